@@ -119,6 +119,12 @@ def _rows() -> dict[str, str]:
     return found
 
 
+def _meshes() -> dict[str, str]:
+    """A file for each box."""
+    files = sorted((protocol.RESULTS / "meshes").glob("*.json"))
+    return {path.relative_to(protocol.RESULTS).as_posix(): SMALL for path in files}
+
+
 DEFENCE = {
     "table_defense-small-b-logits.json": SMALL,
     "table_defense-small-b-probabilities-3.json": (
@@ -227,6 +233,13 @@ BENCHMARKS: dict[str, Benchmark] = {
             "3 hours",
             seeds=2,
             results=_rows(),
+        ),
+        Benchmark(
+            "meshes",
+            "docs/concepts/learned_tangents.md: tangents on meshes beside exact adjoints",
+            "meshes.comparison:main",
+            "half an hour",
+            results=_meshes(),
         ),
     )
 }

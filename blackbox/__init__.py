@@ -25,6 +25,7 @@ from blackbox.errors import (
 if TYPE_CHECKING:
     from blackbox.failures import FailedRow, Failure, Outcome, Policy
     from blackbox.function import BlackBoxFunction
+    from blackbox.layout import Grid, Mesh
     from blackbox.ledger import Ledger
     from blackbox.spec import ArraySpec
     from blackbox.wrappers import Budgeted, Cached, Fallback, Parallel, RateLimited, Retrying, Wrapper
@@ -44,8 +45,10 @@ __all__ = [
     "FailedRow",
     "Failure",
     "Fallback",
+    "Grid",
     "InputError",
     "Ledger",
+    "Mesh",
     "NonFiniteInputError",
     "NotDifferentiableError",
     "Outcome",
@@ -63,7 +66,7 @@ __all__ = [
 
 # Imported when first asked for: all packages have their errors from here, also a command line that answers
 # --help, for which torch would take seconds.
-_LATER = ("failures", "spec", "ledger", "function", "wrappers")
+_LATER = ("failures", "layout", "spec", "ledger", "function", "wrappers")
 
 
 def __getattr__(name: str) -> object:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from blackbox.errors import DefinitionError
+from blackbox.layout import Layout, checked_layout
 
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "int32", "int64", "uint8", "bool")}
 
@@ -31,6 +32,10 @@ class ArraySpec:
         scale: the size of a usual change of the array's numbers in their own units, one for all or one for
             each in the array's shape. Gradients at the box's inputs (`zo.differentiable`) move each number by
             mu times its scale. None, the default, means 1 there, and lets learned tangents measure it.
+        layout: what the axes are, for learned tangents: a `Mesh` of which one axis counts the nodes; "grid"
+            or `Grid(periodic=...)` for cells of a regular grid, with or without a first axis of channels;
+            None for neither, as in a table of numbers. "auto", the default, goes by the shape:
+            `(channels, *space)` is a grid, all else is neither.
         modelled: False for an input without derivative that says which run a row belongs to, not what is
             simulated: a history, a key, a seed. Learned tangents then do not see it.
 
@@ -43,6 +48,7 @@ class ArraySpec:
     dtype: str | None = None
     differentiable: bool = True
     scale: float | Sequence[Any] | None = None
+    layout: Layout | str = "auto"
     modelled: bool = field(default=True, repr=False)  # says nothing of the answers: no part of an identity
 
     def __post_init__(self) -> None:
@@ -81,6 +87,7 @@ class ArraySpec:
             )
         if not self.floating:
             object.__setattr__(self, "differentiable", False)
+        object.__setattr__(self, "layout", checked_layout(self.name, self.shape, self.layout))
         if self.differentiable and not self.modelled:
             raise DefinitionError(
                 f"ArraySpec {self.name!r}, modelled: expected False only without a derivative, got an input "

@@ -76,9 +76,8 @@ def train(
 
     Raises:
         NonFiniteLossError: a step's loss was NaN or infinite.
-        FailedBatchError: all rows of a batch failed, and with those of steps right before ten rows in a row,
-            or there are several processes. Until then such a step changes nothing: its loss is logged as NaN,
-            and it counts in `lost_steps`.
+        FailedBatchError: all rows of a batch failed, and with those of steps right before ten rows in a row.
+            Until then such a step changes nothing: its loss is logged as NaN, and it counts in `lost_steps`.
         Interrupted: Ctrl-C, SIGTERM or SIGUSR1; the step at hand was finished and a checkpoint written, or
             its finished queries were.
         CheckpointError: the stage's checkpoint cannot be read, or does not fit `state`.
@@ -154,9 +153,7 @@ def train(
                         before = tally.copy()
                         try:
                             metrics = step(outcome.step)
-                        except FailedBatchError as error:
-                            if not alone:  # others may have been told of another error
-                                raise
+                        except FailedBatchError as error:  # of all processes at once
                             metrics = loop.without_gradient(error)
                         spent = tally.since(before)
                         spent.add(journal.used)

@@ -32,9 +32,11 @@ from zo.loss_gradient import LossGradient, QueryCounts
 from zo.objective import OutputLoss
 from zo.parameters import Exclude
 from zo.tangents import (
+    GraphTangent,
     GridTangent,
     IdentityTangent,
     LowRankTangent,
+    MeshTangent,
     MLPTangent,
     SecantTangent,
     StencilTangent,
@@ -52,6 +54,7 @@ __all__ = [
     "FailedBatchError",
     "FailedQueriesError",
     "FixedCoordinates",
+    "GraphTangent",
     "GridTangent",
     "Hybrid",
     "IdentityTangent",
@@ -60,6 +63,7 @@ __all__ = [
     "LossGradient",
     "LowRankTangent",
     "MLPTangent",
+    "MeshTangent",
     "NoiseWarning",
     "OutputLoss",
     "QueryCounts",

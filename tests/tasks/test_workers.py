@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.runs.folder import Run
 from tasks.workers import group, launch
 from tests.tasks.shared_runs import finished, outcome
 from tests.tasks.test_cli import only_run, wait_for
@@ -43,6 +44,21 @@ def test_the_causes_of_failed_rows_are_those_of_all_processes(shared, tmp_path):
     assert alone["rows_failed"] == sum(alone["causes"].values()) > 0
     # the base is evaluated by one process, and each query by one
     assert both["causes"] == alone["causes"] and both["first_failure"] is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["cge", "tangents"])
+def test_a_batch_that_failed_as_a_whole_costs_the_same_steps_with_two_processes(shared, tmp_path, method):
+    target = f"{Path(__file__).parent / 'problems.py'}:Steering"
+    words = ("run", target, "--methods", method, "--limit", "0.2", "--batch", "1", "--steps", "12")
+    told = []
+    for name, more in (("alone", ()), ("both", ("--workers", "2"))):
+        finished(shared(name, *words, "--chunk", "1", "--max-dropped", "1", *more))
+        lines = Run.open(only_run(tmp_path / name)).metrics()
+        told.append([(line["loss"], line.get("lost_steps", 0)) for line in lines if "loss" in line])
+    alone, both = told
+    assert 0 < alone[-1][1] < 12
+    assert str(both) == str(alone)  # NaN where all rows failed
 
 
 @pytest.mark.slow

@@ -70,6 +70,13 @@ class Breaks(Chancy):
         return super().__call__(*arrays)
 
 
+class Lost(Chancy):
+    """Fails for all rows."""
+
+    def evaluate_rows(self, x):
+        return x * float("nan")
+
+
 class BreaksBack(zo.IdentityTangent):
     """Raises on rank 2, when the probes are long over."""
 
@@ -214,6 +221,7 @@ def failing(groups) -> dict:
     gradient = make_gradient(group, tangent=BreaksBack())
     found["tangent"] = error_of(gradient, batch)
     found["all"] = error_of(make_gradient(group), torch.full_like(batch, torch.nan))
+    found["lost"] = error_of(make_gradient(group, box=Lost()), batch)
     found["rows"] = error_of(make_gradient(group), torch.ones(()))
     box = Chancy()
 
@@ -400,6 +408,7 @@ def test_a_failure_of_one_rank_is_raised_on_all(found, name, rank, cause, words)
     ("name", "kind", "words"),
     [
         ("all", "FailedQueriesError", "finite loss in some row"),
+        ("lost", "FailedBatchError", "got none in 5 rows. The first cause: "),  # which one rank ran
         ("rows", "ObjectiveError", "rows first"),
         ("calls", "TangentError", "got 1 or 2 calls that differ"),
     ],

@@ -144,10 +144,10 @@ def test_answers_that_are_there_tell_which_kind_stays(small):
 
 
 def test_a_kind_whose_learning_diverges_is_out_and_alone_it_is_an_error(small, monkeypatch):
-    """In the contest the other kind goes on, and does not lose to it later; both together end the step."""
+    """In the contest the other kind goes on, and does not lose to it later; alone the next kind begins."""
 
     def diverges(tangent, steps=None):
-        raise zo.errors.TangentError("expected a finite loss, got nan")
+        raise zo.errors.TangentError("expected a finite loss, got nan.")
 
     monkeypatch.setattr(zo.StencilTangent, "learn", diverges)
     gradient = make_gradient(make_network().eval(), ring())
@@ -155,8 +155,13 @@ def test_a_kind_whose_learning_diverges_is_out_and_alone_it_is_an_error(small, m
         gradient.backward(batch_of(n))
         assert list(gradient.tangents[0].models) == ["grid"] and gradient.tangents[0].kind == "grid"
     monkeypatch.setattr(zo.GridTangent, "learn", diverges)
-    with pytest.raises(zo.errors.TangentError, match="got nan"):
+    with pytest.warns(zo.errors.TangentWarning, match="got nan[.] MLPTangent.* takes over from GridTangent"):
         gradient.backward(batch_of(2))
+    assert gradient.tangents[0].kind == "mlp" and gradient.counts.rows == 3 * 6 * 2
+    monkeypatch.setattr(zo.MLPTangent, "learn", diverges)
+    with pytest.raises(zo.errors.TangentError, match="got nan"):
+        for n in range(3, 6):
+            gradient.backward(batch_of(n))
 
 
 def test_two_boxes_have_tangents_of_their_own(small):

@@ -118,7 +118,8 @@ class Blocks:
         bare = _Bare(module, forward)
         state = {f"module.{name}": tensor for name, tensor in copies.items()}
         for name, buffer in module.named_buffers() if module.training else ():
-            state[f"module.{name}"] = buffer.expand(self.variants, *buffer.shape).clone()
+            if buffer.layout is torch.strided:  # a sparse one is no statistic, and torch cannot expand it
+                state[f"module.{name}"] = buffer.expand(self.variants, *buffer.shape).clone()
 
         def replacement(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
             if self._inside:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from blackbox.errors import BlackBoxError
 from zo.batches import bits, tensors
-from zo.errors import ConfigurationError
+from zo.errors import ConfigurationError, FailedBatchError, FailedQueriesError
 
 Own = TypeVar("Own")
 Told = TypeVar("Told")
@@ -89,6 +89,7 @@ class Ranks:
             step: its number.
 
         Raises:
+            FailedBatchError: on all ranks, where some raised it and no other failed in another way.
             BlackBoxError: of the kind that was asked for: some rank failed, and it has each one's reason;
                 or died. Where all failed, each raises its own. One that fails while others exchange rows
                 (`SharedRows`) is not answered: it says its reason, and they are told after the timeout.
@@ -98,17 +99,22 @@ class Ranks:
             yield meeting
             meeting.told = [meeting.own]
             return
-        cause, reason = None, None
+        cause, reason, batch = None, None, None
         try:
             yield meeting
         except Exception as error:  # raised below, when all know of it
             cause, reason = error, f"{type(error).__name__}: {error}".rstrip(".")
+            batch = error if isinstance(error, FailedBatchError) else None
         found: list[Any] = [None] * self.size
+        other = cause is not None and not isinstance(cause, FailedQueriesError)
         with self.answering(step, cause):
-            dist.all_gather_object(found, (reason, meeting.own), self.group)
+            dist.all_gather_object(found, (reason, meeting.own, batch, other), self.group)
         # what all_gather_object sends: eight bytes for the length, and all as long as the longest
         self.exchanged += self.size * (8 + max(len(pickle.dumps(each)) for each in found))
-        failed = [f"rank {rank} failed: {reason}" for rank, (reason, _) in enumerate(found) if reason]
+        batches = [batch for _, _, batch, _ in found if batch is not None]
+        if batches and not any(other for *_, other in found):  # only some saw the rows that failed
+            raise batch or batches[0]
+        failed = [f"rank {rank} failed: {reason}" for rank, (reason, *_) in enumerate(found) if reason]
         if cause is not None and len(failed) == self.size:
             raise cause
         if failed:
@@ -116,7 +122,7 @@ class Ranks:
                 f"Step {step}: expected {self.size} ranks to do their part, {'; '.join(failed)}. Mend that "
                 "and take the step again, on all ranks."
             ) from cause
-        meeting.told = [told for _, told in found]
+        meeting.told = [told for _, told, *_ in found]
 
     def refuse_others(self, step: int, fingerprint: Callable[[], dict[str, int]]) -> None:
         """Refuse ranks that are not about to take the same step as the first.

@@ -6,8 +6,10 @@ A tangent of your own is a `Tangent`: `apply` and its adjoint `vjp`, and `observ
 
 from zo.tangents.gradient import TangentCounts, TangentGradient
 from zo.tangents.models.automatic import AutoTangent
+from zo.tangents.models.graph import GraphTangent
 from zo.tangents.models.grid import GridTangent
 from zo.tangents.models.low_rank import LowRankTangent
+from zo.tangents.models.mesh import MeshTangent
 from zo.tangents.models.mlp import MLPTangent
 from zo.tangents.models.model import ModelTangent
 from zo.tangents.models.secant import SecantTangent
@@ -22,10 +24,12 @@ from zo.tangents.units import Units
 __all__ = [
     "AutoTangent",
     "CallPairs",
+    "GraphTangent",
     "GridTangent",
     "IdentityTangent",
     "LowRankTangent",
     "MLPTangent",
+    "MeshTangent",
     "ModelTangent",
     "SecantTangent",
     "StencilTangent",

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
-from blackbox.checks import check_choice, check_count
+from blackbox.checks import check_choice, check_count, check_number
 from blackbox.failures import noted
 from zo.batches import count_rows, map_tensors
 from zo.draws import Key
@@ -30,6 +30,7 @@ from zo.parameters import Choice, Parameters, accumulate
 from zo.same_run import refuse_other_run, same_chunk
 from zo.tangents import checks
 from zo.tangents.anchored import anchored
+from zo.tangents.clipping import Clipping
 from zo.tangents.models.automatic import AutoTangent
 from zo.tangents.models.student import StudentTangent
 from zo.tangents.models.values import ValueTangent
@@ -58,6 +59,7 @@ class TangentCounts:
             the boxes are noisy or constant in pieces.
         lost: rows of the batch that were left out because their loss was not finite.
         replays: calls of `replay`, which run no box.
+        clipped: gradients, of both, that were shortened.
     """
 
     steps: int = 0
@@ -68,6 +70,7 @@ class TangentCounts:
     failed_checks: int = 0
     lost: int = 0
     replays: int = 0
+    clipped: int = 0
 
 
 class TangentGradient:
@@ -136,6 +139,9 @@ class TangentGradient:
         replays: how many replays may follow each step, see `replay`; None for as many as are trusted.
         max_age: the number of windows that are kept to be replayed, the oldest going; None for the last
             third of all so far, and at least twenty. They take at most 1 GiB.
+        clip: the longest gradient that is added to `.grad`, in multiples of the median length of those of the
+            last 25 steps: a longer one is shortened to that, for a tangent where it has not been may be wrong
+            by orders of magnitude. None for no bound, as where no tangent learns from values.
 
     Failed rows: rows with a loss that is not finite in the base are taken out of loss and gradient. A row
     that fails in a probe drops its pair. If rows of a check fail, the others decide, unless more than a tenth
@@ -183,6 +189,7 @@ class TangentGradient:
         trust_policy: TrustPolicy = TrustPolicy(),  # noqa: B008 - frozen
         replays: int | None = None,
         max_age: int | None = None,
+        clip: float | None = 2.0,
     ) -> None:
         check_mu("TangentGradient", mu)
         check_choice("TangentGradient", "evaluator", evaluator, ("stacked", "loop"))
@@ -217,6 +224,10 @@ class TangentGradient:
             check_count("TangentGradient", "replays", replays, least=0)
         if max_age is not None:
             check_count("TangentGradient", "max_age", max_age)
+        if clip is not None:
+            check_number("TangentGradient", "clip", clip, least=1.0, mend="None is for no bound.")
+        guesses = any(own.learns_from_values for own in self.tangents)
+        self._clipping = Clipping(clip if guesses else None)
         self._windows = Windows(replays, max_age)
         self._newest: Window | None = None  # until `replays` is asked
         self._replays = False  # whether windows are kept
@@ -285,8 +296,8 @@ class TangentGradient:
                             meeting.own = checked(
                                 problem, self.boxes, self.tangents, window, gradients, before, self.watch
                             )
-            for tensor, gradient in zip(self.parameters.tensors, gradients, strict=True):
-                accumulate(tensor, gradient)
+            self._clipping.remember(gradients)
+            self._add(gradients)
             if self._replays:
                 self._windows.add(window)
             else:
@@ -354,8 +365,7 @@ class TangentGradient:
             self._windows.replayed(losses, drawn.losses[drawn.survived])
             self.counts.replays += 1
             if loss.isfinite() and all(bool(gradient.isfinite().all()) for gradient in gradients):
-                for tensor, gradient in zip(self.parameters.tensors, gradients, strict=True):
-                    accumulate(tensor, gradient)
+                self._add(gradients)
             return loss
 
     def prefit(self, batches: Iterable[Any], steps: int = 400) -> None:
@@ -410,8 +420,8 @@ class TangentGradient:
     def queries(self) -> int:
         """What the next step will cost: perturbed objectives, the base evaluation not counted.
 
-        The first check that finds fault takes one more, and so does each where rounding of a box's outputs
-        would hide what it asks for; those that noise would hide take none.
+        A check that finds fault takes one more, the first of these two, and so does each where rounding of a
+        box's outputs would hide what it asks for; those that noise would hide take none.
         """
         return self.watch.probes + self.watch.checks(self.counts.steps)
 
@@ -456,6 +466,7 @@ class TangentGradient:
             "kinds": [repr(tangent) for tangent in self.tangents],
             "tangents": [tangent.state_dict() for tangent in self.tangents],
             "units": [units.state_dict() for units in self.units],
+            "clipping": self._clipping.state_dict(),
             "windows": self._windows.state_dict() if self._replays else None,
         }
 
@@ -473,6 +484,7 @@ class TangentGradient:
         self._chunk = chunk
         self.counts = TangentCounts(**state["counts"])
         self.watch.load_state_dict(state["trust"])
+        self._clipping.load_state_dict(state["clipping"])
         for several, states in ((self.tangents, state["tangents"]), (self.units, state["units"])):
             for each, kept in zip(several, states, strict=True):
                 each.load_state_dict(kept)
@@ -520,6 +532,13 @@ class TangentGradient:
         self.trust_of_step = relative_error(squares)
         return pairs, dropped
 
+    def _add(self, gradients: Sequence[Tensor]) -> None:
+        """Add a gradient to `.grad`, no longer than `clip` allows."""
+        gradients, clipped = self._clipping.shortened(gradients)
+        self.counts.clipped += clipped
+        for tensor, gradient in zip(self.parameters.tensors, gradients, strict=True):
+            accumulate(tensor, gradient)
+
     def _count(self, probes: int, rows: int, dropped: int, check: Check) -> None:
         counts = self.counts
         self._rows = rows + check.rows
@@ -532,7 +551,8 @@ class TangentGradient:
 
     def _settings(self, key: Key) -> tuple[Any, ...]:
         """What must be the same in all processes, beside weights and batch."""
-        return key, self.mu, self._chunk, type(self.evaluator), vars(self.watch), self.tangents
+        watched = vars(self.watch), self._clipping.most
+        return key, self.mu, self._chunk, type(self.evaluator), watched, self.tangents
 
 
 @contextmanager

@@ -26,6 +26,7 @@ Squares = tuple[float, float]  # of errors, and of what they are measured by
 
 FORETOLD = 1e-3  # of the loss: the change along the gradient that the query is made for
 FARTHEST = 1e-2  # and the most where the box is noisy or rounds: further on curvature would be measured
+NEARER = 10.0  # so many times shorter is the way on which a fault is looked at again
 COARSE = 0.2  # of the responses, that is rounding: further on they are more
 TOGETHER = 2**17  # numbers of inputs that a tangent is shown at once, unless one call has more
 TOLD = 5.0  # times its noise: a change that is told from it
@@ -219,7 +220,9 @@ def checked(
 
     The first check that finds fault is made sure of by another query, for which nothing is changed. If the
     loss changes all the same the boxes are noisy: then and from then on steps are as long as a change needs
-    to be told from the noise, and where none is long enough nothing is asked and nothing said.
+    to be told from the noise, and where none is long enough nothing is asked and nothing said. Where they
+    are not noisy each check that finds fault is repeated, and decided, by a query a tenth as far: in front
+    of a stiff box the way of a thousandth is too long, and what was measured is the curvature.
 
     Outputs with an offset (101,325 + f in float32) are rounded by as much as they respond over so short a
     way. Then a further query goes ten times as far; where that is too short too, responses tell nothing.
@@ -237,68 +240,107 @@ def checked(
         before: buffers and generators as the base found them.
         watch: what finds fault, and knows the noise.
     """
-    flat, base = _flat(gradients), window.losses
-    slope = float(flat.norm())
-    size = float(base[torch.isfinite(base)].double().abs().mean())
-    if not slope or not size:
-        return Check(noise=watch.noise)
+    uphill = _Uphill(problem, boxes, tangents, window, gradients, before, watch)
+    size, found = uphill.size, Check(noise=watch.noise)
     foretold = max(FORETOLD * size, TOLD * (watch.noise or 0.0))
-    if foretold > FARTHEST * size:
-        return Check(noise=watch.noise)
-
-    rows = queries = 0
-
-    def changes(length: float) -> tuple[Tensor, Recorder]:
-        """Of the loss of each row, the weights so far uphill, and what the boxes were asked."""
-        nonlocal rows, queries
-        after, recorder = Snapshot(problem.network), Recorder(boxes)
-        move = Directions((length / slope * flat).to(problem.parameters.dtype)[None])
-        before.restore()
-        try:
-            with recorder.recording():
-                return loop_losses(problem, move, Snapshot(problem.network))[0] - base, recorder
-        finally:
-            after.restore()
-            rows, queries = rows + recorder.rows, queries + 1
-
-    change, recorder = changes(foretold / slope)
-    seen = _responses(boxes, window, recorder)
-    responses = _told(tangents, window, seen)
-    missed, coarse = _missed(window, seen, responses)
+    if not uphill.slope or not size or foretold > FARTHEST * size:
+        return found
+    found, coarse = uphill.check(foretold)
     if coarse > COARSE and foretold < FARTHEST * size:
-        foretold = FARTHEST * size
-        change, recorder = changes(foretold / slope)
-        seen = _responses(boxes, window, recorder)
+        found, coarse = uphill.check(FARTHEST * size)
+    if watch.doubts(found.agreement, found.missed, found.agreement_of_rows):
+        noise = uphill.noise() if watch.noise is None else watch.noise
+        found = replace(found, noise=noise)
+        if noise and watch.noise is None:
+            found = replace(found, agreement=None, missed=None, agreement_of_rows=None)
+        elif not noise and coarse <= COARSE:
+            nearer, coarse = uphill.check(foretold / NEARER)
+            if nearer.agreement is not None and coarse <= COARSE:
+                found = replace(nearer, noise=noise)
+    return replace(found, rows=uphill.rows, queries=uphill.queries)
+
+
+class _Uphill:
+    """The queries of a check, with the weights moved along the gradient; see `checked`.
+
+    Attributes:
+        slope: the length of the gradient.
+        size: of the rows' losses, their mean.
+        rows: that the boxes were asked for so far.
+        queries: that were made.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        boxes: Sequence[BlackBoxFunction],
+        tangents: Sequence[Tangent],
+        window: Window,
+        gradients: Sequence[Tensor],
+        before: Snapshot,
+        watch: TrustWatch,
+    ) -> None:
+        self._problem, self._boxes, self._tangents, self._window = problem, boxes, tangents, window
+        self._before, self._noise = before, watch.noise
+        self._gradient = _flat(gradients)
+        self.slope = float(self._gradient.norm())
+        self.size = float(window.losses[torch.isfinite(window.losses)].double().abs().mean())
+        self.rows = self.queries = 0
+
+    def check(self, foretold: float) -> tuple[Check, float]:
+        """A query so far uphill that the gradient foretells this change of the mean loss.
+
+        Returns:
+            What it shows, and how much of the responses is rounding.
+        """
+        window, tangents = self._window, self._tangents
+        change, recorder = self._changes(foretold / self.slope)
+        seen = _responses(self._boxes, window, recorder)
         responses = _told(tangents, window, seen)
         missed, coarse = _missed(window, seen, responses)
-    survived, told = torch.isfinite(base), torch.isfinite(change)
-    failed = 1.0 - float(told.sum()) / float(survived.sum())
-    expected, of_rows = foretold, None
-    if failed <= FEW:
-        heard, after = [_Hears(tangent) for tangent in tangents], Snapshot(problem.network)
-        before.restore()
-        _, of_told = replay(problem, boxes, heard, window, told)
-        after.restore()
-        if failed:
-            expected = foretold / slope**2 * float(_flat(of_told) @ flat)
-        of_rows = _of_rows(window, seen, responses, heard, change, told)
-    # where the rows that are left hardly change along the gradient, their share in it was small
-    if failed > FEW or not expected >= foretold / 2:
-        return Check(rows=rows, queries=queries, noise=watch.noise, failed=failed)
-    agreement = float(change[told].double().mean()) / expected
-    same = flat_share(seen)
-    if is_flat(same):  # neither number says anything of the gradient
-        return Check(rows=rows, queries=queries, noise=watch.noise, flat=same)
-    if watch.noise or coarse > COARSE:
-        missed = of_rows = None
-    found = Check(agreement, missed, of_rows, rows, queries, watch.noise, flat=same)
-    if watch.noise is not None or not watch.doubts(agreement, missed, of_rows):
-        return found
-    again, _ = changes(0.0)
-    again = again[torch.isfinite(again)].double()
-    noise = float(again.square().sum().sqrt()) / max(len(again), 1)
-    found = replace(found, rows=rows, queries=queries, noise=noise)
-    return replace(found, agreement=None, missed=None, agreement_of_rows=None) if noise else found
+        survived, told = torch.isfinite(window.losses), torch.isfinite(change)
+        failed = 1.0 - float(told.sum()) / float(survived.sum())
+        expected, of_rows = foretold, None
+        if failed <= FEW:
+            heard, after = [_Hears(tangent) for tangent in tangents], Snapshot(self._problem.network)
+            self._before.restore()
+            _, of_told = replay(self._problem, self._boxes, heard, window, told)
+            after.restore()
+            if failed:
+                expected = foretold / self.slope**2 * float(_flat(of_told) @ self._gradient)
+            of_rows = _of_rows(window, seen, responses, heard, change, told)
+        # where the rows that are left hardly change along the gradient, their share in it was small
+        if failed > FEW or not expected >= foretold / 2:
+            return Check(noise=self._noise, failed=failed), coarse
+        agreement = float(change[told].double().mean()) / expected
+        same = flat_share(seen)
+        if is_flat(same):  # neither number says anything of the gradient
+            return Check(noise=self._noise, flat=same), coarse
+        if self._noise or coarse > COARSE:
+            missed = of_rows = None
+        return Check(agreement, missed, of_rows, noise=self._noise, flat=same), coarse
+
+    def noise(self) -> float:
+        """The standard deviation of the change of the mean loss by a query that moves nothing."""
+        change, _ = self._changes(0.0)
+        change = change[torch.isfinite(change)].double()
+        return float(change.square().sum().sqrt()) / max(len(change), 1)
+
+    def _changes(self, length: float) -> tuple[Tensor, Recorder]:
+        """Of the loss of each row, the weights so far uphill, and what the boxes were asked."""
+        network, recorder = self._problem.network, Recorder(self._boxes)
+        after = Snapshot(network)
+        move = Directions(
+            (length / self.slope * self._gradient).to(self._problem.parameters.dtype)[None],
+        )
+        self._before.restore()
+        try:
+            with recorder.recording():
+                moved = loop_losses(self._problem, move, Snapshot(network))[0]
+                return moved - self._window.losses, recorder
+        finally:
+            after.restore()
+            self.rows, self.queries = self.rows + recorder.rows, self.queries + 1
 
 
 class _Hears(Tangent):

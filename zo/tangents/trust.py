@@ -64,7 +64,8 @@ class TrustPolicy:
         missed: without probes, and with fewer rows, the relative error of J d in a check above which trust is
             lost.
         check_every: steps between checks, each of one query, with a first one after ten; None for none. After
-            the first that finds a fault, one more query tells whether the boxes are noisy.
+            the first that finds a fault, one more query tells whether the boxes are noisy. Where they are
+            not, each that finds a fault is decided by another query, a tenth as far.
         average: steps over which the mean forgets, exponentially, and between two verdicts.
 
     Raises:

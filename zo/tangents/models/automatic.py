@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from blackbox import ArraySpec, BlackBoxFunction
-from zo.errors import TangentError
+from blackbox import ArraySpec, BlackBoxFunction, Grid, Mesh
+from zo.errors import ConfigurationError, TangentError, TangentWarning
+from zo.tangents.models.graph import GraphTangent
 from zo.tangents.models.grid import GridTangent
 from zo.tangents.models.lattice import Lattice, space_of
 from zo.tangents.models.low_rank import LowRankTangent
+from zo.tangents.models.mesh import MeshTangent
 from zo.tangents.models.mlp import MLPTangent
 from zo.tangents.models.secant import SecantTangent
 from zo.tangents.models.stencil import StencilTangent
@@ -37,7 +40,10 @@ class AutoTangent(Tangent):
     Outputs `(channels, *space)` with at least 16 cells and at most 16 channels, and an input on the same
     grid: for 25 steps a `GridTangent` and a `StencilTangent` learn side by side. The network is used, unless
     the stencil foretold new rows with less than half of its error, and the last one in use stays: where both
-    foretell about as well the network's derivative is the better one. All else: `MLPTangent`. Where trust is
+    foretell about as well the network's derivative is the better one. All else: `MLPTangent`. A spec's layout
+    goes before its shape: a grid, whose ends meet where it says so; a mesh, for which it is `MeshTangent`
+    where there are cells and coordinates and `GraphTangent` where there are edges alone; or neither. The repr
+    says which of these the box was taken for, and why. Where trust is
     lost it learns longer, and then another kind takes over, which begins with the rows that are there. Where
     probes run, in the end, it is `SecantTangent` around the model or around `LowRankTangent`, the one that
     foretold responses better.
@@ -58,10 +64,18 @@ class AutoTangent(Tangent):
         outputs = [spec for spec in box.outputs if spec.differentiable]
         inputs = [spec for spec in box.inputs if spec.differentiable]
         self._makers: dict[str, Callable[[], ValueTangent]] = {"mlp": lambda: MLPTangent(seed=seed)}
-        if is_grid(inputs, outputs):
+        kind, periodic, self._why = layout_of(inputs, outputs)
+        if kind == "grid":
             if sum(sizes(tuple(outputs))) > LARGEST:
                 self._makers = {}
-            self._makers = {"grid": lambda: GridTangent(seed=seed), "stencil": StencilTangent} | self._makers
+            self._makers = {
+                "grid": lambda: GridTangent(periodic=periodic, seed=seed),
+                "stencil": lambda: StencilTangent(periodic=periodic),
+            } | self._makers
+        if kind == "mesh":
+            self._makers = {"mesh": MeshTangent} | self._makers
+        if kind == "graph":
+            self._makers = {"graph": GraphTangent} | self._makers
         first = [kind for kind in self._makers if kind != "mlp"] or ["mlp"]
         self._left = [kind for kind in self._makers if kind not in first]
         self._steps = 0
@@ -160,6 +174,10 @@ class AutoTangent(Tangent):
         told = self.model.improve()
         if told is not None or not self._left:
             return told
+        return self._next_kind()
+
+    def _next_kind(self) -> str:
+        """Another kind takes over, with the rows that are there; in words."""
         rows, before = self.model.rows(), self.model
         self.kind = self._left.pop(0)
         self.models = {self.kind: self._makers[self.kind]()}
@@ -191,16 +209,19 @@ class AutoTangent(Tangent):
         self._missed = list(missed)
 
     def _each(self, learn: Callable[[ValueTangent], None]) -> None:
-        """All kinds learn; one whose learning diverges is out, as long as another is left."""
+        """All kinds learn; one whose learning fails is out, and where none is left the next kind begins."""
         for kind, model in list(self.models.items()):
             self._lend()
             try:
                 learn(model)
-            except TangentError:
-                if len(self.models) == 1:
+            except TangentError as error:
+                if len(self.models) > 1:
+                    del self.models[kind]
+                    self.kind = next(iter(self.models))
+                    continue
+                if not self._left:
                     raise
-                del self.models[kind]
-                self.kind = next(iter(self.models))
+                warnings.warn(f"{error} {self._next_kind()}, for no more rows.", TangentWarning, stacklevel=7)
 
     def _lend(self) -> None:
         """How far the box reaches is measured by the network alone: it takes as long as a fit."""
@@ -251,8 +272,48 @@ class AutoTangent(Tangent):
         return self._secant if self._missed[1] < self._missed[0] else SecantTangent(self.model)
 
     def __repr__(self) -> str:
-        """With all kinds, in the order in which they are tried."""
-        return f"AutoTangent({', '.join(repr(make()) for make in self._makers.values())})"
+        """With all kinds, in the order in which they are tried, and what the box was taken for."""
+        kinds = ", ".join(repr(make()) for make in self._makers.values())
+        return f"AutoTangent({kinds}; {self._why})"
+
+
+def layout_of(
+    inputs: Sequence[ArraySpec], outputs: Sequence[ArraySpec]
+) -> tuple[str, bool | tuple[bool, ...] | None, str]:
+    """What a box is taken for: "grid", "mesh", "graph" or "table"; which ends meet; and why, in words.
+
+    Raises:
+        ConfigurationError: outputs are said to lie on a grid, and do not lie on one.
+    """
+    told, given = [spec.layout for spec in outputs], [spec.layout for spec in inputs]
+    meshes = {each for each in told if isinstance(each, Mesh)}
+    if meshes:
+        mesh = next(iter(meshes))
+        if len(meshes) > 1 or not all(isinstance(each, Mesh) for each in told):
+            return "table", None, "no mesh, for not all outputs lie on one"
+        if not any(
+            each == mesh or mesh.node_axis(s.shape) is not None for each, s in zip(given, inputs, strict=True)
+        ):
+            return "table", None, f"no mesh, for no input lies on the outputs' {mesh!r}"
+        flat = mesh.cells is None or mesh.coordinates is None
+        return "graph" if flat else "mesh", None, f"{mesh!r}, as its specs say"
+    grids = [each for each in told if isinstance(each, Grid)]
+    if grids:
+        if space_of(outputs) is None or None in told:
+            raise ConfigurationError(
+                f"AutoTangent: expected outputs with layout='grid' to lie on one grid of one to three axes, "
+                f"(channels, *space), got shapes {[spec.shape for spec in outputs]}. Take layout=None for "
+                "those that do not, or two boxes."
+            )
+        ends = {each.periodic for each in grids if each.periodic is not None}
+        periodic = next(iter(ends)) if len(ends) == 1 else None
+        return "grid", periodic if isinstance(periodic, bool | tuple) else None, "a grid, as its specs say"
+    if None in told or all(each is None for each in given):
+        return "table", None, "no grid and no mesh, as its specs say"
+    shapes = ", ".join(str(spec.shape) for spec in outputs)
+    if is_grid([spec for spec in inputs if spec.layout is not None], outputs):
+        return "grid", None, f"a grid by its shape {shapes}: layout= of its specs says otherwise"
+    return "table", None, f"no grid and no mesh by its shape {shapes}: layout= of its specs says otherwise"
 
 
 def is_grid(inputs: Sequence[ArraySpec], outputs: Sequence[ArraySpec]) -> bool:

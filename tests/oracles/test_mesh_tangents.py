@@ -1,0 +1,426 @@
+"""Tangents on meshes against boxes of their own form, adjoints by linear algebra, and finite differences."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+from scipy.sparse.linalg import spsolve
+
+import zo
+from blackbox import ArraySpec, Mesh
+from tests.oracles.test_value_tangents import cosine, learn
+from tests.zo.row_boxes import FromTorch
+from zo.errors import TangentError
+from zo.tangents import AutoTangent, CallPairs
+from zo.tangents.models.mesh_operators import Elements, incidence
+
+SIDE = 9
+NODES = SIDE * SIDE
+
+
+def sheet(fixed=None) -> Mesh:
+    """Triangles of a square whose inner nodes are moved a little."""
+    generator = np.random.default_rng(0)
+    line = np.linspace(0, 1, SIDE)
+    places = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
+    inner = ((places > 0) & (places < 1)).all(axis=1)
+    places[inner] += generator.uniform(-0.02, 0.02, (inner.sum(), 2))
+    corners = np.arange(NODES).reshape(SIDE, SIDE)
+    a, b, c, d = (
+        each.ravel() for each in (corners[:-1, :-1], corners[:-1, 1:], corners[1:, :-1], corners[1:, 1:])
+    )
+    triangles = np.concatenate([np.stack([a, b, d], axis=1), np.stack([a, d, c], axis=1)])
+    return Mesh(triangles=triangles, coordinates=places, fixed=fixed)
+
+
+MESH = sheet()
+GRAPH = Mesh(edges=MESH.links(), nodes=NODES)
+P1 = Elements.of(MESH)
+
+
+def dense(matrix) -> torch.Tensor:
+    return torch.from_numpy(matrix.toarray())
+
+
+def smooth(rows: int, seed: int = 0) -> torch.Tensor:
+    """Fields of a few waves, `(rows, nodes)`."""
+    generator = np.random.default_rng(seed)
+    waves = generator.normal(size=(2, 40)) * 5
+    fields = (
+        generator.normal(size=(rows, 40)) @ np.cos(MESH.coordinates @ waves + generator.uniform(0, 6, 40)).T
+    )
+    return torch.from_numpy(fields / 4)
+
+
+def pairs_of(inputs, outputs, arrays, y) -> CallPairs:
+    z = torch.cat([a.flatten(1) for a, s in zip(arrays, inputs, strict=True) if s.differentiable], dim=1)
+    y = y.flatten(1)
+    return CallPairs(
+        tuple(s for s in inputs if s.differentiable),
+        outputs,
+        z,
+        z.new_zeros(0, *z.shape),
+        y.new_zeros(0, *y.shape),
+        torch.zeros(0, len(z), dtype=torch.bool),
+        y,
+        torch.ones(len(z), dtype=torch.bool),
+        tuple(None if s.differentiable else a for a, s in zip(arrays, inputs, strict=True)),
+    )
+
+
+def heat_system() -> tuple[torch.Tensor, torch.Tensor]:
+    """(M + K) and M of a step with anisotropic diffusion, convection and decay."""
+    mass = P1.mass()
+    stiff = 0.004 * P1.stiffness(0, 0) + 0.007 * P1.stiffness(1, 1) + 0.05 * P1.convection(0) + 0.3 * mass
+    return dense(mass + stiff), dense(mass)
+
+
+def implicit_heat(u: torch.Tensor) -> torch.Tensor:
+    left, mass = heat_system()
+    return torch.linalg.solve(left, mass @ u.T).T + 0.3
+
+
+def network() -> tuple[torch.Tensor, torch.Tensor]:
+    """(C + L) and C of a step of flows with unequal conductances and capacities."""
+    generator = np.random.default_rng(3)
+    difference = incidence(GRAPH.links(), NODES)
+    conductance = sparse.diags_array(np.exp(0.5 * generator.normal(size=difference.shape[0])))
+    capacity = sparse.diags_array(np.exp(0.3 * generator.normal(size=NODES)))
+    return dense(capacity + 0.5 * difference.T @ conductance @ difference), dense(capacity)
+
+
+def pipes(u: torch.Tensor) -> torch.Tensor:
+    left, capacity = network()
+    return torch.linalg.solve(left, capacity @ u.T).T
+
+
+def true_vjp(function, arrays, v) -> torch.Tensor:
+    given = [a.clone().requires_grad_() for a in arrays]
+    return torch.cat([g.flatten(1) for g in torch.autograd.grad(function(*given), given, v)], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("make", "mesh", "function", "rows"),
+    [(zo.MeshTangent, MESH, implicit_heat, 16), (zo.GraphTangent, GRAPH, pipes, 64)],
+    ids=["mesh", "graph"],
+)
+def test_a_box_of_the_models_own_form_has_its_vjp(make, mesh, function, rows):
+    spec = (ArraySpec("u", (NODES,), layout=mesh),)
+    z = smooth(rows) if mesh is MESH else smooth(rows) + 0.3 * torch.randn(rows, NODES).double()
+    tangent = make()
+    learn(tangent, pairs_of(spec, spec, (z,), function(z)))
+    new = smooth(3, seed=8)
+    v = torch.randn(3, NODES, dtype=torch.float64)
+    found = tangent.vjp(pairs_of(spec, spec, (new,), function(new)), v)
+    assert cosine(found, true_vjp(function, (new,), v)) > 0.999
+    assert tangent.measured["error"] < 0.1
+
+
+def test_loads_are_answered_by_displacements_of_several_fields():
+    """K y = M f with a clamped side, two fields a node, another name and other units: a static box."""
+    mass, a, b, c, d = (dense(each) for each in (P1.mass(), *(P1.stiffness(*p) for p in np.ndindex(2, 2))))
+    clamped = torch.from_numpy(MESH.coordinates[:, 0] < 1e-9)
+    free = (~clamped).repeat(2)
+    left = torch.cat(
+        [torch.cat([a + 0.4 * d, 0.3 * b + 0.4 * c], 1), torch.cat([0.3 * c + 0.4 * b, d + 0.4 * a], 1)]
+    )
+    left, right = left[free][:, free], torch.block_diag(mass, mass)[free]
+
+    def answer(load):  # (rows, nodes, 2)
+        flat = load.movedim(2, 1).flatten(1)
+        found = torch.zeros(len(load), 2 * NODES, dtype=load.dtype)
+        found[:, free] = torch.linalg.solve(left, right @ flat.T).T
+        return 1e-3 * found.reshape(len(load), 2, NODES).movedim(1, 2)
+
+    inputs = (ArraySpec("load", (NODES, 2), layout=MESH),)
+    outputs = (ArraySpec("displacement", (NODES, 2), layout=MESH),)
+    load = torch.stack([smooth(24), smooth(24, 1)], dim=2)
+    tangent = zo.MeshTangent()
+    learn(tangent, pairs_of(inputs, outputs, (load,), answer(load)))
+    v = torch.randn(24, NODES, 2, dtype=torch.float64)
+    found = tangent.vjp(pairs_of(inputs, outputs, (load,), answer(load)), v.flatten(1))
+    assert cosine(found, true_vjp(answer, (load,), v)) > 0.999
+
+
+def test_numbers_that_lie_on_no_node_stand_beside_the_step():
+    """A control vector that heats places, a factor without a gradient, and a source on the nodes."""
+    shapes = smooth(3, seed=5)
+
+    def box(u, control, power, source):
+        return (
+            implicit_heat(u)
+            + control @ shapes
+            + 0.2 * power[:, None] * shapes[0]
+            + 0.1 * implicit_heat(source)
+        )
+
+    inputs = (
+        ArraySpec("u", (NODES,), layout=MESH),
+        ArraySpec("control", (3,)),
+        ArraySpec("power", (), differentiable=False),
+        ArraySpec("source", (NODES,), layout=MESH),
+    )
+    generator = torch.Generator().manual_seed(0)
+    arrays = (
+        smooth(32),
+        torch.randn(32, 3, generator=generator, dtype=torch.float64),
+        torch.randn(32, generator=generator, dtype=torch.float64),
+        smooth(32, seed=9),
+    )
+    tangent = zo.MeshTangent()
+    pairs = pairs_of(inputs, inputs[:1], arrays, box(*arrays))
+    learn(tangent, pairs)
+    v = torch.randn(32, NODES, dtype=torch.float64)
+    truth = true_vjp(lambda u, c, s: box(u, c, arrays[2], s), (arrays[0], arrays[1], arrays[3]), v)
+    found = tangent.vjp(pairs, v)
+    for own in (slice(NODES), slice(NODES, NODES + 3), slice(NODES + 3, None)):
+        assert cosine(found[:, own], truth[:, own]) > 0.99
+
+
+def bent(u, source):
+    """Reaction and a flux that depends on the state, so that the model takes products of fields."""
+    left, mass = heat_system()
+    u = u + 0.1 * (u - u**3) + 0.05 * source
+    for _ in range(2):
+        u = torch.linalg.solve((left + mass) / 2, mass @ u.T).T
+    return u
+
+
+@pytest.mark.parametrize("make", [zo.MeshTangent, zo.GraphTangent])
+def test_the_vjp_is_that_of_the_fitted_values(make, monkeypatch):
+    monkeypatch.setattr(zo.tangents.models.graph, "ITERATIONS", 4)
+    inputs = (ArraySpec("u", (1, NODES), layout=MESH), ArraySpec("source", (NODES,), layout=MESH))
+    arrays = smooth(12)[:, None], smooth(12, 4)
+    pairs = pairs_of(inputs, inputs[:1], arrays, bent(arrays[0][:, 0], arrays[1])[:, None])
+    tangent = make()
+    learn(tangent, pairs)
+    none = pairs.z[:, :0]
+    d = torch.randn(1, *pairs.z.shape, dtype=torch.float64)
+    ahead, behind = (tangent.values(pairs.z + sign * 1e-5 * d[0], none) for sign in (1, -1))
+    pushed = tangent.apply(pairs, d)[0]
+    assert torch.allclose((ahead - behind) / 2e-5, pushed, atol=1e-6)
+    v = torch.randn(12, NODES, dtype=torch.float64)
+    assert float((tangent.vjp(pairs, v) * d[0]).sum()) == pytest.approx(float((pushed * v).sum()), rel=1e-9)
+    z = (pairs.z + 0.01).requires_grad_()
+    change = tangent.response(pairs, z, (None, None))
+    (slope,) = torch.autograd.grad(change, z, v)
+    assert torch.allclose(change, tangent.values(z, none) - tangent.values(pairs.z, none))
+    assert cosine(slope, tangent.vjp(pairs, v)) > 0.9
+
+
+@pytest.mark.parametrize("make", [zo.MeshTangent, zo.GraphTangent])
+def test_a_state_goes_on_to_the_same_bits(make, monkeypatch):
+    monkeypatch.setattr(zo.tangents.models.graph, "ITERATIONS", 4)
+    spec = (ArraySpec("u", (NODES,), layout=MESH),)
+    calls = [pairs_of(spec, spec, (z,), implicit_heat(z)) for z in (smooth(10), smooth(10, 1), smooth(10, 2))]
+    first, fresh = make(), make()
+    assert fresh.state_dict() == {"form": None}
+    learn(first, calls[0])
+    state = copy.deepcopy(first.state_dict())
+    fresh.load_state_dict(state)
+    v = torch.randn(10, NODES, dtype=torch.float64)
+    for pairs in calls:
+        assert torch.equal(first.vjp(pairs, v), fresh.vjp(pairs, v))
+        assert torch.equal(first.predict_values(pairs), fresh.predict_values(pairs))
+        for tangent in (first, fresh):
+            learn(tangent, pairs)
+    fresh.load_state_dict({"form": None})
+    assert not fresh.knows
+
+
+def test_nodes_with_a_prescribed_output_have_no_derivative():
+    """Found where outputs never change; the others' derivative is as of the box that holds them."""
+    edge = torch.from_numpy(MESH.coordinates[:, 1] < 1e-9)
+    left, mass = heat_system()
+
+    def box(u):
+        u = torch.where(edge, torch.full_like(u, 2.0), u)
+        right = (mass @ u.T).T
+        system = left.clone()
+        system[edge] = torch.eye(NODES, dtype=u.dtype)[edge]
+        return torch.linalg.solve(system, torch.where(edge, u, right).T).T
+
+    spec = (ArraySpec("u", (NODES,), layout=MESH),)
+    z, v = smooth(16), torch.randn(16, NODES, dtype=torch.float64)
+    tangent = zo.MeshTangent()
+    pairs = pairs_of(spec, spec, (z,), box(z))
+    learn(tangent, pairs)
+    found = tangent.vjp(pairs, v)
+    assert float(found[:, edge].abs().max()) == 0
+    assert cosine(found, true_vjp(box, (z,), v)) > 0.999
+
+
+@pytest.mark.parametrize("make", [zo.MeshTangent, zo.GraphTangent])
+def test_what_is_not_on_the_mesh_is_refused(make):
+    bare = (ArraySpec("u", (NODES,)),)
+    with pytest.raises(zo.ConfigurationError, match=r"outputs on one mesh.*layout=blackbox\.Mesh"):
+        learn(make(), pairs_of(bare, bare, (smooth(4),), smooth(4)))
+    told = (ArraySpec("u", (NODES,), layout=MESH),)
+    control = (ArraySpec("control", (3,)),)
+    with pytest.raises(zo.ConfigurationError, match=r"at least one input, with the 81 nodes.*MLPTangent"):
+        learn(make(), pairs_of(control, told, (torch.randn(4, 3).double(),), smooth(4)))
+    with pytest.raises(zo.ConfigurationError, match=r"mesh: expected a blackbox\.Mesh"):
+        make("plate")
+    with pytest.raises(zo.ConfigurationError, match="ridge"):
+        make(ridge=-1.0)
+
+
+def test_meshes_without_what_a_tangent_needs_are_refused():
+    with pytest.raises(zo.ConfigurationError, match=r"triangles in two dimensions.*GraphTangent"):
+        zo.MeshTangent(GRAPH)
+    with pytest.raises(zo.ConfigurationError, match=r"edges between different nodes.*MLPTangent"):
+        zo.GraphTangent(Mesh(edges=np.zeros((0, 2), dtype=int), nodes=3))
+
+
+def box_of(inputs, outputs) -> FromTorch:
+    return FromTorch(lambda *arrays: arrays[0], tuple(inputs), tuple(outputs))
+
+
+U = ArraySpec("u", (NODES,), layout=MESH)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "words"),
+    [
+        ((U,), (U,), ["AutoTangent(MeshTangent(None", "MLPTangent", "Mesh(81 nodes", "as its specs say"]),
+        (
+            (ArraySpec("h", (NODES,), layout=GRAPH),) * 1,
+            (ArraySpec("h", (NODES,), layout=GRAPH),),
+            ["(GraphTangent("],
+        ),
+        ((ArraySpec("c", (3,)),), (U,), ["AutoTangent(MLPTangent", "no input lies on"]),
+        ((U,), (U, ArraySpec("drag", ())), ["AutoTangent(MLPTangent", "not all outputs lie on one"]),
+        (
+            (ArraySpec("u", (1, 16)),),
+            (ArraySpec("u", (1, 16)),),
+            ["GridTangent", "a grid by its shape (1, 16)"],
+        ),
+        (
+            (ArraySpec("u", (1, 16), layout=None),) * 1,
+            (ArraySpec("u", (1, 16), layout=None),),
+            ["(MLPTangent", "no grid"],
+        ),
+        (
+            (ArraySpec("u", (8,), layout="grid"),),
+            (ArraySpec("u", (8,), layout="grid"),),
+            ["GridTangent", "specs say"],
+        ),
+        ((ArraySpec("u", (8,)),), (ArraySpec("u", (8,)),), ["(MLPTangent", "by its shape (8,)"]),
+    ],
+)
+def test_the_layout_chooses_the_kind_and_the_repr_says_why(inputs, outputs, words):
+    said = repr(AutoTangent(box_of(inputs, outputs)))
+    assert all(word in said for word in words), said
+
+
+def test_a_grid_whose_ends_meet_is_told_so():
+    from blackbox import Grid
+
+    spec = ArraySpec("u", (1, 24), layout=Grid(periodic=True))
+    said = repr(AutoTangent(box_of([spec], [spec])))
+    assert (
+        "GridTangent(channels=24, periodic=True" in said and "StencilTangent(degree=3, periodic=True" in said
+    )
+    with pytest.raises(zo.ConfigurationError, match="to lie on one grid"):
+        AutoTangent(box_of([spec], [spec, ArraySpec("v", (3, 7, 9), layout="grid")]))
+
+
+@pytest.mark.parametrize(
+    ("mesh", "function", "kind"),
+    [(MESH, implicit_heat, "mesh"), pytest.param(GRAPH, pipes, "graph", marks=pytest.mark.slow)],
+)
+def test_a_field_is_found_through_two_calls(mesh, function, kind):
+    """Training of a number at each node through `TangentGradient`, without a setting."""
+    spec = (ArraySpec("u", (NODES,), layout=mesh),)
+    box = FromTorch(function, spec, spec)
+    goal = smooth(1, seed=2)[0]
+    states = smooth(8)
+    wanted = function(function(states + goal))
+
+    class Field(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.field = torch.nn.Parameter(torch.zeros(NODES, dtype=torch.float64))
+
+        def forward(self, u):
+            return u + self.field
+
+    def objective(network, batch):
+        u, y = batch
+        return (box(box(network(u))) - y).square().mean(dim=1)
+
+    network = Field()
+    gradient = zo.TangentGradient(network, objective, boxes=[box], seed=0)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.2)
+    losses = []
+    for _ in range(24):
+        optimizer.zero_grad()
+        losses.append(float(gradient.backward((states, wanted))))
+        optimizer.step()
+    assert losses[-1] < 0.05 * losses[0]
+    assert gradient.tangents[0].kind == kind and not gradient.watch.lost
+
+
+def test_another_kind_takes_over_where_the_mesh_fails():
+    spec = (ArraySpec("u", (NODES,), layout=MESH),)
+    tangent = AutoTangent(FromTorch(implicit_heat, spec, spec))
+    learn(tangent, pairs_of(spec, spec, (smooth(10),), implicit_heat(smooth(10))))
+    assert "twice the rows" in tangent.improve()
+    assert "MLPTangent" in tangent.improve() and tangent.kind == "mlp"
+
+
+def test_a_constant_box_has_no_derivative_and_no_failure():
+    spec = (ArraySpec("u", (NODES,), layout=MESH),)
+    tangent = AutoTangent(FromTorch(torch.zeros_like, spec, spec))
+    pairs = pairs_of(spec, spec, (smooth(10),), torch.zeros(10, NODES))
+    learn(tangent, pairs)
+    assert tangent.kind == "mesh"
+    assert float(tangent.predict_values(pairs).abs().max()) < 1e-6
+
+
+def test_where_no_step_can_be_fitted_the_next_kind_begins_and_that_is_said(monkeypatch):
+    def fails(*_: object) -> None:
+        raise TangentError("no step")
+
+    monkeypatch.setattr(zo.MeshTangent, "fitted", fails)
+    spec = (ArraySpec("u", (NODES,), layout=MESH),)
+    tangent = AutoTangent(FromTorch(implicit_heat, spec, spec))
+    pairs = pairs_of(spec, spec, (smooth(10),), implicit_heat(smooth(10)))
+    with pytest.warns(zo.TangentWarning, match=r"no step MLPTangent\(.* takes over from MeshTangent"):
+        learn(tangent, pairs)
+    assert tangent.kind == "mlp" and tangent.model.knows
+    alone = zo.MeshTangent()
+    with pytest.raises(TangentError, match="no step"):
+        learn(alone, pairs)
+
+
+def test_tetrahedra_and_rows_that_failed():
+    """A cube of tetrahedra; a row that is not finite is left out."""
+    line = np.arange(4)
+    places = np.stack(np.meshgrid(line, line, line, indexing="ij"), axis=-1).reshape(-1, 3) / 3
+    number = np.arange(64).reshape(4, 4, 4)
+    cells = []
+    for i, j, k in np.ndindex(3, 3, 3):
+        c = number[i : i + 2, j : j + 2, k : k + 2].ravel()
+        cells += [[c[0], c[7], c[a], c[b]] for a, b in ((1, 3), (3, 2), (2, 6), (6, 4), (4, 5), (5, 1))]
+    mesh = Mesh(tetrahedra=cells, coordinates=places)
+    elements = Elements.of(mesh)
+    assert elements.mass().sum() == pytest.approx(1.0) and np.allclose(
+        elements.stiffness(0, 0).sum(axis=1), 0
+    )
+    stiff = sum(elements.stiffness(a, a) for a in range(3))
+    left = (elements.mass() + 0.02 * stiff).tocsc()
+    z = torch.randn(20, 64, dtype=torch.float64)
+    y = torch.from_numpy(spsolve(left, elements.mass() @ z.numpy().T).T.copy())
+    spec = (ArraySpec("u", (64,), layout=mesh),)
+    tangent = zo.MeshTangent()
+    spoiled = y.clone()
+    spoiled[3] = float("nan")
+    learn(tangent, pairs_of(spec, spec, (z,), spoiled))
+    v = torch.randn(20, 64, dtype=torch.float64)
+    truth = torch.from_numpy(elements.mass() @ spsolve(left.T.tocsc(), v.numpy().T)).T
+    assert cosine(tangent.vjp(pairs_of(spec, spec, (z,), y), v), truth) > 0.999

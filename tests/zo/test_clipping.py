@@ -1,0 +1,140 @@
+"""Gradients that are far longer than those before are shortened, and no others."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import zo
+from blackbox import ArraySpec
+from tests.zo.row_boxes import FromTorch
+from zo.tangents.clipping import REMEMBERED, Clipping
+
+X = (ArraySpec("x", (2,)),)
+
+
+def lengths(clip, several):
+    """What is left of gradients of these lengths, in two tensors each."""
+    clipping, found = Clipping(clip), []
+    for length in several:
+        gradients = torch.full((3,), 0.6 * length / math.sqrt(3)), torch.full((1, 2), 0.8 * length / 2**0.5)
+        clipping.remember(gradients)
+        kept, told = clipping.shortened(gradients)
+        left = torch.cat([part.flatten() for part in kept])
+        whole = torch.cat([part.flatten() for part in gradients])
+        if length:
+            assert torch.cosine_similarity(left, whole, dim=0) > 1 - 1e-6
+        assert told == (not torch.equal(left, whole))
+        found.append(round(float(left.norm()), 4))
+    return found
+
+
+def test_what_is_longer_than_a_multiple_of_the_median_is_as_long_as_that():
+    assert lengths(2.0, [1.0, 1.0, 2.0, 100.0, 3.0]) == [1.0, 1.0, 2.0, 3.0, 3.0]  # 2 (1 + 2) / 2 of four
+    assert lengths(5.0, [1.0, 4.0, 60.0]) == [1.0, 4.0, 20.0]
+    assert lengths(None, [1.0, 1.0, 1e9]) == [1.0, 1.0, 1e9]
+
+
+def test_zero_is_no_length_and_a_new_level_is_taken_up():
+    assert lengths(2.0, [0.0, 0.0, 5.0, 0.0, 5.0]) == [0.0, 0.0, 5.0, 0.0, 5.0]
+    risen = lengths(2.0, [1.0] * REMEMBERED + [10.0] * REMEMBERED)
+    assert risen[REMEMBERED] == 2.0 and risen[-1] == 10.0
+
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner = nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+class Wild(zo.MLPTangent):
+    """Is wrong by a factor in one step."""
+
+    factor = 1.0
+
+    def vjp(self, pairs, cotangent):
+        return self.factor * super().vjp(pairs, cotangent)
+
+
+def descend(steps, wild_at=None, **settings):
+    """The gradients of some steps, each of another batch."""
+    box, network = FromTorch(torch.sin, X, X), Network()
+    tangent = Wild(8, first_steps=3, steps_per_step=1)
+    gradient = zo.TangentGradient(
+        network,
+        lambda net, x: (box(net(x)) - 0.3).square().mean(dim=1),
+        boxes=[box],
+        tangent=tangent,
+        trust_policy=zo.tangents.TrustPolicy(check_every=None),
+        **settings,
+    )
+    found = []
+    for step in range(steps):
+        gradient.tangents[0].factor = 1e3 if step == wild_at else 1.0
+        network.zero_grad()
+        gradient.backward(torch.randn(6, 2, generator=torch.Generator().manual_seed(step)))
+        found.append(torch.cat([p.grad.flatten().clone() for p in network.parameters()]))
+    return found, gradient
+
+
+def test_a_tangent_that_is_wrong_by_a_thousand_in_one_step_adds_twice_the_median():
+    calm, _ = descend(6)
+    wild, gradient = descend(6, wild_at=5)
+    median = torch.stack([g.norm() for g in [*calm[:5], 1e3 * calm[5]]]).quantile(0.5)
+    assert torch.allclose(wild[5], 2 * median * calm[5] / calm[5].norm(), rtol=1e-4)
+    assert all(torch.equal(a, b) for a, b in zip(calm[:5], wild[:5], strict=True))
+    assert gradient.counts.clipped == 1 == gradient.metrics()["clipped"]
+    free, gradient = descend(6, wild_at=5, clip=None)
+    assert torch.allclose(free[5], 1e3 * calm[5], rtol=1e-4) and gradient.counts.clipped == 0
+
+
+def test_a_replay_is_shortened_too_and_both_are_the_same_after_a_resume():
+    _, gradient = descend(4, clip=1.0)
+    gradient.replays()
+    gradient.tangents[0].factor = 1.0
+    network = gradient.network
+    network.zero_grad()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.5
+    gradient.replay()
+    long = torch.cat([p.grad.flatten() for p in network.parameters()]).norm()
+    _, other = descend(1, clip=1.0)
+    other.load_state_dict(gradient.state_dict())
+    assert other.state_dict()["clipping"] == gradient.state_dict()["clipping"]
+    bound = torch.tensor(gradient.state_dict()["clipping"]["lengths"]).quantile(0.5)
+    assert torch.isclose(long, bound.float(), rtol=1e-5)
+
+
+def test_a_derivative_that_is_given_is_never_shortened():
+    box, network = FromTorch(torch.sin, X, X), Network()
+    gradient = zo.TangentGradient(
+        network,
+        lambda net, x: (box(net(x)) - 0.3).square().mean(dim=1),
+        boxes=[box],
+        tangent=zo.tangents.ModelTangent(torch.sin),
+        clip=1.0,
+    )
+    for seed, size in enumerate((1e-3, 1.0)):
+        network.zero_grad()
+        x = size * torch.randn(6, 2, generator=torch.Generator().manual_seed(seed))
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.mul_(1.0 + 3.0 * size)
+        gradient.backward(x)
+        loss = (torch.sin(network(x)) - 0.3).square().mean(dim=1).mean()
+        true = torch.autograd.grad(loss, list(network.parameters()))
+        for parameter, expected in zip(network.parameters(), true, strict=True):
+            assert torch.allclose(parameter.grad, expected, atol=1e-6)
+    assert gradient.counts.clipped == 0
+
+
+@pytest.mark.parametrize("clip", [0.5, math.nan, "2"])
+def test_a_bound_below_the_median_is_refused(clip):
+    with pytest.raises(zo.ConfigurationError, match="TangentGradient, clip: expected a finite number >= 1"):
+        descend(0, clip=clip)

@@ -1,0 +1,55 @@
+"""`Clipping`: a gradient that is far longer than those of the steps before is shortened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+REMEMBERED = 25  # steps
+
+
+class Clipping:
+    """Bounds a gradient's length by a multiple of the median length of those of the last steps.
+
+    A tangent that knows little of where the network has just gone may be wrong by orders of magnitude, and
+    Adam's momentum carries one such gradient for ten steps and more. Seetharaman et al., AutoClip (MLSP
+    2020), bound by a percentile of all lengths so far.
+
+    Args:
+        most: the multiple; None for no bound.
+    """
+
+    def __init__(self, most: float | None) -> None:
+        self.most = most
+        self._lengths: list[float] = []  # of the last steps, the oldest first
+
+    def remember(self, gradients: Sequence[Tensor]) -> None:
+        """Take in the gradient of a step, as it is before it is shortened; zero tells nothing."""
+        length = _length(gradients)
+        if length > 0:
+            self._lengths = [*self._lengths, length][-REMEMBERED:]
+
+    def shortened(self, gradients: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], bool]:
+        """The gradient, no longer than the bound, and whether it was longer; before the first none is."""
+        if self.most is None or not self._lengths:
+            return tuple(gradients), False
+        length, bound = _length(gradients), self.most * median(self._lengths)
+        if length <= bound:
+            return tuple(gradients), False
+        return tuple(gradient * (bound / length) for gradient in gradients), True
+
+    def state_dict(self) -> dict[str, Any]:
+        """The lengths."""
+        return {"lengths": list(self._lengths)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self._lengths = list(state["lengths"])
+
+
+def _length(gradients: Sequence[Tensor]) -> float:
+    return float(torch.stack([gradient.double().norm() for gradient in gradients]).norm())
