@@ -42,7 +42,7 @@ class SessionCounts:
         replays: rows for which actions had to be taken once more, as no live environment was where they
             begin.
         replayed_steps: calls of `step` in them.
-        restored: rows that went on from a snapshot.
+        restored: rows that went on from a snapshot. The first of them is replayed as well, and compared.
         repeated: rows that were answered by what a live environment gave last.
         crashes: environments that raised an error and were thrown away.
     """
@@ -61,6 +61,7 @@ class SessionCounts:
 class _Live:
     environment: Any
     given: Given  # last
+    before: bytes = b""  # `seen` of the observation that the last step went on from
 
 
 class LiveEnvironments:
@@ -104,8 +105,8 @@ class LiveEnvironments:
     def _forget(self) -> None:
         self._process = os.getpid()
         self._live: OrderedDict[bytes, _Live] = OrderedDict()  # those used last at the end
-        self._states: OrderedDict[bytes, Any] = OrderedDict()
-        self._evicted, self._told = 0, False
+        self._states: OrderedDict[bytes, tuple[Any, Given]] = OrderedDict()
+        self._evicted, self._told, self._trusted = 0, False, False
 
     def __len__(self) -> int:
         return len(self._live)
@@ -131,20 +132,26 @@ class LiveEnvironments:
         An environment that raises is thrown away, and a new one tries once more.
 
         Raises:
-            SessionError: the simulator does not repeat itself.
+            SessionError: the simulator does not repeat itself, or the history is of another one.
             Exception: what a new environment raises after the same actions.
         """
         with self._turn():
             after = history.key + action
             if (live := self._known(after)) is not None:
+                if live.before != history.seen:
+                    raise self._unlike(history)
                 self.counts.repeated += 1
                 return live.given
+            restored = self.counts.restored
             try:
                 live = self._stepped(self._at(history), action)
             except BlackBoxError:  # of what it gave, or that it does not repeat itself
                 raise
             except Exception:
                 live = self._stepped(self._replayed(self._new(), history), action)
+            if self.counts.restored > restored and not self._trusted:
+                self._compare(live, history, action)
+            live.before = history.seen
             self._keep(after, live)
             return live.given
 
@@ -175,29 +182,32 @@ class LiveEnvironments:
             self._live.move_to_end(name, last=False)
         if self._save is not None:
             with self._guarded(live.environment):
-                self._states[name] = self._save(live.environment)
+                self._states[name] = self._save(live.environment), live.given
             while len(self._states) > self._snapshots:
                 self._states.popitem(last=False)
 
     def _at(self, history: History) -> _Live:
         """An environment that has lived through a history: a live one, or by a snapshot, or by replay."""
-        live = self._live.pop(history.key, None)
+        live = self._live.get(history.key)
         if live is not None:
-            return live
+            if not is_seen(live.given[0], history.seen):
+                raise self._unlike(history)
+            return self._live.pop(history.key)
         with suppress(SessionError):
             return self._replayed(self._free(), history)
         return self._replayed(self._new(), history)  # `reset` may have left something of before
 
-    def _replayed(self, environment: Any, history: History) -> _Live:  # noqa: ANN401
+    def _replayed(self, environment: Any, history: History, snapshots: bool = True) -> _Live:  # noqa: ANN401
         count = len(history.actions) // self._width
-        first = next((n for n in range(count, -1, -1) if self._key(history, n) in self._states), None)
+        places = range(count, -1, -1) if snapshots and self._states else ()
+        first = next((n for n in places if self._key(history, n) in self._states), None)
         if first is None:
             live, first = self._reset(environment, history.seed), 0
         else:
-            state = self._states[self._key(history, first)]
+            state, given = self._states[self._key(history, first)]
             with self._guarded(environment):
                 self._load(environment, state)  # pyright: ignore[reportOptionalCall]
-            live = _Live(environment, ())
+            live = _Live(environment, given)
             self.counts.restored += 1
         for number in range(first, count):
             live = self._stepped(live, history.actions[number * self._width : (number + 1) * self._width])
@@ -205,14 +215,32 @@ class LiveEnvironments:
             self.counts.replays += 1
             self.counts.replayed_steps += count - first
             self._tell()
-        if live.given and not is_seen(live.given[0], history.seen):
+        if not is_seen(live.given[0], history.seen):
+            self._discard(live.environment)
+            raise self._unlike(history)
+        return live
+
+    def _unlike(self, history: History) -> SessionError:
+        return SessionError(
+            f"{self._owner}: expected a simulator that gives the same observations whenever it is reset to a "
+            f"seed and takes the same actions, got another one after seed {history.seed} and "
+            f"{len(history.actions) // self._width} actions. Seed all that is random from reset(seed), let "
+            "reset put back all else, and hand on histories of this session alone."
+        )
+
+    def _compare(self, live: _Live, history: History, action: bytes) -> None:
+        """Hold the first step after a snapshot against a replay: `save` or `load` may forget something."""
+        other = self._stepped(self._replayed(self._made(), history, snapshots=False), action)
+        _close(other.environment)
+        self._trusted = all(np.array_equal(a, b) for a, b in zip(live.given, other.given, strict=True))
+        if not self._trusted:
             self._discard(live.environment)
             raise SessionError(
-                f"{self._owner}: expected a simulator that gives the same observations whenever it is reset "
-                f"to a seed and takes the same actions, got another one after seed {history.seed} and "
-                f"{count} actions. Seed all that is random from reset(seed), and let reset put back all else."
+                f"{self._owner}, load: expected an environment that goes on as the one of the snapshot did, "
+                f"got another answer than by a replay after seed {history.seed} and "
+                f"{len(history.actions) // self._width} actions. Save a copy of all that a step changes, or "
+                "leave save and load out: then actions are replayed."
             )
-        return live
 
     def _key(self, history: History, count: int) -> bytes:
         return key(history.seed, history.actions[: count * self._width])
@@ -255,6 +283,9 @@ class LiveEnvironments:
     def _new(self) -> Any:  # noqa: ANN401
         while len(self._live) >= self._most:
             _close(self._live.popitem(last=False)[1].environment)
+        return self._made()
+
+    def _made(self) -> Any:  # noqa: ANN401
         self.counts.made += 1
         return self._make()
 

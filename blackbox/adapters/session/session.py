@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blackbox.adapters.session.history import HEAD, History, is_seen, seen
+from blackbox.adapters.session.history import HEAD, WORD, History, is_seen, seen
 from blackbox.adapters.session.live import Environment, Given, LiveEnvironments, SessionCounts
 from blackbox.checks import check_count
 from blackbox.errors import ConfigurationError, DtypeError, OutputError, SessionError
@@ -154,7 +154,8 @@ class Session(BlackBoxFunction):
 
         Args:
             seeds: whole numbers `(*leading,)`: a tensor, a NumPy array or a list.
-            dtype: of the observation, for tensors; None for torch's default, and for NumPy the environment's.
+            dtype: of the observation, for tensors, if its spec leaves it open; None for torch's default. In
+                NumPy it is float64.
 
         Returns:
             The first observation `(*leading, *shape)` and the history, as tensors unless seeds came in NumPy.
@@ -173,8 +174,9 @@ class Session(BlackBoxFunction):
         observation, history = self.start(given.long())
         if numpy:
             return observation.numpy(), history.numpy()
-        floating = observation.is_floating_point()
-        return (observation.to(dtype or torch.get_default_dtype()) if floating else observation), history
+        if self.observation.dtype is None:
+            observation = observation.to(dtype or torch.get_default_dtype())
+        return observation, history
 
     def evaluate(self, observation: Array, action: Array, history: Array) -> tuple[Array, ...]:
         """One step: the next observation, the further outputs, and the history with the action in it."""
@@ -211,27 +213,48 @@ class Session(BlackBoxFunction):
         after = History(seed, b"", seen(observation))
         return observation, after.pack(self.inputs[2].shape[0], self._width)
 
-    def samples(self, seeds: Sequence[int], actions: Array | Tensor) -> tuple[Array, ...]:
-        """Inputs like those in training, for `check_black_box` and for `fit` of a tangent.
+    def rollouts(
+        self, seeds: Sequence[int], actions: Array | Tensor
+    ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Rows on the way of given actions, which a tangent can learn from before training: `tangent.fit`.
+
+        They are rows like others: counted by the ledger, and failed by the policy. What comes after a failed
+        row is left out.
 
         Args:
             seeds: `(rows,)`.
-            actions: what is done in each step, `(rows, steps, *shape)`.
+            actions: what is done in each step, `(rows, steps, *shape)`; results are tensors of its dtype if
+                it is a tensor.
 
         Returns:
-            Observations, actions and histories, `(rows * steps, *shape)` each, row after row.
+            The inputs observation, action and history, and the answers of the box, `(rows * steps, *shape)`
+            each: the first step of all rows, then the second.
 
         Raises:
-            RowFailedError: a step failed, whatever the policy.
+            RowFailedError: under "raise", a row failed.
+            SessionError: there are more than `steps` steps.
         """
-        actions = np.asarray(actions, dtype=self._dtype)
-        rows: list[list[Array]] = []
-        for seed, way in zip(seeds, actions, strict=True):
-            observation, history = self.first(int(seed))
-            for action in way:
-                rows.append([observation, action, history])
-                observation, *_, history = self.evaluate(observation, action, history)
-        return tuple(np.stack(column) for column in zip(*rows, strict=True))
+        given = torch.as_tensor(seeds, dtype=torch.int64)
+        if isinstance(actions, Tensor):
+            observation, history = self.reset(given, actions.dtype if actions.is_floating_point() else None)
+        else:
+            actions = np.asarray(actions, dtype=self._dtype)
+            observation, history = self.reset(given.numpy())
+        found: list[tuple[Any, ...]] = []
+        for step in range(actions.shape[1]):
+            row = (observation, actions[:, step], history)
+            answers = self(*row)
+            found.append((*row, *answers))
+            observation, history = answers[0], answers[-1]
+        join = torch.cat if isinstance(actions, Tensor) else np.concatenate
+        columns = [join(column) for column in zip(*found, strict=True)]
+        led = (columns[2][:, 2 * WORD : HEAD] != 0).any(1)  # zeros come of a failed row
+        columns = [column[led] for column in columns]
+        return tuple(columns[:3]), tuple(columns[3:])
+
+    def samples(self, seeds: Sequence[int], actions: Array | Tensor) -> tuple[Any, ...]:
+        """Inputs like those in training, for `check_black_box`: those of `rollouts`."""
+        return self.rollouts(seeds, actions)[0]
 
     def draw(self, rows: int, generator: np.random.Generator) -> tuple[Array, ...]:
         """Rows on the way of random actions, for `check_black_box` without samples; four of each seed."""

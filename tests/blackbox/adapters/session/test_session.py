@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import pickle
 import warnings
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -21,11 +21,12 @@ from blackbox import (
     DefinitionError,
     DtypeError,
     OutputError,
+    Parallel,
     RowFailedError,
     SessionError,
 )
 from blackbox.adapters import Session
-from tests.blackbox.adapters.session.environments import Pendulum, hidden, pendulum
+from tests.blackbox.adapters.session.environments import Hidden, Pendulum, hidden, pendulum
 from tests.blackbox.boxes import ErrorCase, error_table
 
 
@@ -104,23 +105,25 @@ def test_histories_with_equal_observations_are_told_apart():
     assert place.tolist() == [8.0, 9.0, 10.0]
 
 
-def test_with_snapshots_nothing_is_replayed():
+SNAPSHOTS = {
+    "save": lambda e: (e.angle, e.speed),
+    "load": lambda e, state: vars(e).update(angle=state[0], speed=state[1]),
+}
+
+
+def test_with_snapshots_one_row_alone_is_replayed():
     actions = torch.randn(6, 10, 1)
     plainly = rolled(pendulum(), range(6), actions)
-    box = pendulum(
-        live=2,
-        save=lambda e: (e.angle, e.speed),
-        load=lambda e, state: vars(e).update(angle=state[0], speed=state[1]),
-    )
+    box = pendulum(live=2, **SNAPSHOTS)
     for one, other in zip(plainly, rolled(box, range(6), actions), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-    assert box.counts.replays == 0 and box.counts.restored > 0 and box.counts.steps == 60
+    counts = box.counts
+    assert counts.restored > 40 and counts.replays == 0
+    assert counts.steps == 61  # the first row that went on from a snapshot was held against a replay
 
 
 def test_snapshots_that_went_are_replayed_from_the_last_that_is_there():
-    box = pendulum(
-        live=1, snapshots=1, save=lambda e: copy.copy(vars(e)), load=lambda e, s: vars(e).update(s)
-    )
+    box = pendulum(live=1, snapshots=1, **SNAPSHOTS)
     (*_, last) = rolled(box, [0], torch.randn(1, 5, 1))
     other = pendulum()
     box.reset([1])  # takes the one environment and the one snapshot
@@ -243,11 +246,43 @@ def rolled_in(box: Any, start: Session, actions: torch.Tensor) -> list[tuple[tor
     return found
 
 
-def test_samples_are_rows_of_rollouts():
-    box, actions = pendulum(), np.random.default_rng(0).normal(size=(3, 4, 1))
-    observation, action, history = box.samples([1, 2, 3], actions)
-    assert observation.shape == (12, 3) and np.array_equal(action, actions.reshape(12, 1))
-    assert all(np.isfinite(part).all() for part in box(observation, action, history))
+def test_rollouts_are_rows_and_their_answers():
+    box, actions = pendulum(), torch.randn(3, 4, 1)
+    inputs, answers = box.rollouts([1, 2, 3], actions)
+    assert box.ledger.rows_run == 12 and box.counts.replays == 0
+    for step, row in enumerate(rolled(pendulum(), [1, 2, 3], actions)):
+        part = slice(3 * step, 3 * step + 3)
+        found = [array[part] for array in (*inputs, *answers)]
+        assert all(torch.equal(a, b) for a, b in zip(found, row, strict=True))
+
+
+def test_samples_leave_out_what_comes_after_a_failed_row():
+    box = pendulum(Crashing, failures="keep")
+    observation, action, _ = box.samples([1, 2], np.random.default_rng(0).normal(size=(2, 9, 1)))
+    assert observation.shape == (16, 3) and np.isfinite(observation).all() and len(action) == 16
+    assert box.ledger.rows_failed == 2
+
+
+def test_an_observation_keeps_the_dtype_of_its_spec():
+    spec = {"observation": ArraySpec("place", (), "float64"), "action": ArraySpec("push", (), "float64")}
+    box = Session(Hidden, **spec, steps=3)
+    place, history = box.reset([1, 2])
+    assert place.dtype is torch.float64
+    assert box(place, torch.zeros(2, dtype=torch.float64), history)[0].tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("kind", [ThreadPoolExecutor, ProcessPoolExecutor])
+def test_workers_replay_what_they_have_not_lived_through(kind):
+    actions = torch.randn(6, 4, 1)
+    plainly, start = rolled(pendulum(), range(6), actions), pendulum()
+    with kind(2, **({"mp_context": get_context("spawn")} if kind is ProcessPoolExecutor else {})) as pool:
+        box = Parallel(pendulum(), pool, block=2)
+        observation, history = start.reset(range(6))
+        for action, row in zip(actions.unbind(1), plainly, strict=True):
+            answers = box(observation, action, history)
+            assert all(torch.equal(a, b) for a, b in zip(answers, row[3:], strict=True))
+            observation, *_, history = answers
+    assert box.ledger.rows_run == 24
 
 
 def test_seeds_come_as_lists_arrays_and_tensors_with_any_leading_axes():
@@ -305,6 +340,43 @@ def unlike() -> None:
     box(last[0], last[1] + 1, last[2])
 
 
+class Heavy(Pendulum):
+    """Begins as the pendulum does, and goes on otherwise."""
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float]:
+        return super().step(0.5 * action)
+
+
+def of_another_going_on() -> None:
+    box, action = pendulum(Heavy), torch.randn(1, 4, 1)
+    rolled(box, [0], action[:, :3])  # lives at the end of the same seed and actions
+    box(*rolled(pendulum(), [0], action)[3][:3])
+
+
+def of_another_repeated() -> None:
+    box, action = pendulum(Heavy), torch.randn(1, 3, 1)
+    rolled(box, [0], action)
+    box(*rolled(pendulum(), [0], action)[2][:3])
+
+
+def of_another_with_snapshots() -> None:
+    box, action = pendulum(Heavy, live=1, **SNAPSHOTS), torch.randn(1, 4, 1)
+    rolled(box, [0], action[:, :3])
+    box.reset([1])
+    box(*rolled(pendulum(), [0], action)[3][:3])
+
+
+def forgotten() -> None:
+    """The snapshot has the angle alone."""
+    settings: Any = {"save": lambda e: e.angle, "load": lambda e, angle: setattr(e, "angle", angle)}
+    rolled(pendulum(live=1, **settings), [0, 1], torch.randn(2, 4, 1))
+
+
+def not_copied() -> None:
+    settings: Any = {"save": vars, "load": lambda e, state: vars(e).update(state)}
+    rolled(pendulum(live=1, **settings), [0, 1], torch.randn(2, 4, 1))
+
+
 def longer() -> None:
     rolled(pendulum(steps=3), [0], torch.randn(1, 4, 1))
 
@@ -329,6 +401,11 @@ ERRORS = [
     ErrorCase("observation", changed, SessionError, ["cannot be set", "unchanged", "zo.TangentGradient"]),
     ErrorCase("observation, float64", changed_in_float64, SessionError, ["seed 0 and 0 actions"]),
     ErrorCase("not reproducible", unlike, SessionError, ["seed 0 and 2 actions", "reset(seed)"]),
+    ErrorCase("another's, live", of_another_going_on, SessionError, ["seed 0 and 3 actions", "this session"]),
+    ErrorCase("another's, repeated", of_another_repeated, SessionError, ["seed 0 and 2 actions"]),
+    ErrorCase("another's, snapshot", of_another_with_snapshots, SessionError, ["seed 0 and 3 actions"]),
+    ErrorCase("half a snapshot", forgotten, SessionError, ["load", "by a replay", "leave save and load out"]),
+    ErrorCase("a snapshot that moves on", not_copied, SessionError, ["copy"]),
     ErrorCase("too long", longer, SessionError, ["at most 3 steps", "steps="]),
     ErrorCase("history", foreign, SessionError, ["history", "as it came"]),
     ErrorCase("shape", other_shape, OutputError, ["'place'", "()", "(3,)"]),
