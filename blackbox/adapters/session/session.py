@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from blackbox.spec import ArraySpec, check_specs
 from blackbox.wrappers.described import described
 
 Array = np.ndarray[Any, Any]
+STARTS = 4096  # seeds whose first observation is remembered, so that a replay of recorded steps resets nothing
 
 
 class Session(BlackBoxFunction):
@@ -84,6 +86,7 @@ class Session(BlackBoxFunction):
 
     Attributes:
         start: the black box of `reset`: seeds, `(rows,)` int64, to observations and histories.
+        first: what `start` gives for one seed, as arrays; the last 4,096 seeds are remembered.
 
     Raises:
         ConfigurationError: `make` cannot be called, a number is out of range, or one of `save` and `load` is
@@ -141,6 +144,7 @@ class Session(BlackBoxFunction):
         self._environments = LiveEnvironments(
             owner, make, self._read, self._act, self._width, steps, live, save, load, snapshots
         )
+        self.first = lru_cache(STARTS)(self._first)
         self.start = SessionStart(self)
         super().__init__(failures=failures)
 
@@ -171,7 +175,8 @@ class Session(BlackBoxFunction):
                 f"{self!r}.reset, seeds: expected whole numbers, got {str(given.dtype)[6:]}. Convert them: "
                 "seeds.long()."
             )
-        observation, history = self.start(given.long())
+        # Not a call that gradients see: it depends on seeds alone, and replays of recorded steps make it too.
+        observation, history = self.start.call(given.long())
         if numpy:
             return observation.numpy(), history.numpy()
         if self.observation.dtype is None:
@@ -207,8 +212,7 @@ class Session(BlackBoxFunction):
         after = History(past.seed, past.actions + taken, seen(given[0]))
         return (*given, after.pack(self.inputs[2].shape[0], self._width))
 
-    def first(self, seed: int) -> tuple[Array, Array]:
-        """What `start` gives for one seed: an observation and a history."""
+    def _first(self, seed: int) -> tuple[Array, Array]:
         (observation,) = self._environments.reset(seed)
         after = History(seed, b"", seen(observation))
         return observation, after.pack(self.inputs[2].shape[0], self._width)

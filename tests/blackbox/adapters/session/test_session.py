@@ -105,7 +105,7 @@ def test_histories_with_equal_observations_are_told_apart():
     assert place.tolist() == [8.0, 9.0, 10.0]
 
 
-SNAPSHOTS = {
+SNAPSHOTS: dict[str, Any] = {
     "save": lambda e: (e.angle, e.speed),
     "load": lambda e, state: vars(e).update(angle=state[0], speed=state[1]),
 }
@@ -264,7 +264,7 @@ def test_samples_leave_out_what_comes_after_a_failed_row():
 
 
 def test_an_observation_keeps_the_dtype_of_its_spec():
-    spec = {"observation": ArraySpec("place", (), "float64"), "action": ArraySpec("push", (), "float64")}
+    spec: Any = {"observation": ArraySpec("place", (), "float64"), "action": ArraySpec("push", (), "float64")}
     box = Session(Hidden, **spec, steps=3)
     place, history = box.reset([1, 2])
     assert place.dtype is torch.float64
