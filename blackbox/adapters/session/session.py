@@ -21,7 +21,7 @@ from blackbox.spec import ArraySpec, check_specs
 from blackbox.wrappers.described import described
 
 Array = np.ndarray[Any, Any]
-STARTS = 4096  # seeds whose first observation is remembered, so that a replay of recorded steps resets nothing
+STARTS = 4096  # seeds whose first observation is remembered: replays of recorded steps then reset nothing
 
 
 class Session(BlackBoxFunction):
