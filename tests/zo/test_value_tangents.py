@@ -82,7 +82,8 @@ def small(monkeypatch):
         ([(1, 16)], [(1, 16)], "GridTangent, StencilTangent, MLPTangent"),
         ([(2, 5, 4), (3,)], [(2, 5, 4)], "GridTangent, StencilTangent, MLPTangent"),
         ([(1, 5, 4), (1, 4, 5)], [(1, 5, 4), (1, 4, 5)], "GridTangent, StencilTangent, MLPTangent"),  # faces
-        ([(1, 80, 80)], [(1, 80, 80)], "GridTangent, StencilTangent"),  # too large for no structure
+        ([(2, 60, 60)], [(2, 60, 60)], "GridTangent, StencilTangent"),  # too large for no structure
+        ([(1, 80, 80)], [(1, 80, 80)], "GridTangent"),  # and for hundreds of features of each cell
         ([(1, 15)], [(1, 15)], "MLPTangent"),  # few cells
         ([(17, 16)], [(17, 16)], "MLPTangent"),  # many channels
         ([(40,)], [(40,)], "MLPTangent"),  # no channels

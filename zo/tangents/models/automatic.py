@@ -26,6 +26,7 @@ from zo.tangents.tangent import Response, Tangent
 
 FEWEST_CELLS = 16  # of a grid, and the most channels: less is a table of numbers
 MOST_CHANNELS = 16
+MOST_CELLS = 2**12  # of a grid on which a stencil is tried too: it takes hundreds of numbers in each
 LARGEST = 5_000  # numbers of a state for which a network without structure is tried
 CONTEST = 25  # steps in which two kinds learn side by side
 CLEARLY = 4.0  # times the mean square error: what a stencil must beat to be taken
@@ -68,10 +69,12 @@ class AutoTangent(Tangent):
         if kind == "grid":
             if sum(sizes(tuple(outputs))) > LARGEST:
                 self._makers = {}
-            self._makers = {
-                "grid": lambda: GridTangent(periodic=periodic, seed=seed),
-                "stencil": lambda: StencilTangent(periodic=periodic),
-            } | self._makers
+            grids: dict[str, Callable[[], ValueTangent]] = {
+                "grid": lambda: GridTangent(periodic=periodic, seed=seed)
+            }
+            if math.prod(space_of(outputs) or ()) <= MOST_CELLS:
+                grids["stencil"] = lambda: StencilTangent(periodic=periodic)
+            self._makers = grids | self._makers
         if kind == "mesh":
             self._makers = {"mesh": MeshTangent} | self._makers
         if kind == "graph":

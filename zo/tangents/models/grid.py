@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,10 +17,12 @@ from zo.tangents.models.lattice import Lattice, checked_ends, ends_of, padded, r
 from zo.tangents.models.network import NetworkTangent
 from zo.tangents.models.reach import measure
 from zo.tangents.models.values import Form
+from zo.tangents.tangent import sources
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 CONVOLVED = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
-CELLS = 2**11  # of a step of learning, at most, unless a row has more: large grids take fewer rows
+CELLS = 2**11  # of a step of learning, at most: large grids take fewer rows, and of larger ones patches
+EDGES = {1: 256, 2: 16, 3: 12}  # cells of a patch along each axis
 SHORT = 2**12  # cells of a line along which a convolution is a product of matrices
 PLACES = 4  # channels that say where a cell lies, learned, on a grid with walls
 
@@ -104,8 +107,80 @@ class GridTangent(NetworkTangent):
     def drawn(self) -> int:
         """As many as `batch` and the cells of a step of learning allow."""
         assert self._form is not None
-        cells = torch.Size(refuse_no_grid("GridTangent", self._form.outputs)).numel()
-        return max(1, min(self.batch, CELLS // cells))
+        return max(1, min(self.batch, CELLS // cells_of(self._form)))
+
+    def missed(self, generator: torch.Generator) -> Tensor:
+        """On a grid of more than 2,048 cells what N misses on patches: no cell asks for the whole row."""
+        assert self._form is not None
+        if cells_of(self._form) <= CELLS:
+            return super().missed(generator)
+        assert isinstance(self._network, _GridNetwork)
+        answered, periodic, halo = self._network.answered, self._network.periodic, self._network.halo
+        space = answered.space
+        z, others, y = self._window.columns
+        inputs, fixed, _, added = (moments.by_group() for moments in self._moments)
+        units = tuple(
+            torch.cat(both) if others.shape[1] else both[0] for both in zip(inputs, fixed, strict=True)
+        )
+        moving, apart = (
+            Lattice(shapes, space)
+            for shapes in (tuple(spec.shape for spec in self._form.inputs), self._form.others)
+        )
+        edges = [min(EDGES[len(space)], length) for length in space]
+        count = max(1, CELLS // math.prod(edges))
+        seen, wanted, weights, places, insides = [], [], [], [], []
+        for row in self._window.places(count, generator).tolist():
+            around, within, inside = [], [], []
+            for length, edge, wraps in zip(space, edges, periodic, strict=True):
+                corner = int(torch.randint(length if wraps else length - edge + 1, (), generator=generator))
+                cells = torch.arange(corner - halo, corner + edge + halo)
+                cells = (cells % length if wraps else cells).to(z.device)
+                around.append(cells)
+                within.append(cells[halo : halo + edge])
+                inside.append((cells >= 0) & (cells < length))
+            x, there = moving.cropped(z[row], around)
+            if others.shape[1]:
+                more, also = apart.cropped(others[row], around)
+                x, there = torch.cat([x, more]), torch.cat([there, also])
+            on_grid = _every(inside)
+            seen.append(torch.where(there & on_grid, _standard(x, *units), 0.0))
+            told, there = answered.cropped(y[row], within)
+            start = self._carried_on(moving.cropped(z[row], within)[0])
+            wanted.append(_standard(told - start, *added))
+            weights.append(there)
+            places.append(around)
+            insides.append(on_grid)
+        dtype = self._dtype()
+        found = self._network.on_patches(
+            torch.stack(seen).to(dtype), places, torch.stack(insides)[:, None].to(dtype), edges
+        )
+        return (found - torch.stack(wanted).to(dtype))[torch.stack(weights)]
+
+    def _carried_on(self, x: Tensor) -> Tensor:
+        """`carried`, of channels `(channels, *cells)`."""
+        assert self._form is not None and isinstance(self._network, _GridNetwork)
+        answered = self._network.answered
+        given = Lattice(tuple(spec.shape for spec in self._form.inputs), answered.space)
+        pieces = x.split([given.channels_of(shape) for shape in given.shapes])
+        stays, first = [], 0
+        for shape in answered.shapes:  # a number that all cells of a channel share
+            channels, size = answered.channels_of(shape), math.prod(shape)
+            stays.append(self._stays[first : first + size : size // channels])
+            first += size
+        following = sources(self._form.inputs, self._form.outputs)
+        found = [
+            x.new_zeros(answered.channels_of(shape), *x.shape[1:]) if source is None else pieces[source]
+            for source, shape in zip(following, answered.shapes, strict=True)
+        ]
+        own = torch.cat(stays).to(x)
+        return torch.cat(found) * own.reshape(-1, *[1] * (x.ndim - 1))
+
+    @property
+    def ends_meet(self) -> bool:
+        """As measured, or as it was said."""
+        assert self._form is not None
+        lengths = {spec.shape[-len(self._plan["periodic"]) :] for spec in self._form.outputs}
+        return all(self._plan["periodic"]) and len(lengths) == 1
 
     def plan(self, form: Form, rows: tuple[Tensor, Tensor, Tensor]) -> dict[str, Any]:
         """How far a change is carried, and which ends meet."""
@@ -123,6 +198,11 @@ class GridTangent(NetworkTangent):
     def __repr__(self) -> str:
         """With what was set; a resumed run is held to it, so what was measured is not in it."""
         return f"GridTangent(channels={self.channels}, periodic={self.periodic}, reach={self.reach})"
+
+
+def cells_of(form: Form) -> int:
+    """Of the grid."""
+    return math.prod(refuse_no_grid("GridTangent", form.outputs))
 
 
 def lattices(who: str, form: Form) -> tuple[Lattice, Lattice]:
@@ -163,12 +243,47 @@ class _GridNetwork(nn.Module):
         x = self.given.joined(torch.cat([z, others], dim=1))
         x = x.movedim(0, -1).contiguous() if self.line else x  # see `along`
         channels = 0 if self.line else 1
-        a, b = self._of_all(self.products, x).chunk(2, dim=channels)
-        straight, bent = a.chunk(2, dim=channels)
-        hidden = torch.cat([straight, functional.silu(bent)], dim=channels) * b
+        hidden = _products(self._of_all(self.products, x), channels)
         hidden = hidden + functional.silu(self._convolved(hidden, self.bend.weight, self.bend.bias))
         found = self._of_all(self.linear, x) + self._convolved(hidden, self.last.weight)
         return self.answered.split(found.movedim(-1, 0) if self.line else found)
+
+    def on_patches(
+        self, x: Tensor, places: Sequence[Sequence[Tensor]], inside: Tensor, edges: Sequence[int]
+    ) -> Tensor:
+        """The same on patches alone, of which the cells around are known.
+
+        Args:
+            x: standardised channels `(patches, channels, *cells)`, `halo` cells more on each side.
+            places: of each patch the cells along each axis.
+            inside: `(patches, 1, *cells)`, 1 for cells of the grid, 0 beyond its walls.
+            edges: cells of a patch along each axis.
+
+        Returns:
+            `(patches, channels, *edges)`, standardised.
+        """
+        if self.places is not None:
+            lengths = self.places.shape[1:]
+            same = []
+            for cells in places:
+                own = self.places
+                for axis, (along_it, length) in enumerate(zip(cells, lengths, strict=True)):
+                    own = own.index_select(axis + 1, along_it.clamp(0, length - 1))
+                same.append(own)
+            x = torch.cat([x, torch.stack(same) * inside, inside], dim=1)
+        convolve = CONVOLVED[x.ndim - 2]
+        hidden = _products(convolve(x, self.products.weight, self.products.bias), 1)
+        hidden = hidden * _middle(inside, hidden.shape[2:])  # beyond walls hidden numbers are zero, too
+        bent = convolve(hidden, self.bend.weight, self.bend.bias)
+        hidden = (_middle(hidden, bent.shape[2:]) + functional.silu(bent)) * _middle(inside, bent.shape[2:])
+        straight = convolve(x, self.linear.weight, self.linear.bias)
+        return _middle(straight, edges) + _middle(convolve(hidden, self.last.weight), edges)
+
+    @property
+    def halo(self) -> int:
+        """Cells around a patch that its answer depends on."""
+        layers = (self.products, self.bend, self.last)
+        return max(self.linear.weight.shape[2] // 2, sum(layer.weight.shape[2] // 2 for layer in layers))
 
     def _of_all(self, layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
         """A layer of the channels of the rows, and of those that are the same in all rows, which it is once.
@@ -188,3 +303,31 @@ class _GridNetwork(nn.Module):
             return found if bias is None else found + bias[:, None, None]
         around = padded(x, weight.shape[2] // 2, self.periodic)
         return CONVOLVED[x.ndim - 2](around, weight, bias)
+
+
+def _products(found: Tensor, channels: int) -> Tensor:
+    """Of the first layer's channels, along that axis."""
+    a, b = found.chunk(2, dim=channels)
+    straight, bent = a.chunk(2, dim=channels)
+    return torch.cat([straight, functional.silu(bent)], dim=channels) * b
+
+
+def _middle(x: Tensor, lengths: Sequence[int]) -> Tensor:
+    """The cells in the middle, of `(..., *cells)`."""
+    for axis, length in enumerate(lengths, start=x.ndim - len(lengths)):
+        x = x.narrow(axis, (x.shape[axis] - length) // 2, length)
+    return x
+
+
+def _standard(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """Channels `(channels, *cells)` in units of mean zero and spread one."""
+    mean, scale = (each.to(x.device).reshape(-1, *[1] * (x.ndim - 1)) for each in (mean, scale))
+    return (x.double() - mean) / scale
+
+
+def _every(inside: Sequence[Tensor]) -> Tensor:
+    """Of axes, which cells are inside along all."""
+    found = torch.ones((), dtype=torch.bool, device=inside[0].device)
+    for each in inside:
+        found = found[..., None] & each
+    return found

@@ -35,7 +35,7 @@ class Lattice:
     @property
     def channels(self) -> int:
         """Of all arrays together."""
-        return sum(self._channels(shape) for shape in self.shapes)
+        return sum(self.channels_of(shape) for shape in self.shapes)
 
     def on_grid(self, shape: Shape) -> bool:
         """Whether an array of that shape has a number in each cell, but for the last faces of an axis."""
@@ -57,13 +57,13 @@ class Lattice:
 
     def own_cells(self) -> list[bool]:
         """For each channel whether it has a number of its own in each cell."""
-        return [self.on_grid(shape) for shape in self.shapes for _ in range(self._channels(shape))]
+        return [self.on_grid(shape) for shape in self.shapes for _ in range(self.channels_of(shape))]
 
     def groups(self) -> Tensor:
         """The channel of each number, for those that share a unit: `(numbers of a row,)`."""
         found, first = [], 0
         for shape in self.shapes:
-            channels, size = self._channels(shape), math.prod(shape)
+            channels, size = self.channels_of(shape), math.prod(shape)
             found.append(first + torch.arange(channels).repeat_interleave(size // channels))
             first += channels
         return torch.cat(found) if found else torch.zeros(0, dtype=torch.long)
@@ -86,13 +86,44 @@ class Lattice:
     def split(self, joined: Tensor) -> Tensor:
         """The way back, for arrays that all lie on the grid."""
         found = []
-        channels = [self._channels(shape) for shape in self.shapes]
+        channels = [self.channels_of(shape) for shape in self.shapes]
         for shape, array in zip(self.shapes, joined.split(channels, dim=1), strict=True):
             cells = shape[len(shape) - len(self.space) :]
             found.append(array[(..., *(slice(length) for length in cells))].flatten(1))
         return torch.cat(found, dim=1)
 
-    def _channels(self, shape: Shape) -> int:
+    def cropped(self, row: Tensor, cells: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Some cells of a row, without joining all of them.
+
+        Args:
+            row: `(numbers of a row,)`.
+            cells: along each axis which, whole numbers from 0 on; of others there are none.
+
+        Returns:
+            `(channels, *cells)`, and which of them are there, bool.
+        """
+        found, there = [], []
+        for shape, array in zip(
+            self.shapes, row.split([math.prod(shape) for shape in self.shapes]), strict=True
+        ):
+            lengths = tuple(map(len, cells))
+            if not self.on_grid(shape):
+                found.append(array.reshape(-1, *[1] * len(cells)).expand(-1, *lengths))
+                there.append(torch.ones_like(found[-1], dtype=torch.bool))
+                continue
+            own = shape[len(shape) - len(self.space) :]
+            grid = array.reshape(-1, *own)
+            inside = torch.ones(lengths, dtype=torch.bool, device=row.device)
+            for axis, (length, asked) in enumerate(zip(own, cells, strict=True)):
+                grid = grid.index_select(axis + 1, asked.clamp(0, length - 1))
+                valid = (asked >= 0) & (asked < length)
+                inside = inside & valid.reshape([-1 if n == axis else 1 for n in range(len(cells))])
+            found.append(grid)
+            there.append(inside.expand(len(grid), *lengths))
+        return torch.cat(found), torch.cat(there)
+
+    def channels_of(self, shape: Shape) -> int:
+        """How many an array of that shape has: where it is not on the grid, each number is one."""
         if not self.on_grid(shape):
             return math.prod(shape)
         return math.prod(shape[: len(shape) - len(self.space)])

@@ -14,7 +14,7 @@ from blackbox.checks import check_count, check_positive
 from zo.draws import Key
 from zo.errors import TangentError
 from zo.tangents.models.rows import standard
-from zo.tangents.models.values import Form, ValueTangent
+from zo.tangents.models.values import Form, ValueTangent, rows_of
 
 LEARNING = 303  # first word of the key's path for these draws
 ENOUGH = 0.1  # of the typical change that the box makes: an error for which the usual steps are right
@@ -186,7 +186,7 @@ class NetworkTangent(ValueTangent):
 
     def _planned(self) -> dict[str, Any]:
         assert self._form is not None
-        z, others, y = self._window.spread(256)
+        z, others, y = self._window.spread(rows_of(256, self._form))
         inputs, fixed, _, added = self._moments
         o = standard(others, fixed) if others.shape[1] else others
         return self.plan(self._form, (standard(z, inputs), o, standard(y - self.carried(z), added)))
@@ -195,12 +195,15 @@ class NetworkTangent(ValueTangent):
         assert self._network is not None
         return next(self._network.parameters()).dtype
 
+    def missed(self, generator: torch.Generator) -> Tensor:
+        """What W o N misses of rows that are drawn, in units of the box's change, with a graph."""
+        z, others, y = self._window.draw(self.drawn(), generator)
+        return (self.values(z, others) - y) / self._moments[3].scale().to(y)
+
     def _step(self) -> Tensor:
         assert self._optimizer is not None
-        z, others, y = self._window.draw(self.drawn(), self._key.at(self._steps).generator(LEARNING))
         with torch.enable_grad():
-            missed = (self.values(z, others) - y) / self._moments[3].scale().to(y)
-            loss = missed.square().mean()
+            loss = self.missed(self._key.at(self._steps).generator(LEARNING)).square().mean()
             self._optimizer.zero_grad()
             loss.backward()
         self._optimizer.step()

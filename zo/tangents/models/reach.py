@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from zo.tangents.models.lattice import neighbours
+from zo.tangents.models.lattice import neighbours, padded
 
 RADII = (1, 2, 3, 4, 6, 8, 12, 16, 20)
 MOST_FEATURES = 1200
@@ -78,15 +79,45 @@ def _held_out(x: Tensor, change: Tensor, radius: int, periodic: Sequence[bool]) 
     rows = torch.arange(len(x))
     kept = rows % 4 != 3 if len(x) > 3 else rows >= 0
     features = 2 * MOST_PAIRS + x.shape[1] * (2 * radius + 1) ** len(periodic)
-    most = max(1, min(SAMPLES, 64_000_000 // features) // x[0, 0].numel())  # rows, which bounds the memory
-    fitted = _spread(kept, most)
-    design, wanted = _design(x[fitted], radius, periodic), _cells(change[fitted])
+    cells = min(SAMPLES, 64_000_000 // features)  # which bounds the memory
+    design, wanted = _taken(x, change, kept, cells, radius, periodic)
     gram = design.T @ design
     gram.diagonal().add_(1e-4 * gram.diagonal().mean())
     found = torch.cholesky_solve(design.T @ wanted, torch.linalg.cholesky(gram))
-    test = _spread(~kept if bool((~kept).any()) else kept, most)
-    design, wanted = _design(x[test], radius, periodic), _cells(change[test])
+    design, wanted = _taken(x, change, ~kept if bool((~kept).any()) else kept, cells, radius, periodic)
     return float((design @ found - wanted).square().mean())
+
+
+def _taken(
+    x: Tensor, change: Tensor, among: Tensor, count: int, radius: int, periodic: Sequence[bool]
+) -> tuple[Tensor, Tensor]:
+    """The design and what it is to tell, of all cells of some rows, or of some cells where rows have many."""
+    each = x[0, 0].numel()
+    if each <= SAMPLES:
+        rows = _spread(among, max(1, count // each))
+        x = x[rows]
+        return _design(
+            lambda near: neighbours(x, near, periodic).flatten(0, -2).double(), _cells(x), radius
+        ), _cells(change[rows])
+    rows = among.nonzero()[:, 0]
+    generator, space = torch.Generator().manual_seed(0), x.shape[2:]
+    places = [rows[torch.randint(len(rows), (count,), generator=generator)]]
+    for length in space:
+        anywhere = torch.randint(length, (count,), generator=generator)
+        at_ends = torch.randint(-radius, radius, (count,), generator=generator) % length
+        places.append(
+            torch.where(torch.arange(count) % (2 * len(space)) == len(places) - 1, at_ends, anywhere)
+        )
+    row, *cells = (each.to(x.device) for each in places)
+    own, told = (grid[row, :, *cells].double() for grid in (x, change))
+
+    def around(near: int) -> Tensor:
+        windows = padded(x, near, periodic)
+        for axis in range(2, x.ndim):
+            windows = windows.unfold(axis, 2 * near + 1, 1)
+        return windows[row, :, *cells].flatten(1).double()
+
+    return _design(around, own, radius), told
 
 
 def _spread(among: Tensor, most: int) -> Tensor:
@@ -95,19 +126,25 @@ def _spread(among: Tensor, most: int) -> Tensor:
     return rows[:: -(-len(rows) // most)]
 
 
-def _design(x: Tensor, radius: int, periodic: Sequence[bool]) -> Tensor:
-    """What lies around each cell, products of that, and a one: `(rows * cells, features)`, float64.
+def _design(around: Callable[[int], Tensor], own: Tensor, radius: int) -> Tensor:
+    """What lies around each cell, products of that, and a one: `(cells, features)`, float64.
 
     Products of two numbers near by, as far as they are few, and of all with what lies in the cell itself.
+
+    Args:
+        around: what lies so near to each cell, `(cells, channels * stencil)`.
+        own: what lies in it, `(cells, channels)`.
+        radius: of the stencil.
     """
-    around = neighbours(x, radius, periodic).flatten(0, -2).double()
-    parts = [around, torch.ones_like(around[:, :1])]
-    if around.shape[1] * x.shape[1] <= MOST_PAIRS:
-        parts += [around * own[:, None] for own in _cells(x).T]
+    wide = around(radius)
+    parts, stencil = [wide, torch.ones_like(wide[:, :1])], wide.shape[1] // own.shape[1]
+    if wide.shape[1] * own.shape[1] <= MOST_PAIRS:
+        parts += [wide * each[:, None] for each in own.T]
+    axes = round(math.log(stencil) / math.log(2 * radius + 1))
     for near in range(radius, 0, -1):
-        size = x.shape[1] * (2 * near + 1) ** len(periodic)
+        size = own.shape[1] * (2 * near + 1) ** axes
         if size * (size + 1) // 2 <= MOST_PAIRS:
-            close = neighbours(x, near, periodic).flatten(0, -2).double()
+            close = around(near)
             first, second = torch.triu_indices(size, size)
             parts.append(close[:, first] * close[:, second])
             break

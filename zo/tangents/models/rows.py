@@ -7,55 +7,77 @@ from typing import Any
 import torch
 from torch import Tensor
 
+MOST_BYTES = 2**29  # of a window: rows of large states are fewer
+
 
 class Window:
     """A ring of the last rows, each a tuple of vectors; of them a batch is drawn.
+
+    It takes memory as rows come, and keeps fewer rows than asked for where they would take more than 512 MiB.
 
     Args:
         rows: kept; of more at once the last.
 
     Attributes:
-        seen: rows ever; the next goes to place seen % rows.
+        seen: rows ever; the next goes to place seen % `most`.
     """
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
         self.seen = 0
-        self._kept: tuple[Tensor, ...] = ()  # places first; min(seen, rows) of them are filled
+        self._kept: tuple[Tensor, ...] = ()  # places first; min(seen, most) of them are filled
+
+    @property
+    def most(self) -> int:
+        """Rows that are kept: as many as were asked for, if they fit; at least one."""
+        size = sum(column.shape[1:].numel() * column.element_size() for column in self._kept)
+        return self.rows if not size else max(1, min(self.rows, MOST_BYTES // size))
+
+    @property
+    def columns(self) -> tuple[Tensor, ...]:
+        """What is kept, `(rows, size)` each, in no order; not to be written to."""
+        count = min(self.seen, self.most)
+        return tuple(kept[:count] for kept in self._kept)
 
     def add(self, *columns: Tensor) -> None:
         """Keep rows, `(rows, size)` in each column, the oldest going."""
-        columns = tuple(column[-self.rows :] for column in columns)
-        if not self._kept:
-            self._kept = tuple(column.new_zeros(self.rows, column.shape[1]) for column in columns)
-        count = len(columns[0])
-        places = (self.seen + torch.arange(count, device=columns[0].device)) % self.rows
+        self._kept = self._kept or tuple(column[:0] for column in columns)
+        most = self.most
+        columns = tuple(column[-most:] for column in columns)
+        count, there = len(columns[0]), len(self._kept[0])
+        if there < min(self.seen + count, most):
+            more = min(max(2 * there, self.seen + count), most) - there
+            self._kept = tuple(
+                torch.cat([kept, kept.new_zeros(more, *kept.shape[1:])]) for kept in self._kept
+            )
+        places = (self.seen + torch.arange(count, device=columns[0].device)) % most
         for kept, new in zip(self._kept, columns, strict=True):
             kept[places] = new
         self.seen += count
 
+    def places(self, count: int, generator: torch.Generator) -> Tensor:
+        """Rows `(count,)` of `columns`, drawn with replacement on the CPU."""
+        return torch.randint(min(self.seen, self.most), (count,), generator=generator)
+
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Rows `(count, size)` of each column, drawn with replacement on the CPU."""
-        places = torch.randint(min(self.seen, self.rows), (count,), generator=generator)
+        places = self.places(count, generator)
         return tuple(kept[places.to(kept.device)] for kept in self._kept)
 
     def spread(self, most: int) -> tuple[Tensor, ...]:
         """At most so many rows, evenly taken from all that are kept."""
-        count = min(self.seen, self.rows)
+        count = min(self.seen, self.most)
         places = torch.linspace(0, count - 1, min(count, most)).round().long()
         return tuple(kept[places.to(kept.device)] for kept in self._kept)
 
     def state_dict(self) -> dict[str, Any]:
         """The rows that are filled."""
-        return {"seen": self.seen, "kept": [kept[: self.seen].clone() for kept in self._kept]}
+        return {"seen": self.seen, "kept": [column.clone() for column in self.columns]}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on where `state_dict` was taken."""
         self.seen = state["seen"]
-        kept = [filled.new_zeros(self.rows, filled.shape[1], device=device) for filled in state["kept"]]
-        for whole, filled in zip(kept, state["kept"], strict=True):
-            whole[: len(filled)] = filled
-        self._kept = tuple(kept)
+        self._kept = tuple(filled.to(device, copy=True) for filled in state["kept"])
 
 
 class Moments:
@@ -74,6 +96,7 @@ class Moments:
             Tensor, ...
         ] = ()  # the mean, and the sum of squared distances from it, of each group
         self._read: tuple[Tensor, Tensor] | None = None  # mean and scale, until more is added
+        self._pooled_read: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))  # of each group
 
     def add(self, values: Tensor) -> None:
         """Take in `(rows, size)`, by the formula of Chan et al. (1979)."""
@@ -87,6 +110,11 @@ class Moments:
             mean, squares = before + share * change, total + squares + change.square() * (self._rows * share)
         self._rows += rows
         self._sums, self._read = (mean, squares), None
+
+    def by_group(self) -> tuple[Tensor, Tensor]:
+        """Mean and scale of each group, or of each number where there are none."""
+        self._both()
+        return self._pooled_read
 
     def mean(self) -> Tensor:
         """`(size,)`."""
@@ -111,6 +139,7 @@ class Moments:
             mean, squares = self._sums
             scale = (squares / self._rows).sqrt()
             scale = torch.where(scale > 10 * self._rounding * mean.abs(), scale, 1.0)
+            self._pooled_read = mean, scale
             self._read = self._apart(mean), self._apart(scale)
         return self._read
 

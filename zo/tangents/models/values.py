@@ -10,13 +10,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.checks import check_count
 from zo.errors import ConfigurationError
+from zo.tangents.models.lattice import Lattice, space_of
 from zo.tangents.models.model import pulled_back, pushed_forward
 from zo.tangents.models.output_map import OutputMap
 from zo.tangents.models.rows import Moments, Window
+from zo.tangents.models.spectral_map import SpectralMap
 from zo.tangents.pairs import CallPairs, all_rows, sizes
 from zo.tangents.tangent import Response, Tangent, sources
 
@@ -38,6 +41,11 @@ MAP_ROWS = 1500  # of the window that an output map is fitted to,
 MAP_SIZE = 2**24  # and the numbers of their outputs: 256 rows of 2 x 128 x 256, for 1 GiB in a fit
 VARIED_ROWS, DIRECTIONS, SPREAD = 256, 8, 1e-2  # see `_varied`
 MAP_NUMBERS = 2**17  # of inputs that a model is asked for at once: a stencil makes some 450 of each
+LARGE, SPECTRAL_SIZE = 2**12, 2**22  # numbers of outputs from which on waves are mapped, and of rows for that
+SEVERAL = 4  # rows for each channel, from which on the matrices of waves are told
+LARGEST = 2**17  # numbers of outputs for which a map without waves is fitted: of more too few rows are kept
+ROW_NUMBERS = 2**24  # of outputs that are looked at where rows are gathered: of large states fewer rows
+BLOCK = 2**18  # numbers of inputs that a model is asked for at once, for values and derivatives
 CHOSEN_AGAIN = 20  # lessons in which its ridge is chosen again in each fit
 
 
@@ -108,7 +116,7 @@ class ValueTangent(Tangent):
         self._stays = torch.empty(0)  # 1 for outputs that are modelled as their input and a change, else 0
         self._window = Window(window)
         self._moments: tuple[Moments, ...] = ()  # of inputs, others, outputs, and what outputs add to inputs
-        self._map: OutputMap | None = None
+        self._map: OutputMap | SpectralMap | None = None
         self._next_map = 0  # the count of lessons before which the map is fitted again
         self._lessons = 0  # calls of `learn`
 
@@ -177,7 +185,8 @@ class ValueTangent(Tangent):
         self._window.load_state_dict(state["window"], device)
         self._map = None
         if state["map"] is not None:
-            self._map = OutputMap()
+            spectral = "matrix" in state["map"]
+            self._map = self._spectral_map() if spectral else OutputMap()
             self._map.load_state_dict(state["map"], device)
         self._lessons, self._next_map = state["lessons"]
 
@@ -195,18 +204,37 @@ class ValueTangent(Tangent):
         if not self.output_map or self._lessons < self._next_map:
             return
         size = self._window.spread(1)[2].shape[1]
-        z, others, y = self._window.spread(min(MAP_ROWS, max(VARIED_ROWS // 4, MAP_SIZE // size)))
+        spectral = self.ends_meet and size > LARGE
+        most = max(16, SPECTRAL_SIZE // size) if spectral else max(VARIED_ROWS // 4, MAP_SIZE // size)
+        if not spectral and size > LARGEST:
+            return
+        z, others, y = self._window.spread(min(MAP_ROWS, most))
+        if spectral and len(z) < SEVERAL * len(self._moments[2].by_group()[0]):
+            return
         scale = self._moments[2].scale().to(y)
-        if not _varied(self._window.spread(VARIED_ROWS)[2] / scale):
+        assert self._form is not None
+        if not _varied(self._window.spread(rows_of(VARIED_ROWS, self._form))[2] / scale):
             return
         with torch.no_grad():
             rows = max(1, min(256, MAP_NUMBERS // z.shape[1]))
             parts = zip(z.split(rows), others.split(rows), strict=True)
             found = torch.cat([self.within(*part) for part in parts])
         first = self._map is None
-        self._map = self._map or OutputMap()
+        self._map = self._map or (self._spectral_map() if spectral else OutputMap())
         self._map.fit(found, y, scale, first or self._lessons < CHOSEN_AGAIN)
         self._next_map = max(1, 2 * self._lessons)
+
+    @property
+    def ends_meet(self) -> bool:
+        """Whether outputs lie on a grid all of whose ends meet, with as many cells each."""
+        return False
+
+    def _spectral_map(self) -> SpectralMap:
+        assert self._form is not None
+        shapes = tuple(spec.shape for spec in self._form.outputs)
+        space = space_of(self._form.outputs)
+        assert space is not None
+        return SpectralMap(Lattice(shapes, space))
 
     # What `TangentGradient` asks
 
@@ -214,13 +242,23 @@ class ValueTangent(Tangent):
         """The model's J d; zero before it has learned."""
         if not self.knows:
             return d.new_zeros(*d.shape[:2], sum(sizes(pairs.outputs)))
-        return pushed_forward(partial(self.values, others=others_of(pairs)), pairs.z, d)
+        others = others_of(pairs)
+        found = [
+            pushed_forward(partial(self.values, others=others[rows]), pairs.z[rows], d[:, rows])
+            for rows in _blocks(pairs.z)
+        ]
+        return found[0] if len(found) == 1 else torch.cat(found, dim=1)
 
     def vjp(self, pairs: CallPairs, cotangent: Tensor) -> Tensor:
         """The model's J^T v; zero before it has learned."""
         if not self.knows:
             return torch.zeros_like(pairs.z)
-        return pulled_back(partial(self.values, others=others_of(pairs)), pairs.z, cotangent)
+        others = others_of(pairs)
+        found = [
+            pulled_back(partial(self.values, others=others[rows]), pairs.z[rows], cotangent[rows])
+            for rows in _blocks(pairs.z)
+        ]
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     def response(self, pairs: CallPairs, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
         """What the model's outputs change by; zero before it has learned."""
@@ -237,12 +275,20 @@ class ValueTangent(Tangent):
     def _since(
         self, pairs: CallPairs, before: Tensor, z: Tensor, others: tuple[Tensor | None, ...]
     ) -> Tensor:
-        return self.values(z, others_of(replace(pairs, z=z.detach(), others=others))) - before
+        fixed = others_of(replace(pairs, z=z.detach(), others=others))
+        if len(_blocks(z)) > 1:  # a graph of all rows would take many times their memory
+            return _AnewInBlocks.apply(self, z, fixed) - before
+        return self.values(z, fixed) - before
 
     @torch.no_grad()
     def predict_values(self, pairs: CallPairs) -> Tensor | None:
         """The outputs as the model has them; None before it has learned."""
-        return None if not self.knows else self.values(pairs.z, others_of(pairs))
+        return None if not self.knows else self._in_blocks(pairs.z, others_of(pairs))
+
+    def _in_blocks(self, z: Tensor, others: Tensor) -> Tensor:
+        """`values`, of few rows at a time where they are large."""
+        found = [self.values(z[rows], others[rows]) for rows in _blocks(z)]
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     def see(self, pairs: CallPairs) -> None:
         """Keep what the base and the probes asked, and the answers."""
@@ -360,9 +406,39 @@ class ValueTangent(Tangent):
         return (step <= size).to(y)[groups.to(y.device)]
 
 
+def rows_of(count: int, form: Form) -> int:
+    """So many rows, or fewer where they are large."""
+    return min(count, max(16, ROW_NUMBERS // sum(sizes(form.outputs))))
+
+
 def others_of(pairs: CallPairs) -> Tensor:
     """Inputs that carry no gradient, end to end: `(rows, size)`."""
     return torch.cat([pairs.z[:, :0], *(_flat(o).to(pairs.z) for o in pairs.others if o is not None)], dim=1)
+
+
+class _AnewInBlocks(Function):
+    """Values without a graph; the derivative evaluates the model again, a few rows at a time."""
+
+    @staticmethod
+    def forward(ctx: Any, model: ValueTangent, z: Tensor, others: Tensor) -> Tensor:  # noqa: ANN401
+        ctx.model = model
+        ctx.save_for_backward(z, others)
+        return model._in_blocks(z, others)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        z, others = ctx.saved_tensors
+        found = [
+            pulled_back(partial(ctx.model.values, others=others[rows]), z[rows], cotangent[rows])
+            for rows in _blocks(z)
+        ]
+        return None, torch.cat(found), None
+
+
+def _blocks(z: Tensor) -> list[slice]:
+    """Few rows at a time of large ones, all of small ones."""
+    count = max(1, BLOCK // max(1, z.shape[1]))
+    return [slice(first, first + count) for first in range(0, len(z), count)] or [slice(0, 0)]
 
 
 def _flat(array: Tensor) -> Tensor:

@@ -1,0 +1,294 @@
+"""Seconds, memory and direction of a step of training against the cells of a box's state.
+
+    python -m benchmarks size --size ci                        two small grids, few steps; written nowhere
+    python -m benchmarks size --size small                     all that is in the table
+    python -m benchmarks size --size small --boxes burgers     one of the boxes
+
+A network of up to 1,400 weights corrects a state on a grid in front of each of four calls of a box; a batch
+has four rows. The boxes are Burgers' equation, an explicit scheme whose call reaches a few cells, and a
+projection solver, which takes a pressure of all cells out of each answer. `first-order` is autograd through
+the box's own derivative, `tangents` is `zo.TangentGradient` with no other setting. Each is measured in a
+process of its own with one thread: the seconds of the first step, the median of the steps after the first
+thirty, the largest memory of the process, and of those later steps the cosine of the gradient with autograd's
+on the same batch, at the same weights. Results go into `benchmarks/results/size/size.json` as they come; what
+is there is not measured again. At the end a table and a figure are written beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.nn import functional
+
+import zo
+from benchmarks import protocol
+from blackbox import ArraySpec, BlackBoxFunction
+
+FOLDER = protocol.RESULTS / "size"
+PATH = FOLDER / "size.json"
+BATCH, CALLS, RATE = 4, 4, 1e-3
+EARLY, LATER = 30, 10  # steps before those that count, and those
+BATCHES = 16  # of states that are trained on, in turn
+STEP, VISCOSITY, SUBSTEPS = 0.2, 0.1, 4  # of the boxes, in units of a cell
+METHODS = ("first-order", "tangents")
+SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
+    "burgers": ((2, 24, 24), (2, 64, 64), (2, 128, 128), (2, 256, 256), (2, 512, 512), (1, 1024, 1024)),
+    "projection": ((2, 24, 24), (2, 64, 64), (2, 128, 128), (2, 256, 256), (2, 512, 512), (3, 64, 64, 64)),
+}
+HEAD = """Seconds of a step with one thread after the first thirty, and of the first; the largest memory of
+the process; the least and the median of the cosines of the tangents' gradients with autograd's in the later
+steps. In brackets what is over first order's.
+
+| box | state | first order | tangents | first step | memory, first order | memory, tangents | cosine |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+"""
+
+
+class Flow(BlackBoxFunction):
+    """A velocity on a periodic grid that carries itself, explicit upwind, and may be projected.
+
+    Args:
+        shape: of the state, `(channels, *space)`. A state with one channel is carried along all axes.
+        projected: whether the divergence is taken out after each substep.
+    """
+
+    arrays = "torch"
+
+    def __init__(self, shape: tuple[int, ...], projected: bool) -> None:
+        super().__init__()
+        self.shape, self.projected = shape, projected
+        self.inputs = self.outputs = (ArraySpec("state", shape),)
+        if projected:
+            axes = [torch.fft.fftfreq(n) for n in shape[1:-1]] + [torch.fft.rfftfreq(shape[-1])]
+            waves = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+            self.waves = waves / waves.square().sum(0).sqrt().clamp(min=1e-12)
+
+    def evaluate_rows(self, state: Tensor) -> Tensor:
+        """All rows."""
+        with torch.no_grad():
+            return self.advance(state)
+
+    def advance(self, state: Tensor) -> Tensor:
+        """What a call does, differentiable: `(rows, *shape)` to the same."""
+        for _ in range(SUBSTEPS):
+            change = torch.zeros_like(state)
+            for axis in range(2, state.ndim):
+                speed = state[:, min(axis - 2, state.shape[1] - 1)][:, None]
+                before, behind = state.roll(1, axis), state.roll(-1, axis)
+                change = (
+                    change - speed.clamp(min=0) * (state - before) - speed.clamp(max=0) * (behind - state)
+                )
+                change = change + VISCOSITY * (before - 2 * state + behind)
+            state = state + STEP * change
+            state = self.divergence_free(state) if self.projected else state
+        return state
+
+    def divergence_free(self, state: Tensor) -> Tensor:
+        """The state less the gradient of a potential."""
+        axes = tuple(range(2, state.ndim))
+        found = torch.fft.rfftn(state, dim=axes)
+        along = (self.waves * found).sum(1, keepdim=True)
+        return torch.fft.irfftn(found - self.waves * along, s=state.shape[2:], dim=axes)
+
+    def start(self, rows: int, seed: int) -> Tensor:
+        """Smooth random states of size one, with waves of 12 cells and longer: `(rows, *shape)`."""
+        generator = torch.Generator().manual_seed(seed)
+        found = torch.randn(rows, *self.shape, generator=generator)
+        axes = tuple(range(2, found.ndim))
+        waves = [torch.fft.fftfreq(n) for n in self.shape[1:-1]] + [torch.fft.rfftfreq(self.shape[-1])]
+        squares = torch.stack(torch.meshgrid(*waves, indexing="ij")).square().sum(0)
+        spectrum = torch.fft.rfftn(found, dim=axes) * torch.exp(-squares * 12**2)
+        found = torch.fft.irfftn(spectrum, s=self.shape[1:], dim=axes)
+        found = found / found.square().mean(dim=(1, *axes), keepdim=True).sqrt()
+        return self.divergence_free(found) if self.projected else found
+
+
+class Corrector(nn.Module):
+    """Two convolutions that wrap around, added to the state."""
+
+    def __init__(self, shape: tuple[int, ...], width: int = 32) -> None:
+        super().__init__()
+        self.axes = len(shape) - 1
+        convolution = {2: nn.Conv2d, 3: nn.Conv3d}[self.axes]
+        width = width if self.axes == 2 else 16
+        self.first = convolution(shape[0], width, 3)
+        self.last = convolution(width, shape[0], 3)
+        nn.init.normal_(self.last.weight, std=0.01)
+
+    def forward(self, state: Tensor) -> Tensor:
+        """`(rows, *shape)` to the same."""
+        hidden = torch.tanh(self.first(self._around(state)))
+        return state + 0.1 * self.last(self._around(hidden))
+
+    def _around(self, state: Tensor) -> Tensor:
+        return functional.pad(state, (1, 1) * self.axes, mode="circular")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured in one process."""
+
+    box: str
+    shape: tuple[int, ...]
+    method: str
+    early: int = EARLY
+    later: int = LATER
+
+    def run(self) -> dict[str, Any]:
+        """Train, and say what it took."""
+        torch.set_num_threads(1)
+        torch.manual_seed(0)
+        box = Flow(self.shape, self.box == "projection")
+        network = Corrector(self.shape)
+        finer = Flow(self.shape, self.box == "projection")
+        objective = _objective(box)
+        exact = _objective(finer.advance)
+        optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
+        gradient = zo.TangentGradient(network, objective, boxes=[box]) if self.method == "tangents" else None
+        seconds, cosines, told = [], [], []
+        for step in range(self.early + self.later):
+            start = box.start(BATCH, step % BATCHES)
+            with torch.no_grad():  # a flow with another viscosity is to be met
+                wanted, batch = start, (start,)
+                for _ in range(CALLS):
+                    wanted = box.advance(wanted) * 0.98
+            batch = (start, wanted)
+            optimizer.zero_grad()
+            began = time.perf_counter()
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                if gradient is None:
+                    exact(network, batch).mean().backward()
+                else:
+                    gradient.backward(batch)
+            seconds.append(time.perf_counter() - began)
+            told += [f"step {step}: {str(each.message)[:120]}" for each in caught]
+            if gradient is not None and (step == 0 or step >= self.early):
+                cosines.append(_cosine(network, exact, batch))
+            optimizer.step()
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return {
+            "first": seconds[0],
+            "later": statistics.median(seconds[self.early :]),
+            "memory": memory,
+            "cosines": cosines,
+            "warnings": told,
+        }
+
+
+def _objective(box: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    def objective(network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        state, wanted = batch
+        for _ in range(CALLS):
+            state = box(network(state))
+        return (state - wanted).square().flatten(1).mean(1)
+
+    return objective
+
+
+def _cosine(network: nn.Module, exact: Callable[..., Tensor], batch: Any) -> float:  # noqa: ANN401
+    """Of `.grad` with autograd's, a row at a time, so that the memory is not this function's."""
+    own = torch.cat([weight.grad.flatten() for weight in network.parameters() if weight.grad is not None])
+    total = torch.zeros_like(own)
+    for row in range(len(batch[0])):
+        loss = exact(network, tuple(each[row : row + 1] for each in batch)).mean()
+        gradients = torch.autograd.grad(loss, list(network.parameters()))
+        total += torch.cat([gradient.flatten() for gradient in gradients])
+    return float(functional.cosine_similarity(own.double(), total.double(), dim=0))
+
+
+def main(words: Sequence[str]) -> None:
+    """The command line."""
+    parser = protocol.options("size", __doc__)
+    parser.add_argument("--boxes", nargs="+", choices=tuple(SHAPES), default=list(SHAPES))
+    parser.add_argument("--cells", type=int, default=10**9, help="no larger states than this many cells")
+    parser.add_argument(
+        "--case", nargs="+", help="one case alone, in this process, as JSON: box method shape"
+    )
+    asked = parser.parse_args(words)
+    if asked.case:
+        box, method, *shape = asked.case
+        print(json.dumps(Case(box, tuple(map(int, shape)), method).run()))
+        return
+    if asked.size == "ci":
+        for shape in ((2, 24, 24), (2, 64, 64)):
+            for method in METHODS:
+                print(shape, method, Case("burgers", shape, method, 1, 2).run())
+        return
+    found: dict[str, Any] = json.loads(PATH.read_text(encoding="utf-8"))["cases"] if PATH.exists() else {}
+    for box in asked.boxes:
+        for shape in SHAPES[box]:
+            for method in METHODS:
+                name = f"{box} {' x '.join(map(str, shape))} {method}"
+                if name in found or math.prod(shape[1:]) > asked.cells:
+                    continue
+                found[name] = _apart(box, method, shape)
+                print(name, found[name], flush=True)
+                protocol.write("size", ["--size", "small"], {"cases": found}, PATH)
+    write_table(found)
+
+
+def _apart(box: str, method: str, shape: tuple[int, ...]) -> dict[str, Any]:
+    """A case in a process of its own; what it said last where it ended otherwise."""
+    command = [sys.executable, "-m", "benchmarks", "size", "--case", box, method, *map(str, shape)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return {"failed": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]}
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def write_table(found: dict[str, Any]) -> None:
+    """Table and figure of what is measured."""
+    lines, curves = [HEAD], {}
+    for box, shapes in SHAPES.items():
+        for shape in shapes:
+            name = " x ".join(map(str, shape))
+            exact, tangents = (found.get(f"{box} {name} {method}") for method in METHODS)
+            if exact is None or tangents is None or "failed" in {**exact, **tangents}:
+                continue
+            lines.append(_line(box, name, exact, tangents))
+            if len(shape) == 3:
+                curves.setdefault(box, []).append((math.prod(shape[1:]), exact, tangents))
+    (FOLDER / "table.md").write_text("".join(lines), encoding="utf-8")
+    draw(curves)
+    print(f"written to {FOLDER}")
+
+
+def _line(box: str, name: str, exact: dict[str, Any], tangents: dict[str, Any]) -> str:
+    seconds = tangents["later"] / exact["later"]
+    memory = tangents["memory"] / exact["memory"]
+    later = tangents["cosines"][1:]
+    return (
+        f"| {box} | {name} | {exact['later']:.2g} s | {tangents['later']:.2g} s ({seconds:.1f}) | "
+        f"{tangents['first']:.0f} s | {exact['memory'] / 2**30:.2g} GiB | "
+        f"{tangents['memory'] / 2**30:.2g} GiB ({memory:.1f}) | {min(later):.3f}, {statistics.median(later):.3f} |\n"
+    )
+
+
+def draw(curves: dict[str, list[tuple[int, dict[str, Any], dict[str, Any]]]]) -> None:
+    """Seconds and memory over cells, of grids with two axes."""
+    figure = Figure(figsize=(8.5, 3.4), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for (box, measured), style in zip(curves.items(), ("-", "--"), strict=False):
+        cells = [count for count, *_ in measured]
+        for place, method in enumerate(METHODS):
+            for axis, quantity, unit in zip(axes, ("later", "memory"), (1, 2**30), strict=True):
+                values = [both[place][quantity] / unit for _, *both in measured]
+                axis.loglog(cells, values, style, marker="o", color=f"C{place}", label=f"{method}, {box}")
+    axes[0].set(xlabel="cells", ylabel="seconds of a later step")
+    axes[1].set(xlabel="cells", ylabel="largest memory, GiB")
+    axes[0].legend(fontsize=8)
+    figure.savefig(FOLDER / "size.png", dpi=150)

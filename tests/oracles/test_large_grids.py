@@ -1,0 +1,301 @@
+"""Large grids against small ones: patches and whole rows, maps of waves and projectors, blocks of rows."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import zo
+from blackbox import ArraySpec
+from tests.oracles.test_value_tangents import box_of, cosine, learn, pairs_at, shifted, true_vjp
+from tests.zo.row_boxes import FromTorch, weights
+from zo.tangents.models import grid, reach, rows, values
+from zo.tangents.models.grid import cells_of
+from zo.tangents.models.lattice import Lattice
+from zo.tangents.models.reach import measure
+from zo.tangents.models.rows import Window
+from zo.tangents.models.spectral_map import SpectralMap
+
+CASE = ArraySpec("case", (), differentiable=False)
+QUICK = {"first_steps": 2, "steps_per_step": 1, "output_map": False}
+GRIDS = {
+    "ring": ([("u", (2, 40))], True),
+    "line": ([("u", (2, 40))], False),
+    "torus": ([("u", (1, 19, 23))], True),
+    "walls": ([("u", (2, 19, 23))], False),
+    "channel": ([("u", (1, 19, 23))], (True, False)),
+    "faces": ([("u", (1, 20, 22)), ("v", (1, 19, 23))], False),
+    "cube": ([("u", (1, 13, 14, 15))], (False, True, True)),
+}
+
+
+def made(name: str, function) -> tuple[FromTorch, list[torch.Tensor]]:
+    shapes, _ = GRIDS[name]
+    specs = tuple(ArraySpec(key, shape) for key, shape in shapes)
+    box = FromTorch(function, (*specs, CASE), specs)
+    arrays = [weights(5, *spec.shape, seed=place) for place, spec in enumerate(specs)]
+    return box, [*arrays, torch.linspace(0.5, 1.5, 5, dtype=torch.float64)]
+
+
+def bent(*arrays: torch.Tensor):
+    """Something without a meaning that depends on place, case and neighbours."""
+    *fields, case = arrays
+    shape = (-1, *[1] * (fields[0].ndim - 1))
+    found = [u + case.reshape(shape) * torch.tanh(u * shifted(u, 1, 2)) + 0.5 for u in fields]
+    return found[0] if len(found) == 1 else tuple(found)
+
+
+def random_network(tangent: zo.GridTangent) -> Any:
+    """The network with all weights drawn, so that no path through it is zero, in float64."""
+    network: Any = tangent._network
+    generator = torch.Generator().manual_seed(4)
+    for weight in network.parameters():
+        weight.data = 0.3 * torch.randn(weight.shape, generator=generator).to(weight)
+    return network.double()
+
+
+# Patches
+
+
+@pytest.mark.parametrize("name", GRIDS)
+@pytest.mark.parametrize("radius", [1, 3])
+def test_what_a_patch_misses_is_what_the_whole_row_misses_there(name, radius, monkeypatch):
+    """Patches that lie anywhere, across ends that meet and beside walls."""
+    monkeypatch.setattr(grid, "CELLS", 30)
+    box, arrays = made(name, bent)
+    tangent = zo.GridTangent(4, periodic=GRIDS[name][1], reach=radius, **QUICK)
+    pairs = pairs_at(box, *arrays)
+    learn(tangent, pairs)
+    assert tangent._form is not None and cells_of(tangent._form) > 30
+    random_network(tangent)
+    z, others, y = tangent._window.columns
+    with torch.no_grad():
+        whole = ((tangent.values(z, others) - y) / tangent._moments[3].scale()).abs()
+        for step in range(6):
+            missed = tangent.missed(torch.Generator().manual_seed(step)).abs()
+            distances = (whole.flatten()[:, None] - missed).abs().min(dim=0).values
+            assert distances.max() < 1e-9 * whole.max()
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_patch_as_large_as_the_grid_has_the_loss_of_a_row(name, monkeypatch):
+    monkeypatch.setattr(grid, "CELLS", 30)
+    monkeypatch.setattr(grid, "EDGES", dict.fromkeys((1, 2, 3), 1000))
+    box, arrays = made(name, bent)
+    tangent = zo.GridTangent(4, periodic=GRIDS[name][1], reach=2, **QUICK)
+    learn(tangent, pairs_at(box, *arrays))
+    network = random_network(tangent).requires_grad_(True)
+    z, others, y = tangent._window.columns
+    weight, drawn = network.last.weight, set()
+    for step in range(8):
+        loss = tangent.missed(torch.Generator().manual_seed(step)).square().mean()
+        row = int(tangent._window.places(1, torch.Generator().manual_seed(step)))
+        drawn.add(row)
+        missed = (tangent.values(z, others) - y)[row] / tangent._moments[3].scale()
+        direct = missed.square().mean()
+        assert torch.allclose(loss, direct, rtol=1e-9)
+        found, wanted = (torch.autograd.grad(each, weight)[0] for each in (loss, direct))
+        assert torch.allclose(found, wanted, rtol=1e-7, atol=1e-12)
+    assert len(drawn) > 2
+
+
+def burgers(u: torch.Tensor) -> torch.Tensor:
+    """Two explicit steps of a field that carries itself along both axes of a torus."""
+    for _ in range(2):
+        around = sum(u.roll(shift, axis) for shift in (1, -1) for axis in (2, 3)) - 4 * u
+        u = u + 0.1 * around - 0.1 * u * (u - u.roll(1, 2)) - 0.1 * u * (u - u.roll(1, 3))
+    return u
+
+
+def smooth(count: int, shape: tuple[int, ...], seed: int) -> torch.Tensor:
+    x = weights(count, *shape, seed=seed)
+    for _ in range(6):
+        x = torch.stack([x.roll(shift, axis) for shift in (0, 1, -1) for axis in range(2, x.ndim)]).sum(0)
+    return (x / x.std()).float()
+
+
+def test_a_grid_of_more_cells_than_a_lesson_has_learns_the_derivative_from_one_step_of_training():
+    spec = ArraySpec("u", (1, 48, 48))
+    box = box_of(burgers, spec)
+    tangent = zo.tangents.AutoTangent(box)
+    assert list(tangent.models) == ["grid", "stencil"]
+    own = zo.GridTangent()
+    learn(own, pairs_at(box, smooth(8, spec.shape, 0)))
+    pairs, v = pairs_at(box, smooth(3, spec.shape, 9)), smooth(3, spec.shape, 5).flatten(1)
+    assert cosine(own.vjp(pairs, v), true_vjp(box, (smooth(3, spec.shape, 9),), v)) > 0.99
+    assert own.measured["periodic"] == (True, True)
+
+
+# Maps of waves
+
+
+def torus(channels: int, *space: int) -> Lattice:
+    return Lattice(((channels, *space),), space)
+
+
+def without_divergence(x: torch.Tensor) -> torch.Tensor:
+    space = x.shape[2:]
+    axes = [torch.fft.fftfreq(n, dtype=torch.float64) for n in space]
+    waves = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    waves = waves / waves.square().sum(0).sqrt().clamp(min=1e-12)
+    found = torch.fft.fftn(x, dim=tuple(range(2, x.ndim)))
+    found = found - waves * (waves * found).sum(1, keepdim=True)
+    return torch.fft.ifftn(found, dim=tuple(range(2, x.ndim))).real
+
+
+@pytest.mark.parametrize("space", [(9, 15), (5, 7, 9)])
+def test_the_map_of_outputs_without_divergence_is_the_projector(space):
+    """Values alone never show it: the model is right on all that was seen. Odd lengths: no Nyquist wave."""
+    channels = len(space)
+    lattice = torus(channels, *space)
+    y = without_divergence(weights(12, channels, *space)).flatten(1)
+    scale = torch.ones(y.shape[1], dtype=torch.float64)
+    found = SpectralMap(lattice)
+    found.fit(y, y, scale)
+    x = weights(3, channels, *space, seed=7)
+    moved = found(x.flatten(1)) - found(torch.zeros_like(x).flatten(1))
+    assert torch.allclose(moved.reshape(x.shape), without_divergence(x), atol=1e-8)
+
+
+def test_the_map_corrects_what_a_model_is_wrong_by_in_each_wave():
+    """The model's values are too small and turned between the channels, the same in all cells."""
+    lattice = torus(2, 8, 12)
+    y = weights(40, 2, 8, 12)
+    turn = torch.tensor([[0.8, 0.3], [-0.2, 0.7]], dtype=torch.float64)
+    x = torch.einsum("rcij,cd->rdij", y, turn).flatten(1)
+    found = SpectralMap(lattice)
+    found.fit(x, y.flatten(1) + 3.0, torch.ones(192, dtype=torch.float64))
+    assert (found(x) - y.flatten(1) - 3.0).square().mean() < 1e-6
+    again = SpectralMap(lattice)
+    again.load_state_dict(found.state_dict(), torch.device("cpu"))
+    assert torch.equal(again(x), found(x))
+
+
+def test_a_wave_that_was_not_seen_stays_as_it_is():
+    lattice = torus(1, 16)
+    phase = 2 * math.pi * torch.arange(16, dtype=torch.float64) / 16
+    y = torch.cat([a * torch.cos(phase + b)[None] for a, b in weights(20, 2).tolist()])
+    found = SpectralMap(lattice)
+    found.fit(y, y, torch.ones(16, dtype=torch.float64))
+    x = torch.cos(5 * phase)[None]
+    assert torch.allclose(found(x) - found(torch.zeros_like(x)), x, atol=1e-8)
+
+
+# Memory
+
+
+def test_a_window_grows_as_rows_come_and_has_a_limit_in_bytes(monkeypatch):
+    monkeypatch.setattr(rows, "MOST_BYTES", 10 * 8 * 5)
+    own, whole = Window(1000), []
+    for step in range(7):
+        new = weights(3, 4, seed=step), weights(3, 1, seed=100 + step)
+        whole.append(torch.cat(new, dim=1))
+        own.add(*new)
+        kept = torch.cat(own.columns, dim=1)
+        last = torch.cat(whole)[-10:]
+        assert sorted(map(tuple, kept.tolist())) == sorted(map(tuple, last.tolist()))
+        assert own._kept[0].shape[0] <= min(10, 2 * 3 * (step + 1))
+        other = Window(1000)
+        other.load_state_dict(own.state_dict(), torch.device("cpu"))
+        more = weights(2, 4, seed=50), weights(2, 1, seed=51)
+        other.add(*more)
+        check = Window(1000)
+        check.load_state_dict(own.state_dict(), torch.device("cpu"))
+        check.add(*more)
+        assert all(map(torch.equal, other.columns, check.columns))
+    large = Window(1000)
+    large.add(weights(3, 100))
+    assert len(large.columns[0]) == 1  # one row at least
+
+
+@pytest.mark.parametrize("kind", ["grid", "stencil", "mlp"])
+def test_few_rows_at_a_time_give_what_all_together_give(kind, monkeypatch):
+    box, arrays = made("ring", bent)
+    tangent = {
+        "grid": lambda: zo.GridTangent(4, **QUICK),
+        "stencil": lambda: zo.StencilTangent(2),
+        "mlp": lambda: zo.MLPTangent(8, first_steps=2),
+    }[kind]()
+    pairs = pairs_at(box, *arrays)
+    learn(tangent, pairs)
+    v, d = weights(*pairs.y.shape, seed=3), weights(2, *pairs.z.shape, seed=4)
+
+    def asked():
+        x = (pairs.z + 0.1).requires_grad_()
+        response = tangent.response(pairs, x, pairs.others)
+        (gradient,) = torch.autograd.grad(response, x, v)
+        return (
+            tangent.vjp(pairs, v),
+            tangent.apply(pairs, d),
+            tangent.predict_values(pairs),
+            response,
+            gradient,
+        )
+
+    together = asked()
+    monkeypatch.setattr(values, "BLOCK", 2 * pairs.z.shape[1])
+    for few, all_rows in zip(asked(), together, strict=True):
+        assert torch.allclose(few, all_rows, rtol=1e-4, atol=1e-5)  # networks are in float32
+
+
+# Which ends meet, and how far a change is carried
+
+
+@pytest.mark.parametrize(
+    ("function", "radius", "ends"),
+    [
+        (lambda u: u + 0.3 * u.roll(2, 2) + 0.2 * u * u.roll(-1, 3), 2, (True, True)),
+        (lambda u: u + 0.3 * shifted(u, 2, 2) + 0.2 * u * u.roll(-1, 3), 2, (False, True)),
+        (lambda u: u + 0.5 * shifted(u, 1, 2) + 0.4 * shifted(u, -1, 3), 1, (False, False)),
+    ],
+)
+def test_some_cells_of_large_rows_show_reach_and_ends(function, radius, ends, monkeypatch):
+    x = weights(12, 1, 30, 34)
+    change = function(x)
+    assert measure(x, change) == (radius, ends)
+    monkeypatch.setattr(reach, "SAMPLES", 900)
+    assert measure(x, change) == (radius, ends)
+
+
+# The whole
+
+
+def test_training_on_a_large_grid_goes_on_to_the_bit(monkeypatch):
+    monkeypatch.setattr(grid, "CELLS", 100)
+    monkeypatch.setattr(values, "LARGE", 100)
+    monkeypatch.setattr(values, "BLOCK", 500)
+    monkeypatch.setattr(rows, "MOST_BYTES", 12 * 8 * 400)
+    spec = ArraySpec("u", (1, 14, 15))
+
+    def made_gradient():
+        torch.manual_seed(0)
+        network = nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular")
+        box = FromTorch(burgers, (spec,), (spec,))
+
+        def objective(network, batch):
+            return box(box(network(batch))).square().flatten(1).mean(1)
+
+        tangent = zo.GridTangent(4, first_steps=4, steps_per_step=1)
+        gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=tangent)
+        return network, gradient, torch.optim.SGD(network.parameters(), 0.01)
+
+    def run(network, gradient, optimizer, steps):
+        for step in steps:
+            optimizer.zero_grad()
+            gradient.backward(smooth(4, spec.shape, step))
+            optimizer.step()
+
+    network, gradient, optimizer = made_gradient()
+    run(network, gradient, optimizer, range(4))
+    assert isinstance(vars(gradient.tangents[0])["_map"], SpectralMap)
+    state = gradient.state_dict(), {k: v.clone() for k, v in network.state_dict().items()}
+    run(network, gradient, optimizer, range(4, 7))
+    again, resumed, other = made_gradient()
+    resumed.load_state_dict(state[0])
+    again.load_state_dict(state[1])
+    run(again, resumed, other, range(4, 7))
+    assert all(map(torch.equal, network.parameters(), again.parameters()))

@@ -1,0 +1,121 @@
+"""`SpectralMap`: an `OutputMap` that is the same in all cells of a large periodic grid."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zo.tangents.models.lattice import Lattice
+from zo.tangents.models.output_map import ALONE, HELD_OUT, RIDGES
+
+SEEN = 1e-6  # of the largest amplitude of all waves: one below it says nothing of what outputs can be
+NONE = 1e-4  # of the amplitude of the wave's largest mixture of channels: mixtures below it never occur
+EXACT = 1e-8  # of a mean square error, in the numbers' units: below it neither is better
+
+
+class SpectralMap:
+    """y(k) = m_y(k) + (x(k) - m_x(k)) W(k) for each wave k, x the values of a model and y the box's.
+
+    What `OutputMap` is for vectors, for arrays on a grid whose ends meet, where a map that is the same in all
+    cells is a small matrix between the channels for each wave. It takes a few rows where a matrix between
+    all numbers would take as many as there are numbers:
+
+        W(k) = Pi(k) + (S(k) + r)^-1 (C(k) - S(k) Pi(k)),
+
+    with S and C the covariances of x(k) with itself and with y(k), r a ridge, and Pi(k) the projector on what
+    the channels of y(k) are seen to be: for a velocity without divergence, what is at right angles to k. A
+    wave that was not seen stays as it is.
+
+    Args:
+        lattice: of the outputs, which all have as many cells.
+    """
+
+    def __init__(self, lattice: Lattice) -> None:
+        self.lattice = lattice
+        self._units: tuple[Tensor, Tensor, Tensor] | None = None  # both means, and the scale of each number
+        self._matrix = torch.empty(0)  # `(*waves, channels, channels)`
+        self._ridge: float | None = RIDGES[0]
+        self._alone = False  # the model tells held-out rows so well that no map is put behind it
+
+    @torch.no_grad()
+    def fit(self, x: Tensor, y: Tensor, scale: Tensor, again: bool = True) -> None:
+        """Fit to rows, see `OutputMap.fit`."""
+        train, unit = len(x) - len(x) // HELD_OUT, scale.to(x)
+        if again and train < len(x):
+            errors: dict[float | None, float] = {}
+            test, self._alone = slice(train, len(x)), False
+            self._units = x[:train].mean(dim=0), y[:train].mean(dim=0), unit
+            sums = self._sums(x[:train], y[:train])
+            for ridge in (*RIDGES, None):
+                self._matrix = _solved(*sums, ridge).to(_complex(x))
+                errors[ridge] = float(((self(x[test]) - y[test]) / unit).square().mean())
+            self._ridge = min(errors, key=lambda ridge: errors[ridge])
+            alone = float(((x[test] - y[test]) / unit).square().mean())
+            self._alone = alone + EXACT < ALONE * errors[self._ridge]
+        self._units = x.mean(dim=0), y.mean(dim=0), unit
+        self._matrix = _solved(*self._sums(x, y), self._ridge).to(_complex(x)).contiguous()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """`(rows, size)` to `(rows, size)`."""
+        assert self._units is not None  # it is fitted before it is used
+        if self._alone:
+            return x
+        mean_in, mean_out, scale = self._units
+        axes = self._axes
+        waves = torch.fft.rfftn(self.lattice.joined((x - mean_in) / scale), dim=axes).movedim(1, -1)
+        found = (waves[..., None, :] @ self._matrix).squeeze(-2).movedim(-1, 1)
+        grid = torch.fft.irfftn(found, s=self.lattice.space, dim=axes)
+        return mean_out + scale * self.lattice.split(grid)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Units and matrices."""
+        return {"units": self._units, "matrix": self._matrix, "ridge": self._ridge, "alone": self._alone}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Go on where `state_dict` was taken."""
+        mean_in, mean_out, scale = (each.to(device) for each in state["units"])
+        self._units, self._ridge = (mean_in, mean_out, scale), state["ridge"]
+        self._matrix, self._alone = state["matrix"].to(device), state["alone"]
+
+    @property
+    def _axes(self) -> tuple[int, ...]:
+        return tuple(range(2, 2 + len(self.lattice.space)))
+
+    def _sums(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """For each wave `(channels, channels)`: of x with itself, of x with y, of y with itself."""
+        assert self._units is not None
+        mean_in, mean_out, scale = self._units
+        size = len(self.lattice.groups().unique())
+        shape = (*self.lattice.space[:-1], self.lattice.space[-1] // 2 + 1, size, size)
+        sums = [torch.zeros(shape, dtype=torch.complex128, device=x.device) for _ in range(3)]
+        for row in range(len(x)):  # all at once would take many times the rows' memory
+            a, b = (
+                torch.fft.rfftn(self.lattice.joined(((each - mean) / scale)[None].double()), dim=self._axes)[
+                    0
+                ]
+                for each, mean in ((x[row], mean_in), (y[row], mean_out))
+            )
+            a, b = a.movedim(0, -1), b.movedim(0, -1)
+            for total, (left, right) in zip(sums, ((a, a), (a, b), (b, b)), strict=True):
+                total += left.conj()[..., :, None] * right[..., None, :]
+        return sums[0], sums[1], sums[2]
+
+
+def _solved(own: Tensor, cross: Tensor, of_outputs: Tensor, ridge: float | None) -> Tensor:
+    """W for each wave; without a ridge the projector alone."""
+    values, vectors = torch.linalg.eigh(of_outputs)
+    largest = values[..., -1:]
+    kept = values > NONE**2 * largest
+    kept |= largest <= SEEN**2 * largest.max()
+    projector = (vectors * kept[..., None, :]) @ vectors.mH
+    if ridge is None or not bool(own.abs().max() > 0):
+        return projector
+    ridged = own.clone()
+    ridged.diagonal(dim1=-2, dim2=-1).add_(ridge * float(own.diagonal(dim1=-2, dim2=-1).real.max()))
+    return projector + torch.linalg.solve(ridged, cross - own @ projector)
+
+
+def _complex(x: Tensor) -> torch.dtype:
+    return torch.complex128 if x.dtype == torch.float64 else torch.complex64
