@@ -17,6 +17,7 @@ from blackbox.errors import (
     NotDifferentiableError,
     OutputError,
     RowFailedError,
+    SessionError,
     ShapeError,
     TryAgain,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "RateLimited",
     "Retrying",
     "RowFailedError",
+    "SessionError",
     "ShapeError",
     "TryAgain",
     "Wrapper",

@@ -30,6 +30,7 @@ class Definition(ABC):
     arrays: Literal["numpy", "torch"] = "numpy"
     max_rows: int | None = None
     deterministic: bool = True
+    settable: bool = True
     failures: Policy = "raise"
     isolates: bool = False
 

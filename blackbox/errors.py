@@ -67,5 +67,9 @@ class BudgetError(BlackBoxError, RuntimeError):
     """A call would run more rows than the budget has left; none of it was run."""
 
 
+class SessionError(BlackBoxError, RuntimeError):
+    """A simulator that cannot be set cannot go on from a row: its inputs are no answer that it gave."""
+
+
 class ExecutorError(BlackBoxError, RuntimeError):
     """The executor of a `Parallel` broke or was shut down, and there is no other to go on with."""

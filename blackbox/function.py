@@ -46,6 +46,8 @@ class BlackBoxFunction(Definition, abstract=True):
         max_rows: set in SOME: the most rows that `evaluate_rows` receives at once, which limits memory;
             larger calls run block after block. None for all rows of a call.
         deterministic: set in SOME: False if equal inputs may give different outputs.
+        settable: set in SOME: False if a row goes on from another row's answer, as in `Session`, so that the
+            box cannot be evaluated at inputs of one's choice. Estimators that perturb inputs are refused.
         failures: what happens to failed rows, those that raise or return a value that is not finite. "raise"
             (default): the call raises `RowFailedError`. "keep": the row's output is NaN and it is counted;
             rows whose *input* is not finite are then not run at all. If all outputs are integers, nothing can

@@ -6,7 +6,7 @@ import keyword
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,8 @@ class ArraySpec:
             or `Grid(periodic=...)` for cells of a regular grid, with or without a first axis of channels;
             None for neither, as in a table of numbers. "auto", the default, goes by the shape:
             `(channels, *space)` is a grid, all else is neither.
+        modelled: False for an input without derivative that says which run a row belongs to, not what is
+            simulated: a history, a key, a seed. Learned tangents then do not see it.
 
     Raises:
         DefinitionError: the values are inconsistent.
@@ -47,6 +49,7 @@ class ArraySpec:
     differentiable: bool = True
     scale: float | Sequence[Any] | None = None
     layout: Layout | str = "auto"
+    modelled: bool = field(default=True, repr=False)  # says nothing of the answers: no part of an identity
 
     def __post_init__(self) -> None:
         """Check and normalise, so that a wrong spec fails where it is written."""
@@ -85,11 +88,21 @@ class ArraySpec:
         if not self.floating:
             object.__setattr__(self, "differentiable", False)
         object.__setattr__(self, "layout", checked_layout(self.name, self.shape, self.layout))
+        if self.differentiable and not self.modelled:
+            raise DefinitionError(
+                f"ArraySpec {self.name!r}, modelled: expected False only without a derivative, got an input "
+                "that has one, which a model of the box has to see. Add differentiable=False."
+            )
 
     @property
     def floating(self) -> bool:
         """Whether the array holds floats, so that a failed row can be marked by NaN."""
         return self.dtype is None or self.dtype.startswith("float")
+
+    @property
+    def context(self) -> bool:
+        """Whether a model of the box sees the input beside those that carry a gradient."""
+        return self.modelled and not self.differentiable
 
     @property
     def torch_dtype(self) -> torch.dtype | None:

@@ -287,6 +287,12 @@ def _check_outputs(problem: Problem) -> None:
         zo.differentiable(box, tangent=zo.IdentityTangent())
 
 
+def _check_rows(problem: Problem) -> None:
+    config = problem.config
+    for box in problem.boxes.values():
+        zo.differentiable(box, zo.RowRGE(config.input_mu, config.input_directions, central=config.central))
+
+
 def _check_tangents(problem: Problem, least_probes: int = 0) -> None:
     config, boxes = problem.config, list(problem.boxes.values())
     probes = config.probes or least_probes
@@ -350,7 +356,7 @@ METHODS: dict[str, Method] = {
         row_rge,
         _cost_of_rows,
         needs_box=True,
-        check=_check_outputs,
+        check=_check_rows,
     ),
     "first-order": Method(
         "Autograd through the problem's reference.",

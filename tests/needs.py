@@ -92,6 +92,7 @@ NEEDS = {
     "executorlib": Need(f"{PEERS} executorlib", packages=("executorlib",)),
     "fields": Need(f"{PEERS} 'blackbox-coupling[fields]'", packages=("xarray", "h5netcdf", "meshio")),
     "fmpy": Need(f"{PEERS} 'blackbox-coupling[fmu]'", packages=("fmpy",)),
+    "gymnasium": Need(f"{PEERS} 'blackbox-coupling[gymnasium]'", packages=("gymnasium",)),
     "libsumo": Need("pip install 'blackbox-coupling[sumo]'", packages=("libsumo",)),
     "lightning": Need(f"{PEERS} 'blackbox-coupling[lightning]'", packages=("lightning",)),
     "mlflow": Need(f"{PEERS} 'blackbox-coupling[mlflow]'", packages=("mlflow",)),

@@ -1,11 +1,22 @@
-"""Adapters: black boxes made of what is there already, a function, a module, a file, a program, a server."""
+"""Adapters: black boxes made of what is there: functions, modules, files, programs, servers, sessions."""
 
 from blackbox.adapters.callable import from_callable
 from blackbox.adapters.command import CommandLine
 from blackbox.adapters.fmu import Fmu
 from blackbox.adapters.onnx import OnnxModel
+from blackbox.adapters.session import Gymnasium, Session
 from blackbox.adapters.tesseract import Tesseract
 from blackbox.adapters.torch_module import TorchModule
 from blackbox.adapters.um_bridge import UmBridge
 
-__all__ = ["CommandLine", "Fmu", "OnnxModel", "Tesseract", "TorchModule", "UmBridge", "from_callable"]
+__all__ = [
+    "CommandLine",
+    "Fmu",
+    "Gymnasium",
+    "OnnxModel",
+    "Session",
+    "Tesseract",
+    "TorchModule",
+    "UmBridge",
+    "from_callable",
+]

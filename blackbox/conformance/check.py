@@ -35,7 +35,7 @@ from blackbox.conformance.probe import (
     read_samples,
     standard_draws,
 )
-from blackbox.conformance.report import NO_SAMPLES, Finding, Report, Verdict
+from blackbox.conformance.report import NO_SAMPLES, NOT_SETTABLE, Finding, Report, Verdict
 from blackbox.conformance.rows import batch_mates, batch_size, determinism, memory, row_order
 from blackbox.conformance.smoothness import smoothness
 from blackbox.errors import ConfigurationError, OutputError
@@ -46,6 +46,7 @@ Check = Callable[[Probe], Finding | list[Finding]]
 
 # What takes few rows comes first, so that a small budget is spent on it. Determinism is before all checks
 # that compare answers, quantisation before noise and smoothness.
+MOVES = {"NaN inputs", "quantisation", "noise level", "smoothness"}  # inputs away from the samples
 CHECKS: tuple[tuple[str, Check], ...] = (
     ("determinism", determinism),
     ("memory", memory),
@@ -131,6 +132,9 @@ def _all_findings(probe: Probe, progress: Callable[[str, int], None]) -> list[Fi
     state: Check = lambda probe: global_state(probe, left)  # noqa: E731
     for name, check in (("global state", state), *CHECKS):
         progress(name, probe.spent)
+        if name in MOVES and not probe.box.settable:
+            findings.append(Finding(name, Verdict.SKIPPED, NOT_SETTABLE))
+            continue
         try:
             with watched():
                 found = check(probe)

@@ -21,6 +21,7 @@ from blackbox.errors import InputError
 from blackbox.failures import Outcome
 from blackbox.function import BlackBoxFunction
 from blackbox.spec import ArraySpec
+from blackbox.wrappers.wrapper import Wrapper
 
 Arrays = tuple[np.ndarray, ...]
 
@@ -199,9 +200,32 @@ def given_samples(box: BlackBoxFunction, samples: Samples) -> tuple[Arrays, np.n
 
 
 def standard_draws(box: BlackBoxFunction, generator: np.random.Generator) -> Arrays:
-    """32 rows: standard normal floats, float32 if left open, times their scale; small integers, coins."""
+    """32 rows: standard normal floats, float32 if left open, times their scale; small integers, coins.
+
+    A box that cannot be set has 32 rows that it has led to.
+    """
     check_complete(box)
+    if not box.settable:
+        return drawn_by(box, generator)
     return tuple(_drawn(spec, generator) for spec in box.inputs)
+
+
+def drawn_by(box: BlackBoxFunction, generator: np.random.Generator) -> Arrays:
+    """Rows that a box which cannot be set has led to, by the `draw` of the innermost box.
+
+    Raises:
+        InputError: it has none.
+    """
+    inner = box
+    while isinstance(inner, Wrapper):
+        inner = inner.box
+    draw = getattr(inner, "draw", None)
+    if draw is None:
+        raise InputError(
+            f"check_black_box, samples: expected some, as {box!r} cannot be set to inputs that are drawn. "
+            f"Got none. Give {how_to_give_samples(box)}."
+        )
+    return draw(DRAWN_ROWS, generator)
 
 
 def read_samples(box: BlackBoxFunction, path: str | Path) -> Arrays:

@@ -111,6 +111,7 @@ NOT_SEEN = (
     "its noise, the same every time, for a part of the function. Nor state that changes later or on a "
     "schedule, nor what lies beside the samples and the lines through them."
 )
+NOT_SETTABLE = "Not measured: the box cannot be set to inputs other than those that it has led to."
 NO_SAMPLES = "Not measured: fewer than two samples were answered."
 COLOURS = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.FAULT: "bold red", Verdict.SKIPPED: "dim"}
 

@@ -82,14 +82,23 @@ def largest(values: np.ndarray) -> float:
     return float(finite.max()) if finite.size and finite.max() > 0 else 1.0
 
 
-def finding(check: str, difference: Difference, good: str, bad: str) -> Finding:
-    """A finding about two answers that should be equal: `good` if they are, else `bad` with the mend."""
+def finding(check: str, difference: Difference, good: str, bad: str, more: str = "") -> Finding:
+    """A finding about two answers that should be equal: `good` if they are, else `bad` with the mend.
+
+    Of `bad` and `more` the one is in front of the difference, the other behind it.
+    """
     verdict = difference.verdict
-    sentence = f"{good} ({difference.words()})." if verdict is Verdict.OK else f"{bad}: {difference.words()}."
+    sentence = f"{bad}: {difference.words()}. {more}".strip()
+    if verdict is Verdict.OK:
+        sentence = f"{good} ({difference.words()})."
     return Finding(check, verdict, sentence, difference.relative, "of the output's size")
 
 
 ROWS = 8
+STEPPED = (
+    "A simulator that goes on from its last call, and that can be reset and stepped but not set, becomes a "
+    "function of its inputs as a blackbox.adapters.Session."
+)
 
 
 def determinism(probe: Probe) -> Finding:
@@ -121,7 +130,7 @@ def determinism(probe: Probe) -> Finding:
         return Finding("determinism", Verdict.WARNING, sentence, worst.relative, "of the output's size")
     sentence = (
         f"Equal calls give different answers: {worst.words()}. Seed what is random from the input, or say "
-        "deterministic = False, so that no cache takes one answer for all."
+        f"deterministic = False, so that no cache takes one answer for all. {STEPPED}"
     )
     return Finding("determinism", Verdict.FAULT, sentence, worst.relative, "of the output's size")
 
@@ -138,6 +147,7 @@ def memory(probe: Probe) -> Finding:
         compare(probe, after_other, after_itself),
         "An answer does not depend on the call before",
         "Answers depend on the call before; start every call from the same state, and fill every buffer anew",
+        STEPPED,
     )
 
 

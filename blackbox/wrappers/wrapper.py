@@ -54,6 +54,7 @@ class Wrapper(BlackBoxFunction, abstract=True):
         self.outputs = box.outputs
         self.arrays = box.arrays
         self.deterministic = box.deterministic
+        self.settable = box.settable
 
     @property
     def failures(self) -> Policy:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -10,6 +10,7 @@ import pytest
 import blackbox
 from blackbox import BlackBoxError, InputError, TryAgain, errors
 from tests.blackbox import test_arrays, test_calls, test_function, test_running, test_spec
+from tests.blackbox.adapters.session import test_session
 from tests.blackbox.wrappers import test_budgeted, test_parallel, test_wrapper
 
 NAMED = [
@@ -27,6 +28,7 @@ TABLES = [
     test_budgeted.ERRORS,
     test_wrapper.ERRORS,
     test_parallel.ERRORS,
+    test_session.ERRORS,
 ]
 PROVOKED = {case.error for table in TABLES for case in table}
 

@@ -122,10 +122,12 @@ def differentiable(
             over the steps of a decision forest, or where every row is planned for.
 
     Raises:
-        ConfigurationError: a value is out of range.
+        ConfigurationError: a value is out of range, or the box cannot be set to perturbed inputs
+            (`BlackBoxFunction.settable`).
     """
     _check_box(box)
     _check_tangent(tangent, estimator)
+    _check_settable(box, estimator)
     return DifferentiableBox(box, _row_estimator(estimator), tangent, seed, max_rows, max_dropped, check)
 
 
@@ -437,6 +439,15 @@ def _check_box(box: object) -> None:
                 f"differentiable, box: expected {box!r} to have a differentiable {kind}, found none among "
                 f"{', '.join(spec.name for spec in specs)}. Change its spec, or call the box as it is."
             )
+
+
+def _check_settable(box: BlackBoxFunction, estimator: object) -> None:
+    if estimator is not None and not box.settable:
+        raise ConfigurationError(
+            f"differentiable, estimator: expected None, as {box!r} cannot be set to perturbed inputs: rows "
+            f"go on from what it gave before. Got {type(estimator).__name__}, which perturbs them. Take "
+            "zo.TangentGradient or zo.LossGradient, or a tangent that learns from values."
+        )
 
 
 def _check_tangent(tangent: object, estimator: object) -> None:

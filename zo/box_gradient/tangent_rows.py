@@ -69,7 +69,7 @@ class TangentRows:
             for specs in (self.box.inputs, self.box.outputs)
         )
         pairs = zip(self.box.inputs, inputs, strict=True)
-        others = tuple(None if spec.differentiable else given for spec, given in pairs)
+        others = tuple(None if spec.differentiable else given for spec, given in pairs if spec.modelled)
         return CallPairs(moving, following, z, d, response, valid, y, others=others)
 
     def pull_back(self, call: int, pairs: CallPairs, cotangents: dict[int, Tensor]) -> dict[int, Tensor]:

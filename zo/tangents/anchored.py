@@ -114,6 +114,7 @@ class _Anchored(Answers):
         others = tuple(
             None if spec.differentiable else array.detach().reshape(len(pairs.z), *spec.shape)
             for spec, array in zip(box.inputs, arrays, strict=True)
+            if spec.modelled
         )
         change = self.responses[number](torch.cat(moving, dim=1).to(pairs.z.dtype), others)
         changes = iter(change.split(sizes(pairs.outputs), dim=1))

@@ -29,8 +29,8 @@ class CallPairs:
         y: `(rows, size_out)`, the base's outputs, finite in all rows; empty where only changes are known, as
             in listed pairs.
         alive: `(rows,)` bool; False where the base failed. All, if left out.
-        others: for each input of the box the base's `(rows, *shape)`, None in the place of those that are
-            differentiable; empty where that is not known.
+        others: for each input of the box that models see (`ArraySpec.modelled`) the base's `(rows, *shape)`,
+            None in the place of those that are differentiable; empty where that is not known.
         d_scale: `(size_in,)`, the size of a typical change of each input, from `Units`; zero where it has
             not been seen to change. Ones, if left out.
         response_scale: `(size_out,)`, the size of a typical response of each output, from `Units`; zero

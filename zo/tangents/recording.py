@@ -79,6 +79,7 @@ class RecordedCall:
         others = tuple(
             None if spec.differentiable else given[0].nan_to_num(0.0, 0.0, 0.0)
             for spec, given in zip(box.inputs, self.inputs, strict=True)
+            if spec.modelled
         )
         return CallPairs(inputs, outputs, z, d, response, valid, y, kept, others)
 
@@ -347,7 +348,7 @@ def _changes(specs: tuple[ArraySpec, ...], arrays: tuple[Tensor, ...]) -> tuple[
     """
     flat = [array[..., None].flatten(2) for array in arrays]
     moving = [array for spec, array in zip(specs, flat, strict=True) if spec.differentiable]
-    fixed = [array for spec, array in zip(specs, flat, strict=True) if not spec.differentiable]
+    fixed = [array for spec, array in zip(specs, flat, strict=True) if spec.context]
     whole = torch.cat(moving, dim=-1)
     same = torch.ones(whole.shape[:2], dtype=torch.bool, device=whole.device)[1:]
     for array in fixed:

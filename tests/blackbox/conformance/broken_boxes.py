@@ -317,7 +317,7 @@ CATALOGUE = [
     Broken(Random, "determinism", FAULT, ("different answers", "deterministic = False")),
     Broken(RandomAndSaysSo, "determinism", WARNING, ("as the box says", "noise level")),
     Broken(Counting, "determinism", FAULT, ("different answers", "output 'y'")),
-    Broken(WarmStarting, "memory", FAULT, ("call before", "same state")),
+    Broken(WarmStarting, "memory", FAULT, ("call before", "same state", "adapters.Session")),
     Broken(Stale, "memory", FAULT, ("call before", "every buffer anew")),
     Broken(Centring, "batch-mates", FAULT, ("rows beside it", "no mean")),
     Broken(CommonStep, "batch-mates", FAULT, ("rows beside it", "step size")),

@@ -256,7 +256,11 @@ class AutoTangent(Tangent):
             alive.new_zeros(0, len(z)),
             y.nan_to_num(0, 0, 0),
             alive,
-            tuple(None if spec.differentiable else t for t, spec in zip(given, specs, strict=True)),
+            tuple(
+                None if spec.differentiable else t
+                for t, spec in zip(given, specs, strict=True)
+                if spec.modelled
+            ),
             response_scale=y[alive].std(0),
         )
 

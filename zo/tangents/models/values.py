@@ -358,12 +358,12 @@ class ValueTangent(Tangent):
                     f"{[tuple(array.shape[1:]) for array in arrays]}. Give all of the box's, in its order."
                 )
         moving = [_flat(t) for spec, t in zip(asked, given, strict=True) if spec.differentiable]
-        fixed = [_flat(t) for spec, t in zip(asked, given, strict=True) if not spec.differentiable]
+        fixed = [_flat(t) for spec, t in zip(asked, given, strict=True) if spec.context]
         z, y = torch.cat(moving, dim=1), torch.cat([_flat(t) for t in answers], dim=1)
         form = Form(
             tuple(spec for spec in asked if spec.differentiable),
             told,
-            tuple(spec.shape for spec in asked if not spec.differentiable),
+            tuple(spec.shape for spec in asked if spec.context),
         )
         self._take(form, z, torch.cat([z[:, :0], *fixed], dim=1), y)
         if self._form is None:

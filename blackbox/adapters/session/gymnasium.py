@@ -1,0 +1,207 @@
+"""`Gymnasium`: an environment of Gymnasium as a black box, its spaces read as specs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from blackbox.adapters.session.session import Session
+from blackbox.errors import ConfigurationError
+from blackbox.extras import import_extra
+from blackbox.failures import Policy
+from blackbox.spec import DTYPES, ArraySpec
+
+
+class Gymnasium(Session):
+    """An environment of Gymnasium; needs the extra `gymnasium`.
+
+        box = Gymnasium("Pendulum-v1", steps=50)
+        observation, history = box.reset(seeds)
+        observation, reward, terminated, truncated, history = box(observation, action, history)
+
+    See `Session` for what a row is, what is kept alive, and how gradients are found. The observation and
+    action have the shapes of their spaces, and float actions reach the environment in their space's dtype,
+    neither clipped nor scaled. After an episode has ended, rows go on: the observation stays, the reward is
+    zero, and the flags keep their values.
+
+    Args:
+        environment: the name of a registered environment, or a function that makes one, such as
+            `lambda: TimeLimit(MyEnvironment(), 100)`; spaces are Box, Discrete, MultiDiscrete or MultiBinary.
+        steps: the most steps after a reset; None for the environment's own `max_episode_steps`.
+        live: the most environments that are kept alive.
+        save: `save(environment)` gives a snapshot of the environment, as in `Session`.
+        load: `load(environment, snapshot)` puts it back.
+        snapshots: the most snapshots that are kept.
+        failures: "raise" or "keep", as in `BlackBoxFunction`.
+        **settings: arguments of `gymnasium.make`, if a name is given.
+
+    Raises:
+        MissingExtraError: Gymnasium is not installed.
+        ConfigurationError: there is no such environment, it has a space of another kind, or it has no number
+            of steps of its own and none is given.
+    """
+
+    def __init__(
+        self,
+        environment: str | Callable[[], Any],
+        *,
+        steps: int | None = None,
+        live: int = 256,
+        save: Callable[[Any], Any] | None = None,
+        load: Callable[[Any, Any], Any] | None = None,
+        snapshots: int = 10_000,
+        failures: Policy | None = None,
+        **settings: Any,  # noqa: ANN401
+    ) -> None:
+        """Make one environment to read its spaces."""
+        import_extra("Gymnasium", "gymnasium", "gymnasium")
+        making = _Making(environment, tuple(settings.items()))
+        try:
+            shown = making.made()
+        except Exception as error:
+            raise ConfigurationError(
+                f"Gymnasium, environment: expected one that gymnasium can make, got {environment!r} "
+                f"({type(error).__name__}: {error}). See gymnasium.pprint_registry() for names."
+            ) from error
+        spec = getattr(shown, "spec", None)
+        steps = steps or (spec.max_episode_steps if spec else None)
+        if steps is None:
+            raise ConfigurationError(
+                "Gymnasium, steps: expected a number, as the environment has no max_episode_steps, got None. "
+                "Give the most steps after a reset."
+            )
+        observation = _spec("observation", shown.observation_space)
+        self._environment, self._keywords = environment, settings
+        action = _spec("action", shown.action_space)
+        self._space = shown.action_space
+        shown.close()
+        super().__init__(
+            making,
+            observation=observation,
+            action=action,
+            outputs=(
+                ArraySpec("reward", ()),
+                ArraySpec("terminated", (), "bool"),
+                ArraySpec("truncated", (), "bool"),
+            ),
+            steps=steps,
+            live=live,
+            save=None if save is None else _Saving(save),
+            load=None if load is None else _Loading(load),
+            snapshots=snapshots,
+            failures=failures,
+        )
+        self._functions = save, load
+
+    def drawn_action(self, generator: np.random.Generator) -> np.ndarray:
+        """A random action of the environment's space."""
+        self._space.seed(int(generator.integers(2**31)))
+        return np.asarray(self._space.sample())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle name and settings."""
+        save, load = self._functions
+        settings = {
+            **self._keywords,
+            "steps": self.steps,
+            "live": self.live,
+            "save": save,
+            "load": load,
+            "snapshots": self.snapshots,
+            "failures": self.failures,
+        }
+        return _rebuild, (type(self), self._environment, settings)
+
+    def __repr__(self) -> str:
+        """The environment's name."""
+        name = self._environment
+        shown = repr(name) if isinstance(name, str) else getattr(name, "__qualname__", type(name).__name__)
+        return f"Gymnasium({shown}, steps={self.steps})"
+
+
+@dataclass(frozen=True)
+class _Making:
+    """Makes environments for a `Session`."""
+
+    environment: str | Callable[[], Any]
+    settings: tuple[tuple[str, Any], ...]
+
+    def made(self) -> Any:  # noqa: ANN401
+        """As Gymnasium has it."""
+        if callable(self.environment):
+            return self.environment()
+        gymnasium = import_extra("Gymnasium", "gymnasium", "gymnasium")
+        return gymnasium.make(self.environment, **dict(self.settings))
+
+    def __call__(self) -> _Episode:
+        return _Episode(self.made())
+
+
+class _Episode:
+    """An environment with `reset(seed)` and `step(action)`, which stays at its end."""
+
+    def __init__(self, environment: Any) -> None:  # noqa: ANN401
+        self.environment = environment
+        self.discrete = not hasattr(environment.action_space, "high")
+        self.begin = np.asarray(getattr(environment.action_space, "start", 0))
+        self.last: tuple[Any, bool, bool] = (None, False, False)
+
+    def reset(self, seed: int) -> Any:  # noqa: ANN401
+        observation, _ = self.environment.reset(seed=seed)
+        self.last = np.array(observation), False, False
+        return observation
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool]:  # noqa: ANN401
+        observation, terminated, truncated = self.last
+        if terminated or truncated:
+            return observation, 0.0, terminated, truncated
+        if not self.discrete:
+            action = np.asarray(action, self.environment.action_space.dtype)
+        observation, reward, terminated, truncated, _ = self.environment.step(action)
+        self.last = np.array(observation), bool(terminated), bool(truncated)
+        return observation, float(reward), bool(terminated), bool(truncated)
+
+    def close(self) -> None:
+        self.environment.close()
+
+
+@dataclass(frozen=True)
+class _Saving:
+    save: Callable[[Any], Any]
+
+    def __call__(self, episode: _Episode) -> tuple[Any, Any]:
+        return self.save(episode.environment), episode.last
+
+
+@dataclass(frozen=True)
+class _Loading:
+    load: Callable[[Any, Any], Any]
+
+    def __call__(self, episode: _Episode, snapshot: tuple[Any, Any]) -> None:
+        state, episode.last = snapshot
+        self.load(episode.environment, state)
+
+
+def _spec(name: str, space: Any) -> ArraySpec:  # noqa: ANN401
+    """A space as a spec: floats of any precision, or whole numbers."""
+    kind = type(space).__name__
+    if kind == "Discrete":
+        return ArraySpec(name, (), "int64")
+    if kind not in ("Box", "MultiDiscrete", "MultiBinary"):
+        raise ConfigurationError(
+            f"Gymnasium, {name}: expected a Box, Discrete, MultiDiscrete or MultiBinary space, got {space}. "
+            "Wrap the environment, such as in gymnasium.wrappers.FlattenObservation."
+        )
+    if space.dtype.kind == "f":
+        return ArraySpec(name, space.shape)
+    own = space.dtype.name
+    return ArraySpec(name, space.shape, own if own in DTYPES else "int64")
+
+
+def _rebuild(
+    kind: type[Gymnasium], environment: str | Callable[[], Any], settings: dict[str, Any]
+) -> Gymnasium:
+    return kind(environment, **settings)

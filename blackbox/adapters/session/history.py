@@ -1,0 +1,91 @@
+"""What a row says of its past: seed and actions, and what was seen last, as bytes that an array holds."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+WORD, DIGEST = 8, 8
+HEAD = 2 * WORD + 2 * DIGEST  # seed, number of actions, and the observation in single and double precision
+
+
+@dataclass(frozen=True)
+class History:
+    """A seed, and the actions since the reset.
+
+    Attributes:
+        seed: of the reset.
+        actions: their bytes, one behind the other.
+        seen: what `seen` gives of the observation that the simulator gave last; empty for an array of zeros,
+            which stands for the history of a row that failed.
+    """
+
+    seed: int
+    actions: bytes
+    seen: bytes
+
+    @property
+    def key(self) -> bytes:
+        """What two histories share only if they are the same up to here."""
+        return key(self.seed, self.actions)
+
+    def pack(self, size: int, width: int) -> Array:
+        """As an array of bytes, `(size,)` uint8.
+
+        Args:
+            size: of the array.
+            width: bytes of one action.
+        """
+        head = self.seed.to_bytes(WORD, "little", signed=True)
+        head += (len(self.actions) // width).to_bytes(WORD, "little") + self.seen
+        return np.frombuffer((head + self.actions).ljust(size, b"\0"), dtype=np.uint8)
+
+    @classmethod
+    def unpack(cls, array: Array, width: int) -> History:
+        """From what `pack` gives.
+
+        Raises:
+            ValueError: the array is none of those.
+        """
+        data = array.tobytes()
+        count = int.from_bytes(data[WORD : 2 * WORD], "little")
+        if HEAD + count * width > len(data):
+            raise ValueError(f"{count} actions of {width} bytes do not fit into {len(data)} bytes")
+        seen = data[2 * WORD : HEAD]
+        seed = int.from_bytes(data[:WORD], "little", signed=True)
+        return cls(seed, data[HEAD : HEAD + count * width], seen if any(seen) else b"")
+
+
+def key(seed: int, actions: bytes) -> bytes:
+    """The key of a history."""
+    return seed.to_bytes(WORD, "little", signed=True) + actions
+
+
+def seen(observation: Array) -> bytes:
+    """Two digests of an observation, `(16,)`: rounded to single precision, and as it is."""
+    return _digest(_single(observation)) + _digest(observation)
+
+
+def is_seen(observation: Array, digests: bytes) -> bool:
+    """Whether an observation is the one of the digests, in single or in double precision.
+
+    A caller in single precision has it rounded. One in double precision may have rounded it before.
+    """
+    single = _single(observation)
+    if np.array_equal(single, observation):
+        return _digest(single) == digests[:DIGEST]
+    return _digest(observation) == digests[DIGEST:]
+
+
+def _single(observation: Array) -> Array:
+    with np.errstate(over="ignore"):
+        return observation.astype(np.float32) if observation.dtype.kind == "f" else observation
+
+
+def _digest(observation: Array) -> bytes:
+    wide = observation.astype(np.float64 if observation.dtype.kind == "f" else np.int64)
+    return hashlib.blake2b((wide + 0).tobytes(), digest_size=DIGEST).digest()  # + 0: -0.0 is 0.0

@@ -1,0 +1,101 @@
+"""Environments of Gymnasium as black boxes, beside Gymnasium itself."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from blackbox import ConfigurationError
+from blackbox.adapters import Gymnasium
+from blackbox.conformance import check_black_box
+from blackbox.extras import MissingExtraError
+
+pytestmark = pytest.mark.needs("gymnasium")
+
+
+@pytest.mark.parametrize("live", [2, 64])
+def test_a_rollout_is_gymnasium_s_own(live):
+    import gymnasium
+
+    box, actions = Gymnasium("Pendulum-v1", live=live), torch.randn(3, 12, 1)
+    assert box.steps == 200 and repr(box) == "Gymnasium('Pendulum-v1', steps=200)"
+    observation, history = box.reset([1, 2, 3])
+    own: list[Any] = [gymnasium.make("Pendulum-v1") for _ in range(3)]
+    seen = [environment.reset(seed=seed + 1)[0] for seed, environment in enumerate(own)]
+    for step in range(12):
+        assert torch.equal(observation, torch.tensor(np.stack(seen)))
+        observation, reward, terminated, truncated, history = box(observation, actions[:, step], history)
+        for row, environment in enumerate(own):
+            seen[row], paid, *_ = environment.step(actions[row, step].numpy())
+            assert reward[row] == np.float32(paid)
+        assert not terminated.any() and not truncated.any()
+    assert (box.counts.replays == 0) == (live == 64)
+
+
+def test_after_the_end_of_an_episode_nothing_changes():
+    box = Gymnasium("CartPole-v1", steps=40, live=1)
+    assert box.inputs[1].dtype == "int64" and box.inputs[1].shape == ()
+    observation, history = box.reset([0, 1])
+    ended, right = 0, torch.ones(2, dtype=torch.int64)
+    for _ in range(40):
+        before = observation
+        observation, reward, terminated, _, history = box(observation, right, history)
+        if ended == 2:
+            assert terminated.all() and torch.equal(before, observation) and not reward.any()
+        ended = int(terminated.sum())
+    assert ended == 2
+
+
+def test_snapshots_pickle_and_settings():
+    box = Gymnasium(
+        "Pendulum-v1",
+        live=1,
+        g=5.0,
+        save=lambda environment: copy.deepcopy(environment.unwrapped.state),
+        load=lambda environment, state: setattr(environment.unwrapped, "state", state.copy()),
+    )
+    plain = Gymnasium("Pendulum-v1", g=5.0)
+    action = torch.full((2, 1), 0.3)
+    rows, others = box.reset([0, 1]), plain.reset([0, 1])
+    for _ in range(4):
+        observation, *_, history = box(rows[0], action, rows[1])
+        other, *_, past = plain(others[0], action, others[1])
+        assert torch.equal(observation, other) and torch.equal(history, past)
+        rows, others = (observation, history), (other, past)
+    assert box.counts.replays == 0 and box.counts.restored > 0
+    again = pickle.loads(pickle.dumps(plain))
+    assert torch.equal(again(rows[0], action, rows[1])[0], plain(rows[0], action, rows[1])[0])
+    assert not torch.equal(Gymnasium("Pendulum-v1").reset([0])[1], rows[1][:1])
+
+
+def test_the_check_finds_no_fault():
+    box = Gymnasium("Pendulum-v1", live=8)
+    samples = box.samples(range(4), np.random.default_rng(0).uniform(-2, 2, (4, 8, 1)))
+    report = check_black_box(box, samples, processes=False)
+    assert not report.faults, report
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"environment": "Pendulum-v0"}, "expected one that gymnasium can make, got 'Pendulum-v0'"),
+        ({"environment": "Blackjack-v1", "steps": 3}, "observation: expected a Box.*FlattenObservation"),
+        ({"environment": "Blackjack-v1"}, "steps: expected a number"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_a_sentence(settings, words):
+    with pytest.raises(ConfigurationError, match=words):
+        Gymnasium(**settings)
+
+
+@pytest.mark.needs()
+def test_without_the_package_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gymnasium", None)
+    with pytest.raises(MissingExtraError, match=r"blackbox-coupling\[gymnasium\]"):
+        Gymnasium("Pendulum-v1")
