@@ -85,6 +85,7 @@ def test_every_page_is_in_the_tree_of_the_site():
     assert not [path for path in listed if not path.is_file() and path.parent not in made]
 
 
+@pytest.mark.slow
 def test_the_blocks_on_black_boxes_run(tmp_path, monkeypatch, capsys):
     """In a folder that has the README's class in `pendulum.py`, as the page asks for."""
     readme = blocks("README.md")[0]

@@ -27,10 +27,9 @@ def test_that_passes():
 """
 
 
-@pytest.mark.parametrize(
-    "workers", [pytest.param([], marks=pytest.mark.slow), ["-n", "1"]], ids=["alone", "by-a-worker"]
-)
-@pytest.mark.parametrize("hangs", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["hangs", "ends"])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [[], ["-n", "1"]], ids=["alone", "by-a-worker"])
+@pytest.mark.parametrize("hangs", [True, False], ids=["hangs", "ends"])
 def test_a_process_that_hangs_after_its_tests_fails_them(tmp_path, hangs, workers):
     (tmp_path / "pytest.ini").touch()
     (tmp_path / "conftest.py").write_text(CONFTEST)

@@ -62,7 +62,7 @@ def random_network(tangent: zo.GridTangent) -> Any:
 
 
 @pytest.mark.parametrize("name", GRIDS)
-@pytest.mark.parametrize("radius", [1, 3])
+@pytest.mark.parametrize("radius", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_what_a_patch_misses_is_what_the_whole_row_misses_there(name, radius, monkeypatch):
     """Patches that lie anywhere, across ends that meet and beside walls."""
     monkeypatch.setattr(grid, "CELLS", 30)

@@ -254,6 +254,7 @@ def test_a_namespace_on_the_path_is_in_the_way_as_well(tmp_path):
     assert done.returncode == 0 and done.stdout.startswith("blackbox-coupling "), done.stderr
 
 
+@pytest.mark.slow
 def test_a_file_that_wants_its_own_tasks_is_told_which_file_to_rename(namesakes):
     (namesakes / "tasks.py").write_text("helper = 1")
     (namesakes / "mine.py").write_text("from tasks import helper\n")

@@ -25,7 +25,7 @@ class Named(Troubled):
     identity = "troubled"
 
 
-@pytest.mark.parametrize("make", [threads, processes])
+@pytest.mark.parametrize("make", [threads, pytest.param(processes, marks=pytest.mark.slow)])
 def test_budgeted_cached_retrying_parallel(tmp_path, make):
     inner = Named(tmp_path)
     with Parallel(inner, make, block=1) as parallel:

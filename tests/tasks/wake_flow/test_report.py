@@ -208,6 +208,7 @@ def test_the_animation_has_a_picture_for_every_time_and_is_small(tmp_path):
     assert np.abs(np.diff(panel, axis=0)).min(axis=0).max() > 0
 
 
+@pytest.mark.slow
 def test_a_method_without_derivative_is_told_beside_first_order_at_each_of_its_budgets(tmp_path):
     names = ["SRC", "TAN-SOL@24", "FO-SOL large@24", "FO-SOL large@48", "FO-SOL"]
     page = page_of(finished(tmp_path, names, seeds=[0]))

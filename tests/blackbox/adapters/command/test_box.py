@@ -93,6 +93,7 @@ def test_a_network_is_trained_through_a_c_program(compiled, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_network_is_trained_through_a_script_that_takes_blocks(script):
     box = python(script, vectorized=True, timeout=60)
     assert loss_drop(box, steps=6, rows=4) > 3

@@ -451,6 +451,7 @@ def test_more_clients_at_work_than_connections_are_told():
     "which, code, last",
     [(signal.SIGTERM, -15, ""), pytest.param(signal.SIGINT, 0, "ended\n", marks=pytest.mark.slow)],
 )
+@pytest.mark.slow
 def test_a_stopped_server_answers_what_it_has_taken_on(which, code, last):
     with served_elsewhere("Waiting(seconds=1.0)") as (process, url):
         assert urlsplit(url).hostname == "127.0.0.1" and process.stdout is not None
