@@ -41,7 +41,7 @@ from blackbox import ArraySpec, BlackBoxFunction
 FOLDER = protocol.RESULTS / "size"
 PATH = FOLDER / "size.json"
 BATCH, CALLS, RATE = 4, 4, 1e-3
-EARLY, LATER = 30, 10  # steps before those that count, and those; first order learns nothing in the early ones
+EARLY, LATER = 30, 10  # steps before those that count, and those
 FEW = 3  # steps that count where a state has more than MANY cells
 MANY = 2**16
 BATCHES = 16  # of states that are trained on, in turn
@@ -51,9 +51,9 @@ SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
     "burgers": ((2, 24, 24), (2, 64, 64), (2, 128, 128), (2, 256, 256), (2, 512, 512), (1, 1024, 1024)),
     "projection": ((2, 24, 24), (2, 64, 64), (2, 128, 128), (2, 256, 256), (2, 512, 512), (3, 64, 64, 64)),
 }
-HEAD = """Processor seconds of a step with one thread after the first thirty, and of the first; the largest memory of
-the process; the least and the median of the cosines of the tangents' gradients with autograd's in the later
-steps. In brackets what is over first order's.
+HEAD = """Processor seconds of a step with one thread after the first thirty, and of the first; the largest
+memory of the process; the least and the median of the cosines of the tangents' gradients with autograd's in
+the later steps. In brackets what is over first order's.
 
 | box | state | first order | tangents | first step | memory, first order | memory, tangents | cosine |
 | --- | --- | --- | --- | --- | --- | --- | --- |

@@ -125,7 +125,9 @@ def test_smooth_functions_have_neither(function, dtype):
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("make", [Heat, pytest.param(ImplicitDiffusion, marks=pytest.mark.slow), KuramotoSivashinsky, Lorenz96])
+@pytest.mark.parametrize(
+    "make", [Heat, pytest.param(ImplicitDiffusion, marks=pytest.mark.slow), KuramotoSivashinsky, Lorenz96]
+)
 def test_smooth_systems_that_ship_have_neither(make, seed):
     found = smoothness_of(make(), seed, rows=2000)
     assert found.verdict is Verdict.OK and "Found no jump on" in found.sentence
