@@ -241,5 +241,12 @@ BENCHMARKS: dict[str, Benchmark] = {
             "half an hour",
             results=_meshes(),
         ),
+        Benchmark(
+            "size",
+            "docs/concepts/learned_tangents.md: seconds and memory of tangents against cells",
+            "size:main",
+            "3 hours",
+            results={"size/size.json": SMALL},
+        ),
     )
 }
