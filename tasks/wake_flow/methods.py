@@ -87,18 +87,25 @@ def in_loop(setup: Setup) -> Trained:
         batch=partial(problem.windows, setup.seed, count=windows),
         learning_rate=rate,
     )
-    if family_of(setup.name)[0] not in REPLAYED:
-        problem = copy.copy(problem)
-        problem.config = replace(config, replays=0)
-        own = replace(own, problem=problem)
-    return _shared(setup.name, config).train(own)
+    problem = copy.copy(problem)
+    problem.config = _spent(config, setup.name)
+    return _shared(setup.name, config).train(replace(own, problem=problem))
+
+
+def _spent(config: Config, method: str) -> Config:
+    """The settings of a method: one without a model of the solver replays nothing, a budget buys no probes."""
+    if family_of(method)[0] not in REPLAYED:
+        config = replace(config, replays=0)
+    if budget_of(method) is not None and config.max_rows is None:
+        config = replace(config, max_rows=1.0)
+    return config
 
 
 def steps_in_loop(problem: Any, method: str) -> int:  # noqa: ANN401 - a WakeFlow
     """Optimiser steps of a method in the loop: those of the settings, or all that its budget has room for.
 
     What steps cost is what the method says beforehand: with checks, and for one that learns with three more,
-    by which checks that find fault are repeated, where they were and nearer; without what lost trust may add.
+    by which checks that find fault are repeated, where they were and nearer.
     """
     config, rows = problem.config, budget_of(method)
     if rows is None:
@@ -154,7 +161,7 @@ def _cost_of_steps(problem: Any, steps: int, method: str) -> Cost:  # noqa: ANN4
     """With the network and the windows of the method, in evaluations of the settings' batch."""
     config: Config = problem.config
     own, cost, (batch, _) = copy.copy(problem), _shared(method, config).cost, config.pace_of(method)
-    own.config = replace(config, batch=batch)
+    own.config = replace(_spent(config, method), batch=batch)
     own.network = partial(problem.corrector, large=family_of(method)[1])
     assert cost is not None
     found, share = cost(own, steps), batch / config.batch

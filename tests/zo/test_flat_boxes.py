@@ -62,9 +62,9 @@ def test_stairs_are_told_once_get_no_probes_and_hardly_any_checks():
     box = Stairs(0.25)
     gradient, said = trained(box, 24, wrong=True)
     (told,) = said
-    assert "Step 1: " in told and "of the rows" in told and "every 20 steps" in told and "KeepBest" in told
+    assert "Step 0: " in told and "of the rows" in told and "every 20 steps" in told and "KeepBest" in told
     assert "StudentTangent" not in told  # it has one
-    # the base of each step, and the checks of steps 2 and 20
+    # the base of each step, and the checks of the first step and of the twentieth
     assert gradient.counts.rows == box.rows == ROWS * (24 + 2)
     assert gradient.metrics()["tangent_probes"] == 0
     assert gradient.counts.checks == gradient.counts.failed_checks == 2
@@ -73,7 +73,7 @@ def test_stairs_are_told_once_get_no_probes_and_hardly_any_checks():
 @pytest.mark.parametrize("width", [0, 1e-5], ids=["smooth", "fine steps"])
 def test_boxes_that_answer_are_checked_as_ever(width):
     gradient, said = trained(Stairs(width), 24, wrong=True)
-    assert said == [] and gradient.counts.checks == 12
+    assert said == [] and gradient.counts.checks == 1 + 12
     assert gradient.watch.lost  # since the tangent is wrong
 
 

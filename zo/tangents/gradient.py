@@ -216,7 +216,8 @@ class TangentGradient:
         self.missed: float | None = None
         kinds = [type(own).__name__ for own in self.tangents]
         learning = any(own.learns for own in self.tangents)
-        self.watch = TrustWatch(trust_policy, probes, max_rows, learning, kinds)
+        guesses = any(own.learns_from_values for own in self.tangents)
+        self.watch = TrustWatch(trust_policy, probes, max_rows, learning, kinds, guesses)
         self._key = Key(seed)
         self._ranks = Ranks(process_group, "TangentGradient", TangentError)
         self._chunk = 1 if chunk is None and self._ranks.size > 1 else chunk
@@ -226,7 +227,6 @@ class TangentGradient:
             check_count("TangentGradient", "max_age", max_age)
         if clip is not None:
             check_number("TangentGradient", "clip", clip, least=1.0, mend="None is for no bound.")
-        guesses = any(own.learns_from_values for own in self.tangents)
         self._clipping = Clipping(clip if guesses else None)
         self._windows = Windows(replays, max_age)
         self._newest: Window | None = None  # until `replays` is asked
@@ -296,13 +296,16 @@ class TangentGradient:
                             meeting.own = checked(
                                 problem, self.boxes, self.tangents, window, gradients, before, self.watch
                             )
-            self._clipping.remember(gradients)
-            self._add(gradients)
+            check: Check = meeting.told[0]
+            found = check.agreement, check.missed, check.agreement_of_rows
+            share = self.watch.share(*found)
+            taken = gradients if share == 1.0 else [share * gradient for gradient in gradients]
+            self._clipping.remember(taken)
+            self._add(taken)
             if self._replays:
                 self._windows.add(window)
             else:
                 self._newest = window
-            check: Check = meeting.told[0]
             self.agreement, self.missed = check.agreement, check.missed
             self.agreement_of_rows = check.agreement_of_rows
             self._count(probes, seen.rows, dropped, check)
@@ -310,7 +313,6 @@ class TangentGradient:
                 self._told_zero = tell_zero(step, gradients[0], CUT)
             self.counts.lost += int((~survived).sum())
             self._told_lost = self._told_lost or tell_lost(step, survived, causes, batch)
-            found = check.agreement, check.missed, check.agreement_of_rows
             flat = check.flat if check.flat is not None or not probes else flat_share(pairs)
             if flat is not None and not any(bool(gradient.any()) for gradient in gradients):
                 flat = None  # `tell_zero` says more of it

@@ -14,6 +14,7 @@ from zo.errors import TangentWarning
 
 WORST = 10.0  # errors above count as this: one step in which nothing is known is not all that counts
 FIRST_CHECK = 10  # steps, where checks are rarer: a tenth of a short run
+EARLY = 5  # steps that are each checked until a check finds no fault: at first little is known
 FALL = 0.1  # an error that falls by less between two verdicts falls no more
 FLAT = 0.5  # of the rows whose input changed, that gave the same answer: then the box is constant in pieces
 RARELY = 10  # times as many steps between checks of such a box
@@ -63,9 +64,12 @@ class TrustPolicy:
             measured changes of the rows' own losses along the gradient and the predicted ones.
         missed: without probes, and with fewer rows, the relative error of J d in a check above which trust is
             lost.
-        check_every: steps between checks, each of one query, with a first one after ten; None for none. After
-            the first that finds a fault, one more query tells whether the boxes are noisy. Where they are
-            not, each that finds a fault is decided by another query, a tenth as far.
+        check_every: steps between checks, each of one query, with a first one after ten; None for none. Of
+            tangents that learn from values alone the first step is checked too, and the next four until a
+            check finds no fault, if `max_rows` has room for a query in each step; where one finds fault, the
+            step takes the gradient times its agreement, between -1 and 1. After the first that finds a fault,
+            one more query tells whether the boxes are noisy. Where they are not, each that finds a fault is
+            decided by another query, a tenth as far.
         average: steps over which the mean forgets, exponentially, and between two verdicts.
 
     Raises:
@@ -94,10 +98,11 @@ class TrustPolicy:
         if self.check_every is not None:
             check_count("TrustPolicy", "check_every", self.check_every)
 
-    def checks(self, step: int) -> bool:
-        """Whether a step, from 0, is one of those that are checked."""
-        return self.check_every is not None and (
-            (step + 1) % self.check_every == 0 or (step + 1 == FIRST_CHECK < self.check_every)
+    def checks(self, step: int, guesses: bool = False) -> bool:
+        """Whether a step, from 0, is one of those that are checked; `guesses`: of tangents of values."""
+        every = self.check_every
+        return every is not None and (
+            (step + 1) % every == 0 or step + 1 == FIRST_CHECK < every or (guesses and step == 0)
         )
 
 
@@ -115,6 +120,7 @@ class _State:
     of_rows: float | None = None  # `agreement_of_rows` of the last check
     fresh: bool = False  # that check was made with this many probes
     before: float | None = None  # the mean when it was last judged
+    passed: bool = False  # a check has found no fault
     lost: bool = False
     warned: bool = False
     noise: float | None = None  # see `Check.noise`
@@ -132,6 +138,8 @@ class TrustWatch:
         max_rows: what a step may cost on average, checks included, in multiples of the base's rows; at the
             least what the base, these probes and the checks take.
         learning: whether more probes can help any tangent.
+        guesses: whether a tangent learns from values: then early steps without probes are checked, and where
+            a check finds fault its step takes a share of the gradient.
         kinds: names of the tangents' classes, which are not advised.
     """
 
@@ -142,13 +150,14 @@ class TrustWatch:
         max_rows: float,
         learning: bool = True,
         kinds: Sequence[str] = (),
+        guesses: bool = False,
     ) -> None:
         checks = 1 / policy.check_every if policy.check_every else 0.0
         self.policy = policy
         self.max_rows = max(max_rows, 1 + probes + checks)
         self.fewest = probes
         self.most = max(probes, int(max_rows - 1 - checks)) if learning else probes
-        self.learning, self.kinds = learning, kinds
+        self.learning, self.kinds, self.guesses = learning, kinds, guesses
         self._state = _State(probes)
 
     @property
@@ -173,9 +182,23 @@ class TrustWatch:
 
     def checks(self, step: int) -> bool:
         """Whether a step, from 0, is checked; a box that is constant in pieces ten times more rarely."""
-        every = self.policy.check_every
-        rare = self._state.flat and every is not None and (step + 1) % (RARELY * every)
-        return self.policy.checks(step) and not rare
+        every, state = self.policy.check_every, self._state
+        if every is None or (state.flat and (step + 1) % (RARELY * every)):
+            return False
+        early = self.guesses and not state.probes
+        again = early and step < EARLY and not state.passed and self.max_rows >= 2
+        return again or self.policy.checks(step, early)
+
+    def share(self, agreement: float | None, missed: float | None, agreement_of_rows: float | None) -> float:
+        """By what the gradient of a step is multiplied, after a check with this result.
+
+        Where it finds fault, by the agreement, from -1 to 1: what is left is the true gradient's projection
+        on it, which is never longer than that, and never leads uphill.
+        """
+        doubts = self.guesses and self.doubts(agreement, missed, agreement_of_rows)
+        if agreement is None or not doubts:
+            return 1.0
+        return min(max(agreement, -1.0), 1.0)
 
     @property
     def noise(self) -> float | None:
@@ -254,6 +277,7 @@ class TrustWatch:
         if agreement is not None:
             state.agreement, state.missed, state.of_rows = agreement, missed, agreement_of_rows
             state.fresh, state.untold = True, 0
+            state.passed |= not self.doubts(agreement, missed, agreement_of_rows)
         elif failed is not None:
             state.untold += 1
             if state.untold == UNTOLD:
