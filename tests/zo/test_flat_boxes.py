@@ -102,3 +102,31 @@ def test_a_run_that_goes_on_knows_it():
     twin.load_state_dict(gradient.state_dict())
     go_on(twin, twin.network, range(3, 9))
     assert said == [] and twin.counts.checks == 1
+
+
+def test_a_gradient_that_is_far_too_long_does_not_make_a_smooth_box_look_flat():
+    """In float32 the way that it foretells a thousandth of the loss on changes no digit of an answer."""
+
+    class TooLong(zo.tangents.Tangent):
+        learns_from_values = True
+
+        def apply(self, pairs, d):
+            return 1e6 * d
+
+        def vjp(self, pairs, cotangent):
+            return 1e6 * cotangent
+
+    torch.manual_seed(0)
+    network, box = nn.Linear(4, 3), Stairs(0)
+    gradient = zo.TangentGradient(network, objective_of(box), boxes=[box], tangent=TooLong(), max_rows=1.0)
+    batch = torch.randn(ROWS, 4, generator=torch.Generator().manual_seed(0))
+    true = torch.autograd.grad((network(batch).sin() - 0.5).square().mean(), list(network.parameters()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", zo.TangentWarning)
+        gradient.backward(batch)
+    found, true = (
+        torch.cat([g.flatten() for g in each])
+        for each in ([weight.grad for weight in network.parameters()], true)
+    )
+    assert not gradient.watch.flat
+    assert torch.allclose(found, (true @ found) / (found @ found) * found, rtol=0.05)

@@ -27,6 +27,7 @@ Squares = tuple[float, float]  # of errors, and of what they are measured by
 FORETOLD = 1e-3  # of the loss: the change along the gradient that the query is made for
 FARTHEST = 1e-2  # and the most where the box is noisy or rounds: further on curvature would be measured
 NEARER = 10.0  # so many times shorter is the way on which a fault is looked at again
+NEAREST = 1e-4  # of the weights' length: a shorter way may change no digit of an answer
 COARSE = 0.2  # of the responses, that is rounding: further on they are more
 TOGETHER = 2**17  # numbers of inputs that a tangent is shown at once, unless one call has more
 TOLD = 5.0  # times its noise: a change that is told from it
@@ -227,6 +228,10 @@ def checked(
     Outputs with an offset (101,325 + f in float32) are rounded by as much as they respond over so short a
     way. Then a further query goes ten times as far; where that is too short too, responses tell nothing.
 
+    A gradient that is too long by orders of magnitude makes the way so short that answers stay to the bit,
+    and a smooth box looks as if it were constant in pieces. Before that is said, a query goes at least a
+    ten-thousandth of the weights' length.
+
     Where at most a tenth of the rows fail that did not in the base, the others decide: what they foretell is
     the gradient of their mean, taken anew from the recorded answers. More, or where those that failed have
     most of the gradient, and nothing is told.
@@ -248,6 +253,11 @@ def checked(
     found, coarse = uphill.check(foretold)
     if coarse > COARSE and foretold < FARTHEST * size:
         found, coarse = uphill.check(FARTHEST * size)
+    farther = NEAREST * float(problem.parameters.flat().norm()) * uphill.slope
+    unmoved = found.failed is None and found.flat is None  # no input of a box has changed in any digit
+    if (unmoved or is_flat(found.flat)) and foretold < farther:
+        foretold = farther
+        found, coarse = uphill.check(foretold)
     if watch.doubts(found.agreement, found.missed, found.agreement_of_rows):
         noise = uphill.noise() if watch.noise is None else watch.noise
         found = replace(found, noise=noise)
