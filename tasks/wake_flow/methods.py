@@ -104,7 +104,7 @@ def _spent(config: Config, method: str) -> Config:
 def steps_in_loop(problem: Any, method: str) -> int:  # noqa: ANN401 - a WakeFlow
     """Optimiser steps of a method in the loop: those of the settings, or all that its budget has room for.
 
-    What steps cost is what the method says beforehand: with checks, and for one that learns with three more,
+    What steps cost is what the method says beforehand: with checks, and for one that learns with four more,
     by which checks that find fault are repeated, where they were and nearer.
     """
     config, rows = problem.config, budget_of(method)
@@ -114,7 +114,7 @@ def steps_in_loop(problem: Any, method: str) -> int:  # noqa: ANN401 - a WakeFlo
 
     def taken(steps: int) -> float:
         cost = _cost_of_steps(problem, steps, method)
-        return config.unroll * (config.batch * cost.evaluations + 3 * batch * cost.learns)
+        return config.unroll * (config.batch * cost.evaluations + 4 * batch * cost.learns)
 
     return max(1, bisect_right(range(1, rows // (batch * config.unroll) + 1), rows, key=taken))
 

@@ -22,6 +22,7 @@ from zo.tangents.tangent import sources
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 CONVOLVED = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 CELLS = 2**11  # of a step of learning, at most: large grids take fewer rows, and of larger ones patches
+LONGEST = 8.0  # times as many steps of learning on large grids, at most
 EDGES = {1: 256, 2: 16, 3: 12}  # cells of a patch along each axis
 SHORT = 2**12  # cells of a line along which a convolution is a product of matrices
 PLACES = 4  # channels that say where a cell lies, learned, on a grid with walls
@@ -39,9 +40,11 @@ class GridTangent(NetworkTangent):
     N adds to the state a linear stencil, products of two convolutions, so that advection is within its reach,
     and a convolution of those. On a grid with walls some learned channels say where a cell lies.
 
-    Memory: window x (size_in + size_out) numbers, and W: size_out^2, or for large states at most 3,000 x
-    size_out, on large grids less. A step: steps_per_step x batch rows forward and backward through N; now and
-    then a fit of W, size_out^3 or 1,500^3. Of the box no rows beyond the step's own.
+    Memory: window x (size_in + size_out) numbers, at most 512 MiB, and W: size_out^2, or for large states at
+    most 3,000 x size_out, on large grids less; of a periodic grid with more than 4,096 outputs a number for
+    each wave and pair of channels. A step: steps_per_step x batch rows (on large grids patches of 2,048 cells
+    together) forward and backward through N; now and then a fit of W, size_out^3 or 1,500^3. Of the box no
+    rows beyond the step's own.
 
     Args:
         channels: of the hidden layers.
@@ -52,7 +55,9 @@ class GridTangent(NetworkTangent):
             more than 2,048 cells.
         steps_per_step: steps of learning in a step of training where the error on the window is a tenth of
             the typical change that the box makes; fewer or more in proportion to another error, at most
-            five times as many in the first 30 steps of training, and later twice.
+            five times as many in the first 30 steps of training, and later twice. On a grid of more than
+            2,048 cells three to eight times as many, with the root of the cells: a step of learning sees a
+            part of it, and a step of training takes longer anyway.
         first_steps: of learning on the first rows, at most: it ends at an error of .03 of that change.
         learning_rate: of Adam.
         output_map: whether there is a W.
@@ -155,6 +160,12 @@ class GridTangent(NetworkTangent):
             torch.stack(seen).to(dtype), places, torch.stack(insides)[:, None].to(dtype), edges
         )
         return (found - torch.stack(wanted).to(dtype))[torch.stack(weights)]
+
+    def for_size(self) -> float:
+        """With the root of the cells, in units of a quarter of those that a step of learning sees."""
+        assert isinstance(self._network, _GridNetwork)
+        cells = math.prod(self._network.answered.space)
+        return 1.0 if cells <= CELLS else min(LONGEST, math.sqrt(4 * cells / CELLS))
 
     def _carried_on(self, x: Tensor) -> Tensor:
         """`carried`, of channels `(channels, *cells)`."""

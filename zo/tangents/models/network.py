@@ -129,7 +129,11 @@ class NetworkTangent(ValueTangent):
         most = LONGER if self._lessons < EARLY else LATER
         share = self._error / ENOUGH if math.isfinite(self._error) else math.inf
         asked = ASKED if self._lessons < self._longer else 1
-        return math.ceil(self.steps_per_step * asked * min(most, share))
+        return math.ceil(self.steps_per_step * self.for_size() * asked * min(most, share))
+
+    def for_size(self) -> float:
+        """Times as many steps of learning as `steps_per_step` says, where a step sees a part of a row."""
+        return 1.0
 
     def improve(self) -> str | None:
         """Learn four times as long for some steps, once."""
