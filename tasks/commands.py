@@ -309,13 +309,29 @@ def serve(
     timeout: Annotated[
         float | None, arg(help="Seconds after which an evaluation is answered with an error; None waits.")
     ] = None,
+    derivative: Annotated[
+        Literal["own", "differences", "probes", "values"],
+        arg(
+            help="What gradients come from: the box's own derivative, where it has one; central differences, "
+            "two rows for each number of the inputs; or a tangent that is learned over the calls, from two "
+            "probes beside each solve, or from the values of the solves alone."
+        ),
+    ] = "own",
+    mu: Annotated[float, arg(help="How far a difference moves a number, in the scale of its input.")] = 1e-3,
 ) -> int:
     """Serve a black box by the UM-Bridge protocol, until Ctrl-C."""
     from blackbox.adapters import um_bridge
 
     box = _box(target, arguments)
+    if derivative == "own":
+        solver = None
+    else:
+        from tasks.tesseract import solver_of
+
+        solver = solver_of(box, derivative, mu)
     um_bridge.serve(
         box if name is None else {name: box},
+        derivative=solver,
         host=host,
         port=port,
         token=token or os.environ.get(TOKEN) or None,
