@@ -266,6 +266,9 @@ def check(
     ] = None,
     out: Annotated[Path | None, arg(help="File for the report as JSON; - for standard output.")] = None,
     rows: Annotated[int, arg(help="The most rows to run; some 6,000 measure every line.")] = 1000,
+    seconds: Annotated[
+        float, arg(help="The most seconds to take; what does not fit is said to be left out.")
+    ] = 60.0,
     processes: Annotated[
         bool, arg(help="Do not try it in other processes.", help_behavior_hint="(default: it is tried)")
     ] = True,
@@ -273,7 +276,7 @@ def check(
 ) -> int:
     """Examine a black box: is it fit to be trained through, and with which mu?
 
-    The exit status is 0 where no fault was found, 1 otherwise.
+    The exit status is 0 where no fault was found, 1 otherwise; 130 after Ctrl-C, with what was found so far.
     """
     from blackbox import conformance
 
@@ -284,7 +287,9 @@ def check(
         )
     where = None if out is None else str(out)
     box = _box(target, arguments)
-    return conformance.command(box, samples, where, rows=rows, processes=processes, seed=seed)
+    return conformance.command(
+        box, samples, where, rows=rows, seconds=seconds, processes=processes, seed=seed
+    )
 
 
 def serve(
@@ -304,13 +309,29 @@ def serve(
     timeout: Annotated[
         float | None, arg(help="Seconds after which an evaluation is answered with an error; None waits.")
     ] = None,
+    derivative: Annotated[
+        Literal["own", "differences", "probes", "values"],
+        arg(
+            help="What gradients come from: the box's own derivative, where it has one; central differences, "
+            "two rows for each number of the inputs; or a tangent that is learned over the calls, from two "
+            "probes beside each solve, or from the values of the solves alone."
+        ),
+    ] = "own",
+    mu: Annotated[float, arg(help="How far a difference moves a number, in the scale of its input.")] = 1e-3,
 ) -> int:
     """Serve a black box by the UM-Bridge protocol, until Ctrl-C."""
     from blackbox.adapters import um_bridge
 
     box = _box(target, arguments)
+    if derivative == "own":
+        solver = None
+    else:
+        from tasks.tesseract import solver_of
+
+        solver = solver_of(box, derivative, mu)
     um_bridge.serve(
         box if name is None else {name: box},
+        derivative=solver,
         host=host,
         port=port,
         token=token or os.environ.get(TOKEN) or None,

@@ -18,6 +18,7 @@ import zo
 from blackbox import ArraySpec, BlackBoxFunction
 from tasks.errors import ConfigurationError
 from tasks.runs.machine import PACKAGE
+from zo.box_gradient import DifferentiableBox
 
 TEMPLATE = Path(__file__).parent / "templates" / "tesseract_api.txt"
 Derivative = Literal["differences", "probes", "values"]
@@ -91,6 +92,15 @@ def write(
     if code.suffix == ".py" and code.resolve() != (folder / code.name).resolve():
         shutil.copy(code, folder)
     return _next(box, folder, files, vectorized, mu)
+
+
+def solver_of(box: BlackBoxFunction, derivative: Derivative, mu: float) -> DifferentiableBox:
+    """Autograd around a box, by the derivative that the file of a Tesseract writes out."""
+    if derivative == "probes":
+        return zo.differentiable(box, zo.RowRGE(mu=mu, q=2), tangent=zo.LowRankTangent())
+    if derivative == "values":
+        return zo.differentiable(box, None, tangent=zo.MLPTangent())
+    return zo.differentiable(box, zo.CGE(mu=mu, central=True))
 
 
 def _kind(spec: ArraySpec, vectorized: bool) -> str:

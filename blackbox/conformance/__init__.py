@@ -3,9 +3,10 @@
 from blackbox.conformance.check import check_black_box, command
 from blackbox.conformance.noise import NoiseLevels, ecnoise
 from blackbox.conformance.probe import read_samples
-from blackbox.conformance.report import Finding, Recommendation, Report, Steps, Verdict
+from blackbox.conformance.report import CheckInterrupted, Finding, Recommendation, Report, Steps, Verdict
 
 __all__ = [
+    "CheckInterrupted",
     "Finding",
     "NoiseLevels",
     "Recommendation",

@@ -16,11 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, BrokenBarrierError
 
 import numpy as np
 
-from blackbox.conformance.probe import Arrays, BoxRaisedError, Probe, keeping
+from blackbox.conformance.probe import Arrays, BoxRaisedError, OutOfSecondsError, Probe, keeping
 from blackbox.conformance.report import Finding, Verdict
 from blackbox.conformance.rows import compare
 from blackbox.function import BlackBoxFunction
@@ -28,13 +28,14 @@ from blackbox.function import BlackBoxFunction
 THREADS, WORKERS, ROUNDS = 4, 2, 3
 MEETINGS = 40  # of the threads: those of a quick box meet inside it in one call of twenty
 SECONDS = 300.0  # for a worker to start and answer; importing and compiling may take long, a hang is longer
+LATE = "no answer in time"
 WORK = f"import sys; from {__name__} import work; work(*sys.argv[1:])"  # what a worker process runs
 
 
 def thread_safety(probe: Probe) -> Finding:
     """Four threads, each with other rows, 40 calls each; three where rows are limited."""
     count = _count(probe)
-    rounds = MEETINGS if probe.limit is None else ROUNDS
+    rounds = MEETINGS if _roomy(probe) else ROUNDS
     probe.spend(THREADS * (1 + rounds) * count)
     batches = [probe.rows(count * thread + thread, count) for thread in range(THREADS)]
     alone = [probe.uncounted(batch) for batch in batches]
@@ -43,15 +44,24 @@ def thread_safety(probe: Probe) -> Finding:
     def in_a_thread(batch: Arrays) -> list[Arrays | str]:
         given: list[Arrays | str] = []
         for _ in range(rounds):
-            together.wait()
             try:
+                together.wait()
                 given.append(probe.uncounted(batch))
             except BoxRaisedError as raised:
                 given.append(f"{type(raised.__cause__).__name__}: {raised.__cause__}")
+            except BrokenBarrierError:
+                break  # another thread was stopped
+            except BaseException:
+                together.abort()  # the others would wait for this thread
+                raise
         return given
 
     with ThreadPoolExecutor(THREADS) as pool:
-        answers = list(pool.map(in_a_thread, batches))
+        try:
+            answers = list(pool.map(in_a_thread, batches))
+        except BaseException:  # Ctrl-C: no thread begins another call
+            together.abort()
+            raise
     bad = [wrong for pair in zip(alone, answers, strict=True) for wrong in _wrong(probe, *pair)]
     unit = f"of {THREADS * rounds} calls differ"
     if not bad:
@@ -115,7 +125,12 @@ def process_safety(probe: Probe) -> list[Finding]:
     probe.spend((1 + WORKERS * ROUNDS) * count)
     arrays = probe.rows(0, count)
     here = probe.uncounted(arrays)
-    replies = in_processes(box, arrays)
+    allowed = min(SECONDS, probe.seconds_left / 2)
+    replies = in_processes(box, arrays, allowed)
+    if allowed < SECONDS and any(reply.died == LATE for reply in replies):
+        raise OutOfSecondsError(
+            f"other processes had not answered after {allowed:.2g} s, half of what was left"
+        )
     if not any(reply.rebuilt for reply in replies):
         sentence = (
             f"Another process could not rebuild the box from its pickle ({replies[0].died}). Rebuild in "
@@ -130,7 +145,12 @@ def process_safety(probe: Probe) -> list[Finding]:
 
 def _count(probe: Probe) -> int:
     """Rows of a call: half as many where rows are limited, so that some are left for later checks."""
-    return min(8 if probe.limit is None else 4, len(probe.samples[0]))
+    return min(8 if _roomy(probe) else 4, len(probe.samples[0]))
+
+
+def _roomy(probe: Probe) -> bool:
+    """Whether a sixth of what is left is enough for all meetings of the threads."""
+    return probe.left >= 6 * THREADS * (1 + MEETINGS) * 8
 
 
 def _same(probe: Probe, here: Arrays, replies: list[Reply], size: int) -> Finding:
@@ -224,7 +244,7 @@ def _reply(folder: Path, number: int, process: subprocess.Popen[bytes], deadline
     try:
         status = process.wait(max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
-        return Reply([], rebuilt, "no answer in time")
+        return Reply([], rebuilt, LATE)
     if status == 0:
         return Reply(pickle.loads((folder / f"answers-{number}").read_bytes()), rebuilt, "")
     end = f"killed by signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"

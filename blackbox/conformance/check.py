@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
-from blackbox.checks import check_count
+from blackbox.checks import check_count, check_positive
 from blackbox.conformance.calls import process_safety, thread_safety
 from blackbox.conformance.contract import (
     SHAPES,
@@ -35,13 +35,23 @@ from blackbox.conformance.probe import (
     read_samples,
     standard_draws,
 )
-from blackbox.conformance.report import NO_SAMPLES, NOT_SETTABLE, Finding, Report, Verdict
+from blackbox.conformance.report import (
+    NO_SAMPLES,
+    NOT_SETTABLE,
+    STOPPED,
+    CheckInterrupted,
+    Finding,
+    Report,
+    Verdict,
+)
 from blackbox.conformance.rows import batch_mates, batch_size, determinism, memory, row_order
 from blackbox.conformance.smoothness import smoothness
 from blackbox.errors import ConfigurationError, OutputError
 from blackbox.function import BlackBoxFunction
 
 WIDTH = 100  # of the table where there is no terminal
+ROWS, SECONDS = 10_000, 60.0  # that a check may take
+PART = 4  # a call of all samples may take one such part of the seconds
 Check = Callable[[Probe], Finding | list[Finding]]
 
 # What takes few rows comes first, so that a small budget is spent on it. Determinism is before all checks
@@ -67,7 +77,8 @@ def check_black_box(
     box: BlackBoxFunction,
     samples: Samples | None = None,
     *,
-    rows: int | None = None,
+    rows: int | None = ROWS,
+    seconds: float | None = SECONDS,
     processes: bool = True,
     seed: int = 0,
     progress: Callable[[str, int], None] | None = None,
@@ -81,12 +92,18 @@ def check_black_box(
             of training; one array for a single input. At least 2 rows; 32 are enough. At most 64 are used,
             spread over all; the report says so. None draws standard normal numbers in float32, times the
             scale of the input's spec if it has one, which say little about a solver in physical units.
-        rows: the most rows to run. With few, checks that do not fit are left out; with many, jumps are
-            searched for along more lines. None takes about 5,700 in float32, 7,900 in float64, and two thirds
-            as many for each further differentiable input.
+        rows: the most rows to run. With few, checks that do not fit are left out, and noise, mu and jumps are
+            looked for along fewer lines; with many, jumps along more. None for no limit: from 5,500 to 7,000
+            rows in float32 and from 7,800 to 9,700 in float64 for one differentiable input, and for each
+            further one from 3,600 to 5,400 or from 6,000 to 8,200 more, whatever its size.
+        seconds: the most seconds to take, judged before each call by what calls took so far, so that a call
+            that takes far longer than those before it goes beyond. Where rows are dear, fewer samples and
+            lines are taken and checks that do not fit are left out; the report says so. What is looked at
+            then depends on the machine. None for no limit.
         processes: whether the box may be sent to other processes, to test that it works there.
         seed: the seed of all draws.
-        progress: called before each check: `progress(name, rows run so far)`.
+        progress: called before each check and each of its calls: `progress(name, rows run so far)`. None
+            shows them in a line on standard error where that is a terminal.
 
     Returns:
         The report: `print(report)`, `report.faults`, `report.recommendations`.
@@ -94,6 +111,7 @@ def check_black_box(
     Raises:
         InputError: the samples do not fit the box.
         ConfigurationError: a setting is out of range, or `box` is not a black box.
+        CheckInterrupted: Ctrl-C; a `KeyboardInterrupt` whose `report` is what was found so far.
     """
     if not isinstance(box, BlackBoxFunction):
         raise ConfigurationError(
@@ -102,6 +120,8 @@ def check_black_box(
         )
     if rows is not None:
         check_count("check_black_box", "rows", rows)
+    if seconds is not None:
+        seconds = check_positive("check_black_box", "seconds", seconds)
     if samples is None:
         inputs = standard_draws(box, np.random.default_rng(seed))
         places, given = np.arange(len(inputs[0])), 0
@@ -110,28 +130,98 @@ def check_black_box(
     if rows is not None and rows < 4 * len(inputs[0]):  # most of them are for the checks
         kept = np.unique(np.linspace(0, len(places) - 1, max(2, rows // 16)).astype(int))
         inputs, places = tuple(array[kept] for array in inputs), places[kept]
-    taken = len(places)
-    probe = Probe(box, inputs, rows, seed, processes)
+    probe = Probe(box, inputs, rows, seed, processes, seconds)
     probe.places, probe.drawn = places, samples is None
-    with keeping(box):
-        findings = _all_findings(probe, progress or (lambda check, rows: None))
-    measured = tuple(probe.measured.recommendations)
-    return Report(repr(box), tuple(findings), measured, samples is None, probe.spent, taken, given)
+    findings: list[Finding] = []
+
+    def report(interrupted: bool) -> Report:
+        measured = tuple(probe.measured.recommendations)
+        limits = (rows, seconds)
+        return Report(
+            repr(box),
+            tuple(findings),
+            measured,
+            samples is None,
+            probe.spent,
+            len(probe.places),
+            given,
+            probe.elapsed,
+            limits,
+            interrupted,
+        )
+
+    try:
+        with keeping(box), _shown(probe) if progress is None else nullcontext(progress) as probe.progress:
+            _find(probe, findings)
+    except KeyboardInterrupt as stop:
+        done = {found.check for found in findings}
+        findings += [
+            Finding(name, Verdict.SKIPPED, STOPPED)
+            for name in ("answers", "global state", *(name for name, _ in CHECKS))
+            if name not in done
+        ]
+        raise CheckInterrupted(report(True)) from stop
+    return report(False)
 
 
-def _all_findings(probe: Probe, progress: Callable[[str, int], None]) -> list[Finding]:
+@contextmanager
+def _shown(probe: Probe) -> Iterator[Callable[[str, int], None]]:
+    """A way to show progress in a line on standard error; it shows nothing where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield lambda check, rows: None
+        return
+    with Console(stderr=True).status("checking") as line:
+
+        def show(check: str, rows: int) -> None:
+            most = "" if probe.limit is None else f" of at most {probe.limit:,}"
+            time = "" if probe.seconds is None else f" of at most {probe.seconds:g}"
+            line.update(f"{check}: {rows:,}{most} rows run, {probe.elapsed:.0f}{time} s")
+
+        yield show
+
+
+def _fit_samples(probe: Probe) -> None:
+    """Leave out samples where all of them in a call would take too much of the time, seen by one or two rows.
+
+    Two, since the first call may import or compile. Rows that fail say nothing; the next one is asked.
+    """
+    if probe.seconds is None:
+        return
+    count = len(probe.samples[0])
+    for row in np.unique(np.linspace(0, count - 1, 4).astype(int))[:3]:
+        before = probe.elapsed
+        known = bool(probe.took)
+        with suppress(BoxRaisedError):
+            probe(probe.pick(np.array([row])))
+        quick = count * (probe.elapsed - before) <= probe.seconds / PART
+        if probe.took and (known or quick):
+            break
+        if probe.expected(1) > probe.seconds_left:
+            break
+    affordable = probe.seconds_left / PART / probe.pace if probe.pace else count
+    if affordable < count:
+        kept = np.unique(np.linspace(0, count - 1, max(2, int(affordable))).astype(int))
+        probe.samples, probe.places = probe.pick(kept), probe.places[kept]
+
+
+def _find(probe: Probe, findings: list[Finding]) -> None:
+    """Make all checks, and append what each found as soon as it is known."""
     left = Left()
-    progress("answers", 0)
+    probe.progress("answers", 0)
     try:
         with watched() as left:
-            findings = answers(probe)
+            _fit_samples(probe)
+            findings += answers(probe)
     except OutOfRowsError as out:
-        return [not_measured(probe, "answers", out)]
+        findings.append(not_measured(probe, "answers", out))
+        return
     if len(probe.samples[0]) < 2 or not probe.base:
-        return [*findings, *(Finding(name, Verdict.SKIPPED, NO_SAMPLES) for name, _ in CHECKS)]
+        findings += [Finding(name, Verdict.SKIPPED, NO_SAMPLES) for name, _ in CHECKS]
+        return
     state: Check = lambda probe: global_state(probe, left)  # noqa: E731
     for name, check in (("global state", state), *CHECKS):
-        progress(name, probe.spent)
+        probe.check = name
+        probe.progress(name, probe.spent)
         if name in MOVES and not probe.box.settable:
             findings.append(Finding(name, Verdict.SKIPPED, NOT_SETTABLE))
             continue
@@ -143,7 +233,6 @@ def _all_findings(probe: Probe, progress: Callable[[str, int], None]) -> list[Fi
         except BoxRaisedError as raised:
             found = _raised(name, raised.__cause__)
         findings += found if isinstance(found, list) else [found]
-    return findings
 
 
 def _raised(name: str, cause: BaseException | None) -> Finding:
@@ -158,7 +247,8 @@ def command(
     samples: Samples | str | Path | None = None,
     out: str | Path | None = None,
     *,
-    rows: int | None = None,
+    rows: int | None = ROWS,
+    seconds: float | None = SECONDS,
     processes: bool = True,
     seed: int = 0,
     console: Console | None = None,
@@ -170,22 +260,22 @@ def command(
         samples: inputs such as training will meet, as `check_black_box` takes them, or the path of an `.npz`
             or `.npy` file with them.
         out: a file for the report as JSON; "-" writes it to standard output in place of the table.
-        rows: the most rows to run; None for as many as `check_black_box` takes without a limit.
+        rows: the most rows to run, as `check_black_box` takes them.
+        seconds: the most seconds to take, as `check_black_box` takes them.
         processes: whether the box may be sent to other processes.
         seed: the seed of all draws.
         console: where the table goes; None for standard output.
 
     Returns:
-        The exit status: 0 if there are no faults, 1 if there are. Warnings do not count.
+        The exit status: 0 if there are no faults, 1 if there are, 130 after Ctrl-C, with what was found so
+        far. Warnings do not count.
     """
     given = read_samples(box, samples) if isinstance(samples, str | Path) else samples
     with redirect_stdout(sys.stderr) if out == "-" else nullcontext():  # what the box prints is no JSON
-        with Console(stderr=True).status("checking") as shown:  # on a terminal; nothing elsewhere
-
-            def progress(check: str, spent: int) -> None:
-                shown.update(f"{check}: {spent:,}{'' if rows is None else f' of at most {rows:,}'} rows run")
-
-            report = check_black_box(box, given, rows=rows, processes=processes, seed=seed, progress=progress)
+        try:
+            report = check_black_box(box, given, rows=rows, seconds=seconds, processes=processes, seed=seed)
+        except CheckInterrupted as stop:
+            report = stop.report
     if out == "-":
         print(report.to_json(), end="")
     else:
@@ -194,4 +284,6 @@ def command(
         (console or Console(width=wide)).print(report)
         if out is not None:
             Path(out).write_text(report.to_json(), encoding="utf-8")
+    if report.interrupted:
+        return 130
     return 1 if report.faults else 0

@@ -55,10 +55,10 @@ def noise_and_mu(probe: Probe) -> list[Finding]:
     for place in responses.places:
         level = noise[responses.output == place]
         probe.measured.noise[place] = float(np.sqrt(np.square(level).mean())) * responses.spread[place]
-    return [_noise(probe, responses, noise), *findings]
+    return [_noise(probe, responses, noise, count), *findings]
 
 
-def _noise(probe: Probe, responses: Responses, noise: np.ndarray) -> Finding:
+def _noise(probe: Probe, responses: Responses, noise: np.ndarray, lines: int) -> Finding:
     relative = float(np.sqrt(np.square(noise).mean()))
     rounding = float(np.sqrt(np.square(responses.rounding).mean()))
     each = ", ".join(
@@ -71,7 +71,9 @@ def _noise(probe: Probe, responses: Responses, noise: np.ndarray) -> Finding:
         source = "no more than their rounding"
     else:
         source = f"{relative / rounding:.2g} times their rounding" if rounding else "as measured"
-    said = f"Standard deviation of the noise in the outputs: {each}; {source}."
+    said = (
+        f"Standard deviation of the noise in the outputs: {each}; {source}. On {lines} lines for each input."
+    )
     return Finding("noise level", Verdict.OK, said, relative, "of the outputs' spread")
 
 

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from time import monotonic
 from typing import Literal
 
 import numpy as np
 import torch
 
-from blackbox.arrays import spreads, spreads_apart, to_rows
+from blackbox.arrays import finite_rows, spreads, spreads_apart, to_rows
 from blackbox.conformance.report import Finding, Recommendation, Unit, Verdict
 from blackbox.definition import check_complete
 from blackbox.errors import InputError
 from blackbox.failures import Outcome
 from blackbox.function import BlackBoxFunction
 from blackbox.spec import ArraySpec
+from blackbox.words import counted
 from blackbox.wrappers.wrapper import Wrapper
 
 Arrays = tuple[np.ndarray, ...]
@@ -28,6 +30,10 @@ Arrays = tuple[np.ndarray, ...]
 
 class OutOfRowsError(Exception):
     """A check asked for more rows than the budget has left; none was run. Never leaves the package."""
+
+
+class OutOfSecondsError(OutOfRowsError):
+    """The rows that a check asked for would take longer than is left; none was run. Nor does this leave."""
 
 
 class BoxRaisedError(Exception):
@@ -60,10 +66,18 @@ class Probe:
         rows: the most rows that may be run; None for no limit.
         seed: the seed of everything that is drawn.
         processes: whether checks may start processes.
+        seconds: the most seconds that may pass from now on; None for no limit. A call is judged beforehand by
+            what calls took so far.
     """
 
     def __init__(
-        self, box: BlackBoxFunction, samples: Arrays, rows: int | None, seed: int, processes: bool
+        self,
+        box: BlackBoxFunction,
+        samples: Arrays,
+        rows: int | None,
+        seed: int,
+        processes: bool,
+        seconds: float | None = None,
     ) -> None:
         self.box = box
         self.samples = samples
@@ -72,24 +86,59 @@ class Probe:
         self.base: Arrays = ()  # the samples' answers, once they are known
         self.limit = rows
         self.spent = 0
+        self.seconds = seconds
+        self.began = monotonic()
+        self.took: dict[int, float] = {}  # seconds of the last call in which so many rows were answered
+        self.check = "answers"  # what is being done, and who wants to know
+        self.progress: Callable[[str, int], None] = lambda check, rows: None
         self.processes = processes
         self.generator = np.random.default_rng(seed)
         count = len(box.outputs)
         self.measured = Measured([0.0] * count, [0.0] * count, [math.nan] * count)
 
     @property
-    def left(self) -> float:
-        """Rows that may still be run; infinite without a limit."""
+    def elapsed(self) -> float:
+        """Seconds since the probe was made."""
+        return monotonic() - self.began
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds that may still pass; infinite without a limit, and never negative."""
+        return math.inf if self.seconds is None else max(0.0, self.seconds - self.elapsed)
+
+    @property
+    def rows_left(self) -> float:
+        """Rows that may still be run, whatever they take; infinite without a limit."""
         return math.inf if self.limit is None else self.limit - self.spent
+
+    @property
+    def left(self) -> float:
+        """Rows that may still be run, and that the time left is enough for; infinite without a limit."""
+        pace = self.pace
+        in_time = self.seconds_left / pace if pace else math.inf
+        return min(self.rows_left, in_time)
+
+    @property
+    def pace(self) -> float:
+        """Seconds of a row, in the calls where rows took least; 0 before a row was answered."""
+        return min((seconds / rows for rows, seconds in self.took.items()), default=0.0)
+
+    def expected(self, rows: int) -> float:
+        """Seconds that a call of so many rows takes at most: no more than several calls of fewer rows did."""
+        return min((math.ceil(rows / size) * each for size, each in self.took.items()), default=0.0)
 
     def spend(self, rows: int) -> None:
         """Count rows that are about to be run.
 
         Raises:
-            OutOfRowsError: they do not fit.
+            OutOfRowsError: they do not fit, or (`OutOfSecondsError`) would take too long.
         """
-        if rows > self.left:
-            raise OutOfRowsError(f"{rows:,} rows needed, {self.left:,.0f} left")
+        if rows > self.rows_left:
+            raise OutOfRowsError(f"{rows:,} rows needed, {self.rows_left:,.0f} left")
+        if self.expected(rows) > self.seconds_left or self.seconds_left == 0:
+            said = f"{counted(rows, 'row')} would take about {self.expected(rows):.2g} s"
+            raise OutOfSecondsError(f"{said}, {self.seconds_left:.2g} s of {self.seconds:g} are left")
+        self.progress(self.check, self.spent)
         self.spent += rows
 
     def __call__(self, arrays: Arrays) -> Arrays:
@@ -99,7 +148,14 @@ class Probe:
             OutOfRowsError, BoxRaisedError.
         """
         self.spend(len(arrays[0]))
-        return self.uncounted(arrays)
+        before = monotonic()
+        given = self.uncounted(arrays)
+        took = monotonic() - before
+        # Rows that fail at once say nothing about what others take.
+        answered = int(finite_rows(tuple(torch.from_numpy(array) for array in given)).sum())
+        if answered:
+            self.took[answered] = took
+        return given
 
     def uncounted(self, arrays: Arrays) -> Arrays:
         """The answers to rows that have been counted already; threads ask for them."""
@@ -151,8 +207,15 @@ def not_measured(probe: Probe, check: str, out: OutOfRowsError) -> Finding:
     inputs = sum(spec.differentiable for spec in probe.box.inputs)
     wide = any(array.dtype == np.float64 for array in probe.samples)
     rows = 1000 * math.ceil((8 if wide else 6) * (1 + 2 / 3 * max(0, inputs - 1)))
-    sentence = f"Not measured: {out}. Take more, such as --rows {rows}, in Python rows={rows}."
-    return Finding(check, Verdict.SKIPPED, sentence)
+    more = f"--rows {rows}, in Python rows={rows}"
+    if isinstance(out, OutOfSecondsError):
+        # A third more than the rows take, for what else takes time.
+        wanted = probe.elapsed + 4 / 3 * probe.pace * (
+            rows if probe.limit is None else min(rows, probe.limit)
+        )
+        seconds = 60 * math.ceil(max(wanted, 2 * (probe.seconds or 0)) / 60)
+        more = f"--seconds {seconds}, in Python seconds={seconds}"
+    return Finding(check, Verdict.SKIPPED, f"Not measured: {out}. Take more, such as {more}.")
 
 
 @contextmanager
@@ -367,9 +430,14 @@ class Responses:
 
     def at(self, lines: Lines, which: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """`(points, columns)` on the lines `which` at these lengths, `(points,)`; NaN where a row failed."""
-        block = max(1, min(ROWS, NUMBERS // lines.directions.shape[1]))
-        parts = [slice(first, first + block) for first in range(0, len(which), block)]
-        given = [self(self.probe(lines.points(self.probe, which[part], lengths[part]))) for part in parts]
+        most = max(1, min(ROWS, NUMBERS // lines.directions.shape[1]))
+        given, first = [], 0
+        while first < len(which):
+            # At most four times what was answered together before: no call is far longer than foreseen.
+            block = most if self.probe.seconds is None else min(most, 4 * max(self.probe.took, default=1))
+            part = slice(first, first + block)
+            given.append(self(self.probe(lines.points(self.probe, which[part], lengths[part]))))
+            first += block
         answers = np.concatenate(given)
         answers[~np.isfinite(answers)] = np.nan
         return answers

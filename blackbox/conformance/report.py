@@ -112,6 +112,7 @@ NOT_SEEN = (
     "schedule, nor what lies beside the samples and the lines through them."
 )
 NOT_SETTABLE = "Not measured: the box cannot be set to inputs other than those that it has led to."
+STOPPED = "Not measured: the check was stopped before."
 NO_SAMPLES = "Not measured: fewer than two samples were answered."
 COLOURS = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.FAULT: "bold red", Verdict.SKIPPED: "dim"}
 
@@ -128,6 +129,9 @@ class Report:
         rows: how many rows the checks asked for, those of other processes included.
         taken: how many samples the checks began with.
         given: how many samples there were; 0 where they were drawn.
+        seconds: how long the checks took.
+        limits: the most rows and the most seconds that were allowed; None for no limit.
+        interrupted: whether Ctrl-C ended it before the last check.
     """
 
     box: str
@@ -137,6 +141,9 @@ class Report:
     rows: int
     taken: int = 0
     given: int = 0
+    seconds: float = 0.0
+    limits: tuple[int | None, float | None] = (None, None)
+    interrupted: bool = False
 
     @property
     def faults(self) -> tuple[Finding, ...]:
@@ -168,6 +175,10 @@ class Report:
         content = {
             "box": self.box,
             "rows": self.rows,
+            "seconds": self.seconds,
+            "most_rows": self.limits[0],
+            "most_seconds": self.limits[1],
+            "interrupted": self.interrupted,
             "not_seen": NOT_SEEN,
             "samples": "drawn" if self.drawn else "given",
             "samples_taken": self.taken,
@@ -186,12 +197,17 @@ class Report:
         said = f"{self.box}: {verdicts}, {counted(self.rows, 'row')}."
         lost = next((each for each in self.findings if each.check == "answers" and each.number), None)
         if self.drawn and lost is None:
-            said += " Inputs were standard normal draws, times their scale; samples of your problem say more."
+            said += (
+                f" Inputs were {self.taken} standard normal draws, times their scale; "
+                "samples of your problem say more."
+            )
         elif self.taken < self.given:
             said += f" {self.taken} of the {self.given:,} samples were taken, spread over all of them."
         left_out = len(self.of(Verdict.SKIPPED))
         if left_out:
             said += f" {_count(left_out, 'line')} not measured."
+        if self.interrupted:
+            said += f" Stopped after {self.seconds:.2g} s; this is what was found so far."
         return said if lost is None else f"{said}\n{lost.sentence}"
 
     def __rich__(self) -> RenderableType:
@@ -220,6 +236,23 @@ class Report:
         with console.capture() as text:
             console.print(self)
         return text.get()
+
+
+class CheckInterrupted(KeyboardInterrupt):
+    """Ctrl-C ended a check; its message is the table of what was found so far.
+
+    Not an `Exception`: an `except Exception` on the way up would go on with what the user has stopped.
+
+    Args:
+        report: what was found so far.
+    """
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(f"the check was stopped.\n{report}")
+        self.report = report
+
+    def __reduce__(self) -> tuple[type[CheckInterrupted], tuple[Report]]:
+        return type(self), (self.report,)
 
 
 def _count(number: int, noun: str) -> str:

@@ -82,7 +82,7 @@ def _affordable_lines(probe: Probe, inputs: int) -> int:
     """As many lines as the rows that are left allow."""
     if math.isinf(probe.left):
         return LINES
-    dearest = POINTS + PLACES * (2 * BISECTIONS + 2 * BESIDE + 1)
+    dearest = POINTS + PLACES * (2 * BISECTIONS + 2 * BESIDE + 1)  # which most lines do not cost
     return int(min(MOST, max(FEWEST, probe.left / inputs / dearest)))
 
 

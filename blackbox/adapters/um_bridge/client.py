@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from blackbox.adapters.derivative import with_derivative
 from blackbox.adapters.um_bridge.connection import Connection, NoAnswerError, ServerError, UnreachableError
 from blackbox.adapters.um_bridge.messages import VERSION, check_token, longest, to_text, vector
 from blackbox.arrays import failed_outputs
 from blackbox.checks import check_count, check_positive
-from blackbox.errors import ConfigurationError
+from blackbox.errors import ConfigurationError, NotDifferentiableError, RowFailedError
 from blackbox.failures import FailedRow, Failure, Outcome, Policy
 from blackbox.function import BlackBoxFunction
 from blackbox.spec import ArraySpec
@@ -37,6 +38,9 @@ class UmBridge(BlackBoxFunction):
     `Retrying` repeats it.
 
     If the server is busy (status 429 or 503), `Retrying` and `RateLimited` wait as long as it asks for.
+    Where the server supports `Gradient` for the model (`has_derivative`), `reference` is the box with that
+    derivative.
+
     Connections are kept between calls, also for several threads. A pickled box has address and token, and
     opens its own connections.
 
@@ -71,7 +75,7 @@ class UmBridge(BlackBoxFunction):
         check_token("UmBridge", token)
         self._server = Connection(_address(url), seconds, token, connections)
         self.config = _checked_config(config)
-        self.name = _model(self._server, name)
+        self.name, self.has_derivative = _model(self._server, name)
         self._message = {"name": self.name, "config": self.config}
         self.inputs, self.outputs = (
             _specs(self._server, self._message, kind) for kind in ("input", "output")
@@ -110,6 +114,52 @@ class UmBridge(BlackBoxFunction):
             raise ServerError(
                 f"{self._server.url}/Evaluate, output: {error}. See what the model gives back."
             ) from None
+
+    def reference(self, *arrays: Any) -> Any:  # noqa: ANN401
+        """What the box gives, and autograd goes through it by the server's own derivative, `Gradient`.
+
+        For `reference` of a `tasks.Problem`, and for comparisons; its rows are not counted in the ledger. A
+        row costs one request for each pair of an output at which a gradient arrives and an input that wants
+        one. Servers may give differences for it, with a step of theirs: see what they say.
+
+        Raises:
+            NotDifferentiableError: the server does not support `Gradient` for the model.
+            RowFailedError: from backward, where there was no valid answer.
+        """
+        if not self.has_derivative:
+            raise NotDifferentiableError(
+                f"{self!r}: expected a model that supports Gradient, got one that does not. "
+                "Train without its derivative: zo.TangentGradient, or the method tangents."
+            )
+        return with_derivative(self, self._pull_back, arrays)
+
+    def _pull_back(
+        self, inputs: list[np.ndarray], cotangents: dict[int, np.ndarray], wanted: list[int]
+    ) -> dict[int, np.ndarray]:
+        limit = longest(self.inputs)
+        rows = [np.ascontiguousarray(array, np.float64) for array in inputs]
+        sens = {place: np.ascontiguousarray(array, np.float64) for place, array in cotangents.items()}
+
+        def ask(row: int, into: int) -> np.ndarray:
+            total = np.zeros(self.inputs[into].shape)
+            for out, cotangent in sens.items():
+                question = {"outWrt": out, "inWrt": into, "sens": cotangent[row]}
+                message = {**self._message, **question, "input": [array[row] for array in rows]}
+                try:
+                    answer = self._server.ask("/Gradient", message, limit)
+                    total = total + vector(answer.get("output"), len(total)).astype(np.float64)
+                except (ServerError, ValueError) as error:
+                    raise RowFailedError(
+                        f"{self!r}, Gradient of output {out} in input {into}: {error} "
+                        "See what the model does."
+                    ) from error
+            return total
+
+        asked = [(row, into) for into in wanted for row in range(len(rows[0]))]
+        with ThreadPoolExecutor(max(1, min(self.connections, len(asked)))) as threads:
+            found = list(threads.map(lambda each: ask(*each), asked))
+        count = len(rows[0])
+        return {into: np.stack(found[at * count : (at + 1) * count]) for at, into in enumerate(wanted)}
 
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
         """One request per row; under "raise" no row is started after one that failed."""
@@ -196,8 +246,8 @@ def _checked_config(config: object) -> dict[str, Any]:
     return settings
 
 
-def _model(server: Connection, name: str | None) -> str:
-    """The name of the model, which the server has and evaluates."""
+def _model(server: Connection, name: str | None) -> tuple[str, bool]:
+    """The name of the model, which the server has and evaluates, and whether it has gradients."""
     info = server.ask("/Info")
     version, models = info.get("protocolVersion"), info.get("models")
     if version not in (VERSION, str(VERSION)) or not isinstance(models, list) or not models:
@@ -217,7 +267,7 @@ def _model(server: Connection, name: str | None) -> str:
             f"UmBridge, name: expected a model that supports Evaluate, got {name!r} of {server.url}, which "
             "does not. Ask for another."
         )
-    return name
+    return name, support.get("Gradient") is True
 
 
 def _specs(server: Connection, message: dict[str, Any], kind: str) -> tuple[ArraySpec, ...]:

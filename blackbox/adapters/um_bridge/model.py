@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from threading import Lock
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from blackbox.adapters.um_bridge.messages import longest, vector
 from blackbox.arrays import as_tensor
@@ -14,6 +19,9 @@ from blackbox.errors import BlackBoxError, ConfigurationError
 from blackbox.function import BlackBoxFunction
 from blackbox.running import mark_non_finite
 from blackbox.spec import ArraySpec
+
+Derivative = Callable[..., Any]
+"""A function of a box's tensors, with rows in front, that autograd goes through to the outputs."""
 
 
 class RefusedError(BlackBoxError):
@@ -30,27 +38,38 @@ class ServedModel:
 
     Args:
         box: the black box.
+        derivative: what gradients come from; None for the box's own derivative, if it has one. One that is
+            given is asked by one thread at a time: it may learn, and number its calls.
 
     Raises:
-        ConfigurationError, DefinitionError: it is no black box, or not complete.
+        ConfigurationError, DefinitionError: it is no black box, or not complete, or `derivative` no function.
     """
 
-    def __init__(self, box: BlackBoxFunction) -> None:
+    def __init__(self, box: BlackBoxFunction, derivative: Derivative | None = None) -> None:
         if not isinstance(box, BlackBoxFunction):
             raise ConfigurationError(
                 f"serve, box: expected a BlackBoxFunction, got {type(box).__name__}. "
                 "Make it one with blackbox.adapters.from_callable."
             )
         check_complete(box)
+        if derivative is not None and not callable(derivative):
+            raise ConfigurationError(
+                "serve, derivative: expected a function that autograd goes through, got "
+                f"{type(derivative).__name__}. Such as zo.differentiable(box, zo.CGE(mu=1e-3, central=True))."
+            )
+        self._alone: AbstractContextManager[object] = nullcontext() if derivative is None else Lock()
+        if derivative is None and getattr(box, "has_derivative", False):
+            derivative = getattr(box, "reference", None)
+        self.derivative = derivative
         self.box = box
         self.longest_request = longest(box.inputs + box.outputs)
 
     def describe(self, path: str) -> dict[str, Any]:
         """`/ModelInfo`, `/InputSizes`, `/OutputSizes`: no row is run."""
         if path == "/ModelInfo":
-            # Differences with one mu for all inputs would pass for exact: they are the client's to take.
-            others = dict.fromkeys(("Gradient", "ApplyJacobian", "ApplyHessian"), False)
-            return {"support": {"Evaluate": True, **others}}
+            # Estimates pass for exact at a client: whoever serves has to ask for them.
+            others = dict.fromkeys(("ApplyJacobian", "ApplyHessian"), False)
+            return {"support": {"Evaluate": True, "Gradient": self.derivative is not None, **others}}
         if path == "/InputSizes":
             return {"inputSizes": [_size(spec) for spec in self.box.inputs]}
         return {"outputSizes": [_size(spec) for spec in self.box.outputs]}
@@ -61,12 +80,7 @@ class ServedModel:
         Raises:
             RefusedError: the request is not one, or the row failed; NaN and infinity have no word in JSON.
         """
-        specs, given = self.box.inputs, request.get("input")
-        if not isinstance(given, list) or len(given) != len(specs):
-            found = len(given) if isinstance(given, list) else "none"
-            lists = f"{len(specs)} lists ({', '.join(spec.name for spec in specs)})"
-            raise RefusedError(400, "InvalidInput", f"input: expected {lists}, got {found}.")
-        row = tuple(as_tensor(_input(spec, values))[None] for spec, values in zip(specs, given, strict=True))
+        row = self._row(request)
         try:
             # By run_rows, as wrappers do: of a failed row the reason is known under "keep" too, and what
             # checks its arguments, as a call does, takes three times as long as a quick box.
@@ -78,6 +92,69 @@ class ServedModel:
         for why in outcome.failed.values():
             raise RefusedError(500, "EvaluationFailed", f"{why.sentence()}.")
         return {"output": [_vector(output[0].numpy()) for output in outcome.outputs]}
+
+    def gradient(self, request: dict[str, Any]) -> dict[str, Any]:
+        """`/Gradient`: the vector-Jacobian product of one output and one input.
+
+        Raises:
+            RefusedError: the request is not one, there is no such derivative, or the row failed. Of a failed
+                row `zo` makes zeros, which would pass for a gradient.
+        """
+        if self.derivative is None:
+            raise RefusedError(400, "UnsupportedFeature", "Gradient is not supported by this model.")
+        out = _place(request, "outWrt", self.box.outputs)
+        into = _place(request, "inWrt", self.box.inputs)
+        row, spec = list(self._row(request)), self.box.outputs[out]
+        try:
+            sens = vector(request.get("sens"), _size(spec)).astype(np.float64).reshape(1, *spec.shape)
+            if not np.isfinite(sens).all():
+                raise ValueError("expected finite numbers, got others")
+        except ValueError as error:
+            raise RefusedError(400, "InvalidInput", f"sens: {error}.") from None
+        row[into].requires_grad_()
+        try:
+            with self._alone, torch.enable_grad():
+                given = self.derivative(*row)
+                outputs: tuple[Tensor, ...] = given if isinstance(given, tuple) else (given,)
+                if not all(bool(torch.isfinite(output).all()) for output in outputs):
+                    raise RefusedError(500, "EvaluationFailed", "expected a row with an answer, it failed.")
+                if not any(output.requires_grad for output in outputs):
+                    name = self.box.inputs[into].name
+                    raise RefusedError(
+                        500, "NoDerivative", f"expected outputs that autograd traces to {name!r}, got none."
+                    )
+                cotangent = torch.from_numpy(sens).to(outputs[out])
+                found = None
+                if outputs[out].requires_grad:
+                    (found,) = torch.autograd.grad(outputs[out], row[into], cotangent, allow_unused=True)
+        except RefusedError:
+            raise
+        except BlackBoxError as error:
+            raise RefusedError(500, type(error).__name__, str(error)) from None
+        gradient = (torch.zeros_like(row[into]) if found is None else found).detach()
+        if not torch.isfinite(gradient).all():
+            raise RefusedError(500, "EvaluationFailed", "expected a finite gradient, got another.")
+        return {"output": _vector(gradient[0].numpy())}
+
+    def _row(self, request: dict[str, Any]) -> tuple[Tensor, ...]:
+        """The inputs of a request, one row of each."""
+        specs, given = self.box.inputs, request.get("input")
+        if not isinstance(given, list) or len(given) != len(specs):
+            found = len(given) if isinstance(given, list) else "none"
+            lists = f"{len(specs)} lists ({', '.join(spec.name for spec in specs)})"
+            raise RefusedError(400, "InvalidInput", f"input: expected {lists}, got {found}.")
+        return tuple(as_tensor(_input(spec, values))[None] for spec, values in zip(specs, given, strict=True))
+
+
+def _place(request: dict[str, Any], key: str, specs: Sequence[ArraySpec]) -> int:
+    """The place of an input or output that a derivative is asked of."""
+    place = request.get(key)
+    if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < len(specs):
+        raise RefusedError(400, "InvalidInput", f"{key}: expected a number below {len(specs)}.")
+    if not specs[place].differentiable:
+        sentence = f"{key}: expected an array with a derivative, {specs[place].name!r} has none."
+        raise RefusedError(400, "UnsupportedFeature", sentence)
+    return place
 
 
 def _input(spec: ArraySpec, values: object) -> np.ndarray:

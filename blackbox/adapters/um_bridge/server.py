@@ -12,18 +12,20 @@ from threading import Thread
 from typing import Any
 
 from blackbox.adapters.um_bridge.messages import EXTRA, check_token
-from blackbox.adapters.um_bridge.model import ServedModel
+from blackbox.adapters.um_bridge.model import Derivative, ServedModel
 from blackbox.checks import check_count, check_positive
 from blackbox.errors import ConfigurationError
 from blackbox.extras import import_extra
 from blackbox.function import BlackBoxFunction
 
 Boxes = BlackBoxFunction | Mapping[str, BlackBoxFunction]
+Derivatives = Derivative | Mapping[str, Derivative] | None
 
 
 def serve(
     boxes: Boxes,
     *,
+    derivative: Derivatives = None,
     host: str = "127.0.0.1",
     port: int = 4242,
     token: str | None = None,
@@ -36,9 +38,15 @@ def serve(
 
     A request is one row. Each input and output is a vector: its spec's shape, flattened in C order.
     Answers are valid JSON always; a row that failed or gave NaN, for which JSON has no word, is answered
-    with an error, and our client reads that as a failed row. Derivatives are not served. Evaluations run in
-    threads of their own, so the server describes its models meanwhile; one that nobody waits for any more
-    is not started.
+    with an error, and our client reads that as a failed row. Evaluations run in threads of their own, so the
+    server describes its models meanwhile; one that nobody waits for any more is not started.
+
+        solver = zo.differentiable(box, zo.CGE(mu=1e-3, central=True))
+        serve(box, derivative=solver)
+
+    Of derivatives, `Gradient` is served where the box has one of its own (`Tesseract`, `Fmu`, `UmBridge`) or
+    where one is given. Clients take it for exact: give one that is good enough for them. Each request costs
+    the rows of a forward and a backward pass; a `Cached` box solves none twice.
 
     At the first signal no new connection is taken, requests that are here are answered, and then it ends; a
     second Ctrl-C kills the process. The server speaks plain http and is meant for one's own machine or
@@ -47,6 +55,9 @@ def serve(
 
     Args:
         boxes: the black box, which is served by the name of its class, or a mapping of names to boxes.
+        derivative: what gradients come from: a function of the box's tensors that autograd goes through; or
+            a mapping of names to such functions. It is asked by one thread at a time. None serves those of
+            boxes that have their own.
         host: the address to listen at; the default is reached from this machine alone.
         port: the port; 0 takes a free one, which is printed.
         token: requests must bear it ("Authorization: Bearer ..."); None asks for none.
@@ -64,7 +75,7 @@ def serve(
         MissingExtraError: the extra "umbridge" is not installed.
     """
     settings = (token, threads, timeout, request_seconds, connections)
-    with _prepared(boxes, host, port, *settings) as (server, listener, names):
+    with _prepared(boxes, derivative, host, port, *settings) as (server, listener, names):
         print(f"serving {', '.join(names)} at {_url(listener)}", flush=True)
         try:
             server.run(sockets=[listener])
@@ -76,6 +87,7 @@ def serve(
 def serving(
     boxes: Boxes,
     *,
+    derivative: Derivatives = None,
     host: str = "127.0.0.1",
     port: int = 0,
     **settings: Any,  # noqa: ANN401 - of serve
@@ -87,6 +99,7 @@ def serving(
 
     Args:
         boxes: the black box, or a mapping of names to boxes.
+        derivative: what gradients come from, as `serve` takes it.
         host: the address to listen at.
         port: the port; 0 takes a free one.
         **settings: those of `serve`.
@@ -94,7 +107,7 @@ def serving(
     Raises:
         ConfigurationError, DefinitionError, MissingExtraError: for the reasons that `serve` gives.
     """
-    with _prepared(boxes, host, port, **settings) as (server, listener, _):
+    with _prepared(boxes, derivative, host, port, **settings) as (server, listener, _):
         thread = Thread(target=server.run, kwargs={"sockets": [listener]}, name="um-bridge-server")
         thread.start()
         try:
@@ -107,6 +120,7 @@ def serving(
 @contextmanager
 def _prepared(
     boxes: Boxes,
+    derivative: Derivatives,
     host: str,
     port: int,
     token: str | None = None,
@@ -122,7 +136,18 @@ def _prepared(
 
     check_token("serve", token)
     named = boxes if isinstance(boxes, Mapping) else {type(boxes).__name__: boxes}
-    models = {name: ServedModel(box) for name, box in named.items()}
+    given = derivative if isinstance(derivative, Mapping) else dict.fromkeys(named, derivative)
+    if unknown := [name for name in given if name not in named]:
+        raise ConfigurationError(
+            f"serve, derivative: expected names of {list(named)}, got {unknown}. "
+            "Name the boxes that are served."
+        )
+    if derivative is not None and not isinstance(derivative, Mapping) and len(named) > 1:
+        raise ConfigurationError(
+            f"serve, derivative: expected a mapping of names for the {len(named)} boxes, got one for all. "
+            "Give {name: derivative}."
+        )
+    models = {name: ServedModel(box, given.get(name)) for name, box in named.items()}
     if not models or not all(isinstance(name, str) and name for name in models):
         raise ConfigurationError(f"serve, boxes: expected boxes by names, got {list(models)!r}. Name each.")
     application = web.Application(

@@ -29,7 +29,7 @@ from blackbox.adapters.um_bridge.messages import VERSION, from_text, to_text
 from blackbox.adapters.um_bridge.model import RefusedError, ServedModel
 
 DESCRIBE = ("/ModelInfo", "/InputSizes", "/OutputSizes")
-DERIVATIVES = ("/Gradient", "/ApplyJacobian", "/ApplyHessian")
+UNSERVED = ("/ApplyJacobian", "/ApplyHessian")
 MAX_HEADER_BYTES = 2**16
 INCOMPLETE = (h11.IDLE, h11.SEND_BODY)  # nothing of a request is here, or only a part
 KEPT_SECONDS = 75  # an idle connection; shorter than most training steps would mean a new one for each
@@ -53,9 +53,10 @@ class Application:
         self.asgi = Starlette(
             routes=[
                 Route("/Evaluate", self._evaluate, methods=["POST"]),  # the first is found the soonest
+                Route("/Gradient", self._evaluate, methods=["POST"]),
                 Route("/Info", self._info, methods=["GET"]),
                 *(Route(path, self._describe, methods=["POST"]) for path in DESCRIBE),
-                *(Route(path, self._derivative, methods=["POST"]) for path in DERIVATIVES),
+                *(Route(path, self._unserved, methods=["POST"]) for path in UNSERVED),
             ],
             exception_handlers={
                 RefusedError: _refused,
@@ -81,10 +82,11 @@ class Application:
     async def _evaluate(self, request: Request) -> Response:
         self._admit(request)
         text = await self._text(request)
+        gradient = request.scope["path"] == "/Gradient"
 
         def work() -> bytes:
             model, message = self._read(text)
-            return to_text(model.evaluate(message))
+            return to_text(model.gradient(message) if gradient else model.evaluate(message))
 
         queued = self._free.locked()
         async with self._free:
@@ -100,7 +102,7 @@ class Application:
                 )
             return Response(answer.result(), media_type="application/json")
 
-    async def _derivative(self, request: Request) -> Response:
+    async def _unserved(self, request: Request) -> Response:
         self._admit(request)
         path = request.scope["path"]
         raise RefusedError(400, "UnsupportedFeature", f"{path[1:]} is not supported by this model.")
