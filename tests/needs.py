@@ -98,6 +98,7 @@ NEEDS = {
     "mlflow": Need(f"{PEERS} 'blackbox-coupling[mlflow]'", packages=("mlflow",)),
     "mlflow databases": Need(f"{PEERS} 'blackbox-coupling[mlflow]'", packages=("alembic", "sqlalchemy")),
     "mpi4py": Need(f"{PEERS} mpi4py", packages=("mpi4py",)),
+    "openmdao": Need(f"{PEERS} 'blackbox-coupling[openmdao]'", packages=("openmdao",)),
     "pythonfmu3": Need(f"{PEERS} pythonfmu3", packages=("pythonfmu3",)),
     "tesseract": Need(f"{PEERS} 'blackbox-coupling[tesseract]'", packages=("tesseract_core",)),
     "triton": Need(f"{PEERS} triton", packages=("triton",), sees=COMPILERS),

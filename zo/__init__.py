@@ -7,7 +7,7 @@ around a box), `zo.pruning` (scores and layer ratios) and `zo.errors`.
 
 import blackbox_coupling  # noqa: F401  which names files that are in the way of a package
 from zo import box_gradient, errors, estimators, evaluators, pruning, tangents
-from zo.box_gradient import DCTBasis, RowRGE, differentiable
+from zo.box_gradient import DCTBasis, RowRGE, custom_op, differentiable
 from zo.errors import (
     ConfigurationError,
     EvaluatorWarning,
@@ -78,6 +78,7 @@ __all__ = [
     "TangentWarning",
     "ZeroGradientWarning",
     "box_gradient",
+    "custom_op",
     "differentiable",
     "errors",
     "estimators",

@@ -379,6 +379,30 @@ def test_check_ends_with_0_for_a_good_box_and_1_for_a_faulty_one(toy, tmp_path, 
     assert "Pump" in json.dumps(report)
 
 
+def test_check_hands_its_limits_on_and_tells_of_ctrl_c_by_its_status(toy, monkeypatch):
+    from blackbox import conformance
+
+    asked = []
+    monkeypatch.setattr(conformance, "command", lambda *_, **settings: asked.append(settings) or 130)
+    assert toy("check", "lorenz-96") == 130
+    assert toy("check", "lorenz-96", "--rows", "70", "--seconds", "2.5") == 130
+    assert [(each["rows"], each["seconds"]) for each in asked] == [(1000, 60.0), (70, 2.5)]
+
+
+@pytest.mark.parametrize("derivative", ["differences", "probes", "values"])
+def test_serve_makes_the_derivative_that_is_asked_for(toy, monkeypatch, derivative):
+    from blackbox.adapters import um_bridge
+
+    served = []
+    monkeypatch.setattr(um_bridge, "serve", lambda box, **settings: served.append((box, settings)))
+    assert toy("serve", "lorenz-96", "--derivative", derivative, "--mu", "0.01") == 0
+    ((box, settings),) = served
+    solver = settings["derivative"]
+    assert solver.box is box and (solver.tangent is None) == (derivative == "differences")
+    assert (solver.estimator is None) == (derivative == "values")
+    assert derivative == "values" or solver.estimator.mu == 0.01
+
+
 def test_serve_answers_until_it_is_told_to_stop(start_toy, tmp_path):
     (tmp_path / "served_boxes.py").write_text(BOXES)
     process = start_toy("serve", "served_boxes.py:Pump", "--port", "0", "--name", "pump")
@@ -410,7 +434,7 @@ def test_serve_hands_its_options_on_and_takes_the_token_from_the_environment(toy
     (first, by_default), (named, asked) = served
     assert first.inputs[0].shape == (1, 5)
     assert list(named) == ["l96"]
-    usual = {"host": "127.0.0.1", "port": 4242, "token": "secret"}
+    usual = {"host": "127.0.0.1", "port": 4242, "token": "secret", "derivative": None}
     assert by_default == usual | {"timeout": 60.0, "threads": 2}
     assert asked == usual | {"host": "0.0.0.0", "port": 80, "token": "given", "timeout": None, "threads": 1}
 

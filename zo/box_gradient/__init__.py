@@ -1,6 +1,7 @@
 """Gradients of a black box's inputs from its values: autograd around it, and the queries that it makes."""
 
 from zo.box_gradient.bases import Basis, DCTBasis, GivenBasis
+from zo.box_gradient.custom_op import custom_op
 from zo.box_gradient.differentiable import DifferentiableBox, RowCounts, differentiable
 from zo.box_gradient.row_rge import RowRGE
 
@@ -11,5 +12,6 @@ __all__ = [
     "GivenBasis",
     "RowCounts",
     "RowRGE",
+    "custom_op",
     "differentiable",
 ]

@@ -23,12 +23,12 @@ class _Refusing(Function):
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> NoReturn:  # noqa: ANN401
         """Refused."""
-        _refuse("torch.func.vmap", "Call it on the whole batch: any leading axes are rows")
+        refuse("torch.func.vmap", "Call it on the whole batch: any leading axes are rows")
 
     @staticmethod
     def jvp(ctx: Any, *grad_inputs: Any) -> NoReturn:  # noqa: ANN401
         """Refused."""
-        _refuse("forward mode (jvp)", "Differentiate in reverse, with loss.backward()")
+        refuse("forward mode (jvp)", "Differentiate in reverse, with loss.backward()")
 
 
 class BlackBoxCall(_Refusing):
@@ -54,7 +54,7 @@ class BlackBoxCall(_Refusing):
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         """The queries, as a function of their own: it is that one which cannot be differentiated."""
         if any(c is not None and is_legacy_batchedtensor(c) for c in cotangents):
-            _refuse(
+            refuse(
                 "several at once (is_grads_batched=True, or jacobian(vectorize=True))",
                 "Take one after another, as jacobian(vectorize=False) does",
             )
@@ -81,10 +81,13 @@ class Queries(_Refusing):
     @staticmethod
     def backward(ctx: Any, *_: Any) -> NoReturn:  # noqa: ANN401
         """Refused."""
-        _refuse(
-            "a derivative of its gradient (double backward)", "Detach the gradient where it enters a loss"
-        )
+        refuse("a derivative of its gradient (double backward)", "Detach the gradient where it enters a loss")
 
 
-def _refuse(what: str, mend: str) -> NoReturn:
+def refuse(what: str, mend: str) -> NoReturn:
+    """Refuse what function values do not give.
+
+    Raises:
+        DerivativeError: always.
+    """
     raise DerivativeError(f"differentiable: expected one reverse pass over a black box, got {what}. {mend}.")

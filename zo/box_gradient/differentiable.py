@@ -226,6 +226,22 @@ class DifferentiableBox(nn.Module):
         return outputs[0] if len(outputs) == 1 else outputs
 
     @torch.no_grad()
+    def evaluate(self, inputs: tuple[Tensor, ...], *, recorded: bool) -> tuple[tuple[Tensor, ...], int]:
+        """What forward does, without autograd: the box's outputs, and the number of the call.
+
+        Args:
+            inputs: `(*leading, *spec.shape)`.
+            recorded: whether `pull_back` will be asked for this call's gradients.
+        """
+        outputs = self.box(*(array.detach() for array in inputs))
+        number = self.counts.calls
+        self.counts.calls += recorded
+        if self._tangent is not None and recorded:
+            self._tangent.start()
+        # copies: autograd lets nobody write to what is a view, as rows in further axes are
+        return tuple(out.clone() for out in (outputs if isinstance(outputs, tuple) else (outputs,))), number
+
+    @torch.no_grad()
     def pull_back(
         self,
         call: int,
