@@ -132,6 +132,7 @@ SIZES = 10.0 ** torch.linspace(-3, 3, 6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_on_a_smooth_box_the_vjp_comes_to_the_truth_and_without_standardising_it_does_not(dtype):
     """On held-out rows; the bounds are what is asked for, not what was seen."""
     z = ((5 + weights(2000, 6, seed=2)) * SIZES).to(dtype)

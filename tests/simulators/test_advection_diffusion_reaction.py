@@ -87,6 +87,7 @@ def test_second_order_before_the_shock():
     assert errors[0] < 0.05 and all(order > 1.6 for order in orders), (errors, orders)
 
 
+@pytest.mark.slow
 def test_a_shock_forms_when_the_characteristics_say():
     """Energy is kept by a smooth solution and lost by a shock, from t = cells / (2 pi) on (speed 1)."""
     cells = 96
@@ -141,6 +142,7 @@ def test_the_reaction_alone_is_stuart_landau():
     assert (after - expected).abs().max() < 1e-4
 
 
+@pytest.mark.slow
 def test_second_order_in_time():
     state = AdvectionDiffusionReaction(12, 12, diffusion=1.0).start(2, seed=0).double()
     finals = []
@@ -153,6 +155,7 @@ def test_second_order_in_time():
     assert all(1.7 < order < 2.4 for order in orders), orders
 
 
+@pytest.mark.slow
 def test_stays_bounded_and_alive_for_long():
     box = AdvectionDiffusionReaction(steps=200)
     start = box.start(4, seed=0)

@@ -30,6 +30,7 @@ def errors_at(time: float, points: int, steps: int) -> np.ndarray:
     return np.abs(found - cole_hopf(x, time, 0.01))
 
 
+@pytest.mark.slow
 def test_it_converges_to_the_cole_hopf_solution_through_the_shock():
     """The shock forms at t = 1 / (2 pi) = .16; splitting and advection make it first order and better."""
     errors = [errors_at(0.3, points, steps).mean() for points, steps in ((32, 15), (64, 30), (128, 60))]

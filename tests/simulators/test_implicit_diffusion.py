@@ -78,6 +78,7 @@ def test_the_sum_is_conserved_and_no_extrema_are_new():
     assert (heated.step(before).sum(-1) - before.sum(-1)).abs().max() < 1e-8
 
 
+@pytest.mark.slow
 def test_at_rest_the_flux_carries_the_source():
     """k(u) u_x = -heating sin(pi x) / pi, so K(u) is a cosine: the profile after a long time."""
     box = ImplicitDiffusion(points=64, steps=300)
@@ -116,6 +117,7 @@ def test_the_derivative_is_that_of_the_values(settings):
         assert (jacobian[:, cell] - difference).abs().max() < 1e-6
 
 
+@pytest.mark.slow
 def test_gradcheck_over_rows_and_leading_axes():
     box = ImplicitDiffusion(points=7, steps=2)
     state = box.start(6, seed=0).double().reshape(2, 3, 1, 7).requires_grad_()

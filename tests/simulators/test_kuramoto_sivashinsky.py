@@ -109,6 +109,7 @@ def test_coefficients_at_zero_are_those_of_runge_kutta():
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_chaos_as_published():
     """Largest Lyapunov exponent on a ring of 22: .043 (Edson et al. 2019), .048 (Cvitanović et al. 2010)."""
     box = KuramotoSivashinsky(length=22.0)

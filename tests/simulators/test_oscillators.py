@@ -28,6 +28,7 @@ def double_pendulum(_, s: np.ndarray, g: float = 9.81) -> np.ndarray:
     return np.array([p, q, up / below, down / below])
 
 
+@pytest.mark.slow
 def test_van_der_pol_is_of_first_order_and_tends_to_scipy():
     state = torch.tensor([[1.8, -0.1]], dtype=torch.float64)
     solved = solve_ivp(van_der_pol(5.0), (0, 2.0), state[0].numpy(), method="Radau", rtol=1e-10, atol=1e-12)
@@ -47,6 +48,7 @@ def test_a_step_solves_the_implicit_equations():
     assert (after - state - box.dt * box.tendency(after)).abs().max() < 1e-9
 
 
+@pytest.mark.slow
 def test_van_der_pol_forgets_the_velocity_and_jumps():
     """On the slow branch a change of v has gone after a call; x passes from 1 to -2 within a jump."""
     box = VanDerPol(stiffness=20.0, dt=0.02, steps=25)

@@ -183,6 +183,7 @@ def test_without_friction_energy_and_enstrophy_stay():
 
 
 @pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.slow
 def test_vorticitys_order_in_time(order):
     state = Vorticity(24).start(2, seed=0).double()
     fine = Vorticity(24, viscosity=0.02, dt=0.2 / 512, steps=512)(state)

@@ -98,6 +98,7 @@ def taken(step, velocity, reynolds):
     return masked - passable * slope, lost / DYNAMIC
 
 
+@pytest.mark.slow
 def test_the_force_is_what_the_solver_takes_out_and_the_window_does_not_matter():
     """Within 5 % on 32 cells across (6.4 to a diameter), where it was 2 % on 64 and 128."""
     step = WakeStep(32, dt=0.5, advection="mac-cormack")

@@ -117,6 +117,7 @@ def test_strouhal_number_and_drag_converge_to_those_of_a_confined_cylinder():
     ("advection", "least", "most"),
     [pytest.param("semi-lagrangian", 1.4, 2.2, marks=pytest.mark.slow), ("mac-cormack", 3, 4.4)],
 )
+@pytest.mark.slow
 def test_a_smooth_flow_converges_with_resolution(advection, least, most):
     """Cells and time step halved: differences fall twofold in the limit for first order, fourfold for second.
 

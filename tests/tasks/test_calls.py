@@ -272,6 +272,7 @@ def test_the_plan_is_what_the_run_runs(tmp_path):
     assert plan["in all"] == run.result.calls["rows"] == run.problem.box.ledger.rows_run
 
 
+@pytest.mark.slow
 def test_where_queries_may_be_checked_the_plan_says_the_least_and_the_most(tmp_path):
     said = Said()
     problem = Made(methods=("cge", "rge", "row-rge"), directions=4, steps=4)

@@ -231,6 +231,7 @@ def _texts_in(kind):
 
 
 @pytest.mark.parametrize("task", names.PROBLEMS)
+@pytest.mark.slow
 def test_every_setting_of_a_shipped_problem_that_is_resolved_says_so(task, monkeypatch, tmp_path):
     """A text in each setting in turn; whatever comes to the registry must have been asked about."""
     (kind, _), seen, resolved = find(task), 0, []

@@ -228,6 +228,7 @@ def test_why_rows_failed_is_told_with_the_first_in_words(tmp_path):
     assert "No row failed" not in shown
 
 
+@pytest.mark.slow
 def test_rows_that_fail_in_a_run_are_in_its_report(tmp_path):
     run = tasks.run(
         Steering(limit=0.4), methods=["cge", "rge"], runs=tmp_path, progress=Progress(), learning_rate=1e-9

@@ -62,6 +62,7 @@ def function_box(tmp_path):
     return OnnxModel(function_file(tmp_path / "function.onnx"), threads=1)
 
 
+@pytest.mark.slow
 def test_a_network_is_trained_through_it(function_box):
     assert gradient_error(function_box) < 1e-5
     assert loss_drop(function_box, steps=200, rows=16) > 100

@@ -181,6 +181,7 @@ def test_a_scripted_module_has_an_identity_where_the_module_around_it_has_one():
     assert len(set(identities_by_name(nn.Sequential(scripted)))) == 2
 
 
+@pytest.mark.slow
 def test_a_network_is_trained_through_it():
     box = TorchModule(Function(), X, Y, max_rows=10)
     assert gradient_error(box) < 1e-5

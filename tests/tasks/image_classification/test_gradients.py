@@ -86,6 +86,7 @@ def test_deepzeros_gradient_points_along_the_exact_one_on_the_whole_and_by_layer
 
 @pytest.mark.parametrize("evaluator", [pytest.param("stacked", marks=pytest.mark.slow), "difference"])
 @pytest.mark.parametrize("trained", [pytest.param(0, marks=pytest.mark.slow), 6])
+@pytest.mark.slow
 def test_at_the_published_mu_single_precision_gives_the_difference_quotient_of_double(trained, evaluator):
     network, batch, sparsity = problem(trained=trained)
     truth = deepzero(network, batch, sparsity, 5e-3)

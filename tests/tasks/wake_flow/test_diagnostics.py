@@ -116,12 +116,14 @@ def strouhal(signal, dt):
     return 20 * (len(times) - 1) / ((times[-1] - times[0]) * dt)
 
 
+@pytest.mark.slow
 def test_strouhal_number_of_the_coarse_wake():
     """32 x 64, semi-Lagrangian: a prototype of the solver had .154 at both, read off a coarse spectrum."""
     for signal in probed(32, 1.0, "semi-lagrangian", (100.0, 200.0), settle=600, steps=600):
         assert strouhal(signal, 1.0) == pytest.approx(0.154, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_strouhal_number_of_the_reference_wake():
     """64 x 128, MacCormack, beside what a prototype of the solver had."""

@@ -196,6 +196,7 @@ def test_gradients_through_a_served_box_are_those_in_process():
         torch.testing.assert_close(gradient(box, zo.CGE(mu=1e-4)), leaf.grad, rtol=0, atol=5e-4)
 
 
+@pytest.mark.slow
 def test_a_network_learns_through_a_served_box():
     """Loss down by a factor of 20: a linear layer finds the inputs that lead to wanted outputs."""
     wanted_inputs = torch.from_numpy(RNG.uniform(-1, 1, size=(4, 3)))
