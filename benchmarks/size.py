@@ -107,7 +107,10 @@ class Flow(BlackBoxFunction):
         return torch.fft.irfftn(found - self.waves * along, s=state.shape[2:], dim=axes)
 
     def start(self, rows: int, seed: int) -> Tensor:
-        """Smooth random states of size one, with waves of 12 cells and longer: `(rows, *shape)`."""
+        """Smooth random states with waves of 12 cells and longer: `(rows, *shape)`.
+
+        Their size is one, or a half where one channel carries along all axes, which adds up.
+        """
         generator = torch.Generator().manual_seed(seed)
         found = torch.randn(rows, *self.shape, generator=generator)
         axes = tuple(range(2, found.ndim))
@@ -115,7 +118,8 @@ class Flow(BlackBoxFunction):
         squares = torch.stack(torch.meshgrid(*waves, indexing="ij")).square().sum(0)
         spectrum = torch.fft.rfftn(found, dim=axes) * torch.exp(-squares * 12**2)
         found = torch.fft.irfftn(spectrum, s=self.shape[1:], dim=axes)
-        found = found / found.square().mean(dim=(1, *axes), keepdim=True).sqrt()
+        size = 1.0 if self.shape[0] > 1 else 0.5
+        found = size * found / found.square().mean(dim=(1, *axes), keepdim=True).sqrt()
         return self.divergence_free(found) if self.projected else found
 
 
