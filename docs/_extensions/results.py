@@ -226,18 +226,7 @@ def _by_method(table: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _not_reached() -> str:
-    text = published.text()
-    tables = re.split(r"^### ", text.partition("## Claims")[0], flags=re.MULTILINE)[1:]
-    missing = []
-    for part in tables:
-        title = part.partition("\n")[0]
-        names = [
-            ", ".join(cell.strip() for cell in row.split("|")[1:3])
-            for row in part.splitlines()
-            if "| not run |" in row
-        ]
-        if names:
-            missing.append(f"- **{title}**: {'; '.join(names)}")
+    missing = [f"- **{title}**: {'; '.join(labels)}" for title, labels in published.not_run().items()]
     off = [each for each in claims() if each.difference != "The same, rounded as there."]
     far = list(_far())
     paper = [f"`{each.name}`" for each in BENCHMARKS.values() if "paper" in each.sizes]
