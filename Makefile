@@ -16,7 +16,7 @@ WORKERS ?= logical
 # what is skipped is told at the end, with what installs it
 PYTEST = $(BIN)/python -m pytest -rs -n $(WORKERS) --dist loadfile
 
-.PHONY: help demo test test-all test-lowest test-newest test-peers wheel-test lint types layers docs docs-quick clean \
+.PHONY: help demo test test-all test-lowest test-newest test-peers wheel-test lint types layers docs docs-quick paper clean \
   environment environment-dev environment-docs
 .DEFAULT_GOAL := help
 
@@ -33,6 +33,7 @@ help:
 	@echo "make layers    the layers of imports"
 	@echo "make docs      the documentation, every block of its pages executed, in docs/_build/html"
 	@echo "make docs-quick the same without executing: links, names, generated pages"
+	@echo "make paper     the report on what was measured, as a page of docs-quick and as a PDF"
 	@echo "make clean     remove .venv and caches; runs and data stay"
 
 demo: environment
@@ -106,7 +107,7 @@ layers: environment-dev
 
 # A warning is an error. Outputs of pages are kept by their content and that of the packages.
 SPHINX = $(BIN)/python -m sphinx -b html -n -W --keep-going docs docs/_build/html
-docs docs-quick: export OMP_NUM_THREADS ?= 1
+docs docs-quick paper: export OMP_NUM_THREADS ?= 1
 
 docs: environment-docs
 	$(SPHINX)
@@ -114,8 +115,12 @@ docs: environment-docs
 docs-quick: environment-docs
 	DOCS_QUICK=1 $(SPHINX)-quick
 
+# no number is written in it: docs/paper/figures.py reads benchmarks/results
+paper: docs-quick
+	$(BIN)/python docs/paper/print.py docs/_build/html-quick/paper/index.html docs/_build/paper.pdf
+
 clean:
-	rm -rf docs/_build docs/results docs/gallery docs/project docs/reference/command_line.md $(VENV) .venv-lowest-direct .venv-highest .venv-peers build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf docs/_build docs/results docs/gallery docs/project docs/paper/figures docs/reference/command_line.md $(VENV) .venv-lowest-direct .venv-highest .venv-peers build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 environment: STAMP := $(RUNTIME)

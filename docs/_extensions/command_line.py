@@ -6,17 +6,23 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from concurrent.futures import ThreadPoolExecutor
 
 from _extensions.links import DOCS, ROOT, code
 
-WIDTH = 96  # columns; what fits on the page
+WIDTH = 84  # columns; what fits beside the list of pages in a window of 1,280 pixels
+SETTINGS = (
+    "Settings depend on the problem: `blackbox run PROBLEM --help` lists them, as below for "
+    "[the problems that ship](#blackbox-run-wake-flow). Those of `steps`, `batch`, `learning_rate`, `rows`, "
+    "`seeds` and `methods` are common to all."
+)
 PROBLEMS = ("wake-flow", "denoised-smoothing", "image-classification")
 
 
 def page() -> str:
     """The page; kept in `_build` until the code changes, since each command is a process of its own."""
-    kept = DOCS / "_build" / "command_line" / f"{code()}.md"
+    kept = DOCS / "_build" / "command_line" / f"{code()}-{WIDTH}.md"
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(_made(), encoding="utf-8")
@@ -36,7 +42,7 @@ def _made() -> str:
     ]
     for words, text in texts.items():
         shown = " ".join(("blackbox", *words))
-        parts += [f"## `{shown}`", _block(text)]
+        parts += [f"## `{shown}`", *([SETTINGS] if words == ("run",) else []), _block(text)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -59,7 +65,16 @@ def said(*words: str) -> str:
     )
     if done.returncode != 0:
         raise RuntimeError(f"blackbox {' '.join(words)} --help ended with {done.returncode}: {done.stderr}")
-    return done.stdout.replace(str(ROOT), ".").rstrip()
+    return _wrapped(done.stdout.replace(str(ROOT), ".").rstrip())
+
+
+def _wrapped(text: str) -> str:
+    """Sentences outside of the boxes in lines of the same width."""
+    lines = (
+        textwrap.wrap(line, WIDTH) if len(line) > WIDTH and line[0].isalpha() else [line]
+        for line in text.splitlines()
+    )
+    return "\n".join(each for several in lines for each in several)
 
 
 def _block(text: str) -> str:

@@ -111,7 +111,7 @@ def pages() -> Iterator[tuple[str, str]]:
                 "Each card is a program that people use as it is installed, or a task that ships; each "
                 "page has the figures of a run and what they do not show. Rows are evaluations of the black "
                 "box in training by the method that the page recommends; times are of two shared cores.",
-                "::::{grid} 1 2 2 3\n:gutter: 3\n\n" + "\n\n".join(cards) + "\n\n::::",
+                "::::{grid} 1 1 2 2\n:gutter: 3\n\n" + "\n\n".join(cards) + "\n\n::::",
                 "```{toctree}\n:hidden:\n\n" + "\n".join(each.name for each in found) + "\n```",
             ]
         )
@@ -142,7 +142,10 @@ def _near(path: Path | None) -> str:
 def _card(title: str, page: str, picture: str, about: str, cost: str) -> str:
     lines = [f":::{{grid-item-card}} {title}", f":link: {page.removesuffix('.md')}", ":link-type: doc"]
     if picture:
-        lines.append(f":img-top: {picture}")
+        lines += [
+            f":img-top: {picture}",
+            *([":class-img-top: strip"] if picture.endswith("picture.png") else []),
+        ]
     lines += ["", about]
     if cost:
         lines += ["", "```{card-footer}", cost, "```"]

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from paper import figures
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
@@ -31,6 +32,7 @@ def write(app: Sphinx) -> None:
             if path.is_file() and path not in made:
                 path.unlink()
     notebooks.write()
+    figures.draw()
     _log.info("pages made from the repository: %d", len(made))
 
 
@@ -43,6 +45,10 @@ def read(app: Sphinx, docname: str, content: list[str]) -> None:
     """Mend links of a hand-written page that leave `docs`; Sphinx's event "source-read"."""
     path = Path(app.env.doc2path(docname))
     if path.suffix == ".md" and path.relative_to(DOCS).parts[0] not in FOLDERS:
+        if path in figures.PAGES:
+            content[0] = figures.filled(content[0], docname)
+            for source in figures.sources():
+                app.env.note_dependency(str(source), docname=docname)
         content[0] = notebooks.offered(path, relinked(content[0], path.parent, path, known()))
 
 

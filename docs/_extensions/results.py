@@ -21,6 +21,7 @@ from benchmarks.tangents.report import over_no_gradient, ratios
 
 RESULTS = protocol.RESULTS
 FAR = 1.1  # an error over first order's above which a problem is listed as not reached
+_LONG = 25  # lines of a table that is shown open
 _SHOWN = 60  # rows of a table made from a result file that has no text of its own
 
 
@@ -96,7 +97,7 @@ def _benchmark(benchmark: Benchmark) -> str:
         if claim.source in benchmark.results or f"benchmarks/results/{claim.source}" in beside
     ]
     if stated:
-        parts += ["## What pages state from it", _claims(stated)]
+        parts += ["## What pages state from it", _folded(f"{len(stated)} figures", _claims(stated))]
     several = len(benchmark.results) > 1 and not all(
         name.startswith("tangents/") for name in benchmark.results
     )
@@ -158,9 +159,21 @@ def _file(name: str, page: Path, several: bool, told: set[Path]) -> Iterator[str
         yield f"{'###' if several else '##'} {text.stem.replace('_', ' ').capitalize()}"
         lower = "####" if several else "###"
         content = re.sub(r"^#+ ", f"{lower} ", text.read_text(encoding="utf-8").strip(), flags=re.MULTILINE)
-        yield relinked(content, text.parent, page, places())
+        yield from _parts(relinked(content, text.parent, page, places()))
     if not _texts(name):
         yield from _tables(found)
+
+
+def _parts(content: str) -> Iterator[str]:
+    """A text with its tables of more than `_LONG` lines folded."""
+    for part in content.split("\n\n"):
+        lines = part.count("\n")
+        yield _folded(f"Table of {lines - 1} lines", part) if part.startswith("|") and lines > _LONG else part
+
+
+def _folded(title: str, content: str) -> str:
+    """What opens where it is asked for."""
+    return f"::::{{dropdown}} {title}\n{content}\n::::"
 
 
 def _origin(found: Mapping[str, Any]) -> str:
@@ -226,18 +239,7 @@ def _by_method(table: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _not_reached() -> str:
-    text = published.text()
-    tables = re.split(r"^### ", text.partition("## Claims")[0], flags=re.MULTILINE)[1:]
-    missing = []
-    for part in tables:
-        title = part.partition("\n")[0]
-        names = [
-            ", ".join(cell.strip() for cell in row.split("|")[1:3])
-            for row in part.splitlines()
-            if "| not run |" in row
-        ]
-        if names:
-            missing.append(f"- **{title}**: {'; '.join(names)}")
+    missing = [f"- **{title}**: {'; '.join(labels)}" for title, labels in published.not_run().items()]
     off = [each for each in claims() if each.difference != "The same, rounded as there."]
     far = list(_far())
     paper = [f"`{each.name}`" for each in BENCHMARKS.values() if "paper" in each.sizes]
