@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from tasks.code import Code
     from tasks.configuration import Config, Count, Fraction, Natural, NotNegative, Positive
     from tasks.data import Data
+    from tasks.method import Cost, Method
     from tasks.mlflow import MLflow
     from tasks.own_loop import own_run
-    from tasks.problem import Cost, Method, Problem, Setup, Trained
+    from tasks.problem import Problem
     from tasks.report.pictures import panels
     from tasks.runs.result import Row, RowMean
+    from tasks.setup import Setup, Trained
     from tasks.tensorboard import TensorBoard
     from tasks.training import train
 
@@ -37,11 +39,13 @@ _NAMES = {  # by module
     "code": ("Code",),
     "configuration": ("Config", "Count", "Fraction", "Natural", "NotNegative", "Positive"),
     "data": ("Data",),
+    "method": ("Cost", "Method"),
     "mlflow": ("MLflow",),
     "own_loop": ("own_run",),
-    "problem": ("Cost", "Method", "Problem", "Setup", "Trained"),
+    "problem": ("Problem",),
     "report.pictures": ("panels",),
     "runs.result": ("Row", "RowMean"),
+    "setup": ("Setup", "Trained"),
     "tensorboard": ("TensorBoard",),
     "training": ("train",),
 }

@@ -28,12 +28,13 @@ from tasks.errors import (
     TrustError,
 )
 from tasks.interruption import ending_interrupts
-from tasks.problem import Problem, Trained
+from tasks.problem import Problem
 from tasks.progress import Progress, make_progress, print_table
 from tasks.report.findings import Findings
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run, check_seeds, differences, discard, stage_name
 from tasks.runs.result import NOT_APPLICABLE, Result
+from tasks.setup import Trained
 from tasks.terminal import plain, say
 from tasks.work import checked, setup_of, work
 from tasks.workers import group

@@ -14,7 +14,8 @@ from blackbox import BlackBoxFunction, Ledger, Parallel
 from blackbox.calls import intercepted
 from blackbox.words import counted
 from tasks.errors import ConfigurationError
-from tasks.problem import Cost, Method, Problem
+from tasks.method import Cost, Method
+from tasks.problem import Problem
 from tasks.progress import duration
 from tasks.tally import Tally, stack
 from tasks.workers import group

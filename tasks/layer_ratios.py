@@ -9,9 +9,9 @@ from typing import Any
 
 from blackbox.words import counted
 from tasks.errors import RunFolderError
-from tasks.problem import Setup
 from tasks.runs import atomic, reading, stamp
 from tasks.runs.journal import Journal, journaled
+from tasks.setup import Setup
 from tasks.tally import Tally
 from tasks.workers import group
 from zo.pruning import LayerRatios

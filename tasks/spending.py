@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 from blackbox.words import counted
 from tasks import cost
-from tasks.problem import Method, Problem
+from tasks.method import Method
+from tasks.problem import Problem
 
 C = TypeVar("C")
 SMALLER = 4  # times as small as usual is the batch

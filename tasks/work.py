@@ -22,12 +22,14 @@ from tasks import cost, methods, spending
 from tasks.configuration import refused
 from tasks.errors import NotApplicableError, ProblemError, ProblemWarning
 from tasks.making import LABEL
-from tasks.problem import Method, Problem, Setup, Trained
+from tasks.method import Method
+from tasks.problem import Problem
 from tasks.progress import Progress
 from tasks.runs import calls, checkpoint, stamp
 from tasks.runs.answers import Answers
 from tasks.runs.folder import Run
 from tasks.runs.result import NOT_APPLICABLE, REJECTED, TEST, VALIDATION, Row, plain, without_failed
+from tasks.setup import Setup, Trained
 from tasks.tally import Tally, calls_noted, noted_later, stack, unnoted
 from tasks.training import everywhere
 from tasks.workers import group

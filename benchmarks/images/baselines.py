@@ -19,7 +19,9 @@ from tasks.configuration import Count, Positive
 from tasks.image_classification.config import Config
 from tasks.image_classification.methods import METHODS, cost_of_base, descend, directions
 from tasks.image_classification.problem import ImageClassification
-from tasks.problem import Cost, Method, Problem, Setup, Trained
+from tasks.method import Cost, Method
+from tasks.problem import Problem
+from tasks.setup import Setup, Trained
 
 OTHERS = ("forward-gradient", "fa", "dfa", "align-ada", "pattern-search")
 

@@ -10,8 +10,8 @@ import zo
 from tasks import layer_ratios
 from tasks.denoised_smoothing import budget, smoothing_parameter
 from tasks.denoised_smoothing.methods import Start, given
-from tasks.problem import Setup, Trained
 from tasks.runs.journal import Journal
+from tasks.setup import Setup, Trained
 from tasks.tally import Tally
 
 RATIO_BATCH = 10**9 + 1  # number of the batch that layer ratios are found on

@@ -20,9 +20,9 @@ from tasks.denoised_smoothing.config import Config
 from tasks.denoised_smoothing.data import ImageSet, Sets
 from tasks.denoised_smoothing.networks import UNKNOWN, box_loss, image_loss, predictions
 from tasks.errors import ProblemWarning
-from tasks.problem import Setup
 from tasks.runs import checkpoint, stamp
 from tasks.runs.folder import Run, stage_name
+from tasks.setup import Setup
 from zo.errors import FailedQueriesError
 
 Batch = tuple[Tensor, Tensor, Tensor]  # noisy, clean, target

@@ -31,7 +31,7 @@ from tasks.image_classification.methods import METHODS, ON_SETS
 from tasks.image_classification.sparse_set import check_sparsity, coordinates
 
 if TYPE_CHECKING:
-    from tasks.problem import Method
+    from tasks.method import Method
     from tasks.report.findings import Findings
     from tasks.report.html_report import Block
 

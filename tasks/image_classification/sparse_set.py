@@ -11,9 +11,9 @@ import zo
 from tasks import layer_ratios
 from tasks.configuration import refused
 from tasks.image_classification.config import Config
-from tasks.problem import Setup
 from tasks.runs import checkpoint, stamp
 from tasks.runs.journal import Journal
+from tasks.setup import Setup
 from tasks.workers import group
 from zo.pruning import LayerRatios
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import tests.tasks.denoised_smoothing.boxes as boxes
+from tasks import Setup, Trained
 from tasks.denoised_smoothing import DenoisedSmoothing
 from tasks.denoised_smoothing.config import Config
 from tasks.denoised_smoothing.problem import METHODS
-from tasks.problem import Setup, Trained
 from tasks.progress import Progress
 from tasks.runs.folder import Run
 from tasks.work import prepare, setup_of

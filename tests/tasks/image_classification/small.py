@@ -7,12 +7,11 @@ from pathlib import Path
 
 import torch
 
-from tasks import methods
+from tasks import Setup, Trained, methods
 from tasks.configuration import to_dict
 from tasks.image_classification import ImageClassification
 from tasks.image_classification.config import Config
 from tasks.image_classification.data import ImageData, Images, Normalisation
-from tasks.problem import Setup, Trained
 from tasks.progress import Progress
 from tasks.runs.folder import Run
 from tasks.work import setup_of

@@ -11,8 +11,8 @@ import torch
 from torch.nn import functional
 
 import zo
+from tasks import Setup
 from tasks.image_classification import ImageClassification, sparse_set
-from tasks.problem import Setup
 from tests import quick
 from tests.tasks.image_classification.small import Striped, made_setup, train
 
