@@ -246,6 +246,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "docs/concepts/learned_tangents.md: seconds and memory of tangents against cells",
             "size:main",
             "3 hours",
+            results={"size/size.json": SMALL},
         ),
     )
 }
