@@ -7,6 +7,7 @@ which browsers show without a script from elsewhere.
 from __future__ import annotations
 
 import re
+import sys
 import zlib
 from importlib import import_module
 from pathlib import Path
@@ -84,7 +85,18 @@ def leave_as_code(app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xre
         return content
     if target.startswith((*OURS, "abc.", "enum.", "typing.")) and _exists(target):
         return content
+    if _is_annotation(node, target):
+        return content
     return None
+
+
+def _is_annotation(node: addnodes.pending_xref, target: str) -> bool:
+    """Whether the documented class's module has this name, as an annotation in quotes says it."""
+    place, name = node.get("py:module"), node.get("py:class")
+    if not place or not name:
+        return False
+    documented = getattr(import_module(place), name, None)
+    return hasattr(sys.modules.get(getattr(documented, "__module__", ""), None), target)
 
 
 def _inside(node: nodes.Node, kind: type[nodes.Node]) -> bool:
