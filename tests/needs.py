@@ -89,6 +89,7 @@ NEEDS = {
     "sumo": Need("apt-get install sumo", ("netgenerate",)),
     # packages
     "sphinx": Need("pip install sphinx, or make docs", packages=("docutils", "sphinx")),
+    "cma": Need(f"{PEERS} 'blackbox-coupling[cma]'", packages=("cma",)),
     "executorlib": Need(f"{PEERS} executorlib", packages=("executorlib",)),
     "fields": Need(f"{PEERS} 'blackbox-coupling[fields]'", packages=("xarray", "h5netcdf", "meshio")),
     "fmpy": Need(f"{PEERS} 'blackbox-coupling[fmu]'", packages=("fmpy",)),
