@@ -37,11 +37,11 @@ class Burner(BlackBoxFunction):
         super().__init__(failures=failures)
         self.gas, self.air = cantera.Solution(MECHANISM), cantera.Solution(MECHANISM)
         self.air.TP = self.gas.TP = 300.0, cantera.one_atm
-        air, outside = (cantera.Reservoir(self.air, clone=False) for _ in range(2))
+        air, outside = (cantera.Reservoir(gas, clone=False) for gas in (self.air, cantera.Solution(MECHANISM)))
         self.reactor = cantera.IdealGasReactor(self.gas, volume=1e-6, clone=False)
         self.valve = cantera.MassFlowController(air, self.reactor)
-        self.outlet = cantera.PressureController(self.reactor, outside, primary=self.valve, K=1e-9)
-        self.wall = cantera.Wall(self.reactor, cantera.Reservoir(cantera.Solution(MECHANISM)), A=1.0)
+        self.outlet = cantera.PressureController(self.reactor, outside, primary=self.valve, K=1e-6)
+        self.wall = cantera.Wall(self.reactor, outside, A=1.0)
         self.places = [self.gas.species_index(name) for name in (*SPECIES, "N2")]
         self.feed, self.network = air, cantera.ReactorNet([self.reactor])
 

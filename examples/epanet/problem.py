@@ -21,7 +21,7 @@ from zo.estimators import Key
 
 PUMPS, TANKS, BYPASS = ("10", "335"), ("1", "2", "3"), "330"
 USERS = 59  # junctions that draw water
-FOOT, PSI = 0.3048, 0.70325  # m, and m of water
+FOOT, PSI = 0.3048, 0.3048 / 0.4333  # m, and m of water as EPANET has it
 LOWEST, HIGHEST = FOOT * np.array((0.1, 6.5, 4.0)), FOOT * np.array((32.1, 40.3, 35.5))  # levels, m
 TARIFF = torch.tensor([0.08] * 7 + [0.15] * 9 + [0.30] * 4 + [0.15] * 2 + [0.08] * 2)  # a kWh, by the hour
 PRESSURE = 28.0  # m, that every junction should have
