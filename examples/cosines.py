@@ -2,7 +2,7 @@
 
     python examples/cosines.py examples/cantera/problem.py --every 5 --seeds 0 1
 
-At every few steps of a training by `tangents`, with the settings of the preset small, the gradient is compared
+At every few steps of a training by `tangents` the gradient is compared
 with the true one: that of the problem's `reference` where it has one, and else of central differences along as
 many orthogonal directions at a box's inputs as these have numbers, in each row of each call. These are taken a
 second time over a third of the step; the cosine of the two says how far they are to be believed. What is
@@ -112,6 +112,7 @@ def main():
     parser.add_argument("problem", type=Path)
     parser.add_argument("--every", type=int, default=5, help="steps between comparisons")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--preset", default="small")
     parser.add_argument("--steps", type=int, help="of the training; those of the preset if none")
     parser.add_argument("--mu", type=float, default=0.003, help="of differences, in the inputs' scales")
     parser.add_argument("--to", default="cosines.json", help="the file beside the problem")
@@ -121,11 +122,11 @@ def main():
     torch.set_num_threads(1)
     seeds = {}
     for seed in given.seeds:
-        problem = kind(kind.presets["small"], folder=Path("data"), **settings)
+        problem = kind(kind.presets[given.preset], folder=Path("data"), **settings)
         lines = training(problem, seed, given.every, given.mu)
         seeds[str(seed)] = {"summary": summary(lines), "steps": lines}
         print(seed, json.dumps(seeds[str(seed)]["summary"]))
-    arguments = {"every": given.every, "mu": given.mu, "steps": given.steps}
+    arguments = {"preset": given.preset, "every": given.every, "mu": given.mu, "steps": given.steps}
     text = json.dumps({"arguments": arguments, "seeds": seeds}, indent=1)
     given.problem.with_name(given.to).write_text(text + "\n", encoding="utf-8")
 

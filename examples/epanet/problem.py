@@ -20,14 +20,15 @@ from blackbox import ArraySpec, BlackBoxFunction
 from zo.estimators import Key
 
 PUMPS, TANKS, BYPASS = ("10", "335"), ("1", "2", "3"), "330"
-USERS = 59  # junctions that draw water
+USERS, GROUPS = 59, 5  # junctions that draw water, and their groups, each with a pattern of its day
 FOOT, PSI = 0.3048, 0.3048 / 0.4333  # m, and m of water as EPANET has it
 LOWEST, HIGHEST = FOOT * np.array((0.1, 6.5, 4.0)), FOOT * np.array((32.1, 40.3, 35.5))  # levels, m
 TARIFF = torch.tensor([0.08] * 7 + [0.15] * 9 + [0.30] * 4 + [0.15] * 2 + [0.08] * 2)  # a kWh, by the hour
+HOUR, QUARTER = 3600, 900  # s, of a call and of a step
 PRESSURE = 28.0  # m, that every junction should have
 # of EPANET's tables
-DURATION, STEP, START, NODES = 0, 1, 4, 0
-DEMAND, LEVEL, HEAD_THERE, STATUS, SPEED, POWER = 1, 8, 11, 4, 5, 13
+DURATION, STEP = 0, 1
+DEMAND, PATTERN, LEVEL, PRESSURE_THERE, STATUS, SPEED, POWER = 1, 2, 8, 11, 4, 5, 13
 
 
 class Hour(BlackBoxFunction):
@@ -36,8 +37,7 @@ class Hour(BlackBoxFunction):
     inputs = (
         ArraySpec("levels", (3,)),  # m
         ArraySpec("speeds", (2,), scale=0.2),  # of the usual speed
-        ArraySpec("hour", (), differentiable=False),
-        ArraySpec("thirst", (), differentiable=False),  # demand, of the usual day's
+        ArraySpec("demand", (GROUPS,), differentiable=False),  # of each group, of its mean
     )
     outputs = (
         ArraySpec("levels", (3,)),
@@ -58,32 +58,41 @@ class Hour(BlackBoxFunction):
         net.ENopen(*(str(place.with_suffix(end)) for end in (".inp", ".rpt", ".bin")))
         self.tanks = [net.ENgetnodeindex(name) for name in TANKS]
         self.pumps = [net.ENgetlinkindex(name) for name in PUMPS]
-        demands = {node: net.ENgetnodevalue(node, DEMAND) for node in range(1, net.ENgetcount(NODES) + 1)}
-        self.users = {node: demand for node, demand in demands.items() if demand > 0}
+        town = wntr.network.WaterNetworkModel(str(place))
+        self.patterns = np.array([pattern.multipliers[:24] for _, pattern in town.patterns()])
+        self.users = []  # junction, its group, and what it draws on average
+        for name, junction in town.junctions():
+            if junction.base_demand > 0:
+                group = town.pattern_name_list.index(junction.demand_timeseries_list.pattern_list()[0].name)
+                node = net.ENgetnodeindex(name)
+                mean = net.ENgetnodevalue(node, DEMAND) * self.patterns[group].mean()
+                net.ENsetnodevalue(node, PATTERN, 0)
+                self.users.append((node, group, mean))
+        self.patterns = self.patterns / self.patterns.mean(axis=1, keepdims=True)
         net.ENsetlinkvalue(net.ENgetlinkindex(BYPASS), STATUS, 0)
-        net.ENsettimeparam(DURATION, 3600)
-        net.ENsettimeparam(STEP, 900)
+        net.ENsettimeparam(DURATION, HOUR)
+        net.ENsettimeparam(STEP, QUARTER)
         net.ENopenH()
 
-    def evaluate(self, levels, speeds, hour, thirst):
+    def evaluate(self, levels, speeds, demand):
         net = self.net
-        net.ENsettimeparam(START, 3600 * int(hour))
-        for node, demand in self.users.items():
-            net.ENsetnodevalue(node, DEMAND, float(demand * thirst))
+        for node, group, mean in self.users:
+            net.ENsetnodevalue(node, DEMAND, float(mean * demand[group]))
         for tank, level in zip(self.tanks, np.clip(levels, LOWEST, HIGHEST), strict=True):
             net.ENsetnodevalue(tank, LEVEL, float(level / FOOT))
         for pump, speed in zip(self.pumps, speeds, strict=True):
             net.ENsetlinkvalue(pump, SPEED, float(speed))
         net.ENinitH(10)  # flows begin anew, so equal rows give equal answers
-        energy, pressures, lasts = np.zeros(2), np.full(USERS, np.inf), 1
-        while lasts > 0:
+        energy, pressures, left = np.zeros(2), np.full(USERS, np.inf), HOUR
+        while left > 0:  # a step ends early where a tank is full or empty
             net.ENrunH()
             power = np.array([net.ENgetlinkvalue(pump, POWER) for pump in self.pumps])
-            now = [PSI * net.ENgetnodevalue(node, HEAD_THERE) for node in self.users]
+            now = [PSI * net.ENgetnodevalue(node, PRESSURE_THERE) for node, _, _ in self.users]
             lasts = net.ENnextH()
-            energy += power * lasts / 3600
-            pressures = np.minimum(pressures, now)
-        levels = [PSI * net.ENgetnodevalue(tank, HEAD_THERE) for tank in self.tanks]
+            energy, pressures = energy + power * lasts / 3600, np.minimum(pressures, now)
+            left -= lasts
+        net.ENrunH()
+        levels = [PSI * net.ENgetnodevalue(tank, PRESSURE_THERE) for tank in self.tanks]
         return np.array(levels), energy, pressures
 
     def __reduce__(self):
@@ -126,7 +135,8 @@ class PumpSchedule(tasks.Problem):
     }
 
     def box(self):
-        return Hour()
+        self.hour = Hour()
+        return self.hour
 
     def network(self):  # it begins with pumps that are fast enough on any day
         network = torch.nn.Sequential(torch.nn.Linear(7, 16), torch.nn.Tanh(), torch.nn.Linear(16, 2))
@@ -146,13 +156,15 @@ class PumpSchedule(tasks.Problem):
         """Levels, (rows, hours, 3); speeds and energy, (rows, hours, 2); the lowest pressures, (rows, hours)."""
         levels, thirst = batch
         middle, half = (torch.tensor(HIGHEST + sign * LOWEST).float().to(levels) / 2 for sign in (1, -1))
+        box = self.box
+        patterns = torch.tensor(self.hour.patterns.T).float().to(levels)
         found = []
         for hour in range(self.config.hours):
             time = torch.full_like(thirst, hour)
             angle, price = 2 * torch.pi * time / 24, TARIFF[hour % 24].expand(len(thirst)).to(levels)
             told = torch.stack((angle.sin(), angle.cos(), 10 * price - 1.5, 5 * (thirst - 1)), dim=1)
             speeds = 0.4 + 0.7 * network(torch.cat(((levels - middle) / half, told), dim=1)).sigmoid()
-            levels, energy, pressures = self.box(levels, speeds, time % 24, thirst)
+            levels, energy, pressures = box(levels, speeds, thirst[:, None] * patterns[hour % 24])
             found.append((levels, speeds, energy, pressures.amin(dim=1)))
         return [torch.stack(each, dim=1) for each in zip(*found, strict=True)]
 

@@ -132,13 +132,16 @@ class FastCharging(tasks.Problem):
     }
 
     def box(self):
-        return Cell()
+        self.cell = Cell()
+        return self.cell
 
     def network(self):  # it begins at half of the largest current
         return torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
 
     def data(self):
-        (least, one), (most, other) = ((charge, torch.tensor(state)) for charge, state in self.box.firsts.items())
+        _ = self.box
+        firsts = self.cell.firsts.items()
+        (least, one), (most, other) = ((charge, torch.tensor(state)) for charge, state in firsts)
 
         def batch(seed, step, rows):  # first state and charge, K outside, cooling
             random = Key(seed, step).generator()
@@ -188,7 +191,7 @@ class FastCharging(tasks.Problem):
 
     def reference(self, state, current, outside, cooling):
         """The same integrator with CasADi's adjoint of it: PyBaMM has the derivative, which other codes have not."""
-        return _Adjoint.apply(self.box, state, current, outside, cooling)
+        return _Adjoint.apply(self.cell, state, current, outside, cooling)
 
     def pictures(self, fields):
         def currents(axes, arrays):

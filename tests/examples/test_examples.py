@@ -233,7 +233,7 @@ def test_an_hour_is_what_another_solver_makes_of_it(monkeypatch):
 
     box = module.Hour()
     levels, speeds, hour, thirst = np.array([5.0, 8.0, 8.5]), np.ones(2), 9, 1.1  # it knows no other speeds
-    found, energy, pressures = box.evaluate(levels, speeds, hour, thirst)
+    found, energy, pressures = box.evaluate(levels, speeds, thirst * box.patterns[:, hour])
     town = wntr.network.WaterNetworkModel(str(Path(box.folder.name, "net.inp")))
     for name, level in zip(module.TANKS, levels, strict=True):
         town.get_node(name).init_level = level
