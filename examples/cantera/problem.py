@@ -38,7 +38,9 @@ class Burner(BlackBoxFunction):
         super().__init__(failures=failures)
         self.gas, self.air = cantera.Solution(MECHANISM), cantera.Solution(MECHANISM)
         self.air.TP = self.gas.TP = 300.0, cantera.one_atm
-        air, outside = (cantera.Reservoir(gas, clone=False) for gas in (self.air, cantera.Solution(MECHANISM)))
+        air, outside = (
+            cantera.Reservoir(gas, clone=False) for gas in (self.air, cantera.Solution(MECHANISM))
+        )
         self.reactor = cantera.IdealGasReactor(self.gas, volume=1e-6, clone=False)
         self.valve = cantera.MassFlowController(air, self.reactor)
         self.outlet = cantera.PressureController(self.reactor, outside, primary=self.valve, K=1e-6)
@@ -98,7 +100,7 @@ class BurnerControl(tasks.Problem):
 
     presets = {
         "small": Config(),
-        "large": Config(steps=600, batch=16, test=128),
+        "large": Config(steps=300, test=128),
         "edge": Config(fuel=0.45),
         "ci": Config(steps=2, batch=4, calls=3, directions=1, validate_every=1, test=4),
     }
@@ -142,7 +144,9 @@ class BurnerControl(tasks.Problem):
         temperatures, fuels = self.run(network, batch)
         off = (temperatures - batch[1][:, None]) / 0.1
         moved = fuels.diff(dim=1).square().sum(dim=1)
-        return torch.nn.functional.huber_loss(off, 0 * off, reduction="none").mean(1) + self.config.valve * moved
+        return (
+            torch.nn.functional.huber_loss(off, 0 * off, reduction="none").mean(1) + self.config.valve * moved
+        )
 
     def evaluate(self, network):
         with torch.no_grad():

@@ -130,7 +130,7 @@ class PumpSchedule(tasks.Problem):
 
     presets = {
         "small": Config(),
-        "large": Config(steps=400, batch=8, test=128),
+        "large": Config(steps=300, test=128),
         "ci": Config(steps=2, batch=4, hours=3, directions=1, validate_every=1, test=4),
     }
 
@@ -153,7 +153,7 @@ class PumpSchedule(tasks.Problem):
         return tasks.Data(lambda seed, step: batch(seed, step, self.config.batch), *held_out)
 
     def day(self, network, batch):
-        """Levels, (rows, hours, 3); speeds and energy, (rows, hours, 2); the lowest pressures, (rows, hours)."""
+        """Levels (rows, hours, 3), speeds and energy (rows, hours, 2), lowest pressures (rows, hours)."""
         levels, thirst = batch
         middle, half = (torch.tensor(HIGHEST + sign * LOWEST).float().to(levels) / 2 for sign in (1, -1))
         box = self.box
@@ -203,4 +203,5 @@ class PumpSchedule(tasks.Problem):
             axes.stairs(1.15 + TARIFF.repeat(1 + len(hours) // 24)[: len(hours) - 1], hours, color="0.5")
 
         named = {"xlabel": "hour", "ylabel": "speed", "ylim": (0.35, 1.5)}
-        return {"Speeds of lake pump (blue) and river pump (orange); grey: tariff.": tasks.panels(fields, speeds, **named)}
+        shown = tasks.panels(fields, speeds, **named)
+        return {"Speeds of lake pump (blue) and river pump (orange) on eight test days; grey: tariff.": shown}

@@ -1,7 +1,7 @@
-"""A network charges a cell fast, within its limits of voltage, temperature and plating, trained through PyBaMM.
+"""A network charges a cell fast, within limits of voltage, temperature and plating, trained through PyBaMM.
 
-Every two minutes the network sees the cell's voltage, temperature, charge and how warm it is outside, and sets
-the current. It does not see how well the cell is cooled. Where the anode's potential falls below that of
+Every two minutes the network sees the cell's voltage, temperature, charge and how warm it is outside, and
+sets the current. It does not see how well the cell is cooled. Where the anode's potential falls below that of
 lithium, lithium plates on it; where current is too small, charging takes too long.
 """
 
@@ -97,7 +97,9 @@ class _Adjoint(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *arrived):
         cell, found = ctx.cell, []
-        for (x, p), after, of_state, of_seen in zip(ctx.rows, ctx.after, *(a.double().numpy() for a in arrived), strict=True):
+        for (x, p), after, of_state, of_seen in zip(
+            ctx.rows, ctx.after, *(a.double().numpy() for a in arrived), strict=True
+        ):
             through, directly = cell.look_back(after, p, np.zeros(3), of_seen)
             own = cell.back(x0=x, p=p, adj_xf=of_state + np.array(through).ravel())
             found.append((np.array(own["adj_x0"]).ravel(), -float(own["adj_p"][0] + directly[0])))
@@ -127,7 +129,7 @@ class FastCharging(tasks.Problem):
 
     presets = {
         "small": Config(),
-        "large": Config(steps=300, batch=8, test=100),
+        "large": Config(steps=200, test=64),
         "ci": Config(steps=2, batch=4, calls=3, directions=1, validate_every=1, test=4),
     }
 
@@ -160,7 +162,9 @@ class FastCharging(tasks.Problem):
         volts, kelvin = torch.full_like(outside, 3.4), outside
         found = []
         for _ in range(self.config.calls):
-            told = torch.stack((4 * (volts - 3.8), (kelvin - 303) / 10, 3 * (charge - 0.5), (outside - 293) / 10), 1)
+            told = torch.stack(
+                (4 * (volts - 3.8), (kelvin - 303) / 10, 3 * (charge - 0.5), (outside - 293) / 10), 1
+            )
             current = MOST * network(told)[:, 0].sigmoid()
             state, seen = self.box(state, current, outside, cooling)
             charge = charge + current * SECONDS / 3600 / CAPACITY
@@ -171,7 +175,9 @@ class FastCharging(tasks.Problem):
     def beyond(self, seen):
         """By how much each limit is exceeded, in units that hurt: (rows, calls, 3)."""
         volts, kelvin, anode = seen.unbind(dim=2)
-        return torch.stack(((volts - VOLTAGE) / 0.05, (kelvin - HOTTEST) / 5, (PLATES - anode) / 0.01), 2).relu()
+        return torch.stack(
+            ((volts - VOLTAGE) / 0.05, (kelvin - HOTTEST) / 5, (PLATES - anode) / 0.01), 2
+        ).relu()
 
     def objective(self, network, batch):
         charge, _, seen = self.charged(network, batch)
@@ -190,7 +196,7 @@ class FastCharging(tasks.Problem):
         }
 
     def reference(self, state, current, outside, cooling):
-        """The same integrator with CasADi's adjoint of it: PyBaMM has the derivative, which other codes have not."""
+        """The same integrator with CasADi's adjoint of it."""
         return _Adjoint.apply(self.cell, state, current, outside, cooling)
 
     def pictures(self, fields):
@@ -209,5 +215,7 @@ class FastCharging(tasks.Problem):
             "Potential of the anode of six test cells: below the grey line lithium plates.": tasks.panels(
                 fields, anodes, ylabel="mV", ylim=(-60, 120), **named
             ),
-            "Currents of six test cells.": tasks.panels(fields, currents, ylabel="A", ylim=(0, MOST), **named),
+            "Currents of six test cells.": tasks.panels(
+                fields, currents, ylabel="A", ylim=(0, MOST), **named
+            ),
         }

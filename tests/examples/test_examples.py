@@ -218,7 +218,9 @@ def test_the_burner_is_a_stirred_reactor(monkeypatch):
     first = np.array(box.burnt(0.6))
     fractions = dict(zip(module.SPECIES, first[1:], strict=True)) | {"N2": 1 - first[1:].sum()}
     gas.TPY = 1000 * first[0], cantera.one_atm, fractions
-    exact = solve_ivp(change, (0, module.SECONDS), [gas.T, *gas.Y], method="BDF", rtol=1e-6, atol=1e-12).y[:, -1]
+    exact = solve_ivp(change, (0, module.SECONDS), [gas.T, *gas.Y], method="BDF", rtol=1e-6, atol=1e-12).y[
+        :, -1
+    ]
     found = box.evaluate(first, fuel, 1000 * flow, (kelvin, lost))
     wanted = [exact[0] / 1000, *(exact[1 + gas.species_index(name)] for name in module.SPECIES)]
     assert (np.abs(found - wanted) < 1e-2 * module.SPREAD).all()
@@ -285,6 +287,8 @@ def test_two_minutes_of_a_cell_are_what_pybamm_solves_and_their_adjoint_is_right
     gradients = torch.autograd.grad(value(*inputs), inputs)
     for own, moved in zip(gradients, ((along, 0.0), (0.0, 1.0)), strict=True):
         with torch.no_grad():
-            there, back = (value(*(x + sign * 1e-4 * d for x, d in zip(inputs, moved, strict=True))) for sign in (1, -1))
+            there, back = (
+                value(*(x + sign * 1e-4 * d for x, d in zip(inputs, moved, strict=True))) for sign in (1, -1)
+            )
         direction = moved[0] if torch.is_tensor(moved[0]) else 1.0
         assert (own * direction).sum().item() == pytest.approx((there - back).item() / 2e-4, rel=1e-4)
