@@ -199,8 +199,13 @@ class PumpSchedule(tasks.Problem):
             hours = np.arange(arrays["speeds"].shape[1] + 1)
             for pump, colour in enumerate(("C0", "C1")):
                 for day in arrays["speeds"]:
-                    axes.stairs(day[:, pump], hours, color=colour, linewidth=0.8)
-            axes.stairs(1.15 + TARIFF.repeat(1 + len(hours) // 24)[: len(hours) - 1], hours, color="0.5")
+                    axes.stairs(day[:, pump], hours, color=colour, linewidth=0.8, baseline=None)
+            axes.stairs(
+                1.15 + TARIFF.repeat(1 + len(hours) // 24)[: len(hours) - 1],
+                hours,
+                color="0.5",
+                baseline=None,
+            )
 
         named = {"xlabel": "hour", "ylabel": "speed", "ylim": (0.35, 1.5)}
         shown = tasks.panels(fields, speeds, **named)

@@ -115,7 +115,7 @@ class FastCharging(tasks.Problem):
     @dataclass(frozen=True)
     class Config(tasks.Config):
         methods: tuple[str, ...] = ("none", "no-gradient", "tangents", "row-rge", "rge", "first-order")
-        steps: tasks.Count = 80
+        steps: tasks.Count = 60
         batch: tasks.Count = 4
         learning_rate: tasks.Positive = 0.02
         mu: tasks.Positive = 0.01
@@ -203,7 +203,7 @@ class FastCharging(tasks.Problem):
         def currents(axes, arrays):
             minutes = 2 * np.arange(arrays["current"].shape[1] + 1)
             for place, row in enumerate(arrays["current"]):
-                axes.stairs(row, minutes, color=f"C{place}")
+                axes.stairs(row, minutes, color=f"C{place}", baseline=None)
 
         def anodes(axes, arrays):
             minutes = 2 * np.arange(1, arrays["current"].shape[1] + 1)
