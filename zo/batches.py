@@ -6,7 +6,7 @@ import copy
 import dataclasses
 from collections import UserDict, UserList, deque
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from torch import Tensor
 from torch.utils._pytree import SUPPORTED_NODES, tree_flatten, tree_unflatten
 
 from zo.errors import ObjectiveError
+
+# Any nesting of tuples, lists, dicts, dataclasses and the like of tensors with their rows first.
+Batch: TypeAlias = Any
 
 
 def map_tensors(

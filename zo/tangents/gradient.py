@@ -290,13 +290,13 @@ class TangentGradient:
                         loss, gradients = live.gradients(pairs)
                     checks.refuse_dependent_rows(loss, base, survived)
                     checks.refuse_not_finite(gradients, self.trust, number)
-                    meeting.own = Check()
+                    meeting.message = Check()
                     if ranks.rank == 0 and self.watch.checks(number):  # the first rank alone
                         with alone(ranks):
-                            meeting.own = checked(
+                            meeting.message = checked(
                                 step, self.boxes, self.tangents, window, gradients, before, self.watch
                             )
-            check: Check = meeting.told[0]
+            check: Check = meeting.messages[0]
             found = check.agreement, check.missed, check.agreement_of_rows
             share = self.watch.share(*found)
             taken = gradients if share == 1.0 else [share * gradient for gradient in gradients]

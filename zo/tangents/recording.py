@@ -167,8 +167,8 @@ def record(
                 else:
                     found.append(Recorded(losses, split(recorder, boxes, len(moves)), rows + recorder.rows))
                     break
-        meeting.own = found if ranks.size == 1 else [_packed(each) for each in found]
-    found = [meeting.told[place % ranks.size][place // ranks.size] for place in range(len(chunks))]
+        meeting.message = found if ranks.size == 1 else [_packed(each) for each in found]
+    found = [meeting.messages[place % ranks.size][place // ranks.size] for place in range(len(chunks))]
     if ranks.size > 1:
         found = [_unpacked(each, step.parameters.tensors[0].device) for each in found]
     return _joined(found, boxes)
