@@ -604,8 +604,8 @@ class _Call:
 def _cancelled(future: Future[Reply]) -> bool:
     """Cancel a block that has not begun; whether that was in time.
 
-    A process pool that breaks tells all its futures so, and where one was cancelled, the thread that does this
-    ends with InvalidStateError (Python 3.11 to 3.13). A cancelled future need not hear of it.
+    A process pool that breaks tells all its futures so, and where one was cancelled, the thread that does it
+    ends with InvalidStateError (Python 3.11). A cancelled future need not hear of it.
     """
 
     def unless_cancelled(error: BaseException | None) -> None:
