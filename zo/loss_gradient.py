@@ -12,18 +12,18 @@ from torch import Tensor, nn
 
 from blackbox.checks import check_count, check_fraction
 from blackbox.failures import noted
-from zo.base import Base, evaluate_base
 from zo.draws import Key
 from zo.errors import ConfigurationError, RanksError
 from zo.estimators.estimator import Estimator
-from zo.evaluators.check import Remember, is_due, most_checks
-from zo.evaluators.choice import SMALLEST, Serving, candidates, chunk_size
 from zo.evaluators.evaluator import Evaluator
-from zo.evaluators.narrow import makes_narrow, tell_narrow
-from zo.evaluators.repeats import Asker, doubt_about, most_asked, noise_of, reordered
+from zo.execution.base import Base, evaluate_base
+from zo.execution.check import Remember, is_due, most_checks
+from zo.execution.choice import SMALLEST, Serving, candidates, chunk_size
 from zo.execution.journal import Journal, Page, step_fingerprint
 from zo.execution.pieces import Opening, Pieces, Share, evaluate_share, joined
+from zo.execution.precision import makes_narrow, tell_narrow
 from zo.execution.ranks import Ranks, checksum, fingerprint
+from zo.execution.repeats import Asker, doubt_about, most_asked, noise_of, reordered
 from zo.execution.shared_rows import apart
 from zo.failures import refuse_too_many, tell_lost, tell_noise, tell_zero
 from zo.objective import Closure, Objective, as_objective
@@ -155,7 +155,7 @@ class LossGradient:
         self.parameters = Parameters(network, parameters)
         self.serving = Serving(candidates(evaluator, self.objective))
         self.chunk = chunk
-        self.together: int | None = None  # of a chunk, by `stacked`; None for all
+        self.stack: int | None = None  # of a chunk, by `stacked`; None for all
         self.memory = memory
         self.max_dropped = max_dropped
         self.first_alone = first_alone
@@ -194,7 +194,7 @@ class LossGradient:
         ranks.exchanged = 0
         opening = self._open(step, batch) if self._must_open(step) else Opening()
         with noted() as causes:
-            pieces, shares = ranks.together(step, lambda: self._share(opening, step, batch))
+            pieces, shares = ranks.exchange(step, lambda: self._share(opening, step, batch))
             ranks.refuse_different(step, [share.marks for share in shares])
             faults = [share.fault for share in shares if share.fault is not None]
             beyond = 0  # of the plan
@@ -203,7 +203,7 @@ class LossGradient:
                     beyond += sum(len(numbers) for numbers in known.values())
                 self.serving = self.serving.found_wrong(self.network.training, faults[0])
                 opening = Opening(pieces, by_loop=True, noise=opening.noise)
-                pieces, shares = ranks.together(step, lambda: self._share(opening, step, batch))
+                pieces, shares = ranks.exchange(step, lambda: self._share(opening, step, batch))
                 ranks.refuse_different(step, [share.marks for share in shares])
         difference, valid = joined(len(pieces), [opening.known, *(share.numbers for share in shares)])
         behind = self._judged(step, pieces, opening, difference, valid)
@@ -246,7 +246,7 @@ class LossGradient:
         plan = self.estimator.plan(self.parameters, self._key.at(first))
         evaluators, repeated = self.serving.evaluators, 2 + most_asked(plan)
         return sum(
-            most_checks(step, self.parameters, evaluators, queries, chunk, self.together, repeated)
+            most_checks(step, self.parameters, evaluators, queries, chunk, self.stack, repeated)
             for step in range(first, first + steps)
         )
 
@@ -260,7 +260,7 @@ class LossGradient:
             "seed": self._key.seed,
             "estimator": described(self.estimator),
             "chunk": self.chunk,
-            "together": self.together,
+            "stack": self.stack,
             "counts": asdict(self.counts),
             "evaluators": self.serving.state_dict(),
         }
@@ -276,7 +276,7 @@ class LossGradient:
         refuse_other_run("LossGradient", own, state)
         serving = self.serving.loaded(state["evaluators"])
         self.chunk = same_chunk("LossGradient", self.chunk, state["chunk"])
-        self.together = state.get("together")  # None of earlier versions, where it was the chunk
+        self.stack = state.get("stack")  # None of earlier versions, where it was the chunk
         self.counts, self.serving = QueryCounts(**state["counts"]), serving
         self._first = True
 
@@ -298,14 +298,14 @@ class LossGradient:
                 with apart(), pieces.base.intact():
                     noise = float(remember("noise", lambda: noise_of(pieces.base)))
                     if not self._told_narrow and self._is_narrow(pieces.base, remember):
-                        self._told_narrow = tell_narrow(pieces.base, step)
-                    serving = serving.checked(pieces.base, pieces.plan, pieces.chunk, step, remember)
+                        self._told_narrow = tell_narrow(pieces.base.step, pieces.base.losses)
+                    serving = serving.checked(pieces.base, pieces.plan, pieces.chunk, remember)
             pieces = replace(pieces, serving=serving)
             known = pieces.known() if self._first and self._ranks.size > 1 else {}
             marks = pieces.marked("opening")
             return pieces, Share(marks, known, serving=serving.state_dict(), noise=noise)
 
-        pieces, told = self._ranks.together(step, work)
+        pieces, told = self._ranks.exchange(step, work)
         self._ranks.refuse_different(step, [share.marks for share in told])
         decided = told[0]
         assert decided.serving is not None
@@ -314,7 +314,9 @@ class LossGradient:
 
     def _is_narrow(self, base: Base, remember: Remember) -> bool:
         """Whether the base of a step that is checked makes numbers of 16 bits."""
-        return bool(remember("narrow", lambda: makes_narrow(base))) if base.narrow is None else base.narrow
+        if base.narrow is not None:
+            return base.narrow
+        return bool(remember("narrow", lambda: makes_narrow(base.step, base.losses)))
 
     def _judged(
         self, step: int, pieces: Pieces, opening: Opening, difference: Tensor, valid: Tensor
@@ -329,9 +331,9 @@ class LossGradient:
                 return None, Share(pieces.marked("judgement"))
             base = pieces.base
             ask = Asker(
-                base, lambda query: pieces.serving.serves(query, base.problem, by_loop=opening.by_loop), {}
+                base, lambda query: pieces.serving.serves(query, base.step, by_loop=opening.by_loop), {}
             )
-            spent = base.problem.tally.queries
+            spent = base.step.tally.queries
             with apart(), base.intact():
                 noise = max(before, float(noise_of(base)))
                 doubt = doubt_about(
@@ -340,10 +342,10 @@ class LossGradient:
                 )
             if doubt is not None and doubt.cause == "rounding" and self._told_narrow:
                 doubt = None  # what rounds is known
-            checks = base.problem.tally.queries - spent
+            checks = base.step.tally.queries - spent
             return None, Share(pieces.marked("judgement"), checks=checks, noise=noise, doubt=doubt)
 
-        _, told = self._ranks.together(step, work)
+        _, told = self._ranks.exchange(step, work)
         self._ranks.refuse_different(step, [share.marks for share in told])
         return told[0]
 
@@ -364,13 +366,13 @@ class LossGradient:
         self._made = base.made or self._made
         plan = self.estimator.plan(self.parameters, self._key.at(step))
         if self.chunk is None:
-            self.chunk, self.together = chunk_size(self.serving.evaluators, base, plan, self.memory)
-        base = replace(base, problem=replace(base.problem, together=self.together))
-        words = (self._key.at(step), described(self.estimator), self.chunk, self.together, self.max_dropped)
+            self.chunk, self.stack = chunk_size(self.serving.evaluators, base, plan, self.memory)
+        base = replace(base, step=replace(base.step, stack=self.stack))
+        words = (self._key.at(step), described(self.estimator), self.chunk, self.stack, self.max_dropped)
         settings = repr((words, self.parameters.names, self.network.training))
         page = None
         if self.journal is not None:
-            page = Page(self.journal, base.problem, step_fingerprint(base.problem, base.losses, settings))
+            page = Page(self.journal, base.step, step_fingerprint(base.step, base.losses, settings))
         marks = {} if self._ranks.size == 1 else self._marks(base, batch, settings)
         draws = self._key.at(step).generator(DRAWN)
         drawn = int(torch.randint(plan.queries, (1,), generator=draws))

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from blackbox import BlackBoxError
-from zo.base import Base
 from zo.batches import sent
-from zo.evaluators.check import refuse_off
-from zo.evaluators.choice import Serving
 from zo.evaluators.evaluator import Changes, Unservable, mean_changes
 from zo.evaluators.loop import Loop
+from zo.execution.base import Base
+from zo.execution.check import refuse_off
+from zo.execution.choice import Serving
 from zo.execution.journal import Page
 from zo.execution.ranks import Ranks
 from zo.execution.shared_rows import apart
@@ -134,7 +134,7 @@ def evaluate_share(pieces: Pieces, opening: Opening, ranks: Ranks, *, first_alon
     base, page, fault = pieces.base, pieces.page, None
     found: dict[int, Tensor] = {}
     begun: dict[int, Changes] = {}
-    tally = base.problem.tally
+    tally = base.step.tally
     running = 0  # queries that count for nothing if they show that their evaluator is wrong
     try:
         with apart(), base.intact():
@@ -145,14 +145,14 @@ def evaluate_share(pieces: Pieces, opening: Opening, ranks: Ranks, *, first_alon
                     found[number] = kept[name]
                     continue
                 spent, queries = tally.queries, pieces.queries(number)
-                evaluator = pieces.serving.serves(queries, base.problem, by_loop=opening.by_loop)
+                evaluator = pieces.serving.serves(queries, base.step, by_loop=opening.by_loop)
                 if id(evaluator) not in begun:
-                    begun[id(evaluator)] = evaluator.begin(base.problem, base.losses)
+                    begun[id(evaluator)] = evaluator.begin(base.step, base.losses)
                 changes, running = begun[id(evaluator)], len(queries)
                 try:
                     if pieces.is_drawn(number) and not isinstance(evaluator, Loop) and len(queries) > 1:
                         chosen = pieces.drawn % pieces.chunk
-                        changed = refuse_off(evaluator, base.problem, base.losses, changes, queries, chosen)
+                        changed = refuse_off(evaluator, base.step, base.losses, changes, queries, chosen)
                     else:
                         changed = changes(queries)
                 except BlackBoxError:
@@ -181,8 +181,8 @@ def _on_the_cpu(found: dict[int, Tensor]) -> dict[int, Tensor]:
     device = next((numbers.device for numbers in found.values() if numbers.device.type != "cpu"), None)
     if device is None:
         return found
-    together = torch.cat([sent(numbers, device) for numbers in found.values()]).cpu()
-    return dict(zip(found, together.split(lengths), strict=True))
+    whole = torch.cat([sent(numbers, device) for numbers in found.values()]).cpu()
+    return dict(zip(found, whole.split(lengths), strict=True))
 
 
 def dealt(numbers: Sequence[T], rank: int, size: int) -> list[T]:
@@ -203,6 +203,6 @@ def joined(count: int, parts: Sequence[Mapping[int, Tensor]]) -> tuple[Tensor, T
         Differences `(queries,)` float64, zero where a query is dropped, and `(queries,)` bool, False there.
     """
     numbers = {number: values for part in parts for number, values in part.items()}
-    together = torch.cat([numbers[number] for number in range(count)])
-    valid = torch.isfinite(together)
-    return torch.where(valid, together, 0.0), valid
+    whole = torch.cat([numbers[number] for number in range(count)])
+    valid = torch.isfinite(whole)
+    return torch.where(valid, whole, 0.0), valid

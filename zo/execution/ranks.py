@@ -67,7 +67,7 @@ class Ranks:
         self.exchanged, self.waited = 0, 0.0
         self._error = error
 
-    def together(self, step: int, work: Callable[[], tuple[Own, Told]]) -> tuple[Own, list[Told]]:
+    def exchange(self, step: int, work: Callable[[], tuple[Own, Told]]) -> tuple[Own, list[Told]]:
         """Work that each rank does on its own, and may fail at; see `meeting`.
 
         Args:
@@ -135,7 +135,7 @@ class Ranks:
             BlackBoxError: Some rank would take another step; the error is of this object's kind.
         """
         if self.size > 1:
-            _, found = self.together(step, lambda: (None, fingerprint()))
+            _, found = self.exchange(step, lambda: (None, fingerprint()))
             self.refuse_different(step, found)
 
     def refuse_different(self, step: int, marks: Sequence[Mapping[str, int | str]]) -> None:

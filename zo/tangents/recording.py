@@ -17,7 +17,7 @@ from blackbox.calls import intercepted
 from zo.batches import map_tensors, tensors
 from zo.draws import Key
 from zo.errors import TangentError, TangentWarning
-from zo.evaluators.evaluator import Evaluator, Problem
+from zo.evaluators.evaluator import Evaluator, Step
 from zo.evaluators.loop import loop_losses
 from zo.evaluators.stacked import Stacked, stacked_losses
 from zo.evaluators.state import Snapshot
@@ -113,7 +113,7 @@ class Recorded:
 
 @torch.no_grad()
 def record(
-    problem: Problem,
+    step: Step,
     boxes: Sequence[BlackBoxFunction],
     evaluator: Evaluator,
     probes: int,
@@ -125,7 +125,7 @@ def record(
     """Evaluate the objective with the network as it is and with `probes` randomly moved copies of it.
 
     Args:
-        problem: of the step.
+        step: the step.
         boxes: whose calls are recorded.
         evaluator: `Stacked` or `Loop`; a direction of zero is the base.
         probes: how many.
@@ -141,18 +141,18 @@ def record(
     variants = range(1 + probes)
     chunks = [variants[first : first + (chunk or 1 + probes)] for first in variants[:: chunk or 1 + probes]]
     with ranks.meeting(key.step) as meeting, alone(ranks):
-        problem.parameters.refuse_replaced(problem.network)
+        step.parameters.refuse_replaced(step.network)
         found = []
         for own in chunks[ranks.rank :: ranks.size]:
             # The base alone needs no stack, which not every layer bears.
             stacked = isinstance(evaluator, Stacked) and len(own) > 1
-            moves, rows = _moves(problem, own, mu, key), 0
+            moves, rows = _moves(step, own, mu, key), 0
             ways = ((stacked_losses, _stacked), (loop_losses, _one_by_one))
             for evaluate, split in ways if stacked else ways[1:]:
-                recorder, start = Recorder(boxes), Snapshot(problem.network)
+                recorder, start = Recorder(boxes), Snapshot(step.network)
                 try:
                     with recorder.recording():
-                        losses = evaluate(problem, moves, start)
+                        losses = evaluate(step, moves, start)
                 except Exception as error:  # of a layer that vmap cannot take, such as an LSTM
                     if evaluate is loop_losses or isinstance(error, BlackBoxError):
                         raise
@@ -170,7 +170,7 @@ def record(
         meeting.own = found if ranks.size == 1 else [_packed(each) for each in found]
     found = [meeting.told[place % ranks.size][place // ranks.size] for place in range(len(chunks))]
     if ranks.size > 1:
-        found = [_unpacked(each, problem.parameters.tensors[0].device) for each in found]
+        found = [_unpacked(each, step.parameters.tensors[0].device) for each in found]
     return _joined(found, boxes)
 
 
@@ -258,9 +258,9 @@ def rows_alive(alive: Tensor, rows: Tensor) -> Tensor:
     return alive.to(rows.device).repeat_interleave(each)
 
 
-def _moves(problem: Problem, variants: range, mu: float, key: Key) -> Directions:
+def _moves(step: Step, variants: range, mu: float, key: Key) -> Directions:
     """Of some of the variants: the first of all is the base, and each probe's draws are its own."""
-    size, dtype = problem.parameters.size, problem.parameters.dtype
+    size, dtype = step.parameters.size, step.parameters.dtype
     moves = torch.zeros(len(variants), size, dtype=dtype)
     for place, variant in enumerate(variants):
         if variant > 0:

@@ -15,10 +15,10 @@ from torch.nn import functional as F
 import zo
 from blackbox import ConfigurationError
 from tests import quick
+from zo.evaluators import Step
 from zo.evaluators.difference import evaluator as deciding
 from zo.evaluators.difference import fused
 from zo.evaluators.difference.changes import OneChannel
-from zo.evaluators.evaluator import Problem
 from zo.evaluators.loop import Loop
 from zo.evaluators.state import Snapshot
 from zo.perturbation import Coordinates
@@ -107,16 +107,16 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(5, 3, 7, 7, generator=generator, dtype=torch.float64), torch.arange(5) % 3
 
 
-def changes_of(network, evaluator, dtype=torch.float64, step=0.01, every=3):
+def changes_of(network, evaluator, dtype=torch.float64, length=0.01, every=3):
     """Of every third coordinate, in the dtype."""
     network, data = network.to(dtype), (batch()[0].to(dtype), batch()[1])
-    problem = Problem(network, zo.estimators.Parameters(network), OBJECTIVE, data, 5)
-    indices = torch.arange(0, problem.parameters.size, every)
-    queries = Coordinates(indices, torch.full((len(indices),), step, dtype=dtype))
+    step = Step(network, zo.estimators.Parameters(network), OBJECTIVE, data, 5)
+    indices = torch.arange(0, step.parameters.size, every)
+    queries = Coordinates(indices, torch.full((len(indices),), length, dtype=dtype))
     start = Snapshot(network)
     base = OBJECTIVE(network, data)
     start.restore()
-    return evaluator.changes(problem, queries, base)
+    return evaluator.changes(step, queries, base)
 
 
 def made(name, training):
@@ -154,7 +154,7 @@ def test_chains_are_found_and_what_others_read_is_left_alone(monkeypatch):
         found.append([tuple(kind is not None for kind in vars(chain).values()) for chain in chains])
         return result
 
-    monkeypatch.setattr("zo.evaluators.difference.recording.fuse", noted)
+    monkeypatch.setattr("zo.evaluators.difference.tape.fuse", noted)
     monkeypatch.setattr(deciding, "kernels_run_at", lambda tensor: True)
     monkeypatch.setattr(fused, "_by_kernel", lambda *given: None)
     for name in NETWORKS:
