@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from blackbox.errors import BlackBoxError
-from zo.batches import bits, tensors
+from zo.batches import Batch, bits, tensors
 from zo.errors import ConfigurationError, FailedBatchError, FailedQueriesError
 
 T = TypeVar("T")
@@ -246,7 +246,7 @@ class Ranks:
             self.waited += perf_counter() - began
 
 
-def fingerprint(network: nn.Module, batch: Any, settings: str) -> dict[str, int]:  # noqa: ANN401
+def fingerprint(network: nn.Module, batch: Batch, settings: str) -> dict[str, int]:
     """Checksums, by name, of what must be the same on all ranks before they take a step together.
 
     They have 32 bits each, so others pass for the same once in 4e9 times.
