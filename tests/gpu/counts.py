@@ -103,7 +103,7 @@ def by_product(call, one, weight, options, each_in, each_out):
 
 def main(names: list[str]) -> None:
     kernels = SimpleNamespace(NONE=0, FIXED=1, OF_BATCH=2, change=in_place_of_the_kernel)
-    module = "zo.evaluators.difference.kernels"
+    module = "zo.evaluators.difference.gpu.kernels"
     with (
         mock.patch.dict(sys.modules, {module: kernels}),
         mock.patch.object(sys.modules["zo.evaluators.difference"], "kernels", kernels, create=True),

@@ -14,7 +14,7 @@ from tests.gpu.counts import in_place_of_the_kernel
 from tests.gpu.pretended import CUDA, PretendedGPU
 from zo.evaluators import Step
 from zo.evaluators.difference import evaluator as deciding
-from zo.evaluators.difference import graphs
+from zo.evaluators.difference.gpu import graphs
 from zo.perturbation import Coordinates, Directions, Perturbation
 
 
@@ -209,8 +209,8 @@ def test_a_pass_launches_little_however_many_variants_share_it(training, most):
 def test_a_pass_with_the_kernel_reads_and_writes_a_part_of_what_it_does_without(training, part, monkeypatch):
     """What it gives is held against torch in `test_fused`."""
     kernels = SimpleNamespace(NONE=0, FIXED=1, OF_BATCH=2, change=in_place_of_the_kernel)
-    monkeypatch.setitem(sys.modules, "zo.evaluators.difference.kernels", kernels)
-    monkeypatch.setattr("zo.evaluators.difference.kernels", kernels, raising=False)
+    monkeypatch.setitem(sys.modules, "zo.evaluators.difference.gpu.kernels", kernels)
+    monkeypatch.setattr("zo.evaluators.difference.gpu.kernels", kernels, raising=False)
     monkeypatch.setattr(deciding, "kernels_run_at", lambda tensor: tensor.is_cuda)
     moved, launched = [], []
     for fused in (False, True):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from zo.batches import Batch
 from zo.errors import ObjectiveError
 from zo.evaluators.state import Inside, Snapshot
 from zo.objective import Objective
@@ -54,7 +55,7 @@ class Step:
     network: nn.Module
     parameters: Parameters
     objective: Objective
-    batch: Any
+    batch: Batch
     rows: int
     written: Mapping[str, Tensor] = field(default_factory=dict)
     inside: Inside | None = None

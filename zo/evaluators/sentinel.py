@@ -16,7 +16,7 @@ from torch._C._functorch import is_batchedtensor  # pyright: ignore[reportMissin
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from zo.batches import tensors
+from zo.batches import Batch, tensors
 from zo.evaluators.evaluator import Step, Unservable
 from zo.evaluators.loop import Loop
 from zo.objective import Objective, losses, uncompiled
@@ -153,7 +153,7 @@ def _rounded(objective: Objective) -> Objective:
     """An objective in which what is computed is off by units in the last place, otherwise at each call."""
     generator = torch.Generator().manual_seed(1)
 
-    def rounded(network: nn.Module, batch: Any) -> Tensor:  # noqa: ANN401
+    def rounded(network: nn.Module, batch: Batch) -> Tensor:
         with uncompiled(), _Rounded(generator):
             return objective(network, batch)
 

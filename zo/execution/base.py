@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from blackbox.failures import FailedRow, noted
-from zo.batches import count_rows, tensors
+from zo.batches import Batch, count_rows, tensors
 from zo.errors import ObjectiveError
 from zo.evaluators.evaluator import Step
 from zo.evaluators.state import Snapshot, as_it_is_now
@@ -90,7 +89,7 @@ def evaluate_base(
     network: nn.Module,
     objective: Objective,
     parameters: Parameters,
-    batch: Any,  # noqa: ANN401
+    batch: Batch,
     number: int,
     *,
     measure: bool,
@@ -146,6 +145,6 @@ def evaluate_base(
     )
 
 
-def _versions(batch: Any) -> list[int]:  # noqa: ANN401
+def _versions(batch: Batch) -> list[int]:
     """How often each tensor of a batch was written to; tensors of inference mode do not count it."""
     return [0 if tensor.is_inference() else tensor._version for tensor in tensors(batch)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -43,6 +44,30 @@ class Piece:
     queries: Perturbation
     truth: Tensor
     shorter: Perturbation | None = None
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What `loop` says of queries at steps longer than those of the plan.
+
+    Attributes:
+        changes: `(queries, rows)` of the losses, float64.
+        lengths: `(queries,)`, of the steps: theirs, or how many times as long as those of the plan.
+    """
+
+    changes: Tensor
+    lengths: Tensor
+
+    @classmethod
+    def remembered(cls, remember: Remember, name: str, work: Callable[[], Compared]) -> Compared:
+        """By `work`, or from a journal, which keeps one tensor under a name: lengths are its last column."""
+
+        def packed() -> Tensor:
+            compared = work()
+            return torch.cat([compared.changes, compared.lengths[:, None].to(compared.changes)], dim=1)
+
+        whole = remember(name, packed)
+        return cls(whole[:, :-1], whole[:, -1])
 
 
 @dataclass(frozen=True)
@@ -121,20 +146,19 @@ def truth_of(
     """
     rounding = remember("check rounding", lambda: rounding_of(step, base)).to(base.device)
     if isinstance(example, Directions):
-        found = remember("check directions", lambda: _directed(step, base, example.steps[:2]))
-        truth, factors = found[:, :-1], found[:, -1:].to(example.steps)
+        work = partial(_directed, step, base, example.steps[:2])
+        compared = Compared.remembered(remember, "check directions", work)
+        longer = example.steps[:2] * compared.lengths[:, None].to(example.steps)
         # twice, so that a single direction has company to be mixed with
-        twice = Directions(torch.cat([example.steps[:2] * factors] * 2))
-        return Truth((Piece("a direction", twice, truth.to(base)),), rounding)
+        twice = Directions(torch.cat([longer] * 2))
+        return Truth((Piece("a direction", twice, compared.changes.to(base)),), rounding)
     parameters, pieces, own = step.parameters, [], float(example.steps.abs().max())
     for name, start, tensor in zip(parameters.names, parameters.starts, parameters.tensors, strict=True):
         indices = start + torch.tensor(_entries(tensor.numel(), step.number, first))
-        found = remember(
-            f"check {name} {len(indices)}",
-            lambda i=indices: _distinguishable(step, base, i, rounding, own),
-        )
-        truth, steps = found[:, :-1], found[:, -1].to("cpu", parameters.dtype)
-        pieces.append(Piece(name, Coordinates(indices, steps), truth.to(base)))
+        work = partial(_distinguishable, step, base, indices, rounding, own)
+        compared = Compared.remembered(remember, f"check {name} {len(indices)}", work)
+        steps = compared.lengths.to("cpu", parameters.dtype)
+        pieces.append(Piece(name, Coordinates(indices, steps), compared.changes.to(base)))
     return Truth((*pieces, *(_long(pieces, step, chunk, own) if first else ())), rounding)
 
 
@@ -264,13 +288,13 @@ def _tried(step: Step, base: Tensor, queries: Perturbation) -> Tensor | None:
     return found if torch.isfinite(found).any() else None
 
 
-def _distinguishable(step: Step, base: Tensor, indices: Tensor, rounding: Tensor, own: float) -> Tensor:
-    """Changes `(entries, rows)` by `loop`, and the lengths of the steps that they took as a last column.
+def _distinguishable(step: Step, base: Tensor, indices: Tensor, rounding: Tensor, own: float) -> Compared:
+    """What `loop` says of entries, and the lengths of the steps that they took.
 
     A step is lengthened until its change is distinguishable from rounding, as far as the objective bears it;
     where it bears none of the lengths, it is as long as those of the plan.
     """
-    rows = []
+    changes, lengths = [], []
     for index in indices.split(1):
         truth, length = None, own
         for longer in LENGTHS:
@@ -282,24 +306,26 @@ def _distinguishable(step: Step, base: Tensor, indices: Tensor, rounding: Tensor
                 break
         if truth is None:
             truth = _by_loop(step, base, _coordinate(step, index, own))
-        rows.append(torch.cat([truth[0].double(), truth.new_tensor([length], dtype=torch.float64)]))
-    return torch.stack(rows)
+        changes.append(truth[0].double())
+        lengths.append(length)
+    return Compared(torch.stack(changes), torch.tensor(lengths, dtype=torch.float64))
 
 
 def _coordinate(step: Step, index: Tensor, length: float) -> Coordinates:
     return Coordinates(index, torch.full((1,), length, dtype=step.parameters.dtype))
 
 
-def _directed(step: Step, base: Tensor, steps: Tensor) -> Tensor:
-    """Changes `(directions, rows)` by `loop` at longer steps, and by which factor, as a last column."""
-    rows = []
+def _directed(step: Step, base: Tensor, steps: Tensor) -> Compared:
+    """What `loop` says of directions at longer steps, and how many times as long they are."""
+    changes, factors = [], []
     for direction in steps.split(1):
         factor = LENGTHS[0] / float(direction.abs().max())
         truth = _tried(step, base, Directions(direction * factor))
         if truth is None:
             truth, factor = _by_loop(step, base, Directions(direction)), 1.0
-        rows.append(torch.cat([truth[0].double(), truth.new_tensor([factor], dtype=torch.float64)]))
-    return torch.stack(rows)
+        changes.append(truth[0].double())
+        factors.append(factor)
+    return Compared(torch.stack(changes), torch.tensor(factors, dtype=torch.float64))
 
 
 def _long(pieces: list[Piece], step: Step, chunk: int, own: float) -> list[Piece]:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import torch
+from torch import Tensor
 
 from zo.errors import ConfigurationError, EvaluatorWarning
 from zo.evaluators.difference.evaluator import MOST_ON_GPU, Difference
-from zo.evaluators.evaluator import Evaluator, Step
+from zo.evaluators.evaluator import Changes, Evaluator, Step
 from zo.evaluators.loop import Loop
 from zo.evaluators.stacked import Stacked
 from zo.execution.base import Base
@@ -84,11 +85,14 @@ class Serving:
         own = [kind for kind in self.numbers if kind.endswith(_mode(training))]
         return not own or any(kind in self.unchecked for kind in own)
 
-    def serves(self, queries: Perturbation, step: Step, *, by_loop: bool = False) -> Evaluator:
-        """What evaluates some queries of a step: `Loop` where nothing was decided, or if it is asked for."""
-        last = len(self.evaluators) - 1
-        number = self.numbers.get(_kind(queries, step.network.training), last)
-        return self.evaluators[last if by_loop else number]
+    def serves(self, queries: Perturbation, step: Step) -> Evaluator:
+        """What evaluates some queries of a step: `Loop` where nothing was decided."""
+        number = self.numbers.get(_kind(queries, step.network.training), len(self.evaluators) - 1)
+        return self.evaluators[number]
+
+    def by_loop(self) -> Serving:
+        """`Loop` alone, as for a step whose evaluator was found wrong."""
+        return Serving(self.evaluators[-1:])
 
     def checked(self, base: Base, plan: Perturbations, chunk: int, remember: Remember) -> Serving:
         """Check what serves the kinds of queries in a plan; what fails gives way to the next one."""
@@ -162,6 +166,41 @@ class Serving:
         """What serves, or what may."""
         names = dict.fromkeys(self.state_dict().values()) or map(repr, self.evaluators)
         return " or ".join(names)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is decided of a step before its pieces are evaluated.
+
+    Attributes:
+        serving: What evaluates the queries, as its state.
+        noise: How far two evaluations of the base were apart; None if it was evaluated once.
+        known: Numbers of pieces from the journal.
+    """
+
+    serving: Mapping[str, str] = field(default_factory=dict)
+    noise: float | None = None
+    known: Mapping[int, Tensor] = field(default_factory=dict)
+
+
+class Begun:
+    """The evaluators of a step, each begun once, at the first query that it serves.
+
+    Args:
+        serving: What serves which queries.
+        base: The step's.
+    """
+
+    def __init__(self, serving: Serving, base: Base) -> None:
+        self.serving, self._base = serving, base
+        self._changes: dict[int, Changes] = {}  # by the identity of the evaluator
+
+    def for_queries(self, queries: Perturbation) -> tuple[Evaluator, Changes]:
+        """The evaluator that serves some queries, and the function that it evaluates them by."""
+        evaluator = self.serving.serves(queries, self._base.step)
+        if id(evaluator) not in self._changes:
+            self._changes[id(evaluator)] = evaluator.begin(self._base.step, self._base.losses)
+        return evaluator, self._changes[id(evaluator)]
 
 
 def _too_large(base: Base) -> bool:

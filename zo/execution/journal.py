@@ -30,7 +30,7 @@ class Journal(Protocol):
         ...
 
 
-class Page:
+class StepJournal:
     """The journal of one step.
 
     Args:

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from blackbox import BudgetError
 from zo.draws import Key
-from zo.evaluators.evaluator import Changes, Evaluator, mean_changes
+from zo.evaluators.evaluator import mean_changes
 from zo.evaluators.loop import Loop
 from zo.evaluators.sentinel import ROUNDING
 from zo.execution.base import Base
+from zo.execution.choice import Begun
 from zo.parameters import Parameters
 from zo.perturbation import Coordinates, Directions, Perturbation, Perturbations
 from zo.slopes import Doubt, doubt_of
@@ -33,18 +34,31 @@ FAR = 2**40  # steps on, whose directions are asked where a step has too few
 
 
 @dataclass(frozen=True)
+class Judgement:
+    """What queries that were asked again say of a step.
+
+    Attributes:
+        noise: How far evaluations of the base were apart at most.
+        doubt: About the slopes; None if there is none.
+        checks: How many queries that took.
+    """
+
+    noise: float = 0.0
+    doubt: Doubt | None = None
+    checks: int = 0
+
+
+@dataclass(frozen=True)
 class Asker:
     """Evaluates queries of a step anew, one at a time, as those of its plan were.
 
     Attributes:
         base: The step's.
-        serves: Which evaluator serves a query.
-        begun: What evaluators have begun, by their identity.
+        begun: The step's evaluators.
     """
 
     base: Base
-    serves: Callable[[Perturbation], Evaluator]
-    begun: dict[int, Changes]
+    begun: Begun
 
     def __call__(self, query: Perturbation, factor: float) -> float:
         """The mean change of a query whose step has another length, over that factor; NaN where it fails."""
@@ -52,12 +66,10 @@ class Asker:
         moved, factor = scaled(self.base.step.parameters, query, factor)
         if factor == 0:  # lost in the rounding of the weight
             return float("nan")
-        step, losses, evaluator = self.base.step, self.base.losses, self.serves(query)
-        step.tally.queries += 1
+        self.base.step.tally.queries += 1
         try:
-            if id(evaluator) not in self.begun:
-                self.begun[id(evaluator)] = evaluator.begin(step, losses)
-            return float(mean_changes(losses, self.begun[id(evaluator)](moved))[0]) / factor
+            _, changes = self.begun.for_queries(query)
+            return float(mean_changes(self.base.losses, changes(moved))[0]) / factor
         except BudgetError:
             raise
         except Exception:

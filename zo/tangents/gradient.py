@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from blackbox import BlackBoxFunction
 from blackbox.checks import check_choice, check_count, check_number
 from blackbox.failures import noted
-from zo.batches import count_rows, map_tensors
+from zo.batches import Batch, count_rows, map_tensors
 from zo.draws import Key
 from zo.errors import ConfigurationError, TangentError
 from zo.estimators.estimator import check_mu
@@ -234,7 +234,7 @@ class TangentGradient:
         self._rows = 0  # of the last step
         self._told_zero = self._told_lost = False  # a warning is given once
 
-    def backward(self, batch: Any) -> Tensor:  # noqa: ANN401
+    def backward(self, batch: Batch) -> Tensor:
         """Add this step's gradient to `.grad`, as autograd would.
 
         Also under `torch.no_grad()` and `torch.inference_mode()`. It is the gradient of the loss itself: a
@@ -290,13 +290,13 @@ class TangentGradient:
                         loss, gradients = live.gradients(pairs)
                     checks.refuse_dependent_rows(loss, base, survived)
                     checks.refuse_not_finite(gradients, self.trust, number)
-                    meeting.own = Check()
+                    meeting.message = Check()
                     if ranks.rank == 0 and self.watch.checks(number):  # the first rank alone
                         with alone(ranks):
-                            meeting.own = checked(
+                            meeting.message = checked(
                                 step, self.boxes, self.tangents, window, gradients, before, self.watch
                             )
-            check: Check = meeting.told[0]
+            check: Check = meeting.messages[0]
             found = check.agreement, check.missed, check.agreement_of_rows
             share = self.watch.share(*found)
             taken = gradients if share == 1.0 else [share * gradient for gradient in gradients]

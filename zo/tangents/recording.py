@@ -146,29 +146,9 @@ def record(
         for own in chunks[ranks.rank :: ranks.size]:
             # The base alone needs no stack, which not every layer bears.
             stacked = isinstance(evaluator, Stacked) and len(own) > 1
-            moves, rows = _moves(step, own, mu, key), 0
-            ways = ((stacked_losses, _stacked), (loop_losses, _one_by_one))
-            for evaluate, split in ways if stacked else ways[1:]:
-                recorder, start = Recorder(boxes), Snapshot(step.network)
-                try:
-                    with recorder.recording():
-                        losses = evaluate(step, moves, start)
-                except Exception as error:  # of a layer that vmap cannot take, such as an LSTM
-                    if evaluate is loop_losses or isinstance(error, BlackBoxError):
-                        raise
-                    rows = recorder.rows
-                    warnings.warn(
-                        "TangentGradient: expected an objective that can be evaluated for base and "
-                        f"probes together, got {type(error).__name__}: {error} They are evaluated one after "
-                        "another. Take evaluator='loop'.",
-                        TangentWarning,
-                        stacklevel=2,
-                    )
-                else:
-                    found.append(Recorded(losses, split(recorder, boxes, len(moves)), rows + recorder.rows))
-                    break
-        meeting.own = found if ranks.size == 1 else [_packed(each) for each in found]
-    found = [meeting.told[place % ranks.size][place // ranks.size] for place in range(len(chunks))]
+            found.append(_variants(step, boxes, _moves(step, own, mu, key), stacked=stacked))
+        meeting.message = found if ranks.size == 1 else [_packed(each) for each in found]
+    found = [meeting.messages[place % ranks.size][place // ranks.size] for place in range(len(chunks))]
     if ranks.size > 1:
         found = [_unpacked(each, step.parameters.tensors[0].device) for each in found]
     return _joined(found, boxes)
@@ -225,6 +205,30 @@ class Recorder:
             self.rows += len(inputs[0])
             self.seen.append((self.places[id(box)], inputs, results))
         return given
+
+
+def _variants(step: Step, boxes: Sequence[BlackBoxFunction], moves: Directions, *, stacked: bool) -> Recorded:
+    """Some variants, in one call of the objective where they are stacked and it bears that."""
+    recorder, asked_in_vain = Recorder(boxes), 0
+    if stacked:
+        try:
+            with recorder.recording():
+                losses = stacked_losses(step, moves, Snapshot(step.network))
+            return Recorded(losses, _stacked(recorder, boxes, len(moves)), recorder.rows)
+        except BlackBoxError:
+            raise
+        except Exception as error:  # of a layer that vmap cannot take, such as an LSTM
+            warnings.warn(
+                "TangentGradient: expected an objective that can be evaluated for base and probes together, "
+                f"got {type(error).__name__}: {error} They are evaluated one after another. Take "
+                "evaluator='loop'.",
+                TangentWarning,
+                stacklevel=3,
+            )
+        recorder, asked_in_vain = Recorder(boxes), recorder.rows
+    with recorder.recording():
+        losses = loop_losses(step, moves, Snapshot(step.network))
+    return Recorded(losses, _one_by_one(recorder, boxes, len(moves)), asked_in_vain + recorder.rows)
 
 
 def alone(ranks: Ranks) -> AbstractContextManager[None]:

@@ -10,8 +10,8 @@ from torch import Tensor
 from blackbox.checks import check_count, check_flag
 from zo.batches import sent
 from zo.evaluators.difference.changes import Entries
-from zo.evaluators.difference.fused import kernels_run_at
-from zo.evaluators.difference.graphs import Graphs
+from zo.evaluators.difference.gpu.fused import kernels_run_at
+from zo.evaluators.difference.gpu.graphs import Graphs
 from zo.evaluators.difference.passes import send
 from zo.evaluators.difference.tape import Tape, tape_of
 from zo.evaluators.difference.tape_mode import NotReadable

@@ -14,7 +14,7 @@ from zo.batches import map_tensors, repeat, tensors
 from zo.evaluators.difference import rules as rules  # importing them registers them
 from zo.evaluators.difference.changes import Moved
 from zo.evaluators.difference.channels_last import lay_out
-from zo.evaluators.difference.fused import fuse
+from zo.evaluators.difference.gpu.fused import fuse
 from zo.evaluators.difference.registry import Argument, Call
 from zo.evaluators.difference.rules.subtracted import subtracted
 from zo.evaluators.difference.tape_mode import Node, NotReadable, Ref, TapeMode

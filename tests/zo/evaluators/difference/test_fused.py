@@ -17,8 +17,8 @@ from blackbox import ConfigurationError
 from tests import quick
 from zo.evaluators import Step
 from zo.evaluators.difference import evaluator as deciding
-from zo.evaluators.difference import fused
 from zo.evaluators.difference.changes import OneChannel
+from zo.evaluators.difference.gpu import fused
 from zo.evaluators.loop import Loop
 from zo.evaluators.state import Snapshot
 from zo.perturbation import Coordinates
@@ -186,7 +186,7 @@ def test_on_a_gpu_without_triton_it_says_what_is_missing(monkeypatch):
 @pytest.fixture
 def kernels():
     """Triton has its functions for the interpreter, or not, when it is imported."""
-    return importlib.import_module("zo.evaluators.difference.kernels")
+    return importlib.import_module("zo.evaluators.difference.gpu.kernels")
 
 
 def behind(x, kind, weight, bias, running, y, relu, eps):
@@ -343,7 +343,7 @@ import tempfile
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from zo.evaluators.difference import kernels
+from zo.evaluators.difference.gpu import kernels
 
 names = kernels._behind.arg_names
 numbers = ("out", "d", "other", "x", "before", "statistics")

@@ -1,4 +1,4 @@
-"""Batch norm, the sum behind it and ReLU as one call of a tape, whose change is one kernel on a GPU."""
+"""Not measured on a GPU: batch norm, the sum behind it and ReLU as one call of a tape, by one kernel."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def _by_rules(chain: Chain, args: tuple[Any, ...], kwargs: dict[str, Any], other
 
 def _by_kernel(chain: Chain, args: tuple[Any, ...], kwargs: dict[str, Any], other: Argument) -> Change | None:
     """By the kernel; None for a moved weight of the norm, a channel on a later axis, or mixed dtypes."""
-    from zo.evaluators.difference import kernels  # Triton is not everywhere
+    from zo.evaluators.difference.gpu import kernels  # Triton is not everywhere
 
     input, statistics, kind, training = args[0] if args else kwargs["input"], None, kernels.NONE, False
     if chain.norm is not None:
