@@ -30,7 +30,7 @@ from tasks.setup import Setup, Trained
 from zo.batches import count_rows
 from zo.errors import EvaluatorWarning
 from zo.estimators import Directions, Parameters
-from zo.evaluators import Problem as Queries
+from zo.evaluators import Step as Queries
 from zo.evaluators.check import is_due
 from zo.evaluators.choice import queries_within
 from zo.evaluators.loop import loop_losses

@@ -92,7 +92,7 @@ class BurnerControl(tasks.Problem):
         calls: tasks.Count = 12
         """Calls of the reactor in a loss, of 0.1 ms each; the flow changes after half of them."""
         fuel: tasks.Positive = 0.6
-        """Equivalence ratio, between .2 and 1, with which training begins; near .45 most burners go out."""
+        """Equivalence ratio, between .2 and 1, with which training begins; near .35 most burners go out."""
         valve: tasks.NotNegative = 1.0
         """What it costs to move the valve: the only way of a gradient beside the box."""
         test: tasks.Count = 32
@@ -101,7 +101,7 @@ class BurnerControl(tasks.Problem):
     presets = {
         "small": Config(),
         "large": Config(steps=300, test=128),
-        "edge": Config(fuel=0.45),
+        "edge": Config(fuel=0.35),
         "ci": Config(steps=2, batch=4, calls=3, directions=1, validate_every=1, test=4),
     }
 
