@@ -31,10 +31,10 @@ from zo.batches import count_rows
 from zo.errors import EvaluatorWarning
 from zo.estimators import Directions, Parameters
 from zo.evaluators import Step as Queries
-from zo.evaluators.check import is_due
-from zo.evaluators.choice import queries_within
+from zo.execution.check import is_due
+from zo.execution.choice import queries_within
 from zo.evaluators.loop import loop_losses
-from zo.evaluators.memory import measured
+from zo.execution.memory import measured
 from zo.evaluators.stacked import Stacked, stacked_losses
 from zo.evaluators.state import Snapshot, moved
 from zo.failures import survivors
