@@ -168,5 +168,5 @@ class BurnerControl(tasks.Problem):
                 axes.plot(times, arrays["temperatures"][row], color=colour)
                 axes.axhline(float(arrays["wanted"][row]), color=colour, linewidth=0.5)
 
-        shown = tasks.panels(fields, burners, xlabel="ms", ylabel="K", ylim=(900, 1700))
+        shown = tasks.panels(fields, burners, xlabel="ms", ylabel="K", ylim=(1250, 1650))
         return {"Temperatures of four test burners, and those wanted (thin).": shown}
