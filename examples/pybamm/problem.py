@@ -129,7 +129,7 @@ class FastCharging(tasks.Problem):
 
     presets = {
         "small": Config(),
-        "large": Config(steps=200, test=64),
+        "large": Config(steps=120, test=64),
         "ci": Config(steps=2, batch=4, calls=3, directions=1, validate_every=1, test=4),
     }
 
