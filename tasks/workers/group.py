@@ -113,6 +113,11 @@ def any_of(flag: bool) -> bool:
     return bool(total(int(flag))[0])
 
 
+def wait_for_all() -> None:
+    """Go on when all processes are here."""
+    any_of(False)
+
+
 def total(*counts: int) -> list[int]:
     """Each count summed over the processes; all ask at the same place.
 

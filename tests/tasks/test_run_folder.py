@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from tasks.errors import RunFolderError, RunLockedError
+from tasks.ledger import calls_noted
 from tasks.runs import atomic, folder
 from tasks.runs.folder import Run
 from tasks.runs.result import Result, Row
-from tasks.tally import calls_noted
 from tests.tasks.toy import Line
 
 
