@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from time import perf_counter
 
 import torch
@@ -35,7 +36,6 @@ def told(problem: Problem, plan: Plan, *, timed: bool) -> list[str]:
     rows, seeds, budget = plan.rows, len(plan.seeds), plan.config.rows
     if rows is None:
         return [*sentences, *plan.instead]
-    tally = Tally(list(problem.boxes.values()))
     size, each, made = rows.sizes.batch, rows.sizes.objective, rows.made
     judging = {"validation": rows.validation, "test": rows.test}
     total = made + seeds * rows.least
@@ -51,26 +51,22 @@ def told(problem: Problem, plan: Plan, *, timed: bool) -> list[str]:
     most = total + seeds * rows.more
     # the rows that are timed count too, and must not be those that the end of the run needs
     spare = budget is None or total + TRIES * each <= budget
-    second, back, timing = None, None, tally.copy()
-    if timed and spare and problem.boxes:
-        second, back = _seconds_per_row(problem)
-    tried = tally.since(timing)
-    for_timing = tried.rows_run
-    total, most = total + for_timing, most + for_timing
-    speed = "; answers came from a cache, so their time is not known" if tried.rows_cached else ""
-    speed = speed if second is None else f", {1e3 * second:.3g} ms a row"
+    trial = _tried(problem) if timed and spare and problem.boxes else Trial()
+    total, most = total + trial.spent.rows_run, most + trial.spent.rows_run
+    speed = "; answers came from a cache, so their time is not known" if trial.spent.rows_cached else ""
+    speed = speed if trial.second is None else f", {1e3 * trial.second:.3g} ms a row"
     data = f"Cost: without a black box rows are those of the data, {each:,} for each query."
     boxes = (
         f"Cost: one evaluation of the objective on {counted(size, 'row')} of data runs "
         f"{counted(each, 'box row')}{speed}."
     )
     sentences += [boxes if problem.boxes else data]
-    sentences += [_line(name, rows.costs[name], each, second) for name in plan.methods]
+    sentences += [_line(name, rows.costs[name], each, trial.second) for name in plan.methods]
     for name, count in judging.items():
         if count != 0:
             known = "the problem's own, not known beforehand" if count is None else counted(count, "row")
             sentences.append(f"  {name}, of each method: {known}")
-    for name, count in (("making the data", made), ("timing", for_timing)):
+    for name, count in (("making the data", made), ("timing", trial.spent.rows_run)):
         if count:
             have = "has" if count == 1 else "have"
             sentences.append(f"  {name}: {counted(count, 'row')}, which {have} been run")
@@ -87,7 +83,7 @@ def told(problem: Problem, plan: Plan, *, timed: bool) -> list[str]:
         sentences.append(
             "  That may be more than the budget: then the run stops, and a larger --rows goes on."
         )
-    return sentences + _failed(tried, size, back)
+    return sentences + _failed(trial, size)
 
 
 def _chosen(plan: Plan) -> str:
@@ -119,32 +115,39 @@ def _line(name: str, plan: Cost | None, each: int, second: float | None) -> str:
     return f"  {name}: {counted(rows, 'row')}{upper}{queries}{took}"
 
 
-def _failed(tried: Ledger, size: int, back: int | None) -> list[str]:
-    """What is to be said of rows that failed in the evaluations that were timed.
-
-    Args:
-        tried: What the boxes counted in them.
-        size: Rows of the batch.
-        back: How many of them had a finite loss in the last one; None if none was evaluated.
-    """
-    if back is None or (back == size and not tried.rows_failed):
+def _failed(trial: Trial, size: int) -> list[str]:
+    """What is to be said of rows that failed in a trial on a batch of that size."""
+    spent, back = trial.spent, trial.back
+    if back is None or (back == size and not spent.rows_failed):
         return []
-    why = f" The first cause: {tried.first_failure.rstrip('.')}." if tried.first_failure else ""
+    why = f" The first cause: {spent.first_failure.rstrip('.')}." if spent.first_failure else ""
     if back == 0:
         return [f"  {NONE_BACK}.{why} Mend the box or the data before you train."]
-    failed = tried.rows_failed + tried.rows_skipped
+    failed = spent.rows_failed + spent.rows_skipped
     rows = f", and {counted(failed, 'box row')} of all that were timed failed" if failed else ""
     return [f"  Rows fail: {back} of {counted(size, 'row')} in the first batch had a finite loss{rows}.{why}"]
 
 
-def _seconds_per_row(problem: Problem) -> tuple[float | None, int | None]:
-    """How long a row that is run takes, or None; and how many losses of the batch were finite, if known.
+@dataclass(frozen=True)
+class Trial:
+    """A few evaluations of the objective on the first batch, for their time.
 
-    It is the quickest of a few evaluations of the objective, for a second at most; of two at least where the
-    first one starts a pool's workers within ten seconds.
+    Attributes:
+        second: Seconds that a row takes; None where none was run.
+        back: Losses of the batch that were finite in the last one; None where that is not known.
+        spent: What the boxes counted.
     """
+
+    second: float | None = None
+    back: int | None = None
+    spent: Ledger = field(default_factory=Ledger)
+
+
+def _tried(problem: Problem) -> Trial:
+    """The quickest of a few evaluations counts: for a second at most, or until a pool's workers are there."""
     boxes = list(problem.boxes.values())
     tally, best, begun = Tally(boxes), math.inf, perf_counter()
+    first = tally.copy()
     limit = 10.0 if any(isinstance(part, Parallel) for box in boxes for part in stack(box)) else 1.0
     losses = None
     with torch.random.fork_rng(devices=()), torch.no_grad():
@@ -157,6 +160,6 @@ def _seconds_per_row(problem: Problem) -> tuple[float | None, int | None]:
             best = min(best, passed / (tally.since(before).rows_run or math.nan))  # NaN is never less
             if group.any_of(perf_counter() - begun > limit):  # their clocks differ, what they ask must not
                 break
-            limit = 1.0
+            limit = 1.0  # of two evaluations at least where the first one starts a pool
     back = int(losses.isfinite().sum()) if isinstance(losses, torch.Tensor) else None
-    return None if best == math.inf else best, back
+    return Trial(None if best == math.inf else best, back, tally.since(first))

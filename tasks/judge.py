@@ -19,7 +19,6 @@ from blackbox.words import counted
 from tasks.errors import ProblemError, ProblemWarning
 from tasks.problem import Problem
 from tasks.runs import checkpoint, stamp
-from tasks.runs.answers import Answers
 from tasks.runs.result import NOT_APPLICABLE, REJECTED, TEST, VALIDATION, Row, plain, without_failed
 from tasks.setup import Setup, Trained
 from tasks.tally import Tally, everywhere
@@ -56,9 +55,8 @@ def judged(setup: Setup, trained: Trained) -> Verdict:
         setup.progress.say(
             f"{setup.stage}: its evaluation is of other weights, settings or code, so it is evaluated again."
         )
-    tally, answers = Tally(setup.boxes), Answers(f"{setup.stage}.test")
+    tally, answers = Tally(setup.boxes), setup.problem.ledger.answers_of(setup.stage)
     before = tally.copy()
-    answers.attach_to(setup.run)
     with answers.used(aside=lambda box: not tally.counts(box)):
         said = setup.problem.judge(replace(setup, answers=answers), trained)
     figures, fields, failed = _taken_apart(said, f"{type(setup.problem).__name__}.evaluate")

@@ -45,6 +45,7 @@ class RunLedger:
     def __init__(self, rows: int | None) -> None:
         self.answers, self.elsewhere, self._budget = Answers(DATA), 0, rows
         self._folder: Path | None = None
+        self._code: Mapping[str, str] = {}  # the versions that answers depend on
         self._within_reach = True  # whether all processes of the run reach the folder
         self._notes: dict[bool, calls.Notes] = {}
         self._unwritten: dict[
@@ -76,7 +77,8 @@ class RunLedger:
         self._folder = group.journal_folder(run.path)
         self._within_reach = not group.any_of(group.rank() > 0 and self._folder == run.path)
         self.elsewhere += calls.read(self._folder, DATA)["rows"]
-        self.answers.attach_to(run)
+        self._code = run.code_versions()
+        self.answers.attach(self._folder, group.rank(), self._code)
         self.answers.process_group = group.process_group()
         for rows, late in self._unwritten_elsewhere:
             self._note(rows, late)
@@ -90,6 +92,11 @@ class RunLedger:
             for notes in self._notes.values():
                 notes.end(whole)
             self._notes = {}
+
+    def answers_of(self, stage: str) -> Answers:
+        """What boxes have answered in the test of a stage, and will; in a block of `in_folder`."""
+        assert self._folder is not None
+        return Answers(f"{stage}.test", self._folder, group.rank(), self._code)
 
     @contextmanager
     def written(self, problem: Problem) -> Iterator[None]:

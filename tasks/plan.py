@@ -19,12 +19,12 @@ import torch
 from blackbox import BlackBoxFunction
 from blackbox.calls import intercepted
 from tasks import problems
-from tasks.configuration import refused, to_dict
+from tasks.configuration import refused
 from tasks.errors import ProblemError
 from tasks.method import Cost, Method
 from tasks.methods import named
 from tasks.problem import Problem
-from tasks.runs.folder import Run, check_seeds, differences
+from tasks.runs.folder import check_seeds
 from zo.batches import count_rows
 
 C = TypeVar("C")
@@ -59,11 +59,6 @@ class Plan:
     chosen: Mapping[str, int | None] = field(default_factory=dict)
     rows: Rows | None = None
     instead: tuple[str, ...] = ()
-
-    def departs_from(self, run: Run) -> str:
-        """What a run was begun with and this plan has otherwise, in words; "" for nothing."""
-        now = {**to_dict(self.config), "seeds": list(self.seeds)}
-        return differences({**run.config, "seeds": list(run.seeds)}, now)
 
     def settled(self, problem: Problem) -> Plan:
         """The plan with its rows and with settings that follow from its budget, when boxes can be asked.

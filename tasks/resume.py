@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from tasks import problems
+from tasks.configuration import to_dict
 from tasks.errors import RunFolderError
 from tasks.plan import Plan
 from tasks.problem import Problem
-from tasks.runs.folder import Run
+from tasks.runs.folder import Run, differences
 
 
 def reopened(folder: Path, problem: Problem, plan: Plan, *, any_seeds: bool = False) -> Run:
@@ -45,9 +46,8 @@ def reopened(folder: Path, problem: Problem, plan: Plan, *, any_seeds: bool = Fa
     if sorted(run.chosen) == sorted(plan.chosen) and None not in run.chosen.values():
         problem.config = replace(problem.config, **run.chosen)
         plan = replace(plan, config=problem.config)
-    if any_seeds:
-        plan = replace(plan, seeds=run.seeds)
-    if others := plan.departs_from(run):
+    planned = {**to_dict(plan.config), "seeds": list(run.seeds if any_seeds else plan.seeds)}
+    if others := differences({**run.config, "seeds": list(run.seeds)}, planned):
         raise RunFolderError(
             f"{run.path}: expected the settings of that run, got others: {others}. Take its settings, or "
             "leave resume out for a new run."
