@@ -327,6 +327,11 @@ class Problem:
         return type(self).validate is not Problem.validate or self.data.validation is not None
 
     @classmethod
+    def has_report(cls) -> bool:
+        """Whether the subclass gives `report`, and not pictures alone."""
+        return cls.report is not Problem.report
+
+    @classmethod
     def has_reference(cls) -> bool:
         """Whether the subclass gives `reference`, a box with a derivative."""
         return callable(getattr(cls, "reference", None))
