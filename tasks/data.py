@@ -116,7 +116,7 @@ class Data:
         generator and workers are not used.
 
         Args:
-            dataset: What is trained on: `dataset[i]` is a nesting of tensors and numbers, without a rows axis.
+            dataset: What is trained on; `dataset[i]` is a nesting of tensors and numbers, of one row.
             batch: Items in a step; None for a loader's `batch_size`.
             validation: By which weights are chosen; all of its items become one batch.
             test: For the last line; the same.
@@ -132,8 +132,8 @@ class Data:
         check_count("Data.from_dataset", "batch", size, 1)
         if size > (count := len(items)):
             raise ConfigurationError(
-                f"Data.from_dataset, batch: expected at most the {counted(count, 'item')} of the dataset, got "
-                f"{size:,}. Lower it."
+                f"Data.from_dataset, batch: expected at most the {counted(count, 'item')} of the dataset, "
+                f"got {size:,}. Lower it."
             )
 
         @lru_cache(maxsize=2)
@@ -161,12 +161,11 @@ def _items(given: Dataset[Any] | DataLoader[Any], name: str) -> tuple[Any, Calla
         if not isinstance(given.sampler, RandomSampler | SequentialSampler):
             raise ProblemError(
                 f"Data.from_dataset, {name}: expected a loader that shuffles or goes in order, got one with "
-                f"{type(given.sampler).__name__}. Make a tasks.Data of your own, whose train gives the batch of "
-                "(seed, step)."
+                f"{type(given.sampler).__name__}. Make a tasks.Data of your own, whose train gives the batch "
+                "of (seed, step)."
             )
-    if isinstance(items, IterableDataset) or not (
-        hasattr(items, "__getitem__") and hasattr(items, "__len__")
-    ):
+    by_number = hasattr(items, "__getitem__") and hasattr(items, "__len__")
+    if isinstance(items, IterableDataset) or not by_number:
         raise ProblemError(
             f"Data.from_dataset, {name}: expected items that can be asked for by number, with a length, got "
             f"{type(items).__name__}. Make a list of them, or a tasks.Data of your own."

@@ -1,4 +1,4 @@
-"""`tasks.Data.from_dataset`: the datasets and loaders of PyTorch, in an order that depends on seed and step."""
+"""`tasks.Data.from_dataset`: datasets and loaders of PyTorch, in an order by seed and step."""
 
 from __future__ import annotations
 
