@@ -117,12 +117,12 @@ class Problem:
         self.ledger = RunLedger(getattr(self.config, "rows", None))
 
     def __init_subclass__(cls, **keywords: Any) -> None:  # noqa: ANN401
-        """What `box` and `data` give is made once; data is then where the network is."""
+        """A method `box` or `data` of the subclass is called once: then the attribute is what it returned."""
         super().__init_subclass__(**keywords)
-        for name in ("box", "data"):
-            made = cls.__dict__.get(name)
-            if isfunction(made):
-                once: cached_property[Any] = cached_property(_on_device(made) if name == "data" else made)
+        for name, wrap in (("box", None), ("data", _on_device)):
+            method = cls.__dict__.get(name)
+            if isfunction(method):
+                once: cached_property[Any] = cached_property(method if wrap is None else wrap(method))
                 once.__set_name__(cls, name)
                 setattr(cls, name, once)
 
@@ -339,7 +339,7 @@ class Problem:
     @classmethod
     def has_no_box(cls) -> bool:
         """Whether the subclass says `box = {}`."""
-        return cls.box == {}
+        return isinstance(cls.box, Mapping) and not cls.box
 
     def __repr__(self) -> str:
         """The settings that depart from the defaults."""
