@@ -14,9 +14,11 @@ from typeguard import suppress_type_checks
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
 from tests.zo.row_boxes import FromTorch, weights
+from zo import TrustPolicy
 from zo.errors import TangentWarning, ZeroGradientWarning
-from zo.tangents.pairs import CallPairs, joined
-from zo.tangents.trust import Check, TrustPolicy, TrustWatch
+from zo.tangents import CallPairs
+from zo.tangents.pairs import joined
+from zo.tangents.trust import Check, TrustWatch
 
 X = ArraySpec("x", (4,))
 QUICK = TrustPolicy(check_every=None, average=3)

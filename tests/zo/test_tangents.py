@@ -18,7 +18,7 @@ from tests import quick
 from tests.zo.boxes import Sine
 from tests.zo.row_boxes import FromTorch, weights
 from zo.errors import ZeroGradientWarning
-from zo.tangents.pairs import CallPairs
+from zo.tangents import CallPairs
 
 X = ArraySpec("x", (4,))
 TANGENTS = {
