@@ -13,6 +13,7 @@ import torch
 
 import zo
 from blackbox import ArraySpec, BlackBoxFunction, Ledger
+from tasks import train
 from tasks.errors import CheckpointWarning, Interrupted, StoppedInside
 from tasks.loop import train
 from tasks.progress import Progress

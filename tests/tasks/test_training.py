@@ -9,6 +9,7 @@ import pytest
 import torch
 from toy import Config, train_line
 
+from tasks import train
 from tasks.errors import (
     CheckpointError,
     ConfigurationError,

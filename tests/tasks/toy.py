@@ -10,7 +10,7 @@ import torch
 
 import tasks
 from blackbox import ArraySpec, BlackBoxError, BlackBoxFunction
-from tasks.loop import train
+from tasks import train
 from tasks.progress import Progress
 from tasks.runs.folder import Run
 from tasks.workers import group

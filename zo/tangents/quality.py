@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from zo.tangents.pairs import CallPairs, all_rows, joined, reciprocal
 from zo.tangents.recording import RecordedCall, Recorder
 from zo.tangents.replay import replay
 from zo.tangents.tangent import Tangent, bring, sources
-from zo.tangents.trust import TrustWatch, is_flat
+from zo.tangents.trust import Check, TrustWatch, is_flat
 from zo.tangents.window import Window
 
 Squares = tuple[float, float]  # of errors, and of what they are measured by
@@ -150,38 +150,6 @@ def _missed_of(pairs: CallPairs, found: Tensor) -> Squares | None:
 # The check along the gradient
 
 
-@dataclass(frozen=True)
-class Check:
-    """What a query along the gradient has shown.
-
-    Attributes:
-        agreement: the change of the loss over what the gradient foretells, 1 for the true gradient; None if
-            it cannot be told: the gradient is zero, the boxes are noisy, or too many rows failed.
-        agreement_of_rows: the cosine of the changes of the rows' own losses and what the tangents foretell of
-            each, 1 for the true gradient; None where there are fewer than four rows, `missed` is not known,
-            or a call's rows are not rows of the batch.
-        missed: the relative error with which the tangents' J d told the responses of the boxes; None where
-            nothing changed, or the boxes are noisy.
-        rows: that the boxes were asked for.
-        queries: that were made.
-        noise: the standard deviation of the change of the mean loss when nothing is changed; None where that
-            is not known yet.
-        failed: the share of rows that failed here and not in the base, where it was too large to tell, or
-            they had most of the gradient.
-        flat: of the rows of calls whose input was changed, the share that gave the base's very answer; None
-            where nothing was changed, or that cannot be told.
-    """
-
-    agreement: float | None = None
-    missed: float | None = None
-    agreement_of_rows: float | None = None
-    rows: int = 0
-    queries: int = 0
-    noise: float | None = None
-    failed: float | None = None
-    flat: float | None = None
-
-
 def flat_share(calls: Sequence[CallPairs]) -> float | None:
     """Of the rows whose input changed, the share whose answers stayed to the bit; None if none changed.
 
@@ -258,7 +226,7 @@ def checked(
     if (unmoved or is_flat(found.flat)) and foretold < farther:
         foretold = farther
         found, coarse = uphill.check(foretold)
-    if watch.doubts(found.agreement, found.missed, found.agreement_of_rows):
+    if watch.doubts(found):
         noise = uphill.noise() if watch.noise is None else watch.noise
         found = replace(found, noise=noise)
         if noise and watch.noise is None:
