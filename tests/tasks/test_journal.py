@@ -15,7 +15,6 @@ import zo
 from blackbox import ArraySpec, BlackBoxFunction, Ledger
 from tasks import train
 from tasks.errors import CheckpointWarning, Interrupted, StoppedInside
-from tasks.loop import train
 from tasks.progress import Progress
 from tasks.runs import atomic, calls, checkpoint
 from tasks.runs import journal as module

@@ -18,7 +18,6 @@ from tasks.errors import (
     ProblemWarning,
     WorkersError,
 )
-from tasks.loop import train
 from tasks.progress import Progress
 from tasks.runs import checkpoint, pace
 from tasks.runs.folder import Run
