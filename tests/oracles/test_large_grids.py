@@ -14,6 +14,8 @@ import zo
 from blackbox import ArraySpec
 from tests.oracles.test_value_tangents import box_of, cosine, learn, pairs_at, shifted, true_vjp
 from tests.zo.row_boxes import FromTorch, weights
+from zo.tangents import gradient
+from zo.tangents.lessons import listening
 from zo.tangents.models import grid, reach, rows, values
 from zo.tangents.models.grid import cells_of
 from zo.tangents.models.lattice import Lattice
@@ -211,6 +213,58 @@ def test_a_window_grows_as_rows_come_and_has_a_limit_in_bytes(monkeypatch):
     large = Window(1000)
     large.add(weights(3, 100))
     assert len(large.columns[0]) == 1  # one row at least
+
+
+def test_boxes_that_learn_side_by_side_share_what_windows_may_take(monkeypatch):
+    """Two boxes have half each; of the first, the network and the stencil have a quarter each."""
+    monkeypatch.setattr(gradient, "MOST_BYTES", 4000)
+    first, second = (
+        box_of(lambda u: 0.9 * u.roll(1, 2), ArraySpec(name, shape))
+        for name, shape in (("u", (1, 20)), ("v", (1, 5)))
+    )
+    network = nn.Linear(20, 20).double()
+
+    def objective(network, batch):
+        u = first(network(batch)[:, None])
+        return second(u[..., :5]).square().sum(dim=(1, 2)) + u.square().sum(dim=(1, 2))
+
+    made = zo.TangentGradient(network, objective, boxes=[first, second])
+    for step in range(3):
+        made.backward(weights(6, 20, seed=step))
+    held = [
+        [sum(column.nbytes for column in model._window.columns) for model in vars(own)["models"].values()]
+        for own in made.tangents
+    ]
+    assert [len(each) for each in held] == [2, 1]
+    row, short = 8 * (20 + 20), 8 * (5 + 5)
+    assert held == [[1000 // row * row] * 2, [min(18, 2000 // short) * short]]
+
+
+def test_a_state_keeps_the_limit_under_which_its_rows_lie():
+    own = Window(1000, 10 * 8 * 5)
+    for step in range(7):
+        own.add(weights(3, 5, seed=step))
+    other = Window(1000)
+    other.load_state_dict(own.state_dict(), torch.device("cpu"))
+    for window in (own, other):
+        window.add(weights(3, 5, seed=8))
+    assert len(other.columns[0]) == 10
+    assert torch.equal(own.columns[0], other.columns[0])
+
+
+@pytest.mark.parametrize("kind", ["grid", "mlp"])
+def test_a_first_lesson_says_how_far_it_is_and_a_second_nothing(kind):
+    box = box_of(lambda u: u.roll(3, 2) * u, ArraySpec("u", (1, 24)))
+    tangent = {
+        "grid": lambda: zo.GridTangent(4, first_steps=120, output_map=False),
+        "mlp": lambda: zo.MLPTangent(8, first_steps=120, output_map=False),
+    }[kind]()
+    heard = []
+    with listening(lambda *far: heard.append(far)):
+        for seed in (0, 1):
+            learn(tangent, pairs_at(box, weights(60, 1, 24, seed=seed)))
+            assert heard == [(0, 120), (50, 120), (100, 120), (120, 120)]
+    learn(tangent, pairs_at(box, weights(60, 1, 24)))
 
 
 @pytest.mark.parametrize("kind", ["grid", "stencil", "mlp"])
