@@ -31,12 +31,12 @@ from zo.batches import count_rows
 from zo.errors import EvaluatorWarning
 from zo.estimators import Directions, Parameters
 from zo.evaluators import Step as Queries
-from zo.execution.check import is_due
-from zo.execution.choice import queries_within
 from zo.evaluators.loop import loop_losses
-from zo.execution.memory import measured
 from zo.evaluators.stacked import Stacked, stacked_losses
 from zo.evaluators.state import Snapshot, moved
+from zo.execution.check import is_due
+from zo.execution.choice import queries_within
+from zo.execution.memory import measured
 from zo.failures import survivors
 from zo.objective import losses
 
