@@ -15,7 +15,7 @@ import zo
 from blackbox import ArraySpec, BlackBoxFunction
 from tests.zo.row_boxes import FromTorch, weights
 from zo.errors import TangentWarning, ZeroGradientWarning
-from zo.tangents.pairs import CallPairs, together
+from zo.tangents.pairs import CallPairs, joined
 from zo.tangents.trust import TrustPolicy, TrustWatch
 
 X = ArraySpec("x", (4,))
@@ -1019,7 +1019,7 @@ def pairs_of_a_call() -> CallPairs:
 
 def test_listed_pairs_keep_the_inputs_that_have_no_derivative():
     """The rows of the valid pairs, probe after probe, in each call; and all rows are alive if not said."""
-    listed = together([pairs_of_a_call(), pairs_of_a_call()])
+    listed = joined([pairs_of_a_call(), pairs_of_a_call()])
     assert listed.others[0] is None and listed.others[1].tolist() == [5, 7, 6, 7] * 2
     assert listed.alive.tolist() == [True] * 8 and listed.y.numel() == 0
     assert pairs_of_a_call().alive.tolist() == [True] * 3

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from blackbox import BlackBoxFunction
 from blackbox.checks import check_choice, check_count, check_number
 from blackbox.failures import noted
-from zo.batches import count_rows, map_tensors
+from zo.batches import Batch, count_rows, map_tensors
 from zo.draws import Key
 from zo.errors import ConfigurationError, TangentError
 from zo.estimators.estimator import check_mu
-from zo.evaluators.evaluator import Problem
+from zo.evaluators.evaluator import Step
 from zo.evaluators.loop import Loop
 from zo.evaluators.stacked import Stacked
 from zo.evaluators.state import Snapshot
@@ -234,7 +234,7 @@ class TangentGradient:
         self._rows = 0  # of the last step
         self._told_zero = self._told_lost = False  # a warning is given once
 
-    def backward(self, batch: Any) -> Tensor:  # noqa: ANN401
+    def backward(self, batch: Batch) -> Tensor:
         """Add this step's gradient to `.grad`, as autograd would.
 
         Also under `torch.no_grad()` and `torch.inference_mode()`. It is the gradient of the loss itself: a
@@ -257,46 +257,46 @@ class TangentGradient:
         """
         with torch.inference_mode(False):  # in which there would be no graph
             batch = map_tensors(_with_version, batch)
-            step, ranks, before = self.counts.steps, self._ranks, Snapshot(self.network)
-            key, probes = self._key.at(step), self.watch.probes
-            ranks.refuse_others(step, lambda: fingerprint(self.network, batch, repr(self._settings(key))))
-            problem = Problem(self.network, self.parameters, self.objective, batch, count_rows(batch))
+            number, ranks, before = self.counts.steps, self._ranks, Snapshot(self.network)
+            key, probes = self._key.at(number), self.watch.probes
+            ranks.refuse_others(number, lambda: fingerprint(self.network, batch, repr(self._settings(key))))
+            step = Step(self.network, self.parameters, self.objective, batch, count_rows(batch))
 
             with _undone(before):
                 live: Live | None = None
                 with noted() as causes:
-                    if probes or ranks.size > 1 or step == 0:  # the first shows whether two are the same
+                    if probes or ranks.size > 1 or number == 0:  # the first shows whether two are the same
                         more = self.evaluator, probes, self.mu, key, ranks, self._chunk
-                        seen = record(problem, self.boxes, *more)
+                        seen = record(step, self.boxes, *more)
                     else:
-                        live = Live(problem, self.boxes, self.tangents)
+                        live = Live(step, self.boxes, self.tangents)
                         seen = live.seen
 
-                with ranks.meeting(step) as meeting:
+                with ranks.meeting(number) as meeting:
                     base = seen.losses[0]
-                    survived = survivors(base, step, causes)
+                    survived = survivors(base, number, causes)
                     if live is not None and not survived.all():
                         before.restore()
                         live = None
                     # Where there may ever be probes; what it finds does not change.
-                    if self.watch.most and step == 0 and isinstance(self.evaluator, Stacked):
-                        refuse_unseen_weights(problem, self.boxes, seen.calls, survived)
+                    if self.watch.most and number == 0 and isinstance(self.evaluator, Stacked):
+                        refuse_unseen_weights(step, self.boxes, seen.calls, survived)
                     calls, kept = without_failed(survived, seen.calls, batch)
-                    pairs, dropped = self._learn(calls, survived, step)
-                    window = Window(step, kept, tuple(calls), tuple(pairs), base, survived)
+                    pairs, dropped = self._learn(calls, survived, number)
+                    window = Window(number, kept, tuple(calls), tuple(pairs), base, survived)
                     if live is None:
-                        loss, gradients = replay(problem, self.boxes, self.tangents, window)
+                        loss, gradients = replay(step, self.boxes, self.tangents, window)
                     else:
                         loss, gradients = live.gradients(pairs)
                     checks.refuse_dependent_rows(loss, base, survived)
-                    checks.refuse_not_finite(gradients, self.trust, step)
-                    meeting.own = Check()
-                    if ranks.rank == 0 and self.watch.checks(step):  # the first rank alone
+                    checks.refuse_not_finite(gradients, self.trust, number)
+                    meeting.message = Check()
+                    if ranks.rank == 0 and self.watch.checks(number):  # the first rank alone
                         with alone(ranks):
-                            meeting.own = checked(
-                                problem, self.boxes, self.tangents, window, gradients, before, self.watch
+                            meeting.message = checked(
+                                step, self.boxes, self.tangents, window, gradients, before, self.watch
                             )
-            check: Check = meeting.told[0]
+            check: Check = meeting.messages[0]
             found = check.agreement, check.missed, check.agreement_of_rows
             share = self.watch.share(*found)
             taken = gradients if share == 1.0 else [share * gradient for gradient in gradients]
@@ -310,13 +310,13 @@ class TangentGradient:
             self.agreement_of_rows = check.agreement_of_rows
             self._count(probes, seen.rows, dropped, check)
             if not self._told_zero and not any(bool(gradient.any()) for gradient in gradients):
-                self._told_zero = tell_zero(step, gradients[0], CUT)
+                self._told_zero = tell_zero(number, gradients[0], CUT)
             self.counts.lost += int((~survived).sum())
-            self._told_lost = self._told_lost or tell_lost(step, survived, causes, batch)
+            self._told_lost = self._told_lost or tell_lost(number, survived, causes, batch)
             flat = check.flat if check.flat is not None or not probes else flat_share(pairs)
             if flat is not None and not any(bool(gradient.any()) for gradient in gradients):
                 flat = None  # `tell_zero` says more of it
-            self.watch.saw(step, self.trust_of_step, *found, self._improve, check.noise, check.failed, flat)
+            self.watch.saw(number, self.trust_of_step, *found, self._improve, check.noise, check.failed, flat)
             return loss
 
     def replays(self) -> int:
@@ -359,9 +359,9 @@ class TangentGradient:
             if rows is not None:
                 check_count("TangentGradient.replay", "rows", rows)
             drawn = self._windows.draw(rows, self._key)
-            problem = Problem(self.network, self.parameters, self.objective, drawn.batch, len(drawn.losses))
+            step = Step(self.network, self.parameters, self.objective, drawn.batch, len(drawn.losses))
             self.parameters.refuse_replaced(self.network)
-            losses, gradients = anchored(problem, self.boxes, self.tangents, drawn)
+            losses, gradients = anchored(step, self.boxes, self.tangents, drawn)
             losses = losses[drawn.survived]
             loss = losses.mean()
             self._windows.replayed(losses, drawn.losses[drawn.survived])
@@ -395,10 +395,10 @@ class TangentGradient:
             learners.append(tangent)
         key, asked = self._key.at(self.counts.steps), set[int]()
         for batch in batches:
-            problem = Problem(self.network, self.parameters, self.objective, batch, count_rows(batch))
+            step = Step(self.network, self.parameters, self.objective, batch, count_rows(batch))
             before = Snapshot(self.network)
             with noted() as causes:
-                seen = record(problem, self.boxes, self.evaluator, 0, self.mu, key, self._ranks, self._chunk)
+                seen = record(step, self.boxes, self.evaluator, 0, self.mu, key, self._ranks, self._chunk)
             before.restore()  # running statistics, and what is drawn in the first step
             survived = survivors(seen.losses[0], self.counts.steps, causes)
             self.counts.rows += seen.rows

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from blackbox import BlackBoxFunction
-from zo.evaluators.evaluator import Problem
+from zo.evaluators.evaluator import Step
 from zo.evaluators.loop import loop_losses
 from zo.evaluators.state import Snapshot
 from zo.perturbation import Directions
 from zo.tangents.models.values import Form
-from zo.tangents.pairs import CallPairs, all_rows, reciprocal, together
+from zo.tangents.pairs import CallPairs, all_rows, joined, reciprocal
 from zo.tangents.recording import RecordedCall, Recorder
 from zo.tangents.replay import replay
 from zo.tangents.tangent import Tangent, bring, sources
@@ -57,7 +57,7 @@ def predict_and_learn(tangent: Tangent, calls: Sequence[CallPairs]) -> list[Squa
     for group in groups:
         tangent.see(all_rows(group))
     if calls:
-        tangent.observe(together(calls))
+        tangent.observe(joined(calls))
     return squares
 
 
@@ -198,7 +198,7 @@ def flat_share(calls: Sequence[CallPairs]) -> float | None:
 
 @torch.no_grad()
 def checked(
-    problem: Problem,
+    step: Step,
     boxes: Sequence[BlackBoxFunction],
     tangents: Sequence[Tangent],
     window: Window,
@@ -237,7 +237,7 @@ def checked(
     most of the gradient, and nothing is told.
 
     Args:
-        problem: of the step, with the batch as it was given.
+        step: the step, with the batch as it was given.
         boxes: whose rows are counted.
         tangents: of each box.
         window: what the step recorded.
@@ -245,7 +245,7 @@ def checked(
         before: buffers and generators as the base found them.
         watch: what finds fault, and knows the noise.
     """
-    uphill = _Uphill(problem, boxes, tangents, window, gradients, before, watch)
+    uphill = _Uphill(step, boxes, tangents, window, gradients, before, watch)
     size, found = uphill.size, Check(noise=watch.noise)
     foretold = max(FORETOLD * size, TOLD * (watch.noise or 0.0))
     if not uphill.slope or not size or foretold > FARTHEST * size:
@@ -253,7 +253,7 @@ def checked(
     found, coarse = uphill.check(foretold)
     if coarse > COARSE and foretold < FARTHEST * size:
         found, coarse = uphill.check(FARTHEST * size)
-    farther = NEAREST * float(problem.parameters.flat().norm()) * uphill.slope
+    farther = NEAREST * float(step.parameters.flat().norm()) * uphill.slope
     unmoved = found.failed is None and found.flat is None  # no input of a box has changed in any digit
     if (unmoved or is_flat(found.flat)) and foretold < farther:
         foretold = farther
@@ -282,7 +282,7 @@ class _Uphill:
 
     def __init__(
         self,
-        problem: Problem,
+        step: Step,
         boxes: Sequence[BlackBoxFunction],
         tangents: Sequence[Tangent],
         window: Window,
@@ -290,7 +290,7 @@ class _Uphill:
         before: Snapshot,
         watch: TrustWatch,
     ) -> None:
-        self._problem, self._boxes, self._tangents, self._window = problem, boxes, tangents, window
+        self._step, self._boxes, self._tangents, self._window = step, boxes, tangents, window
         self._before, self._noise = before, watch.noise
         self._gradient = _flat(gradients)
         self.slope = float(self._gradient.norm())
@@ -312,9 +312,9 @@ class _Uphill:
         failed = 1.0 - float(told.sum()) / float(survived.sum())
         expected, of_rows = foretold, None
         if failed <= FEW:
-            heard, after = [_Hears(tangent) for tangent in tangents], Snapshot(self._problem.network)
+            heard, after = [_Hears(tangent) for tangent in tangents], Snapshot(self._step.network)
             self._before.restore()
-            _, of_told = replay(self._problem, self._boxes, heard, window, told)
+            _, of_told = replay(self._step, self._boxes, heard, window, told)
             after.restore()
             if failed:
                 expected = foretold / self.slope**2 * float(_flat(of_told) @ self._gradient)
@@ -338,15 +338,15 @@ class _Uphill:
 
     def _changes(self, length: float) -> tuple[Tensor, Recorder]:
         """Of the loss of each row, the weights so far uphill, and what the boxes were asked."""
-        network, recorder = self._problem.network, Recorder(self._boxes)
+        network, recorder = self._step.network, Recorder(self._boxes)
         after = Snapshot(network)
         move = Directions(
-            (length / self.slope * self._gradient).to(self._problem.parameters.dtype)[None],
+            (length / self.slope * self._gradient).to(self._step.parameters.dtype)[None],
         )
         self._before.restore()
         try:
             with recorder.recording():
-                moved = loop_losses(self._problem, move, Snapshot(network))[0]
+                moved = loop_losses(self._step, move, Snapshot(network))[0]
                 return moved - self._window.losses, recorder
         finally:
             after.restore()
