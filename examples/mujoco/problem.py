@@ -59,9 +59,10 @@ class Known(torch.autograd.Function):
     @staticmethod
     def forward(context, box, state, torque):
         pairs = zip(state.double().numpy(), torque.double().numpy(), strict=True)
-        found = [torch.from_numpy(np.stack(each)) for each in zip(*(box.derivative(*p) for p in pairs))]
-        context.save_for_backward(found[1], found[2])
-        return found[0].to(state)
+        rows = [box.derivative(*pair) for pair in pairs]
+        found, *derivatives = (torch.from_numpy(np.stack(each)) for each in zip(*rows, strict=True))
+        context.save_for_backward(*derivatives)
+        return found.to(state)
 
     @staticmethod
     def backward(context, cotangent):

@@ -1,8 +1,8 @@
 """A network heats a plate around a window so that it is as warm inside as wanted, through scikit-fem.
 
 The plate has a hole and, at a place that the network is not told, an inclusion that hardly conducts. A film
-around the window gives its nodes a pulse of heat, four times, and scikit-fem conducts it: quadratic elements, a
-conductivity that rises with temperature, losses to the air. Nothing is heated where the temperature counts.
+around the window gives its nodes a pulse of heat, four times, and scikit-fem conducts it: quadratic elements,
+a conductivity that rises with temperature, losses to the air. Nothing is heated where temperatures count.
 """
 
 from dataclasses import dataclass
@@ -73,13 +73,16 @@ class Conduction(BlackBoxFunction):
         super().__init__(**settings)
         made = MeshTri(mesh.coordinates.T.copy(), mesh.triangles.T.copy())
         self.basis = Basis(made, ElementTriP2(), intorder=4)
-        x, y = self.basis.global_coordinates().value
+        x, y = np.asarray(self.basis.global_coordinates())
         centre, radius = INCLUSION
         self.k = np.where(np.hypot(x - centre[0], y - centre[1]) < radius, POOR, 1.0)
         self.mass = mass.assemble(self.basis).tocsr()
         # linear from nodes to the middles of edges
         ends, middles, nodes = made.facets, self.basis.facet_dofs[0], self.basis.nodal_dofs[0]
-        rows, columns = np.concatenate((nodes, middles, middles)), np.concatenate((np.arange(mesh.nodes), *ends))
+        rows, columns = (
+            np.concatenate((nodes, middles, middles)),
+            np.concatenate((np.arange(mesh.nodes), *ends)),
+        )
         values = np.concatenate((np.ones(mesh.nodes), np.full(2 * len(middles), 0.5)))
         self.up, self.nodes = csr_matrix((values, (rows, columns))), nodes
 
@@ -141,7 +144,7 @@ class Heating(tasks.Problem):
 
     presets = {
         "small": Config(),
-        "large": Config(steps=200, nodes=320),
+        "large": Config(steps=300, nodes=320),
         "ci": Config(steps=3, batch=2, nodes=100, pulses=2, test=2),
     }
 
@@ -221,7 +224,9 @@ class Heating(tasks.Problem):
             around = centre[0] + radius * np.cos(turns), centre[1] + radius * np.sin(turns)
             axes.plot(*around, color="white", linewidth=1, linestyle=":")
             (left, low), (right, high) = WINDOW
-            axes.plot((left, right, right, left, left), (low, low, high, high, low), color="white", linewidth=1)
+            axes.plot(
+                (left, right, right, left, left), (low, low, high, high, low), color="white", linewidth=1
+            )
             axes.set(aspect="equal", xticks=[], yticks=[])
             return shown
 
