@@ -79,7 +79,7 @@ class SwingUp(tasks.Problem):
     @dataclass(frozen=True)
     class Config(tasks.Config):
         methods: tuple[str, ...] = ("none", "no-gradient", "tangents", "first-order")
-        steps: tasks.Count = 200
+        steps: tasks.Count = 100
         batch: tasks.Count = 8
         learning_rate: tasks.Positive = 0.01
         calls: tasks.Count = 50
@@ -89,7 +89,7 @@ class SwingUp(tasks.Problem):
 
     presets = {
         "small": Config(),
-        "large": Config(steps=1000, batch=16, calls=75),
+        "large": Config(steps=1000, batch=16),
         "ci": Config(steps=3, batch=2, calls=5, test=4),
     }
 

@@ -219,18 +219,18 @@ class Heating(tasks.Problem):
         x, y = mesh.coordinates.T
 
         def draw(axes, arrays):
-            shown = axes.tripcolor(x, y, mesh.triangles, arrays["found"], vmin=0, vmax=1.2, shading="gouraud")
+            triangles = mesh.triangles[arrays["found"][mesh.triangles].min(axis=1) > 0]
+            shown = axes.tripcolor(x, y, triangles, arrays["found"], vmin=0.1, vmax=1, shading="gouraud")
             (centre, radius), turns = INCLUSION, np.linspace(0, 2 * np.pi, 60)
             around = centre[0] + radius * np.cos(turns), centre[1] + radius * np.sin(turns)
-            axes.plot(*around, color="white", linewidth=1, linestyle=":")
+            axes.plot(*around, color="black", linewidth=1, linestyle=":")
             (left, low), (right, high) = WINDOW
-            axes.plot(
-                (left, right, right, left, left), (low, low, high, high, low), color="white", linewidth=1
-            )
-            axes.set(aspect="equal", xticks=[], yticks=[])
+            axes.plot((left, right, right, left, left), (low, low, high, high, low), color="black")
+            axes.set(aspect="equal", xticks=[], yticks=[], xlim=(0, 1), ylim=(0, 1))
             return shown
 
-        first = next(iter(fields.values()))
-        inside = np.where(self.window, first["wanted"], 0.0)
-        shown = tasks.panels({"wanted": {"found": inside}, **fields}, draw, colours="temperature")
-        return {"Temperatures of a test profile; wanted in the window; dotted: what hardly conducts.": shown}
+        inside = np.where(self.window, next(iter(fields.values()))["wanted"], 0.0)
+        kept = {name: each for name, each in fields.items() if name != "identity"}  # which is the start
+        shown = {"wanted": {"found": inside}, **kept}
+        caption = "Temperatures of a test profile; wanted in the window; dotted: what hardly conducts."
+        return {caption: tasks.panels(shown, draw, columns=2, colours="temperature")}

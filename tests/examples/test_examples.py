@@ -24,6 +24,7 @@ PROGRAMS = {  # an example, and what it needs
     "calculix": ("calculix",),
     "openfoam": ("openfoam",),
     "lammps": ("lammps",),
+    "hopper": ("hopper",),
     "mujoco": ("mujoco",),
     "scikit_fem": ("scikit-fem",),
     "sumo": ("sumo", "libsumo"),
@@ -198,6 +199,25 @@ def test_the_pendulum_moves_as_its_equation_says_in_whatever_order_it_is_asked(m
             )
             slope = by_state @ way[:2] + by_torque @ way[2:]
             np.testing.assert_allclose(slope, (plus - minus) / 2e-5, rtol=1e-5, atol=1e-6)
+
+
+@needs("hopper")
+def test_a_hopper_gets_the_rewards_that_gymnasium_gives_by_hand(monkeypatch):
+    import gymnasium
+
+    module = problem_of("hopper", monkeypatch)
+    problem = module.Hopping(calls=5)
+    torch.manual_seed(0)
+    network = problem.network()
+    with torch.no_grad():
+        found = problem.rewards(network, torch.tensor([3, 8]), 0.0)
+        for column, seed in enumerate((3, 8)):
+            environment = gymnasium.make("Hopper-v5")
+            observation, _ = environment.reset(seed=seed)
+            for row in range(5):
+                action = network(torch.from_numpy(observation)[None].float() / 2).tanh()[0].numpy()
+                observation, reward, *_ = environment.step(action)
+                assert float(found[row, column]) == pytest.approx(reward, rel=1e-6)
 
 
 @pytest.mark.slow
