@@ -244,13 +244,16 @@ class LossGradient:
         """Seconds that this process has waited for the others' answers since it was created."""
         return self._ranks.waited
 
-    def queries(self) -> int:
-        """The cost of a step in perturbed objectives of the plan, without the base and checks."""
+    def next_queries(self) -> int:
+        """What the next step will cost: perturbed objectives of its plan, without the base and checks.
+
+        `counts.queries` has those of all steps so far.
+        """
         return self.estimator.queries(self.parameters, self.counts.steps)
 
     def most_checks(self, steps: int) -> int:
         """The most queries that the next steps take beside their plans, unless an evaluator is in doubt."""
-        queries = self.queries()
+        queries = self.next_queries()
         chunk = min(queries, self.chunk or SMALLEST)
         first = self.counts.steps
         plan = self.estimator.plan(self.parameters, self._key.at(first))

@@ -22,10 +22,10 @@ from tasks import methods as shared
 from tasks.autograd import AutogradGradient
 from tasks.image_classification.config import Config
 from tasks.image_classification.sparse_set import coordinates, kept_mask, rule, sparse_set, uniform_ratios
+from tasks.loop import Gradient
 from tasks.method import Cost, Method
 from tasks.methods import cost_of_base, loss_gradient
 from tasks.setup import Setup, Trained
-from tasks.training import Gradient
 from zo.objective import Objective
 
 ON_SETS = {"deepzero", "sparse-rge", "hybrid", "fo-sparse-gradient"}
@@ -199,7 +199,7 @@ def _with_ratios(problem: Any, own: Cost) -> Cost:  # noqa: ANN401 - an ImageCla
     gradients = {"zo-grasp": 2, "zo-snip": 1}.get(config.ratios, 0)
     plan = zo.RGE(config.mu, config.pruning_directions)
     gradient = zo.LossGradient(problem.network(), problem.objective, plan, evaluator=config.evaluator)
-    queries, checks = gradients * gradient.queries(), gradients * gradient.most_checks(1)
+    queries, checks = gradients * gradient.next_queries(), gradients * gradient.most_checks(1)
     share = problem.scoring_images / config.batch
     most = (own.most or own.evaluations) + (queries + checks) * share
     return Cost(own.evaluations + queries * share, own.queries + queries, most)

@@ -15,7 +15,7 @@ from benchmarks.query_speed.comparison import PLAIN
 from benchmarks.query_speed.measuring import BlockTimes, Contender, WrongAnswerError, measure, uniform_mean
 from benchmarks.query_speed.problems import make
 from tests import quick
-from zo.evaluators.evaluator import Evaluator, Step
+from zo.evaluators import Evaluator, Step
 from zo.evaluators.state import Snapshot
 
 

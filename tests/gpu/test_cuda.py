@@ -15,12 +15,12 @@ import zo
 from blackbox import ArraySpec
 from blackbox.adapters import TorchModule
 from blackbox.wrappers import Parallel
-from simulators.wake_flow.box import WakeFlow
+from simulators.wake_flow import WakeFlow
 from tests import quick
 from tests.gpu.conftest import needs_gpu
 from tests.zo.evaluators.difference.test_fused import made
+from zo.estimators import Coordinates
 from zo.evaluators import Step
-from zo.perturbation import Coordinates
 
 STATE = ArraySpec("state", (4,))
 BATCH = torch.linspace(-2, 2, 12 * 192).sin().view(12, 3, 8, 8), torch.arange(12) % 5

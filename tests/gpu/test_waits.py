@@ -12,10 +12,10 @@ import zo
 from tasks.image_classification import networks
 from tests.gpu.counts import in_place_of_the_kernel
 from tests.gpu.pretended import CUDA, PretendedGPU
-from zo.evaluators import Step
+from zo.estimators import Coordinates, Directions
+from zo.evaluators import Perturbation, Step
 from zo.evaluators.difference import evaluator as deciding
 from zo.evaluators.difference.gpu import graphs
-from zo.perturbation import Coordinates, Directions, Perturbation
 
 
 def make_network(kind: str) -> nn.Module:

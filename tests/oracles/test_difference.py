@@ -14,11 +14,9 @@ from tasks.wake_flow import networks as wake
 from tests import quick
 from tests.oracles.layers import LAYERS, NETWORKS, Case
 from tests.oracles.test_stacked import coordinates
-from zo.evaluators import Step
+from zo.estimators import Coordinates
+from zo.evaluators import Difference, Loop, Step
 from zo.evaluators.difference import evaluator as deciding
-from zo.evaluators.difference.evaluator import Difference
-from zo.evaluators.loop import Loop
-from zo.perturbation import Coordinates
 
 MODES = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 

@@ -8,7 +8,8 @@ import torch
 import zo
 from tests.oracles.test_tangents import bent, pairs_of
 from tests.zo.row_boxes import weights
-from zo.tangents.pairs import CallPairs, joined
+from zo.tangents import CallPairs
+from zo.tangents.pairs import joined
 
 
 class FullRidge:

@@ -12,11 +12,9 @@ import zo
 from tests import quick
 from tests.oracles.layers import LAYERS, NETWORKS, Case, squared_output
 from tests.oracles.problems import perturbed_losses
-from zo.evaluators import Step
-from zo.evaluators.loop import Loop
+from zo.estimators import Coordinates, Directions
+from zo.evaluators import Loop, Perturbation, Stacked, Step
 from zo.evaluators.point_rules import RULES
-from zo.evaluators.stacked import Stacked
-from zo.perturbation import Coordinates, Directions, Perturbation
 
 STEP = 0.1  # no derivative is taken, so no step is too long
 MODES = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])

@@ -9,7 +9,8 @@ from torch import nn
 import zo
 from blackbox import ArraySpec
 from tests.zo.row_boxes import FromTorch, weights
-from zo.tangents.pairs import CallPairs, joined
+from zo.tangents import CallPairs
+from zo.tangents.pairs import joined
 
 GRIDS = {1: (2, 7), 2: (2, 6, 5), 3: (1, 4, 3, 5)}
 TANGENTS = {

@@ -13,11 +13,12 @@ from blackbox import ArraySpec
 from simulators.kuramoto_sivashinsky import KuramotoSivashinsky
 from tests import quick
 from tests.zo.row_boxes import FromTorch, weights
+from zo.tangents import CallPairs
 from zo.tangents.models.convolution import along
 from zo.tangents.models.lattice import padded
 from zo.tangents.models.output_map import RIDGES, SPAN, OutputMap
 from zo.tangents.models.reach import measure
-from zo.tangents.pairs import CallPairs, joined
+from zo.tangents.pairs import joined
 
 QUICK = {"first_steps": 3, "steps_per_step": 1}
 

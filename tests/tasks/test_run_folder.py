@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
+from tasks import Row
 from tasks.errors import RunFolderError, RunLockedError
+from tasks.ledger import calls_noted
 from tasks.runs import atomic, folder
 from tasks.runs.folder import Run
-from tasks.runs.result import Result, Row
-from tasks.tally import calls_noted
+from tasks.runs.result import Result
 from tests.tasks.toy import Line
 
 

@@ -10,8 +10,7 @@ import zo
 from tests import quick
 from tests.oracles.layers import NETWORKS
 from tests.zo.boxes import Sine
-from zo.evaluators import Step
-from zo.evaluators.stacked import Stacked
+from zo.evaluators import Stacked, Step
 from zo.execution.choice import CACHED, LEAST, MOST, queries_within
 from zo.execution.memory import MemoryPeak
 

@@ -14,10 +14,8 @@ from torch import Tensor, nn
 import zo
 from tests.oracles.problems import perturbed_losses
 from zo.errors import ObjectiveError
-from zo.evaluators import Step
-from zo.evaluators.loop import Loop
-from zo.evaluators.stacked import Stacked
-from zo.perturbation import Coordinates, Directions
+from zo.estimators import Coordinates, Directions
+from zo.evaluators import Loop, Stacked, Step
 
 
 def mean_square(network, batch):

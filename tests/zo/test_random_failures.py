@@ -8,9 +8,7 @@ from torch import nn
 
 import zo
 from tests import quick
-from zo.evaluators import Step
-from zo.evaluators.loop import Loop
-from zo.evaluators.stacked import Stacked
+from zo.evaluators import Loop, Stacked, Step
 
 ROWS, CHUNK = 6, 5
 ESTIMATORS = {

@@ -12,8 +12,9 @@ from typeguard import suppress_type_checks
 import zo
 from blackbox import ArraySpec
 from tests.zo.row_boxes import FromTorch, weights
-from zo.tangents.models.student import StudentTangent
-from zo.tangents.pairs import CallPairs, joined
+from zo import StudentTangent
+from zo.tangents import CallPairs
+from zo.tangents.pairs import joined
 
 X, Y = ArraySpec("x", (3,)), ArraySpec("y", (2,))
 

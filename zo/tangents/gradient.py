@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -13,14 +13,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
-from blackbox.checks import check_choice, check_count, check_number
+from blackbox.checks import check_count, check_fraction, check_number
 from blackbox.failures import noted
 from zo.batches import Batch, count_rows, map_tensors
 from zo.draws import Key
 from zo.errors import ConfigurationError, TangentError
 from zo.estimators.estimator import check_mu
-from zo.evaluators.evaluator import Step
-from zo.evaluators.loop import Loop
+from zo.evaluators.evaluator import Evaluator, Step
 from zo.evaluators.stacked import Stacked
 from zo.evaluators.state import Snapshot
 from zo.execution.ranks import Ranks, fingerprint
@@ -32,14 +31,15 @@ from zo.tangents import checks
 from zo.tangents.anchored import anchored
 from zo.tangents.clipping import Clipping
 from zo.tangents.models.automatic import AutoTangent
+from zo.tangents.models.rows import MOST_BYTES
 from zo.tangents.models.student import StudentTangent
 from zo.tangents.models.values import ValueTangent
 from zo.tangents.pairs import CallPairs
-from zo.tangents.quality import Check, checked, flat_share, predict_and_learn, relative_error
+from zo.tangents.quality import checked, flat_share, predict_and_learn, relative_error
 from zo.tangents.recording import RecordedCall, alone, record
 from zo.tangents.replay import Live, refuse_unseen_weights, replay
 from zo.tangents.tangent import Tangent, bring
-from zo.tangents.trust import TrustPolicy, TrustWatch
+from zo.tangents.trust import Check, TrustPolicy, TrustWatch
 from zo.tangents.units import Units
 from zo.tangents.window import Window, without_failed
 from zo.tangents.windows import Windows
@@ -55,7 +55,7 @@ class TangentCounts:
         rows: rows asked of the boxes, those of base and checks included.
         dropped: rows of probes, in a call, whose pairs were left out because they failed.
         checks: queries along the gradient (see `TrustPolicy.check_every`).
-        failed_checks: of those, how many told nothing, for too many rows failed, or
+        failed_checks: of those, how many showed nothing, since too many rows failed, or
             the boxes are noisy or constant in pieces.
         lost: rows of the batch that were left out because their loss was not finite.
         replays: calls of `replay`, which run no box.
@@ -127,14 +127,16 @@ class TangentGradient:
             that minimum.
         parameters: the parameters to train, as for `LossGradient`; all must require a gradient.
         evaluator: "stacked" runs base and probes in one call of the objective, so a box gets all their rows
-            at once; "loop" runs one after another, for networks and objectives that cannot be stacked.
+            at once; "loop" runs one after another, for networks and objectives that cannot be stacked. Or
+            pass `zo.evaluators.Stacked()` or `Loop()`.
         seed: a probe's draws depend only on (seed, step, its number).
         chunk: how many of base and probes run together; None for all, or 1 with several processes. Results
             are equal to the bit for equal chunks, on any number of processes.
         process_group: processes that all receive the whole batch and have the same random state; "gloo" or,
             for GPUs, "nccl". In each step they exchange what was recorded: variants x rows x (1 + sum over
             calls of (size_in + size_out)) numbers. None for this process alone.
-        max_dropped: the fraction of a step's pairs that may fail before the step raises an error.
+        max_dropped: the fraction of a step's pairs that may fail before the step raises an error. Each is a
+            row of a probe in one call; the other pairs teach the tangent all the same.
         trust_policy: when trust is lost.
         replays: how many replays may follow each step, see `replay`; None for as many as are trusted.
         max_age: the number of windows that are kept to be replayed, the oldest going; None for the last
@@ -181,7 +183,7 @@ class TangentGradient:
         mu: float = 1e-3,
         max_rows: float | None = None,
         parameters: Choice | Iterable[Choice] | None = None,
-        evaluator: str = "stacked",
+        evaluator: str | Evaluator = "stacked",
         seed: int = 0,
         chunk: int | None = None,
         process_group: dist.ProcessGroup | None = None,
@@ -192,21 +194,22 @@ class TangentGradient:
         clip: float | None = 2.0,
     ) -> None:
         check_mu("TangentGradient", mu)
-        check_choice("TangentGradient", "evaluator", evaluator, ("stacked", "loop"))
         if chunk is not None:
             check_count("TangentGradient", "chunk", chunk)
-        checks.check_max_dropped(max_dropped)
+        check_fraction("TangentGradient", "max_dropped", max_dropped)
         self.network = network
         self.objective = checks.checked_objective(objective)
         self.boxes = checks.checked_boxes(boxes)
         self.tangents = checks.checked_tangents(tangent, self.boxes, seed)
+        for own in self.tangents:
+            own.keep_within(MOST_BYTES // len(self.tangents))
         self.units = tuple(Units() for _ in self.boxes)
         probes = checks.checked_probes(probes, self.tangents)
         max_rows = checks.checked_max_rows(max_rows, probes)
         self.mu = mu
         self.parameters = Parameters(network, parameters)
         checks.check_trainable(self.parameters)
-        self.evaluator = Stacked() if evaluator == "stacked" else Loop()
+        self.evaluator = checks.checked_evaluator(evaluator)
         self.max_dropped = max_dropped
         self.counts = TangentCounts()
         self.trust: list[float | None] = []
@@ -297,8 +300,7 @@ class TangentGradient:
                                 step, self.boxes, self.tangents, window, gradients, before, self.watch
                             )
             check: Check = meeting.messages[0]
-            found = check.agreement, check.missed, check.agreement_of_rows
-            share = self.watch.share(*found)
+            share = self.watch.share(check)
             taken = gradients if share == 1.0 else [share * gradient for gradient in gradients]
             self._clipping.remember(taken)
             self._add(taken)
@@ -316,7 +318,7 @@ class TangentGradient:
             flat = check.flat if check.flat is not None or not probes else flat_share(pairs)
             if flat is not None and not any(bool(gradient.any()) for gradient in gradients):
                 flat = None  # `tell_zero` says more of it
-            self.watch.saw(number, self.trust_of_step, *found, self._improve, check.noise, check.failed, flat)
+            self.watch.saw(number, self.trust_of_step, replace(check, flat=flat), self._improve)
             return loss
 
     def replays(self) -> int:
@@ -419,8 +421,10 @@ class TangentGradient:
         """Seconds that this process has waited for the others' answers, since it was made."""
         return self._ranks.waited
 
-    def queries(self) -> int:
+    def next_queries(self) -> int:
         """What the next step will cost: perturbed objectives, the base evaluation not counted.
+
+        `counts.queries` has those of all steps so far.
 
         A check that finds fault takes one more, the first of these two, and so does each where rounding of a
         box's outputs would hide what it asks for; those that noise would hide take none.

@@ -14,16 +14,14 @@ from torch.nn import functional as F
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
 from tests.zo.boxes import Sine
-from zo.evaluators import Step
+from zo.estimators import Coordinates
+from zo.evaluators import Loop, Stacked, Step
 from zo.evaluators.difference import evaluator as deciding
 from zo.evaluators.difference.changes import OneChannel
 from zo.evaluators.difference.evaluator import LARGE
 from zo.evaluators.difference.registry import RULES
 from zo.evaluators.difference.tape_mode import NotReadable
-from zo.evaluators.loop import Loop
-from zo.evaluators.stacked import Stacked
 from zo.evaluators.state import Snapshot
-from zo.perturbation import Coordinates
 
 
 def squared(output, target):

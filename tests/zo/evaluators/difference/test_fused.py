@@ -15,13 +15,12 @@ from torch.nn import functional as F
 import zo
 from blackbox import ConfigurationError
 from tests import quick
-from zo.evaluators import Step
+from zo.estimators import Coordinates
+from zo.evaluators import Loop, Step
 from zo.evaluators.difference import evaluator as deciding
 from zo.evaluators.difference.changes import OneChannel
 from zo.evaluators.difference.gpu import fused
-from zo.evaluators.loop import Loop
 from zo.evaluators.state import Snapshot
-from zo.perturbation import Coordinates
 
 
 class Block(nn.Module):

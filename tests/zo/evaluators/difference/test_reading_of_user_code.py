@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 import zo
 from tests.zo.evaluators.difference.test_difference import agree, batch, squared, step_of
+from zo.estimators import Coordinates
 from zo.evaluators.difference.tape_mode import NotReadable
-from zo.perturbation import Coordinates
 
 
 class User(nn.Module):

@@ -11,11 +11,10 @@ from torch.nn import functional as F
 
 import zo
 from tests.zo.evaluators.difference.test_difference import batch, made, mlp, squared, step_of
+from zo.estimators import Coordinates
+from zo.evaluators import Loop, Unservable
 from zo.evaluators.difference import evaluator as deciding
 from zo.evaluators.difference.evaluator import LARGE
-from zo.evaluators.evaluator import Unservable
-from zo.evaluators.loop import Loop
-from zo.perturbation import Coordinates
 
 
 class Branch(nn.Module):
