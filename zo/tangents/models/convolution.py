@@ -1,56 +1,87 @@
-"""`along`: a convolution along one axis as one product of matrices, for the short rows of small networks."""
+"""`Convolutions`: those of small networks on a grid, and the ways back through them, without a graph."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
-from torch.autograd import Function
+from torch import Tensor, nn
 from torch.nn import functional
 
+from zo.tangents.models.lattice import padded
 
-def along(x: Tensor, weight: Tensor, wraps: bool) -> Tensor:
-    """A convolution that keeps the number of cells, differentiable as often as asked.
+CONVOLVED = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+BY_KERNEL = {1: nn.grad.conv1d_weight, 2: nn.grad.conv2d_weight, 3: nn.grad.conv3d_weight}
 
-    On short rows torch's own takes several times as long as its multiplications.
+
+class Convolutions:
+    """Convolutions that keep the number of cells.
+
+    Along one axis each is one product of matrices, with the rows last in memory, so that what a tap of the
+    kernel sees is one piece of it: on short rows torch's own takes several times as long as its
+    multiplications. On more axes it is torch's own, rows first.
 
     Args:
-        x: `(channels in, cells, rows)`, the rows last: a tap of the kernel is then one piece of memory.
-        weight: `(channels out, channels in, taps)`, an odd number of taps.
-        wraps: whether the ends meet; else zeros lie beyond them.
+        line: whether there is one axis of few cells. Arrays are `(channels, cells, rows)` then, else `(rows,
+            channels, *cells)`. Kernels are `(out, in, *taps)`, odd numbers of taps.
+        periodic: for each axis whether the ends meet; else zeros lie beyond them.
 
-    Returns:
-        `(channels out, cells, rows)`.
+    Attributes:
+        channels: their axis.
+        rows: that of the rows.
     """
-    return _Along.apply(x, weight, wraps)
 
+    def __init__(self, line: bool, periodic: Sequence[bool]) -> None:
+        self.line, self.periodic = line, tuple(periodic)
+        self.channels, self.rows = (0, 2) if line else (1, 0)
 
-class _Along(Function):
-    """Of the input the derivative is a convolution as well, with the kernel turned around."""
+    def __call__(self, x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The convolution, and what its kernel has seen of x, for the way back."""
+        if not self.line:
+            around = padded(x, kernel.shape[2] // 2, self.periodic)
+            return CONVOLVED[x.ndim - 2](around, kernel, bias), around
+        seen = _taps(x, kernel.shape[2], self.periodic[0])
+        matrix = kernel.movedim(2, 1).flatten(1)
+        found = matrix @ seen if bias is None else torch.addmm(bias[:, None], matrix, seen)
+        return found.view(len(kernel), *x.shape[1:]), seen
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, wraps: bool) -> Tensor:  # noqa: ANN401
-        ctx.save_for_backward(x, weight)
-        ctx.wraps = wraps
-        seen = _taps(x, weight.shape[2], wraps)
-        return (weight.movedim(2, 1).flatten(1) @ seen).view(len(weight), *x.shape[1:])
+    def back(self, cotangent: Tensor, kernel: Tensor) -> Tensor:
+        """The transpose: a convolution as well, with the kernel turned around."""
+        if not self.line:
+            around = padded(cotangent, kernel.shape[2] // 2, self.periodic)
+            turned = kernel.transpose(0, 1).flip(tuple(range(2, kernel.ndim)))
+            return CONVOLVED[cotangent.ndim - 2](around, turned)
+        return self._back(_taps(cotangent, kernel.shape[2], self.periodic[0]), cotangent, kernel)
 
-    @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        x, weight = ctx.saved_tensors
-        of_x = of_weight = None
-        if ctx.needs_input_grad[0]:
-            of_x = along(cotangent, weight.transpose(0, 1).flip(2), ctx.wraps)
-        if ctx.needs_input_grad[1]:
-            out, given, taps = weight.shape
-            if out < given:  # the smaller one is spread out
-                both = x.flatten(1) @ _taps(cotangent, taps, ctx.wraps).T
-                of_weight = both.view(given, taps, out).flip(1).permute(2, 0, 1)
-            else:
-                both = cotangent.flatten(1) @ _taps(x, taps, ctx.wraps).T
-                of_weight = both.view(out, taps, given).movedim(1, 2)
-        return of_x, of_weight, None
+    def back_to_both(
+        self, x: Tensor, seen: Tensor, cotangent: Tensor, kernel: Tensor, slope: Tensor
+    ) -> Tensor:
+        """`back`, and the derivative by the kernel, which is written to `slope`."""
+        if not self.line or len(kernel) >= kernel.shape[1]:
+            self.to_kernel(seen, cotangent, slope)
+            return self.back(cotangent, kernel)
+        out, given, taps = kernel.shape
+        spread = _taps(cotangent, taps, self.periodic[0])  # the smaller of the two, once for both
+        both = (spread @ x.flatten(1).T).view(taps, out, given)
+        slope.copy_(both.flip(0).permute(1, 2, 0))
+        return self._back(spread, cotangent, kernel)
+
+    def to_kernel(self, seen: Tensor, cotangent: Tensor, slope: Tensor) -> None:
+        """The derivative by the kernel, written to `slope`."""
+        if self.line:
+            both = cotangent.flatten(1) @ seen.T
+            slope.copy_(both.view(slope.shape[0], slope.shape[2], slope.shape[1]).movedim(1, 2))
+        else:
+            slope.copy_(BY_KERNEL[seen.ndim - 2](seen, slope.shape, cotangent))
+
+    def to_bias(self, cotangent: Tensor, slope: Tensor) -> None:
+        """The derivative by a number that is added to each channel, written to `slope`."""
+        axes = (1, 2) if self.line else (0, *range(2, cotangent.ndim))
+        torch.sum(cotangent, axes, out=slope)
+
+    def _back(self, spread: Tensor, cotangent: Tensor, kernel: Tensor) -> Tensor:
+        turned = kernel.permute(1, 2, 0).flip(1).flatten(1)
+        return (turned @ spread).view(kernel.shape[1], *cotangent.shape[1:])
 
 
 def _taps(x: Tensor, taps: int, wraps: bool) -> Tensor:

@@ -69,11 +69,25 @@ class Form:
 
     def followed(self, z: Tensor) -> Tensor:
         """What each output is if it stays as the input of its name and shape, or zero: `(rows, size_out)`."""
+        following = sources(self.inputs, self.outputs)
+        if following == [0] and len(self.inputs) == 1:
+            return z
         pieces = z.split(sizes(self.inputs), dim=1)
         found = [
             z.new_zeros(len(z), size) if source is None else pieces[source]
-            for source, size in zip(sources(self.inputs, self.outputs), sizes(self.outputs), strict=True)
+            for source, size in zip(following, sizes(self.outputs), strict=True)
         ]
+        return torch.cat(found, dim=1)
+
+    def followed_back(self, cotangent: Tensor) -> Tensor:
+        """The transpose of `followed`: `(rows, size_out)` to `(rows, size_in)`."""
+        following = sources(self.inputs, self.outputs)
+        if following == [0] and len(self.inputs) == 1:
+            return cotangent
+        found: list[Tensor] = [cotangent.new_zeros(len(cotangent), size) for size in sizes(self.inputs)]
+        for source, piece in zip(following, cotangent.split(sizes(self.outputs), dim=1), strict=True):
+            if source is not None:
+                found[source] = found[source] + piece
         return torch.cat(found, dim=1)
 
     def plain(self) -> tuple[Any, ...]:
@@ -245,7 +259,7 @@ class ValueTangent(Tangent):
         others = others_of(pairs)
         found = [
             pushed_forward(partial(self.values, others=others[rows]), pairs.z[rows], d[:, rows])
-            for rows in _blocks(pairs.z)
+            for rows in blocks(pairs.z)
         ]
         return found[0] if len(found) == 1 else torch.cat(found, dim=1)
 
@@ -256,7 +270,7 @@ class ValueTangent(Tangent):
         others = others_of(pairs)
         found = [
             pulled_back(partial(self.values, others=others[rows]), pairs.z[rows], cotangent[rows])
-            for rows in _blocks(pairs.z)
+            for rows in blocks(pairs.z)
         ]
         return found[0] if len(found) == 1 else torch.cat(found)
 
@@ -276,7 +290,7 @@ class ValueTangent(Tangent):
         self, pairs: CallPairs, before: Tensor, z: Tensor, others: tuple[Tensor | None, ...]
     ) -> Tensor:
         fixed = others_of(replace(pairs, z=z.detach(), others=others))
-        if len(_blocks(z)) > 1:  # a graph of all rows would take many times their memory
+        if len(blocks(z)) > 1:  # a graph of all rows would take many times their memory
             return _AnewInBlocks.apply(self, z, fixed) - before
         return self.values(z, fixed) - before
 
@@ -287,7 +301,7 @@ class ValueTangent(Tangent):
 
     def _in_blocks(self, z: Tensor, others: Tensor) -> Tensor:
         """`values`, of few rows at a time where they are large."""
-        found = [self.values(z[rows], others[rows]) for rows in _blocks(z)]
+        found = [self.values(z[rows], others[rows]) for rows in blocks(z)]
         return found[0] if len(found) == 1 else torch.cat(found)
 
     def see(self, pairs: CallPairs) -> None:
@@ -430,12 +444,12 @@ class _AnewInBlocks(Function):
         z, others = ctx.saved_tensors
         found = [
             pulled_back(partial(ctx.model.values, others=others[rows]), z[rows], cotangent[rows])
-            for rows in _blocks(z)
+            for rows in blocks(z)
         ]
         return None, torch.cat(found), None
 
 
-def _blocks(z: Tensor) -> list[slice]:
+def blocks(z: Tensor) -> list[slice]:
     """Few rows at a time of large ones, all of small ones."""
     count = max(1, BLOCK // max(1, z.shape[1]))
     return [slice(first, first + count) for first in range(0, len(z), count)] or [slice(0, 0)]
