@@ -99,18 +99,25 @@ class BlackBoxFunction(Definition, abstract=True):
         finite = finite_rows(rows.inputs)
         if not finite.all() and not keeps(self):
             raise NonFiniteInputError(self._non_finite_message(name, rows, finite))
-        outputs = failed_outputs(self.outputs, rows.inputs, rows.dtype)
         run = torch.nonzero(finite).flatten()
         skipped = rows.count - len(run)
-        ledger.count(rows_skipped=skipped)
+        if skipped:
+            ledger.count(rows_skipped=skipped)
+        outputs = failed_outputs(self.outputs, rows.inputs, rows.dtype) if skipped or not len(run) else ()
         if len(run):
             index = slice(None) if len(run) == rows.count else run.to(rows.device)
             kept, runner = tuple(t[index] for t in rows.inputs), calls.runner()
             outcome = self.run_rows(kept) if runner is None else runner(self, kept)
-            pairs = zip(outcome.outputs, outputs, strict=True)
-            outcome.outputs = tuple(part.to(whole.device, whole.dtype) for part, whole in pairs)
+            given = zip(self.outputs, outcome.outputs, strict=True)
+            outcome.outputs = tuple(p.to(rows.device, spec.torch_dtype or rows.dtype) for spec, p in given)
             if not outcome.failed or self.failures == "keep":  # else rows may have been left out
                 mark_non_finite(outcome)  # again: 1e300 is finite in float64 and infinite in float32
+            if not skipped and not outcome.failed:
+                # copies: what a wrapper has kept is its own
+                return rows.give_back(
+                    tuple(part.clone(memory_format=torch.contiguous_format) for part in outcome.outputs)
+                )
+            outputs = outputs or failed_outputs(self.outputs, rows.inputs, rows.dtype)
             self._count_failed(name, run, outcome, kept)
             failed = run[list(outcome.failed)].to(rows.device)
             for spec, whole, part in zip(self.outputs, outputs, outcome.outputs, strict=True):

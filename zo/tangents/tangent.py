@@ -23,7 +23,7 @@ class Tangent(ABC):
     """A model J(z) of a box's derivative. Tangents stack: each learns what its `prior` leaves.
 
     In each step `predict` (without probes `predict_values`) is asked for the calls of the box, then `see`,
-    then `observe` once, then `vjp` for the calls in reverse. Without probes the rows of several calls, one
+    then `observe` once, then `linearise` once, then `vjp` for the calls in reverse. Without probes the rows of several calls, one
     after another, are given to `predict_values` and `see` at once. The pairs of a call are given each time,
     so only what outlives the step is kept. One that has a `prior` hands on what it is given.
 
@@ -90,6 +90,12 @@ class Tangent(ABC):
 
     def observe(self, pairs: CallPairs) -> None:  # noqa: B027 - some have nothing to learn
         """Learn from the pairs of all calls of a step, listed (see `CallPairs.listed`); there may be none."""
+
+    def linearise(self, calls: Sequence[CallPairs]) -> None:
+        """Prepare for `vjp` and `apply` at the calls of a step, of which each may be asked for, or none."""
+        prior = self._prior()
+        if prior is not None:
+            prior.linearise(calls)
 
     def improve(self) -> str | None:
         """Do more for no more rows, since trust is lost: in words what is done now, None if nothing."""

@@ -108,6 +108,19 @@ class GridNetwork(Passes):
         self._weights_of_all("linear", seen, cotangent, slopes)
         return None
 
+    def apart(self, kept: Kept, counts: Sequence[int]) -> list[Kept]:
+        """The hidden numbers of each call."""
+        _, _, bent, factor, other, _, _, found, *_ = kept
+        rows = self.convolve.rows
+        parts = zip(
+            *(
+                [t.contiguous() for t in each.split(counts, dim=rows)]
+                for each in (bent, factor, other, found)
+            ),
+            strict=True,
+        )
+        return [(None, None, b, f, o, None, None, h, None, None, None) for b, f, o, h in parts]
+
     def pushed(self, kept: Kept, change: Tensor) -> Tensor:
         """What the channels out change by."""
         _, _, bent, factor, other, _, _, found, *_ = kept

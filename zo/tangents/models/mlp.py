@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -117,6 +118,9 @@ class _Perceptron(Passes):
             torch.sum(found, 0, out=slopes[f"{name}.bias"])
         torch.mm(cotangent.T, x, out=slopes["linear.weight"])
         return None
+
+    def apart(self, kept: Kept, counts: Sequence[int]) -> list[Kept]:
+        return list(zip(*(each.split(counts) for each in kept), strict=True))
 
     def pushed(self, kept: Kept, change: Tensor) -> Tensor:
         _, first, _, second, _ = kept

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,10 +14,10 @@ from torch import Tensor
 from blackbox.checks import check_count, check_positive
 from zo.draws import Key
 from zo.errors import TangentError
-from zo.tangents.models.passes import FlatAdam, Passes, found_rows
+from zo.tangents.models.passes import FlatAdam, Kept, Passes, found_rows
 from zo.tangents.models.rows import standard
 from zo.tangents.models.values import Form, ValueTangent, blocks, others_of, rows_of
-from zo.tangents.pairs import CallPairs, sizes
+from zo.tangents.pairs import CallPairs, all_rows, sizes
 
 LEARNING = 303  # first word of the key's path for these draws
 ENOUGH = 0.1  # of the typical change that the box makes: an error for which the usual steps are right
@@ -65,6 +66,7 @@ class NetworkTangent(ValueTangent):
         self._plan: dict[str, Any] = {}  # what the network was built from
         self._optimizer: FlatAdam | None = None
         self._steps = 0  # of learning
+        self._passed: list[tuple[CallPairs, Kept]] = []  # see `linearise`
         self._error = math.inf  # of the last lesson, in units of a typical change
         self._longer = 0  # the count of lessons until which it learns longer, since trust asked for that
 
@@ -97,6 +99,7 @@ class NetworkTangent(ValueTangent):
 
     def take(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:
         """Take them into mean and spread."""
+        self._passed = []
         self._moments = self._moments or self.moments(form)
         for moments, values in zip(self._moments, (z, others, y, y - self.carried(z)), strict=True):
             moments.add(values)
@@ -184,8 +187,7 @@ class NetworkTangent(ValueTangent):
         found, others = d.new_empty(*d.shape[:2], sum(sizes(pairs.outputs))), others_of(pairs)
         dtype, (inputs, _, _, added) = self._dtype(), self._moments
         for rows in blocks(pairs.z):
-            z, fixed = pairs.z[rows], others[rows]
-            kept = self._network.passed(self._network.arranged(*self._standard(z, fixed)))[1]
+            kept, fixed = self._kept(pairs, rows, others), others[rows]
             for place, change in enumerate(d[:, rows]):
                 moved = (change / inputs.scale().to(d)).to(dtype)
                 arranged = self._network.arranged(moved, torch.zeros_like(fixed, dtype=dtype))
@@ -201,13 +203,33 @@ class NetworkTangent(ValueTangent):
         others, dtype, (inputs, _, _, added) = others_of(pairs), self._dtype(), self._moments
         parts = []
         for rows in blocks(pairs.z):
-            z = pairs.z[rows]
-            kept = self._network.passed(self._network.arranged(*self._standard(z, others[rows])))[1]
+            kept = self._kept(pairs, rows, others)
             v = cotangent[rows] if self._map is None else self._map.pulled(cotangent[rows])
             asked = self._network.asked((added.scale().to(v) * v).to(dtype))
-            found, _ = found_rows(self._network, self._network.back(kept, asked), z.shape[1])
+            found, _ = found_rows(self._network, self._network.back(kept, asked), pairs.z.shape[1])
             parts.append(self._form.followed_back(self._stays.to(v) * v) + found.to(v) / inputs.scale().to(v))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def linearise(self, calls: Sequence[CallPairs]) -> None:
+        """One forward pass of the network for all calls, where they are small."""
+        self._passed = []
+        together = all_rows(calls)
+        if self._network is None or len(blocks(together.z)) > 1:
+            return
+        kept = self._network.passed(self._network.arranged(*self._standard(together.z, others_of(together))))[
+            1
+        ]
+        self._passed = list(
+            zip(calls, self._network.apart(kept, [len(pairs.z) for pairs in calls]), strict=True)
+        )
+
+    def _kept(self, pairs: CallPairs, rows: slice, others: Tensor) -> Kept:
+        """What a forward pass at some rows of a call kept."""
+        assert self._network is not None
+        for known, kept in self._passed:
+            if known is pairs:
+                return kept
+        return self._network.passed(self._network.arranged(*self._standard(pairs.z[rows], others[rows])))[1]
 
     def _standard(self, z: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
         """What the network is given."""
@@ -258,6 +280,7 @@ class NetworkTangent(ValueTangent):
     def _steps_of(self, count: int) -> list[Tensor]:
         """Steps of learning; the mean square of what was missed in each."""
         assert self._network is not None and self._optimizer is not None
+        self._passed = []
         self._optimizer.begin()
         if not self.whole_rows:
             return [self._step_on_a_graph() for _ in range(count)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,6 +44,10 @@ class Passes(nn.Module, ABC):
         Returns:
             That by the inputs, arranged, if it was asked for.
         """
+
+    @abstractmethod
+    def apart(self, kept: Kept, counts: Sequence[int]) -> list[Kept]:
+        """What a pass of several calls kept, for each, with so many rows; for `pushed`, and back to inputs."""
 
     @abstractmethod
     def pushed(self, kept: Kept, change: Tensor) -> Tensor:
@@ -116,7 +120,10 @@ class FlatAdam:
         takes it.
         """
         named = dict(self._network.named_parameters())
-        parts = [weight.detach().movedim(-1, 1) if weight.ndim == 3 else weight.detach() for weight in named.values()]
+        parts = [
+            weight.detach().movedim(-1, 1) if weight.ndim == 3 else weight.detach()
+            for weight in named.values()
+        ]
         self._weights = torch.cat([part.reshape(-1) for part in parts])
         self._slopes = torch.zeros_like(self._weights)
         self._mean, self._square = self._mean.to(self._weights), self._square.to(self._weights)
