@@ -48,7 +48,9 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("out, given, taps", [(3, 2, 5), (1, 4, 3), (2, 2, 1), (1, 3, 13)])
+@pytest.mark.parametrize(
+    "out, given, taps", [(3, 2, 5), (1, 4, 3), (2, 2, 1), (1, 8, 3), (9, 1, 3), (1, 3, 13)]
+)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_convolution_and_the_ways_back_are_autograds(layout, out, given, taps):
     line, space, periodic = LAYOUTS[layout]

@@ -23,9 +23,9 @@ class Tangent(ABC):
     """A model J(z) of a box's derivative. Tangents stack: each learns what its `prior` leaves.
 
     In each step `predict` (without probes `predict_values`) is asked for the calls of the box, then `see`,
-    then `observe` once, then `linearise` once, then `vjp` for the calls in reverse. Without probes the rows of several calls, one
-    after another, are given to `predict_values` and `see` at once. The pairs of a call are given each time,
-    so only what outlives the step is kept. One that has a `prior` hands on what it is given.
+    then `observe` and `linearise` once each, then `vjp` for the calls in reverse. Without probes the rows of
+    several calls, one after another, are given to `predict_values` and `see` at once. The pairs of a call are
+    given each time, so only what outlives the step is kept. One that has a `prior` hands on what it is given.
 
     Attributes:
         learns_from_values: whether it needs no changes to learn, only what goes in and comes out; then a

@@ -18,7 +18,8 @@ from zo.tangents.models.reach import measure
 from zo.tangents.models.values import Form
 from zo.tangents.tangent import sources
 
-CELLS = 2**11  # of a step of learning, at most: large grids take fewer rows, and of larger ones patches
+SEEN = 2**10  # cells of a step of learning: large grids take fewer rows,
+CELLS = 2**11  # and larger ones patches, with so many cells together
 LONGEST = 8.0  # times as many steps of learning on large grids, at most
 EDGES = {1: 256, 2: 16, 3: 12}  # cells of a patch along each axis
 
@@ -47,12 +48,12 @@ class GridTangent(NetworkTangent):
         reach: cells that a change is carried in a call; None: as the first rows show it.
         window: rows kept to learn from, the oldest going.
         batch: rows of a step of learning, drawn from the window with replacement; fewer where they would have
-            more than 2,048 cells.
+            more than 1,024 cells.
         steps_per_step: steps of learning in a step of training where the error on the window is a tenth of
             the typical change that the box makes; fewer or more in proportion to another error, at most
-            five times as many in the first 30 steps of training, and later twice. On a grid of more than
-            2,048 cells three to eight times as many, with the root of the cells: a step of learning sees a
-            part of it, and a step of training takes longer anyway.
+            twice as many in the first 30 steps of training, and later once. On a grid of more than 2,048
+            cells three to eight times as many, with the root of the cells, and at most five times these, and
+            later twice: a step of learning sees a part of it, and a step of training takes longer anyway.
         first_steps: of learning on the first rows, at most: it ends at an error of .03 of that change.
         learning_rate: of Adam.
         output_map: whether there is a W.
@@ -72,7 +73,7 @@ class GridTangent(NetworkTangent):
         periodic: bool | Sequence[bool] | None = None,
         reach: int | None = None,
         window: int = 4000,
-        batch: int = 32,
+        batch: int = 16,
         steps_per_step: int = 4,
         first_steps: int = 400,
         learning_rate: float = 2e-3,
@@ -107,7 +108,7 @@ class GridTangent(NetworkTangent):
     def drawn(self) -> int:
         """As many as `batch` and the cells of a step of learning allow."""
         assert self._form is not None
-        return max(1, min(self.batch, CELLS // cells_of(self._form)))
+        return max(1, min(self.batch, SEEN // cells_of(self._form)))
 
     @property
     def whole_rows(self) -> bool:

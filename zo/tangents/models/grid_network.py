@@ -79,19 +79,21 @@ class GridNetwork(Passes):
         hidden = product + functional.silu(found)
         answer, seen = self._of_all(self.linear, x)
         more, seen_hidden = self.convolve(hidden, self.last.weight)
-        kept = x, seen_first, bent, factor, other, product, seen_product, found, hidden, seen_hidden, seen
-        return answer + more, kept
+        seen_of_weights = product, seen_first, seen_product, hidden, seen_hidden, seen
+        return answer + more, (bent, factor, other, found, None, seen_of_weights)
 
     def back(self, kept: Kept, cotangent: Tensor, slopes: Slopes | None = None) -> Tensor | None:
         """To the channels, or to the kernels."""
-        x, seen_first, bent, factor, other, product, seen_product, found, hidden, seen_hidden, seen = kept
+        bent, factor, other, found, turned, *rest = kept
         convolve, axis = self.convolve, self.convolve.channels
         last, bend = self.last.weight, self.bend.weight
         if slopes is None:
-            of_hidden = convolve.back(cotangent, last)
+            turned = turned or [None] * 4
+            of_hidden = convolve.back(cotangent, last, turned[0])
             of_bend = bent_back(of_hidden, found)
-            of_product = of_hidden + convolve.back(of_bend, bend)
+            of_product = of_hidden + convolve.back(of_bend, bend, turned[1])
         else:
+            ((product, _, seen_product, hidden, seen_hidden, _),) = rest
             of_hidden = convolve.back_to_both(hidden, seen_hidden, cotangent, last, slopes["last.weight"])
             of_bend = bent_back(of_hidden, found)
             of_product = of_hidden + convolve.back_to_both(
@@ -101,7 +103,10 @@ class GridNetwork(Passes):
         of_straight, of_bent = (of_product * factor).chunk(2, dim=axis)
         of_first = torch.cat([of_straight, bent_back(of_bent, bent), of_product * other], dim=axis)
         if slopes is None:
-            return self._back_of_all(self.products, of_first) + self._back_of_all(self.linear, cotangent)
+            *_, products, linear = self._kernels_back()
+            found = convolve.back(of_first, products, turned[2])
+            return found + convolve.back(cotangent, linear, turned[3])
+        ((_, seen_first, _, _, _, seen),) = rest
         if self.places is not None:
             slopes["places"].zero_()
         self._weights_of_all("products", seen_first, of_first, slopes)
@@ -110,20 +115,20 @@ class GridNetwork(Passes):
 
     def apart(self, kept: Kept, counts: Sequence[int]) -> list[Kept]:
         """The hidden numbers of each call."""
-        _, _, bent, factor, other, _, _, found, *_ = kept
         rows = self.convolve.rows
-        parts = zip(
-            *(
-                [t.contiguous() for t in each.split(counts, dim=rows)]
-                for each in (bent, factor, other, found)
-            ),
-            strict=True,
-        )
-        return [(None, None, b, f, o, None, None, h, None, None, None) for b, f, o, h in parts]
+        parts = zip(*([t.contiguous() for t in each.split(counts, rows)] for each in kept[:4]), strict=True)
+        turned = [self.convolve.turned(kernel) for kernel in self._kernels_back()]
+        return [(*part, turned) for part in parts]
+
+    def _kernels_back(self) -> tuple[Tensor, ...]:
+        """On the way back from the outputs to the channels of the rows."""
+        own = slice(self.on_grid.channels)
+        products, linear = self.products.weight[:, own], self.linear.weight[:, own]
+        return self.last.weight, self.bend.weight, products, linear
 
     def pushed(self, kept: Kept, change: Tensor) -> Tensor:
         """What the channels out change by."""
-        _, _, bent, factor, other, _, _, found, *_ = kept
+        bent, factor, other, found, *_ = kept
         convolve, axis = self.convolve, self.convolve.channels
         own = slice(self.on_grid.channels)
         straight, of_bent, of_factor = _parts(convolve(change, self.products.weight[:, own])[0], axis)
@@ -141,9 +146,6 @@ class GridNetwork(Passes):
         own, shared = layer.weight.split([self.on_grid.channels, PLACES + 1], dim=1)
         found, seen = self.convolve(x, own)
         return found + self.convolve(self._same(), shared, layer.bias)[0], seen
-
-    def _back_of_all(self, layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, cotangent: Tensor) -> Tensor:
-        return self.convolve.back(cotangent, layer.weight[:, : self.on_grid.channels])
 
     def _weights_of_all(self, name: str, seen: Tensor, cotangent: Tensor, slopes: Slopes) -> None:
         slope = slopes[f"{name}.weight"]
@@ -207,7 +209,7 @@ class GridNetwork(Passes):
 
 
 def _parts(found: Tensor, channels: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the first layer's channels, along that axis: two quarters, of which one is bent, and their factor."""
+    """Of the first layer's channels, along that axis: two quarters, one of them to be bent, and a factor."""
     width = found.shape[channels] // 2
     straight, bent, factor = found.split([width // 2, width - width // 2, width], dim=channels)
     return straight, bent, factor

@@ -31,7 +31,7 @@ class MLPTangent(NetworkTangent):
         batch: rows of a step of learning, drawn from the window with replacement.
         steps_per_step: steps of learning in a step of training where the error on the window is a tenth of
             the typical change that the box makes; fewer or more in proportion to another error, at most
-            five times as many in the first 30 steps of training, and later twice.
+            twice as many in the first 30 steps of training, and later once.
         first_steps: of learning on the first rows, at most: it ends at an error of .03 of that change.
         learning_rate: of Adam.
         output_map: whether a linear map behind the network is fitted in closed form (see `OutputMap`).
@@ -46,7 +46,7 @@ class MLPTangent(NetworkTangent):
         width: int = 256,
         *,
         window: int = 4000,
-        batch: int = 64,
+        batch: int = 32,
         steps_per_step: int = 8,
         first_steps: int = 400,
         learning_rate: float = 2e-3,

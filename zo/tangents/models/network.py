@@ -22,7 +22,9 @@ from zo.tangents.pairs import CallPairs, all_rows, sizes
 LEARNING = 303  # first word of the key's path for these draws
 ENOUGH = 0.1  # of the typical change that the box makes: an error for which the usual steps are right
 SETTLED = 0.03  # an error at which learning on the first rows ends
-LONGER, EARLY, LATER = 5, 30, 2  # at most so many times the usual steps, in so many lessons; and after these
+EARLY = 30  # lessons
+LONGER, LATER = 2, 1  # at most so many times the usual steps in those, and after these
+LONGER_ON_PARTS, LATER_ON_PARTS = 5, 2  # the same where a step of learning sees a part of a row
 ASKED, ASKED_FOR = 4, 25  # so many times the steps in so many lessons, where trust asks for more
 LESSON = 2**20  # numbers of inputs that are brought into units at once
 CHUNK = 50  # first steps after which the error is looked at
@@ -131,7 +133,11 @@ class NetworkTangent(ValueTangent):
         """In proportion to the last error; where it stays large after some lessons, more does not help."""
         if not self._lessons:
             return self.first_steps
-        most = LONGER if self._lessons < EARLY else LATER
+        most = (
+            (LONGER if self.whole_rows else LONGER_ON_PARTS)
+            if self._lessons < EARLY
+            else (LATER if self.whole_rows else LATER_ON_PARTS)
+        )
         share = self._error / ENOUGH if math.isfinite(self._error) else math.inf
         asked = ASKED if self._lessons < self._longer else 1
         return math.ceil(self.steps_per_step * self.for_size() * asked * min(most, share))
@@ -187,7 +193,7 @@ class NetworkTangent(ValueTangent):
         found, others = d.new_empty(*d.shape[:2], sum(sizes(pairs.outputs))), others_of(pairs)
         dtype, (inputs, _, _, added) = self._dtype(), self._moments
         for rows in blocks(pairs.z):
-            kept, fixed = self._kept(pairs, rows, others), others[rows]
+            kept, fixed = self._kept(pairs, rows), others[rows]
             for place, change in enumerate(d[:, rows]):
                 moved = (change / inputs.scale().to(d)).to(dtype)
                 arranged = self._network.arranged(moved, torch.zeros_like(fixed, dtype=dtype))
@@ -200,10 +206,10 @@ class NetworkTangent(ValueTangent):
         if self._network is None:
             return super().vjp(pairs, cotangent)
         assert self._form is not None
-        others, dtype, (inputs, _, _, added) = others_of(pairs), self._dtype(), self._moments
+        dtype, (inputs, _, _, added) = self._dtype(), self._moments
         parts = []
         for rows in blocks(pairs.z):
-            kept = self._kept(pairs, rows, others)
+            kept = self._kept(pairs, rows)
             v = cotangent[rows] if self._map is None else self._map.pulled(cotangent[rows])
             asked = self._network.asked((added.scale().to(v) * v).to(dtype))
             found, _ = found_rows(self._network, self._network.back(kept, asked), pairs.z.shape[1])
@@ -223,13 +229,14 @@ class NetworkTangent(ValueTangent):
             zip(calls, self._network.apart(kept, [len(pairs.z) for pairs in calls]), strict=True)
         )
 
-    def _kept(self, pairs: CallPairs, rows: slice, others: Tensor) -> Kept:
+    def _kept(self, pairs: CallPairs, rows: slice) -> Kept:
         """What a forward pass at some rows of a call kept."""
         assert self._network is not None
         for known, kept in self._passed:
             if known is pairs:
                 return kept
-        return self._network.passed(self._network.arranged(*self._standard(pairs.z[rows], others[rows])))[1]
+        given = self._standard(pairs.z[rows], others_of(pairs)[rows])
+        return self._network.passed(self._network.arranged(*given))[1]
 
     def _standard(self, z: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
         """What the network is given."""

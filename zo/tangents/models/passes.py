@@ -17,7 +17,7 @@ Slopes = Mapping[str, Tensor]
 
 
 class Passes(nn.Module, ABC):
-    """A network of fixed shape with its forward pass, and the ways back to inputs and weights, without a graph.
+    """A network of fixed shape with its forward pass and the ways back to inputs and weights.
 
     On networks of some thousand weights autograd takes several times as long as the multiplications. A row of
     inputs or outputs is a vector; `arranged` and `asked` bring rows into the layout that the passes have,
@@ -47,7 +47,7 @@ class Passes(nn.Module, ABC):
 
     @abstractmethod
     def apart(self, kept: Kept, counts: Sequence[int]) -> list[Kept]:
-        """What a pass of several calls kept, for each, with so many rows; for `pushed`, and back to inputs."""
+        """What a pass of several calls kept, of each with so many rows, for `pushed` and back to inputs."""
 
     @abstractmethod
     def pushed(self, kept: Kept, change: Tensor) -> Tensor:
