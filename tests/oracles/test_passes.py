@@ -147,8 +147,8 @@ def test_the_passes_of_a_network_are_autograds(name):
         for own, true in zip(named, of_weights, strict=True):
             assert torch.allclose(adam.slopes[own], true, rtol=1e-11, atol=1e-12), own
         pushed = network.answers(network.pushed(kept, network.arranged(change[:, :-1], change[:, -1:])))
-    _, ahead = torch.autograd.functional.jvp(lambda x: oracle(network, x), rows.detach(), change)
-    assert torch.allclose(pushed, ahead, rtol=1e-11, atol=1e-12)
+    ahead = torch.autograd.functional.jvp(lambda x: oracle(network, x), rows.detach(), change)[1]
+    assert isinstance(ahead, torch.Tensor) and torch.allclose(pushed, ahead, rtol=1e-11, atol=1e-12)
     z, others = (each.detach().requires_grad_() for each in (rows[:, :-1], rows[:, -1:]))
     on_graph = torch.autograd.grad(network(z, others), (z, others), v)
     assert torch.allclose(torch.cat(on_graph, dim=1), of_rows, rtol=1e-11, atol=1e-12)

@@ -6,13 +6,14 @@ import itertools
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
+from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
 from zo.tangents.models.lattice import padded
 
 CONVOLVED = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
-BY_KERNEL = {1: nn.grad.conv1d_weight, 2: nn.grad.conv2d_weight, 3: nn.grad.conv3d_weight}
+BY_KERNEL = {1: conv1d_weight, 2: conv2d_weight, 3: conv3d_weight}
 
 
 FORMATS = {1: torch.contiguous_format, 2: torch.channels_last, 3: torch.channels_last_3d}

@@ -160,7 +160,7 @@ class GridNetwork(Passes):
         of_all = cotangent.sum(self.convolve.rows, keepdim=True)
         seen = self.convolve(same, shared)[1]
         of_same = self.convolve.back_to_both(same, seen, of_all, shared, of_shared)
-        slopes["places"] += of_same.squeeze(self.convolve.rows)[:PLACES]
+        slopes["places"].add_(of_same.squeeze(self.convolve.rows)[:PLACES])
 
     def _same(self) -> Tensor:
         """The channels that are the same in all rows: where a cell lies, and that there is one."""
