@@ -192,6 +192,8 @@ class BlackBoxFunction(ABC):
             raise NonFiniteInputError(self._non_finite_message(rows, finite))
         run = torch.nonzero(finite).flatten()
         skipped = rows.count - len(run)
+        if skipped:
+            self.ledger.count(rows_skipped=skipped)
         outputs = None
         if len(run):
             index = slice(None) if len(run) == rows.count else run.to(rows.device)
@@ -210,7 +212,6 @@ class BlackBoxFunction(ABC):
                 whole[index] = part
                 whole[failed] = float("nan") if spec.floating else 0
         if skipped:
-            self.ledger.count(rows_skipped=skipped)
             note([FailedRow(Failure.SKIPPED)])
         return failed_outputs(self.outputs, rows.inputs, rows.dtype) if outputs is None else outputs
 

@@ -156,7 +156,8 @@ class GridNetwork(Passes):
         parts = [self.on_grid.channels, PLACES + 1]
         of_own, of_shared = slope.split(parts, dim=1)
         self.convolve.to_kernel(seen, cotangent, of_own)
-        same, shared = self._same(), self.get_submodule(name).weight.split(parts, dim=1)[1]
+        layer = self.products if name == "products" else self.linear
+        same, shared = self._same(), layer.weight.split(parts, dim=1)[1]
         of_all = cotangent.sum(self.convolve.rows, keepdim=True)
         seen = self.convolve(same, shared)[1]
         of_same = self.convolve.back_to_both(same, seen, of_all, shared, of_shared)
