@@ -118,7 +118,7 @@ class Ledger:
 
     @property
     def watched(self) -> bool:
-        """Whether something is told of each row, see `watch`."""
+        """Whether a function is called for each row, see `watch`."""
         return self._told is not None
 
     def watch(self, told: Callable[[int], None] | None) -> None:

@@ -160,7 +160,8 @@ class Setup:
             }
             shown = {name: gradient.metrics().get(name, 0.0) for name in ("queries", "dropped")}
             if not self.boxes:  # one evaluation of the objective for each step, and one for each query
-                shown["rows"] = int(i + 1 + shown["queries"]) * count_rows(batch)
+                counted = int(i + 1 + shown["queries"]) * count_rows(batch)
+                shown["rows"] = int(gradient.metrics().get("rows", counted))
             return {"loss": loss.item(), **shown, **told, **figures()}
 
         def judge() -> float | Tensor:

@@ -26,6 +26,7 @@ from tasks.stage import Stage, Stateful
 from tasks.tally import Tally, calls_noted, recall
 from tasks.workers import group
 from zo.errors import FailedBatchError, RanksError
+from zo.tangents.lessons import listening
 
 
 def train(
@@ -129,6 +130,7 @@ def train(
             calls_noted(group.journal_folder(run.path), boxes, stage=stage),
             _stopped_before(stop, loop),
             _journaled(run, stage, state, tally) as journal,
+            listening(progress.lesson),
         ):
             # inside a step only if the step is all that has happened since the last checkpoint
             # and the process is alone: others would wait for the rest of it

@@ -88,7 +88,11 @@ NEEDS = {
     "slurm": Need("apt-get install slurm-wlm", tuple(SLURM.split())),
     "sumo": Need("apt-get install sumo", ("netgenerate",)),
     # packages
+    "cantera": Need("pip install cantera", packages=("cantera",)),
+    "pybamm": Need("pip install pybamm", packages=("pybamm",)),
+    "wntr": Need("pip install wntr six", packages=("wntr", "six")),
     "sphinx": Need("pip install sphinx, or make docs", packages=("docutils", "sphinx")),
+    "cma": Need(f"{PEERS} 'blackbox-coupling[cma]'", packages=("cma",)),
     "executorlib": Need(f"{PEERS} executorlib", packages=("executorlib",)),
     "fields": Need(f"{PEERS} 'blackbox-coupling[fields]'", packages=("xarray", "h5netcdf", "meshio")),
     "fmpy": Need(f"{PEERS} 'blackbox-coupling[fmu]'", packages=("fmpy",)),

@@ -25,6 +25,9 @@ PROGRAMS = {  # an example, and what it needs
     "openfoam": ("openfoam",),
     "lammps": ("lammps",),
     "sumo": ("sumo", "libsumo"),
+    "cantera": ("cantera",),
+    "epanet": ("wntr",),
+    "pybamm": ("pybamm",),
 }
 
 
@@ -188,3 +191,104 @@ def test_no_row_is_lost_or_counted_twice_where_many_fail(tmp_path, monkeypatch):
     torch.testing.assert_close(again(density, temperature), first, equal_nan=True, rtol=0, atol=0)
     started = len((tmp_path / "started").read_text().split())
     assert started == 12 + again.ledger.rows_run and again.ledger.rows_cached + again.ledger.rows_run == 12
+
+
+@needs("cantera")
+def test_the_burner_is_a_stirred_reactor(monkeypatch):
+    """Balances of species and enthalpy at constant pressure, by another integrator."""
+    module = problem_of("cantera", monkeypatch)
+    import cantera
+    from scipy.integrate import solve_ivp
+
+    box, gas, feed = module.Burner(), *(cantera.Solution(module.MECHANISM) for _ in range(2))
+    fuel, flow, (kelvin, lost) = 0.6, 2e-3, (310.0, 0.08)
+    feed.TP = kelvin, cantera.one_atm
+    feed.set_equivalence_ratio(fuel, module.FUEL, module.AIR)
+    feed.TP = kelvin, cantera.one_atm
+
+    def change(_, state):
+        gas.TPY = state[0], cantera.one_atm, state[1:]
+        mass = 1e-6 * gas.density
+        reacts = gas.net_production_rates * gas.molecular_weights / gas.density
+        species = flow / mass * (feed.Y - state[1:]) + reacts
+        each = gas.partial_molar_enthalpies / gas.molecular_weights  # of a species in a kg
+        heat = flow / mass * (feed.enthalpy_mass - gas.enthalpy_mass) - lost * (state[0] - 300) / mass
+        return np.array([(heat - each @ species) / gas.cp_mass, *species])
+
+    first = np.array(box.burnt(0.6))
+    fractions = dict(zip(module.SPECIES, first[1:], strict=True)) | {"N2": 1 - first[1:].sum()}
+    gas.TPY = 1000 * first[0], cantera.one_atm, fractions
+    exact = solve_ivp(change, (0, module.SECONDS), [gas.T, *gas.Y], method="BDF", rtol=1e-6, atol=1e-12).y[
+        :, -1
+    ]
+    found = box.evaluate(first, fuel, 1000 * flow, (kelvin, lost))
+    wanted = [exact[0] / 1000, *(exact[1 + gas.species_index(name)] for name in module.SPECIES)]
+    assert (np.abs(found - wanted) < 1e-2 * module.SPREAD).all()
+
+
+@needs("epanet")
+@pytest.mark.filterwarnings("ignore")  # wntr's own
+def test_an_hour_is_what_another_solver_makes_of_it(monkeypatch):
+    """wntr has a simulator of its own, in Python, beside EPANET."""
+    module = problem_of("epanet", monkeypatch)
+    import wntr
+
+    box = module.Hour()
+    levels, speeds, hour, thirst = np.array([5.0, 8.0, 8.5]), np.ones(2), 9, 1.1  # it knows no other speeds
+    found, energy, pressures = box.evaluate(levels, speeds, thirst * box.patterns[:, hour])
+    town = wntr.network.WaterNetworkModel(str(Path(box.folder.name, "net.inp")))
+    for name, level in zip(module.TANKS, levels, strict=True):
+        town.get_node(name).init_level = level
+    town.get_link("10").initial_status = "Open"
+    town.options.hydraulic.demand_multiplier, town.options.time.pattern_start = thirst, 3600 * hour
+    town.options.time.duration, town.options.time.hydraulic_timestep = 3600, 900
+    town.options.time.report_timestep = 900
+    other = wntr.sim.WNTRSimulator(town).run_sim()
+    pressure = other.node["pressure"]
+    users = [name for name, node in town.junctions() if node.base_demand > 0]
+    last = pressure.loc[3600, list(module.TANKS)]
+    flow, head = other.link["flowrate"], other.node["head"]
+    power = sum(
+        flow[name] * (head[town.get_link(name).end_node_name] - head[town.get_link(name).start_node_name])
+        for name in module.PUMPS
+    )
+    np.testing.assert_allclose(found, last, atol=1e-3)
+    np.testing.assert_allclose(pressures, pressure[users].iloc[:4].min(), atol=0.03)
+    np.testing.assert_allclose(energy.sum(), 9.81 / 0.75 * power.iloc[:4].mean(), rtol=0.02)
+
+
+@pytest.mark.slow
+@needs("pybamm")
+@pytest.mark.filterwarnings("ignore")  # PyBaMM's own
+def test_two_minutes_of_a_cell_are_what_pybamm_solves_and_their_adjoint_is_right(monkeypatch):
+    module = problem_of("pybamm", monkeypatch)
+    import pybamm
+
+    box = module.Cell()
+    charge, first = next(iter(box.firsts.items()))
+    _, seen = box.evaluate(first, 6.0, 298.15, 10.0)
+    parameters = pybamm.ParameterValues("OKane2022")
+    parameters.update({module.CURRENT: -6.0, module.OUTSIDE: 298.15, module.COOLING: 10.0})
+    model = pybamm.lithium_ion.SPMe({"thermal": "lumped"})
+    simulation = pybamm.Simulation(model, parameter_values=parameters, var_pts=module.POINTS)
+    solved = simulation.solve([0, module.SECONDS], initial_soc=charge)
+    wanted = [solved[name].entries[..., -1].item() for name in module.SEEN]
+    np.testing.assert_allclose(seen, wanted, rtol=1e-3, atol=1e-4)
+
+    random = torch.Generator().manual_seed(0)
+    inputs = torch.tensor(first)[None].requires_grad_(), torch.tensor([6.0]).double().requires_grad_()
+    rest = torch.tensor([298.15]).double(), torch.tensor([10.0]).double()
+    along = torch.randn(inputs[0].shape, generator=random, dtype=torch.float64)
+
+    def value(state, current):
+        after, seen = module._Adjoint.apply(box, state, current, *rest)
+        return after.sum() + seen.sum()
+
+    gradients = torch.autograd.grad(value(*inputs), inputs)
+    for own, moved in zip(gradients, ((along, 0.0), (0.0, 1.0)), strict=True):
+        with torch.no_grad():
+            there, back = (
+                value(*(x + sign * 1e-4 * d for x, d in zip(inputs, moved, strict=True))) for sign in (1, -1)
+            )
+        direction = moved[0] if torch.is_tensor(moved[0]) else 1.0
+        assert (own * direction).sum().item() == pytest.approx((there - back).item() / 2e-4, rel=1e-4)

@@ -97,6 +97,12 @@ class Tangent(ABC):
         if prior is not None:
             prior.linearise(calls)
 
+    def keep_within(self, most_bytes: int) -> None:
+        """Take at most so many bytes for rows to learn from; it is too late where there are some already."""
+        prior = self._prior()
+        if prior is not None:
+            prior.keep_within(most_bytes)
+
     def improve(self) -> str | None:
         """Do more for no more rows, since trust is lost: in words what is done now, None if nothing."""
         prior = self._prior()
