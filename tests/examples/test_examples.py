@@ -238,6 +238,20 @@ def test_a_case_that_diverges_at_once_loses_its_row_alone(tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
+@needs("openfoam")
+def test_a_large_cavity_is_stepped_and_corrected_once():
+    """With 16 x 16 cells, for time; the correction is one step towards what a faster lid makes."""
+    program = EXAMPLES / "openfoam" / "million.py"
+    done = subprocess.run(
+        [sys.executable, program, "--cells", "16"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1].removeprefix("result "))
+    assert told["cells"] == 256
+    assert told["loss after"] < told["loss before"]
+
+
+@pytest.mark.slow
 @needs("lammps")
 def test_no_row_is_lost_or_counted_twice_where_many_fail(tmp_path, monkeypatch):
     """The ledger counts the processes that a program in lmp's place counts itself."""
