@@ -230,10 +230,6 @@ class CmaEs:
         for tensor, values in zip(self.parameters.tensors, self.parameters.split(mean), strict=True):
             tensor.copy_(values)
 
-    def queries(self) -> int:
-        """Evaluations of the objective in a step, without checks."""
-        return self.search.popsize
-
     def metrics(self) -> dict[str, float]:
         """The counts, by name; `rows` are those of data, for objectives that call no box."""
         counts = {name: float(count) for name, count in asdict(self.counts).items()}

@@ -212,7 +212,7 @@ class Stage:
                 content["state"] = self._windows.take(content["state"])
         except CheckpointError as error:
             raise CheckpointError(
-                f"{stage}: {error} Look after that disk; delete the file to train this stage anew."
+                f"{stage}: {error} Look after that disk; delete {self._path} to train this stage anew."
             ) from error
         try:
             return self._take(content)

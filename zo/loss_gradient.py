@@ -289,7 +289,8 @@ class LossGradient:
         refuse_other_run("LossGradient", own, state)
         serving = self.serving.loaded(state["evaluators"])
         self.chunk = same_chunk("LossGradient", self.chunk, state["chunk"])
-        self.stack = state.get("stack")  # None of earlier versions, where it was the chunk
+        # "together" of earlier versions, and None of those before, where it was the chunk
+        self.stack = state.get("stack", state.get("together"))
         self.counts, self.serving = QueryCounts(**state["counts"]), serving
         self._first = True
 

@@ -15,6 +15,7 @@ from concurrent.futures import (
     CancelledError,
     Executor,
     Future,
+    InvalidStateError,
     ProcessPoolExecutor,
     ThreadPoolExecutor,
     wait,
@@ -605,12 +606,16 @@ def _cancelled(future: Future[Reply]) -> bool:
     """Cancel a block that has not begun; whether that was in time.
 
     A process pool that breaks tells all its futures so, and where one was cancelled, the thread that does it
-    ends with InvalidStateError (Python 3.11). A cancelled future need not hear of it.
+    ends with InvalidStateError (Python 3.11). A cancelled future need not hear of it, also where it is
+    cancelled while that thread tells it.
     """
 
     def unless_cancelled(error: BaseException | None) -> None:
-        if not future.cancelled():
+        try:
             Future.set_exception(future, error)
+        except InvalidStateError:
+            if not future.cancelled():
+                raise
 
     vars(future)["set_exception"] = unless_cancelled
     return future.cancel()

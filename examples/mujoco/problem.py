@@ -17,7 +17,7 @@ from zo.estimators import Key
 
 MODEL = Path(__file__).with_name("pendulum.xml")
 INSIDE = 6  # steps of MuJoCo in a row
-STRONGEST = 3.5  # N m, two thirds of what holds the pendulum level
+STRONGEST = 4.5  # N m; 5.2 hold the pendulum level, so it has to swing
 
 
 class Pendulum(BlackBoxFunction):
@@ -79,11 +79,13 @@ class SwingUp(tasks.Problem):
     @dataclass(frozen=True)
     class Config(tasks.Config):
         methods: tuple[str, ...] = ("none", "no-gradient", "tangents", "first-order")
-        steps: tasks.Count = 100
+        steps: tasks.Count = 60
         batch: tasks.Count = 8
-        learning_rate: tasks.Positive = 0.01
+        learning_rate: tasks.Positive = 0.03
         calls: tasks.Count = 50
         """Rows of a trajectory, each of .06 s."""
+        noise: tasks.NotNegative = 0.3
+        """Standard deviation of what is added to torques in training, so that answers show what they do."""
         test: tasks.Count = 64
         """Trajectories in the test."""
 
@@ -99,21 +101,25 @@ class SwingUp(tasks.Problem):
     def network(self):
         return torch.nn.Sequential(torch.nn.Linear(3, 32), torch.nn.Tanh(), torch.nn.Linear(32, 1))
 
-    def data(self):  # starts: the pendulum hangs, or nearly
-        def starts(rows, *path):
-            drawn = torch.randn(rows, 2, generator=Key(*path).generator())
-            return torch.tensor([torch.pi, 0.0]) + torch.tensor([0.4, 1.0]) * drawn
-
+    def data(self):  # starts, where the pendulum hangs, or nearly; and what is added to torques
         config = self.config
-        validation, test = starts(16, 1_000_001, 0), starts(config.test, 1_000_002, 0)
-        return tasks.Data(lambda seed, step: starts(config.batch, seed, step), validation, test)
 
-    def driven(self, network, state):
+        def starts(rows, noise, *path):
+            random = Key(*path).generator()
+            drawn = torch.randn(rows, 2, generator=random)
+            start = torch.tensor([torch.pi, 0.0]) + torch.tensor([0.4, 1.0]) * drawn
+            return start, noise * torch.randn(rows, config.calls, 1, generator=random)
+
+        validation, test = starts(16, 0.0, 1_000_001, 0), starts(config.test, 0.0, 1_000_002, 0)
+        return tasks.Data(lambda seed, step: starts(config.batch, config.noise, seed, step), validation, test)
+
+    def driven(self, network, start):
         """The states and torques of a trajectory, (calls, rows, 2) and (calls, rows, 1)."""
-        states, torques = [], []
-        for _ in range(self.config.calls):
+        (state, added), states, torques = start, [], []
+        for call in range(self.config.calls):
             angle, turning = state.unbind(dim=1)
-            torque = STRONGEST * network(torch.stack((angle.cos(), angle.sin(), turning / 5), dim=1)).tanh()
+            wanted = network(torch.stack((angle.cos(), angle.sin(), turning / 5), dim=1))
+            torque = STRONGEST * (wanted + added[:, call]).tanh()
             state = self.box(state, torque)
             states.append(state)
             torques.append(torque)

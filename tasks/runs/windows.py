@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from tasks.errors import CheckpointError
 from tasks.runs import checkpoint
@@ -29,7 +30,7 @@ class WindowFiles:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._sums: dict[int, str] = {}  # of the files that are known to be right, by step
+        self._sums: dict[Path, str] = {}  # of the files that are known to be right
 
     def put(self, state: Mapping[str, Any], *, finished: bool = False) -> dict[str, Any]:
         """Write the windows that have no file yet.
@@ -44,7 +45,14 @@ class WindowFiles:
         Raises:
             OSError: the disk did not take one.
         """
-        return _changed(state, self._none if finished else self._put)
+        sums: dict[Path, str] = {}
+
+        def put(part: str, windows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+            return [] if finished else [self._reference(part, window, sums) for window in windows]
+
+        kept = _changed(state, put)
+        self._sums = sums
+        return kept
 
     def take(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """The state that `put` was given.
@@ -57,57 +65,50 @@ class WindowFiles:
 
     def tidy(self) -> None:
         """Remove what the checkpoint does not name; once that is on the disk."""
-        named = {self._path(step) for step in self._sums}
         for path in self._folder.glob(f"*{checkpoint.ENDING}"):
-            if path not in named:
+            if path not in self._sums:
                 path.unlink(missing_ok=True)
 
-    def _path(self, step: int) -> Path:
-        return self._folder / f"step-{step}{checkpoint.ENDING}"
+    def _path(self, part: str, step: int) -> Path:
+        """Of a window: two parts of a training, as two gradients are, may each have one of the same step."""
+        return self._folder / f"{quote(part, safe='')}-step-{step}{checkpoint.ENDING}"
 
-    def _put(self, windows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        sums: dict[int, str] = {}
-        kept = [self._reference(window, sums) for window in windows]
-        self._sums = sums
-        return kept
-
-    def _none(self, windows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        self._sums = {}
-        return windows[:0]
-
-    def _reference(self, window: dict[str, Any], sums: dict[int, str]) -> dict[str, Any]:
+    def _reference(self, part: str, window: dict[str, Any], sums: dict[Path, str]) -> dict[str, Any]:
         if sum(tensor.nbytes for tensor in tensors(window)) < LARGE:
             return window
         step = window["step"]
-        if step in self._sums:
-            sums[step] = self._sums[step]
+        path = self._path(part, step)
+        if path in self._sums:
+            sums[path] = self._sums[path]
         else:
             self._folder.mkdir(exist_ok=True)
-            sums[step] = checkpoint.save(self._path(step), window)
-        return {"step": step, _SUM: sums[step]}
+            sums[path] = checkpoint.save(path, window)
+        return {"step": step, _SUM: sums[path]}
 
-    def _take(self, windows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [self._window(window) if window.keys() == {"step", _SUM} else window for window in windows]
+    def _take(self, part: str, windows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [
+            self._window(part, window) if window.keys() == {"step", _SUM} else window for window in windows
+        ]
 
-    def _window(self, reference: Mapping[str, Any]) -> dict[str, Any]:
-        step = reference["step"]
-        window, found = checkpoint.load_with_sum(self._path(step))
+    def _window(self, part: str, reference: Mapping[str, Any]) -> dict[str, Any]:
+        path = self._path(part, reference["step"])
+        window, found = checkpoint.load_with_sum(path)
         if found != reference[_SUM]:
             raise CheckpointError(
-                f"{self._path(step)}: expected the window that the checkpoint names, got another file. Look "
+                f"{path}: expected the window that the checkpoint names, got another file. Look "
                 "whether files of two runs were mixed."
             )
-        self._sums[step] = found
+        self._sums[path] = found
         return window
 
 
 def _changed(
-    state: Mapping[str, Any], change: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
+    state: Mapping[str, Any], change: Callable[[str, list[dict[str, Any]]], list[dict[str, Any]]]
 ) -> dict[str, Any]:
-    """The state with the windows of the part that has some changed."""
+    """The state with the windows of each part that has some changed, which is given by name."""
     made = dict(state)
     for name, part in state.items():
         windows = part.get("windows") if isinstance(part, Mapping) else None
         if isinstance(windows, Mapping) and isinstance(windows.get("windows"), list):
-            made[name] = {**part, "windows": {**windows, "windows": change(windows["windows"])}}
+            made[name] = {**part, "windows": {**windows, "windows": change(name, windows["windows"])}}
     return made

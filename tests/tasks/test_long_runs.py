@@ -158,7 +158,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_stage_trained_anew_without_it(t
     content = file.read_bytes()
     file.write_bytes(content[:-100] if damage == "truncated" else content[:-1] + b"?")
     for _ in range(2):
-        with pytest.raises(CheckpointError, match=rf"{file}: .* delete the file to train this stage anew"):
+        with pytest.raises(CheckpointError, match=rf"{file}: .* delete {file} to train this stage anew"):
             train_line(run, STAGE, 0, Config(), Progress())
     file.unlink()
     (file.parent / f".{file.name}.1.tmp").touch()  # of a process that was killed while it wrote

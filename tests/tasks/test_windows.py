@@ -32,9 +32,21 @@ def folder(tmp_path):
 def test_windows_come_back_to_the_bit_and_small_ones_need_no_file(folder):
     whole = state(window(1), window(2, size=10), window(3))
     kept = WindowFiles(folder).put(whole)
-    assert sorted(path.name for path in folder.iterdir()) == ["step-1.pt", "step-3.pt"]
+    assert sorted(path.name for path in folder.iterdir()) == ["gradient-step-1.pt", "gradient-step-3.pt"]
     assert sum(tensor.nbytes for tensor in windows.tensors(kept)) < 1000
     assert same(WindowFiles(folder).take(kept), whole)
+
+
+def test_two_parts_have_windows_of_the_same_step(folder):
+    """As a training has whose state holds two gradients, each of a network of its own."""
+    whole = state(window(1), window(2))
+    whole["critic/a"] = state(window(2, size=LARGE // 2))["gradient"]
+    files = WindowFiles(folder)
+    for _ in range(2):  # written, and named again
+        kept = files.put(whole)
+        files.tidy()
+        assert len(list(folder.iterdir())) == 3
+        assert same(WindowFiles(folder).take(kept), whole)
 
 
 def test_a_window_is_written_once_and_removed_when_the_checkpoint_no_longer_names_it(folder):
@@ -45,15 +57,17 @@ def test_a_window_is_written_once_and_removed_when_the_checkpoint_no_longer_name
     resumed.take(kept)
     for each in (files, resumed):
         each.put(state(window(2), window(3)))
-    assert (folder / "step-2.pt").stat().st_ino == before["step-2.pt"]  # written anew it would be another
-    assert (folder / "step-1.pt").exists()  # as long as the checkpoint on the disk may name it
+    assert (folder / "gradient-step-2.pt").stat().st_ino == before[
+        "gradient-step-2.pt"
+    ]  # written anew it would be another
+    assert (folder / "gradient-step-1.pt").exists()  # as long as the checkpoint on the disk may name it
     resumed.tidy()
-    assert sorted(path.name for path in folder.iterdir()) == ["step-2.pt", "step-3.pt"]
+    assert sorted(path.name for path in folder.iterdir()) == ["gradient-step-2.pt", "gradient-step-3.pt"]
 
 
 def test_what_a_killed_process_wrote_is_not_taken_for_what_comes_after_a_resume(folder):
     kept = WindowFiles(folder).put(state(window(1)))
-    (folder / "step-2.pt").write_bytes(b"of a process that was killed")
+    (folder / "gradient-step-2.pt").write_bytes(b"of a process that was killed")
     files = WindowFiles(folder)
     files.take(kept)
     whole = state(window(1), window(2))
@@ -63,7 +77,7 @@ def test_what_a_killed_process_wrote_is_not_taken_for_what_comes_after_a_resume(
 @pytest.mark.parametrize("fault", ["missing", "another", "cut"])
 def test_a_window_that_is_not_the_one_that_is_named_is_refused(folder, fault):
     kept = WindowFiles(folder).put(state(window(1), window(2)))
-    path, other = folder / "step-1.pt", (folder / "step-2.pt").read_bytes()
+    path, other = folder / "gradient-step-1.pt", (folder / "gradient-step-2.pt").read_bytes()
     if fault == "missing":
         path.unlink()
     else:

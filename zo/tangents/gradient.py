@@ -532,6 +532,7 @@ class TangentGradient:
             if own:
                 measured = units.measure([pairs[number] for number in own])
                 found = predict_and_learn(tangent, measured)
+                tangent.linearise(measured)
                 for number, known, error in zip(own, measured, found, strict=True):
                     pairs[number], squares[number] = known, error
         self.trust = [relative_error([each]) for each in squares]

@@ -11,6 +11,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from blackbox import (
     RowFailedError,
 )
 from blackbox.wrappers import Cached, Parallel
+from blackbox.wrappers.parallel import _cancelled
 from tests.blackbox.boxes import Doubling, EachBox, ErrorCase, RowsBox, error_table
 from tests.blackbox.wrappers import troubled
 from tests.blackbox.wrappers.troubled import (
@@ -433,6 +435,29 @@ def test_a_worker_that_dies_after_a_row_was_raised_for_leaves_no_other(stack):
         box(rows(RAISE, KILL_LATER, *[SLOW] * 6))
     ended(first)
     assert len(inner(box).rows_run()) < 6 + 8  # the last ones did not begin
+
+
+def test_a_block_that_is_taken_back_while_its_pool_says_that_it_broke_ends_no_thread():
+    """The pool's thread may look whether a future is cancelled just before it is."""
+
+    class CancelledMeanwhile(Future):
+        def cancelled(self) -> bool:
+            before = super().cancelled()
+            super().cancel()
+            return before
+
+        def cancel(self) -> bool:
+            self.set_exception(BrokenProcessPool())  # as the pool's thread does
+            return super().cancel()
+
+    future = CancelledMeanwhile()
+    _cancelled(future)
+    with pytest.raises(BrokenProcessPool):
+        future.result(timeout=0)
+    taken_back: Future[Any] = Future()
+    assert _cancelled(taken_back)
+    taken_back.set_exception(BrokenProcessPool())
+    assert taken_back.cancelled()
 
 
 # Rows that hang

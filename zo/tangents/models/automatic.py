@@ -103,6 +103,10 @@ class AutoTangent(Tangent):
         """The model's J^T v, corrected by probes if there are any."""
         return self._corrected(pairs).vjp(pairs, cotangent)
 
+    def linearise(self, calls: Sequence[CallPairs]) -> None:
+        """The model prepares."""
+        self.model.linearise(calls)
+
     def response(self, pairs: CallPairs, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
         """The model's, or where probes correct it, what these say."""
         return self._corrected(pairs).response(pairs, z, others)
