@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import sparse
+from scipy.linalg import solve_triangular
+from scipy.optimize import minimize
 
 from blackbox import Mesh
 from zo.errors import ConfigurationError
@@ -24,16 +26,26 @@ from zo.tangents.models.on_mesh import ImplicitTangent, Rows
 PLAIN = ((1, "none"), (2, "nodes"), (2, "cells"))
 STATIC = ((1, "none"), (1, "nodes"))
 VARIED = ((1, 2), (3, 2), (6, 2))
+ALONG = (6, 8)  # degrees of a convection that alone differs from place to place
+ALONG_PART = 0.7  # of the error of the best plain form: what it must leave less than in the equations
+ALONG_FROM = 0.2  # an error of the plain form below which it is not tried
+ALONG_RIDGE = 1e-3  # of that guess
+IMPLICIT = 0.6  # how implicit its steps are, to begin with
+DIFFUSED = (0.0, 1e-5, 1e-4, 1e-3, 1e-2)  # beside it, to begin with: what keeps it from growing
+STEPS = 2, 12  # at least and at most
 PART = 0.03  # of the usual change: the effect below which a matrix has none
 MOST_COEFFICIENTS = 192
 FEWEST_ROWS = 4
-WORK = 12_000_000  # coefficients x steps x numbers of the rows in a step of Gauss-Newton, at most
+WORK = 2_000_000  # coefficients x steps x numbers of the rows in a step of Gauss-Newton, at most
 CLEARLY = 0.9  # times the error of the poorer form: what a richer one must fall below
 AT_ONCE = 1_000_000  # numbers of Jacobians that are solved for together
 FAINT = 1e-12  # of the largest effect of a coefficient: the ridge's weight of one without any
 GOOD = 1e-3  # an error at which no richer form is tried
-ITERATIONS, ENOUGH = 6, 3e-3  # of Gauss-Newton, and the relative gain below which it ends
-DAMPING = 1e-3, 1e8  # of Levenberg-Marquardt: the first, and where it gives up
+ROUNDS, ONCE_MORE = 3, 0.7  # of L-BFGS, each in coordinates of its own; a next one if the cost falls below this part
+ITERATIONS, ENOUGH = 25, 1e-4  # of a round, and the relative gain below which it ends
+HIGH = 1e12  # a cost that counts as none
+import os
+TRACE = os.environ.get('TRACE')
 
 
 class MeshTangent(ImplicitTangent):
@@ -94,33 +106,56 @@ class MeshTangent(ImplicitTangent):
         """The form that foretells held-out rows best, fitted to all rows."""
         basis = self._basis(mesh)
         kept = rows.held
-        work = WORK * (2 if longer else 1)
         best: _Found | None = None
         poor = _Form(basis, 0, 1, "none", (), rows.carried, rows.extras.shape[1])
         if before is not None:
             degree, steps, products, varied = before["form"]
             form = replace(poor, degree=degree, steps=steps, products=products, varied=varied)
-            fit = _Fit(form, _affordable(form, rows.fitted(~kept), work), self.ridge)
+            fit = _Fit(form, rows.fitted(~kept), self.ridge)
             theta = fit.improved(fit.first(dict(zip(form.names, before["theta"].tolist(), strict=True))))
             error = fit.error(theta, rows.fitted(kept) if kept.any() else None)
             return self._result(_Found(form, theta, error, ()), rows)
         for steps, products in PLAIN if rows.carried.any() else STATIC:
-            best = self._better(best, replace(poor, steps=steps, products=products), rows, work)
+            best = self._better(best, replace(poor, steps=steps, products=products), rows)
+            if steps == 1:
+                plain, best = best, self._carried_along(best, poor, rows)
+                if best is not plain:
+                    break
         assert best is not None
         plain, parts = best.form, best.parts
         for degree, steps in VARIED:
             steps = steps if rows.carried.any() else 1
             richer = replace(plain, degree=degree, steps=steps, varied=parts)
-            last, best = best, self._better(best, richer, rows, work)
+            last, best = best, self._better(best, richer, rows)
             if degree > 1 and best is last:
                 break
         return self._result(best, rows)
+
+    def _carried_along(self, best: _Found, poor: _Form, rows: Rows) -> _Found:
+        """Convection that differs from place to place, where the equations show more of it than the best has."""
+        varied = tuple(
+            place
+            for place, (out, into, kind) in enumerate(poor.kinds)
+            if kind[0] == "convection" and out == into and rows.carried[out]
+        )
+        if not varied or not best.error > ALONG_FROM or not rows.held.any():
+            return best
+        found = []
+        for degree in ALONG:
+            form = replace(poor, degree=degree, steps=1, products="none", varied=varied)
+            fit = _Fit(form, rows.fitted(~rows.held), self.ridge)
+            theta = fit.along()
+            found.append((fit.missed(theta, rows.fitted(rows.held)), form, theta))
+        missed, form, theta = min(found, key=lambda each: each[0])
+        if missed > ALONG_PART * best.error:
+            return best
+        return self._better(best, replace(form, steps=form.passed(theta)), rows)
 
     def _result(self, best: _Found, rows: Rows) -> dict[str, Any]:
         """With all rows."""
         form, theta, error = best.form, best.theta, best.error
         if rows.held.any() and math.isfinite(error):
-            theta = _Fit(form, _affordable(form, rows, 1.4 * WORK), self.ridge).improved(theta)
+            theta = _Fit(form, rows, self.ridge).improved(theta)
         return {
             "form": (form.degree, form.steps, form.products, form.varied),
             "carried": torch.from_numpy(rows.carried),
@@ -136,16 +171,16 @@ class MeshTangent(ImplicitTangent):
             },
         }
 
-    def _better(self, best: _Found | None, form: _Form, rows: Rows, work: int) -> _Found:
+    def _better(self, best: _Found | None, form: _Form, rows: Rows) -> _Found:
         """The form, if it foretells held-out rows clearly better than the best so far."""
         if best is not None and (
             best.error < GOOD or form.count > MOST_COEFFICIENTS or (form.degree and not form.varied)
         ):
             return best
-        told = _affordable(form, rows.fitted(~rows.held), work)
-        fit = _Fit(form, told, self.ridge)
+        fit = _Fit(form, rows.fitted(~rows.held), self.ridge)
         theta = fit.improved(fit.first(None if best is None else best.named()))
         error = fit.error(theta, rows.fitted(rows.held) if rows.held.any() else None)
+        if TRACE: import time; print(form.degree,form.steps,form.products,form.count,len(form.varied),'error',error,'cpu',time.process_time())
         if best is not None and not error < CLEARLY * best.error:
             return best
         return _Found(form, theta, error, fit.parts(theta))
@@ -216,23 +251,68 @@ class _Basis:
         """A matrix of K: what it is, and the place of its coefficient's polynomial in those of a degree."""
         key = (*kind, degree, place)
         if key not in self._made:
-            weight = self.elements.polynomials(degree)[place]
+            weight = self.weights(degree)[place]
             self._made[key] = self._matrix(kind, weight)
         return self._made[key]
 
+    def weights(self, degree: int) -> np.ndarray:
+        """The polynomials of a degree by cell, `(polynomials, cells)`."""
+        key = ("polynomials", degree)
+        if key not in self._made:
+            self._made[key] = np.stack(self.elements.polynomials(degree))
+        return self._made[key]
+
+    def products(
+        self, left: np.ndarray, right: Sequence[np.ndarray]
+    ) -> Callable[[tuple[Any, ...], int, int], np.ndarray]:
+        """Of left^T A right, summed up over rows, what each cell has of it: by A's kind, out and into.
+
+        Args:
+            left: `(rows, fields, nodes)`.
+            right: the same for each field of `left`.
+        """
+        elements = self.elements
+        axes = range(elements.dimensions)
+        names = ["mean", *(f"slope {a}" for a in axes)]
+        lefts = {name: _mapped(self.maps[name], left) for name in names}
+        rights = [{name: _mapped(self.maps[name], each) for name in names} for each in right]
+        corners = elements.cells.shape[1]
+
+        def product(first: str, second: str, out: int, into: int) -> np.ndarray:
+            both = np.einsum("re,re->e", lefts[first][:, out], rights[out][second][:, into])
+            return both * elements.volume
+
+        def nodes(out: int, into: int) -> np.ndarray:
+            return np.einsum("rn,rn->n", left[:, out], right[out][:, into])
+
+        def found(kind: tuple[Any, ...], out: int, into: int) -> np.ndarray:
+            if kind[0] == "convection":
+                return product("mean", f"slope {kind[1]}", out, into)
+            if kind[0] == "boundary":
+                return self.boundary.diagonal() @ nodes(out, into)
+            if kind[0] != "mass":
+                directions = _directions(kind, elements.dimensions)
+                pairs = zip(*directions.nonzero(), strict=True)
+                return sum(
+                    directions[a, b] * product(f"slope {a}", f"slope {b}", out, into) for a, b in pairs
+                )  # type: ignore[return-value]
+            means = product("mean", "mean", out, into)
+            return (corners * means + elements.volume * (self.maps["mean"] @ nodes(out, into))) / (corners + 1)
+
+        return found
+
+    @cached_property
+    def boundary(self) -> Any:  # noqa: ANN401 - sparse
+        return self.elements.boundary()
+
     def _matrix(self, kind: tuple[Any, ...], weight: np.ndarray) -> Any:  # noqa: ANN401 - sparse
-        if kind[0] == "stiffness":
-            return self.elements.stiffness(kind[1], kind[2], weight)
-        if kind[0] == "both":
-            a, b = kind[1:]
-            return self.elements.stiffness(a, b, weight) + self.elements.stiffness(b, a, weight)
-        if kind[0] in ("laplace", "aniso"):
-            axes = range(1, self.elements.dimensions)
-            signs = [1.0, *(1.0 if kind[0] == "laplace" else -1.0 * (a == kind[1]) for a in axes)]
-            return sum(sign * self.elements.stiffness(a, a, weight) for a, sign in enumerate(signs) if sign)
         if kind[0] == "convection":
             return self.elements.convection(kind[1], weight)
-        return self.elements.boundary() if kind[0] == "boundary" else self.elements.mass(weight)
+        if kind[0] in ("boundary", "mass"):
+            return self.boundary if kind[0] == "boundary" else self.elements.mass(weight)
+        directions = _directions(kind, self.elements.dimensions)
+        pairs = zip(*directions.nonzero(), strict=True)
+        return sum(directions[a, b] * self.elements.stiffness(a, b, weight) for a, b in pairs)
 
 
 @dataclass(frozen=True)
@@ -263,16 +343,26 @@ class _Form:
         found = [(a, b, kind) for a, b in itertools.product(range(count), repeat=2) for kind in own]
         return found + [(each, each, ("boundary",)) for each in range(count)]
 
+    def places(self, own: int) -> int:
+        """How many polynomials the coefficient of a kind has."""
+        varied = own in self.varied and self.kinds[own][2] != ("boundary",)
+        return len(self.basis.weights(self.degree)) if varied else 1
+
     @cached_property
     def names(self) -> list[Any]:
         """Of the coefficients, the same in all forms."""
-        most = len(self.basis.elements.polynomials(self.degree))
-        places = [
-            (*kind, place)
-            for own, kind in enumerate(self.kinds)
-            for place in range(most if own in self.varied and kind[2] != ("boundary",) else 1)
-        ]
+        places = [(*kind, n) for own, kind in enumerate(self.kinds) for n in range(self.places(own))]
         return ["psi", "w", *places, *self.terms]
+
+    def passed(self, theta: np.ndarray) -> int:
+        """So many steps that convection passes about one element in each."""
+        elements = self.basis.elements
+        speed = np.zeros((len(self.carried), len(elements.cells), elements.dimensions))
+        for value, name in zip(theta, self.names, strict=True):
+            if isinstance(name, tuple) and name[2][0] == "convection" and name[0] == name[1]:
+                speed[name[0], :, name[2][1]] += value * self.basis.weights(self.degree)[name[3]]
+        passed = np.abs(np.einsum("fea,eca->fec", speed, elements.slopes)).max(axis=(0, 2))
+        return int(np.clip(math.ceil(np.quantile(passed, 0.95)), *STEPS))
 
     @cached_property
     def linear(self) -> list[tuple[int, int, Any]]:
@@ -348,13 +438,35 @@ class _Form:
 
     def operator(self, theta: np.ndarray) -> Any:  # noqa: ANN401 - sparse
         """K of all fields."""
-        count, nodes = len(self.carried), self.basis.elements.nodes
-        blocks: list[list[Any]] = [
-            [sparse.csr_array((nodes, nodes)) for _ in range(count)] for _ in range(count)
-        ]
-        for value, (out, into, matrix) in zip(theta[2:], self.linear, strict=False):
-            if value:
-                blocks[out][into] = blocks[out][into] + value * matrix
+        count, elements = len(self.carried), self.basis.elements
+        size, axes = len(elements.cells), elements.dimensions
+        blocks: list[list[Any]] = [[None] * count for _ in range(count)]
+        at, edges = 2, np.zeros(count)
+        parts: dict[tuple[int, int], tuple[np.ndarray, ...]] = {}
+        for own, (out, into, kind) in enumerate(self.kinds):
+            places = self.places(own)
+            values, at = theta[at : at + places], at + places
+            if not values.any():
+                continue
+            if kind[0] == "boundary":
+                edges[out] = values[0]
+                continue
+            if (out, into) not in parts:
+                parts[out, into] = np.zeros((size, axes, axes)), np.zeros((size, axes)), np.zeros(size)
+            tensor, velocity, mass = parts[out, into]
+            weight = values @ self.basis.weights(self.degree)[:places]
+            if kind[0] == "mass":
+                mass += weight
+            elif kind[0] == "convection":
+                velocity[:, kind[1]] += weight
+            else:
+                tensor += weight[:, None, None] * _directions(kind, axes)
+        for (out, into), own in parts.items():
+            blocks[out][into] = elements.operator(*own)
+        for own in range(count):
+            if blocks[own][own] is None or edges[own]:
+                here = edges[own] * self.basis.boundary
+                blocks[own][own] = here if blocks[own][own] is None else blocks[own][own] + here
         return sparse.block_array(blocks, format="csr")
 
     def implicit(self, theta: np.ndarray) -> np.ndarray:
@@ -423,37 +535,87 @@ class _Fit:
         starts = [guess, theta.copy()]
         if known is not None:
             starts.append(np.array([known.get(name, 0.0) for name in form.names]))
+        if any(form.kinds[own][2][0] == "convection" for own in form.varied):
+            along = self.along()
+            diffusion = [own for own, name in enumerate(form.names) if isinstance(name, tuple) and name[0] == name[1] and name[2:] == (("laplace",), 0)]
+            for level in DIFFUSED:
+                starts.append(along.copy())
+                starts[-1][diffusion] = level
         return min(starts, key=lambda each: self._cost(each)[0])
 
+    def along(self) -> np.ndarray:
+        """Coefficients of convection and mass by the equations' mean over a call, without solving any.
+
+        Where states are smooth that is good to a movement over many elements.
+        """
+        form, theta = self.form, self.form.start()
+        target, columns = self._means(self.rows)
+        design = np.stack([self._left(each) for each in columns.values()], axis=1)
+        size = np.linalg.norm(design, axis=0)
+        size = np.where(size > 0, size, 1.0)
+        design = design / size
+        gram = design.T @ design + ALONG_RIDGE * np.eye(len(size))
+        theta[list(columns)] = np.linalg.solve(gram, design.T @ self._left(target)) / size
+        theta[1] = IMPLICIT
+        return theta
+
+    def missed(self, theta: np.ndarray, held: Rows) -> float:
+        """The part of the change that these leave in the equations of rows held out."""
+        left, target = [], []
+        for rows in (held, self.rows):
+            goal, columns = self._means(rows)
+            left.append(goal - sum(theta[own] * each for own, each in columns.items()))
+            target.append(goal)
+        found = [
+            np.linalg.norm(own.reshape(len(own), -1) - held.explained(self.rows, of.reshape(len(of), -1)))
+            for own, of in (left, target)
+        ]
+        return float(found[0] / max(float(found[1]), 1e-300))
+
+    def _means(self, rows: Rows) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+        """The change, and what convection and mass make of the mean of both ends, by coefficient."""
+        form = replace(self.form, steps=1)
+        theta, middle = form.start(), (rows.state + rows.goal) / 2
+        weight = rows.weight() / np.sqrt(form.basis.lumped.diagonal())
+        step = form.step(theta, rows.free)
+        forcings = _Fit(form, rows, self.ridge)._forcings(form, theta, [middle, middle], step)
+        columns = {
+            own: each * weight
+            for own, (name, each) in enumerate(zip(form.names, forcings, strict=True))
+            if isinstance(name, tuple) and name[0] == name[1] and name[2][0] in ("convection", "mass")
+        }
+        return _applied(form.base[0], rows.goal - rows.state) * weight, columns
+
     def improved(self, theta: np.ndarray) -> np.ndarray:
-        """By Gauss-Newton, as long as it gains."""
-        cost, run = self._cost(theta)
-        damping, most = DAMPING
-        for _ in range(ITERATIONS):
-            if not math.isfinite(cost) or run is None:
+        """By L-BFGS with exact gradients of all rows, in coordinates that few rows' Gauss-Newton makes round."""
+        for _ in range(ROUNDS):
+            cost, run = self._cost(theta)
+            if run is None:
                 return theta
-            jacobian, residual = self._jacobian(theta, run), self._residual(run[1])
-            gram, slope = jacobian.T @ jacobian, jacobian.T @ residual
+            gram = self._gram(theta)
             if self.weights is None:
                 self.weights = _weights(gram)
-            weights = self.weights
-            ridged = gram + np.diag(self.ridge * weights)
-            slope = slope + self.ridge * weights * (theta - self.centre)
-            cost = self._total(residual, theta)
-            while damping < most:
-                try:
-                    ahead = theta - np.linalg.solve(ridged + np.diag(damping * weights), slope)
-                except np.linalg.LinAlgError:  # nothing moves the outputs, as in a box that is constant
-                    return theta
-                new, new_run = self._cost(ahead)
-                if new < cost:
-                    break
-                damping *= 10
-            else:
+                cost, run = self._cost(theta)
+            try:
+                round_ = np.linalg.cholesky(2 * (gram + np.diag(self.ridge * self.weights)))
+            except np.linalg.LinAlgError:  # nothing moves the outputs, as in a box that is constant
                 return theta
-            gain = (cost - new) / cost
-            theta, cost, run, damping = ahead, new, new_run, max(damping / 10, 1e-12)
-            if gain < ENOUGH:
+            begun = theta
+
+            def cost_of(u: np.ndarray, begun: np.ndarray = begun, factor: np.ndarray = round_) -> Any:  # noqa: ANN401
+                at = begun + solve_triangular(factor, u, trans="T", lower=True)
+                cost, slope = self._sloped(at)
+                return cost, solve_triangular(factor, slope, lower=True)
+
+            found = minimize(
+                cost_of, np.zeros_like(theta), jac=True, method="L-BFGS-B",
+                options={"maxiter": ITERATIONS, "maxcor": 20, "ftol": ENOUGH},
+            )  # fmt: skip
+            if not found.fun < cost:
+                return theta
+            theta = begun + solve_triangular(round_, found.x, trans="T", lower=True)
+            if TRACE: print('   round', cost, found.fun, found.nit, found.nfev)
+            if found.fun > ONCE_MORE * cost:
                 break
         return theta
 
@@ -506,6 +668,14 @@ class _Fit:
         flat = values.reshape(len(values), -1)
         return (flat - self.hat @ flat).ravel() / self.norm
 
+    def _gram(self, theta: np.ndarray) -> np.ndarray:
+        """Products of how residuals follow coefficients, `(coefficients, coefficients)`, by few rows."""
+        few = _Fit(self.form, _affordable(self.form, self.rows, WORK), self.ridge)
+        step = few._step(theta)
+        states = step.run(few.rows.state, few.rows.extras)
+        jacobian = few._jacobian(theta, (step, states))
+        return jacobian.T @ jacobian
+
     def _jacobian(self, theta: np.ndarray, run: tuple[ImplicitStep, Trajectory]) -> np.ndarray:
         """How residuals follow coefficients, `(residuals, coefficients)`; some coefficients at a time."""
         step, states = run
@@ -520,6 +690,51 @@ class _Fit:
             columns += [self._left(own * self.rows.weight()) for own in change]
         return np.stack(columns, axis=1)
 
+    def _sloped(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
+        """The cost and its gradient, by the adjoint of the steps."""
+        cost, run = self._cost(theta)
+        if run is None or cost > HIGH:
+            return HIGH, np.zeros_like(theta)
+        step, states = run
+        rows = self.rows
+        left = self._residual(states).reshape(len(rows.goal), -1)
+        pulled = 2 / self.norm * (left - self.hat.T @ left)
+        _, _, multipliers = step.adjoint(
+            states, rows.extras, pulled.reshape(rows.goal.shape) * rows.weight()
+        )
+        slope = np.zeros_like(theta)
+        if self.weights is not None:
+            slope += 2 * self.ridge * self.weights * (theta - self.centre)
+        for at, multiplier in enumerate(multipliers):
+            slope += self._pulled(theta, states[at : at + 2], step, multiplier)
+        return cost, slope
+
+    def _pulled(
+        self, theta: np.ndarray, states: Sequence[np.ndarray], step: ImplicitStep, multiplier: np.ndarray
+    ) -> np.ndarray:
+        """What the forcings of a step are times a multiplier, summed up over rows, for each coefficient."""
+        form, (before, after) = self.form, states
+        share = form.implicit(theta).reshape(1, *before.shape[1:])
+        fallen = before - after
+        found = [
+            float((multiplier * _applied(form.base[1], fallen)).sum()),
+            float((multiplier * form.carried[None, :, None] * _stiff(step, fallen)).sum()),
+        ]
+        # w is of an equation, the same for all of its nodes
+        by_out = [share[:, out] * after + (1 - share[:, out]) * before for out in range(len(form.carried))]
+        products = form.basis.products(multiplier, by_out)
+        for place, (out, into, kind) in enumerate(form.kinds):
+            each = products(kind, out, into)
+            if kind[0] == "boundary":
+                found.append(-float(each) / form.steps)
+            else:
+                count = form.places(place)
+                found += (-(form.basis.weights(form.degree)[:count] @ each) / form.steps).tolist()
+        at = np.concatenate([before, self.rows.extras], axis=1)
+        for term, product in zip(form.terms, step.products(at), strict=True):
+            found.append(float((multiplier[:, term.out] * product).sum()) / form.steps)
+        return np.array(found)
+
     def _forcings(
         self, form: _Form, theta: np.ndarray, states: Sequence[np.ndarray], step: ImplicitStep
     ) -> Iterator[np.ndarray]:
@@ -528,8 +743,7 @@ class _Fit:
         share = form.implicit(theta).reshape(1, *before.shape[1:])
         carried = form.carried[None, :, None]
         yield _applied(form.base[1], before - after)
-        stiff = form.operator(theta) / form.steps
-        yield carried * _applied(stiff, before - after)
+        yield carried * _stiff(step, before - after)
         for out, into, matrix in form.linear:
             found = np.zeros_like(before)
             each = share[:, out] * after[:, into] + (1 - share[:, out]) * before[:, into]
@@ -550,6 +764,25 @@ def _affordable(form: _Form, rows: Rows, work: float) -> Rows:
     return rows.fitted(np.linspace(0, len(rows.goal) - 1, most).round().astype(int))
 
 
+def _directions(kind: tuple[Any, ...], axes: int) -> np.ndarray:
+    """How much a kind of stiffness has of d/da times d/db, `(axes, axes)`."""
+    found = np.zeros((axes, axes))
+    if kind[0] in ("stiffness", "both"):
+        found[kind[1], kind[2]] = 1.0
+        if kind[0] == "both":
+            found[kind[2], kind[1]] = 1.0
+    elif kind[0] == "laplace":
+        found = np.eye(axes)
+    else:  # the first axis against another
+        found[0, 0], found[kind[1], kind[1]] = 1.0, -1.0
+    return found
+
+
+def _stiff(step: ImplicitStep, values: np.ndarray) -> np.ndarray:
+    """K / S of values: what the two sides of the step differ by, however implicit it is."""
+    return _applied(step.left, values) - _applied(step.right, values)
+
+
 def _applied(matrix: Any, values: np.ndarray) -> np.ndarray:  # noqa: ANN401 - sparse
     return (matrix @ values.reshape(len(values), -1).T).T.reshape(values.shape)
 
@@ -559,3 +792,7 @@ def _weights(gram: np.ndarray) -> np.ndarray:
     weights = np.maximum(gram.diagonal(), FAINT * gram.diagonal().max())
     weights[:2] = np.maximum(weights[:2], 1.0)
     return weights
+
+
+def _mapped(matrix: Any, values: np.ndarray) -> np.ndarray:  # noqa: ANN401 - sparse
+    return (matrix @ values.reshape(-1, values.shape[-1]).T).T.reshape(*values.shape[:-1], -1)
