@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -188,12 +189,19 @@ class Membrane(MeshBox):
 class Reaction(MeshBox):
     """Two substances that react, as Schnakenberg has it, and diffuse at different speeds.
 
-    Half as fast in a disc; explicit steps on a finer mesh.
+    Half as fast in a disc; explicit steps on a finer mesh. On more than 2,000 nodes these would be thousands:
+    there diffusion is implicit (two stages, of second order and L-stable) between halves of explicit
+    reactions, with VJPs that differ by .003 of their size.
+
+    Args:
+        nodes: of its mesh.
+        implicit: whether diffusion is; None: on more than 2,000 nodes.
     """
 
     duration = 0.2
+    stages = 1 - math.sqrt(0.5)  # of a time step
 
-    def __init__(self, nodes: int) -> None:
+    def __init__(self, nodes: int, implicit: bool | None = None) -> None:
         self.mesh = plate(nodes)
         self.inputs = self.outputs = (ArraySpec("substances", (nodes, 2), layout=self.mesh),)
         middle = np.array([0.25, 0.3])
@@ -203,6 +211,30 @@ class Reaction(MeshBox):
         most = own.mass.new_zeros(len(own.mass)).index_add(0, own.i, own.weight.abs())
         most = most.index_add(0, own.j, own.weight.abs())
         self._substeps = max(8, math.ceil(self.duration * float((2 * most / own.mass).max()) / 1.8))
+        self._factors: list[Any] = []
+        if nodes > 2_000 if implicit is None else implicit:
+            self._substeps = 16
+            mass = sparse.diags_array(own.mass.numpy())
+            ends = (
+                sparse.coo_array(
+                    (np.ones(len(own.i)), (np.arange(len(own.i)), own.i.numpy())),
+                    shape=(len(own.i), len(own.mass)),
+                ).tocsr()
+                - sparse.coo_array(
+                    (np.ones(len(own.j)), (np.arange(len(own.j)), own.j.numpy())),
+                    shape=(len(own.j), len(own.mass)),
+                ).tocsr()
+            )
+            stiff = ends.T @ sparse.diags_array(own.weight.numpy()) @ ends
+            part = self.stages * self.duration / self._substeps
+            for speed in (0.2, 1.0):
+                self._factors.append(
+                    splu(
+                        (mass + part * speed * stiff).tocsc(),
+                        permc_spec="MMD_AT_PLUS_A",
+                        options={"SymmetricMode": True},
+                    )
+                )
 
     def start(self, rows: int, seed: int) -> Tensor:
         """Around the state at rest, with a spread of .3."""
@@ -213,12 +245,39 @@ class Reaction(MeshBox):
         own, dt = self._fine, self.duration / self._substeps
         u, v = own.onto(state[..., 0]), own.onto(state[..., 1])
         for _ in range(self._substeps):
+            if self._factors:
+                u, v = self._reacted(u, v, dt / 2)
+                u, v = self._spread(u, 0, dt), self._spread(v, 1, dt)
+                u, v = self._reacted(u, v, dt / 2)
+                continue
             meet = u**2 * v
             u, v = (
                 u + dt * (0.2 * own.laplacian(u) + 0.1 - u + meet),
                 v + dt * (own.laplacian(v) + 0.9 - meet),
             )
         return torch.stack([u, v], dim=-1)[:, : own.outer]
+
+    def _reacted(self, u: Tensor, v: Tensor, dt: float) -> tuple[Tensor, Tensor]:
+        """Without diffusion, by the midpoint rule."""
+        meet = u**2 * v
+        a, b = u + dt / 2 * (0.1 - u + meet), v + dt / 2 * (0.9 - meet)
+        meet = a**2 * b
+        return u + dt * (0.1 - a + meet), v + dt * (0.9 - meet)
+
+    def _spread(self, u: Tensor, place: int, dt: float) -> Tensor:
+        """Diffusion alone, y' = A y: twice k = (1 - c dt A)^-1 A y at the stages of the SDIRK rule."""
+        own, part = self._fine, self.stages * dt
+
+        def solved(right: Tensor) -> Tensor:
+            return _Linear.apply(
+                right * own.mass,
+                lambda x: self._factors[place].solve(x.T).T,
+                lambda x: self._factors[place].solve(x.T, trans="T").T,
+            )
+
+        first = (solved(u) - u) / part  # what the first stage moves on by
+        second = (solved(u + (dt - part) * first) - u - (dt - part) * first) / part
+        return u + (dt - part) * first + part * second
 
 
 class Transport(MeshBox):

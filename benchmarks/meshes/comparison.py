@@ -20,6 +20,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ TANGENTS: dict[str, Callable[[MeshBox], Any]] = {
 }
 HEAD = """Cosine of the tangent's VJP with the exact adjoint's at rows that it has not seen, white / smooth
 cotangents, after one step of training (rows: those it learned from). "layout": what a spec with a mesh gets.
-Then the seconds of that fit and of a VJP of six rows, by the wall, on a machine that others shared.
+Then the seconds that one core spent in that fit and in a VJP of six rows, without the box's own.
 
 """
 TRAINING = """
@@ -58,14 +59,16 @@ def main(words: Sequence[str]) -> None:
     """The command line."""
     parser = protocol.options("meshes", __doc__)
     parser.add_argument("--boxes", nargs="+", choices=tuple(BOXES), default=list(BOXES))
+    parser.add_argument("--nodes", nargs="+", type=int, help="the sizes of meshes; left out, all")
     asked = parser.parse_args(words)
     torch.set_num_threads(1)
     if asked.size == "ci":
         box = BOXES["transport"](120)
-        print(vectors(box, "identity"), vectors(box, "layout"), trained(box, "layout", 2))
+        case = Case.of(box)
+        print(vectors(box, "identity", case), vectors(box, "layout", case), trained(box, "layout", 2))
         return
     for part in ("vectors", "training"):
-        for nodes in SIZES if part == "vectors" else TRAINED:  # small ones of all boxes first
+        for nodes in asked.nodes or SIZES if part == "vectors" else TRAINED:  # small ones of all boxes first
             for name in asked.boxes:
                 measure(name, nodes, part)
     write_table()
@@ -76,35 +79,60 @@ def measure(name: str, nodes: int, part: str) -> None:
     path = FOLDER / f"{name}.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     found = {each: known.get(each, {}) for each in ("vectors", "training")}
-    own, box = found[part].setdefault(str(nodes), {}), None
+    own, box, case = found[part].setdefault(str(nodes), {}), None, None
     for kind in TANGENTS if part == "vectors" else ("exact", "layout", "perceptron"):
         if kind in own or (kind == "perceptron" and nodes > LARGEST):
             continue
         box = box or BOXES[name](nodes)
-        own[kind] = vectors(box, kind) if part == "vectors" else trained(box, kind)
+        if part == "vectors":
+            case = case or Case.of(box)
+            own[kind] = vectors(box, kind, case)
+        else:
+            own[kind] = trained(box, kind)
         print(name, nodes, part, kind, own[kind], flush=True)
         protocol.write("meshes", ["--size", "small"], found, path)
 
 
-def vectors(box: MeshBox, kind: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Case:
+    """What tangents of a box learn from, and the exact VJPs that theirs are compared with.
+
+    Attributes:
+        seen: a call with the rows of one step of training.
+        new: a call with rows of other trajectories.
+        cotangents: white and smooth ones, by name, `(rows, *shape)`.
+        truths: the exact VJPs of these.
+    """
+
+    seen: CallPairs
+    new: CallPairs
+    cotangents: dict[str, Tensor]
+    truths: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, box: MeshBox) -> Case:
+        """Ask the box."""
+        seen = pairs_of(box, states(box, ROWS if box.calls > 1 else 32, seed=3))
+        new = states(box, 4, seed=99)
+        new = new[torch.linspace(0, len(new) - 1, 6).round().long()]
+        white = torch.from_numpy(np.random.default_rng(5).standard_normal(tuple(new.shape)))
+        cotangents = {"white": white, "smooth": box.smooth(len(new), 1234)}
+        truths = {name: box.vjp(new, v) for name, v in cotangents.items()}
+        return cls(seen, pairs_of(box, new), cotangents, truths)
+
+
+def vectors(box: MeshBox, kind: str, case: Case) -> dict[str, Any]:
     """How well a tangent's VJPs agree with the exact ones after one step of training."""
     tangent = TANGENTS[kind](box)
-    seen = states(box, ROWS if box.calls > 1 else 32, seed=3)
-    began = time.perf_counter()
-    pairs = pairs_of(box, seen)
-    tangent.see(pairs)
-    tangent.observe(together([pairs]))
-    fit = time.perf_counter() - began
-    new = states(box, 4, seed=99)
-    new = new[torch.linspace(0, len(new) - 1, 6).round().long()]
-    pairs = pairs_of(box, new)
-    white = torch.from_numpy(np.random.default_rng(5).standard_normal(tuple(new.shape)))
-    found: dict[str, Any] = {"rows": len(seen), "fit seconds": fit}
-    for name, v in (("white", white), ("smooth", box.smooth(len(new), 1234))):
-        began = time.perf_counter()
-        own = tangent.vjp(pairs, v.flatten(1)).reshape(new.shape)
-        found["vjp seconds"] = time.perf_counter() - began
-        found[name] = _cosine(own, box.vjp(new, v))
+    began = time.process_time()
+    tangent.see(case.seen)
+    tangent.observe(together([case.seen]))
+    found: dict[str, Any] = {"rows": len(case.seen.z), "fit seconds": time.process_time() - began}
+    for name, v in case.cotangents.items():
+        began = time.process_time()
+        own = tangent.vjp(case.new, v.flatten(1)).reshape(v.shape)
+        found["vjp seconds"] = time.process_time() - began
+        found[name] = _cosine(own, case.truths[name])
     if kind == "layout":
         found["chosen"] = type(tangent.model).__name__
         found["measured"] = tangent.model.measured

@@ -33,19 +33,20 @@ ALONG_RIDGE = 1e-3  # of that guess
 IMPLICIT = 0.6  # how implicit its steps are, to begin with
 DIFFUSED = (0.0, 1e-5, 1e-4, 1e-3, 1e-2)  # beside it, to begin with: what keeps it from growing
 STEPS = 2, 12  # at least and at most
+FINE = 4  # steps that are taken where rows held out do not speak against them
+NO_WORSE = 1.05  # times the error with fewer: that they do not
 PART = 0.03  # of the usual change: the effect below which a matrix has none
 MOST_COEFFICIENTS = 192
-FEWEST_ROWS = 4
-WORK = 2_000_000  # coefficients x steps x numbers of the rows in a step of Gauss-Newton, at most
+FEWEST_ROWS = 4  # of a Jacobian
+WORK = 2_000_000  # coefficients x steps x numbers of the rows of a Jacobian, at most
 CLEARLY = 0.9  # times the error of the poorer form: what a richer one must fall below
 AT_ONCE = 1_000_000  # numbers of Jacobians that are solved for together
 FAINT = 1e-12  # of the largest effect of a coefficient: the ridge's weight of one without any
 GOOD = 1e-3  # an error at which no richer form is tried
-ROUNDS, ONCE_MORE = 3, 0.7  # of L-BFGS, each in coordinates of its own; a next one if the cost falls below this part
+ROUNDS = 3  # of L-BFGS, each in coordinates that a Jacobian makes round
+ONCE_MORE = 0.7  # of the cost: where it falls below this part there is another round
 ITERATIONS, ENOUGH = 25, 1e-4  # of a round, and the relative gain below which it ends
 HIGH = 1e12  # a cost that counts as none
-import os
-TRACE = os.environ.get('TRACE')
 
 
 class MeshTangent(ImplicitTangent):
@@ -60,17 +61,20 @@ class MeshTangent(ImplicitTangent):
     between all pairs of fields, whose coefficients are polynomials of position, q a polynomial of the fields
     and of other inputs on the mesh, with fluxes that depend on the state (k(u) grad u, u . grad u). An output
     that no input moves on to, as a displacement that answers a load, solves K y = M q(extras). These numbers,
-    10 to 192, are fitted to the outputs by Gauss-Newton; degree and S by rows held out, the poorest first.
-    VJPs are transposed sparse solves. A ridge regression beside the step learns what inputs that lie on no
+    10 to 192, are fitted to the outputs by L-BFGS with gradients by transposed sparse solves, in coordinates
+    that Gauss-Newton's matrix of few rows makes round; degree and S by rows held out, the poorest first.
+    Convection that differs from place to place begins with what the equations say of the outputs themselves,
+    and takes so many steps that it passes about an element in each.
+    A ridge regression beside the step learns what inputs that lie on no
     node add. It needs no probes, and a few dozen rows.
 
     It knows a second-order equation's kind of physics, not the box's: a finer mesh, other time steps, and
     terms that it has not are within its reach in part; what jumps or reaches over the whole mesh in other
     ways is not.
 
-    Memory: window x (size_in + size_out) numbers and a sparse factorisation. A fit takes coefficients x S x
-    rows sparse solves for each of at most 10 iterations and 6 forms; a call's VJP 2 S solves a row, on one
-    CPU core.
+    Memory: window x (size_in + size_out) numbers and a sparse factorisation. A fit of each of at most
+    7 forms takes S x 4 x coefficients sparse solves, up to three times, and 2 S solves for each row and each
+    of some 20 iterations: seconds for a thousand nodes. A call's VJP takes 2 S solves a row, on one CPU core.
 
     Args:
         mesh: the mesh; None, the default: the layout of the box's outputs.
@@ -129,10 +133,23 @@ class MeshTangent(ImplicitTangent):
             last, best = best, self._better(best, richer, rows)
             if degree > 1 and best is last:
                 break
-        return self._result(best, rows)
+        return self._result(self._finer_steps(best, rows), rows)
+
+    def _finer_steps(self, best: _Found, rows: Rows) -> _Found:
+        """More steps, unless rows held out speak against them.
+
+        Values of smooth states do not show how few long steps bend what is rough.
+        """
+        if not rows.carried.any() or best.form.steps >= FINE or best.error < GOOD:
+            return best
+        form = replace(best.form, steps=FINE)
+        fit = _Fit(form, rows.fitted(~rows.held), self.ridge)
+        theta = fit.improved(fit.first(best.named()))
+        error = fit.error(theta, rows.fitted(rows.held) if rows.held.any() else None)
+        return _Found(form, theta, error, best.parts) if error < NO_WORSE * best.error else best
 
     def _carried_along(self, best: _Found, poor: _Form, rows: Rows) -> _Found:
-        """Convection that differs from place to place, where the equations show more of it than the best has."""
+        """Convection that differs from place to place, where it explains more than the best so far."""
         varied = tuple(
             place
             for place, (out, into, kind) in enumerate(poor.kinds)
@@ -180,7 +197,6 @@ class MeshTangent(ImplicitTangent):
         fit = _Fit(form, rows.fitted(~rows.held), self.ridge)
         theta = fit.improved(fit.first(None if best is None else best.named()))
         error = fit.error(theta, rows.fitted(rows.held) if rows.held.any() else None)
-        if TRACE: import time; print(form.degree,form.steps,form.products,form.count,len(form.varied),'error',error,'cpu',time.process_time())
         if best is not None and not error < CLEARLY * best.error:
             return best
         return _Found(form, theta, error, fit.parts(theta))
@@ -297,7 +313,9 @@ class _Basis:
                     directions[a, b] * product(f"slope {a}", f"slope {b}", out, into) for a, b in pairs
                 )  # type: ignore[return-value]
             means = product("mean", "mean", out, into)
-            return (corners * means + elements.volume * (self.maps["mean"] @ nodes(out, into))) / (corners + 1)
+            return (corners * means + elements.volume * (self.maps["mean"] @ nodes(out, into))) / (
+                corners + 1
+            )
 
         return found
 
@@ -493,7 +511,7 @@ class _Form:
 
 
 class _Fit:
-    """Coefficients of a form by rows: a linear guess, then Gauss-Newton on the outputs, damped."""
+    """Coefficients of a form by rows: a linear guess, then least squares on the outputs."""
 
     def __init__(self, form: _Form, rows: Rows, ridge: float) -> None:
         self.form, self.rows, self.ridge = form, rows, ridge
@@ -531,13 +549,16 @@ class _Fit:
         answered = form.answering()
         if answered:  # such equations have no centre but this
             self.centre = guess.copy()
-            return guess
-        starts = [guess, theta.copy()]
+        starts = [guess] if answered else [guess, theta.copy()]
         if known is not None:
             starts.append(np.array([known.get(name, 0.0) for name in form.names]))
         if any(form.kinds[own][2][0] == "convection" for own in form.varied):
             along = self.along()
-            diffusion = [own for own, name in enumerate(form.names) if isinstance(name, tuple) and name[0] == name[1] and name[2:] == (("laplace",), 0)]
+            diffusion = [
+                own
+                for own, name in enumerate(form.names)
+                if isinstance(name, tuple) and name[0] == name[1] and name[2:] == (("laplace",), 0)
+            ]
             for level in DIFFUSED:
                 starts.append(along.copy())
                 starts[-1][diffusion] = level
@@ -548,7 +569,7 @@ class _Fit:
 
         Where states are smooth that is good to a movement over many elements.
         """
-        form, theta = self.form, self.form.start()
+        theta = self.form.start()
         target, columns = self._means(self.rows)
         design = np.stack([self._left(each) for each in columns.values()], axis=1)
         size = np.linalg.norm(design, axis=0)
@@ -587,7 +608,10 @@ class _Fit:
         return _applied(form.base[0], rows.goal - rows.state) * weight, columns
 
     def improved(self, theta: np.ndarray) -> np.ndarray:
-        """By L-BFGS with exact gradients of all rows, in coordinates that few rows' Gauss-Newton makes round."""
+        """By L-BFGS with exact gradients, in coordinates that a Jacobian of few rows makes round.
+
+        A gradient takes 2 S solves a row, a Jacobian as many as there are coefficients.
+        """
         for _ in range(ROUNDS):
             cost, run = self._cost(theta)
             if run is None:
@@ -595,29 +619,25 @@ class _Fit:
             gram = self._gram(theta)
             if self.weights is None:
                 self.weights = _weights(gram)
-                cost, run = self._cost(theta)
+                cost, _ = self._cost(theta)
             try:
-                round_ = np.linalg.cholesky(2 * (gram + np.diag(self.ridge * self.weights)))
+                factor = np.linalg.cholesky(2 * (gram + np.diag(self.ridge * self.weights)))
             except np.linalg.LinAlgError:  # nothing moves the outputs, as in a box that is constant
                 return theta
-            begun = theta
-
-            def cost_of(u: np.ndarray, begun: np.ndarray = begun, factor: np.ndarray = round_) -> Any:  # noqa: ANN401
-                at = begun + solve_triangular(factor, u, trans="T", lower=True)
-                cost, slope = self._sloped(at)
-                return cost, solve_triangular(factor, slope, lower=True)
-
             found = minimize(
-                cost_of, np.zeros_like(theta), jac=True, method="L-BFGS-B",
+                self._in_round, np.zeros_like(theta), (theta, factor), jac=True, method="L-BFGS-B",
                 options={"maxiter": ITERATIONS, "maxcor": 20, "ftol": ENOUGH},
             )  # fmt: skip
             if not found.fun < cost:
                 return theta
-            theta = begun + solve_triangular(round_, found.x, trans="T", lower=True)
-            if TRACE: print('   round', cost, found.fun, found.nit, found.nfev)
+            theta = theta + solve_triangular(factor.T, found.x)
             if found.fun > ONCE_MORE * cost:
                 break
         return theta
+
+    def _in_round(self, u: np.ndarray, begun: np.ndarray, factor: np.ndarray) -> tuple[float, np.ndarray]:
+        cost, slope = self._sloped(begun + solve_triangular(factor.T, u))
+        return cost, solve_triangular(factor, slope, lower=True)
 
     def parts(self, theta: np.ndarray) -> tuple[int, ...]:
         """The matrices, of a form of degree 0, whose effect on the outputs is not small."""
@@ -699,9 +719,7 @@ class _Fit:
         rows = self.rows
         left = self._residual(states).reshape(len(rows.goal), -1)
         pulled = 2 / self.norm * (left - self.hat.T @ left)
-        _, _, multipliers = step.adjoint(
-            states, rows.extras, pulled.reshape(rows.goal.shape) * rows.weight()
-        )
+        _, _, multipliers = step.adjoint(states, rows.extras, pulled.reshape(rows.goal.shape) * rows.weight())
         slope = np.zeros_like(theta)
         if self.weights is not None:
             slope += 2 * self.ridge * self.weights * (theta - self.centre)
