@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from scipy import sparse
 from scipy.linalg import solve_triangular
 from scipy.optimize import minimize
 
 from blackbox import Mesh
 from zo.errors import ConfigurationError
-from zo.tangents.models.implicit_step import ImplicitStep, Term, Trajectory
+from zo.tangents.models.implicit_step import ImplicitStep, Trajectory
+from zo.tangents.models.mesh_form import Basis, Form, applied, stiff
 from zo.tangents.models.mesh_operators import Elements
 from zo.tangents.models.on_mesh import ImplicitTangent, Rows
 
@@ -32,7 +31,6 @@ ALONG_FROM = 0.2  # an error of the plain form below which it is not tried
 ALONG_RIDGE = 1e-3  # of that guess
 IMPLICIT = 0.6  # how implicit its steps are, to begin with
 DIFFUSED = (0.0, 1e-5, 1e-4, 1e-3, 1e-2)  # beside it, to begin with: what keeps it from growing
-STEPS = 2, 12  # at least and at most
 FINE = 4  # steps that are taken where rows held out do not speak against them
 NO_WORSE = 1.05  # times the error with fewer: that they do not
 PART = 0.03  # of the usual change: the effect below which a matrix has none
@@ -111,7 +109,7 @@ class MeshTangent(ImplicitTangent):
         basis = self._basis(mesh)
         kept = rows.held
         best: _Found | None = None
-        poor = _Form(basis, 0, 1, "none", (), rows.carried, rows.extras.shape[1])
+        poor = Form(basis, 0, 1, "none", (), rows.carried, rows.extras.shape[1])
         if before is not None:
             degree, steps, products, varied = before["form"]
             form = replace(poor, degree=degree, steps=steps, products=products, varied=varied)
@@ -148,7 +146,7 @@ class MeshTangent(ImplicitTangent):
         error = fit.error(theta, rows.fitted(rows.held) if rows.held.any() else None)
         return _Found(form, theta, error, best.parts) if error < NO_WORSE * best.error else best
 
-    def _carried_along(self, best: _Found, poor: _Form, rows: Rows) -> _Found:
+    def _carried_along(self, best: _Found, poor: Form, rows: Rows) -> _Found:
         """Convection that differs from place to place, where it explains more than the best so far."""
         varied = tuple(
             place
@@ -188,7 +186,7 @@ class MeshTangent(ImplicitTangent):
             },
         }
 
-    def _better(self, best: _Found | None, form: _Form, rows: Rows) -> _Found:
+    def _better(self, best: _Found | None, form: Form, rows: Rows) -> _Found:
         """The form, if it foretells held-out rows clearly better than the best so far."""
         if best is not None and (
             best.error < GOOD or form.count > MOST_COEFFICIENTS or (form.degree and not form.varied)
@@ -205,12 +203,12 @@ class MeshTangent(ImplicitTangent):
         """With the coefficients."""
         degree, steps, products, varied = fit["form"]
         carried = fit["carried"].numpy()
-        form = _Form(self._basis(mesh), degree, steps, products, varied, carried, fit["extras"])
+        form = Form(self._basis(mesh), degree, steps, products, varied, carried, fit["extras"])
         return form.step(fit["theta"].numpy(), fit["free"].numpy())
 
-    def _basis(self, mesh: Mesh) -> _Basis:
+    def _basis(self, mesh: Mesh) -> Basis:
         if getattr(self, "_kept_basis", (None, None))[0] is not mesh:
-            self._kept_basis = mesh, _Basis(Elements.of(mesh))
+            self._kept_basis = mesh, Basis(Elements.of(mesh))
         return self._kept_basis[1]
 
     def __repr__(self) -> str:
@@ -222,7 +220,7 @@ class MeshTangent(ImplicitTangent):
 class _Found:
     """A form with its coefficients, its error on rows held out, and the matrices that have a part in it."""
 
-    form: _Form
+    form: Form
     theta: np.ndarray
     error: float
     parts: tuple[int, ...]
@@ -232,288 +230,10 @@ class _Found:
         return dict(zip(self.form.names, self.theta.tolist(), strict=True))
 
 
-class _Basis:
-    """A mesh's matrices, made when first asked for."""
-
-    def __init__(self, elements: Elements) -> None:
-        self.elements = elements
-        self._made: dict[tuple[Any, ...], Any] = {}
-
-    @cached_property
-    def mass(self) -> Any:  # noqa: ANN401 - sparse
-        return self.elements.mass()
-
-    @cached_property
-    def lumped(self) -> Any:  # noqa: ANN401 - sparse
-        return self.elements.lumped()
-
-    @cached_property
-    def maps(self) -> dict[str, Any]:
-        """For the terms of q."""
-        elements = self.elements
-        volume = sparse.diags_array(elements.volume)
-        own: dict[str, Any] = {
-            "node": None,
-            "mass": self.mass,
-            "mean": elements.average(),
-            "integral": (elements.average().T @ volume).tocsr(),
-        }
-        for axis in range(elements.dimensions):
-            slope = elements.slope(axis)
-            own |= {f"slope {axis}": slope, f"flux {axis}": (-slope.T @ volume).tocsr()}
-        return own
-
-    def of(self, kind: tuple[Any, ...], degree: int, place: int) -> Any:  # noqa: ANN401 - sparse
-        """A matrix of K: what it is, and the place of its coefficient's polynomial in those of a degree."""
-        key = (*kind, degree, place)
-        if key not in self._made:
-            weight = self.weights(degree)[place]
-            self._made[key] = self._matrix(kind, weight)
-        return self._made[key]
-
-    def weights(self, degree: int) -> np.ndarray:
-        """The polynomials of a degree by cell, `(polynomials, cells)`."""
-        key = ("polynomials", degree)
-        if key not in self._made:
-            self._made[key] = np.stack(self.elements.polynomials(degree))
-        return self._made[key]
-
-    def products(
-        self, left: np.ndarray, right: Sequence[np.ndarray]
-    ) -> Callable[[tuple[Any, ...], int, int], np.ndarray]:
-        """Of left^T A right, summed up over rows, what each cell has of it: by A's kind, out and into.
-
-        Args:
-            left: `(rows, fields, nodes)`.
-            right: the same for each field of `left`.
-        """
-        elements = self.elements
-        axes = range(elements.dimensions)
-        names = ["mean", *(f"slope {a}" for a in axes)]
-        lefts = {name: _mapped(self.maps[name], left) for name in names}
-        rights = [{name: _mapped(self.maps[name], each) for name in names} for each in right]
-        corners = elements.cells.shape[1]
-
-        def product(first: str, second: str, out: int, into: int) -> np.ndarray:
-            both = np.einsum("re,re->e", lefts[first][:, out], rights[out][second][:, into])
-            return both * elements.volume
-
-        def nodes(out: int, into: int) -> np.ndarray:
-            return np.einsum("rn,rn->n", left[:, out], right[out][:, into])
-
-        def found(kind: tuple[Any, ...], out: int, into: int) -> np.ndarray:
-            if kind[0] == "convection":
-                return product("mean", f"slope {kind[1]}", out, into)
-            if kind[0] == "boundary":
-                return self.boundary.diagonal() @ nodes(out, into)
-            if kind[0] != "mass":
-                directions = _directions(kind, elements.dimensions)
-                pairs = zip(*directions.nonzero(), strict=True)
-                return sum(
-                    directions[a, b] * product(f"slope {a}", f"slope {b}", out, into) for a, b in pairs
-                )  # type: ignore[return-value]
-            means = product("mean", "mean", out, into)
-            return (corners * means + elements.volume * (self.maps["mean"] @ nodes(out, into))) / (
-                corners + 1
-            )
-
-        return found
-
-    @cached_property
-    def boundary(self) -> Any:  # noqa: ANN401 - sparse
-        return self.elements.boundary()
-
-    def _matrix(self, kind: tuple[Any, ...], weight: np.ndarray) -> Any:  # noqa: ANN401 - sparse
-        if kind[0] == "convection":
-            return self.elements.convection(kind[1], weight)
-        if kind[0] in ("boundary", "mass"):
-            return self.boundary if kind[0] == "boundary" else self.elements.mass(weight)
-        directions = _directions(kind, self.elements.dimensions)
-        pairs = zip(*directions.nonzero(), strict=True)
-        return sum(directions[a, b] * self.elements.stiffness(a, b, weight) for a, b in pairs)
-
-
-@dataclass(frozen=True)
-class _Form:
-    """Which coefficients there are: psi, w, those of K, and those of q, in this order.
-
-    psi is the part of the mass that is lumped, w how implicit a step is; both are of states that are carried.
-    """
-
-    basis: _Basis
-    degree: int
-    steps: int
-    products: str
-    varied: tuple[int, ...]
-    carried: np.ndarray
-    extras: int
-
-    @cached_property
-    def kinds(self) -> list[tuple[int, int, tuple[Any, ...]]]:
-        """Field, field and what matrix."""
-        count, axes = len(self.carried), range(self.basis.elements.dimensions)
-        own: list[tuple[Any, ...]] = [("mass",), ("laplace",), *(("aniso", a) for a in axes[1:])]
-        own += [("convection", a) for a in axes]
-        if count == 1:
-            own += [("both", a, b) for a in axes for b in axes if a < b]
-        else:
-            own += [("stiffness", a, b) for a in axes for b in axes if a != b]
-        found = [(a, b, kind) for a, b in itertools.product(range(count), repeat=2) for kind in own]
-        return found + [(each, each, ("boundary",)) for each in range(count)]
-
-    def places(self, own: int) -> int:
-        """How many polynomials the coefficient of a kind has."""
-        varied = own in self.varied and self.kinds[own][2] != ("boundary",)
-        return len(self.basis.weights(self.degree)) if varied else 1
-
-    @cached_property
-    def names(self) -> list[Any]:
-        """Of the coefficients, the same in all forms."""
-        places = [(*kind, n) for own, kind in enumerate(self.kinds) for n in range(self.places(own))]
-        return ["psi", "w", *places, *self.terms]
-
-    def passed(self, theta: np.ndarray) -> int:
-        """So many steps that convection passes about one element in each."""
-        elements = self.basis.elements
-        speed = np.zeros((len(self.carried), len(elements.cells), elements.dimensions))
-        for value, name in zip(theta, self.names, strict=True):
-            if isinstance(name, tuple) and name[2][0] == "convection" and name[0] == name[1]:
-                speed[name[0], :, name[2][1]] += value * self.basis.weights(self.degree)[name[3]]
-        passed = np.abs(np.einsum("fea,eca->fec", speed, elements.slopes)).max(axis=(0, 2))
-        return int(np.clip(math.ceil(np.quantile(passed, 0.95)), *STEPS))
-
-    @cached_property
-    def linear(self) -> list[tuple[int, int, Any]]:
-        """Of K: the field whose equation it is in, the field that it multiplies, and the matrix."""
-        places = [each for each in self.names[2:] if isinstance(each, tuple)]
-        return [(out, into, self.basis.of(kind, self.degree, place)) for out, into, kind, place in places]
-
-    @cached_property
-    def terms(self) -> list[Term]:
-        """Of q."""
-        count = len(self.carried)
-        found = [
-            Term(out, (("node", count + own),), "mass") for out in range(count) for own in range(self.extras)
-        ]
-        if self.products == "none":
-            return found
-        fields = range(count)
-        degrees = {1: (0, 2, 3), 2: (0, 2, 3)}.get(count, (0, 2))
-        powers = [each for n in degrees for each in itertools.combinations_with_replacement(fields, n)]
-        powers += [(own, count + extra) for own in fields for extra in range(self.extras)]
-        powers += [(count + extra,) * 2 for extra in range(self.extras)]
-        found += [
-            Term(out, tuple(("node", own) for own in each), "mass") for out in fields for each in powers
-        ]
-        if self.products == "cells":
-            axes = range(self.basis.elements.dimensions)
-            found += [
-                Term(out, (("mean", out), (f"slope {a}", out)), f"flux {a}") for out in fields for a in axes
-            ]
-            found += [
-                Term(out, (("mean", by), (f"slope {a}", out)), "integral")
-                for out in fields
-                for by in fields
-                for a in axes
-            ]
-        return found
-
-    @property
-    def count(self) -> int:
-        """Of all coefficients."""
-        return 2 + len(self.linear) + len(self.terms)
-
-    def start(self) -> np.ndarray:
-        """Of a box of which nothing is known: nothing changes; what is not carried answers its own extra."""
-        theta = np.zeros(self.count)
-        theta[1] = 1.0
-        for own, term in self.answering():
-            del term
-            theta[2 + len(self.linear) + own] = 1.0
-        return theta
-
-    def answering(self) -> list[tuple[int, Term]]:
-        """For each output that no input moves on to the term that says in which units K is, and its place."""
-        first = {}
-        waiting = [field for field in range(len(self.carried)) if not self.carried[field]]
-        for own, field in enumerate(waiting):
-            wanted = len(self.carried) + (own % self.extras if self.extras else 0)
-            for place, term in enumerate(self.terms):
-                if term.out == field and term.factors == (("node", wanted),):
-                    first[field] = (place, term)
-        return list(first.values())
-
-    @cached_property
-    def base(self) -> tuple[Any, Any]:
-        """The mass of carried fields, and how it changes with psi."""
-        nodes = self.basis.elements.nodes
-        empty = sparse.csr_array((nodes, nodes))
-        mass, lump = self.basis.mass, self.basis.lumped - self.basis.mass
-        return tuple(
-            sparse.block_diag([each if own else empty for own in self.carried], format="csr")
-            for each in (mass, lump)
-        )  # type: ignore[return-value]
-
-    def operator(self, theta: np.ndarray) -> Any:  # noqa: ANN401 - sparse
-        """K of all fields."""
-        count, elements = len(self.carried), self.basis.elements
-        size, axes = len(elements.cells), elements.dimensions
-        blocks: list[list[Any]] = [[None] * count for _ in range(count)]
-        at, edges = 2, np.zeros(count)
-        parts: dict[tuple[int, int], tuple[np.ndarray, ...]] = {}
-        for own, (out, into, kind) in enumerate(self.kinds):
-            places = self.places(own)
-            values, at = theta[at : at + places], at + places
-            if not values.any():
-                continue
-            if kind[0] == "boundary":
-                edges[out] = values[0]
-                continue
-            if (out, into) not in parts:
-                parts[out, into] = np.zeros((size, axes, axes)), np.zeros((size, axes)), np.zeros(size)
-            tensor, velocity, mass = parts[out, into]
-            weight = values @ self.basis.weights(self.degree)[:places]
-            if kind[0] == "mass":
-                mass += weight
-            elif kind[0] == "convection":
-                velocity[:, kind[1]] += weight
-            else:
-                tensor += weight[:, None, None] * _directions(kind, axes)
-        for (out, into), own in parts.items():
-            blocks[out][into] = elements.operator(*own)
-        for own in range(count):
-            if blocks[own][own] is None or edges[own]:
-                here = edges[own] * self.basis.boundary
-                blocks[own][own] = here if blocks[own][own] is None else blocks[own][own] + here
-        return sparse.block_array(blocks, format="csr")
-
-    def implicit(self, theta: np.ndarray) -> np.ndarray:
-        """W of each number: 1 where nothing is carried."""
-        return np.repeat(np.where(self.carried, theta[1], 1.0), self.basis.elements.nodes)
-
-    def step(self, theta: np.ndarray, free: np.ndarray) -> ImplicitStep:
-        """With these coefficients."""
-        mass, lump = self.base
-        bulk = mass + theta[0] * lump
-        stiff = self.operator(theta) / self.steps
-        share = self.implicit(theta)
-        return ImplicitStep(
-            bulk + sparse.diags_array(share) @ stiff,
-            bulk - sparse.diags_array(1 - share) @ stiff,
-            self.terms,
-            theta[2 + len(self.linear) :] / self.steps,
-            self.basis.maps,
-            len(self.carried),
-            self.basis.elements.nodes,
-            self.steps,
-            free,
-        )
-
-
 class _Fit:
     """Coefficients of a form by rows: a linear guess, then least squares on the outputs."""
 
-    def __init__(self, form: _Form, rows: Rows, ridge: float) -> None:
+    def __init__(self, form: Form, rows: Rows, ridge: float) -> None:
         self.form, self.rows, self.ridge = form, rows, ridge
         self.hat = rows.hat()
         self.norm = np.sqrt(max(1.0, rows.free.sum() * len(rows.goal)))
@@ -532,7 +252,7 @@ class _Fit:
         lumped = np.sqrt(self.form.basis.lumped.diagonal())
         weight = rows.weight() / lumped
         mass, _ = one.base
-        begun = _applied(mass, rows.goal - rows.state)
+        begun = applied(mass, rows.goal - rows.state)
         step = one.step(theta, rows.free)
         target = -self._left((begun - step.source(at)) * weight)
         forcings = self._forcings(one, theta, [rows.state, rows.goal], step)
@@ -605,7 +325,7 @@ class _Fit:
             for own, (name, each) in enumerate(zip(form.names, forcings, strict=True))
             if isinstance(name, tuple) and name[0] == name[1] and name[2][0] in ("convection", "mass")
         }
-        return _applied(form.base[0], rows.goal - rows.state) * weight, columns
+        return applied(form.base[0], rows.goal - rows.state) * weight, columns
 
     def improved(self, theta: np.ndarray) -> np.ndarray:
         """By L-BFGS with exact gradients, in coordinates that a Jacobian of few rows makes round.
@@ -735,8 +455,8 @@ class _Fit:
         share = form.implicit(theta).reshape(1, *before.shape[1:])
         fallen = before - after
         found = [
-            float((multiplier * _applied(form.base[1], fallen)).sum()),
-            float((multiplier * form.carried[None, :, None] * _stiff(step, fallen)).sum()),
+            float((multiplier * applied(form.base[1], fallen)).sum()),
+            float((multiplier * form.carried[None, :, None] * stiff(step, fallen)).sum()),
         ]
         # w is of an equation, the same for all of its nodes
         by_out = [share[:, out] * after + (1 - share[:, out]) * before for out in range(len(form.carried))]
@@ -754,14 +474,14 @@ class _Fit:
         return np.array(found)
 
     def _forcings(
-        self, form: _Form, theta: np.ndarray, states: Sequence[np.ndarray], step: ImplicitStep
+        self, form: Form, theta: np.ndarray, states: Sequence[np.ndarray], step: ImplicitStep
     ) -> Iterator[np.ndarray]:
         """What a coefficient adds to a step's equation, from the state before to that after it."""
         before, after = states
         share = form.implicit(theta).reshape(1, *before.shape[1:])
         carried = form.carried[None, :, None]
-        yield _applied(form.base[1], before - after)
-        yield carried * _stiff(step, before - after)
+        yield applied(form.base[1], before - after)
+        yield carried * stiff(step, before - after)
         for out, into, matrix in form.linear:
             found = np.zeros_like(before)
             each = share[:, out] * after[:, into] + (1 - share[:, out]) * before[:, into]
@@ -774,7 +494,7 @@ class _Fit:
             yield found
 
 
-def _affordable(form: _Form, rows: Rows, work: float) -> Rows:
+def _affordable(form: Form, rows: Rows, work: float) -> Rows:
     """As many of the rows as the work allows, at least four, evenly taken."""
     most = max(FEWEST_ROWS, int(work / (form.count * form.steps * rows.goal[:1].size)))
     if most >= len(rows.goal):
@@ -782,35 +502,8 @@ def _affordable(form: _Form, rows: Rows, work: float) -> Rows:
     return rows.fitted(np.linspace(0, len(rows.goal) - 1, most).round().astype(int))
 
 
-def _directions(kind: tuple[Any, ...], axes: int) -> np.ndarray:
-    """How much a kind of stiffness has of d/da times d/db, `(axes, axes)`."""
-    found = np.zeros((axes, axes))
-    if kind[0] in ("stiffness", "both"):
-        found[kind[1], kind[2]] = 1.0
-        if kind[0] == "both":
-            found[kind[2], kind[1]] = 1.0
-    elif kind[0] == "laplace":
-        found = np.eye(axes)
-    else:  # the first axis against another
-        found[0, 0], found[kind[1], kind[1]] = 1.0, -1.0
-    return found
-
-
-def _stiff(step: ImplicitStep, values: np.ndarray) -> np.ndarray:
-    """K / S of values: what the two sides of the step differ by, however implicit it is."""
-    return _applied(step.left, values) - _applied(step.right, values)
-
-
-def _applied(matrix: Any, values: np.ndarray) -> np.ndarray:  # noqa: ANN401 - sparse
-    return (matrix @ values.reshape(len(values), -1).T).T.reshape(values.shape)
-
-
 def _weights(gram: np.ndarray) -> np.ndarray:
     """Of the ridge: squares of the coefficients' effects, at least one for psi and w."""
     weights = np.maximum(gram.diagonal(), FAINT * gram.diagonal().max())
     weights[:2] = np.maximum(weights[:2], 1.0)
     return weights
-
-
-def _mapped(matrix: Any, values: np.ndarray) -> np.ndarray:  # noqa: ANN401 - sparse
-    return (matrix @ values.reshape(-1, values.shape[-1]).T).T.reshape(*values.shape[:-1], -1)
