@@ -15,6 +15,7 @@ from scipy.spatial import Delaunay
 from torch import Tensor
 
 from blackbox import ArraySpec, BlackBoxFunction, Mesh
+from simulators.implicit_diffusion import ImplicitDiffusion
 
 HOLE = np.array([0.62, 0.58]), 0.16  # centre and radius, in the unit square
 
@@ -67,10 +68,14 @@ class MeshBox(BlackBoxFunction):
     Attributes:
         mesh: of the states.
         calls: in training.
+        sizes: of the meshes that are measured, in nodes.
+        trained: those of them that are trained on.
     """
 
     arrays = "torch"
     calls = 4
+    sizes = (318, 1_141, 3_324, 10_000)
+    trained = (318,)
     mesh: Mesh
 
     @abstractmethod
@@ -97,8 +102,9 @@ class MeshBox(BlackBoxFunction):
         """Random smooth fields of spread one, `(rows, *shape)`."""
         generator = np.random.default_rng(seed)
         count = rows * math.prod(self.shape[1:])
-        waves = generator.standard_normal((2, 96)) / length / math.sqrt(2)
-        phase = self._places() @ waves
+        places = self._places()
+        waves = generator.standard_normal((places.shape[1], 96)) / length / math.sqrt(2)
+        phase = places @ waves
         weights = generator.standard_normal((2, count, 96)) / math.sqrt(96)
         fields = weights[0] @ np.cos(phase).T + weights[1] @ np.sin(phase).T
         split = torch.from_numpy(fields).reshape(rows, *self.shape[1:], self.shape[0])
@@ -160,6 +166,8 @@ class Membrane(MeshBox):
     Fields: deflection and velocity; half as fast in a disc. Boundaries are free.
     """
 
+    sizes = (318, 1_141)
+    trained = ()
     duration = 0.06
 
     def __init__(self, nodes: int) -> None:
@@ -430,6 +438,25 @@ class Pipes(MeshBox):
         return self._around.coordinates
 
 
+class LongSteps(MeshBox):
+    """A line of cells is a mesh too: `ImplicitDiffusion` in steps of .2 units of time.
+
+    Every cell feels every other, and conductivities depend on the state. Its diffusion number is some 600.
+    """
+
+    sizes = (64,)
+    trained = ()
+
+    def __init__(self, nodes: int) -> None:
+        self.mesh = Mesh.of_grid(np.ones(nodes, dtype=bool), spacing=1 / nodes)
+        self.inputs = self.outputs = (ArraySpec("u", (nodes,), layout=self.mesh),)
+        self._system = ImplicitDiffusion(points=nodes, floor=0.3, dt=0.2)
+
+    def advance(self, state: Tensor) -> Tensor:
+        """One long step."""
+        return self._system.step(state[:, None])[:, 0]
+
+
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, state, ahead, back):  # noqa: ANN001, ANN205
@@ -441,10 +468,11 @@ class _Linear(torch.autograd.Function):
         return torch.from_numpy(np.ascontiguousarray(ctx.back(v.numpy()))), None, None
 
 
-BOXES: dict[str, Callable[[int], MeshBox]] = {
+BOXES: dict[str, type[Any]] = {
     "reaction": Reaction,
     "transport": Transport,
     "elastic": Elastic,
     "pipes": Pipes,
     "membrane": Membrane,
+    "long-steps": LongSteps,
 }

@@ -20,7 +20,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,21 +30,22 @@ from torch import Tensor, nn
 import zo
 from benchmarks import protocol
 from benchmarks.meshes.boxes import BOXES, MeshBox
+from blackbox import ArraySpec
 from zo.tangents import AutoTangent, CallPairs
 from zo.tangents.pairs import together
 
 FOLDER = protocol.RESULTS / "meshes"
-SIZES = (318, 1_141, 3_324, 10_000)
-TRAINED = (318,)  # nodes of the boxes that are trained through
 LARGEST = 2_000  # nodes for a perceptron
 ROWS, STEPS, RATE = 8, 40, 0.1
 TANGENTS: dict[str, Callable[[MeshBox], Any]] = {
     "layout": AutoTangent,
     "perceptron": lambda box: zo.MLPTangent(seed=0),
     "identity": lambda box: zo.IdentityTangent(),
+    "grid": lambda box: zo.GridTangent(seed=0),
 }
 HEAD = """Cosine of the tangent's VJP with the exact adjoint's at rows that it has not seen, white / smooth
 cotangents, after one step of training (rows: those it learned from). "layout": what a spec with a mesh gets.
+"as a grid": by `zo.GridTangent`, where nodes are the cells of a line.
 Then the seconds that one core spent in that fit and in a VJP of six rows, without the box's own.
 
 """
@@ -68,9 +69,11 @@ def main(words: Sequence[str]) -> None:
         print(vectors(box, "identity", case), vectors(box, "layout", case), trained(box, "layout", 2))
         return
     for part in ("vectors", "training"):
-        for nodes in asked.nodes or SIZES if part == "vectors" else TRAINED:  # small ones of all boxes first
+        for nodes in sorted({each for name in asked.boxes for each in BOXES[name].sizes}):  # small ones first
             for name in asked.boxes:
-                measure(name, nodes, part)
+                sizes = BOXES[name].sizes if part == "vectors" else BOXES[name].trained
+                if nodes in sizes and nodes in (asked.nodes or sizes):
+                    measure(name, nodes, part)
     write_table()
 
 
@@ -81,7 +84,11 @@ def measure(name: str, nodes: int, part: str) -> None:
     found = {each: known.get(each, {}) for each in ("vectors", "training")}
     own, box, case = found[part].setdefault(str(nodes), {}), None, None
     for kind in TANGENTS if part == "vectors" else ("exact", "layout", "perceptron"):
-        if kind in own or (kind == "perceptron" and nodes > LARGEST):
+        if (
+            kind in own
+            or (kind == "perceptron" and nodes > LARGEST)
+            or (kind == "grid" and not on_line(name))
+        ):
             continue
         box = box or BOXES[name](nodes)
         if part == "vectors":
@@ -124,6 +131,10 @@ class Case:
 def vectors(box: MeshBox, kind: str, case: Case) -> dict[str, Any]:
     """How well a tangent's VJPs agree with the exact ones after one step of training."""
     tangent = TANGENTS[kind](box)
+    if kind == "grid":
+        line = (ArraySpec("u", (1, *box.shape), layout="grid"),)
+        seen, new = (replace(each, inputs=line, outputs=line) for each in (case.seen, case.new))
+        case = replace(case, seen=seen, new=new)
     began = time.process_time()
     tangent.see(case.seen)
     tangent.observe(together([case.seen]))
@@ -137,6 +148,11 @@ def vectors(box: MeshBox, kind: str, case: Case) -> dict[str, Any]:
         found["chosen"] = type(tangent.model).__name__
         found["measured"] = tangent.model.measured
     return found
+
+
+def on_line(name: str) -> bool:
+    """Whether a box's nodes are the cells of a line, which a network of convolutions can learn."""
+    return name == "long-steps"
 
 
 class Field(nn.Module):
@@ -217,14 +233,16 @@ def pairs_of(box: MeshBox, state: Tensor) -> CallPairs:
 def write_table() -> None:
     """`table.md`, of all files."""
     lines = [
-        HEAD + "| box | nodes | rows | layout | perceptron | identity | fit, VJP (s) |",
-        "| --- " * 7 + "|",
+        HEAD
+        + "| box | nodes | rows | layout | perceptron | identity | network of convolutions | fit, VJP (s) |",
+        "| --- " * 8 + "|",
     ]
     training = ["| box | nodes | layout | perceptron |", "| --- " * 4 + "|"]
     for path in sorted(FOLDER.glob("*.json")):
         found = json.loads(path.read_text(encoding="utf-8"))
         for nodes, kinds in found["vectors"].items():
             cells = [_vectors(kinds.get(kind)) for kind in TANGENTS]
+            cells[-1] = cells[-1] if on_line(path.stem) else "-"
             own = kinds["layout"]
             times = f"{own['fit seconds']:.1f}, {own['vjp seconds']:.2f}"
             lines.append(f"| {path.stem} | {int(nodes):,} | {own['rows']} | {' | '.join(cells)} | {times} |")
