@@ -1,17 +1,20 @@
 """Error over rows: first order, and learned tangents with anchored replay, at a share of first order's rows.
 
     python -m benchmarks rows --size ci                      two windows of one problem; written nowhere
-    python -m benchmarks rows --size small                   some problems of `tangents`, two seeds
+    python -m benchmarks rows --size small                   problems of `tangents`, two seeds
     python -m benchmarks rows --size small --problems double-pendulum --seeds 2 3 --controls
+    python -m benchmarks rows --size small --problems gray-scott --shares 0.1 0.4
 
 First order is run as `tangents` runs it, and tuned at the same rows: of batches of 1 and of 4 rows, with the
 usual learning rate and with twice that, the one whose network is best on validation data. The others have
 one row a batch. Replays are those of the library's own rule, and no setting is chosen for a problem. With
---controls there are two more lines: replays of what was recorded alone, without any derivative of the box,
-and replays with the box's own derivative, which is not to be had and bounds what a tangent can reach. With
---batches first order alone is run, with batches of 1, 4 and 16 rows. Errors are on data that no training has
-seen. Results go into `benchmarks/results/rows/PROBLEM.json` (`by_batch/PROBLEM.json`) as they come; what is
-there is not measured again. At the end `table.md`, `rows.png` and `batches.png` are written there.
+--controls there are three more lines at a fifth of the rows: replays of what was recorded alone, without any
+derivative of the box; replays in which the model's own values stand for what was recorded; and replays with
+the box's own derivative, which is not to be had and bounds what a tangent can reach. --shares are those of
+first order's rows. With --batches first order alone is run, with batches of 1, 4 and 16 rows. Errors are on
+data that no training has seen. Results go into `benchmarks/results/rows/PROBLEM.json`
+(`by_batch/PROBLEM.json`) as they come; what is there is not measured again. At the end `table.md`, `rows.png`
+and `batches.png` are written there.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import process_time
@@ -30,6 +34,7 @@ from typing import Any, Literal
 
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
 import zo
 from benchmarks import protocol
@@ -42,6 +47,8 @@ from tasks.runs import atomic
 from tasks.runs.machine import machine, versions
 from zo.batches import count_rows, map_tensors, tensors
 from zo.tangents import TrustPolicy
+from zo.tangents.pairs import CallPairs
+from zo.tangents.tangent import Response
 
 FOLDER = protocol.RESULTS / "rows"
 BY_BATCH = FOLDER / "by_batch"
@@ -50,8 +57,11 @@ SMALL = (
     *("van-der-pol", "lorenz-96", "coupled-map", "implicit-diffusion", "advection-reaction"),
     *("shallow-water", "mixed-units", "vorticity", "ks-26-8", "ks-3k", "ks-3k-noise", "wake-1k"),
     *("double-pendulum-wall", "fitzhugh-nagumo-noise", "fitzhugh-nagumo-failing"),
+    *("filter", "brusselator-20k", "wake-30k", "wake-30k-unroll-16", "wake-260k", "wake-32x64"),
+    *("kolmogorov", "ks-26-8-unroll-8", "ks-52-12"),
 )
 SHARES = (0.05, 0.2)  # of first order's rows
+MORE_SHARES = (0.05, 0.1, 0.2, 0.4)  # which may be asked for
 BATCHES, RATES = (1, 4), (1.0, 2.0)  # by which first order is tuned
 ENOUGH = 1.05  # times the error of first order tuned at all rows
 AS_BENCHMARKED, ALL_ROWS, NOT_RUN = "first order", "first order, tuned, 1", "not run"
@@ -78,27 +88,45 @@ class Way:
         share: of the rows of first order.
         batch: rows of a batch; None for the problem's.
         rate: factor on the problem's learning rate.
-        derivative: of the box: its twin's ("true"), learned ("learned"), or none, as in no-gradient ("cut").
+        derivative: of the box: its twin's ("true"), learned ("learned"), learned with the model's own values
+            in replays ("model"), or none, as in no-gradient ("cut").
         replays: whether recorded windows are replayed.
     """
 
     share: float = 1.0
     batch: int | None = None
     rate: float = 1.0
-    derivative: Literal["true", "learned", "cut"] = "true"
+    derivative: Literal["true", "learned", "model", "cut"] = "true"
     replays: bool = False
 
 
-def ways(*, controls: bool = False) -> dict[str, list[Way]]:
+class ModelAlone(zo.tangents.AutoTangent):
+    """The default's tangent, whose replays answer M(x') in the place of y_k + M(x') - M(x_k)."""
+
+    def responses(self, calls: Sequence[CallPairs]) -> list[Response]:
+        """What is added to y_k in a replay."""
+        anchored = super().responses(calls)
+        return [partial(self._unanchored, *each) for each in zip(anchored, calls, strict=True)]
+
+    def _unanchored(
+        self, response: Response, pairs: CallPairs, z: Tensor, others: tuple[Tensor | None, ...]
+    ) -> Tensor:
+        known = self.predict_values(pairs)
+        change = response(z, others)
+        return change if known is None else change + (known - pairs.y)
+
+
+def ways(shares: Sequence[float] = SHARES, *, controls: bool = False) -> dict[str, list[Way]]:
     """The lines of the table: of several ways the one that is best on validation data counts."""
     found = {AS_BENCHMARKED: [Way()]}
-    for share in (*SHARES, 1.0):
+    for share in (*shares, 1.0):
         found[f"first order, tuned, {share:g}"] = [Way(share, b, rate) for b in BATCHES for rate in RATES]
-    for share in SHARES:
+    for share in shares:
         found[f"tangents, {share:g}"] = [Way(share, 1, derivative="learned")]
         found[f"replay, {share:g}"] = [Way(share, 1, derivative="learned", replays=True)]
     if controls:
         found["replay, no derivative, 0.2"] = [Way(0.2, 1, derivative="cut", replays=True)]
+        found["replay, model alone, 0.2"] = [Way(0.2, 1, derivative="model", replays=True)]
         found["replay, true derivative, 0.2"] = [Way(0.2, 1, replays=True)]
     return found
 
@@ -136,7 +164,9 @@ def train(problem: Problem, way: Way, seed: int, most: int | None = None) -> dic
     if around:
         objective = problem.objective(problem.box)
         settings: dict[str, Any] = {"mu": problem.mu, "seed": seed, "max_rows": 1.0}
-        if way.derivative != "learned":  # there is nothing to check
+        if way.derivative == "model":
+            settings |= {"tangent": ModelAlone(problem.box, seed)}
+        elif way.derivative != "learned":  # there is nothing to check
             assert problem.exact is not None
             tangent = (
                 zo.tangents.ZeroTangent()
@@ -224,13 +254,14 @@ def over_tuned(own: dict[str, Any], line: str) -> float | None:
 
 def enough(own: dict[str, Any]) -> float | None:
     """The smallest share of the rows at which replays end near first order tuned at all rows, if any."""
-    shares = (share for share in SHARES if (over_tuned(own, f"replay, {share:g}") or math.inf) <= ENOUGH)
+    shares = (share for share in MORE_SHARES if (over_tuned(own, f"replay, {share:g}") or math.inf) <= ENOUGH)
     return next(shares, None)
 
 
 def table(found: Measured) -> str:
     """Errors over those of first order tuned at all rows, in brackets the rows; a last line with medians."""
-    lines = [line for line in ways(controls=True) if line != ALL_ROWS]
+    every = ways(MORE_SHARES, controls=True)
+    lines = [line for line in every if line != ALL_ROWS and any(over_tuned(o, line) for o in found.values())]
     text = [
         "| problem | seeds | " + " | ".join(lines) + f" | rows to {ENOUGH:g} |",
         "| --- " * (3 + len(lines)) + "|",
@@ -243,14 +274,17 @@ def table(found: Measured) -> str:
             cells.append(NOT_RUN if error is None else f"{error:.2f}{'*' * said} ({rows:.2f})")
         seeds = sum(SHOWN[0][0] in run for run in own["runs"].values())
         share = enough(own)
-        reached = f"{share:g}" if share else f"more than {SHARES[-1]:g}"
+        tried = [share for share in MORE_SHARES if over_tuned(own, f"replay, {share:g}") is not None]
+        reached = f"{share:g}" if share else f"more than {tried[-1]:g}"
         text.append(f"| {name} | {seeds} | " + " | ".join(cells) + f" | {reached} |")
     middle = []
     for line in lines:
         errors = [error for own in found.values() if (error := over_tuned(own, line)) is not None]
         middle.append(f"{median(errors):.2f}, worst {max(errors):.2f}" if errors else NOT_RUN)
-    counts = [sum(enough(own) == share for own in found.values()) for share in SHARES]
-    reached = ", ".join(f"{count} at {share:g}" for count, share in zip(counts, SHARES, strict=True))
+    counts = [sum(enough(own) == share for own in found.values()) for share in MORE_SHARES]
+    reached = ", ".join(
+        f"{count} at {share:g}" for count, share in zip(counts, MORE_SHARES, strict=True) if count
+    )
     text.append("| **median** | | " + " | ".join(middle) + f" | {reached} of {len(found)} |")
     return HEAD + "\n".join(text) + "\n"
 
@@ -317,6 +351,7 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--size", choices=("ci", "small"), default="ci")
     parser.add_argument("--problems", nargs="+", choices=SMALL, default=SMALL)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--shares", nargs="+", type=float, choices=MORE_SHARES, default=SHARES)
     parser.add_argument("--controls", action="store_true")
     parser.add_argument("--batches", action="store_true")
     asked = parser.parse_args(words)
@@ -327,7 +362,7 @@ def main(words: Sequence[str]) -> None:
             found = train(copy.copy(problem), way, 0, most=3)
             print(f"{SMALL[0]}, {way}: {found['error']:.4f}, {found['rows']} rows")
         return
-    lines = by_batch() if asked.batches else ways(controls=asked.controls)
+    lines = by_batch() if asked.batches else ways(asked.shares, controls=asked.controls)
     for name in asked.problems:
         measure(name, asked.seeds, lines, BY_BATCH if asked.batches else FOLDER)
     write()

@@ -1,9 +1,15 @@
-"""`BlackBoxFunction`: the contract of code that can be called but not differentiated, and the call."""
+"""`BlackBoxFunction`: the contract of code that can be called but not differentiated, and the call.
+
+It reads from what a subclass declares, over the call, to what is refused. `blackbox.running` runs the rows.
+"""
 
 from __future__ import annotations
 
+import inspect
+from abc import ABC
+from collections.abc import Callable
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,14 +17,30 @@ from torch.autograd import forward_ad
 
 from blackbox import calls
 from blackbox.arrays import Rows, failed_outputs, finite_rows, to_rows
-from blackbox.definition import Definition, check_complete, gives, keeps, mend
-from blackbox.errors import NonFiniteInputError, NotDifferentiableError, RowFailedError
-from blackbox.failures import FailedRow, Failure, Outcome, note, whereabouts
+from blackbox.checks import check_count
+from blackbox.errors import (
+    ConfigurationError,
+    DefinitionError,
+    NonFiniteInputError,
+    NotDifferentiableError,
+    RowFailedError,
+)
+from blackbox.failures import POLICIES, FailedRow, Failure, Outcome, Policy, note, whereabouts
+from blackbox.ledger import Ledger
 from blackbox.running import mark_non_finite, run_blocks, run_each
+from blackbox.spec import ArraySpec, check_specs
 from blackbox.words import counted
 
+Method = TypeVar("Method", bound=Callable[..., Any])
 
-class BlackBoxFunction(Definition, abstract=True):
+
+def placeholder(method: Method) -> Method:
+    """Mark a method of the base class that a subclass is to give."""
+    method.is_placeholder = True  # pyright: ignore[reportFunctionMemberAccess]
+    return method
+
+
+class BlackBoxFunction(ABC):
     """A function of arrays that has values and no derivative.
 
     Subclass it, declare inputs and outputs, and define one of two methods:
@@ -60,6 +82,54 @@ class BlackBoxFunction(Definition, abstract=True):
             first call.
     """
 
+    inputs: tuple[ArraySpec, ...]
+    outputs: tuple[ArraySpec, ...]
+    arrays: Literal["numpy", "torch"] = "numpy"
+    max_rows: int | None = None
+    deterministic: bool = True
+    settable: bool = True
+    failures: Policy = "raise"
+    isolates: bool = False
+
+    def __init_subclass__(cls, abstract: bool = False, **keywords: Any) -> None:  # noqa: ANN401
+        """Refuse an incomplete subclass where it is written; `abstract=True` for a common parent."""
+        super().__init_subclass__(**keywords)
+        for name in ("inputs", "outputs"):
+            if name in cls.__dict__ and not hasattr(cls.__dict__[name], "__get__"):  # no property
+                check_specs(cls.__name__, name, cls.__dict__[name])
+        check_arrays(cls.__name__, cls.arrays)
+        if not abstract:
+            check_methods(cls)
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:  # noqa: ANN401
+        """Give every instance its ledger, also where a subclass forgets `super().__init__()`."""
+        box = super().__new__(cls)
+        box._ledger = Ledger()
+        return box
+
+    _ledger: Ledger
+
+    def __init__(self, *, failures: Policy | None = None) -> None:
+        """Set the policy for failed rows; None keeps the class's own."""
+        if failures is not None:
+            self.failures = failures
+        check_policy(self)
+
+    @placeholder
+    def evaluate(self, *arrays: Any) -> Any:  # noqa: ANN401
+        """One row: arrays of the specs' shapes in, an array (or tuple) of the output specs' out."""
+        raise TypeError(f"{type(self).__name__} gives evaluate_rows, not evaluate.")
+
+    @placeholder
+    def evaluate_rows(self, *arrays: Any) -> Any:  # noqa: ANN401
+        """All rows: arrays `(rows, *spec.shape)` in, `(rows, *spec.shape)` for each output out."""
+        raise TypeError(f"{type(self).__name__} gives evaluate, not evaluate_rows.")
+
+    @property
+    def ledger(self) -> Ledger:
+        """The counts of this box; a wrapper returns its inner box's, so a stack has one ledger."""
+        return self._ledger
+
     def __call__(self, *arrays: Any) -> Any:  # noqa: ANN401
         """Evaluate every row.
 
@@ -78,47 +148,14 @@ class BlackBoxFunction(Definition, abstract=True):
         handler = calls.current()
         if handler is not None:
             return handler(self, arrays)
-        check_complete(self)
-        self._refuse_graph(arrays)
-        return self.call(*arrays)
+        return self._call(arrays, refuse_graph=True)
 
     def call(self, *arrays: Any) -> Any:  # noqa: ANN401
         """What `box(*arrays)` does unless a handler of `blackbox.calls.intercepted` replaces it.
 
         For such handlers. Gradients that arrays require are silently not passed on.
         """
-        with calls.intercepted(None):
-            return self._call(arrays)
-
-    def _call(self, arrays: tuple[Any, ...]) -> Any:  # noqa: ANN401
-        name = repr(self)
-        check_complete(self)
-        rows = to_rows(name, self.inputs, arrays)
-        ledger = self.ledger
-        ledger.count(calls=1, rows_asked=rows.count)
-        finite = finite_rows(rows.inputs)
-        if not finite.all() and not keeps(self):
-            raise NonFiniteInputError(self._non_finite_message(name, rows, finite))
-        outputs = failed_outputs(self.outputs, rows.inputs, rows.dtype)
-        run = torch.nonzero(finite).flatten()
-        skipped = rows.count - len(run)
-        ledger.count(rows_skipped=skipped)
-        if len(run):
-            index = slice(None) if len(run) == rows.count else run.to(rows.device)
-            kept, runner = tuple(t[index] for t in rows.inputs), calls.runner()
-            outcome = self.run_rows(kept) if runner is None else runner(self, kept)
-            pairs = zip(outcome.outputs, outputs, strict=True)
-            outcome.outputs = tuple(part.to(whole.device, whole.dtype) for part, whole in pairs)
-            if not outcome.failed or self.failures == "keep":  # else rows may have been left out
-                mark_non_finite(outcome)  # again: 1e300 is finite in float64 and infinite in float32
-            self._count_failed(name, run, outcome, kept)
-            failed = run[list(outcome.failed)].to(rows.device)
-            for spec, whole, part in zip(self.outputs, outputs, outcome.outputs, strict=True):
-                whole[index] = part
-                whole[failed] = float("nan") if spec.floating else 0
-        if skipped:
-            note([FailedRow(Failure.SKIPPED)])
-        return rows.give_back(outputs)
+        return self._call(arrays, refuse_graph=False)
 
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
         """Run rows whose inputs are checked and finite; failures are values here, never raised.
@@ -135,6 +172,45 @@ class BlackBoxFunction(Definition, abstract=True):
         """How many of these rows `run_rows` would evaluate; fewer than all if some are cached."""
         return len(inputs[0])
 
+    def __repr__(self) -> str:
+        """The class's name; boxes with settings show them."""
+        return type(self).__name__
+
+    def _call(self, arrays: tuple[Any, ...], *, refuse_graph: bool) -> Any:  # noqa: ANN401
+        check_complete(self)
+        if refuse_graph:
+            self._refuse_graph(arrays)
+        with calls.intercepted(None):
+            rows = to_rows(repr(self), self.inputs, arrays)
+            self.ledger.count(calls=1, rows_asked=rows.count)
+            return rows.give_back(self._outputs(rows))
+
+    def _outputs(self, rows: Rows) -> tuple[Tensor, ...]:
+        """The outputs of all rows, `(rows, *spec.shape)` each; NaN, or 0 for integers, where a row failed."""
+        finite = finite_rows(rows.inputs)
+        if not finite.all() and not keeps(self):
+            raise NonFiniteInputError(self._non_finite_message(rows, finite))
+        outputs = failed_outputs(self.outputs, rows.inputs, rows.dtype)
+        run = torch.nonzero(finite).flatten()
+        skipped = rows.count - len(run)
+        self.ledger.count(rows_skipped=skipped)
+        if len(run):
+            index = slice(None) if len(run) == rows.count else run.to(rows.device)
+            inputs, runner = tuple(t[index] for t in rows.inputs), calls.runner()
+            outcome = self.run_rows(inputs) if runner is None else runner(self, inputs)
+            pairs = zip(outcome.outputs, outputs, strict=True)
+            outcome.outputs = tuple(part.to(whole.device, whole.dtype) for part, whole in pairs)
+            if not outcome.failed or self.failures == "keep":  # else rows may have been left out
+                mark_non_finite(outcome)  # again: 1e300 is finite in float64 and infinite in float32
+            self._count_failed(run, outcome, inputs)
+            failed = run[list(outcome.failed)].to(rows.device)
+            for spec, whole, part in zip(self.outputs, outputs, outcome.outputs, strict=True):
+                whole[index] = part
+                whole[failed] = float("nan") if spec.floating else 0
+        if skipped:
+            note([FailedRow(Failure.SKIPPED)])
+        return outputs
+
     def _whereabouts(
         self, inputs: tuple[Tensor, ...], outcome: Outcome, row: int, number: int | None = None
     ) -> str:
@@ -146,7 +222,7 @@ class BlackBoxFunction(Definition, abstract=True):
         ]
         return whereabouts(self.inputs, inputs, row, row if number is None else number, broken)
 
-    def _count_failed(self, name: str, run: Tensor, outcome: Outcome, inputs: tuple[Tensor, ...]) -> None:
+    def _count_failed(self, run: Tensor, outcome: Outcome, inputs: tuple[Tensor, ...]) -> None:
         """Count failed rows; where they cannot be kept, raise."""
         self.ledger.count_failed(
             outcome.failed, lambda row: self._whereabouts(inputs, outcome, row, int(run[row]))
@@ -162,7 +238,7 @@ class BlackBoxFunction(Definition, abstract=True):
             if all(why is failed for why in outcome.failed.values()):  # one error: no telling whose
                 which = f"a block of {len(outcome.failed):,} rows"
         raise RowFailedError(
-            f"{name}: {which} failed: {failed.sentence()}. Mend the box, or {mend(self)}"
+            f"{self!r}: {which} failed: {failed.sentence()}. Mend the box, or {mend(self)}"
         ) from failed.error
 
     def _refuse_graph(self, arrays: tuple[Any, ...]) -> None:
@@ -181,7 +257,7 @@ class BlackBoxFunction(Definition, abstract=True):
                     f"{spec.name}.detach(), or call the box under torch.no_grad()."
                 )
 
-    def _non_finite_message(self, name: str, rows: Rows, finite: Tensor) -> str:
+    def _non_finite_message(self, rows: Rows, finite: Tensor) -> str:
         row = int(torch.nonzero(~finite)[0])
         bad = next(
             spec.name
@@ -189,7 +265,79 @@ class BlackBoxFunction(Definition, abstract=True):
             if not finite_rows((t[row : row + 1],)).all()
         )
         return (
-            f"{name}, input {bad!r}: expected finite numbers, got NaN or infinity in row {row} "
+            f"{self!r}, input {bad!r}: expected finite numbers, got NaN or infinity in row {row} "
             f"({int((~finite).sum())} of {counted(rows.count, 'row')}). Nothing was run. "
             f"Look for what made it, or {mend(self)}"
         )
+
+
+def gives(cls: type, method: str) -> bool:
+    """Whether a class has a method of its own, not the base's placeholder."""
+    return not getattr(getattr(cls, method), "is_placeholder", False)
+
+
+def _markable(box: BlackBoxFunction) -> bool:
+    return any(spec.floating for spec in box.outputs)
+
+
+def keeps(box: BlackBoxFunction) -> bool:
+    """Whether a failed row is kept, as NaN."""
+    # Integers have no NaN: a kept row would pass for an answer of 0.
+    return box.failures == "keep" and _markable(box)
+
+
+def mend(box: BlackBoxFunction) -> str:
+    """How to go on with rows that fail: the end of a message."""
+    if _markable(box):
+        return "let such rows pass as NaN with failures='keep'."
+    return "give an output a float dtype: integers cannot be marked NaN, so such rows cannot be kept."
+
+
+def check_policy(box: BlackBoxFunction) -> None:
+    """Refuse a policy for failed rows that does not exist."""
+    if box.failures not in POLICIES:
+        raise ConfigurationError(
+            f"{box!r}, failures: expected 'raise' or 'keep', got {box.failures!r}. Choose one of the two."
+        )
+
+
+def check_complete(box: BlackBoxFunction) -> None:
+    """Refuse an instance whose `__init__` left something out, at its first call."""
+    for name in ("inputs", "outputs"):
+        check_specs(type(box).__name__, name, getattr(box, name, None))
+    check_arrays(type(box).__name__, box.arrays)
+    if box.max_rows is not None:
+        check_count(type(box).__name__, "max_rows", box.max_rows)
+    check_policy(box)
+    _check_given(type(box))
+
+
+def check_arrays(owner: str, arrays: object) -> None:
+    """Refuse a kind of array that does not exist."""
+    if arrays not in ("numpy", "torch"):
+        raise DefinitionError(f"{owner}.arrays: expected 'numpy' or 'torch', got {arrays!r}. Write one.")
+
+
+def _check_given(cls: type[BlackBoxFunction]) -> None:
+    if not (gives(cls, "evaluate") or gives(cls, "evaluate_rows")):
+        raise DefinitionError(
+            f"{cls.__name__}: expected a method evaluate (one row) or evaluate_rows (all rows), found "
+            f"neither. Define one, or write class {cls.__name__}(..., abstract=True) for a common parent."
+        )
+
+
+def check_methods(cls: type[BlackBoxFunction]) -> None:
+    """Refuse a class with no method, or with one that cannot take one array per input spec."""
+    _check_given(cls)
+    name = "evaluate_rows" if gives(cls, "evaluate_rows") else "evaluate"
+    method, inputs = inspect.getattr_static(cls, name), getattr(cls, "inputs", None)
+    if not (inspect.isfunction(method) and isinstance(inputs, tuple)):
+        return  # a static or foreign method, or specs that only __init__ knows
+    try:
+        inspect.signature(method).bind(None, *inputs)
+    except TypeError as error:
+        expected = ", ".join(spec.name for spec in inputs)
+        raise DefinitionError(
+            f"{cls.__name__}.{name}: expected a method that takes one array for each input "
+            f"(self, {expected}), but {error}. Name them in that order, or mend the specs."
+        ) from None

@@ -5,29 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from threading import Lock
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from blackbox.arrays import as_tensor, failed_outputs, finite_rows
-from blackbox.definition import Definition
 from blackbox.errors import BlackBoxError, BudgetError, OutputError, TryAgain
 from blackbox.failures import FailedRow, Failure, Outcome, exits_as_errors, whereabouts
 from blackbox.spec import ArraySpec
 from blackbox.words import counted
 
-Box = TypeVar("Box", bound=Definition)
+if TYPE_CHECKING:
+    from blackbox.function import BlackBoxFunction
+
+Box = TypeVar("Box", bound="BlackBoxFunction")
 
 
-def run_blocks(box: Definition, inputs: tuple[Tensor, ...]) -> Outcome:
+def run_blocks(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
     """Blocks of `max_rows`, or all rows as one; none after a failure where the call will raise anyway."""
     size = box.max_rows or len(inputs[0])
     return run_block(box, inputs) if len(inputs[0]) <= size else in_blocks(box, inputs, size, run_block)
 
 
-def run_block(box: Definition, inputs: tuple[Tensor, ...]) -> Outcome:
+def run_block(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
     """All rows by one `evaluate_rows`; a block that raises is halved down to the bad rows.
 
     Not so under "raise", unless a wrapper needs to know them: the block then fails whole, as it does where
@@ -61,7 +63,7 @@ def run_block(box: Definition, inputs: tuple[Tensor, ...]) -> Outcome:
     return Outcome(outputs, first.failed | {middle + row: why for row, why in second.failed.items()})
 
 
-def run_each(box: Definition, inputs: tuple[Tensor, ...]) -> Outcome:
+def run_each(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
     """One `evaluate` a row; under "raise" the first that raises ends it, unless a wrapper needs the rest."""
     outcome = unanswered(box, inputs)
     for row in range(len(inputs[0])):
@@ -114,7 +116,7 @@ def in_blocks(
     return outcome
 
 
-def unanswered(box: Definition, inputs: tuple[Tensor, ...]) -> Outcome:
+def unanswered(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
     """An outcome of all these rows that knows none of their answers yet.
 
     Open dtypes are float64, which holds every float that a box may return.
@@ -136,12 +138,12 @@ def pick(inputs: tuple[Tensor, ...], rows: list[int]) -> tuple[Tensor, ...]:
     return tuple(t[rows] for t in inputs)
 
 
-def stops(box: Definition, outcome: Outcome) -> bool:
+def stops(box: BlackBoxFunction, outcome: Outcome) -> bool:
     """Whether the rest of a call need not be run: it will raise, and nobody asks what else failed."""
     return bool(outcome.failed) and box.failures == "raise" and not box.isolates
 
 
-def _claimed(box: Definition, rows: int) -> bool:
+def _claimed(box: BlackBoxFunction, rows: int) -> bool:
     """Whether the budget allows that rows are run again; they are then set aside."""
     try:
         box.ledger.claim(rows)
@@ -150,7 +152,7 @@ def _claimed(box: Definition, rows: int) -> bool:
     return True
 
 
-def _copies(box: Definition, inputs: tuple[Tensor, ...]) -> tuple[Any, ...]:
+def _copies(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> tuple[Any, ...]:
     # Copies: a solver that works in place must not change the caller's arrays. Contiguous: its
     # answers, and its foreign code, must not depend on how the caller's memory is laid out.
     if box.arrays == "torch":
@@ -158,7 +160,7 @@ def _copies(box: Definition, inputs: tuple[Tensor, ...]) -> tuple[Any, ...]:
     return tuple(np.array(t.cpu().numpy(), order="C") for t in inputs)
 
 
-def _call(box: Definition, method: Any, copies: tuple[Any, ...]) -> Any:  # noqa: ANN401
+def _call(box: BlackBoxFunction, method: Any, copies: tuple[Any, ...]) -> Any:  # noqa: ANN401
     # what trains beside it would compute other numbers without a word, or raise where it divides by zero
     with exits_as_errors(), np.errstate(), _DEFAULT_DTYPE:
         with torch.no_grad() if box.arrays == "torch" else nullcontext():
@@ -190,14 +192,14 @@ class _DefaultDtype:
 _DEFAULT_DTYPE = _DefaultDtype()
 
 
-def _raised(box: Definition, error: Exception) -> FailedRow:
+def _raised(box: BlackBoxFunction, error: Exception) -> FailedRow:
     kind = Failure.TIMED_OUT if isinstance(error, TimeoutError) else Failure.RAISED
     # A kept error without its traceback, whose frames would hold this row's arrays in a cycle.
     return FailedRow(kind, error if box.failures == "raise" else error.with_traceback(None))
 
 
 def _checked(
-    box: Definition, given: object, leading: tuple[int, ...], inputs: tuple[Tensor, ...]
+    box: BlackBoxFunction, given: object, leading: tuple[int, ...], inputs: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
     """The outputs as tensors on the caller's device, or `OutputError` where they break their specs."""
     outputs = given if isinstance(given, tuple | list) else (given,)
@@ -212,7 +214,9 @@ def _checked(
     return tuple(_checked_output(box, spec, out, leading).to(device) for spec, out in pairs)
 
 
-def _checked_output(box: Definition, spec: ArraySpec, output: object, leading: tuple[int, ...]) -> Tensor:
+def _checked_output(
+    box: BlackBoxFunction, spec: ArraySpec, output: object, leading: tuple[int, ...]
+) -> Tensor:
     try:
         tensor = as_tensor(output)
     except (TypeError, ValueError, RuntimeError) as error:  # the last two: ragged or tracked lists

@@ -116,7 +116,7 @@ class AutogradGradient:
         self.counts.dropped = sum(box.counts.dropped for box in self._boxes)
         return loss.detach()
 
-    def queries(self) -> int:
+    def next_queries(self) -> int:
         """Perturbed objectives of a step: none."""
         return 0
 

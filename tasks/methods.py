@@ -239,7 +239,7 @@ def _planned(kind: str, problem: Problem, network: nn.Module) -> zo.estimators.E
 
 def cost_of_queries(gradient: zo.LossGradient, steps: int) -> Cost:
     """Of a gradient of the whole loss, and with all queries by which it may have to be checked."""
-    queries = steps * gradient.queries()
+    queries = steps * gradient.next_queries()
     return Cost(steps + queries, queries, steps + queries + gradient.most_checks(steps))
 
 

@@ -19,6 +19,7 @@ from tasks.runs.folder import HARMLESS, Run, differences
 from tasks.runs.machine import changes, versions
 from tasks.runs.pace import Pace
 from tasks.runs.result import TrainingOutcome
+from tasks.runs.windows import WindowFiles
 from tasks.workers import group
 from zo.errors import FailedBatchError
 from zo.keep_best import FEW, lower, with_best
@@ -55,6 +56,7 @@ class Stage:
         self.restored = False
         self._run, self._steps, self._state, self._model = run, steps, state, model
         self._path = checkpoint.of_stage(run.path, stage)
+        self._windows = WindowFiles(checkpoint.windows_of(self._path))
         self._best: Any = None
         self._best_rows: Tensor | None = None  # the losses of the best validations
         self._told_failed = False
@@ -176,7 +178,9 @@ class Stage:
         with writing(f"the checkpoint of {self.outcome.stage} after step {step}", self._last_good):
             self._run.sync_metrics()
             self._path.parent.mkdir(exist_ok=True)
-            checkpoint.save(self._path, content)
+            state = self._windows.put(content["state"], finished=finished)
+            checkpoint.save(self._path, {**content, "state": state})
+            self._windows.tidy()
             if group.rank() == 0:
                 calls.keep_sizes(self._run.path)
         self._saved = step
@@ -204,6 +208,8 @@ class Stage:
             return False
         try:
             content = checkpoint.load(self._path)
+            if isinstance(content.get("state"), dict):
+                content["state"] = self._windows.take(content["state"])
         except CheckpointError as error:
             raise CheckpointError(
                 f"{stage}: {error} Look after that disk; delete the file to train this stage anew."

@@ -39,7 +39,7 @@ def test_the_readme_s_own_simulator_learns(capsys):
     assert rows == pendulum.ledger.rows_run - 101
     assert steps <= rows < 1.25 * steps  # the rest is the gradient's checks
     exec(compile(other, "README.md", "exec"), scope)
-    assert scope["gradient"].queries() == 50  # two for each weight
+    assert scope["gradient"].next_queries() == 50  # two for each weight
 
 
 def test_the_readme_has_no_block_that_is_not_run():

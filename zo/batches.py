@@ -6,7 +6,7 @@ import copy
 import dataclasses
 from collections import UserDict, UserList, deque
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -15,12 +15,15 @@ from torch.utils._pytree import SUPPORTED_NODES, tree_flatten, tree_unflatten
 
 from zo.errors import ObjectiveError
 
+# Any nesting of tuples, lists, dicts, dataclasses and the like of tensors with their rows first.
+Batch: TypeAlias = Any
+
 
 def map_tensors(
     function: Callable[[Any], Any],
-    batch: Any,  # noqa: ANN401
+    batch: Batch,
     kind: type | tuple[type, ...] = Tensor,
-) -> Any:  # noqa: ANN401
+) -> Batch:
     """The same nesting with each tensor (or what else is of the kind) replaced; all else stays."""
     if isinstance(batch, kind):
         return function(batch)
@@ -43,11 +46,16 @@ def map_tensors(
     return batch
 
 
-def tensors(batch: Any) -> Iterator[Tensor]:  # noqa: ANN401
+def tensors(batch: Batch) -> Iterator[Tensor]:
     """The tensors of a batch, in order."""
-    found: list[Tensor] = []
-    map_tensors(lambda tensor: (found.append(tensor), tensor)[1], batch)
-    yield from found
+    leaves: list[Tensor] = []
+
+    def taken(tensor: Tensor) -> Tensor:
+        leaves.append(tensor)
+        return tensor
+
+    map_tensors(taken, batch)
+    yield from leaves
 
 
 class _Slot(int):
@@ -72,7 +80,7 @@ def filled(nesting: Any, tensors: list[Tensor]) -> Any:  # noqa: ANN401
     return map_tensors(lambda slot: tensors[slot], nesting, kind=_Slot)
 
 
-def count_rows(batch: Any) -> int:  # noqa: ANN401
+def count_rows(batch: Batch) -> int:
     """The size of the tensors' common first axis.
 
     Raises:
@@ -106,7 +114,7 @@ def count_rows(batch: Any) -> int:  # noqa: ANN401
     return shapes[0][0]
 
 
-def repeat(batch: Any, variants: int) -> Any:  # noqa: ANN401
+def repeat(batch: Batch, variants: int) -> Batch:
     """The batch `variants` times over: `(rows, ...)` to `(variants * rows, ...)`, variants outermost."""
     return map_tensors(lambda tensor: tensor.repeat(variants, *[1] * (tensor.ndim - 1)), batch)
 

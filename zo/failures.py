@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from torch import Tensor
 from blackbox import FailedRow
 from blackbox.failures import Failure
 from blackbox.words import counted
-from zo.batches import tensors
+from zo.batches import Batch, tensors
 from zo.errors import FailedBatchError, FailedQueriesError, LostRowsWarning, NoiseWarning, ZeroGradientWarning
 
 # Of the differences that mu makes. A drift grows from query to query, so that one call's share is small.
@@ -58,7 +57,7 @@ def tell_lost(
     step: int,
     survived: Tensor,
     causes: Sequence[FailedRow],
-    batch: Any = None,  # noqa: ANN401
+    batch: Batch = None,
 ) -> bool:
     """Warn of rows that are left out though no black box failed: whoever trains does not expect them.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -12,22 +12,24 @@ from torch import Tensor, nn
 
 from blackbox.checks import check_count, check_fraction
 from blackbox.failures import noted
-from zo.base import Base, evaluate_base
+from zo.batches import Batch
 from zo.draws import Key
 from zo.errors import ConfigurationError, RanksError
 from zo.estimators.estimator import Estimator
-from zo.evaluators.check import Remember, is_due, most_checks
-from zo.evaluators.choice import SMALLEST, Serving, candidates, chunk_size
 from zo.evaluators.evaluator import Evaluator
-from zo.evaluators.narrow import makes_narrow, tell_narrow
-from zo.evaluators.repeats import Asker, doubt_about, most_asked, noise_of, reordered
-from zo.execution.journal import Journal, Page, step_fingerprint
-from zo.execution.pieces import Opening, Pieces, Share, evaluate_share, joined
+from zo.execution.base import Base, evaluate_base
+from zo.execution.check import Remember, is_due, most_checks
+from zo.execution.choice import SMALLEST, Begun, Decision, Serving, candidates, chunk_size
+from zo.execution.journal import Journal, StepJournal, step_fingerprint
+from zo.execution.pieces import Evaluated, Pieces, evaluate, joined
+from zo.execution.precision import makes_narrow, tell_narrow
 from zo.execution.ranks import Ranks, checksum, fingerprint
+from zo.execution.repeats import Asker, Judgement, doubt_about, most_asked, noise_of, reordered
 from zo.execution.shared_rows import apart
 from zo.failures import refuse_too_many, tell_lost, tell_noise, tell_zero
 from zo.objective import Closure, Objective, as_objective
 from zo.parameters import Choice, Parameters
+from zo.perturbation import Perturbations
 from zo.same_run import described, refuse_other_run, same_chunk
 from zo.slopes import NOISY, tell_slopes
 
@@ -155,7 +157,7 @@ class LossGradient:
         self.parameters = Parameters(network, parameters)
         self.serving = Serving(candidates(evaluator, self.objective))
         self.chunk = chunk
-        self.together: int | None = None  # of a chunk, by `stacked`; None for all
+        self.stack: int | None = None  # of a chunk, by `stacked`; None for all
         self.memory = memory
         self.max_dropped = max_dropped
         self.first_alone = first_alone
@@ -170,7 +172,7 @@ class LossGradient:
         self._told_narrow = self._told_lost = False
 
     @torch.no_grad()
-    def backward(self, batch: Any = None) -> Tensor:  # noqa: ANN401
+    def backward(self, batch: Batch = None) -> Tensor:
         """Add this step's gradient estimate to `.grad`, as autograd would.
 
         It is that of the loss itself: a `torch.amp.GradScaler` would divide it by a scale that is not in it,
@@ -190,39 +192,47 @@ class LossGradient:
             RanksError: A process failed, died, or is about to take another step.
                     In all these cases `.grad`, weights, buffers and generators are unchanged.
         """
-        step, ranks = self.counts.steps, self._ranks
+        number, ranks = self.counts.steps, self._ranks
         ranks.exchanged = 0
-        opening = self._open(step, batch) if self._must_open(step) else Opening()
         with noted() as causes:
-            pieces, shares = ranks.together(step, lambda: self._share(opening, step, batch))
-            ranks.refuse_different(step, [share.marks for share in shares])
-            faults = [share.fault for share in shares if share.fault is not None]
-            beyond = 0  # of the plan
-            if faults:  # the step is evaluated again by `loop`; the next one looks for another evaluator
-                for known in (opening.known, *(share.numbers for share in shares)):
-                    beyond += sum(len(numbers) for numbers in known.values())
-                self.serving = self.serving.found_wrong(self.network.training, faults[0])
-                opening = Opening(pieces, by_loop=True, noise=opening.noise)
-                pieces, shares = ranks.together(step, lambda: self._share(opening, step, batch))
-                ranks.refuse_different(step, [share.marks for share in shares])
-        difference, valid = joined(len(pieces), [opening.known, *(share.numbers for share in shares)])
-        behind = self._judged(step, pieces, opening, difference, valid)
+            with ranks.meeting(number, "pieces") as meeting:  # of several processes; one alone walks through
+                # by what the base takes, chunks are cut, and evaluators are tried
+                measure = self.chunk is None or self.serving.is_open(self.network.training)
+                what = self.network, self.objective, self.parameters
+                base = evaluate_base(*what, batch, number, measure=measure)
+                plan = self.estimator.plan(self.parameters, self._key.at(number))
+                pieces = self._pieces(base, plan)
+                meeting.marks = marks = self._marks(pieces, batch)
+                decision = self._decision(pieces, marks) if self._is_checked(number) else Decision()
+                serving = self.serving
+                meeting.message = evaluate(pieces, serving, self._share(pieces, decision.known))
+            parts, beyond = [Evaluated(decision.known), *meeting.messages], 0
+            faults = [part.fault for part in parts if part.fault is not None]
+            if faults:  # `loop` takes the step again, and the next one looks for another evaluator
+                self.serving = serving.found_wrong(self.network.training, faults[0])
+                serving, beyond = serving.by_loop(), sum(part.queries for part in parts)
+                with ranks.meeting(number, "pieces by loop") as meeting:
+                    meeting.marks = marks
+                    meeting.message = evaluate(pieces, serving, self._share(pieces))
+                parts = meeting.messages
+        differences, valid = joined(len(pieces), parts)
+        judgement = Judgement()
+        if decision.noise is not None:
+            judgement = self._judgement(pieces, marks, serving, decision.noise, differences, valid)
 
-        checks = beyond + sum(share.checks for share in shares) + behind.checks
-        self.counts.queries += pieces.plan.queries + checks
+        checks = beyond + sum(part.checks for part in parts) + judgement.checks
+        self.counts.queries += plan.queries + checks
         self.counts.checks += checks
         self.counts.dropped += int((~valid).sum())
-        refuse_too_many(valid, self.max_dropped, step, causes)
-        gradient = self.estimator.reduce(pieces.plan, difference, valid)
-        pieces.base.after.restore()  # from here on nothing fails
+        refuse_too_many(valid, self.max_dropped, number, causes)
+        gradient = self.estimator.reduce(plan, differences, valid)
+        base.after.restore()  # from here on nothing fails
         self.parameters.add_to_grad(gradient)
         self.counts.steps += 1
-        self.counts.lost += int((~pieces.base.survived).sum())
+        self.counts.lost += int((~base.survived).sum())
         self._first = False
-        self._told_lost = self._told_lost or tell_lost(step, pieces.base.survived, pieces.base.causes, batch)
-        self._tell(step, pieces.base, behind, difference[valid])
-        self._told_zero = self._told_zero or tell_zero(step, gradient)
-        return pieces.base.loss()
+        self._tell(base, batch, judgement, differences[valid], gradient)
+        return base.loss()
 
     @property
     def exchanged(self) -> int:
@@ -234,19 +244,22 @@ class LossGradient:
         """Seconds that this process has waited for the others' answers since it was created."""
         return self._ranks.waited
 
-    def queries(self) -> int:
-        """The cost of a step in perturbed objectives of the plan, without the base and checks."""
+    def next_queries(self) -> int:
+        """What the next step will cost: perturbed objectives of its plan, without the base and checks.
+
+        `counts.queries` has those of all steps so far.
+        """
         return self.estimator.queries(self.parameters, self.counts.steps)
 
     def most_checks(self, steps: int) -> int:
         """The most queries that the next steps take beside their plans, unless an evaluator is in doubt."""
-        queries = self.queries()
+        queries = self.next_queries()
         chunk = min(queries, self.chunk or SMALLEST)
         first = self.counts.steps
         plan = self.estimator.plan(self.parameters, self._key.at(first))
         evaluators, repeated = self.serving.evaluators, 2 + most_asked(plan)
         return sum(
-            most_checks(step, self.parameters, evaluators, queries, chunk, self.together, repeated)
+            most_checks(step, self.parameters, evaluators, queries, chunk, self.stack, repeated)
             for step in range(first, first + steps)
         )
 
@@ -260,7 +273,7 @@ class LossGradient:
             "seed": self._key.seed,
             "estimator": described(self.estimator),
             "chunk": self.chunk,
-            "together": self.together,
+            "stack": self.stack,
             "counts": asdict(self.counts),
             "evaluators": self.serving.state_dict(),
         }
@@ -276,117 +289,132 @@ class LossGradient:
         refuse_other_run("LossGradient", own, state)
         serving = self.serving.loaded(state["evaluators"])
         self.chunk = same_chunk("LossGradient", self.chunk, state["chunk"])
-        self.together = state.get("together")  # None of earlier versions, where it was the chunk
+        self.stack = state.get("stack")  # None of earlier versions, where it was the chunk
         self.counts, self.serving = QueryCounts(**state["counts"]), serving
         self._first = True
 
-    def _must_open(self, step: int) -> bool:
-        """Whether something is decided before the pieces: the evaluators, the chunk, what a journal has."""
-        journaled = self._first and self.journal is not None
-        return journaled or is_due(step) or self.serving.is_open(self.network.training)
+    def _is_checked(self, number: int) -> bool:
+        """Whether something is decided before the pieces: what serves, or what all know from a journal."""
+        journaled = self._first and self.journal is not None and self._ranks.size > 1
+        return journaled or self._is_due(number)
 
-    def _open(self, step: int, batch: Any) -> Opening:  # noqa: ANN401
-        """Begin a step whose evaluators are checked: by the first process, which tells the others."""
+    def _is_due(self, number: int) -> bool:
+        return is_due(number) or self.serving.is_open(self.network.training)
 
-        def work() -> tuple[Pieces, Share]:
-            pieces = self._begin(step, batch)
-            if self._ranks.rank > 0:
-                return pieces, Share(pieces.marked("opening"))
-            remember = _evaluated if pieces.page is None else pieces.page.remember
-            noise, serving = None, self.serving
-            if is_due(step) or serving.is_open(self.network.training):  # not where it only goes on with a run
-                with apart(), pieces.base.intact():
-                    noise = float(remember("noise", lambda: noise_of(pieces.base)))
-                    if not self._told_narrow and self._is_narrow(pieces.base, remember):
-                        self._told_narrow = tell_narrow(pieces.base, step)
-                    serving = serving.checked(pieces.base, pieces.plan, pieces.chunk, step, remember)
-            pieces = replace(pieces, serving=serving)
-            known = pieces.known() if self._first and self._ranks.size > 1 else {}
-            marks = pieces.marked("opening")
-            return pieces, Share(marks, known, serving=serving.state_dict(), noise=noise)
+    def _pieces(self, base: Base, plan: Perturbations) -> Pieces:
+        """Cut the plan into pieces, the size of which the first step chooses."""
+        self._made = base.made or self._made
+        if self.chunk is None:
+            self.chunk, self.stack = chunk_size(self.serving.evaluators, base, plan, self.memory)
+        base = replace(base, step=replace(base.step, stack=self.stack))
+        journal = None
+        if self.journal is not None:
+            key = step_fingerprint(base.step, base.losses, self._settings(base.step.number))
+            journal = StepJournal(self.journal, base.step, key)
+        draws = self._key.at(base.step.number).generator(DRAWN)
+        drawn = int(torch.randint(plan.queries, (1,), generator=draws))
+        return Pieces(base, plan, self.chunk, journal, drawn, self.max_dropped)
 
-        pieces, told = self._ranks.together(step, work)
-        self._ranks.refuse_different(step, [share.marks for share in told])
-        decided = told[0]
-        assert decided.serving is not None
-        self.serving = self.serving.loaded(decided.serving)
-        return Opening(replace(pieces, serving=self.serving), decided.numbers, decided.noise)
+    def _settings(self, number: int) -> str:
+        """What a step depends on beside weights, batch and random state, in words."""
+        words = (self._key.at(number), described(self.estimator), self.chunk, self.stack, self.max_dropped)
+        return repr((words, self.parameters.names, self.network.training))
+
+    def _marks(self, pieces: Pieces, batch: Batch) -> dict[str, int]:
+        """Checksums of what must be the same in all processes; none for a process alone."""
+        if self._ranks.size == 1:
+            return {}
+        return {
+            **fingerprint(self.network, batch, self._settings(pieces.base.step.number)),
+            "journal": int(self.journal is not None),
+            "surviving rows of the base": checksum([pieces.base.survived]),
+        }
+
+    def _share(self, pieces: Pieces, known: Collection[int] = ()) -> list[int]:
+        """Which pieces this process evaluates, of those that are not known."""
+        left = [number for number in range(len(pieces)) if number not in known]
+        return self._ranks.share(left, first_alone=self.first_alone)
+
+    def _decision(self, pieces: Pieces, marks: Mapping[str, int]) -> Decision:
+        """What the first process decides of a step that is checked: from then on it serves in all of them."""
+        with self._ranks.meeting(pieces.base.step.number, "check") as meeting:
+            meeting.marks = marks
+            if self._ranks.rank == 0:
+                meeting.message = self._check(pieces)
+        decision: Decision = meeting.messages[0]
+        self.serving = self.serving.loaded(decision.serving)
+        return decision
+
+    def _check(self, pieces: Pieces) -> Decision:
+        """Check the evaluators, measure noise, and look up what the journal has."""
+        base, serving, noise = pieces.base, self.serving, None
+        if self._is_due(base.step.number):  # not where a step only goes on with an earlier process's
+            remember = _evaluated if pieces.journal is None else pieces.journal.remember
+            with apart(), base.intact():
+                noise = float(remember("noise", lambda: noise_of(base)))
+                if not self._told_narrow and self._is_narrow(base, remember):
+                    self._told_narrow = tell_narrow(base.step, base.losses)
+                serving = serving.checked(base, pieces.plan, pieces.chunk, remember)
+        known = pieces.known(serving) if self._first and self._ranks.size > 1 else {}
+        return Decision(serving.state_dict(), noise, known)
 
     def _is_narrow(self, base: Base, remember: Remember) -> bool:
         """Whether the base of a step that is checked makes numbers of 16 bits."""
-        return bool(remember("narrow", lambda: makes_narrow(base))) if base.narrow is None else base.narrow
+        if base.narrow is not None:
+            return base.narrow
+        return bool(remember("narrow", lambda: makes_narrow(base.step, base.losses)))
 
-    def _judged(
-        self, step: int, pieces: Pieces, opening: Opening, difference: Tensor, valid: Tensor
-    ) -> Share:
-        """Noise, and doubt about the slopes, of a step that is checked; the first process tells all."""
-        before = opening.noise
-        if before is None:
-            return Share({}, noise=0.0)
+    def _judgement(
+        self,
+        pieces: Pieces,
+        marks: Mapping[str, int],
+        serving: Serving,
+        before: float,
+        differences: Tensor,
+        valid: Tensor,
+    ) -> Judgement:
+        """Noise, and doubt about the slopes, of a step that is checked; the first process judges.
 
-        def work() -> tuple[None, Share]:
-            if self._ranks.rank > 0:
-                return None, Share(pieces.marked("judgement"))
-            base = pieces.base
-            ask = Asker(
-                base, lambda query: pieces.serving.serves(query, base.problem, by_loop=opening.by_loop), {}
-            )
-            spent = base.problem.tally.queries
-            with apart(), base.intact():
-                noise = max(before, float(noise_of(base)))
-                doubt = doubt_about(
-                    *(ask, pieces.plan, difference, valid, self._key.at(step)),
-                    lambda key: self.estimator.plan(self.parameters, key),
-                )
-            if doubt is not None and doubt.cause == "rounding" and self._told_narrow:
-                doubt = None  # what rounds is known
-            checks = base.problem.tally.queries - spent
-            return None, Share(pieces.marked("judgement"), checks=checks, noise=noise, doubt=doubt)
+        Args:
+            pieces: All of the step's.
+            marks: What must be the same in all processes.
+            serving: What evaluated them.
+            before: The noise that was measured before the queries.
+            differences: `(queries,)`, what they changed.
+            valid: `(queries,)` bool, False where one was dropped.
+        """
+        base, tally = pieces.base, pieces.base.step.tally
+        with self._ranks.meeting(base.step.number, "judgement") as meeting:
+            meeting.marks = marks
+            if self._ranks.rank == 0:
+                spent = tally.queries
+                with apart(), base.intact():
+                    noise = max(before, float(noise_of(base)))
+                    doubt = doubt_about(
+                        Asker(base, Begun(serving, base)),
+                        *(pieces.plan, differences, valid, self._key.at(base.step.number)),
+                        lambda key: self.estimator.plan(self.parameters, key),
+                    )
+                if doubt is not None and doubt.cause == "rounding" and self._told_narrow:
+                    doubt = None  # what rounds is known
+                meeting.message = Judgement(noise, doubt, tally.queries - spent)
+        return meeting.messages[0]
 
-        _, told = self._ranks.together(step, work)
-        self._ranks.refuse_different(step, [share.marks for share in told])
-        return told[0]
+    def _tell(
+        self, base: Base, batch: Batch, judgement: Judgement, differences: Tensor, gradient: Tensor
+    ) -> None:
+        """Warn of lost rows, noise, doubtful slopes and a gradient of zero, of each once.
 
-    def _tell(self, step: int, base: Base, behind: Share, differences: Tensor) -> None:
-        """Warn of noise and of doubtful slopes, of each once; of slopes not where noise alone bends them."""
-        noise, doubt = behind.noise or 0.0, behind.doubt
-        self._told_noise = self._told_noise or tell_noise(step, noise, reordered(base), differences)
+        Of slopes not where noise alone bends them.
+        """
+        number, noise, doubt = base.step.number, judgement.noise, judgement.doubt
+        self._told_lost = self._told_lost or tell_lost(number, base.survived, base.causes, batch)
+        self._told_noise = self._told_noise or tell_noise(number, noise, reordered(base), differences)
         size = float(differences.square().mean().sqrt()) if len(differences) else 0.0
         if doubt is not None and not self._told_slopes and noise <= NOISY * doubt.off * size:
-            tell_slopes(f"Step {step}", doubt)
+            tell_slopes(f"Step {number}", doubt)
             self._told_slopes = True
-
-    def _begin(self, step: int, batch: Any) -> Pieces:  # noqa: ANN401
-        """Evaluate the base, plan the queries, and cut them into pieces."""
-        # of what a base takes it follows how many queries run together, and which evaluator is tried first
-        measure = self.chunk is None or self.serving.is_open(self.network.training)
-        base = evaluate_base(self.network, self.objective, self.parameters, batch, step, measure=measure)
-        self._made = base.made or self._made
-        plan = self.estimator.plan(self.parameters, self._key.at(step))
-        if self.chunk is None:
-            self.chunk, self.together = chunk_size(self.serving.evaluators, base, plan, self.memory)
-        base = replace(base, problem=replace(base.problem, together=self.together))
-        words = (self._key.at(step), described(self.estimator), self.chunk, self.together, self.max_dropped)
-        settings = repr((words, self.parameters.names, self.network.training))
-        page = None
-        if self.journal is not None:
-            page = Page(self.journal, base.problem, step_fingerprint(base.problem, base.losses, settings))
-        marks = {} if self._ranks.size == 1 else self._marks(base, batch, settings)
-        draws = self._key.at(step).generator(DRAWN)
-        drawn = int(torch.randint(plan.queries, (1,), generator=draws))
-        return Pieces(base, plan, self.chunk, self.serving, page, marks, drawn, self.max_dropped)
-
-    def _marks(self, base: Base, batch: Any, settings: str) -> dict[str, int]:  # noqa: ANN401
-        """Checksums of what must be the same in all processes."""
-        marks = fingerprint(self.network, batch, settings)
-        marks["journal"] = int(self.journal is not None)
-        marks["surviving rows of the base"] = checksum([base.survived])
-        return marks
-
-    def _share(self, opening: Opening, step: int, batch: Any) -> tuple[Pieces, Share]:  # noqa: ANN401
-        """Evaluate this process's pieces."""
-        pieces = self._begin(step, batch) if opening.pieces is None else opening.pieces
-        return pieces, evaluate_share(pieces, opening, self._ranks, first_alone=self.first_alone)
+        self._told_zero = self._told_zero or tell_zero(number, gradient)
 
     def __repr__(self) -> str:
         """The network, what of it is perturbed, the estimator and what evaluates the queries."""

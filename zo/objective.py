@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from blackbox.calls import intercepted
-from zo.batches import map_tensors
+from zo.batches import Batch, map_tensors
 from zo.errors import ObjectiveError
 
 Objective: TypeAlias = Callable[[nn.Module, Any], Tensor]
@@ -31,17 +31,17 @@ class Closed:
     def __init__(self, closure: Closure) -> None:
         self.closure = closure
 
-    def __call__(self, network: nn.Module, batch: Any) -> Tensor:  # noqa: ANN401
+    def __call__(self, network: nn.Module, batch: Batch) -> Tensor:
         """One loss per row, whatever is given."""
         result = self.closure()
         return result.reshape(1) if isinstance(result, Tensor) and result.ndim == 0 else result
 
 
-def _first(batch: Any) -> Any:  # noqa: ANN401
+def _first(batch: Batch) -> Batch:
     return batch[0]
 
 
-def _second(batch: Any) -> Any:  # noqa: ANN401
+def _second(batch: Batch) -> Batch:
     return batch[1]
 
 
@@ -76,7 +76,7 @@ class OutputLoss:
         self.targets = targets
         self._wide: bool | None = None  # whether the loss runs in float64; None before the first call
 
-    def __call__(self, network: nn.Module, batch: Any) -> Tensor:  # noqa: ANN401
+    def __call__(self, network: nn.Module, batch: Batch) -> Tensor:
         """One loss per row, in float64 where the loss runs in it."""
         return self.judged(self.output(network, batch), self.targets(batch))
 
@@ -97,7 +97,7 @@ class OutputLoss:
                 return found
         return self.loss(*_widened((output, targets))) if self._wide else self.loss(output, targets)
 
-    def output(self, network: nn.Module, batch: Any) -> Any:  # noqa: ANN401
+    def output(self, network: nn.Module, batch: Batch) -> Batch:
         """The network's output on a batch."""
         inputs = self.inputs(batch)
         return network(*inputs) if isinstance(inputs, tuple | list) else network(inputs)
@@ -132,7 +132,7 @@ def as_objective(given: Objective | Closure) -> Objective:
 def losses(
     objective: Objective,
     network: nn.Module,
-    batch: Any,  # noqa: ANN401
+    batch: Batch,
     rows: int | None,
     *,
     with_graph: bool = False,

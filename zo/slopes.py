@@ -3,7 +3,7 @@
 Over a step that suits the function, half of it gives the same slope. Curvature is off by half as much there,
 rounding and noise by twice as much, and a jump gives twice the slope. A kink right at the base gives the same
 over any step one way, and another one back. Who judges asks the steps again in its
-own way: `zo.evaluators.repeats` those of weights, `zo.box_gradient.doubt` those of a box's inputs.
+own way: `zo.execution.repeats` those of weights, `zo.box_gradient.doubt` those of a box's inputs.
 """
 
 from __future__ import annotations

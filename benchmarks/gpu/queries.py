@@ -88,7 +88,7 @@ def counting_kernel(traffic: Traffic, evaluator: Evaluator) -> Iterator[None]:
     if not (getattr(evaluator, "fused", False) and torch.cuda.is_available()):
         yield
         return
-    from zo.evaluators.difference import kernels
+    from zo.evaluators.difference.gpu import kernels
 
     own = kernels.change
 

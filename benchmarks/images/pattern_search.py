@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import zo
 from benchmarks.images.counted import Counted
-from zo.evaluators.evaluator import Problem
+from zo.evaluators.evaluator import Step
 from zo.evaluators.loop import Loop
 from zo.evaluators.state import Snapshot
 from zo.objective import Objective, losses
@@ -55,7 +55,7 @@ class PatternSearch(Counted):
         base = losses(self.objective, self.network, batch, len(batch[1]))
         after = Snapshot(self.network, {})  # the weights go on from where the tries have moved them
         before.restore()  # tries start from the buffers that the base started from
-        problem = Problem(self.network, self.parameters, self.objective, batch, len(base))
+        problem = Step(self.network, self.parameters, self.objective, batch, len(base))
         lowest = float(base.double().mean())
         try:
             for change in self._order():
@@ -84,7 +84,7 @@ class PatternSearch(Counted):
             drawn += torch.randperm(changes, generator=generator).tolist()
         return drawn[: self.tries]
 
-    def _try(self, problem: Problem, change: int, lowest: float) -> float:
+    def _try(self, problem: Step, change: int, lowest: float) -> float:
         """Make a change if it lowers the loss; the loss afterwards."""
         index = torch.tensor([change // 2])
         step = self.parameters.steps(index, self.radius if change % 2 == 0 else -self.radius)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from zo.evaluators.evaluator import Changes, Evaluator, Problem
+from zo.evaluators.evaluator import Changes, Evaluator, Step
 from zo.evaluators.forwards import replaced
 from zo.perturbation import Coordinates, Perturbation
 
@@ -36,13 +36,13 @@ class Published(Evaluator):
         self.chain = chain
         self._children = list(chain)
         self._features: list[Tensor] = []
-        self._problem: Problem | None = None
+        self._problem: Step | None = None
 
-    def begin(self, problem: Problem, base: Tensor) -> Changes:
+    def begin(self, problem: Step, base: Tensor) -> Changes:
         """See `Evaluator.begin`; single coordinates only."""
         return lambda queries: self.losses(problem, queries) - base
 
-    def losses(self, problem: Problem, perturbation: Perturbation) -> Tensor:
+    def losses(self, problem: Step, perturbation: Perturbation) -> Tensor:
         """Losses `(queries, rows)`."""
         if not isinstance(perturbation, Coordinates):
             raise TypeError(f"Published: expected Coordinates, got {type(perturbation).__name__}.")
@@ -61,7 +61,7 @@ class Published(Evaluator):
             tensor[place] = kept
         return torch.stack(found)
 
-    def store(self, problem: Problem) -> None:
+    def store(self, problem: Step) -> None:
         """Keep the input of each block: one forward, once a step."""
         self._features = []
 
@@ -86,7 +86,7 @@ class Published(Evaluator):
         with replaced({self.chain: rest}):
             yield
 
-    def _blocks(self, problem: Problem) -> list[int]:
+    def _blocks(self, problem: Step) -> list[int]:
         """For each tensor of the parameters the block that holds it."""
         holds = {id(p): number for number, block in enumerate(self._children) for p in block.parameters()}
         return [holds[id(tensor)] for tensor in problem.parameters.tensors]
@@ -109,7 +109,7 @@ class InPlace(Published):
         super().__init__(chain)
         self.memory_format = memory_format
 
-    def losses(self, problem: Problem, perturbation: Perturbation) -> Tensor:
+    def losses(self, problem: Step, perturbation: Perturbation) -> Tensor:
         """Losses `(queries, rows)`."""
         assert isinstance(perturbation, Coordinates)
         if problem is not self._problem:

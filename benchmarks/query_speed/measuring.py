@@ -16,8 +16,8 @@ from benchmarks.query_speed.baselines import InPlace, Published
 from benchmarks.query_speed.problems import Block, Timed
 from blackbox import BlackBoxError
 from zo.evaluators.evaluator import Evaluator
-from zo.evaluators.memory import measured
 from zo.evaluators.state import Snapshot
+from zo.execution.memory import measured
 from zo.perturbation import Coordinates
 
 BASELINE = "published"

@@ -19,7 +19,7 @@ from tasks.denoised_smoothing.networks import DnCNN
 from tasks.image_classification import networks
 from tasks.image_classification.problem import cross_entropy
 from tasks.wake_flow.networks import Corrector, Scales, residual
-from zo.evaluators.evaluator import Problem
+from zo.evaluators.evaluator import Step
 from zo.objective import Objective, losses
 from zo.perturbation import Coordinates
 
@@ -52,7 +52,7 @@ class Timed:
     """
 
     name: str
-    problem: Problem
+    problem: Step
     chain: nn.Sequential
 
     def blocks(self) -> list[Block]:
@@ -93,11 +93,11 @@ class Timed:
         indices = torch.cat(found)
         return Coordinates(indices, self.problem.parameters.steps(indices, mu))
 
-    def in_float64(self) -> Problem:
+    def in_float64(self) -> Step:
         """The same problem with the same values in double precision."""
         network = copy.deepcopy(self.problem.network).double().cpu()
         batch = tuple(_wide(tensor) for tensor in self.problem.batch)
-        return Problem(
+        return Step(
             network, zo.estimators.Parameters(network), self.problem.objective, batch, self.problem.rows
         )
 
@@ -126,7 +126,7 @@ def make(
     network.to(device).train(training)
     batch = tuple(tensor.to(device) for tensor in batch)
     parameters = zo.estimators.Parameters(network)
-    return Timed(name, Problem(network, parameters, objective, batch, rows), chain)
+    return Timed(name, Step(network, parameters, objective, batch, rows), chain)
 
 
 Made = tuple[nn.Module, nn.Sequential, Objective, tuple[Tensor, ...]]

@@ -6,10 +6,9 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from blackbox.definition import check_arrays
 from blackbox.errors import ConfigurationError
 from blackbox.failures import Policy
-from blackbox.function import BlackBoxFunction
+from blackbox.function import BlackBoxFunction, check_arrays
 from blackbox.spec import ArraySpec, check_specs
 
 

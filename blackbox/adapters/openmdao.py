@@ -17,10 +17,9 @@ import torch
 from torch import Tensor
 
 from blackbox.checks import check_count
-from blackbox.definition import check_complete
 from blackbox.errors import ConfigurationError, RowFailedError
 from blackbox.extras import import_extra
-from blackbox.function import BlackBoxFunction
+from blackbox.function import BlackBoxFunction, check_complete
 from blackbox.spec import ArraySpec
 
 Values = Mapping[str, Any]

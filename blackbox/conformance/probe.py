@@ -17,10 +17,9 @@ import torch
 
 from blackbox.arrays import finite_rows, spreads, spreads_apart, to_rows
 from blackbox.conformance.report import Finding, Recommendation, Unit, Verdict
-from blackbox.definition import check_complete
 from blackbox.errors import InputError
 from blackbox.failures import Outcome
-from blackbox.function import BlackBoxFunction
+from blackbox.function import BlackBoxFunction, check_complete
 from blackbox.spec import ArraySpec
 from blackbox.words import counted
 from blackbox.wrappers.wrapper import Wrapper

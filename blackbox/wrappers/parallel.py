@@ -339,8 +339,7 @@ class _Call:
                 self.owner._calls -= 1
             withdrawn = self._stop()
             current = self.owner._current
-            # A pool of processes that breaks while it has a cancelled future leaves its other workers for
-            # ever (its thread ends with InvalidStateError), and Python waits for them when it exits.
+            # What its workers are at may hang, and Python waits for them when it exits.
             if withdrawn and self.owner._replaceable and self.owner._calls == 0:
                 if hasattr(current, "_processes"):
                     self.owner._replace(current, "its rows were taken back", None, kill=True)
@@ -550,7 +549,7 @@ class _Call:
     def _give_up(self, future: Future[Reply]) -> None:
         """A block is late, and its worker cannot be ended: leave it behind, with the executor it is in."""
         block = self.flying.pop(future)
-        future.cancel()
+        _cancelled(future)
         self._lose(block)
         self.breaks = 0
         if len(block.rows) > 1:
@@ -587,7 +586,7 @@ class _Call:
         self.stopped = True
         flying = list(self.flying)
         for future in flying:
-            if future.cancel():
+            if _cancelled(future):
                 self._withdraw(future)
         self.withdrawn = self.withdrawn or len(self.flying) < len(flying)
         return self.withdrawn
@@ -600,3 +599,18 @@ class _Call:
         assert block.task is not None
         self.box.ledger.settle(block.task.loan, counts)
         block.task.loan = None
+
+
+def _cancelled(future: Future[Reply]) -> bool:
+    """Cancel a block that has not begun; whether that was in time.
+
+    A process pool that breaks tells all its futures so, and where one was cancelled, the thread that does it
+    ends with InvalidStateError (Python 3.11). A cancelled future need not hear of it.
+    """
+
+    def unless_cancelled(error: BaseException | None) -> None:
+        if not future.cancelled():
+            Future.set_exception(future, error)
+
+    vars(future)["set_exception"] = unless_cancelled
+    return future.cancel()

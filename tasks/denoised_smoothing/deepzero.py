@@ -44,7 +44,7 @@ def deepzero(setup: Setup) -> Trained:
         first_alone=problem.classifier.first_alone,
     )
     # not config.coordinates: each layer keeps one at least
-    each = config.deepzero_batch * (1 + gradient.queries())
+    each = config.deepzero_batch * (1 + gradient.next_queries())
     checks = config.deepzero_batch * gradient.most_checks(start.steps(each))
     steps = start.steps(each, checks)
     ready = replace(

@@ -199,7 +199,7 @@ def _with_ratios(problem: Any, own: Cost) -> Cost:  # noqa: ANN401 - an ImageCla
     gradients = {"zo-grasp": 2, "zo-snip": 1}.get(config.ratios, 0)
     plan = zo.RGE(config.mu, config.pruning_directions)
     gradient = zo.LossGradient(problem.network(), problem.objective, plan, evaluator=config.evaluator)
-    queries, checks = gradients * gradient.queries(), gradients * gradient.most_checks(1)
+    queries, checks = gradients * gradient.next_queries(), gradients * gradient.most_checks(1)
     share = problem.scoring_images / config.batch
     most = (own.most or own.evaluations) + (queries + checks) * share
     return Cost(own.evaluations + queries * share, own.queries + queries, most)

@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from blackbox import BlackBoxFunction, Budgeted, ConfigurationError, Ledger, Outcome, Parallel
 from blackbox.calls import intercepted, rows_run_by
-from blackbox.definition import gives
+from blackbox.function import gives
 from blackbox.running import pick, place, stops, unanswered
 from blackbox.wrappers.identity import identity, name_of
 from blackbox.wrappers.parallel import blocks_told

@@ -21,12 +21,15 @@ _CHECKSUM = b"\nsha256 "  # behind what torch.save wrote, which torch.load reads
 _TAIL = len(_CHECKSUM) + 64
 
 
-def save(path: Path, state: Mapping[str, Any]) -> None:
+def save(path: Path, state: Mapping[str, Any]) -> str:
     """Write a state by `torch.save`, with the SHA-256 of its bytes behind them.
 
     Args:
         path: Of the file, which appears as a whole or not at all.
         state: Dicts, lists and tuples of tensors, numbers, text and None, nested in any way.
+
+    Returns:
+        The SHA-256, in hexadecimal digits.
 
     Raises:
         CheckpointError: the state holds something that could not be read back; nothing was written.
@@ -45,11 +48,21 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
             "Convert it in state_dict()."
         )
     content = stream.getvalue()
-    atomic.write_bytes(path, content + _CHECKSUM + sha256(content).hexdigest().encode())
+    found = sha256(content).hexdigest()
+    atomic.write_bytes(path, content + _CHECKSUM + found.encode())
+    return found
 
 
 def load(path: Path) -> dict[str, Any]:
+    """Read what `save` wrote; as `load_with_sum`."""
+    return load_with_sum(path)[0]
+
+
+def load_with_sum(path: Path) -> tuple[dict[str, Any], str]:
     """Read what `save` wrote, all tensors on the CPU; no code in it is run.
+
+    Returns:
+        The state, and what `save` returned.
 
     Raises:
         CheckpointError: the file is missing, cut short, altered, or holds anything but tensors and plain
@@ -61,7 +74,8 @@ def load(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise CheckpointError(f"{path}: expected a checkpoint, got no such file.") from None
     content, tail = whole[:-_TAIL], whole[-_TAIL:]
-    if tail != _CHECKSUM + sha256(content).hexdigest().encode():
+    found = sha256(content).hexdigest()
+    if tail != _CHECKSUM + found.encode():
         raise CheckpointError(
             f"{path}: expected the contents that its checksum stands for, got {len(whole):,} bytes that were "
             "cut short or altered."
@@ -77,7 +91,12 @@ def load(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: expected a dict of states, got {type(state).__name__}. Delete it.")
-    return state
+    return state, found
+
+
+def windows_of(path: Path) -> Path:
+    """The folder of large windows that a stage's checkpoint names: `checkpoints/seed-0__tangents.windows`."""
+    return path.with_name(f"{path.name.removesuffix(ENDING)}.windows")
 
 
 def of_stage(folder: Path, stage: str) -> Path:

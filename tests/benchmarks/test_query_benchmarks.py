@@ -15,7 +15,7 @@ from benchmarks.query_speed.comparison import PLAIN
 from benchmarks.query_speed.measuring import BlockTimes, Contender, WrongAnswerError, measure, uniform_mean
 from benchmarks.query_speed.problems import make
 from tests import quick
-from zo.evaluators.evaluator import Evaluator, Problem
+from zo.evaluators import Evaluator, Step
 from zo.evaluators.state import Snapshot
 
 
@@ -85,7 +85,7 @@ _CHAINS = {"wake": "layers", "dncnn": "net"}
 class Off(Evaluator):
     """Twice the change."""
 
-    def begin(self, problem: Problem, base):
+    def begin(self, problem: Step, base):
         right = zo.evaluators.Loop().begin(problem, base)
         return lambda queries: 2 * right(queries)
 

@@ -15,8 +15,7 @@ from benchmarks.tangents.problem import Problem
 from benchmarks.tangents.rivals import Eggroll, EnsembleKalman, ZOMuon, kalman_step, orthogonalised
 from benchmarks.tangents.surrogates import Astralora, Emulator, projector_splitting
 from blackbox import ArraySpec, BlackBoxFunction
-from zo.draws import Key
-from zo.parameters import Parameters
+from zo.estimators import Key, Parameters
 
 SIZE = 6
 

@@ -7,8 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import pytest
 
-from blackbox import ArraySpec, BlackBoxError, Policy
-from blackbox.function import BlackBoxFunction
+from blackbox import ArraySpec, BlackBoxError, BlackBoxFunction, Policy
 
 STATE = ArraySpec("state", (2,))
 PAIR = (ArraySpec("field", (2, 3)), ArraySpec("number", ()))

@@ -15,9 +15,8 @@ import loky
 import numpy as np
 import pytest
 
-from blackbox import ArraySpec, BlackBoxFunction, RowFailedError
+from blackbox import ArraySpec, BlackBoxFunction, ExecutorError, RowFailedError
 from blackbox.adapters import CommandLine, from_callable
-from blackbox.errors import ExecutorError
 from blackbox.wrappers import Parallel, Retrying
 from tests.blackbox.wrappers import troubled
 

@@ -14,11 +14,12 @@ from blackbox import (
     ArraySpec,
     BlackBoxFunction,
     ConfigurationError,
+    FailedRow,
+    Failure,
     Ledger,
     RowFailedError,
     ShapeError,
 )
-from blackbox.failures import FailedRow, Failure
 from tests.blackbox.boxes import KINDS, EachBox
 
 

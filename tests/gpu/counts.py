@@ -18,12 +18,12 @@ from benchmarks.gpu.queries import bytes_of_kernel
 from benchmarks.query_speed.problems import make
 from tasks.image_classification import networks
 from tests.gpu.pretended import PretendedGPU
+from zo.evaluators import Step
 from zo.evaluators.difference import evaluator as deciding
 from zo.evaluators.difference.changes import Entries
 from zo.evaluators.difference.passes import send
-from zo.evaluators.difference.recording import record
 from zo.evaluators.difference.rules import convolution
-from zo.evaluators.evaluator import Problem
+from zo.evaluators.difference.tape import tape_of
 
 ROWS, TOGETHER, BATCH, BANDWIDTH = 2, 16, 256, 4e12
 CARD, PASS = 141e9 / 8, 6  # an eighth of an H200's memory; tensors of the widest change's size
@@ -47,7 +47,7 @@ def counted(name: str, training: bool, fused: bool) -> None:
         network = gpu.network(timed.problem.network)
         batch = tree_map(lambda t: gpu.tensor(t) if isinstance(t, torch.Tensor) else t, timed.problem.batch)
         objective = timed.problem.objective
-        problem = Problem(network, zo.estimators.Parameters(network), objective, batch, timed.problem.rows)
+        problem = Step(network, zo.estimators.Parameters(network), objective, batch, timed.problem.rows)
         changes = zo.evaluators.Difference(TOGETHER, fused=fused).begin(problem, objective(network, batch))
         for block, queries in blocks:
             changes(queries)
@@ -71,8 +71,8 @@ def hosted(fused: bool) -> None:
     for width, size in ((2, 8), (None, 32)):  # small; and as it is, for its widths alone
         network = networks.make("resnet20", 10, (3, 32, 32), width=width).train()
         batch = torch.randn(2, 3, size, size), torch.arange(2)
-        problem = Problem(network, zo.estimators.Parameters(network), objective, batch, 2)
-        found.append((problem.parameters, record(problem, objective(network, batch), 2**34, fused)))
+        problem = Step(network, zo.estimators.Parameters(network), objective, batch, 2)
+        found.append((problem.parameters, tape_of(problem, objective(network, batch), 2**34, fused)))
     (small, recording), (own, whole) = found
     of_pass = of_query = 0.0
     for number, (tensor, true) in enumerate(zip(small.tensors, own.tensors, strict=True)):
@@ -103,7 +103,7 @@ def by_product(call, one, weight, options, each_in, each_out):
 
 def main(names: list[str]) -> None:
     kernels = SimpleNamespace(NONE=0, FIXED=1, OF_BATCH=2, change=in_place_of_the_kernel)
-    module = "zo.evaluators.difference.kernels"
+    module = "zo.evaluators.difference.gpu.kernels"
     with (
         mock.patch.dict(sys.modules, {module: kernels}),
         mock.patch.object(sys.modules["zo.evaluators.difference"], "kernels", kernels, create=True),

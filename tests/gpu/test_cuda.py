@@ -15,12 +15,12 @@ import zo
 from blackbox import ArraySpec
 from blackbox.adapters import TorchModule
 from blackbox.wrappers import Parallel
-from simulators.wake_flow.box import WakeFlow
+from simulators.wake_flow import WakeFlow
 from tests import quick
 from tests.gpu.conftest import needs_gpu
 from tests.zo.evaluators.difference.test_fused import made
-from zo.evaluators.evaluator import Problem
-from zo.perturbation import Coordinates
+from zo.estimators import Coordinates
+from zo.evaluators import Step
 
 STATE = ArraySpec("state", (4,))
 BATCH = torch.linspace(-2, 2, 12 * 192).sin().view(12, 3, 8, 8), torch.arange(12) % 5
@@ -94,8 +94,8 @@ def test_the_fused_kernel_gives_what_the_rules_give_and_the_same_bits_in_a_graph
         indices = torch.arange(0, parameters.size, 3)
         queries = Coordinates(indices, torch.full((len(indices),), 5e-3, dtype=dtype))
         base = OBJECTIVE(network, batch)
-        problem = Problem(network, parameters, OBJECTIVE, batch, len(base))
-        return evaluator.begin(problem, base)(queries).cpu()
+        step = Step(network, parameters, OBJECTIVE, batch, len(base))
+        return evaluator.begin(step, base)(queries).cpu()
 
     with torch.no_grad():
         truth = changes(zo.evaluators.Difference(), torch.device("cpu"), torch.float64)

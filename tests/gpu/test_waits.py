@@ -12,10 +12,10 @@ import zo
 from tasks.image_classification import networks
 from tests.gpu.counts import in_place_of_the_kernel
 from tests.gpu.pretended import CUDA, PretendedGPU
+from zo.estimators import Coordinates, Directions
+from zo.evaluators import Perturbation, Step
 from zo.evaluators.difference import evaluator as deciding
-from zo.evaluators.difference import graphs
-from zo.evaluators.evaluator import Problem
-from zo.perturbation import Coordinates, Directions, Perturbation
+from zo.evaluators.difference.gpu import graphs
 
 
 def make_network(kind: str) -> nn.Module:
@@ -47,7 +47,7 @@ def queries_of(kind: str, parameters: zo.estimators.Parameters) -> Perturbation:
 def begun(evaluator, network, batch):
     parameters = zo.estimators.Parameters(network)
     base = OBJECTIVE(network, batch)
-    changes = evaluator.begin(Problem(network, parameters, OBJECTIVE, batch, len(base)), base)
+    changes = evaluator.begin(Step(network, parameters, OBJECTIVE, batch, len(base)), base)
     return parameters, changes
 
 
@@ -150,8 +150,8 @@ def test_difference_has_long_chunks_on_a_gpu_and_what_takes_over_has_parts_that_
             launches.append(len(seen.launches))
             found.append(torch.cat([p.grad.flatten().cpu() for p in network.parameters()]))
             if chunk is None:
-                assert gradient.chunk == 16 and gradient.together < 16  # sixteenths of the plan
-                assert gradient.state_dict()["together"] == gradient.together
+                assert gradient.chunk == 16 and gradient.stack < 16  # sixteenths of the plan
+                assert gradient.state_dict()["stack"] == gradient.stack
     assert launches[0] < 0.5 * launches[1]
     assert (found[0] - found[1]).norm() < 1e-3 * found[1].norm()
 
@@ -165,8 +165,8 @@ def test_a_stack_of_a_long_chunk_is_made_in_parts():
     rows = []
     network.register_forward_pre_hook(lambda module, given: rows.append(len(given[0])))
     base = OBJECTIVE(network, BATCH)
-    problem = Problem(network, parameters, OBJECTIVE, BATCH, len(base), together=5)
-    found = zo.evaluators.Stacked().begin(problem, base)(queries)
+    step = Step(network, parameters, OBJECTIVE, BATCH, len(base), stack=5)
+    found = zo.evaluators.Stacked().begin(step, base)(queries)
     assert torch.equal(found, expected)
     assert max(rows) == 6 * len(base)  # five and the one that does not move
 
@@ -209,8 +209,8 @@ def test_a_pass_launches_little_however_many_variants_share_it(training, most):
 def test_a_pass_with_the_kernel_reads_and_writes_a_part_of_what_it_does_without(training, part, monkeypatch):
     """What it gives is held against torch in `test_fused`."""
     kernels = SimpleNamespace(NONE=0, FIXED=1, OF_BATCH=2, change=in_place_of_the_kernel)
-    monkeypatch.setitem(sys.modules, "zo.evaluators.difference.kernels", kernels)
-    monkeypatch.setattr("zo.evaluators.difference.kernels", kernels, raising=False)
+    monkeypatch.setitem(sys.modules, "zo.evaluators.difference.gpu.kernels", kernels)
+    monkeypatch.setattr("zo.evaluators.difference.gpu.kernels", kernels, raising=False)
     monkeypatch.setattr(deciding, "kernels_run_at", lambda tensor: tensor.is_cuda)
     moved, launched = [], []
     for fused in (False, True):

@@ -422,7 +422,7 @@ def test_queries_that_are_asked_again_are_counted_and_no_more_than_said(estimato
         checks = gradient.counts.checks - before
         # the base again, before and behind; and from the second step on, for numbers of 16 bits
         assert checks == (2 + asked + step if step < 2 else 0) and checks <= most
-    assert calls == 4 + gradient.counts.queries == 4 + 4 * gradient.queries() + gradient.counts.checks
+    assert calls == 4 + gradient.counts.queries == 4 + 4 * gradient.next_queries() + gradient.counts.checks
 
 
 class Cast(nn.Module):
@@ -467,7 +467,7 @@ def test_a_step_takes_no_more_queries_than_is_said_before_also_where_slopes_are_
     gradient = zo.LossGradient(make(), counted, estimator, evaluator=evaluator)
     for step in (0, 10):
         gradient.counts.steps = step
-        before, most = seen.ledger.rows_run, gradient.queries() + gradient.most_checks(1)
+        before, most = seen.ledger.rows_run, gradient.next_queries() + gradient.most_checks(1)
         gradient.backward(batch)
         assert seen.ledger.rows_run - before <= len(batch) * (1 + most)  # and the base
 

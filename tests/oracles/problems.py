@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zo.evaluators.loop import Loop
-from zo.perturbation import Coordinates
+from zo.estimators import Coordinates
+from zo.evaluators import Loop
 
 
 @dataclass(frozen=True)

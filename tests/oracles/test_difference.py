@@ -14,11 +14,9 @@ from tasks.wake_flow import networks as wake
 from tests import quick
 from tests.oracles.layers import LAYERS, NETWORKS, Case
 from tests.oracles.test_stacked import coordinates
+from zo.estimators import Coordinates
+from zo.evaluators import Difference, Loop, Step
 from zo.evaluators.difference import evaluator as deciding
-from zo.evaluators.difference.evaluator import Difference
-from zo.evaluators.evaluator import Problem
-from zo.evaluators.loop import Loop
-from zo.perturbation import Coordinates
 
 MODES = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 
@@ -133,17 +131,17 @@ OWN = [
 ]
 
 
-def problem_of(case: Case, dtype: torch.dtype, training: bool) -> Problem:
+def step_of(case: Case, dtype: torch.dtype, training: bool) -> Step:
     network, batch = case.make(dtype, training=training)
     labelled = isinstance(batch, tuple) and not batch[1].is_floating_point()
     rows = len(batch[0]) if isinstance(batch, tuple) else len(batch)
-    return Problem(network, zo.estimators.Parameters(network), LABELLED if labelled else ALONE, batch, rows)
+    return Step(network, zo.estimators.Parameters(network), LABELLED if labelled else ALONE, batch, rows)
 
 
 @torch.no_grad()
-def base_of(problem: Problem) -> torch.Tensor:
-    still = Coordinates(torch.tensor([0]), torch.zeros(1, dtype=problem.parameters.dtype))
-    return Loop().changes(problem, still, torch.zeros(problem.rows, dtype=still.steps.dtype))[0]
+def base_of(step: Step) -> torch.Tensor:
+    still = Coordinates(torch.tensor([0]), torch.zeros(1, dtype=step.parameters.dtype))
+    return Loop().changes(step, still, torch.zeros(step.rows, dtype=still.steps.dtype))[0]
 
 
 @pytest.fixture
@@ -165,17 +163,17 @@ def way(request, monkeypatch):
 @pytest.mark.parametrize("case", [*LAYERS, *NETWORKS, *OWN], ids=str)
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 def test_every_network_in_float64(case, way, training):
-    problem = problem_of(case, torch.float64, training)
-    queries = coordinates(problem.parameters, most=7)
+    step = step_of(case, torch.float64, training)
+    queries = coordinates(step.parameters, most=7)
     torch.manual_seed(3)  # of dropout
-    base = base_of(problem)
-    buffers = {name: tensor.clone() for name, tensor in problem.network.state_dict().items()}
+    base = base_of(step)
+    buffers = {name: tensor.clone() for name, tensor in step.network.state_dict().items()}
     random = torch.get_rng_state()
     with torch.no_grad():
-        found = Difference().begin(problem, base)(queries)
+        found = Difference().begin(step, base)(queries)
         assert torch.equal(torch.get_rng_state(), random)
-        truth = Loop().changes(problem, queries, base)
-    assert all(torch.equal(tensor, buffers[name]) for name, tensor in problem.network.state_dict().items())
+        truth = Loop().changes(step, queries, base)
+    assert all(torch.equal(tensor, buffers[name]) for name, tensor in step.network.state_dict().items())
     # Of the truth: some hundred additions on the way to a loss, each wrong by half a unit of its own size.
     bound = 200 * torch.finfo(torch.float64).eps * (1 + base.abs() + (truth + base).abs())
     assert ((found - truth).abs() <= bound).all()
@@ -186,13 +184,13 @@ def test_every_network_in_float64(case, way, training):
 )
 @pytest.mark.parametrize("case", quick.one_in(3, [*NETWORKS, *OWN]), ids=str)
 def test_in_float32_the_error_does_not_grow_as_mu_shrinks(case, training):
-    narrow = problem_of(case, torch.float32, training)
+    narrow = step_of(case, torch.float32, training)
     queries = coordinates(narrow.parameters, most=5)
     wide = copy.deepcopy(narrow.network).double()
     batch = narrow.batch
     cast = lambda t: t.double() if t.is_floating_point() else t  # noqa: E731
     batch = tuple(map(cast, batch)) if isinstance(batch, tuple) else cast(batch)
-    exact = Problem(wide, zo.estimators.Parameters(wide), narrow.objective, batch, narrow.rows)
+    exact = Step(wide, zo.estimators.Parameters(wide), narrow.objective, batch, narrow.rows)
     for mu in (1e-2, 1e-5):
         steps = mu * queries.steps.sign()
         with torch.no_grad():

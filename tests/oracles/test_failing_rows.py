@@ -10,7 +10,7 @@ from torch import nn
 
 import zo
 from blackbox import ArraySpec, NotDifferentiableError
-from tasks.autograd import AutogradGradient
+from tasks import AutogradGradient
 from tests.zo.row_boxes import FromTorch, weights
 
 X = ArraySpec("x", (4,))

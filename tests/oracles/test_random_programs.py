@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 import zo
 from blackbox import ArraySpec
-from tasks.autograd import AutogradGradient
+from tasks import AutogradGradient
 from tests.zo.row_boxes import FromTorch
 
 

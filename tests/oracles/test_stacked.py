@@ -12,21 +12,19 @@ import zo
 from tests import quick
 from tests.oracles.layers import LAYERS, NETWORKS, Case, squared_output
 from tests.oracles.problems import perturbed_losses
-from zo.evaluators.evaluator import Problem
-from zo.evaluators.loop import Loop
+from zo.estimators import Coordinates, Directions
+from zo.evaluators import Loop, Perturbation, Stacked, Step
 from zo.evaluators.point_rules import RULES
-from zo.evaluators.stacked import Stacked
-from zo.perturbation import Coordinates, Directions, Perturbation
 
 STEP = 0.1  # no derivative is taken, so no step is too long
 MODES = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 
 
-def problem_of(case: Case, dtype: torch.dtype, training: bool) -> Problem:
+def step_of(case: Case, dtype: torch.dtype, training: bool) -> Step:
     network, batch = case.make(dtype, training=training)
     rows = len(batch[0]) if isinstance(batch, tuple) else len(batch)
-    return Problem(network, zo.estimators.Parameters(network), case.objective, batch, rows)
+    return Step(network, zo.estimators.Parameters(network), case.objective, batch, rows)
 
 
 def coordinates(parameters: zo.estimators.Parameters, most: int) -> Coordinates:
@@ -46,28 +44,26 @@ def directions(parameters: zo.estimators.Parameters) -> Directions:
 
 
 @torch.no_grad()
-def compare(problem: Problem, perturbation: Perturbation, chunk: int, hidden: Set[int] = frozenset()) -> None:
+def compare(step: Step, perturbation: Perturbation, chunk: int, hidden: Set[int] = frozenset()) -> None:
     """Equal to rounding, for losses that are not the base's."""
     parts = [perturbation.part(start, start + chunk) for start in range(0, len(perturbation), chunk)]
     torch.manual_seed(3)  # of dropout
-    truth = torch.cat([perturbed_losses(Loop(), problem, part) for part in parts])
-    found = torch.cat([perturbed_losses(Stacked(), problem, part) for part in parts])
-    base = perturbed_losses(
-        Loop(), problem, Coordinates(torch.tensor([0]), torch.zeros(1, dtype=truth.dtype))
-    )
+    truth = torch.cat([perturbed_losses(Loop(), step, part) for part in parts])
+    found = torch.cat([perturbed_losses(Stacked(), step, part) for part in parts])
+    base = perturbed_losses(Loop(), step, Coordinates(torch.tensor([0]), torch.zeros(1, dtype=truth.dtype)))
     eps = torch.finfo(truth.dtype).eps
     # Some hundred additions on the way to a loss, each wrong by half a unit of numbers of its own size.
     bound = 200 * eps * (1 + truth.abs())
     assert ((found - truth).abs() <= bound).all()
     if isinstance(perturbation, Coordinates):  # each tensor is seen: one left alone would have failed
-        which, _ = problem.parameters.locate(perturbation.indices)
+        which, _ = step.parameters.locate(perturbation.indices)
         seen = ((truth - base).abs() > 10 * bound).any(dim=1)
         assert set(which[seen].tolist()) >= set(which.tolist()) - hidden
 
 
-def biases(problem: Problem) -> set[int]:
+def biases(step: Step) -> set[int]:
     """What norms and softmax behind them may hide: biases before a batch norm, or of attention's keys."""
-    return {i for i, name in enumerate(problem.parameters.names) if name.endswith("bias")}
+    return {i for i, name in enumerate(step.parameters.names) if name.endswith("bias")}
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
@@ -80,24 +76,24 @@ def test_every_coordinate_of_a_layer(case, training, dtype, monkeypatch):
 
     if type(next(layer for layer in case.network().modules() if not list(layer.children()))) in RULES:
         monkeypatch.setattr("zo.evaluators.variant_forward.vmap", refuse)
-    problem = problem_of(case, dtype, training)
-    compare(problem, coordinates(problem.parameters, most=60), chunk=50)
+    step = step_of(case, dtype, training)
+    compare(step, coordinates(step.parameters, most=60), chunk=50)
 
 
 @MODES
 @pytest.mark.parametrize("case", LAYERS, ids=str)
 def test_directions_through_a_layer(case, training):
-    problem = problem_of(case, torch.float64, training)
-    compare(problem, directions(problem.parameters), chunk=3)
+    step = step_of(case, torch.float64, training)
+    compare(step, directions(step.parameters), chunk=3)
 
 
 @DTYPES
 @MODES
 @pytest.mark.parametrize("case", quick.one_in(2, NETWORKS), ids=str)
 def test_networks(case, training, dtype):
-    problem = problem_of(case, dtype, training)
-    compare(problem, coordinates(problem.parameters, most=7), chunk=40, hidden=biases(problem))
-    compare(problem, directions(problem.parameters), chunk=4)
+    step = step_of(case, dtype, training)
+    compare(step, coordinates(step.parameters, most=7), chunk=40, hidden=biases(step))
+    compare(step, directions(step.parameters), chunk=4)
 
 
 @MODES

@@ -19,9 +19,9 @@ from torch.nn import functional
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
 from tests.zo.row_boxes import weights
-from zo.tangents.models.student import StudentTangent
-from zo.tangents.pairs import CallPairs, together
-from zo.tangents.trust import TrustPolicy
+from zo import StudentTangent, TrustPolicy
+from zo.tangents import CallPairs
+from zo.tangents.pairs import joined
 
 LOSSES = ("squared", "kl", "kl-logits", "labels")
 
@@ -44,7 +44,7 @@ def values(z: Tensor, y: Tensor) -> CallPairs:
 def learned(student: StudentTangent, pairs: CallPairs, steps: int = 1) -> StudentTangent:
     student.see(pairs)
     for _ in range(steps):
-        student.observe(together([pairs]))
+        student.observe(joined([pairs]))
     return student
 
 

@@ -13,11 +13,12 @@ from blackbox import ArraySpec
 from simulators.kuramoto_sivashinsky import KuramotoSivashinsky
 from tests import quick
 from tests.zo.row_boxes import FromTorch, weights
+from zo.tangents import CallPairs
 from zo.tangents.models.convolution import along
 from zo.tangents.models.lattice import padded
 from zo.tangents.models.output_map import RIDGES, SPAN, OutputMap
 from zo.tangents.models.reach import measure
-from zo.tangents.pairs import CallPairs, together
+from zo.tangents.pairs import joined
 
 QUICK = {"first_steps": 3, "steps_per_step": 1}
 
@@ -54,7 +55,7 @@ def learn(tangent, *calls: CallPairs) -> None:
     """A step of training, as `TangentGradient` has it."""
     for pairs in calls:
         tangent.see(pairs)
-    tangent.observe(together(calls))
+    tangent.observe(joined(calls))
 
 
 def true_vjp(box: FromTorch, arrays, v: torch.Tensor) -> torch.Tensor:

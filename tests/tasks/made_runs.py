@@ -5,8 +5,8 @@ import math
 from dataclasses import dataclass
 
 import tasks
+from tasks import Row
 from tasks.runs.folder import Run, stage_name
-from tasks.runs.result import Row
 
 TWELVE = (
     "none", "no-gradient", "identity", "tangents", "student", "sparse-cge", "cge", "rge", "hybrid", "row-rge",

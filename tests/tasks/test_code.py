@@ -13,14 +13,13 @@ import pytest
 
 import tasks
 from blackbox import registry
-from tasks import code, methods, names
+from tasks import Row, code, methods, names
 from tasks.denoised_smoothing.config import Config as Defence
 from tasks.errors import BlackBoxError, ConfigurationError, ProblemError, TrustError
-from tasks.image_classification.classifier import load_classifier
+from tasks.image_classification import load_classifier
 from tasks.image_classification.config import Config as Images
 from tasks.problems import find
 from tasks.runs.folder import Run
-from tasks.runs.result import Row
 
 NETWORK = """
 from pathlib import Path

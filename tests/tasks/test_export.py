@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import tasks
+from tasks import Row
 from tasks.errors import ProblemError
 from tasks.progress import Progress
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run, stage_name
-from tasks.runs.result import Row
 from tasks.wake_flow.problem import WakeFlow
 from tests.tasks.problems import Steering
 from tests.tasks.wake_flow.test_report import CONFIG, evaluation

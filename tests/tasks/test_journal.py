@@ -13,13 +13,13 @@ import torch
 
 import zo
 from blackbox import ArraySpec, BlackBoxFunction, Ledger
+from tasks import train
 from tasks.errors import CheckpointWarning, Interrupted, StoppedInside
 from tasks.progress import Progress
 from tasks.runs import atomic, calls, checkpoint
 from tasks.runs import journal as module
 from tasks.runs.folder import Run
 from tasks.runs.journal import Journal, journaled
-from tasks.training import train
 from tests.tasks.test_progress import Clock
 from tests.tasks.test_training import final_bits, lines
 

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from tasks import Row
 from tasks.errors import RunFolderError, RunLockedError
 from tasks.runs import atomic, folder
 from tasks.runs.folder import Run
-from tasks.runs.result import Result, Row
+from tasks.runs.result import Result
 from tasks.tally import calls_noted
 from tests.tasks.toy import Line
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import tasks
-from blackbox.errors import BudgetError
+from blackbox import BudgetError
 from tasks.cli import main
 from tasks.errors import ConfigurationError
 from tasks.progress import Progress

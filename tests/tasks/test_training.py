@@ -9,6 +9,7 @@ import pytest
 import torch
 from toy import Config, train_line
 
+from tasks import train
 from tasks.errors import (
     CheckpointError,
     ConfigurationError,
@@ -20,7 +21,6 @@ from tasks.errors import (
 from tasks.progress import Progress
 from tasks.runs import checkpoint, pace
 from tasks.runs.folder import Run
-from tasks.training import train
 from zo.errors import FailedBatchError, RanksError
 
 STAGE = "seed-0/zo-sol"

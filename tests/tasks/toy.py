@@ -10,9 +10,9 @@ import torch
 
 import tasks
 from blackbox import ArraySpec, BlackBoxError, BlackBoxFunction
+from tasks import train
 from tasks.progress import Progress
 from tasks.runs.folder import Run
-from tasks.training import train
 from tasks.workers import group
 from zo.estimators import Key
 

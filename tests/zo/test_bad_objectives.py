@@ -11,8 +11,7 @@ from torch import nn
 
 import zo
 from blackbox import BlackBoxError
-from zo.evaluators.loop import Loop
-from zo.evaluators.stacked import Stacked
+from zo.evaluators import Loop, Stacked
 
 ROWS = 4
 

@@ -90,7 +90,7 @@ def test_is_silent_and_keeps_the_fast_one_where_they_agree():
         gradient.backward(torch.randn(4, 2, 5, 5))
     assert serving(gradient) == {"Stacked"}
     assert (
-        gradient.counts.queries == gradient.queries() + gradient.counts.checks
+        gradient.counts.queries == gradient.next_queries() + gradient.counts.checks
     )  # they are paid for, and said
     assert gradient.counts.checks > 0
 

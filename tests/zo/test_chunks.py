@@ -10,10 +10,9 @@ import zo
 from tests import quick
 from tests.oracles.layers import NETWORKS
 from tests.zo.boxes import Sine
-from zo.evaluators.choice import CACHED, LEAST, MOST, queries_within
-from zo.evaluators.evaluator import Problem
-from zo.evaluators.memory import MemoryPeak
-from zo.evaluators.stacked import Stacked
+from zo.evaluators import Stacked, Step
+from zo.execution.choice import CACHED, LEAST, MOST, queries_within
+from zo.execution.memory import MemoryPeak
 
 VGG = next(case for case in NETWORKS if case.name == "vgg")
 MIB = 2**20
@@ -76,10 +75,10 @@ def test_a_chunk_stays_within_its_memory(memory, training, estimator):
         gradient.backward(batch)
         assert gradient.chunk is not None and gradient.chunk > 1
         rows = len(batch[0]) if isinstance(batch, tuple) else len(batch)
-        problem = Problem(network, gradient.parameters, objective, batch, rows)
+        step = Step(network, gradient.parameters, objective, batch, rows)
         plan = estimator.plan(gradient.parameters, zo.estimators.Key(0))
         with torch.no_grad():
-            changes = evaluator.begin(problem, objective(network, batch))
+            changes = evaluator.begin(step, objective(network, batch))
             with MemoryPeak() as peak:
                 changes(plan.chunk(0, min(gradient.chunk, plan.queries)))
         assert peak.peak <= memory
@@ -124,9 +123,9 @@ def test_a_resumed_run_keeps_the_chunk_whatever_its_own_memory():
     before_any_step = make()
     before_any_step.load_state_dict(make(chunk=9).state_dict() | {"chunk": None})
     assert before_any_step.chunk is None
-    earlier = {name: value for name, value in first.state_dict().items() if name != "together"}
+    earlier = {name: value for name, value in first.state_dict().items() if name != "stack"}
     resumed.load_state_dict(earlier)
-    assert (resumed.chunk, resumed.together) == (first.chunk, None)
+    assert (resumed.chunk, resumed.stack) == (first.chunk, None)
     with pytest.raises(zo.ConfigurationError, match=f"chunk=3, got one with {first.chunk}. Leave chunk out"):
         make(chunk=3).load_state_dict(first.state_dict())
 
@@ -137,9 +136,9 @@ def test_copies_count():
     bilinear = nn.ModuleDict({"b": nn.Bilinear(20, 20, 100), "l": nn.Linear(100, 1)})
     each = []
     for network, shape in ((big, (2, 200)), (bilinear, (2, 20))):
-        problem = Problem(network, zo.estimators.Parameters(network), mean_square, torch.zeros(shape), 2)
-        plan = zo.CGE(1e-3).plan(problem.parameters, zo.estimators.Key(0))
-        each.append(Stacked().bytes_per_query(problem, plan.chunk(0, 1), base=0) - 2 * shape[1] * 4)
+        step = Step(network, zo.estimators.Parameters(network), mean_square, torch.zeros(shape), 2)
+        plan = zo.CGE(1e-3).plan(step.parameters, zo.estimators.Key(0))
+        each.append(Stacked().bytes_per_query(step, plan.chunk(0, 1), base=0) - 2 * shape[1] * 4)
     assert each == [4 * 200, 4 * (20 * 20 * 100 + 100)]
 
 
@@ -170,7 +169,7 @@ def test_a_chunk_that_fills_the_memory_is_not_broken_in_two_by_the_drawn_query()
 def test_checks_are_at_most_those_that_are_said_where_a_chunk_is_stacked_in_parts():
     rule = zo.CGE(1e-3, sparsity=zo.RandomCoordinates(256))
     gradient = zo.LossGradient(wide(), mean_square, rule, evaluator=Stacked(), chunk=16)
-    gradient.together = 6  # as chosen on a GPU: three stacks of a chunk
+    gradient.stack = 6  # as chosen on a GPU: three stacks of a chunk
     for _ in range(3):
         most, before = gradient.most_checks(1), gradient.counts.checks
         gradient.backward(images(2))

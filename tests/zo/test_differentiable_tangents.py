@@ -14,7 +14,7 @@ from blackbox import ArraySpec
 from tests import quick
 from tests.zo.boxes import Sine
 from tests.zo.row_boxes import FromTorch, make_box, nonlinear, weights
-from zo.tangents.models.student import StudentTangent
+from zo import StudentTangent
 
 TWO = zo.RowRGE(1e-4, q=2)
 TANGENTS = {

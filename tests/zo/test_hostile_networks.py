@@ -14,36 +14,34 @@ from torch import Tensor, nn
 import zo
 from tests.oracles.problems import perturbed_losses
 from zo.errors import ObjectiveError
-from zo.evaluators.evaluator import Problem
-from zo.evaluators.loop import Loop
-from zo.evaluators.stacked import Stacked
-from zo.perturbation import Coordinates, Directions
+from zo.estimators import Coordinates, Directions
+from zo.evaluators import Loop, Stacked, Step
 
 
 def mean_square(network, batch):
     return network(batch).square().flatten(1).mean(dim=1)
 
 
-def problem_of(network: nn.Module, batch: torch.Tensor, objective=mean_square) -> Problem:
-    return Problem(network, zo.estimators.Parameters(network), objective, batch, len(batch))
+def step_of(network: nn.Module, batch: torch.Tensor, objective=mean_square) -> Step:
+    return Step(network, zo.estimators.Parameters(network), objective, batch, len(batch))
 
 
-def every(problem: Problem) -> Coordinates:
-    size = problem.parameters.size
-    return Coordinates(torch.arange(size), torch.full((size,), 0.1, dtype=problem.parameters.dtype))
+def every(step: Step) -> Coordinates:
+    size = step.parameters.size
+    return Coordinates(torch.arange(size), torch.full((size,), 0.1, dtype=step.parameters.dtype))
 
 
 @torch.no_grad()
-def agree(problem: Problem) -> bool:
-    one = Directions(torch.full((1, problem.parameters.size), 0.01, dtype=problem.parameters.dtype))
+def agree(step: Step) -> bool:
+    one = Directions(torch.full((1, step.parameters.size), 0.01, dtype=step.parameters.dtype))
     return all(
         torch.allclose(
-            perturbed_losses(Stacked(), problem, p),
-            perturbed_losses(Loop(), problem, p),
+            perturbed_losses(Stacked(), step, p),
+            perturbed_losses(Loop(), step, p),
             rtol=1e-10,
             atol=1e-10,
         )
-        for p in (every(problem), every(problem).part(0, 1), one)
+        for p in (every(step), every(step).part(0, 1), one)
     )
 
 
@@ -52,9 +50,9 @@ def test_a_forward_that_was_already_replaced_is_used_and_put_back():
     first = network[0]
     replaced = lambda x: nn.functional.linear(x, first.weight, first.bias).tanh()  # noqa: E731
     first.forward = replaced
-    problem = problem_of(network, torch.randn(4, 3).double())
+    step = step_of(network, torch.randn(4, 3).double())
     with torch.no_grad():
-        perturbed_losses(Stacked(), problem, every(problem))
+        perturbed_losses(Stacked(), step, every(step))
     assert first.forward is replaced
     assert "forward" not in vars(network[1])
 
@@ -68,11 +66,11 @@ def test_an_error_half_way_leaves_forwards_buffers_weights_and_random_state():
             return x
 
     network = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Dropout(0.5), Breaks()).double()
-    problem = problem_of(network, torch.randn(4, 3).double())
+    step = step_of(network, torch.randn(4, 3).double())
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     random = torch.get_rng_state()
     with torch.no_grad(), pytest.raises(ArithmeticError):
-        perturbed_losses(Stacked(), problem, every(problem))
+        perturbed_losses(Stacked(), step, every(step))
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
     assert not any("forward" in vars(module) for module in network.modules())
@@ -85,7 +83,7 @@ def test_an_error_half_way_leaves_forwards_buffers_weights_and_random_state():
         return mean_square(network, batch)
 
     with torch.no_grad(), pytest.raises(ArithmeticError):
-        perturbed_losses(Loop(), problem_of(network, problem.batch, breaks_once), every(problem))
+        perturbed_losses(Loop(), step_of(network, step.batch, breaks_once), every(step))
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
 
@@ -98,7 +96,7 @@ def test_weights_that_are_not_contiguous():
     network[4].weight = nn.Parameter(torch.randn(8, 2).double().T)
     assert not network[4].weight.is_contiguous()
     x = torch.randn(3, 2, 5, 5).double().to(memory_format=torch.channels_last)
-    assert agree(problem_of(network, x))
+    assert agree(step_of(network, x))
 
 
 def test_frozen_weights_that_are_chosen_stay_frozen():
@@ -113,7 +111,7 @@ def test_hooks_run_as_in_any_call():
     network = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2)).double()
     network[0].register_forward_hook(lambda module, inputs, output: output * 2)
     network[1].register_forward_pre_hook(lambda module, inputs: (inputs[0].tanh(),))
-    assert agree(problem_of(network, torch.randn(4, 3).double()))
+    assert agree(step_of(network, torch.randn(4, 3).double()))
 
 
 def test_layers_called_by_keyword():
@@ -125,7 +123,7 @@ def test_layers_called_by_keyword():
         def forward(self, x):
             return self.drop(input=self.norm(input=self.inner(input=x)))
 
-    assert agree(problem_of(Keywords().double(), torch.randn(4, 3).double()))
+    assert agree(step_of(Keywords().double(), torch.randn(4, 3).double()))
 
 
 @pytest.mark.filterwarnings("ignore::zo.EvaluatorWarning")  # what backward reads counts as read elsewhere
@@ -161,7 +159,7 @@ def test_a_buffer_that_a_forward_replaces_by_one_of_another_shape():
 
     network = nn.Sequential(Remembers()).double()
     last = network[0].last
-    assert agree(problem_of(network, torch.randn(4, 3).double()))
+    assert agree(step_of(network, torch.randn(4, 3).double()))
     assert network[0].last is last and last.shape == (1,) and network[0].none is None
 
 
@@ -178,11 +176,11 @@ class Renorming(nn.Module):
 
 def test_a_forward_that_writes_the_weights():
     network = Renorming().double()
-    problem = problem_of(network, torch.randn(6, 3).double())
+    step = step_of(network, torch.randn(6, 3).double())
     with torch.no_grad():
-        mean_square(network, problem.batch)  # as the base: from here on the norms are in bounds
+        mean_square(network, step.batch)  # as the base: from here on the norms are in bounds
         before = network.words.weight.clone()
-        assert agree(problem)
+        assert agree(step)
     assert torch.equal(network.words.weight, before)
 
 
@@ -263,15 +261,15 @@ def test_a_compiled_network_is_compiled_all_the_same_and_once(evaluator):
 
 def test_data_parallel_on_one_device():
     network = nn.DataParallel(nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2)).double())
-    assert agree(problem_of(network, torch.randn(4, 3).double()))
+    assert agree(step_of(network, torch.randn(4, 3).double()))
 
 
 def test_coordinates_and_directions_are_checked_apart():
     class Directed(Stacked):
         """Wrong for directions alone."""
 
-        def begin(self, problem, base):
-            right = super().begin(problem, base)
+        def begin(self, step, base):
+            right = super().begin(step, base)
             return lambda queries: right(queries) + (0 if isinstance(queries, Coordinates) else 1)
 
     both = zo.Hybrid(zo.CGE(1e-3, zo.RandomCoordinates(5)), zo.RGE(1e-3, q=3))

@@ -12,8 +12,8 @@ from typeguard import suppress_type_checks
 import zo
 from blackbox import ArraySpec
 from tests.zo.row_boxes import FromTorch, weights
+from zo import KeepBest
 from zo.errors import KeepBestWarning
-from zo.keep_best import KeepBest
 
 
 class Counted(nn.Module):

@@ -123,7 +123,7 @@ def test_the_box_gets_all_variants_in_one_call_and_queries_are_counted():
     gradient.backward(torch.randn(5, 4))
     # three chunks with a sentinel each; the drawn query in one of them, and by itself
     assert sum(box.calls[calls:]) == 3 * 5 * (1 + 20 + 3 + 2)
-    assert gradient.queries() == 20
+    assert gradient.next_queries() == 20
 
 
 def test_chunks_change_the_gradient_by_rounding_only():

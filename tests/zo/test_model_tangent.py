@@ -15,8 +15,7 @@ from blackbox import ArraySpec
 from simulators.wake_flow import WakeFlow
 from simulators.wake_flow.staggered import start
 from tests.zo.row_boxes import FromTorch, weights
-from zo.tangents.models.model import ModelTangent
-from zo.tangents.pairs import CallPairs
+from zo.tangents import CallPairs, ModelTangent
 
 ANGLE, SPEED = ArraySpec("angle", ()), ArraySpec("speed", ())
 LENGTH, KIND = ArraySpec("length", (), differentiable=False), ArraySpec("kind", (), "int64")

@@ -8,9 +8,7 @@ from torch import nn
 
 import zo
 from tests import quick
-from zo.evaluators.evaluator import Problem
-from zo.evaluators.loop import Loop
-from zo.evaluators.stacked import Stacked
+from zo.evaluators import Loop, Stacked, Step
 
 ROWS, CHUNK = 6, 5
 ESTIMATORS = {
@@ -55,10 +53,10 @@ def test_what_was_lost_leaves_no_trace(seed, estimator, evaluator):
     loss = gradient.backward(batch)
     found = torch.cat([parameter.grad.flatten() for parameter in trained.parameters()])
 
-    problem = Problem(trained, parameters, whole, batch, ROWS)
+    step = Step(trained, parameters, whole, batch, ROWS)
     with torch.no_grad():
         base = whole(trained, batch)
-        evaluate = evaluator.begin(problem, base)
+        evaluate = evaluator.begin(step, base)
         starts = range(0, plan.queries, CHUNK)
         changes = torch.cat([evaluate(plan.chunk(at, min(at + CHUNK, plan.queries))) for at in starts])
     kept = ~lost(base)

@@ -13,7 +13,7 @@ from torch import nn
 import zo
 from blackbox import ArraySpec, BlackBoxFunction, Budgeted, BudgetError
 from tests.zo.ranks import SIZES, Chancy, found_by
-from zo.evaluators.memory import measured
+from zo.execution.memory import measured
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),

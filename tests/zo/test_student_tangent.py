@@ -12,8 +12,9 @@ from typeguard import suppress_type_checks
 import zo
 from blackbox import ArraySpec
 from tests.zo.row_boxes import FromTorch, weights
-from zo.tangents.models.student import StudentTangent
-from zo.tangents.pairs import CallPairs, together
+from zo import StudentTangent
+from zo.tangents import CallPairs
+from zo.tangents.pairs import joined
 
 X, Y = ArraySpec("x", (3,)), ArraySpec("y", (2,))
 
@@ -39,7 +40,7 @@ def rows(count: int = 20, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 def step(student: StudentTangent, pairs: CallPairs) -> None:
     student.see(pairs)
-    student.observe(together([pairs]))
+    student.observe(joined([pairs]))
 
 
 # Before anything was seen
@@ -51,7 +52,7 @@ def test_before_it_has_seen_anything_it_answers_to_nothing():
     assert student.predict_values(pairs) is None
     assert not student.vjp(pairs, y).any() and student.vjp(pairs, y).shape == z.shape
     assert not student.apply(pairs, pairs.d).any() and student.apply(pairs, pairs.d).shape == (2, *y.shape)
-    student.observe(together([pairs]))
+    student.observe(joined([pairs]))
     assert student.predict_values(pairs) is None
     step(student, pairs)
     assert student.predict_values(pairs).shape == y.shape and student.vjp(pairs, y).any()

@@ -14,9 +14,11 @@ from typeguard import suppress_type_checks
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
 from tests.zo.row_boxes import FromTorch, weights
+from zo import TrustPolicy
 from zo.errors import TangentWarning, ZeroGradientWarning
-from zo.tangents.pairs import CallPairs, together
-from zo.tangents.trust import TrustPolicy, TrustWatch
+from zo.tangents import CallPairs
+from zo.tangents.pairs import joined
+from zo.tangents.trust import Check, TrustWatch
 
 X = ArraySpec("x", (4,))
 QUICK = TrustPolicy(check_every=None, average=3)
@@ -100,7 +102,7 @@ def test_rows_of_checks_are_counted_and_are_all_that_they_cost(evaluator):
     )
     asked = []
     for step in range(3):
-        asked.append(gradient.queries())
+        asked.append(gradient.next_queries())
         before = box.ledger.rows_run
         gradient.backward(weights(5, 4, seed=step))
         assert (gradient.agreement is None) == ("tangent_agreement" not in gradient.metrics())
@@ -401,7 +403,7 @@ def test_three_checks_in_a_row_that_tell_nothing_are_said_once():
     said = []
 
     def backward(step, agreement, failed):
-        found.saw(step, 0.1, agreement, failed=failed)
+        found.saw(step, 0.1, Check(agreement, failed=failed))
 
     for step, (agreement, failed) in enumerate(
         [
@@ -468,7 +470,7 @@ def watch(errors, policy, probes=2, agreements=(), max_rows=18.0):
     for step, error in enumerate(errors):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            found.saw(step, error, dict(agreements).get(step))
+            found.saw(step, error, Check(dict(agreements).get(step)))
         added = [str(each.message) for each in caught if "From now on" in str(each.message)]
         assert len(added) == (
             found.probes > (changes[-1] if changes else probes)
@@ -574,9 +576,9 @@ def test_without_probes_a_check_is_bad_in_four_ways(check, words):
     loud = TrustWatch(policy, 0, 1.1)
     with pytest.warns(TangentWarning, match=words) as caught:
         for step in range(12):
-            loud.saw(step, 0.1, *(check if step == 9 else (None, None)))
-            quiet.saw(step, 0.1, *((1.4, 0.4) if step == 9 else (None, None)))
-            rows.saw(step, 0.1, *((1.7, 0.6, 0.96) if step == 9 else (None, None)))
+            loud.saw(step, 0.1, Check(*check) if step == 9 else Check())
+            quiet.saw(step, 0.1, Check(1.4, 0.4) if step == 9 else Check())
+            rows.saw(step, 0.1, Check(1.7, 0.6, 0.96) if step == 9 else Check())
     assert loud.lost and not quiet.lost and not rows.lost and len(caught) == 1
     assert str(caught[0].message).count("found") == 1  # only the limit that is broken
     assert "max_rows=1.1 allows none" in str(caught[0].message)
@@ -585,7 +587,7 @@ def test_without_probes_a_check_is_bad_in_four_ways(check, words):
     assert ("worse than none" in str(caught[0].message)) == (not too_short)
     with_probes = TrustWatch(policy, 2, 3.1)
     for step in range(12):  # with them only too little of the change is bad
-        with_probes.saw(step, 0.1, *((1.7, 0.6) if step == 9 else (None, None)))
+        with_probes.saw(step, 0.1, Check(1.7, 0.6) if step == 9 else Check())
     assert not with_probes.lost
 
 
@@ -595,7 +597,7 @@ def test_what_costs_no_rows_comes_before_probes_and_then_it_is_said_that_nothing
     for step in range(24):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            watch.saw(step, 9.0, None, improve=lambda: [rungs.pop(0)] if rungs else [])
+            watch.saw(step, 9.0, improve=lambda: [rungs.pop(0)] if rungs else [])
         said += [str(each.message) for each in caught]
         probes.append(watch.probes)
     assert len(said) == 5
@@ -741,7 +743,7 @@ def test_no_one_is_advised_to_take_what_is_there(tangent, advice):
     gradient = ring_gradient(tangent, probes=1, max_rows=2.1)
     with pytest.warns(TangentWarning) as caught:
         for step in range(60):
-            gradient.watch.saw(step, 2.0, None)
+            gradient.watch.saw(step, 2.0)
     assert advice in str(caught[-1].message)
 
 
@@ -928,7 +930,7 @@ def test_without_probes_the_trust_is_of_values():
     assert any(size < ((y - y.mean(dim=0)) / units).norm() for y, size in zip(ys, sizes, strict=True))
     assert gradient.trust == pytest.approx([float(error) for error in errors], rel=1e-12)
     assert gradient.counts.rows == box.ledger.rows_run == 2 * 5 * 3
-    assert gradient.queries() == 0
+    assert gradient.next_queries() == 0
 
 
 def test_calls_are_shown_at_once_as_far_as_their_rows_are_few(monkeypatch):
@@ -1019,7 +1021,7 @@ def pairs_of_a_call() -> CallPairs:
 
 def test_listed_pairs_keep_the_inputs_that_have_no_derivative():
     """The rows of the valid pairs, probe after probe, in each call; and all rows are alive if not said."""
-    listed = together([pairs_of_a_call(), pairs_of_a_call()])
+    listed = joined([pairs_of_a_call(), pairs_of_a_call()])
     assert listed.others[0] is None and listed.others[1].tolist() == [5, 7, 6, 7] * 2
     assert listed.alive.tolist() == [True] * 8 and listed.y.numel() == 0
     assert pairs_of_a_call().alive.tolist() == [True] * 3

@@ -478,7 +478,7 @@ def test_predictions_that_are_not_numbers_lose_trust():
     watch = zo.tangents.trust.TrustWatch(zo.tangents.TrustPolicy(average=2), 0, 1.0)
     with pytest.warns(zo.TangentWarning, match="relative error"):
         for n in range(9):
-            watch.saw(n, float("nan"), None)
+            watch.saw(n, float("nan"))
     assert watch.lost
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from zo.batches import Batch
 from zo.errors import ObjectiveError
+from zo.evaluators.state import Inside, Snapshot
 from zo.objective import Objective
 from zo.parameters import Parameters
 from zo.perturbation import Perturbation
@@ -32,7 +34,7 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class Problem:
+class Step:
     """What the queries of one step share.
 
     Attributes:
@@ -46,18 +48,24 @@ class Problem:
         inside: What attributes hold that the base evaluation wrote to, and lists and dicts that it left
             alone; see `Snapshot`. None where that is not known.
         tally: Counts queries that are beyond the plan.
-        together: The most queries that may run on rows of their own at once; None for a whole chunk.
+        number: Of the step, from 0.
+        stack: The most queries that may run on rows of their own at once; None for a whole chunk.
     """
 
     network: nn.Module
     parameters: Parameters
     objective: Objective
-    batch: Any
+    batch: Batch
     rows: int
     written: Mapping[str, Tensor] = field(default_factory=dict)
-    inside: tuple[dict[int, tuple[Any, Any]], dict[int, tuple[Any, Any]]] | None = None
+    inside: Inside | None = None
     tally: Tally = field(default_factory=Tally, compare=False)
-    together: int | None = None
+    number: int = 0
+    stack: int | None = None
+
+    def snapshot(self) -> Snapshot:
+        """The network as it is now, of which each query of the step is to leave what the base left."""
+        return Snapshot(self.network, self.written, self.inside)
 
 
 class Unservable(ObjectiveError):
@@ -78,33 +86,33 @@ class Evaluator(ABC):
     sentinels: ClassVar[int] = 0
 
     @abstractmethod
-    def begin(self, problem: Problem, base: Tensor) -> Changes:
+    def begin(self, step: Step, base: Tensor) -> Changes:
         """Prepare a step, and give the function that evaluates its queries.
 
         Called under `no_grad`, as is the function, and with the random state that the base evaluation
         started from. Both leave that state as it was.
 
         Args:
-            problem: The step's.
+            step: The step.
             base: The losses of the base, `(rows,)`, NaN where a row failed.
 
         Raises:
-            Unservable: this evaluator cannot serve the problem. The function may raise it too.
+            Unservable: this evaluator cannot serve the step. The function may raise it too.
         """
 
-    def changes(self, problem: Problem, perturbation: Perturbation, base: Tensor) -> Tensor:
+    def changes(self, step: Step, perturbation: Perturbation, base: Tensor) -> Tensor:
         """Changes of the losses for some queries of a step, `(queries, rows)`: `begin`, and what it gives."""
-        return self.begin(problem, base)(perturbation)
+        return self.begin(step, base)(perturbation)
 
     def serves(self, kind: type) -> bool:
         """Whether it takes perturbations of a kind, `Coordinates` or `Directions`."""
         return True
 
-    def bytes_per_query(self, problem: Problem, perturbation: Perturbation, base: int) -> int:
+    def bytes_per_query(self, step: Step, perturbation: Perturbation, base: int) -> int:
         """Memory that one more query in a chunk takes; 0 where queries follow each other.
 
         Args:
-            problem: A step's.
+            step: A step.
             perturbation: Of the kind that chunks will be of.
             base: What the evaluation of the base took at its peak, in bytes.
         """

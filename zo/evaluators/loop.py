@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from zo.batches import sent
-from zo.evaluators.evaluator import Changes, Evaluator, Problem
+from zo.evaluators.evaluator import Changes, Evaluator, Step
 from zo.evaluators.state import Snapshot, moved, moved_entry
 from zo.objective import losses
 from zo.parameters import Parameters
@@ -21,19 +21,19 @@ from zo.perturbation import Coordinates, Perturbation
 class Loop(Evaluator):
     """One query at a time; it works for any network and objective."""
 
-    def begin(self, problem: Problem, base: Tensor) -> Changes:
+    def begin(self, step: Step, base: Tensor) -> Changes:
         """Keep what each query must leave as it was; see `Evaluator.begin`."""
-        start = Snapshot(problem.network, problem.written, problem.inside)
-        return lambda perturbation: loop_losses(problem, perturbation, start) - base
+        start = step.snapshot()
+        return lambda perturbation: loop_losses(step, perturbation, start) - base
 
 
-def loop_losses(problem: Problem, perturbation: Perturbation, start: Snapshot) -> Tensor:
+def loop_losses(step: Step, perturbation: Perturbation, start: Snapshot) -> Tensor:
     """Losses `(queries, rows)`, one variant after another; `start` is restored after each."""
     rows = []
-    for displaced in _displacements(problem.parameters, perturbation):
+    for displaced in _displacements(step.parameters, perturbation):
         try:
             with displaced:
-                rows.append(losses(problem.objective, problem.network, problem.batch, problem.rows))
+                rows.append(losses(step.objective, step.network, step.batch, step.rows))
         finally:
             start.restore()
     return torch.stack(rows)
@@ -50,8 +50,8 @@ def _displacements(
         return
     which, local = parameters.locate(perturbation.indices)
     old: dict[int, Tensor] = {}  # one copy of a tensor for all the queries that move an entry of it
-    for number, entry, step in zip(which.tolist(), local.tolist(), perturbation.steps, strict=True):
+    for number, entry, length in zip(which.tolist(), local.tolist(), perturbation.steps, strict=True):
         tensor = parameters.tensors[number]
         if number not in old:
             old[number] = tensor.detach().clone()
-        yield moved_entry(tensor, old[number], entry, step)
+        yield moved_entry(tensor, old[number], entry, length)

@@ -11,7 +11,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils.parametrize import is_parametrized
 
 from zo.batches import sent
-from zo.evaluators.evaluator import Problem
+from zo.evaluators.evaluator import Step
 from zo.evaluators.forwards import Forward
 from zo.evaluators.point_rules import PointChanges, rule_of
 from zo.evaluators.variant_forward import Blocks, NotStackable
@@ -26,18 +26,18 @@ CONVOLUTIONS = (
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 
-def replacements(problem: Problem, perturbation: Perturbation) -> dict[nn.Module, Forward]:
+def replacements(step: Step, perturbation: Perturbation) -> dict[nn.Module, Forward]:
     """The forwards of one chunk of queries, by module.
 
     Raises:
         NotStackable: a module's forward cannot be replaced.
     """
-    blocks = Blocks(len(perturbation), len(perturbation) * problem.rows)
-    changes = _changes(problem.parameters, perturbation)
-    for module in problem.network.modules():
+    blocks = Blocks(len(perturbation), len(perturbation) * step.rows)
+    changes = _changes(step.parameters, perturbation)
+    for module in step.network.modules():
         if _uses_batch_statistics(module) or _draws(module):
             changes.setdefault(module, {})
-    whole = _whole(problem.network)
+    whole = _whole(step.network)
     copies: dict[int, Tensor] = {}  # by tensor: tied parameters share theirs
 
     def copied(module: nn.Module, name: str) -> Tensor:
@@ -131,14 +131,14 @@ def _whole(network: nn.Module) -> dict[nn.Module, nn.Module]:
     return whole
 
 
-def copied_bytes(problem: Problem, perturbation: Perturbation) -> int:
+def copied_bytes(step: Step, perturbation: Perturbation) -> int:
     """What copies take for each variant, at most."""
-    parameters = problem.parameters
+    parameters = step.parameters
     if not isinstance(perturbation, Coordinates):  # directions as drawn and as stepped, and moved weights
         return 3 * sum(size_in_bytes(tensor) for tensor in parameters.tensors)
-    whole = _whole(problem.network)
+    whole = _whole(step.network)
     copied: dict[int, int] = {}
-    for module in problem.network.modules():
+    for module in step.network.modules():
         names = [name for name, _ in module.named_parameters(recurse=False)]
         if whole.get(module, module) is module and all(rule_of(module, name) for name in names):
             continue

@@ -16,10 +16,9 @@ from torch._C._functorch import is_batchedtensor  # pyright: ignore[reportMissin
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from zo.batches import tensors
-from zo.evaluators.evaluator import Problem, Unservable
+from zo.batches import Batch, tensors
+from zo.evaluators.evaluator import Step, Unservable
 from zo.evaluators.loop import Loop
-from zo.evaluators.state import Snapshot
 from zo.objective import Objective, losses, uncompiled
 from zo.perturbation import Coordinates, Directions, Perturbation
 
@@ -57,13 +56,13 @@ def left_out(found: Tensor) -> Tensor:
     return torch.cat([found[:PLACE], found[PLACE + 1 :]])
 
 
-def rounding_of(problem: Problem, base: Tensor) -> Tensor:
+def rounding_of(step: Step, base: Tensor) -> Tensor:
     """How far the losses of each row may be off by rounding and by noise, `(rows,)`; takes four queries.
 
     Rounding is what some units in the last place of the weights change. It can be far above the loss's
     own: a confident row's is the small difference of large logits.
     """
-    shifts, still, eps = _shaken(problem, base, torch.zeros(problem.parameters.size), SHAKES)
+    shifts, still, eps = _shaken(step, base, torch.zeros(step.parameters.size), SHAKES)
     noise = still.abs().nan_to_num(0.0).max()
     shifts = shifts.abs().nan_to_num(0.0).amax(dim=0)
     # A confident row's losses are multiples of a step of their own, and most draws leave them as they
@@ -74,35 +73,35 @@ def rounding_of(problem: Problem, base: Tensor) -> Tensor:
     return 3 * ROUNDING * own * base.abs().nan_to_num(0.0) + 10 * (noise + shifts)
 
 
-def jumps_at(problem: Problem, base: Tensor, query: Perturbation, truth: Tensor) -> Tensor:
+def jumps_at(step: Step, base: Tensor, query: Perturbation, truth: Tensor) -> Tensor:
     """How far the losses of a query jump when weights and sums move by units in their last place, `(rows,)`.
 
     A box that rounds its outputs, or has a table, is between two of its values there, where it is by chance
     which one a slightly other order of sums gives. Takes nine queries.
 
     Args:
-        problem: The step's.
+        step: The step.
         base: Losses of the base, `(rows,)`.
         query: The one.
         truth: `(rows,)`, how it changed the losses.
     """
-    here = torch.zeros(problem.parameters.size, dtype=problem.parameters.dtype)
+    here = torch.zeros(step.parameters.size, dtype=step.parameters.dtype)
     if isinstance(query, Coordinates):
         here[query.indices] = query.steps.to(here)
     else:
         here = query.steps[0].to(here)
-    shaken, still, _ = _shaken(problem, base, here, LOCAL_SHAKES)
+    shaken, still, _ = _shaken(step, base, here, LOCAL_SHAKES)
     return 2 * (torch.cat([shaken, still[None]]) - truth).abs().nan_to_num(0.0).amax(dim=0)
 
 
-def _shaken(problem: Problem, base: Tensor, here: Tensor, shakes: int) -> tuple[Tensor, Tensor, float]:
+def _shaken(step: Step, base: Tensor, here: Tensor, shakes: int) -> tuple[Tensor, Tensor, float]:
     """The losses where every weight is moved by some units in its last place, beside where it is moved to.
 
     All that is summed or multiplied behind them moves by a unit too: an offset inside of a network rounds
     away what no weight's last place shows.
 
     Args:
-        problem: The step's.
+        step: The step.
         base: Losses of the base, `(rows,)`.
         here: `(size,)`, by which the weights are moved.
         shakes: How many times, each with signs of its own.
@@ -110,7 +109,7 @@ def _shaken(problem: Problem, base: Tensor, here: Tensor, shakes: int) -> tuple[
     Returns:
         Changes of the losses `(shakes, rows)`, those without a shake `(rows,)`, and the unit.
     """
-    weights, loop = problem.parameters.flat(), Loop().begin(problem, base)
+    weights, loop = step.parameters.flat(), Loop().begin(step, base)
     here = here.to(weights)
     seen = _Coarsest()
     with uncompiled(), seen:
@@ -119,8 +118,8 @@ def _shaken(problem: Problem, base: Tensor, here: Tensor, shakes: int) -> tuple[
     eps = min(seen.eps, torch.finfo(torch.float32).eps)
     generator = torch.Generator().manual_seed(0)
     signs = torch.randint(0, 2, (shakes, len(weights)), generator=generator) * 2 - 1
-    problem.tally.queries += shakes + 1
-    shaken = Loop().begin(replace(problem, objective=_rounded(problem.objective)), base)
+    step.tally.queries += shakes + 1
+    shaken = Loop().begin(replace(step, objective=_rounded(step.objective)), base)
     return shaken(Directions(here + SHAKEN_UNITS * eps * weights * signs)), still, eps
 
 
@@ -154,7 +153,7 @@ def _rounded(objective: Objective) -> Objective:
     """An objective in which what is computed is off by units in the last place, otherwise at each call."""
     generator = torch.Generator().manual_seed(1)
 
-    def rounded(network: nn.Module, batch: Any) -> Tensor:  # noqa: ANN401
+    def rounded(network: nn.Module, batch: Batch) -> Tensor:
         with uncompiled(), _Rounded(generator):
             return objective(network, batch)
 
@@ -211,7 +210,7 @@ class _Rounded(TorchDispatchMode):
 
 
 def refuse_shifted(
-    problem: Problem,
+    step: Step,
     perturbation: Perturbation,
     base: Tensor,
     changes: Tensor,
@@ -221,7 +220,7 @@ def refuse_shifted(
     """Refuse a chunk whose sentinel is off the base.
 
     Args:
-        problem: The step's.
+        step: The step.
         perturbation: The queries of the chunk with its sentinel.
         base: Losses of the base, `(rows,)`.
         changes: `(queries, rows)` of the losses, those of the sentinel among them.
@@ -232,7 +231,7 @@ def refuse_shifted(
         Unservable: It is, by more than rounding, and by more than a thousandth of what the others changed.
     """
     rows = torch.isfinite(base) & torch.isfinite(changes[PLACE])  # a failed row is not a fault
-    eps = max(torch.finfo(dtype).eps for dtype in (base.dtype, problem.parameters.dtype))
+    eps = max(torch.finfo(dtype).eps for dtype in (base.dtype, step.parameters.dtype))
     largest = torch.where(rows, torch.stack([changes[PLACE], base]), 0.0).abs().amax(dim=1)
     lost = (torch.isfinite(base) & ~rows).any()
     if (largest[0] <= ROUNDING * eps * largest[1]) & ~lost:  # of a chunk all that the host waits for
@@ -243,25 +242,25 @@ def refuse_shifted(
     size = left_out(changes)[:, rows].double().nan_to_num(0.0).square().mean(dim=1).sqrt()
     if off.double().square().mean().sqrt() <= HARMLESS * size.median():
         return
-    allowed = rounding_of(problem, base)[rows]
+    allowed = rounding_of(step, base)[rows]
     if (off <= allowed).all():
         return
-    still = Directions(torch.zeros(1, problem.parameters.size))
-    if (off <= allowed + jumps_at(problem, base, still, torch.zeros_like(base))[rows]).all():
+    still = Directions(torch.zeros(1, step.parameters.size))
+    if (off <= allowed + jumps_at(step, base, still, torch.zeros_like(base))[rows]).all():
         return
-    problem.tally.queries += len(perturbation)
+    step.tally.queries += len(perturbation)
     raise Unservable(
         f"a variant that moves nothing changed the loss by up to {off.max().item():.1e}, as if "
-        f"{_culprit(problem, len(perturbation), run)} drew at random for each variant, or mixed the rows of "
+        f"{_culprit(step, len(perturbation), run)} drew at random for each variant, or mixed the rows of "
         "different variants"
     )
 
 
-def _culprit(problem: Problem, variants: int, run: Callable[[], Tensor]) -> str:
+def _culprit(step: Step, variants: int, run: Callable[[], Tensor]) -> str:
     """The first module, in the order of the forward, whose output differs for the sentinel's rows."""
-    alone = _outputs(problem.network, lambda: _base(problem))
-    together = _outputs(problem.network, run)
-    for (name, own), (_, stacked) in zip(alone, together, strict=False):
+    alone = _outputs(step.network, lambda: _base(step))
+    of_all = _outputs(step.network, run)
+    for (name, own), (_, stacked) in zip(alone, of_all, strict=False):
         if stacked.shape != (variants * own.shape[0], *own.shape[1:]):
             continue
         rest = stacked.unflatten(0, (variants, -1))[PLACE]
@@ -271,11 +270,11 @@ def _culprit(problem: Problem, variants: int, run: Callable[[], Tensor]) -> str:
     return "the objective, or what it calls outside of the network's modules,"
 
 
-def _base(problem: Problem) -> Tensor:
-    start = Snapshot(problem.network, problem.written, problem.inside)
+def _base(step: Step) -> Tensor:
+    start = step.snapshot()
     try:
-        problem.tally.queries += 1
-        return losses(problem.objective, problem.network, problem.batch, problem.rows)
+        step.tally.queries += 1
+        return losses(step.objective, step.network, step.batch, step.rows)
     finally:
         start.restore()
 

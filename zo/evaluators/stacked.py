@@ -13,7 +13,7 @@ from torch import Tensor
 
 from blackbox import BudgetError
 from zo.batches import repeat, tensors
-from zo.evaluators.evaluator import Changes, Evaluator, Problem, Unservable
+from zo.evaluators.evaluator import Changes, Evaluator, Step, Unservable
 from zo.evaluators.forwards import replaced
 from zo.evaluators.hidden_weights import hidden
 from zo.evaluators.loop import Loop
@@ -38,70 +38,68 @@ class Stacked(Evaluator):
     In each chunk one more variant moves nothing; if its losses are not those of the base, the chunk is
     refused (see `sentinel`). So it is if the objective reads a weight that the chunk moves outside of those
     layers: it is NaN there. A chunk of one query is evaluated as `Loop` does, and one of more than
-    `Problem.together` in parts.
+    `Step.stack` in parts.
     """
 
     sentinels: ClassVar[int] = 1
 
-    def begin(self, problem: Problem, base: Tensor) -> Changes:
+    def begin(self, step: Step, base: Tensor) -> Changes:
         """Keep what each chunk must leave as it was; see `Evaluator.begin`."""
-        start = Snapshot(problem.network, problem.written, problem.inside)
-        one = Loop().begin(problem, base)
+        start = step.snapshot()
+        one = Loop().begin(step, base)
 
         def changes(perturbation: Perturbation) -> Tensor:
             if len(perturbation) == 1:
                 return one(perturbation)
-            most = problem.together or len(perturbation)
+            most = step.stack or len(perturbation)
             if len(perturbation) > most:  # of a chunk for `Difference`, in whose place it is
                 starts = range(0, len(perturbation), most)
                 return torch.cat([changes(perturbation.part(start, start + most)) for start in starts])
             queries = with_sentinel(perturbation)
-            moved = [problem.parameters.tensors[number] for number in problem.parameters.moved(queries)]
-            run = partial(stacked_losses, problem, queries, start, moved)
+            moved = [step.parameters.tensors[number] for number in step.parameters.moved(queries)]
+            run = partial(stacked_losses, step, queries, start, moved)
             try:
                 found = run() - base
             except (BudgetError, Unservable):
                 raise
             except Exception:  # of a black box that refuses NaN, perhaps
-                _refuse_unseen(problem, queries, base)
+                _refuse_unseen(step, queries, base)
                 raise
-            problem.tally.queries += 1
-            refuse_shifted(
-                problem, queries, base, found, run, partial(_refuse_unseen, problem, queries, base)
-            )
+            step.tally.queries += 1
+            refuse_shifted(step, queries, base, found, run, partial(_refuse_unseen, step, queries, base))
             return left_out(found)
 
         return changes
 
-    def bytes_per_query(self, problem: Problem, perturbation: Perturbation, base: int) -> int:
+    def bytes_per_query(self, step: Step, perturbation: Perturbation, base: int) -> int:
         """See `Evaluator.bytes_per_query`."""
-        batch = sum(size_in_bytes(tensor) for tensor in tensors(problem.batch))
-        return batch + SLACK * base + copied_bytes(problem, perturbation)
+        batch = sum(size_in_bytes(tensor) for tensor in tensors(step.batch))
+        return batch + SLACK * base + copied_bytes(step, perturbation)
 
 
 def stacked_losses(
-    problem: Problem, perturbation: Perturbation, start: Snapshot, hiding: Sequence[Tensor] = ()
+    step: Step, perturbation: Perturbation, start: Snapshot, hiding: Sequence[Tensor] = ()
 ) -> Tensor:
     """Losses `(queries, rows)` of all variants by one call of the objective; `start` is restored after it.
 
     Args:
-        problem: The step's.
+        step: The step.
         perturbation: The variants.
         start: Of the network.
         hiding: Weights that are NaN but for the layers that know the variants.
     """
     variants = len(perturbation)
     try:
-        forwards = replacements(problem, perturbation)
+        forwards = replacements(step, perturbation)
         with replaced(forwards), hidden(hiding, forwards) if hiding else nullcontext(), uncompiled():
-            batch = repeat(problem.batch, variants)
-            stacked = losses(problem.objective, problem.network, batch, variants * problem.rows)
+            batch = repeat(step.batch, variants)
+            stacked = losses(step.objective, step.network, batch, variants * step.rows)
     finally:
         start.restore()
-    return stacked.view(variants, problem.rows)
+    return stacked.view(variants, step.rows)
 
 
-def _refuse_unseen(problem: Problem, queries: Perturbation, base: Tensor) -> None:
+def _refuse_unseen(step: Step, queries: Perturbation, base: Tensor) -> None:
     """Refuse a chunk that lost rows because the objective reads a moved weight outside its layer.
 
     Such a read sees the base's weight in all variants. Costs a query or two.
@@ -109,14 +107,14 @@ def _refuse_unseen(problem: Problem, queries: Perturbation, base: Tensor) -> Non
     Raises:
         Unservable: It does.
     """
-    numbers, modules = problem.parameters.moved(queries), replacements(problem, queries)
-    start = Snapshot(problem.network, problem.written, problem.inside)
+    numbers, modules = step.parameters.moved(queries), replacements(step, queries)
+    start = step.snapshot()
     lost = torch.isfinite(base)
     for _ in range(2):  # a row that fails by chance does not fail twice
-        problem.tally.queries += 1
+        step.tally.queries += 1
         try:
-            with hidden([problem.parameters.tensors[n] for n in numbers], modules), uncompiled():
-                found = losses(problem.objective, problem.network, problem.batch, problem.rows)
+            with hidden([step.parameters.tensors[n] for n in numbers], modules), uncompiled():
+                found = losses(step.objective, step.network, step.batch, step.rows)
             lost = lost & ~torch.isfinite(found)
         except BudgetError:
             raise
@@ -126,7 +124,7 @@ def _refuse_unseen(problem: Problem, queries: Perturbation, base: Tensor) -> Non
             start.restore()
         if not lost.any():
             return
-    names = ", ".join(problem.parameters.names[number] for number in numbers[:3])
+    names = ", ".join(step.parameters.names[number] for number in numbers[:3])
     raise Unservable(
         f"{names}{', ...' if len(numbers) > 3 else ''}: read outside its layer, as by a penalty on the "
         "weights, where variants are not told apart"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from operator import is_
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -23,8 +24,35 @@ _DATA = (
 _ATOMS = {int, float, complex, bool, str, bytes, type(None)}
 _SEQUENCES, _MAPPINGS = (list, deque), (dict, OrderedDict, defaultdict, Counter, set)
 _LITTLE = 20_000  # numbers and items: so few are put back after each query, written to or not
-_Noted = dict[int, tuple[Any, Any]]  # by identity: what may be written to, and a copy
 _OF_TORCH = set(vars(nn.Module()))  # what every module has: parameters, buffers, children, hooks
+
+
+class Copied(NamedTuple):
+    """Something that may be written to in place, and a copy of it.
+
+    Attributes:
+        value: The thing itself.
+        copy: What it held.
+    """
+
+    value: Any
+    copy: Any
+
+
+Copies: TypeAlias = dict[int, Copied]  # by the identity of the value
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What a network's attributes hold that may be written to in place.
+
+    Attributes:
+        written: What a forward wrote to.
+        left_alone: Lists and dicts that it did not write to; what is added to them is taken out again.
+    """
+
+    written: Copies
+    left_alone: Copies = field(default_factory=dict)
 
 
 class Snapshot:
@@ -44,7 +72,7 @@ class Snapshot:
         self,
         network: nn.Module,
         parameters: Mapping[str, Tensor] | None = None,
-        inside: tuple[_Noted, _Noted] | None = None,
+        inside: Inside | None = None,
     ) -> None:
         # The tensors themselves too: a forward may put another one, of another shape, in a buffer's place.
         self._buffers = [
@@ -65,8 +93,8 @@ class Snapshot:
             if not isinstance(module, torch.jit.ScriptModule)
         ]
         if inside is None:
-            inside = _inside(value for _, kept in self._attributes for value in kept.values()), {}
-        self._inside, self._left_alone = inside
+            inside = Inside(_inside(value for _, kept in self._attributes for value in kept.values()))
+        self._inside, self._left_alone = inside.written, inside.left_alone
         tensors = {key: value for key, (value, _) in self._inside.items() if isinstance(value, Tensor)}
         self._marks = {key: _mark(value) for key, value in tensors.items()}
         chosen = dict(network.named_parameters()) if parameters is None else parameters
@@ -124,7 +152,7 @@ class Snapshot:
         """The names of the parameters whose values are others now than when the snapshot was taken."""
         return [name for name, (tensor, value, _) in self._parameters.items() if _differs(tensor, value)]
 
-    def inside(self, memories: Collection[int] = ()) -> tuple[_Noted, _Noted]:
+    def inside(self, memories: Collection[int] = ()) -> Inside:
         """What attributes hold, with copies: what was written to since; and lists and dicts left alone.
 
         A query that adds to one of the second kind, as to masks by their size, is put back too. If it is
@@ -134,21 +162,23 @@ class Snapshot:
             memories: As for `written`.
         """
         if sum(100 + _size(value) for value, _ in self._inside.values()) <= _LITTLE:
-            return self._inside, {}
+            return Inside(self._inside)
         written = {
             key: pair
             for key, pair in self._inside.items()
             if (
-                key in self._marks and (_mark(pair[0]) != self._marks[key] or self._marks[key][1] in memories)
+                key in self._marks
+                and (_mark(pair.value) != self._marks[key] or self._marks[key][1] in memories)
             )
             or not _same(*pair)
         }
         containers = (*_SEQUENCES, *_MAPPINGS)
-        return written, {
+        left_alone = {
             key: pair
             for key, pair in self._inside.items()
-            if key not in written and type(pair[0]) in containers
+            if key not in written and type(pair.value) in containers
         }
+        return Inside(written, left_alone)
 
     def changed(self, known: Iterable[int] = ()) -> list[str]:
         """The attributes, as Class.name, inside of which something was written, but for what is known."""
@@ -160,18 +190,18 @@ class Snapshot:
             if changed and changed & _inside([value]).keys()
         ]
 
-    def _changed(self) -> _Noted:
+    def _changed(self) -> Copies:
         return {key: pair for key, pair in self._inside.items() if not _same(*pair)}
 
 
-def copied(written: _Noted) -> tuple[_Noted, _Noted]:
-    """What attributes hold, as it is now, of what was written to; for a snapshot of the same network."""
-    return {key: (value, _copied(value)) for key, (value, _) in written.items()}, {}
+def as_it_is_now(inside: Inside) -> Inside:
+    """New copies of what was written to; for a snapshot of the same network."""
+    return Inside({key: Copied(value, _copied(value)) for key, (value, _) in inside.written.items()})
 
 
-def _inside(values: Iterable[Any]) -> _Noted:
+def _inside(values: Iterable[Any]) -> Copies:
     """What nestings hold that can be written to in place, with copies, by identity; no parameters."""
-    found: _Noted = {}
+    copies: Copies = {}
     seen, left = set[int](), list(values)
     while left:  # not by recursion: a list of lists may be deep
         value = left.pop()
@@ -180,10 +210,10 @@ def _inside(values: Iterable[Any]) -> _Noted:
         seen.add(id(value))
         copy = _copied(value)
         if copy is not None:
-            found[id(value)] = value, copy
+            copies[id(value)] = Copied(value, copy)
         if isinstance(value, tuple) or type(value) in (*_SEQUENCES, *_MAPPINGS):
             left.extend(value.values() if isinstance(value, dict) else value)
-    return found
+    return copies
 
 
 def _copied(value: Any) -> Any:  # noqa: ANN401

@@ -1,1 +1,1 @@
-"""How a step's pieces are evaluated: by this process, by a group of processes, and with a journal."""
+"""What serves a step: its base, the check of what evaluates it, its pieces, several processes, a journal."""

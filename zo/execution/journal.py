@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from zo.batches import bits, tensors
-from zo.evaluators.evaluator import Problem
+from zo.evaluators.evaluator import Step
 from zo.objective import Closed
 
 
@@ -30,17 +30,17 @@ class Journal(Protocol):
         ...
 
 
-class Page:
+class StepJournal:
     """The journal of one step.
 
     Args:
         journal: Where entries are kept.
-        problem: The step's; its tally counts what checks have cost, and gets that of recalled pieces.
+        step: The step; its tally counts what checks have cost, and gets that of recalled pieces.
         fingerprint: The checksum of all that the step's queries depend on.
     """
 
-    def __init__(self, journal: Journal, problem: Problem, fingerprint: str) -> None:
-        self._journal, self._tally, self._fingerprint = journal, problem.tally, fingerprint
+    def __init__(self, journal: Journal, step: Step, fingerprint: str) -> None:
+        self._journal, self._tally, self._fingerprint = journal, step.tally, fingerprint
 
     def remember(self, name: str, work: Callable[[], Tensor]) -> Tensor:
         """The numbers of a piece: from the journal, or by `work`, and then kept there."""
@@ -71,23 +71,23 @@ class Page:
         return f"{self._fingerprint} {name}"
 
 
-def step_fingerprint(problem: Problem, base: Tensor, settings: str) -> str:
+def step_fingerprint(step: Step, base: Tensor, settings: str) -> str:
     """A checksum of all that the queries of a step depend on.
 
     Args:
-        problem: Its weights, buffers and batch count, and the random state.
+        step: Its weights, buffers and batch count, and the random state.
         base: Losses of the base, `(rows,)`: only which of them are finite, since a box may be noisy. Of a
             closure, whose batch nobody sees, their values too: another batch has other ones. With a noisy
             box such a step is not found again.
         settings: Seed, step, estimator and chunk, in words.
     """
-    network = problem.network
+    network = step.network
     found = sha256(f"{settings} {'training' if network.training else 'evaluation'}".encode())
     weights = [*network.parameters(), *network.buffers()]
-    told = base if isinstance(problem.objective, Closed) else torch.isfinite(base)
+    told = base if isinstance(step.objective, Closed) else torch.isfinite(base)
     generators = [torch.get_rng_state()]
     generators += [torch.cuda.get_rng_state(device) for device in {w.device for w in weights if w.is_cuda}]
-    for tensor in (*weights, *problem.parameters.tensors, *tensors(problem.batch), *generators, told):
+    for tensor in (*weights, *step.parameters.tensors, *tensors(step.batch), *generators, told):
         found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
         found.update(bits(tensor.cpu()).numpy().data)
     return found.hexdigest()

@@ -1,28 +1,23 @@
-"""The pieces of a step: chunks of queries by number, this process's share of them, and all together."""
+"""The pieces of a step: chunks of queries by number, evaluated or looked up in a journal, and all as one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from blackbox import BlackBoxError
-from zo.base import Base
 from zo.batches import sent
-from zo.evaluators.check import refuse_off
-from zo.evaluators.choice import Serving
-from zo.evaluators.evaluator import Changes, Unservable, mean_changes
+from zo.evaluators.evaluator import Unservable, mean_changes
 from zo.evaluators.loop import Loop
-from zo.execution.journal import Page
-from zo.execution.ranks import Ranks
+from zo.execution.base import Base
+from zo.execution.check import refuse_off
+from zo.execution.choice import Begun, Serving
+from zo.execution.journal import StepJournal
 from zo.execution.shared_rows import apart
 from zo.perturbation import Perturbation, Perturbations
-from zo.slopes import Doubt
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -32,10 +27,8 @@ class Pieces:
     Attributes:
         base: The base evaluation.
         plan: All queries.
-        chunk: How many run together.
-        serving: What evaluates them.
-        page: The journal of the step; None without a journal.
-        marks: What must be the same in all processes, by name.
+        chunk: How many are a piece.
+        journal: The journal of the step; None without one.
         drawn: The query of the plan that is evaluated by `loop` too.
         max_dropped: The fraction of a piece's queries that may fail for the journal to keep it.
     """
@@ -43,15 +36,9 @@ class Pieces:
     base: Base
     plan: Perturbations
     chunk: int
-    serving: Serving
-    page: Page | None
-    marks: Mapping[str, int]
+    journal: StepJournal | None
     drawn: int = 0
     max_dropped: float = 1.0
-
-    def marked(self, stage: str) -> dict[str, int | str]:
-        """What must be the same in all processes that meet in an exchange of the step, by name."""
-        return {**self.marks, "stage of the step": stage}
 
     def __len__(self) -> int:
         return -(-self.plan.queries // self.chunk)
@@ -61,148 +48,119 @@ class Pieces:
         start = number * self.chunk
         return self.plan.chunk(start, min(start + self.chunk, self.plan.queries))
 
-    def is_drawn(self, number: int) -> bool:
-        """Whether the drawn query is in a piece."""
-        return number == self.drawn // self.chunk
+    def drawn_in(self, number: int) -> int | None:
+        """The place of the drawn query in a piece of several; None if it is in another one."""
+        piece, place = divmod(self.drawn, self.chunk)
+        return place if piece == number and len(self.queries(number)) > 1 else None
 
-    def name(self, number: int, *, by_loop: bool = False) -> str:
-        """What the journal calls a piece: other evaluators give other bits."""
-        return f"piece {number} by {'loop' if by_loop else self.serving.state_dict()}"
-
-    def known(self) -> dict[int, Tensor]:
+    def known(self, serving: Serving) -> dict[int, Tensor]:
         """The numbers of the pieces that an earlier process has left in the journal."""
-        if self.page is None:
+        if self.journal is None:
             return {}
-        names = {self.name(number): number for number in range(len(self))}
-        return {names[name]: numbers for name, numbers in self.page.known(names).items()}
+        names = {_name(number, serving): number for number in range(len(self))}
+        return {names[name]: numbers for name, numbers in self.journal.known(names).items()}
 
 
 @dataclass(frozen=True)
-class Opening:
-    """What is known of a step before its pieces are evaluated.
+class Evaluated:
+    """What the evaluation of some pieces gave.
 
     Attributes:
-        pieces: Those of the step; None if it has not begun.
-        known: Numbers of pieces from the journal.
-        noise: How far two evaluations of the base were apart; None if it was evaluated once.
-        by_loop: Whether `loop` evaluates all pieces, since what served before was found to be wrong.
+        numbers: The mean change of the loss by each query, `(queries,)`, NaN where it failed; by piece.
+        checks: Queries that the step has taken beside the plan's so far.
+        fault: Why the evaluator cannot go on; None if it can.
     """
 
-    pieces: Pieces | None = None
-    known: Mapping[int, Tensor] = field(default_factory=dict)
-    noise: float | None = None
-    by_loop: bool = False
-
-
-@dataclass(frozen=True)
-class Share:
-    """What one process tells the others of a step.
-
-    Attributes:
-        marks: See `Pieces.marked`.
-        numbers: Those that it evaluated, by the number of the piece.
-        checks: Queries that it evaluated beside the plan's.
-        fault: Why its evaluator cannot go on; None if it can.
-        serving: What evaluates the queries, as its state; None if this process does not decide it.
-        noise: See `Opening`.
-        doubt: About the slopes of the step; None if there is none, or if this process does not judge them.
-    """
-
-    marks: Mapping[str, int | str]
-    numbers: Mapping[int, Tensor] = field(default_factory=dict)
+    numbers: Mapping[int, Tensor]
     checks: int = 0
     fault: str | None = None
-    serving: Mapping[str, str] | None = None
-    noise: float | None = None
-    doubt: Doubt | None = None
+
+    @property
+    def queries(self) -> int:
+        """How many of the plan's queries these are."""
+        return sum(map(len, self.numbers.values()))
 
 
-def evaluate_share(pieces: Pieces, opening: Opening, ranks: Ranks, *, first_alone: bool) -> Share:
-    """Evaluate the pieces of this process, of those that are not known; see `dealt`.
+def evaluate(pieces: Pieces, serving: Serving, numbers: Iterable[int]) -> Evaluated:
+    """Evaluate some pieces of a step, but for those that are in its journal by now.
 
     Args:
         pieces: All of the step's.
-        opening: What is known of them.
-        ranks: Who shares them.
-        first_alone: Whether the first process takes all of them.
+        serving: What evaluates them.
+        numbers: Which of them.
     """
-    left = [number for number in range(len(pieces)) if number not in opening.known]
-    if not first_alone:
-        left = dealt(left, ranks.rank, ranks.size)
-    elif ranks.rank > 0:
-        left = []
-    base, page, fault = pieces.base, pieces.page, None
-    found: dict[int, Tensor] = {}
-    begun: dict[int, Changes] = {}
-    tally = base.problem.tally
-    running = 0  # queries that count for nothing if they show that their evaluator is wrong
+    evaluated: dict[int, Tensor] = {}
+    begun, fault = Begun(serving, pieces.base), None
     try:
-        with apart(), base.intact():
-            for number in left:
-                name = pieces.name(number, by_loop=opening.by_loop)
-                kept = {} if page is None else page.known([name])
-                if kept:
-                    found[number] = kept[name]
-                    continue
-                spent, queries = tally.queries, pieces.queries(number)
-                evaluator = pieces.serving.serves(queries, base.problem, by_loop=opening.by_loop)
-                if id(evaluator) not in begun:
-                    begun[id(evaluator)] = evaluator.begin(base.problem, base.losses)
-                changes, running = begun[id(evaluator)], len(queries)
-                try:
-                    if pieces.is_drawn(number) and not isinstance(evaluator, Loop) and len(queries) > 1:
-                        chosen = pieces.drawn % pieces.chunk
-                        changed = refuse_off(evaluator, base.problem, base.losses, changes, queries, chosen)
-                    else:
-                        changed = changes(queries)
-                except BlackBoxError:
-                    raise
-                except Exception as error:  # of a shape, say, that no chunk had when it was checked
-                    if isinstance(evaluator, Loop):
-                        raise
-                    raise Unservable(f"it could not run ({type(error).__name__}: {error})") from error
-                numbers, running = mean_changes(base.losses, changed), 0
-                found[number] = numbers if page is None else numbers.cpu()
-                if page is not None and int(found[number].isnan().sum()) <= pieces.max_dropped * len(numbers):
-                    base.refuse_written()  # what is kept is not evaluated again
-                    page.keep(name, found[number], tally.queries - spent)
+        with apart(), pieces.base.intact():
+            for number in numbers:
+                evaluated[number] = _numbers(pieces, begun, number)
     except Unservable as error:
         fault = f"cannot serve: {error}"
-        tally.queries += running
-    found = _on_the_cpu(found)
-    return Share(pieces.marked("by loop" if opening.by_loop else "pieces"), found, tally.queries, fault)
+    return Evaluated(_on_the_cpu(evaluated), pieces.base.step.tally.queries, fault)
 
 
-def _on_the_cpu(found: dict[int, Tensor]) -> dict[int, Tensor]:
-    """All numbers, at once: each time that some are asked for, a GPU runs out of what it has to do."""
-    if not found:
-        return found
-    lengths = [len(numbers) for numbers in found.values()]
-    device = next((numbers.device for numbers in found.values() if numbers.device.type != "cpu"), None)
-    if device is None:
-        return found
-    together = torch.cat([sent(numbers, device) for numbers in found.values()]).cpu()
-    return dict(zip(found, together.split(lengths), strict=True))
-
-
-def dealt(numbers: Sequence[T], rank: int, size: int) -> list[T]:
-    """What a process gets when they are dealt back and forth: to 0, 1, 1, 0, 0, 1, ... of two.
-
-    Queries of early layers cost more, and stand first: dealt in one direction, the first process would have
-    most to do in each round.
-    """
-    rounds = (divmod(place, size) for place in range(len(numbers)))
-    to = [seat if number % 2 == 0 else size - 1 - seat for number, seat in rounds]
-    return [each for each, whose in zip(numbers, to, strict=True) if whose == rank]
-
-
-def joined(count: int, parts: Sequence[Mapping[int, Tensor]]) -> tuple[Tensor, Tensor]:
+def joined(count: int, parts: Sequence[Evaluated]) -> tuple[Tensor, Tensor]:
     """The numbers of all pieces in their order.
+
+    Args:
+        count: How many there are.
+        parts: Of several processes, or of a journal.
 
     Returns:
         Differences `(queries,)` float64, zero where a query is dropped, and `(queries,)` bool, False there.
     """
-    numbers = {number: values for part in parts for number, values in part.items()}
-    together = torch.cat([numbers[number] for number in range(count)])
-    valid = torch.isfinite(together)
-    return torch.where(valid, together, 0.0), valid
+    numbers = {number: values for part in parts for number, values in part.numbers.items()}
+    whole = torch.cat([numbers[number] for number in range(count)])
+    valid = torch.isfinite(whole)
+    return torch.where(valid, whole, 0.0), valid
+
+
+def _name(number: int, serving: Serving) -> str:
+    """What the journal calls a piece: other evaluators give other bits."""
+    return f"piece {number} by {serving.state_dict() or 'loop'}"
+
+
+def _numbers(pieces: Pieces, begun: Begun, number: int) -> Tensor:
+    """The numbers of a piece: those in the journal, or by its evaluator, and then kept there."""
+    base, journal, name = pieces.base, pieces.journal, _name(number, begun.serving)
+    if journal is not None and (known := journal.known([name])):
+        return known[name]
+    spent = base.step.tally.queries
+    numbers = mean_changes(base.losses, _changes(pieces, begun, number))
+    if journal is not None:
+        numbers = numbers.cpu()
+        if int(numbers.isnan().sum()) <= pieces.max_dropped * len(numbers):
+            base.refuse_written()  # what is kept is not evaluated again
+            journal.keep(name, numbers, base.step.tally.queries - spent)
+    return numbers
+
+
+def _changes(pieces: Pieces, begun: Begun, number: int) -> Tensor:
+    """Changes of the losses `(queries, rows)` by a piece, the drawn query's held against `loop`."""
+    base, queries, place = pieces.base, pieces.queries(number), pieces.drawn_in(number)
+    evaluator, changes = begun.for_queries(queries)
+    try:
+        if place is None or isinstance(evaluator, Loop):
+            return changes(queries)
+        return refuse_off(evaluator, base.step, base.losses, changes, queries, place)
+    except Unservable:
+        base.step.tally.queries += len(queries)  # they count for nothing
+        raise
+    except BlackBoxError:
+        raise
+    except Exception as error:  # of a shape, say, that no chunk had when it was checked
+        if isinstance(evaluator, Loop):
+            raise
+        base.step.tally.queries += len(queries)
+        raise Unservable(f"it could not run ({type(error).__name__}: {error})") from error
+
+
+def _on_the_cpu(numbers: dict[int, Tensor]) -> dict[int, Tensor]:
+    """All numbers, at once: each time that some are asked for, a GPU runs out of what it has to do."""
+    device = next((values.device for values in numbers.values() if values.device.type != "cpu"), None)
+    if device is None:
+        return numbers
+    lengths = [len(values) for values in numbers.values()]
+    whole = torch.cat([sent(values, device) for values in numbers.values()]).cpu()
+    return dict(zip(numbers, whole.split(lengths), strict=True))

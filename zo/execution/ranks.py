@@ -6,6 +6,7 @@ import pickle
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -14,24 +15,43 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from blackbox.errors import BlackBoxError
-from zo.batches import bits, tensors
+from zo.batches import Batch, bits, tensors
 from zo.errors import ConfigurationError, FailedBatchError, FailedQueriesError
 
-Own = TypeVar("Own")
-Told = TypeVar("Told")
+T = TypeVar("T")
 
 
 class Meeting:
     """What the ranks tell each other behind a block.
 
     Attributes:
-        own: the little that this rank tells, by pickle; to be set in the block.
-        told: what each of them told; set behind it.
+        message: what this rank tells, little, by pickle; to be set in the block.
+        marks: what must be the same on all ranks, by name, as `fingerprint` gives it; to be set in the block.
+        messages: what each of them told, in the order of ranks; set behind the block.
     """
 
     def __init__(self) -> None:
-        self.own: Any = None
-        self.told: list[Any] = []
+        self.message: Any = None
+        self.marks: Mapping[str, int | str] = {}
+        self.messages: list[Any] = []
+
+
+@dataclass
+class _Answer:
+    """What a rank tells the others.
+
+    Attributes:
+        message, marks: see `Meeting`.
+        reason: why it failed, in words; None if it did not.
+        batch: the error to be raised on all ranks, if rows of a black box failed.
+        other: whether it failed in another way than by rows.
+    """
+
+    message: Any
+    marks: Mapping[str, int | str]
+    reason: str | None = None
+    batch: FailedBatchError | None = None
+    other: bool = False
 
 
 class Ranks:
@@ -66,55 +86,66 @@ class Ranks:
         self.size = 1 if group is None else dist.get_world_size(group)
         self.exchanged, self.waited = 0, 0.0
         self._error = error
-
-    def together(self, step: int, work: Callable[[], tuple[Own, Told]]) -> tuple[Own, list[Told]]:
-        """Work that each rank does on its own, and may fail at; see `meeting`.
-
-        Args:
-            step: its number.
-            work: gives what this rank keeps, and the little that it tells the others, by pickle.
-
-        Returns:
-            What it kept, and what each of the ranks told.
-        """
-        with self.meeting(step) as meeting:
-            own, meeting.own = work()
-        return own, meeting.told
+        self._heard: Exception | None = None  # the last error of a meeting
 
     @contextmanager
-    def meeting(self, step: int) -> Iterator[Meeting]:
+    def meeting(self, step: int, stage: str = "") -> Iterator[Meeting]:
         """A block that each rank goes through on its own, and may fail in; behind it all know of all.
+
+        A process alone goes through it as if there were no block. Meetings may lie in each other: a rank that
+        fails on its way to the inner one is heard there by the others, and none of them goes on.
 
         Args:
             step: its number.
+            stage: of the step, where it has several meetings: ranks that are not at the same one are refused.
 
         Raises:
             FailedBatchError: on all ranks, where some raised it and no other failed in another way.
             BlackBoxError: of the kind that was asked for: some rank failed, and it has each one's reason;
-                or died. Where all failed, each raises its own. One that fails while others exchange rows
-                (`SharedRows`) is not answered: it says its reason, and they are told after the timeout.
+                or died; or the marks differ. Where all failed, each raises its own. One that fails while
+                others exchange rows (`SharedRows`) is not answered: it says its reason, and they are told
+                after the timeout.
         """
-        meeting = Meeting()
+        meeting, cause = Meeting(), None
         if self.size == 1:
             yield meeting
-            meeting.told = [meeting.own]
+            meeting.messages = [meeting.message]
             return
-        cause, reason, batch = None, None, None
         try:
             yield meeting
         except Exception as error:  # raised below, when all know of it
-            cause, reason = error, f"{type(error).__name__}: {error}".rstrip(".")
-            batch = error if isinstance(error, FailedBatchError) else None
-        found: list[Any] = [None] * self.size
-        other = cause is not None and not isinstance(cause, FailedQueriesError)
+            if error is self._heard:  # of an inner meeting, where all have heard of it
+                raise
+            cause = error
+        try:
+            marks = {**meeting.marks, "stage of the step": stage} if stage else meeting.marks
+            answers = self._answers(step, cause, _Answer(meeting.message, marks))
+            self._raise_failures(step, cause, answers)
+            self.refuse_different(step, [answer.marks for answer in answers])
+        except Exception as error:
+            self._heard = error
+            raise
+        meeting.messages = [answer.message for answer in answers]
+
+    def _answers(self, step: int, cause: Exception | None, answer: _Answer) -> list[_Answer]:
+        """Those of all ranks, in their order; where there is a cause, this one's says that it failed."""
+        if cause is not None:
+            answer.reason = f"{type(cause).__name__}: {cause}".rstrip(".")
+            answer.batch = cause if isinstance(cause, FailedBatchError) else None
+            answer.other = not isinstance(cause, FailedQueriesError)
+        answers: list[Any] = [None] * self.size
         with self.answering(step, cause):
-            dist.all_gather_object(found, (reason, meeting.own, batch, other), self.group)
+            dist.all_gather_object(answers, answer, self.group)
         # what all_gather_object sends: eight bytes for the length, and all as long as the longest
-        self.exchanged += self.size * (8 + max(len(pickle.dumps(each)) for each in found))
-        batches = [batch for _, _, batch, _ in found if batch is not None]
-        if batches and not any(other for *_, other in found):  # only some saw the rows that failed
-            raise batch or batches[0]
-        failed = [f"rank {rank} failed: {reason}" for rank, (reason, *_) in enumerate(found) if reason]
+        self.exchanged += self.size * (8 + max(len(pickle.dumps(one)) for one in answers))
+        return answers
+
+    def _raise_failures(self, step: int, cause: Exception | None, answers: Sequence[_Answer]) -> None:
+        """Raise what some ranks failed at, if any did; `cause` is what this one did."""
+        batches = [answer.batch for answer in answers if answer.batch is not None]
+        if batches and not any(answer.other for answer in answers):  # only some saw the rows that failed
+            raise cause if isinstance(cause, FailedBatchError) else batches[0]
+        failed = [f"rank {rank} failed: {a.reason}" for rank, a in enumerate(answers) if a.reason]
         if cause is not None and len(failed) == self.size:
             raise cause
         if failed:
@@ -122,7 +153,12 @@ class Ranks:
                 f"Step {step}: expected {self.size} ranks to do their part, {'; '.join(failed)}. Mend that "
                 "and take the step again, on all ranks."
             ) from cause
-        meeting.told = [told for _, told, *_ in found]
+
+    def share(self, several: Sequence[T], *, first_alone: bool = False) -> list[T]:
+        """What of several things this rank does, see `dealt`; all or nothing if the first does all alone."""
+        if first_alone:
+            return list(several) if self.rank == 0 else []
+        return dealt(several, self.rank, self.size)
 
     def refuse_others(self, step: int, fingerprint: Callable[[], dict[str, int]]) -> None:
         """Refuse ranks that are not about to take the same step as the first.
@@ -135,8 +171,8 @@ class Ranks:
             BlackBoxError: Some rank would take another step; the error is of this object's kind.
         """
         if self.size > 1:
-            _, found = self.together(step, lambda: (None, fingerprint()))
-            self.refuse_different(step, found)
+            with self.meeting(step) as meeting:
+                meeting.marks = fingerprint()
 
     def refuse_different(self, step: int, marks: Sequence[Mapping[str, int | str]]) -> None:
         """Refuse ranks whose fingerprints, in the order of ranks, differ from the first one's.
@@ -210,7 +246,7 @@ class Ranks:
             self.waited += perf_counter() - began
 
 
-def fingerprint(network: nn.Module, batch: Any, settings: str) -> dict[str, int]:  # noqa: ANN401
+def fingerprint(network: nn.Module, batch: Batch, settings: str) -> dict[str, int]:
     """Checksums, by name, of what must be the same on all ranks before they take a step together.
 
     They have 32 bits each, so others pass for the same once in 4e9 times.
@@ -229,6 +265,17 @@ def fingerprint(network: nn.Module, batch: Any, settings: str) -> dict[str, int]
         "random state": checksum(generators),
         "settings": zlib.crc32(settings.encode()),
     }
+
+
+def dealt(several: Sequence[T], rank: int, size: int) -> list[T]:
+    """What a process gets when things are dealt back and forth: to 0, 1, 1, 0, 0, 1, ... of two.
+
+    Queries of early layers cost more, and stand first: dealt in one direction, the first process would have
+    most to do in each round.
+    """
+    rounds = (divmod(place, size) for place in range(len(several)))
+    receivers = [seat if number % 2 == 0 else size - 1 - seat for number, seat in rounds]
+    return [one for one, receiver in zip(several, receivers, strict=True) if receiver == rank]
 
 
 def checksum(several: Iterable[Tensor]) -> int:

@@ -165,10 +165,11 @@ class SharedRows(Wrapper):
     def _raise(self, error: Exception | None) -> None:
         """Raise the first process's error that there is: of the same kind in all, where it can be told."""
         said = None if error is None else f"{type(error).__name__}: {error}"
-        _, found = self._ranks.together(self._calls, lambda: (None, (said, _told(error))))
+        with self._ranks.meeting(self._calls) as meeting:
+            meeting.message = said, _told(error)
         if error is not None:
             raise error
-        rank, (words, told) = next((rank, pair) for rank, pair in enumerate(found) if pair[0])
+        rank, (words, told) = next((rank, pair) for rank, pair in enumerate(meeting.messages) if pair[0])
         if told is not None:
             raise told
         raise RanksError(f"{self!r}: expected an answer of rank {rank}, which failed: {words}")

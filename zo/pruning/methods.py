@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from zo.batches import Batch
 from zo.draws import Key
 from zo.errors import ConfigurationError
 from zo.evaluators.state import Snapshot, moved
@@ -21,13 +21,13 @@ PRUNING = 3  # first word of the key's path for these draws
 STEP = 2  # of which the draws of both gradients are; not one at which evaluators are checked anew
 
 
-def grasp(network: nn.Module, objective: Objective, parameters: Parameters, batch: Any) -> Tensor:  # noqa: ANN401
+def grasp(network: nn.Module, objective: Objective, parameters: Parameters, batch: Batch) -> Tensor:
     """`-theta * H g` by autograd, `(size,)`; the largest are removed (Wang et al., ICLR 2020, eq. 8)."""
     slopes = _autograd(network, objective, parameters, batch, hessian_product=True)
     return -parameters.flat() * slopes
 
 
-def zo_grasp(gradient: LossGradient, batch: Any, step: float) -> Tensor:  # noqa: ANN401
+def zo_grasp(gradient: LossGradient, batch: Batch, step: float) -> Tensor:
     """`-theta * [g(theta + step g_hat) - g(theta)] / step`, `(size,)` (DeepZero, Chen et al., ICLR 2024).
 
     g_hat = g(theta), and both g have the same directions: with others their difference would be noise
@@ -64,12 +64,12 @@ def zo_grasp(gradient: LossGradient, batch: Any, step: float) -> Tensor:  # noqa
     return -parameters.flat() * (there - here) / step
 
 
-def snip(network: nn.Module, objective: Objective, parameters: Parameters, batch: Any) -> Tensor:  # noqa: ANN401
+def snip(network: nn.Module, objective: Objective, parameters: Parameters, batch: Batch) -> Tensor:
     """`|theta * g|` by autograd, `(size,)`; the smallest are removed (Lee et al., ICLR 2019)."""
     return (parameters.flat() * _autograd(network, objective, parameters, batch)).abs()
 
 
-def zo_snip(gradient: LossGradient, batch: Any) -> Tensor:  # noqa: ANN401
+def zo_snip(gradient: LossGradient, batch: Batch) -> Tensor:
     """`|theta * g_hat|`, g_hat from queries, `(size,)`; the smallest are removed."""
     return (gradient.parameters.flat() * _estimate(gradient, batch)).abs()
 
@@ -132,7 +132,7 @@ def synflow(
     return order
 
 
-def _estimate(gradient: LossGradient, batch: Any) -> Tensor:  # noqa: ANN401
+def _estimate(gradient: LossGradient, batch: Batch) -> Tensor:
     """The gradient at the weights as they are, `(size,)`, with the same draws at every call."""
     with _untouched(gradient.network, gradient.parameters):
         gradient.counts.steps = STEP
@@ -144,7 +144,7 @@ def _autograd(
     network: nn.Module,
     objective: Objective,
     parameters: Parameters,
-    batch: Any,  # noqa: ANN401
+    batch: Batch,
     *,
     hessian_product: bool = False,
 ) -> Tensor:

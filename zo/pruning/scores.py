@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from blackbox.checks import check_choice, check_count, check_positive
+from zo.batches import Batch
 from zo.errors import ConfigurationError
 from zo.estimators.estimator import Estimator, check_sparsity
 from zo.estimators.rge import RGE
@@ -62,7 +63,7 @@ def scores(
     method: str,
     network: nn.Module,
     objective: Objective | Closure | None = None,
-    batch: Any = None,  # noqa: ANN401
+    batch: Batch = None,
     *,
     parameters: Choice | Iterable[Choice] | None = None,
     dense: Choice | Iterable[Choice] | None = None,

@@ -21,7 +21,7 @@ from torch import Tensor
 from blackbox import BlackBoxFunction
 from blackbox.calls import intercepted
 from zo.errors import TangentError
-from zo.evaluators.evaluator import Problem
+from zo.evaluators.evaluator import Step
 from zo.objective import losses
 from zo.tangents.pairs import sizes
 from zo.tangents.replay import Answers
@@ -30,12 +30,12 @@ from zo.tangents.window import Window
 
 
 def anchored(
-    problem: Problem, boxes: Sequence[BlackBoxFunction], tangents: Sequence[Tangent], window: Window
+    step: Step, boxes: Sequence[BlackBoxFunction], tangents: Sequence[Tangent], window: Window
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Losses and gradient at the weights as they are, on a window that others may have recorded.
 
     Args:
-        problem: network, parameters and objective; of the batch, the window's counts.
+        step: network, parameters and objective; of the batch, the window's counts.
         boxes: their calls are not evaluated.
         tangents: of each box.
         window: what was recorded.
@@ -50,12 +50,10 @@ def anchored(
     answers = _Anchored(boxes, tangents, window)
     with torch.enable_grad():
         with intercepted(answers.call):
-            rows = losses(
-                problem.objective, problem.network, window.batch, len(window.survived), with_graph=True
-            )
+            rows = losses(step.objective, step.network, window.batch, len(window.survived), with_graph=True)
         answers.finish()
         loss = rows[window.survived].mean()
-        weights = problem.parameters.tensors
+        weights = step.parameters.tensors
         if not loss.requires_grad:
             return rows, tuple(torch.zeros_like(weight) for weight in weights)
         gradients = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from blackbox import BlackBoxFunction
-from blackbox.checks import check_count, check_positive
+from blackbox.checks import check_choice, check_count, check_positive
 from zo.errors import ConfigurationError, FailedQueriesError, TangentError
+from zo.evaluators.evaluator import Evaluator
+from zo.evaluators.loop import Loop
+from zo.evaluators.stacked import Stacked
 from zo.objective import Closed, Objective, as_objective
 from zo.parameters import Parameters
 from zo.tangents.models.automatic import AutoTangent
@@ -21,13 +24,17 @@ from zo.tangents.tangent import Tangent
 MAX_ROWS = 3.5  # what a step may cost where the user has not said so, in multiples of the base's rows
 
 
-def check_max_dropped(value: float) -> None:
-    """Refuse what is no fraction."""
-    if not 0 <= value <= 1:
+def checked_evaluator(evaluator: str | Evaluator) -> Stacked | Loop:
+    """What evaluates base and probes; refuses what cannot show the calls of boxes."""
+    if isinstance(evaluator, Stacked | Loop):
+        return evaluator
+    if isinstance(evaluator, Evaluator):
         raise ConfigurationError(
-            f"TangentGradient, max_dropped: expected a fraction in [0, 1], got {value!r}. "
-            "0.5 lets every second pair fail."
+            f"TangentGradient, evaluator: expected 'stacked' or 'loop', zo.evaluators.Stacked() or Loop(), "
+            f"got {evaluator!r}, which shows no calls of boxes. Take one of these two."
         )
+    check_choice("TangentGradient", "evaluator", evaluator, ("stacked", "loop"))
+    return Stacked() if evaluator == "stacked" else Loop()
 
 
 def checked_probes(probes: int | None, tangents: Sequence[Tangent]) -> int:

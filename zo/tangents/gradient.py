@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -13,14 +13,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
-from blackbox.checks import check_choice, check_count, check_number
+from blackbox.checks import check_count, check_fraction, check_number
 from blackbox.failures import noted
-from zo.batches import count_rows, map_tensors
+from zo.batches import Batch, count_rows, map_tensors
 from zo.draws import Key
 from zo.errors import ConfigurationError, TangentError
 from zo.estimators.estimator import check_mu
-from zo.evaluators.evaluator import Problem
-from zo.evaluators.loop import Loop
+from zo.evaluators.evaluator import Evaluator, Step
 from zo.evaluators.stacked import Stacked
 from zo.evaluators.state import Snapshot
 from zo.execution.ranks import Ranks, fingerprint
@@ -35,11 +34,11 @@ from zo.tangents.models.automatic import AutoTangent
 from zo.tangents.models.student import StudentTangent
 from zo.tangents.models.values import ValueTangent
 from zo.tangents.pairs import CallPairs
-from zo.tangents.quality import Check, checked, flat_share, predict_and_learn, relative_error
+from zo.tangents.quality import checked, flat_share, predict_and_learn, relative_error
 from zo.tangents.recording import RecordedCall, alone, record
 from zo.tangents.replay import Live, refuse_unseen_weights, replay
 from zo.tangents.tangent import Tangent, bring
-from zo.tangents.trust import TrustPolicy, TrustWatch
+from zo.tangents.trust import Check, TrustPolicy, TrustWatch
 from zo.tangents.units import Units
 from zo.tangents.window import Window, without_failed
 from zo.tangents.windows import Windows
@@ -127,14 +126,16 @@ class TangentGradient:
             that minimum.
         parameters: the parameters to train, as for `LossGradient`; all must require a gradient.
         evaluator: "stacked" runs base and probes in one call of the objective, so a box gets all their rows
-            at once; "loop" runs one after another, for networks and objectives that cannot be stacked.
+            at once; "loop" runs one after another, for networks and objectives that cannot be stacked. Or
+            pass `zo.evaluators.Stacked()` or `Loop()`.
         seed: a probe's draws depend only on (seed, step, its number).
         chunk: how many of base and probes run together; None for all, or 1 with several processes. Results
             are equal to the bit for equal chunks, on any number of processes.
         process_group: processes that all receive the whole batch and have the same random state; "gloo" or,
             for GPUs, "nccl". In each step they exchange what was recorded: variants x rows x (1 + sum over
             calls of (size_in + size_out)) numbers. None for this process alone.
-        max_dropped: the fraction of a step's pairs that may fail before the step raises an error.
+        max_dropped: the fraction of a step's pairs that may fail before the step raises an error. Each is a
+            row of a probe in one call; the other pairs teach the tangent all the same.
         trust_policy: when trust is lost.
         replays: how many replays may follow each step, see `replay`; None for as many as are trusted.
         max_age: the number of windows that are kept to be replayed, the oldest going; None for the last
@@ -181,7 +182,7 @@ class TangentGradient:
         mu: float = 1e-3,
         max_rows: float | None = None,
         parameters: Choice | Iterable[Choice] | None = None,
-        evaluator: str = "stacked",
+        evaluator: str | Evaluator = "stacked",
         seed: int = 0,
         chunk: int | None = None,
         process_group: dist.ProcessGroup | None = None,
@@ -192,10 +193,9 @@ class TangentGradient:
         clip: float | None = 2.0,
     ) -> None:
         check_mu("TangentGradient", mu)
-        check_choice("TangentGradient", "evaluator", evaluator, ("stacked", "loop"))
         if chunk is not None:
             check_count("TangentGradient", "chunk", chunk)
-        checks.check_max_dropped(max_dropped)
+        check_fraction("TangentGradient", "max_dropped", max_dropped)
         self.network = network
         self.objective = checks.checked_objective(objective)
         self.boxes = checks.checked_boxes(boxes)
@@ -206,7 +206,7 @@ class TangentGradient:
         self.mu = mu
         self.parameters = Parameters(network, parameters)
         checks.check_trainable(self.parameters)
-        self.evaluator = Stacked() if evaluator == "stacked" else Loop()
+        self.evaluator = checks.checked_evaluator(evaluator)
         self.max_dropped = max_dropped
         self.counts = TangentCounts()
         self.trust: list[float | None] = []
@@ -234,7 +234,7 @@ class TangentGradient:
         self._rows = 0  # of the last step
         self._told_zero = self._told_lost = False  # a warning is given once
 
-    def backward(self, batch: Any) -> Tensor:  # noqa: ANN401
+    def backward(self, batch: Batch) -> Tensor:
         """Add this step's gradient to `.grad`, as autograd would.
 
         Also under `torch.no_grad()` and `torch.inference_mode()`. It is the gradient of the loss itself: a
@@ -257,48 +257,47 @@ class TangentGradient:
         """
         with torch.inference_mode(False):  # in which there would be no graph
             batch = map_tensors(_with_version, batch)
-            step, ranks, before = self.counts.steps, self._ranks, Snapshot(self.network)
-            key, probes = self._key.at(step), self.watch.probes
-            ranks.refuse_others(step, lambda: fingerprint(self.network, batch, repr(self._settings(key))))
-            problem = Problem(self.network, self.parameters, self.objective, batch, count_rows(batch))
+            number, ranks, before = self.counts.steps, self._ranks, Snapshot(self.network)
+            key, probes = self._key.at(number), self.watch.probes
+            ranks.refuse_others(number, lambda: fingerprint(self.network, batch, repr(self._settings(key))))
+            step = Step(self.network, self.parameters, self.objective, batch, count_rows(batch))
 
             with _undone(before):
                 live: Live | None = None
                 with noted() as causes:
-                    if probes or ranks.size > 1 or step == 0:  # the first shows whether two are the same
+                    if probes or ranks.size > 1 or number == 0:  # the first shows whether two are the same
                         more = self.evaluator, probes, self.mu, key, ranks, self._chunk
-                        seen = record(problem, self.boxes, *more)
+                        seen = record(step, self.boxes, *more)
                     else:
-                        live = Live(problem, self.boxes, self.tangents)
+                        live = Live(step, self.boxes, self.tangents)
                         seen = live.seen
 
-                with ranks.meeting(step) as meeting:
+                with ranks.meeting(number) as meeting:
                     base = seen.losses[0]
-                    survived = survivors(base, step, causes)
+                    survived = survivors(base, number, causes)
                     if live is not None and not survived.all():
                         before.restore()
                         live = None
                     # Where there may ever be probes; what it finds does not change.
-                    if self.watch.most and step == 0 and isinstance(self.evaluator, Stacked):
-                        refuse_unseen_weights(problem, self.boxes, seen.calls, survived)
+                    if self.watch.most and number == 0 and isinstance(self.evaluator, Stacked):
+                        refuse_unseen_weights(step, self.boxes, seen.calls, survived)
                     calls, kept = without_failed(survived, seen.calls, batch)
-                    pairs, dropped = self._learn(calls, survived, step)
-                    window = Window(step, kept, tuple(calls), tuple(pairs), base, survived)
+                    pairs, dropped = self._learn(calls, survived, number)
+                    window = Window(number, kept, tuple(calls), tuple(pairs), base, survived)
                     if live is None:
-                        loss, gradients = replay(problem, self.boxes, self.tangents, window)
+                        loss, gradients = replay(step, self.boxes, self.tangents, window)
                     else:
                         loss, gradients = live.gradients(pairs)
                     checks.refuse_dependent_rows(loss, base, survived)
-                    checks.refuse_not_finite(gradients, self.trust, step)
-                    meeting.own = Check()
-                    if ranks.rank == 0 and self.watch.checks(step):  # the first rank alone
+                    checks.refuse_not_finite(gradients, self.trust, number)
+                    meeting.message = Check()
+                    if ranks.rank == 0 and self.watch.checks(number):  # the first rank alone
                         with alone(ranks):
-                            meeting.own = checked(
-                                problem, self.boxes, self.tangents, window, gradients, before, self.watch
+                            meeting.message = checked(
+                                step, self.boxes, self.tangents, window, gradients, before, self.watch
                             )
-            check: Check = meeting.told[0]
-            found = check.agreement, check.missed, check.agreement_of_rows
-            share = self.watch.share(*found)
+            check: Check = meeting.messages[0]
+            share = self.watch.share(check)
             taken = gradients if share == 1.0 else [share * gradient for gradient in gradients]
             self._clipping.remember(taken)
             self._add(taken)
@@ -310,13 +309,13 @@ class TangentGradient:
             self.agreement_of_rows = check.agreement_of_rows
             self._count(probes, seen.rows, dropped, check)
             if not self._told_zero and not any(bool(gradient.any()) for gradient in gradients):
-                self._told_zero = tell_zero(step, gradients[0], CUT)
+                self._told_zero = tell_zero(number, gradients[0], CUT)
             self.counts.lost += int((~survived).sum())
-            self._told_lost = self._told_lost or tell_lost(step, survived, causes, batch)
+            self._told_lost = self._told_lost or tell_lost(number, survived, causes, batch)
             flat = check.flat if check.flat is not None or not probes else flat_share(pairs)
             if flat is not None and not any(bool(gradient.any()) for gradient in gradients):
                 flat = None  # `tell_zero` says more of it
-            self.watch.saw(step, self.trust_of_step, *found, self._improve, check.noise, check.failed, flat)
+            self.watch.saw(number, self.trust_of_step, replace(check, flat=flat), self._improve)
             return loss
 
     def replays(self) -> int:
@@ -359,9 +358,9 @@ class TangentGradient:
             if rows is not None:
                 check_count("TangentGradient.replay", "rows", rows)
             drawn = self._windows.draw(rows, self._key)
-            problem = Problem(self.network, self.parameters, self.objective, drawn.batch, len(drawn.losses))
+            step = Step(self.network, self.parameters, self.objective, drawn.batch, len(drawn.losses))
             self.parameters.refuse_replaced(self.network)
-            losses, gradients = anchored(problem, self.boxes, self.tangents, drawn)
+            losses, gradients = anchored(step, self.boxes, self.tangents, drawn)
             losses = losses[drawn.survived]
             loss = losses.mean()
             self._windows.replayed(losses, drawn.losses[drawn.survived])
@@ -395,10 +394,10 @@ class TangentGradient:
             learners.append(tangent)
         key, asked = self._key.at(self.counts.steps), set[int]()
         for batch in batches:
-            problem = Problem(self.network, self.parameters, self.objective, batch, count_rows(batch))
+            step = Step(self.network, self.parameters, self.objective, batch, count_rows(batch))
             before = Snapshot(self.network)
             with noted() as causes:
-                seen = record(problem, self.boxes, self.evaluator, 0, self.mu, key, self._ranks, self._chunk)
+                seen = record(step, self.boxes, self.evaluator, 0, self.mu, key, self._ranks, self._chunk)
             before.restore()  # running statistics, and what is drawn in the first step
             survived = survivors(seen.losses[0], self.counts.steps, causes)
             self.counts.rows += seen.rows
@@ -419,8 +418,10 @@ class TangentGradient:
         """Seconds that this process has waited for the others' answers, since it was made."""
         return self._ranks.waited
 
-    def queries(self) -> int:
+    def next_queries(self) -> int:
         """What the next step will cost: perturbed objectives, the base evaluation not counted.
+
+        `counts.queries` has those of all steps so far.
 
         A check that finds fault takes one more, the first of these two, and so does each where rounding of a
         box's outputs would hide what it asks for; those that noise would hide take none.

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from blackbox import BlackBoxFunction
-from zo.evaluators.evaluator import Problem
+from zo.evaluators.evaluator import Step
 from zo.evaluators.loop import loop_losses
 from zo.evaluators.state import Snapshot
 from zo.perturbation import Directions
 from zo.tangents.models.values import Form
-from zo.tangents.pairs import CallPairs, all_rows, reciprocal, together
+from zo.tangents.pairs import CallPairs, all_rows, joined, reciprocal
 from zo.tangents.recording import RecordedCall, Recorder
 from zo.tangents.replay import replay
 from zo.tangents.tangent import Tangent, bring, sources
-from zo.tangents.trust import TrustWatch, is_flat
+from zo.tangents.trust import Check, TrustWatch, is_flat
 from zo.tangents.window import Window
 
 Squares = tuple[float, float]  # of errors, and of what they are measured by
@@ -57,7 +57,7 @@ def predict_and_learn(tangent: Tangent, calls: Sequence[CallPairs]) -> list[Squa
     for group in groups:
         tangent.see(all_rows(group))
     if calls:
-        tangent.observe(together(calls))
+        tangent.observe(joined(calls))
     return squares
 
 
@@ -150,38 +150,6 @@ def _missed_of(pairs: CallPairs, found: Tensor) -> Squares | None:
 # The check along the gradient
 
 
-@dataclass(frozen=True)
-class Check:
-    """What a query along the gradient has shown.
-
-    Attributes:
-        agreement: the change of the loss over what the gradient foretells, 1 for the true gradient; None if
-            it cannot be told: the gradient is zero, the boxes are noisy, or too many rows failed.
-        agreement_of_rows: the cosine of the changes of the rows' own losses and what the tangents foretell of
-            each, 1 for the true gradient; None where there are fewer than four rows, `missed` is not known,
-            or a call's rows are not rows of the batch.
-        missed: the relative error with which the tangents' J d told the responses of the boxes; None where
-            nothing changed, or the boxes are noisy.
-        rows: that the boxes were asked for.
-        queries: that were made.
-        noise: the standard deviation of the change of the mean loss when nothing is changed; None where that
-            is not known yet.
-        failed: the share of rows that failed here and not in the base, where it was too large to tell, or
-            they had most of the gradient.
-        flat: of the rows of calls whose input was changed, the share that gave the base's very answer; None
-            where nothing was changed, or that cannot be told.
-    """
-
-    agreement: float | None = None
-    missed: float | None = None
-    agreement_of_rows: float | None = None
-    rows: int = 0
-    queries: int = 0
-    noise: float | None = None
-    failed: float | None = None
-    flat: float | None = None
-
-
 def flat_share(calls: Sequence[CallPairs]) -> float | None:
     """Of the rows whose input changed, the share whose answers stayed to the bit; None if none changed.
 
@@ -198,7 +166,7 @@ def flat_share(calls: Sequence[CallPairs]) -> float | None:
 
 @torch.no_grad()
 def checked(
-    problem: Problem,
+    step: Step,
     boxes: Sequence[BlackBoxFunction],
     tangents: Sequence[Tangent],
     window: Window,
@@ -237,7 +205,7 @@ def checked(
     most of the gradient, and nothing is told.
 
     Args:
-        problem: of the step, with the batch as it was given.
+        step: the step, with the batch as it was given.
         boxes: whose rows are counted.
         tangents: of each box.
         window: what the step recorded.
@@ -245,7 +213,7 @@ def checked(
         before: buffers and generators as the base found them.
         watch: what finds fault, and knows the noise.
     """
-    uphill = _Uphill(problem, boxes, tangents, window, gradients, before, watch)
+    uphill = _Uphill(step, boxes, tangents, window, gradients, before, watch)
     size, found = uphill.size, Check(noise=watch.noise)
     foretold = max(FORETOLD * size, TOLD * (watch.noise or 0.0))
     if not uphill.slope or not size or foretold > FARTHEST * size:
@@ -253,12 +221,12 @@ def checked(
     found, coarse = uphill.check(foretold)
     if coarse > COARSE and foretold < FARTHEST * size:
         found, coarse = uphill.check(FARTHEST * size)
-    farther = NEAREST * float(problem.parameters.flat().norm()) * uphill.slope
+    farther = NEAREST * float(step.parameters.flat().norm()) * uphill.slope
     unmoved = found.failed is None and found.flat is None  # no input of a box has changed in any digit
     if (unmoved or is_flat(found.flat)) and foretold < farther:
         foretold = farther
         found, coarse = uphill.check(foretold)
-    if watch.doubts(found.agreement, found.missed, found.agreement_of_rows):
+    if watch.doubts(found):
         noise = uphill.noise() if watch.noise is None else watch.noise
         found = replace(found, noise=noise)
         if noise and watch.noise is None:
@@ -282,7 +250,7 @@ class _Uphill:
 
     def __init__(
         self,
-        problem: Problem,
+        step: Step,
         boxes: Sequence[BlackBoxFunction],
         tangents: Sequence[Tangent],
         window: Window,
@@ -290,7 +258,7 @@ class _Uphill:
         before: Snapshot,
         watch: TrustWatch,
     ) -> None:
-        self._problem, self._boxes, self._tangents, self._window = problem, boxes, tangents, window
+        self._step, self._boxes, self._tangents, self._window = step, boxes, tangents, window
         self._before, self._noise = before, watch.noise
         self._gradient = _flat(gradients)
         self.slope = float(self._gradient.norm())
@@ -312,9 +280,9 @@ class _Uphill:
         failed = 1.0 - float(told.sum()) / float(survived.sum())
         expected, of_rows = foretold, None
         if failed <= FEW:
-            heard, after = [_Hears(tangent) for tangent in tangents], Snapshot(self._problem.network)
+            heard, after = [_Hears(tangent) for tangent in tangents], Snapshot(self._step.network)
             self._before.restore()
-            _, of_told = replay(self._problem, self._boxes, heard, window, told)
+            _, of_told = replay(self._step, self._boxes, heard, window, told)
             after.restore()
             if failed:
                 expected = foretold / self.slope**2 * float(_flat(of_told) @ self._gradient)
@@ -338,15 +306,15 @@ class _Uphill:
 
     def _changes(self, length: float) -> tuple[Tensor, Recorder]:
         """Of the loss of each row, the weights so far uphill, and what the boxes were asked."""
-        network, recorder = self._problem.network, Recorder(self._boxes)
+        network, recorder = self._step.network, Recorder(self._boxes)
         after = Snapshot(network)
         move = Directions(
-            (length / self.slope * self._gradient).to(self._problem.parameters.dtype)[None],
+            (length / self.slope * self._gradient).to(self._step.parameters.dtype)[None],
         )
         self._before.restore()
         try:
             with recorder.recording():
-                moved = loop_losses(self._problem, move, Snapshot(network))[0]
+                moved = loop_losses(self._step, move, Snapshot(network))[0]
                 return moved - self._window.losses, recorder
         finally:
             after.restore()

@@ -17,7 +17,7 @@ from blackbox.calls import intercepted
 from zo.batches import map_tensors, tensors
 from zo.draws import Key
 from zo.errors import TangentError, TangentWarning
-from zo.evaluators.evaluator import Evaluator, Problem
+from zo.evaluators.evaluator import Evaluator, Step
 from zo.evaluators.loop import loop_losses
 from zo.evaluators.stacked import Stacked, stacked_losses
 from zo.evaluators.state import Snapshot
@@ -113,7 +113,7 @@ class Recorded:
 
 @torch.no_grad()
 def record(
-    problem: Problem,
+    step: Step,
     boxes: Sequence[BlackBoxFunction],
     evaluator: Evaluator,
     probes: int,
@@ -125,7 +125,7 @@ def record(
     """Evaluate the objective with the network as it is and with `probes` randomly moved copies of it.
 
     Args:
-        problem: of the step.
+        step: the step.
         boxes: whose calls are recorded.
         evaluator: `Stacked` or `Loop`; a direction of zero is the base.
         probes: how many.
@@ -141,36 +141,16 @@ def record(
     variants = range(1 + probes)
     chunks = [variants[first : first + (chunk or 1 + probes)] for first in variants[:: chunk or 1 + probes]]
     with ranks.meeting(key.step) as meeting, alone(ranks):
-        problem.parameters.refuse_replaced(problem.network)
+        step.parameters.refuse_replaced(step.network)
         found = []
         for own in chunks[ranks.rank :: ranks.size]:
             # The base alone needs no stack, which not every layer bears.
             stacked = isinstance(evaluator, Stacked) and len(own) > 1
-            moves, rows = _moves(problem, own, mu, key), 0
-            ways = ((stacked_losses, _stacked), (loop_losses, _one_by_one))
-            for evaluate, split in ways if stacked else ways[1:]:
-                recorder, start = Recorder(boxes), Snapshot(problem.network)
-                try:
-                    with recorder.recording():
-                        losses = evaluate(problem, moves, start)
-                except Exception as error:  # of a layer that vmap cannot take, such as an LSTM
-                    if evaluate is loop_losses or isinstance(error, BlackBoxError):
-                        raise
-                    rows = recorder.rows
-                    warnings.warn(
-                        "TangentGradient: expected an objective that can be evaluated for base and "
-                        f"probes together, got {type(error).__name__}: {error} They are evaluated one after "
-                        "another. Take evaluator='loop'.",
-                        TangentWarning,
-                        stacklevel=2,
-                    )
-                else:
-                    found.append(Recorded(losses, split(recorder, boxes, len(moves)), rows + recorder.rows))
-                    break
-        meeting.own = found if ranks.size == 1 else [_packed(each) for each in found]
-    found = [meeting.told[place % ranks.size][place // ranks.size] for place in range(len(chunks))]
+            found.append(_variants(step, boxes, _moves(step, own, mu, key), stacked=stacked))
+        meeting.message = found if ranks.size == 1 else [_packed(each) for each in found]
+    found = [meeting.messages[place % ranks.size][place // ranks.size] for place in range(len(chunks))]
     if ranks.size > 1:
-        found = [_unpacked(each, problem.parameters.tensors[0].device) for each in found]
+        found = [_unpacked(each, step.parameters.tensors[0].device) for each in found]
     return _joined(found, boxes)
 
 
@@ -227,6 +207,30 @@ class Recorder:
         return given
 
 
+def _variants(step: Step, boxes: Sequence[BlackBoxFunction], moves: Directions, *, stacked: bool) -> Recorded:
+    """Some variants, in one call of the objective where they are stacked and it bears that."""
+    recorder, asked_in_vain = Recorder(boxes), 0
+    if stacked:
+        try:
+            with recorder.recording():
+                losses = stacked_losses(step, moves, Snapshot(step.network))
+            return Recorded(losses, _stacked(recorder, boxes, len(moves)), recorder.rows)
+        except BlackBoxError:
+            raise
+        except Exception as error:  # of a layer that vmap cannot take, such as an LSTM
+            warnings.warn(
+                "TangentGradient: expected an objective that can be evaluated for base and probes together, "
+                f"got {type(error).__name__}: {error} They are evaluated one after another. Take "
+                "evaluator='loop'.",
+                TangentWarning,
+                stacklevel=3,
+            )
+        recorder, asked_in_vain = Recorder(boxes), recorder.rows
+    with recorder.recording():
+        losses = loop_losses(step, moves, Snapshot(step.network))
+    return Recorded(losses, _one_by_one(recorder, boxes, len(moves)), asked_in_vain + recorder.rows)
+
+
 def alone(ranks: Ranks) -> AbstractContextManager[None]:
     """A block in which a process asks boxes what others do not, so that `SharedRows` waits for none."""
     return apart() if ranks.size > 1 else nullcontext()
@@ -258,9 +262,9 @@ def rows_alive(alive: Tensor, rows: Tensor) -> Tensor:
     return alive.to(rows.device).repeat_interleave(each)
 
 
-def _moves(problem: Problem, variants: range, mu: float, key: Key) -> Directions:
+def _moves(step: Step, variants: range, mu: float, key: Key) -> Directions:
     """Of some of the variants: the first of all is the base, and each probe's draws are its own."""
-    size, dtype = problem.parameters.size, problem.parameters.dtype
+    size, dtype = step.parameters.size, step.parameters.dtype
     moves = torch.zeros(len(variants), size, dtype=dtype)
     for place, variant in enumerate(variants):
         if variant > 0:

@@ -12,7 +12,7 @@ from torch.autograd import Function
 from blackbox import BlackBoxFunction, BudgetError
 from blackbox.calls import intercepted
 from zo.errors import TangentError
-from zo.evaluators.evaluator import Problem
+from zo.evaluators.evaluator import Step
 from zo.evaluators.hidden_weights import hidden
 from zo.evaluators.replacements import replacements
 from zo.evaluators.state import Snapshot
@@ -25,7 +25,7 @@ from zo.tangents.window import Window
 
 
 def replay(
-    problem: Problem,
+    step: Step,
     boxes: Sequence[BlackBoxFunction],
     tangents: Sequence[Tangent],
     window: Window,
@@ -34,7 +34,7 @@ def replay(
     """The objective once more, with recorded answers, and autograd through it and the tangents.
 
     Args:
-        problem: of the step.
+        step: the step.
         boxes: their calls are not evaluated.
         tangents: of each box.
         window: what was recorded, at the weights as they are.
@@ -50,10 +50,10 @@ def replay(
     answers = _Replay(boxes, tangents, window, taken)
     with torch.enable_grad():
         with intercepted(answers.call):
-            found = losses(problem.objective, problem.network, window.batch, problem.rows, with_graph=True)
+            found = losses(step.objective, step.network, window.batch, step.rows, with_graph=True)
         answers.finish()
         loss = found[taken].mean()
-        return loss.detach(), _gradients(loss, problem)
+        return loss.detach(), _gradients(loss, step)
 
 
 class Live:
@@ -62,7 +62,7 @@ class Live:
     For a base alone: beside probes it has no graph. The network is left as a forward pass leaves it.
 
     Args:
-        problem: of the step.
+        step: the step.
         boxes: whose calls are recorded.
         tangents: of each box.
 
@@ -73,16 +73,12 @@ class Live:
         TangentError: there was no call, or a gradient arrives at another box.
     """
 
-    def __init__(
-        self, problem: Problem, boxes: Sequence[BlackBoxFunction], tangents: Sequence[Tangent]
-    ) -> None:
-        problem.parameters.refuse_replaced(problem.network)
-        self._problem = problem
+    def __init__(self, step: Step, boxes: Sequence[BlackBoxFunction], tangents: Sequence[Tangent]) -> None:
+        step.parameters.refuse_replaced(step.network)
+        self._step = step
         recorder = _LiveRecorder(boxes, tangents)
         with torch.enable_grad(), recorder.recording():
-            self._losses = losses(
-                problem.objective, problem.network, problem.batch, problem.rows, with_graph=True
-            )
+            self._losses = losses(step.objective, step.network, step.batch, step.rows, with_graph=True)
         self._pairs = recorder.pairs
         self.seen = recorder.recorded(self._losses.detach()[None])
 
@@ -95,7 +91,7 @@ class Live:
         self._pairs.extend(pairs)
         with torch.enable_grad():
             loss = self._losses.mean()
-            return loss.detach(), _gradients(loss, self._problem)
+            return loss.detach(), _gradients(loss, self._step)
 
 
 class _LiveRecorder(Recorder):
@@ -123,9 +119,9 @@ class _LiveRecorder(Recorder):
         return answered if isinstance(given, tuple) else answered[0]
 
 
-def _gradients(loss: Tensor, problem: Problem) -> tuple[Tensor, ...]:
+def _gradients(loss: Tensor, step: Step) -> tuple[Tensor, ...]:
     """Of each of the chosen parameters; zero where the loss does not depend on it."""
-    weights = problem.parameters.tensors
+    weights = step.parameters.tensors
     if not loss.requires_grad:
         return tuple(torch.zeros_like(weight) for weight in weights)
     return torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
@@ -133,7 +129,7 @@ def _gradients(loss: Tensor, problem: Problem) -> tuple[Tensor, ...]:
 
 @torch.no_grad()
 def refuse_unseen_weights(
-    problem: Problem, boxes: Sequence[BlackBoxFunction], calls: Sequence[RecordedCall], alive: Tensor
+    step: Step, boxes: Sequence[BlackBoxFunction], calls: Sequence[RecordedCall], alive: Tensor
 ) -> None:
     """Refuse an objective in which a box's input depends on weights that stacked probes do not move.
 
@@ -145,7 +141,7 @@ def refuse_unseen_weights(
     answers. A weight that is NaN but for the forward of its own module shows at the boxes' inputs.
 
     Args:
-        problem: of the step.
+        step: the step.
         boxes: the boxes.
         calls: of the base and the probes; only the base's are used.
         alive: `(batch rows,)` bool, the rows that did not fail.
@@ -153,13 +149,13 @@ def refuse_unseen_weights(
     Raises:
         TangentError: it does, or the objective cannot be evaluated like that.
     """
-    modules = replacements(problem, Directions(torch.zeros(1, problem.parameters.size)))
+    modules = replacements(step, Directions(torch.zeros(1, step.parameters.size)))
     answers = _WithHiddenWeights(boxes, calls, alive)
-    start = Snapshot(problem.network)
+    start = Snapshot(step.network)
     why = "a weight that is read elsewhere"
     try:
-        with hidden(problem.parameters.tensors, modules), uncompiled(), intercepted(answers.call):
-            losses(problem.objective, problem.network, problem.batch, problem.rows)
+        with hidden(step.parameters.tensors, modules), uncompiled(), intercepted(answers.call):
+            losses(step.objective, step.network, step.batch, step.rows)
         unseen = answers.unseen
     except BudgetError:  # of another box
         raise

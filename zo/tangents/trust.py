@@ -129,6 +129,38 @@ class _State:
     told_flat: bool = False
 
 
+@dataclass(frozen=True)
+class Check:
+    """What a query along the gradient has shown; all None where there was no check.
+
+    Attributes:
+        agreement: the change of the loss over what the gradient foretells, 1 for the true gradient; None if
+            it cannot be told: the gradient is zero, the boxes are noisy, or too many rows failed.
+        agreement_of_rows: the cosine of the changes of the rows' own losses and what the tangents foretell of
+            each, 1 for the true gradient; None where there are fewer than four rows, `missed` is not known,
+            or a call's rows are not rows of the batch.
+        missed: the relative error with which the tangents' J d told the responses of the boxes; None where
+            nothing changed, or the boxes are noisy.
+        rows: that the boxes were asked for.
+        queries: that were made.
+        noise: the standard deviation of the change of the mean loss when nothing is changed; None where that
+            is not known yet.
+        failed: the share of rows that failed here and not in the base, where it was too large to tell, or
+            they had most of the gradient.
+        flat: of the rows of calls whose input was changed, the share that gave the base's very answer; None
+            where nothing was changed, or that cannot be told.
+    """
+
+    agreement: float | None = None
+    missed: float | None = None
+    agreement_of_rows: float | None = None
+    rows: int = 0
+    queries: int = 0
+    noise: float | None = None
+    failed: float | None = None
+    flat: float | None = None
+
+
 class TrustWatch:
     """Keeps a gradient's trust from step to step and says how many probes the next one needs.
 
@@ -189,45 +221,46 @@ class TrustWatch:
         again = early and step < EARLY and not state.passed and self.max_rows >= 2
         return again or self.policy.checks(step, early)
 
-    def share(self, agreement: float | None, missed: float | None, agreement_of_rows: float | None) -> float:
-        """By what the gradient of a step is multiplied, after a check with this result.
+    def share(self, check: Check) -> float:
+        """By what the gradient of a step is multiplied, after a check.
 
         Where it finds fault, by the agreement, from -1 to 1: what is left is the true gradient's projection
         on it, which is never longer than that, and never leads uphill.
         """
-        doubts = self.guesses and self.doubts(agreement, missed, agreement_of_rows)
-        if agreement is None or not doubts:
+        if check.agreement is None or not (self.guesses and self.doubts(check)):
             return 1.0
-        return min(max(agreement, -1.0), 1.0)
+        return min(max(check.agreement, -1.0), 1.0)
 
     @property
     def noise(self) -> float | None:
         """Of the loss, see `Check.noise`."""
         return self._state.noise
 
-    def doubts(
-        self, agreement: float | None, missed: float | None, agreement_of_rows: float | None = None
-    ) -> bool:
-        """Whether a check with this result finds fault."""
-        return bool(self._faults(agreement, missed, agreement_of_rows))
+    def doubts(self, check: Check) -> bool:
+        """Whether a check finds fault."""
+        return bool(self._faults(check))
 
-    def _faults(
-        self, agreement: float | None, missed: float | None, agreement_of_rows: float | None
-    ) -> list[str]:
-        """The limits that a check with this result breaks."""
-        policy = self.policy
-        most = math.inf if self._state.probes or agreement_of_rows is not None else 2 - policy.agreement
-        found = []
-        if agreement is not None and not policy.agreement <= agreement <= most:
-            found.append("agreement")  # a model of values may foretell too little too
+    def _faults(self, check: Check) -> list[str]:
+        """The limits that a check breaks."""
+        policy, of_rows = self.policy, check.agreement_of_rows
+        most = math.inf if self._state.probes or of_rows is not None else 2 - policy.agreement
+        broken = []
+        if check.agreement is not None and not policy.agreement <= check.agreement <= most:
+            broken.append("agreement")  # a model of values may foretell too little too
         if self._state.probes:
-            return found
-        if agreement_of_rows is not None:
-            if agreement_of_rows < policy.agreement_of_rows:
-                found.append("agreement_of_rows")  # or be wrong where the errors of rows cancel
-        elif missed is not None and missed > policy.missed:
-            found.append("missed")  # or where the loss is flat
-        return found
+            return broken
+        if of_rows is not None:
+            if of_rows < policy.agreement_of_rows:
+                broken.append("agreement_of_rows")  # or be wrong where the errors of rows cancel
+        elif check.missed is not None and check.missed > policy.missed:
+            broken.append("missed")  # or where the loss is flat
+        return broken
+
+    @property
+    def _last(self) -> Check:
+        """The last check that told something."""
+        state = self._state
+        return Check(state.agreement, state.missed, state.of_rows)
 
     @property
     def error(self) -> float | None:
@@ -238,26 +271,16 @@ class TrustWatch:
         self,
         step: int,
         error: float | None,
-        agreement: float | None,
-        missed: float | None = None,
-        agreement_of_rows: float | None = None,
+        check: Check = Check(),
         improve: Callable[[], Sequence[str]] = tuple,
-        noise: float | None = None,
-        failed: float | None = None,
-        flat: float | None = None,
     ) -> None:
         """Take in what a step has shown, and act.
 
         Args:
             step: its number.
             error: relative error of the tangents' predictions; None if there was nothing to predict.
-            agreement: of the check; None if there was none.
-            missed: of the check; None if there was none.
-            agreement_of_rows: of the check; None if there was none, or too few rows.
+            check: of the step; its `flat` may be that of the probes.
             improve: asked, where trust is lost, for what tangents do now that takes no more rows, in words.
-            noise: as the check knows it.
-            failed: the share of its rows that failed, where a check told nothing for that.
-            flat: the share of rows of the check, or of the probes, that gave the base's very answers.
 
         Warns:
             TangentWarning: trust is lost, by which limit, and what is done about it: tangents learn longer,
@@ -265,33 +288,34 @@ class TrustWatch:
                 in a row told nothing. Or the box is constant in pieces, which is said once.
         """
         state = self._state
-        if flat is not None:
-            self._take_flat(step, flat)
+        if check.flat is not None:
+            self._take_flat(step, check.flat)
         state.steps += 1
-        state.noise = state.noise if noise is None else noise
+        state.noise = state.noise if check.noise is None else check.noise
         if error is not None and state.learned:
             keep = 1.0 - 1.0 / self.policy.average
             state.total = keep * state.total + (1.0 - keep) * (error if error < WORST else WORST)  # or NaN
             state.weight = keep * state.weight + (1.0 - keep)
         state.learned |= error is not None
-        if agreement is not None:
-            state.agreement, state.missed, state.of_rows = agreement, missed, agreement_of_rows
+        if check.agreement is not None:
+            state.agreement, state.missed = check.agreement, check.missed
+            state.of_rows = check.agreement_of_rows
             state.fresh, state.untold = True, 0
-            state.passed |= not self.doubts(agreement, missed, agreement_of_rows)
-        elif failed is not None:
+            state.passed |= not self.doubts(check)
+        elif check.failed is not None:
             state.untold += 1
             if state.untold == UNTOLD:
                 _warn(
                     f"Step {step}: expected at most a tenth of a check's rows to fail, and none with most of "
-                    f"the gradient, {failed:.0%} did, and the last {UNTOLD} checks told nothing. Until one "
-                    "tells, trust rests on predictions alone: watch a held-out loss (zo.KeepBest), and see "
-                    "the black box's ledger.",
+                    f"the gradient, {check.failed:.0%} did, and the last {UNTOLD} checks told nothing. Until "
+                    "one tells, trust rests on predictions alone: watch a held-out loss (zo.KeepBest), and "
+                    "see the black box's ledger.",
                     frames=4,
                 )
         if state.flat and state.probes:
             return  # what they show of such a box is no error of the tangents
         due = state.steps > 0 and state.steps % self.policy.average == 0
-        if due or (agreement is not None and state.steps >= self.policy.average):
+        if due or (check.agreement is not None and state.steps >= self.policy.average):
             self._judge(step, due, improve)
 
     def state_dict(self) -> dict[str, Any]:
@@ -305,7 +329,7 @@ class TrustWatch:
     def _judge(self, step: int, due: bool, improve: Callable[[], Sequence[str]]) -> None:
         """`due`: the error too, which a check in between does not make old enough."""
         policy, state, error = self.policy, self._state, self.error
-        against = self.doubts(state.agreement, state.missed, state.of_rows)
+        against = self.doubts(self._last)
         stays = good = False
         if due and error is not None:
             stays = state.before is not None and error > max(self.limit, (1.0 - FALL) * state.before)
@@ -367,7 +391,7 @@ class TrustWatch:
                 f"tangents to predict the boxes' {what} with a relative error of at most {self.limit:g}, "
                 f"found {error:.3g} over the last steps{taken}"
             )
-        faults = self._faults(state.agreement, state.missed, state.of_rows)
+        faults = self._faults(self._last)
         if "agreement" in faults and state.agreement is not None:
             low, high = policy.agreement, 2 - policy.agreement
             limit = f"least {low:g}" if state.agreement < low else f"most {high:g}"
@@ -396,9 +420,8 @@ class TrustWatch:
 
     def _stuck(self) -> str:
         state, risk = self._state, "Training may be worse than none"
-        agreement, of_rows = state.agreement, state.of_rows
-        far = agreement is not None and agreement > 2 - self.policy.agreement
-        if far and "agreement" in self._faults(agreement, state.missed, of_rows):
+        far = state.agreement is not None and state.agreement > 2 - self.policy.agreement
+        if far and "agreement" in self._faults(self._last):
             risk = "The loss falls along the gradient, by more than it says; Adam's steps ignore its length"
         words = (
             f"{risk}: watch a held-out loss (zo.KeepBest). Move the network less in a step; use LossGradient "

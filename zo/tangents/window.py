@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zo.batches import emptied, map_tensors, tensors
+from zo.batches import Batch, emptied, map_tensors, tensors
 from zo.tangents.pairs import CallPairs
 from zo.tangents.recording import RecordedCall
 
@@ -29,7 +29,7 @@ class Window:
     """
 
     step: int
-    batch: Any
+    batch: Batch
     calls: tuple[RecordedCall, ...]
     pairs: tuple[CallPairs, ...]
     losses: Tensor
@@ -70,7 +70,7 @@ class Window:
 def without_failed(
     survived: Tensor,
     calls: list[RecordedCall],
-    batch: Any,  # noqa: ANN401
+    batch: Batch,
 ) -> tuple[list[RecordedCall], Any]:
     """Put a row that survived in the place of each that did not, for the loss to leave out.
 

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from blackbox.adapters.um_bridge.messages import longest, vector
 from blackbox.arrays import as_tensor
-from blackbox.definition import check_complete
 from blackbox.errors import BlackBoxError, ConfigurationError
-from blackbox.function import BlackBoxFunction
+from blackbox.function import BlackBoxFunction, check_complete
 from blackbox.running import mark_non_finite
 from blackbox.spec import ArraySpec
 

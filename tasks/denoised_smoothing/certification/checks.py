@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from blackbox import BlackBoxFunction, Budgeted, Cached, Wrapper
-from blackbox.definition import check_complete
 from blackbox.errors import BudgetError, ConfigurationError
+from blackbox.function import check_complete
 from blackbox.words import counted
 from blackbox.wrappers.identity import identity
 from tasks.denoised_smoothing.classifiers.answers import Scores

@@ -21,9 +21,15 @@ import pytest
 import torch
 from typeguard import suppress_type_checks
 
-from blackbox import BlackBoxFunction, Budgeted, ConfigurationError, OutputError, RowFailedError
-from blackbox.errors import ExecutorError
-from blackbox.failures import Failure
+from blackbox import (
+    BlackBoxFunction,
+    Budgeted,
+    ConfigurationError,
+    ExecutorError,
+    Failure,
+    OutputError,
+    RowFailedError,
+)
 from blackbox.wrappers import Cached, Parallel
 from tests.blackbox.boxes import Doubling, EachBox, ErrorCase, RowsBox, error_table
 from tests.blackbox.wrappers import troubled

@@ -15,9 +15,7 @@ import pytest
 import torch
 from distributed import Client, LocalCluster
 
-from blackbox import Budgeted, OutputError
-from blackbox.errors import ExecutorError
-from blackbox.failures import Failure
+from blackbox import Budgeted, ExecutorError, Failure, OutputError
 from blackbox.wrappers import Parallel
 from tests.blackbox.wrappers.troubled import (
     FINE,

@@ -9,7 +9,7 @@ import torch
 from blackbox import ArraySpec, Budgeted, BudgetError
 from blackbox.adapters import TorchModule, from_callable
 from tasks import digits
-from tasks.denoised_smoothing import data
+from tasks.denoised_smoothing import SklearnClassifier, data
 from tasks.denoised_smoothing.classifiers.answers import (
     Clamped,
     Decoded,
@@ -18,7 +18,7 @@ from tasks.denoised_smoothing.classifiers.answers import (
     Shaped,
 )
 from tasks.denoised_smoothing.classifiers.shapes_box import convolutional
-from tasks.denoised_smoothing.classifiers.sklearn_box import SklearnClassifier, embedded
+from tasks.denoised_smoothing.classifiers.sklearn_box import embedded
 from tasks.denoised_smoothing.classifiers.stack import make_box
 from tasks.denoised_smoothing.config import Config
 from tasks.errors import DataError

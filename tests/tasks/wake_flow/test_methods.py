@@ -176,7 +176,7 @@ def test_estimators_by_name_ask_what_they_should_and_reach_what_they_should(name
         return torch.ones(len(batch), dtype=torch.float64) * total
 
     gradient = zo.LossGradient(network, objective, rule, evaluator="loop")
-    assert gradient.queries() == queries * (2 if central else 1)
+    assert gradient.next_queries() == queries * (2 if central else 1)
     gradient.backward(torch.zeros(2))
     found = torch.cat([p.grad.flatten() for p in network.parameters()])
     truth = torch.cat([2 * p.detach().flatten() for p in network.parameters()])

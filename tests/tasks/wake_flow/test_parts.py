@@ -340,4 +340,4 @@ def test_zo_through_the_box_is_autograd_through_the_step(flows, evaluator, schem
     rounding = 2 * torch.finfo(dtype).eps * loss / mu * len(truth) ** 0.5
     assert (found - truth).norm() < truncation * truth.norm() + rounding
     assert rounding < 0.1 * truth.norm()  # or the bound would say nothing
-    assert solver.ledger.rows_run >= (1 + gradient.queries()) * 2 * 3  # and those of the checks
+    assert solver.ledger.rows_run >= (1 + gradient.next_queries()) * 2 * 3  # and those of the checks

@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from tasks import report
+from tasks import Row, report
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run, stage_name
-from tasks.runs.result import NOT_APPLICABLE, Result, Row
+from tasks.runs.result import NOT_APPLICABLE, Result
 from tasks.wake_flow import curves, pictures
 from tasks.wake_flow.evaluation import SERIES, TRACK, tracks
 from tasks.wake_flow.pictures import vorticity

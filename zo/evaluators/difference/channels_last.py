@@ -1,4 +1,4 @@
-"""Convolutions of a recording in channels-last memory, faster on a CPU than in PyTorch's default.
+"""Convolutions of a tape in channels-last memory, faster on a CPU than in PyTorch's default.
 
 The values are the same to rounding. The base's are computed again in that format, so that a pass and the base
 run the same kernels, and what a weight does not move cancels to the bit where losses are subtracted.
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from zo.batches import map_tensors
-from zo.evaluators.difference.recorder import Node, Ref
+from zo.evaluators.difference.tape_mode import Node, Ref
 
 CLOSE = 1e-3  # of the largest value, which two orders of summation do not differ by
 
@@ -27,7 +27,7 @@ def lay_out(nodes: Sequence[Node], ends: Sequence[Ref]) -> None:
     function does not take that format.
 
     Args:
-        nodes: of a recording; their functions and results are replaced.
+        nodes: of a tape; their functions and results are replaced.
         ends: what must have the values that it had.
     """
     if not any(node.call.function is torch.conv2d and _is_served(node.call.output) for node in nodes):

@@ -10,13 +10,12 @@ from torch import Tensor
 from blackbox.checks import check_count, check_flag
 from zo.batches import sent
 from zo.evaluators.difference.changes import Entries
-from zo.evaluators.difference.fused import kernels_run_at
-from zo.evaluators.difference.graphs import Graphs
+from zo.evaluators.difference.gpu.fused import kernels_run_at
+from zo.evaluators.difference.gpu.graphs import Graphs
 from zo.evaluators.difference.passes import send
-from zo.evaluators.difference.recorder import NotReadable
-from zo.evaluators.difference.recording import Recording, record
-from zo.evaluators.evaluator import Changes, Evaluator, Problem
-from zo.evaluators.state import Snapshot
+from zo.evaluators.difference.tape import Tape, tape_of
+from zo.evaluators.difference.tape_mode import NotReadable
+from zo.evaluators.evaluator import Changes, Evaluator, Step
 from zo.objective import comparable, losses
 from zo.perturbation import Coordinates, Directions, Perturbation
 
@@ -31,7 +30,7 @@ SHORT = 4  # times the root of the float's precision: losses of shorter steps ar
 RESOLVED = 10  # units in the last place of the losses, below which subtracted ones are mostly rounding
 LOSS_ROUNDING = 1000  # units in the last place by which recorded losses may be off the base's
 OTHER_KERNELS = 1e-3  # of a loss of order one: a GPU's library may choose others, of lower precision
-KEPT = 4  # times `memory` that a recording may take
+KEPT = 4  # times `memory` that a tape may take
 TEMPORARIES = 6  # tensors of the widest change's size that a rule holds at once
 
 
@@ -39,7 +38,7 @@ TEMPORARIES = 6  # tensors of the widest change's size that a rule holds at once
 class Difference(Evaluator):
     """Carries the change of the activations from the perturbed layer to the loss.
 
-    The objective is an `OutputLoss`. Once a step its network and loss run under a recorder, which keeps
+    The objective is an `OutputLoss`. Once a step its network and loss run under a mode, which keeps
     the function calls that depend on the perturbed weights and the activations of the base. The queries
     then send changes through the calls behind their own layer: by a rule where the function is linear or
     is common, and evaluated in float64 and subtracted where it is not (see `registry`). So the error is
@@ -89,69 +88,67 @@ class Difference(Evaluator):
         check_flag("Difference", "graphs", self.graphs)
         check_flag("Difference", "fused", self.fused)
 
-    def begin(self, problem: Problem, base: Tensor) -> Changes:
+    def begin(self, step: Step, base: Tensor) -> Changes:
         """Record the base run of a step; see `Evaluator.begin`.
 
         Args:
-            problem: The step's; its objective is an `OutputLoss`.
+            step: The step; its objective is an `OutputLoss`.
             base: Losses of the base, `(rows,)`; what is returned for rows where it is NaN means nothing.
 
         Raises:
             Unservable: the objective does something that no rule describes; the message says where.
         """
-        recording = self._recorded(problem, base)
-        graphs = Graphs(recording) if self.graphs and base.is_cuda and not recording.asks else None
-        return lambda perturbation: self._changes(problem, recording, perturbation, base, graphs)
+        tape = self._taped(step, base)
+        graphs = Graphs(tape) if self.graphs and base.is_cuda and not tape.asks else None
+        return lambda perturbation: self._changes(step, tape, perturbation, base, graphs)
 
     def serves(self, kind: type) -> bool:
         """Coordinates alone."""
         return kind is not Directions
 
-    def _recorded(self, problem: Problem, base: Tensor) -> Recording:
-        start = Snapshot(problem.network, problem.written, problem.inside)
+    def _taped(self, step: Step, base: Tensor) -> Tape:
+        start = step.snapshot()
         try:
-            found = record(
-                problem, base, KEPT * self._memory(base.device), self.fused and kernels_run_at(base)
-            )
+            found = tape_of(step, base, KEPT * self._memory(base.device), self.fused and kernels_run_at(base))
             start.restore()
-            _compare(problem, found.base, base)
+            _compare(step, found.base, base)
             return found
         finally:
             start.restore()
 
     def _changes(
         self,
-        problem: Problem,
-        recording: Recording,
+        step: Step,
+        tape: Tape,
         perturbation: Perturbation,
         base: Tensor,
         graphs: Graphs | None,
     ) -> Tensor:
         assert isinstance(perturbation, Coordinates)  # see `serves`
-        which, local = problem.parameters.locate(perturbation.indices)
+        which, local = step.parameters.locate(perturbation.indices)
         parts: list[Tensor] = []
         order: list[Tensor] = []
         start = None
-        if recording.asks:  # of the box's draws
-            start = Snapshot(problem.network, problem.written, problem.inside)
-        with comparable(problem.network):
+        if tape.asks:  # of the box's draws
+            start = step.snapshot()
+        with comparable(step.network):
             for number in which.unique().tolist():
-                weight, own = problem.parameters.tensors[number], torch.nonzero(which == number).flatten()
+                weight, own = step.parameters.tensors[number], torch.nonzero(which == number).flatten()
                 resolved = (
                     float(perturbation.steps[own].abs().min()) >= SHORT * torch.finfo(weight.dtype).eps ** 0.5
                 )
                 while len(own):
-                    together, large = self._pass(recording, number, weight.device, resolved)
-                    if recording.asks:  # of the box's memory nothing is known but what the base took
-                        together = min(together, problem.together or together)
-                    some, own = own[:together], own[together:]
+                    most, large = self._pass(tape, number, weight.device, resolved)
+                    if tape.asks:  # of the box's memory nothing is known but what the base took
+                        most = min(most, step.stack or most)
+                    some, own = own[:most], own[most:]
                     change = Entries.of(local[some], perturbation.steps[some], weight)
                     if graphs is not None:
                         changed = graphs.send(number, change)
                     else:
-                        changed = send(recording, number, change, large)
+                        changed = send(tape, number, change, large)
                     if large is not None and not _resolved(changed, base, weight.dtype):
-                        changed = send(recording, number, change, None)
+                        changed = send(tape, number, change, None)
                         resolved = not changed.any()  # as one is, so are most others of its layer
                     parts.append(changed.to(base.device, base.dtype))
                     order.append(some)
@@ -169,20 +166,18 @@ class Difference(Evaluator):
             return MEMORY
         return torch.cuda.get_device_properties(device).total_memory // OF_GPU
 
-    def _pass(
-        self, recording: Recording, number: int, device: torch.device, resolved: bool
-    ) -> tuple[int, int | None]:
+    def _pass(self, tape: Tape, number: int, device: torch.device, resolved: bool) -> tuple[int, int | None]:
         """How many variants of a parameter run together, and from which size on values are computed anew.
 
         Args:
-            recording: of the base.
+            tape: of the base.
             number: of the parameter.
             device: where it is.
             resolved: whether losses may be subtracted.
         """
         if self.variants is not None:
             return self.variants, None
-        widest = recording.widest(number)
+        widest = tape.widest(number)
         if device.type != "cpu":
             return max(1, min(MOST_ON_GPU, self._memory(device) // TEMPORARIES // widest)), None
         if widest > LARGE and resolved:
@@ -196,8 +191,8 @@ def _resolved(changes: Tensor, base: Tensor, dtype: torch.dtype) -> bool:
     return bool(changes[0][rows].norm() >= RESOLVED * torch.finfo(dtype).eps * base[rows].norm())
 
 
-def _compare(problem: Problem, recorded: Tensor, base: Tensor) -> None:
-    """Refuse a recording that gives other losses, because something went past the recorder.
+def _compare(step: Step, recorded: Tensor, base: Tensor) -> None:
+    """Refuse a tape that gives other losses, because something went past it.
 
     Step for step, and not by NaN alone: a function in compiled code may compare NaN and give a number.
     """
@@ -207,11 +202,11 @@ def _compare(problem: Problem, recorded: Tensor, base: Tensor) -> None:
     off = (recorded - base)[rows].abs().max()
     largest = base[rows].abs().max()
     # A loss may be summed in a wider dtype than the parameters': the narrowest decides.
-    eps = max(torch.finfo(tensor.dtype).eps for tensor in (base, *problem.parameters.tensors))
+    eps = max(torch.finfo(tensor.dtype).eps for tensor in (base, *step.parameters.tensors))
     allowed = max(LOSS_ROUNDING * eps, OTHER_KERNELS if base.is_cuda else 0.0) * (1 + largest)
     if off <= allowed:  # losses near zero are what rounding leaves of outputs of order ten
         return
-    again = losses(problem.objective, problem.network, problem.batch, problem.rows)
+    again = losses(step.objective, step.network, step.batch, step.rows)
     noise = (again - base)[rows].abs().nan_to_num(0.0).max()
     if off > 10 * noise + allowed:
         raise NotReadable(

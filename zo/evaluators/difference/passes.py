@@ -1,4 +1,4 @@
-"""A pass: a changed parameter sent through a recording, as changes or, where they are large, as new values.
+"""A pass: a changed parameter sent through a tape, as changes or, where they are large, as new values.
 
 Changes are exact and several variants of them share a call. But a change of a large activation costs more
 than the activation: a rule reads base and change where a function reads values alone. So a pass may go over
@@ -21,9 +21,9 @@ from torch.overrides import resolve_name
 from zo.batches import map_tensors, tensors
 from zo.evaluators.difference.changes import Change, Entries, Moved, OneChannel
 from zo.evaluators.difference.channels_last import IN_PLACE, MAKING
-from zo.evaluators.difference.recorder import Node, NotReadable, Ref
-from zo.evaluators.difference.recording import Recording
 from zo.evaluators.difference.registry import Argument
+from zo.evaluators.difference.tape import Tape
+from zo.evaluators.difference.tape_mode import Node, NotReadable, Ref
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class Anew:
 Found: TypeAlias = dict[Ref, Change | Anew]
 
 
-def send(recording: Recording, number: int, change: Entries, large: int | None) -> Tensor:
+def send(tape: Tape, number: int, change: Entries, large: int | None) -> Tensor:
     """What the losses change by, `(variants, rows)`.
 
     Args:
-        recording: of the base.
+        tape: of the base.
         number: of the parameter that is changed, in the order of `Parameters`.
         change: of it; of one variant if `large` is a number.
         large: bytes of an activation from which on values are computed anew; None for changes to the end.
@@ -50,28 +50,28 @@ def send(recording: Recording, number: int, change: Entries, large: int | None) 
         NotReadable: the rule of a call does not describe it; the message says where and what.
     """
     found: Found = {Ref(number): change}
-    end, on_cpu = recording.losses, change.entries.device.type == "cpu"
-    for place in recording.reached[number]:
-        node = recording.nodes[place]
+    end, on_cpu = tape.losses, change.entries.device.type == "cpu"
+    for place in tape.reached[number]:
+        node = tape.nodes[place]
         if not any(ref in found for ref in node.refs):  # nothing moves that it reads
             continue
         if any(isinstance(found.get(ref), Anew) for ref in node.refs):
-            result = _anew(recording, place, found)
+            result = _anew(tape, place, found)
         else:
-            result = changed(node, recording.value, found)
+            result = changed(node, tape.value, found)
         several = isinstance(result, tuple | list)
         for item, part in enumerate(result if several else (result,)):
             ref = Ref(place, item) if several else Ref(place)
             if isinstance(part, OneChannel) and len(part.values) == 1 and on_cpu and not part.values.any():
                 continue  # as behind a ReLU that lets nothing through; a GPU would be waited for
             if large is not None and isinstance(part, Tensor) and part[0].nbytes > large:
-                part = Anew(Moved(recording.value(ref), part).value[0], own=True)
+                part = Anew(Moved(tape.value(ref), part).value[0], own=True)
             found[ref] = part
-        for ref in [ref for ref in found if recording.last[ref.node] <= place and ref != end]:
+        for ref in [ref for ref in found if tape.last[ref.node] <= place and ref != end]:
             del found[ref]
     if end is None or end not in found:
-        return recording.base.new_zeros(len(change.entries), len(recording.base))
-    return _change(found[end], recording.value(end))
+        return tape.base.new_zeros(len(change.entries), len(tape.base))
+    return _change(found[end], tape.value(end))
 
 
 def changed(node: Node, value: Callable[[Ref], Tensor], found: Mapping[Ref, Any]) -> Argument:
@@ -117,15 +117,15 @@ def _refusing(node: Node) -> Iterator[None]:
         ) from error
 
 
-def _anew(recording: Recording, place: int, found: Found) -> Argument:
+def _anew(tape: Tape, place: int, found: Found) -> Argument:
     """What a call gives in the one variant, each result `Anew`."""
-    node = recording.nodes[place]
+    node = tape.nodes[place]
 
     def argument(ref: Ref) -> Tensor:
-        return _value(found[ref], recording.value(ref)) if ref in found else recording.value(ref)
+        return _value(found[ref], tape.value(ref)) if ref in found else tape.value(ref)
 
     function = node.call.function
-    if _may_write(recording, place, found):
+    if _may_write(tape, place, found):
         function = IN_PLACE[function]
     args, kwargs = map_tensors(argument, (node.args, node.kwargs), kind=Ref)
     with _refusing(node):
@@ -140,13 +140,13 @@ def _anew(recording: Recording, place: int, found: Found) -> Argument:
     return tuple(map(Anew, result)) if isinstance(result, tuple | list) else Anew(result, own)
 
 
-def _may_write(recording: Recording, place: int, found: Found) -> bool:
+def _may_write(tape: Tape, place: int, found: Found) -> bool:
     """Whether a call may write its result over its first argument, which no one else reads."""
-    node = recording.nodes[place]
+    node = tape.nodes[place]
     first = node.args[0] if node.args else None
     if node.call.function not in IN_PLACE or not isinstance(first, Ref):
         return False
-    if recording.is_read_again(first, place):
+    if tape.is_read_again(first, place):
         return False
     target, output = found.get(first), node.call.output
     if not isinstance(target, Anew) or not target.own:

@@ -14,16 +14,14 @@ from torch.nn import functional as F
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
 from tests.zo.boxes import Sine
+from zo.estimators import Coordinates
+from zo.evaluators import Loop, Stacked, Step
 from zo.evaluators.difference import evaluator as deciding
 from zo.evaluators.difference.changes import OneChannel
 from zo.evaluators.difference.evaluator import LARGE
-from zo.evaluators.difference.recorder import NotReadable
 from zo.evaluators.difference.registry import RULES
-from zo.evaluators.evaluator import Problem
-from zo.evaluators.loop import Loop
-from zo.evaluators.stacked import Stacked
+from zo.evaluators.difference.tape_mode import NotReadable
 from zo.evaluators.state import Snapshot
-from zo.perturbation import Coordinates
 
 
 def squared(output, target):
@@ -51,22 +49,22 @@ def made(make, seed=0):
     return make()
 
 
-def problem_of(network, objective, data) -> Problem:
-    return Problem(network, zo.estimators.Parameters(network), objective, data, len(data[0]))
+def step_of(network, objective, data) -> Step:
+    return Step(network, zo.estimators.Parameters(network), objective, data, len(data[0]))
 
 
 @torch.no_grad()
 def agree(network, objective, data, atol=1e-12):
     """In float64, every coordinate, with a step of 0.01."""
     network, data = network.double(), tuple(t.double() if t.is_floating_point() else t for t in data)
-    problem = problem_of(network, objective, data)
-    size = problem.parameters.size
+    step = step_of(network, objective, data)
+    size = step.parameters.size
     queries = Coordinates(torch.arange(size), torch.full((size,), 0.01, dtype=torch.float64))
     start = Snapshot(network)
     base = objective(network, data)
     start.restore()  # queries start from the state that the base did
-    truth = Loop().changes(problem, queries, base)
-    found = zo.evaluators.Difference().changes(problem, queries, base)
+    truth = Loop().changes(step, queries, base)
+    found = zo.evaluators.Difference().changes(step, queries, base)
     assert torch.equal(torch.isfinite(found), torch.isfinite(truth))
     assert torch.allclose(found.nan_to_num(), truth.nan_to_num(), rtol=0, atol=atol)
 
@@ -206,12 +204,10 @@ def test_a_black_box_behind_the_network_gets_base_and_change_of_all_variants_tog
     objective = zo.OutputLoss(lambda output, target: box(output) + target[:, 0])
     agree(made(mlp), objective, batch(), atol=1e-12)
     box.calls.clear()
-    problem = problem_of(made(mlp), objective, batch())
+    step = step_of(made(mlp), objective, batch())
     queries = Coordinates(torch.arange(7), torch.full((7,), 1e-2))
     with torch.no_grad():
-        zo.evaluators.Difference(variants=7).changes(
-            problem, queries, objective(problem.network, problem.batch)
-        )
+        zo.evaluators.Difference(variants=7).changes(step, queries, objective(step.network, step.batch))
     assert box.calls == [5, 7 * 5]  # the base here, and the queries; none while it was recorded
 
 
@@ -252,13 +248,11 @@ def test_what_no_weight_moves_stays_as_it_is_before_a_loss_without_a_rule(large,
         return box(y - target) if boxed else torch.special.bessel_j0(y - target).mean(dim=1)
 
     objective = zo.OutputLoss(odd)
-    problem = problem_of(made(WithMask), objective, batch())
+    step = step_of(made(WithMask), objective, batch())
     queries = Coordinates(torch.arange(8), torch.full((8,), 1e-3, dtype=torch.float64))
-    wide = problem_of(made(WithMask).double(), objective, tuple(t.double() for t in batch()))
+    wide = step_of(made(WithMask).double(), objective, tuple(t.double() for t in batch()))
     with torch.no_grad():
-        found = zo.evaluators.Difference().changes(
-            problem, queries, objective(problem.network, problem.batch)
-        )
+        found = zo.evaluators.Difference().changes(step, queries, objective(step.network, step.batch))
         true = Loop().changes(wide, queries, objective(wide.network, wide.batch))
     assert torch.allclose(found.double(), true, rtol=1e-3, atol=3e-7 if large == 0 or boxed else 1e-8)
     assert true.abs().max() > 1e-4
@@ -269,14 +263,12 @@ def test_a_loss_without_a_rule_is_taken_in_float64():
         return torch.special.bessel_j0(output - target).mean(dim=1)
 
     network = made(mlp)
-    problem = problem_of(network, zo.OutputLoss(odd), batch())
+    step = step_of(network, zo.OutputLoss(odd), batch())
     queries = Coordinates(torch.arange(20), torch.full((20,), 1e-6))
-    wide = problem_of(made(mlp).double(), zo.OutputLoss(odd), tuple(t.double() for t in batch()))
+    wide = step_of(made(mlp).double(), zo.OutputLoss(odd), tuple(t.double() for t in batch()))
     with torch.no_grad():
         found = (
-            zo.evaluators.Difference()
-            .changes(problem, queries, problem.objective(network, problem.batch))
-            .double()
+            zo.evaluators.Difference().changes(step, queries, step.objective(network, step.batch)).double()
         )
         steps = Coordinates(queries.indices, queries.steps.double())
         truth = Loop().changes(wide, steps, wide.objective(wide.network, wide.batch))
@@ -330,10 +322,10 @@ class Rewriting(nn.Module):
 def test_what_cannot_be_read_is_refused(make):
     network = made(make)
     before = [p.detach().clone() for p in network.parameters()]
-    problem = problem_of(network, zo.OutputLoss(squared), batch())
+    step = step_of(network, zo.OutputLoss(squared), batch())
     with torch.no_grad(), pytest.raises(NotReadable, match="stacked"):
         zo.evaluators.Difference().changes(
-            problem, Coordinates(torch.tensor([0]), torch.ones(1)), torch.zeros(5)
+            step, Coordinates(torch.tensor([0]), torch.ones(1)), torch.zeros(5)
         )
     assert all(torch.equal(p, old) for p, old in zip(network.parameters(), before, strict=True))
     assert not any("forward" in vars(module) for module in network.modules())

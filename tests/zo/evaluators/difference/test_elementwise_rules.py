@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from tests.zo.evaluators.difference.exact import change, each
-from zo.evaluators.difference.changes import Moved, OneChannel
+from zo.evaluators import Moved
+from zo.evaluators.difference.changes import OneChannel
 from zo.evaluators.difference.registry import RULES, Call
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])

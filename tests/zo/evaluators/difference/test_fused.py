@@ -15,13 +15,12 @@ from torch.nn import functional as F
 import zo
 from blackbox import ConfigurationError
 from tests import quick
+from zo.estimators import Coordinates
+from zo.evaluators import Loop, Step
 from zo.evaluators.difference import evaluator as deciding
-from zo.evaluators.difference import fused
 from zo.evaluators.difference.changes import OneChannel
-from zo.evaluators.evaluator import Problem
-from zo.evaluators.loop import Loop
+from zo.evaluators.difference.gpu import fused
 from zo.evaluators.state import Snapshot
-from zo.perturbation import Coordinates
 
 
 class Block(nn.Module):
@@ -107,16 +106,16 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(5, 3, 7, 7, generator=generator, dtype=torch.float64), torch.arange(5) % 3
 
 
-def changes_of(network, evaluator, dtype=torch.float64, step=0.01, every=3):
+def changes_of(network, evaluator, dtype=torch.float64, length=0.01, every=3):
     """Of every third coordinate, in the dtype."""
     network, data = network.to(dtype), (batch()[0].to(dtype), batch()[1])
-    problem = Problem(network, zo.estimators.Parameters(network), OBJECTIVE, data, 5)
-    indices = torch.arange(0, problem.parameters.size, every)
-    queries = Coordinates(indices, torch.full((len(indices),), step, dtype=dtype))
+    step = Step(network, zo.estimators.Parameters(network), OBJECTIVE, data, 5)
+    indices = torch.arange(0, step.parameters.size, every)
+    queries = Coordinates(indices, torch.full((len(indices),), length, dtype=dtype))
     start = Snapshot(network)
     base = OBJECTIVE(network, data)
     start.restore()
-    return evaluator.changes(problem, queries, base)
+    return evaluator.changes(step, queries, base)
 
 
 def made(name, training):
@@ -154,7 +153,7 @@ def test_chains_are_found_and_what_others_read_is_left_alone(monkeypatch):
         found.append([tuple(kind is not None for kind in vars(chain).values()) for chain in chains])
         return result
 
-    monkeypatch.setattr("zo.evaluators.difference.recording.fuse", noted)
+    monkeypatch.setattr("zo.evaluators.difference.tape.fuse", noted)
     monkeypatch.setattr(deciding, "kernels_run_at", lambda tensor: True)
     monkeypatch.setattr(fused, "_by_kernel", lambda *given: None)
     for name in NETWORKS:
@@ -186,7 +185,7 @@ def test_on_a_gpu_without_triton_it_says_what_is_missing(monkeypatch):
 @pytest.fixture
 def kernels():
     """Triton has its functions for the interpreter, or not, when it is imported."""
-    return importlib.import_module("zo.evaluators.difference.kernels")
+    return importlib.import_module("zo.evaluators.difference.gpu.kernels")
 
 
 def behind(x, kind, weight, bias, running, y, relu, eps):
@@ -343,7 +342,7 @@ import tempfile
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from zo.evaluators.difference import kernels
+from zo.evaluators.difference.gpu import kernels
 
 names = kernels._behind.arg_names
 numbers = ("out", "d", "other", "x", "before", "statistics")

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from tests.zo.evaluators.difference.exact import change, each, exact, rounded
-from zo.evaluators.difference.changes import Moved
+from zo.evaluators import Moved
 from zo.evaluators.difference.registry import RULES, Call
 from zo.evaluators.difference.rules.subtracted import subtracted
 

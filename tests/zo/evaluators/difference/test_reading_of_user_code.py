@@ -8,9 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import zo
-from tests.zo.evaluators.difference.test_difference import agree, batch, problem_of, squared
-from zo.evaluators.difference.recorder import NotReadable
-from zo.perturbation import Coordinates
+from tests.zo.evaluators.difference.test_difference import agree, batch, squared, step_of
+from zo.estimators import Coordinates
+from zo.evaluators.difference.tape_mode import NotReadable
 
 
 class User(nn.Module):
@@ -168,10 +168,10 @@ def narrowed(own, x):
 def test_what_would_come_out_wrong_is_refused(function, words):
     torch.manual_seed(0)
     network, objective = User(function), zo.OutputLoss(squared)
-    problem = problem_of(network, objective, batch())
-    queries = Coordinates(torch.arange(problem.parameters.size), torch.ones(problem.parameters.size))
+    step = step_of(network, objective, batch())
+    queries = Coordinates(torch.arange(step.parameters.size), torch.ones(step.parameters.size))
     with torch.no_grad(), pytest.raises(NotReadable, match=words):
-        zo.evaluators.Difference().changes(problem, queries, objective(network, problem.batch))
+        zo.evaluators.Difference().changes(step, queries, objective(network, step.batch))
 
 
 def test_a_read_past_the_recorder_that_swallows_nan_is_found_by_the_losses():
@@ -182,10 +182,10 @@ def test_a_read_past_the_recorder_that_swallows_nan_is_found_by_the_losses():
 
     torch.manual_seed(0)
     network, objective = User(swallowing), zo.OutputLoss(squared)
-    problem = problem_of(network, objective, batch())
+    step = step_of(network, objective, batch())
     with torch.no_grad(), pytest.raises(NotReadable, match="losses of the base when it is recorded"):
-        base = objective(network, problem.batch)
-        zo.evaluators.Difference().changes(problem, Coordinates(torch.tensor([0]), torch.ones(1)), base)
+        base = objective(network, step.batch)
+        zo.evaluators.Difference().changes(step, Coordinates(torch.tensor([0]), torch.ones(1)), base)
 
 
 WEIGHTS = torch.tensor([0.5, 2.0])

@@ -10,12 +10,11 @@ from torch import nn
 from torch.nn import functional as F
 
 import zo
-from tests.zo.evaluators.difference.test_difference import batch, made, mlp, problem_of, squared
+from tests.zo.evaluators.difference.test_difference import batch, made, mlp, squared, step_of
+from zo.estimators import Coordinates
+from zo.evaluators import Loop, Unservable
 from zo.evaluators.difference import evaluator as deciding
 from zo.evaluators.difference.evaluator import LARGE
-from zo.evaluators.evaluator import Unservable
-from zo.evaluators.loop import Loop
-from zo.perturbation import Coordinates
 
 
 class Branch(nn.Module):
@@ -66,9 +65,9 @@ def test_what_wakes_after_the_first_step_gets_what_loop_gives(kind):
 
 def test_a_sleeping_branch_that_cannot_be_read_is_refused_at_the_first_step():
     network = made(lambda: Branch("spectrum"))
-    problem = problem_of(network, zo.OutputLoss(squared), batch())
+    step = step_of(network, zo.OutputLoss(squared), batch())
     with torch.no_grad(), pytest.raises(Unservable, match=r"the network.*fft, which gives something else"):
-        zo.evaluators.Difference().begin(problem, problem.objective(network, problem.batch))
+        zo.evaluators.Difference().begin(step, step.objective(network, step.batch))
 
 
 @pytest.mark.parametrize("drawing", [False, True])
@@ -81,16 +80,16 @@ def test_a_loss_that_cannot_be_recorded_is_taken_whole_unless_it_draws(drawing):
         return (error * (1 + torch.rand_like(output)) if drawing else error).var(1) + output.var(0).sum()
 
     objective = zo.OutputLoss(loss)
-    problem = problem_of(made(mlp).double(), objective, tuple(t.double() for t in batch()))
+    step = step_of(made(mlp).double(), objective, tuple(t.double() for t in batch()))
     queries = Coordinates(torch.arange(20), torch.full((20,), 1e-3, dtype=torch.float64))
     with torch.no_grad():
-        base = objective(problem.network, problem.batch)
+        base = objective(step.network, step.batch)
         if drawing:
             with pytest.raises(Unservable, match="draws at random"):
-                zo.evaluators.Difference().begin(problem, base)
+                zo.evaluators.Difference().begin(step, base)
             return
-        found = zo.evaluators.Difference().begin(problem, base)(queries)
-        assert torch.allclose(found, Loop().changes(problem, queries, base), rtol=0, atol=1e-12)
+        found = zo.evaluators.Difference().begin(step, base)(queries)
+        assert torch.allclose(found, Loop().changes(step, queries, base), rtol=0, atol=1e-12)
 
 
 def test_a_loss_taken_whole_that_reads_weights_is_refused():
@@ -98,10 +97,10 @@ def test_a_loss_taken_whole_that_reads_weights_is_refused():
     objective = zo.OutputLoss(
         lambda output, target: torch.fft.fft(output).abs().sum(1) + network[0].weight.var()
     )
-    problem = problem_of(network, objective, batch())
+    step = step_of(network, objective, batch())
     before = [p.detach().clone() for p in network.parameters()]
     with torch.no_grad(), pytest.raises(Unservable, match="a loss that no rule describes"):
-        zo.evaluators.Difference().begin(problem, objective(network, problem.batch))
+        zo.evaluators.Difference().begin(step, objective(network, step.batch))
     assert all(torch.equal(p, old) for p, old in zip(network.parameters(), before, strict=True))
 
 
@@ -132,20 +131,20 @@ def classified(output, target):
 
 @torch.no_grad()
 def large(dtype: torch.dtype, training: bool, faint: float = 1.0):
-    """A problem, some of its coordinates and the base's losses, which see `faint` times the features."""
+    """A step, some of its coordinates and the base's losses, which see `faint` times the features."""
     network = made(Images).train(training)
     network.head.weight.mul_(faint)
     network.to(dtype)
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(32, 1, 32, 32, generator=generator).to(dtype)
     data = images, torch.arange(32) % 3
-    problem = problem_of(network, zo.OutputLoss(classified), data)
-    indices = torch.linspace(0, problem.parameters.size - 1, 40).long()
+    step = step_of(network, zo.OutputLoss(classified), data)
+    indices = torch.linspace(0, step.parameters.size - 1, 40).long()
     torch.manual_seed(5)
     start = torch.get_rng_state()
-    base = problem.objective(copy.deepcopy(network), data)
+    base = step.objective(copy.deepcopy(network), data)
     torch.set_rng_state(start)
-    return problem, indices, base
+    return step, indices, base
 
 
 @torch.no_grad()
@@ -157,15 +156,15 @@ def test_large_activations_are_as_accurate_as_loop_and_leave_what_does_not_move(
     mu = 1e-3
     steps = torch.full((40,), mu).double()
     true = Loop().changes(wide, Coordinates(indices, steps), wide_base).mean(1)
-    problem, indices, base = large(torch.float32, training)
+    step, indices, base = large(torch.float32, training)
     queries = Coordinates(indices, torch.full((40,), mu))
     start = torch.get_rng_state()
-    changes = zo.evaluators.Difference().begin(problem, base)
+    changes = zo.evaluators.Difference().begin(step, base)
     found = changes(queries)
     assert torch.equal(torch.get_rng_state(), start)
-    assert torch.equal(found, zo.evaluators.Difference().begin(problem, base)(queries))
+    assert torch.equal(found, zo.evaluators.Difference().begin(step, base)(queries))
     # The same weights in float32 and float64: what is left is rounding.
-    looped = Loop().changes(problem, queries, base).double().mean(1)
+    looped = Loop().changes(step, queries, base).double().mean(1)
     error, own = (looped - true).norm(), (found.double().mean(1) - true).norm()
     assert own <= 2 * error
     assert own <= 1e-2 * true.norm()
@@ -185,10 +184,10 @@ def test_changes_of_large_activations_are_exact_where_losses_cannot_be_subtracte
     wide, indices, wide_base = large(torch.float64, True, faint)
     steps = torch.full((40,), mu)
     true = Loop().changes(wide, Coordinates(indices, steps.double()), wide_base).mean(1)
-    problem, indices, base = large(torch.float32, True, faint)
+    step, indices, base = large(torch.float32, True, faint)
     found = (
         zo.evaluators.Difference(variants=variants)
-        .begin(problem, base)(Coordinates(indices, steps))
+        .begin(step, base)(Coordinates(indices, steps))
         .double()
         .mean(1)
     )
@@ -210,11 +209,11 @@ def test_a_network_that_reads_one_memory_format_gets_it():
         )
     )
     data = torch.randn(64, 1, 16, 16, generator=torch.Generator().manual_seed(0)), torch.zeros(64, 2)
-    problem = problem_of(network, zo.OutputLoss(squared), data)
+    step = step_of(network, zo.OutputLoss(squared), data)
     queries = Coordinates(torch.arange(0, 180, 9), torch.full((20,), 1e-2))
-    base = problem.objective(network, data)
-    true = Loop().changes(problem, queries, base)
-    found = zo.evaluators.Difference().begin(problem, base)(queries)
+    base = step.objective(network, data)
+    true = Loop().changes(step, queries, base)
+    found = zo.evaluators.Difference().begin(step, base)(queries)
     assert torch.allclose(found, true, rtol=1e-3, atol=2e-5 * float(base.max()))
     assert true.abs().max() > 1e-3
 
@@ -224,12 +223,12 @@ def test_evaluators_of_equal_settings_are_equal_and_remember_nothing():
     first, second = zo.evaluators.Difference(memory=2**20), zo.evaluators.Difference(memory=2**20)
     assert first == second and first != zo.evaluators.Difference()
     assert repr(first) == "Difference(variants=None, memory=1048576, graphs=False, fused=False)"
-    other = problem_of(made(mlp, seed=1), zo.OutputLoss(squared), batch(7))
-    problem = problem_of(made(mlp), zo.OutputLoss(squared), batch())
+    other = step_of(made(mlp, seed=1), zo.OutputLoss(squared), batch(7))
+    step = step_of(made(mlp), zo.OutputLoss(squared), batch())
     queries = Coordinates(torch.arange(9), torch.full((9,), 1e-3))
-    base = problem.objective(problem.network, problem.batch)
+    base = step.objective(step.network, step.batch)
     first.changes(other, queries, other.objective(other.network, other.batch))
-    assert torch.equal(first.changes(problem, queries, base), second.begin(problem, base)(queries))
+    assert torch.equal(first.changes(step, queries, base), second.begin(step, base)(queries))
 
 
 @pytest.mark.parametrize("large", [True, False])
@@ -248,18 +247,18 @@ def test_shapes_that_depend_on_values_end_in_a_refusal_or_are_right(large, monke
 
     monkeypatch.setattr(deciding, "LARGE", 0 if large else LARGE)
     network = made(Chooses).double()
-    problem = problem_of(network, zo.OutputLoss(squared), tuple(t.double() for t in batch()))
+    step = step_of(network, zo.OutputLoss(squared), tuple(t.double() for t in batch()))
     refused = 0
     with torch.no_grad():
-        base = problem.objective(network, problem.batch)
-        changes = zo.evaluators.Difference().begin(problem, base)
-        for entry in range(problem.parameters.size):
-            for step in (0.01, 3.0, -3.0):
-                query = Coordinates(torch.tensor([entry]), torch.tensor([step], dtype=torch.float64))
+        base = step.objective(network, step.batch)
+        changes = zo.evaluators.Difference().begin(step, base)
+        for entry in range(step.parameters.size):
+            for length in (0.01, 3.0, -3.0):
+                query = Coordinates(torch.tensor([entry]), torch.tensor([length], dtype=torch.float64))
                 try:
                     found = changes(query)
                 except Unservable:
                     refused += 1
                     continue
-                assert torch.allclose(found, Loop().changes(problem, query, base), rtol=0, atol=1e-10)
-    assert 0 < refused < problem.parameters.size
+                assert torch.allclose(found, Loop().changes(step, query, base), rtol=0, atol=1e-10)
+    assert 0 < refused < step.parameters.size

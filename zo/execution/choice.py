@@ -8,14 +8,15 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import torch
+from torch import Tensor
 
-from zo.base import Base
 from zo.errors import ConfigurationError, EvaluatorWarning
-from zo.evaluators.check import Remember, fault_of, truth_of
 from zo.evaluators.difference.evaluator import MOST_ON_GPU, Difference
-from zo.evaluators.evaluator import Evaluator, Problem
+from zo.evaluators.evaluator import Changes, Evaluator, Step
 from zo.evaluators.loop import Loop
 from zo.evaluators.stacked import Stacked
+from zo.execution.base import Base
+from zo.execution.check import Remember, fault_of, truth_of
 from zo.objective import Closed, Objective, OutputLoss
 from zo.perturbation import Perturbation, Perturbations
 
@@ -84,15 +85,18 @@ class Serving:
         own = [kind for kind in self.numbers if kind.endswith(_mode(training))]
         return not own or any(kind in self.unchecked for kind in own)
 
-    def serves(self, queries: Perturbation, problem: Problem, *, by_loop: bool = False) -> Evaluator:
-        """What evaluates some queries of a step: `Loop` where nothing was decided, or if it is asked for."""
-        last = len(self.evaluators) - 1
-        number = self.numbers.get(_kind(queries, problem.network.training), last)
-        return self.evaluators[last if by_loop else number]
+    def serves(self, queries: Perturbation, step: Step) -> Evaluator:
+        """What evaluates some queries of a step: `Loop` where nothing was decided."""
+        number = self.numbers.get(_kind(queries, step.network.training), len(self.evaluators) - 1)
+        return self.evaluators[number]
 
-    def checked(self, base: Base, plan: Perturbations, chunk: int, step: int, remember: Remember) -> Serving:
+    def by_loop(self) -> Serving:
+        """`Loop` alone, as for a step whose evaluator was found wrong."""
+        return Serving(self.evaluators[-1:])
+
+    def checked(self, base: Base, plan: Perturbations, chunk: int, remember: Remember) -> Serving:
         """Check what serves the kinds of queries in a plan; what fails gives way to the next one."""
-        numbers, training = dict(self.numbers), base.problem.network.training
+        numbers, training = dict(self.numbers), base.step.network.training
         ends = plan.chunk(0, min(2, plan.queries)), plan.chunk(plan.queries - 1, plan.queries)
         for example in {type(each): each for each in reversed(ends)}.values():
             kind = _kind(example, training)
@@ -100,7 +104,7 @@ class Serving:
             if kind not in numbers and not chosen and _too_large(base):
                 numbers[kind] = len(self.evaluators) - 1
             else:
-                numbers[kind] = self._right(kind, example, base, min(chunk, plan.queries), step, remember)
+                numbers[kind] = self._right(kind, example, base, min(chunk, plan.queries), remember)
         return replace(self, numbers=numbers, unchecked=self.unchecked - set(numbers))
 
     def found_wrong(self, training: bool, fault: str) -> Serving:
@@ -139,9 +143,7 @@ class Serving:
             self, numbers={kind: places[name] for kind, name in names.items()}, unchecked=unchecked
         )
 
-    def _right(
-        self, kind: str, example: Perturbation, base: Base, chunk: int, step: int, remember: Remember
-    ) -> int:
+    def _right(self, kind: str, example: Perturbation, base: Base, chunk: int, remember: Remember) -> int:
         """The place of the first evaluator, from the one that serves on, that agrees with `loop`."""
         begins, first = self.numbers.get(kind, 0), kind not in self.numbers or kind in self.unchecked
         able = [
@@ -149,12 +151,12 @@ class Serving:
             for number, evaluator in enumerate(self.evaluators)
             if number >= begins and evaluator.serves(type(example))
         ]
-        problem, truths = base.problem, {}
+        step, truths = base.step, {}
         for number, following in pairwise(able):
             first = first or number > begins  # one that takes over was never checked
             if first not in truths:
-                truths[first] = truth_of(problem, base.losses, example, chunk, step, remember, first=first)
-            fault = fault_of(self.evaluators[number], problem, base.losses, truths[first], remember)
+                truths[first] = truth_of(step, base.losses, example, chunk, remember, first=first)
+            fault = fault_of(self.evaluators[number], step, base.losses, truths[first], remember)
             if fault is None:
                 return number
             _warn(self.evaluators[number], fault, self.evaluators[following], "from here on")
@@ -166,13 +168,48 @@ class Serving:
         return " or ".join(names)
 
 
+@dataclass(frozen=True)
+class Decision:
+    """What is decided of a step before its pieces are evaluated.
+
+    Attributes:
+        serving: What evaluates the queries, as its state.
+        noise: How far two evaluations of the base were apart; None if it was evaluated once.
+        known: Numbers of pieces from the journal.
+    """
+
+    serving: Mapping[str, str] = field(default_factory=dict)
+    noise: float | None = None
+    known: Mapping[int, Tensor] = field(default_factory=dict)
+
+
+class Begun:
+    """The evaluators of a step, each begun once, at the first query that it serves.
+
+    Args:
+        serving: What serves which queries.
+        base: The step's.
+    """
+
+    def __init__(self, serving: Serving, base: Base) -> None:
+        self.serving, self._base = serving, base
+        self._changes: dict[int, Changes] = {}  # by the identity of the evaluator
+
+    def for_queries(self, queries: Perturbation) -> tuple[Evaluator, Changes]:
+        """The evaluator that serves some queries, and the function that it evaluates them by."""
+        evaluator = self.serving.serves(queries, self._base.step)
+        if id(evaluator) not in self._changes:
+            self._changes[id(evaluator)] = evaluator.begin(self._base.step, self._base.losses)
+        return evaluator, self._changes[id(evaluator)]
+
+
 def _too_large(base: Base) -> bool:
     """Whether stacked directions fall out of a CPU's caches, and there is no black box to gain by them.
 
     The layers' own work then hides the overhead that a pass saves.
     """
-    on_cpu = all(tensor.device.type == "cpu" for tensor in base.problem.parameters.tensors)
-    return on_cpu and isinstance(base.problem.objective, OutputLoss) and base.peak > LARGE
+    on_cpu = all(tensor.device.type == "cpu" for tensor in base.step.parameters.tensors)
+    return on_cpu and isinstance(base.step.objective, OutputLoss) and base.peak > LARGE
 
 
 def chunk_size(
@@ -195,9 +232,9 @@ def chunk_size(
     """
     last = plan.chunk(plan.queries - 1, plan.queries)  # of the kind that takes most
     able = [evaluator for evaluator in evaluators if evaluator.serves(type(last))]
-    each = max(evaluator.bytes_per_query(base.problem, last, base.peak) for evaluator in able)
-    device = base.problem.parameters.tensors[0].device
-    most = together = queries_within(memory, each, device)
+    each = max(evaluator.bytes_per_query(base.step, last, base.peak) for evaluator in able)
+    device = base.step.parameters.tensors[0].device
+    most = stack = queries_within(memory, each, device)
     if isinstance(able[0], Difference):
         if device.type != "cpu":
             most = MOST_ON_GPU
@@ -206,7 +243,7 @@ def chunk_size(
     chunks += chunks % 2
     even = -(-plan.queries // chunks)
     chunk = even if even >= SMALLEST else most
-    return chunk, together if together < chunk else None
+    return chunk, stack if stack < chunk else None
 
 
 def queries_within(memory: int, each: int, device: torch.device) -> int:

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from blackbox.failures import FailedRow, noted
-from zo.autocast import autocast_refused
-from zo.batches import count_rows, tensors
+from zo.batches import Batch, count_rows, tensors
 from zo.errors import ObjectiveError
-from zo.evaluators.evaluator import Problem
-from zo.evaluators.memory import measured
-from zo.evaluators.state import Snapshot, copied
+from zo.evaluators.evaluator import Step
+from zo.evaluators.state import Snapshot, as_it_is_now
+from zo.execution.memory import measured
+from zo.execution.precision import autocast_refused
 from zo.failures import survivors
 from zo.objective import Closed, Objective, losses
 from zo.parameters import Parameters
@@ -27,7 +26,7 @@ class Base:
     """What the base evaluation of a step found.
 
     Attributes:
-        problem: What the step's queries share.
+        step: What the step's queries share.
         losses: `(rows,)`, NaN where a row failed.
         survived: `(rows,)` bool, False where a row failed.
         causes: Rows of black boxes that failed in it.
@@ -38,7 +37,7 @@ class Base:
         narrow: Whether it made floats of 16 bits or less, None if that was not measured.
     """
 
-    problem: Problem
+    step: Step
     losses: Tensor
     survived: Tensor
     causes: Sequence[FailedRow]
@@ -60,14 +59,14 @@ class Base:
         Raises:
             ObjectiveError: There are some.
         """
-        written = [name for name in self.before.different() if name not in self.problem.written]
+        written = [name for name in self.before.different() if name not in self.step.written]
         if written:
             raise ObjectiveError(
                 f"network: expected a forward that writes the same weights each time, got one that wrote to "
                 f"{', '.join(written)} in a query and not in the base evaluation. Keep such weights in a "
                 "buffer, or write them outside of the objective."
             )
-        inside = self.before.changed(self.problem.inside[0] if self.problem.inside else ())
+        inside = self.before.changed(self.step.inside.written if self.step.inside else ())
         if inside:
             raise ObjectiveError(
                 f"network: expected a forward that writes to the same attributes each time, got one that "
@@ -90,8 +89,8 @@ def evaluate_base(
     network: nn.Module,
     objective: Objective,
     parameters: Parameters,
-    batch: Any,  # noqa: ANN401
-    step: int,
+    batch: Batch,
+    number: int,
     *,
     measure: bool,
 ) -> Base:
@@ -102,7 +101,7 @@ def evaluate_base(
         objective: What is evaluated.
         parameters: Those that will be perturbed.
         batch: Any nesting of tensors with rows first; None for a closure.
-        step: The number of the step, for messages.
+        number: The number of the step.
         measure: Whether to measure the memory that it takes, as at a first step.
 
     Raises:
@@ -129,7 +128,7 @@ def evaluate_base(
             noted() as causes,
         ):
             base = losses(objective, network, batch, rows)
-        survived = survivors(base, step, causes)
+        survived = survivors(base, number, causes)
         base = torch.where(survived, base, torch.nan)  # an infinite loss is a failed row's, too
         if versions != _versions(batch):
             raise ObjectiveError(
@@ -137,15 +136,15 @@ def evaluate_base(
                 "of the batch in place, so that each query would see another one. Let it begin with a clone."
             )
         written, inside = before.written(peak.written), before.inside(peak.written)
-        after = Snapshot(network, inside=copied(inside[0]))
+        after = Snapshot(network, inside=as_it_is_now(inside))
     finally:
         before.restore()
-    problem = Problem(network, parameters, objective, batch, len(base), written, inside)
+    step = Step(network, parameters, objective, batch, len(base), written, inside, number=number)
     return Base(
-        problem, base, survived, causes, before, after, peak.peak, peak.made, peak.narrow if measure else None
+        step, base, survived, causes, before, after, peak.peak, peak.made, peak.narrow if measure else None
     )
 
 
-def _versions(batch: Any) -> list[int]:  # noqa: ANN401
+def _versions(batch: Batch) -> list[int]:
     """How often each tensor of a batch was written to; tensors of inference mode do not count it."""
     return [0 if tensor.is_inference() else tensor._version for tensor in tensors(batch)]

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from blackbox import BudgetError
-from zo.base import Base
 from zo.draws import Key
-from zo.evaluators.evaluator import Changes, Evaluator, mean_changes
+from zo.evaluators.evaluator import mean_changes
 from zo.evaluators.loop import Loop
 from zo.evaluators.sentinel import ROUNDING
+from zo.execution.base import Base
+from zo.execution.choice import Begun
 from zo.parameters import Parameters
 from zo.perturbation import Coordinates, Directions, Perturbation, Perturbations
 from zo.slopes import Doubt, doubt_of
@@ -33,31 +34,42 @@ FAR = 2**40  # steps on, whose directions are asked where a step has too few
 
 
 @dataclass(frozen=True)
+class Judgement:
+    """What queries that were asked again say of a step.
+
+    Attributes:
+        noise: How far evaluations of the base were apart at most.
+        doubt: About the slopes; None if there is none.
+        checks: How many queries that took.
+    """
+
+    noise: float = 0.0
+    doubt: Doubt | None = None
+    checks: int = 0
+
+
+@dataclass(frozen=True)
 class Asker:
     """Evaluates queries of a step anew, one at a time, as those of its plan were.
 
     Attributes:
         base: The step's.
-        serves: Which evaluator serves a query.
-        begun: What evaluators have begun, by their identity.
+        begun: The step's evaluators.
     """
 
     base: Base
-    serves: Callable[[Perturbation], Evaluator]
-    begun: dict[int, Changes]
+    begun: Begun
 
     def __call__(self, query: Perturbation, factor: float) -> float:
         """The mean change of a query whose step has another length, over that factor; NaN where it fails."""
         near = 0 < factor <= 1  # others may be more than the objective bears
-        moved, factor = scaled(self.base.problem.parameters, query, factor)
+        moved, factor = scaled(self.base.step.parameters, query, factor)
         if factor == 0:  # lost in the rounding of the weight
             return float("nan")
-        problem, losses, evaluator = self.base.problem, self.base.losses, self.serves(query)
-        problem.tally.queries += 1
+        self.base.step.tally.queries += 1
         try:
-            if id(evaluator) not in self.begun:
-                self.begun[id(evaluator)] = evaluator.begin(problem, losses)
-            return float(mean_changes(losses, self.begun[id(evaluator)](moved))[0]) / factor
+            _, changes = self.begun.for_queries(query)
+            return float(mean_changes(self.base.losses, changes(moved))[0]) / factor
         except BudgetError:
             raise
         except Exception:
@@ -87,14 +99,14 @@ def differenced(changes: Tensor) -> Tensor:
 def noise_of(base: Base) -> Tensor:
     """How far the mean loss is off when the base is evaluated once more."""
     queries = Coordinates(torch.zeros(1, dtype=torch.int64), torch.zeros(1))
-    base.problem.tally.queries += 1
-    changes = Loop().begin(base.problem, base.losses)(queries)[0, base.survived]
+    base.step.tally.queries += 1
+    changes = Loop().begin(base.step, base.losses)(queries)[0, base.survived]
     return changes[torch.isfinite(changes)].double().sum().abs() / len(changes)
 
 
 def reordered(base: Base) -> float:
     """How far the mean loss may be off by kernels that add up in another order each time."""
-    dtypes = (base.losses.dtype, *(tensor.dtype for tensor in base.problem.parameters.tensors))
+    dtypes = (base.losses.dtype, *(tensor.dtype for tensor in base.step.parameters.tensors))
     return ROUNDING * max(torch.finfo(dtype).eps for dtype in dtypes) * float(base.loss().abs())
 
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from blackbox import BudgetError
-from zo.evaluators.evaluator import Changes, Evaluator, Problem, Unservable
+from zo.evaluators.evaluator import Changes, Evaluator, Step, Unservable
 from zo.evaluators.loop import Loop
 from zo.evaluators.sentinel import PLACE, ROUNDING, SHAKES, inserted, jumps_at, left_out, rounding_of
 from zo.parameters import Parameters
@@ -46,6 +47,30 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class Compared:
+    """What `loop` says of queries at steps longer than those of the plan.
+
+    Attributes:
+        changes: `(queries, rows)` of the losses, float64.
+        lengths: `(queries,)`, of the steps: theirs, or how many times as long as those of the plan.
+    """
+
+    changes: Tensor
+    lengths: Tensor
+
+    @classmethod
+    def remembered(cls, remember: Remember, name: str, work: Callable[[], Compared]) -> Compared:
+        """By `work`, or from a journal, which keeps one tensor under a name: lengths are its last column."""
+
+        def packed() -> Tensor:
+            compared = work()
+            return torch.cat([compared.changes, compared.lengths[:, None].to(compared.changes)], dim=1)
+
+        whole = remember(name, packed)
+        return cls(whole[:, :-1], whole[:, -1])
+
+
+@dataclass(frozen=True)
 class Truth:
     """What a fast evaluator must give.
 
@@ -58,39 +83,39 @@ class Truth:
     rounding: Tensor
 
 
-def is_due(step: int) -> bool:
+def is_due(number: int) -> bool:
     """Whether the check is repeated at a step, counted from 0: what sleeps at first may wake later."""
-    while step >= 10 and step % 10 == 0:
-        step //= 10
-    return step in (0, 1)
+    while number >= 10 and number % 10 == 0:
+        number //= 10
+    return number in (0, 1)
 
 
 def most_checks(
-    step: int,
+    number: int,
     parameters: Parameters,
     evaluators: Sequence[Evaluator],
     queries: int,
     chunk: int,
-    together: int | None,
+    stack: int | None,
     repeated: int,
 ) -> int:
     """At most how many queries a step takes beside its plan, unless an evaluator is in doubt or fails.
 
     Args:
-        step: The number of the step.
+        number: The number of the step.
         parameters: Those that are perturbed.
         evaluators: Those that may serve, `Loop` last.
         queries: Of the step's plan.
         chunk: How many of them are a chunk at least.
-        together: How many of a chunk are a stack; None for all.
+        stack: How many of a chunk are a stack; None for all.
         repeated: How many queries are evaluated again at a step that is checked.
     """
-    stacks = -(-queries // chunk) * -(-chunk // (together or chunk))
+    stacks = -(-queries // chunk) * -(-chunk // (stack or chunk))
     sentinels = stacks * max(evaluator.sentinels for evaluator in evaluators)
     sentinels += 2 if len(evaluators) > 1 else 0  # the drawn query, by both
-    if not is_due(step):
+    if not is_due(number):
         return sentinels
-    sentinels += repeated + (step > 0) + 2  # for noise and slopes; to find numbers of 16 bits, and to tell
+    sentinels += repeated + (number > 0) + 2  # for noise and slopes; to find numbers of 16 bits, and to tell
     if len(evaluators) == 1:
         return sentinels
     tensors, entries = len(parameters.tensors), 3
@@ -100,11 +125,10 @@ def most_checks(
 
 
 def truth_of(
-    problem: Problem,
+    step: Step,
     base: Tensor,
     example: Perturbation,
     chunk: int,
-    step: int,
     remember: Remember,
     *,
     first: bool,
@@ -112,53 +136,49 @@ def truth_of(
     """Evaluate by `loop` what the check compares with.
 
     Args:
-        problem: The step's.
+        step: The step; by its number entries of each tensor are chosen.
         base: Losses of the base, `(rows,)`.
         example: Queries of the kind to check, `Coordinates` or `Directions`, of the step's plan.
         chunk: How many queries real chunks have.
-        step: Its number, by which entries of each tensor are chosen.
         remember: Keeps what was evaluated, for a process that takes the step after this one was killed.
         first: Whether an evaluator is checked for the first time: on three entries of each tensor, not two,
             and on further pieces, one of all tensors and one as long as real chunks.
     """
-    rounding = remember("check rounding", lambda: rounding_of(problem, base)).to(base.device)
+    rounding = remember("check rounding", lambda: rounding_of(step, base)).to(base.device)
     if isinstance(example, Directions):
-        found = remember("check directions", lambda: _directed(problem, base, example.steps[:2]))
-        truth, factors = found[:, :-1], found[:, -1:].to(example.steps)
+        work = partial(_directed, step, base, example.steps[:2])
+        compared = Compared.remembered(remember, "check directions", work)
+        longer = example.steps[:2] * compared.lengths[:, None].to(example.steps)
         # twice, so that a single direction has company to be mixed with
-        twice = Directions(torch.cat([example.steps[:2] * factors] * 2))
-        return Truth((Piece("a direction", twice, truth.to(base)),), rounding)
-    parameters, pieces, own = problem.parameters, [], float(example.steps.abs().max())
+        twice = Directions(torch.cat([longer] * 2))
+        return Truth((Piece("a direction", twice, compared.changes.to(base)),), rounding)
+    parameters, pieces, own = step.parameters, [], float(example.steps.abs().max())
     for name, start, tensor in zip(parameters.names, parameters.starts, parameters.tensors, strict=True):
-        indices = start + torch.tensor(_entries(tensor.numel(), step, first))
-        found = remember(
-            f"check {name} {len(indices)}",
-            lambda i=indices: _distinguishable(problem, base, i, rounding, own),
-        )
-        truth, steps = found[:, :-1], found[:, -1].to("cpu", parameters.dtype)
-        pieces.append(Piece(name, Coordinates(indices, steps), truth.to(base)))
-    return Truth((*pieces, *(_long(pieces, problem, chunk, own) if first else ())), rounding)
+        indices = start + torch.tensor(_entries(tensor.numel(), step.number, first))
+        work = partial(_distinguishable, step, base, indices, rounding, own)
+        compared = Compared.remembered(remember, f"check {name} {len(indices)}", work)
+        steps = compared.lengths.to("cpu", parameters.dtype)
+        pieces.append(Piece(name, Coordinates(indices, steps), compared.changes.to(base)))
+    return Truth((*pieces, *(_long(pieces, step, chunk, own) if first else ())), rounding)
 
 
-def fault_of(
-    evaluator: Evaluator, problem: Problem, base: Tensor, truth: Truth, remember: Remember
-) -> str | None:
+def fault_of(evaluator: Evaluator, step: Step, base: Tensor, truth: Truth, remember: Remember) -> str | None:
     """What is wrong with an evaluator, in words; None if it agrees with `loop` on every piece.
 
     Args:
         evaluator: The fast one.
-        problem: The step's.
+        step: The step.
         base: Losses of the base, `(rows,)`.
         truth: What it must give.
         remember: As for `truth_of`.
     """
     wrong: list[str] = []
     try:
-        changes = evaluator.begin(problem, base)
+        changes = evaluator.begin(step, base)
         for number, piece in enumerate(truth.pieces):
 
             def evaluated(piece: Piece = piece) -> Tensor:
-                problem.tally.queries += len(piece.queries)
+                step.tally.queries += len(piece.queries)
                 try:
                     return changes(piece.queries)
                 except (BudgetError, Unservable):
@@ -166,11 +186,11 @@ def fault_of(
                 except Exception:  # at a long step, perhaps
                     if piece.shorter is None:
                         raise
-                    problem.tally.queries += len(piece.shorter)
+                    step.tally.queries += len(piece.shorter)
                     return changes(piece.shorter)
 
             found = remember(f"check {type(evaluator).__name__} {number} {piece.name}", evaluated)
-            if not _agree(evaluator, problem, base, piece, found.to(base.device), truth.rounding):
+            if not _agree(evaluator, step, base, piece, found.to(base.device), truth.rounding):
                 wrong.append(piece.name)
         if wrong:
             single = [
@@ -188,7 +208,7 @@ def fault_of(
 
 def refuse_off(
     evaluator: Evaluator,
-    problem: Problem,
+    step: Step,
     base: Tensor,
     changes: Changes,
     queries: Perturbation,
@@ -201,7 +221,7 @@ def refuse_off(
 
     Args:
         evaluator: The fast one that serves the chunk.
-        problem: The step's.
+        step: The step.
         base: Losses of the base, `(rows,)`.
         changes: The evaluator's.
         queries: Of the chunk.
@@ -218,49 +238,49 @@ def refuse_off(
     own: Perturbation = Directions(longer)
     if isinstance(one, Coordinates):
         own = Coordinates(one.indices, longer)
-    tried = _tried(problem, base, own)
+    tried = _tried(step, base, own)
     if tried is None:
-        own, truth, rest = one, _by_loop(problem, base, one), changes(queries)
+        own, truth, rest = one, _by_loop(step, base, one), changes(queries)
         found = rest[chosen]
     else:
-        truth, together = tried, changes(inserted(queries, own))
-        found, rest = together[PLACE], left_out(together)
-        problem.tally.queries += 1
+        truth, both = tried, changes(inserted(queries, own))
+        found, rest = both[PLACE], left_out(both)
+        step.tally.queries += 1
     off = (found - truth[0]).abs().nan_to_num(0.0)
-    eps = max(torch.finfo(dtype).eps for dtype in (base.dtype, problem.parameters.dtype))
+    eps = max(torch.finfo(dtype).eps for dtype in (base.dtype, step.parameters.dtype))
     allowed = evaluator.agreement * truth[0].abs().nan_to_num(0.0)
     if (off <= allowed + 3 * ROUNDING * eps * base.abs().nan_to_num(0.0)).all():
         return rest
-    allowed = allowed + rounding_of(problem, base)
-    if (off <= allowed).all() or (off <= allowed + jumps_at(problem, base, own, truth[0])).all():
+    allowed = allowed + rounding_of(step, base)
+    if (off <= allowed).all() or (off <= allowed + jumps_at(step, base, own, truth[0])).all():
         return rest
     name = "a direction"
     if isinstance(one, Coordinates):
-        name = problem.parameters.names[int(problem.parameters.locate(one.indices)[0])]
+        name = step.parameters.names[int(step.parameters.locate(one.indices)[0])]
     raise Unservable(
         f"it disagreed with loop for {name} among the queries of a step, by up to {off.max().item():.1e}, as "
         "if the rows of different variants were mixed"
     )
 
 
-def _entries(size: int, step: int, first: bool) -> list[int]:
+def _entries(size: int, number: int, first: bool) -> list[int]:
     """Flat indices in a tensor of so many entries; always two or more, for a stack of one is no stack."""
     if first:
         chosen = {0, (size - 1) // 2, size - 1}
     else:
-        chosen = {(7919 * step) % size, (104729 * step + size // 2) % size}
+        chosen = {(7919 * number) % size, (104729 * number + size // 2) % size}
     return sorted(chosen) if len(chosen) > 1 else [*chosen, *chosen]
 
 
-def _by_loop(problem: Problem, base: Tensor, queries: Perturbation) -> Tensor:
-    problem.tally.queries += len(queries)
-    return Loop().begin(problem, base)(queries)
+def _by_loop(step: Step, base: Tensor, queries: Perturbation) -> Tensor:
+    step.tally.queries += len(queries)
+    return Loop().begin(step, base)(queries)
 
 
-def _tried(problem: Problem, base: Tensor, queries: Perturbation) -> Tensor | None:
+def _tried(step: Step, base: Tensor, queries: Perturbation) -> Tensor | None:
     """Changes by `loop` at a step longer than those of the plan; None where that fails in all rows."""
     try:
-        found = _by_loop(problem, base, queries)
+        found = _by_loop(step, base, queries)
     except BudgetError:
         raise
     except Exception:  # a box may refuse what no query of the plan asks of it
@@ -268,45 +288,47 @@ def _tried(problem: Problem, base: Tensor, queries: Perturbation) -> Tensor | No
     return found if torch.isfinite(found).any() else None
 
 
-def _distinguishable(problem: Problem, base: Tensor, indices: Tensor, rounding: Tensor, own: float) -> Tensor:
-    """Changes `(entries, rows)` by `loop`, and the lengths of the steps that they took as a last column.
+def _distinguishable(step: Step, base: Tensor, indices: Tensor, rounding: Tensor, own: float) -> Compared:
+    """What `loop` says of entries, and the lengths of the steps that they took.
 
     A step is lengthened until its change is distinguishable from rounding, as far as the objective bears it;
     where it bears none of the lengths, it is as long as those of the plan.
     """
-    rows = []
+    changes, lengths = [], []
     for index in indices.split(1):
         truth, length = None, own
         for longer in LENGTHS:
-            tried = _tried(problem, base, _step(problem, index, longer))
+            tried = _tried(step, base, _coordinate(step, index, longer))
             if tried is None:
                 break
             truth, length = tried, longer
             if (truth.abs().nan_to_num(0.0) > DISTINGUISHABLE * rounding).any():
                 break
         if truth is None:
-            truth = _by_loop(problem, base, _step(problem, index, own))
-        rows.append(torch.cat([truth[0].double(), truth.new_tensor([length], dtype=torch.float64)]))
-    return torch.stack(rows)
+            truth = _by_loop(step, base, _coordinate(step, index, own))
+        changes.append(truth[0].double())
+        lengths.append(length)
+    return Compared(torch.stack(changes), torch.tensor(lengths, dtype=torch.float64))
 
 
-def _step(problem: Problem, index: Tensor, length: float) -> Coordinates:
-    return Coordinates(index, torch.full((1,), length, dtype=problem.parameters.dtype))
+def _coordinate(step: Step, index: Tensor, length: float) -> Coordinates:
+    return Coordinates(index, torch.full((1,), length, dtype=step.parameters.dtype))
 
 
-def _directed(problem: Problem, base: Tensor, steps: Tensor) -> Tensor:
-    """Changes `(directions, rows)` by `loop` at longer steps, and by which factor, as a last column."""
-    rows = []
-    for step in steps.split(1):
-        factor = LENGTHS[0] / float(step.abs().max())
-        truth = _tried(problem, base, Directions(step * factor))
+def _directed(step: Step, base: Tensor, steps: Tensor) -> Compared:
+    """What `loop` says of directions at longer steps, and how many times as long they are."""
+    changes, factors = [], []
+    for direction in steps.split(1):
+        factor = LENGTHS[0] / float(direction.abs().max())
+        truth = _tried(step, base, Directions(direction * factor))
         if truth is None:
-            truth, factor = _by_loop(problem, base, Directions(step)), 1.0
-        rows.append(torch.cat([truth[0].double(), truth.new_tensor([factor], dtype=torch.float64)]))
-    return torch.stack(rows)
+            truth, factor = _by_loop(step, base, Directions(direction)), 1.0
+        changes.append(truth[0].double())
+        factors.append(factor)
+    return Compared(torch.stack(changes), torch.tensor(factors, dtype=torch.float64))
 
 
-def _long(pieces: list[Piece], problem: Problem, chunk: int, own: float) -> list[Piece]:
+def _long(pieces: list[Piece], step: Step, chunk: int, own: float) -> list[Piece]:
     """A piece of each tensor's first entry, and one as long as real chunks, of the largest tensor's entries.
 
     What a forward does may depend on how many rows it sees. `own` is the length of the plan's steps.
@@ -326,9 +348,9 @@ def _long(pieces: list[Piece], problem: Problem, chunk: int, own: float) -> list
         )
         for start, t in zip(range(0, len(first), chunk), first_truth.split(chunk), strict=True)
     ]
-    sizes = [tensor.numel() for tensor in problem.parameters.tensors]
+    sizes = [tensor.numel() for tensor in step.parameters.tensors]
     largest = sizes.index(max(sizes))
-    piece, start = pieces[largest], problem.parameters.starts[largest]
+    piece, start = pieces[largest], step.parameters.starts[largest]
     more = chunk - len(piece.queries)
     if more <= 0:
         return mixed
@@ -341,7 +363,7 @@ def _long(pieces: list[Piece], problem: Problem, chunk: int, own: float) -> list
 
 
 def _agree(
-    evaluator: Evaluator, problem: Problem, base: Tensor, piece: Piece, found: Tensor, rounding: Tensor
+    evaluator: Evaluator, step: Step, base: Tensor, piece: Piece, found: Tensor, rounding: Tensor
 ) -> bool:
     """Whether changes `(queries, rows)` are those of `loop`, row by row."""
     truth = piece.truth
@@ -352,7 +374,7 @@ def _agree(
     if (lost.double().mean(dim=1) > 0.5).any():
         return False
     for number in torch.nonzero((off > allowed).any(dim=1)).flatten().tolist():
-        jumps = jumps_at(problem, base, piece.queries.part(number, number + 1), truth[number])
+        jumps = jumps_at(step, base, piece.queries.part(number, number + 1), truth[number])
         if (off[number] > allowed[number] + jumps).any():
             return False
     return True

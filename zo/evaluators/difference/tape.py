@@ -1,4 +1,4 @@
-"""The recording of one base evaluation: calls between weights and losses, with the values that they gave."""
+"""The tape of one base evaluation: calls between weights and losses, with the values that they gave."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from zo.batches import map_tensors, repeat, tensors
 from zo.evaluators.difference import rules as rules  # importing them registers them
 from zo.evaluators.difference.changes import Moved
 from zo.evaluators.difference.channels_last import lay_out
-from zo.evaluators.difference.fused import fuse
-from zo.evaluators.difference.recorder import Node, NotReadable, Recorder, Ref
+from zo.evaluators.difference.gpu.fused import fuse
 from zo.evaluators.difference.registry import Argument, Call
 from zo.evaluators.difference.rules.subtracted import subtracted
-from zo.evaluators.evaluator import Problem
+from zo.evaluators.difference.tape_mode import Node, NotReadable, Ref, TapeMode
+from zo.evaluators.evaluator import Step
 from zo.evaluators.forwards import Forward, replaced
 from zo.evaluators.hidden_weights import hidden
 from zo.objective import OutputLoss, comparable, uncompiled
 
 
 @dataclass
-class Recording:
+class Tape:
     """Recorded calls between the perturbed parameters and the losses, with the base's values.
 
     Attributes:
-        nodes: see `Recorder`.
-        base: losses `(rows,)` as the recorder found them, or a black box gave them.
+        nodes: see `TapeMode`.
+        base: losses `(rows,)` as they were recorded, or a black box gave them.
         losses: where they are; None if they depend on no weight.
         sizes: bytes of the largest result of each node.
         reached: for each parameter, by number, the calls that depend on it, in order.
@@ -61,11 +61,11 @@ class Recording:
         return times > 1 or self.last[ref.node] > place or ref == self.losses
 
 
-def record(problem: Problem, base: Tensor, most: int, fused: bool = False) -> Recording:
+def tape_of(step: Step, base: Tensor, most: int, fused: bool = False) -> Tape:
     """Evaluate the objective once and record it.
 
     Args:
-        problem: its objective is an `OutputLoss`.
+        step: its objective is an `OutputLoss`.
         base: losses of the base, `(rows,)`, NaN where a row failed.
         most: bytes of activations that it may keep.
         fused: whether chains of calls become one, for a kernel; see `fused`.
@@ -73,26 +73,26 @@ def record(problem: Problem, base: Tensor, most: int, fused: bool = False) -> Re
     Raises:
         NotReadable: there is something between weights and losses that changes cannot be carried through.
     """
-    if not isinstance(problem.objective, OutputLoss):
+    if not isinstance(step.objective, OutputLoss):
         raise NotReadable(
             f"objective: expected a zo.OutputLoss, a known loss of the network's output, got "
-            f"{type(problem.objective).__name__}, in which it may do anything. Use evaluator='stacked'."
+            f"{type(step.objective).__name__}, in which it may do anything. Use evaluator='stacked'."
         )
-    weights = problem.parameters.tensors
+    weights = step.parameters.tensors
     values = [tensor.detach().clone() for tensor in weights]
-    recorder = Recorder(weights, values, problem.network.buffers(), most)
+    mode = TapeMode(weights, values, step.network.buffers(), most)
     with (
         torch.inference_mode(False),  # whose tensors do not say that they were written to
         torch.no_grad(),
         hidden(weights),
-        comparable(problem.network),
+        comparable(step.network),
         uncompiled(),
-        intercepted(partial(_refuse_box, recorder)),
+        intercepted(partial(_refuse_box, mode)),
     ):
-        with replaced(_forwards(problem.network, recorder)), recorder:
-            output = problem.objective.output(problem.network, problem.batch)
-        losses, asks = _losses(problem, output, recorder, base)
-        if (where := recorder.constants_changed()) is not None:
+        with replaced(_forwards(step.network, mode)), mode:
+            output = step.objective.output(step.network, step.batch)
+        losses, asks = _losses(step, output, mode, base)
+        if (where := mode.constants_changed()) is not None:
             raise NotReadable(
                 f"{where}: expected tensors that stay as they are once they were used, got one that was "
                 "changed in place later. Use evaluator='stacked'."
@@ -100,42 +100,42 @@ def record(problem: Problem, base: Tensor, most: int, fused: bool = False) -> Re
         if not isinstance(losses, Tensor) or losses.shape != base.shape:
             found = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
             raise NotReadable(f"objective: expected losses {tuple(base.shape)}, got {found}.")
-        end = recorder.ref(losses)
-        found = losses if end is None else recorder.value(end)
+        end = mode.ref(losses)
+        found = losses if end is None else mode.value(end)
         _refuse_unseen(found, base)
-    return _recording(recorder.nodes, len(weights), found, end, asks, fused)
+    return _tape(mode.nodes, len(weights), found, end, asks, fused)
 
 
-def _losses(problem: Problem, output: Argument, recorder: Recorder, base: Tensor) -> tuple[Argument, bool]:
+def _losses(step: Step, output: Argument, mode: TapeMode, base: Tensor) -> tuple[Argument, bool]:
     """What stands for the losses, and whether a black box gives them.
 
     A loss that cannot be recorded is kept as a single call: of a black box all variants' rows together,
     as with `stacked`; of others in float64, see `subtracted`.
     """
-    assert isinstance(problem.objective, OutputLoss)
-    loss, targets = problem.objective.judged, problem.objective.targets(problem.batch)
+    assert isinstance(step.objective, OutputLoss)
+    loss, targets = step.objective.judged, step.objective.targets(step.batch)
     refs: list[Ref] = []
 
     def referred(tensor: Tensor) -> Tensor | Ref:
-        if (ref := recorder.ref(tensor)) is None:
+        if (ref := mode.ref(tensor)) is None:
             return tensor
         refs.append(ref)
         return ref
 
     args = map_tensors(referred, (output, targets))
-    recorded = len(recorder.nodes)
+    recorded = len(mode.nodes)
     try:
-        with recorder:
+        with mode:
             return loss(output, targets), False
     except Exception as error:
         asks = isinstance(error, NotReadable) and error.box
         if not refs:
             raise
-    del recorder.nodes[recorded:]
+    del mode.nodes[recorded:]
     if not asks:
-        return recorder.record(loss, subtracted, args, {}, refs), False
-    _refuse_unseen(map_tensors(recorder.value, args[0], kind=Ref), base)
-    weights = problem.parameters.tensors
+        return mode.add(loss, subtracted, args, {}, refs), False
+    _refuse_unseen(map_tensors(mode.value, args[0], kind=Ref), base)
+    weights = step.parameters.tensors
 
     def asked(output: Argument, targets: Argument) -> Tensor:
         with hidden(weights):  # past the network it would see the base's
@@ -147,7 +147,7 @@ def _losses(problem: Problem, output: Argument, recorder: Recorder, base: Tensor
             )
         return found
 
-    return recorder.record(asked, _of_all_rows, args, {}, refs, base), True
+    return mode.add(asked, _of_all_rows, args, {}, refs, base), True
 
 
 def _of_all_rows(call: Call, output: Argument, targets: Argument) -> Tensor:
@@ -177,9 +177,7 @@ def _refuse_unseen(tree: Argument, base: Tensor) -> None:
             )
 
 
-def _recording(
-    nodes: list[Node], parameters: int, base: Tensor, end: Ref | None, asks: bool, fused: bool
-) -> Recording:
+def _tape(nodes: list[Node], parameters: int, base: Tensor, end: Ref | None, asks: bool, fused: bool) -> Tape:
     if asks:  # the box stands last, and is not asked for the base
         lay_out(nodes[:-1], nodes[-1].refs)
     elif end is not None:
@@ -201,11 +199,11 @@ def _recording(
                 depends.add(place)
         reached.append(sorted(depends - {number}))
     sizes = [max(tensor.nbytes for tensor in tensors(node.call.output)) for node in nodes]
-    return Recording(nodes, base, end, sizes, reached, last, asks)
+    return Tape(nodes, base, end, sizes, reached, last, asks)
 
 
-def _forwards(network: nn.Module, recorder: Recorder) -> dict[nn.Module, Forward]:
-    """Forwards that say where the recorder is."""
+def _forwards(network: nn.Module, mode: TapeMode) -> dict[nn.Module, Forward]:
+    """Forwards that say where the tape's mode is."""
     forwards: dict[nn.Module, Forward] = {}
     for name, module in network.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
@@ -213,25 +211,23 @@ def _forwards(network: nn.Module, recorder: Recorder) -> dict[nn.Module, Forward
                 f"{name or type(module).__name__}: expected a module in Python, got a compiled ScriptModule. "
                 "Use evaluator='loop'."
             )
-        forwards[module] = _named(
-            f"{name} ({type(module).__name__})" if name else "", module.forward, recorder
-        )
+        forwards[module] = _named(f"{name} ({type(module).__name__})" if name else "", module.forward, mode)
     return forwards
 
 
-def _named(name: str, forward: Forward, recorder: Recorder) -> Forward:
+def _named(name: str, forward: Forward, mode: TapeMode) -> Forward:
     def replacement(*args: Argument, **kwargs: Argument) -> Argument:
-        recorder.where.append(name)
+        mode.where.append(name)
         result = forward(*args, **kwargs)
-        recorder.where.pop()  # not after an error: its message is to say where
+        mode.where.pop()  # not after an error: its message is to say where
         return result
 
     return replacement
 
 
-def _refuse_box(recorder: Recorder, box: BlackBoxFunction, arrays: tuple[Argument, ...]) -> Argument:
+def _refuse_box(mode: TapeMode, box: BlackBoxFunction, arrays: tuple[Argument, ...]) -> Argument:
     """Black boxes are not called with what depends on the weights: they would get NaN, and count it."""
-    if any(isinstance(array, Tensor) and recorder.ref(array) is not None for array in arrays):
+    if any(isinstance(array, Tensor) and mode.ref(array) is not None for array in arrays):
         raise NotReadable(
             f"{box!r}: expected no black box between weights and losses, got one. Use 'stacked'.", box=True
         )

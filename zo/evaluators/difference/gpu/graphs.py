@@ -1,4 +1,4 @@
-"""Passes of one kind as CUDA graphs: all of a pass's kernels are put into the stream by one call.
+"""Not measured on a GPU: passes of one kind as CUDA graphs, a pass's kernels put into the stream by one call.
 
 A pass is some hundred kernels, each of which takes the host some microseconds: more than the GPU needs for
 them. The kernels of two passes of equally many variants of a parameter differ in two arguments, entries and
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from zo.evaluators.difference.changes import Entries
 from zo.evaluators.difference.passes import send
-from zo.evaluators.difference.recording import Recording
+from zo.evaluators.difference.tape import Tape
 
 EAGER = 1  # passes of a kind before one is captured
 
@@ -26,11 +26,11 @@ class Graphs:
     They share their memory, so each result is copied before the next graph runs.
 
     Args:
-        recording: Of the step's base; its tensors stay where they are.
+        tape: Of the step's base; its tensors stay where they are.
     """
 
-    def __init__(self, recording: Recording) -> None:
-        self._recording = recording
+    def __init__(self, tape: Tape) -> None:
+        self._tape = tape
         self._passes: dict[tuple[int, int], int] = {}
         self._captured: dict[tuple[int, int], tuple[Entries, Callable[[], Tensor]]] = {}
         self._pool: object = None
@@ -40,12 +40,12 @@ class Graphs:
         kind = number, len(change.entries)
         self._passes[kind] = self._passes.get(kind, 0) + 1
         if self._passes[kind] <= EAGER:
-            return send(self._recording, number, change, None)
+            return send(self._tape, number, change, None)
         if kind not in self._captured:
             given = Entries(change.indices.clone(), change.steps.clone(), change.shape)
             if self._pool is None:
                 self._pool = new_pool()
-            run = captured(lambda: send(self._recording, number, given, None), self._pool, given.steps.device)
+            run = captured(lambda: send(self._tape, number, given, None), self._pool, given.steps.device)
             self._captured[kind] = given, run
         given, run = self._captured[kind]
         given.indices.copy_(change.indices)

@@ -1,4 +1,4 @@
-"""Batch norm, the sum behind it and ReLU as one call of a recording, whose change is one kernel on a GPU."""
+"""Not measured on a GPU: batch norm, the sum behind it and ReLU as one call of a tape, by one kernel."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch import Tensor
 
 from blackbox import ConfigurationError
 from zo.evaluators.difference.changes import Change, Moved, OneChannel
-from zo.evaluators.difference.recorder import Node, NotReadable, Ref
 from zo.evaluators.difference.registry import Argument, Call
 from zo.evaluators.difference.rules.arithmetic import add, relu
 from zo.evaluators.difference.rules.batch_norm import base_statistics, batch_norm
+from zo.evaluators.difference.tape_mode import Node, NotReadable, Ref
 
 MOST = 2**31  # numbers of an activation: places in it are 32 bits
 ORDER = batch_norm, add, relu  # rules of a chain; any may be missing
@@ -54,12 +54,12 @@ def kernels_run_at(tensor: Tensor) -> bool:
 
 
 def fuse(nodes: Sequence[Node], end: Ref | None) -> list[Node]:
-    """The nodes of a recording with a single node for each chain, in the place of its last.
+    """The nodes of a tape with a single node for each chain, in the place of its last.
 
     Its other nodes stay where they are, for others' places, and no one reads them.
 
     Args:
-        nodes: Of a recording.
+        nodes: Of a tape.
         end: What is read of them in the end.
     """
     readers: list[list[int]] = [[] for _ in nodes]
@@ -140,7 +140,7 @@ def _by_rules(chain: Chain, args: tuple[Any, ...], kwargs: dict[str, Any], other
 
 def _by_kernel(chain: Chain, args: tuple[Any, ...], kwargs: dict[str, Any], other: Argument) -> Change | None:
     """By the kernel; None for a moved weight of the norm, a channel on a later axis, or mixed dtypes."""
-    from zo.evaluators.difference import kernels  # Triton is not everywhere
+    from zo.evaluators.difference.gpu import kernels  # Triton is not everywhere
 
     input, statistics, kind, training = args[0] if args else kwargs["input"], None, kernels.NONE, False
     if chain.norm is not None:

@@ -1,7 +1,7 @@
-"""A Triton kernel: the change behind batch norm, a sum and ReLU, by reading it twice and writing it once.
+"""Not measured on a GPU: a Triton kernel, the change behind batch norm, a sum and ReLU in one.
 
-Function by function the same reads and writes some thirty times as much, and what a pass takes on a GPU is
-the time in which its memory is read and written.
+It reads a change twice and writes it once. Function by function the same reads and writes some thirty times
+as much, and what a pass takes on a GPU is the time in which its memory is read and written.
 """
 
 from __future__ import annotations

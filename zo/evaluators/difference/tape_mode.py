@@ -1,11 +1,11 @@
-"""`Recorder`: keeps every function call between the perturbed weights and the losses of one base evaluation.
+"""`TapeMode`: keeps every function call between the perturbed weights and the losses of one base evaluation.
 
 The objective runs once under a `TorchFunctionMode`. It never gets to see a weight, or anything that
 depends on one: what it is handed in their place has the right shape and holds NaN (one number, expanded),
-and stands for the true tensor, which the recorder puts in when a torch function is called. So whatever
-reads a weight past the recorder (a penalty in compiled code, a tensor of NumPy) comes out NaN and is
+and stands for the true tensor, which the mode puts in when a torch function is called. So whatever
+reads a weight past it (a penalty in compiled code, a tensor of NumPy) comes out NaN and is
 found, however little it does. What is no float has no NaN, and holds zero: a mask that is read past the
-recorder shows in the losses, which are compared with the base's.
+mode shows in the losses, which are compared with the base's.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class NotReadable(Unservable):
 
 @dataclass(frozen=True)
 class Ref:
-    """A tensor of the recording: the result of a node, or one of several results."""
+    """A tensor of the tape: the result of a node, or one of several results."""
 
     node: int
     item: int | None = None
@@ -73,13 +73,13 @@ class Node:
         return {ref.node for ref in self.refs}
 
 
-class Recorder(TorchFunctionMode):
+class TapeMode(TorchFunctionMode):
     """Records calls while its block runs; see the module.
 
     Args:
         weights: the perturbed parameters, as the network holds them.
         values: their values.
-        buffers: of the network, which are put back behind the recording.
+        buffers: of the network, which are put back behind the tape.
         most: bytes of results that it may keep.
 
     Attributes:
@@ -158,7 +158,7 @@ class Recorder(TorchFunctionMode):
             with self:
                 result = made(*args, **kwargs)
         else:
-            result = self.record(called, RULES.get(called, subtracted), own_args, own_kwargs, refs)
+            result = self.add(called, RULES.get(called, subtracted), own_args, own_kwargs, refs)
         if not (written or inplace):
             return result
         target = args[0] if args else next(iter(kwargs.values()))
@@ -171,7 +171,7 @@ class Recorder(TorchFunctionMode):
                 return where
         return None
 
-    def record(
+    def add(
         self,
         function: Callable[..., Any],
         rule: Rule,

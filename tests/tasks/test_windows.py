@@ -1,0 +1,100 @@
+"""Large windows of a training lie in files of their own: written once, removed when no longer named."""
+
+import pytest
+import torch
+
+import tasks
+from tasks.errors import CheckpointError
+from tasks.runs import windows
+from tasks.runs.windows import LARGE, WindowFiles
+from tests.tasks.test_checkpoints import same
+from tests.tasks.test_spending import Steering, go
+
+
+def window(step, size=LARGE // 4):
+    """A window as `TangentGradient.state_dict` has it, with `size` numbers of four bytes."""
+    values = torch.randn(size, generator=torch.Generator().manual_seed(step))
+    return {"step": step, "batch": (values,), "calls": [(0, [values[None]], [values])], "losses": values[:2]}
+
+
+def state(*kept):
+    return {
+        "network": {"windows": torch.ones(3)},  # a weight may have that name
+        "gradient": {"windows": {"trust": {"replays": 9.0}, "windows": list(kept)}},
+    }
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "seed-0__tangents.windows"
+
+
+def test_windows_come_back_to_the_bit_and_small_ones_need_no_file(folder):
+    whole = state(window(1), window(2, size=10), window(3))
+    kept = WindowFiles(folder).put(whole)
+    assert sorted(path.name for path in folder.iterdir()) == ["step-1.pt", "step-3.pt"]
+    assert sum(tensor.nbytes for tensor in windows.tensors(kept)) < 1000
+    assert same(WindowFiles(folder).take(kept), whole)
+
+
+def test_a_window_is_written_once_and_removed_when_the_checkpoint_no_longer_names_it(folder):
+    files = WindowFiles(folder)
+    kept = files.put(state(window(1), window(2)))
+    before = {path.name: path.stat().st_ino for path in folder.iterdir()}
+    resumed = WindowFiles(folder)
+    resumed.take(kept)
+    for each in (files, resumed):
+        each.put(state(window(2), window(3)))
+    assert (folder / "step-2.pt").stat().st_ino == before["step-2.pt"]  # written anew it would be another
+    assert (folder / "step-1.pt").exists()  # as long as the checkpoint on the disk may name it
+    resumed.tidy()
+    assert sorted(path.name for path in folder.iterdir()) == ["step-2.pt", "step-3.pt"]
+
+
+def test_what_a_killed_process_wrote_is_not_taken_for_what_comes_after_a_resume(folder):
+    kept = WindowFiles(folder).put(state(window(1)))
+    (folder / "step-2.pt").write_bytes(b"of a process that was killed")
+    files = WindowFiles(folder)
+    files.take(kept)
+    whole = state(window(1), window(2))
+    assert same(WindowFiles(folder).take(files.put(whole)), whole)
+
+
+@pytest.mark.parametrize("fault", ["missing", "another", "cut"])
+def test_a_window_that_is_not_the_one_that_is_named_is_refused(folder, fault):
+    kept = WindowFiles(folder).put(state(window(1), window(2)))
+    path, other = folder / "step-1.pt", (folder / "step-2.pt").read_bytes()
+    if fault == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(other if fault == "another" else other[:-100])
+    with pytest.raises(CheckpointError, match=r"step-1\.pt: expected"):
+        WindowFiles(folder).take(kept)
+
+
+def test_a_run_that_replays_goes_on_from_its_files_to_the_same_bits(tmp_path, monkeypatch):
+    monkeypatch.setattr(windows, "LARGE", 1)
+    seen = []
+
+    class Stops(tasks.Callback):
+        strict = True
+
+        def on_step(self, stage, step, metrics):
+            if step == 7:
+                seen.extend((tmp_path / "cut").rglob("*.windows/*"))
+                raise RuntimeError("stopped")
+
+    settings = {"methods": ("tangents",), "validate_every": 50}
+    config = {"steps": 10, "replays": 2, "checkpoint_every": 3}
+    whole = go(Steering(**config), tmp_path / "whole", **settings)
+    with pytest.raises(RuntimeError, match="stopped"):
+        go(Steering(**config), tmp_path / "cut", callbacks=[Stops()], **settings)
+    assert len(seen) == 6
+    (folder,) = (tmp_path / "cut").iterdir()
+    again = go(Steering(**config), tmp_path, resume=folder, **settings)
+    first, second = (
+        torch.cat([weight.flatten() for weight in run.network("tangents").parameters()])
+        for run in (whole, again)
+    )
+    assert torch.equal(first, second)
+    assert not list((tmp_path / "cut").rglob("*.windows/*"))  # the training is finished

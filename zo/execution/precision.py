@@ -1,0 +1,180 @@
+"""Precision: floats of 16 bits between weights and losses, in which a step of mu is lost, refused or told.
+
+Autocast, and modules that give 16 bits, are refused as the base runs. A cast in the middle of a forward, as
+for an attention kernel, shows in no module's output: a step that is checked looks for it, and warns.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from blackbox import BudgetError
+from zo.batches import tensors
+from zo.errors import NoiseWarning, ObjectiveError
+from zo.evaluators.evaluator import Step
+from zo.evaluators.loop import Loop
+from zo.execution.memory import is_narrow
+from zo.objective import uncompiled
+from zo.parameters import Parameters
+from zo.perturbation import Directions
+
+LENGTH = 0.1  # of the step that shows what depends on weights: far above 16 bits' rounding
+
+
+@contextmanager
+def autocast_refused(network: nn.Module, parameters: Parameters, *, inside: bool = True) -> Iterator[None]:
+    """Refuse to run the block inside of autocast, and in it layers that do and hold perturbed weights.
+
+    Modules behind such a layer that give 16 bits, as frozen ones in bfloat16, are refused too: what a step of
+    mu changes is rounded away there. In front of all perturbed weights they may.
+
+    Args:
+        network: what is trained.
+        parameters: its perturbed ones.
+        inside: look inside too. The hooks that it takes have compiled modules compiled anew.
+
+    Raises:
+        ObjectiveError: there is an autocast, or a module in 16 bits behind perturbed weights.
+    """
+    device = parameters.tensors[0].device.type
+    if torch.is_autocast_enabled(device):
+        raise ObjectiveError(
+            f"backward: expected a call outside of torch.autocast, got one inside of a block to "
+            f"{_active(device)}, in which a step of mu is lost. Call it behind that block. What may run in "
+            "16 bits, such as a frozen part in front of the network, gets a block of its own in the "
+            "objective."
+        )
+
+    reached = False
+
+    def refuse(module: nn.Module, inputs: Any) -> None:  # noqa: ANN401
+        nonlocal reached
+        reached = True
+        for tensor in module.parameters(recurse=False):
+            _refuse_active(tensor, type(module).__name__)
+
+    def refuse_coarse(module: nn.Module, inputs: Any, output: Any) -> None:  # noqa: ANN401
+        for tensor in tensors(output) if reached else ():
+            if tensor.is_floating_point() and tensor.element_size() < 4:
+                raise ObjectiveError(
+                    f"{type(module).__name__}: expected float32 or float64 behind perturbed weights, got "
+                    f"{str(tensor.dtype)[6:]}, in which the change by a step of mu is lost. Convert the "
+                    "module by .float(), or leave it in front of all perturbed weights."
+                )
+
+    holders = {owner.module for owners in parameters.owners for owner in owners}
+    hooked = [
+        module
+        for module in dict.fromkeys((*network.modules(), *holders))
+        if inside and not isinstance(module, torch.jit.ScriptModule)  # that takes no hooks
+    ]
+    handles = [module.register_forward_pre_hook(refuse) for module in hooked if module in holders]
+    handles += [module.register_forward_hook(refuse_coarse) for module in hooked]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def makes_narrow(step: Step, base: Tensor) -> Tensor:
+    """Whether an evaluation of the base makes numbers of 16 bits or less, `()` bool; takes a query.
+
+    For a base that was not measured itself: what is compiled would run otherwise, and round otherwise.
+
+    Args:
+        step: The step.
+        base: Losses of the base, `(rows,)`.
+    """
+    seen = _Narrow()
+    step.tally.queries += 1
+    with uncompiled(), seen:
+        Loop().begin(step, base)(Directions(torch.zeros(1, step.parameters.size)))
+    return torch.tensor(bool(seen.results))
+
+
+def tell_narrow(step: Step, base: Tensor) -> bool:
+    """Warn where numbers of 16 bits depend on the weights; takes two queries.
+
+    Args:
+        step: The step, in whose base there are such numbers.
+        base: Losses of the base, `(rows,)`.
+
+    Returns:
+        Whether it did.
+
+    Warns:
+        NoiseWarning: There are some.
+    """
+    weights, found = step.parameters.flat(), []
+    for length in (0.0, LENGTH):
+        seen = _Narrow()
+        step.tally.queries += 1
+        try:
+            with uncompiled(), seen:
+                Loop().begin(step, base)(Directions((length * (weights.abs() + 1))[None]))
+        except BudgetError:
+            raise
+        except Exception:  # a step as long may be more than the objective bears
+            return False
+        found.append(seen.results)
+    moved = [name for (name, own), (_, other) in zip(*found, strict=False) if own != other]
+    if moved:
+        warnings.warn(
+            f"Step {step.number}: expected float32 or float64 between the weights and the losses, got "
+            f"{moved[0]}, in which most of what a step of mu changes is rounded away: the gradient may "
+            "be off by as much as its size. Convert by .float() before, leave autocast out there, "
+            "or take a larger mu.",
+            NoiseWarning,
+            stacklevel=4,
+        )
+    return bool(moved)
+
+
+def _refuse_active(tensor: Tensor, where: str) -> None:
+    device = tensor.device.type
+    if torch.is_autocast_enabled(device):
+        raise ObjectiveError(
+            f"{where}: expected perturbed weights in their own precision, got an autocast to "
+            f"{_active(device)} around the layer, in which a step of mu is lost. Take the network out of "
+            f"that block of the objective, or put it under torch.autocast({device!r}, enabled=False)."
+        )
+
+
+def _active(device: str) -> str:
+    return str(torch.get_autocast_dtype(device))[6:]
+
+
+class _Narrow(TorchDispatchMode):
+    """Notes what operations give in 16 bits or less.
+
+    Attributes:
+        results: In order, the operation with its dtype, and the sum of what it gave.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.results: list[tuple[str, float]] = []
+
+    def __torch_dispatch__(
+        self,
+        func: Any,  # noqa: ANN401
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        """Run an operation and look at what it gave."""
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and is_narrow(tensor):
+                total = float(tensor.detach().double().nan_to_num().sum())
+                self.results.append((f"{str(tensor.dtype)[6:]} from {func.overloadpacket.__name__}", total))
+        return result
