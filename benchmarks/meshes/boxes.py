@@ -121,8 +121,10 @@ class MeshBox(BlackBoxFunction):
 class _Fine:
     """A finer mesh inside a box: lumped mass, edges with weights, and its way to and from the box's nodes."""
 
-    def __init__(self, mesh: Mesh, conductivity: Callable[[np.ndarray], np.ndarray]) -> None:
-        self.mesh, self.ends = refined(mesh)
+    def __init__(
+        self, mesh: Mesh, conductivity: Callable[[np.ndarray], np.ndarray], finer: bool = True
+    ) -> None:
+        self.mesh, self.ends = refined(mesh) if finer else (mesh, np.zeros((0, 2), dtype=np.int64))
         self.outer = mesh.size
         points, triangles = self.mesh.coordinates, self.mesh.triangles
         corners = points[triangles]
@@ -169,12 +171,17 @@ class Membrane(MeshBox):
     sizes = (318, 1_141)
     trained = ()
     duration = 0.06
+    finer = True
 
     def __init__(self, nodes: int) -> None:
         self.mesh = plate(nodes)
         self.inputs = self.outputs = (ArraySpec("state", (nodes, 2), layout=self.mesh),)
         inside = np.array([0.25, 0.3])
-        self._fine = _Fine(self.mesh, lambda x: np.where(np.linalg.norm(x - inside, axis=1) < 0.2, 0.25, 1.0))
+        self._fine = _Fine(
+            self.mesh,
+            lambda x: np.where(np.linalg.norm(x - inside, axis=1) < 0.2, 0.25, 1.0),
+            self.finer,
+        )
         own = self._fine
         most = torch.zeros(len(own.mass), dtype=torch.float64)
         most.index_add_(0, own.i, own.weight.abs()).index_add_(0, own.j, own.weight.abs())
@@ -192,6 +199,20 @@ class Membrane(MeshBox):
             v = v + dt * (own.laplacian(u) - 0.5 * v - u**3)
             u = u + dt * v
         return torch.stack([u, v], dim=-1)[:, : own.outer]
+
+
+class OwnMembrane(Membrane):
+    """The membrane on the mesh of its state, in a dozen steps or more.
+
+    The other one answers with waves of the finer mesh, which interpolation and sampling put there: they do
+    not fade, and no operator on the coarser mesh has them.
+    """
+
+    finer = False
+
+    def __init__(self, nodes: int) -> None:
+        super().__init__(nodes)
+        self._substeps = max(12, self._substeps)
 
 
 class Reaction(MeshBox):
@@ -474,5 +495,6 @@ BOXES: dict[str, type[Any]] = {
     "elastic": Elastic,
     "pipes": Pipes,
     "membrane": Membrane,
+    "membrane-own-mesh": OwnMembrane,
     "long-steps": LongSteps,
 }

@@ -243,7 +243,9 @@ def write_table() -> None:
         for nodes, kinds in found["vectors"].items():
             cells = [_vectors(kinds.get(kind)) for kind in TANGENTS]
             cells[-1] = cells[-1] if on_line(path.stem) else "-"
-            own = kinds["layout"]
+            own = kinds.get("layout")
+            if own is None:  # not yet
+                continue
             times = f"{own['fit seconds']:.1f}, {own['vjp seconds']:.2f}"
             lines.append(f"| {path.stem} | {int(nodes):,} | {own['rows']} | {' | '.join(cells)} | {times} |")
         for nodes, kinds in found["training"].items():
