@@ -233,8 +233,7 @@ def pairs_of(box: MeshBox, state: Tensor) -> CallPairs:
 def write_table() -> None:
     """`table.md`, of all files."""
     lines = [
-        HEAD
-        + "| box | nodes | rows | layout | perceptron | identity | network of convolutions | fit, VJP (s) |",
+        HEAD + "| box | nodes | rows | layout | perceptron | identity | as a grid | fit, VJP (s) |",
         "| --- " * 8 + "|",
     ]
     training = ["| box | nodes | layout | perceptron |", "| --- " * 4 + "|"]

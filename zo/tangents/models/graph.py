@@ -23,7 +23,7 @@ from zo.tangents.models.on_mesh import ImplicitTangent, Rows
 FORMS = ((1, False, False), (2, True, False), (2, True, True))
 CLEARLY = 0.95  # times the error of the poorer form: what a richer one must fall below
 GOOD = 0.01  # an error at which no richer form is tried
-ITERATIONS = 60  # of L-BFGS
+ITERATIONS = 60  # of L-BFGS for the richest form; half as many where a form only leads to the next
 UNIFORM = np.arange(-8.0, 5.0)  # logarithms of a conductance that all edges share, to begin with
 STEEPEST = 12.0  # a logarithm's largest size
 
@@ -47,7 +47,7 @@ class GraphTangent(ImplicitTangent):
     and coordinates, `zo.MeshTangent` needs fewer rows.
 
     Memory: window x (size_in + size_out) numbers and a sparse factorisation. A fit takes 2 S solves for each
-    row and iteration, some 60 iterations for each of 3 forms; a call's VJP 2 S solves a row, on one CPU core.
+    row and iteration, some 150 iterations in all; a call's VJP 2 S solves a row, on one CPU core.
 
     Args:
         mesh: the mesh; None, the default: the layout of the box's outputs.
@@ -102,7 +102,7 @@ class GraphTangent(ImplicitTangent):
                 break
         assert best is not None
         error, flows, theta = best
-        return self._result(flows, rows, theta, error, ITERATIONS // 2)
+        return self._result(flows, rows, theta, error, ITERATIONS // (2 if flows.powers else 1))
 
     def _result(
         self, flows: _Flows, rows: Rows, theta: np.ndarray, error: float, iterations: int
