@@ -44,6 +44,7 @@ BATCH, CALLS, RATE = 4, 4, 1e-3
 EARLY, LATER = 30, 10  # steps before those that count, and those
 FEW = 3  # steps that count where a state has more than MANY cells
 MANY = 2**16
+TENTH = 10  # of so many early steps one is compared with autograd, too, for whoever watches
 BATCHES = 16  # of states that are trained on, in turn
 STEP, VISCOSITY, SUBSTEPS = 0.2, 0.1, 4  # of the boxes, in units of a cell
 METHODS = ("first-order", "tangents")
@@ -183,8 +184,13 @@ class Case:
                     gradient.backward(batch)
             seconds.append(time.process_time() - began)
             told += [f"step {step}: {str(each.message)[:120]}" for each in caught]
-            if gradient is not None and (step == 0 or step >= self.early):
-                cosines.append(_cosine(network, exact, batch))
+            line = f"step {step}: {seconds[-1]:.3g} s"
+            if gradient is not None and (step % TENTH == 0 or step >= self.early):
+                found = _cosine(network, exact, batch)
+                line += f", cosine {found:.4f}"
+                if step == 0 or step >= self.early:
+                    cosines.append(found)
+            print(line, file=sys.stderr, flush=True)
             optimizer.step()
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from html import escape
 from time import monotonic
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import pandas
 
 INTERVAL = 10.0  # seconds between plain lines
+LONG = 2.0  # seconds of a first lesson from which on it is said
 REDRAWN = 0.5  # seconds between changes of a notebook's output
 
 
@@ -39,6 +41,7 @@ class Progress:
         self._metrics: Mapping[str, float] = {}
         self._first_queries: float | None = None
         self._from = self._next = (-1, 0.0)  # step and time from which, now and later, the pace is taken
+        self._lesson = (0.0, math.inf)  # when a model's first lesson began, and when it is spoken of next
 
     def begin(self, stage: str, steps: int, *, done: int = 0, unit: str = "step") -> None:
         """Start a stage of `steps` steps, of which `done` were done earlier."""
@@ -83,6 +86,25 @@ class Progress:
                 begun = False  # it may be used again, with another total
 
         return count
+
+    def lesson(self, done: int, most: int) -> None:
+        """Say that a model of a box learns for the first time, where that takes longer than two seconds.
+
+        Args:
+            done: steps of learning; 0 where it begins, `most` where it is over.
+            most: of them, at most.
+        """
+        now = self._clock()
+        if not done:
+            self._lesson = now, now + LONG
+            return
+        began, due = self._lesson
+        took = duration(now - began)
+        if done >= most and now - began >= LONG:
+            self.say(f"{self._stage}: learned the derivative of the box in {took}")
+        elif done < most and now >= due:
+            self.say(f"{self._stage}: learning the derivative of the box: {took}, {done} of {most} steps")
+            self._lesson = began, now + INTERVAL
 
     def __enter__(self) -> Self:
         return self

@@ -30,36 +30,54 @@ def read_velocity(path):
     return values[:, :2].T.reshape(2, isqrt(len(values)), -1)
 
 
-def mesh(folder, cells, step):
+def mesh(folder, cells, step, span, pressure):
     """The case with its mesh, made once."""
-    made = folder / f"cavity-{cells}-{step:g}"
+    made = folder / f"cavity-{cells}-{step:g}-{span:g}-{pressure}"
     if not made.exists():
         if shutil.which("blockMesh") is None:
             raise ConfigurationError("blockMesh: expected on the PATH, got none. apt-get install openfoam")
         new = made.with_name(f"{made.name}.{os.getpid()}")
         shutil.copytree(CASE, new)
-        (new / "system" / "settings").write_text(f"cells {cells}; step {step:g};")
+        (new / "system" / "settings").write_text(
+            f"cells {cells}; step {step:g}; span {span:g}; pressure {pressure};"
+        )
         subprocess.run(["blockMesh", "-case", new], check=True, env=os.environ | ROOT, capture_output=True)
         new.rename(made)
     return made
 
 
-def cavity(folder, cells, step):
-    """The program icoFoam, for 0.2 s in each row: a process of some 50 ms with 16 x 16 cells, two at once."""
+def cavity(folder, cells, step, span=0.2, pressure="PCG", timeout=120):
+    """The program icoFoam, for 0.2 s in each row: a process of some 50 ms with 16 x 16 cells, two at once.
+
+    On many cells the pressure needs a multigrid, GAMG.
+    """
     field = ArraySpec("velocity", (2, cells, cells))  # m/s
     box = CommandLine(
         ["icoFoam"],
         inputs=[field, ArraySpec("lid", (), differentiable=False)],  # m/s
         outputs=[field],
-        copies={part: mesh(folder, cells, step) / part for part in ("0", "constant", "system")},
+        copies={
+            part: mesh(folder, cells, step, span, pressure) / part for part in ("0", "constant", "system")
+        },
         input_files={"velocity": ("0/U", write_velocity)},
         input_templates={"lid": "speed {lid:.9g};"},
-        output_files={"velocity": ("0.2/U", read_velocity)},
+        output_files={"velocity": (f"{span:g}/U", read_velocity)},
         environment=ROOT,
-        timeout=120,
+        timeout=timeout,
         failures="keep",
     )
     return Parallel(box, lambda: ThreadPoolExecutor(2))
+
+
+def corrector():
+    """Velocity and the lid's speed in each cell to a change of the velocity."""
+    same = {"padding": 1, "padding_mode": "replicate"}
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 16, 3, **same), torch.nn.GELU(), torch.nn.Conv2d(16, 2, 3, **same)
+    )
+    torch.nn.init.zeros_(network[2].bias)
+    torch.nn.init.normal_(network[2].weight, std=1e-3)
+    return network
 
 
 class Cavity(tasks.Problem):
@@ -89,13 +107,7 @@ class Cavity(tasks.Problem):
         return cavity(self.folder, COARSE, 0.05)
 
     def network(self):
-        same = {"padding": 1, "padding_mode": "replicate"}
-        network = torch.nn.Sequential(
-            torch.nn.Conv2d(3, 16, 3, **same), torch.nn.GELU(), torch.nn.Conv2d(16, 2, 3, **same)
-        )
-        torch.nn.init.zeros_(network[2].bias)
-        torch.nn.init.normal_(network[2].weight, std=1e-3)
-        return network
+        return corrector()
 
     def data(self):  # the fine solver from rest, its velocities averaged over coarse cells
         count, config = self.config.fine_runs, self.config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ import zo
 from blackbox import ArraySpec
 from tests.oracles.test_value_tangents import box_of, cosine, learn, pairs_at, shifted, true_vjp
 from tests.zo.row_boxes import FromTorch, weights
+from zo.tangents import gradient
+from zo.tangents.lessons import listening
 from zo.tangents.models import grid, reach, rows, values
 from zo.tangents.models.grid import cells_of
 from zo.tangents.models.lattice import Lattice
@@ -212,6 +215,58 @@ def test_a_window_grows_as_rows_come_and_has_a_limit_in_bytes(monkeypatch):
     assert len(large.columns[0]) == 1  # one row at least
 
 
+def test_boxes_that_learn_side_by_side_share_what_windows_may_take(monkeypatch):
+    """Two boxes have half each; of the first, the network and the stencil have a quarter each."""
+    monkeypatch.setattr(gradient, "MOST_BYTES", 4000)
+    first, second = (
+        box_of(lambda u: 0.9 * u.roll(1, 2), ArraySpec(name, shape))
+        for name, shape in (("u", (1, 20)), ("v", (1, 5)))
+    )
+    network = nn.Linear(20, 20).double()
+
+    def objective(network, batch):
+        u = first(network(batch)[:, None])
+        return second(u[..., :5]).square().sum(dim=(1, 2)) + u.square().sum(dim=(1, 2))
+
+    made = zo.TangentGradient(network, objective, boxes=[first, second])
+    for step in range(3):
+        made.backward(weights(6, 20, seed=step))
+    held = [
+        [sum(column.nbytes for column in model._window.columns) for model in vars(own)["models"].values()]
+        for own in made.tangents
+    ]
+    assert [len(each) for each in held] == [2, 1]
+    row, short = 8 * (20 + 20), 8 * (5 + 5)
+    assert held == [[1000 // row * row] * 2, [min(18, 2000 // short) * short]]
+
+
+def test_a_state_keeps_the_limit_under_which_its_rows_lie():
+    own = Window(1000, 10 * 8 * 5)
+    for step in range(7):
+        own.add(weights(3, 5, seed=step))
+    other = Window(1000)
+    other.load_state_dict(own.state_dict(), torch.device("cpu"))
+    for window in (own, other):
+        window.add(weights(3, 5, seed=8))
+    assert len(other.columns[0]) == 10
+    assert torch.equal(own.columns[0], other.columns[0])
+
+
+@pytest.mark.parametrize("kind", ["grid", "mlp"])
+def test_a_first_lesson_says_how_far_it_is_and_a_second_nothing(kind):
+    box = box_of(lambda u: u.roll(3, 2) * u, ArraySpec("u", (1, 24)))
+    tangent = {
+        "grid": lambda: zo.GridTangent(4, first_steps=120, output_map=False),
+        "mlp": lambda: zo.MLPTangent(8, first_steps=120, output_map=False),
+    }[kind]()
+    heard = []
+    with listening(lambda *far: heard.append(far)):
+        for seed in (0, 1):
+            learn(tangent, pairs_at(box, weights(60, 1, 24, seed=seed)))
+            assert heard == [(0, 120), (50, 120), (100, 120), (120, 120)]
+    learn(tangent, pairs_at(box, weights(60, 1, 24)))
+
+
 @pytest.mark.parametrize("kind", ["grid", "stencil", "mlp"])
 def test_few_rows_at_a_time_give_what_all_together_give(kind, monkeypatch):
     box, arrays = made("ring", bent)
@@ -299,3 +354,77 @@ def test_training_on_a_large_grid_goes_on_to_the_bit(monkeypatch):
     again.load_state_dict(state[1])
     run(again, resumed, other, range(4, 7))
     assert all(map(torch.equal, network.parameters(), again.parameters()))
+
+
+def bounded(u: torch.Tensor, axis: int, ends: str) -> torch.Tensor:
+    """A cell more at each end of an axis: the other end's, the same, or the same with another sign."""
+    first, last = u.narrow(axis, 0, 1), u.narrow(axis, u.shape[axis] - 1, 1)
+    below, above = {"meet": (last, first), "even": (first, last), "odd": (-first, -last)}[ends]
+    return torch.cat([below, u, above], axis)
+
+
+def neighbour(u: torch.Tensor, axis: int, ends: str, side: int) -> torch.Tensor:
+    return bounded(u, axis, ends).narrow(axis, 1 + side, u.shape[axis])
+
+
+def solenoidal(u: torch.Tensor, ends: tuple[str, ...]) -> torch.Tensor:
+    """The least squares solution of div u = 0, of all cells at once, by a dense projector.
+
+    The divergence is of what lies between neighbours, across ends that meet; through walls nothing flows.
+    """
+    projector = gradients_alone(tuple(u.shape[2:]), ends)
+    flat = u.double().flatten(1)
+    return (flat - flat @ projector).reshape(u.shape).to(u)
+
+
+@cache
+def gradients_alone(space: tuple[int, ...], ends: tuple[str, ...]) -> torch.Tensor:
+    """The projector on gradients of potentials, of all cells, in float64."""
+    unit = torch.eye(math.prod(space), dtype=torch.float64).reshape(-1, *space)
+    found = []
+    for axis, kind in enumerate(ends):
+        away = neighbour(unit, 1 + axis, "meet" if kind == "meet" else "even", 1) - unit
+        found.append(away.flatten(1).T)
+    gradient = torch.cat(found)  # of a potential, at the faces
+    return gradient @ torch.linalg.pinv(gradient.T @ gradient, hermitian=True) @ gradient.T
+
+
+def flow(u: torch.Tensor, ends: tuple[str, ...], projected: bool) -> torch.Tensor:
+    """Two explicit steps of a velocity that carries itself, with its divergence taken out of all cells."""
+    for _ in range(2):
+        change = torch.zeros_like(u)
+        for axis, kind in enumerate(ends):
+            before, behind = (neighbour(u, 2 + axis, kind, side) for side in (-1, 1))
+            change += 0.1 * (before - 2 * u + behind) - 0.2 * u[:, axis, None] * (behind - before) / 2
+        u = u + change
+        u = solenoidal(u, ends) if projected else u
+    return u
+
+
+@pytest.mark.parametrize("projected", [False, True])
+@pytest.mark.parametrize(
+    ("space", "ends"),
+    [
+        ((20, 20), ("meet", "meet")),
+        ((20, 20), ("meet", "even")),
+        ((20, 20), ("odd", "meet")),
+        ((20, 20), ("even", "even")),
+        ((20, 20), ("odd", "odd")),
+        pytest.param((9, 10, 11), ("meet", "meet", "meet"), marks=pytest.mark.slow),
+        pytest.param((9, 10, 11), ("odd", "meet", "even"), marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_ends_show_in_few_rows_though_each_answer_depends_on_all_cells(space, ends, projected, seed):
+    """Four rows of four calls, each from the answer to the one before, as a first step has them."""
+    longer = [n if each == "meet" else 2 * n for n, each in zip(space, ends, strict=True)]
+    u = smooth(4, (len(space), *longer), seed)[(..., *(slice(n) for n in space))]
+    given, change = [], []
+    for _ in range(4):
+        answered = flow(u, ends, projected)
+        given.append(u)
+        change.append(answered - u)
+        u = answered
+    grid, added = (torch.cat(each) for each in (given, change))
+    _, found = measure(grid / grid.std(), added / added.std())
+    assert found == tuple(each == "meet" for each in ends)

@@ -56,6 +56,23 @@ def test_the_time_left_follows_the_pace_of_the_last_steps_not_of_the_first():
     assert len(told) == 3
 
 
+def test_a_first_lesson_is_said_where_it_takes_longer_than_two_seconds():
+    progress, stream, clock = plain()
+    progress.begin("seed-0/tangents", 300)
+    for seconds in (0.0, 0.5):  # one that is over soon is not spoken of
+        clock.now += seconds
+        progress.lesson(round(seconds * 800), 400)
+    progress.lesson(0, 400)
+    for done in range(50, 401, 50):
+        clock.now += 3
+        progress.lesson(done, 400)
+    assert stream.getvalue().splitlines()[1:] == [
+        "seed-0/tangents: learning the derivative of the box: 3 s, 50 of 400 steps",
+        "seed-0/tangents: learning the derivative of the box: 15 s, 250 of 400 steps",
+        "seed-0/tangents: learned the derivative of the box in 24 s",
+    ]
+
+
 def test_few_queries_are_a_number_and_no_rate_and_one_is_one():
     progress, stream, clock = plain()
     progress.begin("a", 1)

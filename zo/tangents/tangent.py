@@ -91,6 +91,12 @@ class Tangent(ABC):
     def observe(self, pairs: CallPairs) -> None:  # noqa: B027 - some have nothing to learn
         """Learn from the pairs of all calls of a step, listed (see `CallPairs.listed`); there may be none."""
 
+    def keep_within(self, most_bytes: int) -> None:
+        """Take at most so many bytes for rows to learn from; it is too late where there are some already."""
+        prior = self._prior()
+        if prior is not None:
+            prior.keep_within(most_bytes)
+
     def improve(self) -> str | None:
         """Do more for no more rows, since trust is lost: in words what is done now, None if nothing."""
         prior = self._prior()

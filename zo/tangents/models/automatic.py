@@ -18,6 +18,7 @@ from zo.tangents.models.lattice import Lattice, space_of
 from zo.tangents.models.low_rank import LowRankTangent
 from zo.tangents.models.mesh import MeshTangent
 from zo.tangents.models.mlp import MLPTangent
+from zo.tangents.models.rows import MOST_BYTES
 from zo.tangents.models.secant import SecantTangent
 from zo.tangents.models.stencil import StencilTangent
 from zo.tangents.models.values import Specs, ValueTangent
@@ -82,8 +83,9 @@ class AutoTangent(Tangent):
         first = [kind for kind in self._makers if kind != "mlp"] or ["mlp"]
         self._left = [kind for kind in self._makers if kind not in first]
         self._steps = 0
+        self._most_bytes = MOST_BYTES  # of all models together
         self._errors = {kind: 0.0 for kind in first}  # of what was foretold, the last steps counting most
-        self.models = {kind: self._makers[kind]() for kind in first}
+        self.models = self._made(first)
         self.kind = first[0]
         self._secant = SecantTangent(LowRankTangent())  # learns from probes alone
         self._missed = [0.0, 0.0]  # by the model with probes and by that, the last steps counting most
@@ -171,6 +173,12 @@ class AutoTangent(Tangent):
         """Let the models learn from what they have seen, see `ValueTangent.learn`."""
         self._each(lambda model: model.learn(steps))
 
+    def keep_within(self, most_bytes: int) -> None:
+        """Have the models that learn side by side share so many bytes, those too that take over."""
+        self._most_bytes = most_bytes
+        for model in self.models.values():
+            model.keep_within(most_bytes // len(self.models))
+
     def improve(self) -> str | None:
         """Learn longer; or another kind takes over, as long as there is one."""
         self._settle()  # what is improved is in use from now on
@@ -183,7 +191,7 @@ class AutoTangent(Tangent):
         """Another kind takes over, with the rows that are there; in words."""
         rows, before = self.model.rows(), self.model
         self.kind = self._left.pop(0)
-        self.models = {self.kind: self._makers[self.kind]()}
+        self.models = self._made([self.kind])
         if rows is not None:
             form, columns = rows
             self.model.start(form, *columns)
@@ -204,12 +212,19 @@ class AutoTangent(Tangent):
         """Go on where `state_dict` was taken."""
         self.kind, self._left, self._steps = state["kind"], list(state["left"]), state["steps"]
         self._errors = dict(state["errors"])
-        self.models = {kind: self._makers[kind]() for kind in state["models"]}
+        self.models = self._made(list(state["models"]))
         for kind, model in self.models.items():
             model.load_state_dict(state["models"][kind])
         learned, missed = state["probes"]
         self._secant.load_state_dict(learned)
         self._missed = list(missed)
+
+    def _made(self, kinds: Sequence[str]) -> dict[str, ValueTangent]:
+        """New models, which share what may be taken for rows."""
+        models = {kind: self._makers[kind]() for kind in kinds}
+        for model in models.values():
+            model.keep_within(self._most_bytes // len(models))
+        return models
 
     def _each(self, learn: Callable[[ValueTangent], None]) -> None:
         """All kinds learn; one whose learning fails is out, and where none is left the next kind begins."""

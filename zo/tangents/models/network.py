@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from blackbox.checks import check_count, check_positive
 from zo.draws import Key
 from zo.errors import TangentError
+from zo.tangents.lessons import tell
 from zo.tangents.models.rows import standard
 from zo.tangents.models.values import Form, ValueTangent, rows_of
 
@@ -99,7 +100,13 @@ class NetworkTangent(ValueTangent):
             moments.add(values)
 
     def learn(self, steps: int | None = None) -> None:
-        """Steps of Adam, as many as the error asks for; the map first, where it is due."""
+        """Steps of Adam, as many as the error asks for; the map first, where it is due.
+
+        The first lesson says how far it is, see `zo.tangents.lessons`.
+        """
+        most = self.first_steps if steps is None else steps
+        if not self._lessons:
+            tell(0, most)
         if self._network is None:
             self._make(self._planned())
         if self._lessons:  # behind a network that has learned nothing a map says nothing
@@ -113,6 +120,8 @@ class NetworkTangent(ValueTangent):
             self._network.requires_grad_(False)
             self._error = float(torch.stack(losses).mean().sqrt())
             left = 0 if self._error < SETTLED else left - now
+            if not self._lessons and left:
+                tell(most - left, most)
         if not math.isfinite(self._error):
             raise TangentError(
                 f"{self!r}: expected a finite loss after {self._steps} steps of learning, got {self._error}. "
@@ -120,6 +129,7 @@ class NetworkTangent(ValueTangent):
             )
         if not self._lessons:
             self.map_if_due()
+            tell(most, most)
         self._lessons += 1
 
     def _steps_due(self) -> int:

@@ -14,6 +14,7 @@ RADII = (1, 2, 3, 4, 6, 8, 12, 16, 20)
 MOST_FEATURES = 1200
 MOST_PAIRS = 400  # products of two
 GAIN = 0.9  # of the held-out error: a larger reach that leaves more is not worth its cost
+MEETS = 0.9  # of the error in the cells near the ends: ends meet where less is left than with walls
 EXACT = 1e-5  # a mean square error, of standardised changes: what is less needs no more reach
 SAMPLES = 8_000  # cells that a stencil is fitted to
 
@@ -28,34 +29,116 @@ def measure(
         grid: inputs `(rows, channels, *space)`, standardised.
         change: what the box makes of them, `(rows, channels, *space)`, standardised.
         reach: where it is known.
-        periodic: for each axis, where it is known; else that under which cells near the ends are told better.
+        periodic: for each axis, where it is known; else where the other end tells cells near an end better.
 
     Returns:
         The reach, and whether the ends of each axis meet.
     """
-    axes, narrow = grid.ndim - 2, max(1, min(2, *(n // 2 for n in (4, *grid.shape[2:]))))
+    narrow = max(1, min(2, *(n // 2 for n in (4, *grid.shape[2:]))))
     known = narrow if reach is None or _features(grid, reach) > MOST_FEATURES else reach
-    ends = _ends(grid, change, known, (False,) * axes) if periodic is None else tuple(periodic)
+    ends = _ends(grid, change, known) if periodic is None else tuple(periodic)
     if reach is not None:
         return reach, ends
     found = _reach(grid, change, ends)
     if periodic is None and not all(ends) and found > narrow:  # seen from so far, they may be otherwise
-        wider = _ends(grid, change, found, ends)
+        wider = tuple(a or b for a, b in zip(ends, _ends(grid, change, found), strict=True))
         if wider != ends:
             ends = wider
             found = _reach(grid, change, ends)
     return found, ends
 
 
-def _ends(grid: Tensor, change: Tensor, radius: int, ends: tuple[bool, ...]) -> tuple[bool, ...]:
-    """Which ends meet: of each axis, as long as it tells the cells clearly better than a wall."""
-    least = _held_out(grid, change, radius, ends)
-    for axis in range(len(ends)):
-        other = (*ends[:axis], True, *ends[axis + 1 :])
-        error = least if ends[axis] else _held_out(grid, change, radius, other)
-        if least > EXACT and error < 0.97 * least:
-            ends, least = other, error
-    return ends
+def _ends(grid: Tensor, change: Tensor, radius: int) -> tuple[bool, ...]:
+    """Which ends meet: of each axis, where the other end tells cells near an end clearly better than walls.
+
+    The stencil is fitted to cells from which no end is seen, so it is the same whatever lies beyond an end.
+    In a box that is told badly by any stencil, as by a projection of all cells, it is as bad near ends that
+    meet as elsewhere. Of the widest stencil and the narrowest the one is taken that tells rows better from
+    which it was not fitted: few rows along three axes teach a wide one little.
+    """
+    radius = max(1, min(radius, *(length // 3 for length in grid.shape[2:])))
+    if 2 * radius >= min(grid.shape[2:]):  # in two cells all are at an end
+        return (False,) * (grid.ndim - 2)
+    kept = _kept(grid)
+    found: list[tuple[float, int, Tensor]] = []
+    for near in sorted({1, radius}):
+        seen = [(grid, change)]
+        stencil = _fitted(*_inside(seen, kept, near))
+        design, wanted = _inside(seen, ~kept if bool((~kept).any()) else kept, near)
+        found.append((float((design @ stencil - wanted).square().mean()), near, stencil))
+    _, near, stencil = min(found, key=lambda each: each[0])
+    ends, everywhere = [], torch.ones_like(kept)
+    for axis in range(2, grid.ndim):
+        errors, size = [], 0.0
+        for beyond in (_other_end, _nothing, _mirrored, _mirrored_with_sign):
+            design, wanted = _inside(_strips(grid, change, axis, near, beyond), everywhere, near)
+            errors.append(float((design @ stencil - wanted).square().mean()))
+            size = float(wanted.square().mean())
+        meeting, walls = errors[0], min(errors[1:])
+        ends.append(walls > EXACT * size and meeting < MEETS * walls)
+    return tuple(ends)
+
+
+def _other_end(low: Tensor, high: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """What lies beyond the lower and the upper end of an axis, of the cells at these ends, if they meet."""
+    return high, low
+
+
+def _nothing(low: Tensor, high: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    return torch.zeros_like(low), torch.zeros_like(high)
+
+
+def _mirrored(low: Tensor, high: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    return low.flip(axis), high.flip(axis)
+
+
+def _mirrored_with_sign(low: Tensor, high: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    return -low.flip(axis), -high.flip(axis)
+
+
+def _strips(
+    grid: Tensor, change: Tensor, axis: int, near: int, beyond: Callable[..., tuple[Tensor, Tensor]]
+) -> list[tuple[Tensor, Tensor]]:
+    """The cells near the ends of an axis, with those around them; beyond the ends lies what is supposed."""
+    last = grid.shape[axis] - near
+    below, above = beyond(grid.narrow(axis, 0, near), grid.narrow(axis, last, near), axis)
+    lower = torch.cat([below, grid.narrow(axis, 0, 2 * near)], axis)
+    upper = torch.cat([grid.narrow(axis, last - near, 2 * near), above], axis)
+    ghosts = torch.zeros_like(change.narrow(axis, 0, near))  # of cells that are not asked about
+    told = (
+        torch.cat([ghosts, change.narrow(axis, 0, 2 * near)], axis),
+        torch.cat([change.narrow(axis, last - near, 2 * near), ghosts], axis),
+    )
+    return list(zip((lower, upper), told, strict=True))
+
+
+def _inside(seen: Sequence[tuple[Tensor, Tensor]], among: Tensor, near: int) -> tuple[Tensor, Tensor]:
+    """The design of cells that are further than `near` from the ends of each part, and what it is to tell."""
+    rows, most = among.nonzero()[:, 0], _cells_for(seen[0][0], near) // len(seen)
+    generator, parts = torch.Generator().manual_seed(0), []
+    for grid, change in seen:
+        lengths = [length - 2 * near for length in grid.shape[2:]]
+        each = math.prod(lengths)
+        count = min(most, len(rows) * each)
+        whole = len(rows) * each
+        drawn = torch.arange(whole) if count == whole else torch.randint(whole, (count,), generator=generator)
+        corner = torch.unravel_index(drawn, (len(rows), *lengths))
+        row = rows[corner[0].to(rows.device)].to(grid.device)
+        corner = [place.to(grid.device) for place in corner[1:]]
+        cells = [place + near for place in corner]
+
+        def around(
+            narrower: int, grid: Tensor = grid, row: Tensor = row, corner: list[Tensor] = corner
+        ) -> Tensor:
+            windows = grid
+            for axis in range(2, grid.ndim):
+                windows = windows.unfold(axis, 2 * narrower + 1, 1)
+            return windows[row, :, *(place + near - narrower for place in corner)].flatten(1).double()
+
+        own, told = (each[row, :, *cells].double() for each in (grid, change))
+        parts.append((_design(around, own, near), told))
+    designs, wanted = zip(*parts, strict=True)
+    return torch.cat(designs), torch.cat(wanted)
 
 
 def _reach(grid: Tensor, change: Tensor, ends: tuple[bool, ...]) -> int:
@@ -76,16 +159,29 @@ def _features(grid: Tensor, radius: int) -> int:
 
 def _held_out(x: Tensor, change: Tensor, radius: int, periodic: Sequence[bool]) -> float:
     """The mean square error of ridge least squares, on every fourth row."""
-    rows = torch.arange(len(x))
-    kept = rows % 4 != 3 if len(x) > 3 else rows >= 0
-    features = 2 * MOST_PAIRS + x.shape[1] * (2 * radius + 1) ** len(periodic)
-    cells = min(SAMPLES, 64_000_000 // features)  # which bounds the memory
-    design, wanted = _taken(x, change, kept, cells, radius, periodic)
-    gram = design.T @ design
-    gram.diagonal().add_(1e-4 * gram.diagonal().mean())
-    found = torch.cholesky_solve(design.T @ wanted, torch.linalg.cholesky(gram))
+    kept, cells = _kept(x), _cells_for(x, radius)
+    found = _fitted(*_taken(x, change, kept, cells, radius, periodic))
     design, wanted = _taken(x, change, ~kept if bool((~kept).any()) else kept, cells, radius, periodic)
     return float((design @ found - wanted).square().mean())
+
+
+def _kept(x: Tensor) -> Tensor:
+    """Which rows a stencil is fitted to; the others judge it."""
+    rows = torch.arange(len(x))
+    return rows % 4 != 3 if len(x) > 3 else rows >= 0
+
+
+def _cells_for(x: Tensor, radius: int) -> int:
+    """Cells that a stencil is fitted to, which bounds the memory."""
+    features = 2 * MOST_PAIRS + x.shape[1] * (2 * radius + 1) ** (x.ndim - 2)
+    return min(SAMPLES, 64_000_000 // features)
+
+
+def _fitted(design: Tensor, wanted: Tensor) -> Tensor:
+    """Ridge least squares."""
+    gram = design.T @ design
+    gram.diagonal().add_(1e-4 * gram.diagonal().mean())
+    return torch.cholesky_solve(design.T @ wanted, torch.linalg.cholesky(gram))
 
 
 def _taken(

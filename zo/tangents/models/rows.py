@@ -7,23 +7,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MOST_BYTES = 2**29  # of a window: rows of large states are fewer
+MOST_BYTES = 2**29  # of all windows of boxes that learn side by side: rows of large states are fewer
 
 
 class Window:
     """A ring of the last rows, each a tuple of vectors; of them a batch is drawn.
 
-    It takes memory as rows come, and keeps fewer rows than asked for where they would take more than 512 MiB.
+    It takes memory as rows come, and keeps fewer rows than asked for where they would take more than 512 MiB,
+    or its share of that.
 
     Args:
         rows: kept; of more at once the last.
+        most_bytes: that it may take; None for 512 MiB.
 
     Attributes:
         seen: rows ever; the next goes to place seen % `most`.
     """
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, most_bytes: int | None = None) -> None:
         self.rows = rows
+        self.most_bytes = MOST_BYTES if most_bytes is None else most_bytes
         self.seen = 0
         self._kept: tuple[Tensor, ...] = ()  # places first; min(seen, most) of them are filled
 
@@ -31,7 +34,7 @@ class Window:
     def most(self) -> int:
         """Rows that are kept: as many as were asked for, if they fit; at least one."""
         size = sum(column.shape[1:].numel() * column.element_size() for column in self._kept)
-        return self.rows if not size else max(1, min(self.rows, MOST_BYTES // size))
+        return self.rows if not size else max(1, min(self.rows, self.most_bytes // size))
 
     @property
     def columns(self) -> tuple[Tensor, ...]:
@@ -71,12 +74,13 @@ class Window:
         return tuple(kept[places.to(kept.device)] for kept in self._kept)
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows that are filled."""
-        return {"seen": self.seen, "kept": [column.clone() for column in self.columns]}
+        """The rows that are filled, and the limit under which they lie where they do."""
+        kept = [column.clone() for column in self.columns]
+        return {"seen": self.seen, "kept": kept, "most_bytes": self.most_bytes}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on where `state_dict` was taken."""
-        self.seen = state["seen"]
+        self.seen, self.most_bytes = state["seen"], state.get("most_bytes", MOST_BYTES)
         self._kept = tuple(filled.to(device, copy=True) for filled in state["kept"])
 
 

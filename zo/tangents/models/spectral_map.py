@@ -12,6 +12,7 @@ from zo.tangents.models.output_map import ALONE, HELD_OUT, RIDGES
 
 SEEN = 1e-6  # of the largest amplitude of all waves: one below it says nothing of what outputs can be
 NONE = 1e-4  # of the amplitude of the wave's largest mixture of channels: mixtures below it never occur
+CLEARLY = 0.25  # of the projector's error in held-out rows: a ridge that leaves more is not put beside it
 EXACT = 1e-8  # of a mean square error, in the numbers' units: below it neither is better
 
 
@@ -27,6 +28,11 @@ class SpectralMap:
     with S and C the covariances of x(k) with itself and with y(k), r a ridge, and Pi(k) the projector on what
     the channels of y(k) are seen to be: for a velocity without divergence, what is at right angles to k. A
     wave that was not seen stays as it is.
+
+    It is Pi(k) alone unless a ridge halves what that misses of held-out rows. Rows of one trajectory resemble
+    one another, so held-out ones are told a little better by whatever was fitted to the others, and where
+    inputs are smooth most waves are hardly in them: the fitted part then lowers the error of values by a
+    tenth, and that of the derivative rises.
 
     Args:
         lattice: of the outputs, which all have as many cells.
@@ -51,7 +57,8 @@ class SpectralMap:
             for ridge in (*RIDGES, None):
                 self._matrix = _solved(*sums, ridge).to(_complex(x))
                 errors[ridge] = float(((self(x[test]) - y[test]) / unit).square().mean())
-            self._ridge = min(errors, key=lambda ridge: errors[ridge])
+            best = min(errors, key=lambda ridge: errors[ridge])
+            self._ridge = best if errors[best] + EXACT < CLEARLY * errors[None] else None
             alone = float(((x[test] - y[test]) / unit).square().mean())
             self._alone = alone + EXACT < ALONE * errors[self._ridge]
         self._units = x.mean(dim=0), y.mean(dim=0), unit

@@ -211,6 +211,11 @@ class StudentTangent(Tangent):
         """Learn from the window: so many steps, or those of a step of training."""
         self._learner.learn(self.steps_per_step if steps is None else steps)
 
+    def keep_within(self, most_bytes: int) -> None:
+        """Have a smaller window, or a larger one, unless rows are in it."""
+        if not self._learner.window.seen:
+            self._learner.window.most_bytes = most_bytes
+
     def state_dict(self) -> dict[str, Any]:
         """Network, optimizer, window, moments and counts."""
         return self._learner.state_dict() | {"longer": self._longer}

@@ -104,6 +104,7 @@ class ValueTangent(Tangent):
     """
 
     learns_from_values = True
+    _most_bytes: int | None = None  # of the window; None for the usual
 
     def __init__(self, window: int, output_map: bool) -> None:
         check_count(type(self).__name__, "window", window)
@@ -114,7 +115,7 @@ class ValueTangent(Tangent):
         """Know nothing."""
         self._form: Form | None = None
         self._stays = torch.empty(0)  # 1 for outputs that are modelled as their input and a change, else 0
-        self._window = Window(window)
+        self._window = Window(window, self._most_bytes)
         self._moments: tuple[Moments, ...] = ()  # of inputs, others, outputs, and what outputs add to inputs
         self._map: OutputMap | SpectralMap | None = None
         self._next_map = 0  # the count of lessons before which the map is fitted again
@@ -155,6 +156,11 @@ class ValueTangent(Tangent):
         """
         assert self._form is not None
         return self._form.followed(z) * self._stays.to(z)
+
+    def keep_within(self, most_bytes: int) -> None:
+        """Have a smaller window, or a larger one, unless rows are in it."""
+        if not self._window.seen:
+            self._most_bytes = self._window.most_bytes = most_bytes
 
     def rows(self) -> tuple[Form, tuple[Tensor, Tensor, Tensor]] | None:
         """The window, if anything is in it, for another model's `start`."""
