@@ -79,6 +79,7 @@ test-lowest test-newest:
 PEERS := tests/tasks/test_export.py tests/tasks/test_callbacks.py tests/examples/test_with_lightning.py \
   tests/blackbox/adapters/tesseract tests/blackbox/adapters/fmu \
   tests/blackbox/adapters/session/test_gymnasium.py tests/blackbox/adapters/test_openmdao.py \
+  tests/tasks/test_cma_es.py \
   tests/tasks/test_tesseract.py \
   tests/blackbox/wrappers/test_parallel_executors.py tests/blackbox/adapters/command/test_mpi.py \
   tests/zo/evaluators/difference/test_fused.py

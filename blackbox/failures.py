@@ -37,7 +37,7 @@ class FailedRow:
     error: Exception | None = None
 
     def sentence(self) -> str:
-        """The failure in words, with the exception's own."""
+        """The failure in words, with those of the exception."""
         if self.error is None:
             return self.failure.value
         return f"{self.failure.value} ({type(self.error).__name__}: {self.error})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from threading import Lock
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,8 +19,6 @@ from blackbox.words import counted
 
 if TYPE_CHECKING:
     from blackbox.function import BlackBoxFunction
-
-Box = TypeVar("Box", bound="BlackBoxFunction")
 
 
 def run_blocks(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
@@ -101,10 +99,10 @@ def mark_non_finite(outcome: Outcome) -> Outcome:
 
 
 def in_blocks(
-    box: Box,
+    box: BlackBoxFunction,
     inputs: tuple[Tensor, ...],
     size: int,
-    run: Callable[[Box, tuple[Tensor, ...]], Outcome],
+    run: Callable[[Any, tuple[Tensor, ...]], Outcome],
 ) -> Outcome:
     """Blocks of `size` rows one after another, up to the first failure where the call will raise anyway."""
     outcome = unanswered(box, inputs)

@@ -239,6 +239,10 @@ class Config:
     """Random directions in a step of rge and hybrid: q of zo.RGE."""
     input_directions: InputDirections = 2
     """Random directions at the box's inputs for each row, of the method row-rge; q of zo.RowRGE."""
+    popsize: Annotated[int, Field(ge=3, le=2**20)] | None = None
+    """Candidates in a generation of cma-es and sep-cma-es, which is a step; None for 4 + 3 ln(weights)."""
+    sigma0: Positive = 0.1
+    """Of cma-es and sep-cma-es: the standard deviation of each weight in the first generation."""
     probes: Natural = 0
     """Moved copies of the network that run beside it in a step of tangents, which need none; secant takes two
     where this is 0."""

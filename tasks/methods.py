@@ -13,6 +13,7 @@ from torch import nn
 import zo
 from blackbox import BlackBoxFunction
 from blackbox.checks import nearest
+from tasks import cma_es
 from tasks.autograd import AutogradGradient, Stand, values_alone
 from tasks.configuration import refused
 from tasks.errors import ConfigurationError, ProblemError
@@ -367,6 +368,7 @@ METHODS: dict[str, Method] = {
         needs_reference=True,
         needs_box=True,
     ),
+    **cma_es.METHODS,
 }
 
 

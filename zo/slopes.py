@@ -74,7 +74,8 @@ def doubt_of(
     """Compare changes over steps of mu with those over half and twice of mu, along the same directions.
 
     The parts add up as in the squared length of a gradient. Where these are a sample of more directions,
-    drawn half of them alike and half by the square of their change, the sum is what it is over all.
+    half of it drawn with equal chances and half by the square of their change, the sum estimates that over
+    all.
 
     Args:
         own: `(directions,)`, the changes over mu; for central differences half of what both signs differ by.

@@ -30,7 +30,7 @@ import zo
 from benchmarks import protocol
 from benchmarks.meshes.boxes import BOXES, MeshBox
 from zo.tangents import AutoTangent, CallPairs
-from zo.tangents.pairs import together
+from zo.tangents.pairs import joined
 
 FOLDER = protocol.RESULTS / "meshes"
 SIZES = (318, 1_141, 3_324, 10_000)
@@ -93,7 +93,7 @@ def vectors(box: MeshBox, kind: str) -> dict[str, Any]:
     began = time.perf_counter()
     pairs = pairs_of(box, seen)
     tangent.see(pairs)
-    tangent.observe(together([pairs]))
+    tangent.observe(joined([pairs]))
     fit = time.perf_counter() - began
     new = states(box, 4, seed=99)
     new = new[torch.linspace(0, len(new) - 1, 6).round().long()]

@@ -111,7 +111,7 @@ def check_black_box(
     Raises:
         InputError: the samples do not fit the box.
         ConfigurationError: a setting is out of range, or `box` is not a black box.
-        CheckInterrupted: Ctrl-C; a `KeyboardInterrupt` whose `report` is what was found so far.
+        CheckInterrupted: Ctrl-C; a `KeyboardInterrupt` whose `report` has the findings so far.
     """
     if not isinstance(box, BlackBoxFunction):
         raise ConfigurationError(

@@ -41,7 +41,7 @@ class BoxRaisedError(Exception):
 
 @dataclass
 class Measured:
-    """What a check found that later ones need.
+    """Results of a check that later ones need.
 
     Attributes:
         jitter: for each output, the largest difference of equal calls, in the output's units.

@@ -1,4 +1,4 @@
-"""`Report`: what was found about a black box, for programs, as JSON, and for people."""
+"""`Report`: the findings about a black box, for programs, as JSON, and for people."""
 
 from __future__ import annotations
 
@@ -119,11 +119,11 @@ COLOURS = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.FAULT: "bold 
 
 @dataclass(frozen=True)
 class Report:
-    """What `check_black_box` found.
+    """The findings of `check_black_box`.
 
     Attributes:
         box: the black box's repr.
-        findings: what each check found, in the order of the checks.
+        findings: one of each check, in the order of the checks.
         recommendations: which mu to take, for each differentiable input where that could be measured.
         drawn: whether the inputs were standard draws, not samples of the user's.
         rows: how many rows the checks asked for, those of other processes included.
@@ -239,12 +239,12 @@ class Report:
 
 
 class CheckInterrupted(KeyboardInterrupt):
-    """Ctrl-C ended a check; its message is the table of what was found so far.
+    """Ctrl-C ended a check; its message is the table of the findings so far.
 
     Not an `Exception`: an `except Exception` on the way up would go on with what the user has stopped.
 
     Args:
-        report: what was found so far.
+        report: with the findings so far.
     """
 
     def __init__(self, report: Report) -> None:

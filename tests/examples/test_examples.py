@@ -24,7 +24,13 @@ PROGRAMS = {  # an example, and what it needs
     "calculix": ("calculix",),
     "openfoam": ("openfoam",),
     "lammps": ("lammps",),
+    "hopper": ("hopper",),
+    "mujoco": ("mujoco",),
+    "scikit_fem": ("scikit-fem",),
     "sumo": ("sumo", "libsumo"),
+    "cantera": ("cantera",),
+    "epanet": ("wntr",),
+    "pybamm": ("pybamm",),
 }
 
 
@@ -152,6 +158,71 @@ def test_the_plate_bends_as_a_beam_does(monkeypatch):
     assert moved == pytest.approx(beam, rel=0.1)  # a coarse mesh is too stiff
 
 
+@needs("scikit_fem")
+def test_the_plate_s_adjoint_is_that_of_differences_and_flat_fields_only_cool(monkeypatch):
+    module = problem_of("scikit_fem", monkeypatch)
+    box = module.Conduction(module.plate(60))
+    random = np.random.default_rng(0)
+    at, way, cotangent = random.random(box.mesh.nodes), *random.standard_normal((2, box.mesh.nodes))
+
+    def answer(field):
+        return box.step(field)[1][box.nodes]
+
+    slope = (answer(at + 1e-6 * way) - answer(at - 1e-6 * way)) @ cotangent / 2e-6
+    assert box.vjp(at, cotangent) @ way == pytest.approx(slope, rel=1e-6)
+    flat = np.full((1, box.mesh.nodes), 0.7, dtype=np.float32)
+    np.testing.assert_allclose(box(flat), flat / (1 + module.LOSS * module.INTERVAL), rtol=1e-6)
+
+
+@needs("mujoco")
+def test_the_pendulum_moves_as_its_equation_says_in_whatever_order_it_is_asked(monkeypatch):
+    from scipy.integrate import solve_ivp
+
+    module = problem_of("mujoco", monkeypatch)
+    box, random = module.Pendulum(), np.random.default_rng(0)
+    states, torques = random.uniform(-3, 3, (6, 2)), random.uniform(-3, 3, (6, 1))
+    found = box(states, torques)
+    np.testing.assert_array_equal(box(states[::-1].copy(), torques[::-1].copy())[::-1], found)
+    # a sphere of 1 kg at .5 m, a rod of .1 kg along the way
+    inertia = 0.5**2 + 0.4 * 0.06**2 + 0.1 * 0.5**2 / 3
+    weight = 9.81 * (0.5 + 0.1 * 0.25)
+
+    def moves(_, state, torque):
+        return state[1], (weight * np.sin(state[0]) + torque - 0.05 * state[1]) / inertia
+
+    for state, torque, came in zip(states, torques, found, strict=True):
+        seconds = module.INSIDE * box.model.opt.timestep
+        exact = solve_ivp(moves, (0, seconds), state, args=(float(torque[0]),), rtol=1e-9).y[:, -1]
+        np.testing.assert_allclose(came, exact, atol=0.04)  # steps of .01 s are of first order
+        _, by_state, by_torque = box.derivative(state, torque)
+        for way in np.eye(3):
+            plus, minus = (
+                box.evaluate(state + sign * 1e-5 * way[:2], torque + sign * 1e-5 * way[2:])
+                for sign in (1, -1)
+            )
+            slope = by_state @ way[:2] + by_torque @ way[2:]
+            np.testing.assert_allclose(slope, (plus - minus) / 2e-5, rtol=1e-5, atol=1e-6)
+
+
+@needs("hopper")
+def test_a_hopper_gets_the_rewards_that_gymnasium_gives_by_hand(monkeypatch):
+    import gymnasium
+
+    module = problem_of("hopper", monkeypatch)
+    problem = module.Hopping(calls=5)
+    torch.manual_seed(0)
+    network = problem.network()
+    with torch.no_grad():
+        found = problem.rewards(network, torch.tensor([3, 8]), 0.0)
+        for column, seed in enumerate((3, 8)):
+            environment = gymnasium.make("Hopper-v5")
+            observation, _ = environment.reset(seed=seed)
+            for row in range(5):
+                action = network(torch.from_numpy(observation)[None].float() / 2).tanh()[0].numpy()
+                observation, reward, *_ = environment.step(action)
+                assert float(found[row, column]) == pytest.approx(reward, rel=1e-6)
+
+
 @pytest.mark.slow
 @needs("openfoam")
 def test_a_case_that_diverges_at_once_loses_its_row_alone(tmp_path, monkeypatch):
@@ -202,3 +273,104 @@ def test_no_row_is_lost_or_counted_twice_where_many_fail(tmp_path, monkeypatch):
     torch.testing.assert_close(again(density, temperature), first, equal_nan=True, rtol=0, atol=0)
     started = len((tmp_path / "started").read_text().split())
     assert started == 12 + again.ledger.rows_run and again.ledger.rows_cached + again.ledger.rows_run == 12
+
+
+@needs("cantera")
+def test_the_burner_is_a_stirred_reactor(monkeypatch):
+    """Balances of species and enthalpy at constant pressure, by another integrator."""
+    module = problem_of("cantera", monkeypatch)
+    import cantera
+    from scipy.integrate import solve_ivp
+
+    box, gas, feed = module.Burner(), *(cantera.Solution(module.MECHANISM) for _ in range(2))
+    fuel, flow, (kelvin, lost) = 0.6, 2e-3, (310.0, 0.08)
+    feed.TP = kelvin, cantera.one_atm
+    feed.set_equivalence_ratio(fuel, module.FUEL, module.AIR)
+    feed.TP = kelvin, cantera.one_atm
+
+    def change(_, state):
+        gas.TPY = state[0], cantera.one_atm, state[1:]
+        mass = 1e-6 * gas.density
+        reacts = gas.net_production_rates * gas.molecular_weights / gas.density
+        species = flow / mass * (feed.Y - state[1:]) + reacts
+        each = gas.partial_molar_enthalpies / gas.molecular_weights  # of a species in a kg
+        heat = flow / mass * (feed.enthalpy_mass - gas.enthalpy_mass) - lost * (state[0] - 300) / mass
+        return np.array([(heat - each @ species) / gas.cp_mass, *species])
+
+    first = np.array(box.burnt(0.6))
+    fractions = dict(zip(module.SPECIES, first[1:], strict=True)) | {"N2": 1 - first[1:].sum()}
+    gas.TPY = 1000 * first[0], cantera.one_atm, fractions
+    exact = solve_ivp(change, (0, module.SECONDS), [gas.T, *gas.Y], method="BDF", rtol=1e-6, atol=1e-12).y[
+        :, -1
+    ]
+    found = box.evaluate(first, fuel, 1000 * flow, (kelvin, lost))
+    wanted = [exact[0] / 1000, *(exact[1 + gas.species_index(name)] for name in module.SPECIES)]
+    assert (np.abs(found - wanted) < 1e-2 * module.SPREAD).all()
+
+
+@needs("epanet")
+@pytest.mark.filterwarnings("ignore")  # wntr's own
+def test_an_hour_is_what_another_solver_makes_of_it(monkeypatch):
+    """wntr has a simulator of its own, in Python, beside EPANET."""
+    module = problem_of("epanet", monkeypatch)
+    import wntr
+
+    box = module.Hour()
+    levels, speeds, hour, thirst = np.array([5.0, 8.0, 8.5]), np.ones(2), 9, 1.1  # it knows no other speeds
+    found, energy, pressures = box.evaluate(levels, speeds, thirst * box.patterns[:, hour])
+    town = wntr.network.WaterNetworkModel(str(Path(box.folder.name, "net.inp")))
+    for name, level in zip(module.TANKS, levels, strict=True):
+        town.get_node(name).init_level = level
+    town.get_link("10").initial_status = "Open"
+    town.options.hydraulic.demand_multiplier, town.options.time.pattern_start = thirst, 3600 * hour
+    town.options.time.duration, town.options.time.hydraulic_timestep = 3600, 900
+    town.options.time.report_timestep = 900
+    other = wntr.sim.WNTRSimulator(town).run_sim()
+    pressure = other.node["pressure"]
+    users = [name for name, node in town.junctions() if node.base_demand > 0]
+    last = pressure.loc[3600, list(module.TANKS)]
+    flow, head = other.link["flowrate"], other.node["head"]
+    power = sum(
+        flow[name] * (head[town.get_link(name).end_node_name] - head[town.get_link(name).start_node_name])
+        for name in module.PUMPS
+    )
+    np.testing.assert_allclose(found, last, atol=1e-3)
+    np.testing.assert_allclose(pressures, pressure[users].iloc[:4].min(), atol=0.03)
+    np.testing.assert_allclose(energy.sum(), 9.81 / 0.75 * power.iloc[:4].mean(), rtol=0.02)
+
+
+@pytest.mark.slow
+@needs("pybamm")
+@pytest.mark.filterwarnings("ignore")  # PyBaMM's own
+def test_two_minutes_of_a_cell_are_what_pybamm_solves_and_their_adjoint_is_right(monkeypatch):
+    module = problem_of("pybamm", monkeypatch)
+    import pybamm
+
+    box = module.Cell()
+    charge, first = next(iter(box.firsts.items()))
+    _, seen = box.evaluate(first, 6.0, 298.15, 10.0)
+    parameters = pybamm.ParameterValues("OKane2022")
+    parameters.update({module.CURRENT: -6.0, module.OUTSIDE: 298.15, module.COOLING: 10.0})
+    model = pybamm.lithium_ion.SPMe({"thermal": "lumped"})
+    simulation = pybamm.Simulation(model, parameter_values=parameters, var_pts=module.POINTS)
+    solved = simulation.solve([0, module.SECONDS], initial_soc=charge)
+    wanted = [solved[name].entries[..., -1].item() for name in module.SEEN]
+    np.testing.assert_allclose(seen, wanted, rtol=1e-3, atol=1e-4)
+
+    random = torch.Generator().manual_seed(0)
+    inputs = torch.tensor(first)[None].requires_grad_(), torch.tensor([6.0]).double().requires_grad_()
+    rest = torch.tensor([298.15]).double(), torch.tensor([10.0]).double()
+    along = torch.randn(inputs[0].shape, generator=random, dtype=torch.float64)
+
+    def value(state, current):
+        after, seen = module._Adjoint.apply(box, state, current, *rest)
+        return after.sum() + seen.sum()
+
+    gradients = torch.autograd.grad(value(*inputs), inputs)
+    for own, moved in zip(gradients, ((along, 0.0), (0.0, 1.0)), strict=True):
+        with torch.no_grad():
+            there, back = (
+                value(*(x + sign * 1e-4 * d for x, d in zip(inputs, moved, strict=True))) for sign in (1, -1)
+            )
+        direction = moved[0] if torch.is_tensor(moved[0]) else 1.0
+        assert (own * direction).sum().item() == pytest.approx((there - back).item() / 2e-4, rel=1e-4)

@@ -34,7 +34,8 @@ from zo import FailedQueriesError
 from zo.errors import ObjectiveError, ZeroGradientWarning
 from zo.estimators import Key
 
-ALL = tuple(METHODS)
+CMA = ("cma-es", "sep-cma-es")
+ALL = tuple(name for name in METHODS if name not in CMA)  # those that need no further package
 
 
 def go(problem, tmp_path, **settings):
@@ -333,7 +334,14 @@ QUICK = {"student", "row-rge"}  # each with a state of its own
 
 @pytest.mark.parametrize(
     "method",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in ALL if name != "none"],
+    [
+        *(
+            pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK))
+            for name in ALL
+            if name != "none"
+        ),
+        *(pytest.param(name, marks=pytest.mark.needs("cma")) for name in CMA),
+    ],
 )
 def test_a_run_that_is_cut_short_goes_on_to_the_same_bits_and_the_same_ledger(tmp_path, method):
     settings = {"methods": [method], "coordinates": 6, "directions": 4, "seeds": 2}

@@ -725,6 +725,20 @@ def test_an_input_without_a_scale_moves_by_mu():
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
+def test_a_direction_that_hardly_moves_an_input_of_one_number_is_no_step_lost_in_rounding():
+    """Of many rows some have it by chance; their gradient lacks what another row's has too much of."""
+
+    def function(state, fuel):
+        return state.sum(dim=1) + 3 * fuel
+
+    specs = ArraySpec("state", (9,)), ArraySpec("fuel", (), scale=2**-6)
+    box = FromTorch(function, specs, (ArraySpec("y", ()),))
+    state, fuel = weights(20_000, 9).float().requires_grad_(), torch.full((20_000,), 0.6).requires_grad_()
+    zo.differentiable(box, zo.RowRGE(1e-3, 2), seed=0)(state, fuel).sum().backward()
+    assert fuel.grad is not None
+    assert (fuel.grad.mean() - 3).abs() < 5 * fuel.grad.std() / len(fuel) ** 0.5  # unbiased all the same
+
+
 def test_directions_in_a_basis_move_as_the_basis_has_them():
     box, _ = of_two_units(1e6)
     inputs = [weights(3, 2).requires_grad_(), weights(3, 3, seed=1).requires_grad_()]

@@ -393,7 +393,7 @@ def test_checks_without_the_rows_that_matter_tell_nothing_and_that_is_said():
     )
     for step in range(2):
         gradient.backward(weights(20, 4, seed=step))
-    with pytest.warns(TangentWarning, match="10% did, and the last 3 checks told nothing"):
+    with pytest.warns(TangentWarning, match="10% did, and the last 3 checks showed nothing"):
         gradient.backward(weights(20, 4, seed=2))
     assert gradient.counts.checks == gradient.counts.failed_checks == 3 and gradient.agreement is None
 

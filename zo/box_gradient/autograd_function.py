@@ -52,7 +52,7 @@ class BlackBoxCall(_Refusing):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        """The queries, as a function of their own: it is that one which cannot be differentiated."""
+        """The queries, as a second function: that one cannot be differentiated."""
         if any(c is not None and is_legacy_batchedtensor(c) for c in cotangents):
             refuse(
                 "several at once (is_grads_batched=True, or jacobian(vectorize=True))",

@@ -424,7 +424,7 @@ class DifferentiableBox(nn.Module):
         self.counts = RowCounts(**state["counts"])
 
     def extra_repr(self) -> str:
-        """The box, and how its gradient is found."""
+        """The box, and how its gradient is estimated."""
         words = [repr(self.box), described(self.estimator)]
         words += [] if self.tangent is None else [f"tangent={self.tangent!r}"]
         number = f" (number {self.seed})" if self._seed.by_order else ""

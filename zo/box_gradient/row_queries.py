@@ -254,13 +254,17 @@ def _refuse_lost_steps(estimator: CGE, steps: Tensor, values: Tensor) -> None:
 
 
 def _refuse_lost_directions(mu: float, directions: Tensor, values: Tensor) -> None:
-    """Below a unit in the last place of a row its queries are the base, and its gradient too small."""
-    entries = mu * directions.square().mean(dim=(0, 2)).sqrt()
+    """Below a unit in the last place of a row its queries are the base, and its gradient too small.
+
+    What counts is the usual entry of all rows: of an input of one number a row's own may be as small as
+    chance will have it.
+    """
+    entry = mu * float(directions.square().mean().sqrt())
     typical = values.square().mean(dim=1).sqrt()
-    lost = torch.nonzero(entries < torch.finfo(values.dtype).eps * typical).flatten()
+    lost = torch.nonzero(entry < torch.finfo(values.dtype).eps * typical).flatten()
     if len(lost):
         raise ConfigurationError(
             f"differentiable, mu: expected steps above the rounding of the inputs, got entries of about "
-            f"{float(entries[lost[0]]):.1e} for a row of {str(values.dtype)[6:]} whose numbers are about "
+            f"{entry:.1e} for a row of {str(values.dtype)[6:]} whose numbers are about "
             f"{float(typical[lost[0]]):.1e}. {_MEND}"
         )

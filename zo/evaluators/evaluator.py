@@ -69,7 +69,7 @@ class Step:
 
 
 class Unservable(ObjectiveError):
-    """An evaluator cannot serve this network and objective, or found that it is wrong there."""
+    """An evaluator cannot serve this network and objective, or gives wrong numbers there."""
 
 
 class Evaluator(ABC):

@@ -52,7 +52,7 @@ def inserted(queries: Perturbation, one: Perturbation) -> Perturbation:
 
 
 def left_out(found: Tensor) -> Tensor:
-    """What was found of the queries, `(queries, ...)`, without what was inserted."""
+    """The rows of the queries, `(queries, ...)`, without that of the inserted one."""
     return torch.cat([found[:PLACE], found[PLACE + 1 :]])
 
 

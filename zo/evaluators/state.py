@@ -1,4 +1,4 @@
-"""What queries must leave as they found it: buffers, generators, and weights."""
+"""What a query must not change: buffers, generators, attributes, and weights; kept, and put back."""
 
 from __future__ import annotations
 

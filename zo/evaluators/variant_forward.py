@@ -20,7 +20,7 @@ from zo.evaluators.versions import renew
 
 
 class NotStackable(Unservable):
-    """Variants cannot be told apart, or their weights not replaced; `loop` does without either."""
+    """Variants cannot be separated, or their weights not replaced; `loop` does without either."""
 
 
 class Blocks:

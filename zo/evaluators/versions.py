@@ -1,4 +1,4 @@
-"""Versions of weights: a query has its own, so that what a forward keeps by them is never another's.
+"""Versions of weights: different in every query, so what a forward keeps by them is used in that query alone.
 
 A forward may keep what it computes from a weight for as long as the weight's `_version` stays. Queries write
 to `.data`, which leaves the version as it is, and put the weight back to the bit. So in a query each weight

@@ -23,15 +23,15 @@ from zo.parameters import Parameters
 
 @dataclass(frozen=True)
 class Base:
-    """What the base evaluation of a step found.
+    """What the base evaluation of a step gave.
 
     Attributes:
         step: What the step's queries share.
         losses: `(rows,)`, NaN where a row failed.
         survived: `(rows,)` bool, False where a row failed.
         causes: Rows of black boxes that failed in it.
-        before: The network as the base evaluation found it, from which each query starts.
-        after: The network as it left it, with its buffers updated once.
+        before: The network before the base evaluation, from which each query starts.
+        after: The network after it, with its buffers updated once.
         peak: Bytes that it took, 0 if that was not measured.
         made: Bytes of all the tensors that it made, 0 if that was not measured.
         narrow: Whether it made floats of 16 bits or less, None if that was not measured.
@@ -76,7 +76,7 @@ class Base:
 
     @contextmanager
     def intact(self) -> Iterator[None]:
-        """A block of queries; where it ends in an error, the network is as the base evaluation found it."""
+        """A block of queries; where it ends in an error, the network is as it was before the base."""
         try:
             yield
             self.refuse_written()

@@ -1,7 +1,7 @@
 """The check of a fast evaluator against `loop`, on pieces shaped like those that real steps have.
 
 A real chunk moves weights of one layer, mostly, and all other modules run as they are on the rows of all
-variants. So each tensor is checked in a piece of its own; besides there is one as long as a real chunk, and
+variants. So there is a piece for each tensor; besides there is one as long as a real chunk, and
 one that moves a weight of every tensor. Steps are far longer than mu, so that a change is distinguishable
 from rounding: what is wrong in the wiring is wrong at any length.
 """

@@ -18,7 +18,7 @@ class Journal(Protocol):
     """Keeps the numbers of finished pieces for as long as a step takes.
 
     A later process that takes the same step asks before it evaluates. Keys tell steps, weights and batches
-    apart, so entries of another step are never found and may be deleted at any time.
+    apart, so entries of another step are never used, and may be deleted at any time.
     """
 
     def get(self, key: str) -> Mapping[str, Any] | None:
@@ -78,7 +78,7 @@ def step_fingerprint(step: Step, base: Tensor, settings: str) -> str:
         step: Its weights, buffers and batch count, and the random state.
         base: Losses of the base, `(rows,)`: only which of them are finite, since a box may be noisy. Of a
             closure, whose batch nobody sees, their values too: another batch has other ones. With a noisy
-            box such a step is not found again.
+            box the entries of such a step are not used again.
         settings: Seed, step, estimator and chunk, in words.
     """
     network = step.network

@@ -1,4 +1,4 @@
-"""Precision: floats of 16 bits between weights and losses, in which a step of mu is lost, refused or told.
+"""Precision: floats of 16 bits between weights and losses, which lose a step of mu: refused, or warned of.
 
 Autocast, and modules that give 16 bits, are refused as the base runs. A cast in the middle of a forward, as
 for an attention kernel, shows in no module's output: a step that is checked looks for it, and warns.

@@ -1,4 +1,4 @@
-"""`Ranks`: the processes that take a step together, what they tell each other, and how they fail together."""
+"""`Ranks`: processes that take a step together, the messages that they exchange, and how they fail."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ T = TypeVar("T")
 
 
 class Meeting:
-    """What the ranks tell each other behind a block.
+    """The messages that the ranks exchange at the end of a block.
 
     Attributes:
-        message: what this rank tells, little, by pickle; to be set in the block.
+        message: of this rank, small, sent by pickle; to be set in the block.
         marks: what must be the same on all ranks, by name, as `fingerprint` gives it; to be set in the block.
-        messages: what each of them told, in the order of ranks; set behind the block.
+        messages: of all ranks, in their order; set at the end of the block.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Meeting:
 
 @dataclass
 class _Answer:
-    """What a rank tells the others.
+    """What a rank sends to the others.
 
     Attributes:
         message, marks: see `Meeting`.
@@ -86,14 +86,14 @@ class Ranks:
         self.size = 1 if group is None else dist.get_world_size(group)
         self.exchanged, self.waited = 0, 0.0
         self._error = error
-        self._heard: Exception | None = None  # the last error of a meeting
+        self._raised: Exception | None = None  # the last error of a meeting
 
     @contextmanager
     def meeting(self, step: int, stage: str = "") -> Iterator[Meeting]:
-        """A block that each rank goes through on its own, and may fail in; behind it all know of all.
+        """A block that each rank goes through by itself, and may fail in; at its end all have all messages.
 
         A process alone goes through it as if there were no block. Meetings may lie in each other: a rank that
-        fails on its way to the inner one is heard there by the others, and none of them goes on.
+        fails before the inner one reports its failure there, and no other rank goes on.
 
         Args:
             step: its number.
@@ -102,8 +102,8 @@ class Ranks:
         Raises:
             FailedBatchError: on all ranks, where some raised it and no other failed in another way.
             BlackBoxError: of the kind that was asked for: some rank failed, and it has each one's reason;
-                or died; or the marks differ. Where all failed, each raises its own. One that fails while
-                others exchange rows (`SharedRows`) is not answered: it says its reason, and they are told
+                or died; or the marks differ. Where all failed, each rank raises the error that it had. One
+                that fails while others exchange rows (`SharedRows`) gives its reason, and the others raise
                 after the timeout.
         """
         meeting, cause = Meeting(), None
@@ -114,7 +114,7 @@ class Ranks:
         try:
             yield meeting
         except Exception as error:  # raised below, when all know of it
-            if error is self._heard:  # of an inner meeting, where all have heard of it
+            if error is self._raised:  # by an inner meeting, of which all ranks know
                 raise
             cause = error
         try:
@@ -123,7 +123,7 @@ class Ranks:
             self._raise_failures(step, cause, answers)
             self.refuse_different(step, [answer.marks for answer in answers])
         except Exception as error:
-            self._heard = error
+            self._raised = error
             raise
         meeting.messages = [answer.message for answer in answers]
 
@@ -193,30 +193,30 @@ class Ranks:
                 "the black box is another there, or fails by chance: put it in a Retrying."
             )
 
-    def all_of(self, step: int, own: Tensor, lengths: Sequence[int]) -> Tensor:
+    def all_of(self, step: int, numbers: Tensor, lengths: Sequence[int]) -> Tensor:
         """The numbers of all ranks, one rank's after the other's.
 
         Args:
             step: its number.
-            own: `(lengths[rank],)`, on the CPU.
+            numbers: of this rank, `(lengths[rank],)`, on the CPU.
             lengths: of each rank's, known to all.
 
         Raises:
             BlackBoxError: of the kind that was asked for: a rank died.
         """
         if self.size == 1:
-            return own
+            return numbers
         # To all one by one, not all_gather, which would fill every share up to the longest: shares of
         # equal cost differ a hundredfold in length.
-        own = own.to(self.device)
-        found = own.new_empty(sum(lengths))
+        numbers = numbers.to(self.device)
+        of_all = numbers.new_empty(sum(lengths))
         with self.answering(step):
             dist.all_to_all_single(
-                found, own.repeat(self.size), list(lengths), [len(own)] * self.size, self.group
+                of_all, numbers.repeat(self.size), list(lengths), [len(numbers)] * self.size, self.group
             )
-            found = found.cpu()
-        self.exchanged += found.numel() * found.element_size()
-        return found
+            of_all = of_all.cpu()
+        self.exchanged += of_all.numel() * of_all.element_size()
+        return of_all
 
     @property
     def device(self) -> torch.device:

@@ -1,4 +1,4 @@
-"""`SharedRows`: a black box that several processes call alike, and that evaluates each row once."""
+"""`SharedRows`: a black box that several processes call with the same rows, each evaluated once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _apart = ContextVar("apart", default=False)
 
 @contextmanager
 def apart() -> Iterator[None]:
-    """A block in which each process evaluates queries of its own, so that no box may wait for the others."""
+    """A block in which processes evaluate different queries, so that no box may wait for the others."""
     token = _apart.set(True)
     try:
         yield

@@ -55,7 +55,7 @@ class TangentCounts:
         rows: rows asked of the boxes, those of base and checks included.
         dropped: rows of probes, in a call, whose pairs were left out because they failed.
         checks: queries along the gradient (see `TrustPolicy.check_every`).
-        failed_checks: of those, how many told nothing, for too many rows failed, or
+        failed_checks: of those, how many showed nothing, since too many rows failed, or
             the boxes are noisy or constant in pieces.
         lost: rows of the batch that were left out because their loss was not finite.
         replays: calls of `replay`, which run no box.

@@ -1,4 +1,4 @@
-"""How good tangents are: what they foretell of each step, and whether the loss falls along their gradient."""
+"""How good tangents are: how well they predict each step, and whether the loss falls along their gradient."""
 
 from __future__ import annotations
 
@@ -176,22 +176,22 @@ def checked(
 ) -> Check:
     """What one query along the gradient, with the masks that the base drew, says of gradient and tangents.
 
-    The agreement, [L(theta + h g / |g|) - L(theta)] / (h |g|), and how well the tangents' J d tells the
+    The agreement, [L(theta + h g / |g|) - L(theta)] / (h |g|), and how well the tangents' J d predicts the
     responses of the boxes to what the query changes of their inputs. And both for each row of the batch: what
-    a row's loss changes by was foretold but for the sum, over the calls, of v (F(z + d) - F(z) - J d), where
+    a row's loss changes by was predicted up to the sum, over the calls, of v (F(z + d) - F(z) - J d), where
     v is the gradient that arrives at a call's outputs and d the change of its inputs.
 
-    h is such that g foretells a change by a thousandth of the loss. In float32 that is some 1e4 units of
+    h is such that g predicts a change by a thousandth of the loss. In float32 that is some 1e4 units of
     the loss's rounding. A probe's length, mu sqrt(d), is far too long: a probe's direction is random, and
     hardly any of it changes the loss, while along g all does, and what is measured is the curvature: for
-    true gradients changes 2 to 4 times those foretold on the wake flow, and up to 50 times on a chaotic
+    true gradients changes 2 to 4 times those predicted on the wake flow, and up to 50 times on a chaotic
     system. The way is uphill, where near a minimum curvature adds to the change instead of hiding it.
 
-    The first check that finds fault is made sure of by another query, for which nothing is changed. If the
-    loss changes all the same the boxes are noisy: then and from then on steps are as long as a change needs
-    to be told from the noise, and where none is long enough nothing is asked and nothing said. Where they
-    are not noisy each check that finds fault is repeated, and decided, by a query a tenth as far: in front
-    of a stiff box the way of a thousandth is too long, and what was measured is the curvature.
+    The first check that finds fault is confirmed by another query, for which nothing is changed. If the loss
+    changes all the same, the boxes are noisy. From then on steps are as long as a change needs to be
+    distinguishable from the noise, and where none is long enough nothing is asked. Where boxes are not noisy,
+    each check that finds fault is repeated, and decided, by a query a tenth as far: in front of a stiff box
+    the way of a thousandth is too long, and what was measured is the curvature.
 
     Outputs with an offset (101,325 + f in float32) are rounded by as much as they respond over so short a
     way. Then a further query goes ten times as far; where that is too short too, responses tell nothing.
@@ -200,9 +200,9 @@ def checked(
     and a smooth box looks as if it were constant in pieces. Before that is said, a query goes at least a
     ten-thousandth of the weights' length.
 
-    Where at most a tenth of the rows fail that did not in the base, the others decide: what they foretell is
+    Where at most a tenth of the rows fail that did not in the base, the others decide: what they predict is
     the gradient of their mean, taken anew from the recorded answers. More, or where those that failed have
-    most of the gradient, and nothing is told.
+    most of the gradient, and the check shows nothing.
 
     Args:
         step: the step, with the batch as it was given.
@@ -210,7 +210,7 @@ def checked(
         tangents: of each box.
         window: what the step recorded.
         gradients: g, tensor by tensor.
-        before: buffers and generators as the base found them.
+        before: buffers and generators before the base.
         watch: what finds fault, and knows the noise.
     """
     uphill = _Uphill(step, boxes, tangents, window, gradients, before, watch)
@@ -266,7 +266,7 @@ class _Uphill:
         self.rows = self.queries = 0
 
     def check(self, foretold: float) -> tuple[Check, float]:
-        """A query so far uphill that the gradient foretells this change of the mean loss.
+        """A query so far uphill that the gradient predicts this change of the mean loss.
 
         Returns:
             What it shows, and how much of the responses is rounding.

@@ -135,7 +135,7 @@ def record(
         chunk: how many variants run together; None for all. Chunk n is of rank n % size.
 
     Raises:
-        TangentError: the calls of different variants cannot be told apart, or there are none; or a rank
+        TangentError: the calls of different variants cannot be separated, or there are none; or a rank
             failed.
     """
     variants = range(1 + probes)
@@ -158,7 +158,7 @@ class Recorder:
     """Lets calls of some boxes through and keeps what went in and came out.
 
     Args:
-        boxes: told apart by what they are, not by what they equal.
+        boxes: compared by identity, not by equality.
 
     Attributes:
         rows: in those calls.

@@ -134,12 +134,12 @@ class Check:
     """What a query along the gradient has shown; all None where there was no check.
 
     Attributes:
-        agreement: the change of the loss over what the gradient foretells, 1 for the true gradient; None if
-            it cannot be told: the gradient is zero, the boxes are noisy, or too many rows failed.
-        agreement_of_rows: the cosine of the changes of the rows' own losses and what the tangents foretell of
+        agreement: the change of the loss over what the gradient predicts, 1 for the true gradient; None if
+            it is not known: the gradient is zero, the boxes are noisy, or too many rows failed.
+        agreement_of_rows: the cosine of the changes of the rows' own losses and what the tangents predict of
             each, 1 for the true gradient; None where there are fewer than four rows, `missed` is not known,
             or a call's rows are not rows of the batch.
-        missed: the relative error with which the tangents' J d told the responses of the boxes; None where
+        missed: the relative error of the tangents' J d as a prediction of the boxes' responses; None where
             nothing changed, or the boxes are noisy.
         rows: that the boxes were asked for.
         queries: that were made.
@@ -148,7 +148,7 @@ class Check:
         failed: the share of rows that failed here and not in the base, where it was too large to tell, or
             they had most of the gradient.
         flat: of the rows of calls whose input was changed, the share that gave the base's very answer; None
-            where nothing was changed, or that cannot be told.
+            where nothing was changed, or that is not known.
     """
 
     agreement: float | None = None
@@ -285,7 +285,7 @@ class TrustWatch:
         Warns:
             TangentWarning: trust is lost, by which limit, and what is done about it: tangents learn longer,
                 another takes over, probes are added, or nothing is left within `max_rows`. Or three checks
-                in a row told nothing. Or the box is constant in pieces, which is said once.
+                in a row showed nothing. Or the box is constant in pieces, which is said once.
         """
         state = self._state
         if check.flat is not None:
@@ -307,9 +307,9 @@ class TrustWatch:
             if state.untold == UNTOLD:
                 _warn(
                     f"Step {step}: expected at most a tenth of a check's rows to fail, and none with most of "
-                    f"the gradient, {check.failed:.0%} did, and the last {UNTOLD} checks told nothing. Until "
-                    "one tells, trust rests on predictions alone: watch a held-out loss (zo.KeepBest), and "
-                    "see the black box's ledger.",
+                    f"the gradient, {check.failed:.0%} did, and the last {UNTOLD} checks showed nothing. "
+                    "Until one does, trust rests on predictions alone: watch a held-out loss (zo.KeepBest), "
+                    "and see the black box's ledger.",
                     frames=4,
                 )
         if state.flat and state.probes:

@@ -1,4 +1,4 @@
-"""Ends the processes that a run of a program has left behind, found by a mark in their environment.
+"""Ends the processes that a run of a program has left behind, known by a mark in their environment.
 
 A process can leave its group (`setsid`), and its parents can die before it, but the environment that it was
 started with stays. Run as a script, this file waits until its standard input ends, which it does when the

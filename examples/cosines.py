@@ -1,0 +1,139 @@
+"""How well learned tangents point while they train an example, and when they said that they do not.
+
+    python examples/cosines.py examples/cantera/problem.py --every 5 --seeds 0 1
+
+At every few steps of a training by `tangents` the gradient is compared with the true one: that of the
+problem's `reference` where it has one, and else of central differences along as many orthogonal directions at
+a box's inputs as these have numbers, in each row of each call. Every fifth time these are taken over a third
+of the step too; the cosine of the two says how far they are to be believed. What is compared runs rows beside
+those of training, and changes nothing of it.
+
+`cosines.json` beside the problem has of each compared step: loss, cosine, length over the true one, what the
+check gave if there was one, and what was said since the step compared before.
+"""
+
+import argparse
+import json
+import math
+import warnings
+from pathlib import Path
+
+import torch
+
+import tasks
+import zo
+from tasks.problems import find
+from tasks.reference import with_derivative
+
+WRONG = 0.5  # a cosine below
+
+
+def flat(network):
+    return torch.cat([weight.grad.double().flatten() for weight in network.parameters()])
+
+
+def true_gradient(problem, network, batch, mu):
+    """Of all weights, flat; `.grad` stays as it is."""
+    (box,) = problem.boxes.values()
+    if problem.has_reference():
+        stand = with_derivative(box, problem.reference)
+    else:
+        size = sum(math.prod(spec.shape) for spec in box.inputs if spec.differentiable)
+        stand = zo.differentiable(box, zo.RowRGE(mu, size, central=True), seed=0)
+    kept = [weight.grad for weight in network.parameters()]
+    network.zero_grad()
+    tasks.AutogradGradient(network, problem.objective, {box: stand}).backward(batch)
+    found = flat(network)
+    for weight, own in zip(network.parameters(), kept, strict=True):
+        weight.grad = own
+    return found
+
+
+def cosine(a, b):
+    return torch.nn.functional.cosine_similarity(a, b, dim=0).item()
+
+
+def training(problem, seed, every, mu):
+    """The figures of each step that was compared or checked."""
+    config = problem.config
+    torch.manual_seed(seed)
+    network = problem.network()
+    boxes = list(problem.boxes.values())
+    gradient = zo.TangentGradient(
+        network, problem.objective, boxes=boxes, probes=config.probes, seed=seed, replays=0
+    )
+    optimizer = torch.optim.Adam(network.parameters())
+    found, said = [], []
+    for step in range(config.steps):
+        rate = 0.5 * (1 + math.cos(math.pi * step / config.steps)) if config.schedule == "cosine" else 1.0
+        optimizer.param_groups[0]["lr"] = config.learning_rate * rate
+        optimizer.zero_grad()
+        batch = problem.data.train(seed, step)
+        compared = step % every == 0
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("ignore")
+            if compared:
+                true = true_gradient(problem, network, batch, mu)
+                again = step % (5 * every) == 0 and not problem.has_reference()
+                nearer = true_gradient(problem, network, batch, mu / 3) if again else None
+            warnings.simplefilter("always", zo.TangentWarning)
+            loss = gradient.backward(batch).item()
+        said += [str(each.message) for each in caught if issubclass(each.category, zo.TangentWarning)]
+        if compared or gradient.agreement is not None or said:
+            line = {"step": step, "loss": loss, "agreement": gradient.agreement}
+            line |= {"agreement_of_rows": gradient.agreement_of_rows, "missed": gradient.missed}
+            line |= {"error": gradient.trust_of_step, "lost": gradient.watch.lost, "said": said}
+            if compared:
+                own = flat(network)
+                line |= {"cosine": cosine(own, true), "length": (own.norm() / true.norm()).item()}
+                line |= {"slope": true.norm().item()}
+                line |= {} if nearer is None else {"at a third of mu": cosine(true, nearer)}
+            found.append({name: round(x, 6) if isinstance(x, float) else x for name, x in line.items()})
+            print(*(f"{name} {x}" for name, x in found[-1].items()), sep=", ")
+            said = []
+        optimizer.step()
+    return found
+
+
+def summary(lines):
+    """How often the gradient was wrong, and when that was said."""
+    compared = [line for line in lines if "cosine" in line]
+    cosines = sorted(line["cosine"] for line in compared)
+    return {
+        "compared": len(compared),
+        "median cosine": cosines[len(cosines) // 2],
+        "least cosine": cosines[0],
+        "steps with a cosine below .5": [line["step"] for line in compared if line["cosine"] < WRONG],
+        "steps of warnings": [line["step"] for line in lines if line["said"]],
+        "steps of checks": [line["step"] for line in lines if line["agreement"] is not None],
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("problem", type=Path)
+    parser.add_argument("--every", type=int, default=5, help="steps between comparisons")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--preset", default="small")
+    parser.add_argument("--steps", type=int, help="of the training; those of the preset if none")
+    parser.add_argument("--mu", type=float, default=0.003, help="of differences, in the inputs' scales")
+    parser.add_argument("--to", default="cosines.json", help="the file beside the problem")
+    given = parser.parse_args()
+    kind, _ = find(str(given.problem))
+    settings = {} if given.steps is None else {"steps": given.steps}
+    torch.set_num_threads(1)
+    seeds = {}
+    for seed in given.seeds:
+        problem = kind(kind.presets[given.preset], folder=Path("data"), **settings)
+        lines = training(problem, seed, given.every, given.mu)
+        seeds[str(seed)] = {"summary": summary(lines), "steps": lines}
+        print(seed, json.dumps(seeds[str(seed)]["summary"]))
+    arguments = {"preset": given.preset, "every": given.every, "mu": given.mu, "steps": given.steps}
+    text = json.dumps({"arguments": arguments, "seeds": seeds}, indent=1)
+    given.problem.with_name(given.to).write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
