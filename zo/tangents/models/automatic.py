@@ -45,11 +45,11 @@ class AutoTangent(Tangent):
     the stencil foretold new rows with less than half of its error, and the last one in use stays: where both
     foretell about as well the network's derivative is the better one. All else: `MLPTangent`. A spec's layout
     goes before its shape: a grid, whose ends meet where it says so; a mesh, for which it is `MeshTangent`
-    where there are cells and coordinates and `GraphTangent` where there are edges alone; or neither. The repr
-    says which of these the box was taken for, and why. Where trust is
-    lost it learns longer. If trust is lost again, another kind learns beside it for 25 steps, beginning with
-    the rows that are there, and takes over if it foretells new rows better. Where probes run, in the end, it is `SecantTangent` around the model or around `LowRankTangent`, the one that
-    foretold responses better.
+    where there are cells and coordinates and `GraphTangent` where there are edges alone; or neither. The
+    repr says which of these the box was taken for, and why. Where trust is lost it learns longer. If trust
+    is lost again, another kind learns beside it for 25 steps, beginning with the rows that are there, and
+    takes over if it foretells new rows better. Where probes run, in the end, it is `SecantTangent` around
+    the model or around `LowRankTangent`, the one that foretold responses better.
 
     Args:
         box: whose specs decide.
