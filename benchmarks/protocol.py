@@ -19,7 +19,7 @@ from tasks.progress import make_progress
 from tasks.runs import atomic
 from tasks.runs.folder import Run
 from tasks.runs.machine import machine, versions
-from tasks.work import work
+from tasks.start import carry_out
 
 RESULTS = Path(__file__).parent / "results"
 SCRATCH = Path("runs/benchmarks")
@@ -108,7 +108,7 @@ def finished(problem: Problem, size: str, seeds: Sequence[int], runs: Path) -> R
         )
     if not run.finished:
         with make_progress() as progress, run.lock():
-            work(problem, run, progress)
+            carry_out(problem, run, progress)
     return run
 
 

@@ -252,6 +252,11 @@ def over_tuned(own: dict[str, Any], line: str) -> float | None:
     return over(own, line, "error", ALL_ROWS)
 
 
+def replayed(own: dict[str, Any]) -> list[float]:
+    """The shares of the rows at which replays were run."""
+    return [share for share in MORE_SHARES if over_tuned(own, f"replay, {share:g}") is not None]
+
+
 def enough(own: dict[str, Any]) -> float | None:
     """The smallest share of the rows at which replays end near first order tuned at all rows, if any."""
     shares = (share for share in MORE_SHARES if (over_tuned(own, f"replay, {share:g}") or math.inf) <= ENOUGH)
@@ -272,10 +277,9 @@ def table(found: Measured) -> str:
             error, rows = over_tuned(own, line), over(own, line, "rows", AS_BENCHMARKED)
             said = any(run[line]["warnings"] for run in own["runs"].values() if line in run)
             cells.append(NOT_RUN if error is None else f"{error:.2f}{'*' * said} ({rows:.2f})")
-        seeds = sum(SHOWN[0][0] in run for run in own["runs"].values())
+        seeds = sum(any(line.startswith("replay") for line in run) for run in own["runs"].values())
         share = enough(own)
-        tried = [share for share in MORE_SHARES if over_tuned(own, f"replay, {share:g}") is not None]
-        reached = f"{share:g}" if share else f"more than {tried[-1]:g}"
+        reached = f"{share:g}" if share else f"more than {replayed(own)[-1]:g}"
         text.append(f"| {name} | {seeds} | " + " | ".join(cells) + f" | {reached} |")
     middle = []
     for line in lines:
@@ -331,7 +335,7 @@ def batches_picture(found: Measured) -> Figure:
 def write() -> None:
     """Write the table and the pictures of all problems that were measured, and print the table."""
     found = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
-    found = {name: own for name, own in found.items() if over_tuned(own, SHOWN[0][0]) is not None}
+    found = {name: own for name, own in found.items() if replayed(own)}
     if found:
         atomic.write_bytes(FOLDER / "table.md", table(found).encode())
         save(picture(found), FOLDER / "rows.png")

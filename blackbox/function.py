@@ -190,26 +190,30 @@ class BlackBoxFunction(ABC):
         finite = finite_rows(rows.inputs)
         if not finite.all() and not keeps(self):
             raise NonFiniteInputError(self._non_finite_message(rows, finite))
-        outputs = failed_outputs(self.outputs, rows.inputs, rows.dtype)
         run = torch.nonzero(finite).flatten()
         skipped = rows.count - len(run)
-        self.ledger.count(rows_skipped=skipped)
+        if skipped:
+            self.ledger.count(rows_skipped=skipped)
+        outputs = None
         if len(run):
             index = slice(None) if len(run) == rows.count else run.to(rows.device)
             inputs, runner = tuple(t[index] for t in rows.inputs), calls.runner()
             outcome = self.run_rows(inputs) if runner is None else runner(self, inputs)
-            pairs = zip(outcome.outputs, outputs, strict=True)
-            outcome.outputs = tuple(part.to(whole.device, whole.dtype) for part, whole in pairs)
+            given = zip(self.outputs, outcome.outputs, strict=True)
+            outcome.outputs = tuple(p.to(rows.device, spec.torch_dtype or rows.dtype) for spec, p in given)
             if not outcome.failed or self.failures == "keep":  # else rows may have been left out
                 mark_non_finite(outcome)  # again: 1e300 is finite in float64 and infinite in float32
+            if not skipped and not outcome.failed:  # copies: what a wrapper gives may be what it keeps
+                return tuple(t.clone(memory_format=torch.contiguous_format) for t in outcome.outputs)
             self._count_failed(run, outcome, inputs)
+            outputs = failed_outputs(self.outputs, rows.inputs, rows.dtype)
             failed = run[list(outcome.failed)].to(rows.device)
             for spec, whole, part in zip(self.outputs, outputs, outcome.outputs, strict=True):
                 whole[index] = part
                 whole[failed] = float("nan") if spec.floating else 0
         if skipped:
             note([FailedRow(Failure.SKIPPED)])
-        return outputs
+        return failed_outputs(self.outputs, rows.inputs, rows.dtype) if outputs is None else outputs
 
     def _whereabouts(
         self, inputs: tuple[Tensor, ...], outcome: Outcome, row: int, number: int | None = None

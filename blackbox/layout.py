@@ -50,8 +50,8 @@ class Mesh:
     """One axis of an array counts the nodes of a mesh or a graph; another one, if there is one, its fields.
 
     A spec with a mesh of n nodes has the shape `(n,)`, `(n, fields)` or `(fields, n)`. Meshes are equal if
-    their numbers are; they can be hashed, pickled and shared by several specs. A grid with holes is a mesh
-    with the edges between the cells that there are.
+    their numbers are; they can be hashed, pickled and shared by several specs. `Mesh.of_grid` makes one of a
+    grid with holes.
 
     Args:
         edges: pairs of nodes that touch, `(edges, 2)`, each counted from 0, once, in either order. They may
@@ -96,6 +96,71 @@ class Mesh:
                 "out."
             )
         self._count([*connected, *([] if self.fixed is None else [self.fixed])])
+
+    @classmethod
+    def of_grid(cls, kept: Any, spacing: float | Sequence[float] = 1.0) -> Mesh:  # noqa: ANN401 - an array
+        """The mesh of a grid with holes: a node for each cell that there is, in the order of `array[kept]`.
+
+        In two dimensions squares of four such cells become two triangles and corners of three become one. A
+        grid of three dimensions, or one where a cell lies in no triangle, as in a corridor, has the edges
+        between neighbours alone.
+
+        Args:
+            kept: bool, of the grid's shape, one to three axes: which cells there are.
+            spacing: of the cells, one number or one for each axis.
+
+        Raises:
+            DefinitionError: `kept` has other axes, is not bool, or has no two cells side by side; or the
+                spacing does not fit it.
+        """
+        kept = np.asarray(kept)
+        if kept.dtype != bool or not 1 <= kept.ndim <= 3:
+            raise DefinitionError(
+                f"Mesh.of_grid, kept: expected an array of bools with one to three axes, got {kept.dtype} of "
+                f"shape {kept.shape}. Say which cells there are, such as ~holes."
+            )
+        try:
+            steps = np.broadcast_to(np.asarray(spacing, dtype=float), (kept.ndim,))
+        except (TypeError, ValueError):
+            steps = np.zeros(kept.ndim)
+        if not (np.isfinite(steps) & (steps > 0)).all():
+            raise DefinitionError(
+                f"Mesh.of_grid, spacing: expected a positive number, or one for each of {kept.ndim} axes, "
+                f"got {spacing!r}. It is the distance between the middles of two cells."
+            )
+        number = np.where(kept, np.cumsum(kept).reshape(kept.shape) - 1, -1)
+        places = np.argwhere(kept) * steps
+        pairs = []
+        for axis in range(kept.ndim):
+            along = np.moveaxis(number, axis, 0)
+            pairs.append(np.stack([along[:-1].ravel(), along[1:].ravel()], axis=1))
+        edges = _all_there(np.concatenate(pairs))
+        if not len(edges):
+            raise DefinitionError(
+                f"Mesh.of_grid, kept: expected cells side by side, got none among {int(kept.sum())} cells. "
+                "Nothing joins these: leave the layout out."
+            )
+        if kept.ndim == 2:
+            a, b, c, d = (
+                number[rows, columns].ravel()
+                for rows in (slice(None, -1), slice(1, None))
+                for columns in (slice(None, -1), slice(1, None))
+            )
+            whole = np.stack([a, b, c, d]).min(axis=0) >= 0
+            corners = np.concatenate(
+                [
+                    np.stack([a, b, d], axis=1)[whole],
+                    np.stack([a, d, c], axis=1)[whole],
+                    *(
+                        np.stack(three, axis=1)[~whole]
+                        for three in ((a, b, c), (a, b, d), (a, c, d), (b, c, d))
+                    ),
+                ]
+            )
+            triangles = _all_there(corners)
+            if len(np.unique(triangles)) == len(places):
+                return cls(triangles=triangles, coordinates=places)
+        return cls(edges=edges, coordinates=places)
 
     def _count(self, named: list[np.ndarray]) -> None:
         highest = max(int(each.max(initial=-1)) for each in named)
@@ -241,6 +306,10 @@ def checked_layout(name: str, shape: tuple[int, ...], layout: object) -> Layout:
         f"ArraySpec {name!r}, layout: expected a Mesh, a Grid, 'grid', 'auto' or None, got {layout!r}. "
         "'auto' lets the shape decide, None says that neighbours in the array are no neighbours elsewhere."
     )
+
+
+def _all_there(cells: np.ndarray) -> np.ndarray:
+    return cells[(cells >= 0).all(axis=1)]
 
 
 def _whole(name: str, array: np.ndarray) -> np.ndarray:

@@ -67,6 +67,7 @@ class Ledger:
     causes: dict[str, int] = field(default_factory=dict)
     first_failure: str | None = None
     _told: ClassVar[Callable[[int], None] | None] = None
+    _added: ClassVar[frozenset[object]] = frozenset()
 
     def count_failed(
         self, failed: Mapping[int, FailedRow], where: Callable[[int], str] | None = None
@@ -218,6 +219,18 @@ class Ledger:
             self._count({name: getattr(other, name) for name in _NUMBERS})
             self.causes = dict(Counter(self.causes) + Counter(other.causes))
             self.first_failure = self.first_failure or other.first_failure
+
+    def add_once(self, key: object, other: Ledger) -> None:
+        """Add the counts of an earlier process, unless those of the same key were added before.
+
+        Args:
+            key: What the counts are of, such as a run's folder; anything that can be hashed.
+            other: The counts.
+        """
+        with _counting:
+            if key not in self._added:
+                vars(self)["_added"] = self._added | {key}  # no field: it is no count
+                self.add(other)
 
     def copy(self) -> Ledger:
         """The counts as they stand now."""

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 import blackbox_coupling  # noqa: F401  which names files that are in the way of a package
 
 if TYPE_CHECKING:
-    from tasks.api import FinishedRun, load, run
     from tasks.autograd import AutogradGradient
     from tasks.callbacks import Callback
     from tasks.code import Code
     from tasks.configuration import Config, Count, Fraction, Natural, NotNegative, Positive
     from tasks.data import Data
+    from tasks.finished import FinishedRun, load
+    from tasks.loop import train
     from tasks.method import Cost, Method
     from tasks.mlflow import MLflow
     from tasks.own_loop import own_run
@@ -29,16 +30,17 @@ if TYPE_CHECKING:
     from tasks.report.pictures import panels
     from tasks.runs.result import Row, RowMean
     from tasks.setup import Setup, Trained
+    from tasks.start import run
     from tasks.tensorboard import TensorBoard
-    from tasks.training import train
 
 _NAMES = {  # by module
-    "api": ("FinishedRun", "load", "run"),
     "autograd": ("AutogradGradient",),
     "callbacks": ("Callback",),
     "code": ("Code",),
     "configuration": ("Config", "Count", "Fraction", "Natural", "NotNegative", "Positive"),
     "data": ("Data",),
+    "finished": ("FinishedRun", "load"),
+    "loop": ("train",),
     "method": ("Cost", "Method"),
     "mlflow": ("MLflow",),
     "own_loop": ("own_run",),
@@ -46,8 +48,8 @@ _NAMES = {  # by module
     "report.pictures": ("panels",),
     "runs.result": ("Row", "RowMean"),
     "setup": ("Setup", "Trained"),
+    "start": ("run",),
     "tensorboard": ("TensorBoard",),
-    "training": ("train",),
 }
 
 __all__ = [

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from shlex import quote
 
 from blackbox.errors import BlackBoxError, BudgetError, OutputError
-from tasks import running
 from tasks.commands import call
 from tasks.errors import (
     CheckpointError,
@@ -26,6 +25,7 @@ from tasks.errors import (
     RunLockedError,
     WorkersError,
 )
+from tasks.run_command import Invocation, invoked
 from tasks.terminal import plain, say
 
 # what would come again if the run went on as it is
@@ -86,7 +86,13 @@ def _main(arguments: list[str]) -> int:
     if any(word.partition("=")[0] == "--workers" for word in arguments):
         # several processes, each with as many threads as there are cores, hinder each other
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-    running.LINE[:], running.AT_WORK[:] = arguments, []
+    with invoked(arguments) as invocation:
+        return _status(invocation)
+
+
+def _status(invocation: Invocation) -> int:
+    """The exit status of a command, whose errors become sentences."""
+    arguments = list(invocation.words)
     try:
         return _call(arguments)
     except SystemExit as stop:  # how tyro leaves, after help as well
@@ -95,17 +101,17 @@ def _main(arguments: list[str]) -> int:
         from tasks.workers import group, launch
 
         if group.rank() == 0:  # of several processes one has the run's folder, and the last word
-            say(f"{str(stop) or 'Stopped.'} {_how_to_resume()}".rstrip(), sys.stderr)
+            say(f"{str(stop) or 'Stopped.'} {_how_to_resume(invocation)}".rstrip(), sys.stderr)
         return launch.STOPPED if launch.launch_id() is not None else 130
     except Exception as error:
-        said = None if "--debug" in arguments else _words(error, bool(running.AT_WORK))
+        said = None if "--debug" in arguments else _words(error, invocation.run is not None)
         if said is None:
             raise
         several = isinstance(error, WorkersError) or type(error).__name__ == "RanksError"
-        if arguments[0] == "run" and not several and _discarded():
-            advice = f"Nothing was begun; {running.AT_WORK[0].path} is removed."
+        if arguments[0] == "run" and not several and _discarded(invocation):
+            advice = f"Nothing was begun; {invocation.run and invocation.run.path} is removed."
         else:
-            advice = "" if isinstance(error, _FOR_GOOD) else _how_to_resume()
+            advice = "" if isinstance(error, _FOR_GOOD) else _how_to_resume(invocation)
             if advice and isinstance(error, BudgetError):
                 advice = f"{advice} --rows N"
             mend = None
@@ -150,17 +156,18 @@ def _words(error: Exception, at_work: bool) -> str | None:
     return found
 
 
-def _discarded() -> bool:
+def _discarded(invocation: Invocation) -> bool:
     """Leave no folder of a new run that ended before anything was done: there is nothing to resume."""
     from tasks.runs.folder import discard
     from tasks.workers import launch
 
-    return bool(running.AT_WORK) and launch.launch_id() is None and discard(running.AT_WORK[0].path)
+    run = invocation.run
+    return run is not None and launch.launch_id() is None and discard(run.path)
 
 
-def _how_to_resume() -> str:
-    at_work = running.AT_WORK
-    return f"Resume with: blackbox resume {quote(str(at_work[0].path))}" if at_work else ""
+def _how_to_resume(invocation: Invocation) -> str:
+    run = invocation.run
+    return "" if run is None else f"Resume with: blackbox resume {quote(str(run.path))}"
 
 
 if __name__ == "__main__":

@@ -27,10 +27,10 @@ from tasks.errors import ConfigurationError
 from tasks.method import Cost, Method
 from tasks.problem import Problem
 from tasks.setup import Setup, Trained
-from zo.batches import count_rows
+from zo.batches import Batch, count_rows
 from zo.errors import EvaluatorWarning
 from zo.estimators import Directions, Parameters
-from zo.evaluators import Step as Queries
+from zo.evaluators import Step
 from zo.evaluators.loop import loop_losses
 from zo.evaluators.stacked import Stacked, stacked_losses
 from zo.evaluators.state import Snapshot, moved
@@ -195,7 +195,7 @@ class CmaEs:
         self.search = Search(start.numpy(), **self._settings)
 
     @torch.no_grad()
-    def backward(self, batch: Any) -> Tensor:  # noqa: ANN401
+    def backward(self, batch: Batch) -> Tensor:
         """Evaluate a generation on a batch, and move the distribution; returns the candidates' median loss.
 
         Raises:
@@ -271,40 +271,38 @@ class CmaEs:
         self.counts = CmaCounts(**state["counts"])
         self._chunk, self._stacks, self._rows = state["chunk"], state["stacks"], state["rows"]
 
-    def _evaluated(self, candidates: Directions, batch: Any, step: int) -> Tensor:  # noqa: ANN401
+    def _evaluated(self, candidates: Directions, batch: Batch, step: int) -> Tensor:
         """Losses `(candidates, rows)`; network and generators are as the first candidate left them."""
-        queries = Queries(self.network, self.parameters, self.objective, batch, self._rows)
+        own = Step(self.network, self.parameters, self.objective, batch, self._rows, number=step)
         first, start = candidates.part(0, 1), Snapshot(self.network)
         with measured(self._chunk is None) as peak:
-            alone = _left(queries, first)
+            alone = _left(own, first)
         after = Snapshot(self.network)
         start.restore()
         self.counts.queries += len(candidates)
         if self._chunk is None:
-            each = Stacked().bytes_per_query(queries, first, peak.peak)
+            each = Stacked().bytes_per_query(own, first, peak.peak)
             self._chunk = queries_within(MEMORY, each, self.parameters.tensors[0].device)
         try:
-            others = self._others(queries, candidates, alone, step, start)
+            others = self._others(own, candidates, alone, step, start)
         finally:
             start.restore()
         after.restore()
         return torch.cat([alone, others])
 
-    def _others(
-        self, queries: Queries, candidates: Directions, alone: Tensor, step: int, start: Snapshot
-    ) -> Tensor:
+    def _others(self, own: Step, candidates: Directions, alone: Tensor, step: int, start: Snapshot) -> Tensor:
         """Losses of all candidates but the first, by the way that serves."""
         assert self._chunk is not None
         rest = candidates.part(1, len(candidates))
         if not self._stacks or self._chunk < 2:
-            return loop_losses(queries, rest, start)
+            return loop_losses(own, rest, start)
         due = is_due(step)
         taken = candidates if due else rest
         self.counts.queries += due
         self.counts.checks += due
         chunks = [taken.part(at, at + self._chunk) for at in range(0, len(taken), self._chunk)]
         try:
-            found = torch.cat([self._together(queries, chunk, start) for chunk in chunks])
+            found = torch.cat([self._together(own, chunk, start) for chunk in chunks])
         except BudgetError:
             raise
         except Exception as error:  # of a layer that vmap cannot take, such as an LSTM
@@ -312,7 +310,7 @@ class CmaEs:
         else:
             if not due:
                 return found
-            fault = self._fault(queries, found, alone, first=candidates.part(0, 1), start=start)
+            fault = self._fault(own, found, alone, first=candidates.part(0, 1), start=start)
             if fault is None:
                 return found[1:]
         warnings.warn(
@@ -325,15 +323,15 @@ class CmaEs:
         self._stacks = False
         self.counts.queries += len(rest)
         self.counts.checks += len(rest)
-        return loop_losses(queries, rest, start)
+        return loop_losses(own, rest, start)
 
-    def _together(self, queries: Queries, chunk: Directions, start: Snapshot) -> Tensor:
+    def _together(self, own: Step, chunk: Directions, start: Snapshot) -> Tensor:
         if len(chunk) == 1:
-            return loop_losses(queries, chunk, start)
-        return stacked_losses(queries, chunk, start, self.parameters.tensors)
+            return loop_losses(own, chunk, start)
+        return stacked_losses(own, chunk, start, self.parameters.tensors)
 
     def _fault(
-        self, queries: Queries, found: Tensor, alone: Tensor, first: Directions, start: Snapshot
+        self, own: Step, found: Tensor, alone: Tensor, first: Directions, start: Snapshot
     ) -> str | None:
         """What is wrong with losses of a stack, of whose first candidate these alone are the truth."""
         finite = alone[0].isfinite()
@@ -350,7 +348,7 @@ class CmaEs:
             return None
         self.counts.queries += 1
         self.counts.checks += 1
-        if off(loop_losses(queries, first, start)[0]) > allowed:
+        if off(loop_losses(own, first, start)[0]) > allowed:
             return None  # by chance: the box, or the objective, is noisy
         return f"have losses that are {off(found[0]):.1e} off those of one alone"
 
@@ -363,11 +361,11 @@ class CmaEs:
         )
 
 
-def _left(queries: Queries, first: Directions) -> Tensor:
+def _left(own: Step, first: Directions) -> Tensor:
     """Losses `(1, rows)` of a candidate; buffers of the network and generators stay as it left them."""
-    parameters = queries.parameters
+    parameters = own.parameters
     with moved(parameters.tensors, parameters.split(first.steps[0])):
-        return losses(queries.objective, queries.network, queries.batch, queries.rows)[None]
+        return losses(own.objective, own.network, own.batch, own.rows)[None]
 
 
 def ranked(found: Tensor) -> tuple[Tensor, Tensor]:

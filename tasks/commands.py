@@ -1,6 +1,6 @@
 """The commands of the console script, each a function whose arguments tyro reads off its signature.
 
-`blackbox run PROBLEM` is parsed apart, for its arguments are the problem's settings; see `tasks.running`.
+`blackbox run PROBLEM` is parsed apart, for its arguments are the problem's settings; see `tasks.run_command`.
 Nothing heavy is imported before a command is at work, so that help comes at once.
 """
 
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from tasks import names, running
+from tasks import names, run_command
 from tasks.errors import ConfigurationError, TrustError
-from tasks.running import Tensorboard, Timeout, Workers
+from tasks.run_command import Tensorboard, Timeout, Workers
 from tasks.terminal import say
 
 if TYPE_CHECKING:
@@ -74,9 +74,9 @@ def call(arguments: Sequence[str]) -> int:
     """
     words = [word for word in arguments if word != "--debug"]
     if words[:1] == ["run"] and len(words) > 1 and not words[1].startswith("-"):
-        command = running.parse(words[1], words[2:])
+        command = run_command.parse(words[1], words[2:])
         _refuse_absurd(vars(command))
-        return running.run(command)
+        return run_command.run(command)
     abouts = {name: " ".join((command.__doc__ or "").split()) for name, command in _COMMANDS.items()}
     abouts["run"] += (
         f" Names: {', '.join(names.problems())}; `blackbox run PROBLEM --help` lists presets, methods and "
@@ -164,9 +164,9 @@ def resume(
 
     def refuse_untrusted(run: Run) -> None:
         if run.problem:
-            from tasks import api
+            from tasks.resume import problem_of
 
-            api.problem_of(run)
+            problem_of(run)
         else:
             run.refuse_untrusted()
 
@@ -198,7 +198,7 @@ def resume(
             from tasks import own_loop
 
             own_loop.execute(run, workers)
-    return running.together(made, tensorboard, workers, timeout)
+    return run_command.together(made, tensorboard, workers, timeout)
 
 
 def report(
@@ -214,12 +214,13 @@ def report(
 
     What the problem itself adds to the report takes its code, which is executed.
     """
-    from tasks import api, report
+    from tasks import report
+    from tasks.finished import load
     from tasks.runs.folder import Run
 
     run = Run.open(folder)
 
-    found = api.load(run.path, trust=trust)
+    found = load(run.path, trust=trust)
     if run.problem and found.problem is None:
         code = run.problem if found.untrusted is None else found.untrusted.code
         say(

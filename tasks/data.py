@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    default_collate,
+)
 
 from blackbox.checks import check_count
 from blackbox.words import counted
@@ -90,6 +99,78 @@ class Data:
 
         held_out = part(slice(left, left + validation)) if validation else None
         return cls(train, held_out, part(slice(left + validation, count)) if test else None)
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: Dataset[Any] | DataLoader[Any],
+        *,
+        batch: int | None = None,
+        validation: Dataset[Any] | DataLoader[Any] | None = None,
+        test: Dataset[Any] | DataLoader[Any] | None = None,
+    ) -> Data:
+        """The items of a `torch.utils.data.Dataset`; or of a `DataLoader`, made batches by its `collate_fn`.
+
+        An epoch passes over the items once, shuffled anew, and leaves out what does not fill a batch. The
+        order depends on seed and step alone, so that a run resumes to the same bits: a loader's sampler,
+        generator and workers are not used.
+
+        Args:
+            dataset: What is trained on; `dataset[i]` is a nesting of tensors and numbers, of one row.
+            batch: Items in a step; None for a loader's `batch_size`.
+            validation: By which weights are chosen; all of its items become one batch.
+            test: For the last line; the same.
+
+        Raises:
+            ConfigurationError: There are fewer items than a batch, or no batch size is known.
+            ProblemError: The items cannot be asked for by number, or a loader has a sampler of its own.
+        """
+        items, together = _items(dataset, "dataset")
+        size = getattr(dataset, "batch_size", None) if batch is None else batch
+        if size is None:
+            raise ConfigurationError("Data.from_dataset: expected batch=, the number of items in a step.")
+        check_count("Data.from_dataset", "batch", size, 1)
+        if size > (count := len(items)):
+            raise ConfigurationError(
+                f"Data.from_dataset, batch: expected at most the {counted(count, 'item')} of the dataset, "
+                f"got {size:,}. Lower it."
+            )
+
+        @lru_cache(maxsize=2)
+        def order(seed: int, epoch: int) -> list[int]:
+            return torch.randperm(count, generator=Key(seed, epoch).generator()).tolist()
+
+        def train(seed: int, step: int) -> Any:  # noqa: ANN401
+            epoch, place = divmod(step, count // size)
+            return together([items[i] for i in order(seed, epoch)[place * size : (place + 1) * size]])
+
+        def whole(given: Dataset[Any] | DataLoader[Any] | None, name: str) -> Any:  # noqa: ANN401
+            if given is None:
+                return None
+            held_out, as_batch = _items(given, name)
+            return as_batch([held_out[i] for i in range(len(held_out))])
+
+        return cls(train, whole(validation, "validation"), whole(test, "test"))
+
+
+def _items(given: Dataset[Any] | DataLoader[Any], name: str) -> tuple[Any, Callable[[list[Any]], Any]]:
+    """What can be asked for items by number, and how some of them become a batch."""
+    items, together = given, default_collate
+    if isinstance(given, DataLoader):
+        items, together = given.dataset, given.collate_fn
+        if not isinstance(given.sampler, RandomSampler | SequentialSampler):
+            raise ProblemError(
+                f"Data.from_dataset, {name}: expected a loader that shuffles or goes in order, got one with "
+                f"{type(given.sampler).__name__}. Make a tasks.Data of your own, whose train gives the batch "
+                "of (seed, step)."
+            )
+    by_number = hasattr(items, "__getitem__") and hasattr(items, "__len__")
+    if isinstance(items, IterableDataset) or not by_number:
+        raise ProblemError(
+            f"Data.from_dataset, {name}: expected items that can be asked for by number, with a length, got "
+            f"{type(items).__name__}. Make a list of them, or a tasks.Data of your own."
+        )
+    return items, together
 
 
 def one_each(losses: Tensor, batch: Any) -> Tensor:  # noqa: ANN401

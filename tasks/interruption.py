@@ -1,4 +1,6 @@
-"""Ctrl-C, SIGTERM and SIGUSR1: noted, so that the step at hand can be finished; another one stops at once.
+"""What a run does to its process: signals are noted, and its working directory is put back.
+
+Of Ctrl-C, SIGTERM and SIGUSR1 the first lets the step at hand be finished; another one stops at once.
 
 SIGUSR1 is how a cluster tells that a job's time is nearly up (`#SBATCH --signal=B:USR1@300`), SIGTERM how it
 ends the job. A second SIGINT or SIGTERM stops in the middle of the step, from which the last checkpoint goes
@@ -7,6 +9,7 @@ on; a second SIGUSR1 is the same news again. However it stopped, the console scr
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -59,6 +62,16 @@ def ending_interrupts() -> Iterator[None]:
         yield
     finally:
         _put_back(before)
+
+
+@contextmanager
+def same_directory() -> Iterator[None]:
+    """A block after which the working directory is where it was, also where a box has moved it."""
+    before = os.getcwd()
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def _handle(numbers: tuple[signal.Signals, ...], handler: Any) -> dict[int, Any]:  # noqa: ANN401

@@ -18,10 +18,11 @@ from pathlib import Path
 from shlex import quote
 from typing import NoReturn
 
-from tasks import api, problems, report
+from tasks import problems, report
 from tasks.configuration import to_dict
 from tasks.errors import ConfigurationError, ProblemError, RunFolderError, RunLockedError
-from tasks.interruption import ending_interrupts
+from tasks.finished import load
+from tasks.interruption import ending_interrupts, same_directory
 from tasks.runs.folder import Run, differences, discard
 from tasks.terminal import say
 
@@ -69,7 +70,7 @@ def own_run(
     resume = f"Resume with: blackbox resume {quote(str(run.path))}" if run.script else ""
     try:
         run = run.absolute()
-        with ending_interrupts(), run.lock(), api.same_directory():
+        with ending_interrupts(), run.lock(), same_directory():
             yield run
             if not run.finished:
                 raise ProblemError(
@@ -87,7 +88,7 @@ def own_run(
         if before is not None or isinstance(error, RunLockedError) or not discard(run.path):
             say(resume, sys.stderr)
         raise
-    api.load(run.path).show()
+    load(run.path).show()
 
 
 def execute(run: Run, workers: int = 1) -> NoReturn:

@@ -20,7 +20,7 @@ from tasks.callbacks import Callback
 from tasks.configuration import Config
 from tasks.data import Data, evaluating, one_each, parts
 from tasks.errors import ConfigurationError, ProblemError
-from tasks.making import Making
+from tasks.ledger import RunLedger
 from tasks.progress import Progress
 from tasks.report import html_report
 from tasks.report.findings import Findings
@@ -78,7 +78,7 @@ class Problem:
         dimensions: Names of the axes of arrays that `evaluate` gives, for `blackbox report --export`: "x",
             "y" and "z" are space, "component" is that of vectors; other names are free.
         progress: What the user sees, for data that takes long to make; a run sets it.
-        making: Counts and keeps what boxes run in `data`.
+        ledger: The rows that a run's boxes run: counted, bounded, and kept while data is made.
         units: Units of figures and arrays of `evaluate` by name, and of "validation" and "training loss", for
             the tables and axes of the report.
         queries: What the table counts under that name, for its caption.
@@ -114,15 +114,15 @@ class Problem:
         self.config: Any = dataclasses.replace(config, **settings)
         self.folder = Path(folder).absolute()  # a box may change the working directory
         self.progress = Progress()
-        self.making = Making(getattr(self.config, "rows", None))
+        self.ledger = RunLedger(getattr(self.config, "rows", None))
 
     def __init_subclass__(cls, **keywords: Any) -> None:  # noqa: ANN401
-        """What `box` and `data` give is made once; data is then where the network is."""
+        """A method `box` or `data` of the subclass is called once: then the attribute is what it returned."""
         super().__init_subclass__(**keywords)
-        for name in ("box", "data"):
-            made = cls.__dict__.get(name)
-            if isfunction(made):
-                once: cached_property[Any] = cached_property(_on_device(made) if name == "data" else made)
+        for name, wrap in (("box", None), ("data", _on_device)):
+            method = cls.__dict__.get(name)
+            if isfunction(method):
+                once: cached_property[Any] = cached_property(method if wrap is None else wrap(method))
                 once.__set_name__(cls, name)
                 setattr(cls, name, once)
 
@@ -265,6 +265,10 @@ class Problem:
             blocks.append(html_report.Figure(path, alt=caption, caption=caption))
         return blocks
 
+    def training_batch(self, seed: int, step: int) -> Any:  # noqa: ANN401
+        """The batch of a step, on the device of the settings."""
+        return map_tensors(lambda tensor: tensor.to(self.config.device), self.data.train(seed, step))
+
     def losses(self, network: nn.Module, batch: Any) -> Tensor:  # noqa: ANN401
         """The losses of a batch in evaluation mode, `(rows,)` float64; NaN where a row failed."""
         device, found = self.config.device, []
@@ -310,7 +314,7 @@ class Problem:
             given = list(made.values()) if isinstance(made, Mapping) else [made]
             return [box for box in given if isinstance(box, BlackBoxFunction)]
 
-        with self.making.block(own):
+        with self.ledger.making(own):
             yield
 
     def replace_boxes(self, wrap: Callable[[BlackBoxFunction], BlackBoxFunction]) -> None:
@@ -323,6 +327,11 @@ class Problem:
         return type(self).validate is not Problem.validate or self.data.validation is not None
 
     @classmethod
+    def has_report(cls) -> bool:
+        """Whether the subclass gives `report`, and not pictures alone."""
+        return cls.report is not Problem.report
+
+    @classmethod
     def has_reference(cls) -> bool:
         """Whether the subclass gives `reference`, a box with a derivative."""
         return callable(getattr(cls, "reference", None))
@@ -330,7 +339,7 @@ class Problem:
     @classmethod
     def has_no_box(cls) -> bool:
         """Whether the subclass says `box = {}`."""
-        return cls.box == {}
+        return isinstance(cls.box, Mapping) and not cls.box
 
     def __repr__(self) -> str:
         """The settings that depart from the defaults."""

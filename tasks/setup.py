@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,11 +13,12 @@ from torch import Tensor, nn
 
 import zo
 from blackbox import BlackBoxFunction
+from tasks.errors import ProblemError
+from tasks.loop import Gradient, Stateful, train
 from tasks.progress import Progress
 from tasks.runs.answers import Answers
 from tasks.runs.folder import Run, stage_name
 from tasks.runs.result import TrainingOutcome
-from tasks.training import Gradient, Stateful, train
 from tasks.workers import group
 from zo.batches import count_rows
 
@@ -195,3 +197,35 @@ class Setup:
         if self.config.schedule == "constant":
             return self.learning_rate
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+
+def setup_of(
+    problem: Problem, run: Run, name: str, seed: int, progress: Progress, trained: Mapping[str, Trained]
+) -> Setup:
+    """What a method is given, the same for all methods of a seed.
+
+    Raises:
+        ProblemError: The problem's network is none.
+    """
+    config = problem.config
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        network = problem.network()
+    if not isinstance(network, nn.Module):
+        raise ProblemError(
+            f"{type(problem).__name__}.network: expected an nn.Module, got {type(network).__name__}."
+        )
+    return Setup(
+        problem=problem,
+        run=run,
+        name=name,
+        seed=seed,
+        network=network.to(config.device),
+        steps=config.steps,
+        batch=partial(problem.training_batch, seed),
+        objective=problem.objective,
+        learning_rate=config.learning_rate,
+        validate=problem.validate if problem.validates() else None,
+        progress=progress,
+        trained=trained,
+    )

@@ -1,16 +1,14 @@
-"""What the boxes of a run count, together and over several processes of it."""
+"""What several boxes count, as one ledger; and over all processes of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
-from pathlib import Path
+from dataclasses import replace
 
 from blackbox import BlackBoxFunction, Ledger, Parallel
 from blackbox.wrappers.wrapper import Wrapper
-from tasks.errors import Interrupted
-from tasks.runs import calls, checkpoint
 from tasks.workers import group
 from zo import SharedRows
 
@@ -57,99 +55,19 @@ class Tally:
                 ledger.first_failure = first or ledger.first_failure
 
 
-@contextmanager
-def calls_noted(
-    folder: Path, boxes: Sequence[BlackBoxFunction], *, within_reach: bool = True, stage: str = ""
-) -> Iterator[None]:
-    """A block in which the rows that boxes run are written down; nothing more, where they are already.
-
-    A ledger begins with the rows of its own boxes that earlier processes of the run have written down, see
-    `recall`. All processes of a run come here together.
-
-    Args:
-        folder: Of the run; of several processes the first one's, where all can reach it.
-        boxes: Of the run.
-        within_reach: Whether all processes of the run can reach it.
-        stage: That alone has these boxes; "" for the whole run.
-    """
-    ledgers = _labelled(boxes, stage)
-    if any(ledger.watched for ledger in ledgers.values()):
-        yield
-        return
-    recall(folder, boxes, stage)
-    # rows of workers are counted when they are back, and so are those of a box that counts them itself
-    late = any(map(counted_late, boxes))
-    notes, whole = calls.Notes(folder, group.rank(), late or not within_reach), within_reach
-    for label, ledger in ledgers.items():
-        ledger.watch(partial(notes.add, label=label))
-    try:
-        for label, ledger in ledgers.items():
-            if asked := vars(ledger).pop(_UNNOTED, 0):
-                notes.add(asked, label)
-        yield
-        notes.refuse_lost()
-    except BaseException as error:  # what threads still run is counted when this does not listen any more
-        whole = whole and isinstance(error, Interrupted)
-        raise
-    finally:
-        for ledger in ledgers.values():
-            ledger.watch(None)
-        notes.end(whole)
-
-
-def recall(folder: Path, boxes: Sequence[BlackBoxFunction], stage: str = "") -> None:
-    """Add to ledgers, once each, what earlier processes of the run have written down of their boxes.
-
-    So a budget bounds what the run asks for in all, also where a kill made it ask again. A wrapper whose
-    class says `remembers = True` keeps that by itself. Arguments are those of `calls_noted`.
-    """
-    ledgers = _labelled(boxes, stage)
-    if not ledgers or any(ledger.watched for ledger in ledgers.values()):
-        return
-    stacks = [stack(evaluated(box)) for box in boxes]
-    kept = {
-        id(parts[-1].ledger) for parts in stacks if any(getattr(each, "remembers", False) for each in parts)
-    }
-    before = group.total(
-        *(calls.read(folder, label)["rows"] if group.rank() == 0 else 0 for label in ledgers)
-    )
-    for (label, ledger), rows in zip(ledgers.items(), before, strict=True):
-        recalled = vars(ledger).setdefault(_RECALLED, set())
-        place = folder.resolve(), label
-        if place not in recalled and id(ledger) not in kept:
-            ledger.add(Ledger(rows_run=rows))
-        recalled.add(place)
-
-
-@contextmanager
-def noted_later(boxes: Callable[[], Sequence[BlackBoxFunction]]) -> Iterator[None]:
-    """A block before there is a folder: the next block of `calls_noted` writes down the rows that it runs.
-
-    Args:
-        boxes: Gives those that have been made; asked before and after.
-    """
-    before = {id(ledger): ledger.rows_run for ledger in _labelled(boxes()).values()}
-    yield
-    for ledger in _labelled(boxes()).values():
-        more = ledger.rows_run - before.get(id(ledger), 0)
-        vars(ledger)[_UNNOTED] = vars(ledger).get(_UNNOTED, 0) + more
-
-
-def unnoted(boxes: Sequence[BlackBoxFunction]) -> int:
-    """Rows that `noted_later` has left to be written down."""
-    return sum(vars(ledger).get(_UNNOTED, 0) for ledger in _labelled(boxes).values())
-
-
-# of a ledger, and no fields: they are no counts
-_RECALLED = "_recalled"  # folders and labels whose earlier rows it has
-_UNNOTED = "_unnoted"  # rows that no note has yet
-
-
-def _labelled(boxes: Sequence[BlackBoxFunction], stage: str = "") -> dict[str, Ledger]:
-    """The boxes' ledgers, by what their notes are called: a box's budget bounds its own rows alone."""
-    ledgers = {id(ledger): ledger for ledger in (evaluated(box).ledger for box in boxes)}.values()
-    name = checkpoint.file_name(stage) if stage else ""
-    return {name + (f"+{place}" if place else ""): ledger for place, ledger in enumerate(ledgers)}
+def everywhere(spent: Ledger) -> Ledger:
+    """What all processes of the run counted together, who all ask here; the first failure is any one's."""
+    counts = {name: value for name, value in vars(spent).items() if isinstance(value, int)}
+    summed = dict(zip(counts, group.total(*counts.values()), strict=True))
+    if not group.any_of(bool(spent.causes) or spent.first_failure is not None):
+        return replace(spent, **summed)
+    causes: Counter[str] = Counter()
+    firsts = []
+    for each, first in group.of_all((spent.causes, spent.first_failure)):
+        causes.update(each)
+        firsts.append(first)
+    first = next((said for said in firsts if said is not None), None)
+    return replace(spent, **summed, causes=dict(causes), first_failure=first)
 
 
 def evaluated(box: BlackBoxFunction) -> BlackBoxFunction:

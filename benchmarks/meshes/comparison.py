@@ -20,6 +20,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,22 +30,23 @@ from torch import Tensor, nn
 import zo
 from benchmarks import protocol
 from benchmarks.meshes.boxes import BOXES, MeshBox
+from blackbox import ArraySpec
 from zo.tangents import AutoTangent, CallPairs
 from zo.tangents.pairs import joined
 
 FOLDER = protocol.RESULTS / "meshes"
-SIZES = (318, 1_141, 3_324, 10_000)
-TRAINED = (318,)  # nodes of the boxes that are trained through
 LARGEST = 2_000  # nodes for a perceptron
 ROWS, STEPS, RATE = 8, 40, 0.1
 TANGENTS: dict[str, Callable[[MeshBox], Any]] = {
     "layout": AutoTangent,
     "perceptron": lambda box: zo.MLPTangent(seed=0),
     "identity": lambda box: zo.IdentityTangent(),
+    "grid": lambda box: zo.GridTangent(seed=0),
 }
 HEAD = """Cosine of the tangent's VJP with the exact adjoint's at rows that it has not seen, white / smooth
 cotangents, after one step of training (rows: those it learned from). "layout": what a spec with a mesh gets.
-Then the seconds of that fit and of a VJP of six rows, by the wall, on a machine that others shared.
+"as a grid": by `zo.GridTangent`, where nodes are the cells of a line.
+Then the seconds that one core spent in that fit and in a VJP of six rows, without the box's own.
 
 """
 TRAINING = """
@@ -58,16 +60,20 @@ def main(words: Sequence[str]) -> None:
     """The command line."""
     parser = protocol.options("meshes", __doc__)
     parser.add_argument("--boxes", nargs="+", choices=tuple(BOXES), default=list(BOXES))
+    parser.add_argument("--nodes", nargs="+", type=int, help="the sizes of meshes; left out, all")
     asked = parser.parse_args(words)
     torch.set_num_threads(1)
     if asked.size == "ci":
         box = BOXES["transport"](120)
-        print(vectors(box, "identity"), vectors(box, "layout"), trained(box, "layout", 2))
+        case = Case.of(box)
+        print(vectors(box, "identity", case), vectors(box, "layout", case), trained(box, "layout", 2))
         return
     for part in ("vectors", "training"):
-        for nodes in SIZES if part == "vectors" else TRAINED:  # small ones of all boxes first
+        for nodes in sorted({each for name in asked.boxes for each in BOXES[name].sizes}):  # small ones first
             for name in asked.boxes:
-                measure(name, nodes, part)
+                sizes = BOXES[name].sizes if part == "vectors" else BOXES[name].trained
+                if nodes in sizes and nodes in (asked.nodes or sizes):
+                    measure(name, nodes, part)
     write_table()
 
 
@@ -76,39 +82,77 @@ def measure(name: str, nodes: int, part: str) -> None:
     path = FOLDER / f"{name}.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     found = {each: known.get(each, {}) for each in ("vectors", "training")}
-    own, box = found[part].setdefault(str(nodes), {}), None
+    own, box, case = found[part].setdefault(str(nodes), {}), None, None
     for kind in TANGENTS if part == "vectors" else ("exact", "layout", "perceptron"):
-        if kind in own or (kind == "perceptron" and nodes > LARGEST):
+        if (
+            kind in own
+            or (kind == "perceptron" and nodes > LARGEST)
+            or (kind == "grid" and not on_line(name))
+        ):
             continue
         box = box or BOXES[name](nodes)
-        own[kind] = vectors(box, kind) if part == "vectors" else trained(box, kind)
+        if part == "vectors":
+            case = case or Case.of(box)
+            own[kind] = vectors(box, kind, case)
+        else:
+            own[kind] = trained(box, kind)
         print(name, nodes, part, kind, own[kind], flush=True)
         protocol.write("meshes", ["--size", "small"], found, path)
 
 
-def vectors(box: MeshBox, kind: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Case:
+    """What tangents of a box learn from, and the exact VJPs that theirs are compared with.
+
+    Attributes:
+        seen: a call with the rows of one step of training.
+        new: a call with rows of other trajectories.
+        cotangents: white and smooth ones, by name, `(rows, *shape)`.
+        truths: the exact VJPs of these.
+    """
+
+    seen: CallPairs
+    new: CallPairs
+    cotangents: dict[str, Tensor]
+    truths: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, box: MeshBox) -> Case:
+        """Ask the box."""
+        seen = pairs_of(box, states(box, ROWS if box.calls > 1 else 32, seed=3))
+        new = states(box, 4, seed=99)
+        new = new[torch.linspace(0, len(new) - 1, 6).round().long()]
+        white = torch.from_numpy(np.random.default_rng(5).standard_normal(tuple(new.shape)))
+        cotangents = {"white": white, "smooth": box.smooth(len(new), 1234)}
+        truths = {name: box.vjp(new, v) for name, v in cotangents.items()}
+        return cls(seen, pairs_of(box, new), cotangents, truths)
+
+
+def vectors(box: MeshBox, kind: str, case: Case) -> dict[str, Any]:
     """How well a tangent's VJPs agree with the exact ones after one step of training."""
     tangent = TANGENTS[kind](box)
-    seen = states(box, ROWS if box.calls > 1 else 32, seed=3)
-    began = time.perf_counter()
-    pairs = pairs_of(box, seen)
-    tangent.see(pairs)
-    tangent.observe(joined([pairs]))
-    fit = time.perf_counter() - began
-    new = states(box, 4, seed=99)
-    new = new[torch.linspace(0, len(new) - 1, 6).round().long()]
-    pairs = pairs_of(box, new)
-    white = torch.from_numpy(np.random.default_rng(5).standard_normal(tuple(new.shape)))
-    found: dict[str, Any] = {"rows": len(seen), "fit seconds": fit}
-    for name, v in (("white", white), ("smooth", box.smooth(len(new), 1234))):
-        began = time.perf_counter()
-        own = tangent.vjp(pairs, v.flatten(1)).reshape(new.shape)
-        found["vjp seconds"] = time.perf_counter() - began
-        found[name] = _cosine(own, box.vjp(new, v))
+    if kind == "grid":
+        line = (ArraySpec("u", (1, *box.shape), layout="grid"),)
+        seen, new = (replace(each, inputs=line, outputs=line) for each in (case.seen, case.new))
+        case = replace(case, seen=seen, new=new)
+    began = time.process_time()
+    tangent.see(case.seen)
+    tangent.observe(joined([case.seen]))
+    found: dict[str, Any] = {"rows": len(case.seen.z), "fit seconds": time.process_time() - began}
+    for name, v in case.cotangents.items():
+        began = time.process_time()
+        own = tangent.vjp(case.new, v.flatten(1)).reshape(v.shape)
+        found["vjp seconds"] = time.process_time() - began
+        found[name] = _cosine(own, case.truths[name])
     if kind == "layout":
         found["chosen"] = type(tangent.model).__name__
         found["measured"] = tangent.model.measured
     return found
+
+
+def on_line(name: str) -> bool:
+    """Whether a box's nodes are the cells of a line, which a network of convolutions can learn."""
+    return name == "long-steps"
 
 
 class Field(nn.Module):
@@ -189,15 +233,18 @@ def pairs_of(box: MeshBox, state: Tensor) -> CallPairs:
 def write_table() -> None:
     """`table.md`, of all files."""
     lines = [
-        HEAD + "| box | nodes | rows | layout | perceptron | identity | fit, VJP (s) |",
-        "| --- " * 7 + "|",
+        HEAD + "| box | nodes | rows | layout | perceptron | identity | as a grid | fit, VJP (s) |",
+        "| --- " * 8 + "|",
     ]
     training = ["| box | nodes | layout | perceptron |", "| --- " * 4 + "|"]
     for path in sorted(FOLDER.glob("*.json")):
         found = json.loads(path.read_text(encoding="utf-8"))
         for nodes, kinds in found["vectors"].items():
             cells = [_vectors(kinds.get(kind)) for kind in TANGENTS]
-            own = kinds["layout"]
+            cells[-1] = cells[-1] if on_line(path.stem) else "-"
+            own = kinds.get("layout")
+            if own is None:  # not yet
+                continue
             times = f"{own['fit seconds']:.1f}, {own['vjp seconds']:.2f}"
             lines.append(f"| {path.stem} | {int(nodes):,} | {own['rows']} | {' | '.join(cells)} | {times} |")
         for nodes, kinds in found["training"].items():

@@ -112,7 +112,7 @@ class PumpSchedule(tasks.Problem):
 
     @dataclass(frozen=True)
     class Config(tasks.Config):
-        methods: tuple[str, ...] = ("none", "no-gradient", "tangents", "row-rge", "rge")
+        methods: tuple[str, ...] = ("none", "tangents", "row-rge", "rge")
         steps: tasks.Count = 100
         batch: tasks.Count = 4
         learning_rate: tasks.Positive = 0.02

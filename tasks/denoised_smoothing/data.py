@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 import zo
-from tasks import digits
 from tasks.denoised_smoothing.config import CNN, Config
 from tasks.denoised_smoothing.images import InMemory, Source, open_source
 from tasks.errors import DataError
-from tasks.shapes_file import kept_shapes
+from tasks.images import digits
+from tasks.images.shapes_file import kept_shapes
 
 SPLIT, DRAW, HELD_OUT = 101, 102, 103  # first words of the keys' paths for these draws
 SHAPES, SHAPES_SETS = 21, (2000, 400, 600)  # seed, and images of the three sets

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tasks.api import load
 from tasks.errors import ConfigurationError
+from tasks.finished import load
 from tasks.image_classification.data.images import Normalisation
 from tasks.image_classification.data.loading import CLASSES, IMAGE_SHAPES, NORMALISATIONS
 

@@ -22,10 +22,10 @@ from tasks import methods as shared
 from tasks.autograd import AutogradGradient
 from tasks.image_classification.config import Config
 from tasks.image_classification.sparse_set import coordinates, kept_mask, rule, sparse_set, uniform_ratios
+from tasks.loop import Gradient
 from tasks.method import Cost, Method
 from tasks.methods import cost_of_base, loss_gradient
 from tasks.setup import Setup, Trained
-from tasks.training import Gradient
 from zo.objective import Objective
 
 ON_SETS = {"deepzero", "sparse-rge", "hybrid", "fo-sparse-gradient"}

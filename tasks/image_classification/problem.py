@@ -28,7 +28,7 @@ from tasks.image_classification.data import (
 )
 from tasks.image_classification.data.loading import CLASSES, IMAGE_SHAPES, TRAIN
 from tasks.image_classification.methods import METHODS, ON_SETS
-from tasks.image_classification.sparse_set import check_sparsity, coordinates
+from tasks.image_classification.sparse_set import check_sparsity
 
 if TYPE_CHECKING:
     from tasks.method import Method
@@ -132,11 +132,8 @@ class ImageClassification(tasks.Problem):
                 True,
             )
         network = self.network()
-        if {*config.methods} & {*ON_SETS, "fo-sparse-weight", "rge"}:  # rge has as many directions
-            check_sparsity(network, config)
-        size, inside = zo.estimators.Parameters(network).size, coordinates(network, config)
-        if "hybrid" in config.methods and inside >= size:
-            raise refused("sparsity", "weights outside the set for hybrid", config.sparsity)
+        on_sets = bool({*config.methods} & {*ON_SETS, "fo-sparse-weight", "rge"})  # rge: as many directions
+        check_sparsity(network, config, on_sets=on_sets, hybrid="hybrid" in config.methods)
 
     def validate(self, network: nn.Module) -> float:
         """The part of the validation images that are classified wrongly; NaN if a logit is not finite."""

@@ -20,8 +20,7 @@ import numpy as np
 
 from blackbox.extras import import_extra
 from tasks.errors import ProblemError
-from tasks.problem import Problem
-from tasks.report.findings import Findings
+from tasks.report.findings import Findings, Reported
 
 FOLDER = "export"
 EXTRA = "fields"
@@ -29,7 +28,7 @@ SPACE = ("x", "y", "z")
 COMPONENT = "component"  # the axis of a vector's components
 
 
-def export(found: Findings, problem: Problem | None, kind: str) -> Path:
+def export(found: Findings, problem: Reported | None, kind: str) -> Path:
     """Write the arrays that `evaluate` gave.
 
     Args:
@@ -48,7 +47,7 @@ def export(found: Findings, problem: Problem | None, kind: str) -> Path:
     return _netcdf(found, problem, folder) if kind == "netcdf" else _vtk(found, problem, folder)
 
 
-def _netcdf(found: Findings, problem: Problem | None, folder: Path) -> Path:
+def _netcdf(found: Findings, problem: Reported | None, folder: Path) -> Path:
     xarray = import_extra("--export netcdf", "xarray", EXTRA)
     import_extra("--export netcdf", "h5netcdf", EXTRA)
     rows = {(row.seed, row.method): row for row in found.result.table}
@@ -76,7 +75,7 @@ def _netcdf(found: Findings, problem: Problem | None, folder: Path) -> Path:
     return path
 
 
-def _vtk(found: Findings, problem: Problem | None, folder: Path) -> Path:
+def _vtk(found: Findings, problem: Reported | None, folder: Path) -> Path:
     meshio = import_extra("--export vtk", "meshio", EXTRA)
     written = 0
     for seed, method, arrays in _evaluations(found):
@@ -112,7 +111,7 @@ def _evaluations(found: Findings) -> Iterator[tuple[int, str, Mapping[str, Any]]
 
 
 def _named(
-    arrays: Mapping[str, Any], problem: Problem | None
+    arrays: Mapping[str, Any], problem: Reported | None
 ) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
     """Each array with the names of its axes; "NAME 0", "NAME 1" where the problem gives none."""
     known = {} if problem is None else problem.dimensions
@@ -129,7 +128,7 @@ def _named(
     return named
 
 
-def _coordinates(problem: Problem | None, named: Mapping[str, Any]) -> dict[str, Any]:
+def _coordinates(problem: Reported | None, named: Mapping[str, Any]) -> dict[str, Any]:
     """Those that the problem knows and some array has."""
     known = {} if problem is None else problem.coordinates()
     used = {axis for axes, _ in named.values() for axis in axes}
@@ -206,7 +205,7 @@ def _file_names(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _wrong(problem: Problem | None, why: str) -> ProblemError:
+def _wrong(problem: Reported | None, why: str) -> ProblemError:
     return ProblemError(
         f"{type(problem).__name__}.dimensions and coordinates: expected a name for each axis of what "
         f"evaluate returns, and one length for each name, got: {why}."

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -22,6 +22,8 @@ from tasks.terminal import plain
 
 if TYPE_CHECKING:
     import pandas
+
+    from tasks.report.html_report import Block
 
 # what every row has beside the figures that `evaluate` gave
 COMMON = (
@@ -35,6 +37,32 @@ COMMON = (
     "rows of test",
     NOT_APPLICABLE,
 )
+
+
+class Reported(Protocol):
+    """What the report asks of a problem; `tasks.Problem` says what each is."""
+
+    config: Any
+    queries: ClassVar[str]
+    dimensions: ClassVar[Mapping[str, Sequence[str]]]
+
+    @classmethod
+    def about(cls) -> str:
+        """What it is."""
+        ...
+
+    @classmethod
+    def has_report(cls) -> bool:
+        """Whether it gives `report`, and not pictures alone."""
+        ...
+
+    def report(self, found: Findings, /) -> Sequence[Block]:
+        """Its own part."""
+        ...
+
+    def coordinates(self) -> Mapping[str, Any]:
+        """Values along axes."""
+        ...
 
 
 @dataclass(frozen=True)

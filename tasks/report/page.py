@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 from tasks import tracebacks
 from tasks.configuration import Config, to_dict
 from tasks.errors import ConfigurationError, ProblemError
-from tasks.problem import Problem
 from tasks.report import findings, html_report, lead, pictures
-from tasks.report.findings import Findings
+from tasks.report.findings import Findings, Reported
 from tasks.report.html_report import Block, Details, Figure, Heading, Paragraph, Table, in_words
 from tasks.runs import atomic, calls
 from tasks.runs.folder import Run
@@ -27,7 +26,7 @@ NAME = "report.html"
 WIDE = 95  # characters of a table that the page is wide enough for
 
 
-def write(run: Run, problem: Problem | None = None) -> Path:
+def write(run: Run, problem: Reported | None = None) -> Path:
     """Write the report of a finished run, and its table as `table.md` and `table.tex`.
 
     Args:
@@ -73,9 +72,7 @@ def write(run: Run, problem: Problem | None = None) -> Path:
     )
     if failed is not None and problem is not None:
         kind, where = type(problem), tracebacks.place(failed)
-        part = (
-            "report: expected blocks" if kind.report is not Problem.report else "pictures: expected figures"
-        )
+        part = "report: expected blocks" if problem.has_report() else "pictures: expected figures"
         raise ProblemError(
             f"{kind.__name__}.{part} for the report, got {type(failed).__name__}: {failed}"
             f"{where and f' ({where})'}. The run is finished and the rest is in {path}; mend it, then: "

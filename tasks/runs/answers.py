@@ -31,8 +31,10 @@ from blackbox.wrappers.parallel import blocks_told
 from blackbox.wrappers.wrapper import Wrapper
 from tasks.errors import CheckpointError, CheckpointWarning
 from tasks.runs import atomic, checkpoint
+from tasks.runs.folder import Run
 from tasks.runs.pace import Pace
 from tasks.tally import stack
+from tasks.workers import group
 from zo import SharedRows
 
 FOLDER = "answers"
@@ -121,6 +123,10 @@ class Answers:
                 for key, outputs, run in entry.parts():
                     self._known.setdefault(key, deque()).append((outputs, run, entry.place))
             self._number = max(self._number, int(path.name.split(".")[-2]) + 1)
+
+    def attach_to(self, run: Run, *, only_read: bool = False) -> None:
+        """Attach them to the folder of a run, and to its code as it is now; see `attach`."""
+        self.attach(group.journal_folder(run.path), group.rank(), run.code_versions(), only_read=only_read)
 
     @contextmanager
     def used(

@@ -62,7 +62,7 @@ class Run:
     named: tuple[str, ...] = ()
     """The code that settings name, such as a network of the user's own."""
     chosen: dict[str, int | None] = field(default_factory=dict)
-    """Settings that follow from the budget of rows, see `tasks.spending`; None until the run has chosen."""
+    """Settings that follow from the budget of rows, see `tasks.plan`; None until the run has chosen."""
     callbacks: list[Any] = field(default_factory=list, init=False, repr=False, compare=False)
     """What is told while stages of the run train; see `tasks.Callback`."""
     callbacks_said: set[Any] = field(default_factory=set, init=False, repr=False, compare=False)
@@ -241,8 +241,10 @@ class Run:
         """
         return self._with({"data": str(data.resolve())})
 
-    def choose(self, settings: Mapping[str, int]) -> None:
+    def choose(self, settings: Mapping[str, int | None]) -> None:
         """Give the settings of `chosen` their values, also in `config.json`; for who holds the lock."""
+        if settings == self.chosen:
+            return
         self.chosen.update(settings)
         self.config.update(settings)
         self._write({"chosen": self.chosen, "config": self.config})

@@ -9,17 +9,28 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from blackbox import Ledger
 from tasks.errors import CheckpointError, CheckpointWarning, StoppedInside
 from tasks.runs import atomic, checkpoint
 from tasks.runs.checkpoint import file_name
 from tasks.runs.pace import OFTEN, Pace
-from tasks.tally import Tally
 
 EVERY = OFTEN  # seconds between writes, see `Pace`; the first one comes sooner
 FOLDER = "journal"
+
+
+class Counted(Protocol):
+    """What counts the rows of black boxes: a `blackbox.Ledger`, or several of them together."""
+
+    def copy(self) -> Ledger:
+        """The counts as they stand now."""
+        ...
+
+    def since(self, earlier: Ledger, /) -> Ledger:
+        """What was counted after a copy was taken."""
+        ...
 
 
 class Journal:
@@ -50,7 +61,7 @@ class Journal:
         self,
         folder: Path,
         stage: str,
-        ledger: Tally | Ledger | None = None,
+        ledger: Counted | None = None,
         every: float | None = None,
         clock: Callable[[], float] | None = None,
         rank: int = 0,
@@ -178,7 +189,7 @@ def _entries(path: Path, step: int) -> dict[str, dict[str, Any]] | None:
 
 @contextmanager
 def journaled(
-    folder: Path, name: str, ledger: Tally | Ledger | None = None, rank: int = 0, of: str = ""
+    folder: Path, name: str, ledger: Counted | None = None, rank: int = 0, of: str = ""
 ) -> Iterator[Journal]:
     """The journal of one piece of work outside of the steps, such as finding layer ratios.
 

@@ -11,6 +11,8 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -33,8 +35,22 @@ _LEFT_OUT = (
 )  # what only a run's first process reads
 
 Value = TypeVar("Value")
-_joined: list[Any] = []  # the group for long waits, while there are several processes
-_first_folder: list[Path] = []  # in other processes than the first: its run's, where they can reach it
+
+
+@dataclass
+class Group:
+    """The processes that can talk to each other now.
+
+    Attributes:
+        waiting: The group of `torch.distributed` for long waits, and for what is said in words.
+        first_folder: In other processes than the first: the folder of its run, where they can reach it.
+    """
+
+    waiting: Any
+    first_folder: Path | None = None
+
+
+_group: ContextVar[Group | None] = ContextVar("group", default=None)  # None for a process alone
 
 
 def is_member() -> bool:
@@ -69,7 +85,8 @@ def joined(timeout: float = TIMEOUT) -> Iterator[None]:
     # gloo beside NCCL: what is told in words lies in the CPU's memory
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
     own: dict[str, Any] = {}
-    launch.watch(lambda: _first_folder[0] if _first_folder else None)
+    group = Group(None)
+    launch.watch(lambda: group.first_folder)
     launch.meet(timeout)
     file = launch.store()
     if file is not None:  # ports that are free now may be taken a moment later
@@ -83,25 +100,26 @@ def joined(timeout: float = TIMEOUT) -> Iterator[None]:
             store = dist.PrefixStore(attempt, found)  # pyright: ignore[reportPrivateImportUsage]
             own = {"store": store, "rank": number, "world_size": size}
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout), **own)
-        _joined.append(dist.new_group(timeout=_LONG, backend="gloo"))
+        group.waiting = dist.new_group(timeout=_LONG, backend="gloo")
     except (RuntimeError, ValueError) as error:
         raise WorkersError(
             f"Process {rank()}: expected to find {os.environ['WORLD_SIZE']} processes of this run, got "
             f"{' '.join(str(error).split())[:300]!r}. Are all of them started, and reach MASTER_ADDR?"
         ) from error
+    token = _group.set(group)
     try:
         with warnings.catch_warnings():
             if rank() > 0:  # the first process says what all would
                 warnings.simplefilter("ignore", UserWarning)
             yield
     finally:
-        _joined.clear()
+        _group.reset(token)
         dist.destroy_process_group()
 
 
 def process_group() -> dist.ProcessGroup | None:
     """What gradients of `zo` take to share out queries; None for a process alone."""
-    if not _joined:
+    if _group.get() is None:
         return None
     import torch.distributed as dist
 
@@ -113,13 +131,18 @@ def any_of(flag: bool) -> bool:
     return bool(total(int(flag))[0])
 
 
+def wait_for_all() -> None:
+    """Go on when all processes are here."""
+    any_of(False)
+
+
 def total(*counts: int) -> list[int]:
     """Each count summed over the processes; all ask at the same place.
 
     Raises:
         WorkersError: one does not answer.
     """
-    if not _joined:
+    if _group.get() is None:
         return list(counts)
     import torch
     import torch.distributed as dist
@@ -139,25 +162,25 @@ def of_all(value: Value) -> list[Value]:
     Raises:
         WorkersError: one does not answer.
     """
-    if not _joined:
+    if (group := _group.get()) is None:
         return [value]
     import torch.distributed as dist
 
     told: list[Any] = [None] * dist.get_world_size()
     with _answering():
-        dist.all_gather_object(told, value, group=_joined[0])
+        dist.all_gather_object(told, value, group=group.waiting)
     return told
 
 
 def first_then_all(work: Callable[[], Value]) -> Value:
     """Work that leaves a file for the next one who does it: the first process, and then the others."""
-    if not _joined:
+    if (group := _group.get()) is None:
         return work()
     import torch.distributed as dist
 
     done = work() if rank() == 0 else None
     with _answering():
-        dist.barrier(_joined[0])
+        dist.barrier(group.waiting)
     return work() if done is None else done
 
 
@@ -171,7 +194,7 @@ def shared_run(made: Callable[[], Run]) -> Iterator[Run]:
     Raises:
         WorkersError: in the others, where the first one could not.
     """
-    if not _joined:
+    if (group := _group.get()) is None:
         yield made()
         return
     import torch
@@ -184,16 +207,16 @@ def shared_run(made: Callable[[], Run]) -> Iterator[Run]:
             told = [(_files(run.path), torch.get_rng_state(), str(run.path.resolve()))]
         finally:
             with _answering():
-                dist.broadcast_object_list(told, src=0, group=_joined[0])
+                dist.broadcast_object_list(told, src=0, group=group.waiting)
         yield run
         return
     with _answering():
-        dist.broadcast_object_list(told, src=0, group=_joined[0])
+        dist.broadcast_object_list(told, src=0, group=group.waiting)
     if told[0] is None:
         raise WorkersError("Expected a run of the first process, got none: see what it says.")
     with launch.scratch() as folder:
         files, generator, first = told[0]
-        _first_folder[:] = [Path(first)] if (Path(first) / "config.json").exists() else []
+        group.first_folder = Path(first) if (Path(first) / "config.json").exists() else None
         torch.set_rng_state(generator)  # each process begins with another
         for name, content in files.items():
             path = folder / name
@@ -210,7 +233,8 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 def journal_folder(own: Path) -> Path:
     """The folder whose journal the first process reads: its own, or this one's where that is out of reach."""
-    return _first_folder[0] if _first_folder else own
+    group = _group.get()
+    return own if group is None or group.first_folder is None else group.first_folder
 
 
 @contextmanager

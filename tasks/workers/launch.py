@@ -18,8 +18,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from shlex import quote
+from typing import TypeAlias
 
 from tasks.errors import WorkersError
 from tasks.runs import atomic
@@ -33,7 +35,8 @@ _STORE = "BLACKBOX_STORE"  # where the processes find each other, in a folder of
 _STARTED = "BLACKBOX_STARTED"  # says that standard input tells when the first is gone
 _PREFIX, _LOCK = "blackbox-", ".blackbox-lock"
 _YOUNG = 60.0  # seconds in which a folder may be without its lock
-_others: list[subprocess.Popen[bytes]] = []  # which this process has started
+Process: TypeAlias = "subprocess.Popen[bytes]"
+_others: ContextVar[Sequence[Process]] = ContextVar("others", default=())  # which this process has started
 
 
 @contextmanager
@@ -60,13 +63,14 @@ def started(arguments: Sequence[str], workers: int) -> Iterator[None]:
             _STORE: str(folder / "store"),
             "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", _loopback()),
         }
-        raised = True
+        raised, others = True, list[Process]()
+        token = _others.set(others)
         try:
             for rank in range(1, workers):
                 own = {"RANK": str(rank), "LOCAL_RANK": str(rank), _STARTED: "yes"}
                 # in a session of its own: Ctrl-C reaches it through the first process
                 command = [sys.executable, *program, *arguments]
-                _others.append(
+                others.append(
                     subprocess.Popen(
                         command, env=os.environ | own, start_new_session=True, stdin=subprocess.PIPE
                     )
@@ -76,26 +80,26 @@ def started(arguments: Sequence[str], workers: int) -> Iterator[None]:
         finally:
             os.environ.clear()
             os.environ |= before
-            _end(raised)
-            _others.clear()
+            _end(others, raised)
+            _others.reset(token)
 
 
-def _end(raised: bool) -> None:
+def _end(others: Sequence[Process], raised: bool) -> None:
     """Wait for the others, and say which were killed."""
-    _wait(_SOON if raised else GRACE)
-    killed = {rank: -other.returncode for rank, other in enumerate(_others, 1) if (other.poll() or 0) < 0}
+    _wait(others, _SOON if raised else GRACE)
+    killed = {rank: -other.returncode for rank, other in enumerate(others, 1) if (other.poll() or 0) < 0}
     for rank, number in killed.items():
-        say(f"blackbox: process {rank} of {len(_others) + 1} was killed by {_name(number)}.", sys.stderr)
-    for other in _others:
+        say(f"blackbox: process {rank} of {len(others) + 1} was killed by {_name(number)}.", sys.stderr)
+    for other in others:
         with suppress(OSError):  # it has ended
             assert other.stdin is not None
             os.write(other.stdin.fileno(), b"!")
-    _wait(GRACE)
-    for rank, other in enumerate(_others, 1):
+    _wait(others, GRACE)
+    for rank, other in enumerate(others, 1):
         if other.poll() is None:
             other.kill()
             say(
-                f"blackbox: process {rank} of {len(_others) + 1} did not end within {GRACE:g} s after the "
+                f"blackbox: process {rank} of {len(others) + 1} did not end within {GRACE:g} s after the "
                 "first had, and was ended.",
                 sys.stderr,
             )
@@ -104,9 +108,9 @@ def _end(raised: bool) -> None:
         other.stdin.close()
 
 
-def _wait(seconds: float) -> None:
+def _wait(others: Sequence[Process], seconds: float) -> None:
     end = time.monotonic() + seconds
-    while time.monotonic() < end and any(other.poll() is None for other in _others):
+    while time.monotonic() < end and any(other.poll() is None for other in others):
         time.sleep(0.02)
 
 
@@ -119,13 +123,14 @@ def meet(timeout: float) -> None:
     file, rank = store(), os.environ.get("RANK", "0")
     if file is None:
         return
+    others = _others.get()
     file.with_name(f"rank-{rank}").touch()
     end = time.monotonic() + timeout
-    for number, other in enumerate(_others, 1):
+    for number, other in enumerate(others, 1):
         while not file.with_name(f"rank-{number}").exists() and time.monotonic() < end:
             if other.poll() is not None:
                 raise WorkersError(
-                    f"Process 0: expected to find {len(_others) + 1} processes of this run, but process "
+                    f"Process 0: expected to find {len(others) + 1} processes of this run, but process "
                     f"{number} ended with {other.returncode}. Its own output says more."
                 )
             time.sleep(0.02)

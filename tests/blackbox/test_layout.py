@@ -59,6 +59,42 @@ def test_nodes_are_counted_or_given():
     assert repr(square(fixed=[2])) == "Mesh(4 nodes, 2 triangles, 2-D coordinates, 1 fixed)"
 
 
+def test_a_grid_with_holes_is_a_mesh_of_the_cells_that_there_are():
+    """Triangles cover the squares of whole cells and half of those with a corner missing."""
+    kept = np.ones((5, 7), dtype=bool)
+    kept[2, 3] = False
+    mesh = Mesh.of_grid(kept, spacing=(2.0, 1.0))
+    assert mesh.nodes == 34 and mesh.triangles is not None and mesh.coordinates is not None
+    assert (mesh.coordinates == np.argwhere(kept) * (2, 1)).all()
+    corners = mesh.coordinates[mesh.triangles]
+    sides = corners[:, 1:] - corners[:, :1]
+    assert np.abs(np.linalg.det(sides)).sum() / 2 == 2 * (4 * 6 - 4 / 2)
+    found = {tuple(pair) for pair in mesh.links().tolist()}
+    spots = np.argwhere(kept)
+    for a, b in np.ndindex(34, 34):
+        near = np.abs(spots[a] - spots[b])
+        if a < b and near.sum() == 1:
+            assert (a, b) in found
+        if near.max() > 1:
+            assert (a, b) not in found
+
+
+@pytest.mark.parametrize(
+    ("kept", "triangles", "links"),
+    [
+        (np.array([True, True, False, True, True]), 0, 2),
+        (np.array([[True, True, True], [False, True, False]]), 2, 5),
+        (np.array([[True, True, True, True], [True, True, False, False]]), 0, 6),  # the last lies in none
+        (np.ones((2, 3, 4), dtype=bool), 0, 12 + 16 + 18),
+    ],
+    ids=["line", "corners", "corridor", "space"],
+)
+def test_a_grid_has_triangles_where_all_cells_lie_in_one(kept, triangles, links):
+    mesh = Mesh.of_grid(kept)
+    assert (0 if mesh.triangles is None else len(mesh.triangles)) == triangles
+    assert len(mesh.links()) == links
+
+
 def test_a_grid_keeps_its_ends():
     assert ArraySpec("u", (8,), layout="grid").layout == Grid()
     assert ArraySpec("u", (2, 8, 8), layout=Grid(periodic=[True, False])).layout == Grid((True, False))
@@ -85,6 +121,10 @@ def test_a_grid_keeps_its_ends():
         (lambda: ArraySpec("u", (2, 8), layout=Grid((True, True, False))), ["here 3", "(2, 8)"]),
         (lambda: Grid(periodic="yes"), ["periodic: expected True", "'yes'"]),
         (lambda: Grid(periodic=[1, 0]), ["periodic: expected True"]),
+        (lambda: Mesh.of_grid(np.ones((3, 3))), ["kept: expected an array of bools", "float64"]),
+        (lambda: Mesh.of_grid(np.eye(3, dtype=bool)), ["side by side", "3 cells"]),
+        (lambda: Mesh.of_grid(np.ones((3, 3), dtype=bool), spacing=(1, 2, 3)), ["each of 2 axes"]),
+        (lambda: Mesh.of_grid(np.ones((3, 3), dtype=bool), spacing=0), ["a positive number", "got 0"]),
     ],
 )
 def test_what_does_not_fit_is_refused(make, words):

@@ -24,6 +24,9 @@ PROGRAMS = {  # an example, and what it needs
     "calculix": ("calculix",),
     "openfoam": ("openfoam",),
     "lammps": ("lammps",),
+    "hopper": ("hopper",),
+    "mujoco": ("mujoco",),
+    "scikit_fem": ("scikit-fem",),
     "sumo": ("sumo", "libsumo"),
     "cantera": ("cantera",),
     "epanet": ("wntr",),
@@ -155,6 +158,71 @@ def test_the_plate_bends_as_a_beam_does(monkeypatch):
     assert moved == pytest.approx(beam, rel=0.1)  # a coarse mesh is too stiff
 
 
+@needs("scikit_fem")
+def test_the_plate_s_adjoint_is_that_of_differences_and_flat_fields_only_cool(monkeypatch):
+    module = problem_of("scikit_fem", monkeypatch)
+    box = module.Conduction(module.plate(60))
+    random = np.random.default_rng(0)
+    at, way, cotangent = random.random(box.mesh.nodes), *random.standard_normal((2, box.mesh.nodes))
+
+    def answer(field):
+        return box.step(field)[1][box.nodes]
+
+    slope = (answer(at + 1e-6 * way) - answer(at - 1e-6 * way)) @ cotangent / 2e-6
+    assert box.vjp(at, cotangent) @ way == pytest.approx(slope, rel=1e-6)
+    flat = np.full((1, box.mesh.nodes), 0.7, dtype=np.float32)
+    np.testing.assert_allclose(box(flat), flat / (1 + module.LOSS * module.INTERVAL), rtol=1e-6)
+
+
+@needs("mujoco")
+def test_the_pendulum_moves_as_its_equation_says_in_whatever_order_it_is_asked(monkeypatch):
+    from scipy.integrate import solve_ivp
+
+    module = problem_of("mujoco", monkeypatch)
+    box, random = module.Pendulum(), np.random.default_rng(0)
+    states, torques = random.uniform(-3, 3, (6, 2)), random.uniform(-3, 3, (6, 1))
+    found = box(states, torques)
+    np.testing.assert_array_equal(box(states[::-1].copy(), torques[::-1].copy())[::-1], found)
+    # a sphere of 1 kg at .5 m, a rod of .1 kg along the way
+    inertia = 0.5**2 + 0.4 * 0.06**2 + 0.1 * 0.5**2 / 3
+    weight = 9.81 * (0.5 + 0.1 * 0.25)
+
+    def moves(_, state, torque):
+        return state[1], (weight * np.sin(state[0]) + torque - 0.05 * state[1]) / inertia
+
+    for state, torque, came in zip(states, torques, found, strict=True):
+        seconds = module.INSIDE * box.model.opt.timestep
+        exact = solve_ivp(moves, (0, seconds), state, args=(float(torque[0]),), rtol=1e-9).y[:, -1]
+        np.testing.assert_allclose(came, exact, atol=0.04)  # steps of .01 s are of first order
+        _, by_state, by_torque = box.derivative(state, torque)
+        for way in np.eye(3):
+            plus, minus = (
+                box.evaluate(state + sign * 1e-5 * way[:2], torque + sign * 1e-5 * way[2:])
+                for sign in (1, -1)
+            )
+            slope = by_state @ way[:2] + by_torque @ way[2:]
+            np.testing.assert_allclose(slope, (plus - minus) / 2e-5, rtol=1e-5, atol=1e-6)
+
+
+@needs("hopper")
+def test_a_hopper_gets_the_rewards_that_gymnasium_gives_by_hand(monkeypatch):
+    import gymnasium
+
+    module = problem_of("hopper", monkeypatch)
+    problem = module.Hopping(calls=5)
+    torch.manual_seed(0)
+    network = problem.network()
+    with torch.no_grad():
+        found = problem.rewards(network, torch.tensor([3, 8]), 0.0)
+        for column, seed in enumerate((3, 8)):
+            environment = gymnasium.make("Hopper-v5")
+            observation, _ = environment.reset(seed=seed)
+            for row in range(5):
+                action = network(torch.from_numpy(observation)[None].float() / 2).tanh()[0].numpy()
+                observation, reward, *_ = environment.step(action)
+                assert float(found[row, column]) == pytest.approx(reward, rel=1e-6)
+
+
 @pytest.mark.slow
 @needs("openfoam")
 def test_a_case_that_diverges_at_once_loses_its_row_alone(tmp_path, monkeypatch):
@@ -167,6 +235,20 @@ def test_a_case_that_diverges_at_once_loses_its_row_alone(tmp_path, monkeypatch)
     assert (box.ledger.rows_run, box.ledger.rows_failed) == (3, 1)
     assert "icoFoam was ended by SIGFPE" in box.ledger.first_failure
     torch.testing.assert_close(found[2], found[0], rtol=0, atol=0)
+
+
+@pytest.mark.slow
+@needs("openfoam")
+def test_a_large_cavity_is_stepped_and_corrected_once():
+    """With 16 x 16 cells, for time; the correction is one step towards what a faster lid makes."""
+    program = EXAMPLES / "openfoam" / "million.py"
+    done = subprocess.run(
+        [sys.executable, program, "--cells", "16"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1].removeprefix("result "))
+    assert told["cells"] == 256
+    assert told["loss after"] < told["loss before"]
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
+from scipy.interpolate import LinearNDInterpolator
 from scipy.sparse.linalg import spsolve
 
 import zo
@@ -110,14 +111,70 @@ def true_vjp(function, arrays, v) -> torch.Tensor:
 )
 def test_a_box_of_the_models_own_form_has_its_vjp(make, mesh, function, rows):
     spec = (ArraySpec("u", (NODES,), layout=mesh),)
-    z = smooth(rows) if mesh is MESH else smooth(rows) + 0.3 * torch.randn(rows, NODES).double()
+    generator = torch.Generator().manual_seed(0)
+    rough = torch.randn(rows, NODES, generator=generator, dtype=torch.float64)
+    z = smooth(rows) if mesh is MESH else smooth(rows) + 0.3 * rough
     tangent = make()
     learn(tangent, pairs_of(spec, spec, (z,), function(z)))
     new = smooth(3, seed=8)
-    v = torch.randn(3, NODES, dtype=torch.float64)
+    v = torch.randn(3, NODES, generator=generator, dtype=torch.float64)
     found = tangent.vjp(pairs_of(spec, spec, (new,), function(new)), v)
     assert cosine(found, true_vjp(function, (new,), v)) > 0.999
     assert tangent.measured["error"] < 0.1
+
+
+def vortices() -> torch.Tensor:
+    """A call's matrix: two vortices carry a tracer, twice along its characteristics by interpolation."""
+    places = MESH.coordinates
+    velocity = np.zeros_like(places)
+    for centre, strength in (((0.3, 0.35), 0.1), ((0.7, 0.75), -0.1)):
+        away = places - centre
+        size = strength * np.exp(-(away**2).sum(axis=1, keepdims=True) / 0.08)
+        velocity += size * np.stack([-away[:, 1], away[:, 0]], axis=1) / 0.2
+    back = np.clip(places - velocity, 0, 1)
+    once = torch.from_numpy(LinearNDInterpolator(places, np.eye(NODES))(back))
+    return once @ once
+
+
+def test_convection_over_elements_by_another_discretisation_has_its_vjp():
+    """The truth is a dense matrix; the identity's cosine says how much there is to be learned."""
+    step = vortices()
+    spec = (ArraySpec("u", (NODES,), layout=MESH),)
+    z, v = smooth(24), torch.randn(24, NODES, dtype=torch.float64)
+    tangent = zo.MeshTangent()
+    pairs = pairs_of(spec, spec, (z,), z @ step.T)
+    learn(tangent, pairs)
+    assert tangent.measured["degree"] >= 6
+    assert cosine(v, v @ step) < 0.75
+    assert cosine(tangent.vjp(pairs, v), v @ step) > 0.85
+
+
+def test_a_grid_with_holes_is_learned_from_as_a_mesh():
+    kept = np.ones((9, 9), dtype=bool)
+    kept[3:5, 4:7] = False
+    mesh = Mesh.of_grid(kept)
+    difference = incidence(np.array([[a, b] for a, b in mesh.links().tolist()]), mesh.size)
+    beside = np.abs(difference @ np.argwhere(kept)).sum(axis=1) == 1  # five points, no diagonals
+    lattice = dense(difference[beside].T @ difference[beside])
+    step = torch.linalg.matrix_exp(-0.5 * lattice)
+    z = smooth(24)[:, torch.from_numpy(kept.ravel())]
+    spec = (ArraySpec("u", (mesh.size,), layout=mesh),)
+    pairs = pairs_of(spec, spec, (z,), z @ step.T)
+    tangent = AutoTangent(box_of(spec, spec))
+    learn(tangent, pairs)
+    v = torch.randn(24, mesh.size, dtype=torch.float64)
+    assert tangent.kind == "mesh"
+    assert cosine(tangent.vjp(pairs, v), v @ step) > 0.97
+
+
+def test_coefficients_by_cell_are_sums_of_the_single_matrices():
+    generator = np.random.default_rng(1)
+    cells = len(P1.volume)
+    tensor, velocity = generator.normal(size=(cells, 2, 2)), generator.normal(size=(cells, 2))
+    reaction = generator.normal(size=cells)
+    wanted = P1.mass(reaction) + sum(P1.convection(a, velocity[:, a]) for a in range(2))
+    wanted = wanted + sum(P1.stiffness(a, b, tensor[:, a, b]) for a, b in np.ndindex(2, 2))
+    assert np.allclose(P1.operator(tensor, velocity, reaction).toarray(), wanted.toarray())
 
 
 def test_loads_are_answered_by_displacements_of_several_fields():

@@ -14,8 +14,6 @@ from simulators.kuramoto_sivashinsky import KuramotoSivashinsky
 from tests import quick
 from tests.zo.row_boxes import FromTorch, weights
 from zo.tangents import CallPairs
-from zo.tangents.models.convolution import along
-from zo.tangents.models.lattice import padded
 from zo.tangents.models.output_map import RIDGES, SPAN, OutputMap
 from zo.tangents.models.reach import measure
 from zo.tangents.pairs import joined
@@ -476,23 +474,3 @@ def test_a_stencil_in_smooth_states_has_gradients_of_the_right_size():
     for state, pairs in zip(states[-2::-1], calls[::-1], strict=True):
         found, true = tangent.vjp(pairs, found), true_vjp(box, (state,), true)
     assert found.norm() < 3 * true.norm()
-
-
-@pytest.mark.parametrize("wraps", [True, False])
-@pytest.mark.parametrize("out, given, taps, cells", [(3, 2, 5, 7), (1, 4, 3, 6), (2, 2, 1, 5), (1, 3, 13, 4)])
-def test_a_convolution_along_one_axis_is_torch_s(out, given, taps, cells, wraps):
-    generator = torch.Generator().manual_seed(0)
-    x, weight, cotangent = (
-        torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
-        for shape in ((given, cells, 2), (out, given, taps), (out, cells, 2))
-    )
-    around = padded(x.movedim(-1, 0), taps // 2, (wraps,))
-    expected = torch.nn.functional.conv1d(around, weight).movedim(0, -1)
-    found = along(x, weight, wraps)
-    assert torch.allclose(found, expected, rtol=1e-12)
-    for own, true in zip(
-        *(torch.autograd.grad(y, (x, weight), cotangent, create_graph=True) for y in (found, expected)),
-        strict=True,
-    ):
-        assert torch.allclose(own, true, rtol=1e-12)
-    assert torch.autograd.gradgradcheck(lambda x, w: along(x, w, wraps), (x, weight))

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +29,12 @@ from blackbox import (
 )
 from tasks import cost
 from tasks.errors import Interrupted, StorageError
+from tasks.ledger import calls_noted
 from tasks.methods import METHODS
+from tasks.plan import TRIES, plan_of
 from tasks.progress import Progress
 from tasks.runs import calls
 from tasks.runs.folder import Run
-from tasks.tally import calls_noted
-from tasks.work import checked, prepare
 from tasks.workers import group
 from tests.tasks.problems import MATRIX, Beside, Mixed, Steering
 
@@ -254,7 +255,9 @@ def test_rows_that_the_check_asks_for_are_noted_and_planned(tmp_path):
 
 def test_data_that_a_network_asks_for_keep_failed_rows_where_methods_are_checked():
     problem = Scaled(methods=("tangents",))
-    prepare(problem, checked(problem))
+    plan = plan_of(problem, [0])
+    problem.ledger.bound(problem)
+    plan.settled(problem)
     failed = problem.data.test.isnan().any(dim=1)
     assert 0 < int(failed.sum()) == problem.box.ledger.rows_failed < 8
 
@@ -329,6 +332,12 @@ def test_runs_whose_class_has_one_box_have_a_budget_each(tmp_path):
     assert tasks.run(Lasting(), resume=folder, **settings).result.calls["rows"] == budget > spent > 0
 
 
+def cost_of(problem, methods, *, timed):
+    """What is said of the cost of a run by these methods."""
+    plan = replace(plan_of(problem, [0]), methods={name: METHODS[name] for name in methods})
+    return cost.told(problem, plan.settled(problem), timed=timed)
+
+
 def test_the_time_of_a_row_is_not_that_of_a_cached_answer(monkeypatch, tmp_path):
     class Kept(Steering):
         def box(self):
@@ -338,13 +347,13 @@ def test_the_time_of_a_row_is_not_that_of_a_cached_answer(monkeypatch, tmp_path)
     monkeypatch.setattr(cost, "perf_counter", lambda: next(clock))
 
     problem = Kept(methods=("none", "no-gradient", "tangents"))
-    wanted = {name: METHODS[name] for name in ("none", "no-gradient", "tangents")}
-    first, *lines = cost.lines(problem, wanted, 1, timed=True)
+    wanted = ("none", "no-gradient", "tangents")
+    first, *lines = cost_of(problem, wanted, timed=True)
     run = problem.box.ledger.rows_run  # by the first evaluation: all others ask for the same rows again
     assert 0 < run <= 10 and first.endswith(f"runs 10 box rows, {20 / run:.3g} ms a row.")
     learned = [line for line in lines if line.endswith("in the box, plus what tangents take to learn")]
     assert len(learned) == 1 and learned[0].startswith("  tangents: ")
-    again, *lines = cost.lines(problem, wanted, 1, timed=True)
+    again, *lines = cost_of(problem, wanted, timed=True)
     assert again.endswith("box rows; answers came from a cache, so their time is not known.")
     assert not any("in the box" in line for line in lines)
 
@@ -362,7 +371,7 @@ def test_the_time_of_a_row_is_not_that_of_starting_a_pool(monkeypatch):
             return Parallel(Slow(), ThreadPoolExecutor(1), block=5)
 
     monkeypatch.setattr(cost, "perf_counter", lambda: now[0])
-    first, *_ = cost.lines(Pooled(), {}, 1, timed=True)
+    first, *_ = cost_of(Pooled(), (), timed=True)
     assert first.endswith("runs 10 box rows, 4 ms a row.")
 
 
@@ -371,7 +380,7 @@ def test_why_the_cost_is_not_known_is_said_in_a_line():
         def objective(self, network, wanted):
             return super().objective(network.float(), wanted)
 
-    (line,) = cost.lines(Wrong(), {}, 1, timed=False)
+    (line,) = cost_of(Wrong(), (), timed=False)
     assert line.startswith(
         "Cost: not known before the first step: the objective, on zeros from its box, raised"
     )
@@ -383,17 +392,17 @@ def test_what_a_problem_evaluates_by_itself_is_said_not_to_be_in_the_sum():
         def evaluate(self, network):
             return {"error": 0.0}
 
-    assert cost.lines(Judged(), {}, 1, timed=False)[-1].endswith(" rows, beside those of test")
-    assert cost.lines(Steering(), {}, 1, timed=False)[-1].endswith(" rows")
+    assert cost_of(Judged(), (), timed=False)[-1].endswith(" rows, beside those of test")
+    assert cost_of(Steering(), (), timed=False)[-1].endswith(" rows")
 
 
-@pytest.mark.parametrize(("one_is_late", "evaluations"), [(True, 1), (False, cost.TRIES)])
+@pytest.mark.parametrize(("one_is_late", "evaluations"), [(True, 1), (False, TRIES)])
 def test_processes_that_time_rows_end_alike_and_plan_alike(monkeypatch, one_is_late, evaluations):
     """Each asks in step with the others, but has a clock, and a share of the rows, of its own."""
     monkeypatch.setattr(group, "any_of", lambda flag: one_is_late)
     monkeypatch.setattr(group, "total", lambda *counts: [100 + count for count in counts])
     problem = Steering(methods=("none",))
-    told = cost.lines(problem, {}, 1, timed=True)
+    told = cost_of(problem, (), timed=True)
     assert f"  timing: {evaluations * 5 * 2} rows, which have been run" in told
     assert any(line.startswith("  making the data: 100 rows, which have been run") for line in told)
 

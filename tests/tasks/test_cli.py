@@ -219,7 +219,9 @@ def test_a_server_that_is_not_there_is_not_taken_for_a_file(toy, capsys):
 
 
 def test_errors_of_ours_that_nobody_foresaw_keep_their_traceback(toy, monkeypatch):
-    monkeypatch.setattr("tasks.api.work", Mock(side_effect=ZeroDivisionError("nobody saw this coming")))
+    monkeypatch.setattr(
+        "tasks.start.carry_out", Mock(side_effect=ZeroDivisionError("nobody saw this coming"))
+    )
     with pytest.raises(ZeroDivisionError, match="nobody saw this coming"):
         toy("run", "toy")
 
@@ -252,9 +254,9 @@ def test_an_immediate_stop_says_how_to_resume_too(toy, tmp_path, capsys):
     assert capsys.readouterr().err == said
 
 
-@pytest.mark.parametrize("moment", ["work", "report.write"])
+@pytest.mark.parametrize("moment", ["carry_out", "report.write"])
 def test_a_stop_before_and_after_training_says_how_to_resume_too(toy, tmp_path, capsys, monkeypatch, moment):
-    monkeypatch.setattr(f"tasks.api.{moment}", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(f"tasks.start.{moment}", Mock(side_effect=KeyboardInterrupt))
     assert toy("run", "toy") == 130
     path = only_run(tmp_path).relative_to(tmp_path)
     assert capsys.readouterr().err == f"Stopped. Resume with: blackbox resume {path}\n"

@@ -11,7 +11,7 @@ import torch
 
 import tasks
 from blackbox import ArraySpec, BlackBoxFunction, BudgetError, Parallel
-from tasks import commands, training
+from tasks import commands, loop
 from tasks.progress import Progress
 from tasks.runs import answers, calls, checkpoint, pace
 from tasks.runs.answers import Answers
@@ -270,7 +270,7 @@ class Dying(tasks.Callback):
 )
 @pytest.mark.parametrize("saved", [True, False])
 def test_a_step_that_is_cut_short_runs_only_the_rows_that_are_left(tmp_path, monkeypatch, method, saved):
-    monkeypatch.setattr(training, "LEAST", 0.0)
+    monkeypatch.setattr(loop, "LEAST", 0.0)
     monkeypatch.setattr(Row, "rows", 0)
     monkeypatch.setattr(Row, "dies_at", -1)
     if not saved:  # there is a checkpoint before the first step alone

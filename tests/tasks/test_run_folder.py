@@ -14,10 +14,10 @@ import torch
 
 from tasks import Row
 from tasks.errors import RunFolderError, RunLockedError
+from tasks.ledger import calls_noted
 from tasks.runs import atomic, folder
 from tasks.runs.folder import Run
 from tasks.runs.result import Result
-from tasks.tally import calls_noted
 from tests.tasks.toy import Line
 
 

@@ -359,7 +359,7 @@ def test_an_error_of_a_step_comes_through_and_the_last_checkpoint_stands(run):
 
 def test_seconds_go_on_from_the_checkpoint(run, monkeypatch):
     ticks = iter(range(0, 1000, 10))  # each step starts and ends with a look at the clock
-    monkeypatch.setattr("tasks.training.perf_counter", lambda: next(ticks))
+    monkeypatch.setattr("tasks.loop.perf_counter", lambda: next(ticks))
     with pytest.raises(Crash):
         walk(run, progress=CrashesAt(5))
     _, outcome = walk(run)

@@ -9,11 +9,12 @@ import torch
 
 import tasks
 from blackbox import ArraySpec, BlackBoxError, BlackBoxFunction
-from tasks import cost, methods
+from tasks import cost
 from tasks.errors import ConfigurationError
+from tasks.plan import plan_of
 from tasks.progress import Progress
 from tasks.runs.folder import Run
-from tasks.work import work
+from tasks.start import carry_out
 from tests.tasks.problems import Steering
 
 
@@ -59,7 +60,7 @@ def test_rows_are_those_of_base_and_queries(tmp_path):
 
 def test_cost_is_in_rows_of_the_data():
     problem = Line()
-    lines = cost.lines(problem, methods.named(problem, problem.config.methods), 2, timed=True)
+    lines = cost.told(problem, plan_of(problem, range(2)).settled(problem), timed=True)
     assert "without a black box" in lines[0] and "5" in lines[0]
     assert any("cge" in line and "queries" in line for line in lines)
 
@@ -111,7 +112,7 @@ def test_what_settings_tell_is_refused_before_a_box_or_data_is_made(
         if way == "script":
             tasks.run(problem, runs=tmp_path / "runs")
         else:  # the folder comes first there, and goes when nothing was done in it
-            work(problem, Run.create(tmp_path, "costly", "own", problem.config, [0]), Progress())
+            carry_out(problem, Run.create(tmp_path, "costly", "own", problem.config, [0]), Progress())
     assert not (tmp_path / "runs").exists()
 
 

@@ -98,7 +98,7 @@ class TangentGradient:
     The gradient is as biased as the tangent is wrong. Each step measures this by predicting answers that the
     tangent has not learned from yet. Every few steps, one more query along the gradient (batch rows in each
     call) compares loss and responses with the predictions of gradient and tangents. When trust is lost,
-    tangents learn longer, then other kinds take over, and finally probes are added, as far as `max_rows`
+    tangents learn longer, then other kinds are tried, and finally probes are added, as far as `max_rows`
     allows. A warning announces each; see `TrustPolicy`. A held-out loss decides: see `KeepBest`. The numbers
     of a box may be in any units: each is measured by its usual size (`Units`).
 
@@ -532,6 +532,7 @@ class TangentGradient:
             if own:
                 measured = units.measure([pairs[number] for number in own])
                 found = predict_and_learn(tangent, measured)
+                tangent.linearise(measured)
                 for number, known, error in zip(own, measured, found, strict=True):
                     pairs[number], squares[number] = known, error
         self.trust = [relative_error([each]) for each in squares]

@@ -311,6 +311,8 @@ def _joined(found: Sequence[Recorded], boxes: Sequence[BlackBoxFunction]) -> Rec
             f"objective: expected a call of a box in {list(boxes)}, got none. Name in boxes the very objects "
             "that the objective calls; without a box, use autograd."
         )
+    if len(found) == 1:
+        return found[0]
     calls = [
         RecordedCall(
             same[0].box,

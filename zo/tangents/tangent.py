@@ -23,9 +23,9 @@ class Tangent(ABC):
     """A model J(z) of a box's derivative. Tangents stack: each learns what its `prior` leaves.
 
     In each step `predict` (without probes `predict_values`) is asked for the calls of the box, then `see`,
-    then `observe` once, then `vjp` for the calls in reverse. Without probes the rows of several calls, one
-    after another, are given to `predict_values` and `see` at once. The pairs of a call are given each time,
-    so only what outlives the step is kept. One that has a `prior` hands on what it is given.
+    then `observe` and `linearise` once each, then `vjp` for the calls in reverse. Without probes the rows of
+    several calls, one after another, are given to `predict_values` and `see` at once. The pairs of a call are
+    given each time, so only what outlives the step is kept. One that has a `prior` hands on what it is given.
 
     Attributes:
         learns_from_values: whether it needs no changes to learn, only what goes in and comes out; then a
@@ -90,6 +90,12 @@ class Tangent(ABC):
 
     def observe(self, pairs: CallPairs) -> None:  # noqa: B027 - some have nothing to learn
         """Learn from the pairs of all calls of a step, listed (see `CallPairs.listed`); there may be none."""
+
+    def linearise(self, calls: Sequence[CallPairs]) -> None:
+        """Prepare for `vjp` and `apply` at the calls of a step, of which each may be asked for, or none."""
+        prior = self._prior()
+        if prior is not None:
+            prior.linearise(calls)
 
     def keep_within(self, most_bytes: int) -> None:
         """Take at most so many bytes for rows to learn from; it is too late where there are some already."""

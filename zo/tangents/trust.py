@@ -35,7 +35,7 @@ class TrustPolicy:
     (`agreement_of_rows`); with fewer than four rows instead when the change is far larger, or when the error
     of the tangents' prediction of the boxes' responses in the check exceeds `missed`. The cheapest remedy
     that is left is then taken, and the next one if that does not help: tangents that can learn longer do;
-    another kind takes over if there is one; then the probes double, starting from one, as far as the
+    another kind learns beside them if there is one; then the probes double, starting from one, as far as the
     gradient's `max_rows` allows. Each time a `TangentWarning` names the remedy and its cost; if none is left,
     it says so once. When the mean is below `regained` and the last check was good, trust is regained, and the
     probes halve down to the number that the gradient was created with.
@@ -284,7 +284,7 @@ class TrustWatch:
 
         Warns:
             TangentWarning: trust is lost, by which limit, and what is done about it: tangents learn longer,
-                another takes over, probes are added, or nothing is left within `max_rows`. Or three checks
+                another kind is tried, probes are added, or nothing is left within `max_rows`. Or three checks
                 in a row showed nothing. Or the box is constant in pieces, which is said once.
         """
         state = self._state

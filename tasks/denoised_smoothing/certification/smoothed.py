@@ -33,8 +33,7 @@ from tasks.denoised_smoothing.certification.checks import (
 from tasks.denoised_smoothing.certification.table import CertificateFile
 from tasks.errors import DataError, ProblemError
 from tasks.runs.answers import Answers
-from tasks.tally import Tally
-from tasks.training import everywhere
+from tasks.tally import Tally, everywhere
 from tasks.workers import group
 
 CLAMP = (0.0, 1.0)

@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 
 from blackbox.checks import nearest
-from tasks import digits
 from tasks.errors import ConfigurationError
 from tasks.image_classification.data import cifar
 from tasks.image_classification.data.epochs import CIFAR_AUGMENTATION, NO_AUGMENTATION, Augmentation
 from tasks.image_classification.data.images import ImageData, Images, Normalisation, hold_out
-from tasks.shapes import NAMES as OUTLINES
-from tasks.shapes_file import kept_shapes
+from tasks.images import digits
+from tasks.images.shapes import NAMES as OUTLINES
+from tasks.images.shapes_file import kept_shapes
 
 CIFAR10_CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),

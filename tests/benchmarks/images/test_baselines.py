@@ -11,7 +11,7 @@ from benchmarks.images.baselines import OTHERS, BaselineConfig, WithoutBackpropa
 from tasks.progress import Progress
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run
-from tasks.work import work
+from tasks.start import carry_out
 from tests.tasks.image_classification.small import SETTINGS, Striped, made_setup, train
 from tests.tasks.image_classification.test_sparse_set import OWN
 
@@ -27,7 +27,7 @@ def new_run(folder) -> Run:
 
 def go_on(run: Run) -> None:
     run = Run.open(run.path)
-    work(WithoutBackpropagation(run.configuration(BaselineConfig)), run, Progress())
+    carry_out(WithoutBackpropagation(run.configuration(BaselineConfig)), run, Progress())
 
 
 def outcome(run: Run):

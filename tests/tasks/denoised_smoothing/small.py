@@ -16,7 +16,7 @@ from tasks.denoised_smoothing.config import Config
 from tasks.denoised_smoothing.problem import METHODS
 from tasks.progress import Progress
 from tasks.runs.folder import Run
-from tasks.work import prepare, setup_of
+from tasks.setup import setup_of
 
 CLASSES, SIDE = 3, 6
 BOX = f"{boxes.__name__}:blobs"
@@ -86,7 +86,7 @@ def setup(
     (path,) = runs.iterdir()
     if made.run_folder is None:
         made.begin(path)
-        prepare(made, {})
+        made.ledger.bound(made)
     return setup_of(made, Run.open(path), name, 0, Progress(), trained)
 
 

@@ -8,7 +8,6 @@ import torch
 
 from blackbox import ArraySpec, Budgeted, BudgetError
 from blackbox.adapters import TorchModule, from_callable
-from tasks import digits
 from tasks.denoised_smoothing import SklearnClassifier, data
 from tasks.denoised_smoothing.classifiers.answers import (
     Clamped,
@@ -22,6 +21,7 @@ from tasks.denoised_smoothing.classifiers.sklearn_box import embedded
 from tasks.denoised_smoothing.classifiers.stack import make_box
 from tasks.denoised_smoothing.config import Config
 from tasks.errors import DataError
+from tasks.images import digits
 from tasks.runs import pace
 from tests.tasks.denoised_smoothing import small
 

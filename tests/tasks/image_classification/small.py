@@ -14,7 +14,7 @@ from tasks.image_classification.config import Config
 from tasks.image_classification.data import ImageData, Images, Normalisation
 from tasks.progress import Progress
 from tasks.runs.folder import Run
-from tasks.work import setup_of
+from tasks.setup import setup_of
 
 SETTINGS = {
     "methods": ("none", *ImageClassification.methods),

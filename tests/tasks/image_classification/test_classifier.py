@@ -15,7 +15,7 @@ from tasks.image_classification.data import load, loading
 from tasks.problems import where_is
 from tasks.progress import Progress
 from tasks.runs.folder import Run
-from tasks.work import work
+from tasks.start import carry_out
 from tests.tasks.image_classification.small import small
 
 ROOT = Path(__file__).parents[3]
@@ -25,7 +25,7 @@ def finished(folder: Path, **changes) -> Run:
     problem = ImageClassification(small(**changes))
     where = where_is(ImageClassification)
     run = Run.create(folder, problem.name(), "demo", problem.config, [0], problem=where)
-    work(problem, run, Progress())
+    carry_out(problem, run, Progress())
     return run
 
 

@@ -14,7 +14,7 @@ from tasks.image_classification import ImageClassification, networks, sparse_set
 from tasks.progress import Progress
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run
-from tasks.work import work
+from tasks.start import carry_out
 from tests.tasks.image_classification.small import SETTINGS, small, words
 from zo.errors import FailedQueriesError
 
@@ -150,7 +150,7 @@ def new_run(folder: Path, **changes) -> Run:
 def go_on(run: Run) -> None:
     """As `blackbox resume` does, but for the report."""
     run = Run.open(run.path)
-    work(ImageClassification(run.configuration(ImageClassification.Config)), run, Progress())
+    carry_out(ImageClassification(run.configuration(ImageClassification.Config)), run, Progress())
 
 
 @pytest.mark.slow

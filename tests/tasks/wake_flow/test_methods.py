@@ -15,12 +15,12 @@ from tasks.methods import estimator
 from tasks.progress import Progress
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run, stage_name
+from tasks.start import carry_out
 from tasks.wake_flow.config import METHODS, PRESETS, Config, budget_of, family_of, method_name, without_budget
 from tasks.wake_flow.methods import steps_in_loop, variant
 from tasks.wake_flow.networks import Corrector, Scales, layers
 from tasks.wake_flow.problem import WakeFlow
 from tasks.wake_flow.rollout import rollout_errors
-from tasks.work import work
 from tests.tasks.wake_flow.small import SMALL
 
 OTHERS = replace(
@@ -60,10 +60,10 @@ def go_on(run: Run, folder: Path, progress: Progress | None = None) -> None:
     """Do what is left of a run, or, with a progress that cuts it short, a part of that."""
     problem = WakeFlow(run.configuration(Config), folder=folder / "data")
     if progress is None:
-        work(problem, run, Progress())
+        carry_out(problem, run, Progress())
     else:
         with pytest.raises(Cut):
-            work(problem, run, progress)
+            carry_out(problem, run, progress)
 
 
 def start_run(folder: Path, config: Config, progress: Progress | None = None, seed: int = 0) -> Run:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from tasks import Row, report
+from tasks.judge import warn_of_units
 from tasks.runs import checkpoint
 from tasks.runs.folder import Run, stage_name
 from tasks.runs.result import NOT_APPLICABLE, Result
@@ -21,7 +22,6 @@ from tasks.wake_flow import curves, pictures
 from tasks.wake_flow.evaluation import SERIES, TRACK, tracks
 from tasks.wake_flow.pictures import vorticity
 from tasks.wake_flow.problem import WakeFlow
-from tasks.work import _warn_of_units
 from tests.tasks.test_html_report import read
 from tests.tasks.wake_flow.small import SMALL
 
@@ -239,5 +239,5 @@ def test_errors_by_reynolds_number_are_means_over_its_rollouts():
 
 
 def test_no_array_of_an_evaluation_is_taken_for_a_figure_whose_unit_is_misspelt(recwarn):
-    _warn_of_units(WakeFlow(CONFIG), [*TRACK, *SERIES, "MAE", "extrapolated", "reynolds"])
+    warn_of_units(WakeFlow(CONFIG), [*TRACK, *SERIES, "MAE", "extrapolated", "reynolds"])
     assert not recwarn.list

@@ -31,6 +31,7 @@ MOST_CELLS = 2**12  # of a grid on which a stencil is tried too: it takes hundre
 LARGEST = 5_000  # numbers of a state for which a network without structure is tried
 CONTEST = 25  # steps in which two kinds learn side by side
 CLEARLY = 4.0  # times the mean square error: what a stencil must beat to be taken
+BETTER = 1.0  # the same of a kind that learns beside one that is not trusted
 FEWEST_JUDGED = 50  # rows that are there already, of which a fifth tells which kind is better
 FADING = 0.5  # of an error with each of these
 WORST = 1e12  # an error that is not finite counts as this
@@ -44,11 +45,11 @@ class AutoTangent(Tangent):
     the stencil foretold new rows with less than half of its error, and the last one in use stays: where both
     foretell about as well the network's derivative is the better one. All else: `MLPTangent`. A spec's layout
     goes before its shape: a grid, whose ends meet where it says so; a mesh, for which it is `MeshTangent`
-    where there are cells and coordinates and `GraphTangent` where there are edges alone; or neither. The repr
-    says which of these the box was taken for, and why. Where trust is
-    lost it learns longer, and then another kind takes over, which begins with the rows that are there. Where
-    probes run, in the end, it is `SecantTangent` around the model or around `LowRankTangent`, the one that
-    foretold responses better.
+    where there are cells and coordinates and `GraphTangent` where there are edges alone; or neither. The
+    repr says which of these the box was taken for, and why. Where trust is lost it learns longer. If trust
+    is lost again, another kind learns beside it for 25 steps, beginning with the rows that are there, and
+    takes over if it foretells new rows better. Where probes run, in the end, it is `SecantTangent` around
+    the model or around `LowRankTangent`, the one that foretold responses better.
 
     Args:
         box: whose specs decide.
@@ -83,6 +84,7 @@ class AutoTangent(Tangent):
         first = [kind for kind in self._makers if kind != "mlp"] or ["mlp"]
         self._left = [kind for kind in self._makers if kind not in first]
         self._steps = 0
+        self._contest = (CONTEST, CLEARLY)  # its last step, and by how much the second must be better
         self._most_bytes = MOST_BYTES  # of all models together
         self._errors = {kind: 0.0 for kind in first}  # of what was foretold, the last steps counting most
         self.models = self._made(first)
@@ -102,6 +104,10 @@ class AutoTangent(Tangent):
     def vjp(self, pairs: CallPairs, cotangent: Tensor) -> Tensor:
         """The model's J^T v, corrected by probes if there are any."""
         return self._corrected(pairs).vjp(pairs, cotangent)
+
+    def linearise(self, calls: Sequence[CallPairs]) -> None:
+        """The model prepares."""
+        self.model.linearise(calls)
 
     def response(self, pairs: CallPairs, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
         """The model's, or where probes correct it, what these say."""
@@ -145,7 +151,7 @@ class AutoTangent(Tangent):
         if len(self.models) > 1:
             self.kind = self._better()
             self._errors = {kind: FADING * self._errors[kind] for kind in self.models}
-            if self._steps == CONTEST:
+            if self._steps >= self._contest[0]:
                 self._settle()
 
     def fit(
@@ -180,12 +186,29 @@ class AutoTangent(Tangent):
             model.keep_within(most_bytes // len(self.models))
 
     def improve(self) -> str | None:
-        """Learn longer; or another kind takes over, as long as there is one."""
+        """Learn longer; or another kind learns beside it, as long as there is one."""
         self._settle()  # what is improved is in use from now on
         told = self.model.improve()
         if told is not None or not self._left:
             return told
-        return self._next_kind()
+        return self._challenge()
+
+    def _challenge(self) -> str:
+        """Another kind learns from the rows that are there, and takes over if it is better; in words."""
+        current, rows = self.model, self.model.rows()
+        kind = self._left.pop(0)
+        self.models = {self.kind: current, **self._made([kind])}
+        self.keep_within(self._most_bytes)
+        self._errors = dict.fromkeys(self.models, 0.0)
+        self._contest = (self._steps + CONTEST, BETTER)
+        other = self.models[kind]
+        if rows is not None:
+            form, columns = rows
+            other.start(form, *columns)
+        return (
+            f"{other!r} learns beside {current!r} for {CONTEST} steps, and takes over if it foretells new "
+            "rows better"
+        )
 
     def _next_kind(self) -> str:
         """Another kind takes over, with the rows that are there; in words."""
@@ -204,6 +227,7 @@ class AutoTangent(Tangent):
             "left": list(self._left),
             "steps": self._steps,
             "errors": dict(self._errors),
+            "contest": list(self._contest),
             "models": {kind: model.state_dict() for kind, model in self.models.items()},
             "probes": (self._secant.state_dict(), list(self._missed)),
         }
@@ -212,6 +236,7 @@ class AutoTangent(Tangent):
         """Go on where `state_dict` was taken."""
         self.kind, self._left, self._steps = state["kind"], list(state["left"]), state["steps"]
         self._errors = dict(state["errors"])
+        self._contest = (state["contest"][0], state["contest"][1])
         self.models = self._made(list(state["models"]))
         for kind, model in self.models.items():
             model.load_state_dict(state["models"][kind])
@@ -249,9 +274,9 @@ class AutoTangent(Tangent):
             stencil.reach, stencil.periodic = network.measured["reach"], network.measured["periodic"]
 
     def _better(self) -> str:
-        """The first kind, or the second where it is clearly better."""
+        """The first kind, or the second where it is better by as much as it must be."""
         first, second = self.models
-        return second if CLEARLY * self._errors[second] < self._errors[first] else first
+        return second if self._contest[1] * self._errors[second] < self._errors[first] else first
 
     def _told(self, given: Sequence[Tensor], answers: Sequence[Tensor]) -> CallPairs:
         """Answers as a call of the box shows them, each output in units of its spread."""
@@ -280,9 +305,13 @@ class AutoTangent(Tangent):
         )
 
     def _settle(self) -> None:
-        """End the contest; who lost may take over later."""
-        self._left = [kind for kind in self.models if kind != self.kind] + self._left
+        """End a contest; who lost the first one may have another, beside one that is not trusted."""
+        if len(self.models) == 1:
+            return
+        if self._contest[1] == CLEARLY:
+            self._left = [kind for kind in self.models if kind != self.kind] + self._left
         self.models = {self.kind: self.model}
+        self.keep_within(self._most_bytes)
 
     def _corrected(self, pairs: CallPairs) -> Tangent:
         if not len(pairs.d) or not bool(pairs.valid.any()):

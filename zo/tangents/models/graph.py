@@ -23,7 +23,7 @@ from zo.tangents.models.on_mesh import ImplicitTangent, Rows
 FORMS = ((1, False, False), (2, True, False), (2, True, True))
 CLEARLY = 0.95  # times the error of the poorer form: what a richer one must fall below
 GOOD = 0.01  # an error at which no richer form is tried
-ITERATIONS = 60  # of L-BFGS
+ITERATIONS = 60  # of L-BFGS for the richest form; half as many where a form only leads to the next
 UNIFORM = np.arange(-8.0, 5.0)  # logarithms of a conductance that all edges share, to begin with
 STEEPEST = 12.0  # a logarithm's largest size
 
@@ -47,7 +47,7 @@ class GraphTangent(ImplicitTangent):
     and coordinates, `zo.MeshTangent` needs fewer rows.
 
     Memory: window x (size_in + size_out) numbers and a sparse factorisation. A fit takes 2 S solves for each
-    row and iteration, some 60 iterations for each of 3 forms; a call's VJP 2 S solves a row, on one CPU core.
+    row and iteration, some 150 iterations in all; a call's VJP 2 S solves a row, on one CPU core.
 
     Args:
         mesh: the mesh; None, the default: the layout of the box's outputs.
@@ -94,7 +94,7 @@ class GraphTangent(ImplicitTangent):
             flows = _Flows(links, mesh.size, steps, powers, cubes, rows.carried, rows.extras.shape[1])
             fit = _Fit(flows, told, self.ridge)
             start = fit.uniform() if best is None else flows.from_other(best[1], best[2])
-            theta = fit.improved(start, ITERATIONS * (2 if longer else 1))
+            theta = fit.improved(start, (ITERATIONS if cubes else ITERATIONS // 2) * (2 if longer else 1))
             error = fit.error(theta, held)
             if best is None or error < CLEARLY * best[0]:
                 best = error, flows, theta
@@ -102,7 +102,7 @@ class GraphTangent(ImplicitTangent):
                 break
         assert best is not None
         error, flows, theta = best
-        return self._result(flows, rows, theta, error, ITERATIONS)
+        return self._result(flows, rows, theta, error, ITERATIONS // (2 if flows.powers else 1))
 
     def _result(
         self, flows: _Flows, rows: Rows, theta: np.ndarray, error: float, iterations: int
@@ -311,13 +311,15 @@ class _Fit:
         cubes = q[len(q) - len(flow) :] if flows.cubes else np.zeros_like(flow)
         for at, multiplier in enumerate(multipliers):
             before, after = states[at], states[at + 1]
-            ends = [_differences(flows.difference, each) for each in (multiplier, after, before)]
-            pulled, ahead, behind = ends
-            own = (pulled * ahead).sum(axis=0)  # (fields, edges)
+            pulled, ahead = (_differences(flows.difference, each) for each in (multiplier, after))
+            own = np.einsum("rfe,rfe->fe", pulled, ahead)
             found[0] -= conductance / steps * (flow[:, None] * own).sum(axis=0)
-            found[0] -= conductance / steps * (cubes[None, :, None] * pulled * behind**3).sum(axis=(0, 1))
+            if flows.cubes:
+                behind = _differences(flows.difference, before)
+                bent = (cubes[None, :, None] * pulled * behind * behind * behind).sum(axis=(0, 1))
+                found[0] -= conductance / steps * bent
             found[2] -= own @ conductance / steps
-            kept = (multiplier * after).sum(axis=0)  # (fields, nodes)
+            kept = np.einsum("rfn,rfn->fn", multiplier, after)
             moved = (multiplier * carried * (after - before)).sum(axis=(0, 1))
             found[1] -= capacity * (moved + (loss[:, None] * kept).sum(axis=0) / steps)
             found[3] -= kept @ capacity / steps

@@ -7,25 +7,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from blackbox.checks import check_count
 from zo.errors import ConfigurationError
-from zo.tangents.models.convolution import along
-from zo.tangents.models.lattice import Lattice, checked_ends, ends_of, padded, refuse_no_grid
+from zo.tangents.models.grid_network import GridNetwork
+from zo.tangents.models.lattice import Lattice, checked_ends, ends_of, refuse_no_grid
 from zo.tangents.models.network import NetworkTangent
 from zo.tangents.models.reach import measure
 from zo.tangents.models.values import Form
 from zo.tangents.tangent import sources
 
-CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-CONVOLVED = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
-CELLS = 2**11  # of a step of learning, at most: large grids take fewer rows, and of larger ones patches
+SEEN = 2**10  # cells of a step of learning: large grids take fewer rows,
+CELLS = 2**11  # and larger ones patches, with so many cells together
 LONGEST = 8.0  # times as many steps of learning on large grids, at most
 EDGES = {1: 256, 2: 16, 3: 12}  # cells of a patch along each axis
-SHORT = 2**12  # cells of a line along which a convolution is a product of matrices
-PLACES = 4  # channels that say where a cell lies, learned, on a grid with walls
 
 
 class GridTangent(NetworkTangent):
@@ -52,12 +48,12 @@ class GridTangent(NetworkTangent):
         reach: cells that a change is carried in a call; None: as the first rows show it.
         window: rows kept to learn from, the oldest going.
         batch: rows of a step of learning, drawn from the window with replacement; fewer where they would have
-            more than 2,048 cells.
+            more than 1,024 cells.
         steps_per_step: steps of learning in a step of training where the error on the window is a tenth of
             the typical change that the box makes; fewer or more in proportion to another error, at most
-            five times as many in the first 30 steps of training, and later twice. On a grid of more than
-            2,048 cells three to eight times as many, with the root of the cells: a step of learning sees a
-            part of it, and a step of training takes longer anyway.
+            twice as many in the first 30 steps of training, and later once. On a grid of more than 2,048
+            cells three to eight times as many, with the root of the cells, and at most five times these, and
+            later twice: a step of learning sees a part of it, and a step of training takes longer anyway.
         first_steps: of learning on the first rows, at most: it ends at an error of .03 of that change.
         learning_rate: of Adam.
         output_map: whether there is a W.
@@ -77,7 +73,7 @@ class GridTangent(NetworkTangent):
         periodic: bool | Sequence[bool] | None = None,
         reach: int | None = None,
         window: int = 4000,
-        batch: int = 32,
+        batch: int = 16,
         steps_per_step: int = 4,
         first_steps: int = 400,
         learning_rate: float = 2e-3,
@@ -112,14 +108,18 @@ class GridTangent(NetworkTangent):
     def drawn(self) -> int:
         """As many as `batch` and the cells of a step of learning allow."""
         assert self._form is not None
-        return max(1, min(self.batch, CELLS // cells_of(self._form)))
+        return max(1, min(self.batch, SEEN // cells_of(self._form)))
+
+    @property
+    def whole_rows(self) -> bool:
+        """Not on a grid of more than 2,048 cells."""
+        assert self._form is not None
+        return cells_of(self._form) <= CELLS
 
     def missed(self, generator: torch.Generator) -> Tensor:
-        """On a grid of more than 2,048 cells what N misses on patches: no cell asks for the whole row."""
+        """What N misses on patches: no cell asks for the whole row."""
         assert self._form is not None
-        if cells_of(self._form) <= CELLS:
-            return super().missed(generator)
-        assert isinstance(self._network, _GridNetwork)
+        assert isinstance(self._network, GridNetwork)
         answered, periodic, halo = self._network.answered, self._network.periodic, self._network.halo
         space = answered.space
         z, others, y = self._window.columns
@@ -163,13 +163,13 @@ class GridTangent(NetworkTangent):
 
     def for_size(self) -> float:
         """With the root of the cells, in units of a quarter of those that a step of learning sees."""
-        assert isinstance(self._network, _GridNetwork)
+        assert isinstance(self._network, GridNetwork)
         cells = math.prod(self._network.answered.space)
         return 1.0 if cells <= CELLS else min(LONGEST, math.sqrt(4 * cells / CELLS))
 
     def _carried_on(self, x: Tensor) -> Tensor:
         """`carried`, of channels `(channels, *cells)`."""
-        assert self._form is not None and isinstance(self._network, _GridNetwork)
+        assert self._form is not None and isinstance(self._network, GridNetwork)
         answered = self._network.answered
         given = Lattice(tuple(spec.shape for spec in self._form.inputs), answered.space)
         pieces = x.split([given.channels_of(shape) for shape in given.shapes])
@@ -202,9 +202,9 @@ class GridTangent(NetworkTangent):
         reach, periodic = measure(grid, answered.joined(change), self.reach, known)
         return {"reach": reach, "periodic": periodic}
 
-    def build(self, form: Form, plan: dict[str, Any]) -> nn.Module:
+    def build(self, form: Form, plan: dict[str, Any]) -> GridNetwork:
         """The network for that reach."""
-        return _GridNetwork(*lattices("GridTangent", form), self.channels, plan["reach"], plan["periodic"])
+        return GridNetwork(*lattices("GridTangent", form), self.channels, plan["reach"], plan["periodic"])
 
     def __repr__(self) -> str:
         """With what was set; a resumed run is held to it, so what was measured is not in it."""
@@ -225,109 +225,6 @@ def lattices(who: str, form: Form) -> tuple[Lattice, Lattice]:
     space = refuse_no_grid(who, form.outputs)
     inputs = tuple(spec.shape for spec in form.inputs) + form.others
     return Lattice(inputs, space), Lattice(tuple(spec.shape for spec in form.outputs), space)
-
-
-class _GridNetwork(nn.Module):
-    """Standardised flat inputs and others to what the outputs add, standardised."""
-
-    def __init__(
-        self, given: Lattice, answered: Lattice, width: int, reach: int, periodic: Sequence[bool]
-    ) -> None:
-        super().__init__()
-        self.given, self.answered, self.periodic = given, answered, tuple(periodic)
-        convolution = CONVOLUTIONS[len(given.space)]
-        walls = not all(periodic)
-        self.places = nn.Parameter(0.1 * torch.randn(PLACES, *given.space)) if walls else None
-        channels = given.channels + (PLACES + 1 if walls else 0)
-        first, last = max(1, round(0.375 * reach)), round(0.375 * reach)
-        between = max(0, reach - first - last)
-        self.line = len(given.space) == 1 and given.space[0] <= SHORT
-        self.linear = convolution(channels, answered.channels, 2 * reach + 1)
-        self.products = convolution(channels, 2 * width, 2 * first + 1)
-        self.bend = convolution(width, width, 2 * between + 1)
-        self.last = convolution(width, answered.channels, 2 * last + 1, bias=False)
-        for layer in (self.linear, self.last):
-            nn.init.zeros_(layer.weight)
-        nn.init.zeros_(self.linear.bias)  # type: ignore[arg-type] # it has one
-
-    def forward(self, z: Tensor, others: Tensor) -> Tensor:
-        x = self.given.joined(torch.cat([z, others], dim=1))
-        x = x.movedim(0, -1).contiguous() if self.line else x  # see `along`
-        channels = 0 if self.line else 1
-        hidden = _products(self._of_all(self.products, x), channels)
-        hidden = hidden + functional.silu(self._convolved(hidden, self.bend.weight, self.bend.bias))
-        found = self._of_all(self.linear, x) + self._convolved(hidden, self.last.weight)
-        return self.answered.split(found.movedim(-1, 0) if self.line else found)
-
-    def on_patches(
-        self, x: Tensor, places: Sequence[Sequence[Tensor]], inside: Tensor, edges: Sequence[int]
-    ) -> Tensor:
-        """The same on patches alone, of which the cells around are known.
-
-        Args:
-            x: standardised channels `(patches, channels, *cells)`, `halo` cells more on each side.
-            places: of each patch the cells along each axis.
-            inside: `(patches, 1, *cells)`, 1 for cells of the grid, 0 beyond its walls.
-            edges: cells of a patch along each axis.
-
-        Returns:
-            `(patches, channels, *edges)`, standardised.
-        """
-        if self.places is not None:
-            lengths = self.places.shape[1:]
-            same = []
-            for cells in places:
-                own = self.places
-                for axis, (along_it, length) in enumerate(zip(cells, lengths, strict=True)):
-                    own = own.index_select(axis + 1, along_it.clamp(0, length - 1))
-                same.append(own)
-            x = torch.cat([x, torch.stack(same) * inside, inside], dim=1)
-        convolve = CONVOLVED[x.ndim - 2]
-        hidden = _products(convolve(x, self.products.weight, self.products.bias), 1)
-        hidden = hidden * _middle(inside, hidden.shape[2:])  # beyond walls hidden numbers are zero, too
-        bent = convolve(hidden, self.bend.weight, self.bend.bias)
-        hidden = (_middle(hidden, bent.shape[2:]) + functional.silu(bent)) * _middle(inside, bent.shape[2:])
-        straight = convolve(x, self.linear.weight, self.linear.bias)
-        return _middle(straight, edges) + _middle(convolve(hidden, self.last.weight), edges)
-
-    @property
-    def halo(self) -> int:
-        """Cells around a patch that its answer depends on."""
-        layers = (self.products, self.bend, self.last)
-        return max(self.linear.weight.shape[2] // 2, sum(layer.weight.shape[2] // 2 for layer in layers))
-
-    def _of_all(self, layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
-        """A layer of the channels of the rows, and of those that are the same in all rows, which it is once.
-
-        On a grid with walls these are most of the channels; and x needs no gradient where weights learn.
-        """
-        if self.places is None:
-            return self._convolved(x, layer.weight, layer.bias)
-        same = torch.cat([self.places, torch.ones_like(self.places[:1])])
-        same = same[..., None] if self.line else same[None]
-        own, shared = layer.weight.split([self.given.channels, PLACES + 1], dim=1)
-        return self._convolved(x, own) + self._convolved(same, shared, layer.bias)
-
-    def _convolved(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        if self.line:
-            found = along(x, weight, self.periodic[0])
-            return found if bias is None else found + bias[:, None, None]
-        around = padded(x, weight.shape[2] // 2, self.periodic)
-        return CONVOLVED[x.ndim - 2](around, weight, bias)
-
-
-def _products(found: Tensor, channels: int) -> Tensor:
-    """Of the first layer's channels, along that axis."""
-    a, b = found.chunk(2, dim=channels)
-    straight, bent = a.chunk(2, dim=channels)
-    return torch.cat([straight, functional.silu(bent)], dim=channels) * b
-
-
-def _middle(x: Tensor, lengths: Sequence[int]) -> Tensor:
-    """The cells in the middle, of `(..., *cells)`."""
-    for axis, length in enumerate(lengths, start=x.ndim - len(lengths)):
-        x = x.narrow(axis, (x.shape[axis] - length) // 2, length)
-    return x
 
 
 def _standard(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -68,8 +69,16 @@ class Lattice:
             first += channels
         return torch.cat(found) if found else torch.zeros(0, dtype=torch.long)
 
+    @cached_property
+    def whole(self) -> bool:
+        """Whether each array has a number in each cell, so that a row is its channels one after another."""
+        axes = len(self.space)
+        return all(self.on_grid(shape) and shape[len(shape) - axes :] == self.space for shape in self.shapes)
+
     def joined(self, flat: Tensor) -> Tensor:
         """`(rows, numbers of a row)` to `(rows, channels, *space)`, zero where an array has no cell."""
+        if self.whole:
+            return flat.reshape(len(flat), -1, *self.space)
         rows, grids = len(flat), []
         for shape, array in zip(
             self.shapes, flat.split([math.prod(shape) for shape in self.shapes], 1), strict=True
@@ -85,9 +94,18 @@ class Lattice:
 
     def split(self, joined: Tensor) -> Tensor:
         """The way back, for arrays that all lie on the grid."""
+        return joined.flatten(1) if self.whole else self.gathered(joined)
+
+    def gathered(self, joined: Tensor) -> Tensor:
+        """The transpose of `joined`: the sum over all cells for an array that does not lie on the grid."""
+        if self.whole:
+            return joined.flatten(1)
         found = []
         channels = [self.channels_of(shape) for shape in self.shapes]
         for shape, array in zip(self.shapes, joined.split(channels, dim=1), strict=True):
+            if not self.on_grid(shape):
+                found.append(array.flatten(2).sum(2))
+                continue
             cells = shape[len(shape) - len(self.space) :]
             found.append(array[(..., *(slice(length) for length in cells))].flatten(1))
         return torch.cat(found, dim=1)

@@ -6,16 +6,17 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from scipy import sparse
+from scipy.linalg import solve_triangular
+from scipy.optimize import minimize
 
 from blackbox import Mesh
 from zo.errors import ConfigurationError
-from zo.tangents.models.implicit_step import ImplicitStep, Term, Trajectory
+from zo.tangents.models.implicit_step import ImplicitStep, Trajectory
+from zo.tangents.models.mesh_form import Basis, Form, applied, stiff
 from zo.tangents.models.mesh_operators import Elements
 from zo.tangents.models.on_mesh import ImplicitTangent, Rows
 
@@ -24,16 +25,26 @@ from zo.tangents.models.on_mesh import ImplicitTangent, Rows
 PLAIN = ((1, "none"), (2, "nodes"), (2, "cells"))
 STATIC = ((1, "none"), (1, "nodes"))
 VARIED = ((1, 2), (3, 2), (6, 2))
+ALONG = (6, 8)  # degrees of a convection that alone differs from place to place
+ALONG_PART = 0.7  # of the error of the best plain form: what it must leave less than in the equations
+ALONG_FROM = 0.2  # an error of the plain form below which it is not tried
+ALONG_RIDGE = 1e-3  # of that guess
+IMPLICIT = 0.6  # how implicit its steps are, to begin with
+DIFFUSED = (0.0, 1e-5, 1e-4, 1e-3, 1e-2)  # beside it, to begin with: what keeps it from growing
+FINE = 4  # steps that are taken where rows held out do not speak against them
+NO_WORSE = 1.05  # times the error with fewer: that they do not
 PART = 0.03  # of the usual change: the effect below which a matrix has none
 MOST_COEFFICIENTS = 192
-FEWEST_ROWS = 4
-WORK = 12_000_000  # coefficients x steps x numbers of the rows in a step of Gauss-Newton, at most
+FEWEST_ROWS = 4  # of a Jacobian
+WORK = 2_000_000  # coefficients x steps x numbers of the rows of a Jacobian, at most
 CLEARLY = 0.9  # times the error of the poorer form: what a richer one must fall below
 AT_ONCE = 1_000_000  # numbers of Jacobians that are solved for together
 FAINT = 1e-12  # of the largest effect of a coefficient: the ridge's weight of one without any
 GOOD = 1e-3  # an error at which no richer form is tried
-ITERATIONS, ENOUGH = 6, 3e-3  # of Gauss-Newton, and the relative gain below which it ends
-DAMPING = 1e-3, 1e8  # of Levenberg-Marquardt: the first, and where it gives up
+ROUNDS = 3  # of L-BFGS, each in coordinates that a Jacobian makes round
+ONCE_MORE = 0.7  # of the cost: where it falls below this part there is another round
+ITERATIONS, ENOUGH = 25, 1e-4  # of a round, and the relative gain below which it ends
+HIGH = 1e12  # a cost that counts as none
 
 
 class MeshTangent(ImplicitTangent):
@@ -48,17 +59,20 @@ class MeshTangent(ImplicitTangent):
     between all pairs of fields, whose coefficients are polynomials of position, q a polynomial of the fields
     and of other inputs on the mesh, with fluxes that depend on the state (k(u) grad u, u . grad u). An output
     that no input moves on to, as a displacement that answers a load, solves K y = M q(extras). These numbers,
-    10 to 192, are fitted to the outputs by Gauss-Newton; degree and S by rows held out, the poorest first.
-    VJPs are transposed sparse solves. A ridge regression beside the step learns what inputs that lie on no
+    10 to 192, are fitted to the outputs by L-BFGS with gradients by transposed sparse solves, in coordinates
+    that Gauss-Newton's matrix of few rows makes round; degree and S by rows held out, the poorest first.
+    Convection that differs from place to place begins with what the equations say of the outputs themselves,
+    and takes so many steps that it passes about an element in each.
+    A ridge regression beside the step learns what inputs that lie on no
     node add. It needs no probes, and a few dozen rows.
 
     It knows a second-order equation's kind of physics, not the box's: a finer mesh, other time steps, and
     terms that it has not are within its reach in part; what jumps or reaches over the whole mesh in other
     ways is not.
 
-    Memory: window x (size_in + size_out) numbers and a sparse factorisation. A fit takes coefficients x S x
-    rows sparse solves for each of at most 10 iterations and 6 forms; a call's VJP 2 S solves a row, on one
-    CPU core.
+    Memory: window x (size_in + size_out) numbers and a sparse factorisation. A fit of each of at most
+    7 forms takes S x 4 x coefficients sparse solves, up to three times, and 2 S solves for each row and each
+    of some 20 iterations: seconds for a thousand nodes. A call's VJP takes 2 S solves a row, on one CPU core.
 
     Args:
         mesh: the mesh; None, the default: the layout of the box's outputs.
@@ -94,33 +108,69 @@ class MeshTangent(ImplicitTangent):
         """The form that foretells held-out rows best, fitted to all rows."""
         basis = self._basis(mesh)
         kept = rows.held
-        work = WORK * (2 if longer else 1)
         best: _Found | None = None
-        poor = _Form(basis, 0, 1, "none", (), rows.carried, rows.extras.shape[1])
+        poor = Form(basis, 0, 1, "none", (), rows.carried, rows.extras.shape[1])
         if before is not None:
             degree, steps, products, varied = before["form"]
             form = replace(poor, degree=degree, steps=steps, products=products, varied=varied)
-            fit = _Fit(form, _affordable(form, rows.fitted(~kept), work), self.ridge)
+            fit = _Fit(form, rows.fitted(~kept), self.ridge)
             theta = fit.improved(fit.first(dict(zip(form.names, before["theta"].tolist(), strict=True))))
             error = fit.error(theta, rows.fitted(kept) if kept.any() else None)
             return self._result(_Found(form, theta, error, ()), rows)
         for steps, products in PLAIN if rows.carried.any() else STATIC:
-            best = self._better(best, replace(poor, steps=steps, products=products), rows, work)
+            best = self._better(best, replace(poor, steps=steps, products=products), rows)
+            if steps == 1:
+                plain, best = best, self._carried_along(best, poor, rows)
+                if best is not plain:
+                    break
         assert best is not None
         plain, parts = best.form, best.parts
         for degree, steps in VARIED:
             steps = steps if rows.carried.any() else 1
             richer = replace(plain, degree=degree, steps=steps, varied=parts)
-            last, best = best, self._better(best, richer, rows, work)
+            last, best = best, self._better(best, richer, rows)
             if degree > 1 and best is last:
                 break
-        return self._result(best, rows)
+        return self._result(self._finer_steps(best, rows), rows)
+
+    def _finer_steps(self, best: _Found, rows: Rows) -> _Found:
+        """More steps, unless rows held out speak against them.
+
+        Values of smooth states do not show how few long steps bend what is rough.
+        """
+        if not rows.carried.any() or best.form.steps >= FINE or best.error < GOOD:
+            return best
+        form = replace(best.form, steps=FINE)
+        fit = _Fit(form, rows.fitted(~rows.held), self.ridge)
+        theta = fit.improved(fit.first(best.named()))
+        error = fit.error(theta, rows.fitted(rows.held) if rows.held.any() else None)
+        return _Found(form, theta, error, best.parts) if error < NO_WORSE * best.error else best
+
+    def _carried_along(self, best: _Found, poor: Form, rows: Rows) -> _Found:
+        """Convection that differs from place to place, where it explains more than the best so far."""
+        varied = tuple(
+            place
+            for place, (out, into, kind) in enumerate(poor.kinds)
+            if kind[0] == "convection" and out == into and rows.carried[out]
+        )
+        if not varied or not best.error > ALONG_FROM or not rows.held.any():
+            return best
+        found = []
+        for degree in ALONG:
+            form = replace(poor, degree=degree, steps=1, products="none", varied=varied)
+            fit = _Fit(form, rows.fitted(~rows.held), self.ridge)
+            theta = fit.along()
+            found.append((fit.missed(theta, rows.fitted(rows.held)), form, theta))
+        missed, form, theta = min(found, key=lambda each: each[0])
+        if missed > ALONG_PART * best.error:
+            return best
+        return self._better(best, replace(form, steps=form.passed(theta)), rows)
 
     def _result(self, best: _Found, rows: Rows) -> dict[str, Any]:
         """With all rows."""
         form, theta, error = best.form, best.theta, best.error
         if rows.held.any() and math.isfinite(error):
-            theta = _Fit(form, _affordable(form, rows, 1.4 * WORK), self.ridge).improved(theta)
+            theta = _Fit(form, rows, self.ridge).improved(theta)
         return {
             "form": (form.degree, form.steps, form.products, form.varied),
             "carried": torch.from_numpy(rows.carried),
@@ -136,14 +186,13 @@ class MeshTangent(ImplicitTangent):
             },
         }
 
-    def _better(self, best: _Found | None, form: _Form, rows: Rows, work: int) -> _Found:
+    def _better(self, best: _Found | None, form: Form, rows: Rows) -> _Found:
         """The form, if it foretells held-out rows clearly better than the best so far."""
         if best is not None and (
             best.error < GOOD or form.count > MOST_COEFFICIENTS or (form.degree and not form.varied)
         ):
             return best
-        told = _affordable(form, rows.fitted(~rows.held), work)
-        fit = _Fit(form, told, self.ridge)
+        fit = _Fit(form, rows.fitted(~rows.held), self.ridge)
         theta = fit.improved(fit.first(None if best is None else best.named()))
         error = fit.error(theta, rows.fitted(rows.held) if rows.held.any() else None)
         if best is not None and not error < CLEARLY * best.error:
@@ -154,12 +203,12 @@ class MeshTangent(ImplicitTangent):
         """With the coefficients."""
         degree, steps, products, varied = fit["form"]
         carried = fit["carried"].numpy()
-        form = _Form(self._basis(mesh), degree, steps, products, varied, carried, fit["extras"])
+        form = Form(self._basis(mesh), degree, steps, products, varied, carried, fit["extras"])
         return form.step(fit["theta"].numpy(), fit["free"].numpy())
 
-    def _basis(self, mesh: Mesh) -> _Basis:
+    def _basis(self, mesh: Mesh) -> Basis:
         if getattr(self, "_kept_basis", (None, None))[0] is not mesh:
-            self._kept_basis = mesh, _Basis(Elements.of(mesh))
+            self._kept_basis = mesh, Basis(Elements.of(mesh))
         return self._kept_basis[1]
 
     def __repr__(self) -> str:
@@ -171,7 +220,7 @@ class MeshTangent(ImplicitTangent):
 class _Found:
     """A form with its coefficients, its error on rows held out, and the matrices that have a part in it."""
 
-    form: _Form
+    form: Form
     theta: np.ndarray
     error: float
     parts: tuple[int, ...]
@@ -181,209 +230,10 @@ class _Found:
         return dict(zip(self.form.names, self.theta.tolist(), strict=True))
 
 
-class _Basis:
-    """A mesh's matrices, made when first asked for."""
-
-    def __init__(self, elements: Elements) -> None:
-        self.elements = elements
-        self._made: dict[tuple[Any, ...], Any] = {}
-
-    @cached_property
-    def mass(self) -> Any:  # noqa: ANN401 - sparse
-        return self.elements.mass()
-
-    @cached_property
-    def lumped(self) -> Any:  # noqa: ANN401 - sparse
-        return self.elements.lumped()
-
-    @cached_property
-    def maps(self) -> dict[str, Any]:
-        """For the terms of q."""
-        elements = self.elements
-        volume = sparse.diags_array(elements.volume)
-        own: dict[str, Any] = {
-            "node": None,
-            "mass": self.mass,
-            "mean": elements.average(),
-            "integral": (elements.average().T @ volume).tocsr(),
-        }
-        for axis in range(elements.dimensions):
-            slope = elements.slope(axis)
-            own |= {f"slope {axis}": slope, f"flux {axis}": (-slope.T @ volume).tocsr()}
-        return own
-
-    def of(self, kind: tuple[Any, ...], degree: int, place: int) -> Any:  # noqa: ANN401 - sparse
-        """A matrix of K: what it is, and the place of its coefficient's polynomial in those of a degree."""
-        key = (*kind, degree, place)
-        if key not in self._made:
-            weight = self.elements.polynomials(degree)[place]
-            self._made[key] = self._matrix(kind, weight)
-        return self._made[key]
-
-    def _matrix(self, kind: tuple[Any, ...], weight: np.ndarray) -> Any:  # noqa: ANN401 - sparse
-        if kind[0] == "stiffness":
-            return self.elements.stiffness(kind[1], kind[2], weight)
-        if kind[0] == "both":
-            a, b = kind[1:]
-            return self.elements.stiffness(a, b, weight) + self.elements.stiffness(b, a, weight)
-        if kind[0] in ("laplace", "aniso"):
-            axes = range(1, self.elements.dimensions)
-            signs = [1.0, *(1.0 if kind[0] == "laplace" else -1.0 * (a == kind[1]) for a in axes)]
-            return sum(sign * self.elements.stiffness(a, a, weight) for a, sign in enumerate(signs) if sign)
-        if kind[0] == "convection":
-            return self.elements.convection(kind[1], weight)
-        return self.elements.boundary() if kind[0] == "boundary" else self.elements.mass(weight)
-
-
-@dataclass(frozen=True)
-class _Form:
-    """Which coefficients there are: psi, w, those of K, and those of q, in this order.
-
-    psi is the part of the mass that is lumped, w how implicit a step is; both are of states that are carried.
-    """
-
-    basis: _Basis
-    degree: int
-    steps: int
-    products: str
-    varied: tuple[int, ...]
-    carried: np.ndarray
-    extras: int
-
-    @cached_property
-    def kinds(self) -> list[tuple[int, int, tuple[Any, ...]]]:
-        """Field, field and what matrix."""
-        count, axes = len(self.carried), range(self.basis.elements.dimensions)
-        own: list[tuple[Any, ...]] = [("mass",), ("laplace",), *(("aniso", a) for a in axes[1:])]
-        own += [("convection", a) for a in axes]
-        if count == 1:
-            own += [("both", a, b) for a in axes for b in axes if a < b]
-        else:
-            own += [("stiffness", a, b) for a in axes for b in axes if a != b]
-        found = [(a, b, kind) for a, b in itertools.product(range(count), repeat=2) for kind in own]
-        return found + [(each, each, ("boundary",)) for each in range(count)]
-
-    @cached_property
-    def names(self) -> list[Any]:
-        """Of the coefficients, the same in all forms."""
-        most = len(self.basis.elements.polynomials(self.degree))
-        places = [
-            (*kind, place)
-            for own, kind in enumerate(self.kinds)
-            for place in range(most if own in self.varied and kind[2] != ("boundary",) else 1)
-        ]
-        return ["psi", "w", *places, *self.terms]
-
-    @cached_property
-    def linear(self) -> list[tuple[int, int, Any]]:
-        """Of K: the field whose equation it is in, the field that it multiplies, and the matrix."""
-        places = [each for each in self.names[2:] if isinstance(each, tuple)]
-        return [(out, into, self.basis.of(kind, self.degree, place)) for out, into, kind, place in places]
-
-    @cached_property
-    def terms(self) -> list[Term]:
-        """Of q."""
-        count = len(self.carried)
-        found = [
-            Term(out, (("node", count + own),), "mass") for out in range(count) for own in range(self.extras)
-        ]
-        if self.products == "none":
-            return found
-        fields = range(count)
-        degrees = {1: (0, 2, 3), 2: (0, 2, 3)}.get(count, (0, 2))
-        powers = [each for n in degrees for each in itertools.combinations_with_replacement(fields, n)]
-        powers += [(own, count + extra) for own in fields for extra in range(self.extras)]
-        powers += [(count + extra,) * 2 for extra in range(self.extras)]
-        found += [
-            Term(out, tuple(("node", own) for own in each), "mass") for out in fields for each in powers
-        ]
-        if self.products == "cells":
-            axes = range(self.basis.elements.dimensions)
-            found += [
-                Term(out, (("mean", out), (f"slope {a}", out)), f"flux {a}") for out in fields for a in axes
-            ]
-            found += [
-                Term(out, (("mean", by), (f"slope {a}", out)), "integral")
-                for out in fields
-                for by in fields
-                for a in axes
-            ]
-        return found
-
-    @property
-    def count(self) -> int:
-        """Of all coefficients."""
-        return 2 + len(self.linear) + len(self.terms)
-
-    def start(self) -> np.ndarray:
-        """Of a box of which nothing is known: nothing changes; what is not carried answers its own extra."""
-        theta = np.zeros(self.count)
-        theta[1] = 1.0
-        for own, term in self.answering():
-            del term
-            theta[2 + len(self.linear) + own] = 1.0
-        return theta
-
-    def answering(self) -> list[tuple[int, Term]]:
-        """For each output that no input moves on to the term that says in which units K is, and its place."""
-        first = {}
-        waiting = [field for field in range(len(self.carried)) if not self.carried[field]]
-        for own, field in enumerate(waiting):
-            wanted = len(self.carried) + (own % self.extras if self.extras else 0)
-            for place, term in enumerate(self.terms):
-                if term.out == field and term.factors == (("node", wanted),):
-                    first[field] = (place, term)
-        return list(first.values())
-
-    @cached_property
-    def base(self) -> tuple[Any, Any]:
-        """The mass of carried fields, and how it changes with psi."""
-        nodes = self.basis.elements.nodes
-        empty = sparse.csr_array((nodes, nodes))
-        mass, lump = self.basis.mass, self.basis.lumped - self.basis.mass
-        return tuple(
-            sparse.block_diag([each if own else empty for own in self.carried], format="csr")
-            for each in (mass, lump)
-        )  # type: ignore[return-value]
-
-    def operator(self, theta: np.ndarray) -> Any:  # noqa: ANN401 - sparse
-        """K of all fields."""
-        count, nodes = len(self.carried), self.basis.elements.nodes
-        blocks: list[list[Any]] = [
-            [sparse.csr_array((nodes, nodes)) for _ in range(count)] for _ in range(count)
-        ]
-        for value, (out, into, matrix) in zip(theta[2:], self.linear, strict=False):
-            if value:
-                blocks[out][into] = blocks[out][into] + value * matrix
-        return sparse.block_array(blocks, format="csr")
-
-    def implicit(self, theta: np.ndarray) -> np.ndarray:
-        """W of each number: 1 where nothing is carried."""
-        return np.repeat(np.where(self.carried, theta[1], 1.0), self.basis.elements.nodes)
-
-    def step(self, theta: np.ndarray, free: np.ndarray) -> ImplicitStep:
-        """With these coefficients."""
-        mass, lump = self.base
-        bulk = mass + theta[0] * lump
-        stiff = self.operator(theta) / self.steps
-        share = self.implicit(theta)
-        return ImplicitStep(
-            bulk + sparse.diags_array(share) @ stiff,
-            bulk - sparse.diags_array(1 - share) @ stiff,
-            self.terms,
-            theta[2 + len(self.linear) :] / self.steps,
-            self.basis.maps,
-            len(self.carried),
-            self.basis.elements.nodes,
-            self.steps,
-            free,
-        )
-
-
 class _Fit:
-    """Coefficients of a form by rows: a linear guess, then Gauss-Newton on the outputs, damped."""
+    """Coefficients of a form by rows: a linear guess, then least squares on the outputs."""
 
-    def __init__(self, form: _Form, rows: Rows, ridge: float) -> None:
+    def __init__(self, form: Form, rows: Rows, ridge: float) -> None:
         self.form, self.rows, self.ridge = form, rows, ridge
         self.hat = rows.hat()
         self.norm = np.sqrt(max(1.0, rows.free.sum() * len(rows.goal)))
@@ -402,7 +252,7 @@ class _Fit:
         lumped = np.sqrt(self.form.basis.lumped.diagonal())
         weight = rows.weight() / lumped
         mass, _ = one.base
-        begun = _applied(mass, rows.goal - rows.state)
+        begun = applied(mass, rows.goal - rows.state)
         step = one.step(theta, rows.free)
         target = -self._left((begun - step.source(at)) * weight)
         forcings = self._forcings(one, theta, [rows.state, rows.goal], step)
@@ -419,43 +269,95 @@ class _Fit:
         answered = form.answering()
         if answered:  # such equations have no centre but this
             self.centre = guess.copy()
-            return guess
-        starts = [guess, theta.copy()]
+        starts = [guess] if answered else [guess, theta.copy()]
         if known is not None:
             starts.append(np.array([known.get(name, 0.0) for name in form.names]))
+        if any(form.kinds[own][2][0] == "convection" for own in form.varied):
+            along = self.along()
+            diffusion = [
+                own
+                for own, name in enumerate(form.names)
+                if isinstance(name, tuple) and name[0] == name[1] and name[2:] == (("laplace",), 0)
+            ]
+            for level in DIFFUSED:
+                starts.append(along.copy())
+                starts[-1][diffusion] = level
         return min(starts, key=lambda each: self._cost(each)[0])
 
+    def along(self) -> np.ndarray:
+        """Coefficients of convection and mass by the equations' mean over a call, without solving any.
+
+        Where states are smooth that is good to a movement over many elements.
+        """
+        theta = self.form.start()
+        target, columns = self._means(self.rows)
+        design = np.stack([self._left(each) for each in columns.values()], axis=1)
+        size = np.linalg.norm(design, axis=0)
+        size = np.where(size > 0, size, 1.0)
+        design = design / size
+        gram = design.T @ design + ALONG_RIDGE * np.eye(len(size))
+        theta[list(columns)] = np.linalg.solve(gram, design.T @ self._left(target)) / size
+        theta[1] = IMPLICIT
+        return theta
+
+    def missed(self, theta: np.ndarray, held: Rows) -> float:
+        """The part of the change that these leave in the equations of rows held out."""
+        left, target = [], []
+        for rows in (held, self.rows):
+            goal, columns = self._means(rows)
+            left.append(goal - sum(theta[own] * each for own, each in columns.items()))
+            target.append(goal)
+        found = [
+            np.linalg.norm(own.reshape(len(own), -1) - held.explained(self.rows, of.reshape(len(of), -1)))
+            for own, of in (left, target)
+        ]
+        return float(found[0] / max(float(found[1]), 1e-300))
+
+    def _means(self, rows: Rows) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+        """The change, and what convection and mass make of the mean of both ends, by coefficient."""
+        form = replace(self.form, steps=1)
+        theta, middle = form.start(), (rows.state + rows.goal) / 2
+        weight = rows.weight() / np.sqrt(form.basis.lumped.diagonal())
+        step = form.step(theta, rows.free)
+        forcings = _Fit(form, rows, self.ridge)._forcings(form, theta, [middle, middle], step)
+        columns = {
+            own: each * weight
+            for own, (name, each) in enumerate(zip(form.names, forcings, strict=True))
+            if isinstance(name, tuple) and name[0] == name[1] and name[2][0] in ("convection", "mass")
+        }
+        return applied(form.base[0], rows.goal - rows.state) * weight, columns
+
     def improved(self, theta: np.ndarray) -> np.ndarray:
-        """By Gauss-Newton, as long as it gains."""
-        cost, run = self._cost(theta)
-        damping, most = DAMPING
-        for _ in range(ITERATIONS):
-            if not math.isfinite(cost) or run is None:
+        """By L-BFGS with exact gradients, in coordinates that a Jacobian of few rows makes round.
+
+        A gradient takes 2 S solves a row, a Jacobian as many as there are coefficients.
+        """
+        for _ in range(ROUNDS):
+            cost, run = self._cost(theta)
+            if run is None:
                 return theta
-            jacobian, residual = self._jacobian(theta, run), self._residual(run[1])
-            gram, slope = jacobian.T @ jacobian, jacobian.T @ residual
+            gram = self._gram(theta)
             if self.weights is None:
                 self.weights = _weights(gram)
-            weights = self.weights
-            ridged = gram + np.diag(self.ridge * weights)
-            slope = slope + self.ridge * weights * (theta - self.centre)
-            cost = self._total(residual, theta)
-            while damping < most:
-                try:
-                    ahead = theta - np.linalg.solve(ridged + np.diag(damping * weights), slope)
-                except np.linalg.LinAlgError:  # nothing moves the outputs, as in a box that is constant
-                    return theta
-                new, new_run = self._cost(ahead)
-                if new < cost:
-                    break
-                damping *= 10
-            else:
+                cost, _ = self._cost(theta)
+            try:
+                factor = np.linalg.cholesky(2 * (gram + np.diag(self.ridge * self.weights)))
+            except np.linalg.LinAlgError:  # nothing moves the outputs, as in a box that is constant
                 return theta
-            gain = (cost - new) / cost
-            theta, cost, run, damping = ahead, new, new_run, max(damping / 10, 1e-12)
-            if gain < ENOUGH:
+            found = minimize(
+                self._in_round, np.zeros_like(theta), (theta, factor), jac=True, method="L-BFGS-B",
+                options={"maxiter": ITERATIONS, "maxcor": 20, "ftol": ENOUGH},
+            )  # fmt: skip
+            if not found.fun < cost:
+                return theta
+            theta = theta + solve_triangular(factor.T, found.x)
+            if found.fun > ONCE_MORE * cost:
                 break
         return theta
+
+    def _in_round(self, u: np.ndarray, begun: np.ndarray, factor: np.ndarray) -> tuple[float, np.ndarray]:
+        cost, slope = self._sloped(begun + solve_triangular(factor.T, u))
+        return cost, solve_triangular(factor, slope, lower=True)
 
     def parts(self, theta: np.ndarray) -> tuple[int, ...]:
         """The matrices, of a form of degree 0, whose effect on the outputs is not small."""
@@ -506,6 +408,14 @@ class _Fit:
         flat = values.reshape(len(values), -1)
         return (flat - self.hat @ flat).ravel() / self.norm
 
+    def _gram(self, theta: np.ndarray) -> np.ndarray:
+        """Products of how residuals follow coefficients, `(coefficients, coefficients)`, by few rows."""
+        few = _Fit(self.form, _affordable(self.form, self.rows, WORK), self.ridge)
+        step = few._step(theta)
+        states = step.run(few.rows.state, few.rows.extras)
+        jacobian = few._jacobian(theta, (step, states))
+        return jacobian.T @ jacobian
+
     def _jacobian(self, theta: np.ndarray, run: tuple[ImplicitStep, Trajectory]) -> np.ndarray:
         """How residuals follow coefficients, `(residuals, coefficients)`; some coefficients at a time."""
         step, states = run
@@ -520,16 +430,58 @@ class _Fit:
             columns += [self._left(own * self.rows.weight()) for own in change]
         return np.stack(columns, axis=1)
 
+    def _sloped(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
+        """The cost and its gradient, by the adjoint of the steps."""
+        cost, run = self._cost(theta)
+        if run is None or cost > HIGH:
+            return HIGH, np.zeros_like(theta)
+        step, states = run
+        rows = self.rows
+        left = self._residual(states).reshape(len(rows.goal), -1)
+        pulled = 2 / self.norm * (left - self.hat.T @ left)
+        _, _, multipliers = step.adjoint(states, rows.extras, pulled.reshape(rows.goal.shape) * rows.weight())
+        slope = np.zeros_like(theta)
+        if self.weights is not None:
+            slope += 2 * self.ridge * self.weights * (theta - self.centre)
+        for at, multiplier in enumerate(multipliers):
+            slope += self._pulled(theta, states[at : at + 2], step, multiplier)
+        return cost, slope
+
+    def _pulled(
+        self, theta: np.ndarray, states: Sequence[np.ndarray], step: ImplicitStep, multiplier: np.ndarray
+    ) -> np.ndarray:
+        """What the forcings of a step are times a multiplier, summed up over rows, for each coefficient."""
+        form, (before, after) = self.form, states
+        share = form.implicit(theta).reshape(1, *before.shape[1:])
+        fallen = before - after
+        found = [
+            float((multiplier * applied(form.base[1], fallen)).sum()),
+            float((multiplier * form.carried[None, :, None] * stiff(step, fallen)).sum()),
+        ]
+        # w is of an equation, the same for all of its nodes
+        by_out = [share[:, out] * after + (1 - share[:, out]) * before for out in range(len(form.carried))]
+        products = form.basis.products(multiplier, by_out)
+        for place, (out, into, kind) in enumerate(form.kinds):
+            each = products(kind, out, into)
+            if kind[0] == "boundary":
+                found.append(-float(each) / form.steps)
+            else:
+                count = form.places(place)
+                found += (-(form.basis.weights(form.degree)[:count] @ each) / form.steps).tolist()
+        at = np.concatenate([before, self.rows.extras], axis=1)
+        for term, product in zip(form.terms, step.products(at), strict=True):
+            found.append(float((multiplier[:, term.out] * product).sum()) / form.steps)
+        return np.array(found)
+
     def _forcings(
-        self, form: _Form, theta: np.ndarray, states: Sequence[np.ndarray], step: ImplicitStep
+        self, form: Form, theta: np.ndarray, states: Sequence[np.ndarray], step: ImplicitStep
     ) -> Iterator[np.ndarray]:
         """What a coefficient adds to a step's equation, from the state before to that after it."""
         before, after = states
         share = form.implicit(theta).reshape(1, *before.shape[1:])
         carried = form.carried[None, :, None]
-        yield _applied(form.base[1], before - after)
-        stiff = form.operator(theta) / form.steps
-        yield carried * _applied(stiff, before - after)
+        yield applied(form.base[1], before - after)
+        yield carried * stiff(step, before - after)
         for out, into, matrix in form.linear:
             found = np.zeros_like(before)
             each = share[:, out] * after[:, into] + (1 - share[:, out]) * before[:, into]
@@ -542,16 +494,12 @@ class _Fit:
             yield found
 
 
-def _affordable(form: _Form, rows: Rows, work: float) -> Rows:
+def _affordable(form: Form, rows: Rows, work: float) -> Rows:
     """As many of the rows as the work allows, at least four, evenly taken."""
     most = max(FEWEST_ROWS, int(work / (form.count * form.steps * rows.goal[:1].size)))
     if most >= len(rows.goal):
         return rows
     return rows.fitted(np.linspace(0, len(rows.goal) - 1, most).round().astype(int))
-
-
-def _applied(matrix: Any, values: np.ndarray) -> np.ndarray:  # noqa: ANN401 - sparse
-    return (matrix @ values.reshape(len(values), -1).T).T.reshape(values.shape)
 
 
 def _weights(gram: np.ndarray) -> np.ndarray:

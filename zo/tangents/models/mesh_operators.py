@@ -77,6 +77,21 @@ class Elements:
         local = np.repeat(self.slopes[:, None, :, a] / corners, corners, axis=1)
         return self._assembled((self.volume * _ones(weight, self.volume))[:, None, None] * local)
 
+    def operator(self, tensor: np.ndarray, velocity: np.ndarray, reaction: np.ndarray) -> Matrix:
+        """Stiffness, convection and mass in one, with coefficients for each cell.
+
+        Args:
+            tensor: of the stiffness, `(cells, dimensions, dimensions)`.
+            velocity: of the convection, `(cells, dimensions)`.
+            reaction: of the mass, `(cells,)`.
+        """
+        corners = self.cells.shape[1]
+        local = self.slopes @ tensor @ self.slopes.swapaxes(1, 2)
+        local += (self.slopes @ velocity[:, :, None]).swapaxes(1, 2) / corners
+        shape = (np.ones((corners, corners)) + np.eye(corners)) / (corners * (corners + 1))
+        local += reaction[:, None, None] * shape
+        return self._assembled(self.volume[:, None, None] * local)
+
     def boundary(self) -> Matrix:
         """The lumped mass of the sides that belong to one cell alone, for losses through the boundary."""
         corners = self.cells.shape[1]

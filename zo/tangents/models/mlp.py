@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional
 
 from blackbox.checks import check_count
 from zo.tangents.models.network import NetworkTangent
+from zo.tangents.models.passes import Kept, Passes, Slopes, bent_back
 from zo.tangents.models.values import Form
 from zo.tangents.pairs import sizes
 
@@ -29,7 +31,7 @@ class MLPTangent(NetworkTangent):
         batch: rows of a step of learning, drawn from the window with replacement.
         steps_per_step: steps of learning in a step of training where the error on the window is a tenth of
             the typical change that the box makes; fewer or more in proportion to another error, at most
-            five times as many in the first 30 steps of training, and later twice.
+            twice as many in the first 30 steps of training, and later once.
         first_steps: of learning on the first rows, at most: it ends at an error of .03 of that change.
         learning_rate: of Adam.
         output_map: whether a linear map behind the network is fitted in closed form (see `OutputMap`).
@@ -44,7 +46,7 @@ class MLPTangent(NetworkTangent):
         width: int = 256,
         *,
         window: int = 4000,
-        batch: int = 64,
+        batch: int = 32,
         steps_per_step: int = 8,
         first_steps: int = 400,
         learning_rate: float = 2e-3,
@@ -63,7 +65,7 @@ class MLPTangent(NetworkTangent):
             seed=seed,
         )
 
-    def build(self, form: Form, plan: dict[str, Any]) -> nn.Module:
+    def build(self, form: Form, plan: dict[str, Any]) -> Passes:
         """Two hidden layers and a linear path."""
         others = sum(_size(shape) for shape in form.others)
         return _Perceptron(sum(sizes(form.inputs)) + others, sum(sizes(form.outputs)), self.width)
@@ -73,7 +75,7 @@ class MLPTangent(NetworkTangent):
         return f"MLPTangent(width={self.width})"
 
 
-class _Perceptron(nn.Module):
+class _Perceptron(Passes):
     def __init__(self, size_in: int, size_out: int, width: int) -> None:
         super().__init__()
         self.first, self.second = nn.Linear(size_in, width), nn.Linear(width, width)
@@ -82,10 +84,49 @@ class _Perceptron(nn.Module):
             nn.init.zeros_(layer.weight)
         nn.init.zeros_(self.last.bias)
 
-    def forward(self, z: Tensor, others: Tensor) -> Tensor:
-        x = torch.cat([z, others], dim=1)
-        hidden = functional.silu(self.second(functional.silu(self.first(x))))
-        return self.linear(x) + self.last(hidden)
+    def arranged(self, z: Tensor, others: Tensor) -> Tensor:
+        return torch.cat([z, others], dim=1)
+
+    def answers(self, y: Tensor) -> Tensor:
+        return y
+
+    def asked(self, cotangent: Tensor) -> Tensor:
+        return cotangent
+
+    def given(self, cotangent: Tensor) -> Tensor:
+        return cotangent
+
+    def passed(self, x: Tensor) -> tuple[Tensor, Kept]:
+        first = self.first(x)
+        between = functional.silu(first)
+        second = self.second(between)
+        hidden = functional.silu(second)
+        return self.last(hidden).addmm_(x, self.linear.weight.T), (x, first, between, second, hidden)
+
+    def back(self, kept: Kept, cotangent: Tensor, slopes: Slopes | None = None) -> Tensor | None:
+        x, first, between, second, hidden = kept
+        of_second = bent_back(cotangent @ self.last.weight, second)
+        of_first = bent_back(of_second @ self.second.weight, first)
+        if slopes is None:
+            return (of_first @ self.first.weight).addmm_(cotangent, self.linear.weight)
+        for name, given, found in (
+            ("last", hidden, cotangent),
+            ("second", between, of_second),
+            ("first", x, of_first),
+        ):
+            torch.mm(found.T, given, out=slopes[f"{name}.weight"])
+            torch.sum(found, 0, out=slopes[f"{name}.bias"])
+        torch.mm(cotangent.T, x, out=slopes["linear.weight"])
+        return None
+
+    def apart(self, kept: Kept, counts: Sequence[int]) -> list[Kept]:
+        return list(zip(*(each.split(counts) for each in kept), strict=True))
+
+    def pushed(self, kept: Kept, change: Tensor) -> Tensor:
+        _, first, _, second, _ = kept
+        of_first = bent_back(change @ self.first.weight.T, first)
+        of_second = bent_back(of_first @ self.second.weight.T, second)
+        return (of_second @ self.last.weight.T).addmm_(change, self.linear.weight.T)
 
 
 def _size(shape: tuple[int, ...]) -> int:

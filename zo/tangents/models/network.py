@@ -5,23 +5,29 @@ from __future__ import annotations
 import copy
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from blackbox.checks import check_count, check_positive
 from zo.draws import Key
 from zo.errors import TangentError
 from zo.tangents.lessons import tell
+from zo.tangents.models.passes import FlatAdam, Kept, Passes, found_rows
 from zo.tangents.models.rows import standard
-from zo.tangents.models.values import Form, ValueTangent, rows_of
+from zo.tangents.models.values import Form, ValueTangent, blocks, others_of, rows_of
+from zo.tangents.pairs import CallPairs, all_rows, sizes
 
 LEARNING = 303  # first word of the key's path for these draws
 ENOUGH = 0.1  # of the typical change that the box makes: an error for which the usual steps are right
 SETTLED = 0.03  # an error at which learning on the first rows ends
-LONGER, EARLY, LATER = 5, 30, 2  # at most so many times the usual steps, in so many lessons; and after these
+EARLY = 30  # lessons
+LONGER, LATER = 2, 1  # at most so many times the usual steps in those, and after these
+LONGER_ON_PARTS, LATER_ON_PARTS = 5, 2  # the same where a step of learning sees a part of a row
 ASKED, ASKED_FOR = 4, 25  # so many times the steps in so many lessons, where trust asks for more
+LESSON = 2**20  # numbers of inputs that are brought into units at once
 CHUNK = 50  # first steps after which the error is looked at
 
 
@@ -59,10 +65,11 @@ class NetworkTangent(ValueTangent):
     def _begin_anew(self, window: int) -> None:
         """Know nothing."""
         super()._begin_anew(window)
-        self._network: nn.Module | None = None
+        self._network: Passes | None = None
         self._plan: dict[str, Any] = {}  # what the network was built from
-        self._optimizer: torch.optim.Optimizer | None = None
+        self._optimizer: FlatAdam | None = None
         self._steps = 0  # of learning
+        self._passed: list[tuple[CallPairs, Kept]] = []  # see `linearise`
         self._error = math.inf  # of the last lesson, in units of a typical change
         self._longer = 0  # the count of lessons until which it learns longer, since trust asked for that
 
@@ -76,7 +83,7 @@ class NetworkTangent(ValueTangent):
         return {}
 
     @abstractmethod
-    def build(self, form: Form, plan: dict[str, Any]) -> nn.Module:
+    def build(self, form: Form, plan: dict[str, Any]) -> Passes:
         """The network: standardised `(rows, size_in)` and `(rows, size of others)` to `(rows, size_out)`."""
 
     def drawn(self) -> int:
@@ -95,10 +102,12 @@ class NetworkTangent(ValueTangent):
 
     def take(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:
         """Take them into mean and spread."""
+        self._passed = []
         self._moments = self._moments or self.moments(form)
         for moments, values in zip(self._moments, (z, others, y, y - self.carried(z)), strict=True):
             moments.add(values)
 
+    @torch.no_grad()
     def learn(self, steps: int | None = None) -> None:
         """Steps of Adam, as many as the error asks for; the map first, where it is due.
 
@@ -115,9 +124,7 @@ class NetworkTangent(ValueTangent):
         left = self._steps_due() if steps is None else steps
         while left > 0:
             now = left if self._lessons or steps is not None else min(left, CHUNK)
-            self._network.requires_grad_(True)
-            losses = [self._step() for _ in range(now)]
-            self._network.requires_grad_(False)
+            losses = self._steps_of(now)
             self._error = float(torch.stack(losses).mean().sqrt())
             left = 0 if self._error < SETTLED else left - now
             if not self._lessons and left:
@@ -136,7 +143,11 @@ class NetworkTangent(ValueTangent):
         """In proportion to the last error; where it stays large after some lessons, more does not help."""
         if not self._lessons:
             return self.first_steps
-        most = LONGER if self._lessons < EARLY else LATER
+        most = (
+            (LONGER if self.whole_rows else LONGER_ON_PARTS)
+            if self._lessons < EARLY
+            else (LATER if self.whole_rows else LATER_ON_PARTS)
+        )
         share = self._error / ENOUGH if math.isfinite(self._error) else math.inf
         asked = ASKED if self._lessons < self._longer else 1
         return math.ceil(self.steps_per_step * self.for_size() * asked * min(most, share))
@@ -181,12 +192,75 @@ class NetworkTangent(ValueTangent):
 
     def within(self, z: Tensor, others: Tensor) -> Tensor:
         """N alone: what outputs follow of the inputs, and what the network adds."""
-        assert self._network is not None and self._form is not None
-        inputs, fixed, _, added = self._moments
-        x = standard(z, inputs)
+        assert self._network is not None
+        change = self._network(*self._standard(z, others)).to(z.dtype)
+        return self._before(z) + self._moments[3].scale().to(z) * change
+
+    def apply(self, pairs: CallPairs, d: Tensor) -> Tensor:
+        """The model's J d; zero before it has learned."""
+        if self._network is None:
+            return super().apply(pairs, d)
+        found, others = d.new_empty(*d.shape[:2], sum(sizes(pairs.outputs))), others_of(pairs)
+        dtype, (inputs, _, _, added) = self._dtype(), self._moments
+        for rows in blocks(pairs.z):
+            kept, fixed = self._kept(pairs, rows), others[rows]
+            for place, change in enumerate(d[:, rows]):
+                moved = (change / inputs.scale().to(d)).to(dtype)
+                arranged = self._network.arranged(moved, torch.zeros_like(fixed, dtype=dtype))
+                answer = self._network.answers(self._network.pushed(kept, arranged)).to(d)
+                found[place, rows] = self._mapped(self.carried(change) + added.scale().to(d) * answer)
+        return found
+
+    def vjp(self, pairs: CallPairs, cotangent: Tensor) -> Tensor:
+        """The model's J^T v; zero before it has learned."""
+        if self._network is None:
+            return super().vjp(pairs, cotangent)
+        assert self._form is not None
+        dtype, (inputs, _, _, added) = self._dtype(), self._moments
+        parts = []
+        for rows in blocks(pairs.z):
+            kept = self._kept(pairs, rows)
+            v = cotangent[rows] if self._map is None else self._map.pulled(cotangent[rows])
+            asked = self._network.asked((added.scale().to(v) * v).to(dtype))
+            found, _ = found_rows(self._network, self._network.back(kept, asked), pairs.z.shape[1])
+            parts.append(self._form.followed_back(self._stays.to(v) * v) + found.to(v) / inputs.scale().to(v))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def linearise(self, calls: Sequence[CallPairs]) -> None:
+        """One forward pass of the network for all calls, where they are small."""
+        self._passed = []
+        together = all_rows(calls)
+        if self._network is None or len(blocks(together.z)) > 1:
+            return
+        kept = self._network.passed(self._network.arranged(*self._standard(together.z, others_of(together))))[
+            1
+        ]
+        self._passed = list(
+            zip(calls, self._network.apart(kept, [len(pairs.z) for pairs in calls]), strict=True)
+        )
+
+    def _kept(self, pairs: CallPairs, rows: slice) -> Kept:
+        """What a forward pass at some rows of a call kept."""
+        assert self._network is not None
+        for known, kept in self._passed:
+            if known is pairs:
+                return kept
+        given = self._standard(pairs.z[rows], others_of(pairs)[rows])
+        return self._network.passed(self._network.arranged(*given))[1]
+
+    def _standard(self, z: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+        """What the network is given."""
+        inputs, fixed, _, _ = self._moments
         o = standard(others, fixed) if others.shape[1] else others
-        change = self._network(x.to(self._dtype()), o.to(self._dtype())).to(z.dtype)
-        return self.carried(z) + added.mean().to(z) + added.scale().to(z) * change
+        return standard(z, inputs).to(self._dtype()), o.to(self._dtype())
+
+    def _before(self, z: Tensor) -> Tensor:
+        """The outputs of N, if the network said nothing."""
+        return self.carried(z) + self._moments[3].mean().to(z)
+
+    def _mapped(self, change: Tensor) -> Tensor:
+        """What outputs change by where those of N do."""
+        return change if self._map is None else self._map.pushed(change)
 
     def _make(self, plan: dict[str, Any]) -> None:
         """Build the network, on the device of the rows, and its optimiser."""
@@ -195,8 +269,8 @@ class NetworkTangent(ValueTangent):
         with torch.random.fork_rng(devices=()):  # the weights are drawn on the CPU
             torch.default_generator.manual_seed(self._key.generator(LEARNING).initial_seed())
             self._network = self.build(self._form, plan).to(self._window.spread(1)[0].device)
-        self._network.requires_grad_(False)  # but in `learn`: elsewhere no derivative by weights is asked
-        self._optimizer = torch.optim.Adam(self._network.parameters(), lr=self.learning_rate, fused=True)
+        self._network.requires_grad_(False)  # but in `_step_on_a_graph`
+        self._optimizer = FlatAdam(self._network, self.learning_rate)
 
     def _planned(self) -> dict[str, Any]:
         assert self._form is not None
@@ -209,17 +283,67 @@ class NetworkTangent(ValueTangent):
         assert self._network is not None
         return next(self._network.parameters()).dtype
 
-    def missed(self, generator: torch.Generator) -> Tensor:
-        """What W o N misses of rows that are drawn, in units of the box's change, with a graph."""
-        z, others, y = self._window.draw(self.drawn(), generator)
-        return (self.values(z, others) - y) / self._moments[3].scale().to(y)
+    # Learning
 
-    def _step(self) -> Tensor:
-        assert self._optimizer is not None
+    @property
+    def whole_rows(self) -> bool:
+        """Whether a step of learning sees whole rows; else what `missed` gives."""
+        return True
+
+    def missed(self, generator: torch.Generator) -> Tensor:
+        """Where rows are not seen whole: what N misses, in units of the box's change, with a graph."""
+        raise NotImplementedError
+
+    def _steps_of(self, count: int) -> list[Tensor]:
+        """Steps of learning; the mean square of what was missed in each."""
+        assert self._network is not None and self._optimizer is not None
+        self._passed = []
+        self._optimizer.begin()
+        if not self.whole_rows:
+            return [self._step_on_a_graph() for _ in range(count)]
+        losses, most = [], max(1, LESSON // (self.drawn() * self._moments[0].mean().numel()))
+        while count > 0:
+            losses += self._steps_at_once(min(count, most))
+            count -= most
+        return losses
+
+    def _steps_at_once(self, count: int) -> list[Tensor]:
+        """Steps whose rows are drawn, and brought into the network's units, all together."""
+        network, optimizer, dtype = self._network, self._optimizer, self._dtype()
+        assert network is not None and optimizer is not None
+        generators = [self._key.at(self._steps + step).generator(LEARNING) for step in range(count)]
+        places = torch.cat([self._window.places(self.drawn(), generator) for generator in generators])
+        z, others, y = (column[places.to(column.device)] for column in self._window.columns)
+        unit = self._moments[3].scale().to(y)
+        before = self._before(z)
+        wanted = (y - (before if self._map is None else self._map(before))) / unit
+        x, o = self._standard(z, others)
+        losses = []
+        for given, fixed, rest in zip(*(each.split(self.drawn()) for each in (x, o, wanted)), strict=True):
+            found, kept = network.passed(network.arranged(given, fixed))
+            missed = network.answers(found).to(rest)
+            if self._map is not None:
+                missed = self._map.pushed(missed * unit) / unit
+            missed = missed - rest
+            losses.append(missed.square().mean())
+            cotangent = missed * (2 / missed.numel())
+            if self._map is not None:
+                cotangent = self._map.pulled(cotangent / unit) * unit
+            network.back(kept, network.asked(cotangent.to(dtype)), optimizer.slopes)
+            optimizer.step()
+        self._steps += count
+        return losses
+
+    def _step_on_a_graph(self) -> Tensor:
+        assert self._network is not None and self._optimizer is not None
+        named = dict(self._network.named_parameters())
+        self._network.requires_grad_(True)
         with torch.enable_grad():
             loss = self.missed(self._key.at(self._steps).generator(LEARNING)).square().mean()
-            self._optimizer.zero_grad()
-            loss.backward()
+            found = torch.autograd.grad(loss, list(named.values()))
+        self._network.requires_grad_(False)
+        for name, slope in zip(named, found, strict=True):
+            self._optimizer.slopes[name].copy_(slope)
         self._optimizer.step()
         self._steps += 1
         return loss.detach()

@@ -67,12 +67,32 @@ class OutputMap:
         assert self._units is not None  # it is fitted before it is used
         if self._alone:
             return x
-        mean_in, mean_out, scale = self._units
-        x = (x - mean_in) / scale
+        mean_in, mean_out, _ = self._units
+        return mean_out + self.pushed(x - mean_in)
+
+    def pushed(self, change: Tensor) -> Tensor:
+        """What answers change by: `(rows, size)` to `(rows, size)`."""
+        assert self._units is not None
+        if self._alone:
+            return change
+        scale = self._units[2]
+        x = change / scale
         if len(self._factors) == 1:
-            return mean_out + scale * (x @ self._factors[0])
+            return scale * (x @ self._factors[0])
         pairs = zip(self._factors[::2], self._factors[1::2], strict=True)
-        return mean_out + scale * sum((x @ first) @ second for first, second in pairs)
+        return scale * sum((x @ first) @ second for first, second in pairs)
+
+    def pulled(self, cotangent: Tensor) -> Tensor:
+        """The transpose of `pushed`."""
+        assert self._units is not None
+        if self._alone:
+            return cotangent
+        scale = self._units[2]
+        v = cotangent * scale
+        if len(self._factors) == 1:
+            return (v @ self._factors[0].T) / scale
+        pairs = zip(self._factors[::2], self._factors[1::2], strict=True)
+        return sum((v @ second.T) @ first.T for first, second in pairs) / scale
 
     def state_dict(self) -> dict[str, Any]:
         """Units and factors."""

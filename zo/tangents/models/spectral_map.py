@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from zo.tangents.models.lattice import Lattice
+from zo.tangents.models.model import pulled_back
 from zo.tangents.models.output_map import ALONE, HELD_OUT, RIDGES
 
 SEEN = 1e-6  # of the largest amplitude of all waves: one below it says nothing of what outputs can be
@@ -69,12 +70,23 @@ class SpectralMap:
         assert self._units is not None  # it is fitted before it is used
         if self._alone:
             return x
-        mean_in, mean_out, scale = self._units
-        axes = self._axes
-        waves = torch.fft.rfftn(self.lattice.joined((x - mean_in) / scale), dim=axes).movedim(1, -1)
+        mean_in, mean_out, _ = self._units
+        return mean_out + self.pushed(x - mean_in)
+
+    def pushed(self, change: Tensor) -> Tensor:
+        """What answers change by: `(rows, size)` to `(rows, size)`."""
+        assert self._units is not None
+        if self._alone:
+            return change
+        scale, axes = self._units[2], self._axes
+        waves = torch.fft.rfftn(self.lattice.joined(change / scale), dim=axes).movedim(1, -1)
         found = (waves[..., None, :] @ self._matrix).squeeze(-2).movedim(-1, 1)
         grid = torch.fft.irfftn(found, s=self.lattice.space, dim=axes)
-        return mean_out + scale * self.lattice.split(grid)
+        return scale * self.lattice.split(grid)
+
+    def pulled(self, cotangent: Tensor) -> Tensor:
+        """The transpose of `pushed`."""
+        return pulled_back(self.pushed, cotangent, cotangent)  # it is linear, so that any place will do
 
     def state_dict(self) -> dict[str, Any]:
         """Units and matrices."""

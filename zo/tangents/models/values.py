@@ -46,6 +46,8 @@ SEVERAL = 4  # rows for each channel, from which on the matrices of waves are to
 LARGEST = 2**17  # numbers of outputs for which a map without waves is fitted: of more too few rows are kept
 ROW_NUMBERS = 2**24  # of outputs that are looked at where rows are gathered: of large states fewer rows
 BLOCK = 2**18  # numbers of inputs that a model is asked for at once, for values and derivatives
+FEW_LESSONS, RARER = 4, 4  # behind so many a map is fitted anew when there are so many times as many,
+# before them twice as many: what a model says changes most then, and rows are few
 CHOSEN_AGAIN = 20  # lessons in which its ridge is chosen again in each fit
 
 
@@ -69,11 +71,25 @@ class Form:
 
     def followed(self, z: Tensor) -> Tensor:
         """What each output is if it stays as the input of its name and shape, or zero: `(rows, size_out)`."""
+        following = sources(self.inputs, self.outputs)
+        if following == [0] and len(self.inputs) == 1:
+            return z
         pieces = z.split(sizes(self.inputs), dim=1)
         found = [
             z.new_zeros(len(z), size) if source is None else pieces[source]
-            for source, size in zip(sources(self.inputs, self.outputs), sizes(self.outputs), strict=True)
+            for source, size in zip(following, sizes(self.outputs), strict=True)
         ]
+        return torch.cat(found, dim=1)
+
+    def followed_back(self, cotangent: Tensor) -> Tensor:
+        """The transpose of `followed`: `(rows, size_out)` to `(rows, size_in)`."""
+        following = sources(self.inputs, self.outputs)
+        if following == [0] and len(self.inputs) == 1:
+            return cotangent
+        found: list[Tensor] = [cotangent.new_zeros(len(cotangent), size) for size in sizes(self.inputs)]
+        for source, piece in zip(following, cotangent.split(sizes(self.outputs), dim=1), strict=True):
+            if source is not None:
+                found[source] = found[source] + piece
         return torch.cat(found, dim=1)
 
     def plain(self) -> tuple[Any, ...]:
@@ -228,7 +244,7 @@ class ValueTangent(Tangent):
         first = self._map is None
         self._map = self._map or (self._spectral_map() if spectral else OutputMap())
         self._map.fit(found, y, scale, first or self._lessons < CHOSEN_AGAIN)
-        self._next_map = max(1, 2 * self._lessons)
+        self._next_map = max(1, (2 if self._lessons < FEW_LESSONS else RARER) * self._lessons)
 
     @property
     def ends_meet(self) -> bool:
@@ -251,7 +267,7 @@ class ValueTangent(Tangent):
         others = others_of(pairs)
         found = [
             pushed_forward(partial(self.values, others=others[rows]), pairs.z[rows], d[:, rows])
-            for rows in _blocks(pairs.z)
+            for rows in blocks(pairs.z)
         ]
         return found[0] if len(found) == 1 else torch.cat(found, dim=1)
 
@@ -262,7 +278,7 @@ class ValueTangent(Tangent):
         others = others_of(pairs)
         found = [
             pulled_back(partial(self.values, others=others[rows]), pairs.z[rows], cotangent[rows])
-            for rows in _blocks(pairs.z)
+            for rows in blocks(pairs.z)
         ]
         return found[0] if len(found) == 1 else torch.cat(found)
 
@@ -282,7 +298,7 @@ class ValueTangent(Tangent):
         self, pairs: CallPairs, before: Tensor, z: Tensor, others: tuple[Tensor | None, ...]
     ) -> Tensor:
         fixed = others_of(replace(pairs, z=z.detach(), others=others))
-        if len(_blocks(z)) > 1:  # a graph of all rows would take many times their memory
+        if len(blocks(z)) > 1:  # a graph of all rows would take many times their memory
             return _AnewInBlocks.apply(self, z, fixed) - before
         return self.values(z, fixed) - before
 
@@ -293,7 +309,7 @@ class ValueTangent(Tangent):
 
     def _in_blocks(self, z: Tensor, others: Tensor) -> Tensor:
         """`values`, of few rows at a time where they are large."""
-        found = [self.values(z[rows], others[rows]) for rows in _blocks(z)]
+        found = [self.values(z[rows], others[rows]) for rows in blocks(z)]
         return found[0] if len(found) == 1 else torch.cat(found)
 
     def see(self, pairs: CallPairs) -> None:
@@ -436,12 +452,12 @@ class _AnewInBlocks(Function):
         z, others = ctx.saved_tensors
         found = [
             pulled_back(partial(ctx.model.values, others=others[rows]), z[rows], cotangent[rows])
-            for rows in _blocks(z)
+            for rows in blocks(z)
         ]
         return None, torch.cat(found), None
 
 
-def _blocks(z: Tensor) -> list[slice]:
+def blocks(z: Tensor) -> list[slice]:
     """Few rows at a time of large ones, all of small ones."""
     count = max(1, BLOCK // max(1, z.shape[1]))
     return [slice(first, first + count) for first in range(0, len(z), count)] or [slice(0, 0)]

@@ -9,9 +9,9 @@ import torch
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
-from tasks import shapes as rules
-from tasks import shapes_file
-from tasks.shapes import NAMES, shapes
+from tasks.images import shapes as rules
+from tasks.images import shapes_file
+from tasks.images.shapes import NAMES, shapes
 from zo.estimators import Key
 
 BLOCK = rules.BLOCK

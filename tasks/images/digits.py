@@ -17,7 +17,7 @@ def load() -> tuple[np.ndarray, np.ndarray]:
     Raises:
         MissingExtraError: scikit-learn is not installed.
     """
-    datasets = import_extra("tasks.digits", "sklearn.datasets", "sklearn")
+    datasets = import_extra("tasks.images.digits", "sklearn.datasets", "sklearn")
     pixels, labels = datasets.load_digits(return_X_y=True)
     images = (pixels / 16).astype(np.float32).reshape(-1, 1, 8, 8)
     return images, labels.astype(np.int64)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -17,8 +19,6 @@ from tasks.terminal import say
 if TYPE_CHECKING:
     from tasks.runs.folder import Run
 
-LINE: list[str] = []  # the words after `blackbox`
-AT_WORK: list[Run] = []  # the run that a `blackbox resume` would go on with
 Tensorboard = Annotated[bool, arg(help="Write the metrics as TensorBoard event files too.")]
 Workers = Annotated[
     int, arg(help="Processes on this machine that share the queries out; on several, start it by torchrun.")
@@ -26,6 +26,33 @@ Workers = Annotated[
 Timeout = Annotated[
     float, arg(help="Seconds after which a process of several that does not answer is given up.")
 ]
+
+
+@dataclass
+class Invocation:
+    """A call of the console script: the words after `blackbox`, and the run that it is at work on.
+
+    Attributes:
+        words: After `blackbox`.
+        run: That `blackbox resume` would go on with; None before there is one.
+    """
+
+    words: Sequence[str] = ()
+    run: Run | None = None
+
+
+@contextmanager
+def invoked(words: Sequence[str]) -> Iterator[Invocation]:
+    """A block in which a command line is at work."""
+    invocation = Invocation(words)
+    token = _invocation.set(invocation)
+    try:
+        yield invocation
+    finally:
+        _invocation.reset(token)
+
+
+_invocation: ContextVar[Invocation | None] = ContextVar("invocation", default=None)
 
 
 @dataclass(frozen=True)
@@ -65,12 +92,14 @@ def parse(target: str, words: Sequence[str]) -> RunCommand:
     # parsed on its own, with the problem in `prog`: messages then point to the right help
     program = f"blackbox run {target}"
     command = tyro.cli(kind, prog=program, description=about, args=list(words), config=(FlagCreatePairsOff,))
-    from tasks import methods, spending
+    from tasks import methods
+    from tasks.plan import left_to_the_budget
 
     methods.named(kind.kind, command.config.methods)  # before there is a folder
     names = [field.name for field in dataclasses.fields(command.config)]
     given = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words}
-    config, chosen = spending.spends(kind.kind, command.config, [name for name in names if name in given])
+    by_hand = [name for name in names if name in given]
+    config, chosen = left_to_the_budget(kind.kind, command.config, by_hand)
     return dataclasses.replace(command, config=config, chosen=chosen)
 
 
@@ -127,10 +156,10 @@ def run(command: RunCommand) -> int:
         before = launch.restarted(command.runs, command.task)
         if before is not None:
             say(f"Going on with {before}.")
-            from tasks import api
+            from tasks.resume import problem_of
 
             run = Run.open(before)
-            api.problem_of(run)  # which refuses what is not trusted
+            problem_of(run)  # which refuses what is not trusted
             return run
         run = Run.create(
             command.runs,
@@ -139,7 +168,7 @@ def run(command: RunCommand) -> int:
             command.config,
             range(command.seeds),
             data=command.data,
-            command=["blackbox", *LINE],
+            command=["blackbox", *_at_work().words],
             problem=command.where,
             chosen=command.chosen,
         )
@@ -151,25 +180,16 @@ def run(command: RunCommand) -> int:
 
 def _dry_run(command: RunCommand) -> int:
     """Say what a run will cost; the status is 1 where no row of its first batch comes back."""
-    from tasks import cost, problems, spending
-    from tasks.tally import Tally, unnoted
-    from tasks.work import checked, prepare
+    from tasks import cost, problems
+    from tasks.plan import plan_of
 
     kind, _ = problems.find(command.where)
     problem = kind(command.config, folder=command.data)
-    wanted = checked(problem)
-    boxes = list(problem.boxes.values())
-    before = Tally(boxes).copy()
-    before.rows_run -= unnoted(boxes)
-    prepare(problem, wanted)
-    if command.chosen:
-        made = cost.rows_of_data(problem, Tally(boxes).since(before))
-        found = spending.steps_within(problem, wanted, command.seeds, made, command.chosen)
-        problem.config = dataclasses.replace(problem.config, **found)
-        say(spending.told(problem, wanted))
-    lines = cost.lines(problem, wanted, command.seeds, timed=True, before=before)
-    say("\n".join(lines))
-    return int(any(line.strip().startswith(cost.NONE_BACK) for line in lines))
+    plan = plan_of(problem, range(command.seeds), dict.fromkeys(command.chosen))
+    problem.ledger.bound(problem)
+    sentences = cost.told(problem, plan.settled(problem), timed=True)
+    say("\n".join(sentences))
+    return int(any(sentence.strip().startswith(cost.NONE_BACK) for sentence in sentences))
 
 
 def together(made: Callable[[], Run], tensorboard: bool, workers: int, timeout: float) -> int:
@@ -183,23 +203,28 @@ def together(made: Callable[[], Run], tensorboard: bool, workers: int, timeout: 
     """
     from tasks.workers import group, launch
 
-    others = launch.started(LINE, 1 if group.is_member() else workers)
+    invocation = _at_work()
+    others = launch.started(invocation.words, 1 if group.is_member() else workers)
     with others, group.joined(timeout), group.shared_run(made) as run:
-        from tasks import api
+        from tasks import start
         from tasks.interruption import ending_interrupts
         from tasks.progress import Progress
+        from tasks.resume import problem_of
         from tasks.tensorboard import FOLDER, TensorBoard
-        from tasks.work import work
 
         first = group.rank() == 0
         if first:
-            AT_WORK.append(run)
-        problem = api.problem_of(run, trusted=True)  # `made` has asked, for all processes
+            invocation.run = run
+        problem = problem_of(run, trusted=True)  # `made` has asked, for all processes
         if first:
             if tensorboard or (run.path / FOLDER).is_dir():
                 run.callbacks.append(TensorBoard())
-            api.finish(run, problem).show()
+            start.finish(run, problem).show()
         elif not run.finished:  # as the first process does, in a folder that no one will see
             with ending_interrupts():
-                work(problem, run, Progress())
+                start.carry_out(problem, run, Progress())
     return 0
+
+
+def _at_work() -> Invocation:
+    return _invocation.get() or Invocation()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
@@ -11,11 +10,12 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from blackbox import BlackBoxFunction, Ledger
+from blackbox import BlackBoxFunction
 from blackbox.failures import noted
 from tasks.callbacks import Told
 from tasks.errors import CheckpointError, ConfigurationError, StoppedInside, WorkersError
 from tasks.interruption import StopRequest
+from tasks.ledger import calls_noted, recall
 from tasks.progress import Progress, make_progress
 from tasks.runs import stamp
 from tasks.runs.answers import LEAST, Answers
@@ -23,7 +23,7 @@ from tasks.runs.folder import Run
 from tasks.runs.journal import Journal
 from tasks.runs.result import TrainingOutcome
 from tasks.stage import Stage, Stateful
-from tasks.tally import Tally, calls_noted, recall
+from tasks.tally import Tally, everywhere
 from tasks.workers import group
 from zo.errors import FailedBatchError, RanksError
 from zo.tangents.lessons import listening
@@ -107,7 +107,7 @@ def train(
         return loop.outcome
     outcome, showing, told = loop.outcome, ExitStack(), Told(run)
     progress = showing.enter_context(make_progress()) if progress is None else progress
-    answers.attach(group.journal_folder(run.path), group.rank(), run.code_versions())
+    answers.attach_to(run)
 
     if loop.restored:
         answers.end(2 * outcome.step - loop.pending)
@@ -249,21 +249,6 @@ def _judging(loop: Stage, tally: Tally) -> Iterator[None]:
     before = tally.copy()
     yield
     loop.outcome.judging.add(everywhere(tally.since(before)))
-
-
-def everywhere(spent: Ledger) -> Ledger:
-    """What all processes of the run counted together, who all ask here; the first failure is any one's."""
-    counts = {name: value for name, value in vars(spent).items() if isinstance(value, int)}
-    summed = dict(zip(counts, group.total(*counts.values()), strict=True))
-    if not group.any_of(bool(spent.causes) or spent.first_failure is not None):
-        return replace(spent, **summed)
-    causes: Counter[str] = Counter()
-    firsts = []
-    for each, first in group.of_all((spent.causes, spent.first_failure)):
-        causes.update(each)
-        firsts.append(first)
-    first = next((told for told in firsts if told is not None), None)
-    return replace(spent, **summed, causes=dict(causes), first_failure=first)
 
 
 @contextmanager

@@ -15,8 +15,8 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-import tasks.shapes
-from tasks.shapes import BLOCK, SIDE, draw_block, labels_of, shapes
+import tasks.images.shapes
+from tasks.images.shapes import BLOCK, SIDE, draw_block, labels_of, shapes
 
 WORTH = 2_000  # images that are kept: fewer are drawn in a second
 _PIXELS, _SUM = BLOCK * 3 * SIDE * SIDE, 32  # bytes of a record
@@ -49,7 +49,7 @@ def kept_shapes(count: int, seed: int, folder: Path | None) -> tuple[Tensor, Ten
 
 def version() -> str:
     """A hash of the code that draws them, and of torch, whose sines may round otherwise."""
-    code = Path(tasks.shapes.__file__).read_bytes()
+    code = Path(tasks.images.shapes.__file__).read_bytes()
     return sha256(code + torch.__version__.encode()).hexdigest()[:12]
 
 

@@ -1,0 +1,1 @@
+"""Images that both image problems train on: outlines drawn by rule, and handwritten digits."""

@@ -1,0 +1,95 @@
+"""A run taken up again: the problem that its folder names, and whether it is the one at hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from tasks import problems
+from tasks.configuration import to_dict
+from tasks.errors import RunFolderError
+from tasks.plan import Plan
+from tasks.problem import Problem
+from tasks.runs.folder import Run, differences
+
+
+def reopened(folder: Path, problem: Problem, plan: Plan, *, any_seeds: bool = False) -> Run:
+    """The run of a folder, if it is of this problem and plan; a larger budget of rows is taken over.
+
+    Args:
+        folder: Of the run.
+        problem: That was planned; settings that follow from its budget are those that the run has chosen.
+        plan: That the run is to be of.
+        any_seeds: Whether the seeds are those of the run, whatever the plan has.
+
+    Raises:
+        RunFolderError: It is of another problem, or of other settings or seeds.
+
+    Warns:
+        CheckpointWarning: The file with the problem has changed.
+    """
+    run, rows = Run.open(folder), problem.config.rows
+    if run.script or run.task != plan.task:
+        of = "a script with a loop of its own" if run.script else run.task
+        raise RunFolderError(
+            f"{run.path}: expected a run of {plan.task}, got one of {of}. Give its own folder, or "
+            "leave resume out for a new run."
+        )
+    where = plan.where
+    if where and run.problem not in ("", where) and not is_gone(run):
+        raise RunFolderError(
+            f"{run.path}: expected the problem that it was begun with, {run.problem}, got {where}. "
+            "Give that class, or leave resume out for a new run."
+        )
+    if rows is not None and run.config.get("rows") not in (None, rows):
+        run = run.with_budget(rows)
+    if sorted(run.chosen) == sorted(plan.chosen) and None not in run.chosen.values():
+        problem.config = replace(problem.config, **run.chosen)
+        plan = replace(plan, config=problem.config)
+    planned = {**to_dict(plan.config), "seeds": list(run.seeds if any_seeds else plan.seeds)}
+    if others := differences({**run.config, "seeds": list(run.seeds)}, planned):
+        raise RunFolderError(
+            f"{run.path}: expected the settings of that run, got others: {others}. Take its settings, or "
+            "leave resume out for a new run."
+        )
+    problems.warn_of_changes(run)
+    return run
+
+
+def problem_of(run: Run, *, trusted: bool = False) -> Problem:
+    """The problem of a run with its settings; executes the code that the run names.
+
+    Args:
+        run: Its folder.
+        trusted: Whether to execute code that this user has not run.
+
+    Raises:
+        RunFolderError: The run does not say where its problem is.
+        TrustError: It names code that is not trusted.
+    """
+    if not trusted:
+        run.refuse_untrusted()
+    if not run.problem:
+        raise RunFolderError(
+            f"{run.path}: expected a run that says where its problem's class is, got one of a notebook or a "
+            f"terminal. {how_to_go_on(run)}"
+        )
+    problems.warn_of_changes(run)
+    kind, _ = problems.find(run.problem)
+    problem = kind(run.configuration(kind.Config, trusted=trusted), folder=Path(run.data))
+    problem.ledger.answers.attach_to(run, only_read=True)
+    return problem
+
+
+def is_gone(run: Run) -> bool:
+    """Whether the file that its problem was in is no more there."""
+    place = Path(run.problem.rpartition(":")[0])
+    return place.suffix == ".py" and not place.is_file()
+
+
+def how_to_go_on(run: Run) -> str:
+    """What to do about a problem whose class is nowhere but in a notebook or terminal."""
+    return (
+        "Its problem is in a notebook or terminal, where no other process finds it. To go on with it there, "
+        f"repeat the call of tasks.run with resume={str(run.path)!r}."
+    )

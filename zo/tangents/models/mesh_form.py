@@ -1,0 +1,331 @@
+"""`Form` of a step on a mesh's finite elements: which coefficients there are and what they multiply."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from zo.tangents.models.implicit_step import ImplicitStep, Term
+from zo.tangents.models.mesh_operators import Elements
+
+STEPS = 2, 12  # of a convection, at least and at most
+
+
+class Basis:
+    """A mesh's matrices, made when first asked for.
+
+    Attributes:
+        elements: of the mesh.
+    """
+
+    def __init__(self, elements: Elements) -> None:
+        self.elements = elements
+        self._made: dict[tuple[Any, ...], Any] = {}
+
+    @cached_property
+    def mass(self) -> Any:  # noqa: ANN401 - sparse
+        """The consistent one."""
+        return self.elements.mass()
+
+    @cached_property
+    def lumped(self) -> Any:  # noqa: ANN401 - sparse
+        """The mass on the diagonal."""
+        return self.elements.lumped()
+
+    @cached_property
+    def maps(self) -> dict[str, Any]:
+        """For the terms of q."""
+        elements = self.elements
+        volume = sparse.diags_array(elements.volume)
+        own: dict[str, Any] = {
+            "node": None,
+            "mass": self.mass,
+            "mean": elements.average(),
+            "integral": (elements.average().T @ volume).tocsr(),
+        }
+        for axis in range(elements.dimensions):
+            slope = elements.slope(axis)
+            own |= {f"slope {axis}": slope, f"flux {axis}": (-slope.T @ volume).tocsr()}
+        return own
+
+    def of(self, kind: tuple[Any, ...], degree: int, place: int) -> Any:  # noqa: ANN401 - sparse
+        """A matrix of K: what it is, and the place of its coefficient's polynomial in those of a degree."""
+        key = (*kind, degree, place)
+        if key not in self._made:
+            weight = self.weights(degree)[place]
+            self._made[key] = self._matrix(kind, weight)
+        return self._made[key]
+
+    def weights(self, degree: int) -> np.ndarray:
+        """The polynomials of a degree by cell, `(polynomials, cells)`."""
+        key = ("polynomials", degree)
+        if key not in self._made:
+            self._made[key] = np.stack(self.elements.polynomials(degree))
+        return self._made[key]
+
+    def products(
+        self, left: np.ndarray, right: Sequence[np.ndarray]
+    ) -> Callable[[tuple[Any, ...], int, int], np.ndarray]:
+        """Of left^T A right, summed up over rows, what each cell has of it: by A's kind, out and into.
+
+        Args:
+            left: `(rows, fields, nodes)`.
+            right: the same for each field of `left`.
+        """
+        elements = self.elements
+        axes = range(elements.dimensions)
+        names = ["mean", *(f"slope {a}" for a in axes)]
+        lefts = {name: _mapped(self.maps[name], left) for name in names}
+        rights = [{name: _mapped(self.maps[name], each) for name in names} for each in right]
+        corners = elements.cells.shape[1]
+
+        def product(first: str, second: str, out: int, into: int) -> np.ndarray:
+            both = np.einsum("re,re->e", lefts[first][:, out], rights[out][second][:, into])
+            return both * elements.volume
+
+        def nodes(out: int, into: int) -> np.ndarray:
+            return np.einsum("rn,rn->n", left[:, out], right[out][:, into])
+
+        def found(kind: tuple[Any, ...], out: int, into: int) -> np.ndarray:
+            if kind[0] == "convection":
+                return product("mean", f"slope {kind[1]}", out, into)
+            if kind[0] == "boundary":
+                return self.boundary.diagonal() @ nodes(out, into)
+            if kind[0] != "mass":
+                directions = _directions(kind, elements.dimensions)
+                pairs = zip(*directions.nonzero(), strict=True)
+                return sum(
+                    directions[a, b] * product(f"slope {a}", f"slope {b}", out, into) for a, b in pairs
+                )  # type: ignore[return-value]
+            means = product("mean", "mean", out, into)
+            return (corners * means + elements.volume * (self.maps["mean"] @ nodes(out, into))) / (
+                corners + 1
+            )
+
+        return found
+
+    @cached_property
+    def boundary(self) -> Any:  # noqa: ANN401 - sparse
+        """The lumped mass of the mesh's border."""
+        return self.elements.boundary()
+
+    def _matrix(self, kind: tuple[Any, ...], weight: np.ndarray) -> Any:  # noqa: ANN401 - sparse
+        if kind[0] == "convection":
+            return self.elements.convection(kind[1], weight)
+        if kind[0] in ("boundary", "mass"):
+            return self.boundary if kind[0] == "boundary" else self.elements.mass(weight)
+        directions = _directions(kind, self.elements.dimensions)
+        pairs = zip(*directions.nonzero(), strict=True)
+        return sum(directions[a, b] * self.elements.stiffness(a, b, weight) for a, b in pairs)
+
+
+@dataclass(frozen=True)
+class Form:
+    """Which coefficients there are: psi, w, those of K, and those of q, in this order.
+
+    psi is the part of the mass that is lumped, w how implicit a step is; both are of states that are carried.
+    """
+
+    basis: Basis
+    degree: int
+    steps: int
+    products: str
+    varied: tuple[int, ...]
+    carried: np.ndarray
+    extras: int
+
+    @cached_property
+    def kinds(self) -> list[tuple[int, int, tuple[Any, ...]]]:
+        """Field, field and what matrix."""
+        count, axes = len(self.carried), range(self.basis.elements.dimensions)
+        own: list[tuple[Any, ...]] = [("mass",), ("laplace",), *(("aniso", a) for a in axes[1:])]
+        own += [("convection", a) for a in axes]
+        if count == 1:
+            own += [("both", a, b) for a in axes for b in axes if a < b]
+        else:
+            own += [("stiffness", a, b) for a in axes for b in axes if a != b]
+        found = [(a, b, kind) for a, b in itertools.product(range(count), repeat=2) for kind in own]
+        return found + [(each, each, ("boundary",)) for each in range(count)]
+
+    def places(self, own: int) -> int:
+        """How many polynomials the coefficient of a kind has."""
+        varied = own in self.varied and self.kinds[own][2] != ("boundary",)
+        return len(self.basis.weights(self.degree)) if varied else 1
+
+    @cached_property
+    def names(self) -> list[Any]:
+        """Of the coefficients, the same in all forms."""
+        places = [(*kind, n) for own, kind in enumerate(self.kinds) for n in range(self.places(own))]
+        return ["psi", "w", *places, *self.terms]
+
+    def passed(self, theta: np.ndarray) -> int:
+        """So many steps that convection passes about one element in each."""
+        elements = self.basis.elements
+        speed = np.zeros((len(self.carried), len(elements.cells), elements.dimensions))
+        for value, name in zip(theta, self.names, strict=True):
+            if isinstance(name, tuple) and name[2][0] == "convection" and name[0] == name[1]:
+                speed[name[0], :, name[2][1]] += value * self.basis.weights(self.degree)[name[3]]
+        passed = np.abs(np.einsum("fea,eca->fec", speed, elements.slopes)).max(axis=(0, 2))
+        return int(np.clip(math.ceil(np.quantile(passed, 0.95)), *STEPS))
+
+    @cached_property
+    def linear(self) -> list[tuple[int, int, Any]]:
+        """Of K: the field whose equation it is in, the field that it multiplies, and the matrix."""
+        places = [each for each in self.names[2:] if isinstance(each, tuple)]
+        return [(out, into, self.basis.of(kind, self.degree, place)) for out, into, kind, place in places]
+
+    @cached_property
+    def terms(self) -> list[Term]:
+        """Of q."""
+        count = len(self.carried)
+        found = [
+            Term(out, (("node", count + own),), "mass") for out in range(count) for own in range(self.extras)
+        ]
+        if self.products == "none":
+            return found
+        fields = range(count)
+        degrees = {1: (0, 2, 3), 2: (0, 2, 3)}.get(count, (0, 2))
+        powers = [each for n in degrees for each in itertools.combinations_with_replacement(fields, n)]
+        powers += [(own, count + extra) for own in fields for extra in range(self.extras)]
+        powers += [(count + extra,) * 2 for extra in range(self.extras)]
+        found += [
+            Term(out, tuple(("node", own) for own in each), "mass") for out in fields for each in powers
+        ]
+        if self.products == "cells":
+            axes = range(self.basis.elements.dimensions)
+            found += [
+                Term(out, (("mean", out), (f"slope {a}", out)), f"flux {a}") for out in fields for a in axes
+            ]
+            found += [
+                Term(out, (("mean", by), (f"slope {a}", out)), "integral")
+                for out in fields
+                for by in fields
+                for a in axes
+            ]
+        return found
+
+    @property
+    def count(self) -> int:
+        """Of all coefficients."""
+        return 2 + len(self.linear) + len(self.terms)
+
+    def start(self) -> np.ndarray:
+        """Of a box of which nothing is known: nothing changes; what is not carried answers its own extra."""
+        theta = np.zeros(self.count)
+        theta[1] = 1.0
+        for own, term in self.answering():
+            del term
+            theta[2 + len(self.linear) + own] = 1.0
+        return theta
+
+    def answering(self) -> list[tuple[int, Term]]:
+        """For each output that no input moves on to the term that says in which units K is, and its place."""
+        first = {}
+        waiting = [field for field in range(len(self.carried)) if not self.carried[field]]
+        for own, field in enumerate(waiting):
+            wanted = len(self.carried) + (own % self.extras if self.extras else 0)
+            for place, term in enumerate(self.terms):
+                if term.out == field and term.factors == (("node", wanted),):
+                    first[field] = (place, term)
+        return list(first.values())
+
+    @cached_property
+    def base(self) -> tuple[Any, Any]:
+        """The mass of carried fields, and how it changes with psi."""
+        nodes = self.basis.elements.nodes
+        empty = sparse.csr_array((nodes, nodes))
+        mass, lump = self.basis.mass, self.basis.lumped - self.basis.mass
+        return tuple(
+            sparse.block_diag([each if own else empty for own in self.carried], format="csr")
+            for each in (mass, lump)
+        )  # type: ignore[return-value]
+
+    def operator(self, theta: np.ndarray) -> Any:  # noqa: ANN401 - sparse
+        """K of all fields."""
+        count, elements = len(self.carried), self.basis.elements
+        size, axes = len(elements.cells), elements.dimensions
+        blocks: list[list[Any]] = [[None] * count for _ in range(count)]
+        at, edges = 2, np.zeros(count)
+        parts: dict[tuple[int, int], tuple[np.ndarray, ...]] = {}
+        for own, (out, into, kind) in enumerate(self.kinds):
+            places = self.places(own)
+            values, at = theta[at : at + places], at + places
+            if not values.any():
+                continue
+            if kind[0] == "boundary":
+                edges[out] = values[0]
+                continue
+            if (out, into) not in parts:
+                parts[out, into] = np.zeros((size, axes, axes)), np.zeros((size, axes)), np.zeros(size)
+            tensor, velocity, mass = parts[out, into]
+            weight = values @ self.basis.weights(self.degree)[:places]
+            if kind[0] == "mass":
+                mass += weight
+            elif kind[0] == "convection":
+                velocity[:, kind[1]] += weight
+            else:
+                tensor += weight[:, None, None] * _directions(kind, axes)
+        for (out, into), own in parts.items():
+            blocks[out][into] = elements.operator(*own)
+        for own in range(count):
+            if blocks[own][own] is None or edges[own]:
+                here = edges[own] * self.basis.boundary
+                blocks[own][own] = here if blocks[own][own] is None else blocks[own][own] + here
+        return sparse.block_array(blocks, format="csr")
+
+    def implicit(self, theta: np.ndarray) -> np.ndarray:
+        """W of each number: 1 where nothing is carried."""
+        return np.repeat(np.where(self.carried, theta[1], 1.0), self.basis.elements.nodes)
+
+    def step(self, theta: np.ndarray, free: np.ndarray) -> ImplicitStep:
+        """With these coefficients."""
+        mass, lump = self.base
+        bulk = mass + theta[0] * lump
+        part = self.operator(theta) / self.steps
+        share = self.implicit(theta)
+        return ImplicitStep(
+            bulk + sparse.diags_array(share) @ part,
+            bulk - sparse.diags_array(1 - share) @ part,
+            self.terms,
+            theta[len(theta) - len(self.terms) :] / self.steps,
+            self.basis.maps,
+            len(self.carried),
+            self.basis.elements.nodes,
+            self.steps,
+            free,
+        )
+
+
+def stiff(step: ImplicitStep, values: np.ndarray) -> np.ndarray:
+    """K / S of values: what the two sides of the step differ by, however implicit it is."""
+    return applied(step.left, values) - applied(step.right, values)
+
+
+def applied(matrix: Any, values: np.ndarray) -> np.ndarray:  # noqa: ANN401 - sparse
+    """A matrix of all fields' nodes times `(rows, fields, nodes)`."""
+    return (matrix @ values.reshape(len(values), -1).T).T.reshape(values.shape)
+
+
+def _directions(kind: tuple[Any, ...], axes: int) -> np.ndarray:
+    """How much a kind of stiffness has of d/da times d/db, `(axes, axes)`."""
+    found = np.zeros((axes, axes))
+    if kind[0] in ("stiffness", "both"):
+        found[kind[1], kind[2]] = 1.0
+        if kind[0] == "both":
+            found[kind[2], kind[1]] = 1.0
+    elif kind[0] == "laplace":
+        found = np.eye(axes)
+    else:  # the first axis against another
+        found[0, 0], found[kind[1], kind[1]] = 1.0, -1.0
+    return found
+
+
+def _mapped(matrix: Any, values: np.ndarray) -> np.ndarray:  # noqa: ANN401 - sparse
+    return (matrix @ values.reshape(-1, values.shape[-1]).T).T.reshape(*values.shape[:-1], -1)

@@ -1,0 +1,165 @@
+"""`Passes`: a small network whose passes are written out, so that what they take is their multiplications."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+
+Kept = tuple[Any, ...]
+"""What a pass keeps for the way back."""
+Slopes = Mapping[str, Tensor]
+"""By the name of a weight, where the derivative by it is written."""
+
+
+class Passes(nn.Module, ABC):
+    """A network of fixed shape with its forward pass and the ways back to inputs and weights.
+
+    On networks of some thousand weights autograd takes several times as long as the multiplications. A row of
+    inputs or outputs is a vector; `arranged` and `asked` bring rows into the layout that the passes have,
+    `answers` and `given` back.
+    """
+
+    @abstractmethod
+    def arranged(self, z: Tensor, others: Tensor) -> Tensor:
+        """Rows of inputs `(rows, size_in)` and others `(rows, size)`, in the layout of the passes."""
+
+    @abstractmethod
+    def passed(self, x: Tensor) -> tuple[Tensor, Kept]:
+        """What arranged inputs give, and what the way back takes."""
+
+    @abstractmethod
+    def back(self, kept: Kept, cotangent: Tensor, slopes: Slopes | None = None) -> Tensor | None:
+        """The way back from outputs: to the inputs, or to the weights alone.
+
+        Args:
+            kept: of `passed`.
+            cotangent: of its outputs.
+            slopes: for each weight where its derivative goes; None for that by the inputs.
+
+        Returns:
+            That by the inputs, arranged, if it was asked for.
+        """
+
+    @abstractmethod
+    def apart(self, kept: Kept, counts: Sequence[int]) -> list[Kept]:
+        """What a pass of several calls kept, of each with so many rows, for `pushed` and back to inputs."""
+
+    @abstractmethod
+    def pushed(self, kept: Kept, change: Tensor) -> Tensor:
+        """What outputs change by, to first order, where arranged inputs change."""
+
+    @abstractmethod
+    def answers(self, y: Tensor) -> Tensor:
+        """Outputs of `passed` as rows `(rows, size_out)`."""
+
+    @abstractmethod
+    def asked(self, cotangent: Tensor) -> Tensor:
+        """The transpose of `answers`."""
+
+    @abstractmethod
+    def given(self, cotangent: Tensor) -> Tensor:
+        """The transpose of `arranged`: `(rows, size_in + size of others)`."""
+
+    def forward(self, z: Tensor, others: Tensor) -> Tensor:
+        """Rows to rows, with a graph of the inputs that is one node; it can be gone back through once."""
+        return _Passed.apply(z, others, self)
+
+
+class _Passed(Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, others: Tensor, network: Passes) -> Tensor:  # noqa: ANN401
+        y, kept = network.passed(network.arranged(z, others))
+        ctx.network, ctx.size = network, z.shape[1]
+        if z.requires_grad or others.requires_grad:
+            ctx.kept = kept
+        return network.answers(y)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        found = ctx.network.back(ctx.kept, ctx.network.asked(cotangent))
+        of_z, of_others = found_rows(ctx.network, found, ctx.size)
+        return of_z, of_others, None
+
+
+def found_rows(network: Passes, found: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
+    """What arrives at the inputs as rows: at the first `size` numbers, and at the others."""
+    assert found is not None
+    rows = network.given(found)
+    return rows[:, :size], rows[:, size:]
+
+
+class FlatAdam:
+    """Adam (Kingma and Ba 2015) for all weights of a network at once, as one vector.
+
+    Args:
+        network: whose weights become parts of that vector.
+        rate: the learning rate.
+
+    Attributes:
+        slopes: by name, where derivatives by the weights are written before `step`.
+    """
+
+    def __init__(self, network: nn.Module, rate: float) -> None:
+        self._network, self._rate = network, rate
+        self._steps = 0
+        first = next(network.parameters())
+        size = sum(weight.numel() for weight in network.parameters())
+        self._mean, self._square = torch.zeros(2, size, dtype=first.dtype, device=first.device)
+        self.slopes: dict[str, Tensor] = {}
+
+    def begin(self) -> None:
+        """Make the weights parts of one vector: they may have been copied, or read, since the last lesson.
+
+        A kernel along one axis, `(out, in, taps)`, lies there with its taps before the inputs, as `along`
+        takes it.
+        """
+        named = dict(self._network.named_parameters())
+        parts = [
+            weight.detach().movedim(-1, 1) if weight.ndim == 3 else weight.detach()
+            for weight in named.values()
+        ]
+        self._weights = torch.cat([part.reshape(-1) for part in parts])
+        self._slopes = torch.zeros_like(self._weights)
+        self._mean, self._square = self._mean.to(self._weights), self._square.to(self._weights)
+        counts = [part.numel() for part in parts]
+        for vector in (self._weights, self._slopes):
+            for (name, weight), part, own in zip(named.items(), parts, vector.split(counts), strict=True):
+                shaped = own.view(part.shape)
+                shaped = shaped.movedim(1, -1) if weight.ndim == 3 else shaped
+                if vector is self._weights:
+                    weight.data = shaped
+                else:
+                    self.slopes[name] = shaped
+
+    def step(self) -> None:
+        """Move the weights by what `slopes` hold."""
+        self._steps += 1
+        self._mean.lerp_(self._slopes, 1 - BETAS[0])
+        self._square.mul_(BETAS[1]).addcmul_(self._slopes, self._slopes, value=1 - BETAS[1])
+        rest = (1 - beta**self._steps for beta in BETAS)
+        of_mean, of_square = rest
+        size = self._square.sqrt().mul_(of_square**-0.5).add_(SMALL)
+        self._weights.addcdiv_(self._mean, size, value=-self._rate / of_mean)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Both running means, and how many steps there were."""
+        return {"mean": self._mean.clone(), "square": self._square.clone(), "steps": self._steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self._steps = state["steps"]
+        self._mean, self._square = state["mean"].clone(), state["square"].clone()
+
+
+BETAS, SMALL = (0.9, 0.999), 1e-8  # of Adam, as its authors have them
+
+
+def bent_back(cotangent: Tensor, before: Tensor) -> Tensor:
+    """The way back through `silu`."""
+    return torch.ops.aten.silu_backward(cotangent, before)
