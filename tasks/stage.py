@@ -6,6 +6,7 @@ import copy
 import math
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
 import torch
@@ -210,6 +211,8 @@ class Stage:
             content = checkpoint.load(self._path)
             if isinstance(content.get("state"), dict):
                 content["state"] = self._windows.take(content["state"])
+                with suppress(OSError):  # of a disk that is only read
+                    self._windows.tidy()  # a process was killed right behind the checkpoint
         except CheckpointError as error:
             raise CheckpointError(
                 f"{stage}: {error} Look after that disk; delete {self._path} to train this stage anew."

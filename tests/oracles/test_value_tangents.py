@@ -301,6 +301,20 @@ def test_reach_and_ends_are_measured(axes, circular, cells):
     assert measure(u, change, reach=5, periodic=(True,) * axes) == (5, (True,) * axes)
 
 
+@pytest.mark.parametrize(("rows", "cells"), [(1, 40), (2, 20), (3, 20)])
+@pytest.mark.parametrize("circular", [True, False])
+def test_ends_show_in_rows_so_few_that_a_wide_stencil_tells_them_all(rows, cells, circular):
+    """As a first step with a batch of one to three has them; a cubic term is beyond what a stencil tells."""
+    shown, mode = 0, "circular" if circular else "constant"
+    for seed in range(5):
+        u = torch.randn(rows, 1, cells, cells, generator=torch.Generator().manual_seed(seed))
+        wide = nn.functional.pad(u, (1, 1, 1, 1), mode=mode)
+        around = wide[:, :, 2:, 1:-1] + wide[:, :, :-2, 1:-1] + wide[:, :, 1:-1, 2:] + wide[:, :, 1:-1, :-2]
+        change = 0.1 * (around - 4 * u) - 0.05 * u**3
+        shown += sum(measure(u / u.std(), change / change.std())[1])
+    assert shown >= 8 if circular else shown <= 1  # of ten axes
+
+
 def test_what_was_measured_shows_and_what_was_set_stays():
     box = box_of(lambda u: u.roll(3, 2), ArraySpec("u", (1, 24)))
     for tangent in (zo.GridTangent(4, **QUICK), zo.StencilTangent(2)):

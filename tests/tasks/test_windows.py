@@ -112,3 +112,25 @@ def test_a_run_that_replays_goes_on_from_its_files_to_the_same_bits(tmp_path, mo
     )
     assert torch.equal(first, second)
     assert not list((tmp_path / "cut").rglob("*.windows/*"))  # the training is finished
+
+
+def test_windows_of_a_process_that_was_killed_right_behind_the_last_checkpoint_are_removed(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(windows, "LARGE", 1)
+    tidy = WindowFiles.tidy
+
+    def killed(self):
+        if not self._sums:  # the training is finished
+            raise RuntimeError("killed")
+        tidy(self)
+
+    settings = {"methods": ("tangents",), "validate_every": 50}
+    problem = Steering(steps=4, replays=1, checkpoint_every=3)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+        patch.setattr(WindowFiles, "tidy", killed)
+        go(problem, tmp_path / "cut", **settings)
+    (folder,) = (tmp_path / "cut").iterdir()
+    assert list(folder.rglob("*.windows/*"))
+    go(problem, tmp_path, resume=folder, **settings)
+    assert not list(folder.rglob("*.windows/*"))
