@@ -236,7 +236,8 @@ class AutoTangent(Tangent):
         """Go on where `state_dict` was taken."""
         self.kind, self._left, self._steps = state["kind"], list(state["left"]), state["steps"]
         self._errors = dict(state["errors"])
-        self._contest = (state["contest"][0], state["contest"][1])
+        ends, by = state.get("contest", (CONTEST, CLEARLY))
+        self._contest = (ends, by)
         self.models = self._made(list(state["models"]))
         for kind, model in self.models.items():
             model.load_state_dict(state["models"][kind])
