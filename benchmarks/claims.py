@@ -205,9 +205,9 @@ def _readme() -> Iterator[Claim]:
         yield from in_text(README, said, rows, middle, count, least, worst)
     errors = [own for each in _of_rows().values() if (own := over_tuned(each, "replay, 0.2")) is not None]
     rows = [over(each, "replay, 0.2", "rows", AS_BENCHMARKED) for each in _of_rows().values()]
-    least, *_, most, worst = sorted(errors)
-    values = (median(filter(None, rows)), median(errors), len(errors), least, most, worst)
-    said = "or more | # | median # of # problems, all but one # to #, that one, with warnings, #, against"
+    least, *_, most, worse, worst = sorted(errors)
+    values = (median(filter(None, rows)), median(errors), len(errors), least, most, worse, worst)
+    said = "or more | # | median # of # problems, all but two # to #, those, with warnings, # and #, against"
     yield from in_text(README, said, *((Figure((value,)), "rows/table.md") for value in values))
     again = [_over_all("tangents/fresh", method) for method in ("chosen", "no-gradient")]
     middles, worst = [each[1] for each in again], [each[3] for each in again]

@@ -37,6 +37,8 @@ LOOKS = {
     "hybrid": ("#a24b8a", "h"),
     "row-rge": ("#56b4e9", ">"),
     "first-order": ("#0072b2", "^"),
+    "cma-es": ("#f0c75e", "H"),
+    "sep-cma-es": ("#f7ab92", "<"),
     # wake flow
     "SRC": ("#606060", "o"),
     "NON": ("#e69f00", "s"),

@@ -45,7 +45,7 @@ def test_a_reproduction_runs_and_leaves_result_and_table(name, tmp_path, monkeyp
 def test_a_finished_one_reads_its_runs_and_trains_nothing_again(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     main("table_query_number", ["--out", "one"])
-    monkeypatch.setattr(protocol, "work", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(protocol, "carry_out", lambda *_: pytest.fail("trained again"))
     main("table_query_number", ["--out", "two"])
     one, two = (json.loads((tmp_path / out / "result.json").read_text())["table"] for out in ("one", "two"))
     assert one == two
