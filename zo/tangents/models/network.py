@@ -24,8 +24,9 @@ LEARNING = 303  # first word of the key's path for these draws
 ENOUGH = 0.1  # of the typical change that the box makes: an error for which the usual steps are right
 SETTLED = 0.03  # an error at which learning on the first rows ends
 EARLY = 30  # lessons
-LONGER, LATER = 2, 1  # at most so many times the usual steps in those, and after these
-LONGER_ON_PARTS, LATER_ON_PARTS = 5, 2  # the same where a step of learning sees a part of a row
+MOST = (2, 1)  # times the usual steps in those, and after these
+MOST_OF_LITTLE = (5, 2)  # the same where a lesson brings few rows, or a step of learning sees parts of rows
+FEW = 16  # rows that a lesson brings
 ASKED, ASKED_FOR = 4, 25  # so many times the steps in so many lessons, where trust asks for more
 LESSON = 2**20  # numbers of inputs that are brought into units at once
 CHUNK = 50  # first steps after which the error is looked at
@@ -143,11 +144,9 @@ class NetworkTangent(ValueTangent):
         """In proportion to the last error; where it stays large after some lessons, more does not help."""
         if not self._lessons:
             return self.first_steps
-        most = (
-            (LONGER if self.whole_rows else LONGER_ON_PARTS)
-            if self._lessons < EARLY
-            else (LATER if self.whole_rows else LATER_ON_PARTS)
-        )
+        little = not self.whole_rows or self._window.seen < FEW * self._lessons
+        early, later = MOST_OF_LITTLE if little else MOST
+        most = early if self._lessons < EARLY else later
         share = self._error / ENOUGH if math.isfinite(self._error) else math.inf
         asked = ASKED if self._lessons < self._longer else 1
         return math.ceil(self.steps_per_step * self.for_size() * asked * min(most, share))

@@ -46,8 +46,6 @@ SEVERAL = 4  # rows for each channel, from which on the matrices of waves are to
 LARGEST = 2**17  # numbers of outputs for which a map without waves is fitted: of more too few rows are kept
 ROW_NUMBERS = 2**24  # of outputs that are looked at where rows are gathered: of large states fewer rows
 BLOCK = 2**18  # numbers of inputs that a model is asked for at once, for values and derivatives
-FEW_LESSONS, RARER = 4, 4  # behind so many a map is fitted anew when there are so many times as many,
-# before them twice as many: what a model says changes most then, and rows are few
 CHOSEN_AGAIN = 20  # lessons in which its ridge is chosen again in each fit
 
 
@@ -244,7 +242,7 @@ class ValueTangent(Tangent):
         first = self._map is None
         self._map = self._map or (self._spectral_map() if spectral else OutputMap())
         self._map.fit(found, y, scale, first or self._lessons < CHOSEN_AGAIN)
-        self._next_map = max(1, (2 if self._lessons < FEW_LESSONS else RARER) * self._lessons)
+        self._next_map = max(1, 2 * self._lessons)
 
     @property
     def ends_meet(self) -> bool:
