@@ -193,9 +193,11 @@ def _readme() -> Iterator[Claim]:
     ]
     names = ("TAN-SOL@960", "FO-SOL large@960", "FO-SOL large@4800")
     errors = [_mean(demo, "value", method=name) for name in names]
-    said = "After 960 solver rows TAN-SOL's error is # and FO-SOL's #; after 4,800 FO-SOL's is # ("
+    said = "After 960 further rows TAN-SOL's error is # and FO-SOL's #; after 4,800 FO-SOL's is # ("
     yield from in_text(README, said, *errors)
-    yield from in_text(README, "thousands of weights at most | # | #, one problem", *own)
+    yield from in_text(
+        README, "thousands of weights at most | # | #, the wake of 1,010 weights on the published grid", *own
+    )
     for words, method in (
         ("works around the box", "chosen"),
         ("is the box's gradient needed?", "no-gradient"),
