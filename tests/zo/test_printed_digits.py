@@ -69,7 +69,7 @@ def trained(digits, slope, dtype, away=1e-3):
             batch = torch.randn(ROWS, 4, dtype=dtype, generator=torch.Generator().manual_seed(step))
             network.zero_grad()
             gradient.backward(batch)
-            mine = torch.cat([weight.grad.flatten() for weight in network.parameters()])
+            mine = torch.cat([w.grad.flatten() for w in network.parameters() if w.grad is not None])
             true = torch.autograd.grad(objective(twin)(network, batch).mean(), list(network.parameters()))
             cosines.append(
                 float(torch.cosine_similarity(mine, torch.cat([g.flatten() for g in true]), dim=0))
