@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 MOST = {np.dtype(np.float32): 6, np.dtype(np.float64): 14}  # digits: with one more, chance would have some
-ENOUGH = 12  # different values that make the digits no accident: of one it is at most an eighth
+FEWEST = 5  # different values
+ENOUGH = 8  # digits that all of them together lack, each of those of its dtype: then it is no accident
 VALUES = 300  # of those, at most so many are looked at
 
 
@@ -22,18 +23,19 @@ def significant_digits(values: np.ndarray) -> int | None:
 
     Returns:
         1 to 6 of float32, 1 to 14 of float64; None where values have more digits, are of another dtype, or
-        fewer than 12 of them differ.
+        too few differ: fewer than 5, or so few that digits are missing by chance (8 values with 6 digits in
+        float32 are enough, 5 in float64).
     """
     most = MOST.get(values.dtype)
     if most is None:
         return None
     taken = values[np.isfinite(values) & (values != 0)]
-    if len(taken) < ENOUGH:
+    if len(taken) < FEWEST:
         return None
-    if any(not _keeps(value, most) for value in taken[:ENOUGH]):  # mostly so, and quickly seen
+    if any(not _keeps(value, most) for value in taken[: 2 * FEWEST]):  # mostly so, and quickly seen
         return None
     different = np.unique(np.abs(taken))
-    if len(different) < ENOUGH:
+    if len(different) < FEWEST:
         return None
     different = different[:: math.ceil(len(different) / VALUES)]
     digits = 1
@@ -42,7 +44,7 @@ def significant_digits(values: np.ndarray) -> int | None:
             digits += 1
             if digits > most:
                 return None
-    return digits
+    return digits if len(different) * (most + 1 - digits) >= ENOUGH else None
 
 
 def last_digit(size: float, digits: int) -> float:

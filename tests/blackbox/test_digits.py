@@ -35,7 +35,9 @@ def test_numbers_with_all_digits_and_few_numbers_tell_none(dtype):
     answers[150] = np.pi  # one that has more
     assert significant_digits(answers) is None
     assert significant_digits(np.full(100, 1.5, dtype)) is None
-    assert significant_digits(printed(np.linspace(1, 9, 11), 3, dtype)) is None
+    assert significant_digits(printed(np.linspace(1, 9, 4), 3, dtype)) is None
+    assert significant_digits(printed(np.pi * np.arange(1, 8), 6, "float32")) is None  # 7 with a digit less
+    assert significant_digits(printed(np.pi * np.arange(1, 9), 6, "float32")) == 6
     assert significant_digits(np.arange(100)) is None
 
 
