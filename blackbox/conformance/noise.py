@@ -13,6 +13,7 @@ import numpy as np
 
 from blackbox.conformance.probe import Lines, Probe, Responses, draw_lines
 from blackbox.conformance.report import Finding, Verdict
+from blackbox.digits import last_digit, significant_digits
 
 AGREE = 4.0  # the paper's factor between the estimates of three orders in a row
 RANGE = 0.1  # values that vary by more, relative to their size, are too far apart
@@ -128,7 +129,7 @@ def _detect(responses: Responses, lines: Lines) -> np.ndarray:
 
 
 def quantisation(probe: Probe) -> Finding:
-    """Answers to the samples and to points on lines through them: are they all on a grid?"""
+    """Answers to the samples and to points on lines: are they all on a grid, or printed with few digits?"""
     name = "quantisation"
     floats = [place for place, spec in enumerate(probe.box.outputs) if spec.differentiable]
     collected = [[probe.base[place].reshape(-1)] for place in floats]
@@ -141,16 +142,23 @@ def quantisation(probe: Probe) -> Finding:
                 values.append(answers[output].reshape(-1))
     found = []
     for place, values in zip(floats, collected, strict=True):
-        step = grid_step(np.concatenate(values))
+        answers, output = np.concatenate(values), probe.box.outputs[place].name
+        step = grid_step(answers)
+        digits = None if step else significant_digits(answers)
+        if digits:
+            step = last_digit(float(np.abs(answers[np.isfinite(answers)]).max()), digits)
+            said = f"has {digits} significant digits, the last a step of at most {step:.3g}"
+        else:
+            said = f"comes in steps of {step:.3g}"
         probe.measured.quanta[place] = step
         if step:
-            found.append((step, probe.box.outputs[place].name))
+            found.append((step, output, said))
     if not found:
         sentence = "Outputs are not rounded to fewer digits than their dtype has."
         return Finding(name, Verdict.OK, sentence, 0.0)
-    step, output = max(found)
+    step, output, said = max(found)
     sentence = (
-        f"Output {output!r} comes in steps of {step:.3g}: with a mu smaller than the recommended one most "
+        f"Output {output!r} {said}: with a mu smaller than the recommended one most "
         "differences are zero. Write more digits, or keep to that mu."
     )
     return Finding(name, Verdict.WARNING, sentence, step, f"step of {output!r}")

@@ -45,7 +45,8 @@ class Measured:
 
     Attributes:
         jitter: for each output, the largest difference of equal calls, in the output's units.
-        quanta: for each output, the step of the grid that its values are on; 0 where there is none.
+        quanta: for each output, the step of the grid that its values are on, or what the last significant
+            digit of its largest is worth; 0 where they have all digits of their dtype.
         noise: for each output, the noise level in the output's units; NaN before it is measured.
         recommendations: which mu to take, for each differentiable input.
     """

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from blackbox import BlackBoxFunction
+from blackbox.digits import significant_digits
 from zo.evaluators.evaluator import Step
 from zo.evaluators.loop import loop_losses
 from zo.evaluators.state import Snapshot
@@ -28,7 +29,7 @@ FORETOLD = 1e-3  # of the loss: the change along the gradient that the query is 
 FARTHEST = 1e-2  # and the most where the box is noisy or rounds: further on curvature would be measured
 NEARER = 10.0  # so many times shorter is the way on which a fault is looked at again
 NEAREST = 1e-4  # of the weights' length: a shorter way may change no digit of an answer
-COARSE = 0.2  # of the responses, that is rounding: further on they are more
+COARSE = 0.2  # of the responses, or of the loss's change, that is rounding: further on they are more
 TOGETHER = 2**17  # numbers of inputs that a tangent is shown at once, unless one call has more
 TOLD = 5.0  # times its noise: a change that is told from it
 FEW = 0.1  # of a check's rows that may fail, for the rest to decide
@@ -195,6 +196,9 @@ def checked(
 
     Outputs with an offset (101,325 + f in float32) are rounded by as much as they respond over so short a
     way. Then a further query goes ten times as far; where that is too short too, responses tell nothing.
+    Answers that a program printed with few digits are rounded likewise. Then the first way is as long as the
+    change of the loss needs to be distinguishable from what rounding makes of it; where none is long enough
+    nothing is asked, and where responses are mostly rounding nothing is told but the digits.
 
     A gradient that is too long by orders of magnitude makes the way so short that answers stay to the bit,
     and a smooth box looks as if it were constant in pieces. Before that is said, a query goes at least a
@@ -215,15 +219,21 @@ def checked(
     """
     uphill = _Uphill(step, boxes, tangents, window, gradients, before, watch)
     size, found = uphill.size, Check(noise=watch.noise)
+    if not uphill.slope or not size:
+        return found
     foretold = max(FORETOLD * size, TOLD * (watch.noise or 0.0))
-    if not uphill.slope or not size or foretold > FARTHEST * size:
+    if uphill.digits is not None and foretold <= FARTHEST * size:
+        foretold = max(foretold, uphill.rounding() / COARSE)
+        if foretold > FARTHEST * size:
+            return replace(found, digits=uphill.digits)
+    if foretold > FARTHEST * size:
         return found
     found, coarse = uphill.check(foretold)
     if coarse > COARSE and foretold < FARTHEST * size:
         found, coarse = uphill.check(FARTHEST * size)
     farther = NEAREST * float(step.parameters.flat().norm()) * uphill.slope
     unmoved = found.failed is None and found.flat is None  # no input of a box has changed in any digit
-    if (unmoved or is_flat(found.flat)) and foretold < farther:
+    if found.digits is None and (unmoved or is_flat(found.flat)) and foretold < farther:
         foretold = farther
         found, coarse = uphill.check(foretold)
     if watch.doubts(found):
@@ -246,6 +256,7 @@ class _Uphill:
         size: of the rows' losses, their mean.
         rows: that the boxes were asked for so far.
         queries: that were made.
+        digits: the fewest significant digits of a box's answers; None where all have those of their dtype.
     """
 
     def __init__(
@@ -264,6 +275,8 @@ class _Uphill:
         self.slope = float(self._gradient.norm())
         self.size = float(window.losses[torch.isfinite(window.losses)].double().abs().mean())
         self.rows = self.queries = 0
+        self._digits = _digits(boxes, window)
+        self.digits = min(self._digits.values(), default=None)
 
     def check(self, foretold: float) -> tuple[Check, float]:
         """A query so far uphill that the gradient predicts this change of the mean loss.
@@ -275,7 +288,8 @@ class _Uphill:
         change, recorder = self._changes(foretold / self.slope)
         seen = _responses(self._boxes, window, recorder)
         responses = _told(tangents, window, seen)
-        missed, coarse = _missed(window, seen, responses)
+        rounding = _rounding(self._boxes, window, seen, self._digits)
+        missed, coarse = _missed(window, seen, responses, rounding)
         survived, told = torch.isfinite(window.losses), torch.isfinite(change)
         failed = 1.0 - float(told.sum()) / float(survived.sum())
         expected, of_rows = foretold, None
@@ -292,11 +306,23 @@ class _Uphill:
             return Check(noise=self._noise, failed=failed), coarse
         agreement = float(change[told].double().mean()) / expected
         same = flat_share(seen)
+        if self.digits is not None and coarse > COARSE:
+            return Check(noise=self._noise, digits=self.digits), coarse
         if is_flat(same):  # neither number says anything of the gradient
             return Check(noise=self._noise, flat=same), coarse
         if self._noise or coarse > COARSE:
             missed = of_rows = None
         return Check(agreement, missed, of_rows, noise=self._noise, flat=same), coarse
+
+    def rounding(self) -> float:
+        """The standard deviation that rounding gives a change of the mean loss; this takes no query."""
+        window, heard = self._window, [_Hears(tangent) for tangent in self._tangents]
+        after = Snapshot(self._step.network)
+        self._before.restore()
+        replay(self._step, self._boxes, heard, window, torch.isfinite(window.losses))
+        after.restore()
+        rounding = _rounding(self._boxes, window, window.pairs, self._digits)
+        return _of_loss(window, rounding, heard)
 
     def noise(self) -> float:
         """The standard deviation of the change of the mean loss by a query that moves nothing."""
@@ -383,6 +409,7 @@ def _missed(
     window: Window,
     responses: Sequence[CallPairs],
     told: Sequence[Tensor],
+    rounding: Sequence[Tensor],
 ) -> tuple[float | None, float]:
     """How J d tells the responses in the check's calls, in units of a usual response.
 
@@ -392,12 +419,11 @@ def _missed(
     """
     squares: list[Squares | None] = []
     rounded: list[Squares | None] = []
-    for own, seen, found in zip(window.pairs, responses, told, strict=False):
+    for own, seen, found, units in zip(window.pairs, responses, told, rounding, strict=False):
         valid = seen.valid[0]
         if bool(valid.any()):
             true, unit = seen.response[0], own.response_scale.double()
             short = reciprocal(unit) if unit.any() else torch.ones_like(unit)
-            units = seen.y.double() * torch.finfo(seen.y.dtype).eps / math.sqrt(6)  # of two, within one each
             error, size, expected, lost = (
                 float((each[valid].double() * short).square().sum())
                 for each in (found - true, true, found, units)
@@ -405,6 +431,55 @@ def _missed(
             squares.append((error, size))
             rounded.append((lost, max(size, expected)))
     return relative_error(squares), relative_error(rounded) or 0.0
+
+
+def _digits(boxes: Sequence[BlackBoxFunction], window: Window) -> dict[tuple[int, int], int]:
+    """Significant digits of boxes' answers, by box and output, of those that have fewer than their dtype."""
+    answers: dict[tuple[int, int], list[Tensor]] = {}
+    for call in window.calls:
+        for place, (spec, output) in enumerate(zip(boxes[call.box].outputs, call.outputs, strict=True)):
+            if spec.differentiable:
+                answers.setdefault((call.box, place), []).append(output[0].detach().reshape(-1))
+    found = {}
+    for key, each in answers.items():
+        if each[0].dtype in (torch.float32, torch.float64):
+            digits = significant_digits(torch.cat(each).cpu().numpy())
+            if digits is not None:
+                found[key] = digits
+    return found
+
+
+def _rounding(
+    boxes: Sequence[BlackBoxFunction],
+    window: Window,
+    calls: Sequence[CallPairs],
+    digits: dict[tuple[int, int], int],
+) -> list[Tensor]:
+    """The standard deviation of the rounding of responses in each of these calls, `(rows, size_out)`."""
+    found = []
+    for call, seen in zip(window.calls, calls, strict=False):
+        size = seen.y.double().abs()
+        units = size * torch.finfo(seen.y.dtype).eps
+        first = 0
+        for place, spec in enumerate(boxes[call.box].outputs):
+            if spec.differentiable:
+                last = first + math.prod(spec.shape)
+                if (call.box, place) in digits:
+                    power = size[:, first:last].log10().floor() + 1 - digits[call.box, place]
+                    units[:, first:last] = 10.0**power  # 0 of an answer of 0
+                first = last
+        found.append(units / math.sqrt(6))  # of two, within one each
+    return found
+
+
+def _of_loss(window: Window, rounding: Sequence[Tensor], heard: Sequence[_Hears]) -> float:
+    """The standard deviation of what the rounding of answers makes of the mean loss's change."""
+    total = 0.0
+    for call, own, units in zip(window.calls, window.pairs, rounding, strict=False):
+        arrived = heard[call.box].arrived.get(id(own))
+        if arrived is not None:
+            total += float((arrived.double() * units).square().sum())
+    return math.sqrt(total)
 
 
 def _of_rows(

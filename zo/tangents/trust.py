@@ -127,6 +127,7 @@ class _State:
     untold: int = 0  # checks in a row that told nothing since rows failed
     flat: bool = False  # the box was constant in pieces when it was last asked
     told_flat: bool = False
+    told_digits: bool = False
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,7 @@ class Check:
             they had most of the gradient.
         flat: of the rows of calls whose input was changed, the share that gave the base's very answer; None
             where nothing was changed, or that is not known.
+        digits: significant digits of the boxes' answers, where these are so few that the query tells nothing.
     """
 
     agreement: float | None = None
@@ -159,6 +161,7 @@ class Check:
     noise: float | None = None
     failed: float | None = None
     flat: float | None = None
+    digits: int | None = None
 
 
 class TrustWatch:
@@ -285,11 +288,21 @@ class TrustWatch:
         Warns:
             TangentWarning: trust is lost, by which limit, and what is done about it: tangents learn longer,
                 another kind is tried, probes are added, or nothing is left within `max_rows`. Or three checks
-                in a row showed nothing. Or the box is constant in pieces, which is said once.
+                in a row showed nothing. Or the box is constant in pieces, or its answers have too few digits
+                for a check, which is said once.
         """
         state = self._state
         if check.flat is not None:
             self._take_flat(step, check.flat)
+        if check.digits is not None and not state.told_digits:
+            state.told_digits = True
+            _warn(
+                f"Step {step}: expected answers that show a change of the loss by a hundredth, the box's "
+                f"answers have {counted(check.digits, 'digit')}: print more (%.17g prints all). Checks that "
+                "cannot tell the gradient's effect from the last digit say nothing of the tangents: watch a "
+                "held-out loss (zo.KeepBest).",
+                frames=4,
+            )
         state.steps += 1
         state.noise = state.noise if check.noise is None else check.noise
         if error is not None and state.learned:

@@ -90,6 +90,28 @@ def test_quantised_outputs_have_the_noise_of_their_rounding():
     assert report.recommendations[0].coordinates.forward > 5 * 1e-4 / A
 
 
+class Printed(Cubic):
+    """As a program that prints `%.6g`, with values between 1 and 900."""
+
+    def evaluate_rows(self, x: Any) -> Any:
+        y = 450.5 + 449.5 * np.sin(50 * x.astype(np.float64))
+        return np.array([float(f"{value:.6g}") for value in y.ravel()]).reshape(y.shape).astype(x.dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_outputs_that_are_printed_with_six_digits_have_the_noise_of_the_last(dtype):
+    samples = np.random.default_rng(0).uniform(-0.06, 0.06, (32, 4)).astype(dtype)
+    report = report_of(Printed(), samples)
+    finding = report.finding("quantisation")
+    assert finding.verdict is Verdict.WARNING and "has 6 significant digits" in finding.sentence
+    assert finding.number == pytest.approx(1e-3)  # of values between 100 and 1,000
+    spread = float((449.5 * np.sin(50 * samples.astype("float64"))).std())
+    assert 0.9e-3 / math.sqrt(12) < report.finding("noise level").number * spread < 3e-3 / math.sqrt(12)
+    assert "quantisation" in report.finding("noise level").sentence
+    # Where the slope is steepest, 50 * 449.5, outputs do not move at all below a step of 1e-3 / 22475.
+    assert report.recommendations[0].coordinates.forward > 5 * 1e-3 / 22475
+
+
 def test_where_there_is_no_noise_mu_comes_from_rounding():
     finer, coarser = (report_of(Cubic(), near_zero(dtype=dtype)) for dtype in ("float64", "float32"))
     assert finer.finding("noise level").number < 1e-14 < 1e-7 < coarser.finding("noise level").number
