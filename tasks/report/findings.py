@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tasks.report.html_report import Block
 
 # what every row has beside the figures that `evaluate` gave
+IN_TEST = "failed or skipped in test (box rows)"
 COMMON = (
     "weights",
     "steps",
@@ -349,7 +350,7 @@ def counts(result: Result) -> pandas.DataFrame:
                 **sums,
                 "dropped queries": sum(int(row.extra.get("dropped queries") or 0) for row in score.rows),
                 "failed in validation": score.failed(VALIDATION),
-                "failed in test": score.failed(TEST),
+                IN_TEST: score.failed(TEST),
                 "time in the box": _time(seconds),
             }
         )
