@@ -269,14 +269,15 @@ def shown(result: Result) -> pandas.DataFrame:
     left_out = any(score.left_out for score in every)
     for score in every:
         first = score.rows[0]
+        none = "-" if score.refused else ""  # there was no network to count or to test
         lines.append(
             {
                 "method": score.method,
                 labelled(first.metric or "figure", {first.metric: first.unit}): NOT_APPLICABLE
                 if score.refused
                 else with_spread(list(score.values.values())),
-                **({"rows left out": f"{score.left_out:,}"} if left_out else {}),
-                "weights": f"{first.extra.get('weights') or 0:,}",
+                **({"rows left out": none or f"{score.left_out:,}"} if left_out else {}),
+                "weights": none or f"{first.extra.get('weights') or 0:,}",
                 "rows": f"{round(score.box_rows):,}",
                 "queries": f"{round(fmean(row.queries for row in score.rows)):,}",
                 "time": _time(fmean(row.seconds for row in score.rows)),
