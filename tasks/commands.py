@@ -135,7 +135,7 @@ def new(
             "reads and writes files."
         ),
     ] = "correct",
-    folder: Annotated[Path, arg(help="Where the two files are written.")] = Path("."),
+    folder: Annotated[Path, arg(help="Where the files are written.")] = Path("."),
 ) -> int:
     """Write a small working problem and its test, to be changed into your own."""
     from tasks import new

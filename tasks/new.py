@@ -69,6 +69,8 @@ def write(name: str, folder: Path, kind: str = "correct") -> str:
     if kind == "program":
         steps[f"python {problem}"] = "write rows such as training will meet"
         steps[f"blackbox check {box} --samples {samples}"] = "is the program fit to be trained through?"
+    if find_spec("pytest") is None:
+        steps[f"python -m pytest {test}"] += " (pip install pytest)"
     width = max(map(len, steps))
     lines = [f"  {step.ljust(width)}    {about}" for step, about in steps.items()]
     return "\n".join([f"Wrote {', '.join(written[:-1])} and {test}. Next:", *lines])

@@ -21,6 +21,7 @@ from blackbox.conformance.contract import (
     inputs_left_alone,
     nan_inputs,
     watched,
+    with_all_failures,
 )
 from blackbox.conformance.mu import noise_and_mu
 from blackbox.conformance.noise import quantisation
@@ -139,7 +140,7 @@ def check_black_box(
         limits = (rows, seconds)
         return Report(
             repr(box),
-            tuple(findings),
+            tuple(with_all_failures(probe, found) for found in findings),
             measured,
             samples is None,
             probe.spent,

@@ -102,6 +102,19 @@ def _answered(probe: Probe, alive: int, count: int, why: str, broken: bool) -> F
     return Finding("answers", verdict, f"{said} {mend}", failed / count, "of the rows failed")
 
 
+def with_all_failures(probe: Probe, found: Finding) -> Finding:
+    """The finding of the answers, with failures among the other rows that the whole check ran."""
+    if found.check != "answers" or found.verdict is not Verdict.OK or not probe.failed:
+        return found
+    total = probe.spent
+    said = (
+        f"{found.sentence.rstrip('.')}, but {probe.failed:,} of all {counted(total, 'row')} that the check "
+        f"ran near them failed; the first: {probe.first_failure.rstrip('.')}. Training meets such rows too: "
+        "mend the box, or see that it has inputs that it is made for."
+    )
+    return Finding("answers", Verdict.WARNING, said, probe.failed / total, "of the rows failed")
+
+
 def inputs_left_alone(probe: Probe) -> Finding:
     """The caller's inputs after a call; a box gets copies, so only a wrapper can write to them."""
     size = min(4, len(probe.samples[0]))

@@ -18,7 +18,7 @@ import torch
 from blackbox.arrays import finite_rows, spreads, spreads_apart, to_rows
 from blackbox.conformance.report import Finding, Recommendation, Unit, Verdict
 from blackbox.errors import InputError
-from blackbox.failures import Outcome
+from blackbox.failures import Outcome, whereabouts
 from blackbox.function import BlackBoxFunction, check_complete
 from blackbox.spec import ArraySpec
 from blackbox.words import counted
@@ -86,6 +86,7 @@ class Probe:
         self.base: Arrays = ()  # the samples' answers, once they are known
         self.limit = rows
         self.spent = 0
+        self.failed, self.first_failure = 0, ""  # rows that came back as failed, and the first in words
         self.seconds = seconds
         self.began = monotonic()
         self.took: dict[int, float] = {}  # seconds of the last call in which so many rows were answered
@@ -148,14 +149,25 @@ class Probe:
             OutOfRowsError, BoxRaisedError.
         """
         self.spend(len(arrays[0]))
-        before = monotonic()
+        before, known = monotonic(), self.box.ledger.first_failure
         given = self.uncounted(arrays)
         took = monotonic() - before
         # Rows that fail at once say nothing about what others take.
-        answered = int(finite_rows(tuple(torch.from_numpy(array) for array in given)).sum())
+        finite = finite_rows(tuple(torch.from_numpy(array) for array in given))
+        answered = int(finite.sum())
+        self._count_failed(arrays, finite, known)
         if answered:
             self.took[answered] = took
         return given
+
+    def _count_failed(self, arrays: Arrays, finite: torch.Tensor, known: str | None) -> None:
+        """Count rows that came back as failed; of the first, keep the ledger's words, or its inputs."""
+        lost = torch.nonzero(~finite).flatten().tolist()
+        if lost and not self.failed:
+            tensors = tuple(torch.from_numpy(array) for array in arrays)
+            told = None if known else self.box.ledger.first_failure
+            self.first_failure = told or whereabouts(self.box.inputs, tensors, lost[0], lost[0], ())
+        self.failed += len(lost)
 
     def uncounted(self, arrays: Arrays) -> Arrays:
         """The answers to rows that have been counted already; threads ask for them."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tasks.report.html_report import Block
 
 # what every row has beside the figures that `evaluate` gave
+IN_TEST = "failed or skipped in test (box rows)"
 COMMON = (
     "weights",
     "steps",
@@ -268,14 +269,15 @@ def shown(result: Result) -> pandas.DataFrame:
     left_out = any(score.left_out for score in every)
     for score in every:
         first = score.rows[0]
+        none = "-" if score.refused else ""  # there was no network to count or to test
         lines.append(
             {
                 "method": score.method,
                 labelled(first.metric or "figure", {first.metric: first.unit}): NOT_APPLICABLE
                 if score.refused
                 else with_spread(list(score.values.values())),
-                **({"rows left out": f"{score.left_out:,}"} if left_out else {}),
-                "weights": f"{first.extra.get('weights') or 0:,}",
+                **({"rows left out": none or f"{score.left_out:,}"} if left_out else {}),
+                "weights": none or f"{first.extra.get('weights') or 0:,}",
                 "rows": f"{round(score.box_rows):,}",
                 "queries": f"{round(fmean(row.queries for row in score.rows)):,}",
                 "time": _time(fmean(row.seconds for row in score.rows)),
@@ -349,7 +351,7 @@ def counts(result: Result) -> pandas.DataFrame:
                 **sums,
                 "dropped queries": sum(int(row.extra.get("dropped queries") or 0) for row in score.rows),
                 "failed in validation": score.failed(VALIDATION),
-                "failed in test": score.failed(TEST),
+                IN_TEST: score.failed(TEST),
                 "time in the box": _time(seconds),
             }
         )

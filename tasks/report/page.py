@@ -240,8 +240,8 @@ def _ledger(result: Result) -> list[Block]:
         Table(
             findings.counts(result),
             caption=f"What the black boxes counted in optimiser steps{several}. Of validation (the one that "
-            "chose the weights) and test only rows that failed are in it. Times of rows that ran side by "
-            "side add up.",
+            "chose the weights) and test only rows that failed are in it. Skipped rows were not run, since "
+            "their input was not finite. Times of rows that ran side by side add up.",
         ),
     ]
     if result.calls:

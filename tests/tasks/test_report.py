@@ -137,6 +137,30 @@ def test_rows_left_out_of_every_figure_alike_are_one_column(tmp_path):
         assert '<th scope="col">rows left out</th>' in page(run)
 
 
+def test_the_column_of_the_test_says_that_it_counts_box_rows_and_skipped_ones(tmp_path):
+    """The lead counts rows that the figure leaves out, which are fewer where a row of data takes several."""
+    run = made(tmp_path, {"none": 1.0, "cge": 0.5}, failed={"cge": {"test loss": 7, "the test": 16}})
+    text = page(run)
+    assert "7 in the test, which the figures leave out" in text
+    assert re.search(r"<th[^>]*>failed or skipped in test \(box rows\)</th>", text)
+    assert "Skipped rows were not run, since their input was not finite" in text
+
+
+def test_a_method_that_is_not_applicable_has_neither_weights_nor_rows_left_out(tmp_path):
+    refused = {"weights": None, "not applicable": "Nothing to go by."}
+    run = made(
+        tmp_path, {"none": 1.0, "cge": None}, extra={"cge": refused}, failed={"none": {"test loss": 3}}
+    )
+    none, cge = findings.shown(Result.read(run.path)).to_dict("records")
+    assert (none["rows left out"], none["weights"], cge["rows left out"], cge["weights"]) == (
+        "3",
+        "7",
+        "-",
+        "-",
+    )
+    assert cge["rows"] == "200"  # those were run before that was known
+
+
 def test_what_did_harm_is_said(tmp_path):
     run = made(tmp_path, {"none": 1.0, "rge": 3.0, "cge": 2.0})
     assert "No method is better than the untrained start, which has the lowest test loss, 1." in told(run)

@@ -20,6 +20,8 @@ from blackbox.spec import ArraySpec
 # a number as C, Fortran (1.0D-3) and Python write it; `++` since digits are not to be tried in other portions
 NUMBER = r"[-+]?(?:(?:\d++(?:\.\d*+)?|\.\d++)(?:[eEdD][-+]?\d++)?|[nN][aA][nN]|[iI][nN][fF](?:inity)?)"
 _SEPARATOR = r"[\s,;]+"
+_MORE_AFTER = re.compile(rf"{_SEPARATOR}({NUMBER})(?![\w.])")  # in the rest of a line
+_MORE_BEFORE = re.compile(rf"(?:^|[\s,;])(?:{NUMBER})[\s,;]+$")  # in the beginning of a line
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)(?:\[[\d,\s]+\])?(?::[^{}]*)?\}")  # of any name
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
@@ -91,7 +93,8 @@ class Template:
         for any other.
 
         Raises:
-            ValueError: nothing in the text looks like it.
+            ValueError: nothing in the text looks like it, or an array has more numbers on its line than it
+                should.
         """
         found = None
         for found in self._pattern().finditer(text):  # noqa: B007 (the last one is what is wanted)
@@ -101,6 +104,7 @@ class Template:
                 f"{self.where}: expected text like the template, found none. {self._missing(text)}"
             )
         arrays: dict[str, np.ndarray[Any, Any]] = {}
+        self._refuse_more(found)
         for place, group in zip(self.placeholders, found.groups(), strict=True):
             spec = self.specs[place.name]
             kind = np.float64 if spec.floating else np.int64
@@ -125,6 +129,40 @@ class Template:
                     f"{self.where}: expected {{{name}}} once, or each of its numbers once, got {len(asked)} "
                     f"placeholders for shape {self.specs[name].shape}. Name each number of it once."
                 )
+
+    def _refuse_more(self, found: re.Match[str]) -> None:
+        """Refuse arrays whose line goes on with numbers that the template has no place for."""
+        group = 0
+        for index, part in enumerate(self.parts):
+            if isinstance(part, str):
+                continue
+            group += 1
+            count = int(np.prod(self.specs[part.name].shape, dtype=int))
+            if part.index is not None or count == 1:
+                continue
+            line = re.split(r"[\r\n]", found.string[found.end(group) :], maxsplit=1)[0]
+            after = self._ends_line(index) and _MORE_AFTER.match(line)
+            line = re.split(r"[\r\n]", found.string[: found.start(group)])[-1]
+            before = self._begins_line(index) and _MORE_BEFORE.search(line)
+            if after or before:
+                where = (
+                    f"follow on the same line: {after[1]}" if after else "come before them on the same line"
+                )
+                raise ValueError(
+                    f"{self.where}: expected {count} numbers for {{{part.name}}}, of shape "
+                    f"{self.specs[part.name].shape}, but more {where}. "
+                    "Correct the shape, or what the program writes."
+                )
+
+    def _ends_line(self, index: int) -> bool:
+        """Whether the template has nothing behind that part on its line."""
+        after = "".join(part if isinstance(part, str) else "{}" for part in self.parts[index + 1 :])
+        return not after.partition("\n")[0].strip()
+
+    def _begins_line(self, index: int) -> bool:
+        """Whether the template has nothing before that part on its line."""
+        before = "".join(part if isinstance(part, str) else "{}" for part in self.parts[:index])
+        return not before.rpartition("\n")[2].strip()
 
     def _missing(self, text: str) -> str:
         """What of the template is not in a text that does not look like it."""

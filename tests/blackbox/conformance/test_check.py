@@ -268,3 +268,32 @@ def test_samples_from_files(tmp_path):
         read_samples(GoodInTorch(), tmp_path / "one.npy")
     with pytest.raises(FileNotFoundError):
         read_samples(Good(), tmp_path / "none.npz")
+
+
+class FailsSeldom(Good):
+    """It fails next to its samples, which it answers: on some of the rows of lines through them."""
+
+    def __init__(self, samples: np.ndarray) -> None:
+        super().__init__()
+        self.samples = samples
+        self.lost = 0
+
+    def evaluate_rows(self, x: Any) -> Any:
+        y = self.smooth(x)
+        lost = (np.abs(np.sin(1e3 * x[:, 0])) < 0.05) & ~(x[:, None] == self.samples).all(2).any(1)
+        y[lost] = np.nan
+        self.lost += int(lost.sum())
+        return y
+
+
+def test_rows_that_fail_next_to_the_samples_head_the_report_too():
+    samples = draws(32, 3)
+    box = FailsSeldom(samples)
+    report = check_black_box(box, samples, processes=False)
+    found = report.finding("answers")
+    assert found.verdict is Verdict.WARNING and box.lost > 0
+    assert found.number == box.lost / report.rows
+    assert "All 32 samples are answered, but " in found.sentence and "the first: row " in found.sentence
+    assert found.sentence in report.summary() and "no warnings" not in report.summary()
+    clean = check_black_box(Good(), samples, processes=False)
+    assert clean.finding("answers").verdict is Verdict.OK

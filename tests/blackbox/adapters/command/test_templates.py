@@ -62,6 +62,38 @@ def test_arrays_are_read_whole_or_number_by_number():
     np.testing.assert_array_equal(arrays["n"], [3, 4])
 
 
+VECTOR = [ArraySpec("y", (3,)), ArraySpec("z", ())]
+
+
+@pytest.mark.parametrize(
+    ("text", "printed"),
+    [
+        ("{y}", "1 2 3 4"),
+        ("y: {y}", "y: 1, 2, 3, 4"),
+        ("{y}", "1 2 3\n4 5 6\n1 2 3 4 5 6"),  # as many as would be read twice
+        ("{y}\n{z}", "1 2 3 4\n5\n"),
+        ("y\n{y}", "log\ny\n1 2\n3 4\n"),
+    ],
+)
+def test_numbers_that_an_array_has_no_place_for_are_not_dropped(text, printed):
+    with pytest.raises(ValueError, match=r"expected 3 numbers for \{y\}.* but more (follow|come)"):
+        template(text, VECTOR).find(printed)
+
+
+@pytest.mark.parametrize(
+    ("text", "printed", "last"),
+    [
+        ("{y}", "1 2 3\n4 5 6\n", 6),  # a log; the last time counts
+        ("{y}", "1 2 3\r\n7 8", 3),
+        ("{y} {z}", "1 2 3 4", 3),
+        ("y: {y}", "y: 1 2 3 m/s 4", 3),
+        ("({y})", "(1 2 3) 4", 3),
+    ],
+)
+def test_numbers_that_are_not_of_an_array_do_not_disturb_it(text, printed, last):
+    assert template(text, VECTOR).find(printed)["y"][-1] == last
+
+
 @pytest.mark.parametrize("word", ["nan", "NaN", "-inf", "Infinity"])
 def test_what_is_not_finite_is_read_as_such(word):
     assert not np.isfinite(template("speed: {speed}").find(f"speed: {word}")["speed"])
