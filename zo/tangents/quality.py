@@ -30,6 +30,7 @@ FARTHEST = 1e-2  # and the most where the box is noisy or rounds: further on cur
 NEARER = 10.0  # so many times shorter is the way on which a fault is looked at again
 NEAREST = 1e-4  # of the weights' length: a shorter way may change no digit of an answer
 COARSE = 0.2  # of the responses, or of the loss's change, that is rounding: further on they are more
+FEWEST_DIGITS = 4  # that a program is supposed to have printed; fewer are shares, labels and the like
 TOGETHER = 2**17  # numbers of inputs that a tangent is shown at once, unless one call has more
 TOLD = 5.0  # times its noise: a change that is told from it
 FEW = 0.1  # of a check's rows that may fail, for the rest to decide
@@ -434,7 +435,10 @@ def _missed(
 
 
 def _digits(boxes: Sequence[BlackBoxFunction], window: Window) -> dict[tuple[int, int], int]:
-    """Significant digits of boxes' answers, by box and output, of those that have fewer than their dtype."""
+    """Significant digits of boxes' answers, by box and output, of those that have fewer than their dtype.
+
+    Those of shares and labels, as of a forest of 50 trees, count as none: such a box is constant in pieces.
+    """
     answers: dict[tuple[int, int], list[Tensor]] = {}
     for call in window.calls:
         for place, (spec, output) in enumerate(zip(boxes[call.box].outputs, call.outputs, strict=True)):
@@ -444,7 +448,7 @@ def _digits(boxes: Sequence[BlackBoxFunction], window: Window) -> dict[tuple[int
     for key, each in answers.items():
         if each[0].dtype in (torch.float32, torch.float64):
             digits = significant_digits(torch.cat(each).cpu().numpy())
-            if digits is not None:
+            if digits is not None and digits >= FEWEST_DIGITS:
                 found[key] = digits
     return found
 

@@ -46,7 +46,7 @@ class MLPTangent(NetworkTangent):
         width: int = 256,
         *,
         window: int = 4000,
-        batch: int = 32,
+        batch: int = 64,
         steps_per_step: int = 8,
         first_steps: int = 400,
         learning_rate: float = 2e-3,
