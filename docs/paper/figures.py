@@ -232,7 +232,9 @@ def numbers() -> dict[str, str]:
         for share in ("0.2", "0.05"):
             found[f"{name}, {share}"] = f"{median(over_tuned(f'replay, {share}')[name]):.2f}"
             found[f"{name}, {share}, seeds"] = _listed(over_tuned(f"replay, {share}")[name])
-    for name in ("replay, no derivative, 0.2", "replay, true derivative, 0.2"):
+    for name in (
+        f"replay, {control}, 0.2" for control in ("no derivative", "model alone", "true derivative")
+    ):
         for problem, each in over_tuned(name).items():
             found[f"{problem}, {name}"] = f"{median(each):.2f}"
     return found | _tangents() | _wake() | _trust() | _meshes()
