@@ -18,8 +18,7 @@ from zo.tangents.models.reach import measure
 from zo.tangents.models.values import Form
 from zo.tangents.tangent import sources
 
-SEEN = 2**10  # cells of a step of learning: large grids take fewer rows,
-CELLS = 2**11  # and larger ones patches, with so many cells together
+CELLS = 2**11  # of a step of learning, at most: large grids take fewer rows, and of larger ones patches
 LONGEST = 8.0  # times as many steps of learning on large grids, at most
 EDGES = {1: 256, 2: 16, 3: 12}  # cells of a patch along each axis
 
@@ -48,7 +47,7 @@ class GridTangent(NetworkTangent):
         reach: cells that a change is carried in a call; None: as the first rows show it.
         window: rows kept to learn from, the oldest going.
         batch: rows of a step of learning, drawn from the window with replacement; fewer where they would have
-            more than 1,024 cells.
+            more than 2,048 cells.
         steps_per_step: steps of learning in a step of training where the error on the window is a tenth of
             the typical change that the box makes; fewer or more in proportion to another error, at most
             twice as many in the first 30 steps of training, and later once. On a grid of more than 2,048
@@ -73,7 +72,7 @@ class GridTangent(NetworkTangent):
         periodic: bool | Sequence[bool] | None = None,
         reach: int | None = None,
         window: int = 4000,
-        batch: int = 16,
+        batch: int = 32,
         steps_per_step: int = 4,
         first_steps: int = 400,
         learning_rate: float = 2e-3,
@@ -108,7 +107,7 @@ class GridTangent(NetworkTangent):
     def drawn(self) -> int:
         """As many as `batch` and the cells of a step of learning allow."""
         assert self._form is not None
-        return max(1, min(self.batch, SEEN // cells_of(self._form)))
+        return max(1, min(self.batch, CELLS // cells_of(self._form)))
 
     @property
     def whole_rows(self) -> bool:

@@ -24,9 +24,7 @@ LEARNING = 303  # first word of the key's path for these draws
 ENOUGH = 0.1  # of the typical change that the box makes: an error for which the usual steps are right
 SETTLED = 0.03  # an error at which learning on the first rows ends
 EARLY = 30  # lessons
-MOST = (2, 1)  # times the usual steps in those, and after these
-MOST_OF_LITTLE = (5, 2)  # the same where a lesson brings few rows, or a step of learning sees parts of rows
-FEW = 16  # rows that a lesson brings
+MOST, LATER = 5, 2  # at most so many times the usual steps in those, and after these
 ASKED, ASKED_FOR = 4, 25  # so many times the steps in so many lessons, where trust asks for more
 LESSON = 2**20  # numbers of inputs that are brought into units at once
 CHUNK = 50  # first steps after which the error is looked at
@@ -144,9 +142,7 @@ class NetworkTangent(ValueTangent):
         """In proportion to the last error; where it stays large after some lessons, more does not help."""
         if not self._lessons:
             return self.first_steps
-        little = not self.whole_rows or self._window.seen < FEW * self._lessons
-        early, later = MOST_OF_LITTLE if little else MOST
-        most = early if self._lessons < EARLY else later
+        most = MOST if self._lessons < EARLY else LATER
         share = self._error / ENOUGH if math.isfinite(self._error) else math.inf
         asked = ASKED if self._lessons < self._longer else 1
         return math.ceil(self.steps_per_step * self.for_size() * asked * min(most, share))
