@@ -111,11 +111,11 @@ def _tangents() -> dict[str, str]:
 
 
 def _rows() -> dict[str, str]:
-    """A file for each problem, and one with first order by size of batch."""
+    """A file for each problem, one with its controls, and one with first order by size of batch."""
     found = {}
     for path in sorted((protocol.RESULTS / "rows").rglob("*.json")):
-        batches = " --batches" * (path.parent.name == "by_batch")
-        found[path.relative_to(protocol.RESULTS).as_posix()] = f"{SMALL} --problems {path.stem}{batches}"
+        more = {"by_batch": " --batches", "controls": " --controls"}.get(path.parent.name, "")
+        found[path.relative_to(protocol.RESULTS).as_posix()] = f"{SMALL} --problems {path.stem}{more}"
     return found
 
 
