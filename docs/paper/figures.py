@@ -1,10 +1,13 @@
 """Figures, tables and numbers of the report, and the figure of the front page, from `benchmarks/results`.
 
-    python docs/paper/figures.py          what {{name}} stands for, a line each; draws the figures
+    python docs/paper/figures.py          what each name stands for, a line each; draws the figures, and
+                                          brings the numbers up to date that pages show on a code host
 
-Where the report's source has {{name}} the site's build puts `numbers()[name]`, or the table of that name. A
-name that is not there is an error, so no number of the report can differ from the files. Figures go into
-`docs/paper/figures`, which git ignores. What decisions measured by hand is read off the records.
+Where the report's source has {{name}} the site's build puts `numbers()[name]`, or the table of that name.
+Other pages have the number itself between comments, <!--=name-->1.02<!--/-->, so that they can be read
+unbuilt too; the build puts today's there all the same. A name that is not there is an error, so no number of
+the site can differ from the files. Figures go into `docs/paper/figures`, which git ignores. What decisions
+measured by hand is read off the records.
 """
 
 from __future__ import annotations
@@ -181,7 +184,7 @@ def _summary(name: str, own: Problems, over_seeds: Average = median) -> dict[str
         f"{name}.trainings": str(sum(map(len, own.values()))),
         f"{name}.worst": f"{ends[-1]:.2f}",
         f"{name}.best": f"{ends[0]:.2f}",
-        f"{name}.second": f"{ends[-2]:.2f}",
+        f"{name}.second": f"{ends[-2:][0]:.2f}",
         f"{name}.worst.seed": f"{max(max(each) for each in own.values()):.2f}",
     }
 
@@ -587,15 +590,18 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
+SHOWN = r"<!--=([^{}]+?)-->.*?<!--/-->"  # a number that a page shows unbuilt too
+
+
 def filled(text: str, where: str) -> str:
-    """A text with numbers and tables in the place of {{name}}.
+    """A text with numbers and tables in the place of names.
 
     Raises:
         KeyError: A name that is not known.
     """
 
     def value(match: re.Match[str]) -> str:
-        name = match[1].strip()
+        name = (match[1] or match[2]).strip()
         if name in TABLES:
             return TABLES[name]()
         if name not in numbers():
@@ -604,7 +610,12 @@ def filled(text: str, where: str) -> str:
             )
         return numbers()[name]
 
-    return re.sub(r"\{\{([^{}]+)\}\}", value, text)
+    return re.sub(rf"\{{\{{([^{{}}]+)\}}\}}|{SHOWN}", value, text)
+
+
+def shown(text: str, where: str) -> str:
+    """A text whose numbers between comments are today's; the comments stay."""
+    return re.sub(SHOWN, lambda found: f"<!--={found[1]}-->{filled(found[0], where)}<!--/-->", text)
 
 
 # Figures
@@ -874,5 +885,9 @@ def draw(kind: str = "svg") -> None:
 
 if __name__ == "__main__":
     draw()
+    for page in PAGES:
+        before = page.read_text(encoding="utf-8")
+        if (now := shown(before, page.name)) != before:
+            page.write_text(now, encoding="utf-8")
     for key, said in numbers().items():
         print(f"{{{{{key}}}}}: {said}")

@@ -48,6 +48,21 @@ def test_an_unknown_name_is_an_error_that_says_so(figures):
         figures.filled("It is {{nonsense}}.", "page")
 
 
+def test_a_number_between_comments_is_brought_up_to_date_and_built_without_them(figures, monkeypatch):
+    monkeypatch.setattr(figures, "numbers", lambda: {"a, b": "1.02", "c": "3"})
+    text = "It is <!--=a, b-->.97<!--/--> and <!--=c-->?<!--/--> of {{c}}."
+    assert figures.shown(text, "page") == "It is <!--=a, b-->1.02<!--/--> and <!--=c-->3<!--/--> of {{c}}."
+    assert figures.filled(text, "page") == "It is 1.02 and 3 of 3."
+
+
+@pytest.mark.slow
+def test_pages_show_unbuilt_what_the_files_say(figures):
+    """If not: python docs/paper/figures.py."""
+    for page in figures.PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert figures.shown(text, page.name) == text, page.name
+
+
 @pytest.mark.slow
 def test_every_name_of_the_report_is_known_and_every_number_of_the_evidence_is_a_name(figures):
     text = (PAPER / "index.md").read_text(encoding="utf-8")
