@@ -819,12 +819,12 @@ def draw_trust() -> Figure:
 
 def draw_meshes() -> Figure:
     """Cosines of the VJP with the exact adjoint's, boxes on meshes that are not of the tangent's own form."""
-    made, places = canvas(7.2, 3.0, 2, sharey=True)
     own = {
         path.stem: read(f"meshes/{path.name}")["vectors"]
         for path in sorted((RESULTS / "meshes").glob("*.json"))
     }
     cases = [(box, nodes) for box, found in own.items() for nodes in found]
+    made, places = canvas(7.2, 0.9 + 0.15 * len(cases), 2, sharey=True)
     ways = (
         ("identity", "identity", GREY, "D"),
         ("perceptron", "perceptron", ORANGE, "s"),
@@ -844,7 +844,7 @@ def draw_meshes() -> Figure:
         place.grid(axis="y", alpha=0.25)
         place.set_xlabel("cosine with the exact adjoint", fontsize=9)
     places[0].set_yticks(
-        range(len(cases)), [f"{box}, {int(nodes):,} nodes" for box, nodes in cases], fontsize=8
+        range(len(cases)), [f"{box}, {int(nodes):,} nodes" for box, nodes in cases], fontsize=7
     )
     made.legend(
         *places[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False, fontsize=8
