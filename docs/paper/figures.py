@@ -36,7 +36,8 @@ from benchmarks.rows import ALL_ROWS, AS_BENCHMARKED, best, results  # noqa: E40
 from benchmarks.tangents.report import ratios, spent  # noqa: E402
 
 RESULTS, FIGURES = ROOT / "benchmarks" / "results", HERE / "figures"
-PAGES = {HERE / "index.md", *(ROOT / "docs" / name for name in ("index.md", "which.md", "howto/diagnose.md"))}
+SAID_ON = ("index.md", "which.md", "howto/diagnose.md", "concepts/learned_tangents.md")
+PAGES = {HERE / "index.md", *(ROOT / "docs" / name for name in SAID_ON)}
 FOUND = r"(\d[\d,]*) of (\d[\d,]*)"
 DRAWS = 10_000  # of a bootstrap
 BLUE, SKY, ORANGE, GREY, GREEN = "#0072b2", "#56b4e9", "#e69f00", "#777777", "#009e73"
