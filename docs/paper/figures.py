@@ -140,7 +140,7 @@ FAMILY |= {"brusselator-20k": "brusselator", "ks-3k": "ks-26-8", "ks-3k-noise": 
 FAMILY |= dict.fromkeys(("wake-30k", "wake-30k-unroll-16", "wake-260k", "wake-32x64"), "wake-1k")
 LOOKED_AT = {  # where decisions 54, 55 and 61 compared rules of replay by test errors, and their variants
     *("double-pendulum", "double-pendulum-wall", "gray-scott", "brusselator", "brusselator-20k"),
-    *("kuramoto-sivashinsky", "van-der-pol", "mixed-units"),
+    *("kuramoto-sivashinsky", "van-der-pol", "mixed-units", "coupled-map", "lorenz-96"),
 }
 
 
