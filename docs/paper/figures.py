@@ -591,6 +591,7 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
+UNBUILT = "unbuilt"  # the name of a sentence that only a page has that was not built
 SHOWN = r"<!--=([^{}]+?)-->.*?<!--/-->"  # a number that a page shows unbuilt too
 
 
@@ -603,6 +604,8 @@ def filled(text: str, where: str) -> str:
 
     def value(match: re.Match[str]) -> str:
         name = (match[1] or match[2]).strip()
+        if name == UNBUILT:
+            return ""
         if name in TABLES:
             return TABLES[name]()
         if name not in numbers():
@@ -615,8 +618,12 @@ def filled(text: str, where: str) -> str:
 
 
 def shown(text: str, where: str) -> str:
-    """A text whose numbers between comments are today's; the comments stay."""
-    return re.sub(SHOWN, lambda found: f"<!--={found[1]}-->{filled(found[0], where)}<!--/-->", text)
+    """A text whose numbers between comments are today's; the comments stay, and what is for unbuilt pages."""
+
+    def value(match: re.Match[str]) -> str:
+        return match[0] if match[1] == UNBUILT else f"<!--={match[1]}-->{filled(match[0], where)}<!--/-->"
+
+    return re.sub(SHOWN, value, text)
 
 
 # Figures
