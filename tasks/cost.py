@@ -32,7 +32,7 @@ def told(problem: Problem, plan: Plan, *, timed: bool) -> list[str]:
     Raises:
         ConfigurationError: More rows will be run than the budget has; none was run, but for the data.
     """
-    sentences = [_chosen(plan)] if plan.chosen else []
+    sentences = [_chosen(plan), *plan.aside] if plan.chosen else []
     rows, seeds, budget = plan.rows, len(plan.seeds), plan.config.rows
     if rows is None:
         return [*sentences, *plan.instead]
