@@ -49,10 +49,10 @@ def refuse_to_run_out(plan: Plan, problem: Problem, folder: Path, table: Sequenc
     if least + tests * test <= left:
         return
     error = BudgetError(
-        f"rows: expected the {counted(left, 'row')} that are left to do for what is left of the run, got a "
-        f"plan of at least {least + tests * test:,}: the first test took {counted(test, 'row')}, and there "
+        f"rows: expected the rest of the run to take the {counted(left, 'row')} that are left, got a plan of "
+        f"at least {least + tests * test:,}: the first test took {counted(test, 'row')}, and there "
         f"{'is' if tests == 1 else 'are'} {tests} more, beside {least:,} of training and validation. None of "
-        "these was run. Lower the steps, ask less in evaluate, or raise the budget."
+        "these was run. Ask less in evaluate, begin anew with fewer steps, or raise the budget."
     )
     timed = TRIES * plan.rows.sizes.objective  # again, if no step is done yet
     error.enough = plan.config.rows - left + timed + most + tests * test
