@@ -148,7 +148,7 @@ class Classed(Steering):
             "fewer than the 31 weights for hybrid",
         ),
         *(
-            (Classed(), {"methods": ["cge", method]}, "Labels.*to have a differentiable output")
+            (Classed(), {"methods": ["cge", method]}, "Labels.*expected a differentiable output.*astype")
             for method in ("identity", "student", "tangents", "secant", "row-rge")
         ),
     ],
