@@ -26,7 +26,6 @@ from zo.estimators import (
     CGE,
     RGE,
     FixedCoordinates,
-    Hybrid,
     LayerwiseCoordinates,
     RandomCoordinates,
 )
@@ -64,7 +63,6 @@ __all__ = [
     "FixedCoordinates",
     "GraphTangent",
     "GridTangent",
-    "Hybrid",
     "IdentityTangent",
     "KeepBest",
     "LayerwiseCoordinates",
