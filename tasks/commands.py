@@ -307,9 +307,6 @@ def serve(
     ] = None,
     name: Annotated[str | None, arg(help="Of the model, for clients; None for its class's.")] = None,
     threads: Annotated[int, arg(help="Evaluations at a time, for a box that may run in threads.")] = 1,
-    timeout: Annotated[
-        float | None, arg(help="Seconds after which an evaluation is answered with an error; None waits.")
-    ] = None,
     derivative: Annotated[
         Literal["own", "differences", "probes", "values"],
         arg(
@@ -337,7 +334,6 @@ def serve(
         port=port,
         token=token or os.environ.get(TOKEN) or None,
         threads=threads,
-        timeout=timeout,
     )
     return 0
 
