@@ -26,7 +26,6 @@ from zo.estimators import (
     CGE,
     RGE,
     FixedCoordinates,
-    Hybrid,
     LayerwiseCoordinates,
     RandomCoordinates,
 )
@@ -65,7 +64,6 @@ __all__ = [
     "FixedCoordinates",
     "GraphTangent",
     "GridTangent",
-    "Hybrid",
     "IdentityTangent",
     "KeepBest",
     "KernelTangent",

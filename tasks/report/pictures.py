@@ -34,7 +34,6 @@ LOOKS = {
     "sparse-cge": ("#d55e00", "v"),
     "cge": ("#915d2e", "D"),
     "rge": ("#cc79a7", "d"),
-    "hybrid": ("#a24b8a", "h"),
     "row-rge": ("#56b4e9", ">"),
     "first-order": ("#0072b2", "^"),
     "cma-es": ("#f0c75e", "H"),
