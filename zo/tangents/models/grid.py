@@ -40,8 +40,8 @@ class GridTangent(NetworkTangent):
     Memory: window x (size_in + size_out) numbers, at most 512 MiB, and W: size_out^2, or for large states at
     most 3,000 x size_out, on large grids less; of a periodic grid with more than 4,096 outputs a number for
     each wave and pair of channels. A step: steps_per_step x batch rows (on large grids patches of 2,048 cells
-    together, or one row where W takes part of what N says) forward and backward through N; now and then a fit of W, size_out^3 or 1,500^3. Of the box no
-    rows beyond the step's own.
+    together, or one row where W takes part of what N says) forward and backward through N; now and then a fit
+    of W, size_out^3 or 1,500^3. Of the box no rows beyond the step's own.
 
     Args:
         channels: of the hidden layers.
