@@ -9,7 +9,7 @@ from tasks import Row
 from tasks.runs.folder import Run, stage_name
 
 TWELVE = (
-    "none", "no-gradient", "identity", "tangents", "student", "sparse-cge", "cge", "rge", "hybrid", "row-rge",
+    "none", "no-gradient", "identity", "tangents", "student", "sparse-cge", "cge", "rge", "cma-es", "row-rge",
     "first-order", "my own way",
 )  # fmt: skip
 
