@@ -254,5 +254,13 @@ BENCHMARKS: dict[str, Benchmark] = {
             "3 hours",
             results={"size/size.json": SMALL},
         ),
+        Benchmark(
+            "particles",
+            "docs/howto/meshes.md: tangents of particles whose neighbours change",
+            "particles:main",
+            "a minute",
+            seeds=2,
+            results={"particles.json": SMALL},
+        ),
     )
 }
