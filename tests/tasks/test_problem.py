@@ -263,13 +263,27 @@ def test_several_boxes_by_name(tmp_path, method):
     assert run.result.table[0].rows >= 6 * 5 * 2
 
 
+class Answered(Steering):
+    def answers(self):
+        z = torch.randn(300, len(MATRIX), generator=torch.Generator().manual_seed(1)).to(MATRIX.dtype)
+        return {"box": ([z], (z @ MATRIX.T).tanh())}
+
+
+def test_a_student_learns_before_the_first_step_from_answers_that_the_problem_has(tmp_path):
+    def losses(problem, **settings):
+        run = go(problem, tmp_path, methods=["student", "first-order"], **settings)
+        student, exact = run.result.table
+        assert student.rows == exact.rows  # what is known before costs none
+        return student.value, exact.value
+
+    learned, exact = losses(Answered())
+    alone, _ = losses(Steering())
+    assert abs(learned - exact) < 0.05 * exact and alone > 1.3 * exact
+    assert losses(Answered(), prefit=0)[0] == alone
+
+
 @pytest.mark.slow
 def test_tangents_learn_before_the_first_step_from_answers_that_the_problem_has(tmp_path):
-    class Answered(Steering):
-        def answers(self):
-            z = torch.randn(300, len(MATRIX), generator=torch.Generator().manual_seed(1)).to(MATRIX.dtype)
-            return {"box": ([z], (z @ MATRIX.T).tanh())}
-
     def errors(problem, **settings):
         run = go(problem, tmp_path, methods=["tangents"], **settings)
         lines = [line for line in run._run.metrics("seed-0/tangents") if "gradient_tangent_error" in line]
