@@ -14,11 +14,11 @@ from time import perf_counter
 from typing import Any
 
 from tasks.configuration import to_dict
+from tasks.folder import atomic
+from tasks.folder.machine import machine, versions
+from tasks.folder.run import Run
 from tasks.problem import Problem
 from tasks.progress import make_progress
-from tasks.runs import atomic
-from tasks.runs.folder import Run
-from tasks.runs.machine import machine, versions
 from tasks.start import carry_out
 
 RESULTS = Path(__file__).parent / "results"

@@ -17,9 +17,9 @@ from torch import Tensor
 from blackbox import Ledger
 from blackbox.words import counted
 from tasks.errors import ProblemError, ProblemWarning
+from tasks.folder import checkpoint, stamp
+from tasks.folder.result import NOT_APPLICABLE, REJECTED, TEST, VALIDATION, Row, plain, without_failed
 from tasks.problem import Problem
-from tasks.runs import checkpoint, stamp
-from tasks.runs.result import NOT_APPLICABLE, REJECTED, TEST, VALIDATION, Row, plain, without_failed
 from tasks.setup import Setup, Trained
 from tasks.tally import Tally, everywhere
 from tasks.workers import group

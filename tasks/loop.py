@@ -14,14 +14,14 @@ from blackbox import BlackBoxFunction
 from blackbox.failures import noted
 from tasks.callbacks import Told
 from tasks.errors import CheckpointError, ConfigurationError, StoppedInside, WorkersError
+from tasks.folder import stamp
+from tasks.folder.answers import LEAST, Answers
+from tasks.folder.journal import Journal
+from tasks.folder.result import TrainingOutcome
+from tasks.folder.run import Run
 from tasks.interruption import StopRequest
 from tasks.ledger import calls_noted, recall
 from tasks.progress import Progress, make_progress
-from tasks.runs import stamp
-from tasks.runs.answers import LEAST, Answers
-from tasks.runs.folder import Run
-from tasks.runs.journal import Journal
-from tasks.runs.result import TrainingOutcome
 from tasks.stage import Stage, Stateful
 from tasks.tally import Tally, everywhere
 from tasks.workers import group

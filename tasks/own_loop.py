@@ -22,8 +22,8 @@ from tasks import problems, report
 from tasks.configuration import to_dict
 from tasks.errors import ConfigurationError, ProblemError, RunFolderError, RunLockedError
 from tasks.finished import load
+from tasks.folder.run import Run, differences, discard
 from tasks.interruption import ending_interrupts, same_directory
-from tasks.runs.folder import Run, differences, discard
 from tasks.terminal import say
 
 VARIABLE = "BLACKBOX_RUN"  # the environment variable with the folder to go on with

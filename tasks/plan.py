@@ -21,10 +21,10 @@ from blackbox.calls import intercepted
 from tasks import problems
 from tasks.configuration import refused
 from tasks.errors import ProblemError
+from tasks.folder.run import check_seeds
 from tasks.method import Cost, Method
 from tasks.methods import named
 from tasks.problem import Problem
-from tasks.runs.folder import check_seeds
 from zo.batches import count_rows
 
 C = TypeVar("C")

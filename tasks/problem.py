@@ -20,12 +20,12 @@ from tasks.callbacks import Callback
 from tasks.configuration import Config
 from tasks.data import Data, evaluating, one_each, parts
 from tasks.errors import ConfigurationError, ProblemError
+from tasks.folder.result import RowMean
+from tasks.folder.run import Run
 from tasks.ledger import RunLedger
 from tasks.progress import Progress
 from tasks.report import html_report
 from tasks.report.findings import Findings
-from tasks.runs.folder import Run
-from tasks.runs.result import RowMean
 from zo.batches import map_tensors
 
 if TYPE_CHECKING:

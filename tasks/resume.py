@@ -8,9 +8,9 @@ from pathlib import Path
 from tasks import problems
 from tasks.configuration import to_dict
 from tasks.errors import RunFolderError
+from tasks.folder.run import Run, differences
 from tasks.plan import Plan
 from tasks.problem import Problem
-from tasks.runs.folder import Run, differences
 
 
 def reopened(folder: Path, problem: Problem, plan: Plan, *, any_seeds: bool = False) -> Run:

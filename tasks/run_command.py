@@ -17,7 +17,7 @@ from tasks.errors import ConfigurationError
 from tasks.terminal import say
 
 if TYPE_CHECKING:
-    from tasks.runs.folder import Run
+    from tasks.folder.run import Run
 
 Tensorboard = Annotated[bool, arg(help="Write the metrics as TensorBoard event files too.")]
 Workers = Annotated[
@@ -146,7 +146,7 @@ def _preset(presets: Mapping[str, Any], words: Sequence[str]) -> str:
 
 def run(command: RunCommand) -> int:
     """Train and judge a problem, or say what that will cost."""
-    from tasks.runs.folder import Run
+    from tasks.folder.run import Run
     from tasks.workers import launch
 
     if command.dry_run:

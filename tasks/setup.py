@@ -14,11 +14,11 @@ from torch import Tensor, nn
 import zo
 from blackbox import BlackBoxFunction
 from tasks.errors import ProblemError
+from tasks.folder.answers import Answers
+from tasks.folder.result import TrainingOutcome
+from tasks.folder.run import Run, stage_name
 from tasks.loop import Gradient, Stateful, train
 from tasks.progress import Progress
-from tasks.runs.answers import Answers
-from tasks.runs.folder import Run, stage_name
-from tasks.runs.result import TrainingOutcome
 from tasks.workers import group
 from zo.batches import count_rows
 

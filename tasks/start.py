@@ -16,13 +16,13 @@ from tasks import cost, judge, problems, report
 from tasks.callbacks import Callback, Told
 from tasks.errors import ConfigurationError, NotApplicableError
 from tasks.finished import ONE_AT_A_TIME, FinishedRun
+from tasks.folder.result import Result, Row
+from tasks.folder.run import Run, discard
 from tasks.interruption import ending_interrupts, same_directory
 from tasks.plan import Plan, left_to_the_budget, plan_of
 from tasks.problem import Problem
 from tasks.progress import Progress, make_progress
 from tasks.resume import how_to_go_on, reopened
-from tasks.runs.folder import Run, discard
-from tasks.runs.result import Result, Row
 from tasks.setup import Trained, setup_of
 from tasks.tally import Tally, everywhere
 from tasks.workers import group

@@ -60,14 +60,14 @@ def drawn(drawing):
 @pytest.fixture(autouse=True)
 def no_time_passes(monkeypatch):
     """Or a slow machine would write checkpoints that a fast one does not; tests of that have a clock."""
-    from tasks.runs import pace
+    from tasks.folder import pace
 
     monkeypatch.setattr(pace, "monotonic", lambda: 0.0)
 
 
 @pytest.fixture
 def run(tmp_path):
-    from tasks.runs.folder import Run
+    from tasks.folder.run import Run
 
     return Run.create(tmp_path / "runs", "toy", "demo", Settings(), [0])
 

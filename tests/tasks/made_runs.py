@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import tasks
 from tasks import Row
-from tasks.runs.folder import Run, stage_name
+from tasks.folder.run import Run, stage_name
 
 TWELVE = (
     "none", "no-gradient", "identity", "tangents", "student", "sparse-cge", "cge", "rge", "hybrid", "row-rge",

@@ -29,12 +29,12 @@ from blackbox import (
 )
 from tasks import cost
 from tasks.errors import Interrupted, StorageError
+from tasks.folder import calls
+from tasks.folder.run import Run
 from tasks.ledger import calls_noted
 from tasks.methods import METHODS
 from tasks.plan import TRIES, plan_of
 from tasks.progress import Progress
-from tasks.runs import calls
-from tasks.runs.folder import Run
 from tasks.workers import group
 from tests.tasks.problems import MATRIX, Beside, Mixed, Steering
 

@@ -16,10 +16,10 @@ from blackbox import registry
 from tasks import Row, code, methods, names
 from tasks.denoised_smoothing.config import Config as Defence
 from tasks.errors import BlackBoxError, ConfigurationError, ProblemError, TrustError
+from tasks.folder.run import Run
 from tasks.image_classification import load_classifier
 from tasks.image_classification.config import Config as Images
 from tasks.problems import find
-from tasks.runs.folder import Run
 
 NETWORK = """
 from pathlib import Path

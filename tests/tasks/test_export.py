@@ -10,9 +10,9 @@ import torch
 import tasks
 from tasks import Row
 from tasks.errors import ProblemError
+from tasks.folder import checkpoint
+from tasks.folder.run import Run, stage_name
 from tasks.progress import Progress
-from tasks.runs import checkpoint
-from tasks.runs.folder import Run, stage_name
 from tasks.wake_flow.problem import WakeFlow
 from tests.tasks.problems import Steering
 from tests.tasks.wake_flow.test_report import CONFIG, evaluation

@@ -17,9 +17,9 @@ from toy import Config, train_line
 import tasks
 from tasks import stage
 from tasks.errors import CheckpointError, CheckpointWarning, Interrupted, StorageError
+from tasks.folder import atomic, checkpoint, machine, pace
+from tasks.folder.run import Run
 from tasks.progress import Progress
-from tasks.runs import atomic, checkpoint, machine, pace
-from tasks.runs.folder import Run
 from tests.tasks.test_cli import figures, only_run, wait_for
 from tests.tasks.test_training import STAGE, Crash, CrashesAt, final_bits, lines, walk
 

@@ -12,9 +12,9 @@ import torch
 import tasks
 from blackbox import ArraySpec, BlackBoxFunction, BudgetError, Parallel
 from tasks import commands, loop
+from tasks.folder import answers, calls, checkpoint, pace
+from tasks.folder.answers import Answers
 from tasks.progress import Progress
-from tasks.runs import answers, calls, checkpoint, pace
-from tasks.runs.answers import Answers
 from tasks.stage import Stage
 from tests.tasks.problems import Beside
 

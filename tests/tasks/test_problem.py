@@ -23,11 +23,11 @@ from tasks.errors import (
     ProblemWarning,
     RunFolderError,
 )
+from tasks.folder import calls
+from tasks.folder.run import Run
 from tasks.methods import METHODS
 from tasks.progress import Progress
 from tasks.report import findings, html_report
-from tasks.runs import calls
-from tasks.runs.folder import Run
 from tests import quick
 from tests.tasks.problems import MATRIX, Beside, Mixed, Steering, TwoBoxes
 from zo import FailedQueriesError

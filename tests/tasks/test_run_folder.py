@@ -14,10 +14,10 @@ import torch
 
 from tasks import Row
 from tasks.errors import RunFolderError, RunLockedError
+from tasks.folder import atomic
+from tasks.folder.result import Result
+from tasks.folder.run import Run, discard
 from tasks.ledger import calls_noted
-from tasks.runs import atomic, folder
-from tasks.runs.folder import Run
-from tasks.runs.result import Result
 from tests.tasks.toy import Line
 
 
@@ -149,7 +149,7 @@ def test_truncating_drops_later_lines_of_one_stage_and_a_torn_one(run):
 
 def test_a_second_process_is_refused_and_told_who_holds_the_run(run):
     code = (
-        "import sys, pathlib; from tasks.runs.folder import Run\n"
+        "import sys, pathlib; from tasks.folder.run import Run\n"
         "with Run.open(pathlib.Path(sys.argv[1])).lock(): print('in', flush=True); sys.stdin.read()"
     )
     holder = subprocess.Popen(
@@ -262,12 +262,12 @@ def test_only_a_run_that_was_not_begun_is_discarded(tmp_path):
     begun.log("seed-0/a", 1, loss=0.5)
     with fresh.lock():
         pass
-    assert not folder.discard(begun.path) and begun.metrics()
-    assert folder.discard(fresh.path) and not fresh.path.exists()
+    assert not discard(begun.path) and begun.metrics()
+    assert discard(fresh.path) and not fresh.path.exists()
     saved = Run.create(tmp_path, "toy", "demo", Settings(), [0])
     (saved.path / "checkpoints" / "a").write_bytes(b"")
-    assert not folder.discard(saved.path) and saved.path.is_dir()
-    assert not folder.discard(fresh.path)  # gone already: no error in the place of why it was refused
+    assert not discard(saved.path) and saved.path.is_dir()
+    assert not discard(fresh.path)  # gone already: no error in the place of why it was refused
 
 
 def test_a_finished_run_of_the_format_before_is_still_read(tmp_path):

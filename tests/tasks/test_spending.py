@@ -9,8 +9,8 @@ import tasks
 from blackbox import BudgetError
 from tasks.cli import main
 from tasks.errors import ConfigurationError
+from tasks.folder.run import Run
 from tasks.progress import Progress
-from tasks.runs.folder import Run
 from tests.tasks.problems import Beside, Steering
 
 HERE = "tests.tasks.problems:Steering"

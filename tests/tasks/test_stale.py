@@ -10,8 +10,8 @@ import torch
 
 import tasks
 from tasks.errors import RunFolderError
-from tasks.runs import atomic, checkpoint, stamp
-from tasks.runs.folder import Run
+from tasks.folder import atomic, checkpoint, stamp
+from tasks.folder.run import Run
 from tests.tasks import toy as problems
 
 LINE = """

@@ -18,9 +18,9 @@ from tasks.errors import (
     ProblemWarning,
     WorkersError,
 )
+from tasks.folder import checkpoint, pace
+from tasks.folder.run import Run
 from tasks.progress import Progress
-from tasks.runs import checkpoint, pace
-from tasks.runs.folder import Run
 from zo.errors import FailedBatchError, RanksError
 
 STAGE = "seed-0/zo-sol"

@@ -11,9 +11,9 @@ import tasks
 from blackbox import ArraySpec, BlackBoxError, BlackBoxFunction
 from tasks import cost
 from tasks.errors import ConfigurationError
+from tasks.folder.run import Run
 from tasks.plan import plan_of
 from tasks.progress import Progress
-from tasks.runs.folder import Run
 from tasks.start import carry_out
 from tests.tasks.problems import Steering
 

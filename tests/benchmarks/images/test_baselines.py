@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from benchmarks.images.baselines import OTHERS, BaselineConfig, WithoutBackpropagation
+from tasks.folder import checkpoint
+from tasks.folder.run import Run
 from tasks.progress import Progress
-from tasks.runs import checkpoint
-from tasks.runs.folder import Run
 from tasks.start import carry_out
 from tests.tasks.image_classification.small import SETTINGS, Striped, made_setup, train
 from tests.tasks.image_classification.test_sparse_set import OWN

@@ -14,8 +14,8 @@ from tasks import Setup, Trained
 from tasks.denoised_smoothing import DenoisedSmoothing
 from tasks.denoised_smoothing.config import Config
 from tasks.denoised_smoothing.problem import METHODS
+from tasks.folder.run import Run
 from tasks.progress import Progress
-from tasks.runs.folder import Run
 from tasks.setup import setup_of
 
 CLASSES, SIDE = 3, 6

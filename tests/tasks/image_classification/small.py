@@ -9,11 +9,11 @@ import torch
 
 from tasks import Setup, Trained, methods
 from tasks.configuration import to_dict
+from tasks.folder.run import Run
 from tasks.image_classification import ImageClassification
 from tasks.image_classification.config import Config
 from tasks.image_classification.data import ImageData, Images, Normalisation
 from tasks.progress import Progress
-from tasks.runs.folder import Run
 from tasks.setup import setup_of
 
 SETTINGS = {

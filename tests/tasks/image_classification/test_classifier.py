@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from tasks.errors import CheckpointError, ConfigurationError, RunFolderError
+from tasks.folder.run import Run
 from tasks.image_classification import ImageClassification, load_classifier
 from tasks.image_classification.data import load, loading
 from tasks.problems import where_is
 from tasks.progress import Progress
-from tasks.runs.folder import Run
 from tasks.start import carry_out
 from tests.tasks.image_classification.small import small
 

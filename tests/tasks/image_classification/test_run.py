@@ -10,10 +10,10 @@ import torch
 
 from tasks import cli
 from tasks.errors import CheckpointError
+from tasks.folder import checkpoint
+from tasks.folder.run import Run
 from tasks.image_classification import ImageClassification, networks, sparse_set
 from tasks.progress import Progress
-from tasks.runs import checkpoint
-from tasks.runs.folder import Run
 from tasks.start import carry_out
 from tests.tasks.image_classification.small import SETTINGS, small, words
 from zo.errors import FailedQueriesError

@@ -11,10 +11,10 @@ import torch
 
 import zo
 from tasks.errors import ProblemError
+from tasks.folder import checkpoint
+from tasks.folder.run import Run, stage_name
 from tasks.methods import estimator
 from tasks.progress import Progress
-from tasks.runs import checkpoint
-from tasks.runs.folder import Run, stage_name
 from tasks.start import carry_out
 from tasks.wake_flow.config import METHODS, PRESETS, Config, budget_of, family_of, method_name, without_budget
 from tasks.wake_flow.methods import steps_in_loop, variant

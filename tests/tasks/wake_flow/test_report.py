@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 from tasks import Row, report
+from tasks.folder import checkpoint
+from tasks.folder.result import NOT_APPLICABLE, Result
+from tasks.folder.run import Run, stage_name
 from tasks.judge import warn_of_units
-from tasks.runs import checkpoint
-from tasks.runs.folder import Run, stage_name
-from tasks.runs.result import NOT_APPLICABLE, Result
 from tasks.wake_flow import curves, pictures
 from tasks.wake_flow.evaluation import SERIES, TRACK, tracks
 from tasks.wake_flow.pictures import vorticity

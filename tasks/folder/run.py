@@ -21,9 +21,9 @@ from typing import Any, TypeVar
 from tasks import code
 from tasks.configuration import from_dict, to_dict
 from tasks.errors import ConfigurationError, ProblemError, RunFolderError, RunLockedError, TrustError
-from tasks.runs import atomic, calls, reading, trust
-from tasks.runs.machine import digest, machine, versions
-from tasks.runs.result import Result, Row
+from tasks.folder import atomic, calls, reading, trust
+from tasks.folder.machine import digest, machine, versions
+from tasks.folder.result import Result, Row
 
 FORMAT = 3  # of config.json; raise it when older folders can no longer be resumed
 LOOKED_AT = 2  # an older one, of which finished runs are still read
