@@ -19,7 +19,8 @@ from tasks.folder.atomic import writing
 from tasks.folder.machine import changes, versions
 from tasks.folder.pace import Pace
 from tasks.folder.result import TrainingOutcome
-from tasks.folder.run import HARMLESS, Run, differences
+from tasks.folder.run import Run
+from tasks.folder.terms import HARMLESS, differences
 from tasks.folder.windows import WindowFiles
 from tasks.workers import group
 from zo.errors import FailedBatchError

@@ -68,8 +68,9 @@ def no_time_passes(monkeypatch):
 @pytest.fixture
 def run(tmp_path):
     from tasks.folder.run import Run
+    from tasks.folder.terms import Terms
 
-    return Run.create(tmp_path / "runs", "toy", "demo", Settings(), [0])
+    return Run.create(tmp_path / "runs", Terms("toy", "demo", Settings(), [0]))
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from tasks.folder import atomic, calls, checkpoint
 from tasks.folder import journal as module
 from tasks.folder.journal import Journal, journaled
 from tasks.folder.run import Run
+from tasks.folder.terms import Terms
 from tasks.progress import Progress
 from tests.tasks.test_progress import Clock
 from tests.tasks.test_training import final_bits, lines
@@ -293,7 +294,7 @@ def die():
 @pytest.fixture
 def new_run(tmp_path):
     def make():
-        return Run.create(tmp_path / "runs", "toy", "demo", Settings(), [0])
+        return Run.create(tmp_path / "runs", Terms("toy", "demo", Settings(), [0]))
 
     return make
 

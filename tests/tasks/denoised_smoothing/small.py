@@ -15,6 +15,7 @@ from tasks.denoised_smoothing import DenoisedSmoothing
 from tasks.denoised_smoothing.config import Config
 from tasks.denoised_smoothing.problem import METHODS
 from tasks.folder.run import Run
+from tasks.folder.terms import Terms
 from tasks.progress import Progress
 from tasks.setup import setup_of
 
@@ -82,7 +83,7 @@ def setup(
     """What a method is given, in a run of `folder`."""
     runs = folder / "runs"
     if not runs.exists():
-        Run.create(runs, made.name(), "demo", made.config, (0,))
+        Run.create(runs, Terms(made.name(), "demo", made.config, (0,)))
     (path,) = runs.iterdir()
     if made.run_folder is None:
         made.begin(path)

@@ -1,0 +1,107 @@
+"""What a problem is asked before it trains: the rows of one evaluation of its objective, and their time.
+
+The rows are known without running one, as the boxes answer with zeros; the time is that of a few evaluations.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from blackbox import BlackBoxFunction, Ledger, Parallel
+from blackbox.calls import intercepted
+from tasks.problem import Problem
+from tasks.tally import Tally, stack
+from tasks.workers import group
+from zo.batches import count_rows
+
+TRIES = 5  # evaluations of the objective, of which the quickest counts: the first one warms up
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is asked for at once, in rows.
+
+    Attributes:
+        objective: Box rows of one evaluation of the objective on a batch; without boxes the batch's own.
+        batch: Rows of data in a training batch.
+        validation: Rows of validation data.
+        test: Rows of test data.
+    """
+
+    objective: int
+    batch: int
+    validation: int
+    test: int
+
+
+def sizes_of(problem: Problem) -> Sizes | Exception:
+    """They, without running a row: the boxes answer with zeros; what was raised, where that cannot be."""
+    if not problem.boxes:
+        size = rows = count_rows(problem.training_batch(0, 0))
+        return Sizes(rows, size, *map(_count, (problem.data.validation, problem.data.test)))
+    with torch.random.fork_rng(devices=()):  # data may ask the boxes, which here still answer themselves
+        network, batch = problem.network().to(problem.config.device), problem.training_batch(0, 0)
+    size, rows = count_rows(batch), 0  # refuses what is no batch
+
+    def answer(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:  # noqa: ANN401
+        nonlocal rows
+        first = arrays[0]
+        leading = tuple(first.shape[: first.ndim - len(box.inputs[0].shape)])
+        rows += int(torch.Size(leading).numel())
+        zeros = [
+            torch.zeros(*leading, *spec.shape, dtype=first.dtype, device=first.device) for spec in box.outputs
+        ]
+        return zeros[0] if len(zeros) == 1 else tuple(zeros)
+
+    try:
+        with torch.random.fork_rng(devices=()), torch.no_grad(), intercepted(answer):
+            problem.objective(network, batch)
+    except Exception as error:  # whatever the objective does with zeros; a true fault shows in the first step
+        return error
+    return Sizes(rows, size, *map(_count, (problem.data.validation, problem.data.test)))
+
+
+def _count(batch: Any) -> int:  # noqa: ANN401
+    return 0 if batch is None else count_rows(batch)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A few evaluations of the objective on the first batch, for their time.
+
+    Attributes:
+        second: Seconds that a row takes; None where none was run.
+        back: Losses of the batch that were finite in the last one; None where that is not known.
+        spent: What the boxes counted.
+    """
+
+    second: float | None = None
+    back: int | None = None
+    spent: Ledger = field(default_factory=Ledger)
+
+
+def timed(problem: Problem) -> Trial:
+    """The quickest of a few evaluations counts: for a second at most, or until a pool's workers are there."""
+    boxes = list(problem.boxes.values())
+    tally, best, begun = Tally(boxes), math.inf, perf_counter()
+    first = tally.copy()
+    limit = 10.0 if any(isinstance(part, Parallel) for box in boxes for part in stack(box)) else 1.0
+    losses = None
+    with torch.random.fork_rng(devices=()), torch.no_grad():
+        torch.manual_seed(0)  # the first weights of the first seed, most often
+        network, batch = problem.network().to(problem.config.device), problem.training_batch(0, 0)
+        for _ in range(TRIES):
+            before, started = tally.copy(), perf_counter()
+            losses = problem.objective(network, batch)
+            passed = perf_counter() - started
+            best = min(best, passed / (tally.since(before).rows_run or math.nan))  # NaN is never less
+            if group.any_of(perf_counter() - begun > limit):  # their clocks differ, what they ask must not
+                break
+            limit = 1.0  # of two evaluations at least where the first one starts a pool
+    back = int(losses.isfinite().sum()) if isinstance(losses, torch.Tensor) else None
+    return Trial(None if best == math.inf else best, back, tally.since(first))
