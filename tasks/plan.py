@@ -104,26 +104,20 @@ class Plan:
             if method.check is not None:
                 with torch.random.fork_rng(devices=()):
                     method.check(problem)
-        made, said = problem.ledger.rows_of_data(), problem.cost(len(self.seeds))
-        sizes = None if said is not None else trial.sizes_of(problem)
-        chosen = self.chosen
+        asked, chosen = trial.asked(problem, len(self.seeds)), self.chosen
         if None in chosen.values():
             chosen = {name: getattr(self.config, name) for name in chosen}
-            if isinstance(sizes, Sizes):
-                chosen |= _within_the_budget(self, sizes, made)
+            if asked.sizes is not None:
+                chosen |= _within_the_budget(self, asked.sizes, asked.made)
             problem.config = replace(self.config, **chosen)
-        plan = replace(self, chosen=chosen)
-        if said is not None:
-            return replace(plan, instead=("Cost:", *(f"  {line}" for line in said)))
-        if not isinstance(sizes, Sizes):
-            raised = " ".join(f"{type(sizes).__name__}: {sizes}".split()).rstrip(".")
-            why = f"the objective, on zeros from its box, raised {raised}."
-            return replace(plan, instead=(f"Cost: not known before the first step: {why}",))
-        plan = replace(plan, rows=_rows(problem, self.methods, sizes, problem.ledger.rows_of_data()))
+        plan = replace(self, chosen=chosen, instead=asked.instead)
+        if asked.sizes is None:
+            return plan
+        plan = replace(plan, rows=_rows(problem, self.methods, asked.sizes, asked.made))
         if not plan._has_room(0):
             raise plan._beyond_the_budget()
         # the rows that are timed count too, and must not be those that the end of the run needs
-        tried = timed and not problem.has_no_box() and plan._has_room(TRIES * sizes.objective)
+        tried = timed and not problem.has_no_box() and plan._has_room(TRIES * asked.sizes.objective)
         return replace(plan, trial=trial.timed(problem)) if tried else plan
 
     def _has_room(self, more: int) -> bool:

@@ -1,6 +1,7 @@
 """What a problem is asked before it trains: the rows of one evaluation of its objective, and their time.
 
 The rows are known without running one, as the boxes answer with zeros; the time is that of a few evaluations.
+Data may be made meanwhile, whose rows count.
 """
 
 from __future__ import annotations
@@ -39,10 +40,40 @@ class Sizes:
     test: int
 
 
-def sizes_of(problem: Problem) -> Sizes | Exception:
+@dataclass(frozen=True)
+class Asked:
+    """What a problem says of its cost.
+
+    Attributes:
+        made: Rows that were run to make the data.
+        sizes: Of what is asked for at once; None where `instead` says why.
+        instead: What is said of the cost where rows are not known.
+    """
+
+    made: int
+    sizes: Sizes | None = None
+    instead: tuple[str, ...] = ()
+
+
+def asked(problem: Problem, seeds: int) -> Asked:
+    """What a problem says of the cost of so many seeds, or the rows of one evaluation of its objective."""
+    said = problem.cost(seeds)
+    sizes = None if said is not None else _sizes(problem)
+    made = problem.ledger.rows_of_data()
+    if said is not None:
+        return Asked(made, instead=("Cost:", *(f"  {line}" for line in said)))
+    if isinstance(sizes, Exception):
+        raised = " ".join(f"{type(sizes).__name__}: {sizes}".split()).rstrip(".")
+        why = f"the objective, on zeros from its box, raised {raised}."
+        return Asked(made, instead=(f"Cost: not known before the first step: {why}",))
+    return Asked(made, sizes)
+
+
+def _sizes(problem: Problem) -> Sizes | Exception:
     """They, without running a row: the boxes answer with zeros; what was raised, where that cannot be."""
     if not problem.boxes:
-        size = rows = count_rows(problem.training_batch(0, 0))
+        batch = problem.training_batch(0, 0)
+        size = rows = count_rows(batch)
         return Sizes(rows, size, *map(_count, (problem.data.validation, problem.data.test)))
     with torch.random.fork_rng(devices=()):  # data may ask the boxes, which here still answer themselves
         network, batch = problem.network().to(problem.config.device), problem.training_batch(0, 0)

@@ -25,6 +25,22 @@ def rows_in_all(run):
     return run.result.calls["rows"]
 
 
+class Answered(Beside):
+    """The box makes 150 rows of its data."""
+
+    def data(self):
+        self.box(torch.zeros(150, 3))
+        return super().data
+
+
+def test_steps_leave_room_for_the_rows_that_make_the_data(tmp_path):
+    run = go(Answered(), tmp_path, rows=400, methods=("no-gradient",))
+    assert 0.8 * 400 < rows_in_all(run) <= 0.95 * 400
+    row = run.result.table[0]
+    judged = row.extra["rows of validation"] + row.extra["rows of test"]
+    assert rows_in_all(run) == 150 + row.rows + judged + 5 * 2  # evaluations that are timed
+
+
 @pytest.mark.parametrize("rows", [400, pytest.param(1200, marks=pytest.mark.slow)])
 def test_a_run_takes_as_many_steps_as_its_rows_allow(tmp_path, rows):
     run = go(Steering(), tmp_path, rows=rows, methods=("none", "first-order"))
