@@ -12,13 +12,14 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from torch import nn
 
 from blackbox import BlackBoxFunction, Ledger, Parallel
 from blackbox.calls import intercepted
 from tasks.problem import Problem
 from tasks.tally import Tally, stack
 from tasks.workers import group
-from zo.batches import count_rows
+from zo.batches import Batch, count_rows
 
 TRIES = 5  # evaluations of the objective, of which the quickest counts: the first one warms up
 
@@ -58,26 +59,26 @@ class Asked:
 def asked(problem: Problem, seeds: int) -> Asked:
     """What a problem says of the cost of so many seeds, or the rows of one evaluation of its objective."""
     said = problem.cost(seeds)
-    sizes = None if said is not None else _sizes(problem)
-    made = problem.ledger.rows_of_data()
     if said is not None:
-        return Asked(made, instead=("Cost:", *(f"  {line}" for line in said)))
-    if isinstance(sizes, Exception):
-        raised = " ".join(f"{type(sizes).__name__}: {sizes}".split()).rstrip(".")
-        why = f"the objective, on zeros from its box, raised {raised}."
-        return Asked(made, instead=(f"Cost: not known before the first step: {why}",))
-    return Asked(made, sizes)
-
-
-def _sizes(problem: Problem) -> Sizes | Exception:
-    """They, without running a row: the boxes answer with zeros; what was raised, where that cannot be."""
-    if not problem.boxes:
-        batch = problem.training_batch(0, 0)
-        size = rows = count_rows(batch)
-        return Sizes(rows, size, *map(_count, (problem.data.validation, problem.data.test)))
+        instead = ("Cost:", *(f"  {line}" for line in said))
+        return Asked(problem.ledger.rows_of_data(), instead=instead)
     with torch.random.fork_rng(devices=()):  # data may ask the boxes, which here still answer themselves
         network, batch = problem.network().to(problem.config.device), problem.training_batch(0, 0)
-    size, rows = count_rows(batch), 0  # refuses what is no batch
+    size = count_rows(batch)  # refuses what is no batch
+    try:
+        rows = _box_rows(problem, network, batch) if problem.boxes else size
+    except Exception as error:  # whatever the objective does with zeros; a true fault shows in the first step
+        raised = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
+        why = f"the objective, on zeros from its box, raised {raised}."
+        instead = (f"Cost: not known before the first step: {why}",)
+        return Asked(problem.ledger.rows_of_data(), instead=instead)
+    held_out = map(_count, (problem.data.validation, problem.data.test))
+    return Asked(problem.ledger.rows_of_data(), Sizes(rows, size, *held_out))
+
+
+def _box_rows(problem: Problem, network: nn.Module, batch: Batch) -> int:
+    """What one evaluation of the objective asks of the boxes, which answer with zeros."""
+    rows = 0
 
     def answer(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:  # noqa: ANN401
         nonlocal rows
@@ -89,15 +90,12 @@ def _sizes(problem: Problem) -> Sizes | Exception:
         ]
         return zeros[0] if len(zeros) == 1 else tuple(zeros)
 
-    try:
-        with torch.random.fork_rng(devices=()), torch.no_grad(), intercepted(answer):
-            problem.objective(network, batch)
-    except Exception as error:  # whatever the objective does with zeros; a true fault shows in the first step
-        return error
-    return Sizes(rows, size, *map(_count, (problem.data.validation, problem.data.test)))
+    with torch.random.fork_rng(devices=()), torch.no_grad(), intercepted(answer):
+        problem.objective(network, batch)
+    return rows
 
 
-def _count(batch: Any) -> int:  # noqa: ANN401
+def _count(batch: Batch) -> int:
     return 0 if batch is None else count_rows(batch)
 
 
