@@ -25,6 +25,7 @@ from tasks.progress import Progress, make_progress
 from tasks.stage import Stage, Stateful
 from tasks.tally import Tally, everywhere
 from tasks.workers import group
+from zo.batches import Batch
 from zo.errors import FailedBatchError, RanksError
 from zo.tangents.lessons import listening
 
@@ -192,7 +193,7 @@ def train(
 class Gradient(Protocol):
     """What fills `.grad`: of `zo`, `AutogradGradient`, or of one's own."""
 
-    def backward(self, batch: Any, /) -> Tensor:  # noqa: ANN401
+    def backward(self, batch: Batch, /) -> Tensor:
         """Add the gradient at a batch to `.grad`; the mean loss, detached."""
         ...
 

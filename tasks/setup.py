@@ -20,7 +20,7 @@ from tasks.folder.run import Run, stage_name
 from tasks.loop import Gradient, Stateful, train
 from tasks.progress import Progress
 from tasks.workers import group
-from zo.batches import count_rows
+from zo.batches import Batch, count_rows
 
 if TYPE_CHECKING:
     from tasks.problem import Problem
@@ -75,7 +75,7 @@ class Setup:
     seed: int
     network: nn.Module
     steps: int
-    batch: Callable[[int], Any]
+    batch: Callable[[int], Batch]
     objective: Callable[[nn.Module, Any], Tensor]
     learning_rate: float
     validate: Callable[[nn.Module], float | Tensor | None] | None
