@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tasks.autograd import AutogradGradient
     from tasks.callbacks import Callback
     from tasks.code import Code
-    from tasks.configuration import Config, Count, Fraction, Natural, NotNegative, Positive
+    from tasks.configuration import Config
     from tasks.data import Data
     from tasks.finished import FinishedRun, load
     from tasks.folder.result import Row, RowMean
@@ -37,7 +37,7 @@ _NAMES = {  # by module
     "autograd": ("AutogradGradient",),
     "callbacks": ("Callback",),
     "code": ("Code",),
-    "configuration": ("Config", "Count", "Fraction", "Natural", "NotNegative", "Positive"),
+    "configuration": ("Config",),
     "data": ("Data",),
     "finished": ("FinishedRun", "load"),
     "folder.result": ("Row", "RowMean"),
@@ -58,15 +58,10 @@ __all__ = [
     "Code",
     "Config",
     "Cost",
-    "Count",
     "Data",
     "FinishedRun",
-    "Fraction",
     "MLflow",
     "Method",
-    "Natural",
-    "NotNegative",
-    "Positive",
     "Problem",
     "Row",
     "RowMean",

@@ -428,7 +428,7 @@ class Killed(Steering):
     @dataclass(frozen=True)
     class Config(Steering.Config):
         methods: tuple[str, ...] = ("cge",)
-        checkpoint_every: tasks.Count = 3
+        checkpoint_every: Count = 3
 
     def box(self):
         return Noted(self.config.limit)

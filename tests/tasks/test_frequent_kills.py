@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import torch
 
 import tasks
+from tasks.configuration import Count
 from blackbox import ArraySpec, BlackBoxFunction
 
 
@@ -45,8 +46,8 @@ class Long(tasks.Problem):
     @dataclass(frozen=True)
     class Config(tasks.Config):
         methods: tuple[str, ...] = ("cge",)
-        steps: tasks.Count = 2
-        batch: tasks.Count = 4
+        steps: Count = 2
+        batch: Count = 4
 
     def box(self):
         return Fine()

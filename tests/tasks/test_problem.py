@@ -15,6 +15,7 @@ import tasks
 import zo
 from blackbox import ArraySpec, BlackBoxFunction, BudgetError, NotDifferentiableError
 from blackbox.wrappers import Budgeted
+from tasks.configuration import Count
 from tasks.errors import (
     CheckpointError,
     ConfigurationError,
@@ -878,7 +879,7 @@ def test_settings_of_ones_own_and_what_differs_is_in_the_repr():
     class ReactionDiffusion(Steering):
         @dataclass(frozen=True)
         class Config(Steering.Config):
-            width: tasks.Count = 4
+            width: Count = 4
 
     assert ReactionDiffusion.name() == "reaction-diffusion"
     with pytest.raises(ConfigurationError, match="width"):

@@ -27,8 +27,8 @@ class Own(tasks.Problem):
     @dataclass(frozen=True)
     class Config(tasks.Config):
         methods: tuple[str, ...] = ("none", "no-gradient")
-        steps: tasks.Count = 4
-        batch: tasks.Count = 8
+        steps: Count = 4
+        batch: Count = 8
 
     def box(self):
         return Line()

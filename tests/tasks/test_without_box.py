@@ -10,6 +10,7 @@ import torch
 import tasks
 from blackbox import ArraySpec, BlackBoxError, BlackBoxFunction
 from tasks import cost
+from tasks.configuration import Count
 from tasks.errors import ConfigurationError
 from tasks.folder.run import Run
 from tasks.plan import plan_of
@@ -24,8 +25,8 @@ class Line(tasks.Problem):
     @dataclass(frozen=True)
     class Config(tasks.Config):
         methods: tuple[str, ...] = ("none", "cge", "rge")
-        steps: tasks.Count = 4
-        directions: tasks.Count = 3
+        steps: Count = 4
+        directions: Count = 3
         slope: float = 2.0
 
     box = {}  # noqa: RUF012
