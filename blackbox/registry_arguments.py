@@ -16,16 +16,19 @@ from blackbox.checks import nearest
 from blackbox.errors import ConfigurationError
 
 _SCALARS = (bool, int, float, str, type(None))
-_NOT_JSON = {"True": "true", "False": "false", "None": "null"}
+_OF_PYTHON = {"True": True, "False": False, "None": None}  # as text, "False" would pass for true
 
 
 def parse(words: Sequence[str]) -> dict[str, Any]:
     """Words `key=value` as keyword arguments: JSON's numbers, true, false, null and "text", or plain text.
 
+    True, False and None are what they are in Python.
+
     Raises:
-        ConfigurationError: a word is none of these, or a key is there twice.
+        ConfigurationError: a word has no name before "=", or a list or an object behind it; or a name is
+            there twice.
     """
-    found: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     for word in words:
         key, equals, value = word.partition("=")
         key = key.replace("-", "_")
@@ -33,10 +36,10 @@ def parse(words: Sequence[str]) -> dict[str, Any]:
             raise ConfigurationError(
                 f"{word!r}: expected an argument of the black box, such as width=32. Write name=value."
             )
-        if key in found:
+        if key in arguments:
             raise ConfigurationError(f"{key}: expected one value, got a second, {value!r}. Leave one out.")
-        found[key] = _scalar(key, value)
-    return found
+        arguments[key] = _scalar(key, value)
+    return arguments
 
 
 def call(target: str, make: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:  # noqa: ANN401
@@ -86,18 +89,11 @@ def call(target: str, make: Callable[..., Any], arguments: Mapping[str, Any]) ->
 
 
 def _scalar(key: str, text: str) -> Any:  # noqa: ANN401
-    if text in _NOT_JSON:
-        raise ConfigurationError(
-            f'{key}: expected a JSON value, got {text}. Write {_NOT_JSON[text]}, or "{text}" for the text.'
-        )
+    if text in _OF_PYTHON:
+        return _OF_PYTHON[text]
     try:
-        value = json.loads(text, parse_constant=lambda word: _not_a_number(key, word))
+        value = json.loads(text)
     except json.JSONDecodeError:
-        if text[:1] in ('"', "[", "{"):
-            raise ConfigurationError(
-                f"{key}: expected a JSON value or plain text, got {text}, which begins as JSON and is none. "
-                "Close what is open."
-            ) from None
         return text
     if isinstance(value, list | dict):
         raise ConfigurationError(
@@ -105,10 +101,6 @@ def _scalar(key: str, text: str) -> Any:  # noqa: ANN401
             "function that makes the black box, and name it as file.py:function."
         )
     return value
-
-
-def _not_a_number(key: str, word: str) -> Any:  # noqa: ANN401
-    raise ConfigurationError(f"{key}: expected a finite number, got {word}. JSON has no such value.")
 
 
 def _hints(make: Callable[..., Any]) -> dict[str, Any]:

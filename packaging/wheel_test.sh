@@ -40,7 +40,7 @@ missed() {
     grep -q "pip install 'blackbox-coupling\[$wanted\]'" said.log || { cat said.log; exit 1; }
     if grep -q Traceback said.log; then cat said.log; exit 1; fi
 }
-missed fields "$blackbox" report "$(dirname "$report")" --export netcdf
+missed fields "$blackbox" report "$(dirname "$report")" --export
 missed tensorboard "$blackbox" run pump.py --steps 3 --tensorboard
 missed umbridge "$blackbox" serve pump.py:Solver
 echo "The wheel works without the source tree: $(ls ./*.whl)"

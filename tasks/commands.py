@@ -205,9 +205,9 @@ def report(
     folder: Folder,
     *,
     export: Annotated[
-        Literal["netcdf", "vtk"] | None,
-        arg(help="Write the arrays of the run's evaluation for other programs, into the folder's `export`."),
-    ] = None,
+        bool,
+        arg(help="Write the arrays of the run's evaluation as NetCDF files, into the folder's `export`."),
+    ] = False,
     trust: Trust = False,
 ) -> int:
     """Rebuild report and pictures of a finished run.
@@ -227,8 +227,8 @@ def report(
             f"The page stays as it is: to make it anew would execute {code}, and the run came from "
             "elsewhere, or the file is gone. If you trust it, add --trust."
         )
-    if export is not None:
-        say(f"Exported: {found.export(export)}")
+    if export:
+        say(f"Exported: {found.export()}")
     report.write(run, found.problem)
     found.show()
     return 0
@@ -307,9 +307,6 @@ def serve(
     ] = None,
     name: Annotated[str | None, arg(help="Of the model, for clients; None for its class's.")] = None,
     threads: Annotated[int, arg(help="Evaluations at a time, for a box that may run in threads.")] = 1,
-    timeout: Annotated[
-        float | None, arg(help="Seconds after which an evaluation is answered with an error; None waits.")
-    ] = None,
     derivative: Annotated[
         Literal["own", "differences", "probes", "values"],
         arg(
@@ -337,7 +334,6 @@ def serve(
         port=port,
         token=token or os.environ.get(TOKEN) or None,
         threads=threads,
-        timeout=timeout,
     )
     return 0
 

@@ -228,15 +228,15 @@ class Config:
     checkpoint_every: Count = 25
     """Optimiser steps between checkpoints."""
     mu: Positive = 1e-3
-    """Smoothing parameter of the weights: the finite-difference step of cge, sparse-cge, rge and hybrid."""
+    """Smoothing parameter of the weights: the finite-difference step of cge, sparse-cge and rge."""
     input_mu: Positive = 1e-3
     """Smoothing parameter of row-rge, in the units of the box's inputs."""
     central: bool = False
     """Whether differences take both signs, with twice the queries."""
     coordinates: Count = 64
-    """Weights in a step's sparse set, of sparse-cge and hybrid, drawn anew every step."""
+    """Weights in a step's sparse set, of sparse-cge, drawn anew every step."""
     directions: Directions = 64
-    """Random directions in a step of rge and hybrid: q of zo.RGE."""
+    """Random directions in a step of rge: q of zo.RGE."""
     input_directions: InputDirections = 2
     """Random directions at the box's inputs for each row, of the method row-rge; q of zo.RowRGE."""
     popsize: Annotated[int, Field(ge=3, le=2**20)] | None = None
@@ -256,8 +256,8 @@ class Config:
     """What a step of tangents may cost when trust is lost, in first-order steps; None for 3.5, or what
     the probes take."""
     max_dropped: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """The fraction of a step's queries that may fail before it is an error, in cge, sparse-cge, rge, hybrid
-    and row-rge; one alone may, unless this is 0."""
+    """The fraction of a step's queries that may fail before it is an error, in cge, sparse-cge, rge and
+    row-rge; one alone may, unless this is 0."""
     chunk: Count | None = None
     """Queries that are evaluated together; None for what memory allows. Another number rounds otherwise."""
     threads: Annotated[int, Field(ge=1, le=1024)] = 1

@@ -8,6 +8,7 @@ from tasks.plan import Plan
 from tasks.progress import duration
 from tasks.trial import Trial
 
+AGAIN = ("no-gradient", "identity", "student", "row-rge")  # autograd has no gradient past a row that failed
 NONE_BACK = "No row of the first batch had a finite loss"  # how the line begins that says so
 
 
@@ -17,7 +18,7 @@ def sentences(plan: Plan) -> list[str]:
     Args:
         plan: That is settled.
     """
-    said = [_chosen(plan)] if plan.chosen else []
+    said = [_chosen(plan), *plan.aside] if plan.chosen else []
     rows, seeds, budget, trial = plan.rows, len(plan.seeds), plan.config.rows, plan.trial
     if rows is None:
         return [*said, *plan.instead]
@@ -52,7 +53,7 @@ def sentences(plan: Plan) -> list[str]:
     said.append(f"  {over}: {rows_in_all}{limit}{beside}")
     if budget is not None and most > budget:
         said.append("  That may be more than the budget: then the run stops, and a larger --rows goes on.")
-    return said + _failed(trial, size)
+    return said + _failed(trial, size) + _again(trial, size, plan)
 
 
 def _chosen(plan: Plan) -> str:
@@ -95,3 +96,11 @@ def _failed(trial: Trial, size: int) -> list[str]:
     failed = spent.rows_failed + spent.rows_skipped
     rows = f", and {counted(failed, 'box row')} of all that were timed failed" if failed else ""
     return [f"  Rows fail: {back} of {counted(size, 'row')} in the first batch had a finite loss{rows}.{why}"]
+
+
+def _again(trial: Trial, size: int, plan: Plan) -> list[str]:
+    """Which methods ask a batch again without its failed rows, where there are such."""
+    names = ", ".join(name for name in plan.methods if name in AGAIN)
+    if not names or trial.back is None or not 0 < trial.back < size:
+        return []
+    return [f"  {names}: a batch with such a row runs twice, so up to twice the rows above."]

@@ -6,7 +6,7 @@ from functools import cached_property
 from html import escape
 from pathlib import Path
 from threading import RLock
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -130,16 +130,16 @@ class FinishedRun:
             raise NotApplicableError(str(rows[method].extra[NOT_APPLICABLE]))
         return [name for name, row in rows.items() if NOT_APPLICABLE not in row.extra]
 
-    def export(self, kind: Literal["netcdf", "vtk"]) -> Path:
-        """Write the arrays that `evaluate` gave for other programs; see `tasks.report.export`.
+    def export(self) -> Path:
+        """Write the arrays that `evaluate` gave as NetCDF files for xarray and ParaView; return their folder.
 
         Raises:
-            MissingExtraError: xarray or meshio is not installed.
+            MissingExtraError: xarray is not installed.
             ProblemError: There are no such arrays; or the problem names their axes wrongly.
         """
         from tasks.report.export import export
 
-        return export(Findings(self._run, self.result), self.problem, kind)
+        return export(Findings(self._run, self.result), self.problem)
 
     def show(self) -> None:
         """Print the table, what has to be known to read it, and where report and run are."""

@@ -15,7 +15,6 @@ from blackbox import BlackBoxFunction
 from blackbox.checks import nearest
 from tasks import cma_es
 from tasks.autograd import AutogradGradient, Stand, values_alone
-from tasks.configuration import refused
 from tasks.errors import ConfigurationError, ProblemError
 from tasks.folder.result import TrainingOutcome
 from tasks.folder.run import stage_name
@@ -181,17 +180,14 @@ def estimator(
 
     Args:
         kind: "cge" and "sparse-cge", one weight after another; "rge" and "sparse-rge", along random
-            directions; "hybrid", some weights one by one and random directions in all others.
+            directions.
         mu: The smoothing parameter.
         sparsity: The sets of those that have some.
         directions: Of those that have some.
         central: Whether differences take both signs.
     """
-    coordinates = zo.CGE(mu, None if kind == "cge" else sparsity, central=central)
     if kind in ("cge", "sparse-cge"):
-        return coordinates
-    if kind == "hybrid":
-        return zo.Hybrid(coordinates, zo.RGE(mu, directions, central=central))
+        return zo.CGE(mu, None if kind == "cge" else sparsity, central=central)
     return zo.RGE(mu, directions, central=central, sparsity=sparsity if kind == "sparse-rge" else None)
 
 
@@ -304,13 +300,6 @@ def _check_tangents(problem: Problem, least_probes: int = 0) -> None:
     )
 
 
-def _check_hybrid(problem: Problem) -> None:
-    size = Parameters(problem.network()).size
-    if problem.config.coordinates >= size:
-        expected = f"fewer than the {size:,} weights for hybrid, which takes random directions in the others"
-        raise refused("coordinates", expected, problem.config.coordinates)
-
-
 METHODS: dict[str, Method] = {
     "none": Method("The start: nothing is trained.", none, lambda problem, steps: Cost()),
     "no-gradient": Method(
@@ -345,13 +334,11 @@ METHODS: dict[str, Method] = {
             about,
             partial(whole_loss, kind=kind),
             partial(_cost_of_loss, kind=kind),
-            check=_check_hybrid if kind == "hybrid" else None,
         )
         for kind, about in {
             "sparse-cge": "Finite differences in some weights, drawn anew every step.",
             "cge": "Finite differences in every weight.",
             "rge": "Finite differences along random directions.",
-            "hybrid": "Some weights one by one, the others along random directions.",
         }.items()
     },
     "row-rge": Method(

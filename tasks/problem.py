@@ -75,8 +75,8 @@ class Problem:
         presets: Named settings that a run can start from; the first is the default.
         methods: The problem's own methods by name, beside those that all problems have.
         callbacks: What is told while a run trains, see `tasks.Callback`.
-        dimensions: Names of the axes of arrays that `evaluate` gives, for `blackbox report --export`: "x",
-            "y" and "z" are space, "component" is that of vectors; other names are free.
+        dimensions: Names of the axes of arrays that `evaluate` gives, for `blackbox report --export`: any
+            names; ParaView takes "time", "z", "y" and "x", in this order, for what they are called.
         progress: What the user sees, for data that takes long to make; a run sets it.
         ledger: The rows that a run's boxes run: counted, bounded, and kept while data is made.
         units: Units of figures and arrays of `evaluate` by name, and of "validation" and "training loss", for

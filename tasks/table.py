@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tasks import judge
+from tasks import judge, outlook
 from tasks.errors import NotApplicableError
 from tasks.folder.result import Row
 from tasks.folder.run import Run
@@ -38,6 +38,8 @@ def table_of(run: Run, plan: Plan, progress: Progress) -> list[Row]:
             else:
                 line, arrays = judge.judged(setup, trained[name])
                 table.append(line)
+                if len(table) == 1:
+                    outlook.refuse_to_run_out(plan, run.path, table)
                 fields[name] = {kind: tensor.numpy() for kind, tensor in arrays.items()}
             last = name == list(plan.methods)[-1]
             if name in trained or (last and trained):

@@ -20,7 +20,7 @@ from zo.evaluators.evaluator import Evaluator
 from zo.execution.base import Base, evaluate_base
 from zo.execution.check import Remember, is_due, most_checks
 from zo.execution.choice import SMALLEST, Begun, Decision, Serving, candidates, chunk_size
-from zo.execution.journal import Journal, StepJournal, step_fingerprint
+from zo.execution.journal import StepJournal, Store, step_fingerprint
 from zo.execution.pieces import Evaluated, Pieces, evaluate, joined
 from zo.execution.precision import makes_narrow, tell_narrow
 from zo.execution.ranks import Ranks, checksum, fingerprint
@@ -162,7 +162,7 @@ class LossGradient:
         self.max_dropped = max_dropped
         self.first_alone = first_alone
         self.counts = QueryCounts()
-        self.journal: Journal | None = None
+        self.journal: Store | None = None
         self._key = Key(seed)
         self._ranks = Ranks(process_group, "LossGradient", RanksError)
         self._made = 0  # bytes, by a base evaluation: about what "difference" keeps for a step

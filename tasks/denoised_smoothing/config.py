@@ -237,7 +237,7 @@ class Config(tasks.Config):
                     raise refused(
                         "methods", f"mse before {name}, which starts from its weights", self.methods
                     )
-            if name in ("cge", "sparse-cge", "rge", "hybrid") and self.mu is None:
+            if name in ("cge", "sparse-cge", "rge") and self.mu is None:
                 raise refused("mu", f"a number for {name}", self.mu)
             if name == "row-rge" and self.input_mu is None:
                 raise refused("input_mu", f"a number for {name}", self.input_mu)

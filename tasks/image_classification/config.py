@@ -48,7 +48,7 @@ class Config(tasks.Config):
     learning_rate: Positive = 0.1
     """Of SGD, reached after the warm-up."""
     noisy_learning_rate: Positive | None = 0.02
-    """Of rge, sparse-rge and hybrid, which go along random directions; None for `learning_rate`."""
+    """Of rge and sparse-rge, which go along random directions; None for `learning_rate`."""
     warm_up: Fraction = 0.25
     """The part of all steps in which the learning rate rises from zero; the schedule begins after it."""
     momentum: Fraction = 0.9
@@ -74,7 +74,7 @@ class Config(tasks.Config):
     redraw_steps: Count = 1
     """Optimiser steps between two draws, with redraw "steps"."""
     directions: Annotated[Count | None, arg(aliases=("--q",))] = None
-    """Random directions in a step of rge, sparse-rge and hybrid; None for as many as deepzero has
+    """Random directions in a step of rge and sparse-rge; None for as many as deepzero has
     coordinates, so that the queries are equal."""
     evaluator: Literal["auto", "loop", "stacked", "difference"] = "auto"
     """How queries are evaluated: "loop", one after another; "stacked" or "difference", many at once; "auto",

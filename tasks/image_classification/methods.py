@@ -29,7 +29,7 @@ from tasks.setup import Setup, Trained
 from zo.batches import Batch
 from zo.objective import Objective
 
-ON_SETS = {"deepzero", "sparse-rge", "hybrid", "fo-sparse-gradient"}
+ON_SETS = {"deepzero", "sparse-rge", "fo-sparse-gradient"}
 """Methods on sets by layer ratios; at the same steps they are the same sets."""
 
 
@@ -145,13 +145,13 @@ def _some(config: Config, network: nn.Module) -> zo.RandomCoordinates:
 
 
 def zeroth_order(setup: Setup) -> Trained:
-    """deepzero, cge, sparse-cge, rge, sparse-rge, hybrid: gradients from values of the loss alone."""
+    """deepzero, cge, sparse-cge, rge, sparse-rge: gradients from values of the loss alone."""
     config, network, name = setup.config, setup.network, setup.name
     sparsity, spent = sparse_set(setup) if name in ON_SETS else (_some(config, network), 0)
     return descend(
         setup,
         loss_gradient(setup, estimator(name, config, network, sparsity), config.evaluator),
-        learning_rate=config.noisy_learning_rate if name in ("rge", "sparse-rge", "hybrid") else None,
+        learning_rate=config.noisy_learning_rate if name in ("rge", "sparse-rge") else None,
         spent=spent,
     )
 
@@ -215,7 +215,6 @@ METHODS = {
             "sparse-cge": "Finite differences in some weights, drawn anew every step.",
             "rge": "Finite differences along random directions.",
             "sparse-rge": "Random directions within deepzero's sets.",
-            "hybrid": "deepzero's sets one by one, random directions in all other weights.",
         }.items()
     },
     "fo": Method("First order: autograd, all weights.", fo, cost_of_base),

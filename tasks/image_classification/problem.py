@@ -133,7 +133,7 @@ class ImageClassification(tasks.Problem):
             )
         network = self.network()
         on_sets = bool({*config.methods} & {*ON_SETS, "fo-sparse-weight", "rge"})  # rge: as many directions
-        check_sparsity(network, config, on_sets=on_sets, hybrid="hybrid" in config.methods)
+        check_sparsity(network, config, on_sets=on_sets)
 
     def validate(self, network: nn.Module) -> float:
         """The part of the validation images that are classified wrongly; NaN if a logit is not finite."""

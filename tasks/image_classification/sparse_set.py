@@ -27,17 +27,16 @@ def dense_names(network: nn.Module) -> list[str]:
     return [name for name, tensor in _trained(network).items() if tensor.ndim < 2]
 
 
-def check_sparsity(network: nn.Module, config: Config, *, on_sets: bool, hybrid: bool) -> None:
-    """Refuse, before anything is trained, a sparsity that leaves some layer, or hybrid, without a weight.
+def check_sparsity(network: nn.Module, config: Config, *, on_sets: bool) -> None:
+    """Refuse, before anything is trained, a sparsity that leaves some layer without a weight.
 
     Args:
         network: That is trained.
         config: With the sparsity.
         on_sets: Whether a method trains on sets.
-        hybrid: Whether one takes random directions in the weights outside.
 
     Raises:
-        ConfigurationError: Fewer weights are left than there are layers to score; or none outside.
+        ConfigurationError: Fewer weights are left than there are layers to score.
     """
     sparsity, trained = config.sparsity, _trained(network).values()
     sizes = [tensor.numel() for tensor in trained if tensor.ndim > 1]
@@ -50,8 +49,6 @@ def check_sparsity(network: nn.Module, config: Config, *, on_sets: bool, hybrid:
             f"{sum(sizes):,} scored ones (this one keeps {kept} in all)",
             sparsity,
         )
-    if hybrid and kept >= sum(sizes):
-        raise refused("sparsity", "weights outside the set for hybrid", sparsity)
 
 
 def coordinates(network: nn.Module, config: Config) -> int:

@@ -143,9 +143,9 @@ class Config(tasks.Config):
     large_learning_rate: Positive = 0.001
     """Of Adam, at the start."""
 
-    estimator: Literal["cge", "sparse-cge", "rge", "hybrid"] = "sparse-cge"
-    """Of ZO-SOL's gradient: "cge" and "sparse-cge", coordinate by coordinate; "rge", along random directions;
-    "hybrid", coordinates of the sparse set and directions in all others."""
+    estimator: Literal["cge", "sparse-cge", "rge"] = "sparse-cge"
+    """Of ZO-SOL's gradient: "cge" and "sparse-cge", coordinate by coordinate; "rge", along random
+    directions."""
     mu: Positive = 1e-4
     """Smoothing parameter of the weights: of forward differences 1e-2 is too large here, and 1e-5 lost in
     rounding; of central ones 1e-3 is best."""
@@ -277,10 +277,6 @@ class Config(tasks.Config):
         weights = sum(25 * a * b + b for a, b in pairwise(widths))
         if self.coordinates > weights:
             raise refused("coordinates", f"at most the {weights} weights of the network", self.coordinates)
-        if self.estimator == "hybrid" and self.coordinates == weights:
-            raise refused(
-                "coordinates", f"fewer than the {weights} weights of the network for hybrid", self.coordinates
-            )
 
 
 SMALL = Config(

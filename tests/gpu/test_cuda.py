@@ -28,9 +28,6 @@ ESTIMATORS = {
     "cge": zo.CGE(5e-3, sparsity=zo.RandomCoordinates(48)),
     "central cge": zo.CGE(5e-3, sparsity=zo.RandomCoordinates(32), central=True),
     "rge": zo.RGE(5e-3, q=8, distribution="rademacher"),
-    "hybrid": zo.Hybrid(
-        zo.CGE(5e-3, sparsity=zo.RandomCoordinates(32)), zo.RGE(5e-3, q=4, distribution="rademacher")
-    ),
 }
 OBJECTIVE = zo.OutputLoss(lambda output, target: F.cross_entropy(output, target, reduction="none"))
 
@@ -63,9 +60,7 @@ def estimated(estimator, evaluator, device, dtype=torch.float32, steps=1) -> Ten
 
 
 @pytest.mark.parametrize("evaluator", ["loop", "stacked", "difference"])
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "hybrid")) for name in ESTIMATORS]
-)
+@pytest.mark.parametrize("name", ESTIMATORS)
 def test_estimates_are_those_of_float64_on_a_cpu(name, evaluator, device):
     truth = estimated(ESTIMATORS[name], "loop", torch.device("cpu"), torch.float64)
     found = estimated(ESTIMATORS[name], evaluator, device)

@@ -14,6 +14,7 @@ import zo
 from blackbox import ArraySpec, BlackBoxFunction, BudgetError
 from blackbox.wrappers import Budgeted
 from tests import quick
+from tests.both import Both
 from tests.gradients.trials import of_the_library
 
 OFFSET = 101325.0  # a pressure in Pa
@@ -377,7 +378,7 @@ SUITED = [
     *((zo.RGE(1e-6, q=q), torch.float64) for q in (1, 2, 20)),
     *((zo.CGE(1e-3), torch.float32), (zo.CGE(3e-3, central=True), torch.float32)),
     (zo.CGE(1e-3, zo.RandomCoordinates(7)), torch.float32),
-    (zo.Hybrid(zo.CGE(1e-3, zo.RandomCoordinates(7)), zo.RGE(1e-3, q=3)), torch.float32),
+    (Both(zo.CGE(1e-3, zo.RandomCoordinates(7)), zo.RGE(1e-3, q=3)), torch.float32),
 ]
 
 
@@ -402,7 +403,7 @@ def test_nothing_is_said_of_a_smooth_network_at_a_mu_that_suits_its_dtype(estima
         (zo.CGE(1e-6, zo.FixedCoordinates(torch.arange(3)), central=True), 6),
         (zo.RGE(1e-6, q=2), 4),
         (zo.RGE(1e-6, q=2, central=True), 4),
-        (zo.Hybrid(zo.CGE(1e-6, zo.FixedCoordinates(torch.arange(3))), zo.RGE(1e-6, q=2)), 10),
+        (Both(zo.CGE(1e-6, zo.FixedCoordinates(torch.arange(3))), zo.RGE(1e-6, q=2)), 10),
     ],
     ids=str,
 )
@@ -445,7 +446,7 @@ CHECKED = {
 COUNTED = [
     zo.CGE(1e-3),
     zo.RGE(1e-3, q=3, central=True),
-    zo.Hybrid(zo.CGE(1e-3, zo.RandomCoordinates(7), central=True), zo.RGE(1e-3, q=1, central=True)),
+    Both(zo.CGE(1e-3, zo.RandomCoordinates(7), central=True), zo.RGE(1e-3, q=1, central=True)),
 ]
 
 

@@ -10,7 +10,7 @@ from tasks.folder.run import Run, stage_name
 from tasks.folder.terms import Terms
 
 TWELVE = (
-    "none", "no-gradient", "identity", "tangents", "student", "sparse-cge", "cge", "rge", "hybrid", "row-rge",
+    "none", "no-gradient", "identity", "tangents", "student", "sparse-cge", "cge", "rge", "cma-es", "row-rge",
     "first-order", "my own way",
 )  # fmt: skip
 

@@ -128,10 +128,11 @@ def test_a_dry_run_of_a_box_whose_rows_fail_says_so_with_the_cause(toy, tmp_path
     problem = Steering()
     first = problem.network()(problem.data.train(0, 0))[:, 0]
     assert toy(*words, "--limit", str(first.median().item())) == 0
-    *_, last = capsys.readouterr().out.splitlines()
-    assert last.startswith(
+    *_, failed, last = capsys.readouterr().out.splitlines()
+    assert failed.startswith(
         "  Rows fail: 3 of 5 rows in the first batch had a finite loss, and 10 box rows of"
     )
+    assert last.startswith("  no-gradient: a batch with such a row runs twice")
     assert not (tmp_path / "runs").exists()
 
 
@@ -428,7 +429,7 @@ def test_serve_hands_its_options_on_and_takes_the_token_from_the_environment(toy
     served = []
     monkeypatch.setattr(um_bridge, "serve", lambda box, **settings: served.append((box, settings)))
     monkeypatch.setenv("BLACKBOX_TOKEN", "secret")
-    assert toy("serve", "lorenz-96", "sites=5", "--timeout", "60", "--threads", "2") == 0
+    assert toy("serve", "lorenz-96", "sites=5", "--threads", "2") == 0
     assert (
         toy("serve", "lorenz-96", "--host", "0.0.0.0", "--port", "80", "--token", "given", "--name", "l96")
         == 0
@@ -437,8 +438,8 @@ def test_serve_hands_its_options_on_and_takes_the_token_from_the_environment(toy
     assert first.inputs[0].shape == (1, 5)
     assert list(named) == ["l96"]
     usual = {"host": "127.0.0.1", "port": 4242, "token": "secret", "derivative": None}
-    assert by_default == usual | {"timeout": 60.0, "threads": 2}
-    assert asked == usual | {"host": "0.0.0.0", "port": 80, "token": "given", "timeout": None, "threads": 1}
+    assert by_default == usual | {"threads": 2}
+    assert asked == usual | {"host": "0.0.0.0", "port": 80, "token": "given", "threads": 1}
 
 
 def test_list_and_info_say_what_there_is(toy, capsys):

@@ -98,7 +98,7 @@ def test_resume_executes_nothing_that_settings_name(attack, toy, capsys, kind):
 @pytest.mark.parametrize("kind", [pytest.param("a program", marks=pytest.mark.slow), "a network"])
 def test_a_finished_run_shows_its_tables_and_executes_nothing(attack, toy, capsys, kind, tmp_path):
     folder, setting, canaries = attack(kind, finished=True)
-    for words in (("report",), ("resume",), ("report", "--export", "netcdf")):
+    for words in (("report",), ("resume",), ("report", "--export")):
         toy(*words, str(folder))
         said = capsys.readouterr().out
         assert f"which the setting {setting} names" in said and "--trust" in said

@@ -28,7 +28,7 @@ def smoothing_words(folder):
 
 
 def classification_words(folder):
-    methods = ("deepzero", "rge", "hybrid", "fo-sparse-weight")
+    methods = ("deepzero", "rge", "sparse-rge", "fo-sparse-weight")
     return [*classification.words(methods=methods), "--runs", str(folder / "runs")]
 
 

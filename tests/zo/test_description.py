@@ -31,14 +31,13 @@ SAID = [
         "CGE(mu=0.001, sparsity=RandomCoordinates(size=5), central=True)",
     ),
     (
-        zo.Hybrid(zo.CGE(1e-3, zo.FixedCoordinates(torch.tensor([1, 2]))), zo.RGE(1e-3, 4)),
-        "Hybrid(coordinates=CGE(mu=0.001, sparsity=FixedCoordinates(indices=tensor([1, 2]))), "
-        "directions=RGE(mu=0.001, q=4))",
+        zo.RGE(1e-3, 4, sparsity=zo.FixedCoordinates(torch.tensor([1, 2]))),
+        "RGE(mu=0.001, q=4, sparsity=FixedCoordinates(indices=tensor([1, 2])))",
     ),
 ]
 
 
-@pytest.mark.parametrize(("estimator", "words"), SAID, ids=["plain", "sparse", "nested"])
+@pytest.mark.parametrize(("estimator", "words"), SAID, ids=["plain", "sparse", "a tensor"])
 def test_what_is_not_the_default_is_said(estimator, words):
     assert gradient(estimator).state_dict()["estimator"] == words
     assert words in repr(gradient(estimator))

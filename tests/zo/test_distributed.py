@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import nn
 
 import zo
+from tests.both import Both
 from tests.zo.ranks import RANKS, SIZES, Chancy, found_by
 
 # A row of the third batch is not finite.
@@ -69,18 +70,13 @@ RUNS = {  # (estimator, evaluator, chunk, through a box or a known loss)
     "auto": (CGE, "auto", 7, "known"),
     "sparse": (SPARSE, "stacked", 3, "box"),
     "directions": (zo.RGE(MU, 9), "stacked", 2, "box"),
-    "hybrid": (
-        zo.Hybrid(zo.CGE(MU, zo.RandomCoordinates(15)), zo.RGE(MU, 7)),
-        "loop",
-        4,
-        "box",
-    ),
+    "both": (Both(zo.CGE(MU, zo.RandomCoordinates(15)), zo.RGE(MU, 7)), "loop", 4, "box"),
     "waking": (CGE, "stacked", 4, "box"),
     "chosen chunk": (CGE, "stacked", None, "box"),
 }
 
 
-QUICK = ("loop", "stacked", "difference", "hybrid", "waking")  # the others in a slow test
+QUICK = ("loop", "stacked", "difference", "both", "waking")  # the others in a slow test
 
 
 def make_gradient(group, name="stacked", network=None, box=None, **settings):
@@ -401,7 +397,7 @@ def refuse_other_bits(name, sizes, found):
     """What every rank of groups of these sizes came to is what one process comes to."""
     alone = train(None, name)
     dropped = alone["counts"]["dropped"]
-    assert dropped > 0 if RUNS[name][3] == "box" and name not in ("directions", "hybrid") else True
+    assert dropped > 0 if RUNS[name][3] == "box" and name not in ("directions", "both") else True
     for size, rank in [(each, rank) for each in sizes for rank in range(each)]:
         run = found[rank][name, size]
         assert_same(run, alone)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import zo
+from tests.both import Both
 from tests.oracles.problems import perturbed_losses
 from zo.errors import ObjectiveError
 from zo.estimators import Coordinates, Directions
@@ -272,7 +273,7 @@ def test_coordinates_and_directions_are_checked_apart():
             right = super().begin(step, base)
             return lambda queries: right(queries) + (0 if isinstance(queries, Coordinates) else 1)
 
-    both = zo.Hybrid(zo.CGE(1e-3, zo.RandomCoordinates(5)), zo.RGE(1e-3, q=3))
+    both = Both(zo.CGE(1e-3, zo.RandomCoordinates(5)), zo.RGE(1e-3, q=3))
     network = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3))
     gradient = zo.LossGradient(network, mean_square, both, evaluator=Directed(), chunk=5)
     with pytest.warns(zo.EvaluatorWarning, match="Directed disagreed with loop for a direction"):

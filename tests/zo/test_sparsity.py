@@ -53,15 +53,9 @@ def test_sets_change_when_they_should(parameters, every, changes):
     assert [step for step in range(1, 6) if sets[step] != sets[step - 1]] == changes
 
 
-def test_complement_and_fixed_coordinates(parameters):
+def test_fixed_coordinates(parameters):
     fixed = zo.FixedCoordinates(torch.tensor([7, 3, 100]))
     assert fixed.draw(parameters, zo.estimators.Key(0, 5)).tolist() == [3, 7, 100]
-    sparsity = zo.LayerwiseCoordinates(RATIOS, every=2)
-    for step in range(3):
-        inside = sparsity.draw(parameters, zo.estimators.Key(4, step))
-        outside = zo.estimators.Complement(sparsity).draw(parameters, zo.estimators.Key(4, step))
-        assert torch.cat([inside, outside]).sort().values.tolist() == list(range(112))
-        assert zo.estimators.Complement(sparsity).count(parameters, step) == len(outside)
 
 
 SETS = [
@@ -72,7 +66,6 @@ SETS = [
 ESTIMATORS = [zo.CGE(1e-3), zo.RGE(1e-3, q=5)]
 ESTIMATORS += [zo.RGE(1e-3, q=5, central=True, sparsity=s) for s in SETS]
 ESTIMATORS += [zo.CGE(1e-3, s, central=True) for s in SETS]
-ESTIMATORS += [zo.Hybrid(zo.CGE(1e-3, s), zo.RGE(1e-3, q=5)) for s in SETS]
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=range(len(ESTIMATORS)))
@@ -113,18 +106,11 @@ BAD = [
     (planned(lambda: zo.RGE(1e-3, 1, sparsity=Given())), ["empty"]),
     (planned(cge(zo.LayerwiseCoordinates({"weight": 0.0, "bias": 0.0}))), ["Layerwise", "empty"]),
     (planned(cge(zo.LayerwiseCoordinates({"weight": 0.5}))), ["none for bias", "dense"]),
-    (planned(cge(zo.estimators.Complement(zo.RandomCoordinates(4)))), ["Complement", "empty"]),
-    (
-        planned(lambda: zo.Hybrid(zo.CGE(1, zo.RandomCoordinates(4)), zo.RGE(1, 1))),
-        ["Complement", "empty"],
-    ),
     (lambda: zo.FixedCoordinates(torch.zeros(0, dtype=torch.int64)), ["at least one", "(0,)"]),
     (lambda: zo.FixedCoordinates(torch.ones(3, dtype=torch.bool)), ["int64", "bool", "nonzero"]),
     (lambda: zo.FixedCoordinates([0, 3]), ["expected a tensor", "got list"]),  # pyright: ignore
     (lambda: zo.LayerwiseCoordinates({"weight": 1.5}), ["[0, 1]", "1.5", "'weight'"]),
     (lambda: zo.LayerwiseCoordinates(LINEAR, every=0), ["every", ">= 1", "0"]),
-    (lambda: zo.Hybrid(zo.CGE(1), zo.RGE(1, 1)), ["Hybrid", "with a sparsity"]),
-    (lambda: zo.Hybrid(cge(Given(1))(), zo.RGE(1, 1, sparsity=Given(0))), ["without one"]),
     (lambda: zo.RGE(1e-3, q=0), ["q", ">= 1", "0"]),
 ]
 

@@ -7,10 +7,8 @@ An estimator of your own is an `Estimator`: `plan` gives `Perturbations`, which 
 from zo.draws import Key
 from zo.estimators.cge import CGE
 from zo.estimators.estimator import Estimator
-from zo.estimators.hybrid import Hybrid
 from zo.estimators.rge import RGE
 from zo.estimators.sparsity import (
-    Complement,
     FixedCoordinates,
     LayerwiseCoordinates,
     RandomCoordinates,
@@ -22,12 +20,10 @@ from zo.perturbation import Coordinates, Directions, Perturbations
 __all__ = [
     "CGE",
     "RGE",
-    "Complement",
     "Coordinates",
     "Directions",
     "Estimator",
     "FixedCoordinates",
-    "Hybrid",
     "Key",
     "LayerwiseCoordinates",
     "Parameters",

@@ -176,20 +176,3 @@ class FixedCoordinates:
     def draw(self, parameters: Parameters, key: Key) -> Tensor:
         """Those that were given."""
         return self.indices.cpu().sort().values
-
-
-@dataclass(frozen=True)
-class Complement:
-    """The coordinates that another rule leaves out at the same step."""
-
-    of: Sparsity
-
-    def count(self, parameters: Parameters, step: int = 0) -> int:
-        """All but the other's."""
-        return parameters.size - self.of.count(parameters, step)
-
-    def draw(self, parameters: Parameters, key: Key) -> Tensor:
-        """All but the other's."""
-        outside = torch.ones(parameters.size, dtype=torch.bool)
-        outside[drawn(self.of, parameters, key)] = False
-        return torch.nonzero(outside).flatten()

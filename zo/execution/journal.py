@@ -14,8 +14,8 @@ from zo.evaluators.evaluator import Step
 from zo.objective import Closed
 
 
-class Journal(Protocol):
-    """Keeps the numbers of finished pieces for as long as a step takes.
+class Store(Protocol):
+    """Where a journal keeps the numbers of finished pieces, for as long as a step takes.
 
     A later process that takes the same step asks before it evaluates. Keys tell steps, weights and batches
     apart, so entries of another step are never used, and may be deleted at any time.
@@ -34,13 +34,13 @@ class StepJournal:
     """The journal of one step.
 
     Args:
-        journal: Where entries are kept.
+        store: Where entries are kept.
         step: The step; its tally counts what checks have cost, and gets that of recalled pieces.
         fingerprint: The checksum of all that the step's queries depend on.
     """
 
-    def __init__(self, journal: Journal, step: Step, fingerprint: str) -> None:
-        self._journal, self._tally, self._fingerprint = journal, step.tally, fingerprint
+    def __init__(self, store: Store, step: Step, fingerprint: str) -> None:
+        self._store, self._tally, self._fingerprint = store, step.tally, fingerprint
 
     def remember(self, name: str, work: Callable[[], Tensor]) -> Tensor:
         """The numbers of a piece: from the journal, or by `work`, and then kept there."""
@@ -54,13 +54,13 @@ class StepJournal:
 
     def keep(self, name: str, numbers: Tensor, spent: int) -> None:
         """Keep the numbers of a piece, and how many queries checks have cost meanwhile."""
-        self._journal.put(self._key(name), {"numbers": numbers, "spent": spent})
+        self._store.put(self._key(name), {"numbers": numbers, "spent": spent})
 
     def known(self, names: Iterable[str]) -> dict[str, Tensor]:
         """The numbers, by name, of those pieces that an earlier process has left."""
         found = {}
         for name in names:
-            entry = self._journal.get(self._key(name)) or {}
+            entry = self._store.get(self._key(name)) or {}
             numbers, spent = entry.get("numbers"), entry.get("spent")
             if isinstance(numbers, Tensor) and isinstance(spent, int):  # a journal's files may be anyone's
                 self._tally.queries += spent

@@ -15,7 +15,7 @@ from zo.batches import Batch
 from zo.errors import ConfigurationError
 from zo.estimators.estimator import Estimator, check_sparsity
 from zo.estimators.rge import RGE
-from zo.execution.journal import Journal
+from zo.execution.journal import Store
 from zo.loss_gradient import LossGradient
 from zo.objective import Closed, Closure, Objective, as_objective
 from zo.parameters import Choice, Parameters
@@ -76,7 +76,7 @@ def scores(
     sparsity: float = 0.99,
     seed: int = 0,
     max_dropped: float = 0.0,
-    journal: Journal | None = None,
+    journal: Store | None = None,
     **settings: Any,  # noqa: ANN401
 ) -> Scores:
     """Score the weights of a network before training; nothing of the network changes.

@@ -35,7 +35,7 @@ from zo.tangents.models.rows import MOST_BYTES
 from zo.tangents.models.student import StudentTangent
 from zo.tangents.models.values import ValueTangent
 from zo.tangents.pairs import CallPairs
-from zo.tangents.quality import checked, flat_share, predict_and_learn, relative_error
+from zo.tangents.quality import Taken, checked, flat_share, predict_and_learn, relative_error
 from zo.tangents.recording import RecordedCall, alone, record
 from zo.tangents.replay import Live, refuse_unseen_weights, replay
 from zo.tangents.tangent import Tangent, bring
@@ -296,9 +296,8 @@ class TangentGradient:
                     meeting.message = Check()
                     if ranks.rank == 0 and self.watch.checks(number):  # the first rank alone
                         with alone(ranks):
-                            meeting.message = checked(
-                                step, self.boxes, self.tangents, window, gradients, before, self.watch
-                            )
+                            of = Taken(step, self.boxes, self.tangents, window, gradients, before)
+                            meeting.message = checked(of, self.watch)
             check: Check = meeting.messages[0]
             share = self.watch.share(check)
             taken = gradients if share == 1.0 else [share * gradient for gradient in gradients]

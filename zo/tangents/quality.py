@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -166,16 +166,29 @@ def flat_share(calls: Sequence[CallPairs]) -> float | None:
     return same / changed if changed else None
 
 
+@dataclass(frozen=True)
+class Taken:
+    """A gradient that a step has taken through tangents, and what it was taken from.
+
+    Attributes:
+        step: The step, with the batch as it was given.
+        boxes: Whose rows are counted.
+        tangents: Of each box.
+        window: What the step recorded.
+        gradients: g, tensor by tensor.
+        before: Buffers and generators before the base.
+    """
+
+    step: Step
+    boxes: Sequence[BlackBoxFunction]
+    tangents: Sequence[Tangent]
+    window: Window
+    gradients: Sequence[Tensor]
+    before: Snapshot
+
+
 @torch.no_grad()
-def checked(
-    step: Step,
-    boxes: Sequence[BlackBoxFunction],
-    tangents: Sequence[Tangent],
-    window: Window,
-    gradients: Sequence[Tensor],
-    before: Snapshot,
-    watch: TrustWatch,
-) -> Check:
+def checked(taken: Taken, watch: TrustWatch) -> Check:
     """What one query along the gradient, with the masks that the base drew, says of gradient and tangents.
 
     The agreement, [L(theta + h g / |g|) - L(theta)] / (h |g|), and how well the tangents' J d predicts the
@@ -210,15 +223,10 @@ def checked(
     most of the gradient, and the check shows nothing.
 
     Args:
-        step: the step, with the batch as it was given.
-        boxes: whose rows are counted.
-        tangents: of each box.
-        window: what the step recorded.
-        gradients: g, tensor by tensor.
-        before: buffers and generators before the base.
+        taken: the gradient g, with all that it was taken from.
         watch: what finds fault, and knows the noise.
     """
-    uphill = _Uphill(step, boxes, tangents, window, gradients, before, watch)
+    uphill = _Uphill(taken, watch.noise)
     size, found = uphill.size, Check(noise=watch.noise)
     if not uphill.slope or not size:
         return found
@@ -232,7 +240,7 @@ def checked(
     found, coarse = uphill.check(foretold)
     if coarse > COARSE and foretold < FARTHEST * size:
         found, coarse = uphill.check(FARTHEST * size)
-    farther = NEAREST * float(step.parameters.flat().norm()) * uphill.slope
+    farther = NEAREST * float(taken.step.parameters.flat().norm()) * uphill.slope
     unmoved = found.failed is None and found.flat is None  # no input of a box has changed in any digit
     if found.digits is None and (unmoved or is_flat(found.flat)) and foretold < farther:
         foretold = farther
@@ -252,6 +260,10 @@ def checked(
 class _Uphill:
     """The queries of a check, with the weights moved along the gradient; see `checked`.
 
+    Args:
+        taken: the gradient.
+        noise: of the loss, as far as it is known.
+
     Attributes:
         slope: the length of the gradient.
         size: of the rows' losses, their mean.
@@ -260,23 +272,14 @@ class _Uphill:
         digits: the fewest significant digits of a box's answers; None where all have those of their dtype.
     """
 
-    def __init__(
-        self,
-        step: Step,
-        boxes: Sequence[BlackBoxFunction],
-        tangents: Sequence[Tangent],
-        window: Window,
-        gradients: Sequence[Tensor],
-        before: Snapshot,
-        watch: TrustWatch,
-    ) -> None:
-        self._step, self._boxes, self._tangents, self._window = step, boxes, tangents, window
-        self._before, self._noise = before, watch.noise
-        self._gradient = _flat(gradients)
+    def __init__(self, taken: Taken, noise: float | None) -> None:
+        window = taken.window
+        self._taken, self._noise = taken, noise
+        self._gradient = _flat(taken.gradients)
         self.slope = float(self._gradient.norm())
         self.size = float(window.losses[torch.isfinite(window.losses)].double().abs().mean())
         self.rows = self.queries = 0
-        self._digits = _digits(boxes, window)
+        self._digits = _digits(taken.boxes, window)
         self.digits = min(self._digits.values(), default=None)
 
     def check(self, foretold: float) -> tuple[Check, float]:
@@ -285,19 +288,19 @@ class _Uphill:
         Returns:
             What it shows, and how much of the responses is rounding.
         """
-        window, tangents = self._window, self._tangents
+        window, tangents = self._taken.window, self._taken.tangents
         change, recorder = self._changes(foretold / self.slope)
-        seen = _responses(self._boxes, window, recorder)
+        seen = _responses(self._taken.boxes, window, recorder)
         responses = _told(tangents, window, seen)
-        rounding = _rounding(self._boxes, window, seen, self._digits)
+        rounding = _rounding(self._taken.boxes, window, seen, self._digits)
         missed, coarse = _missed(window, seen, responses, rounding)
         survived, told = torch.isfinite(window.losses), torch.isfinite(change)
         failed = 1.0 - float(told.sum()) / float(survived.sum())
         expected, of_rows = foretold, None
         if failed <= FEW:
-            heard, after = [_Hears(tangent) for tangent in tangents], Snapshot(self._step.network)
-            self._before.restore()
-            _, of_told = replay(self._step, self._boxes, heard, window, told)
+            heard, after = [_Hears(tangent) for tangent in tangents], Snapshot(self._taken.step.network)
+            self._taken.before.restore()
+            _, of_told = replay(self._taken.step, self._taken.boxes, heard, window, told)
             after.restore()
             if failed:
                 expected = foretold / self.slope**2 * float(_flat(of_told) @ self._gradient)
@@ -317,12 +320,12 @@ class _Uphill:
 
     def rounding(self) -> float:
         """The standard deviation that rounding gives a change of the mean loss; this takes no query."""
-        window, heard = self._window, [_Hears(tangent) for tangent in self._tangents]
-        after = Snapshot(self._step.network)
-        self._before.restore()
-        replay(self._step, self._boxes, heard, window, torch.isfinite(window.losses))
+        window, heard = self._taken.window, [_Hears(tangent) for tangent in self._taken.tangents]
+        after = Snapshot(self._taken.step.network)
+        self._taken.before.restore()
+        replay(self._taken.step, self._taken.boxes, heard, window, torch.isfinite(window.losses))
         after.restore()
-        rounding = _rounding(self._boxes, window, window.pairs, self._digits)
+        rounding = _rounding(self._taken.boxes, window, window.pairs, self._digits)
         return _of_loss(window, rounding, heard)
 
     def noise(self) -> float:
@@ -333,16 +336,16 @@ class _Uphill:
 
     def _changes(self, length: float) -> tuple[Tensor, Recorder]:
         """Of the loss of each row, the weights so far uphill, and what the boxes were asked."""
-        network, recorder = self._step.network, Recorder(self._boxes)
+        network, recorder = self._taken.step.network, Recorder(self._taken.boxes)
         after = Snapshot(network)
         move = Directions(
-            (length / self.slope * self._gradient).to(self._step.parameters.dtype)[None],
+            (length / self.slope * self._gradient).to(self._taken.step.parameters.dtype)[None],
         )
-        self._before.restore()
+        self._taken.before.restore()
         try:
             with recorder.recording():
-                moved = loop_losses(self._step, move, Snapshot(network))[0]
-                return moved - self._window.losses, recorder
+                moved = loop_losses(self._taken.step, move, Snapshot(network))[0]
+                return moved - self._taken.window.losses, recorder
         finally:
             after.restore()
             self.rows, self.queries = self.rows + recorder.rows, self.queries + 1

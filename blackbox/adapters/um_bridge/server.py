@@ -30,7 +30,6 @@ def serve(
     port: int = 4242,
     token: str | None = None,
     threads: int = 1,
-    timeout: float | None = None,
     request_seconds: float = 30.0,
     connections: int = 256,
 ) -> None:
@@ -39,7 +38,8 @@ def serve(
     A request is one row. Each input and output is a vector: its spec's shape, flattened in C order.
     Answers are valid JSON always; a row that failed or gave NaN, for which JSON has no word, is answered
     with an error, and our client reads that as a failed row. Evaluations run in threads of their own, so the
-    server describes its models meanwhile; one that nobody waits for any more is not started.
+    server describes its models meanwhile; one that nobody waits for any more is not started. How long one may
+    take is the box's to say (`Parallel`, `CommandLine`) and the client's.
 
         solver = zo.differentiable(box, zo.CGE(mu=1e-3, central=True))
         serve(box, derivative=solver)
@@ -63,8 +63,6 @@ def serve(
         token: requests must bear it ("Authorization: Bearer ..."); None asks for none.
         threads: evaluations at a time. More than one only for boxes that may be called from several
             threads at once.
-        timeout: seconds after which an evaluation is answered with an error; None waits for it. It goes on
-            in its thread, which takes no other until it ends: `Parallel` and `CommandLine` stop theirs.
         request_seconds: a request that takes longer to come in is cut off.
         connections: kept at a time. For one more, the one that has sent no whole request for longest is
             closed; where all wait for answers it is refused.
@@ -74,7 +72,7 @@ def serve(
             not complete.
         MissingExtraError: the extra "umbridge" is not installed.
     """
-    settings = (token, threads, timeout, request_seconds, connections)
+    settings = (token, threads, request_seconds, connections)
     with _prepared(boxes, derivative, host, port, *settings) as (server, listener, names):
         print(f"serving {', '.join(names)} at {_url(listener)}", flush=True)
         try:
@@ -125,7 +123,6 @@ def _prepared(
     port: int,
     token: str | None = None,
     threads: int = 1,
-    timeout: float | None = None,
     request_seconds: float = 30.0,
     connections: int = 256,
 ) -> Iterator[tuple[Any, socket.socket, list[str]]]:
@@ -150,12 +147,7 @@ def _prepared(
     models = {name: ServedModel(box, given.get(name)) for name, box in named.items()}
     if not models or not all(isinstance(name, str) and name for name in models):
         raise ConfigurationError(f"serve, boxes: expected boxes by names, got {list(models)!r}. Name each.")
-    application = web.Application(
-        models,
-        token,
-        check_count("serve", "threads", threads),
-        None if timeout is None else check_positive("serve", "timeout", timeout),
-    )
+    application = web.Application(models, token, check_count("serve", "threads", threads))
     try:
         with _listen(host, port, token) as listener:
             server = web.Server(

@@ -38,16 +38,10 @@ KEPT_SECONDS = 75  # an idle connection; shorter than most training steps would 
 class Application:
     """What the paths of the protocol answer; `asgi` is the application. `serve` explains the settings."""
 
-    def __init__(
-        self,
-        models: Mapping[str, ServedModel],
-        token: str | None,
-        threads: int,
-        timeout: float | None,
-    ) -> None:
+    def __init__(self, models: Mapping[str, ServedModel], token: str | None, threads: int) -> None:
         self.models = models
         self._token = None if token is None else token.encode()
-        self._limit, self._timeout = max(model.longest_request for model in models.values()), timeout
+        self._limit = max(model.longest_request for model in models.values())
         self._free = asyncio.Semaphore(threads)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="um-bridge")
         self.asgi = Starlette(
@@ -67,8 +61,8 @@ class Application:
         )
 
     def close(self) -> None:
-        """End the threads; an evaluation that may be beyond its time limit is not waited for."""
-        self._threads.shutdown(wait=self._timeout is None, cancel_futures=True)
+        """End the threads."""
+        self._threads.shutdown(cancel_futures=True)
 
     async def _info(self, request: Request) -> Response:
         self._admit(request)
@@ -92,15 +86,8 @@ class Application:
         async with self._free:
             if queued and await request.is_disconnected():  # nobody waits for its answer any more
                 raise ClientDisconnect
-            answer = asyncio.wrap_future(self._threads.submit(work))
-            await asyncio.wait({answer}, timeout=self._timeout)
-            # A thread cannot be stopped. What comes after it queues at the threads, under the same limit.
-            if not answer.done():
-                answer.cancel()
-                raise RefusedError(
-                    504, "TimedOut", f"expected an evaluation within {self._timeout:g} s, got none yet."
-                )
-            return Response(answer.result(), media_type="application/json")
+            answer = await asyncio.wrap_future(self._threads.submit(work))
+            return Response(answer, media_type="application/json")
 
     async def _unserved(self, request: Request) -> Response:
         self._admit(request)

@@ -215,8 +215,6 @@ def test_a_checkpoint_of_other_settings_is_refused_before_any_step(tmp_path):
         ({"sparsity": 0.999, "methods": ("deepzero",)}, ["sparsity", "each of the 3 layers keeps a weight"]),
         ({"train_images": 10_000}, ["1,797"]),
         ({"network": "simple-1"}, ["simple-1", "Did you mean"]),
-        ({"methods": ("hybrid",), "sparsity": 0.001}, ["sparsity", "hybrid"]),
-        ({"methods": ("hybrid",), "sparsity": 0.0}, ["sparsity", "hybrid"]),
         ({"batch": 33}, ["batch", "at most the 32 training images"]),
         ({"dataset": "cifar10"}, ["cifar10", "md5"]),
         ({"augment": True}, ["augment", "digits", "--no-augment"]),

@@ -30,8 +30,8 @@ OTHERS = replace(
     methods=("NON", "PRE", "PRE-SR", "ZO-SOL", "chain", "identity", "TAN-SOL small"),
     pre_steps=6,
     input_directions=3,
-    estimator="hybrid",
-    directions=4,
+    estimator="rge",
+    directions=9,
     unroll=3,
 )
 UNROLLED = 6 * 3  # solver steps in the six losses
@@ -164,7 +164,6 @@ def test_a_random_start_is_the_seed_s_first_weights_and_needs_no_non(folder, fin
         ("sparse-cge", 96, False),
         ("rge", 7, True),
         ("sparse-rge", 7, False),
-        ("hybrid", 103, True),
     ],
 )
 def test_estimators_by_name_ask_what_they_should_and_reach_what_they_should(name, queries, dense, central):

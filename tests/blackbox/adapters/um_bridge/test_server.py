@@ -317,21 +317,6 @@ def test_clients_in_threads_get_their_own_answers():
     assert right == dict.fromkeys(range(6), True)
 
 
-def test_an_evaluation_beyond_its_time_is_answered_and_holds_its_thread_alone():
-    box = Waiting()
-    with serving({"slow": box, "quick": Cubes()}, timeout=0.5, threads=2) as url:
-        client = Client(url)
-        body, quick = {"name": "slow", "input": [[1.0]]}, {"name": "quick", "input": [[2.0] * 10]}
-        status, kind, message = client.refused("/Evaluate", body)
-        assert (status, kind) == (504, "TimedOut") and "within 0.5 s" in message
-        assert box.inside == 1  # a thread cannot be stopped
-        assert client.say("/Evaluate", quick)[1]["output"] == [[8.0] * 10]  # in the other one
-        assert [client.refused("/Evaluate", text)[1] for text in (body, body, quick)] == ["TimedOut"] * 3
-        assert len(box.rows) == box.inside == 2  # what was given up before its turn is not run
-        box.go_on.set()
-        assert client.say("/Evaluate", quick)[0] == 200
-
-
 # What a connection may cost
 
 
@@ -515,7 +500,6 @@ ERRORS = [
     ErrorCase("none", lambda: made({}), ConfigurationError, ["boxes", "got []"]),
     ErrorCase("token-empty", lambda: made(token=""), ConfigurationError, ["token", "token_urlsafe"]),
     ErrorCase("token-space", lambda: made(token="a b"), ConfigurationError, ["token", "letters"]),
-    ErrorCase("timeout", lambda: made(timeout=0), ConfigurationError, ["timeout", "> 0", "got 0"]),
     ErrorCase("connections", lambda: made(connections=0), ConfigurationError, ["connections", ">= 1"]),
     ErrorCase("seconds", lambda: made(request_seconds=-1), ConfigurationError, ["request_seconds", "got -1"]),
     ErrorCase("threads", lambda: made(threads=0), ConfigurationError, ["threads", ">= 1", "got 0"]),

@@ -75,9 +75,8 @@ def agree(network, objective, data, atol=1e-12):
         zo.CGE(1e-4, central=True),
         zo.CGE(1e-4, zo.RandomCoordinates(20)),
         zo.RGE(1e-4, q=5),
-        zo.Hybrid(zo.CGE(1e-4, zo.RandomCoordinates(20)), zo.RGE(1e-4, q=3)),
     ],
-    ids=["central", "sparse", "directions", "hybrid"],
+    ids=["central", "sparse", "directions"],
 )
 @pytest.mark.parametrize("evaluator", ["difference", "auto"])
 def test_every_estimator_gets_what_loop_gives(estimator, evaluator):

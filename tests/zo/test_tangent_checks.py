@@ -1,0 +1,464 @@
+"""The check along the gradient: what it measures, what it costs, and when it tells nothing."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import zo
+from blackbox import ArraySpec, BlackBoxFunction
+from tests.zo.chains import ALWAYS, NEVER, X, along, bent, chain, flat_grads, make_network, true_grads
+from tests.zo.row_boxes import FromTorch, weights
+from zo import TrustPolicy
+from zo.errors import TangentWarning, ZeroGradientWarning
+from zo.tangents.trust import Check, TrustWatch
+
+
+@pytest.mark.parametrize("tangent", [zo.IdentityTangent(), zo.SecantTangent()], ids=repr)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("size", [1e-3, 1.0])
+def test_the_agreement_is_the_true_gradient_along_the_surrogate(tangent, dtype, size):
+    """<g, true> / <g, g>, of biased gradients, to the curvature over a thousandth of the loss."""
+    network, batch = make_network(dtype), weights(5, 4).to(dtype)
+    box = FromTorch(bent, (X,), (X,))
+
+    def objective(solver):
+        return lambda network, batch: size * chain(solver)(network, batch)
+
+    gradient = zo.TangentGradient(
+        network, objective(box), boxes=[box], tangent=tangent, probes=1, trust_policy=ALWAYS
+    )
+    gradient.backward(batch)
+    g, true = flat_grads(network), true_grads(objective(bent), network, batch)
+    expected = float(g @ true / g.square().sum())
+    assert abs(expected - 1) > 0.02  # biased, so that it is seen to be measured
+    assert gradient.agreement == pytest.approx(expected, abs=5e-3)
+    assert gradient.metrics()["tangent_agreement"] == gradient.agreement
+
+
+@pytest.mark.parametrize("evaluator", ["stacked", "loop"])
+def test_rows_of_checks_are_counted_and_are_all_that_they_cost(evaluator):
+    """Three steps, the second checked: (1 + probes) x batch x calls, and batch x calls more."""
+    box = FromTorch(bent, (X,), (X,))
+    gradient = zo.TangentGradient(
+        make_network(),
+        chain(box),
+        boxes=[box],
+        tangent=zo.LowRankTangent(),
+        probes=2,
+        evaluator=evaluator,
+        trust_policy=TrustPolicy(check_every=2, lost=1e9, regained=1e9, agreement=-1e9),
+    )
+    asked = []
+    for step in range(3):
+        asked.append(gradient.next_queries())
+        before = box.ledger.rows_run
+        gradient.backward(weights(5, 4, seed=step))
+        assert (gradient.agreement is None) == ("tangent_agreement" not in gradient.metrics())
+        assert box.ledger.rows_run - before == (1 + asked[-1]) * 5 * 3
+    assert asked == [2, 3, 2]
+    expected = zo.tangents.TangentCounts(steps=3, queries=7, rows=3 * 3 * 5 * 3 + 5 * 3, checks=1)
+    assert gradient.counts == expected
+    assert box.ledger.rows_run == box.ledger.rows_asked == expected.rows
+
+
+@pytest.mark.parametrize(("noise", "length"), [(0.0, 1.0), (1e-4, 1.0), (1e-2, None)])
+def test_a_check_that_finds_fault_is_made_sure_of(noise, length):
+    """Of a gradient three times too short, by a limit: once by a query that moves nothing, and without noise
+    each time by one a tenth as far; where noise hides that, nothing is said or asked.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def answer(x):
+        return 0.3 * x + noise * torch.randn(x.shape, generator=generator, dtype=x.dtype)
+
+    box, network = FromTorch(answer, (X,), (X,)), make_network()
+    gradient = zo.TangentGradient(
+        network,
+        lambda network, batch: (box(network(batch)) - 0.5).square().mean(dim=1),
+        boxes=[box],
+        tangent=zo.tangents.ModelTangent(lambda x: 0.1 * x),
+        probes=0,
+        trust_policy=TrustPolicy(check_every=1, lost_values=1e9, agreement=3.5),
+    )
+    found, rows = [], []
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for n in range(12):
+            before = box.ledger.rows_run
+            gradient.backward(weights(64, 4, seed=n))
+            found.append(gradient.agreement)
+            rows.append((box.ledger.rows_run - before) // 64)
+    assert rows[0] == (3 if noise else 4) and gradient.counts.rows == box.ledger.rows_run
+    told = [each for each in said if issubclass(each.category, zo.TangentWarning)]
+    if length is None:
+        assert found == [None] * 12 and rows[1:] == [1] * 11 and not told
+        return
+    assert (
+        rows[1:] == [2 if noise else 3] * 11 and len(told) == 1 and "nothing" not in str(told[0].message)[:30]
+    )
+    assert (found[0] is None) == (noise > 0)
+    assert found[1:] == pytest.approx([3.0] * 11, abs=1e-2 if not noise else 1.0)
+
+
+def test_curvature_near_a_minimum_is_no_fault_of_the_true_derivative():
+    """1 + 50 (x - x0)^2: a thousandth of the loss further the change is 2.25 times what the slope says."""
+    network = nn.Linear(1, 1, bias=False, dtype=torch.float64)
+    nn.init.zeros_(network.weight)
+    one = (ArraySpec("x", (1,)),)
+    box = FromTorch(lambda x: 50 * (x - 2e-3) ** 2, one, one)
+    gradient = zo.TangentGradient(
+        network,
+        lambda network, batch: 1 + box(network(batch))[:, 0],
+        boxes=[box],
+        tangent=zo.tangents.ModelTangent(lambda x: 50 * (x - 2e-3) ** 2),
+        trust_policy=TrustPolicy(check_every=1, average=1),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(3):
+            gradient.backward(torch.ones(2, 1, dtype=torch.float64))
+    foretold = 1e-4 * (1 + 50 * 2e-3**2)  # (100 d h + 50 h^2) / (100 d h), h = foretold / (100 d)
+    assert gradient.agreement == pytest.approx(1 + foretold / (200 * 2e-3**2), rel=1e-3)
+    assert gradient.counts.queries == 7 and not gradient.watch.lost  # one moved nothing
+
+
+def test_a_check_draws_the_masks_of_the_base_and_leaves_everything_as_it_was():
+    """With dropout: the agreement is that of the masked loss; and runs with and without checks are equal."""
+
+    def run(policy):
+        network = make_network(middle=(nn.BatchNorm1d(5), nn.Dropout(0.5)))
+        box, found = FromTorch(bent, (X,), (X,)), []
+        gradient = zo.TangentGradient(
+            network, chain(box), boxes=[box], tangent=zo.SecantTangent(), trust_policy=policy
+        )
+        torch.manual_seed(3)
+        for step in range(3):
+            network.zero_grad()
+            before = torch.get_rng_state()
+            gradient.backward(weights(6, 4, seed=step))
+            found.append(flat_grads(network))
+            if gradient.agreement is not None:
+                after = torch.get_rng_state()
+                torch.set_rng_state(before)
+                start = [b.clone() for b in network.buffers()]
+                true = true_grads(chain(bent), network, weights(6, 4, seed=step))
+                for buffer, value in zip(network.buffers(), start, strict=True):
+                    buffer.copy_(value)
+                torch.set_rng_state(after)
+                expected = float(found[-1] @ true / found[-1].square().sum())
+                assert gradient.agreement == pytest.approx(expected, abs=2e-2)
+        return torch.cat(found + [b.double().flatten() for b in network.buffers()] + [torch.rand(3)])
+
+    assert torch.equal(run(ALWAYS), run(NEVER))
+
+
+def test_a_check_in_which_a_row_fails_tells_nothing_and_does_no_harm():
+    class FailsInTheCheck(FromTorch):
+        def evaluate_rows(self, x):
+            y = super().evaluate_rows(x)
+            if len(self.asked) == 4:  # three calls with the probes before
+                y[2] = float("nan")
+            return y
+
+    def run(box, policy):
+        network = make_network()
+        gradient = zo.TangentGradient(
+            network, chain(box), boxes=[box], tangent=zo.SecantTangent(), trust_policy=policy
+        )
+        gradient.backward(weights(5, 4))
+        return gradient, flat_grads(network)
+
+    gradient, found = run(FailsInTheCheck(bent, (X,), (X,)), ALWAYS)
+    assert gradient.agreement is None and "tangent_agreement" not in gradient.metrics()
+    assert (gradient.counts.checks, gradient.counts.failed_checks, gradient.counts.dropped) == (1, 1, 0)
+    assert torch.equal(found, run(FromTorch(bent, (X,), (X,)), NEVER)[1])
+
+
+def in_pairs(box):
+    """Two rows of the box for each of the batch."""
+
+    def objective(network, batch):
+        state = batch + network(batch)
+        return (box(torch.stack([state, state.flip(1) - 1], dim=1)) - 0.5).square().flatten(1).mean(dim=1)
+
+    return objective
+
+
+@pytest.mark.parametrize(
+    ("slope", "with_box", "asked"),
+    [
+        (bent, chain, 18),
+        (lambda x: x, chain, 18),
+        (lambda x: 0.5 * x + x.square() / 3, chain, 18),
+        (lambda x: x, in_pairs, 12),
+    ],
+    ids=["true", "identity", "bent otherwise", "two rows each"],
+)
+def test_the_agreement_of_rows_is_the_cosine_of_what_autograd_says_of_each(slope, with_box, asked):
+    """<true gradient of a row's loss, g> against <the tangent's of the same row, g>, over six rows."""
+    network, batch = make_network(), weights(6, 4)
+    box, policy = (
+        FromTorch(bent, (X,), (X,)),
+        TrustPolicy(check_every=1, agreement=-1e9, agreement_of_rows=-1, lost_values=1e9),
+    )
+    tangent = zo.tangents.ModelTangent(slope)
+    gradient = zo.TangentGradient(
+        network, with_box(box), boxes=[box], tangent=tangent, trust_policy=policy, max_rows=2
+    )
+    gradient.backward(batch)
+
+    class Slope(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return bent(x)
+
+        @staticmethod
+        def backward(ctx, cotangent):
+            return torch.autograd.functional.vjp(slope, ctx.saved_tensors[0], cotangent)[1]
+
+    expected = torch.cosine_similarity(
+        *(along(with_box(function), network, batch, flat_grads(network)) for function in (bent, Slope.apply)),
+        dim=0,
+    )
+    assert gradient.agreement_of_rows == pytest.approx(float(expected), abs=2e-3)
+    assert (slope is bent) == (float(expected) > 1 - 1e-9)
+    assert gradient.metrics()["tangent_agreement_of_rows"] == gradient.agreement_of_rows
+    assert gradient.counts.rows == box.ledger.rows_run == 2 * asked  # the query of the agreement, no more
+
+
+@pytest.mark.parametrize(("rows", "faults"), [(3, 1), (4, 0)])
+def test_a_short_gradient_that_points_right_is_no_fault_where_rows_tell(rows, faults):
+    """0.1 x for 0.3 x: by the mean loss alone, of three rows, its direction is not known."""
+    network, box = make_network(), FromTorch(lambda x: 0.3 * x, (X,), (X,))
+    gradient = zo.TangentGradient(
+        network,
+        lambda network, batch: (box(network(batch)) - 0.5).square().mean(dim=1),
+        boxes=[box],
+        tangent=zo.tangents.ModelTangent(lambda x: 0.1 * x),
+        trust_policy=TrustPolicy(check_every=1, lost_values=1e9),
+        max_rows=2,
+    )
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for n in range(12):
+            gradient.backward(weights(rows, 4, seed=n))
+    assert gradient.agreement == pytest.approx(3.0, abs=1e-2)
+    assert sum(issubclass(each.category, zo.TangentWarning) for each in said) == faults
+    assert gradient.watch.lost == bool(faults)
+    if rows == 4:
+        assert gradient.agreement_of_rows == pytest.approx(1.0, abs=1e-6)
+
+
+def test_of_few_rows_and_where_nothing_is_checked_no_agreement_of_rows_is_told():
+    for rows, policy in ((3, ALWAYS), (6, NEVER)):
+        network, box = make_network(), FromTorch(bent, (X,), (X,))
+        gradient = zo.TangentGradient(
+            network, chain(box), boxes=[box], tangent=zo.IdentityTangent(), trust_policy=policy, max_rows=2
+        )
+        gradient.backward(weights(rows, 4))
+        assert gradient.agreement_of_rows is None
+        assert "tangent_agreement_of_rows" not in gradient.metrics()
+
+
+def test_a_check_in_which_few_rows_fail_is_decided_by_the_others():
+    """Two of twenty: the agreement is that of the mean over the rest, by autograd; nothing else changes."""
+
+    class FailsInTheCheck(FromTorch):
+        def evaluate_rows(self, x):
+            y = super().evaluate_rows(x)
+            if len(self.asked) in (5, 8, 11):  # the second call of each query of the check
+                y[[3, 7]] = float("nan")
+            return y
+
+    batch, weigh = weights(20, 4), torch.ones(20).double()
+    weigh[[3, 7]] = 4.0  # much of the gradient is theirs
+
+    def weighed(function):
+        return lambda network, batch: weigh * chain(function)(network, batch)
+
+    def run(box, policy):
+        network = make_network(middle=(nn.Dropout(0.5),))
+        gradient = zo.TangentGradient(
+            network, weighed(box), boxes=[box], tangent=zo.IdentityTangent(), trust_policy=policy
+        )
+        torch.manual_seed(3)
+        gradient.backward(batch)
+        return gradient, flat_grads(network), torch.rand(3)
+
+    gradient, found, after = run(FailsInTheCheck(bent, (X,), (X,)), ALWAYS)
+    _, same, drawn = run(FromTorch(bent, (X,), (X,)), NEVER)
+    assert torch.equal(found, same) and torch.equal(after, drawn)
+    assert gradient.counts.checks == 1 and gradient.counts.failed_checks == 0
+
+    rest = torch.ones(20, dtype=torch.bool)
+    rest[[3, 7]] = False
+
+    def only_rest(function):
+        return lambda network, batch: weighed(function)(network, batch)[rest]
+
+    def of_the_rest(function, of=true_grads, *more):
+        network = make_network(middle=(nn.Dropout(0.5),))
+        torch.manual_seed(3)
+        return of(only_rest(function), network, batch, *more)
+
+    class AsIdentity(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return bent(x)
+
+        @staticmethod
+        def backward(ctx, cotangent):
+            return cotangent
+
+    expected = float(of_the_rest(bent) @ found / (of_the_rest(AsIdentity.apply) @ found))
+    assert gradient.agreement == pytest.approx(expected, abs=1e-2)
+    whole = float(of_the_rest(bent) @ found / found.square().sum())
+    assert abs(whole - expected) > 0.03  # by the whole gradient it would have been told wrong
+    each = (of_the_rest(function, along, found) for function in (bent, AsIdentity.apply))
+    assert gradient.agreement_of_rows == pytest.approx(float(torch.cosine_similarity(*each, dim=0)), abs=1e-2)
+
+
+def test_checks_without_the_rows_that_matter_tell_nothing_and_that_is_said():
+    """Two of twenty rows have most of the gradient, and fail in each check."""
+
+    class FailsInChecks(FromTorch):
+        def evaluate_rows(self, x):
+            y = super().evaluate_rows(x)
+            if len(self.asked) % 6 == 5:  # three calls of the base, three of the check
+                y[[3, 7]] = float("nan")
+            return y
+
+    box, weigh = FailsInChecks(bent, (X,), (X,)), torch.ones(20).double()
+    weigh[[3, 7]] = 1e3
+
+    def objective(network, batch):
+        return weigh * chain(box)(network, batch)
+
+    network = make_network()
+    gradient = zo.TangentGradient(
+        network, objective, boxes=[box], tangent=zo.IdentityTangent(), trust_policy=ALWAYS
+    )
+    for step in range(2):
+        gradient.backward(weights(20, 4, seed=step))
+    with pytest.warns(TangentWarning, match="10% did, and the last 3 checks showed nothing"):
+        gradient.backward(weights(20, 4, seed=2))
+    assert gradient.counts.checks == gradient.counts.failed_checks == 3 and gradient.agreement is None
+
+
+def test_three_checks_in_a_row_that_tell_nothing_are_said_once():
+    found = TrustWatch(TrustPolicy(average=2), 0, 1.1)
+    said = []
+
+    def backward(step, agreement, failed):
+        found.saw(step, 0.1, Check(agreement, failed=failed))
+
+    for step, (agreement, failed) in enumerate(
+        [
+            (None, 0.2),
+            (None, None),
+            (None, 0.3),
+            (1.0, None),
+            (None, 0.2),
+            (None, 0.2),
+            (None, 0.4),
+            (None, 0.2),
+        ]
+    ):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            backward(step, agreement, failed)
+        assert all(each.filename == __file__ for each in caught)  # who called backward
+        said += [(step, str(each.message)) for each in caught]
+    assert [step for step, _ in said] == [6] and not found.lost
+    assert "at most a tenth of a check's rows to fail" in said[0][1]
+    assert "the gradient, 40% did, and the last 3 checks" in said[0][1]
+
+
+def test_a_row_that_failed_in_the_base_is_in_no_check():
+    def run(batch):
+        network = make_network()
+        box = FromTorch(
+            lambda x: torch.where(x.amax(dim=1, keepdim=True) > 50, math.nan, bent(x)), (X,), (X,)
+        )
+        gradient = zo.TangentGradient(
+            network, chain(box), boxes=[box], tangent=zo.IdentityTangent(), probes=1, trust_policy=ALWAYS
+        )
+        gradient.backward(batch)
+        return gradient.agreement
+
+    batch = weights(5, 4)
+    dead = torch.cat([batch[:2], torch.full((1, 4), 1e3).double(), batch[2:]])
+    assert run(dead) == pytest.approx(run(batch), rel=1e-9)
+
+
+def test_a_gradient_of_zero_cannot_be_checked():
+    box = FromTorch(lambda x: 0 * x, (X,), (X,))
+    gradient = zo.TangentGradient(
+        make_network(),
+        lambda network, batch: box(network(batch)).sum(dim=1),
+        boxes=[box],
+        tangent=zo.SecantTangent(zo.LowRankTangent()),
+        probes=16,
+        trust_policy=ALWAYS,
+    )
+    with pytest.warns(ZeroGradientWarning):
+        gradient.backward(weights(5, 4))
+    gradient.backward(weights(5, 4))  # and it is said once
+    assert gradient.agreement is None and gradient.counts.checks == 0
+    assert gradient.counts.rows == box.ledger.rows_run == 2 * 17 * 5
+
+
+class Pressure(BlackBoxFunction):
+    """A function with an offset, in the floats that it is given."""
+
+    arrays = "torch"
+    inputs, outputs = (ArraySpec("u", shape=(4,)),), (ArraySpec("p", shape=(4,)),)
+
+    def __init__(self, offset: float) -> None:
+        super().__init__()
+        self.offset = offset
+
+    def evaluate_rows(self, u: torch.Tensor) -> torch.Tensor:
+        return (self.offset + curved_part(u.double())).to(u.dtype)
+
+
+def curved_part(u: torch.Tensor) -> torch.Tensor:
+    return torch.sin(u) + 0.5 * u.roll(1, 1).square()
+
+
+@pytest.mark.parametrize(
+    "offset", [*(pytest.param(value, marks=pytest.mark.slow) for value in (300.0, 20000.0)), 101325.0]
+)
+def test_an_offset_in_float32_is_no_fault_of_a_tangent(offset):
+    """Warnings are errors here; the gradient is as near to autograd's as without the offset."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 4))
+    box = Pressure(offset)
+
+    def objective(network, batch, solve=box):
+        return (solve(network(batch)) - offset - curved_part(batch[:, :1].repeat(1, 4))).square().mean(dim=1)
+
+    gradient = zo.TangentGradient(network, objective, boxes=[box], trust_policy=TrustPolicy(check_every=8))
+    optimizer, errors, agreements = torch.optim.Adam(network.parameters(), 1e-3), [], []
+    for _ in range(40):
+        batch = torch.randn(32, 3)
+        optimizer.zero_grad()
+        gradient.backward(batch)
+        exact = copy.deepcopy(network).double()
+        exact.zero_grad()
+        objective(exact, batch.double(), lambda u: offset + curved_part(u)).mean().backward()
+        found, true = (
+            torch.cat([w.grad.flatten().double() for w in each.parameters()]) for each in (network, exact)
+        )
+        errors.append(float((found - true).norm() / true.norm()))
+        agreements += [] if gradient.agreement is None else [gradient.agreement]
+        optimizer.step()
+    assert sum(errors[-10:]) / 10 < 0.15 and gradient.watch.probes == 0
+    assert len(agreements) >= 3 and all(abs(each - 1) < 0.25 for each in agreements)

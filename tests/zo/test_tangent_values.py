@@ -1,0 +1,139 @@
+"""Without probes trust is of values: the errors of tangents before they learn."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import zo
+from blackbox import ArraySpec
+from tests.zo.chains import Student, X, bent, chain, make_network
+from tests.zo.row_boxes import FromTorch, weights
+from zo import TrustPolicy
+from zo.tangents import CallPairs
+from zo.tangents.pairs import joined
+
+
+def test_without_probes_the_trust_is_of_values():
+    box, student = FromTorch(bent, (X,), (X,)), Student()
+    unchecked = TrustPolicy(check_every=None)
+    gradient = zo.TangentGradient(
+        make_network(), chain(box), boxes=[box], tangent=student, probes=0, trust_policy=unchecked
+    )
+    gradient.backward(weights(5, 4))
+    assert gradient.trust == [None] * 3 and gradient.trust_of_step is None
+    assert gradient.metrics()["tangent_error"] == 1.0  # nothing was known, and so nothing foretold
+    assert [what for what, _ in student.said] == ["predict", "see", "observe"] + ["vjp"] * 3
+    foretold, seen, _, *calls = (pairs for _, pairs in student.said)
+    for name in ("z", "y", "alive"):  # all rows at once, in the order of the calls; pulled in reverse
+        rows = torch.cat([getattr(pairs, name) for pairs in reversed(calls)])
+        assert torch.equal(getattr(foretold, name), rows) and torch.equal(getattr(seen, name), rows)
+    lasts, student.said = seen.y.split(5), []
+    gradient.backward(weights(5, 4, seed=1))
+    seen = [pairs for what, pairs in student.said if what == "vjp"][::-1]
+    units, ys = seen[0].response_scale, [pairs.y for pairs in seen]
+    sizes = [  # the smaller of spread and step: the box moves a state on
+        min(((y - y.mean(dim=0)) / units).norm(), ((y - pairs.z) / units).norm())
+        for y, pairs in zip(ys, seen, strict=True)
+    ]
+    errors = [((last - y) / units).norm() / size for last, y, size in zip(lasts, ys, sizes, strict=True)]
+    assert any(size < ((y - y.mean(dim=0)) / units).norm() for y, size in zip(ys, sizes, strict=True))
+    assert gradient.trust == pytest.approx([float(error) for error in errors], rel=1e-12)
+    assert gradient.counts.rows == box.ledger.rows_run == 2 * 5 * 3
+    assert gradient.next_queries() == 0
+
+
+def test_calls_are_shown_at_once_as_far_as_their_rows_are_few(monkeypatch):
+    monkeypatch.setattr("zo.tangents.quality.TOGETHER", 2 * 5 * 4)
+    box, student = FromTorch(bent, (X,), (X,)), Student()
+    gradient = zo.TangentGradient(make_network(), chain(box), boxes=[box], tangent=student, probes=0)
+    gradient.backward(weights(5, 4))
+    assert [len(pairs.z) for what, pairs in student.said if what in ("predict", "see")] == [10, 5] * 2
+
+
+@pytest.mark.filterwarnings("ignore::zo.errors.LostRowsWarning")
+def test_dead_rows_are_not_among_the_values():
+    """A row that fails in the base is neither predicted nor part of the mean."""
+    box, student = FromTorch(bent, (X,), (X,)), Student()
+    gradient = zo.TangentGradient(make_network(), chain(box, 1), boxes=[box], tangent=student, probes=0)
+    batch = weights(5, 4)
+    batch[1] = math.nan
+    student.known = torch.zeros(5, 4).double()
+    gradient.backward(batch)
+    (pairs,) = (pairs for what, pairs in student.said if what == "see")
+    y = bent(batch + gradient.network(batch))[[0, 2, 3, 4]].detach()
+    assert pairs.alive.tolist() == [True, False, True, True, True]
+    assert torch.allclose(pairs.y[pairs.alive], y) and pairs.y.isfinite().all()
+    units = y.std(dim=0)  # each output counts by its spread
+    expected = (y / units).norm() / ((y - y.mean(dim=0)) / units).norm()
+    assert gradient.trust_of_step == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_one_row_is_measured_by_the_step_that_the_box_makes_of_a_state():
+    box, student = FromTorch(bent, (X,), (X,)), Student()
+    unchecked = TrustPolicy(check_every=None)
+    gradient = zo.TangentGradient(
+        make_network(), chain(box), boxes=[box], tangent=student, probes=0, trust_policy=unchecked
+    )
+    gradient.backward(weights(1, 4))
+    lasts, student.said = student.known.split(1), []
+    gradient.backward(weights(1, 4, seed=1))
+    seen = [pairs for what, pairs in student.said if what == "vjp"][::-1]
+    units = seen[0].response_scale
+    errors = [
+        ((last - pairs.y) / units).norm() / ((pairs.y - pairs.z) / units).norm()
+        for last, pairs in zip(lasts, seen, strict=True)
+    ]
+    assert gradient.trust == pytest.approx([float(error) for error in errors], rel=1e-12)
+
+
+def test_one_row_of_what_is_no_state_is_no_measure():
+    box, student = FromTorch(lambda x: bent(x)[:, :2], (X,), (ArraySpec("force", (2,)),)), Student()
+    gradient = zo.TangentGradient(
+        make_network(),
+        lambda network, batch: box(network(batch)).square().mean(dim=1),
+        boxes=[box],
+        tangent=student,
+        probes=0,
+    )
+    student.vjp = lambda pairs, cotangent: torch.zeros_like(pairs.z)
+    with pytest.warns(zo.ZeroGradientWarning):
+        for _ in range(2):
+            gradient.backward(weights(1, 4))
+    assert gradient.trust == [None]
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        zo.SecantTangent,
+        zo.LowRankTangent,
+        lambda p: zo.SecantTangent(zo.LowRankTangent(p)),
+    ],
+)
+def test_stacks_hand_values_on_to_what_they_stand_on(wrap):
+    student, pairs = Student(), pairs_of_a_call()
+    tangent = wrap(student)
+    assert tangent.predict_values(pairs) is None
+    tangent.see(pairs)
+    assert torch.equal(tangent.predict_values(pairs), pairs.y)
+    assert zo.IdentityTangent().predict_values(pairs) is None
+    zo.IdentityTangent().see(pairs)
+    assert not wrap(zo.IdentityTangent()).learns_from_values
+
+
+def pairs_of_a_call() -> CallPairs:
+    valid = torch.tensor([[True, False, True], [False, True, True]])
+    others = (None, torch.tensor([5, 6, 7]))
+    d, response = weights(2, 3, 4, seed=1), weights(2, 3, 4, seed=2)
+    return CallPairs((X,), (X,), weights(3, 4), d, response, valid, weights(3, 4, seed=3), others=others)
+
+
+def test_listed_pairs_keep_the_inputs_that_have_no_derivative():
+    """The rows of the valid pairs, probe after probe, in each call; and all rows are alive if not said."""
+    listed = joined([pairs_of_a_call(), pairs_of_a_call()])
+    assert listed.others[0] is None and listed.others[1].tolist() == [5, 7, 6, 7] * 2
+    assert listed.alive.tolist() == [True] * 8 and listed.y.numel() == 0
+    assert pairs_of_a_call().alive.tolist() == [True] * 3
