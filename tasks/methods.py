@@ -16,11 +16,11 @@ from blackbox.checks import nearest
 from tasks import cma_es
 from tasks.autograd import AutogradGradient, Stand, values_alone
 from tasks.errors import ConfigurationError, ProblemError
+from tasks.folder.result import TrainingOutcome
+from tasks.folder.run import stage_name
 from tasks.method import Cost, Method
 from tasks.problem import Problem
 from tasks.reference import compare, with_derivative
-from tasks.runs.folder import stage_name
-from tasks.runs.result import TrainingOutcome
 from tasks.setup import Setup, Trained
 from zo.batches import map_tensors
 from zo.box_gradient.differentiable import most_checks
