@@ -111,11 +111,11 @@ def _tangents() -> dict[str, str]:
 
 
 def _rows() -> dict[str, str]:
-    """A file for each problem, and one with first order by size of batch."""
+    """A file for each problem, one with its controls, and one with first order by size of batch."""
     found = {}
     for path in sorted((protocol.RESULTS / "rows").rglob("*.json")):
-        batches = " --batches" * (path.parent.name == "by_batch")
-        found[path.relative_to(protocol.RESULTS).as_posix()] = f"{SMALL} --problems {path.stem}{batches}"
+        more = {"by_batch": " --batches", "controls": " --controls"}.get(path.parent.name, "")
+        found[path.relative_to(protocol.RESULTS).as_posix()] = f"{SMALL} --problems {path.stem}{more}"
     return found
 
 
@@ -208,8 +208,8 @@ BENCHMARKS: dict[str, Benchmark] = {
             SAFEGUARD,
         ),
         _images("figure2_cge_vs_rge", "DeepZero, figure 2: CGE and RGE by network size", "6 minutes"),
-        _images("table_query_number", "DeepZero, table of query numbers", "2 minutes"),
-        _images("table_smoothing_parameter", "DeepZero, table of smoothing parameters", "2 minutes"),
+        _images("table_query_number", "DeepZero, table of query numbers", "6 minutes", seeds=3),
+        _images("table_smoothing_parameter", "DeepZero, table of smoothing parameters", "6 minutes", seeds=3),
         _images("figure3_baselines", "DeepZero, figure 3: methods without backpropagation", "9 minutes"),
         _images("figure4_sparsity", "DeepZero, figure 4: accuracy by sparsity", "12 minutes"),
         _images(
@@ -217,6 +217,9 @@ BENCHMARKS: dict[str, Benchmark] = {
             "DeepZero, figure 4 at .99, to the end of training",
             "2 hours",
             seeds=3,
+        ),
+        _images(
+            "shapes_sparsity", "DeepZero, figure 4 on drawn shapes, exact gradients", "15 minutes", seeds=3
         ),
         Benchmark(
             "query_speed",

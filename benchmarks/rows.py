@@ -2,19 +2,26 @@
 
     python -m benchmarks rows --size ci                      two windows of one problem; written nowhere
     python -m benchmarks rows --size small                   problems of `tangents`, two seeds
-    python -m benchmarks rows --size small --problems double-pendulum --seeds 2 3 --controls
+    python -m benchmarks rows --size small --problems double-pendulum --seeds 2 3
+    python -m benchmarks rows --size small --problems gray-scott --shares 0.2 --controls stored-derivative
     python -m benchmarks rows --size small --problems gray-scott --shares 0.1 0.4
 
 First order is run as `tangents` runs it, and tuned at the same rows: of batches of 1 and of 4 rows, with the
 usual learning rate and with twice that, the one whose network is best on validation data. The others have
-one row a batch. Replays are those of the library's own rule, and no setting is chosen for a problem. With
---controls there are three more lines at a fifth of the rows: replays of what was recorded alone, without any
-derivative of the box; replays in which the model's own values stand for what was recorded; and replays with
-the box's own derivative, which is not to be had and bounds what a tangent can reach. --shares are those of
-first order's rows. With --batches first order alone is run, with batches of 1, 4 and 16 rows. Errors are on
-data that no training has seen. Results go into `benchmarks/results/rows/PROBLEM.json`
-(`by_batch/PROBLEM.json`) as they come; what is there is not measured again. At the end `table.md`, `rows.png`
-and `batches.png` are written there.
+one row a batch. Replays are those of the library's own rule, and no setting is chosen for a problem. --shares
+are those of first order's rows. With --batches first order alone is run, with batches of 1, 4 and 16 rows.
+
+With --controls there are these lines in the place of the others, all of them or those that are named:
+
+    no-derivative       replays of what was recorded alone, without any derivative of the box
+    model-alone         replays in which the model's own values stand for what was recorded
+    stored-derivative   first order with replays of its own: y_k + F'(x_k) (x' - x_k), what it has stored
+    true-derivative     replays that the box itself answers, for nothing: no model can do more with these rows
+    wider               first order at all rows with half and with four times the usual learning rate
+
+Errors are on data that no training has seen. Results go into `benchmarks/results/rows/PROBLEM.json`
+(`by_batch/PROBLEM.json`, `controls/PROBLEM.json`) as they come; what is there is not measured again. At the
+end `table.md`, `rows.png` and `batches.png` are written there.
 """
 
 from __future__ import annotations
@@ -51,7 +58,7 @@ from zo.tangents.pairs import CallPairs
 from zo.tangents.tangent import Response
 
 FOLDER = protocol.RESULTS / "rows"
-BY_BATCH = FOLDER / "by_batch"
+BY_BATCH, CONTROLLED = FOLDER / "by_batch", FOLDER / "controls"
 SMALL = (
     *("double-pendulum", "gray-scott", "kuramoto-sivashinsky", "brusselator", "fitzhugh-nagumo"),
     *("van-der-pol", "lorenz-96", "coupled-map", "implicit-diffusion", "advection-reaction"),
@@ -63,6 +70,8 @@ SMALL = (
 SHARES = (0.05, 0.2)  # of first order's rows
 MORE_SHARES = (0.05, 0.1, 0.2, 0.4)  # which may be asked for
 BATCHES, RATES = (1, 4), (1.0, 2.0)  # by which first order is tuned
+WIDER = (0.5, 4.0)  # rates beside these
+CONTROLS = ("no-derivative", "model-alone", "stored-derivative", "true-derivative", "wider")
 ENOUGH = 1.05  # times the error of first order tuned at all rows
 AS_BENCHMARKED, ALL_ROWS, NOT_RUN = "first order", "first order, tuned, 1", "not run"
 SHOWN = (  # in the picture: line, label, colour, mark, size
@@ -75,7 +84,9 @@ HEAD = """Error on data that no training has seen, over that of first order tune
 or 4 rows a batch, the usual learning rate or twice that, chosen on validation data); in brackets the rows,
 over those of first order as `tangents` benchmarks it. The median over seeds. A star: a warning came in the
 run. Tangents and replays have one row a batch and the usual learning rate, and buy no probes where trust is
-lost; no setting is chosen for a problem. Made by `python -m benchmarks rows --size small`.
+lost; no setting is chosen for a problem. Controls replay without a derivative, with the model's own values,
+with first order's own derivative as it was stored, and with answers of the box itself, which cost nothing
+there. Made by `python -m benchmarks rows --size small`, with `--controls` for these.
 
 """
 
@@ -89,14 +100,15 @@ class Way:
         batch: rows of a batch; None for the problem's.
         rate: factor on the problem's learning rate.
         derivative: of the box: its twin's ("true"), learned ("learned"), learned with the model's own values
-            in replays ("model"), or none, as in no-gradient ("cut").
+            in replays ("model"), its twin's where it was recorded ("stored"), or none, as in no-gradient
+            ("cut").
         replays: whether recorded windows are replayed.
     """
 
     share: float = 1.0
     batch: int | None = None
     rate: float = 1.0
-    derivative: Literal["true", "learned", "model", "cut"] = "true"
+    derivative: Literal["true", "learned", "model", "stored", "cut"] = "true"
     replays: bool = False
 
 
@@ -116,7 +128,13 @@ class ModelAlone(zo.tangents.AutoTangent):
         return change if known is None else change + (known - pairs.y)
 
 
-def ways(shares: Sequence[float] = SHARES, *, controls: bool = False) -> dict[str, list[Way]]:
+class Stored(zo.tangents.ModelTangent):
+    """The box's own derivative at the recorded input, to which a replay is linear."""
+
+    response = zo.tangents.Tangent.response
+
+
+def ways(shares: Sequence[float] = SHARES) -> dict[str, list[Way]]:
     """The lines of the table: of several ways the one that is best on validation data counts."""
     found = {AS_BENCHMARKED: [Way()]}
     for share in (*shares, 1.0):
@@ -124,10 +142,22 @@ def ways(shares: Sequence[float] = SHARES, *, controls: bool = False) -> dict[st
     for share in shares:
         found[f"tangents, {share:g}"] = [Way(share, 1, derivative="learned")]
         found[f"replay, {share:g}"] = [Way(share, 1, derivative="learned", replays=True)]
-    if controls:
-        found["replay, no derivative, 0.2"] = [Way(0.2, 1, derivative="cut", replays=True)]
-        found["replay, model alone, 0.2"] = [Way(0.2, 1, derivative="model", replays=True)]
-        found["replay, true derivative, 0.2"] = [Way(0.2, 1, replays=True)]
+    return found
+
+
+def controls(shares: Sequence[float] = SHARES, names: Sequence[str] = CONTROLS) -> dict[str, list[Way]]:
+    """The lines of what a gain may come from: reuse alone, the model's values, and the derivative."""
+    found = {}
+    for share in shares:
+        lines = {
+            "no-derivative": Way(share, 1, derivative="cut", replays=True),
+            "model-alone": Way(share, 1, derivative="model", replays=True),
+            "stored-derivative": Way(share, 1, derivative="stored", replays=True),
+            "true-derivative": Way(share, 1, replays=True),
+        }
+        found |= {f"replay, {n.replace('-', ' ')}, {share:g}": [w] for n, w in lines.items() if n in names}
+    if "wider" in names:
+        found["first order, wider, 1"] = [Way(1.0, batch, rate) for batch in BATCHES for rate in WIDER]
     return found
 
 
@@ -168,11 +198,11 @@ def train(problem: Problem, way: Way, seed: int, most: int | None = None) -> dic
             settings |= {"tangent": ModelAlone(problem.box, seed)}
         elif way.derivative != "learned":  # there is nothing to check
             assert problem.exact is not None
-            tangent = (
-                zo.tangents.ZeroTangent()
-                if way.derivative == "cut"
-                else zo.tangents.ModelTangent(problem.exact)
-            )
+            tangent = {
+                "cut": zo.tangents.ZeroTangent,
+                "stored": partial(Stored, problem.exact),
+                "true": partial(zo.tangents.ModelTangent, problem.exact),
+            }[way.derivative]()
             settings |= {"tangent": tangent, "trust_policy": TrustPolicy(check_every=None)}
         gradient = zo.TangentGradient(network, objective, boxes=[problem.box], **settings)
     else:
@@ -219,6 +249,7 @@ def measure(name: str, seeds: Sequence[int], lines: dict[str, list[Way]], folder
     """All ways that are not in the problem's file yet, by line."""
     path = folder / f"{name}.json"
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"runs": {}}
+    option = {BY_BATCH: " --batches", CONTROLLED: " --controls"}.get(folder, "")
     for seed in seeds:
         for line, several in lines.items():
             if line in found["runs"].setdefault(str(seed), {}):
@@ -229,8 +260,7 @@ def measure(name: str, seeds: Sequence[int], lines: dict[str, list[Way]], folder
             found |= {
                 "machine": machine(),
                 "versions": versions(),
-                "command": f"python -m benchmarks rows --size small --problems {name}"
-                + " --batches" * (folder == BY_BATCH),
+                "command": f"python -m benchmarks rows --size small --problems {name}{option}",
             }
             path.parent.mkdir(parents=True, exist_ok=True)
             atomic.write_json(path, found)
@@ -265,7 +295,7 @@ def enough(own: dict[str, Any]) -> float | None:
 
 def table(found: Measured) -> str:
     """Errors over those of first order tuned at all rows, in brackets the rows; a last line with medians."""
-    every = ways(MORE_SHARES, controls=True)
+    every = ways(MORE_SHARES) | controls(MORE_SHARES)
     lines = [line for line in every if line != ALL_ROWS and any(over_tuned(o, line) for o in found.values())]
     text = [
         "| problem | seeds | " + " | ".join(lines) + f" | rows to {ENOUGH:g} |",
@@ -332,10 +362,19 @@ def batches_picture(found: Measured) -> Figure:
     return made
 
 
+def results() -> Measured:
+    """All problems on which replays were run, with the controls beside them."""
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
+    for path in sorted(CONTROLLED.glob("*.json")):
+        for seed, lines in json.loads(path.read_text())["runs"].items():
+            runs = found.get(path.stem, {"runs": {}})["runs"]
+            runs[seed] = lines | runs.get(seed, {})
+    return {name: own for name, own in found.items() if replayed(own)}
+
+
 def write() -> None:
     """Write the table and the pictures of all problems that were measured, and print the table."""
-    found = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
-    found = {name: own for name, own in found.items() if replayed(own)}
+    found = results()
     if found:
         atomic.write_bytes(FOLDER / "table.md", table(found).encode())
         save(picture(found), FOLDER / "rows.png")
@@ -356,7 +395,7 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--problems", nargs="+", choices=SMALL, default=SMALL)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--shares", nargs="+", type=float, choices=MORE_SHARES, default=SHARES)
-    parser.add_argument("--controls", action="store_true")
+    parser.add_argument("--controls", nargs="*", choices=CONTROLS)
     parser.add_argument("--batches", action="store_true")
     asked = parser.parse_args(words)
     torch.set_num_threads(1)  # small tensors; and every machine has one
@@ -366,7 +405,11 @@ def main(words: Sequence[str]) -> None:
             found = train(copy.copy(problem), way, 0, most=3)
             print(f"{SMALL[0]}, {way}: {found['error']:.4f}, {found['rows']} rows")
         return
-    lines = by_batch() if asked.batches else ways(asked.shares, controls=asked.controls)
+    lines, folder = ways(asked.shares), FOLDER
+    if asked.batches:
+        lines, folder = by_batch(), BY_BATCH
+    elif asked.controls is not None:
+        lines, folder = controls(asked.shares, asked.controls or CONTROLS), CONTROLLED
     for name in asked.problems:
-        measure(name, asked.seeds, lines, BY_BATCH if asked.batches else FOLDER)
+        measure(name, asked.seeds, lines, folder)
     write()

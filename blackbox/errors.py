@@ -64,7 +64,13 @@ class RowFailedError(BlackBoxError, RuntimeError):
 
 
 class BudgetError(BlackBoxError, RuntimeError):
-    """A call would run more rows than the budget has left; none of it was run."""
+    """A call would run more rows than the budget has left; none of it was run.
+
+    Attributes:
+        enough: A budget that would do, where that is known.
+    """
+
+    enough: int | None = None
 
 
 class SessionError(BlackBoxError, RuntimeError):

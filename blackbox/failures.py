@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from asyncio import CancelledError
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Literal
 
@@ -31,16 +31,27 @@ class Failure(Enum):
 
 @dataclass(frozen=True)
 class FailedRow:
-    """One failed row: its failure, and the exception where there was one."""
+    """One failed row: its failure, and the exception where there was one.
+
+    Attributes:
+        failure: The way in which it failed.
+        error: What was raised.
+        where: Which row of which box it was, and its inputs in short; "" where that is not noted.
+    """
 
     failure: Failure
     error: Exception | None = None
+    where: str = ""
 
     def sentence(self) -> str:
         """The failure in words, with those of the exception."""
         if self.error is None:
             return self.failure.value
         return f"{self.failure.value} ({type(self.error).__name__}: {self.error})"
+
+    def sentence_with_inputs(self) -> str:
+        """The failure in words, after the row and its inputs where they are noted."""
+        return f"{self.where}: {self.sentence()}" if self.where else self.sentence()
 
     def cause(self) -> str:
         """The failure in one word, for counting: the exception's type, else the kind of failure."""
@@ -98,9 +109,14 @@ def whereabouts(
         number: Where in the call.
         not_finite: The names of outputs that are not finite.
     """
-    given = ", ".join(_short(spec.name, array[row]) for spec, array in zip(specs, inputs, strict=True))
+    given = inputs_in_short(specs, inputs, row)
     named = ", ".join(map(repr, not_finite))
     return f"row {number} ({given})" + (f", output{'s' * (len(not_finite) > 1)} {named}" if named else "")
+
+
+def inputs_in_short(specs: Sequence[ArraySpec], inputs: Sequence[Tensor], row: int) -> str:
+    """What a row was given: "flow=0.01, state: 64 numbers from -1 to 2"."""
+    return ", ".join(_short(spec.name, array[row]) for spec, array in zip(specs, inputs, strict=True))
 
 
 def _short(name: str, values: Tensor) -> str:
@@ -135,12 +151,14 @@ def noted() -> Iterator[list[FailedRow]]:
         _listeners.reset(token)
 
 
-def note(failed: Iterable[FailedRow]) -> None:
-    """Tell who listens in this context of a call's failed rows, in their order."""
+def note(failed: Mapping[int, FailedRow], where: Callable[[int], str] | None = None) -> None:
+    """Tell who listens in this context of a call's failed rows, in their order; `where(row)` says which."""
     listeners = _listeners.get()
     if listeners:
         first: dict[str, FailedRow] = {}
-        for row in failed:
-            first.setdefault(row.cause(), row)
+        for row in sorted(failed):
+            if failed[row].cause() not in first:
+                place = "" if where is None else where(row)
+                first[failed[row].cause()] = replace(failed[row], where=place)
         for causes in listeners:
             causes.extend(list(first.values())[: max(0, _MOST - len(causes))])

@@ -25,7 +25,16 @@ from blackbox.errors import (
     NotDifferentiableError,
     RowFailedError,
 )
-from blackbox.failures import POLICIES, FailedRow, Failure, Outcome, Policy, note, whereabouts
+from blackbox.failures import (
+    POLICIES,
+    FailedRow,
+    Failure,
+    Outcome,
+    Policy,
+    inputs_in_short,
+    note,
+    whereabouts,
+)
 from blackbox.ledger import Ledger
 from blackbox.running import mark_non_finite, run_blocks, run_each
 from blackbox.spec import ArraySpec, check_specs
@@ -212,7 +221,7 @@ class BlackBoxFunction(ABC):
                 whole[index] = part
                 whole[failed] = float("nan") if spec.floating else 0
         if skipped:
-            note([FailedRow(Failure.SKIPPED)])
+            note({0: FailedRow(Failure.SKIPPED)})
         return failed_outputs(self.outputs, rows.inputs, rows.dtype) if outputs is None else outputs
 
     def _whereabouts(
@@ -228,22 +237,30 @@ class BlackBoxFunction(ABC):
 
     def _count_failed(self, run: Tensor, outcome: Outcome, inputs: tuple[Tensor, ...]) -> None:
         """Count failed rows; where they cannot be kept, raise."""
-        self.ledger.count_failed(
-            outcome.failed, lambda row: self._whereabouts(inputs, outcome, row, int(run[row]))
-        )
-        note(outcome.failed[row] for row in sorted(outcome.failed))
+
+        def where(row: int) -> str:
+            return self._whereabouts(inputs, outcome, row, int(run[row]))
+
+        self.ledger.count_failed(outcome.failed, where)
+        note(outcome.failed, lambda row: f"{self!r}, {where(row)}")
         if not outcome.failed or keeps(self):
             return
         first = min(outcome.failed)
         failed = outcome.failed[first]
         which = f"row {int(run[first])}"
+        given = f" Row {int(run[first])} was given {inputs_in_short(self.inputs, inputs, first)}."
         if len(outcome.failed) > 1:
             which = f"{len(outcome.failed)} of {len(run)} rows, the first of them {which},"
             if all(why is failed for why in outcome.failed.values()):  # one error: no telling whose
-                which = f"a block of {len(outcome.failed):,} rows"
+                which, given = f"a block of {len(outcome.failed):,} rows", ""
         raise RowFailedError(
-            f"{self!r}: {which} failed: {failed.sentence()}. Mend the box, or {mend(self)}"
+            f"{self!r}: {which} failed: {failed.sentence()}.{given} {self._hint(failed)}"
+            f"Mend the box, or {mend(self)}"
         ) from failed.error
+
+    def _hint(self, failed: FailedRow) -> str:
+        """What else is to be said of a row that failed, such as how a box of this kind is called."""
+        return ""
 
     def _refuse_graph(self, arrays: tuple[Any, ...]) -> None:
         """Refuse inputs that carry a gradient: of autograd's graph, or of forward mode."""

@@ -203,9 +203,15 @@ def _checked(
     outputs = given if isinstance(given, tuple | list) else (given,)
     if len(outputs) != len(box.outputs):
         expected = ", ".join(spec.name for spec in box.outputs)
+        got, mend = str(len(outputs)), "Return a tuple with one array per output spec."
+        if len(box.outputs) == 1 and isinstance(given, tuple | list):
+            got += f", in a {type(given).__name__}"
+            mend = (
+                "A tuple or list has one entry for each output: if these are the numbers of one, return "
+                "numpy.asarray of them."
+            )
         raise OutputError(
-            f"{box!r}: expected {counted(len(box.outputs), 'output')} ({expected}), got {len(outputs)}. "
-            "Return a tuple with one array per output spec."
+            f"{box!r}: expected {counted(len(box.outputs), 'output')} ({expected}), got {got}. {mend}"
         )
     device = inputs[0].device
     pairs = zip(box.outputs, outputs, strict=True)
@@ -231,9 +237,13 @@ def _checked_output(
         )
     accepted = tensor.is_floating_point() if spec.dtype is None else spec.accepts(tensor.dtype)
     if not accepted:
+        target, got = spec.dtype or "float32", str(tensor.dtype)[6:]
+        mend = f"Convert it before returning: numpy.asarray({spec.name}).astype('{target}')"
+        if tensor.is_complex():
+            mend += " of real numbers, such as its real and imaginary parts"
+        elif spec.floating:  # what is declared whole has no gradient, and labels are what is trained through
+            mend += f"; an output that is not trained through may be declared, dtype='{got}'"
         raise OutputError(
-            f"{box!r}, output {spec.name!r}: expected {spec.dtype or 'a floating dtype'}, "
-            f"got {str(tensor.dtype)[6:]}. "
-            "Convert it before returning, or say so in the output spec."
+            f"{box!r}, output {spec.name!r}: expected {spec.dtype or 'a floating dtype'}, got {got}. {mend}."
         )
     return tensor

@@ -116,6 +116,26 @@ class ArraySpec:
         return dtype == self.torch_dtype
 
 
+def none_differentiable(kind: str, specs: Sequence[ArraySpec]) -> str:
+    """What is wrong where no input or no output of a box has a derivative, and how to mend it.
+
+    Args:
+        kind: "input" or "output".
+        specs: Of these, none of which is differentiable.
+    """
+    named = ", ".join(f"{spec.name} ({spec.dtype or 'differentiable=False'})" for spec in specs)
+    whole = [spec.name for spec in specs if not spec.floating]
+    mend = "Leave out differentiable=False where the gradient is to go through."
+    if whole and kind == "output":
+        mend = (
+            "Whole numbers, such as labels, have none: leave dtype out of the spec, and return them as "
+            f"floats, {whole[0]}.astype('float32'). A student or long finite differences learn from them."
+        )
+    elif whole:
+        mend = "Whole numbers cannot be moved a little: declare those that the network sets as floats."
+    return f"expected a differentiable {kind}, found none among {named}. {mend}"
+
+
 def identifier(name: str) -> str:
     """A name for a spec, made of one that need be no Python identifier, such as `body.v[1]` of a file."""
     name = re.sub(r"\W", "_", name)

@@ -113,7 +113,7 @@ def _status(invocation: Invocation) -> int:
         else:
             advice = "" if isinstance(error, _FOR_GOOD) else _how_to_resume(invocation)
             if advice and isinstance(error, BudgetError):
-                advice = f"{advice} --rows N"
+                advice = f"{advice} --rows {error.enough or 'N'}"
             mend = None
             if type(error).__name__ in _FAILED:
                 mend = "Resuming repeats this step: mend the box or the data (settings take a new run), then"

@@ -18,6 +18,7 @@ from tasks.progress import duration
 from tasks.tally import Tally, stack
 from tasks.workers import group
 
+AGAIN = ("no-gradient", "identity", "student", "row-rge")  # autograd has no gradient past a row that failed
 NONE_BACK = "No row of the first batch had a finite loss"  # how the line begins that says so
 
 
@@ -32,7 +33,7 @@ def told(problem: Problem, plan: Plan, *, timed: bool) -> list[str]:
     Raises:
         ConfigurationError: More rows will be run than the budget has; none was run, but for the data.
     """
-    sentences = [_chosen(plan)] if plan.chosen else []
+    sentences = [_chosen(plan), *plan.aside] if plan.chosen else []
     rows, seeds, budget = plan.rows, len(plan.seeds), plan.config.rows
     if rows is None:
         return [*sentences, *plan.instead]
@@ -83,7 +84,7 @@ def told(problem: Problem, plan: Plan, *, timed: bool) -> list[str]:
         sentences.append(
             "  That may be more than the budget: then the run stops, and a larger --rows goes on."
         )
-    return sentences + _failed(trial, size)
+    return sentences + _failed(trial, size) + _again(trial, size, plan)
 
 
 def _chosen(plan: Plan) -> str:
@@ -126,6 +127,14 @@ def _failed(trial: Trial, size: int) -> list[str]:
     failed = spent.rows_failed + spent.rows_skipped
     rows = f", and {counted(failed, 'box row')} of all that were timed failed" if failed else ""
     return [f"  Rows fail: {back} of {counted(size, 'row')} in the first batch had a finite loss{rows}.{why}"]
+
+
+def _again(trial: Trial, size: int, plan: Plan) -> list[str]:
+    """Which methods ask a batch again without its failed rows, where there are such."""
+    names = ", ".join(name for name in plan.methods if name in AGAIN)
+    if not names or trial.back is None or not 0 < trial.back < size:
+        return []
+    return [f"  {names}: a batch with such a row runs twice, so up to twice the rows above."]
 
 
 @dataclass(frozen=True)

@@ -86,9 +86,14 @@ def _taken_apart(said: Any, where: str) -> tuple[dict[str, Any], dict[str, Tenso
         figures[name] = plain(where, name, value)
     if not figures:
         got = sorted(said) if isinstance(said, Mapping) else reprlib.repr(said)
-        raise ProblemError(
-            f"{where}: expected at least one figure by name, got {got}. Return {{'test error': ...}}."
-        )
+        mend = "Return {'test error': ...}."
+        if fields:
+            arrays = ", ".join(f"{name!r} of shape {tuple(field.shape)}" for name, field in fields.items())
+            mend = (
+                f"A figure is one number, and what has axes, {arrays}, is kept for pictures: give a mean, or "
+                "tasks.RowMean(errors) of one error for each row."
+            )
+        raise ProblemError(f"{where}: expected at least one figure by name, got {got}. {mend}")
     return figures, fields, failed
 
 

@@ -18,9 +18,10 @@ import torch
 
 from blackbox import BlackBoxFunction
 from blackbox.calls import intercepted
+from blackbox.words import counted
 from tasks import problems
 from tasks.configuration import refused
-from tasks.errors import ProblemError
+from tasks.errors import ConfigurationError, ProblemError
 from tasks.method import Cost, Method
 from tasks.methods import named
 from tasks.problem import Problem
@@ -32,6 +33,7 @@ SMALLER = 4  # times as small as usual is the batch
 VALIDATIONS, SHARE = 12, 0.2  # of a training at most, and of the budget; two at least
 KEPT = 0.05  # of the budget is kept back, for rows that a kill makes the run ask for again
 MOST_STEPS = 2**40
+MOST_OF_ALL = 0.5  # of the rows of training: a method that takes more leaves the others few steps
 LEFT = ("steps", "validate_every")  # settings that the run chooses, which knows what a row of data costs
 TRIES = 5  # evaluations of the objective, of which the quickest counts: the first one warms up
 
@@ -47,6 +49,7 @@ class Plan:
         seeds: One training of each method for each.
         methods: By name, in their order.
         chosen: Settings that follow from the budget of rows; None until the plan is `settled`.
+        aside: What is to be said of how they were chosen, in words.
         rows: What it asks boxes for; None until it is settled, and where `instead` says why.
         instead: What is said of the cost where rows are not known.
     """
@@ -57,6 +60,7 @@ class Plan:
     seeds: tuple[int, ...]
     methods: Mapping[str, Method]
     chosen: Mapping[str, int | None] = field(default_factory=dict)
+    aside: tuple[str, ...] = ()
     rows: Rows | None = None
     instead: tuple[str, ...] = ()
 
@@ -67,7 +71,8 @@ class Plan:
             problem: That is planned; it has these settings from here on.
 
         Raises:
-            ConfigurationError: A method cannot train with these settings, or these boxes.
+            ConfigurationError: A method cannot train with these settings, or these boxes; or settings are to
+                follow from a budget without room for a step of each method.
         """
         for method in self.methods.values():  # a network may ask for data, and these for rows
             if method.check is not None:
@@ -75,13 +80,14 @@ class Plan:
                     method.check(problem)
         made, said = problem.ledger.rows_of_data(), problem.cost(len(self.seeds))
         sizes = None if said is not None else _sizes(problem)
-        config, chosen = self.config, self.chosen
+        config, chosen, aside = self.config, self.chosen, ()
         if None in chosen.values():
             chosen = {name: getattr(config, name) for name in chosen}
             if isinstance(sizes, Sizes):
-                chosen |= _within_the_budget(problem, self, sizes, made)
+                found, aside = _within_the_budget(problem, self, sizes, made)
+                chosen |= found
             config = problem.config = replace(config, **chosen)
-        plan = replace(self, config=config, chosen=chosen)
+        plan = replace(self, config=config, chosen=chosen, aside=aside)
         if said is not None:
             return replace(plan, instead=("Cost:", *(f"  {line}" for line in said)))
         if not isinstance(sizes, Sizes):
@@ -218,9 +224,13 @@ class Rows:
     @property
     def with_checks(self) -> int:
         """Box rows with one seed where every check is asked, and trust in tangents is not lost."""
+        return sum(self.checked.values()) + self.judging
+
+    @property
+    def checked(self) -> dict[str, int]:
+        """Box rows of steps where every check is asked, and trust in tangents is not lost, by method."""
         learned = {name for name, cost in self.costs.items() if cost is not None and cost.learns}
-        checks = sum(most - self.steps[name] for name, most in self.most.items() if name not in learned)
-        return self.least + checks
+        return {name: (self.steps if name in learned else self.most)[name] for name in self.steps}
 
 
 def _rows(
@@ -255,7 +265,9 @@ def _rows(
     return Rows(sizes, costs, steps, most, validation, test, judging, made)
 
 
-def _within_the_budget(problem: Problem, plan: Plan, sizes: Sizes, made: int) -> dict[str, int]:
+def _within_the_budget(
+    problem: Problem, plan: Plan, sizes: Sizes, made: int
+) -> tuple[dict[str, int], tuple[str, ...]]:
     """As many steps as the budget allows, with room for all checks of queries.
 
     Args:
@@ -265,17 +277,21 @@ def _within_the_budget(problem: Problem, plan: Plan, sizes: Sizes, made: int) ->
         made: Rows that were run to make the data.
 
     Returns:
-        The settings that are chosen: none where the rows of a problem are not known beforehand or steps take
-        none, and one step where the budget has no room for more, which `cost` then refuses. A validation or
-        test of the problem's own is supposed to take each row of its data once, as the objective does.
+        The settings that are chosen, none where the rows of a problem are not known beforehand or steps take
+        none; and what is to be said of them. A validation or test of the problem's own is supposed to take
+        each row of its data once, as the objective does.
+
+    Raises:
+        ConfigurationError: There is no room for a step of each method, with its checks.
     """
     config, seeds = plan.config, len(plan.seeds)
     first = _rows(problem, plan.methods, sizes, made, supposing=True)
     if first.validation is None or first.test is None or None in first.costs.values():
-        return {}
+        return {}, ()
     if not any(first.steps.values()):
-        return {}
-    budget = int((1 - KEPT) * config.rows) - made - TRIES * sizes.objective
+        return {}, ()
+    aside = made + TRIES * sizes.objective
+    budget = int((1 - KEPT) * config.rows) - aside
     validations = 1 + -(-config.steps // config.validate_every)
     once = seeds * len(plan.methods) * first.validation / validations
     wanted = int(min(VALIDATIONS, max(2, SHARE * budget / once if once else VALIDATIONS)))
@@ -284,18 +300,48 @@ def _within_the_budget(problem: Problem, plan: Plan, sizes: Sizes, made: int) ->
         settings = {"steps": steps, "validate_every": -(-steps // (wanted - 1))}
         return {name: settings[name] for name in plan.chosen}
 
-    def fits(steps: int) -> bool:
+    def rows_at(steps: int, methods: Mapping[str, Method]) -> Rows:
         tried = copy.copy(problem)
         tried.config = replace(config, **at(steps))
-        return seeds * _rows(tried, plan.methods, sizes, made, supposing=True).with_checks <= budget
+        return _rows(tried, methods, sizes, made, supposing=True)
 
-    low, high = 1, 2
-    while high < MOST_STEPS and fits(high):
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return at(low)
+    def most_steps(methods: Mapping[str, Method]) -> int:
+        def fits(steps: int) -> bool:
+            return seeds * rows_at(steps, methods).with_checks <= budget
+
+        low, high = 0, 1
+        while high < MOST_STEPS and fits(high):
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(middle) else (low, middle)
+        return low
+
+    steps = most_steps(plan.methods)
+    chosen = rows_at(max(1, steps), plan.methods)
+    dear = max(chosen.checked, key=lambda name: chosen.checked[name])
+    others = {name: method for name, method in plan.methods.items() if name != dear}
+    share = chosen.checked[dear] / sum(chosen.checked.values())
+    if steps == 0:
+        enough = -int(-(seeds * chosen.with_checks + aside) // (1 - KEPT))
+        takes = ", ".join(f"{name} {count:,}" for name, count in chosen.checked.items() if count)
+        run = f"{counted(made, 'row')} {'was' if made == 1 else 'were'} run, to make the data"
+        leave = f", or leave out {dear}" if others and share > MOST_OF_ALL else ""
+        raise ConfigurationError(
+            f"rows: expected a run within its budget of {counted(config.rows, 'row')}, got one of at least "
+            f"{enough:,}: a step of each method, with its checks, takes {takes}; validation and test "
+            f"{chosen.judging:,}{', in each seed' if seeds > 1 else ''}; the rest is kept for a kill. "
+            f"{run if made else 'No row was run'}. Give --rows {enough} or more{leave}."
+        )
+    said = ()
+    if share > MOST_OF_ALL and any(chosen.checked.get(name) for name in others):
+        without = most_steps(others)
+        if without >= 2 * steps:
+            said = (
+                f"  {dear} takes {share:.0%} of the rows of training: without it the others would have "
+                f"{counted(without, 'step')}, not {steps:,}. Give it a run of its own, --methods {dear}.",
+            )
+    return at(steps), said
 
 
 def _refuse_missing_device(device: str) -> None:

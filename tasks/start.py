@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from blackbox.failures import exits_as_errors
-from tasks import cost, judge, problems, report
+from tasks import cost, judge, outlook, problems, report
 from tasks.callbacks import Callback, Told
 from tasks.errors import ConfigurationError, NotApplicableError
 from tasks.finished import ONE_AT_A_TIME, FinishedRun
@@ -171,6 +171,8 @@ def _table(problem: Problem, run: Run, plan: Plan, progress: Progress) -> list[R
                 if not fields:
                     judge.warn_of_units(problem, [*verdict.figures, *verdict.fields, *trained[name].figures])
                 table.append(judge.line(setup, trained[name], verdict))
+                if len(table) == 1:
+                    outlook.refuse_to_run_out(plan, problem, run.path, table)
                 fields[name] = {kind: tensor.numpy() for kind, tensor in verdict.fields.items()}
             last = name == list(plan.methods)[-1]
             if name in trained or (last and trained):

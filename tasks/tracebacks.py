@@ -45,7 +45,7 @@ def of_user(error: BaseException) -> str | None:
     colon = ": " if said else ""
     return (
         f"{where}: your code raised {type(error).__name__}{colon}{said}"
-        f"{_namesake(error, Path(file).parent)}\n{shown}"
+        f"{_namesake(error, Path(file).parent)}{_doubles(said)}\n{shown}"
     )
 
 
@@ -107,3 +107,13 @@ def _namesake(error: BaseException, folder: Path) -> str:
             if path.exists() and not path.resolve().is_relative_to(_HERE / name):
                 return f". {name!r} means this project's package there: rename your {path}"
     return ""
+
+
+def _doubles(said: str) -> str:
+    """How to mend what torch says where numbers from NumPy, in float64, meet weights in float32."""
+    if "dtype" not in said or not ("Double" in said and "Float" in said):
+        return ""
+    return (
+        ". NumPy's numbers are float64, and weights float32 unless they are made otherwise: convert data, "
+        "torch.as_tensor(x, dtype=torch.float32), or the network, network.double()."
+    )

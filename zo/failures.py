@@ -48,7 +48,8 @@ def survivors(base: Tensor, step: int, causes: Sequence[FailedRow] = ()) -> Tens
             "under torch.no_grad(), to see why."
         )
         if any(cause.failure is not Failure.SKIPPED for cause in causes):
-            raise FailedBatchError(words, rows=len(base))
+            left = " Where the network has left what the box can take, bound its outputs, as by a sigmoid."
+            raise FailedBatchError(words + left, rows=len(base))
         raise FailedQueriesError(words)
     return survived
 
@@ -121,7 +122,7 @@ def refuse_too_many(valid: Tensor, most: float, step: int, causes: Sequence[Fail
 
 def _first(causes: Sequence[FailedRow]) -> str:
     """Why the first row failed, as a sentence with a space in front; nothing if no black box failed."""
-    return f" The first cause: {causes[0].sentence().rstrip('.')}." if causes else ""
+    return f" The first cause: {causes[0].sentence_with_inputs().rstrip('.')}." if causes else ""
 
 
 def tell_noise(step: int, noise: float, reordered: float, differences: Tensor) -> bool:

@@ -168,12 +168,13 @@ def tell_slopes(where: str, doubt: Doubt, *, differs: str = "objective", mend: s
         )
     else:
         what = (
-            f"They are off at random, as rounding makes them: {off}. Something on the way has few digits: a "
-            "box that prints them, a part in a narrower dtype, numbers with a large offset (101325 + f in "
-            "float32), a small difference of large numbers, or the loss itself. Take a larger mu or a wider "
+            f"They are off at random, as rounding makes them: {off}. Something on the way has few digits, or "
+            "comes in steps: a box that prints its numbers or is constant in pieces, as trees are, "
+            "a part in a narrower dtype, numbers with a large offset (101325 + f in float32), a small "
+            "difference of large numbers, or the loss itself. Take a mu longer than the steps or a wider "
             "dtype; subtract a constant from outputs and targets in the objective, or give it as a "
-            f"zo.OutputLoss, whose loss is evaluated in float64. Or the {differs} oscillates or comes in "
-            "steps within mu, and a smaller mu shows it."
+            f"zo.OutputLoss, whose loss is evaluated in float64. Or the {differs} oscillates within mu: a "
+            "smaller mu shows it."
         )
     kind = NoiseWarning if doubt.cause in ("noise", "rounding") else SlopeWarning
     warnings.warn(f"{found}{what}{mend and ' '}{mend}", kind, stacklevel=5)

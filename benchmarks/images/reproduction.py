@@ -29,7 +29,8 @@ class Group:
 class Line:
     """A method of a group: accuracies on test images in percent, and what ours cost a seed.
 
-    `validation` is on the held-out training images, by which settings may be chosen.
+    `validation` is on the held-out training images, by which settings may be chosen; `values` has `ours` of
+    each seed.
     """
 
     label: str | float
@@ -42,6 +43,7 @@ class Line:
     queries: float
     seconds: float
     validation: float | None = None
+    values: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,7 @@ def lines(group: Group, result: Result) -> list[Line]:
                 fmean(row.queries for row in rows),
                 fmean(row.seconds for row in rows),
                 100 * fmean(seen) if len(seen) == len(rows) else None,
+                tuple(values) if whole else (),
             )
         )
     return table

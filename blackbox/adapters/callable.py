@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from blackbox.errors import ConfigurationError
-from blackbox.failures import Policy
+from blackbox.failures import FailedRow, Failure, Policy
 from blackbox.function import BlackBoxFunction, check_arrays
 from blackbox.spec import ArraySpec, check_specs
 
@@ -83,6 +83,12 @@ class RowCallable(_Callable):
     def evaluate(self, *arrays: Any) -> Any:  # noqa: ANN401
         """One row: what the function gives."""
         return self.f(*arrays)
+
+    def _hint(self, failed: FailedRow) -> str:
+        if failed.failure is not Failure.RAISED or not isinstance(failed.error, IndexError | ValueError):
+            return ""
+        shapes = ", ".join(f"{spec.name} {spec.shape}" for spec in self.inputs)
+        return f"The function is given one row at a time, {shapes}; all at once with vectorized=True. "
 
 
 class RowsCallable(_Callable):

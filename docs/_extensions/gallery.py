@@ -11,6 +11,7 @@ from pathlib import Path
 from _extensions.links import DOCS, ROOT, relinked
 
 EXAMPLES = ROOT / "examples"
+_STRIPS = ("picture.png", "wake.png", "shapes.png")  # panels, of which a card shows the first, large
 # The tasks that ship: title, page, picture (from `docs`), rows and time.
 TASKS = (
     (
@@ -144,7 +145,7 @@ def _card(title: str, page: str, picture: str, about: str, cost: str) -> str:
     if picture:
         lines += [
             f":img-top: {picture}",
-            *([":class-img-top: strip"] if picture.endswith("picture.png") else []),
+            *([":class-img-top: strip"] if picture.endswith(_STRIPS) else []),
         ]
     lines += ["", about]
     if cost:

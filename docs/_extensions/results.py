@@ -22,6 +22,7 @@ from benchmarks.tangents.report import over_no_gradient, ratios
 RESULTS = protocol.RESULTS
 FAR = 1.1  # an error over first order's above which a problem is listed as not reached
 _LONG = 25  # lines of a table that is shown open
+_SEVERAL = 3  # files of a folder, above which they are shown together; and commands that are shown open
 _SHOWN = 60  # rows of a table made from a result file that has no text of its own
 
 
@@ -79,7 +80,7 @@ def _benchmark(benchmark: Benchmark) -> str:
     parts = [
         f"# {benchmark.name}",
         f"{_paged(benchmark.about)}.",
-        "```console\n" + "\n".join(f"$ {each}" for each in benchmark.commands) + "\n```",
+        _commands(list(benchmark.commands)),
         f"About {benchmark.time} on one core; seeds: {benchmark.seeds}. Measured on:",
         "\n".join(f"- {place}" for place in dict.fromkeys(places_of.values())),
     ]
@@ -98,19 +99,43 @@ def _benchmark(benchmark: Benchmark) -> str:
     ]
     if stated:
         parts += ["## What pages state from it", _folded(f"{len(stated)} figures", _claims(stated))]
-    several = len(benchmark.results) > 1 and not all(
-        name.startswith("tangents/") for name in benchmark.results
-    )
+    there = [name for name in benchmark.results if (RESULTS / name).exists()]
     told: set[Path] = set()
-    for name in benchmark.results:
-        if (RESULTS / name).exists():
-            parts += list(_file(name, page, several, told))
-    files = [
-        f"- {_download(RESULTS / name, page)}" for name in benchmark.results if (RESULTS / name).exists()
-    ]
+    if len(there) > _SEVERAL and all("/" in name for name in there):
+        parts += _folder(there, page, told)
+    else:
+        for name in there:
+            parts += list(_file(name, page, len(benchmark.results) > 1, told))
+    files = [f"- {_download(RESULTS / name, page)}" for name in there]
     if files:
         parts += ["## Files", "\n".join(files)]
     return "\n\n".join(parts) + "\n"
+
+
+def _commands(commands: Sequence[str]) -> str:
+    """In a console; where there are many the first, and all of them folded."""
+
+    def console(lines: Sequence[str]) -> str:
+        return "```console\n" + "\n".join(f"$ {each}" for each in lines) + "\n```"
+
+    if len(commands) <= _SEVERAL:
+        return console(commands)
+    return f"{console(commands[:1])}\n\n{_folded(f'All {len(commands)} commands', console(commands))}"
+
+
+def _folder(names: Sequence[str], page: Path, told: set[Path]) -> Iterator[str]:
+    """What many files of a folder show together: pictures and texts, and, folded, where each was made."""
+    yield "## Measured"
+    for name in names:
+        yield from _shared(name, page, told, "###")
+    rows = []
+    for name in names:
+        found = json.loads((RESULTS / name).read_text(encoding="utf-8"))
+        machine, versions = found.get("machine") or {}, found.get("versions") or {}
+        with_torch = f"{versions.get('blackbox-coupling', '')}, torch {versions.get('torch', '')}"
+        rows.append((f"`{name}`", f"`{_command(found)}`", str(machine.get("cpu", "")), with_torch))
+    yield "## Where each file was made"
+    yield _folded(f"{len(rows)} files", _table(("file", "made by", "machine", "versions"), rows))
 
 
 def _matches(names: str, benchmark: Benchmark) -> bool:
@@ -143,25 +168,29 @@ def _file(name: str, page: Path, several: bool, told: set[Path]) -> Iterator[str
     found = json.loads((RESULTS / name).read_text(encoding="utf-8"))
     if several:
         yield f"## {Path(name).stem}"
-    texts = [each for each in _texts(name) if each not in told]
-    pictures = [each for each in _pictures(name) if each not in told]
-    if not name.startswith("tangents/"):
-        if not several:
-            yield "## Measured"
-        yield _origin(found)
-        if isinstance(found.get("differs"), str):
-            yield f"What differs from the publication: {found['differs']}"
-    for picture in pictures:
-        told.add(picture)
-        yield f"![{picture.stem.replace('_', ' ')}]({os.path.relpath(picture, page.parent)})"
-    for text in texts:
-        told.add(text)
-        yield f"{'###' if several else '##'} {text.stem.replace('_', ' ').capitalize()}"
-        lower = "####" if several else "###"
-        content = re.sub(r"^#+ ", f"{lower} ", text.read_text(encoding="utf-8").strip(), flags=re.MULTILINE)
-        yield from _parts(relinked(content, text.parent, page, places()))
+    if not several:
+        yield "## Measured"
+    yield _origin(found)
+    if isinstance(found.get("differs"), str):
+        yield f"What differs from the publication: {found['differs']}"
+    yield from _shared(name, page, told, "###" if several else "##")
     if not _texts(name):
         yield from _tables(found)
+
+
+def _shared(name: str, page: Path, told: set[Path], level: str) -> Iterator[str]:
+    """Pictures and texts beside a file that have not been shown."""
+    for picture in _pictures(name):
+        if picture not in told:
+            told.add(picture)
+            yield f"![{picture.stem.replace('_', ' ')}]({os.path.relpath(picture, page.parent)})"
+    for text in _texts(name):
+        if text not in told:
+            told.add(text)
+            yield f"{level} {text.stem.replace('_', ' ').capitalize()}"
+            content = text.read_text(encoding="utf-8").strip()
+            content = re.sub(r"^#+ ", f"{level}# ", content, flags=re.MULTILINE)
+            yield from _parts(relinked(content, text.parent, page, places()))
 
 
 def _parts(content: str) -> Iterator[str]:
@@ -178,9 +207,7 @@ def _folded(title: str, content: str) -> str:
 
 def _origin(found: Mapping[str, Any]) -> str:
     """Command, machine, versions and seeds of a file."""
-    command = found.get("command", "not recorded")
-    command = command if isinstance(command, str) else " ".join(map(str, command))
-    lines = [("made by", f"`{command}`")]
+    lines = [("made by", f"`{_command(found)}`")]
     machine, versions = found.get("machine") or {}, found.get("versions") or {}
     lines.append(
         (
@@ -192,6 +219,12 @@ def _origin(found: Mapping[str, Any]) -> str:
     if "seeds" in found:
         lines.append(("seeds", str(found["seeds"])))
     return _table(("", ""), [(key, value) for key, value in lines if value])
+
+
+def _command(found: Mapping[str, Any]) -> str:
+    """That made a file."""
+    command = found.get("command", "not recorded")
+    return command if isinstance(command, str) else " ".join(map(str, command))
 
 
 def _tables(found: Mapping[str, Any]) -> Iterator[str]:
@@ -258,8 +291,8 @@ def _not_reached() -> str:
         "## Published sizes",
         f"`--size paper` takes the settings of the publication in {', '.join(paper)}. No committed figure "
         "is of that size: images are scikit-learn's digits or drawn shapes in the place of CIFAR-10 and "
-        "ImageNet, and trainings are shorter. Where ours is below the publication's number is said line by "
-        "line in [published numbers](published.md).",
+        "ImageNet, and trainings are shorter. What compares all the same is said table by table in "
+        "[published numbers](published.md).",
         "## Stated figures without a committed result, or off it",
         _claims(off) if off else "None: all stated figures are what the files say, rounded as there.",
         "## Figures of code that has changed since",

@@ -140,7 +140,12 @@ def _training(found: Findings) -> list[Block]:
         blocks.append(
             _drawn(
                 found,
-                pictures.training(validated, y=findings.labelled("validation", units), levels=start),
+                pictures.training(
+                    validated,
+                    # without a unit of its own it is a loss, in what the objective is in
+                    y=findings.labelled("validation" if "validation" in units else "validation loss", units),
+                    levels=start,
+                ),
                 "curves",
                 alt="Validation against rows and against time, by method",
                 caption="Validation during training, the lower the better, against the rows and the time of "
@@ -178,20 +183,28 @@ def _tangents(found: Findings) -> list[Block]:
     blocks: list[Block] = []
     trust = found.curves("gradient_tangent_error")
     if trust:
-        distrusted = found.curves("gradient_tangent_distrusted")
+        distrusted, checked = (
+            found.curves(f"gradient_tangent_{name}") for name in ("distrusted", "agreement")
+        )
         lost = any((curve.values > 0).any() for curves in distrusted.values() for curve in curves.values())
         blocks.append(
             _drawn(
                 found,
-                pictures.trust(trust, found.curves("gradient_tangent_agreement"), distrusted),
+                pictures.trust(trust, checked, distrusted),
                 "trust",
                 alt="Errors of the learned tangents' predictions, and checks of their gradients, by method",
-                caption="How far the learned tangents can be believed. Left: the relative error with which "
-                "they foretell the box's outputs, or with probes its responses, before they learn from them; "
-                "0 is exact, at 1 (dashed) and above they say nothing. Right: in each check, how much the "
-                "loss changed along their gradient, over what the gradient says; 1 (dashed) is right, at 0 "
-                "and below it would not descend."
-                + (" Marks at the foot: steps without trust in them; the terminal said why." if lost else ""),
+                caption="How far the learned tangents can be believed. "
+                + ("Left: the" if checked else "The")
+                + " relative error with which they foretell the box's outputs, or with probes its responses, "
+                "before they learn from them; 0 is exact, at 1 (dashed) and above they say nothing."
+                + (
+                    " Right: in each check, how much the loss changed along their gradient, over what the "
+                    "gradient says; 1 (dashed) is right, at 0 and below it would not descend; what is "
+                    "beyond -1 or 3 is drawn there."
+                    if checked
+                    else " No check along their gradient gave a number, as where a box is constant in pieces."
+                )
+                + (" Below: steps without trust in them; the terminal said why." if lost else ""),
             )
         )
     replays = found.curves("gradient_tangent_replays")

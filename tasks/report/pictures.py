@@ -74,6 +74,7 @@ LOOKS = {
 _OTHERS = ("#b684cb", "#bd8a51", "#f0c75e", "#849ef7", "#f7ab92", "#e3b1cc")
 _OTHER_MARKS = ("<", "X", "8", "H", "o", "s", "D")  # one more: a colour comes back with another mark
 STRIP = 3.0  # a field longer than so many times its width is stretched to its panel
+FLAT = 20.0  # times the height of a panel's curves: in a range that is wider they are a flat line
 OVERSHOOT = 0.1  # of the largest number: what less of the other sign is no second sign
 
 AGREEMENT = (-1.0, 3.0)  # checks beyond are drawn at the edge
@@ -159,7 +160,7 @@ def panels(
     size: tuple[float, float] = (3.0, 3.0),
     **axes: Any,  # noqa: ANN401
 ) -> Figure:
-    """A problem's own picture: a column for each method, one scale of colours for all.
+    """A problem's own picture: a column for each method, one scale of colours and of heights for all.
 
         def pictures(self, fields):
             return {"Error after the last step.": tasks.panels(
@@ -175,7 +176,8 @@ def panels(
         columns: Methods side by side; None for all of them.
         colours: What colours mean, with the unit, such as "temperature (K)".
         size: Of a panel, in inches.
-        **axes: Of every panel, such as `xlabel="cell"`, `ylim=(0, 1)` or `aspect="auto"`.
+        **axes: Of every panel, such as `xlabel="cell"`, `ylim=(0, 1)` or `aspect="auto"`. Without `ylim`,
+            panels of curves side by side have one range, unless it is twenty times that of one of them.
 
     Raises:
         ProblemError: Contours have other levels in one panel than in another.
@@ -185,6 +187,7 @@ def panels(
     made, places = figure(size[0] * across, size[1] * down, down, across)
     coloured: list[Any] = []
     fields_drawn: list[Any] = []
+    curves: dict[int, list[Axes]] = {}
     for (line, column), place in np.ndenumerate(places):
         number, row = line // rows * across + column, line % rows
         if number >= len(fields):
@@ -203,8 +206,12 @@ def panels(
             fields_drawn.append(drawn)
         elif values is not None and values.ndim == 1:
             place.plot(values, color=colour(method))
+        if place.lines and not (place.images or place.collections or "ylim" in axes):
+            curves.setdefault(row, []).append(place)
         if hasattr(drawn, "set_clim"):
             coloured.append(drawn)
+    for side_by_side in curves.values():
+        _share_heights(side_by_side)
     contours = {tuple(each.levels) for each in coloured if isinstance(each, ContourSet)}
     if len(contours) > 1:  # each would have colours of its own, and the bar those of the first
         raise ProblemError(
@@ -225,6 +232,19 @@ def panels(
     if coloured:
         made.colorbar(coloured[0], ax=places, label=colours)
     return made
+
+
+def _share_heights(places: Sequence[Axes]) -> None:
+    """One vertical range for panels that are compared; each its own where one would be a flat line in it."""
+    if len({place.get_yscale() for place in places}) > 1:
+        return
+    limits = np.array([place.get_ylim() for place in places])
+    known = np.log(limits) if places[0].get_yscale() == "log" else limits
+    heights = np.abs(np.diff(known, axis=1))
+    if known.max() - known.min() <= FLAT * heights.min():
+        for place in places:
+            low, high = limits.min(), limits.max()
+            place.set_ylim(*((low, high) if limits[0, 0] < limits[0, 1] else (high, low)))
 
 
 def legend_above(axes: Axes, columns: int) -> None:
@@ -293,10 +313,24 @@ def trust(
         errors: The relative error of their predictions in each step, by method and seed; 1 predicts nothing.
         agreements: In each check, the change of the loss along the gradient over what the gradient says;
             drawn at the edge where it is far off.
-        distrusted: Above 0 in steps without trust; marked at the foot.
+        distrusted: Above 0 in steps without trust; a strip below shows them, with a lane for each method.
     """
     style_of = looks(dict.fromkeys([*errors, *agreements, *distrusted]))
-    made, axes = figure(8.0, 2.8, columns=2 if agreements else 1, sharex=True)
+    lost = {
+        method: seeds
+        for method, seeds in distrusted.items()
+        if any((curve.values > 0).any() for curve in seeds.values())
+    }
+    strip = 0.16 * len(lost) + 0.05  # of height in inches
+    heights = {"height_ratios": [2.2, strip]} if lost else {}
+    made, axes = figure(
+        8.0,
+        2.8 + (strip if lost else 0.0),
+        rows=1 + bool(lost),
+        columns=2 if agreements else 1,
+        sharex=True,
+        **heights,
+    )
     for method, seeds in errors.items():
         for number, curve in enumerate(seeds.values()):
             smooth = curve.smooth()
@@ -315,21 +349,29 @@ def trust(
         for curve in seeds.values():
             shown = np.clip(curve.values, *AGREEMENT)
             axes[0, 1].plot(curve.steps, shown, mark, color=colour_of, markersize=4, alpha=0.8)
-    for method, seeds in distrusted.items():
-        for curve in seeds.values():
-            lost = curve.steps[curve.values > 0]
-            for place in axes[0]:
-                foot = place.get_xaxis_transform()
-                place.plot(
-                    lost, 0.03 + 0 * lost, "|", color=style_of[method][0], markersize=9, transform=foot
-                )
     if agreements:
         axes[0, 1].set(ylabel="loss changed / foretold", ylim=(AGREEMENT[0] - 0.1, AGREEMENT[1] + 0.1))
     for place in axes[0]:
         place.axhline(1.0, color="#999999", linewidth=1.0, linestyle=(0, (5, 3)))
+    for place in axes[1:].flat:
+        for lane, (method, seeds) in enumerate(lost.items()):
+            for curve in seeds.values():
+                bars = place.broken_barh(_spans(curve.steps[curve.values > 0]), (lane + 0.1, 0.8))
+                bars.set(color=style_of[method][0], alpha=1 / len(seeds) ** 0.5, linewidth=0)
+        place.set(ylim=(len(lost), 0), yticks=[])
+        place.grid(visible=False)
+    if lost:
+        axes[1, 0].set_ylabel("no trust", rotation=0, ha="right", va="center")
+    for place in axes[-1]:
         place.set(xlabel="optimiser steps")
     _legend(made, axes[0, 0])
     return made
+
+
+def _spans(steps: np.ndarray) -> list[tuple[float, float]]:
+    """Where neighbouring steps begin, and how many they are: `(start, length)` of each stretch."""
+    parts = np.split(steps, np.flatnonzero(np.diff(steps) > 1) + 1)
+    return [(float(part[0]) - 0.5, float(len(part))) for part in parts if len(part)]
 
 
 def replays(counts: Mapping[str, Mapping[int, Curve]], windows: Mapping[str, Mapping[int, Curve]]) -> Figure:

@@ -1,8 +1,13 @@
 """The figures of `python -m benchmarks rows`, from results that are made up."""
 
+import json
+
 import pytest
+import torch
 
 from benchmarks import rows
+from blackbox import ArraySpec
+from zo.tangents import CallPairs
 
 
 def measured(*errors):
@@ -45,3 +50,38 @@ def test_the_table_tells_what_was_not_run_what_was_warned_of_and_what_is_enough(
     assert "1.10 (0.05)" in first and "1.00* (0.21)" in first and first.endswith("| 0.2 |")
     assert "0.50 (0.21)" in second and rows.NOT_RUN in second and second.endswith("| 0.05 |")
     assert "0.75, worst 1.00" in last and last.endswith("| 1 at 0.05, 1 at 0.2 of 2 |")
+
+
+def test_a_stored_derivative_is_that_of_the_recorded_input_wherever_it_is_replayed():
+    spec, z = ArraySpec("x", (2,)), torch.tensor([[1.0, -2.0]])
+    none = torch.zeros(0, 1, 2)
+    pairs = CallPairs((spec,), (spec,), z, none, none, torch.ones(0, 1, dtype=torch.bool), z**3)
+    there = torch.tensor([[3.0, 1.0]], requires_grad=True)
+    change = rows.Stored(lambda x: x**3).response(pairs, there, ())
+    assert torch.allclose(change, 3 * z**2 * (there - z))
+    (slope,) = torch.autograd.grad(change.sum(), there)
+    assert torch.allclose(slope, 3 * z**2)
+
+
+def test_controls_are_those_that_are_named_at_the_shares_that_are_asked_for():
+    assert set(rows.controls((0.2,), ("stored-derivative", "wider"))) == {
+        "replay, stored derivative, 0.2",
+        "first order, wider, 1",
+    }
+    assert len(rows.controls()) == 2 * 4 + 1
+    tuned = {(way.batch, way.rate) for way in rows.ways()[rows.ALL_ROWS]}
+    assert not tuned & {(way.batch, way.rate) for way in rows.controls()["first order, wider, 1"]}
+
+
+def test_controls_stand_beside_the_lines_of_their_seed_and_replace_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "FOLDER", tmp_path)
+    monkeypatch.setattr(rows, "CONTROLLED", tmp_path / "controls")
+    own = measured((8.0, 1.0))
+    control = {"replay, no derivative, 0.2": {"error": 5.0, "rows": 200, "warnings": 0}}
+    rows.CONTROLLED.mkdir()
+    (tmp_path / "a.json").write_text(json.dumps(own))
+    (rows.CONTROLLED / "a.json").write_text(
+        json.dumps({"runs": {"0": control | {"replay, 0.2": {"error": 9.0, "rows": 1, "warnings": 0}}}})
+    )
+    (rows.CONTROLLED / "b.json").write_text(json.dumps({"runs": {"0": control}}))
+    assert rows.results() == {"a": {"runs": {"0": own["runs"]["0"] | control}}}

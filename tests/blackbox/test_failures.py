@@ -72,6 +72,19 @@ def test_each_cause_of_a_call_is_noted_once_in_the_order_of_rows():
     assert inner == outer[3:]
 
 
+def test_a_note_says_which_row_of_which_box_it_was_and_what_the_row_was_given():
+    box = EachBox(faulty, failures="keep")
+    with noted() as causes:
+        call(box, 0, 2, np.nan, 3)
+    assert [row.where for row in causes] == [
+        "EachBox, row 1 (state: 2 numbers from 1 to 2)",
+        "EachBox, row 3 (state: 2 numbers from 1 to 3), output 'state'",
+        "",  # what was skipped has no finite inputs to tell
+    ]
+    assert causes[0].sentence_with_inputs() == f"{causes[0].where}: {causes[0].sentence()}"
+    assert causes[2].sentence_with_inputs() == causes[2].sentence()
+
+
 def test_notes_are_bounded():
     box = EachBox(faulty, failures="keep")
     with noted() as causes:

@@ -82,6 +82,7 @@ TANGENTS = {
     "automatic": lambda: zo.tangents.AutoTangent(Carried()),
     "grid": lambda: zo.GridTangent(4, first_steps=20, steps_per_step=2, reach=2, periodic=True),
     "stencil": lambda: zo.StencilTangent(2),
+    "kernel": lambda: zo.KernelTangent(),
     "secant": lambda: zo.SecantTangent(zo.LowRankTangent()),
     "student": lambda: zo.StudentTangent(
         nn.Sequential(nn.Flatten(), nn.Linear(16, 16), nn.Unflatten(1, (1, 16)))

@@ -349,7 +349,7 @@ U = ArraySpec("u", (NODES,), layout=MESH)
             (ArraySpec("h", (NODES,), layout=GRAPH),),
             ["(GraphTangent("],
         ),
-        ((ArraySpec("c", (3,)),), (U,), ["AutoTangent(MLPTangent", "no input lies on"]),
+        ((ArraySpec("c", (3,)),), (U,), ["AutoTangent(KernelTangent", "no input lies on"]),
         ((U,), (U, ArraySpec("drag", ())), ["AutoTangent(MLPTangent", "not all outputs lie on one"]),
         (
             (ArraySpec("u", (1, 16)),),
@@ -359,14 +359,14 @@ U = ArraySpec("u", (NODES,), layout=MESH)
         (
             (ArraySpec("u", (1, 16), layout=None),) * 1,
             (ArraySpec("u", (1, 16), layout=None),),
-            ["(MLPTangent", "no grid"],
+            ["(KernelTangent", "no grid"],
         ),
         (
             (ArraySpec("u", (8,), layout="grid"),),
             (ArraySpec("u", (8,), layout="grid"),),
             ["GridTangent", "specs say"],
         ),
-        ((ArraySpec("u", (8,)),), (ArraySpec("u", (8,)),), ["(MLPTangent", "by its shape (8,)"]),
+        ((ArraySpec("u", (8,)),), (ArraySpec("u", (8,)),), ["(KernelTangent", "by its shape (8,)"]),
     ],
 )
 def test_the_layout_chooses_the_kind_and_the_repr_says_why(inputs, outputs, words):

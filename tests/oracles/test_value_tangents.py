@@ -149,6 +149,90 @@ def test_a_stencil_of_too_low_a_degree_is_not():
     assert cosine(tangent.vjp(pairs_at(box, *arrays), v), true_vjp(box, arrays, v)) < 0.99
 
 
+# Kernels
+
+POINT, TURN = ArraySpec("x", (3,)), ArraySpec("turn", (2,), differentiable=False)
+
+
+def bent(x, turn):
+    """Smooth, of numbers in three units; the turn carries no gradient."""
+    a, b, c = (x / torch.tensor([1.0, 1e3, 1e-3])).unbind(1)
+    return torch.stack([a * b + c, torch.sin(a + turn[:, 0]), 1e3 * (b - turn[:, 1] * c**2)], dim=1)
+
+
+def points(rows, seed):
+    units = torch.tensor([1.0, 1e3, 1e-3], dtype=torch.float64)
+    return [weights(rows, 3, seed=seed) * units, weights(rows, 2, seed=seed + 50)]
+
+
+def test_a_kernels_values_are_those_of_a_gaussian_process():
+    """By scikit-learn, with the length and the noise that were chosen, in the units of the rows."""
+    from sklearn import gaussian_process as process
+
+    tangent, box = zo.KernelTangent(), box_of(bent, POINT, TURN)
+    first, asked = pairs_at(box, *points(60, 0)), pairs_at(box, *points(5, 9))
+    learn(tangent, first)
+    x, unseen = (torch.cat([pairs.z, pairs.others[1]], 1) for pairs in (first, asked))
+    mean, scale = x.mean(0), x.std(0, correction=0)
+    change = first.y - first.z if tangent._stays.all() else first.y
+    middle, unit = change.mean(0), change.std(0, correction=0)
+    kernels = process.kernels
+    kernel = kernels.RBF(tangent._length) + kernels.ConstantKernel(10 / 5) * kernels.DotProduct(5**0.5)
+    found = process.GaussianProcessRegressor(kernel, alpha=tangent._noise, optimizer=None)
+    found.fit(((x - mean) / scale).numpy(), ((change - middle) / unit).numpy())
+    told = torch.from_numpy(found.predict(((unseen - mean) / scale).numpy()))
+    expected = middle + unit * told + (asked.z if tangent._stays.all() else 0)
+    assert torch.allclose(tangent.predict_values(asked), expected, rtol=1e-5, atol=1e-5 * float(unit.min()))
+
+
+def test_a_kernel_takes_the_length_and_the_noise_that_tell_rows_left_out():
+    """By fits without each of the rows in turn."""
+    tangent, box = zo.KernelTangent(), box_of(bent, POINT, TURN)
+    learn(tangent, pairs_at(box, *points(40, 0)))
+    x, weights_of = tangent._fit[:2]
+    near, noise = torch.exp(-torch.cdist(x, x).square() / 2 / tangent._length**2), torch.eye(40).double()
+    kernel = near + 10 * (1 + x @ x.T / 5)
+    wanted = (kernel + tangent._noise * noise) @ weights_of
+
+    def left_out(length, level):
+        whole = torch.exp(-torch.cdist(x, x).square() / 2 / length**2) + 10 * (1 + x @ x.T / 5)
+        missed = []
+        for row in range(40):
+            kept = [other for other in range(40) if other != row]
+            small = whole[kept][:, kept] + level * torch.eye(39).double()
+            missed.append(whole[row, kept] @ torch.linalg.solve(small, wanted[kept]) - wanted[row])
+        return float(torch.stack(missed).square().mean())
+
+    usual = float(torch.cdist(x, x).square().mean().sqrt())
+    tried = {
+        (length * usual, level): left_out(length * usual, level)
+        for length in (0.5, 1.0, 2.0, 4.0, 8.0)
+        for level in (1e-8, 1e-6, 1e-4, 1e-2, 1e-1, 1.0)
+    }
+    best = min(tried, key=lambda pair: tried[pair])
+    assert best == pytest.approx((tangent._length, tangent._noise))
+
+
+def test_a_kernels_derivative_is_the_boxs_where_rows_are_many_in_any_units():
+    tangent, box = zo.KernelTangent(centres=300), box_of(bent, POINT, TURN)
+    for seed in range(4):
+        learn(tangent, pairs_at(box, *points(150, seed)))
+    arrays, v = [0.5 * each for each in points(20, 9)], weights(20, 3, seed=8) / torch.tensor([1.0, 1.0, 1e3])
+    units = torch.tensor([1.0, 1e3, 1e-3], dtype=torch.float64)
+    found, truth = tangent.vjp(pairs_at(box, *arrays), v) * units, true_vjp(box, arrays, v) * units
+    assert (found - truth).norm() < 0.05 * truth.norm()
+
+
+def test_a_kernel_is_fitted_again_where_a_twentieth_of_its_rows_is_new():
+    tangent, box = zo.KernelTangent(), box_of(bent, POINT, TURN)
+    asked, v = pairs_at(box, *points(3, 9)), weights(3, 3, seed=8)
+    found = []
+    for seed, rows in enumerate((100, 4, 2)):
+        learn(tangent, pairs_at(box, *points(rows, seed)))
+        found.append(tangent.vjp(asked, v))
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[1], found[2])
+
+
 # Output maps
 
 
@@ -233,6 +317,7 @@ MODELS = {
     "ring": lambda: zo.GridTangent(4, periodic=True, reach=2, **QUICK),
     "stencil": lambda: zo.StencilTangent(2),
     "mlp": lambda: zo.MLPTangent(8, output_map=True, **QUICK),
+    "kernel": lambda: zo.KernelTangent(),
 }
 
 
@@ -381,7 +466,7 @@ def test_what_fit_refuses():
         tangent.fit(u, y)
 
 
-@pytest.mark.parametrize("model", ["grid", "mlp", "stencil"])
+@pytest.mark.parametrize("model", ["grid", "mlp", "stencil", "kernel"])
 @pytest.mark.parametrize("rows", [1, 2])
 def test_rows_that_say_little_are_no_error(model, rows):
     """One row, or rows that are all the same, which span no outputs."""

@@ -73,8 +73,7 @@ def test_seeds_that_are_none_or_absurd_are_refused_in_a_folder_too(toy, run, cap
 @pytest.mark.parametrize(
     "words",
     [["check", "lorenz-96", "--rows", "0"], ["check", "lorenz-96", "--seed", "-1"],
-     ["serve", "lorenz-96", "--port", "99999"], ["serve", "lorenz-96", "--threads", "0"],
-     ["serve", "lorenz-96", "--timeout", "nan"]],
+     ["serve", "lorenz-96", "--port", "99999"], ["serve", "lorenz-96", "--threads", "0"]],
     ids=" ".join,
 )  # fmt: skip
 def test_absurd_values_of_boxes_are_refused_too(toy, capsys, words):
@@ -262,3 +261,15 @@ def test_a_file_that_wants_its_own_tasks_is_told_which_file_to_rename(namesakes)
     assert done.returncode == 1
     said = f"'tasks' means this project's package there: rename your {namesakes / 'tasks.py'}"
     assert said in done.stderr.splitlines()[0], done.stderr
+
+
+def test_float64_data_before_float32_weights_has_a_mend(toy, tmp_path, capsys):
+    body = (
+        "import torch\nfrom toy import Toy\nclass Wide(Toy):\n    def objective(self, network, batch):\n"
+        "        return torch.nn.Linear(3, 1)(torch.zeros(len(batch), 3).double()).mean(dim=1)\n"
+    )
+    (tmp_path / "wide_problem.py").write_text(body)
+    sys.modules.pop("wide_problem", None)
+    assert toy("run", "wide_problem.py", "--steps", "1") == 1
+    said = capsys.readouterr().err
+    assert "dtype=torch.float32" in said and "network.double()" in said

@@ -153,6 +153,25 @@ def test_panels_take_curves_artists_and_several_rows():
     assert drawn.axes[0].collections[0].get_clim() == (5, 7)
 
 
+def test_curves_side_by_side_have_one_range_of_heights_unless_one_would_be_a_flat_line():
+    def drawn(*heights, **axes):
+        fields = {str(number): {"u": height * np.arange(3.0)} for number, height in enumerate(heights)}
+        made = pictures.panels(fields, lambda axes, arrays: arrays["u"], **axes)
+        return [place.get_ylim() for place in made.axes]
+
+    first, second = drawn(1.0, 2.0)
+    assert first == second and first[1] >= 4.0
+    assert drawn(1.0, 2.0, ylim=(0, 1)) == [(0, 1), (0, 1)]
+    small, large = drawn(1.0, 1000.0)  # each its own: 2 is nothing beside 2,000
+    assert small[1] < 3 and large[1] > 1000
+    log = drawn(1.0, 2.0, yscale="log")
+    assert log[0] == log[1]
+    fields = {"a": {"u": np.ones(2)}, "b": {"u": np.arange(2.0)}}
+    rows = pictures.panels(fields, lambda axes, arrays, row: (1 + 9 * row) * arrays["u"], rows=2)
+    above, below = (tuple(place.get_ylim() for place in rows.axes[line : line + 2]) for line in (0, 2))
+    assert len(set(above)) == len(set(below)) == 1 and below[0][1] > 5 * above[0][1]  # rows have their own
+
+
 def curve(rows, values, second=1.0):
     steps = np.arange(len(rows))
     return Curve(steps, np.array(rows, dtype=float), steps * second, np.array(values, dtype=float))

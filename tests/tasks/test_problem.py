@@ -542,7 +542,10 @@ def test_a_mean_over_rows_wants_a_row_of_numbers(rows):
         (0.3, "at least one figure by name, got 0.3. Return {'test error': ...}."),
         (tasks.RowMean([1.0, 2.0]), "at least one figure by name, got RowMean(rows=[1.0, 2.0])"),
         ([("error", 0.3)], "at least one figure by name, got [('error', 0.3)]"),
-        ({"found": [1.0, 2.0]}, "at least one figure by name, got ['found']"),
+        (
+            {"found": [1.0, 2.0]},
+            "got ['found']. A figure is one number, and what has axes, 'found' of shape (2,)",
+        ),
         ({"error": 0.3, "names": ["a", "b"]}, "as 'names', got ['a', 'b']"),
         ({"error": 0.3, "ragged": [[1.0], [1.0, 2.0]]}, "as 'ragged', got [[1.0], [1.0, 2.0]]"),
         ({"error": {"mean": 0.3}}, "as 'error', got {'mean': 0.3}"),

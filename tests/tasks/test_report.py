@@ -290,10 +290,15 @@ def test_trust_is_drawn_for_those_that_learn_tangents(tmp_path, pens):
     curves = findings.Findings(run, Result.read(run.path)).curves
     names = ("error", "agreement", "distrusted")
     drawn = pictures.trust(*(curves(f"gradient_tangent_{name}") for name in names))
-    for axes in drawn.axes:  # made with steps 5, 6 and 7 of the ten not trusted
-        (marks,) = [line for line in axes.get_lines() if line.get_marker() == "|"]
-        assert marks.get_xdata().tolist() == [5, 6, 7]
-    assert "Marks at the foot: steps without trust in them" in page(run)
+    error, agreement, *strips = drawn.axes  # made with steps 5, 6 and 7 of the ten not trusted
+    for strip, panel in zip(strips, (error, agreement), strict=True):
+        (bars,) = strip.collections
+        (bar,) = bars.get_paths()
+        assert (bar.get_extents().x0, bar.get_extents().x1) == (4.5, 7.5)
+        assert strip.get_position().y1 < panel.get_position().y0  # it covers no curve
+    assert "Left: the relative error" in page(run) and "Below: steps without trust in them" in page(run)
+    alone = pictures.trust(curves("gradient_tangent_error"), {}, {})
+    assert len(alone.axes) == 1
     other = made(tmp_path, {"cge": 0.4})
     assert "can be believed" not in page(other)
 

@@ -1,6 +1,7 @@
 """A budget of rows: what a run chooses by it, and that it keeps to it."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -110,12 +111,49 @@ def test_a_budget_without_room_for_a_step_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_test_that_asks_for_more_than_its_data_stops_and_goes_on(tmp_path):
-    class Thorough(Steering):
-        def evaluate(self, network):
-            test = self.data.test
-            return {"error": float(self.losses(network, torch.cat([test] * 5)).mean())}
+def test_a_budget_without_room_for_checks_is_refused_with_what_would_do(tmp_path):
+    methods = ("none", "first-order", "rge")
+    with pytest.raises(ConfigurationError, match=r"takes first-order \d+, rge \d+.*leave out rge") as error:
+        go(Steering(), tmp_path, rows=200, methods=methods)
+    enough = int(re.search(r"Give --rows (\d+)", str(error.value))[1])
+    with pytest.raises(ConfigurationError, match=f"Give --rows {enough} or more"):
+        go(Steering(), tmp_path, rows=enough - 1, methods=methods)
+    assert not list(tmp_path.iterdir())
+    run = go(Steering(), tmp_path, rows=enough, methods=methods)  # the judgement has its rows
+    assert [row.extra["steps"] for row in run.result.table] == [0, 1, 1] and rows_in_all(run) <= enough
 
+
+def test_a_method_that_takes_most_of_the_rows_is_named_beforehand(capsys):
+    words = ["run", HERE, "--rows", "20000", "--dry-run", "--methods", "none", "first-order"]
+    assert main([*words, "rge"]) == 0
+    told = re.search(
+        r"rge takes (\d+)% of the rows .* would have ([\d,]+) steps, not (\d+)", capsys.readouterr().out
+    )
+    assert main(words) == 0
+    alone = re.search(r"batches of 1, ([\d,]+) steps", capsys.readouterr().out)
+    assert told[2] == alone[1] and int(told[1]) > 90  # what it says is what a run without it does
+
+
+class Thorough(Steering):
+    """Its test asks the box five times as often as there are data."""
+
+    def evaluate(self, network):
+        return {"error": float(self.losses(network, torch.cat([self.data.test] * 5)).mean())}
+
+
+def test_what_the_first_test_took_stops_a_run_that_would_run_out_and_says_how_many_rows_do(tmp_path):
+    settings = {"methods": ("none", "first-order")}
+    with pytest.raises(BudgetError, match="the first test took 80 rows, and there is 1 more") as error:
+        go(Thorough(), tmp_path, rows=300, **settings)
+    (folder,) = tmp_path.iterdir()
+    assert not list((folder / "checkpoints").iterdir())  # no row went into training
+    with pytest.raises(BudgetError):
+        go(Thorough(), tmp_path, resume=folder, rows=301, **settings)
+    run = go(Thorough(), tmp_path, resume=folder, rows=error.value.enough + 10, **settings)  # 301 timed again
+    assert rows_in_all(run) == error.value.enough + 10
+
+
+def test_a_test_that_asks_for_more_than_its_data_stops_and_goes_on(tmp_path):
     settings = {"methods": ("first-order",)}
     with pytest.raises(BudgetError):
         go(Thorough(), tmp_path, rows=600, **settings)

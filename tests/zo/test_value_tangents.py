@@ -84,11 +84,11 @@ def small(monkeypatch):
         ([(1, 5, 4), (1, 4, 5)], [(1, 5, 4), (1, 4, 5)], "GridTangent, StencilTangent, MLPTangent"),  # faces
         ([(2, 60, 60)], [(2, 60, 60)], "GridTangent, StencilTangent"),  # too large for no structure
         ([(1, 80, 80)], [(1, 80, 80)], "GridTangent"),  # and for hundreds of features of each cell
-        ([(1, 15)], [(1, 15)], "MLPTangent"),  # few cells
+        ([(1, 15)], [(1, 15)], "KernelTangent, MLPTangent"),  # few cells
         ([(17, 16)], [(17, 16)], "MLPTangent"),  # many channels
         ([(40,)], [(40,)], "MLPTangent"),  # no channels
-        ([(3,)], [(2, 5, 4)], "MLPTangent"),  # nothing on the grid goes in
-        ([(1, 16)], [(1, 16), ()], "MLPTangent"),  # an energy beside a state
+        ([(3,)], [(2, 5, 4)], "KernelTangent, MLPTangent"),  # nothing on the grid goes in
+        ([(1, 16)], [(1, 16), ()], "KernelTangent, MLPTangent"),  # an energy beside a state
     ],
 )
 def test_the_specs_decide_and_the_repr_says_what(inputs, outputs, kinds):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction, BudgetError, RowFailedError
 from blackbox.checks import check_count, check_flag, check_fraction
+from blackbox.spec import none_differentiable
 from zo.box_gradient.autograd_function import BlackBoxCall
 from zo.box_gradient.doubt import LEAST, gives_slopes, is_checked, look_again, most_asked
 from zo.box_gradient.once import Once
@@ -451,10 +452,7 @@ def _check_box(box: object) -> None:
         )
     for kind, specs in (("input", box.inputs), ("output", box.outputs)):
         if not any(spec.differentiable for spec in specs):
-            raise ConfigurationError(
-                f"differentiable, box: expected {box!r} to have a differentiable {kind}, found none among "
-                f"{', '.join(spec.name for spec in specs)}. Change its spec, or call the box as it is."
-            )
+            raise ConfigurationError(f"differentiable, box {box!r}: {none_differentiable(kind, specs)}")
 
 
 def _check_settable(box: BlackBoxFunction, estimator: object) -> None:

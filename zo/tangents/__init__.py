@@ -8,6 +8,7 @@ from zo.tangents.gradient import TangentCounts, TangentGradient
 from zo.tangents.models.automatic import AutoTangent
 from zo.tangents.models.graph import GraphTangent
 from zo.tangents.models.grid import GridTangent
+from zo.tangents.models.kernel import KernelTangent
 from zo.tangents.models.low_rank import LowRankTangent
 from zo.tangents.models.mesh import MeshTangent
 from zo.tangents.models.mlp import MLPTangent
@@ -27,6 +28,7 @@ __all__ = [
     "GraphTangent",
     "GridTangent",
     "IdentityTangent",
+    "KernelTangent",
     "LowRankTangent",
     "MLPTangent",
     "MeshTangent",

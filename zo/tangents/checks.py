@@ -10,6 +10,7 @@ from torch import Tensor
 
 from blackbox import BlackBoxFunction
 from blackbox.checks import check_choice, check_count, check_positive
+from blackbox.spec import none_differentiable
 from zo.errors import ConfigurationError, FailedQueriesError, TangentError
 from zo.evaluators.evaluator import Evaluator
 from zo.evaluators.loop import Loop
@@ -159,8 +160,7 @@ def checked_boxes(boxes: Sequence[BlackBoxFunction]) -> tuple[BlackBoxFunction, 
         for kind, specs in (("input", box.inputs), ("output", box.outputs)):
             if not any(spec.differentiable for spec in specs):
                 raise ConfigurationError(
-                    f"TangentGradient, boxes: expected {box!r} to have a differentiable {kind}, found none "
-                    f"among {', '.join(spec.name for spec in specs)}. Change its spec, or leave it out."
+                    f"TangentGradient, boxes, {box!r}: {none_differentiable(kind, specs)}"
                 )
     if len({id(box) for box in boxes}) < len(boxes):
         raise ConfigurationError(

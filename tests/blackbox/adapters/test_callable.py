@@ -98,6 +98,12 @@ ERRORS = [
         OutputError,
         ["from_callable(", "(7, 2)"],
     ),
+    ErrorCase(
+        "takes all rows, but not said so",
+        lambda: make(lambda x: x.sum(axis=1))(np.zeros((3, 2))),
+        RowFailedError,
+        ["AxisError", "one row at a time, x (2,); all at once with vectorized=True"],
+    ),
 ]
 
 

@@ -15,12 +15,14 @@ from zo.tangents.models.grid_network import GridNetwork
 from zo.tangents.models.lattice import Lattice, checked_ends, ends_of, refuse_no_grid
 from zo.tangents.models.network import NetworkTangent
 from zo.tangents.models.reach import measure
+from zo.tangents.models.spectral_map import SpectralMap
 from zo.tangents.models.values import Form
 from zo.tangents.tangent import sources
 
 CELLS = 2**11  # of a step of learning, at most: large grids take fewer rows, and of larger ones patches
 LONGEST = 8.0  # times as many steps of learning on large grids, at most
 EDGES = {1: 256, 2: 16, 3: 12}  # cells of a patch along each axis
+LEAST = 2  # cells of reach on large grids: of smooth states no stencil tells whether one cell is enough
 
 
 class GridTangent(NetworkTangent):
@@ -38,21 +40,22 @@ class GridTangent(NetworkTangent):
     Memory: window x (size_in + size_out) numbers, at most 512 MiB, and W: size_out^2, or for large states at
     most 3,000 x size_out, on large grids less; of a periodic grid with more than 4,096 outputs a number for
     each wave and pair of channels. A step: steps_per_step x batch rows (on large grids patches of 2,048 cells
-    together) forward and backward through N; now and then a fit of W, size_out^3 or 1,500^3. Of the box no
-    rows beyond the step's own.
+    together, or one row where W takes part of what N says) forward and backward through N; now and then a fit
+    of W, size_out^3 or 1,500^3. Of the box no rows beyond the step's own.
 
     Args:
         channels: of the hidden layers.
         periodic: whether the ends of the grid meet, for all axes or each; None: as the first rows show it.
-        reach: cells that a change is carried in a call; None: as the first rows show it.
+        reach: cells that a change is carried in a call; None: as the first rows show it, and at least two on
+            a grid of more than 2,048 cells.
         window: rows kept to learn from, the oldest going.
         batch: rows of a step of learning, drawn from the window with replacement; fewer where they would have
             more than 2,048 cells.
         steps_per_step: steps of learning in a step of training where the error on the window is a tenth of
-            the typical change that the box makes; fewer or more in proportion to another error, at most
-            twice as many in the first 30 steps of training, and later once. On a grid of more than 2,048
-            cells three to eight times as many, with the root of the cells, and at most five times these, and
-            later twice: a step of learning sees a part of it, and a step of training takes longer anyway.
+            the typical change that the box makes; fewer or more in proportion to another error, at most five
+            times as many in the first 30 steps of training, and later twice. On a grid of more than 2,048
+            cells, where a step of learning sees patches, three to eight times as many, with the root of the
+            cells; behind an output map that takes part of what it is given, as many, each of a whole row.
         first_steps: of learning on the first rows, at most: it ends at an error of .03 of that change.
         learning_rate: of Adam.
         output_map: whether there is a W.
@@ -111,9 +114,13 @@ class GridTangent(NetworkTangent):
 
     @property
     def whole_rows(self) -> bool:
-        """Not on a grid of more than 2,048 cells."""
+        """On a grid of more than 2,048 cells only behind a map that takes part of what N says.
+
+        To patches, what such a map takes is an error that no network could avoid, and N learns its mean.
+        """
         assert self._form is not None
-        return cells_of(self._form) <= CELLS
+        small = cells_of(self._form) <= CELLS
+        return small or (isinstance(self._map, SpectralMap) and self._map.takes)
 
     def missed(self, generator: torch.Generator) -> Tensor:
         """What N misses on patches: no cell asks for the whole row."""
@@ -164,7 +171,7 @@ class GridTangent(NetworkTangent):
         """With the root of the cells, in units of a quarter of those that a step of learning sees."""
         assert isinstance(self._network, GridNetwork)
         cells = math.prod(self._network.answered.space)
-        return 1.0 if cells <= CELLS else min(LONGEST, math.sqrt(4 * cells / CELLS))
+        return 1.0 if self.whole_rows else min(LONGEST, math.sqrt(4 * cells / CELLS))
 
     def _carried_on(self, x: Tensor) -> Tensor:
         """`carried`, of channels `(channels, *cells)`."""
@@ -199,6 +206,8 @@ class GridTangent(NetworkTangent):
         known = ends_of("GridTangent", self.periodic, len(given.space))
         grid = given.joined(torch.cat([z, others], dim=1))
         reach, periodic = measure(grid, answered.joined(change), self.reach, known)
+        if self.reach is None and cells_of(form) > CELLS:
+            reach = max(LEAST, reach)
         return {"reach": reach, "periodic": periodic}
 
     def build(self, form: Form, plan: dict[str, Any]) -> GridNetwork:

@@ -30,8 +30,8 @@ class MLPTangent(NetworkTangent):
         window: rows kept to learn from, the oldest going.
         batch: rows of a step of learning, drawn from the window with replacement.
         steps_per_step: steps of learning in a step of training where the error on the window is a tenth of
-            the typical change that the box makes; fewer or more in proportion to another error, at most
-            twice as many in the first 30 steps of training, and later once.
+            the typical change that the box makes; fewer or more in proportion to another error, at most five
+            times as many in the first 30 steps of training, and later twice.
         first_steps: of learning on the first rows, at most: it ends at an error of .03 of that change.
         learning_rate: of Adam.
         output_map: whether a linear map behind the network is fitted in closed form (see `OutputMap`).

@@ -14,6 +14,7 @@ from zo.tangents.models.output_map import ALONE, HELD_OUT, RIDGES
 SEEN = 1e-6  # of the largest amplitude of all waves: one below it says nothing of what outputs can be
 NONE = 1e-4  # of the amplitude of the wave's largest mixture of channels: mixtures below it never occur
 CLEARLY = 0.25  # of the projector's error in held-out rows: a ridge that leaves more is not put beside it
+TAKEN = 0.1  # of the waves, whose matrix is further from the identity than one mixture of channels
 EXACT = 1e-8  # of a mean square error, in the numbers' units: below it neither is better
 
 
@@ -87,6 +88,15 @@ class SpectralMap:
     def pulled(self, cotangent: Tensor) -> Tensor:
         """The transpose of `pushed`."""
         return pulled_back(self.pushed, cotangent, cotangent)  # it is linear, so that any place will do
+
+    @property
+    def takes(self) -> bool:
+        """Whether it takes a mixture of channels from a tenth of the waves or more."""
+        if self._alone:
+            return False
+        identity = torch.eye(self._matrix.shape[-1], dtype=self._matrix.dtype, device=self._matrix.device)
+        missing = (self._matrix - identity).abs().square().sum(dim=(-2, -1))
+        return float(missing.mean()) > TAKEN
 
     def state_dict(self) -> dict[str, Any]:
         """Units and matrices."""

@@ -1,0 +1,172 @@
+"""`KernelTangent`: for boxes of few numbers, the mean of a Gaussian process, fitted to values."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blackbox.checks import check_count
+from zo.tangents.models.values import Form, ValueTangent, others_of
+from zo.tangents.pairs import CallPairs
+
+LENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0)  # of the kernel, over the usual distance of two rows
+NOISES = (1e-8, 1e-6, 1e-4, 1e-2, 1e-1, 1.0)  # variances, over the kernel's own
+TREND = 10.0  # variance of the linear part, over the kernel's own
+JUDGED = 400  # rows by whose leave-one-out errors length and noise are chosen
+NEWER = 20  # it is fitted again where one row in so many is new
+
+
+class KernelTangent(ValueTangent):
+    """J(z) is that of the mean of a Gaussian process, fitted to the last rows in closed form.
+
+    In units of mean zero and spread one, y = z + sum over rows j of k(x, x_j) a_j, with k(x, x') =
+    exp(-|x - x'|^2 / 2 l^2) + 10 (1 + x . x' / n) for n numbers of inputs: a squared exponential beside a
+    linear trend (Rasmussen and Williams, 2006). The length l and the noise are those of the smallest
+    leave-one-out error. Where a box takes few numbers this tells more of few rows than a network does. Each
+    number has its own unit. It needs no probes and no steps of learning, and nothing is drawn.
+
+    Memory: some 3 x centres^2 numbers of 8 bytes while it is fitted, and window x (size_in + size_out). A
+    fit, when one row in twenty is new: centres^3 / 3 operations. A call's VJP: rows x centres x (size_in +
+    size_out). Of the box no rows beyond the step's.
+
+    Args:
+        centres: rows to which it is fitted, evenly taken from the window.
+        window: rows kept, the oldest going.
+
+    Raises:
+        ConfigurationError: a value out of its range.
+    """
+
+    def __init__(self, centres: int = 1000, *, window: int = 4000) -> None:
+        check_count("KernelTangent", "centres", centres)
+        self.centres = centres
+        super().__init__(window, output_map=False)
+
+    def _begin_anew(self, window: int) -> None:
+        """Know nothing."""
+        super()._begin_anew(window)
+        self._length, self._noise = 1.0, NOISES[0]
+        self._chosen = self._fitted = 0  # rows ever seen, when these were chosen and at the last fit
+        self._units: tuple[Tensor, ...] = ()  # of that fit: mean and scale of x, mean and scale of changes
+        self._fit: tuple[Tensor, ...] = ()  # x_j (centres, size), a_j (centres, size_out), their linear part
+
+    @property
+    def knows(self) -> bool:
+        """Whether it has learned anything."""
+        return bool(self._fit)
+
+    def take(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:
+        """Take them into mean and spread."""
+        self._moments = self._moments or self.moments(form)
+        for moments, values in zip(self._moments, (z, others, y, y - self.carried(z)), strict=True):
+            moments.add(values)
+
+    @torch.no_grad()
+    def learn(self, steps: int | None = None) -> None:
+        """Fit anew, where enough rows are new; length and noise are chosen again where rows have doubled."""
+        self._lessons += 1
+        seen = self._window.seen
+        if self._fit and NEWER * (seen - self._fitted) < min(seen, self._window.most):
+            return
+        z, others, y = (column.double() for column in self._window.spread(self.centres))
+        inputs, fixed, _, added = self._moments
+        given = (inputs, fixed) if others.shape[1] else (inputs,)
+        self._units = tuple(
+            each.to(z)
+            for each in (
+                torch.cat([moments.mean().to(z) for moments in given]),
+                torch.cat([moments.scale().to(z) for moments in given]),
+                added.mean(),
+                added.scale(),
+            )
+        )
+        x, wanted = self._inputs(z, others), (y - self.carried(z) - self._units[2]) / self._units[3]
+        if seen >= 2 * self._chosen:
+            self._choose(x, wanted)
+            self._chosen = seen
+        kernel = torch.exp(-_squares(x, x) / (2 * self._length**2)) + _trend(x, x)
+        kernel.diagonal().add_(self._noise)
+        weights = torch.cholesky_solve(wanted, torch.linalg.cholesky(kernel))
+        self._fit = x, weights.contiguous(), (TREND / x.shape[1]) * (x.T @ weights), TREND * weights.sum(0)
+        self._fitted = seen
+
+    def _choose(self, x: Tensor, wanted: Tensor) -> None:
+        """Length and noise by leave-one-out errors, in closed form, for all noises at once."""
+        places = torch.linspace(0, len(x) - 1, min(len(x), JUDGED)).round().long()
+        x, wanted = x[places], wanted[places]
+        squares, least = _squares(x, x), math.inf
+        usual = float(squares.mean().sqrt()) or 1.0
+        for length in LENGTHS:
+            kernel = torch.exp(-squares / (2 * (length * usual) ** 2)) + _trend(x, x)
+            values, vectors = torch.linalg.eigh(kernel)
+            turned = vectors.T @ wanted
+            for noise in NOISES:
+                inverse = 1 / (values.clamp_min(0) + noise)
+                missed = (vectors @ (inverse[:, None] * turned)) / (vectors.square() @ inverse)[:, None]
+                error = float(missed.square().mean())
+                if error < least:
+                    least, self._length, self._noise = error, length * usual, noise
+
+    def _inputs(self, z: Tensor, others: Tensor) -> Tensor:
+        """Inputs in units of mean zero and spread one."""
+        mean, scale = self._units[:2]
+        return (torch.cat([z, others], 1).double() - mean) / scale
+
+    def within(self, z: Tensor, others: Tensor) -> Tensor:
+        """Kernel and trend: `(rows, size_in)` to `(rows, size_out)`."""
+        x = self._inputs(z, others)
+        centres, weights, slope, offset = self._fit
+        near = torch.exp(-_squares(x, centres) / (2 * self._length**2))
+        change = near @ weights + x @ slope + offset
+        return self.carried(z) + (self._units[2] + self._units[3] * change).to(z.dtype)
+
+    def vjp(self, pairs: CallPairs, cotangent: Tensor) -> Tensor:
+        """The model's J^T v; zero before it has learned."""
+        if not self.knows:
+            return super().vjp(pairs, cotangent)
+        assert self._form is not None
+        x = self._inputs(pairs.z, others_of(pairs))
+        centres, weights, slope, _ = self._fit
+        v = cotangent.double() * self._units[3]
+        pull = torch.exp(-_squares(x, centres) / (2 * self._length**2)) * (v @ weights.T)
+        found = v @ slope.T + (pull @ centres - x * pull.sum(1, keepdim=True)) / self._length**2
+        size = pairs.z.shape[1]
+        carried = self._form.followed_back(self._stays.to(cotangent) * cotangent)
+        return carried + (found[:, :size] / self._units[1][:size]).to(cotangent)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The fit, and the rows that the next one is made of."""
+        if self._form is None:
+            return {"form": None}
+        return self.kept() | {
+            "chosen": (self._length, self._noise, self._chosen, self._fitted),
+            "units": [each.clone() for each in self._units],
+            "fit": [each.clone() for each in self._fit],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        if state["form"] is None:
+            self._begin_anew(self._window.rows)
+            return
+        self.load_kept(state)
+        self._length, self._noise, self._chosen, self._fitted = state["chosen"]
+        device = self._window.columns[0].device
+        self._units = tuple(each.to(device, copy=True) for each in state["units"])
+        self._fit = tuple(each.to(device, copy=True) for each in state["fit"])
+
+    def __repr__(self) -> str:
+        """With the number of centres."""
+        return f"KernelTangent(centres={self.centres})"
+
+
+def _trend(a: Tensor, b: Tensor) -> Tensor:
+    return TREND * (1 + a @ b.T / a.shape[1])
+
+
+def _squares(a: Tensor, b: Tensor) -> Tensor:
+    """Squared distances of rows, `(rows of a, rows of b)`."""
+    return (a.square().sum(1, keepdim=True) + b.square().sum(1) - 2 * a @ b.T).clamp_min(0)
