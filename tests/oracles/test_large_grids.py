@@ -209,10 +209,9 @@ def advected(u: torch.Tensor) -> torch.Tensor:
     return without_divergence(u + 0.2 * change)
 
 
-def test_behind_a_map_that_takes_part_a_large_grid_learns_through_it(monkeypatch):
+def test_behind_a_map_that_takes_part_a_large_grid_learns_through_it(limits):
     """Else the network learns the mean of what the map takes of each answer: then this is .88, not .97."""
-    monkeypatch.setattr(grid, "CELLS", 200)
-    monkeypatch.setattr(values, "LARGE", 100)
+    limits(patch_cells=200, row_cells=100)
     spec = ArraySpec("u", (2, 24, 24))
     box = box_of(advected, spec)
     tangent = zo.GridTangent(8, periodic=True, reach=1, first_steps=50)
@@ -228,9 +227,8 @@ def test_behind_a_map_that_takes_part_a_large_grid_learns_through_it(monkeypatch
     assert cosine(learned, exact) > 0.95
 
 
-def test_where_a_map_takes_nothing_a_large_grid_learns_on_patches(monkeypatch):
-    monkeypatch.setattr(grid, "CELLS", 200)
-    monkeypatch.setattr(values, "LARGE", 100)
+def test_where_a_map_takes_nothing_a_large_grid_learns_on_patches(limits):
+    limits(patch_cells=200, row_cells=100)
     spec = ArraySpec("u", (2, 24, 24))
     box = box_of(burgers, spec)
     tangent = zo.GridTangent(4, periodic=True, reach=1, first_steps=2, steps_per_step=1)

@@ -38,9 +38,9 @@ def look_again(
 ) -> tuple[Doubt | None, int]:
     """Compare a few slopes with those of half their steps; in doubt more, of twice too, and the base itself.
 
-    Forward ones are compared with those of their steps back too. A kink right at the base is reported where the
-    slopes back are others, but the same over half of the step: not one that is passed on the way back, nor a
-    jump there, of which the forward slopes know nothing.
+    Forward ones are compared with those of their steps back too. A kink right at the base is reported where
+    the slopes back are others, but the same over half of the step: not one that is passed on the way back,
+    nor a jump there, of which the forward slopes know nothing.
 
     The pairs of query and row are those of which equal parts of the sum of squares come: a typical one where
     all are alike, the one that changed most where it is nearly all.

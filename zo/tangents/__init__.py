@@ -13,6 +13,7 @@ from zo.tangents.models.low_rank import LowRankTangent
 from zo.tangents.models.mesh import MeshTangent
 from zo.tangents.models.mlp import MLPTangent
 from zo.tangents.models.model import ModelTangent
+from zo.tangents.models.particles import PairTangent
 from zo.tangents.models.secant import SecantTangent
 from zo.tangents.models.stencil import StencilTangent
 from zo.tangents.models.student import StudentTangent
@@ -33,6 +34,7 @@ __all__ = [
     "MLPTangent",
     "MeshTangent",
     "ModelTangent",
+    "PairTangent",
     "SecantTangent",
     "StencilTangent",
     "StudentTangent",

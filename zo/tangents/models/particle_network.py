@@ -1,0 +1,144 @@
+"""`ParticleNetwork`: what particles say to those that each row lists as their neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from zo.tangents.models.model import pushed_forward
+from zo.tangents.models.passes import Kept, Passes, Slopes
+
+
+class ParticleNetwork(Passes):
+    """Standardised flat inputs and others to what the outputs add, standardised, by autograd.
+
+    A particle's hidden numbers take the sum of what its neighbours say, in each round once. What one says to
+    another depends on the differences of their inputs and on the hidden numbers of both. All particles and
+    all pairs share the weights, so the order in which they are listed makes no difference.
+
+    Args:
+        arrays: of the arrays of a row, end to end, how many numbers each particle has; 0 for an array whose
+            numbers are given to all particles.
+        sizes: of these arrays.
+        moving: of the arrays, the first, whose differences are taken.
+        list_at: where the pairs begin among a row's numbers, and where they end.
+        answered: numbers of a particle in each output.
+        particles: in a row.
+        spread: of the differences between neighbours, of each number of a particle.
+        width: of hidden layers.
+        rounds: in which neighbours say something.
+    """
+
+    def __init__(
+        self,
+        arrays: Sequence[int],
+        sizes: Sequence[int],
+        moving: int,
+        list_at: tuple[int, int],
+        answered: Sequence[int],
+        particles: int,
+        spread: Sequence[float],
+        width: int,
+        rounds: int,
+    ) -> None:
+        super().__init__()
+        self.arrays, self.sizes, self.list_at = tuple(arrays), tuple(sizes), list_at
+        self.answered, self.particles, self.rounds = tuple(answered), particles, rounds
+        self.moving = sum(self.arrays[:moving])
+        apart = [
+            size for count, size, first in zip(arrays, sizes, self._firsts(), strict=True)
+            if not count and first != list_at[0]
+        ]  # fmt: skip
+        given, out = sum(self.arrays) + sum(apart), sum(self.answered)
+        self.register_buffer("spread", torch.tensor(list(spread)), persistent=False)
+        self.begin = nn.Linear(given, width)
+        self.differences = nn.ModuleList(nn.Linear(self.moving, width) for _ in range(rounds))
+        self.ends = nn.ModuleList(nn.Linear(width, 2 * width, bias=False) for _ in range(rounds))
+        self.says = nn.ModuleList(nn.Linear(width, width) for _ in range(rounds))
+        self.hears = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(rounds))
+        self.last, self.linear = nn.Linear(width, out), nn.Linear(given, out, bias=False)
+        for layer in (self.last, self.linear, *self.ends):  # at first differences alone count in a pair
+            for weight in layer.parameters():
+                nn.init.zeros_(weight)
+
+    def values(self, x: Tensor) -> Tensor:
+        """`(rows, size_in + size of others)` to `(rows, size_out)`, with a graph."""
+        rows, count = len(x), self.particles
+        own, shared, pairs = [], [], x[:, :0]
+        for numbers, array, first in zip(self.arrays, x.split(self.sizes, 1), self._firsts(), strict=True):
+            if numbers:
+                own.append(array.reshape(rows, count, numbers))
+            elif first == self.list_at[0]:
+                pairs = array
+            else:
+                shared.append(array[:, None].expand(-1, count, -1))
+        nodes = torch.cat([*own, *shared], 2).flatten(0, 1)
+        there, here, counted = _ends(pairs.detach().reshape(rows, -1, 2), count)
+        difference = (nodes[there] - nodes[here])[:, : self.moving] / self.get_buffer("spread").to(x)
+        hidden = self.begin(nodes)
+        layers = zip(self.differences, self.ends, self.says, self.hears, strict=True)
+        for apart, ends, says, hears in layers:
+            of_here, of_there = ends(functional.silu(hidden)).chunk(2, 1)
+            said = functional.silu(apart(difference) + of_here[here] + of_there[there])
+            said = functional.silu(says(said)) * counted
+            heard = torch.zeros_like(hidden).index_add(0, here, said)
+            hidden = hidden + hears(torch.cat([functional.silu(hidden), heard], 1))
+        found = (self.last(functional.silu(hidden)) + self.linear(nodes)).view(rows, count, -1)
+        return torch.cat([each.flatten(1) for each in found.split(self.answered, 2)], 1)
+
+    def _firsts(self) -> list[int]:
+        return [sum(self.sizes[:place]) for place in range(len(self.sizes))]
+
+    # Passes
+
+    def arranged(self, z: Tensor, others: Tensor) -> Tensor:
+        """End to end."""
+        return torch.cat([z, others], dim=1)
+
+    def passed(self, x: Tensor) -> tuple[Tensor, Kept]:
+        """With a graph, for the way back."""
+        with torch.enable_grad():
+            given = x.detach().requires_grad_()
+            found = self.values(given)
+        return found.detach(), (given, found)
+
+    def back(self, kept: Kept, cotangent: Tensor, slopes: Slopes | None = None) -> Tensor | None:
+        """To the inputs; weights are learned on a graph."""
+        assert slopes is None
+        given, found = kept
+        return torch.autograd.grad(found, given, cotangent, retain_graph=True)[0]
+
+    def pushed(self, kept: Kept, change: Tensor) -> Tensor:
+        """By the derivative of the way back."""
+        return pushed_forward(self.values, kept[0], change[None])[0]
+
+    def apart(self, kept: Kept, counts: Sequence[int]) -> list[Kept]:
+        """A pass for each call."""
+        return [self.passed(part)[1] for part in kept[0].detach().split(counts)]
+
+    def answers(self, y: Tensor) -> Tensor:
+        """As they are."""
+        return y
+
+    def asked(self, cotangent: Tensor) -> Tensor:
+        """As it is."""
+        return cotangent
+
+    def given(self, cotangent: Tensor) -> Tensor:
+        """As it is."""
+        return cotangent
+
+
+def _ends(pairs: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Who speaks, who hears, `(rows * 2 * pairs,)` of all particles of all rows, and 1 for what is a pair.
+
+    Each pair is one in both directions. One with a number that is no particle's, or twice the same, is none.
+    """
+    both = torch.cat([pairs, pairs.flip(2)], 1).round().long()
+    counted = ((both >= 0) & (both < count)).all(2) & (both[..., 0] != both[..., 1])
+    first = count * torch.arange(len(both), device=both.device)[:, None, None]
+    places = (both.clamp(0, count - 1) + first).flatten(0, 1)
+    return places[:, 0], places[:, 1], counted.to(pairs.dtype).flatten()[:, None]
