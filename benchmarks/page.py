@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks import protocol, published
 from benchmarks.catalogue import BENCHMARKS, SMALL, origin, read
 from benchmarks.claims import claims, line
-from tasks.runs import atomic
+from tasks.folder import atomic
 
 RADII = ("0", "0.25", "0.5", "0.75")
 NOT_RUN = "not run"
