@@ -19,6 +19,7 @@ LINE = """
 from dataclasses import dataclass
 import torch
 import tasks
+from tasks.configuration import Count
 from toy import Line
 
 class Own(tasks.Problem):
