@@ -413,6 +413,7 @@ KILLED = """
 import os, signal
 from dataclasses import dataclass
 import tasks
+from tasks.configuration import Count
 from tests.tasks.problems import Mixed, Steering
 
 class Noted(Mixed):
