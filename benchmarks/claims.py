@@ -394,6 +394,12 @@ def _images() -> Iterator[Claim]:
         IMAGES, "deepzero ends at # / # / # %, exact gradients on its sets at # / # / #", *deepzero, *exact
     )
     yield from in_text(IMAGES, "GraSP's fixed mask at # / # / #.", *fixed)
+    found = [
+        ours("shapes_sparsity", method, label)[0]
+        for method, label in (("fo-sparse-gradient", 0.9), ("fo-sparse-weight", 0.9), ("fo", 0.0))
+    ]
+    words = "sets end at # %, a fixed mask at #, first order on\n  all weights at #."
+    yield from in_text(IMAGES, words, *found)
     methods = ("deepzero", "pattern-search", "dfa", "fa", "align-ada", "forward-gradient", "fo")
     words = (
         "deepzero # %, pattern search with as many queries #, direct feedback alignment #, feedback "

@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks import protocol, published
 from benchmarks.catalogue import BENCHMARKS, SMALL, origin, read
 from benchmarks.claims import claims, line
-from tasks.runs import atomic
+from tasks.folder import atomic
 
 RADII = ("0", "0.25", "0.5", "0.75")
 NOT_RUN = "not run"
@@ -264,13 +264,17 @@ def _shapes() -> Iterator[str]:
     )
     if not read("shapes_sparsity/result.json"):
         return
-    yield "### Figure 4 on drawn shapes, exact gradients, over first order on all weights"
+    yield "### Figure 4 at .9 on drawn shapes, exact gradients, over first order on all weights"
     yield _differs("shapes_sparsity")
-    lost = yield from _by_sparsity("shapes_sparsity", ("fo-sparse-gradient", "fo-sparse-weight"))
+    yield from _by_sparsity("shapes_sparsity", ("fo-sparse-gradient", "fo-sparse-weight"))
+    dense = line("shapes_sparsity", 0.0, "fo")
+    assert dense is not None
+    there, here = stated["fo-sparse-gradient"] / published.FIGURE_4_DENSE["fo"], exact["ours"] / dense["ours"]
     yield (
-        f"**What compares:** from a sparsity of .9 to .99 the share of first order's accuracy falls: {lost}. "
-        "What separates the two on digits does so here too: a set that is drawn anew each epoch keeps more "
-        "than a fixed mask."
+        "**What compares:** the order, a set that is drawn anew each epoch before a fixed mask, and at .9 "
+        "what the first keeps of first order's accuracy. A fixed mask loses more here. At .99, in the table "
+        f"above, exact gradients on redrawn sets have {here:.2f} of first order's accuracy (published "
+        f"{there:.2f}), in a shorter training."
     )
 
 

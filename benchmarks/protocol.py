@@ -14,11 +14,12 @@ from time import perf_counter
 from typing import Any
 
 from tasks.configuration import to_dict
+from tasks.folder import atomic
+from tasks.folder.machine import machine, versions
+from tasks.folder.run import Run
+from tasks.plan import plan_of
 from tasks.problem import Problem
 from tasks.progress import make_progress
-from tasks.runs import atomic
-from tasks.runs.folder import Run
-from tasks.runs.machine import machine, versions
 from tasks.start import carry_out
 
 RESULTS = Path(__file__).parent / "results"
@@ -95,20 +96,19 @@ def finished(problem: Problem, size: str, seeds: Sequence[int], runs: Path) -> R
         seeds: Which.
         runs: The folder in which it is looked for.
     """
-    wanted, numbers = to_dict(problem.config), tuple(seeds)
+    plan = plan_of(problem, seeds, preset=size, where="")  # found by what it is, not by its command
+    wanted = to_dict(problem.config)
     known = (Run.open(path.parent) for path in sorted(runs.glob("*/config.json")))
-    own = problem.name(), wanted, numbers, versions()
+    own = problem.name(), wanted, plan.seeds, versions()
     run = next((run for run in known if (run.task, run.config, run.seeds, run.versions) == own), None)
     if run is not None:
         print(f"{'Finished before' if run.finished else 'Going on with'}: {run.path}")
     else:
         words = ["python", "-m", "benchmarks", *sys.argv[1:]]  # not the path of a file on this machine
-        run = Run.create(
-            runs, problem.name(), size, problem.config, numbers, data=problem.folder, command=words
-        )
+        run = Run.create(runs, plan.terms, command=words)
     if not run.finished:
         with make_progress() as progress, run.lock():
-            carry_out(problem, run, progress)
+            carry_out(run, plan, progress)
     return run
 
 

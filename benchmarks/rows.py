@@ -49,9 +49,9 @@ from benchmarks.tangents.methods import first_order
 from benchmarks.tangents.problem import Problem
 from benchmarks.tangents.problems import problems
 from blackbox.words import counted
+from tasks.folder import atomic
+from tasks.folder.machine import machine, versions
 from tasks.report.pictures import figure, save
-from tasks.runs import atomic
-from tasks.runs.machine import machine, versions
 from zo.batches import count_rows, map_tensors, tensors
 from zo.tangents import TrustPolicy
 from zo.tangents.pairs import CallPairs

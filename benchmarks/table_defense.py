@@ -25,10 +25,10 @@ from blackbox.words import counted
 from tasks.denoised_smoothing import DenoisedSmoothing, report
 from tasks.denoised_smoothing.certification.accuracy import plot_certified_accuracy, table
 from tasks.denoised_smoothing.config import PRESETS, Config
+from tasks.folder import atomic
+from tasks.folder.result import Result
+from tasks.folder.run import Run
 from tasks.report.findings import markdown
-from tasks.runs import atomic
-from tasks.runs.folder import Run
-from tasks.runs.result import Result
 
 NAME = "table_defense"
 CI = Config(

@@ -15,8 +15,8 @@ from statistics import geometric_mean
 from typing import Any
 
 from benchmarks import protocol
-from tasks.runs import atomic
-from tasks.runs.result import NAME, Result
+from tasks.folder import atomic
+from tasks.folder.result import NAME, Result
 from tasks.wake_flow.config import PRESETS, Config, budget_of, without_budget
 from tasks.wake_flow.problem import WakeFlow
 

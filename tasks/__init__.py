@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from tasks.autograd import AutogradGradient
     from tasks.callbacks import Callback
     from tasks.code import Code
-    from tasks.configuration import Config, Count, Fraction, Natural, NotNegative, Positive
+    from tasks.configuration import Config
     from tasks.data import Data
     from tasks.finished import FinishedRun, load
+    from tasks.folder.result import Row, RowMean
     from tasks.loop import train
     from tasks.method import Cost, Method
     from tasks.mlflow import MLflow
     from tasks.own_loop import own_run
     from tasks.problem import Problem
     from tasks.report.pictures import panels
-    from tasks.runs.result import Row, RowMean
     from tasks.setup import Setup, Trained
     from tasks.start import run
     from tasks.tensorboard import TensorBoard
@@ -37,16 +37,16 @@ _NAMES = {  # by module
     "autograd": ("AutogradGradient",),
     "callbacks": ("Callback",),
     "code": ("Code",),
-    "configuration": ("Config", "Count", "Fraction", "Natural", "NotNegative", "Positive"),
+    "configuration": ("Config",),
     "data": ("Data",),
     "finished": ("FinishedRun", "load"),
+    "folder.result": ("Row", "RowMean"),
     "loop": ("train",),
     "method": ("Cost", "Method"),
     "mlflow": ("MLflow",),
     "own_loop": ("own_run",),
     "problem": ("Problem",),
     "report.pictures": ("panels",),
-    "runs.result": ("Row", "RowMean"),
     "setup": ("Setup", "Trained"),
     "start": ("run",),
     "tensorboard": ("TensorBoard",),
@@ -58,15 +58,10 @@ __all__ = [
     "Code",
     "Config",
     "Cost",
-    "Count",
     "Data",
     "FinishedRun",
-    "Fraction",
     "MLflow",
     "Method",
-    "Natural",
-    "NotNegative",
-    "Positive",
     "Problem",
     "Row",
     "RowMean",

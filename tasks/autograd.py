@@ -18,7 +18,7 @@ from blackbox.calls import intercepted
 from blackbox.failures import noted
 from tasks.data import one_each
 from tasks.errors import NotApplicableError
-from zo.batches import map_tensors
+from zo.batches import Batch, map_tensors
 from zo.evaluators.state import Snapshot
 from zo.failures import survivors, tell_lost, tell_zero
 
@@ -78,7 +78,7 @@ class AutogradGradient:
         ]
         self._told_zero = self._told_lost = False
 
-    def backward(self, batch: Any) -> Tensor:  # noqa: ANN401
+    def backward(self, batch: Batch) -> Tensor:
         """Add the gradient of the mean loss to `.grad`; returns that loss, detached.
 
         Raises:
@@ -134,7 +134,7 @@ class AutogradGradient:
         for box, own in zip(self._boxes, state["boxes"], strict=True):
             box.load_state_dict(own)
 
-    def _losses(self, batch: Any, step: int, before: Snapshot) -> Tensor:  # noqa: ANN401
+    def _losses(self, batch: Batch, step: int, before: Snapshot) -> Tensor:
         """Of the rows that survive, with their graph; what failed is in no buffer."""
         with intercepted(self._answer), noted() as causes:
             losses = one_each(self.objective(self.network, batch), batch)

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tasks.errors import CallbackWarning
-from tasks.runs.folder import Run
-from tasks.runs.result import Result, TrainingOutcome
+from tasks.folder.result import Result, TrainingOutcome
+from tasks.folder.run import Run
 
 
 class Callback:

@@ -79,7 +79,7 @@ def warnings_as_sentences() -> Iterator[None]:
 
 def _main(arguments: list[str]) -> int:
     if arguments == ["--version"]:
-        from tasks.runs.machine import PACKAGE, version
+        from tasks.folder.machine import PACKAGE, version
 
         say(f"{PACKAGE} {version(PACKAGE)}")
         return 0
@@ -149,7 +149,7 @@ def _words(error: Exception, at_work: bool) -> str | None:
 
     found = tracebacks.of_resources(error) or tracebacks.of_user(error)
     if found is None and isinstance(error, OSError):
-        from tasks.runs.atomic import mend, told
+        from tasks.folder.atomic import mend, told
 
         refused = told(error, "a file or folder that can be read and written")
         found = f"{refused} {mend(error) if at_work else 'Mend that, or give another folder.'}"
@@ -158,7 +158,7 @@ def _words(error: Exception, at_work: bool) -> str | None:
 
 def _discarded(invocation: Invocation) -> bool:
     """Leave no folder of a new run that ended before anything was done: there is nothing to resume."""
-    from tasks.runs.folder import discard
+    from tasks.folder.run import discard
     from tasks.workers import launch
 
     run = invocation.run

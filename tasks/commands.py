@@ -158,8 +158,8 @@ def resume(
 
     The code that the run names, its problem's and what settings name, is executed.
     """
+    from tasks.folder.run import Run
     from tasks.report.page import NAME
-    from tasks.runs.folder import Run
     from tasks.workers import group
 
     def refuse_untrusted(run: Run) -> None:
@@ -216,7 +216,7 @@ def report(
     """
     from tasks import report
     from tasks.finished import load
-    from tasks.runs.folder import Run
+    from tasks.folder.run import Run
 
     run = Run.open(folder)
 

@@ -247,7 +247,8 @@ class Config:
     """Moved copies of the network that run beside it in a step of tangents, which need none; secant takes two
     where this is 0."""
     prefit: Natural = 400
-    """Steps in which tangents learn, before training, from answers that the problem has; 0 for none."""
+    """Steps in which tangents and student learn, before training, from answers that the problem has (its
+    `answers`); 0 for none."""
     replays: Natural | None = 0
     """Steps on recorded answers, in which no box runs, after each step of tangents and secant; None for as
     many as are trusted. A number is for no-gradient and first-order too, which show what of the gain is the

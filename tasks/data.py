@@ -22,7 +22,7 @@ from torch.utils.data import (
 from blackbox.checks import check_count
 from blackbox.words import counted
 from tasks.errors import ConfigurationError, ProblemError
-from zo.batches import count_rows, map_tensors
+from zo.batches import Batch, count_rows, map_tensors
 from zo.estimators import Key
 from zo.objective import described_result
 
@@ -38,9 +38,9 @@ class Data:
         test: A batch for the last line; None where `evaluate` has its own.
     """
 
-    train: Callable[[int, int], Any]
-    validation: Any = None
-    test: Any = None
+    train: Callable[[int, int], Batch]
+    validation: Batch | None = None
+    test: Batch | None = None
 
     def __post_init__(self) -> None:
         """Refuse batches in the place of what gives them."""
@@ -53,16 +53,16 @@ class Data:
     def to(self, device: str) -> Data:
         """The same, with its batches on a device."""
 
-        def moved(batch: Any) -> Any:  # noqa: ANN401
+        def moved(batch: Batch) -> Batch:
             return map_tensors(lambda tensor: tensor.to(device), batch)
 
-        def train(seed: int, step: int) -> Any:  # noqa: ANN401
+        def train(seed: int, step: int) -> Batch:
             return moved(self.train(seed, step))
 
         return replace(self, train=train, validation=moved(self.validation), test=moved(self.test))
 
     @classmethod
-    def split(cls, rows: Any, *, batch: int, validation: int = 0, test: int = 0) -> Data:  # noqa: ANN401
+    def split(cls, rows: Batch, *, batch: int, validation: int = 0, test: int = 0) -> Data:
         """Rows that are there from the start: the last ones are held out, the others drawn with replacement.
 
         Args:
@@ -90,10 +90,10 @@ class Data:
                 "Lower it (--batch, in Python batch=...), or hold out fewer rows."
             )
 
-        def part(index: Tensor | slice) -> Any:  # noqa: ANN401
+        def part(index: Tensor | slice) -> Batch:
             return map_tensors(lambda tensor: tensor[index], rows)
 
-        def train(seed: int, step: int) -> Any:  # noqa: ANN401
+        def train(seed: int, step: int) -> Batch:
             generator = Key(seed, step).generator()
             return part(torch.randint(left, (batch,), generator=generator))
 
@@ -140,11 +140,11 @@ class Data:
         def order(seed: int, epoch: int) -> list[int]:
             return torch.randperm(count, generator=Key(seed, epoch).generator()).tolist()
 
-        def train(seed: int, step: int) -> Any:  # noqa: ANN401
+        def train(seed: int, step: int) -> Batch:
             epoch, place = divmod(step, count // size)
             return together([items[i] for i in order(seed, epoch)[place * size : (place + 1) * size]])
 
-        def whole(given: Dataset[Any] | DataLoader[Any] | None, name: str) -> Any:  # noqa: ANN401
+        def whole(given: Dataset[Any] | DataLoader[Any] | None, name: str) -> Batch | None:
             if given is None:
                 return None
             held_out, as_batch = _items(given, name)
@@ -173,7 +173,7 @@ def _items(given: Dataset[Any] | DataLoader[Any], name: str) -> tuple[Any, Calla
     return items, together
 
 
-def one_each(losses: Tensor, batch: Any) -> Tensor:  # noqa: ANN401
+def one_each(losses: Tensor, batch: Batch) -> Tensor:
     """The losses of a batch, `(rows,)`, as they are.
 
     Raises:
@@ -187,7 +187,7 @@ def one_each(losses: Tensor, batch: Any) -> Tensor:  # noqa: ANN401
     return losses
 
 
-def parts(batch: Any, rows: int) -> Iterator[Any]:  # noqa: ANN401
+def parts(batch: Batch, rows: int) -> Iterator[Batch]:
     """A batch cut into parts of at most so many rows."""
     for start in range(0, count_rows(batch), rows):
         yield map_tensors(lambda tensor, at=start: tensor[at : at + rows], batch)

@@ -19,13 +19,13 @@ from tasks.errors import (
     ProblemError,
     TrustError,
 )
+from tasks.folder import checkpoint
+from tasks.folder.result import NOT_APPLICABLE, Result
+from tasks.folder.run import Run, stage_name
 from tasks.problem import Problem
 from tasks.progress import Progress, print_table
 from tasks.report.findings import Findings
 from tasks.resume import how_to_go_on, is_gone, problem_of
-from tasks.runs import checkpoint
-from tasks.runs.folder import Run, stage_name
-from tasks.runs.result import NOT_APPLICABLE, Result
 from tasks.setup import Trained, setup_of
 from tasks.terminal import plain, say
 

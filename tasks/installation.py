@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.runs.machine import machine, versions
+from tasks.folder.machine import machine, versions
 
 
 def report() -> str:

@@ -17,9 +17,9 @@ from torch import Tensor
 from blackbox import Ledger
 from blackbox.words import counted
 from tasks.errors import ProblemError, ProblemWarning
+from tasks.folder import checkpoint, stamp
+from tasks.folder.result import NOT_APPLICABLE, REJECTED, TEST, VALIDATION, Row, plain, without_failed
 from tasks.problem import Problem
-from tasks.runs import checkpoint, stamp
-from tasks.runs.result import NOT_APPLICABLE, REJECTED, TEST, VALIDATION, Row, plain, without_failed
 from tasks.setup import Setup, Trained
 from tasks.tally import Tally, everywhere
 from tasks.workers import group
@@ -42,7 +42,15 @@ class Verdict:
     ledger: Mapping[str, Any]
 
 
-def judged(setup: Setup, trained: Trained) -> Verdict:
+def judged(setup: Setup, trained: Trained) -> tuple[Row, Mapping[str, Tensor]]:
+    """The line of the table of a method that was trained, and the arrays that `evaluate` gave."""
+    verdict = _verdict(setup, trained)
+    if list(setup.trained) == [setup.name]:  # the names are those of all methods: once for a seed
+        warn_of_units(setup.problem, [*verdict.figures, *verdict.fields, *trained.figures])
+    return _line(setup, trained, verdict), verdict.fields
+
+
+def _verdict(setup: Setup, trained: Trained) -> Verdict:
     """What `evaluate` says of a trained network; asked for once, and kept in the run's folder."""
     path, of = (
         checkpoint.evaluation(setup.run.path, setup.stage),
@@ -118,7 +126,7 @@ def warn_of_units(problem: Problem, names: Sequence[str]) -> None:
             )
 
 
-def line(setup: Setup, trained: Trained, verdict: Verdict) -> Row:
+def _line(setup: Setup, trained: Trained, verdict: Verdict) -> Row:
     """The line of the table of a method that was trained and judged."""
     outcome, ledger = trained.outcome, trained.outcome.ledger
     (metric, value), *others = verdict.figures.items()

@@ -9,8 +9,8 @@ from typing import Any
 
 from blackbox.words import counted
 from tasks.errors import RunFolderError
-from tasks.runs import atomic, reading, stamp
-from tasks.runs.journal import Journal, journaled
+from tasks.folder import atomic, reading, stamp
+from tasks.folder.journal import Journal, journaled
 from tasks.setup import Setup
 from tasks.tally import Tally
 from tasks.workers import group

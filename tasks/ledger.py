@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import zo
 from blackbox import BlackBoxFunction, Budgeted, BudgetError, Ledger
 from tasks.errors import Interrupted, ProblemError
-from tasks.runs import calls, checkpoint
-from tasks.runs.answers import Answers
-from tasks.runs.folder import Run
+from tasks.folder import calls, checkpoint
+from tasks.folder.answers import Answers
+from tasks.folder.run import Run
 from tasks.tally import Tally, counted_late, evaluated, stack
 from tasks.workers import group
 

@@ -14,17 +14,18 @@ from blackbox import BlackBoxFunction
 from blackbox.failures import noted
 from tasks.callbacks import Told
 from tasks.errors import CheckpointError, ConfigurationError, StoppedInside, WorkersError
+from tasks.folder import stamp
+from tasks.folder.answers import LEAST, Answers
+from tasks.folder.journal import Journal
+from tasks.folder.result import TrainingOutcome
+from tasks.folder.run import Run
 from tasks.interruption import StopRequest
 from tasks.ledger import calls_noted, recall
 from tasks.progress import Progress, make_progress
-from tasks.runs import stamp
-from tasks.runs.answers import LEAST, Answers
-from tasks.runs.folder import Run
-from tasks.runs.journal import Journal
-from tasks.runs.result import TrainingOutcome
 from tasks.stage import Stage, Stateful
 from tasks.tally import Tally, everywhere
 from tasks.workers import group
+from zo.batches import Batch
 from zo.errors import FailedBatchError, RanksError
 from zo.tangents.lessons import listening
 
@@ -192,7 +193,7 @@ def train(
 class Gradient(Protocol):
     """What fills `.grad`: of `zo`, `AutogradGradient`, or of one's own."""
 
-    def backward(self, batch: Any, /) -> Tensor:  # noqa: ANN401
+    def backward(self, batch: Batch, /) -> Tensor:
         """Add the gradient at a batch to `.grad`; the mean loss, detached."""
         ...
 

@@ -16,11 +16,11 @@ from blackbox.checks import nearest
 from tasks import cma_es
 from tasks.autograd import AutogradGradient, Stand, values_alone
 from tasks.errors import ConfigurationError, ProblemError
+from tasks.folder.result import TrainingOutcome
+from tasks.folder.run import stage_name
 from tasks.method import Cost, Method
 from tasks.problem import Problem
 from tasks.reference import compare, with_derivative
-from tasks.runs.folder import stage_name
-from tasks.runs.result import TrainingOutcome
 from tasks.setup import Setup, Trained
 from zo.batches import map_tensors
 from zo.box_gradient.differentiable import most_checks
@@ -91,15 +91,28 @@ def first_order(setup: Setup) -> Trained:
 
 
 def student(setup: Setup) -> Trained:
-    """Autograd around a network that learns the box's values, from the rows of training alone."""
+    """Autograd around a network that learns the box's values, from training's rows and earlier answers."""
+    stands: dict[BlackBoxFunction, zo.box_gradient.DifferentiableBox] = {}
 
     def stand(box: BlackBoxFunction) -> Stand:
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(setup.seed)
             network = student_network(box).to(setup.config.device)
-        return zo.differentiable(box, tangent=zo.StudentTangent(network, loss="squared"), seed=setup.seed)
+        tangent = zo.StudentTangent(network, loss="squared")
+        stands[box] = zo.differentiable(box, tangent=tangent, seed=setup.seed)
+        return stands[box]
 
-    return setup.descend(_by_autograd(setup, stand))
+    gradient, answers = _by_autograd(setup, stand), _answers(setup)
+
+    def learn() -> None:
+        for name, (given, told) in answers.items():
+            box = setup.problem.boxes[name]
+            seen = [array for spec, array in zip(box.inputs, given, strict=True) if spec.differentiable]
+            tangent = stands[box].tangent  # the copy that learns
+            assert isinstance(tangent, zo.StudentTangent)
+            tangent.fit(seen, told, steps=setup.config.prefit)
+
+    return setup.descend(gradient, begin=learn if answers else None)
 
 
 def tangents(setup: Setup) -> Trained:
@@ -145,7 +158,19 @@ def _tangent_gradient(
 def _by_tangents(setup: Setup, tangent: zo.tangents.Tangent | None, probes: int) -> Trained:
     config = setup.config
     gradient = _tangent_gradient(setup, tangent, probes=probes, max_rows=config.max_rows)
-    boxes = setup.problem.boxes
+    answers = _answers(setup)
+
+    def learn() -> None:
+        for name, tangent in zip(setup.problem.boxes, gradient.tangents, strict=True):
+            if name in answers and isinstance(tangent, zo.tangents.AutoTangent):
+                tangent.fit(*answers[name], steps=config.prefit)
+
+    return setup.descend(gradient, begin=learn if answers else None, replayed=config.replays != 0)
+
+
+def _answers(setup: Setup) -> dict[str, tuple[Any, Any]]:
+    """What boxes have answered before, inputs and outputs by the box's name, on the run's device."""
+    boxes, config = setup.problem.boxes, setup.config
     answers = setup.problem.answers() if config.prefit else {}
     for name in answers:
         if name not in boxes:
@@ -153,14 +178,10 @@ def _by_tangents(setup: Setup, tangent: zo.tangents.Tangent | None, probes: int)
                 f"{type(setup.problem).__name__}.answers: expected names of boxes, got {name!r}. "
                 f"{nearest(name, list(boxes))}"
             )
-
-    def learn() -> None:
-        for name, tangent in zip(boxes, gradient.tangents, strict=True):
-            if name in answers and isinstance(tangent, zo.tangents.AutoTangent):
-                given, told = map_tensors(lambda tensor: tensor.to(config.device), tuple(answers[name]))
-                tangent.fit(given, told, steps=config.prefit)
-
-    return setup.descend(gradient, begin=learn if answers else None, replayed=config.replays != 0)
+    return {
+        name: map_tensors(lambda tensor: tensor.to(config.device), tuple(pair))
+        for name, pair in answers.items()
+    }
 
 
 def whole_loss(setup: Setup, kind: str) -> Trained:

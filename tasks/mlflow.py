@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 from blackbox.extras import import_extra
 from tasks.callbacks import Callback
 from tasks.errors import ConfigurationError
-from tasks.runs.folder import Run, stage_name
-from tasks.runs.result import Result, TrainingOutcome
+from tasks.folder.result import Result, TrainingOutcome
+from tasks.folder.run import Run, stage_name
 
 _HELD = 200  # metrics that are kept until they are sent together
 _LONGEST = 500  # letters of a parameter's value

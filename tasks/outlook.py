@@ -11,26 +11,27 @@ from pathlib import Path
 
 from blackbox import Budgeted, BudgetError
 from blackbox.words import counted
-from tasks.plan import TRIES, Plan
+from tasks.folder import checkpoint
+from tasks.folder.result import Row
+from tasks.folder.run import stage_name
+from tasks.plan import Plan
 from tasks.problem import Problem
-from tasks.runs import checkpoint
-from tasks.runs.folder import stage_name
-from tasks.runs.result import Row
 from tasks.tally import stack
+from tasks.trial import TRIES
 
 
-def refuse_to_run_out(plan: Plan, problem: Problem, folder: Path, table: Sequence[Row]) -> None:
+def refuse_to_run_out(plan: Plan, folder: Path, table: Sequence[Row]) -> None:
     """Stop a run whose trainings and tests take more rows than it has left.
 
     Args:
         plan: That is settled.
-        problem: With its boxes.
         folder: Of the run.
         table: What was judged, of which the first line's test is taken for all others.
 
     Raises:
         BudgetError: They do, at the least that they take; `enough` is a budget that would do.
     """
+    problem = plan.problem
     parts = [part for box in problem.boxes.values() for part in stack(box) if isinstance(part, Budgeted)]
     test = table[0].extra.get("rows of test")
     if plan.rows is None or plan.config.rows is None or not parts or not isinstance(test, int):

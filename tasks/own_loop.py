@@ -19,11 +19,11 @@ from shlex import quote
 from typing import NoReturn
 
 from tasks import problems, report
-from tasks.configuration import to_dict
 from tasks.errors import ConfigurationError, ProblemError, RunFolderError, RunLockedError
 from tasks.finished import load
+from tasks.folder.run import Run, discard
+from tasks.folder.terms import Terms
 from tasks.interruption import ending_interrupts, same_directory
-from tasks.runs.folder import Run, differences, discard
 from tasks.terminal import say
 
 VARIABLE = "BLACKBOX_RUN"  # the environment variable with the folder to go on with
@@ -58,13 +58,16 @@ def own_run(
     """
     problems.refuse_while_executing("tasks.own_run")
     before = os.environ.pop(VARIABLE, None)  # not for programs that the script starts
+    terms = Terms(name, "own", config, seeds, Path(data), script=_script())
     if before is None:
-        run = Run.create(
-            Path(runs), name, "own", config, seeds, data=Path(data), command=sys.argv, script=_script()
-        )
+        run = Run.create(Path(runs), terms)
     else:
         run = Run.open(Path(before))
-        _refuse_others(run, name, config, seeds)
+        if others := run.changed(terms):
+            raise RunFolderError(
+                f"{run.path}: expected the settings that it was begun with, got others: {others}. Put them "
+                "back in the script, or execute it by itself for a new run."
+            )
         problems.warn_of_changes(run)
     say(f"Run folder: {run.path}")
     resume = f"Resume with: blackbox resume {quote(str(run.path))}" if run.script else ""
@@ -115,14 +118,3 @@ def execute(run: Run, workers: int = 1) -> NoReturn:
 def _script() -> str:
     file = getattr(sys.modules["__main__"], "__file__", None)  # a notebook has none
     return "" if file is None else str(Path(file).resolve())
-
-
-def _refuse_others(run: Run, name: str, config: object, seeds: Sequence[int]) -> None:
-    now = {"name": name, "seeds": list(seeds), **to_dict(config)}
-    before = {"name": run.task, "seeds": list(run.seeds), **run.config}
-    told = differences(before, now)
-    if told:
-        raise RunFolderError(
-            f"{run.path}: expected the settings that it was begun with, got others: {told}. Put them back in "
-            "the script, or execute it by itself for a new run."
-        )

@@ -11,31 +11,27 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 
-from blackbox import BlackBoxFunction
-from blackbox.calls import intercepted
 from blackbox.words import counted
-from tasks import problems
+from tasks import problems, trial
 from tasks.configuration import refused
 from tasks.errors import ConfigurationError, ProblemError
+from tasks.folder.terms import Terms, check_seeds
 from tasks.method import Cost, Method
 from tasks.methods import named
 from tasks.problem import Problem
-from tasks.runs.folder import check_seeds
-from zo.batches import count_rows
+from tasks.trial import TRIES, Sizes, Trial
 
-C = TypeVar("C")
 SMALLER = 4  # times as small as usual is the batch
 VALIDATIONS, SHARE = 12, 0.2  # of a training at most, and of the budget; two at least
 KEPT = 0.05  # of the budget is kept back, for rows that a kill makes the run ask for again
 MOST_STEPS = 2**40
 MOST_OF_ALL = 0.5  # of the rows of training: a method that takes more leaves the others few steps
 LEFT = ("steps", "validate_every")  # settings that the run chooses, which knows what a row of data costs
-TRIES = 5  # evaluations of the objective, of which the quickest counts: the first one warms up
 
 
 @dataclass(frozen=True)
@@ -43,72 +39,137 @@ class Plan:
     """What a run will do, as a value.
 
     Attributes:
-        task: The problem's name.
-        where: Where its class is, as `problems.find` takes it; "" for a notebook's.
-        config: The settings.
+        problem: That is trained, with its settings.
         seeds: One training of each method for each.
         methods: By name, in their order.
+        preset: The preset that the settings started from; "own" for none.
+        where: Where the problem's class is, as `problems.find` takes it; "" for a notebook's.
         chosen: Settings that follow from the budget of rows; None until the plan is `settled`.
         aside: What is to be said of how they were chosen, in words.
         rows: What it asks boxes for; None until it is settled, and where `instead` says why.
         instead: What is said of the cost where rows are not known.
+        trial: What the first batch took, where it was tried.
     """
 
-    task: str
-    where: str
-    config: Any
+    problem: Problem
     seeds: tuple[int, ...]
     methods: Mapping[str, Method]
+    preset: str
+    where: str
     chosen: Mapping[str, int | None] = field(default_factory=dict)
     aside: tuple[str, ...] = ()
     rows: Rows | None = None
     instead: tuple[str, ...] = ()
+    trial: Trial = field(default_factory=Trial)
 
-    def settled(self, problem: Problem) -> Plan:
+    @property
+    def config(self) -> Any:  # noqa: ANN401
+        """The settings."""
+        return self.problem.config
+
+    @property
+    def terms(self) -> Terms:
+        """What a folder has of it in writing."""
+        return Terms(
+            task=self.problem.name(),
+            preset=self.preset,
+            config=self.config,
+            seeds=self.seeds,
+            data=self.problem.folder,
+            problem=self.where,
+            chosen=self.chosen,
+        )
+
+    @property
+    def total(self) -> int:
+        """The least rows of the run, with those that have made its data and those that were timed."""
+        assert self.rows is not None
+        return self.rows.made + len(self.seeds) * self.rows.least + self.trial.spent.rows_run
+
+    def check(self) -> None:
+        """Have the problem refuse settings that do not go with data or network, before its boxes are made."""
+        problem = self.problem
+        with problem.ledger.unwritten(lambda: list(problem.boxes.values()) if "box" in vars(problem) else []):
+            problem.check()
+
+    def settled(self, *, timed: bool) -> Plan:
         """The plan with its rows and with settings that follow from its budget, when boxes can be asked.
 
         Args:
-            problem: That is planned; it has these settings from here on.
+            timed: Whether to run a batch's rows to see how long they take, where the budget has room for it.
 
         Raises:
-            ConfigurationError: A method cannot train with these settings, or these boxes; or settings are to
-                follow from a budget without room for a step of each method.
+            ConfigurationError: A method cannot train with these settings, or these boxes; or the run takes
+                more rows than its budget has, or steps are to follow from one without room for a step of each
+                method: none was run, but for the data.
         """
+        problem = self.problem
         for method in self.methods.values():  # a network may ask for data, and these for rows
             if method.check is not None:
                 with torch.random.fork_rng(devices=()):
                     method.check(problem)
-        made, said = problem.ledger.rows_of_data(), problem.cost(len(self.seeds))
-        sizes = None if said is not None else _sizes(problem)
-        config, chosen, aside = self.config, self.chosen, ()
+        asked, chosen, aside = trial.asked(problem, len(self.seeds)), self.chosen, ()
         if None in chosen.values():
-            chosen = {name: getattr(config, name) for name in chosen}
-            if isinstance(sizes, Sizes):
-                found, aside = _within_the_budget(problem, self, sizes, made)
-                chosen |= found
-            config = problem.config = replace(config, **chosen)
-        plan = replace(self, config=config, chosen=chosen, aside=aside)
-        if said is not None:
-            return replace(plan, instead=("Cost:", *(f"  {line}" for line in said)))
-        if not isinstance(sizes, Sizes):
-            raised = " ".join(f"{type(sizes).__name__}: {sizes}".split()).rstrip(".")
-            why = f"the objective, on zeros from its box, raised {raised}."
-            return replace(plan, instead=(f"Cost: not known before the first step: {why}",))
-        return replace(plan, rows=_rows(problem, self.methods, sizes, problem.ledger.rows_of_data()))
+            chosen = {name: getattr(self.config, name) for name in chosen}
+            if asked.sizes is not None:
+                within, aside = _within_the_budget(self, asked.sizes, asked.made)
+                chosen |= within
+            problem.config = replace(self.config, **chosen)
+        plan = replace(self, chosen=chosen, aside=aside, instead=asked.instead)
+        if asked.sizes is None:
+            return plan
+        plan = replace(plan, rows=_rows(problem, self.methods, asked.sizes, asked.made))
+        if not plan._has_room(0):
+            raise plan._beyond_the_budget()
+        # the rows that are timed count too, and must not be those that the end of the run needs
+        tried = timed and not problem.has_no_box() and plan._has_room(TRIES * asked.sizes.objective)
+        return replace(plan, trial=trial.timed(problem)) if tried else plan
+
+    def _has_room(self, more: int) -> bool:
+        """Whether the budget has so many rows more than the plan takes."""
+        return self.config.rows is None or self.total + more <= self.config.rows
+
+    def _beyond_the_budget(self) -> ConfigurationError:
+        assert self.rows is not None
+        rows, made = self.rows, self.rows.made
+        steps = ", ".join(f"{name} {count:,}" for name, count in rows.steps.items() if count)
+        was = "was" if made == 1 else "were"
+        run = f"{counted(made, 'row')} {was} run, to make the data." if made else "No row was run."
+        return ConfigurationError(
+            f"rows: expected a run within its budget of {counted(self.config.rows, 'row')}, got a plan of at "
+            f"least {self.total:,} in {counted(len(self.seeds), 'seed')} of: {steps}; validation and test "
+            f"{rows.judging:,}. {run} "
+            "Raise --rows, or lower --steps, --batch, or the methods' settings."
+        )
 
 
-def plan_of(problem: Problem, seeds: Sequence[int], chosen: Mapping[str, int | None] | None = None) -> Plan:
-    """The plan of a run of a problem, if its settings go with it; no box is made for it.
+def plan_of(
+    problem: Problem,
+    seeds: Sequence[int],
+    *,
+    preset: str | None = None,
+    where: str | None = None,
+    by_hand: Collection[str] | None = None,
+    chosen: Mapping[str, int | None] | None = None,
+) -> Plan:
+    """The plan of a run of a problem, if its settings go with it; the problem is asked for nothing yet.
 
     Args:
         problem: With its settings.
         seeds: One training of each method for each.
-        chosen: Settings that follow from the budget, see `left_to_the_budget`.
+        preset: The one that the settings started from; if None, the one that they are.
+        where: Where the problem's class is; if None, where it says that it is.
+        by_hand: Names of the settings that the user set to their usual values, for a new run: of those that
+            are not set some may follow from a budget of rows.
+        chosen: Settings of a run that goes on which follow from its budget; None for those it has not chosen.
 
     Raises:
         ConfigurationError: A method is unknown, or settings do not go with each other, or seeds are none.
         ProblemError: There is no such device.
     """
+    if by_hand is not None:
+        config, left = _left_to_the_budget(problem, by_hand)
+        problem, chosen = type(problem)(config, folder=problem.folder), dict.fromkeys(left)
     config = problem.config
     check_seeds(seeds)
     _refuse_missing_device(config.device)
@@ -117,74 +178,28 @@ def plan_of(problem: Problem, seeds: Sequence[int], chosen: Mapping[str, int | N
         raise refused(
             "rows", "None for a problem without a black box, whose rows nothing bounds", config.rows
         )
-    with problem.ledger.unwritten(lambda: list(problem.boxes.values()) if "box" in vars(problem) else []):
-        problem.check()
-    where = problems.where_is(type(problem))
-    return Plan(problem.name(), where, config, tuple(map(int, seeds)), methods, dict(chosen or {}))
+    if preset is None:
+        preset = next((name for name, known in problem.presets.items() if known == config), "own")
+    where = problems.where_is(type(problem)) if where is None else where
+    return Plan(problem, tuple(map(int, seeds)), methods, preset, where, dict(chosen or {}))
 
 
-def left_to_the_budget(kind: type[Problem], config: C, by_hand: Collection[str]) -> tuple[C, tuple[str, ...]]:
+def _left_to_the_budget(problem: Problem, by_hand: Collection[str]) -> tuple[Any, tuple[str, ...]]:
     """The settings of a run that is given rows: those that can be chosen at once, and names of the others.
 
     Args:
-        kind: The problem's class.
-        config: Its settings.
-        by_hand: Names of those that the user set; without `rows` or with `steps` nothing is chosen.
+        problem: With its settings.
+        by_hand: Names of those that the user set, beside those that are not the usual ones; without `rows` or
+            with `steps` nothing is chosen.
     """
-    settings: Any = config
-    if kind.presets or getattr(settings, "rows", None) is None or "steps" in by_hand:
-        return config, ()
+    settings, usual = problem.config, type(problem).Config()
+    names = [each.name for each in fields(usual)]
+    by_hand = {*by_hand, *(name for name in names if getattr(usual, name) != getattr(settings, name))}
+    if problem.presets or getattr(settings, "rows", None) is None or "steps" in by_hand:
+        return settings, ()
     changed: dict[str, Any] = {"batch": max(1, settings.batch // SMALLER), "replays": None, "max_rows": 1.0}
     changed = {name: value for name, value in changed.items() if name not in by_hand}
     return replace(settings, **changed), tuple(name for name in LEFT if name not in by_hand)
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What is asked for at once, in rows.
-
-    Attributes:
-        objective: Box rows of one evaluation of the objective on a batch; without boxes the batch's own.
-        batch: Rows of data in a training batch.
-        validation: Rows of validation data.
-        test: Rows of test data.
-    """
-
-    objective: int
-    batch: int
-    validation: int
-    test: int
-
-
-def _sizes(problem: Problem) -> Sizes | Exception:
-    """They, without running a row: the boxes answer with zeros; what was raised, where that cannot be."""
-    if not problem.boxes:
-        size = rows = count_rows(problem.training_batch(0, 0))
-        return Sizes(rows, size, *map(_count, (problem.data.validation, problem.data.test)))
-    with torch.random.fork_rng(devices=()):  # data may ask the boxes, which here still answer themselves
-        network, batch = problem.network().to(problem.config.device), problem.training_batch(0, 0)
-    size, rows = count_rows(batch), 0  # refuses what is no batch
-
-    def answer(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:  # noqa: ANN401
-        nonlocal rows
-        first = arrays[0]
-        leading = tuple(first.shape[: first.ndim - len(box.inputs[0].shape)])
-        rows += int(torch.Size(leading).numel())
-        zeros = [
-            torch.zeros(*leading, *spec.shape, dtype=first.dtype, device=first.device) for spec in box.outputs
-        ]
-        return zeros[0] if len(zeros) == 1 else tuple(zeros)
-
-    try:
-        with torch.random.fork_rng(devices=()), torch.no_grad(), intercepted(answer):
-            problem.objective(network, batch)
-    except Exception as error:  # whatever the objective does with zeros; a true fault shows in the first step
-        return error
-    return Sizes(rows, size, *map(_count, (problem.data.validation, problem.data.test)))
-
-
-def _count(batch: Any) -> int:  # noqa: ANN401
-    return 0 if batch is None else count_rows(batch)
 
 
 @dataclass(frozen=True)
@@ -265,14 +280,11 @@ def _rows(
     return Rows(sizes, costs, steps, most, validation, test, judging, made)
 
 
-def _within_the_budget(
-    problem: Problem, plan: Plan, sizes: Sizes, made: int
-) -> tuple[dict[str, int], tuple[str, ...]]:
+def _within_the_budget(plan: Plan, sizes: Sizes, made: int) -> tuple[dict[str, int], tuple[str, ...]]:
     """As many steps as the budget allows, with room for all checks of queries.
 
     Args:
-        problem: With its settings, a budget among them.
-        plan: That leaves `steps` and perhaps other settings to be chosen.
+        plan: With a budget; it leaves `steps` and perhaps other settings to be chosen.
         sizes: Of what is asked for at once.
         made: Rows that were run to make the data.
 
@@ -284,7 +296,7 @@ def _within_the_budget(
     Raises:
         ConfigurationError: There is no room for a step of each method, with its checks.
     """
-    config, seeds = plan.config, len(plan.seeds)
+    problem, config, seeds = plan.problem, plan.config, len(plan.seeds)
     first = _rows(problem, plan.methods, sizes, made, supposing=True)
     if first.validation is None or first.test is None or None in first.costs.values():
         return {}, ()

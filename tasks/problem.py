@@ -20,13 +20,13 @@ from tasks.callbacks import Callback
 from tasks.configuration import Config
 from tasks.data import Data, evaluating, one_each, parts
 from tasks.errors import ConfigurationError, ProblemError
+from tasks.folder.result import RowMean
+from tasks.folder.run import Run
 from tasks.ledger import RunLedger
 from tasks.progress import Progress
 from tasks.report import html_report
 from tasks.report.findings import Findings
-from tasks.runs.folder import Run
-from tasks.runs.result import RowMean
-from zo.batches import map_tensors
+from zo.batches import Batch, map_tensors
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -160,7 +160,7 @@ class Problem:
             f"{type(self).__name__}: expected a method network(self) that returns an nn.Module."
         )
 
-    def objective(self, network: nn.Module, batch: Any) -> Tensor:  # noqa: ANN401
+    def objective(self, network: nn.Module, batch: Batch) -> Tensor:
         """The losses of a batch, `(rows,)`; calls `self.box`, any number of times."""
         raise ProblemError(
             f"{type(self).__name__}: expected a method objective(self, network, batch) that returns one loss "
@@ -265,11 +265,11 @@ class Problem:
             blocks.append(html_report.Figure(path, alt=caption, caption=caption))
         return blocks
 
-    def training_batch(self, seed: int, step: int) -> Any:  # noqa: ANN401
+    def training_batch(self, seed: int, step: int) -> Batch:
         """The batch of a step, on the device of the settings."""
         return map_tensors(lambda tensor: tensor.to(self.config.device), self.data.train(seed, step))
 
-    def losses(self, network: nn.Module, batch: Any) -> Tensor:  # noqa: ANN401
+    def losses(self, network: nn.Module, batch: Batch) -> Tensor:
         """The losses of a batch in evaluation mode, `(rows,)` float64; NaN where a row failed."""
         device, found = self.config.device, []
         with torch.no_grad(), evaluating(network):

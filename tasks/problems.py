@@ -14,9 +14,9 @@ from blackbox import registry
 from blackbox.checks import nearest
 from tasks import names
 from tasks.errors import CheckpointWarning, ConfigurationError, ProblemError
+from tasks.folder.machine import changes
+from tasks.folder.run import Run
 from tasks.problem import Problem
-from tasks.runs.folder import Run
-from tasks.runs.machine import changes
 
 _loading = ContextVar("loading", default=False)
 

@@ -17,6 +17,7 @@ from tasks.data import evaluating
 from tasks.errors import ProblemError, ProblemWarning
 from tasks.tally import evaluated
 from tasks.workers import group
+from zo.batches import Batch
 
 DIFFERENT = 0.01  # of how much a box's output varies: what is further off is no reference of it
 ROUNDING = 1000.0  # units in the last place: what a solver of many operations may be off
@@ -55,7 +56,7 @@ def with_derivative(box: BlackBoxFunction, reference: Stand) -> Stand:
 def compare(
     network: nn.Module,
     objective: Callable[[nn.Module, Any], Tensor],
-    batch: Any,  # noqa: ANN401
+    batch: Batch,
     references: Mapping[BlackBoxFunction, Stand],
 ) -> None:
     """Refuse a reference whose values are not the box's: first order would train on something else.

@@ -1,4 +1,4 @@
-"""A run taken up again: the problem that its folder names, and whether it is the one at hand."""
+"""A run taken up again: the plan that its folder has in writing, and whether it is the one at hand."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from dataclasses import replace
 from pathlib import Path
 
 from tasks import problems
-from tasks.configuration import to_dict
 from tasks.errors import RunFolderError
-from tasks.plan import Plan
+from tasks.folder.run import Run
+from tasks.plan import Plan, plan_of
 from tasks.problem import Problem
-from tasks.runs.folder import Run, differences
 
 
-def reopened(folder: Path, problem: Problem, plan: Plan, *, any_seeds: bool = False) -> Run:
-    """The run of a folder, if it is of this problem and plan; a larger budget of rows is taken over.
+def reopened(folder: Path, plan: Plan, *, any_seeds: bool = False) -> tuple[Run, Plan]:
+    """The run of a folder, if it is of this plan; a larger budget of rows is taken over.
 
     Args:
         folder: Of the run.
-        problem: That was planned; settings that follow from its budget are those that the run has chosen.
         plan: That the run is to be of.
         any_seeds: Whether the seeds are those of the run, whatever the plan has.
+
+    Returns:
+        The run, and the plan with its seeds, and with the settings that it has chosen by its budget.
 
     Raises:
         RunFolderError: It is of another problem, or of other settings or seeds.
@@ -28,32 +29,41 @@ def reopened(folder: Path, problem: Problem, plan: Plan, *, any_seeds: bool = Fa
     Warns:
         CheckpointWarning: The file with the problem has changed.
     """
-    run, rows = Run.open(folder), problem.config.rows
-    if run.script or run.task != plan.task:
+    run, problem, terms = Run.open(folder), plan.problem, plan.terms
+    if run.script or run.task != terms.task:
         of = "a script with a loop of its own" if run.script else run.task
         raise RunFolderError(
-            f"{run.path}: expected a run of {plan.task}, got one of {of}. Give its own folder, or "
+            f"{run.path}: expected a run of {terms.task}, got one of {of}. Give its own folder, or "
             "leave resume out for a new run."
         )
-    where = plan.where
-    if where and run.problem not in ("", where) and not is_gone(run):
+    if terms.problem and run.problem not in ("", terms.problem) and not is_gone(run):
         raise RunFolderError(
-            f"{run.path}: expected the problem that it was begun with, {run.problem}, got {where}. "
+            f"{run.path}: expected the problem that it was begun with, {run.problem}, got {terms.problem}. "
             "Give that class, or leave resume out for a new run."
         )
+    rows = problem.config.rows
     if rows is not None and run.config.get("rows") not in (None, rows):
         run = run.with_budget(rows)
     if sorted(run.chosen) == sorted(plan.chosen) and None not in run.chosen.values():
         problem.config = replace(problem.config, **run.chosen)
-        plan = replace(plan, config=problem.config)
-    planned = {**to_dict(plan.config), "seeds": list(run.seeds if any_seeds else plan.seeds)}
-    if others := differences({**run.config, "seeds": list(run.seeds)}, planned):
+    plan = replace(plan, seeds=run.seeds if any_seeds else plan.seeds, chosen=dict(run.chosen))
+    if others := run.changed(plan.terms):
         raise RunFolderError(
             f"{run.path}: expected the settings of that run, got others: {others}. Take its settings, or "
             "leave resume out for a new run."
         )
     problems.warn_of_changes(run)
-    return run
+    return run, plan
+
+
+def plan_in(run: Run) -> Plan:
+    """The plan that a folder has in writing; executes the code that the run names, which is trusted by now.
+
+    Raises:
+        RunFolderError: The run does not say where its problem is.
+    """
+    problem = problem_of(run, trusted=True)
+    return plan_of(problem, run.seeds, preset=run.preset, where=run.problem, chosen=run.chosen)
 
 
 def problem_of(run: Run, *, trusted: bool = False) -> Problem:

@@ -17,7 +17,8 @@ from tasks.errors import ConfigurationError
 from tasks.terminal import say
 
 if TYPE_CHECKING:
-    from tasks.runs.folder import Run
+    from tasks.folder.run import Run
+    from tasks.plan import Plan
 
 Tensorboard = Annotated[bool, arg(help="Write the metrics as TensorBoard event files too.")]
 Workers = Annotated[
@@ -68,8 +69,8 @@ class RunCommand:
     timeout: Timeout = 1800.0
     dry_run: Annotated[bool, arg(help="Say what it will cost, and train nothing.")] = False
     config: Any = None
-    chosen: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
-    """Settings that the run chooses by its budget of rows."""
+    by_hand: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
+    """Settings that the words name."""
 
     task: ClassVar[str]
     where: ClassVar[str]
@@ -92,15 +93,9 @@ def parse(target: str, words: Sequence[str]) -> RunCommand:
     # parsed on its own, with the problem in `prog`: messages then point to the right help
     program = f"blackbox run {target}"
     command = tyro.cli(kind, prog=program, description=about, args=list(words), config=(FlagCreatePairsOff,))
-    from tasks import methods
-    from tasks.plan import left_to_the_budget
-
-    methods.named(kind.kind, command.config.methods)  # before there is a folder
     names = [field.name for field in dataclasses.fields(command.config)]
     given = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words}
-    by_hand = [name for name in names if name in given]
-    config, chosen = left_to_the_budget(kind.kind, command.config, by_hand)
-    return dataclasses.replace(command, config=config, chosen=chosen)
+    return dataclasses.replace(command, by_hand=tuple(name for name in names if name in given))
 
 
 def _problem_command(target: str, words: Sequence[str]) -> tuple[Any, str]:
@@ -146,48 +141,38 @@ def _preset(presets: Mapping[str, Any], words: Sequence[str]) -> str:
 
 def run(command: RunCommand) -> int:
     """Train and judge a problem, or say what that will cost."""
-    from tasks.runs.folder import Run
+    from tasks.folder.run import Run
+    from tasks.plan import plan_of
+    from tasks.resume import problem_of
     from tasks.workers import launch
 
+    problem = command.kind(command.config, folder=command.data)
+    seeds, by_hand = range(command.seeds), command.by_hand
+    plan = plan_of(problem, seeds, preset=command.preset, where=command.where, by_hand=by_hand)
     if command.dry_run:
-        return _dry_run(command)
+        return _dry_run(plan)
 
     def made() -> Run:
         before = launch.restarted(command.runs, command.task)
         if before is not None:
             say(f"Going on with {before}.")
-            from tasks.resume import problem_of
-
             run = Run.open(before)
             problem_of(run)  # which refuses what is not trusted
             return run
-        run = Run.create(
-            command.runs,
-            command.task,
-            command.preset,
-            command.config,
-            range(command.seeds),
-            data=command.data,
-            command=["blackbox", *_at_work().words],
-            problem=command.where,
-            chosen=command.chosen,
-        )
+        run = Run.create(command.runs, plan.terms, command=["blackbox", *_at_work().words])
         launch.note_launch(run.path)
         return run
 
     return together(made, command.tensorboard, command.workers, command.timeout)
 
 
-def _dry_run(command: RunCommand) -> int:
+def _dry_run(plan: Plan) -> int:
     """Say what a run will cost; the status is 1 where no row of its first batch comes back."""
-    from tasks import cost, problems
-    from tasks.plan import plan_of
+    from tasks import cost
 
-    kind, _ = problems.find(command.where)
-    problem = kind(command.config, folder=command.data)
-    plan = plan_of(problem, range(command.seeds), dict.fromkeys(command.chosen))
-    problem.ledger.bound(problem)
-    sentences = cost.told(problem, plan.settled(problem), timed=True)
+    plan.check()
+    plan.problem.ledger.bound(plan.problem)
+    sentences = cost.sentences(plan.settled(timed=True))
     say("\n".join(sentences))
     return int(any(sentence.strip().startswith(cost.NONE_BACK) for sentence in sentences))
 
@@ -209,20 +194,20 @@ def together(made: Callable[[], Run], tensorboard: bool, workers: int, timeout: 
         from tasks import start
         from tasks.interruption import ending_interrupts
         from tasks.progress import Progress
-        from tasks.resume import problem_of
+        from tasks.resume import plan_in
         from tasks.tensorboard import FOLDER, TensorBoard
 
         first = group.rank() == 0
         if first:
             invocation.run = run
-        problem = problem_of(run, trusted=True)  # `made` has asked, for all processes
+        plan = plan_in(run)  # `made` has asked whether its code is trusted, for all processes
         if first:
             if tensorboard or (run.path / FOLDER).is_dir():
                 run.callbacks.append(TensorBoard())
-            start.finish(run, problem).show()
+            start.finish(run, plan).show()
         elif not run.finished:  # as the first process does, in a folder that no one will see
             with ending_interrupts():
-                start.carry_out(problem, run, Progress())
+                start.carry_out(run, plan, Progress())
     return 0
 
 

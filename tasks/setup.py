@@ -14,13 +14,13 @@ from torch import Tensor, nn
 import zo
 from blackbox import BlackBoxFunction
 from tasks.errors import ProblemError
+from tasks.folder.answers import Answers
+from tasks.folder.result import TrainingOutcome
+from tasks.folder.run import Run, stage_name
 from tasks.loop import Gradient, Stateful, train
 from tasks.progress import Progress
-from tasks.runs.answers import Answers
-from tasks.runs.folder import Run, stage_name
-from tasks.runs.result import TrainingOutcome
 from tasks.workers import group
-from zo.batches import count_rows
+from zo.batches import Batch, count_rows
 
 if TYPE_CHECKING:
     from tasks.problem import Problem
@@ -75,7 +75,7 @@ class Setup:
     seed: int
     network: nn.Module
     steps: int
-    batch: Callable[[int], Any]
+    batch: Callable[[int], Batch]
     objective: Callable[[nn.Module, Any], Tensor]
     learning_rate: float
     validate: Callable[[nn.Module], float | Tensor | None] | None

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from blackbox import Ledger
 from tasks.errors import CheckpointError, CheckpointWarning, Interrupted, NonFiniteLossError, ProblemWarning
-from tasks.runs import atomic, calls, checkpoint, reading
-from tasks.runs.atomic import writing
-from tasks.runs.folder import HARMLESS, Run, differences
-from tasks.runs.machine import changes, versions
-from tasks.runs.pace import Pace
-from tasks.runs.result import TrainingOutcome
-from tasks.runs.windows import WindowFiles
+from tasks.folder import atomic, calls, checkpoint, reading
+from tasks.folder.atomic import writing
+from tasks.folder.machine import changes, versions
+from tasks.folder.pace import Pace
+from tasks.folder.result import TrainingOutcome
+from tasks.folder.run import Run
+from tasks.folder.terms import HARMLESS, differences
+from tasks.folder.windows import WindowFiles
 from tasks.workers import group
 from zo.errors import FailedBatchError
 from zo.keep_best import FEW, lower, with_best

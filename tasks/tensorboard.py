@@ -10,8 +10,8 @@ from blackbox.extras import import_extra
 from tasks.callbacks import Callback
 
 if TYPE_CHECKING:
-    from tasks.runs.folder import Run
-    from tasks.runs.result import TrainingOutcome
+    from tasks.folder.result import TrainingOutcome
+    from tasks.folder.run import Run
 
 FOLDER = "tensorboard"
 

@@ -17,7 +17,7 @@ from jinja2 import Template
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
 from tasks.errors import ConfigurationError
-from tasks.runs.machine import PACKAGE
+from tasks.folder.machine import PACKAGE
 from zo.box_gradient import DifferentiableBox
 
 TEMPLATE = Path(__file__).parent / "templates" / "tesseract_api.txt"

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.gpu.parts import PARTS
 from benchmarks.page import table
-from tasks.runs import atomic
+from tasks.folder import atomic
 
 
 def read(folder: Path, name: str) -> dict[str, Any] | None:

@@ -29,8 +29,8 @@ from benchmarks import protocol
 from benchmarks.gpu import page
 from benchmarks.gpu.parts import LIMIT, PARTS, Part, Place
 from blackbox.checks import nearest
-from tasks.runs import atomic
-from tasks.runs.machine import machine, versions
+from tasks.folder import atomic
+from tasks.folder.machine import machine, versions
 
 DONE, STOPPED, FAILED = "done", "stopped", "failed"
 

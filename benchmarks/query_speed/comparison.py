@@ -25,7 +25,7 @@ from benchmarks.query_speed import steps
 from benchmarks.query_speed.measuring import BASELINE, measure
 from benchmarks.query_speed.problems import Block, make
 from benchmarks.query_speed.report import Measured, table
-from tasks.runs import atomic
+from tasks.folder import atomic
 
 
 @dataclass(frozen=True)

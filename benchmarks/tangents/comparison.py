@@ -28,8 +28,8 @@ from benchmarks.catalogue import LONG
 from benchmarks.tangents import report
 from benchmarks.tangents.problem import Problem
 from blackbox.checks import nearest
-from tasks.runs import atomic
-from tasks.runs.machine import machine, versions
+from tasks.folder import atomic
+from tasks.folder.machine import machine, versions
 
 FOLDER = protocol.RESULTS / "tangents"
 CI = ("lorenz-96",)

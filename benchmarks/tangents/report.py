@@ -9,7 +9,7 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 from benchmarks.tangents.methods import METHODS
-from tasks.runs import atomic
+from tasks.folder import atomic
 
 Curves = Mapping[str, Mapping[str, Any]]  # method -> seed -> a `Curve` as a dictionary
 EQUAL = 1.1  # times first order's rows, checks and all, is as many

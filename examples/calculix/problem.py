@@ -9,6 +9,7 @@ import torch
 import tasks
 from blackbox import ArraySpec, Parallel
 from blackbox.adapters import CommandLine
+from tasks.configuration import Count, Natural, Positive
 
 NX, NY, LENGTH, HEIGHT = 16, 4, 100.0, 20.0  # cells; mm
 NODES = [(i, j) for i in range(NX + 1) for j in range(NY + 1)]
@@ -64,12 +65,12 @@ class Bracket(tasks.Problem):
     @dataclass(frozen=True)
     class Config(tasks.Config):
         methods: tuple[str, ...] = ("none", "tangents", "secant", "row-rge")
-        steps: tasks.Count = 60
-        batch: tasks.Count = 8
-        learning_rate: tasks.Positive = 3e-3
-        probes: tasks.Natural = 0  # tangents are fitted to the rows of training alone
-        input_mu: tasks.Positive = 1e-2  # mm, of row-rge
-        test: tasks.Count = 32
+        steps: Count = 60
+        batch: Count = 8
+        learning_rate: Positive = 3e-3
+        probes: Natural = 0  # tangents are fitted to the rows of training alone
+        input_mu: Positive = 1e-2  # mm, of row-rge
+        test: Count = 32
         """Loads in the test."""
 
     presets = {"small": Config(), "large": Config(steps=200, batch=16, test=128)}

@@ -13,6 +13,7 @@ import torch
 
 import tasks
 from blackbox import ArraySpec, BlackBoxFunction
+from tasks.configuration import Count, NotNegative, Positive
 from zo.estimators import Key
 
 MECHANISM, FUEL, AIR = "h2o2.yaml", "H2", "O2:1, N2:3.76"
@@ -82,20 +83,20 @@ class BurnerControl(tasks.Problem):
     @dataclass(frozen=True)
     class Config(tasks.Config):
         methods: tuple[str, ...] = ("none", "no-gradient", "tangents", "row-rge", "rge")
-        steps: tasks.Count = 120
-        batch: tasks.Count = 8
-        learning_rate: tasks.Positive = 0.01
-        mu: tasks.Positive = 0.01
-        input_mu: tasks.Positive = 0.01  # in the scales of the inputs
-        directions: tasks.Count = 2  # of rge
-        validate_every: tasks.Count = 20
-        calls: tasks.Count = 12
+        steps: Count = 120
+        batch: Count = 8
+        learning_rate: Positive = 0.01
+        mu: Positive = 0.01
+        input_mu: Positive = 0.01  # in the scales of the inputs
+        directions: Count = 2  # of rge
+        validate_every: Count = 20
+        calls: Count = 12
         """Calls of the reactor in a loss, of 0.1 ms each; the flow changes after half of them."""
-        fuel: tasks.Positive = 0.6
+        fuel: Positive = 0.6
         """Equivalence ratio, between .2 and 1, with which training begins; near .35 most burners go out."""
-        valve: tasks.NotNegative = 1.0
+        valve: NotNegative = 1.0
         """What it costs to move the valve: the only way of a gradient beside the box."""
-        test: tasks.Count = 32
+        test: Count = 32
         """Burners in the test."""
 
     presets = {

@@ -18,6 +18,7 @@ from wntr.epanet.toolkit import ENepanet
 
 import tasks
 from blackbox import ArraySpec, BlackBoxFunction
+from tasks.configuration import Count, NotNegative, Positive
 from zo.estimators import Key
 
 PUMPS, TANKS, BYPASS = ("10", "335"), ("1", "2", "3"), "330"
@@ -113,22 +114,22 @@ class PumpSchedule(tasks.Problem):
     @dataclass(frozen=True)
     class Config(tasks.Config):
         methods: tuple[str, ...] = ("none", "tangents", "row-rge", "rge")
-        steps: tasks.Count = 100
-        batch: tasks.Count = 4
-        learning_rate: tasks.Positive = 0.02
-        mu: tasks.Positive = 0.01
-        input_mu: tasks.Positive = 0.01
-        directions: tasks.Count = 2  # of rge
-        validate_every: tasks.Count = 20
+        steps: Count = 100
+        batch: Count = 4
+        learning_rate: Positive = 0.02
+        mu: Positive = 0.01
+        input_mu: Positive = 0.01
+        directions: Count = 2  # of rge
+        validate_every: Count = 20
         speeds: Literal["network", "fixed"] = "network"
         """What is trained: a network, or two speeds that are the same in each hour of each day."""
-        hours: tasks.Count = 24
+        hours: Count = 24
         """Calls of EPANET in a loss."""
-        low: tasks.NotNegative = 20.0
+        low: NotNegative = 20.0
         """What a metre of missing pressure costs in an hour, at the junction that has least."""
-        lost: tasks.NotNegative = 100.0
+        lost: NotNegative = 100.0
         """What a metre costs that a tank has lost at the end of the day."""
-        test: tasks.Count = 32
+        test: Count = 32
         """Days in the test."""
 
     presets = {

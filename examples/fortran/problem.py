@@ -15,6 +15,7 @@ import torch
 
 import tasks
 from blackbox import ArraySpec, BlackBoxFunction, ConfigurationError, Parallel
+from tasks.configuration import Count, Natural, Positive
 
 SOURCE = Path(__file__).with_name("slab.f")
 CELLS, PULSES = 10, 8
@@ -66,10 +67,10 @@ class Heating(tasks.Problem):
     @dataclass(frozen=True)
     class Config(tasks.Config):
         methods: tuple[str, ...] = ("none", "tangents", "secant", "rge", "first-order")
-        steps: tasks.Count = 200
-        learning_rate: tasks.Positive = 1e-2
-        probes: tasks.Natural = 0  # tangents are fitted to the rows of training alone
-        directions: tasks.Count = 2  # of rge
+        steps: Count = 200
+        learning_rate: Positive = 1e-2
+        probes: Natural = 0  # tangents are fitted to the rows of training alone
+        directions: Count = 2  # of rge
         pool: Literal["processes", "threads", "none"] = "processes"
         """What runs the rows; threads give wrong numbers, since they share the common block."""
 

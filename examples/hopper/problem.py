@@ -11,6 +11,7 @@ import torch
 
 import tasks
 from blackbox.adapters import Gymnasium
+from tasks.configuration import Count, NotNegative, Positive
 
 TEST, VALIDATION = 10_000_000, 20_000_000  # seeds from here on
 
@@ -24,14 +25,14 @@ class Hopping(tasks.Problem):
     @dataclass(frozen=True)
     class Config(tasks.Config):
         methods: tuple[str, ...] = ("none", "tangents", "cma-es")
-        steps: tasks.Count = 60
-        batch: tasks.Count = 8
-        learning_rate: tasks.Positive = 0.003
-        calls: tasks.Count = 60
+        steps: Count = 60
+        batch: Count = 8
+        learning_rate: Positive = 0.003
+        calls: Count = 60
         """Steps of an episode, each of .008 s."""
-        noise: tasks.NotNegative = 0.2
+        noise: NotNegative = 0.2
         """Standard deviation of what is added to actions in training, so that answers show what they do."""
-        test: tasks.Count = 32
+        test: Count = 32
         """Episodes in the test."""
 
     presets = {

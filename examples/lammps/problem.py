@@ -14,6 +14,7 @@ import tasks
 import zo
 from blackbox import ArraySpec, Cached, Parallel
 from blackbox.adapters import CommandLine
+from tasks.configuration import Count, Natural, Positive
 
 THINNEST, DENSEST = 0.3, 1.4  # atoms in a cube of one diameter
 ALONE = {
@@ -51,14 +52,14 @@ class Pressure(tasks.Problem):
     @dataclass(frozen=True)
     class Config(tasks.Config):
         methods: tuple[str, ...] = ("none", "tangents", "student", "differences")
-        steps: tasks.Count = 30
-        batch: tasks.Count = 8
-        learning_rate: tasks.Positive = 0.03
-        probes: tasks.Natural = 0  # tangents are fitted to the rows of training alone
-        validate_every: tasks.Count = 10
-        processes: tasks.Count = 2
+        steps: Count = 30
+        batch: Count = 8
+        learning_rate: Positive = 0.03
+        probes: Natural = 0  # tangents are fitted to the rows of training alone
+        validate_every: Count = 10
+        processes: Count = 2
         """lmp processes side by side."""
-        test: tasks.Count = 40
+        test: Count = 40
         """Pairs of pressure and temperature in the test."""
 
     presets = {

@@ -13,6 +13,7 @@ import torch
 
 import tasks
 from blackbox import ArraySpec, BlackBoxFunction
+from tasks.configuration import Count, NotNegative, Positive
 from zo.estimators import Key
 
 MODEL = Path(__file__).with_name("pendulum.xml")
@@ -79,14 +80,14 @@ class SwingUp(tasks.Problem):
     @dataclass(frozen=True)
     class Config(tasks.Config):
         methods: tuple[str, ...] = ("none", "no-gradient", "tangents", "first-order")
-        steps: tasks.Count = 60
-        batch: tasks.Count = 8
-        learning_rate: tasks.Positive = 0.03
-        calls: tasks.Count = 50
+        steps: Count = 60
+        batch: Count = 8
+        learning_rate: Positive = 0.03
+        calls: Count = 50
         """Rows of a trajectory, each of .06 s."""
-        noise: tasks.NotNegative = 0.3
+        noise: NotNegative = 0.3
         """Standard deviation of what is added to torques in training, so that answers show what they do."""
-        test: tasks.Count = 64
+        test: Count = 64
         """Trajectories in the test."""
 
     presets = {

@@ -13,6 +13,7 @@ import torch
 import tasks
 from blackbox import ArraySpec, Parallel
 from blackbox.adapters import CommandLine
+from tasks.configuration import Count, Natural, Positive
 from zo.estimators import Key
 
 GRID = torch.arange(1, 26) / 10  # of the sweep, in edge frequencies
@@ -47,16 +48,16 @@ class FilterDesign(tasks.Problem):
     @dataclass(frozen=True)
     class Config(tasks.Config):
         methods: tuple[str, ...] = ("none", "tangents", "rge", "first-order")
-        steps: tasks.Count = 100
-        batch: tasks.Count = 4
-        learning_rate: tasks.Positive = 0.03
-        probes: tasks.Natural = 0  # tangents are fitted to the rows of training alone
-        directions: tasks.Count = 2  # of rge
-        draws: tasks.Natural = 4
+        steps: Count = 100
+        batch: Count = 4
+        learning_rate: Positive = 0.03
+        probes: Natural = 0  # tangents are fitted to the rows of training alone
+        directions: Count = 2  # of rge
+        draws: Natural = 4
         """Filters built of imperfect parts for each design of a step; 0 trains on the nominal one alone."""
-        tolerance: tasks.Positive = 0.05
+        tolerance: Positive = 0.05
         """Standard deviation of a part's value, relative."""
-        test: tasks.Count = 16
+        test: Count = 16
         """Specifications in the test."""
 
     presets = {

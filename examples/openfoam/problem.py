@@ -13,6 +13,7 @@ import torch
 import tasks
 from blackbox import ArraySpec, ConfigurationError, Parallel
 from blackbox.adapters import CommandLine, openfoam
+from tasks.configuration import Count, Positive
 
 CASE = Path(__file__).with_name("case")
 COARSE, FINE = 16, 64  # cells along a side
@@ -88,12 +89,12 @@ class Cavity(tasks.Problem):
     @dataclass(frozen=True)
     class Config(tasks.Config):
         methods: tuple[str, ...] = ("none", "no-gradient", "secant")
-        steps: tasks.Count = 40
-        batch: tasks.Count = 3
-        learning_rate: tasks.Positive = 5e-3
-        unroll: tasks.Count = 3
+        steps: Count = 40
+        batch: Count = 3
+        learning_rate: Positive = 5e-3
+        unroll: Count = 3
         """Solver steps in a loss."""
-        fine_runs: tasks.Count = 12
+        fine_runs: Count = 12
         """Fine runs that are learned from; a third of them is held out."""
 
     presets = {

@@ -16,6 +16,7 @@ import torch
 
 import tasks
 from blackbox import ArraySpec, BlackBoxFunction
+from tasks.configuration import Count, Positive
 from zo.estimators import Key
 
 CURRENT, OUTSIDE, COOLING = (
@@ -115,16 +116,16 @@ class FastCharging(tasks.Problem):
     @dataclass(frozen=True)
     class Config(tasks.Config):
         methods: tuple[str, ...] = ("none", "no-gradient", "tangents", "row-rge", "rge", "first-order")
-        steps: tasks.Count = 60
-        batch: tasks.Count = 4
-        learning_rate: tasks.Positive = 0.02
-        mu: tasks.Positive = 0.01
-        input_mu: tasks.Positive = 0.01
-        directions: tasks.Count = 2  # of rge
-        validate_every: tasks.Count = 20
-        calls: tasks.Count = 15
+        steps: Count = 60
+        batch: Count = 4
+        learning_rate: Positive = 0.02
+        mu: Positive = 0.01
+        input_mu: Positive = 0.01
+        directions: Count = 2  # of rge
+        validate_every: Count = 20
+        calls: Count = 15
         """Calls of the cell in a loss, of two minutes each."""
-        test: tasks.Count = 32
+        test: Count = 32
         """Cells in the test."""
 
     presets = {

@@ -18,6 +18,7 @@ from skfem.helpers import dot, grad
 
 import tasks
 from blackbox import ArraySpec, BlackBoxFunction, Mesh
+from tasks.configuration import Count, Positive
 from zo.estimators import Key
 
 HOLE, INCLUSION = ((0.66, 0.62), 0.14), ((0.3, 0.36), 0.17)  # centre and radius, in the unit square
@@ -132,14 +133,14 @@ class Heating(tasks.Problem):
     @dataclass(frozen=True)
     class Config(tasks.Config):
         methods: tuple[str, ...] = ("none", "tangents", "first-order")
-        steps: tasks.Count = 100
-        batch: tasks.Count = 4
-        learning_rate: tasks.Positive = 0.01
-        nodes: tasks.Count = 160
+        steps: Count = 100
+        batch: Count = 4
+        learning_rate: Positive = 0.01
+        nodes: Count = 160
         """Of the plate, about."""
-        pulses: tasks.Count = 4
+        pulses: Count = 4
         """Of heat, each with an interval of conduction behind it: calls of the box in a loss."""
-        test: tasks.Count = 32
+        test: Count = 32
         """Wanted profiles in the test."""
 
     presets = {

@@ -14,6 +14,7 @@ import torch
 import tasks
 from blackbox import ArraySpec, BlackBoxFunction, Parallel
 from blackbox.extras import import_extra
+from tasks.configuration import Count, Positive
 from zo.estimators import Key
 
 GRID = "--grid --grid.number=1 --grid.attach-length=150 -j traffic_light --tls.default-type=static"
@@ -83,17 +84,17 @@ class TrafficLights(tasks.Problem):
     @dataclass(frozen=True)
     class Config(tasks.Config):
         methods: tuple[str, ...] = ("none", "tangents", "secant", "student", "row-rge", "rge")
-        steps: tasks.Count = 20
-        batch: tasks.Count = 8
-        learning_rate: tasks.Positive = 0.03
-        validate_every: tasks.Count = 10
-        mu: tasks.Positive = 0.1  # of differences in the weights
-        input_mu: tasks.Positive = 0.2  # of those in the logarithms of green times
+        steps: Count = 20
+        batch: Count = 8
+        learning_rate: Positive = 0.03
+        validate_every: Count = 10
+        mu: Positive = 0.1  # of differences in the weights
+        input_mu: Positive = 0.2  # of those in the logarithms of green times
         central: bool = True  # with both signs, `rge` is an evolution strategy without ranks
-        coordinates: tasks.Count = 2
-        directions: tasks.Count = 2
-        input_directions: tasks.Count = 1
-        test: tasks.Count = 24
+        coordinates: Count = 2
+        directions: Count = 2
+        input_directions: Count = 1
+        test: Count = 24
         """Demands in the test."""
 
     presets = {"small": Config(), "large": Config(steps=150, batch=16, test=100)}

@@ -10,7 +10,7 @@ import zo
 from tasks import layer_ratios
 from tasks.denoised_smoothing import budget, smoothing_parameter
 from tasks.denoised_smoothing.methods import Start, given
-from tasks.runs.journal import Journal
+from tasks.folder.journal import Journal
 from tasks.setup import Setup, Trained
 from tasks.tally import Tally
 

@@ -20,8 +20,8 @@ from tasks.denoised_smoothing.config import Config
 from tasks.denoised_smoothing.data import ImageSet, Sets
 from tasks.denoised_smoothing.networks import UNKNOWN, box_loss, image_loss, predictions
 from tasks.errors import ProblemWarning
-from tasks.runs import checkpoint, stamp
-from tasks.runs.folder import Run, stage_name
+from tasks.folder import checkpoint, stamp
+from tasks.folder.run import Run, stage_name
 from tasks.setup import Setup
 from zo.errors import FailedQueriesError
 

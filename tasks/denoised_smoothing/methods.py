@@ -30,7 +30,7 @@ from tasks.denoised_smoothing.defence import Batch, Defence, of_seed, problem_of
 from tasks.denoised_smoothing.networks import UNKNOWN, box_loss, image_loss
 from tasks.denoised_smoothing.smoothing_parameter import Mu
 from tasks.errors import ProblemError
-from tasks.runs.result import TrainingOutcome
+from tasks.folder.result import TrainingOutcome
 from tasks.setup import Setup, Trained
 from tasks.stage import Stateful
 from tasks.tally import evaluated

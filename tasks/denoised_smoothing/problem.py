@@ -26,9 +26,9 @@ from tasks.denoised_smoothing.config import PRESETS, ZERO_ORDER, is_own, read
 from tasks.denoised_smoothing.deepzero import deepzero
 from tasks.denoised_smoothing.defence import Defence, certificates_name, of_seed
 from tasks.denoised_smoothing.methods import fo_ds, mse, none, student, twin_of, zo_ae_ds, zo_ds
+from tasks.folder import stamp
+from tasks.folder.run import Run
 from tasks.method import Method
-from tasks.runs import stamp
-from tasks.runs.folder import Run
 from tasks.setup import Setup, Trained
 
 if TYPE_CHECKING:

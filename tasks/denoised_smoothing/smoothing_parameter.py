@@ -25,7 +25,7 @@ from tasks.denoised_smoothing.config import WIDE, Variant
 from tasks.denoised_smoothing.defence import problem_of
 from tasks.denoised_smoothing.networks import box_loss, predictions
 from tasks.errors import ConfigurationError, RunFolderError
-from tasks.runs import atomic, reading, stamp
+from tasks.folder import atomic, reading, stamp
 from tasks.setup import Setup
 from tasks.tally import Tally
 from zo.evaluators.state import moved

@@ -26,6 +26,7 @@ from tasks.loop import Gradient
 from tasks.method import Cost, Method
 from tasks.methods import cost_of_base, loss_gradient
 from tasks.setup import Setup, Trained
+from zo.batches import Batch
 from zo.objective import Objective
 
 ON_SETS = {"deepzero", "sparse-rge", "fo-sparse-gradient"}
@@ -55,7 +56,7 @@ class ExactGradient(AutogradGradient):
         self.sparsity, self._key = sparsity, zo.estimators.Key(seed)
         self.parameters = zo.estimators.Parameters(network)
 
-    def backward(self, batch: Any) -> Tensor:  # noqa: ANN401
+    def backward(self, batch: Batch) -> Tensor:
         """One backward pass; the mean loss of the batch."""
         parameters, step = self.parameters, self.counts.steps
         if self.sparsity is None:

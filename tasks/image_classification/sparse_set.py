@@ -10,9 +10,9 @@ from torch import Tensor, nn
 import zo
 from tasks import layer_ratios
 from tasks.configuration import refused
+from tasks.folder import checkpoint, stamp
+from tasks.folder.journal import Journal
 from tasks.image_classification.config import Config
-from tasks.runs import checkpoint, stamp
-from tasks.runs.journal import Journal
 from tasks.setup import Setup
 from tasks.workers import group
 from zo.pruning import LayerRatios

@@ -10,13 +10,13 @@ from string import ascii_uppercase
 from typing import TYPE_CHECKING
 
 from tasks.errors import ConfigurationError
+from tasks.folder.machine import changes
+from tasks.folder.result import Result
+from tasks.folder.run import Run
 from tasks.report import findings, html_report, pictures
 from tasks.report.findings import Findings
 from tasks.report.html_report import Block, Figure, Heading, Paragraph, Table, flat, in_words
 from tasks.report.lead import START
-from tasks.runs.folder import Run
-from tasks.runs.machine import changes
-from tasks.runs.result import Result
 
 if TYPE_CHECKING:
     import pandas

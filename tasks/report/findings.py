@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 
 from tasks import progress
-from tasks.runs import reading
-from tasks.runs.folder import Run, stage_name
-from tasks.runs.result import NOT_APPLICABLE, REJECTED, TEST, VALIDATION, Result, Row
+from tasks.folder import reading
+from tasks.folder.result import NOT_APPLICABLE, REJECTED, TEST, VALIDATION, Result, Row
+from tasks.folder.run import Run, stage_name
 from tasks.terminal import plain
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class Findings:
     @cached_property
     def fields(self) -> Mapping[int, Mapping[str, Mapping[str, Any]]]:
         """The arrays that `evaluate` gave, by seed, method and name."""
-        from tasks.runs import checkpoint
+        from tasks.folder import checkpoint
 
         found: dict[int, dict[str, dict[str, np.ndarray]]] = {seed: {} for seed in self.seeds}
         for row in self.result.table:

@@ -17,7 +17,7 @@ import numpy as np
 from markupsafe import Markup
 
 from tasks.errors import ConfigurationError
-from tasks.runs import atomic
+from tasks.folder import atomic
 
 if TYPE_CHECKING:
     import pandas

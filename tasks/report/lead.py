@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 
 from blackbox.words import counted
+from tasks.folder.result import TEST, VALIDATION, Result
 from tasks.report.findings import Score, scores, untouched
-from tasks.runs.result import TEST, VALIDATION, Result
 
 START, CUT, FIRST_ORDER = "none", "no-gradient", "first-order"
 LITTLE = 0.02  # of a figure: with one seed, smaller differences are not called better or worse

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from tasks import tracebacks
 from tasks.configuration import Config, to_dict
 from tasks.errors import ConfigurationError, ProblemError
+from tasks.folder import atomic, calls
+from tasks.folder.machine import changes
+from tasks.folder.result import Result
+from tasks.folder.run import Run
 from tasks.report import findings, html_report, lead, pictures
 from tasks.report.findings import Findings, Reported
 from tasks.report.html_report import Block, Details, Figure, Heading, Paragraph, Table, in_words
-from tasks.runs import atomic, calls
-from tasks.runs.folder import Run
-from tasks.runs.machine import changes
-from tasks.runs.result import Result
 
 if TYPE_CHECKING:
     import pandas

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from simulators.wake_flow.box import WakeFlow
 from simulators.wake_flow.geometry import Channel
-from tasks.runs import atomic
+from tasks.folder import atomic
 from tasks.wake_flow import diagnostics
 from tasks.wake_flow.config import Config
 from tasks.wake_flow.data import WakeData

@@ -16,8 +16,8 @@ import zo
 from blackbox import Ledger
 from tasks import methods as shared
 from tasks.autograd import AutogradGradient
+from tasks.folder.result import TrainingOutcome
 from tasks.method import Cost, Method
-from tasks.runs.result import TrainingOutcome
 from tasks.setup import Setup, Trained
 from tasks.wake_flow import precomputed
 from tasks.wake_flow.config import IN_LOOP, Config, budget_of, family_of, method_name, without_budget

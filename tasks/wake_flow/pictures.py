@@ -14,8 +14,8 @@ from matplotlib.patches import Circle
 from PIL import Image
 
 from simulators.wake_flow.geometry import CENTRE, LENGTHS
+from tasks.folder import atomic
 from tasks.report import pictures
-from tasks.runs import atomic
 from tasks.wake_flow.config import Config, budget_of, family_of, without_budget
 from tasks.wake_flow.diagnostics import DIAMETER
 from tasks.wake_flow.evaluation import REFERENCE, Tracks, methods

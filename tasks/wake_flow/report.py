@@ -9,10 +9,10 @@ from statistics import fmean
 import numpy as np
 
 from tasks import methods as shared
+from tasks.folder.result import Result
+from tasks.folder.run import Run
 from tasks.report.findings import scores, with_spread
 from tasks.report.html_report import Block, Figure, Heading, Paragraph, Table
-from tasks.runs.folder import Run
-from tasks.runs.result import Result
 from tasks.wake_flow import curves, pictures
 from tasks.wake_flow.config import Config, family_of, without_budget
 from tasks.wake_flow.curves import Found, by_reynolds

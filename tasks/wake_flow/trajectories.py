@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from simulators.wake_flow.geometry import CENTRE, LENGTHS, RADIUS, SPEED
-from tasks.runs import atomic
+from tasks.folder import atomic
 from tasks.wake_flow.config import Config
 from tasks.wake_flow.data import WakeData
 from tasks.wake_flow.evaluation import REFERENCE

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tasks.errors import WorkersError
-from tasks.runs.folder import Run
+from tasks.folder.run import Run
 from tasks.workers import launch
 
 if TYPE_CHECKING:

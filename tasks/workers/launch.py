@@ -24,7 +24,7 @@ from shlex import quote
 from typing import TypeAlias
 
 from tasks.errors import WorkersError
-from tasks.runs import atomic
+from tasks.folder import atomic
 from tasks.terminal import say
 
 LAUNCH = "launch.json"  # in the folder of a run that torchrun started

@@ -55,6 +55,23 @@ def test_a_ratio_on_the_page_is_of_the_two_numbers_beside_it():
         assert abs(float(own) / float(base) - float(ratio)) < 0.006
 
 
+def test_a_ratio_is_of_each_seed_where_both_files_have_them_and_else_of_the_means():
+    several, one = {"ours": 30.0, "values": [20.0, 40.0]}, {"ours": 40.0, "values": [40.0, 40.0]}
+    assert page._over(several, one) == [0.5, 1.0]
+    assert page._over(several, {"ours": 40.0}) == [0.75]
+    assert page._range([0.5, 1.0]) == "**0.75** (0.50 to 1.00)"
+
+
+def test_commands_that_differ_in_the_problem_alone_are_one_line():
+    found = re.findall(
+        r"^\| `python -m benchmarks rows --size small --problems (.*?)`", page.text(), re.MULTILINE
+    )
+    named = [each.split() for each in found]
+    files = list((protocol.RESULTS / "rows").rglob("*.json"))
+    assert len(found) < len(files) / 2
+    assert sum(not word.startswith("--") for words in named for word in words) == len(files)
+
+
 def test_no_claim_departs_from_its_result():
     off = [
         (claim.what, claim.stated, claim.ours.mean)

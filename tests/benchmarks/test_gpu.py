@@ -14,7 +14,7 @@ from benchmarks.gpu.parts import LIMIT, PARTS, Part
 from benchmarks.gpu.queries import CONTENDERS, Traffic, able
 from benchmarks.query_speed import measuring
 from benchmarks.query_speed.problems import make
-from tasks.runs.machine import versions
+from tasks.folder.machine import versions
 
 CPU = ["--device", "cpu", "--size", "ci"]
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import tasks
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
+from tasks.configuration import Count, Positive
 from tasks.image_classification import ImageClassification
 from tasks.methods import METHODS
 from tasks.new import write
@@ -60,13 +61,13 @@ class Steering(tasks.Problem):
 
     @dataclass(frozen=True)
     class Config(tasks.Config):
-        steps: tasks.Count = 4
-        batch: tasks.Count = 6
-        learning_rate: tasks.Positive = 0.02
-        validate_every: tasks.Count = 2
-        checkpoint_every: tasks.Count = 2
-        coordinates: tasks.Count = 5
-        directions: tasks.Count = 4
+        steps: Count = 4
+        batch: Count = 6
+        learning_rate: Positive = 0.02
+        validate_every: Count = 2
+        checkpoint_every: Count = 2
+        coordinates: Count = 5
+        directions: Count = 4
         dropout: float = 0.2
         limit: float = 1e9
 

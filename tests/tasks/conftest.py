@@ -60,16 +60,17 @@ def drawn(drawing):
 @pytest.fixture(autouse=True)
 def no_time_passes(monkeypatch):
     """Or a slow machine would write checkpoints that a fast one does not; tests of that have a clock."""
-    from tasks.runs import pace
+    from tasks.folder import pace
 
     monkeypatch.setattr(pace, "monotonic", lambda: 0.0)
 
 
 @pytest.fixture
 def run(tmp_path):
-    from tasks.runs.folder import Run
+    from tasks.folder.run import Run
+    from tasks.folder.terms import Terms
 
-    return Run.create(tmp_path / "runs", "toy", "demo", Settings(), [0])
+    return Run.create(tmp_path / "runs", Terms("toy", "demo", Settings(), [0]))
 
 
 @pytest.fixture

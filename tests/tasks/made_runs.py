@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import tasks
 from tasks import Row
-from tasks.runs.folder import Run, stage_name
+from tasks.folder.run import Run, stage_name
+from tasks.folder.terms import Terms
 
 TWELVE = (
     "none", "no-gradient", "identity", "tangents", "student", "sparse-cge", "cge", "rge", "cma-es", "row-rge",
@@ -43,7 +44,7 @@ def made(
     validations, after every second step, half of that.
     """
     config = Config(methods=tuple(values), steps=10, **settings)
-    run = Run.create(root, task, "small", config, seeds, command=["blackbox", "run", task])
+    run = Run.create(root, Terms(task, "small", config, seeds), command=["blackbox", "run", task])
     table = []
     for seed in seeds:
         for place, (method, value) in enumerate(values.items()):

@@ -6,6 +6,7 @@ import torch
 
 import tasks
 from blackbox import ArraySpec, BlackBoxFunction
+from tasks.configuration import Count, Positive
 
 MATRIX = torch.tensor([[1.0, 0.5, 0.0], [-0.3, 0.8, 0.2], [0.1, 0.0, 1.2]], dtype=torch.float64)
 
@@ -32,12 +33,12 @@ class Steering(tasks.Problem):
     @dataclass(frozen=True)
     class Config(tasks.Config):
         methods: tuple[str, ...] = ("none", "first-order", "cge")
-        steps: tasks.Count = 6
-        batch: tasks.Count = 5
-        learning_rate: tasks.Positive = 0.05
-        validate_every: tasks.Count = 2
-        checkpoint_every: tasks.Count = 2
-        calls: tasks.Count = 2
+        steps: Count = 6
+        batch: Count = 5
+        learning_rate: Positive = 0.05
+        validate_every: Count = 2
+        checkpoint_every: Count = 2
+        calls: Count = 2
         limit: float = 1e9
 
     def box(self):

@@ -10,8 +10,8 @@ import pytest
 import tasks
 from blackbox.extras import MissingExtraError
 from tasks.errors import CallbackWarning, ConfigurationError
+from tasks.folder.run import Run
 from tasks.progress import Progress
-from tasks.runs.folder import Run
 from tests.tasks.problems import Steering
 
 

@@ -27,14 +27,16 @@ from blackbox import (
     Ledger,
     Parallel,
 )
-from tasks import cost
+from tasks import cost, trial
 from tasks.errors import Interrupted, StorageError
+from tasks.folder import calls
+from tasks.folder.run import Run
+from tasks.folder.terms import Terms
 from tasks.ledger import calls_noted
 from tasks.methods import METHODS
-from tasks.plan import TRIES, plan_of
+from tasks.plan import plan_of
 from tasks.progress import Progress
-from tasks.runs import calls
-from tasks.runs.folder import Run
+from tasks.trial import TRIES
 from tasks.workers import group
 from tests.tasks.problems import MATRIX, Beside, Mixed, Steering
 
@@ -127,7 +129,7 @@ def test_stages_of_a_loop_of_ones_own_have_a_budget_for_each_box(tmp_path):
         kept = {"network": network}
         return tasks.train(run, stage, steps=steps, step=step, state=kept, model="network", boxes=[box])
 
-    run = Run.create(tmp_path, "own", "demo", tasks.Config(), [0])
+    run = Run.create(tmp_path, Terms("own", "demo", tasks.Config(), [0]))
     train(run, "seed-0/one", Counting(), 20)
     other = Budgeted(Counting(), 40)
     train(run, "seed-0/other", other, 10)  # 40 rows of its own: the 80 of the other box are not its
@@ -257,7 +259,7 @@ def test_data_that_a_network_asks_for_keep_failed_rows_where_methods_are_checked
     problem = Scaled(methods=("tangents",))
     plan = plan_of(problem, [0])
     problem.ledger.bound(problem)
-    plan.settled(problem)
+    plan.settled(timed=False)
     failed = problem.data.test.isnan().any(dim=1)
     assert 0 < int(failed.sum()) == problem.box.ledger.rows_failed < 8
 
@@ -335,7 +337,7 @@ def test_runs_whose_class_has_one_box_have_a_budget_each(tmp_path):
 def cost_of(problem, methods, *, timed):
     """What is said of the cost of a run by these methods."""
     plan = replace(plan_of(problem, [0]), methods={name: METHODS[name] for name in methods})
-    return cost.told(problem, plan.settled(problem), timed=timed)
+    return cost.sentences(plan.settled(timed=timed))
 
 
 def test_the_time_of_a_row_is_not_that_of_a_cached_answer(monkeypatch, tmp_path):
@@ -344,7 +346,7 @@ def test_the_time_of_a_row_is_not_that_of_a_cached_answer(monkeypatch, tmp_path)
             return Cached(Mixed(), tmp_path / "answers")
 
     clock = itertools.count(0.0, 0.02)  # each look at it is 20 ms after the one before
-    monkeypatch.setattr(cost, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(trial, "perf_counter", lambda: next(clock))
 
     problem = Kept(methods=("none", "no-gradient", "tangents"))
     wanted = ("none", "no-gradient", "tangents")
@@ -370,7 +372,7 @@ def test_the_time_of_a_row_is_not_that_of_starting_a_pool(monkeypatch):
         def box(self):
             return Parallel(Slow(), ThreadPoolExecutor(1), block=5)
 
-    monkeypatch.setattr(cost, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(trial, "perf_counter", lambda: now[0])
     first, *_ = cost_of(Pooled(), (), timed=True)
     assert first.endswith("runs 10 box rows, 4 ms a row.")
 
@@ -426,7 +428,7 @@ class Killed(Steering):
     @dataclass(frozen=True)
     class Config(Steering.Config):
         methods: tuple[str, ...] = ("cge",)
-        checkpoint_every: tasks.Count = 3
+        checkpoint_every: Count = 3
 
     def box(self):
         return Noted(self.config.limit)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tasks.errors import CheckpointError
-from tasks.runs import checkpoint
+from tasks.folder import checkpoint
 
 ROOT = Path(__file__).parents[2]
 
@@ -176,7 +176,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from tasks.runs import atomic, checkpoint
+from tasks.folder import atomic, checkpoint
 
 def kill(when, original):
     def call(*arguments, **options):

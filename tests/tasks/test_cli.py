@@ -15,8 +15,8 @@ import torch
 
 from blackbox import BlackBoxError
 from tasks import cli
-from tasks.runs import checkpoint
-from tasks.runs.folder import Run
+from tasks.folder import checkpoint
+from tasks.folder.run import Run
 from tests import quick
 from tests.tasks.problems import Steering
 from zo import TangentWarning

@@ -9,6 +9,7 @@ import tasks
 from blackbox import ArraySpec, BlackBoxFunction, BudgetError
 from blackbox.extras import MissingExtraError
 from tasks.cma_es import LARGEST, CmaEs, ranked
+from tasks.configuration import Count
 from tasks.errors import ConfigurationError
 from tasks.progress import Progress
 from zo import FailedQueriesError
@@ -202,8 +203,8 @@ class Pushed(tasks.Problem):
     @dataclass(frozen=True)
     class Config(tasks.Config):
         methods: tuple[str, ...] = ("cma-es",)
-        steps: tasks.Count = 25
-        batch: tasks.Count = 4
+        steps: Count = 25
+        batch: Count = 4
         popsize: int | None = 8
 
     def box(self):

@@ -10,9 +10,10 @@ import torch
 import tasks
 from tasks import Row
 from tasks.errors import ProblemError
+from tasks.folder import checkpoint
+from tasks.folder.run import Run, stage_name
+from tasks.folder.terms import Terms
 from tasks.progress import Progress
-from tasks.runs import checkpoint
-from tasks.runs.folder import Run, stage_name
 from tasks.wake_flow.problem import WakeFlow
 from tests.tasks.problems import Steering
 from tests.tasks.wake_flow.test_report import CONFIG, evaluation
@@ -132,7 +133,7 @@ def test_the_wake_s_flow_goes_out_with_its_axes(tmp_path):
     known = evaluation(("SRC", "NON"), 0)
     config = replace(CONFIG, methods=("SRC", "NON"))
     run = Run.create(
-        tmp_path / "runs", "wake-flow", "demo", config, [0], problem="tasks.wake_flow.problem:WakeFlow"
+        tmp_path / "runs", Terms("wake-flow", "demo", config, [0], problem="tasks.wake_flow.problem:WakeFlow")
     )
     table = []
     for method in config.methods:

@@ -16,11 +16,11 @@ import torch
 import tasks
 from tasks import cli, names, terminal
 from tasks.errors import BlackBoxError, CheckpointWarning, RunFolderError
+from tasks.folder import calls, checkpoint
+from tasks.folder.result import Result
+from tasks.folder.run import Run
 from tasks.report import findings
 from tasks.report.findings import Findings
-from tasks.runs import calls, checkpoint
-from tasks.runs.folder import Run
-from tasks.runs.result import Result
 
 FIELDS = "evaluations/seed-0__sparse-cge.pt"
 STATE = "checkpoints/seed-0__sparse-cge.pt"

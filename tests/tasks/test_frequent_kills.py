@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.runs import calls
+from tasks.folder import calls
 from tests.tasks.denoised_smoothing import small as smoothing
 from tests.tasks.test_kill_and_resume import ROOT, ended, outcome, own, started
 from tests.tasks.wake_flow import small as wake
@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import torch
 
 import tasks
+from tasks.configuration import Count
 from blackbox import ArraySpec, BlackBoxFunction
 
 
@@ -45,8 +46,8 @@ class Long(tasks.Problem):
     @dataclass(frozen=True)
     class Config(tasks.Config):
         methods: tuple[str, ...] = ("cge",)
-        steps: tasks.Count = 2
-        batch: tasks.Count = 4
+        steps: Count = 2
+        batch: Count = 4
 
     def box(self):
         return Fine()

@@ -15,11 +15,12 @@ import zo
 from blackbox import ArraySpec, BlackBoxFunction, Ledger
 from tasks import train
 from tasks.errors import CheckpointWarning, Interrupted, StoppedInside
+from tasks.folder import atomic, calls, checkpoint
+from tasks.folder import journal as module
+from tasks.folder.journal import Journal, journaled
+from tasks.folder.run import Run
+from tasks.folder.terms import Terms
 from tasks.progress import Progress
-from tasks.runs import atomic, calls, checkpoint
-from tasks.runs import journal as module
-from tasks.runs.folder import Run
-from tasks.runs.journal import Journal, journaled
 from tests.tasks.test_progress import Clock
 from tests.tasks.test_training import final_bits, lines
 
@@ -293,7 +294,7 @@ def die():
 @pytest.fixture
 def new_run(tmp_path):
     def make():
-        return Run.create(tmp_path / "runs", "toy", "demo", Settings(), [0])
+        return Run.create(tmp_path / "runs", Terms("toy", "demo", Settings(), [0]))
 
     return make
 
@@ -409,8 +410,8 @@ LATE = 6 * (34 + 3 + 1 + 18)
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tasks.runs import journal
-from tasks.runs.folder import Run
+from tasks.folder import journal
+from tasks.folder.run import Run
 from tests.tasks.test_journal import LATE, Cubed, descend
 
 journal.EVERY = 0.0

@@ -12,9 +12,10 @@ import torch
 import tasks
 from blackbox import ArraySpec, BlackBoxFunction, BudgetError, Parallel
 from tasks import commands, loop
+from tasks.configuration import Count
+from tasks.folder import answers, calls, checkpoint, pace
+from tasks.folder.answers import Answers
 from tasks.progress import Progress
-from tasks.runs import answers, calls, checkpoint, pace
-from tasks.runs.answers import Answers
 from tasks.stage import Stage
 from tests.tasks.problems import Beside
 
@@ -56,8 +57,8 @@ class Finely(Beside):
     @dataclass(frozen=True)
     class Config(Beside.Config):
         methods: tuple[str, ...] = ("no-gradient",)
-        steps: tasks.Count = 4
-        checkpoint_every: tasks.Count = 2
+        steps: Count = 4
+        checkpoint_every: Count = 2
 
     fine = Fine
 
@@ -237,9 +238,9 @@ def test_a_validation_or_test_that_is_cut_short_runs_only_the_rows_that_are_left
 class Stepped(Beside):
     @dataclass(frozen=True)
     class Config(Beside.Config):
-        steps: tasks.Count = 4
-        checkpoint_every: tasks.Count = 100
-        coordinates: tasks.Count = 3
+        steps: Count = 4
+        checkpoint_every: Count = 100
+        coordinates: Count = 3
 
     def box(self):
         return Row()

@@ -15,7 +15,8 @@ import torch
 import tasks
 from tasks import own_loop
 from tasks.errors import RunLockedError
-from tasks.runs.folder import Run
+from tasks.folder.run import Run
+from tasks.folder.terms import Terms
 from tests.tasks.test_cli import figures, only_run, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -192,7 +193,7 @@ def test_a_block_without_a_result_is_an_error(tmp_path, monkeypatch, settings):
 
 
 def test_a_line_of_the_table_needs_a_named_stage_and_a_figure():
-    from tasks.runs.result import TrainingOutcome
+    from tasks.folder.result import TrainingOutcome
 
     row = tasks.Row.of(TrainingOutcome("seed-3/my-method"), {"error": float("nan"), "speed": 2}, unit="m")
     assert (row.method, row.seed, row.metric, row.value, row.unit) == ("my-method", 3, "error", None, "m")
@@ -208,7 +209,7 @@ def test_a_line_of_the_table_needs_a_named_stage_and_a_figure():
 
 @pytest.mark.parametrize("value", [0.5, np.float32(0.5), np.array(0.5), torch.tensor(0.5)], ids=repr)
 def test_a_single_number_of_any_library_is_a_figure(value):
-    from tasks.runs.result import TrainingOutcome
+    from tasks.folder.result import TrainingOutcome
 
     assert tasks.Row.of(TrainingOutcome("seed-0/mine"), {"error": value}).value == 0.5
     assert tasks.Row.of(TrainingOutcome("seed-0/mine"), {"error": "lost"}).value is None
@@ -225,7 +226,7 @@ def test_the_loop_on_the_page_runs(script, tmp_path):
 
 
 def test_a_run_that_another_process_works_on_is_not_discarded(tmp_path, monkeypatch):
-    run = Run.create(tmp_path, "pump", "own", tasks.Config(), [0], script="pump.py")
+    run = Run.create(tmp_path, Terms("pump", "own", tasks.Config(), [0], script="pump.py"))
     monkeypatch.setenv(own_loop.VARIABLE, str(run.path))
     with run.lock(), pytest.raises(RunLockedError), tasks.own_run("pump", tasks.Config()):
         pass

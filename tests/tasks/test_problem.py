@@ -15,6 +15,7 @@ import tasks
 import zo
 from blackbox import ArraySpec, BlackBoxFunction, BudgetError, NotDifferentiableError
 from blackbox.wrappers import Budgeted
+from tasks.configuration import Count
 from tasks.errors import (
     CheckpointError,
     ConfigurationError,
@@ -23,11 +24,12 @@ from tasks.errors import (
     ProblemWarning,
     RunFolderError,
 )
+from tasks.folder import calls
+from tasks.folder.run import Run
+from tasks.folder.terms import Terms
 from tasks.methods import METHODS
 from tasks.progress import Progress
 from tasks.report import findings, html_report
-from tasks.runs import calls
-from tasks.runs.folder import Run
 from tests import quick
 from tests.tasks.problems import MATRIX, Beside, Mixed, Steering, TwoBoxes
 from zo import FailedQueriesError
@@ -263,13 +265,27 @@ def test_several_boxes_by_name(tmp_path, method):
     assert run.result.table[0].rows >= 6 * 5 * 2
 
 
+class Answered(Steering):
+    def answers(self):
+        z = torch.randn(300, len(MATRIX), generator=torch.Generator().manual_seed(1)).to(MATRIX.dtype)
+        return {"box": ([z], (z @ MATRIX.T).tanh())}
+
+
+def test_a_student_learns_before_the_first_step_from_answers_that_the_problem_has(tmp_path):
+    def losses(problem, **settings):
+        run = go(problem, tmp_path, methods=["student", "first-order"], **settings)
+        student, exact = run.result.table
+        assert student.rows == exact.rows  # what is known before costs none
+        return student.value, exact.value
+
+    learned, exact = losses(Answered())
+    alone, _ = losses(Steering())
+    assert abs(learned - exact) < 0.05 * exact and alone > 1.3 * exact
+    assert losses(Answered(), prefit=0)[0] == alone
+
+
 @pytest.mark.slow
 def test_tangents_learn_before_the_first_step_from_answers_that_the_problem_has(tmp_path):
-    class Answered(Steering):
-        def answers(self):
-            z = torch.randn(300, len(MATRIX), generator=torch.Generator().manual_seed(1)).to(MATRIX.dtype)
-            return {"box": ([z], (z @ MATRIX.T).tanh())}
-
     def errors(problem, **settings):
         run = go(problem, tmp_path, methods=["tangents"], **settings)
         lines = [line for line in run._run.metrics("seed-0/tangents") if "gradient_tangent_error" in line]
@@ -880,7 +896,7 @@ def test_settings_of_ones_own_and_what_differs_is_in_the_repr():
     class ReactionDiffusion(Steering):
         @dataclass(frozen=True)
         class Config(Steering.Config):
-            width: tasks.Count = 4
+            width: Count = 4
 
     assert ReactionDiffusion.name() == "reaction-diffusion"
     with pytest.raises(ConfigurationError, match="width"):
@@ -901,7 +917,8 @@ def test_a_run_is_gone_on_with_by_its_own_problem_and_seeds(tmp_path):
     with pytest.raises(RunFolderError, match=r"got others: seeds \[0\] \(now \[0, 1, 2\]\)"):
         go(Steering(), tmp_path, methods=["none"], resume=folder, seeds=3)
     assert go(Steering(), tmp_path, methods=["none"], resume=folder, seeds=1).path == folder
-    own = Run.create(tmp_path, "steering", "own", tasks.Config(), [0], script="mine.py")  # as `own_run` does
+    terms = Terms("steering", "own", tasks.Config(), [0], script="mine.py")  # as those of `own_run`
+    own = Run.create(tmp_path, terms)
     with pytest.raises(RunFolderError, match="got one of a script with a loop of its own"):
         go(Steering(), tmp_path, resume=own.path, rows=10)
 

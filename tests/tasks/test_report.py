@@ -11,11 +11,11 @@ from matplotlib.image import imread
 import tasks
 from tasks import report
 from tasks.errors import ProblemError, RunFolderError
+from tasks.folder.result import Result
+from tasks.folder.run import Run
 from tasks.progress import Progress
 from tasks.report import findings, lead, pictures
 from tasks.report.html_report import Details, Heading, Paragraph, Table
-from tasks.runs.folder import Run
-from tasks.runs.result import Result
 from tests.tasks.made_runs import TWELVE, from_elsewhere, made
 from tests.tasks.problems import Steering
 from tests.tasks.test_html_report import EVIL, read

@@ -10,8 +10,8 @@ import tasks
 from blackbox import BudgetError
 from tasks.cli import main
 from tasks.errors import ConfigurationError
+from tasks.folder.run import Run
 from tasks.progress import Progress
-from tasks.runs.folder import Run
 from tests.tasks.problems import Beside, Steering
 
 HERE = "tests.tasks.problems:Steering"
@@ -24,6 +24,22 @@ def go(problem, runs, **settings):
 def rows_in_all(run):
     """Rows of the run's box, of training, validation, test and timing together."""
     return run.result.calls["rows"]
+
+
+class Answered(Beside):
+    """The box makes 150 rows of its data."""
+
+    def data(self):
+        self.box(torch.zeros(150, 3))
+        return super().data
+
+
+def test_steps_leave_room_for_the_rows_that_make_the_data(tmp_path):
+    run = go(Answered(), tmp_path, rows=400, methods=("no-gradient",))
+    assert 0.8 * 400 < rows_in_all(run) <= 0.95 * 400
+    row = run.result.table[0]
+    judged = row.extra["rows of validation"] + row.extra["rows of test"]
+    assert rows_in_all(run) == 150 + row.rows + judged + 5 * 2  # evaluations that are timed
 
 
 @pytest.mark.parametrize("rows", [400, pytest.param(1200, marks=pytest.mark.slow)])

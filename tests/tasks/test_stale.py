@@ -10,14 +10,16 @@ import torch
 
 import tasks
 from tasks.errors import RunFolderError
-from tasks.runs import atomic, checkpoint, stamp
-from tasks.runs.folder import Run
+from tasks.folder import atomic, checkpoint, stamp
+from tasks.folder.run import Run
+from tasks.folder.terms import Terms
 from tests.tasks import toy as problems
 
 LINE = """
 from dataclasses import dataclass
 import torch
 import tasks
+from tasks.configuration import Count
 from toy import Line
 
 class Own(tasks.Problem):
@@ -26,8 +28,8 @@ class Own(tasks.Problem):
     @dataclass(frozen=True)
     class Config(tasks.Config):
         methods: tuple[str, ...] = ("none", "no-gradient")
-        steps: tasks.Count = 4
-        batch: tasks.Count = 8
+        steps: Count = 4
+        batch: Count = 8
 
     def box(self):
         return Line()
@@ -153,11 +155,13 @@ def test_a_kill_while_settings_are_written_leaves_a_folder_that_can_be_used_or_s
         original(path, value)
 
     written, original = [], atomic.write_json
-    run = Run.create(tmp_path, "toy", "demo", problems.Toy.Config(), [0], data=tmp_path / "a")
+    run = Run.create(tmp_path, Terms("toy", "demo", problems.Toy.Config(), [0], data=tmp_path / "a"))
     with monkeypatch.context() as patched, pytest.raises(Killed) if writes < 2 else nullcontext():
         patched.setattr(atomic, "write_json", write)
         if making:
-            Run.create(tmp_path / "new", "toy", "demo", problems.Toy.Config(), [0], data=tmp_path / "b")
+            Run.create(
+                tmp_path / "new", Terms("toy", "demo", problems.Toy.Config(), [0], data=tmp_path / "b")
+            )
         else:
             run.with_data(tmp_path / "b")
     if making:
@@ -180,7 +184,7 @@ def test_a_kill_while_settings_are_written_leaves_a_folder_that_can_be_used_or_s
 
 def test_data_may_move_and_a_budget_grow_by_their_options(tmp_path):
     config = problems.Toy.Config(rows=100)
-    run = Run.create(tmp_path, "toy", "demo", config, [0], data=tmp_path / "a")
+    run = Run.create(tmp_path, Terms("toy", "demo", config, [0], data=tmp_path / "a"))
     moved = run.with_data(tmp_path / "b").with_budget(200)
     assert (moved.data, moved.config["rows"]) == (str(tmp_path / "b"), 200)
     assert Run.open(run.path) == moved

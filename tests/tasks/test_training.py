@@ -18,9 +18,10 @@ from tasks.errors import (
     ProblemWarning,
     WorkersError,
 )
+from tasks.folder import checkpoint, pace
+from tasks.folder.run import Run
+from tasks.folder.terms import Terms
 from tasks.progress import Progress
-from tasks.runs import checkpoint, pace
-from tasks.runs.folder import Run
 from zo.errors import FailedBatchError, RanksError
 
 STAGE = "seed-0/zo-sol"
@@ -84,7 +85,7 @@ def final_bits(run):
 
 @pytest.fixture
 def new_run(tmp_path):
-    return lambda: Run.create(tmp_path, "toy", "demo", Config(), [0])
+    return lambda: Run.create(tmp_path, Terms("toy", "demo", Config(), [0]))
 
 
 @pytest.fixture
@@ -318,7 +319,7 @@ def test_steps_whose_rows_all_failed_are_counted_and_a_resumed_run_goes_on_count
         if i == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    other = Run.create(tmp_path / "other", "toy", "demo", Config(), [0])
+    other = Run.create(tmp_path / "other", Terms("toy", "demo", Config(), [0]))
     with pytest.warns(ProblemWarning), pytest.raises(Interrupted):
         walk(other, steps=9, loss=failing({1, 2, 6}, 4), on_step=interrupt)
     _, again = walk(other, steps=9, loss=failing({1, 2, 6}, 4))

@@ -9,8 +9,8 @@ import pytest
 
 import tasks
 from tasks import names
-from tasks.runs import trust
-from tasks.runs.folder import Run
+from tasks.folder import trust
+from tasks.folder.run import Run
 
 PROBLEM = """
 from pathlib import Path

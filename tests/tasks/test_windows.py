@@ -5,8 +5,8 @@ import torch
 
 import tasks
 from tasks.errors import CheckpointError
-from tasks.runs import windows
-from tasks.runs.windows import LARGE, WindowFiles
+from tasks.folder import windows
+from tasks.folder.windows import LARGE, WindowFiles
 from tests.tasks.test_checkpoints import same
 from tests.tasks.test_spending import Steering, go
 

@@ -10,10 +10,11 @@ import torch
 import tasks
 from blackbox import ArraySpec, BlackBoxError, BlackBoxFunction
 from tasks import cost
+from tasks.configuration import Count
 from tasks.errors import ConfigurationError
+from tasks.folder.run import Run
 from tasks.plan import plan_of
 from tasks.progress import Progress
-from tasks.runs.folder import Run
 from tasks.start import carry_out
 from tests.tasks.problems import Steering
 
@@ -24,8 +25,8 @@ class Line(tasks.Problem):
     @dataclass(frozen=True)
     class Config(tasks.Config):
         methods: tuple[str, ...] = ("none", "cge", "rge")
-        steps: tasks.Count = 4
-        directions: tasks.Count = 3
+        steps: Count = 4
+        directions: Count = 3
         slope: float = 2.0
 
     box = {}  # noqa: RUF012
@@ -60,7 +61,7 @@ def test_rows_are_those_of_base_and_queries(tmp_path):
 
 def test_cost_is_in_rows_of_the_data():
     problem = Line()
-    lines = cost.told(problem, plan_of(problem, range(2)).settled(problem), timed=True)
+    lines = cost.sentences(plan_of(problem, range(2)).settled(timed=True))
     assert "without a black box" in lines[0] and "5" in lines[0]
     assert any("cge" in line and "queries" in line for line in lines)
 
@@ -112,8 +113,9 @@ def test_what_settings_tell_is_refused_before_a_box_or_data_is_made(
         if way == "script":
             tasks.run(problem, runs=tmp_path / "runs")
         else:  # the folder comes first there, and goes when nothing was done in it
-            carry_out(problem, Run.create(tmp_path, "costly", "own", problem.config, [0]), Progress())
-    assert not (tmp_path / "runs").exists()
+            plan = plan_of(problem, [0])
+            carry_out(Run.create(tmp_path, plan.terms), plan, Progress())
+    assert not list(tmp_path.glob("runs/*"))
 
 
 def test_a_script_leaves_no_folder_of_a_run_that_was_not_begun(tmp_path):

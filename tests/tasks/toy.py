@@ -11,8 +11,9 @@ import torch
 import tasks
 from blackbox import ArraySpec, BlackBoxError, BlackBoxFunction
 from tasks import train
+from tasks.configuration import Count, NotNegative, Positive
+from tasks.folder.run import Run
 from tasks.progress import Progress
-from tasks.runs.folder import Run
 from tasks.workers import group
 from zo.estimators import Key
 
@@ -35,16 +36,16 @@ class Toy(tasks.Problem):
     @dataclass(frozen=True)
     class Config(tasks.Config):
         methods: tuple[str, ...] = ("sparse-cge", "no-gradient")
-        steps: tasks.Count = 12
+        steps: Count = 12
         """Optimiser steps of each method."""
-        batch: tasks.Count = 8
-        coordinates: tasks.Count = 4
-        learning_rate: tasks.Positive = 0.05
-        validate_every: tasks.Count = 3
-        checkpoint_every: tasks.Count = 5
-        width: tasks.Count = 4
+        batch: Count = 8
+        coordinates: Count = 4
+        learning_rate: Positive = 0.05
+        validate_every: Count = 3
+        checkpoint_every: Count = 5
+        width: Count = 4
         """Units of the hidden layer."""
-        pause: tasks.NotNegative = 0.0
+        pause: NotNegative = 0.0
         """Seconds that each step waits, so that a test can interrupt it."""
         fault: str | None = None
         """Kind of error that a step raises."""
@@ -102,12 +103,12 @@ class Shared(tasks.Problem):
     @dataclass(frozen=True)
     class Config(tasks.Config):
         methods: tuple[str, ...] = ("cge",)
-        steps: tasks.Count = 12
-        batch: tasks.Count = 8
-        learning_rate: tasks.Positive = 0.02
-        checkpoint_every: tasks.Count = 5
-        chunk: tasks.Count | None = 5
-        pause: tasks.NotNegative = 0.0
+        steps: Count = 12
+        batch: Count = 8
+        learning_rate: Positive = 0.02
+        checkpoint_every: Count = 5
+        chunk: Count | None = 5
+        pause: NotNegative = 0.0
         """Seconds that each step waits, so that a test can interrupt it."""
         die_at: int | None = None
         """Step in whose queries a process is killed, the first time."""

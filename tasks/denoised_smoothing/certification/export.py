@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from blackbox.extras import import_extra
 from tasks.errors import ProblemError
-from tasks.runs import atomic
+from tasks.folder import atomic
 
 TOLERANCE = 1e-5
 BATCHES = (2, 1, 5)  # that it is checked at: as it was recorded, alone, and another

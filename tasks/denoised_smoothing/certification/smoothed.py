@@ -32,7 +32,7 @@ from tasks.denoised_smoothing.certification.checks import (
 )
 from tasks.denoised_smoothing.certification.table import CertificateFile
 from tasks.errors import DataError, ProblemError
-from tasks.runs.answers import Answers
+from tasks.folder.answers import Answers
 from tasks.tally import Tally, everywhere
 from tasks.workers import group
 

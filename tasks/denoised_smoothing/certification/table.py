@@ -19,7 +19,7 @@ from typing import Any
 from blackbox import Ledger
 from tasks.denoised_smoothing.certification.algorithm import Certificate
 from tasks.errors import DataError
-from tasks.runs import atomic
+from tasks.folder import atomic
 
 
 def _seconds(text: str) -> float:

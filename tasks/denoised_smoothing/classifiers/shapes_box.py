@@ -20,10 +20,10 @@ from torch.nn import functional
 from blackbox import ArraySpec
 from blackbox.adapters import TorchModule
 from tasks.errors import CheckpointError
+from tasks.folder import checkpoint
+from tasks.folder.pace import Pace
 from tasks.images.shapes import NAMES, SIDE
 from tasks.images.shapes_file import kept_shapes, version
-from tasks.runs import checkpoint
-from tasks.runs.pace import Pace
 
 SEED = 20  # of the images that it is trained on, and nothing else is
 IMAGES, STEPS, BATCH, LEARNING_RATE = 12_000, 800, 128, 5e-3

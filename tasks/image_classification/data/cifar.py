@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from tasks.errors import DataError
+from tasks.folder import atomic
 from tasks.image_classification.data.images import Images
-from tasks.runs import atomic
 
 TIMEOUT = 30  # seconds without an answer or a byte
 

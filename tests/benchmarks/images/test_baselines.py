@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from benchmarks.images.baselines import OTHERS, BaselineConfig, WithoutBackpropagation
+from tasks.folder import checkpoint
+from tasks.folder.run import Run
+from tasks.folder.terms import Terms
+from tasks.plan import plan_of
 from tasks.progress import Progress
-from tasks.runs import checkpoint
-from tasks.runs.folder import Run
 from tasks.start import carry_out
 from tests.tasks.image_classification.small import SETTINGS, Striped, made_setup, train
 from tests.tasks.image_classification.test_sparse_set import OWN
@@ -22,12 +24,13 @@ class StripedBaselines(WithoutBackpropagation, Striped):
 
 def new_run(folder) -> Run:
     config = BaselineConfig(**(SETTINGS | {"methods": OTHERS}))
-    return Run.create(folder, WithoutBackpropagation.name(), "demo", config, [0])
+    return Run.create(folder, Terms(WithoutBackpropagation.name(), "demo", config, [0]))
 
 
 def go_on(run: Run) -> None:
     run = Run.open(run.path)
-    carry_out(WithoutBackpropagation(run.configuration(BaselineConfig)), run, Progress())
+    problem = WithoutBackpropagation(run.configuration(BaselineConfig))
+    carry_out(run, plan_of(problem, run.seeds), Progress())
 
 
 def outcome(run: Run):

@@ -14,8 +14,9 @@ from tasks import Setup, Trained
 from tasks.denoised_smoothing import DenoisedSmoothing
 from tasks.denoised_smoothing.config import Config
 from tasks.denoised_smoothing.problem import METHODS
+from tasks.folder.run import Run
+from tasks.folder.terms import Terms
 from tasks.progress import Progress
-from tasks.runs.folder import Run
 from tasks.setup import setup_of
 
 CLASSES, SIDE = 3, 6
@@ -82,7 +83,7 @@ def setup(
     """What a method is given, in a run of `folder`."""
     runs = folder / "runs"
     if not runs.exists():
-        Run.create(runs, made.name(), "demo", made.config, (0,))
+        Run.create(runs, Terms(made.name(), "demo", made.config, (0,)))
     (path,) = runs.iterdir()
     if made.run_folder is None:
         made.begin(path)

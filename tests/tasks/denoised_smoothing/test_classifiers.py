@@ -21,8 +21,8 @@ from tasks.denoised_smoothing.classifiers.sklearn_box import embedded
 from tasks.denoised_smoothing.classifiers.stack import make_box
 from tasks.denoised_smoothing.config import Config
 from tasks.errors import DataError
+from tasks.folder import pace
 from tasks.images import digits
-from tasks.runs import pace
 from tests.tasks.denoised_smoothing import small
 
 

@@ -19,9 +19,9 @@ from tasks.denoised_smoothing import DenoisedSmoothing
 from tasks.denoised_smoothing.certification import algorithm
 from tasks.denoised_smoothing.certification.table import CertificateFile, read_certificates
 from tasks.denoised_smoothing.config import PRESETS, Config
+from tasks.folder import checkpoint, pace
+from tasks.folder.run import Run
 from tasks.progress import Progress
-from tasks.runs import checkpoint, pace
-from tasks.runs.folder import Run
 from tests import quick
 from tests.tasks.denoised_smoothing import boxes, small
 

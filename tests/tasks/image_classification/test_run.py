@@ -10,10 +10,12 @@ import torch
 
 from tasks import cli
 from tasks.errors import CheckpointError
+from tasks.folder import checkpoint
+from tasks.folder.run import Run
+from tasks.folder.terms import Terms
 from tasks.image_classification import ImageClassification, networks, sparse_set
+from tasks.plan import plan_of
 from tasks.progress import Progress
-from tasks.runs import checkpoint
-from tasks.runs.folder import Run
 from tasks.start import carry_out
 from tests.tasks.image_classification.small import SETTINGS, small, words
 from zo.errors import FailedQueriesError
@@ -144,13 +146,14 @@ class Killed(BaseException):
 
 
 def new_run(folder: Path, **changes) -> Run:
-    return Run.create(folder, "image-classification", "demo", small(**changes), [0])
+    return Run.create(folder, Terms("image-classification", "demo", small(**changes), [0]))
 
 
 def go_on(run: Run) -> None:
     """As `blackbox resume` does, but for the report."""
     run = Run.open(run.path)
-    carry_out(ImageClassification(run.configuration(ImageClassification.Config)), run, Progress())
+    problem = ImageClassification(run.configuration(ImageClassification.Config))
+    carry_out(run, plan_of(problem, run.seeds), Progress())
 
 
 @pytest.mark.slow

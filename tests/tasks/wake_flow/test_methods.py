@@ -11,10 +11,12 @@ import torch
 
 import zo
 from tasks.errors import ProblemError
+from tasks.folder import checkpoint
+from tasks.folder.run import Run, stage_name
+from tasks.folder.terms import Terms
 from tasks.methods import estimator
+from tasks.plan import plan_of
 from tasks.progress import Progress
-from tasks.runs import checkpoint
-from tasks.runs.folder import Run, stage_name
 from tasks.start import carry_out
 from tasks.wake_flow.config import METHODS, PRESETS, Config, budget_of, family_of, method_name, without_budget
 from tasks.wake_flow.methods import steps_in_loop, variant
@@ -58,16 +60,16 @@ class Cutting(Progress):
 
 def go_on(run: Run, folder: Path, progress: Progress | None = None) -> None:
     """Do what is left of a run, or, with a progress that cuts it short, a part of that."""
-    problem = WakeFlow(run.configuration(Config), folder=folder / "data")
+    plan = plan_of(WakeFlow(run.configuration(Config), folder=folder / "data"), run.seeds)
     if progress is None:
-        carry_out(problem, run, Progress())
+        carry_out(run, plan, Progress())
     else:
         with pytest.raises(Cut):
-            carry_out(problem, run, progress)
+            carry_out(run, plan, progress)
 
 
 def start_run(folder: Path, config: Config, progress: Progress | None = None, seed: int = 0) -> Run:
-    run = Run.create(folder / "runs", "wake-flow", "demo", config, (seed,))
+    run = Run.create(folder / "runs", Terms("wake-flow", "demo", config, (seed,)))
     go_on(run, folder, progress)
     return run
 

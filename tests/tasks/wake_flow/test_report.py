@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 
 from tasks import Row, report
+from tasks.folder import checkpoint
+from tasks.folder.result import NOT_APPLICABLE, Result
+from tasks.folder.run import Run, stage_name
+from tasks.folder.terms import Terms
 from tasks.judge import warn_of_units
-from tasks.runs import checkpoint
-from tasks.runs.folder import Run, stage_name
-from tasks.runs.result import NOT_APPLICABLE, Result
 from tasks.wake_flow import curves, pictures
 from tasks.wake_flow.evaluation import SERIES, TRACK, tracks
 from tasks.wake_flow.pictures import vorticity
@@ -60,7 +61,7 @@ def evaluation(methods, seed):
 
 def finished(folder, methods, seeds=(0, 1), change=lambda found: found):
     """A finished run with these methods."""
-    run = Run.create(folder, "wake-flow", "demo", CONFIG, list(seeds))
+    run = Run.create(folder, Terms("wake-flow", "demo", CONFIG, list(seeds)))
     table = []
     for seed in seeds:
         found = change(evaluation(methods, seed))

@@ -14,8 +14,8 @@ import h5py
 import pytest
 
 from tasks import cli
-from tasks.runs import checkpoint
-from tasks.runs.folder import Run, stage_name
+from tasks.folder import checkpoint
+from tasks.folder.run import Run, stage_name
 from tests.needs import UNSHARE
 from tests.tasks.wake_flow.small import SMALL, words
 

@@ -15,8 +15,9 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from tasks.runs.folder import HARMLESS, Run
-from tasks.runs.machine import PACKAGE, version
+from tasks.folder.machine import PACKAGE, version
+from tasks.folder.run import Run
+from tasks.folder.terms import HARMLESS
 from zo.batches import bits
 
 OF = "of"  # the entry of a file with the checksum

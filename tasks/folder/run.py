@@ -13,24 +13,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from numbers import Integral
 from pathlib import Path
 from shlex import quote
 from typing import Any, TypeVar
 
 from tasks import code
-from tasks.configuration import from_dict, to_dict
+from tasks.configuration import from_dict
 from tasks.errors import ConfigurationError, ProblemError, RunFolderError, RunLockedError, TrustError
-from tasks.runs import atomic, calls, reading, trust
-from tasks.runs.machine import digest, machine, versions
-from tasks.runs.result import Result, Row
+from tasks.folder import atomic, calls, reading, trust
+from tasks.folder.machine import digest, machine, versions
+from tasks.folder.result import NOT_APPLICABLE, Result, Row
+from tasks.folder.terms import BEGUN, CONFIG, Terms, check_seeds, differences, refuse_edited, settled
 
 FORMAT = 3  # of config.json; raise it when older folders can no longer be resumed
 LOOKED_AT = 2  # an older one, of which finished runs are still read
-CONFIG, CHECKPOINTS, LOCK = "config.json", "checkpoints", ".lock"
-BEGUN = "begun.json"  # what the run was begun with, to which `config.json` is compared
-HARMLESS = {"rows"}  # settings that a resumed run may change, for no bit depends on them
-MOST_SEEDS = 10_000
+CHECKPOINTS, LOCK = "checkpoints", ".lock"
 
 C = TypeVar("C")
 
@@ -69,64 +66,35 @@ class Run:
     """Of which exceptions of callbacks the user has been warned."""
 
     @classmethod
-    def create(
-        cls,
-        root: Path,
-        task: str,
-        preset: str,
-        config: object,
-        seeds: Sequence[int],
-        *,
-        data: Path = Path("data"),
-        command: Sequence[str] | None = None,
-        problem: str = "",
-        script: str = "",
-        chosen: Sequence[str] = (),
-    ) -> Run:
+    def create(cls, root: Path, terms: Terms, command: Sequence[str] | None = None) -> Run:
         """Make a new folder `root/<task>-<preset>-<date>-<time>`; an existing one is never touched.
 
         Args:
             root: where runs lie; made if missing.
-            task: name of the task.
-            preset: name of the preset that `config` started from.
-            config: the task's configuration, a dataclass.
-            seeds: one training for each.
-            data: folder of the task's data.
+            terms: what the run is begun with; this user runs its code from here on.
             command: how the run was started; the process's own command line if not given.
-            problem: where the problem's class is.
-            script: the script that makes the run, if it has a loop of its own.
-            chosen: settings that the run chooses by its budget of rows.
 
         Raises:
-            ConfigurationError: `config` cannot be written as JSON, or there are no seeds, or too many.
+            ConfigurationError: the settings cannot be written as JSON.
         """
-        check_seeds(seeds)
-        now, named = datetime.now(UTC), code.named(config)
-        arguments = list(sys.argv if command is None else command)
+        now, arguments = datetime.now(UTC), list(sys.argv if command is None else command)
+        code_of_run = (terms.script or terms.problem, *(each.code for each in terms.named))
         content = {
             "format": FORMAT,
-            "task": task,
-            "preset": preset,
-            "config": to_dict(config),
-            "seeds": [int(seed) for seed in seeds],
-            "data": str(data.resolve()),  # a run may be resumed from another working directory
+            **terms.written(),
             "command": arguments,
-            "versions": versions() | digest(script or problem, *(each.code for each in named)),
-            "named": [each.code for each in named],
+            "versions": versions() | digest(*code_of_run),
             "started": now.isoformat(timespec="seconds"),
-            "problem": problem,
-            "script": script,
-            "chosen": dict.fromkeys(chosen),
         }
-        trust.note(problem)
-        trust.note(script, arguments[1:])
-        for each in named:
+        trust.note(terms.problem)
+        trust.note(terms.script, arguments[1:])
+        for each in terms.named:
             trust.note(each.code, each.arguments)
         root.mkdir(parents=True, exist_ok=True)
-        path = _new_folder(root, f"{task}-{preset}-{now.astimezone():%Y%m%d-%H%M%S}")
+        path = _new_folder(root, f"{terms.task}-{terms.preset}-{now.astimezone():%Y%m%d-%H%M%S}")
         (path / CHECKPOINTS).mkdir()
         atomic.write_json(path / CONFIG, content)
-        atomic.write_json(path / BEGUN, _settled(content))
+        atomic.write_json(path / BEGUN, settled(content))
         return cls.open(path)
 
     @classmethod
@@ -163,7 +131,7 @@ class Run:
             raise RunFolderError(f"{path}: {error}") from None
         if run.script and run.problem:
             raise RunFolderError(f"{path / CONFIG}: expected a script or a problem, got both. Leave one out.")
-        _refuse_edited(path, content)
+        refuse_edited(path, content)
         return run
 
     def code_versions(self) -> dict[str, str]:
@@ -259,7 +227,12 @@ class Run:
         # killed between these, it has one setting or the other: `lock` writes what is missing
         (self.path / BEGUN).unlink(missing_ok=True)
         atomic.write_json(self.path / CONFIG, content)
-        atomic.write_json(self.path / BEGUN, _settled(content))
+        atomic.write_json(self.path / BEGUN, settled(content))
+
+    def changed(self, terms: Terms) -> str:
+        """In what it departs from other terms, in words; "" where it is of these."""
+        before, now = {"name": self.task, "seeds": list(self.seeds), **self.config}, terms.written()
+        return differences(before, {"name": now["task"], "seeds": now["seeds"], **now["config"]})
 
     @property
     def begun(self) -> bool:
@@ -275,12 +248,16 @@ class Run:
         """Write `result.json`, which finishes the run: what came out, on which machine, with which versions.
 
         Args:
-            table: A line for each method and seed; `Row.of` makes one of a training's outcome.
+            table: A line for each method and seed; `Row.of` makes one of a training's outcome. Metrics of
+                methods that turned out not to be applicable are dropped.
         """
         if not table:
             raise ProblemError(
                 f"{self.path}: expected a tasks.Row for each method and seed, got none. Give at least one."
             )
+        for row in table:
+            if NOT_APPLICABLE in row.extra:
+                self.truncate_metrics(stage_name(row.seed, row.method), -1)
         result = Result(
             task=self.task,
             preset=self.preset,
@@ -304,7 +281,7 @@ class Run:
             atomic.sweep(self.path)
             if not os.path.lexists(self.path / BEGUN):  # of an older version, or killed before it was written
                 content = reading.json_object(self.path / CONFIG, "Start the run anew.")
-                atomic.write_json(self.path / BEGUN, _settled(content))
+                atomic.write_json(self.path / BEGUN, settled(content))
             yield
 
     def log(self, stage: str, step: int, **values: float | int | str) -> None:
@@ -381,58 +358,9 @@ def _drop_torn_line(handle: int) -> None:
     os.ftruncate(handle, content.rfind(b"\n") + 1)
 
 
-def _settled(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What nobody may change between the first step and the last."""
-    config = {name: value for name, value in content["config"].items() if name not in HARMLESS}
-    return {**{name: content[name] for name in ("task", "preset", "seeds", "data")}, "config": config}
-
-
-def _refuse_edited(path: Path, content: Mapping[str, Any]) -> None:
-    """Refuse settings that somebody has changed since the run began: its result would claim them throughout.
-
-    Raises:
-        RunFolderError: Naming them, and what they were.
-    """
-    if not os.path.lexists(path / BEGUN):  # `Run.lock` writes it, before anything is done
-        return
-    kept = reading.json_object(path / BEGUN, f"Delete it, if {CONFIG} is as the run began.")
-    before, now = ({**each, "config": None} for each in (kept, _settled(content)))
-    settings = kept.get("config")
-    config = settings if isinstance(settings, dict) else {}
-    parts = differences(before, now), differences(config, _settled(content)["config"])
-    if told := ", ".join(filter(None, parts)):
-        raise RunFolderError(
-            f"{path / CONFIG}: expected the settings that the run was begun with, got others: {told}. Put "
-            "them back, or start a new run. Where data moved, leave that setting as it was, and give "
-            "`blackbox resume` --data."
-        )
-
-
 def stage_name(seed: int, method: str) -> str:
     """Of a method in metrics and checkpoints: "seed-0/sparse-cge", of rge@500 "seed-0/rge.500"."""
     return f"seed-{seed}/{re.sub('[^a-z0-9.-]', '.', method.lower().replace(' ', '-'))}"
-
-
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """The settings that differ, in words: "steps 300 (now 400)"; "" for none."""
-    names = sorted({**before, **now})
-    changed = [name for name in names if before.get(name) != now.get(name)]
-    return ", ".join(f"{name} {before.get(name)!r} (now {now.get(name)!r})" for name in changed)
-
-
-def check_seeds(seeds: Sequence[int]) -> None:
-    """Refuse seeds that are none, too many, or no seeds of torch.
-
-    Raises:
-        ConfigurationError: naming what is wrong with them.
-    """
-    if not 1 <= len(seeds) <= MOST_SEEDS:
-        raise ConfigurationError(f"seeds: expected 1 to {MOST_SEEDS:,} of them, got {len(seeds):,}.")
-    wrong = [seed for seed in seeds if not (isinstance(seed, Integral) and 0 <= seed < 2**63)]
-    if wrong or len(set(seeds)) < len(seeds):
-        raise ConfigurationError(
-            f"seeds: expected different whole numbers from 0 to 2**63 - 1, got {list(seeds)}."
-        )
 
 
 def discard(folder: Path) -> bool:

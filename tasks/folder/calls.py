@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import StorageError
-from tasks.runs import atomic, reading
+from tasks.folder import atomic, reading
 
 FOLDER, SIZES = "calls", "calls.json"
 _BEGUN, _ENDED = "begun", "ended"  # lines around rows that others run, which are counted when they are back

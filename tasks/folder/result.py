@@ -16,7 +16,7 @@ import numpy as np
 from blackbox import Ledger
 from tasks.configuration import from_dict
 from tasks.errors import ConfigurationError, ProblemError, RunFolderError
-from tasks.runs import atomic, reading
+from tasks.folder import atomic, reading
 
 SCHEMA = 1
 NAME = "result.json"

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 
 from blackbox import Ledger
 from tasks.errors import CheckpointError, CheckpointWarning, StoppedInside
-from tasks.runs import atomic, checkpoint
-from tasks.runs.checkpoint import file_name
-from tasks.runs.pace import OFTEN, Pace
+from tasks.folder import atomic, checkpoint
+from tasks.folder.checkpoint import file_name
+from tasks.folder.pace import OFTEN, Pace
 
 EVERY = OFTEN  # seconds between writes, see `Pace`; the first one comes sooner
 FOLDER = "journal"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from tasks.errors import CheckpointError, ConfigurationError
-from tasks.runs import atomic
+from tasks.folder import atomic
 
 FOLDER, EVALUATIONS = "checkpoints", "evaluations"
 ENDING = ".pt"

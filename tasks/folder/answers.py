@@ -30,9 +30,9 @@ from blackbox.wrappers.identity import identity, name_of
 from blackbox.wrappers.parallel import blocks_told
 from blackbox.wrappers.wrapper import Wrapper
 from tasks.errors import CheckpointError, CheckpointWarning
-from tasks.runs import atomic, checkpoint
-from tasks.runs.folder import Run
-from tasks.runs.pace import Pace
+from tasks.folder import atomic, checkpoint
+from tasks.folder.pace import Pace
+from tasks.folder.run import Run
 from tasks.tally import stack
 from tasks.workers import group
 from zo import SharedRows

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from tasks.errors import CheckpointError
-from tasks.runs import checkpoint
+from tasks.folder import checkpoint
 from zo.batches import tensors
 
 LARGE = 2**20  # bytes of a window; a smaller one stays in the checkpoint, where it costs no file

@@ -1,0 +1,136 @@
+"""What a problem is asked before it trains: the rows of one evaluation of its objective, and their time.
+
+The rows are known without running one, as the boxes answer with zeros; the time is that of a few evaluations.
+Data may be made meanwhile, whose rows count.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import nn
+
+from blackbox import BlackBoxFunction, Ledger, Parallel
+from blackbox.calls import intercepted
+from tasks.problem import Problem
+from tasks.tally import Tally, stack
+from tasks.workers import group
+from zo.batches import Batch, count_rows
+
+TRIES = 5  # evaluations of the objective, of which the quickest counts: the first one warms up
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is asked for at once, in rows.
+
+    Attributes:
+        objective: Box rows of one evaluation of the objective on a batch; without boxes the batch's own.
+        batch: Rows of data in a training batch.
+        validation: Rows of validation data.
+        test: Rows of test data.
+    """
+
+    objective: int
+    batch: int
+    validation: int
+    test: int
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a problem says of its cost.
+
+    Attributes:
+        made: Rows that were run to make the data.
+        sizes: Of what is asked for at once; None where `instead` says why.
+        instead: What is said of the cost where rows are not known.
+    """
+
+    made: int
+    sizes: Sizes | None = None
+    instead: tuple[str, ...] = ()
+
+
+def asked(problem: Problem, seeds: int) -> Asked:
+    """What a problem says of the cost of so many seeds, or the rows of one evaluation of its objective."""
+    said = problem.cost(seeds)
+    if said is not None:
+        instead = ("Cost:", *(f"  {line}" for line in said))
+        return Asked(problem.ledger.rows_of_data(), instead=instead)
+    with torch.random.fork_rng(devices=()):  # data may ask the boxes, which here still answer themselves
+        network, batch = problem.network().to(problem.config.device), problem.training_batch(0, 0)
+    size = count_rows(batch)  # refuses what is no batch
+    try:
+        rows = _box_rows(problem, network, batch) if problem.boxes else size
+    except Exception as error:  # whatever the objective does with zeros; a true fault shows in the first step
+        raised = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
+        why = f"the objective, on zeros from its box, raised {raised}."
+        instead = (f"Cost: not known before the first step: {why}",)
+        return Asked(problem.ledger.rows_of_data(), instead=instead)
+    held_out = map(_count, (problem.data.validation, problem.data.test))
+    return Asked(problem.ledger.rows_of_data(), Sizes(rows, size, *held_out))
+
+
+def _box_rows(problem: Problem, network: nn.Module, batch: Batch) -> int:
+    """What one evaluation of the objective asks of the boxes, which answer with zeros."""
+    rows = 0
+
+    def answer(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:  # noqa: ANN401
+        nonlocal rows
+        first = arrays[0]
+        leading = tuple(first.shape[: first.ndim - len(box.inputs[0].shape)])
+        rows += int(torch.Size(leading).numel())
+        zeros = [
+            torch.zeros(*leading, *spec.shape, dtype=first.dtype, device=first.device) for spec in box.outputs
+        ]
+        return zeros[0] if len(zeros) == 1 else tuple(zeros)
+
+    with torch.random.fork_rng(devices=()), torch.no_grad(), intercepted(answer):
+        problem.objective(network, batch)
+    return rows
+
+
+def _count(batch: Batch) -> int:
+    return 0 if batch is None else count_rows(batch)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A few evaluations of the objective on the first batch, for their time.
+
+    Attributes:
+        second: Seconds that a row takes; None where none was run.
+        back: Losses of the batch that were finite in the last one; None where that is not known.
+        spent: What the boxes counted.
+    """
+
+    second: float | None = None
+    back: int | None = None
+    spent: Ledger = field(default_factory=Ledger)
+
+
+def timed(problem: Problem) -> Trial:
+    """The quickest of a few evaluations counts: for a second at most, or until a pool's workers are there."""
+    boxes = list(problem.boxes.values())
+    tally, best, begun = Tally(boxes), math.inf, perf_counter()
+    first = tally.copy()
+    limit = 10.0 if any(isinstance(part, Parallel) for box in boxes for part in stack(box)) else 1.0
+    losses = None
+    with torch.random.fork_rng(devices=()), torch.no_grad():
+        torch.manual_seed(0)  # the first weights of the first seed, most often
+        network, batch = problem.network().to(problem.config.device), problem.training_batch(0, 0)
+        for _ in range(TRIES):
+            before, started = tally.copy(), perf_counter()
+            losses = problem.objective(network, batch)
+            passed = perf_counter() - started
+            best = min(best, passed / (tally.since(before).rows_run or math.nan))  # NaN is never less
+            if group.any_of(perf_counter() - begun > limit):  # their clocks differ, what they ask must not
+                break
+            limit = 1.0  # of two evaluations at least where the first one starts a pool
+    back = int(losses.isfinite().sum()) if isinstance(losses, torch.Tensor) else None
+    return Trial(None if best == math.inf else best, back, tally.since(first))
