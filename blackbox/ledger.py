@@ -126,7 +126,7 @@ class Ledger:
         """Tell how many rows were counted as run, each time, in the very moment; None to end that.
 
         A box that this process evaluates counts rows before they are run, workers when they are back. What is
-        added by `add`, such as the counts of an earlier process, is not told, and copies are not watched.
+        added by `add`, such as the counts of an earlier process, is not reported, and copies are not watched.
         """
         vars(self)["_told"] = told  # of this ledger alone, and no field: it is no count
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.limits import limits  # noqa: F401  a fixture of all tests
 from tests.needs import NEEDS, Machine
 
 PATIENCE = 120.0  # seconds after the last test

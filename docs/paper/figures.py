@@ -487,12 +487,13 @@ def table_replay() -> str:
     )
     lines = []
     for name in sorted(rows(), key=lambda each: median(over_tuned("replay, 0.2")[each])):
-        cells = [f"{median(over_tuned(line)[name]):.2f}" for line in shown]
+        found = [over_tuned(line).get(name, []) for line in shown]
+        cells = [f"{median(each):.2f}" if each else "not run" for each in found]
         own = [run for run in rows()[name].values() if "replay, 0.2" in run]
         for place, line in ((2, "replay, 0.2"), (4, "replay, 0.05")):
-            each = over_tuned(line)[name]
+            each = found[place]
             cells[place] += f" ({min(each):.2f} to {max(each):.2f})" if len(each) > 1 else ""
-            cells[place] += "*" * any(run[line]["warnings"] for run in own)
+            cells[place] += "*" * any(run[line]["warnings"] for run in own if line in run)
         seconds = median(run["replay, 0.2"]["seconds"] / run[AS_BENCHMARKED]["seconds"] for run in own)
         lines.append((name, str(len(own)), *cells, f"{seconds:.1f}"))
     headers = (
@@ -662,8 +663,9 @@ def draw_rows(ink: str = "black", width: float = 6.6) -> Figure:
     for number, (label, line, colour, mark, shares) in enumerate(WAYS):
         at = [share * 1.035 ** (number - 1) for share in shares]
         each = [over_tuned(f"{line}, {share:g}") for share in shares]
-        for name in set.intersection(*map(set, each)):
-            place.plot(at, [median(own[name]) for own in each], color=colour, lw=0.7, alpha=0.22, zorder=1)
+        for name in rows():
+            points = [median(own[name]) if name in own else math.nan for own in each]
+            place.plot(at, points, color=colour, lw=0.7, alpha=0.22, zorder=1)
         medians = [middle(own) for own in each]
         low, high = zip(
             *(interval(own) if share < 1 else (1, 1) for own, share in zip(each, shares, strict=True)),

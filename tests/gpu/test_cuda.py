@@ -253,7 +253,7 @@ def test_graphs_have_the_bits_of_what_they_captured():
     needs_gpu()
     from tests.gpu.test_waits import begun
     from tests.gpu.test_waits import make_network as other
-    from zo.perturbation import Coordinates
+    from zo.estimators import Coordinates
 
     found = []
     for evaluator in (zo.evaluators.Difference(), zo.evaluators.Difference(graphs=True)):

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 import zo
-from tests.gradients.networks import ORDINARY, TREACHEROUS, Case
 from tests.gradients.trials import names_a_part, trial
+from tests.networks import ORDINARY, TREACHEROUS, Case
 
 # (evaluator, whether the library is given an `OutputLoss`)
 WAYS = {

@@ -19,16 +19,10 @@ import zo
 from blackbox import ArraySpec, BlackBoxFunction
 from tests import quick
 from tests.gradients import finite_differences
-from tests.gradients.networks import (
-    TREACHEROUS,
-    RisingMixture,
-    against_the_last,
-    centred,
-    next_row,
-    noisy,
-    weighted_error,
-)
 from tests.gradients.trials import names_a_part, of_the_library, off, trial
+from tests.networks import TREACHEROUS, weighted_error
+from tests.networks.keeping import CachesById
+from tests.networks.treacherous import RisingMixture, against_the_last, centred, next_row, noisy
 
 CASES = {case.name: case for case in TREACHEROUS}
 FORWARD = zo.CGE(1e-6)
@@ -420,20 +414,6 @@ def test_rounding_that_hides_the_change_is_told(name, evaluator):
     error = ((found - truth).norm() / truth.norm()).item()
     told = [w for w in heard(said) if not isinstance(w, zo.EvaluatorWarning)]
     assert error < 0.1 or told, f"off by {error:.2g} of the gradient, and nothing was said"
-
-
-class CachesById(nn.Module):
-    """Encodes a batch once, by the identity of the tensor: queries are given what the base was."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder, self.head = nn.Linear(3, 4), nn.Linear(4, 2)
-        self.seen: dict[int, Tensor] = {}
-
-    def forward(self, x: Tensor) -> Tensor:
-        if id(x) not in self.seen:
-            self.seen = {id(x): torch.tanh(self.encoder(x))}
-        return self.head(self.seen[id(x)])
 
 
 @pytest.mark.parametrize("evaluator", EVALUATORS)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import zo
 from tests.gradients import finite_differences
-from tests.gradients.networks import Case
+from tests.networks import Case
 
 RATE = 0.1  # of the optimiser step in between
 RELATIVE, ABSOLUTE = 1e-3, 1e-5  # of the largest entry of a tensor, and of the gradient; see `off`

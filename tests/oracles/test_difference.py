@@ -16,7 +16,6 @@ from tests.oracles.layers import LAYERS, NETWORKS, Case
 from tests.oracles.test_stacked import coordinates
 from zo.estimators import Coordinates
 from zo.evaluators import Difference, Loop, Step
-from zo.evaluators.difference import evaluator as deciding
 
 MODES = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 
@@ -145,10 +144,10 @@ def base_of(step: Step) -> torch.Tensor:
 
 
 @pytest.fixture
-def way(request, monkeypatch):
+def way(request, limits):
     """Changes to the end, as small activations are sent; or new values, as large ones are."""
     if request.param == "values":
-        monkeypatch.setattr(deciding, "LARGE", 0)
+        limits(activations_followed=0)
     return request.param
 
 

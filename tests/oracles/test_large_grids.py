@@ -14,9 +14,7 @@ import zo
 from blackbox import ArraySpec
 from tests.oracles.test_value_tangents import box_of, cosine, learn, pairs_at, shifted, true_vjp
 from tests.zo.row_boxes import FromTorch, weights
-from zo.tangents import gradient
 from zo.tangents.lessons import listening
-from zo.tangents.models import grid, reach, rows, values
 from zo.tangents.models.grid import cells_of
 from zo.tangents.models.lattice import Lattice
 from zo.tangents.models.passes import FlatAdam
@@ -67,9 +65,9 @@ def random_network(tangent: zo.GridTangent) -> Any:
 
 @pytest.mark.parametrize("name", GRIDS)
 @pytest.mark.parametrize("radius", [pytest.param(1, marks=pytest.mark.slow), 3])
-def test_what_a_patch_misses_is_what_the_whole_row_misses_there(name, radius, monkeypatch):
+def test_what_a_patch_misses_is_what_the_whole_row_misses_there(name, radius, limits):
     """Patches that lie anywhere, across ends that meet and beside walls."""
-    monkeypatch.setattr(grid, "CELLS", 30)
+    limits(patch_cells=30)
     box, arrays = made(name, bent)
     tangent = zo.GridTangent(4, periodic=GRIDS[name][1], reach=radius, **QUICK)
     pairs = pairs_at(box, *arrays)
@@ -86,9 +84,8 @@ def test_what_a_patch_misses_is_what_the_whole_row_misses_there(name, radius, mo
 
 
 @pytest.mark.parametrize("name", GRIDS)
-def test_a_patch_as_large_as_the_grid_has_the_loss_of_a_row(name, monkeypatch):
-    monkeypatch.setattr(grid, "CELLS", 30)
-    monkeypatch.setattr(grid, "EDGES", dict.fromkeys((1, 2, 3), 1000))
+def test_a_patch_as_large_as_the_grid_has_the_loss_of_a_row(name, limits):
+    limits(patch_cells=30, patch_edges=dict.fromkeys((1, 2, 3), 1000))
     box, arrays = made(name, bent)
     tangent = zo.GridTangent(4, periodic=GRIDS[name][1], reach=2, **QUICK)
     learn(tangent, pairs_at(box, *arrays))
@@ -212,10 +209,9 @@ def advected(u: torch.Tensor) -> torch.Tensor:
     return without_divergence(u + 0.2 * change)
 
 
-def test_behind_a_map_that_takes_part_a_large_grid_learns_through_it(monkeypatch):
+def test_behind_a_map_that_takes_part_a_large_grid_learns_through_it(limits):
     """Else the network learns the mean of what the map takes of each answer: then this is .88, not .97."""
-    monkeypatch.setattr(grid, "CELLS", 200)
-    monkeypatch.setattr(values, "LARGE", 100)
+    limits(patch_cells=200, row_cells=100)
     spec = ArraySpec("u", (2, 24, 24))
     box = box_of(advected, spec)
     tangent = zo.GridTangent(8, periodic=True, reach=1, first_steps=50)
@@ -231,9 +227,8 @@ def test_behind_a_map_that_takes_part_a_large_grid_learns_through_it(monkeypatch
     assert cosine(learned, exact) > 0.95
 
 
-def test_where_a_map_takes_nothing_a_large_grid_learns_on_patches(monkeypatch):
-    monkeypatch.setattr(grid, "CELLS", 200)
-    monkeypatch.setattr(values, "LARGE", 100)
+def test_where_a_map_takes_nothing_a_large_grid_learns_on_patches(limits):
+    limits(patch_cells=200, row_cells=100)
     spec = ArraySpec("u", (2, 24, 24))
     box = box_of(burgers, spec)
     tangent = zo.GridTangent(4, periodic=True, reach=1, first_steps=2, steps_per_step=1)
@@ -246,8 +241,8 @@ def test_where_a_map_takes_nothing_a_large_grid_learns_on_patches(monkeypatch):
 # Memory
 
 
-def test_a_window_grows_as_rows_come_and_has_a_limit_in_bytes(monkeypatch):
-    monkeypatch.setattr(rows, "MOST_BYTES", 10 * 8 * 5)
+def test_a_window_grows_as_rows_come_and_has_a_limit_in_bytes(limits):
+    limits(window_bytes=10 * 8 * 5)
     own, whole = Window(1000), []
     for step in range(7):
         new = weights(3, 4, seed=step), weights(3, 1, seed=100 + step)
@@ -270,9 +265,9 @@ def test_a_window_grows_as_rows_come_and_has_a_limit_in_bytes(monkeypatch):
     assert len(large.columns[0]) == 1  # one row at least
 
 
-def test_boxes_that_learn_side_by_side_share_what_windows_may_take(monkeypatch):
+def test_boxes_that_learn_side_by_side_share_what_windows_may_take(limits):
     """Two boxes have half each; of the first, the network and the stencil have a quarter each."""
-    monkeypatch.setattr(gradient, "MOST_BYTES", 4000)
+    limits(windows_bytes=4000)
     first, second = (
         box_of(lambda u: 0.9 * u.roll(1, 2), ArraySpec(name, shape))
         for name, shape in (("u", (1, 20)), ("v", (1, 5)))
@@ -323,7 +318,7 @@ def test_a_first_lesson_says_how_far_it_is_and_a_second_nothing(kind):
 
 
 @pytest.mark.parametrize("kind", ["grid", "stencil", "mlp"])
-def test_few_rows_at_a_time_give_what_all_together_give(kind, monkeypatch):
+def test_few_rows_at_a_time_give_what_all_together_give(kind, limits):
     box, arrays = made("ring", bent)
     tangent = {
         "grid": lambda: zo.GridTangent(4, **QUICK),
@@ -347,7 +342,7 @@ def test_few_rows_at_a_time_give_what_all_together_give(kind, monkeypatch):
         )
 
     together = asked()
-    monkeypatch.setattr(values, "BLOCK", 2 * pairs.z.shape[1])
+    limits(rows_at_once=2 * pairs.z.shape[1])
     for few, all_rows in zip(asked(), together, strict=True):
         assert torch.allclose(few, all_rows, rtol=1e-4, atol=1e-5)  # networks are in float32
 
@@ -363,22 +358,19 @@ def test_few_rows_at_a_time_give_what_all_together_give(kind, monkeypatch):
         (lambda u: u + 0.5 * shifted(u, 1, 2) + 0.4 * shifted(u, -1, 3), 1, (False, False)),
     ],
 )
-def test_some_cells_of_large_rows_show_reach_and_ends(function, radius, ends, monkeypatch):
+def test_some_cells_of_large_rows_show_reach_and_ends(function, radius, ends, limits):
     x = weights(12, 1, 30, 34)
     change = function(x)
     assert measure(x, change) == (radius, ends)
-    monkeypatch.setattr(reach, "SAMPLES", 900)
+    limits(reach_samples=900)
     assert measure(x, change) == (radius, ends)
 
 
 # The whole
 
 
-def test_training_on_a_large_grid_goes_on_to_the_bit(monkeypatch):
-    monkeypatch.setattr(grid, "CELLS", 100)
-    monkeypatch.setattr(values, "LARGE", 100)
-    monkeypatch.setattr(values, "BLOCK", 500)
-    monkeypatch.setattr(rows, "MOST_BYTES", 12 * 8 * 400)
+def test_training_on_a_large_grid_goes_on_to_the_bit(limits):
+    limits(patch_cells=100, row_cells=100, rows_at_once=500, window_bytes=12 * 8 * 400)
     spec = ArraySpec("u", (1, 14, 15))
 
     def made_gradient():

@@ -248,8 +248,8 @@ def bent(u, source):
 
 
 @pytest.mark.parametrize("make", [zo.MeshTangent, zo.GraphTangent])
-def test_the_vjp_is_that_of_the_fitted_values(make, monkeypatch):
-    monkeypatch.setattr(zo.tangents.models.graph, "ITERATIONS", 4)
+def test_the_vjp_is_that_of_the_fitted_values(make, limits):
+    limits(graph_iterations=4)
     inputs = (ArraySpec("u", (1, NODES), layout=MESH), ArraySpec("source", (NODES,), layout=MESH))
     arrays = smooth(12)[:, None], smooth(12, 4)
     pairs = pairs_of(inputs, inputs[:1], arrays, bent(arrays[0][:, 0], arrays[1])[:, None])
@@ -270,8 +270,8 @@ def test_the_vjp_is_that_of_the_fitted_values(make, monkeypatch):
 
 
 @pytest.mark.parametrize("make", [zo.MeshTangent, zo.GraphTangent])
-def test_a_state_goes_on_to_the_same_bits(make, monkeypatch):
-    monkeypatch.setattr(zo.tangents.models.graph, "ITERATIONS", 4)
+def test_a_state_goes_on_to_the_same_bits(make, limits):
+    limits(graph_iterations=4)
     spec = (ArraySpec("u", (NODES,), layout=MESH),)
     calls = [pairs_of(spec, spec, (z,), implicit_heat(z)) for z in (smooth(10), smooth(10, 1), smooth(10, 2))]
     first, fresh = make(), make()

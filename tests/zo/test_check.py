@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import warnings
 
 import pytest
@@ -12,6 +11,12 @@ from torch import nn
 
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
+from tests.networks import UNSTACKABLE
+from tests.networks.case import INPUTS
+from tests.networks.keeping import Counting
+from tests.networks.ordinary import NarrowInside
+from tests.networks.treacherous import MomentumEncoder
+from tests.networks.unstackable import Asleep, Attending, Transposing
 
 
 def mean_square(network, batch):
@@ -23,63 +28,30 @@ def serving(gradient):
     return set(gradient.state_dict()["evaluators"].values())
 
 
-class Transposing(nn.Module):
-    """Takes its rows second, as a recurrent layer without batch_first does."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = nn.Linear(3, 3)
-        self.last = nn.Linear(3, 1)
-
-    def forward(self, x):
-        return self.last(self.inner(x.transpose(0, 1)).transpose(0, 1))
-
-
-class ReadsWeight(nn.Module):
-    """Uses a layer's weight without calling the layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = nn.Linear(3, 3)
-
-    def forward(self, x):
-        return x @ self.inner.weight.tanh()
-
-
-class Recurrent(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.cell = nn.GRU(3, 2, batch_first=True)
-
-    def forward(self, x):
-        return self.cell(x)[0]
-
-
-def fixed_rows(network, batch):
-    return (network(batch) - torch.arange(4.0)[:, None, None]).square().flatten(1).mean(dim=1)
-
-
-CASES = [
-    (Transposing(), mean_square, "rows first"),
-    (ReadsWeight(), mean_square, "inner.weight"),
-    (Recurrent(), mean_square, ""),
-    (nn.Linear(3, 1), fixed_rows, "RuntimeError"),
-]
-
-
-@pytest.mark.parametrize(("network", "objective", "word"), CASES, ids=lambda c: type(c).__name__)
-def test_falls_back_to_loop_with_one_warning(network, objective, word):
-    network, batch = network.double(), torch.randn(4, 5, 3).double()
-    gradient = zo.LossGradient(network, objective, zo.CGE(1e-6), evaluator="stacked")
-    with pytest.warns(zo.EvaluatorWarning, match=f"Stacked.*{word}") as caught:
-        gradient.backward(batch)
-        gradient.backward(batch)
-    assert len([w for w in caught if w.category is zo.EvaluatorWarning]) == 1
-    found = [p.grad / 2 for p in network.parameters()]
-    network.zero_grad()
-    objective(network, batch).mean().backward()
-    for ours, p in zip(found, network.parameters(), strict=True):
-        assert torch.allclose(ours, p.grad if p.grad is not None else torch.zeros_like(p), atol=1e-5)
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.parametrize("name", UNSTACKABLE)
+def test_falls_back_to_loop_with_one_warning_and_to_its_bits(name):
+    case, found = UNSTACKABLE[name], []
+    objective = case.objective or mean_square
+    for evaluator in ("loop", "stacked"):
+        torch.manual_seed(0)
+        network, batch = case.make().double(), torch.randn(4, 5, 3).double()
+        gradient = zo.LossGradient(network, objective, zo.CGE(1e-6), evaluator=evaluator)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", zo.EvaluatorWarning)
+            torch.manual_seed(1)  # of what a network draws itself
+            gradient.backward(batch)
+            gradient.backward(batch)
+        said = [str(w.message) for w in caught if w.category is zo.EvaluatorWarning]
+        assert len(said) == (evaluator == "stacked")
+        assert all("Stacked" in words and case.word in words for words in said)
+        found.append(torch.cat([p.grad.flatten() / 2 for p in network.parameters()]))
+    assert torch.equal(*found)
+    if name != "dropout by the function":  # each of whose two steps has another mask
+        network.zero_grad()
+        objective(network, batch).mean().backward()
+        exact = [torch.zeros_like(p) if p.grad is None else p.grad for p in network.parameters()]
+        assert torch.allclose(found[0], torch.cat([p.flatten() for p in exact]), atol=1e-5)
 
 
 def test_is_silent_and_keeps_the_fast_one_where_they_agree():
@@ -123,17 +95,6 @@ def test_loop_stays_in_use_after_a_fall_back():
     assert serving(gradient) == {"Loop"}
 
 
-class Asleep(nn.Module):
-    """Reads a layer's weight outside the layer, on a path that small inputs do not take."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer, self.gate = nn.Linear(3, 2), nn.Linear(3, 2)
-
-    def forward(self, x):
-        return self.layer(x) + nn.functional.linear(x.clamp_min(50) - 50, self.gate.weight)
-
-
 def penalised(network, batch):
     return mean_square(network, batch) + 1e-6 * sum(p.square().sum() for p in network.parameters())
 
@@ -166,18 +127,6 @@ class Late(nn.Module):
         if not self.begun:
             return y
         return nn.functional.linear(y, self.head.weight[:, :2]) if self.how == "layer" else y
-
-
-class Attending(nn.Module):
-    """With a mask as long as a sequence, which a stack may take for rows."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.attention = nn.MultiheadAttention(2, 1, batch_first=True)
-
-    def forward(self, x):
-        mask = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
-        return self.attention(x, x, x, attn_mask=mask)[0]
 
 
 def test_a_chunk_that_cannot_run_at_a_later_step_is_evaluated_in_another_way():
@@ -335,17 +284,6 @@ def test_the_check_is_repeated_at_recorded_steps_and_counted():
     assert set(spent[2:10]) == {3}  # a sentinel for the one chunk, and one query by both evaluators
 
 
-class Counting(nn.Module):
-    """Gives something else at each call, by a count inside of an object that is not put back."""
-
-    def __init__(self):
-        super().__init__()
-        self.calls, self.layer = itertools.count(1), nn.Linear(3, 2)
-
-    def forward(self, x):
-        return self.layer(x) * (1 + 0.1 * next(self.calls))
-
-
 @pytest.mark.parametrize("evaluator", ["loop", "stacked"])
 def test_state_outside_of_torch_is_told_with_the_size_of_its_noise(evaluator):
     gradient = zo.LossGradient(Counting(), mean_square, zo.CGE(1e-3), evaluator=evaluator)
@@ -355,77 +293,45 @@ def test_state_outside_of_torch_is_told_with_the_size_of_its_noise(evaluator):
             gradient.backward(torch.randn(6, 3))
 
 
-class Momentum(nn.Module):
-    """A frozen copy that follows the weights in each forward, as a momentum encoder's does."""
-
-    def __init__(self, assigned):
-        super().__init__()
-        self.layer, self.assigned = nn.Linear(3, 3), assigned
-        self.slow = nn.Linear(3, 3).requires_grad_(False)
-
-    @torch.no_grad()
-    def follow(self):
-        for slow, fast in zip(self.slow.parameters(), self.layer.parameters(), strict=True):
-            if self.assigned:
-                slow.data = 0.5 * slow.data + 0.5 * fast.data
-            else:
-                slow.mul_(0.5).add_(fast, alpha=0.5)
-
-    def forward(self, x):
-        self.follow()
-        return self.layer(x) - self.slow(x)
-
-
 @pytest.mark.parametrize("evaluator", ["loop", "stacked", "auto"])
-@pytest.mark.parametrize("assigned", [False, True])
-def test_weights_that_a_forward_writes_are_written_once_a_step(assigned, evaluator):
+@pytest.mark.parametrize("write", ["in place", "by data"])
+def test_weights_that_a_forward_writes_are_written_once_a_step(write, evaluator):
     torch.manual_seed(0)
-    network, batch = Momentum(assigned).double(), torch.randn(5, 3).double()
-    frozen = {name: p.detach().clone() for name, p in network.slow.named_parameters()}
-    layer = network.layer.parameters()
-    expected = [0.5 * slow + 0.5 * fast.detach() for slow, fast in zip(frozen.values(), layer, strict=True)]
+    network, batch = MomentumEncoder(write).double(), torch.randn(5, INPUTS).double()
+    frozen = [p.detach().clone() for p in network.slow.parameters()]
+    encoder = [p.detach() for p in network.encoder.parameters()]
+    expected = [0.7 * slow + 0.3 * fast for slow, fast in zip(frozen, encoder, strict=True)]
 
-    def at(values):  # a forward of its own, from the same frozen weights
-        slow = [0.5 * old + 0.5 * value for old, value in zip(frozen.values(), values, strict=True)]
-        output = batch @ values[0].T + values[1] - (batch @ slow[0].T + slow[1])
+    def at(weight, bias, head, last):  # a forward of its own, from the same frozen weights
+        slow, less = (0.7 * old + 0.3 * new for old, new in zip(frozen, (weight, bias), strict=True))
+        output = torch.tanh(batch @ weight.T + bias) @ head.T + last - torch.tanh(batch @ slow.T + less)
         return output.square().mean()
 
-    values = [p.detach().clone().requires_grad_() for p in network.layer.parameters()]
-    truth = torch.autograd.grad(at(values), values)
+    trained = [*network.encoder.parameters(), *network.head.parameters()]
+    values = [p.detach().clone().requires_grad_() for p in trained]
+    truth = torch.autograd.grad(at(*values), values)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", zo.EvaluatorWarning)
         zo.LossGradient(network, mean_square, zo.CGE(1e-6, central=True), evaluator=evaluator).backward(batch)
-    for p, slope in zip(network.layer.parameters(), truth, strict=True):
+    for p, slope in zip(trained, truth, strict=True):
         assert torch.allclose(p.grad, slope, atol=1e-8)
     for p, value in zip(network.slow.parameters(), expected, strict=True):
         assert torch.allclose(p, value, rtol=0, atol=1e-15)
 
 
 def test_a_query_that_writes_other_weights_than_the_base_is_refused_by_name():
-    class Late(Momentum):
+    class Late(MomentumEncoder):
         def follow(self):
             calls.append(1)
             if len(calls) > 4:
                 super().follow()
 
-    calls, network = [], Late(False)
+    calls, network = [], Late("in place")
     before = {name: value.clone() for name, value in network.state_dict().items()}
     gradient = zo.LossGradient(network, mean_square, zo.CGE(1e-3), evaluator="loop")
     with pytest.raises(zo.errors.ObjectiveError, match=r"slow\.weight, slow\.bias in a query"):
-        gradient.backward(torch.randn(5, 3))
+        gradient.backward(torch.randn(5, INPUTS))
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-
-
-class NarrowInside(nn.Module):
-    """A part in float32 between layers in float64."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.last = nn.Linear(4, 16).double(), nn.Linear(16, 2).double()
-        self.inner = nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 16))
-
-    def forward(self, x):
-        return self.last(self.inner(self.first(x).float()).double())
 
 
 def test_the_rounding_of_a_part_in_float32_is_not_taken_for_a_fault_behind_float64():

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import copy
-import warnings
-from collections import Counter, deque
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import zo
 from tests.both import Both
+from tests.networks.keeping import Remembering, Renorming
 from tests.oracles.problems import perturbed_losses
 from zo.errors import ObjectiveError
 from zo.estimators import Coordinates, Directions
@@ -164,17 +164,6 @@ def test_a_buffer_that_a_forward_replaces_by_one_of_another_shape():
     assert network[0].last is last and last.shape == (1,) and network[0].none is None
 
 
-class Renorming(nn.Module):
-    """Its forward writes more of the weight than a query moves."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.words = nn.Embedding(3, 3, max_norm=1.0)
-
-    def forward(self, x):
-        return self.words(x.argmax(dim=1)) * x
-
-
 def test_a_forward_that_writes_the_weights():
     network = Renorming().double()
     step = step_of(network, torch.randn(6, 3).double())
@@ -183,47 +172,6 @@ def test_a_forward_that_writes_the_weights():
         before = network.words.weight.clone()
         assert agree(step)
     assert torch.equal(network.words.weight, before)
-
-
-def weight_normed() -> nn.Module:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        return nn.utils.weight_norm(nn.Linear(3, 3))
-
-
-def scripted() -> nn.Module:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return torch.jit.script(nn.Linear(3, 3))
-
-
-class FunctionalDropout(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = nn.Linear(3, 3)
-
-    def forward(self, x):
-        return nn.functional.dropout(self.inner(x), 0.5, self.training)
-
-
-FALLING_BACK = [weight_normed, scripted, FunctionalDropout]
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
-@pytest.mark.parametrize("make", FALLING_BACK, ids=lambda make: make.__name__.strip("_"))
-def test_what_no_stack_can_hold_gives_what_loop_gives_to_the_bit(make):
-    found = []
-    for evaluator in ("loop", "stacked"):
-        torch.manual_seed(0)
-        network = nn.Sequential(make(), nn.Tanh(), nn.Linear(3, 2)).double()
-        gradient = zo.LossGradient(network, mean_square, zo.CGE(1e-4), evaluator=evaluator)
-        if evaluator == "stacked":
-            with pytest.warns(zo.EvaluatorWarning, match="Stacked"):
-                gradient.backward(torch.randn(4, 3).double())
-        else:
-            gradient.backward(torch.randn(4, 3).double())
-        found.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
-    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize("estimator", [zo.CGE(1e-4), zo.RGE(1e-4, q=4)])
@@ -309,45 +257,6 @@ def test_a_later_batch_that_cannot_be_stacked_falls_back_too():
     gradient.backward(torch.randn(4, 3).double())
     with pytest.warns(zo.EvaluatorWarning, match="Stacked cannot serve"):
         gradient.backward(torch.randn(5, 3).double())
-
-
-class Remembering(nn.Module):
-    """A recurrent layer that keeps its hidden states between calls, and writes to them in place."""
-
-    def __init__(self, kind: str) -> None:
-        super().__init__()
-        self.step, self.out = nn.Linear(5, 2), nn.Linear(2, 1)
-        self.kept = {
-            "tensor": torch.zeros(4, 2).double(),
-            "array": np.zeros((4, 2)),
-            "list": [torch.zeros(4, 2).double()],
-            "deque": deque([torch.zeros(4, 2).double()], maxlen=2),
-            "dict": {"last": torch.zeros(4, 2).double()},
-            "cache": {"states": [torch.zeros(3, 4, 2).double()], "length": 0},
-        }[kind]
-
-    def states(self):
-        kept = self.kept
-        if isinstance(kept, dict):
-            kept = kept["states"][0].sum(0) if "states" in kept else kept["last"]
-        return torch.as_tensor(sum(kept) if isinstance(kept, list | deque) else kept)
-
-    def forward(self, x):
-        before = self.states().clone().repeat(len(x) // 4, 1)
-        state = self.step(torch.cat([x, before], dim=1)).tanh()
-        new = state.detach()[:4]
-        if isinstance(self.kept, Tensor):
-            self.kept.copy_(new)
-        elif isinstance(self.kept, np.ndarray):
-            self.kept[:] = new.numpy()
-        elif not isinstance(self.kept, dict):
-            self.kept.append(new)
-        elif "last" in self.kept:
-            self.kept["last"] = new
-        else:
-            self.kept["states"][0][self.kept["length"]] = new
-            self.kept["length"] += 1
-        return self.out(state)
 
 
 @pytest.mark.filterwarnings("error")

@@ -45,8 +45,8 @@ def test_without_probes_the_trust_is_of_values():
     assert gradient.next_queries() == 0
 
 
-def test_calls_are_shown_at_once_as_far_as_their_rows_are_few(monkeypatch):
-    monkeypatch.setattr("zo.tangents.quality.TOGETHER", 2 * 5 * 4)
+def test_calls_are_shown_at_once_as_far_as_their_rows_are_few(limits):
+    limits(shown_at_once=2 * 5 * 4)
     box, student = FromTorch(bent, (X,), (X,)), Student()
     gradient = zo.TangentGradient(make_network(), chain(box), boxes=[box], tangent=student, probes=0)
     gradient.backward(weights(5, 4))

@@ -119,9 +119,9 @@ def test_probes_are_for_tangents_that_learn_from_changes(tangent, probes, max_ro
     assert (gradient.watch.probes, gradient.watch.max_rows) == (probes, max_rows)
 
 
-def test_kinds_learn_side_by_side_and_the_better_one_stays(small, monkeypatch):
+def test_kinds_learn_side_by_side_and_the_better_one_stays(small, limits):
     """The box is quadratic: the stencil foretells it to rounding."""
-    monkeypatch.setattr(automatic, "CONTEST", 10)
+    limits(contest_steps=10)
     box = FromTorch(lambda u: u - 0.2 * u * u.roll(1, 2), (RING,), (RING,))
     gradient = make_gradient(make_network().eval(), box)
     for n in range(11):
@@ -501,7 +501,7 @@ def test_predictions_that_are_not_numbers_lose_trust():
     assert watch.lost
 
 
-def test_a_map_of_a_large_grid_is_fitted_to_fewer_rows(monkeypatch):
+def test_a_map_of_a_large_grid_is_fitted_to_fewer_rows(monkeypatch, limits):
     """1,500 rows of 2 x 128 x 256 numbers would be six matrices of .8 GB."""
     taken = []
 
@@ -512,7 +512,7 @@ def test_a_map_of_a_large_grid_is_fitted_to_fewer_rows(monkeypatch):
 
     monkeypatch.setattr("zo.tangents.models.values.OutputMap", Map)
     for most in (2**24, 64 * 80):
-        monkeypatch.setattr("zo.tangents.models.values.MAP_SIZE", most)
+        limits(map_numbers=most)
         tangent = zo.StencilTangent(2, periodic=True, reach=1)
         u = weights(100, 1, 64).float()
         taught(tangent, lambda u: u + 0.1 * u * u.roll(1, 2), u)

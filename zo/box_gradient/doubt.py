@@ -38,9 +38,9 @@ def look_again(
 ) -> tuple[Doubt | None, int]:
     """Compare a few slopes with those of half their steps; in doubt more, of twice too, and the base itself.
 
-    Forward ones are compared with those of their steps back too. A kink right at the base is told where the
-    slopes back are others, but the same over half of the step: not one that is passed on the way back, nor a
-    jump there, of which the forward slopes know nothing.
+    Forward ones are compared with those of their steps back too. A kink right at the base is reported where
+    the slopes back are others, but the same over half of the step: not one that is passed on the way back,
+    nor a jump there, of which the forward slopes know nothing.
 
     The pairs of query and row are those of which equal parts of the sum of squares come: a typical one where
     all are alike, the one that changed most where it is nearly all.
@@ -119,7 +119,7 @@ class _Again:
             return torch.full_like(self.own, torch.nan)
 
     def at_the_base(self, back: Tensor) -> Tensor:
-        """Slopes back; the own ones where half of the step back gives others, as beside a kink or a jump."""
+        """Slopes back; its own where half of the step back gives others, as beside a kink or a jump."""
         differ = (self.slopes(-0.5) - back).abs() / (self.own - back).abs()
         return torch.where(differ > NEAR, self.own, back)
 

@@ -35,12 +35,13 @@ from zo.tangents.models.rows import MOST_BYTES
 from zo.tangents.models.student import StudentTangent
 from zo.tangents.models.values import ValueTangent
 from zo.tangents.pairs import CallPairs
-from zo.tangents.quality import Taken, checked, flat_share, predict_and_learn, relative_error
+from zo.tangents.quality import predict_and_learn, relative_error
 from zo.tangents.recording import RecordedCall, alone, record
 from zo.tangents.replay import Live, refuse_unseen_weights, replay
 from zo.tangents.tangent import Tangent, bring
 from zo.tangents.trust import Check, TrustPolicy, TrustWatch
 from zo.tangents.units import Units
+from zo.tangents.uphill import Taken, checked, flat_share
 from zo.tangents.window import Window, without_failed
 from zo.tangents.windows import Windows
 

@@ -18,7 +18,7 @@ EARLY = 5  # steps that are each checked until a check finds no fault: at first 
 FALL = 0.1  # an error that falls by less between two verdicts falls no more
 FLAT = 0.5  # of the rows whose input changed, that gave the same answer: then the box is constant in pieces
 RARELY = 10  # times as many steps between checks of such a box
-UNTOLD = 3  # checks in a row that told nothing since rows failed: that is said
+UNTOLD = 3  # checks in a row that showed nothing, since rows failed: after these it is said
 ADVICE = {  # where probes do not help, and the classes of tangents that have it already
     "put SecantTangent outermost (secant), ": ("SecantTangent", "AutoTangent"),
     "take a StudentTangent (student), ": ("StudentTangent",),
@@ -124,7 +124,7 @@ class _State:
     lost: bool = False
     warned: bool = False
     noise: float | None = None  # see `Check.noise`
-    untold: int = 0  # checks in a row that told nothing since rows failed
+    untold: int = 0  # checks in a row that showed nothing, since rows failed
     flat: bool = False  # the box was constant in pieces when it was last asked
     told_flat: bool = False
     told_digits: bool = False
@@ -150,7 +150,7 @@ class Check:
             they had most of the gradient.
         flat: of the rows of calls whose input was changed, the share that gave the base's very answer; None
             where nothing was changed, or that is not known.
-        digits: significant digits of the boxes' answers, where these are so few that the query tells nothing.
+        digits: significant digits of the boxes' answers, where these are so few that the query shows nothing.
     """
 
     agreement: float | None = None
@@ -261,7 +261,7 @@ class TrustWatch:
 
     @property
     def _last(self) -> Check:
-        """The last check that told something."""
+        """The last check that showed something."""
         state = self._state
         return Check(state.agreement, state.missed, state.of_rows)
 

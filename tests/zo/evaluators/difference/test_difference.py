@@ -16,7 +16,6 @@ from blackbox import ArraySpec, BlackBoxFunction
 from tests.zo.boxes import Sine
 from zo.estimators import Coordinates
 from zo.evaluators import Loop, Stacked, Step
-from zo.evaluators.difference import evaluator as deciding
 from zo.evaluators.difference.changes import OneChannel
 from zo.evaluators.difference.evaluator import LARGE
 from zo.evaluators.difference.registry import RULES
@@ -238,8 +237,8 @@ class WithMask(nn.Module):
 
 @pytest.mark.parametrize("large", [LARGE, 0], ids=["changes", "values"])
 @pytest.mark.parametrize("boxed", [False, True])
-def test_what_no_weight_moves_stays_as_it_is_before_a_loss_without_a_rule(large, boxed, monkeypatch):
-    monkeypatch.setattr(deciding, "LARGE", large)
+def test_what_no_weight_moves_stays_as_it_is_before_a_loss_without_a_rule(large, boxed, limits):
+    limits(activations_followed=large)
     box = Sums()
 
     def odd(output, target):

@@ -143,7 +143,7 @@ def test_the_rules_of_a_chain_one_after_another_give_what_they_gave(name, traini
 
 
 @torch.no_grad()
-def test_chains_are_found_and_what_others_read_is_left_alone(monkeypatch):
+def test_chains_are_found_and_what_others_read_is_left_alone(monkeypatch, without_kernel):
     found = []
     own = fused.fuse
 
@@ -154,8 +154,6 @@ def test_chains_are_found_and_what_others_read_is_left_alone(monkeypatch):
         return result
 
     monkeypatch.setattr("zo.evaluators.difference.tape.fuse", noted)
-    monkeypatch.setattr(deciding, "kernels_run_at", lambda tensor: True)
-    monkeypatch.setattr(fused, "_by_kernel", lambda *given: None)
     for name in NETWORKS:
         changes_of(made(name, True), zo.evaluators.Difference(8, fused=True), every=50)
     norm_relu, norm_sum_relu, sum_relu = (1, 0, 1), (1, 1, 1), (0, 1, 1)

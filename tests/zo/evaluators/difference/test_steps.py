@@ -13,7 +13,6 @@ import zo
 from tests.zo.evaluators.difference.test_difference import batch, made, mlp, squared, step_of
 from zo.estimators import Coordinates
 from zo.evaluators import Loop, Unservable
-from zo.evaluators.difference import evaluator as deciding
 from zo.evaluators.difference.evaluator import LARGE
 
 
@@ -232,7 +231,7 @@ def test_evaluators_of_equal_settings_are_equal_and_remember_nothing():
 
 
 @pytest.mark.parametrize("large", [True, False])
-def test_shapes_that_depend_on_values_end_in_a_refusal_or_are_right(large, monkeypatch):
+def test_shapes_that_depend_on_values_end_in_a_refusal_or_are_right(large, limits):
     """As rows that a network chooses: where as many are chosen as in the base, `loop` and it agree."""
 
     class Chooses(nn.Module):
@@ -245,7 +244,7 @@ def test_shapes_that_depend_on_values_end_in_a_refusal_or_are_right(large, monke
             kept = h[h[:, 0] > 0]
             return self.last(h) + kept.mean() + kept[: len(kept) // 2].sum()
 
-    monkeypatch.setattr(deciding, "LARGE", 0 if large else LARGE)
+    limits(activations_followed=0 if large else LARGE)
     network = made(Chooses).double()
     step = step_of(network, zo.OutputLoss(squared), tuple(t.double() for t in batch()))
     refused = 0
