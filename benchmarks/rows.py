@@ -170,7 +170,7 @@ def by_batch() -> dict[str, list[Way]]:
     return found
 
 
-def drawn(problem: Problem, seed: int, step: int, rows: int) -> Any:  # noqa: ANN401
+def drawn(problem: Problem, seed: int, step: int, rows: int) -> Any:
     """The first rows of a step's batch; of those of several steps where one has fewer."""
     several = -(-rows // count_rows(problem.batch(seed, 1)))
     batches = [problem.batch(seed, (step - 1) * several + number) for number in range(1, several + 1)]

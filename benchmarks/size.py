@@ -212,7 +212,7 @@ def _objective(box: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
     return objective
 
 
-def _cosine(network: nn.Module, exact: Callable[..., Tensor], batch: Any) -> float:  # noqa: ANN401
+def _cosine(network: nn.Module, exact: Callable[..., Tensor], batch: Any) -> float:
     """Of `.grad` with autograd's, a row at a time, so that the memory is not this function's."""
     own = torch.cat([weight.grad.flatten() for weight in network.parameters() if weight.grad is not None])
     total = torch.zeros_like(own)

@@ -42,7 +42,7 @@ class Rows:
         """Where the caller's arrays live."""
         return self.inputs[0].device
 
-    def give_back(self, outputs: tuple[Tensor, ...]) -> Any:  # noqa: ANN401 - same kind as came in
+    def give_back(self, outputs: tuple[Tensor, ...]) -> Any:
         """Outputs with the caller's leading axes, kind and device; one output is not in a tuple."""
         shaped = [out.reshape((*self.leading, *out.shape[1:])) for out in outputs]
         arrays = [out.numpy() for out in shaped] if self.numpy else shaped

@@ -15,7 +15,7 @@ from typing import Any
 from blackbox.errors import ConfigurationError
 
 
-def check_count(owner: str, name: str, value: Any, least: int = 1) -> int:  # noqa: ANN401 - to be checked
+def check_count(owner: str, name: str, value: Any, least: int = 1) -> int:
     """Refuse what is not an `int` of at least `least`; a bool is none."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ConfigurationError(
@@ -27,7 +27,7 @@ def check_count(owner: str, name: str, value: Any, least: int = 1) -> int:  # no
 def check_number(
     owner: str,
     name: str,
-    value: Any,  # noqa: ANN401 - to be checked
+    value: Any,
     *,
     least: float = -math.inf,
     above: float = -math.inf,
@@ -59,17 +59,17 @@ def is_finite(value: object) -> bool:
         return False
 
 
-def check_positive(owner: str, name: str, value: Any) -> float:  # noqa: ANN401 - to be checked
+def check_positive(owner: str, name: str, value: Any) -> float:
     """Refuse what is not a finite number above zero; a bool is none."""
     return check_number(owner, name, value, above=0)
 
 
-def check_fraction(owner: str, name: str, value: Any) -> float:  # noqa: ANN401 - to be checked
+def check_fraction(owner: str, name: str, value: Any) -> float:
     """Refuse what is not a number from 0 to 1, both included; a bool is none."""
     return check_number(owner, name, value, least=0, most=1, mend="Give a fraction of one, such as 0.5.")
 
 
-def check_flag(owner: str, name: str, value: Any) -> bool:  # noqa: ANN401 - to be checked
+def check_flag(owner: str, name: str, value: Any) -> bool:
     """Refuse what is neither True nor False."""
     if not isinstance(value, bool):
         raise ConfigurationError(
@@ -78,7 +78,7 @@ def check_flag(owner: str, name: str, value: Any) -> bool:  # noqa: ANN401 - to 
     return value
 
 
-def check_choice(owner: str, name: str, value: Any, choices: Sequence[str]) -> str:  # noqa: ANN401
+def check_choice(owner: str, name: str, value: Any, choices: Sequence[str]) -> str:
     """Refuse what is not one of these words."""
     if not isinstance(value, str) or value not in choices:
         mend = nearest(value, choices, "Choose from") if isinstance(value, str) else "Give one as a text."

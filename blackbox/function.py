@@ -100,7 +100,7 @@ class BlackBoxFunction(ABC):
     failures: Policy = "raise"
     isolates: bool = False
 
-    def __init_subclass__(cls, abstract: bool = False, **keywords: Any) -> None:  # noqa: ANN401
+    def __init_subclass__(cls, abstract: bool = False, **keywords: Any) -> None:
         """Refuse an incomplete subclass where it is written; `abstract=True` for a common parent."""
         super().__init_subclass__(**keywords)
         for name in ("inputs", "outputs"):
@@ -110,7 +110,7 @@ class BlackBoxFunction(ABC):
         if not abstract:
             check_methods(cls)
 
-    def __new__(cls, *_: Any, **__: Any) -> Self:  # noqa: ANN401
+    def __new__(cls, *_: Any, **__: Any) -> Self:
         """Give every instance its ledger, also where a subclass forgets `super().__init__()`."""
         box = super().__new__(cls)
         box._ledger = Ledger()
@@ -125,12 +125,12 @@ class BlackBoxFunction(ABC):
         check_policy(self)
 
     @placeholder
-    def evaluate(self, *arrays: Any) -> Any:  # noqa: ANN401
+    def evaluate(self, *arrays: Any) -> Any:
         """One row: arrays of the specs' shapes in, an array (or tuple) of the output specs' out."""
         raise TypeError(f"{type(self).__name__} gives evaluate_rows, not evaluate.")
 
     @placeholder
-    def evaluate_rows(self, *arrays: Any) -> Any:  # noqa: ANN401
+    def evaluate_rows(self, *arrays: Any) -> Any:
         """All rows: arrays `(rows, *spec.shape)` in, `(rows, *spec.shape)` for each output out."""
         raise TypeError(f"{type(self).__name__} gives evaluate, not evaluate_rows.")
 
@@ -139,7 +139,7 @@ class BlackBoxFunction(ABC):
         """The counts of this box; a wrapper returns its inner box's, so a stack has one ledger."""
         return self._ledger
 
-    def __call__(self, *arrays: Any) -> Any:  # noqa: ANN401
+    def __call__(self, *arrays: Any) -> Any:
         """Evaluate every row.
 
         Args:
@@ -159,7 +159,7 @@ class BlackBoxFunction(ABC):
             return handler(self, arrays)
         return self._call(arrays, refuse_graph=True)
 
-    def call(self, *arrays: Any) -> Any:  # noqa: ANN401
+    def call(self, *arrays: Any) -> Any:
         """What `box(*arrays)` does unless a handler of `blackbox.calls.intercepted` replaces it.
 
         For such handlers. Gradients that arrays require are silently not passed on.
@@ -185,7 +185,7 @@ class BlackBoxFunction(ABC):
         """The class's name; boxes with settings show them."""
         return type(self).__name__
 
-    def _call(self, arrays: tuple[Any, ...], *, refuse_graph: bool) -> Any:  # noqa: ANN401
+    def _call(self, arrays: tuple[Any, ...], *, refuse_graph: bool) -> Any:
         check_complete(self)
         if refuse_graph:
             self._refuse_graph(arrays)

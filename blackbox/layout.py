@@ -98,7 +98,7 @@ class Mesh:
         self._count([*connected, *([] if self.fixed is None else [self.fixed])])
 
     @classmethod
-    def of_grid(cls, kept: Any, spacing: float | Sequence[float] = 1.0) -> Mesh:  # noqa: ANN401 - an array
+    def of_grid(cls, kept: Any, spacing: float | Sequence[float] = 1.0) -> Mesh:
         """The mesh of a grid with holes: a node for each cell that there is, in the order of `array[kept]`.
 
         In two dimensions squares of four such cells become two triangles and corners of three become one. A

@@ -51,7 +51,7 @@ def make(target: str, arguments: Mapping[str, Any], names: Mapping[str, str]) ->
     return box
 
 
-def find(target: str, names: Mapping[str, str], base: type | None = None) -> Any:  # noqa: ANN401
+def find(target: str, names: Mapping[str, str], base: type | None = None) -> Any:
     """What a target names, whatever it is: a class, a function, a value.
 
     Args:
@@ -136,7 +136,7 @@ def _from_file(path: Path) -> ModuleType:
     return module
 
 
-def only_class(place: str, base: type, name: str) -> Any:  # noqa: ANN401
+def only_class(place: str, base: type, name: str) -> Any:
     """The only subclass of a class that a file or module defines itself; its code is executed.
 
     Args:

@@ -42,7 +42,7 @@ def parse(words: Sequence[str]) -> dict[str, Any]:
     return arguments
 
 
-def call(target: str, make: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:  # noqa: ANN401
+def call(target: str, make: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
     """`make(**arguments)`, after the names and the plain types among the arguments have been checked.
 
     Raises:
@@ -88,7 +88,7 @@ def call(target: str, make: Callable[..., Any], arguments: Mapping[str, Any]) ->
     return make(**arguments)
 
 
-def _scalar(key: str, text: str) -> Any:  # noqa: ANN401
+def _scalar(key: str, text: str) -> Any:
     if text in _OF_PYTHON:
         return _OF_PYTHON[text]
     try:
@@ -113,11 +113,11 @@ def _hints(make: Callable[..., Any]) -> dict[str, Any]:
     return {}
 
 
-def _choices(hint: Any) -> tuple[Any, ...]:  # noqa: ANN401
+def _choices(hint: Any) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
-def _fits(value: Any, hint: Any) -> bool:  # noqa: ANN401
+def _fits(value: Any, hint: Any) -> bool:
     """Whether a value is of an annotated type; where the annotation is not all plain, the callee checks."""
     choices = _choices(hint)
     if not all(choice in _SCALARS for choice in choices):
@@ -125,6 +125,6 @@ def _fits(value: Any, hint: Any) -> bool:  # noqa: ANN401
     return type(value) in choices or (type(value) is int and float in choices)
 
 
-def _words(hint: Any) -> str:  # noqa: ANN401
+def _words(hint: Any) -> str:
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
     return " or ".join(names[choice] for choice in _choices(hint))

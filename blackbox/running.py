@@ -158,7 +158,7 @@ def _copies(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> tuple[Any, ...
     return tuple(np.array(t.cpu().numpy(), order="C") for t in inputs)
 
 
-def _call(box: BlackBoxFunction, method: Any, copies: tuple[Any, ...]) -> Any:  # noqa: ANN401
+def _call(box: BlackBoxFunction, method: Any, copies: tuple[Any, ...]) -> Any:
     # what trains beside it would compute other numbers without a word, or raise where it divides by zero
     with exits_as_errors(), np.errstate(), _DEFAULT_DTYPE:
         with torch.no_grad() if box.arrays == "torch" else nullcontext():

@@ -152,13 +152,13 @@ class _ImplicitFunction(torch.autograd.Function):
         return system.solve(right)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ANN401
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.system = inputs[1]
         ctx.save_for_backward(output)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:
         return ctx.system.pull_back(*ctx.saved_tensors, cotangent), None
 
 

@@ -16,17 +16,17 @@ from blackbox.function import BlackBoxFunction
 SHARED = ("steps", "max_rows", "failures")  # of all: they come last, and only the first makes another system
 
 
-def count(default: int, least: int = 1) -> Any:  # noqa: ANN401 (as `dataclasses.field`)
+def count(default: int, least: int = 1) -> Any:
     """A field for a whole number of at least `least`."""
     return field(default=default, metadata={"check": partial(check_count, least=least)})
 
 
-def number(default: float, **bounds: float) -> Any:  # noqa: ANN401
+def number(default: float, **bounds: float) -> Any:
     """A field for a finite number within bounds, those of `check_number`; it is kept as a float."""
     return field(default=default, metadata={"check": partial(check_number, **bounds)})
 
 
-def flag(default: bool) -> Any:  # noqa: ANN401
+def flag(default: bool) -> Any:
     """A field for True or False."""
     return field(default=default, metadata={"check": check_flag})
 
@@ -66,7 +66,7 @@ class Simulator(BlackBoxFunction, abstract=True):
         super().__init__(failures=self.failures)
         self._made = True
 
-    def __setattr__(self, name: str, value: Any) -> None:  # noqa: ANN401
+    def __setattr__(self, name: str, value: Any) -> None:
         """Refuse another setting once what follows from it is made; `SHARED` ones are read at each call."""
         if "_made" in vars(self) and name in self._settings().keys() - set(SHARED):
             raise ConfigurationError(

@@ -148,7 +148,7 @@ class AutogradGradient:
                 alive = survivors(losses.detach(), step, causes)
         return losses
 
-    def _answer(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:  # noqa: ANN401
+    def _answer(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
         with intercepted(None):  # a box that nothing stands in for refuses inputs that carry a gradient
             return self._stands.get(id(box), box)(*arrays)
 
@@ -160,7 +160,7 @@ class AutogradGradient:
 def values_alone(box: BlackBoxFunction) -> Stand:
     """The box's values, and no gradient through it."""
 
-    def call(*arrays: Tensor) -> Any:  # noqa: ANN401
+    def call(*arrays: Tensor) -> Any:
         return box.call(*(array.detach() for array in arrays))
 
     return call

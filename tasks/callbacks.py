@@ -70,7 +70,7 @@ class Told:
         self._said = run.callbacks_said
         self._deaf: set[int] = set()  # whose `on_start` raised: of the stage they know nothing
 
-    def tell(self, name: str, *arguments: Any) -> None:  # noqa: ANN401
+    def tell(self, name: str, *arguments: Any) -> None:
         """Call the method of that name of each callback."""
         for number, callback in enumerate(self._callbacks):
             if number in self._deaf:

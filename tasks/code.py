@@ -62,7 +62,7 @@ class Named:
         return f"{' '.join((self.code, *self.arguments))}, which the setting {self.setting} names"
 
 
-def named(config: Any) -> list[Named]:  # noqa: ANN401
+def named(config: Any) -> list[Named]:
     """The code that the settings of a dataclass name, but for what ships.
 
     Args:
@@ -85,7 +85,7 @@ def named(config: Any) -> list[Named]:  # noqa: ANN401
     return found
 
 
-def find(config: Any, setting: str) -> Any:  # noqa: ANN401
+def find(config: Any, setting: str) -> Any:
     """What a setting names, whatever it is; its code is executed.
 
     Raises:
@@ -95,7 +95,7 @@ def find(config: Any, setting: str) -> Any:  # noqa: ANN401
     return registry.find(_declared(config, setting), {})
 
 
-def make(config: Any, setting: str) -> BlackBoxFunction:  # noqa: ANN401
+def make(config: Any, setting: str) -> BlackBoxFunction:
     """The black box that a setting names, made with its arguments; its code is executed.
 
     Raises:
@@ -107,7 +107,7 @@ def make(config: Any, setting: str) -> BlackBoxFunction:  # noqa: ANN401
     return registry.make(target, parse(arguments), names.functions())
 
 
-def _declared(config: Any, setting: str) -> str:  # noqa: ANN401
+def _declared(config: Any, setting: str) -> str:
     if _marker_of(config, setting) is None:
         raise ProblemError(
             f"{type(config).__qualname__}.{setting}: expected a setting that is annotated as one that names "
@@ -117,11 +117,11 @@ def _declared(config: Any, setting: str) -> str:  # noqa: ANN401
     return getattr(config, setting)
 
 
-def _marker_of(config: Any, setting: str) -> NamesCode | None:  # noqa: ANN401
+def _marker_of(config: Any, setting: str) -> NamesCode | None:
     return _marker(get_type_hints(type(config), include_extras=True)[setting])
 
 
-def _marker(hint: Any) -> NamesCode | None:  # noqa: ANN401
+def _marker(hint: Any) -> NamesCode | None:
     """What an annotation says, at any depth: of `tuple[Code, ...] | None` too."""
     for part in getattr(hint, "__metadata__", ()):
         if isinstance(part, NamesCode):
@@ -129,7 +129,7 @@ def _marker(hint: Any) -> NamesCode | None:  # noqa: ANN401
     return next(filter(None, map(_marker, get_args(hint))), None)
 
 
-def _texts(value: Any) -> Iterator[str]:  # noqa: ANN401
+def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list | tuple):

@@ -93,7 +93,7 @@ def call(arguments: Sequence[str]) -> int:
     return _tyro(union[tuple(parts)], "blackbox", _TOP, words)
 
 
-def _tyro(command: Any, program: str, about: str, words: Sequence[str]) -> int:  # noqa: ANN401
+def _tyro(command: Any, program: str, about: str, words: Sequence[str]) -> int:
     return tyro.cli(command, prog=program, description=about, args=words, config=(FlagCreatePairsOff,))
 
 
@@ -101,7 +101,7 @@ def _bounded(command: Callable[..., int]) -> Callable[..., int]:
     """The command, which refuses numbers that are absurd."""
 
     @wraps(command)
-    def bounded(*positional: Any, **named: Any) -> int:  # noqa: ANN401
+    def bounded(*positional: Any, **named: Any) -> int:
         _refuse_absurd(named)
         return command(*positional, **named)
 

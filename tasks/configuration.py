@@ -43,7 +43,7 @@ Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 C = TypeVar("C")
 
 
-def check(configuration: Any) -> None:  # noqa: ANN401
+def check(configuration: Any) -> None:
     """Check every setting of a dataclass against its annotation.
 
     Lists become tuples, at any depth, unless the annotation says list: JSON has no tuples, and a run that
@@ -71,7 +71,7 @@ def check(configuration: Any) -> None:  # noqa: ANN401
             raise refused(field.name, f"{expected}{place and f' at {place}'}", came)
 
 
-def _by_json(adapter: TypeAdapter[Any], value: object, strict: bool) -> Any:  # noqa: ANN401
+def _by_json(adapter: TypeAdapter[Any], value: object, strict: bool) -> Any:
     try:
         text = json.dumps(value, default=_plain)
     except (TypeError, ValueError):  # it has no such form
@@ -79,7 +79,7 @@ def _by_json(adapter: TypeAdapter[Any], value: object, strict: bool) -> Any:  # 
     return adapter.validate_json(text, strict=strict)
 
 
-def _with_tuples(value: Any) -> Any:  # noqa: ANN401
+def _with_tuples(value: Any) -> Any:
     if type(value) in (list, tuple):
         return tuple(map(_with_tuples, value))
     if type(value) is dict:
@@ -101,7 +101,7 @@ def refused(name: str, expected: str, value: object) -> ConfigurationError:
     )
 
 
-def to_dict(configuration: Any) -> dict[str, Any]:  # noqa: ANN401
+def to_dict(configuration: Any) -> dict[str, Any]:
     """A dataclass as JSON values: nested dataclasses become objects, tuples lists, paths strings.
 
     Raises:

@@ -74,7 +74,7 @@ def same_directory() -> Iterator[None]:
         os.chdir(before)
 
 
-def _handle(numbers: tuple[signal.Signals, ...], handler: Any) -> dict[int, Any]:  # noqa: ANN401
+def _handle(numbers: tuple[signal.Signals, ...], handler: Any) -> dict[int, Any]:
     """Set a handler, in the main thread; gives those from before."""
     if threading.current_thread() is not threading.main_thread():
         return {}

@@ -77,7 +77,7 @@ def _verdict(setup: Setup, trained: Trained) -> Verdict:
     return verdict
 
 
-def _taken_apart(said: Any, where: str) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, int]]:  # noqa: ANN401
+def _taken_apart(said: Any, where: str) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, int]]:
     """Figures, arrays, and rows that failed, of what a problem's `evaluate` returned."""
     figures: dict[str, Any] = {}
     fields: dict[str, Tensor] = {}
@@ -105,7 +105,7 @@ def _taken_apart(said: Any, where: str) -> tuple[dict[str, Any], dict[str, Tenso
     return figures, fields, failed
 
 
-def _has_axes(value: Any) -> bool:  # noqa: ANN401
+def _has_axes(value: Any) -> bool:
     try:
         return np.ndim(value) > 0
     except (TypeError, ValueError, RuntimeError):

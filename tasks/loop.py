@@ -201,11 +201,11 @@ class Gradient(Protocol):
         """Plain numbers for the log; `queries` and `dropped` are shown."""
         ...
 
-    def state_dict(self) -> Any:  # noqa: ANN401
+    def state_dict(self) -> Any:
         """For the checkpoint."""
         ...
 
-    def load_state_dict(self, state: Any, /) -> Any:  # noqa: ANN401
+    def load_state_dict(self, state: Any, /) -> Any:
         """From the checkpoint."""
         ...
 

@@ -137,7 +137,7 @@ def _with_replays(
 def _tangent_gradient(
     setup: Setup,
     tangent: zo.tangents.Tangent | Sequence[zo.tangents.Tangent] | None,
-    **settings: Any,  # noqa: ANN401
+    **settings: Any,
 ) -> zo.TangentGradient:
     """A `zo.TangentGradient` with the run's settings."""
     config = setup.config

@@ -110,7 +110,7 @@ class MLflow(Callback):
                 self._send(stage)
 
     @property
-    def _client(self) -> Any:  # noqa: ANN401
+    def _client(self) -> Any:
         if self._made is None:
             self._made = self._mlflow.MlflowClient(tracking_uri=self._uri)
         return self._made

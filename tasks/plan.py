@@ -63,7 +63,7 @@ class Plan:
     trial: Trial = field(default_factory=Trial)
 
     @property
-    def config(self) -> Any:  # noqa: ANN401
+    def config(self) -> Any:
         """The settings."""
         return self.problem.config
 

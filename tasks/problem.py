@@ -99,10 +99,10 @@ class Problem:
 
     def __init__(
         self,
-        config: Any = None,  # noqa: ANN401
+        config: Any = None,
         *,
         folder: Path = Path("data"),
-        **settings: Any,  # noqa: ANN401
+        **settings: Any,
     ) -> None:
         config = self.Config() if config is None else config
         known = [field.name for field in dataclasses.fields(config)]
@@ -116,7 +116,7 @@ class Problem:
         self.progress = Progress()
         self.ledger = RunLedger(getattr(self.config, "rows", None))
 
-    def __init_subclass__(cls, **keywords: Any) -> None:  # noqa: ANN401
+    def __init_subclass__(cls, **keywords: Any) -> None:
         """A method `box` or `data` of the subclass is called once: then the attribute is what it returned."""
         super().__init_subclass__(**keywords)
         for name, wrap in (("box", None), ("data", _on_device)):
@@ -137,7 +137,7 @@ class Problem:
         return " ".join((cls.__doc__ or "").split())
 
     @property
-    def box(self) -> Any:  # noqa: ANN401
+    def box(self) -> Any:
         """The black box, wrapped or not; or a dict of several.
 
         `box = {}` in the class says that the objective calls none: then rows are those of the data that the

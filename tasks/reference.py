@@ -30,7 +30,7 @@ def with_derivative(box: BlackBoxFunction, reference: Stand) -> Stand:
     Of several processes, which all call it alike, the first one counts.
     """
 
-    def call(*arrays: Tensor) -> Any:  # noqa: ANN401
+    def call(*arrays: Tensor) -> Any:
         rows = arrays[0].shape[: arrays[0].ndim - len(box.inputs[0].shape)].numel()
         outputs = reference(*arrays)
         each = _tuple(outputs)
@@ -80,7 +80,7 @@ def compare(
     worst: list[Difference] = []
     stands = {id(box): stand for box, stand in references.items()}
 
-    def answer(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:  # noqa: ANN401
+    def answer(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
         arrays = tuple(array.detach() for array in arrays)
         own = box.call(*arrays)
         if id(box) in stands:
@@ -165,5 +165,5 @@ class Difference:
         )
 
 
-def _tuple(outputs: Any) -> tuple[Any, ...]:  # noqa: ANN401
+def _tuple(outputs: Any) -> tuple[Any, ...]:
     return outputs if isinstance(outputs, tuple) else (outputs,)

@@ -84,7 +84,7 @@ class Setup:
     answers: Answers | None = None
 
     @property
-    def config(self) -> Any:  # noqa: ANN401
+    def config(self) -> Any:
         """The problem's settings."""
         return self.problem.config
 
@@ -99,7 +99,7 @@ class Setup:
         return stage_name(self.seed, self.name)
 
     @property
-    def process_group(self) -> Any:  # noqa: ANN401
+    def process_group(self) -> Any:
         """Of the processes that work on the run; None for one alone."""
         return group.process_group()
 

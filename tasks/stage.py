@@ -45,9 +45,9 @@ _PARTS = {  # of a checkpoint
 class Stateful(Protocol):
     """What can be saved and put back: a module, an optimizer, a gradient estimator, a counter."""
 
-    def state_dict(self) -> Any: ...  # noqa: ANN401, D102
+    def state_dict(self) -> Any: ...  # noqa: D102
 
-    def load_state_dict(self, state_dict: Any, /) -> Any: ...  # noqa: ANN401, D102
+    def load_state_dict(self, state_dict: Any, /) -> Any: ...  # noqa: D102
 
 
 class Stage:

@@ -34,7 +34,7 @@ def run(
     resume: Path | str | None = None,
     progress: Progress | None = None,
     callbacks: Sequence[Callback] = (),
-    **settings: Any,  # noqa: ANN401
+    **settings: Any,
 ) -> FinishedRun:
     """Train and judge a problem by every method that its settings name, and write the report.
 

@@ -80,7 +80,7 @@ def _box_rows(problem: Problem, network: nn.Module, batch: Batch) -> int:
     """What one evaluation of the objective asks of the boxes, which answer with zeros."""
     rows = 0
 
-    def answer(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:  # noqa: ANN401
+    def answer(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
         nonlocal rows
         first = arrays[0]
         leading = tuple(first.shape[: first.ndim - len(box.inputs[0].shape)])

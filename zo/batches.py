@@ -62,10 +62,10 @@ class _Slot(int):
     """Place of a tensor in a nesting that was emptied of them."""
 
 
-def emptied(nesting: Any, tensors: list[Tensor], taken: Callable[[Tensor], Tensor | None]) -> Any:  # noqa: ANN401
+def emptied(nesting: Any, tensors: list[Tensor], taken: Callable[[Tensor], Tensor | None]) -> Any:
     """The nesting with a slot for each tensor that is taken; those go into the list, as taken."""
 
-    def slot(tensor: Tensor) -> Any:  # noqa: ANN401
+    def slot(tensor: Tensor) -> Any:
         found = taken(tensor)
         if found is None:
             return tensor
@@ -75,7 +75,7 @@ def emptied(nesting: Any, tensors: list[Tensor], taken: Callable[[Tensor], Tenso
     return map_tensors(slot, nesting)
 
 
-def filled(nesting: Any, tensors: list[Tensor]) -> Any:  # noqa: ANN401
+def filled(nesting: Any, tensors: list[Tensor]) -> Any:
     """The nesting with its slots filled again."""
     return map_tensors(lambda slot: tensors[slot], nesting, kind=_Slot)
 

@@ -80,7 +80,7 @@ class OutputLoss:
         """One loss per row, in float64 where the loss runs in it."""
         return self.judged(self.output(network, batch), self.targets(batch))
 
-    def judged(self, output: Any, targets: Any) -> Tensor:  # noqa: ANN401
+    def judged(self, output: Any, targets: Any) -> Tensor:
         """The loss of an output that is there already, in float64 where the loss runs in it."""
         if self._wide is None:
             before = torch.get_rng_state(), _cuda_states()
@@ -107,11 +107,11 @@ class _Asked(Exception):
     """A loss calls a black box, which is not given other floats than the network's."""
 
 
-def _refuse_in_float64(box: Any, arrays: tuple[Any, ...]) -> Any:  # noqa: ANN401
+def _refuse_in_float64(box: Any, arrays: tuple[Any, ...]) -> Any:
     raise _Asked
 
 
-def _widened(tree: Any) -> Any:  # noqa: ANN401
+def _widened(tree: Any) -> Any:
     """All floats of a nesting in float64."""
     return map_tensors(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor, tree)
 
@@ -163,7 +163,7 @@ def losses(
     return result if with_graph else result.detach()
 
 
-def described_result(result: Any) -> str:  # noqa: ANN401
+def described_result(result: Any) -> str:
     """What an objective returned that is no loss for each row, and how to mend it: the end of a message."""
     if result is None:
         return "None. Does it end with `return`?"

@@ -62,7 +62,7 @@ def _tables(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _cell(value: Any) -> str:  # noqa: ANN401
+def _cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, float):

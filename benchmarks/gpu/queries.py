@@ -56,11 +56,11 @@ class Traffic(TorchDispatchMode):
 
     def __torch_dispatch__(
         self,
-        func: Any,  # noqa: ANN401
+        func: Any,
         types: Iterable[type],
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401
+    ) -> Any:
         """Run an operation and count."""
         result = func(*args, **(kwargs or {}))
         if not func.is_view and func.overloadpacket.__name__ not in WITHOUT_KERNEL:
@@ -92,7 +92,7 @@ def counting_kernel(traffic: Traffic, evaluator: Evaluator) -> Iterator[None]:
 
     own = kernels.change
 
-    def counted(d: Tensor, **options: Any) -> Tensor:  # noqa: ANN401
+    def counted(d: Tensor, **options: Any) -> Tensor:
         found = own(d, **options)
         named = {name: options[name] for name in ("kind", "x", "other", "before")}
         traffic.bytes += bytes_of_kernel(d, found, **named)

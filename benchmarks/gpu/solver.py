@@ -102,7 +102,7 @@ class Timed(AutoTangent):
         self.seconds = {"fit": 0.0, "VJP": 0.0}
         self.place = torch.device("cpu")
 
-    def _clocked(self, name: str, work: Callable[[], Any]) -> Any:  # noqa: ANN401
+    def _clocked(self, name: str, work: Callable[[], Any]) -> Any:
         wait(self.place)
         began = time.perf_counter()
         result = work()
@@ -110,15 +110,15 @@ class Timed(AutoTangent):
         self.seconds[name] += time.perf_counter() - began
         return result
 
-    def see(self, pairs: Any) -> None:  # noqa: ANN401
+    def see(self, pairs: Any) -> None:
         """Learn from values."""
         self._clocked("fit", partial(super().see, pairs))
 
-    def observe(self, pairs: Any) -> None:  # noqa: ANN401
+    def observe(self, pairs: Any) -> None:
         """Learn from probes."""
         self._clocked("fit", partial(super().observe, pairs))
 
-    def vjp(self, pairs: Any, cotangent: Tensor) -> Tensor:  # noqa: ANN401
+    def vjp(self, pairs: Any, cotangent: Tensor) -> Tensor:
         """The model's."""
         return self._clocked("VJP", partial(super().vjp, pairs, cotangent))
 

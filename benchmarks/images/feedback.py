@@ -275,7 +275,7 @@ def _recorded(network: nn.Module, images: Tensor, *, isolated: bool) -> tuple[Te
             hook.remove()
 
 
-def _noted(outputs: list[Tensor], module: nn.Module, inputs: Any, output: Tensor) -> None:  # noqa: ANN401
+def _noted(outputs: list[Tensor], module: nn.Module, inputs: Any, output: Tensor) -> None:
     outputs.append(output)
 
 

@@ -173,5 +173,5 @@ def _wake_inputs(batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 MAKERS: dict[str, Callable[[int, int | None], Made]] = {"dncnn": _denoiser, "wake": _wake}
 
 
-def _wide(tensor: Tensor) -> Any:  # noqa: ANN401
+def _wide(tensor: Tensor) -> Any:
     return tensor.cpu().double() if tensor.is_floating_point() else tensor.cpu()

@@ -102,7 +102,7 @@ def design() -> Problem:
         parts = torch.tensor(TYPICAL) * torch.exp(SPREAD * torch.randn(rows, 5, generator=generator))
         return ladder(parts)[..., 1]
 
-    def objective(solver: Any) -> Objective:  # noqa: ANN401
+    def objective(solver: Any) -> Objective:
         def loss(network: nn.Module, batch: Tensor) -> Tensor:
             found = solver(network(batch))[..., 1]
             return ((found - batch) / 20).square().mean(1, dtype=torch.float64)

@@ -168,7 +168,7 @@ def published(
         found = rollout(network, quiet, truth[:, 0], lengths, HORIZON)
         return published_error(torch.cat([truth[:, :1], found], 1), truth)
 
-    def batch(seed: int, step: int) -> Any:  # noqa: ANN401
+    def batch(seed: int, step: int) -> Any:
         return windows(zo.estimators.Key(seed, step).generator(WINDOWS), BATCH, unroll)
 
     return Problem(

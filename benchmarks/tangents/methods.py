@@ -34,7 +34,7 @@ SPREADS = (0.3, 1.0, 3.0)  # of ensemble Kalman, in tenths of the weights
 class Gradient(Protocol):
     """What fills `.grad`."""
 
-    def backward(self, batch: Any) -> Tensor:  # noqa: ANN401
+    def backward(self, batch: Any) -> Tensor:
         """Add the gradient of a batch; the loss."""
         ...
 
@@ -82,7 +82,7 @@ class Around:
         self.failed = torch.zeros((), dtype=torch.bool)
         self.objective = problem.objective(self._answer)
 
-    def backward(self, batch: Any) -> Tensor:  # noqa: ANN401
+    def backward(self, batch: Any) -> Tensor:
         """As any loss's."""
         self.failed = torch.zeros((), dtype=torch.bool)
         losses = self.objective(self.network, batch)
@@ -91,7 +91,7 @@ class Around:
             loss.backward()
         return loss.detach()
 
-    def _answer(self, *arrays: Tensor) -> Any:  # noqa: ANN401
+    def _answer(self, *arrays: Tensor) -> Any:
         self.rows += len(arrays[0])
         given = self.solver(*arrays)
         outputs = given if isinstance(given, tuple) else (given,)
@@ -118,7 +118,7 @@ class Perturbed(Around):
         super().__init__(problem, network, problem.exact)
         self.generator = zo.estimators.Key(seed).generator(OFF)
 
-    def backward(self, batch: Any) -> Tensor:  # noqa: ANN401
+    def backward(self, batch: Any) -> Tensor:
         """As any loss's, then the perturbation."""
         loss = super().backward(batch)
         given = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
@@ -174,7 +174,7 @@ def chosen(problem: Problem, network: nn.Module, seed: int) -> Gradient:
     )
 
 
-def whole_loss(estimator: Callable[[], zo.estimators.Estimator[Any]], queries: int, **more: Any) -> Method:  # noqa: ANN401
+def whole_loss(estimator: Callable[[], zo.estimators.Estimator[Any]], queries: int, **more: Any) -> Method:
     """The gradient of the weights from values of the whole loss."""
 
     def gradient(problem: Problem, network: nn.Module, seed: int, scale: float) -> Gradient:

@@ -41,7 +41,7 @@ def problems(size: Size) -> dict[str, Callable[[], Problem]]:
     return PAPER if size == "paper" else PROBLEMS
 
 
-def seldom(wrong: Any, right: Any, hard: str, **more: Any) -> Problem:  # noqa: ANN401
+def seldom(wrong: Any, right: Any, hard: str, **more: Any) -> Problem:
     """The problem of a wrong system and the right one."""
     return correction(System(wrong, right, hard, **more))
 
@@ -52,7 +52,7 @@ def brusselator(hard: str, hidden: tuple[int, ...] = (16, 16), kernel: int = 5) 
     return seldom(wrong, right, hard, hidden=hidden, kernel=kernel)
 
 
-def fitzhugh_nagumo(hard: str, **more: Any) -> Problem:  # noqa: ANN401
+def fitzhugh_nagumo(hard: str, **more: Any) -> Problem:
     """Recovery at a rate of .07 instead of .1."""
     return seldom(FitzHughNagumo(rate=0.07, dt=1.0, **KEEP), FitzHughNagumo(dt=1.0), hard, **more)
 
@@ -94,13 +94,13 @@ def kolmogorov() -> Problem:
     )
 
 
-def kuramoto_sivashinsky(hard: str, **more: Any) -> Problem:  # noqa: ANN401
+def kuramoto_sivashinsky(hard: str, **more: Any) -> Problem:
     """On a ring that is 2 % too long."""
     ring: dict[str, Any] = {"dt": 0.25, "steps": 4}
     return seldom(KuramotoSivashinsky(length=22.5, **ring, **KEEP), KuramotoSivashinsky(**ring), hard, **more)
 
 
-def wake(weights: str, hard: str, **more: Any) -> Problem:  # noqa: ANN401
+def wake(weights: str, hard: str, **more: Any) -> Problem:
     """The wake flow; imported when it is asked for, since PhiFlow takes seconds."""
     from benchmarks.tangents import wake
 

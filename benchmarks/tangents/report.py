@@ -227,7 +227,7 @@ def _error(value: float) -> str:
     return f"{value:.3g}" if math.isfinite(value) else "lost"
 
 
-def _spread(values: Sequence[float], form: Any) -> str:  # noqa: ANN401
+def _spread(values: Sequence[float], form: Any) -> str:
     if not values:
         return ""
     if len(values) == 1 or max(values) >= LOST or not all(map(math.isfinite, values)):

@@ -189,7 +189,7 @@ class EnsembleKalman:
         self.particles = torch.empty(0)
 
     @torch.no_grad()
-    def backward(self, batch: Any) -> Tensor:  # noqa: ANN401
+    def backward(self, batch: Any) -> Tensor:
         """Move the ensemble; `.grad` is what is to be subtracted from the weights for its new mean."""
         parameters = Parameters(self.network)
         if self.step % REDRAWN == 0:
@@ -215,22 +215,22 @@ class EnsembleKalman:
         noise = torch.randn(self.count, len(flat), generator=generator)
         return flat + 0.1 * self.spread * size * (noise - noise.mean(dim=0))
 
-    def _evaluate(self, weights: list[Tensor], batch: Any) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN401
+    def _evaluate(self, weights: list[Tensor], batch: Any) -> tuple[Tensor, Tensor, Tensor]:
         """What network and box answer for some weights, the loss's gradient for that, and the loss."""
         leaves: list[Tensor] = []
         names = [name for name, _ in self.network.named_parameters()]
 
-        def leaf(value: Any) -> Any:  # noqa: ANN401
+        def leaf(value: Any) -> Any:
             if not isinstance(value, Tensor):
                 return tuple(leaf(each) for each in value)
             leaves.append(value.detach().clone().requires_grad_())
             return leaves[-1]
 
-        def network(*arrays: Tensor) -> Any:  # noqa: ANN401
+        def network(*arrays: Tensor) -> Any:
             with torch.no_grad():
                 return leaf(functional_call(self.network, dict(zip(names, weights, strict=True)), arrays))
 
-        def solver(*arrays: Tensor) -> Any:  # noqa: ANN401
+        def solver(*arrays: Tensor) -> Any:
             return leaf(self.problem.box(*(array.detach() for array in arrays)))
 
         with torch.enable_grad():
@@ -248,7 +248,7 @@ class _Called(nn.Module):
         super().__init__()
         self.function = function
 
-    def forward(self, *arrays: Tensor) -> Any:  # noqa: ANN401
+    def forward(self, *arrays: Tensor) -> Any:
         return self.function(*arrays)
 
 

@@ -164,7 +164,7 @@ class Emulator:
         problem: Problem,
         network: nn.Module,
         seed: int,
-        model: Any,  # noqa: ANN401
+        model: Any,
         online: bool,
     ) -> None:
         self.problem, self.network, self.model, self.online = problem, network, model, online
@@ -177,7 +177,7 @@ class Emulator:
             inputs, outputs = (_joined([each[place] for each in rows]) for place in (0, 1))
             self._learn(inputs, outputs, LEARNING_A_STEP * problem.steps)
 
-    def backward(self, batch: Any) -> Tensor:  # noqa: ANN401
+    def backward(self, batch: Any) -> Tensor:
         """The gradient of the objective through the emulator."""
         if self.online:
             self._learn(*self._rows(batch))
@@ -185,16 +185,16 @@ class Emulator:
         loss.backward()
         return loss.detach()
 
-    def _learn(self, inputs: Sequence[Tensor], outputs: Any, more: int = 0) -> None:  # noqa: ANN401
+    def _learn(self, inputs: Sequence[Tensor], outputs: Any, more: int = 0) -> None:
         """Longer the first time, as learned tangents do."""
         self.model.fit(inputs, outputs, steps=self.steps + more, box=self.problem.box)
         self.steps = 0 if more else LEARNING_A_STEP
 
-    def _rows(self, batch: Any) -> tuple[list[Tensor], list[Tensor]]:  # noqa: ANN401
+    def _rows(self, batch: Any) -> tuple[list[Tensor], list[Tensor]]:
         """What the box is asked and answers when the objective is unrolled through it."""
         seen: list[tuple[list[Tensor], list[Tensor]]] = []
 
-        def call(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:  # noqa: ANN401
+        def call(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
             given = box.call(*arrays)
             seen.append((list(arrays), list(given) if isinstance(given, tuple) else [given]))
             return given
@@ -203,7 +203,7 @@ class Emulator:
             self.asked(self.network, batch)
         return _joined([each for each, _ in seen]), _joined([each for _, each in seen])
 
-    def _answer(self, *arrays: Tensor) -> Any:  # noqa: ANN401
+    def _answer(self, *arrays: Tensor) -> Any:
         """The model's outputs, with its derivative."""
         box = self.problem.box
         z = torch.cat([x.flatten(1) for x, s in zip(arrays, box.inputs, strict=True) if s.differentiable], 1)
@@ -219,7 +219,7 @@ class _Answered(Function):
     """`apply(z, model, others, box)`: the values of a tangent's model, with its vector-Jacobian product."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, model: Tangent, others: Any, box: BlackBoxFunction) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, z: Tensor, model: Tangent, others: Any, box: BlackBoxFunction) -> Tensor:
         inputs, outputs = (tuple(s for s in specs if s.differentiable) for specs in (box.inputs, box.outputs))
         nothing = z.new_zeros(0, len(z), z.shape[1]), z.new_zeros(0, len(z), sum(sizes(outputs)))
         valid = torch.zeros(0, len(z), dtype=torch.bool)
@@ -229,7 +229,7 @@ class _Answered(Function):
         return values
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Any) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+    def backward(ctx: Any, *cotangents: Any) -> tuple[Tensor | None, ...]:
         (cotangent,) = cotangents
         return ctx.model.vjp(ctx.pairs, cotangent), None, None, None
 

@@ -175,7 +175,7 @@ class _Training:
         self.curve.errors.append(self.problem.error(self.network))
         self.uncounted += self.problem.box.ledger.rows_asked - before
 
-    def _look(self, gradient: Gradient, batch: Any, step: int) -> None:  # noqa: ANN401
+    def _look(self, gradient: Gradient, batch: Any, step: int) -> None:
         """See how well the gradient points; nothing is changed."""
         before, curve = self.problem.box.ledger.rows_asked, self.curve
         if self.problem.exact is not None and self.name != "first-order":
@@ -197,7 +197,7 @@ def _clocks(gradient: Gradient) -> dict[str, float]:
     running: list[str] = []  # one that calls another is not timed twice
 
     def timed(call: Callable[..., Any], clock: str) -> Callable[..., Any]:
-        def measured(*given: Any, **named: Any) -> Any:  # noqa: ANN401
+        def measured(*given: Any, **named: Any) -> Any:
             began = process_time()
             running.append(clock)
             try:
@@ -214,7 +214,7 @@ def _clocks(gradient: Gradient) -> dict[str, float]:
     return clocks
 
 
-def cosine_to_exact(problem: Problem, network: nn.Module, batch: Any) -> float:  # noqa: ANN401
+def cosine_to_exact(problem: Problem, network: nn.Module, batch: Any) -> float:
     """Between the gradient that is in `.grad` and autograd's; the network stays as it was."""
     kept = [parameter.grad for parameter in network.parameters()]
     network.zero_grad()

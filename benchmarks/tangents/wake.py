@@ -65,7 +65,7 @@ def wake(
     def error(network: nn.Module, flows: data.Flows, starts: int) -> float:
         return rollout_errors(network, solver, flows, starts, config.horizon).mean().item()
 
-    def batch(seed: int, step: int) -> Any:  # noqa: ANN401
+    def batch(seed: int, step: int) -> Any:
         return flows.train.windows(zo.estimators.Key(seed, step), config.batch, unroll)
 
     return Problem(

@@ -80,7 +80,7 @@ class _Callable(BlackBoxFunction, abstract=True):
 class RowCallable(_Callable):
     """A function of one row."""
 
-    def evaluate(self, *arrays: Any) -> Any:  # noqa: ANN401
+    def evaluate(self, *arrays: Any) -> Any:
         """One row: what the function gives."""
         return self.f(*arrays)
 
@@ -94,7 +94,7 @@ class RowCallable(_Callable):
 class RowsCallable(_Callable):
     """A function of all rows at once."""
 
-    def evaluate_rows(self, *arrays: Any) -> Any:  # noqa: ANN401
+    def evaluate_rows(self, *arrays: Any) -> Any:
         """All rows: what the function gives."""
         return self.f(*arrays)
 

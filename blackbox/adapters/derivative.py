@@ -19,7 +19,7 @@ PullBack = Callable[[list[np.ndarray], dict[int, np.ndarray], list[int]], dict[i
 the inputs wanted, to the gradients `(rows, *shape)` of these."""
 
 
-def with_derivative(box: BlackBoxFunction, pull_back: PullBack, arrays: tuple[Any, ...]) -> Any:  # noqa: ANN401
+def with_derivative(box: BlackBoxFunction, pull_back: PullBack, arrays: tuple[Any, ...]) -> Any:
     """What the box gives for these arrays, with autograd by its own vector-Jacobian products.
 
     The rows are those of a reference: they are not counted in the box's ledger, since who trains by one
@@ -44,7 +44,7 @@ class _Call(Function):
     """`apply(box, pull_back, *inputs)` gives a tuple with the box's outputs."""
 
     @staticmethod
-    def forward(ctx: Any, box: BlackBoxFunction, pull_back: PullBack, *inputs: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401
+    def forward(ctx: Any, box: BlackBoxFunction, pull_back: PullBack, *inputs: Tensor) -> tuple[Tensor, ...]:
         """The values."""
         given = box.call(*inputs)
         outputs = given if isinstance(given, tuple) else (given,)
@@ -57,7 +57,7 @@ class _Call(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         """The products, of the rows at which a gradient arrives."""
         inputs: tuple[Tensor, ...] = ctx.saved_tensors
         wanted = [place for place, needs in enumerate(ctx.needs_input_grad[2:]) if needs]

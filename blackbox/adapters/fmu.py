@@ -180,7 +180,7 @@ class Fmu(BlackBoxFunction):
         outputs = [np.stack(values) for values in zip(*found, strict=True)]
         return tuple(values[0] for values in outputs) if self._single else tuple(outputs)
 
-    def reference(self, *arrays: Any) -> Any:  # noqa: ANN401
+    def reference(self, *arrays: Any) -> Any:
         """The box's values, with autograd by the FMU's own directional derivatives.
 
         For `reference` of a `tasks.Problem`, and for comparisons; its rows are not counted in the ledger.
@@ -263,7 +263,7 @@ class Fmu(BlackBoxFunction):
         }
         return parameters, driven
 
-    def _plan(self, times: Any, input_times: Any, step: float | None, own: float | None) -> None:  # noqa: ANN401
+    def _plan(self, times: Any, input_times: Any, step: float | None, own: float | None) -> None:
         """When it is stepped, driven and read: `times`, `input_times`, `step`, and the steps read behind."""
         for name, value in (("times", times), ("input_times", input_times)):
             if value is not None and (

@@ -90,7 +90,7 @@ class Variable:
         return ArraySpec(identifier(self.name), (*times, *self.shape), self.dtype, scale=scale)
 
 
-def variables_of(model: Any) -> dict[str, Variable]:  # noqa: ANN401 - FMPy's ModelDescription
+def variables_of(model: Any) -> dict[str, Variable]:
     """The variables of a model description, by name."""
     enumeration = "Integer" if model.fmiVersion.startswith("2") else "Int64"
     found = {}
@@ -118,7 +118,7 @@ def variables_of(model: Any) -> dict[str, Variable]:  # noqa: ANN401 - FMPy's Mo
     return found
 
 
-def model_of(fmpy: ModuleType, path: Path) -> Any:  # noqa: ANN401 - FMPy's ModelDescription
+def model_of(fmpy: ModuleType, path: Path) -> Any:
     """The description of an FMU that can run here."""
     try:
         model = fmpy.read_model_description(str(path), validate=False)
@@ -144,7 +144,7 @@ def model_of(fmpy: ModuleType, path: Path) -> Any:  # noqa: ANN401 - FMPy's Mode
     return model
 
 
-def gives_derivatives(path: Path, model: Any) -> bool:  # noqa: ANN401 - FMPy's ModelDescription
+def gives_derivatives(path: Path, model: Any) -> bool:
     """Whether an FMU has directional derivatives in co-simulation; FMPy does not read it in FMI 3."""
     if not model.fmiVersion.startswith("3"):
         return bool(model.coSimulation.providesDirectionalDerivative)
@@ -198,12 +198,12 @@ def new_folder() -> tuple[Path, Callable[[], None]]:
     return folder, remove
 
 
-def _hear(*words: Any) -> None:  # noqa: ANN401 - what FMI 2 and 3 give differs; the message comes last
+def _hear(*words: Any) -> None:
     _heard.last = words[-1].decode(errors="replace") if isinstance(words[-1], bytes) else str(words[-1])
 
 
 @cache
-def _callbacks() -> Any:  # noqa: ANN401 - FMPy's
+def _callbacks() -> Any:
     """Of all instances of FMI 2.
 
     What puts numbers into messages, FMPy's proxy, knows the last logger of the process alone, and calls it
@@ -219,7 +219,7 @@ def _callbacks() -> Any:  # noqa: ANN401 - FMPy's
     return callbacks
 
 
-def _new_of_fmi_2(folder: str, model: Any) -> Any:  # noqa: ANN401 - FMPy's
+def _new_of_fmi_2(folder: str, model: Any) -> Any:
     instance = import_extra("Fmu", "fmpy.fmi2", "fmu").FMU2Slave(
         guid=model.guid,
         unzipDirectory=folder,
@@ -230,7 +230,7 @@ def _new_of_fmi_2(folder: str, model: Any) -> Any:  # noqa: ANN401 - FMPy's
     return instance
 
 
-def _new_of_fmi_3(folder: str, model: Any) -> Any:  # noqa: ANN401 - FMPy's
+def _new_of_fmi_3(folder: str, model: Any) -> Any:
     simulation = import_extra("Fmu", "fmpy.simulation", "fmu")
     return simulation.instantiate_fmu(folder, model, "CoSimulation", logger=_hear, require_functions=False)
 
@@ -246,7 +246,7 @@ class Instance:
         Exception: FMPy's, where the library cannot be loaded or gives no instance.
     """
 
-    def __init__(self, folder: Path, model: Any) -> None:  # noqa: ANN401
+    def __init__(self, folder: Path, model: Any) -> None:
         self._is_3 = model.fmiVersion.startswith("3")
         with _loading:
             before = os.getcwd()
@@ -281,7 +281,7 @@ class Instance:
         """Leave initialisation."""
         self._fmu.exitInitializationMode()
 
-    def set(self, variable: Variable, value: Any) -> None:  # noqa: ANN401 - numbers or text
+    def set(self, variable: Variable, value: Any) -> None:
         """Set a variable to an array of its shape, or a text."""
         values = [value] if isinstance(value, str) else np.asarray(value).reshape(-1).tolist()
         getattr(self._fmu, f"set{variable.call}")([variable.reference], values)

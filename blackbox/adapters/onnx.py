@@ -102,7 +102,7 @@ class OnnxModel(BlackBoxFunction):
         }
         return tuple(self._session.run(None, feed))
 
-    def _load(self) -> Any:  # noqa: ANN401 (onnxruntime has no types)
+    def _load(self) -> Any:
         runtime = import_extra("OnnxModel", "onnxruntime", "onnx")
         there = runtime.get_available_providers()
         for provider in self.providers:
@@ -207,7 +207,7 @@ class OnnxArray:
     spec_dtype: str | None
 
     @classmethod
-    def read(cls, owner: str, kind: str, argument: Any) -> OnnxArray:  # noqa: ANN401 (onnxruntime's NodeArg)
+    def read(cls, owner: str, kind: str, argument: Any) -> OnnxArray:
         """One of a session's `get_inputs()` or `get_outputs()`.
 
         Args:

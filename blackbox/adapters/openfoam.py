@@ -48,7 +48,7 @@ def read_field(path: str | os.PathLike[str], cells: int | None = None) -> Array:
     return values
 
 
-def write_field(path: str | os.PathLike[str], values: Any) -> None:  # noqa: ANN401 - what NumPy takes
+def write_field(path: str | os.PathLike[str], values: Any) -> None:
     """Put values (cells, components) in the place of the `internalField` of a file that is there.
 
     Components are 1 (a scalar), 3 (a vector), 6 (a symmetric tensor) or 9 (a tensor).

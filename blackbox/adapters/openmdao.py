@@ -31,7 +31,7 @@ def component(
     *,
     rows: int | None = None,
     matrix_free: bool = False,
-) -> Any:  # noqa: ANN401 - an ExplicitComponent, whose package is optional
+) -> Any:
     """A black box as an `ExplicitComponent` of OpenMDAO.
 
     Inputs and outputs have the names and shapes of the specs; those of whole numbers are discrete. Partial
@@ -101,9 +101,9 @@ def component(
         def compute(
             self,
             inputs: Values,
-            outputs: Any,  # noqa: ANN401
+            outputs: Any,
             discrete_inputs: Values | None = None,
-            discrete_outputs: Any = None,  # noqa: ANN401
+            discrete_outputs: Any = None,
         ) -> None:
             for spec, array in zip(box.outputs, work.values(inputs, discrete_inputs), strict=True):
                 if spec.floating:
@@ -118,7 +118,7 @@ def component(
         def compute_partials(
             self,
             inputs: Values,
-            partials: Any,  # noqa: ANN401
+            partials: Any,
             discrete_inputs: Values | None = None,
         ) -> None:
             for (out, into), block in work.jacobian(inputs, discrete_inputs).items():
@@ -130,8 +130,8 @@ def component(
         def compute_jacvec_product(
             self,
             inputs: Values,
-            d_inputs: Any,  # noqa: ANN401
-            d_outputs: Any,  # noqa: ANN401
+            d_inputs: Any,
+            d_outputs: Any,
             mode: str,
             discrete_inputs: Values | None = None,
         ) -> None:

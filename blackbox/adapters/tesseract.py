@@ -66,7 +66,7 @@ class Tesseract(BlackBoxFunction):
 
     def __init__(
         self,
-        tesseract: Any,  # noqa: ANN401 - a Tesseract, whose package is optional, or where one is
+        tesseract: Any,
         *,
         example: Mapping[str, Any] | None = None,
         inputs: Sequence[str] | None = None,
@@ -118,7 +118,7 @@ class Tesseract(BlackBoxFunction):
         found = [np.asarray(at(given, field.keys), field.dtype) for field in self._out]
         return tuple(found) if self.vectorized else tuple(array[None] for array in found)
 
-    def reference(self, *arrays: Any) -> Any:  # noqa: ANN401
+    def reference(self, *arrays: Any) -> Any:
         """What the box gives, and autograd goes through it by the Tesseract's own derivative.
 
         For `reference` of a `tasks.Problem`, and for comparisons; its rows are not counted in the ledger.
@@ -154,7 +154,7 @@ class Tesseract(BlackBoxFunction):
         join = np.concatenate if self.vectorized else np.stack
         return {place: join([each[path] for each in found]) for place, path in zip(wanted, into, strict=True)}
 
-    def _ask(self, endpoint: str, *arguments: Any) -> dict[str, Any]:  # noqa: ANN401
+    def _ask(self, endpoint: str, *arguments: Any) -> dict[str, Any]:
         """What an endpoint answers; an error of one line where it does not."""
         requests = import_extra("Tesseract", "requests", "tesseract")
         try:
@@ -171,7 +171,7 @@ class Tesseract(BlackBoxFunction):
             payload = put(payload, field.keys, value if field.is_array else value.item())
         return payload
 
-    def _opened(self, tesseract: Any) -> Any:  # noqa: ANN401
+    def _opened(self, tesseract: Any) -> Any:
         kind = self._core.Tesseract
         try:
             if isinstance(tesseract, kind):

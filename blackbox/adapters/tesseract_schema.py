@@ -98,7 +98,7 @@ class Field:
 def input_fields(
     node: Mapping[str, Any],
     schemas: Mapping[str, Any],
-    example: Any,  # noqa: ANN401 - whatever an input may be
+    example: Any,
     chosen: Sequence[str],
     keys: Keys = (),
 ) -> Iterator[Field]:
@@ -142,7 +142,7 @@ def input_fields(
 def output_fields(
     node: Mapping[str, Any],
     schemas: Mapping[str, Any],
-    example: Any = _NOTHING,  # noqa: ANN401
+    example: Any = _NOTHING,
     keys: Keys = (),
 ) -> list[Field] | None:
     """All numbers among the outputs; None where how many there are depends on lists and dicts.
@@ -177,14 +177,14 @@ def output_fields(
     return [field for fields in inner for field in fields or ()]
 
 
-def _members(example: Any) -> Iterator[tuple[str | int, Any]]:  # noqa: ANN401
+def _members(example: Any) -> Iterator[tuple[str | int, Any]]:
     """What is in a list or dict, by its key."""
     if isinstance(example, Mapping):
         return ((DictKey(key), value) for key, value in example.items())
     return iter(enumerate(example or ()))
 
 
-def _number(node: Mapping[str, Any], keys: Keys, example: Any) -> Field | None:  # noqa: ANN401
+def _number(node: Mapping[str, Any], keys: Keys, example: Any) -> Field | None:
     """The array or plain number that a node is."""
     given, path = example is not _NOTHING, path_of(keys)
     if "array_flags" not in node:
@@ -216,7 +216,7 @@ def _number(node: Mapping[str, Any], keys: Keys, example: Any) -> Field | None: 
 def _alternative(
     node: Mapping[str, Any],
     schemas: Mapping[str, Any],
-    example: Any,  # noqa: ANN401
+    example: Any,
 ) -> Mapping[str, Any]:
     """A node without references, and of a union the one that the example is; else the first."""
     if "$ref" in node:
@@ -229,7 +229,7 @@ def _alternative(
     return fitting[0] if fitting else {"type": "null"}
 
 
-def _fits(node: Mapping[str, Any], example: Any) -> bool:  # noqa: ANN401
+def _fits(node: Mapping[str, Any], example: Any) -> bool:
     if example is _NOTHING:
         return node.get("type") != "null"
     if "array_flags" in node:
@@ -250,7 +250,7 @@ def _written(key: str | int) -> str:
     return "{" + re.sub(r"([{}\\])", r"\\\1", key) + "}" if isinstance(key, DictKey) else key
 
 
-def at(tree: Any, keys: Keys, default: Any = _NOTHING) -> Any:  # noqa: ANN401
+def at(tree: Any, keys: Keys, default: Any = _NOTHING) -> Any:
     """What is at these keys of nested dicts and lists.
 
     Raises:
@@ -267,7 +267,7 @@ def at(tree: Any, keys: Keys, default: Any = _NOTHING) -> Any:  # noqa: ANN401
     return tree
 
 
-def put(tree: Any, keys: Keys, value: Any) -> Any:  # noqa: ANN401
+def put(tree: Any, keys: Keys, value: Any) -> Any:
     """A copy of nested dicts and lists with a value at these keys; dicts on the way are made."""
     if not keys:
         return value
@@ -277,7 +277,7 @@ def put(tree: Any, keys: Keys, value: Any) -> Any:  # noqa: ANN401
     return {**tree, keys[0]: put(tree.get(keys[0]), keys[1:], value)}
 
 
-def abstract(tree: Any) -> Any:  # noqa: ANN401
+def abstract(tree: Any) -> Any:
     """Inputs with the shape and dtype of each array in its place, as `abstract_eval` takes them."""
     if isinstance(tree, Mapping):
         return {key: abstract(value) for key, value in tree.items()}
@@ -288,7 +288,7 @@ def abstract(tree: Any) -> Any:  # noqa: ANN401
     return tree
 
 
-def mapped(tree: Any) -> Any:  # noqa: ANN401
+def mapped(tree: Any) -> Any:
     """What `abstract_eval` gives, with arrays that cost no memory in the places of shapes and dtypes."""
     if isinstance(tree, Mapping) and set(tree) == {"shape", "dtype"}:
         return np.broadcast_to(np.zeros((), tree["dtype"]), tuple(tree["shape"]))

@@ -164,7 +164,7 @@ def _set_environment(variables: dict[str, str]) -> None:
     os.environ.update(variables)
 
 
-def _set_handler(handler: Any) -> None:  # noqa: ANN401 - of signal
+def _set_handler(handler: Any) -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, handler)
 

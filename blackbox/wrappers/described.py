@@ -56,7 +56,7 @@ _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 MEND = "Give the object, or the box itself, an attribute 'identity': a text that changes with its answers."
 
 
-def described(where: str, value: Any, package: str = "") -> str:  # noqa: ANN401 - one line for each kind
+def described(where: str, value: Any, package: str = "") -> str:
     """A value in words that are the same in every process, and different for different values.
 
     Args:
@@ -85,7 +85,7 @@ class _Words:
             int, tuple[int, Any]
         ] = {}  # with the object, whose id stays its own while it is here
 
-    def of(self, where: str, value: Any) -> str:  # noqa: ANN401
+    def of(self, where: str, value: Any) -> str:
         """The words of one value."""
         if type(value) in _PLAIN:
             return repr(value)
@@ -100,7 +100,7 @@ class _Words:
         self._seen[id(value)] = len(self._seen), value
         return self._new(where, value)
 
-    def _new(self, where: str, value: Any) -> str:  # noqa: ANN401 - one line for each kind
+    def _new(self, where: str, value: Any) -> str:
         if isinstance(value, Enum):
             return f"{self.of(where, type(value))}.{value.name} {self.of(where, value.value)}"
         if isinstance(value, PurePath):
@@ -136,7 +136,7 @@ class _Words:
             return f"{name_of(type(value))} identity {text!r}"
         return self._holder(where, value)
 
-    def _holder(self, where: str, value: Any) -> str:  # noqa: ANN401
+    def _holder(self, where: str, value: Any) -> str:
         """What holds other values: a collection, something around a function, any other object."""
         kind = type(value)
         if kind in (dict, MappingProxyType):  # in their order, in which a box may go through them
@@ -190,7 +190,7 @@ class _Words:
         words += [f"{key}={self.of(f'{where}.{key}', kept)}" for key, kept in other.items()]
         return f"{self.of(where, type(module))}({', '.join(words)})"
 
-    def _object(self, where: str, value: Any) -> str:  # noqa: ANN401
+    def _object(self, where: str, value: Any) -> str:
         """What pickle would keep of it, slots too; what pickle refuses has state that is not seen."""
         try:
             reduce = copyreg.dispatch_table.get(type(value))
@@ -294,7 +294,7 @@ class _Words:
             words.append(self.of(where, factories))
         return f"class {name_of(cls)}({', '.join(words)})"
 
-    def _member(self, where: str, value: Any) -> str:  # noqa: ANN401
+    def _member(self, where: str, value: Any) -> str:
         if isinstance(value, staticmethod | classmethod):
             return f"{type(value).__name__} {self.of(where, value.__func__)}"
         if isinstance(value, property):
@@ -322,7 +322,7 @@ def _is_made(name: str, member: object) -> bool:
     )
 
 
-def _bytes(data: Any) -> str:  # noqa: ANN401 - a buffer
+def _bytes(data: Any) -> str:
     return hashlib.sha256(data).hexdigest()  # the fastest of the safe ones, where the processor knows it
 
 

@@ -37,7 +37,7 @@ class Fallback(Wrapper):
         ConfigurationError: the value is not finite, or does not fit the output specs.
     """
 
-    def __init__(self, box: BlackBoxFunction, value: Any) -> None:  # noqa: ANN401 - anything array-like
+    def __init__(self, box: BlackBoxFunction, value: Any) -> None:
         """Check, then wrap."""
         super().__init__(box)
         single = len(box.outputs) == 1 or (not isinstance(value, tuple | list) and np.ndim(value) == 0)

@@ -151,7 +151,7 @@ def _run(box: BlackBoxFunction, task: Task) -> Reply:
         return Reply(error=error)
 
 
-def _bounded(ledger: Ledger, loan: Loan | None) -> Any:  # noqa: ANN401 - a context manager
+def _bounded(ledger: Ledger, loan: Loan | None) -> Any:
     """Keep to what was lent: the rows needed are sure, the others are for rows that are run again."""
     if loan is None:
         return nullcontext()

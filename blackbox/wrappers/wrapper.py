@@ -32,7 +32,7 @@ class Wrapper(BlackBoxFunction, abstract=True):
 
     transparent: bool = False
 
-    def __init_subclass__(cls, **keywords: Any) -> None:  # noqa: ANN401
+    def __init_subclass__(cls, **keywords: Any) -> None:
         """Refuse a wrapper whose work would never be done."""
         super().__init_subclass__(**keywords)
         for name in ("evaluate", "evaluate_rows"):
@@ -91,7 +91,7 @@ class Wrapper(BlackBoxFunction, abstract=True):
         """Hear that somebody has changed the inner box; a wrapper that keeps a copy of it makes a new one."""
 
     # The call ends in run_rows above and never reaches this; it completes the class.
-    def evaluate_rows(self, *arrays: Any) -> Any:  # noqa: ANN401
+    def evaluate_rows(self, *arrays: Any) -> Any:
         """The inner box's own method."""
         return self.box.evaluate_rows(*arrays)
 

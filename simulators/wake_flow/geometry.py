@@ -105,11 +105,11 @@ class Channel:
         """PhiFlow's geometry of each obstacle, as `make_incompressible` takes them."""
         return [obstacle.geometry for obstacle in self.obstacles]
 
-    def velocity_grid(self, values: Any = 0) -> Field:  # noqa: ANN401
+    def velocity_grid(self, values: Any = 0) -> Field:
         """PhiFlow's staggered grid; `values` as `StaggeredGrid` takes them."""
         return StaggeredGrid(values, self.boundary, self.box, x=self.width, y=self.height)
 
-    def pressure_grid(self, values: Any = 0) -> Field:  # noqa: ANN401
+    def pressure_grid(self, values: Any = 0) -> Field:
         """PhiFlow's centred grid for the pressure."""
         return CenteredGrid(values, self.pressure_boundary, self.box, x=self.width, y=self.height)
 
@@ -182,7 +182,7 @@ def _check_open(channel: Channel, active: np.ndarray) -> None:
         )
 
 
-def viscosity(reynolds: Any) -> Any:  # noqa: ANN401
+def viscosity(reynolds: Any) -> Any:
     """Kinematic viscosity (length^2 / time) from Re_D = U D / nu; numbers, arrays or tensors."""
     return SPEED * 2 * RADIUS / reynolds
 

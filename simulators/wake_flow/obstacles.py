@@ -154,7 +154,7 @@ def _check_size(name: str, obstacle: Obstacle, width: float, cell: float) -> Non
         )
 
 
-def _point(name: str, value: Any) -> Point:  # noqa: ANN401
+def _point(name: str, value: Any) -> Point:
     sound = isinstance(value, Sequence) and len(value) == 2 and all(is_finite(v) for v in value)
     if not sound:
         raise ConfigurationError(

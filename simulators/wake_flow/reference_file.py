@@ -172,5 +172,5 @@ def _sha256(frames: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(frames).data).hexdigest()
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401
+def _plain(value: Any) -> Any:
     return np.asarray(value).tolist()

@@ -144,7 +144,7 @@ class Answers:
                 call was shorter. 0 to keep all.
         """
 
-        def ask(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:  # noqa: ANN401
+        def ask(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
             if self.process_group is not None and not isinstance(box, SharedRows):
                 box = self._shared.setdefault(id(box), SharedRows(box, self.process_group))
             with intercepted(None):

@@ -92,7 +92,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_bytes(path, (json.dumps(strict(value), indent=2, allow_nan=False) + "\n").encode())
 
 
-def strict(value: Any) -> Any:  # noqa: ANN401
+def strict(value: Any) -> Any:
     """`value` with null for NaN and infinity: JSON has no such numbers, and other readers refuse them."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None

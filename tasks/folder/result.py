@@ -102,7 +102,7 @@ class RowMean:
         return int((~torch.as_tensor(self.rows).isfinite()).sum())
 
 
-def plain(where: str, name: object, value: Any) -> float | int | str | None:  # noqa: ANN401
+def plain(where: str, name: object, value: Any) -> float | int | str | None:
     """A figure as it is kept in a result: true and false are 1 and 0, NumPy's and torch's numbers Python's.
 
     Raises:

@@ -180,7 +180,7 @@ def fo_sparse_weight(setup: Setup) -> Trained:
     return descend(setup, gradient)
 
 
-def _cost(problem: Any, steps: int, name: str) -> Cost:  # noqa: ANN401 - an ImageClassification
+def _cost(problem: Any, steps: int, name: str) -> Cost:
     """Of a method from function values, with sets of the size that a run's have."""
     config, network = problem.config, problem.network()
     sparsity: zo.estimators.Sparsity = _some(config, network)
@@ -194,7 +194,7 @@ def _cost(problem: Any, steps: int, name: str) -> Cost:  # noqa: ANN401 - an Ima
     return _with_ratios(problem, own) if name in ON_SETS else own
 
 
-def _with_ratios(problem: Any, own: Cost) -> Cost:  # noqa: ANN401 - an ImageClassification
+def _with_ratios(problem: Any, own: Cost) -> Cost:
     """And of finding layer ratios, whose queries are on other images than a step's."""
     config: Config = problem.config
     gradients = {"zo-grasp": 2, "zo-snip": 1}.get(config.ratios, 0)

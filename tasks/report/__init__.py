@@ -23,7 +23,7 @@ _PLACES = {
 }
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401
+def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module 'tasks.report' has no attribute {name!r}")
     return getattr(import_module(f"tasks.report.{_PLACES[name]}"), name)

@@ -81,7 +81,7 @@ def write(run: Run, problem: Reported | None = None) -> Path:
     return path
 
 
-def _blocks(own: Any) -> list[Block]:  # noqa: ANN401 - a user's
+def _blocks(own: Any) -> list[Block]:
     """What a problem's `report` gave; `ProblemError` where it is no list of blocks, each of them text."""
     if isinstance(own, str) or not all(isinstance(block, Block) for block in own):
         raise ProblemError(
@@ -240,7 +240,7 @@ def _start(found: Findings, validated: Mapping[str, Mapping[int, findings.Curve]
     return {lead.START: mean} if math.isfinite(mean) else {}
 
 
-def _drawn(found: Findings, made: Any, name: str, *, alt: str, caption: str) -> Block:  # noqa: ANN401
+def _drawn(found: Findings, made: Any, name: str, *, alt: str, caption: str) -> Block:
     return Figure(pictures.save(made, found.run.path / f"{name}.png"), alt=alt, caption=caption)
 
 

@@ -112,7 +112,7 @@ def figure(
     height: float = 3.6,
     rows: int = 1,
     columns: int = 1,
-    **grid: Any,  # noqa: ANN401
+    **grid: Any,
 ) -> tuple[Figure, np.ndarray]:
     """A figure of `width` x `height` inches with `(rows, columns)` axes in the house style.
 
@@ -158,7 +158,7 @@ def panels(
     columns: int | None = None,
     colours: str = "",
     size: tuple[float, float] = (3.0, 3.0),
-    **axes: Any,  # noqa: ANN401
+    **axes: Any,
 ) -> Figure:
     """A problem's own picture: a column for each method, one scale of colours and of heights for all.
 
@@ -487,7 +487,7 @@ def _line(
     axes: Axes,
     points: tuple[ArrayLike, ArrayLike],
     log: bool,
-    **look: Any,  # noqa: ANN401
+    **look: Any,
 ) -> np.ndarray:
     """A line through the finite points; with a logarithmic axis from the first that has a place on it.
 

@@ -102,7 +102,7 @@ def _spent(config: Config, method: str) -> Config:
     return config
 
 
-def steps_in_loop(problem: Any, method: str) -> int:  # noqa: ANN401 - a WakeFlow
+def steps_in_loop(problem: Any, method: str) -> int:
     """Optimiser steps of a method in the loop: those of the settings, or all that its budget has room for.
 
     What steps cost is what the method says beforehand: with checks, and for one that learns with four more,
@@ -128,7 +128,7 @@ def first_weights(setup: Setup) -> Corrector:
         return _problem(setup).corrector(large=large).to(setup.config.device)
 
 
-def _problem(setup: Setup) -> Any:  # noqa: ANN401 - a WakeFlow, which imports this module
+def _problem(setup: Setup) -> Any:
     return setup.problem
 
 
@@ -146,19 +146,19 @@ def variant(name: str) -> Method | None:
     return replace(method, cost=partial(_cost_in_loop, method=name))
 
 
-def _cost_of_pairs(problem: Any, steps: int, method: str) -> Cost:  # noqa: ANN401 - a WakeFlow
+def _cost_of_pairs(problem: Any, steps: int, method: str) -> Cost:
     """NON's pairs are a part of the data, PRE's corrections are fitted along the training flows."""
     config: Config = problem.config
     rows = 0 if family_of(method)[0] == "NON" else len(config.train_reynolds) * (config.frames - 1)
     return Cost(rows / (config.batch * config.unroll))
 
 
-def _cost_in_loop(problem: Any, steps: int, method: str) -> Cost:  # noqa: ANN401 - a WakeFlow
+def _cost_in_loop(problem: Any, steps: int, method: str) -> Cost:
     """Of all steps that the method takes."""
     return _cost_of_steps(problem, steps_in_loop(problem, method), method)
 
 
-def _cost_of_steps(problem: Any, steps: int, method: str) -> Cost:  # noqa: ANN401 - a WakeFlow
+def _cost_of_steps(problem: Any, steps: int, method: str) -> Cost:
     """With the network and the windows of the method, in evaluations of the settings' batch."""
     config: Config = problem.config
     own, cost, (batch, _) = copy.copy(problem), _shared(method, config).cost, config.pace_of(method)

@@ -52,7 +52,7 @@ class WakeFlow(Problem):
         return variant(name)
 
     @cached_property
-    def box(self) -> Any:  # noqa: ANN401 - in a run there are wrappers around it
+    def box(self) -> Any:
         """The coarse solver; rows that it loses are NaN."""
         return self.solver
 

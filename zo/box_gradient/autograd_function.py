@@ -21,12 +21,12 @@ class _Refusing(Function):
     """Refuses what function values do not give."""
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, *args: Any) -> NoReturn:  # noqa: ANN401
+    def vmap(info: Any, in_dims: Any, *args: Any) -> NoReturn:
         """Refused."""
         refuse("torch.func.vmap", "Call it on the whole batch: any leading axes are rows")
 
     @staticmethod
-    def jvp(ctx: Any, *grad_inputs: Any) -> NoReturn:  # noqa: ANN401
+    def jvp(ctx: Any, *grad_inputs: Any) -> NoReturn:
         """Refused."""
         refuse("forward mode (jvp)", "Differentiate in reverse, with loss.backward()")
 
@@ -42,7 +42,7 @@ class BlackBoxCall(_Refusing):
         return tuple(out.clone() for out in (outputs if isinstance(outputs, tuple) else (outputs,)))
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:  # noqa: ANN401
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
         """Keep the base for backward, so that it is not evaluated again."""
         box, ctx.pull_back = inputs[:2]
         fixed = [out for spec, out in zip(box.outputs, output, strict=True) if not spec.differentiable]
@@ -51,7 +51,7 @@ class BlackBoxCall(_Refusing):
         ctx.save_for_backward(*inputs[2:], *(out.clone() for out in output))  # users may write to theirs
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         """The queries, as a second function: that one cannot be differentiated."""
         if any(c is not None and is_legacy_batchedtensor(c) for c in cotangents):
             refuse(
@@ -75,11 +75,11 @@ class Queries(_Refusing):
         return pull_back(needed, inputs, outputs, cotangents)  # pyright: ignore[reportArgumentType]
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:  # noqa: ANN401
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
         """Nothing is kept: there is no backward."""
 
     @staticmethod
-    def backward(ctx: Any, *_: Any) -> NoReturn:  # noqa: ANN401
+    def backward(ctx: Any, *_: Any) -> NoReturn:
         """Refused."""
         refuse("a derivative of its gradient (double backward)", "Detach the gradient where it enters a loss")
 

@@ -70,13 +70,13 @@ def custom_op(solver: DifferentiableBox, name: str | None = None) -> Callable[..
     answers = ", ".join(["Tensor"] * (len(outputs) + 1))
 
     @define(called, mutates_args=(), schema=f"({given}, bool recorded) -> ({answers})")
-    def forward(*arguments: Any) -> tuple[Tensor, ...]:  # noqa: ANN401
+    def forward(*arguments: Any) -> tuple[Tensor, ...]:
         *arrays, recorded = arguments
         found, number = solver.evaluate(tuple(arrays), recorded=recorded)
         return *found, torch.tensor(number)
 
     @forward.register_fake
-    def _(*arguments: Any) -> tuple[Tensor, ...]:  # noqa: ANN401
+    def _(*arguments: Any) -> tuple[Tensor, ...]:
         return *_empty(box, arguments[:-1]), torch.empty((), dtype=torch.int64)
 
     @define(
@@ -109,13 +109,13 @@ def custom_op(solver: DifferentiableBox, name: str | None = None) -> Callable[..
             if needs
         ]
 
-    def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ANN401
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         fixed = [out for spec, out in zip(outputs, output[:-1], strict=True) if not spec.differentiable]
         ctx.mark_non_differentiable(*fixed, output[-1])
         ctx.set_materialize_grads(False)  # None tells an output that the loss does not use
         ctx.save_for_backward(*inputs[:-1], *output)
 
-    def pull_back(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+    def pull_back(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         *kept, number = ctx.saved_tensors
         needed = list(ctx.needs_input_grad[: len(inputs)])
         arriving = [
@@ -125,13 +125,13 @@ def custom_op(solver: DifferentiableBox, name: str | None = None) -> Callable[..
         found = iter(backward(number, kept[: len(inputs)], kept[len(inputs) :], arriving, needed))
         return *(next(found) if needs else None for needs in needed), None
 
-    def no_second(*_: Any) -> None:  # noqa: ANN401
+    def no_second(*_: Any) -> None:
         refuse("a derivative of its gradient (double backward)", "Detach the gradient where it enters a loss")
 
     forward.register_autograd(pull_back, setup_context=setup)
     backward.register_autograd(no_second)
 
-    def solve(*arrays: Tensor) -> Any:  # noqa: ANN401
+    def solve(*arrays: Tensor) -> Any:
         if len(arrays) != len(inputs) or not all(isinstance(array, Tensor) for array in arrays):
             return solver(*arrays)  # NumPy arrays carry no gradient; all else is the box's to refuse
         if not torch.compiler.is_compiling() and peek_interpreter_stack() is not None:

@@ -204,7 +204,7 @@ class DifferentiableBox(nn.Module):
         self._units = RowUnits(box)
         self._once = Once(box)
 
-    def forward(self, *arrays: Any) -> Any:  # noqa: ANN401 - same kind as comes in
+    def forward(self, *arrays: Any) -> Any:
         """Evaluate every row; as the box itself, and with a graph where an input requires a gradient.
 
         Raises:

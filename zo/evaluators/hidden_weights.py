@@ -47,7 +47,7 @@ def hidden(tensors: Iterable[Tensor], modules: Iterable[nn.Module] = ()) -> Iter
     def shown(module: nn.Module, forward: Forward) -> Forward:
         own = [id(tensor) for tensor in module.parameters() if id(tensor) in kept]
 
-        def replacement(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        def replacement(*args: Any, **kwargs: Any) -> Any:
             nonlocal inside
             inside += 1
             for key in own:

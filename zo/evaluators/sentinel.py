@@ -136,11 +136,11 @@ class _Coarsest(TorchDispatchMode):
 
     def __torch_dispatch__(
         self,
-        func: Any,  # noqa: ANN401
+        func: Any,
         types: Iterable[type],
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401
+    ) -> Any:
         """Run an operation and look at what it gave."""
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
@@ -195,11 +195,11 @@ class _Rounded(TorchDispatchMode):
 
     def __torch_dispatch__(
         self,
-        func: Any,  # noqa: ANN401
+        func: Any,
         types: Iterable[type],
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401
+    ) -> Any:
         """Run an operation and move its result."""
         result = func(*args, **(kwargs or {}))
         plain = type(result) is Tensor and result.layout is torch.strided and result.is_floating_point()
@@ -283,8 +283,8 @@ def _outputs(network: nn.Module, run: Callable[[], Any]) -> list[tuple[str, Tens
     """The first floating tensor that each module gives in a run, by name, inner modules first."""
     found: list[tuple[str, Tensor]] = []
 
-    def hook(name: str, module: nn.Module) -> Any:  # noqa: ANN401
-        def note(_: nn.Module, __: Any, output: Any) -> None:  # noqa: ANN401
+    def hook(name: str, module: nn.Module) -> Any:
+        def note(_: nn.Module, __: Any, output: Any) -> None:
             for tensor in tensors(output):
                 if tensor.is_floating_point() and not is_batchedtensor(tensor):
                     found.append(

@@ -216,7 +216,7 @@ def _inside(values: Iterable[Any]) -> Copies:
     return copies
 
 
-def _copied(value: Any) -> Any:  # noqa: ANN401
+def _copied(value: Any) -> Any:
     """A copy of what can be written to in place; None of all else, and of what cannot be copied."""
     if isinstance(value, Tensor):
         strided = not is_lazy(value) and value.layout is torch.strided and not value.is_nested
@@ -228,7 +228,7 @@ def _copied(value: Any) -> Any:  # noqa: ANN401
     return value.copy() if type(value) in (*_SEQUENCES, *_MAPPINGS) else None
 
 
-def _size(value: Any) -> int:  # noqa: ANN401
+def _size(value: Any) -> int:
     """How many numbers or items it holds itself."""
     if isinstance(value, Tensor):
         return value.numel()
@@ -237,7 +237,7 @@ def _size(value: Any) -> int:  # noqa: ANN401
     return value.size if isinstance(value, np.ndarray) else len(value)
 
 
-def _same(value: Any, kept: Any) -> bool:  # noqa: ANN401
+def _same(value: Any, kept: Any) -> bool:
     """Whether what a copy was taken of is as it was; not known of tensors whose bytes are not numbers."""
     if isinstance(value, Tensor):
         now = _stored(value.detach())
@@ -260,7 +260,7 @@ def _same(value: Any, kept: Any) -> bool:  # noqa: ANN401
     return all(map(is_, value, kept)) and (not mapping or all(map(is_, value.values(), kept.values())))
 
 
-def _put_back(value: Any, kept: Any) -> None:  # noqa: ANN401
+def _put_back(value: Any, kept: Any) -> None:
     """Write a copy back into what it was taken of."""
     if isinstance(value, Tensor):
         _stored(value.data).copy_(kept)

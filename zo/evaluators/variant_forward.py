@@ -48,7 +48,7 @@ class Blocks:
         """
         rules = {name: rule_of(module, name) for name in changes}
 
-        def replacement(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401
+        def replacement(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             y = forward(input, *args, **kwargs)
             if self._inside:
                 return y
@@ -121,7 +121,7 @@ class Blocks:
             if buffer.layout is torch.strided:  # a sparse one is no statistic, and torch cannot expand it
                 state[f"module.{name}"] = buffer.expand(self.variants, *buffer.shape).clone()
 
-        def replacement(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        def replacement(*args: Any, **kwargs: Any) -> Any:
             if self._inside:
                 return forward(*args, **kwargs)
             blocks: list[Tensor] = []
@@ -164,7 +164,7 @@ class Blocks:
         bare = _Bare(module, forward)
         states = [{f"module.{name}": copy[i] for name, copy in copies.items()} for i in range(self.variants)]
 
-        def replacement(input: Tensor, *args: Any) -> Tensor:  # noqa: ANN401
+        def replacement(input: Tensor, *args: Any) -> Tensor:
             if self._inside:
                 return forward(input, *args)
             self._refuse_other_rows(type(module).__name__, input)
@@ -195,5 +195,5 @@ class _Bare(nn.Module):
         self.module = module
         self._original = forward
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self._original(*args, **kwargs)

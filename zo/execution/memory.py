@@ -46,11 +46,11 @@ class MemoryPeak(TorchDispatchMode):
 
     def __torch_dispatch__(
         self,
-        func: Any,  # noqa: ANN401
+        func: Any,
         types: Iterable[type],
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401
+    ) -> Any:
         """Run an operation and count what it made."""
         result = func(*args, **(kwargs or {}))
         if func._schema.is_mutable:  # what it writes to stands first, or is `out`
@@ -95,7 +95,7 @@ def is_narrow(tensor: Tensor) -> bool:
     return tensor.is_floating_point() and tensor.element_size() < 4
 
 
-def _is_real(value: Any) -> bool:  # noqa: ANN401
+def _is_real(value: Any) -> bool:
     return type(value) is Tensor and value.device.type != "meta" and value.layout is torch.strided
 
 

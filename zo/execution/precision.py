@@ -55,13 +55,13 @@ def autocast_refused(network: nn.Module, parameters: Parameters, *, inside: bool
 
     reached = False
 
-    def refuse(module: nn.Module, inputs: Any) -> None:  # noqa: ANN401
+    def refuse(module: nn.Module, inputs: Any) -> None:
         nonlocal reached
         reached = True
         for tensor in module.parameters(recurse=False):
             _refuse_active(tensor, type(module).__name__)
 
-    def refuse_coarse(module: nn.Module, inputs: Any, output: Any) -> None:  # noqa: ANN401
+    def refuse_coarse(module: nn.Module, inputs: Any, output: Any) -> None:
         for tensor in tensors(output) if reached else ():
             if tensor.is_floating_point() and tensor.element_size() < 4:
                 raise ObjectiveError(
@@ -166,11 +166,11 @@ class _Narrow(TorchDispatchMode):
 
     def __torch_dispatch__(
         self,
-        func: Any,  # noqa: ANN401
+        func: Any,
         types: Iterable[type],
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401
+    ) -> Any:
         """Run an operation and look at what it gave."""
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):

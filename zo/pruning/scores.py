@@ -77,7 +77,7 @@ def scores(
     seed: int = 0,
     max_dropped: float = 0.0,
     journal: Store | None = None,
-    **settings: Any,  # noqa: ANN401
+    **settings: Any,
 ) -> Scores:
     """Score the weights of a network before training; nothing of the network changes.
 

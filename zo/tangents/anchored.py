@@ -81,7 +81,7 @@ class _Anchored(Answers):
                 found = tangent.responses([window.pairs[number] for number in numbers])
                 self.responses |= dict(zip(numbers, found, strict=True))
 
-    def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:  # noqa: ANN401
+    def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
         """As recorded; a box that is not named was not recorded, and asking it would cost rows."""
         if all(box is not each for each in self.boxes):
             raise TangentError(

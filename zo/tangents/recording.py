@@ -193,7 +193,7 @@ class Recorder:
         ]
         return _joined([Recorded(losses, calls, self.rows)], self._boxes)
 
-    def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:  # noqa: ANN401
+    def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
         """What the box answers, kept."""
         given = box.call(*arrays)
         if id(box) in self.places:

@@ -106,7 +106,7 @@ class _LiveRecorder(Recorder):
         self.pairs: list[CallPairs] = []
         self._tangents = tangents
 
-    def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:  # noqa: ANN401
+    def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
         if id(box) not in self.places:
             _refuse_graph(box, arrays)
             return box.call(*arrays)
@@ -192,7 +192,7 @@ class Answers:
         self._places = {id(box): place for place, box in enumerate(boxes)}
         self._next = 0
 
-    def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:  # noqa: ANN401
+    def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
         """What the box answered; other boxes answer as ever."""
         if id(box) not in self._places:
             _refuse_graph(box, arrays)
@@ -310,7 +310,7 @@ class _Answered(Function):
 
     @staticmethod
     def forward(
-        ctx: Any,  # noqa: ANN401
+        ctx: Any,
         box: BlackBoxFunction,
         tangent: Tangent,
         pairs: Sequence[CallPairs],
@@ -328,7 +328,7 @@ class _Answered(Function):
 
     @staticmethod
     @torch.no_grad()
-    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         """The tangent's vector-Jacobian product; None for inputs without derivative."""
         pairs = ctx.pairs[ctx.number]
         z = pairs.z

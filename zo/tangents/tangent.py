@@ -128,13 +128,13 @@ class _Linear(Function):
     """`apply(z, tangent, pairs)`: J (z - pairs.z), with the tangent's own adjoint."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, tangent: Tangent, pairs: CallPairs) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, z: Tensor, tangent: Tangent, pairs: CallPairs) -> Tensor:
         ctx.tangent, ctx.pairs = tangent, pairs
         return tangent.apply(pairs, (z - pairs.z)[None])[0]
 
     @staticmethod
     @torch.no_grad()
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None, None]:
         return ctx.tangent.vjp(ctx.pairs, cotangent), None, None
 
 

@@ -54,7 +54,7 @@ class Gymnasium(Session):
         load: Callable[[Any, Any], Any] | None = None,
         snapshots: int = 10_000,
         failures: Policy | None = None,
-        **settings: Any,  # noqa: ANN401
+        **settings: Any,
     ) -> None:
         """Make one environment to read its spaces."""
         import_extra("Gymnasium", "gymnasium", "gymnasium")
@@ -129,7 +129,7 @@ class _Making:
     environment: str | Callable[[], Any]
     settings: tuple[tuple[str, Any], ...]
 
-    def made(self) -> Any:  # noqa: ANN401
+    def made(self) -> Any:
         """As Gymnasium has it."""
         if callable(self.environment):
             return self.environment()
@@ -143,18 +143,18 @@ class _Making:
 class _Episode:
     """An environment with `reset(seed)` and `step(action)`, which stays at its end."""
 
-    def __init__(self, environment: Any) -> None:  # noqa: ANN401
+    def __init__(self, environment: Any) -> None:
         self.environment = environment
         self.discrete = not hasattr(environment.action_space, "high")
         self.begin = np.asarray(getattr(environment.action_space, "start", 0))
         self.last: tuple[Any, bool, bool] = (None, False, False)
 
-    def reset(self, seed: int) -> Any:  # noqa: ANN401
+    def reset(self, seed: int) -> Any:
         observation, _ = self.environment.reset(seed=seed)
         self.last = np.array(observation), False, False
         return observation
 
-    def step(self, action: Any) -> tuple[Any, float, bool, bool]:  # noqa: ANN401
+    def step(self, action: Any) -> tuple[Any, float, bool, bool]:
         observation, terminated, truncated = self.last
         if terminated or truncated:
             return observation, 0.0, terminated, truncated
@@ -185,7 +185,7 @@ class _Loading:
         self.load(episode.environment, state)
 
 
-def _spec(name: str, space: Any) -> ArraySpec:  # noqa: ANN401
+def _spec(name: str, space: Any) -> ArraySpec:
     """A space as a spec: floats of any precision, or whole numbers."""
     kind = type(space).__name__
     if kind == "Discrete":

@@ -24,10 +24,10 @@ Given = tuple[Array, ...]  # what a simulator gave: the observation, and the fur
 class Environment(Protocol):
     """A simulator that cannot be set; in the order of calls that a `Session` makes."""
 
-    def reset(self, seed: int, /) -> Any:  # noqa: ANN401
+    def reset(self, seed: int, /) -> Any:
         """Begin anew, the same way for the same seed, whatever was before; returns the first observation."""
 
-    def step(self, action: Any, /) -> Any:  # noqa: ANN401
+    def step(self, action: Any, /) -> Any:
         """Go on by one step; returns the next observation, or a tuple of it and further outputs."""
 
 
@@ -197,7 +197,7 @@ class LiveEnvironments:
             return self._replayed(self._free(), history)
         return self._replayed(self._new(), history)  # `reset` may have left something of before
 
-    def _replayed(self, environment: Any, history: History, snapshots: bool = True) -> _Live:  # noqa: ANN401
+    def _replayed(self, environment: Any, history: History, snapshots: bool = True) -> _Live:
         count = len(history.actions) // self._width
         places = range(count, -1, -1) if snapshots and self._states else ()
         first = next((n for n in places if self._key(history, n) in self._states), None)
@@ -245,7 +245,7 @@ class LiveEnvironments:
     def _key(self, history: History, count: int) -> bytes:
         return key(history.seed, history.actions[: count * self._width])
 
-    def _reset(self, environment: Any, seed: int) -> _Live:  # noqa: ANN401
+    def _reset(self, environment: Any, seed: int) -> _Live:
         with self._guarded(environment):
             given = environment.reset(seed)
             self.counts.resets += 1
@@ -258,7 +258,7 @@ class LiveEnvironments:
             return _Live(live.environment, self._read(given, True))
 
     @contextmanager
-    def _guarded(self, environment: Any) -> Iterator[None]:  # noqa: ANN401
+    def _guarded(self, environment: Any) -> Iterator[None]:
         """Nobody goes on with an environment that raised, or that Ctrl-C has stopped half-way."""
         try:
             with exits_as_errors("the simulator"):
@@ -267,11 +267,11 @@ class LiveEnvironments:
             self._discard(environment)
             raise
 
-    def _discard(self, environment: Any) -> None:  # noqa: ANN401
+    def _discard(self, environment: Any) -> None:
         self.counts.crashes += 1
         _close(environment)
 
-    def _free(self) -> Any:  # noqa: ANN401
+    def _free(self) -> Any:
         """An environment that may be reset: one at its end, a new one, or the one used longest ago."""
         oldest = next(iter(self._live), b"")
         if len(oldest) < self._longest:
@@ -280,12 +280,12 @@ class LiveEnvironments:
             self._evicted += 1
         return self._live.popitem(last=False)[1].environment
 
-    def _new(self) -> Any:  # noqa: ANN401
+    def _new(self) -> Any:
         while len(self._live) >= self._most:
             _close(self._live.popitem(last=False)[1].environment)
         return self._made()
 
-    def _made(self) -> Any:  # noqa: ANN401
+    def _made(self) -> Any:
         self.counts.made += 1
         return self._make()
 
@@ -304,7 +304,7 @@ class LiveEnvironments:
         )
 
 
-def _close(environment: Any) -> None:  # noqa: ANN401
+def _close(environment: Any) -> None:
     close = getattr(environment, "close", None)
     if callable(close):
         with suppress(Exception), exits_as_errors("the simulator"):

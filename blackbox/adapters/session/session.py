@@ -153,7 +153,7 @@ class Session(BlackBoxFunction):
         """What environments did: resets, steps, replays."""
         return self._environments.counts
 
-    def reset(self, seeds: Any, dtype: torch.dtype | None = None) -> tuple[Any, Any]:  # noqa: ANN401
+    def reset(self, seeds: Any, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
         """Where rows begin.
 
         Args:
@@ -284,7 +284,7 @@ class Session(BlackBoxFunction):
         """A cache's key for this box: how environments are made, and what a row is."""
         return f"{described('make', self._make)}, {self.steps} steps"
 
-    def _read(self, given: Any, stepped: bool) -> Given:  # noqa: ANN401
+    def _read(self, given: Any, stepped: bool) -> Given:
         """What an environment gave, copied: it may write to its arrays in the next step."""
         specs = (self.observation, *self.further) if stepped else (self.observation,)
         parts = given if isinstance(given, tuple) and (len(specs) > 1 or len(given) == 1) else (given,)
@@ -296,7 +296,7 @@ class Session(BlackBoxFunction):
             )
         return tuple(self._array(spec, part) for spec, part in zip(specs, parts, strict=True))
 
-    def _array(self, spec: ArraySpec, part: Any) -> Array:  # noqa: ANN401
+    def _array(self, spec: ArraySpec, part: Any) -> Array:
         if isinstance(part, Tensor):
             part = part.detach().cpu().numpy()
         try:
@@ -313,7 +313,7 @@ class Session(BlackBoxFunction):
             )
         return array
 
-    def _act(self, action: bytes) -> Any:  # noqa: ANN401
+    def _act(self, action: bytes) -> Any:
         array = np.frombuffer(action, self._dtype).reshape(self.action.shape).copy()
         return array if self.action.shape else array.item()
 

@@ -95,7 +95,7 @@ class UmBridge(BlackBoxFunction):
     def identity(self, text: str) -> None:
         self._identity = text
 
-    def evaluate(self, *arrays: Any) -> Any:  # noqa: ANN401
+    def evaluate(self, *arrays: Any) -> Any:
         """One row.
 
         Raises:
@@ -115,7 +115,7 @@ class UmBridge(BlackBoxFunction):
                 f"{self._server.url}/Evaluate, output: {error}. See what the model gives back."
             ) from None
 
-    def reference(self, *arrays: Any) -> Any:  # noqa: ANN401
+    def reference(self, *arrays: Any) -> Any:
         """What the box gives, and autograd goes through it by the server's own derivative, `Gradient`.
 
         For `reference` of a `tasks.Problem`, and for comparisons; its rows are not counted in the ledger. A

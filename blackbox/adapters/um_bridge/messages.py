@@ -32,7 +32,7 @@ def to_text(message: object) -> bytes:
     return orjson.dumps(message, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def from_text(text: bytes) -> Any:  # noqa: ANN401 - any JSON
+def from_text(text: bytes) -> Any:
     """The value of a JSON text, to the letter of the standard.
 
     Raises:

@@ -88,7 +88,7 @@ def serving(
     derivative: Derivatives = None,
     host: str = "127.0.0.1",
     port: int = 0,
-    **settings: Any,  # noqa: ANN401 - of serve
+    **settings: Any,
 ) -> Iterator[str]:
     """Serve from a thread of this process, and give the server's address: for notebooks and tests.
 

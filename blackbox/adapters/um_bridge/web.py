@@ -142,13 +142,13 @@ class LimitedProtocol(H11Protocol):
     have sent a request, the new one is told so.
     """
 
-    def __init__(self, *arguments: Any, seconds: float, most: int, **keywords: Any) -> None:  # noqa: ANN401
+    def __init__(self, *arguments: Any, seconds: float, most: int, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self._seconds, self._most = seconds, most
         self._late: asyncio.TimerHandle | None = None
         self._since = 0.0
 
-    def connection_made(self, transport: Any) -> None:  # noqa: ANN401
+    def connection_made(self, transport: Any) -> None:
         """Close another one if there are too many."""
         super().connection_made(transport)
         self._time()
@@ -200,7 +200,7 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
 
-    def handle_exit(self, sig: int, frame: Any) -> None:  # noqa: ANN401
+    def handle_exit(self, sig: int, frame: Any) -> None:
         """What a signal does."""
         super().handle_exit(sig, frame)
         # uvicorn's own second one would end the server and then wait for the threads of evaluations.
@@ -214,11 +214,11 @@ def _json(message: object) -> Response:
 # Coroutines all: Starlette would give each plain function a thread.
 
 
-async def _refused(_: Request, error: Any) -> Response:  # noqa: ANN401
+async def _refused(_: Request, error: Any) -> Response:
     return _error(error.status, error.kind, str(error))
 
 
-async def _not_found(_: Request, error: Any) -> Response:  # noqa: ANN401 - path or method
+async def _not_found(_: Request, error: Any) -> Response:
     return _error(error.status_code, error.detail.replace(" ", ""), "expected what UM-Bridge 1.0 has.")
 
 

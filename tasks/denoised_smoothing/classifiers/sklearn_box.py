@@ -48,7 +48,7 @@ class SklearnClassifier(BlackBoxFunction):
 
     def __init__(
         self,
-        classifier: Any,  # noqa: ANN401 - scikit-learn has no types
+        classifier: Any,
         shape: tuple[int, int, int],
         name: str,
         *,
@@ -144,8 +144,8 @@ def embedded(name: str, images: np.ndarray, labels: np.ndarray) -> SklearnClassi
     return box
 
 
-def _unfitted(name: str) -> Any:  # noqa: ANN401 - scikit-learn has no types
-    def part(module: str) -> Any:  # noqa: ANN401
+def _unfitted(name: str) -> Any:
+    def part(module: str) -> Any:
         return import_extra("denoised-smoothing", f"sklearn.{module}", "sklearn")
 
     if name == "forest":

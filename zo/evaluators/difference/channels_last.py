@@ -64,7 +64,7 @@ def lay_out(nodes: Sequence[Node], ends: Sequence[Ref]) -> None:
 
 
 @wraps(torch.conv2d)
-def convolution(input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401
+def convolution(input: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """`torch.conv2d` in channels-last memory."""
     return torch.conv2d(_last(input), _last(weight), *args, **kwargs)
 
@@ -129,7 +129,7 @@ def _shaped(function: Callable[..., Tensor], to: Callable[..., Tensor]) -> Calla
     """A view of memory in another order is a copy."""
 
     @wraps(function)
-    def reshaped(input: Tensor, *shape: Any, **named: Any) -> Tensor:  # noqa: ANN401
+    def reshaped(input: Tensor, *shape: Any, **named: Any) -> Tensor:
         if any(isinstance(item, torch.dtype) for item in (*shape, *named.values())):
             return function(input, *shape, **named)
         return to(input, *shape, **named)

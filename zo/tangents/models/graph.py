@@ -154,7 +154,7 @@ class _Flows:
     extras: int
 
     @cached_property
-    def difference(self) -> Any:  # noqa: ANN401 - sparse
+    def difference(self) -> Any:
         return incidence(self.links, self.nodes)
 
     @property
@@ -329,6 +329,6 @@ class _Fit:
         return np.concatenate(found)
 
 
-def _differences(matrix: Any, values: np.ndarray) -> np.ndarray:  # noqa: ANN401 - sparse
+def _differences(matrix: Any, values: np.ndarray) -> np.ndarray:
     flat = values.reshape(-1, values.shape[-1])
     return (matrix @ flat.T).T.reshape(*values.shape[:-1], -1)

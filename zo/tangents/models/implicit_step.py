@@ -170,7 +170,7 @@ class ImplicitStep:
     def _mask(self) -> np.ndarray:
         return self.free.reshape(self.fields, self.nodes)
 
-    def _factor(self) -> Any:  # noqa: ANN401 - a SuperLU
+    def _factor(self) -> Any:
         if not self._factors:
             mask = sparse.diags_array(self.free)
             system = mask @ self.left + sparse.diags_array(1 - self.free)
@@ -186,15 +186,15 @@ class ImplicitStep:
         return self._factors[0]
 
 
-def _mapped(matrix: Any, values: np.ndarray) -> np.ndarray:  # noqa: ANN401 - a sparse one, or None for itself
+def _mapped(matrix: Any, values: np.ndarray) -> np.ndarray:
     if matrix is None:
         return values
     return (matrix @ values.reshape(-1, values.shape[-1]).T).T.reshape(*values.shape[:-1], -1)
 
 
-def _back(matrix: Any, values: np.ndarray) -> np.ndarray:  # noqa: ANN401 - a sparse one, or None for itself
+def _back(matrix: Any, values: np.ndarray) -> np.ndarray:
     return values if matrix is None else _mapped(matrix.T, values)
 
 
-def _applied(matrix: Any, values: np.ndarray) -> np.ndarray:  # noqa: ANN401 - a sparse one
+def _applied(matrix: Any, values: np.ndarray) -> np.ndarray:
     return (matrix @ values.reshape(-1, matrix.shape[1]).T).T.reshape(values.shape)

@@ -30,12 +30,12 @@ class Basis:
         self._made: dict[tuple[Any, ...], Any] = {}
 
     @cached_property
-    def mass(self) -> Any:  # noqa: ANN401 - sparse
+    def mass(self) -> Any:
         """The consistent one."""
         return self.elements.mass()
 
     @cached_property
-    def lumped(self) -> Any:  # noqa: ANN401 - sparse
+    def lumped(self) -> Any:
         """The mass on the diagonal."""
         return self.elements.lumped()
 
@@ -55,7 +55,7 @@ class Basis:
             own |= {f"slope {axis}": slope, f"flux {axis}": (-slope.T @ volume).tocsr()}
         return own
 
-    def of(self, kind: tuple[Any, ...], degree: int, place: int) -> Any:  # noqa: ANN401 - sparse
+    def of(self, kind: tuple[Any, ...], degree: int, place: int) -> Any:
         """A matrix of K: what it is, and the place of its coefficient's polynomial in those of a degree."""
         key = (*kind, degree, place)
         if key not in self._made:
@@ -112,11 +112,11 @@ class Basis:
         return found
 
     @cached_property
-    def boundary(self) -> Any:  # noqa: ANN401 - sparse
+    def boundary(self) -> Any:
         """The lumped mass of the mesh's border."""
         return self.elements.boundary()
 
-    def _matrix(self, kind: tuple[Any, ...], weight: np.ndarray) -> Any:  # noqa: ANN401 - sparse
+    def _matrix(self, kind: tuple[Any, ...], weight: np.ndarray) -> Any:
         if kind[0] == "convection":
             return self.elements.convection(kind[1], weight)
         if kind[0] in ("boundary", "mass"):
@@ -247,7 +247,7 @@ class Form:
             for each in (mass, lump)
         )  # type: ignore[return-value]
 
-    def operator(self, theta: np.ndarray) -> Any:  # noqa: ANN401 - sparse
+    def operator(self, theta: np.ndarray) -> Any:
         """K of all fields."""
         count, elements = len(self.carried), self.basis.elements
         size, axes = len(elements.cells), elements.dimensions
@@ -308,7 +308,7 @@ def stiff(step: ImplicitStep, values: np.ndarray) -> np.ndarray:
     return applied(step.left, values) - applied(step.right, values)
 
 
-def applied(matrix: Any, values: np.ndarray) -> np.ndarray:  # noqa: ANN401 - sparse
+def applied(matrix: Any, values: np.ndarray) -> np.ndarray:
     """A matrix of all fields' nodes times `(rows, fields, nodes)`."""
     return (matrix @ values.reshape(len(values), -1).T).T.reshape(values.shape)
 
@@ -327,5 +327,5 @@ def _directions(kind: tuple[Any, ...], axes: int) -> np.ndarray:
     return found
 
 
-def _mapped(matrix: Any, values: np.ndarray) -> np.ndarray:  # noqa: ANN401 - sparse
+def _mapped(matrix: Any, values: np.ndarray) -> np.ndarray:
     return (matrix @ values.reshape(-1, values.shape[-1]).T).T.reshape(*values.shape[:-1], -1)

@@ -479,14 +479,14 @@ class _Run(Function):
     """`apply(z, others, tangent)`: the outputs, with the model's adjoint."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, others: Tensor, tangent: ImplicitTangent) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, z: Tensor, others: Tensor, tangent: ImplicitTangent) -> Tensor:
         ctx.tangent = tangent
         ctx.save_for_backward(z.detach(), others.detach())
         return torch.from_numpy(tangent.answered(_numpy(z), _numpy(others))).to(z)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, v: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
+    def backward(ctx: Any, v: Tensor) -> tuple[Tensor, None, None]:
         z, others = ctx.saved_tensors
         return torch.from_numpy(ctx.tangent.pulled(_numpy(z), _numpy(others), _numpy(v))).to(z), None, None
 
@@ -510,7 +510,7 @@ def _numpy(tensor: Tensor) -> np.ndarray:
     return tensor.detach().to("cpu", torch.float64).numpy()
 
 
-def _on_cpu(value: Any) -> Any:  # noqa: ANN401 - a tree of plain values and tensors
+def _on_cpu(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _on_cpu(each) for name, each in value.items()}
     return value.cpu() if isinstance(value, Tensor) else value

@@ -72,7 +72,7 @@ class Passes(nn.Module, ABC):
 
 class _Passed(Function):
     @staticmethod
-    def forward(ctx: Any, z: Tensor, others: Tensor, network: Passes) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, z: Tensor, others: Tensor, network: Passes) -> Tensor:
         y, kept = network.passed(network.arranged(z, others))
         ctx.network, ctx.size = network, z.shape[1]
         if z.requires_grad or others.requires_grad:
@@ -81,7 +81,7 @@ class _Passed(Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         found = ctx.network.back(ctx.kept, ctx.network.asked(cotangent))
         of_z, of_others = found_rows(ctx.network, found, ctx.size)
         return of_z, of_others, None

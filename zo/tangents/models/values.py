@@ -440,13 +440,13 @@ class _AnewInBlocks(Function):
     """Values without a graph; the derivative evaluates the model again, a few rows at a time."""
 
     @staticmethod
-    def forward(ctx: Any, model: ValueTangent, z: Tensor, others: Tensor) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, model: ValueTangent, z: Tensor, others: Tensor) -> Tensor:
         ctx.model = model
         ctx.save_for_backward(z, others)
         return model._in_blocks(z, others)
 
     @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         z, others = ctx.saved_tensors
         found = [
             pulled_back(partial(ctx.model.values, others=others[rows]), z[rows], cotangent[rows])
