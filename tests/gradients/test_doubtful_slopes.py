@@ -97,7 +97,7 @@ def test_an_offset_in_float32_is_told(evaluator, central):
     truth = by_autograd(small(dtype=torch.float64), shifted, batch.double())
     found, said, _ = taken(network, shifted, zo.CGE(1e-3, central=central), batch, evaluator=evaluator)
     assert error(found, truth) > 0.3 and doubted(said, zo.NoiseWarning) > 0.1
-    assert "OutputLoss" in str(said[0]) and "larger mu" in str(said[0])
+    assert "OutputLoss" in str(said[0]) and "Take a mu longer than the steps" in str(said[0])
 
 
 @pytest.mark.parametrize("evaluator", ["loop", "stacked", "difference", "auto"])
