@@ -92,7 +92,7 @@ def test_an_evaluation_by_other_code_is_not_the_result_of_this(toy, tmp_path, ca
     assert "seed-0/none: its evaluation is of other weights, settings or code" in capsys.readouterr().out
     with pytest.warns(UserWarning, match="its code has changed"):
         found, after = tasks.load(run), figures(run)
-    assert found.problem is not None
+    assert found.problem is not None and found.problem.data.test is not None
     (x,) = found.problem.data.test
     for method in ("none", "no-gradient"):
         with torch.no_grad():
