@@ -587,7 +587,29 @@ def table_examples() -> str:
     return table(("program", "method", "metric", "value", "rows", "seconds"), lines)
 
 
+def table_replayed() -> str:
+    """Simulators with replays, beside the committed rivals: two seeds each, in brackets the rows."""
+    lines = []
+    ways = (
+        *(("few", "tangents"), ("replays", "tangents"), ("small", "tangents")),
+        *(("cma", "cma-es"), ("batch", "first-order")),
+    )
+    for folder in ("cantera", "epanet", "pybamm", "scikit_fem"):
+        cells = []
+        for name, method in ways:
+            file = ROOT / "examples" / folder / f"{name}.json"
+            found = json.loads(file.read_text(encoding="utf-8"))["table"] if file.exists() else []
+            own = [row for row in found if row["method"] == method]
+            values = ", ".join(f"{row['value']:.3g}" for row in own)
+            most = max((row["rows"] for row in own), default=0)
+            cells.append(f"{values} ({most:,})" if own else "")
+        lines.append((folder, *cells))
+    few = "tangents, a fifth of the steps"
+    return table(("program", few, "with replays", "tangents, all steps", "CMA-ES", "exact adjoint"), lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "table: replayed": table_replayed,
     "table: replay": table_replay,
     "table: summary": table_summary,
     "table: rivals": table_rivals,

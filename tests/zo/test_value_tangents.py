@@ -88,6 +88,7 @@ def small(monkeypatch):
         ([(17, 16)], [(17, 16)], "MLPTangent"),  # many channels
         ([(40,)], [(40,)], "MLPTangent"),  # no channels
         ([(3,)], [(2, 5, 4)], "KernelTangent, MLPTangent"),  # nothing on the grid goes in
+        ([(3,)], [(2, 60, 60)], "MLPTangent"),  # too many outputs for a weight of each centre
         ([(1, 16)], [(1, 16), ()], "KernelTangent, MLPTangent"),  # an energy beside a state
     ],
 )

@@ -30,7 +30,7 @@ FEWEST_CELLS = 16  # of a grid, and the most channels: less is a table of number
 MOST_CHANNELS = 16
 MOST_CELLS = 2**12  # of a grid on which a stencil is tried too: it takes hundreds of numbers in each
 MOST_NUMBERS = 32  # of all inputs, without a grid or a mesh, for which there is a kernel
-LARGEST = 5_000  # numbers of a state for which a network without structure is tried
+LARGEST = 5_000  # numbers of outputs for which there is a kernel, or a perceptron beside a model of a grid
 CONTEST = 25  # steps in which two kinds learn side by side
 CLEARLY = 4.0  # times the mean square error: what a stencil must beat to be taken
 BETTER = 1.0  # the same of a kind that learns beside one that is not trusted
@@ -46,13 +46,13 @@ class AutoTangent(Tangent):
     grid: for 25 steps a `GridTangent` and a `StencilTangent` learn side by side. The network is used, unless
     the stencil foretold new rows with less than half of its error, and the last one in use stays: where both
     foretell about as well the network's derivative is the better one. All else: `KernelTangent` where a row
-    has at most 32 numbers of inputs, or else `MLPTangent`. A spec's layout goes before its shape: a grid,
-    whose ends meet where it says so; a mesh, for which it is `MeshTangent` where there are cells and
-    coordinates and `GraphTangent` where there are edges alone; or neither. The repr says which of these the
-    box was taken for, and why. Where trust is lost it learns longer, if it learns in steps. If trust is lost
-    again, another kind learns beside it for 25 steps, beginning with the rows that are there, and takes over
-    if it foretells new rows better. Where probes run, in the end, it is `SecantTangent` around the model or
-    around `LowRankTangent`, the one that foretold responses better.
+    has at most 32 numbers of inputs and 5,000 of outputs, or else `MLPTangent`. A spec's layout goes before
+    its shape: a grid, whose ends meet where it says so; a mesh, for which it is `MeshTangent` where there are
+    cells and coordinates and `GraphTangent` where there are edges alone; or neither. The repr says which of
+    these the box was taken for, and why. Where trust is lost it learns longer, if it learns in steps. If
+    trust is lost again, another kind learns beside it for 25 steps, beginning with the rows that are there,
+    and takes over if it foretells new rows better. Where probes run, in the end, it is `SecantTangent` around
+    the model or around `LowRankTangent`, the one that foretold responses better.
 
     Args:
         box: whose specs decide.
@@ -71,7 +71,8 @@ class AutoTangent(Tangent):
         inputs = [spec for spec in box.inputs if spec.differentiable]
         self._makers: dict[str, Callable[[], ValueTangent]] = {"mlp": lambda: MLPTangent(seed=seed)}
         kind, periodic, self._why = layout_of(inputs, outputs)
-        if kind == "table" and sum(sizes(tuple(s for s in box.inputs if s.modelled))) <= MOST_NUMBERS:
+        asked = sum(sizes(tuple(spec for spec in box.inputs if spec.modelled)))
+        if kind == "table" and asked <= MOST_NUMBERS and sum(sizes(tuple(outputs))) <= LARGEST:
             self._makers = {"kernel": KernelTangent} | self._makers
         if kind == "grid":
             if sum(sizes(tuple(outputs))) > LARGEST:

@@ -28,7 +28,7 @@ class KernelTangent(ValueTangent):
     leave-one-out error. Where a box takes few numbers this tells more of few rows than a network does. Each
     number has its own unit. It needs no probes and no steps of learning, and nothing is drawn.
 
-    Memory: some 3 x centres^2 numbers of 8 bytes while it is fitted, and window x (size_in + size_out). A
+    Memory: some centres x (3 centres + 2 size_out) numbers of 8 bytes, and window x (size_in + size_out). A
     fit, when one row in twenty is new: centres^3 / 3 operations. A call's VJP: rows x centres x (size_in +
     size_out). Of the box no rows beyond the step's.
 
