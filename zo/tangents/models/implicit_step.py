@@ -11,6 +11,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
+TOGETHER = 12  # right sides that are solved for at once: more go out of a core's cache
 Trajectory = list[np.ndarray]  # states `(rows, fields, nodes)`: the first, and one after each step
 
 
@@ -161,7 +162,12 @@ class ImplicitStep:
     def solve(self, right: np.ndarray, held: np.ndarray) -> np.ndarray:
         """left^-1, with the values of `held` at fixed nodes."""
         flat = (right * self._mask() + held * (1 - self._mask())).reshape(-1, self.fields * self.nodes)
-        return self._factor().solve(np.ascontiguousarray(flat.T)).T.reshape(right.shape)
+        factor = self._factor()
+        found = [
+            factor.solve(np.ascontiguousarray(flat[at : at + TOGETHER].T)).T
+            for at in range(0, len(flat), TOGETHER)
+        ]
+        return np.concatenate(found or [flat]).reshape(right.shape)
 
     def _transposed(self, cotangent: np.ndarray) -> np.ndarray:
         flat = np.ascontiguousarray(cotangent.reshape(len(cotangent), -1).T)

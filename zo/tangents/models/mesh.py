@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.linalg import solve_triangular
-from scipy.optimize import minimize
 
 from blackbox import Mesh
 from zo.errors import ConfigurationError
-from zo.tangents.models.implicit_step import ImplicitStep, Trajectory
-from zo.tangents.models.mesh_form import Basis, Form, applied, stiff
+from zo.tangents.models.implicit_step import ImplicitStep
+from zo.tangents.models.mesh_fit import ENOUGH, LOOSELY, Fit
+from zo.tangents.models.mesh_form import Basis, Form
 from zo.tangents.models.mesh_operators import Elements
 from zo.tangents.models.on_mesh import ImplicitTangent, Rows
 
@@ -28,23 +25,11 @@ VARIED = ((1, 2), (3, 2), (6, 2))
 ALONG = (6, 8)  # degrees of a convection that alone differs from place to place
 ALONG_PART = 0.7  # of the error of the best plain form: what it must leave less than in the equations
 ALONG_FROM = 0.2  # an error of the plain form below which it is not tried
-ALONG_RIDGE = 1e-3  # of that guess
-IMPLICIT = 0.6  # how implicit its steps are, to begin with
-DIFFUSED = (0.0, 1e-5, 1e-4, 1e-3, 1e-2)  # beside it, to begin with: what keeps it from growing
 FINE = 4  # steps that are taken where rows held out do not speak against them
 NO_WORSE = 1.05  # times the error with fewer: that they do not
-PART = 0.03  # of the usual change: the effect below which a matrix has none
 MOST_COEFFICIENTS = 192
-FEWEST_ROWS = 4  # of a Jacobian
-WORK = 2_000_000  # coefficients x steps x numbers of the rows of a Jacobian, at most
 CLEARLY = 0.9  # times the error of the poorer form: what a richer one must fall below
-AT_ONCE = 1_000_000  # numbers of Jacobians that are solved for together
-FAINT = 1e-12  # of the largest effect of a coefficient: the ridge's weight of one without any
 GOOD = 1e-3  # an error at which no richer form is tried
-ROUNDS = 3  # of L-BFGS, each in coordinates that a Jacobian makes round
-ONCE_MORE = 0.7  # of the cost: where it falls below this part there is another round
-ITERATIONS, ENOUGH = 25, 1e-4  # of a round, and the relative gain below which it ends
-HIGH = 1e12  # a cost that counts as none
 
 
 class MeshTangent(ImplicitTangent):
@@ -107,16 +92,13 @@ class MeshTangent(ImplicitTangent):
     def fitted(self, mesh: Mesh, rows: Rows, before: dict[str, Any] | None, longer: bool) -> dict[str, Any]:
         """The form that foretells held-out rows best, fitted to all rows."""
         basis = self._basis(mesh)
-        kept = rows.held
         best: _Found | None = None
         poor = Form(basis, 0, 1, "none", (), rows.carried, rows.extras.shape[1])
         if before is not None:
             degree, steps, products, varied = before["form"]
             form = replace(poor, degree=degree, steps=steps, products=products, varied=varied)
-            fit = _Fit(form, rows.fitted(~kept), self.ridge)
-            theta = fit.improved(fit.first(dict(zip(form.names, before["theta"].tolist(), strict=True))))
-            error = fit.error(theta, rows.fitted(kept) if kept.any() else None)
-            return self._result(_Found(form, theta, error, ()), rows)
+            known = dict(zip(form.names, before["theta"].tolist(), strict=True))
+            return self._result(self._found(form, rows, known), rows)
         for steps, products in PLAIN if rows.carried.any() else STATIC:
             best = self._better(best, replace(poor, steps=steps, products=products), rows)
             if steps == 1:
@@ -125,7 +107,7 @@ class MeshTangent(ImplicitTangent):
                     break
         assert best is not None
         plain, parts = best.form, best.parts
-        for degree, steps in VARIED:
+        for degree, steps in VARIED[1:] if best.fit.large else VARIED:
             steps = steps if rows.carried.any() else 1
             richer = replace(plain, degree=degree, steps=steps, varied=parts)
             last, best = best, self._better(best, richer, rows)
@@ -140,11 +122,8 @@ class MeshTangent(ImplicitTangent):
         """
         if not rows.carried.any() or best.form.steps >= FINE or best.error < GOOD:
             return best
-        form = replace(best.form, steps=FINE)
-        fit = _Fit(form, rows.fitted(~rows.held), self.ridge)
-        theta = fit.improved(fit.first(best.named()))
-        error = fit.error(theta, rows.fitted(rows.held) if rows.held.any() else None)
-        return _Found(form, theta, error, best.parts) if error < NO_WORSE * best.error else best
+        finer = self._found(replace(best.form, steps=FINE), rows, best.named(), loosely=False)
+        return finer if finer.error < NO_WORSE * best.error else best
 
     def _carried_along(self, best: _Found, poor: Form, rows: Rows) -> _Found:
         """Convection that differs from place to place, where it explains more than the best so far."""
@@ -158,7 +137,7 @@ class MeshTangent(ImplicitTangent):
         found = []
         for degree in ALONG:
             form = replace(poor, degree=degree, steps=1, products="none", varied=varied)
-            fit = _Fit(form, rows.fitted(~rows.held), self.ridge)
+            fit = Fit(form, rows.fitted(~rows.held), self.ridge)
             theta = fit.along()
             found.append((fit.missed(theta, rows.fitted(rows.held)), form, theta))
         missed, form, theta = min(found, key=lambda each: each[0])
@@ -170,7 +149,7 @@ class MeshTangent(ImplicitTangent):
         """With all rows."""
         form, theta, error = best.form, best.theta, best.error
         if rows.held.any() and math.isfinite(error):
-            theta = _Fit(form, rows, self.ridge).improved(theta)
+            theta = Fit(form, rows, self.ridge).improved(theta, like=best.fit if best.fit.large else None)
         return {
             "form": (form.degree, form.steps, form.products, form.varied),
             "carried": torch.from_numpy(rows.carried),
@@ -192,12 +171,18 @@ class MeshTangent(ImplicitTangent):
             best.error < GOOD or form.count > MOST_COEFFICIENTS or (form.degree and not form.varied)
         ):
             return best
-        fit = _Fit(form, rows.fitted(~rows.held), self.ridge)
-        theta = fit.improved(fit.first(None if best is None else best.named()))
-        error = fit.error(theta, rows.fitted(rows.held) if rows.held.any() else None)
-        if best is not None and not error < CLEARLY * best.error:
+        found = self._found(form, rows, None if best is None else best.named())
+        if best is not None and not found.error < CLEARLY * best.error:
             return best
-        return _Found(form, theta, error, fit.parts(theta))
+        return found
+
+    def _found(self, form: Form, rows: Rows, known: dict[Any, float] | None, loosely: bool = True) -> _Found:
+        """A form fitted to the rows that are not held out, from what is known of its coefficients."""
+        fit = Fit(form, rows.fitted(~rows.held), self.ridge)
+        held = rows.fitted(rows.held) if rows.held.any() else None
+        loosely = loosely and fit.large and held is not None  # all rows come at the end
+        theta = fit.improved(fit.first(known), LOOSELY if loosely else ENOUGH)
+        return _Found(form, theta, fit.error(theta, held), fit)
 
     def step(self, mesh: Mesh, fit: dict[str, Any]) -> ImplicitStep:
         """With the coefficients."""
@@ -218,292 +203,18 @@ class MeshTangent(ImplicitTangent):
 
 @dataclass(frozen=True)
 class _Found:
-    """A form with its coefficients, its error on rows held out, and the matrices that have a part in it."""
+    """A form with its coefficients, its error on rows held out, and the fit that they are of."""
 
     form: Form
     theta: np.ndarray
     error: float
-    parts: tuple[int, ...]
+    fit: Fit
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """The matrices that have a part in it."""
+        return self.fit.parts(self.theta)
 
     def named(self) -> dict[Any, float]:
         """Its coefficients, by what they multiply."""
         return dict(zip(self.form.names, self.theta.tolist(), strict=True))
-
-
-class _Fit:
-    """Coefficients of a form by rows: a linear guess, then least squares on the outputs."""
-
-    def __init__(self, form: Form, rows: Rows, ridge: float) -> None:
-        self.form, self.rows, self.ridge = form, rows, ridge
-        self.hat = rows.hat()
-        self.norm = np.sqrt(max(1.0, rows.free.sum() * len(rows.goal)))
-        self.centre = form.start()
-        self.weights: np.ndarray | None = None  # of the ridge, as of the first Jacobian
-
-    def first(self, known: dict[Any, float] | None = None) -> np.ndarray:
-        """Coefficients that fulfil the equations best in one step, without solving any; or known ones.
-
-        Args:
-            known: of a poorer form, by what they multiply.
-        """
-        form, rows = self.form, self.rows
-        theta, one = self.centre, replace(form, steps=1)
-        at = np.concatenate([rows.state, rows.extras], axis=1)
-        lumped = np.sqrt(self.form.basis.lumped.diagonal())
-        weight = rows.weight() / lumped
-        mass, _ = one.base
-        begun = applied(mass, rows.goal - rows.state)
-        step = one.step(theta, rows.free)
-        target = -self._left((begun - step.source(at)) * weight)
-        forcings = self._forcings(one, theta, [rows.state, rows.goal], step)
-        columns = [self._left(each * weight) for each in forcings]
-        fixed = {0, 1, *(2 + len(form.linear) + own for own, _ in form.answering())}
-        free = [own for own in range(form.count) if own not in fixed]
-        design = np.stack([columns[own] for own in free], axis=1)
-        size = np.linalg.norm(design, axis=0)
-        design = design / np.where(size > 0, size, 1.0)
-        gram = design.T @ design
-        found = np.linalg.solve(gram + self.ridge * np.eye(len(free)), design.T @ -target)
-        guess = theta.copy()
-        guess[free] += found / np.where(size > 0, size, 1.0)
-        answered = form.answering()
-        if answered:  # such equations have no centre but this
-            self.centre = guess.copy()
-        starts = [guess] if answered else [guess, theta.copy()]
-        if known is not None:
-            starts.append(np.array([known.get(name, 0.0) for name in form.names]))
-        if any(form.kinds[own][2][0] == "convection" for own in form.varied):
-            along = self.along()
-            diffusion = [
-                own
-                for own, name in enumerate(form.names)
-                if isinstance(name, tuple) and name[0] == name[1] and name[2:] == (("laplace",), 0)
-            ]
-            for level in DIFFUSED:
-                starts.append(along.copy())
-                starts[-1][diffusion] = level
-        return min(starts, key=lambda each: self._cost(each)[0])
-
-    def along(self) -> np.ndarray:
-        """Coefficients of convection and mass by the equations' mean over a call, without solving any.
-
-        Where states are smooth that is good to a movement over many elements.
-        """
-        theta = self.form.start()
-        target, columns = self._means(self.rows)
-        design = np.stack([self._left(each) for each in columns.values()], axis=1)
-        size = np.linalg.norm(design, axis=0)
-        size = np.where(size > 0, size, 1.0)
-        design = design / size
-        gram = design.T @ design + ALONG_RIDGE * np.eye(len(size))
-        theta[list(columns)] = np.linalg.solve(gram, design.T @ self._left(target)) / size
-        theta[1] = IMPLICIT
-        return theta
-
-    def missed(self, theta: np.ndarray, held: Rows) -> float:
-        """The part of the change that these leave in the equations of rows held out."""
-        left, target = [], []
-        for rows in (held, self.rows):
-            goal, columns = self._means(rows)
-            left.append(goal - sum(theta[own] * each for own, each in columns.items()))
-            target.append(goal)
-        found = [
-            np.linalg.norm(own.reshape(len(own), -1) - held.explained(self.rows, of.reshape(len(of), -1)))
-            for own, of in (left, target)
-        ]
-        return float(found[0] / max(float(found[1]), 1e-300))
-
-    def _means(self, rows: Rows) -> tuple[np.ndarray, dict[int, np.ndarray]]:
-        """The change, and what convection and mass make of the mean of both ends, by coefficient."""
-        form = replace(self.form, steps=1)
-        theta, middle = form.start(), (rows.state + rows.goal) / 2
-        weight = rows.weight() / np.sqrt(form.basis.lumped.diagonal())
-        step = form.step(theta, rows.free)
-        forcings = _Fit(form, rows, self.ridge)._forcings(form, theta, [middle, middle], step)
-        columns = {
-            own: each * weight
-            for own, (name, each) in enumerate(zip(form.names, forcings, strict=True))
-            if isinstance(name, tuple) and name[0] == name[1] and name[2][0] in ("convection", "mass")
-        }
-        return applied(form.base[0], rows.goal - rows.state) * weight, columns
-
-    def improved(self, theta: np.ndarray) -> np.ndarray:
-        """By L-BFGS with exact gradients, in coordinates that a Jacobian of few rows makes round.
-
-        A gradient takes 2 S solves a row, a Jacobian as many as there are coefficients.
-        """
-        for _ in range(ROUNDS):
-            cost, run = self._cost(theta)
-            if run is None:
-                return theta
-            gram = self._gram(theta)
-            if self.weights is None:
-                self.weights = _weights(gram)
-                cost, _ = self._cost(theta)
-            try:
-                factor = np.linalg.cholesky(2 * (gram + np.diag(self.ridge * self.weights)))
-            except np.linalg.LinAlgError:  # nothing moves the outputs, as in a box that is constant
-                return theta
-            found = minimize(
-                self._in_round, np.zeros_like(theta), (theta, factor), jac=True, method="L-BFGS-B",
-                options={"maxiter": ITERATIONS, "maxcor": 20, "ftol": ENOUGH},
-            )  # fmt: skip
-            if not found.fun < cost:
-                return theta
-            theta = theta + solve_triangular(factor.T, found.x)
-            if found.fun > ONCE_MORE * cost:
-                break
-        return theta
-
-    def _in_round(self, u: np.ndarray, begun: np.ndarray, factor: np.ndarray) -> tuple[float, np.ndarray]:
-        cost, slope = self._sloped(begun + solve_triangular(factor.T, u))
-        return cost, solve_triangular(factor, slope, lower=True)
-
-    def parts(self, theta: np.ndarray) -> tuple[int, ...]:
-        """The matrices, of a form of degree 0, whose effect on the outputs is not small."""
-        if self.weights is None or self.form.degree:
-            return ()
-        effect = np.abs(theta) * np.sqrt(self.weights)
-        return tuple(np.flatnonzero(effect[2 : 2 + len(self.form.linear)] > PART).tolist())
-
-    def error(self, theta: np.ndarray, held: Rows | None) -> float:
-        """On rows that are held out, in units of the change; on its own where none are."""
-        step = self._step(theta)
-        try:
-            own = self._left_of(step.run(self.rows.state, self.rows.extras)[-1], self.rows)
-            if held is None:
-                return float(np.linalg.norm(own - self.hat @ own) / self.norm)
-            left = self._left_of(step.run(held.state, held.extras)[-1], held)
-        except RuntimeError:  # a singular matrix
-            return math.inf
-        left = left - held.explained(self.rows, own)
-        error = float(np.linalg.norm(left) / np.sqrt(max(1.0, held.free.sum() * len(left))))
-        return error if math.isfinite(error) else math.inf
-
-    def _step(self, theta: np.ndarray) -> ImplicitStep:
-        return self.form.step(theta, self.rows.free)
-
-    def _cost(self, theta: np.ndarray) -> tuple[float, tuple[ImplicitStep, Trajectory] | None]:
-        step = self._step(theta)
-        try:
-            with np.errstate(all="ignore"):
-                states = step.run(self.rows.state, self.rows.extras)
-                cost = self._total(self._residual(states), theta)
-        except (RuntimeError, ValueError):  # a singular matrix
-            return math.inf, None
-        return (cost, (step, states)) if math.isfinite(cost) else (math.inf, None)
-
-    def _total(self, residual: np.ndarray, theta: np.ndarray) -> float:
-        held = 0.0 if self.weights is None else self.ridge * self.weights @ (theta - self.centre) ** 2
-        return float(residual @ residual + held)
-
-    def _left_of(self, found: np.ndarray, rows: Rows) -> np.ndarray:
-        return ((found - rows.goal) * rows.weight()).reshape(len(found), -1)
-
-    def _residual(self, states: Trajectory) -> np.ndarray:
-        return self._left((states[-1] - self.rows.goal) * self.rows.weight())
-
-    def _left(self, values: np.ndarray) -> np.ndarray:
-        """Less what a constant and the numbers explain, as one vector of length about one."""
-        flat = values.reshape(len(values), -1)
-        return (flat - self.hat @ flat).ravel() / self.norm
-
-    def _gram(self, theta: np.ndarray) -> np.ndarray:
-        """Products of how residuals follow coefficients, `(coefficients, coefficients)`, by few rows."""
-        few = _Fit(self.form, _affordable(self.form, self.rows, WORK), self.ridge)
-        step = few._step(theta)
-        states = step.run(few.rows.state, few.rows.extras)
-        jacobian = few._jacobian(theta, (step, states))
-        return jacobian.T @ jacobian
-
-    def _jacobian(self, theta: np.ndarray, run: tuple[ImplicitStep, Trajectory]) -> np.ndarray:
-        """How residuals follow coefficients, `(residuals, coefficients)`; some coefficients at a time."""
-        step, states = run
-        at_once = max(1, AT_ONCE // self.rows.goal.size)
-        by_step = [
-            self._forcings(self.form, theta, states[at : at + 2], step) for at in range(self.form.steps)
-        ]
-        columns: list[np.ndarray] = []
-        while len(columns) < self.form.count:
-            parts = [np.stack(list(itertools.islice(each, at_once))) for each in by_step]
-            change = step.tangent(states, self.rows.extras, np.zeros_like(parts[0]), forcing=parts)
-            columns += [self._left(own * self.rows.weight()) for own in change]
-        return np.stack(columns, axis=1)
-
-    def _sloped(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
-        """The cost and its gradient, by the adjoint of the steps."""
-        cost, run = self._cost(theta)
-        if run is None or cost > HIGH:
-            return HIGH, np.zeros_like(theta)
-        step, states = run
-        rows = self.rows
-        left = self._residual(states).reshape(len(rows.goal), -1)
-        pulled = 2 / self.norm * (left - self.hat.T @ left)
-        _, _, multipliers = step.adjoint(states, rows.extras, pulled.reshape(rows.goal.shape) * rows.weight())
-        slope = np.zeros_like(theta)
-        if self.weights is not None:
-            slope += 2 * self.ridge * self.weights * (theta - self.centre)
-        for at, multiplier in enumerate(multipliers):
-            slope += self._pulled(theta, states[at : at + 2], step, multiplier)
-        return cost, slope
-
-    def _pulled(
-        self, theta: np.ndarray, states: Sequence[np.ndarray], step: ImplicitStep, multiplier: np.ndarray
-    ) -> np.ndarray:
-        """What the forcings of a step are times a multiplier, summed up over rows, for each coefficient."""
-        form, (before, after) = self.form, states
-        share = form.implicit(theta).reshape(1, *before.shape[1:])
-        fallen = before - after
-        found = [
-            float((multiplier * applied(form.base[1], fallen)).sum()),
-            float((multiplier * form.carried[None, :, None] * stiff(step, fallen)).sum()),
-        ]
-        # w is of an equation, the same for all of its nodes
-        by_out = [share[:, out] * after + (1 - share[:, out]) * before for out in range(len(form.carried))]
-        products = form.basis.products(multiplier, by_out)
-        for place, (out, into, kind) in enumerate(form.kinds):
-            each = products(kind, out, into)
-            if kind[0] == "boundary":
-                found.append(-float(each) / form.steps)
-            else:
-                count = form.places(place)
-                found += (-(form.basis.weights(form.degree)[:count] @ each) / form.steps).tolist()
-        at = np.concatenate([before, self.rows.extras], axis=1)
-        for term, product in zip(form.terms, step.products(at), strict=True):
-            found.append(float((multiplier[:, term.out] * product).sum()) / form.steps)
-        return np.array(found)
-
-    def _forcings(
-        self, form: Form, theta: np.ndarray, states: Sequence[np.ndarray], step: ImplicitStep
-    ) -> Iterator[np.ndarray]:
-        """What a coefficient adds to a step's equation, from the state before to that after it."""
-        before, after = states
-        share = form.implicit(theta).reshape(1, *before.shape[1:])
-        carried = form.carried[None, :, None]
-        yield applied(form.base[1], before - after)
-        yield carried * stiff(step, before - after)
-        for out, into, matrix in form.linear:
-            found = np.zeros_like(before)
-            each = share[:, out] * after[:, into] + (1 - share[:, out]) * before[:, into]
-            found[:, out] = -(matrix @ each.T).T / form.steps
-            yield found
-        at = np.concatenate([before, self.rows.extras], axis=1)
-        for term, product in zip(form.terms, step.products(at), strict=True):
-            found = np.zeros_like(before)
-            found[:, term.out] = product / form.steps
-            yield found
-
-
-def _affordable(form: Form, rows: Rows, work: float) -> Rows:
-    """As many of the rows as the work allows, at least four, evenly taken."""
-    most = max(FEWEST_ROWS, int(work / (form.count * form.steps * rows.goal[:1].size)))
-    if most >= len(rows.goal):
-        return rows
-    return rows.fitted(np.linspace(0, len(rows.goal) - 1, most).round().astype(int))
-
-
-def _weights(gram: np.ndarray) -> np.ndarray:
-    """Of the ridge: squares of the coefficients' effects, at least one for psi and w."""
-    weights = np.maximum(gram.diagonal(), FAINT * gram.diagonal().max())
-    weights[:2] = np.maximum(weights[:2], 1.0)
-    return weights

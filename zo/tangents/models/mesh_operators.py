@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.polynomial import chebyshev
@@ -124,12 +125,20 @@ class Elements:
         chosen = sorted((each for each in powers if sum(each) <= degree), key=sum)
         return [np.prod([axis[:, n] for axis, n in zip(axes, each, strict=True)], axis=0) for each in chosen]
 
-    def _assembled(self, local: np.ndarray) -> Matrix:
+    @cached_property
+    def _pattern(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of all matrices: where rows begin, columns, and where each of the cells' numbers is added."""
         corners = self.cells.shape[1]
         rows = np.repeat(self.cells, corners, axis=1).ravel()
         columns = np.tile(self.cells, (1, corners)).ravel()
-        shape = (self.nodes, self.nodes)
-        return sparse.coo_array((local.ravel(), (rows, columns)), shape=shape).tocsr()
+        places, number = np.unique(rows.astype(np.int64) * self.nodes + columns, return_inverse=True)
+        begins = np.searchsorted(places, self.nodes * np.arange(self.nodes + 1))
+        return begins.astype(np.int32), (places % self.nodes).astype(np.int32), number.ravel()
+
+    def _assembled(self, local: np.ndarray) -> Matrix:
+        begins, columns, number = self._pattern
+        values = np.bincount(number, local.ravel(), len(columns))
+        return sparse.csr_array((values, columns, begins), shape=(self.nodes, self.nodes))
 
     def _to_cells(self, local: np.ndarray) -> Matrix:
         rows = np.repeat(np.arange(len(self.cells)), self.cells.shape[1])

@@ -1,0 +1,342 @@
+"""`Fit`: coefficients of a form on a mesh by rows, a linear guess and then least squares on the outputs."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from scipy.linalg import solve_triangular
+from scipy.optimize import minimize
+
+from zo.tangents.models.implicit_step import ImplicitStep, Trajectory
+from zo.tangents.models.mesh_form import Form, applied, stiff
+from zo.tangents.models.on_mesh import Rows
+
+ALONG_RIDGE = 1e-3  # of the guess of convection
+IMPLICIT = 0.6  # how implicit its steps are, to begin with
+DIFFUSED = (0.0, 1e-5, 1e-4, 1e-3, 1e-2)  # beside it, to begin with: what keeps it from growing
+PART = 0.03  # of the usual change: the effect below which a matrix has none
+LARGE = 4_000  # numbers of a row's outputs from which a fit saves work
+FEWEST_ROWS, OF_LARGE = 4, 2  # of a Jacobian; where rows are large
+WORK = 2_000_000  # coefficients x steps x numbers of the rows of a Jacobian, at most
+AT_ONCE = 1_000_000  # numbers of Jacobians that are solved for together
+FAINT = 1e-12  # of the largest effect of a coefficient: the ridge's weight of one without any
+ROUNDS = 3  # of L-BFGS, each in coordinates that a Jacobian makes round
+ONCE_MORE = 0.7  # of the cost: where it falls below this part there is another round
+ITERATIONS = 25  # of a round
+ENOUGH, LOOSELY = 1e-4, 1e-3  # the gain below which a round ends; where forms of large rows are compared
+HIGH = 1e12  # a cost that counts as none
+RINGING = 0.01  # the cost of steps at whose end the roughest waves are as high as before
+
+
+class Fit:
+    """Coefficients of a form by rows: a linear guess, then least squares on the outputs."""
+
+    def __init__(self, form: Form, rows: Rows, ridge: float) -> None:
+        self.form, self.rows, self.ridge = form, rows, ridge
+        self.hat = rows.hat()
+        self.norm = np.sqrt(max(1.0, rows.free.sum() * len(rows.goal)))
+        self.centre = form.start()
+        self.weights: np.ndarray | None = None  # of the ridge, as of the first Jacobian
+        self._gram_kept: np.ndarray | None = None  # the last one
+
+    @property
+    def large(self) -> bool:
+        """Whether rows are so large that a fit saves work."""
+        return self.rows.goal[:1].size > LARGE
+
+    def first(self, known: dict[Any, float] | None = None) -> np.ndarray:
+        """Coefficients that fulfil the equations best in one step, without solving any; or known ones.
+
+        Args:
+            known: of a poorer form, by what they multiply.
+        """
+        form, rows = self.form, self.rows
+        theta, one = self.centre, replace(form, steps=1)
+        at = np.concatenate([rows.state, rows.extras], axis=1)
+        lumped = np.sqrt(self.form.basis.lumped.diagonal())
+        weight = rows.weight() / lumped
+        mass, _ = one.base
+        begun = applied(mass, rows.goal - rows.state)
+        step = one.step(theta, rows.free)
+        target = -self._left((begun - step.source(at)) * weight)
+        forcings = self._forcings(one, theta, [rows.state, rows.goal], step)
+        columns = [self._left(each * weight) for each in forcings]
+        fixed = {0, 1, *(2 + len(form.linear) + own for own, _ in form.answering())}
+        free = [own for own in range(form.count) if own not in fixed]
+        design = np.stack([columns[own] for own in free], axis=1)
+        size = np.linalg.norm(design, axis=0)
+        design = design / np.where(size > 0, size, 1.0)
+        gram = design.T @ design
+        found = np.linalg.solve(gram + self.ridge * np.eye(len(free)), design.T @ -target)
+        guess = theta.copy()
+        guess[free] += found / np.where(size > 0, size, 1.0)
+        answered = form.answering()
+        if answered:  # such equations have no centre but this
+            self.centre = guess.copy()
+        starts = [guess] if answered else [guess, theta.copy()]
+        if known is not None:
+            starts.append(np.array([known.get(name, 0.0) for name in form.names]))
+        if any(form.kinds[own][2][0] == "convection" for own in form.varied):
+            along = self.along()
+            diffusion = [
+                own
+                for own, name in enumerate(form.names)
+                if isinstance(name, tuple) and name[0] == name[1] and name[2:] == (("laplace",), 0)
+            ]
+            for level in DIFFUSED:
+                starts.append(along.copy())
+                starts[-1][diffusion] = level
+        return min(starts, key=lambda each: self._cost(each)[0])
+
+    def along(self) -> np.ndarray:
+        """Coefficients of convection and mass by the equations' mean over a call, without solving any.
+
+        Where states are smooth that is good to a movement over many elements.
+        """
+        theta = self.form.start()
+        target, columns = self._means(self.rows)
+        design = np.stack([self._left(each) for each in columns.values()], axis=1)
+        size = np.linalg.norm(design, axis=0)
+        size = np.where(size > 0, size, 1.0)
+        design = design / size
+        gram = design.T @ design + ALONG_RIDGE * np.eye(len(size))
+        theta[list(columns)] = np.linalg.solve(gram, design.T @ self._left(target)) / size
+        theta[1] = IMPLICIT
+        return theta
+
+    def missed(self, theta: np.ndarray, held: Rows) -> float:
+        """The part of the change that these leave in the equations of rows held out."""
+        left, target = [], []
+        for rows in (held, self.rows):
+            goal, columns = self._means(rows)
+            left.append(goal - sum(theta[own] * each for own, each in columns.items()))
+            target.append(goal)
+        found = [
+            np.linalg.norm(own.reshape(len(own), -1) - held.explained(self.rows, of.reshape(len(of), -1)))
+            for own, of in (left, target)
+        ]
+        return float(found[0] / max(float(found[1]), 1e-300))
+
+    def _means(self, rows: Rows) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+        """The change, and what convection and mass make of the mean of both ends, by coefficient."""
+        form = replace(self.form, steps=1)
+        theta, middle = form.start(), (rows.state + rows.goal) / 2
+        weight = rows.weight() / np.sqrt(form.basis.lumped.diagonal())
+        step = form.step(theta, rows.free)
+        forcings = Fit(form, rows, self.ridge)._forcings(form, theta, [middle, middle], step)
+        columns = {
+            own: each * weight
+            for own, (name, each) in enumerate(zip(form.names, forcings, strict=True))
+            if isinstance(name, tuple) and name[0] == name[1] and name[2][0] in ("convection", "mass")
+        }
+        return applied(form.base[0], rows.goal - rows.state) * weight, columns
+
+    def improved(self, theta: np.ndarray, enough: float = ENOUGH, like: Fit | None = None) -> np.ndarray:
+        """By L-BFGS with exact gradients, in coordinates that a Jacobian of few rows makes round.
+
+        A gradient takes 2 S solves a row, a Jacobian as many as there are coefficients.
+
+        Args:
+            theta: to begin with.
+            enough: the gain below which a round ends.
+            like: a fit of the same form that ended at `theta`, whose last Jacobian serves for the first.
+        """
+        for number in range(ROUNDS):
+            cost, run = self._cost(theta)
+            if run is None:
+                return theta
+            gram = like._gram_kept if like is not None and not number else None
+            gram = self._gram_kept = self._gram(theta) if gram is None else gram
+            if self.weights is None:
+                self.weights = _weights(gram)
+                cost, _ = self._cost(theta)
+            held = np.diag(self.ridge * self.weights)
+            held[1, 1] += self._ringing(theta)[2]
+            try:
+                factor = np.linalg.cholesky(2 * (gram + held))
+            except np.linalg.LinAlgError:  # nothing moves the outputs, as in a box that is constant
+                return theta
+            found = minimize(
+                self._in_round, np.zeros_like(theta), (theta, factor), jac=True, method="L-BFGS-B",
+                options={"maxiter": ITERATIONS, "maxcor": 20, "ftol": enough},
+            )  # fmt: skip
+            if not found.fun < cost:
+                return theta
+            theta = theta + solve_triangular(factor.T, found.x)
+            if found.fun > ONCE_MORE * cost:
+                break
+        return theta
+
+    def _in_round(self, u: np.ndarray, begun: np.ndarray, factor: np.ndarray) -> tuple[float, np.ndarray]:
+        cost, slope = self._sloped(begun + solve_triangular(factor.T, u))
+        return cost, solve_triangular(factor, slope, lower=True)
+
+    def parts(self, theta: np.ndarray) -> tuple[int, ...]:
+        """The matrices, of a form of degree 0, whose effect on the outputs is not small."""
+        if self.weights is None or self.form.degree:
+            return ()
+        effect = np.abs(theta) * np.sqrt(self.weights)
+        return tuple(np.flatnonzero(effect[2 : 2 + len(self.form.linear)] > PART).tolist())
+
+    def error(self, theta: np.ndarray, held: Rows | None) -> float:
+        """On rows that are held out, in units of the change; on its own where none are."""
+        step = self._step(theta)
+        try:
+            own = self._left_of(step.run(self.rows.state, self.rows.extras)[-1], self.rows)
+            if held is None:
+                return float(np.linalg.norm(own - self.hat @ own) / self.norm)
+            left = self._left_of(step.run(held.state, held.extras)[-1], held)
+        except RuntimeError:  # a singular matrix
+            return math.inf
+        left = left - held.explained(self.rows, own)
+        error = float(np.linalg.norm(left) / np.sqrt(max(1.0, held.free.sum() * len(left))))
+        return error if math.isfinite(error) else math.inf
+
+    def _step(self, theta: np.ndarray) -> ImplicitStep:
+        return self.form.step(theta, self.rows.free)
+
+    def _cost(self, theta: np.ndarray) -> tuple[float, tuple[ImplicitStep, Trajectory] | None]:
+        step = self._step(theta)
+        try:
+            with np.errstate(all="ignore"):
+                states = step.run(self.rows.state, self.rows.extras)
+                cost = self._total(self._residual(states), theta)
+        except (RuntimeError, ValueError):  # a singular matrix
+            return math.inf, None
+        return (cost, (step, states)) if math.isfinite(cost) else (math.inf, None)
+
+    def _total(self, residual: np.ndarray, theta: np.ndarray) -> float:
+        held = 0.0 if self.weights is None else self.ridge * self.weights @ (theta - self.centre) ** 2
+        return float(residual @ residual + held + self._ringing(theta)[0])
+
+    def _ringing(self, theta: np.ndarray) -> tuple[float, float, float]:
+        """The cost of rough waves that stay, its slope by w, and what Gauss-Newton's matrix has of it.
+
+        A step keeps (w - 1) / w of the roughest. Values of smooth states do not show it, and diffusion leaves
+        none; convection does.
+        """
+        form = self.form
+        if not form.carried.any() or any(form.kinds[own][2][0] == "convection" for own in form.varied):
+            return 0.0, 0.0, 0.0
+        w = max(float(theta[1]), 0.1)
+        kept, steps = (1 - w) / w, form.steps
+        slope = -steps * kept ** (steps - 1) / w**2  # of kept^S
+        return RINGING * kept ** (2 * steps), 2 * RINGING * kept**steps * slope, RINGING * slope**2
+
+    def _left_of(self, found: np.ndarray, rows: Rows) -> np.ndarray:
+        return ((found - rows.goal) * rows.weight()).reshape(len(found), -1)
+
+    def _residual(self, states: Trajectory) -> np.ndarray:
+        return self._left((states[-1] - self.rows.goal) * self.rows.weight())
+
+    def _left(self, values: np.ndarray) -> np.ndarray:
+        """Less what a constant and the numbers explain, as one vector of length about one."""
+        flat = values.reshape(len(values), -1)
+        return (flat - self.hat @ flat).ravel() / self.norm
+
+    def _gram(self, theta: np.ndarray) -> np.ndarray:
+        """Products of how residuals follow coefficients, `(coefficients, coefficients)`, by few rows."""
+        few = Fit(self.form, _affordable(self.form, self.rows, WORK), self.ridge)
+        step = few._step(theta)
+        states = step.run(few.rows.state, few.rows.extras)
+        jacobian = few._jacobian(theta, (step, states))
+        return jacobian.T @ jacobian
+
+    def _jacobian(self, theta: np.ndarray, run: tuple[ImplicitStep, Trajectory]) -> np.ndarray:
+        """How residuals follow coefficients, `(residuals, coefficients)`; some coefficients at a time."""
+        step, states = run
+        at_once = max(1, AT_ONCE // self.rows.goal.size)
+        by_step = [
+            self._forcings(self.form, theta, states[at : at + 2], step) for at in range(self.form.steps)
+        ]
+        columns: list[np.ndarray] = []
+        while len(columns) < self.form.count:
+            parts = [np.stack(list(itertools.islice(each, at_once))) for each in by_step]
+            change = step.tangent(states, self.rows.extras, np.zeros_like(parts[0]), forcing=parts)
+            columns += [self._left(own * self.rows.weight()) for own in change]
+        return np.stack(columns, axis=1)
+
+    def _sloped(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
+        """The cost and its gradient, by the adjoint of the steps."""
+        cost, run = self._cost(theta)
+        if run is None or cost > HIGH:
+            return HIGH, np.zeros_like(theta)
+        step, states = run
+        rows = self.rows
+        left = self._residual(states).reshape(len(rows.goal), -1)
+        pulled = 2 / self.norm * (left - self.hat.T @ left)
+        _, _, multipliers = step.adjoint(states, rows.extras, pulled.reshape(rows.goal.shape) * rows.weight())
+        slope = np.zeros_like(theta)
+        if self.weights is not None:
+            slope += 2 * self.ridge * self.weights * (theta - self.centre)
+        slope[1] += self._ringing(theta)[1]
+        for at, multiplier in enumerate(multipliers):
+            slope += self._pulled(theta, states[at : at + 2], step, multiplier)
+        return cost, slope
+
+    def _pulled(
+        self, theta: np.ndarray, states: Sequence[np.ndarray], step: ImplicitStep, multiplier: np.ndarray
+    ) -> np.ndarray:
+        """What the forcings of a step are times a multiplier, summed up over rows, for each coefficient."""
+        form, (before, after) = self.form, states
+        share = form.implicit(theta).reshape(1, *before.shape[1:])
+        fallen = before - after
+        found = [
+            float((multiplier * applied(form.base[1], fallen)).sum()),
+            float((multiplier * form.carried[None, :, None] * stiff(step, fallen)).sum()),
+        ]
+        # w is of an equation, the same for all of its nodes
+        by_out = [share[:, out] * after + (1 - share[:, out]) * before for out in range(len(form.carried))]
+        products = form.basis.products(multiplier, by_out)
+        for place, (out, into, kind) in enumerate(form.kinds):
+            each = products(kind, out, into)
+            if kind[0] == "boundary":
+                found.append(-float(each) / form.steps)
+            else:
+                count = form.places(place)
+                found += (-(form.basis.weights(form.degree)[:count] @ each) / form.steps).tolist()
+        at = np.concatenate([before, self.rows.extras], axis=1)
+        for term, product in zip(form.terms, step.products(at), strict=True):
+            found.append(float((multiplier[:, term.out] * product).sum()) / form.steps)
+        return np.array(found)
+
+    def _forcings(
+        self, form: Form, theta: np.ndarray, states: Sequence[np.ndarray], step: ImplicitStep
+    ) -> Iterator[np.ndarray]:
+        """What a coefficient adds to a step's equation, from the state before to that after it."""
+        before, after = states
+        share = form.implicit(theta).reshape(1, *before.shape[1:])
+        carried = form.carried[None, :, None]
+        yield applied(form.base[1], before - after)
+        yield carried * stiff(step, before - after)
+        for out, into, matrix in form.linear:
+            found = np.zeros_like(before)
+            each = share[:, out] * after[:, into] + (1 - share[:, out]) * before[:, into]
+            found[:, out] = -(matrix @ each.T).T / form.steps
+            yield found
+        at = np.concatenate([before, self.rows.extras], axis=1)
+        for term, product in zip(form.terms, step.products(at), strict=True):
+            found = np.zeros_like(before)
+            found[:, term.out] = product / form.steps
+            yield found
+
+
+def _affordable(form: Form, rows: Rows, work: float) -> Rows:
+    """As many of the rows as the work allows, at least a few, evenly taken."""
+    size = rows.goal[:1].size
+    most = max(OF_LARGE if size > LARGE else FEWEST_ROWS, int(work / (form.count * form.steps * size)))
+    if most >= len(rows.goal):
+        return rows
+    return rows.fitted(np.linspace(0, len(rows.goal) - 1, most).round().astype(int))
+
+
+def _weights(gram: np.ndarray) -> np.ndarray:
+    """Of the ridge: squares of the coefficients' effects, at least one for psi and w."""
+    weights = np.maximum(gram.diagonal(), FAINT * gram.diagonal().max())
+    weights[:2] = np.maximum(weights[:2], 1.0)
+    return weights
