@@ -12,7 +12,7 @@ import torch
 from blackbox import Mesh
 from zo.errors import ConfigurationError
 from zo.tangents.models.implicit_step import ImplicitStep
-from zo.tangents.models.mesh_fit import ENOUGH, LOOSELY, Fit
+from zo.tangents.models.mesh_fit import Fit
 from zo.tangents.models.mesh_form import Basis, Form
 from zo.tangents.models.mesh_operators import Elements
 from zo.tangents.models.on_mesh import ImplicitTangent, Rows
@@ -122,7 +122,7 @@ class MeshTangent(ImplicitTangent):
         """
         if not rows.carried.any() or best.form.steps >= FINE or best.error < GOOD:
             return best
-        finer = self._found(replace(best.form, steps=FINE), rows, best.named(), loosely=False)
+        finer = self._found(replace(best.form, steps=FINE), rows, best.named())
         return finer if finer.error < NO_WORSE * best.error else best
 
     def _carried_along(self, best: _Found, poor: Form, rows: Rows) -> _Found:
@@ -176,12 +176,11 @@ class MeshTangent(ImplicitTangent):
             return best
         return found
 
-    def _found(self, form: Form, rows: Rows, known: dict[Any, float] | None, loosely: bool = True) -> _Found:
+    def _found(self, form: Form, rows: Rows, known: dict[Any, float] | None) -> _Found:
         """A form fitted to the rows that are not held out, from what is known of its coefficients."""
         fit = Fit(form, rows.fitted(~rows.held), self.ridge)
         held = rows.fitted(rows.held) if rows.held.any() else None
-        loosely = loosely and fit.large and held is not None  # all rows come at the end
-        theta = fit.improved(fit.first(known), LOOSELY if loosely else ENOUGH)
+        theta = fit.improved(fit.first(known))
         return _Found(form, theta, fit.error(theta, held), fit)
 
     def step(self, mesh: Mesh, fit: dict[str, Any]) -> ImplicitStep:

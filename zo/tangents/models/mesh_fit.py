@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,10 @@ FAINT = 1e-12  # of the largest effect of a coefficient: the ridge's weight of o
 ROUNDS = 3  # of L-BFGS, each in coordinates that a Jacobian makes round
 ONCE_MORE = 0.7  # of the cost: where it falls below this part there is another round
 ITERATIONS = 25  # of a round
-ENOUGH, LOOSELY = 1e-4, 1e-3  # the gain below which a round ends; where forms of large rows are compared
+ENOUGH, LOOSELY = (
+    1e-3,
+    0.02,
+)  # of the cost that a round began with: the gain below which it ends; of large rows
 HIGH = 1e12  # a cost that counts as none
 RINGING = 0.01  # the cost of steps at whose end the roughest waves are as high as before
 
@@ -136,45 +139,46 @@ class Fit:
         }
         return applied(form.base[0], rows.goal - rows.state) * weight, columns
 
-    def improved(self, theta: np.ndarray, enough: float = ENOUGH, like: Fit | None = None) -> np.ndarray:
+    def improved(self, theta: np.ndarray, like: Fit | None = None) -> np.ndarray:
         """By L-BFGS with exact gradients, in coordinates that a Jacobian of few rows makes round.
 
         A gradient takes 2 S solves a row, a Jacobian as many as there are coefficients.
 
         Args:
             theta: to begin with.
-            enough: the gain below which a round ends.
             like: a fit of the same form that ended at `theta`, whose last Jacobian serves for the first.
         """
         for number in range(ROUNDS):
-            cost, run = self._cost(theta)
-            if run is None:
+            if self._cost(theta)[1] is None:
                 return theta
             gram = like._gram_kept if like is not None and not number else None
             gram = self._gram_kept = self._gram(theta) if gram is None else gram
             if self.weights is None:
                 self.weights = _weights(gram)
-                cost, _ = self._cost(theta)
             held = np.diag(self.ridge * self.weights)
             held[1, 1] += self._ringing(theta)[2]
             try:
                 factor = np.linalg.cholesky(2 * (gram + held))
             except np.linalg.LinAlgError:  # nothing moves the outputs, as in a box that is constant
                 return theta
-            found = minimize(
-                self._in_round, np.zeros_like(theta), (theta, factor), jac=True, method="L-BFGS-B",
-                options={"maxiter": ITERATIONS, "maxcor": 20, "ftol": enough},
-            )  # fmt: skip
-            if not found.fun < cost:
+            cost, slope = self._sloped(theta)
+            newton = float(np.linalg.norm(solve_triangular(factor, slope, lower=True)))
+            if not newton or not cost:
                 return theta
-            theta = theta + solve_triangular(factor.T, found.x)
-            if found.fun > ONCE_MORE * cost:
+            # L-BFGS-B's first step has length one: here that is Gauss-Newton's.
+            round_one = _Round(
+                self, theta, solve_triangular(factor, newton * np.eye(len(theta)), lower=True), cost
+            )
+            found = minimize(
+                round_one, np.zeros_like(theta), jac=True, method="L-BFGS-B",
+                options={"maxiter": ITERATIONS, "maxcor": 20, "ftol": LOOSELY if self.large else ENOUGH},
+            )  # fmt: skip
+            if not found.fun < 1:
+                return theta
+            theta = round_one.at(found.x)
+            if found.fun > ONCE_MORE:
                 break
         return theta
-
-    def _in_round(self, u: np.ndarray, begun: np.ndarray, factor: np.ndarray) -> tuple[float, np.ndarray]:
-        cost, slope = self._sloped(begun + solve_triangular(factor.T, u))
-        return cost, solve_triangular(factor, slope, lower=True)
 
     def parts(self, theta: np.ndarray) -> tuple[int, ...]:
         """The matrices, of a form of degree 0, whose effect on the outputs is not small."""
@@ -324,6 +328,32 @@ class Fit:
             found = np.zeros_like(before)
             found[:, term.out] = product / form.steps
             yield found
+
+
+@dataclass(frozen=True)
+class _Round:
+    """The cost in units of the cost that a round began with, in its coordinates, and its slope.
+
+    Attributes:
+        fit: whose cost.
+        begun: the coefficients at the start, where coordinates are zero.
+        ways: how coefficients follow coordinates, transposed.
+        cost: at the start.
+    """
+
+    fit: Fit
+    begun: np.ndarray
+    ways: np.ndarray
+    cost: float
+
+    def at(self, u: np.ndarray) -> np.ndarray:
+        """The coefficients."""
+        return self.begun + u @ self.ways
+
+    def __call__(self, u: np.ndarray) -> tuple[float, np.ndarray]:
+        """Cost and slope."""
+        cost, slope = self.fit._sloped(self.at(u))
+        return cost / self.cost, self.ways @ slope / self.cost
 
 
 def _affordable(form: Form, rows: Rows, work: float) -> Rows:
