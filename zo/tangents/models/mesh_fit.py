@@ -32,6 +32,8 @@ ENOUGH, LOOSELY = (
     1e-3,
     0.02,
 )  # of the cost that a round began with: the gain below which it ends; of large rows
+SMALL_MASS = 0.1  # beside diffusion of one, in units of the mesh's extent
+AGAIN = 3  # times that a first guess of a static box is made better
 HIGH = 1e12  # a cost that counts as none
 RINGING = 0.01  # the cost of steps at whose end the roughest waves are as high as before
 
@@ -82,6 +84,12 @@ class Fit:
         if answered:  # such equations have no centre but this
             self.centre = guess.copy()
         starts = [guess] if answered else [guess, theta.copy()]
+        if answered and not form.carried.any():
+            starts.append(self._smoothed(self._elliptic(), fixed))
+            for _ in range(AGAIN):
+                starts.append(self._smoothed(starts[-1], fixed))
+                if not self._cost(starts[-1])[0] < self._cost(starts[-2])[0]:
+                    break
         if known is not None:
             starts.append(np.array([known.get(name, 0.0) for name in form.names]))
         if any(form.kinds[own][2][0] == "convection" for own in form.varied):
@@ -95,6 +103,36 @@ class Fit:
                 starts.append(along.copy())
                 starts[-1][diffusion] = level
         return min(starts, key=lambda each: self._cost(each)[0])
+
+    def _elliptic(self) -> np.ndarray:
+        """Coefficients of a matrix that smooths: diffusion and a little mass, field by field."""
+        theta = self.form.start()
+        for own, name in enumerate(self.form.names):
+            if isinstance(name, tuple) and name[0] == name[1] and not name[3]:
+                theta[own] = {"laplace": 1.0, "mass": SMALL_MASS}.get(name[2][0], 0.0)
+        return theta
+
+    def _smoothed(self, theta: np.ndarray, fixed: set[int]) -> np.ndarray:
+        """Coefficients whose equations are fulfilled best after a solve with the matrix of `theta`.
+
+        What is not carried misses the outputs by K^-1 (q - K y), with K and q of the same coefficients; with
+        K^-1 of those before it is linear (Sanathanan and Koerner). Without it what is rough in y decides.
+        """
+        rows, begun = self.rows, self.form.start()
+        step = self._step(theta)
+        columns = [
+            self._left(step.solve(each, np.zeros_like(each)) * rows.weight())
+            for each in self._forcings(self.form, theta, [rows.state, rows.goal], step)
+        ]
+        free = [own for own in range(self.form.count) if own not in fixed]
+        design = np.stack([columns[own] for own in free], axis=1)
+        size = np.linalg.norm(design, axis=0)
+        size = np.where(size > 0, size, 1.0)
+        target = sum(begun[own] * columns[own] for own in fixed)
+        gram = (design / size).T @ (design / size) + self.ridge * np.eye(len(free))
+        found = begun.copy()
+        found[free] -= np.linalg.solve(gram, (design / size).T @ target) / size
+        return found
 
     def along(self) -> np.ndarray:
         """Coefficients of convection and mass by the equations' mean over a call, without solving any.
