@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from tests.oracles.test_value_tangents import cosine, learn
 from tests.zo.row_boxes import FromTorch
 from zo.errors import TangentError
 from zo.tangents import AutoTangent, CallPairs
+from zo.tangents.models.mesh_fit import Fit
+from zo.tangents.models.mesh_form import Basis, Form
 from zo.tangents.models.mesh_operators import Elements, incidence
 
 SIDE = 9
@@ -484,3 +487,43 @@ def test_tetrahedra_and_rows_that_failed():
     v = torch.randn(20, 64, dtype=torch.float64)
     truth = torch.from_numpy(elements.mass() @ spsolve(left.T.tocsc(), v.numpy().T)).T
     assert cosine(tangent.vjp(pairs_of(spec, spec, (z,), y), v), truth) > 0.999
+
+
+def fit_of(inputs, outputs, arrays, y, steps, products) -> Fit:
+    """Of a plain form, by all rows."""
+    tangent = zo.MeshTangent()
+    pairs = pairs_of(inputs, outputs, arrays, y)
+    learn(tangent, pairs)
+    units = {name: each.numpy() for name, each in tangent.state_dict()["fit"]["units"].items()}
+    rows = tangent._read(units, pairs.z.numpy(), np.zeros((len(y), 0)), pairs.y.numpy())
+    form = Form(Basis(Elements.of(MESH)), 0, steps, products, (), rows.carried, rows.extras.shape[1])
+    return Fit(form, rows, 1e-4)
+
+
+def test_the_cost_of_a_fit_has_the_slope_of_its_differences():
+    """With what rough waves that stay add to it."""
+    spec = (ArraySpec("u", (NODES,), layout=MESH),)
+    z = smooth(8)
+    fit = fit_of(spec, spec, (z,), (z + torch.sin(z)) / 2, 2, "nodes")
+    theta = fit.first() + 1e-3
+    theta[1] = 0.55
+    _, slope = fit._sloped(theta)
+    for own in range(len(theta)):
+        ahead, behind = (fit._cost(theta + sign * 1e-6 * np.eye(len(theta))[own])[0] for sign in (1, -1))
+        assert slope[own] == pytest.approx((ahead - behind) / 2e-6, rel=1e-4, abs=1e-6)
+
+
+def test_rough_waves_that_stay_cost_something_unless_convection_differs_from_place_to_place():
+    spec = (ArraySpec("u", (NODES,), layout=MESH),)
+    z = smooth(8)
+    fit = fit_of(spec, spec, (z,), z / 2, 2, "none")
+    theta = fit.form.start()
+    costs = []
+    for implicit in (0.5, 0.6, 0.75, 1.0):
+        theta[1] = implicit
+        costs.append(fit._ringing(theta)[0])
+    assert costs == sorted(costs, reverse=True) and costs[-1] == 0
+    convection = [own for own, kind in enumerate(fit.form.kinds) if kind[2][0] == "convection"]
+    along = Fit(replace(fit.form, varied=tuple(convection)), fit.rows, 1e-4)
+    theta[1] = 0.5
+    assert along._ringing(theta)[0] == 0

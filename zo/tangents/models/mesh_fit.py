@@ -85,11 +85,17 @@ class Fit:
             self.centre = guess.copy()
         starts = [guess] if answered else [guess, theta.copy()]
         if answered and not form.carried.any():
-            starts.append(self._smoothed(self._elliptic(), fixed))
-            for _ in range(AGAIN):
-                starts.append(self._smoothed(starts[-1], fixed))
-                if not self._cost(starts[-1])[0] < self._cost(starts[-2])[0]:
+            last, best = self._elliptic(), math.inf
+            for _ in range(AGAIN + 1):
+                try:
+                    last = self._smoothed(last, fixed)
+                except (RuntimeError, np.linalg.LinAlgError):  # a singular matrix
                     break
+                starts.append(last)
+                cost = self._cost(last)[0]
+                if not cost < best:
+                    break
+                best = cost
         if known is not None:
             starts.append(np.array([known.get(name, 0.0) for name in form.names]))
         if any(form.kinds[own][2][0] == "convection" for own in form.varied):
