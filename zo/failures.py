@@ -79,15 +79,15 @@ def tell_lost(
     lost, rows = torch.nonzero(~survived).flatten().tolist(), len(survived)
     parts = [part[lost].reshape(len(lost), -1) for part in tensors(batch) if part.layout is torch.strided]
     finite = [part.isfinite().all(dim=1).cpu() for part in parts]
-    given = int((~torch.stack(finite).all(dim=0)).sum()) if finite else 0
-    where = f"The batch has numbers that are not finite in {given} of these rows" if given else ""
+    in_batch = int((~torch.stack(finite).all(dim=0)).sum()) if finite else 0
+    where = f"The batch has numbers that are not finite in {in_batch} of these rows" if in_batch else ""
     where = where or "The batch is finite there: see logarithms, roots and divisions in network and objective"
     named = ", ".join(map(str, lost[:5])) + (", ..." if len(lost) > 5 else "")
     warnings.warn(
         f"Step {step}: expected a finite loss in every row, got NaN or infinity in {len(lost)} of {rows} "
         f"({len(lost) / rows:.0%}: {named}), and no black box failed. The loss and its gradient are those of "
         f"the other {rows - len(lost)} rows. {where}. Further such rows are counted (lost, in counts and "
-        "metrics()), not told.",
+        "metrics()), without another warning.",
         LostRowsWarning,
         stacklevel=3,
     )

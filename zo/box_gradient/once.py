@@ -35,7 +35,7 @@ class Once:
         self._box = repr(box)
         self._specs = box.inputs
         self._calls = self._rows = self._still = 0
-        self._told_of_units = self._told_of_zero = self._told_of_doubt = False
+        self._warned_of_units = self._warned_of_zero = self._warned_of_doubt = False
 
     def units(self, call: int, differ: Mapping[int, tuple[float, bool]]) -> None:
         """Warn of inputs whose sizes differ too much for one mu.
@@ -45,9 +45,9 @@ class Once:
             differ: the usual sizes of inputs that want other steps than mu, by their places, and whether they
                 take them.
         """
-        if self._told_of_units or not differ:
+        if self._warned_of_units or not differ:
             return
-        self._told_of_units = True
+        self._warned_of_units = True
         taken = [place for place, (_, borne) in differ.items() if borne]
         left = [place for place in differ if place not in taken]
         words = ", ".join(f"{self._specs[place].name!r} ({size:.1g})" for place, (size, _) in differ.items())
@@ -74,8 +74,8 @@ class Once:
             call: its number.
             doubt: about it.
         """
-        if not self._told_of_doubt:
-            self._told_of_doubt = True
+        if not self._warned_of_doubt:
+            self._warned_of_doubt = True
             mend = KINK if doubt.cause == "kink" else MEND
             tell_slopes(f"{self._box}, call {call}", doubt, differs="box", mend=mend)
 
@@ -87,7 +87,7 @@ class Once:
             perturbed: the places of the inputs that queries move.
             answered: `(rows,)` bool, whether any query changed an output.
         """
-        if self._told_of_zero or self._calls == CALLS or not len(answered):
+        if self._warned_of_zero or self._calls == CALLS or not len(answered):
             return
         self._calls += 1
         self._rows += len(answered)
@@ -95,7 +95,7 @@ class Once:
         none = not answered.any()
         if not none and (self._calls < CALLS or self._still <= STILL * self._rows):
             return
-        self._told_of_zero = True
+        self._warned_of_zero = True
         names = ", ".join(self._specs[place].name for place in perturbed)
         which = f"all {len(answered)} rows" if none else f"{self._still} of the first {self._rows} rows"
         warnings.warn(

@@ -159,13 +159,13 @@ class FixedCoordinates:
 
     def __post_init__(self) -> None:
         """Check where it is written."""
-        found = type(self.indices).__name__
+        got = type(self.indices).__name__
         if isinstance(self.indices, Tensor):
-            found = f"{tuple(self.indices.shape)} {str(self.indices.dtype)[6:]}"
+            got = f"{tuple(self.indices.shape)} {str(self.indices.dtype)[6:]}"
             if self.indices.ndim == 1 and self.indices.dtype == torch.int64 and len(self.indices):
                 return
         raise ConfigurationError(
-            f"FixedCoordinates, indices: expected a tensor (coordinates,) int64, at least one, got {found}. "
+            f"FixedCoordinates, indices: expected a tensor (coordinates,) int64, at least one, got {got}. "
             "From a mask: torch.nonzero(mask).flatten()."
         )
 

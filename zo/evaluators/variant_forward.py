@@ -135,10 +135,10 @@ class Blocks:
 
             def one(state: dict[str, Tensor], blocks: list[Tensor]) -> list[Tensor]:
                 # Tied names are all in the state; tied anew they would count as given twice.
-                own = filled(call, blocks)
+                arguments = filled(call, blocks)
                 for tensor in state.values():
                     renew(tensor)
-                result = functional_call(bare, state, own[0], own[1], tie_weights=False)
+                result = functional_call(bare, state, arguments[0], arguments[1], tie_weights=False)
                 tensors: list[Tensor] = []
                 results.append(emptied(result, tensors, lambda tensor: tensor))
                 return tensors

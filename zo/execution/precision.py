@@ -114,7 +114,7 @@ def tell_narrow(step: Step, base: Tensor) -> bool:
     Warns:
         NoiseWarning: There are some.
     """
-    weights, found = step.parameters.flat(), []
+    weights, results = step.parameters.flat(), []
     for length in (0.0, LENGTH):
         seen = _Narrow()
         step.tally.queries += 1
@@ -125,8 +125,8 @@ def tell_narrow(step: Step, base: Tensor) -> bool:
             raise
         except Exception:  # a step as long may be more than the objective bears
             return False
-        found.append(seen.results)
-    moved = [name for (name, own), (_, other) in zip(*found, strict=False) if own != other]
+        results.append(seen.results)
+    moved = [name for (name, total), (_, other) in zip(*results, strict=False) if total != other]
     if moved:
         warnings.warn(
             f"Step {step.number}: expected float32 or float64 between the weights and the losses, got "

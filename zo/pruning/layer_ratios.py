@@ -137,9 +137,9 @@ def kept_weights(scores: Scores, sparsity: float, *, minimum: float = 0.01) -> T
     position[ranked] = torch.arange(len(ranked))
     kept = torch.zeros(parameters.size, dtype=torch.bool)
     for start, tensor in zip(parameters.starts, parameters.tensors, strict=True):
-        own = position[start : start + tensor.numel()]
-        least = min(len(own), max(1, math.ceil(minimum * len(own))))
-        kept[start + own.argsort()[:least]] = True
+        positions = position[start : start + tensor.numel()]
+        least = min(len(positions), max(1, math.ceil(minimum * len(positions))))
+        kept[start + positions.argsort()[:least]] = True
     room = round((1 - sparsity) * parameters.size) - int(kept.sum())
     others = ranked[~kept[ranked]]
     kept[others[: max(0, room)]] = True

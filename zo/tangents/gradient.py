@@ -236,7 +236,7 @@ class TangentGradient:
         self._newest: Window | None = None  # until `replays` is asked
         self._replays = False  # whether windows are kept
         self._rows = 0  # of the last step
-        self._told_zero = self._told_lost = False  # a warning is given once
+        self._warned_of_zero = self._warned_of_lost = False  # a warning is given once
 
     def backward(self, batch: Batch) -> Tensor:
         """Add this step's gradient to `.grad`, as autograd would.
@@ -312,10 +312,10 @@ class TangentGradient:
             self.agreement, self.missed = check.agreement, check.missed
             self.agreement_of_rows = check.agreement_of_rows
             self._count(probes, seen.rows, dropped, check)
-            if not self._told_zero and not any(bool(gradient.any()) for gradient in gradients):
-                self._told_zero = tell_zero(number, gradients[0], CUT)
+            if not self._warned_of_zero and not any(bool(gradient.any()) for gradient in gradients):
+                self._warned_of_zero = tell_zero(number, gradients[0], CUT)
             self.counts.lost += int((~survived).sum())
-            self._told_lost = self._told_lost or tell_lost(number, survived, causes, batch)
+            self._warned_of_lost = self._warned_of_lost or tell_lost(number, survived, causes, batch)
             flat = check.flat if check.flat is not None or not probes else flat_share(pairs)
             if flat is not None and not any(bool(gradient.any()) for gradient in gradients):
                 flat = None  # `tell_zero` says more of it

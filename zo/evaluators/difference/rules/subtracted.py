@@ -42,23 +42,23 @@ def subtracted(call: Call, *args: Argument, **kwargs: Argument) -> Argument:
 
     args, kwargs = map_tensors(wide, (args, kwargs), kind=(Tensor, Moved))
 
-    def function(*own: Tensor) -> Argument:
-        left = iter(own)
-        own_args, own_kwargs = map_tensors(lambda _: next(left), (args, kwargs), kind=Moved)
-        return call.function(*own_args, **own_kwargs)
+    def function(*values: Tensor) -> Argument:
+        left = iter(values)
+        moved_args, moved_kwargs = map_tensors(lambda _: next(left), (args, kwargs), kind=Moved)
+        return call.function(*moved_args, **moved_kwargs)
 
     bases = tensors(call.output)
-    found = by_variant(function, *stacks)
-    return map_tensors(lambda values: _change(values[1:], values[:1], next(bases)), found)
+    results = by_variant(function, *stacks)
+    return map_tensors(lambda values: _change(values[1:], values[:1], next(bases)), results)
 
 
 def by_variant(function: Callable[..., Any], *changes: Tensor) -> Argument:
     """The function on each variant of changes `(variants, ...)`: a tensor or several, variants first."""
     if len(changes[0]) <= FEW:
-        found = [function(*own) for own in zip(*changes, strict=True)]
-        if isinstance(found[0], Tensor):
-            return torch.stack(found)
-        return tuple(map(torch.stack, zip(*found, strict=True)))
+        results = [function(*parts) for parts in zip(*changes, strict=True)]
+        if isinstance(results[0], Tensor):
+            return torch.stack(results)
+        return tuple(map(torch.stack, zip(*results, strict=True)))
     with warnings.catch_warnings():  # slow inside is right all the same
         warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
         return vmap(function)(*changes)
@@ -83,7 +83,7 @@ def _elementwise(call: Call, input: Argument, *args: Argument, **kwargs: Argumen
     if not isinstance(input, Moved) or any_tensor((args, kwargs)):
         return subtracted(call, input, *args, **kwargs)
     x = input.base.double()
-    moved, base = (call.function(each, *args, **kwargs) for each in (x + input.change, x))
+    moved, base = (call.function(value, *args, **kwargs) for value in (x + input.change, x))
     return _change(moved, base, call.output)
 
 
@@ -94,7 +94,7 @@ def _pooled(call: Call, input: Moved, *args: Argument, **kwargs: Argument) -> Ch
     one = input.of
     assert isinstance(one, OneChannel)
     x = one.gathered(input.base).double()
-    moved, base = (call.function(each.flatten(0, 1), *args, **kwargs) for each in (x + one.values, x))
+    moved, base = (call.function(value.flatten(0, 1), *args, **kwargs) for value in (x + one.values, x))
     return one.like(_change(moved, base, call.output).unflatten(0, x.shape[:2]))
 
 
