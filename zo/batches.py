@@ -24,7 +24,7 @@ def map_tensors(
     batch: Batch,
     kind: type | tuple[type, ...] = Tensor,
 ) -> Batch:
-    """The same nesting with each tensor (or what else is of the kind) replaced; all else stays."""
+    """Replace each tensor of a nesting (or what else is of the kind) by what a function makes of it."""
     if isinstance(batch, kind):
         return function(batch)
     if isinstance(batch, dict | UserDict):  # the second as tokenizers give them
@@ -138,7 +138,7 @@ def bits(tensor: Tensor) -> Tensor:
 
 
 def memory_of(tensor: Tensor) -> int:
-    """The same for all views of a tensor; -1 for one without a memory of its own, as a sparse one."""
+    """A number that all views of a tensor share; -1 for one without a memory of its own, as a sparse one."""
     try:
         return tensor.untyped_storage()._cdata
     except NotImplementedError:

@@ -203,7 +203,7 @@ class KeepBest:
             self._best = copy.deepcopy(self.network.state_dict())
 
     def _losses(self) -> Tensor:
-        """One by one `(rows,)`, float64 on the CPU; of a single number that."""
+        """The held-out losses one by one, `(rows,)`, float64 on the CPU; of a single number just that."""
         before, modes = Snapshot(self.network), [(m, m.training) for m in self.network.modules()]
         try:
             with torch.no_grad():

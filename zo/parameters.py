@@ -171,7 +171,7 @@ class Parameters:
         return steps
 
     def locate(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """For flat indices `(n,)`: the number of each one's tensor, and the index inside it."""
+        """The number of each index's tensor, and the index inside it, for flat indices `(n,)`."""
         starts = torch.tensor(self.starts)
         which = torch.searchsorted(starts, indices, right=True) - 1
         return which, indices - starts[which]
@@ -329,7 +329,7 @@ def _matches(network: nn.Module, choice: str | type[nn.Module]) -> list[nn.Param
 
 
 def _owners(network: nn.Module, tensors: Iterable[Tensor]) -> tuple[tuple[Owner, ...], ...]:
-    """Of each tensor the modules that hold it."""
+    """The modules that hold each tensor."""
     owners: dict[int, list[Owner]] = {id(tensor): [] for tensor in tensors}
     for module_name, module in network.named_modules():
         for local_name, tensor in module.named_parameters(recurse=False, remove_duplicate=False):

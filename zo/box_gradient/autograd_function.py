@@ -68,7 +68,7 @@ class Queries(_Refusing):
 
     @staticmethod
     def forward(pull_back: PullBack, needed: tuple[bool, ...], *tensors: Tensor | None) -> Tensors:
-        """As many cotangents as outputs, and as many inputs as are needed or not."""
+        """Take tensors apart: inputs, as many outputs as there are cotangents, and the cotangents."""
         count_in = len(needed)
         count_out = (len(tensors) - count_in) // 2
         inputs, outputs, cotangents = (

@@ -59,7 +59,7 @@ class RowQueries:
             yield row, *self._ask(query, row, self.steps[query, row])
 
     def again(self, query: Tensor, row: Tensor, times: float) -> Iterator[tuple[Tensor, Tensor, Outputs]]:
-        """Some queries once more, at another length of their steps; 0 is the base.
+        """Ask some queries once more, with steps of another length; a length of 0 is the base.
 
         Args:
             query: `(n,)`.

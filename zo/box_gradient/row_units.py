@@ -83,7 +83,7 @@ class RowUnits:
         return float(_usual(torch.tensor(self._largest[place], dtype=torch.float64)))
 
     def _wanted(self, perturbed: Sequence[int]) -> dict[int, Tensor]:
-        """Of inputs without a scale whose size is known, the unit of each number, or one of all."""
+        """The unit of each number of an input without a scale, or one for all, where its size is known."""
         sizes: dict[int, Tensor] = {}
         for place in perturbed:
             if place in self._largest and self._size(place) > 0:

@@ -38,7 +38,7 @@ class TangentRows:
         self._ended = True
 
     def pairs(self, queries: RowQueries, outputs: list[Tensor]) -> CallPairs:
-        """Run the queries.
+        """Run the queries, and make pairs of them: changes of the inputs, and responses of the outputs.
 
         Args:
             queries: of one call, of the rows that did not fail.
@@ -90,7 +90,7 @@ class TangentRows:
         return dict(zip(places, pieces, strict=True))
 
     def cotangent(self, pairs: CallPairs, cotangents: dict[int, Tensor]) -> Tensor:
-        """Of all outputs with a derivative, end to end, `(rows, size)`."""
+        """The gradients of all outputs with a derivative, end to end, `(rows, size)`."""
         rows = len(pairs.z)
         places = [place for place, spec in enumerate(self.box.outputs) if spec.differentiable]
         return torch.cat(

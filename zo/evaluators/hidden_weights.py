@@ -41,7 +41,7 @@ def hidden(tensors: Iterable[Tensor], modules: Iterable[nn.Module] = ()) -> Iter
         put_version(tensor, version)
 
     def apart(tensor: Tensor) -> Tensor:
-        """It may be the weight itself, expanded to rows; as a copy it stays in sight."""
+        """A copy of what may be the weight itself, as one expanded to rows, so that it stays readable."""
         return tensor.clone() if memory_of(tensor) in memories else tensor
 
     def shown(module: nn.Module, forward: Forward) -> Forward:

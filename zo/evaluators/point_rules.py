@@ -111,7 +111,7 @@ def _embedding(
 def _convolution(
     module: nn.Conv1d | nn.Conv2d | nn.Conv3d, changes: PointChanges, x: Tensor, y: Tensor, variants: int
 ) -> tuple[Tensor, Tensor]:
-    """See `seen_by_taps`; in one, two or three dimensions."""
+    """What a changed weight adds, in one, two or three dimensions; see `seen_by_taps`."""
     out, into, *taps = places(changes.entries, module.weight.shape)
     group = out // (module.out_channels // module.groups)
     channels = by_variant(x, variants, 2)[changes.variants, into + group * module.weight.shape[1]]

@@ -81,7 +81,7 @@ def replacements(step: Step, perturbation: Perturbation) -> dict[nn.Module, Forw
 def _changes(
     parameters: Parameters, perturbation: Perturbation
 ) -> dict[nn.Module, dict[str, PointChanges | Tensor]]:
-    """By module and name: changed entries, or for directions whole copies `(variants, *shape)`."""
+    """The changes by module and name: entries, or for directions whole copies `(variants, *shape)`."""
     changes: dict[nn.Module, dict[str, PointChanges | Tensor]] = {}
 
     def add(number: int, change: PointChanges | Tensor) -> None:
@@ -122,7 +122,7 @@ def _draws(module: nn.Module) -> bool:
 
 
 def _whole(network: nn.Module) -> dict[nn.Module, nn.Module]:
-    """For modules inside one that reads its children's weights without calling them: that one."""
+    """The module around each one whose weights are read without a call of it: that one is replaced whole."""
     whole: dict[nn.Module, nn.Module] = {}
     for module in network.modules():  # parents come before their children
         if isinstance(module, nn.MultiheadAttention) or is_parametrized(module):
@@ -148,5 +148,5 @@ def copied_bytes(step: Step, perturbation: Perturbation) -> int:
 
 
 def size_in_bytes(tensor: Tensor) -> int:
-    """What its values take."""
+    """The bytes that a tensor's values take."""
     return tensor.numel() * tensor.element_size()

@@ -231,7 +231,7 @@ def _copied(value: Any) -> Any:
 
 
 def _size(value: Any) -> int:
-    """How many numbers or items it holds itself."""
+    """How many numbers or items a value holds itself."""
     if isinstance(value, Tensor):
         return value.numel()
     if isinstance(value, torch.Generator):

@@ -157,7 +157,7 @@ class Blocks:
     def with_copies_in_turn(
         self, module: nn.Module, copies: Mapping[str, Tensor], forward: Forward
     ) -> Forward:
-        """One variant after another: vmap makes grouped convolutions, on a CPU at down to half the speed.
+        """Run one variant after another: vmap makes grouped convolutions, half as fast or less on a CPU.
 
         For modules that take one tensor and give one; arguments as for `with_copies`.
         """

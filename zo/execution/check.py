@@ -60,7 +60,7 @@ class Compared:
 
     @classmethod
     def remembered(cls, remember: Remember, name: str, work: Callable[[], Compared]) -> Compared:
-        """By `work`, or from a journal, which keeps one tensor under a name: lengths are its last column."""
+        """What `work` gives, or a journal has, which keeps one tensor a name: lengths are the last column."""
 
         def packed() -> Tensor:
             compared = work()

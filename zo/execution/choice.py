@@ -108,7 +108,7 @@ class Serving:
         return replace(self, numbers=numbers, unchecked=self.unchecked - set(numbers))
 
     def found_wrong(self, training: bool, fault: str) -> Serving:
-        """The same without what served in this mode of the network, and a warning that says why."""
+        """The next evaluators in the place of those that served in this mode, with a warning why."""
         numbers, last = dict(self.numbers), len(self.evaluators) - 1
         for kind, number in self.numbers.items():
             if kind.endswith(_mode(training)) and number < last:
@@ -125,7 +125,7 @@ class Serving:
         }
 
     def loaded(self, state: Mapping[str, str]) -> Serving:
-        """What `state_dict` gave.
+        """The record that `state_dict` gave.
 
         Raises:
             ConfigurationError: It names an evaluator that is not among these.

@@ -41,7 +41,7 @@ class MemoryPeak(TorchDispatchMode):
 
     @property
     def peak(self) -> int:
-        """See the class."""
+        """The most bytes alive at once so far, see the class."""
         return self._most - self._now
 
     def __torch_dispatch__(

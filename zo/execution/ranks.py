@@ -128,7 +128,7 @@ class Ranks:
         meeting.messages = [answer.message for answer in answers]
 
     def _answers(self, step: int, cause: Exception | None, answer: _Answer) -> list[_Answer]:
-        """Those of all ranks, in their order; where there is a cause, this one's says that it failed."""
+        """The answers of all ranks, in their order; with a cause, this one's says that it failed."""
         if cause is not None:
             answer.reason = f"{type(cause).__name__}: {cause}".rstrip(".")
             answer.batch = cause if isinstance(cause, FailedBatchError) else None

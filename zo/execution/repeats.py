@@ -78,7 +78,7 @@ class Asker:
             return float("nan")
 
     def slopes(self, plan: Perturbations, numbers: Tensor, factor: float) -> Tensor:
-        """Of rows of `Perturbations.slopes`, `(slopes, queries of one)`: see `differenced`."""
+        """A change for each row of `Perturbations.slopes`, `(slopes, queries of one)`; see `differenced`."""
         changes = [[self(plan.chunk(n, n + 1), factor) for n in row] for row in numbers.tolist()]
         return differenced(torch.tensor(changes, dtype=torch.float64))
 

@@ -89,7 +89,7 @@ class SharedRows(Wrapper):
 
     @property
     def exchanged(self) -> int:
-        """See the class."""
+        """The bytes received from all processes so far."""
         return self._ranks.exchanged
 
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
@@ -175,7 +175,7 @@ class SharedRows(Wrapper):
         raise RanksError(f"{self!r}: expected an answer of rank {rank}, which failed: {words}")
 
     def __repr__(self) -> str:
-        """As the box, since the answers are its own, on however many processes."""
+        """The repr of the box: on any number of processes the answers are the box's."""
         return repr(self.box)
 
 

@@ -69,13 +69,13 @@ class LayerRatios(Mapping[str, float]):
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; `from_dict` takes it back."""
+        """The ratios in plain values, for JSON; `from_dict` takes them back."""
         layers = [{"name": x.name, "size": x.size, "kept": x.kept} for x in self.layers]
         return {"method": self.method, "sparsity": self.sparsity, "layers": layers}
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> LayerRatios:
-        """What `to_dict` gave.
+        """The ratios that `to_dict` gave.
 
         Raises:
             ConfigurationError: it is something else.

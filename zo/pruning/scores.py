@@ -164,7 +164,7 @@ def _divide(
     parameters: Choice | Iterable[Choice] | None,
     dense: Choice | Iterable[Choice] | None,
 ) -> tuple[Parameters, Parameters | None]:
-    """Those to score, and those to leave whole."""
+    """The parameters to score, and those to leave whole."""
     every = Parameters(network, parameters)
     if dense is None:
         return every, None

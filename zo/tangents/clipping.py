@@ -43,7 +43,7 @@ class Clipping:
         return tuple(gradient * (bound / length) for gradient in gradients), True
 
     def state_dict(self) -> dict[str, Any]:
-        """The lengths."""
+        """The lengths of the last steps' gradients."""
         return {"lengths": list(self._lengths)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -83,7 +83,7 @@ class Live:
         self.seen = recorder.recorded(self._losses.detach()[None])
 
     def gradients(self, pairs: Sequence[CallPairs]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """As `replay`, where all rows survived; once, since the graph is gone then.
+        """Loss and gradients as `replay` gives them, where all rows survived; once: the graph is gone then.
 
         Args:
             pairs: of each call.
@@ -120,7 +120,7 @@ class _LiveRecorder(Recorder):
 
 
 def _gradients(loss: Tensor, step: Step) -> tuple[Tensor, ...]:
-    """Of each of the chosen parameters; zero where the loss does not depend on it."""
+    """The gradient by each of the chosen parameters; zero where the loss does not depend on it."""
     weights = step.parameters.tensors
     if not loss.requires_grad:
         return tuple(torch.zeros_like(weight) for weight in weights)
@@ -318,7 +318,7 @@ class _Answered(Function):
         outputs: tuple[Tensor, ...],
         *inputs: Tensor,
     ) -> tuple[Tensor, ...]:
-        """No box is evaluated."""
+        """Give the recorded outputs; no box is evaluated."""
         ctx.box, ctx.tangent, ctx.pairs, ctx.number = box, tangent, pairs, number
         ctx.like = [(x.shape, x.dtype) for x in inputs]
         by_spec = zip(box.outputs, outputs, strict=True)

@@ -197,7 +197,7 @@ class TrustWatch:
 
     @property
     def probes(self) -> int:
-        """For the next step."""
+        """How many probes the next step has."""
         return self._state.probes
 
     @property
@@ -225,7 +225,7 @@ class TrustWatch:
         return again or self.policy.checks(step, early)
 
     def share(self, check: Check) -> float:
-        """By what the gradient of a step is multiplied, after a check.
+        """The factor of a step's gradient, after a check.
 
         Where it finds fault, by the agreement, from -1 to 1: what is left is the true gradient's projection
         on it, which is never longer than that, and never leads uphill.
@@ -236,7 +236,7 @@ class TrustWatch:
 
     @property
     def noise(self) -> float | None:
-        """Of the loss, see `Check.noise`."""
+        """The noise of the mean loss, see `Check.noise`."""
         return self._state.noise
 
     def doubts(self, check: Check) -> bool:

@@ -61,7 +61,7 @@ class Window:
 
     @cached_property
     def size(self) -> int:
-        """Bytes that it takes."""
+        """The bytes that it takes."""
         held = [self.batch, self.losses, *self.calls]
         held += [part for p in self.pairs for part in (p.z, p.y, p.d, p.response, p.others)]
         return sum(tensor.numel() * tensor.element_size() for part in held for tensor in tensors(part))

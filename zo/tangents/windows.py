@@ -130,7 +130,7 @@ class Windows:
             del self._kept[0]
 
     def __len__(self) -> int:
-        """How many are kept."""
+        """How many windows are kept."""
         return len(self._kept)
 
     def trusted(self) -> int:

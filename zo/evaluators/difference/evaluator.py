@@ -103,7 +103,7 @@ class Difference(Evaluator):
         return lambda perturbation: self._changes(step, tape, perturbation, base, graphs)
 
     def serves(self, kind: type) -> bool:
-        """Coordinates alone."""
+        """Whether it takes such queries: coordinates alone."""
         return kind is not Directions
 
     def _taped(self, step: Step, base: Tensor) -> Tape:

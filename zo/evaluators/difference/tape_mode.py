@@ -111,7 +111,7 @@ class TapeMode(TorchFunctionMode):
         return None if entry is None else entry[1]
 
     def value(self, ref: Ref) -> Tensor:
-        """The base value."""
+        """The base's value of a recorded tensor."""
         output = self.nodes[ref.node].call.output
         return output if ref.item is None else output[ref.item]
 
@@ -122,7 +122,7 @@ class TapeMode(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Argument:
-        """One call of a torch function."""
+        """Record a call of a torch function if it reads what depends on the weights; else run it."""
         kwargs = kwargs or {}
         refs: list[Ref] = []
 
@@ -264,7 +264,7 @@ def _generators() -> list[Tensor]:
 
 
 def _memory(tensor: Tensor) -> int:
-    """The same for all views of a tensor."""
+    """A number that all views of a tensor share."""
     try:
         return tensor.untyped_storage()._cdata
     except NotImplementedError:  # sparse ones have none

@@ -159,7 +159,7 @@ class KernelTangent(ValueTangent):
         self._fit = tuple(tensor.to(device, copy=True) for tensor in state["fit"])
 
     def __repr__(self) -> str:
-        """With the number of centres."""
+        """The number of centres."""
         return f"KernelTangent(centres={self.centres})"
 
 

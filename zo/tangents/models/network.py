@@ -139,7 +139,7 @@ class NetworkTangent(ValueTangent):
         self._lessons += 1
 
     def _steps_due(self) -> int:
-        """In proportion to the last error; where it stays large after some lessons, more does not help."""
+        """Steps in proportion to the last error; where it stays large for long, more do not help."""
         if not self._lessons:
             return self.first_steps
         most = MOST if self._lessons < EARLY else LATER
@@ -226,7 +226,7 @@ class NetworkTangent(ValueTangent):
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def linearise(self, calls: Sequence[CallPairs]) -> None:
-        """One forward pass of the network for all calls, where they are small."""
+        """Keep one forward pass of the network for all calls, where they are small."""
         self._passed = []
         together = all_rows(calls)
         if self._network is None or len(blocks(together.z)) > 1:
@@ -290,7 +290,7 @@ class NetworkTangent(ValueTangent):
         return True
 
     def missed(self, generator: torch.Generator) -> Tensor:
-        """Where rows are not seen whole: what N misses, in units of the box's change, with a graph."""
+        """What N misses, in units of the box's change, with a graph, where rows are not seen whole."""
         raise NotImplementedError
 
     def _steps_of(self, count: int) -> list[Tensor]:

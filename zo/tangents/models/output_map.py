@@ -95,7 +95,7 @@ class OutputMap:
         return sum((v @ second.T) @ first.T for first, second in pairs) / scale
 
     def state_dict(self) -> dict[str, Any]:
-        """Units and factors."""
+        """The units and factors."""
         return {"units": self._units, "factors": self._factors, "ridge": self._ridge, "alone": self._alone}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:

@@ -49,7 +49,7 @@ def measure(
 
 
 def _ends(grid: Tensor, change: Tensor, radius: int) -> tuple[bool, ...]:
-    """Which ends meet: of each axis, where the other end tells cells near an end clearly better than walls.
+    """Which axes' ends meet: those where the other end predicts cells near an end clearly better than walls.
 
     The stencil is fitted to cells from which no end is seen, so it is the same whatever lies beyond an end.
     In a box that is told badly by any stencil, as by a projection of all cells, it is as bad near ends that
@@ -116,7 +116,7 @@ def _strips(
 
 
 def _inside(seen: Sequence[tuple[Tensor, Tensor]], among: Tensor, near: int) -> tuple[Tensor, Tensor]:
-    """The design of cells that are further than `near` from the ends of each part, and what it is to tell."""
+    """The design of cells further than `near` from the ends of each part, and what it is to predict."""
     rows, most = among.nonzero()[:, 0], _cells_for(seen[0][0], near) // len(seen)
     generator, parts = torch.Generator().manual_seed(0), []
     for grid, change in seen:
@@ -190,7 +190,7 @@ def _fitted(design: Tensor, wanted: Tensor) -> Tensor:
 def _taken(
     x: Tensor, change: Tensor, among: Tensor, count: int, radius: int, periodic: Sequence[bool]
 ) -> tuple[Tensor, Tensor]:
-    """The design and what it is to tell, of all cells of some rows, or of some cells where rows have many."""
+    """The design and what it is to predict, of all cells of some rows, or of some where rows have many."""
     per_row = x[0, 0].numel()
     if per_row <= SAMPLES:
         rows = _spread(among, max(1, count // per_row))

@@ -99,7 +99,7 @@ class SpectralMap:
         return float(missing.mean()) > TAKEN
 
     def state_dict(self) -> dict[str, Any]:
-        """Units and matrices."""
+        """The units and matrices."""
         return {"units": self._units, "matrix": self._matrix, "ridge": self._ridge, "alone": self._alone}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
@@ -113,7 +113,7 @@ class SpectralMap:
         return tuple(range(2, 2 + len(self.lattice.space)))
 
     def _sums(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """For each wave `(channels, channels)`: of x with itself, of x with y, of y with itself."""
+        """Sums `(channels, channels)` for each wave: of x with itself, of x with y, of y with itself."""
         assert self._units is not None
         mean_in, mean_out, scale = self._units
         size = len(self.lattice.groups().unique())

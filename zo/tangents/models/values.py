@@ -91,12 +91,12 @@ class Form:
         return torch.cat(gradients, dim=1)
 
     def plain(self) -> tuple[Any, ...]:
-        """In plain values, for a state."""
+        """The form in plain values, for a state."""
         return *([(s.name, s.shape) for s in specs] for specs in (self.inputs, self.outputs)), self.others
 
     @classmethod
     def of(cls, plain: tuple[Any, ...]) -> Form:
-        """From `plain`."""
+        """The form that `plain` gave."""
         *arrays, others = plain
         inputs, outputs = (tuple(ArraySpec(name, tuple(shape)) for name, shape in specs) for specs in arrays)
         return cls(inputs, outputs, tuple(tuple(shape) for shape in others))
@@ -285,7 +285,7 @@ class ValueTangent(Tangent):
         return self.responses([pairs])[0](z, others)
 
     def responses(self, calls: Sequence[CallPairs]) -> list[Response]:
-        """Of each call; the model is asked once for the outputs at all that was recorded."""
+        """The change of each call's outputs; the model is asked once for those of all that was recorded."""
         before = self.predict_values(all_rows(calls))
         if before is None:
             return [lambda z, others: z.new_zeros(len(z), sum(sizes(calls[0].outputs)))] * len(calls)

@@ -101,7 +101,7 @@ def _stage(nodes: Sequence[Node], place: int) -> int | None:
 
 
 def _node(chain: Sequence[Node], first: int) -> Node:
-    """For a chain, by the place of its first call."""
+    """The node that stands for a chain, whose first call has this place."""
     head, last = chain[0], chain[-1]
     norm, sum_, relu_ = (next((node for node in chain if node.rule is rule), None) for rule in ORDER)
     args, kwargs, other, refs = head.args, head.kwargs, None, head.refs
@@ -118,7 +118,7 @@ def _node(chain: Sequence[Node], first: int) -> Node:
 def _change(
     chain: Chain, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], other: Argument
 ) -> Change:
-    """By the kernel, or where it does not serve by the rules of the calls."""
+    """The change of a chain's result, by the kernel or where that does not serve by its calls' rules."""
     result = _by_kernel(chain, args, kwargs, other)
     return _by_rules(chain, args, kwargs, other) if result is None else result
 
@@ -139,7 +139,7 @@ def _by_rules(chain: Chain, args: tuple[Any, ...], kwargs: dict[str, Any], other
 
 
 def _by_kernel(chain: Chain, args: tuple[Any, ...], kwargs: dict[str, Any], other: Argument) -> Change | None:
-    """By the kernel; None for a moved weight of the norm, a channel on a later axis, or mixed dtypes."""
+    """The change by the kernel; None for a moved weight of the norm, another axis, or mixed dtypes."""
     from zo.evaluators.difference.gpu import kernels  # Triton is not everywhere
 
     input, statistics, kind, training = args[0] if args else kwargs["input"], None, kernels.NONE, False

@@ -190,5 +190,5 @@ def _behind(
 
 @triton.jit
 def _sum(tile):
-    """Over rows and places."""
+    """The sum over rows and places."""
     return tl.sum(tl.sum(tile, 0), 0)[None, None, :]

@@ -56,7 +56,7 @@ def convolve(call: Call, d: Tensor, weight: Tensor, options: tuple[Any, ...]) ->
 
 
 def convolve_one_channel(call: Call, one: OneChannel, weight: Tensor, options: tuple[Any, ...]) -> Change:
-    """Of a change in one channel: that channel's slice of the weight alone, `(out, 1, ...)`."""
+    """Convolve a change in one channel by that channel's slice of the weight alone, `(out, 1, ...)`."""
     groups, options = options[-1], options[:-1]
     in_per_group, out_per_group = weight.shape[1], weight.shape[0] // groups
     if one.values.device.type == "cpu":
@@ -82,7 +82,7 @@ def _by_shared_channels(
     in_per_group: int,
     out_per_group: int,
 ) -> Tensor:
-    """One convolution for each channel: variants of a pass mostly share theirs."""
+    """Convolve once for each channel: the variants of a pass mostly share theirs."""
     parts, order = [], []
     for channel in one.channels.unique().tolist():
         sharing = torch.nonzero(one.channels == channel).flatten()
@@ -98,7 +98,7 @@ def _by_shared_channels(
 def _by_product(
     one: OneChannel, weight: Tensor, reached: tuple[int, ...], options: tuple[Any, ...]
 ) -> Tensor:
-    """The same by one product of matrices, `(variants, rows * places, taps) @ (variants, taps, out)`.
+    """Convolve by one product of matrices, `(variants, rows * places, taps) @ (variants, taps, out)`.
 
     A GPU need not be waited for, to learn which variants share a channel; what it gives has channels last.
 

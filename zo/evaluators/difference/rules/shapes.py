@@ -28,7 +28,7 @@ def linear_change(call: Call, *args: Argument, **kwargs: Argument) -> Argument:
 
 
 def _joined(call: Call, tensors: Argument, *args: Argument, **kwargs: Argument) -> Argument:
-    """Of a list some of which do not move."""
+    """The change of tensors that are joined, some of which do not move."""
     return linear_change(
         call,
         [item if isinstance(item, Moved) else torch.zeros_like(item) for item in tensors],
@@ -38,7 +38,7 @@ def _joined(call: Call, tensors: Argument, *args: Argument, **kwargs: Argument) 
 
 
 def _channelwise(call: Call, input: Moved, *args: Argument, **kwargs: Argument) -> Change:
-    """For what does the same to each channel of `(rows, channels, ...)` apart, such as average pooling."""
+    """The rule of functions that treat each channel of `(rows, channels, ...)` alone, as average pooling."""
     if not has_apart(call, input):
         if not has_rows(call, input):
             return linear_change(call, input, *args, **kwargs)
@@ -114,7 +114,7 @@ def _contiguous(call: Call, input: Moved, *_: Argument, **__: Argument) -> Chang
 
 
 def _cast(call: Call, input: Moved, *args: Argument, **kwargs: Argument) -> Change:
-    """To a dtype or device."""
+    """The change in another dtype, or on another device."""
     change = input.change
     return change.to(call.output.device, torch.promote_types(change.dtype, call.output.dtype))
 

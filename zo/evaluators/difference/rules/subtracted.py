@@ -65,7 +65,7 @@ def by_variant(function: Callable[..., Any], *changes: Tensor) -> Argument:
 
 
 def _change(moved: Tensor, base: Tensor, output: Tensor) -> Tensor:
-    """In the dtype of the output; what is infinite and stays so, as under a mask, does not change."""
+    """The difference in the output's dtype; what is infinite and stays so, as under a mask, has none."""
     if not output.is_floating_point():
         return moved.long() - base.long()
     change = moved - base
@@ -79,7 +79,7 @@ def _double(tensor: Tensor) -> Tensor:
 
 
 def _elementwise(call: Call, input: Argument, *args: Argument, **kwargs: Argument) -> Tensor:
-    """The same without stacks, where one tensor moves."""
+    """The rule of elementwise functions: `subtracted` without stacks, where one tensor moves."""
     if not isinstance(input, Moved) or any_tensor((args, kwargs)):
         return subtracted(call, input, *args, **kwargs)
     x = input.base.double()
@@ -88,7 +88,7 @@ def _elementwise(call: Call, input: Argument, *args: Argument, **kwargs: Argumen
 
 
 def _pooled(call: Call, input: Moved, *args: Argument, **kwargs: Argument) -> Change:
-    """Of `(rows, channels, ...)` each channel by itself."""
+    """The rule of pooling: each channel of `(rows, channels, ...)` by itself."""
     if not has_apart(call, input):
         return subtracted(call, input, *args, **kwargs)
     one = input.of
