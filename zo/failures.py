@@ -1,4 +1,4 @@
-"""How many failed rows and queries a step can bear; and what is said of these, of noise and of zero."""
+"""How many failed rows and queries a step accepts, and the warnings of these, of noise and of zero."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def survivors(base: Tensor, step: int, causes: Sequence[FailedRow] = ()) -> Tens
     return survived
 
 
-def tell_lost(
+def warn_of_lost(
     step: int,
     survived: Tensor,
     causes: Sequence[FailedRow],
     batch: Batch = None,
 ) -> bool:
-    """Warn of rows that are left out though no black box failed: whoever trains does not expect them.
+    """Warn of rows that are left out though no black box failed: the user does not expect them.
 
     Args:
         step: The number of the step.
@@ -125,7 +125,7 @@ def _first(causes: Sequence[FailedRow]) -> str:
     return f" The first cause: {causes[0].sentence_with_inputs().rstrip('.')}." if causes else ""
 
 
-def tell_noise(step: int, noise: float, reordered: float, differences: Tensor) -> bool:
+def warn_of_noise(step: int, noise: float, reordered: float, differences: Tensor) -> bool:
     """Warn where noise is not small beside what `mu` changes; returns whether it did.
 
     Args:
@@ -149,7 +149,7 @@ def tell_noise(step: int, noise: float, reordered: float, differences: Tensor) -
     return True
 
 
-def tell_zero(step: int, gradient: Tensor, why: str = ZERO) -> bool:
+def warn_of_zero(step: int, gradient: Tensor, why: str = ZERO) -> bool:
     """Warn of a flat gradient `(size,)` that is exactly zero; returns whether it is.
 
     Args:

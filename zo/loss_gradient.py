@@ -22,16 +22,16 @@ from zo.execution.check import Remember, is_due, most_checks
 from zo.execution.choice import SMALLEST, Begun, Decision, Serving, candidates, chunk_size
 from zo.execution.journal import StepJournal, Store, step_fingerprint
 from zo.execution.pieces import Evaluated, Pieces, evaluate, joined
-from zo.execution.precision import makes_narrow, tell_narrow
+from zo.execution.precision import makes_narrow, warn_of_narrow
 from zo.execution.ranks import Ranks, checksum, fingerprint
 from zo.execution.repeats import Asker, Judgement, doubt_about, most_asked, noise_of, reordered
 from zo.execution.shared_rows import apart
-from zo.failures import refuse_too_many, tell_lost, tell_noise, tell_zero
+from zo.failures import refuse_too_many, warn_of_lost, warn_of_noise, warn_of_zero
 from zo.objective import Closure, Objective, as_objective
 from zo.parameters import Choice, Parameters
 from zo.perturbation import Perturbations
 from zo.same_run import described, refuse_other_run, same_chunk
-from zo.slopes import NOISY, tell_slopes
+from zo.slopes import NOISY, warn_of_slopes
 
 DRAWN = 5  # first word of the key's path for the query that is evaluated by `loop` too
 
@@ -354,7 +354,7 @@ class LossGradient:
             with apart(), base.intact():
                 noise = float(remember("noise", lambda: noise_of(base)))
                 if not self._warned_of_narrow and self._is_narrow(base, remember):
-                    self._warned_of_narrow = tell_narrow(base.step, base.losses)
+                    self._warned_of_narrow = warn_of_narrow(base.step, base.losses)
                 serving = serving.checked(base, pieces.plan, pieces.chunk, remember)
         known = pieces.known(serving) if self._first and self._ranks.size > 1 else {}
         return Decision(serving.state_dict(), noise, known)
@@ -409,15 +409,15 @@ class LossGradient:
         Of slopes not where noise alone bends them.
         """
         number, noise, doubt = base.step.number, judgement.noise, judgement.doubt
-        self._warned_of_lost = self._warned_of_lost or tell_lost(number, base.survived, base.causes, batch)
-        self._warned_of_noise = self._warned_of_noise or tell_noise(
+        self._warned_of_lost = self._warned_of_lost or warn_of_lost(number, base.survived, base.causes, batch)
+        self._warned_of_noise = self._warned_of_noise or warn_of_noise(
             number, noise, reordered(base), differences
         )
         size = float(differences.square().mean().sqrt()) if len(differences) else 0.0
         if doubt is not None and not self._warned_of_slopes and noise <= NOISY * doubt.off * size:
-            tell_slopes(f"Step {number}", doubt)
+            warn_of_slopes(f"Step {number}", doubt)
             self._warned_of_slopes = True
-        self._warned_of_zero = self._warned_of_zero or tell_zero(number, gradient)
+        self._warned_of_zero = self._warned_of_zero or warn_of_zero(number, gradient)
 
     def __repr__(self) -> str:
         """The network, what of it is perturbed, the estimator and what evaluates the queries."""

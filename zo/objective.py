@@ -221,7 +221,7 @@ def _eager() -> Iterator[None]:
 def comparable(network: nn.Module) -> Iterator[None]:
     """The same operations and draws in the base and in all queries, whichever evaluator runs them.
 
-    Differences are divided by mu, so nothing but the weights may tell two evaluations apart.
+    Differences are divided by mu, so nothing but the weights may differ between two evaluations.
     """
     # The fast path of transformers rounds otherwise, and reads the weights of layers that it never calls.
     fast_path = torch.backends.mha.get_fastpath_enabled()

@@ -2,8 +2,8 @@
 
 Over a step that suits the function, half of it gives the same slope. Curvature is off by half as much there,
 rounding and noise by twice as much, and a jump gives twice the slope. A kink right at the base gives the same
-over any step one way, and another one back. Who judges asks the steps again in its
-own way: `zo.execution.repeats` those of weights, `zo.box_gradient.doubt` those of a box's inputs.
+over any step one way, and another one back. Each user of this module asks the steps again in its own way:
+`zo.execution.repeats` those of weights, `zo.box_gradient.doubt` those of a box's inputs.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def doubt_of(
     if not len(full) or not (full.any() or half.any()):
         return Doubt(0.0, math.nan, "rounding")
     square = float(full.square().mean()) if size is None else size**2
-    # Of a draw's probability, 1/2 + full^2 / (2 size^2) times that of all being drawn alike.
+    # Of a draw's probability, 1/2 + full^2 / (2 size^2) times that of a uniform draw.
     weights = torch.full_like(full, 1 / max(square, 1e-300))
     if size is not None:
         weights = 2 / (square + full.square()).clamp(min=1e-300)
@@ -123,7 +123,7 @@ def doubt_of(
     return Doubt(first, second, cause, behind)
 
 
-def tell_slopes(where: str, doubt: Doubt, *, differs: str = "objective", mend: str = "") -> None:
+def warn_of_slopes(where: str, doubt: Doubt, *, differs: str = "objective", mend: str = "") -> None:
     """Warn that differences are no slopes, by how much, and what to do.
 
     Args:

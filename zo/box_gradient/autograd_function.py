@@ -47,7 +47,7 @@ class BlackBoxCall(_Refusing):
         box, ctx.pull_back = inputs[:2]
         fixed = [out for spec, out in zip(box.outputs, output, strict=True) if not spec.differentiable]
         ctx.mark_non_differentiable(*fixed)
-        ctx.set_materialize_grads(False)  # None tells an output that the loss does not use
+        ctx.set_materialize_grads(False)  # None marks an output that the loss does not use
         ctx.save_for_backward(*inputs[2:], *(out.clone() for out in output))  # users may write to theirs
 
     @staticmethod

@@ -112,7 +112,7 @@ def custom_op(solver: DifferentiableBox, name: str | None = None) -> Callable[..
     def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         fixed = [out for spec, out in zip(outputs, output[:-1], strict=True) if not spec.differentiable]
         ctx.mark_non_differentiable(*fixed, output[-1])
-        ctx.set_materialize_grads(False)  # None tells an output that the loss does not use
+        ctx.set_materialize_grads(False)  # None marks an output that the loss does not use
         ctx.save_for_backward(*inputs[:-1], *output)
 
     def pull_back(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:

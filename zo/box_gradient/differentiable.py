@@ -391,7 +391,7 @@ class DifferentiableBox(nn.Module):
         The relative error of its prediction of responses that it had not learned from: 0 is perfect, 1 no
         better than predicting none; without queries that of the outputs, 1 no better than their mean. None
         where there was nothing to predict. Of `SecantTangent` with orthogonal directions it is its prior's:
-        none of them tells of another.
+        none of them says anything of another.
         """
         return [] if self._tangent is None else self._tangent.trust
 

@@ -43,7 +43,7 @@ def look_again(
     nor a jump there, of which the forward slopes know nothing.
 
     The pairs of query and row are those of which equal parts of the sum of squares come: a typical one where
-    all are alike, the one that changed most where it is nearly all.
+    all are similar, the one that changed most where it is nearly all.
 
     Args:
         queries: of one call.
@@ -96,7 +96,9 @@ class _Again:
         """Choose at most so many pairs."""
         chosen, rows = _of_equal_parts(self.all.flatten(), count), max(1, self.all.shape[1])
         self.query, self.row, self.changes = chosen // rows, chosen % rows, self.all.flatten()[chosen]
-        self.full = torch.ones_like(self.changes)  # each stands for an equal part, so that all weigh alike
+        self.full = torch.ones_like(
+            self.changes
+        )  # each stands for an equal part, so that all have the same weight
 
     def slopes(self, times: float) -> Tensor:
         """Slopes of steps of another length, relative to these, `(n,)`; NaN where a row failed."""

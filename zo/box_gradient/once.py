@@ -9,7 +9,7 @@ from torch import Tensor
 
 from blackbox import BlackBoxFunction
 from zo.errors import UnitsWarning, ZeroGradientWarning
-from zo.slopes import Doubt, tell_slopes
+from zo.slopes import Doubt, warn_of_slopes
 
 CALLS = 3  # the first with queries, after which it is said that most of their rows stand still
 STILL = 0.9  # of those rows
@@ -59,10 +59,10 @@ class Once:
             names = ", ".join(self._specs[place].name for place in left)
             steps.append(f"Steps of {names} stay at mu, since no others were seen to give slopes.")
         warnings.warn(
-            f"{self._box}, call {call}: expected inputs whose numbers vary alike, got spreads over the rows "
-            f"that are far from the others': {words}. No one mu is right for all. {' '.join(steps)} To set "
-            "them, give the ArraySpec scale=samples.std(axis=0), with samples such as training meets (any "
-            "positive number where that is 0). This is said once.",
+            f"{self._box}, call {call}: expected inputs whose numbers vary by similar amounts, got spreads "
+            f"over the rows that are far from the others': {words}. No one mu is right for all. "
+            f"{' '.join(steps)} To set them, give the ArraySpec scale=samples.std(axis=0), with samples such "
+            "as training meets (any positive number where that is 0). This is said once.",
             UnitsWarning,
             stacklevel=3,
         )
@@ -77,7 +77,7 @@ class Once:
         if not self._warned_of_doubt:
             self._warned_of_doubt = True
             mend = KINK if doubt.cause == "kink" else MEND
-            tell_slopes(f"{self._box}, call {call}", doubt, differs="box", mend=mend)
+            warn_of_slopes(f"{self._box}, call {call}", doubt, differs="box", mend=mend)
 
     def answers(self, call: int, perturbed: Sequence[int], answered: Tensor) -> None:
         """Warn of rows whose outputs are the same at every query: at once of all, and of most in three calls.

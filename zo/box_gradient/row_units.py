@@ -33,7 +33,7 @@ class RowUnits:
         self._borne: dict[int, bool] = {}  # whether other steps were tried, and gave slopes
 
     def look(self, perturbed: Sequence[int], inputs: Sequence[Tensor], alive: Tensor) -> None:
-        """Look at the rows of a call, if they are enough to tell.
+        """Look at the rows of a call, if they are enough to judge by.
 
         Args:
             perturbed: the places of the inputs that queries move.
@@ -54,12 +54,14 @@ class RowUnits:
             self._largest[place] = spread.tolist()
             self._differing[place] = self._differing.get(place, False) or apart(spec, spread) is not None
 
-    def units(self, perturbed: Sequence[int], bears: Callable[[int, Tensor], bool]) -> dict[int, Tensor]:
+    def units(
+        self, perturbed: Sequence[int], gives_slopes: Callable[[int, Tensor], bool]
+    ) -> dict[int, Tensor]:
         """The unit of each number of the inputs that are moved, `(size,)` float64 on the CPU, by their place.
 
         Args:
             perturbed: their places.
-            bears: whether steps in another unit than one give slopes at an input; asked once of each.
+            gives_slopes: whether steps in another unit than one give slopes at an input; asked once of each.
         """
         wanted = self._wanted(perturbed)
         units = {}
@@ -69,7 +71,7 @@ class RowUnits:
             units[place] = ones if spec.scale is None else ones.new_tensor(spec.scale)
             if unit is not None and (unit != 1).any():
                 if place not in self._borne:
-                    self._borne[place] = bears(place, unit.expand(len(ones)))
+                    self._borne[place] = gives_slopes(place, unit.expand(len(ones)))
                 if self._borne[place]:
                     units[place] = unit.expand(len(ones))
         return units

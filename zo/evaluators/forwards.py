@@ -13,7 +13,7 @@ Forward: TypeAlias = Callable[..., Any]
 
 @contextmanager
 def replaced(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
-    """Modules have other forwards for the duration of the block; hooks run as ever."""
+    """Modules have other forwards for the duration of the block; hooks still run."""
     before: list[tuple[nn.Module, Forward | None]] = []
     try:
         for module, forward in forwards.items():

@@ -127,5 +127,5 @@ def _refuse_unseen(step: Step, queries: Perturbation, base: Tensor) -> None:
     names = ", ".join(step.parameters.names[number] for number in numbers[:3])
     raise Unservable(
         f"{names}{', ...' if len(numbers) > 3 else ''}: read outside its layer, as by a penalty on the "
-        "weights, where variants are not told apart"
+        "weights, where variants are not distinguished"
     )

@@ -115,7 +115,7 @@ def most_checks(
     sentinels += 2 if len(evaluators) > 1 else 0  # the drawn query, by both
     if not is_due(number):
         return sentinels
-    sentinels += repeated + (number > 0) + 2  # for noise and slopes; to find numbers of 16 bits, and to tell
+    sentinels += repeated + (number > 0) + 2  # for noise and slopes; to find numbers of 16 bits, and where
     if len(evaluators) == 1:
         return sentinels
     tensors, entries = len(parameters.tensors), 3
@@ -195,7 +195,7 @@ def fault_of(evaluator: Evaluator, step: Step, base: Tensor, truth: Truth, remem
         if wrong:
             single = [
                 name for name in wrong if ", " not in name
-            ] or wrong  # not the piece of all, if one tells
+            ] or wrong  # not the piece of all, if one names a parameter
             return f"disagreed with loop for {', '.join(dict.fromkeys(single))}"
     except BudgetError:
         raise
@@ -217,7 +217,7 @@ def refuse_off(
     """Evaluate the queries of a real chunk, and with them one of them at a longer step, by `loop` too.
 
     It sees what a sentinel, which does not move, cannot: a variant's own rows mixed with those of others.
-    Where the objective does not bear the longer step, the query is compared as it is.
+    Where the objective fails at the longer step, the query is compared as it is.
 
     Args:
         evaluator: The fast one that serves the chunk.
@@ -293,8 +293,8 @@ def _distinguishable(
 ) -> Compared:
     """What `loop` says of entries, and the lengths of the steps that they took.
 
-    A step is lengthened until its change is distinguishable from rounding, as far as the objective bears it;
-    where it bears none of the lengths, it is as long as those of the plan.
+    A step is lengthened until its change is distinguishable from rounding, as far as the objective allows;
+    where it fails at all of the lengths, it is as long as those of the plan.
     """
     changes, lengths = [], []
     for index in indices.split(1):

@@ -17,8 +17,8 @@ from zo.objective import Closed
 class Store(Protocol):
     """Where a journal keeps the numbers of finished pieces, for as long as a step takes.
 
-    A later process that takes the same step asks before it evaluates. Keys tell steps, weights and batches
-    apart, so entries of another step are never used, and may be deleted at any time.
+    A later process that takes the same step asks before it evaluates. Keys distinguish steps, weights and
+    batches, so entries of another step are never used, and may be deleted at any time.
     """
 
     def get(self, key: str) -> Mapping[str, Any] | None:

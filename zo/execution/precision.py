@@ -101,7 +101,7 @@ def makes_narrow(step: Step, base: Tensor) -> Tensor:
     return torch.tensor(bool(seen.results))
 
 
-def tell_narrow(step: Step, base: Tensor) -> bool:
+def warn_of_narrow(step: Step, base: Tensor) -> bool:
     """Warn where numbers of 16 bits depend on the weights; takes two queries.
 
     Args:
@@ -123,7 +123,7 @@ def tell_narrow(step: Step, base: Tensor) -> bool:
                 Loop().begin(step, base)(Directions((length * (weights.abs() + 1))[None]))
         except BudgetError:
             raise
-        except Exception:  # a step as long may be more than the objective bears
+        except Exception:  # a step as long may be too long for the objective
             return False
         results.append(seen.results)
     moved = [name for (name, total), (_, other) in zip(*results, strict=False) if total != other]

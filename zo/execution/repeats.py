@@ -62,7 +62,7 @@ class Asker:
 
     def __call__(self, query: Perturbation, factor: float) -> float:
         """The mean change of a query whose step has another length, over that factor; NaN where it fails."""
-        near = 0 < factor <= 1  # others may be more than the objective bears
+        near = 0 < factor <= 1  # others may be too long for the objective
         moved, factor = scaled(self.base.step.parameters, query, factor)
         if factor == 0:  # lost in the rounding of the weight
             return float("nan")
@@ -172,7 +172,7 @@ def most_asked(plan: Perturbations) -> int:
 
 
 def _draws(changes: Tensor, generator: torch.Generator) -> Tensor:
-    """Numbers of slopes, in turn one drawn alike and one by the square of its change; all where few.
+    """Numbers of slopes, in turn one drawn uniformly and one by the square of its change; all where few.
 
     Both are drawn one from each of equal parts: a layer with as large a part of the weights, or of the
     gradient's square, is among them. The first half of them is drawn from parts twice as large.

@@ -163,7 +163,7 @@ class SharedRows(Wrapper):
                 at += len(block) * width
 
     def _raise(self, error: Exception | None) -> None:
-        """Raise the first process's error that there is: of the same kind in all, where it can be told."""
+        """Raise the first process's error that there is: of the same kind in all, where it can be sent."""
         said = None if error is None else f"{type(error).__name__}: {error}"
         with self._ranks.meeting(self._calls) as meeting:
             meeting.message = said, _sendable(error)
@@ -180,7 +180,7 @@ class SharedRows(Wrapper):
 
 
 def _sendable(error: Exception | None) -> Exception | None:
-    """An error that others can be told; None for one that cannot be made anew from its arguments."""
+    """An error that can be sent to others; None for one that cannot be made anew from its arguments."""
     try:
         pickle.loads(pickle.dumps(error))  # of our own
     except Exception:

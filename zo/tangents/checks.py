@@ -113,7 +113,7 @@ def checked_objective(objective: Objective) -> Objective:
     if isinstance(checked, Closed):
         raise ConfigurationError(
             "TangentGradient, objective: expected objective(network, batch), got a closure without "
-            "arguments, which has no rows to tell apart. Give it both."
+            "arguments, which has no rows to distinguish. Give it both."
         )
     return checked
 

@@ -23,7 +23,7 @@ from zo.evaluators.evaluator import Evaluator, Step
 from zo.evaluators.stacked import Stacked
 from zo.evaluators.state import Snapshot
 from zo.execution.ranks import Ranks, fingerprint
-from zo.failures import CUT, survivors, tell_lost, tell_zero
+from zo.failures import CUT, survivors, warn_of_lost, warn_of_zero
 from zo.objective import Objective
 from zo.parameters import Choice, Parameters, accumulate
 from zo.same_run import refuse_other_run, same_chunk
@@ -313,12 +313,12 @@ class TangentGradient:
             self.agreement_of_rows = check.agreement_of_rows
             self._count(probes, seen.rows, dropped, check)
             if not self._warned_of_zero and not any(bool(gradient.any()) for gradient in gradients):
-                self._warned_of_zero = tell_zero(number, gradients[0], CUT)
+                self._warned_of_zero = warn_of_zero(number, gradients[0], CUT)
             self.counts.lost += int((~survived).sum())
-            self._warned_of_lost = self._warned_of_lost or tell_lost(number, survived, causes, batch)
+            self._warned_of_lost = self._warned_of_lost or warn_of_lost(number, survived, causes, batch)
             flat = check.flat if check.flat is not None or not probes else flat_share(pairs)
             if flat is not None and not any(bool(gradient.any()) for gradient in gradients):
-                flat = None  # `tell_zero` says more of it
+                flat = None  # `warn_of_zero` says more of it
             self.watch.saw(number, self.trust_of_step, replace(check, flat=flat), self._improve)
             return loss
 

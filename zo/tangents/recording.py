@@ -144,7 +144,7 @@ def record(
         step.parameters.refuse_replaced(step.network)
         recorded = []
         for in_chunk in chunks[ranks.rank :: ranks.size]:
-            # The base alone needs no stack, which not every layer bears.
+            # The base alone needs no stack, which not every layer supports.
             stacked = isinstance(evaluator, Stacked) and len(in_chunk) > 1
             recorded.append(_variants(step, boxes, _moves(step, in_chunk, mu, key), stacked=stacked))
         meeting.message = recorded if ranks.size == 1 else [_packed(part) for part in recorded]

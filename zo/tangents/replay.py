@@ -193,7 +193,7 @@ class Answers:
         self._next = 0
 
     def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
-        """What the box answered; other boxes answer as ever."""
+        """What the box answered; other boxes are evaluated."""
         if id(box) not in self._places:
             _refuse_graph(box, arrays)
             return box.call(*arrays)
@@ -323,7 +323,7 @@ class _Answered(Function):
         ctx.like = [(x.shape, x.dtype) for x in inputs]
         by_spec = zip(box.outputs, outputs, strict=True)
         ctx.mark_non_differentiable(*(out for spec, out in by_spec if not spec.differentiable))
-        ctx.set_materialize_grads(False)  # None tells an output that the loss does not use
+        ctx.set_materialize_grads(False)  # None marks an output that the loss does not use
         return outputs
 
     @staticmethod

@@ -92,7 +92,7 @@ def checked(taken: Taken, watch: TrustWatch) -> Check:
 
     Outputs with an offset (101,325 + f in float32) are rounded by as much as they respond over so short a
     way. Then a further query goes ten times as far; where that is too short too, responses show nothing.
-    Answers that a program printed with few digits are rounded likewise. Then the first way is as long as the
+    Answers that a program printed with few digits are rounded as well. Then the first way is as long as the
     change of the loss needs to be distinguishable from what rounding makes of it; where none is long enough
     nothing is asked, and where responses are mostly rounding only the digits are reported.
 

@@ -85,7 +85,7 @@ def without_failed(
     Returns:
         Calls and batch.
     """
-    if survived.all():  # a batch may be written to by whoever gave it
+    if survived.all():  # the caller may write to the batch later
         return calls, map_tensors(Tensor.clone, batch)
     source = torch.arange(len(survived), device=survived.device)
     source[~survived] = torch.nonzero(survived)[0]

@@ -111,7 +111,7 @@ def _last(tensor: Tensor) -> Tensor:
         return tensor
     if tensor.shape[1] > 1:
         return tensor.contiguous(memory_format=torch.channels_last)
-    # With one channel both formats are the same memory; PyTorch tells them apart by strides.
+    # With one channel both formats are the same memory; PyTorch distinguishes them by strides.
     *_, height, width = tensor.shape
     return tensor.contiguous().as_strided(tensor.shape, (height * width, 1, width, 1))
 

@@ -34,7 +34,7 @@ LARGEST = 5_000  # numbers of outputs for which there is a kernel, or a perceptr
 CONTEST = 25  # steps in which two kinds learn side by side
 CLEARLY = 4.0  # times the mean square error: what a stencil must beat to be taken
 BETTER = 1.0  # the same of a kind that learns beside one that is not trusted
-FEWEST_JUDGED = 50  # rows that are there already, of which a fifth tells which kind is better
+FEWEST_JUDGED = 50  # rows that are there already, a fifth of which decides which kind is better
 FADING = 0.5  # of an error with each of these
 WORST = 1e12  # an error that is not finite counts as this
 

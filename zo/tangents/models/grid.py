@@ -22,7 +22,7 @@ from zo.tangents.tangent import sources
 CELLS = 2**11  # of a step of learning, at most: large grids take fewer rows, and of larger ones patches
 LONGEST = 8.0  # times as many steps of learning on large grids, at most
 EDGES = {1: 256, 2: 16, 3: 12}  # cells of a patch along each axis
-LEAST = 2  # cells of reach on large grids: of smooth states no stencil tells whether one cell is enough
+LEAST = 2  # cells of reach on large grids: on smooth states no stencil shows whether one cell is enough
 
 
 class GridTangent(NetworkTangent):

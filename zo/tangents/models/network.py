@@ -14,7 +14,7 @@ from torch import Tensor
 from blackbox.checks import check_count, check_positive
 from zo.draws import Key
 from zo.errors import TangentError
-from zo.tangents.lessons import tell
+from zo.tangents.lessons import report
 from zo.tangents.models.passes import FlatAdam, Kept, Passes, input_cotangents
 from zo.tangents.models.rows import standard
 from zo.tangents.models.values import Form, ValueTangent, blocks, others_of, rows_of
@@ -114,7 +114,7 @@ class NetworkTangent(ValueTangent):
         """
         most = self.first_steps if steps is None else steps
         if not self._lessons:
-            tell(0, most)
+            report(0, most)
         if self._network is None:
             self._make(self._planned())
         if self._lessons:  # behind a network that has learned nothing a map says nothing
@@ -127,7 +127,7 @@ class NetworkTangent(ValueTangent):
             self._error = float(torch.stack(losses).mean().sqrt())
             left = 0 if self._error < SETTLED else left - now
             if not self._lessons and left:
-                tell(most - left, most)
+                report(most - left, most)
         if not math.isfinite(self._error):
             raise TangentError(
                 f"{self!r}: expected a finite loss after {self._steps} steps of learning, got {self._error}. "
@@ -135,7 +135,7 @@ class NetworkTangent(ValueTangent):
             )
         if not self._lessons:
             self.map_if_due()
-            tell(most, most)
+            report(most, most)
         self._lessons += 1
 
     def _steps_due(self) -> int:

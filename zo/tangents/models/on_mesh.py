@@ -26,7 +26,7 @@ from zo.tangents.tangent import sources
 
 MOST_FIELDS = 16
 LEAST_ROWS = 8  # of a fit
-HELD_OUT = 4  # one row in so many tells how good a form is
+HELD_OUT = 4  # one row in so many shows how good a form is
 FAR, NEAR = 3.0, 0.5  # of a field's size: a state moves on by less; NEAR where its name is another
 WORSE = 1.5  # times the error of the last fit: where a form is chosen again the next time
 LOOSE = 0.1  # the ridge of what is the same in all rows, and of numbers that lie on no node

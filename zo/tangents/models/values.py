@@ -42,7 +42,7 @@ MAP_SIZE = 2**24  # and the numbers of their outputs: 256 rows of 2 x 128 x 256,
 VARIED_ROWS, DIRECTIONS, SPREAD = 256, 8, 1e-2  # see `_varied`
 MAP_NUMBERS = 2**17  # of inputs that a model is asked for at once: a stencil makes some 450 of each
 LARGE, SPECTRAL_SIZE = 2**12, 2**22  # numbers of outputs from which on waves are mapped, and of rows for that
-SEVERAL = 4  # rows for each channel, from which on the matrices of waves are told
+SEVERAL = 4  # rows for each channel, from which on the matrices of waves are determined
 LARGEST = 2**17  # numbers of outputs for which a map without waves is fitted: of more too few rows are kept
 ROW_NUMBERS = 2**24  # of outputs that are looked at where rows are gathered: of large states fewer rows
 BLOCK = 2**18  # numbers of inputs that a model is asked for at once, for values and derivatives
@@ -220,7 +220,7 @@ class ValueTangent(Tangent):
         return tuple(Moments(self.groups(form, shapes)) for shapes in (inputs, form.others, outputs, outputs))
 
     def map_if_due(self) -> None:
-        """Fit W to N as it is; then less and less often. Rows that are all much the same tell no map."""
+        """Fit W to N as it is; then less and less often. Rows that hardly differ determine no map."""
         if not self.output_map or self._lessons < self._next_map:
             return
         size = self._window.spread(1)[2].shape[1]
