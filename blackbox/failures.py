@@ -109,9 +109,9 @@ def whereabouts(
         number: Where in the call.
         not_finite: The names of outputs that are not finite.
     """
-    given = inputs_in_short(specs, inputs, row)
+    short = inputs_in_short(specs, inputs, row)
     named = ", ".join(map(repr, not_finite))
-    return f"row {number} ({given})" + (f", output{'s' * (len(not_finite) > 1)} {named}" if named else "")
+    return f"row {number} ({short})" + (f", output{'s' * (len(not_finite) > 1)} {named}" if named else "")
 
 
 def inputs_in_short(specs: Sequence[ArraySpec], inputs: Sequence[Tensor], row: int) -> str:

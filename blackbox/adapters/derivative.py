@@ -46,8 +46,8 @@ class _Call(Function):
     @staticmethod
     def forward(ctx: Any, box: BlackBoxFunction, pull_back: PullBack, *inputs: Tensor) -> tuple[Tensor, ...]:
         """The values."""
-        given = box.call(*inputs)
-        outputs = given if isinstance(given, tuple) else (given,)
+        answer = box.call(*inputs)
+        outputs = answer if isinstance(answer, tuple) else (answer,)
         fixed = [o for spec, o in zip(box.outputs, outputs, strict=True) if not spec.differentiable]
         ctx.mark_non_differentiable(*fixed)
         ctx.set_materialize_grads(False)  # None tells an output that the loss does not use
@@ -74,13 +74,13 @@ class _Call(Function):
         for place in wanted:
             gradients[place] = torch.zeros_like(rows[place])
         if used.any():
-            found = ctx.pull_back(
+            products = ctx.pull_back(
                 [_numpy(t[used]) for t in rows],
                 {place: _numpy(cotangent[used]) for place, cotangent in arriving.items()},
                 wanted,
             )
             for place in wanted:
-                part = torch.from_numpy(np.ascontiguousarray(found[place]))
+                part = torch.from_numpy(np.ascontiguousarray(products[place]))
                 gradients[place][used] = part.to(rows[place])  # pyright: ignore[reportOptionalSubscript]
         shaped = (None if g is None else g.reshape(t.shape) for g, t in zip(gradients, inputs, strict=True))
         return None, None, *shaped

@@ -93,12 +93,12 @@ class Variable:
 def variables_of(model: Any) -> dict[str, Variable]:
     """The variables of a model description, by name."""
     enumeration = "Integer" if model.fmiVersion.startswith("2") else "Int64"
-    found = {}
+    variables = {}
     for v in model.modelVariables:
         call, dtype = _TYPES.get(enumeration if v.type == "Enumeration" else v.type, (v.type, None))
         declared = v.declaredType
         nominal = abs(float(v.nominal or (declared and declared.nominal) or 0))
-        found[v.name] = Variable(
+        variables[v.name] = Variable(
             v.name,
             v.valueReference,
             call,
@@ -115,7 +115,7 @@ def variables_of(model: Any) -> dict[str, Variable]:
             v.unit or (declared.unit if declared else None),
             nominal if 0 < nominal < math.inf else None,
         )
-    return found
+    return variables
 
 
 def model_of(fmpy: ModuleType, path: Path) -> Any:
@@ -149,8 +149,8 @@ def gives_derivatives(path: Path, model: Any) -> bool:
     if not model.fmiVersion.startswith("3"):
         return bool(model.coSimulation.providesDirectionalDerivative)
     with zipfile.ZipFile(path) as archive:
-        found = ElementTree.fromstring(archive.read("modelDescription.xml")).find("CoSimulation")
-    return found is not None and found.get("providesDirectionalDerivatives") in ("true", "1")
+        co_simulation = ElementTree.fromstring(archive.read("modelDescription.xml")).find("CoSimulation")
+    return co_simulation is not None and co_simulation.get("providesDirectionalDerivatives") in ("true", "1")
 
 
 def chosen(
@@ -298,9 +298,9 @@ class Instance:
         Raises:
             RuntimeError: the FMU ended the simulation.
         """
-        given = self._fmu.doStep(currentCommunicationPoint=time, communicationStepSize=size)
+        status = self._fmu.doStep(currentCommunicationPoint=time, communicationStepSize=size)
         if self._is_3:
-            _, ends, early, last = given
+            _, ends, early, last = status
             if ends or (early and last < time + size * (1 - 1e-9)):
                 raise RuntimeError(f"the FMU ended the simulation at time {last:g}.")
 
@@ -309,7 +309,7 @@ class Instance:
         references, sizes = [v.reference for v in unknown], sum(math.prod(v.shape) for v in unknown)
         if not self._is_3:
             return np.array(self._fmu.getDirectionalDerivative(references, [known.reference], [1.0]))
-        seed = [float(each == place) for each in range(math.prod(known.shape))]
+        seed = [float(number == place) for number in range(math.prod(known.shape))]
         return np.array(self._fmu.getDirectionalDerivative(references, [known.reference], seed, sizes))
 
     def said(self) -> str:

@@ -109,7 +109,7 @@ def _is_binary(data: bytes) -> bool:
 
 def _scalar(data: bytes) -> np.dtype[Any]:
     """The numbers' type, as `arch "LSB;label=32;scalar=64"` says; 64 bits where the header does not."""
-    found = re.search(rb'\barch\s+"(LSB|MSB);[^"]*scalar=(32|64)', data)
-    if found is None:
+    arch = re.search(rb'\barch\s+"(LSB|MSB);[^"]*scalar=(32|64)', data)
+    if arch is None:
         return np.dtype("f8")
-    return np.dtype(f"{'<' if found[1] == b'LSB' else '>'}f{int(found[2]) // 8}")
+    return np.dtype(f"{'<' if arch[1] == b'LSB' else '>'}f{int(arch[2]) // 8}")

@@ -183,9 +183,10 @@ class Report:
             "samples": "drawn" if self.drawn else "given",
             "samples_taken": self.taken,
             "samples_given": self.given,
-            "findings": [asdict(found) | {"verdict": found.verdict.value} for found in self.findings],
+            "findings": [asdict(finding) | {"verdict": finding.verdict.value} for finding in self.findings],
             "recommendations": [
-                asdict(found) | {"long_directions": found.long_directions} for found in self.recommendations
+                asdict(recommendation) | {"long_directions": recommendation.long_directions}
+                for recommendation in self.recommendations
             ],
         }
         return json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
@@ -195,7 +196,9 @@ class Report:
         faults, warnings = len(self.faults), len(self.warnings)
         verdicts = f"{_count(faults, 'fault')}, {_count(warnings, 'warning')}"
         said = f"{self.box}: {verdicts}, {counted(self.rows, 'row')}."
-        lost = next((each for each in self.findings if each.check == "answers" and each.number), None)
+        lost = next(
+            (finding for finding in self.findings if finding.check == "answers" and finding.number), None
+        )
         if self.drawn and lost is None:
             said += (
                 f" Inputs were {self.taken} standard normal draws, times their scale; "
@@ -218,15 +221,15 @@ class Report:
         # No least width: rich cuts off what then exceeds a narrow terminal.
         table.add_column("number", justify="right", max_width=22)
         table.add_column("what was seen", overflow="fold")
-        for found in self.findings:
-            if found.verdict is Verdict.SKIPPED and found.sentence == NO_SAMPLES:
+        for finding in self.findings:
+            if finding.verdict is Verdict.SKIPPED and finding.sentence == NO_SAMPLES:
                 continue  # the summary says why, once
-            headline = found.check == "answers" and found.number
+            headline = finding.check == "answers" and finding.number
             table.add_row(
-                Text(found.check),
-                Text(found.verdict.value, style=COLOURS[found.verdict]),
-                Text(found.measured),
-                Text("See above." if headline else found.sentence),
+                Text(finding.check),
+                Text(finding.verdict.value, style=COLOURS[finding.verdict]),
+                Text(finding.measured),
+                Text("See above." if headline else finding.sentence),
             )
         return Group(Text(self.summary()), table, Text(NOT_SEEN, style="dim"))
 

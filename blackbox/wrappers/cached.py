@@ -203,8 +203,8 @@ class Cached(Wrapper):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what belongs to this process: a copy is the same box, whatever became of it on its way."""
-        own = ("_lock", "_running", "_last", "_warned")
-        return {name: value for name, value in vars(self).items() if name not in own}
+        of_this_process = ("_lock", "_running", "_last", "_warned")
+        return {name: value for name, value in vars(self).items() if name not in of_this_process}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """With nothing looked at yet."""

@@ -260,11 +260,11 @@ class _Words:
         self._seen.setdefault(id(module), (len(self._seen), module))
         used = sorted(attributes & vars(module).keys())
         words = []
-        for each in used:
-            kept = vars(module)[each]
+        for name_used in used:
+            kept = vars(module)[name_used]
             if id(kept) not in self._seen:
-                kept_words = self._global(f"{where}, its {each!r}", kept, attributes)
-                words.append(f"{each}={kept_words}")
+                kept_words = self._global(f"{where}, its {name_used!r}", kept, attributes)
+                words.append(f"{name_used}={kept_words}")
         return f"module {name} ({', '.join(words)})"
 
     def _class(self, where: str, cls: type, until: type | None = None) -> str:
@@ -289,7 +289,7 @@ class _Words:
                 words.append(f"{name}={self._member(f'{cls.__name__}.{name}', kept)}")
         if is_dataclass(cls):
             factories = {
-                each.name: each.default_factory for each in fields(cls) if callable(each.default_factory)
+                field.name: field.default_factory for field in fields(cls) if callable(field.default_factory)
             }
             words.append(self.of(where, factories))
         return f"class {name_of(cls)}({', '.join(words)})"
@@ -361,10 +361,10 @@ _files: dict[
 def content(path: PurePath) -> str:
     """The digest of a plain file, read again only where size, time or place have changed; "" of all else."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
         if not os.path.isfile(path):
             return ""
-        state = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+        state = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
         key = os.path.abspath(path)
         if key not in _files or _files[key][0] != state:
             with open(path, "rb") as file:

@@ -102,16 +102,16 @@ def _short(words: str) -> str:
 
 def _attributes(box: BlackBoxFunction) -> dict[str, Any]:
     """What the instance holds, in its dictionary and in slots of its class and their parents."""
-    found: dict[str, Any] = {}
+    attributes: dict[str, Any] = {}
     for cls in reversed(type(box).__mro__):
         for key, slot in vars(cls).items():
             if isinstance(slot, MemberDescriptorType):
                 try:
-                    found[f"{key} of {cls.__name__}" if key in found else key] = slot.__get__(box)
+                    attributes[f"{key} of {cls.__name__}" if key in attributes else key] = slot.__get__(box)
                 except AttributeError:  # nothing is in it yet
                     pass
-    found |= vars(box)
-    return {key: value for key, value in found.items() if key not in _ASIDE}
+    attributes |= vars(box)
+    return {key: value for key, value in attributes.items() if key not in _ASIDE}
 
 
 def _given(box: BlackBoxFunction) -> tuple[str | None, type | None]:

@@ -27,13 +27,13 @@ def end(mark: str, after: int = 0) -> None:
     if sys.platform != "linux":
         return
     for _ in range(_ROUNDS):
-        found = _marked(f"\0{VARIABLE}={mark}".encode(), after if after <= _newest() else 0)
-        for process in found:
+        processes = _marked(f"\0{VARIABLE}={mark}".encode(), after if after <= _newest() else 0)
+        for process in processes:
             try:
                 os.kill(process, signal.SIGKILL)
             except (ProcessLookupError, PermissionError):
                 pass
-        if not found:
+        if not processes:
             return
         time.sleep(_PAUSE)
 
@@ -62,22 +62,22 @@ def _newest() -> int:
 
 
 def _marked(entry: bytes, after: int) -> list[int]:
-    found = []
+    processes = []
     for name in os.listdir("/proc"):
         if name.isdigit() and int(name) > after and int(name) != os.getpid():
             try:
                 with open(f"/proc/{name}/environ", "rb") as file:
                     if entry in b"\0" + file.read():
-                        found.append(int(name))
+                        processes.append(int(name))
             except OSError:  # it has ended, or is another user's
                 pass
-    return found
+    return processes
 
 
 if __name__ == "__main__":
     folders: set[bytes] = set()
-    with open(0, "rb") as told:
-        for line in told:  # "+folder" when one is made, "-folder" when it is gone or to be kept
+    with open(0, "rb") as announcements:
+        for line in announcements:  # "+folder" when one is made, "-folder" when it is gone or to be kept
             (folders.add if line[:1] == b"+" else folders.discard)(line[1:-1])
     end(sys.argv[1])
     for folder in folders:

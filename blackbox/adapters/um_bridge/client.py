@@ -106,8 +106,8 @@ class UmBridge(BlackBoxFunction):
         output = answer.get("output")
         try:
             if not isinstance(output, list) or len(output) != len(self.outputs):
-                found = len(output) if isinstance(output, list) else "no list"
-                raise ValueError(f"expected {len(self.outputs)} lists of numbers, got {found}")
+                count = len(output) if isinstance(output, list) else "no list"
+                raise ValueError(f"expected {len(self.outputs)} lists of numbers, got {count}")
             pairs = zip(output, self.outputs, strict=True)
             return tuple(vector(values, spec.shape[0]).astype(np.float64) for values, spec in pairs)
         except ValueError as error:
@@ -157,9 +157,9 @@ class UmBridge(BlackBoxFunction):
 
         asked = [(row, into) for into in wanted for row in range(len(rows[0]))]
         with ThreadPoolExecutor(max(1, min(self.connections, len(asked)))) as threads:
-            found = list(threads.map(lambda each: ask(*each), asked))
+            products = list(threads.map(lambda pair: ask(*pair), asked))
         count = len(rows[0])
-        return {into: np.stack(found[at * count : (at + 1) * count]) for at, into in enumerate(wanted)}
+        return {into: np.stack(products[at * count : (at + 1) * count]) for at, into in enumerate(wanted)}
 
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
         """One request per row; under "raise" no row is started after one that failed."""
