@@ -207,7 +207,7 @@ def spreads_apart(spec: ArraySpec, values: Tensor) -> tuple[float, float] | None
 
 
 def apart(spec: ArraySpec, spreads: Tensor) -> tuple[float, float] | None:
-    """What `spreads_apart` gives, of the spreads `(size,)` of an array's numbers."""
+    """`spreads_apart` for an array whose spreads `(size,)` are known."""
     if spec.scale is not None or len(spec.shape) > 1 or math.prod(spec.shape) > MOST:
         return None
     spreads = spreads[spreads > 0]

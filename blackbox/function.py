@@ -1,6 +1,6 @@
 """`BlackBoxFunction`: the contract of code that can be called but not differentiated, and the call.
 
-It reads from what a subclass declares, over the call, to what is refused. `blackbox.running` runs the rows.
+What a subclass declares comes first, then the call, then what is refused. `blackbox.running` runs the rows.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def placeholder(method: Method) -> Method:
-    """Mark a method of the base class that a subclass is to give."""
+    """Mark a method of the base class that a subclass is to define."""
     method.is_placeholder = True  # pyright: ignore[reportFunctionMemberAccess]
     return method
 

@@ -211,7 +211,7 @@ class Mesh:
         """The mesh whose nodes are the edges of this one, joined where they share a node.
 
         For arrays that have a number for each edge, such as the flow in each pipe. Its nodes are in the order
-        of `edges`, or of `links()` where none were given.
+        of `edges`, or of `links()` for a mesh made without edges.
         """
         edges = self.links() if self.edges is None else self.edges
         at: dict[int, list[int]] = {}
@@ -259,7 +259,7 @@ class Mesh:
         return Mesh, tuple(arguments[name] for name in order)
 
     def __repr__(self) -> str:
-        """What there is of each, not the numbers themselves."""
+        """How many nodes and cells there are, not the numbers themselves."""
         parts = [f"{self.nodes} nodes"]
         parts += [f"{len(getattr(self, name))} {name}" for name in CORNERS if getattr(self, name) is not None]
         if self.coordinates is not None:
@@ -273,12 +273,12 @@ Layout: TypeAlias = Mesh | Grid | Literal["auto"] | None
 
 
 def checked_layout(name: str, shape: tuple[int, ...], layout: object) -> Layout:
-    """What a spec says of its axes: "grid" is made a `Grid`.
+    """The layout of a spec, checked against its shape: "grid" becomes a `Grid`.
 
     Args:
         name: the spec's, for the message.
         shape: the spec's.
-        layout: what was given.
+        layout: what the user gave.
 
     Raises:
         DefinitionError: it is nothing of the kind, or does not fit the shape.

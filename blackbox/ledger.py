@@ -123,7 +123,7 @@ class Ledger:
         return self._watcher is not None
 
     def watch(self, watcher: Callable[[int], None] | None) -> None:
-        """Tell how many rows were counted as run, each time, in the very moment; None to end that.
+        """Have a function called with the number of rows whenever some are counted as run; None ends that.
 
         A box that this process evaluates counts rows before they are run, workers when they are back. What is
         added by `add`, such as the counts of an earlier process, is not reported, and copies are not watched.

@@ -1,4 +1,4 @@
-"""Targets: `module:Class`, `file.py:Class` or a name for one of them, and the black box that is meant."""
+"""Targets: `module:Class`, `file.py:Class` or a name for one of them, and the black box that they name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from blackbox.registry_arguments import call
 
 
 def make(target: str, arguments: Mapping[str, Any], names: Mapping[str, str]) -> BlackBoxFunction:
-    """The black box that a target means.
+    """The black box that a target names.
 
     Args:
         target: a name, `module:Class` or `file.py:Class`. In the place of the class there may be a
@@ -52,7 +52,7 @@ def make(target: str, arguments: Mapping[str, Any], names: Mapping[str, str]) ->
 
 
 def find(target: str, names: Mapping[str, str], base: type | None = None) -> Any:
-    """What a target names, whatever it is: a class, a function, a value.
+    """The object that a target names: a class, a function or a value.
 
     Args:
         target: `module:Name` or `file.py:Name`; `file.py` alone means its only black box.

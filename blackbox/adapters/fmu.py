@@ -230,7 +230,7 @@ class Fmu(BlackBoxFunction):
     def _simulation(
         self, parameters: Mapping[Variable, Array], driven: Mapping[Variable, Array]
     ) -> Iterator[Instance]:
-        """This thread's instance in initialisation; made ready for the next one behind it, or replaced."""
+        """This thread's instance, in initialisation; afterwards it is reset for the next one, or replaced."""
         with self._turn:
             instance, failed, sentence = self._instance(), None, ""
             try:

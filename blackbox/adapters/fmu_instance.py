@@ -156,7 +156,7 @@ def gives_derivatives(path: Path, model: Any) -> bool:
 def chosen(
     known: Mapping[str, Variable], name: str, where: str, set: bool = False, text: bool = False
 ) -> Variable:
-    """A variable by its name, which can be used as is wanted."""
+    """The variable of this name; refused if it cannot be used in this way."""
     variable = known.get(name)
     if variable is None:
         raise ConfigurationError(
@@ -204,7 +204,7 @@ def _hear(*words: Any) -> None:
 
 @cache
 def _callbacks() -> Any:
-    """Of all instances of FMI 2.
+    """The callbacks of all instances of FMI 2.
 
     What puts numbers into messages, FMPy's proxy, knows the last logger of the process alone, and calls it
     for all instances, even after it is gone. Hence one for all that stays.
@@ -313,7 +313,7 @@ class Instance:
         return np.array(self._fmu.getDirectionalDerivative(references, [known.reference], seed, sizes))
 
     def said(self) -> str:
-        """The last that it logged since it was initialised, by the thread that uses it."""
+        """The last message that it logged since it was initialised, in the thread that uses it."""
         return " ".join(_heard.last.split())
 
     def reset(self, after: BaseException | None = None) -> bool:

@@ -119,7 +119,7 @@ class Tesseract(BlackBoxFunction):
         return tuple(outputs) if self.vectorized else tuple(array[None] for array in outputs)
 
     def reference(self, *arrays: Any) -> Any:
-        """What the box gives, and autograd goes through it by the Tesseract's own derivative.
+        """The box's outputs, differentiable by the Tesseract's own derivative.
 
         For `reference` of a `tasks.Problem`, and for comparisons; its rows are not counted in the ledger.
         Fields that the schema does not mark as differentiable are constants to it.
@@ -158,7 +158,7 @@ class Tesseract(BlackBoxFunction):
         }
 
     def _ask(self, endpoint: str, *arguments: Any) -> dict[str, Any]:
-        """What an endpoint answers; an error of one line where it does not."""
+        """An endpoint's answer; its error in one line if it gives none."""
         requests = import_extra("Tesseract", "requests", "tesseract")
         try:
             return getattr(self._tesseract, endpoint)(*arguments)

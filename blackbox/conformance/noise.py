@@ -190,7 +190,7 @@ def grid_step(values: np.ndarray) -> float:
         step = float(offsets[-1] / steps[-1])  # from the longest distance, where rounding counts least
         allowed = 4 * rounding / step
         if allowed > 0.05:
-            return 0.0  # finer than can be told from rounding
+            return 0.0  # finer than can be distinguished from rounding
         if (np.abs(offsets / step - np.rint(offsets / step)) <= allowed + 1e-9).all():
             return step
     return 0.0

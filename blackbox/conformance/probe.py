@@ -1,4 +1,4 @@
-"""What a check has in its hands: samples, a `Probe` that calls the box and counts, lines through samples."""
+"""What the checks work with: samples, a `Probe` that calls the box and counts, lines through samples."""
 
 from __future__ import annotations
 
@@ -402,7 +402,7 @@ class Lines:
 
 
 class Responses:
-    """What is looked at of the answers: up to 512 numbers of the differentiable outputs, over their spread.
+    """What checks look at in answers: up to 512 numbers of the differentiable outputs, over their spread.
 
     Attributes:
         probe: calls the black box.

@@ -221,7 +221,7 @@ class _Words:
     # Code
 
     def _function(self, where: str, function: FunctionType) -> str:
-        """By name; the user's own and those without a name by what they do and all that they name."""
+        """A function by its name; one of the user's, or without a name, by its code and all that it names."""
         module, code = function.__globals__.get("__name__") or "", instructions(function.__code__)
         file = function.__globals__.get("__file__") or function.__code__.co_filename
         users = is_users(module, None if file.startswith("<") else file, self._package)
@@ -251,7 +251,7 @@ class _Words:
         return self.of(where, value)
 
     def _module(self, where: str, module: ModuleType, attributes: frozenset[str]) -> str:
-        """By name; of the user's own what is used of it, or its file where it is no Python."""
+        """A module by its name; one of the user's by what is used of it, or by its file if not Python."""
         name, file = module.__name__, file_of(module.__name__)
         if not is_users(name, file, self._package):
             return f"module {name}"
@@ -268,7 +268,7 @@ class _Words:
         return f"module {name} ({', '.join(words)})"
 
     def _class(self, where: str, cls: type, until: type | None = None) -> str:
-        """By name; the user's own by all that they and their parents define, up to one of them if asked."""
+        """A class by its name; one of the user's by what it and its parents define, up to `until`."""
         if not is_users(cls.__module__, file_of(cls.__module__), self._package):
             return f"class {name_of(cls)}"
         words = [] if type(cls) is type else [self.of(where, type(cls))]

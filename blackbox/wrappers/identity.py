@@ -14,7 +14,7 @@ from blackbox.wrappers.code import name_of, stores
 from blackbox.wrappers.described import described, described_class
 from blackbox.wrappers.wrapper import Wrapper
 
-# What does not change a row's answer, or is told by the specs.
+# What does not change a row's answer, or is in the specs already.
 _ASIDE = {"_ledger", "failures", "isolates", "inputs", "outputs"}
 _VERSION = 2  # of the words: other words are another identity, and rows are asked again
 _INNER = "inner "  # before the parts of what a wrapper is around
@@ -101,7 +101,7 @@ def _short(words: str) -> str:
 
 
 def _attributes(box: BlackBoxFunction) -> dict[str, Any]:
-    """What the instance holds, in its dictionary and in slots of its class and their parents."""
+    """What the instance holds, in its dictionary and in the slots of its class and the class's parents."""
     attributes: dict[str, Any] = {}
     for cls in reversed(type(box).__mro__):
         for key, slot in vars(cls).items():
@@ -115,7 +115,7 @@ def _attributes(box: BlackBoxFunction) -> dict[str, Any]:
 
 
 def _given(box: BlackBoxFunction) -> tuple[str | None, type | None]:
-    """The box's own words, and the class that defines them; no class where this very box was given them."""
+    """The box's text for itself, and the class that defines it; no class if the instance has it."""
     text = getattr(box, "identity", None)
     if text is None:
         return None, None

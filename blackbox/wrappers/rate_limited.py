@@ -69,7 +69,7 @@ class RateLimited(Wrapper):
             self.clock.sleep(wait)
 
     def _leave_alone(self, answers: Outcome) -> None:
-        """For as long as the box asks for."""
+        """Start no row for as long as the box asks for."""
         asked = [why.error.after for why in answers.failed.values() if isinstance(why.error, TryAgain)]
         if asked:
             with self._lock:

@@ -66,7 +66,8 @@ class PackedBox:
             except Exception as error:
                 raise ConfigurationError(
                     f"Parallel, box: expected one that can be pickled for other processes, got "
-                    f"{self._source!r} ({type(error).__name__}: {error}). Give a function of a module that makes the box."
+                    f"{self._source!r} ({type(error).__name__}: {error}). Give a function of a module that "
+                    "makes the box."
                 ) from error
         return self._bytes
 
@@ -231,7 +232,7 @@ def _bounded(ledger: Ledger, loan: Loan | None) -> Any:
 
 @contextmanager
 def _ending_the_process_after(timeout: float | None) -> Iterator[None]:
-    """End this process at once if the block takes longer: foreign code that hangs hears nothing else."""
+    """End this process at once if the block takes longer: foreign code that hangs reacts to nothing else."""
     if timeout is None:
         yield
         return

@@ -236,7 +236,7 @@ class CommandLine(BlackBoxFunction):
 
 
 def _converted(spec: ArraySpec, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The numbers in the spec's dtype, refused where they would not be the same there."""
+    """The numbers in the spec's dtype; refuse those that it cannot hold exactly."""
     if spec.floating:
         return array.astype(spec.dtype or np.float64)
     converted = array.astype(spec.dtype)
@@ -250,7 +250,7 @@ def _converted(spec: ArraySpec, array: np.ndarray[Any, Any]) -> np.ndarray[Any, 
 def command_of(
     arguments: Sequence[str | os.PathLike[str]], specs: Sequence[ArraySpec], path: str | None
 ) -> list[Template | Path | str]:
-    """The program, found now, and its arguments: paths made absolute, text with placeholders split.
+    """Look the program up, make paths among its arguments absolute, and split text with placeholders.
 
     Raises:
         ConfigurationError: there is no such program or path.
@@ -297,7 +297,7 @@ def check_use(specs: Sequence[ArraySpec], used: Sequence[str], kind: str, texts:
 
 
 def check_apart(written: Sequence[str], read: Sequence[str]) -> None:
-    """Refuse a file that is both: where the program fails to write it, its input would pass for an answer."""
+    """Refuse a file for input and output: if a program fails to write it, its input passes for an answer."""
     for file in written:
         if file in read or file in (process.STDOUT, process.STDERR):
             raise ConfigurationError(

@@ -85,7 +85,7 @@ def array_files_of(
 
 
 def code_of(where: str, name: str, function: object) -> str:
-    """What a cache knows a function by; "" for none.
+    """A text that identifies a function to a cache; "" for no function.
 
     Raises:
         ConfigurationError: it is no function of a module, which other processes could find.
@@ -170,7 +170,7 @@ def content(path: Path) -> str:
 
 
 def kind(where: str, name: str) -> str:
-    """The format that a file's suffix says: "npy", "hdf5" or "text".
+    """A file's format, by its suffix: "npy", "hdf5" or "text".
 
     Raises:
         ConfigurationError: none of them.

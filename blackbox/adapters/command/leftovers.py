@@ -3,7 +3,7 @@
 A process can leave its group (`setsid`), and its parents can die before it, but the environment that it was
 started with stays. Run as a script, this file waits until its standard input ends, which it does when the
 process at the other end dies, in whatever way; then it ends all processes that carry the mark, and removes
-the folders that it was told of and that were not taken back. It imports nothing that takes long.
+the folders whose names it has read there and that were not withdrawn. It imports nothing that takes long.
 """
 
 import os
@@ -53,7 +53,7 @@ def remove(folder: str) -> None:
 
 
 def _newest() -> int:
-    """The number that was given to a process last; 0 where the system does not tell."""
+    """The number of the process that was started last; 0 where the system does not say."""
     try:
         with open("/proc/loadavg", "rb") as file:
             return int(file.read().split()[-1])

@@ -75,7 +75,7 @@ class Template:
 
     @property
     def placeholders(self) -> list[Placeholder]:
-        """Those in the text, in their order."""
+        """The text's placeholders, in their order."""
         return [part for part in self.parts if isinstance(part, Placeholder)]
 
     def names(self) -> set[str]:
@@ -87,7 +87,7 @@ class Template:
         return "".join(part if isinstance(part, str) else part.text(arrays) for part in self.parts)
 
     def find(self, text: str) -> dict[str, np.ndarray[Any, Any]]:
-        """The arrays by name, read where the text looks like the template.
+        """The arrays by name, read where the text matches the template.
 
         The template may stand anywhere in the text, the last time counts, and a run of white space stands
         for any other.
@@ -155,7 +155,7 @@ class Template:
                 )
 
     def _ends_line(self, index: int) -> bool:
-        """Whether the template has nothing behind that part on its line."""
+        """Whether the template has nothing after that part on its line."""
         after = "".join(part if isinstance(part, str) else "{}" for part in self.parts[index + 1 :])
         return not after.partition("\n")[0].strip()
 
@@ -165,7 +165,7 @@ class Template:
         return not before.rpartition("\n")[2].strip()
 
     def _missing(self, text: str) -> str:
-        """What of the template is not in a text that does not look like it."""
+        """Which part of the template a text lacks that does not match it."""
         has = " ".join(text.split())
         if not has:
             return "The text is empty: does the program write to another file?"

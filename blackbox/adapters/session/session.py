@@ -154,7 +154,7 @@ class Session(BlackBoxFunction):
         return self._environments.counts
 
     def reset(self, seeds: Any, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
-        """Where rows begin.
+        """The observations and histories at which rows begin.
 
         Args:
             seeds: whole numbers `(*leading,)`: a tensor, a NumPy array or a list.
@@ -220,7 +220,7 @@ class Session(BlackBoxFunction):
     def rollouts(
         self, seeds: Sequence[int], actions: Array | Tensor
     ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        """Rows on the way of given actions, which a tangent can learn from before training: `tangent.fit`.
+        """Rows along given actions, which a tangent can learn from before training: `tangent.fit`.
 
         They are rows like others: counted by the ledger, and failed by the policy. What comes after a failed
         row is left out.
@@ -263,7 +263,7 @@ class Session(BlackBoxFunction):
         return self.rollouts(seeds, actions)[0]
 
     def draw(self, rows: int, generator: np.random.Generator) -> tuple[Array, ...]:
-        """Rows on the way of random actions, for `check_black_box` without samples; four of each seed."""
+        """Rows along random actions, for `check_black_box` without samples; four of each seed."""
         steps = min(self.steps, 4)
         seeds = range(-(-rows // steps))
         actions = np.stack([[self.drawn_action(generator) for _ in range(steps)] for _ in seeds])
@@ -363,7 +363,7 @@ class SessionStart(BlackBoxFunction):
         self._session.failures = policy
 
     def evaluate(self, seed: Array) -> tuple[Array, Array]:
-        """One reset."""
+        """Reset the simulator to one seed."""
         return self._session.first(int(seed))
 
     def __repr__(self) -> str:

@@ -116,7 +116,7 @@ class UmBridge(BlackBoxFunction):
             ) from None
 
     def reference(self, *arrays: Any) -> Any:
-        """What the box gives, and autograd goes through it by the server's own derivative, `Gradient`.
+        """The box's outputs, differentiable by the server's own derivative, `Gradient`.
 
         For `reference` of a `tasks.Problem`, and for comparisons; its rows are not counted in the ledger. A
         row costs one request for each pair of an output at which a gradient arrives and an input that wants
@@ -247,7 +247,7 @@ def _checked_config(config: object) -> dict[str, Any]:
 
 
 def _model(server: Connection, name: str | None) -> tuple[str, bool]:
-    """The name of the model, which the server has and evaluates, and whether it has gradients."""
+    """The model's name, after a check that the server evaluates it, and whether it has gradients."""
     info = server.ask("/Info")
     version, models = info.get("protocolVersion"), info.get("models")
     if version not in (VERSION, str(VERSION)) or not isinstance(models, list) or not models:

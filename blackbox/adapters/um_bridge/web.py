@@ -151,7 +151,7 @@ class LimitedProtocol(H11Protocol):
         self._since = 0.0
 
     def connection_made(self, transport: Any) -> None:
-        """Close another one if there are too many."""
+        """Close another connection if there are too many."""
         super().connection_made(transport)
         self._time()
         kept: list[Any] = [
@@ -176,7 +176,7 @@ class LimitedProtocol(H11Protocol):
             self._time()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the time."""
+        """Stop the clock of the request."""
         self._stop()
         super().connection_lost(exc)
 
