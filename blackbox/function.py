@@ -335,7 +335,7 @@ def check_complete(box: BlackBoxFunction) -> None:
     if box.max_rows is not None:
         check_count(type(box).__name__, "max_rows", box.max_rows)
     check_policy(box)
-    _check_given(type(box))
+    _check_method(type(box))
 
 
 def check_arrays(owner: str, arrays: object) -> None:
@@ -344,7 +344,7 @@ def check_arrays(owner: str, arrays: object) -> None:
         raise DefinitionError(f"{owner}.arrays: expected 'numpy' or 'torch', got {arrays!r}. Write one.")
 
 
-def _check_given(cls: type[BlackBoxFunction]) -> None:
+def _check_method(cls: type[BlackBoxFunction]) -> None:
     if not (gives(cls, "evaluate") or gives(cls, "evaluate_rows")):
         raise DefinitionError(
             f"{cls.__name__}: expected a method evaluate (one row) or evaluate_rows (all rows), found "
@@ -354,7 +354,7 @@ def _check_given(cls: type[BlackBoxFunction]) -> None:
 
 def check_methods(cls: type[BlackBoxFunction]) -> None:
     """Refuse a class with no method, or with one that cannot take one array per input spec."""
-    _check_given(cls)
+    _check_method(cls)
     name = "evaluate_rows" if gives(cls, "evaluate_rows") else "evaluate"
     method, inputs = inspect.getattr_static(cls, name), getattr(cls, "inputs", None)
     if not (inspect.isfunction(method) and isinstance(inputs, tuple)):

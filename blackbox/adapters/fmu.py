@@ -8,7 +8,6 @@ import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,6 +25,7 @@ from blackbox.adapters.fmu_instance import (
     new_folder,
     variables_of,
 )
+from blackbox.adapters.rebuilt import rebuilt
 from blackbox.checks import check_positive
 from blackbox.errors import ConfigurationError, NotDifferentiableError, RowFailedError
 from blackbox.extras import import_extra
@@ -101,7 +101,7 @@ class Fmu(BlackBoxFunction):
         self.checksum = hashlib.sha256(self.path.read_bytes()).hexdigest()
         self._model = model_of(self._fmpy, self.path)
         self._derivatives = gives_derivatives(self.path, self._model)
-        self._given = {
+        self._settings = {
             "times": times,
             "parameters": tuple(parameters),
             "inputs": None if inputs is None else tuple(inputs),
@@ -302,23 +302,13 @@ class Fmu(BlackBoxFunction):
     @property
     def identity(self) -> str:
         """A cache's key for this box: the file's content, not its location, and the settings."""
-        return f"sha256 {self.checksum}, {sorted(self._given.items())!r}"
+        return f"sha256 {self.checksum}, {sorted(self._settings.items())!r}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle path and settings; the FMU is loaded anew, from a file with the same checksum."""
-        settings = {**self._given, "deterministic": self.deterministic, "failures": self.failures}
-        return _rebuild, (type(self), self.path, settings, self.checksum)
+        settings = {**self._settings, "deterministic": self.deterministic, "failures": self.failures}
+        return rebuilt, (type(self), self.path, settings, self.checksum)
 
     def __repr__(self) -> str:
         """The file, with the beginning of its checksum."""
         return f"Fmu({self.path.name!r}, sha256={self.checksum[:12]})"
-
-
-def _rebuild(kind: type[Fmu], path: Path, settings: dict[str, Any], checksum: str) -> Fmu:
-    box = kind(path, **settings)
-    if box.checksum != checksum:
-        raise ConfigurationError(
-            f"{box!r}: expected the file that the box was made from, with checksum {checksum[:12]}. It has "
-            "changed since: make the box anew."
-        )
-    return box

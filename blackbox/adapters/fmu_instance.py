@@ -99,21 +99,21 @@ def variables_of(model: Any) -> dict[str, Variable]:
         declared = v.declaredType
         nominal = abs(float(v.nominal or (declared and declared.nominal) or 0))
         variables[v.name] = Variable(
-            v.name,
-            v.valueReference,
-            call,
-            dtype,
-            tuple(v.shape or ()),
-            v.causality,
-            v.type in _TYPES or v.type == "Enumeration",
-            v.causality == "input"
+            name=v.name,
+            reference=v.valueReference,
+            call=call,
+            dtype=dtype,
+            shape=tuple(v.shape or ()),
+            causality=v.causality,
+            is_number=v.type in _TYPES or v.type == "Enumeration",
+            settable=v.causality == "input"
             or (
                 v.causality != "structuralParameter"  # would need another mode, and change shapes
                 and v.variability != "constant"
                 and v.initial in ("exact", "approx")
             ),
-            v.unit or (declared.unit if declared else None),
-            nominal if 0 < nominal < math.inf else None,
+            unit=v.unit or (declared.unit if declared else None),
+            nominal=nominal if 0 < nominal < math.inf else None,
         )
     return variables
 

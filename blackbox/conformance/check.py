@@ -30,7 +30,7 @@ from blackbox.conformance.probe import (
     OutOfRowsError,
     Probe,
     Samples,
-    given_samples,
+    checked_samples,
     keeping,
     not_measured,
     read_samples,
@@ -127,7 +127,7 @@ def check_black_box(
         inputs = standard_draws(box, np.random.default_rng(seed))
         places, offered = np.arange(len(inputs[0])), 0
     else:
-        inputs, places, offered = given_samples(box, samples)
+        inputs, places, offered = checked_samples(box, samples)
     if rows is not None and rows < 4 * len(inputs[0]):  # most of them are for the checks
         kept = np.unique(np.linspace(0, len(places) - 1, max(2, rows // 16)).astype(int))
         inputs, places = tuple(array[kept] for array in inputs), places[kept]
@@ -136,19 +136,17 @@ def check_black_box(
     findings: list[Finding] = []
 
     def report(interrupted: bool) -> Report:
-        measured = tuple(probe.measured.recommendations)
-        limits = (rows, seconds)
         return Report(
-            repr(box),
-            tuple(with_all_failures(probe, finding) for finding in findings),
-            measured,
-            samples is None,
-            probe.spent,
-            len(probe.places),
-            offered,
-            probe.elapsed,
-            limits,
-            interrupted,
+            box=repr(box),
+            findings=tuple(with_all_failures(probe, finding) for finding in findings),
+            recommendations=tuple(probe.measured.recommendations),
+            drawn=samples is None,
+            rows=probe.spent,
+            taken=len(probe.places),
+            offered=offered,
+            seconds=probe.elapsed,
+            limits=(rows, seconds),
+            interrupted=interrupted,
         )
 
     try:

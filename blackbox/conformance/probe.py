@@ -249,7 +249,7 @@ TAKEN = 64  # samples of the user's, at most: more show rows that fail
 Samples = Sequence[np.ndarray | torch.Tensor] | np.ndarray | torch.Tensor
 
 
-def given_samples(box: BlackBoxFunction, samples: Samples) -> tuple[Arrays, np.ndarray, int]:
+def checked_samples(box: BlackBoxFunction, samples: Samples) -> tuple[Arrays, np.ndarray, int]:
     """The user's samples, checked: at most 64 as arrays of their own, their places, and how many came.
 
     Raises:

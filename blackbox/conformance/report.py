@@ -128,7 +128,7 @@ class Report:
         drawn: whether the inputs were standard draws, not samples of the user's.
         rows: how many rows the checks asked for, those of other processes included.
         taken: how many samples the checks began with.
-        given: how many samples there were; 0 where they were drawn.
+        offered: how many samples the user gave; 0 where they were drawn.
         seconds: how long the checks took.
         limits: the most rows and the most seconds that were allowed; None for no limit.
         interrupted: whether Ctrl-C ended it before the last check.
@@ -140,7 +140,7 @@ class Report:
     drawn: bool
     rows: int
     taken: int = 0
-    given: int = 0
+    offered: int = 0
     seconds: float = 0.0
     limits: tuple[int | None, float | None] = (None, None)
     interrupted: bool = False
@@ -182,7 +182,7 @@ class Report:
             "not_seen": NOT_SEEN,
             "samples": "drawn" if self.drawn else "given",
             "samples_taken": self.taken,
-            "samples_given": self.given,
+            "samples_given": self.offered,
             "findings": [asdict(finding) | {"verdict": finding.verdict.value} for finding in self.findings],
             "recommendations": [
                 asdict(recommendation) | {"long_directions": recommendation.long_directions}
@@ -204,8 +204,8 @@ class Report:
                 f" Inputs were {self.taken} standard normal draws, times their scale; "
                 "samples of your problem say more."
             )
-        elif self.taken < self.given:
-            said += f" {self.taken} of the {self.given:,} samples were taken, spread over all of them."
+        elif self.taken < self.offered:
+            said += f" {self.taken} of the {self.offered:,} samples were taken, spread over all of them."
         left_out = len(self.of(Verdict.SKIPPED))
         if left_out:
             said += f" {_count(left_out, 'line')} not measured."

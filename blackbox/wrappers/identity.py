@@ -65,7 +65,7 @@ def parts(box: BlackBoxFunction, *, refused: Collection[str] | None = None) -> d
     package = cls.__module__.partition(".")[0]
     words = {"class": name_of(cls), "specs": f"{box.inputs!r} -> {box.outputs!r}, arrays={box.arrays!r}"}
     attributes = _attributes(box)
-    text, definer = _given(box)
+    text, definer = _text_of_its_own(box)
     if text is not None:
         words["identity"] = repr(text)
         aside = set(attributes)
@@ -114,7 +114,7 @@ def _attributes(box: BlackBoxFunction) -> dict[str, Any]:
     return {key: value for key, value in attributes.items() if key not in _ASIDE}
 
 
-def _given(box: BlackBoxFunction) -> tuple[str | None, type | None]:
+def _text_of_its_own(box: BlackBoxFunction) -> tuple[str | None, type | None]:
     """The box's text for itself, and the class that defines it; no class if the instance has it."""
     text = getattr(box, "identity", None)
     if text is None:

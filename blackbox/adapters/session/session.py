@@ -142,7 +142,16 @@ class Session(BlackBoxFunction):
         check_specs(owner, "inputs", self.inputs)
         check_specs(owner, "outputs", self.outputs)
         self._environments = LiveEnvironments(
-            owner, make, self._read, self._act, self._width, steps, live, save, load, snapshots
+            owner,
+            make,
+            read=self._read,
+            act=self._act,
+            width=self._width,
+            steps=steps,
+            most=live,
+            save=save,
+            load=load,
+            snapshots=snapshots,
         )
         self.first = lru_cache(STARTS)(self._first)
         self.start = SessionStart(self)
