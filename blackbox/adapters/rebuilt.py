@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from blackbox.errors import ConfigurationError
 
 
-class FromFile(Protocol):
-    """A box that knows the checksum of the file that it was made from."""
+def rebuilt(kind: type[Any], path: Path, settings: dict[str, Any], checksum: str) -> Any:
+    """The box of a class, a file and settings, as its pickle makes it.
 
-    checksum: str
-
-
-Box = TypeVar("Box", bound=FromFile)
-
-
-def rebuilt(kind: type[Box], path: Path, settings: dict[str, Any], checksum: str) -> Box:
-    """The box of a class, a file and settings, as a pickle makes it.
+    Args:
+        kind: the class, which takes the path and the settings, and has an attribute `checksum`.
+        path: the file.
+        settings: keyword arguments.
+        checksum: that of the file from which the pickled box was made.
 
     Raises:
         ConfigurationError: the file is no longer the one with this checksum.
