@@ -202,8 +202,8 @@ class TangentGradient:
         self.objective = checks.checked_objective(objective)
         self.boxes = checks.checked_boxes(boxes)
         self.tangents = checks.checked_tangents(tangent, self.boxes, seed)
-        for own in self.tangents:
-            own.keep_within(MOST_BYTES // len(self.tangents))
+        for model in self.tangents:
+            model.keep_within(MOST_BYTES // len(self.tangents))
         self.units = tuple(Units() for _ in self.boxes)
         probes = checks.checked_probes(probes, self.tangents)
         max_rows = checks.checked_max_rows(max_rows, probes)
@@ -218,9 +218,9 @@ class TangentGradient:
         self.agreement: float | None = None
         self.agreement_of_rows: float | None = None
         self.missed: float | None = None
-        kinds = [type(own).__name__ for own in self.tangents]
-        learning = any(own.learns for own in self.tangents)
-        guesses = any(own.learns_from_values for own in self.tangents)
+        kinds = [type(model).__name__ for model in self.tangents]
+        learning = any(model.learns for model in self.tangents)
+        guesses = any(model.learns_from_values for model in self.tangents)
         self.watch = TrustWatch(trust_policy, probes, max_rows, learning, kinds, guesses)
         self._key = Key(seed)
         self._ranks = Ranks(process_group, "TangentGradient", TangentError)
@@ -270,8 +270,9 @@ class TangentGradient:
                 live: Live | None = None
                 with noted() as causes:
                     if probes or ranks.size > 1 or number == 0:  # the first shows whether two are the same
-                        more = self.evaluator, probes, self.mu, key, ranks, self._chunk
-                        seen = record(step, self.boxes, *more)
+                        seen = record(
+                            step, self.boxes, self.evaluator, probes, self.mu, key, ranks, self._chunk
+                        )
                     else:
                         live = Live(step, self.boxes, self.tangents)
                         seen = live.seen
@@ -446,7 +447,7 @@ class TangentGradient:
             many windows are kept (`tangent_windows`), and the bytes that they take (`tangent_window_bytes`).
         """
         by_name: dict[str, float | None] = dict(asdict(self.counts))
-        error, values = self.trust_of_step, any(own.learns_from_values for own in self.tangents)
+        error, values = self.trust_of_step, any(tangent.learns_from_values for tangent in self.tangents)
         if error is None and values and self.counts.steps == 1 and self.trust:
             error = 1.0
         by_name |= {"tangent_error": error, "tangent_agreement": self.agreement}
@@ -483,17 +484,17 @@ class TangentGradient:
             ConfigurationError: the state is of a run with another seed or chunk, or other tangents.
         """
         chunk = same_chunk("TangentGradient", self._chunk, state["chunk"])
-        own = {"seed": self._key.seed, "tangents": ", ".join(map(repr, self.tangents))}
+        settings = {"seed": self._key.seed, "tangents": ", ".join(map(repr, self.tangents))}
         refuse_other_run(
-            "TangentGradient", own, {"seed": state["seed"], "tangents": ", ".join(state["kinds"])}
+            "TangentGradient", settings, {"seed": state["seed"], "tangents": ", ".join(state["kinds"])}
         )
         self._chunk = chunk
         self.counts = TangentCounts(**state["counts"])
         self.watch.load_state_dict(state["trust"])
         self._clipping.load_state_dict(state["clipping"])
-        for several, states in ((self.tangents, state["tangents"]), (self.units, state["units"])):
-            for each, kept in zip(several, states, strict=True):
-                each.load_state_dict(kept)
+        for parts, states in ((self.tangents, state["tangents"]), (self.units, state["units"])):
+            for part, kept in zip(parts, states, strict=True):
+                part.load_state_dict(kept)
         for tangent in self.tangents:
             tangent.brought = False
         self._replays = state["windows"] is not None
@@ -519,7 +520,7 @@ class TangentGradient:
 
     def _improve(self) -> list[str]:
         """What the tangents do from now on, since trust is lost, in words; none if nothing is left to do."""
-        return [told for told in (tangent.improve() for tangent in self.tangents) if told is not None]
+        return [remedy for remedy in (tangent.improve() for tangent in self.tangents) if remedy is not None]
 
     def _learn(
         self, calls: Sequence[RecordedCall], survived: Tensor, step: int
@@ -528,14 +529,14 @@ class TangentGradient:
         pairs, dropped = checks.checked_pairs(self.boxes, calls, survived, self.max_dropped, step)
         squares: list[tuple[float, float] | None] = [None] * len(calls)
         for box, (tangent, units) in enumerate(zip(self.tangents, self.units, strict=True)):
-            own = [number for number, call in enumerate(calls) if call.box == box]
-            if own:
-                measured = units.measure([pairs[number] for number in own])
-                found = predict_and_learn(tangent, measured)
+            numbers = [number for number, call in enumerate(calls) if call.box == box]
+            if numbers:
+                measured = units.measure([pairs[number] for number in numbers])
+                errors = predict_and_learn(tangent, measured)
                 tangent.linearise(measured)
-                for number, known, error in zip(own, measured, found, strict=True):
+                for number, known, error in zip(numbers, measured, errors, strict=True):
                     pairs[number], squares[number] = known, error
-        self.trust = [relative_error([each]) for each in squares]
+        self.trust = [relative_error([of_call]) for of_call in squares]
         self.trust_of_step = relative_error(squares)
         return pairs, dropped
 

@@ -249,7 +249,7 @@ class TrustWatch:
         most = math.inf if self._state.probes or of_rows is not None else 2 - policy.agreement
         broken = []
         if check.agreement is not None and not policy.agreement <= check.agreement <= most:
-            broken.append("agreement")  # a model of values may foretell too little too
+            broken.append("agreement")  # a model of values may predict too little too
         if self._state.probes:
             return broken
         if of_rows is not None:
@@ -351,16 +351,16 @@ class TrustWatch:
         if stays or (against and state.fresh):
             state.lost = True
             more = state.probes if state.flat else min(max(2 * state.probes, 1), self.most)
-            told = improve()
-            if told:
-                _warn(f"{self._found(step)}. From now on {' and '.join(told)}, for no more rows.")
+            remedies = improve()
+            if remedies:
+                _warn(f"{self._broken(step)}. From now on {' and '.join(remedies)}, for no more rows.")
                 self._take(state.probes)
             elif more > state.probes:
-                _warn(f"{self._found(step)}. {self._cost(more)}")
+                _warn(f"{self._broken(step)}. {self._cost(more)}")
                 self._take(more)
             elif not state.warned:
                 state.warned = True
-                _warn(f"{self._found(step)}. {self._stuck()}")
+                _warn(f"{self._broken(step)}. {self._stuck()}")
         elif good and not against:
             state.lost = state.warned = False
             if state.probes > self.fewest:
@@ -394,7 +394,7 @@ class TrustWatch:
             state.before = state.agreement = state.missed = state.of_rows = None
         state.probes, state.steps, state.total, state.weight, state.fresh = probes, 0, 0.0, 0.0, False
 
-    def _found(self, step: int) -> str:
+    def _broken(self, step: int) -> str:
         """Which limits are broken, and by how much."""
         policy, state, error = self.policy, self._state, self.error
         broken = []
@@ -419,8 +419,8 @@ class TrustWatch:
             )
         if "missed" in faults:
             broken.append(
-                "tangents to tell the boxes' responses along the gradient with a relative error of at most "
-                f"{policy.missed:g}, found {state.missed:.3g}"
+                "tangents to predict the boxes' responses along the gradient with a relative error of at "
+                f"most {policy.missed:g}, found {state.missed:.3g}"
             )
         return f"Step {step}: expected {'; and '.join(broken)}"
 

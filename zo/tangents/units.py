@@ -53,13 +53,13 @@ class Units:
         z, y = (torch.cat([getattr(pairs, name) for pairs in calls])[alive] for name in ("z", "y"))
         probed = [(pairs, pairs.valid.nonzero(as_tuple=True)) for pairs in calls if len(pairs.d)]
         moved, answered = (
-            torch.cat([none, *(getattr(pairs, name)[own] for pairs, own in probed)])
+            torch.cat([none, *(getattr(pairs, name)[places] for pairs, places in probed)])
             for name, none in (("d", z[:0]), ("response", y[:0]))
         )
         self._changes.take(_sizes(moved, z))
         self._responses.take(_sizes(answered, y, varied=True))
-        d_scale = _given(calls[0].inputs, self._changes.scale).to(z)
-        response_scale = _given(calls[0].outputs, self._responses.scale).to(z)
+        d_scale = _with_scales(calls[0].inputs, self._changes.scale).to(z)
+        response_scale = _with_scales(calls[0].outputs, self._responses.scale).to(z)
         return [replace(pairs, d_scale=d_scale, response_scale=response_scale) for pairs in calls]
 
     def state_dict(self) -> dict[str, Any]:
@@ -101,7 +101,7 @@ class _Running:
         self._steps, self._mean, self.scale = kept
 
 
-def _given(specs: tuple[ArraySpec, ...], measured: Tensor) -> Tensor:
+def _with_scales(specs: tuple[ArraySpec, ...], measured: Tensor) -> Tensor:
     """The units `(size,)` that were measured, but where a spec gives its own."""
     pieces = zip(specs, measured.split(sizes(specs)), strict=True)
     return torch.cat(

@@ -155,17 +155,17 @@ class GridTangent(NetworkTangent):
                 x, there = torch.cat([x, more]), torch.cat([there, also])
             on_grid = _every(inside)
             seen.append(torch.where(there & on_grid, _standard(x, *units), 0.0))
-            told, there = answered.cropped(y[row], within)
+            target, there = answered.cropped(y[row], within)
             start = self._carried_on(moving.cropped(z[row], within)[0])
-            wanted.append(_standard(told - start, *added))
+            wanted.append(_standard(target - start, *added))
             weights.append(there)
             places.append(around)
             insides.append(on_grid)
         dtype = self._dtype()
-        found = self._network.on_patches(
+        predicted = self._network.on_patches(
             torch.stack(seen).to(dtype), places, torch.stack(insides)[:, None].to(dtype), edges
         )
-        return (found - torch.stack(wanted).to(dtype))[torch.stack(weights)]
+        return (predicted - torch.stack(wanted).to(dtype))[torch.stack(weights)]
 
     def for_size(self) -> float:
         """With the root of the cells, in units of a quarter of those that a step of learning sees."""
@@ -177,20 +177,20 @@ class GridTangent(NetworkTangent):
         """`carried`, of channels `(channels, *cells)`."""
         assert self._form is not None and isinstance(self._network, GridNetwork)
         answered = self._network.answered
-        given = Lattice(tuple(spec.shape for spec in self._form.inputs), answered.space)
-        pieces = x.split([given.channels_of(shape) for shape in given.shapes])
+        inputs = Lattice(tuple(spec.shape for spec in self._form.inputs), answered.space)
+        pieces = x.split([inputs.channels_of(shape) for shape in inputs.shapes])
         stays, first = [], 0
         for shape in answered.shapes:  # a number that all cells of a channel share
             channels, size = answered.channels_of(shape), math.prod(shape)
             stays.append(self._stays[first : first + size : size // channels])
             first += size
         following = sources(self._form.inputs, self._form.outputs)
-        found = [
+        followed = [
             x.new_zeros(answered.channels_of(shape), *x.shape[1:]) if source is None else pieces[source]
             for source, shape in zip(following, answered.shapes, strict=True)
         ]
-        own = torch.cat(stays).to(x)
-        return torch.cat(found) * own.reshape(-1, *[1] * (x.ndim - 1))
+        factors = torch.cat(stays).to(x)
+        return torch.cat(followed) * factors.reshape(-1, *[1] * (x.ndim - 1))
 
     @property
     def ends_meet(self) -> bool:
@@ -202,9 +202,9 @@ class GridTangent(NetworkTangent):
     def plan(self, form: Form, rows: tuple[Tensor, Tensor, Tensor]) -> dict[str, Any]:
         """How far a change is carried, and which ends meet."""
         z, others, change = rows
-        given, answered = lattices("GridTangent", form)
-        known = ends_of("GridTangent", self.periodic, len(given.space))
-        grid = given.joined(torch.cat([z, others], dim=1))
+        inputs, answered = lattices("GridTangent", form)
+        known = ends_of("GridTangent", self.periodic, len(inputs.space))
+        grid = inputs.joined(torch.cat([z, others], dim=1))
         reach, periodic = measure(grid, answered.joined(change), self.reach, known)
         if self.reach is None and cells_of(form) > CELLS:
             reach = max(LEAST, reach)
@@ -237,13 +237,13 @@ def lattices(who: str, form: Form) -> tuple[Lattice, Lattice]:
 
 def _standard(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     """Channels `(channels, *cells)` in units of mean zero and spread one."""
-    mean, scale = (each.to(x.device).reshape(-1, *[1] * (x.ndim - 1)) for each in (mean, scale))
+    mean, scale = (numbers.to(x.device).reshape(-1, *[1] * (x.ndim - 1)) for numbers in (mean, scale))
     return (x.double() - mean) / scale
 
 
 def _every(inside: Sequence[Tensor]) -> Tensor:
     """Of axes, which cells are inside along all."""
-    found = torch.ones((), dtype=torch.bool, device=inside[0].device)
-    for each in inside:
-        found = found[..., None] & each
-    return found
+    within = torch.ones((), dtype=torch.bool, device=inside[0].device)
+    for along in inside:
+        within = within[..., None] & along
+    return within

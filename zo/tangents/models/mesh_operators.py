@@ -96,7 +96,7 @@ class Elements:
         """The lumped mass of the sides that belong to one cell alone, for losses through the boundary."""
         corners = self.cells.shape[1]
         sides = np.concatenate(
-            [self.cells[:, list(own)] for own in itertools.combinations(range(corners), corners - 1)]
+            [self.cells[:, list(side)] for side in itertools.combinations(range(corners), corners - 1)]
         )
         volume = np.tile(self.volume, corners)
         sides = np.sort(sides, axis=1)
@@ -121,8 +121,11 @@ class Elements:
         """Products of Chebyshev polynomials of the cells' centres up to a degree, the constant first."""
         axes = [chebyshev.chebvander(np.clip(x, -1, 1), degree) for x in self.middle.T]
         powers = itertools.product(range(degree + 1), repeat=len(axes))
-        chosen = sorted((each for each in powers if sum(each) <= degree), key=sum)
-        return [np.prod([axis[:, n] for axis, n in zip(axes, each, strict=True)], axis=0) for each in chosen]
+        chosen = sorted((exponents for exponents in powers if sum(exponents) <= degree), key=sum)
+        return [
+            np.prod([axis[:, n] for axis, n in zip(axes, exponents, strict=True)], axis=0)
+            for exponents in chosen
+        ]
 
     def _assembled(self, local: np.ndarray) -> Matrix:
         corners = self.cells.shape[1]

@@ -100,7 +100,7 @@ class OutputMap:
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on where `state_dict` was taken."""
-        mean_in, mean_out, scale = (each.to(device) for each in state["units"])
+        mean_in, mean_out, scale = (tensor.to(device) for tensor in state["units"])
         self._units, self._ridge = (mean_in, mean_out, scale), state["ridge"]
         self._alone = state["alone"]
         self._factors = tuple(factor.to(device) for factor in state["factors"])

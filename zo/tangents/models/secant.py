@@ -47,22 +47,22 @@ class SecantTangent(Tangent):
         changes, residuals, inverse = self._fit(pairs)
         slopes = torch.einsum("qrm,rm->rq", residuals, cotangent.double())
         slopes = torch.einsum("rqs,rs->rq", inverse, slopes)
-        found = torch.einsum("qrn,rq->rn", changes, slopes) * reciprocal(pairs.d_scale.double())
-        return self.prior.vjp(pairs, cotangent) + found.to(cotangent.dtype)
+        correction = torch.einsum("qrn,rq->rn", changes, slopes) * reciprocal(pairs.d_scale.double())
+        return self.prior.vjp(pairs, cotangent) + correction.to(cotangent.dtype)
 
     def predict(self, pairs: CallPairs) -> Tensor:
         """Each probe from the others of its call and row; a single one from the prior."""
         # Nothing is kept that could have been learned before: the one probe is left out instead.
         changes, expected, residuals = self._residuals(pairs)
         gram = _gram(changes)
-        found = []
+        predicted = []
         for probe in range(len(changes)):
             others = [other for other in range(len(changes)) if other != probe]
             inverse = self._inverse(gram[:, others][:, :, others])
             coordinates = torch.einsum("rqs,rs->rq", inverse, gram[:, others, probe])
-            found.append(expected[probe] + torch.einsum("qrm,rq->rm", residuals[others], coordinates))
+            predicted.append(expected[probe] + torch.einsum("qrm,rq->rm", residuals[others], coordinates))
         lengths = (pairs.d * reciprocal(pairs.d_scale)).norm(dim=-1, keepdim=True)
-        return torch.stack(found).to(pairs.d.dtype) * lengths if found else expected
+        return torch.stack(predicted).to(pairs.d.dtype) * lengths if predicted else expected
 
     def observe(self, pairs: CallPairs) -> None:
         """Only the prior learns."""

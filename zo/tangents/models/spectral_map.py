@@ -81,8 +81,8 @@ class SpectralMap:
             return change
         scale, axes = self._units[2], self._axes
         waves = torch.fft.rfftn(self.lattice.joined(change / scale), dim=axes).movedim(1, -1)
-        found = (waves[..., None, :] @ self._matrix).squeeze(-2).movedim(-1, 1)
-        grid = torch.fft.irfftn(found, s=self.lattice.space, dim=axes)
+        mapped = (waves[..., None, :] @ self._matrix).squeeze(-2).movedim(-1, 1)
+        grid = torch.fft.irfftn(mapped, s=self.lattice.space, dim=axes)
         return scale * self.lattice.split(grid)
 
     def pulled(self, cotangent: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class SpectralMap:
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on where `state_dict` was taken."""
-        mean_in, mean_out, scale = (each.to(device) for each in state["units"])
+        mean_in, mean_out, scale = (tensor.to(device) for tensor in state["units"])
         self._units, self._ridge = (mean_in, mean_out, scale), state["ridge"]
         self._matrix, self._alone = state["matrix"].to(device), state["alone"]
 
@@ -121,10 +121,10 @@ class SpectralMap:
         sums = [torch.zeros(shape, dtype=torch.complex128, device=x.device) for _ in range(3)]
         for row in range(len(x)):  # all at once would take many times the rows' memory
             a, b = (
-                torch.fft.rfftn(self.lattice.joined(((each - mean) / scale)[None].double()), dim=self._axes)[
-                    0
-                ]
-                for each, mean in ((x[row], mean_in), (y[row], mean_out))
+                torch.fft.rfftn(
+                    self.lattice.joined(((values - mean) / scale)[None].double()), dim=self._axes
+                )[0]
+                for values, mean in ((x[row], mean_in), (y[row], mean_out))
             )
             a, b = a.movedim(0, -1), b.movedim(0, -1)
             for total, (left, right) in zip(sums, ((a, a), (a, b), (b, b)), strict=True):
@@ -132,18 +132,18 @@ class SpectralMap:
         return sums[0], sums[1], sums[2]
 
 
-def _solved(own: Tensor, cross: Tensor, of_outputs: Tensor, ridge: float | None) -> Tensor:
+def _solved(of_inputs: Tensor, cross: Tensor, of_outputs: Tensor, ridge: float | None) -> Tensor:
     """W for each wave; without a ridge the projector alone."""
     values, vectors = torch.linalg.eigh(of_outputs)
     largest = values[..., -1:]
     kept = values > NONE**2 * largest
     kept |= largest <= SEEN**2 * largest.max()
     projector = (vectors * kept[..., None, :]) @ vectors.mH
-    if ridge is None or not bool(own.abs().max() > 0):
+    if ridge is None or not bool(of_inputs.abs().max() > 0):
         return projector
-    ridged = own.clone()
-    ridged.diagonal(dim1=-2, dim2=-1).add_(ridge * float(own.diagonal(dim1=-2, dim2=-1).real.max()))
-    return projector + torch.linalg.solve(ridged, cross - own @ projector)
+    ridged = of_inputs.clone()
+    ridged.diagonal(dim1=-2, dim2=-1).add_(ridge * float(of_inputs.diagonal(dim1=-2, dim2=-1).real.max()))
+    return projector + torch.linalg.solve(ridged, cross - of_inputs @ projector)
 
 
 def _complex(x: Tensor) -> torch.dtype:
