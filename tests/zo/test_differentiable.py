@@ -655,7 +655,9 @@ UNITS = torch.tensor([1e-3, 1.0, 30.0, 1e3], dtype=torch.float64)
 )  # over a step of 1e-3 times 1e3
 def test_numbers_in_units_far_apart_are_said_once():
     solver, x = with_scale(None), weights(32, 4) * UNITS
-    with pytest.warns(zo.errors.UnitsWarning, match=r"vary alike.*'x'.*stay at mu.*scale=samples\.std"):
+    with pytest.warns(
+        zo.errors.UnitsWarning, match=r"vary by similar amounts.*'x'.*stay at mu.*scale=samples\.std"
+    ):
         gradient_of(solver, x)
     gradient_of(solver, x)  # warnings are errors here
     gradient_of(with_scale(UNITS.tolist()), x)

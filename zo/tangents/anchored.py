@@ -82,7 +82,7 @@ class _Anchored(Answers):
                 self.responses |= dict(zip(numbers, responses, strict=True))
 
     def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
-        """As recorded; a box that is not named was not recorded, and asking it would cost rows."""
+        """Answer as recorded; a box that is not named was not recorded, and asking it would cost rows."""
         if all(box is not named for named in self.boxes):
             raise TangentError(
                 f"TangentGradient.replay: expected an objective that calls no box but those in boxes, got a "

@@ -39,7 +39,7 @@ def checked_evaluator(evaluator: str | Evaluator) -> Stacked | Loop:
 
 
 def checked_probes(probes: int | None, tangents: Sequence[Tangent]) -> int:
-    """How many; refuses none for tangents that have nothing else to learn from."""
+    """How many probes there are; refuses none for tangents that have nothing else to learn from."""
     if probes is None:
         return 0 if all(tangent.learns_from_values or not tangent.learns for tangent in tangents) else 2
     if probes == 0 and type(probes) is int:
@@ -108,12 +108,12 @@ def refuse_not_finite(gradients: Sequence[Tensor], errors: Sequence[float | None
 
 
 def checked_objective(objective: Objective) -> Objective:
-    """Refuse a closure."""
+    """The objective; refuses a closure."""
     checked = as_objective(objective)
     if isinstance(checked, Closed):
         raise ConfigurationError(
             "TangentGradient, objective: expected objective(network, batch), got a closure without "
-            "arguments, which has no rows to tell apart. Give it both."
+            "arguments, which has no rows to distinguish. Give it both."
         )
     return checked
 

@@ -23,7 +23,7 @@ from zo.evaluators.evaluator import Evaluator, Step
 from zo.evaluators.stacked import Stacked
 from zo.evaluators.state import Snapshot
 from zo.execution.ranks import Ranks, fingerprint
-from zo.failures import CUT, survivors, tell_lost, tell_zero
+from zo.failures import CUT, survivors, warn_of_lost, warn_of_zero
 from zo.objective import Objective
 from zo.parameters import Choice, Parameters, accumulate
 from zo.same_run import refuse_other_run, same_chunk
@@ -34,6 +34,7 @@ from zo.tangents.models.automatic import AutoTangent
 from zo.tangents.models.rows import MOST_BYTES
 from zo.tangents.models.student import StudentTangent
 from zo.tangents.models.values import ValueTangent
+from zo.tangents.order import refuse_other_order
 from zo.tangents.pairs import CallPairs
 from zo.tangents.quality import predict_and_learn, relative_error
 from zo.tangents.recording import RecordedCall, alone, record
@@ -235,8 +236,9 @@ class TangentGradient:
         self._windows = Windows(replays, max_age)
         self._newest: Window | None = None  # until `replays` is asked
         self._replays = False  # whether windows are kept
+        self._in_order: set[str] = set()  # forms of windows whose calls have the batch's order of rows
         self._rows = 0  # of the last step
-        self._told_zero = self._told_lost = False  # a warning is given once
+        self._warned_of_zero = self._warned_of_lost = False  # a warning is given once
 
     def backward(self, batch: Batch) -> Tensor:
         """Add this step's gradient to `.grad`, as autograd would.
@@ -312,13 +314,13 @@ class TangentGradient:
             self.agreement, self.missed = check.agreement, check.missed
             self.agreement_of_rows = check.agreement_of_rows
             self._count(probes, seen.rows, dropped, check)
-            if not self._told_zero and not any(bool(gradient.any()) for gradient in gradients):
-                self._told_zero = tell_zero(number, gradients[0], CUT)
+            if not self._warned_of_zero and not any(bool(gradient.any()) for gradient in gradients):
+                self._warned_of_zero = warn_of_zero(number, gradients[0], CUT)
             self.counts.lost += int((~survived).sum())
-            self._told_lost = self._told_lost or tell_lost(number, survived, causes, batch)
+            self._warned_of_lost = self._warned_of_lost or warn_of_lost(number, survived, causes, batch)
             flat = check.flat if check.flat is not None or not probes else flat_share(pairs)
             if flat is not None and not any(bool(gradient.any()) for gradient in gradients):
-                flat = None  # `tell_zero` says more of it
+                flat = None  # `warn_of_zero` says more of it
             self.watch.saw(number, self.trust_of_step, replace(check, flat=flat), self._improve)
             return loss
 
@@ -355,8 +357,9 @@ class TangentGradient:
             The mean loss, detached. Where loss or gradient is not finite, `.grad` is unchanged.
 
         Raises:
-            TangentError: nothing is recorded yet, the objective makes other calls than were recorded, or
-                calls a box that is not in `boxes`. `.grad` is unchanged.
+            TangentError: nothing is recorded yet; the objective makes other calls than were recorded, calls
+                a box that is not in `boxes`, or asks boxes for rows in another order than that of the batch;
+                or the batch holds a list with an entry for each row. `.grad` is unchanged.
         """
         with torch.inference_mode(False):  # in which there would be no graph
             if rows is not None:
@@ -365,6 +368,9 @@ class TangentGradient:
             step = Step(self.network, self.parameters, self.objective, drawn.batch, len(drawn.losses))
             self.parameters.refuse_replaced(self.network)
             losses, gradients = anchored(step, self.boxes, self.tangents, drawn)
+            if len(drawn.survived) > 1 and repr(drawn.form) not in self._in_order:
+                refuse_other_order(step, self.boxes, drawn)
+                self._in_order.add(repr(drawn.form))
             losses = losses[drawn.survived]
             loss = losses.mean()
             self._windows.replayed(losses, drawn.losses[drawn.survived])

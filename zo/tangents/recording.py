@@ -31,7 +31,7 @@ PROBES = 301  # first word of the key's path for these draws
 
 @dataclass(frozen=True)
 class RecordedCall:
-    """One call in the chain, of the base (the first variant) and of the probes.
+    """A call of a box, by the base (the first variant) and by the probes.
 
     Attributes:
         box: its place among the boxes.
@@ -144,7 +144,7 @@ def record(
         step.parameters.refuse_replaced(step.network)
         recorded = []
         for in_chunk in chunks[ranks.rank :: ranks.size]:
-            # The base alone needs no stack, which not every layer bears.
+            # The base alone needs no stack, which not every layer supports.
             stacked = isinstance(evaluator, Stacked) and len(in_chunk) > 1
             recorded.append(_variants(step, boxes, _moves(step, in_chunk, mu, key), stacked=stacked))
         meeting.message = recorded if ranks.size == 1 else [_packed(part) for part in recorded]
@@ -208,7 +208,7 @@ class Recorder:
 
 
 def _variants(step: Step, boxes: Sequence[BlackBoxFunction], moves: Directions, *, stacked: bool) -> Recorded:
-    """Some variants, in one call of the objective where they are stacked and it bears that."""
+    """Record some variants, in one call of the objective where they are stacked and it can take that."""
     recorder, asked_in_vain = Recorder(boxes), 0
     if stacked:
         try:
@@ -255,7 +255,7 @@ def flat_rows(spec: ArraySpec, tensor: Tensor) -> Tensor:
 
 
 def rows_alive(alive: Tensor, rows: Tensor) -> Tensor:
-    """For each row of a call whether its row of the batch is alive; all, where a call has others."""
+    """Whether each row of a call belongs to a live row of the batch; all do where a call has others."""
     per_row, rest = divmod(len(rows), len(alive))
     if rest:
         return torch.ones(len(rows), dtype=torch.bool, device=rows.device)
@@ -263,7 +263,7 @@ def rows_alive(alive: Tensor, rows: Tensor) -> Tensor:
 
 
 def _moves(step: Step, variants: range, mu: float, key: Key) -> Directions:
-    """Of some of the variants: the first of all is the base, and each probe's draws are its own."""
+    """The moves of some variants: the first of all is the base, and each probe has its own draws."""
     size, dtype = step.parameters.size, step.parameters.dtype
     moves = torch.zeros(len(variants), size, dtype=dtype)
     for place, variant in enumerate(variants):
@@ -302,7 +302,7 @@ def _one_by_one(recorder: Recorder, boxes: Sequence[BlackBoxFunction], variants:
 
 
 def _joined(chunks: Sequence[Recorded], boxes: Sequence[BlackBoxFunction]) -> Recorded:
-    """The chunks of a step as one."""
+    """The chunks of a step as one record."""
     forms = [[(c.box, [(t.shape[1:], t.dtype) for t in tensors(c)]) for c in chunk.calls] for chunk in chunks]
     if any(form != forms[0] for form in forms):
         raise _differ(f"{' or '.join(map(str, sorted({len(form) for form in forms})))} calls that differ")
@@ -335,12 +335,12 @@ def _differ(got: str) -> TangentError:
 
 
 def _packed(recorded: Recorded) -> tuple[Recorded, list[bool]]:
-    """In the CPU's memory, to be sent; and which tensors were in a GPU's."""
+    """The record in the CPU's memory, to be sent; and which tensors were in a GPU's."""
     return map_tensors(Tensor.cpu, recorded), [tensor.is_cuda for tensor in tensors(recorded)]
 
 
 def _unpacked(packed: tuple[Recorded, list[bool]], home: torch.device) -> Recorded:
-    """Back in the memory of the network's device, where they came from another's."""
+    """The record with tensors moved back to the network's device, where they came from another's."""
     were_there = iter(packed[1])
     return map_tensors(lambda tensor: tensor.to(home) if next(were_there) else tensor, packed[0])
 

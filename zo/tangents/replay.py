@@ -83,7 +83,7 @@ class Live:
         self.seen = recorder.recorded(self._losses.detach()[None])
 
     def gradients(self, pairs: Sequence[CallPairs]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """As `replay`, where all rows survived; once, since the graph is gone then.
+        """Loss and gradients as `replay` gives them, where all rows survived; once: the graph is gone then.
 
         Args:
             pairs: of each call.
@@ -120,7 +120,7 @@ class _LiveRecorder(Recorder):
 
 
 def _gradients(loss: Tensor, step: Step) -> tuple[Tensor, ...]:
-    """Of each of the chosen parameters; zero where the loss does not depend on it."""
+    """The gradient by each of the chosen parameters; zero where the loss does not depend on it."""
     weights = step.parameters.tensors
     if not loss.requires_grad:
         return tuple(torch.zeros_like(weight) for weight in weights)
@@ -193,7 +193,7 @@ class Answers:
         self._next = 0
 
     def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
-        """What the box answered; other boxes answer as ever."""
+        """What the box answered; other boxes are evaluated."""
         if id(box) not in self._places:
             _refuse_graph(box, arrays)
             return box.call(*arrays)
@@ -285,7 +285,8 @@ class _Replay(Answers):
                 raise TangentError(
                     f"objective: expected {where} to be the same without the {failed} of {len(self.alive)} "
                     "rows that failed, got another: rows depend on each other, as under batch norm in train "
-                    "mode. Take network.eval(), or a norm over each row, or mend the box."
+                    "mode, or the box is asked for them in another order than that of the batch. Take "
+                    "network.eval(), or a norm over each row, or leading axes (rows, ...), or mend the box."
                 )
             if not same:
                 raise _differs(f"{where} to be what it was beside the probes", "another")
@@ -318,12 +319,12 @@ class _Answered(Function):
         outputs: tuple[Tensor, ...],
         *inputs: Tensor,
     ) -> tuple[Tensor, ...]:
-        """No box is evaluated."""
+        """Give the recorded outputs; no box is evaluated."""
         ctx.box, ctx.tangent, ctx.pairs, ctx.number = box, tangent, pairs, number
         ctx.like = [(x.shape, x.dtype) for x in inputs]
         by_spec = zip(box.outputs, outputs, strict=True)
         ctx.mark_non_differentiable(*(out for spec, out in by_spec if not spec.differentiable))
-        ctx.set_materialize_grads(False)  # None tells an output that the loss does not use
+        ctx.set_materialize_grads(False)  # None marks an output that the loss does not use
         return outputs
 
     @staticmethod

@@ -150,7 +150,7 @@ class IdentityTangent(Tangent):
     learns = False
 
     def apply(self, pairs: CallPairs, d: Tensor) -> Tensor:
-        """The changes themselves."""
+        """The changes of the followed inputs."""
         pieces, shape = d.split(sizes(pairs.inputs), dim=-1), d.shape[:-1]
         outputs = zip(sources(pairs.inputs, pairs.outputs), sizes(pairs.outputs), strict=True)
         followed = [
@@ -159,7 +159,7 @@ class IdentityTangent(Tangent):
         return torch.cat(followed, -1) * _follows(pairs)
 
     def vjp(self, pairs: CallPairs, cotangent: Tensor) -> Tensor:
-        """The gradients of the outputs themselves."""
+        """The gradients of the outputs, at the inputs that they follow."""
         pieces = (cotangent * _follows(pairs)).split(sizes(pairs.outputs), dim=-1)
         gradients = [cotangent.new_zeros(*cotangent.shape[:-1], size) for size in sizes(pairs.inputs)]
         for source, piece in zip(sources(pairs.inputs, pairs.outputs), pieces, strict=True):
@@ -213,7 +213,7 @@ def bring(tangent: Tangent, device: torch.device) -> None:
 
 
 def sources(inputs: Sequence[ArraySpec], outputs: Sequence[ArraySpec]) -> list[int | None]:
-    """For each output the place of the input that it follows: of its name and shape, or alone as it is."""
+    """The place of the input that each output follows: the one of its name and shape, or the only one."""
     alone = len(inputs) == len(outputs) == 1
     return [
         next(

@@ -102,7 +102,7 @@ class _Running:
 
 
 def _with_scales(specs: tuple[ArraySpec, ...], measured: Tensor) -> Tensor:
-    """The units `(size,)` that were measured, but where a spec gives its own."""
+    """The measured units `(size,)`, but where a spec has a scale that."""
     pieces = zip(specs, measured.split(sizes(specs)), strict=True)
     return torch.cat(
         [piece if spec.scale is None else piece.new_tensor(spec.scale) for spec, piece in pieces]
@@ -135,5 +135,5 @@ def _sizes(changes: Tensor, values: Tensor, varied: bool = False) -> Tensor:
 
 
 def _root_mean_square(numbers: Tensor) -> Tensor:
-    """Of each column, `(size,)` float64; zero if there are no rows."""
+    """The root mean square of each column, `(size,)` float64; zero if there are no rows."""
     return (numbers.double().square().sum(dim=0) / max(len(numbers), 1)).sqrt()

@@ -35,7 +35,7 @@ FEWEST_ROWS = 4  # whose changes are compared one by one; of fewer the cosine is
 
 
 def flat_share(calls: Sequence[CallPairs]) -> float | None:
-    """Of the rows whose input changed, the share whose answers stayed to the bit; None if none changed.
+    """The share of the moved rows whose answers stayed to the bit; None if no input changed.
 
     Of a smooth box hardly any stay. One that is constant in pieces, as trees are, shows nothing of its
     response in them, however many are asked.
@@ -92,7 +92,7 @@ def checked(taken: Taken, watch: TrustWatch) -> Check:
 
     Outputs with an offset (101,325 + f in float32) are rounded by as much as they respond over so short a
     way. Then a further query goes ten times as far; where that is too short too, responses show nothing.
-    Answers that a program printed with few digits are rounded likewise. Then the first way is as long as the
+    Answers that a program printed with few digits are rounded as well. Then the first way is as long as the
     change of the loss needs to be distinguishable from what rounding makes of it; where none is long enough
     nothing is asked, and where responses are mostly rounding only the digits are reported.
 
@@ -220,7 +220,7 @@ class _Uphill:
         return float(change.square().sum().sqrt()) / max(len(change), 1)
 
     def _changes(self, length: float) -> tuple[Tensor, Recorder]:
-        """Of the loss of each row, the weights so far uphill, and what the boxes were asked."""
+        """The changes of the rows' losses so far uphill, and a record of what the boxes were asked."""
         network, recorder = self._taken.step.network, Recorder(self._taken.boxes)
         after = Snapshot(network)
         move = Directions(
@@ -251,11 +251,11 @@ class _Listening(Tangent):
         self.arrived: dict[int, Tensor] = {}
 
     def apply(self, pairs: CallPairs, d: Tensor) -> Tensor:
-        """The tangent's."""
+        """The tangent's J d."""
         return self.tangent.apply(pairs, d)
 
     def vjp(self, pairs: CallPairs, cotangent: Tensor) -> Tensor:
-        """The tangent's."""
+        """The tangent's J^T v, whose v is kept."""
         self.arrived[id(pairs)] = cotangent
         return self.tangent.vjp(pairs, cotangent)
 

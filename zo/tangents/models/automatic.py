@@ -34,7 +34,7 @@ LARGEST = 5_000  # numbers of outputs for which there is a kernel, or a perceptr
 CONTEST = 25  # steps in which two kinds learn side by side
 CLEARLY = 4.0  # times the mean square error: what a stencil must beat to be taken
 BETTER = 1.0  # the same of a kind that learns beside one that is not trusted
-FEWEST_JUDGED = 50  # rows that are there already, of which a fifth tells which kind is better
+FEWEST_JUDGED = 50  # rows that are there already, a fifth of which decides which kind is better
 FADING = 0.5  # of an error with each of these
 WORST = 1e12  # an error that is not finite counts as this
 
@@ -100,7 +100,7 @@ class AutoTangent(Tangent):
 
     @property
     def model(self) -> ValueTangent:
-        """The one in use."""
+        """The model in use."""
         return self.models[self.kind]
 
     def apply(self, pairs: CallPairs, d: Tensor) -> Tensor:
@@ -112,20 +112,20 @@ class AutoTangent(Tangent):
         return self._corrected(pairs).vjp(pairs, cotangent)
 
     def linearise(self, calls: Sequence[CallPairs]) -> None:
-        """The model prepares."""
+        """Have the model in use prepare for `vjp` and `apply`."""
         self.model.linearise(calls)
 
     def response(self, pairs: CallPairs, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
-        """The model's, or where probes correct it, what these say."""
+        """The change by the model in use, or where probes correct it, by them."""
         return self._corrected(pairs).response(pairs, z, others)
 
     def responses(self, calls: Sequence[CallPairs]) -> list[Response]:
-        """The model's, or where probes correct it, what these say."""
+        """The changes by the model in use, or where probes correct it, by them."""
         corrected = self._corrected(all_rows(calls)) is not self.model
         return super().responses(calls) if corrected else self.model.responses(calls)
 
     def predict(self, pairs: CallPairs) -> Tensor:
-        """Of the model corrected by the other probes, or of these alone."""
+        """The responses by the model corrected by the other probes, or by these alone."""
         predictions = [tangent.predict(pairs) for tangent in (SecantTangent(self.model), self._secant)]
         better = predictions[self._missed[1] < self._missed[0]]
         for place, predicted in enumerate(predictions):
@@ -134,7 +134,7 @@ class AutoTangent(Tangent):
         return better
 
     def predict_values(self, pairs: CallPairs) -> Tensor | None:
-        """The model's."""
+        """The outputs as the model in use predicts them."""
         return self.model.predict_values(pairs)
 
     def see(self, pairs: CallPairs) -> None:
@@ -229,7 +229,7 @@ class AutoTangent(Tangent):
         return f"{self.model!r} takes over from {before!r}"
 
     def state_dict(self) -> dict[str, Any]:
-        """Which kinds, and what they learned."""
+        """Which kinds there are, and what they learned."""
         return {
             "kind": self.kind,
             "left": list(self._left),
@@ -276,7 +276,7 @@ class AutoTangent(Tangent):
                 warnings.warn(f"{error} {self._next_kind()}, for no more rows.", TangentWarning, stacklevel=7)
 
     def _lend(self) -> None:
-        """How far the box reaches is measured by the network alone: it takes as long as a fit."""
+        """Give the stencil the reach that the network measured: measuring it takes as long as a fit."""
         network: Any = self.models.get("grid")
         stencil: Any = self.models.get("stencil")
         if network is not None and stencil is not None and network.measured:
@@ -328,7 +328,7 @@ class AutoTangent(Tangent):
         return self._secant if self._missed[1] < self._missed[0] else SecantTangent(self.model)
 
     def __repr__(self) -> str:
-        """With all kinds, in the order in which they are tried, and what the box was taken for."""
+        """All kinds, in the order in which they are tried, and what the box was taken for."""
         kinds = ", ".join(repr(make()) for make in self._makers.values())
         return f"AutoTangent({kinds}; {self._why})"
 

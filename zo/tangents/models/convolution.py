@@ -106,7 +106,7 @@ class Convolutions:
         torch.sum(cotangent, axes, out=slope)
 
     def _around(self, x: Tensor, kernel: Tensor) -> Tensor:
-        """With the cells that the kernel sees beyond the ends."""
+        """The cells with those that the kernel sees beyond the ends."""
         around = padded(x, kernel.shape[2] // 2, self.periodic)
         return around.contiguous(memory_format=FORMATS[around.ndim - 2])
 
@@ -128,7 +128,7 @@ def _to_few(kernel: Tensor) -> bool:
 
 
 def _turned(kernel: Tensor) -> Tensor:
-    """That of the way back."""
+    """The kernel of the way back."""
     return kernel.transpose(0, 1).flip(tuple(range(2, kernel.ndim)))
 
 

@@ -107,7 +107,7 @@ class GraphTangent(ImplicitTangent):
     def _result(
         self, flows: _Flows, rows: Rows, theta: np.ndarray, error: float, iterations: int
     ) -> dict[str, Any]:
-        """With all rows."""
+        """The chosen form, fitted to all rows, in plain values and tensors."""
         if rows.held.any() and math.isfinite(error):
             theta = _Fit(flows, rows, self.ridge).improved(theta, iterations)
         return {
@@ -125,7 +125,7 @@ class GraphTangent(ImplicitTangent):
         }
 
     def step(self, mesh: Mesh, fit: dict[str, Any]) -> ImplicitStep:
-        """With the coefficients."""
+        """The implicit step with the fitted coefficients."""
         links, nodes = self._links(mesh), mesh.size
         steps, powers, cubes = fit["form"]
         flows = _Flows(links, nodes, steps, powers, cubes, fit["carried"].numpy(), fit["extras"])
@@ -137,7 +137,7 @@ class GraphTangent(ImplicitTangent):
         return self._kept_links[1]
 
     def __repr__(self) -> str:
-        """With what was set; a resumed run is held to it, so what was measured is not in it."""
+        """The settings; a resumed run is held to them, so what was measured is not among them."""
         return f"GraphTangent({self.mesh!r}, ridge={self.ridge})"
 
 
@@ -163,12 +163,12 @@ class _Flows:
         return len(self.links), self.nodes, len(self.carried), len(self.carried), len(self.terms)
 
     def split(self, theta: np.ndarray) -> list[np.ndarray]:
-        """Of each kind."""
+        """The numbers of each kind."""
         return np.split(theta, np.cumsum(self.sizes)[:-1])
 
     @cached_property
     def terms(self) -> list[Term]:
-        """Of q; cubes along edges last."""
+        """The terms of q, cubes along edges last."""
         count = len(self.carried)
         terms = [
             Term(out, (("node", count + extra),), "node")
@@ -188,7 +188,7 @@ class _Flows:
         return terms
 
     def start(self) -> np.ndarray:
-        """Nothing flows much; what is not carried answers its own extra."""
+        """The numbers to begin with: nothing flows much, and what is not carried answers its own extra."""
         _, _, flow, loss, _ = parts = self.split(np.zeros(sum(self.sizes)))
         flow[:] = 1.0
         loss[~self.carried] = 0.1
@@ -206,7 +206,7 @@ class _Flows:
         return np.concatenate([*other.split(theta)[:4], q])
 
     def step(self, theta: np.ndarray, free: np.ndarray) -> ImplicitStep:
-        """With these numbers."""
+        """The implicit step with these numbers."""
         edges, tanks, flow, loss, q = self.split(theta)
         conductance, capacity = np.exp(edges), np.exp(tanks)
         weighted = sparse.diags_array(conductance) @ self.difference
@@ -248,7 +248,7 @@ class _Fit:
         return min(starts, key=lambda start: self._cost(start)[0])
 
     def improved(self, theta: np.ndarray, iterations: int) -> np.ndarray:
-        """By L-BFGS, with bounds far away."""
+        """Better numbers by L-BFGS, with bounds far away."""
         edges, tanks, *_ = self.flows.sizes
         far = [(-STEEPEST, STEEPEST)] * (edges + tanks) + [(None, None)] * (len(theta) - edges - tanks)
         result = minimize(
@@ -258,7 +258,7 @@ class _Fit:
         return result.x if np.isfinite(result.fun) else theta
 
     def error(self, theta: np.ndarray, held: Rows | None) -> float:
-        """On rows that are held out, in units of the change; on its own where none are."""
+        """The error on rows that are held out, in units of the change; on the fitted rows where none are."""
         step = self.flows.step(theta, self.rows.free)
         try:
             residual = self._residual(step.run(self.rows.state, self.rows.extras)[-1], self.rows)

@@ -22,7 +22,7 @@ from zo.tangents.tangent import sources
 CELLS = 2**11  # of a step of learning, at most: large grids take fewer rows, and of larger ones patches
 LONGEST = 8.0  # times as many steps of learning on large grids, at most
 EDGES = {1: 256, 2: 16, 3: 12}  # cells of a patch along each axis
-LEAST = 2  # cells of reach on large grids: of smooth states no stencil tells whether one cell is enough
+LEAST = 2  # cells of reach on large grids: on smooth states no stencil shows whether one cell is enough
 
 
 class GridTangent(NetworkTangent):
@@ -104,11 +104,11 @@ class GridTangent(NetworkTangent):
         )
 
     def groups(self, form: Form, shapes: Sequence[tuple[int, ...]]) -> Tensor | None:
-        """The cells of a channel."""
+        """The channel of each number: the cells of a channel share a unit."""
         return Lattice(tuple(shapes), refuse_no_grid("GridTangent", form.outputs)).groups()
 
     def drawn(self) -> int:
-        """As many as `batch` and the cells of a step of learning allow."""
+        """Rows of a step of learning: as many as `batch` and its cells allow."""
         assert self._form is not None
         return max(1, min(self.batch, CELLS // cells_of(self._form)))
 
@@ -168,13 +168,13 @@ class GridTangent(NetworkTangent):
         return (predicted - torch.stack(wanted).to(dtype))[torch.stack(weights)]
 
     def for_size(self) -> float:
-        """With the root of the cells, in units of a quarter of those that a step of learning sees."""
+        """Times as many steps as usual: the root of the cells, over a quarter of those that a step sees."""
         assert isinstance(self._network, GridNetwork)
         cells = math.prod(self._network.answered.space)
         return 1.0 if self.whole_rows else min(LONGEST, math.sqrt(4 * cells / CELLS))
 
     def _carried_on(self, x: Tensor) -> Tensor:
-        """`carried`, of channels `(channels, *cells)`."""
+        """What `carried` gives, for channels `(channels, *cells)`."""
         assert self._form is not None and isinstance(self._network, GridNetwork)
         answered = self._network.answered
         inputs = Lattice(tuple(spec.shape for spec in self._form.inputs), answered.space)
@@ -194,7 +194,7 @@ class GridTangent(NetworkTangent):
 
     @property
     def ends_meet(self) -> bool:
-        """As measured, or as it was said."""
+        """Whether all ends meet, as measured or as it was said."""
         assert self._form is not None
         lengths = {spec.shape[-len(self._plan["periodic"]) :] for spec in self._form.outputs}
         return all(self._plan["periodic"]) and len(lengths) == 1
@@ -215,17 +215,17 @@ class GridTangent(NetworkTangent):
         return GridNetwork(*lattices("GridTangent", form), self.channels, plan["reach"], plan["periodic"])
 
     def __repr__(self) -> str:
-        """With what was set; a resumed run is held to it, so what was measured is not in it."""
+        """The settings; a resumed run is held to them, so what was measured is not among them."""
         return f"GridTangent(channels={self.channels}, periodic={self.periodic}, reach={self.reach})"
 
 
 def cells_of(form: Form) -> int:
-    """Of the grid."""
+    """The number of cells of a box's grid."""
     return math.prod(refuse_no_grid("GridTangent", form.outputs))
 
 
 def lattices(who: str, form: Form) -> tuple[Lattice, Lattice]:
-    """Of all inputs, those without a gradient last, and of the outputs, on the same cells.
+    """The lattices of all inputs, those without a gradient last, and of the outputs, on the same cells.
 
     Raises:
         ConfigurationError: the outputs do not lie on one grid.
@@ -242,7 +242,7 @@ def _standard(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
 
 
 def _every(inside: Sequence[Tensor]) -> Tensor:
-    """Of axes, which cells are inside along all."""
+    """Which cells are inside along all axes."""
     within = torch.ones((), dtype=torch.bool, device=inside[0].device)
     for along in inside:
         within = within[..., None] & along

@@ -51,25 +51,25 @@ class GridNetwork(Passes):
     # Passes
 
     def arranged(self, z: Tensor, others: Tensor) -> Tensor:
-        """Channels on the grid."""
+        """Inputs and others as channels on the grid."""
         x = self.on_grid.joined(torch.cat([z, others], dim=1) if others.shape[1] else z)
         return x.movedim(0, -1).contiguous() if self.convolve.line else x
 
     def answers(self, y: Tensor) -> Tensor:
-        """What each output has in its cells."""
+        """The numbers that each output has in its cells."""
         return self.answered.split(y.movedim(-1, 0) if self.convolve.line else y)
 
     def arranged_cotangent(self, cotangent: Tensor) -> Tensor:
-        """Zero where an output has no cell."""
+        """The outputs' gradient on the grid, zero where an output has no cell."""
         joined = self.answered.joined(cotangent)
         return joined.movedim(0, -1).contiguous() if self.convolve.line else joined
 
     def cotangent_rows(self, cotangent: Tensor) -> Tensor:
-        """Of an input that is the same in all cells the sum over them."""
+        """The rows' gradient: of an input that is the same in all cells the sum over them."""
         return self.on_grid.gathered(cotangent.movedim(-1, 0) if self.convolve.line else cotangent)
 
     def passed(self, x: Tensor) -> tuple[Tensor, Kept]:
-        """Channels out, in each cell."""
+        """The channels out, in each cell."""
         axis = self.convolve.channels
         first, seen_first = self._of_all(self.products, x)
         straight, bent, factor = _parts(first, axis)
@@ -83,7 +83,7 @@ class GridNetwork(Passes):
         return answer + more, (bent, factor, other, inner, None, seen_of_weights)
 
     def back(self, kept: Kept, cotangent: Tensor, slopes: Slopes | None = None) -> Tensor | None:
-        """To the channels, or to the kernels."""
+        """The gradient by the channels in, or by the kernels."""
         bent, factor, other, inner, turned, *rest = kept
         convolve, axis = self.convolve, self.convolve.channels
         last, bend = self.last.weight, self.bend.weight
@@ -179,7 +179,7 @@ class GridNetwork(Passes):
     def on_patches(
         self, x: Tensor, places: Sequence[Sequence[Tensor]], inside: Tensor, edges: Sequence[int]
     ) -> Tensor:
-        """The same on patches alone, of which the cells around are known, with a graph of the weights.
+        """The channels out on patches alone, whose neighbouring cells are known, with a graph of the weights.
 
         Args:
             x: standardised channels `(patches, channels, *cells)`, `halo` cells more on each side.
@@ -216,7 +216,7 @@ class GridNetwork(Passes):
 
 
 def _parts(hidden: Tensor, channels: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the first layer's channels, along that axis: two quarters, one of them to be bent, and a factor."""
+    """Two quarters of the first layer's channels, one of them to be bent, and the half that is a factor."""
     width = hidden.shape[channels] // 2
     straight, bent, factor = hidden.split([width // 2, width - width // 2, width], dim=channels)
     return straight, bent, factor

@@ -60,7 +60,7 @@ class ImplicitStep:
     _factors: list[Any] = field(default_factory=list, repr=False)
 
     def run(self, state: np.ndarray, extras: np.ndarray) -> Trajectory:
-        """From `(rows, fields, nodes)` and `(rows, extras, nodes)`."""
+        """The states from a first one `(rows, fields, nodes)` on, with extras `(rows, extras, nodes)`."""
         states = [state]
         for _ in range(self.steps):
             now = states[-1]
@@ -102,7 +102,7 @@ class ImplicitStep:
     def adjoint(
         self, states: Trajectory, extras: np.ndarray, cotangent: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-        """Of the first state, of the extras, and of each step's equation, the gradient of what follows."""
+        """The gradient by the first state, by the extras, and by each step's equation."""
         of_extras, multipliers = np.zeros_like(extras), []
         for step in reversed(range(self.steps)):
             slopes = self._slopes(np.concatenate([states[step], extras], axis=1))
@@ -147,7 +147,7 @@ class ImplicitStep:
         return math.prod((values[factor] for factor in term.factors[1:]), start=values[term.factors[0]])
 
     def _slopes(self, at: np.ndarray) -> dict[tuple[int, str, str, int], np.ndarray | float]:
-        """By what a mapped factor's change is multiplied: (out, back, map, field) -> `(rows, places)`."""
+        """The factor of a mapped factor's change: (out, back, map, field) -> `(rows, places)`."""
         values, slopes = self._values(at), {}
         for term, coefficient in zip(self.terms, self.coefficients, strict=True):
             for index, (name, place) in enumerate(term.factors):

@@ -25,8 +25,8 @@ class KernelTangent(ValueTangent):
     In units of mean zero and spread one, y = z + sum over rows j of k(x, x_j) a_j, with k(x, x') =
     exp(-|x - x'|^2 / 2 l^2) + 10 (1 + x . x' / n) for n numbers of inputs: a squared exponential beside a
     linear trend (Rasmussen and Williams, 2006). The length l and the noise are those of the smallest
-    leave-one-out error. Where a box takes few numbers this tells more of few rows than a network does. Each
-    number has its own unit. It needs no probes and no steps of learning, and nothing is drawn.
+    leave-one-out error. Where a box takes few numbers this learns more from few rows than a network does.
+    Each number has its own unit. It needs no probes and no steps of learning, and nothing is drawn.
 
     Memory: some centres x (3 centres + 2 size_out) numbers of 8 bytes, and window x (size_in + size_out). A
     fit, when one row in twenty is new: centres^3 / 3 operations. A call's VJP: rows x centres x (size_in +
@@ -159,7 +159,7 @@ class KernelTangent(ValueTangent):
         self._fit = tuple(tensor.to(device, copy=True) for tensor in state["fit"])
 
     def __repr__(self) -> str:
-        """With the number of centres."""
+        """The number of centres."""
         return f"KernelTangent(centres={self.centres})"
 
 

@@ -35,7 +35,7 @@ class Lattice:
 
     @property
     def channels(self) -> int:
-        """Of all arrays together."""
+        """The number of channels of all arrays together."""
         return sum(self.channels_of(shape) for shape in self.shapes)
 
     def on_grid(self, shape: Shape) -> bool:
@@ -57,7 +57,7 @@ class Lattice:
         return tuple(slice(length) for length in fewest)
 
     def varies_by_cell(self) -> list[bool]:
-        """For each channel whether it has a number of its own in each cell."""
+        """Whether each channel has a number for each cell, as a list."""
         return [self.on_grid(shape) for shape in self.shapes for _ in range(self.channels_of(shape))]
 
     def groups(self) -> Tensor:
@@ -141,7 +141,7 @@ class Lattice:
         return torch.cat(grids), torch.cat(there)
 
     def channels_of(self, shape: Shape) -> int:
-        """How many an array of that shape has: where it is not on the grid, each number is one."""
+        """How many channels an array of that shape has: off the grid each of its numbers is one."""
         if not self.on_grid(shape):
             return math.prod(shape)
         return math.prod(shape[: len(shape) - len(self.space)])
@@ -178,7 +178,7 @@ def refuse_no_grid(who: str, outputs: Sequence[ArraySpec]) -> Shape:
 
 
 def checked_ends(who: str, periodic: bool | Sequence[bool] | None) -> bool | tuple[bool, ...] | None:
-    """The setting `periodic`, plain.
+    """The setting `periodic` in plain values.
 
     Raises:
         ConfigurationError: it is something else.
@@ -194,7 +194,7 @@ def checked_ends(who: str, periodic: bool | Sequence[bool] | None) -> bool | tup
 
 
 def ends_of(who: str, periodic: bool | tuple[bool, ...] | None, axes: int) -> tuple[bool, ...] | None:
-    """For each axis whether its ends meet; None if that is to be measured.
+    """Whether the ends of each axis meet; None if that is to be measured.
 
     Raises:
         ConfigurationError: it was said for another number of axes.

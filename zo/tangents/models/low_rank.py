@@ -181,5 +181,5 @@ class LowRankTangent(Tangent):
         return torch.cholesky_solve(coordinates.T.double(), factor).T.to(coordinates.dtype)
 
     def __repr__(self) -> str:
-        """With its prior."""
+        """The settings, with the prior."""
         return f"LowRankTangent({self.prior!r}, rank={self.rank}, forgetting={self.forgetting:g})"

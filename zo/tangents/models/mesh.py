@@ -167,7 +167,7 @@ class MeshTangent(ImplicitTangent):
         return self._better(best, replace(form, steps=form.passed(theta)), rows)
 
     def _result(self, best: _FittedForm, rows: Rows) -> dict[str, Any]:
-        """With all rows."""
+        """The chosen form, fitted to all rows, in plain values and tensors."""
         form, theta, error = best.form, best.theta, best.error
         if rows.held.any() and math.isfinite(error):
             theta = _Fit(form, rows, self.ridge).improved(theta)
@@ -200,7 +200,7 @@ class MeshTangent(ImplicitTangent):
         return _FittedForm(form, theta, error, fit.parts(theta))
 
     def step(self, mesh: Mesh, fit: dict[str, Any]) -> ImplicitStep:
-        """With the coefficients."""
+        """The implicit step with the fitted coefficients."""
         degree, steps, products, varied = fit["form"]
         carried = fit["carried"].numpy()
         form = Form(self._basis(mesh), degree, steps, products, varied, carried, fit["extras"])
@@ -212,7 +212,7 @@ class MeshTangent(ImplicitTangent):
         return self._kept_basis[1]
 
     def __repr__(self) -> str:
-        """With what was set; a resumed run is held to it, so what was measured is not in it."""
+        """The settings; a resumed run is held to them, so what was measured is not among them."""
         return f"MeshTangent({self.mesh!r}, ridge={self.ridge})"
 
 
@@ -331,7 +331,7 @@ class _Fit:
         return applied(form.base[0], rows.goal - rows.state) * weight, columns
 
     def improved(self, theta: np.ndarray) -> np.ndarray:
-        """By L-BFGS with exact gradients, in coordinates that a Jacobian of few rows makes round.
+        """Better coefficients by L-BFGS with exact gradients, in coordinates that a Jacobian makes round.
 
         A gradient takes 2 S solves a row, a Jacobian as many as there are coefficients.
         """
@@ -370,7 +370,7 @@ class _Fit:
         return tuple(np.flatnonzero(effect[2 : 2 + len(self.form.linear)] > PART).tolist())
 
     def error(self, theta: np.ndarray, held: Rows | None) -> float:
-        """On rows that are held out, in units of the change; on its own where none are."""
+        """The error on rows that are held out, in units of the change; on the fitted rows where none are."""
         step = self._step(theta)
         try:
             residual = self._left_of(step.run(self.rows.state, self.rows.extras)[-1], self.rows)
@@ -506,7 +506,7 @@ def _affordable(form: Form, rows: Rows, work: float) -> Rows:
 
 
 def _weights(gram: np.ndarray) -> np.ndarray:
-    """Of the ridge: squares of the coefficients' effects, at least one for psi and w."""
+    """The weights of the ridge: squares of the coefficients' effects, at least one for psi and w."""
     weights = np.maximum(gram.diagonal(), FAINT * gram.diagonal().max())
     weights[:2] = np.maximum(weights[:2], 1.0)
     return weights

@@ -31,7 +31,7 @@ class Basis:
 
     @cached_property
     def mass(self) -> Any:
-        """The consistent one."""
+        """The consistent mass matrix."""
         return self.elements.mass()
 
     @cached_property
@@ -41,7 +41,7 @@ class Basis:
 
     @cached_property
     def maps(self) -> dict[str, Any]:
-        """For the terms of q."""
+        """The maps by name that the terms of q are made of."""
         elements = self.elements
         volume = sparse.diags_array(elements.volume)
         maps: dict[str, Any] = {
@@ -73,7 +73,7 @@ class Basis:
     def products(
         self, left: np.ndarray, right: Sequence[np.ndarray]
     ) -> Callable[[tuple[Any, ...], int, int], np.ndarray]:
-        """Of left^T A right, summed up over rows, what each cell has of it: by A's kind, out and into.
+        """What each cell has of left^T A right, summed over rows, as a function of A's kind, out and into.
 
         Args:
             left: `(rows, fields, nodes)`.
@@ -161,7 +161,7 @@ class Form:
 
     @cached_property
     def names(self) -> list[Any]:
-        """Of the coefficients, the same in all forms."""
+        """The names of the coefficients, the same in all forms."""
         places = [(*kind, n) for place, kind in enumerate(self.kinds) for n in range(self.places(place))]
         return ["psi", "w", *places, *self.terms]
 
@@ -177,13 +177,13 @@ class Form:
 
     @cached_property
     def linear(self) -> list[tuple[int, int, Any]]:
-        """Of K: the field whose equation it is in, the field that it multiplies, and the matrix."""
+        """The matrices of K, each with the field of its equation and the field that it multiplies."""
         places = [name for name in self.names[2:] if isinstance(name, tuple)]
         return [(out, into, self.basis.of(kind, self.degree, place)) for out, into, kind, place in places]
 
     @cached_property
     def terms(self) -> list[Term]:
-        """Of q."""
+        """The terms of q."""
         count = len(self.carried)
         terms = [
             Term(out, (("node", count + extra),), "mass")
@@ -215,11 +215,11 @@ class Form:
 
     @property
     def count(self) -> int:
-        """Of all coefficients."""
+        """The number of all coefficients."""
         return 2 + len(self.linear) + len(self.terms)
 
     def start(self) -> np.ndarray:
-        """Of a box of which nothing is known: nothing changes; what is not carried answers its own extra."""
+        """Coefficients to begin with: nothing changes, and what is not carried answers its own extra."""
         theta = np.zeros(self.count)
         theta[1] = 1.0
         for place, term in self.answering():
@@ -228,7 +228,7 @@ class Form:
         return theta
 
     def answering(self) -> list[tuple[int, Term]]:
-        """For each output that no input moves on to the term that says in which units K is, and its place."""
+        """The place and term that say in which units K is, for each output that no input moves on to."""
         first = {}
         waiting = [field for field in range(len(self.carried)) if not self.carried[field]]
         for number, field in enumerate(waiting):
@@ -250,7 +250,7 @@ class Form:
         )  # type: ignore[return-value]
 
     def operator(self, theta: np.ndarray) -> Any:
-        """K of all fields."""
+        """The matrix K of all fields."""
         count, elements = len(self.carried), self.basis.elements
         size, axes = len(elements.cells), elements.dimensions
         blocks: list[list[Any]] = [[None] * count for _ in range(count)]
@@ -283,11 +283,11 @@ class Form:
         return sparse.block_array(blocks, format="csr")
 
     def implicit(self, theta: np.ndarray) -> np.ndarray:
-        """W of each number: 1 where nothing is carried."""
+        """The coefficient w of each number: 1 where nothing is carried."""
         return np.repeat(np.where(self.carried, theta[1], 1.0), self.basis.elements.nodes)
 
     def step(self, theta: np.ndarray, free: np.ndarray) -> ImplicitStep:
-        """With these coefficients."""
+        """The implicit step with these coefficients."""
         mass, lump = self.base
         bulk = mass + theta[0] * lump
         part = self.operator(theta) / self.steps

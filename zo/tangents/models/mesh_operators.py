@@ -53,7 +53,7 @@ class Elements:
 
     @property
     def dimensions(self) -> int:
-        """Of the space that the mesh lies in."""
+        """The dimensions of the space that the mesh lies in."""
         return self.slopes.shape[2]
 
     def mass(self, weight: np.ndarray | None = None) -> Matrix:
@@ -109,11 +109,11 @@ class Elements:
         return sparse.diags_array(total).tocsr()
 
     def slope(self, a: int) -> Matrix:
-        """From nodes to cells: the derivative along axis a."""
+        """The matrix from nodes to cells that takes the derivative along axis a."""
         return self._to_cells(self.slopes[:, :, a])
 
     def average(self) -> Matrix:
-        """From nodes to cells: the mean of the corners."""
+        """The matrix from nodes to cells that takes the mean of the corners."""
         corners = self.cells.shape[1]
         return self._to_cells(np.full(self.cells.shape, 1 / corners))
 
@@ -141,7 +141,7 @@ class Elements:
 
 
 def incidence(links: np.ndarray, nodes: int) -> Matrix:
-    """From nodes to edges: the difference of the two ends, `(edges, nodes)`."""
+    """The matrix from nodes to edges that takes the difference of the two ends, `(edges, nodes)`."""
     rows = np.repeat(np.arange(len(links)), 2)
     values = np.tile([1.0, -1.0], len(links))
     return sparse.coo_array((values, (rows, links.ravel())), shape=(len(links), nodes)).tocsr()

@@ -71,7 +71,7 @@ class MLPTangent(NetworkTangent):
         return _Perceptron(sum(sizes(form.inputs)) + others, sum(sizes(form.outputs)), self.width)
 
     def __repr__(self) -> str:
-        """With the width."""
+        """The width."""
         return f"MLPTangent(width={self.width})"
 
 

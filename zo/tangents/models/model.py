@@ -91,7 +91,7 @@ class ModelTangent(Tangent):
         ).to(z)
 
     def __repr__(self) -> str:
-        """With the model's name; its address would change from run to run."""
+        """The model's name; its address would change from run to run."""
         return f"ModelTangent({getattr(self.model, '__qualname__', type(self.model).__name__)})"
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from blackbox.checks import check_count, check_positive
 from zo.draws import Key
 from zo.errors import TangentError
-from zo.tangents.lessons import tell
+from zo.tangents.lessons import report
 from zo.tangents.models.passes import FlatAdam, Kept, Passes, input_cotangents
 from zo.tangents.models.rows import standard
 from zo.tangents.models.values import Form, ValueTangent, blocks, others_of, rows_of
@@ -114,7 +114,7 @@ class NetworkTangent(ValueTangent):
         """
         most = self.first_steps if steps is None else steps
         if not self._lessons:
-            tell(0, most)
+            report(0, most)
         if self._network is None:
             self._make(self._planned())
         if self._lessons:  # behind a network that has learned nothing a map says nothing
@@ -127,7 +127,7 @@ class NetworkTangent(ValueTangent):
             self._error = float(torch.stack(losses).mean().sqrt())
             left = 0 if self._error < SETTLED else left - now
             if not self._lessons and left:
-                tell(most - left, most)
+                report(most - left, most)
         if not math.isfinite(self._error):
             raise TangentError(
                 f"{self!r}: expected a finite loss after {self._steps} steps of learning, got {self._error}. "
@@ -135,11 +135,11 @@ class NetworkTangent(ValueTangent):
             )
         if not self._lessons:
             self.map_if_due()
-            tell(most, most)
+            report(most, most)
         self._lessons += 1
 
     def _steps_due(self) -> int:
-        """In proportion to the last error; where it stays large after some lessons, more does not help."""
+        """Steps in proportion to the last error; where it stays large for long, more do not help."""
         if not self._lessons:
             return self.first_steps
         most = MOST if self._lessons < EARLY else LATER
@@ -226,7 +226,7 @@ class NetworkTangent(ValueTangent):
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def linearise(self, calls: Sequence[CallPairs]) -> None:
-        """One forward pass of the network for all calls, where they are small."""
+        """Keep one forward pass of the network for all calls, where they are small."""
         self._passed = []
         together = all_rows(calls)
         if self._network is None or len(blocks(together.z)) > 1:
@@ -290,7 +290,7 @@ class NetworkTangent(ValueTangent):
         return True
 
     def missed(self, generator: torch.Generator) -> Tensor:
-        """Where rows are not seen whole: what N misses, in units of the box's change, with a graph."""
+        """What N misses, in units of the box's change, with a graph, where rows are not seen whole."""
         raise NotImplementedError
 
     def _steps_of(self, count: int) -> list[Tensor]:

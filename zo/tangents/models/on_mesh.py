@@ -26,7 +26,7 @@ from zo.tangents.tangent import sources
 
 MOST_FIELDS = 16
 LEAST_ROWS = 8  # of a fit
-HELD_OUT = 4  # one row in so many tells how good a form is
+HELD_OUT = 4  # one row in so many shows how good a form is
 FAR, NEAR = 3.0, 0.5  # of a field's size: a state moves on by less; NEAR where its name is another
 WORSE = 1.5  # times the error of the last fit: where a form is chosen again the next time
 LOOSE = 0.1  # the ridge of what is the same in all rows, and of numbers that lie on no node
@@ -48,7 +48,7 @@ class NodeArrays:
 
     @property
     def fields(self) -> int:
-        """Numbers of a node."""
+        """How many numbers a node has."""
         return sum(self._fields(shape) for shape in self.shapes)
 
     def split(self, flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -68,7 +68,7 @@ class NodeArrays:
         )
 
     def joined(self, fields: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        """The way back."""
+        """Rows `(rows, numbers of a row)` of the two that `split` gives."""
         arrays, field, number = [np.zeros((len(fields), 0))], 0, 0
         for shape in self.shapes:
             count, size = self._fields(shape), math.prod(shape)
@@ -83,7 +83,7 @@ class NodeArrays:
         return np.concatenate(arrays, axis=1)
 
     def of_arrays(self) -> list[range]:
-        """For each array the places of its fields; none for one that is not on the mesh."""
+        """The places of each array's fields; none for one that is not on the mesh."""
         ends = np.cumsum([0, *(self._fields(shape) for shape in self.shapes)]).tolist()
         return [range(a, b) for a, b in itertools.pairwise(ends)]
 
@@ -222,7 +222,7 @@ class ImplicitTangent(ValueTangent):
         return ()
 
     def take(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:
-        """See that they are on the mesh."""
+        """Refuse rows that are not on the mesh."""
         if self._mesh_in_use is None:
             self._mesh_in_use = mesh_of(type(self).__name__, form)
             self.check_mesh(self._mesh_in_use)
@@ -339,7 +339,7 @@ class ImplicitTangent(ValueTangent):
     # How rows are read
 
     def _arrays(self) -> tuple[NodeArrays, NodeArrays]:
-        """Of all inputs, those without a gradient last, and of the outputs."""
+        """The arrays of all inputs, those without a gradient last, and of the outputs."""
         assert self._form is not None or self._mesh_in_use is not None
         assert self._form is not None and self._mesh_in_use is not None
         inputs = tuple(spec.shape for spec in self._form.inputs) + self._form.others
@@ -527,7 +527,7 @@ def _size(values: np.ndarray) -> float:
 
 
 def _spread(values: np.ndarray) -> float:
-    """Of rows and nodes around the mean of all; 1 for what never changes."""
+    """The spread of rows and nodes around the mean of all; 1 for what never changes."""
     spread = float(values.std())
     return spread if spread > 1e-12 * max(_size(values), 1e-300) else 1.0
 

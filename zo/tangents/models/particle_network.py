@@ -95,24 +95,24 @@ class ParticleNetwork(Passes):
     # Passes
 
     def arranged(self, z: Tensor, others: Tensor) -> Tensor:
-        """End to end."""
+        """Inputs and others end to end."""
         return torch.cat([z, others], dim=1)
 
     def passed(self, x: Tensor) -> tuple[Tensor, Kept]:
-        """With a graph, for the way back."""
+        """Outputs with a graph, for the way back."""
         with torch.enable_grad():
             inputs = x.detach().requires_grad_()
             outputs = self.values(inputs)
         return outputs.detach(), (inputs, outputs)
 
     def back(self, kept: Kept, cotangent: Tensor, slopes: Slopes | None = None) -> Tensor | None:
-        """To the inputs; weights are learned on a graph."""
+        """The gradient by the inputs; weights are learned on a graph."""
         assert slopes is None
         inputs, outputs = kept
         return torch.autograd.grad(outputs, inputs, cotangent, retain_graph=True)[0]
 
     def pushed(self, kept: Kept, change: Tensor) -> Tensor:
-        """By the derivative of the way back."""
+        """What outputs change by, by the derivative of the way back."""
         return pushed_forward(self.values, kept[0], change[None])[0]
 
     def apart(self, kept: Kept, counts: Sequence[int]) -> list[Kept]:
@@ -120,15 +120,15 @@ class ParticleNetwork(Passes):
         return [self.passed(part)[1] for part in kept[0].detach().split(counts)]
 
     def answers(self, y: Tensor) -> Tensor:
-        """As they are."""
+        """The outputs as they are."""
         return y
 
     def arranged_cotangent(self, cotangent: Tensor) -> Tensor:
-        """As it is."""
+        """The outputs' gradient as it is."""
         return cotangent
 
     def cotangent_rows(self, cotangent: Tensor) -> Tensor:
-        """As it is."""
+        """The inputs' gradient as it is."""
         return cotangent
 
 

@@ -98,7 +98,7 @@ class PairTangent(NetworkTangent):
         return torch.cat(groups) if groups else None
 
     def plan(self, form: Form, rows: tuple[Tensor, Tensor, Tensor]) -> dict[str, Any]:
-        """How much neighbours differ, of each number of a particle."""
+        """How much neighbours differ in each number of a particle."""
         z, listed = rows[0], self._listed(form)
         pairs = self._window.spread(rows_of(PARTS, form))[1][:, listed]
         count = self._particles(form)
@@ -133,25 +133,25 @@ class PairTangent(NetworkTangent):
 
     @property
     def whole_rows(self) -> bool:
-        """Whole, but on a graph: see `missed`."""
+        """Whether steps of learning have passes written out: here they are on a graph, see `missed`."""
         return False
 
     def missed(self, generator: torch.Generator) -> Tensor:
-        """Of rows that are drawn."""
+        """What the network misses on rows that are drawn."""
         assert isinstance(self._network, ParticleNetwork)
         z, others, y = self._window.draw(self.drawn(), generator)
         predicted = self._network.values(self._network.arranged(*self._standard(z, others)))
         return predicted - standard(y - self.carried(z), self._moments[3]).to(predicted)
 
     def _standard(self, z: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-        """But for the pairs, which are whole numbers."""
+        """Inputs in standard units, but for the pairs, which are whole numbers."""
         assert self._form is not None
         x, o = super()._standard(z, others)
         listed = self._listed(self._form)
         return x, torch.cat([o[:, : listed.start], others[:, listed].to(o), o[:, listed.stop :]], 1)
 
     def _particles(self, form: Form) -> int:
-        """How many there are.
+        """How many particles there are.
 
         Raises:
             ConfigurationError: an input or an output has not one entry for each.
@@ -186,10 +186,10 @@ class PairTangent(NetworkTangent):
         return slice(first, first + sizes[places[0]])
 
     def __repr__(self) -> str:
-        """With what was set."""
+        """The settings."""
         return f"PairTangent(list_of={self.list_of}, width={self.width}, rounds={self.rounds})"
 
 
 def _numbers(shape: tuple[int, ...], particles: int) -> int:
-    """Of each particle in such an array; 0 for one that does not lie on particles."""
+    """The numbers that each particle has in such an array; 0 for one that does not lie on particles."""
     return math.prod(shape[1:]) if shape[:1] == (particles,) else 0

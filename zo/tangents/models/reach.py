@@ -29,7 +29,7 @@ def measure(
         grid: inputs `(rows, channels, *space)`, standardised.
         change: what the box makes of them, `(rows, channels, *space)`, standardised.
         reach: where it is known.
-        periodic: for each axis, where it is known; else where the other end tells cells near an end better.
+        periodic: for each axis, where it is known; else where the other end predicts cells near it better.
 
     Returns:
         The reach, and whether the ends of each axis meet.
@@ -49,11 +49,11 @@ def measure(
 
 
 def _ends(grid: Tensor, change: Tensor, radius: int) -> tuple[bool, ...]:
-    """Which ends meet: of each axis, where the other end tells cells near an end clearly better than walls.
+    """Which axes' ends meet: those where the other end predicts cells near an end clearly better than walls.
 
-    The stencil is fitted to cells from which no end is seen, so it is the same whatever lies beyond an end.
-    In a box that is told badly by any stencil, as by a projection of all cells, it is as bad near ends that
-    meet as elsewhere. Of the widest stencil and the narrowest the one is taken that tells rows better from
+    The stencil is fitted to cells from which no end is seen, so it is the same whatever lies beyond an end. A
+    box that no stencil predicts well, such as a projection of all cells, is predicted as badly near ends that
+    meet as elsewhere. Of the widest stencil and the narrowest the one is taken that predicts rows better from
     which it was not fitted: few rows along three axes teach a wide one little.
     """
     radius = max(1, min(radius, *(length // 3 for length in grid.shape[2:])))
@@ -63,7 +63,7 @@ def _ends(grid: Tensor, change: Tensor, radius: int) -> tuple[bool, ...]:
     kept = rows % 4 != 3 if len(rows) > 3 else rows < max(1, len(rows) - 1)
     everywhere = torch.ones_like(kept)
     stencils: list[tuple[float, int, Tensor]] = []
-    for near in sorted({1, radius}) if len(rows) > 1 else [1]:  # a single row would be told by any
+    for near in sorted({1, radius}) if len(rows) > 1 else [1]:  # any would predict a single row
         stencil = _fitted(*_inside(seen, kept, near))
         design, wanted = _inside(seen, ~kept if len(rows) > 1 else kept, near)
         stencils.append((float((design @ stencil - wanted).square().mean()), near, stencil))
@@ -116,7 +116,7 @@ def _strips(
 
 
 def _inside(seen: Sequence[tuple[Tensor, Tensor]], among: Tensor, near: int) -> tuple[Tensor, Tensor]:
-    """The design of cells that are further than `near` from the ends of each part, and what it is to tell."""
+    """The design of cells further than `near` from the ends of each part, and what it is to predict."""
     rows, most = among.nonzero()[:, 0], _cells_for(seen[0][0], near) // len(seen)
     generator, parts = torch.Generator().manual_seed(0), []
     for grid, change in seen:
@@ -190,7 +190,7 @@ def _fitted(design: Tensor, wanted: Tensor) -> Tensor:
 def _taken(
     x: Tensor, change: Tensor, among: Tensor, count: int, radius: int, periodic: Sequence[bool]
 ) -> tuple[Tensor, Tensor]:
-    """The design and what it is to tell, of all cells of some rows, or of some cells where rows have many."""
+    """The design and what it is to predict, of all cells of some rows, or of some where rows have many."""
     per_row = x[0, 0].numel()
     if per_row <= SAMPLES:
         rows = _spread(among, max(1, count // per_row))
@@ -220,7 +220,7 @@ def _taken(
 
 
 def _spread(among: Tensor, most: int) -> Tensor:
-    """At most so many of the rows, from first to last: rows that follow each other are often alike."""
+    """At most so many of the rows, from first to last: rows that follow each other are often similar."""
     rows = among.nonzero()[:, 0]
     return rows[:: -(-len(rows) // most)]
 

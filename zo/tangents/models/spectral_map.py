@@ -32,9 +32,9 @@ class SpectralMap:
     wave that was not seen stays as it is.
 
     It is Pi(k) alone unless a ridge halves what that misses of held-out rows. Rows of one trajectory resemble
-    one another, so held-out ones are told a little better by whatever was fitted to the others, and where
-    inputs are smooth most waves are hardly in them: the fitted part then lowers the error of values by a
-    tenth, and that of the derivative rises.
+    one another, so held-out ones are predicted a little better by anything that was fitted to the others, and
+    where inputs are smooth most waves are hardly in them: the fitted part then lowers the error of values by
+    a tenth, and that of the derivative rises.
 
     Args:
         lattice: of the outputs, which all have as many cells.
@@ -45,7 +45,7 @@ class SpectralMap:
         self._units: tuple[Tensor, Tensor, Tensor] | None = None  # both means, and the scale of each number
         self._matrix = torch.empty(0)  # `(*waves, channels, channels)`
         self._ridge: float | None = RIDGES[0]
-        self._alone = False  # the model tells held-out rows so well that no map is put behind it
+        self._alone = False  # the model predicts held-out rows so well that no map is put behind it
 
     @torch.no_grad()
     def fit(self, x: Tensor, y: Tensor, scale: Tensor, again: bool = True) -> None:
@@ -99,7 +99,7 @@ class SpectralMap:
         return float(missing.mean()) > TAKEN
 
     def state_dict(self) -> dict[str, Any]:
-        """Units and matrices."""
+        """The units and matrices."""
         return {"units": self._units, "matrix": self._matrix, "ridge": self._ridge, "alone": self._alone}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
@@ -113,7 +113,7 @@ class SpectralMap:
         return tuple(range(2, 2 + len(self.lattice.space)))
 
     def _sums(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """For each wave `(channels, channels)`: of x with itself, of x with y, of y with itself."""
+        """Sums `(channels, channels)` for each wave: of x with itself, of x with y, of y with itself."""
         assert self._units is not None
         mean_in, mean_out, scale = self._units
         size = len(self.lattice.groups().unique())

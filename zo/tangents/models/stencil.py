@@ -204,7 +204,7 @@ class StencilTangent(ValueTangent):
         self._features = self._chosen(form)
 
     def groups(self, form: Form, shapes: Sequence[tuple[int, ...]]) -> Tensor | None:
-        """The cells of a channel."""
+        """The channel of each number: the cells of a channel share a unit."""
         return Lattice(tuple(shapes), lattices("StencilTangent", form)[0].space).groups()
 
     def _chosen(self, form: Form) -> _Features:
@@ -239,7 +239,7 @@ class StencilTangent(ValueTangent):
         return self._coefficients
 
     def __repr__(self) -> str:
-        """With what was set; a resumed run is held to it, so what was measured is not in it."""
+        """The settings; a resumed run is held to them, so what was measured is not among them."""
         return f"StencilTangent(degree={self.degree}, periodic={self.periodic}, reach={self.reach})"
 
 
@@ -289,7 +289,7 @@ class _Features:
 
     @property
     def count(self) -> int:
-        """Of all features."""
+        """The number of all features."""
         axes = len(self.periodic)
         stencils = 1 + sum((2 * radius + 1) ** axes for _, radius in self.products)
         return stencils * (1 + 2 * len(self.case))

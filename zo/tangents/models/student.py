@@ -99,7 +99,7 @@ class StudentTangent(Tangent):
 
     @property
     def network(self) -> nn.Module:
-        """The network."""
+        """The network that is trained."""
         return self._learner.network
 
     def fit(
@@ -247,12 +247,12 @@ class StudentTangent(Tangent):
         return partial(self._learner.around, pairs.y) if known else self._learner.values
 
     def __repr__(self) -> str:
-        """With the network's class."""
+        """The network's class, and the loss."""
         return f"StudentTangent({type(self.network).__name__}, loss={self.loss!r})"
 
 
 def _network_shape(shapes: Sequence[Shape]) -> Shape:
-    """Of one array its own, of several their size; a number a row is a vector of one."""
+    """The shape of one array, or the size of several end to end; a number a row is a vector of one."""
     return (shapes[0] or (1,)) if len(shapes) == 1 else (sum(map(math.prod, shapes)),)
 
 

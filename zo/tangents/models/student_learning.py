@@ -72,7 +72,7 @@ class Learner:
                 moments.add(values[finite])
 
     def learn(self, steps: int) -> None:
-        """Some steps of Adam.
+        """Take some steps of Adam.
 
         Raises:
             TangentError: the loss is no longer finite.
@@ -99,13 +99,13 @@ class Learner:
         return outputs.flatten(1).to(z)
 
     def around(self, y: Tensor, z: Tensor) -> Tensor:
-        """As `values`, but just its derivative means something; y `(rows, size_out)` is what the box gave."""
+        """Values whose derivative alone means something; y `(rows, size_out)` is what the box gave."""
         weight = self._weight()
         known = self.loss.around(y.to(weight).unflatten(1, self.shapes[1]), self._scores(z.to(weight.device)))
         return self.values(z) if known is None else known.flatten(1).to(z)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that changes."""
+        """All that changes while it learns."""
         state = {
             "network": self.network.state_dict(),
             "optimizer": self._optimizer.state_dict(),

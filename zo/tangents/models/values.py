@@ -42,7 +42,7 @@ MAP_SIZE = 2**24  # and the numbers of their outputs: 256 rows of 2 x 128 x 256,
 VARIED_ROWS, DIRECTIONS, SPREAD = 256, 8, 1e-2  # see `_varied`
 MAP_NUMBERS = 2**17  # of inputs that a model is asked for at once: a stencil makes some 450 of each
 LARGE, SPECTRAL_SIZE = 2**12, 2**22  # numbers of outputs from which on waves are mapped, and of rows for that
-SEVERAL = 4  # rows for each channel, from which on the matrices of waves are told
+SEVERAL = 4  # rows for each channel, from which on the matrices of waves are determined
 LARGEST = 2**17  # numbers of outputs for which a map without waves is fitted: of more too few rows are kept
 ROW_NUMBERS = 2**24  # of outputs that are looked at where rows are gathered: of large states fewer rows
 BLOCK = 2**18  # numbers of inputs that a model is asked for at once, for values and derivatives
@@ -91,12 +91,12 @@ class Form:
         return torch.cat(gradients, dim=1)
 
     def plain(self) -> tuple[Any, ...]:
-        """In plain values, for a state."""
+        """The form in plain values, for a state."""
         return *([(s.name, s.shape) for s in specs] for specs in (self.inputs, self.outputs)), self.others
 
     @classmethod
     def of(cls, plain: tuple[Any, ...]) -> Form:
-        """From `plain`."""
+        """The form that `plain` gave."""
         *arrays, others = plain
         inputs, outputs = (tuple(ArraySpec(name, tuple(shape)) for name, shape in specs) for specs in arrays)
         return cls(inputs, outputs, tuple(tuple(shape) for shape in others))
@@ -220,7 +220,7 @@ class ValueTangent(Tangent):
         return tuple(Moments(self.groups(form, shapes)) for shapes in (inputs, form.others, outputs, outputs))
 
     def map_if_due(self) -> None:
-        """Fit W to N as it is; then less and less often. Rows that are all much the same tell no map."""
+        """Fit W to N as it is; then less and less often. Rows that hardly differ determine no map."""
         if not self.output_map or self._lessons < self._next_map:
             return
         size = self._window.spread(1)[2].shape[1]
@@ -285,7 +285,7 @@ class ValueTangent(Tangent):
         return self.responses([pairs])[0](z, others)
 
     def responses(self, calls: Sequence[CallPairs]) -> list[Response]:
-        """Of each call; the model is asked once for the outputs at all that was recorded."""
+        """The change of each call's outputs; the model is asked once for those of all that was recorded."""
         before = self.predict_values(all_rows(calls))
         if before is None:
             return [lambda z, others: z.new_zeros(len(z), sum(sizes(calls[0].outputs)))] * len(calls)
