@@ -169,10 +169,11 @@ def run(command: RunCommand) -> int:
 def _dry_run(plan: Plan) -> int:
     """Say what a run will cost; the status is 1 where no row of its first batch comes back."""
     from tasks import cost
+    from tasks.spending import settled
 
     plan.check()
     plan.problem.ledger.bound(plan.problem)
-    sentences = cost.sentences(plan.settled(timed=True))
+    sentences = cost.sentences(settled(plan, timed=True))
     say("\n".join(sentences))
     return int(any(sentence.strip().startswith(cost.NONE_BACK) for sentence in sentences))
 

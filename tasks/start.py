@@ -22,6 +22,7 @@ from tasks.plan import Plan, plan_of
 from tasks.problem import Problem
 from tasks.progress import Progress, make_progress
 from tasks.resume import how_to_go_on, reopened
+from tasks.spending import settled
 from tasks.table import table_of
 from tasks.workers import group
 
@@ -122,7 +123,7 @@ def carry_out(run: Run, plan: Plan, progress: Progress) -> None:
         problem.begin(run.path)
         problem.progress = progress
         with problem.ledger.written(problem):
-            plan = plan.settled(timed=not run.begun)
+            plan = settled(plan, timed=not run.begun)
             run.choose(plan.chosen)
             for sentence in cost.sentences(plan):
                 progress.say(sentence)

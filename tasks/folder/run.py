@@ -213,6 +213,7 @@ class Run:
         """Give the settings of `chosen` their values, also in `config.json`; for who holds the lock."""
         if settings == self.chosen:
             return
+        self.chosen.clear()
         self.chosen.update(settings)
         self.config.update(settings)
         self._write({"chosen": self.chosen, "config": self.config})

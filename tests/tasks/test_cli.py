@@ -14,9 +14,8 @@ import pytest
 import torch
 
 from blackbox import BlackBoxError
-from tasks import cli
+from tasks import Run, cli
 from tasks.folder import checkpoint
-from tasks.folder.run import Run
 from tests import quick
 from tests.tasks.problems import Steering
 from zo import TangentWarning
