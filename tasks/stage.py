@@ -80,7 +80,7 @@ class Stage:
                 f"{MOST_LOST} rows fail one after another; {LOST_STEPS} in metrics.jsonl counts them. Larger "
                 "batches make them rare.",
                 ProblemWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
         counts = {name: before[name] for name in COUNTED if name in before}  # all else is of another step
         return {**counts, "loss": math.nan, LOST_STEPS: lost + 1, LOST_ROWS: rows}

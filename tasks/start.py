@@ -12,7 +12,7 @@ import torch
 
 from blackbox.failures import exits_as_errors
 from tasks import cost, problems, report
-from tasks.callbacks import Callback, Told
+from tasks.callbacks import Callback, Listeners
 from tasks.errors import ConfigurationError
 from tasks.finished import ONE_AT_A_TIME, FinishedRun
 from tasks.folder.result import Result
@@ -95,7 +95,7 @@ def finish(run: Run, plan: Plan, progress: Progress | None = None) -> FinishedRu
                 with exits_as_errors("the problem"):  # status 0 would pass for a result
                     carry_out(run, plan, told)
         if not (run.path / report.NAME).is_file():  # a kill in between leaves no page: they are told again
-            Told(run).tell("on_result", run, Result.read(run.path))
+            Listeners(run).tell("on_result", run, Result.read(run.path))
         report.write(run, problem)
     return FinishedRun(named, problem)
 
