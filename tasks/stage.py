@@ -249,7 +249,8 @@ class Stage:
                 part.load_state_dict(content["state"][name])
             except (RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
                 raise CheckpointError(
-                    f"{stage}, checkpoint: expected a state that fits {name!r}, got: {error}. {mend}"
+                    f"{stage}, checkpoint: expected a state that fits {name!r}, got: "
+                    f"{str(error).rstrip('.')}. {mend}"
                 ) from error
         self.outcome = TrainingOutcome.of(content["outcome"])
         self._best, self._best_rows = content["best"], content["best_rows"]
