@@ -106,7 +106,9 @@ def test_a_patch_as_large_as_the_grid_has_the_loss_of_a_row(name, limits):
             _, kept = network.passed(
                 network.arranged(*tangent._standard(z[row : row + 1], others[row : row + 1]))
             )
-            network.back(kept, network.asked(2 / missed.numel() * missed.detach()[None]), adam.slopes)
+            network.back(
+                kept, network.arranged_cotangent(2 / missed.numel() * missed.detach()[None]), adam.slopes
+            )
         assert torch.allclose(found, adam.slopes["last.weight"], rtol=1e-7, atol=1e-12)
     assert len(drawn) > 2
 

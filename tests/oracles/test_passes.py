@@ -141,10 +141,10 @@ def test_the_passes_of_a_network_are_autograds(name):
         x = network.arranged(rows[:, :-1], rows[:, -1:])
         found, kept = network.passed(x)
         assert torch.allclose(network.answers(found), expected, rtol=1e-12, atol=1e-12)
-        back = network.back(kept, network.asked(v))
+        back = network.back(kept, network.arranged_cotangent(v))
         assert back is not None
-        assert torch.allclose(network.given(back), of_rows, rtol=1e-11, atol=1e-12)
-        assert network.back(kept, network.asked(v), adam.slopes) is None
+        assert torch.allclose(network.cotangent_rows(back), of_rows, rtol=1e-11, atol=1e-12)
+        assert network.back(kept, network.arranged_cotangent(v), adam.slopes) is None
         for own, true in zip(named, of_weights, strict=True):
             assert torch.allclose(adam.slopes[own], true, rtol=1e-11, atol=1e-12), own
         pushed = network.answers(network.pushed(kept, network.arranged(change[:, :-1], change[:, -1:])))

@@ -36,7 +36,7 @@ def through_walls(periodic: tuple[bool, ...]) -> tuple[tuple[bool, ...], ...]:
 
 
 def confined(x: torch.Tensor, periodic: tuple[bool, ...]) -> torch.Tensor:
-    """Without divergence, and nothing goes through walls: by mirror images and Fourier transforms, float64."""
+    """Without divergence, and nothing goes through walls: by mirror images and Fourier transforms."""
     space, whole = x.shape[2:], x
     for axis, wraps in enumerate(periodic):
         if not wraps:

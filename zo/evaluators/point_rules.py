@@ -48,11 +48,11 @@ class PointChanges:
 
 def places(entries: Tensor, shape: torch.Size) -> tuple[Tensor, ...]:
     """Flat indices `(changes,)` as indices of each axis; `torch.unravel_index` takes five times as long."""
-    found = []
+    indices = []
     for size in reversed(shape):
-        found.append(entries % size)
+        indices.append(entries % size)
         entries = entries // size
-    return tuple(reversed(found))
+    return tuple(reversed(indices))
 
 
 def by_variant(tensor: Tensor, variants: int, axis: int) -> Tensor:
@@ -111,17 +111,17 @@ def _embedding(
 def _convolution(
     module: nn.Conv1d | nn.Conv2d | nn.Conv3d, changes: PointChanges, x: Tensor, y: Tensor, variants: int
 ) -> tuple[Tensor, Tensor]:
-    """See `seen_by_taps`; in one, two or three dimensions."""
+    """What a changed weight adds, in one, two or three dimensions; see `seen_by_taps`."""
     out, into, *taps = places(changes.entries, module.weight.shape)
     group = out // (module.out_channels // module.groups)
-    own = by_variant(x, variants, 2)[changes.variants, into + group * module.weight.shape[1]]
+    channels = by_variant(x, variants, 2)[changes.variants, into + group * module.weight.shape[1]]
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
     options = (module.stride, module.padding, module.dilation)
-    return out, seen_by_taps(own, taps, module.kernel_size, y.shape[2:], *options, mode=mode)
+    return out, seen_by_taps(channels, taps, module.kernel_size, y.shape[2:], *options, mode=mode)
 
 
 def seen_by_taps(
-    own: Tensor,
+    channels: Tensor,
     taps: Sequence[Tensor],
     kernel: tuple[int, ...],
     reached: tuple[int, ...],
@@ -135,7 +135,7 @@ def seen_by_taps(
         y[:, out, p] += step * x[:, in, p * stride + tap * dilation - padding]
 
     Args:
-        own: `(changes, rows, *space)`, the input channel of each change.
+        channels: `(changes, rows, *space)`, the input channel of each change.
         taps: `(changes,)` for each axis of the kernel: the place of the weight in it.
         kernel: its size.
         reached: size of the output.
@@ -147,12 +147,12 @@ def seen_by_taps(
     Returns:
         `(changes, rows, *reached)`.
     """
-    seen = windows(own, kernel, reached, stride, padding, dilation, mode)
-    return seen[(torch.arange(len(own), device=own.device), *taps)]
+    seen = windows(channels, kernel, reached, stride, padding, dilation, mode)
+    return seen[(torch.arange(len(channels), device=channels.device), *taps)]
 
 
 def windows(
-    own: Tensor,
+    channels: Tensor,
     kernel: tuple[int, ...],
     reached: tuple[int, ...],
     stride: int | tuple[int, ...],
@@ -164,8 +164,8 @@ def windows(
 
     Arguments as for `seen_by_taps`.
     """
-    strides, dilations = _each(stride, len(kernel)), _each(dilation, len(kernel))
-    padded = functional.pad(own, _pads(padding, dilations, kernel), mode=mode).contiguous()
+    strides, dilations = _per_axis(stride, len(kernel)), _per_axis(dilation, len(kernel))
+    padded = functional.pad(channels, _pads(padding, dilations, kernel), mode=mode).contiguous()
     variants, rows, *along = padded.stride()
     return padded.as_strided(
         (len(padded), *kernel, padded.shape[1], *reached),
@@ -178,7 +178,7 @@ def windows(
     )
 
 
-def _each(value: int | tuple[int, ...], count: int) -> tuple[int, ...]:
+def _per_axis(value: int | tuple[int, ...], count: int) -> tuple[int, ...]:
     values = (value,) if isinstance(value, int) else tuple(value)
     return values * count if len(values) == 1 else values
 
@@ -191,7 +191,7 @@ def _pads(
         totals = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, kernel, strict=True)]
         pairs = [(total // 2, total - total // 2) for total in totals]
     else:
-        pairs = [(size, size) for size in _each(padding, len(kernel))]
+        pairs = [(size, size) for size in _per_axis(padding, len(kernel))]
     return [size for pair in reversed(pairs) for size in pair]
 
 

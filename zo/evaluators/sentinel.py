@@ -51,9 +51,9 @@ def inserted(queries: Perturbation, one: Perturbation) -> Perturbation:
     return Directions(steps)
 
 
-def left_out(found: Tensor) -> Tensor:
+def left_out(by_query: Tensor) -> Tensor:
     """The rows of the queries, `(queries, ...)`, without that of the inserted one."""
-    return torch.cat([found[:PLACE], found[PLACE + 1 :]])
+    return torch.cat([by_query[:PLACE], by_query[PLACE + 1 :]])
 
 
 def rounding_of(step: Step, base: Tensor) -> Tensor:
@@ -69,8 +69,8 @@ def rounding_of(step: Step, base: Tensor) -> Tensor:
     # are: what moves the others says how long it is.
     if (shifts > 0).any():
         shifts = torch.maximum(shifts, shifts[shifts > 0].median())
-    own = max(eps, torch.finfo(base.dtype).eps)
-    return 3 * ROUNDING * own * base.abs().nan_to_num(0.0) + 10 * (noise + shifts)
+    unit = max(eps, torch.finfo(base.dtype).eps)
+    return 3 * ROUNDING * unit * base.abs().nan_to_num(0.0) + 10 * (noise + shifts)
 
 
 def jumps_at(step: Step, base: Tensor, query: Perturbation, truth: Tensor) -> Tensor:
@@ -260,12 +260,12 @@ def _culprit(step: Step, variants: int, run: Callable[[], Tensor]) -> str:
     """The first module, in the order of the forward, whose output differs for the sentinel's rows."""
     alone = _outputs(step.network, lambda: _base(step))
     of_all = _outputs(step.network, run)
-    for (name, own), (_, stacked) in zip(alone, of_all, strict=False):
-        if stacked.shape != (variants * own.shape[0], *own.shape[1:]):
+    for (name, output), (_, stacked) in zip(alone, of_all, strict=False):
+        if stacked.shape != (variants * output.shape[0], *output.shape[1:]):
             continue
         rest = stacked.unflatten(0, (variants, -1))[PLACE]
-        allowed = 1000 * torch.finfo(own.dtype).eps * own.abs().nan_to_num(0.0).max()
-        if ((rest - own).abs().nan_to_num(0.0) > allowed).any():
+        allowed = 1000 * torch.finfo(output.dtype).eps * output.abs().nan_to_num(0.0).max()
+        if ((rest - output).abs().nan_to_num(0.0) > allowed).any():
             return name
     return "the objective, or what it calls outside of the network's modules,"
 
@@ -281,13 +281,13 @@ def _base(step: Step) -> Tensor:
 
 def _outputs(network: nn.Module, run: Callable[[], Any]) -> list[tuple[str, Tensor]]:
     """The first floating tensor that each module gives in a run, by name, inner modules first."""
-    found: list[tuple[str, Tensor]] = []
+    outputs: list[tuple[str, Tensor]] = []
 
     def hook(name: str, module: nn.Module) -> Any:
         def note(_: nn.Module, __: Any, output: Any) -> None:
             for tensor in tensors(output):
                 if tensor.is_floating_point() and not is_batchedtensor(tensor):
-                    found.append(
+                    outputs.append(
                         (f"{name or 'the network'} ({type(module).__name__})", tensor.detach().clone())
                     )
                 return
@@ -304,4 +304,4 @@ def _outputs(network: nn.Module, run: Callable[[], Any]) -> list[tuple[str, Tens
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return outputs

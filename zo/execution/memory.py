@@ -41,7 +41,7 @@ class MemoryPeak(TorchDispatchMode):
 
     @property
     def peak(self) -> int:
-        """See the class."""
+        """The most bytes alive at once so far, see the class."""
         return self._most - self._now
 
     def __torch_dispatch__(
@@ -56,10 +56,10 @@ class MemoryPeak(TorchDispatchMode):
         if func._schema.is_mutable:  # what it writes to stands first, or is `out`
             targets = tree_leaves((args[:1], (kwargs or {}).get("out")))
             self.written |= {memory_of(tensor) for tensor in targets if isinstance(tensor, Tensor)}
-        given = {_key(tensor) for tensor in tree_leaves((args, kwargs)) if _is_real(tensor)}
+        before = {_key(tensor) for tensor in tree_leaves((args, kwargs)) if _is_real(tensor)}
         for tensor in tree_leaves(result):
             # A view of what was there before, such as a transposed weight, takes nothing.
-            if _is_real(tensor) and _key(tensor) not in given:
+            if _is_real(tensor) and _key(tensor) not in before:
                 self._add(tensor)
                 self.narrow |= is_narrow(tensor)
         return result

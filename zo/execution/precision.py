@@ -101,7 +101,7 @@ def makes_narrow(step: Step, base: Tensor) -> Tensor:
     return torch.tensor(bool(seen.results))
 
 
-def tell_narrow(step: Step, base: Tensor) -> bool:
+def warn_of_narrow(step: Step, base: Tensor) -> bool:
     """Warn where numbers of 16 bits depend on the weights; takes two queries.
 
     Args:
@@ -114,7 +114,7 @@ def tell_narrow(step: Step, base: Tensor) -> bool:
     Warns:
         NoiseWarning: There are some.
     """
-    weights, found = step.parameters.flat(), []
+    weights, results = step.parameters.flat(), []
     for length in (0.0, LENGTH):
         seen = _Narrow()
         step.tally.queries += 1
@@ -123,10 +123,10 @@ def tell_narrow(step: Step, base: Tensor) -> bool:
                 Loop().begin(step, base)(Directions((length * (weights.abs() + 1))[None]))
         except BudgetError:
             raise
-        except Exception:  # a step as long may be more than the objective bears
+        except Exception:  # a step as long may be too long for the objective
             return False
-        found.append(seen.results)
-    moved = [name for (name, own), (_, other) in zip(*found, strict=False) if own != other]
+        results.append(seen.results)
+    moved = [name for (name, total), (_, other) in zip(*results, strict=False) if total != other]
     if moved:
         warnings.warn(
             f"Step {step.number}: expected float32 or float64 between the weights and the losses, got "

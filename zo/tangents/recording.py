@@ -31,7 +31,7 @@ PROBES = 301  # first word of the key's path for these draws
 
 @dataclass(frozen=True)
 class RecordedCall:
-    """One call in the chain, of the base (the first variant) and of the probes.
+    """A call of a box, by the base (the first variant) and by the probes.
 
     Attributes:
         box: its place among the boxes.
@@ -50,11 +50,11 @@ class RecordedCall:
             rows: `(batch rows,)`, for each the one that takes its place. A call has several rows for each
                 row of the batch where it has further leading axes; where it has others, it stays.
         """
-        each, rest = divmod(self.inputs[0].shape[1], len(rows))
+        per_row, rest = divmod(self.inputs[0].shape[1], len(rows))
         if rest:
             return self
         rows = rows.to(self.inputs[0].device)
-        places = (rows[:, None] * each + torch.arange(each, device=rows.device)).flatten()
+        places = (rows[:, None] * per_row + torch.arange(per_row, device=rows.device)).flatten()
         return map_tensors(lambda tensor: tensor[:, places], self)
 
     def pairs(self, box: BlackBoxFunction, alive: Tensor) -> CallPairs:
@@ -77,8 +77,8 @@ class RecordedCall:
         )
         z, y = (base.nan_to_num(0.0, 0.0, 0.0) for base in (z, y))
         others = tuple(
-            None if spec.differentiable else given[0].nan_to_num(0.0, 0.0, 0.0)
-            for spec, given in zip(box.inputs, self.inputs, strict=True)
+            None if spec.differentiable else array[0].nan_to_num(0.0, 0.0, 0.0)
+            for spec, array in zip(box.inputs, self.inputs, strict=True)
             if spec.modelled
         )
         return CallPairs(inputs, outputs, z, d, response, valid, y, kept, others)
@@ -91,8 +91,8 @@ class RecordedCall:
         """
         if len(self.outputs[0]) == 1:
             return torch.zeros(0, 0, dtype=torch.bool, device=alive.device)
-        each_output = [output[..., None].flatten(2).isfinite().all(dim=2) for output in self.outputs]
-        finite = torch.stack(each_output).all(dim=0)
+        by_output = [output[..., None].flatten(2).isfinite().all(dim=2) for output in self.outputs]
+        finite = torch.stack(by_output).all(dim=0)
         return ~finite[1:, finite[0] & rows_alive(alive, finite[0])]
 
 
@@ -142,16 +142,16 @@ def record(
     chunks = [variants[first : first + (chunk or 1 + probes)] for first in variants[:: chunk or 1 + probes]]
     with ranks.meeting(key.step) as meeting, alone(ranks):
         step.parameters.refuse_replaced(step.network)
-        found = []
-        for own in chunks[ranks.rank :: ranks.size]:
-            # The base alone needs no stack, which not every layer bears.
-            stacked = isinstance(evaluator, Stacked) and len(own) > 1
-            found.append(_variants(step, boxes, _moves(step, own, mu, key), stacked=stacked))
-        meeting.message = found if ranks.size == 1 else [_packed(each) for each in found]
-    found = [meeting.messages[place % ranks.size][place // ranks.size] for place in range(len(chunks))]
+        recorded = []
+        for in_chunk in chunks[ranks.rank :: ranks.size]:
+            # The base alone needs no stack, which not every layer supports.
+            stacked = isinstance(evaluator, Stacked) and len(in_chunk) > 1
+            recorded.append(_variants(step, boxes, _moves(step, in_chunk, mu, key), stacked=stacked))
+        meeting.message = recorded if ranks.size == 1 else [_packed(part) for part in recorded]
+    recorded = [meeting.messages[place % ranks.size][place // ranks.size] for place in range(len(chunks))]
     if ranks.size > 1:
-        found = [_unpacked(each, step.parameters.tensors[0].device) for each in found]
-    return _joined(found, boxes)
+        recorded = [_unpacked(part, step.parameters.tensors[0].device) for part in recorded]
+    return _joined(recorded, boxes)
 
 
 class Recorder:
@@ -195,20 +195,20 @@ class Recorder:
 
     def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
         """What the box answers, kept."""
-        given = box.call(*arrays)
+        answer = box.call(*arrays)
         if id(box) in self.places:
             refuse_arrays(box, arrays)
-            outputs = given if isinstance(given, tuple) else (given,)
+            outputs = answer if isinstance(answer, tuple) else (answer,)
             # Copies, as the objective may write to what is its own.
             inputs = [flat_rows(s, t).clone() for s, t in zip(box.inputs, arrays, strict=True)]
             results = [flat_rows(s, t).clone() for s, t in zip(box.outputs, outputs, strict=True)]
             self.rows += len(inputs[0])
             self.seen.append((self.places[id(box)], inputs, results))
-        return given
+        return answer
 
 
 def _variants(step: Step, boxes: Sequence[BlackBoxFunction], moves: Directions, *, stacked: bool) -> Recorded:
-    """Some variants, in one call of the objective where they are stacked and it bears that."""
+    """Record some variants, in one call of the objective where they are stacked and it can take that."""
     recorder, asked_in_vain = Recorder(boxes), 0
     if stacked:
         try:
@@ -255,15 +255,15 @@ def flat_rows(spec: ArraySpec, tensor: Tensor) -> Tensor:
 
 
 def rows_alive(alive: Tensor, rows: Tensor) -> Tensor:
-    """For each row of a call whether its row of the batch is alive; all, where a call has others."""
-    each, rest = divmod(len(rows), len(alive))
+    """Whether each row of a call belongs to a live row of the batch; all do where a call has others."""
+    per_row, rest = divmod(len(rows), len(alive))
     if rest:
         return torch.ones(len(rows), dtype=torch.bool, device=rows.device)
-    return alive.to(rows.device).repeat_interleave(each)
+    return alive.to(rows.device).repeat_interleave(per_row)
 
 
 def _moves(step: Step, variants: range, mu: float, key: Key) -> Directions:
-    """Of some of the variants: the first of all is the base, and each probe's draws are its own."""
+    """The moves of some variants: the first of all is the base, and each probe has its own draws."""
     size, dtype = step.parameters.size, step.parameters.dtype
     moves = torch.zeros(len(variants), size, dtype=dtype)
     for place, variant in enumerate(variants):
@@ -301,9 +301,9 @@ def _one_by_one(recorder: Recorder, boxes: Sequence[BlackBoxFunction], variants:
     return calls
 
 
-def _joined(found: Sequence[Recorded], boxes: Sequence[BlackBoxFunction]) -> Recorded:
-    """The chunks of a step as one."""
-    forms = [[(c.box, [(t.shape[1:], t.dtype) for t in tensors(c)]) for c in each.calls] for each in found]
+def _joined(chunks: Sequence[Recorded], boxes: Sequence[BlackBoxFunction]) -> Recorded:
+    """The chunks of a step as one record."""
+    forms = [[(c.box, [(t.shape[1:], t.dtype) for t in tensors(c)]) for c in chunk.calls] for chunk in chunks]
     if any(form != forms[0] for form in forms):
         raise _differ(f"{' or '.join(map(str, sorted({len(form) for form in forms})))} calls that differ")
     if not forms[0]:
@@ -311,8 +311,8 @@ def _joined(found: Sequence[Recorded], boxes: Sequence[BlackBoxFunction]) -> Rec
             f"objective: expected a call of a box in {list(boxes)}, got none. Name in boxes the very objects "
             "that the objective calls; without a box, use autograd."
         )
-    if len(found) == 1:
-        return found[0]
+    if len(chunks) == 1:
+        return chunks[0]
     calls = [
         RecordedCall(
             same[0].box,
@@ -321,26 +321,26 @@ def _joined(found: Sequence[Recorded], boxes: Sequence[BlackBoxFunction]) -> Rec
                 for part in ("inputs", "outputs")
             ),
         )
-        for same in zip(*(each.calls for each in found), strict=True)
+        for same in zip(*(chunk.calls for chunk in chunks), strict=True)
     ]
-    losses, rows = torch.cat([each.losses for each in found]), sum(each.rows for each in found)
+    losses, rows = torch.cat([chunk.losses for chunk in chunks]), sum(chunk.rows for chunk in chunks)
     return Recorded(losses, calls, rows)
 
 
-def _differ(found: str) -> TangentError:
+def _differ(got: str) -> TangentError:
     return TangentError(
-        f"objective: expected the same calls of the boxes for the base and all probes, got {found}. Their "
+        f"objective: expected the same calls of the boxes for the base and all probes, got {got}. Their "
         "number, size and dtype must not depend on the weights."
     )
 
 
 def _packed(recorded: Recorded) -> tuple[Recorded, list[bool]]:
-    """In the CPU's memory, to be sent; and which tensors were in a GPU's."""
+    """The record in the CPU's memory, to be sent; and which tensors were in a GPU's."""
     return map_tensors(Tensor.cpu, recorded), [tensor.is_cuda for tensor in tensors(recorded)]
 
 
 def _unpacked(packed: tuple[Recorded, list[bool]], home: torch.device) -> Recorded:
-    """Back in the memory of the network's device, where they came from another's."""
+    """The record with tensors moved back to the network's device, where they came from another's."""
     were_there = iter(packed[1])
     return map_tensors(lambda tensor: tensor.to(home) if next(were_there) else tensor, packed[0])
 

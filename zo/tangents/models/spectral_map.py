@@ -32,9 +32,9 @@ class SpectralMap:
     wave that was not seen stays as it is.
 
     It is Pi(k) alone unless a ridge halves what that misses of held-out rows. Rows of one trajectory resemble
-    one another, so held-out ones are told a little better by whatever was fitted to the others, and where
-    inputs are smooth most waves are hardly in them: the fitted part then lowers the error of values by a
-    tenth, and that of the derivative rises.
+    one another, so held-out ones are predicted a little better by anything that was fitted to the others, and
+    where inputs are smooth most waves are hardly in them: the fitted part then lowers the error of values by
+    a tenth, and that of the derivative rises.
 
     Args:
         waves: of the outputs.
@@ -45,7 +45,7 @@ class SpectralMap:
         self._units: tuple[Tensor, Tensor, Tensor] | None = None  # both means, and the scale of each number
         self._matrix = torch.empty(0)  # `(*waves, channels, channels)`
         self._ridge: float | None = RIDGES[0]
-        self._alone = False  # the model tells held-out rows so well that no map is put behind it
+        self._alone = False  # the model predicts held-out rows so well that no map is put behind it
 
     @torch.no_grad()
     def fit(self, x: Tensor, y: Tensor, scale: Tensor, again: bool = True) -> None:
@@ -81,8 +81,8 @@ class SpectralMap:
             return change
         scale, lattice = self._units[2], self.waves.lattice
         waves = self.waves.of(lattice.joined(change / scale)).movedim(1, -1)
-        found = (waves[..., None, :] @ self._matrix).squeeze(-2).movedim(-1, 1)
-        return scale * lattice.split(self.waves.back(found))
+        mapped = (waves[..., None, :] @ self._matrix).squeeze(-2).movedim(-1, 1)
+        return scale * lattice.split(self.waves.back(mapped))
 
     def pulled(self, cotangent: Tensor) -> Tensor:
         """The transpose of `pushed`."""
@@ -98,7 +98,7 @@ class SpectralMap:
         return float(missing.mean()) > TAKEN
 
     def state_dict(self) -> dict[str, Any]:
-        """Units and matrices."""
+        """The units and matrices."""
         return {
             "units": self._units,
             "matrix": self._matrix,
@@ -109,7 +109,7 @@ class SpectralMap:
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on where `state_dict` was taken."""
-        mean_in, mean_out, scale = (each.to(device) for each in state["units"])
+        mean_in, mean_out, scale = (tensor.to(device) for tensor in state["units"])
         self._units, self._ridge = (mean_in, mean_out, scale), state["ridge"]
         self._matrix, self._alone = state["matrix"].to(device), state["alone"]
 
@@ -117,7 +117,7 @@ class SpectralMap:
         return x.dtype.to_complex() if any(self.waves.periodic) else x.dtype
 
     def _sums(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """For each wave `(channels, channels)`: of x with itself, of x with y, of y with itself."""
+        """Sums `(channels, channels)` for each wave: of x with itself, of x with y, of y with itself."""
         assert self._units is not None
         mean_in, mean_out, scale = self._units
         lattice, size = self.waves.lattice, self.waves.lattice.channels
@@ -125,8 +125,8 @@ class SpectralMap:
         sums = [torch.zeros(shape, dtype=dtype, device=x.device) for _ in range(3)]
         for row in range(len(x)):  # all at once would take many times the rows' memory
             a, b = (
-                self.waves.of(lattice.joined(((each - mean) / scale)[None].double()))[0]
-                for each, mean in ((x[row], mean_in), (y[row], mean_out))
+                self.waves.of(lattice.joined(((values - mean) / scale)[None].double()))[0]
+                for values, mean in ((x[row], mean_in), (y[row], mean_out))
             )
             a, b = a.movedim(0, -1), b.movedim(0, -1)
             for total, (left, right) in zip(sums, ((a, a), (a, b), (b, b)), strict=True):
@@ -136,14 +136,14 @@ class SpectralMap:
 
 def _solved(waves: Waves, sums: Sequence[Tensor], ridge: float | None) -> Tensor:
     """W for each wave; without a ridge the projector alone."""
-    own, cross, of_outputs = sums
+    of_inputs, cross, of_outputs = sums
     values, vectors = torch.linalg.eigh(of_outputs)
     largest = waves.inner(values[..., -1:])
     kept = values > NEVER**2 * largest
     kept |= largest <= SEEN**2 * largest.max()
     projector = (vectors * kept[..., None, :]) @ vectors.mH
-    if ridge is None or not bool(own.abs().max() > 0):
+    if ridge is None or not bool(of_inputs.abs().max() > 0):
         return projector
-    ridged = own.clone()
-    ridged.diagonal(dim1=-2, dim2=-1).add_(ridge * float(own.diagonal(dim1=-2, dim2=-1).real.max()))
-    return projector + torch.linalg.solve(ridged, cross - own @ projector)
+    ridged = of_inputs.clone()
+    ridged.diagonal(dim1=-2, dim2=-1).add_(ridge * float(of_inputs.diagonal(dim1=-2, dim2=-1).real.max()))
+    return projector + torch.linalg.solve(ridged, cross - of_inputs @ projector)

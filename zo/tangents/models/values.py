@@ -43,7 +43,7 @@ MAP_SIZE = 2**24  # and the numbers of their outputs: 256 rows of 2 x 128 x 256,
 VARIED_ROWS, DIRECTIONS, SPREAD = 256, 8, 1e-2  # see `_varied`
 MAP_NUMBERS = 2**17  # of inputs that a model is asked for at once: a stencil makes some 450 of each
 LARGE, SPECTRAL_SIZE = 2**12, 2**22  # numbers of outputs from which on waves are mapped, and of rows for that
-SEVERAL = 4  # rows for each channel, from which on the matrices of waves are told
+SEVERAL = 4  # rows for each channel, from which on the matrices of waves are determined
 LARGEST = 2**17  # numbers of outputs for which a map without waves is fitted: of more too few rows are kept
 ROW_NUMBERS = 2**24  # of outputs that are looked at where rows are gathered: of large states fewer rows
 BLOCK = 2**18  # numbers of inputs that a model is asked for at once, for values and derivatives
@@ -74,30 +74,30 @@ class Form:
         if following == [0] and len(self.inputs) == 1:
             return z
         pieces = z.split(sizes(self.inputs), dim=1)
-        found = [
+        followed = [
             z.new_zeros(len(z), size) if source is None else pieces[source]
             for source, size in zip(following, sizes(self.outputs), strict=True)
         ]
-        return torch.cat(found, dim=1)
+        return torch.cat(followed, dim=1)
 
     def followed_back(self, cotangent: Tensor) -> Tensor:
         """The transpose of `followed`: `(rows, size_out)` to `(rows, size_in)`."""
         following = sources(self.inputs, self.outputs)
         if following == [0] and len(self.inputs) == 1:
             return cotangent
-        found: list[Tensor] = [cotangent.new_zeros(len(cotangent), size) for size in sizes(self.inputs)]
+        gradients: list[Tensor] = [cotangent.new_zeros(len(cotangent), size) for size in sizes(self.inputs)]
         for source, piece in zip(following, cotangent.split(sizes(self.outputs), dim=1), strict=True):
             if source is not None:
-                found[source] = found[source] + piece
-        return torch.cat(found, dim=1)
+                gradients[source] = gradients[source] + piece
+        return torch.cat(gradients, dim=1)
 
     def plain(self) -> tuple[Any, ...]:
-        """In plain values, for a state."""
+        """The form in plain values, for a state."""
         return *([(s.name, s.shape) for s in specs] for specs in (self.inputs, self.outputs)), self.others
 
     @classmethod
     def of(cls, plain: tuple[Any, ...]) -> Form:
-        """From `plain`."""
+        """The form that `plain` gave."""
         *arrays, others = plain
         inputs, outputs = (tuple(ArraySpec(name, tuple(shape)) for name, shape in specs) for specs in arrays)
         return cls(inputs, outputs, tuple(tuple(shape) for shape in others))
@@ -156,8 +156,8 @@ class ValueTangent(Tangent):
 
     def values(self, z: Tensor, others: Tensor) -> Tensor:
         """W o N, as `within`."""
-        found = self.within(z, others)
-        return found if self._map is None else self._map(found)
+        unmapped = self.within(z, others)
+        return unmapped if self._map is None else self._map(unmapped)
 
     @abstractmethod
     def learn(self, steps: int | None = None) -> None:
@@ -221,7 +221,7 @@ class ValueTangent(Tangent):
         return tuple(Moments(self.groups(form, shapes)) for shapes in (inputs, form.others, outputs, outputs))
 
     def map_if_due(self) -> None:
-        """Fit W to N as it is; then less and less often. Rows that are all much the same tell no map."""
+        """Fit W to N as it is; then less and less often. Rows that hardly differ determine no map."""
         if not self.output_map or self._lessons < self._next_map:
             return
         assert self._form is not None
@@ -241,7 +241,7 @@ class ValueTangent(Tangent):
         with torch.no_grad():
             rows = max(1, min(256, MAP_NUMBERS // z.shape[1]))
             parts = zip(z.split(rows), others.split(rows), strict=True)
-            found = torch.cat([self.within(*part) for part in parts])
+            predicted = torch.cat([self.within(*part) for part in parts])
         behind = self._map
         if waves is not None and isinstance(behind, SpectralMap):
             behind.waves = waves
@@ -249,7 +249,7 @@ class ValueTangent(Tangent):
             behind = OutputMap() if waves is None else SpectralMap(waves)
         first = behind is not self._map
         self._map = behind
-        behind.fit(found, y, scale, first or self._lessons < CHOSEN_AGAIN)
+        behind.fit(predicted, y, scale, first or self._lessons < CHOSEN_AGAIN)
         self._next_map = due
 
     @property
@@ -284,29 +284,29 @@ class ValueTangent(Tangent):
         if not self.knows:
             return d.new_zeros(*d.shape[:2], sum(sizes(pairs.outputs)))
         others = others_of(pairs)
-        found = [
+        parts = [
             pushed_forward(partial(self.values, others=others[rows]), pairs.z[rows], d[:, rows])
             for rows in blocks(pairs.z)
         ]
-        return found[0] if len(found) == 1 else torch.cat(found, dim=1)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def vjp(self, pairs: CallPairs, cotangent: Tensor) -> Tensor:
         """The model's J^T v; zero before it has learned."""
         if not self.knows:
             return torch.zeros_like(pairs.z)
         others = others_of(pairs)
-        found = [
+        parts = [
             pulled_back(partial(self.values, others=others[rows]), pairs.z[rows], cotangent[rows])
             for rows in blocks(pairs.z)
         ]
-        return found[0] if len(found) == 1 else torch.cat(found)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def response(self, pairs: CallPairs, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
         """What the model's outputs change by; zero before it has learned."""
         return self.responses([pairs])[0](z, others)
 
     def responses(self, calls: Sequence[CallPairs]) -> list[Response]:
-        """Of each call; the model is asked once for the outputs at all that was recorded."""
+        """The change of each call's outputs; the model is asked once for those of all that was recorded."""
         before = self.predict_values(all_rows(calls))
         if before is None:
             return [lambda z, others: z.new_zeros(len(z), sum(sizes(calls[0].outputs)))] * len(calls)
@@ -328,8 +328,8 @@ class ValueTangent(Tangent):
 
     def _in_blocks(self, z: Tensor, others: Tensor) -> Tensor:
         """`values`, of few rows at a time where they are large."""
-        found = [self.values(z[rows], others[rows]) for rows in blocks(z)]
-        return found[0] if len(found) == 1 else torch.cat(found)
+        parts = [self.values(z[rows], others[rows]) for rows in blocks(z)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def see(self, pairs: CallPairs) -> None:
         """Keep what the base and the probes asked, and the answers."""
@@ -372,39 +372,39 @@ class ValueTangent(Tangent):
         """
         name = f"{type(self).__name__}.fit"
         check_count(name, "steps", steps)
-        given, answers = ([t] if isinstance(t, Tensor) else list(t) for t in (inputs, outputs))
+        asked, answers = ([t] if isinstance(t, Tensor) else list(t) for t in (inputs, outputs))
         if (
-            not given
+            not asked
             or not answers
-            or len({t.shape[:1] for t in (*given, *answers)}) != 1
-            or not given[0].ndim
+            or len({t.shape[:1] for t in (*asked, *answers)}) != 1
+            or not asked[0].ndim
         ):
             raise ConfigurationError(
                 f"{name}: expected inputs and outputs with equally many rows first, got shapes "
-                f"{[tuple(t.shape) for t in given]} and {[tuple(t.shape) for t in answers]}. Give what went "
+                f"{[tuple(t.shape) for t in asked]} and {[tuple(t.shape) for t in answers]}. Give what went "
                 "into the box and what came out."
             )
-        if box is None and len(given) + len(answers) > 2:  # names say which output follows which input
+        if box is None and len(asked) + len(answers) > 2:  # names say which output follows which input
             raise ConfigurationError(
-                f"{name}: expected the box where there are several inputs or outputs, got {len(given)} and "
+                f"{name}: expected the box where there are several inputs or outputs, got {len(asked)} and "
                 f"{len(answers)} without it. Add box=, for its names and for what carries no gradient."
             )
-        asked = box.inputs if box else (ArraySpec("x", tuple(given[0].shape[1:])),)
-        told = box.outputs if box else (ArraySpec("y", tuple(answers[0].shape[1:])),)
-        told = tuple(spec for spec in told if spec.differentiable)
-        for kind, specs, arrays in (("inputs", asked, given), ("outputs", told, answers)):
+        input_specs = box.inputs if box else (ArraySpec("x", tuple(asked[0].shape[1:])),)
+        output_specs = box.outputs if box else (ArraySpec("y", tuple(answers[0].shape[1:])),)
+        output_specs = tuple(spec for spec in output_specs if spec.differentiable)
+        for kind, specs, arrays in (("inputs", input_specs, asked), ("outputs", output_specs, answers)):
             if [spec.shape for spec in specs] != [tuple(array.shape[1:]) for array in arrays]:
                 raise ConfigurationError(
                     f"{name}, {kind}: expected rows of shapes {[spec.shape for spec in specs]}, got "
                     f"{[tuple(array.shape[1:]) for array in arrays]}. Give all of the box's, in its order."
                 )
-        moving = [_flat(t) for spec, t in zip(asked, given, strict=True) if spec.differentiable]
-        fixed = [_flat(t) for spec, t in zip(asked, given, strict=True) if spec.context]
+        moving = [_flat(t) for spec, t in zip(input_specs, asked, strict=True) if spec.differentiable]
+        fixed = [_flat(t) for spec, t in zip(input_specs, asked, strict=True) if spec.context]
         z, y = torch.cat(moving, dim=1), torch.cat([_flat(t) for t in answers], dim=1)
         form = Form(
-            tuple(spec for spec in asked if spec.differentiable),
-            told,
-            tuple(spec.shape for spec in asked if spec.context),
+            tuple(spec for spec in input_specs if spec.differentiable),
+            output_specs,
+            tuple(spec.shape for spec in input_specs if spec.context),
         )
         self._take(form, z, torch.cat([z[:, :0], *fixed], dim=1), y)
         if self._form is None:
@@ -442,7 +442,7 @@ class ValueTangent(Tangent):
         groups = torch.arange(y.shape[1]) if groups is None else groups
         step, size = (
             torch.zeros(int(groups.max()) + 1, dtype=torch.float64).index_add(0, groups, squares.cpu())
-            for squares in ((each.double().square().sum(dim=0)) for each in (y - form.followed(z), y))
+            for squares in ((values.double().square().sum(dim=0)) for values in (y - form.followed(z), y))
         )
         return (step <= size).to(y)[groups.to(y.device)]
 
@@ -469,11 +469,11 @@ class _AnewInBlocks(Function):
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         z, others = ctx.saved_tensors
-        found = [
+        parts = [
             pulled_back(partial(ctx.model.values, others=others[rows]), z[rows], cotangent[rows])
             for rows in blocks(z)
         ]
-        return None, torch.cat(found), None
+        return None, torch.cat(parts), None
 
 
 def blocks(z: Tensor) -> list[slice]:

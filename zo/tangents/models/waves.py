@@ -104,17 +104,17 @@ class Waves:
     @cached_property
     def _bases(self) -> dict[int, tuple[Tensor, Tensor]]:
         """Of axes with walls: waves of cells, `(channels, waves, cells)`, and cells of waves."""
-        found = {}
+        bases = {}
         for axis, (wraps, most) in enumerate(zip(self.periodic, self.lattice.space, strict=True)):
             if not wraps:
                 lengths = lengths_of(self.lattice, axis)
                 both = [
-                    _basis(min(lengths), own > min(lengths), odd[axis], most)
-                    for own, odd in zip(lengths, self.odd, strict=True)
+                    _basis(min(lengths), length > min(lengths), odd[axis], most)
+                    for length, odd in zip(lengths, self.odd, strict=True)
                 ]
                 there, again = zip(*both, strict=True)
-                found[axis + 2] = torch.stack(there), torch.stack(again)
-        return found
+                bases[axis + 2] = torch.stack(there), torch.stack(again)
+        return bases
 
 
 def lengths_of(lattice: Lattice, axis: int) -> list[int]:
@@ -151,8 +151,8 @@ def between_walls(lattice: Lattice, y: Tensor, periodic: Sequence[bool]) -> Wave
     amplitudes: list[list[Tensor]] = [[] for _ in choices]
     drawn: list[Tensor] = []
     for place in range(max(map(len, choices))):  # each channel's choices, side by side
-        own = tuple(_everywhere(each[min(place, len(each) - 1)], walls, len(periodic)) for each in choices)
-        waves = Waves(lattice, tuple(periodic), own)
+        odd = tuple(_everywhere(each[min(place, len(each) - 1)], walls, len(periodic)) for each in choices)
+        waves = Waves(lattice, tuple(periodic), odd)
         drawn = drawn or _drawn(waves.shape, walls)
         seen = waves.of(grid)[(slice(None), slice(None), *drawn)]
         for channel, each in enumerate(choices):
