@@ -23,6 +23,8 @@ from tasks.terminal import say
 
 if TYPE_CHECKING:
     from blackbox import BlackBoxFunction
+    from tasks.folder.run import Run
+    from tasks.plan import Plan
 
 TOKEN = "BLACKBOX_TOKEN"  # the environment variable with what requests to a served box must bear
 Folder = Annotated[Positional[Path], arg(help="Folder of the run.", metavar="FOLDER")]
@@ -177,7 +179,7 @@ def resume(
             return False
         return True
 
-    def made() -> Run:
+    def opened() -> Run:
         run = Run.open(folder)
         if not trust:
             refuse_untrusted(run)
@@ -193,12 +195,19 @@ def resume(
                 Run.open(folder).with_data(data)
             say("This run is finished; rebuilding its report.")
             return report(folder, trust=trust)
-        run = made()
+        run = opened()
         if run.script:
             from tasks import own_loop
 
             own_loop.execute(run, workers)
-    return run_command.together(made, tensorboard, workers, timeout)
+
+    def begun() -> tuple[Run, Plan]:
+        from tasks.resume import plan_in
+
+        run = opened()
+        return run, plan_in(run, trusted=True)  # or it would be refused by now
+
+    return run_command.together(begun, tensorboard, workers, timeout)
 
 
 def report(

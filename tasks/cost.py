@@ -18,7 +18,8 @@ def sentences(plan: Plan) -> list[str]:
     Args:
         plan: That is settled.
     """
-    said = [_chosen(plan), *plan.aside] if plan.chosen else []
+    said = [_chosen(plan)] if plan.chosen else []
+    said += plan.aside
     rows, seeds, budget, trial = plan.rows, len(plan.seeds), plan.config.rows, plan.trial
     if rows is None:
         return [*said, *plan.instead]

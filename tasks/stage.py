@@ -80,7 +80,7 @@ class Stage:
                 f"{MOST_LOST} rows fail one after another; {LOST_STEPS} in metrics.jsonl counts them. Larger "
                 "batches make them rare.",
                 ProblemWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
         counts = {name: before[name] for name in COUNTED if name in before}  # all else is of another step
         return {**counts, "loss": math.nan, LOST_STEPS: lost + 1, LOST_ROWS: rows}
@@ -249,7 +249,8 @@ class Stage:
                 part.load_state_dict(content["state"][name])
             except (RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
                 raise CheckpointError(
-                    f"{stage}, checkpoint: expected a state that fits {name!r}, got: {error}. {mend}"
+                    f"{stage}, checkpoint: expected a state that fits {name!r}, got: "
+                    f"{str(error).rstrip('.')}. {mend}"
                 ) from error
         self.outcome = TrainingOutcome.of(content["outcome"])
         self._best, self._best_rows = content["best"], content["best_rows"]

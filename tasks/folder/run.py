@@ -169,11 +169,16 @@ class Run:
             ConfigurationError: They do not fit it.
             TrustError: One names code that is not trusted.
         """
-        made = from_dict(kind, self.config)
-        for each in code.named(made):
-            if not (trusted or trust.is_own(each.code, each.arguments)):
-                raise self._untrusted(str(each))
-        return made
+        try:
+            config = from_dict(kind, self.config, where=str(self.path / CONFIG))
+        except ConfigurationError as error:
+            raise ConfigurationError(
+                f"{error} If the run is of earlier code, go on with that code, or start the run anew."
+            ) from None
+        for named in code.named(config):
+            if not (trusted or trust.is_own(named.code, named.arguments)):
+                raise self._untrusted(str(named))
+        return config
 
     def _untrusted(self, executed: str) -> TrustError:
         folder = quote(str(self.path))
@@ -213,6 +218,7 @@ class Run:
         """Give the settings of `chosen` their values, also in `config.json`; for who holds the lock."""
         if settings == self.chosen:
             return
+        self.chosen.clear()
         self.chosen.update(settings)
         self.config.update(settings)
         self._write({"chosen": self.chosen, "config": self.config})

@@ -68,6 +68,14 @@ def test_several_inputs_and_outputs():
     assert grads[2] is grads[3] is None  # an integer, and one whose spec wants no derivative
 
 
+def test_inputs_by_name_have_the_same_gradients():
+    inputs, named = many_inputs(), many_inputs()
+    zo.differentiable(many_box(), CGE, seed=0)(*inputs)[0].square().sum().backward()
+    a, b, label, fixed = named
+    zo.differentiable(many_box(), CGE, seed=0)(a, fixed=fixed, label=label, b=b)[0].square().sum().backward()
+    assert torch.equal(a.grad, inputs[0].grad) and torch.equal(b.grad, inputs[1].grad)
+
+
 def test_an_output_that_the_loss_does_not_use():
     inputs = many_inputs()
     zo.differentiable(many_box(), CGE)(*inputs)[1].sum().backward()

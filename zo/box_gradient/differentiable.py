@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction, BudgetError, RowFailedError
+from blackbox.arrays import in_order
 from blackbox.checks import check_count, check_flag, check_fraction
 from blackbox.spec import none_differentiable
 from zo.box_gradient.autograd_function import BlackBoxCall
@@ -204,7 +205,7 @@ class DifferentiableBox(nn.Module):
         self._units = RowUnits(box)
         self._once = Once(box)
 
-    def forward(self, *arrays: Any) -> Any:
+    def forward(self, *arrays: Any, **named: Any) -> Any:
         """Evaluate every row; as the box itself, and with a graph where an input requires a gradient.
 
         Raises:
@@ -214,6 +215,8 @@ class DifferentiableBox(nn.Module):
             DerivativeError: forward mode, `vmap`, or a derivative of the gradient.
         """
         specs = self.box.inputs
+        if named:
+            arrays = in_order(repr(self.box), specs, arrays, named)
         if len(arrays) != len(specs) or not all(isinstance(array, Tensor) for array in arrays):
             return self.box(*arrays)  # NumPy arrays carry no gradient; all else is the box's to refuse
         # Detached, an input without derivative neither makes a graph nor is perturbed.

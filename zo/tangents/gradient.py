@@ -34,6 +34,7 @@ from zo.tangents.models.automatic import AutoTangent
 from zo.tangents.models.rows import MOST_BYTES
 from zo.tangents.models.student import StudentTangent
 from zo.tangents.models.values import ValueTangent
+from zo.tangents.order import refuse_other_order
 from zo.tangents.pairs import CallPairs
 from zo.tangents.quality import predict_and_learn, relative_error
 from zo.tangents.recording import RecordedCall, alone, record
@@ -235,6 +236,7 @@ class TangentGradient:
         self._windows = Windows(replays, max_age)
         self._newest: Window | None = None  # until `replays` is asked
         self._replays = False  # whether windows are kept
+        self._in_order: set[str] = set()  # forms of windows whose calls have the batch's order of rows
         self._rows = 0  # of the last step
         self._warned_of_zero = self._warned_of_lost = False  # a warning is given once
 
@@ -355,8 +357,9 @@ class TangentGradient:
             The mean loss, detached. Where loss or gradient is not finite, `.grad` is unchanged.
 
         Raises:
-            TangentError: nothing is recorded yet, the objective makes other calls than were recorded, or
-                calls a box that is not in `boxes`. `.grad` is unchanged.
+            TangentError: nothing is recorded yet; the objective makes other calls than were recorded, calls
+                a box that is not in `boxes`, or asks boxes for rows in another order than that of the batch;
+                or the batch holds a list with an entry for each row. `.grad` is unchanged.
         """
         with torch.inference_mode(False):  # in which there would be no graph
             if rows is not None:
@@ -365,6 +368,9 @@ class TangentGradient:
             step = Step(self.network, self.parameters, self.objective, drawn.batch, len(drawn.losses))
             self.parameters.refuse_replaced(self.network)
             losses, gradients = anchored(step, self.boxes, self.tangents, drawn)
+            if len(drawn.survived) > 1 and repr(drawn.form) not in self._in_order:
+                refuse_other_order(step, self.boxes, drawn)
+                self._in_order.add(repr(drawn.form))
             losses = losses[drawn.survived]
             loss = losses.mean()
             self._windows.replayed(losses, drawn.losses[drawn.survived])

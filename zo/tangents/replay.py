@@ -285,7 +285,8 @@ class _Replay(Answers):
                 raise TangentError(
                     f"objective: expected {where} to be the same without the {failed} of {len(self.alive)} "
                     "rows that failed, got another: rows depend on each other, as under batch norm in train "
-                    "mode. Take network.eval(), or a norm over each row, or mend the box."
+                    "mode, or the box is asked for them in another order than that of the batch. Take "
+                    "network.eval(), or a norm over each row, or leading axes (rows, ...), or mend the box."
                 )
             if not same:
                 raise _differs(f"{where} to be what it was beside the probes", "another")

@@ -193,11 +193,9 @@ class GridTangent(NetworkTangent):
         return torch.cat(followed) * factors.reshape(-1, *[1] * (x.ndim - 1))
 
     @property
-    def ends_meet(self) -> bool:
-        """Whether all ends meet, as measured or as it was said."""
-        assert self._form is not None
-        lengths = {spec.shape[-len(self._plan["periodic"]) :] for spec in self._form.outputs}
-        return all(self._plan["periodic"]) and len(lengths) == 1
+    def ends(self) -> tuple[bool, ...]:
+        """For each axis whether its ends meet, as measured or as it was said."""
+        return tuple(self._plan["periodic"])
 
     def plan(self, form: Form, rows: tuple[Tensor, Tensor, Tensor]) -> dict[str, Any]:
         """How far a change is carried, and which ends meet."""

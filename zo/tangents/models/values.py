@@ -20,6 +20,7 @@ from zo.tangents.models.model import pulled_back, pushed_forward
 from zo.tangents.models.output_map import OutputMap
 from zo.tangents.models.rows import Moments, Window
 from zo.tangents.models.spectral_map import SpectralMap
+from zo.tangents.models.waves import MOST_ROWS, Odd, Waves, between_walls
 from zo.tangents.pairs import CallPairs, all_rows, sizes
 from zo.tangents.tangent import Response, Tangent, sources
 
@@ -206,7 +207,7 @@ class ValueTangent(Tangent):
         self._map = None
         if state["map"] is not None:
             spectral = "matrix" in state["map"]
-            self._map = self._spectral_map() if spectral else OutputMap()
+            self._map = SpectralMap(self._waves(*state["map"]["ends"])) if spectral else OutputMap()
             self._map.load_state_dict(state["map"], device)
         self._lessons, self._next_map = state["lessons"]
 
@@ -223,38 +224,58 @@ class ValueTangent(Tangent):
         """Fit W to N as it is; then less and less often. Rows that hardly differ determine no map."""
         if not self.output_map or self._lessons < self._next_map:
             return
-        size = self._window.spread(1)[2].shape[1]
-        spectral = self.ends_meet and size > LARGE
-        most = max(16, SPECTRAL_SIZE // size) if spectral else max(VARIED_ROWS // 4, MAP_SIZE // size)
-        if not spectral and size > LARGEST:
-            return
-        z, others, y = self._window.spread(min(MAP_ROWS, most))
-        if spectral and len(z) < SEVERAL * len(self._moments[2].by_group()[0]):
-            return
-        scale = self._moments[2].scale().to(y)
         assert self._form is not None
-        if not _varied(self._window.spread(rows_of(VARIED_ROWS, self._form))[2] / scale):
+        rows = rows_of(VARIED_ROWS, self._form)
+        scale = self._moments[2].scale().to(self._window.columns[2])
+        if not _varied(self._window.spread(rows)[2] / scale):
+            return
+        waves, size = self._waves_of_rows(), sum(sizes(self._form.outputs))
+        due = max(1, 2 * self._lessons)
+        if waves is None and size > LARGEST:
+            self._next_map = due
+            return
+        most = max(VARIED_ROWS // 4, MAP_SIZE // size) if waves is None else max(16, SPECTRAL_SIZE // size)
+        z, others, y = self._window.spread(min(MAP_ROWS, most))
+        if waves is not None and len(z) < SEVERAL * waves.lattice.channels:
             return
         with torch.no_grad():
             rows = max(1, min(256, MAP_NUMBERS // z.shape[1]))
             parts = zip(z.split(rows), others.split(rows), strict=True)
             predicted = torch.cat([self.within(*part) for part in parts])
-        first = self._map is None
-        self._map = self._map or (self._spectral_map() if spectral else OutputMap())
-        self._map.fit(predicted, y, scale, first or self._lessons < CHOSEN_AGAIN)
-        self._next_map = max(1, 2 * self._lessons)
+        behind = self._map
+        if waves is not None and isinstance(behind, SpectralMap):
+            behind.waves = waves
+        elif behind is None or waves is not None or isinstance(behind, SpectralMap):
+            behind = OutputMap() if waves is None else SpectralMap(waves)
+        first = behind is not self._map
+        self._map = behind
+        behind.fit(predicted, y, scale, first or self._lessons < CHOSEN_AGAIN)
+        self._next_map = due
 
     @property
-    def ends_meet(self) -> bool:
-        """Whether outputs lie on a grid all of whose ends meet, with as many cells each."""
-        return False
+    def ends(self) -> tuple[bool, ...] | None:
+        """For each axis of the outputs' grid whether its ends meet; None where they do not lie on one."""
+        return None
 
-    def _spectral_map(self) -> SpectralMap:
+    def _waves_of_rows(self) -> Waves | None:
+        """Of large outputs on a grid: what a map is put behind; None where one of all numbers is."""
         assert self._form is not None
-        shapes = tuple(spec.shape for spec in self._form.outputs)
+        ends, size = self.ends, sum(sizes(self._form.outputs))
+        if ends is None or size <= LARGE:
+            return None
+        waves = self._waves(ends)
+        if all(ends):
+            return waves if waves.lattice.whole else None
+        y = self._window.spread(rows_of(MOST_ROWS, self._form))[2]
+        if len(y) < SEVERAL * waves.lattice.channels:
+            return None
+        return between_walls(waves.lattice, y / self._moments[2].scale().to(y), ends)
+
+    def _waves(self, ends: Sequence[bool], odd: Odd = ()) -> Waves:
+        assert self._form is not None
         space = space_of(self._form.outputs)
         assert space is not None
-        return SpectralMap(Lattice(shapes, space))
+        return Waves(Lattice(tuple(spec.shape for spec in self._form.outputs), space), tuple(ends), odd)
 
     # What `TangentGradient` asks
 
