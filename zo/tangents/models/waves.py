@@ -151,7 +151,9 @@ def between_walls(lattice: Lattice, y: Tensor, periodic: Sequence[bool]) -> Wave
     amplitudes: list[list[Tensor]] = [[] for _ in choices]
     drawn: list[Tensor] = []
     for place in range(max(map(len, choices))):  # each channel's choices, side by side
-        odd = tuple(_everywhere(options[min(place, len(options) - 1)], walls, len(periodic)) for options in choices)
+        odd = tuple(
+            _everywhere(options[min(place, len(options) - 1)], walls, len(periodic)) for options in choices
+        )
         waves = Waves(lattice, tuple(periodic), odd)
         drawn = drawn or _drawn(waves.shape, walls)
         seen = waves.of(grid)[(slice(None), slice(None), *drawn)]
@@ -169,7 +171,8 @@ def between_walls(lattice: Lattice, y: Tensor, periodic: Sequence[bool]) -> Wave
     if not shares[best] > 0.5:
         return None
     odd = tuple(
-        _everywhere(options[place], walls, len(periodic)) for options, place in zip(choices, best, strict=True)
+        _everywhere(options[place], walls, len(periodic))
+        for options, place in zip(choices, best, strict=True)
     )
     return Waves(lattice, tuple(periodic), odd)
 
