@@ -229,17 +229,17 @@ def report(
 
     run = Run.open(folder)
 
-    found = load(run.path, trust=trust)
-    if run.problem and found.problem is None:
-        code = run.problem if found.untrusted is None else found.untrusted.code
+    finished = load(run.path, trust=trust)
+    if run.problem and finished.problem is None:
+        code = run.problem if finished.untrusted is None else finished.untrusted.code
         say(
             f"The page stays as it is: to make it anew would execute {code}, and the run came from "
             "elsewhere, or the file is gone. If you trust it, add --trust."
         )
     if export:
-        say(f"Exported: {found.export()}")
-    report.write(run, found.problem)
-    found.show()
+        say(f"Exported: {finished.export()}")
+    report.write(run, finished.problem)
+    finished.show()
     return 0
 
 
@@ -255,15 +255,15 @@ def compare(
     from tasks.progress import print_table
     from tasks.report.compare import compare
 
-    found = compare(folders, page)
-    for run in found.runs.to_dict("records"):
+    comparison = compare(folders, page)
+    for run in comparison.runs.to_dict("records"):
         say(f"{run['run']}: {run['folder']} ({run['problem']}; seeds {run['seeds']})")
-    for sentence in found.sentences:
+    for sentence in comparison.sentences:
         say(sentence)
-    print_table(found.figures)
-    if not found.settings.empty:
-        print_table(found.settings)
-    say(f"Page: {found.page}")
+    print_table(comparison.figures)
+    if not comparison.settings.empty:
+        print_table(comparison.settings)
+    say(f"Page: {comparison.page}")
     return 0
 
 
