@@ -68,6 +68,14 @@ def test_several_inputs_and_outputs():
     assert found[2] is found[3] is None  # an integer, and one whose spec wants no derivative
 
 
+def test_inputs_by_name_have_the_same_gradients():
+    inputs, named = many_inputs(), many_inputs()
+    zo.differentiable(many_box(), CGE, seed=0)(*inputs)[0].square().sum().backward()
+    a, b, label, fixed = named
+    zo.differentiable(many_box(), CGE, seed=0)(a, fixed=fixed, label=label, b=b)[0].square().sum().backward()
+    assert torch.equal(a.grad, inputs[0].grad) and torch.equal(b.grad, inputs[1].grad)
+
+
 def test_an_output_that_the_loss_does_not_use():
     inputs = many_inputs()
     zo.differentiable(many_box(), CGE)(*inputs)[1].sum().backward()
@@ -647,7 +655,9 @@ UNITS = torch.tensor([1e-3, 1.0, 30.0, 1e3], dtype=torch.float64)
 )  # over a step of 1e-3 times 1e3
 def test_numbers_in_units_far_apart_are_said_once():
     solver, x = with_scale(None), weights(32, 4) * UNITS
-    with pytest.warns(zo.errors.UnitsWarning, match=r"vary alike.*'x'.*stay at mu.*scale=samples\.std"):
+    with pytest.warns(
+        zo.errors.UnitsWarning, match=r"vary by similar amounts.*'x'.*stay at mu.*scale=samples\.std"
+    ):
         gradient_of(solver, x)
     gradient_of(solver, x)  # warnings are errors here
     gradient_of(with_scale(UNITS.tolist()), x)

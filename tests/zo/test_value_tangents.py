@@ -219,7 +219,7 @@ def test_what_is_done_about_lost_trust_each_time_at_its_price(small):
     longer = [
         words for words in said if "times as many steps of learning for 25 steps, for no more rows" in words
     ]
-    others = [words for words in said if "takes over if it foretells new rows better" in words]
+    others = [words for words in said if "takes over if it predicts new rows better" in words]
     assert [words.split("From now on ")[1].split("Tangent")[0] for words in others][-1] == "MLP"
     assert all("for no more rows" in words for words in others)
     free = len(longer) + len(others)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from blackbox import BlackBoxFunction
 from zo.errors import UnitsWarning, ZeroGradientWarning
-from zo.slopes import Doubt, tell_slopes
+from zo.slopes import Doubt, warn_of_slopes
 
 CALLS = 3  # the first with queries, after which it is said that most of their rows stand still
 STILL = 0.9  # of those rows
@@ -35,7 +35,7 @@ class Once:
         self._box = repr(box)
         self._specs = box.inputs
         self._calls = self._rows = self._still = 0
-        self._told_of_units = self._told_of_zero = self._told_of_doubt = False
+        self._warned_of_units = self._warned_of_zero = self._warned_of_doubt = False
 
     def units(self, call: int, differ: Mapping[int, tuple[float, bool]]) -> None:
         """Warn of inputs whose sizes differ too much for one mu.
@@ -45,9 +45,9 @@ class Once:
             differ: the usual sizes of inputs that want other steps than mu, by their places, and whether they
                 take them.
         """
-        if self._told_of_units or not differ:
+        if self._warned_of_units or not differ:
             return
-        self._told_of_units = True
+        self._warned_of_units = True
         taken = [place for place, (_, borne) in differ.items() if borne]
         left = [place for place in differ if place not in taken]
         words = ", ".join(f"{self._specs[place].name!r} ({size:.1g})" for place, (size, _) in differ.items())
@@ -59,10 +59,10 @@ class Once:
             names = ", ".join(self._specs[place].name for place in left)
             steps.append(f"Steps of {names} stay at mu, since no others were seen to give slopes.")
         warnings.warn(
-            f"{self._box}, call {call}: expected inputs whose numbers vary alike, got spreads over the rows "
-            f"that are far from the others': {words}. No one mu is right for all. {' '.join(steps)} To set "
-            "them, give the ArraySpec scale=samples.std(axis=0), with samples such as training meets (any "
-            "positive number where that is 0). This is said once.",
+            f"{self._box}, call {call}: expected inputs whose numbers vary by similar amounts, got spreads "
+            f"over the rows that are far from the others': {words}. No one mu is right for all. "
+            f"{' '.join(steps)} To set them, give the ArraySpec scale=samples.std(axis=0), with samples such "
+            "as training meets (any positive number where that is 0). This is said once.",
             UnitsWarning,
             stacklevel=3,
         )
@@ -74,10 +74,10 @@ class Once:
             call: its number.
             doubt: about it.
         """
-        if not self._told_of_doubt:
-            self._told_of_doubt = True
+        if not self._warned_of_doubt:
+            self._warned_of_doubt = True
             mend = KINK if doubt.cause == "kink" else MEND
-            tell_slopes(f"{self._box}, call {call}", doubt, differs="box", mend=mend)
+            warn_of_slopes(f"{self._box}, call {call}", doubt, differs="box", mend=mend)
 
     def answers(self, call: int, perturbed: Sequence[int], answered: Tensor) -> None:
         """Warn of rows whose outputs are the same at every query: at once of all, and of most in three calls.
@@ -87,7 +87,7 @@ class Once:
             perturbed: the places of the inputs that queries move.
             answered: `(rows,)` bool, whether any query changed an output.
         """
-        if self._told_of_zero or self._calls == CALLS or not len(answered):
+        if self._warned_of_zero or self._calls == CALLS or not len(answered):
             return
         self._calls += 1
         self._rows += len(answered)
@@ -95,7 +95,7 @@ class Once:
         none = not answered.any()
         if not none and (self._calls < CALLS or self._still <= STILL * self._rows):
             return
-        self._told_of_zero = True
+        self._warned_of_zero = True
         names = ", ".join(self._specs[place].name for place in perturbed)
         which = f"all {len(answered)} rows" if none else f"{self._still} of the first {self._rows} rows"
         warnings.warn(
