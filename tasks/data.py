@@ -179,25 +179,25 @@ class Data:
             epoch, place = divmod(step, count // size)
             return together([items[i] for i in order(seed, epoch)[place * size : (place + 1) * size]])
 
-        def whole(given: Dataset[Any] | DataLoader[Any] | None, name: str) -> Batch | None:
-            if given is None:
+        def whole(source: Dataset[Any] | DataLoader[Any] | None, name: str) -> Batch | None:
+            if source is None:
                 return None
-            held_out, as_batch = _items(given, name)
+            held_out, as_batch = _items(source, name)
             return as_batch([held_out[i] for i in range(len(held_out))])
 
         return cls(train, whole(validation, "validation"), whole(test, "test"))
 
 
-def _items(given: Dataset[Any] | DataLoader[Any], name: str) -> tuple[Any, Callable[[list[Any]], Any]]:
+def _items(source: Dataset[Any] | DataLoader[Any], name: str) -> tuple[Any, Callable[[list[Any]], Any]]:
     """What can be asked for items by number, and how some of them become a batch."""
-    items, together = given, default_collate
-    if isinstance(given, DataLoader):
-        items, together = given.dataset, given.collate_fn
-        if not isinstance(given.sampler, RandomSampler | SequentialSampler):
+    items, together = source, default_collate
+    if isinstance(source, DataLoader):
+        items, together = source.dataset, source.collate_fn
+        if not isinstance(source.sampler, RandomSampler | SequentialSampler):
             raise ProblemError(
                 f"Data.from_dataset, {name}: expected a loader that shuffles or goes in order, got one with "
-                f"{type(given.sampler).__name__}. Make a tasks.Data of your own, whose train gives the batch "
-                "of (seed, step)."
+                f"{type(source.sampler).__name__}. Make a tasks.Data of your own, whose train gives the "
+                "batch of (seed, step)."
             )
     by_number = hasattr(items, "__getitem__") and hasattr(items, "__len__")
     if isinstance(items, IterableDataset) or not by_number:

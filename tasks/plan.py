@@ -146,7 +146,7 @@ def _left_to_the_budget(
     departing = {
         setting.name
         for setting in fields(type(problem).Config)
-        if all(getattr(each, setting.name) != getattr(settings, setting.name) for each in usual)
+        if all(getattr(start, setting.name) != getattr(settings, setting.name) for start in usual)
     }
     by_hand = {*by_hand, *departing}
     if getattr(settings, "rows", None) is None or "steps" in by_hand:

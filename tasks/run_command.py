@@ -94,8 +94,8 @@ def parse(target: str, words: Sequence[str]) -> RunCommand:
     program = f"blackbox run {target}"
     command = tyro.cli(kind, prog=program, description=about, args=list(words), config=(FlagCreatePairsOff,))
     names = [field.name for field in dataclasses.fields(command.config)]
-    given = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words}
-    return dataclasses.replace(command, by_hand=tuple(name for name in names if name in given))
+    written = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words}
+    return dataclasses.replace(command, by_hand=tuple(name for name in names if name in written))
 
 
 def _problem_command(target: str, words: Sequence[str]) -> tuple[Any, str]:
@@ -108,8 +108,8 @@ def _problem_command(target: str, words: Sequence[str]) -> tuple[Any, str]:
     problem, where = problems.find(target)
     presets = dict(problem.presets) or {"default": problem.Config()}
     preset = _preset(presets, words)
-    own = {field.name for field in dataclasses.fields(RunCommand)} - {"config"}
-    taken = own & {field.name for field in dataclasses.fields(problem.Config)}
+    arguments = {field.name for field in dataclasses.fields(RunCommand)} - {"config"}
+    taken = arguments & {field.name for field in dataclasses.fields(problem.Config)}
     if taken:
         raise ConfigurationError(
             f"{problem.__name__}.Config: expected names that `blackbox run` has not itself, got "

@@ -269,16 +269,16 @@ class Stage:
     def _note_lost(self, finished: bool) -> None:
         """Say what was there with the checkpoint and is no more: metrics, notes of rows."""
         stage, step = self.outcome.stage, self.outcome.step
-        told = []
+        lost = []
         missing = "" if finished else reading.gaps(self._run.metrics(stage), step)
         if missing:
-            told.append(f"metrics.jsonl has no line of {missing}, so that curves will be without")
+            lost.append(f"metrics.jsonl has no line of {missing}, so that curves will be without")
         if group.rank() == 0 and calls.note_lost(self._run.path):
-            told.append("notes of rows in calls/ are gone, so that the rows in all are a bound from here on")
-        if told:
+            lost.append("notes of rows in calls/ are gone, so that the rows in all are a bound from here on")
+        if lost:
             warnings.warn(
                 f"{stage}: expected all files that the checkpoint after step {step} left, but "
-                f"{', and '.join(told)}. Put them back, if you have them.",
+                f"{', and '.join(lost)}. Put them back, if you have them.",
                 CheckpointWarning,
                 stacklevel=5,
             )
@@ -329,11 +329,11 @@ class Stage:
 
     def _refuse_other_settings(self, before: Mapping[str, Any]) -> None:
         """Refuse a checkpoint of other settings: the result would claim the new ones throughout."""
-        told = differences(before, {**self._run.config, **{name: before.get(name) for name in HARMLESS}})
-        if told:
+        others = differences(before, {**self._run.config, **{name: before.get(name) for name in HARMLESS}})
+        if others:
             raise CheckpointError(
                 f"{self.outcome.stage}, checkpoint: expected the settings that it was made with, got others: "
-                f"{told}. Put them back in {self._run.path / 'config.json'}, or start a new run."
+                f"{others}. Put them back in {self._run.path / 'config.json'}, or start a new run."
             )
 
     def _warn_of_versions(self, before: Mapping[str, str]) -> None:

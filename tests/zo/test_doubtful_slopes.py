@@ -301,3 +301,44 @@ def test_a_gradient_that_is_not_finite_or_zero_is_no_reason_to_ask():
             warnings.simplefilter("error")
             torch.autograd.grad(zo.differentiable(box, zo.CGE(1e-3))(u), u, torch.full((3, 4), value).to(u))
         assert box.calls == [3, 12]
+
+
+def in_part(u: Tensor) -> Tensor:
+    """Half of the numbers in steps of a tenth."""
+    return torch.where(torch.arange(4) < 2, torch.sin(u), (10 * torch.sin(u)).round() / 10)
+
+
+def by_the_row(u: Tensor) -> Tensor:
+    """The last number stands still, and is another in each row."""
+    return torch.cat([torch.sin(u[:, :3]), torch.linspace(0, 1, len(u), dtype=u.dtype)[:, None]], dim=1)
+
+
+def rectified(u: Tensor) -> Tensor:
+    """Most rows have zeros, and some an answer."""
+    return torch.relu(u - 0.5)
+
+
+@pytest.mark.parametrize("estimator", [zo.CGE(1e-5), zo.RowRGE(1e-5, q=4)], ids=["cge", "rge"])
+@pytest.mark.parametrize(
+    ("function", "used", "said"),
+    [
+        (in_part, 4, True),
+        (in_part, 2, False),  # what the loss does not use may be as it likes
+        (torch.sin, 4, False),
+        (by_the_row, 4, False),
+        (rectified, 4, False),
+    ],
+)
+def test_numbers_of_an_output_that_come_in_steps_beside_others_that_answer_are_said(
+    estimator, function, used, said
+):
+    """A sine in steps of .1 moves at 1 of 10,000 queries: half of the gradient is missing."""
+    box, u = zo.differentiable(Box(function), estimator), weights(40, 4).requires_grad_()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(5):
+            (found,) = torch.autograd.grad((box(u)[:, :used] - 1).square().sum(), u)
+    assert bool(found.any())
+    of_zero = [str(w.message) for w in told if w.category is zo.ZeroGradientWarning]
+    assert len(of_zero) == said
+    assert not said or "no query of 3 calls has changed (2 of 4 of 'y')" in of_zero[0]
