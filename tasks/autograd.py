@@ -131,8 +131,8 @@ class AutogradGradient:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self.counts = AutogradCounts(**state["counts"])
-        for box, own in zip(self._boxes, state["boxes"], strict=True):
-            box.load_state_dict(own)
+        for box, counts in zip(self._boxes, state["boxes"], strict=True):
+            box.load_state_dict(counts)
 
     def _losses(self, batch: Batch, step: int, before: Snapshot) -> Tensor:
         """Of the rows that survive, with their graph; what failed is in no buffer."""

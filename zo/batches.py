@@ -6,7 +6,7 @@ import copy
 import dataclasses
 from collections import UserDict, UserList, deque
 from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from zo.errors import ObjectiveError
 
 # Any nesting of tuples, lists, dicts, dataclasses and the like of tensors with their rows first.
 Batch: TypeAlias = Any
+Leaf = TypeVar("Leaf")
 
 
 def map_tensors(
@@ -46,16 +47,21 @@ def map_tensors(
     return batch
 
 
+def leaves(nesting: Any, kind: type[Leaf]) -> Iterator[Leaf]:
+    """All that is of a kind in a nesting, in order."""
+    in_order: list[Leaf] = []
+
+    def noted(leaf: Leaf) -> Leaf:
+        in_order.append(leaf)
+        return leaf
+
+    map_tensors(noted, nesting, kind)
+    yield from in_order
+
+
 def tensors(batch: Batch) -> Iterator[Tensor]:
     """The tensors of a batch, in order."""
-    leaves: list[Tensor] = []
-
-    def taken(tensor: Tensor) -> Tensor:
-        leaves.append(tensor)
-        return tensor
-
-    map_tensors(taken, batch)
-    yield from leaves
+    return leaves(batch, Tensor)
 
 
 class _Slot(int):

@@ -6,19 +6,19 @@ over the batch), shows in it at every step, at the price of one query a chunk.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_batchedtensor  # pyright: ignore[reportMissingImports]
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from zo.batches import Batch, tensors
 from zo.evaluators.evaluator import Step, Unservable
 from zo.evaluators.loop import Loop
+from zo.evaluators.operations import Operations
 from zo.objective import Objective, losses, uncompiled
 from zo.perturbation import Coordinates, Directions, Perturbation
 
@@ -123,7 +123,7 @@ def _shaken(step: Step, base: Tensor, here: Tensor, shakes: int) -> tuple[Tensor
     return shaken(Directions(here + SHAKEN_UNITS * eps * weights * signs)), still, eps
 
 
-class _Coarsest(TorchDispatchMode):
+class _Coarsest(Operations):
     """Notes the coarsest numbers that operations give: in a network of float64 a part may be in float32.
 
     Attributes:
@@ -134,15 +134,8 @@ class _Coarsest(TorchDispatchMode):
         super().__init__()
         self.eps = torch.finfo(torch.float64).eps
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Run an operation and look at what it gave."""
-        result = func(*args, **(kwargs or {}))
+    def gave(self, operation: Any, arguments: tuple[tuple[Any, ...], dict[str, Any]], result: Any) -> Any:
+        """Note how coarse the result is."""
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor) and tensor.is_floating_point():
                 self.eps = max(self.eps, torch.finfo(tensor.dtype).eps)
@@ -182,7 +175,7 @@ _ROUNDING = {
 }
 
 
-class _Rounded(TorchDispatchMode):
+class _Rounded(Operations):
     """Moves what operations give by a unit in its last place, up or down: twice what rounding does.
 
     Args:
@@ -193,17 +186,15 @@ class _Rounded(TorchDispatchMode):
         super().__init__()
         self._generator = generator
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Run an operation and move its result."""
-        result = func(*args, **(kwargs or {}))
+    def gave(self, operation: Any, arguments: tuple[tuple[Any, ...], dict[str, Any]], result: Any) -> Any:
+        """Move the result of an operation that rounds."""
         plain = type(result) is Tensor and result.layout is torch.strided and result.is_floating_point()
-        if not plain or func.overloadpacket.__name__ not in _ROUNDING or result.is_nested or result.is_meta:
+        if (
+            not plain
+            or operation.overloadpacket.__name__ not in _ROUNDING
+            or result.is_nested
+            or result.is_meta
+        ):
             return result
         signs = 2 * torch.randint(0, 2, result.shape, generator=self._generator) - 1
         return result * (1 + torch.finfo(result.dtype).eps * signs.to(result.device, result.dtype))

@@ -97,6 +97,26 @@ class RecordedCall:
 
 
 @dataclass(frozen=True)
+class SeenCall:
+    """One call as the objective made it, before its rows are divided among the variants.
+
+    Attributes:
+        box: its place among the boxes.
+        inputs: one tensor `(rows, *spec.shape)` for each input spec.
+        outputs: one tensor `(rows, *spec.shape)` for each output spec.
+    """
+
+    box: int
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+    @property
+    def form(self) -> tuple[int, torch.Size]:
+        """What the calls of different variants have in common: the box, and the shape of its first input."""
+        return self.box, self.inputs[0].shape
+
+
+@dataclass(frozen=True)
 class Recorded:
     """What some variants of a step gave.
 
@@ -162,13 +182,13 @@ class Recorder:
 
     Attributes:
         rows: in those calls.
-        seen: of each call the box's place, its inputs and its outputs, `(rows, *spec.shape)`.
+        seen: those calls, in their order.
         places: of the boxes, by identity.
     """
 
     def __init__(self, boxes: Sequence[BlackBoxFunction]) -> None:
         self.rows = 0
-        self.seen: list[tuple[int, list[Tensor], list[Tensor]]] = []
+        self.seen: list[SeenCall] = []
         self.places = {id(box): place for place, box in enumerate(boxes)}
         self._boxes = boxes
 
@@ -187,10 +207,7 @@ class Recorder:
         Raises:
             TangentError: there was no call.
         """
-        calls = [
-            RecordedCall(place, *(tuple(tensor[None] for tensor in group) for group in groups))
-            for place, *groups in self.seen
-        ]
+        calls = [RecordedCall(call.box, _alone(call.inputs), _alone(call.outputs)) for call in self.seen]
         return _joined([Recorded(losses, calls, self.rows)], self._boxes)
 
     def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
@@ -200,10 +217,13 @@ class Recorder:
             refuse_arrays(box, arrays)
             outputs = answer if isinstance(answer, tuple) else (answer,)
             # Copies, as the objective may write to what is its own.
-            inputs = [flat_rows(s, t).clone() for s, t in zip(box.inputs, arrays, strict=True)]
-            results = [flat_rows(s, t).clone() for s, t in zip(box.outputs, outputs, strict=True)]
-            self.rows += len(inputs[0])
-            self.seen.append((self.places[id(box)], inputs, results))
+            seen = SeenCall(
+                self.places[id(box)],
+                tuple(flat_rows(s, t).clone() for s, t in zip(box.inputs, arrays, strict=True)),
+                tuple(flat_rows(s, t).clone() for s, t in zip(box.outputs, outputs, strict=True)),
+            )
+            self.rows += len(seen.inputs[0])
+            self.seen.append(seen)
         return answer
 
 
@@ -254,6 +274,11 @@ def flat_rows(spec: ArraySpec, tensor: Tensor) -> Tensor:
     return tensor.detach().reshape(tensor.numel() // math.prod(spec.shape), *spec.shape)
 
 
+def _alone(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Tensors `(rows, *shape)` as those of a single variant, `(1, rows, *shape)`."""
+    return tuple(tensor[None] for tensor in tensors)
+
+
 def rows_alive(alive: Tensor, rows: Tensor) -> Tensor:
     """Whether each row of a call belongs to a live row of the batch; all do where a call has others."""
     per_row, rest = divmod(len(rows), len(alive))
@@ -274,16 +299,18 @@ def _moves(step: Step, variants: range, mu: float, key: Key) -> Directions:
 
 def _stacked(recorder: Recorder, boxes: Sequence[BlackBoxFunction], variants: int) -> list[RecordedCall]:
     """The calls, where all variants went through the objective together, outermost among the rows."""
-    calls = []
-    for place, inputs, outputs in recorder.seen:
-        if len(inputs[0]) % variants:
+
+    def split(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(tensor.unflatten(0, (variants, -1)) for tensor in tensors)
+
+    for call in recorder.seen:
+        rows = len(call.inputs[0])
+        if rows % variants:
             raise TangentError(
-                f"{boxes[place]!r}: expected {variants} times as many rows in a call as in that of the base "
-                f"alone, got {len(inputs[0])}. Keep the batch's rows first, or use evaluator='loop'."
+                f"{boxes[call.box]!r}: expected {variants} times as many rows in a call as in that of the "
+                f"base alone, got {rows}. Keep the batch's rows first, or use evaluator='loop'."
             )
-        split = [tuple(t.unflatten(0, (variants, -1)) for t in group) for group in (inputs, outputs)]
-        calls.append(RecordedCall(place, *split))
-    return calls
+    return [RecordedCall(call.box, split(call.inputs), split(call.outputs)) for call in recorder.seen]
 
 
 def _one_by_one(recorder: Recorder, boxes: Sequence[BlackBoxFunction], variants: int) -> list[RecordedCall]:
@@ -292,10 +319,12 @@ def _one_by_one(recorder: Recorder, boxes: Sequence[BlackBoxFunction], variants:
     calls = []
     for n in range(count):
         same = recorder.seen[n::count]
-        if rest or len({(place, inputs[0].shape) for place, inputs, _ in same}) > 1:
+        if rest or len({call.form for call in same}) > 1:
             raise _differ(f"{len(recorder.seen)} calls that differ")
-        groups = [zip(*(seen[part] for seen in same), strict=True) for part in (1, 2)]
-        calls.append(RecordedCall(same[0][0], *(tuple(map(torch.stack, group)) for group in groups)))
+        inputs = zip(*(call.inputs for call in same), strict=True)
+        outputs = zip(*(call.outputs for call in same), strict=True)
+        stacked = (tuple(map(torch.stack, tensors)) for tensors in (inputs, outputs))
+        calls.append(RecordedCall(same[0].box, *stacked))
     if rest:
         raise _differ(f"{len(recorder.seen)} calls that differ")
     return calls

@@ -270,18 +270,18 @@ def _responses(
     recorder: Recorder,
 ) -> list[CallPairs]:
     """The check's calls against the base's, as pairs; none where the two differ in more than numbers."""
-    if [place for place, _, _ in recorder.seen] != [call.box for call in window.calls]:
+    if [moved.box for moved in recorder.seen] != [call.box for call in window.calls]:
         return []  # the objective calls others when its weights are moved
     calls = []
-    for (place, inputs, outputs), call, pairs in zip(recorder.seen, window.calls, window.pairs, strict=True):
-        if any(t.shape != kept[0].shape for t, kept in zip(inputs, call.inputs, strict=True)):
+    for moved, call, pairs in zip(recorder.seen, window.calls, window.pairs, strict=True):
+        if any(t.shape != kept[0].shape for t, kept in zip(moved.inputs, call.inputs, strict=True)):
             return []
         both = (
-            tuple(torch.stack([kept[0], t]) for kept, t in zip(base, moved, strict=True))
-            for base, moved in ((call.inputs, inputs), (call.outputs, outputs))
+            tuple(torch.stack([kept[0], t]) for kept, t in zip(recorded, seen, strict=True))
+            for recorded, seen in ((call.inputs, moved.inputs), (call.outputs, moved.outputs))
         )
         alive = torch.ones(len(pairs.z), dtype=torch.bool, device=pairs.z.device)
-        seen = RecordedCall(place, *both).pairs(boxes[place], alive)
+        seen = RecordedCall(call.box, *both).pairs(boxes[call.box], alive)
         calls.append(replace(seen, valid=seen.valid & pairs.alive))
     return calls
 

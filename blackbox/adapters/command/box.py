@@ -50,7 +50,8 @@ class CommandLine(BlackBoxFunction):
 
     Files are named relative to the run's folder; the suffix gives the format: `.npy`; `.h5` or `.hdf5` with a
     dataset of the array's name (`"out.h5:fields/drag"` for another); `.csv` (commas), `.txt` or `.dat`
-    (spaces) with the numbers in C order, where a first line of words is skipped. For any other file, pass a
+    (spaces) with the numbers in C order, where a first line of words is skipped. An output may be one column
+    of such a text, by its number or its heading: `"flows.csv:2"`, `"flows.csv:q"`. For any other file, pass a
     function that writes or reads it, `input_files={"velocity": ("0/U", write_field)}`. It is called with the
     file's path and the array, or with only the path to return the array. The program's output is in
     `stdout.txt` and `stderr.txt`.
@@ -63,10 +64,11 @@ class CommandLine(BlackBoxFunction):
         outputs: the specs of the outputs.
         input_files: the file that each input is written to, by the input's name; or `(file, function)`.
         output_files: the file that each output is read from, by the output's name; or `(file, function)`.
-            Several outputs may come from one file if each has a function that takes it out.
+            Several outputs may come from one file if each is a column, a dataset, or has a function that takes
+            it out.
         input_templates: the texts of files to write, by the file's name. A text has placeholders such as
-            `{angle}`, `{shape[3]}` or `{angle:.3f}`; instead of the text you can give the `Path` of a file
-            that contains it.
+            `{angle}`, `{shape[3]}`, `{shape}` (all of its numbers, with spaces between) or `{angle:.3f}`;
+            instead of the text you can give the `Path` of a file that contains it.
         output_templates: the texts used to read files, by the file's name. Outputs are read where the file
             matches the text; if it does so several times, the last match counts.
         copies: files or folders that the program needs in its folder, such as a mesh, by their name there.

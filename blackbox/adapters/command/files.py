@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from blackbox.adapters.command.columns import read_column
 from blackbox.errors import ConfigurationError
 from blackbox.spec import ArraySpec
 from blackbox.words import counted
@@ -44,12 +45,18 @@ class ArrayFile:
     code: str = ""
 
 
+@dataclass(frozen=True)
+class ColumnFile(ArrayFile):
+    """An array that is one column of a table of text; `dataset` is the column's number or heading."""
+
+
 def array_files_of(
     where: str, files: Mapping[str, FileName] | None, specs: Sequence[ArraySpec], *, read: bool = False
 ) -> list[ArrayFile]:
     """The files for arrays by name: "NAME.npy", "NAME.h5:place/in/it", "NAME.csv", or ("NAME", function).
 
-    Files that are `read` may have several arrays, each taken out by a function of its own.
+    Files that are `read` may have several arrays: each in a column, "NAME.csv:2" or "NAME.csv:heading", or
+    taken out by a function.
 
     Raises:
         ConfigurationError: an array is not known, or a file cannot be used for it.
@@ -65,17 +72,21 @@ def array_files_of(
         file, _, place = file.partition(":") if isinstance(file, str) else (file, "", "")
         file = checked_name(f"{where}, {name!r}", file)
         form = kind(f"{where}, {name!r}", file) if function is None else "own"
-        if place and form != "hdf5":
+        column = read and form == "text" and bool(place)
+        if (place and form != "hdf5" and not column) or (column and place.isdecimal() and not int(place)):
             raise ConfigurationError(
-                f"{where}, {name!r}: expected a place after ':' for HDF5 files alone, got {file}:{place}. "
-                "Leave it out."
+                f"{where}, {name!r}: expected after ':' a place in an HDF5 file, or a column from 1 of a text "
+                f"that is read, got {file}:{place}. Correct it, or leave it out."
             )
-        new = ArrayFile(known[name], file, place.strip("/") or name, function, code_of(where, name, function))
+        made, place = (ColumnFile, place) if column else (ArrayFile, place.strip("/") or name)
+        new = made(known[name], file, place, function, code_of(where, name, function))
         for other in array_files:
             if read and function is not None and other.function is not None:
                 continue
-            if other.file == file and (form != "hdf5" or other.dataset == new.dataset):
-                mend = "take one .h5 file for all" + (", or (file, function) for each" if read else "")
+            apart = form == "hdf5" or (column and isinstance(other, ColumnFile))
+            if other.file == file and not (apart and other.dataset != new.dataset):
+                mend = "take one .h5 file for all"
+                mend += ", or a column (file:2) or (file, function) for each" if read else ""
                 raise ConfigurationError(
                     f"{where}: expected a file for each array, got {file!r} for {other.spec.name!r} and "
                     f"{name!r}. Name another, or {mend}."
@@ -201,6 +212,8 @@ def read_file(folder: Path, file: ArrayFile, leading: tuple[int, ...]) -> Array:
         ValueError, OSError: the file holds no such array of numbers.
     """
     path, shape = output(folder, file.file), (*leading, *file.spec.shape)
+    if isinstance(file, ColumnFile):
+        return read_column(path, file.dataset, shape, file.spec.floating)
     if file.function is None:
         return read(path, file.dataset, shape, file.spec.floating)
     array = np.asarray(file.function(path))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
 from blackbox.calls import intercepted
-from zo.batches import map_tensors, repeat, tensors
+from zo.batches import leaves, map_tensors, repeat, tensors
 from zo.evaluators.difference import rules as rules  # importing them registers them
 from zo.evaluators.difference.changes import Moved
 from zo.evaluators.difference.channels_last import lay_out
@@ -152,9 +152,7 @@ def _losses(step: Step, output: Argument, mode: TapeMode, base: Tensor) -> tuple
 
 def _of_all_rows(call: Call, output: Argument, targets: Argument) -> Tensor:
     """The rule of a black box behind the network: output and change together, variants outermost."""
-    moved: list[Moved] = []
-    map_tensors(lambda item: (moved.append(item), item)[1], output, kind=Moved)
-    variants = moved[0].variants
+    variants = next(leaves(output, Moved)).variants
 
     def rows(item: Tensor | Moved) -> Tensor:
         return item.value.flatten(0, 1) if isinstance(item, Moved) else repeat(item, variants)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -70,7 +71,8 @@ class AutoTangent(Tangent):
         outputs = [spec for spec in box.outputs if spec.differentiable]
         inputs = [spec for spec in box.inputs if spec.differentiable]
         self._makers: dict[str, Callable[[], ValueTangent]] = {"mlp": lambda: MLPTangent(seed=seed)}
-        kind, periodic, self._why = layout_of(inputs, outputs)
+        layout = layout_of(inputs, outputs)
+        kind, periodic, self._why = layout.kind, layout.periodic, layout.why
         asked = sum(sizes(tuple(spec for spec in box.inputs if spec.modelled)))
         if kind == "table" and asked <= MOST_NUMBERS and sum(sizes(tuple(outputs))) <= LARGEST:
             self._makers = {"kernel": KernelTangent} | self._makers
@@ -333,10 +335,23 @@ class AutoTangent(Tangent):
         return f"AutoTangent({kinds}; {self._why})"
 
 
-def layout_of(
-    inputs: Sequence[ArraySpec], outputs: Sequence[ArraySpec]
-) -> tuple[str, bool | tuple[bool, ...] | None, str]:
-    """What a box is taken for: "grid", "mesh", "graph" or "table"; which ends meet; and why, in words.
+@dataclass(frozen=True)
+class Layout:
+    """What a box is taken for.
+
+    Attributes:
+        kind: "grid", "mesh", "graph" or "table".
+        why: In words.
+        periodic: Of a grid, whether its ends meet, for all axes or each; None if that is to be measured.
+    """
+
+    kind: str
+    why: str
+    periodic: bool | tuple[bool, ...] | None = None
+
+
+def layout_of(inputs: Sequence[ArraySpec], outputs: Sequence[ArraySpec]) -> Layout:
+    """What a box is taken for by the layouts and shapes of its specs.
 
     Raises:
         ConfigurationError: outputs are said to lie on a grid, and do not lie on one.
@@ -346,14 +361,14 @@ def layout_of(
     if meshes:
         mesh = next(iter(meshes))
         if len(meshes) > 1 or not all(isinstance(layout, Mesh) for layout in output_layouts):
-            return "table", None, "no mesh, for not all outputs lie on one"
+            return Layout("table", "no mesh, for not all outputs lie on one")
         if not any(
             layout == mesh or mesh.node_axis(s.shape) is not None
             for layout, s in zip(input_layouts, inputs, strict=True)
         ):
-            return "table", None, f"no mesh, for no input lies on the outputs' {mesh!r}"
+            return Layout("table", f"no mesh, for no input lies on the outputs' {mesh!r}")
         flat = mesh.cells is None or mesh.coordinates is None
-        return "graph" if flat else "mesh", None, f"{mesh!r}, as its specs say"
+        return Layout("graph" if flat else "mesh", f"{mesh!r}, as its specs say")
     grids = [layout for layout in output_layouts if isinstance(layout, Grid)]
     if grids:
         if space_of(outputs) is None or None in output_layouts:
@@ -364,13 +379,14 @@ def layout_of(
             )
         ends = {grid.periodic for grid in grids if grid.periodic is not None}
         periodic = next(iter(ends)) if len(ends) == 1 else None
-        return "grid", periodic if isinstance(periodic, bool | tuple) else None, "a grid, as its specs say"
+        known = periodic if isinstance(periodic, bool | tuple) else None
+        return Layout("grid", "a grid, as its specs say", known)
     if None in output_layouts or all(layout is None for layout in input_layouts):
-        return "table", None, "no grid and no mesh, as its specs say"
+        return Layout("table", "no grid and no mesh, as its specs say")
     shapes = ", ".join(str(spec.shape) for spec in outputs)
     if is_grid([spec for spec in inputs if spec.layout is not None], outputs):
-        return "grid", None, f"a grid by its shape {shapes}: layout= of its specs says otherwise"
-    return "table", None, f"no grid and no mesh by its shape {shapes}: layout= of its specs says otherwise"
+        return Layout("grid", f"a grid by its shape {shapes}: layout= of its specs says otherwise")
+    return Layout("table", f"no grid and no mesh by its shape {shapes}: layout= of its specs says otherwise")
 
 
 def is_grid(inputs: Sequence[ArraySpec], outputs: Sequence[ArraySpec]) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 from zo.evaluators.difference.changes import Change, Entries, Moved, OneChannel, total
 from zo.evaluators.difference.registry import Argument, Call, named, register
 from zo.evaluators.difference.rules.products import bias_change, bilinear_change
-from zo.evaluators.point_rules import seen_by_taps, windows
+from zo.evaluators.point_rules import Kernel
 
 
 def _convolution(
@@ -108,17 +108,17 @@ def _by_product(
         reached: Size of the output.
         options: Stride, padding and dilation.
     """
-    kernel, in_per_group = weight.shape[3:], weight.shape[2]
-    seen = windows(one.values.squeeze(2), kernel, reached, *options).movedim(
-        tuple(range(1, len(kernel) + 1)), tuple(range(-len(kernel), 0))
-    )
+    kernel, in_per_group = Kernel(weight.shape[3:], *options), weight.shape[2]
+    axes = len(kernel.size)
+    seen = kernel.windows(one.values.squeeze(2), reached)
+    seen = seen.movedim(tuple(range(1, axes + 1)), tuple(range(-axes, 0)))
     if len(weight) == 1:
         slices = weight[0].movedim(1, 0)[one.channels]
     else:
         slices = weight.movedim(2, 1)[one.channels // in_per_group, one.channels % in_per_group]
     slices = slices.flatten(2).transpose(1, 2)
     product = seen.reshape(len(seen), -1, slices.shape[1]) @ slices
-    return product.view(*seen.shape[: -len(kernel)], -1).movedim(-1, 2)
+    return product.view(*seen.shape[:-axes], -1).movedim(-1, 2)
 
 
 def convolve_entries(
@@ -129,7 +129,7 @@ def convolve_entries(
     if (groups := options[-1]) > 1:
         into = into + out // (weight.shape[0] // groups) * weight.shape[1]
     # each variant's own input channel, padded; a whole padded copy would be far larger
-    seen = seen_by_taps(x.movedim(1, 0)[into], taps, weight.shape[2:], reached, *options[:-1])
+    seen = Kernel(weight.shape[2:], *options[:-1]).seen_by_taps(x.movedim(1, 0)[into], taps, reached)
     values = of.steps.view(-1, *[1] * (seen.ndim - 1)) * seen
     return OneChannel(values.unsqueeze(2), out, 1, weight.shape[0])
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zo.batches import map_tensors
+from zo.batches import leaves, map_tensors
 from zo.evaluators.difference.changes import Change, Moved, OneChannel
 from zo.evaluators.difference.registry import Argument, Call, has_apart, has_rows, named, register
 from zo.evaluators.difference.rules.subtracted import by_variant, subtracted
@@ -14,8 +14,7 @@ from zo.evaluators.difference.rules.subtracted import by_variant, subtracted
 
 def linear_change(call: Call, *args: Argument, **kwargs: Argument) -> Argument:
     """The function of the changes, with zeros for tensors beside them that do not move."""
-    moved: list[Moved] = []
-    map_tensors(lambda item: (moved.append(item), item)[1], (args, kwargs), kind=Moved)
+    moved = list(leaves((args, kwargs), Moved))
     if not all(item.base.is_floating_point() for item in moved):
         return subtracted(call, *args, **kwargs)  # an index is among them, in which nothing is linear
 
