@@ -62,7 +62,7 @@ def array_files_of(
         ConfigurationError: an array is not known, or a file cannot be used for it.
     """
     known = {spec.name: spec for spec in specs}
-    found: list[ArrayFile] = []
+    array_files: list[ArrayFile] = []
     for name, file in (files or {}).items():
         if name not in known:
             raise ConfigurationError(
@@ -80,7 +80,7 @@ def array_files_of(
             )
         made, place = (ColumnFile, place) if column else (ArrayFile, place.strip("/") or name)
         new = made(known[name], file, place, function, code_of(where, name, function))
-        for other in found:
+        for other in array_files:
             if read and function is not None and other.function is not None:
                 continue
             apart = form == "hdf5" or (column and isinstance(other, ColumnFile))
@@ -91,28 +91,28 @@ def array_files_of(
                     f"{where}: expected a file for each array, got {file!r} for {other.spec.name!r} and "
                     f"{name!r}. Name another, or {mend}."
                 )
-        found.append(new)
-    return found
+        array_files.append(new)
+    return array_files
 
 
 def code_of(where: str, name: str, function: object) -> str:
-    """What a cache knows a function by; "" for none.
+    """A text that identifies a function to a cache; "" for no function.
 
     Raises:
         ConfigurationError: it is no function of a module, which other processes could find.
     """
     if function is None:
         return ""
-    module, own = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
-    if not callable(function) or module is None or not own.isidentifier():
+    module, qualified_name = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
+    if not callable(function) or module is None or not qualified_name.isidentifier():
         raise ConfigurationError(
             f"{where}, {name!r}: expected (file, function) with a function that a module defines, got "
             f"{function!r}. Write it with def, outside of any other function or class."
         )
     file = getattr(sys.modules.get(module), "__file__", None)
-    return (
-        f"{module}.{own} {content(Path(file)) if file else function!r}"  # in a notebook never the same again
-    )
+    if file is None:  # in a notebook: never the same again
+        return f"{module}.{qualified_name} {function!r}"
+    return f"{module}.{qualified_name} {content(Path(file))}"
 
 
 def checked_name(where: str, name: object) -> str:
@@ -181,7 +181,7 @@ def content(path: Path) -> str:
 
 
 def kind(where: str, name: str) -> str:
-    """The format that a file's suffix says: "npy", "hdf5" or "text".
+    """A file's format, by its suffix: "npy", "hdf5" or "text".
 
     Raises:
         ConfigurationError: none of them.
@@ -268,11 +268,11 @@ def read(path: Path, name: str, shape: tuple[int, ...], floating: bool) -> Array
         return np.asarray(dataset[()])
 
 
-def _check(path: Path, found: tuple[int, ...] | None, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+def _check(path: Path, actual: tuple[int, ...] | None, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
     if dtype.kind not in "biuf":
         raise ValueError(f"{path.name}: expected real numbers, got dtype {dtype}.")
-    if found != shape:
-        raise ValueError(f"{path.name}: expected an array of shape {shape}, got {found}.")
+    if actual != shape:
+        raise ValueError(f"{path.name}: expected an array of shape {shape}, got {actual}.")
 
 
 def _read_text(path: Path, shape: tuple[int, ...], floating: bool) -> Array:
@@ -296,8 +296,8 @@ def _read_text(path: Path, shape: tuple[int, ...], floating: bool) -> Array:
             if len(numbers) > count:
                 break
     if len(numbers) != count:
-        found = "more" if len(numbers) > count else str(len(numbers))
+        count_read = "more" if len(numbers) > count else str(len(numbers))
         raise ValueError(
-            f"{path.name}: expected {counted(count, 'number')} for shape {shape}, found {found}."
+            f"{path.name}: expected {counted(count, 'number')} for shape {shape}, found {count_read}."
         )
     return np.array(numbers, np.float64 if floating else np.int64).reshape(shape)
