@@ -93,6 +93,8 @@ def differentiable(
     why: a `NoiseWarning` if the box is noisy or rounds, a `SlopeWarning` if it jumps, curves within mu, or
     has a kink right at its inputs, as a ReLU at zeros. These rows are counted (`counts.checks`); they change
     no gradient, and where a budget has no rows left for them they are left out.
+    Numbers of an output that no query of the first three calls changes, while others answer, and that have
+    few different values, are said by a `ZeroGradientWarning`: they come in steps wider than what mu changes.
 
     Steps: each number moves by mu, in its own units, or by mu times the `scale` of its spec. If the rows of
     several inputs without a scale, or the numbers of one, differ in size by a factor of 100 or more, and a
@@ -116,7 +118,7 @@ def differentiable(
         seed: all draws depend only on the seed and the number of the call. None, the default, is a seed of
             its own: the first box that a process makes without a seed is number 0, the next 1, and a deep
             copy is the next one. Boxes of equal seeds draw the same directions, which spoils the gradient
-            through both: if you give seeds, give each box of a run another one.
+            through both: if you give seeds, give each box of a run another one. A `SeedWarning` says so once.
         max_rows: the most rows of one call in the backward pass; None for no limit. Results are equal to the
             bit only for equal limits.
         max_dropped: the fraction of a backward pass's queries that may fail before it raises an error.
@@ -274,6 +276,8 @@ class DifferentiableBox(nn.Module):
         alive = alive_rows(results)
         if len(alive) and used:
             draws = self._seed.generator(call)
+            if isinstance(self.estimator, RowRGE) and self._seed.shared(call, self):
+                self._once.seeds(call, self._seed.words())
             arriving = {place: c.reshape(results[place].shape)[alive] for place, c in used.items()}
             units = self._units_of(call, perturbed, base, alive, results, arriving)
             queries = plan_queries(
@@ -339,8 +343,10 @@ class DifferentiableBox(nn.Module):
             by_place = self._tangent.pull_back(call, pairs, cotangents)
             return [by_place[place] for place in queries.perturbed]
         kept = {place: outputs[place] for place in cotangents}
-        differences, valid, answered = row_differences(queries, kept, cotangents)
+        moved = self._once.watched(kept)
+        differences, valid, answered = row_differences(queries, kept, cotangents, moved)
         self._count(call, valid, answered, queries.perturbed)
+        self._once.still(call, kept, cotangents, moved)
         self._look_again(call, queries, differences, valid, outputs, cotangents)
         sizes = [queries.inputs[place][0].numel() for place in queries.perturbed]
         return list(queries.reduce(differences, valid).split(sizes, dim=1))

@@ -201,7 +201,10 @@ def plan_queries(
 
 
 def row_differences(
-    queries: RowQueries, outputs: dict[int, Tensor], cotangents: dict[int, Tensor]
+    queries: RowQueries,
+    outputs: dict[int, Tensor],
+    cotangents: dict[int, Tensor],
+    moved: dict[int, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Change of <cotangent, output> of every query and row.
 
@@ -209,6 +212,7 @@ def row_differences(
         queries: to run.
         outputs: those of the base that have a cotangent, by their place among the box's outputs.
         cotangents: of the outputs' shapes, under the same places.
+        moved: `(size,)` bool of outputs, by their places: numbers that any query changed are marked.
 
     Returns:
         `(queries, rows)` float64, zero where the query failed; `(queries, rows)` bool, False there; and
@@ -219,6 +223,9 @@ def row_differences(
     for row, _, results in queries.run():
         scalar, finite, changed = change_of(row, results, outputs, cotangents)
         answered[row[changed]] = True
+        for place, marks in (moved or {}).items():
+            change = (results[place] != outputs[place][row]).reshape(len(row), -1)
+            marks |= change[finite].any(dim=0)
         scalars.append(scalar)
         valid.append(finite)
     shape = queries.steps.shape

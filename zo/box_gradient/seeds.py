@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -14,6 +16,9 @@ BY_ORDER = 1  # second word for seeds by default: seed=0 and the first box witho
 
 _lock = threading.Lock()
 _made = 0
+_passes: dict[
+    RowSeed, tuple[int, dict[int, weakref.ref[Any]]]
+] = {}  # the last backward pass: who drew, by call
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,17 @@ class RowSeed:
         """A generator for the directions of a call."""
         path = (ROW_DIRECTIONS, BY_ORDER) if self.by_order else (ROW_DIRECTIONS,)
         return Key(self.number, call).generator(*path)
+
+    def shared(self, call: int, owner: object) -> bool:
+        """Whether another box has drawn the same in this backward pass; the box draws for this call now."""
+        task = torch._C._current_graph_task_id()
+        if task < 0:  # of no backward pass
+            return False
+        with _lock:
+            last, drawn = _passes.get(self, (task, {}))
+            _passes[self] = (task, drawn if last == task else {})
+            first = _passes[self][1].setdefault(call, weakref.ref(owner))()
+        return first is not None and first is not owner
 
     def words(self) -> str:
         """The seed as the user gave it, in words."""

@@ -151,25 +151,25 @@ def between_walls(lattice: Lattice, y: Tensor, periodic: Sequence[bool]) -> Wave
     amplitudes: list[list[Tensor]] = [[] for _ in choices]
     drawn: list[Tensor] = []
     for place in range(max(map(len, choices))):  # each channel's choices, side by side
-        odd = tuple(_everywhere(each[min(place, len(each) - 1)], walls, len(periodic)) for each in choices)
+        odd = tuple(_everywhere(options[min(place, len(options) - 1)], walls, len(periodic)) for options in choices)
         waves = Waves(lattice, tuple(periodic), odd)
         drawn = drawn or _drawn(waves.shape, walls)
         seen = waves.of(grid)[(slice(None), slice(None), *drawn)]
-        for channel, each in enumerate(choices):
-            if place < len(each):
+        for channel, options in enumerate(choices):
+            if place < len(options):
                 amplitudes[channel].append(seen[:, channel])
     shares = {}
-    for picked in itertools.product(*(range(len(each)) for each in choices)):
+    for picked in itertools.product(*(range(len(options)) for options in choices)):
         vectors = torch.stack([amplitudes[channel][place] for channel, place in enumerate(picked)], dim=-1)
         values = torch.linalg.eigvalsh(torch.einsum("rwc,rwd->wcd", vectors.conj(), vectors))
         largest = values[:, -1]
         seen = largest > SEEN**2 * largest.max()
         shares[picked] = float((values[seen, 0] < NEVER**2 * largest[seen]).double().mean())
-    best = max(shares, key=lambda each: shares[each])
+    best = max(shares, key=lambda picked: shares[picked])
     if not shares[best] > 0.5:
         return None
     odd = tuple(
-        _everywhere(each[place], walls, len(periodic)) for each, place in zip(choices, best, strict=True)
+        _everywhere(options[place], walls, len(periodic)) for options, place in zip(choices, best, strict=True)
     )
     return Waves(lattice, tuple(periodic), odd)
 
