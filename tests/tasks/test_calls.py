@@ -73,7 +73,7 @@ def test_all_rows_are_noted_those_of_several_blocks_together(tmp_path):
             assert calls.read(tmp_path)["rows"] == sum(box.rows)
     box(np.ones((5, 2)))  # outside of a run
     assert calls.read(tmp_path) == {"rows": 7, "exact": True}
-    assert calls.told(calls.read(tmp_path)) == "7"
+    assert calls.in_words(calls.read(tmp_path)) == "7"
     with calls_noted(tmp_path, [box]):
         pass
     assert len(list((tmp_path / "calls").iterdir())) == 1
@@ -83,11 +83,11 @@ def test_where_rows_are_counted_late_a_kill_makes_them_a_bound(tmp_path):
     box = Late()
     with calls_noted(tmp_path, [box]):
         box(np.ones((3, 2)))
-        assert calls.told(calls.read(tmp_path)) == "at least 3"  # what a kill here would leave
-    assert calls.told(calls.read(tmp_path)) == "3"
+        assert calls.in_words(calls.read(tmp_path)) == "at least 3"  # what a kill here would leave
+    assert calls.in_words(calls.read(tmp_path)) == "3"
     with calls_noted(tmp_path, [Counting(), box], within_reach=False):
         box(np.ones((3, 2)))
-    assert calls.told(calls.read(tmp_path)) == "at least 6"
+    assert calls.in_words(calls.read(tmp_path)) == "at least 6"
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_a_line_that_cannot_be_read_makes_it_a_bound(tmp_path):
         box(np.ones((3, 2)))
     with open(tmp_path / "calls" / "0", "ab") as file:
         file.write(b"\0\0\n4 ")  # as a power cut may leave it
-    assert calls.told(calls.read(tmp_path)) == "at least 4"
+    assert calls.in_words(calls.read(tmp_path)) == "at least 4"
 
 
 @pytest.mark.parametrize("half", [False, True])
