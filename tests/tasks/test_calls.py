@@ -26,15 +26,15 @@ from blackbox import (
     Ledger,
     Parallel,
 )
-from tasks import Progress, Run, trial
+from tasks import Progress, trial
 from tasks.errors import Interrupted, StorageError
 from tasks.folder import calls
-from tasks.folder.terms import Terms
 from tasks.ledger import calls_noted
 from tasks.plan import plan_of
 from tasks.spending import settled
 from tasks.trial import TRIES
 from tasks.workers import group
+from tests.tasks.made_runs import begun_run
 from tests.tasks.problems import MATRIX, Beside, Mixed, Said, Steering, cost_of
 
 ROOT = Path(__file__).parents[2]
@@ -126,7 +126,7 @@ def test_stages_of_a_loop_of_ones_own_have_a_budget_for_each_box(tmp_path):
         kept = {"network": network}
         return tasks.train(run, stage, steps=steps, step=step, state=kept, model="network", boxes=[box])
 
-    run = Run.create(tmp_path, Terms("own", "demo", tasks.Config(), [0]))
+    run = begun_run(tmp_path, "own", "demo", tasks.Config(), [0])
     train(run, "seed-0/one", Counting(), 20)
     other = Budgeted(Counting(), 40)
     train(run, "seed-0/other", other, 10)  # 40 rows of its own: the 80 of the other box are not its
