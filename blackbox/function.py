@@ -1,6 +1,6 @@
 """`BlackBoxFunction`: the contract of code that can be called but not differentiated, and the call.
 
-It reads from what a subclass declares, over the call, to what is refused. `blackbox.running` runs the rows.
+What a subclass declares comes first, then the call, then what is refused. `blackbox.running` runs the rows.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from blackbox import calls
-from blackbox.arrays import Rows, failed_outputs, finite_rows, to_rows
+from blackbox.arrays import Rows, failed_outputs, finite_rows, in_order, to_rows
 from blackbox.checks import check_count
 from blackbox.errors import (
     ConfigurationError,
@@ -44,7 +44,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def placeholder(method: Method) -> Method:
-    """Mark a method of the base class that a subclass is to give."""
+    """Mark a method of the base class that a subclass is to define."""
     method.is_placeholder = True  # pyright: ignore[reportFunctionMemberAccess]
     return method
 
@@ -65,9 +65,10 @@ class BlackBoxFunction(ABC):
                 ...
 
     `box(*arrays)` takes NumPy arrays or torch tensors with any leading axes, on any device, and returns the
-    same kind, device and leading axes. The methods receive a copy, so they may write to it. With several
-    outputs they return a tuple. If an output spec has no dtype, they may return any float of 64 bits or less,
-    and the caller gets the precision of the (differentiable) inputs.
+    same kind, device and leading axes. Arrays may be given by the names of their specs too, as in
+    `pendulum(state=array)`. The methods receive a copy, so they may write to it. With several outputs they
+    return a tuple. If an output spec has no dtype, they may return any float of 64 bits or less, and the
+    caller gets the precision of the (differentiable) inputs.
 
     Attributes:
         inputs: one spec for each input array; set in ALL subclasses, on the class or in `__init__`.
@@ -139,21 +140,25 @@ class BlackBoxFunction(ABC):
         """The counts of this box; a wrapper returns its inner box's, so a stack has one ledger."""
         return self._ledger
 
-    def __call__(self, *arrays: Any) -> Any:
+    def __call__(self, /, *arrays: Any, **named: Any) -> Any:
         """Evaluate every row.
 
         Args:
             *arrays: one per input spec, each `(*leading, *spec.shape)`, all NumPy or all torch.
+            **named: the rest of them, by the names of their specs, in any order.
 
         Returns:
             One array per output spec, `(*leading, *spec.shape)`; alone, not in a tuple, if there is one.
 
         Raises:
-            InputError: count, dtype, shape, or under "raise" a non-finite input; nothing was run.
+            InputError: count, name, dtype, shape, or under "raise" a non-finite input; nothing was run.
             NotDifferentiableError: a tensor requires a gradient, which the box cannot pass on.
             RowFailedError: under "raise", a row failed.
             OutputError: the box broke its output specs.
         """
+        if named:
+            check_complete(self)
+            arrays = in_order(repr(self), self.inputs, arrays, named)
         handler = calls.current()
         if handler is not None:
             return handler(self, arrays)
@@ -208,8 +213,8 @@ class BlackBoxFunction(ABC):
             index = slice(None) if len(run) == rows.count else run.to(rows.device)
             inputs, runner = tuple(t[index] for t in rows.inputs), calls.runner()
             outcome = self.run_rows(inputs) if runner is None else runner(self, inputs)
-            given = zip(self.outputs, outcome.outputs, strict=True)
-            outcome.outputs = tuple(p.to(rows.device, spec.torch_dtype or rows.dtype) for spec, p in given)
+            pairs = zip(self.outputs, outcome.outputs, strict=True)
+            outcome.outputs = tuple(p.to(rows.device, spec.torch_dtype or rows.dtype) for spec, p in pairs)
             if not outcome.failed or self.failures == "keep":  # else rows may have been left out
                 mark_non_finite(outcome)  # again: 1e300 is finite in float64 and infinite in float32
             if not skipped and not outcome.failed:  # copies: what a wrapper gives may be what it keeps
@@ -248,13 +253,13 @@ class BlackBoxFunction(ABC):
         first = min(outcome.failed)
         failed = outcome.failed[first]
         which = f"row {int(run[first])}"
-        given = f" Row {int(run[first])} was given {inputs_in_short(self.inputs, inputs, first)}."
+        input_note = f" Row {int(run[first])} was given {inputs_in_short(self.inputs, inputs, first)}."
         if len(outcome.failed) > 1:
             which = f"{len(outcome.failed)} of {len(run)} rows, the first of them {which},"
             if all(why is failed for why in outcome.failed.values()):  # one error: no telling whose
-                which, given = f"a block of {len(outcome.failed):,} rows", ""
+                which, input_note = f"a block of {len(outcome.failed):,} rows", ""
         raise RowFailedError(
-            f"{self!r}: {which} failed: {failed.sentence()}.{given} {self._hint(failed)}"
+            f"{self!r}: {which} failed: {failed.sentence()}.{input_note} {self._hint(failed)}"
             f"Mend the box, or {mend(self)}"
         ) from failed.error
 
@@ -330,7 +335,7 @@ def check_complete(box: BlackBoxFunction) -> None:
     if box.max_rows is not None:
         check_count(type(box).__name__, "max_rows", box.max_rows)
     check_policy(box)
-    _check_given(type(box))
+    _check_method(type(box))
 
 
 def check_arrays(owner: str, arrays: object) -> None:
@@ -339,7 +344,7 @@ def check_arrays(owner: str, arrays: object) -> None:
         raise DefinitionError(f"{owner}.arrays: expected 'numpy' or 'torch', got {arrays!r}. Write one.")
 
 
-def _check_given(cls: type[BlackBoxFunction]) -> None:
+def _check_method(cls: type[BlackBoxFunction]) -> None:
     if not (gives(cls, "evaluate") or gives(cls, "evaluate_rows")):
         raise DefinitionError(
             f"{cls.__name__}: expected a method evaluate (one row) or evaluate_rows (all rows), found "
@@ -349,7 +354,7 @@ def _check_given(cls: type[BlackBoxFunction]) -> None:
 
 def check_methods(cls: type[BlackBoxFunction]) -> None:
     """Refuse a class with no method, or with one that cannot take one array per input spec."""
-    _check_given(cls)
+    _check_method(cls)
     name = "evaluate_rows" if gives(cls, "evaluate_rows") else "evaluate"
     method, inputs = inspect.getattr_static(cls, name), getattr(cls, "inputs", None)
     if not (inspect.isfunction(method) and isinstance(inputs, tuple)):

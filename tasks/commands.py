@@ -128,13 +128,16 @@ def run(
 
 
 def new(
-    name: Annotated[Positional[str], arg(help="What it is called, such as brusselator or my-problem.")],
+    name: Annotated[
+        Positional[str], arg(help="What it is called, such as brusselator or my-problem.", metavar="NAME")
+    ],
     *,
     kind: Annotated[
-        Literal["correct", "design", "program"],
+        Literal["correct", "design", "program", "classifier"],
         arg(
-            help="A solver in a loop that a network corrects; a design that a box scores; or a program that "
-            "reads and writes files."
+            help="correct: a network corrects a solver in a loop. design: it proposes what a box scores. "
+            "program: it sets a program that reads and writes files. classifier: it stands before a "
+            "classifier that only answers."
         ),
     ] = "correct",
     folder: Annotated[Path, arg(help="Where the files are written.")] = Path("."),

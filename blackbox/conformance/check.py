@@ -30,7 +30,7 @@ from blackbox.conformance.probe import (
     OutOfRowsError,
     Probe,
     Samples,
-    given_samples,
+    checked_samples,
     keeping,
     not_measured,
     read_samples,
@@ -125,9 +125,9 @@ def check_black_box(
         seconds = check_positive("check_black_box", "seconds", seconds)
     if samples is None:
         inputs = standard_draws(box, np.random.default_rng(seed))
-        places, given = np.arange(len(inputs[0])), 0
+        places, offered = np.arange(len(inputs[0])), 0
     else:
-        inputs, places, given = given_samples(box, samples)
+        inputs, places, offered = checked_samples(box, samples)
     if rows is not None and rows < 4 * len(inputs[0]):  # most of them are for the checks
         kept = np.unique(np.linspace(0, len(places) - 1, max(2, rows // 16)).astype(int))
         inputs, places = tuple(array[kept] for array in inputs), places[kept]
@@ -136,26 +136,24 @@ def check_black_box(
     findings: list[Finding] = []
 
     def report(interrupted: bool) -> Report:
-        measured = tuple(probe.measured.recommendations)
-        limits = (rows, seconds)
         return Report(
-            repr(box),
-            tuple(with_all_failures(probe, found) for found in findings),
-            measured,
-            samples is None,
-            probe.spent,
-            len(probe.places),
-            given,
-            probe.elapsed,
-            limits,
-            interrupted,
+            box=repr(box),
+            findings=tuple(with_all_failures(probe, finding) for finding in findings),
+            recommendations=tuple(probe.measured.recommendations),
+            drawn=samples is None,
+            rows=probe.spent,
+            taken=len(probe.places),
+            offered=offered,
+            seconds=probe.elapsed,
+            limits=(rows, seconds),
+            interrupted=interrupted,
         )
 
     try:
         with keeping(box), _shown(probe) if progress is None else nullcontext(progress) as probe.progress:
             _find(probe, findings)
     except KeyboardInterrupt as stop:
-        done = {found.check for found in findings}
+        done = {finding.check for finding in findings}
         findings += [
             Finding(name, Verdict.SKIPPED, STOPPED)
             for name in ("answers", "global state", *(name for name, _ in CHECKS))
@@ -228,12 +226,12 @@ def _find(probe: Probe, findings: list[Finding]) -> None:
             continue
         try:
             with watched():
-                found = check(probe)
+                finding = check(probe)
         except OutOfRowsError as out:
-            found = not_measured(probe, name, out)
+            finding = not_measured(probe, name, out)
         except BoxRaisedError as raised:
-            found = _raised(name, raised.__cause__)
-        findings += found if isinstance(found, list) else [found]
+            finding = _raised(name, raised.__cause__)
+        findings += finding if isinstance(finding, list) else [finding]
 
 
 def _raised(name: str, cause: BaseException | None) -> Finding:
@@ -271,10 +269,10 @@ def command(
         The exit status: 0 if there are no faults, 1 if there are, 130 after Ctrl-C, with what was found so
         far. Warnings do not count.
     """
-    given = read_samples(box, samples) if isinstance(samples, str | Path) else samples
+    inputs = read_samples(box, samples) if isinstance(samples, str | Path) else samples
     with redirect_stdout(sys.stderr) if out == "-" else nullcontext():  # what the box prints is no JSON
         try:
-            report = check_black_box(box, given, rows=rows, seconds=seconds, processes=processes, seed=seed)
+            report = check_black_box(box, inputs, rows=rows, seconds=seconds, processes=processes, seed=seed)
         except CheckInterrupted as stop:
             report = stop.report
     if out == "-":

@@ -27,7 +27,7 @@ from blackbox.calls import intercepted, rows_run_by
 from blackbox.function import gives
 from blackbox.running import pick, place, stops, unanswered
 from blackbox.wrappers.identity import identity, name_of
-from blackbox.wrappers.parallel import blocks_told
+from blackbox.wrappers.parallel import blocks_reported
 from blackbox.wrappers.wrapper import Wrapper
 from tasks.errors import CheckpointError, CheckpointWarning
 from tasks.folder import atomic, checkpoint
@@ -355,7 +355,7 @@ class _Recalling:
         if before is not None:
             before(self._box, self._box.rows_to_run(inputs))
         if self._tells:
-            with blocks_told(self._keep):
+            with blocks_reported(self._keep):
                 return self._box.run_rows(inputs)
         ledger, at = self._box.ledger, 0
         run_before = ledger.rows_run

@@ -21,6 +21,7 @@ from zo.tangents.models.passes import FlatAdam
 from zo.tangents.models.reach import measure
 from zo.tangents.models.rows import Window
 from zo.tangents.models.spectral_map import SpectralMap
+from zo.tangents.models.waves import Waves
 
 CASE = ArraySpec("case", (), differentiable=False)
 QUICK = {"first_steps": 2, "steps_per_step": 1, "output_map": False}
@@ -105,7 +106,9 @@ def test_a_patch_as_large_as_the_grid_has_the_loss_of_a_row(name, limits):
             _, kept = network.passed(
                 network.arranged(*tangent._standard(z[row : row + 1], others[row : row + 1]))
             )
-            network.back(kept, network.asked(2 / missed.numel() * missed.detach()[None]), adam.slopes)
+            network.back(
+                kept, network.arranged_cotangent(2 / missed.numel() * missed.detach()[None]), adam.slopes
+            )
         assert torch.allclose(found, adam.slopes["last.weight"], rtol=1e-7, atol=1e-12)
     assert len(drawn) > 2
 
@@ -144,6 +147,10 @@ def torus(channels: int, *space: int) -> Lattice:
     return Lattice(((channels, *space),), space)
 
 
+def meeting(lattice: Lattice) -> Waves:
+    return Waves(lattice, (True,) * len(lattice.space))
+
+
 def without_divergence(x: torch.Tensor) -> torch.Tensor:
     space = x.shape[2:]
     axes = [torch.fft.fftfreq(n, dtype=torch.float64) for n in space]
@@ -161,7 +168,7 @@ def test_the_map_of_outputs_without_divergence_is_the_projector(space):
     lattice = torus(channels, *space)
     y = without_divergence(weights(12, channels, *space)).flatten(1)
     scale = torch.ones(y.shape[1], dtype=torch.float64)
-    found = SpectralMap(lattice)
+    found = SpectralMap(meeting(lattice))
     found.fit(y, y, scale)
     x = weights(3, channels, *space, seed=7)
     moved = found(x.flatten(1)) - found(torch.zeros_like(x).flatten(1))
@@ -174,10 +181,10 @@ def test_the_map_corrects_what_a_model_is_wrong_by_in_each_wave():
     y = weights(40, 2, 8, 12)
     turn = torch.tensor([[0.8, 0.3], [-0.2, 0.7]], dtype=torch.float64)
     x = torch.einsum("rcij,cd->rdij", y, turn).flatten(1)
-    found = SpectralMap(lattice)
+    found = SpectralMap(meeting(lattice))
     found.fit(x, y.flatten(1) + 3.0, torch.ones(192, dtype=torch.float64))
     assert (found(x) - y.flatten(1) - 3.0).square().mean() < 1e-6
-    again = SpectralMap(lattice)
+    again = SpectralMap(meeting(lattice))
     again.load_state_dict(found.state_dict(), torch.device("cpu"))
     assert torch.equal(again(x), found(x))
 
@@ -186,7 +193,7 @@ def test_a_wave_that_was_not_seen_stays_as_it_is():
     lattice = torus(1, 16)
     phase = 2 * math.pi * torch.arange(16, dtype=torch.float64) / 16
     y = torch.cat([a * torch.cos(phase + b)[None] for a, b in weights(20, 2).tolist()])
-    found = SpectralMap(lattice)
+    found = SpectralMap(meeting(lattice))
     found.fit(y, y, torch.ones(16, dtype=torch.float64))
     x = torch.cos(5 * phase)[None]
     assert torch.allclose(found(x) - found(torch.zeros_like(x)), x, atol=1e-8)
@@ -197,7 +204,7 @@ def test_a_map_that_takes_part_of_what_it_is_given_says_so(space):
     channels = len(space)
     y = weights(12, channels, *space)
     for takes, seen in ((False, y), (True, without_divergence(y))):
-        found, again = SpectralMap(torus(channels, *space)), SpectralMap(torus(channels, *space))
+        found, again = (SpectralMap(meeting(torus(channels, *space))) for _ in range(2))
         found.fit(seen.flatten(1), seen.flatten(1), torch.ones(seen[0].numel(), dtype=torch.float64))
         again.load_state_dict(found.state_dict(), torch.device("cpu"))
         assert found.takes is again.takes is takes

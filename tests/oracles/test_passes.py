@@ -16,6 +16,7 @@ from zo.tangents.models.output_map import OutputMap
 from zo.tangents.models.passes import FlatAdam, Passes
 from zo.tangents.models.spectral_map import SpectralMap
 from zo.tangents.models.values import Form
+from zo.tangents.models.waves import Waves
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -140,10 +141,10 @@ def test_the_passes_of_a_network_are_autograds(name):
         x = network.arranged(rows[:, :-1], rows[:, -1:])
         found, kept = network.passed(x)
         assert torch.allclose(network.answers(found), expected, rtol=1e-12, atol=1e-12)
-        back = network.back(kept, network.asked(v))
+        back = network.back(kept, network.arranged_cotangent(v))
         assert back is not None
-        assert torch.allclose(network.given(back), of_rows, rtol=1e-11, atol=1e-12)
-        assert network.back(kept, network.asked(v), adam.slopes) is None
+        assert torch.allclose(network.cotangent_rows(back), of_rows, rtol=1e-11, atol=1e-12)
+        assert network.back(kept, network.arranged_cotangent(v), adam.slopes) is None
         for own, true in zip(named, of_weights, strict=True):
             assert torch.allclose(adam.slopes[own], true, rtol=1e-11, atol=1e-12), own
         pushed = network.answers(network.pushed(kept, network.arranged(change[:, :-1], change[:, -1:])))
@@ -180,7 +181,7 @@ def test_the_way_back_through_an_output_map_is_its_transpose(rows):
     """In both forms: a matrix, and factors where rows are fewer than numbers; and of waves."""
     x = drawn(rows, 2 * 12, seed=1)
     y = x + 0.3 * drawn(rows, 24, seed=2) * x.roll(1, 1)
-    for made in (OutputMap(), SpectralMap(Lattice(((2, 3, 4),), (3, 4)))):
+    for made in (OutputMap(), SpectralMap(Waves(Lattice(((2, 3, 4),), (3, 4)), (True, True)))):
         made.fit(x, y, 0.5 + drawn(24, seed=3).abs())
         v, d = drawn(4, 24, seed=4), drawn(4, 24, seed=5)
         at = drawn(4, 24, seed=6)
