@@ -43,7 +43,8 @@ TANGENTS: dict[str, Callable[[], zo.tangents.Tangent]] = {
     "default": lambda: AutoTangent(Spheres()),
     "identity": zo.IdentityTangent,
 }
-LEARNED = ("exact", "pairs", "default", "identity", "none")  # gradients of a training
+FEW = "default, few rows"  # at most 1.1 times those of the steps
+LEARNED = ("exact", "pairs", "default", FEW, "identity", "none")  # gradients of a training
 LOOP, BATCH, TRAINED, RATE, EFFORT, UNSEEN = 6, 4, 150, 1e-2, 0.02, 32
 FOOT = """
 Loss after {steps} steps of Adam on starts that were not trained on, over that with autograd through the box,
@@ -152,6 +153,19 @@ class Steering(nn.Module):
         return self.layers(torch.cat([x, v, target], 2))
 
 
+class Pushes(nn.Module):
+    """What is added to the velocity of each sphere, the same in all calls and rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pushes = nn.Parameter(torch.zeros(COUNT, 2))
+
+    def forward(self, x: Tensor, v: Tensor, target: Tensor) -> Tensor:
+        """Of each row."""
+        del v, target
+        return self.pushes.expand_as(x)
+
+
 def steered(
     network: nn.Module, batch: tuple[Tensor, Tensor], call: Callable[..., tuple[Tensor, ...]]
 ) -> Tensor:
@@ -165,33 +179,49 @@ def steered(
     return loss / LOOP
 
 
-def starts(rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Places and velocities."""
+def starts(rows: int, generator: torch.Generator, near: int | None = None) -> tuple[Tensor, Tensor]:
+    """Places and velocities; or those of one start, by its seed, and a little beside it."""
     x, v = (size * torch.randn(rows, COUNT, 2, generator=generator) for size in (1.4, 0.7))
+    if near is not None:
+        one = torch.Generator().manual_seed(near)
+        x, v = (a + 0.1 * b for a, b in zip(starts(1, one), (x, v), strict=True))
     return x, v
 
 
-def trained(name: str, seed: int, steps: int = TRAINED) -> dict[str, Any]:
-    """The loss before and after training by one of the gradients, rows beside the steps' own, warnings."""
+def trained(name: str, seed: int, steps: int = TRAINED, each: bool = False) -> dict[str, Any]:
+    """The loss before and after training by one of the gradients, rows beside the steps' own, warnings.
+
+    Args:
+        name: of the gradient.
+        seed: of all draws.
+        steps: of Adam.
+        each: whether each sphere has unknowns of its own; else a network is shared.
+    """
     generator = torch.Generator().manual_seed(100 + seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = Steering()
-    box, unseen = Spheres(), starts(UNSEEN, torch.Generator().manual_seed(999))
-    own = TANGENTS | {"none": zo.tangents.ZeroTangent, "default": lambda: None}
+        network = Pushes() if each else Steering()
+    near = 500 + seed if each else None
+    box, unseen = Spheres(), starts(UNSEEN, torch.Generator().manual_seed(999), near)
+    own = TANGENTS | {"none": zo.tangents.ZeroTangent} | dict.fromkeys(("default", FEW), lambda: None)
     gradient = None
     if name != "exact":
         gradient = zo.TangentGradient(
-            network, lambda net, batch: steered(net, batch, box), boxes=[box], tangent=own[name](), seed=seed
+            network,
+            lambda net, batch: steered(net, batch, box),
+            boxes=[box],
+            tangent=own[name](),
+            seed=seed,
+            max_rows=1.1 if name == FEW else None,
         )
-    optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
+    optimizer = torch.optim.Adam(network.parameters(), lr=RATE * (5 if each else 1))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     with torch.no_grad():
         found: dict[str, Any] = {"before": float(steered(network, unseen, Spheres.advance).mean())}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", zo.TangentWarning)
         for _ in range(steps):
-            batch = starts(BATCH, generator)
+            batch = starts(BATCH, generator, near)
             optimizer.zero_grad()
             if gradient is None:
                 steered(network, batch, Spheres.advance).mean().backward()

@@ -1,4 +1,4 @@
-"""The layer ratios of a run: found once, told, and kept in its folder with what they cost."""
+"""The layer ratios of a run: computed once, shown, and kept in its folder with what they cost."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ class Ratios:
 
 
 def kept(setup: Setup, name: str, find: Callable[[Journal], tuple[LayerRatios, int]]) -> Ratios:
-    """The ratios of a file in the run's folder; found and written if it is not there.
+    """The ratios of a file in the run's folder; computed and written if it is not there.
 
     Args:
-        setup: Of the method that needs them.
-        name: Of the file, without its ending.
+        setup: What the method that needs them is given.
+        name: The file's name, without its ending.
         find: Is given a journal, so that a kill costs no finished query; the ratios, and the queries asked.
     """
     path, of = setup.run.path / f"{name}.json", stamp.settings(setup.run)
     if not (path.exists() and stamp.fits(setup.run, _content(path), of)):
         folder, tally = group.journal_folder(setup.run.path), Tally(setup.boxes)
-        own = stamp.code(setup.run)
-        with journaled(folder, name.replace("_", "-"), tally, rank=group.rank(), of=own) as journal:
+        version = stamp.code(setup.run)
+        with journaled(folder, name.replace("_", "-"), tally, rank=group.rank(), of=version) as journal:
             layers, queries = find(journal)
             atomic.write_json(path, {"ratios": layers.to_dict(), "queries": queries, stamp.OF: of})
         setup.progress.say(
@@ -61,11 +61,11 @@ def read(path: Path) -> Ratios:
     try:
         return Ratios(LayerRatios.from_dict(saved["ratios"]), int(saved["queries"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        told = " ".join(str(error).split())
-        raise RunFolderError(f"{path}: expected layer ratios and queries, got {told}. {_MEND}") from None
+        cause = " ".join(str(error).split())
+        raise RunFolderError(f"{path}: expected layer ratios and queries, got {cause}. {_MEND}") from None
 
 
-_MEND = "Delete it: in an unfinished run they are found again."
+_MEND = "Delete it: in an unfinished run they are computed again."
 
 
 def _content(path: Path) -> dict[str, Any]:

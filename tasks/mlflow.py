@@ -35,14 +35,14 @@ class MLflow(Callback):
     The extra `mlflow` brings MLflow's small package and what its databases need. Its pages (`mlflow ui`,
     `mlflow server`) come with the whole one, `pip install mlflow`, also in another environment.
 
-    A server that does not answer when a stage begins is told nothing of that stage. What one that goes away
+    A server that does not answer when a stage begins gets nothing of that stage. What one that goes away
     later has not taken is sent at the stage's end. It is asked twice more before it is given up, which
     takes 5 s, unless `MLFLOW_HTTP_REQUEST_MAX_RETRIES` is set: MLflow's own seven times take four minutes,
     in which nothing trains.
 
     Args:
-        uri: Of the tracking server or store; MLflow's own default (`MLFLOW_TRACKING_URI`) if None. A folder,
-            "file:///data/mlruns", is taken by older versions of MLflow, and by today's only with
+        uri: Where the tracking server or store is; MLflow's own default (`MLFLOW_TRACKING_URI`) if None. A
+            folder, "file:///data/mlruns", is taken by older versions of MLflow, and by today's only with
             `MLFLOW_ALLOW_FILE_STORE=true` in the environment.
         experiment: Its name in MLflow; the problem's if None.
 
@@ -104,9 +104,9 @@ class MLflow(Callback):
             known = self._ids.get(stage) or self._find(run, stage)
             if known is not None:
                 self._ids[stage] = known
-                told = {row.metric: row.value, "seconds of training": row.seconds, **row.extra}
-                told |= {f"failed rows of {name}": count for name, count in row.failed.items()}
-                self._keep(stage, int(row.extra.get("steps") or 0), told)
+                figures = {row.metric: row.value, "seconds of training": row.seconds, **row.extra}
+                figures |= {f"failed rows of {name}": count for name, count in row.failed.items()}
+                self._keep(stage, int(row.extra.get("steps") or 0), figures)
                 self._send(stage)
 
     @property
@@ -124,8 +124,8 @@ class MLflow(Callback):
     def _find(self, run: Run, stage: str) -> str | None:
         folder = str(run.path.resolve()).replace("'", "\\'")
         wanted = f"tags.`blackbox.folder` = '{folder}' and tags.`blackbox.stage` = '{stage}'"
-        found = self._client.search_runs([self._number(run)], wanted, max_results=1)
-        return found[0].info.run_id if found else None
+        runs = self._client.search_runs([self._number(run)], wanted, max_results=1)
+        return runs[0].info.run_id if runs else None
 
     def _keep(self, stage: str, step: int, metrics: Mapping[str, Any]) -> None:
         now = int(1000 * time())

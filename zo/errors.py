@@ -17,6 +17,7 @@ __all__ = [
     "ParameterError",
     "PruningWarning",
     "RanksError",
+    "SeedWarning",
     "SlopeWarning",
     "TangentError",
     "TangentWarning",
@@ -78,6 +79,10 @@ class ZeroGradientWarning(UserWarning):
 
 class UnitsWarning(UserWarning):
     """Numbers of a box's inputs have units so different that no one `mu` is right for all of them."""
+
+
+class SeedWarning(UserWarning):
+    """Two boxes of one backward pass draw the same directions, which spoils the gradient through both."""
 
 
 class DerivativeError(BlackBoxError, RuntimeError):

@@ -9,12 +9,12 @@ from functools import partial
 import zo
 from tasks import layer_ratios
 from tasks.denoised_smoothing import budget, smoothing_parameter
-from tasks.denoised_smoothing.methods import Start, given
+from tasks.denoised_smoothing.methods import Start, sent_images
 from tasks.folder.journal import Journal
 from tasks.setup import Setup, Trained
 from tasks.tally import Tally
 
-RATIO_BATCH = 10**9 + 1  # number of the batch that layer ratios are found on
+RATIO_BATCH = 10**9 + 1  # number of the batch that layer ratios are computed on
 
 
 def deepzero(setup: Setup) -> Trained:
@@ -26,10 +26,10 @@ def deepzero(setup: Setup) -> Trained:
     problem, config, network = start.problem, start.problem.config, start.setup.network
     mu = config.mu
     if mu is None:
-        front = partial(given, network)
-        found = smoothing_parameter.find(start.setup, start.variant, problem.box, front, "image")
-        start.asked["mu"] = found.queries
-        length = found.direction_central if config.central else found.direction
+        front = partial(sent_images, network)
+        measured = smoothing_parameter.find(start.setup, start.variant, problem.box, front, "image")
+        start.asked["mu"] = measured.queries
+        length = measured.direction_central if config.central else measured.direction
         mu = smoothing_parameter.of_weights(start.setup, network, length)
     rule = zo.CGE(mu, _sparse_set(start, mu), central=config.central)
     gradient = zo.LossGradient(
@@ -44,20 +44,20 @@ def deepzero(setup: Setup) -> Trained:
         first_alone=problem.classifier.first_alone,
     )
     # not config.coordinates: each layer keeps one at least
-    each = config.deepzero_batch * (1 + gradient.next_queries())
-    checks = config.deepzero_batch * gradient.most_checks(start.steps(each))
-    steps = start.steps(each, checks)
+    a_step = config.deepzero_batch * (1 + gradient.next_queries())
+    checks = config.deepzero_batch * gradient.most_checks(start.steps(a_step))
+    steps = start.steps(a_step, checks)
     ready = replace(
         start.setup,
         steps=steps,
         batch=start.batch(config.deepzero_batch),
         learning_rate=config.zo_learning_rate,
     )
-    return start.told(ready.descend(gradient, validate_every=math.ceil(steps / config.validations)))
+    return start.with_queries(ready.descend(gradient, validate_every=math.ceil(steps / config.validations)))
 
 
 def _sparse_set(start: Start, mu: float) -> zo.estimators.Sparsity:
-    """The rule that the configuration names; layer ratios are found once, and kept with the run."""
+    """The rule that the configuration names; layer ratios are computed once, and kept with the run."""
     problem, setup, config = start.problem, start.setup, start.problem.config
     size = sum(weight.numel() for weight in setup.network.parameters())
     count = min(config.coordinates, size)
@@ -85,6 +85,6 @@ def _sparse_set(start: Start, mu: float) -> zo.estimators.Sparsity:
         )
         return zo.pruning.layer_ratios(scores, 1 - count / size, minimum=0.1 * count / size), asked
 
-    found = layer_ratios.kept(setup, f"layer_ratios-{setup.stage.replace('/', '-')}", find)
-    start.asked["layer ratios"] = found.queries
-    return zo.LayerwiseCoordinates(found.layers)
+    kept = layer_ratios.kept(setup, f"layer_ratios-{setup.stage.replace('/', '-')}", find)
+    start.asked["layer ratios"] = kept.queries
+    return zo.LayerwiseCoordinates(kept.layers)

@@ -34,7 +34,7 @@ class Counted(Protocol):
 
 
 class Journal:
-    """What has been found since the last checkpoint, in `journal` of a run folder.
+    """The queries that were finished since the last checkpoint, in `journal` of a run folder.
 
     Entries are kept in memory and written every few seconds, to a small file of their own that appears as a
     whole or not at all, and goes when a checkpoint has what came of it. An entry also has what the black box
@@ -88,11 +88,11 @@ class Journal:
             for number, path in self._files() if self._rank == 0 else []:
                 if number < step:
                     continue
-                found = _entries(path, number)
-                if found is None:
+                entries = _entries(path, number)
+                if entries is None:
                     path.unlink()  # its queries are evaluated again
                 else:
-                    self._known |= found
+                    self._known |= entries
         self._kept = any(entry["step"] == step for entry in self._known.values())
 
     def end(self, covered: bool = True) -> None:
@@ -128,7 +128,7 @@ class Journal:
         return None if entry is None else entry["value"]
 
     def put(self, key: str, value: Mapping[str, Any]) -> None:
-        """Keep what was found since `get` was asked for it, with what the box counted meanwhile.
+        """Keep what was computed since `get` was asked for it, with what the box counted meanwhile.
 
         Raises:
             StoppedInside: it is on the disk, and `stop` says so.
@@ -146,8 +146,8 @@ class Journal:
             self._waiting = {}
             return
         # no other group of entries begins with the same one
-        own = sha256(next(iter(self._waiting)).encode()).hexdigest()[:16]
-        path = self._folder / f"{self._start}{self._step + 1:08d}.{own}{checkpoint.ENDING}"
+        mark = sha256(next(iter(self._waiting)).encode()).hexdigest()[:16]
+        path = self._folder / f"{self._start}{self._step + 1:08d}.{mark}{checkpoint.ENDING}"
         started = self._pace.now()
         try:
             self._folder.mkdir(exist_ok=True)
@@ -176,15 +176,15 @@ class Journal:
 def _entries(path: Path, step: int) -> dict[str, dict[str, Any]] | None:
     """What a file holds, each entry with its step; None where it is damaged, or no file of a journal."""
     try:
-        found = {key: {"step": step} | entry for key, entry in checkpoint.load(path).items()}
-        for entry in found.values():
+        entries = {key: {"step": step} | entry for key, entry in checkpoint.load(path).items()}
+        for entry in entries.values():
             if not isinstance(entry["value"], dict) or not isinstance(entry["step"], int):
                 return None
             if entry["counts"] is not None:
                 Ledger().add(Ledger(**entry["counts"]))
     except (CheckpointError, KeyError, TypeError, ValueError, AttributeError):
         return None
-    return found
+    return entries
 
 
 @contextmanager
@@ -193,7 +193,7 @@ def journaled(
 ) -> Iterator[Journal]:
     """The journal of one piece of work outside of the steps, such as finding layer ratios.
 
-    What an earlier process found is read when the block begins, and goes when it ends without an error.
+    What an earlier process finished is read when the block begins, and goes when it ends without an error.
 
     Args:
         folder: of the run.

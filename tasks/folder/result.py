@@ -1,4 +1,4 @@
-"""`result.json`: what a run found, in one schema for all tasks."""
+"""`result.json`: what came out of a run, in one schema for all tasks."""
 
 from __future__ import annotations
 
@@ -165,10 +165,10 @@ class Row:
         """The line of a stage that `tasks.train` has trained.
 
         Args:
-            outcome: Of a stage named "seed-0/method".
-            figures: What was found on test data, by name: numbers, texts, None, or `tasks.RowMean`; the first
+            outcome: What a stage came to, whose name is "seed-0/method".
+            figures: What came out on test data, by name: numbers, texts, None, or `tasks.RowMean`; the first
                 is the line's figure, others go along.
-            unit: Of the first.
+            unit: The unit of the first figure.
 
         Raises:
             ConfigurationError: The stage is named otherwise, or there is no figure.
@@ -245,12 +245,12 @@ class Result:
                 f"{path}: expected schema {SCHEMA}, got {schema!r}. Read it with the version that wrote it."
             )
         try:
-            found = from_dict(cls, values)
+            result = from_dict(cls, values)
         except ConfigurationError as error:
             raise RunFolderError(f"{path}: {error}") from None
-        if wrong := next(_wrong_in(found), None):
+        if wrong := next(_wrong_in(result), None):
             raise RunFolderError(f"{path}: expected {wrong}. Put back the file that the run wrote.")
-        return found
+        return result
 
 
 def _wrong_in(result: Result) -> Iterator[str]:
@@ -260,7 +260,7 @@ def _wrong_in(result: Result) -> Iterator[str]:
     if len({(row.method, row.seed) for row in result.table}) < len(result.table):
         yield "one line for each method and seed, got two of one"
     numbers: list[tuple[str, Any]] = [("calls.rows", result.calls.get("rows"))] if result.calls else []
-    counts = {each.name for each in fields(Ledger)} - {"causes", "first_failure"}
+    counts = {count.name for count in fields(Ledger)} - {"causes", "first_failure"}
     for row in result.table:
         if row.seed not in result.seeds:
             yield f"seeds {list(result.seeds)}, got a line of seed {row.seed}"

@@ -41,8 +41,8 @@ class ExactGradient(AutogradGradient):
     Args:
         network: What is trained.
         objective: `objective(network, batch) -> Tensor (rows,)`.
-        sparsity: Which coordinates, by step; None for all.
-        seed: Of the draws of sets.
+        sparsity: The rule by which a step takes its coordinates; None for all.
+        seed: On which the draws of sets depend.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ def descend(
 
     Args:
         setup: What is trained, with its settings.
-        gradient: Of its network's weights.
+        gradient: The gradient of the network's weights.
         learning_rate: After the warm-up; the setup's if None.
         spent: Queries before the first step, each on the images by which weights are scored.
         update: What step i does with `.grad`; SGD if None.
@@ -190,11 +190,11 @@ def _cost(problem: Any, steps: int, name: str) -> Cost:
     gradient = zo.LossGradient(
         network, problem.objective, planned, evaluator=config.evaluator, chunk=config.chunk
     )
-    own = shared.cost_of_queries(gradient, steps)
-    return _with_ratios(problem, own) if name in ON_SETS else own
+    of_steps = shared.cost_of_queries(gradient, steps)
+    return _with_ratios(problem, of_steps) if name in ON_SETS else of_steps
 
 
-def _with_ratios(problem: Any, own: Cost) -> Cost:
+def _with_ratios(problem: Any, of_steps: Cost) -> Cost:
     """And of finding layer ratios, whose queries are on other images than a step's."""
     config: Config = problem.config
     gradients = {"zo-grasp": 2, "zo-snip": 1}.get(config.ratios, 0)
@@ -202,8 +202,8 @@ def _with_ratios(problem: Any, own: Cost) -> Cost:
     gradient = zo.LossGradient(problem.network(), problem.objective, plan, evaluator=config.evaluator)
     queries, checks = gradients * gradient.next_queries(), gradients * gradient.most_checks(1)
     share = problem.scoring_images / config.batch
-    most = (own.most or own.evaluations) + (queries + checks) * share
-    return Cost(own.evaluations + queries * share, own.queries + queries, most)
+    most = (of_steps.most or of_steps.evaluations) + (queries + checks) * share
+    return Cost(of_steps.evaluations + queries * share, of_steps.queries + queries, most)
 
 
 METHODS = {

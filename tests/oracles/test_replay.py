@@ -46,8 +46,8 @@ def rollout(solver, steps=3, moving=0.0):
         for _ in range(steps):
             out = network(state)
             drive = (batch["drive"] + moving * out[:, 4]).detach()
-            state, own = solver(state + out[:, :4], out[:, 4], drive)
-            losses = losses + (state - 0.5).square().mean(dim=1) + 0.1 * own.square()
+            state, size = solver(state + out[:, :4], out[:, 4], drive)
+            losses = losses + (state - 0.5).square().mean(dim=1) + 0.1 * size.square()
         return losses
 
     return objective
@@ -119,9 +119,9 @@ def test_with_a_tangent_of_zero_the_gradient_is_autograd_s_with_the_answers_cut_
         def objective(network, batch):
             state, losses = batch["start"], 0.0
             for _ in range(3):
-                moved, own = solver(state, state[:, 0], batch["drive"])
+                moved, size = solver(state, state[:, 0], batch["drive"])
                 state = moved + network(state)[:, :4]
-                losses = losses + (state - 0.5).square().mean(dim=1) + 0.1 * own.square()
+                losses = losses + (state - 0.5).square().mean(dim=1) + 0.1 * size.square()
             return losses
 
         return objective
@@ -199,8 +199,8 @@ def test_a_model_that_learned_is_first_order_near_what_was_recorded():
 
 def test_rows_that_failed_have_no_part_and_the_others_replay():
     def failing(state, size, drive):
-        moved, own = wave(state, size, drive)
-        return torch.where(drive[:, None] > 0.5, torch.nan, moved), own
+        moved, second = wave(state, size, drive)
+        return torch.where(drive[:, None] > 0.5, torch.nan, moved), second
 
     network, box = make_network(), make_box(failing)
     batch = batch_of(3, rows=8)
@@ -260,12 +260,12 @@ def test_a_run_with_replays_resumes_to_the_bit(settings, tmp_path):
 
 def trusted_after(losses, replayed, windows, key, recorded=1e9):
     """How many replays follow each of windows with these losses, each after a replay with that loss."""
-    window, found = windows.draw(None, key), []
+    window, counts = windows.draw(None, key), []
     for loss in losses:
         windows.replayed(torch.full_like(window.losses, replayed), torch.full_like(window.losses, recorded))
         windows.add(replace(window, losses=torch.full_like(window.losses, loss)))
-        found.append(windows.trusted())
-    return found
+        counts.append(windows.trusted())
+    return counts
 
 
 def test_replays_fall_where_new_losses_rise_rest_and_are_tried_again():
@@ -368,8 +368,8 @@ def test_rows_are_mixed_only_among_batches_that_differ_in_nothing_but_rows():
     for batch in batches:
         gradient.backward(batch)
     expected = {}
-    for factor, own in ((1.0, all_of(batch_of(0), batch_of(2))), (10.0, batch_of(1))):
-        expected[factor] = factor * true_gradient(wave, network, own)
+    for factor, batch in ((1.0, all_of(batch_of(0), batch_of(2))), (10.0, batch_of(1))):
+        expected[factor] = factor * true_gradient(wave, network, batch)
     seen = set()
     for _ in range(12):
         network.zero_grad()
@@ -377,3 +377,92 @@ def test_rows_are_mixed_only_among_batches_that_differ_in_nothing_but_rows():
         (which,) = [f for f, g in expected.items() if torch.allclose(flat(network), g, rtol=1e-10)]
         seen.add(which)
     assert seen == {1.0, 10.0}
+
+
+def paired(box, axis):
+    """Two states of each row in one call: along an axis, or (2) one list after another."""
+
+    def objective(network, batch):
+        out = network(batch["start"])[:, :4]
+        both = [out, 1 - 2 * out]
+        answers = box(torch.stack(both, axis)).unbind(axis) if axis < 2 else box(torch.cat(both)).chunk(2)
+        return (answers[0] - batch["start"]).square().mean(dim=1) + answers[1].square().mean(dim=1)
+
+    return objective
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+@pytest.mark.parametrize("axis", [0, 1, 2], ids=["members first", "rows first", "one list after another"])
+def test_where_a_call_has_other_rows_than_the_batch_s_in_its_order_replay_is_refused(axis, drawn):
+    """With a tangent of zero a replay at the weights of the recording has the losses that were recorded."""
+    network, box = make_network(), FromTorch(torch.sin, (STATE,), (STATE,))
+    asked = paired(box, axis)
+
+    def noisy(network, batch):
+        moved = batch["start"] + 0.1 * torch.randn_like(batch["start"]) if drawn else batch["start"]
+        return asked(network, {"start": moved})
+
+    gradient = zo.TangentGradient(
+        network, noisy, boxes=[box], tangent=zo.tangents.ZeroTangent(), replays=1, max_age=1
+    )
+    gradient.replays()
+    with pytest.warns(zo.ZeroGradientWarning):
+        gradient.backward(batch_of(0, rows=5))
+    before = torch.get_rng_state()
+    if axis == 1:
+        loss = gradient.replay(rows=5)
+        assert drawn or torch.allclose(loss, gradient._windows.draw(5, gradient._key).losses.mean())
+    else:
+        with pytest.raises(zo.TangentError, match=r"call 1, .* rows in the order of the batch's 5"):
+            gradient.replay(rows=5)
+        assert drawn or torch.equal(torch.get_rng_state(), before)
+        assert all(parameter.grad is None or not parameter.grad.any() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("turn", [lambda rows: rows.flip(0), lambda rows: rows.roll(1, dims=0)])
+@pytest.mark.parametrize("count", [2, 5])
+def test_rows_that_an_objective_has_in_another_order_are_not_replayed(turn, count):
+    network, box = make_network(), FromTorch(torch.sin, (STATE,), (STATE,))
+
+    def turned(network, batch):
+        return (box(turn(network(batch["start"])[:, :4])) - turn(batch["start"])).square().mean(dim=1)
+
+    gradient = zo.TangentGradient(network, turned, boxes=[box])
+    gradient.replays()
+    gradient.backward(batch_of(0, rows=count))
+    with pytest.raises(zo.TangentError, match=f"rows in the order of the batch's {count}"):
+        gradient.replay(rows=count)
+
+
+@pytest.mark.parametrize("listed", [[3, 1, 2], ("c", "a", "b"), {"deeper": [["c", "a", "b"]]}])
+def test_a_list_with_an_entry_for_each_row_is_not_replayed(listed):
+    """As a DataLoader makes one of names: rows would be drawn beside it, and it would stay."""
+    network, box = make_network(), make_box(wave)
+    gradient = zo.TangentGradient(network, lambda n, batch: rollout(box)(n, batch[0]), boxes=[box])
+    gradient.replays()
+    gradient.backward((batch_of(0), listed, [batch_of(1)["start"]] * 3))
+    with pytest.raises(zo.TangentError, match="3 rows, which would stay as it is where rows are drawn"):
+        gradient.replay()
+    gradient = zo.TangentGradient(network, lambda n, batch: rollout(box)(n, batch[0]), boxes=[box])
+    gradient.replays()
+    gradient.backward((batch_of(0), ["of", "all"], [batch_of(1)["start"]] * 3))
+    gradient.replay()
+
+
+def test_replays_without_a_finite_loss_stop():
+    """As where a network has gone astray: its weights stay, and it is said."""
+    network, box, astray = make_network(), make_box(wave), []
+
+    def objective(network, batch):
+        return rollout(box)(network, batch) * (torch.nan if astray else 1.0)
+
+    gradient, counts = zo.TangentGradient(network, objective, boxes=[box]), []
+    with pytest.warns(zo.TangentWarning, match="replays rest"):
+        for seed in range(6):
+            gradient.backward(batch_of(seed))
+            counts.append(gradient.replays())
+            astray.append(True)
+            for _ in range(counts[-1]):
+                assert gradient.replay().isnan()
+            astray.clear()
+    assert counts[:4] == [9, 4, 2, 1] and not counts[4]

@@ -80,8 +80,8 @@ def test_the_mean_gradient_through_two_boxes_is_the_gradient(make):
     rows, (first, second) = 4000, make()
     z = torch.ones(rows, 2, dtype=torch.float64, requires_grad=True)
     v = torch.tensor([1.0, 2.0], dtype=torch.float64)
-    (found,) = torch.autograd.grad((second(first(z)) * v).sum(), z)
-    error = found + v  # the truth is -v
+    (grad,) = torch.autograd.grad((second(first(z)) * v).sum(), z)
+    error = grad + v  # the truth is -v
     assert (error.mean(dim=0) / (error.std(dim=0) / math.sqrt(rows))).abs().max() < 5
 
 
@@ -93,8 +93,8 @@ def test_a_loop_through_one_box_near_the_identity_is_not_too_long():
     state = z
     for _ in range(2):
         state = box(state)
-    (found,) = torch.autograd.grad((state * v).sum(), z)
-    error = found - 1.1**2 * v
+    (grad,) = torch.autograd.grad((state * v).sum(), z)
+    error = grad - 1.1**2 * v
     assert (error.mean(dim=0) / (error.std(dim=0) / math.sqrt(rows))).abs().max() < 5
 
 
@@ -133,3 +133,22 @@ def test_numbers_go_by_the_order_of_making_and_given_seeds_take_none():
 def test_a_deep_copy_of_a_box_with_a_seed_keeps_it():
     solver = zo.differentiable(Sine(), ONE, seed=3)
     assert copy.deepcopy(solver).seed == solver.seed == 3
+
+
+def through(first, second, z: Tensor) -> Tensor:
+    z = z.detach().requires_grad_()
+    return torch.autograd.grad(second(first(z)).square().sum(), z)[0]
+
+
+@pytest.mark.filterwarnings("error::zo.errors.SeedWarning")
+def test_boxes_of_one_seed_in_one_backward_pass_are_told_once():
+    """Two trainings beside each other, a box that is called twice, and a rule without draws are not."""
+    z = weights(50, 2)
+    first, second = (zo.differentiable(Rotation(), ONE, seed=5) for _ in range(2))
+    through(first, first, z)
+    through(second, second, z)
+    through(zo.differentiable(Rotation(), ONE, seed=6), zo.differentiable(Rotation(), ONE, seed=7), z)
+    through(*(zo.differentiable(Rotation(), zo.CGE(1e-3), seed=5) for _ in range(2)), z)
+    with pytest.warns(zo.errors.SeedWarning, match="another one with seed 5 too"):
+        through(first, second, z)
+    through(first, second, z)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction, BudgetError, RowFailedError
+from blackbox.arrays import in_order
 from blackbox.checks import check_count, check_flag, check_fraction
 from blackbox.spec import none_differentiable
 from zo.box_gradient.autograd_function import BlackBoxCall
@@ -32,7 +33,7 @@ from zo.errors import ConfigurationError, FailedQueriesError
 from zo.estimators.cge import CGE
 from zo.estimators.rge import RGE
 from zo.failures import bearable
-from zo.same_run import described, refuse_other_run
+from zo.same_run import arrays_of, described, refuse_other_run
 from zo.tangents.tangent import Tangent
 
 TRIED = 4  # rows of a call, of an input that seems to want steps of another size
@@ -92,6 +93,8 @@ def differentiable(
     why: a `NoiseWarning` if the box is noisy or rounds, a `SlopeWarning` if it jumps, curves within mu, or
     has a kink right at its inputs, as a ReLU at zeros. These rows are counted (`counts.checks`); they change
     no gradient, and where a budget has no rows left for them they are left out.
+    Numbers of an output that no query of the first three calls changes, while others answer, and that have
+    few different values, are said by a `ZeroGradientWarning`: they come in steps wider than what mu changes.
 
     Steps: each number moves by mu, in its own units, or by mu times the `scale` of its spec. If the rows of
     several inputs without a scale, or the numbers of one, differ in size by a factor of 100 or more, and a
@@ -115,7 +118,7 @@ def differentiable(
         seed: all draws depend only on the seed and the number of the call. None, the default, is a seed of
             its own: the first box that a process makes without a seed is number 0, the next 1, and a deep
             copy is the next one. Boxes of equal seeds draw the same directions, which spoils the gradient
-            through both: if you give seeds, give each box of a run another one.
+            through both: if you give seeds, give each box of a run another one. A `SeedWarning` says so once.
         max_rows: the most rows of one call in the backward pass; None for no limit. Results are equal to the
             bit only for equal limits.
         max_dropped: the fraction of a backward pass's queries that may fail before it raises an error.
@@ -204,7 +207,7 @@ class DifferentiableBox(nn.Module):
         self._units = RowUnits(box)
         self._once = Once(box)
 
-    def forward(self, *arrays: Any) -> Any:
+    def forward(self, *arrays: Any, **named: Any) -> Any:
         """Evaluate every row; as the box itself, and with a graph where an input requires a gradient.
 
         Raises:
@@ -214,6 +217,8 @@ class DifferentiableBox(nn.Module):
             DerivativeError: forward mode, `vmap`, or a derivative of the gradient.
         """
         specs = self.box.inputs
+        if named:
+            arrays = in_order(repr(self.box), specs, arrays, named)
         if len(arrays) != len(specs) or not all(isinstance(array, Tensor) for array in arrays):
             return self.box(*arrays)  # NumPy arrays carry no gradient; all else is the box's to refuse
         # Detached, an input without derivative neither makes a graph nor is perturbed.
@@ -271,6 +276,8 @@ class DifferentiableBox(nn.Module):
         alive = alive_rows(results)
         if len(alive) and used:
             draws = self._seed.generator(call)
+            if isinstance(self.estimator, RowRGE) and self._seed.shared(call, self):
+                self._once.seeds(call, self._seed.words())
             arriving = {place: c.reshape(results[place].shape)[alive] for place, c in used.items()}
             units = self._units_of(call, perturbed, base, alive, results, arriving)
             queries = plan_queries(
@@ -333,11 +340,13 @@ class DifferentiableBox(nn.Module):
             self._count(call, pairs.valid, pairs.response.ne(0).any(dim=-1).any(dim=0), queries.perturbed)
             differences = (pairs.response * self._tangent.cotangent(pairs, cotangents)).sum(dim=-1)
             self._look_again(call, queries, differences.double(), pairs.valid, outputs, cotangents)
-            found = self._tangent.pull_back(call, pairs, cotangents)
-            return [found[place] for place in queries.perturbed]
+            by_place = self._tangent.pull_back(call, pairs, cotangents)
+            return [by_place[place] for place in queries.perturbed]
         kept = {place: outputs[place] for place in cotangents}
-        differences, valid, answered = row_differences(queries, kept, cotangents)
+        moved = self._once.watched(kept)
+        differences, valid, answered = row_differences(queries, kept, cotangents, moved)
         self._count(call, valid, answered, queries.perturbed)
+        self._once.still(call, kept, cotangents, moved)
         self._look_again(call, queries, differences, valid, outputs, cotangents)
         sizes = [queries.inputs[place][0].numel() for place in queries.perturbed]
         return list(queries.reduce(differences, valid).split(sizes, dim=1))
@@ -391,7 +400,7 @@ class DifferentiableBox(nn.Module):
         The relative error of its prediction of responses that it had not learned from: 0 is perfect, 1 no
         better than predicting none; without queries that of the outputs, 1 no better than their mean. None
         where there was nothing to predict. Of `SecantTangent` with orthogonal directions it is its prior's:
-        none of them tells of another.
+        none of them says anything of another.
         """
         return [] if self._tangent is None else self._tangent.trust
 
@@ -410,13 +419,15 @@ class DifferentiableBox(nn.Module):
         """Go on where the state was taken, with its number where neither has a seed of the user's.
 
         Raises:
-            ConfigurationError: the state is of a run with another seed or tangent.
+            ConfigurationError: the state is of a run with another seed or tangent, or with a tangent of a
+                box with other arrays.
         """
         learned = state["tangent"]
         seed = RowSeed(state["seed"], state.get("seed_by_order", False))
         saved = {"seed": seed.words(), "tangent": repr(None) if learned is None else learned["kind"]}
-        own = {"seed": self._seed.words(), "tangent": repr(self.tangent)}
-        refuse_other_run("differentiable", own, saved)
+        settings = {"seed": self._seed.words(), "tangent": repr(self.tangent)}
+        refuse_other_run("differentiable", settings, saved)
+        refuse_other_run("differentiable", {"box": arrays_of(self.box)}, learned or {})
         self._seed = seed.keep_free()
         if self._tangent is not None and learned is not None:
             self._tangent.load_state_dict(learned)
@@ -471,10 +482,10 @@ def _check_tangent(tangent: object, estimator: object) -> None:
             "Such as zo.LowRankTangent()."
         )
     if estimator is None and (tangent is None or (tangent.learns and not tangent.learns_from_values)):
-        found = "no tangent" if tangent is None else f"{tangent!r}, which learns from queries alone"
+        got = "no tangent" if tangent is None else f"{tangent!r}, which learns from queries alone"
         raise ConfigurationError(
             "differentiable, estimator: expected None only with a tangent that learns from values, got "
-            f"{found}. Give the queries, such as RowRGE(mu=1e-3, q=2)."
+            f"{got}. Give the queries, such as RowRGE(mu=1e-3, q=2)."
         )
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from blackbox import BlackBoxFunction
-from zo.errors import UnitsWarning, ZeroGradientWarning
-from zo.slopes import Doubt, tell_slopes
+from zo.errors import SeedWarning, UnitsWarning, ZeroGradientWarning
+from zo.slopes import Doubt, warn_of_slopes
 
+NUMBERS, ROWS = 1024, 8  # of an output that is watched: at most, and of a call at least
 CALLS = 3  # the first with queries, after which it is said that most of their rows stand still
 STILL = 0.9  # of those rows
 SAID = "This is said once."
@@ -33,9 +36,11 @@ class Once:
 
     def __init__(self, box: BlackBoxFunction) -> None:
         self._box = repr(box)
-        self._specs = box.inputs
+        self._specs, self._outputs = box.inputs, box.outputs
         self._calls = self._rows = self._still = 0
-        self._told_of_units = self._told_of_zero = self._told_of_doubt = False
+        self._warned_of_units = self._warned_of_zero = self._warned_of_doubt = self._warned_of_seeds = False
+        self._watched = 0  # calls so far of which numbers of outputs are known
+        self._stairs: dict[int, Tensor] = {}  # by place, those that come in steps and stand still
 
     def units(self, call: int, differ: Mapping[int, tuple[float, bool]]) -> None:
         """Warn of inputs whose sizes differ too much for one mu.
@@ -45,9 +50,9 @@ class Once:
             differ: the usual sizes of inputs that want other steps than mu, by their places, and whether they
                 take them.
         """
-        if self._told_of_units or not differ:
+        if self._warned_of_units or not differ:
             return
-        self._told_of_units = True
+        self._warned_of_units = True
         taken = [place for place, (_, borne) in differ.items() if borne]
         left = [place for place in differ if place not in taken]
         words = ", ".join(f"{self._specs[place].name!r} ({size:.1g})" for place, (size, _) in differ.items())
@@ -59,13 +64,30 @@ class Once:
             names = ", ".join(self._specs[place].name for place in left)
             steps.append(f"Steps of {names} stay at mu, since no others were seen to give slopes.")
         warnings.warn(
-            f"{self._box}, call {call}: expected inputs whose numbers vary alike, got spreads over the rows "
-            f"that are far from the others': {words}. No one mu is right for all. {' '.join(steps)} To set "
-            "them, give the ArraySpec scale=samples.std(axis=0), with samples such as training meets (any "
-            "positive number where that is 0). This is said once.",
+            f"{self._box}, call {call}: expected inputs whose numbers vary by similar amounts, got spreads "
+            f"over the rows that are far from the others': {words}. No one mu is right for all. "
+            f"{' '.join(steps)} To set them, give the ArraySpec scale=samples.std(axis=0), with samples such "
+            "as training meets (any positive number where that is 0). This is said once.",
             UnitsWarning,
             stacklevel=3,
         )
+
+    def seeds(self, call: int, seed: str) -> None:
+        """Warn that another box of the backward pass draws the same directions.
+
+        Args:
+            call: its number.
+            seed: of both.
+        """
+        if not self._warned_of_seeds:
+            self._warned_of_seeds = True
+            warnings.warn(
+                f"{self._box}, call {call}: expected boxes of one backward pass to draw directions of their "
+                f"own, got another one with seed {seed} too. With equal directions the gradient through both "
+                "is wrong in the mean: give each box another seed, or none. This is said once.",
+                SeedWarning,
+                stacklevel=3,
+            )
 
     def doubt(self, call: int, doubt: Doubt) -> None:
         """Warn of slopes that are wrong by a good part of their size.
@@ -74,10 +96,10 @@ class Once:
             call: its number.
             doubt: about it.
         """
-        if not self._told_of_doubt:
-            self._told_of_doubt = True
+        if not self._warned_of_doubt:
+            self._warned_of_doubt = True
             mend = KINK if doubt.cause == "kink" else MEND
-            tell_slopes(f"{self._box}, call {call}", doubt, differs="box", mend=mend)
+            warn_of_slopes(f"{self._box}, call {call}", doubt, differs="box", mend=mend)
 
     def answers(self, call: int, perturbed: Sequence[int], answered: Tensor) -> None:
         """Warn of rows whose outputs are the same at every query: at once of all, and of most in three calls.
@@ -87,7 +109,7 @@ class Once:
             perturbed: the places of the inputs that queries move.
             answered: `(rows,)` bool, whether any query changed an output.
         """
-        if self._told_of_zero or self._calls == CALLS or not len(answered):
+        if self._warned_of_zero or self._calls == CALLS or not len(answered):
             return
         self._calls += 1
         self._rows += len(answered)
@@ -95,7 +117,7 @@ class Once:
         none = not answered.any()
         if not none and (self._calls < CALLS or self._still <= STILL * self._rows):
             return
-        self._told_of_zero = True
+        self._warned_of_zero = True
         names = ", ".join(self._specs[place].name for place in perturbed)
         which = f"all {len(answered)} rows" if none else f"{self._still} of the first {self._rows} rows"
         warnings.warn(
@@ -107,3 +129,60 @@ class Once:
             ZeroGradientWarning,
             stacklevel=3,
         )
+
+    def watched(self, outputs: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """Marks for the numbers of outputs that queries change, of the first calls and small outputs."""
+        if self._warned_of_zero or self._watched == CALLS:
+            return {}
+        return {
+            place: torch.zeros(output[0].numel(), dtype=torch.bool, device=output.device)
+            for place, output in outputs.items()
+            if len(output) >= ROWS and output[0].numel() <= NUMBERS
+        }
+
+    def still(
+        self,
+        call: int,
+        outputs: Mapping[int, Tensor],
+        cotangents: Mapping[int, Tensor],
+        moved: Mapping[int, Tensor],
+    ) -> None:
+        """Warn of numbers of an output that no query of the first calls has changed, and that come in steps.
+
+        Others than these follow the input, so that the gradient is not zero and looks like one. They come in
+        steps where they differ between the rows of a call, and have at most three values for four rows.
+
+        Args:
+            call: its number.
+            outputs: of the base, `(rows, *shape)`, by their places.
+            cotangents: of these.
+            moved: marks of `watched`.
+        """
+        if self._warned_of_zero or not moved:
+            return
+        self._watched += 1
+        for place, marks in moved.items():
+            rows = outputs[place].reshape(len(outputs[place]), -1)
+            values = rows.sort(dim=0).values
+            different = 1 + (values[1:] != values[:-1]).sum(dim=0)
+            arrived = (cotangents[place].reshape(rows.shape) != 0).any(dim=0)
+            still = ~marks & arrived & (different > 1) & (4 * different <= 3 * len(rows))
+            self._stairs[place] = still & self._stairs.get(place, still)
+        if self._watched < CALLS:
+            return
+        found = {place: int(still.sum()) for place, still in self._stairs.items() if bool(still.any())}
+        if found:
+            self._warned_of_zero = True
+            names = ", ".join(
+                f"{count} of {math.prod(self._outputs[place].shape)} of {self._outputs[place].name!r}"
+                for place, count in found.items()
+            )
+            warnings.warn(
+                f"{self._box}, call {call}: expected outputs that follow the inputs, got numbers that no "
+                f"query of {CALLS} calls has changed ({names}), though others answer. They have few "
+                "different values, as what comes in steps: the gradient takes their derivative for zero. "
+                "Take a larger mu, print more digits, or learn from values: a tangent, such as "
+                "zo.MLPTangent. This is said once.",
+                ZeroGradientWarning,
+                stacklevel=3,
+            )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -14,6 +16,9 @@ BY_ORDER = 1  # second word for seeds by default: seed=0 and the first box witho
 
 _lock = threading.Lock()
 _made = 0
+_passes: dict[
+    RowSeed, tuple[int, dict[int, weakref.ref[Any]]]
+] = {}  # the last backward pass: who drew, by call
 
 
 @dataclass(frozen=True)
@@ -43,11 +48,11 @@ class RowSeed:
             return cls(_made - 1, by_order=True)
 
     def again(self) -> RowSeed:
-        """For a deep copy: the user's seed, and by default another number."""
+        """The seed of a deep copy: the user's, or by default another number."""
         return RowSeed.of(None) if self.by_order else self
 
     def keep_free(self) -> RowSeed:
-        """Itself; no box that is made later takes its number, which came from elsewhere."""
+        """The same seed; no box that is made later takes its number, which came from elsewhere."""
         global _made
         if self.by_order:
             with _lock:
@@ -55,10 +60,21 @@ class RowSeed:
         return self
 
     def generator(self, call: int) -> torch.Generator:
-        """Of the directions of a call."""
+        """A generator for the directions of a call."""
         path = (ROW_DIRECTIONS, BY_ORDER) if self.by_order else (ROW_DIRECTIONS,)
         return Key(self.number, call).generator(*path)
 
+    def shared(self, call: int, owner: object) -> bool:
+        """Whether another box has drawn the same in this backward pass; the box draws for this call now."""
+        task = torch._C._current_graph_task_id()
+        if task < 0:  # of no backward pass
+            return False
+        with _lock:
+            last, drawn = _passes.get(self, (task, {}))
+            _passes[self] = (task, drawn if last == task else {})
+            first = _passes[self][1].setdefault(call, weakref.ref(owner))()
+        return first is not None and first is not owner
+
     def words(self) -> str:
-        """What the user gave."""
+        """The seed as the user gave it, in words."""
         return "None" if self.by_order else str(self.number)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import reprlib
 import warnings
+from collections import UserList, deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean, variance
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor
 
 from blackbox import BlackBoxFunction
-from zo.batches import emptied, filled, map_tensors
+from zo.batches import Batch, emptied, filled, map_tensors, tensors
 from zo.draws import Key
 from zo.errors import TangentError, TangentWarning
 from zo.tangents.recording import RecordedCall
@@ -24,6 +26,7 @@ YOUNG, FEWEST = 3, 20  # the last third of all windows so far are young, and at 
 FEWEST_ROWS = 4  # of a replay: they cost no box
 USUAL, MOST = 9, 19  # replays that may follow a window; and where losses of replays are those of new windows
 MOST_BYTES = 2**30  # of windows; the oldest go, but for the last
+_LISTS = (list, tuple, UserList, deque)
 TINY = 1e-300  # a loss that is not above zero counts as this, so that it is close to nothing but such
 COMPARED = 5  # windows whose losses are compared with those of replays, or of as many windows before
 GROWS = 1.5  # replays grow so, while nothing speaks against them
@@ -90,8 +93,11 @@ class _Trust:
     def replayed(self, losses: Tensor, recorded: Tensor) -> None:
         """Take in the losses `(rows,)` of a replay, and what those rows were recorded with."""
         loss = _level(losses)
-        self.total += loss
-        self.changed += loss - _level(recorded)
+        if math.isfinite(loss):
+            self.total += loss
+            self.changed += loss - _level(recorded)
+        else:
+            self.changed = math.inf
         self.since += 1
 
 
@@ -130,7 +136,7 @@ class Windows:
             del self._kept[0]
 
     def __len__(self) -> int:
-        """How many are kept."""
+        """How many windows are kept."""
         return len(self._kept)
 
     def trusted(self) -> int:
@@ -206,20 +212,21 @@ def taken(window: Window, rows: Tensor) -> Window:
     """Some rows of a window, `(n,)` places, as a window of n rows.
 
     Raises:
-        TangentError: a call's rows are not rows of the batch.
+        TangentError: a call's rows are not rows of the batch, or the batch holds a list of as many entries.
     """
     count = len(window.survived)
+    _refuse_lists(window.batch, count)
     batch = map_tensors(lambda tensor: tensor[rows.to(tensor.device)], window.batch)
     calls, pairs = [], []
     for number, (call, shown) in enumerate(zip(window.calls, window.pairs, strict=True), start=1):
         asked = call.inputs[0].shape[1]
-        each, rest = divmod(asked, count)
-        if rest or not each:
+        per_row, rest = divmod(asked, count)
+        if rest or not per_row:
             raise TangentError(
                 f"TangentGradient.replay: expected calls with rows for each row of the batch, got call "
                 f"{number} with {asked} rows for a batch of {count}. Train it without replays."
             )
-        places = (rows[:, None] * each + torch.arange(each)).flatten().to(call.inputs[0].device)
+        places = (rows[:, None] * per_row + torch.arange(per_row)).flatten().to(call.inputs[0].device)
         inputs = tuple(tensor[:, places] for tensor in call.inputs)
         calls.append(RecordedCall(call.box, inputs, tuple(tensor[:, places] for tensor in call.outputs)))
         by_row = {name: getattr(shown, name)[places] for name in ("z", "y", "alive")}
@@ -230,6 +237,24 @@ def taken(window: Window, rows: Tensor) -> Window:
     return Window(window.step, batch, tuple(calls), tuple(pairs), window.losses[rows], window.survived[rows])
 
 
+def _refuse_lists(batch: Batch, rows: int) -> None:
+    """Refuse a list of ids, say, with an entry for each row: no row would be drawn of it."""
+
+    def look(listed: Any) -> Any:
+        if len(listed) == rows and not hasattr(listed, "_fields") and next(tensors(listed), None) is None:
+            raise TangentError(
+                f"TangentGradient.replay: expected what a batch has of each row in tensors, got "
+                f"{type(listed).__name__} {reprlib.repr(listed)} beside {rows} rows, which would stay as it "
+                "is where rows are drawn. Make it a tensor, as torch.tensor(ids), or leave it out of the "
+                "batch."
+            )
+        for each in listed:
+            map_tensors(look, each, _LISTS)
+        return listed
+
+    map_tensors(look, batch, _LISTS)
+
+
 def joined(windows: Sequence[Window]) -> Window:
     """Rows of several windows of one form, one after another."""
     if len(windows) == 1:
@@ -237,7 +262,7 @@ def joined(windows: Sequence[Window]) -> Window:
     last = windows[-1]
     held: list[list[Tensor]] = [[] for _ in windows]
     slots = [
-        emptied(window.batch, own, lambda tensor: tensor) for window, own in zip(windows, held, strict=True)
+        emptied(window.batch, kept, lambda tensor: tensor) for window, kept in zip(windows, held, strict=True)
     ]
     batch = filled(slots[-1], [torch.cat(parts) for parts in zip(*held, strict=True)])
     calls = tuple(

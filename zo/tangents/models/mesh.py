@@ -90,15 +90,15 @@ class MeshTangent(ImplicitTangent):
             )
 
     def fitted(self, mesh: Mesh, rows: Rows, before: dict[str, Any] | None, longer: bool) -> dict[str, Any]:
-        """The form that foretells held-out rows best, fitted to all rows."""
+        """The form that predicts held-out rows best, fitted to all rows."""
         basis = self._basis(mesh)
-        best: _Found | None = None
+        best: _FittedForm | None = None
         poor = Form(basis, 0, 1, "none", (), rows.carried, rows.extras.shape[1])
         if before is not None:
             degree, steps, products, varied = before["form"]
             form = replace(poor, degree=degree, steps=steps, products=products, varied=varied)
             known = dict(zip(form.names, before["theta"].tolist(), strict=True))
-            return self._result(self._found(form, rows, known), rows)
+            return self._result(self._fitted(form, rows, known), rows)
         for steps, products in PLAIN if rows.carried.any() else STATIC:
             best = self._better(best, replace(poor, steps=steps, products=products), rows)
             if steps == 1:
@@ -115,17 +115,17 @@ class MeshTangent(ImplicitTangent):
                 break
         return self._result(self._finer_steps(best, rows), rows)
 
-    def _finer_steps(self, best: _Found, rows: Rows) -> _Found:
+    def _finer_steps(self, best: _FittedForm, rows: Rows) -> _FittedForm:
         """More steps, unless rows held out speak against them.
 
         Values of smooth states do not show how few long steps bend what is rough.
         """
         if not rows.carried.any() or best.form.steps >= FINE or best.error < GOOD:
             return best
-        finer = self._found(replace(best.form, steps=FINE), rows, best.named())
+        finer = self._fitted(replace(best.form, steps=FINE), rows, best.named())
         return finer if finer.error < NO_WORSE * best.error else best
 
-    def _carried_along(self, best: _Found, poor: Form, rows: Rows) -> _Found:
+    def _carried_along(self, best: _FittedForm, poor: Form, rows: Rows) -> _FittedForm:
         """Convection that differs from place to place, where it explains more than the best so far."""
         varied = tuple(
             place
@@ -134,19 +134,19 @@ class MeshTangent(ImplicitTangent):
         )
         if not varied or not best.error > ALONG_FROM or not rows.held.any():
             return best
-        found = []
+        guesses = []
         for degree in ALONG:
             form = replace(poor, degree=degree, steps=1, products="none", varied=varied)
             fit = Fit(form, rows.fitted(~rows.held), self.ridge)
             theta = fit.along()
-            found.append((fit.missed(theta, rows.fitted(rows.held)), form, theta))
-        missed, form, theta = min(found, key=lambda each: each[0])
+            guesses.append((fit.missed(theta, rows.fitted(rows.held)), form, theta))
+        missed, form, theta = min(guesses, key=lambda guess: guess[0])
         if missed > ALONG_PART * best.error:
             return best
         return self._better(best, replace(form, steps=form.passed(theta)), rows)
 
-    def _result(self, best: _Found, rows: Rows) -> dict[str, Any]:
-        """With all rows."""
+    def _result(self, best: _FittedForm, rows: Rows) -> dict[str, Any]:
+        """The chosen form, fitted to all rows, in plain values and tensors."""
         form, theta, error = best.form, best.theta, best.error
         if rows.held.any() and math.isfinite(error):
             theta = Fit(form, rows, self.ridge).improved(theta, like=best.fit if best.fit.large else None)
@@ -165,26 +165,26 @@ class MeshTangent(ImplicitTangent):
             },
         }
 
-    def _better(self, best: _Found | None, form: Form, rows: Rows) -> _Found:
-        """The form, if it foretells held-out rows clearly better than the best so far."""
+    def _better(self, best: _FittedForm | None, form: Form, rows: Rows) -> _FittedForm:
+        """The form, if it predicts held-out rows clearly better than the best so far."""
         if best is not None and (
             best.error < GOOD or form.count > MOST_COEFFICIENTS or (form.degree and not form.varied)
         ):
             return best
-        found = self._found(form, rows, None if best is None else best.named())
-        if best is not None and not found.error < CLEARLY * best.error:
+        richer = self._fitted(form, rows, None if best is None else best.named())
+        if best is not None and not richer.error < CLEARLY * best.error:
             return best
-        return found
+        return richer
 
-    def _found(self, form: Form, rows: Rows, known: dict[Any, float] | None) -> _Found:
+    def _fitted(self, form: Form, rows: Rows, known: dict[Any, float] | None) -> _FittedForm:
         """A form fitted to the rows that are not held out, from what is known of its coefficients."""
         fit = Fit(form, rows.fitted(~rows.held), self.ridge)
         held = rows.fitted(rows.held) if rows.held.any() else None
         theta = fit.improved(fit.first(known))
-        return _Found(form, theta, fit.error(theta, held), fit)
+        return _FittedForm(form, theta, fit.error(theta, held), fit)
 
     def step(self, mesh: Mesh, fit: dict[str, Any]) -> ImplicitStep:
-        """With the coefficients."""
+        """The implicit step with the fitted coefficients."""
         degree, steps, products, varied = fit["form"]
         carried = fit["carried"].numpy()
         form = Form(self._basis(mesh), degree, steps, products, varied, carried, fit["extras"])
@@ -196,12 +196,12 @@ class MeshTangent(ImplicitTangent):
         return self._kept_basis[1]
 
     def __repr__(self) -> str:
-        """With what was set; a resumed run is held to it, so what was measured is not in it."""
+        """The settings; a resumed run is held to them, so what was measured is not among them."""
         return f"MeshTangent({self.mesh!r}, ridge={self.ridge})"
 
 
 @dataclass(frozen=True)
-class _Found:
+class _FittedForm:
     """A form with its coefficients, its error on rows held out, and the fit that they are of."""
 
     form: Form

@@ -70,16 +70,16 @@ class Fit:
         step = one.step(theta, rows.free)
         target = -self._left((begun - step.source(at)) * weight)
         forcings = self._forcings(one, theta, [rows.state, rows.goal], step)
-        columns = [self._left(each * weight) for each in forcings]
-        fixed = {0, 1, *(2 + len(form.linear) + own for own, _ in form.answering())}
-        free = [own for own in range(form.count) if own not in fixed]
-        design = np.stack([columns[own] for own in free], axis=1)
+        columns = [self._left(forcing * weight) for forcing in forcings]
+        fixed = {0, 1, *(2 + len(form.linear) + place for place, _ in form.answering())}
+        free = [place for place in range(form.count) if place not in fixed]
+        design = np.stack([columns[place] for place in free], axis=1)
         size = np.linalg.norm(design, axis=0)
         design = design / np.where(size > 0, size, 1.0)
         gram = design.T @ design
-        found = np.linalg.solve(gram + self.ridge * np.eye(len(free)), design.T @ -target)
+        solution = np.linalg.solve(gram + self.ridge * np.eye(len(free)), design.T @ -target)
         guess = theta.copy()
-        guess[free] += found / np.where(size > 0, size, 1.0)
+        guess[free] += solution / np.where(size > 0, size, 1.0)
         answered = form.answering()
         if answered:  # such equations have no centre but this
             self.centre = guess.copy()
@@ -98,24 +98,24 @@ class Fit:
                 best = cost
         if known is not None:
             starts.append(np.array([known.get(name, 0.0) for name in form.names]))
-        if any(form.kinds[own][2][0] == "convection" for own in form.varied):
+        if any(form.kinds[place][2][0] == "convection" for place in form.varied):
             along = self.along()
             diffusion = [
-                own
-                for own, name in enumerate(form.names)
+                place
+                for place, name in enumerate(form.names)
                 if isinstance(name, tuple) and name[0] == name[1] and name[2:] == (("laplace",), 0)
             ]
             for level in DIFFUSED:
                 starts.append(along.copy())
                 starts[-1][diffusion] = level
-        return min(starts, key=lambda each: self._cost(each)[0])
+        return min(starts, key=lambda start: self._cost(start)[0])
 
     def _elliptic(self) -> np.ndarray:
         """Coefficients of a matrix that smooths: diffusion and a little mass, field by field."""
         theta = self.form.start()
-        for own, name in enumerate(self.form.names):
+        for place, name in enumerate(self.form.names):
             if isinstance(name, tuple) and name[0] == name[1] and not name[3]:
-                theta[own] = {"laplace": 1.0, "mass": SMALL_MASS}.get(name[2][0], 0.0)
+                theta[place] = {"laplace": 1.0, "mass": SMALL_MASS}.get(name[2][0], 0.0)
         return theta
 
     def _smoothed(self, theta: np.ndarray, fixed: set[int]) -> np.ndarray:
@@ -127,18 +127,17 @@ class Fit:
         rows, begun = self.rows, self.form.start()
         step = self._step(theta)
         columns = [
-            self._left(step.solve(each, np.zeros_like(each)) * rows.weight())
-            for each in self._forcings(self.form, theta, [rows.state, rows.goal], step)
+            self._left(step.solve(forcing, np.zeros_like(forcing)) * rows.weight())
+            for forcing in self._forcings(self.form, theta, [rows.state, rows.goal], step)
         ]
-        free = [own for own in range(self.form.count) if own not in fixed]
-        design = np.stack([columns[own] for own in free], axis=1)
+        free = [place for place in range(self.form.count) if place not in fixed]
+        design = np.stack([columns[place] for place in free], axis=1)
         size = np.linalg.norm(design, axis=0)
         size = np.where(size > 0, size, 1.0)
-        target = sum(begun[own] * columns[own] for own in fixed)
+        target = sum(begun[place] * columns[place] for place in fixed)
         gram = (design / size).T @ (design / size) + self.ridge * np.eye(len(free))
-        found = begun.copy()
-        found[free] -= np.linalg.solve(gram, (design / size).T @ target) / size
-        return found
+        begun[free] -= np.linalg.solve(gram, (design / size).T @ target) / size
+        return begun
 
     def along(self) -> np.ndarray:
         """Coefficients of convection and mass by the equations' mean over a call, without solving any.
@@ -147,7 +146,7 @@ class Fit:
         """
         theta = self.form.start()
         target, columns = self._means(self.rows)
-        design = np.stack([self._left(each) for each in columns.values()], axis=1)
+        design = np.stack([self._left(column) for column in columns.values()], axis=1)
         size = np.linalg.norm(design, axis=0)
         size = np.where(size > 0, size, 1.0)
         design = design / size
@@ -161,13 +160,16 @@ class Fit:
         left, target = [], []
         for rows in (held, self.rows):
             goal, columns = self._means(rows)
-            left.append(goal - sum(theta[own] * each for own, each in columns.items()))
+            left.append(goal - sum(theta[place] * column for place, column in columns.items()))
             target.append(goal)
-        found = [
-            np.linalg.norm(own.reshape(len(own), -1) - held.explained(self.rows, of.reshape(len(of), -1)))
-            for own, of in (left, target)
+        norms = [
+            np.linalg.norm(
+                of_held.reshape(len(of_held), -1)
+                - held.explained(self.rows, of_rows.reshape(len(of_rows), -1))
+            )
+            for of_held, of_rows in (left, target)
         ]
-        return float(found[0] / max(float(found[1]), 1e-300))
+        return float(norms[0] / max(float(norms[1]), 1e-300))
 
     def _means(self, rows: Rows) -> tuple[np.ndarray, dict[int, np.ndarray]]:
         """The change, and what convection and mass make of the mean of both ends, by coefficient."""
@@ -177,14 +179,14 @@ class Fit:
         step = form.step(theta, rows.free)
         forcings = Fit(form, rows, self.ridge)._forcings(form, theta, [middle, middle], step)
         columns = {
-            own: each * weight
-            for own, (name, each) in enumerate(zip(form.names, forcings, strict=True))
+            place: forcing * weight
+            for place, (name, forcing) in enumerate(zip(form.names, forcings, strict=True))
             if isinstance(name, tuple) and name[0] == name[1] and name[2][0] in ("convection", "mass")
         }
         return applied(form.base[0], rows.goal - rows.state) * weight, columns
 
     def improved(self, theta: np.ndarray, like: Fit | None = None) -> np.ndarray:
-        """By L-BFGS with exact gradients, in coordinates that a Jacobian of few rows makes round.
+        """Better coefficients by L-BFGS with exact gradients, in coordinates that a Jacobian makes round.
 
         A gradient takes 2 S solves a row, a Jacobian as many as there are coefficients.
 
@@ -213,14 +215,14 @@ class Fit:
             round_one = _Round(
                 self, theta, solve_triangular(factor, newton * np.eye(len(theta)), lower=True), cost
             )
-            found = minimize(
+            result = minimize(
                 round_one, np.zeros_like(theta), jac=True, method="L-BFGS-B",
                 options={"maxiter": ITERATIONS, "maxcor": 20, "ftol": LOOSELY if self.large else ENOUGH},
             )  # fmt: skip
-            if not found.fun < 1:
+            if not result.fun < 1:
                 return theta
-            theta = round_one.at(found.x)
-            if found.fun > ONCE_MORE:
+            theta = round_one.at(result.x)
+            if result.fun > ONCE_MORE:
                 break
         return theta
 
@@ -232,16 +234,16 @@ class Fit:
         return tuple(np.flatnonzero(effect[2 : 2 + len(self.form.linear)] > PART).tolist())
 
     def error(self, theta: np.ndarray, held: Rows | None) -> float:
-        """On rows that are held out, in units of the change; on its own where none are."""
+        """The error on rows that are held out, in units of the change; on the fitted rows where none are."""
         step = self._step(theta)
         try:
-            own = self._left_of(step.run(self.rows.state, self.rows.extras)[-1], self.rows)
+            residual = self._left_of(step.run(self.rows.state, self.rows.extras)[-1], self.rows)
             if held is None:
-                return float(np.linalg.norm(own - self.hat @ own) / self.norm)
+                return float(np.linalg.norm(residual - self.hat @ residual) / self.norm)
             left = self._left_of(step.run(held.state, held.extras)[-1], held)
         except RuntimeError:  # a singular matrix
             return math.inf
-        left = left - held.explained(self.rows, own)
+        left = left - held.explained(self.rows, residual)
         error = float(np.linalg.norm(left) / np.sqrt(max(1.0, held.free.sum() * len(left))))
         return error if math.isfinite(error) else math.inf
 
@@ -276,8 +278,8 @@ class Fit:
         slope = -steps * kept ** (steps - 1) / w**2  # of kept^S
         return RINGING * kept ** (2 * steps), 2 * RINGING * kept**steps * slope, RINGING * slope**2
 
-    def _left_of(self, found: np.ndarray, rows: Rows) -> np.ndarray:
-        return ((found - rows.goal) * rows.weight()).reshape(len(found), -1)
+    def _left_of(self, end: np.ndarray, rows: Rows) -> np.ndarray:
+        return ((end - rows.goal) * rows.weight()).reshape(len(end), -1)
 
     def _residual(self, states: Trajectory) -> np.ndarray:
         return self._left((states[-1] - self.rows.goal) * self.rows.weight())
@@ -304,9 +306,9 @@ class Fit:
         ]
         columns: list[np.ndarray] = []
         while len(columns) < self.form.count:
-            parts = [np.stack(list(itertools.islice(each, at_once))) for each in by_step]
+            parts = [np.stack(list(itertools.islice(forcings, at_once))) for forcings in by_step]
             change = step.tangent(states, self.rows.extras, np.zeros_like(parts[0]), forcing=parts)
-            columns += [self._left(own * self.rows.weight()) for own in change]
+            columns += [self._left(response * self.rows.weight()) for response in change]
         return np.stack(columns, axis=1)
 
     def _sloped(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
@@ -334,7 +336,7 @@ class Fit:
         form, (before, after) = self.form, states
         share = form.implicit(theta).reshape(1, *before.shape[1:])
         fallen = before - after
-        found = [
+        sums = [
             float((multiplier * applied(form.base[1], fallen)).sum()),
             float((multiplier * form.carried[None, :, None] * stiff(step, fallen)).sum()),
         ]
@@ -342,16 +344,16 @@ class Fit:
         by_out = [share[:, out] * after + (1 - share[:, out]) * before for out in range(len(form.carried))]
         products = form.basis.products(multiplier, by_out)
         for place, (out, into, kind) in enumerate(form.kinds):
-            each = products(kind, out, into)
+            integral = products(kind, out, into)
             if kind[0] == "boundary":
-                found.append(-float(each) / form.steps)
+                sums.append(-float(integral) / form.steps)
             else:
                 count = form.places(place)
-                found += (-(form.basis.weights(form.degree)[:count] @ each) / form.steps).tolist()
+                sums += (-(form.basis.weights(form.degree)[:count] @ integral) / form.steps).tolist()
         at = np.concatenate([before, self.rows.extras], axis=1)
         for term, product in zip(form.terms, step.products(at), strict=True):
-            found.append(float((multiplier[:, term.out] * product).sum()) / form.steps)
-        return np.array(found)
+            sums.append(float((multiplier[:, term.out] * product).sum()) / form.steps)
+        return np.array(sums)
 
     def _forcings(
         self, form: Form, theta: np.ndarray, states: Sequence[np.ndarray], step: ImplicitStep
@@ -363,15 +365,15 @@ class Fit:
         yield applied(form.base[1], before - after)
         yield carried * stiff(step, before - after)
         for out, into, matrix in form.linear:
-            found = np.zeros_like(before)
-            each = share[:, out] * after[:, into] + (1 - share[:, out]) * before[:, into]
-            found[:, out] = -(matrix @ each.T).T / form.steps
-            yield found
+            forcing = np.zeros_like(before)
+            values = share[:, out] * after[:, into] + (1 - share[:, out]) * before[:, into]
+            forcing[:, out] = -(matrix @ values.T).T / form.steps
+            yield forcing
         at = np.concatenate([before, self.rows.extras], axis=1)
         for term, product in zip(form.terms, step.products(at), strict=True):
-            found = np.zeros_like(before)
-            found[:, term.out] = product / form.steps
-            yield found
+            forcing = np.zeros_like(before)
+            forcing[:, term.out] = product / form.steps
+            yield forcing
 
 
 @dataclass(frozen=True)
@@ -410,7 +412,7 @@ def _affordable(form: Form, rows: Rows, work: float) -> Rows:
 
 
 def _weights(gram: np.ndarray) -> np.ndarray:
-    """Of the ridge: squares of the coefficients' effects, at least one for psi and w."""
+    """The weights of the ridge: squares of the coefficients' effects, at least one for psi and w."""
     weights = np.maximum(gram.diagonal(), FAINT * gram.diagonal().max())
     weights[:2] = np.maximum(weights[:2], 1.0)
     return weights
