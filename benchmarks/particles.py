@@ -14,7 +14,8 @@ In training a network that all spheres share steers: it sees a sphere's place, v
 to its velocity before each of six calls, so that spheres reach places opposite to where they began, past each
 other. The loss is the square of the distance to them, the mean over calls, and a little for effort. Gradients
 are by autograd through the box, by `zo.TangentGradient` with one of the tangents and no other setting, and
-without any gradient of the box. Errors are the loss on 32 starts that were not trained on.
+without any gradient of the box. In a second training each sphere has two unknowns, a push that is the same in
+all calls, and all starts lie beside one. Errors are the loss on 32 starts that were not trained on.
 """
 
 from __future__ import annotations
@@ -48,10 +49,10 @@ LEARNED = ("exact", "pairs", "default", FEW, "identity", "none")  # gradients of
 LOOP, BATCH, TRAINED, RATE, EFFORT, UNSEEN = 6, 4, 150, 1e-2, 0.02, 32
 FOOT = """
 Loss after {steps} steps of Adam on starts that were not trained on, over that with autograd through the box,
-and further rows of the box over those of the steps; two seeds. A star: a warning came in the run.
+and further rows of the box over those of the steps; two seeds each. A star: a warning came in the run.
 
-| gradient | loss | rows |
-| --- | --- | --- |
+| gradient | a shared network |  | unknowns of each sphere |  |
+| --- | --- | --- | --- | --- |
 """
 HEAD = """Cosine of the VJP with autograd's, white cotangents, and in brackets of what is left without the
 identity's; two seeds.
@@ -243,26 +244,32 @@ def main(words: Sequence[str]) -> None:
         print(measured("pairs", 0, (1,)), trained("pairs", 0, 2))
         return
     found: dict[str, Any] = {name: [measured(name, seed) for seed in SEEDS] for name in TANGENTS}
-    training: dict[str, Any] = {name: [trained(name, seed) for seed in SEEDS] for name in LEARNED}
+    training: dict[str, Any] = {
+        kind: {name: [trained(name, seed, each=kind == "each") for seed in SEEDS] for name in LEARNED}
+        for kind in ("shared", "each")
+    }
     to = protocol.path("particles", asked.size)
     rows = [ROWS * CALLS * n for n in STEPS]
     protocol.write("particles", words, {"rows": rows, "tangents": found, "training": training}, to)
     print(table(found, training))
 
 
-def table(found: dict[str, list[list[list[float]]]], training: dict[str, list[dict[str, Any]]]) -> str:
+def table(
+    found: dict[str, list[list[list[float]]]], training: dict[str, dict[str, list[dict[str, Any]]]]
+) -> str:
     """In Markdown."""
     lines = [HEAD.replace("| rows |  |  |", "".join(f"| {ROWS * CALLS * n} rows " for n in STEPS) + "|")]
     for name, seeds in found.items():
         cells = [", ".join(f"{a:.2f} ({b:.2f})" for a, b in each) for each in zip(*seeds, strict=True)]
         lines.append(f"| {name} | " + " | ".join(cells) + " |\n")
     lines.append(FOOT.format(steps=TRAINED))
-    for name, seeds in training.items():
-        best = [each["after"] for each in training["exact"]]
-        over = [
-            f"{each['after'] / own:.3g}{'*' * bool(each['warnings'])}"
-            for each, own in zip(seeds, best, strict=True)
-        ]
-        beside = [f"{each['rows beside']:.2f}" for each in seeds]
-        lines.append(f"| {name} | {', '.join(over)} | {', '.join(beside)} |\n")
+    for name in LEARNED:
+        cells = []
+        for kinds in training.values():
+            best = [exact["after"] for exact in kinds["exact"]]
+            cells += [
+                f"{run['after'] / least:.3g}{'*' * bool(run['warnings'])}, {run['rows beside']:.2f}"
+                for run, least in zip(kinds[name], best, strict=True)
+            ]
+        lines.append(f"| {name} | {' | '.join(cells)} |\n")
     return "".join(lines)
