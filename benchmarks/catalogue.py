@@ -252,7 +252,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "particles",
             "docs/howto/meshes.md: tangents of particles whose neighbours change",
             "particles:main",
-            "a minute",
+            "5 minutes",
             seeds=2,
             results={"particles.json": SMALL},
         ),
