@@ -1,4 +1,4 @@
-"""What is said once of a black box's calls: units far apart, doubtful slopes, answers that do not move."""
+"""Warnings about the calls of a black box, each given once: units, doubtful slopes, answers that stay."""
 
 from __future__ import annotations
 
@@ -170,12 +170,12 @@ class Once:
             self._stairs[place] = still & self._stairs.get(place, still)
         if self._watched < CALLS:
             return
-        found = {place: int(still.sum()) for place, still in self._stairs.items() if bool(still.any())}
-        if found:
+        stuck = {place: int(still.sum()) for place, still in self._stairs.items() if bool(still.any())}
+        if stuck:
             self._warned_of_zero = True
             names = ", ".join(
                 f"{count} of {math.prod(self._outputs[place].shape)} of {self._outputs[place].name!r}"
-                for place, count in found.items()
+                for place, count in stuck.items()
             )
             warnings.warn(
                 f"{self._box}, call {call}: expected outputs that follow the inputs, got numbers that no "

@@ -34,7 +34,7 @@ class Anew:
     exclusive: bool = False
 
 
-Changes: TypeAlias = dict[Ref, Change | Anew]
+ChangesByRef: TypeAlias = dict[Ref, Change | Anew]
 
 
 def send(tape: Tape, number: int, change: Entries, large: int | None) -> Tensor:
@@ -49,7 +49,7 @@ def send(tape: Tape, number: int, change: Entries, large: int | None) -> Tensor:
     Raises:
         NotReadable: the rule of a call does not describe it; the message says where and what.
     """
-    changes: Changes = {Ref(number): change}
+    changes: ChangesByRef = {Ref(number): change}
     end, on_cpu = tape.losses, change.entries.device.type == "cpu"
     for place in tape.reached[number]:
         node = tape.nodes[place]
@@ -117,7 +117,7 @@ def _refusing(node: Node) -> Iterator[None]:
         ) from error
 
 
-def _anew(tape: Tape, place: int, changes: Changes) -> Argument:
+def _anew(tape: Tape, place: int, changes: ChangesByRef) -> Argument:
     """What a call gives in the one variant, each result `Anew`."""
     node = tape.nodes[place]
 
@@ -140,7 +140,7 @@ def _anew(tape: Tape, place: int, changes: Changes) -> Argument:
     return tuple(map(Anew, result)) if isinstance(result, tuple | list) else Anew(result, exclusive)
 
 
-def _may_write(tape: Tape, place: int, changes: Changes) -> bool:
+def _may_write(tape: Tape, place: int, changes: ChangesByRef) -> bool:
     """Whether a call may write its result over its first argument, which no one else reads."""
     node = tape.nodes[place]
     first = node.args[0] if node.args else None

@@ -13,7 +13,7 @@ from zo.errors import ConfigurationError
 from zo.tangents.pairs import CallPairs, sizes
 from zo.tangents.tangent import Tangent
 
-Rows = Callable[[Tensor], Tensor]  # `(rows, size_in)` to `(rows, size_out)`, rows apart from each other
+RowFunction = Callable[[Tensor], Tensor]  # `(rows, size_in)` to `(rows, size_out)`, each row by itself
 
 
 class ModelTangent(Tangent):
@@ -95,7 +95,7 @@ class ModelTangent(Tangent):
         return f"ModelTangent({getattr(self.model, '__qualname__', type(self.model).__name__)})"
 
 
-def pulled_back(function: Rows, z: Tensor, cotangent: Tensor) -> Tensor:
+def pulled_back(function: RowFunction, z: Tensor, cotangent: Tensor) -> Tensor:
     """J^T v: a forward and a backward pass.
 
     Args:
@@ -111,7 +111,7 @@ def pulled_back(function: Rows, z: Tensor, cotangent: Tensor) -> Tensor:
         return torch.autograd.grad(function(z), z, cotangent, materialize_grads=True)[0]
 
 
-def pushed_forward(function: Rows, z: Tensor, d: Tensor) -> Tensor:
+def pushed_forward(function: RowFunction, z: Tensor, d: Tensor) -> Tensor:
     """J d: a forward, a backward, and for each probe a pass through the latter.
 
     J^T v is linear in v, and its derivative by v, transposed, is J. Forward mode would do with less, but

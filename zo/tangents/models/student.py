@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from blackbox.checks import check_choice, check_count, check_positive
 from zo.draws import Key
 from zo.errors import ConfigurationError
-from zo.tangents.models.model import Rows, pulled_back, pushed_forward
+from zo.tangents.models.model import RowFunction, pulled_back, pushed_forward
 from zo.tangents.models.network import ASKED, ASKED_FOR
 from zo.tangents.models.student_learning import Learner
 from zo.tangents.models.student_losses import LOSSES, Shape
@@ -241,7 +241,7 @@ class StudentTangent(Tangent):
         self._bind(*([spec.shape for spec in specs] for specs in (pairs.inputs, pairs.outputs)))
         return self._learner.window.seen > 0
 
-    def _function(self, pairs: CallPairs) -> Rows:
+    def _function(self, pairs: CallPairs) -> RowFunction:
         """Whose derivative stands for the box's, of z."""
         known = len(pairs.y) == len(pairs.z)  # of listed pairs only the changes are
         return partial(self._learner.around, pairs.y) if known else self._learner.values

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from zo.draws import Key
 from zo.errors import ConfigurationError, TangentError
-from zo.tangents.models.rows import Moments, Window
+from zo.tangents.models.rows import Moments, RowWindow
 from zo.tangents.models.student_losses import Shape, StudentLoss
 
 STUDENT = 302  # first word of the key's path for these draws
@@ -56,7 +56,7 @@ class Learner:
         self.standardise = standardise
         self.shapes: tuple[Shape, Shape] = (), ()
         self.steps = 0
-        self.window = Window(window)
+        self.window = RowWindow(window)
         self._moments = Moments(), Moments()  # of inputs and outputs
         self._optimizer = torch.optim.Adam(weights, lr=learning_rate)
         self._key = key

@@ -18,7 +18,7 @@ from zo.errors import ConfigurationError
 from zo.tangents.models.lattice import Lattice, space_of
 from zo.tangents.models.model import pulled_back, pushed_forward
 from zo.tangents.models.output_map import OutputMap
-from zo.tangents.models.rows import Moments, Window
+from zo.tangents.models.rows import Moments, RowWindow
 from zo.tangents.models.spectral_map import SpectralMap
 from zo.tangents.models.waves import MOST_ROWS, Odd, Waves, between_walls
 from zo.tangents.pairs import CallPairs, all_rows, sizes
@@ -130,7 +130,7 @@ class ValueTangent(Tangent):
         """Know nothing."""
         self._form: Form | None = None
         self._stays = torch.empty(0)  # 1 for outputs that are modelled as their input and a change, else 0
-        self._window = Window(window, self._most_bytes)
+        self._window = RowWindow(window, self._most_bytes)
         self._moments: tuple[Moments, ...] = ()  # of inputs, others, outputs, and what outputs add to inputs
         self._map: OutputMap | SpectralMap | None = None
         self._next_map = 0  # the count of lessons before which the map is fitted again
