@@ -134,6 +134,21 @@ def test_without_a_constraint_there_are_no_waves(name):
     assert between_walls(Lattice(((1, *space),), space), weights(16, math.prod(space)), periodic) is None
 
 
+def test_rows_that_are_alike_show_no_waves():
+    """In rows of one shape a mixture never occurs, whatever the waves."""
+    y = weights(16, 1) * weights(1, 2 * 9 * 12, seed=1)
+    assert between_walls(velocity((9, 12)), y, (False, False)) is None
+
+
+def test_a_channel_that_never_changes_does_not_hide_the_waves():
+    space, periodic = BOXES["room"]
+    y = confined(weights(16, 2, *space), periodic)
+    y = torch.cat([y, torch.full_like(y[:, :1], 3.0)], dim=1).flatten(1)
+    waves = between_walls(Lattice(((3, *space),), space), y, periodic)
+    assert waves is not None
+    assert waves.odd[:2] == through_walls(periodic)
+
+
 def test_too_many_choices_are_not_looked_at():
     y = weights(64, 5 * 7 * 6 * 9)
     assert between_walls(Lattice(((5, 7, 6, 9),), (7, 6, 9)), y, (False, False, False)) is None
