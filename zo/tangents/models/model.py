@@ -13,7 +13,8 @@ from zo.errors import ConfigurationError
 from zo.tangents.pairs import CallPairs, sizes
 from zo.tangents.tangent import Tangent
 
-RowFunction = Callable[[Tensor], Tensor]  # `(rows, size_in)` to `(rows, size_out)`, each row by itself
+RowFunction = Callable[[Tensor], Tensor]
+"""From `(rows, size_in)` to `(rows, size_out)`, each row by itself."""
 
 
 class ModelTangent(Tangent):
