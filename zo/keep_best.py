@@ -75,7 +75,7 @@ class KeepBest:
         network: its whole state is kept, including buffers.
         validate: returns the held-out loss, lower is better, or losses `(rows,)` of the same rows each time.
             It is called without a graph. It calls the boxes itself, and their ledgers count its rows.
-        every: steps between validations.
+        every: the number of steps between validations.
         patience: how many validations in a row without improvement end the training; None for no end.
 
     Attributes:

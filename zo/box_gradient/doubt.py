@@ -46,9 +46,9 @@ def look_again(
     all are similar, the one that changed most where it is nearly all.
 
     Args:
-        queries: of one call.
+        queries: the queries of one call.
         differences: `(queries, rows)` float64, the scalar of each minus the base's.
-        valid: `(queries, rows)` bool.
+        valid: `(queries, rows)` bool, False where a query failed.
         change: what rows that are asked again change of the scalar.
 
     Returns:

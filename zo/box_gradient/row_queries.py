@@ -62,7 +62,7 @@ class RowQueries:
         """Ask some queries once more, with steps of another length; a length of 0 is the base.
 
         Args:
-            query: `(n,)`.
+            query: the numbers of the queries, `(n,)`.
             row: `(n,)`, of each of them.
             times: by which their steps are multiplied.
 
@@ -209,7 +209,7 @@ def row_differences(
     """Change of <cotangent, output> of every query and row.
 
     Args:
-        queries: to run.
+        queries: the queries to run.
         outputs: those of the base that have a cotangent, by their place among the box's outputs.
         cotangents: of the outputs' shapes, under the same places.
         moved: `(size,)` bool of outputs, by their places: numbers that any query changed are marked.

@@ -76,7 +76,7 @@ class RowRGE:
         Args:
             rows: how many rows; each gets directions of its own.
             shapes: of one row's perturbed inputs.
-            dtype: of the directions.
+            dtype: the dtype of the directions.
             generator: a fresh one, keyed.
 
         Returns:

@@ -60,7 +60,7 @@ class RowUnits:
         """The unit of each number of the inputs that are moved, `(size,)` float64 on the CPU, by their place.
 
         Args:
-            perturbed: their places.
+            perturbed: the places of the inputs that are moved.
             gives_slopes: whether steps in another unit than one give slopes at an input; asked once of each.
         """
         wanted = self._wanted(perturbed)

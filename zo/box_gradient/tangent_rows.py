@@ -77,8 +77,8 @@ class TangentRows:
         """Predict the responses, learn from them, and give the gradients.
 
         Args:
-            call: its number.
-            pairs: of the call.
+            call: the number of the call.
+            pairs: the pairs of the call.
             cotangents: `(rows, *shape)` by the place of the output; where there is none it is zero.
 
         Returns:

@@ -101,7 +101,7 @@ class RGE(Estimator[RandomSteps]):
 
     Args:
         mu: smoothing parameter, in the parameters' units.
-        q: number of directions.
+        q: the number of random directions.
         distribution: "gaussian", "sphere" or "rademacher".
         central: whether each direction is taken with both signs (antithetic), for 2 q queries instead of q.
         sparsity: which coordinates the directions move, by step; None for all.

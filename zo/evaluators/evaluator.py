@@ -93,7 +93,7 @@ class Evaluator(ABC):
         started from. Both leave that state as it was.
 
         Args:
-            step: The step.
+            step: The step, with its network, objective and batch.
             base: The losses of the base, `(rows,)`, NaN where a row failed.
 
         Raises:
@@ -112,7 +112,7 @@ class Evaluator(ABC):
         """Memory that one more query in a chunk takes; 0 where queries follow each other.
 
         Args:
-            step: A step.
+            step: A step of the network and objective that are to be evaluated.
             perturbation: Of the kind that chunks will be of.
             base: What the evaluation of the base took at its peak, in bytes.
         """

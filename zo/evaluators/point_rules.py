@@ -126,9 +126,9 @@ class Kernel:
 
     Attributes:
         size: its taps along each axis.
-        stride: of the convolution.
+        stride: the stride of the convolution.
         padding: of the convolution, which may be a word.
-        dilation: of the convolution.
+        dilation: the dilation of the convolution.
         mode: of the padding, as `functional.pad` calls it.
     """
 

@@ -32,7 +32,7 @@ class Copied(NamedTuple):
 
     Attributes:
         value: The thing itself.
-        copy: What it held.
+        copy: A copy of what it held.
     """
 
     value: Any
@@ -161,7 +161,7 @@ class Snapshot:
         little, all of it is of the first kind: a running maximum is not written to by each forward.
 
         Args:
-            memories: As for `written`.
+            memories: Memories that were written to, see `written`.
         """
         if sum(100 + _size(value) for value, _ in self._inside.values()) <= _LITTLE:
             return Inside(self._inside)

@@ -96,7 +96,7 @@ class Ranks:
         fails before the inner one reports its failure there, and no other rank goes on.
 
         Args:
-            step: its number.
+            step: the number of the step.
             stage: of the step, where it has several meetings: ranks that are not at the same one are refused.
 
         Raises:
@@ -197,7 +197,7 @@ class Ranks:
         """The numbers of all ranks, one rank's after the other's.
 
         Args:
-            step: its number.
+            step: the number of the step.
             numbers: of this rank, `(lengths[rank],)`, on the CPU.
             lengths: of each rank's, known to all.
 
@@ -253,7 +253,7 @@ def fingerprint(network: nn.Module, batch: Batch, settings: str) -> dict[str, in
 
     Args:
         network: Its weights and buffers count, and the generators that its random layers draw from.
-        batch: Its tensors count.
+        batch: The batch, whose tensors count.
         settings: All else that matters, in words.
     """
     weights = [*network.parameters(), *network.buffers()]

@@ -34,7 +34,7 @@ class LayerRatios(Mapping[str, float]):
     """The fraction kept of each tensor, by name: a mapping, as `LayerwiseCoordinates` takes it.
 
     Attributes:
-        method: of the scores.
+        method: the method of the scores.
         sparsity: that was asked for, over what was scored.
         layers: in the order of the network, scored ones first, then dense ones.
     """

@@ -22,7 +22,7 @@ def predict_and_learn(tangent: Tangent, calls: Sequence[CallPairs]) -> list[Squa
     """Let a tangent predict what a step has shown, then learn from it.
 
     Args:
-        tangent: of one box.
+        tangent: the tangent of one box.
         calls: of that box in the step, with its units, in their order. Responses are predicted where there
             are probes, else the outputs.
 

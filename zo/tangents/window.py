@@ -78,7 +78,7 @@ def without_failed(
     number of rows would change.
 
     Args:
-        survived: `(rows,)` bool.
+        survived: whether each row survived, `(rows,)` bool.
         calls: as they were recorded.
         batch: tensors with rows first.
 

@@ -41,7 +41,7 @@ def send(tape: Tape, number: int, change: Entries, large: int | None) -> Tensor:
     """What the losses change by, `(variants, rows)`.
 
     Args:
-        tape: of the base.
+        tape: the tape of the base.
         number: of the parameter that is changed, in the order of `Parameters`.
         change: of it; of one variant if `large` is a number.
         large: bytes of an activation from which on values are computed anew; None for changes to the end.
@@ -78,8 +78,8 @@ def changed(node: Node, value: Callable[[Ref], Tensor], changes: Mapping[Ref, An
     """The change of what a recorded call gives, or several, by its rule.
 
     Args:
-        node: the call.
-        value: the base's values.
+        node: the recorded call.
+        value: a function that gives the base's value of a recorded tensor.
         changes: of what it reads, where there are some.
 
     Raises:

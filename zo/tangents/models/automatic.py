@@ -56,7 +56,7 @@ class AutoTangent(Tangent):
     the model or around `LowRankTangent`, the one that predicted responses better.
 
     Args:
-        box: whose specs decide.
+        box: the box, whose specs decide.
         seed: of all that is drawn.
 
     Attributes:
@@ -341,7 +341,7 @@ class Structure:
 
     Attributes:
         kind: "grid", "mesh", "graph" or "table".
-        why: In words.
+        why: The reason, in words.
         periodic: Of a grid, whether its ends meet, for all axes or each; None if that is to be measured.
     """
 

@@ -35,7 +35,7 @@ class Convolutions:
         periodic: for each axis whether the ends meet; else zeros lie beyond them.
 
     Attributes:
-        channels: their axis.
+        channels: the axis of the channels.
         rows: that of the rows.
     """
 
@@ -64,7 +64,7 @@ class Convolutions:
         """The transpose: a convolution as well, with the kernel turned around.
 
         Args:
-            cotangent: of the outputs.
+            cotangent: the gradient of the outputs.
             kernel: as it was given.
             turned: the same turned around, if that is known.
         """

@@ -58,7 +58,7 @@ class GridTangent(NetworkTangent):
             cells, where a step of learning sees patches, three to eight times as many, with the root of the
             cells; behind an output map that takes part of what it is given, as many, each of a whole row.
         first_steps: of learning on the first rows, at most: it ends at an error of .03 of that change.
-        learning_rate: of Adam.
+        learning_rate: the learning rate of Adam.
         output_map: whether there is a W.
         seed: all draws depend on (seed, step of learning) alone.
 

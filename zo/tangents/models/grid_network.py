@@ -25,7 +25,7 @@ class GridNetwork(Passes):
         answered: where outputs lie, on the same cells.
         width: channels of the hidden layers.
         reach: cells that a change is carried.
-        periodic: which ends meet.
+        periodic: which ends of the grid meet.
     """
 
     def __init__(

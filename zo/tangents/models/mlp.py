@@ -33,7 +33,7 @@ class MLPTangent(NetworkTangent):
             the typical change that the box makes; fewer or more in proportion to another error, at most five
             times as many in the first 30 steps of training, and later twice.
         first_steps: of learning on the first rows, at most: it ends at an error of .03 of that change.
-        learning_rate: of Adam.
+        learning_rate: the learning rate of Adam.
         output_map: whether a linear map behind the network is fitted in closed form (see `OutputMap`).
         seed: all draws depend on (seed, step of learning) alone.
 

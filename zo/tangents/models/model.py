@@ -101,8 +101,8 @@ def pulled_back(function: RowFunction, z: Tensor, cotangent: Tensor) -> Tensor:
 
     Args:
         function: differentiable; its parameters get no gradient.
-        z: `(rows, size_in)`.
-        cotangent: v, `(rows, size_out)`.
+        z: where the derivative is taken, `(rows, size_in)`.
+        cotangent: the gradient v of the outputs, `(rows, size_out)`.
 
     Returns:
         `(rows, size_in)`.
@@ -120,8 +120,8 @@ def pushed_forward(function: RowFunction, z: Tensor, d: Tensor) -> Tensor:
 
     Args:
         function: differentiable twice, as all is that torch itself is made of.
-        z: `(rows, size_in)`.
-        d: `(probes, rows, size_in)`.
+        z: where the derivative is taken, `(rows, size_in)`.
+        d: changes of the input, `(probes, rows, size_in)`.
 
     Returns:
         `(probes, rows, size_out)`.

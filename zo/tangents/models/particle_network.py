@@ -22,13 +22,13 @@ class ParticleNetwork(Passes):
     Args:
         arrays: of the arrays of a row, end to end, how many numbers each particle has; 0 for an array whose
             numbers are given to all particles.
-        sizes: of these arrays.
+        sizes: the sizes of these arrays.
         moving: of the arrays, the first, whose differences are taken.
         list_at: where the pairs begin among a row's numbers, and where they end.
         answered: numbers of a particle in each output.
-        particles: in a row.
+        particles: the number of particles in a row.
         spread: of the differences between neighbours, of each number of a particle.
-        width: of hidden layers.
+        width: the width of the hidden layers.
         rounds: in which neighbours say something.
     """
 

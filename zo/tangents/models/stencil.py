@@ -251,7 +251,7 @@ class _Features:
         moving: channels of the state.
         case: channels that are the same in all cells.
         products: with each the radius around a cell in which it is a feature.
-        periodic: which ends meet.
+        periodic: which ends of the grid meet.
     """
 
     moving: tuple[int, ...]

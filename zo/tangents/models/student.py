@@ -64,7 +64,7 @@ class StudentTangent(Tangent):
         window: rows kept to learn from, the oldest going.
         batch: rows of a step of learning, drawn from the window with replacement.
         steps_per_step: steps of learning in each step of training.
-        learning_rate: of Adam.
+        learning_rate: the learning rate of Adam.
         standardise: inputs, and outputs where the loss is "squared", by mean and standard deviation of all
             rows seen so far. Without it most networks learn little.
         seed: all draws depend on (seed, step of learning) alone.
@@ -111,7 +111,7 @@ class StudentTangent(Tangent):
             inputs: the box's differentiable ones, in its order, `(rows, *shape)`; a tensor if it is one.
             outputs: the box's answers, `(rows, *shape)`; a tensor if it is one. Rows that are not finite are
                 left out.
-            steps: of learning.
+            steps: the number of learning steps.
 
         Raises:
             ConfigurationError: the arrays do not fit each other, the network or the loss, or no row is

@@ -23,11 +23,11 @@ class Learner:
     Args:
         network: `(rows, *shape in)` to `(rows, *shape out)`.
         loss: what its scores are to the box's outputs.
-        window: rows kept.
+        window: the number of rows kept.
         batch: rows of a step.
-        learning_rate: of Adam.
+        learning_rate: the learning rate of Adam.
         standardise: the inputs, and for the loss the outputs.
-        key: of the draws.
+        key: the key on which draws depend.
 
     Attributes:
         shapes: of the network's inputs and outputs, to be set before all else.

@@ -30,8 +30,8 @@ class Specs:
     """What a box takes and gives, all of it, without the box.
 
     Attributes:
-        inputs: the box's.
-        outputs: the box's.
+        inputs: the specs of all inputs.
+        outputs: the specs of all outputs.
     """
 
     inputs: tuple[ArraySpec, ...]

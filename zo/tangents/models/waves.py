@@ -132,7 +132,7 @@ def between_walls(lattice: Lattice, y: Tensor, periodic: Sequence[bool]) -> Wave
     mixture of the channels of each wave never occurs in the right ones, and occurs in all others.
 
     Args:
-        lattice: of the rows.
+        lattice: the lattice of the rows.
         y: `(rows, size)`, in units in which channels count alike.
         periodic: for each axis whether its ends meet.
 

@@ -22,7 +22,7 @@ def normalised_change(
         d: change, `(variants, ...)`.
         axes: of `d`, that the statistics are taken over.
         s: sqrt(variance + eps) of the base, broadcast against `d`.
-        square: of `s`.
+        square: the square of `s`.
         scale: broadcast against `d`.
         eps: added to the variance.
     """
