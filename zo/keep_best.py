@@ -25,7 +25,7 @@ def lower(rows: Tensor, bests: Tensor | None) -> bool:
 
     Args:
         rows: `(rows,)`; not finite where a row failed. With more than a tenth of them they are not.
-        bests: Of the same rows, `(bests, rows)`, see `with_best`; None for none yet.
+        bests: The bests of the same rows, `(bests, rows)`, see `with_best`; None for none yet.
 
     Raises:
         ConfigurationError: They are of another number of rows.

@@ -139,8 +139,8 @@ def most_checks(box: BlackBoxFunction, queries: int, rows: int, calls: int, *, c
     """The most rows that checks and units take in so many calls, beside those of the queries.
 
     Args:
-        box: whose calls they are.
-        queries: of each row, both signs counted.
+        box: the box whose calls they are.
+        queries: the queries of each row, both signs counted.
         rows: how many rows a call has.
         calls: how many calls of the box there are.
         central: whether there are both signs.

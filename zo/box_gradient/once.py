@@ -31,7 +31,7 @@ class Once:
     """The calls so far, as far as they are needed, and what has been said.
 
     Args:
-        box: whose calls they are.
+        box: the box whose calls they are.
     """
 
     def __init__(self, box: BlackBoxFunction) -> None:
@@ -154,7 +154,7 @@ class Once:
 
         Args:
             call: the number of the call.
-            outputs: of the base, `(rows, *shape)`, by their places.
+            outputs: the outputs of the base, `(rows, *shape)`, by their places.
             cotangents: of these.
             moved: marks of `watched`.
         """

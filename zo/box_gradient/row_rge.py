@@ -75,7 +75,7 @@ class RowRGE:
 
         Args:
             rows: how many rows; each gets directions of its own.
-            shapes: of one row's perturbed inputs.
+            shapes: the shapes of one row's perturbed inputs.
             dtype: the dtype of the directions.
             generator: a fresh one, keyed.
 

@@ -23,7 +23,7 @@ class RowUnits:
     so far counts, so that a network whose outputs grow takes its steps along.
 
     Args:
-        box: whose inputs they are.
+        box: the box whose inputs they are.
     """
 
     def __init__(self, box: BlackBoxFunction) -> None:

@@ -42,7 +42,7 @@ class TangentRows:
         """Run the queries, and make pairs of them: changes of the inputs, and responses of the outputs.
 
         Args:
-            queries: of one call, of the rows that did not fail.
+            queries: the queries of one call, of the rows that did not fail.
             outputs: all of the base, `(rows, *shape)` each.
 
         Returns:

@@ -28,7 +28,7 @@ class RandomSteps(Perturbations):
     With central differences query 2 i goes along direction i and query 2 i + 1 against it.
 
     Attributes:
-        size: of the flat gradient.
+        size: the size of the flat gradient.
         support: `(coordinates,)` flat indices that the directions move; None for all.
     """
 

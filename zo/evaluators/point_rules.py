@@ -71,8 +71,8 @@ class PointRule:
     """How the changes of a layer type's weight and bias reach its output.
 
     Attributes:
-        reach: of the weight. The bias of all types is added to the channel of its own index.
-        axis: of the channels in the output, behind that of the variants.
+        reach: the rule of the weight. The bias of all types is added to the channel of its own index.
+        axis: the axis of the channels in the output, behind that of the variants.
     """
 
     reach: Reach
@@ -127,9 +127,9 @@ class Kernel:
     Attributes:
         size: its taps along each axis.
         stride: the stride of the convolution.
-        padding: of the convolution, which may be a word.
+        padding: the padding of the convolution, which may be a word.
         dilation: the dilation of the convolution.
-        mode: of the padding, as `functional.pad` calls it.
+        mode: the mode of the padding, as `functional.pad` calls it.
     """
 
     size: tuple[int, ...]

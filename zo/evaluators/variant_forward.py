@@ -28,7 +28,7 @@ class Blocks:
 
     Attributes:
         variants: the number of variants.
-        rows: of all variants together.
+        rows: the number of rows of all variants together.
     """
 
     def __init__(self, variants: int, rows: int) -> None:
@@ -42,7 +42,7 @@ class Blocks:
         """Shared weights on all rows, then the layer's rule for each changed parameter.
 
         Args:
-            module: of a type that has rules.
+            module: a module of a type that has rules.
             changes: by the parameter's name in the module.
             forward: the forward of the module itself.
         """

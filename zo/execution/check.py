@@ -105,7 +105,7 @@ def most_checks(
         number: The number of the step.
         parameters: Those that are perturbed.
         evaluators: Those that may serve, `Loop` last.
-        queries: Of the step's plan.
+        queries: The queries of the step's plan.
         chunk: How many of them are a chunk at least.
         stack: How many of a chunk are a stack; None for all.
         repeated: How many queries are evaluated again at a step that is checked.

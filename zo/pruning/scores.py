@@ -98,7 +98,7 @@ def scores(
         mu: smoothing parameter of the random directions.
         q: number of random directions; "zo-grasp" costs 2 q queries, "zo-snip" q.
         estimator: makes the gradients in the place of a Gaussian `RGE(mu, q)`.
-        step: of the difference of gradients in "zo-grasp"; None for mu, as in the paper.
+        step: the step of the difference of gradients in "zo-grasp"; None for mu, as in the paper.
         inputs: `(rows, ...)`, for the shape of an input of the network; for "synflow" only.
         rounds: number of rounds in which weights are removed; for "synflow" only.
         sparsity: where the rounds end, that of the ratios; for "synflow" only.

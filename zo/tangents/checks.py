@@ -72,7 +72,7 @@ def refuse_dependent_rows(loss: Tensor, base: Tensor, survived: Tensor) -> None:
     """Refuse a mean loss that is another without the rows that failed: its gradient is of something else.
 
     Args:
-        loss: of the rows that survived, with others in the place of those that did not.
+        loss: the loss of the rows that survived, with others in the place of those that did not.
         base: `(rows,)` losses that the boxes were asked for.
         survived: whether each row survived, `(rows,)` bool.
 

@@ -23,8 +23,8 @@ def predict_and_learn(tangent: Tangent, calls: Sequence[CallPairs]) -> list[Squa
 
     Args:
         tangent: the tangent of one box.
-        calls: of that box in the step, with its units, in their order. Responses are predicted where there
-            are probes, else the outputs.
+        calls: the calls of that box in the step, with its units, in their order. Responses are predicted
+            where there are probes, else the outputs.
 
     Returns:
         For each call two sums of squares, for `relative_error`; None where there was nothing to predict.

@@ -122,8 +122,8 @@ class Recorded:
 
     Attributes:
         losses: `(variants, rows)`, NaN where a row failed.
-        calls: of the boxes, in their order.
-        rows: that the boxes were asked for.
+        calls: the calls of the boxes, in their order.
+        rows: how many rows the boxes were asked for.
     """
 
     losses: Tensor
@@ -146,7 +146,7 @@ def record(
 
     Args:
         step: the step, with its network, objective and batch.
-        boxes: whose calls are recorded.
+        boxes: the boxes whose calls are recorded.
         evaluator: `Stacked` or `Loop`; a direction of zero is the base.
         probes: the number of probes.
         mu: standard deviation of the moves.
@@ -183,7 +183,7 @@ class Recorder:
     Attributes:
         rows: how many rows those calls had.
         seen: those calls, in their order.
-        places: of the boxes, by identity.
+        places: the places of the boxes, by identity.
     """
 
     def __init__(self, boxes: Sequence[BlackBoxFunction]) -> None:

@@ -63,11 +63,11 @@ class Live:
 
     Args:
         step: the step, with its network, objective and batch.
-        boxes: whose calls are recorded.
+        boxes: the boxes whose calls are recorded.
         tangents: the tangents, one for each box.
 
     Attributes:
-        seen: as `record` gives it.
+        seen: what was recorded, as `record` gives it.
 
     Raises:
         TangentError: there was no call, or a gradient arrives at another box.
@@ -98,7 +98,7 @@ class _LiveRecorder(Recorder):
     """Gives outputs that carry a gradient: that of the tangent, by pairs that are known later.
 
     Attributes:
-        pairs: of each call, to be filled before the graph is used.
+        pairs: the pairs of each call, to be filled before the graph is used.
     """
 
     def __init__(self, boxes: Sequence[BlackBoxFunction], tangents: Sequence[Tangent]) -> None:
@@ -143,7 +143,7 @@ def refuse_unseen_weights(
     Args:
         step: the step, with its network, objective and batch.
         boxes: the boxes that the objective calls.
-        calls: of the base and the probes; only the base's are used.
+        calls: the calls of the base and the probes; only the base's are used.
         alive: `(batch rows,)` bool, the rows that did not fail.
 
     Raises:
@@ -179,7 +179,7 @@ class Answers:
 
     Args:
         boxes: the boxes that the objective calls.
-        calls: of the base and the probes; only the base's are used.
+        calls: the calls of the base and the probes; only the base's are used.
         alive: `(batch rows,)` bool, the rows whose inputs count.
     """
 

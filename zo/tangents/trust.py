@@ -142,7 +142,7 @@ class Check:
             or a call's rows are not rows of the batch.
         missed: the relative error of the tangents' J d as a prediction of the boxes' responses; None where
             nothing changed, or the boxes are noisy.
-        rows: that the boxes were asked for.
+        rows: how many rows the boxes were asked for.
         queries: how many queries were made.
         noise: the standard deviation of the change of the mean loss when nothing is changed; None where that
             is not known yet.
@@ -282,7 +282,7 @@ class TrustWatch:
         Args:
             step: the number of the step.
             error: relative error of the tangents' predictions; None if there was nothing to predict.
-            check: of the step; its `flat` may be that of the probes.
+            check: the check of the step; its `flat` may be that of the probes.
             improve: asked, where trust is lost, for what tangents do now that takes no more rows, in words.
 
         Warns:

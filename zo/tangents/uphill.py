@@ -54,7 +54,7 @@ class Taken:
 
     Attributes:
         step: The step, with the batch as it was given.
-        boxes: Whose rows are counted.
+        boxes: The boxes whose rows are counted.
         tangents: The tangents, one for each box.
         window: What the step recorded.
         gradients: g, tensor by tensor.
@@ -144,12 +144,12 @@ class _Uphill:
 
     Args:
         taken: the gradient that a step has taken.
-        noise: of the loss, as far as it is known.
+        noise: the noise of the loss, as far as it is known.
 
     Attributes:
         slope: the length of the gradient.
-        size: of the rows' losses, their mean.
-        rows: that the boxes were asked for so far.
+        size: the size of the rows' losses, their mean.
+        rows: how many rows the boxes were asked for so far.
         queries: how many queries were made.
         digits: the fewest significant digits of a box's answers; None where all have those of their dtype.
     """
@@ -386,10 +386,10 @@ def _of_rows(
 
     Args:
         window: the window of the step.
-        responses: of the check's calls.
+        responses: the responses of the check's calls.
         predicted: J d in them.
         listening: of each box, what has received the gradient of the mean loss of the rows that are taken.
-        change: of each row's loss, `(rows,)`.
+        change: the change of each row's loss, `(rows,)`.
         taken: the rows that count, `(rows,)` bool.
     """
     count = int(taken.sum())

@@ -152,8 +152,8 @@ class Windows:
 
         Args:
             rows: how many; None for as many as the last window has, and at least four.
-            key: of the gradient; the draw is a function of it, the last window's step, and how many replays
-                followed that.
+            key: the key of the gradient; the draw is a function of it, the last window's step, and how many
+                replays followed that.
 
         Raises:
             TangentError: there is no window, a call's rows are not rows of its batch, or calls differ.

@@ -42,7 +42,7 @@ def send(tape: Tape, number: int, change: Entries, large: int | None) -> Tensor:
 
     Args:
         tape: the tape of the base.
-        number: of the parameter that is changed, in the order of `Parameters`.
+        number: the number of the parameter that is changed, in the order of `Parameters`.
         change: of it; of one variant if `large` is a number.
         large: bytes of an activation from which on values are computed anew; None for changes to the end.
 
@@ -80,7 +80,7 @@ def changed(node: Node, value: Callable[[Ref], Tensor], changes: Mapping[Ref, An
     Args:
         node: the recorded call.
         value: a function that gives the base's value of a recorded tensor.
-        changes: of what it reads, where there are some.
+        changes: the changes of what it reads, where there are some.
 
     Raises:
         NotReadable: the rule does not describe this call; the message says where and what.

@@ -79,7 +79,7 @@ class TapeMode(TorchFunctionMode):
     Args:
         weights: the perturbed parameters, as the network holds them.
         values: the values of these parameters.
-        buffers: of the network, which are put back behind the tape.
+        buffers: the buffers of the network, which are put back behind the tape.
         most: bytes of results that it may keep.
 
     Attributes:

@@ -57,7 +57,7 @@ class AutoTangent(Tangent):
 
     Args:
         box: the box, whose specs decide.
-        seed: of all that is drawn.
+        seed: the seed of all that is drawn.
 
     Attributes:
         models: those that learn, by kind; more than one for 25 steps.
@@ -342,7 +342,7 @@ class Structure:
     Attributes:
         kind: "grid", "mesh", "graph" or "table".
         why: The reason, in words.
-        periodic: Of a grid, whether its ends meet, for all axes or each; None if that is to be measured.
+        periodic: Whether the ends of a grid meet, for all axes or each; None if that is to be measured.
     """
 
     kind: str

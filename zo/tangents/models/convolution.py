@@ -36,7 +36,7 @@ class Convolutions:
 
     Attributes:
         channels: the axis of the channels.
-        rows: that of the rows.
+        rows: the axis of the rows.
     """
 
     def __init__(self, line: bool, periodic: Sequence[bool]) -> None:

@@ -23,13 +23,13 @@ class ParticleNetwork(Passes):
         arrays: of the arrays of a row, end to end, how many numbers each particle has; 0 for an array whose
             numbers are given to all particles.
         sizes: the sizes of these arrays.
-        moving: of the arrays, the first, whose differences are taken.
+        moving: how many of the arrays, the first, have their differences taken.
         list_at: where the pairs begin among a row's numbers, and where they end.
         answered: numbers of a particle in each output.
         particles: the number of particles in a row.
-        spread: of the differences between neighbours, of each number of a particle.
+        spread: the spread of the differences between neighbours, of each number of a particle.
         width: the width of the hidden layers.
-        rounds: in which neighbours say something.
+        rounds: in how many rounds neighbours say something.
     """
 
     def __init__(

@@ -98,7 +98,7 @@ class FlatAdam:
     """Adam (Kingma and Ba 2015) for all weights of a network at once, as one vector.
 
     Args:
-        network: whose weights become parts of that vector.
+        network: the network whose weights become parts of that vector.
         rate: the learning rate of Adam.
 
     Attributes:

@@ -18,7 +18,7 @@ class RowWindow:
 
     Args:
         rows: kept; of more at once the last.
-        most_bytes: that it may take; None for 512 MiB.
+        most_bytes: the most bytes that it may take; None for 512 MiB.
 
     Attributes:
         seen: rows ever; the next goes to place seen % `most`.

@@ -30,8 +30,8 @@ class Learner:
         key: the key on which draws depend.
 
     Attributes:
-        shapes: of the network's inputs and outputs, to be set before all else.
-        steps: of learning so far.
+        shapes: the shapes of the network's inputs and outputs, to be set before all else.
+        steps: how many steps of learning there were so far.
     """
 
     def __init__(

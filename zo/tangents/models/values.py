@@ -361,9 +361,9 @@ class ValueTangent(Tangent):
         Args:
             inputs: all inputs of the box in its order, `(rows, *shape)`; a tensor if it is one.
             outputs: the box's differentiable answers, `(rows, *shape)`; a tensor if it is one.
-            steps: of learning, for models that learn in steps.
-            box: whose answers they are; may be left out where there is one input and one output. Rows that
-                are not finite are left out.
+            steps: the number of learning steps, for models that learn in steps.
+            box: the box whose answers they are; may be left out where there is one input and one output.
+                Rows that are not finite are left out.
 
         Raises:
             ConfigurationError: the arrays do not fit each other or the box, there are several and no box, or
