@@ -329,7 +329,7 @@ def draw(curves: dict[str, list[tuple[int, dict[str, Any], dict[str, Any]]]]) ->
     """Seconds and memory over cells, of grids with two axes."""
     figure = Figure(figsize=(8.5, 3.4), layout="constrained")
     axes = figure.subplots(1, 2)
-    for (box, measured), style in zip(curves.items(), ("-", "--"), strict=False):
+    for (box, measured), style in zip(curves.items(), ("-", "--", ":"), strict=False):
         cells = [count for count, *_ in measured]
         for place, method in enumerate(METHODS):
             for axis, quantity, unit in zip(axes, ("later", "memory"), (1, 2**30), strict=True):
