@@ -24,8 +24,8 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from blackbox import BlackBoxFunction, Budgeted, ConfigurationError, Ledger, Outcome, Parallel
 from blackbox.calls import intercepted, rows_run_by
-from blackbox.function import gives
-from blackbox.running import pick, place, stops, unanswered
+from blackbox.function import defines
+from blackbox.running import ends_early, rows_of, unanswered, write_rows
 from blackbox.wrappers.identity import identity, name_of
 from blackbox.wrappers.parallel import blocks_reported
 from blackbox.wrappers.wrapper import Wrapper
@@ -66,15 +66,15 @@ class Answers:
     They are written every few seconds, so a piece of work that is soon done writes none.
 
     Args:
-        name: Of the work, as that of a file.
-        folder: Of the run; None while there is none, see `attach`.
-        rank: See `attach`.
-        code: See `attach`.
+        name: The name of the work, which its files have.
+        folder: The run's folder; None while there is none, see `attach`.
+        rank: Number of this process among those of the run, see `attach`.
+        code: The versions of the code that answers depend on, see `attach`.
 
     Attributes:
         place: Where in the work the process is, a number that grows; `end` says up to where it is done.
         recalled: What earlier processes have counted for the answers that were used.
-        process_group: Of the processes that all do this work; None for this one alone.
+        process_group: The group of processes that all do this work; None for this one alone.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Answers:
         """There is a folder from here on; what earlier processes have left there is read.
 
         Args:
-            folder: Of the run.
+            folder: The run's folder.
             rank: Number of this process among those of the run: each writes files of its own, and reads all.
             code: The versions of the code that answers depend on: those of other code are not used.
             only_read: Whether nothing may be written or deleted, since a process may be working on the run,
@@ -138,8 +138,8 @@ class Answers:
         """A block in which boxes are asked only for rows that were not answered.
 
         Args:
-            before: Is told, right before rows are run, of which box and how many.
-            aside: Of which boxes answers are not counted in `recalled`; of none if None.
+            before: Called right before rows are run, with the box and their number.
+            aside: Says of which boxes answers are not counted in `recalled`; of none if None.
             least: Seconds: the rows that a call runs before that are not kept, nor those of a box whose last
                 call was shorter. 0 to keep all.
         """
@@ -163,7 +163,7 @@ class Answers:
             yield
 
     def name_of(self, box: BlackBoxFunction) -> bytes:
-        """What is known of a box by which its answers are told from those of others."""
+        """What is known of a box, by which its answers are distinguished from those of others."""
         if id(box) not in self._names:
             try:
                 identification = identity(box)
@@ -195,7 +195,7 @@ class Answers:
         Args:
             keys: What the outputs are known by.
             lengths: Rows of each key.
-            outputs: Of all keys, one after another, `(rows, ...)`.
+            outputs: The outputs of all keys, one after another, `(rows, ...)`.
             extra: By how many more rows were run than those.
         """
         self._bytes += _size(outputs)
@@ -326,24 +326,24 @@ class _Recalling:
         if answers.any_known:
             missing = []
             for part in parts:
-                kept = answers.known(self._key(pick(inputs, part)))
+                kept = answers.known(self._key(rows_of(inputs, part)))
                 if kept is None or not _fit(kept[0], outcome, part):
                     missing.append(part)
                 else:
-                    place(outcome, part, Outcome(kept[0]))
+                    write_rows(outcome, part, Outcome(kept[0]))
                     if aside is None or not aside(box):
                         answers.recalled.count(rows_run=kept[1])
         # a call that a budget does not allow is to be refused before any of its rows is run
         bounded = any(isinstance(part, Budgeted) and part.rows_left < rows for part in stack(box))
         together = len(missing) if bounded or self._tells else 1
-        while missing and not stops(box, outcome):
+        while missing and not ends_early(box, outcome):
             some, missing, started = missing[:together], missing[together:], perf_counter()
             here = [row for part in some for row in part]
-            answered = self._run(pick(inputs, here), some, before)
+            answered = self._run(rows_of(inputs, here), some, before)
             if len(here) == rows:
                 outcome = answered
                 break
-            place(outcome, here, answered)
+            write_rows(outcome, here, answered)
             together = 2 * together if perf_counter() - started < LONG else 1
         self._short = perf_counter() - self._started < least
         return outcome
@@ -367,9 +367,9 @@ class _Recalling:
                 whole.append(here)
         run = ledger.rows_run - run_before
         if whole and self._wanted:
-            kept = pick(outcome.outputs, [row for here in whole for row in here])
+            kept = rows_of(outcome.outputs, [row for here in whole for row in here])
             extra = run - at if len(whole) == len(parts) else 0  # run again, or cached
-            keys = [self._key(pick(inputs, here)) for here in whole]
+            keys = [self._key(rows_of(inputs, here)) for here in whole]
             self._answers.keep(keys, [len(here) for here in whole], kept, extra)
         return outcome
 
@@ -407,7 +407,7 @@ def _divisible(box: BlackBoxFunction) -> tuple[int | None, bool]:
         if not box.transparent:
             return None, False
         box = box.box
-    return (box.max_rows if gives(type(box), "evaluate_rows") else 1), False
+    return (box.max_rows if defines(type(box), "evaluate_rows") else 1), False
 
 
 def _size(outputs: Iterable[Tensor]) -> int:
