@@ -415,13 +415,14 @@ def _images() -> Iterator[Claim]:
     means = [
         ours("shapes_sparsity", method, label)[0]
         for method, label in (
-            *(("fo-sparse-gradient", share) for share in (0.9, 0.99)),
-            *(("fo-sparse-weight", share) for share in (0.9, 0.99)),
+            *(("fo-sparse-gradient", share) for share in (0.9, 0.95, 0.99)),
+            *(("fo-sparse-weight", share) for share in (0.9, 0.95, 0.99)),
             ("fo", 0.0),
         )
     ]
     words = (
-        "sets end at # and # %, a fixed mask at # and #, which is chance, first order on all weights at #."
+        "sets end at #, # and # %, a fixed mask at #, # and #, the last of which is chance, first order on "
+        "all weights at #."
     )
     yield from in_text(IMAGES, words, *means)
     methods = ("deepzero", "pattern-search", "dfa", "fa", "align-ada", "forward-gradient", "fo")
