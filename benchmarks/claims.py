@@ -292,16 +292,26 @@ def _wake() -> Iterator[Claim]:
         *("NON", "FO-SOL", "ZO-SOL"),
     )
     small = (
-        "SRC", "NON", "PRE", "PRE-SR", "chain", "identity", "ZO-SOL", "TAN-SOL small", "FO-SOL", "NON large",
-        "identity large", "TAN-SOL", "FO-SOL large",
+        "SRC", "NON", "PRE", "PRE-SR", "chain", "identity", "ZO-SOL", "FO-SOL", "NON large",
+        "identity large", "FO-SOL large",
     )  # fmt: skip
     rows = [("demo", method) for method in demo]
     yield from in_table(WAKE, "## The demo, three seeds", rows, {2: "value", 3: "rows"}, ours)
     paces = dict(enumerate(((1, 0.0005), (1, 0.001), (1, 0.002), (4, 0.001), (4, 0.002)), start=1))
     yield from in_table(WAKE, "seeds that are not in the table:", demo[2:5], paces, _tried)
     rows = [("small", method) for method in small]
-    rows += [("small_260354", method) for method in ("NON large", "TAN-SOL", "FO-SOL large")]
-    yield from in_table(WAKE, "## The published grids, three seeds", rows, {2: "value"}, ours)
+    yield from in_table(WAKE, "## The published grids, three seeds", rows, {2: "value", 5: "rows"}, ours)
+    file = "tangents/wake-32x64.json"
+    curves = read(file)["curves"]
+    errors = [Figure(tuple(ratios(curves, method))) for method in ("chosen", "no-gradient")]
+    cost = spent(curves, "chosen")
+    assert cost is not None
+    words = (
+        "end at # of first order's error with # times its rows, and with the gradient cut at the solver "
+        "training ends at # ("
+    )
+    found = (errors[0], Figure((cost,)), errors[1])
+    yield from in_text(WAKE, words, *((each, file) for each in found))
     rows = [("small", method) for method in ("SRC", "NON", "ZO-SOL", "FO-SOL")]
     yield from in_table(WAKE, "## The published figure", rows, {3: "value"}, ours)
 
@@ -397,9 +407,15 @@ def _images() -> Iterator[Claim]:
     yield from in_text(IMAGES, "GraSP's fixed mask at # / # / #.", *fixed)
     found = [
         ours("shapes_sparsity", method, label)[0]
-        for method, label in (("fo-sparse-gradient", 0.9), ("fo-sparse-weight", 0.9), ("fo", 0.0))
+        for method, label in (
+            *(("fo-sparse-gradient", share) for share in (0.9, 0.99)),
+            *(("fo-sparse-weight", share) for share in (0.9, 0.99)),
+            ("fo", 0.0),
+        )
     ]
-    words = "sets end at # %, a fixed mask at #, first order on\n  all weights at #."
+    words = (
+        "sets end at # and # %, a fixed mask at # and #, which is chance, first order on all weights at #."
+    )
     yield from in_text(IMAGES, words, *found)
     methods = ("deepzero", "pattern-search", "dfa", "fa", "align-ada", "forward-gradient", "fo")
     words = (

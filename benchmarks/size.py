@@ -5,8 +5,9 @@
     python -m benchmarks size --size small --boxes burgers     one of the boxes
 
 A network of up to 1,400 weights corrects a state on a grid in front of each of four calls of a box; a batch
-has four rows. The boxes are Burgers' equation, an explicit scheme whose call reaches a few cells, and a
-projection solver, which takes a pressure of all cells out of each answer. `first-order` is autograd through
+has four rows. The boxes are Burgers' equation, an explicit scheme whose call reaches a few cells; a
+projection solver, which takes a pressure of all cells out of each answer; and the same between walls that
+nothing slips along. `first-order` is autograd through
 the box's own derivative, `tangents` is `zo.TangentGradient` with no other setting. Each is measured in a
 process of its own with one thread: the processor's seconds of the first step, the median of the ten steps
 after the first thirty (three for states of more than 65,536 cells; first order, which learns nothing, begins
@@ -48,9 +49,11 @@ TENTH = 10  # of so many early steps one is compared with autograd, too, for who
 BATCHES = 16  # of states that are trained on, in turn
 STEP, VISCOSITY, SUBSTEPS = 0.2, 0.1, 4  # of the boxes, in units of a cell
 METHODS = ("first-order", "tangents")
+PROJECTED = "projection", "walls"
 SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {
     "burgers": ((2, 24, 24), (2, 64, 64), (2, 128, 128), (2, 256, 256), (2, 512, 512), (1, 1024, 1024)),
     "projection": ((2, 24, 24), (2, 64, 64), (2, 128, 128), (2, 256, 256), (2, 512, 512), (3, 64, 64, 64)),
+    "walls": ((2, 24, 24), (2, 64, 64), (2, 128, 128)),
 }
 HEAD = """Processor seconds of a step with one thread after the first thirty, and of the first; the largest
 memory of the process; the least and the median of the cosines of the tangents' gradients with autograd's in
@@ -62,22 +65,26 @@ the later steps. In brackets what is over first order's.
 
 
 class Flow(BlackBoxFunction):
-    """A velocity on a periodic grid that carries itself, explicit upwind, and may be projected.
+    """A velocity on a grid that carries itself, explicit upwind, and may be projected.
 
     Args:
         shape: of the state, `(channels, *space)`. A state with one channel is carried along all axes.
         projected: whether the divergence is taken out after each substep.
+        walls: whether there are walls at all ends, where the velocity is zero; else the ends meet.
     """
 
     arrays = "torch"
 
-    def __init__(self, shape: tuple[int, ...], projected: bool) -> None:
+    def __init__(self, shape: tuple[int, ...], projected: bool, walls: bool = False) -> None:
         super().__init__()
-        self.shape, self.projected = shape, projected
+        self.shape, self.projected, self.walls = shape, projected, walls
         self.inputs = self.outputs = (ArraySpec("state", shape),)
         if projected:
-            axes = [torch.fft.fftfreq(n) for n in shape[1:-1]] + [torch.fft.rfftfreq(shape[-1])]
+            space = [2 * n if walls else n for n in shape[1:]]  # with its image beyond the walls
+            axes = [torch.fft.fftfreq(n) for n in space[:-1]] + [torch.fft.rfftfreq(space[-1])]
             waves = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+            if walls:
+                waves = waves * (waves.abs() < 0.5)  # of the shortest waves there is no image
             self.waves = waves / waves.square().sum(0).sqrt().clamp(min=1e-12)
 
     def evaluate_rows(self, state: Tensor) -> Tensor:
@@ -91,7 +98,7 @@ class Flow(BlackBoxFunction):
             change = torch.zeros_like(state)
             for axis in range(2, state.ndim):
                 speed = state[:, min(axis - 2, state.shape[1] - 1)][:, None]
-                before, behind = state.roll(1, axis), state.roll(-1, axis)
+                before, behind = self.beside(state, axis)
                 change = (
                     change - speed.clamp(min=0) * (state - before) - speed.clamp(max=0) * (behind - state)
                 )
@@ -100,12 +107,32 @@ class Flow(BlackBoxFunction):
             state = self.divergence_free(state) if self.projected else state
         return state
 
+    def beside(self, state: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+        """What lies before and behind each cell; beyond a wall the same with its sign changed."""
+        if not self.walls:
+            return state.roll(1, axis), state.roll(-1, axis)
+        last = state.shape[axis] - 1
+        first, end = state.narrow(axis, 0, 1), state.narrow(axis, last, 1)
+        before = torch.cat([-first, state.narrow(axis, 0, last)], axis)
+        return before, torch.cat([state.narrow(axis, 1, last), -end], axis)
+
     def divergence_free(self, state: Tensor) -> Tensor:
-        """The state less the gradient of a potential."""
+        """The state less the gradient of a potential, which between walls lets nothing through them."""
         axes = tuple(range(2, state.ndim))
-        found = torch.fft.rfftn(state, dim=axes)
-        along = (self.waves * found).sum(1, keepdim=True)
-        return torch.fft.irfftn(found - self.waves * along, s=state.shape[2:], dim=axes)
+        whole = self.with_image(state) if self.walls else state
+        spectrum = torch.fft.rfftn(whole, dim=axes)
+        along = (self.waves * spectrum).sum(1, keepdim=True)
+        whole = torch.fft.irfftn(spectrum - self.waves * along, s=whole.shape[2:], dim=axes)
+        return whole[(..., *(slice(n) for n in self.shape[1:]))]
+
+    def with_image(self, state: Tensor) -> Tensor:
+        """Twice as many cells along each axis: with the mirror image, in which the wall is met as well."""
+        for axis in range(2, state.ndim):
+            image = state.flip(axis)
+            through = torch.arange(self.shape[0]) == axis - 2
+            sign = torch.where(through, -1.0, 1.0).reshape(-1, *[1] * (state.ndim - 2))
+            state = torch.cat([state, sign * image], axis)
+        return state
 
     def start(self, rows: int, seed: int) -> Tensor:
         """Smooth random states with waves of 12 cells and longer: `(rows, *shape)`.
@@ -113,23 +140,26 @@ class Flow(BlackBoxFunction):
         Their size is one, or a half where one channel carries along all axes, which adds up.
         """
         generator = torch.Generator().manual_seed(seed)
-        found = torch.randn(rows, *self.shape, generator=generator)
-        axes = tuple(range(2, found.ndim))
-        waves = [torch.fft.fftfreq(n) for n in self.shape[1:-1]] + [torch.fft.rfftfreq(self.shape[-1])]
+        state = torch.randn(rows, *self.shape, generator=generator)
+        axes = tuple(range(2, state.ndim))
+        state = self.with_image(state) if self.walls else state
+        space = state.shape[2:]
+        waves = [torch.fft.fftfreq(n) for n in space[:-1]] + [torch.fft.rfftfreq(space[-1])]
         squares = torch.stack(torch.meshgrid(*waves, indexing="ij")).square().sum(0)
-        spectrum = torch.fft.rfftn(found, dim=axes) * torch.exp(-squares * 12**2)
-        found = torch.fft.irfftn(spectrum, s=self.shape[1:], dim=axes)
+        spectrum = torch.fft.rfftn(state, dim=axes) * torch.exp(-squares * 12**2)
+        state = torch.fft.irfftn(spectrum, s=space, dim=axes)
+        state = state[(..., *(slice(n) for n in self.shape[1:]))]
         size = 1.0 if self.shape[0] > 1 else 0.5
-        found = size * found / found.square().mean(dim=(1, *axes), keepdim=True).sqrt()
-        return self.divergence_free(found) if self.projected else found
+        state = size * state / state.square().mean(dim=(1, *axes), keepdim=True).sqrt()
+        return self.divergence_free(state) if self.projected else state
 
 
 class Corrector(nn.Module):
-    """Two convolutions that wrap around, added to the state."""
+    """Two convolutions that wrap around, or see the last cells again beyond walls, added to the state."""
 
-    def __init__(self, shape: tuple[int, ...], width: int = 32) -> None:
+    def __init__(self, shape: tuple[int, ...], width: int = 32, walls: bool = False) -> None:
         super().__init__()
-        self.axes = len(shape) - 1
+        self.axes, self.beyond = len(shape) - 1, "replicate" if walls else "circular"
         convolution = {2: nn.Conv2d, 3: nn.Conv3d}[self.axes]
         width = width if self.axes == 2 else 16
         self.first = convolution(shape[0], width, 3)
@@ -142,7 +172,7 @@ class Corrector(nn.Module):
         return state + 0.1 * self.last(self._around(hidden))
 
     def _around(self, state: Tensor) -> Tensor:
-        return functional.pad(state, (1, 1) * self.axes, mode="circular")
+        return functional.pad(state, (1, 1) * self.axes, mode=self.beyond)
 
 
 @dataclass(frozen=True)
@@ -159,14 +189,14 @@ class Case:
         """Train, and say what it took."""
         torch.set_num_threads(1)
         torch.manual_seed(0)
-        box = Flow(self.shape, self.box == "projection")
-        network = Corrector(self.shape)
-        finer = Flow(self.shape, self.box == "projection")
+        kind = self.box in PROJECTED, self.box == "walls"
+        box, finer = Flow(self.shape, *kind), Flow(self.shape, *kind)
+        network = Corrector(self.shape, walls=self.box == "walls")
         objective = _objective(box)
         exact = _objective(finer.advance)
         optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
         gradient = zo.TangentGradient(network, objective, boxes=[box]) if self.method == "tangents" else None
-        seconds, cosines, told = [], [], []
+        seconds, cosines, messages = [], [], []
         for step in range(self.early + self.later):
             start = box.start(BATCH, step % BATCHES)
             with torch.no_grad():  # a flow with another viscosity is to be met
@@ -183,13 +213,13 @@ class Case:
                 else:
                     gradient.backward(batch)
             seconds.append(time.process_time() - began)
-            told += [f"step {step}: {str(each.message)[:120]}" for each in caught]
+            messages += [f"step {step}: {str(warning.message)[:120]}" for warning in caught]
             line = f"step {step}: {seconds[-1]:.3g} s"
             if gradient is not None and (step % TENTH == 0 or step >= self.early):
-                found = _cosine(network, exact, batch)
-                line += f", cosine {found:.4f}"
+                cosine = _cosine(network, exact, batch)
+                line += f", cosine {cosine:.4f}"
                 if step == 0 or step >= self.early:
-                    cosines.append(found)
+                    cosines.append(cosine)
             print(line, file=sys.stderr, flush=True)
             optimizer.step()
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -198,7 +228,7 @@ class Case:
             "later": statistics.median(seconds[self.early :]),
             "memory": memory,
             "cosines": cosines,
-            "warnings": told,
+            "warnings": messages,
         }
 
 
@@ -214,13 +244,13 @@ def _objective(box: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
 
 def _cosine(network: nn.Module, exact: Callable[..., Tensor], batch: Any) -> float:
     """Of `.grad` with autograd's, a row at a time, so that the memory is not this function's."""
-    own = torch.cat([weight.grad.flatten() for weight in network.parameters() if weight.grad is not None])
-    total = torch.zeros_like(own)
+    learned = torch.cat([weight.grad.flatten() for weight in network.parameters() if weight.grad is not None])
+    total = torch.zeros_like(learned)
     for row in range(len(batch[0])):
-        loss = exact(network, tuple(each[row : row + 1] for each in batch)).mean()
+        loss = exact(network, tuple(array[row : row + 1] for array in batch)).mean()
         gradients = torch.autograd.grad(loss, list(network.parameters()))
         total += torch.cat([gradient.flatten() for gradient in gradients])
-    return float(functional.cosine_similarity(own.double(), total.double(), dim=0))
+    return float(functional.cosine_similarity(learned.double(), total.double(), dim=0))
 
 
 def main(words: Sequence[str]) -> None:
@@ -244,17 +274,17 @@ def main(words: Sequence[str]) -> None:
             for method in METHODS:
                 print(shape, method, Case("burgers", shape, method, 1, 2).run())
         return
-    found: dict[str, Any] = json.loads(PATH.read_text(encoding="utf-8"))["cases"] if PATH.exists() else {}
+    cases: dict[str, Any] = json.loads(PATH.read_text(encoding="utf-8"))["cases"] if PATH.exists() else {}
     for box in asked.boxes:
         for shape in SHAPES[box]:
             for method in METHODS:
                 name = f"{box} {' x '.join(map(str, shape))} {method}"
-                if name in found or math.prod(shape[1:]) > asked.cells:
+                if name in cases or math.prod(shape[1:]) > asked.cells:
                     continue
-                found[name] = _apart(box, method, shape)
-                print(name, found[name], flush=True)
-                protocol.write("size", ["--size", "small"], {"cases": found}, PATH)
-    write_table(found)
+                cases[name] = _apart(box, method, shape)
+                print(name, cases[name], flush=True)
+                protocol.write("size", ["--size", "small"], {"cases": cases}, PATH)
+    write_table(cases)
 
 
 def _apart(box: str, method: str, shape: tuple[int, ...]) -> dict[str, Any]:
@@ -266,13 +296,13 @@ def _apart(box: str, method: str, shape: tuple[int, ...]) -> dict[str, Any]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def write_table(found: dict[str, Any]) -> None:
+def write_table(cases: dict[str, Any]) -> None:
     """Table and figure of what is measured."""
     lines, curves = [HEAD], {}
     for box, shapes in SHAPES.items():
         for shape in shapes:
             name = " x ".join(map(str, shape))
-            exact, tangents = (found.get(f"{box} {name} {method}") for method in METHODS)
+            exact, tangents = (cases.get(f"{box} {name} {method}") for method in METHODS)
             if exact is None or tangents is None or "failed" in {**exact, **tangents}:
                 continue
             lines.append(_line(box, name, exact, tangents))
@@ -299,7 +329,7 @@ def draw(curves: dict[str, list[tuple[int, dict[str, Any], dict[str, Any]]]]) ->
     """Seconds and memory over cells, of grids with two axes."""
     figure = Figure(figsize=(8.5, 3.4), layout="constrained")
     axes = figure.subplots(1, 2)
-    for (box, measured), style in zip(curves.items(), ("-", "--"), strict=False):
+    for (box, measured), style in zip(curves.items(), ("-", "--", ":"), strict=False):
         cells = [count for count, *_ in measured]
         for place, method in enumerate(METHODS):
             for axis, quantity, unit in zip(axes, ("later", "memory"), (1, 2**30), strict=True):

@@ -44,20 +44,9 @@ CI = replace(
     validate_every=10,
 )
 """The smallest at which every part still runs: whether it works, not how well."""
-LARGE = replace(
-    PRESETS["small"],
-    methods=("SRC", "NON large", "FO-SOL large", "TAN-SOL"),
-    large_channels=(32,),
-    large_blocks=5,
-    large_non_steps=400,
-    large_learning_rate=5e-4,
-    threads=1,
-)
-"""The published network of 260,354 weights."""
 TABLES = {
     "wake_flow_demo": (PRESETS["demo"], 3),
     "wake_flow_small": (replace(PRESETS["small"], threads=1), 3),
-    "wake_flow_small_260354": (LARGE, 2),
 }
 """Runs whose `result.json` is committed as it is: settings and seeds."""
 

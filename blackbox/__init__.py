@@ -71,8 +71,8 @@ _LATER = ("failures", "layout", "spec", "ledger", "function", "wrappers")
 
 def __getattr__(name: str) -> object:
     if name in __all__:
-        for module in (import_module(f"blackbox.{each}") for each in _LATER):
+        for module in (import_module(f"blackbox.{later}") for later in _LATER):
             if hasattr(module, name):
-                found = globals()[name] = getattr(module, name)
-                return found
+                value = globals()[name] = getattr(module, name)
+                return value
     raise AttributeError(f"module 'blackbox' has no attribute {name!r}")

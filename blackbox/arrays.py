@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from torch._C._functorch import is_batchedtensor  # pyright: ignore[reportMissingImports]
 
+from blackbox.checks import nearest
 from blackbox.errors import CountError, DtypeError, ShapeError
 from blackbox.spec import ArraySpec
 from blackbox.words import counted
@@ -49,6 +51,41 @@ class Rows:
         return arrays[0] if len(arrays) == 1 else tuple(arrays)
 
 
+def in_order(
+    owner: str, specs: tuple[ArraySpec, ...], arrays: tuple[Any, ...], named: Mapping[str, Any]
+) -> tuple[Any, ...]:
+    """All arrays of a call in the order of the input specs, where some came by name.
+
+    Args:
+        owner: the box's name, for messages.
+        specs: the input specs.
+        arrays: those that came in their order, which are the first ones.
+        named: the others, by the names of their specs.
+
+    Raises:
+        CountError: a name is no input's, or an input came twice or not at all.
+    """
+    names = [spec.name for spec in specs]
+    came_first, left = names[: len(arrays)], names[len(arrays) :]
+    for name in named:
+        if name not in names:
+            raise CountError(
+                f"{owner}: expected inputs named {', '.join(names)}, got {name!r}. {nearest(name, names)}"
+            )
+        if name in came_first:
+            raise CountError(
+                f"{owner}, input {name!r}: expected it once, got it as array {names.index(name) + 1} and by "
+                "name. Leave one of them out."
+            )
+    missing = [name for name in left if name not in named]
+    if missing:
+        raise CountError(
+            f"{owner}: expected {counted(len(names), 'array')} ({', '.join(names)}), got none for "
+            f"{', '.join(missing)}. Give {missing[0]}=..."
+        )
+    return (*arrays, *(named[name] for name in left))
+
+
 def to_rows(owner: str, specs: tuple[ArraySpec, ...], arrays: tuple[object, ...]) -> Rows:
     """Check the arrays of a call against the input specs and flatten their leading axes to rows.
 
@@ -73,10 +110,10 @@ def to_rows(owner: str, specs: tuple[ArraySpec, ...], arrays: tuple[object, ...]
                 f"{where}: expected device {tensors[0].device} as for {specs[0].name!r}, "
                 f"got {tensor.device}. Move one of them with .to(device)."
             )
-        own = _leading_axes(owner, spec, tensor)
-        if own != leading:
+        axes = _leading_axes(owner, spec, tensor)
+        if axes != leading:
             raise ShapeError(
-                f"{where}: expected leading axes {leading} as for {specs[0].name!r}, got {own}. "
+                f"{where}: expected leading axes {leading} as for {specs[0].name!r}, got {axes}. "
                 "Expand the smaller one; leading axes are not broadcast."
             )
     rows = math.prod(leading)
@@ -146,9 +183,9 @@ MOST, FEWEST = 1024, 8
 def spreads(values: Tensor) -> Tensor:
     """Standard deviations over rows, `(size,)` float64: 0 where a number is the same in all, to rounding."""
     flat = values.reshape(len(values), -1).double()
-    found = flat.std(dim=0, correction=0)
+    deviations = flat.std(dim=0, correction=0)
     least = 8 * torch.finfo(values.dtype).eps if values.is_floating_point() else 0.0
-    return torch.where(found > least * flat.abs().amax(dim=0), found, 0.0)
+    return torch.where(deviations > least * flat.abs().amax(dim=0), deviations, 0.0)
 
 
 def spreads_apart(spec: ArraySpec, values: Tensor) -> tuple[float, float] | None:
@@ -169,17 +206,17 @@ def spreads_apart(spec: ArraySpec, values: Tensor) -> tuple[float, float] | None
     return None if len(values) < FEWEST else apart(spec, spreads(values))
 
 
-def apart(spec: ArraySpec, found: Tensor) -> tuple[float, float] | None:
-    """What `spreads_apart` gives, of the spreads `(size,)` of an array's numbers."""
+def apart(spec: ArraySpec, spreads: Tensor) -> tuple[float, float] | None:
+    """`spreads_apart` for an array whose spreads `(size,)` are known."""
     if spec.scale is not None or len(spec.shape) > 1 or math.prod(spec.shape) > MOST:
         return None
-    found = found[found > 0]
-    if len(found) < 2:
+    spreads = spreads[spreads > 0]
+    if len(spreads) < 2:
         return None
-    cut = len(found) // 20
-    ordered = found.sort().values[cut : len(found) - cut]
+    cut = len(spreads) // 20
+    ordered = spreads.sort().values[cut : len(spreads) - cut]
     least, largest = float(ordered[0]), float(ordered[-1])
-    beside = float(found.log().diff().abs().max().exp())
+    beside = float(spreads.log().diff().abs().max().exp())
     return (least, largest) if largest >= APART * least and beside >= BESIDE else None
 
 
@@ -197,9 +234,9 @@ def _all_numpy(owner: str, specs: tuple[ArraySpec, ...], arrays: tuple[object, .
             )
         if isinstance(array, Tensor) != isinstance(arrays[0], Tensor):
             kinds = ["a torch tensor", "a NumPy array"]
-            expected, found = kinds if isinstance(arrays[0], Tensor) else kinds[::-1]
+            expected, got = kinds if isinstance(arrays[0], Tensor) else kinds[::-1]
             raise DtypeError(
-                f"{where}: expected {expected} as for {specs[0].name!r}, got {found}. "
+                f"{where}: expected {expected} as for {specs[0].name!r}, got {got}. "
                 "Convert one of them with torch.from_numpy or tensor.numpy()."
             )
     return not isinstance(arrays[0], Tensor)
@@ -216,11 +253,11 @@ def _input_tensor(owner: str, spec: ArraySpec, array: object, numpy: bool) -> Te
     except TypeError:  # strings, objects, long doubles: no dtype of torch
         tensor = None
     if tensor is None or not spec.accepts(tensor.dtype):
-        found = np.asarray(array).dtype if tensor is None else _name(tensor.dtype)
+        dtype = np.asarray(array).dtype if tensor is None else _name(tensor.dtype)
         target = spec.dtype or "float32"
         mend = f"{spec.name}.astype('{target}')" if numpy else f"{spec.name}.to(torch.{target})"
         raise DtypeError(
-            f"{owner}, input {spec.name!r}: expected {spec.dtype or 'float32 or float64'}, got {found}. "
+            f"{owner}, input {spec.name!r}: expected {spec.dtype or 'float32 or float64'}, got {dtype}. "
             f"Convert it first: {mend}."
         )
     return tensor

@@ -1,8 +1,8 @@
-"""Two hooks of black boxes: one is given every call made in its context, the other the rows to be run.
+"""Two hooks of black boxes: one handles every call made in its context, the other runs the rows.
 
-Gradients see by the first which boxes an objective calls, and answer in their place where they have to. The
-second is asked later, when a call's inputs are checked and its rows are to be run: by it a run remembers
-answers. They are context variables: handlers of two threads, or of two asyncio tasks, do not meet.
+By the first, gradients learn which boxes an objective calls, and answer in their place where they have to.
+The second comes later, when a call's inputs have been checked and its rows are to be run: a run remembers
+answers with it. They are context variables: handlers of two threads, or of two asyncio tasks, do not meet.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ def intercepted(handler: Intercept | None) -> Iterator[None]:
         with intercepted(handler):
             solver(velocity)
 
-    The handler is given all boxes; those that it has no interest in it calls by `box.call(*arrays)`, which
-    is the plain call. Inside that call no handler is at work, so a box that calls boxes, as wrappers do, is
-    seen once, from outside. A block inside another takes its place until it ends. Threads that are started
-    inside the block are not seen, nor is the one in which autograd goes back on a GPU.
+    The handler receives the calls of all boxes, and passes on those that do not interest it with the plain
+    call, `box.call(*arrays)`. Inside that call no handler is at work, so a box that calls boxes, as wrappers
+    do, is seen once, from outside. A block inside another takes its place until it ends. Threads that are
+    started inside the block are not seen, nor is the one in which autograd goes back on a GPU.
 
     Args:
-        handler: is given the box and the arrays of its call, and returns what the call returns; None lets
+        handler: receives the box and the arrays of its call, and returns what the call returns; None lets
             all calls through.
     """
     token = _handler.set(handler)
@@ -63,7 +63,7 @@ def rows_run_by(runner: Runner | None) -> Iterator[None]:
     """Let a function run the rows of every call in this block that is not answered by a handler.
 
     Args:
-        runner: is given a box and its rows in place of the box's `run_rows`, also of boxes that this one
+        runner: receives a box and its rows in place of the box's `run_rows`, also of boxes that this one
             calls unless it opens a block with None; None lets boxes run their rows by themselves.
     """
     token = _runner.set(runner)

@@ -1,6 +1,6 @@
 """Checks of arguments, one for each kind of setting, and the known name that is nearest to one that is not.
 
-Each `check_*` takes the `owner`, the class or function that was given the value, and the argument's `name`,
+Each `check_*` takes the `owner`, the class or function that received the value, and the argument's `name`,
 both for the message. It returns the value, or raises a `ConfigurationError` that says what was expected, what
 came, and how to mend it.
 """

@@ -23,7 +23,7 @@ class InputError(BlackBoxError, ValueError):
 
 
 class CountError(InputError, TypeError):
-    """Too many or too few arrays in a call."""
+    """Too many or too few arrays in a call, one that came twice, or one by a name that no input has."""
 
 
 class ShapeError(InputError):

@@ -73,7 +73,7 @@ class Outcome:
 
 @contextmanager
 def exits_as_errors(who: str = "the box") -> Iterator[None]:
-    """A block of others' code that cannot end this process: what ends Python in it is an error like others.
+    """Keep others' code in this block from ending the process: what would end Python becomes an error.
 
     `sys.exit`, `exit()` and argparse raise `SystemExit`, which is no `Exception`; neither is what a cancelled
     task of asyncio or a Rust extension that panics raises. `KeyboardInterrupt` is the user's, and stays.
@@ -109,9 +109,9 @@ def whereabouts(
         number: Where in the call.
         not_finite: The names of outputs that are not finite.
     """
-    given = inputs_in_short(specs, inputs, row)
+    short = inputs_in_short(specs, inputs, row)
     named = ", ".join(map(repr, not_finite))
-    return f"row {number} ({given})" + (f", output{'s' * (len(not_finite) > 1)} {named}" if named else "")
+    return f"row {number} ({short})" + (f", output{'s' * (len(not_finite) > 1)} {named}" if named else "")
 
 
 def inputs_in_short(specs: Sequence[ArraySpec], inputs: Sequence[Tensor], row: int) -> str:
@@ -125,7 +125,7 @@ def _short(name: str, values: Tensor) -> str:
     return f"{name}: {values.numel():,} numbers from {values.min().item():.3g} to {values.max().item():.3g}"
 
 
-_MOST = 100  # notes that a list is given: the first cause is what is looked for, and a run has many calls
+_MOST = 100  # notes in a list: the first cause is what is looked for, and a run has many calls
 _listeners: ContextVar[tuple[list[FailedRow], ...]] = ContextVar("blackbox.failures.listeners", default=())
 
 
@@ -138,7 +138,7 @@ def noted() -> Iterator[list[FailedRow]]:
         if causes:
             print(causes[0].sentence())
 
-    Of each call with failed rows the list is given the first of each cause, for the first hundred of them;
+    Of each call with failed rows the list receives the first of each cause, for the first hundred of them;
     rows that were skipped (see `Failure`) are noted after those that failed. Rows that a `Retrying` or a
     `Fallback` has mended are not noted. Threads that are started inside the block are not heard,
     nor is the one in which autograd goes back on a GPU.

@@ -1,6 +1,6 @@
 """`BlackBoxFunction`: the contract of code that can be called but not differentiated, and the call.
 
-It reads from what a subclass declares, over the call, to what is refused. `blackbox.running` runs the rows.
+What a subclass declares comes first, then the call, then what is refused. `blackbox.running` runs the rows.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from blackbox import calls
-from blackbox.arrays import Rows, failed_outputs, finite_rows, to_rows
+from blackbox.arrays import Rows, failed_outputs, finite_rows, in_order, to_rows
 from blackbox.checks import check_count
 from blackbox.errors import (
     ConfigurationError,
@@ -44,7 +44,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def placeholder(method: Method) -> Method:
-    """Mark a method of the base class that a subclass is to give."""
+    """Mark a method of the base class that a subclass is to define."""
     method.is_placeholder = True  # pyright: ignore[reportFunctionMemberAccess]
     return method
 
@@ -65,9 +65,10 @@ class BlackBoxFunction(ABC):
                 ...
 
     `box(*arrays)` takes NumPy arrays or torch tensors with any leading axes, on any device, and returns the
-    same kind, device and leading axes. The methods receive a copy, so they may write to it. With several
-    outputs they return a tuple. If an output spec has no dtype, they may return any float of 64 bits or less,
-    and the caller gets the precision of the (differentiable) inputs.
+    same kind, device and leading axes. Arrays may be given by the names of their specs too, as in
+    `pendulum(state=array)`. The methods receive a copy, so they may write to it. With several outputs they
+    return a tuple. If an output spec has no dtype, they may return any float of 64 bits or less, and the
+    caller gets the precision of the (differentiable) inputs.
 
     Attributes:
         inputs: one spec for each input array; set in ALL subclasses, on the class or in `__init__`.
@@ -139,21 +140,25 @@ class BlackBoxFunction(ABC):
         """The counts of this box; a wrapper returns its inner box's, so a stack has one ledger."""
         return self._ledger
 
-    def __call__(self, *arrays: Any) -> Any:
+    def __call__(self, /, *arrays: Any, **named: Any) -> Any:
         """Evaluate every row.
 
         Args:
             *arrays: one per input spec, each `(*leading, *spec.shape)`, all NumPy or all torch.
+            **named: the rest of them, by the names of their specs, in any order.
 
         Returns:
             One array per output spec, `(*leading, *spec.shape)`; alone, not in a tuple, if there is one.
 
         Raises:
-            InputError: count, dtype, shape, or under "raise" a non-finite input; nothing was run.
+            InputError: count, name, dtype, shape, or under "raise" a non-finite input; nothing was run.
             NotDifferentiableError: a tensor requires a gradient, which the box cannot pass on.
             RowFailedError: under "raise", a row failed.
             OutputError: the box broke its output specs.
         """
+        if named:
+            check_complete(self)
+            arrays = in_order(repr(self), self.inputs, arrays, named)
         handler = calls.current()
         if handler is not None:
             return handler(self, arrays)
@@ -173,7 +178,8 @@ class BlackBoxFunction(ABC):
         """
         started = perf_counter()
         try:
-            return run_blocks(self, inputs) if gives(type(self), "evaluate_rows") else run_each(self, inputs)
+            run = run_blocks if defines(type(self), "evaluate_rows") else run_each
+            return run(self, inputs)
         finally:
             self.ledger.count(seconds=perf_counter() - started)
 
@@ -197,7 +203,7 @@ class BlackBoxFunction(ABC):
     def _outputs(self, rows: Rows) -> tuple[Tensor, ...]:
         """The outputs of all rows, `(rows, *spec.shape)` each; NaN, or 0 for integers, where a row failed."""
         finite = finite_rows(rows.inputs)
-        if not finite.all() and not keeps(self):
+        if not finite.all() and not keeps_failed_rows(self):
             raise NonFiniteInputError(self._non_finite_message(rows, finite))
         run = torch.nonzero(finite).flatten()
         skipped = rows.count - len(run)
@@ -208,8 +214,8 @@ class BlackBoxFunction(ABC):
             index = slice(None) if len(run) == rows.count else run.to(rows.device)
             inputs, runner = tuple(t[index] for t in rows.inputs), calls.runner()
             outcome = self.run_rows(inputs) if runner is None else runner(self, inputs)
-            given = zip(self.outputs, outcome.outputs, strict=True)
-            outcome.outputs = tuple(p.to(rows.device, spec.torch_dtype or rows.dtype) for spec, p in given)
+            pairs = zip(self.outputs, outcome.outputs, strict=True)
+            outcome.outputs = tuple(p.to(rows.device, spec.torch_dtype or rows.dtype) for spec, p in pairs)
             if not outcome.failed or self.failures == "keep":  # else rows may have been left out
                 mark_non_finite(outcome)  # again: 1e300 is finite in float64 and infinite in float32
             if not skipped and not outcome.failed:  # copies: what a wrapper gives may be what it keeps
@@ -243,19 +249,19 @@ class BlackBoxFunction(ABC):
 
         self.ledger.count_failed(outcome.failed, where)
         note(outcome.failed, lambda row: f"{self!r}, {where(row)}")
-        if not outcome.failed or keeps(self):
+        if not outcome.failed or keeps_failed_rows(self):
             return
         first = min(outcome.failed)
         failed = outcome.failed[first]
         which = f"row {int(run[first])}"
-        given = f" Row {int(run[first])} was given {inputs_in_short(self.inputs, inputs, first)}."
+        input_note = f" Row {int(run[first])} was given {inputs_in_short(self.inputs, inputs, first)}."
         if len(outcome.failed) > 1:
             which = f"{len(outcome.failed)} of {len(run)} rows, the first of them {which},"
             if all(why is failed for why in outcome.failed.values()):  # one error: no telling whose
-                which, given = f"a block of {len(outcome.failed):,} rows", ""
+                which, input_note = f"a block of {len(outcome.failed):,} rows", ""
         raise RowFailedError(
-            f"{self!r}: {which} failed: {failed.sentence()}.{given} {self._hint(failed)}"
-            f"Mend the box, or {mend(self)}"
+            f"{self!r}: {which} failed: {failed.sentence()}.{input_note} {self._hint(failed)}"
+            f"Mend the box, or {how_to_mend(self)}"
         ) from failed.error
 
     def _hint(self, failed: FailedRow) -> str:
@@ -288,11 +294,11 @@ class BlackBoxFunction(ABC):
         return (
             f"{self!r}, input {bad!r}: expected finite numbers, got NaN or infinity in row {row} "
             f"({int((~finite).sum())} of {counted(rows.count, 'row')}). Nothing was run. "
-            f"Look for what made it, or {mend(self)}"
+            f"Look for what made it, or {how_to_mend(self)}"
         )
 
 
-def gives(cls: type, method: str) -> bool:
+def defines(cls: type, method: str) -> bool:
     """Whether a class has a method of its own, not the base's placeholder."""
     return not getattr(getattr(cls, method), "is_placeholder", False)
 
@@ -301,13 +307,13 @@ def _markable(box: BlackBoxFunction) -> bool:
     return any(spec.floating for spec in box.outputs)
 
 
-def keeps(box: BlackBoxFunction) -> bool:
+def keeps_failed_rows(box: BlackBoxFunction) -> bool:
     """Whether a failed row is kept, as NaN."""
     # Integers have no NaN: a kept row would pass for an answer of 0.
     return box.failures == "keep" and _markable(box)
 
 
-def mend(box: BlackBoxFunction) -> str:
+def how_to_mend(box: BlackBoxFunction) -> str:
     """How to go on with rows that fail: the end of a message."""
     if _markable(box):
         return "let such rows pass as NaN with failures='keep'."
@@ -330,7 +336,7 @@ def check_complete(box: BlackBoxFunction) -> None:
     if box.max_rows is not None:
         check_count(type(box).__name__, "max_rows", box.max_rows)
     check_policy(box)
-    _check_given(type(box))
+    _check_method(type(box))
 
 
 def check_arrays(owner: str, arrays: object) -> None:
@@ -339,8 +345,8 @@ def check_arrays(owner: str, arrays: object) -> None:
         raise DefinitionError(f"{owner}.arrays: expected 'numpy' or 'torch', got {arrays!r}. Write one.")
 
 
-def _check_given(cls: type[BlackBoxFunction]) -> None:
-    if not (gives(cls, "evaluate") or gives(cls, "evaluate_rows")):
+def _check_method(cls: type[BlackBoxFunction]) -> None:
+    if not (defines(cls, "evaluate") or defines(cls, "evaluate_rows")):
         raise DefinitionError(
             f"{cls.__name__}: expected a method evaluate (one row) or evaluate_rows (all rows), found "
             f"neither. Define one, or write class {cls.__name__}(..., abstract=True) for a common parent."
@@ -349,8 +355,8 @@ def _check_given(cls: type[BlackBoxFunction]) -> None:
 
 def check_methods(cls: type[BlackBoxFunction]) -> None:
     """Refuse a class with no method, or with one that cannot take one array per input spec."""
-    _check_given(cls)
-    name = "evaluate_rows" if gives(cls, "evaluate_rows") else "evaluate"
+    _check_method(cls)
+    name = "evaluate_rows" if defines(cls, "evaluate_rows") else "evaluate"
     method, inputs = inspect.getattr_static(cls, name), getattr(cls, "inputs", None)
     if not (inspect.isfunction(method) and isinstance(inputs, tuple)):
         return  # a static or foreign method, or specs that only __init__ knows

@@ -32,17 +32,17 @@ class Grid:
         """Check, and keep a tuple."""
         if self.periodic is None or isinstance(self.periodic, bool):
             return
-        each = self.periodic
+        periodic = self.periodic
         if (
-            not isinstance(each, Sequence)
-            or not 1 <= len(each) <= 3
-            or not all(isinstance(one, bool) for one in each)
+            not isinstance(periodic, Sequence)
+            or not 1 <= len(periodic) <= 3
+            or not all(isinstance(one, bool) for one in periodic)
         ):
             raise DefinitionError(
                 f"Grid, periodic: expected True, False, one of these for each of one to three axes, or None, "
-                f"got {each!r}. True is for a grid whose ends meet."
+                f"got {periodic!r}. True is for a grid whose ends meet."
             )
-        object.__setattr__(self, "periodic", tuple(each))
+        object.__setattr__(self, "periodic", tuple(periodic))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -78,8 +78,8 @@ class Mesh:
     def __post_init__(self) -> None:
         """Check, and keep arrays that nobody can write to."""
         for name, corners in CORNERS.items():
-            given = getattr(self, name)
-            object.__setattr__(self, name, None if given is None else _cells(name, given, corners))
+            nodes = getattr(self, name)
+            object.__setattr__(self, name, None if nodes is None else _cells(name, nodes, corners))
         if self.fixed is not None:
             object.__setattr__(self, "fixed", _whole("fixed", np.ravel(np.asarray(self.fixed))))
         if self.coordinates is not None:
@@ -163,17 +163,19 @@ class Mesh:
         return cls(edges=edges, coordinates=places)
 
     def _count(self, named: list[np.ndarray]) -> None:
-        highest = max(int(each.max(initial=-1)) for each in named)
-        given, placed = self.nodes, None if self.coordinates is None else len(self.coordinates)
-        if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
+        highest = max(int(nodes.max(initial=-1)) for nodes in named)
+        declared, placed = self.nodes, None if self.coordinates is None else len(self.coordinates)
+        if declared is not None and (
+            isinstance(declared, bool) or not isinstance(declared, int) or declared < 1
+        ):
             raise DefinitionError(
-                f"Mesh, nodes: expected a positive whole number, got {given!r}. Leave it out."
+                f"Mesh, nodes: expected a positive whole number, got {declared!r}. Leave it out."
             )
-        if given is not None and placed is not None and given != placed:
+        if declared is not None and placed is not None and declared != placed:
             raise DefinitionError(
-                f"Mesh: expected coordinates of {given} nodes, got {placed}. Leave `nodes` out."
+                f"Mesh: expected coordinates of {declared} nodes, got {placed}. Leave `nodes` out."
             )
-        count = given or placed or highest + 1
+        count = declared or placed or highest + 1
         if highest >= count:
             raise DefinitionError(
                 f"Mesh: expected nodes from 0 to {count - 1}, got node {highest}. Count the nodes from 0, "
@@ -209,14 +211,14 @@ class Mesh:
         """The mesh whose nodes are the edges of this one, joined where they share a node.
 
         For arrays that have a number for each edge, such as the flow in each pipe. Its nodes are in the order
-        of `edges`, or of `links()` where none were given.
+        of `edges`, or of `links()` for a mesh made without edges.
         """
         edges = self.links() if self.edges is None else self.edges
         at: dict[int, list[int]] = {}
         for place, ends in enumerate(edges.tolist()):
             for node in set(ends):
                 at.setdefault(node, []).append(place)
-        pairs = {(a, b) for own in at.values() for b in own for a in own if a < b}
+        pairs = {(a, b) for edges_here in at.values() for b in edges_here for a in edges_here if a < b}
         middle = None if self.coordinates is None else self.coordinates[edges].mean(axis=1)
         joined = np.array(sorted(pairs), dtype=np.int64).reshape(-1, 2)
         return Mesh(edges=joined, coordinates=middle, nodes=len(edges))
@@ -252,12 +254,12 @@ class Mesh:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Made anew from its arguments, so that arrays stay read-only."""
-        own = self.plain()
+        arguments = self.plain()
         order = ("edges", "triangles", "coordinates", "tetrahedra", "fixed", "nodes")
-        return Mesh, tuple(own[name] for name in order)
+        return Mesh, tuple(arguments[name] for name in order)
 
     def __repr__(self) -> str:
-        """What there is of each, not the numbers themselves."""
+        """How many nodes and cells there are, not the numbers themselves."""
         parts = [f"{self.nodes} nodes"]
         parts += [f"{len(getattr(self, name))} {name}" for name in CORNERS if getattr(self, name) is not None]
         if self.coordinates is not None:
@@ -271,12 +273,12 @@ Layout: TypeAlias = Mesh | Grid | Literal["auto"] | None
 
 
 def checked_layout(name: str, shape: tuple[int, ...], layout: object) -> Layout:
-    """What a spec says of its axes: "grid" is made a `Grid`.
+    """The layout of a spec, checked against its shape: "grid" becomes a `Grid`.
 
     Args:
         name: the spec's, for the message.
         shape: the spec's.
-        layout: what was given.
+        layout: what the user gave.
 
     Raises:
         DefinitionError: it is nothing of the kind, or does not fit the shape.
@@ -326,9 +328,9 @@ def _whole(name: str, array: np.ndarray) -> np.ndarray:
     return whole
 
 
-def _cells(name: str, given: object, corners: int) -> np.ndarray:
+def _cells(name: str, nodes: object, corners: int) -> np.ndarray:
     try:
-        array = np.asarray(given)
+        array = np.asarray(nodes)
     except ValueError:
         array = np.empty((0, 0), dtype=object)
     shape: tuple[int, ...] = array.shape
@@ -362,9 +364,9 @@ def _refuse_flat(name: str, cells: np.ndarray, coordinates: np.ndarray) -> None:
         )
 
 
-def _places(given: object) -> np.ndarray:
+def _places(coordinates: object) -> np.ndarray:
     try:
-        places = np.array(given, dtype=np.float64)
+        places = np.array(coordinates, dtype=np.float64)
     except (TypeError, ValueError):
         places = np.empty((0, 0))
     shape: tuple[int, ...] = places.shape

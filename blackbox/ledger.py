@@ -66,7 +66,7 @@ class Ledger:
     rows_recovered: int = 0
     causes: dict[str, int] = field(default_factory=dict)
     first_failure: str | None = None
-    _told: ClassVar[Callable[[int], None] | None] = None
+    _watcher: ClassVar[Callable[[int], None] | None] = None
     _added: ClassVar[frozenset[object]] = frozenset()
 
     def count_failed(
@@ -107,8 +107,8 @@ class Ledger:
         """
         with _counting:
             self._count(amounts)
-            if self._told is not None and amounts.get("rows_run"):
-                self._told(int(amounts["rows_run"]))
+            if self._watcher is not None and amounts.get("rows_run"):
+                self._watcher(int(amounts["rows_run"]))
 
     def _count(self, amounts: Mapping[str, float]) -> None:
         for name, amount in amounts.items():
@@ -120,15 +120,15 @@ class Ledger:
     @property
     def watched(self) -> bool:
         """Whether a function is called for each row, see `watch`."""
-        return self._told is not None
+        return self._watcher is not None
 
-    def watch(self, told: Callable[[int], None] | None) -> None:
-        """Tell how many rows were counted as run, each time, in the very moment; None to end that.
+    def watch(self, watcher: Callable[[int], None] | None) -> None:
+        """Have a function called with the number of rows whenever some are counted as run; None ends that.
 
         A box that this process evaluates counts rows before they are run, workers when they are back. What is
         added by `add`, such as the counts of an earlier process, is not reported, and copies are not watched.
         """
-        vars(self)["_told"] = told  # of this ledger alone, and no field: it is no count
+        vars(self)["_watcher"] = watcher  # of this ledger alone, and no field: it is no count
 
     def __getstate__(self) -> dict[str, Any]:
         """The counts alone."""
@@ -201,8 +201,8 @@ class Ledger:
             for share in shares:
                 share.rows += loan.total if loan else 0
             self.add(counts)
-            if self._told is not None and counts.rows_run:
-                self._told(counts.rows_run)
+            if self._watcher is not None and counts.rows_run:
+                self._watcher(counts.rows_run)
             for share in shares:
                 share.grow(max(loan.rows, counts.rows_run) - loan.total if loan else 0)
 

@@ -1,4 +1,4 @@
-"""Targets: `module:Class`, `file.py:Class` or a name for one of them, and the black box that is meant."""
+"""Targets: `module:Class`, `file.py:Class` or a name for one of them, and the black box that they name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from blackbox.registry_arguments import call
 
 
 def make(target: str, arguments: Mapping[str, Any], names: Mapping[str, str]) -> BlackBoxFunction:
-    """The black box that a target means.
+    """The black box that a target names.
 
     Args:
         target: a name, `module:Class` or `file.py:Class`. In the place of the class there may be a
@@ -29,20 +29,20 @@ def make(target: str, arguments: Mapping[str, Any], names: Mapping[str, str]) ->
     Raises:
         ConfigurationError: there is no such thing, it makes no black box, or the arguments do not fit.
     """
-    found = find(names.get(target, target), names)
-    if isinstance(found, BlackBoxFunction):
+    named = find(names.get(target, target), names)
+    if isinstance(named, BlackBoxFunction):
         if arguments:
             raise ConfigurationError(
                 f"{target}: expected no arguments for a black box that is made already, got "
                 f"{', '.join(arguments)}. Name its class instead."
             )
-        return found
-    if not callable(found):
+        return named
+    if not callable(named):
         raise ConfigurationError(
-            f"{target}: expected a BlackBoxFunction or something that makes one, got {type(found).__name__}. "
+            f"{target}: expected a BlackBoxFunction or something that makes one, got {type(named).__name__}. "
             "Name a class, a function or a black box of it."
         )
-    box = call(target, found, arguments)
+    box = call(target, named, arguments)
     if not isinstance(box, BlackBoxFunction):
         raise ConfigurationError(
             f"{target}: expected it to make a BlackBoxFunction, got {type(box).__name__}. "
@@ -52,7 +52,7 @@ def make(target: str, arguments: Mapping[str, Any], names: Mapping[str, str]) ->
 
 
 def find(target: str, names: Mapping[str, str], base: type | None = None) -> Any:
-    """What a target names, whatever it is: a class, a function, a value.
+    """The object that a target names: a class, a function or a value.
 
     Args:
         target: `module:Name` or `file.py:Name`; `file.py` alone means its only black box.
@@ -73,16 +73,16 @@ def find(target: str, names: Mapping[str, str], base: type | None = None) -> Any
     if not attribute:
         return only_class(place, BlackBoxFunction, "BlackBoxFunction")
     module = module_of(place)
-    found: Any = module
+    value: Any = module
     for part in attribute.split("."):
-        if not hasattr(found, part):
+        if not hasattr(value, part):
             kind = f", a subclass of {base.__name__}" if base is not None else ""
             raise ConfigurationError(
                 f"{place}: expected it to have {attribute!r}{kind}. "
                 f"{nearest(attribute, _meant(module, base), 'It has')}"
             )
-        found = getattr(found, part)
-    return found
+        value = getattr(value, part)
+    return value
 
 
 def module_of(place: str) -> ModuleType:
@@ -148,20 +148,20 @@ def only_class(place: str, base: type, name: str) -> Any:
         ConfigurationError: there is no such file or module, or it defines none or several.
     """
     module = module_of(place)
-    found = [
+    subclasses = [
         kind
         for kind in vars(module).values()
         if inspect.isclass(kind) and issubclass(kind, base) and kind.__module__ == module.__name__
     ]
-    if len(found) != 1:
-        named = ", ".join(kind.__name__ for kind in found) or "none"
-        others = _meant(module, None) if base is BlackBoxFunction and not found else []
+    if len(subclasses) != 1:
+        named = ", ".join(kind.__name__ for kind in subclasses) or "none"
+        others = _meant(module, None) if base is BlackBoxFunction and not subclasses else []
         if others:
             mend = f"Name a function that makes one, {place}:NAME. It has {', '.join(others)}."
         else:
-            mend = f"Write {place}:CLASS." if found else "Write one there, or name another file."
+            mend = f"Write {place}:CLASS." if subclasses else "Write one there, or name another file."
         raise ConfigurationError(f"{place}: expected one subclass of {name}, found {named}. {mend}")
-    return found[0]
+    return subclasses[0]
 
 
 def _meant(module: ModuleType, base: type | None) -> list[str]:

@@ -39,7 +39,7 @@ def run_block(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
     box.ledger.spend(count)
     copies, raised = _copies(box, inputs), None
     try:
-        given = _call(box, box.evaluate_rows, copies)
+        answer = _call(box, box.evaluate_rows, copies)
     except TryAgain as error:
         raised = _raised(box, error)
         return Outcome(failed_outputs(box.outputs, inputs), dict.fromkeys(range(count), raised))
@@ -49,9 +49,9 @@ def run_block(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
         raised = _raised(box, error)  # halved below, or each half's error would hold on to this one
     if raised is None:
         # Cloned: a box that answers from a buffer of its own writes over it when the next half is run.
-        return mark_non_finite(Outcome(tuple(t.clone() for t in _checked(box, given, (count,), inputs))))
+        return mark_non_finite(Outcome(tuple(t.clone() for t in _checked(box, answer, (count,), inputs))))
     outcome = Outcome(failed_outputs(box.outputs, inputs), dict.fromkeys(range(count), raised))
-    if stops(box, outcome) or count == 1 or not _claimed(box, count):
+    if ends_early(box, outcome) or count == 1 or not _claimed(box, count):
         return outcome
     middle = count // 2
     first, second = (
@@ -68,16 +68,16 @@ def run_each(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
         box.ledger.spend(1)
         copies = _copies(box, tuple(t[row] for t in inputs))
         try:
-            given = _call(box, box.evaluate, copies)
+            answer = _call(box, box.evaluate, copies)
         except Exception as error:
             if isinstance(error, BlackBoxError) and not isinstance(error, TryAgain):
                 raise
             outcome.failed[row] = _raised(box, error)
-            if stops(box, outcome):
+            if ends_early(box, outcome):
                 return outcome
             continue
         try:
-            answers = _checked(box, given, (), inputs)
+            answers = _checked(box, answer, (), inputs)
         except OutputError as error:
             here = whereabouts(box.inputs, inputs, row, row, ())
             raise OutputError(
@@ -108,8 +108,8 @@ def in_blocks(
     outcome = unanswered(box, inputs)
     for first in range(0, len(inputs[0]), size):
         rows = list(range(first, min(first + size, len(inputs[0]))))
-        place(outcome, rows, run(box, pick(inputs, rows)))
-        if stops(box, outcome):
+        write_rows(outcome, rows, run(box, rows_of(inputs, rows)))
+        if ends_early(box, outcome):
             break
     return outcome
 
@@ -122,21 +122,21 @@ def unanswered(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
     return Outcome(failed_outputs(box.outputs, inputs))
 
 
-def place(whole: Outcome, rows: list[int], part: Outcome) -> None:
+def write_rows(whole: Outcome, rows: list[int], part: Outcome) -> None:
     """Write a part's answers and failures to these rows of the whole."""
     for target, values in zip(whole.outputs, part.outputs, strict=True):
         target[rows] = values.to(target.device, target.dtype)
     whole.failed.update({rows[row]: why for row, why in part.failed.items()})
 
 
-def pick(inputs: tuple[Tensor, ...], rows: list[int]) -> tuple[Tensor, ...]:
+def rows_of(inputs: tuple[Tensor, ...], rows: list[int]) -> tuple[Tensor, ...]:
     """These rows of the inputs; all of them in their order are handed on as they are."""
     if rows == list(range(len(inputs[0]))):
         return inputs
     return tuple(t[rows] for t in inputs)
 
 
-def stops(box: BlackBoxFunction, outcome: Outcome) -> bool:
+def ends_early(box: BlackBoxFunction, outcome: Outcome) -> bool:
     """Whether the rest of a call need not be run: it will raise, and nobody asks what else failed."""
     return bool(outcome.failed) and box.failures == "raise" and not box.isolates
 
@@ -197,15 +197,15 @@ def _raised(box: BlackBoxFunction, error: Exception) -> FailedRow:
 
 
 def _checked(
-    box: BlackBoxFunction, given: object, leading: tuple[int, ...], inputs: tuple[Tensor, ...]
+    box: BlackBoxFunction, answer: object, leading: tuple[int, ...], inputs: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
     """The outputs as tensors on the caller's device, or `OutputError` where they break their specs."""
-    outputs = given if isinstance(given, tuple | list) else (given,)
+    outputs = answer if isinstance(answer, tuple | list) else (answer,)
     if len(outputs) != len(box.outputs):
         expected = ", ".join(spec.name for spec in box.outputs)
         got, mend = str(len(outputs)), "Return a tuple with one array per output spec."
-        if len(box.outputs) == 1 and isinstance(given, tuple | list):
-            got += f", in a {type(given).__name__}"
+        if len(box.outputs) == 1 and isinstance(answer, tuple | list):
+            got += f", in a {type(answer).__name__}"
             mend = (
                 "A tuple or list has one entry for each output: if these are the numbers of one, return "
                 "numpy.asarray of them."
@@ -224,9 +224,9 @@ def _checked_output(
     try:
         tensor = as_tensor(output)
     except (TypeError, ValueError, RuntimeError) as error:  # the last two: ragged or tracked lists
-        found = type(output).__name__ + (f" of {output.dtype}" if isinstance(output, np.ndarray) else "")
+        got = type(output).__name__ + (f" of {output.dtype}" if isinstance(output, np.ndarray) else "")
         raise OutputError(
-            f"{box!r}, output {spec.name!r}: expected an array of numbers, got {found}. "
+            f"{box!r}, output {spec.name!r}: expected an array of numbers, got {got}. "
             "Return a NumPy array or a torch tensor with a dtype of torch."
         ) from error
     expected = (*leading, *spec.shape)

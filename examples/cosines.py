@@ -43,10 +43,10 @@ def true_gradient(problem, network, batch, mu):
     kept = [weight.grad for weight in network.parameters()]
     network.zero_grad()
     tasks.AutogradGradient(network, problem.objective, {box: stand}).backward(batch)
-    found = flat(network)
-    for weight, own in zip(network.parameters(), kept, strict=True):
-        weight.grad = own
-    return found
+    gradient = flat(network)
+    for weight, before in zip(network.parameters(), kept, strict=True):
+        weight.grad = before
+    return gradient
 
 
 def cosine(a, b):
@@ -63,7 +63,7 @@ def training(problem, seed, every, mu):
         network, problem.objective, boxes=boxes, probes=config.probes, seed=seed, replays=0
     )
     optimizer = torch.optim.Adam(network.parameters())
-    found, said = [], []
+    lines, said = [], []
     for step in range(config.steps):
         rate = 0.5 * (1 + math.cos(math.pi * step / config.steps)) if config.schedule == "cosine" else 1.0
         optimizer.param_groups[0]["lr"] = config.learning_rate * rate
@@ -78,21 +78,23 @@ def training(problem, seed, every, mu):
                 nearer = true_gradient(problem, network, batch, mu / 3) if again else None
             warnings.simplefilter("always", zo.TangentWarning)
             loss = gradient.backward(batch).item()
-        said += [str(each.message) for each in caught if issubclass(each.category, zo.TangentWarning)]
+        said += [
+            str(warning.message) for warning in caught if issubclass(warning.category, zo.TangentWarning)
+        ]
         if compared or gradient.agreement is not None or said:
             line = {"step": step, "loss": loss, "agreement": gradient.agreement}
             line |= {"agreement_of_rows": gradient.agreement_of_rows, "missed": gradient.missed}
             line |= {"error": gradient.trust_of_step, "lost": gradient.watch.lost, "said": said}
             if compared:
-                own = flat(network)
-                line |= {"cosine": cosine(own, true), "length": (own.norm() / true.norm()).item()}
+                learned = flat(network)
+                line |= {"cosine": cosine(learned, true), "length": (learned.norm() / true.norm()).item()}
                 line |= {"slope": true.norm().item()}
                 line |= {} if nearer is None else {"at a third of mu": cosine(true, nearer)}
-            found.append({name: round(x, 6) if isinstance(x, float) else x for name, x in line.items()})
-            print(*(f"{name} {x}" for name, x in found[-1].items()), sep=", ")
+            lines.append({name: round(x, 6) if isinstance(x, float) else x for name, x in line.items()})
+            print(*(f"{name} {x}" for name, x in lines[-1].items()), sep=", ")
             said = []
         optimizer.step()
-    return found
+    return lines
 
 
 def summary(lines):
@@ -120,19 +122,19 @@ def main():
     parser.add_argument("--steps", type=int, help="of the training; those of the preset if none")
     parser.add_argument("--mu", type=float, default=0.003, help="of differences, in the inputs' scales")
     parser.add_argument("--to", default="cosines.json", help="the file beside the problem")
-    given = parser.parse_args()
-    kind, _ = find(str(given.problem))
-    settings = {} if given.steps is None else {"steps": given.steps}
+    options = parser.parse_args()
+    kind, _ = find(str(options.problem))
+    settings = {} if options.steps is None else {"steps": options.steps}
     torch.set_num_threads(1)
     seeds = {}
-    for seed in given.seeds:
-        problem = kind(kind.presets[given.preset], folder=Path("data"), **settings)
-        lines = training(problem, seed, given.every, given.mu)
+    for seed in options.seeds:
+        problem = kind(kind.presets[options.preset], folder=Path("data"), **settings)
+        lines = training(problem, seed, options.every, options.mu)
         seeds[str(seed)] = {"summary": summary(lines), "steps": lines}
         print(seed, json.dumps(seeds[str(seed)]["summary"]))
-    arguments = {"preset": given.preset, "every": given.every, "mu": given.mu, "steps": given.steps}
+    arguments = {"preset": options.preset, "every": options.every, "mu": options.mu, "steps": options.steps}
     text = json.dumps({"arguments": arguments, "seeds": seeds}, indent=1)
-    given.problem.with_name(given.to).write_text(text + "\n", encoding="utf-8")
+    options.problem.with_name(options.to).write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -88,5 +88,5 @@ def train(epochs, folder="pendulum", resume=None):
 if __name__ == "__main__":
     resume = sys.argv[1] if len(sys.argv) > 1 else None
     module = train(20 if resume is None else 40, resume=resume)
-    found = float(module.trainer.callback_metrics["validation"])
-    print(f"mean square error {found:.1e} after {module.box.ledger.rows_run:,} rows")
+    validation = float(module.trainer.callback_metrics["validation"])
+    print(f"mean square error {validation:.1e} after {module.box.ledger.rows_run:,} rows")

@@ -56,26 +56,26 @@ class VanDerPol(StateSystem):
     def _step(self, state: Tensor) -> Tensor:
         x, v = state.double().unbind(-1)
         with torch.no_grad():
-            found, lost = v.clone(), torch.ones_like(v, dtype=torch.bool)
+            v_next, lost = v.clone(), torch.ones_like(v, dtype=torch.bool)
             for _ in range(NEWTON):
-                residual, slope = self._residual(found, x, v)
+                residual, slope = self._residual(v_next, x, v)
                 change = residual / slope
-                found = found - change
-                lost = ~(change.abs() <= TOLERANCE * (1 + found.abs()))
+                v_next = v_next - change
+                lost = ~(change.abs() <= TOLERANCE * (1 + v_next.abs()))
                 if not lost.any():
                     break
-            found = torch.where(lost, torch.nan, found)
-            _, slope = self._residual(found, x, v)
+            v_next = torch.where(lost, torch.nan, v_next)
+            _, slope = self._residual(v_next, x, v)
         # Here the residual is 0 to rounding; its derivative with respect to x and v is what is wanted.
-        found = found - self._residual(found, x, v)[0] / slope
-        return torch.stack([x + self.dt * found, found], -1).to(state.dtype)
+        v_next = v_next - self._residual(v_next, x, v)[0] / slope
+        return torch.stack([x + self.dt * v_next, v_next], -1).to(state.dtype)
 
-    def _residual(self, found: Tensor, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def _residual(self, v_next: Tensor, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """What is left of the equation for v1, and its derivative with respect to v1."""
-        after = x + self.dt * found
+        after = x + self.dt * v_next
         rate = self.stiffness * (1 - after.square())
-        residual = found - v - self.dt * (rate * found - after)
-        slope = 1 - self.dt * (rate - 2 * self.stiffness * self.dt * after * found - self.dt)
+        residual = v_next - v - self.dt * (rate * v_next - after)
+        slope = 1 - self.dt * (rate - 2 * self.stiffness * self.dt * after * v_next - self.dt)
         return residual, slope
 
     def _draw(self, rows: int, generator: torch.Generator) -> Tensor:

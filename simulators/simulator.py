@@ -51,10 +51,12 @@ class Simulator(BlackBoxFunction, abstract=True):
 
     def __post_init__(self) -> None:
         """Check the settings, then make what follows from them."""
-        for each in fields(self):
-            if "check" in each.metadata:
-                value = each.metadata["check"](type(self).__name__, each.name, getattr(self, each.name))
-                setattr(self, each.name, value)
+        for setting in fields(self):
+            if "check" in setting.metadata:
+                value = setting.metadata["check"](
+                    type(self).__name__, setting.name, getattr(self, setting.name)
+                )
+                setattr(self, setting.name, value)
         with torch.inference_mode(False):  # what is made here serves gradients later
             try:
                 self._prepare()
@@ -78,7 +80,7 @@ class Simulator(BlackBoxFunction, abstract=True):
         """Make what follows from settings that are in their ranges."""
 
     def _settings(self) -> dict[str, Any]:
-        return {each.name: getattr(self, each.name) for each in fields(self) if each.init}
+        return {setting.name: getattr(self, setting.name) for setting in fields(self) if setting.init}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the settings alone."""
@@ -86,9 +88,9 @@ class Simulator(BlackBoxFunction, abstract=True):
 
     def __repr__(self) -> str:
         """The settings that make another one of it."""
-        found = self._settings()
-        names = [*(name for name in found if name not in SHARED), "steps"]
-        return f"{type(self).__name__}({', '.join(f'{name}={_short(found[name])}' for name in names)})"
+        settings = self._settings()
+        names = [*(name for name in settings if name not in SHARED), "steps"]
+        return f"{type(self).__name__}({', '.join(f'{name}={_short(settings[name])}' for name in names)})"
 
 
 def _short(value: object) -> str:

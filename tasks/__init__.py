@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from tasks.data import Data
     from tasks.finished import FinishedRun, load
     from tasks.folder.result import Row, RowMean
+    from tasks.folder.run import Run
     from tasks.loop import train
     from tasks.method import Cost, Method
     from tasks.mlflow import MLflow
     from tasks.own_loop import own_run
     from tasks.problem import Problem
+    from tasks.progress import Progress
     from tasks.report.pictures import panels
     from tasks.setup import Setup, Trained
     from tasks.start import run
@@ -41,11 +43,13 @@ _NAMES = {  # by module
     "data": ("Data",),
     "finished": ("FinishedRun", "load"),
     "folder.result": ("Row", "RowMean"),
+    "folder.run": ("Run",),
     "loop": ("train",),
     "method": ("Cost", "Method"),
     "mlflow": ("MLflow",),
     "own_loop": ("own_run",),
     "problem": ("Problem",),
+    "progress": ("Progress",),
     "report.pictures": ("panels",),
     "setup": ("Setup", "Trained"),
     "start": ("run",),
@@ -63,8 +67,10 @@ __all__ = [
     "MLflow",
     "Method",
     "Problem",
+    "Progress",
     "Row",
     "RowMean",
+    "Run",
     "Setup",
     "TensorBoard",
     "Trained",

@@ -20,7 +20,7 @@ from tasks.data import one_each
 from tasks.errors import NotApplicableError
 from zo.batches import Batch, map_tensors
 from zo.evaluators.state import Snapshot
-from zo.failures import survivors, tell_lost, tell_zero
+from zo.failures import survivors, warn_of_lost, warn_of_zero
 
 Stand = Callable[..., Any]
 """What stands in a box's place: tensors in and out as the box's, and autograd may pass."""
@@ -110,7 +110,7 @@ class AutogradGradient:
                     "that goes through the box, such as tangents or sparse-cge."
                 )
             reached = next((grad for grad in grads if grad.any()), grads[0])
-            self._told_zero = tell_zero(step, reached, _ZERO)
+            self._told_zero = warn_of_zero(step, reached, _ZERO)
         self.counts.steps += 1
         self.counts.queries = sum(box.counts.rows for box in self._boxes)
         self.counts.dropped = sum(box.counts.dropped for box in self._boxes)
@@ -131,15 +131,15 @@ class AutogradGradient:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self.counts = AutogradCounts(**state["counts"])
-        for box, own in zip(self._boxes, state["boxes"], strict=True):
-            box.load_state_dict(own)
+        for box, counts in zip(self._boxes, state["boxes"], strict=True):
+            box.load_state_dict(counts)
 
     def _losses(self, batch: Batch, step: int, before: Snapshot) -> Tensor:
         """Of the rows that survive, with their graph; what failed is in no buffer."""
         with intercepted(self._answer), noted() as causes:
             losses = one_each(self.objective(self.network, batch), batch)
             alive = survivors(losses.detach(), step, causes)
-            self._told_lost = self._told_lost or tell_lost(step, alive, causes, batch)
+            self._told_lost = self._told_lost or warn_of_lost(step, alive, causes, batch)
             while not alive.all():  # in the backward pass of a mean that leaves rows out, 0 * NaN is NaN
                 self.counts.lost += int((~alive).sum())
                 batch = map_tensors(lambda tensor, rows=alive: tensor[rows.to(tensor.device)], batch)

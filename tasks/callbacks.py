@@ -58,11 +58,11 @@ class Callback:
         """The run is finished: `result.table` has a row for each method and seed."""
 
 
-class Told:
-    """Callbacks, told one after the other, whose exceptions do not get far.
+class Listeners:
+    """The callbacks of a run, called one after the other, whose exceptions do not get far.
 
     Args:
-        run: Whose callbacks they are; what has been said of them is said once in a run.
+        run: Which has them; what is said of an exception is said once in a run.
     """
 
     def __init__(self, run: Run) -> None:
@@ -85,10 +85,10 @@ class Told:
                 kind = (number, type(error).__name__)
                 if kind not in self._said:
                     self._said.add(kind)
-                    told = " ".join(str(error).split()).rstrip(".")
+                    message = " ".join(str(error).split()).rstrip(".")
                     warnings.warn(
                         f"{type(callback).__name__}.{name}: expected it to return, got "
-                        f"{type(error).__name__}: {told}. Training goes on; further ones of this kind are "
+                        f"{type(error).__name__}: {message}. Training goes on; further ones of this kind are "
                         "not told. Set `strict = True` in the class to end the run instead.",
                         CallbackWarning,
                         stacklevel=3,

@@ -147,13 +147,13 @@ def _words(error: Exception, at_work: bool) -> str | None:
         return None
     from tasks import tracebacks
 
-    found = tracebacks.of_resources(error) or tracebacks.of_user(error)
-    if found is None and isinstance(error, OSError):
+    sentence = tracebacks.of_resources(error) or tracebacks.of_user(error)
+    if sentence is None and isinstance(error, OSError):
         from tasks.folder.atomic import mend, told
 
         refused = told(error, "a file or folder that can be read and written")
-        found = f"{refused} {mend(error) if at_work else 'Mend that, or give another folder.'}"
-    return found
+        sentence = f"{refused} {mend(error) if at_work else 'Mend that, or give another folder.'}"
+    return sentence
 
 
 def _discarded(invocation: Invocation) -> bool:

@@ -109,13 +109,13 @@ class Search:
             self._made.tell(self._asked, list(values))
         self.told[-1] = np.asarray(values, dtype=float)
 
-    def again(self, told: np.ndarray) -> None:
+    def again(self, generations: np.ndarray) -> None:
         """Ask and tell, without evaluating anything, what another search of these settings was told.
 
         Args:
-            told: Its `told`, `(generations, popsize)`.
+            generations: Its `told`, `(generations, popsize)`.
         """
-        for values in told:
+        for values in generations:
             self.ask()
             if np.isfinite(values).all():
                 self.tell(values)
@@ -210,13 +210,13 @@ class CmaEs:
         self._rows = count_rows(batch)
         try:
             with noted() as causes:
-                found = self._evaluated(candidates, batch, step)
-                means = torch.where(found.isfinite(), found, torch.nan).nanmean(dim=0)
+                losses_of_all = self._evaluated(candidates, batch, step)
+                means = torch.where(losses_of_all.isfinite(), losses_of_all, torch.nan).nanmean(dim=0)
                 alive = survivors(means, step, causes)
         except BaseException:
             before.restore()
             raise
-        values, failed = ranked(found[:, alive].double().cpu())
+        values, failed = ranked(losses_of_all[:, alive].double().cpu())
         self.search.tell(values.numpy())
         self.counts.steps += 1
         self.counts.dropped += int(failed.sum())
@@ -273,46 +273,48 @@ class CmaEs:
 
     def _evaluated(self, candidates: Directions, batch: Batch, step: int) -> Tensor:
         """Losses `(candidates, rows)`; network and generators are as the first candidate left them."""
-        own = Step(self.network, self.parameters, self.objective, batch, self._rows, number=step)
+        of_step = Step(self.network, self.parameters, self.objective, batch, self._rows, number=step)
         first, start = candidates.part(0, 1), Snapshot(self.network)
         with measured(self._chunk is None) as peak:
-            alone = _left(own, first)
+            alone = _left(of_step, first)
         after = Snapshot(self.network)
         start.restore()
         self.counts.queries += len(candidates)
         if self._chunk is None:
-            each = Stacked().bytes_per_query(own, first, peak.peak)
-            self._chunk = queries_within(MEMORY, each, self.parameters.tensors[0].device)
+            bytes_each = Stacked().bytes_per_query(of_step, first, peak.peak)
+            self._chunk = queries_within(MEMORY, bytes_each, self.parameters.tensors[0].device)
         try:
-            others = self._others(own, candidates, alone, step, start)
+            others = self._others(of_step, candidates, alone, step, start)
         finally:
             start.restore()
         after.restore()
         return torch.cat([alone, others])
 
-    def _others(self, own: Step, candidates: Directions, alone: Tensor, step: int, start: Snapshot) -> Tensor:
+    def _others(
+        self, of_step: Step, candidates: Directions, alone: Tensor, step: int, start: Snapshot
+    ) -> Tensor:
         """Losses of all candidates but the first, by the way that serves."""
         assert self._chunk is not None
         rest = candidates.part(1, len(candidates))
         if not self._stacks or self._chunk < 2:
-            return loop_losses(own, rest, start)
+            return loop_losses(of_step, rest, start)
         due = is_due(step)
         taken = candidates if due else rest
         self.counts.queries += due
         self.counts.checks += due
         chunks = [taken.part(at, at + self._chunk) for at in range(0, len(taken), self._chunk)]
         try:
-            found = torch.cat([self._together(own, chunk, start) for chunk in chunks])
+            stacked = torch.cat([self._together(of_step, chunk, start) for chunk in chunks])
         except BudgetError:
             raise
         except Exception as error:  # of a layer that vmap cannot take, such as an LSTM
             fault = f"could not run ({type(error).__name__}: {error})"
         else:
             if not due:
-                return found
-            fault = self._fault(own, found, alone, first=candidates.part(0, 1), start=start)
+                return stacked
+            fault = self._fault(of_step, stacked, alone, first=candidates.part(0, 1), start=start)
             if fault is None:
-                return found[1:]
+                return stacked[1:]
         warnings.warn(
             f"cma-es, step {step}: candidates that are evaluated together {fault}: they are evaluated one by "
             "one from here on, right but slower. Variants need rows first in every layer, random draws by "
@@ -323,34 +325,34 @@ class CmaEs:
         self._stacks = False
         self.counts.queries += len(rest)
         self.counts.checks += len(rest)
-        return loop_losses(own, rest, start)
+        return loop_losses(of_step, rest, start)
 
-    def _together(self, own: Step, chunk: Directions, start: Snapshot) -> Tensor:
+    def _together(self, of_step: Step, chunk: Directions, start: Snapshot) -> Tensor:
         if len(chunk) == 1:
-            return loop_losses(own, chunk, start)
-        return stacked_losses(own, chunk, start, self.parameters.tensors)
+            return loop_losses(of_step, chunk, start)
+        return stacked_losses(of_step, chunk, start, self.parameters.tensors)
 
     def _fault(
-        self, own: Step, found: Tensor, alone: Tensor, first: Directions, start: Snapshot
+        self, of_step: Step, stacked: Tensor, alone: Tensor, first: Directions, start: Snapshot
     ) -> str | None:
         """What is wrong with losses of a stack, of whose first candidate these alone are the truth."""
         finite = alone[0].isfinite()
         if not finite.any():
             return None
-        apart = (found - found.nanmedian(dim=0).values)[:, finite].nan_to_num(0.0)
+        apart = (stacked - stacked.nanmedian(dim=0).values)[:, finite].nan_to_num(0.0)
         allowed = HARMLESS * float(apart.square().mean().sqrt()) + 1e-5 * float(alone[0, finite].abs().max())
 
         def off(others: Tensor) -> float:
             distance = float((others[finite] - alone[0, finite]).square().mean().sqrt())
             return distance if math.isfinite(distance) else math.inf
 
-        if off(found[0]) <= allowed:
+        if off(stacked[0]) <= allowed:
             return None
         self.counts.queries += 1
         self.counts.checks += 1
-        if off(loop_losses(own, first, start)[0]) > allowed:
+        if off(loop_losses(of_step, first, start)[0]) > allowed:
             return None  # by chance: the box, or the objective, is noisy
-        return f"have losses that are {off(found[0]):.1e} off those of one alone"
+        return f"have losses that are {off(stacked[0]):.1e} off those of one alone"
 
     def __repr__(self) -> str:
         """The network, and the search."""
@@ -361,25 +363,25 @@ class CmaEs:
         )
 
 
-def _left(own: Step, first: Directions) -> Tensor:
+def _left(of_step: Step, first: Directions) -> Tensor:
     """Losses `(1, rows)` of a candidate; buffers of the network and generators stay as it left them."""
-    parameters = own.parameters
+    parameters = of_step.parameters
     with moved(parameters.tensors, parameters.split(first.steps[0])):
-        return losses(own.objective, own.network, own.batch, own.rows)[None]
+        return losses(of_step.objective, of_step.network, of_step.batch, of_step.rows)[None]
 
 
-def ranked(found: Tensor) -> tuple[Tensor, Tensor]:
+def ranked(losses: Tensor) -> tuple[Tensor, Tensor]:
     """What a search is told of some candidates: the mean loss of each, and a worse one where rows failed.
 
     Args:
-        found: Losses `(candidates, rows)` float64, NaN or infinite where a row failed; no row failed in all.
+        losses: Losses `(candidates, rows)` float64, NaN or infinite where a row failed; no row failed in all.
 
     Returns:
         Finite values `(candidates,)` float64, and `(candidates,)` bool, True where a row failed. Those stand
         behind all others: first by the number of rows that failed, then by the mean of those that did not.
     """
-    finite = found.isfinite()
-    means = torch.where(finite, found, 0.0).sum(dim=1) / finite.sum(dim=1).clamp(min=1)
+    finite = losses.isfinite()
+    means = torch.where(finite, losses, 0.0).sum(dim=1) / finite.sum(dim=1).clamp(min=1)
     lost = (~finite).sum(dim=1)
     failed = lost > 0
     worst = means[~failed].max() if not failed.all() else torch.zeros(())

@@ -68,21 +68,21 @@ def named(config: Any) -> list[Named]:
     Args:
         config: A dataclass of settings, which may have others in it.
     """
-    kind, found = type(config), list[Named]()
+    kind, code = type(config), list[Named]()
     hints = get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
         value, marker = getattr(config, field.name), _marker(hints[field.name])
         if dataclasses.is_dataclass(value):
-            found += named(value)
+            code += named(value)
         if marker is None:
             continue
         arguments = tuple(getattr(config, marker.arguments)) if marker.arguments else ()
-        found += [
+        code += [
             Named(field.name, text, arguments)
             for text in _texts(value)
             if text and not marker.ships(text, arguments)
         ]
-    return found
+    return code
 
 
 def find(config: Any, setting: str) -> Any:
@@ -133,7 +133,7 @@ def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list | tuple):
-        for each in value:
-            yield from _texts(each)
+        for part in value:
+            yield from _texts(part)
     elif value is not None:
         yield str(value)

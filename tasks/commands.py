@@ -23,6 +23,8 @@ from tasks.terminal import say
 
 if TYPE_CHECKING:
     from blackbox import BlackBoxFunction
+    from tasks.folder.run import Run
+    from tasks.plan import Plan
 
 TOKEN = "BLACKBOX_TOKEN"  # the environment variable with what requests to a served box must bear
 Folder = Annotated[Positional[Path], arg(help="Folder of the run.", metavar="FOLDER")]
@@ -126,13 +128,16 @@ def run(
 
 
 def new(
-    name: Annotated[Positional[str], arg(help="What it is called, such as brusselator or my-problem.")],
+    name: Annotated[
+        Positional[str], arg(help="What it is called, such as brusselator or my-problem.", metavar="NAME")
+    ],
     *,
     kind: Annotated[
-        Literal["correct", "design", "program"],
+        Literal["correct", "design", "program", "classifier"],
         arg(
-            help="A solver in a loop that a network corrects; a design that a box scores; or a program that "
-            "reads and writes files."
+            help="correct: a network corrects a solver in a loop. design: it proposes what a box scores. "
+            "program: it sets a program that reads and writes files. classifier: it stands before a "
+            "classifier that only answers."
         ),
     ] = "correct",
     folder: Annotated[Path, arg(help="Where the files are written.")] = Path("."),
@@ -177,7 +182,7 @@ def resume(
             return False
         return True
 
-    def made() -> Run:
+    def opened() -> Run:
         run = Run.open(folder)
         if not trust:
             refuse_untrusted(run)
@@ -193,12 +198,19 @@ def resume(
                 Run.open(folder).with_data(data)
             say("This run is finished; rebuilding its report.")
             return report(folder, trust=trust)
-        run = made()
+        run = opened()
         if run.script:
             from tasks import own_loop
 
             own_loop.execute(run, workers)
-    return run_command.together(made, tensorboard, workers, timeout)
+
+    def begun() -> tuple[Run, Plan]:
+        from tasks.resume import plan_in
+
+        run = opened()
+        return run, plan_in(run, trusted=True)  # or it would be refused by now
+
+    return run_command.together(begun, tensorboard, workers, timeout)
 
 
 def report(
@@ -220,17 +232,17 @@ def report(
 
     run = Run.open(folder)
 
-    found = load(run.path, trust=trust)
-    if run.problem and found.problem is None:
-        code = run.problem if found.untrusted is None else found.untrusted.code
+    finished = load(run.path, trust=trust)
+    if run.problem and finished.problem is None:
+        code = run.problem if finished.untrusted is None else finished.untrusted.code
         say(
             f"The page stays as it is: to make it anew would execute {code}, and the run came from "
             "elsewhere, or the file is gone. If you trust it, add --trust."
         )
     if export:
-        say(f"Exported: {found.export()}")
-    report.write(run, found.problem)
-    found.show()
+        say(f"Exported: {finished.export()}")
+    report.write(run, finished.problem)
+    finished.show()
     return 0
 
 
@@ -246,15 +258,15 @@ def compare(
     from tasks.progress import print_table
     from tasks.report.compare import compare
 
-    found = compare(folders, page)
-    for run in found.runs.to_dict("records"):
+    comparison = compare(folders, page)
+    for run in comparison.runs.to_dict("records"):
         say(f"{run['run']}: {run['folder']} ({run['problem']}; seeds {run['seeds']})")
-    for sentence in found.sentences:
+    for sentence in comparison.sentences:
         say(sentence)
-    print_table(found.figures)
-    if not found.settings.empty:
-        print_table(found.settings)
-    say(f"Page: {found.page}")
+    print_table(comparison.figures)
+    if not comparison.settings.empty:
+        print_table(comparison.settings)
+    say(f"Page: {comparison.page}")
     return 0
 
 

@@ -67,7 +67,7 @@ def check(configuration: Any) -> None:
             except ValidationError as error:
                 wrong.append(_wrong(error, value))
         else:
-            place, expected, came = max(wrong, key=lambda each: each[0].count("["))
+            place, expected, came = max(wrong, key=lambda fault: fault[0].count("["))
             raise refused(field.name, f"{expected}{place and f' at {place}'}", came)
 
 
@@ -83,7 +83,7 @@ def _with_tuples(value: Any) -> Any:
     if type(value) in (list, tuple):
         return tuple(map(_with_tuples, value))
     if type(value) is dict:
-        return {name: _with_tuples(each) for name, each in value.items()}
+        return {name: _with_tuples(setting) for name, setting in value.items()}
     return value
 
 
@@ -110,17 +110,17 @@ def to_dict(configuration: Any) -> dict[str, Any]:
     kind = type(configuration)
     if not dataclasses.is_dataclass(kind):
         raise ConfigurationError(f"expected an instance of a dataclass, got {configuration!r}.")
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for field in dataclasses.fields(kind):
         value = getattr(configuration, field.name)
         try:
-            found[field.name] = json.loads(json.dumps(value, default=_plain, allow_nan=False))
+            values[field.name] = json.loads(json.dumps(value, default=_plain, allow_nan=False))
         except (TypeError, ValueError) as error:
             raise ConfigurationError(
                 f"{kind.__name__}.{field.name}: expected numbers, text, paths, tuples or dataclasses, "
                 f"got {value!r} ({error}). Use a plain Python value."
             ) from None
-    return found
+    return values
 
 
 def from_dict(kind: type[C], values: Mapping[str, Any], where: str | None = None) -> C:
@@ -176,15 +176,15 @@ def _adapters(kind: type) -> dict[str, TypeAdapter[Any]]:
 
 def _wrong(error: ValidationError, value: object) -> tuple[str, str, object]:
     """Where in a value something is wrong ("[1]", or ""), what was expected there, and what came."""
-    found = error.errors(include_url=False)
-    places = {tuple(part for part in each["loc"] if isinstance(part, int)) for each in found}
+    faults = error.errors(include_url=False)
+    places = {tuple(part for part in fault["loc"] if isinstance(part, int)) for fault in faults}
     texts = dict.fromkeys(
-        each["msg"].removeprefix("Input should be ").removeprefix("Value error, ").replace("None", "null")
-        for each in found
+        fault["msg"].removeprefix("Input should be ").removeprefix("Value error, ").replace("None", "null")
+        for fault in faults
     )
-    if len(places) == 1 and len({id(each["input"]) for each in found}) == 1:
+    if len(places) == 1 and len({id(fault["input"]) for fault in faults}) == 1:
         place = "".join(f"[{part}]" for part in places.pop())
-        for part in found[0]["loc"]:  # of the value itself: as JSON its tuples are lists
+        for part in faults[0]["loc"]:  # of the value itself: as JSON its tuples are lists
             if isinstance(value, list | tuple) and isinstance(part, int) and part < len(value):
                 value = value[part]
             elif isinstance(value, Mapping) and part in value:

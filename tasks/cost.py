@@ -18,22 +18,23 @@ def sentences(plan: Plan) -> list[str]:
     Args:
         plan: That is settled.
     """
-    said = [_chosen(plan), *plan.aside] if plan.chosen else []
+    said = [_chosen(plan)] if plan.chosen else []
+    said += plan.aside
     rows, seeds, budget, trial = plan.rows, len(plan.seeds), plan.config.rows, plan.trial
     if rows is None:
         return [*said, *plan.instead]
-    size, each = rows.sizes.batch, rows.sizes.objective
+    size, evaluation = rows.sizes.batch, rows.sizes.objective
     judging = {"validation": rows.validation, "test": rows.test}
     total, most = plan.total, plan.total + seeds * rows.more
     speed = "; answers came from a cache, so their time is not known" if trial.spent.rows_cached else ""
     speed = speed if trial.second is None else f", {1e3 * trial.second:.3g} ms a row"
-    data = f"Cost: without a black box rows are those of the data, {each:,} for each query."
+    data = f"Cost: without a black box rows are those of the data, {evaluation:,} for each query."
     boxes = (
         f"Cost: one evaluation of the objective on {counted(size, 'row')} of data runs "
-        f"{counted(each, 'box row')}{speed}."
+        f"{counted(evaluation, 'box row')}{speed}."
     )
     said.append(data if plan.problem.has_no_box() else boxes)
-    said += [_line(name, rows.costs[name], each, trial.second) for name in plan.methods]
+    said += [_line(name, rows.costs[name], evaluation, trial.second) for name in plan.methods]
     for name, count in judging.items():
         if count != 0:
             known = "the problem's own, not known beforehand" if count is None else counted(count, "row")
@@ -46,8 +47,8 @@ def sentences(plan: Plan) -> list[str]:
         said.append("  Not all that made the data is kept: each `blackbox resume` runs the rest again.")
     limit = "" if budget is None else f" of {budget:,} allowed"
     upper = f" to {most:,}" if most > total else ""
-    own = " and ".join(name for name, count in judging.items() if count is None)
-    beside = f", beside those of {own}" if own else ""
+    unknown = " and ".join(name for name, count in judging.items() if count is None)
+    beside = f", beside those of {unknown}" if unknown else ""
     over = f"in all {counted(seeds, 'seed')}"
     rows_in_all = f"{total:,}{upper} rows" if upper else counted(total, "row")
     said.append(f"  {over}: {rows_in_all}{limit}{beside}")
@@ -70,11 +71,12 @@ def _chosen(plan: Plan) -> str:
     )
 
 
-def _line(name: str, plan: Cost | None, each: int, second: float | None) -> str:
+def _line(name: str, plan: Cost | None, evaluation: int, second: float | None) -> str:
     if plan is None:
         return f"  {name}: not known before the first step"
-    rows = round(each * plan.evaluations)
-    most, when = round(each * (plan.most or 0)), "where trust is lost" if plan.learns else "with every check"
+    rows = round(evaluation * plan.evaluations)
+    most = round(evaluation * (plan.most or 0))
+    when = "where trust is lost" if plan.learns else "with every check"
     upper = f" (at most {most:,} {when})" if most > rows else ""
     queries = f", {counted(plan.queries, 'query')}" if plan.queries else ""
     took = ""

@@ -26,6 +26,8 @@ from zo.batches import Batch, count_rows, map_tensors
 from zo.estimators import Key
 from zo.objective import described_result
 
+HELD_OUT = 1_000_001  # the seed of held-out rows that are drawn: no run is expected to have it
+
 
 @dataclass(frozen=True)
 class Data:
@@ -60,6 +62,39 @@ class Data:
             return moved(self.train(seed, step))
 
         return replace(self, train=train, validation=moved(self.validation), test=moved(self.test))
+
+    @classmethod
+    def drawn(
+        cls,
+        draw: Callable[[int, int, int], Batch],
+        *,
+        batch: int,
+        validation: int = 0,
+        test: int = 0,
+    ) -> Data:
+        """Rows that a function draws, new ones in every step.
+
+        Args:
+            draw: `draw(seed, step, rows)` gives so many rows, the same ones whenever it is asked: any nesting
+                of tensors that have their rows first. Draw with `zo.estimators.Key(seed, step).generator()`.
+            batch: Rows in a step.
+            validation: How many rows weights are chosen by; they are drawn with the seed `HELD_OUT`.
+            test: How many rows the last line is about; they are drawn with the seed after that.
+
+        Raises:
+            ConfigurationError: A number is out of its range.
+        """
+        for name, value, least in (("batch", batch, 1), ("validation", validation, 0), ("test", test, 0)):
+            check_count("Data.drawn", name, value, least)
+
+        def train(seed: int, step: int) -> Batch:
+            return draw(seed, step, batch)
+
+        return cls(
+            train,
+            draw(HELD_OUT, 0, validation) if validation else None,
+            draw(HELD_OUT + 1, 0, test) if test else None,
+        )
 
     @classmethod
     def split(cls, rows: Batch, *, batch: int, validation: int = 0, test: int = 0) -> Data:
@@ -144,25 +179,25 @@ class Data:
             epoch, place = divmod(step, count // size)
             return together([items[i] for i in order(seed, epoch)[place * size : (place + 1) * size]])
 
-        def whole(given: Dataset[Any] | DataLoader[Any] | None, name: str) -> Batch | None:
-            if given is None:
+        def whole(source: Dataset[Any] | DataLoader[Any] | None, name: str) -> Batch | None:
+            if source is None:
                 return None
-            held_out, as_batch = _items(given, name)
+            held_out, as_batch = _items(source, name)
             return as_batch([held_out[i] for i in range(len(held_out))])
 
         return cls(train, whole(validation, "validation"), whole(test, "test"))
 
 
-def _items(given: Dataset[Any] | DataLoader[Any], name: str) -> tuple[Any, Callable[[list[Any]], Any]]:
+def _items(source: Dataset[Any] | DataLoader[Any], name: str) -> tuple[Any, Callable[[list[Any]], Any]]:
     """What can be asked for items by number, and how some of them become a batch."""
-    items, together = given, default_collate
-    if isinstance(given, DataLoader):
-        items, together = given.dataset, given.collate_fn
-        if not isinstance(given.sampler, RandomSampler | SequentialSampler):
+    items, together = source, default_collate
+    if isinstance(source, DataLoader):
+        items, together = source.dataset, source.collate_fn
+        if not isinstance(source.sampler, RandomSampler | SequentialSampler):
             raise ProblemError(
                 f"Data.from_dataset, {name}: expected a loader that shuffles or goes in order, got one with "
-                f"{type(given.sampler).__name__}. Make a tasks.Data of your own, whose train gives the batch "
-                "of (seed, step)."
+                f"{type(source.sampler).__name__}. Make a tasks.Data of your own, whose train gives the "
+                "batch of (seed, step)."
             )
     by_number = hasattr(items, "__getitem__") and hasattr(items, "__len__")
     if isinstance(items, IterableDataset) or not by_number:

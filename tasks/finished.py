@@ -85,8 +85,8 @@ class FinishedRun:
         """
         if self.problem is None:
             mend = "Load it with trust=True." if self._run.problem else how_to_go_on(self._run)
-            told = f"{self.path}: expected the problem's code, got none. {mend}"
-            raise ProblemError(told) from self.untrusted
+            sentence = f"{self.path}: expected the problem's code, got none. {mend}"
+            raise ProblemError(sentence) from self.untrusted
         with ONE_AT_A_TIME, torch.random.fork_rng(devices=()):
             return self._network(method, seed, self.problem)
 
@@ -97,11 +97,11 @@ class FinishedRun:
         problem.begin(self.path)
         trained: dict[str, Trained] = {}
         wanted = methods.named(problem, problem.config.methods)
-        for name, each in wanted.items():  # methods may start from what those before have trained
+        for name, way in wanted.items():  # methods may start from what those before have trained
             if name not in judged:
                 continue
             setup = setup_of(problem, self._run, name, seed, Progress(), trained)
-            trained[name] = each.train(setup)
+            trained[name] = way.train(setup)
             if name == method:
                 break
         return trained[method].network
@@ -152,8 +152,8 @@ class FinishedRun:
         """In a notebook: the table, and where report and run are."""
         table = report.shown(self.result).to_html(index=False, border=0)
         page = self.path / report.NAME
-        told = f"Report: {escape(str(page))}<br>" if page.is_file() else ""
-        return f"{table}<p>{told}Run folder: {escape(str(self.path))}</p>"
+        line = f"Report: {escape(str(page))}<br>" if page.is_file() else ""
+        return f"{table}<p>{line}Run folder: {escape(str(self.path))}</p>"
 
     def __repr__(self) -> str:
         """The folder and the table."""

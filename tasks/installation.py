@@ -20,13 +20,13 @@ def report() -> str:
 def _devices() -> dict[str, str]:
     import torch
 
-    found = {"cpu": "yes"}
+    devices = {"cpu": "yes"}
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
-        found[f"cuda:{index}"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+        devices[f"cuda:{index}"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
     if torch.backends.mps.is_available():
-        found["mps"] = "yes"
-    return found
+        devices["mps"] = "yes"
+    return devices
 
 
 def _table(rows: dict[str, object] | dict[str, str]) -> str:

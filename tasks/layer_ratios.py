@@ -41,8 +41,8 @@ def kept(setup: Setup, name: str, find: Callable[[Journal], tuple[LayerRatios, i
     path, of = setup.run.path / f"{name}.json", stamp.settings(setup.run)
     if not (path.exists() and stamp.fits(setup.run, _content(path), of)):
         folder, tally = group.journal_folder(setup.run.path), Tally(setup.boxes)
-        own = stamp.code(setup.run)
-        with journaled(folder, name.replace("_", "-"), tally, rank=group.rank(), of=own) as journal:
+        version = stamp.code(setup.run)
+        with journaled(folder, name.replace("_", "-"), tally, rank=group.rank(), of=version) as journal:
             layers, queries = find(journal)
             atomic.write_json(path, {"ratios": layers.to_dict(), "queries": queries, stamp.OF: of})
         setup.progress.say(
@@ -61,8 +61,8 @@ def read(path: Path) -> Ratios:
     try:
         return Ratios(LayerRatios.from_dict(saved["ratios"]), int(saved["queries"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        told = " ".join(str(error).split())
-        raise RunFolderError(f"{path}: expected layer ratios and queries, got {told}. {_MEND}") from None
+        cause = " ".join(str(error).split())
+        raise RunFolderError(f"{path}: expected layer ratios and queries, got {cause}. {_MEND}") from None
 
 
 _MEND = "Delete it: in an unfinished run they are found again."

@@ -167,25 +167,25 @@ class RunLedger:
         return made
 
     @contextmanager
-    def making(self, own: Callable[[], Sequence[BlackBoxFunction]]) -> Iterator[None]:
+    def making(self, boxes: Callable[[], Sequence[BlackBoxFunction]]) -> Iterator[None]:
         """A block whose rows make data: they are counted, bounded, and their answers kept.
 
         Args:
-            own: Gives the problem's boxes, those that it has made by then.
+            boxes: Gives the problem's boxes, those that it has made by then.
         """
-        self._own = own
+        self._own = boxes
         with self.answers.used(self._before_rows, lambda box: not self._is_own(box)):
             yield
         self.answers.write()
 
     def _is_own(self, box: BlackBoxFunction) -> bool:
-        return any(evaluated(each).ledger is box.ledger for each in self._own())
+        return any(evaluated(one).ledger is box.ledger for one in self._own())
 
     def _before_rows(self, box: BlackBoxFunction, rows: int) -> None:
         """Other boxes' rows are about to be run: they are taken out of the budget, and watched."""
         if self._is_own(box):
             return
-        bounds = {id(part): part for each in self._own() for part in stack(evaluated(each))}
+        bounds = {id(part): part for one in self._own() for part in stack(evaluated(one))}
         budgets = [part for part in bounds.values() if isinstance(part, Budgeted)]
         if self._budget is not None and self.elsewhere + rows > self._budget:
             raise BudgetError(
@@ -270,7 +270,7 @@ def recall(folder: Path, boxes: Sequence[BlackBoxFunction], stage: str = "") -> 
         return
     stacks = [stack(evaluated(box)) for box in boxes]
     kept = {
-        id(parts[-1].ledger) for parts in stacks if any(getattr(each, "remembers", False) for each in parts)
+        id(parts[-1].ledger) for parts in stacks if any(getattr(part, "remembers", False) for part in parts)
     }
     before = group.total(
         *(calls.read(folder, label)["rows"] if group.rank() == 0 else 0 for label in ledgers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from time import perf_counter
 from typing import Any, Protocol, runtime_checkable
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from blackbox import BlackBoxFunction
 from blackbox.failures import noted
-from tasks.callbacks import Told
+from tasks.callbacks import Listeners
 from tasks.errors import CheckpointError, ConfigurationError, StoppedInside, WorkersError
 from tasks.folder import stamp
 from tasks.folder.answers import LEAST, Answers
@@ -95,99 +95,32 @@ def train(
         )
     if model not in state:
         raise ConfigurationError(f"{stage}: expected model to be one of {sorted(state)}, got {model!r}.")
-    loop = Stage(run, stage, steps, state, model)
-    if run.finished and not loop.saved:
+    carried = Stage(run, stage, steps, state, model)
+    if run.finished and not carried.saved:
         raise CheckpointError(
             f"{run.path}: expected the checkpoint of {stage}, which the finished run had, got none. Copy "
             "checkpoints/ back, or start a new run: nothing is trained in a finished one."
         )
-    answers = Answers(f"{stage}.steps")
-    finished, tally = loop.restore(), Tally(boxes, answers.recalled)
-    if finished:
+    work = _Work(run, carried, boxes)
+    if carried.restore():
         recall(group.journal_folder(run.path), boxes, stage)
-        return loop.outcome
-    outcome, showing, told = loop.outcome, ExitStack(), Told(run)
-    progress = showing.enter_context(make_progress()) if progress is None else progress
-    answers.attach_to(run)
-
-    if loop.restored:
-        answers.end(2 * outcome.step - loop.pending)
-
-    def save(*, pending: bool = False) -> None:
-        loop.save(pending=pending)
-        answers.end(2 * outcome.step - pending)
-
-    @contextmanager
-    def remembered(place: int, least: float = 0.0) -> Iterator[None]:
-        answers.place = place
-        with answers.used(None, lambda box: not tally.counts(box), least):
-            yield
-
-    progress.begin(stage, steps, done=outcome.step)
-    told.tell("on_start", run, stage, outcome.step, steps)
-    try:
-        with (
-            StopRequest() as stop,
-            calls_noted(group.journal_folder(run.path), boxes, stage=stage),
-            _stopped_before(stop, loop),
-            _journaled(run, stage, state, tally) as journal,
-            listening(progress.lesson),
-        ):
-            # inside a step only if the step is all that has happened since the last checkpoint
-            # and the process is alone: others would wait for the rest of it
-            alone = group.process_group() is None
-            journal.stop = lambda: alone and stop.requested and loop.nothing_since_saved
-            if not loop.restored and begin is not None:
-                with remembered(0), _judging(loop, tally):
-                    begin()
-            if not loop.restored or loop.pending:
-                _judge(loop, validate, tally, told, remembered, save)
-                if loop.due:
-                    save()
-            while outcome.step < steps:
-                # a signal reaches processes at different steps
-                if group.any_of(stop.requested):
-                    save()
-                    raise loop.interrupted()
-                journal.begin(outcome.step)
-                started = perf_counter()
-                try:
-                    with noted() as causes, tally.afresh(), remembered(2 * outcome.step + 1, LEAST):
-                        before = tally.copy()
-                        try:
-                            metrics = step(outcome.step)
-                        except FailedBatchError as error:  # of all processes at once
-                            metrics = loop.without_gradient(error)
-                        spent = tally.since(before)
-                        spent.add(journal.used)
-                except StoppedInside:
-                    raise loop.interrupted(inside=True) from None
-                took = perf_counter() - started
-                if boxes:
-                    first = spent.first_failure or (causes[0].sentence() if causes else None)
-                    loop.spent(everywhere(replace(spent, first_failure=first)))
-                    metrics = {"rows": outcome.ledger.rows_run, **metrics}
-                loop.stepped(metrics, took)
-                told.tell("on_step", stage, outcome.step, {**outcome.metrics, "seconds": outcome.seconds})
-                failed = {f"failed_{kind}": count for kind, count in outcome.ledger.failures().items()}
-                progress.update(outcome.step, {**outcome.metrics, **failed})
-                last = outcome.step == steps
-                if last or outcome.step % validate_every == 0:
-                    _judge(loop, validate, tally, told, remembered, save)
-                if not last and (outcome.step % checkpoint_every == 0 or loop.due):
-                    save()
-                if not last:
-                    journal.end(covered=loop.covered)
-            loop.finish()
-            answers.end()
-            told.tell("on_end", stage, outcome)
-            journal.end()
-            if group.any_of(stop.requested):
-                raise loop.interrupted()
-    finally:
-        progress.end()
-        showing.close()
-    return outcome
+        return carried.outcome
+    with work.going_on(steps, state, progress):
+        if not carried.restored and begin is not None:
+            work.prepare(begin)
+        if not carried.restored or carried.pending:
+            work.validate(validate)
+            work.save_where_due()
+        for done in range(carried.outcome.step + 1, steps + 1):
+            work.stop_where_asked()
+            work.take(step)
+            if done == steps or done % validate_every == 0:
+                work.validate(validate)
+            if done < steps:
+                work.save_where_due(anyway=done % checkpoint_every == 0)
+                work.forget_queries()
+        work.finish()
+    return carried.outcome
 
 
 class Gradient(Protocol):
@@ -210,51 +143,166 @@ class Gradient(Protocol):
         ...
 
 
-@contextmanager
-def _stopped_before(stop: StopRequest, loop: Stage) -> Iterator[None]:
-    """A process that was asked to stop too, but outside of a stage, does not answer any more: no failure."""
-    try:
+class _Work:
+    """The work on a stage in this process: what a step and a validation take beside what the stage carries.
+
+    Rows are noted as they are run, answers of boxes and finished queries are kept until a checkpoint has what
+    came of them, and signals, callbacks and the progress are attended to.
+
+    Args:
+        run: Of the stage.
+        stage: What it carries from step to step.
+        boxes: The black boxes that steps call.
+    """
+
+    def __init__(self, run: Run, stage: Stage, boxes: Sequence[BlackBoxFunction]) -> None:
+        self._run, self._stage, self._boxes = run, stage, boxes
+        self._name = stage.outcome.stage
+        self._answers = Answers(f"{self._name}.steps")
+        self._tally = Tally(boxes, self._answers.recalled)
+        self._listeners = Listeners(run)
+
+    @contextmanager
+    def going_on(
+        self, steps: int, state: Mapping[str, Stateful], progress: Progress | None
+    ) -> Iterator[None]:
+        """A block in which the stage trains, from where it was left."""
+        stage, folder = self._stage, group.journal_folder(self._run.path)
+        with make_progress() if progress is None else nullcontext(progress) as self._progress:
+            self._answers.attach_to(self._run)
+            if stage.restored:
+                self._forget_answers(pending=stage.pending)
+            self._progress.begin(self._name, steps, done=stage.outcome.step)
+            self._listeners.tell("on_start", self._run, self._name, stage.outcome.step, steps)
+            try:
+                with (
+                    StopRequest() as self._stop,
+                    calls_noted(folder, self._boxes, stage=self._name),
+                    self._stopped_before(),
+                    _journaled(self._run, self._name, state, self._tally) as self._journal,
+                    listening(self._progress.lesson),
+                ):
+                    self._journal.stop = self._may_stop_inside
+                    yield
+            finally:
+                self._progress.end()
+
+    def prepare(self, begin: Callable[[], None]) -> None:
+        """What is done once, before the first validation."""
+        with self._remembered(0), self._judging():
+            begin()
+
+    def validate(self, validate: Callable[[], float | Tensor] | None) -> None:
+        """Judge the weights at hand, and keep them if they are the best so far."""
+        if validate is None:
+            return
+        step = self._stage.outcome.step
+        if self._stage.due:  # what was done before is not lost if the validation is cut short
+            self._save(pending=True)
+        with self._remembered(2 * step), self._judging():
+            value = self._stage.validated(validate())
+        self._listeners.tell("on_validation", self._name, step, value)
+
+    def take(self, step: Callable[[int], Mapping[str, float]]) -> None:
+        """Take an optimiser step, log it, show it, and tell the callbacks."""
+        stage, outcome = self._stage, self._stage.outcome
+        self._journal.begin(outcome.step)
+        started = perf_counter()
+        try:
+            with noted() as causes, self._tally.afresh(), self._remembered(2 * outcome.step + 1, LEAST):
+                before = self._tally.copy()
+                try:
+                    metrics = step(outcome.step)
+                except FailedBatchError as error:  # of all processes at once
+                    metrics = stage.without_gradient(error)
+                spent = self._tally.since(before)
+                spent.add(self._journal.used)
+        except StoppedInside:
+            raise stage.interrupted(inside=True) from None
+        seconds = perf_counter() - started
+        if self._boxes:
+            cause = spent.first_failure or (causes[0].sentence() if causes else None)
+            stage.spent(everywhere(replace(spent, first_failure=cause)))
+            metrics = {"rows": outcome.ledger.rows_run, **metrics}
+        stage.stepped(metrics, seconds)
+        logged = outcome.metrics
+        self._listeners.tell("on_step", self._name, outcome.step, {**logged, "seconds": outcome.seconds})
+        failed = {f"failed_{kind}": count for kind, count in outcome.ledger.failures().items()}
+        self._progress.update(outcome.step, {**logged, **failed})
+
+    def stop_where_asked(self) -> None:
+        """Leave a checkpoint and stop, where the user or the system asked for it."""
+        if group.any_of(self._stop.requested):  # a signal reaches processes at different steps
+            self._save()
+            raise self._stage.interrupted()
+
+    def save_where_due(self, *, anyway: bool = False) -> None:
+        """Write a checkpoint, where enough was done since the last one."""
+        if anyway or self._stage.due:
+            self._save()
+
+    def forget_queries(self) -> None:
+        """The step is over: its queries are kept no longer, where a checkpoint has it."""
+        self._journal.end(covered=self._stage.covered)
+
+    def finish(self) -> None:
+        """Take the best weights, and leave nothing behind but the checkpoint."""
+        self._stage.finish()
+        self._answers.end()
+        self._listeners.tell("on_end", self._name, self._stage.outcome)
+        self._journal.end()
+        if group.any_of(self._stop.requested):
+            raise self._stage.interrupted()
+
+    def _save(self, *, pending: bool = False) -> None:
+        self._stage.save(pending=pending)
+        self._forget_answers(pending=pending)
+
+    def _forget_answers(self, *, pending: bool) -> None:
+        """A checkpoint has what came of the answers so far, but for a validation that is pending."""
+        self._answers.end(2 * self._stage.outcome.step - pending)
+
+    @contextmanager
+    def _remembered(self, place: int, least: float = 0.0) -> Iterator[None]:
+        """A block in which boxes are asked only for what they have not answered in this place before.
+
+        Args:
+            place: 2 k for the validation after k steps, 2 k + 1 for the step that follows it.
+            least: Seconds of a call of which nothing is kept.
+        """
+        self._answers.place = place
+        with self._answers.used(None, lambda box: not self._tally.counts(box), least):
+            yield
+
+    @contextmanager
+    def _judging(self) -> Iterator[None]:
+        """A block whose rows are counted apart from those of steps, recalled answers included."""
+        before = self._tally.copy()
         yield
-    except (WorkersError, RanksError) as error:
-        if stop.requested:
-            raise loop.interrupted() from error
-        raise
+        self._stage.outcome.judging.add(everywhere(self._tally.since(before)))
 
+    def _may_stop_inside(self) -> bool:
+        """Whether to stop in the middle of a step: only if it is all that happened since the last checkpoint.
 
-@runtime_checkable
-class _Journaled(Protocol):
-    """A gradient that looks in a journal for queries of the step at hand."""
+        And if the process is alone: others would wait for the rest of the step.
+        """
+        alone = group.process_group() is None
+        return alone and self._stop.requested and self._stage.nothing_since_saved
 
-    journal: Any
-
-
-def _judge(
-    loop: Stage,
-    validate: Callable[[], float | Tensor] | None,
-    tally: Tally,
-    told: Told,
-    remembered: Callable[[int], AbstractContextManager[None]],
-    save: Callable[..., None],
-) -> None:
-    if validate is not None:
-        if loop.due:  # what was done before is not lost if the validation is cut short
-            save(pending=True)
-        with remembered(2 * loop.outcome.step), _judging(loop, tally):
-            value = loop.validated(validate())
-        told.tell("on_validation", loop.outcome.stage, loop.outcome.step, value)
-
-
-@contextmanager
-def _judging(loop: Stage, tally: Tally) -> Iterator[None]:
-    """A block whose rows are counted apart from those of steps, recalled answers included."""
-    before = tally.copy()
-    yield
-    loop.outcome.judging.add(everywhere(tally.since(before)))
+    @contextmanager
+    def _stopped_before(self) -> Iterator[None]:
+        """Another process that was asked to stop too, outside of a stage, does not answer: no failure."""
+        try:
+            yield
+        except (WorkersError, RanksError) as error:
+            if self._stop.requested:
+                raise self._stage.interrupted() from error
+            raise
 
 
 @contextmanager
 def _journaled(run: Run, stage: str, state: Mapping[str, Stateful], tally: Tally) -> Iterator[Journal]:
-    """The stage's journal, given to the gradients of `state` that have none of their own."""
+    """The stage's journal, given to the gradients of `state` that have none."""
     folder = group.journal_folder(run.path)
     journal = Journal(folder, stage, tally, rank=group.rank(), of=stamp.code(run))
     gradients = [part for part in state.values() if isinstance(part, _Journaled) and part.journal is None]
@@ -265,3 +313,10 @@ def _journaled(run: Run, stage: str, state: Mapping[str, Stateful], tally: Tally
     finally:
         for gradient in gradients:
             gradient.journal = None
+
+
+@runtime_checkable
+class _Journaled(Protocol):
+    """A gradient that looks in a journal for queries of the step at hand."""
+
+    journal: Any

@@ -105,12 +105,12 @@ def student(setup: Setup) -> Trained:
     gradient, answers = _by_autograd(setup, stand), _answers(setup)
 
     def learn() -> None:
-        for name, (given, told) in answers.items():
+        for name, (inputs, outputs) in answers.items():
             box = setup.problem.boxes[name]
-            seen = [array for spec, array in zip(box.inputs, given, strict=True) if spec.differentiable]
+            seen = [array for spec, array in zip(box.inputs, inputs, strict=True) if spec.differentiable]
             tangent = stands[box].tangent  # the copy that learns
             assert isinstance(tangent, zo.StudentTangent)
-            tangent.fit(seen, told, steps=setup.config.prefit)
+            tangent.fit(seen, outputs, steps=setup.config.prefit)
 
     return setup.descend(gradient, begin=learn if answers else None)
 
@@ -401,7 +401,7 @@ def named(problem: Problem | type[Problem], names: Sequence[str]) -> dict[str, M
         ConfigurationError: One is unknown, named twice, or needs a reference or box that the problem has not.
     """
     known = {**METHODS, **problem.methods}  # what is known and not to be had is refused with its reason
-    known |= {name: found for name in names if (found := problem.variant(name)) is not None}
+    known |= {name: method for name in names if (method := problem.variant(name)) is not None}
     for place, name in enumerate(names):
         if name not in known:
             raise ConfigurationError(

@@ -104,9 +104,9 @@ class MLflow(Callback):
             known = self._ids.get(stage) or self._find(run, stage)
             if known is not None:
                 self._ids[stage] = known
-                told = {row.metric: row.value, "seconds of training": row.seconds, **row.extra}
-                told |= {f"failed rows of {name}": count for name, count in row.failed.items()}
-                self._keep(stage, int(row.extra.get("steps") or 0), told)
+                figures = {row.metric: row.value, "seconds of training": row.seconds, **row.extra}
+                figures |= {f"failed rows of {name}": count for name, count in row.failed.items()}
+                self._keep(stage, int(row.extra.get("steps") or 0), figures)
                 self._send(stage)
 
     @property
@@ -124,8 +124,8 @@ class MLflow(Callback):
     def _find(self, run: Run, stage: str) -> str | None:
         folder = str(run.path.resolve()).replace("'", "\\'")
         wanted = f"tags.`blackbox.folder` = '{folder}' and tags.`blackbox.stage` = '{stage}'"
-        found = self._client.search_runs([self._number(run)], wanted, max_results=1)
-        return found[0].info.run_id if found else None
+        runs = self._client.search_runs([self._number(run)], wanted, max_results=1)
+        return runs[0].info.run_id if runs else None
 
     def _keep(self, stage: str, step: int, metrics: Mapping[str, Any]) -> None:
         now = int(1000 * time())

@@ -68,12 +68,12 @@ def added(group: str, shipped: Mapping[str, object]) -> dict[str, dict[str, str]
     Returns:
         For each name every `module:Class` that some package has for it, and a line that says which.
     """
-    found: dict[str, dict[str, str]] = {}
+    places: dict[str, dict[str, str]] = {}
     for entry in sorted(metadata.entry_points(group=group), key=lambda entry: (entry.name, entry.value)):
         if entry.name not in shipped:
             package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown package"
-            found.setdefault(entry.name, {})[entry.value] = f"{entry.value}, from {package}"
-    return found
+            places.setdefault(entry.name, {})[entry.value] = f"{entry.value}, from {package}"
+    return places
 
 
 def functions() -> dict[str, str]:
@@ -109,9 +109,14 @@ def check_single(target: str, group: str = "blackbox.functions") -> None:
 def listing() -> str:
     """All names, a line each, as `blackbox list` shows them; no package is imported for it."""
     lines = {name: line for name, (_, line) in FUNCTIONS.items()}
-    lines |= {name: "; ".join(each.values()) for name, each in added("blackbox.functions", FUNCTIONS).items()}
+    lines |= {
+        name: "; ".join(packages.values())
+        for name, packages in added("blackbox.functions", FUNCTIONS).items()
+    }
     jobs = {name: _ABOUT.get(name, target) for name, target in PROBLEMS.items()}
-    jobs |= {name: "; ".join(each.values()) for name, each in added("blackbox.tasks", PROBLEMS).items()}
+    jobs |= {
+        name: "; ".join(packages.values()) for name, packages in added("blackbox.tasks", PROBLEMS).items()
+    }
     return (
         f"Black boxes (blackbox check NAME, blackbox serve NAME):\n{_table(lines)}\n"
         f"Problems (blackbox run NAME):\n{_table(jobs)}"

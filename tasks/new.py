@@ -1,4 +1,4 @@
-"""`blackbox new`: a small problem that works, of one of three kinds, and its test, to be made one's own."""
+"""`blackbox new`: a small problem that works, of one of four kinds, and its test, to be made one's own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ KINDS = {
     "correct": {".py": "correct.txt", "test": "test_correct.txt"},
     "design": {".py": "design.txt", "test": "test_design.txt"},
     "program": {".py": "program.txt", "_program.py": "solver.txt", "test": "test_program.txt"},
+    "classifier": {".py": "classifier.txt", "test": "test_classifier.txt"},
 }
+# the box of kinds whose file writes rows for `blackbox check`
+CHECKED = {"program": "tube", "classifier": "Service"}
 
 
 def write(name: str, folder: Path, kind: str = "correct") -> str:
@@ -32,7 +35,7 @@ def write(name: str, folder: Path, kind: str = "correct") -> str:
         folder: Where; made if it is missing, and its parent is there.
         kind: "correct", a coarse solver stepped in a loop and a network that corrects it; "design", a network
             proposes a design and the box scores it; "program", a program that reads and writes files, with
-            `name_program.py` in its place.
+            `name_program.py` in its place; "classifier", a network in front of a classifier that only answers.
 
     Returns:
         What was written, and what to type next.
@@ -59,16 +62,16 @@ def write(name: str, folder: Path, kind: str = "correct") -> str:
         with open(path, "x", encoding="utf-8") as stream:
             stream.write(text)
     problem, *_, test = written = [quote(str(path)) for path in files]
-    box = quote(f"{folder / words}.py:tube")
     samples = quote(f"{folder / words}_samples.npz")
     steps = {
         f"blackbox run {problem}": "train it by several methods, and write a report",
         f"blackbox run {problem} --help": "its methods and settings",
         f"python -m pytest {test}": "after every change of yours",
     }
-    if kind == "program":
+    if kind in CHECKED:
+        box = quote(f"{folder / words}.py:{CHECKED[kind]}")
         steps[f"python {problem}"] = "write rows such as training will meet"
-        steps[f"blackbox check {box} --samples {samples}"] = "is the program fit to be trained through?"
+        steps[f"blackbox check {box} --samples {samples}"] = "is the box fit to be trained through?"
     if find_spec("pytest") is None:
         steps[f"python -m pytest {test}"] += " (pip install pytest)"
     width = max(map(len, steps))

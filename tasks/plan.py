@@ -4,33 +4,28 @@ An expensive box is thought of in rows. Where a budget of them is given and no n
 follow from it: batches are a quarter of the usual, for at equal rows small batches with more steps end at a
 lower error; recorded answers are replayed as often as they are trusted, and no probes are bought where
 tangents are not; and there are as many steps as the budget allows, validation and test included. What is set
-by hand stays; and all of a problem with presets, whose settings go with each other.
+by hand stays. Of a problem with presets, whose settings go with each other, all stay, but that a preset's
+steps become fewer where the budget has no room for them (`tasks.spending`).
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
 
-from blackbox.words import counted
-from tasks import problems, trial
+from tasks import problems
 from tasks.configuration import refused
-from tasks.errors import ConfigurationError, ProblemError
+from tasks.errors import ProblemError
 from tasks.folder.terms import Terms, check_seeds
 from tasks.method import Cost, Method
 from tasks.methods import named
 from tasks.problem import Problem
-from tasks.trial import TRIES, Sizes, Trial
+from tasks.trial import Sizes, Trial
 
 SMALLER = 4  # times as small as usual is the batch
-VALIDATIONS, SHARE = 12, 0.2  # of a training at most, and of the budget; two at least
-KEPT = 0.05  # of the budget is kept back, for rows that a kill makes the run ask for again
-MOST_STEPS = 2**40
-MOST_OF_ALL = 0.5  # of the rows of training: a method that takes more leaves the others few steps
 LEFT = ("steps", "validate_every")  # settings that the run chooses, which knows what a row of data costs
 
 
@@ -92,56 +87,6 @@ class Plan:
         with problem.ledger.unwritten(lambda: list(problem.boxes.values()) if "box" in vars(problem) else []):
             problem.check()
 
-    def settled(self, *, timed: bool) -> Plan:
-        """The plan with its rows and with settings that follow from its budget, when boxes can be asked.
-
-        Args:
-            timed: Whether to run a batch's rows to see how long they take, where the budget has room for it.
-
-        Raises:
-            ConfigurationError: A method cannot train with these settings, or these boxes; or the run takes
-                more rows than its budget has, or steps are to follow from one without room for a step of each
-                method: none was run, but for the data.
-        """
-        problem = self.problem
-        for method in self.methods.values():  # a network may ask for data, and these for rows
-            if method.check is not None:
-                with torch.random.fork_rng(devices=()):
-                    method.check(problem)
-        asked, chosen, aside = trial.asked(problem, len(self.seeds)), self.chosen, ()
-        if None in chosen.values():
-            chosen = {name: getattr(self.config, name) for name in chosen}
-            if asked.sizes is not None:
-                within, aside = _within_the_budget(self, asked.sizes, asked.made)
-                chosen |= within
-            problem.config = replace(self.config, **chosen)
-        plan = replace(self, chosen=chosen, aside=aside, instead=asked.instead)
-        if asked.sizes is None:
-            return plan
-        plan = replace(plan, rows=_rows(problem, self.methods, asked.sizes, asked.made))
-        if not plan._has_room(0):
-            raise plan._beyond_the_budget()
-        # the rows that are timed count too, and must not be those that the end of the run needs
-        tried = timed and not problem.has_no_box() and plan._has_room(TRIES * asked.sizes.objective)
-        return replace(plan, trial=trial.timed(problem)) if tried else plan
-
-    def _has_room(self, more: int) -> bool:
-        """Whether the budget has so many rows more than the plan takes."""
-        return self.config.rows is None or self.total + more <= self.config.rows
-
-    def _beyond_the_budget(self) -> ConfigurationError:
-        assert self.rows is not None
-        rows, made = self.rows, self.rows.made
-        steps = ", ".join(f"{name} {count:,}" for name, count in rows.steps.items() if count)
-        was = "was" if made == 1 else "were"
-        run = f"{counted(made, 'row')} {was} run, to make the data." if made else "No row was run."
-        return ConfigurationError(
-            f"rows: expected a run within its budget of {counted(self.config.rows, 'row')}, got a plan of at "
-            f"least {self.total:,} in {counted(len(self.seeds), 'seed')} of: {steps}; validation and test "
-            f"{rows.judging:,}. {run} "
-            "Raise --rows, or lower --steps, --batch, or the methods' settings."
-        )
-
 
 def plan_of(
     problem: Problem,
@@ -168,7 +113,7 @@ def plan_of(
         ProblemError: There is no such device.
     """
     if by_hand is not None:
-        config, left = _left_to_the_budget(problem, by_hand)
+        config, left = _left_to_the_budget(problem, preset, by_hand)
         problem, chosen = type(problem)(config, folder=problem.folder), dict.fromkeys(left)
     config = problem.config
     check_seeds(seeds)
@@ -184,22 +129,34 @@ def plan_of(
     return Plan(problem, tuple(map(int, seeds)), methods, preset, where, dict(chosen or {}))
 
 
-def _left_to_the_budget(problem: Problem, by_hand: Collection[str]) -> tuple[Any, tuple[str, ...]]:
+def _left_to_the_budget(
+    problem: Problem, preset: str | None, by_hand: Collection[str]
+) -> tuple[Any, tuple[str, ...]]:
     """The settings of a run that is given rows: those that can be chosen at once, and names of the others.
 
     Args:
         problem: With its settings.
+        preset: The one that these started from; None where that is not known.
         by_hand: Names of those that the user set, beside those that are not the usual ones; without `rows` or
             with `steps` nothing is chosen.
     """
-    settings, usual = problem.config, type(problem).Config()
-    names = [each.name for each in fields(usual)]
-    by_hand = {*by_hand, *(name for name in names if getattr(usual, name) != getattr(settings, name))}
-    if problem.presets or getattr(settings, "rows", None) is None or "steps" in by_hand:
+    settings, presets = problem.config, problem.presets
+    named = None if preset is None else presets.get(preset)
+    usual = [type(problem).Config(), *presets.values()] if named is None else [named]
+    departing = {
+        setting.name
+        for setting in fields(type(problem).Config)
+        if all(getattr(start, setting.name) != getattr(settings, setting.name) for start in usual)
+    }
+    by_hand = {*by_hand, *departing}
+    if getattr(settings, "rows", None) is None or "steps" in by_hand:
         return settings, ()
+    left = tuple(name for name in LEFT if name not in by_hand)
+    if presets:
+        return settings, left
     changed: dict[str, Any] = {"batch": max(1, settings.batch // SMALLER), "replays": None, "max_rows": 1.0}
     changed = {name: value for name, value in changed.items() if name not in by_hand}
-    return replace(settings, **changed), tuple(name for name in LEFT if name not in by_hand)
+    return replace(settings, **changed), left
 
 
 @dataclass(frozen=True)
@@ -246,114 +203,6 @@ class Rows:
         """Box rows of steps where every check is asked, and trust in tangents is not lost, by method."""
         learned = {name for name, cost in self.costs.items() if cost is not None and cost.learns}
         return {name: (self.steps if name in learned else self.most)[name] for name in self.steps}
-
-
-def _rows(
-    problem: Problem, methods: Mapping[str, Method], sizes: Sizes, made: int, *, supposing: bool = False
-) -> Rows:
-    """What the settings of a problem ask for.
-
-    Args:
-        problem: With its settings.
-        methods: That will be trained.
-        sizes: Of what is asked for at once.
-        made: Rows that were run to make the data.
-        supposing: Whether a problem's own validation or test is supposed to take each row of its data once,
-            as the objective does.
-    """
-    config, kind = problem.config, type(problem)
-    costs = {
-        name: None if method.cost is None else method.cost(problem, config.steps)
-        for name, method in methods.items()
-    }
-    known = {name: cost for name, cost in costs.items() if cost is not None}
-    steps = {name: round(sizes.objective * cost.evaluations) for name, cost in known.items()}
-    most = {name: round(sizes.objective * (cost.most or cost.evaluations)) for name, cost in known.items()}
-    validates = kind.validate is Problem.validate or (supposing and sizes.validation)
-    tests = (kind.evaluate is Problem.evaluate and kind.judge is Problem.judge) or (supposing and sizes.test)
-    validations = 1 + -(-config.steps // config.validate_every)
-    each = sizes.objective / sizes.batch
-    validation = int(each * (validations * sizes.validation)) if validates else None
-    test = int(each * sizes.test) if tests else None
-    validated = sum(cost is None or cost.evaluations > 0 for cost in costs.values())
-    judging = validated * (validation or 0) + len(methods) * (test or 0)
-    return Rows(sizes, costs, steps, most, validation, test, judging, made)
-
-
-def _within_the_budget(plan: Plan, sizes: Sizes, made: int) -> tuple[dict[str, int], tuple[str, ...]]:
-    """As many steps as the budget allows, with room for all checks of queries.
-
-    Args:
-        plan: With a budget; it leaves `steps` and perhaps other settings to be chosen.
-        sizes: Of what is asked for at once.
-        made: Rows that were run to make the data.
-
-    Returns:
-        The settings that are chosen, none where the rows of a problem are not known beforehand or steps take
-        none; and what is to be said of them. A validation or test of the problem's own is supposed to take
-        each row of its data once, as the objective does.
-
-    Raises:
-        ConfigurationError: There is no room for a step of each method, with its checks.
-    """
-    problem, config, seeds = plan.problem, plan.config, len(plan.seeds)
-    first = _rows(problem, plan.methods, sizes, made, supposing=True)
-    if first.validation is None or first.test is None or None in first.costs.values():
-        return {}, ()
-    if not any(first.steps.values()):
-        return {}, ()
-    aside = made + TRIES * sizes.objective
-    budget = int((1 - KEPT) * config.rows) - aside
-    validations = 1 + -(-config.steps // config.validate_every)
-    once = seeds * len(plan.methods) * first.validation / validations
-    wanted = int(min(VALIDATIONS, max(2, SHARE * budget / once if once else VALIDATIONS)))
-
-    def at(steps: int) -> dict[str, int]:
-        settings = {"steps": steps, "validate_every": -(-steps // (wanted - 1))}
-        return {name: settings[name] for name in plan.chosen}
-
-    def rows_at(steps: int, methods: Mapping[str, Method]) -> Rows:
-        tried = copy.copy(problem)
-        tried.config = replace(config, **at(steps))
-        return _rows(tried, methods, sizes, made, supposing=True)
-
-    def most_steps(methods: Mapping[str, Method]) -> int:
-        def fits(steps: int) -> bool:
-            return seeds * rows_at(steps, methods).with_checks <= budget
-
-        low, high = 0, 1
-        while high < MOST_STEPS and fits(high):
-            low, high = high, 2 * high
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if fits(middle) else (low, middle)
-        return low
-
-    steps = most_steps(plan.methods)
-    chosen = rows_at(max(1, steps), plan.methods)
-    dear = max(chosen.checked, key=lambda name: chosen.checked[name])
-    others = {name: method for name, method in plan.methods.items() if name != dear}
-    share = chosen.checked[dear] / sum(chosen.checked.values())
-    if steps == 0:
-        enough = -int(-(seeds * chosen.with_checks + aside) // (1 - KEPT))
-        takes = ", ".join(f"{name} {count:,}" for name, count in chosen.checked.items() if count)
-        run = f"{counted(made, 'row')} {'was' if made == 1 else 'were'} run, to make the data"
-        leave = f", or leave out {dear}" if others and share > MOST_OF_ALL else ""
-        raise ConfigurationError(
-            f"rows: expected a run within its budget of {counted(config.rows, 'row')}, got one of at least "
-            f"{enough:,}: a step of each method, with its checks, takes {takes}; validation and test "
-            f"{chosen.judging:,}{', in each seed' if seeds > 1 else ''}; the rest is kept for a kill. "
-            f"{run if made else 'No row was run'}. Give --rows {enough} or more{leave}."
-        )
-    said = ()
-    if share > MOST_OF_ALL and any(chosen.checked.get(name) for name in others):
-        without = most_steps(others)
-        if without >= 2 * steps:
-            said = (
-                f"  {dear} takes {share:.0%} of the rows of training: without it the others would have "
-                f"{counted(without, 'step')}, not {steps:,}. Give it a run of its own, --methods {dear}.",
-            )
-    return at(steps), said
 
 
 def _refuse_missing_device(device: str) -> None:

@@ -254,14 +254,14 @@ class Problem:
             last: Whether it was the seed's last method; one that is not applicable is in neither.
         """
 
-    def report(self, found: Findings) -> Sequence[html_report.Block]:
+    def report(self, findings: Findings) -> Sequence[html_report.Block]:
         """What the report shows beside the table, the curves and the ledger. Optional: the pictures."""
         from tasks.report import pictures  # matplotlib takes a second
 
-        made = self.pictures(found.fields[found.seeds[0]])
+        made = self.pictures(findings.fields[findings.seeds[0]])
         blocks: list[html_report.Block] = [html_report.Heading("Pictures")] if made else []
         for number, (caption, figure) in enumerate(made.items(), start=1):
-            path = pictures.save(figure, found.run.path / f"picture-{number}.png")
+            path = pictures.save(figure, findings.run.path / f"picture-{number}.png")
             blocks.append(html_report.Figure(path, alt=caption, caption=caption))
         return blocks
 
@@ -271,12 +271,12 @@ class Problem:
 
     def losses(self, network: nn.Module, batch: Batch) -> Tensor:
         """The losses of a batch in evaluation mode, `(rows,)` float64; NaN where a row failed."""
-        device, found = self.config.device, []
+        device, losses = self.config.device, []
         with torch.no_grad(), evaluating(network):
             for part in parts(batch, ROWS):
                 here = map_tensors(lambda tensor: tensor.to(device), part)
-                found.append(one_each(self.objective(network, here), here).double())
-        return torch.cat(found)
+                losses.append(one_each(self.objective(network, here), here).double())
+        return torch.cat(losses)
 
     @property
     def boxes(self) -> dict[str, BlackBoxFunction]:
@@ -311,8 +311,8 @@ class Problem:
 
         def own() -> list[BlackBoxFunction]:
             made = vars(self).get("box", vars(type(self)).get("box"))
-            given = list(made.values()) if isinstance(made, Mapping) else [made]
-            return [box for box in given if isinstance(box, BlackBoxFunction)]
+            boxes = list(made.values()) if isinstance(made, Mapping) else [made]
+            return [box for box in boxes if isinstance(box, BlackBoxFunction)]
 
         with self.ledger.making(own):
             yield
@@ -357,12 +357,12 @@ def _on_device(made: Callable[[Problem], Data]) -> Callable[[Problem], Data]:
 
     def data(self: Problem) -> Data:
         with self.making_data():
-            given = made(self)
-        if not isinstance(given, Data):
+            batches = made(self)
+        if not isinstance(batches, Data):
             raise ProblemError(
-                f"{type(self).__name__}.data: expected tasks.Data(...), got {type(given).__name__}. Return "
+                f"{type(self).__name__}.data: expected tasks.Data(...), got {type(batches).__name__}. Return "
                 "tasks.Data.split(rows, batch=self.config.batch, ...), or a tasks.Data of your own batches."
             )
-        return given.to(self.config.device) if self.config.device != "cpu" else given
+        return batches.to(self.config.device) if self.config.device != "cpu" else batches
 
     return data

@@ -45,17 +45,17 @@ def find(target: str) -> tuple[type[Problem], str]:
         )
     with executing():
         if colon:
-            found = registry.find(where, known, Problem)
+            kind = registry.find(where, known, Problem)
         else:
-            found = registry.only_class(where, Problem, "tasks.Problem")
-    if not (inspect.isclass(found) and issubclass(found, Problem)):
+            kind = registry.only_class(where, Problem, "tasks.Problem")
+    if not (inspect.isclass(kind) and issubclass(kind, Problem)):
         raise ProblemError(
-            f"{target}: expected a subclass of tasks.Problem, got {getattr(found, '__name__', found)!r}. "
+            f"{target}: expected a subclass of tasks.Problem, got {getattr(kind, '__name__', kind)!r}. "
             "`blackbox new NAME` writes an example."
         )
     if place.endswith(".py"):
-        where = f"{Path(place).resolve()}:{found.__qualname__}"
-    return found, where
+        where = f"{Path(place).resolve()}:{kind.__qualname__}"
+    return kind, where
 
 
 def where_is(kind: type[Problem]) -> str:

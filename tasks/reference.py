@@ -33,15 +33,15 @@ def with_derivative(box: BlackBoxFunction, reference: Stand) -> Stand:
     def call(*arrays: Tensor) -> Any:
         rows = arrays[0].shape[: arrays[0].ndim - len(box.inputs[0].shape)].numel()
         outputs = reference(*arrays)
-        each = _tuple(outputs)
+        tensors = _tuple(outputs)
         tracked = torch.is_grad_enabled() and any(array.requires_grad for array in arrays)
-        if tracked and not any(output.requires_grad for output in each):
+        if tracked and not any(output.requires_grad for output in tensors):
             raise ProblemError(
                 "reference: expected outputs that autograd can go back from, got outputs that are cut from "
                 "the graph: first-order would train without the box's derivative. Compute them from the "
                 "inputs by torch's operations, without NumPy, detach() or no_grad()."
             )
-        first = each[0].detach()
+        first = tensors[0].detach()
         whole = torch.isfinite(first.reshape(rows, -1)).all(dim=1)
         lost = int((~whole).sum())
         if group.rank() == 0:  # every process evaluates them all
@@ -82,25 +82,25 @@ def compare(
 
     def answer(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
         arrays = tuple(array.detach() for array in arrays)
-        own = box.call(*arrays)
+        ours = box.call(*arrays)
         if id(box) in stands:
             with intercepted(None):  # a reference may call the box
                 theirs = _tuple(stands[id(box)](*arrays))
             again: list[tuple[Tensor, ...]] = []
             for place, spec in enumerate(box.outputs):
-                found = Difference.of(spec.name, len(spec.shape), _tuple(own)[place], theirs[place])
-                if found.size > found.rounding:
+                difference = Difference.of(spec.name, len(spec.shape), _tuple(ours)[place], theirs[place])
+                if difference.size > difference.rounding:
                     again = again or [_tuple(box.call(*arrays))]
-                    noise = Difference.of(spec.name, len(spec.shape), _tuple(own)[place], again[0][place])
-                    if found.size > NOISY * noise.size:
-                        worst.append(found)
-        return own
+                    noise = Difference.of(spec.name, len(spec.shape), _tuple(ours)[place], again[0][place])
+                    if difference.size > NOISY * noise.size:
+                        worst.append(difference)
+        return ours
 
     # neither draws nor running means of training are to depend on it
     with torch.random.fork_rng(devices=()), evaluating(network), intercepted(answer):
         objective(network, batch)
     if worst:
-        largest = max(worst, key=lambda found: found.size)
+        largest = max(worst, key=lambda one: one.size)
         if largest.size > DIFFERENT:
             raise ProblemError(
                 f"{largest.sentence()} First order would train on something else. Compute in reference what "
@@ -143,17 +143,17 @@ class Difference:
                 f"{tuple(reference.shape)}."
             )
         rows = box.shape[: box.ndim - axes].numel()
-        own, their = (tensor.detach().double().cpu().reshape(rows, -1) for tensor in (box, reference))
-        alive = (own.isfinite() & their.isfinite()).all(dim=1)
+        ours, theirs = (tensor.detach().double().cpu().reshape(rows, -1) for tensor in (box, reference))
+        alive = (ours.isfinite() & theirs.isfinite()).all(dim=1)
         if not alive.any():
             return cls(output)
-        apart = torch.where(alive[:, None], (their - own).abs(), 0.0)
+        apart = torch.where(alive[:, None], (theirs - ours).abs(), 0.0)
         row, number = divmod(int(apart.argmax()), apart.shape[1])
-        largest = float(own[alive].abs().max())
-        varies = float((own[alive] - own[alive].mean(dim=0)).abs().max()) or largest or 1.0
-        kinds = [torch.finfo(each.dtype).eps for each in (box, reference) if each.is_floating_point()]
+        largest = float(ours[alive].abs().max())
+        varies = float((ours[alive] - ours[alive].mean(dim=0)).abs().max()) or largest or 1.0
+        kinds = [torch.finfo(array.dtype).eps for array in (box, reference) if array.is_floating_point()]
         rounding = ROUNDING * max(kinds, default=0.0) * largest / varies
-        values = float(own[row, number]), float(their[row, number])
+        values = float(ours[row, number]), float(theirs[row, number])
         return cls(output, row, *values, float(apart[row, number]) / varies, rounding)
 
     def sentence(self) -> str:

@@ -56,13 +56,9 @@ def reopened(folder: Path, plan: Plan, *, any_seeds: bool = False) -> tuple[Run,
     return run, plan
 
 
-def plan_in(run: Run) -> Plan:
-    """The plan that a folder has in writing; executes the code that the run names, which is trusted by now.
-
-    Raises:
-        RunFolderError: The run does not say where its problem is.
-    """
-    problem = problem_of(run, trusted=True)
+def plan_in(run: Run, *, trusted: bool = False) -> Plan:
+    """The plan that a folder has in writing; executes the code that the run names, see `problem_of`."""
+    problem = problem_of(run, trusted=trusted)
     return plan_of(problem, run.seeds, preset=run.preset, where=run.problem, chosen=run.chosen)
 
 

@@ -94,8 +94,8 @@ def parse(target: str, words: Sequence[str]) -> RunCommand:
     program = f"blackbox run {target}"
     command = tyro.cli(kind, prog=program, description=about, args=list(words), config=(FlagCreatePairsOff,))
     names = [field.name for field in dataclasses.fields(command.config)]
-    given = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words}
-    return dataclasses.replace(command, by_hand=tuple(name for name in names if name in given))
+    written = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words}
+    return dataclasses.replace(command, by_hand=tuple(name for name in names if name in written))
 
 
 def _problem_command(target: str, words: Sequence[str]) -> tuple[Any, str]:
@@ -108,8 +108,8 @@ def _problem_command(target: str, words: Sequence[str]) -> tuple[Any, str]:
     problem, where = problems.find(target)
     presets = dict(problem.presets) or {"default": problem.Config()}
     preset = _preset(presets, words)
-    own = {field.name for field in dataclasses.fields(RunCommand)} - {"config"}
-    taken = own & {field.name for field in dataclasses.fields(problem.Config)}
+    arguments = {field.name for field in dataclasses.fields(RunCommand)} - {"config"}
+    taken = arguments & {field.name for field in dataclasses.fields(problem.Config)}
     if taken:
         raise ConfigurationError(
             f"{problem.__name__}.Config: expected names that `blackbox run` has not itself, got "
@@ -143,7 +143,7 @@ def run(command: RunCommand) -> int:
     """Train and judge a problem, or say what that will cost."""
     from tasks.folder.run import Run
     from tasks.plan import plan_of
-    from tasks.resume import problem_of
+    from tasks.resume import plan_in
     from tasks.workers import launch
 
     problem = command.kind(command.config, folder=command.data)
@@ -152,36 +152,37 @@ def run(command: RunCommand) -> int:
     if command.dry_run:
         return _dry_run(plan)
 
-    def made() -> Run:
+    def begun() -> tuple[Run, Plan]:
         before = launch.restarted(command.runs, command.task)
         if before is not None:
             say(f"Going on with {before}.")
             run = Run.open(before)
-            problem_of(run)  # which refuses what is not trusted
-            return run
+            return run, plan_in(run)
         run = Run.create(command.runs, plan.terms, command=["blackbox", *_at_work().words])
         launch.note_launch(run.path)
-        return run
+        return run, plan
 
-    return together(made, command.tensorboard, command.workers, command.timeout)
+    return together(begun, command.tensorboard, command.workers, command.timeout)
 
 
 def _dry_run(plan: Plan) -> int:
     """Say what a run will cost; the status is 1 where no row of its first batch comes back."""
     from tasks import cost
+    from tasks.spending import settled
 
     plan.check()
     plan.problem.ledger.bound(plan.problem)
-    sentences = cost.sentences(plan.settled(timed=True))
+    sentences = cost.sentences(settled(plan, timed=True))
     say("\n".join(sentences))
     return int(any(sentence.strip().startswith(cost.NONE_BACK) for sentence in sentences))
 
 
-def together(made: Callable[[], Run], tensorboard: bool, workers: int, timeout: float) -> int:
+def together(begun: Callable[[], tuple[Run, Plan]], tensorboard: bool, workers: int, timeout: float) -> int:
     """Work on a run, in this process or in several that are started here; or as one of those.
 
     Args:
-        made: Makes or opens it, and refuses one whose code is not trusted; called in the first process.
+        begun: Makes or opens it, and refuses one whose code is not trusted; called in the first process. The
+            others have a copy of the folder, and the plan that it has in writing.
         tensorboard: Whether metrics are written as event files, too.
         workers: Processes to start.
         timeout: Seconds after which one that does not answer is given up.
@@ -189,25 +190,29 @@ def together(made: Callable[[], Run], tensorboard: bool, workers: int, timeout: 
     from tasks.workers import group, launch
 
     invocation = _at_work()
+    plan: Plan | None = None
+
+    def first_run() -> Run:
+        nonlocal plan
+        run, plan = begun()
+        return run
+
     others = launch.started(invocation.words, 1 if group.is_member() else workers)
-    with others, group.joined(timeout), group.shared_run(made) as run:
+    with others, group.joined(timeout), group.shared_run(first_run) as run:
         from tasks import start
         from tasks.interruption import ending_interrupts
         from tasks.progress import Progress
         from tasks.resume import plan_in
         from tasks.tensorboard import FOLDER, TensorBoard
 
-        first = group.rank() == 0
-        if first:
+        if plan is not None:
             invocation.run = run
-        plan = plan_in(run)  # `made` has asked whether its code is trusted, for all processes
-        if first:
             if tensorboard or (run.path / FOLDER).is_dir():
                 run.callbacks.append(TensorBoard())
             start.finish(run, plan).show()
         elif not run.finished:  # as the first process does, in a folder that no one will see
             with ending_interrupts():
-                start.carry_out(run, plan, Progress())
+                start.carry_out(run, plan_in(run, trusted=True), Progress())
     return 0
 
 

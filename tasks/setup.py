@@ -135,7 +135,7 @@ class Setup:
         config, network = self.config, self.network
         chosen = network if judged is None else judged
         adam = torch.optim.Adam(network.parameters()) if optimizer is None else optimizer
-        each = self._rate if rate is None else rate
+        rate_of = self._rate if rate is None else rate
         validate = self.validate
 
         def take(i: int) -> None:
@@ -146,7 +146,7 @@ class Setup:
 
         def step(i: int) -> dict[str, float]:
             for weights in adam.param_groups:
-                weights["lr"] = each(i)
+                weights["lr"] = rate_of(i)
             adam.zero_grad()
             batch = self.batch(i)
             loss = gradient.backward(batch)
@@ -157,14 +157,14 @@ class Setup:
                     adam.zero_grad()
                     gradient.replay()
                     take(i)
-            told = {
+            of_gradient = {
                 f"gradient_{name}": value for name, value in gradient.metrics().items() if name not in SHOWN
             }
             shown = {name: gradient.metrics().get(name, 0.0) for name in ("queries", "dropped")}
             if not self.boxes:  # one evaluation of the objective for each step, and one for each query
                 counted = int(i + 1 + shown["queries"]) * count_rows(batch)
                 shown["rows"] = int(gradient.metrics().get("rows", counted))
-            return {"loss": loss.item(), **shown, **told, **figures()}
+            return {"loss": loss.item(), **shown, **of_gradient, **figures()}
 
         def judge() -> float | Tensor:
             value = None if validate is None else validate(chosen)

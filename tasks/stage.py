@@ -80,7 +80,7 @@ class Stage:
                 f"{MOST_LOST} rows fail one after another; {LOST_STEPS} in metrics.jsonl counts them. Larger "
                 "batches make them rare.",
                 ProblemWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
         counts = {name: before[name] for name in COUNTED if name in before}  # all else is of another step
         return {**counts, "loss": math.nan, LOST_STEPS: lost + 1, LOST_ROWS: rows}
@@ -249,7 +249,8 @@ class Stage:
                 part.load_state_dict(content["state"][name])
             except (RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
                 raise CheckpointError(
-                    f"{stage}, checkpoint: expected a state that fits {name!r}, got: {error}. {mend}"
+                    f"{stage}, checkpoint: expected a state that fits {name!r}, got: "
+                    f"{str(error).rstrip('.')}. {mend}"
                 ) from error
         self.outcome = TrainingOutcome.of(content["outcome"])
         self._best, self._best_rows = content["best"], content["best_rows"]
@@ -268,16 +269,16 @@ class Stage:
     def _note_lost(self, finished: bool) -> None:
         """Say what was there with the checkpoint and is no more: metrics, notes of rows."""
         stage, step = self.outcome.stage, self.outcome.step
-        told = []
+        lost = []
         missing = "" if finished else reading.gaps(self._run.metrics(stage), step)
         if missing:
-            told.append(f"metrics.jsonl has no line of {missing}, so that curves will be without")
+            lost.append(f"metrics.jsonl has no line of {missing}, so that curves will be without")
         if group.rank() == 0 and calls.note_lost(self._run.path):
-            told.append("notes of rows in calls/ are gone, so that the rows in all are a bound from here on")
-        if told:
+            lost.append("notes of rows in calls/ are gone, so that the rows in all are a bound from here on")
+        if lost:
             warnings.warn(
                 f"{stage}: expected all files that the checkpoint after step {step} left, but "
-                f"{', and '.join(told)}. Put them back, if you have them.",
+                f"{', and '.join(lost)}. Put them back, if you have them.",
                 CheckpointWarning,
                 stacklevel=5,
             )
@@ -328,11 +329,11 @@ class Stage:
 
     def _refuse_other_settings(self, before: Mapping[str, Any]) -> None:
         """Refuse a checkpoint of other settings: the result would claim the new ones throughout."""
-        told = differences(before, {**self._run.config, **{name: before.get(name) for name in HARMLESS}})
-        if told:
+        others = differences(before, {**self._run.config, **{name: before.get(name) for name in HARMLESS}})
+        if others:
             raise CheckpointError(
                 f"{self.outcome.stage}, checkpoint: expected the settings that it was made with, got others: "
-                f"{told}. Put them back in {self._run.path / 'config.json'}, or start a new run."
+                f"{others}. Put them back in {self._run.path / 'config.json'}, or start a new run."
             )
 
     def _warn_of_versions(self, before: Mapping[str, str]) -> None:

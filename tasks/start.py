@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 
 from blackbox.failures import exits_as_errors
 from tasks import cost, problems, report
-from tasks.callbacks import Callback, Told
+from tasks.callbacks import Callback, Listeners
 from tasks.errors import ConfigurationError
 from tasks.finished import ONE_AT_A_TIME, FinishedRun
 from tasks.folder.result import Result
@@ -22,6 +21,7 @@ from tasks.plan import Plan, plan_of
 from tasks.problem import Problem
 from tasks.progress import Progress, make_progress
 from tasks.resume import how_to_go_on, reopened
+from tasks.spending import settled
 from tasks.table import table_of
 from tasks.workers import group
 
@@ -49,7 +49,7 @@ def run(
         runs: Where the run's folder is made.
         resume: A folder to go on with, of the same problem, settings and seeds; `rows` may be larger.
         progress: What the user sees; bars in a terminal or notebook, lines elsewhere, if None.
-        callbacks: What is told while the run trains, beside those that the problem's class names.
+        callbacks: What else happens while the run trains, beside those that the problem's class names.
         **settings: Settings that depart from those of `problem`.
 
     Raises:
@@ -62,41 +62,45 @@ def run(
             "tasks.run: no setting is named 'folder'. Give runs= for where the run's folder is made, and the "
             "problem its folder= for where its data are."
         )
+    if isinstance(seeds, int | np.integer):
+        seeds = range(int(seeds))
     problem = type(problem)(problem.config, folder=problem.folder, **settings)
-    numbers: Sequence[int] = (0,)
-    if seeds is not None:
-        numbers = range(int(seeds)) if isinstance(seeds, int | np.integer) else seeds
-    plan = plan_of(problem, numbers, by_hand=settings)
+    plan = plan_of(problem, (0,) if seeds is None else seeds, by_hand=settings)
     if resume is None:
-        made = Run.create(Path(runs), plan.terms)
+        folder = Run.create(Path(runs), plan.terms)
     else:
-        made, plan = reopened(Path(resume), plan, any_seeds=seeds is None)
-    made.callbacks.extend(callbacks)
+        folder, plan = reopened(Path(resume), plan, any_seeds=seeds is None)
+    folder.callbacks.extend(callbacks)
     try:
-        return finish(made, plan, progress)
+        return finish(folder, plan, progress)
     except Exception:
         if resume is None:
-            discard(made.path)  # if nothing was begun
+            discard(folder.path)  # if nothing was begun
         raise
 
 
 def finish(run: Run, plan: Plan, progress: Progress | None = None) -> FinishedRun:
-    """Do what is left of a run in this process, and write its report."""
-    shown: AbstractContextManager[Progress] = make_progress() if progress is None else progress
-    named, run, problem = run, run.absolute(), plan.problem
+    """Do what is left of a run in this process, and write its report.
+
+    Args:
+        run: The run's folder, new or left off anywhere.
+        plan: Of the run.
+        progress: What the user sees; bars in a terminal or notebook, lines elsewhere, if None.
+    """
+    as_named, run = run, run.absolute()  # a box may change the working directory
     with ONE_AT_A_TIME, ending_interrupts(), run.lock(), same_directory():
-        run.callbacks.extend(problem.callbacks)
+        run.callbacks.extend(plan.problem.callbacks)
         if not run.finished:
-            with shown as told:
-                told.say(f"Run folder: {named.path}")
+            with make_progress() if progress is None else progress as shown:
+                shown.say(f"Run folder: {as_named.path}")
                 if not run.problem:
-                    told.say(how_to_go_on(run))
+                    shown.say(how_to_go_on(run))
                 with exits_as_errors("the problem"):  # status 0 would pass for a result
-                    carry_out(run, plan, told)
-        if not (run.path / report.NAME).is_file():  # a kill in between leaves no page: they are told again
-            Told(run).tell("on_result", run, Result.read(run.path))
-        report.write(run, problem)
-    return FinishedRun(named, problem)
+                    carry_out(run, plan, shown)
+        if not (run.path / report.NAME).is_file():  # a kill before the page: callbacks are called again
+            Listeners(run).tell("on_result", run, Result.read(run.path))
+        report.write(run, plan.problem)
+    return FinishedRun(as_named, plan.problem)
 
 
 def carry_out(run: Run, plan: Plan, progress: Progress) -> None:
@@ -115,14 +119,14 @@ def carry_out(run: Run, plan: Plan, progress: Progress) -> None:
         BudgetError: The budget is spent; the run goes on with a larger one.
         Interrupted: Ctrl-C, SIGTERM or SIGUSR1.
     """
-    problem = plan.problem
+    problem, rows = plan.problem, plan.problem.ledger
     torch.set_num_threads(plan.config.threads)
-    with problem.ledger.in_folder(run):
-        plan.check()
+    with rows.in_folder(run):  # what boxes answer while data is made is kept there
+        plan.check()  # which may make data, and boxes
         problem.begin(run.path)
         problem.progress = progress
-        with problem.ledger.written(problem):
-            plan = plan.settled(timed=not run.begun)
+        with rows.written(problem):  # from here on boxes are bounded, and their rows written down
+            plan = settled(plan, timed=not run.begun)
             run.choose(plan.chosen)
             for sentence in cost.sentences(plan):
                 progress.say(sentence)

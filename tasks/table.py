@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
-from tasks import judge, outlook
+from tasks import judge
 from tasks.errors import NotApplicableError
 from tasks.folder.result import Row
 from tasks.folder.run import Run
 from tasks.plan import Plan
 from tasks.progress import Progress
 from tasks.setup import Trained, setup_of
+from tasks.spending import refuse_to_run_out
 from tasks.tally import Tally, everywhere
 
 
@@ -39,7 +40,7 @@ def table_of(run: Run, plan: Plan, progress: Progress) -> list[Row]:
                 line, arrays = judge.judged(setup, trained[name])
                 table.append(line)
                 if len(table) == 1:
-                    outlook.refuse_to_run_out(plan, run.path, table)
+                    refuse_to_run_out(plan, run.path, table)
                 fields[name] = {kind: tensor.numpy() for kind, tensor in arrays.items()}
             last = name == list(plan.methods)[-1]
             if name in trained or (last and trained):

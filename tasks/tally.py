@@ -33,10 +33,10 @@ class Tally:
 
     def copy(self) -> Ledger:
         """The counts as they stand now."""
-        found = Ledger()
+        counts = Ledger()
         for ledger in self._ledgers:
-            found.add(ledger)
-        return found
+            counts.add(ledger)
+        return counts
 
     def since(self, before: Ledger) -> Ledger:
         """What was counted after `before`."""
@@ -63,8 +63,8 @@ def everywhere(spent: Ledger) -> Ledger:
         return replace(spent, **summed)
     causes: Counter[str] = Counter()
     firsts = []
-    for each, first in group.of_all((spent.causes, spent.first_failure)):
-        causes.update(each)
+    for of_process, first in group.of_all((spent.causes, spent.first_failure)):
+        causes.update(of_process)
         firsts.append(first)
     first = next((said for said in firsts if said is not None), None)
     return replace(spent, **summed, causes=dict(causes), first_failure=first)
@@ -84,7 +84,7 @@ def counted_late(box: BlackBoxFunction) -> bool:
 
 def stack(box: BlackBoxFunction) -> list[BlackBoxFunction]:
     """The wrappers of a box from the outside in, and the box itself."""
-    found = [box]
-    while isinstance(found[-1], Wrapper):
-        found.append(found[-1].box)
-    return found
+    parts = [box]
+    while isinstance(parts[-1], Wrapper):
+        parts.append(parts[-1].box)
+    return parts

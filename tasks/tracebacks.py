@@ -18,6 +18,8 @@ _NOT_USERS = [
     *(_HERE / name for name in (*PACKAGES, "blackbox_coupling.py")),
     *(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")),
 ]
+# of a user's own packages (pip install --user), of the system below an environment, of a path in PYTHONPATH
+_INSTALLED = {"site-packages", "dist-packages"}
 _NO_MEMORY = (
     "can't allocate memory",
     "out of memory",
@@ -93,7 +95,7 @@ def _is_users(file: str) -> bool:
     if file.startswith("<"):
         return False
     path = Path(file).resolve()
-    return not any(path.is_relative_to(place) for place in _NOT_USERS)
+    return _INSTALLED.isdisjoint(path.parts) and not any(path.is_relative_to(place) for place in _NOT_USERS)
 
 
 def _namesake(error: BaseException, folder: Path) -> str:

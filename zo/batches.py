@@ -6,7 +6,7 @@ import copy
 import dataclasses
 from collections import UserDict, UserList, deque
 from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from zo.errors import ObjectiveError
 
 # Any nesting of tuples, lists, dicts, dataclasses and the like of tensors with their rows first.
 Batch: TypeAlias = Any
+Leaf = TypeVar("Leaf")
 
 
 def map_tensors(
@@ -24,7 +25,7 @@ def map_tensors(
     batch: Batch,
     kind: type | tuple[type, ...] = Tensor,
 ) -> Batch:
-    """The same nesting with each tensor (or what else is of the kind) replaced; all else stays."""
+    """Replace each tensor of a nesting (or what else is of the kind) by what a function makes of it."""
     if isinstance(batch, kind):
         return function(batch)
     if isinstance(batch, dict | UserDict):  # the second as tokenizers give them
@@ -46,16 +47,21 @@ def map_tensors(
     return batch
 
 
+def leaves(nesting: Any, kind: type[Leaf]) -> Iterator[Leaf]:
+    """All that is of a kind in a nesting, in order."""
+    in_order: list[Leaf] = []
+
+    def noted(leaf: Leaf) -> Leaf:
+        in_order.append(leaf)
+        return leaf
+
+    map_tensors(noted, nesting, kind)
+    yield from in_order
+
+
 def tensors(batch: Batch) -> Iterator[Tensor]:
     """The tensors of a batch, in order."""
-    leaves: list[Tensor] = []
-
-    def taken(tensor: Tensor) -> Tensor:
-        leaves.append(tensor)
-        return tensor
-
-    map_tensors(taken, batch)
-    yield from leaves
+    return leaves(batch, Tensor)
 
 
 class _Slot(int):
@@ -66,10 +72,10 @@ def emptied(nesting: Any, tensors: list[Tensor], taken: Callable[[Tensor], Tenso
     """The nesting with a slot for each tensor that is taken; those go into the list, as taken."""
 
     def slot(tensor: Tensor) -> Any:
-        found = taken(tensor)
-        if found is None:
+        leaf = taken(tensor)
+        if leaf is None:
             return tensor
-        tensors.append(found)
+        tensors.append(leaf)
         return _Slot(len(tensors) - 1)
 
     return map_tensors(slot, nesting)
@@ -95,9 +101,9 @@ def count_rows(batch: Batch) -> int:
         )
     shapes = [tuple(tensor.shape) for tensor in tensors(batch)]
     if not shapes:
-        found = "None" if batch is None else f"{type(batch).__name__}, in which none is found"
+        got = "None" if batch is None else f"{type(batch).__name__}, in which none is found"
         raise ObjectiveError(
-            f"batch: expected tensors that have their rows first, got {found}. Give a tensor, a tuple, list, "
+            f"batch: expected tensors that have their rows first, got {got}. Give a tensor, a tuple, list, "
             "dict or dataclass of them, or register the class with torch.utils._pytree.register_pytree_node."
         )
     sizes = {shape[0] if shape else None for shape in shapes}
@@ -138,7 +144,7 @@ def bits(tensor: Tensor) -> Tensor:
 
 
 def memory_of(tensor: Tensor) -> int:
-    """The same for all views of a tensor; -1 for one without a memory of its own, as a sparse one."""
+    """A number that all views of a tensor share; -1 for one without a memory of its own, as a sparse one."""
     try:
         return tensor.untyped_storage()._cdata
     except NotImplementedError:

@@ -1,4 +1,4 @@
-"""Keyed random draws: the same (seed, step, ...) gives the same numbers, whoever asks and whenever."""
+"""Keyed random draws: the same (seed, step, ...) gives the same numbers, in any process and at any time."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Key:
         return replace(self, step=step)
 
     def generator(self, *path: int) -> torch.Generator:
-        """A fresh CPU generator for (seed, step, *path); `path` tells a step's draws apart."""
+        """A fresh CPU generator for (seed, step, *path); `path` distinguishes a step's draws."""
         # As a spawn key: in the entropy itself trailing zeros would count for nothing.
         sequence = np.random.SeedSequence(self.seed, spawn_key=(self.step, *path))
         words = sequence.generate_state(1, np.uint64)

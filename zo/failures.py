@@ -1,4 +1,4 @@
-"""How many failed rows and queries a step can bear; and what is said of these, of noise and of zero."""
+"""How many failed rows and queries a step accepts, and the warnings of these, of noise and of zero."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def survivors(base: Tensor, step: int, causes: Sequence[FailedRow] = ()) -> Tens
     return survived
 
 
-def tell_lost(
+def warn_of_lost(
     step: int,
     survived: Tensor,
     causes: Sequence[FailedRow],
     batch: Batch = None,
 ) -> bool:
-    """Warn of rows that are left out though no black box failed: whoever trains does not expect them.
+    """Warn of rows that are left out though no black box failed: the user does not expect them.
 
     Args:
         step: The number of the step.
@@ -79,15 +79,15 @@ def tell_lost(
     lost, rows = torch.nonzero(~survived).flatten().tolist(), len(survived)
     parts = [part[lost].reshape(len(lost), -1) for part in tensors(batch) if part.layout is torch.strided]
     finite = [part.isfinite().all(dim=1).cpu() for part in parts]
-    given = int((~torch.stack(finite).all(dim=0)).sum()) if finite else 0
-    where = f"The batch has numbers that are not finite in {given} of these rows" if given else ""
+    in_batch = int((~torch.stack(finite).all(dim=0)).sum()) if finite else 0
+    where = f"The batch has numbers that are not finite in {in_batch} of these rows" if in_batch else ""
     where = where or "The batch is finite there: see logarithms, roots and divisions in network and objective"
     named = ", ".join(map(str, lost[:5])) + (", ..." if len(lost) > 5 else "")
     warnings.warn(
         f"Step {step}: expected a finite loss in every row, got NaN or infinity in {len(lost)} of {rows} "
         f"({len(lost) / rows:.0%}: {named}), and no black box failed. The loss and its gradient are those of "
         f"the other {rows - len(lost)} rows. {where}. Further such rows are counted (lost, in counts and "
-        "metrics()), not told.",
+        "metrics()), without another warning.",
         LostRowsWarning,
         stacklevel=3,
     )
@@ -125,7 +125,7 @@ def _first(causes: Sequence[FailedRow]) -> str:
     return f" The first cause: {causes[0].sentence_with_inputs().rstrip('.')}." if causes else ""
 
 
-def tell_noise(step: int, noise: float, reordered: float, differences: Tensor) -> bool:
+def warn_of_noise(step: int, noise: float, reordered: float, differences: Tensor) -> bool:
     """Warn where noise is not small beside what `mu` changes; returns whether it did.
 
     Args:
@@ -149,7 +149,7 @@ def tell_noise(step: int, noise: float, reordered: float, differences: Tensor) -
     return True
 
 
-def tell_zero(step: int, gradient: Tensor, why: str = ZERO) -> bool:
+def warn_of_zero(step: int, gradient: Tensor, why: str = ZERO) -> bool:
     """Warn of a flat gradient `(size,)` that is exactly zero; returns whether it is.
 
     Args:

@@ -151,11 +151,11 @@ class KeepBest:
                 f"Kept the weights of step {self.best_step} of {self.step}, held-out loss "
                 f"{self.best_validation:.4g}{but}."
             )
-        found = (
+        start = (
             "none was finite" if self.best_validation is None else f"it has {self.best_validation:.4g}{but}"
         )
         words = (
-            f"KeepBest: expected {self.step} steps to lower the held-out loss of the start, {found} and none "
+            f"KeepBest: expected {self.step} steps to lower the held-out loss of the start, {start} and none "
             "since was lower; the start's weights are put back. Take smaller steps, a gradient nearer to the "
             "true one (more probes or queries), or validate more often."
         )
@@ -203,17 +203,17 @@ class KeepBest:
             self._best = copy.deepcopy(self.network.state_dict())
 
     def _losses(self) -> Tensor:
-        """One by one `(rows,)`, float64 on the CPU; of a single number that."""
+        """The held-out losses one by one, `(rows,)`, float64 on the CPU; of a single number just that."""
         before, modes = Snapshot(self.network), [(m, m.training) for m in self.network.modules()]
         try:
             with torch.no_grad():
-                found = self.validate()
+                result = self.validate()
                 try:
-                    return torch.as_tensor(found, dtype=torch.float64, device="cpu").flatten().clone()
+                    return torch.as_tensor(result, dtype=torch.float64, device="cpu").flatten().clone()
                 except (TypeError, ValueError, RuntimeError) as error:
                     raise ConfigurationError(
                         "KeepBest, validate: expected a function that returns a loss, or one for each row, "
-                        f"got {'None. Does it end with `return`?' if found is None else repr(found)}"
+                        f"got {'None. Does it end with `return`?' if result is None else repr(result)}"
                     ) from error
         finally:
             before.restore()

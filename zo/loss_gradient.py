@@ -22,16 +22,16 @@ from zo.execution.check import Remember, is_due, most_checks
 from zo.execution.choice import SMALLEST, Begun, Decision, Serving, candidates, chunk_size
 from zo.execution.journal import StepJournal, Store, step_fingerprint
 from zo.execution.pieces import Evaluated, Pieces, evaluate, joined
-from zo.execution.precision import makes_narrow, tell_narrow
+from zo.execution.precision import makes_narrow, warn_of_narrow
 from zo.execution.ranks import Ranks, checksum, fingerprint
 from zo.execution.repeats import Asker, Judgement, doubt_about, most_asked, noise_of, reordered
 from zo.execution.shared_rows import apart
-from zo.failures import refuse_too_many, tell_lost, tell_noise, tell_zero
+from zo.failures import refuse_too_many, warn_of_lost, warn_of_noise, warn_of_zero
 from zo.objective import Closure, Objective, as_objective
 from zo.parameters import Choice, Parameters
 from zo.perturbation import Perturbations
 from zo.same_run import described, refuse_other_run, same_chunk
-from zo.slopes import NOISY, tell_slopes
+from zo.slopes import NOISY, warn_of_slopes
 
 DRAWN = 5  # first word of the key's path for the query that is evaluated by `loop` too
 
@@ -146,10 +146,10 @@ class LossGradient:
         check_count("LossGradient", "memory", memory)
         check_fraction("LossGradient", "max_dropped", max_dropped)
         if not isinstance(estimator, Estimator) or not callable(objective):
-            name, found = ("objective", objective) if not callable(objective) else ("estimator", estimator)
+            name, got = ("objective", objective) if not callable(objective) else ("estimator", estimator)
             raise ConfigurationError(
                 f"LossGradient, {name}: expected objective(network, batch), then an estimator such as "
-                f"zo.CGE(mu=1e-3), got {found!r}. Give them in this order, the estimator made with its mu."
+                f"zo.CGE(mu=1e-3), got {got!r}. Give them in this order, the estimator made with its mu."
             )
         self.network = network
         self.objective = as_objective(objective)
@@ -168,8 +168,8 @@ class LossGradient:
         self._made = 0  # bytes, by a base evaluation: about what "difference" keeps for a step
         self._first = True  # of this object's steps: there may be something in the journal
         # a warning is given once
-        self._told_noise = self._told_slopes = self._told_zero = False
-        self._told_narrow = self._told_lost = False
+        self._warned_of_noise = self._warned_of_slopes = self._warned_of_zero = False
+        self._warned_of_narrow = self._warned_of_lost = False
 
     @torch.no_grad()
     def backward(self, batch: Batch = None) -> Tensor:
@@ -285,8 +285,8 @@ class LossGradient:
             ConfigurationError: The state comes from a run with another seed, estimator or chunk, or with an
                 evaluator that this object does not have.
         """
-        own = {"seed": self._key.seed, "estimator": described(self.estimator)}
-        refuse_other_run("LossGradient", own, state)
+        settings = {"seed": self._key.seed, "estimator": described(self.estimator)}
+        refuse_other_run("LossGradient", settings, state)
         serving = self.serving.loaded(state["evaluators"])
         self.chunk = same_chunk("LossGradient", self.chunk, state["chunk"])
         # "together" of earlier versions, and None of those before, where it was the chunk
@@ -353,8 +353,8 @@ class LossGradient:
             remember = _evaluated if pieces.journal is None else pieces.journal.remember
             with apart(), base.intact():
                 noise = float(remember("noise", lambda: noise_of(base)))
-                if not self._told_narrow and self._is_narrow(base, remember):
-                    self._told_narrow = tell_narrow(base.step, base.losses)
+                if not self._warned_of_narrow and self._is_narrow(base, remember):
+                    self._warned_of_narrow = warn_of_narrow(base.step, base.losses)
                 serving = serving.checked(base, pieces.plan, pieces.chunk, remember)
         known = pieces.known(serving) if self._first and self._ranks.size > 1 else {}
         return Decision(serving.state_dict(), noise, known)
@@ -396,7 +396,7 @@ class LossGradient:
                         *(pieces.plan, differences, valid, self._key.at(base.step.number)),
                         lambda key: self.estimator.plan(self.parameters, key),
                     )
-                if doubt is not None and doubt.cause == "rounding" and self._told_narrow:
+                if doubt is not None and doubt.cause == "rounding" and self._warned_of_narrow:
                     doubt = None  # what rounds is known
                 meeting.message = Judgement(noise, doubt, tally.queries - spent)
         return meeting.messages[0]
@@ -409,13 +409,15 @@ class LossGradient:
         Of slopes not where noise alone bends them.
         """
         number, noise, doubt = base.step.number, judgement.noise, judgement.doubt
-        self._told_lost = self._told_lost or tell_lost(number, base.survived, base.causes, batch)
-        self._told_noise = self._told_noise or tell_noise(number, noise, reordered(base), differences)
+        self._warned_of_lost = self._warned_of_lost or warn_of_lost(number, base.survived, base.causes, batch)
+        self._warned_of_noise = self._warned_of_noise or warn_of_noise(
+            number, noise, reordered(base), differences
+        )
         size = float(differences.square().mean().sqrt()) if len(differences) else 0.0
-        if doubt is not None and not self._told_slopes and noise <= NOISY * doubt.off * size:
-            tell_slopes(f"Step {number}", doubt)
-            self._told_slopes = True
-        self._told_zero = self._told_zero or tell_zero(number, gradient)
+        if doubt is not None and not self._warned_of_slopes and noise <= NOISY * doubt.off * size:
+            warn_of_slopes(f"Step {number}", doubt)
+            self._warned_of_slopes = True
+        self._warned_of_zero = self._warned_of_zero or warn_of_zero(number, gradient)
 
     def __repr__(self) -> str:
         """The network, what of it is perturbed, the estimator and what evaluates the queries."""

@@ -86,7 +86,7 @@ class OutputLoss:
             before = torch.get_rng_state(), _cuda_states()
             try:
                 with intercepted(_refuse_in_float64):
-                    found = self.loss(*_widened((output, targets)))
+                    loss = self.loss(*_widened((output, targets)))
             except Exception:  # if it is another fault than that of float64, it is raised by what follows
                 self._wide = False
                 torch.set_rng_state(before[0])
@@ -94,7 +94,7 @@ class OutputLoss:
                     torch.cuda.set_rng_state_all(before[1])
             else:
                 self._wide = True
-                return found
+                return loss
         return self.loss(*_widened((output, targets))) if self._wide else self.loss(output, targets)
 
     def output(self, network: nn.Module, batch: Batch) -> Batch:
@@ -120,13 +120,13 @@ def _cuda_states() -> list[Tensor]:
     return torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
 
 
-def as_objective(given: Objective | Closure) -> Objective:
+def as_objective(objective: Objective | Closure) -> Objective:
     """A closure, which takes no argument, made an objective; an objective as it is."""
     try:
-        arguments = len(inspect.signature(given).parameters)
+        arguments = len(inspect.signature(objective).parameters)
     except (TypeError, ValueError):  # some callables in C have no signature
-        return cast(Objective, given)
-    return Closed(cast(Closure, given)) if arguments == 0 else cast(Objective, given)
+        return cast(Objective, objective)
+    return Closed(cast(Closure, objective)) if arguments == 0 else cast(Objective, objective)
 
 
 def losses(
@@ -172,16 +172,16 @@ def described_result(result: Any) -> str:
         return (
             f"{kind}. Return the tensor itself, as torch computed it, without .item(), .tolist() or .numpy()."
         )
-    found = f"a {str(result.dtype)[6:]} tensor of shape {tuple(result.shape)}"
+    got = f"a {str(result.dtype)[6:]} tensor of shape {tuple(result.shape)}"
     if result.is_meta:
-        return f"{found} on the device 'meta', which has no numbers. Move network and batch to another one."
+        return f"{got} on the device 'meta', which has no numbers. Move network and batch to another one."
     if result.is_complex():
-        return f"{found}. Return real numbers, such as error.abs().square()."
+        return f"{got}. Return real numbers, such as error.abs().square()."
     if not result.is_floating_point():
         return (
-            f"{found}, which a small step of the weights cannot change. Return the loss before it is rounded."
+            f"{got}, which a small step of the weights cannot change. Return the loss before it is rounded."
         )
-    return f"{found}. Take the mean over all axes but the first, such as error.flatten(1).mean(dim=1)."
+    return f"{got}. Take the mean over all axes but the first, such as error.flatten(1).mean(dim=1)."
 
 
 def uncompiled() -> AbstractContextManager[None]:
@@ -221,7 +221,7 @@ def _eager() -> Iterator[None]:
 def comparable(network: nn.Module) -> Iterator[None]:
     """The same operations and draws in the base and in all queries, whichever evaluator runs them.
 
-    Differences are divided by mu, so nothing but the weights may tell two evaluations apart.
+    Differences are divided by mu, so nothing but the weights may differ between two evaluations.
     """
     # The fast path of transformers rounds otherwise, and reads the weights of layers that it never calls.
     fast_path = torch.backends.mha.get_fastpath_enabled()

@@ -171,7 +171,7 @@ class Parameters:
         return steps
 
     def locate(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """For flat indices `(n,)`: the number of each one's tensor, and the index inside it."""
+        """The number of each index's tensor, and the index inside it, for flat indices `(n,)`."""
         starts = torch.tensor(self.starts)
         which = torch.searchsorted(starts, indices, right=True) - 1
         return which, indices - starts[which]
@@ -281,10 +281,10 @@ def _extent(tensor: Tensor) -> int:
 
 def _words(tensor: Tensor) -> Tensor:
     """The addresses of all the words of four bytes that a tensor's numbers are in."""
-    found = torch.tensor([tensor.data_ptr()])
+    addresses = torch.tensor([tensor.data_ptr()])
     for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
-        found = (found[:, None] + stride * tensor.element_size() * torch.arange(size)).flatten()
-    return (found[:, None] + torch.arange(0, tensor.element_size(), 4)).flatten()
+        addresses = (addresses[:, None] + stride * tensor.element_size() * torch.arange(size)).flatten()
+    return (addresses[:, None] + torch.arange(0, tensor.element_size(), 4)).flatten()
 
 
 def _choose(network: nn.Module, choices: Choice | Iterable[Choice] | None) -> dict[str, nn.Parameter]:
@@ -305,12 +305,12 @@ def _matches(network: nn.Module, choice: str | type[nn.Module]) -> list[nn.Param
     # Duplicates too: a tied parameter answers to each of its names.
     every = dict(network.named_parameters(remove_duplicate=False))
     if isinstance(choice, str):
-        found = [tensor for name, tensor in every.items() if name == choice or fnmatchcase(name, choice)]
+        matches = [tensor for name, tensor in every.items() if name == choice or fnmatchcase(name, choice)]
         near = difflib.get_close_matches(choice, every, n=3, cutoff=0.3) or list(every)
     elif isinstance(choice, type) and issubclass(choice, nn.Module):
         # Children included: under a parametrization the weights belong to a child of the layer.
         holders = [module for module in network.modules() if isinstance(module, choice)]
-        found = [tensor for module in holders for tensor in module.parameters()]
+        matches = [tensor for module in holders for tensor in module.parameters()]
         near = sorted(
             {type(m).__name__ for m in network.modules() if next(m.parameters(False), None) is not None}
         )
@@ -319,20 +319,20 @@ def _matches(network: nn.Module, choice: str | type[nn.Module]) -> list[nn.Param
             f"parameters: expected names, patterns, module types or Exclude(...), got {choice!r}. "
             "For one module give its name, as in 'encoder.*'."
         )
-    if not found:
-        given = repr(choice) if isinstance(choice, str) else choice.__name__
+    if not matches:
+        got = repr(choice) if isinstance(choice, str) else choice.__name__
         raise ParameterError(
             f"parameters: expected names or patterns of {type(network).__name__}'s parameters, or types of "
-            f"modules that hold some, got {given}, which matches none. Near: {', '.join(near)}."
+            f"modules that hold some, got {got}, which matches none. Near: {', '.join(near)}."
         )
-    return found
+    return matches
 
 
 def _owners(network: nn.Module, tensors: Iterable[Tensor]) -> tuple[tuple[Owner, ...], ...]:
-    """Of each tensor the modules that hold it."""
-    found: dict[int, list[Owner]] = {id(tensor): [] for tensor in tensors}
+    """The modules that hold each tensor."""
+    owners: dict[int, list[Owner]] = {id(tensor): [] for tensor in tensors}
     for module_name, module in network.named_modules():
-        for local_name, own in module.named_parameters(recurse=False, remove_duplicate=False):
-            if id(own) in found:
-                found[id(own)].append(Owner(module_name, module, local_name))
-    return tuple(map(tuple, found.values()))
+        for local_name, tensor in module.named_parameters(recurse=False, remove_duplicate=False):
+            if id(tensor) in owners:
+                owners[id(tensor)].append(Owner(module_name, module, local_name))
+    return tuple(map(tuple, owners.values()))

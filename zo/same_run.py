@@ -25,13 +25,13 @@ def described(value: object) -> str:
         return f"Tensor({value.dtype}, {tuple(value.shape)}, {checksum([value]):08x})"
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return _ADDRESS.sub("", repr(value))
-    found = []
+    settings = []
     for field in dataclasses.fields(value):
         words = described(getattr(value, field.name))
         # compared as words, since == of tensors is no truth
         if field.default is dataclasses.MISSING or words != described(field.default):
-            found.append(f"{field.name}={words}")
-    return f"{type(value).__name__}({', '.join(found)})"
+            settings.append(f"{field.name}={words}")
+    return f"{type(value).__name__}({', '.join(settings)})"
 
 
 def arrays_of(box: BlackBoxFunction) -> str:
@@ -43,18 +43,18 @@ def arrays_of(box: BlackBoxFunction) -> str:
     return " to ".join(several)
 
 
-def refuse_other_run(owner: str, own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+def refuse_other_run(owner: str, settings: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
     """Refuse the state of a run that was made with other settings.
 
     Args:
         owner: the class of the object, for the message.
-        own: its settings by name.
+        settings: the object's, by name.
         saved: those of the state; what earlier versions did not note is not compared.
 
     Raises:
         ConfigurationError: a setting is another.
     """
-    for name, value in own.items():
+    for name, value in settings.items():
         other = saved.get(name, value)
         if other != value:
             raise ConfigurationError(
@@ -63,15 +63,15 @@ def refuse_other_run(owner: str, own: Mapping[str, Any], saved: Mapping[str, Any
             )
 
 
-def same_chunk(owner: str, own: int | None, saved: int | None) -> int | None:
+def same_chunk(owner: str, chunk: int | None, saved: int | None) -> int | None:
     """The chunk to go on with: None, of either, leaves it to the other.
 
     Raises:
         ConfigurationError: they are two.
     """
-    if None not in (own, saved) and own != saved:
+    if None not in (chunk, saved) and chunk != saved:
         raise ConfigurationError(
-            f"{owner}: expected the state of a run with chunk={own}, got one with {saved}. Leave "
+            f"{owner}: expected the state of a run with chunk={chunk}, got one with {saved}. Leave "
             "chunk out to go on with that one."
         )
-    return own if saved is None else saved
+    return chunk if saved is None else saved

@@ -2,8 +2,8 @@
 
 Over a step that suits the function, half of it gives the same slope. Curvature is off by half as much there,
 rounding and noise by twice as much, and a jump gives twice the slope. A kink right at the base gives the same
-over any step one way, and another one back. Who judges asks the steps again in its
-own way: `zo.execution.repeats` those of weights, `zo.box_gradient.doubt` those of a box's inputs.
+over any step one way, and another one back. Each user of this module asks the steps again in its own way:
+`zo.execution.repeats` those of weights, `zo.box_gradient.doubt` those of a box's inputs.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Doubt:
 
 
 def doubt_of(
-    own: Tensor,
+    full: Tensor,
     half: Tensor,
     twice: Tensor | None = None,
     size: float | None = None,
@@ -78,7 +78,7 @@ def doubt_of(
     all.
 
     Args:
-        own: `(directions,)`, the changes over mu; for central differences half of what both signs differ by.
+        full: `(directions,)`, the changes over mu; for central differences half of what both signs differ by.
         half: `(directions,)`, over half of mu, times two; NaN where unknown.
         twice: `(directions,)`, over twice of mu, by two; None where not asked.
         size: Root of the mean square of the changes of all directions, of which these are a sample; None
@@ -87,33 +87,33 @@ def doubt_of(
         back: `(directions,)`, the changes over mu back, times minus one; None where not asked.
         nearer: `(directions,)`, over half of mu back, times minus two; None where not asked.
     """
-    known = torch.isfinite(own) & torch.isfinite(half)
-    own, half = own[known].double(), half[known].double()
-    if not len(own) or not (own.any() or half.any()):
+    known = torch.isfinite(full) & torch.isfinite(half)
+    full, half = full[known].double(), half[known].double()
+    if not len(full) or not (full.any() or half.any()):
         return Doubt(0.0, math.nan, "rounding")
-    square = float(own.square().mean()) if size is None else size**2
-    # Of a draw's probability, 1/2 + own^2 / (2 size^2) times that of all being drawn alike.
-    weights = torch.full_like(own, 1 / max(square, 1e-300))
+    square = float(full.square().mean()) if size is None else size**2
+    # Of a draw's probability, 1/2 + full^2 / (2 size^2) times that of a uniform draw.
+    weights = torch.full_like(full, 1 / max(square, 1e-300))
     if size is not None:
-        weights = 2 / (square + own.square()).clamp(min=1e-300)
+        weights = 2 / (square + full.square()).clamp(min=1e-300)
 
     def mean(squares: Tensor) -> float:
         """Over all directions, of those that are known."""
-        told = torch.isfinite(squares)
-        return float((weights * squares)[told].mean()) if told.any() else math.nan
+        finite = torch.isfinite(squares)
+        return float((weights * squares)[finite].mean()) if finite.any() else math.nan
 
-    off = half - own
+    off = half - full
     first, second, behind = math.sqrt(mean(off.square())), math.nan, math.nan
     cause: Cause = "rounding"
     if back is not None:
-        behind = math.sqrt(mean((own - back[known].double()).square())) / 2
+        behind = math.sqrt(mean((full - back[known].double()).square())) / 2
     stays = math.inf if nearer is None else math.sqrt(mean((half - nearer[known].double()).square())) / 2
     if behind > KINKED * first and stays > STAYS * behind:
         cause = "kink"
     elif twice is not None:
-        further = own - twice[known].double()
+        further = full - twice[known].double()
         second = math.sqrt(mean(further.square()))
-        jumping = (half / 2 - own).abs() <= SAME * own.abs()  # few of many may, that make up what is off
+        jumping = (half / 2 - full).abs() <= SAME * full.abs()  # few of many may, that make up what is off
         if noise > NOISY * first:
             cause = "noise"
         elif mean(jumping * off.square()) >= MOST * mean(off.square()):
@@ -123,7 +123,7 @@ def doubt_of(
     return Doubt(first, second, cause, behind)
 
 
-def tell_slopes(where: str, doubt: Doubt, *, differs: str = "objective", mend: str = "") -> None:
+def warn_of_slopes(where: str, doubt: Doubt, *, differs: str = "objective", mend: str = "") -> None:
     """Warn that differences are no slopes, by how much, and what to do.
 
     Args:
@@ -138,12 +138,12 @@ def tell_slopes(where: str, doubt: Doubt, *, differs: str = "objective", mend: s
     """
     at_twice = f", at twice of mu by {doubt.twice:.0%}" if doubt.twice == doubt.twice else ""
     off = f"the gradient is off by about {doubt.error:.0%} of its size"
-    found = (
+    observed = (
         f"{where}: expected finite differences that give the same slopes over half of mu, got some that "
         f"are off by {doubt.half:.0%} of their size{at_twice}. "
     )
     if doubt.cause == "kink":
-        found = (
+        observed = (
             f"{where}: expected the same slopes over mu both ways, got some that differ by "
             f"{2 * doubt.back:.0%} of their size. "
         )
@@ -177,4 +177,4 @@ def tell_slopes(where: str, doubt: Doubt, *, differs: str = "objective", mend: s
             "smaller mu shows it."
         )
     kind = NoiseWarning if doubt.cause in ("noise", "rounding") else SlopeWarning
-    warnings.warn(f"{found}{what}{mend and ' '}{mend}", kind, stacklevel=5)
+    warnings.warn(f"{observed}{what}{mend and ' '}{mend}", kind, stacklevel=5)

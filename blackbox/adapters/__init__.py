@@ -1,4 +1,4 @@
-"""Adapters: black boxes made of what is there: functions, modules, files, programs, servers, sessions."""
+"""Adapters: black boxes made of functions, modules, files, programs, servers, sessions."""
 
 from blackbox.adapters.callable import from_callable
 from blackbox.adapters.command import CommandLine

@@ -57,7 +57,7 @@ def from_callable(
 
 
 class _Callable(BlackBoxFunction, abstract=True):
-    """What both kinds keep; made by `from_callable`."""
+    """What functions of one row and of all rows have in common; made by `from_callable`."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class RowCallable(_Callable):
     """A function of one row."""
 
     def evaluate(self, *arrays: Any) -> Any:
-        """One row: what the function gives."""
+        """One row: the function's outputs."""
         return self.f(*arrays)
 
     def _hint(self, failed: FailedRow) -> str:
@@ -95,7 +95,7 @@ class RowsCallable(_Callable):
     """A function of all rows at once."""
 
     def evaluate_rows(self, *arrays: Any) -> Any:
-        """All rows: what the function gives."""
+        """All rows: the function's outputs."""
         return self.f(*arrays)
 
 

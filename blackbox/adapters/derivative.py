@@ -1,4 +1,4 @@
-"""A box that has a derivative of its own after all: autograd around its call, for a problem's `reference`."""
+"""Autograd through a box that knows its vector-Jacobian products, for a problem's `reference`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ the inputs wanted, to the gradients `(rows, *shape)` of these."""
 
 
 def with_derivative(box: BlackBoxFunction, pull_back: PullBack, arrays: tuple[Any, ...]) -> Any:
-    """What the box gives for these arrays, with autograd by its own vector-Jacobian products.
+    """The box's outputs for these arrays, differentiable by its own vector-Jacobian products.
 
     The rows are those of a reference: they are not counted in the box's ledger, since who trains by one
     counts them.
@@ -45,9 +45,9 @@ class _Call(Function):
 
     @staticmethod
     def forward(ctx: Any, box: BlackBoxFunction, pull_back: PullBack, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """The values."""
-        given = box.call(*inputs)
-        outputs = given if isinstance(given, tuple) else (given,)
+        """The outputs."""
+        answer = box.call(*inputs)
+        outputs = answer if isinstance(answer, tuple) else (answer,)
         fixed = [o for spec, o in zip(box.outputs, outputs, strict=True) if not spec.differentiable]
         ctx.mark_non_differentiable(*fixed)
         ctx.set_materialize_grads(False)  # None tells an output that the loss does not use
@@ -58,7 +58,7 @@ class _Call(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        """The products, of the rows at which a gradient arrives."""
+        """Vector-Jacobian products of the rows at which a gradient arrives."""
         inputs: tuple[Tensor, ...] = ctx.saved_tensors
         wanted = [place for place, needs in enumerate(ctx.needs_input_grad[2:]) if needs]
         rows = [t.reshape(-1, *spec.shape) for spec, t in zip(ctx.box.inputs, inputs, strict=True)]
@@ -74,13 +74,13 @@ class _Call(Function):
         for place in wanted:
             gradients[place] = torch.zeros_like(rows[place])
         if used.any():
-            found = ctx.pull_back(
+            products = ctx.pull_back(
                 [_numpy(t[used]) for t in rows],
                 {place: _numpy(cotangent[used]) for place, cotangent in arriving.items()},
                 wanted,
             )
             for place in wanted:
-                part = torch.from_numpy(np.ascontiguousarray(found[place]))
+                part = torch.from_numpy(np.ascontiguousarray(products[place]))
                 gradients[place][used] = part.to(rows[place])  # pyright: ignore[reportOptionalSubscript]
         shaped = (None if g is None else g.reshape(t.shape) for g, t in zip(gradients, inputs, strict=True))
         return None, None, *shaped

@@ -8,7 +8,6 @@ import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,6 +25,7 @@ from blackbox.adapters.fmu_instance import (
     new_folder,
     variables_of,
 )
+from blackbox.adapters.rebuilt import rebuilt
 from blackbox.checks import check_positive
 from blackbox.errors import ConfigurationError, NotDifferentiableError, RowFailedError
 from blackbox.extras import import_extra
@@ -101,7 +101,7 @@ class Fmu(BlackBoxFunction):
         self.checksum = hashlib.sha256(self.path.read_bytes()).hexdigest()
         self._model = model_of(self._fmpy, self.path)
         self._derivatives = gives_derivatives(self.path, self._model)
-        self._given = {
+        self._settings = {
             "times": times,
             "parameters": tuple(parameters),
             "inputs": None if inputs is None else tuple(inputs),
@@ -164,7 +164,7 @@ class Fmu(BlackBoxFunction):
     def evaluate(self, *arrays: Array) -> tuple[Array, ...]:
         """One simulation."""
         parameters, driven = self._split(arrays)
-        found: list[list[Array]] = []
+        readings: list[list[Array]] = []
         held = 0
         with self._simulation(parameters, driven) as instance:
             instance.begin()
@@ -172,12 +172,12 @@ class Fmu(BlackBoxFunction):
                 if number > 0:
                     instance.step(self.start + (number - 1) * self.step, self.step)
                 if number in self._reads:
-                    found.append([instance.get(variable) for variable in self._read])
+                    readings.append([instance.get(variable) for variable in self._read])
                 if number in self._changes[1:] and number < self._reads[-1]:
                     held += 1
                     for variable, values in driven.items():
                         instance.set(variable, values[held])
-        outputs = [np.stack(values) for values in zip(*found, strict=True)]
+        outputs = [np.stack(values) for values in zip(*readings, strict=True)]
         return tuple(values[0] for values in outputs) if self._single else tuple(outputs)
 
     def reference(self, *arrays: Any) -> Any:
@@ -193,10 +193,10 @@ class Fmu(BlackBoxFunction):
         """
         if not self.has_derivative:
             stepped = "those of single instants, over steps"
-            found = stepped if self._derivatives else "an FMU that provides none"
+            provided = stepped if self._derivatives else "an FMU that provides none"
             raise NotDifferentiableError(
-                f"{self!r}: expected directional derivatives, at times=None, got {found}. Train without its "
-                "derivative: zo.TangentGradient, or the method tangents."
+                f"{self!r}: expected directional derivatives, at times=None, got {provided}. Train without "
+                "its derivative: zo.TangentGradient, or the method tangents."
             )
         return with_derivative(self, self._pull_back, arrays)
 
@@ -210,13 +210,13 @@ class Fmu(BlackBoxFunction):
     ) -> dict[int, Array]:
         known = [*self._parameters, *self._driven]
         unknown = [self._read[place] for place in cotangents]
-        found = {place: np.zeros_like(inputs[place], dtype=np.float64) for place in wanted}
+        products = {place: np.zeros_like(inputs[place], dtype=np.float64) for place in wanted}
         arriving = np.concatenate([c.reshape(len(c), -1) for c in cotangents.values()], axis=1)
         for row, cotangent in enumerate(arriving):
             try:
                 with self._simulation(*self._split([array[row] for array in inputs])) as instance:
                     for place in wanted:
-                        into = found[place][row : row + 1].reshape(-1)  # a view
+                        into = products[place][row : row + 1].reshape(-1)  # a view
                         for number in range(len(into)):
                             into[number] = instance.derivative(unknown, known[place], number) @ cotangent
                     instance.begin()
@@ -224,13 +224,13 @@ class Fmu(BlackBoxFunction):
                 raise RowFailedError(
                     f"{self!r}, directional derivatives: {error} See what the FMU supports."
                 ) from error
-        return found
+        return products
 
     @contextmanager
     def _simulation(
         self, parameters: Mapping[Variable, Array], driven: Mapping[Variable, Array]
     ) -> Iterator[Instance]:
-        """This thread's instance in initialisation; made ready for the next one behind it, or replaced."""
+        """This thread's instance, in initialisation; afterwards it is reset for the next one, or replaced."""
         with self._turn:
             instance, failed, sentence = self._instance(), None, ""
             try:
@@ -263,7 +263,7 @@ class Fmu(BlackBoxFunction):
         }
         return parameters, driven
 
-    def _plan(self, times: Any, input_times: Any, step: float | None, own: float | None) -> None:
+    def _plan(self, times: Any, input_times: Any, step: float | None, preferred: float | None) -> None:
         """When it is stepped, driven and read: `times`, `input_times`, `step`, and the steps read behind."""
         for name, value in (("times", times), ("input_times", input_times)):
             if value is not None and (
@@ -279,7 +279,7 @@ class Fmu(BlackBoxFunction):
             input_times = [self.start, *(time for time in self.times[:-1] if time > self.start)]
         self.input_times: tuple[float, ...] = tuple(np.atleast_1d(input_times).astype(float).tolist())
         between = np.diff([self.start, *self.times])
-        self.step = step or own or float(min(between[between > 0], default=1.0))
+        self.step = step or preferred or float(min(between[between > 0], default=1.0))
         check_positive("Fmu", "step", self.step)
         self._reads = [self._steps("times", time) for time in self.times] or [0]
         self._changes = [self._steps("input_times", time) for time in self.input_times]
@@ -302,23 +302,13 @@ class Fmu(BlackBoxFunction):
     @property
     def identity(self) -> str:
         """A cache's key for this box: the file's content, not its location, and the settings."""
-        return f"sha256 {self.checksum}, {sorted(self._given.items())!r}"
+        return f"sha256 {self.checksum}, {sorted(self._settings.items())!r}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle path and settings; the FMU is loaded anew, from a file with the same checksum."""
-        settings = {**self._given, "deterministic": self.deterministic, "failures": self.failures}
-        return _rebuild, (type(self), self.path, settings, self.checksum)
+        settings = {**self._settings, "deterministic": self.deterministic, "failures": self.failures}
+        return rebuilt, (type(self), self.path, settings, self.checksum)
 
     def __repr__(self) -> str:
         """The file, with the beginning of its checksum."""
         return f"Fmu({self.path.name!r}, sha256={self.checksum[:12]})"
-
-
-def _rebuild(kind: type[Fmu], path: Path, settings: dict[str, Any], checksum: str) -> Fmu:
-    box = kind(path, **settings)
-    if box.checksum != checksum:
-        raise ConfigurationError(
-            f"{box!r}: expected the file that the box was made from, with checksum {checksum[:12]}. It has "
-            "changed since: make the box anew."
-        )
-    return box

@@ -93,29 +93,29 @@ class Variable:
 def variables_of(model: Any) -> dict[str, Variable]:
     """The variables of a model description, by name."""
     enumeration = "Integer" if model.fmiVersion.startswith("2") else "Int64"
-    found = {}
+    variables = {}
     for v in model.modelVariables:
         call, dtype = _TYPES.get(enumeration if v.type == "Enumeration" else v.type, (v.type, None))
         declared = v.declaredType
         nominal = abs(float(v.nominal or (declared and declared.nominal) or 0))
-        found[v.name] = Variable(
-            v.name,
-            v.valueReference,
-            call,
-            dtype,
-            tuple(v.shape or ()),
-            v.causality,
-            v.type in _TYPES or v.type == "Enumeration",
-            v.causality == "input"
+        variables[v.name] = Variable(
+            name=v.name,
+            reference=v.valueReference,
+            call=call,
+            dtype=dtype,
+            shape=tuple(v.shape or ()),
+            causality=v.causality,
+            is_number=v.type in _TYPES or v.type == "Enumeration",
+            settable=v.causality == "input"
             or (
                 v.causality != "structuralParameter"  # would need another mode, and change shapes
                 and v.variability != "constant"
                 and v.initial in ("exact", "approx")
             ),
-            v.unit or (declared.unit if declared else None),
-            nominal if 0 < nominal < math.inf else None,
+            unit=v.unit or (declared.unit if declared else None),
+            nominal=nominal if 0 < nominal < math.inf else None,
         )
-    return found
+    return variables
 
 
 def model_of(fmpy: ModuleType, path: Path) -> Any:
@@ -149,14 +149,14 @@ def gives_derivatives(path: Path, model: Any) -> bool:
     if not model.fmiVersion.startswith("3"):
         return bool(model.coSimulation.providesDirectionalDerivative)
     with zipfile.ZipFile(path) as archive:
-        found = ElementTree.fromstring(archive.read("modelDescription.xml")).find("CoSimulation")
-    return found is not None and found.get("providesDirectionalDerivatives") in ("true", "1")
+        co_simulation = ElementTree.fromstring(archive.read("modelDescription.xml")).find("CoSimulation")
+    return co_simulation is not None and co_simulation.get("providesDirectionalDerivatives") in ("true", "1")
 
 
 def chosen(
     known: Mapping[str, Variable], name: str, where: str, set: bool = False, text: bool = False
 ) -> Variable:
-    """A variable by its name, which can be used as is wanted."""
+    """The variable of this name; refused if it cannot be used in this way."""
     variable = known.get(name)
     if variable is None:
         raise ConfigurationError(
@@ -204,7 +204,7 @@ def _hear(*words: Any) -> None:
 
 @cache
 def _callbacks() -> Any:
-    """Of all instances of FMI 2.
+    """The callbacks of all instances of FMI 2.
 
     What puts numbers into messages, FMPy's proxy, knows the last logger of the process alone, and calls it
     for all instances, even after it is gone. Hence one for all that stays.
@@ -298,9 +298,9 @@ class Instance:
         Raises:
             RuntimeError: the FMU ended the simulation.
         """
-        given = self._fmu.doStep(currentCommunicationPoint=time, communicationStepSize=size)
+        status = self._fmu.doStep(currentCommunicationPoint=time, communicationStepSize=size)
         if self._is_3:
-            _, ends, early, last = given
+            _, ends, early, last = status
             if ends or (early and last < time + size * (1 - 1e-9)):
                 raise RuntimeError(f"the FMU ended the simulation at time {last:g}.")
 
@@ -309,11 +309,11 @@ class Instance:
         references, sizes = [v.reference for v in unknown], sum(math.prod(v.shape) for v in unknown)
         if not self._is_3:
             return np.array(self._fmu.getDirectionalDerivative(references, [known.reference], [1.0]))
-        seed = [float(each == place) for each in range(math.prod(known.shape))]
+        seed = [float(number == place) for number in range(math.prod(known.shape))]
         return np.array(self._fmu.getDirectionalDerivative(references, [known.reference], seed, sizes))
 
     def said(self) -> str:
-        """The last that it logged since it was initialised, by the thread that uses it."""
+        """The last message that it logged since it was initialised, in the thread that uses it."""
         return " ".join(_heard.last.split())
 
     def reset(self, after: BaseException | None = None) -> bool:

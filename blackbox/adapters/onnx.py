@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from blackbox.adapters.rebuilt import rebuilt
 from blackbox.checks import check_count
 from blackbox.errors import ConfigurationError
 from blackbox.extras import import_extra
@@ -171,21 +172,11 @@ class OnnxModel(BlackBoxFunction):
             name: getattr(self, name)
             for name in ("sizes", "providers", "max_rows", "threads", "deterministic", "failures")
         }
-        return _rebuild, (type(self), self.path, settings, self.checksum)
+        return rebuilt, (type(self), self.path, settings, self.checksum)
 
     def __repr__(self) -> str:
         """The file, with the beginning of its checksum."""
         return f"OnnxModel({self.path.name!r}, sha256={self.checksum[:12]})"
-
-
-def _rebuild(kind: type[OnnxModel], path: Path, settings: dict[str, Any], checksum: str) -> OnnxModel:
-    box = kind(path, **settings)
-    if box.checksum != checksum:
-        raise ConfigurationError(
-            f"{box!r}: expected the file that the box was made from, with checksum {checksum[:12]}. It has "
-            "changed since: make the box anew."
-        )
-    return box
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +38,15 @@ def read_field(path: str | os.PathLike[str], cells: int | None = None) -> Array:
         ValueError: the file has no such field, one of another precision than its header says, or one with
             another number of cells than `cells`.
     """
-    _, _, values, uniform = _internal(Path(path))
-    if uniform:
-        return np.repeat(values, 1 if cells is None else cells, axis=0)
-    if cells is not None and len(values) != cells:
+    field = _internal_field(Path(path))
+    if field.uniform:
+        return np.repeat(field.values, 1 if cells is None else cells, axis=0)
+    if cells is not None and len(field.values) != cells:
         raise ValueError(
-            f"{Path(path).name}: expected {cells} cells, got {len(values)}. Is it of another mesh? "
+            f"{Path(path).name}: expected {cells} cells, got {len(field.values)}. Is it of another mesh? "
             "Give `cells` as the mesh has them."
         )
-    return values
+    return field.values
 
 
 def write_field(path: str | os.PathLike[str], values: Any) -> None:
@@ -63,19 +64,37 @@ def write_field(path: str | os.PathLike[str], values: Any) -> None:
             f"{Path(path).name}: expected values (cells, components) with 1, 3, 6 or 9 components, got shape "
             f"{values.shape}. Reshape them; a scalar has one component."
         )
-    data, (start, end), _, _ = _internal(Path(path))
+    field = _internal_field(Path(path))
     kind = kinds[values.shape[1]]
     head = f"internalField nonuniform List<{kind}> {len(values)}\n(".encode()
-    if _is_binary(data):
-        body = np.ascontiguousarray(values, _scalar(data)).tobytes()
+    if _is_binary(field.file):
+        body = np.ascontiguousarray(values, _scalar(field.file)).tobytes()
     else:
         left, right = ("", "") if kind == "scalar" else ("(", ")")
         body = "\n".join(f"{left}{' '.join(map(repr, row))}{right}" for row in values.tolist()).encode()
-    Path(path).write_bytes(data[:start] + head + body + b")\n;" + data[end:])
+    Path(path).write_bytes(field.file[: field.start] + head + body + b")\n;" + field.file[field.end :])
 
 
-def _internal(path: Path) -> tuple[bytes, tuple[int, int], Array, bool]:
-    """The file's bytes, where in them the entry stands, its values, and whether one is for all cells."""
+@dataclass(frozen=True)
+class _InternalField:
+    """An `internalField` and where it stands in its file.
+
+    Attributes:
+        file: the file's bytes.
+        start: where the entry begins in them.
+        end: where it ends.
+        values: `(cells, components)`; of a uniform field `(1, components)`.
+        uniform: whether one value is for all cells.
+    """
+
+    file: bytes
+    start: int
+    end: int
+    values: Array
+    uniform: bool
+
+
+def _internal_field(path: Path) -> _InternalField:
     data = path.read_bytes()
     entry = next((part for part in _PART.finditer(data) if part[0].startswith(b"internalField")), None)
     if entry is None or (entry[2] or b"scalar").decode() not in COMPONENTS:
@@ -85,7 +104,7 @@ def _internal(path: Path) -> tuple[bytes, tuple[int, int], Array, bool]:
         )
     if entry[1] is not None:
         value = np.array(entry[1].strip(b"()").split(), np.float64)
-        return data, entry.span(), value[None], True
+        return _InternalField(data, *entry.span(), value[None], uniform=True)
     width, count, scalar = COMPONENTS[entry[2].decode()], int(entry[3]), _scalar(data)
     if _is_binary(data):
         end = entry.end() + count * width * scalar.itemsize
@@ -100,7 +119,8 @@ def _internal(path: Path) -> tuple[bytes, tuple[int, int], Array, bool]:
             f"{path.name}: expected {count} values of {width} numbers, of {8 * scalar.itemsize} bits "
             "where binary, got other bytes. Is the field of another precision than its header says?"
         )
-    return data, (entry.start(), close.end()), values.reshape(count, width).astype(np.float64), False
+    values = values.reshape(count, width).astype(np.float64)
+    return _InternalField(data, entry.start(), close.end(), values, uniform=False)
 
 
 def _is_binary(data: bytes) -> bool:
@@ -109,7 +129,7 @@ def _is_binary(data: bytes) -> bool:
 
 def _scalar(data: bytes) -> np.dtype[Any]:
     """The numbers' type, as `arch "LSB;label=32;scalar=64"` says; 64 bits where the header does not."""
-    found = re.search(rb'\barch\s+"(LSB|MSB);[^"]*scalar=(32|64)', data)
-    if found is None:
+    arch = re.search(rb'\barch\s+"(LSB|MSB);[^"]*scalar=(32|64)', data)
+    if arch is None:
         return np.dtype("f8")
-    return np.dtype(f"{'<' if found[1] == b'LSB' else '>'}f{int(found[2]) // 8}")
+    return np.dtype(f"{'<' if arch[1] == b'LSB' else '>'}f{int(arch[2]) // 8}")

@@ -138,8 +138,8 @@ def component(
             wanted = [spec for spec in work.inputs if spec.name in d_inputs]
             arriving = {spec.name: d_outputs[spec.name] for spec in work.outputs if spec.name in d_outputs}
             if mode == "rev":
-                for name, found in work.product(inputs, discrete_inputs, wanted, arriving).items():
-                    d_inputs[name] += found.reshape(d_inputs[name].shape)
+                for name, product in work.product(inputs, discrete_inputs, wanted, arriving).items():
+                    d_inputs[name] += product.reshape(d_inputs[name].shape)
                 return
             for (out, into), block in work.jacobian(inputs, discrete_inputs).items():
                 if out in arriving and into in d_inputs:
@@ -168,19 +168,19 @@ class _Work:
 
     def rows(self, inputs: Values, discrete: Values | None) -> list[np.ndarray]:
         """The box's inputs, `(count, *spec.shape)`."""
-        given = [inputs[s.name] if s.floating else (discrete or {})[s.name] for s in self.box.inputs]
+        arrays = [inputs[s.name] if s.floating else (discrete or {})[s.name] for s in self.box.inputs]
         return [
             np.array(array, spec.dtype or "float64").reshape(self.count, *spec.shape)
-            for spec, array in zip(self.box.inputs, given, strict=True)
+            for spec, array in zip(self.box.inputs, arrays, strict=True)
         ]
 
     def values(self, inputs: Values, discrete: Values | None) -> list[np.ndarray]:
         """The box's outputs, `(count, *spec.shape)`."""
         try:
-            found = self.box(*self.rows(inputs, discrete))
+            answer = self.box(*self.rows(inputs, discrete))
         except RowFailedError as error:
             raise self.error(str(error)) from error
-        arrays = list(found) if isinstance(found, tuple) else [found]
+        arrays = list(answer) if isinstance(answer, tuple) else [answer]
         self._finite(arrays, "value")
         return arrays
 
@@ -206,8 +206,8 @@ class _Work:
             spec.name: one[:, ends[at] : ends[at + 1]].reshape(-1, *spec.shape)
             for at, spec in enumerate(self.outputs)
         }
-        found = self._pull_back(repeated, cotangents, self.inputs)
-        blocks = {name: array.reshape(self.count, total, -1) for name, array in found.items()}
+        products = self._pull_back(repeated, cotangents, self.inputs)
+        blocks = {name: array.reshape(self.count, total, -1) for name, array in products.items()}
         return {
             (out.name, name): block[:, ends[at] : ends[at + 1]]
             for at, out in enumerate(self.outputs)
@@ -226,8 +226,8 @@ class _Work:
             tensor.requires_grad_()
         try:
             with torch.enable_grad():
-                given = self.derivative(*tensors)
-                outputs: list[Tensor] = list(given) if isinstance(given, tuple) else [given]
+                answer = self.derivative(*tensors)
+                outputs: list[Tensor] = list(answer) if isinstance(answer, tuple) else [answer]
                 self._finite([output.detach().numpy() for output in outputs], "derivative")
                 pairs = [
                     (output, torch.from_numpy(cotangents[spec.name]).to(output))
@@ -239,13 +239,16 @@ class _Work:
                         "component, derivative: expected outputs that autograd traces to the inputs, got "
                         "none. Compute them with torch, or give zo.differentiable(box, ...)."
                     )
-                found = torch.autograd.grad(
-                    [output for output, _ in pairs], moved, [each for _, each in pairs], allow_unused=True
+                products = torch.autograd.grad(
+                    [output for output, _ in pairs],
+                    moved,
+                    [cotangent for _, cotangent in pairs],
+                    allow_unused=True,
                 )
         except RowFailedError as error:
             raise self.error(str(error)) from error
         order = [spec.name for spec in self.box.inputs if spec.name in names]
-        zeros = [torch.zeros_like(t) if g is None else g for t, g in zip(moved, found, strict=True)]
+        zeros = [torch.zeros_like(t) if g is None else g for t, g in zip(moved, products, strict=True)]
         return {name: gradient.double().numpy() for name, gradient in zip(order, zeros, strict=True)}
 
     def _finite(self, arrays: list[np.ndarray], what: str) -> None:

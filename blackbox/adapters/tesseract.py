@@ -114,12 +114,12 @@ class Tesseract(BlackBoxFunction):
 
     def evaluate_rows(self, *arrays: Array) -> tuple[Array, ...]:
         """One `apply`, of all rows where `vectorized`, else of the only row."""
-        given = self._ask("apply", self._payload(arrays if self.vectorized else [a[0] for a in arrays]))
-        found = [np.asarray(at(given, field.keys), field.dtype) for field in self._out]
-        return tuple(found) if self.vectorized else tuple(array[None] for array in found)
+        result = self._ask("apply", self._payload(arrays if self.vectorized else [a[0] for a in arrays]))
+        outputs = [np.asarray(at(result, field.keys), field.dtype) for field in self._out]
+        return tuple(outputs) if self.vectorized else tuple(array[None] for array in outputs)
 
     def reference(self, *arrays: Any) -> Any:
-        """What the box gives, and autograd goes through it by the Tesseract's own derivative.
+        """The box's outputs, differentiable by the Tesseract's own derivative.
 
         For `reference` of a `tasks.Problem`, and for comparisons; its rows are not counted in the ledger.
         Fields that the schema does not mark as differentiable are constants to it.
@@ -143,19 +143,22 @@ class Tesseract(BlackBoxFunction):
         fields = {self._out[place]: array for place, array in cotangents.items()}
         out = {field.path: np.asarray(array, field.dtype) for field, array in fields.items()}
         blocks = [slice(None)] if self.vectorized else range(len(inputs[0]))
-        found: list[dict[str, Array]] = []
+        products: list[dict[str, Array]] = []
         for block in blocks:
             vectors = {path: np.asarray(array[block]) for path, array in out.items()}
             try:
-                given = self._ask(VJP, self._payload([a[block] for a in inputs]), into, list(out), vectors)
+                result = self._ask(VJP, self._payload([a[block] for a in inputs]), into, list(out), vectors)
             except (RuntimeError, TimeoutError) as error:
                 raise RowFailedError(f"{self!r}, {VJP}: {error} See what the endpoint does.") from error
-            found.append({path: np.asarray(given[path]) for path in into})
+            products.append({path: np.asarray(result[path]) for path in into})
         join = np.concatenate if self.vectorized else np.stack
-        return {place: join([each[path] for each in found]) for place, path in zip(wanted, into, strict=True)}
+        return {
+            place: join([product[path] for product in products])
+            for place, path in zip(wanted, into, strict=True)
+        }
 
     def _ask(self, endpoint: str, *arguments: Any) -> dict[str, Any]:
-        """What an endpoint answers; an error of one line where it does not."""
+        """An endpoint's answer; its error in one line if it gives none."""
         requests = import_extra("Tesseract", "requests", "tesseract")
         try:
             return getattr(self._tesseract, endpoint)(*arguments)
@@ -200,11 +203,11 @@ class Tesseract(BlackBoxFunction):
     def _input_fields(self, schemas: Mapping[str, Any]) -> list[Field]:
         root = schemas["ApplyInputSchema"]["properties"]["inputs"]
         chosen = self._chosen or ()
-        found = list(tesseract_schema.input_fields(root, schemas, self.example, chosen))
-        for field in found:
-            if field.is_array and field.given:  # lists that stand for arrays
+        fields = list(tesseract_schema.input_fields(root, schemas, self.example, chosen))
+        for field in fields:
+            if field.is_array and field.in_example:  # lists that stand for arrays
                 self.example = put(self.example, field.keys, np.asarray(at(self.example, field.keys)))
-        known = {field.path: field for field in found}
+        known = {field.path: field for field in fields}
         for path in chosen:
             if path not in known:
                 raise ConfigurationError(
@@ -212,9 +215,9 @@ class Tesseract(BlackBoxFunction):
                     f"{nearest(path, list(known))}"
                 )
         if self._chosen is None:
-            chosen = [path for path, field in known.items() if field.is_array or not field.given]
+            chosen = [path for path, field in known.items() if field.is_array or not field.in_example]
         for path, field in known.items():
-            if path not in chosen and not field.given:
+            if path not in chosen and not field.in_example:
                 raise ConfigurationError(
                     f"Tesseract, inputs: expected {path!r} among them, or a value in the example, "
                     "got neither. Add one."
@@ -225,12 +228,12 @@ class Tesseract(BlackBoxFunction):
 
     def _output_fields(self, schemas: Mapping[str, Any]) -> list[Field]:
         root = schemas["ApplyOutputSchema"]
-        found = tesseract_schema.output_fields(root, schemas)
-        if found is None or any(field.is_open(self.vectorized) for field in found):
-            found = tesseract_schema.output_fields(root, schemas, self._example_outputs()) or []
-        for field in found:
+        fields = tesseract_schema.output_fields(root, schemas)
+        if fields is None or any(field.is_open(self.vectorized) for field in fields):
+            fields = tesseract_schema.output_fields(root, schemas, self._example_outputs()) or []
+        for field in fields:
             field.check("output", self.vectorized, "Give example={...} that it can run.")
-        return found
+        return fields
 
     def _example_outputs(self) -> Mapping[str, Any]:
         """Outputs of the right shapes: what `abstract_eval` says, or one run of the example."""

@@ -38,7 +38,7 @@ class Field:
         dtype: of the array that the Tesseract takes or gives.
         differentiable: whether the schema marks it so.
         is_array: False for a plain number.
-        given: whether the example has it.
+        in_example: whether the example has it.
         rows_first: whether the schema leaves its first axis open, so that it may be rows.
     """
 
@@ -48,7 +48,7 @@ class Field:
     dtype: str
     differentiable: bool = False
     is_array: bool = True
-    given: bool = False
+    in_example: bool = False
     rows_first: bool = False
 
     def is_open(self, vectorized: bool) -> bool:
@@ -119,7 +119,7 @@ def input_fields(
         for name, inner in node["properties"].items():
             value = example.get(name, _NOTHING) if isinstance(example, Mapping) else _NOTHING
             path = path_of((*keys, name))
-            wanted = any(f"{each}.".startswith(f"{path}.") for each in chosen)
+            wanted = any(f"{choice}.".startswith(f"{path}.") for choice in chosen)
             if name in node.get("required", ()) or value is not _NOTHING or wanted:
                 yield from input_fields(inner, schemas, value, chosen, (*keys, name))
     elif isinstance(node.get("additionalProperties"), Mapping) or node.get("type") == "array":
@@ -186,10 +186,10 @@ def _members(example: Any) -> Iterator[tuple[str | int, Any]]:
 
 def _number(node: Mapping[str, Any], keys: Keys, example: Any) -> Field | None:
     """The array or plain number that a node is."""
-    given, path = example is not _NOTHING, path_of(keys)
+    in_example, path = example is not _NOTHING, path_of(keys)
     if "array_flags" not in node:
         dtype = _NUMBERS.get(node.get("type", ""))
-        return None if dtype is None else Field(path, keys, (), dtype, is_array=False, given=given)
+        return None if dtype is None else Field(path, keys, (), dtype, is_array=False, in_example=in_example)
     sizes = node["properties"]["shape"]
     shape = None
     if "prefixItems" in sizes or sizes.get("maxItems") == 0:
@@ -197,20 +197,22 @@ def _number(node: Mapping[str, Any], keys: Keys, example: Any) -> Field | None:
         items = sizes.get("prefixItems", ())
         shape = tuple(max(item["enum"]) if "enum" in item else item.get("const") for item in items)
     rows_first = shape is None or shape[:1] == (None,)
-    if given:
-        found = np.shape(example)
+    if in_example:
+        actual = np.shape(example)
         if shape is None:
-            shape = found
-        if len(found) != len(shape) or any(
-            n not in (None, size) for n, size in zip(shape, found, strict=True)
+            shape = actual
+        if len(actual) != len(shape) or any(
+            n not in (None, size) for n, size in zip(shape, actual, strict=True)
         ):
             raise ConfigurationError(
-                f"Tesseract, example: expected an array of shape {shape} for {path!r}, got {found}. "
+                f"Tesseract, example: expected an array of shape {shape} for {path!r}, got {actual}. "
                 "None is for any size."
             )
-        shape = tuple(found)
+        shape = tuple(actual)
     dtype = node["properties"]["dtype"]["examples"][0]
-    return Field(path, keys, shape, dtype, "DIFFERENTIABLE" in node["array_flags"], True, given, rows_first)
+    return Field(
+        path, keys, shape, dtype, "DIFFERENTIABLE" in node["array_flags"], True, in_example, rows_first
+    )
 
 
 def _alternative(
@@ -224,8 +226,8 @@ def _alternative(
     union = node.get("anyOf") or node.get("oneOf")
     if not union:
         return node
-    kinds = [_alternative(each, schemas, example) for each in union]
-    fitting = [each for each in kinds if _fits(each, example)]
+    kinds = [_alternative(member, schemas, example) for member in union]
+    fitting = [kind for kind in kinds if _fits(kind, example)]
     return fitting[0] if fitting else {"type": "null"}
 
 
@@ -272,7 +274,7 @@ def put(tree: Any, keys: Keys, value: Any) -> Any:
     if not keys:
         return value
     if isinstance(tree, list | tuple):
-        return [put(each, keys[1:], value) if n == keys[0] else each for n, each in enumerate(tree)]
+        return [put(item, keys[1:], value) if n == keys[0] else item for n, item in enumerate(tree)]
     tree = tree if isinstance(tree, Mapping) else {}
     return {**tree, keys[0]: put(tree.get(keys[0]), keys[1:], value)}
 

@@ -75,8 +75,8 @@ class TorchModule(BlackBoxFunction):
 
     def evaluate_rows(self, *arrays: Tensor) -> tuple[Tensor, ...]:
         """All rows: tensors `(rows, *shape)` in, `(rows, *shape)` for each output out."""
-        given = self.module(*(self._moved(spec, a) for spec, a in zip(self.inputs, arrays, strict=True)))
-        return tuple(given) if isinstance(given, tuple | list) else (given,)
+        answer = self.module(*(self._moved(spec, a) for spec, a in zip(self.inputs, arrays, strict=True)))
+        return tuple(answer) if isinstance(answer, tuple | list) else (answer,)
 
     def _moved(self, spec: ArraySpec, array: Tensor) -> Tensor:
         open_float = spec.dtype is None and self.dtype is not None

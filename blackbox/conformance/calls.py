@@ -42,19 +42,19 @@ def thread_safety(probe: Probe) -> Finding:
     together = Barrier(THREADS)
 
     def in_a_thread(batch: Arrays) -> list[Arrays | str]:
-        given: list[Arrays | str] = []
+        received: list[Arrays | str] = []
         for _ in range(rounds):
             try:
                 together.wait()
-                given.append(probe.uncounted(batch))
+                received.append(probe.uncounted(batch))
             except BoxRaisedError as raised:
-                given.append(f"{type(raised.__cause__).__name__}: {raised.__cause__}")
+                received.append(f"{type(raised.__cause__).__name__}: {raised.__cause__}")
             except BrokenBarrierError:
                 break  # another thread was stopped
             except BaseException:
                 together.abort()  # the others would wait for this thread
                 raise
-        return given
+        return received
 
     with ThreadPoolExecutor(THREADS) as pool:
         try:
@@ -281,8 +281,8 @@ def work(name: str, number: str, parent: str) -> None:
     with keeping(box), np.errstate(all="ignore"):
         for _ in range(ROUNDS):
             try:
-                given = box(*arrays)
-                answers.append(given if isinstance(given, tuple) else (given,))
+                answer = box(*arrays)
+                answers.append(answer if isinstance(answer, tuple) else (answer,))
             except Exception as error:
                 answers.append(f"{type(error).__name__}: {error}")
     (folder / f"answers-{number}").write_bytes(pickle.dumps(answers))

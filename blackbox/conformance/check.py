@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,8 @@ from blackbox.conformance.probe import (
     OutOfRowsError,
     Probe,
     Samples,
-    given_samples,
+    TakenSamples,
+    checked_samples,
     keeping,
     not_measured,
     read_samples,
@@ -124,38 +126,35 @@ def check_black_box(
     if seconds is not None:
         seconds = check_positive("check_black_box", "seconds", seconds)
     if samples is None:
-        inputs = standard_draws(box, np.random.default_rng(seed))
-        places, given = np.arange(len(inputs[0])), 0
+        draws = standard_draws(box, np.random.default_rng(seed))
+        taken = TakenSamples(draws, np.arange(len(draws[0])), 0)
     else:
-        inputs, places, given = given_samples(box, samples)
-    if rows is not None and rows < 4 * len(inputs[0]):  # most of them are for the checks
-        kept = np.unique(np.linspace(0, len(places) - 1, max(2, rows // 16)).astype(int))
-        inputs, places = tuple(array[kept] for array in inputs), places[kept]
-    probe = Probe(box, inputs, rows, seed, processes, seconds)
-    probe.places, probe.drawn = places, samples is None
+        taken = checked_samples(box, samples)
+    if rows is not None and rows < 4 * len(taken.places):  # most of them are for the checks
+        taken = taken.thinned(max(2, rows // 16))
+    probe = Probe(box, taken.arrays, rows, seed, processes, seconds)
+    probe.places, probe.drawn = taken.places, samples is None
     findings: list[Finding] = []
 
     def report(interrupted: bool) -> Report:
-        measured = tuple(probe.measured.recommendations)
-        limits = (rows, seconds)
         return Report(
-            repr(box),
-            tuple(with_all_failures(probe, found) for found in findings),
-            measured,
-            samples is None,
-            probe.spent,
-            len(probe.places),
-            given,
-            probe.elapsed,
-            limits,
-            interrupted,
+            box=repr(box),
+            findings=tuple(with_all_failures(probe, finding) for finding in findings),
+            recommendations=tuple(probe.measured.recommendations),
+            drawn=samples is None,
+            rows=probe.spent,
+            taken=len(probe.places),
+            offered=taken.offered,
+            seconds=probe.elapsed,
+            limits=(rows, seconds),
+            interrupted=interrupted,
         )
 
     try:
         with keeping(box), _shown(probe) if progress is None else nullcontext(progress) as probe.progress:
             _find(probe, findings)
     except KeyboardInterrupt as stop:
-        done = {found.check for found in findings}
+        done = {finding.check for finding in findings}
         findings += [
             Finding(name, Verdict.SKIPPED, STOPPED)
             for name in ("answers", "global state", *(name for name, _ in CHECKS))
@@ -219,8 +218,7 @@ def _find(probe: Probe, findings: list[Finding]) -> None:
     if len(probe.samples[0]) < 2 or not probe.base:
         findings += [Finding(name, Verdict.SKIPPED, NO_SAMPLES) for name, _ in CHECKS]
         return
-    state: Check = lambda probe: global_state(probe, left)  # noqa: E731
-    for name, check in (("global state", state), *CHECKS):
+    for name, check in (("global state", partial(global_state, first=left)), *CHECKS):
         probe.check = name
         probe.progress(name, probe.spent)
         if name in MOVES and not probe.box.settable:
@@ -228,12 +226,12 @@ def _find(probe: Probe, findings: list[Finding]) -> None:
             continue
         try:
             with watched():
-                found = check(probe)
+                finding = check(probe)
         except OutOfRowsError as out:
-            found = not_measured(probe, name, out)
+            finding = not_measured(probe, name, out)
         except BoxRaisedError as raised:
-            found = _raised(name, raised.__cause__)
-        findings += found if isinstance(found, list) else [found]
+            finding = _raised(name, raised.__cause__)
+        findings += finding if isinstance(finding, list) else [finding]
 
 
 def _raised(name: str, cause: BaseException | None) -> Finding:
@@ -271,10 +269,10 @@ def command(
         The exit status: 0 if there are no faults, 1 if there are, 130 after Ctrl-C, with what was found so
         far. Warnings do not count.
     """
-    given = read_samples(box, samples) if isinstance(samples, str | Path) else samples
+    inputs = read_samples(box, samples) if isinstance(samples, str | Path) else samples
     with redirect_stdout(sys.stderr) if out == "-" else nullcontext():  # what the box prints is no JSON
         try:
-            report = check_black_box(box, given, rows=rows, seconds=seconds, processes=processes, seed=seed)
+            report = check_black_box(box, inputs, rows=rows, seconds=seconds, processes=processes, seed=seed)
         except CheckInterrupted as stop:
             report = stop.report
     if out == "-":

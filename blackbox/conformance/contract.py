@@ -29,7 +29,7 @@ def answers(probe: Probe) -> list[Finding]:
     count = len(probe.samples[0])
     causes: list[BaseException | None] = []
     try:
-        given, alive = probe(probe.samples), np.ones(count, bool)
+        outputs, alive = probe(probe.samples), np.ones(count, bool)
     except BoxRaisedError as raised:
         causes.append(raised.__cause__)
         parts: list[Arrays | None] = []
@@ -41,12 +41,12 @@ def answers(probe: Probe) -> list[Finding]:
                 parts.append(None)
         alive = np.array([part is not None for part in parts])
         good = [part for part in parts if part is not None]
-        given = tuple(np.concatenate(pieces) for pieces in zip(*good, strict=True)) if good else ()
+        outputs = tuple(np.concatenate(pieces) for pieces in zip(*good, strict=True)) if good else ()
     broken = next((cause for cause in causes if isinstance(cause, OutputError)), None)
     other = next((cause for cause in causes if not isinstance(cause, OutputError)), None)
-    if given:
-        finite = finite_rows(tuple(torch.from_numpy(array) for array in given)).numpy()
-        given = tuple(array[finite] for array in given)
+    if outputs:
+        finite = finite_rows(tuple(torch.from_numpy(array) for array in outputs)).numpy()
+        outputs = tuple(array[finite] for array in outputs)
         alive[alive] = finite
     why = "" if other is None else f"{type(other).__name__}: {other}"
     if not alive.all():
@@ -54,7 +54,7 @@ def answers(probe: Probe) -> list[Finding]:
         row = tuple(array[first : first + 1] for array in probe.samples)
         why = _why(probe, row, int(probe.places[first]), why)
     probe.samples = tuple(array[alive] for array in probe.samples)
-    probe.base = given
+    probe.base = outputs
     return [_shapes(probe, broken), _answered(probe, int(alive.sum()), count, why, broken is not None)]
 
 
@@ -102,13 +102,13 @@ def _answered(probe: Probe, alive: int, count: int, why: str, broken: bool) -> F
     return Finding("answers", verdict, f"{said} {mend}", failed / count, "of the rows failed")
 
 
-def with_all_failures(probe: Probe, found: Finding) -> Finding:
+def with_all_failures(probe: Probe, finding: Finding) -> Finding:
     """The finding of the answers, with failures among the other rows that the whole check ran."""
-    if found.check != "answers" or found.verdict is not Verdict.OK or not probe.failed:
-        return found
+    if finding.check != "answers" or finding.verdict is not Verdict.OK or not probe.failed:
+        return finding
     total = probe.spent
     said = (
-        f"{found.sentence.rstrip('.')}, but {probe.failed:,} of all {counted(total, 'row')} that the check "
+        f"{finding.sentence.rstrip('.')}, but {probe.failed:,} of all {counted(total, 'row')} that the check "
         f"ran near them failed; the first: {probe.first_failure.rstrip('.')}. Training meets such rows too: "
         "mend the box, or see that it has inputs that it is made for."
     )
@@ -118,9 +118,9 @@ def with_all_failures(probe: Probe, found: Finding) -> Finding:
 def inputs_left_alone(probe: Probe) -> Finding:
     """The caller's inputs after a call; a box gets copies, so only a wrapper can write to them."""
     size = min(4, len(probe.samples[0]))
-    given, arrays = probe.rows(0, size), probe.rows(0, size)
-    probe(given)
-    for spec, before, after in zip(probe.box.inputs, arrays, given, strict=True):
+    passed, arrays = probe.rows(0, size), probe.rows(0, size)
+    probe(passed)
+    for spec, before, after in zip(probe.box.inputs, arrays, passed, strict=True):
         if (changed := after != before).any():
             sentence = (
                 f"The caller's input {spec.name!r} was written to by a call. Copy it first; in a wrapper, "
@@ -145,14 +145,14 @@ def nan_inputs(probe: Probe) -> Finding:
             outcome = probe.below_the_call(arrays)
         except BoxRaisedError:
             continue  # refused: as good as NaN
-        if 1 not in outcome.failed:
+        if 1 not in outcome.failed:  # programs and trees do so, whose code is not the user's to mend
             swallowed.append(probe.box.inputs[place].name)
     if swallowed:
         sentence = (
-            f"NaN in {', '.join(map(repr, swallowed))} comes out as finite numbers: a run that blew up would "
-            "pass for an answer. Let NaN through, or raise."
+            f"NaN in {', '.join(map(repr, swallowed))} comes out as finite numbers. Calls hold such rows back, "
+            "but a run that blows up inside may pass for an answer in the same way. Let NaN through, or raise."
         )
-        return Finding("NaN inputs", Verdict.FAULT, sentence, len(swallowed), "inputs")
+        return Finding("NaN inputs", Verdict.WARNING, sentence, len(swallowed), "inputs")
     return Finding("NaN inputs", Verdict.OK, "NaN comes out as NaN, or is refused.", 0, "inputs")
 
 

@@ -43,10 +43,10 @@ def noise_and_mu(probe: Probe) -> list[Finding]:
     for place in inputs:
         along = draw_lines(probe, place, count, "directions")
         try:
-            own = measure_noise(responses, along)
-            noise = np.maximum(noise, own)
-            steps = recommend(responses, along, own)
-            single = recommend(responses, draw_lines(probe, place, count, "coordinates"), own)
+            noise_along = measure_noise(responses, along)
+            noise = np.maximum(noise, noise_along)
+            steps = recommend(responses, along, noise_along)
+            single = recommend(responses, draw_lines(probe, place, count, "coordinates"), noise_along)
             findings.append(_mu(probe, place, single, steps))
         except OutOfRowsError as out:
             if not noise.any():
@@ -61,7 +61,7 @@ def noise_and_mu(probe: Probe) -> list[Finding]:
 def _noise(probe: Probe, responses: Responses, noise: np.ndarray, lines: int) -> Finding:
     relative = float(np.sqrt(np.square(noise).mean()))
     rounding = float(np.sqrt(np.square(responses.rounding).mean()))
-    each = ", ".join(
+    levels = ", ".join(
         f"{probe.measured.noise[place]:.2g} in {probe.box.outputs[place].name!r}"
         for place in responses.places
     )
@@ -72,7 +72,8 @@ def _noise(probe: Probe, responses: Responses, noise: np.ndarray, lines: int) ->
     else:
         source = f"{relative / rounding:.2g} times their rounding" if rounding else "as measured"
     said = (
-        f"Standard deviation of the noise in the outputs: {each}; {source}. On {lines} lines for each input."
+        f"Standard deviation of the noise in the outputs: {levels}; {source}. "
+        f"On {lines} lines for each input."
     )
     return Finding("noise level", Verdict.OK, said, relative, "of the outputs' spread")
 
@@ -88,9 +89,9 @@ def _mu(probe: Probe, place: int, single: Steps | None, along: Steps | None) -> 
         )
         return Finding(name, Verdict.WARNING, sentence)
     _, unit = probe.unit(place)
-    found = Recommendation(spec.name, math.prod(spec.shape), single, along, unit)
-    probe.measured.recommendations.append(found)
-    long_forward, long_central = found.long_directions
+    recommendation = Recommendation(spec.name, math.prod(spec.shape), single, along, unit)
+    probe.measured.recommendations.append(recommendation)
+    long_forward, long_central = recommendation.long_directions
     said = (
         f"CGE: forward {single.forward:.1e}, central {single.central:.1e}. Directions of unit "
         f"length: forward {along.forward:.1e}, central {along.central:.1e}; Gaussian and Rademacher: "
@@ -183,8 +184,8 @@ class _Rule:
         while any(clear[last + 1 : last + 3]):  # one step that is not clear may lie between
             last += 1 if clear[last + 1] else 2
         rung = ladder[last]
-        own = self.factor * max(noise, rung.quantised)
-        return (self.difference(rung) - own) / rung.h ** (2 * self.order)
+        noise_part = self.factor * max(noise, rung.quantised)
+        return (self.difference(rung) - noise_part) / rung.h ** (2 * self.order)
 
     def best(self, noise: float, derivative: float, lines: Lines) -> float:
         """The mu of least error, between the ends of the ladder."""
@@ -308,6 +309,6 @@ def _rungs(
     ]
     moving = (seen & moved).sum(axis=(0, 2)) >= enough
     return [
-        Rung(float(steps[level]), *(float(each[level]) for each in sums), moving=bool(moving[level]))
+        Rung(float(steps[level]), *(float(total[level]) for total in sums), moving=bool(moving[level]))
         for level in range(plus.shape[1])
     ]

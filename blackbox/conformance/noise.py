@@ -78,8 +78,8 @@ def ecnoise(values: np.ndarray, size: np.ndarray | None = None) -> NoiseLevels:
     for order in reversed(range(points - 3)):
         three = np.stack(levels[order : order + 3])
         agree = (three.max(axis=0) <= AGREE * three.min(axis=0)) & signs[order] & (three.min(axis=0) > 0)
-        found = agree & near & ~equal
-        level[found], status[found] = levels[order][found], Status.DETECTED
+        detected = agree & near & ~equal
+        level[detected], status[detected] = levels[order][detected], Status.DETECTED
     status[equal & near] = Status.TOO_CLOSE
     return NoiseLevels(level, status)
 
@@ -93,12 +93,12 @@ def measure_noise(responses: Responses, lines: Lines) -> np.ndarray:
     detected = _detect(responses, lines)
     noise = np.zeros(len(responses.output))
     for place in responses.places:
-        own = responses.output == place
-        levels = detected[:, own]
-        found = levels[np.isfinite(levels)]
-        level = math.sqrt(np.square(found).mean()) if found.size else 0.0
+        columns = responses.output == place
+        levels = detected[:, columns]
+        known = levels[np.isfinite(levels)]
+        level = math.sqrt(np.square(known).mean()) if known.size else 0.0
         quantum = responses.probe.measured.quanta[place] / responses.spread[place] / math.sqrt(12)
-        noise[own] = np.maximum(responses.rounding[own], max(level, quantum))
+        noise[columns] = np.maximum(responses.rounding[columns], max(level, quantum))
     return noise
 
 
@@ -118,8 +118,8 @@ def _detect(responses: Responses, lines: Lines) -> np.ndarray:
         if np.isfinite(level).sum() > np.isfinite(best).sum():
             best = level
         moving = np.ptp(table, axis=1) > 0  # False for NaN too
-        found = result.status == Status.DETECTED
-        if moving.any() and found[moving].mean() >= 0.5:
+        detected = result.status == Status.DETECTED
+        if moving.any() and detected[moving].mean() >= 0.5:
             break
         close = (result.status == Status.TOO_CLOSE).sum() > (result.status == Status.TOO_FAR).sum()
         spacing = min(spacing * 100, lines.longest / POINTS) if close else max(spacing / 100, lines.shortest)
@@ -140,7 +140,7 @@ def quantisation(probe: Probe) -> Finding:
             answers = probe(lines.points(probe, np.repeat(np.arange(4), 9), np.tile(lengths, 4)))
             for values, output in zip(collected, floats, strict=True):
                 values.append(answers[output].reshape(-1))
-    found = []
+    grids = []
     for place, values in zip(floats, collected, strict=True):
         answers, output = np.concatenate(values), probe.box.outputs[place].name
         step = grid_step(answers)
@@ -152,11 +152,11 @@ def quantisation(probe: Probe) -> Finding:
             said = f"comes in steps of {step:.3g}"
         probe.measured.quanta[place] = step
         if step:
-            found.append((step, output, said))
-    if not found:
+            grids.append((step, output, said))
+    if not grids:
         sentence = "Outputs are not rounded to fewer digits than their dtype has."
         return Finding(name, Verdict.OK, sentence, 0.0)
-    step, output, said = max(found)
+    step, output, said = max(grids)
     sentence = (
         f"Output {output!r} {said}: with a mu smaller than the recommended one most "
         "differences are zero. Write more digits, or keep to that mu."
@@ -190,7 +190,7 @@ def grid_step(values: np.ndarray) -> float:
         step = float(offsets[-1] / steps[-1])  # from the longest distance, where rounding counts least
         allowed = 4 * rounding / step
         if allowed > 0.05:
-            return 0.0  # finer than can be told from rounding
+            return 0.0  # finer than can be distinguished from rounding
         if (np.abs(offsets / step - np.rint(offsets / step)) <= allowed + 1e-9).all():
             return step
     return 0.0

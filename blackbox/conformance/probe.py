@@ -1,4 +1,4 @@
-"""What a check has in its hands: samples, a `Probe` that calls the box and counts, lines through samples."""
+"""What the checks work with: samples, a `Probe` that calls the box and counts, lines through samples."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class Probe:
 
     def expected(self, rows: int) -> float:
         """Seconds that a call of so many rows takes at most: no more than several calls of fewer rows did."""
-        return min((math.ceil(rows / size) * each for size, each in self.took.items()), default=0.0)
+        return min((math.ceil(rows / size) * took for size, took in self.took.items()), default=0.0)
 
     def spend(self, rows: int) -> None:
         """Count rows that are about to be run.
@@ -150,33 +150,33 @@ class Probe:
         """
         self.spend(len(arrays[0]))
         before, known = monotonic(), self.box.ledger.first_failure
-        given = self.uncounted(arrays)
+        answers = self.uncounted(arrays)
         took = monotonic() - before
         # Rows that fail at once say nothing about what others take.
-        finite = finite_rows(tuple(torch.from_numpy(array) for array in given))
+        finite = finite_rows(tuple(torch.from_numpy(array) for array in answers))
         answered = int(finite.sum())
         self._count_failed(arrays, finite, known)
         if answered:
             self.took[answered] = took
-        return given
+        return answers
 
     def _count_failed(self, arrays: Arrays, finite: torch.Tensor, known: str | None) -> None:
         """Count rows that came back as failed; of the first, keep the ledger's words, or its inputs."""
         lost = torch.nonzero(~finite).flatten().tolist()
         if lost and not self.failed:
             tensors = tuple(torch.from_numpy(array) for array in arrays)
-            told = None if known else self.box.ledger.first_failure
-            self.first_failure = told or whereabouts(self.box.inputs, tensors, lost[0], lost[0], ())
+            noted = None if known else self.box.ledger.first_failure
+            self.first_failure = noted or whereabouts(self.box.inputs, tensors, lost[0], lost[0], ())
         self.failed += len(lost)
 
     def uncounted(self, arrays: Arrays) -> Arrays:
         """The answers to rows that have been counted already; threads ask for them."""
         try:
             with np.errstate(all="ignore"):
-                given = self.box(*arrays)
+                answer = self.box(*arrays)
         except Exception as error:
             raise BoxRaisedError from error
-        return given if isinstance(given, tuple) else (given,)
+        return answer if isinstance(answer, tuple) else (answer,)
 
     def below_the_call(self, arrays: Arrays) -> Outcome:
         """The outcome of rows that go straight to `run_rows`, past the checks that keep NaN away.
@@ -200,10 +200,10 @@ class Probe:
         spec = self.box.inputs[place]
         if spec.scale is not None:
             return np.array(spec.scale), "scale"
-        found = spreads(torch.from_numpy(self.samples[place])).numpy()
+        deviations = spreads(torch.from_numpy(self.samples[place])).numpy()
         if spreads_apart(spec, torch.from_numpy(self.samples[place])) is None:
-            return np.ones(len(found)), "own"
-        return np.where(found > 0, found, np.median(found[found > 0])), "spread"
+            return np.ones(len(deviations)), "own"
+        return np.where(deviations > 0, deviations, np.median(deviations[deviations > 0])), "spread"
 
     def rows(self, first: int, count: int) -> Arrays:
         """`count` samples from the `first` on; beyond the last they begin anew."""
@@ -249,8 +249,28 @@ TAKEN = 64  # samples of the user's, at most: more show rows that fail
 Samples = Sequence[np.ndarray | torch.Tensor] | np.ndarray | torch.Tensor
 
 
-def given_samples(box: BlackBoxFunction, samples: Samples) -> tuple[Arrays, np.ndarray, int]:
-    """The user's samples, checked: at most 64 as arrays of their own, their places, and how many came.
+@dataclass(frozen=True)
+class TakenSamples:
+    """The samples that a check works with.
+
+    Attributes:
+        arrays: one `(rows, *spec.shape)` for each input, at most 64 rows.
+        places: `(rows,)`, where these rows are among those that the user gave.
+        offered: how many rows the user gave; 0 where they were drawn.
+    """
+
+    arrays: Arrays
+    places: np.ndarray
+    offered: int
+
+    def thinned(self, most: int) -> TakenSamples:
+        """At most so many of them, spread over all."""
+        kept = np.unique(np.linspace(0, len(self.places) - 1, most).astype(int))
+        return TakenSamples(tuple(array[kept] for array in self.arrays), self.places[kept], self.offered)
+
+
+def checked_samples(box: BlackBoxFunction, samples: Samples) -> TakenSamples:
+    """The user's samples, checked, as arrays of their own.
 
     Raises:
         InputError: they do not fit the input specs, have no leading axis, fewer than two rows, or NaN.
@@ -271,7 +291,7 @@ def given_samples(box: BlackBoxFunction, samples: Samples) -> tuple[Arrays, np.n
                 "Leave those rows out; what the box does with NaN is tried anyway."
             )
     index = np.unique(np.linspace(0, rows.count - 1, TAKEN).astype(int))  # spread over all of them
-    return tuple(array[index] for array in inputs), index, rows.count
+    return TakenSamples(tuple(array[index] for array in inputs), index, rows.count)
 
 
 def standard_draws(box: BlackBoxFunction, generator: np.random.Generator) -> Arrays:
@@ -325,7 +345,7 @@ def read_samples(box: BlackBoxFunction, path: str | Path) -> Arrays:
             missing = [name for name in names if name not in content.files]
             if not missing:
                 return tuple(content[name] for name in names)
-            found = ", ".join(content.files)
+            names_there = ", ".join(content.files)
     except InputError:
         raise
     except ValueError as error:
@@ -333,13 +353,13 @@ def read_samples(box: BlackBoxFunction, path: str | Path) -> Arrays:
             f"{path}: expected arrays of numbers, got: {error} Save them with numpy.savez."
         ) from error
     raise InputError(
-        f"{path}: expected the arrays {', '.join(names)}, got {found or 'none'}. {_savez(names)}"
+        f"{path}: expected the arrays {', '.join(names)}, got {names_there or 'none'}. {_savez(names)}"
     )
 
 
 def _savez(names: Sequence[str]) -> str:
-    each = ", ".join(f"{name}=..." for name in names)
-    return f"Save them under the inputs' names, with numpy.savez('samples.npz', {each})."
+    keywords = ", ".join(f"{name}=..." for name in names)
+    return f"Save them under the inputs' names, with numpy.savez('samples.npz', {keywords})."
 
 
 def how_to_give_samples(box: BlackBoxFunction) -> str:
@@ -395,14 +415,14 @@ class Lines:
     def points(self, probe: Probe, which: np.ndarray, lengths: np.ndarray) -> Arrays:
         """The inputs on the lines `which`, `(points,)`, at these lengths from the samples, `(points,)`."""
         arrays = list(probe.pick(self.rows[which]))
-        own = arrays[self.place]
-        moved = own.reshape(len(own), -1).astype(np.float64) + self.directions[which] * lengths[:, None]
-        arrays[self.place] = moved.reshape(own.shape).astype(own.dtype)
+        values = arrays[self.place]
+        moved = values.reshape(len(values), -1).astype(np.float64) + self.directions[which] * lengths[:, None]
+        arrays[self.place] = moved.reshape(values.shape).astype(values.dtype)
         return tuple(arrays)
 
 
 class Responses:
-    """What is looked at of the answers: up to 512 numbers of the differentiable outputs, over their spread.
+    """What checks look at in answers: up to 512 numbers of the differentiable outputs, over their spread.
 
     Attributes:
         probe: calls the black box.
@@ -443,14 +463,14 @@ class Responses:
     def at(self, lines: Lines, which: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """`(points, columns)` on the lines `which` at these lengths, `(points,)`; NaN where a row failed."""
         most = max(1, min(ROWS, NUMBERS // lines.directions.shape[1]))
-        given, first = [], 0
+        blocks, first = [], 0
         while first < len(which):
             # At most four times what was answered together before: no call is far longer than foreseen.
             block = most if self.probe.seconds is None else min(most, 4 * max(self.probe.took, default=1))
             part = slice(first, first + block)
-            given.append(self(self.probe(lines.points(self.probe, which[part], lengths[part]))))
+            blocks.append(self(self.probe(lines.points(self.probe, which[part], lengths[part]))))
             first += block
-        answers = np.concatenate(given)
+        answers = np.concatenate(blocks)
         answers[~np.isfinite(answers)] = np.nan
         return answers
 

@@ -128,7 +128,7 @@ class Report:
         drawn: whether the inputs were standard draws, not samples of the user's.
         rows: how many rows the checks asked for, those of other processes included.
         taken: how many samples the checks began with.
-        given: how many samples there were; 0 where they were drawn.
+        offered: how many samples the user gave; 0 where they were drawn.
         seconds: how long the checks took.
         limits: the most rows and the most seconds that were allowed; None for no limit.
         interrupted: whether Ctrl-C ended it before the last check.
@@ -140,7 +140,7 @@ class Report:
     drawn: bool
     rows: int
     taken: int = 0
-    given: int = 0
+    offered: int = 0
     seconds: float = 0.0
     limits: tuple[int | None, float | None] = (None, None)
     interrupted: bool = False
@@ -182,10 +182,11 @@ class Report:
             "not_seen": NOT_SEEN,
             "samples": "drawn" if self.drawn else "given",
             "samples_taken": self.taken,
-            "samples_given": self.given,
-            "findings": [asdict(found) | {"verdict": found.verdict.value} for found in self.findings],
+            "samples_given": self.offered,
+            "findings": [asdict(finding) | {"verdict": finding.verdict.value} for finding in self.findings],
             "recommendations": [
-                asdict(found) | {"long_directions": found.long_directions} for found in self.recommendations
+                asdict(recommendation) | {"long_directions": recommendation.long_directions}
+                for recommendation in self.recommendations
             ],
         }
         return json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
@@ -195,14 +196,16 @@ class Report:
         faults, warnings = len(self.faults), len(self.warnings)
         verdicts = f"{_count(faults, 'fault')}, {_count(warnings, 'warning')}"
         said = f"{self.box}: {verdicts}, {counted(self.rows, 'row')}."
-        lost = next((each for each in self.findings if each.check == "answers" and each.number), None)
+        lost = next(
+            (finding for finding in self.findings if finding.check == "answers" and finding.number), None
+        )
         if self.drawn and lost is None:
             said += (
                 f" Inputs were {self.taken} standard normal draws, times their scale; "
                 "samples of your problem say more."
             )
-        elif self.taken < self.given:
-            said += f" {self.taken} of the {self.given:,} samples were taken, spread over all of them."
+        elif self.taken < self.offered:
+            said += f" {self.taken} of the {self.offered:,} samples were taken, spread over all of them."
         left_out = len(self.of(Verdict.SKIPPED))
         if left_out:
             said += f" {_count(left_out, 'line')} not measured."
@@ -218,15 +221,15 @@ class Report:
         # No least width: rich cuts off what then exceeds a narrow terminal.
         table.add_column("number", justify="right", max_width=22)
         table.add_column("what was seen", overflow="fold")
-        for found in self.findings:
-            if found.verdict is Verdict.SKIPPED and found.sentence == NO_SAMPLES:
+        for finding in self.findings:
+            if finding.verdict is Verdict.SKIPPED and finding.sentence == NO_SAMPLES:
                 continue  # the summary says why, once
-            headline = found.check == "answers" and found.number
+            headline = finding.check == "answers" and finding.number
             table.add_row(
-                Text(found.check),
-                Text(found.verdict.value, style=COLOURS[found.verdict]),
-                Text(found.measured),
-                Text("See above." if headline else found.sentence),
+                Text(finding.check),
+                Text(finding.verdict.value, style=COLOURS[finding.verdict]),
+                Text(finding.measured),
+                Text("See above." if headline else finding.sentence),
             )
         return Group(Text(self.summary()), table, Text(NOT_SEEN, style="dim"))
 

@@ -51,31 +51,31 @@ def smoothness(probe: Probe) -> Finding:
         return Finding("smoothness", Verdict.SKIPPED, "Not measured: no derivative is wanted of this box.")
     responses, before = Responses(probe), probe.spent
     count = _affordable_lines(probe, len(inputs))
-    found: list[tuple[str, Jump]] = []  # each with where it is, in words
+    jumps_at: list[tuple[str, Jump]] = []  # each with where it is, in words
     lengths, failed = [], 0.0
     for place in inputs:
         name, lines = probe.box.inputs[place].name, draw_lines(probe, place, count, "directions")
         jumps, share = _search(responses, lines)
         unit = IN_UNIT[probe.unit(place)[1]]
-        found += [(f"along {name!r}, {abs(jump.length):.3g}{unit} from", jump) for jump in jumps]
+        jumps_at += [(f"along {name!r}, {abs(jump.length):.3g}{unit} from", jump) for jump in jumps]
         lengths.append(f"{2 * lines.longest:.2g}{unit} in {name!r}")
         failed = max(failed, share)
     where = f"on {count} lines of length {', '.join(lengths)}, in {probe.spent - before:,} rows"
     if failed:
         where += f" ({100 * failed:.2g} % of the points on them failed)"
-    if not found:
+    if not jumps_at:
         steps = " and the steps of quantised outputs" if any(probe.measured.quanta) else ""
         sentence = f"Found no jump {where}. Jumps below {JUMP:g} of an output's spread{steps} do not count."
         return Finding("smoothness", Verdict.OK, sentence, 0, "jumps")
-    there, worst = max(found, key=lambda item: item[1].height / responses.spread[item[1].output])
+    there, worst = max(jumps_at, key=lambda item: item[1].height / responses.spread[item[1].output])
     sentence = (
         f"Output {probe.box.outputs[worst.output].name!r} jumps by {worst.height:.2g} {there} a "
-        f"sample; found {len(found)} jump{'s' if len(found) > 1 else ''} "
+        f"sample; found {len(jumps_at)} jump{'s' if len(jumps_at) > 1 else ''} "
         f"{where}. A difference across a jump is no slope. Look for an if, an impact, a table, a mesh or a "
         "number of iterations that changes, and smooth it if you can. The mu above is for slopes between "
         "jumps; a much larger one averages over them."
     )
-    return Finding("smoothness", Verdict.WARNING, sentence, len(found), "jumps")
+    return Finding("smoothness", Verdict.WARNING, sentence, len(jumps_at), "jumps")
 
 
 def _affordable_lines(probe: Probe, inputs: int) -> int:
@@ -132,8 +132,8 @@ class Places:
     def at(self, which: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """The numbers of the places `which`, `(n,)`, at these lengths, `(n, points)`."""
         count = lengths.shape[1]
-        given = self.responses.at(self.lines, np.repeat(self.line[which], count), lengths.ravel())
-        return given.reshape(len(which), count, -1)[np.arange(len(which)), :, self.column[which]]
+        answers = self.responses.at(self.lines, np.repeat(self.line[which], count), lengths.ravel())
+        return answers.reshape(len(which), count, -1)[np.arange(len(which)), :, self.column[which]]
 
     def bisect(self, floor: np.ndarray) -> np.ndarray:
         """Halve the step until second differences are at the floor, or the input's rounding shows.
@@ -175,13 +175,13 @@ class Places:
         step, centre = self.step[which], self.start[which] + self.step[which]
         values = self.at(which, centre[:, None] + step[:, None] * np.arange(-BESIDE, BESIDE + 1))
         differences = np.sort(np.abs(np.diff(values, axis=1)), axis=1)
-        found = []
+        jumps = []
         for place, length, sizes in zip(which, centre, differences, strict=True):
             if sizes[-2] <= CALM * sizes[-1]:  # not where a row failed, beside which nothing is known
                 output = int(self.responses.output[self.column[place]])
                 height = float(sizes[-1]) * self.responses.spread[output]
-                found.append(Jump(height, output, int(self.line[place]), float(length)))
-        return found
+                jumps.append(Jump(height, output, int(self.line[place]), float(length)))
+        return jumps
 
 
 def _standing_out(
@@ -201,14 +201,14 @@ def _standing_out(
     unlike = np.abs(np.diff(np.pad(second, [(0, 0), (1, 1), (0, 0)], "edge"), n=2, axis=1))
     unlike = np.where(np.abs(second) > floor, unlike, 0.0)  # 0 for NaN too
     score = np.nan_to_num(unlike / (np.median(unlike, axis=1, keepdims=True) + floor))
-    found = []
+    places = []
     for line in range(len(values)):
         for _ in range(PLACES):
             point, column = np.unravel_index(int(np.argmax(score[line])), score[line].shape)
             if score[line, point, column] > 0:
-                found.append((line, point, column))
+                places.append((line, point, column))
                 score[line, max(0, point - 1) : point + 2] = 0.0
-    line, point, column = np.array(found, int).reshape(-1, 3).T
+    line, point, column = np.array(places, int).reshape(-1, 3).T
     triples = np.stack([values[line, point + k, column] for k in range(3)], axis=1)
     step = np.full(len(line), grid[1] - grid[0])
     return Places(responses, lines, line, column, grid[point], step, triples)

@@ -65,7 +65,7 @@ class Answers:
 
     def read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """The answers that are there and undamaged."""
-        found: dict[bytes, bytes] = {}
+        answers: dict[bytes, bytes] = {}
         damaged, asked = 0, set(keys)
         for start in range(0, len(keys), _AT_ONCE):
             some = list(keys[start : start + _AT_ONCE])
@@ -79,15 +79,15 @@ class Answers:
                     )
             except _FAULTS as error:
                 self._warn(f"cannot be read ({error})", "Its answers are asked for again.")
-                return found
+                return answers
             for key, answer, checksum in rows:
                 whole = isinstance(answer, bytes) and key in asked  # of a damaged index any key comes back
                 if whole and checksum == digest(key, answer):
-                    found[key] = answer
+                    answers[key] = answer
                 else:
                     damaged += 1
         self.tell_damaged(damaged)
-        return found
+        return answers
 
     def tell_damaged(self, count: int) -> None:
         """Warn of damaged answers, if there are any and nothing was said before."""
@@ -98,8 +98,8 @@ class Answers:
         """How many answers of this box there are."""
         try:
             with self._lock:
-                found = self._connection().execute("SELECT count(*) FROM answers WHERE box = ?", (box,))
-                return int(found.fetchone()[0])
+                cursor = self._connection().execute("SELECT count(*) FROM answers WHERE box = ?", (box,))
+                return int(cursor.fetchone()[0])
         except _FAULTS as error:
             self._warn(f"cannot be read ({error})", "Its answers are asked for again.")
             return 0

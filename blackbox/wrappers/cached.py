@@ -19,7 +19,7 @@ from blackbox.checks import check_count
 from blackbox.errors import ConfigurationError
 from blackbox.failures import Outcome
 from blackbox.function import BlackBoxFunction
-from blackbox.running import pick, place, unanswered
+from blackbox.running import rows_of, unanswered, write_rows
 from blackbox.wrappers.answers import Answers, digest
 from blackbox.wrappers.identity import UNKNOWN, joined, parts
 from blackbox.wrappers.wrapper import Wrapper
@@ -39,11 +39,11 @@ class Cached(Wrapper):
     each row's inputs, not the inputs. Failed rows are not stored. Equal rows of one call run once. Rows
     from the file, and equal rows, count as cached and cost no budget.
 
-    The identity is looked at in every call, so a box that is given another attribute is another box from then
-    on, which a warning says once; what the box changes itself while it runs (counts, what it has prepared)
-    is left out. Looking takes as long as reading all arrays that the box holds, but for weights of torch
-    modules, which are read again only where their version counters moved; a box with large arrays can have an
-    attribute `identity` instead.
+    The identity is computed in every call, so a box one of whose attributes is assigned anew is another box
+    from then on, which a warning says once; what the box changes itself while it runs (counts, what it has
+    prepared) is left out. That takes as long as reading all arrays that the box holds, except weights of
+    torch modules, which are read again only where their version counters moved; a box with large arrays can
+    have an attribute `identity` instead.
 
     Unknown rows go to the box together, or `block` at a time. Each such block is on disk before the next one
     runs, so a killed run that starts again pays for at most one block twice. With `Parallel(Cached(box,
@@ -63,7 +63,7 @@ class Cached(Wrapper):
 
     Raises:
         ConfigurationError: the box cannot be distinguished from others, is not deterministic, or the file is
-            something else; from a call, the box was given something by which it cannot be distinguished.
+            something else; from a call, the box now holds something by which it cannot be distinguished.
     """
 
     transparent = True
@@ -105,7 +105,7 @@ class Cached(Wrapper):
         block = self.block or max(1, len(asked))
         for start in range(0, len(asked), block):
             some = asked[start : start + block]
-            part = self._run(pick(inputs, [missing[key][0] for key in some]))
+            part = self._run(rows_of(inputs, [missing[key][0] for key in some]))
             finite = finite_rows(part.outputs).tolist()
             kept = [new for new in range(len(some)) if finite[new] and new not in part.failed]
             answers = _encoded(part.outputs)
@@ -114,7 +114,7 @@ class Cached(Wrapper):
             source = [new for new, key in enumerate(some) for _ in missing[key]]  # equal rows: one answer
             failed = {row: part.failed[new] for row, new in enumerate(source) if new in part.failed}
             expanded = Outcome(tuple(t[source] for t in part.outputs), failed)
-            place(outcome, [row for key in some for row in missing[key]], expanded)
+            write_rows(outcome, [row for key in some for row in missing[key]], expanded)
         return outcome
 
     def rows_to_run(self, inputs: tuple[Tensor, ...]) -> int:
@@ -123,7 +123,7 @@ class Cached(Wrapper):
         first = {key: row for row, key in reversed(list(enumerate(keys)))}
         known = self._answers.read(list(first))
         rows = sorted(row for key, row in first.items() if key not in known)
-        return self.box.rows_to_run(pick(inputs, rows)) if rows else 0
+        return self.box.rows_to_run(rows_of(inputs, rows)) if rows else 0
 
     def rows_kept(self) -> int:
         """How many answers of this box the file holds; counting reads through the whole file."""
@@ -158,7 +158,7 @@ class Cached(Wrapper):
         self._warned = False
 
     def _look(self) -> tuple[bytes, str]:
-        """The box's key and identity as it is now."""
+        """The box's key and identity as they are now."""
         with self._lock:
             if not self._running:
                 now = parts(self.box, refused=())
@@ -168,7 +168,7 @@ class Cached(Wrapper):
             return self._box_key, self.identity
 
     def _changed(self, last: dict[str, str], now: dict[str, str]) -> None:
-        """Somebody else than the box has changed these parts of it."""
+        """Take note that somebody other than the box has changed these parts of it."""
         changed = sorted(key for key in last.keys() | now.keys() if last.get(key) != now.get(key))
         if any(now.get(key, "").startswith(UNKNOWN) for key in changed):
             self._last = last
@@ -190,7 +190,7 @@ class Cached(Wrapper):
             )
 
     def _run(self, inputs: tuple[Tensor, ...]) -> Outcome:
-        """What the box gives; what it changes of itself meanwhile does not make it another one."""
+        """Run rows; what the box changes of itself meanwhile does not make it another one."""
         with self._lock:
             self._running += 1
         try:
@@ -203,16 +203,16 @@ class Cached(Wrapper):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what belongs to this process: a copy is the same box, whatever became of it on its way."""
-        own = ("_lock", "_running", "_last", "_warned")
-        return {name: value for name, value in vars(self).items() if name not in own}
+        of_this_process = ("_lock", "_running", "_last", "_warned")
+        return {name: value for name, value in vars(self).items() if name not in of_this_process}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """With nothing looked at yet."""
+        """With an identity that is still to be computed."""
         vars(self).update(state)
         self._watch()
 
     def _fill_known(self, outcome: Outcome, keys: list[bytes]) -> dict[bytes, list[int]]:
-        """Write known answers to their rows; gives the rows of each key that is not known."""
+        """Write known answers to their rows, and return the rows of each key that is not known."""
         places: dict[bytes, list[int]] = {}
         for row, key in enumerate(keys):
             places.setdefault(key, []).append(row)

@@ -78,11 +78,11 @@ def _read(code: CodeType) -> Instructions:
             imports |= {(level, value), *((level, f"{dotted}{name}") for name in taken)}
         if "CONST" in one.opname or one.opname == "LOAD_SMALL_INT":
             constants.append(value)
-    for each in inside:
-        names |= each.names
-        stores |= each.stores
-        imports |= each.imports
-    attributes = {*code.co_names, *(name for each in inside for name in each.attributes)}
+    for inner in inside:
+        names |= inner.names
+        stores |= inner.stores
+        imports |= inner.imports
+    attributes = {*code.co_names, *(name for inner in inside for name in inner.attributes)}
     digest = hashlib.blake2b("\n".join(lines).encode(), digest_size=20).hexdigest()
     return Instructions(
         digest, frozenset(names), frozenset(attributes), frozenset(stores), frozenset(imports)
@@ -101,7 +101,7 @@ def _constant(value: object) -> str:
 
 def stores(cls: type) -> set[str]:
     """The attributes that the methods of a class and of its parents write."""
-    functions = [value for each in cls.__mro__ for value in vars(each).values()]
+    functions = [value for parent in cls.__mro__ for value in vars(parent).values()]
     return {
         name for f in functions if isinstance(f, FunctionType) for name in instructions(f.__code__).stores
     }

@@ -221,7 +221,7 @@ class _Words:
     # Code
 
     def _function(self, where: str, function: FunctionType) -> str:
-        """By name; the user's own and those without a name by what they do and all that they name."""
+        """A function by its name; one of the user's, or without a name, by its code and all that it names."""
         module, code = function.__globals__.get("__name__") or "", instructions(function.__code__)
         file = function.__globals__.get("__file__") or function.__code__.co_filename
         users = is_users(module, None if file.startswith("<") else file, self._package)
@@ -251,7 +251,7 @@ class _Words:
         return self.of(where, value)
 
     def _module(self, where: str, module: ModuleType, attributes: frozenset[str]) -> str:
-        """By name; of the user's own what is used of it, or its file where it is no Python."""
+        """A module by its name; one of the user's by what is used of it, or by its file if not Python."""
         name, file = module.__name__, file_of(module.__name__)
         if not is_users(name, file, self._package):
             return f"module {name}"
@@ -260,15 +260,15 @@ class _Words:
         self._seen.setdefault(id(module), (len(self._seen), module))
         used = sorted(attributes & vars(module).keys())
         words = []
-        for each in used:
-            kept = vars(module)[each]
+        for name_used in used:
+            kept = vars(module)[name_used]
             if id(kept) not in self._seen:
-                kept_words = self._global(f"{where}, its {each!r}", kept, attributes)
-                words.append(f"{each}={kept_words}")
+                kept_words = self._global(f"{where}, its {name_used!r}", kept, attributes)
+                words.append(f"{name_used}={kept_words}")
         return f"module {name} ({', '.join(words)})"
 
     def _class(self, where: str, cls: type, until: type | None = None) -> str:
-        """By name; the user's own by all that they and their parents define, up to one of them if asked."""
+        """A class by its name; one of the user's by what it and its parents define, up to `until`."""
         if not is_users(cls.__module__, file_of(cls.__module__), self._package):
             return f"class {name_of(cls)}"
         words = [] if type(cls) is type else [self.of(where, type(cls))]
@@ -289,7 +289,7 @@ class _Words:
                 words.append(f"{name}={self._member(f'{cls.__name__}.{name}', kept)}")
         if is_dataclass(cls):
             factories = {
-                each.name: each.default_factory for each in fields(cls) if callable(each.default_factory)
+                field.name: field.default_factory for field in fields(cls) if callable(field.default_factory)
             }
             words.append(self.of(where, factories))
         return f"class {name_of(cls)}({', '.join(words)})"
@@ -361,10 +361,10 @@ _files: dict[
 def content(path: PurePath) -> str:
     """The digest of a plain file, read again only where size, time or place have changed; "" of all else."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
         if not os.path.isfile(path):
             return ""
-        state = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+        state = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
         key = os.path.abspath(path)
         if key not in _files or _files[key][0] != state:
             with open(path, "rb") as file:

@@ -74,14 +74,14 @@ class Fallback(Wrapper):
 def _fitted(spec: ArraySpec, value: object) -> Tensor:
     where = f"Fallback, value of output {spec.name!r}"
     try:
-        given = as_tensor(value)
+        wide = as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigurationError(
             f"{where}: expected a number or an array of numbers, got {type(value).__name__}. "
             "Give what a failed row is to be answered with."
         ) from error
-    tensor = given.to(spec.torch_dtype or torch.float64)
-    rounded = not spec.floating and not torch.equal(tensor.to(torch.float64), given.to(torch.float64))
+    tensor = wide.to(spec.torch_dtype or torch.float64)
+    rounded = not spec.floating and not torch.equal(tensor.to(torch.float64), wide.to(torch.float64))
     if rounded or not torch.isfinite(tensor).all():
         raise ConfigurationError(
             f"{where}: expected finite numbers that {spec.dtype or 'a float'} can hold, got {value!r}. "

@@ -14,7 +14,7 @@ from blackbox.wrappers.code import name_of, stores
 from blackbox.wrappers.described import described, described_class
 from blackbox.wrappers.wrapper import Wrapper
 
-# What does not change a row's answer, or is told by the specs.
+# What does not change a row's answer, or is in the specs already.
 _ASIDE = {"_ledger", "failures", "isolates", "inputs", "outputs"}
 _VERSION = 2  # of the words: other words are another identity, and rows are asked again
 _INNER = "inner "  # before the parts of what a wrapper is around
@@ -65,7 +65,7 @@ def parts(box: BlackBoxFunction, *, refused: Collection[str] | None = None) -> d
     package = cls.__module__.partition(".")[0]
     words = {"class": name_of(cls), "specs": f"{box.inputs!r} -> {box.outputs!r}, arrays={box.arrays!r}"}
     attributes = _attributes(box)
-    text, definer = _given(box)
+    text, definer = _text_of_its_own(box)
     if text is not None:
         words["identity"] = repr(text)
         aside = set(attributes)
@@ -101,21 +101,21 @@ def _short(words: str) -> str:
 
 
 def _attributes(box: BlackBoxFunction) -> dict[str, Any]:
-    """What the instance holds, in its dictionary and in slots of its class and their parents."""
-    found: dict[str, Any] = {}
+    """What the instance holds, in its dictionary and in the slots of its class and the class's parents."""
+    attributes: dict[str, Any] = {}
     for cls in reversed(type(box).__mro__):
         for key, slot in vars(cls).items():
             if isinstance(slot, MemberDescriptorType):
                 try:
-                    found[f"{key} of {cls.__name__}" if key in found else key] = slot.__get__(box)
+                    attributes[f"{key} of {cls.__name__}" if key in attributes else key] = slot.__get__(box)
                 except AttributeError:  # nothing is in it yet
                     pass
-    found |= vars(box)
-    return {key: value for key, value in found.items() if key not in _ASIDE}
+    attributes |= vars(box)
+    return {key: value for key, value in attributes.items() if key not in _ASIDE}
 
 
-def _given(box: BlackBoxFunction) -> tuple[str | None, type | None]:
-    """The box's own words, and the class that defines them; no class where this very box was given them."""
+def _text_of_its_own(box: BlackBoxFunction) -> tuple[str | None, type | None]:
+    """The box's text for itself, and the class that defines it; no class if the instance has it."""
     text = getattr(box, "identity", None)
     if text is None:
         return None, None

@@ -69,7 +69,7 @@ class RateLimited(Wrapper):
             self.clock.sleep(wait)
 
     def _leave_alone(self, answers: Outcome) -> None:
-        """For as long as the box asks for."""
+        """Start no row for as long as the box asks for."""
         asked = [why.error.after for why in answers.failed.values() if isinstance(why.error, TryAgain)]
         if asked:
             with self._lock:
@@ -82,8 +82,8 @@ class RateLimited(Wrapper):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without lock and bucket: another process has another clock."""
-        own = ("_lock", "_tokens", "_then", "_quiet_until")
-        return {name: value for name, value in vars(self).items() if name not in own}
+        of_this_process = ("_lock", "_tokens", "_then", "_quiet_until")
+        return {name: value for name, value in vars(self).items() if name not in of_this_process}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """With a full bucket."""

@@ -9,11 +9,11 @@ import pickle
 import traceback
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any
 
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from blackbox.arrays import as_tensor
-from blackbox.errors import BlackBoxError
+from blackbox.errors import BlackBoxError, ConfigurationError
 from blackbox.failures import FailedRow, Outcome, Policy, exits_as_errors
 from blackbox.function import BlackBoxFunction
 from blackbox.ledger import Budget, Ledger, Loan
@@ -29,6 +29,78 @@ from blackbox.ledger import Budget, Ledger, Loan
 # The executors, outermost first, that this very code runs on a thread of.
 occupied: ContextVar[tuple[Executor, ...]] = ContextVar("blackbox.wrappers.workers.occupied", default=())
 _KEPT = 4  # boxes that a worker keeps; more come from stacks that are no longer used
+
+
+class PackedBox:
+    """A box as workers get it: pickled once, and again after one of its attributes was assigned anew.
+
+    A copy in another process, as a pickle makes, has not packed anything yet.
+
+    Args:
+        source: the box, or the function that makes it.
+
+    Attributes:
+        key: tells this state of the box from all others, in any process.
+    """
+
+    def __init__(self, source: BlackBoxFunction | Callable[[], BlackBoxFunction]) -> None:
+        self._source = source
+        self.key = uuid.uuid4().hex
+        self._bytes: bytes | None = None
+        self._attributes: dict[tuple[int, str], Any] | None = None  # those of the last call
+
+    @property
+    def was_packed(self) -> bool:
+        """Whether any worker may have it, in its present state."""
+        return self._bytes is not None
+
+    def pickled(self) -> bytes:
+        """The box, or the function that makes it.
+
+        Raises:
+            ConfigurationError: it cannot be pickled.
+        """
+        if self._bytes is None:
+            try:
+                self._bytes = pickle.dumps(self._source)
+            except Exception as error:
+                raise ConfigurationError(
+                    f"Parallel, box: expected one that can be pickled for other processes, got "
+                    f"{self._source!r} ({type(error).__name__}: {error}). Give a function of a module that "
+                    "makes the box."
+                ) from error
+        return self._bytes
+
+    def notice(self, attributes: dict[tuple[int, str], Any]) -> None:
+        """See whether an attribute is another object than when the box was packed.
+
+        Raises:
+            ConfigurationError: one is, and workers make the box by a function.
+        """
+        before = self._attributes
+        if self.was_packed and before is not None:
+            if attributes.keys() != before.keys() or any(
+                attributes[name] is not before[name] for name in attributes
+            ):
+                self.renew()
+        self._attributes = attributes
+
+    def renew(self) -> None:
+        """Give workers the box anew, as it is now.
+
+        Raises:
+            ConfigurationError: they made it by a function, and could not have it so.
+        """
+        if self.was_packed and not isinstance(self._source, BlackBoxFunction):
+            raise ConfigurationError(
+                "Parallel, box: expected one that stays as the function makes it, got one that was changed "
+                "after workers had made theirs. Change what the function makes, in a new Parallel."
+            )
+        self.key, self._bytes, self._attributes = uuid.uuid4().hex, None, None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Without what belongs to this process."""
+        return PackedBox, (self._source,)
 
 
 class Task:
@@ -135,7 +207,7 @@ def _reply(task: Task) -> Reply:
     finally:
         with _taking:
             if task.key in _boxes:
-                _boxes[task.key][1].append(box)
+                _boxes[task.key].idle.append(box)
 
 
 def _run_here(box: BlackBoxFunction, task: Task) -> Reply:
@@ -160,7 +232,7 @@ def _bounded(ledger: Ledger, loan: Loan | None) -> Any:
 
 @contextmanager
 def _ending_the_process_after(timeout: float | None) -> Iterator[None]:
-    """End this process at once if the block takes longer: foreign code that hangs hears nothing else."""
+    """End this process at once if the block takes longer: foreign code that hangs reacts to nothing else."""
     if timeout is None:
         yield
         return
@@ -172,9 +244,18 @@ def _ending_the_process_after(timeout: float | None) -> Iterator[None]:
             faulthandler.cancel_dump_traceback_later()
 
 
-# In a worker: for each box how to make it, and those made that no thread is using. A worker with
-# several threads (Dask) has a box for each, so no box needs to be safe for threads.
-_boxes: OrderedDict[str, tuple[bytes, list[BlackBoxFunction]]] = OrderedDict()
+@dataclass(frozen=True)
+class _KnownBox:
+    """How a worker makes a box, pickled, and those made that no thread is using.
+
+    A worker with several threads (Dask) has a box for each, so no box needs to be safe for threads.
+    """
+
+    packed: bytes
+    idle: list[BlackBoxFunction] = field(default_factory=list)
+
+
+_boxes: OrderedDict[str, _KnownBox] = OrderedDict()  # in a worker, by `Task.key`
 _taking = Lock()
 
 
@@ -183,14 +264,14 @@ def _take(task: Task) -> BlackBoxFunction | None:
         if task.key not in _boxes:
             if task.packed is None:
                 return None
-            _boxes[task.key] = (task.packed, [])
+            _boxes[task.key] = _KnownBox(task.packed)
             while len(_boxes) > _KEPT:
                 _boxes.popitem(last=False)
         _boxes.move_to_end(task.key)
-        packed, idle = _boxes[task.key]
-        if idle:
-            return idle.pop()
-    made = pickle.loads(packed)
+        known = _boxes[task.key]
+        if known.idle:
+            return known.idle.pop()
+    made = pickle.loads(known.packed)
     return made if isinstance(made, BlackBoxFunction) else made()
 
 

@@ -88,7 +88,7 @@ class Wrapper(BlackBoxFunction, abstract=True):
         return self.box.rows_to_run(inputs)
 
     def box_changed(self) -> None:
-        """Hear that somebody has changed the inner box; a wrapper that keeps a copy of it makes a new one."""
+        """Called when somebody has changed the inner box; a wrapper that keeps a copy makes a new one."""
 
     # The call ends in run_rows above and never reaches this; it completes the class.
     def evaluate_rows(self, *arrays: Any) -> Any:
@@ -102,7 +102,7 @@ class Wrapper(BlackBoxFunction, abstract=True):
 
 @dataclass(frozen=True)
 class Clock:
-    """Seconds that only grow, and a way to let some pass; given to wrappers so that tests need not wait."""
+    """Seconds that only grow, and a way to let some pass; wrappers take one so that tests need not wait."""
 
     now: Callable[[], float] = time.monotonic
     sleep: Callable[[float], object] = time.sleep

@@ -58,7 +58,7 @@ def bracket():
 
 
 class Bracket(tasks.Problem):
-    """A network lays out the thickness of a bracket for the load that it is told; CalculiX bends it."""
+    """A network lays out the thickness of a bracket for the load that it sees; CalculiX bends it."""
 
     units = dict.fromkeys(("bending", "worst"), "of the uniform plate's")
 
@@ -112,7 +112,7 @@ class Bracket(tasks.Problem):
         loads = self.data.test
         with torch.no_grad():
             chosen = self.thickness(network, loads)
-            bent, plain = (self.bending(each, loads) for each in (chosen, torch.ones_like(chosen)))
+            bent, plain = (self.bending(thickness, loads) for thickness in (chosen, torch.ones_like(chosen)))
         return {
             "bending": (bent / plain).mean().item(),
             "worst": (bent / plain).max().item(),

@@ -119,15 +119,14 @@ class BurnerControl(tasks.Problem):
         burner = Burner()
         burnt = torch.tensor([burner.burnt(fuel) for fuel in np.linspace(0.5, 0.7, 21)]).float()
 
-        def batch(seed, step, rows):  # first state, temperature wanted, flow before and after, what is around
+        def draw(seed, step, rows):  # first state, temperature wanted, flow before and after, what is around
             random = Key(seed, step).generator()
             first = burnt[torch.randint(len(burnt), (rows,), generator=random)]
             draws = torch.rand(rows, 5, generator=random)
             around = torch.stack((280 + 50 * draws[:, 3], 0.1 * draws[:, 4]), dim=1)
             return first, 1.4 + 0.08 * draws[:, 0], 1 + 2 * draws[:, 1:3], around
 
-        held_out = [batch(1_000_001 + i, 0, rows) for i, rows in enumerate((16, self.config.test))]
-        return tasks.Data(lambda seed, step: batch(seed, step, self.config.batch), *held_out)
+        return tasks.Data.drawn(draw, batch=self.config.batch, validation=16, test=self.config.test)
 
     def run(self, network, batch):
         """Temperatures in 1000 K and equivalence ratios, both (rows, calls)."""

@@ -153,13 +153,12 @@ class PumpSchedule(tasks.Problem):
         return network
 
     def data(self):
-        def batch(seed, step, rows):  # levels with which a day begins, and how thirsty it is
+        def draw(seed, step, rows):  # levels with which a day begins, and how thirsty it is
             draws = torch.rand(rows, 4, generator=Key(seed, step).generator())
-            low, high = (torch.tensor(each).float() for each in (LOWEST, HIGHEST))
+            low, high = (torch.tensor(bounds).float() for bounds in (LOWEST, HIGHEST))
             return low + (0.3 + 0.4 * draws[:, :3]) * (high - low), 0.8 + 0.4 * draws[:, 3]
 
-        held_out = [batch(1_000_001 + i, 0, rows) for i, rows in enumerate((16, self.config.test))]
-        return tasks.Data(lambda seed, step: batch(seed, step, self.config.batch), *held_out)
+        return tasks.Data.drawn(draw, batch=self.config.batch, validation=16, test=self.config.test)
 
     def day(self, network, batch):
         """Levels (rows, hours, 3), speeds and energy (rows, hours, 2), lowest pressures (rows, hours)."""
@@ -167,15 +166,15 @@ class PumpSchedule(tasks.Problem):
         middle, half = (torch.tensor(HIGHEST + sign * LOWEST).float().to(levels) / 2 for sign in (1, -1))
         box = self.box
         patterns = torch.tensor(self.hour.patterns.T).float().to(levels)
-        found = []
+        hours = []
         for hour in range(self.config.hours):
             time = torch.full_like(thirst, hour)
             angle, price = 2 * torch.pi * time / 24, TARIFF[hour % 24].expand(len(thirst)).to(levels)
-            told = torch.stack((angle.sin(), angle.cos(), 10 * price - 1.5, 5 * (thirst - 1)), dim=1)
-            speeds = 0.4 + 0.7 * network(torch.cat(((levels - middle) / half, told), dim=1)).sigmoid()
+            outlook = torch.stack((angle.sin(), angle.cos(), 10 * price - 1.5, 5 * (thirst - 1)), dim=1)
+            speeds = 0.4 + 0.7 * network(torch.cat(((levels - middle) / half, outlook), dim=1)).sigmoid()
             levels, energy, pressures = box(levels, speeds, thirst[:, None] * patterns[hour % 24])
-            found.append((levels, speeds, energy, pressures.amin(dim=1)))
-        return [torch.stack(each, dim=1) for each in zip(*found, strict=True)]
+            hours.append((levels, speeds, energy, pressures.amin(dim=1)))
+        return [torch.stack(series, dim=1) for series in zip(*hours, strict=True)]
 
     def costs(self, network, batch):
         """Of energy, of pressure and of levels that are missing: each (rows,)."""

@@ -48,9 +48,9 @@ class Slab(BlackBoxFunction):
         def numbers(array):
             return array.ctypes.data_as(ctypes.c_void_p)
 
-        given = np.array(profile, np.float64), np.array(fluxes, np.float64)
+        inputs = np.array(profile, np.float64), np.array(fluxes, np.float64)
         after, hottest = np.zeros(CELLS), np.zeros(1)
-        self.solver.setup_(*map(numbers, given))  # ctypes lets other threads run during each of these
+        self.solver.setup_(*map(numbers, inputs))  # ctypes lets other threads run during each of these
         self.solver.advance_()
         self.solver.result_(numbers(after), numbers(hottest))
         return after, hottest[0]

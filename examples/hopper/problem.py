@@ -63,13 +63,13 @@ class Hopping(tasks.Problem):
         box = self.box  # first: it makes the session
         observation, history = self.session.reset(seeds)
         generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
-        found = []
+        rewards = []
         for _ in range(self.config.calls):
-            shaken = torch.stack([torch.randn(3, generator=each) for each in generators])
+            shaken = torch.stack([torch.randn(3, generator=generator) for generator in generators])
             action = (network(observation.float() / 2) + noise * shaken).tanh()
             observation, reward, *_, history = box(observation, action, history)
-            found.append(reward)
-        return torch.stack(found)
+            rewards.append(reward)
+        return torch.stack(rewards)
 
     def objective(self, network, seeds):
         return -self.rewards(network, seeds, self.config.noise).mean(dim=0)
@@ -87,6 +87,6 @@ class Hopping(tasks.Problem):
         def summed(axes, arrays):
             axes.plot(np.cumsum(arrays["rewards"], axis=0), color="tab:blue", linewidth=0.8)
 
-        highest = 1.05 * max(np.cumsum(each["rewards"], axis=0).max() for each in fields.values())
+        highest = 1.05 * max(np.cumsum(arrays["rewards"], axis=0).max() for arrays in fields.values())
         shown = tasks.panels(fields, summed, xlabel="step", ylabel="reward so far", ylim=(0, highest))
         return {"Eight test episodes: a line that ends in a level is a hopper that has fallen.": shown}

@@ -86,8 +86,8 @@ class Pressure(tasks.Problem):
         return THINNEST + (DENSEST - THINNEST) * network(seen)[:, 0].sigmoid()
 
     def objective(self, network, wanted):
-        found = self.box(self.density(network, wanted), wanted[:, 1])[:, 1]
-        return torch.nn.functional.huber_loss(found / 3, wanted[:, 0] / 3, reduction="none")
+        pressure = self.box(self.density(network, wanted), wanted[:, 1])[:, 1]
+        return torch.nn.functional.huber_loss(pressure / 3, wanted[:, 0] / 3, reduction="none")
 
     def validate(self, network):  # rows that fail here are the worst, not left out
         return self.miss(network, self.data.validation)[0].mean().item()
@@ -95,12 +95,16 @@ class Pressure(tasks.Problem):
     def miss(self, network, wanted):
         with torch.no_grad():
             density = self.density(network, wanted)
-            found = self.box(density, wanted[:, 1])[:, 1]
-        return (found - wanted[:, 0]).abs().nan_to_num(100.0).clamp(max=100.0) / (HIGHEST / 2), density, found
+            pressure = self.box(density, wanted[:, 1])[:, 1]
+        return (
+            (pressure - wanted[:, 0]).abs().nan_to_num(100.0).clamp(max=100.0) / (HIGHEST / 2),
+            density,
+            pressure,
+        )
 
     def evaluate(self, network):
-        miss, density, found = self.miss(network, self.data.test)
-        failed = 100 * found.isnan().double().mean().item()
+        miss, density, pressure = self.miss(network, self.data.test)
+        failed = 100 * pressure.isnan().double().mean().item()
         return {
             "median miss": miss.median().item(),
             "failed": failed,

@@ -61,14 +61,16 @@ class Known(torch.autograd.Function):
     def forward(context, box, state, torque):
         pairs = zip(state.double().numpy(), torque.double().numpy(), strict=True)
         rows = [box.derivative(*pair) for pair in pairs]
-        found, *derivatives = (torch.from_numpy(np.stack(each)) for each in zip(*rows, strict=True))
+        after, *derivatives = (torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True))
         context.save_for_backward(*derivatives)
-        return found.to(state)
+        return after.to(state)
 
     @staticmethod
     def backward(context, cotangent):
         rows = cotangent.double()[:, None]
-        by_state, by_torque = ((rows @ each)[:, 0].to(cotangent) for each in context.saved_tensors)
+        by_state, by_torque = (
+            (rows @ derivative)[:, 0].to(cotangent) for derivative in context.saved_tensors
+        )
         return None, by_state, by_torque
 
 

@@ -93,10 +93,10 @@ class FilterDesign(tasks.Problem):
         decibels = self.box(logs.flatten(0, 1), edge, load, sweep)[..., 1]
         return (decibels[:, :1] - decibels).unflatten(0, (-1, count))
 
-    def excess(self, found, wanted):
+    def excess(self, attenuation, wanted):
         """By how much the mask is missed at each frequency, in dB."""
         least = 20 + 12 * wanted[:, 2, None, None]  # dB, in the stop band
-        passed, stopped = found[..., PASS].abs() - RIPPLE, least - found[..., STOP]
+        passed, stopped = attenuation[..., PASS].abs() - RIPPLE, least - attenuation[..., STOP]
         return torch.cat((passed, stopped), dim=-1).relu()
 
     def objective(self, network, batch):
@@ -106,12 +106,12 @@ class FilterDesign(tasks.Problem):
     def evaluate(self, network):
         wanted, off = self.data.test
         with torch.no_grad():
-            found = self.attenuation(network, wanted, off)
-        missed = self.excess(found, wanted).amax(dim=-1) > 0
+            attenuation = self.attenuation(network, wanted, off)
+        missed = self.excess(attenuation, wanted).amax(dim=-1) > 0
         return {
             "built filters that miss the mask": 100 * missed[:, 1:].double().mean().item(),
             "designs that miss it": 100 * missed[:, 0].double().mean().item(),
-            "responses": found[0],
+            "responses": attenuation[0],
             "least": 20 + 12 * wanted[:1, 2],
         }
 

@@ -47,8 +47,8 @@ def main():
 
         def objective(network, batch):
             state, lid, wanted = batch
-            told = lid[:, None, None, None].expand(-1, 1, cells, cells)
-            state = state + 0.1 * network(torch.cat((state, told), dim=1))
+            lid_speed = lid[:, None, None, None].expand(-1, 1, cells, cells)
+            state = state + 0.1 * network(torch.cat((state, lid_speed), dim=1))
             return 1e3 * (box(state, lid) - wanted).square().mean(dim=(1, 2, 3))
 
         gradient = zo.TangentGradient(network, objective, boxes=[box])
@@ -62,7 +62,7 @@ def main():
         with torch.no_grad():
             after = float(objective(network, batch).mean())
         clock.say("one row of the box, corrected")
-        found = {
+        measured = {
             "cells": cells**2,
             "rows": gradient.counts.rows,
             "loss before": before,
@@ -71,7 +71,7 @@ def main():
             "CPU seconds of the first lesson": lesson[-1] - lesson[0],
             "memory of training, GiB": memory(),
         }
-        print("result", json.dumps(clock.seconds | found))
+        print("result", json.dumps(clock.seconds | measured))
 
 
 class Clock:
@@ -85,9 +85,9 @@ class Clock:
 
     def say(self, what):
         now = self.now()
-        own, others = (round(new - old, 1) for new, old in zip(now, self.last, strict=True))
-        self.last, self.seconds[what] = now, {"this process": own, "icoFoam": others}
-        print(f"{what}: {own} s here, {others} s in icoFoam", flush=True)
+        here, others = (round(new - old, 1) for new, old in zip(now, self.last, strict=True))
+        self.last, self.seconds[what] = now, {"this process": here, "icoFoam": others}
+        print(f"{what}: {here} s here, {others} s in icoFoam", flush=True)
 
 
 if __name__ == "__main__":

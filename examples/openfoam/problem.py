@@ -127,8 +127,8 @@ class Cavity(tasks.Problem):
         state = start
         for _ in range(self.config.unroll):
             state = self.box(state, lid)
-            told = lid[:, None, None, None].expand(-1, 1, COARSE, COARSE)
-            state = state + 0.1 * network(torch.cat((state, told), dim=1))
+            lid_speed = lid[:, None, None, None].expand(-1, 1, COARSE, COARSE)
+            state = state + 0.1 * network(torch.cat((state, lid_speed), dim=1))
         return state
 
     def objective(self, network, batch):
@@ -138,10 +138,12 @@ class Cavity(tasks.Problem):
     def evaluate(self, network):
         truth, lid = self.data.test
         with torch.no_grad():
-            found = self.rollout(network, truth[:, 0], lid)
+            corrected = self.rollout(network, truth[:, 0], lid)
             plain = self.rollout(lambda state: 0 * state[:, :2], truth[:, 0], lid)
-        ratio = (found - truth[:, -1]).square().mean().sqrt() / (plain - truth[:, -1]).square().mean().sqrt()
-        return {"error": ratio.item(), "found": found[0], "truth": truth[0, -1]}
+        ratio = (corrected - truth[:, -1]).square().mean().sqrt() / (
+            plain - truth[:, -1]
+        ).square().mean().sqrt()
+        return {"error": ratio.item(), "found": corrected[0], "truth": truth[0, -1]}
 
     def pictures(self, fields):
         def error(axes, arrays):

@@ -63,18 +63,18 @@ class Cell(BlackBoxFunction):
             made = simulation.built_model.export_casadi_objects(SEEN, input_parameter_order=list(usual))
             first = casadi.Function("first", [made["inputs"]], [made["x0"]])
             self.firsts[charge] = np.array(first(list(usual.values())), float).ravel()
-        x, given, t = made["x"], made["inputs"], made["t"]
-        system = {"x": x, "p": given, "t": t, "ode": made["rhs"]}
+        x, p, t = made["x"], made["inputs"], made["t"]
+        system = {"x": x, "p": p, "t": t, "ode": made["rhs"]}
         settings = {"reltol": 1e-8, "abstol": 1e-8}
         self.advance = casadi.integrator("advance", "cvodes", system, 0.0, SECONDS, settings)
-        self.look = casadi.Function("look", [x, given], [casadi.vertcat(*made["variables"].values())])
+        self.look = casadi.Function("look", [x, p], [casadi.vertcat(*made["variables"].values())])
         self.look_back = self.look.reverse(1)
         self.back = self.advance.factory("back", ["x0", "p", "adj:xf"], ["adj:x0", "adj:p"])
 
     def evaluate(self, state, current, outside, cooling):
-        given = [-float(current), float(outside), float(cooling)]
-        after = self.advance(x0=np.asarray(state, float), p=given)["xf"]
-        seen = np.array(self.look(after, given)).ravel()
+        settings = [-float(current), float(outside), float(cooling)]
+        after = self.advance(x0=np.asarray(state, float), p=settings)["xf"]
+        seen = np.array(self.look(after, settings)).ravel()
         if not 2.0 < seen[0] < 6.0:
             raise ValueError(f"{seen[0]:.3g} V: a particle is full or empty")
         return np.array(after).ravel(), seen
@@ -88,8 +88,10 @@ class _Adjoint(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, cell, state, current, outside, cooling):
-        given = torch.stack((-current, outside, cooling), dim=1).double().cpu().numpy()
-        rows = [(np.asarray(x, float), p) for x, p in zip(state.double().cpu().numpy(), given, strict=True)]
+        settings = torch.stack((-current, outside, cooling), dim=1).double().cpu().numpy()
+        rows = [
+            (np.asarray(x, float), p) for x, p in zip(state.double().cpu().numpy(), settings, strict=True)
+        ]
         after = [np.array(cell.advance(x0=x, p=p)["xf"]).ravel() for x, p in rows]
         ctx.cell, ctx.rows, ctx.after = cell, rows, after
         seen = [np.array(cell.look(x, p)).ravel() for x, (_, p) in zip(after, rows, strict=True)]
@@ -97,14 +99,16 @@ class _Adjoint(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *arrived):
-        cell, found = ctx.cell, []
+        cell, gradients = ctx.cell, []
         for (x, p), after, of_state, of_seen in zip(
             ctx.rows, ctx.after, *(a.double().numpy() for a in arrived), strict=True
         ):
             through, directly = cell.look_back(after, p, np.zeros(3), of_seen)
-            own = cell.back(x0=x, p=p, adj_xf=of_state + np.array(through).ravel())
-            found.append((np.array(own["adj_x0"]).ravel(), -float(own["adj_p"][0] + directly[0])))
-        states, currents = zip(*found, strict=True)
+            products = cell.back(x0=x, p=p, adj_xf=of_state + np.array(through).ravel())
+            gradients.append(
+                (np.array(products["adj_x0"]).ravel(), -float(products["adj_p"][0] + directly[0]))
+            )
+        states, currents = zip(*gradients, strict=True)
         return None, arrived[0].new_tensor(np.array(states)), arrived[0].new_tensor(currents), None, None
 
 
@@ -146,7 +150,7 @@ class FastCharging(tasks.Problem):
         firsts = self.cell.firsts.items()
         (least, one), (most, other) = ((charge, torch.tensor(state)) for charge, state in firsts)
 
-        def batch(seed, step, rows):  # first state and charge, K outside, cooling
+        def draw(seed, step, rows):  # first state and charge, K outside, cooling
             random = Key(seed, step).generator()
             draws = torch.rand(rows, 3, generator=random)
             charge, outside = least + (most - least) * draws[:, 2], 283 + 20 * draws[:, 0]
@@ -154,24 +158,23 @@ class FastCharging(tasks.Problem):
             state[:, -1] = outside / 298.15  # of the cell, which has stood there
             return state, charge, outside, 5 + 15 * draws[:, 1]
 
-        held_out = [batch(1_000_001 + i, 0, rows) for i, rows in enumerate((16, self.config.test))]
-        return tasks.Data(lambda seed, step: batch(seed, step, self.config.batch), *held_out)
+        return tasks.Data.drawn(draw, batch=self.config.batch, validation=16, test=self.config.test)
 
     def charged(self, network, batch):
         """Charges and currents, (rows, calls), and what is seen, (rows, calls, 3)."""
         state, charge, outside, cooling = batch
         volts, kelvin = torch.full_like(outside, 3.4), outside
-        found = []
+        calls = []
         for _ in range(self.config.calls):
-            told = torch.stack(
+            measured = torch.stack(
                 (4 * (volts - 3.8), (kelvin - 303) / 10, 3 * (charge - 0.5), (outside - 293) / 10), 1
             )
-            current = MOST * network(told)[:, 0].sigmoid()
+            current = MOST * network(measured)[:, 0].sigmoid()
             state, seen = self.box(state, current, outside, cooling)
             charge = charge + current * SECONDS / 3600 / CAPACITY
             volts, kelvin = seen[:, 0], seen[:, 1]
-            found.append((charge, current, seen))
-        return [torch.stack(each, dim=1) for each in zip(*found, strict=True)]
+            calls.append((charge, current, seen))
+        return [torch.stack(series, dim=1) for series in zip(*calls, strict=True)]
 
     def beyond(self, seen):
         """By how much each limit is exceeded, in units that hurt: (rows, calls, 3)."""

@@ -1,6 +1,6 @@
 """A network heats a plate around a window so that it is as warm inside as wanted, through scikit-fem.
 
-The plate has a hole and, at a place that the network is not told, an inclusion that hardly conducts. A film
+The plate has a hole and, at a place that the network does not know, an inclusion that hardly conducts. A film
 around the window gives its nodes a pulse of heat, four times, and scikit-fem conducts it: quadratic elements,
 a conductivity that rises with temperature, losses to the air. Nothing is heated where temperatures count.
 """
@@ -100,9 +100,9 @@ class Conduction(BlackBoxFunction):
     def vjp(self, temperature, cotangent):
         """The exact adjoint of a row, which needs the box's own matrices."""
         before, after, solver = self.step(temperature)
-        given = np.zeros(len(before))
-        given[self.nodes] = cotangent
-        solved = solver.solve(given, trans="T")
+        right = np.zeros(len(before))
+        right[self.nodes] = cotangent
+        solved = solver.solve(right, trans="T")
         moved = rise.assemble(self.basis, after=self.basis.interpolate(after), k=self.k)
         return self.up.T @ (self.mass.T @ solved - INTERVAL * (moved.T @ solved))
 
@@ -114,15 +114,15 @@ class Adjoint(torch.autograd.Function):
     def forward(context, box, temperature):
         context.box = box
         context.save_for_backward(temperature)
-        found = [box.step(row.double().numpy())[1][box.nodes] for row in temperature]
-        return torch.from_numpy(np.stack(found)).to(temperature)
+        after = [box.step(row.double().numpy())[1][box.nodes] for row in temperature]
+        return torch.from_numpy(np.stack(after)).to(temperature)
 
     @staticmethod
     def backward(context, cotangent):
         (temperature,) = context.saved_tensors
         pairs = zip(temperature.double().numpy(), cotangent.double().numpy(), strict=True)
-        found = [context.box.vjp(row, v) for row, v in pairs]
-        return None, torch.from_numpy(np.stack(found)).to(cotangent)
+        products = [context.box.vjp(row, v) for row, v in pairs]
+        return None, torch.from_numpy(np.stack(products)).to(cotangent)
 
 
 class Heating(tasks.Problem):
@@ -183,11 +183,11 @@ class Heating(tasks.Problem):
         """Temperatures at the end, (rows, nodes)."""
         rows, nodes = len(wanted), len(self.places)
         film, places = ~self.window, (2 * self.places - 1).expand(rows, -1, -1)
-        told = (torch.tensor([2.0, 1.0, 1.0]) * wanted)[:, None].expand(-1, nodes, -1)
+        goals = (torch.tensor([2.0, 1.0, 1.0]) * wanted)[:, None].expand(-1, nodes, -1)
         temperature = torch.zeros(rows, nodes)
         for pulse in range(self.config.pulses):
             when = torch.full((rows, nodes, 1), 2 * pulse / self.config.pulses - 1)
-            seen = torch.cat((places, told, when, temperature[..., None]), dim=-1)
+            seen = torch.cat((places, goals, when, temperature[..., None]), dim=-1)
             heat = torch.nn.functional.softplus(network(seen)[..., 0]) * film
             temperature = self.box(temperature + heat)
         return temperature
@@ -204,11 +204,11 @@ class Heating(tasks.Problem):
     def evaluate(self, network):
         wanted = self.data.test
         with torch.no_grad():
-            found = self.heated(network, wanted)
-        missed, profile = (found - self.profile(wanted))[:, self.window], self.profile(wanted)
+            temperature = self.heated(network, wanted)
+        missed, profile = (temperature - self.profile(wanted))[:, self.window], self.profile(wanted)
         spread = (profile[:, self.window] - profile[:, self.window].mean()).square().mean().sqrt()
         error = missed.square().mean().sqrt() / spread
-        return {"error": error.item(), "found": found[0], "wanted": profile[0]}
+        return {"error": error.item(), "found": temperature[0], "wanted": profile[0]}
 
     def reference(self, temperature):
         """The same with its exact adjoint."""
@@ -231,7 +231,7 @@ class Heating(tasks.Problem):
             return shown
 
         inside = np.where(self.window, next(iter(fields.values()))["wanted"], 0.0)
-        kept = {name: each for name, each in fields.items() if name != "identity"}  # which is the start
+        kept = {name: arrays for name, arrays in fields.items() if name != "identity"}  # which is the start
         shown = {"wanted": {"found": inside}, **kept}
         caption = "Temperatures of a test profile; wanted in the window; dotted: what hardly conducts."
         return {caption: tasks.panels(shown, draw, columns=2, colours="temperature")}

@@ -45,7 +45,7 @@ class Crossing(BlackBoxFunction):
         routes = self.net.with_name(f"{multiprocessing.current_process().pid}.rou.xml")
         cars = zip(MAIN + SIDE, [demand[0], 0.6 * demand[0], demand[1], 0.6 * demand[1]], strict=True)
         flow = '<flow id="{0}" from="{0}" to="{1}" end="{2}" probability="{3:.6f}" departSpeed="max"/>'
-        flows = [flow.format(*road.split(), SECONDS, each) for road, each in cars]
+        flows = [flow.format(*road.split(), SECONDS, probability) for road, probability in cars]
         routes.write_text(f"<routes>{''.join(flows)}</routes>")
         words = ["-n", self.net, "-r", routes, "--seed", int(seed), "--no-step-log", "--no-warnings"]
         sumo.start(["sumo", *map(str, words)])
@@ -109,13 +109,12 @@ class TrafficLights(tasks.Problem):
         return torch.nn.Sequential(torch.nn.Linear(2, 16), torch.nn.Tanh(), torch.nn.Linear(16, 2))
 
     def data(self):
-        def batch(seed, step, rows):  # demand on the main road and on the side road, and who comes when
+        def draw(seed, step, rows):  # demand on the main road and on the side road, and who comes when
             random = Key(seed, step).generator()
             demand = torch.rand(rows, 2, generator=random) * torch.tensor([0.18, 0.13]) + 0.04
             return demand, torch.randint(2**31 - 1, (rows,), generator=random)
 
-        held_out = [batch(1_000_001 + i, 0, rows) for i, rows in enumerate((16, self.config.test))]
-        return tasks.Data(lambda seed, step: batch(seed, step, self.config.batch), *held_out)
+        return tasks.Data.drawn(draw, batch=self.config.batch, validation=16, test=self.config.test)
 
     def greens(self, network, demand):
         return 3.0 + network(10 * demand - 1)  # near 20 s at the start
@@ -128,7 +127,7 @@ class TrafficLights(tasks.Problem):
         demand, seed = self.data.test
         with torch.no_grad():
             greens, textbook = self.greens(network, demand), webster(demand)
-            delay, plain = (self.box(each, demand, seed).mean().item() for each in (greens, textbook))
+            delay, plain = (self.box(times, demand, seed).mean().item() for times in (greens, textbook))
         times = torch.cat((greens, textbook[:, :1]), dim=1).exp()
         return {"delay": delay, "Webster's": plain, "times": times, "demand": demand}
 

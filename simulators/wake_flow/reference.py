@@ -138,7 +138,7 @@ def _check_finite(velocity: Tensor, settings: ReferenceSettings, done: int) -> N
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Run torch on one thread meanwhile, so that data do not hang on the threads of whoever asks for them."""
+    """Run torch on one thread meanwhile, so that data do not depend on how many threads the caller uses."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

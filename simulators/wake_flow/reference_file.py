@@ -51,13 +51,13 @@ def load_or_make(
     Warns:
         ReferenceWarning: the file is damaged, and is made again.
     """
-    found = read(path, attributes, shape)
-    if found is not None:
-        return found, True
+    array = read(path, attributes, shape)
+    if array is not None:
+        return array, True
     with alone(path):
-        found = read(path, attributes, shape)  # made while this process waited?
-        if found is not None:
-            return found, True
+        array = read(path, attributes, shape)  # made while this process waited?
+        if array is not None:
+            return array, True
         if path.exists():
             warnings.warn(f"{path} is damaged and is computed again.", ReferenceWarning, stacklevel=3)
         made = make()
@@ -83,8 +83,8 @@ def write_part(path: Path, done: int, velocity: Tensor, kept: Sequence[Tensor]) 
 def read_part(path: Path) -> tuple[int, Tensor, list[Tensor]] | None:
     """What `write_part` wrote; None where there is none, or it is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as found:
-            done, velocity, frames = int(found["done"]), found["velocity"], found["frames"]
+        with np.load(path, allow_pickle=False) as archive:
+            done, velocity, frames = int(archive["done"]), archive["velocity"], archive["frames"]
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None
     return done, torch.from_numpy(velocity), list(torch.from_numpy(frames))
@@ -158,12 +158,12 @@ def _name(place: int) -> str:
 
 def check_attributes(path: Path, file: h5py.File, expected: Mapping[str, Any]) -> None:
     """Refuse a file that was made otherwise (ReferenceDataError); KeyError where an attribute is missing."""
-    found = {name: _plain(file.attrs[name]) for name in expected}
-    wrong = [name for name, value in expected.items() if found[name] != _plain(value)]
+    attributes = {name: _plain(file.attrs[name]) for name in expected}
+    wrong = [name for name, value in expected.items() if attributes[name] != _plain(value)]
     if wrong:
         raise ReferenceDataError(
             f"{path}: expected {wrong[0]} = {expected[wrong[0]]!r}, as its name says, "
-            f"got {found[wrong[0]]!r}. "
+            f"got {attributes[wrong[0]]!r}. "
             "The file was renamed or edited: delete it, and it is computed again."
         )
 

@@ -16,15 +16,15 @@ from tasks.errors import ConfigurationError
 from tasks.tally import Tally
 from tasks.workers import group
 
-Found = TypeVar("Found")
+Answer = TypeVar("Answer")
 
 
-def counted(tally: Tally, ask: Callable[[], Found]) -> tuple[Found, int]:
+def counted(tally: Tally, ask: Callable[[], Answer]) -> tuple[Answer, int]:
     """What a function finds, and how many images all processes of the run, which all come here, asked for."""
     before = tally.copy()
-    found = ask()
+    answer = ask()
     (asked,) = group.total(tally.since(before).rows_asked)
-    return found, asked
+    return answer, asked
 
 
 def validation_queries(config: Config) -> int:
@@ -54,17 +54,17 @@ def queries_of_step(config: Config, variant: Variant, size: int) -> int:
     return config.batch if variant.family == "fo-ds" else 1  # student's are spread over its steps
 
 
-def steps_within(budget: int, fixed: int, each: int, method: str) -> int:
+def steps_within(budget: int, fixed: int, a_step: int, method: str) -> int:
     """How many steps a budget pays for.
 
     Raises:
         ConfigurationError: Not one.
     """
-    steps = (budget - fixed) // each
+    steps = (budget - fixed) // a_step
     if steps < 1:
         raise ConfigurationError(
-            f"{method}: expected a budget of at least {fixed + each:,} queries ({fixed:,} for mu, clean "
-            f"images and validation, {each:,} a step), got {budget:,}. Raise --queries, or lower "
+            f"{method}: expected a budget of at least {fixed + a_step:,} queries ({fixed:,} for mu, clean "
+            f"images and validation, {a_step:,} a step), got {budget:,}. Raise --queries, or lower "
             "--validations, --validation-images or --train-images."
         )
     return steps
@@ -84,12 +84,12 @@ def check(problem: Defence) -> None:
         if _measures_mu(config, variant):
             fixed += config.mu_queries
         size = problem.latent_size if variant.family == "zo-ae-ds" else math.prod(problem.images.shape)
-        most, each = config.queries_of(variant.name), queries_of_step(config, variant, size)
+        most, a_step = config.queries_of(variant.name), queries_of_step(config, variant, size)
         if variant.family == "deepzero":
             fixed += config.deepzero_batch * _ratio_queries(config)
-            steps = steps_within(most, fixed, each, variant.name)
+            steps = steps_within(most, fixed, a_step, variant.name)
             fixed += config.deepzero_batch * _checks(problem, steps)
-        steps_within(most, fixed, each, variant.name)
+        steps_within(most, fixed, a_step, variant.name)
 
 
 def plan(problem: Defence, seeds: int) -> Sequence[str]:

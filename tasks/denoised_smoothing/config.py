@@ -231,8 +231,8 @@ class Config(tasks.Config):
         if self.decimals is not None and self.asked != "probabilities":
             raise refused("answers", "probabilities, since decimals are given", self.asked)
         for place, name in enumerate(self.methods):
-            own = is_own(name)
-            if own and read(name).family not in WITHOUT_QUERIES and self.start == "mse":
+            of_task = is_own(name)
+            if of_task and read(name).family not in WITHOUT_QUERIES and self.start == "mse":
                 if "mse" not in self.methods[:place]:
                     raise refused(
                         "methods", f"mse before {name}, which starts from its weights", self.methods

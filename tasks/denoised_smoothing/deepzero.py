@@ -27,9 +27,9 @@ def deepzero(setup: Setup) -> Trained:
     mu = config.mu
     if mu is None:
         front = partial(given, network)
-        found = smoothing_parameter.find(start.setup, start.variant, problem.box, front, "image")
-        start.asked["mu"] = found.queries
-        length = found.direction_central if config.central else found.direction
+        measured = smoothing_parameter.find(start.setup, start.variant, problem.box, front, "image")
+        start.asked["mu"] = measured.queries
+        length = measured.direction_central if config.central else measured.direction
         mu = smoothing_parameter.of_weights(start.setup, network, length)
     rule = zo.CGE(mu, _sparse_set(start, mu), central=config.central)
     gradient = zo.LossGradient(
@@ -44,9 +44,9 @@ def deepzero(setup: Setup) -> Trained:
         first_alone=problem.classifier.first_alone,
     )
     # not config.coordinates: each layer keeps one at least
-    each = config.deepzero_batch * (1 + gradient.next_queries())
-    checks = config.deepzero_batch * gradient.most_checks(start.steps(each))
-    steps = start.steps(each, checks)
+    a_step = config.deepzero_batch * (1 + gradient.next_queries())
+    checks = config.deepzero_batch * gradient.most_checks(start.steps(a_step))
+    steps = start.steps(a_step, checks)
     ready = replace(
         start.setup,
         steps=steps,
@@ -85,6 +85,6 @@ def _sparse_set(start: Start, mu: float) -> zo.estimators.Sparsity:
         )
         return zo.pruning.layer_ratios(scores, 1 - count / size, minimum=0.1 * count / size), asked
 
-    found = layer_ratios.kept(setup, f"layer_ratios-{setup.stage.replace('/', '-')}", find)
-    start.asked["layer ratios"] = found.queries
-    return zo.LayerwiseCoordinates(found.layers)
+    kept = layer_ratios.kept(setup, f"layer_ratios-{setup.stage.replace('/', '-')}", find)
+    start.asked["layer ratios"] = kept.queries
+    return zo.LayerwiseCoordinates(kept.layers)

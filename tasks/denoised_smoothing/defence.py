@@ -109,25 +109,25 @@ class Defence(tasks.Problem):
             for some in torch.arange(len(self.used)).split(256):
                 parts.append(predictions(self.box(self.used.images(some))))
                 self._check_answered(parts[-1])  # of each part: a server that is down is not asked for all
-        found = torch.cat(parts)
-        self._check_right(found)
+        answers = torch.cat(parts)
+        self._check_right(answers)
         if run is not None and path is not None:
-            checkpoint.save(path, {"predictions": found, stamp.OF: stamp.settings(run)})
-        return found
+            checkpoint.save(path, {"predictions": answers, stamp.OF: stamp.settings(run)})
+        return answers
 
-    def _check_answered(self, found: Tensor) -> None:
+    def _check_answered(self, answers: Tensor) -> None:
         """Stop where most clean images have no answer: they would be targets that nothing is learned from."""
-        failed = int((found == UNKNOWN).sum())
-        if failed > len(found) / 2:
+        failed = int((answers == UNKNOWN).sum())
+        if failed > len(answers) / 2:
             raise FailedQueriesError(
                 f"{self.box!r}: expected answers to clean training images, got none to {failed} of "
-                f"{len(found)}. Look at the service, then go on with: blackbox resume."
+                f"{len(answers)}. Look at the service, then go on with: blackbox resume."
             )
 
-    def _check_right(self, found: Tensor) -> None:
+    def _check_right(self, answers: Tensor) -> None:
         """Say so where most answers to clean images are wrong: another scale or order."""
-        answered = found != UNKNOWN
-        wrong = int((found != self.used.labels)[answered].sum())
+        answered = answers != UNKNOWN
+        wrong = int((answers != self.used.labels)[answered].sum())
         if wrong > int(answered.sum()) / 2:
             warnings.warn(
                 f"{self.box!r}: expected a classifier that is right on most clean training images, got one "

@@ -186,9 +186,9 @@ def _folder(path: Path, size: int | None) -> tuple[Source, Parts]:
     ends = []
     for root in roots:
         for label, name in enumerate(classes):
-            found = sorted(f for f in (root / name).glob("**/*") if _is_picture(f))
-            files += found
-            labels += [label] * len(found)
+            pictures = sorted(f for f in (root / name).glob("**/*") if _is_picture(f))
+            files += pictures
+            labels += [label] * len(pictures)
         ends.append(len(files))
     if not files:
         raise DataError(
@@ -207,31 +207,31 @@ def _arrays(path: Path) -> tuple[Source, Parts]:
     try:
         if path.suffix.lower() in HDF5:
             with h5py.File(path) as file:
-                found = {
+                arrays = {
                     name: np.asarray(part) for name, part in file.items() if isinstance(part, h5py.Dataset)
                 }
         elif path.suffix.lower() == ".npz":
             with np.load(path, allow_pickle=False) as file:  # what comes from elsewhere is never unpickled
-                found = dict(file)
+                arrays = dict(file)
         else:
             raise ValueError(f"{path.suffix or 'no ending'}")
     except (ValueError, OSError, EOFError) as error:
         raise DataError(f"{path}: expected a folder of pictures, .npz or .h5, got: {error}.") from error
-    names = _names(path, set(found))
-    images = [checked_images(f"{path}, {name}", found[name]) for name, _ in names]
-    labels = [found[name] for _, name in names]
-    parts = np.split(np.arange(sum(map(len, labels))), np.cumsum([len(each) for each in labels])[:-1])
+    names = _names(path, set(arrays))
+    images = [checked_images(f"{path}, {name}", arrays[name]) for name, _ in names]
+    labels = [arrays[name] for _, name in names]
+    parts = np.split(np.arange(sum(map(len, labels))), np.cumsum([len(of_part) for of_part in labels])[:-1])
     source = InMemory(str(path), np.concatenate(images), np.concatenate(labels))
     return source, parts if len(parts) > 1 else None
 
 
-def _names(path: Path, found: set[str]) -> list[tuple[str, str]]:
+def _names(path: Path, known: set[str]) -> list[tuple[str, str]]:
     """The pairs (images, labels) of a file: one for all, or one for each set."""
     divided = [(f"{part}_images", f"{part}_labels") for part in PARTS]
     for names in (divided, [("images", "labels")]):
-        if all(name in found for pair in names for name in pair):
+        if all(name in known for pair in names for name in pair):
             return names
     raise DataError(
         f"{path}: expected arrays 'images' and 'labels', or 'train_images', 'train_labels' and likewise for "
-        f"validation and test, got {', '.join(sorted(found)) or 'none'}. Rename them."
+        f"validation and test, got {', '.join(sorted(known)) or 'none'}. Rename them."
     )

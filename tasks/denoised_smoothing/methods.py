@@ -93,7 +93,7 @@ def _restore(setup: Setup, batch: Callable[[int], Pair], held_out: Pair) -> Trai
     def validate(network: nn.Module) -> float:
         network.eval()
         parts = zip(held_out[0].split(256), held_out[1].split(256), strict=True)
-        total = sum(image_loss(network(given).clamp(0, 1), wanted).sum().item() for given, wanted in parts)
+        total = sum(image_loss(network(noisy).clamp(0, 1), wanted).sum().item() for noisy, wanted in parts)
         network.train()
         return total / len(held_out[0])
 
@@ -133,10 +133,10 @@ class Start:
         """What the steps cannot have of the budget: asked already, or for validation."""
         return sum(self.asked.values()) + budget.validation_queries(self.problem.config)
 
-    def steps(self, each: int, more: int = 0) -> int:
+    def steps(self, a_step: int, more: int = 0) -> int:
         """How many steps of `each` queries the budget pays for, after `more` that come but once."""
         name = self.variant.name
-        return budget.steps_within(self.problem.config.queries_of(name), self.fixed + more, each, name)
+        return budget.steps_within(self.problem.config.queries_of(name), self.fixed + more, a_step, name)
 
     def batch(self, rows: int) -> Callable[[int], Batch]:
         """The batches of all steps, of so many images."""
@@ -156,8 +156,8 @@ class Start:
 
 def given(network: nn.Module, noisy: Tensor, decoder: nn.Module | None = None) -> Tensor:
     """What the box gets of noisy images: images in [0, 1], or latent vectors for a decoder."""
-    found = network(noisy)
-    return found if decoder is not None else found.clamp(0, 1)
+    denoised = network(noisy)
+    return denoised if decoder is not None else denoised.clamp(0, 1)
 
 
 def known_losses(scores: Tensor, target: Tensor, loss: Loss) -> Tensor:

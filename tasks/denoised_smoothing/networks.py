@@ -66,8 +66,8 @@ def encoder(shape: Shape, widths: Sequence[int], latent: int, convolutions: bool
     if not convolutions:
         return nn.Sequential(nn.Flatten(), _linear((math.prod(shape), *widths, latent)))
     layers: list[nn.Module] = []
-    for given, width in zip((shape[0], *widths[:-1]), widths, strict=True):
-        layers += [nn.Conv2d(given, width, 4, stride=2, padding=1), nn.ReLU()]
+    for before, width in zip((shape[0], *widths[:-1]), widths, strict=True):
+        layers += [nn.Conv2d(before, width, 4, stride=2, padding=1), nn.ReLU()]
     return nn.Sequential(*layers, nn.Conv2d(widths[-1], latent, 1), nn.Flatten())
 
 
@@ -78,8 +78,8 @@ def decoder(shape: Shape, widths: Sequence[int], latent: int, convolutions: bool
         return nn.Sequential(wide, nn.Sigmoid(), nn.Unflatten(1, shape))
     height, width = (size // 2 ** len(widths) for size in shape[1:])
     layers: list[nn.Module] = [nn.Unflatten(1, (latent, height, width)), nn.Conv2d(latent, widths[-1], 1)]
-    for given, made in zip(reversed(widths), (*reversed(widths[:-1]), shape[0]), strict=True):
-        layers += [nn.ReLU(), nn.ConvTranspose2d(given, made, 4, stride=2, padding=1)]
+    for before, made in zip(reversed(widths), (*reversed(widths[:-1]), shape[0]), strict=True):
+        layers += [nn.ReLU(), nn.ConvTranspose2d(before, made, 4, stride=2, padding=1)]
     return nn.Sequential(*layers, nn.Sigmoid())
 
 
@@ -99,18 +99,18 @@ def student(shape: Shape, classes: int, width: int) -> nn.Module:
     if math.prod(shape) <= FLAT:
         return nn.Sequential(nn.Flatten(), _linear((math.prod(shape), width, width, classes)))
     layers: list[nn.Module] = []
-    given, made, size = shape[0], max(8, width // 8), min(shape[1:])
+    before, made, size = shape[0], max(8, width // 8), min(shape[1:])
     while size > PLACES:
-        layers += [nn.Conv2d(given, made, 3, stride=2, padding=1), nn.ReLU()]
-        given, made, size = made, min(width, 2 * made), size // 2
+        layers += [nn.Conv2d(before, made, 3, stride=2, padding=1), nn.ReLU()]
+        before, made, size = made, min(width, 2 * made), size // 2
     pool = nn.AdaptiveAvgPool2d(PLACES), nn.Flatten()
-    return nn.Sequential(*layers, *pool, nn.Linear(given * PLACES**2, classes))
+    return nn.Sequential(*layers, *pool, nn.Linear(before * PLACES**2, classes))
 
 
 def _linear(sizes: Sequence[int]) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for given, made in pairwise(sizes):
-        layers += [nn.Linear(given, made), nn.ReLU()]
+    for before, made in pairwise(sizes):
+        layers += [nn.Linear(before, made), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
 

@@ -118,10 +118,10 @@ class DenoisedSmoothing(Defence):
             METRIC: shares.pop(0.25),
             **{f"certified accuracy at r = {radius:g}": share for radius, share in shares.items()},
             "ACR": average_certified_radius(certificates),
-            "abstained": sum(each.predict < 0 for each in certificates),
+            "abstained": sum(certificate.predict < 0 for certificate in certificates),
             "images": len(certificates),
-            "rows of test": sum(each.queries for each in certificates),
-            "failed rows of test": sum(each.failed for each in certificates),
+            "rows of test": sum(certificate.queries for certificate in certificates),
+            "failed rows of test": sum(certificate.failed for certificate in certificates),
             "start kept": int(kept),
             "validation accuracy": None if error is None or not asks else 1 - error,
             "validation accuracy of the start": None if first is None or not asks else 1 - first,
@@ -140,8 +140,8 @@ class DenoisedSmoothing(Defence):
         counter = setup.progress.counter(f"{setup.stage} certificates", unit="image")
         done: list[Certificate] = []
 
-        def after(found: Certificate) -> None:
-            done.append(found)
+        def after(certificate: Certificate) -> None:
+            done.append(certificate)
             counter(len(done), len(index))
 
         with warnings.catch_warnings():
@@ -173,9 +173,11 @@ class DenoisedSmoothing(Defence):
     def _export(self, trained: Mapping[str, Trained], path: Path) -> None:
         """The denoiser from queries that validation chose, or the mse one, as an ONNX file."""
         errors = {
-            name: found.outcome.best_validation
-            for name, found in trained.items()
-            if is_own(name) and read(name).family in ZERO_ORDER and found.outcome.best_validation is not None
+            name: of_method.outcome.best_validation
+            for name, of_method in trained.items()
+            if is_own(name)
+            and read(name).family in ZERO_ORDER
+            and of_method.outcome.best_validation is not None
         }
         best = min(errors, key=lambda name: errors[name], default="mse" if "mse" in trained else None)
         if best is None:
@@ -186,8 +188,8 @@ class DenoisedSmoothing(Defence):
         except MissingExtraError as error:
             self.progress.say(f"No {ONNX} is written: {error}")
 
-    def report(self, found: Findings) -> Sequence[Block]:
+    def report(self, findings: Findings) -> Sequence[Block]:
         """Certificates, queries, images."""
         from tasks.denoised_smoothing import report
 
-        return report.blocks(self.config, found)
+        return report.blocks(self.config, findings)

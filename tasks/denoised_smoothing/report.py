@@ -26,9 +26,9 @@ from tasks.report.html_report import Block, Figure, Heading, Paragraph, Table
 LINES = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))
 
 
-def blocks(config: Config, found: Findings) -> Sequence[Block]:
+def blocks(config: Config, facts: Findings) -> Sequence[Block]:
     """What the report shows; the table for papers is written beside it, as Markdown and LaTeX."""
-    run, result = found.run, judged(found.result)
+    run, result = facts.run, judged(facts.result)
     if not result.table:
         return ()
     runs = certificates(run, result)
@@ -42,7 +42,7 @@ def blocks(config: Config, found: Findings) -> Sequence[Block]:
         Table(shown, caption=_caption(config, result)),
         *_kept_starts(result),
         *_pictures(run, config, result, runs, chosen),
-        *_images(found, chosen),
+        *_images(facts, chosen),
     )
 
 
@@ -64,7 +64,7 @@ def certificates(run: Run, result: Result) -> accuracy.Runs:
 
 def queries_of(result: Result) -> dict[str, int]:
     """What each method's training asked for, all counted; the mean over seeds."""
-    return {each.method: round(fmean(row.queries for row in each.rows)) for each in scores(result)}
+    return {score.method: round(fmean(row.queries for row in score.rows)) for score in scores(result)}
 
 
 def family_of(method: str) -> str:
@@ -75,12 +75,12 @@ def family_of(method: str) -> str:
 def best_of_families(result: Result) -> dict[str, str]:
     """Of each family the variant with the best validation accuracy, which is asked of the box itself."""
     best: dict[str, tuple[float, str]] = {}
-    for each in scores(result):
-        values = [row.extra.get("validation accuracy") for row in each.rows]
+    for score in scores(result):
+        values = [row.extra.get("validation accuracy") for row in score.rows]
         merit = fmean(float(value) for value in values if value is not None) if any(values) else 0.0
-        family = family_of(each.method)
+        family = family_of(score.method)
         if family not in best or merit > best[family][0]:
-            best[family] = merit, each.method
+            best[family] = merit, score.method
     return {family: method for family, (_, method) in best.items()}
 
 
@@ -149,11 +149,11 @@ def _kept_starts(result: Result) -> Sequence[Block]:
     kept = dict.fromkeys(row.method for row in result.table if row.extra["start kept"] and row.queries)
     if not kept:
         return ()
-    told = (
+    sentence = (
         f"The safeguard was at work: {', '.join(kept)} found no weights that the classifier itself does "
         "better with on held-out images than with the start's, in one seed at least, and kept these."
     )
-    return (Paragraph(told),)
+    return (Paragraph(sentence),)
 
 
 def _pictures(
@@ -184,10 +184,10 @@ def _pictures(
     )
 
 
-def _images(found: Findings, chosen: Mapping[str, str]) -> Sequence[Block]:
+def _images(facts: Findings, chosen: Mapping[str, str]) -> Sequence[Block]:
     """Clean, noisy and denoised images: a row each, a column for an image."""
-    seed = found.seeds[0]
-    fields = found.fields[seed]
+    seed = facts.seeds[0]
+    fields = facts.fields[seed]
     first = fields[next(iter(fields))]
     rows = {"clean": first["clean"], "noisy": first["noisy"]}
     rows |= {family: fields[method]["denoised"] for family, method in chosen.items() if family != "none"}
@@ -203,7 +203,7 @@ def _images(found: Findings, chosen: Mapping[str, str]) -> Sequence[Block]:
     return (
         Heading("Images"),
         Figure(
-            pictures.save(made, found.run.path / "images.png"),
+            pictures.save(made, facts.run.path / "images.png"),
             alt="Clean, noisy and denoised images, a row for each method",
             caption=(
                 f"Held-out images, seed {seed}. A denoiser trained through a classifier need not look better "

@@ -133,17 +133,17 @@ def _measured(setup: Setup, box: BlackBoxFunction, front: Callable[[Tensor], Ten
     def change(moved: Tensor) -> Tensor:
         return ((answers(moved) - base).double() * weight.double()).sum(dim=1)
 
-    found = []
+    best = []
     for directions, longest in ((single, 0.25), (unit, 0.25 * math.sqrt(z.shape[1]))):
         steps = [longest * 4.0**-level for level in range(LEVELS)]
         forward = torch.stack([change(z + mu * directions) for mu in steps])
         backward = torch.stack([change(z - mu * directions) for mu in steps])
         lengths = torch.tensor(steps, dtype=torch.float64)[:, None]
-        found += [best_step(steps, forward / lengths), best_step(steps, (forward - backward) / (2 * lengths))]
-    if any(mu is None for mu in found):
+        best += [best_step(steps, forward / lengths), best_step(steps, (forward - backward) / (2 * lengths))]
+    if any(mu is None for mu in best):
         sigma, wide = config.sigma, config.wide_mu
         return Mu(sigma, sigma, wide, wide)
-    return Mu(*[mu for mu in found if mu is not None], measured=True)
+    return Mu(*[mu for mu in best if mu is not None], measured=True)
 
 
 def best_step(steps: list[float], slopes: Tensor) -> float | None:

@@ -24,10 +24,10 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from blackbox import BlackBoxFunction, Budgeted, ConfigurationError, Ledger, Outcome, Parallel
 from blackbox.calls import intercepted, rows_run_by
-from blackbox.function import gives
-from blackbox.running import pick, place, stops, unanswered
+from blackbox.function import defines
+from blackbox.running import ends_early, rows_of, unanswered, write_rows
 from blackbox.wrappers.identity import identity, name_of
-from blackbox.wrappers.parallel import blocks_told
+from blackbox.wrappers.parallel import blocks_reported
 from blackbox.wrappers.wrapper import Wrapper
 from tasks.errors import CheckpointError, CheckpointWarning
 from tasks.folder import atomic, checkpoint
@@ -166,19 +166,19 @@ class Answers:
         """What is known of a box by which its answers are told from those of others."""
         if id(box) not in self._names:
             try:
-                told = identity(box)
+                identification = identity(box)
             except ConfigurationError:
-                told = f"{name_of(type(box))}, {box.inputs!r} -> {box.outputs!r}"
-            self._names[id(box)] = box, blake2b(told.encode(), digest_size=16).digest()
+                identification = f"{name_of(type(box))}, {box.inputs!r} -> {box.outputs!r}"
+            self._names[id(box)] = box, blake2b(identification.encode(), digest_size=16).digest()
         return self._names[id(box)][1]
 
     def known(self, key: str) -> tuple[tuple[Tensor, ...], int] | None:
         """The outputs of a key, the next that were kept under it, and how many rows were run for them."""
-        found = self._known.get(key)
-        if not found:
+        entries = self._known.get(key)
+        if not entries:
             return None
-        outputs, run, _ = found.popleft()
-        if not found:
+        outputs, run, _ = entries.popleft()
+        if not entries:
             del self._known[key]
         return outputs, run
 
@@ -237,18 +237,18 @@ class Answers:
             place: The last one; None for all.
         """
         left = {
-            key: deque(each for each in found if place is not None and each[2] > place)
-            for key, found in self._known.items()
+            key: deque(each for each in entries if place is not None and each[2] > place)
+            for key, entries in self._known.items()
         }
-        self._known = {key: found for key, found in left.items() if found}
-        self._bytes = sum(_size(outputs) for found in self._known.values() for outputs, _, _ in found)
+        self._known = {key: entries for key, entries in left.items() if entries}
+        self._bytes = sum(_size(outputs) for entries in self._known.values() for outputs, _, _ in entries)
         self._waiting, self.full = [], False
         self._pace.begin()
         if self._folder is None:
             return
         self._tidy()
-        found = self._files(self._folder)
-        past = [(path, rank) for path, (last, rank) in found if place is None or last <= place]
+        files = self._files(self._folder)
+        past = [(path, rank) for path, (last, rank) in files if place is None or last <= place]
         for path, rank in past:
             if self._rank in (0, rank):  # the first process deletes those of all
                 path.unlink(missing_ok=True)
@@ -259,9 +259,9 @@ class Answers:
     def _tidy(self) -> None:
         """Remove what this process's earlier life left half written."""
         if self._folder is not None and self._folder.is_dir():
-            own = re.compile(re.escape(f".{self._name}") + rf"\.\d+\.{self._rank}\.\d+\.")
+            of_this_process = re.compile(re.escape(f".{self._name}") + rf"\.\d+\.{self._rank}\.\d+\.")
             for path in atomic.leftovers(self._folder, f"{self._name}."):
-                if own.match(path.name):
+                if of_this_process.match(path.name):
                     path.unlink(missing_ok=True)
 
     def _files(self, folder: Path) -> list[tuple[Path, tuple[int, int]]]:
@@ -284,8 +284,8 @@ def _entries(path: Path, code: Mapping[str, str]) -> list[_Entry] | None:
         content = checkpoint.load(path)
         if content["code"] != code:
             return None
-        found = [_Entry(**each) for each in content["entries"]]
-        for entry in found:
+        entries = [_Entry(**each) for each in content["entries"]]
+        for entry in entries:
             for key, outputs, run in entry.parts():
                 plain = all(each.layout is torch.strided and each.device.type == "cpu" for each in outputs)
                 if not (plain and isinstance(key, str) and isinstance(run, int) and run >= 0):
@@ -294,7 +294,7 @@ def _entries(path: Path, code: Mapping[str, str]) -> list[_Entry] | None:
                 return None
     except (CheckpointError, KeyError, TypeError, ValueError, AttributeError, RuntimeError):
         return None
-    return found
+    return entries
 
 
 class _Recalling:
@@ -320,30 +320,30 @@ class _Recalling:
             outcome = box.run_rows(inputs)
             self._short = perf_counter() - self._started < least
             return outcome
-        each = min(self._each or rows, rows)
-        parts = [list(range(at, min(at + each, rows))) for at in range(0, rows, each)]
+        block = min(self._each or rows, rows)
+        parts = [list(range(at, min(at + block, rows))) for at in range(0, rows, block)]
         outcome, missing = unanswered(box, inputs), parts
         if answers.any_known:
             missing = []
             for part in parts:
-                kept = answers.known(self._key(pick(inputs, part)))
+                kept = answers.known(self._key(rows_of(inputs, part)))
                 if kept is None or not _fit(kept[0], outcome, part):
                     missing.append(part)
                 else:
-                    place(outcome, part, Outcome(kept[0]))
+                    write_rows(outcome, part, Outcome(kept[0]))
                     if aside is None or not aside(box):
                         answers.recalled.count(rows_run=kept[1])
         # a call that a budget does not allow is to be refused before any of its rows is run
         bounded = any(isinstance(part, Budgeted) and part.rows_left < rows for part in stack(box))
         together = len(missing) if bounded or self._tells else 1
-        while missing and not stops(box, outcome):
+        while missing and not ends_early(box, outcome):
             some, missing, started = missing[:together], missing[together:], perf_counter()
             here = [row for part in some for row in part]
-            found = self._run(pick(inputs, here), some, before)
+            answered = self._run(rows_of(inputs, here), some, before)
             if len(here) == rows:
-                outcome = found
+                outcome = answered
                 break
-            place(outcome, here, found)
+            write_rows(outcome, here, answered)
             together = 2 * together if perf_counter() - started < LONG else 1
         self._short = perf_counter() - self._started < least
         return outcome
@@ -355,45 +355,45 @@ class _Recalling:
         if before is not None:
             before(self._box, self._box.rows_to_run(inputs))
         if self._tells:
-            with blocks_told(self._keep):
+            with blocks_reported(self._keep):
                 return self._box.run_rows(inputs)
         ledger, at = self._box.ledger, 0
         run_before = ledger.rows_run
-        found, whole = self._box.run_rows(inputs), list[list[int]]()
+        outcome, whole = self._box.run_rows(inputs), list[list[int]]()
         for part in parts:
             here = list(range(at, at + len(part)))
             at += len(part)
-            if not found.failed.keys() & set(here):
+            if not outcome.failed.keys() & set(here):
                 whole.append(here)
         run = ledger.rows_run - run_before
         if whole and self._wanted:
-            kept = pick(found.outputs, [row for here in whole for row in here])
+            kept = rows_of(outcome.outputs, [row for here in whole for row in here])
             extra = run - at if len(whole) == len(parts) else 0  # run again, or cached
-            keys = [self._key(pick(inputs, here)) for here in whole]
+            keys = [self._key(rows_of(inputs, here)) for here in whole]
             self._answers.keep(keys, [len(here) for here in whole], kept, extra)
-        return found
+        return outcome
 
-    def _keep(self, inputs: tuple[Tensor, ...], found: Outcome) -> None:
+    def _keep(self, inputs: tuple[Tensor, ...], outcome: Outcome) -> None:
         """Keep the answers to rows that a worker has sent back."""
-        if self._wanted and not found.failed:
-            self._answers.keep([self._key(inputs)], [len(inputs[0])], found.outputs, 0)
+        if self._wanted and not outcome.failed:
+            self._answers.keep([self._key(inputs)], [len(inputs[0])], outcome.outputs, 0)
 
     @property
     def _wanted(self) -> bool:
         return not self._answers.full and perf_counter() - self._started >= self._least
 
     def _key(self, inputs: tuple[Tensor, ...]) -> str:
-        found = blake2b(self._answers.name_of(self._box), digest_size=20)
+        digest = blake2b(self._answers.name_of(self._box), digest_size=20)
         for tensor in inputs:
-            found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-            found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        return found.hexdigest()
+            digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
 
 def _fit(outputs: tuple[Tensor, ...], whole: Outcome, rows: Sequence[int]) -> bool:
     """Whether what a file holds, which may be anyone's, has the shapes of these rows of a box."""
-    wanted = [(len(rows), *each.shape[1:]) for each in whole.outputs]
-    return [tuple(each.shape) for each in outputs] == wanted
+    wanted = [(len(rows), *output.shape[1:]) for output in whole.outputs]
+    return [tuple(output.shape) for output in outputs] == wanted
 
 
 def _divisible(box: BlackBoxFunction) -> tuple[int | None, bool]:
@@ -407,7 +407,7 @@ def _divisible(box: BlackBoxFunction) -> tuple[int | None, bool]:
         if not box.transparent:
             return None, False
         box = box.box
-    return (box.max_rows if gives(type(box), "evaluate_rows") else 1), False
+    return (box.max_rows if defines(type(box), "evaluate_rows") else 1), False
 
 
 def _size(outputs: Iterable[Tensor]) -> int:

@@ -104,9 +104,9 @@ def read(folder: Path, label: str | None = None) -> dict[str, Any]:
 
 def keep_sizes(folder: Path) -> None:
     """Keep how long the files of a run's notes are, beside them: they only grow."""
-    found = _sizes(folder)
-    if found:
-        atomic.write_json(folder / SIZES, found)
+    sizes = _sizes(folder)
+    if sizes:
+        atomic.write_json(folder / SIZES, sizes)
 
 
 def note_lost(folder: Path) -> bool:

@@ -48,9 +48,9 @@ def save(path: Path, state: Mapping[str, Any]) -> str:
             "Convert it in state_dict()."
         )
     content = stream.getvalue()
-    found = sha256(content).hexdigest()
-    atomic.write_bytes(path, content + _CHECKSUM + found.encode())
-    return found
+    digest = sha256(content).hexdigest()
+    atomic.write_bytes(path, content + _CHECKSUM + digest.encode())
+    return digest
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -74,8 +74,8 @@ def load_with_sum(path: Path) -> tuple[dict[str, Any], str]:
     except FileNotFoundError:
         raise CheckpointError(f"{path}: expected a checkpoint, got no such file.") from None
     content, tail = whole[:-_TAIL], whole[-_TAIL:]
-    found = sha256(content).hexdigest()
-    if tail != _CHECKSUM + found.encode():
+    digest = sha256(content).hexdigest()
+    if tail != _CHECKSUM + digest.encode():
         raise CheckpointError(
             f"{path}: expected the contents that its checksum stands for, got {len(whole):,} bytes that were "
             "cut short or altered."
@@ -91,7 +91,7 @@ def load_with_sum(path: Path) -> tuple[dict[str, Any], str]:
         ) from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: expected a dict of states, got {type(state).__name__}. Delete it.")
-    return state, found
+    return state, digest
 
 
 def windows_of(path: Path) -> Path:
@@ -138,7 +138,9 @@ def load_evaluation(folder: Path, stage: str) -> dict[str, Any]:
     parts: list[Any] = [content.get(name) for name in ("figures", "fields", "ledger", "failed")]
     if not (
         all(isinstance(part, dict) for part in parts)
-        and all(isinstance(each, torch.Tensor) and each.layout is torch.strided for each in parts[1].values())
+        and all(
+            isinstance(array, torch.Tensor) and array.layout is torch.strided for array in parts[1].values()
+        )
         and all(isinstance(name, str) for part in parts for name in part)
         and all(
             isinstance(parts[2].get(name, 0), int) for name in ("rows_run", "rows_failed", "rows_skipped")

@@ -88,11 +88,11 @@ class Journal:
             for number, path in self._files() if self._rank == 0 else []:
                 if number < step:
                     continue
-                found = _entries(path, number)
-                if found is None:
+                entries = _entries(path, number)
+                if entries is None:
                     path.unlink()  # its queries are evaluated again
                 else:
-                    self._known |= found
+                    self._known |= entries
         self._kept = any(entry["step"] == step for entry in self._known.values())
 
     def end(self, covered: bool = True) -> None:
@@ -146,8 +146,8 @@ class Journal:
             self._waiting = {}
             return
         # no other group of entries begins with the same one
-        own = sha256(next(iter(self._waiting)).encode()).hexdigest()[:16]
-        path = self._folder / f"{self._start}{self._step + 1:08d}.{own}{checkpoint.ENDING}"
+        mark = sha256(next(iter(self._waiting)).encode()).hexdigest()[:16]
+        path = self._folder / f"{self._start}{self._step + 1:08d}.{mark}{checkpoint.ENDING}"
         started = self._pace.now()
         try:
             self._folder.mkdir(exist_ok=True)
@@ -176,15 +176,15 @@ class Journal:
 def _entries(path: Path, step: int) -> dict[str, dict[str, Any]] | None:
     """What a file holds, each entry with its step; None where it is damaged, or no file of a journal."""
     try:
-        found = {key: {"step": step} | entry for key, entry in checkpoint.load(path).items()}
-        for entry in found.values():
+        entries = {key: {"step": step} | entry for key, entry in checkpoint.load(path).items()}
+        for entry in entries.values():
             if not isinstance(entry["value"], dict) or not isinstance(entry["step"], int):
                 return None
             if entry["counts"] is not None:
                 Ledger().add(Ledger(**entry["counts"]))
     except (CheckpointError, KeyError, TypeError, ValueError, AttributeError):
         return None
-    return found
+    return entries
 
 
 @contextmanager

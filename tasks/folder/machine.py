@@ -28,8 +28,8 @@ def machine() -> dict[str, str | int | float]:
 
 def versions() -> dict[str, str]:
     """Versions of Python, of what the figures depend on, and of this package."""
-    found = {"python": platform.python_version(), PACKAGE: version(PACKAGE)}
-    return found | {package: version(package) for package in _PACKAGES}
+    ours = {"python": platform.python_version(), PACKAGE: version(PACKAGE)}
+    return ours | {package: version(package) for package in _PACKAGES}
 
 
 def digest(*codes: str) -> dict[str, str]:

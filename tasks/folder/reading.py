@@ -27,7 +27,7 @@ def refuse_strange_files(folder: Path) -> None:
         RunFolderError: Naming the first.
     """
     # not by glob, which may stumble over a folder that a process at work deletes
-    for path in (Path(place, name) for place, *found in os.walk(folder) for name in chain(*found)):
+    for path in (Path(place, name) for place, *kinds in os.walk(folder) for name in chain(*kinds)):
         try:
             kind = _KINDS.get(stat.S_IFMT(path.lstat().st_mode))
         except FileNotFoundError:
@@ -58,16 +58,16 @@ def json_object(path: Path, mend: str) -> dict[str, Any]:
     if path.is_dir():
         raise RunFolderError(f"{path}: expected a file, got a folder. {mend}")
     try:
-        found = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except RecursionError:
         raise RunFolderError(f"{path}: expected JSON, got lists in lists without end. {mend}") from None
     except ValueError as error:
         raise RunFolderError(
             f"{path}: expected JSON, got text that cannot be read ({error}). {mend}"
         ) from None
-    if not isinstance(found, dict):
-        raise RunFolderError(f"{path}: expected a JSON object, got a {type(found).__name__}. {mend}")
-    return found
+    if not isinstance(content, dict):
+        raise RunFolderError(f"{path}: expected a JSON object, got a {type(content).__name__}. {mend}")
+    return content
 
 
 def gaps(lines: Sequence[Mapping[str, Any]], steps: int) -> str:
@@ -83,5 +83,5 @@ def gaps(lines: Sequence[Mapping[str, Any]], steps: int) -> str:
     if not parts:
         return ""
     (first, last), others = parts[0], len(parts) - 1
-    told = f"step {first}" if first == last else f"steps {first} to {last}"
-    return told + (f" and {others} more gaps" if others else "")
+    words = f"step {first}" if first == last else f"steps {first} to {last}"
+    return words + (f" and {others} more gaps" if others else "")

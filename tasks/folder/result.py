@@ -245,12 +245,12 @@ class Result:
                 f"{path}: expected schema {SCHEMA}, got {schema!r}. Read it with the version that wrote it."
             )
         try:
-            found = from_dict(cls, values)
+            result = from_dict(cls, values)
         except ConfigurationError as error:
             raise RunFolderError(f"{path}: {error}") from None
-        if wrong := next(_wrong_in(found), None):
+        if wrong := next(_wrong_in(result), None):
             raise RunFolderError(f"{path}: expected {wrong}. Put back the file that the run wrote.")
-        return found
+        return result
 
 
 def _wrong_in(result: Result) -> Iterator[str]:
@@ -260,7 +260,7 @@ def _wrong_in(result: Result) -> Iterator[str]:
     if len({(row.method, row.seed) for row in result.table}) < len(result.table):
         yield "one line for each method and seed, got two of one"
     numbers: list[tuple[str, Any]] = [("calls.rows", result.calls.get("rows"))] if result.calls else []
-    counts = {each.name for each in fields(Ledger)} - {"causes", "first_failure"}
+    counts = {count.name for count in fields(Ledger)} - {"causes", "first_failure"}
     for row in result.table:
         if row.seed not in result.seeds:
             yield f"seeds {list(result.seeds)}, got a line of seed {row.seed}"

@@ -78,7 +78,7 @@ class Run:
             ConfigurationError: the settings cannot be written as JSON.
         """
         now, arguments = datetime.now(UTC), list(sys.argv if command is None else command)
-        code_of_run = (terms.script or terms.problem, *(each.code for each in terms.named))
+        code_of_run = (terms.script or terms.problem, *(named.code for named in terms.named))
         content = {
             "format": FORMAT,
             **terms.written(),
@@ -88,8 +88,8 @@ class Run:
         }
         trust.note(terms.problem)
         trust.note(terms.script, arguments[1:])
-        for each in terms.named:
-            trust.note(each.code, each.arguments)
+        for named in terms.named:
+            trust.note(named.code, named.arguments)
         root.mkdir(parents=True, exist_ok=True)
         path = _new_folder(root, f"{terms.task}-{terms.preset}-{now.astimezone():%Y%m%d-%H%M%S}")
         (path / CHECKPOINTS).mkdir()
@@ -110,11 +110,11 @@ class Run:
         try:
             content = reading.json_object(path / CONFIG, "The run cannot be resumed; start it anew.")
         except (FileNotFoundError, NotADirectoryError):
-            found = f"a folder without {CONFIG}" if path.is_dir() else "no such folder"
+            came = f"a folder without {CONFIG}" if path.is_dir() else "no such folder"
             mend = "Give one that `blackbox run` made."
             if (path / CHECKPOINTS).is_dir() and not any((path / CHECKPOINTS).iterdir()):  # made first
                 mend = "Nothing was done in it, if `blackbox run` was killed there: delete it, and run again."
-            raise RunFolderError(f"{path}: expected a run folder, got {found}. {mend}") from None
+            raise RunFolderError(f"{path}: expected a run folder, got {came}. {mend}") from None
         written = content.get("format")
         if written == LOOKED_AT and (path / "result.json").is_file():
             content.pop("signature", None)
@@ -169,11 +169,16 @@ class Run:
             ConfigurationError: They do not fit it.
             TrustError: One names code that is not trusted.
         """
-        made = from_dict(kind, self.config)
-        for each in code.named(made):
-            if not (trusted or trust.is_own(each.code, each.arguments)):
-                raise self._untrusted(str(each))
-        return made
+        try:
+            config = from_dict(kind, self.config, where=str(self.path / CONFIG))
+        except ConfigurationError as error:
+            raise ConfigurationError(
+                f"{error} If the run is of earlier code, go on with that code, or start the run anew."
+            ) from None
+        for named in code.named(config):
+            if not (trusted or trust.is_own(named.code, named.arguments)):
+                raise self._untrusted(str(named))
+        return config
 
     def _untrusted(self, executed: str) -> TrustError:
         folder = quote(str(self.path))
@@ -213,6 +218,7 @@ class Run:
         """Give the settings of `chosen` their values, also in `config.json`; for who holds the lock."""
         if settings == self.chosen:
             return
+        self.chosen.clear()
         self.chosen.update(settings)
         self.config.update(settings)
         self._write({"chosen": self.chosen, "config": self.config})

@@ -37,17 +37,19 @@ def code(run: Run) -> str:
 
 def evaluation(run: Run, network: nn.Module) -> str:
     """A checksum of settings, code, the version of this package, and a network's weights and all buffers."""
-    found = sha256(f"{settings(run)} {code(run)} {version(PACKAGE)}".encode())
+    digest = sha256(f"{settings(run)} {code(run)} {version(PACKAGE)}".encode())
     state = network.state_dict()
     # outputs depend as well on buffers that are not saved, such as masks
-    others = {name: each for name, each in network.named_buffers(remove_duplicate=False) if name not in state}
+    others = {
+        name: buffer for name, buffer in network.named_buffers(remove_duplicate=False) if name not in state
+    }
     for name, value in (state | others).items():
         if isinstance(value, torch.Tensor) and not is_lazy(value):
-            found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            found.update(bits(_plain(value).cpu()).numpy().tobytes())
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(bits(_plain(value).cpu()).numpy().tobytes())
         else:
-            found.update(f"{name} {value!r}".encode())
-    return found.hexdigest()
+            digest.update(f"{name} {value!r}".encode())
+    return digest.hexdigest()
 
 
 def fits(run: Run, kept: Mapping[str, Any], now: str) -> bool:

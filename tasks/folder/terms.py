@@ -71,7 +71,7 @@ class Terms:
             "config": to_dict(self.config),
             "seeds": [int(seed) for seed in self.seeds],
             "data": str(self.data.resolve()),  # a run may be resumed from another working directory
-            "named": [each.code for each in self.named],
+            "named": [named.code for named in self.named],
             "problem": self.problem,
             "script": self.script,
             "chosen": dict(self.chosen),
@@ -100,13 +100,13 @@ def refuse_edited(path: Path, content: Mapping[str, Any]) -> None:
     if not os.path.lexists(path / BEGUN):  # `Run.lock` writes it, before anything is done
         return
     kept = reading.json_object(path / BEGUN, f"Delete it, if {CONFIG} is as the run began.")
-    before, now = ({**each, "config": None} for each in (kept, settled(content)))
+    before, now = ({**side, "config": None} for side in (kept, settled(content)))
     settings = kept.get("config")
     config = settings if isinstance(settings, dict) else {}
     parts = differences(before, now), differences(config, settled(content)["config"])
-    if told := ", ".join(filter(None, parts)):
+    if others := ", ".join(filter(None, parts)):
         raise RunFolderError(
-            f"{path / CONFIG}: expected the settings that the run was begun with, got others: {told}. Put "
+            f"{path / CONFIG}: expected the settings that the run was begun with, got others: {others}. Put "
             "them back, or start a new run. Where data moved, leave that setting as it was, and give "
             "`blackbox resume` --data."
         )

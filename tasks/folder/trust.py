@@ -39,8 +39,8 @@ def is_own(code: str, arguments: Sequence[str] = ()) -> bool:
     if not code or (not arguments and code in names.problems().values()):
         return True
     try:
-        found = _file().stat()
-        safe = found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        status = _file().stat()
+        safe = status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
         return safe and _line(code, arguments) in _file().read_text(encoding="utf-8").splitlines()
     except (OSError, RuntimeError, ValueError):
         return False

@@ -92,13 +92,13 @@ class WindowFiles:
 
     def _window(self, part: str, reference: Mapping[str, Any]) -> dict[str, Any]:
         path = self._path(part, reference["step"])
-        window, found = checkpoint.load_with_sum(path)
-        if found != reference[_SUM]:
+        window, digest = checkpoint.load_with_sum(path)
+        if digest != reference[_SUM]:
             raise CheckpointError(
                 f"{path}: expected the window that the checkpoint names, got another file. Look "
                 "whether files of two runs were mixed."
             )
-        self._sums[path] = found
+        self._sums[path] = digest
         return window
 
 

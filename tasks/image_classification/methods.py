@@ -190,11 +190,11 @@ def _cost(problem: Any, steps: int, name: str) -> Cost:
     gradient = zo.LossGradient(
         network, problem.objective, planned, evaluator=config.evaluator, chunk=config.chunk
     )
-    own = shared.cost_of_queries(gradient, steps)
-    return _with_ratios(problem, own) if name in ON_SETS else own
+    of_steps = shared.cost_of_queries(gradient, steps)
+    return _with_ratios(problem, of_steps) if name in ON_SETS else of_steps
 
 
-def _with_ratios(problem: Any, own: Cost) -> Cost:
+def _with_ratios(problem: Any, of_steps: Cost) -> Cost:
     """And of finding layer ratios, whose queries are on other images than a step's."""
     config: Config = problem.config
     gradients = {"zo-grasp": 2, "zo-snip": 1}.get(config.ratios, 0)
@@ -202,8 +202,8 @@ def _with_ratios(problem: Any, own: Cost) -> Cost:
     gradient = zo.LossGradient(problem.network(), problem.objective, plan, evaluator=config.evaluator)
     queries, checks = gradients * gradient.next_queries(), gradients * gradient.most_checks(1)
     share = problem.scoring_images / config.batch
-    most = (own.most or own.evaluations) + (queries + checks) * share
-    return Cost(own.evaluations + queries * share, own.queries + queries, most)
+    most = (of_steps.most or of_steps.evaluations) + (queries + checks) * share
+    return Cost(of_steps.evaluations + queries * share, of_steps.queries + queries, most)
 
 
 METHODS = {

@@ -161,11 +161,11 @@ class ImageClassification(tasks.Problem):
             "taken": taken[:few],
         }
 
-    def report(self, found: Findings) -> Sequence[Block]:
+    def report(self, findings: Findings) -> Sequence[Block]:
         """Sentences on the accuracies, and pictures: layer ratios, confusions, examples."""
         from tasks.image_classification import report
 
-        return report.blocks(found, self.config)
+        return report.blocks(findings, self.config)
 
     @torch.no_grad()
     def _logits(self, network: nn.Module, part: Images) -> Tensor:

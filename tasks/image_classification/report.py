@@ -23,18 +23,18 @@ from zo.pruning import LayerRatios
 SHOWN = 4  # confusions side by side
 
 
-def blocks(found: Findings, config: Config) -> Sequence[Block]:
+def blocks(findings: Findings, config: Config) -> Sequence[Block]:
     """What the shared report does not say.
 
     Args:
-        found: The finished run, with the arrays of `ImageClassification.evaluate`.
+        findings: The finished run, with the arrays of `ImageClassification.evaluate`.
         config: Its settings.
     """
-    folder, first = found.run.path, found.seeds[0]
-    fields, classes = found.fields[first], CLASSES[config.dataset]
+    folder, first = findings.run.path, findings.seeds[0]
+    fields, classes = findings.fields[first], CLASSES[config.dataset]
     pictured = "deepzero" if "deepzero" in fields else next(iter(fields))
     return (
-        *map(Paragraph, sentences(found.result, config)),
+        *map(Paragraph, sentences(findings.result, config)),
         *_ratios(folder, first),
         Heading("What is taken for what"),
         Figure(
@@ -55,33 +55,35 @@ def blocks(found: Findings, config: Config) -> Sequence[Block]:
 def sentences(result: Result, config: Config) -> list[str]:
     """What was trained, how it is counted, and what is lost to the differences and what to the sets."""
     weights = result.table[0].extra["weights"]
-    told = [
+    lines = [
         f"{config.network} with {weights:,} weights, trained from scratch on {config.dataset}: "
         f"{config.steps} batches of {config.batch}. Queries are perturbed losses; those of the layer ratios "
         "are charged to each method that uses them. Rows are images that went forward through the network in "
         "training."
     ]
     means = {score.method: score.mean for score in scores(result)}
-    own, exact = means.get("deepzero", nan), means.get("fo-sparse-gradient", nan)
-    if exact and isfinite(own / exact):
-        told.append(
-            f"From function values alone, deepzero has {own / exact:.2f} of the accuracy that "
+    zero_order, exact = means.get("deepzero", nan), means.get("fo-sparse-gradient", nan)
+    if exact and isfinite(zero_order / exact):
+        lines.append(
+            f"From function values alone, deepzero has {zero_order / exact:.2f} of the accuracy that "
             "exact gradients on the same sets give."
         )
-    return told
+    return lines
 
 
-def ratios(given: LayerRatios, path: Path) -> Path:
+def ratios(kept: LayerRatios, path: Path) -> Path:
     """The part of each scored layer that a step's set holds, with the number of weights kept."""
-    layers = [layer for layer in given.layers if layer.kept < layer.size] or list(given.layers)
+    layers = [layer for layer in kept.layers if layer.kept < layer.size] or list(kept.layers)
     made, axes = pictures.figure(6.4, 0.24 * len(layers) + 1.0)
     place: Axes = axes[0, 0]
     parts = [100 * layer.kept / layer.size for layer in layers]
     place.barh(range(len(layers)), parts, 0.7, color=pictures.colour("deepzero"), linewidth=0)
     for line, layer in enumerate(layers):
-        told, at = f"{layer.kept:,} of {layer.size:,}", (parts[line], line)
-        place.annotate(told, at, (4, 0), textcoords="offset points", va="center", fontsize=8, color="#333333")
-    place.axvline(100 * (1 - given.sparsity), color="#999999", linestyle="--", linewidth=1)
+        words, at = f"{layer.kept:,} of {layer.size:,}", (parts[line], line)
+        place.annotate(
+            words, at, (4, 0), textcoords="offset points", va="center", fontsize=8, color="#333333"
+        )
+    place.axvline(100 * (1 - kept.sparsity), color="#999999", linestyle="--", linewidth=1)
     place.set_xlabel("part of the layer in a step's set (%)")
     place.set_yticks(range(len(layers)), [layer.name for layer in layers])
     place.set_ylim(len(layers) - 0.5, -0.5)
@@ -109,7 +111,7 @@ def confusions(fields: Mapping[str, Mapping[str, Any]], classes: Sequence[str], 
     return pictures.save(made, path)
 
 
-def examples(found: Mapping[str, Any], classes: Sequence[str], path: Path) -> Path:
+def examples(fields: Mapping[str, Any], classes: Sequence[str], path: Path) -> Path:
     """Test images with what they were taken for: blue where that is right, red with the class where not."""
 
     def draw(axes: Axes, one: Mapping[str, Any]) -> None:
@@ -121,8 +123,8 @@ def examples(found: Mapping[str, Any], classes: Sequence[str], path: Path) -> Pa
         axes.set_title(said, fontsize=7, color="#0072b2" if right else "#b00000", pad=2)
 
     names = ("examples", "labels", "taken")
-    each = {str(row): {name: found[name][row] for name in names} for row in range(len(found["labels"]))}
-    return pictures.save(pictures.panels(each, draw, columns=8, size=(0.8, 1.05)), path)
+    panels = {str(row): {name: fields[name][row] for name in names} for row in range(len(fields["labels"]))}
+    return pictures.save(pictures.panels(panels, draw, columns=8, size=(0.8, 1.05)), path)
 
 
 def _ratios(folder: Path, seed: int) -> Sequence[Block]:
@@ -130,18 +132,18 @@ def _ratios(folder: Path, seed: int) -> Sequence[Block]:
     path = folder / f"{ratios_name(seed)}.json"
     if not path.exists():
         return ()
-    found = layer_ratios.read(path)
-    given = found.layers
-    dense = sum(layer.kept for layer in given.layers if layer.kept == layer.size)
+    kept = layer_ratios.read(path)
+    layers = kept.layers
+    dense = sum(layer.kept for layer in layers.layers if layer.kept == layer.size)
     return (
         Heading("Where the queries go"),
         Paragraph(
-            f"Layer ratios by {given.method}, found with {found.queries:,} queries before training. "
-            f"A step's set has {sum(layer.kept for layer in given.layers):,} weights, {dense:,} of them in "
+            f"Layer ratios by {layers.method}, found with {kept.queries:,} queries before training. "
+            f"A step's set has {sum(layer.kept for layer in layers.layers):,} weights, {dense:,} of them in "
             "layers that are in it as a whole and not shown."
         ),
         Figure(
-            ratios(given, folder / "layer_ratios.png"),
+            ratios(layers, folder / "layer_ratios.png"),
             alt="Bars of the part of each layer in a step's sparse set",
             caption=f"Seed {seed}; the dashed line is the part that is kept of all.",
         ),

@@ -70,9 +70,9 @@ def sparse_set(setup: Setup) -> tuple[zo.LayerwiseCoordinates, int]:
         least = SHARE * (1 - config.sparsity)
         return zo.pruning.layer_ratios(scored, config.sparsity, minimum=least), scored.queries
 
-    found = layer_ratios.kept(setup, ratios_name(setup.seed), find)
+    kept = layer_ratios.kept(setup, ratios_name(setup.seed), find)
     problem: Any = setup.problem  # an ImageClassification, whose module imports this one
-    return rule(config, found.layers, problem.epoch_steps), found.queries
+    return rule(config, kept.layers, problem.epoch_steps), kept.queries
 
 
 def ratios_name(seed: int) -> str:

@@ -55,8 +55,8 @@ def version() -> str:
 
 def _block(file: BinaryIO, seed: int, block: int) -> Tensor:
     file.seek(block * (_SUM + _PIXELS))
-    found, content = file.read(_SUM), file.read(_PIXELS)
-    if sha256(content).digest() != found or len(content) != _PIXELS:
+    digest, content = file.read(_SUM), file.read(_PIXELS)
+    if sha256(content).digest() != digest or len(content) != _PIXELS:
         content = draw_block(seed, block).numpy().tobytes()
         file.seek(block * (_SUM + _PIXELS))
         with suppress(OSError):  # a full disk keeps no more of them

@@ -60,9 +60,9 @@ def compare(folders: Sequence[Path], page: Path) -> Comparison:
 
     paths = [Path(folder).resolve() for folder in folders]
     if not 2 <= len(set(paths)) == len(paths) <= len(ascii_uppercase):
-        given = ", ".join(map(str, folders)) or "none"
+        came = ", ".join(map(str, folders)) or "none"
         raise ConfigurationError(
-            f"compare: expected the folders of two different runs or more, got {given}. Name each once."
+            f"compare: expected the folders of two different runs or more, got {came}. Name each once."
         )
     sides = {
         name: Findings(Run.open(path), Result.read(path))
@@ -80,7 +80,7 @@ def compare(folders: Sequence[Path], page: Path) -> Comparison:
     )
     # whose figures can be set against each other, and whose are on one scale
     alike = len({side.run.task for side in sides.values()}) == 1
-    told = _sentences(sides, alike)
+    lines = _sentences(sides, alike)
     figures, rows, caption = _figures(sides, alike)
     settings = _settings(sides)
     blocks: list[Block] = [Table(runs, prose=True), Table(figures, caption=caption)]
@@ -93,36 +93,36 @@ def compare(folders: Sequence[Path], page: Path) -> Comparison:
         blocks.append(Paragraph("All settings are the same."))
     else:
         blocks.append(Table(settings, prose=True, caption="Settings that differ."))
-    html_report.write(page, f"{len(sides)} runs compared", told, blocks)
-    return Comparison(runs, told, figures, rows, settings, page)
+    html_report.write(page, f"{len(sides)} runs compared", lines, blocks)
+    return Comparison(runs, lines, figures, rows, settings, page)
 
 
 def _sentences(sides: Sides, alike: bool) -> list[str]:
-    told = []
+    lines = []
     if not alike:
-        each = ", ".join(f"{name} ({side.run.task})" for name, side in sides.items())
-        told.append(
-            f"These are runs of different problems, whose figures say nothing about each other: {each}."
+        of_tasks = ", ".join(f"{name} ({side.run.task})" for name, side in sides.items())
+        lines.append(
+            f"These are runs of different problems, whose figures say nothing about each other: {of_tasks}."
         )
-    told += [f"{name}: {gap}" for name, side in sides.items() for gap in side.gaps()]
+    lines += [f"{name}: {gap}" for name, side in sides.items() for gap in side.gaps()]
     (first, one), *others = sides.items()
     for name, side in others:
         if side.run.seeds != one.run.seeds:
             seeds = in_words(one.run.seeds), in_words(side.run.seeds)
-            told.append(f"The seeds differ: {first} has {seeds[0]}, {name} {seeds[1]}.")
+            lines.append(f"The seeds differ: {first} has {seeds[0]}, {name} {seeds[1]}.")
         before, now = _start(one), _start(side)
         same = (math.isclose(before[seed], now[seed], rel_tol=1e-4) for seed in before.keys() & now)
         if alike and not all(same):
-            told.append(
+            lines.append(
                 f"{first} and {name} differ already in {START}, which is not trained: a setting changes what "
                 "is judged, so their figures are not on one scale."
             )
         versions = changes(one.run.versions, side.run.versions)
         if versions:
-            told.append(f"The versions differ, {first} -> {name}: {versions}.")
+            lines.append(f"The versions differ, {first} -> {name}: {versions}.")
         if one.result.machine != side.result.machine:
-            told.append(f"{first} and {name} ran on different machines: do not compare their times.")
-    return told
+            lines.append(f"{first} and {name} ran on different machines: do not compare their times.")
+    return lines
 
 
 def _start(side: Findings) -> dict[int, float]:
@@ -170,11 +170,11 @@ def _settings(sides: Sides) -> pandas.DataFrame:
 def _plot(sides: Sides, path: Path) -> list[Block]:
     """Validation of all runs against rows; the loss where one of them has no validation."""
     for name, shown in (("validation", "validation"), ("loss", "training loss")):
-        found = {letter: side.curves(name) for letter, side in sides.items()}
-        if all(found.values()):
+        curves = {letter: side.curves(name) for letter, side in sides.items()}
+        if all(curves.values()):
             return [
                 Figure(
-                    pictures.save(pictures.compared(found, y=shown), path),
+                    pictures.save(pictures.compared(curves, y=shown), path),
                     alt=f"{shown.capitalize()} of the runs against rows, by method",
                     caption=f"{shown.capitalize()} over training, means over seeds: methods by colour and "
                     "mark, runs by the kind of line and mark, and their letter at its end.",

@@ -30,11 +30,11 @@ CONVENTIONAL = {
 }  # how the conventions of climate and forecast call them
 
 
-def export(found: Findings, problem: Reported | None) -> Path:
+def export(findings: Findings, problem: Reported | None) -> Path:
     """Write the arrays that `evaluate` gave.
 
     Args:
-        found: A finished run.
+        findings: A finished run.
         problem: Names the axes; if None they are numbered.
 
     Returns:
@@ -45,11 +45,11 @@ def export(found: Findings, problem: Reported | None) -> Path:
         ProblemError: There are no such arrays; or the problem names their axes wrongly.
     """
     xarray = import_extra("--export", "xarray", EXTRA)
-    folder = found.run.path / FOLDER
-    rows = {(row.seed, row.method): row for row in found.result.table}
-    settings = {"problem": found.run.task, "settings": json.dumps(found.run.config)}
+    folder = findings.run.path / FOLDER
+    rows = {(row.seed, row.method): row for row in findings.result.table}
+    settings = {"problem": findings.run.task, "settings": json.dumps(findings.run.config)}
     written = 0
-    for seed, method, arrays in _evaluations(found):
+    for seed, method, arrays in _evaluations(findings):
         row = rows[seed, method]
         about = {"method": method, "seed": seed, "figure": row.metric, "unit": row.unit, **settings}
         if row.value is not None:
@@ -73,12 +73,12 @@ def export(found: Findings, problem: Reported | None) -> Path:
         made.to_netcdf(path, engine="scipy")
         written += 1
     if not written:
-        raise _none(found)
+        raise _none(findings)
     return folder
 
 
-def _evaluations(found: Findings) -> Iterator[tuple[int, str, Mapping[str, Any]]]:
-    for seed, methods in found.fields.items():
+def _evaluations(findings: Findings) -> Iterator[tuple[int, str, Mapping[str, Any]]]:
+    for seed, methods in findings.fields.items():
         for method, arrays in methods.items():
             if arrays:
                 yield seed, method, arrays
@@ -120,16 +120,16 @@ def _file_name(name: str) -> str:
 
 def _file_names(names: Iterable[str]) -> dict[str, str]:
     """By name what a file, or a variable or axis in it, is called; refused where two would be one."""
-    found: dict[str, str] = {}
+    names_of: dict[str, str] = {}
     for name in dict.fromkeys(names):
-        same = next((other for other, file in found.items() if file == _file_name(name)), None)
+        same = next((other for other, file in names_of.items() if file == _file_name(name)), None)
         if same is not None:
             raise ProblemError(
                 f"export: expected names that differ in letters or digits, got {same!r} and {name!r}, which "
                 f"would both be {_file_name(name)!r}. Give one of them another name."
             )
-        found[name] = _file_name(name)
-    return found
+        names_of[name] = _file_name(name)
+    return names_of
 
 
 def _wrong(problem: Reported | None, why: str) -> ProblemError:
@@ -139,8 +139,8 @@ def _wrong(problem: Reported | None, why: str) -> ProblemError:
     )
 
 
-def _none(found: Findings) -> ProblemError:
+def _none(findings: Findings) -> ProblemError:
     return ProblemError(
-        f"{found.run.path}: expected arrays beside the figures that evaluate returned, got none. Return "
+        f"{findings.run.path}: expected arrays beside the figures that evaluate returned, got none. Return "
         "some: {'test error': error, 'velocity': velocity}."
     )

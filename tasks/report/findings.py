@@ -57,7 +57,7 @@ class Reported(Protocol):
         """Whether it gives `report`, and not pictures alone."""
         ...
 
-    def report(self, found: Findings, /) -> Sequence[Block]:
+    def report(self, findings: Findings, /) -> Sequence[Block]:
         """Its own part."""
         ...
 
@@ -121,48 +121,50 @@ class Findings:
         """The arrays that `evaluate` gave, by seed, method and name."""
         from tasks.folder import checkpoint
 
-        found: dict[int, dict[str, dict[str, np.ndarray]]] = {seed: {} for seed in self.seeds}
+        fields: dict[int, dict[str, dict[str, np.ndarray]]] = {seed: {} for seed in self.seeds}
         for row in self.result.table:
             if NOT_APPLICABLE not in row.extra:
                 kept = checkpoint.load_evaluation(self.run.path, stage_name(row.seed, row.method))["fields"]
-                found[row.seed][row.method] = {name: tensor.numpy() for name, tensor in kept.items()}
-        return found
+                fields[row.seed][row.method] = {name: tensor.numpy() for name, tensor in kept.items()}
+        return fields
 
     @cached_property
     def lines(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
         """The lines of `metrics.jsonl` by stage, read once."""
-        found: dict[str, list[Mapping[str, Any]]] = {}
+        lines: dict[str, list[Mapping[str, Any]]] = {}
         for line in self.run.metrics():
-            found.setdefault(line["stage"], []).append(line)
-        return found
+            lines.setdefault(line["stage"], []).append(line)
+        return lines
 
     def curves(self, name: str) -> dict[str, dict[int, Curve]]:
         """A figure of the metrics over training, by method and seed; methods without it are left out."""
-        found: dict[str, dict[int, Curve]] = {}
+        curves: dict[str, dict[int, Curve]] = {}
         for method in self.methods:
             for seed in self.seeds:
                 stage = self.lines.get(stage_name(seed, method), ())
                 rows = {line["step"]: line["rows"] for line in stage if _is_number(line.get("rows"))}
                 at = [line for line in stage if _is_number(line.get(name))]
                 if at:
-                    found.setdefault(method, {})[seed] = Curve(
+                    curves.setdefault(method, {})[seed] = Curve(
                         np.array([line["step"] for line in at]),
                         np.array([rows.get(line["step"], 0) for line in at], dtype=float),
                         np.array([_number(line.get("seconds")) for line in at], dtype=float),
                         np.array([line[name] for line in at], dtype=float),
                     )
-        return found
+        return curves
 
     def gaps(self) -> list[str]:
         """In a sentence for each training: the steps of which `metrics.jsonl` has no line."""
-        told = []
+        lines = []
         for row in self.result.table:
             stage, steps = stage_name(row.seed, row.method), row.extra.get("steps")
             if isinstance(steps, int) and steps and row.method != "none":  # which takes none
                 missing = reading.gaps(self.lines.get(stage, ()), steps)
                 if missing:
-                    told.append(f"metrics.jsonl has no line of {missing} of {stage}: its curves are without.")
-        return told
+                    lines.append(
+                        f"metrics.jsonl has no line of {missing} of {stage}: its curves are without."
+                    )
+        return lines
 
 
 def _is_number(value: object) -> bool:
@@ -312,7 +314,7 @@ def further(result: Result) -> pandas.DataFrame:
 
 def untouched(result: Result) -> list[str]:
     """A sentence for each method of which validation chose the weights that it started from, and why."""
-    told = []
+    lines = []
     for score in scores(result):
         rows = [row for row in score.rows if row.extra.get("steps") and row.extra.get("chosen step") == 0]
         if not rows:
@@ -322,8 +324,8 @@ def untouched(result: Result) -> list[str]:
         why = "no validation after the first was better"
         if rejected:
             why += f", and in {rejected:,} of them too many rows failed to choose weights by"
-        told.append(f"{score.method} has the weights that it started from{seeds}: {why}.")
-    return told
+        lines.append(f"{score.method} has the weights that it started from{seeds}: {why}.")
+    return lines
 
 
 def counts(result: Result) -> pandas.DataFrame:
@@ -370,18 +372,18 @@ def failures(result: Result) -> pandas.DataFrame:
         for row in score.rows:
             causes.update(row.ledger.get("causes") or {})
         first = [(row.seed, row.ledger.get("first_failure")) for row in score.rows]
-        told = [
+        counts = [
             f"seed {seed}: {sentence}" if len(first) > 1 else f"{sentence}"
             for seed, sentence in first
             if sentence
         ]
-        if causes or told:
+        if causes or counts:
             lines.append(
                 {
                     "method": score.method,
                     "causes": ", ".join(f"{cause} ({count:,})" for cause, count in causes.most_common())
                     or "-",
-                    "the first": told[0] if told else "-",
+                    "the first": counts[0] if counts else "-",
                 }
             )
     return pandas.DataFrame(lines)

@@ -18,18 +18,18 @@ def sentences(result: Result) -> list[str]:
     """What came out: the best method, its cost, what did harm, whether the box's gradient is needed."""
     every = scores(result)
     finite = {score.method: score for score in every if math.isfinite(score.mean)}
-    told: list[str] = []
+    lines: list[str] = []
     if finite:
-        told += [*_best(finite), *_harm(finite), *_needed(finite)]
+        lines += [*_best(finite), *_harm(finite), *_needed(finite)]
     elif every and every[0].metric:  # else none was applicable, which is said of each
-        told.append(f"No method has a finite {every[0].metric} with every seed.")
-    told += [f"{score.method} is not applicable. {score.refused}" for score in every if score.refused]
-    told += [*untouched(result), *_not_finite(every), *_failed(result, every)]
+        lines.append(f"No method has a finite {every[0].metric} with every seed.")
+    lines += [f"{score.method} is not applicable. {score.refused}" for score in every if score.refused]
+    lines += [*untouched(result), *_not_finite(every), *_failed(result, every)]
     if len(result.seeds) == 1 and len(finite) > 1:
-        told.append(
+        lines.append(
             "This is one seed: how much of a difference between methods is the seed's own is not known."
         )
-    return told
+    return lines
 
 
 def _best(finite: dict[str, Score]) -> list[str]:
@@ -41,22 +41,24 @@ def _best(finite: dict[str, Score]) -> list[str]:
     if start is not None and start in best:
         return [f"No method is better than {_named(start)}, which has {end}, {start}."]
     beside = f"; {_named(start)} has {start}" if start else ""
-    told = [f"{_all(best)} {'have' if best[1:] else 'has'} {end}, {best[0]}{beside}."]
+    lines = [f"{_all(best)} {'have' if best[1:] else 'has'} {end}, {best[0]}{beside}."]
     others = [score for score in ranked if score.method != FIRST_ORDER and score is not start]
     if FIRST_ORDER in finite and others:
         # who has a derivative would take it: the best of those that do without is what is looked for
         first, alike = finite[FIRST_ORDER], leading(others)
-        own, verb = alike[0], "are" if alike[1:] else "is"
-        rows = counted(round(own.box_rows), "row")
-        cost = f", with {rows} in training" if own.box_rows and not alike[1:] else ""
+        first_alike, verb = alike[0], "are" if alike[1:] else "is"
+        rows = counted(round(first_alike.box_rows), "row")
+        cost = f", with {rows} in training" if first_alike.box_rows and not alike[1:] else ""
         times = (
-            f", {own.box_rows / first.box_rows:.2g} times first order's" if cost and first.box_rows else ""
+            f", {first_alike.box_rows / first.box_rows:.2g} times first order's"
+            if cost and first.box_rows
+            else ""
         )
-        told.append(
+        lines.append(
             f"First order, with the box's derivative, has {first}; without it {_all(alike)} {verb} the best, "
-            f"{own}{cost}{times}."
+            f"{first_alike}{cost}{times}."
         )
-    return told
+    return lines
 
 
 def leading(finite: Sequence[Score]) -> list[Score]:
@@ -78,8 +80,8 @@ def _harm(finite: dict[str, Score]) -> list[str]:
     worse = [score for score in finite.values() if score.loss > start.loss]
     if not worse:
         return []
-    told = ", ".join(f"{score.method} ({score})" for score in worse)
-    return [f"Worse than {_named(start)} ({start}): {told}."]
+    listed = ", ".join(f"{score.method} ({score})" for score in worse)
+    return [f"Worse than {_named(start)} ({start}): {listed}."]
 
 
 def _named(start: Score) -> str:
@@ -128,10 +130,10 @@ def _not_finite(every: Sequence[Score]) -> list[str]:
         for score in every
         if not score.refused
     }
-    told = ", ".join(f"{method} (seed {', '.join(seeds)})" for method, seeds in lost.items() if seeds)
-    if not told:
+    listed = ", ".join(f"{method} (seed {', '.join(seeds)})" for method, seeds in lost.items() if seeds)
+    if not listed:
         return []
-    return [f"Not finite: the {every[0].metric} of {told}. No mean is given where one is not."]
+    return [f"Not finite: the {every[0].metric} of {listed}. No mean is given where one is not."]
 
 
 def _failed(result: Result, every: Sequence[Score]) -> list[str]:
@@ -147,5 +149,5 @@ def _failed(result: Result, every: Sequence[Score]) -> list[str]:
         f"{left_out:,} in the test, which the figures leave out": left_out,
         f"{counted(in_test, 'box row')} in the test": 0 if left_out else in_test,
     }
-    told = ", ".join(words for words, count in counts.items() if count)
-    return [f"Rows failed: {told}. The tables have them by method."] if told else []
+    listed = ", ".join(words for words, count in counts.items() if count)
+    return [f"Rows failed: {listed}. The tables have them by method."] if listed else []

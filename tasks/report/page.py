@@ -38,32 +38,32 @@ def write(run: Run, problem: Reported | None = None) -> Path:
         RunFolderError: The run is not finished.
         ProblemError: The problem's `report` or `pictures` failed; the rest of the page is written.
     """
-    found, path = Findings(run, Result.read(run.path)), run.path / NAME
+    facts, path = Findings(run, Result.read(run.path)), run.path / NAME
     if problem is None and not run.script and path.is_file():
         return path
-    table = findings.for_papers(found.result)
+    table = findings.for_papers(facts.result)
     atomic.write_bytes(run.path / "table.md", findings.markdown(table).encode())
     atomic.write_bytes(run.path / "table.tex", findings.latex(table).encode())
-    own: list[Block] = []
+    blocks: list[Block] = []
     about, defaults, failed = "", {}, None
     if problem is None and run.problem:
-        own.append(Paragraph("The problem's own part is not here: the report was made without its code."))
+        blocks.append(Paragraph("The problem's own part is not here: the report was made without its code."))
     elif problem is not None:
         try:
             about, defaults = problem.about(), _defaults(problem.config)
-            own += _blocks(problem.report(found))
+            blocks += _blocks(problem.report(facts))
         except Exception as error:  # the user's code; a long run has its table and curves all the same
             failed, reason = error, f"{type(error).__name__}: {error}"
-            own.append(Paragraph(f"The problem's own part could not be made ({reason})."))
-    result = found.result
+            blocks.append(Paragraph(f"The problem's own part could not be made ({reason})."))
+    result = facts.result
     html_report.write(
         path,
         title=result.task.replace("-", " ").capitalize(),
         lead=[*([about] if about else []), *lead.sentences(result)],
         blocks=[
             *_tables(result, f", queries {problem.queries}" if problem is not None else ""),
-            *_training(found),
-            *own,
+            *_training(facts),
+            *blocks,
             *_ledger(result),
             *_settings(run, defaults),
             *_machine(run, result),
@@ -81,14 +81,14 @@ def write(run: Run, problem: Reported | None = None) -> Path:
     return path
 
 
-def _blocks(own: Any) -> list[Block]:
+def _blocks(blocks: Any) -> list[Block]:
     """What a problem's `report` gave; `ProblemError` where it is no list of blocks, each of them text."""
-    if isinstance(own, str) or not all(isinstance(block, Block) for block in own):
+    if isinstance(blocks, str) or not all(isinstance(block, Block) for block in blocks):
         raise ProblemError(
             "report: expected a list of blocks of tasks.report.html_report, such as [Heading('Mine')], got "
-            f"{own if isinstance(own, str) else list(own)!r:.80}."
+            f"{blocks if isinstance(blocks, str) else list(blocks)!r:.80}."
         )
-    return list(own)
+    return list(blocks)
 
 
 def _tables(result: Result, queries: str) -> list[Block]:
@@ -97,17 +97,17 @@ def _tables(result: Result, queries: str) -> list[Block]:
     best = lead.leading(finite) if len(finite) > 1 else []
     start = next((score.rows[0].extra for score in every if score.method == lead.START), {})
     untrained = start.get("steps") == 0 and start.get("weights")  # a problem's own "none" may be no network
-    told = " none: the network with its first weights, untrained." if untrained else ""
+    note = " none: the network with its first weights, untrained." if untrained else ""
     several = len(result.seeds) > 1
     if any(score.left_out for score in every):
-        told = f" Rows left out failed, of all seeds together; the {every[0].metric} is without them.{told}"
+        note = f" Rows left out failed, of all seeds together; the {every[0].metric} is without them.{note}"
     seeds = f"mean ± standard deviation of {len(result.seeds)} seeds" if several else "one seed"
     blocks: list[Block] = [
         Table(
             findings.shown(result),
             caption=f"What came out, {seeds}. Rows are those that the black boxes ran in optimiser steps "
             f"(without a box, the rows of data that the objective was evaluated on){queries}; the time is "
-            f"that of the steps.{told}",
+            f"that of the steps.{note}",
             emphasised=[every.index(score) for score in best],
         )
     ]
@@ -124,22 +124,22 @@ def _characters(frame: pandas.DataFrame) -> int:
     return sum(2 + max(map(len, [*str(name).split(), *frame[name]])) for name in frame)
 
 
-def _training(found: Findings) -> list[Block]:
+def _training(facts: Findings) -> list[Block]:
     """Validation over rows and time, the loss of methods without it, and how tangents did."""
-    several = len(found.seeds) > 1
+    several = len(facts.seeds) > 1
     seeds = " Faint: each seed; bold: their mean." if several else ""
-    units = found.result.table[0].units
+    units = facts.result.table[0].units
     blocks: list[Block] = []
     validated = {
         method: curves
-        for method, curves in found.curves("validation").items()
+        for method, curves in facts.curves("validation").items()
         if any((curve.values == curve.values).any() for curve in curves.values())
     }
     if validated:
-        start = _start(found, validated)
+        start = _start(facts, validated)
         blocks.append(
             _drawn(
-                found,
+                facts,
                 pictures.training(
                     validated,
                     # without a unit of its own it is a loss, in what the objective is in
@@ -154,16 +154,16 @@ def _training(found: Findings) -> list[Block]:
                 + seeds,
             )
         )
-    missed = [method for method in found.curves("validation") if method not in validated]
+    missed = [method for method in facts.curves("validation") if method not in validated]
     losses = {
         method: {seed: curve.smooth() for seed, curve in curves.items()}
-        for method, curves in found.curves("loss").items()
+        for method, curves in facts.curves("loss").items()
         if method not in validated
     }
     if losses:
         blocks.append(
             _drawn(
-                found,
+                facts,
                 pictures.training(losses, y=findings.labelled("training loss", units)),
                 "loss",
                 alt="Training loss against rows and against time, by method",
@@ -174,22 +174,22 @@ def _training(found: Findings) -> list[Block]:
                 + f".{seeds}",
             )
         )
-    blocks = [*map(Paragraph, found.gaps()), *blocks, *_tangents(found)]
+    blocks = [*map(Paragraph, facts.gaps()), *blocks, *_tangents(facts)]
     return [Heading("Training"), *blocks] if blocks else []
 
 
-def _tangents(found: Findings) -> list[Block]:
+def _tangents(facts: Findings) -> list[Block]:
     """The trust of tangents, and how often recorded answers were replayed."""
     blocks: list[Block] = []
-    trust = found.curves("gradient_tangent_error")
+    trust = facts.curves("gradient_tangent_error")
     if trust:
         distrusted, checked = (
-            found.curves(f"gradient_tangent_{name}") for name in ("distrusted", "agreement")
+            facts.curves(f"gradient_tangent_{name}") for name in ("distrusted", "agreement")
         )
         lost = any((curve.values > 0).any() for curves in distrusted.values() for curve in curves.values())
         blocks.append(
             _drawn(
-                found,
+                facts,
                 pictures.trust(trust, checked, distrusted),
                 "trust",
                 alt="Errors of the learned tangents' predictions, and checks of their gradients, by method",
@@ -207,12 +207,12 @@ def _tangents(found: Findings) -> list[Block]:
                 + (" Below: steps without trust in them; the terminal said why." if lost else ""),
             )
         )
-    replays = found.curves("gradient_tangent_replays")
+    replays = facts.curves("gradient_tangent_replays")
     if replays:
         blocks.append(
             _drawn(
-                found,
-                pictures.replays(replays, found.curves("gradient_tangent_windows")),
+                facts,
+                pictures.replays(replays, facts.curves("gradient_tangent_windows")),
                 "replays",
                 alt="Replays after each step, and the steps whose answers they take, by method",
                 caption="Steps on recorded answers, in which no box runs. Left: how many may follow a step "
@@ -222,12 +222,12 @@ def _tangents(found: Findings) -> list[Block]:
     return blocks
 
 
-def _start(found: Findings, validated: Mapping[str, Mapping[int, findings.Curve]]) -> dict[str, float]:
+def _start(facts: Findings, validated: Mapping[str, Mapping[int, findings.Curve]]) -> dict[str, float]:
     """The validation of the untrained start, as methods tell it before their first step, if they agree."""
-    if lead.START not in found.methods or lead.START in validated:
+    if lead.START not in facts.methods or lead.START in validated:
         return {}
     means = []
-    for seed in found.seeds:
+    for seed in facts.seeds:
         firsts = {
             float(curves[seed].values[0])
             for curves in validated.values()
@@ -240,8 +240,8 @@ def _start(found: Findings, validated: Mapping[str, Mapping[int, findings.Curve]
     return {lead.START: mean} if math.isfinite(mean) else {}
 
 
-def _drawn(found: Findings, made: Any, name: str, *, alt: str, caption: str) -> Block:
-    return Figure(pictures.save(made, found.run.path / f"{name}.png"), alt=alt, caption=caption)
+def _drawn(facts: Findings, made: Any, name: str, *, alt: str, caption: str) -> Block:
+    return Figure(pictures.save(made, facts.run.path / f"{name}.png"), alt=alt, caption=caption)
 
 
 def _ledger(result: Result) -> list[Block]:
@@ -259,15 +259,15 @@ def _ledger(result: Result) -> list[Block]:
     ]
     if result.calls:
         judged = any("rows of test" in row.extra for row in result.table)  # by a loop of one's own it is not
-        told = (
+        text = (
             f"With validation{', test and timing,' if judged else ''} and with what was run again after a "
             f"kill, they ran {calls.told(result.calls)} {'row' if result.calls['rows'] == 1 else 'rows'}."
         )
         if not result.calls["exact"]:
-            told += " A process was killed, or broke off, while others ran rows for it, which are not known."
+            text += " A process was killed, or broke off, while others ran rows for it, which are not known."
         elif result.calls["rows"] < sum(int(row.ledger.get("rows_run") or 0) for row in result.table):
-            told += " The table has more: rows whose answers were in a file, or that several methods share."
-        blocks.append(Paragraph(told))
+            text += " The table has more: rows whose answers were in a file, or that several methods share."
+        blocks.append(Paragraph(text))
     causes = findings.failures(result)
     if causes.empty:
         return [*blocks, Paragraph("No row failed in training.")]
@@ -277,10 +277,10 @@ def _ledger(result: Result) -> list[Block]:
     ]
 
 
-def _settings(run: Run, own: Mapping[str, Any]) -> list[Block]:
+def _settings(run: Run, problem_settings: Mapping[str, Any]) -> list[Block]:
     common = to_dict(Config())
     # a loop of one's own has settings of its own, which may have the same names
-    defaults = {**(common if common.keys() <= run.config.keys() else {}), **own}
+    defaults = {**(common if common.keys() <= run.config.keys() else {}), **problem_settings}
     changed = [
         (name, in_words(value), in_words(defaults[name]))
         for name, value in run.config.items()

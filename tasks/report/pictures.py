@@ -98,13 +98,13 @@ def colour(method: str) -> str:
 
 def looks(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Colour and mark of methods that share a figure; those outside the table get other ones."""
-    found: dict[str, tuple[str, str]] = {}
+    looks_of: dict[str, tuple[str, str]] = {}
     # of six colours and seven marks each pair comes once in 42
     others = (pair for pair in zip(cycle(_OTHERS), cycle(_OTHER_MARKS)) if pair not in LOOKS.values())
     for method in methods:
         look = LOOKS.get(family(method))
-        found[method] = next(others) if look is None or look in found.values() else look
-    return found
+        looks_of[method] = next(others) if look is None or look in looks_of.values() else look
+    return looks_of
 
 
 def figure(
@@ -123,8 +123,8 @@ def figure(
     made = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(made)
     axes = made.subplots(rows, columns, squeeze=False, **grid)
-    for each in axes.flat:
-        style(each)
+    for panel in axes.flat:
+        style(panel)
     return made, axes
 
 
@@ -212,23 +212,27 @@ def panels(
             coloured.append(drawn)
     for side_by_side in curves.values():
         _share_heights(side_by_side)
-    contours = {tuple(each.levels) for each in coloured if isinstance(each, ContourSet)}
+    contours = {tuple(drawing.levels) for drawing in coloured if isinstance(drawing, ContourSet)}
     if len(contours) > 1:  # each would have colours of its own, and the bar those of the first
         raise ProblemError(
             f"panels: expected contours of the same levels in every panel, got {len(contours)} sets of them. "
             "Give axes.contour or axes.contourf the levels: levels=[...]."
         )
-    free = [each for each in coloured if not isinstance(each, ContourSet)]  # whose levels are a scale
-    finite = [found[np.isfinite(found)] for found in (np.ma.getdata(each.get_array()) for each in free)]
-    if any(len(found) for found in finite):
+    free = [
+        drawing for drawing in coloured if not isinstance(drawing, ContourSet)
+    ]  # whose levels are a scale
+    finite = [
+        numbers[np.isfinite(numbers)] for numbers in (np.ma.getdata(drawing.get_array()) for drawing in free)
+    ]
+    if any(len(numbers) for numbers in finite):
         values = np.concatenate(finite)
         low, high = values.min(), values.max()
         if len(fields_drawn) == len(free) and min(high, -low) > OVERSHOOT * max(high, -low):
             low, high = -max(high, -low), max(high, -low)
-            for each in free:
-                each.set_cmap("RdBu_r")
-        for each in free:
-            each.set_clim(low, high)
+            for drawing in free:
+                drawing.set_cmap("RdBu_r")
+        for drawing in free:
+            drawing.set_clim(low, high)
     if coloured:
         made.colorbar(coloured[0], ax=places, label=colours)
     return made
@@ -259,18 +263,18 @@ def save(made: Figure, path: Path, dots_per_inch: int = 160) -> Path:
 
 
 def training(
-    found: Mapping[str, Mapping[int, Curve]], *, y: str, levels: Mapping[str, float] | None = None
+    curves: Mapping[str, Mapping[int, Curve]], *, y: str, levels: Mapping[str, float] | None = None
 ) -> Figure:
     """A figure over training, against rows and against time: a faint line for each seed, and their mean.
 
     Args:
-        found: Curves by method and seed.
+        curves: Curves by method and seed.
         y: What the vertical axes show.
         levels: Values of methods without steps, as lines across.
     """
     levels = levels or {}
-    style_of = looks([*levels, *found])
-    every = [curve for seeds in found.values() for curve in seeds.values()]
+    style_of = looks([*levels, *curves])
+    every = [curve for seeds in curves.values() for curve in seeds.values()]
     counted = any(curve.rows.any() for curve in every)
     longest = max((np.nanmax(curve.seconds, initial=0.0) for curve in every), default=0.0)
     unit, second = _unit_of_time(float(longest))
@@ -283,7 +287,7 @@ def training(
             place.axhline(
                 level, label=method, color=style_of[method][0], linewidth=1.4, linestyle=(0, (5, 3))
             )
-        for method, seeds in found.items():
+        for method, seeds in curves.items():
             colour_of, mark = style_of[method]
             drawn = [(getattr(curve, across) / scale, curve.values) for curve in seeds.values()]
             if len(drawn) > 1:
@@ -383,8 +387,8 @@ def replays(counts: Mapping[str, Mapping[int, Curve]], windows: Mapping[str, Map
     """
     style_of = looks(counts)
     made, axes = figure(8.0, 2.4, columns=2, sharex=True)
-    for place, found in zip(axes[0], (counts, windows), strict=True):
-        for method, seeds in found.items():
+    for place, curves in zip(axes[0], (counts, windows), strict=True):
+        for method, seeds in curves.items():
             for number, curve in enumerate(seeds.values()):
                 name = {"label": method} if number == 0 else {}
                 points = curve.steps, curve.values
@@ -407,18 +411,18 @@ def compared(runs: Mapping[str, Mapping[str, Mapping[int, Curve]]], *, y: str) -
         runs: Curves by run, method and seed.
         y: What the vertical axis shows.
     """
-    methods = dict.fromkeys(method for found in runs.values() for method in found)
+    methods = dict.fromkeys(method for of_run in runs.values() for method in of_run)
     style_of = looks(methods)
-    every = [curve for found in runs.values() for seeds in found.values() for curve in seeds.values()]
+    every = [curve for of_run in runs.values() for seeds in of_run.values() for curve in seeds.values()]
     across = "rows" if any(curve.rows.any() for curve in every) else "steps"
     made, axes = figure(8.0, 4.0)
     place = axes[0, 0]
     log = _cost_axis(place, every, across)
-    for number, (run, found) in enumerate(runs.items()):
+    for number, (run, of_run) in enumerate(runs.items()):
         look = _look_of_run(number)
         mark = "o" if "markerfacecolor" in look else ""
         place.plot([], [], color=_INK, marker=mark, label=run, **look)
-        for method, seeds in found.items():
+        for method, seeds in of_run.items():
             points = _mean([curve.smooth() for curve in seeds.values()], across)
             colour_of, mark = style_of[method]
             drawn = _line(place, points, log, color=colour_of, marker=mark, **look)

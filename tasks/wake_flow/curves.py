@@ -15,30 +15,31 @@ from tasks.wake_flow.evaluation import REFERENCE, Tracks, held_out, methods
 
 ACROSS = 4  # entries of a legend in a line
 
-Found = Mapping[int, Tracks]  # by seed
+BySeed = Mapping[int, Tracks]  # by seed
 
 
-def by_reynolds(found: Found, method: str) -> tuple[np.ndarray, np.ndarray]:
+def by_reynolds(by_seed: BySeed, method: str) -> tuple[np.ndarray, np.ndarray]:
     """Mean error at each test Reynolds number: `(reynolds,)` in rising order and `(seeds, reynolds)`."""
-    reynolds = next(iter(found.values()))[REFERENCE]["reynolds"]
+    reynolds = next(iter(by_seed.values()))[REFERENCE]["reynolds"]
     numbers = np.unique(reynolds)
     means = [
-        [each[method]["error"][reynolds == number].mean() for number in numbers] for each in found.values()
+        [of_seed[method]["error"][reynolds == number].mean() for number in numbers]
+        for of_seed in by_seed.values()
     ]
     return numbers, np.array(means)
 
 
-def errors(found: Found, config: Config, path: Path) -> Path:
+def errors(by_seed: BySeed, config: Config, path: Path) -> Path:
     """Error over time, of the held-out rollouts, and at each Reynolds number, with what seeds span."""
     made, axes = pictures.figure(6.4, 6.6, rows=2)
     over_time, over_reynolds = axes[:, 0]
     times = np.arange(1, config.horizon + 1) * config.dt / DIAMETER
-    first = next(iter(found.values()))
+    first = next(iter(by_seed.values()))
     rows, numbers = held_out(first[REFERENCE]["extrapolated"]), np.unique(first[REFERENCE]["reynolds"])
     for method, look in pictures.looks(methods(first)).items():
-        seeds = np.array([each[method]["error"][rows].mean(axis=0) for each in found.values()])
+        seeds = np.array([of_seed[method]["error"][rows].mean(axis=0) for of_seed in by_seed.values()])
         draw(over_time, times, seeds, method, look)
-        draw(over_reynolds, *by_reynolds(found, method), method, look)
+        draw(over_reynolds, *by_reynolds(by_seed, method), method, look)
     over_time.axvline(config.unroll * config.dt / DIAMETER, color="#999999", linestyle=":", linewidth=1)
     over_time.set(xlabel="time (D / U)", ylabel="MAE of velocity (U)", ylim=(0, None))
     pictures.legend_above(over_time, ACROSS)

@@ -160,29 +160,29 @@ def rms(values: np.ndarray) -> float:
     return float(np.sqrt(np.square(values).mean()))
 
 
-def figures(found: Arrays) -> dict[str, float | int | None]:
+def figures(arrays: Arrays) -> dict[str, float | int | None]:
     """A method's figures for `result.json`; None where a rollout that they need was lost."""
-    beyond = found["extrapolated"]
+    beyond = arrays["extrapolated"]
     rows = held_out(beyond)
-    errors = found["error"][rows]
+    errors = arrays["error"][rows]
     finite = np.isfinite(errors).all(axis=1)
-    drag_error = np.abs(found["drag"] - found[f"{REFERENCE} drag"]).mean(axis=1)
+    drag_error = np.abs(arrays["drag"] - arrays[f"{REFERENCE} drag"]).mean(axis=1)
     values = {
         "MAE": errors.mean(),
         "MAE at the last step": errors[finite, -1].mean() if finite.any() else np.nan,
-        "MAE in the wake": found["wake_error"][rows].mean(),
-        "mean divergence": found["divergence_mean"][rows].mean(),
-        "largest divergence": found["divergence_max"][rows].max(),
-        "kinetic energy": found["energy"][rows].mean(),
-        "stable steps": diagnostics.stability(errors, found[f"{SOLVER} error"][rows]).mean(),
-        "mean drag coefficient": found["drag"][rows].mean(),
-        "rms lift coefficient": rms(found["lift"][rows]),
+        "MAE in the wake": arrays["wake_error"][rows].mean(),
+        "mean divergence": arrays["divergence_mean"][rows].mean(),
+        "largest divergence": arrays["divergence_max"][rows].max(),
+        "kinetic energy": arrays["energy"][rows].mean(),
+        "stable steps": diagnostics.stability(errors, arrays[f"{SOLVER} error"][rows]).mean(),
+        "mean drag coefficient": arrays["drag"][rows].mean(),
+        "rms lift coefficient": rms(arrays["lift"][rows]),
         "error of the drag coefficient": drag_error[rows].mean(),
     }
     if beyond.any() and not beyond.all():
-        values["MAE extrapolated"] = found["error"][beyond].mean()
-    told = {name: float(value) if np.isfinite(value) else None for name, value in values.items()}
-    return {**told, "rollouts": len(errors), "rollouts that blew up": int((~finite).sum())}
+        values["MAE extrapolated"] = arrays["error"][beyond].mean()
+    plain = {name: float(value) if np.isfinite(value) else None for name, value in values.items()}
+    return {**plain, "rollouts": len(errors), "rollouts that blew up": int((~finite).sum())}
 
 
 def tracks(fields: Mapping[str, Arrays]) -> Tracks:
@@ -195,39 +195,39 @@ def tracks(fields: Mapping[str, Arrays]) -> Tracks:
     return {prefix: track for prefix, track in beside.items() if prefix not in fields} | dict(fields)
 
 
-def methods(found: Tracks) -> list[str]:
+def methods(tracks: Tracks) -> list[str]:
     """Of all tracks but the reference's."""
-    return [name for name in found if name != REFERENCE]
+    return [name for name in tracks if name != REFERENCE]
 
 
-def lost(found: Tracks) -> list[tuple[str, float, int, int]]:
+def lost(tracks: Tracks) -> list[tuple[str, float, int, int]]:
     """Every rollout that blew up, extrapolated ones too: method, Reynolds number, row, step from 1."""
     places = []
-    for method in methods(found):
-        gone = np.isnan(found[method]["error"])
+    for method in methods(tracks):
+        gone = np.isnan(tracks[method]["error"])
         for row in np.flatnonzero(gone.any(axis=1)):
-            reynolds = float(found[method]["reynolds"][row])
+            reynolds = float(tracks[method]["reynolds"][row])
             places.append((method, reynolds, int(row), int(gone[row].argmax()) + 1))
     return places
 
 
-def shown_reynolds(found: Tracks) -> float:
+def shown_reynolds(tracks: Tracks) -> float:
     """Of the flow that is shown in motion."""
-    numbers = found[REFERENCE]
+    numbers = tracks[REFERENCE]
     return float(numbers["reynolds"][shown_row(numbers["extrapolated"])])
 
 
-def write(found: Tracks, dt: float, path: Path) -> None:
+def write(tracks: Tracks, dt: float, path: Path) -> None:
     """Keep a seed's tracks for other tools: `/tracks/<method>/<series>`, the common arrays beside them.
 
     Attributes of the file are `methods` (HDF5 lists groups by the alphabet), `dt` and `shown_reynolds`.
     """
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
-        for method, track in found.items():
+        for method, track in tracks.items():
             for name in TRACK:
                 file.create_dataset(f"tracks/{method}/{name}", data=track[name], compression="gzip")
         for name in NUMBERS:
-            file[name] = found[REFERENCE][name]
-        file.attrs.update(methods=list(found), dt=dt, shown_reynolds=shown_reynolds(found))
+            file[name] = tracks[REFERENCE][name]
+        file.attrs.update(methods=list(tracks), dt=dt, shown_reynolds=shown_reynolds(tracks))
     atomic.write_bytes(path, buffer.getvalue())

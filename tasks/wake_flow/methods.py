@@ -66,11 +66,11 @@ def _on_pairs(setup: Setup, pairs: Pairs, batch: Callable[[int], Batch]) -> Trai
     problem, network = _problem(setup), first_weights(setup)
     objective = problem.loss_through(lambda velocity, reynolds: velocity)
     steps = setup.config.steps_of(setup.name)
-    own = replace(setup, network=network, steps=steps, batch=batch, objective=objective)
+    on_pairs = replace(setup, network=network, steps=steps, batch=batch, objective=objective)
     gradient = AutogradGradient(network, objective, {})
-    found = own.descend(gradient, figures=lambda: {"rows": pairs.rows})
-    found.outcome.ledger.add(Ledger(rows_asked=pairs.rows, rows_run=pairs.rows, rows_failed=pairs.failed))
-    return found
+    trained = on_pairs.descend(gradient, figures=lambda: {"rows": pairs.rows})
+    trained.outcome.ledger.add(Ledger(rows_asked=pairs.rows, rows_run=pairs.rows, rows_failed=pairs.failed))
+    return trained
 
 
 def in_loop(setup: Setup) -> Trained:
@@ -81,7 +81,7 @@ def in_loop(setup: Setup) -> Trained:
     if config.start == "NON":
         before = method_name("NON", family_of(setup.name)[1])
         network = cast(Corrector, copy.deepcopy(setup.trained[before].network))
-    own = replace(
+    started = replace(
         setup,
         network=network,
         steps=steps_in_loop(problem, setup.name),
@@ -90,7 +90,7 @@ def in_loop(setup: Setup) -> Trained:
     )
     problem = copy.copy(problem)
     problem.config = _spent(config, setup.name)
-    return _shared(setup.name, config).train(replace(own, problem=problem))
+    return _shared(setup.name, config).train(replace(started, problem=problem))
 
 
 def _spent(config: Config, method: str) -> Config:
@@ -161,13 +161,13 @@ def _cost_in_loop(problem: Any, steps: int, method: str) -> Cost:
 def _cost_of_steps(problem: Any, steps: int, method: str) -> Cost:
     """With the network and the windows of the method, in evaluations of the settings' batch."""
     config: Config = problem.config
-    own, cost, (batch, _) = copy.copy(problem), _shared(method, config).cost, config.pace_of(method)
-    own.config = replace(_spent(config, method), batch=batch)
-    own.network = partial(problem.corrector, large=family_of(method)[1])
+    as_trained, cost, (batch, _) = copy.copy(problem), _shared(method, config).cost, config.pace_of(method)
+    as_trained.config = replace(_spent(config, method), batch=batch)
+    as_trained.network = partial(problem.corrector, large=family_of(method)[1])
     assert cost is not None
-    found, share = cost(own, steps), batch / config.batch
-    most = None if found.most is None else share * found.most
-    return replace(found, evaluations=share * found.evaluations, most=most)
+    of_shared, share = cost(as_trained, steps), batch / config.batch
+    most = None if of_shared.most is None else share * of_shared.most
+    return replace(of_shared, evaluations=share * of_shared.evaluations, most=most)
 
 
 def _methods() -> dict[str, Method]:
@@ -181,15 +181,15 @@ def _methods() -> dict[str, Method]:
         "identity": "In the loop, with one for the solver's derivative.",
         "TAN-SOL": "In the loop, with a model of the solver that is fitted to its values.",
     }
-    found = {"SRC": Method("The solver alone.", src, lambda problem, steps: Cost())}
+    made = {"SRC": Method("The solver alone.", src, lambda problem, steps: Cost())}
     for large in (False, True):
         size = " The large network." if large else ""
         for family, about in families.items():
             name, looped = method_name(family, large), family in IN_LOOP
             train = in_loop if looped else non if family == "NON" else pre
             cost = partial(_cost_in_loop if looped else _cost_of_pairs, method=name)
-            found[name] = Method(about + size, train, cost)
-    return found
+            made[name] = Method(about + size, train, cost)
+    return made
 
 
 METHODS = _methods()

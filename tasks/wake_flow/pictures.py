@@ -52,11 +52,11 @@ def turned(field: np.ndarray) -> np.ndarray:
 
 def shown(methods: Iterable[str]) -> list[str]:
     """Methods of a picture of wakes, not to make it too long: of each family with the larger network."""
-    known, found = list(methods), list[str]()
+    known, chosen = list(methods), list[str]()
     for family in SHOWN:
-        own = [method for method in known if family_of(method)[0] == family]
-        found += [method for method in own if family_of(method)[1]] or own
-    return found
+        of_family = [method for method in known if family_of(method)[0] == family]
+        chosen += [method for method in of_family if family_of(method)[1]] or of_family
+    return chosen
 
 
 def label(method: str, between: str = ", ") -> str:
@@ -66,12 +66,12 @@ def label(method: str, between: str = ", ") -> str:
 
 
 def shown_vorticity(
-    found: Tracks, config: Config, chosen: Sequence[str]
+    tracks: Tracks, config: Config, chosen: Sequence[str]
 ) -> tuple[dict[str, np.ndarray], float]:
     """Vorticity `(times, height - 1, width - 1)` in U / D of the reference and of methods, and its scale."""
     cell = LENGTHS[0] / config.width
-    names = (REFERENCE, *(method for method in chosen if method in found))
-    fields = {name: vorticity(found[name]["moving"], cell) * DIAMETER for name in names}
+    names = (REFERENCE, *(method for method in chosen if method in tracks))
+    fields = {name: vorticity(tracks[name]["moving"], cell) * DIAMETER for name in names}
     return fields, float(np.quantile(np.abs(fields[REFERENCE]), 0.995))
 
 
@@ -100,11 +100,11 @@ def _finish(axes: Axes, field: np.ndarray) -> None:
         axes.text(LENGTH / 2, WIDTH / 2, "blew up", ha="center", va="center", color="#333333")
 
 
-def wakes(found: Tracks, config: Config, path: Path, chosen: Sequence[str]) -> Path:
+def wakes(tracks: Tracks, config: Config, path: Path, chosen: Sequence[str]) -> Path:
     """Vorticity of the reference and of each method (rows) at several times (columns)."""
-    drawn, limit = shown_vorticity(found, config, chosen)
+    drawn, limit = shown_vorticity(tracks, config, chosen)
     colours = _colours(drawn)
-    times = found[REFERENCE]["times"]
+    times = tracks[REFERENCE]["times"]
     last = len(times) - 1
     columns = [round(last * (k + 1) / COLUMNS) for k in range(COLUMNS)]
     made, axes = pictures.figure(7.2, 1.22 * len(drawn) + 0.6, rows=len(drawn), columns=COLUMNS)
@@ -122,11 +122,12 @@ def wakes(found: Tracks, config: Config, path: Path, chosen: Sequence[str]) -> P
     return pictures.save(made, path)
 
 
-def error_maps(found: Mapping[int, Tracks], path: Path) -> Path:
+def error_maps(tracks: Mapping[int, Tracks], path: Path) -> Path:
     """Mean absolute error in space by method, the mean over seeds."""
-    seeds = list(found.values())
+    seeds = list(tracks.values())
     maps = {
-        m: {"error": np.mean([each[m]["error_map"] for each in seeds], axis=0)} for m in methods(seeds[0])
+        m: {"error": np.mean([of_seed[m]["error_map"] for of_seed in seeds], axis=0)}
+        for m in methods(seeds[0])
     }
 
     def draw(axes: Axes, arrays: Mapping[str, np.ndarray]) -> AxesImage:
@@ -140,9 +141,9 @@ def error_maps(found: Mapping[int, Tracks], path: Path) -> Path:
     return pictures.save(made, path)
 
 
-def animated(found: Tracks, config: Config, path: Path) -> Path:
+def animated(tracks: Tracks, config: Config, path: Path) -> Path:
     """Vorticity of the reference and of each method, one panel each, over the whole horizon."""
-    images = _images(found, config)
+    images = _images(tracks, config)
     options: dict[str, Any] = {"save_all": True, "append_images": images[1:], "duration": MILLISECONDS}
     atomic.write(
         path, lambda stream: images[0].save(stream, "WEBP", loop=0, quality=QUALITY, method=3, **options)
@@ -150,9 +151,9 @@ def animated(found: Tracks, config: Config, path: Path) -> Path:
     return path
 
 
-def _images(found: Tracks, config: Config) -> list[Image.Image]:
+def _images(tracks: Tracks, config: Config) -> list[Image.Image]:
     """A picture for each time, in one layout."""
-    drawn, limit = shown_vorticity(found, config, shown(found))
+    drawn, limit = shown_vorticity(tracks, config, shown(tracks))
     colours, rows = _colours(drawn), -(-len(drawn) // 2)
     made, axes = pictures.figure(6.4, 1.82 * rows + 0.4, rows=rows, columns=2)
     made.set_dpi(100)
@@ -168,7 +169,7 @@ def _images(found: Tracks, config: Config) -> list[Image.Image]:
     canvas.draw()  # it lays out, with the clock's line in place
     made.set_layout_engine("none")
     frames = []
-    for index, step in enumerate(found[REFERENCE]["times"]):
+    for index, step in enumerate(tracks[REFERENCE]["times"]):
         for name, image in images.items():
             image.set_data(turned(drawn[name][index]))
         clock.set_text(f"{step * config.dt / DIAMETER:.1f} D / U")

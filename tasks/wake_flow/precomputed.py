@@ -62,9 +62,9 @@ class Fit:
         target, stepped, before = (field.reshape(rows, -1).T for field in (target, stepped, before))
         right = (target - self.gram @ stepped + 2 * self.beta * before)[self.free]
         constrained = np.concatenate([right, np.zeros((self._constraints, rows))])
-        found = self._solve(constrained)[: len(self.free)]
+        solution = self._solve(constrained)[: len(self.free)]
         correction = np.zeros((rows, int(np.prod(self.shape))))
-        correction[:, self.free] = found.T
+        correction[:, self.free] = solution.T
         return correction.reshape(rows, *self.shape)
 
 

@@ -128,8 +128,8 @@ class WakeFlow(Problem):
 
     def evaluate(self, network: nn.Module) -> Mapping[str, Any]:
         """The error of rollouts on test flows, the flow's own figures, and all that was measured."""
-        found = self.yardstick.measured(network, self.box)
-        return {**evaluation.figures(found), **found}
+        measured = self.yardstick.measured(network, self.box)
+        return {**evaluation.figures(measured), **measured}
 
     @cached_property
     def yardstick(self) -> evaluation.Yardstick:
@@ -164,17 +164,17 @@ class WakeFlow(Problem):
             pictures.wakes(evaluation.tracks(fields), config, path, list(trained))
             self.progress.say(f"First picture, of {', '.join(trained)}: {path}")
         if config.trajectories and last:
-            networks = {name: each.network for name, each in trained.items()}
+            networks = {name: of_method.network for name, of_method in trained.items()}
             path = run.path / f"trajectories-seed-{seed}.h5"
             trajectories.write(path, config, self.flows, self.solver, networks)
 
-    def report(self, found: Findings) -> Sequence[Block]:
+    def report(self, findings: Findings) -> Sequence[Block]:
         """What came out in words, the wakes, the errors and the flow itself, of seeds with an evaluation."""
         from tasks.wake_flow import report
 
-        tracks = {seed: evaluation.tracks(fields) for seed, fields in found.fields.items() if fields}
+        tracks = {seed: evaluation.tracks(fields) for seed, fields in findings.fields.items() if fields}
         if not tracks:
             return ()
-        for seed, each in tracks.items():
-            evaluation.write(each, self.config.dt, found.run.path / f"evaluation-seed-{seed}.h5")
-        return report.blocks(found.run, found.result, self.config, tracks)
+        for seed, of_seed in tracks.items():
+            evaluation.write(of_seed, self.config.dt, findings.run.path / f"evaluation-seed-{seed}.h5")
+        return report.blocks(findings.run, findings.result, self.config, tracks)

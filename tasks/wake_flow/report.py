@@ -15,7 +15,7 @@ from tasks.report.findings import scores, with_spread
 from tasks.report.html_report import Block, Figure, Heading, Paragraph, Table
 from tasks.wake_flow import curves, pictures
 from tasks.wake_flow.config import Config, family_of, without_budget
-from tasks.wake_flow.curves import Found, by_reynolds
+from tasks.wake_flow.curves import BySeed, by_reynolds
 from tasks.wake_flow.diagnostics import LIMIT, WAKE
 from tasks.wake_flow.evaluation import (
     REFERENCE,
@@ -31,21 +31,21 @@ from tasks.wake_flow.evaluation import (
 from tasks.wake_flow.methods import METHODS
 
 
-def blocks(run: Run, result: Result, config: Config, found: Found) -> Sequence[Block]:
+def blocks(run: Run, result: Result, config: Config, by_seed: BySeed) -> Sequence[Block]:
     """Draw the pictures of a finished run into its folder, and set them beside the tables.
 
     Args:
         run: Its folder.
         result: Of the run.
         config: Of the run.
-        found: What was measured, by seed; at least one.
+        by_seed: What was measured, by seed; at least one.
     """
-    first = next(iter(found.values()))
+    first = next(iter(by_seed.values()))
     return (
         *map(Paragraph, sentences(result, config)),
         Paragraph(_how_it_was_measured(config, first[REFERENCE])),
         *_wake(run, config, first),
-        *_errors(run, config, found),
+        *_errors(run, config, by_seed),
         *_physics(first),
     )
 
@@ -57,7 +57,7 @@ def sentences(result: Result, config: Config) -> list[str]:
     for method in means:
         about = known[without_budget(method)].about.removesuffix(" The large network.")
         families.setdefault(family_of(method)[0], about)
-    told = [
+    lines = [
         f"A network corrects a {config.width} x {2 * config.width} solver after every step. "
         + " ".join(f"{family}: {about[0].lower()}{about[1:]}" for family, about in families.items())
     ]
@@ -70,11 +70,11 @@ def sentences(result: Result, config: Config) -> list[str]:
                 f"{mean / means[name]:.2f} times that of {name}, for {_rows(result, name):,.0f}"
                 for name in rivals
             ]
-            told.append(
+            lines.append(
                 f"{method}'s error is {share:.0%} of the solver's own, for {_rows(result, method):,.0f} "
                 f"solver rows: {'; '.join(ratios)}."
             )
-    return told
+    return lines
 
 
 def _rows(result: Result, method: str) -> float:
@@ -120,13 +120,13 @@ def _wake(run: Run, config: Config, first: Tracks) -> Sequence[Block]:
     )
 
 
-def _errors(run: Run, config: Config, found: Found) -> Sequence[Block]:
-    several = len(found) > 1
-    blown_up = _lost(found)
+def _errors(run: Run, config: Config, by_seed: BySeed) -> Sequence[Block]:
+    several = len(by_seed) > 1
+    blown_up = _lost(by_seed)
     return (
         Heading("Errors"),
         Figure(
-            curves.errors(found, config, run.path / "mae_over_time.png"),
+            curves.errors(by_seed, config, run.path / "mae_over_time.png"),
             alt="Mean absolute error of the velocity against time and against the Reynolds number by method",
             caption=(
                 "Above: error over time, the mean over held-out Reynolds numbers, starts, components and "
@@ -136,9 +136,9 @@ def _errors(run: Run, config: Config, found: Found) -> Sequence[Block]:
                 + (" Bands are from the lowest to the highest seed." if several else "")
             ),
         ),
-        _reynolds(found, config),
+        _reynolds(by_seed, config),
         Figure(
-            pictures.error_maps(found, run.path / "error_maps.png"),
+            pictures.error_maps(by_seed, run.path / "error_maps.png"),
             alt="Maps of the mean absolute error in the channel, one for each method",
             caption=(
                 "Where each method errs: the mean over held-out rollouts"
@@ -150,14 +150,14 @@ def _errors(run: Run, config: Config, found: Found) -> Sequence[Block]:
     )
 
 
-def _reynolds(found: Found, config: Config) -> Block:
+def _reynolds(by_seed: BySeed, config: Config) -> Block:
     """Error at each test Reynolds number."""
-    first = next(iter(found.values()))
-    numbers = by_reynolds(found, SOLVER)[0]
+    first = next(iter(by_seed.values()))
+    numbers = by_reynolds(by_seed, SOLVER)[0]
     low, high = min(config.train_reynolds), max(config.train_reynolds)
     outside = [not low <= number <= high for number in numbers]
     lines = [
-        (method, *(with_spread(seeds) for seeds in by_reynolds(found, method)[1].T.tolist()))
+        (method, *(with_spread(seeds) for seeds in by_reynolds(by_seed, method)[1].T.tolist()))
         for method in methods(first)
     ]
     starred = (
@@ -170,11 +170,11 @@ def _reynolds(found: Found, config: Config) -> Block:
     )
 
 
-def _lost(found: Found) -> Block | None:
+def _lost(by_seed: BySeed) -> Block | None:
     """Every rollout that blew up; None if none did."""
     lines = [
         (method, seed, f"{reynolds:g}", row, step)
-        for seed, tracks in found.items()
+        for seed, tracks in by_seed.items()
         for method, reynolds, row, step in lost(tracks)
     ]
     if not lines:

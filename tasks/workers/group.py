@@ -84,22 +84,22 @@ def joined(timeout: float = TIMEOUT) -> Iterator[None]:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     # gloo beside NCCL: what is told in words lies in the CPU's memory
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
-    own: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     group = Group(None)
     launch.watch(lambda: group.first_folder)
     launch.meet(timeout)
     file = launch.store()
     if file is not None:  # ports that are free now may be taken a moment later
         size = int(os.environ["WORLD_SIZE"])
-        own = {"init_method": f"file://{file}", "rank": rank(), "world_size": size}
+        arguments = {"init_method": f"file://{file}", "rank": rank(), "world_size": size}
     try:
-        if not own:
-            found, number, size = next(dist.rendezvous("env://"))  # pyright: ignore[reportPrivateImportUsage]
+        if not arguments:
+            rendezvous, number, size = next(dist.rendezvous("env://"))  # pyright: ignore[reportPrivateImportUsage]
             # torchrun's store outlives a restart, with the addresses of the processes before
             attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-            store = dist.PrefixStore(attempt, found)  # pyright: ignore[reportPrivateImportUsage]
-            own = {"store": store, "rank": number, "world_size": size}
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout), **own)
+            store = dist.PrefixStore(attempt, rendezvous)  # pyright: ignore[reportPrivateImportUsage]
+            arguments = {"store": store, "rank": number, "world_size": size}
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout), **arguments)
         group.waiting = dist.new_group(timeout=_LONG, backend="gloo")
     except (RuntimeError, ValueError) as error:
         raise WorkersError(
@@ -166,10 +166,10 @@ def of_all(value: Value) -> list[Value]:
         return [value]
     import torch.distributed as dist
 
-    told: list[Any] = [None] * dist.get_world_size()
+    values: list[Any] = [None] * dist.get_world_size()
     with _answering():
-        dist.all_gather_object(told, value, group=group.waiting)
-    return told
+        dist.all_gather_object(values, value, group=group.waiting)
+    return values
 
 
 def first_then_all(work: Callable[[], Value]) -> Value:
@@ -200,22 +200,22 @@ def shared_run(made: Callable[[], Run]) -> Iterator[Run]:
     import torch
     import torch.distributed as dist
 
-    told: list[Any] = [None]
+    message: list[Any] = [None]
     if rank() == 0:
         try:
             run = made()
-            told = [(_files(run.path), torch.get_rng_state(), str(run.path.resolve()))]
+            message = [(_files(run.path), torch.get_rng_state(), str(run.path.resolve()))]
         finally:
             with _answering():
-                dist.broadcast_object_list(told, src=0, group=group.waiting)
+                dist.broadcast_object_list(message, src=0, group=group.waiting)
         yield run
         return
     with _answering():
-        dist.broadcast_object_list(told, src=0, group=group.waiting)
-    if told[0] is None:
+        dist.broadcast_object_list(message, src=0, group=group.waiting)
+    if message[0] is None:
         raise WorkersError("Expected a run of the first process, got none: see what it says.")
     with launch.scratch() as folder:
-        files, generator, first = told[0]
+        files, generator, first = message[0]
         group.first_folder = Path(first) if (Path(first) / "config.json").exists() else None
         torch.set_rng_state(generator)  # each process begins with another
         for name, content in files.items():
@@ -231,10 +231,10 @@ def _files(folder: Path) -> dict[str, bytes]:
     return {str(path): (folder / path).read_bytes() for path in paths if path.parts[0] not in _LEFT_OUT}
 
 
-def journal_folder(own: Path) -> Path:
+def journal_folder(folder: Path) -> Path:
     """The folder whose journal the first process reads: its own, or this one's where that is out of reach."""
     group = _group.get()
-    return own if group is None or group.first_folder is None else group.first_folder
+    return folder if group is None or group.first_folder is None else group.first_folder
 
 
 @contextmanager

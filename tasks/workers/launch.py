@@ -67,12 +67,12 @@ def started(arguments: Sequence[str], workers: int) -> Iterator[None]:
         token = _others.set(others)
         try:
             for rank in range(1, workers):
-                own = {"RANK": str(rank), "LOCAL_RANK": str(rank), _STARTED: "yes"}
+                variables = {"RANK": str(rank), "LOCAL_RANK": str(rank), _STARTED: "yes"}
                 # in a session of its own: Ctrl-C reaches it through the first process
                 command = [sys.executable, *program, *arguments]
                 others.append(
                     subprocess.Popen(
-                        command, env=os.environ | own, start_new_session=True, stdin=subprocess.PIPE
+                        command, env=os.environ | variables, start_new_session=True, stdin=subprocess.PIPE
                     )
                 )
             yield
@@ -154,8 +154,8 @@ def watch(run: Callable[[], Path | None]) -> None:
         os.dup2(nothing.fileno(), 0)
 
     def wait() -> None:
-        told, folder, workers = os.read(handle, 1), run(), os.environ["WORLD_SIZE"]
-        if not told and folder is not None and os.environ["RANK"] == "1":
+        message, folder, workers = os.read(handle, 1), run(), os.environ["WORLD_SIZE"]
+        if not message and folder is not None and os.environ["RANK"] == "1":
             say(
                 f"blackbox: process 0 of {workers} was killed. Resume with: blackbox resume "
                 f"{quote(str(folder))} --workers {workers}",

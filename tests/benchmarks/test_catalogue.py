@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -18,6 +19,7 @@ from tasks.wake_flow.config import PRESETS
 from tests.test_documentation import PAGES
 
 ROOT = Path(__file__).parents[2]
+SEEDED = "python -m benchmarks tangents --size small --seeds 1"
 
 
 def test_the_page_is_up_to_date_with_the_results():
@@ -46,6 +48,42 @@ def test_every_published_number_is_on_the_page_or_said_not_to_be_run():
         assert all(f"| {value:.2f} |" in text for value in own)
     assert all(f"| {value:.3f} |" in text for value in published.WAKE.values())
     assert f"| {page.NOT_RUN} |" not in text.partition("## Claims")[0]
+
+
+def test_what_the_page_says_compares_is_so_in_the_files():
+    """If not: the results have changed, and the sentences of `benchmarks/page.py` are to be read anew."""
+
+    def ours(name, label, *methods):
+        found = [claims.line(name, label, method) for method in methods]
+        return [[] if each is None else each.get("values") or [each["ours"]] for each in found]
+
+    name = "figure2_cge_vs_rge"
+    for size in published.FIGURE_2:
+        (fo,), (cge,), (rge,) = map(_mean, ours(name, size, "fo", "cge", "rge"))
+        assert (fo < page.CHANCE) == (size == 730)
+        assert size == 730 or (rge < min(fo, cge) and abs(cge / fo - 1) < 0.05)
+    name = "table_query_number"
+    found = [value for label in sorted(published.QUERY_NUMBER) for value in _mean(*ours(name, label, "rge"))]
+    assert len(found) > 3 and found == sorted(found)
+    name = "table_smoothing_parameter"
+    found = [value for mu in published.SMOOTHING_PARAMETER for value in _mean(*ours(name, mu, "cge"))]
+    assert found[0] < 0.5 * min(found[1:]) and min(found[1:]) > 0.95 * max(found[1:])
+    for share in published.FIGURE_4:
+        drawn, fixed = ours("shapes_sparsity", share, "fo-sparse-gradient", "fo-sparse-weight")
+        assert not drawn or min(drawn) > max(fixed)
+    pairs = zip(*ours("shapes_sparse", 0.99, "deepzero", "fo-sparse-gradient"), strict=True)
+    ratios, stated = [own / exact for own, exact in pairs], published.FIGURE_4[0.99]
+    assert min(ratios) < stated["deepzero"] / stated["fo-sparse-gradient"] < 1.0 < max(ratios)
+    wake = [
+        claims.figure("wake_flow_small.json", "table", "value", method=method).mean
+        for method in ("SRC", "NON", "ZO-SOL", "FO-SOL")
+    ]
+    assert wake == sorted(wake, reverse=True)
+
+
+def _mean(values):
+    """As a list, which is empty where there is no line."""
+    return [fmean(values)] if values else []
 
 
 def test_a_ratio_on_the_page_is_of_the_two_numbers_beside_it():
@@ -179,6 +217,22 @@ def test_a_command_of_an_earlier_version_is_said():
     few = catalogue.origin(["table_defense-few-b-logits.json"], today.replace("small", "few"))
     assert "earlier" not in few and few != "not run"
     assert catalogue.origin(["no_such.json"]) == "not run"
+
+
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [("0.2.0", ", with more options"), ("0.1.0", f", by an earlier version's `{SEEDED}`")],
+)
+def test_more_options_are_no_earlier_version_but_where_options_meant_something_else(
+    monkeypatch, version, said
+):
+    found = {
+        "machine": {"cpu": "A"},
+        "versions": {"blackbox-coupling": version, "torch": "2"},
+        "command": SEEDED,
+    }
+    monkeypatch.setattr(catalogue, "read", lambda name: found)
+    assert catalogue.origin(["f.json"], SEEDED.partition(" --seeds")[0]) == f"A, {version}, torch 2{said}"
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -10,6 +10,7 @@ import torch
 
 from blackbox import ArraySpec, CountError, DtypeError, ShapeError
 from blackbox.arrays import as_tensor, failed_outputs, finite_rows, to_rows
+from blackbox.calls import intercepted
 from tests.blackbox.boxes import KINDS, PAIR, STATE, EachBox, ErrorCase, RowsBox, error_table
 
 FIELD, NUMBER = PAIR
@@ -32,6 +33,24 @@ F, N = np.zeros((4, 2, 3)), np.zeros(4)
 ERRORS = [
     ErrorCase("none", lambda: call(), CountError, ["RowsBox", "expected 2 arrays (field, number)", "got 0"]),
     ErrorCase("too-many", lambda: call(F, N, N), CountError, ["expected 2", "got 3"]),
+    ErrorCase(
+        "unknown-name",
+        lambda: pair_box()(field=F, numbers=N),
+        CountError,
+        ["expected inputs named field, number", "got 'numbers'", "Did you mean 'number'?"],
+    ),
+    ErrorCase(
+        "twice", lambda: pair_box()(F, field=F, number=N), CountError, ["'field'", "as array 1 and by name"]
+    ),
+    ErrorCase(
+        "not-at-all",
+        lambda: pair_box()(number=N),
+        CountError,
+        ["2 arrays (field, number)", "got none for field", "Give field=..."],
+    ),
+    ErrorCase(
+        "too-many-and-a-name", lambda: pair_box()(F, N, N, number=N), CountError, ["'number'", "as array 2"]
+    ),
     ErrorCase("list", lambda: call(F, [0.0] * 4), DtypeError, ["'number'", "NumPy array", "got list"]),
     ErrorCase(
         "vmap",
@@ -114,6 +133,24 @@ ERRORS = [
 @error_table(ERRORS)
 def test_a_bad_call_is_refused_and_says_why(case):
     case.check()
+
+
+def test_arrays_may_come_by_the_names_of_their_specs():
+    box = RowsBox(lambda field, number: field * number[:, None, None], PAIR, (FIELD,))
+    field, number = np.arange(24.0).reshape(4, 2, 3), np.arange(4.0)
+    for answer in (
+        box(field=field, number=number),
+        box(number=number, field=field),
+        box(field, number=number),
+    ):
+        assert (answer == field * number[:, None, None]).all()
+
+
+def test_a_handler_gets_arrays_in_their_order_however_they_came():
+    received: list[tuple[Any, ...]] = []
+    with intercepted(lambda box, arrays: received.append(arrays)):
+        pair_box()(number=N, field=F)
+    assert received[0][0] is F and received[0][1] is N
 
 
 @error_table(ERRORS)

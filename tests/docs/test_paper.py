@@ -28,19 +28,20 @@ def figures():
     return loaded("figures")
 
 
-def test_a_bootstrap_contains_what_is_certain_and_has_the_width_of_a_mean(figures):
-    assert figures.interval({name: [2.0, 2.0] for name in "abc"}) == (2.0, 2.0)
+def test_a_bootstrap_contains_what_is_certain_and_has_the_width_of_a_mean():
+    summaries = loaded("summaries")
+    assert summaries.interval({name: [2.0, 2.0] for name in "abc"}) == (2.0, 2.0)
     draw = np.random.default_rng(1)
-    own = {str(number): [value] for number, value in enumerate(draw.normal(size=400))}
-    low, high = figures.interval(own)
+    problems = {str(number): [value] for number, value in enumerate(draw.normal(size=400))}
+    low, high = summaries.interval(problems)
     # the median of n normal numbers has the standard deviation sqrt(pi / 2 / n)
     assert (high - low) / 2 == pytest.approx(1.96 * np.sqrt(np.pi / 2 / 400), rel=0.3)
-    assert low < median(each[0] for each in own.values()) < high
+    assert low < median(seeds[0] for seeds in problems.values()) < high
 
 
-def test_variants_of_a_simulator_are_one_family(figures):
-    own = {"double-pendulum": [1.0, 3.0], "double-pendulum-wall": [4.0], "gray-scott": [5.0]}
-    assert figures.families(own) == {"double-pendulum": [2.0, 4.0], "gray-scott": [5.0]}
+def test_variants_of_a_simulator_are_one_family():
+    problems = {"double-pendulum": [1.0, 3.0], "double-pendulum-wall": [4.0], "gray-scott": [5.0]}
+    assert loaded("summaries").families(problems) == {"double-pendulum": [2.0, 4.0], "gray-scott": [5.0]}
 
 
 def test_an_unknown_name_is_an_error_that_says_so(figures):

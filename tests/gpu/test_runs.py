@@ -14,11 +14,11 @@ from torch import Tensor, nn
 import tasks
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
+from tasks import Progress
 from tasks.configuration import Count, Positive
 from tasks.image_classification import ImageClassification
 from tasks.methods import METHODS
 from tasks.new import write
-from tasks.progress import Progress
 from tasks.wake_flow.problem import WakeFlow
 from tests.gpu.pretended import PretendedGPU
 from tests.tasks.image_classification.small import small

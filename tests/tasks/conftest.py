@@ -67,7 +67,7 @@ def no_time_passes(monkeypatch):
 
 @pytest.fixture
 def run(tmp_path):
-    from tasks.folder.run import Run
+    from tasks import Run
     from tasks.folder.terms import Terms
 
     return Run.create(tmp_path / "runs", Terms("toy", "demo", Settings(), [0]))

@@ -5,8 +5,8 @@ import math
 from dataclasses import dataclass
 
 import tasks
-from tasks import Row
-from tasks.folder.run import Run, stage_name
+from tasks import Row, Run
+from tasks.folder.run import stage_name
 from tasks.folder.terms import Terms
 
 TWELVE = (

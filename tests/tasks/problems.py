@@ -1,6 +1,8 @@
 """Problems for tests: small, quick, and with a derivative that is known."""
 
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -65,6 +67,12 @@ class Steering(tasks.Problem):
         return (z @ MATRIX.T).tanh()
 
 
+class Preset(Steering):
+    """It has settings that go with each other."""
+
+    presets: ClassVar = {"short": Steering.Config(), "long": Steering.Config(steps=200, batch=3)}
+
+
 class Beside(Steering):
     """There is a way from the weights to the loss beside the box, which no-gradient needs."""
 
@@ -84,3 +92,36 @@ class TwoBoxes(Steering):
     def reference(self, name, z):
         assert name in ("first", "second")
         return (z @ MATRIX.T).tanh()
+
+
+class Said(tasks.Progress):
+    """What a run says, line by line."""
+
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def say(self, line):
+        self.lines.append(line)
+
+
+class Stopped(Exception):
+    """A test has seen enough."""
+
+
+class Stops(tasks.Callback):
+    """Ends a run before the first step of the first method that trains."""
+
+    strict = True
+
+    def on_start(self, run, stage, step, steps):
+        raise Stopped
+
+
+def cost_of(problem, runs):
+    """What a run of a problem says of its cost before it trains."""
+    said = Said()
+    with suppress(Stopped, RuntimeError):  # the latter from an objective that is wrong
+        tasks.run(problem, runs=runs, progress=said, callbacks=[Stops()])
+    (first,) = [number for number, line in enumerate(said.lines) if line.startswith("Cost: ")]
+    return said.lines[first:]

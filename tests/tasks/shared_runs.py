@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from tasks import Run
 from tasks.folder import checkpoint
-from tasks.folder.run import Run
 from tests.tasks.test_cli import only_run
 
 PROGRAM = str(Path(__file__).parent / "toy_cli.py")

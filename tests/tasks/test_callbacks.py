@@ -9,9 +9,8 @@ import pytest
 
 import tasks
 from blackbox.extras import MissingExtraError
+from tasks import Progress, Run
 from tasks.errors import CallbackWarning, ConfigurationError
-from tasks.folder.run import Run
-from tasks.progress import Progress
 from tests.tasks.problems import Steering
 
 

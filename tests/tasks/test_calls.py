@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,18 +26,16 @@ from blackbox import (
     Ledger,
     Parallel,
 )
-from tasks import cost, trial
+from tasks import Progress, Run, trial
 from tasks.errors import Interrupted, StorageError
 from tasks.folder import calls
-from tasks.folder.run import Run
 from tasks.folder.terms import Terms
 from tasks.ledger import calls_noted
-from tasks.methods import METHODS
 from tasks.plan import plan_of
-from tasks.progress import Progress
+from tasks.spending import settled
 from tasks.trial import TRIES
 from tasks.workers import group
-from tests.tasks.problems import MATRIX, Beside, Mixed, Steering
+from tests.tasks.problems import MATRIX, Beside, Mixed, Said, Steering, cost_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -216,15 +213,6 @@ class Scaled(Made):
         return super().network()
 
 
-class Said(Progress):
-    def __init__(self):
-        super().__init__()
-        self.lines = []
-
-    def say(self, line):
-        self.lines.append(line)
-
-
 def planned_and_run(tmp_path, methods):
     """The plan by its lines, and the run that it was made for."""
     said = Said()
@@ -259,7 +247,7 @@ def test_data_that_a_network_asks_for_keep_failed_rows_where_methods_are_checked
     problem = Scaled(methods=("tangents",))
     plan = plan_of(problem, [0])
     problem.ledger.bound(problem)
-    plan.settled(timed=False)
+    settled(plan, timed=False)
     failed = problem.data.test.isnan().any(dim=1)
     assert 0 < int(failed.sum()) == problem.box.ledger.rows_failed < 8
 
@@ -334,12 +322,6 @@ def test_runs_whose_class_has_one_box_have_a_budget_each(tmp_path):
     assert tasks.run(Lasting(), resume=folder, **settings).result.calls["rows"] == budget > spent > 0
 
 
-def cost_of(problem, methods, *, timed):
-    """What is said of the cost of a run by these methods."""
-    plan = replace(plan_of(problem, [0]), methods={name: METHODS[name] for name in methods})
-    return cost.sentences(plan.settled(timed=timed))
-
-
 def test_the_time_of_a_row_is_not_that_of_a_cached_answer(monkeypatch, tmp_path):
     class Kept(Steering):
         def box(self):
@@ -349,18 +331,18 @@ def test_the_time_of_a_row_is_not_that_of_a_cached_answer(monkeypatch, tmp_path)
     monkeypatch.setattr(trial, "perf_counter", lambda: next(clock))
 
     problem = Kept(methods=("none", "no-gradient", "tangents"))
-    wanted = ("none", "no-gradient", "tangents")
-    first, *lines = cost_of(problem, wanted, timed=True)
-    run = problem.box.ledger.rows_run  # by the first evaluation: all others ask for the same rows again
+    first, *lines = cost_of(problem, tmp_path / "first")
+    (timing,) = [line for line in lines if line.startswith("  timing: ")]
+    run = int(timing.split()[1])  # by the first evaluation: all others ask for the same rows again
     assert 0 < run <= 10 and first.endswith(f"runs 10 box rows, {20 / run:.3g} ms a row.")
     learned = [line for line in lines if line.endswith("in the box, plus what tangents take to learn")]
     assert len(learned) == 1 and learned[0].startswith("  tangents: ")
-    again, *lines = cost_of(problem, wanted, timed=True)
+    again, *lines = cost_of(problem, tmp_path / "again")
     assert again.endswith("box rows; answers came from a cache, so their time is not known.")
     assert not any("in the box" in line for line in lines)
 
 
-def test_the_time_of_a_row_is_not_that_of_starting_a_pool(monkeypatch):
+def test_the_time_of_a_row_is_not_that_of_starting_a_pool(monkeypatch, tmp_path):
     now = [0.0]
 
     class Slow(Mixed):
@@ -373,40 +355,40 @@ def test_the_time_of_a_row_is_not_that_of_starting_a_pool(monkeypatch):
             return Parallel(Slow(), ThreadPoolExecutor(1), block=5)
 
     monkeypatch.setattr(trial, "perf_counter", lambda: now[0])
-    first, *_ = cost_of(Pooled(), (), timed=True)
+    first, *_ = cost_of(Pooled(methods=("none",)), tmp_path)
     assert first.endswith("runs 10 box rows, 4 ms a row.")
 
 
-def test_why_the_cost_is_not_known_is_said_in_a_line():
+def test_why_the_cost_is_not_known_is_said_in_a_line(tmp_path):
     class Wrong(Steering):
         def objective(self, network, wanted):
             return super().objective(network.float(), wanted)
 
-    (line,) = cost_of(Wrong(), (), timed=False)
+    (line,) = cost_of(Wrong(methods=("none",)), tmp_path)
     assert line.startswith(
         "Cost: not known before the first step: the objective, on zeros from its box, raised"
     )
     assert "RuntimeError: " in line and "dtype" in line and "\n" not in line
 
 
-def test_what_a_problem_evaluates_by_itself_is_said_not_to_be_in_the_sum():
+def test_what_a_problem_evaluates_by_itself_is_said_not_to_be_in_the_sum(tmp_path):
     class Judged(Steering):
         def evaluate(self, network):
             return {"error": 0.0}
 
-    assert cost_of(Judged(), (), timed=False)[-1].endswith(" rows, beside those of test")
-    assert cost_of(Steering(), (), timed=False)[-1].endswith(" rows")
+    assert cost_of(Judged(methods=("none",)), tmp_path)[-1].endswith(" rows, beside those of test")
+    assert cost_of(Steering(methods=("none",)), tmp_path)[-1].endswith(" rows")
 
 
 @pytest.mark.parametrize(("one_is_late", "evaluations"), [(True, 1), (False, TRIES)])
-def test_processes_that_time_rows_end_alike_and_plan_alike(monkeypatch, one_is_late, evaluations):
+def test_processes_that_time_rows_end_alike_and_plan_alike(monkeypatch, tmp_path, one_is_late, evaluations):
     """Each asks in step with the others, but has a clock, and a share of the rows, of its own."""
     monkeypatch.setattr(group, "any_of", lambda flag: one_is_late)
     monkeypatch.setattr(group, "total", lambda *counts: [100 + count for count in counts])
     problem = Steering(methods=("none",))
-    told = cost_of(problem, (), timed=True)
-    assert f"  timing: {evaluations * 5 * 2} rows, which have been run" in told
-    assert any(line.startswith("  making the data: 100 rows, which have been run") for line in told)
+    lines = cost_of(problem, tmp_path)
+    assert f"  timing: {evaluations * 5 * 2} rows, which have been run" in lines
+    assert any(line.startswith("  making the data: 100 rows, which have been run") for line in lines)
 
 
 KILLED = """

@@ -14,9 +14,8 @@ import pytest
 import torch
 
 from blackbox import BlackBoxError
-from tasks import cli
+from tasks import Run, cli
 from tasks.folder import checkpoint
-from tasks.folder.run import Run
 from tests import quick
 from tests.tasks.problems import Steering
 from zo import TangentWarning
@@ -566,7 +565,7 @@ def test_resume_of_a_finished_run_without_a_page_tells_callbacks_of_its_result(t
     assert toy("run", "toy") == 0
     path, told = only_run(tmp_path), []
     (path / "report.html").unlink()  # as a kill leaves it that comes between result and page
-    monkeypatch.setattr("tasks.callbacks.Told.tell", lambda self, name, *_: told.append(name))
+    monkeypatch.setattr("tasks.callbacks.Listeners.tell", lambda self, name, *_: told.append(name))
     for _ in range(2):
         assert toy("resume", str(path)) == 0
         assert told == ["on_result"]

@@ -8,10 +8,10 @@ import torch
 import tasks
 from blackbox import ArraySpec, BlackBoxFunction, BudgetError
 from blackbox.extras import MissingExtraError
+from tasks import Progress
 from tasks.cma_es import LARGEST, CmaEs, ranked
 from tasks.configuration import Count
 from tasks.errors import ConfigurationError
-from tasks.progress import Progress
 from zo import FailedQueriesError
 from zo.errors import EvaluatorWarning
 from zo.estimators import Key

@@ -13,10 +13,9 @@ import pytest
 
 import tasks
 from blackbox import registry
-from tasks import Row, code, methods, names
+from tasks import Row, Run, code, methods, names
 from tasks.denoised_smoothing.config import Config as Defence
 from tasks.errors import BlackBoxError, ConfigurationError, ProblemError, TrustError
-from tasks.folder.run import Run
 from tasks.folder.terms import Terms
 from tasks.image_classification import load_classifier
 from tasks.image_classification.config import Config as Images

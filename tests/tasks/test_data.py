@@ -1,4 +1,4 @@
-"""`tasks.Data.from_dataset`: datasets and loaders of PyTorch, in an order by seed and step."""
+"""`tasks.Data`: rows that a function draws; datasets and loaders of PyTorch, in an order by seed and step."""
 
 from __future__ import annotations
 
@@ -14,9 +14,31 @@ from torch.utils.data import (
 
 import tasks
 from tasks.errors import ConfigurationError, ProblemError
+from zo.estimators import Key
 
 X = torch.arange(14.0).reshape(7, 2)
 PAIRS = TensorDataset(X, X.sum(1))
+
+
+def normal(seed: int, step: int, rows: int) -> torch.Tensor:
+    return torch.randn(rows, 2, generator=Key(seed, step).generator())
+
+
+def test_rows_that_are_drawn_are_others_in_every_step_and_held_out_ones_are_in_none():
+    data = tasks.Data.drawn(normal, batch=3, validation=4, test=5)
+    assert data.validation is not None and data.validation.shape == (4, 2)
+    assert data.test is not None and data.test.shape == (5, 2)
+    assert torch.equal(data.train(1, 2), normal(1, 2, 3))
+    steps = [data.train(seed, step) for seed in range(3) for step in range(20)]
+    rows = torch.cat([*steps, data.validation, data.test])
+    assert len(rows.unique(dim=0)) == len(rows)
+
+
+def test_without_held_out_rows_there_is_no_batch_of_them():
+    data = tasks.Data.drawn(normal, batch=3)
+    assert data.validation is None and data.test is None
+    with pytest.raises(ConfigurationError, match=r"Data.drawn, test: expected a whole number >= 0, got -1"):
+        tasks.Data.drawn(normal, batch=3, test=-1)
 
 
 def test_an_epoch_passes_over_the_items_once_and_the_next_in_another_order():

@@ -8,12 +8,11 @@ import pytest
 import torch
 
 import tasks
-from tasks import Row
+from tasks import Progress, Row, Run
 from tasks.errors import ProblemError
 from tasks.folder import checkpoint
-from tasks.folder.run import Run, stage_name
+from tasks.folder.run import stage_name
 from tasks.folder.terms import Terms
-from tasks.progress import Progress
 from tasks.wake_flow.problem import WakeFlow
 from tests.tasks.problems import Steering
 from tests.tasks.wake_flow.test_report import CONFIG, evaluation

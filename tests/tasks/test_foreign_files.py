@@ -14,11 +14,10 @@ import pytest
 import torch
 
 import tasks
-from tasks import cli, names, terminal
+from tasks import Run, cli, names, terminal
 from tasks.errors import BlackBoxError, CheckpointWarning, RunFolderError
 from tasks.folder import calls, checkpoint
 from tasks.folder.result import Result
-from tasks.folder.run import Run
 from tasks.report import findings
 from tasks.report.findings import Findings
 

@@ -13,14 +13,12 @@ import torch
 
 import zo
 from blackbox import ArraySpec, BlackBoxFunction, Ledger
-from tasks import train
+from tasks import Progress, Run, train
 from tasks.errors import CheckpointWarning, Interrupted, StoppedInside
 from tasks.folder import atomic, calls, checkpoint
 from tasks.folder import journal as module
 from tasks.folder.journal import Journal, journaled
-from tasks.folder.run import Run
 from tasks.folder.terms import Terms
-from tasks.progress import Progress
 from tests.tasks.test_progress import Clock
 from tests.tasks.test_training import final_bits, lines
 
@@ -411,7 +409,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from tasks.folder import journal
-from tasks.folder.run import Run
+from tasks import Run
 from tests.tasks.test_journal import LATE, Cubed, descend
 
 journal.EVERY = 0.0

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from tasks import Run
 from tasks.folder import checkpoint
-from tasks.folder.run import Run
 from tests.tasks.denoised_smoothing import small as smoothing
 from tests.tasks.image_classification import small as images
 from tests.tasks.wake_flow import small as wake

@@ -15,12 +15,10 @@ import torch
 from toy import Config, train_line
 
 import tasks
-from tasks import stage
+from tasks import Progress, Run, stage
 from tasks.errors import CheckpointError, CheckpointWarning, Interrupted, StorageError
 from tasks.folder import atomic, checkpoint, machine, pace
-from tasks.folder.run import Run
 from tasks.folder.terms import Terms
-from tasks.progress import Progress
 from tests.tasks.test_cli import figures, only_run, wait_for
 from tests.tasks.test_training import STAGE, Crash, CrashesAt, final_bits, lines, walk
 

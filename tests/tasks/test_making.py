@@ -11,11 +11,10 @@ import torch
 
 import tasks
 from blackbox import ArraySpec, BlackBoxFunction, BudgetError, Parallel
-from tasks import commands, loop
+from tasks import Progress, commands, loop
 from tasks.configuration import Count
 from tasks.folder import answers, calls, checkpoint, pace
 from tasks.folder.answers import Answers
-from tasks.progress import Progress
 from tasks.stage import Stage
 from tests.tasks.problems import Beside
 

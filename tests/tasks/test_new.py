@@ -10,9 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-KINDS = ("correct", "design", "program")
-BOXES = {"correct": "Solver", "design": "Score", "program": "tube"}
-FIRST = {"correct": "test error", "design": "mass and penalty", "program": "temperature off"}
+KINDS = ("correct", "design", "program", "classifier")
+BOXES = {"correct": "Solver", "design": "Score", "program": "tube", "classifier": "Service"}
+FIRST = {
+    "correct": "test error",
+    "design": "mass and penalty",
+    "program": "temperature off",
+    "classifier": "wrong",
+}
 ROOT = Path(__file__).parents[2]
 ruff = Path(sys.executable).with_name("ruff")
 
@@ -75,8 +80,8 @@ def test_each_kind_is_short_complete_and_imports_what_its_test_does(toy, place, 
     assert "class PumpOne(tasks.Problem):" in text["pump_one.py"]
     assert re.search(rf"from pump_one import .*{BOXES[kind]}", text["test_pump_one.py"])
     said = capsys.readouterr().out
-    checked = "blackbox check pump_one.py:tube --samples pump_one_samples.npz" in said
-    assert checked == (kind == "program") and "blackbox run pump_one.py " in said
+    checked = f"blackbox check pump_one.py:{BOXES[kind]} --samples pump_one_samples.npz" in said
+    assert checked == (kind in ("program", "classifier")) and "blackbox run pump_one.py " in said
     for each in text.values():
         compile(each, "pump_one.py", "exec")
     if ruff.exists():  # of the developers' tools

@@ -13,9 +13,8 @@ import pytest
 import torch
 
 import tasks
-from tasks import own_loop
+from tasks import Run, own_loop
 from tasks.errors import RunLockedError
-from tasks.folder.run import Run
 from tasks.folder.terms import Terms
 from tests.tasks.test_cli import figures, only_run, wait_for
 

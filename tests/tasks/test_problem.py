@@ -15,6 +15,7 @@ import tasks
 import zo
 from blackbox import ArraySpec, BlackBoxFunction, BudgetError, NotDifferentiableError
 from blackbox.wrappers import Budgeted
+from tasks import Progress, Run
 from tasks.configuration import Count
 from tasks.errors import (
     CheckpointError,
@@ -25,10 +26,8 @@ from tasks.errors import (
     RunFolderError,
 )
 from tasks.folder import calls
-from tasks.folder.run import Run
 from tasks.folder.terms import Terms
 from tasks.methods import METHODS
-from tasks.progress import Progress
 from tasks.report import findings, html_report
 from tests import quick
 from tests.tasks.problems import MATRIX, Beside, Mixed, Steering, TwoBoxes

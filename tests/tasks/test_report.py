@@ -9,11 +9,9 @@ import torch
 from matplotlib.image import imread
 
 import tasks
-from tasks import report
+from tasks import Progress, Run, report
 from tasks.errors import ProblemError, RunFolderError
 from tasks.folder.result import Result
-from tasks.folder.run import Run
-from tasks.progress import Progress
 from tasks.report import findings, lead, pictures
 from tasks.report.html_report import Details, Heading, Paragraph, Table
 from tests.tasks.made_runs import TWELVE, from_elsewhere, made

@@ -8,11 +8,10 @@ import torch
 
 import tasks
 from blackbox import BudgetError
+from tasks import Progress, Run
 from tasks.cli import main
 from tasks.errors import ConfigurationError
-from tasks.folder.run import Run
-from tasks.progress import Progress
-from tests.tasks.problems import Beside, Steering
+from tests.tasks.problems import Beside, Preset, Steering
 
 HERE = "tests.tasks.problems:Steering"
 
@@ -67,6 +66,35 @@ def test_checks_of_queries_are_within_the_rows(tmp_path, method, rows):
 def test_where_steps_take_no_rows_their_number_stays(tmp_path):
     run = go(Steering(), tmp_path, rows=400, methods=("none",))
     assert run.problem.config.steps == Steering.Config().steps
+
+
+def test_a_preset_keeps_its_settings_and_takes_fewer_steps_where_its_rows_have_no_room(tmp_path):
+    problem = Preset(Preset.presets["long"], methods=("first-order",))
+    run = go(problem, tmp_path, rows=600)
+    config = run.problem.config
+    assert (config.batch, config.replays, config.max_rows) == (3, 0, Steering.Config().max_rows)
+    assert rows_in_all(run) <= 600 and 40 < config.steps < 100  # of 3 rows of data, 2 of the box each
+    assert Run.open(run.path).chosen == {"steps": config.steps, "validate_every": config.validate_every}
+    again = go(problem, tmp_path, rows=600, resume=run.path)
+    assert again.path == run.path and again.problem.config == config
+
+
+@pytest.mark.parametrize("settings", [{}, {"steps": 3}])
+def test_a_preset_with_room_and_steps_by_hand_stay_as_they_are(tmp_path, settings):
+    rows = 5_000 if settings else 50_000
+    run = go(Preset(Preset.presets["short"], methods=("first-order",)), tmp_path, rows=rows, **settings)
+    assert run.problem.config.steps == settings.get("steps", Steering.Config().steps)
+    assert Run.open(run.path).chosen == {}
+
+
+def test_the_command_line_says_that_a_preset_takes_fewer_steps(capsys):
+    words = ["run", "tests.tasks.problems:Preset", "--preset", "long", "--methods", "first-order"]
+    assert main([*words, "--rows", "600", "--dry-run"]) == 0
+    told = r"For 600 rows: batches of 3, (\d+) steps; .*\n  The preset's 200 steps would take"
+    said = re.search(told, capsys.readouterr().out)
+    assert said is not None and 40 < int(said.group(1)) < 100
+    assert main([*words, "--rows", "600", "--steps", "200"]) != 0
+    assert "expected a run within its budget of 600 rows" in capsys.readouterr().err
 
 
 # where the loss cannot fall any more, replays rest, and say so

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import tasks
+from tasks import Run
 from tasks.errors import RunFolderError
 from tasks.folder import atomic, checkpoint, stamp
-from tasks.folder.run import Run
 from tasks.folder.terms import Terms
 from tests.tasks import toy as problems
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from toy import Config, train_line
 
-from tasks import train
+from tasks import Progress, Run, train
 from tasks.errors import (
     CheckpointError,
     ConfigurationError,
@@ -19,9 +19,7 @@ from tasks.errors import (
     WorkersError,
 )
 from tasks.folder import checkpoint, pace
-from tasks.folder.run import Run
 from tasks.folder.terms import Terms
-from tasks.progress import Progress
 from zo.errors import FailedBatchError, RanksError
 
 STAGE = "seed-0/zo-sol"

@@ -8,9 +8,8 @@ import stat
 import pytest
 
 import tasks
-from tasks import names
+from tasks import Run, names
 from tasks.folder import trust
-from tasks.folder.run import Run
 
 PROBLEM = """
 from pathlib import Path

@@ -9,14 +9,12 @@ import torch
 
 import tasks
 from blackbox import ArraySpec, BlackBoxError, BlackBoxFunction
-from tasks import cost
+from tasks import Progress, Run
 from tasks.configuration import Count
 from tasks.errors import ConfigurationError
-from tasks.folder.run import Run
 from tasks.plan import plan_of
-from tasks.progress import Progress
 from tasks.start import carry_out
-from tests.tasks.problems import Steering
+from tests.tasks.problems import Steering, cost_of
 
 
 class Line(tasks.Problem):
@@ -59,9 +57,8 @@ def test_rows_are_those_of_base_and_queries(tmp_path):
     assert found.report.is_file()
 
 
-def test_cost_is_in_rows_of_the_data():
-    problem = Line()
-    lines = cost.sentences(plan_of(problem, range(2)).settled(timed=True))
+def test_cost_is_in_rows_of_the_data(tmp_path):
+    lines = cost_of(Line(methods=("cge", "none", "rge")), tmp_path)
     assert "without a black box" in lines[0] and "5" in lines[0]
     assert any("cge" in line and "queries" in line for line in lines)
 

@@ -10,10 +10,8 @@ import torch
 
 import tasks
 from blackbox import ArraySpec, BlackBoxError, BlackBoxFunction
-from tasks import train
+from tasks import Progress, Run, train
 from tasks.configuration import Count, NotNegative, Positive
-from tasks.folder.run import Run
-from tasks.progress import Progress
 from tasks.workers import group
 from zo.estimators import Key
 

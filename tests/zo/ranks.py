@@ -35,7 +35,7 @@ class Chancy(BlackBoxFunction):
         return y
 
 
-def found_by(cases: Sequence[Case], folder: Path) -> list[dict[Any, Any]]:
+def results_by_rank(cases: Sequence[Case], folder: Path) -> list[dict[Any, Any]]:
     """By rank, what the cases gave."""
     spawn(_fork, (str(folder), list(cases)), nprocs=1)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(RANKS)]
@@ -56,9 +56,9 @@ def _work(rank: int, folder: str, cases: Sequence[Case]) -> None:
     groups: dict[Any, Any] = {size: group if rank < size else None for size, group in made.items()}
     short = dist.new_group([0, 1], timeout=timedelta(seconds=3))  # one in which someone does not answer
     groups |= {RANKS: dist.group.WORLD, "rank": rank, "short": short if rank < 2 else None}
-    found = {}
+    results = {}
     for case in cases:
-        found |= case(groups)
-    torch.save(found, f"{folder}/{rank}.pt")
+        results |= case(groups)
+    torch.save(results, f"{folder}/{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()

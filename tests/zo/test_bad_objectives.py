@@ -155,7 +155,7 @@ FALLBACKS = {
 @pytest.mark.parametrize("estimator", [zo.CGE(1e-3), zo.RGE(1e-3, q=5)], ids=["cge", "rge"])
 @pytest.mark.filterwarnings("ignore::zo.NoiseWarning")  # scaled by the batch, the mean loss is constant
 def test_what_cannot_be_stacked_runs_in_loop_with_one_warning(objective, estimator):
-    found = []
+    gradients = []
     for evaluator in ("loop", "auto"):
         torch.manual_seed(0)
         network = nn.Linear(3, 2)
@@ -168,9 +168,9 @@ def test_what_cannot_be_stacked_runs_in_loop_with_one_warning(objective, estimat
                 network.zero_grad()
                 gradient.counts.steps = 0  # the same draws
                 gradient.backward(batch_of())
-            assert len([each for each in caught if each.category is zo.EvaluatorWarning]) == 1
-        found.append(torch.cat([parameter.grad.flatten() for parameter in network.parameters()]))
-    assert torch.equal(*found)
+            assert len([warning for warning in caught if warning.category is zo.EvaluatorWarning]) == 1
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in network.parameters()]))
+    assert torch.equal(*gradients)
 
 
 def test_autocast_switched_off_inside_is_let_through():
@@ -240,9 +240,9 @@ def test_16_bits_behind_perturbed_weights_are_refused_and_in_front_of_them_are_r
     truth.frozen.to(dtype)  # its rounding is part of the function
     squared(truth(batch[0].double()), 0.0).mean().backward()
     zo.LossGradient(network, zo.OutputLoss(squared), zo.CGE(1e-3), evaluator=evaluator).backward(batch)
-    for own, wide in zip(network.own.parameters(), truth.own.parameters(), strict=True):
+    for narrow, wide in zip(network.own.parameters(), truth.own.parameters(), strict=True):
         # a forward difference of a quadratic is off by mu / 2 times its curvature; rounding by eps / mu
-        assert (own.grad - wide.grad).norm() < 1e-2 * wide.grad.norm()
+        assert (narrow.grad - wide.grad).norm() < 1e-2 * wide.grad.norm()
 
 
 class CastInside(nn.Module):
@@ -298,12 +298,12 @@ def test_16_bits_that_begin_after_the_first_step_are_told_once_at_a_step_that_is
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             gradient.backward(batch)
-        return [str(each.message) for each in said if "bfloat16" in str(each.message)]
+        return [str(warning.message) for warning in said if "bfloat16" in str(warning.message)]
 
     assert act_at(0) == []
     network.where = "behind"
-    (told,) = act_at(step)
-    assert f"Step {step}: expected float32 or float64 between" in told
+    (message,) = act_at(step)
+    assert f"Step {step}: expected float32 or float64 between" in message
     assert act_at(10 * step) == []
 
 

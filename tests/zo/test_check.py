@@ -31,7 +31,7 @@ def serving(gradient):
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 @pytest.mark.parametrize("name", UNSTACKABLE)
 def test_falls_back_to_loop_with_one_warning_and_to_its_bits(name):
-    case, found = UNSTACKABLE[name], []
+    case, gradients = UNSTACKABLE[name], []
     objective = case.objective or mean_square
     for evaluator in ("loop", "stacked"):
         torch.manual_seed(0)
@@ -45,13 +45,13 @@ def test_falls_back_to_loop_with_one_warning_and_to_its_bits(name):
         said = [str(w.message) for w in caught if w.category is zo.EvaluatorWarning]
         assert len(said) == (evaluator == "stacked")
         assert all("Stacked" in words and case.word in words for words in said)
-        found.append(torch.cat([p.grad.flatten() / 2 for p in network.parameters()]))
-    assert torch.equal(*found)
+        gradients.append(torch.cat([p.grad.flatten() / 2 for p in network.parameters()]))
+    assert torch.equal(*gradients)
     if name != "dropout by the function":  # each of whose two steps has another mask
         network.zero_grad()
         objective(network, batch).mean().backward()
         exact = [torch.zeros_like(p) if p.grad is None else p.grad for p in network.parameters()]
-        assert torch.allclose(found[0], torch.cat([p.flatten() for p in exact]), atol=1e-5)
+        assert torch.allclose(gradients[0], torch.cat([p.flatten() for p in exact]), atol=1e-5)
 
 
 def test_is_silent_and_keeps_the_fast_one_where_they_agree():
@@ -184,8 +184,8 @@ def test_a_weight_that_is_read_outside_its_layer_from_a_later_step_on_is_found_a
                 fast.backward(batch)
         else:
             fast.backward(batch)
-        for own, right in zip(network.parameters(), slow.parameters(), strict=True):
-            assert (own.grad - right.grad).norm() <= 1e-6 * right.grad.norm() + 1e-8
+        for parameter, right in zip(network.parameters(), slow.parameters(), strict=True):
+            assert (parameter.grad - right.grad).norm() <= 1e-6 * right.grad.norm() + 1e-8
     assert serving(fast) == {"Loop"}
 
 
@@ -256,8 +256,8 @@ def test_a_tenth_too_much_for_one_tensor_is_found_on_confident_rows(number):
             right = super().begin(problem, base)
 
             def changes(queries):
-                own = problem.parameters.locate(queries.indices)[0] == chosen
-                return right(queries) * torch.where(own, 1.1, 1.0)[:, None]
+                of_chosen = problem.parameters.locate(queries.indices)[0] == chosen
+                return right(queries) * torch.where(of_chosen, 1.1, 1.0)[:, None]
 
             return changes
 
@@ -385,7 +385,7 @@ def test_a_warning_names_the_evaluator_once():
     gradient = zo.LossGradient(nn.Linear(3, 2), mean_square, zo.CGE(1e-3), evaluator=Mixing(), chunk=4)
     with pytest.warns(zo.EvaluatorWarning, match="queries of a step") as caught:
         gradient.backward(torch.randn(5, 3))
-    words = [str(each.message) for each in caught if each.category is zo.EvaluatorWarning]
+    words = [str(warning.message) for warning in caught if warning.category is zo.EvaluatorWarning]
     assert len(words) == 1 and words[0].count("Mixing") == 1
 
 
@@ -409,7 +409,7 @@ class Fragile(BlackBoxFunction):
     ("bears", "failures"),
     [
         *((5e-3, "raise"), (0.5, "keep")),
-        *(pytest.param(*each, marks=pytest.mark.slow) for each in ((5e-3, "keep"), (0.5, "raise"))),
+        *(pytest.param(*values, marks=pytest.mark.slow) for values in ((5e-3, "keep"), (0.5, "raise"))),
     ],
 )
 @pytest.mark.parametrize(
@@ -436,9 +436,9 @@ def test_a_box_that_bears_no_long_step_is_checked_by_shorter_ones(evaluator, est
     fastest = "Difference" if isinstance(estimator, zo.CGE) else "Stacked"
     assert serving(gradient) == {{"loop": "Loop", "stacked": "Stacked", "auto": fastest}[evaluator]}
     if isinstance(estimator, zo.CGE):
-        found = network.bias.grad.clone()
+        of_bias = network.bias.grad.clone()
         y = torch.sin(1.3 * network.bias)
-        assert torch.allclose(found, 2 / 3 * y * 1.3 * torch.cos(1.3 * network.bias), atol=2e-3)
+        assert torch.allclose(of_bias, 2 / 3 * y * 1.3 * torch.cos(1.3 * network.bias), atol=2e-3)
 
 
 @pytest.mark.parametrize("bears", [5e-3, 0.5])

@@ -51,10 +51,12 @@ def test_bytes_to_queries():
         assert queries_within(2**30, 2**30 + 1, device) == 1
         assert queries_within(1000, 100, device) == 10
         assert queries_within(2**30, 0, device) == MOST
-    each = 2**20
-    assert queries_within(2**30, each, gpu) == MOST
-    assert queries_within(2**30, each, cpu) == CACHED // each < MOST
-    assert queries_within(2**30, 16 * each, cpu) == LEAST  # a smaller chunk would cost more than it saves
+    per_query = 2**20
+    assert queries_within(2**30, per_query, gpu) == MOST
+    assert queries_within(2**30, per_query, cpu) == CACHED // per_query < MOST
+    assert (
+        queries_within(2**30, 16 * per_query, cpu) == LEAST
+    )  # a smaller chunk would cost more than it saves
 
 
 @pytest.mark.parametrize("estimator", [zo.CGE(1e-3), zo.RGE(1e-3, q=40)], ids=["cge", "rge"])
@@ -136,12 +138,12 @@ def test_copies_count():
     """A module without a rule is copied for each variant: its weights count, those of ruled layers do not."""
     big = nn.Sequential(nn.Linear(200, 200), nn.PReLU(200))
     bilinear = nn.ModuleDict({"b": nn.Bilinear(20, 20, 100), "l": nn.Linear(100, 1)})
-    each = []
+    per_query = []
     for network, shape in ((big, (2, 200)), (bilinear, (2, 20))):
         step = Step(network, zo.estimators.Parameters(network), mean_square, torch.zeros(shape), 2)
         plan = zo.CGE(1e-3).plan(step.parameters, zo.estimators.Key(0))
-        each.append(Stacked().bytes_per_query(step, plan.chunk(0, 1), base=0) - 2 * shape[1] * 4)
-    assert each == [4 * 200, 4 * (20 * 20 * 100 + 100)]
+        per_query.append(Stacked().bytes_per_query(step, plan.chunk(0, 1), base=0) - 2 * shape[1] * 4)
+    assert per_query == [4 * 200, 4 * (20 * 20 * 100 + 100)]
 
 
 def test_which_evaluator_serves_does_not_depend_on_who_chose_the_chunk():
@@ -159,7 +161,7 @@ def test_a_chunk_that_fills_the_memory_is_not_broken_in_two_by_the_drawn_query()
     """A run that is given the chunk that another chose has the other's bits."""
     rows = []
     network = wide()
-    network.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
+    network.register_forward_pre_hook(lambda _, arguments: rows.append(len(arguments[0])))
     gradient = zo.LossGradient(network, mean_square, zo.CGE(1e-3), memory=4 * MIB)
     for _ in range(3):
         rows.clear()

@@ -16,18 +16,18 @@ X = (ArraySpec("x", (2,)),)
 
 def lengths(clip, several):
     """What is left of gradients of these lengths, in two tensors each."""
-    clipping, found = Clipping(clip), []
+    clipping, kept_lengths = Clipping(clip), []
     for length in several:
         gradients = torch.full((3,), 0.6 * length / math.sqrt(3)), torch.full((1, 2), 0.8 * length / 2**0.5)
         clipping.remember(gradients)
-        kept, told = clipping.shortened(gradients)
+        kept, shortened = clipping.shortened(gradients)
         left = torch.cat([part.flatten() for part in kept])
         whole = torch.cat([part.flatten() for part in gradients])
         if length:
             assert torch.cosine_similarity(left, whole, dim=0) > 1 - 1e-6
-        assert told == (not torch.equal(left, whole))
-        found.append(round(float(left.norm()), 4))
-    return found
+        assert shortened == (not torch.equal(left, whole))
+        kept_lengths.append(round(float(left.norm()), 4))
+    return kept_lengths
 
 
 def test_what_is_longer_than_a_multiple_of_the_median_is_as_long_as_that():
@@ -73,13 +73,13 @@ def descend(steps, wild_at=None, **settings):
         trust_policy=zo.tangents.TrustPolicy(check_every=None),
         **settings,
     )
-    found = []
+    gradients = []
     for step in range(steps):
         gradient.tangents[0].factor = 1e3 if step == wild_at else 1.0
         network.zero_grad()
         gradient.backward(torch.randn(6, 2, generator=torch.Generator().manual_seed(step)))
-        found.append(torch.cat([p.grad.flatten().clone() for p in network.parameters()]))
-    return found, gradient
+        gradients.append(torch.cat([p.grad.flatten().clone() for p in network.parameters()]))
+    return gradients, gradient
 
 
 def test_a_tangent_that_is_wrong_by_a_thousand_in_one_step_adds_twice_the_median():

@@ -96,17 +96,17 @@ def test_steps_have_the_bits_of_the_box_made_differentiable(how, estimator):
             x, gain, k = pump_inputs(4)
             optimizer.zero_grad()
             x = (x.detach() + step).requires_grad_()
-            found = run(x, gain, k)
-            found.backward()
+            value = run(x, gain, k)
+            value.backward()
             optimizer.step()
-            losses.append([found.detach(), x.grad, gain.grad])
+            losses.append([value.detach(), x.grad, gain.grad])
         with torch.no_grad():
             run(*pump_inputs(4))
         return [losses, list(network.parameters())], solver.counts
 
     expected, spent = train(lambda solver: solver, False)
-    found, counted = train(zo.custom_op, how != "plain")
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    results, counted = train(zo.custom_op, how != "plain")
+    torch.testing.assert_close(results, expected, rtol=0, atol=0)
     assert counted == spent and spent.calls == 6
 
 
@@ -117,9 +117,9 @@ def test_functional_transforms():
     cotangent = torch.randn(5, 3, dtype=torch.float64)
     leaf = x.clone().requires_grad_()
     expected = solver(leaf)
-    found = torch.func.vjp(solve, x)
-    assert torch.equal(found[0], expected)
-    assert torch.equal(found[1](cotangent)[0], torch.autograd.grad(expected, leaf, cotangent)[0])
+    result = torch.func.vjp(solve, x)
+    assert torch.equal(result[0], expected)
+    assert torch.equal(result[1](cotangent)[0], torch.autograd.grad(expected, leaf, cotangent)[0])
     (wanted,) = torch.autograd.grad(solver(leaf).square().sum(), leaf)
     assert torch.equal(torch.func.grad(lambda x: solve(x).square().sum())(x), wanted)
 

@@ -66,10 +66,10 @@ def test_the_state_of_another_estimator_is_refused_by_name(other):
 
 
 def test_the_state_of_the_same_one_and_of_an_earlier_version_is_taken():
-    own = gradient(zo.CGE(mu=1e-3))
-    own.backward(torch.ones(4, 2))
-    state = own.state_dict()
+    first = gradient(zo.CGE(mu=1e-3))
+    first.backward(torch.ones(4, 2))
+    state = first.state_dict()
     for taken in (state, {name: value for name, value in state.items() if name != "estimator"}):
         again = gradient(zo.CGE(mu=1e-3))
         again.load_state_dict(taken)
-        assert again.counts == own.counts
+        assert again.counts == first.counts

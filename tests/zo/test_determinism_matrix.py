@@ -28,7 +28,7 @@ def work(rank, ranks, evaluators, points, folder):
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
     groups = {size: dist.new_group(list(range(size))) for size in range(1, ranks + 1)}
-    found = {}
+    results = {}
     for name in evaluators:
         for size in range(1, ranks + 1):
             for point in points:
@@ -37,8 +37,12 @@ def work(rank, ranks, evaluators, points, folder):
                 for following in followed(size, ranks):
                     if rank < following:
                         run = train(groups[following], name, begin=left[0])
-                        found[name, size, point, following] = run["weights"], run["counts"], run["evaluator"]
-    torch.save(found, f"{folder}/{rank}.pt")
+                        results[name, size, point, following] = (
+                            run["weights"],
+                            run["counts"],
+                            run["evaluator"],
+                        )
+    torch.save(results, f"{folder}/{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
 
@@ -51,16 +55,16 @@ def check(folder, ranks, evaluators, points):
         for name in evaluators:
             alone = train(None, name)
             for rank in range(ranks):
-                found = torch.load(folder / f"{rank}.pt", weights_only=False)
-                for key, (weights, counts, evaluator) in found.items():
+                results = torch.load(folder / f"{rank}.pt", weights_only=False)
+                for key, (weights, counts, evaluator) in results.items():
                     if key[0] == name:
                         runs += 1
                         assert torch.equal(weights, alone["weights"]), (rank, *key)
                         assert (counts, evaluator) == (alone["counts"], alone["evaluator"]), (rank, *key)
     finally:
         torch.set_num_threads(before)
-    each = sum(sum(followed(size, ranks)) for size in range(1, ranks + 1))  # every process has its own
-    assert runs == len(evaluators) * len(points) * each
+    per_point = sum(sum(followed(size, ranks)) for size in range(1, ranks + 1))  # every process has its own
+    assert runs == len(evaluators) * len(points) * per_point
 
 
 @pytest.mark.slow

@@ -60,12 +60,20 @@ def test_several_inputs_and_outputs():
     assert n.tolist() == [1, 2, 3]
     assert not n.requires_grad
     (y.square().sum() + s.sum()).backward()
-    found = [t.grad for t in inputs]
+    grads = [t.grad for t in inputs]
     truth = torch.autograd.grad(
         sum(t.sum() for t in (many(*inputs)[0].square(), many(*inputs)[1])), inputs[:2]
     )
-    assert all(torch.allclose(f, t, atol=1e-8) for f, t in zip(found, truth, strict=False))
-    assert found[2] is found[3] is None  # an integer, and one whose spec wants no derivative
+    assert all(torch.allclose(f, t, atol=1e-8) for f, t in zip(grads, truth, strict=False))
+    assert grads[2] is grads[3] is None  # an integer, and one whose spec wants no derivative
+
+
+def test_inputs_by_name_have_the_same_gradients():
+    inputs, named = many_inputs(), many_inputs()
+    zo.differentiable(many_box(), CGE, seed=0)(*inputs)[0].square().sum().backward()
+    a, b, label, fixed = named
+    zo.differentiable(many_box(), CGE, seed=0)(a, fixed=fixed, label=label, b=b)[0].square().sum().backward()
+    assert torch.equal(a.grad, inputs[0].grad) and torch.equal(b.grad, inputs[1].grad)
 
 
 def test_an_output_that_the_loss_does_not_use():
@@ -113,9 +121,9 @@ def test_without_a_graph_there_are_no_queries():
     assert torch.equal(solver(x), expected)
     with torch.no_grad():
         assert torch.equal(solver(x.requires_grad_()), expected)
-    found = solver(x.detach().numpy())
-    assert isinstance(found, np.ndarray)
-    assert np.array_equal(found, expected.numpy())
+    answer = solver(x.detach().numpy())
+    assert isinstance(answer, np.ndarray)
+    assert np.array_equal(answer, expected.numpy())
     assert box.calls == [3, 3, 3, 3]
     assert solver.counts.calls == 0
 
@@ -139,17 +147,17 @@ def test_an_input_without_derivative_makes_no_graph():
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_max_rows_bounds_the_calls_and_changes_nothing_else(estimator):
-    x, found, asked = weights(3, 4), [], []
+    x, grads, asked = weights(3, 4), [], []
     for max_rows in (None, 1, 5):
         box = Sine()
-        found.append(gradient_of(zo.differentiable(box, estimator, seed=0, max_rows=max_rows), x))
+        grads.append(gradient_of(zo.differentiable(box, estimator, seed=0, max_rows=max_rows), x))
         queries = box.calls[1:]
         checks = 1 if getattr(estimator, "central", False) else 2  # calls
         assert len(queries) == 1 + checks if max_rows is None else max(queries) == max_rows
         asked.append(sum(queries))
     assert len(set(asked)) == 1
-    assert torch.allclose(found[1], found[0], rtol=1e-9, atol=1e-11)
-    assert torch.allclose(found[2], found[0], rtol=1e-9, atol=1e-11)
+    assert torch.allclose(grads[1], grads[0], rtol=1e-9, atol=1e-11)
+    assert torch.allclose(grads[2], grads[0], rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("shape", [(4,), (1, 4), (0, 4), (2, 0, 4), (2, 2, 2, 4)])
@@ -176,10 +184,10 @@ def test_float32_inputs_of_a_float64_box(mu):
             return super().evaluate_rows(x.astype(np.float64))
 
     x = torch.randn(3, 4)
-    found = gradient_of(zo.differentiable(Wide(), zo.CGE(mu, central=True)), x)
-    assert found.dtype == torch.float32
+    grad = gradient_of(zo.differentiable(Wide(), zo.CGE(mu, central=True)), x)
+    assert grad.dtype == torch.float32
     # Truncation 1.3^3 mu^2 / 6, and outputs rounded to float32 over mu.
-    assert (found - 1.3 * torch.cos(1.3 * x)).abs().max() < 1.3**3 * mu**2 / 6 + 1.2e-7 / mu
+    assert (grad - 1.3 * torch.cos(1.3 * x)).abs().max() < 1.3**3 * mu**2 / 6 + 1.2e-7 / mu
 
 
 def test_mixed_dtypes_each_get_their_own():
@@ -204,9 +212,9 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 def test_draws_are_the_same_on_every_device_and_for_every_shape_of_leading_axes(estimator, device):
     x = weights(6, 4)
     expected = gradient_of(zo.differentiable(Sine(), estimator, seed=0), x)
-    found = gradient_of(zo.differentiable(Sine(), estimator, seed=0), x.view(2, 3, 4).to(device))
-    assert found.device.type == device
-    assert torch.allclose(found.cpu().view(6, 4), expected, rtol=1e-8, atol=1e-10)
+    grad = gradient_of(zo.differentiable(Sine(), estimator, seed=0), x.view(2, 3, 4).to(device))
+    assert grad.device.type == device
+    assert torch.allclose(grad.cpu().view(6, 4), expected, rtol=1e-8, atol=1e-10)
 
 
 # Failed rows and queries
@@ -219,10 +227,10 @@ def test_a_dead_row_gets_zero_and_leaves_the_others_as_they_are(estimator):
     x[2, 1], v[2] = 9.0, float("nan")
     box = Sine(limit=5.0)
     solver = zo.differentiable(box, estimator, seed=0)
-    found = gradient_of(solver, x, v)
-    assert (found[2] == 0).all()
+    grad = gradient_of(solver, x, v)
+    assert (grad[2] == 0).all()
     alive = torch.tensor([0, 1, 3, 4])
-    assert torch.allclose(found[alive], expected[alive], rtol=1e-12, atol=1e-13)
+    assert torch.allclose(grad[alive], expected[alive], rtol=1e-12, atol=1e-13)
     assert box.calls[1] % 4 == 0  # the dead row is not queried
     assert solver.counts.dropped == 0
 
@@ -283,7 +291,7 @@ def test_a_failed_direction_is_left_out_of_its_rows_mean(scheme, side):
     central = scheme != "forward"
     box = sine_within(2.0, side)
     solver = zo.differentiable(box, zo.RowRGE(mu, q, "gaussian", central), seed=4, max_dropped=0.2)
-    found = gradient_of(solver, x)
+    grad = gradient_of(solver, x)
     asked = box.asked[1][0].view(-1, 5, 4)  # queries, rows, numbers
     y = torch.sin(1.3 * asked).sum(dim=-1)
     lost = (side * asked > 2.0).any(dim=-1)
@@ -297,7 +305,7 @@ def test_a_failed_direction_is_left_out_of_its_rows_mean(scheme, side):
     for row in range(5):
         kept = ~lost[:, row]
         expected = (slopes[kept, row, None] * u[kept, row]).mean(dim=0)
-        assert torch.allclose(found[row], expected, rtol=1e-9, atol=1e-10)  # eps |y| / mu, summed
+        assert torch.allclose(grad[row], expected, rtol=1e-9, atol=1e-10)  # eps |y| / mu, summed
 
 
 def test_too_many_failed_queries_are_an_error():
@@ -321,8 +329,8 @@ def test_a_nan_that_arrives_at_a_living_row_is_no_failed_query():
     v = torch.ones(3, 4)
     v[1, 2] = float("nan")
     solver = zo.differentiable(Sine(), RGE)
-    found = gradient_of(solver, torch.zeros(3, 4), v)
-    assert torch.isnan(found).all(dim=1).tolist() == [False, True, False]
+    grad = gradient_of(solver, torch.zeros(3, 4), v)
+    assert torch.isnan(grad).all(dim=1).tolist() == [False, True, False]
     assert solver.counts.dropped == 0
 
 
@@ -356,8 +364,8 @@ def test_resumed_equals_undisturbed_to_the_bit():
     second = make_training()
     for new, old in zip(second, first, strict=True):
         new.load_state_dict(old.state_dict())
-    found = train(3, *second)
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    grads = train(3, *second)
+    assert all(torch.equal(a, b) for a, b in zip(grads, expected, strict=True))
     assert second[0].state_dict() == whole[0].state_dict()
     others = train(6, *make_training(seed=1))
     assert not any(torch.equal(a, b) for a, b in zip(others, expected, strict=True))
@@ -446,9 +454,9 @@ def test_derivatives_that_it_does_not_give(act, words):
 
 def test_a_jacobian_is_given_row_by_row_of_it():
     x = weights(2, 4)
-    found = torch.autograd.functional.jacobian(zo.differentiable(Sine(), CGE), x)
+    jacobian = torch.autograd.functional.jacobian(zo.differentiable(Sine(), CGE), x)
     truth = torch.autograd.functional.jacobian(lambda x: torch.sin(1.3 * x), x)
-    assert torch.allclose(found, truth, atol=1e-8)
+    assert torch.allclose(jacobian, truth, atol=1e-8)
 
 
 def test_create_graph_alone_and_func_grad_are_given():
@@ -542,12 +550,12 @@ def chain(seed: int = 0, **settings) -> nn.Sequential:
 def test_in_a_sequential_the_network_before_the_box_gets_its_gradient():
     network, x = chain(), weights(3, 4)
     network(x).sum().backward()
-    found = [p.grad.clone() for p in network.parameters()]
+    grads = [p.grad.clone() for p in network.parameters()]
     network.zero_grad()
     network[2](torch.sin(1.3 * network[0](x))).sum().backward()
-    assert len(found) == 4  # the box has none
-    for found_one, parameter in zip(found, network.parameters(), strict=True):
-        assert torch.allclose(found_one, parameter.grad, atol=1e-3)
+    assert len(grads) == 4  # the box has none
+    for grad, parameter in zip(grads, network.parameters(), strict=True):
+        assert torch.allclose(grad, parameter.grad, atol=1e-3)
     assert network.eval()[1].training is False
 
 
@@ -562,9 +570,9 @@ def test_a_chain_is_saved_with_the_numbers_of_its_calls_and_resumed_to_the_bit(t
         == network[1].counts
         == zo.box_gradient.RowCounts(calls=1, rows=12, dropped=0, checks=2 * 2)
     )
-    for each in (network, other):
-        each.zero_grad()
-        each(x).sum().backward()
+    for trained in (network, other):
+        trained.zero_grad()
+        trained(x).sum().backward()
     assert torch.equal(other[0].weight.grad, network[0].weight.grad)
     with pytest.raises(zo.ConfigurationError, match="seed=1, got one with 0"):
         chain(seed=1, tangent=zo.LowRankTangent()).load_state_dict(network.state_dict())
@@ -600,8 +608,8 @@ class Constant(Sine):
 def test_a_constant_box_is_said_once(estimator, settings):
     solver, x = zo.differentiable(Constant(), estimator, **settings), weights(3, 4)
     with pytest.warns(zo.ZeroGradientWarning, match=r"Constant.*call 0.*follow x.*check_black_box"):
-        found = gradient_of(solver, x)
-    assert found.abs().max() < 1e-3 if settings else (found == 0).all()
+        grad = gradient_of(solver, x)
+    assert grad.abs().max() < 1e-3 if settings else (grad == 0).all()
     gradient_of(solver, x)  # warnings are errors here
 
 
@@ -647,7 +655,9 @@ UNITS = torch.tensor([1e-3, 1.0, 30.0, 1e3], dtype=torch.float64)
 )  # over a step of 1e-3 times 1e3
 def test_numbers_in_units_far_apart_are_said_once():
     solver, x = with_scale(None), weights(32, 4) * UNITS
-    with pytest.warns(zo.errors.UnitsWarning, match=r"vary alike.*'x'.*stay at mu.*scale=samples\.std"):
+    with pytest.warns(
+        zo.errors.UnitsWarning, match=r"vary by similar amounts.*'x'.*stay at mu.*scale=samples\.std"
+    ):
         gradient_of(solver, x)
     gradient_of(solver, x)  # warnings are errors here
     gradient_of(with_scale(UNITS.tolist()), x)
@@ -707,22 +717,22 @@ def test_each_number_moves_by_mu_of_its_scale(make, central):
     inputs = [weights(3, 2).requires_grad_(), (1e6 * weights(3, 3, seed=1)).requires_grad_()]
     zo.differentiable(box, make(central), seed=0)(*inputs).sum().backward()
     truth = torch.autograd.grad(function(*inputs).sum(), inputs)
-    for found, true, unit in zip((t.grad for t in inputs), truth, (1.0, 1e6), strict=True):
+    for grad, true, unit in zip((t.grad for t in inputs), truth, (1.0, 1e6), strict=True):
         close = 0.1 if isinstance(make(central), zo.RowRGE) and make(central).q > 5 else 2e-4
-        assert torch.allclose(found * unit, true * unit, atol=close, rtol=close)
+        assert torch.allclose(grad * unit, true * unit, atol=close, rtol=close)
     moved = box.asked[1][1] - inputs[1].detach().repeat(len(box.asked[1][1]) // 3, 1)
     assert moved.abs().max() > 1  # 1e-5 of a million
 
 
 def test_an_input_without_a_scale_moves_by_mu():
     """To the bit as before, also beside a tangent, which measures."""
-    found = []
+    results = []
     for scale in (None, 1.0):
         box, _ = of_two_units(scale)
         inputs = [weights(3, 2).requires_grad_(), weights(3, 3, seed=1).requires_grad_()]
         zo.differentiable(box, zo.RowRGE(1e-3, 3), seed=0)(*inputs).sum().backward()
-        found.append([*box.asked[1], *(t.grad for t in inputs)])
-    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+        results.append([*box.asked[1], *(t.grad for t in inputs)])
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
 
 
 def test_a_direction_that_hardly_moves_an_input_of_one_number_is_no_step_lost_in_rounding():
@@ -758,5 +768,5 @@ def test_what_the_box_gave_may_be_written_to():
     (expected,) = torch.autograd.grad(y.square().sum(), x)
     y = solver(x)
     y += 1.0
-    (found,) = torch.autograd.grad(y.square().sum(), x)
-    assert torch.allclose(found, expected, atol=1e-6)
+    (grad,) = torch.autograd.grad(y.square().sum(), x)
+    assert torch.allclose(grad, expected, atol=1e-6)

@@ -137,30 +137,30 @@ def test_dtype_and_leading_axes_are_the_inputs(dtype):
     x = weights(2, 3, 4).to(dtype)
     mu = 1e-2 if dtype == torch.float32 else 1e-6
     solver = zo.differentiable(Sine(), zo.RowRGE(mu, q=4), tangent=zo.SecantTangent())
-    found = gradient_of(solver, x)
-    assert found.dtype == dtype and found.shape == x.shape
+    grad = gradient_of(solver, x)
+    assert grad.dtype == dtype and grad.shape == x.shape
     truth = 1.3 * torch.cos(1.3 * x)
-    assert torch.allclose(found, truth, atol=2 * mu)  # mu / 2 times 1.69, and 1e-7 / mu in float32
+    assert torch.allclose(grad, truth, atol=2 * mu)  # mu / 2 times 1.69, and 1e-7 / mu in float32
 
 
 @pytest.mark.parametrize("kind", TANGENTS)
 def test_max_rows_bounds_the_calls_and_changes_nothing_else(kind):
-    found = []
+    grads = []
     for max_rows in (None, 4, 100):
         box = Sine()
         torch.manual_seed(0)
         solver = zo.differentiable(box, TWO, tangent=TANGENTS[kind](), seed=0, max_rows=max_rows)
-        found.append(gradient_of(solver, weights(3, 4)))
+        grads.append(gradient_of(solver, weights(3, 4)))
         assert box.calls == ([3, 4, 2, 2, 2] if max_rows == 4 else [3, 6, 2, 2])  # two of a check, twice
-    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+    assert torch.equal(grads[0], grads[1]) and torch.equal(grads[0], grads[2])
 
 
 def test_the_tangent_is_a_copy():
-    given = zo.LowRankTangent()
-    solvers = [zo.differentiable(Sine(), TWO, tangent=given) for _ in range(2)]
+    template = zo.LowRankTangent()
+    solvers = [zo.differentiable(Sine(), TWO, tangent=template) for _ in range(2)]
     gradient_of(solvers[0], weights(3, 4))
-    assert solvers[0].tangent is not given
-    states = [tangent.state_dict()["kept"] for tangent in (solvers[0].tangent, solvers[1].tangent, given)]
+    assert solvers[0].tangent is not template
+    states = [tangent.state_dict()["kept"] for tangent in (solvers[0].tangent, solvers[1].tangent, template)]
     assert [kept is None for kept in states] == [False, True, True]
 
 
@@ -175,11 +175,11 @@ def test_a_dead_row_gets_zero_is_not_asked_and_teaches_nothing(kind):
     torch.manual_seed(0)
     box = Sine(limit=5.0)
     solver = zo.differentiable(box, zo.CGE(1e-4), tangent=TANGENTS[kind]())
-    found = gradient_of(solver, x, v)
+    grad = gradient_of(solver, x, v)
     torch.manual_seed(0)
     alone = gradient_of(zo.differentiable(Sine(), zo.CGE(1e-4), tangent=TANGENTS[kind]()), x[alive], v[alive])
-    assert (found[2] == 0).all()
-    assert torch.allclose(found[alive], alone, rtol=1e-9, atol=1e-9)
+    assert (grad[2] == 0).all()
+    assert torch.allclose(grad[alive], alone, rtol=1e-9, atol=1e-9)
     assert box.calls == [5, 16, 2, 2]  # the last are a check's, at half of the step and back
     assert solver.counts.dropped == 0
 
@@ -189,10 +189,10 @@ def test_a_failed_query_is_no_pair_and_is_counted():
     x = weights(5, 4).clamp(-1.0, 1.0)
     x[3, 2] = 1.9999
     solver = zo.differentiable(Sine(limit=2.0), zo.CGE(1e-3), tangent=zo.SecantTangent())
-    found = gradient_of(solver, x)
+    grad = gradient_of(solver, x)
     truth = 1.3 * torch.cos(1.3 * x)
     truth[3, 2] = 1.0
-    assert torch.allclose(found, truth, atol=2e-3)
+    assert torch.allclose(grad, truth, atol=2e-3)
     assert solver.counts == zo.box_gradient.RowCounts(calls=1, rows=20, dropped=1, checks=2 * 2)
     memory = zo.differentiable(Sine(limit=2.0), zo.CGE(1e-3), tangent=zo.LowRankTangent())
     assert gradient_of(memory, x).isfinite().all()
@@ -218,8 +218,8 @@ def test_a_nan_that_arrives_at_a_living_row_stays_there():
     v = torch.ones(3, 4).double()
     v[1, 2] = float("nan")
     for tangent in (zo.SecantTangent(), zo.LowRankTangent(), zo.LowRankTangent()):
-        found = gradient_of(zo.differentiable(Sine(), TWO, tangent=tangent), weights(3, 4), v)
-        assert torch.isnan(found).any(dim=1).tolist() == [False, True, False]
+        grad = gradient_of(zo.differentiable(Sine(), TWO, tangent=tangent), weights(3, 4), v)
+        assert torch.isnan(grad).any(dim=1).tolist() == [False, True, False]
 
 
 # Trust
@@ -236,11 +236,11 @@ def test_trust_is_that_of_the_last_backward_in_the_order_of_forward():
             state = solver(state, torch.full((3,), factor).double())
         state.sum().backward()
     assert solver.trust == pytest.approx([1.0, 0.5, 0.75])
-    found = solver.metrics()
-    assert [found[f"tangent_error_call_{call}"] for call in (1, 2, 3)] == pytest.approx(solver.trust)
+    metrics = solver.metrics()
+    assert [metrics[f"tangent_error_call_{call}"] for call in (1, 2, 3)] == pytest.approx(solver.trust)
     # Responses are c times changes of one size, errors |c - 1| times.
     together = math.sqrt((0.5**2 + 1 + 3**2) / (0.5**2 + 2**2 + 4**2))
-    assert found["tangent_error"] == pytest.approx(together, rel=0.1)
+    assert metrics["tangent_error"] == pytest.approx(together, rel=0.1)
 
 
 def test_without_a_tangent_there_is_no_trust():
@@ -259,8 +259,8 @@ def test_a_tangent_that_learns_from_values_asks_for_nothing():
     v = weights(4, 3, seed=7)
     errors, predictions = [], []
     for step in range(3):
-        found = gradient_of(solver, weights(4, 4, seed=step), v)
-        errors.append(float((found - v @ mix.T).abs().max()))
+        grad = gradient_of(solver, weights(4, 4, seed=step), v)
+        errors.append(float((grad - v @ mix.T).abs().max()))
         predictions.append(solver.trust[0])
     assert errors[0] > 1e-3 and max(errors[1:]) < 1e-9  # five numbers an output, four rows a step
     assert predictions[0] is None and predictions[2] < 1e-9
@@ -279,9 +279,9 @@ def test_a_student_learns_a_box_from_what_it_answers_anyway():
     for step in range(60):
         x, v = 0.5 * weights(16, 2, 3, seed=step).requires_grad_(), weights(16, 9, seed=1000 + step)
         truth = torch.autograd.grad(nonlinear(x), x, v)[0]
-        found = gradient_of(solver, x, v)
+        grad = gradient_of(solver, x, v)
         errors.append(solver.trust[0])
-        cosines.append(float((found * truth).sum() / (found.norm() * truth.norm())) if found.any() else 0.0)
+        cosines.append(float((grad * truth).sum() / (grad.norm() * truth.norm())) if grad.any() else 0.0)
     assert box.ledger.rows_run == 60 * 16
     assert errors[0] is None or errors[0] > 0.9
     assert max(errors[-5:]) < 0.3

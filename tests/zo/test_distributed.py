@@ -16,7 +16,7 @@ from torch import nn
 
 import zo
 from tests.both import Both
-from tests.zo.ranks import RANKS, SIZES, Chancy, found_by
+from tests.zo.ranks import RANKS, SIZES, Chancy, results_by_rank
 
 # A row of the third batch is not finite.
 pytestmark = pytest.mark.filterwarnings("ignore::zo.errors.LostRowsWarning")
@@ -130,31 +130,33 @@ def sizes_of(name):
 
 
 def runs(groups):
-    found = {}
+    results = {}
     for size in SIZES:
         if groups[size] is not None:
-            found |= {(name, size): train(groups[size], name) for name in RUNS if size in sizes_of(name)}
-    return found
+            results |= {(name, size): train(groups[size], name) for name in RUNS if size in sizes_of(name)}
+    return results
 
 
 def others(groups):
     """The runs in groups of those sizes that `runs` leaves out."""
-    found = {}
+    results = {}
     for size in SIZES[1:]:
         if groups[size] is not None:
-            found |= {(name, size): train(groups[size], name) for name in RUNS if size not in sizes_of(name)}
-    return found
+            results |= {
+                (name, size): train(groups[size], name) for name in RUNS if size not in sizes_of(name)
+            }
+    return results
 
 
 def resumes(groups):
     """Two steps on four processes, the others on three and on one."""
-    found = {}
+    results = {}
     for name in ("stacked", "auto"):
         half = train(groups[4], name, until=2)
         for size in (1, 3):
             if groups[size] is not None:
-                found["resumed", name, size] = train(groups[size], name, begin=half["left"])
-    return found
+                results["resumed", name, size] = train(groups[size], name, begin=half["left"])
+    return results
 
 
 class Notebook(dict):
@@ -181,7 +183,7 @@ def journals(groups):
         return {"journal": (error, 0, None, kept)}
     box, network = Chancy(), make_network()
     again = make_gradient(groups[3], "loop", network, box)
-    every = {key: value for own in kept for key, value in own.items()}
+    every = {key: value for journal in kept for key, value in journal.items()}
     again.journal = Notebook(every if groups["rank"] == 0 else {})
     torch.manual_seed(7)
     again.backward(batch_of(0))
@@ -197,10 +199,10 @@ class Late(zo.evaluators.Stacked):
         inner = super().begin(problem, base)
 
         def changes(queries):
-            found = inner(queries)
+            result = inner(queries)
             if (queries.indices == problem.parameters.size - 1).any() and queries.steps.abs().min() < 2 * MU:
                 raise zo.evaluators.Unservable("on purpose")
-            return found
+            return result
 
         return changes
 
@@ -222,20 +224,20 @@ def late(groups):
         rows.append(box.ledger.rows_asked)
         kept = [None] * 2
         dist.all_gather_object(kept, dict(gradient.journal), groups[2])
-        entries = {key: value for own in kept for key, value in own.items() if "by loop" not in key}
+        entries = {key: value for journal in kept for key, value in journal.items() if "by loop" not in key}
     return {"late": (counts, rows)}
 
 
-def bytes_told(groups):
+def bytes_exchanged(groups):
     """Bytes that this rank receives in a step without a check."""
-    found = {}
+    results = {}
     for size, name in ((4, "stacked"), (3, "loop"), (4, "directions")):
         if groups[size] is not None:
             gradient = make_gradient(groups[size], name)
             for step in (0, 1, 3):
                 gradient.backward(batch_of(step))
-            found[size, name] = gradient.exchanged, gradient.next_queries()
-    return {"bytes": found}
+            results[size, name] = gradient.exchanged, gradient.next_queries()
+    return {"bytes": results}
 
 
 def error_of(gradient, batch):
@@ -252,7 +254,7 @@ DIFFERING = ("weights", "buffers", "batch", "random state", "settings", "chunk")
 
 
 def differing(groups):
-    found = {}
+    results = {}
     for place, name in enumerate(DIFFERING):
         network, box, batch = make_network(), Chancy(), batch_of(0)
         odd = groups["rank"] == 1 + place % 3
@@ -265,8 +267,8 @@ def differing(groups):
         if odd and name == "batch":
             batch[0][0, 0] = -batch[0][0, 0]
         torch.manual_seed(3 if odd and name == "random state" else 4)
-        found[name] = *error_of(gradient, batch), box.ledger.rows_asked
-    return {"differing": found}
+        results[name] = *error_of(gradient, batch), box.ledger.rows_asked
+    return {"differing": results}
 
 
 class BreaksLate(Chancy):
@@ -291,25 +293,25 @@ class OneRowLess(Chancy):
 
 
 def failing(groups):
-    batch, found, group = batch_of(0), {}, groups[4]
+    batch, results, group = batch_of(0), {}, groups[4]
     torch.manual_seed(4)
     raising = BreaksLate(2)
     raising.failures = "raise"
     broken = zo.LossGradient(
         make_network(), through(raising), CGE, evaluator="loop", chunk=5, process_group=group, max_dropped=0.5
     )
-    found["chunk"] = error_of(broken, batch)
+    results["chunk"] = error_of(broken, batch)
     raising.failures = "keep"
     everything = tuple(torch.full_like(part, torch.nan) for part in batch)
-    found["all"] = error_of(make_gradient(group), everything)
+    results["all"] = error_of(make_gradient(group), everything)
     box = OneRowLess() if groups["rank"] == 3 else Chancy()
-    found["base"] = error_of(make_gradient(group, box=box), batch)
-    found["rows"] = error_of(make_gradient(group), (torch.ones(()), torch.ones(())))
-    found["noise"] = error_of(*breaks_in_the_last_query(group))
-    found["writes"] = error_of(writing_on_rank(1, group), batch)
-    found["after"] = float(broken.backward(batch))  # the group and the gradient serve again
-    found["grads"] = torch.cat([tensor.grad.flatten() for tensor in broken.network.parameters()])
-    return {"failing": found}
+    results["base"] = error_of(make_gradient(group, box=box), batch)
+    results["rows"] = error_of(make_gradient(group), (torch.ones(()), torch.ones(())))
+    results["noise"] = error_of(*breaks_in_the_last_query(group))
+    results["writes"] = error_of(writing_on_rank(1, group), batch)
+    results["after"] = float(broken.backward(batch))  # the group and the gradient serve again
+    results["grads"] = torch.cat([tensor.grad.flatten() for tensor in broken.network.parameters()])
+    return {"failing": results}
 
 
 def breaks_in_the_last_query(group):
@@ -375,13 +377,13 @@ def dying(groups):
         return {"dying": None}
 
 
-CASES = (runs, resumes, journals, late, bytes_told, differing, failing, lonely, dying)
+CASES = (runs, resumes, journals, late, bytes_exchanged, differing, failing, lonely, dying)
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def by_rank(tmp_path_factory):
     """By rank, what the cases gave."""
-    return found_by(CASES, tmp_path_factory.mktemp("ranks"))
+    return results_by_rank(CASES, tmp_path_factory.mktemp("ranks"))
 
 
 # The same bits
@@ -393,85 +395,85 @@ def assert_same(run, other):
     assert run["evaluator"] == other["evaluator"]
 
 
-def refuse_other_bits(name, sizes, found):
+def refuse_other_bits(name, sizes, by_rank):
     """What every rank of groups of these sizes came to is what one process comes to."""
     alone = train(None, name)
     dropped = alone["counts"]["dropped"]
     assert dropped > 0 if RUNS[name][3] == "box" and name not in ("directions", "both") else True
-    for size, rank in [(each, rank) for each in sizes for rank in range(each)]:
-        run = found[rank][name, size]
+    for size, rank in [(processes, rank) for processes in sizes for rank in range(processes)]:
+        run = by_rank[rank][name, size]
         assert_same(run, alone)
         assert run["counts"]["dropped"] == dropped
         assert run["counts"] == alone["counts"] or name == "waking"  # pieces before the fault run twice
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_one_to_four_processes_come_to_the_same_bits(name, found, one_thread):
-    refuse_other_bits(name, sizes_of(name), found)
+def test_one_to_four_processes_come_to_the_same_bits(name, by_rank, one_thread):
+    refuse_other_bits(name, sizes_of(name), by_rank)
 
 
 @pytest.mark.slow
 def test_two_to_four_processes_come_to_the_same_bits_in_every_run(tmp_path, one_thread):
-    found = found_by([others], tmp_path)
+    by_rank = results_by_rank([others], tmp_path)
     for name in RUNS:
-        refuse_other_bits(name, set(SIZES[1:]) - set(sizes_of(name)), found)
-    refuse_other_rows("sparse", SIZES[1:], found)
+        refuse_other_bits(name, set(SIZES[1:]) - set(sizes_of(name)), by_rank)
+    refuse_other_rows("sparse", SIZES[1:], by_rank)
 
 
-def test_one_that_wakes_is_found_by_its_sentinel_and_evaluated_by_loop(found):
+def test_one_that_wakes_is_found_by_its_sentinel_and_evaluated_by_loop(by_rank):
     assert all(
-        found[rank]["waking", 4]["evaluator"] == {"Coordinates, training": "Loop"} for rank in range(4)
+        by_rank[rank]["waking", 4]["evaluator"] == {"Coordinates, training": "Loop"} for rank in range(4)
     )
 
 
-def refuse_other_rows(name, sizes, found):
+def refuse_other_rows(name, sizes, by_rank):
     """Rows are paid once, beside the base, which all evaluate; checks are the first process's."""
     alone = train(None, name)
     for size in sizes:
-        asked = sum(found[rank][name, size]["rows"] for rank in range(size))
+        asked = sum(by_rank[rank][name, size]["rows"] for rank in range(size))
         assert asked == alone["rows"] + (size - 1) * ROWS * STEPS
-        assert all(found[rank][name, size]["rows"] > ROWS * STEPS for rank in range(size))
+        assert all(by_rank[rank][name, size]["rows"] > ROWS * STEPS for rank in range(size))
 
 
-def test_rows_are_paid_once(found, one_thread):
-    refuse_other_rows("loop", sizes_of("loop"), found)
+def test_rows_are_paid_once(by_rank, one_thread):
+    refuse_other_rows("loop", sizes_of("loop"), by_rank)
 
 
-def test_queries_that_a_fault_made_useless_are_counted_also_by_a_run_that_goes_on(found, one_thread):
+def test_queries_that_a_fault_made_useless_are_counted_also_by_a_run_that_goes_on(by_rank, one_thread):
     alone = train(None, "waking")
     assert alone["rows"] == ROWS * (alone["counts"]["queries"] + STEPS)
-    (whole, resumed), _ = found[0]["late"]
-    rows = sum(found[rank]["late"][1][0] for rank in range(2))
+    (whole, resumed), _ = by_rank[0]["late"]
+    rows = sum(by_rank[rank]["late"][1][0] for rank in range(2))
     assert rows == ROWS * (whole.queries + 2)  # both evaluate the base
     assert resumed == whole
 
 
 @pytest.mark.parametrize("name", ["stacked", "auto"])
 @pytest.mark.parametrize("size", [1, 3])
-def test_a_run_resumes_on_another_number_of_processes_to_the_same_bits(name, size, found, one_thread):
+def test_a_run_resumes_on_another_number_of_processes_to_the_same_bits(name, size, by_rank, one_thread):
     whole = train(None, name)
     for rank in range(size):
-        resumed = found[rank]["resumed", name, size]
+        resumed = by_rank[rank]["resumed", name, size]
         assert_same({**resumed, "losses": 0}, {**whole, "losses": 0})
         assert resumed["counts"] == whole["counts"]
 
 
-def test_what_the_journal_has_of_all_processes_is_not_evaluated_again(found, one_thread):
+def test_what_the_journal_has_of_all_processes_is_not_evaluated_again(by_rank, one_thread):
     network = make_network()
     torch.manual_seed(7)
     gradient = make_gradient(None, "loop", network)
     gradient.backward(batch_of(0))
     whole = torch.cat([tensor.grad.flatten() for tensor in network.parameters()])
-    for own in found:
-        kind, words, _ = own["journal"][0]
+    for results in by_rank:
+        kind, words, _ = results["journal"][0]
         assert kind == "RanksError" and "killed" in words
-    for own in found[:3]:
-        assert torch.equal(own["journal"][2], whole)
-    kept = [len(own) for own in found[0]["journal"][3]]
+    for results in by_rank[:3]:
+        assert torch.equal(results["journal"][2], whole)
+    kept = [len(journal) for journal in by_rank[0]["journal"][3]]
     assert kept[1] == 2 and min(kept) > 0
-    numbers = [value["numbers"] for own in found[0]["journal"][3] for value in own.values()]
+    numbers = [value["numbers"] for journal in by_rank[0]["journal"][3] for value in journal.values()]
     known = sum(values.numel() for values in numbers)  # those of checks among them
-    queries = sum(own["journal"][1] for own in found[:3]) // ROWS - 3  # without the base
+    queries = sum(results["journal"][1] for results in by_rank[:3]) // ROWS - 3  # without the base
     assert queries == gradient.counts.queries - known
 
 
@@ -479,10 +481,10 @@ def test_what_the_journal_has_of_all_processes_is_not_evaluated_again(found, one
 
 
 @pytest.mark.parametrize(("size", "name"), [(4, "stacked"), (3, "loop"), (4, "directions")])
-def test_bytes_of_a_step(size, name, found):
+def test_bytes_of_a_step(size, name, by_rank):
     """Eight a query, and about a kilobyte of words from each process; one exchange pads to the longest."""
     for rank in range(size):
-        exchanged, queries = found[rank]["bytes"][size, name]
+        exchanged, queries = by_rank[rank]["bytes"][size, name]
         most = -(-queries // size) + RUNS[name][2]
         assert 8 * queries < exchanged < size * (8 * most + 4000)
 
@@ -501,31 +503,31 @@ def test_bytes_of_a_step(size, name, found):
         (5, "chunk", "settings"),
     ],
 )
-def test_a_rank_that_differs_is_named_on_all(found, place, name, called):
-    for own in found:
-        kind, words, cause, _ = own["differing"][name]
+def test_a_rank_that_differs_is_named_on_all(by_rank, place, name, called):
+    for results in by_rank:
+        kind, words, cause, _ = results["differing"][name]
         assert (kind, cause) == ("RanksError", "NoneType")
         assert f"other {called}" in words and f"on rank {1 + place % 3}" in words
 
 
-def test_a_failure_of_one_rank_is_raised_on_all(found):
-    for rank, own in enumerate(found):
-        kind, words, cause = own["failing"]["chunk"]
+def test_a_failure_of_one_rank_is_raised_on_all(by_rank):
+    for rank, results in enumerate(by_rank):
+        kind, words, cause = results["failing"]["chunk"]
         assert kind == "RanksError" and "rank 2 failed: RowFailedError" in words and "no room left" in words
         assert cause == ("RowFailedError" if rank == 2 else "NoneType")
 
 
 @pytest.mark.parametrize(("name", "rank", "words"), [("noise", 0, "no room left"), ("writes", 1, "4.bias")])
-def test_what_one_rank_finds_after_its_queries_is_raised_on_all(found, name, rank, words):
-    for own in found:
-        kind, said, _ = own["failing"][name]
+def test_what_one_rank_finds_after_its_queries_is_raised_on_all(by_rank, name, rank, words):
+    for results in by_rank:
+        kind, said, _ = results["failing"][name]
         assert kind == "RanksError" and f"rank {rank} failed" in said and words in said
 
 
-def test_a_journal_on_one_rank_alone_is_refused_by_name(found):
-    for own in found:
-        assert "other journal and stage of the step on rank 1" in own["lonely"]
-        assert "a journal to all or to none" in own["lonely"]
+def test_a_journal_on_one_rank_alone_is_refused_by_name(by_rank):
+    for results in by_rank:
+        assert "other journal and stage of the step on rank 1" in results["lonely"]
+        assert "a journal to all or to none" in results["lonely"]
 
 
 @pytest.mark.parametrize(
@@ -536,26 +538,26 @@ def test_a_journal_on_one_rank_alone_is_refused_by_name(found):
         ("base", "RanksError", "other surviving rows of the base on rank 3"),
     ],
 )
-def test_what_all_ranks_fail_at_they_raise_alike(found, name, kind, words):
-    for own in found:
-        assert own["failing"][name][0] == kind
-        assert words in own["failing"][name][1]
+def test_what_all_ranks_fail_at_they_raise_alike(by_rank, name, kind, words):
+    for results in by_rank:
+        assert results["failing"][name][0] == kind
+        assert words in results["failing"][name][1]
 
 
-def test_group_and_gradient_serve_again_after_failures(found, one_thread):
+def test_group_and_gradient_serve_again_after_failures(by_rank, one_thread):
     torch.manual_seed(4)
     gradient = zo.LossGradient(
         make_network(), through(BreaksLate(None)), CGE, evaluator="loop", chunk=5, max_dropped=0.5
     )
     loss = float(gradient.backward(batch_of(0)))
     grads = torch.cat([tensor.grad.flatten() for tensor in gradient.network.parameters()])
-    for own in found:
-        assert own["failing"]["after"] == loss
-        assert torch.equal(own["failing"]["grads"], grads)
+    for results in by_rank:
+        assert results["failing"]["after"] == loss
+        assert torch.equal(results["failing"]["grads"], grads)
 
 
-def test_a_rank_that_is_gone_ends_the_step_within_the_timeout(found):
-    kind, words, _ = found[0]["dying"]
+def test_a_rank_that_is_gone_ends_the_step_within_the_timeout(by_rank):
+    kind, words, _ = by_rank[0]["dying"]
     assert kind == "RanksError"
     assert "rank 0 expected an answer of all 2 ranks" in words and "last checkpoint" in words
-    assert found[1]["dying"] is None
+    assert by_rank[1]["dying"] is None

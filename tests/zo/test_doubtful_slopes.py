@@ -114,15 +114,15 @@ BENT = {"saturated", "root", "long step"}
 
 def error_of(case: Case, solver, calls: int = 1) -> float:
     """The largest relative error of gradients of so many calls, against autograd in float64."""
-    found = []
+    errors = []
     for call in range(calls):
         u = (case.size * weights(32, 4, seed=call)).to(case.dtype).requires_grad_()
         v = weights(32, 4, seed=100 + call)
         gradient = torch.autograd.grad(solver(u), u, v.to(case.dtype))[0].double()
         exact = u.detach().double().requires_grad_()
         truth = torch.autograd.grad(case.truth(exact), exact, v)[0]
-        found.append(float((gradient - truth).norm() / truth.norm()))
-    return max(found)
+        errors.append(float((gradient - truth).norm() / truth.norm()))
+    return max(errors)
 
 
 @pytest.mark.parametrize(
@@ -152,8 +152,8 @@ def test_a_jump_that_few_rows_cross_makes_the_whole_gradient_wrong_and_is_said()
     u[7, 2] = 0.3 - 4e-6
     solver = zo.differentiable(Box(jump), zo.CGE(1e-5))
     with pytest.warns(zo.SlopeWarning, match="it jumps"):
-        found = torch.autograd.grad(solver(u.requires_grad_()).sum(), u)[0]
-    assert found.norm() > 100 * torch.cos(u).norm()
+        grad = torch.autograd.grad(solver(u.requires_grad_()).sum(), u)[0]
+    assert grad.norm() > 100 * torch.cos(u).norm()
 
 
 def doubled(u: Tensor) -> Tensor:
@@ -193,9 +193,9 @@ def test_behind_a_relu_the_kink_that_is_told_spoils_no_weight_with_cge():
     network = nn.Sequential(nn.Linear(3, 4), nn.ReLU()).double()
     y = zo.differentiable(Box(torch.abs), zo.CGE(1e-6))(network(weights(32, 3)))
     with pytest.warns(zo.SlopeWarning, match="with CGE that spoils no weight"):
-        found = torch.autograd.grad(y.sum(), list(network.parameters()))
+        grads = torch.autograd.grad(y.sum(), list(network.parameters()))
     truth = torch.autograd.grad(network(weights(32, 3)).abs().sum(), list(network.parameters()))
-    assert all(torch.allclose(one, other) for one, other in zip(found, truth, strict=True))
+    assert all(torch.allclose(one, other) for one, other in zip(grads, truth, strict=True))
 
 
 def jump_behind(u: Tensor) -> Tensor:
@@ -216,9 +216,9 @@ def test_what_is_behind_the_inputs_and_in_no_forward_difference_is_not_told(func
     """These slopes are right: warnings are errors here."""
     u = torch.where(weights(32, 4) > 0, weights(32, 4), at).requires_grad_()
     solver = zo.differentiable(Box(function, failures), zo.CGE(1e-3))
-    found = torch.autograd.grad(solver(u).sum(), u)[0]
+    grad = torch.autograd.grad(solver(u).sum(), u)[0]
     slope = 2.0 if function is half_line else 1.0
-    assert torch.allclose(found, torch.full_like(found, slope))
+    assert torch.allclose(grad, torch.full_like(grad, slope))
 
 
 @pytest.mark.parametrize("central", [False, True])
@@ -242,15 +242,15 @@ def test_a_check_asks_two_queries_or_a_hundredth_twice_at_calls_0_1_10_100(rows,
 
 def test_a_gradient_is_the_same_to_the_bit_whether_a_check_can_ask_or_not():
     """A budget that ends behind the queries is no error, and what a check asks changes no gradient."""
-    found, asked = [], []
+    grads, asked = [], []
     for rows in (3 * 5, 1000):
         u = weights(3, 4).requires_grad_()
         solver = zo.differentiable(Budgeted(Box(torch.sin), rows), zo.CGE(1e-3), seed=0)
         solver(u).sum().backward()
         assert u.grad is not None
-        found.append(u.grad)
+        grads.append(u.grad)
         asked.append(solver.counts.checks)
-    assert torch.equal(*found) and asked == [0, 2 * 2]  # of 12 queries two, at half of the step and back
+    assert torch.equal(*grads) and asked == [0, 2 * 2]  # of 12 queries two, at half of the step and back
 
 
 @pytest.mark.parametrize("failures", ["keep", "raise"])

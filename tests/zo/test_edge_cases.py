@@ -108,9 +108,9 @@ def made(make: Callable[[], nn.Module]) -> tuple[nn.Module, Batch]:
 
 def grads(network: nn.Module) -> list[Tensor]:
     """One for each parameter; None stands for one without a number."""
-    found = [weight.new_empty(0) if weight.grad is None else weight.grad for weight in network.parameters()]
-    assert [part.numel() for part in found] == [weight.numel() for weight in network.parameters()]
-    return found
+    parts = [weight.new_empty(0) if weight.grad is None else weight.grad for weight in network.parameters()]
+    assert [part.numel() for part in parts] == [weight.numel() for weight in network.parameters()]
+    return parts
 
 
 def error_of(network: nn.Module, step: Callable[[], object], truth: Tensor) -> float:
@@ -172,7 +172,7 @@ def test_a_row_that_only_queries_make_infinite_costs_its_coordinates_alone(centr
     truth = torch.autograd.grad(squares(network, batch).mean(), list(network.parameters()))
     gradient = zo.LossGradient(network, objective, zo.CGE(1e-6, central=central), max_dropped=0.5)
     gradient.backward(batch)
-    exact, found = (torch.cat([part.flatten() for part in parts]) for parts in (truth, grads(network)))
-    kept = found != 0
-    assert 0 < int((~kept).sum()) == gradient.counts.dropped < len(found)
-    assert torch.allclose(found[kept], exact[kept], atol=1e-5)
+    exact, estimated = (torch.cat([part.flatten() for part in parts]) for parts in (truth, grads(network)))
+    kept = estimated != 0
+    assert 0 < int((~kept).sum()) == gradient.counts.dropped < len(estimated)
+    assert torch.allclose(estimated[kept], exact[kept], atol=1e-5)

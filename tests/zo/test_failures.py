@@ -27,11 +27,11 @@ class Sabotaged:
         return torch.cat([p.detach().flatten() for p in network.parameters()]).clone()
 
     def __call__(self, network, batch):
-        found, moved = objective(network, batch), self.flat(network) - self.base
+        losses, moved = objective(network, batch), self.flat(network) - self.base
         for (weight, sign), row in self.lost.items():
             if moved[weight] * sign > 0 and moved.count_nonzero() == 1 and moved[weight].abs() < 1e-3:
-                found[row] = NAN  # at the step of mu alone, which is shorter than those of checks
-        return found
+                losses[row] = NAN  # at the step of mu alone, which is shorter than those of checks
+        return losses
 
 
 def objective(network, batch):
@@ -61,10 +61,10 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 def test_rows_lost_in_the_base_leave_the_gradient_of_the_other_rows(network, batch, estimator):
     x, lost = batch
     lost[[1, 4]] = True
-    found = gradient_of(network, estimator, (x, lost))
+    grad = gradient_of(network, estimator, (x, lost))
     alone = gradient_of(network, estimator, (x[~lost], lost[~lost]))
     # A batch of four rows and one of six may be rounded differently by the matrix product.
-    assert torch.allclose(found, alone, rtol=0, atol=1e-10)
+    assert torch.allclose(grad, alone, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("scheme", ["forward", "central"])
@@ -72,18 +72,18 @@ def test_a_lost_query_leaves_its_coordinate_at_zero_and_all_others_to_the_bit(ne
     estimator = zo.CGE(1e-4, central=scheme != "forward")
     whole = gradient_of(network, estimator, batch)
     sabotaged = Sabotaged(network, {(3, 1): 2, (7, 1): 0})
-    found = gradient_of(network, estimator, batch, sabotaged)
+    grad = gradient_of(network, estimator, batch, sabotaged)
     expected = whole.clone()
     expected[[3, 7]] = 0
-    assert torch.equal(found, expected)
+    assert torch.equal(grad, expected)
 
 
 def test_central_coordinate_is_zero_where_only_the_backward_query_was_lost(network, batch):
     estimator = zo.CGE(1e-4, central=True)
-    found = gradient_of(network, estimator, batch, Sabotaged(network, {(5, -1): 1}))
+    grad = gradient_of(network, estimator, batch, Sabotaged(network, {(5, -1): 1}))
     expected = gradient_of(network, estimator, batch)
     expected[5] = 0
-    assert torch.equal(found, expected)
+    assert torch.equal(grad, expected)
 
 
 @pytest.mark.parametrize("central", [False, True])
@@ -96,12 +96,12 @@ def test_rge_is_the_mean_over_the_directions_that_remain(network, batch, central
     base = Sabotaged.flat(network)
 
     def losing(network, batch):  # direction 2, in central differences the way back of it alone
-        found, moved = objective(network, batch), Sabotaged.flat(network) - base
+        losses, moved = objective(network, batch), Sabotaged.flat(network) - base
         if torch.allclose(moved, steps[5 if central else 2], rtol=0, atol=1e-12):
-            found[1] = NAN
-        return found
+            losses[1] = NAN
+        return losses
 
-    found = gradient_of(network, estimator, batch, losing, max_dropped=0.5)
+    grad = gradient_of(network, estimator, batch, losing, max_dropped=0.5)
     zeroth = objective(network, batch).mean()
     changes = []
     for step in steps:
@@ -114,7 +114,7 @@ def test_rge_is_the_mean_over_the_directions_that_remain(network, batch, central
         if i != 2:
             slope = (changes[2 * i] - changes[2 * i + 1]) / 2 if central else changes[i]
             expected += slope.detach() / 1e-4 * directions[i] / (q - 1)
-    assert torch.allclose(found, expected, rtol=1e-6, atol=1e-9)
+    assert torch.allclose(grad, expected, rtol=1e-6, atol=1e-9)
 
 
 def test_a_box_that_keeps_failures_costs_queries_not_the_step():
@@ -200,13 +200,13 @@ def test_rows_without_a_finite_loss_are_told_once_and_counted(spoilt, words, eva
         for _ in range(3):
             network.zero_grad()
             gradient.backward(batch)
-    (told,) = [str(each.message) for each in said if each.category is zo.errors.LostRowsWarning]
+    (message,) = [str(warning.message) for warning in said if warning.category is zo.errors.LostRowsWarning]
     for word in words:
-        assert word in told
+        assert word in message
     assert gradient.counts.lost == gradient.metrics()["lost"] == 60
-    found = network.weight.grad.clone()
+    grad = network.weight.grad.clone()
     truth = torch.autograd.grad(objective_with_nan(network, batch[20:]).mean(), network.weight)[0]
-    assert torch.allclose(found, truth, atol=1e-3)
+    assert torch.allclose(grad, truth, atol=1e-3)
 
 
 def test_rows_that_a_black_box_lost_are_counted_and_its_ledger_says_why():
@@ -217,14 +217,14 @@ def test_rows_that_a_black_box_lost_are_counted_and_its_ledger_says_why():
     def objective(network, batch):
         return box(batch + 0 * network(batch.nan_to_num())).square().mean(dim=1)
 
-    for spoilt, told in ((4.0, 0), (torch.nan, 1)):
+    for spoilt, warned in ((4.0, 0), (torch.nan, 1)):
         gradient = zo.LossGradient(network, objective, zo.CGE(1e-3))
         spoilt_batch = batch.clamp(max=1)
         spoilt_batch[0] = spoilt
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             gradient.backward(spoilt_batch)
-        assert [each.category for each in said].count(zo.errors.LostRowsWarning) == told
+        assert [warning.category for warning in said].count(zo.errors.LostRowsWarning) == warned
         assert gradient.counts.lost == 1
 
 

@@ -46,7 +46,9 @@ def trained(box, steps, *, wrong=False, policy=zo.tangents.TrustPolicy(check_eve
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         go_on(gradient, network, range(steps))
-    return gradient, [str(each.message) for each in said if "constant in pieces" in str(each.message)]
+    return gradient, [
+        str(warning.message) for warning in said if "constant in pieces" in str(warning.message)
+    ]
 
 
 def go_on(gradient, network, steps):
@@ -61,9 +63,14 @@ def go_on(gradient, network, steps):
 def test_stairs_are_told_once_get_no_probes_and_hardly_any_checks():
     box = Stairs(0.25)
     gradient, said = trained(box, 24, wrong=True)
-    (told,) = said
-    assert "Step 0: " in told and "of the rows" in told and "every 20 steps" in told and "KeepBest" in told
-    assert "StudentTangent" not in told  # it has one
+    (message,) = said
+    assert (
+        "Step 0: " in message
+        and "of the rows" in message
+        and "every 20 steps" in message
+        and "KeepBest" in message
+    )
+    assert "StudentTangent" not in message  # it has one
     # the base of each step, and the checks of the first step and of the twentieth
     assert gradient.counts.rows == box.rows == ROWS * (24 + 2)
     assert gradient.metrics()["tangent_probes"] == 0
@@ -80,8 +87,8 @@ def test_boxes_that_answer_are_checked_as_ever(width):
 def test_probes_that_the_user_asked_for_stay_and_grow_no_more():
     policy = zo.tangents.TrustPolicy(check_every=None)
     gradient, said = trained(Stairs(0.25), 30, policy=policy, tangent=zo.LowRankTangent(), probes=1)
-    (told,) = said
-    assert "check in" not in told and "Take a StudentTangent" in told
+    (message,) = said
+    assert "check in" not in message and "Take a StudentTangent" in message
     assert gradient.counts.rows == ROWS * 30 * 2
 
 
@@ -124,9 +131,9 @@ def test_a_gradient_that_is_far_too_long_does_not_make_a_smooth_box_look_flat():
     with warnings.catch_warnings():
         warnings.simplefilter("error", zo.TangentWarning)
         gradient.backward(batch)
-    found, true = (
-        torch.cat([g.flatten() for g in each])
-        for each in ([weight.grad for weight in network.parameters()], true)
+    estimated, true = (
+        torch.cat([g.flatten() for g in parts])
+        for parts in ([weight.grad for weight in network.parameters()], true)
     )
     assert not gradient.watch.flat
-    assert torch.allclose(found, (true @ found) / (found @ found) * found, rtol=0.05)
+    assert torch.allclose(estimated, (true @ estimated) / (estimated @ estimated) * estimated, rtol=0.05)

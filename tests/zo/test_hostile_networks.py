@@ -176,7 +176,7 @@ def test_a_forward_that_writes_the_weights():
 
 @pytest.mark.parametrize("estimator", [zo.CGE(1e-4), zo.RGE(1e-4, q=4)])
 def test_compiled_modules_run_uncompiled(estimator):
-    found = []
+    gradients = []
     for compiled in (False, True):
         torch.manual_seed(0)
         network = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2)).double()
@@ -185,8 +185,8 @@ def test_compiled_modules_run_uncompiled(estimator):
         batch = torch.randn(4, 3).double()
         gradient.backward(batch)
         gradient.backward(batch)
-        found.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
-    assert torch.equal(*found)
+        gradients.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
+    assert torch.equal(*gradients)
 
 
 @pytest.mark.parametrize("evaluator", ["loop", "stacked"])
@@ -266,8 +266,8 @@ def assert_a_step_is_autograd_s(gradient, network, twin):
     twin.zero_grad()
     gradient.backward(batch)
     mean_square(twin, batch).mean().backward()
-    for own, exact in zip(network.parameters(), twin.parameters(), strict=True):
-        assert (own.grad - exact.grad).norm() <= 1e-7 * exact.grad.norm()
+    for parameter, exact in zip(network.parameters(), twin.parameters(), strict=True):
+        assert (parameter.grad - exact.grad).norm() <= 1e-7 * exact.grad.norm()
 
 
 @pytest.mark.parametrize("kind", ["tensor", "array", "list", "deque", "dict", "cache"])
@@ -328,25 +328,25 @@ def test_what_a_forward_counts_in_a_counter_is_put_back():
     batch = torch.ones(4, 3).double()
     zo.LossGradient(network, mean_square, zo.CGE(1e-5, central=True), evaluator="loop").backward(batch)
     assert network.counts == {"calls": 1}
-    found = network.weight.grad.clone()
+    grad = network.weight.grad.clone()
     network.zero_grad()
     network.counts.clear()
     mean_square(network, batch).mean().backward()
-    assert (found - network.weight.grad).norm() <= 1e-7 * found.norm()
+    assert (grad - network.weight.grad).norm() <= 1e-7 * grad.norm()
 
 
 @pytest.mark.parametrize("kind", ["tensor", "array", "list", "dict", "set"])
 def test_queries_that_write_inside_of_what_the_base_evaluation_left_alone_are_an_error(kind):
     class Choosing(nn.Linear):
         def forward(self, x):
-            found = super().forward(x) + float(self.kept["tensor"][0] + self.kept["array"][0])
+            result = super().forward(x) + float(self.kept["tensor"][0] + self.kept["array"][0])
             if self.weight.data[0, 0] != 0:
                 match kind:
                     case "tensor" | "array" | "list" | "dict":
                         self.kept[kind][0] += 1
                     case "set":
                         self.kept["set"] ^= {0, 1}
-            return found
+            return result
 
     network = Choosing(3, 1).double()
     network.weight.data.zero_()
@@ -400,9 +400,9 @@ def test_a_running_maximum_in_a_dict_is_put_back(evaluator):
             self.inner, self.kept = network, {"most": 0.0}
 
         def forward(self, x):
-            found = self.inner(x)
-            self.kept["most"] = max(self.kept["most"], float(found[:4].detach().max()))
-            return found
+            result = self.inner(x)
+            self.kept["most"] = max(self.kept["most"], float(result[:4].detach().max()))
+            return result
 
     top, batch = Top(), torch.ones(4, 3).double()
     gradient = zo.LossGradient(top, mean_square, zo.CGE(1e-3), evaluator=evaluator, chunk=4)

@@ -83,9 +83,9 @@ def test_a_query_that_failed_by_itself_stays_failed_so_that_the_bits_are_the_sam
     with pytest.raises(Killed):
         step(losing({7}), journal, BATCH, **settings)
     journal.most = 1000
-    found, again = step(losing(()), journal, BATCH, **settings)  # it would not fail a second time
-    assert torch.equal(found, undisturbed) and again == counts
-    assert again.dropped == 1 and found[7] == 0
+    grad, again = step(losing(()), journal, BATCH, **settings)  # it would not fail a second time
+    assert torch.equal(grad, undisturbed) and again == counts
+    assert again.dropped == 1 and grad[7] == 0
 
 
 def test_a_closure_with_another_batch_is_another_step():

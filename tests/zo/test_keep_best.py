@@ -231,19 +231,19 @@ def test_beside_a_gradient_it_keeps_what_is_best_through_the_box(kind):
         else zo.TangentGradient(network, objective, boxes=[box], tangent=zo.SecantTangent(), probes=8)
     )
     optimizer = torch.optim.SGD(network.parameters(), lr=0.5)
-    held_out, found = KeepBest(network, validate, every=1), []
+    held_out, losses = KeepBest(network, validate, every=1), []
     for step in range(30):
         if step == 20:
             optimizer.param_groups[0]["lr"] = -2.0
         held_out.before_step()
-        found.append(validate())
+        losses.append(validate())
         optimizer.zero_grad()
         gradient.backward(weights(4, 4, seed=step))
         optimizer.step()
-    found.append(validate())
+    losses.append(validate())
     held_out.restore()
-    assert validate() == min(found) == held_out.best_validation
-    assert 0 < held_out.best_step < 30 and found[held_out.best_step] == min(found)
+    assert validate() == min(losses) == held_out.best_validation
+    assert 0 < held_out.best_step < 30 and losses[held_out.best_step] == min(losses)
 
 
 @pytest.mark.parametrize(

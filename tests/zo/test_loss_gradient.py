@@ -50,18 +50,18 @@ def test_weights_and_global_random_state_are_as_an_ordinary_forward_leaves_them(
 def test_dropout_draws_one_mask_for_all_variants():
     """With a mask of its own each query's difference would be of the order of the loss, not of mu."""
     network, batch = network_with_buffers().double(), torch.randn(8, 4).double()
-    found = []
+    grads = []
     for evaluator in EVALUATORS:
         network.zero_grad()
         torch.manual_seed(1)
         estimator = zo.CGE(mu=1e-6)
         zo.LossGradient(network, mean_square, estimator, evaluator=evaluator).backward(batch)
-        found.append(flat_grad(network))
+        grads.append(flat_grad(network))
     network.zero_grad()
     torch.manual_seed(1)
     mean_square(network, batch).mean().backward()
-    assert torch.allclose(found[0], flat_grad(network), atol=1e-5)
-    assert torch.allclose(found[1], found[0], atol=1e-8)
+    assert torch.allclose(grads[0], flat_grad(network), atol=1e-5)
+    assert torch.allclose(grads[1], grads[0], atol=1e-8)
 
 
 @pytest.mark.parametrize("evaluator", EVALUATORS)
@@ -128,7 +128,7 @@ def test_the_box_gets_all_variants_in_one_call_and_queries_are_counted():
 
 def test_chunks_change_the_gradient_by_rounding_only():
     network, batch = network_with_buffers().double(), torch.randn(8, 4).double()
-    found = []
+    grads = []
     for chunk in (1, 7, 500):
         network.zero_grad()
         torch.manual_seed(1)
@@ -136,9 +136,9 @@ def test_chunks_change_the_gradient_by_rounding_only():
         zo.LossGradient(
             network, mean_square, estimator, evaluator=zo.evaluators.Stacked(), chunk=chunk
         ).backward(batch)
-        found.append(flat_grad(network))
-    assert torch.allclose(found[0], found[1], rtol=0, atol=1e-10)
-    assert torch.allclose(found[0], found[2], rtol=0, atol=1e-10)
+        grads.append(flat_grad(network))
+    assert torch.allclose(grads[0], grads[1], rtol=0, atol=1e-10)
+    assert torch.allclose(grads[0], grads[2], rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("evaluator", EVALUATORS)
@@ -147,11 +147,11 @@ def test_tied_weights_are_perturbed_as_one(evaluator):
     second.weight = first.weight
     network, batch = nn.Sequential(first, nn.Tanh(), second), torch.randn(6, 4).double()
     zo.LossGradient(network, mean_square, zo.CGE(1e-6), evaluator=evaluator).backward(batch)
-    found = flat_grad(network)
+    grad = flat_grad(network)
     network.zero_grad()
     mean_square(network, batch).mean().backward()
-    assert len(found) == 20
-    assert torch.allclose(found, flat_grad(network), atol=1e-5)
+    assert len(grad) == 20
+    assert torch.allclose(grad, flat_grad(network), atol=1e-5)
 
 
 @pytest.mark.parametrize("evaluator", EVALUATORS)
@@ -166,14 +166,14 @@ def test_several_networks_and_a_choice_of_parameters(evaluator):
         networks, objective, zo.CGE(1e-6), parameters=["*.weight"], evaluator=evaluator
     )
     gradient.backward(batch)
-    found = {name: p.grad for name, p in networks.named_parameters()}
+    grads = {name: p.grad for name, p in networks.named_parameters()}
     networks.zero_grad()
     objective(networks, batch).mean().backward()
     for name, p in networks.named_parameters():
         if name.endswith("bias"):
-            assert found[name] is None
+            assert grads[name] is None
         else:
-            assert torch.allclose(found[name], p.grad, atol=1e-5)
+            assert torch.allclose(grads[name], p.grad, atol=1e-5)
 
 
 def ok(**changes):

@@ -61,14 +61,14 @@ def flat_grad(network: nn.Module) -> Tensor:
 def test_products_are_autograds_of_the_model_with_all_inputs_in_the_boxs_order():
     pairs, (length, kind) = pairs_of()
     tangent, v = ModelTangent(pendulum(2)), weights(6, 2, seed=3)
-    found, forward = tangent.vjp(pairs, v), tangent.apply(pairs, pairs.d)
+    pulled, forward = tangent.vjp(pairs, v), tangent.apply(pairs, pairs.d)
     for row in range(6):
 
-        def own(z: Tensor, row: int = row) -> Tensor:
+        def of_row(z: Tensor, row: int = row) -> Tensor:
             return torch.stack(pendulum(2)(length[row], z[0], kind[row], z[1]))
 
-        jacobian = torch.autograd.functional.jacobian(own, pairs.z[row])
-        assert torch.allclose(found[row], v[row] @ jacobian, rtol=1e-12)
+        jacobian = torch.autograd.functional.jacobian(of_row, pairs.z[row])
+        assert torch.allclose(pulled[row], v[row] @ jacobian, rtol=1e-12)
         assert torch.allclose(forward[:, row], pairs.d[:, row] @ jacobian.T, rtol=1e-12)
     assert tangent.apply(pairs, pairs.d[:0]).shape == (0, 6, 2)
 
@@ -87,9 +87,9 @@ def test_products_go_through_a_solver_that_has_no_forward_mode():
     pairs = CallPairs(spec, spec, z, d, d, valid, z, others=(None, reynolds))
     tangent = ModelTangent(step)
     forward = tangent.apply(pairs, d)
-    for own, change in zip(forward, d.view(2, *velocity.shape), strict=True):
+    for pushed, change in zip(forward, d.view(2, *velocity.shape), strict=True):
         slope = (step(velocity + 1e-6 * change, reynolds) - step(velocity - 1e-6 * change, reynolds)) / 2e-6
-        assert torch.allclose(own, slope.flatten(1), atol=1e-6)
+        assert torch.allclose(pushed, slope.flatten(1), atol=1e-6)
     assert torch.allclose((forward * v).sum(-1), (d * tangent.vjp(pairs, v)).sum(-1), rtol=1e-9)
 
 

@@ -45,11 +45,11 @@ CHOICES = [
 @pytest.mark.parametrize(("choices", "expected"), CHOICES, ids=range(len(CHOICES)))
 def test_choices(choices, expected):
     network = Net()
-    found = zo.estimators.Parameters(network, choices)
-    assert set(found.names) == expected
+    parameters = zo.estimators.Parameters(network, choices)
+    assert set(parameters.names) == expected
     order = [name for name, _ in network.named_parameters() if name in expected]
-    assert list(found.names) == order
-    assert found.size == sum(network.get_parameter(name).numel() for name in expected)
+    assert list(parameters.names) == order
+    assert parameters.size == sum(network.get_parameter(name).numel() for name in expected)
 
 
 def test_frozen_parameters_are_chosen_by_name_or_type_only():
@@ -266,7 +266,7 @@ def test_a_network_that_trains_other_weights_since_the_gradient_was_made_is_refu
         gradient = zo.LossGradient(network, objective, zo.CGE(1e-3), evaluator=way)
     gradient.backward(torch.randn(4, 3))
     change(network)
-    expected = next(name for name, each in CHANGES.items() if each is change)
+    expected = next(name for name, edit in CHANGES.items() if edit is change)
     with pytest.raises(zo.errors.ParameterError, match=expected):
         gradient.backward(torch.randn(4, 3))
 
@@ -318,19 +318,19 @@ def test_hooks_on_parameters_run_and_padding_gets_nothing_as_with_autograd(way):
     box = from_callable(lambda y: y, inputs=[spec], outputs=[spec])
     torch.manual_seed(0)
     network = nn.Sequential(nn.Embedding(5, 3, padding_idx=1), nn.Flatten(), nn.Linear(12, 2)).double()
-    told = []
+    accumulated = []
     network[0].weight.register_hook(lambda gradient: gradient * torch.arange(5.0)[:, None])
-    network[2].bias.register_post_accumulate_grad_hook(told.append)
+    network[2].bias.register_post_accumulate_grad_hook(accumulated.append)
     words = torch.tensor([[0, 1, 2, 1], [3, 4, 4, 1], [2, 2, 0, 3]])
     for _ in range(2):  # the second time it is added
         network(words).square().mean(dim=1).mean().backward()
     expected = [parameter.grad for parameter in network.parameters()]
     network.zero_grad()
-    told.clear()
+    accumulated.clear()
     gradient = gradient_of(way, network, lambda n, x: box(n(x)).square().mean(dim=1), box)
     for _ in range(2):
         gradient.backward(words)
-    assert len(told) == 2 and told[0] is network[2].bias
+    assert len(accumulated) == 2 and accumulated[0] is network[2].bias
     assert not expected[0][1].any() and expected[0][4].any()
     for parameter, exact in zip(network.parameters(), expected, strict=True):
         assert torch.allclose(parameter.grad, exact, rtol=1e-6, atol=1e-9)

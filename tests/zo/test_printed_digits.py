@@ -74,29 +74,29 @@ def trained(digits, slope, dtype, away=1e-3):
             cosines.append(
                 float(torch.cosine_similarity(mine, torch.cat([g.flatten() for g in true]), dim=0))
             )
-    told = [str(each.message) for each in said if issubclass(each.category, TangentWarning)]
-    return gradient, box, cosines, told
+    messages = [str(warning.message) for warning in said if issubclass(warning.category, TangentWarning)]
+    return gradient, box, cosines, messages
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_right_tangent_is_trusted_and_a_wrong_one_is_found(dtype):
-    gradient, box, cosines, told = trained(6, twin, dtype)
-    assert min(cosines) >= 0.99 and not told and not gradient.watch.lost
+    gradient, box, cosines, messages = trained(6, twin, dtype)
+    assert min(cosines) >= 0.99 and not messages and not gradient.watch.lost
     assert gradient.watch.probes == 0 and box.rows == gradient.counts.rows
     assert gradient.agreement == pytest.approx(1.0, abs=0.1)
-    gradient, _, cosines, told = trained(6, wrong, dtype)
-    assert max(cosines) < 0.9 and gradient.watch.lost and "the loss along the gradient" in told[0]
+    gradient, _, cosines, messages = trained(6, wrong, dtype)
+    assert max(cosines) < 0.9 and gradient.watch.lost and "the loss along the gradient" in messages[0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_where_no_way_is_long_enough_nothing_is_asked_and_the_digits_are_said_once(dtype):
-    gradient, box, cosines, told = trained(6, twin, dtype, away=1e-5)
+    gradient, box, cosines, messages = trained(6, twin, dtype, away=1e-5)
     assert min(cosines) >= 0.99 and not gradient.watch.lost and gradient.agreement is None
-    assert len(told) == 1 and "the box's answers have 6 digits: print more" in told[0]
+    assert len(messages) == 1 and "the box's answers have 6 digits: print more" in messages[0]
     assert box.rows == ROWS * STEPS  # training's own
 
 
 def test_answers_with_all_digits_are_checked_with_one_query():
-    gradient, box, _, told = trained(None, twin, torch.float64)
-    assert not told and box.rows == ROWS * STEPS * 3 // 2
+    gradient, box, _, messages = trained(None, twin, torch.float64)
+    assert not messages and box.rows == ROWS * STEPS * 3 // 2
     assert gradient.agreement == pytest.approx(1.0, abs=1e-2)

@@ -27,7 +27,7 @@ def make() -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Dropout(0.2), nn.Linear(6, 3))
 
 
-def given(values: dict[str, list[float]], removes="smallest", seed=0) -> pruning.Scores:
+def scores_of(values: dict[str, list[float]], removes="smallest", seed=0) -> pruning.Scores:
     """Scores by hand."""
     network = nn.ParameterDict({name: torch.ones(len(v)) for name, v in values.items()})
     parameters = zo.estimators.Parameters(network)
@@ -43,7 +43,7 @@ def test_scoring_leaves_the_network_as_it_was(method):
     network[4].bias.requires_grad_(False)
     random = torch.get_rng_state()
     inputs = BATCH[0]
-    found = pruning.scores(
+    scores = pruning.scores(
         method,
         network,
         objective,
@@ -55,8 +55,8 @@ def test_scoring_leaves_the_network_as_it_was(method):
         sparsity=0.5,
         evaluator="stacked",
     )
-    assert found.method == method and found.values.shape == (63,)
-    assert found.values.isfinite().all() and found.values.unique().numel() > 10
+    assert scores.method == method and scores.values.shape == (63,)
+    assert scores.values.isfinite().all() and scores.values.unique().numel() > 10
     for name, value in network.state_dict().items():
         assert torch.equal(value, state[name]), name
     assert network[0].weight.grad is grad and network[4].weight.grad is None
@@ -75,9 +75,9 @@ def test_scores_depend_on_the_seed_alone(method):
 
 def test_magnitude_and_cost():
     network = make()
-    found = pruning.scores("magnitude", network)
-    assert torch.equal(found.values, torch.cat([p.detach().flatten().abs() for p in network.parameters()]))
-    assert found.queries == 0
+    scores = pruning.scores("magnitude", network)
+    assert torch.equal(scores.values, torch.cat([p.detach().flatten().abs() for p in network.parameters()]))
+    assert scores.queries == 0
     run = lambda method: pruning.scores(method, network, objective, BATCH, q=7, evaluator="loop")  # noqa: E731
     twice, once = run("zo-grasp").queries, run("zo-snip").queries
     assert twice - once == 7 <= once  # each is checked once
@@ -89,8 +89,8 @@ def test_zo_scores_go_through_a_black_box_and_autograd_ones_say_that_they_cannot
     def through(network, batch):
         return box(network(batch).detach()).square().mean(dim=1)
 
-    found = pruning.scores("zo-grasp", network, through, BATCH[0], q=4)
-    assert found.values.isfinite().all() and box.ledger.rows_run > 0
+    scores = pruning.scores("zo-grasp", network, through, BATCH[0], q=4)
+    assert scores.values.isfinite().all() and box.ledger.rows_run > 0
     for method in ("grasp", "snip"):
         with pytest.raises(zo.ConfigurationError, match=r"without a graph.*'zo-grasp'"):
             pruning.scores(method, network, through, BATCH[0])
@@ -109,8 +109,8 @@ def test_a_closure_is_an_objective(method):
 
 
 def test_a_linear_loss_has_no_curvature():
-    found = pruning.scores("grasp", nn.Linear(4, 1), lambda n, b: n(b)[:, 0], BATCH[0])
-    assert (found.values == 0).all()
+    scores = pruning.scores("grasp", nn.Linear(4, 1), lambda n, b: n(b)[:, 0], BATCH[0])
+    assert (scores.values == 0).all()
 
 
 def test_lost_queries_are_an_error_unless_allowed():
@@ -166,13 +166,13 @@ def test_scoring_that_is_killed_again_and_again_gets_ahead_to_the_same_bits(meth
     while True:
         journal.left = 2
         try:
-            found = score(journal=journal)
+            scores = score(journal=journal)
             break
         except Killed:
             kills += 1
     assert kills >= gradients * 6 // 3
-    assert torch.equal(found.values, undisturbed.values)
-    assert found.queries == undisturbed.queries
+    assert torch.equal(scores.values, undisturbed.values)
+    assert scores.queries == undisturbed.queries
     # No query of a plan twice: each process evaluates the bases that it starts from, and what checks ask.
     again = box.ledger.rows_run - 2 * before
     assert 10 * kills <= again <= 10 * 2 * (gradients + 1) * kills
@@ -183,7 +183,7 @@ def test_ratios_are_those_of_the_global_ranking(removes):
     """Signed values: the ranking is by value, not by absolute value, as GraSP's must be."""
     sign = -1 if removes == "largest" else 1
     values = {"a": [5.0, 4.0, -9.0, -8.0], "b": [3.0, -7.0], "c": [2.0, 1.0, -6.0, -5.0]}
-    scores = given({name: [sign * x for x in v] for name, v in values.items()}, removes)
+    scores = scores_of({name: [sign * x for x in v] for name, v in values.items()}, removes)
     ratios = pruning.layer_ratios(scores, 0.5, minimum=0.0)
     assert dict(ratios) == {"a": 0.5, "b": 0.5, "c": 0.5}
     mask = pruning.kept_weights(scores, 0.5, minimum=0.0)
@@ -194,7 +194,7 @@ def test_ratios_are_those_of_the_global_ranking(removes):
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.37, 0.9, 0.94])
 def test_the_minimum_is_kept_and_the_total_with_it(sparsity):
-    scores = given(
+    scores = scores_of(
         {"a": [float(i) for i in range(100, 300)], "b": [float(i) for i in range(100)], "c": [0.5]}
     )
     ratios = pruning.layer_ratios(scores, sparsity, minimum=0.05)
@@ -209,7 +209,9 @@ def test_the_minimum_is_kept_and_the_total_with_it(sparsity):
 
 def test_ties_are_broken_at_random_by_the_seed_not_by_the_order_of_layers():
     """300 equal scores, half kept: hypergeometric, standard deviation 3.7 of 100 in each layer."""
-    scores = [given({"a": [1.0] * 100, "b": [1.0] * 100, "c": [1.0] * 100}, seed=seed) for seed in (0, 0, 1)]
+    scores = [
+        scores_of({"a": [1.0] * 100, "b": [1.0] * 100, "c": [1.0] * 100}, seed=seed) for seed in (0, 0, 1)
+    ]
     masks = [pruning.kept_weights(s, 0.5) for s in scores]
     assert torch.equal(masks[0], masks[1]) and not torch.equal(masks[0], masks[2])
     assert all(abs(int(part.sum()) - 50) < 20 for part in masks[0].split(100))
@@ -245,7 +247,7 @@ def test_a_layer_before_a_zeroed_last_one_is_named_and_keeps_its_minimum():
 
 
 def test_ratios_are_saved_read_and_printed():
-    ratios = pruning.layer_ratios(given({"body": [3.0, 2.0, 1.0, 0.5], "head": [5.0, 4.0]}), 0.5)
+    ratios = pruning.layer_ratios(scores_of({"body": [3.0, 2.0, 1.0, 0.5], "head": [5.0, 4.0]}), 0.5)
     assert pruning.LayerRatios.from_dict(json.loads(json.dumps(ratios.to_dict()))) == ratios
     lines = str(ratios).splitlines()
     assert lines[0] == "by hand, sparsity 0.5"
@@ -259,7 +261,7 @@ def test_ratios_are_saved_read_and_printed():
         ratios["tail"]
 
 
-SCORES = given({"a": [1.0, 2.0, 3.0, 4.0]})
+SCORES = scores_of({"a": [1.0, 2.0, 3.0, 4.0]})
 RATIOS = {"method": "x", "sparsity": 0.5, "layers": [{"name": "a", "size": 2, "kept": 3}]}
 BAD = [
     (lambda: pruning.layer_ratios(SCORES, 1.0), ["sparsity", "[0, 1)", "1.0"]),
@@ -277,7 +279,7 @@ BAD = [
     (lambda: pruning.scores("zo-grasp", make(), objective, BATCH, mu=0.0), ["mu", "> 0"]),
     (lambda: pruning.scores("zo-grasp", make(), objective, BATCH, q=1, step=-1.0), ["step", "-1.0"]),
     (lambda: pruning.scores("magnitude", make(), dense=["*"]), ["dense", "something to score"]),
-    (lambda: given({"a": [1.0, math.nan], "b": [1.0]}), ["finite", "'a'"]),
+    (lambda: scores_of({"a": [1.0, math.nan], "b": [1.0]}), ["finite", "'a'"]),
     (lambda: pruning.LayerRatios.from_dict({"method": "x"}), ["sparsity and layers", "to_dict"]),
     (lambda: pruning.LayerRatios.from_dict(RATIOS), ["kept <= size"]),
     *(

@@ -29,8 +29,8 @@ def whole(network, batch):
 
 
 def losing(network, batch):
-    found = whole(network, batch)
-    return found.masked_fill(lost(found), float("nan"))
+    losses = whole(network, batch)
+    return losses.masked_fill(lost(losses), float("nan"))
 
 
 def network() -> nn.Module:
@@ -51,7 +51,7 @@ def test_what_was_lost_leaves_no_trace(seed, estimator, evaluator):
     settings = {"evaluator": evaluator, "seed": 5, "chunk": CHUNK, "max_dropped": 1.0}
     gradient = zo.LossGradient(trained, losing, estimator, **settings)
     loss = gradient.backward(batch)
-    found = torch.cat([parameter.grad.flatten() for parameter in trained.parameters()])
+    grad = torch.cat([parameter.grad.flatten() for parameter in trained.parameters()])
 
     step = Step(trained, parameters, whole, batch, ROWS)
     with torch.no_grad():
@@ -65,9 +65,9 @@ def test_what_was_lost_leaves_no_trace(seed, estimator, evaluator):
     assert kept.any() and valid.any()
     differences[~valid] = 1e300  # whatever it was
     expected = estimator.reduce(plan, differences, valid)
-    assert torch.equal(found, expected)
+    assert torch.equal(grad, expected)
     assert torch.equal(loss, base[kept].mean())
     assert gradient.counts.dropped == int((~valid).sum())
     if isinstance(estimator, zo.CGE):
         alone = valid.view(-1, parameters.size).all(dim=0)
-        assert bool((found[~alone] == 0).all()) and bool((found[alone] != 0).any())
+        assert bool((grad[~alone] == 0).all()) and bool((grad[alone] != 0).any())

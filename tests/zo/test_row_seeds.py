@@ -80,8 +80,8 @@ def test_the_mean_gradient_through_two_boxes_is_the_gradient(make):
     rows, (first, second) = 4000, make()
     z = torch.ones(rows, 2, dtype=torch.float64, requires_grad=True)
     v = torch.tensor([1.0, 2.0], dtype=torch.float64)
-    (found,) = torch.autograd.grad((second(first(z)) * v).sum(), z)
-    error = found + v  # the truth is -v
+    (grad,) = torch.autograd.grad((second(first(z)) * v).sum(), z)
+    error = grad + v  # the truth is -v
     assert (error.mean(dim=0) / (error.std(dim=0) / math.sqrt(rows))).abs().max() < 5
 
 
@@ -93,8 +93,8 @@ def test_a_loop_through_one_box_near_the_identity_is_not_too_long():
     state = z
     for _ in range(2):
         state = box(state)
-    (found,) = torch.autograd.grad((state * v).sum(), z)
-    error = found - 1.1**2 * v
+    (grad,) = torch.autograd.grad((state * v).sum(), z)
+    error = grad - 1.1**2 * v
     assert (error.mean(dim=0) / (error.std(dim=0) / math.sqrt(rows))).abs().max() < 5
 
 

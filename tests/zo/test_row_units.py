@@ -35,10 +35,10 @@ def errors(solver, calls: int = 1, function=load, size: float = SIZE, dtype=torc
     """Of the gradients of angle and thickness in the last of some calls, against autograd in float64."""
     for call in range(calls):
         inputs = inputs_of(call, dtype, size)
-        found = torch.autograd.grad(solver(*inputs).square().sum(), inputs)
+        grads = torch.autograd.grad(solver(*inputs).square().sum(), inputs)
     exact = [part.detach().double().requires_grad_() for part in inputs]
     truth = torch.autograd.grad(function(*exact).square().sum(), exact)
-    return [float((f - t).norm() / t.norm()) for f, t in zip(found, truth, strict=True)]
+    return [float((f - t).norm() / t.norm()) for f, t in zip(grads, truth, strict=True)]
 
 
 ESTIMATORS = {
@@ -55,10 +55,10 @@ def test_two_inputs_of_different_units_have_the_gradients_of_a_declared_scale(na
     """To powers of two: errors are of the same order as with equal units, not 150 times that."""
     solver = zo.differentiable(plate(), ESTIMATORS[name], seed=0)
     with pytest.warns(zo.errors.UnitsWarning, match=r"'thickness' \(0.001\).*Steps of thickness follow"):
-        found = errors(solver, calls)
+        measured = errors(solver, calls)
     declared = errors(zo.differentiable(plate(SIZE), ESTIMATORS[name], seed=0), calls)
-    assert max(found) < 5e-3
-    assert all(one < 3 * other + 1e-3 for one, other in zip(found, declared, strict=True))
+    assert max(measured) < 5e-3
+    assert all(one < 3 * other + 1e-3 for one, other in zip(measured, declared, strict=True))
 
 
 def test_random_directions_are_unbiased_in_both_units():
@@ -69,9 +69,9 @@ def test_random_directions_are_unbiased_in_both_units():
     noted, thick = (part.requires_grad_() for part in (noted, thick))
     solver = zo.differentiable(plate(), zo.RowRGE(mu=1e-4, q=1, central=True), seed=0)
     with pytest.warns(zo.errors.UnitsWarning):
-        found = torch.autograd.grad(solver(noted, thick).sum(), [noted, thick])
+        grads = torch.autograd.grad(solver(noted, thick).sum(), [noted, thick])
     truth = torch.autograd.grad(load(noted, thick).sum(), [noted, thick])
-    for one, other in zip(found, truth, strict=True):
+    for one, other in zip(grads, truth, strict=True):
         error = (one - other)[:rows]
         assert abs(float(error.mean() / error.std())) * rows**0.5 < 5
 
@@ -81,9 +81,9 @@ def test_a_number_of_another_unit_within_one_input():
     box = FromTorch(lambda both: load(both[:, 0], both[:, 1]), (spec,), (ArraySpec("load", ()),))
     both = (weights(64, 2) * torch.tensor([1.0, SIZE])).requires_grad_()
     with pytest.warns(zo.errors.UnitsWarning, match="Steps of both follow"):
-        found = torch.autograd.grad(zo.differentiable(box, zo.CGE(1e-3))(both).sum(), both)[0]
+        grad = torch.autograd.grad(zo.differentiable(box, zo.CGE(1e-3))(both).sum(), both)[0]
     truth = torch.autograd.grad(load(both[:, 0], both[:, 1]).sum(), both)[0]
-    error = (found - truth).norm(dim=0) / truth.norm(dim=0)
+    error = (grad - truth).norm(dim=0) / truth.norm(dim=0)
     assert error.max() < 5e-3
 
 
@@ -96,8 +96,8 @@ def test_large_inputs_take_steps_that_float32_resolves():
     specs = ArraySpec("temperature", ()), ArraySpec("pressure", ())
     box = FromTorch(density, specs, (ArraySpec("density", ()),))
     with pytest.warns(zo.errors.UnitsWarning, match="Steps of pressure follow"):
-        found = errors(zo.differentiable(box, zo.RowRGE(1e-3, 2), seed=0), 1, density, 1e5)
-    assert max(found) < 0.05
+        measured = errors(zo.differentiable(box, zo.RowRGE(1e-3, 2), seed=0), 1, density, 1e5)
+    assert max(measured) < 0.05
 
 
 def test_small_inputs_whose_box_is_not_finer_keep_mu():
@@ -109,8 +109,8 @@ def test_small_inputs_whose_box_is_not_finer_keep_mu():
     specs = ArraySpec("state", ()), ArraySpec("correction", ())
     box = FromTorch(corrected, specs, (ArraySpec("y", ()),))
     with pytest.warns(zo.errors.UnitsWarning, match="Steps of correction stay at mu"):
-        found = errors(zo.differentiable(box, zo.CGE(1e-3), seed=0), 1, corrected, 1e-4)
-    assert max(found) < 0.05
+        measured = errors(zo.differentiable(box, zo.CGE(1e-3), seed=0), 1, corrected, 1e-4)
+    assert max(measured) < 0.05
 
 
 def test_inputs_that_grow_take_their_steps_along():
@@ -141,21 +141,21 @@ def test_a_resumed_run_takes_the_same_steps_to_the_bit():
         return solver
 
     def gradients(solver, calls: range) -> list[Tensor]:
-        found = []
+        grads = []
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", zo.errors.UnitsWarning)
             for call in calls:
                 inputs = inputs_of(call, torch.float32)
-                found += torch.autograd.grad(solver(*inputs).square().sum(), inputs)
-        return found
+                grads += torch.autograd.grad(solver(*inputs).square().sum(), inputs)
+        return grads
 
     whole = made()
     expected = gradients(whole, range(6))
     first = made()
     gradients(first, range(3))
     second = made(first.state_dict())
-    found = gradients(second, range(3, 6))
-    assert all(torch.equal(one, other) for one, other in zip(found, expected[6:], strict=True))
+    grads = gradients(second, range(3, 6))
+    assert all(torch.equal(one, other) for one, other in zip(grads, expected[6:], strict=True))
     assert second.state_dict() == whole.state_dict()
 
 
@@ -194,7 +194,9 @@ def test_checks_and_units_that_are_tried_take_no_more_rows_than_is_said(name, di
     """By the box's ledger, where slopes are right, and where three printed digits leave them in doubt."""
     specs = ArraySpec("angle", ()), ArraySpec("thickness", ())
     box = FromTorch(
-        lambda *given: load(*given) if digits is None else load(*given).mul(10**digits).round() / 10**digits,
+        lambda *inputs: (
+            load(*inputs) if digits is None else load(*inputs).mul(10**digits).round() / 10**digits
+        ),
         specs,
         (ArraySpec("load", ()),),
     )

@@ -79,15 +79,15 @@ class Explored(nn.Module):
 def cosine(network: nn.Module, rows: torch.Tensor) -> float:
     """Of the gradient that the network has with that of the rows' mean."""
     weights = list(network.parameters())
-    own = torch.cat([weight.grad.flatten() for weight in weights if weight.grad is not None])
+    estimated = torch.cat([weight.grad.flatten() for weight in weights if weight.grad is not None])
     true = torch.cat([g.flatten() for g in torch.autograd.grad(rows.mean(), weights)])
-    return float(torch.cosine_similarity(own, true, dim=0))
+    return float(torch.cosine_similarity(estimated, true, dim=0))
 
 
 def cosines(box: Session, network: nn.Module, steps: int, **settings: Any) -> list[float]:
     """Of the gradient of each step of a training with the exact one."""
     gradient = zo.TangentGradient(network, objective_of(box, explore=True), boxes=[box], seed=0, **settings)
-    optimizer, found = torch.optim.Adam(network.parameters(), 3e-3), []
+    optimizer, values = torch.optim.Adam(network.parameters(), 3e-3), []
     for step in range(steps):
         seeds = 16 * step + torch.arange(16)
         optimizer.zero_grad()
@@ -97,9 +97,9 @@ def cosines(box: Session, network: nn.Module, steps: int, **settings: Any) -> li
         seen = 2 if box.observation.shape == (2,) else 3
         rows = exact(nn.Sequential(First(seen), Explored(network, seeds)), seeds, STEPS)
         assert float(loss) == pytest.approx(float(rows.mean().detach()), rel=1e-5)
-        found.append(cosine(network, rows))
+        values.append(cosine(network, rows))
         optimizer.step()
-    return found
+    return values
 
 
 class First(nn.Module):
@@ -153,8 +153,8 @@ def test_a_replay_of_recorded_answers_asks_for_no_row():
 
 def test_tangents_learn_the_pendulum_s_derivative_from_its_steps():
     box = pendulum(steps=STEPS)
-    found = cosines(box, policy(), 10)
-    assert min(found[2:]) > 0.97, found
+    values = cosines(box, policy(), 10)
+    assert min(values[2:]) > 0.97, values
     assert box.counts.replays == 0  # each step of training begins anew, and nothing branches
 
 
@@ -173,15 +173,15 @@ def test_a_tangent_learns_from_random_actions_before_training():
 def test_tangents_with_the_speed_hidden():
     spec: Any = {"observation": ArraySpec("observation", (2,)), "action": ArraySpec("action", (1,))}
     box = Session(Blind, **spec, outputs=[ArraySpec("cost", ())], steps=STEPS)
-    found = cosines(box, policy(2), 30)
-    assert sorted(found[20:])[5] > 0.9, found
+    values = cosines(box, policy(2), 30)
+    assert sorted(values[20:])[5] > 0.9, values
 
 
 @pytest.mark.slow
 def test_probes_learn_too():
     """The history, which probes change, is no input that has to stay."""
-    found = cosines(pendulum(steps=STEPS), policy(), 12, tangent=zo.SecantTangent(), probes=2)
-    assert sorted(found[6:])[3] > 0.9, found
+    values = cosines(pendulum(steps=STEPS), policy(), 12, tangent=zo.SecantTangent(), probes=2)
+    assert sorted(values[6:])[3] > 0.9, values
 
 
 @pytest.mark.parametrize("evaluator", ["loop", "stacked"])
@@ -202,9 +202,9 @@ def test_differences_over_weights_are_exact(evaluator):
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_what_perturbs_inputs_is_refused_by_name(estimator, wrapped):
     box = pendulum()
-    given = Budgeted(box, rows=10) if wrapped else box
+    outermost = Budgeted(box, rows=10) if wrapped else box
     with pytest.raises(ConfigurationError) as caught:
-        zo.differentiable(given, estimator, seed=0)
+        zo.differentiable(outermost, estimator, seed=0)
     words = str(caught.value)
     assert repr(box) in words and type(estimator).__name__ in words and "zo.TangentGradient" in words
 

@@ -12,7 +12,7 @@ from torch import nn
 
 import zo
 from blackbox import ArraySpec, BlackBoxFunction, Budgeted, BudgetError
-from tests.zo.ranks import SIZES, Chancy, found_by
+from tests.zo.ranks import SIZES, Chancy, results_by_rank
 from zo.execution.memory import measured
 
 pytestmark = [
@@ -68,7 +68,7 @@ def train(group, share=True, **settings):
 
 def shared(groups):
     """Calls that all make alike, in blocks of three rows and by the first alone; and gradients."""
-    found = {}
+    results = {}
     for size in SIZES[1:]:
         if groups[size] is None:
             continue
@@ -77,30 +77,36 @@ def shared(groups):
             box = zo.SharedRows(inner, groups[size], block)
             first = box(batch_of(1)[0].unflatten(0, (7, 1)))
             second = box(batch_of(2)[0].double().numpy())
-            found["calls", size, block] = first, second, inner.ledger.rows_asked, inner.ledger.rows_run
-        found["trained", size] = train(groups[size])
-        found["alone", size] = train(groups[size], first_alone=True)
+            results["calls", size, block] = first, second, inner.ledger.rows_asked, inner.ledger.rows_run
+        results["trained", size] = train(groups[size])
+        results["alone", size] = train(groups[size], first_alone=True)
         box = Chancy()
         around = zo.differentiable(zo.SharedRows(box, groups[size]), zo.RGE(MU, 3), seed=0)
         network = make_network()
         torch.manual_seed(7)
         batch = batch_of(0)
         (around(network(batch[0])) - batch[1]).nan_to_num().square().mean().backward()
-        found["around", size] = (
+        results["around", size] = (
             [tensor.grad.clone() for tensor in network.parameters()],
             box.ledger.rows_asked,
         )
-        found["tangent", size] = tangent(groups[size])
-    return found
+        results["tangent", size] = tangent(groups[size])
+    return results
 
 
 def tangent(group, process_group=None):
     """Two steps with a learned tangent of a box that all ask alike."""
     torch.set_num_threads(1)
     box, network = Chancy(), make_network()
-    own = zo.SharedRows(box, group)
+    shared_box = zo.SharedRows(box, group)
     made = zo.TangentGradient(
-        network, through(own), boxes=[own], probes=3, mu=1e-2, process_group=process_group, chunk=2
+        network,
+        through(shared_box),
+        boxes=[shared_box],
+        probes=3,
+        mu=1e-2,
+        process_group=process_group,
+        chunk=2,
     )
     torch.manual_seed(7)
     for step in (0, 2):
@@ -132,12 +138,12 @@ class BreaksOn(Chancy):
 
 def failing(groups):
     group, x = groups[4], torch.randn(8, 4, generator=torch.Generator().manual_seed(5))
-    found = {"other": error_of(lambda: zo.SharedRows(Chancy(), group)(x + (groups["rank"] == 2)))}
+    results = {"other": error_of(lambda: zo.SharedRows(Chancy(), group)(x + (groups["rank"] == 2)))}
     spent = Budgeted(Chancy(), rows=5)
-    found["budget"] = error_of(lambda: zo.SharedRows(spent, group)(x)), spent.ledger.rows_run
-    found["broken"] = error_of(lambda: zo.SharedRows(BreaksOn(1), group, 2)(x))
-    found["after"] = zo.SharedRows(Chancy(), group, 2)(x)
-    return {"failing": found}
+    results["budget"] = error_of(lambda: zo.SharedRows(spent, group)(x)), spent.ledger.rows_run
+    results["broken"] = error_of(lambda: zo.SharedRows(BreaksOn(1), group, 2)(x))
+    results["after"] = zo.SharedRows(Chancy(), group, 2)(x)
+    return {"failing": results}
 
 
 def failing_before_rows(groups):
@@ -161,9 +167,9 @@ CASES = (shared, failing, failing_before_rows)
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def by_rank(tmp_path_factory):
     """By rank, what the cases gave."""
-    return found_by(CASES, tmp_path_factory.mktemp("ranks"))
+    return results_by_rank(CASES, tmp_path_factory.mktemp("ranks"))
 
 
 # Calls of a box
@@ -171,52 +177,52 @@ def found(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("block", [None, 3])
-def test_calls_that_all_make_are_answered_once_and_as_by_the_box(block, found):
+def test_calls_that_all_make_are_answered_once_and_as_by_the_box(block, by_rank):
     box = Chancy()
     first, second = box(batch_of(1)[0].unflatten(0, (7, 1))), box(batch_of(2)[0].double().numpy())
     for size in SIZES[1:]:
         asked, ran = 0, 0
         for rank in range(size):
-            one, two, own, own_ran = found[rank]["calls", size, block]
+            one, two, asked_here, ran_here = by_rank[rank]["calls", size, block]
             assert torch.equal(one.nan_to_num(), first.nan_to_num()) and one.shape == first.shape
             assert (two == second).all() and two.dtype == second.dtype
-            asked, ran = asked + own, ran + own_ran
-            assert own > 0 if block and rank < 3 else (own == 0) == (rank > 0)
+            asked, ran = asked + asked_here, ran + ran_here
+            assert asked_here > 0 if block and rank < 3 else (asked_here == 0) == (rank > 0)
         assert (asked, ran) == (13, 13)  # a row that was dead already is not sent
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["trained", "alone"])
-def test_a_shared_gradient_pays_for_base_and_queries_once(kind, found):
+def test_a_shared_gradient_pays_for_base_and_queries_once(kind, by_rank):
     alone = train(None)
     assert torch.equal(alone["weights"], train(None, share=False)["weights"])
     for size in SIZES[1:]:
-        runs = [found[rank][kind, size] for rank in range(size)]
+        runs = [by_rank[rank][kind, size] for rank in range(size)]
         assert all(torch.equal(run["weights"], alone["weights"]) for run in runs)
         assert sum(run["rows"] for run in runs) == alone["rows"]
         assert [run["rows"] > 0 for run in runs] == [rank == 0 or kind == "trained" for rank in range(size)]
 
 
 @pytest.mark.slow
-def test_queries_in_backward_are_paid_once(found):
+def test_queries_in_backward_are_paid_once(by_rank):
     box, network, batch = Chancy(), make_network(), batch_of(0)
     around = zo.differentiable(box, zo.RGE(MU, 3), seed=0)
     torch.manual_seed(7)
     (around(network(batch[0])) - batch[1]).nan_to_num().square().mean().backward()
     for size in SIZES[1:]:
-        assert sum(found[rank]["around", size][1] for rank in range(size)) == box.ledger.rows_asked
+        assert sum(by_rank[rank]["around", size][1] for rank in range(size)) == box.ledger.rows_asked
         for rank in range(size):
-            pairs = zip(found[rank]["around", size][0], network.parameters(), strict=True)
+            pairs = zip(by_rank[rank]["around", size][0], network.parameters(), strict=True)
             assert all(torch.equal(grad, tensor.grad) for grad, tensor in pairs)
 
 
 @pytest.mark.slow
-def test_probes_of_a_tangent_are_paid_once(found):
+def test_probes_of_a_tangent_are_paid_once(by_rank):
     grads, rows = tangent(None)
     for size in SIZES[1:]:
-        assert sum(found[rank]["tangent", size][1] for rank in range(size)) == rows
+        assert sum(by_rank[rank]["tangent", size][1] for rank in range(size)) == rows
         for rank in range(size):
-            assert all(map(torch.equal, found[rank]["tangent", size][0], grads))
+            assert all(map(torch.equal, by_rank[rank]["tangent", size][0], grads))
 
 
 def test_a_process_alone_with_blocks_gives_its_box_blocks():
@@ -256,31 +262,31 @@ def test_blocks_take_no_more_memory_than_the_first_of_them():
 
 
 @pytest.mark.slow
-def test_ranks_that_ask_for_something_else_are_named(found):
-    for own in found:
-        kind, words = own["failing"]["other"]
+def test_ranks_that_ask_for_something_else_are_named(by_rank):
+    for results in by_rank:
+        kind, words = results["failing"]["other"]
         assert kind == "RanksError" and "ask for the same rows, got others on rank 2" in words
 
 
 @pytest.mark.slow
-def test_what_the_box_raises_on_one_rank_is_raised_on_all(found):
-    for rank, own in enumerate(found):
-        (kind, words), ran = own["failing"]["budget"]
+def test_what_the_box_raises_on_one_rank_is_raised_on_all(by_rank):
+    for rank, results in enumerate(by_rank):
+        (kind, words), ran = results["failing"]["budget"]
         assert kind == BudgetError.__name__ and "at most 5 rows" in words and ran == 0
-        kind, words = own["failing"]["broken"]
+        kind, words = results["failing"]["broken"]
         assert kind == ("RowFailedError") and "the disk is full" in words, (rank, kind, words)
 
 
 @pytest.mark.slow
-def test_the_group_serves_again_after_failures(found):
+def test_the_group_serves_again_after_failures(by_rank):
     x = torch.randn(8, 4, generator=torch.Generator().manual_seed(5))
-    for own in found:
-        assert torch.equal(own["failing"]["after"].nan_to_num(), Chancy()(x).nan_to_num())
+    for results in by_rank:
+        assert torch.equal(results["failing"]["after"].nan_to_num(), Chancy()(x).nan_to_num())
 
 
 @pytest.mark.slow
-def test_a_rank_that_fails_while_another_waits_for_its_rows_says_why_and_the_other_ends(found):
-    (kind, words), (other, reason) = (found[rank]["failing before rows"] for rank in (0, 1))
+def test_a_rank_that_fails_while_another_waits_for_its_rows_says_why_and_the_other_ends(by_rank):
+    (kind, words), (other, reason) = (by_rank[rank]["failing before rows"] for rank in (0, 1))
     assert kind == other == "RanksError"
     assert "expected an answer of all 2 ranks" in words
     assert "rank 1 failed: MemoryError: no memory left on this device" in reason

@@ -50,7 +50,7 @@ def values(network, batch):
 @pytest.mark.parametrize("buffer", [True, False])
 def test_a_sparse_matrix_stacks_to_the_loops_gradient(layout, buffer):
     batch = torch.rand(4, NODES, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    found = {}
+    grads = {}
     with warnings.catch_warnings():
         warnings.simplefilter("error", zo.EvaluatorWarning)
         for evaluator in ("stacked", "loop"):
@@ -58,9 +58,9 @@ def test_a_sparse_matrix_stacks_to_the_loops_gradient(layout, buffer):
             network = GraphNetwork(layout, buffer=buffer)
             gradient = zo.LossGradient(network, values, zo.CGE(mu=1e-4), evaluator=evaluator, seed=0)
             gradient.backward(batch)
-            found[evaluator] = torch.cat([p.grad.flatten() for p in network.parameters()])
+            grads[evaluator] = torch.cat([p.grad.flatten() for p in network.parameters()])
             assert evaluator in repr(gradient).lower()
-    assert torch.allclose(found["stacked"], found["loop"], rtol=1e-6, atol=1e-9)
+    assert torch.allclose(grads["stacked"], grads["loop"], rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -76,7 +76,7 @@ def test_the_cost_is_known_before_the_step(parameters, estimator):
         assert len(planned.chunk(0, planned.queries)) == planned.queries
 
 
-class Given:
+class Chosen:
     """A user's own rule, wrong."""
 
     def __init__(self, *indices: int) -> None:
@@ -99,11 +99,11 @@ def cge(sparsity):
 
 LINEAR = {"weight": 0.5, "bias": 1.0}
 BAD = [
-    (planned(cge(Given())), ["Given", "empty", "lower the sparsity"]),
-    (planned(cge(Given(1, 1))), ["ascending", "[1, 1]"]),
-    (planned(cge(Given(2, 4))), ["[0, 4)", "[2, 4]"]),
-    (planned(cge(Given(-1, 2))), ["[-1, 2]"]),
-    (planned(lambda: zo.RGE(1e-3, 1, sparsity=Given())), ["empty"]),
+    (planned(cge(Chosen())), ["Chosen", "empty", "lower the sparsity"]),
+    (planned(cge(Chosen(1, 1))), ["ascending", "[1, 1]"]),
+    (planned(cge(Chosen(2, 4))), ["[0, 4)", "[2, 4]"]),
+    (planned(cge(Chosen(-1, 2))), ["[-1, 2]"]),
+    (planned(lambda: zo.RGE(1e-3, 1, sparsity=Chosen())), ["empty"]),
     (planned(cge(zo.LayerwiseCoordinates({"weight": 0.0, "bias": 0.0}))), ["Layerwise", "empty"]),
     (planned(cge(zo.LayerwiseCoordinates({"weight": 0.5}))), ["none for bias", "dense"]),
     (lambda: zo.FixedCoordinates(torch.zeros(0, dtype=torch.int64)), ["at least one", "(0,)"]),

@@ -69,11 +69,11 @@ def test_where_trust_is_lost_it_learns_four_times_as_long_for_a_while_and_once()
         step(student, pairs)
     again = StudentTangent(net(), steps_per_step=2)
     again.load_state_dict(student.state_dict())  # in the midst of it
-    for own in (student, again):
+    for learner in (student, again):
         for _ in range(20):
-            step(own, pairs)
-        assert own._learner.steps - before == 25 * 8 + 5 * 2
-        assert own.improve() is None
+            step(learner, pairs)
+        assert learner._learner.steps - before == 25 * 8 + 5 * 2
+        assert learner.improve() is None
     assert torch.equal(student.vjp(pairs, y), again.vjp(pairs, y))
 
 
@@ -166,12 +166,12 @@ def test_a_state_is_not_written_to():
     before = copy.deepcopy(state)
     other = StudentTangent(net(seed=1))
     other.load_state_dict(state)
-    for each in (student, other):
-        each.fit(*rows(seed=3), steps=2)
+    for learner in (student, other):
+        learner.fit(*rows(seed=3), steps=2)
     assert torch.equal(state["window"]["kept"][0], before["window"]["kept"][0])
     assert torch.equal(state["network"]["0.weight"], before["network"]["0.weight"])
-    own, then = (each["optimizer"]["state"][0] for each in (state, before))
-    assert all(torch.equal(own[name], then[name]) for name in ("step", "exp_avg", "exp_avg_sq"))
+    now, then = (saved["optimizer"]["state"][0] for saved in (state, before))
+    assert all(torch.equal(now[name], then[name]) for name in ("step", "exp_avg", "exp_avg_sq"))
 
 
 def test_a_copy_learns_by_itself():
@@ -226,13 +226,13 @@ def test_without_probes_a_step_costs_the_base_and_stacks_hand_values_on():
         for seed in range(3):
             gradient.backward(weights(5, 3, seed=seed))
         assert gradient.counts.rows == 3 * (1 + probes) * 5
-        own = gradient.tangents[0]
-        student = own if probes == 0 else own.prior
+        copied = gradient.tangents[0]
+        student = copied if probes == 0 else copied.prior
         assert student.state_dict()["steps"] == 3
         assert student.state_dict()["window"]["seen"] == 3 * (1 + probes) * 5
         assert isinstance(gradient.trust_of_step, float)
     with pytest.raises(zo.ConfigurationError, match="probes"):
-        zo.TangentGradient(network, lambda n, b: b, boxes=[box], tangent=zo.SecantTangent(own), probes=0)
+        zo.TangentGradient(network, lambda n, b: b, boxes=[box], tangent=zo.SecantTangent(copied), probes=0)
 
 
 class Pictured(nn.Module):

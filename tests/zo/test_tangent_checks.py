@@ -86,24 +86,26 @@ def test_a_check_that_finds_fault_is_made_sure_of(noise, length):
         probes=0,
         trust_policy=TrustPolicy(check_every=1, lost_values=1e9, agreement=3.5),
     )
-    found, rows = [], []
+    agreements, rows = [], []
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         for n in range(12):
             before = box.ledger.rows_run
             gradient.backward(weights(64, 4, seed=n))
-            found.append(gradient.agreement)
+            agreements.append(gradient.agreement)
             rows.append((box.ledger.rows_run - before) // 64)
     assert rows[0] == (3 if noise else 4) and gradient.counts.rows == box.ledger.rows_run
-    told = [each for each in said if issubclass(each.category, zo.TangentWarning)]
+    messages = [warning for warning in said if issubclass(warning.category, zo.TangentWarning)]
     if length is None:
-        assert found == [None] * 12 and rows[1:] == [1] * 11 and not told
+        assert agreements == [None] * 12 and rows[1:] == [1] * 11 and not messages
         return
     assert (
-        rows[1:] == [2 if noise else 3] * 11 and len(told) == 1 and "nothing" not in str(told[0].message)[:30]
+        rows[1:] == [2 if noise else 3] * 11
+        and len(messages) == 1
+        and "nothing" not in str(messages[0].message)[:30]
     )
-    assert (found[0] is None) == (noise > 0)
-    assert found[1:] == pytest.approx([3.0] * 11, abs=1e-2 if not noise else 1.0)
+    assert (agreements[0] is None) == (noise > 0)
+    assert agreements[1:] == pytest.approx([3.0] * 11, abs=1e-2 if not noise else 1.0)
 
 
 def test_curvature_near_a_minimum_is_no_fault_of_the_true_derivative():
@@ -133,7 +135,7 @@ def test_a_check_draws_the_masks_of_the_base_and_leaves_everything_as_it_was():
 
     def run(policy):
         network = make_network(middle=(nn.BatchNorm1d(5), nn.Dropout(0.5)))
-        box, found = FromTorch(bent, (X,), (X,)), []
+        box, gradients = FromTorch(bent, (X,), (X,)), []
         gradient = zo.TangentGradient(
             network, chain(box), boxes=[box], tangent=zo.SecantTangent(), trust_policy=policy
         )
@@ -142,7 +144,7 @@ def test_a_check_draws_the_masks_of_the_base_and_leaves_everything_as_it_was():
             network.zero_grad()
             before = torch.get_rng_state()
             gradient.backward(weights(6, 4, seed=step))
-            found.append(flat_grads(network))
+            gradients.append(flat_grads(network))
             if gradient.agreement is not None:
                 after = torch.get_rng_state()
                 torch.set_rng_state(before)
@@ -151,9 +153,9 @@ def test_a_check_draws_the_masks_of_the_base_and_leaves_everything_as_it_was():
                 for buffer, value in zip(network.buffers(), start, strict=True):
                     buffer.copy_(value)
                 torch.set_rng_state(after)
-                expected = float(found[-1] @ true / found[-1].square().sum())
+                expected = float(gradients[-1] @ true / gradients[-1].square().sum())
                 assert gradient.agreement == pytest.approx(expected, abs=2e-2)
-        return torch.cat(found + [b.double().flatten() for b in network.buffers()] + [torch.rand(3)])
+        return torch.cat(gradients + [b.double().flatten() for b in network.buffers()] + [torch.rand(3)])
 
     assert torch.equal(run(ALWAYS), run(NEVER))
 
@@ -174,10 +176,10 @@ def test_a_check_in_which_a_row_fails_tells_nothing_and_does_no_harm():
         gradient.backward(weights(5, 4))
         return gradient, flat_grads(network)
 
-    gradient, found = run(FailsInTheCheck(bent, (X,), (X,)), ALWAYS)
+    gradient, result = run(FailsInTheCheck(bent, (X,), (X,)), ALWAYS)
     assert gradient.agreement is None and "tangent_agreement" not in gradient.metrics()
     assert (gradient.counts.checks, gradient.counts.failed_checks, gradient.counts.dropped) == (1, 1, 0)
-    assert torch.equal(found, run(FromTorch(bent, (X,), (X,)), NEVER)[1])
+    assert torch.equal(result, run(FromTorch(bent, (X,), (X,)), NEVER)[1])
 
 
 def in_pairs(box):
@@ -250,7 +252,7 @@ def test_a_short_gradient_that_points_right_is_no_fault_where_rows_tell(rows, fa
         for n in range(12):
             gradient.backward(weights(rows, 4, seed=n))
     assert gradient.agreement == pytest.approx(3.0, abs=1e-2)
-    assert sum(issubclass(each.category, zo.TangentWarning) for each in said) == faults
+    assert sum(issubclass(warning.category, zo.TangentWarning) for warning in said) == faults
     assert gradient.watch.lost == bool(faults)
     if rows == 4:
         assert gradient.agreement_of_rows == pytest.approx(1.0, abs=1e-6)
@@ -292,9 +294,9 @@ def test_a_check_in_which_few_rows_fail_is_decided_by_the_others():
         gradient.backward(batch)
         return gradient, flat_grads(network), torch.rand(3)
 
-    gradient, found, after = run(FailsInTheCheck(bent, (X,), (X,)), ALWAYS)
+    gradient, grad, after = run(FailsInTheCheck(bent, (X,), (X,)), ALWAYS)
     _, same, drawn = run(FromTorch(bent, (X,), (X,)), NEVER)
-    assert torch.equal(found, same) and torch.equal(after, drawn)
+    assert torch.equal(grad, same) and torch.equal(after, drawn)
     assert gradient.counts.checks == 1 and gradient.counts.failed_checks == 0
 
     rest = torch.ones(20, dtype=torch.bool)
@@ -317,12 +319,14 @@ def test_a_check_in_which_few_rows_fail_is_decided_by_the_others():
         def backward(ctx, cotangent):
             return cotangent
 
-    expected = float(of_the_rest(bent) @ found / (of_the_rest(AsIdentity.apply) @ found))
+    expected = float(of_the_rest(bent) @ grad / (of_the_rest(AsIdentity.apply) @ grad))
     assert gradient.agreement == pytest.approx(expected, abs=1e-2)
-    whole = float(of_the_rest(bent) @ found / found.square().sum())
+    whole = float(of_the_rest(bent) @ grad / grad.square().sum())
     assert abs(whole - expected) > 0.03  # by the whole gradient it would have been told wrong
-    each = (of_the_rest(function, along, found) for function in (bent, AsIdentity.apply))
-    assert gradient.agreement_of_rows == pytest.approx(float(torch.cosine_similarity(*each, dim=0)), abs=1e-2)
+    changes = (of_the_rest(function, along, grad) for function in (bent, AsIdentity.apply))
+    assert gradient.agreement_of_rows == pytest.approx(
+        float(torch.cosine_similarity(*changes, dim=0)), abs=1e-2
+    )
 
 
 def test_checks_without_the_rows_that_matter_tell_nothing_and_that_is_said():
@@ -353,11 +357,11 @@ def test_checks_without_the_rows_that_matter_tell_nothing_and_that_is_said():
 
 
 def test_three_checks_in_a_row_that_tell_nothing_are_said_once():
-    found = TrustWatch(TrustPolicy(average=2), 0, 1.1)
+    watch = TrustWatch(TrustPolicy(average=2), 0, 1.1)
     said = []
 
     def backward(step, agreement, failed):
-        found.saw(step, 0.1, Check(agreement, failed=failed))
+        watch.saw(step, 0.1, Check(agreement, failed=failed))
 
     for step, (agreement, failed) in enumerate(
         [
@@ -374,9 +378,9 @@ def test_three_checks_in_a_row_that_tell_nothing_are_said_once():
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             backward(step, agreement, failed)
-        assert all(each.filename == __file__ for each in caught)  # who called backward
-        said += [(step, str(each.message)) for each in caught]
-    assert [step for step, _ in said] == [6] and not found.lost
+        assert all(warning.filename == __file__ for warning in caught)  # who called backward
+        said += [(step, str(warning.message)) for warning in caught]
+    assert [step for step, _ in said] == [6] and not watch.lost
     assert "at most a tenth of a check's rows to fail" in said[0][1]
     assert "the gradient, 40% did, and the last 3 checks" in said[0][1]
 
@@ -454,11 +458,11 @@ def test_an_offset_in_float32_is_no_fault_of_a_tangent(offset):
         exact = copy.deepcopy(network).double()
         exact.zero_grad()
         objective(exact, batch.double(), lambda u: offset + curved_part(u)).mean().backward()
-        found, true = (
-            torch.cat([w.grad.flatten().double() for w in each.parameters()]) for each in (network, exact)
+        estimated, true = (
+            torch.cat([w.grad.flatten().double() for w in module.parameters()]) for module in (network, exact)
         )
-        errors.append(float((found - true).norm() / true.norm()))
+        errors.append(float((estimated - true).norm() / true.norm()))
         agreements += [] if gradient.agreement is None else [gradient.agreement]
         optimizer.step()
     assert sum(errors[-10:]) / 10 < 0.15 and gradient.watch.probes == 0
-    assert len(agreements) >= 3 and all(abs(each - 1) < 0.25 for each in agreements)
+    assert len(agreements) >= 3 and all(abs(agreement - 1) < 0.25 for agreement in agreements)

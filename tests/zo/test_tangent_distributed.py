@@ -158,13 +158,13 @@ def train(group, begin=None, until=STEPS, replays=None, **settings) -> dict:
 
 
 def runs(groups) -> dict:
-    found = {}
+    results = {}
     for size in (1, 2, 3):
         if groups[size] is not None:
-            found |= {(name, size): train(groups[size], **settings) for name, settings in RUNS.items()}
-            found["values", size] = train(groups[size], **VALUES)
-            found["replays", size] = train(groups[size], replays=2, **VALUES)
-    return found
+            results |= {(name, size): train(groups[size], **settings) for name, settings in RUNS.items()}
+            results["values", size] = train(groups[size], **VALUES)
+            results["replays", size] = train(groups[size], replays=2, **VALUES)
+    return results
 
 
 def resumes(groups) -> dict:
@@ -192,7 +192,7 @@ def error_of(gradient, batch) -> tuple[str, str, str]:
 
 
 def differing(groups) -> dict:
-    rank, found = dist.get_rank(), {}
+    rank, results = dist.get_rank(), {}
     for place, name in enumerate(["weights", "buffers", "batch", "random state", "settings", "steps"]):
         network, box, batch = make_network(), Chancy(), batch_of(0)
         odd = rank == 1 + place % 2
@@ -209,20 +209,20 @@ def differing(groups) -> dict:
             try:
                 gradient.backward(batch)
             except BlackBoxError as error:
-                found[name] = type(error).__name__, str(error), "NoneType", box.ledger.rows_asked
+                results[name] = type(error).__name__, str(error), "NoneType", box.ledger.rows_asked
         else:
-            found[name] = *error_of(gradient, batch), box.ledger.rows_asked
-    return {"differing": found}
+            results[name] = *error_of(gradient, batch), box.ledger.rows_asked
+    return {"differing": results}
 
 
 def failing(groups) -> dict:
-    batch, found, group = batch_of(0), {}, groups[3]
-    found["box"] = error_of(make_gradient(group, box=Breaks(rank=1)), batch)
+    batch, results, group = batch_of(0), {}, groups[3]
+    results["box"] = error_of(make_gradient(group, box=Breaks(rank=1)), batch)
     gradient = make_gradient(group, tangent=BreaksBack())
-    found["tangent"] = error_of(gradient, batch)
-    found["all"] = error_of(make_gradient(group), torch.full_like(batch, torch.nan))
-    found["lost"] = error_of(make_gradient(group, box=Lost()), batch)
-    found["rows"] = error_of(make_gradient(group), torch.ones(()))
+    results["tangent"] = error_of(gradient, batch)
+    results["all"] = error_of(make_gradient(group), torch.full_like(batch, torch.nan))
+    results["lost"] = error_of(make_gradient(group, box=Lost()), batch)
+    results["rows"] = error_of(make_gradient(group), torch.ones(()))
     box = Chancy()
 
     def restless(network, batch):
@@ -240,11 +240,11 @@ def failing(groups) -> dict:
         probes=8,
         process_group=group,
     )
-    found["calls"] = error_of(wild, batch)
+    results["calls"] = error_of(wild, batch)
     tangents = gradient.tangents  # the group serves again
     tangents[0].vjp = zo.IdentityTangent().vjp
-    found["after"] = float(gradient.backward(batch))
-    return {"failing": found}
+    results["after"] = float(gradient.backward(batch))
+    return {"failing": results}
 
 
 def outsiders(groups) -> dict:
@@ -269,16 +269,16 @@ def work(rank: int, folder: str) -> None:
     made = {size: dist.new_group(list(range(size))) for size in (1, 2)}
     groups = {size: group if rank < size else None for size, group in made.items()}
     groups |= {3: dist.group.WORLD, "outside": made[2]}
-    found = {}
+    results = {}
     for case in CASES:
-        found |= case(groups)
-    torch.save(found, f"{folder}/{rank}.pt")
+        results |= case(groups)
+    torch.save(results, f"{folder}/{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory) -> list[dict]:
+def by_rank(tmp_path_factory) -> list[dict]:
     """By rank, what the cases gave."""
     folder: Path = tmp_path_factory.mktemp("ranks")
     spawn(work, (str(folder),), nprocs=RANKS)
@@ -303,7 +303,7 @@ def assert_same(run: dict, other: dict) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
-def test_one_two_and_three_processes_come_to_the_same_bits(name, found, one_thread):
+def test_one_two_and_three_processes_come_to_the_same_bits(name, by_rank, one_thread):
     alone = train(None, **RUNS[name])
     counts = alone["counts"]  # failures, checks and more probes are all in it
     assert counts["dropped"] > 0 and counts["checks"] > counts["failed_checks"]
@@ -311,26 +311,26 @@ def test_one_two_and_three_processes_come_to_the_same_bits(name, found, one_thre
     assert alone["watch"]["probes"] > RUNS[name].get("probes", 2)
     for size in (1, 2, 3):
         for rank in range(size):
-            assert_same(found[rank][name, size], alone)
+            assert_same(by_rank[rank][name, size], alone)
 
 
 @pytest.mark.slow
-def test_tangents_that_learn_from_values_come_to_the_same_bits(found, one_thread):
+def test_tangents_that_learn_from_values_come_to_the_same_bits(by_rank, one_thread):
     alone = train(None, **VALUES)
     assert alone["watch"]["probes"] == 1 and alone["counts"]["checks"] == STEPS  # it went through the ladder
     for size in (1, 2, 3):
-        ranks = [found[rank]["values", size] for rank in range(size)]
+        ranks = [by_rank[rank]["values", size] for rank in range(size)]
         for run in ranks:
             assert_same(run, alone)
         assert sum(run["rows run"] for run in ranks) == alone["counts"]["rows"]
 
 
 @pytest.mark.slow
-def test_replays_come_to_the_same_bits_and_no_process_runs_a_row_for_them(found, one_thread):
+def test_replays_come_to_the_same_bits_and_no_process_runs_a_row_for_them(by_rank, one_thread):
     alone = train(None, replays=2, **VALUES)
     assert alone["counts"]["replays"] == 2 * STEPS and len(alone["losses"]) == 3 * STEPS
     for size in (1, 2, 3):
-        ranks = [found[rank]["replays", size] for rank in range(size)]
+        ranks = [by_rank[rank]["replays", size] for rank in range(size)]
         for run in ranks:
             assert_same(run, alone)
         assert sum(run["rows run"] for run in ranks) == alone["counts"]["rows"]
@@ -338,34 +338,35 @@ def test_replays_come_to_the_same_bits_and_no_process_runs_a_row_for_them(found,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
-def test_rows_are_paid_once_and_counted_in_full_by_all(name, found):
+def test_rows_are_paid_once_and_counted_in_full_by_all(name, by_rank):
     for size in (1, 2, 3):
-        ranks = [found[rank][name, size] for rank in range(size)]
+        ranks = [by_rank[rank][name, size] for rank in range(size)]
         assert sum(run["rows run"] for run in ranks) == ranks[-1]["counts"]["rows"]
         shared = [run["rows run"] for run in ranks if run["rows run"]]
         assert len(shared) == (1 if name == "one chunk" else size)
 
 
 @pytest.mark.slow
-def test_a_run_resumes_on_fewer_processes_to_the_same_bits(found, one_thread):
+def test_a_run_resumes_on_fewer_processes_to_the_same_bits(by_rank, one_thread):
     whole = train(None, tangent=zo.LowRankTangent(), chunk=1)
     for rank in range(2):
         assert_same(
-            {**found[rank]["resumed"], "losses": 0, "agreements": 0}, {**whole, "losses": 0, "agreements": 0}
+            {**by_rank[rank]["resumed"], "losses": 0, "agreements": 0},
+            {**whole, "losses": 0, "agreements": 0},
         )
     last = train(
         None,
         begin=train(None, tangent=zo.LowRankTangent(), chunk=1, until=3)["left"],
         tangent=zo.LowRankTangent(),
     )
-    assert_same(last, found[0]["resumed"])  # the chunk is in the state
+    assert_same(last, by_rank[0]["resumed"])  # the chunk is in the state
 
 
 @pytest.mark.slow
-def test_more_processes_than_variants(found, one_thread):
+def test_more_processes_than_variants(by_rank, one_thread):
     alone = train(None, tangent=zo.LowRankTangent(), probes=1, chunk=1)
     for rank in range(3):
-        assert_same(found[rank]["few"], alone)
+        assert_same(by_rank[rank]["few"], alone)
 
 
 # What is told to all
@@ -383,9 +384,9 @@ def test_more_processes_than_variants(found, one_thread):
         ("steps", "settings", 2),
     ],
 )
-def test_a_rank_that_differs_is_named_on_all_before_a_row_is_asked(found, name, called, rank):
-    for own in found:
-        kind, words, cause, asked = own["differing"][name]
+def test_a_rank_that_differs_is_named_on_all_before_a_row_is_asked(by_rank, name, called, rank):
+    for results in by_rank:
+        kind, words, cause, asked = results["differing"][name]
         assert (kind, cause, asked) == ("TangentError", "NoneType", 0)
         assert f"got other {called} on rank {rank}. Give each the same" in words
 
@@ -395,12 +396,12 @@ def test_a_rank_that_differs_is_named_on_all_before_a_row_is_asked(found, name, 
     ("name", "rank", "cause", "words"),
     [("box", 1, "OSError", "OSError: the disk is full"), ("tangent", 2, "MemoryError", "out of memory")],
 )
-def test_a_failure_of_one_rank_is_raised_on_all(found, name, rank, cause, words):
-    for own, result in enumerate(found):
+def test_a_failure_of_one_rank_is_raised_on_all(by_rank, name, rank, cause, words):
+    for here, result in enumerate(by_rank):
         kind, said, why = result["failing"][name]
         assert kind == "TangentError" and f"{words}. Mend that and take the step again" in said
         assert f"expected 3 ranks to do their part, rank {rank} failed" in said
-        assert why == (cause if own == rank else "NoneType")
+        assert why == (cause if here == rank else "NoneType")
 
 
 @pytest.mark.slow
@@ -413,21 +414,21 @@ def test_a_failure_of_one_rank_is_raised_on_all(found, name, rank, cause, words)
         ("calls", "TangentError", "got 1 or 2 calls that differ"),
     ],
 )
-def test_what_all_ranks_fail_at_they_raise_as_one_process_would(found, name, kind, words):
-    for own in found:
-        assert own["failing"][name][0] == kind
-        assert words in own["failing"][name][1]
+def test_what_all_ranks_fail_at_they_raise_as_one_process_would(by_rank, name, kind, words):
+    for results in by_rank:
+        assert results["failing"][name][0] == kind
+        assert words in results["failing"][name][1]
 
 
 @pytest.mark.slow
-def test_the_group_serves_again_after_failures(found, one_thread):
+def test_the_group_serves_again_after_failures(by_rank, one_thread):
     expected = float(make_gradient(None, chunk=1).backward(batch_of(0)))
-    for own in found:
-        assert own["failing"]["after"] == expected
+    for results in by_rank:
+        assert results["failing"]["after"] == expected
 
 
 @pytest.mark.slow
-def test_only_groups_with_this_process_in_them(found):
-    assert "with this process in it" in found[2]["outside"]
+def test_only_groups_with_this_process_in_them(by_rank):
+    assert "with this process in it" in by_rank[2]["outside"]
     with suppress_type_checks(), pytest.raises(zo.ConfigurationError, match="init_process_group"):
         make_gradient("gloo")

@@ -30,8 +30,8 @@ class Wrong(Student):
             z = pairs.z.detach().requires_grad_(True)
             v = torch.zeros_like(z, requires_grad=True)
             (pulled,) = torch.autograd.grad(bent(z), z, v, create_graph=True)
-            found = [torch.autograd.grad(pulled, v, each, retain_graph=True)[0] for each in d]
-        return self.factor * torch.stack(found)
+            responses = [torch.autograd.grad(pulled, v, change, retain_graph=True)[0] for change in d]
+        return self.factor * torch.stack(responses)
 
 
 def flat_gradient(network):
@@ -49,7 +49,7 @@ def test_the_first_step_takes_what_its_check_has_measured_of_the_gradient(factor
     gradient = zo.TangentGradient(network, one_call(box), boxes=[box], tangent=Wrong(factor, turned))
     batch = weights(5, 4)
     gradient.backward(batch)
-    found = flat_gradient(network)
+    grad = flat_gradient(network)
     true = torch.cat(
         [
             g.flatten()
@@ -59,11 +59,11 @@ def test_the_first_step_takes_what_its_check_has_measured_of_the_gradient(factor
         ]
     )
     if abs(factor) < 1:
-        assert torch.allclose(found, factor * true, rtol=1e-6)
+        assert torch.allclose(grad, factor * true, rtol=1e-6)
         return
-    projected = (true @ found) / (found @ found) * found
-    assert torch.allclose(found, projected, rtol=2e-2)
-    assert 0 < true @ found and found.norm() < 1.02 * true.norm()
+    projected = (true @ grad) / (grad @ grad) * grad
+    assert torch.allclose(grad, projected, rtol=2e-2)
+    assert 0 < true @ grad and grad.norm() < 1.02 * true.norm()
 
 
 @pytest.mark.parametrize(
@@ -74,13 +74,13 @@ def test_the_first_steps_are_checked_until_one_is_right_where_rows_are_left(fact
     network, box = make_network(), FromTorch(bent, (X,), (X,))
     settings = {} if max_rows is None else {"max_rows": max_rows}
     gradient = zo.TangentGradient(network, one_call(box), boxes=[box], tangent=Wrong(factor), **settings)
-    found = []
+    with_check = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", zo.TangentWarning)
         for step in range(12):
             gradient.backward(weights(5, 4, seed=step))
-            found += [step] * (gradient.agreement is not None)
-    assert found == checked
+            with_check += [step] * (gradient.agreement is not None)
+    assert with_check == checked
 
 
 def test_a_derivative_that_is_given_is_taken_as_it_is():

@@ -81,7 +81,8 @@ def test_a_tangent_without_the_state_on_a_chaotic_box_is_found_out():
     assert gradient.watch.lost and probes[-1] == 8
     *grown, last = caught
     assert [
-        f"From now on {more} probes" in str(each.message) for more, each in zip((4, 8), grown, strict=True)
+        f"From now on {more} probes" in str(warning.message)
+        for more, warning in zip((4, 8), grown, strict=True)
     ]
     assert "9 times the rows of a first-order step instead of 5, within max_rows=9.1" in str(grown[1].message)
     words = str(last.message)
@@ -95,7 +96,7 @@ def test_a_tangent_without_the_state_on_a_chaotic_box_is_found_out():
         "take 17 times",
     )
     assert all(word in words for word in expected)
-    assert {each.filename for each in caught} == {__file__}
+    assert {warning.filename for warning in caught} == {__file__}
     assert float(words.split("found ")[1].split(" over")[0]) == pytest.approx(gradient.watch.error, rel=0.3)
 
 
@@ -141,8 +142,8 @@ def test_checks_against_the_true_gradient_find_it_out_too():
     with pytest.warns(TangentWarning) as caught:
         assert max(train(ring_gradient(zo.LowRankTangent(), policy), 20)) > 2
     words = str(caught[0].message)
-    found = float(words.split("found ")[1].split(" times")[0])
-    assert found < 0.9 and "relative error" not in words
+    agreement = float(words.split("found ")[1].split(" times")[0])
+    assert agreement < 0.9 and "relative error" not in words
     assert "times. From now on 4 probes" in words
 
 
@@ -197,8 +198,8 @@ def test_where_the_gradient_turns_it_is_said():
             batch = 2.0 * weights(4, 4, seed=step)
             true = true_grads(objective(lambda state: DoublePendulum.step(state, 0.1)), network, batch)
             gradient.backward(batch)
-            found = flat_grads(network)
-            cosines.append(float(found @ true / found.norm() / true.norm()))
+            grad = flat_grads(network)
+            cosines.append(float(grad @ true / grad.norm() / true.norm()))
             optimizer.step()
     assert min(cosines) < 0.5  # it was worth a word
     assert len(caught) == 1 and gradient.watch.lost

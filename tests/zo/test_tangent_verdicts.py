@@ -16,28 +16,28 @@ from zo.tangents.trust import Check, TrustWatch
 
 def watch(errors, policy, probes=2, agreements=(), max_rows=18.0):
     """Feed errors to a watch: the probes after each step, and the steps in which it could not add any."""
-    found, changes, warned = TrustWatch(policy, probes, max_rows), [], []
+    trust, changes, warned = TrustWatch(policy, probes, max_rows), [], []
     for step, error in enumerate(errors):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            found.saw(step, error, Check(dict(agreements).get(step)))
-        added = [str(each.message) for each in caught if "From now on" in str(each.message)]
+            trust.saw(step, error, Check(dict(agreements).get(step)))
+        added = [str(warning.message) for warning in caught if "From now on" in str(warning.message)]
         assert len(added) == (
-            found.probes > (changes[-1] if changes else probes)
+            trust.probes > (changes[-1] if changes else probes)
         )  # and what it costs is said
-        assert all(f"{1 + found.probes} times the rows" in words for words in added)
+        assert all(f"{1 + trust.probes} times the rows" in words for words in added)
         warned += [step] * (len(caught) - len(added))
-        changes.append(found.probes)
-    return found, changes, warned
+        changes.append(trust.probes)
+    return trust, changes, warned
 
 
 def test_the_mean_is_exponential_and_free_of_its_start():
     """Against the weighted mean, the first step apart; errors above 10 count as 10, none as nothing."""
     errors = [9.0, 0.5, None, 0.3, math.inf, 0.2]
-    found, _, _ = watch(errors, TrustPolicy(average=4))
+    trust, _, _ = watch(errors, TrustPolicy(average=4))
     terms = [0.5, 0.3, 10.0, 0.2]
     ages = [0.75 ** (3 - place) for place in range(4)]
-    assert found.error == pytest.approx(
+    assert trust.error == pytest.approx(
         sum(a * e for a, e in zip(ages, terms, strict=True)) / sum(ages), rel=1e-12
     )
 
@@ -45,11 +45,11 @@ def test_the_mean_is_exponential_and_free_of_its_start():
 def test_probes_double_while_trust_is_lost_then_one_warning_then_they_halve():
     policy = TrustPolicy(lost=0.5, regained=0.3, average=2, check_every=None)
     errors = [1.0] + [0.9] * 12 + [0.1] * 8
-    found, probes, warned = watch(errors, policy, max_rows=8)
+    trust, probes, warned = watch(errors, policy, max_rows=8)
     # Judged after steps 2 (nothing to compare with), 4, 6 and 8; and, now as good again, 2 steps apart.
     assert probes[:13] == [2] * 4 + [4] * 2 + [7] * 7
     assert warned == [8]
-    assert probes[13:] == [7, 3, 3, 2, 2, 2, 2, 2] and not found.lost
+    assert probes[13:] == [7, 3, 3, 2, 2, 2, 2, 2] and not trust.lost
     # Lost again from step 21: judged after 22, 24 and 26.
     assert watch(errors + [0.9] * 20, policy, max_rows=8)[2] == [8, 26]
 
@@ -57,16 +57,16 @@ def test_probes_double_while_trust_is_lost_then_one_warning_then_they_halve():
 def test_without_errors_the_checks_decide():
     """Nothing can be predicted, as with one row and no probes; a bad check counts after `average` steps."""
     policy = TrustPolicy(agreement=0.5, average=3)
-    found, probes, warned = watch([None] * 12, policy, probes=4, agreements=[(1, 0.1), (5, 0.1), (11, 0.1)])
-    assert found.error is None and probes == [4] * 3 + [8] * 3 + [16] * 6 and warned == [11]
+    trust, probes, warned = watch([None] * 12, policy, probes=4, agreements=[(1, 0.1), (5, 0.1), (11, 0.1)])
+    assert trust.error is None and probes == [4] * 3 + [8] * 3 + [16] * 6 and warned == [11]
     assert watch([None] * 8, policy, probes=0, agreements=[(5, 0.1)], max_rows=1.1)[2] == [5]
 
 
 def test_between_lost_and_regained_nothing_changes():
     policy = TrustPolicy(lost=0.5, regained=0.3, average=2)
     assert set(watch([1.0] + [0.4] * 20, policy)[1]) == {2}
-    found, probes, _ = watch([1.0] + [0.6] * 4 + [0.4] * 20, policy)
-    assert set(probes[5:]) == {4} and found.lost
+    trust, probes, _ = watch([1.0] + [0.6] * 4 + [0.4] * 20, policy)
+    assert set(probes[5:]) == {4} and trust.lost
 
 
 def test_no_verdict_while_the_tangent_learns():
@@ -90,18 +90,18 @@ def test_probes_beyond_the_most_are_never_cut():
 
 def test_from_none_probes_are_added_within_the_rows_that_a_step_may_take():
     policy = TrustPolicy(average=2, check_every=None)
-    found, probes, warned = watch([9.0] * 20, policy, probes=0, max_rows=1.1)
-    assert set(probes) == {0} and warned == [4] and found.lost
+    trust, probes, warned = watch([9.0] * 20, policy, probes=0, max_rows=1.1)
+    assert set(probes) == {0} and warned == [4] and trust.lost
     assert watch([0.9] * 20, policy, probes=0)[2] == []  # of values; better than their mean
-    found, probes, warned = watch([9.0] * 16, policy, probes=0, max_rows=4)
+    trust, probes, warned = watch([9.0] * 16, policy, probes=0, max_rows=4)
     # The first errors of responses have none to be compared with: those before were of values.
-    assert probes == [0] * 4 + [1] * 4 + [2] * 2 + [3] * 6 and warned == [12] and found.lost
+    assert probes == [0] * 4 + [1] * 4 + [2] * 2 + [3] * 6 and warned == [12] and trust.lost
 
 
 def test_with_probes_the_errors_are_of_responses_and_have_their_own_limit():
     policy = TrustPolicy(average=2, check_every=None, lost=0.3, regained=0.2, lost_values=1.0)
-    found, probes, _ = watch([2.0] * 5 + [0.5] * 8, policy, probes=0, max_rows=3)
-    assert probes[4] == 1 and probes[-1] == 2 and found.limit == 0.3
+    trust, probes, _ = watch([2.0] * 5 + [0.5] * 8, policy, probes=0, max_rows=3)
+    assert probes[4] == 1 and probes[-1] == 2 and trust.limit == 0.3
     back, probes, _ = watch([2.0] * 5 + [0.1] * 8, policy, probes=0, max_rows=3)
     assert probes[4] == 1 and probes[-1] == 0 and not back.lost and back.limit == 1.0
 
@@ -148,7 +148,7 @@ def test_what_costs_no_rows_comes_before_probes_and_then_it_is_said_that_nothing
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             watch.saw(step, 9.0, improve=lambda: [rungs.pop(0)] if rungs else [])
-        said += [str(each.message) for each in caught]
+        said += [str(warning.message) for warning in caught]
         probes.append(watch.probes)
     assert len(said) == 5
     for words, expected in zip(

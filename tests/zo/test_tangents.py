@@ -92,19 +92,19 @@ def test_adds_to_grad_and_gives_the_base_loss():
 
 
 def test_draws_hang_on_seed_and_step_alone():
-    found = []
+    gradients = []
     for seed, disturb in ((0, 1), (0, 2), (1, 1)):
         network, box = make_network(), Sine()
         torch.manual_seed(disturb)
         gradient = zo.TangentGradient(network, chain(box), boxes=[box], tangent=zo.SecantTangent(), seed=seed)
         gradient.backward(weights(5, 4))
-        found.append(grads(network))
-    assert torch.equal(found[0], found[1])
-    assert not torch.allclose(found[0], found[2], rtol=1e-3)
+        gradients.append(grads(network))
+    assert torch.equal(gradients[0], gradients[1])
+    assert not torch.allclose(gradients[0], gradients[2], rtol=1e-3)
 
 
 def test_a_probe_draws_the_same_beside_any_others():
-    found = []
+    changes = []
     for probes in (1, 3):
         network, box, seen = make_network(), Sine(), []
         gradient = zo.TangentGradient(
@@ -112,8 +112,8 @@ def test_a_probe_draws_the_same_beside_any_others():
         )
         gradient.tangents[0].observe = seen.append
         gradient.backward(weights(5, 4))
-        found.append(seen[0].z[:5])  # the first call, the first probe
-    assert torch.equal(*found)
+        changes.append(seen[0].z[:5])  # the first call, the first probe
+    assert torch.equal(*changes)
 
 
 @pytest.mark.parametrize("evaluator", ["stacked", "loop"])
@@ -136,8 +136,8 @@ def test_chunks_cost_nothing_and_change_nothing_but_rounding(evaluator, chunk):
         assert gradient.counts.rows == box.ledger.rows_asked == 4 * 5 * 3
         return grads(network), box
 
-    (found, box), (expected, _) = run(chunk), run(None)
-    assert torch.allclose(found, expected, rtol=1e-6, atol=1e-9)
+    (grad, box), (expected, _) = run(chunk), run(None)
+    assert torch.allclose(grad, expected, rtol=1e-6, atol=1e-9)
     parts = {1: [1] * 4, 2: [2, 2], 3: [3, 1]}.get(chunk, [4])
     if evaluator == "stacked":
         assert box.calls == [5 * part for part in parts for _ in range(3)]
@@ -184,11 +184,11 @@ def test_trust_falls_as_the_box_is_learned():
     for step in range(4):
         gradient.backward(weights(5, 4, seed=step))
         errors.append(gradient.trust)
-    assert all(each[0] is None for each in errors)
+    assert all(by_call[0] is None for by_call in errors)
     assert min(errors[0][1:]) > 0.5 and max(errors[3][1:]) < 1e-6
     of_calls = {"tangent_error_call_2", "tangent_error_call_3"}
-    told = {name for name in gradient.metrics() if name.startswith("tangent_")}
-    assert told == {"tangent_error", "tangent_rows", "tangent_probes", "tangent_distrusted", *of_calls}
+    names = {name for name in gradient.metrics() if name.startswith("tangent_")}
+    assert names == {"tangent_error", "tangent_rows", "tangent_probes", "tangent_distrusted", *of_calls}
     assert gradient.metrics()["tangent_error"] == gradient.trust_of_step < 1e-6
 
 
@@ -220,8 +220,8 @@ def test_rows_lost_in_the_base_leave_the_gradient_of_the_others(kind, lost):
         penalty[dead] = float("nan")
     else:
         state[dead] = 1e3 if lost == "by the box" else float("nan")
-    for found, wanted in zip(run((state, penalty)), expected, strict=True):
-        assert torch.allclose(found, wanted, rtol=1e-9, atol=1e-12)
+    for grad, wanted in zip(run((state, penalty)), expected, strict=True):
+        assert torch.allclose(grad, wanted, rtol=1e-9, atol=1e-12)
 
 
 class FailsInTheFirstCall(FromTorch):
@@ -361,8 +361,8 @@ def test_identity_goes_by_name_and_shape():
     valid = torch.ones(1, 2, dtype=torch.bool)
     pairs = CallPairs(inputs, outputs, weights(2, 5), weights(1, 2, 5), weights(1, 2, 9), valid)
     d, v = weights(1, 2, 5, seed=3), weights(2, 9, seed=4)
-    found, back = zo.IdentityTangent().apply(pairs, d), zo.IdentityTangent().vjp(pairs, v)
-    assert torch.equal(found[..., :3], d[..., 2:]) and not found[..., 3:].any()
+    pushed, back = zo.IdentityTangent().apply(pairs, d), zo.IdentityTangent().vjp(pairs, v)
+    assert torch.equal(pushed[..., :3], d[..., 2:]) and not pushed[..., 3:].any()
     assert torch.equal(back[:, 2:], v[:, :3]) and not back[:, :2].any()
 
 
@@ -411,13 +411,13 @@ def test_two_threads_with_two_gradients_do_not_meet():
 
     def train(box, network) -> torch.Tensor:
         gradient = zo.TangentGradient(network, chain(box), boxes=[box], tangent=zo.SecantTangent(), probes=3)
-        found = []
+        gradients = []
         for step in range(3):
             network.zero_grad()
             gradient.backward(weights(5, 4, seed=step))
-            found.append(grads(network))
+            gradients.append(grads(network))
         assert gradient.counts.rows == 3 * 4 * 5 * 3
-        return torch.cat(found)
+        return torch.cat(gradients)
 
     both = threading.Barrier(2, timeout=60)
 
@@ -430,8 +430,8 @@ def test_two_threads_with_two_gradients_do_not_meet():
     box = Meets(torch.sin, (X,), (X,))
     # dropout-free networks: torch's generators are one for all threads
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(train, [box, box], networks[1:]))
-    assert torch.equal(found[0], alone) and torch.equal(found[1], alone)
+        results = list(pool.map(train, [box, box], networks[1:]))
+    assert torch.equal(results[0], alone) and torch.equal(results[1], alone)
 
 
 def test_under_no_grad_the_gradient_is_the_same():
@@ -491,8 +491,8 @@ def test_a_gradient_of_zero_is_said_once_with_what_may_be_the_reason(why):
     used = other if why == "another network" else network
 
     def objective(network, batch):
-        given = used(batch)
-        return box(given.detach() if why == "a graph that is cut" else given).square().mean(dim=1)
+        inputs = used(batch)
+        return box(inputs.detach() if why == "a graph that is cut" else inputs).square().mean(dim=1)
 
     student = zo.StudentTangent(nn.Linear(4, 4))
     gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=student, probes=0)
@@ -500,7 +500,7 @@ def test_a_gradient_of_zero_is_said_once_with_what_may_be_the_reason(why):
         warnings.simplefilter("always")
         for _ in range(3):
             gradient.backward(weights(5, 4))
-    said = [each for each in caught if issubclass(each.category, ZeroGradientWarning)]
+    said = [warning for warning in caught if issubclass(warning.category, ZeroGradientWarning)]
     assert len(said) == 1 and said[0].filename == __file__
     words = str(said[0].message)
     assert ".detach()" in words and "constant" in words and "another or a copy" in words and "mu" not in words
@@ -603,9 +603,9 @@ def test_objectives_that_cannot_be_replayed(objective, words):
 )
 def test_settings_out_of_range(settings, words):
     network, box = make_network(), Sine()
-    given = {"objective": chain(box), "boxes": [box], "tangent": zo.IdentityTangent(), **settings}
+    arguments = {"objective": chain(box), "boxes": [box], "tangent": zo.IdentityTangent(), **settings}
     with suppress_type_checks(), pytest.raises(zo.ConfigurationError, match=words):
-        zo.TangentGradient(network, given.pop("objective"), **given)
+        zo.TangentGradient(network, arguments.pop("objective"), **arguments)
 
 
 @pytest.mark.parametrize(
@@ -720,10 +720,10 @@ def test_a_network_that_cannot_be_stacked_takes_one_variant_after_another(probes
         probes=probes,
         max_rows=4,
     )
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         gradient.backward(batch)
-    assert any("one after another" in str(each.message) for each in told) == (probes > 0)
+    assert any("one after another" in str(warning.message) for warning in caught) == (probes > 0)
     expected = true_grads(lambda n, b: n(b).sin().square().mean(dim=1), network, batch)
     assert (grads(network) - expected).norm() <= 1e-9 * expected.norm()
     assert gradient.counts.rows == sum(len(asked[0]) for asked in box.asked)
@@ -822,8 +822,8 @@ def in_place(box, several):
     def objective(network, x):
         z = network(x)
         for _ in range(2):
-            given = box(z)
-            written = [answer.mul_(1.5) for answer in (given if several else (given,))]
+            outputs = box(z)
+            written = [answer.mul_(1.5) for answer in (outputs if several else (outputs,))]
             z = z + sum(written)
         return (z - 1).square().mean(dim=1)
 
@@ -854,9 +854,7 @@ def test_what_was_learned_of_a_box_is_not_taken_for_another_with_other_arrays(si
     learned.backward(weights(8, 4))
     into = zo.TangentGradient(network, objective(other), boxes=[other])
     before = into.state_dict()
-    with pytest.raises(
-        zo.ConfigurationError, match=r"boxes=x \(.* to y \(2,\), got one with x \(2,\) to y"
-    ):
+    with pytest.raises(zo.ConfigurationError, match=r"boxes=x \(.* to y \(2,\), got one with x \(2,\) to y"):
         into.load_state_dict(learned.state_dict())
     assert into.state_dict()["counts"] == before["counts"]
     into.backward(weights(8, 4))

@@ -43,8 +43,8 @@ def by_autograd(network, objective, batch) -> torch.Tensor:
     return torch.cat([g.flatten() for g in torch.autograd.grad(objective(network, batch).mean(), weights)])
 
 
-def off(found: torch.Tensor, truth: torch.Tensor) -> float:
-    return float((found - truth).norm() / truth.norm())
+def off(estimated: torch.Tensor, truth: torch.Tensor) -> float:
+    return float((estimated - truth).norm() / truth.norm())
 
 
 # ---------------------------------------------------------------------------- what an objective returns

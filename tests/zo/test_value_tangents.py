@@ -96,11 +96,11 @@ def test_the_specs_decide_and_the_repr_says_what(inputs, outputs, kinds):
     names = ["a", "b"]
     box = FromTorch(step, *(tuple(map(ArraySpec, names, shapes)) for shapes in (inputs, outputs)))
     gradient = zo.TangentGradient(make_network(), through(box), boxes=[box])
-    found = repr(gradient.tangents[0])
-    places = [found.find(f"{name}(") for name in kinds.split(", ")]
+    words = repr(gradient.tangents[0])
+    places = [words.find(f"{name}(") for name in kinds.split(", ")]
     assert -1 not in places and places == sorted(places)
-    assert found.count("Tangent(") == 1 + len(places)
-    assert found in repr(gradient) and "probes=0" in repr(gradient) and "max_rows=3.5" in repr(gradient)
+    assert words.count("Tangent(") == 1 + len(places)
+    assert words in repr(gradient) and "probes=0" in repr(gradient) and "max_rows=3.5" in repr(gradient)
 
 
 @pytest.mark.parametrize(
@@ -214,12 +214,14 @@ def test_what_is_done_about_lost_trust_each_time_at_its_price(small):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             gradient.backward(batch_of(n))
-        said += [str(each.message) for each in caught if issubclass(each.category, zo.TangentWarning)]
+        said += [
+            str(warning.message) for warning in caught if issubclass(warning.category, zo.TangentWarning)
+        ]
         probes.append(gradient.watch.probes)
     longer = [
         words for words in said if "times as many steps of learning for 25 steps, for no more rows" in words
     ]
-    others = [words for words in said if "takes over if it foretells new rows better" in words]
+    others = [words for words in said if "takes over if it predicts new rows better" in words]
     assert [words.split("From now on ")[1].split("Tangent")[0] for words in others][-1] == "MLP"
     assert all("for no more rows" in words for words in others)
     free = len(longer) + len(others)
@@ -235,10 +237,10 @@ def test_nothing_is_left_within_the_rows_that_a_step_may_take(small):
     with pytest.warns(zo.TangentWarning) as caught:
         for n in range(30):
             gradient.backward(batch_of(n))
-    words = [str(each.message) for each in caught]
-    assert sum("max_rows=1.1 allows none" in each for each in words) == 1
+    words = [str(warning.message) for warning in caught]
+    assert sum("max_rows=1.1 allows none" in message for message in words) == 1
     assert "prefit" in words[-1] and "--" not in words[-1]
-    assert not any("probes until" in each for each in words)
+    assert not any("probes until" in message for message in words)
     assert box.ledger.rows_run == 30 * 6 * 2
 
 
@@ -249,7 +251,7 @@ def test_runs_resume_to_the_bit_on_each_rung(small, every, tmp_path):
     def run(resume):
         torch.manual_seed(5)
         network, box = make_network(), ring()
-        gradient, found, kinds = make_gradient(network, box, trust_policy=LOSES, max_rows=3), [], []
+        gradient, gradients, kinds = make_gradient(network, box, trust_policy=LOSES, max_rows=3), [], []
         for n in range(24):
             if resume and n % every == 0:
                 torch.save(gradient.state_dict(), tmp_path / "state.pt")
@@ -259,9 +261,9 @@ def test_runs_resume_to_the_bit_on_each_rung(small, every, tmp_path):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", zo.TangentWarning)
                 gradient.backward(batch_of(n))
-            found.append(flat_grads(network))
+            gradients.append(flat_grads(network))
             kinds.append((gradient.tangents[0].kind, gradient.watch.probes, gradient.trust_of_step))
-        return torch.stack(found), kinds
+        return torch.stack(gradients), kinds
 
     torch.manual_seed(5)
     (plain, kinds), (resumed, same) = run(False), run(True)
@@ -276,12 +278,12 @@ def test_a_named_tangent_resumes_though_it_measured_its_box(make):
     gradients = [make_gradient(network, box, tangent=make(**settings)) for _ in range(2)]
     gradients[0].backward(batch_of(0))
     gradients[1].load_state_dict(gradients[0].state_dict())
-    found = []
+    grads = []
     for gradient in gradients:
         network.zero_grad()
         gradient.backward(batch_of(1))
-        found.append(flat_grads(network))
-    assert torch.equal(*found)
+        grads.append(flat_grads(network))
+    assert torch.equal(*grads)
 
 
 def test_missed_is_how_well_the_responses_along_the_gradient_are_told():
@@ -419,8 +421,8 @@ def taught(tangent, box, *batches):
 def vjp_error(tangent, box, u) -> float:
     v = weights(*u.shape, seed=99).to(u.dtype)
     _, true = torch.autograd.functional.vjp(box, u, v)
-    found = tangent.vjp(pairs_of(u, box(u)), v.flatten(1))
-    return float((found - true.flatten(1)).norm() / true.norm())
+    pulled = tangent.vjp(pairs_of(u, box(u)), v.flatten(1))
+    return float((pulled - true.flatten(1)).norm() / true.norm())
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-16, 1e-8])

@@ -25,15 +25,15 @@ class Stack:
         self.stops: dict[str, None] = {}
 
     def note(self, frame: FrameType | None = None) -> None:
-        frame, found = frame or sys._getframe(1), []
+        frame, names = frame or sys._getframe(1), []
         while frame is not None:
             code = frame.f_code
             path = Path(code.co_filename)
             if ROOT in path.parents and "<" not in code.co_qualname.rpartition(".")[2]:
                 name = code.co_qualname.replace(".<locals>", "")
-                found.append(f"{path.relative_to(ROOT.parent)}: {name}")
+                names.append(f"{path.relative_to(ROOT.parent)}: {name}")
             frame = frame.f_back
-        self.stops.update(dict.fromkeys(reversed(found)))
+        self.stops.update(dict.fromkeys(reversed(names)))
 
     def note_answer(self) -> None:
         """Look when the next function of `zo` is called."""
@@ -49,20 +49,20 @@ class Stack:
         """Look whenever a method is called."""
         inner = getattr(owner, name)
 
-        def noted(given, *rest, **named):
+        def noted(first, *rest, **named):
             self.note()
             path = Path(inner.__code__.co_filename).relative_to(ROOT.parent)
             self.stops[f"{path}: {inner.__qualname__}"] = None
-            return inner(given, *rest, **named)
+            return inner(first, *rest, **named)
 
         monkeypatch.setattr(owner, name, noted)
 
 
 def section(title: str) -> str:
     """Of ARCHITECTURE.md."""
-    found = re.search(rf"## {title}\n(.*?)\n## ", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert found is not None
-    return found.group(1)
+    match = re.search(rf"## {title}\n(.*?)\n## ", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert match is not None
+    return match.group(1)
 
 
 def assert_short(stops: list[str], title: str | None) -> None:

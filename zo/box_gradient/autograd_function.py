@@ -47,7 +47,7 @@ class BlackBoxCall(_Refusing):
         box, ctx.pull_back = inputs[:2]
         fixed = [out for spec, out in zip(box.outputs, output, strict=True) if not spec.differentiable]
         ctx.mark_non_differentiable(*fixed)
-        ctx.set_materialize_grads(False)  # None tells an output that the loss does not use
+        ctx.set_materialize_grads(False)  # None marks an output that the loss does not use
         ctx.save_for_backward(*inputs[2:], *(out.clone() for out in output))  # users may write to theirs
 
     @staticmethod
@@ -59,8 +59,8 @@ class BlackBoxCall(_Refusing):
                 "Take one after another, as jacobian(vectorize=False) does",
             )
         needed = ctx.needs_input_grad[2:]
-        found = iter(Queries.apply(ctx.pull_back, needed, *ctx.saved_tensors, *cotangents))
-        return None, None, *(next(found) if needs else None for needs in needed)
+        gradients = iter(Queries.apply(ctx.pull_back, needed, *ctx.saved_tensors, *cotangents))
+        return None, None, *(next(gradients) if needs else None for needs in needed)
 
 
 class Queries(_Refusing):
@@ -68,10 +68,14 @@ class Queries(_Refusing):
 
     @staticmethod
     def forward(pull_back: PullBack, needed: tuple[bool, ...], *tensors: Tensor | None) -> Tensors:
-        """As many cotangents as outputs, and as many inputs as are needed or not."""
-        given = len(needed)
-        came = (len(tensors) - given) // 2
-        inputs, outputs, cotangents = tensors[:given], tensors[given : given + came], tensors[given + came :]
+        """Take tensors apart: inputs, as many outputs as there are cotangents, and the cotangents."""
+        count_in = len(needed)
+        count_out = (len(tensors) - count_in) // 2
+        inputs, outputs, cotangents = (
+            tensors[:count_in],
+            tensors[count_in : count_in + count_out],
+            tensors[count_in + count_out :],
+        )
         return pull_back(needed, inputs, outputs, cotangents)  # pyright: ignore[reportArgumentType]
 
     @staticmethod

@@ -22,7 +22,7 @@ class Basis(ABC):
 
     @abstractmethod
     def vectors(self, shapes: Shapes) -> Tensor:
-        """Called once a backward.
+        """The vectors for inputs of these shapes; called once in each backward pass.
 
         Args:
             shapes: of one row's perturbed inputs, in the order in which they are concatenated.
@@ -118,5 +118,5 @@ class GivenBasis(Basis):
         return self._vectors
 
     def __repr__(self) -> str:
-        """With its size."""
+        """How many vectors of what size it has."""
         return f"GivenBasis({len(self._vectors)} vectors of {self._vectors.shape[1]} numbers)"

@@ -66,14 +66,14 @@ def custom_op(solver: DifferentiableBox, name: str | None = None) -> Callable[..
     # The number of the call, which the draws depend on, goes through the graph beside the outputs: what is
     # done when the graph is traced is not done when it is run.
     places = range(len(inputs))
-    given = ", ".join(f"Tensor x{place}" for place in places)
+    parameters = ", ".join(f"Tensor x{place}" for place in places)
     answers = ", ".join(["Tensor"] * (len(outputs) + 1))
 
-    @define(called, mutates_args=(), schema=f"({given}, bool recorded) -> ({answers})")
+    @define(called, mutates_args=(), schema=f"({parameters}, bool recorded) -> ({answers})")
     def forward(*arguments: Any) -> tuple[Tensor, ...]:
         *arrays, recorded = arguments
-        found, number = solver.evaluate(tuple(arrays), recorded=recorded)
-        return *found, torch.tensor(number)
+        results, number = solver.evaluate(tuple(arrays), recorded=recorded)
+        return *results, torch.tensor(number)
 
     @forward.register_fake
     def _(*arguments: Any) -> tuple[Tensor, ...]:
@@ -82,37 +82,37 @@ def custom_op(solver: DifferentiableBox, name: str | None = None) -> Callable[..
     @define(
         f"{called}_backward",
         mutates_args=(),
-        schema="(Tensor number, Tensor[] given, Tensor[] found, Tensor?[] cotangents, bool[] needed) "
+        schema="(Tensor number, Tensor[] arrays, Tensor[] results, Tensor?[] cotangents, bool[] needed) "
         "-> Tensor[]",
     )
     def backward(
         number: Tensor,
-        given: Sequence[Tensor],
-        found: Sequence[Tensor],
+        arrays: Sequence[Tensor],
+        results: Sequence[Tensor],
         cotangents: Sequence[Tensor | None],
         needed: Sequence[bool],
     ) -> list[Tensor]:
-        tensors, kept, arriving = tuple(given), tuple(found), tuple(cotangents)
+        tensors, kept, arriving = tuple(arrays), tuple(results), tuple(cotangents)
         return list(solver.pull_back(int(number), tuple(needed), tensors, kept, arriving))
 
     @backward.register_fake
     def _(
         number: Tensor,
-        given: Sequence[Tensor],
-        found: Sequence[Tensor],
+        arrays: Sequence[Tensor],
+        results: Sequence[Tensor],
         cotangents: Sequence[Tensor | None],
         needed: Sequence[bool],
     ) -> list[Tensor]:
         return [
             torch.empty_like(array, memory_format=torch.contiguous_format)
-            for array, needs in zip(given, needed, strict=True)
+            for array, needs in zip(arrays, needed, strict=True)
             if needs
         ]
 
     def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         fixed = [out for spec, out in zip(outputs, output[:-1], strict=True) if not spec.differentiable]
         ctx.mark_non_differentiable(*fixed, output[-1])
-        ctx.set_materialize_grads(False)  # None tells an output that the loss does not use
+        ctx.set_materialize_grads(False)  # None marks an output that the loss does not use
         ctx.save_for_backward(*inputs[:-1], *output)
 
     def pull_back(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -122,8 +122,8 @@ def custom_op(solver: DifferentiableBox, name: str | None = None) -> Callable[..
             cotangent if spec.differentiable else None
             for spec, cotangent in zip(outputs, cotangents[:-1], strict=True)
         ]
-        found = iter(backward(number, kept[: len(inputs)], kept[len(inputs) :], arriving, needed))
-        return *(next(found) if needs else None for needs in needed), None
+        gradients = iter(backward(number, kept[: len(inputs)], kept[len(inputs) :], arriving, needed))
+        return *(next(gradients) if needs else None for needs in needed), None
 
     def no_second(*_: Any) -> None:
         refuse("a derivative of its gradient (double backward)", "Detach the gradient where it enters a loss")
@@ -139,8 +139,8 @@ def custom_op(solver: DifferentiableBox, name: str | None = None) -> Callable[..
         pairs = zip(inputs, arrays, strict=True)
         tensors = [array if spec.differentiable else array.detach() for spec, array in pairs]
         recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-        found = forward(*tensors, recorded)[:-1]
-        return found[0] if len(found) == 1 else found
+        results = forward(*tensors, recorded)[:-1]
+        return results[0] if len(results) == 1 else results
 
     solve.__name__ = solve.__qualname__ = called
     solve.__doc__ = f"{box!r} as an operator of torch, made by `zo.custom_op`."

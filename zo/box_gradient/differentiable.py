@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction, BudgetError, RowFailedError
+from blackbox.arrays import in_order
 from blackbox.checks import check_count, check_flag, check_fraction
 from blackbox.spec import none_differentiable
 from zo.box_gradient.autograd_function import BlackBoxCall
@@ -206,7 +207,7 @@ class DifferentiableBox(nn.Module):
         self._units = RowUnits(box)
         self._once = Once(box)
 
-    def forward(self, *arrays: Any) -> Any:
+    def forward(self, *arrays: Any, **named: Any) -> Any:
         """Evaluate every row; as the box itself, and with a graph where an input requires a gradient.
 
         Raises:
@@ -216,6 +217,8 @@ class DifferentiableBox(nn.Module):
             DerivativeError: forward mode, `vmap`, or a derivative of the gradient.
         """
         specs = self.box.inputs
+        if named:
+            arrays = in_order(repr(self.box), specs, arrays, named)
         if len(arrays) != len(specs) or not all(isinstance(array, Tensor) for array in arrays):
             return self.box(*arrays)  # NumPy arrays carry no gradient; all else is the box's to refuse
         # Detached, an input without derivative neither makes a graph nor is perturbed.
@@ -337,8 +340,8 @@ class DifferentiableBox(nn.Module):
             self._count(call, pairs.valid, pairs.response.ne(0).any(dim=-1).any(dim=0), queries.perturbed)
             differences = (pairs.response * self._tangent.cotangent(pairs, cotangents)).sum(dim=-1)
             self._look_again(call, queries, differences.double(), pairs.valid, outputs, cotangents)
-            found = self._tangent.pull_back(call, pairs, cotangents)
-            return [found[place] for place in queries.perturbed]
+            by_place = self._tangent.pull_back(call, pairs, cotangents)
+            return [by_place[place] for place in queries.perturbed]
         kept = {place: outputs[place] for place in cotangents}
         moved = self._once.watched(kept)
         differences, valid, answered = row_differences(queries, kept, cotangents, moved)
@@ -397,7 +400,7 @@ class DifferentiableBox(nn.Module):
         The relative error of its prediction of responses that it had not learned from: 0 is perfect, 1 no
         better than predicting none; without queries that of the outputs, 1 no better than their mean. None
         where there was nothing to predict. Of `SecantTangent` with orthogonal directions it is its prior's:
-        none of them tells of another.
+        none of them says anything of another.
         """
         return [] if self._tangent is None else self._tangent.trust
 
@@ -422,8 +425,8 @@ class DifferentiableBox(nn.Module):
         learned = state["tangent"]
         seed = RowSeed(state["seed"], state.get("seed_by_order", False))
         saved = {"seed": seed.words(), "tangent": repr(None) if learned is None else learned["kind"]}
-        own = {"seed": self._seed.words(), "tangent": repr(self.tangent)}
-        refuse_other_run("differentiable", own, saved)
+        settings = {"seed": self._seed.words(), "tangent": repr(self.tangent)}
+        refuse_other_run("differentiable", settings, saved)
         refuse_other_run("differentiable", {"box": arrays_of(self.box)}, learned or {})
         self._seed = seed.keep_free()
         if self._tangent is not None and learned is not None:
@@ -479,10 +482,10 @@ def _check_tangent(tangent: object, estimator: object) -> None:
             "Such as zo.LowRankTangent()."
         )
     if estimator is None and (tangent is None or (tangent.learns and not tangent.learns_from_values)):
-        found = "no tangent" if tangent is None else f"{tangent!r}, which learns from queries alone"
+        got = "no tangent" if tangent is None else f"{tangent!r}, which learns from queries alone"
         raise ConfigurationError(
             "differentiable, estimator: expected None only with a tangent that learns from values, got "
-            f"{found}. Give the queries, such as RowRGE(mu=1e-3, q=2)."
+            f"{got}. Give the queries, such as RowRGE(mu=1e-3, q=2)."
         )
 
 

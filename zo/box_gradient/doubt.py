@@ -43,7 +43,7 @@ def look_again(
     nor a jump there, of which the forward slopes know nothing.
 
     The pairs of query and row are those of which equal parts of the sum of squares come: a typical one where
-    all are alike, the one that changed most where it is nearly all.
+    all are similar, the one that changed most where it is nearly all.
 
     Args:
         queries: of one call.
@@ -58,13 +58,13 @@ def look_again(
     if not len(again.row):
         return None, 0
     try:
-        if doubt_of(again.own, again.slopes(0.5), back=again.back()).off <= DOUBTFUL / 2:
+        if doubt_of(again.full, again.slopes(0.5), back=again.back()).off <= DOUBTFUL / 2:
             return None, again.asked
         again.choose(MOST)  # of two, both may cross a step of rounding by chance, as a jump is crossed
         half, back = again.slopes(0.5), again.back()
-        if back is not None and doubt_of(again.own, half, back=back).cause == "kink":
+        if back is not None and doubt_of(again.full, half, back=back).cause == "kink":
             back = again.at_the_base(back)
-        doubt = doubt_of(again.own, half, again.slopes(2.0), noise=again.noise(), back=back)
+        doubt = doubt_of(again.full, half, again.slopes(2.0), noise=again.noise(), back=back)
     except (BudgetError, RowFailedError):  # the gradient is there, and that is what the rows are for
         return None, again.asked
     return (doubt if doubt.error > DOUBTFUL else None), again.asked
@@ -77,7 +77,7 @@ def gives_slopes(queries: RowQueries, differences: Tensor, valid: Tensor, change
         BudgetError, RowFailedError: of the rows that are asked again.
     """
     again = _Again(queries, differences, valid, change)
-    return len(again.row) > 0 and doubt_of(again.own, again.slopes(0.5)).half <= SLIGHT, again.asked
+    return len(again.row) > 0 and doubt_of(again.full, again.slopes(0.5)).half <= SLIGHT, again.asked
 
 
 class _Again:
@@ -96,18 +96,20 @@ class _Again:
         """Choose at most so many pairs."""
         chosen, rows = _of_equal_parts(self.all.flatten(), count), max(1, self.all.shape[1])
         self.query, self.row, self.changes = chosen // rows, chosen % rows, self.all.flatten()[chosen]
-        self.own = torch.ones_like(self.changes)  # each stands for an equal part, so that all weigh alike
+        self.full = torch.ones_like(
+            self.changes
+        )  # each stands for an equal part, so that all have the same weight
 
     def slopes(self, times: float) -> Tensor:
         """Slopes of steps of another length, relative to these, `(n,)`; NaN where a row failed."""
         taken, central = self.queries.steps[self.query, self.row], self.queries.central
         query = torch.cat([self.query, self.query + self.half]) if central else self.query
-        found, step, valid = self._scalars(query, times)
+        scalars, step, valid = self._scalars(query, times)
         if central:
             taken = (taken - self.queries.steps[self.query + self.half, self.row]) / 2
-            (found, back), (step, behind), (valid, too) = (part.chunk(2) for part in (found, step, valid))
-            found, step, valid = found - back, step - behind, valid & too
-        return torch.where(valid & (step != 0), (found / step) / (self.changes / taken), torch.nan)
+            (scalars, back), (step, behind), (valid, too) = (part.chunk(2) for part in (scalars, step, valid))
+            scalars, step, valid = scalars - back, step - behind, valid & too
+        return torch.where(valid & (step != 0), (scalars / step) / (self.changes / taken), torch.nan)
 
     def back(self) -> Tensor | None:
         """Slopes of forward steps the other way, `(n,)`; NaN where a row failed, None of central steps."""
@@ -116,17 +118,17 @@ class _Again:
         try:
             return self.slopes(-1.0)
         except RowFailedError:  # the box may end there: a root at zero
-            return torch.full_like(self.own, torch.nan)
+            return torch.full_like(self.full, torch.nan)
 
     def at_the_base(self, back: Tensor) -> Tensor:
         """Slopes back; its own where half of the step back gives others, as beside a kink or a jump."""
-        differ = (self.slopes(-0.5) - back).abs() / (self.own - back).abs()
-        return torch.where(differ > NEAR, self.own, back)
+        differ = (self.slopes(-0.5) - back).abs() / (self.full - back).abs()
+        return torch.where(differ > NEAR, self.full, back)
 
     def noise(self) -> float:
         """How far the base is from itself, relative to the changes."""
-        found, _, valid = self._scalars(self.query, 0.0)
-        apart = (found / self.changes)[valid]
+        scalars, _, valid = self._scalars(self.query, 0.0)
+        apart = (scalars / self.changes)[valid]
         return float(apart.square().mean().sqrt()) / (2 if self.queries.central else 1) if len(apart) else 0.0
 
     def _scalars(self, query: Tensor, times: float) -> tuple[Tensor, Tensor, Tensor]:

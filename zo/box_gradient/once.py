@@ -11,7 +11,7 @@ from torch import Tensor
 
 from blackbox import BlackBoxFunction
 from zo.errors import SeedWarning, UnitsWarning, ZeroGradientWarning
-from zo.slopes import Doubt, tell_slopes
+from zo.slopes import Doubt, warn_of_slopes
 
 NUMBERS, ROWS = 1024, 8  # of an output that is watched: at most, and of a call at least
 CALLS = 3  # the first with queries, after which it is said that most of their rows stand still
@@ -38,7 +38,7 @@ class Once:
         self._box = repr(box)
         self._specs, self._outputs = box.inputs, box.outputs
         self._calls = self._rows = self._still = 0
-        self._told_of_units = self._told_of_zero = self._told_of_doubt = self._told_of_seeds = False
+        self._warned_of_units = self._warned_of_zero = self._warned_of_doubt = self._warned_of_seeds = False
         self._watched = 0  # calls so far of which numbers of outputs are known
         self._stairs: dict[int, Tensor] = {}  # by place, those that come in steps and stand still
 
@@ -50,9 +50,9 @@ class Once:
             differ: the usual sizes of inputs that want other steps than mu, by their places, and whether they
                 take them.
         """
-        if self._told_of_units or not differ:
+        if self._warned_of_units or not differ:
             return
-        self._told_of_units = True
+        self._warned_of_units = True
         taken = [place for place, (_, borne) in differ.items() if borne]
         left = [place for place in differ if place not in taken]
         words = ", ".join(f"{self._specs[place].name!r} ({size:.1g})" for place, (size, _) in differ.items())
@@ -64,10 +64,10 @@ class Once:
             names = ", ".join(self._specs[place].name for place in left)
             steps.append(f"Steps of {names} stay at mu, since no others were seen to give slopes.")
         warnings.warn(
-            f"{self._box}, call {call}: expected inputs whose numbers vary alike, got spreads over the rows "
-            f"that are far from the others': {words}. No one mu is right for all. {' '.join(steps)} To set "
-            "them, give the ArraySpec scale=samples.std(axis=0), with samples such as training meets (any "
-            "positive number where that is 0). This is said once.",
+            f"{self._box}, call {call}: expected inputs whose numbers vary by similar amounts, got spreads "
+            f"over the rows that are far from the others': {words}. No one mu is right for all. "
+            f"{' '.join(steps)} To set them, give the ArraySpec scale=samples.std(axis=0), with samples such "
+            "as training meets (any positive number where that is 0). This is said once.",
             UnitsWarning,
             stacklevel=3,
         )
@@ -79,8 +79,8 @@ class Once:
             call: its number.
             seed: of both.
         """
-        if not self._told_of_seeds:
-            self._told_of_seeds = True
+        if not self._warned_of_seeds:
+            self._warned_of_seeds = True
             warnings.warn(
                 f"{self._box}, call {call}: expected boxes of one backward pass to draw directions of their "
                 f"own, got another one with seed {seed} too. With equal directions the gradient through both "
@@ -96,10 +96,10 @@ class Once:
             call: its number.
             doubt: about it.
         """
-        if not self._told_of_doubt:
-            self._told_of_doubt = True
+        if not self._warned_of_doubt:
+            self._warned_of_doubt = True
             mend = KINK if doubt.cause == "kink" else MEND
-            tell_slopes(f"{self._box}, call {call}", doubt, differs="box", mend=mend)
+            warn_of_slopes(f"{self._box}, call {call}", doubt, differs="box", mend=mend)
 
     def answers(self, call: int, perturbed: Sequence[int], answered: Tensor) -> None:
         """Warn of rows whose outputs are the same at every query: at once of all, and of most in three calls.
@@ -109,7 +109,7 @@ class Once:
             perturbed: the places of the inputs that queries move.
             answered: `(rows,)` bool, whether any query changed an output.
         """
-        if self._told_of_zero or self._calls == CALLS or not len(answered):
+        if self._warned_of_zero or self._calls == CALLS or not len(answered):
             return
         self._calls += 1
         self._rows += len(answered)
@@ -117,7 +117,7 @@ class Once:
         none = not answered.any()
         if not none and (self._calls < CALLS or self._still <= STILL * self._rows):
             return
-        self._told_of_zero = True
+        self._warned_of_zero = True
         names = ", ".join(self._specs[place].name for place in perturbed)
         which = f"all {len(answered)} rows" if none else f"{self._still} of the first {self._rows} rows"
         warnings.warn(
@@ -132,7 +132,7 @@ class Once:
 
     def watched(self, outputs: Mapping[int, Tensor]) -> dict[int, Tensor]:
         """Marks for the numbers of outputs that queries change, of the first calls and small outputs."""
-        if self._told_of_zero or self._watched == CALLS:
+        if self._warned_of_zero or self._watched == CALLS:
             return {}
         return {
             place: torch.zeros(output[0].numel(), dtype=torch.bool, device=output.device)
@@ -158,7 +158,7 @@ class Once:
             cotangents: of these.
             moved: marks of `watched`.
         """
-        if self._told_of_zero or not moved:
+        if self._warned_of_zero or not moved:
             return
         self._watched += 1
         for place, marks in moved.items():
@@ -170,12 +170,12 @@ class Once:
             self._stairs[place] = still & self._stairs.get(place, still)
         if self._watched < CALLS:
             return
-        found = {place: int(still.sum()) for place, still in self._stairs.items() if bool(still.any())}
-        if found:
-            self._told_of_zero = True
+        steps = {place: int(still.sum()) for place, still in self._stairs.items() if bool(still.any())}
+        if steps:
+            self._warned_of_zero = True
             names = ", ".join(
                 f"{count} of {math.prod(self._outputs[place].shape)} of {self._outputs[place].name!r}"
-                for place, count in found.items()
+                for place, count in steps.items()
             )
             warnings.warn(
                 f"{self._box}, call {call}: expected outputs that follow the inputs, got numbers that no "

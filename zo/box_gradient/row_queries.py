@@ -59,7 +59,7 @@ class RowQueries:
             yield row, *self._ask(query, row, self.steps[query, row])
 
     def again(self, query: Tensor, row: Tensor, times: float) -> Iterator[tuple[Tensor, Tensor, Outputs]]:
-        """Some queries once more, at another length of their steps; 0 is the base.
+        """Ask some queries once more, with steps of another length; a length of 0 is the base.
 
         Args:
             query: `(n,)`.
@@ -72,9 +72,9 @@ class RowQueries:
         at_once = self.max_rows or max(1, len(row))
         for queries, rows in zip(query.split(at_once), row.split(at_once), strict=True):
             step = times * self.steps[queries, rows]
-            given, results = self._ask(queries, rows, step)
+            asked, results = self._ask(queries, rows, step)
             if self.directions is None and times:  # as rounding in the input's own floats leaves it
-                parts = [given[place].reshape(len(rows), -1).double() for place in self.perturbed]
+                parts = [asked[place].reshape(len(rows), -1).double() for place in self.perturbed]
                 moved = torch.cat(parts, dim=1)
                 moved -= self.values[rows].double()
                 step = moved.gather(1, self._coordinate(queries)[:, None])[:, 0]
@@ -83,12 +83,12 @@ class RowQueries:
     def _ask(self, query: Tensor, row: Tensor, step: Tensor) -> tuple[list[Tensor], Outputs]:
         sizes = [self.inputs[place][0].numel() for place in self.perturbed]
         moved = dict(zip(self.perturbed, self._moved(query, row, step).split(sizes, dim=1), strict=True))
-        given = [
-            moved[place].to(own.dtype).reshape(len(row), *own.shape[1:]) if place in moved else own[row]
-            for place, own in enumerate(self.inputs)
+        asked = [
+            moved[place].to(array.dtype).reshape(len(row), *array.shape[1:]) if place in moved else array[row]
+            for place, array in enumerate(self.inputs)
         ]
-        results = self.box(*given)
-        return given, results if isinstance(results, tuple) else (results,)
+        results = self.box(*asked)
+        return asked, results if isinstance(results, tuple) else (results,)
 
     def reduce(self, differences: Tensor, valid: Tensor) -> Tensor:
         """The gradient of every row.
@@ -105,9 +105,9 @@ class RowQueries:
         if self.directions is None:
             return slopes.T
         kept = valid.double().sum(dim=0).clamp(min=1)
-        found = torch.einsum("qr,qrs->rs", slopes * (self.factor / kept), self.directions.double())
+        gradient = torch.einsum("qr,qrs->rs", slopes * (self.factor / kept), self.directions.double())
         # Slopes along u times the units, times u over the units: of the directions here twice that.
-        return found if self.units is None else found / self.units**2
+        return gradient if self.units is None else gradient / self.units**2
 
     def _coordinate(self, query: Tensor) -> Tensor:
         return query % self.values.shape[1]
@@ -158,13 +158,15 @@ def plan_queries(
     Raises:
         ConfigurationError: mu is lost in the rounding of the inputs.
     """
-    own = [tensor[alive] for tensor in inputs]
-    flat = [own[place].reshape(len(alive), -1) for place in perturbed]
+    alive_inputs = [tensor[alive] for tensor in inputs]
+    flat = [alive_inputs[place].reshape(len(alive), -1) for place in perturbed]
     # The widest dtype holds them all exactly; a float32 input is cast back without loss.
     dtype = torch.float64 if any(part.dtype == torch.float64 for part in flat) else torch.float32
     values = torch.cat([part.to(dtype) for part in flat], dim=1)
     if estimator is None:
-        return RowQueries(box, own, perturbed, max_rows, values, values.new_zeros(0, len(alive)).double())
+        return RowQueries(
+            box, alive_inputs, perturbed, max_rows, values, values.new_zeros(0, len(alive)).double()
+        )
     signed = [estimator.mu, -estimator.mu] if estimator.central else [estimator.mu]
     parts = [units[place].to(values.device) for place in perturbed]
     if isinstance(estimator, CGE):
@@ -173,19 +175,28 @@ def plan_queries(
         taken = [[((part + (mu * unit).to(part)) - part).double() for part, unit in pairs] for mu in signed]
         steps = torch.cat([torch.cat(parts, dim=1).T for parts in taken])
         _refuse_lost_steps(estimator, steps, values)
-        return RowQueries(box, own, perturbed, max_rows, values, steps, central=estimator.central)
+        return RowQueries(box, alive_inputs, perturbed, max_rows, values, steps, central=estimator.central)
     shapes = tuple(tuple(inputs[place].shape[1:]) for place in perturbed)
     drawn, factor = estimator.draw(len(inputs[0]), shapes, dtype, draws)
-    directions, together = drawn.to(values.device)[:, alive], None
+    directions, row_units = drawn.to(values.device)[:, alive], None
     if estimator.basis is None and any(bool((unit != 1).any()) for unit in units.values()):
-        together = torch.cat(parts)
-        directions = directions * together.to(directions)
+        row_units = torch.cat(parts)
+        directions = directions * row_units.to(directions)
     for moved, part in zip(directions.split([part.shape[1] for part in flat], dim=2), flat, strict=True):
         _refuse_lost_directions(estimator.mu, moved, part)
     steps = torch.tensor(signed, dtype=torch.float64, device=values.device).repeat_interleave(estimator.q)
     steps = steps[:, None].expand(-1, len(alive))
     return RowQueries(
-        box, own, perturbed, max_rows, values, steps, directions, factor, estimator.central, together
+        box,
+        alive_inputs,
+        perturbed,
+        max_rows,
+        values,
+        steps,
+        directions,
+        factor,
+        estimator.central,
+        row_units,
     )
 
 

@@ -29,11 +29,11 @@ class RowUnits:
     def __init__(self, box: BlackBoxFunction) -> None:
         self._specs = box.inputs
         self._largest: dict[int, list[float]] = {}  # of inputs without a scale, by their place
-        self._each: dict[int, bool] = {}  # whether the numbers of an input differ among each other
+        self._differing: dict[int, bool] = {}  # whether the numbers of an input differ among each other
         self._borne: dict[int, bool] = {}  # whether other steps were tried, and gave slopes
 
     def look(self, perturbed: Sequence[int], inputs: Sequence[Tensor], alive: Tensor) -> None:
-        """Look at the rows of a call, if they are enough to tell.
+        """Look at the rows of a call, if they are enough to judge by.
 
         Args:
             perturbed: the places of the inputs that queries move.
@@ -46,33 +46,35 @@ class RowUnits:
             spec = self._specs[place]
             if spec.scale is not None:
                 continue
-            found = spreads(inputs[place][alive])
-            if len(spec.shape) > 1 or found.numel() > MOST:
-                found = _usual(found)[None]
+            spread = spreads(inputs[place][alive])
+            if len(spec.shape) > 1 or spread.numel() > MOST:
+                spread = _usual(spread)[None]
             before = self._largest.get(place, [0.0])
-            found = torch.maximum(found, found.new_tensor(before))
-            self._largest[place] = found.tolist()
-            self._each[place] = self._each.get(place, False) or apart(spec, found) is not None
+            spread = torch.maximum(spread, spread.new_tensor(before))
+            self._largest[place] = spread.tolist()
+            self._differing[place] = self._differing.get(place, False) or apart(spec, spread) is not None
 
-    def units(self, perturbed: Sequence[int], bears: Callable[[int, Tensor], bool]) -> dict[int, Tensor]:
+    def units(
+        self, perturbed: Sequence[int], gives_slopes: Callable[[int, Tensor], bool]
+    ) -> dict[int, Tensor]:
         """The unit of each number of the inputs that are moved, `(size,)` float64 on the CPU, by their place.
 
         Args:
             perturbed: their places.
-            bears: whether steps in another unit than one give slopes at an input; asked once of each.
+            gives_slopes: whether steps in another unit than one give slopes at an input; asked once of each.
         """
         wanted = self._wanted(perturbed)
-        found = {}
+        units = {}
         for place in perturbed:
             spec, unit = self._specs[place], wanted.get(place)
             ones = torch.ones(math.prod(spec.shape), dtype=torch.float64)
-            found[place] = ones if spec.scale is None else ones.new_tensor(spec.scale)
+            units[place] = ones if spec.scale is None else ones.new_tensor(spec.scale)
             if unit is not None and (unit != 1).any():
                 if place not in self._borne:
-                    self._borne[place] = bears(place, unit.expand(len(ones)))
+                    self._borne[place] = gives_slopes(place, unit.expand(len(ones)))
                 if self._borne[place]:
-                    found[place] = unit.expand(len(ones))
-        return found
+                    units[place] = unit.expand(len(ones))
+        return units
 
     def differ(self, perturbed: Sequence[int]) -> dict[int, tuple[float, bool]]:
         """The inputs that want other steps: their usual size, and whether they take them."""
@@ -83,19 +85,21 @@ class RowUnits:
         return float(_usual(torch.tensor(self._largest[place], dtype=torch.float64)))
 
     def _wanted(self, perturbed: Sequence[int]) -> dict[int, Tensor]:
-        """Of inputs without a scale whose size is known, the unit of each number, or one of all."""
+        """The unit of each number of an input without a scale, or one for all, where its size is known."""
         sizes: dict[int, Tensor] = {}
         for place in perturbed:
             if place in self._largest and self._size(place) > 0:
-                each = torch.tensor(self._largest[place], dtype=torch.float64)
-                usual = _usual(each)
-                sizes[place] = torch.where(each > 0, each, usual) if self._each[place] else usual[None]
+                largest = torch.tensor(self._largest[place], dtype=torch.float64)
+                usual = _usual(largest)
+                sizes[place] = (
+                    torch.where(largest > 0, largest, usual) if self._differing[place] else usual[None]
+                )
         if not sizes:
             return {}
         together = torch.cat(list(sizes.values()))
         scales = [torch.tensor(self._specs[p].scale) for p in perturbed if self._specs[p].scale is not None]
         spread = torch.cat([together, *(scale.double() for scale in scales)])
-        if spread.max() < APART * spread.min() and not any(self._each[place] for place in sizes):
+        if spread.max() < APART * spread.min() and not any(self._differing[place] for place in sizes):
             return {}
         nearest = together[together.log().abs().argmin()]
         one = 1.0 if scales or 1 / BESIDE <= nearest <= BESIDE else nearest
@@ -103,11 +107,13 @@ class RowUnits:
 
     def state_dict(self) -> dict[str, Any]:
         """What the rows have shown."""
-        return {"largest": dict(self._largest), "each": dict(self._each), "borne": dict(self._borne)}
+        return {"largest": dict(self._largest), "each": dict(self._differing), "borne": dict(self._borne)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        self._largest, self._each, self._borne = (dict(state[name]) for name in ("largest", "each", "borne"))
+        self._largest, self._differing, self._borne = (
+            dict(state[name]) for name in ("largest", "each", "borne")
+        )
 
 
 def most_units(specs: Sequence[ArraySpec]) -> int:

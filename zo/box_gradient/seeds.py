@@ -48,11 +48,11 @@ class RowSeed:
             return cls(_made - 1, by_order=True)
 
     def again(self) -> RowSeed:
-        """For a deep copy: the user's seed, and by default another number."""
+        """The seed of a deep copy: the user's, or by default another number."""
         return RowSeed.of(None) if self.by_order else self
 
     def keep_free(self) -> RowSeed:
-        """Itself; no box that is made later takes its number, which came from elsewhere."""
+        """The same seed; no box that is made later takes its number, which came from elsewhere."""
         global _made
         if self.by_order:
             with _lock:
@@ -60,7 +60,7 @@ class RowSeed:
         return self
 
     def generator(self, call: int) -> torch.Generator:
-        """Of the directions of a call."""
+        """A generator for the directions of a call."""
         path = (ROW_DIRECTIONS, BY_ORDER) if self.by_order else (ROW_DIRECTIONS,)
         return Key(self.number, call).generator(*path)
 
@@ -76,5 +76,5 @@ class RowSeed:
         return first is not None and first is not owner
 
     def words(self) -> str:
-        """What the user gave."""
+        """The seed as the user gave it, in words."""
         return "None" if self.by_order else str(self.number)

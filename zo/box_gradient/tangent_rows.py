@@ -39,7 +39,7 @@ class TangentRows:
         self._ended = True
 
     def pairs(self, queries: RowQueries, outputs: list[Tensor]) -> CallPairs:
-        """Run the queries.
+        """Run the queries, and make pairs of them: changes of the inputs, and responses of the outputs.
 
         Args:
             queries: of one call, of the rows that did not fail.
@@ -52,9 +52,9 @@ class TangentRows:
         dtype = torch.float64 if any(t.dtype == torch.float64 for t in inputs) else torch.float32
         moved: list[Tensor] = []
         answered: list[Tensor] = []
-        for row, given, results in queries.run():
+        for row, asked, results in queries.run():
             # In the arrays' own floats: narrowed first, most digits of a change would be lost.
-            moved.append(_flat(self.box.inputs, [a - b[row] for a, b in zip(given, inputs, strict=True)]))
+            moved.append(_flat(self.box.inputs, [a - b[row] for a, b in zip(asked, inputs, strict=True)]))
             answered.append(
                 _flat(self.box.outputs, [a - b[row] for a, b in zip(results, outputs, strict=True)])
             )
@@ -70,7 +70,7 @@ class TangentRows:
             for specs in (self.box.inputs, self.box.outputs)
         )
         pairs = zip(self.box.inputs, inputs, strict=True)
-        others = tuple(None if spec.differentiable else given for spec, given in pairs if spec.modelled)
+        others = tuple(None if spec.differentiable else array for spec, array in pairs if spec.modelled)
         return CallPairs(moving, following, z, d, response, valid, y, others=others)
 
     def pull_back(self, call: int, pairs: CallPairs, cotangents: dict[int, Tensor]) -> dict[int, Tensor]:
@@ -91,7 +91,7 @@ class TangentRows:
         return dict(zip(places, pieces, strict=True))
 
     def cotangent(self, pairs: CallPairs, cotangents: dict[int, Tensor]) -> Tensor:
-        """Of all outputs with a derivative, end to end, `(rows, size)`."""
+        """The gradients of all outputs with a derivative, end to end, `(rows, size)`."""
         rows = len(pairs.z)
         places = [place for place, spec in enumerate(self.box.outputs) if spec.differentiable]
         return torch.cat(
@@ -122,11 +122,11 @@ class TangentRows:
 
     def metrics(self) -> dict[str, float]:
         """What `DifferentiableBox.metrics` gives."""
-        found = [(error, size) for error, size in self._errors.values() if error is not None]
-        total = sum(size for _, size in found)
+        known = [(error, size) for error, size in self._errors.values() if error is not None]
+        total = sum(size for _, size in known)
         named: dict[str, float | None] = {}
         if total:
-            named["tangent_error"] = math.sqrt(sum(e**2 * size for e, size in found if size) / total)
+            named["tangent_error"] = math.sqrt(sum(e**2 * size for e, size in known if size) / total)
         named |= {f"tangent_error_call_{number}": error for number, error in enumerate(self.trust, start=1)}
         return {name: error for name, error in named.items() if error is not None}
 

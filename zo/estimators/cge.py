@@ -32,7 +32,7 @@ class CoordinateSteps(Perturbations):
 
     @property
     def queries(self) -> int:
-        """One a coordinate, or two."""
+        """How many queries there are: one for each coordinate, two if central."""
         return len(self.steps)
 
     def chunk(self, start: int, stop: int) -> Coordinates:
@@ -41,7 +41,7 @@ class CoordinateSteps(Perturbations):
         return Coordinates(moved[start:stop], self.steps[start:stop])
 
     def slopes(self) -> tuple[Tensor, ...]:
-        """Of each coordinate its query, or its two."""
+        """The query of each coordinate, or its two."""
         return (torch.arange(self.queries).view(-1, len(self.indices)).T,)
 
 
@@ -74,7 +74,7 @@ class CGE(Estimator[CoordinateSteps]):
         check_flag("CGE", "central", self.central)
 
     def queries(self, parameters: Parameters, step: int = 0) -> int:
-        """Coordinates, twice if central."""
+        """How many queries a step takes: one for each coordinate, two if central."""
         count = parameters.size if self.sparsity is None else self.sparsity.count(parameters, step)
         return count * (2 if self.central else 1)
 

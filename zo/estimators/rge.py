@@ -43,7 +43,7 @@ class RandomSteps(Perturbations):
 
     @property
     def queries(self) -> int:
-        """One a direction, or two."""
+        """How many queries there are: one for each direction, two if central."""
         return self.q * (2 if self.central else 1)
 
     @property
@@ -77,7 +77,7 @@ class RandomSteps(Perturbations):
         return Directions(self.spread(pairs[start - 2 * first : stop - 2 * first]))
 
     def slopes(self) -> tuple[Tensor, ...]:
-        """Of each direction its query, or its two."""
+        """The query of each direction, or its two."""
         return (torch.arange(self.queries).view(self.q, -1),)
 
 
@@ -125,7 +125,7 @@ class RGE(Estimator[RandomSteps]):
         check_flag("RGE", "central", self.central)
 
     def queries(self, parameters: Parameters, step: int = 0) -> int:
-        """One a direction, two if central."""
+        """How many queries a step takes: one for each direction, two if central."""
         return self.q * (2 if self.central else 1)
 
     def plan(self, parameters: Parameters, key: Key) -> RandomSteps:

@@ -87,7 +87,7 @@ class RandomCoordinates:
 
 @dataclass(frozen=True)
 class LayerwiseCoordinates:
-    """In each layer as many coordinates as its ratio says, uniformly at random, anew every k steps.
+    """As many coordinates in each layer as its ratio says, uniformly at random, drawn anew every k steps.
 
     Args:
         ratios: the fraction of each tensor that is perturbed, by name: `pruning.LayerRatios`, or any
@@ -117,7 +117,7 @@ class LayerwiseCoordinates:
             check_count(owner, "every", self.every)
 
     def count(self, parameters: Parameters, step: int = 0) -> int:
-        """Over all layers."""
+        """How many coordinates the set has, over all layers."""
         return sum(self._counts(parameters))
 
     def draw(self, parameters: Parameters, key: Key) -> Tensor:
@@ -159,20 +159,20 @@ class FixedCoordinates:
 
     def __post_init__(self) -> None:
         """Check where it is written."""
-        found = type(self.indices).__name__
+        got = type(self.indices).__name__
         if isinstance(self.indices, Tensor):
-            found = f"{tuple(self.indices.shape)} {str(self.indices.dtype)[6:]}"
+            got = f"{tuple(self.indices.shape)} {str(self.indices.dtype)[6:]}"
             if self.indices.ndim == 1 and self.indices.dtype == torch.int64 and len(self.indices):
                 return
         raise ConfigurationError(
-            f"FixedCoordinates, indices: expected a tensor (coordinates,) int64, at least one, got {found}. "
+            f"FixedCoordinates, indices: expected a tensor (coordinates,) int64, at least one, got {got}. "
             "From a mask: torch.nonzero(mask).flatten()."
         )
 
     def count(self, parameters: Parameters, step: int = 0) -> int:
-        """As many as were given."""
+        """How many indices there are."""
         return len(self.indices)
 
     def draw(self, parameters: Parameters, key: Key) -> Tensor:
-        """Those that were given."""
+        """The indices, ascending; the same at every step."""
         return self.indices.cpu().sort().values

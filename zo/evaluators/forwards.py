@@ -13,7 +13,7 @@ Forward: TypeAlias = Callable[..., Any]
 
 @contextmanager
 def replaced(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
-    """Modules have other forwards for the duration of the block; hooks run as ever."""
+    """Modules have other forwards for the duration of the block; hooks still run."""
     before: list[tuple[nn.Module, Forward | None]] = []
     try:
         for module, forward in forwards.items():
@@ -21,8 +21,8 @@ def replaced(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
             module.forward = forward
         yield
     finally:
-        for module, own in before:
-            if own is None:
+        for module, earlier in before:
+            if earlier is None:
                 module.__dict__.pop("forward", None)  # the class's own shows again
             else:
-                module.forward = own
+                module.forward = earlier

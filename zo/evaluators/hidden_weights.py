@@ -41,16 +41,16 @@ def hidden(tensors: Iterable[Tensor], modules: Iterable[nn.Module] = ()) -> Iter
         put_version(tensor, version)
 
     def apart(tensor: Tensor) -> Tensor:
-        """It may be the weight itself, expanded to rows; as a copy it stays in sight."""
+        """A copy of what may be the weight itself, as one expanded to rows, so that it stays readable."""
         return tensor.clone() if memory_of(tensor) in memories else tensor
 
     def shown(module: nn.Module, forward: Forward) -> Forward:
-        own = [id(tensor) for tensor in module.parameters() if id(tensor) in kept]
+        keys = [id(tensor) for tensor in module.parameters() if id(tensor) in kept]
 
         def replacement(*args: Any, **kwargs: Any) -> Any:
             nonlocal inside
             inside += 1
-            for key in own:
+            for key in keys:
                 running[key] += 1
                 if running[key] == 1:
                     show(key)
@@ -59,7 +59,7 @@ def hidden(tensors: Iterable[Tensor], modules: Iterable[nn.Module] = ()) -> Iter
                 return map_tensors(apart, result) if inside == 1 else result
             finally:
                 inside -= 1
-                for key in own:
+                for key in keys:
                     running[key] -= 1
                     if not running[key]:
                         hide(key)

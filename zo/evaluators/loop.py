@@ -19,7 +19,7 @@ from zo.perturbation import Coordinates, Perturbation
 
 @dataclass(frozen=True)
 class Loop(Evaluator):
-    """One query at a time; it works for any network and objective."""
+    """Evaluates one query at a time; it works for any network and objective."""
 
     def begin(self, step: Step, base: Tensor) -> Changes:
         """Keep what each query must leave as it was; see `Evaluator.begin`."""
@@ -42,7 +42,7 @@ def loop_losses(step: Step, perturbation: Perturbation, start: Snapshot) -> Tens
 def _displacements(
     parameters: Parameters, perturbation: Perturbation
 ) -> Iterator[AbstractContextManager[None]]:
-    """For each query the block in which the network is as the query has it."""
+    """A block for each query in which the network is as the query has it."""
     if not isinstance(perturbation, Coordinates):
         for steps in perturbation.steps:
             steps = sent(steps, parameters.tensors[0].device)

@@ -48,11 +48,11 @@ class PointChanges:
 
 def places(entries: Tensor, shape: torch.Size) -> tuple[Tensor, ...]:
     """Flat indices `(changes,)` as indices of each axis; `torch.unravel_index` takes five times as long."""
-    found = []
+    indices = []
     for size in reversed(shape):
-        found.append(entries % size)
+        indices.append(entries % size)
         entries = entries // size
-    return tuple(reversed(found))
+    return tuple(reversed(indices))
 
 
 def by_variant(tensor: Tensor, variants: int, axis: int) -> Tensor:
@@ -111,74 +111,73 @@ def _embedding(
 def _convolution(
     module: nn.Conv1d | nn.Conv2d | nn.Conv3d, changes: PointChanges, x: Tensor, y: Tensor, variants: int
 ) -> tuple[Tensor, Tensor]:
-    """See `seen_by_taps`; in one, two or three dimensions."""
+    """What a changed weight looks at, in one, two or three dimensions; see `Kernel.seen_by_taps`."""
     out, into, *taps = places(changes.entries, module.weight.shape)
     group = out // (module.out_channels // module.groups)
-    own = by_variant(x, variants, 2)[changes.variants, into + group * module.weight.shape[1]]
+    channels = by_variant(x, variants, 2)[changes.variants, into + group * module.weight.shape[1]]
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    options = (module.stride, module.padding, module.dilation)
-    return out, seen_by_taps(own, taps, module.kernel_size, y.shape[2:], *options, mode=mode)
+    kernel = Kernel(module.kernel_size, module.stride, module.padding, module.dilation, mode)
+    return out, kernel.seen_by_taps(channels, taps, y.shape[2:])
 
 
-def seen_by_taps(
-    own: Tensor,
-    taps: Sequence[Tensor],
-    kernel: tuple[int, ...],
-    reached: tuple[int, ...],
-    stride: int | tuple[int, ...],
-    padding: str | int | tuple[int, ...],
-    dilation: int | tuple[int, ...],
-    mode: str = "constant",
-) -> Tensor:
-    """What single weights of a convolution look at.
+@dataclass(frozen=True)
+class Kernel:
+    """How the kernel of a convolution lies over its input.
 
-        y[:, out, p] += step * x[:, in, p * stride + tap * dilation - padding]
-
-    Args:
-        own: `(changes, rows, *space)`, the input channel of each change.
-        taps: `(changes,)` for each axis of the kernel: the place of the weight in it.
-        kernel: its size.
-        reached: size of the output.
+    Attributes:
+        size: its taps along each axis.
         stride: of the convolution.
         padding: of the convolution, which may be a word.
         dilation: of the convolution.
         mode: of the padding, as `functional.pad` calls it.
-
-    Returns:
-        `(changes, rows, *reached)`.
     """
-    seen = windows(own, kernel, reached, stride, padding, dilation, mode)
-    return seen[(torch.arange(len(own), device=own.device), *taps)]
+
+    size: tuple[int, ...]
+    stride: int | tuple[int, ...]
+    padding: str | int | tuple[int, ...]
+    dilation: int | tuple[int, ...]
+    mode: str = "constant"
+
+    def seen_by_taps(self, channels: Tensor, taps: Sequence[Tensor], reached: tuple[int, ...]) -> Tensor:
+        """What single weights look at.
+
+            y[:, out, p] += step * x[:, in, p * stride + tap * dilation - padding]
+
+        Args:
+            channels: `(changes, rows, *space)`, the input channel of each change.
+            taps: `(changes,)` for each axis of the kernel: the place of the weight in it.
+            reached: size of the output.
+
+        Returns:
+            `(changes, rows, *reached)`.
+        """
+        seen = self.windows(channels, reached)
+        return seen[(torch.arange(len(channels), device=channels.device), *taps)]
+
+    def windows(self, channels: Tensor, reached: tuple[int, ...]) -> Tensor:
+        """What each tap looks at: `(changes, *size, rows, *reached)`, a view.
+
+        Args:
+            channels: `(changes, rows, *space)`, the input channel of each change.
+            reached: size of the output.
+        """
+        axes = len(self.size)
+        strides, dilations = _per_axis(self.stride, axes), _per_axis(self.dilation, axes)
+        pads = _pads(self.padding, dilations, self.size)
+        padded = functional.pad(channels, pads, mode=self.mode).contiguous()
+        variants, rows, *along = padded.stride()
+        return padded.as_strided(
+            (len(padded), *self.size, padded.shape[1], *reached),
+            (
+                variants,
+                *(step * d for step, d in zip(along, dilations, strict=True)),
+                rows,
+                *(step * s for step, s in zip(along, strides, strict=True)),
+            ),
+        )
 
 
-def windows(
-    own: Tensor,
-    kernel: tuple[int, ...],
-    reached: tuple[int, ...],
-    stride: int | tuple[int, ...],
-    padding: str | int | tuple[int, ...],
-    dilation: int | tuple[int, ...],
-    mode: str = "constant",
-) -> Tensor:
-    """What each tap of a convolution's kernel looks at: `(changes, *kernel, rows, *reached)`, a view.
-
-    Arguments as for `seen_by_taps`.
-    """
-    strides, dilations = _each(stride, len(kernel)), _each(dilation, len(kernel))
-    padded = functional.pad(own, _pads(padding, dilations, kernel), mode=mode).contiguous()
-    variants, rows, *along = padded.stride()
-    return padded.as_strided(
-        (len(padded), *kernel, padded.shape[1], *reached),
-        (
-            variants,
-            *(step * d for step, d in zip(along, dilations, strict=True)),
-            rows,
-            *(step * s for step, s in zip(along, strides, strict=True)),
-        ),
-    )
-
-
-def _each(value: int | tuple[int, ...], count: int) -> tuple[int, ...]:
+def _per_axis(value: int | tuple[int, ...], count: int) -> tuple[int, ...]:
     values = (value,) if isinstance(value, int) else tuple(value)
     return values * count if len(values) == 1 else values
 
@@ -191,7 +190,7 @@ def _pads(
         totals = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, kernel, strict=True)]
         pairs = [(total // 2, total - total // 2) for total in totals]
     else:
-        pairs = [(size, size) for size in _each(padding, len(kernel))]
+        pairs = [(size, size) for size in _per_axis(padding, len(kernel))]
     return [size for pair in reversed(pairs) for size in pair]
 
 

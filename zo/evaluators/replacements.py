@@ -55,14 +55,14 @@ def replacements(step: Step, perturbation: Perturbation) -> dict[nn.Module, Forw
                 f"{type(module).__name__}: expected a module in Python, got a compiled ScriptModule, whose "
                 "forward cannot be replaced. Use evaluator='loop'."
             )
-        own, forward = changes.get(module, {}), module.forward
+        module_changes, forward = changes.get(module, {}), module.forward
         if type(module) in BATCH_NORMS and _uses_batch_statistics(module):
             chosen[module] = blocks.with_batch_statistics(
-                module, {name: copied(module, name) for name in own}, forward
+                module, {name: copied(module, name) for name in module_changes}, forward
             )
         elif type(module) in DROPOUTS and _draws(module):
             chosen[module] = blocks.with_one_draw(forward)
-        elif points := _points(module, own):
+        elif points := _points(module, module_changes):
             chosen[module] = blocks.with_points(module, points, forward)
         else:  # its children run inside its vmap, with their changes
             state = {
@@ -81,7 +81,7 @@ def replacements(step: Step, perturbation: Perturbation) -> dict[nn.Module, Forw
 def _changes(
     parameters: Parameters, perturbation: Perturbation
 ) -> dict[nn.Module, dict[str, PointChanges | Tensor]]:
-    """By module and name: changed entries, or for directions whole copies `(variants, *shape)`."""
+    """The changes by module and name: entries, or for directions whole copies `(variants, *shape)`."""
     changes: dict[nn.Module, dict[str, PointChanges | Tensor]] = {}
 
     def add(number: int, change: PointChanges | Tensor) -> None:
@@ -102,10 +102,10 @@ def _changes(
     return changes
 
 
-def _points(module: nn.Module, own: dict[str, PointChanges | Tensor]) -> dict[str, PointChanges]:
+def _points(module: nn.Module, module_changes: dict[str, PointChanges | Tensor]) -> dict[str, PointChanges]:
     """The module's changes if rules serve all of them; else none."""
-    points = {name: change for name, change in own.items() if isinstance(change, PointChanges)}
-    ruled = len(points) == len(own) and all(rule_of(module, name) for name in points)
+    points = {name: change for name, change in module_changes.items() if isinstance(change, PointChanges)}
+    ruled = len(points) == len(module_changes) and all(rule_of(module, name) for name in points)
     return points if ruled else {}
 
 
@@ -122,7 +122,7 @@ def _draws(module: nn.Module) -> bool:
 
 
 def _whole(network: nn.Module) -> dict[nn.Module, nn.Module]:
-    """For modules inside one that reads its children's weights without calling them: that one."""
+    """The module around each one whose weights are read without a call of it: that one is replaced whole."""
     whole: dict[nn.Module, nn.Module] = {}
     for module in network.modules():  # parents come before their children
         if isinstance(module, nn.MultiheadAttention) or is_parametrized(module):
@@ -148,5 +148,5 @@ def copied_bytes(step: Step, perturbation: Perturbation) -> int:
 
 
 def size_in_bytes(tensor: Tensor) -> int:
-    """What its values take."""
+    """The bytes that a tensor's values take."""
     return tensor.numel() * tensor.element_size()

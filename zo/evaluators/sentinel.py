@@ -6,19 +6,19 @@ over the batch), shows in it at every step, at the price of one query a chunk.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_batchedtensor  # pyright: ignore[reportMissingImports]
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from zo.batches import Batch, tensors
 from zo.evaluators.evaluator import Step, Unservable
 from zo.evaluators.loop import Loop
+from zo.evaluators.operations import Operations
 from zo.objective import Objective, losses, uncompiled
 from zo.perturbation import Coordinates, Directions, Perturbation
 
@@ -51,9 +51,9 @@ def inserted(queries: Perturbation, one: Perturbation) -> Perturbation:
     return Directions(steps)
 
 
-def left_out(found: Tensor) -> Tensor:
+def left_out(by_query: Tensor) -> Tensor:
     """The rows of the queries, `(queries, ...)`, without that of the inserted one."""
-    return torch.cat([found[:PLACE], found[PLACE + 1 :]])
+    return torch.cat([by_query[:PLACE], by_query[PLACE + 1 :]])
 
 
 def rounding_of(step: Step, base: Tensor) -> Tensor:
@@ -69,8 +69,8 @@ def rounding_of(step: Step, base: Tensor) -> Tensor:
     # are: what moves the others says how long it is.
     if (shifts > 0).any():
         shifts = torch.maximum(shifts, shifts[shifts > 0].median())
-    own = max(eps, torch.finfo(base.dtype).eps)
-    return 3 * ROUNDING * own * base.abs().nan_to_num(0.0) + 10 * (noise + shifts)
+    unit = max(eps, torch.finfo(base.dtype).eps)
+    return 3 * ROUNDING * unit * base.abs().nan_to_num(0.0) + 10 * (noise + shifts)
 
 
 def jumps_at(step: Step, base: Tensor, query: Perturbation, truth: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ def _shaken(step: Step, base: Tensor, here: Tensor, shakes: int) -> tuple[Tensor
     return shaken(Directions(here + SHAKEN_UNITS * eps * weights * signs)), still, eps
 
 
-class _Coarsest(TorchDispatchMode):
+class _Coarsest(Operations):
     """Notes the coarsest numbers that operations give: in a network of float64 a part may be in float32.
 
     Attributes:
@@ -134,15 +134,8 @@ class _Coarsest(TorchDispatchMode):
         super().__init__()
         self.eps = torch.finfo(torch.float64).eps
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Run an operation and look at what it gave."""
-        result = func(*args, **(kwargs or {}))
+    def gave(self, operation: Any, arguments: tuple[tuple[Any, ...], dict[str, Any]], result: Any) -> Any:
+        """Note how coarse the result is."""
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor) and tensor.is_floating_point():
                 self.eps = max(self.eps, torch.finfo(tensor.dtype).eps)
@@ -182,7 +175,7 @@ _ROUNDING = {
 }
 
 
-class _Rounded(TorchDispatchMode):
+class _Rounded(Operations):
     """Moves what operations give by a unit in its last place, up or down: twice what rounding does.
 
     Args:
@@ -193,17 +186,15 @@ class _Rounded(TorchDispatchMode):
         super().__init__()
         self._generator = generator
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Run an operation and move its result."""
-        result = func(*args, **(kwargs or {}))
+    def gave(self, operation: Any, arguments: tuple[tuple[Any, ...], dict[str, Any]], result: Any) -> Any:
+        """Move the result of an operation that rounds."""
         plain = type(result) is Tensor and result.layout is torch.strided and result.is_floating_point()
-        if not plain or func.overloadpacket.__name__ not in _ROUNDING or result.is_nested or result.is_meta:
+        if (
+            not plain
+            or operation.overloadpacket.__name__ not in _ROUNDING
+            or result.is_nested
+            or result.is_meta
+        ):
             return result
         signs = 2 * torch.randint(0, 2, result.shape, generator=self._generator) - 1
         return result * (1 + torch.finfo(result.dtype).eps * signs.to(result.device, result.dtype))
@@ -260,12 +251,12 @@ def _culprit(step: Step, variants: int, run: Callable[[], Tensor]) -> str:
     """The first module, in the order of the forward, whose output differs for the sentinel's rows."""
     alone = _outputs(step.network, lambda: _base(step))
     of_all = _outputs(step.network, run)
-    for (name, own), (_, stacked) in zip(alone, of_all, strict=False):
-        if stacked.shape != (variants * own.shape[0], *own.shape[1:]):
+    for (name, output), (_, stacked) in zip(alone, of_all, strict=False):
+        if stacked.shape != (variants * output.shape[0], *output.shape[1:]):
             continue
         rest = stacked.unflatten(0, (variants, -1))[PLACE]
-        allowed = 1000 * torch.finfo(own.dtype).eps * own.abs().nan_to_num(0.0).max()
-        if ((rest - own).abs().nan_to_num(0.0) > allowed).any():
+        allowed = 1000 * torch.finfo(output.dtype).eps * output.abs().nan_to_num(0.0).max()
+        if ((rest - output).abs().nan_to_num(0.0) > allowed).any():
             return name
     return "the objective, or what it calls outside of the network's modules,"
 
@@ -281,13 +272,13 @@ def _base(step: Step) -> Tensor:
 
 def _outputs(network: nn.Module, run: Callable[[], Any]) -> list[tuple[str, Tensor]]:
     """The first floating tensor that each module gives in a run, by name, inner modules first."""
-    found: list[tuple[str, Tensor]] = []
+    outputs: list[tuple[str, Tensor]] = []
 
     def hook(name: str, module: nn.Module) -> Any:
         def note(_: nn.Module, __: Any, output: Any) -> None:
             for tensor in tensors(output):
                 if tensor.is_floating_point() and not is_batchedtensor(tensor):
-                    found.append(
+                    outputs.append(
                         (f"{name or 'the network'} ({type(module).__name__})", tensor.detach().clone())
                     )
                 return
@@ -304,4 +295,4 @@ def _outputs(network: nn.Module, run: Callable[[], Any]) -> list[tuple[str, Tens
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return outputs

@@ -59,15 +59,15 @@ class Stacked(Evaluator):
             moved = [step.parameters.tensors[number] for number in step.parameters.moved(queries)]
             run = partial(stacked_losses, step, queries, start, moved)
             try:
-                found = run() - base
+                changed = run() - base
             except (BudgetError, Unservable):
                 raise
             except Exception:  # of a black box that refuses NaN, perhaps
                 _refuse_unseen(step, queries, base)
                 raise
             step.tally.queries += 1
-            refuse_shifted(step, queries, base, found, run, partial(_refuse_unseen, step, queries, base))
-            return left_out(found)
+            refuse_shifted(step, queries, base, changed, run, partial(_refuse_unseen, step, queries, base))
+            return left_out(changed)
 
         return changes
 
@@ -114,8 +114,8 @@ def _refuse_unseen(step: Step, queries: Perturbation, base: Tensor) -> None:
         step.tally.queries += 1
         try:
             with hidden([step.parameters.tensors[n] for n in numbers], modules), uncompiled():
-                found = losses(step.objective, step.network, step.batch, step.rows)
-            lost = lost & ~torch.isfinite(found)
+                by_row = losses(step.objective, step.network, step.batch, step.rows)
+            lost = lost & ~torch.isfinite(by_row)
         except BudgetError:
             raise
         except Exception:  # with the weights in sight it did not fail
@@ -127,5 +127,5 @@ def _refuse_unseen(step: Step, queries: Perturbation, base: Tensor) -> None:
     names = ", ".join(step.parameters.names[number] for number in numbers[:3])
     raise Unservable(
         f"{names}{', ...' if len(numbers) > 3 else ''}: read outside its layer, as by a penalty on the "
-        "weights, where variants are not told apart"
+        "weights, where variants are not distinguished"
     )

@@ -115,12 +115,14 @@ class Snapshot:
                 module._buffers.clear()
                 module._buffers.update(buffers)
         for module, attributes in self._attributes:
-            own = vars(module)
-            for name in [name for name in own if name not in _OF_TORCH and name not in attributes]:
-                if isinstance(own[name], _DATA):
-                    del own[name]
+            current = vars(module)
+            for name in [name for name in current if name not in _OF_TORCH and name not in attributes]:
+                if isinstance(current[name], _DATA):
+                    del current[name]
             # What is no data stays, such as a solver that the first forward makes.
-            own.update({name: old for name, old in attributes.items() if isinstance(own.get(name), _DATA)})
+            current.update(
+                {name: old for name, old in attributes.items() if isinstance(current.get(name), _DATA)}
+            )
         for value, kept in self._inside.values():
             _put_back(value, kept)
         for value, kept in self._left_alone.values():
@@ -229,7 +231,7 @@ def _copied(value: Any) -> Any:
 
 
 def _size(value: Any) -> int:
-    """How many numbers or items it holds itself."""
+    """How many numbers or items a value holds itself."""
     if isinstance(value, Tensor):
         return value.numel()
     if isinstance(value, torch.Generator):
@@ -250,8 +252,8 @@ def _same(value: Any, kept: Any) -> bool:
     if isinstance(value, np.ndarray):
         if value.shape != kept.shape or value.dtype.hasobject:
             return False
-        own, old = (np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in (value, kept))
-        return np.array_equal(own, old)
+        new, old = (np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in (value, kept))
+        return np.array_equal(new, old)
     if len(value) != len(kept):
         return False
     if isinstance(value, set):

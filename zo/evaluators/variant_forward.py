@@ -135,10 +135,10 @@ class Blocks:
 
             def one(state: dict[str, Tensor], blocks: list[Tensor]) -> list[Tensor]:
                 # Tied names are all in the state; tied anew they would count as given twice.
-                own = filled(call, blocks)
+                arguments = filled(call, blocks)
                 for tensor in state.values():
                     renew(tensor)
-                result = functional_call(bare, state, own[0], own[1], tie_weights=False)
+                result = functional_call(bare, state, arguments[0], arguments[1], tie_weights=False)
                 tensors: list[Tensor] = []
                 results.append(emptied(result, tensors, lambda tensor: tensor))
                 return tensors
@@ -157,7 +157,7 @@ class Blocks:
     def with_copies_in_turn(
         self, module: nn.Module, copies: Mapping[str, Tensor], forward: Forward
     ) -> Forward:
-        """One variant after another: vmap makes grouped convolutions, on a CPU at down to half the speed.
+        """Run one variant after another: vmap makes grouped convolutions, half as fast or less on a CPU.
 
         For modules that take one tensor and give one; arguments as for `with_copies`.
         """

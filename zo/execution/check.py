@@ -60,7 +60,7 @@ class Compared:
 
     @classmethod
     def remembered(cls, remember: Remember, name: str, work: Callable[[], Compared]) -> Compared:
-        """By `work`, or from a journal, which keeps one tensor under a name: lengths are its last column."""
+        """What `work` gives, or a journal has, which keeps one tensor a name: lengths are the last column."""
 
         def packed() -> Tensor:
             compared = work()
@@ -115,7 +115,7 @@ def most_checks(
     sentinels += 2 if len(evaluators) > 1 else 0  # the drawn query, by both
     if not is_due(number):
         return sentinels
-    sentinels += repeated + (number > 0) + 2  # for noise and slopes; to find numbers of 16 bits, and to tell
+    sentinels += repeated + (number > 0) + 2  # for noise and slopes; to find numbers of 16 bits, and where
     if len(evaluators) == 1:
         return sentinels
     tensors, entries = len(parameters.tensors), 3
@@ -152,14 +152,14 @@ def truth_of(
         # twice, so that a single direction has company to be mixed with
         twice = Directions(torch.cat([longer] * 2))
         return Truth((Piece("a direction", twice, compared.changes.to(base)),), rounding)
-    parameters, pieces, own = step.parameters, [], float(example.steps.abs().max())
+    parameters, pieces, plan_length = step.parameters, [], float(example.steps.abs().max())
     for name, start, tensor in zip(parameters.names, parameters.starts, parameters.tensors, strict=True):
         indices = start + torch.tensor(_entries(tensor.numel(), step.number, first))
-        work = partial(_distinguishable, step, base, indices, rounding, own)
+        work = partial(_distinguishable, step, base, indices, rounding, plan_length)
         compared = Compared.remembered(remember, f"check {name} {len(indices)}", work)
         steps = compared.lengths.to("cpu", parameters.dtype)
         pieces.append(Piece(name, Coordinates(indices, steps), compared.changes.to(base)))
-    return Truth((*pieces, *(_long(pieces, step, chunk, own) if first else ())), rounding)
+    return Truth((*pieces, *(_long(pieces, step, chunk, plan_length) if first else ())), rounding)
 
 
 def fault_of(evaluator: Evaluator, step: Step, base: Tensor, truth: Truth, remember: Remember) -> str | None:
@@ -189,13 +189,13 @@ def fault_of(evaluator: Evaluator, step: Step, base: Tensor, truth: Truth, remem
                     step.tally.queries += len(piece.shorter)
                     return changes(piece.shorter)
 
-            found = remember(f"check {type(evaluator).__name__} {number} {piece.name}", evaluated)
-            if not _agree(evaluator, step, base, piece, found.to(base.device), truth.rounding):
+            measured = remember(f"check {type(evaluator).__name__} {number} {piece.name}", evaluated)
+            if not _agree(evaluator, step, base, piece, measured.to(base.device), truth.rounding):
                 wrong.append(piece.name)
         if wrong:
             single = [
                 name for name in wrong if ", " not in name
-            ] or wrong  # not the piece of all, if one tells
+            ] or wrong  # not the piece of all, if one names a parameter
             return f"disagreed with loop for {', '.join(dict.fromkeys(single))}"
     except BudgetError:
         raise
@@ -217,7 +217,7 @@ def refuse_off(
     """Evaluate the queries of a real chunk, and with them one of them at a longer step, by `loop` too.
 
     It sees what a sentinel, which does not move, cannot: a variant's own rows mixed with those of others.
-    Where the objective does not bear the longer step, the query is compared as it is.
+    Where the objective fails at the longer step, the query is compared as it is.
 
     Args:
         evaluator: The fast one that serves the chunk.
@@ -235,24 +235,24 @@ def refuse_off(
     """
     one = queries.part(chosen, chosen + 1)
     longer = one.steps * (LENGTHS[0] / one.steps.abs().max())
-    own: Perturbation = Directions(longer)
+    moved: Perturbation = Directions(longer)
     if isinstance(one, Coordinates):
-        own = Coordinates(one.indices, longer)
-    tried = _tried(step, base, own)
+        moved = Coordinates(one.indices, longer)
+    tried = _tried(step, base, moved)
     if tried is None:
-        own, truth, rest = one, _by_loop(step, base, one), changes(queries)
-        found = rest[chosen]
+        moved, truth, rest = one, _by_loop(step, base, one), changes(queries)
+        change = rest[chosen]
     else:
-        truth, both = tried, changes(inserted(queries, own))
-        found, rest = both[PLACE], left_out(both)
+        truth, both = tried, changes(inserted(queries, moved))
+        change, rest = both[PLACE], left_out(both)
         step.tally.queries += 1
-    off = (found - truth[0]).abs().nan_to_num(0.0)
+    off = (change - truth[0]).abs().nan_to_num(0.0)
     eps = max(torch.finfo(dtype).eps for dtype in (base.dtype, step.parameters.dtype))
     allowed = evaluator.agreement * truth[0].abs().nan_to_num(0.0)
     if (off <= allowed + 3 * ROUNDING * eps * base.abs().nan_to_num(0.0)).all():
         return rest
     allowed = allowed + rounding_of(step, base)
-    if (off <= allowed).all() or (off <= allowed + jumps_at(step, base, own, truth[0])).all():
+    if (off <= allowed).all() or (off <= allowed + jumps_at(step, base, moved, truth[0])).all():
         return rest
     name = "a direction"
     if isinstance(one, Coordinates):
@@ -280,23 +280,25 @@ def _by_loop(step: Step, base: Tensor, queries: Perturbation) -> Tensor:
 def _tried(step: Step, base: Tensor, queries: Perturbation) -> Tensor | None:
     """Changes by `loop` at a step longer than those of the plan; None where that fails in all rows."""
     try:
-        found = _by_loop(step, base, queries)
+        changes = _by_loop(step, base, queries)
     except BudgetError:
         raise
     except Exception:  # a box may refuse what no query of the plan asks of it
         return None
-    return found if torch.isfinite(found).any() else None
+    return changes if torch.isfinite(changes).any() else None
 
 
-def _distinguishable(step: Step, base: Tensor, indices: Tensor, rounding: Tensor, own: float) -> Compared:
+def _distinguishable(
+    step: Step, base: Tensor, indices: Tensor, rounding: Tensor, plan_length: float
+) -> Compared:
     """What `loop` says of entries, and the lengths of the steps that they took.
 
-    A step is lengthened until its change is distinguishable from rounding, as far as the objective bears it;
-    where it bears none of the lengths, it is as long as those of the plan.
+    A step is lengthened until its change is distinguishable from rounding, as far as the objective allows;
+    where it fails at all of the lengths, it is as long as those of the plan.
     """
     changes, lengths = [], []
     for index in indices.split(1):
-        truth, length = None, own
+        truth, length = None, plan_length
         for longer in LENGTHS:
             tried = _tried(step, base, _coordinate(step, index, longer))
             if tried is None:
@@ -305,7 +307,7 @@ def _distinguishable(step: Step, base: Tensor, indices: Tensor, rounding: Tensor
             if (truth.abs().nan_to_num(0.0) > DISTINGUISHABLE * rounding).any():
                 break
         if truth is None:
-            truth = _by_loop(step, base, _coordinate(step, index, own))
+            truth = _by_loop(step, base, _coordinate(step, index, plan_length))
         changes.append(truth[0].double())
         lengths.append(length)
     return Compared(torch.stack(changes), torch.tensor(lengths, dtype=torch.float64))
@@ -328,16 +330,16 @@ def _directed(step: Step, base: Tensor, steps: Tensor) -> Compared:
     return Compared(torch.stack(changes), torch.tensor(factors, dtype=torch.float64))
 
 
-def _long(pieces: list[Piece], step: Step, chunk: int, own: float) -> list[Piece]:
+def _long(pieces: list[Piece], step: Step, chunk: int, plan_length: float) -> list[Piece]:
     """A piece of each tensor's first entry, and one as long as real chunks, of the largest tensor's entries.
 
-    What a forward does may depend on how many rows it sees. `own` is the length of the plan's steps.
+    What a forward does may depend on how many rows it sees. `plan_length` is the length of the plan's steps.
     """
     queries = [piece.queries for piece in pieces]
-    assert all(isinstance(each, Coordinates) for each in queries)
+    assert all(isinstance(query, Coordinates) for query in queries)
     first = Coordinates(
-        torch.cat([each.part(0, 1).indices for each in queries]),  # pyright: ignore[reportAttributeAccessIssue]
-        torch.cat([each.part(0, 1).steps for each in queries]),
+        torch.cat([query.part(0, 1).indices for query in queries]),  # pyright: ignore[reportAttributeAccessIssue]
+        torch.cat([query.part(0, 1).steps for query in queries]),
     )
     first_truth = torch.cat([piece.truth[:1] for piece in pieces])
     mixed = [
@@ -358,19 +360,19 @@ def _long(pieces: list[Piece], step: Step, chunk: int, own: float) -> list[Piece
     assert isinstance(piece.queries, Coordinates)
     indices, steps = torch.cat([piece.queries.indices, indices]), piece.queries.steps
     both = Coordinates(indices, torch.cat([steps, steps[:1].expand(more)]))
-    shorter = Coordinates(indices, torch.cat([steps, torch.full_like(steps[:1], own).expand(more)]))
+    shorter = Coordinates(indices, torch.cat([steps, torch.full_like(steps[:1], plan_length).expand(more)]))
     return [*mixed, Piece(piece.name, both, piece.truth, shorter)]
 
 
 def _agree(
-    evaluator: Evaluator, step: Step, base: Tensor, piece: Piece, found: Tensor, rounding: Tensor
+    evaluator: Evaluator, step: Step, base: Tensor, piece: Piece, changes: Tensor, rounding: Tensor
 ) -> bool:
     """Whether changes `(queries, rows)` are those of `loop`, row by row."""
     truth = piece.truth
-    found, allowed = found[: len(truth)], evaluator.agreement * truth.abs() + rounding
-    lost = ~torch.isfinite(found) & torch.isfinite(truth)
+    changes, allowed = changes[: len(truth)], evaluator.agreement * truth.abs() + rounding
+    lost = ~torch.isfinite(changes) & torch.isfinite(truth)
     # A row that fails in one of them is a failed row, not a fault; most rows of a query are one.
-    off = torch.where(torch.isfinite(found) & torch.isfinite(truth), (found - truth).abs(), 0.0)
+    off = torch.where(torch.isfinite(changes) & torch.isfinite(truth), (changes - truth).abs(), 0.0)
     if (lost.double().mean(dim=1) > 0.5).any():
         return False
     for number in torch.nonzero((off > allowed).any(dim=1)).flatten().tolist():

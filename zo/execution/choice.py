@@ -82,8 +82,8 @@ class Serving:
 
     def is_open(self, training: bool) -> bool:
         """Whether something is to be decided before a step in this mode of the network."""
-        own = [kind for kind in self.numbers if kind.endswith(_mode(training))]
-        return not own or any(kind in self.unchecked for kind in own)
+        kinds = [kind for kind in self.numbers if kind.endswith(_mode(training))]
+        return not kinds or any(kind in self.unchecked for kind in kinds)
 
     def serves(self, queries: Perturbation, step: Step) -> Evaluator:
         """What evaluates some queries of a step: `Loop` where nothing was decided."""
@@ -98,7 +98,7 @@ class Serving:
         """Check what serves the kinds of queries in a plan; what fails gives way to the next one."""
         numbers, training = dict(self.numbers), base.step.network.training
         ends = plan.chunk(0, min(2, plan.queries)), plan.chunk(plan.queries - 1, plan.queries)
-        for example in {type(each): each for each in reversed(ends)}.values():
+        for example in {type(queries): queries for queries in reversed(ends)}.values():
             kind = _kind(example, training)
             chosen = self.evaluators[0].serves(type(example))  # or else the next ones take its place
             if kind not in numbers and not chosen and _too_large(base):
@@ -108,7 +108,7 @@ class Serving:
         return replace(self, numbers=numbers, unchecked=self.unchecked - set(numbers))
 
     def found_wrong(self, training: bool, fault: str) -> Serving:
-        """The same without what served in this mode of the network, and a warning that says why."""
+        """The next evaluators in the place of those that served in this mode, with a warning why."""
         numbers, last = dict(self.numbers), len(self.evaluators) - 1
         for kind, number in self.numbers.items():
             if kind.endswith(_mode(training)) and number < last:
@@ -125,7 +125,7 @@ class Serving:
         }
 
     def loaded(self, state: Mapping[str, str]) -> Serving:
-        """What `state_dict` gave.
+        """The record that `state_dict` gave.
 
         Raises:
             ConfigurationError: It names an evaluator that is not among these.
@@ -232,9 +232,9 @@ def chunk_size(
     """
     last = plan.chunk(plan.queries - 1, plan.queries)  # of the kind that takes most
     able = [evaluator for evaluator in evaluators if evaluator.serves(type(last))]
-    each = max(evaluator.bytes_per_query(base.step, last, base.peak) for evaluator in able)
+    per_query = max(evaluator.bytes_per_query(base.step, last, base.peak) for evaluator in able)
     device = base.step.parameters.tensors[0].device
-    most = stack = queries_within(memory, each, device)
+    most = stack = queries_within(memory, per_query, device)
     if isinstance(able[0], Difference):
         if device.type != "cpu":
             most = MOST_ON_GPU
@@ -246,17 +246,17 @@ def chunk_size(
     return chunk, stack if stack < chunk else None
 
 
-def queries_within(memory: int, each: int, device: torch.device) -> int:
+def queries_within(memory: int, per_query: int, device: torch.device) -> int:
     """How many queries run together: as many as fit, but at least one and at most `MOST`.
 
     Args:
         memory: Bytes that a chunk may take.
-        each: Bytes of a query.
+        per_query: Bytes that a query takes.
         device: On a CPU a chunk also stays near the cache's size, unless it had fewer than `LEAST` then.
     """
-    fit = memory // max(1, each)
+    fit = memory // max(1, per_query)
     if device.type == "cpu":
-        fit = min(fit, max(LEAST, CACHED // max(1, each)))
+        fit = min(fit, max(LEAST, CACHED // max(1, per_query)))
     return max(1, min(MOST, fit))
 
 

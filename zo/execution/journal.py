@@ -17,8 +17,8 @@ from zo.objective import Closed
 class Store(Protocol):
     """Where a journal keeps the numbers of finished pieces, for as long as a step takes.
 
-    A later process that takes the same step asks before it evaluates. Keys tell steps, weights and batches
-    apart, so entries of another step are never used, and may be deleted at any time.
+    A later process that takes the same step asks before it evaluates. Keys distinguish steps, weights and
+    batches, so entries of another step are never used, and may be deleted at any time.
     """
 
     def get(self, key: str) -> Mapping[str, Any] | None:
@@ -58,14 +58,14 @@ class StepJournal:
 
     def known(self, names: Iterable[str]) -> dict[str, Tensor]:
         """The numbers, by name, of those pieces that an earlier process has left."""
-        found = {}
+        recalled = {}
         for name in names:
             entry = self._store.get(self._key(name)) or {}
             numbers, spent = entry.get("numbers"), entry.get("spent")
             if isinstance(numbers, Tensor) and isinstance(spent, int):  # a journal's files may be anyone's
                 self._tally.queries += spent
-                found[name] = numbers
-        return found
+                recalled[name] = numbers
+        return recalled
 
     def _key(self, name: str) -> str:
         return f"{self._fingerprint} {name}"
@@ -82,12 +82,12 @@ def step_fingerprint(step: Step, base: Tensor, settings: str) -> str:
         settings: Seed, step, estimator and chunk, in words.
     """
     network = step.network
-    found = sha256(f"{settings} {'training' if network.training else 'evaluation'}".encode())
+    digest = sha256(f"{settings} {'training' if network.training else 'evaluation'}".encode())
     weights = [*network.parameters(), *network.buffers()]
-    told = base if isinstance(step.objective, Closed) else torch.isfinite(base)
+    of_base = base if isinstance(step.objective, Closed) else torch.isfinite(base)
     generators = [torch.get_rng_state()]
     generators += [torch.cuda.get_rng_state(device) for device in {w.device for w in weights if w.is_cuda}]
-    for tensor in (*weights, *step.parameters.tensors, *tensors(step.batch), *generators, told):
-        found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(bits(tensor.cpu()).numpy().data)
-    return found.hexdigest()
+    for tensor in (*weights, *step.parameters.tensors, *tensors(step.batch), *generators, of_base):
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(bits(tensor.cpu()).numpy().data)
+    return digest.hexdigest()

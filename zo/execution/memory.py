@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from zo.batches import memory_of
+from zo.evaluators.operations import Operations
 from zo.objective import uncompiled
 
 
-class MemoryPeak(TorchDispatchMode):
+class MemoryPeak(Operations):
     """Counts bytes of the tensors that are made inside the block and live at the same time.
 
     The same numbers on every machine, since what an allocator does is not asked. What code outside of
@@ -41,25 +41,19 @@ class MemoryPeak(TorchDispatchMode):
 
     @property
     def peak(self) -> int:
-        """See the class."""
+        """The most bytes alive at once so far, see the class."""
         return self._most - self._now
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Run an operation and count what it made."""
-        result = func(*args, **(kwargs or {}))
-        if func._schema.is_mutable:  # what it writes to stands first, or is `out`
-            targets = tree_leaves((args[:1], (kwargs or {}).get("out")))
+    def gave(self, operation: Any, arguments: tuple[tuple[Any, ...], dict[str, Any]], result: Any) -> Any:
+        """Count what the operation made."""
+        args, named = arguments
+        if operation._schema.is_mutable:  # what it writes to stands first, or is `out`
+            targets = tree_leaves((args[:1], named.get("out")))
             self.written |= {memory_of(tensor) for tensor in targets if isinstance(tensor, Tensor)}
-        given = {_key(tensor) for tensor in tree_leaves((args, kwargs)) if _is_real(tensor)}
+        before = {_key(tensor) for tensor in tree_leaves(arguments) if _is_real(tensor)}
         for tensor in tree_leaves(result):
             # A view of what was there before, such as a transposed weight, takes nothing.
-            if _is_real(tensor) and _key(tensor) not in given:
+            if _is_real(tensor) and _key(tensor) not in before:
                 self._add(tensor)
                 self.narrow |= is_narrow(tensor)
         return result

@@ -7,13 +7,12 @@ for an attention kernel, shows in no module's output: a step that is checked loo
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from blackbox import BudgetError
@@ -21,6 +20,7 @@ from zo.batches import tensors
 from zo.errors import NoiseWarning, ObjectiveError
 from zo.evaluators.evaluator import Step
 from zo.evaluators.loop import Loop
+from zo.evaluators.operations import Operations
 from zo.execution.memory import is_narrow
 from zo.objective import uncompiled
 from zo.parameters import Parameters
@@ -101,7 +101,7 @@ def makes_narrow(step: Step, base: Tensor) -> Tensor:
     return torch.tensor(bool(seen.results))
 
 
-def tell_narrow(step: Step, base: Tensor) -> bool:
+def warn_of_narrow(step: Step, base: Tensor) -> bool:
     """Warn where numbers of 16 bits depend on the weights; takes two queries.
 
     Args:
@@ -114,7 +114,7 @@ def tell_narrow(step: Step, base: Tensor) -> bool:
     Warns:
         NoiseWarning: There are some.
     """
-    weights, found = step.parameters.flat(), []
+    weights, results = step.parameters.flat(), []
     for length in (0.0, LENGTH):
         seen = _Narrow()
         step.tally.queries += 1
@@ -123,10 +123,10 @@ def tell_narrow(step: Step, base: Tensor) -> bool:
                 Loop().begin(step, base)(Directions((length * (weights.abs() + 1))[None]))
         except BudgetError:
             raise
-        except Exception:  # a step as long may be more than the objective bears
+        except Exception:  # a step as long may be too long for the objective
             return False
-        found.append(seen.results)
-    moved = [name for (name, own), (_, other) in zip(*found, strict=False) if own != other]
+        results.append(seen.results)
+    moved = [name for (name, total), (_, other) in zip(*results, strict=False) if total != other]
     if moved:
         warnings.warn(
             f"Step {step.number}: expected float32 or float64 between the weights and the losses, got "
@@ -153,7 +153,7 @@ def _active(device: str) -> str:
     return str(torch.get_autocast_dtype(device))[6:]
 
 
-class _Narrow(TorchDispatchMode):
+class _Narrow(Operations):
     """Notes what operations give in 16 bits or less.
 
     Attributes:
@@ -164,17 +164,12 @@ class _Narrow(TorchDispatchMode):
         super().__init__()
         self.results: list[tuple[str, float]] = []
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Run an operation and look at what it gave."""
-        result = func(*args, **(kwargs or {}))
+    def gave(self, operation: Any, arguments: tuple[tuple[Any, ...], dict[str, Any]], result: Any) -> Any:
+        """Note the result if it is narrow."""
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor) and is_narrow(tensor):
                 total = float(tensor.detach().double().nan_to_num().sum())
-                self.results.append((f"{str(tensor.dtype)[6:]} from {func.overloadpacket.__name__}", total))
+                self.results.append(
+                    (f"{str(tensor.dtype)[6:]} from {operation.overloadpacket.__name__}", total)
+                )
         return result

@@ -128,7 +128,7 @@ class Ranks:
         meeting.messages = [answer.message for answer in answers]
 
     def _answers(self, step: int, cause: Exception | None, answer: _Answer) -> list[_Answer]:
-        """Those of all ranks, in their order; where there is a cause, this one's says that it failed."""
+        """The answers of all ranks, in their order; with a cause, this one's says that it failed."""
         if cause is not None:
             answer.reason = f"{type(cause).__name__}: {cause}".rstrip(".")
             answer.batch = cause if isinstance(cause, FailedBatchError) else None
@@ -181,8 +181,8 @@ class Ranks:
             BlackBoxError: Some differ; the error is of this object's kind and names what differs.
         """
         other = {
-            rank: [name for name, mark in own.items() if mark != marks[0].get(name)]
-            for rank, own in enumerate(marks)
+            rank: [name for name, mark in of_rank.items() if mark != marks[0].get(name)]
+            for rank, of_rank in enumerate(marks)
         }
         words = [f"other {' and '.join(names)} on rank {rank}" for rank, names in other.items() if names]
         if words:
@@ -236,11 +236,11 @@ class Ranks:
         except RuntimeError as error:
             said = " ".join(str(error).split())
             reason = f"{type(cause).__name__}: {cause}"[:300].rstrip(".")
-            own = "" if cause is None else f"rank {self.rank} failed: {reason}. Moreover, "
+            failure = "" if cause is None else f"rank {self.rank} failed: {reason}. Moreover, "
             raise self._error(
-                f"Step {step}: {own}rank {self.rank} expected an answer of all {self.size} ranks, got none "
-                f"from some: {said[:300].rstrip('.')}. A process died or hangs: its own output says more. "
-                "Start all of them again from the last checkpoint."
+                f"Step {step}: {failure}rank {self.rank} expected an answer of all {self.size} ranks, got "
+                f"none from some: {said[:300].rstrip('.')}. A process died or hangs: its own output says "
+                "more. Start all of them again from the last checkpoint."
             ) from (cause or error)
         finally:
             self.waited += perf_counter() - began
@@ -280,8 +280,8 @@ def dealt(several: Sequence[T], rank: int, size: int) -> list[T]:
 
 def checksum(several: Iterable[Tensor]) -> int:
     """CRC-32 of the dtypes, shapes and bits of some tensors."""
-    found = 0
+    crc = 0
     for tensor in several:
-        found = zlib.crc32(f"{tensor.dtype} {tuple(tensor.shape)}".encode(), found)
-        found = zlib.crc32(bits(tensor.cpu()).numpy().data, found)
-    return found
+        crc = zlib.crc32(f"{tensor.dtype} {tuple(tensor.shape)}".encode(), crc)
+        crc = zlib.crc32(bits(tensor.cpu()).numpy().data, crc)
+    return crc

@@ -62,7 +62,7 @@ class Asker:
 
     def __call__(self, query: Perturbation, factor: float) -> float:
         """The mean change of a query whose step has another length, over that factor; NaN where it fails."""
-        near = 0 < factor <= 1  # others may be more than the objective bears
+        near = 0 < factor <= 1  # others may be too long for the objective
         moved, factor = scaled(self.base.step.parameters, query, factor)
         if factor == 0:  # lost in the rounding of the weight
             return float("nan")
@@ -78,9 +78,9 @@ class Asker:
             return float("nan")
 
     def slopes(self, plan: Perturbations, numbers: Tensor, factor: float) -> Tensor:
-        """Of rows of `Perturbations.slopes`, `(slopes, queries of one)`: see `differenced`."""
-        found = [[self(plan.chunk(n, n + 1), factor) for n in row] for row in numbers.tolist()]
-        return differenced(torch.tensor(found, dtype=torch.float64))
+        """A change for each row of `Perturbations.slopes`, `(slopes, queries of one)`; see `differenced`."""
+        changes = [[self(plan.chunk(n, n + 1), factor) for n in row] for row in numbers.tolist()]
+        return differenced(torch.tensor(changes, dtype=torch.float64))
 
 
 def scaled(parameters: Parameters, query: Perturbation, factor: float) -> tuple[Perturbation, float]:
@@ -134,19 +134,19 @@ def doubt_about(
     worst: Doubt | None = None
     for kind, numbers in enumerate(plan.slopes()):
         numbers = numbers[valid[numbers].all(dim=1)]
-        own = differenced(difference[numbers]) if len(numbers) else torch.zeros(0)
-        if not own.any():
+        changes = differenced(difference[numbers]) if len(numbers) else torch.zeros(0)
+        if not changes.any():
             continue
-        draws = _draws(own, key.generator(AGAIN, kind))
+        draws = _draws(changes, key.generator(AGAIN, kind))
         asked: dict[tuple[int, float], float] = {}
-        doubt = _sampled(ask, plan, numbers, own, draws[: asked_at_first(len(own))], asked)
+        doubt = _sampled(ask, plan, numbers, changes, draws[: asked_at_first(len(changes))], asked)
         if doubt.off <= DOUBTFUL:
             continue
         example = plan.chunk(int(numbers[0, 0]), int(numbers[0, 0]) + 1)
-        if len(own) < LEAST and isinstance(example, Directions):
-            doubt = _of_more(ask, plan, numbers, own, anew(key.at(key.step + FAR)), kind)
+        if len(changes) < LEAST and isinstance(example, Directions):
+            doubt = _of_more(ask, plan, numbers, changes, anew(key.at(key.step + FAR)), kind)
         else:
-            doubt = _sampled(ask, plan, numbers, own, draws, asked, further=True)
+            doubt = _sampled(ask, plan, numbers, changes, draws, asked, further=True)
         if doubt.off > OFF[type(example)] and (worst is None or doubt.off > worst.off):
             worst = doubt
     return worst
@@ -161,39 +161,39 @@ def most_asked(plan: Perturbations) -> int:
     """At most how many queries are asked again at a step that is checked, where its slopes are in doubt."""
     most = 0
     for numbers in plan.slopes():
-        slopes, each = numbers.shape
-        again = 2 * each + 2 * (each == 1)  # over half and over twice of mu; and forward ones back
+        slopes, per_slope = numbers.shape
+        again = 2 * per_slope + 2 * (per_slope == 1)  # over half and over twice of mu; and forward ones back
         first, looked = int(numbers[0, 0]), asked_at_first(slopes) * 2
         if slopes < LEAST and isinstance(plan.chunk(first, first + 1), Directions):
-            most += looked + slopes * again + (LEAST - slopes) * (again + each)
+            most += looked + slopes * again + (LEAST - slopes) * (again + per_slope)
         else:
             most += min(slopes, MOST, max(LEAST, slopes // SHARE)) * again
     return most
 
 
-def _draws(own: Tensor, generator: torch.Generator) -> Tensor:
-    """Numbers of slopes, in turn one drawn alike and one by the square of its change; all where few.
+def _draws(changes: Tensor, generator: torch.Generator) -> Tensor:
+    """Numbers of slopes, in turn one drawn uniformly and one by the square of its change; all where few.
 
     Both are drawn one from each of equal parts: a layer with as large a part of the weights, or of the
     gradient's square, is among them. The first half of them is drawn from parts twice as large.
     """
-    if len(own) <= FEW:
-        return torch.arange(len(own))
-    count = min(MOST, max(LEAST, len(own) // SHARE)) // 2
+    if len(changes) <= FEW:
+        return torch.arange(len(changes))
+    count = min(MOST, max(LEAST, len(changes) // SHARE)) // 2
     parts = torch.cat([torch.arange(0, count, 2), torch.arange(1, count, 2)]).double()
-    found = []
-    for heights in (torch.arange(1, len(own) + 1).double(), own.double().square().cumsum(0)):
+    drawn = []
+    for heights in (torch.arange(1, len(changes) + 1).double(), changes.double().square().cumsum(0)):
         begins = torch.rand(1, generator=generator, dtype=torch.float64)
         places = (parts + begins) / count * heights[-1]
-        found.append(torch.searchsorted(heights, places).clamp(max=len(own) - 1))
-    return torch.stack(found, dim=1).flatten()
+        drawn.append(torch.searchsorted(heights, places).clamp(max=len(changes) - 1))
+    return torch.stack(drawn, dim=1).flatten()
 
 
 def _sampled(
     ask: Asker,
     plan: Perturbations,
     numbers: Tensor,
-    own: Tensor,
+    changes: Tensor,
     draws: Tensor,
     asked: dict[tuple[int, float], float],
     *,
@@ -207,22 +207,22 @@ def _sampled(
                 asked[draw, factor] = float(ask.slopes(plan, numbers[draw][None], factor))
         return torch.tensor([asked[draw, factor] for draw in draws.tolist()], dtype=torch.float64)
 
-    size = None if len(own) <= FEW else float(own.double().square().mean().sqrt())
+    size = None if len(changes) <= FEW else float(changes.double().square().mean().sqrt())
     back = at(-1.0) if numbers.shape[1] == 1 else None
-    doubt = doubt_of(own[draws], at(0.5), at(2.0) if further else None, size, back=back)
+    doubt = doubt_of(changes[draws], at(0.5), at(2.0) if further else None, size, back=back)
     if further and doubt.cause == "kink":  # or bends of higher order, which half of mu has less of
-        return doubt_of(own[draws], at(0.5), at(2.0), size, back=back, nearer=at(-0.5))
+        return doubt_of(changes[draws], at(0.5), at(2.0), size, back=back, nearer=at(-0.5))
     return doubt
 
 
 def _of_more(
-    ask: Asker, plan: Perturbations, numbers: Tensor, own: Tensor, other: Perturbations, kind: int
+    ask: Asker, plan: Perturbations, numbers: Tensor, changes: Tensor, other: Perturbations, kind: int
 ) -> Doubt:
     """Judge a step's few directions with those of another: one alone may have a slope near zero by chance."""
-    more = other.slopes()[kind][: LEAST - len(own)]
+    more = other.slopes()[kind][: LEAST - len(changes)]
 
     def at(factor: float) -> Tensor:
-        first = own.double() if factor == 1 else ask.slopes(plan, numbers, factor)
+        first = changes.double() if factor == 1 else ask.slopes(plan, numbers, factor)
         return torch.cat([first, ask.slopes(other, more, factor)])
 
     back = at(-1.0) if numbers.shape[1] == 1 else None

@@ -89,14 +89,14 @@ class SharedRows(Wrapper):
 
     @property
     def exchanged(self) -> int:
-        """See the class."""
+        """The bytes received from all processes so far."""
         return self._ranks.exchanged
 
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
         """Evaluate this process's blocks; receive those of the others."""
         rows = len(inputs[0])
-        each = self.block or max(rows, 1)
-        blocks = [range(start, min(start + each, rows)) for start in range(0, rows, each)]
+        per_block = self.block or max(rows, 1)
+        blocks = [range(start, min(start + per_block, rows)) for start in range(0, rows, per_block)]
         dtype = to_rows(repr(self), self.inputs, inputs).dtype
         outputs = failed_outputs(self.outputs, inputs, dtype)
         ranks = self._ranks
@@ -123,8 +123,8 @@ class SharedRows(Wrapper):
         Nothing of one block is left while the next is evaluated: the peak that chunks are chosen by must not
         depend on how many blocks are this process's.
         """
-        found = self.box(*(tensor[block.start : block.stop] for tensor in inputs))
-        for whole, part in zip(outputs, found if isinstance(found, tuple) else (found,), strict=True):
+        answers = self.box(*(tensor[block.start : block.stop] for tensor in inputs))
+        for whole, part in zip(outputs, answers if isinstance(answers, tuple) else (answers,), strict=True):
             whole[block.start : block.stop] = part
 
     def _exchange(
@@ -138,7 +138,7 @@ class SharedRows(Wrapper):
         ranks, self._calls = self._ranks, self._calls + 1
         head = torch.tensor([self._calls, checksum(inputs), error is not None])
         heads = ranks.all_of(self._calls, head, [len(head)] * ranks.size).view(ranks.size, -1)
-        other = [f"rank {rank}" for rank, own in enumerate(heads) if (own[:2] != heads[0, :2]).any()]
+        other = [f"rank {rank}" for rank, sent in enumerate(heads) if (sent[:2] != heads[0, :2]).any()]
         if other:
             raise RanksError(
                 f"{self!r}, call {self._calls}: expected all ranks to ask for the same rows, got others on "
@@ -151,36 +151,36 @@ class SharedRows(Wrapper):
         sizes = [sum(len(block) for block in share) for share in shares]
         for whole in outputs:
             width = whole[:1].numel() * whole.element_size()
-            own = [whole[block.start : block.stop].cpu() for block in shares[ranks.rank]]
+            parts = [whole[block.start : block.stop].cpu() for block in shares[ranks.rank]]
             packed = torch.cat(
-                [part.flatten().view(torch.uint8) for part in own] or [head.new_empty(0).byte()]
+                [part.flatten().view(torch.uint8) for part in parts] or [head.new_empty(0).byte()]
             )
-            found = ranks.all_of(self._calls, packed, [size * width for size in sizes])
+            received = ranks.all_of(self._calls, packed, [size * width for size in sizes])
             at = 0
             for block in (block for share in shares for block in share):
-                values = found[at : at + len(block) * width].clone().view(whole.dtype)
+                values = received[at : at + len(block) * width].clone().view(whole.dtype)
                 whole[block.start : block.stop] = values.view(len(block), *whole.shape[1:])
                 at += len(block) * width
 
     def _raise(self, error: Exception | None) -> None:
-        """Raise the first process's error that there is: of the same kind in all, where it can be told."""
+        """Raise the first process's error that there is: of the same kind in all, where it can be sent."""
         said = None if error is None else f"{type(error).__name__}: {error}"
         with self._ranks.meeting(self._calls) as meeting:
-            meeting.message = said, _told(error)
+            meeting.message = said, _sendable(error)
         if error is not None:
             raise error
-        rank, (words, told) = next((rank, pair) for rank, pair in enumerate(meeting.messages) if pair[0])
-        if told is not None:
-            raise told
+        rank, (words, original) = next((rank, pair) for rank, pair in enumerate(meeting.messages) if pair[0])
+        if original is not None:
+            raise original
         raise RanksError(f"{self!r}: expected an answer of rank {rank}, which failed: {words}")
 
     def __repr__(self) -> str:
-        """As the box, since the answers are its own, on however many processes."""
+        """The repr of the box: on any number of processes the answers are the box's."""
         return repr(self.box)
 
 
-def _told(error: Exception | None) -> Exception | None:
-    """An error that others can be told; None for one that cannot be made anew from its arguments."""
+def _sendable(error: Exception | None) -> Exception | None:
+    """An error that can be sent to others; None for one that cannot be made anew from its arguments."""
     try:
         pickle.loads(pickle.dumps(error))  # of our own
     except Exception:

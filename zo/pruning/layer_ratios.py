@@ -69,13 +69,13 @@ class LayerRatios(Mapping[str, float]):
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; `from_dict` takes it back."""
+        """The ratios in plain values, for JSON; `from_dict` takes them back."""
         layers = [{"name": x.name, "size": x.size, "kept": x.kept} for x in self.layers]
         return {"method": self.method, "sparsity": self.sparsity, "layers": layers}
 
     @classmethod
     def from_dict(cls, saved: Mapping[str, Any]) -> LayerRatios:
-        """What `to_dict` gave.
+        """The ratios that `to_dict` gave.
 
         Raises:
             ConfigurationError: it is something else.
@@ -137,9 +137,9 @@ def kept_weights(scores: Scores, sparsity: float, *, minimum: float = 0.01) -> T
     position[ranked] = torch.arange(len(ranked))
     kept = torch.zeros(parameters.size, dtype=torch.bool)
     for start, tensor in zip(parameters.starts, parameters.tensors, strict=True):
-        own = position[start : start + tensor.numel()]
-        least = min(len(own), max(1, math.ceil(minimum * len(own))))
-        kept[start + own.argsort()[:least]] = True
+        positions = position[start : start + tensor.numel()]
+        least = min(len(positions), max(1, math.ceil(minimum * len(positions))))
+        kept[start + positions.argsort()[:least]] = True
     room = round((1 - sparsity) * parameters.size) - int(kept.sum())
     others = ranked[~kept[ranked]]
     kept[others[: max(0, room)]] = True

@@ -166,18 +166,18 @@ def _autograd(
                     "a graph. Through a black box use 'zo-grasp' or 'zo-snip'."
                 )
             loss = rows[torch.isfinite(rows)].mean()
-            found = torch.autograd.grad(loss, tensors, create_graph=hessian_product, materialize_grads=True)
+            slopes = torch.autograd.grad(loss, tensors, create_graph=hessian_product, materialize_grads=True)
             if hessian_product:
                 # d/dtheta of g . stop(g) is H g.
-                product = torch.stack([(g * g.detach()).sum() for g in found]).sum()
+                product = torch.stack([(g * g.detach()).sum() for g in slopes]).sum()
                 if product.requires_grad:
-                    found = torch.autograd.grad(product, tensors, materialize_grads=True)
+                    slopes = torch.autograd.grad(product, tensors, materialize_grads=True)
                 else:  # a loss that is linear in the weights has no second derivatives, nor a graph
-                    found = [torch.zeros_like(g) for g in found]
+                    slopes = [torch.zeros_like(g) for g in slopes]
         finally:
             for tensor, value in zip(tensors, needed, strict=True):
                 tensor.requires_grad_(value)
-    return _flat(found)
+    return _flat(slopes)
 
 
 @contextmanager

@@ -121,25 +121,25 @@ def scores(
         check_choice("pruning.scores", "a setting", name, known)
     scored, whole = _divide(network, parameters, dense)
 
-    def found(values: Tensor, queries: int = 0) -> Scores:
+    def as_scores(values: Tensor, queries: int = 0) -> Scores:
         removes = "largest" if method in ("grasp", "zo-grasp") else "smallest"
         return Scores(method, values, removes, scored, whole, queries, seed)
 
     if method == "magnitude":
-        return found(methods.magnitude(scored))
+        return as_scores(methods.magnitude(scored))
     if method == "random":
-        return found(methods.random(scored, seed))
+        return as_scores(methods.random(scored, seed))
     if method == "synflow":
         check_count("pruning.scores", "rounds", rounds)
         check_sparsity("pruning.scores", "sparsity", sparsity)
         ready = _needed(method, "inputs", inputs)
-        return found(methods.synflow(network, scored, ready, rounds, sparsity))
+        return as_scores(methods.synflow(network, scored, ready, rounds, sparsity))
     objective = as_objective(_needed(method, "objective", objective))
     batch = batch if isinstance(objective, Closed) else _needed(method, "batch", batch)
     if method == "grasp":
-        return found(methods.grasp(network, objective, scored, batch))
+        return as_scores(methods.grasp(network, objective, scored, batch))
     if method == "snip":
-        return found(methods.snip(network, objective, scored, batch))
+        return as_scores(methods.snip(network, objective, scored, batch))
     estimator = RGE(mu, q) if estimator is None else estimator
     step = check_positive("pruning.scores", "step", mu if step is None else step)
     gradient = LossGradient(
@@ -156,7 +156,7 @@ def scores(
         values = methods.zo_grasp(gradient, batch, step)
     else:
         values = methods.zo_snip(gradient, batch)
-    return found(values, gradient.counts.queries)
+    return as_scores(values, gradient.counts.queries)
 
 
 def _divide(
@@ -164,7 +164,7 @@ def _divide(
     parameters: Choice | Iterable[Choice] | None,
     dense: Choice | Iterable[Choice] | None,
 ) -> tuple[Parameters, Parameters | None]:
-    """Those to score, and those to leave whole."""
+    """The parameters to score, and those to leave whole."""
     every = Parameters(network, parameters)
     if dense is None:
         return every, None

@@ -78,12 +78,12 @@ class _Anchored(Answers):
         for place, tangent in enumerate(tangents):
             numbers = [number for number, call in enumerate(window.calls) if call.box == place]
             if numbers:
-                found = tangent.responses([window.pairs[number] for number in numbers])
-                self.responses |= dict(zip(numbers, found, strict=True))
+                responses = tangent.responses([window.pairs[number] for number in numbers])
+                self.responses |= dict(zip(numbers, responses, strict=True))
 
     def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
-        """As recorded; a box that is not named was not recorded, and asking it would cost rows."""
-        if all(box is not each for each in self.boxes):
+        """Answer as recorded; a box that is not named was not recorded, and asking it would cost rows."""
+        if all(box is not named for named in self.boxes):
             raise TangentError(
                 f"TangentGradient.replay: expected an objective that calls no box but those in boxes, got a "
                 f"call of {box!r}, whose answers are not recorded. Name it in boxes as well."

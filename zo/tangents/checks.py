@@ -39,9 +39,9 @@ def checked_evaluator(evaluator: str | Evaluator) -> Stacked | Loop:
 
 
 def checked_probes(probes: int | None, tangents: Sequence[Tangent]) -> int:
-    """How many; refuses none for tangents that have nothing else to learn from."""
+    """How many probes there are; refuses none for tangents that have nothing else to learn from."""
     if probes is None:
-        return 0 if all(own.learns_from_values or not own.learns for own in tangents) else 2
+        return 0 if all(tangent.learns_from_values or not tangent.learns for tangent in tangents) else 2
     if probes == 0 and type(probes) is int:
         for tangent in tangents:
             if tangent.learns and not tangent.learns_from_values:
@@ -99,7 +99,7 @@ def refuse_not_finite(gradients: Sequence[Tensor], errors: Sequence[float | None
         TangentError: there is one.
     """
     device = gradients[0].device  # of flags, for which the host waits once
-    if not torch.stack([each.isfinite().all().to(device) for each in gradients]).all():
+    if not torch.stack([gradient.isfinite().all().to(device) for gradient in gradients]).all():
         raise TangentError(
             f"Step {step}: expected a finite gradient, got NaN or infinity. Relative errors of the "
             f"tangents by call: {list(errors)}. See where errors above 1 come from; more probes, a larger "
@@ -108,14 +108,14 @@ def refuse_not_finite(gradients: Sequence[Tensor], errors: Sequence[float | None
 
 
 def checked_objective(objective: Objective) -> Objective:
-    """Refuse a closure."""
-    given = as_objective(objective)
-    if isinstance(given, Closed):
+    """The objective; refuses a closure."""
+    checked = as_objective(objective)
+    if isinstance(checked, Closed):
         raise ConfigurationError(
             "TangentGradient, objective: expected objective(network, batch), got a closure without "
-            "arguments, which has no rows to tell apart. Give it both."
+            "arguments, which has no rows to distinguish. Give it both."
         )
-    return given
+    return checked
 
 
 def checked_pairs(
@@ -175,13 +175,13 @@ def checked_tangents(
     """A copy for each box: what they learn is their own. None for a choice by the box's specs."""
     if tangent is None:
         return tuple(AutoTangent(box, seed) for box in boxes)
-    several = [tangent] * len(boxes) if isinstance(tangent, Tangent) else list(tangent)
-    if len(several) != len(boxes) or not all(isinstance(own, Tangent) for own in several):
+    entries = [tangent] * len(boxes) if isinstance(tangent, Tangent) else list(tangent)
+    if len(entries) != len(boxes) or not all(isinstance(entry, Tangent) for entry in entries):
         raise ConfigurationError(
             f"TangentGradient, tangent: expected a Tangent, or one for each of {len(boxes)} boxes, got "
             f"{tangent!r}. Such as zo.GridTangent()."
         )
-    return tuple(copy.deepcopy(own) for own in several)
+    return tuple(copy.deepcopy(entry) for entry in entries)
 
 
 def check_trainable(parameters: Parameters) -> None:
@@ -207,8 +207,8 @@ def _refuse_failed(failed: Tensor, most: float, step: int) -> None:
 
 def _refuse_unmoved(pairs: Sequence[CallPairs], failed: Tensor, step: int) -> None:
     """Refuse a step in which no probe says anything, though none failed, `(pairs,)` bool."""
-    asked = any(len(own.d) for own in pairs)
-    if asked and not failed.any() and not any(bool(own.valid.any()) for own in pairs):
+    asked = any(len(call.d) for call in pairs)
+    if asked and not failed.any() and not any(bool(call.valid.any()) for call in pairs):
         raise TangentError(
             f"Step {step}: expected probes to change an input of a box, got the base's in each of "
             f"{len(pairs)} calls. Use weights in the forward of the module that holds them alone, or take "

@@ -28,7 +28,7 @@ class Clipping:
         self._lengths: list[float] = []  # of the last steps, the oldest first
 
     def remember(self, gradients: Sequence[Tensor]) -> None:
-        """Take in the gradient of a step, as it is before it is shortened; zero tells nothing."""
+        """Take in the gradient of a step, as it is before it is shortened; a zero is left out."""
         length = _length(gradients)
         if length > 0:
             self._lengths = [*self._lengths, length][-REMEMBERED:]
@@ -43,7 +43,7 @@ class Clipping:
         return tuple(gradient * (bound / length) for gradient in gradients), True
 
     def state_dict(self) -> dict[str, Any]:
-        """The lengths."""
+        """The lengths of the last steps' gradients."""
         return {"lengths": list(self._lengths)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from zo.evaluators.evaluator import Evaluator, Step
 from zo.evaluators.stacked import Stacked
 from zo.evaluators.state import Snapshot
 from zo.execution.ranks import Ranks, fingerprint
-from zo.failures import CUT, survivors, tell_lost, tell_zero
+from zo.failures import CUT, survivors, warn_of_lost, warn_of_zero
 from zo.objective import Objective
 from zo.parameters import Choice, Parameters, accumulate
 from zo.same_run import arrays_of, refuse_other_run, same_chunk
@@ -203,8 +203,8 @@ class TangentGradient:
         self.objective = checks.checked_objective(objective)
         self.boxes = checks.checked_boxes(boxes)
         self.tangents = checks.checked_tangents(tangent, self.boxes, seed)
-        for own in self.tangents:
-            own.keep_within(MOST_BYTES // len(self.tangents))
+        for model in self.tangents:
+            model.keep_within(MOST_BYTES // len(self.tangents))
         self.units = tuple(Units() for _ in self.boxes)
         probes = checks.checked_probes(probes, self.tangents)
         max_rows = checks.checked_max_rows(max_rows, probes)
@@ -219,9 +219,9 @@ class TangentGradient:
         self.agreement: float | None = None
         self.agreement_of_rows: float | None = None
         self.missed: float | None = None
-        kinds = [type(own).__name__ for own in self.tangents]
-        learning = any(own.learns for own in self.tangents)
-        guesses = any(own.learns_from_values for own in self.tangents)
+        kinds = [type(model).__name__ for model in self.tangents]
+        learning = any(model.learns for model in self.tangents)
+        guesses = any(model.learns_from_values for model in self.tangents)
         self.watch = TrustWatch(trust_policy, probes, max_rows, learning, kinds, guesses)
         self._key = Key(seed)
         self._ranks = Ranks(process_group, "TangentGradient", TangentError)
@@ -238,7 +238,7 @@ class TangentGradient:
         self._replays = False  # whether windows are kept
         self._in_order: set[str] = set()  # forms of windows whose calls have the batch's order of rows
         self._rows = 0  # of the last step
-        self._told_zero = self._told_lost = False  # a warning is given once
+        self._warned_of_zero = self._warned_of_lost = False  # a warning is given once
 
     def backward(self, batch: Batch) -> Tensor:
         """Add this step's gradient to `.grad`, as autograd would.
@@ -272,8 +272,9 @@ class TangentGradient:
                 live: Live | None = None
                 with noted() as causes:
                     if probes or ranks.size > 1 or number == 0:  # the first shows whether two are the same
-                        more = self.evaluator, probes, self.mu, key, ranks, self._chunk
-                        seen = record(step, self.boxes, *more)
+                        seen = record(
+                            step, self.boxes, self.evaluator, probes, self.mu, key, ranks, self._chunk
+                        )
                     else:
                         live = Live(step, self.boxes, self.tangents)
                         seen = live.seen
@@ -313,13 +314,13 @@ class TangentGradient:
             self.agreement, self.missed = check.agreement, check.missed
             self.agreement_of_rows = check.agreement_of_rows
             self._count(probes, seen.rows, dropped, check)
-            if not self._told_zero and not any(bool(gradient.any()) for gradient in gradients):
-                self._told_zero = tell_zero(number, gradients[0], CUT)
+            if not self._warned_of_zero and not any(bool(gradient.any()) for gradient in gradients):
+                self._warned_of_zero = warn_of_zero(number, gradients[0], CUT)
             self.counts.lost += int((~survived).sum())
-            self._told_lost = self._told_lost or tell_lost(number, survived, causes, batch)
+            self._warned_of_lost = self._warned_of_lost or warn_of_lost(number, survived, causes, batch)
             flat = check.flat if check.flat is not None or not probes else flat_share(pairs)
             if flat is not None and not any(bool(gradient.any()) for gradient in gradients):
-                flat = None  # `tell_zero` says more of it
+                flat = None  # `warn_of_zero` says more of it
             self.watch.saw(number, self.trust_of_step, replace(check, flat=flat), self._improve)
             return loss
 
@@ -452,7 +453,7 @@ class TangentGradient:
             many windows are kept (`tangent_windows`), and the bytes that they take (`tangent_window_bytes`).
         """
         by_name: dict[str, float | None] = dict(asdict(self.counts))
-        error, values = self.trust_of_step, any(own.learns_from_values for own in self.tangents)
+        error, values = self.trust_of_step, any(tangent.learns_from_values for tangent in self.tangents)
         if error is None and values and self.counts.steps == 1 and self.trust:
             error = 1.0
         by_name |= {"tangent_error": error, "tangent_agreement": self.agreement}
@@ -491,18 +492,18 @@ class TangentGradient:
                 other arrays.
         """
         chunk = same_chunk("TangentGradient", self._chunk, state["chunk"])
-        own = {"seed": self._key.seed, "tangents": ", ".join(map(repr, self.tangents))}
+        settings = {"seed": self._key.seed, "tangents": ", ".join(map(repr, self.tangents))}
         saved = {"seed": state["seed"], "tangents": ", ".join(state["kinds"])}
         boxes = {"boxes": "; ".join(map(arrays_of, self.boxes))}
-        refuse_other_run("TangentGradient", own, saved)
+        refuse_other_run("TangentGradient", settings, saved)
         refuse_other_run("TangentGradient", boxes, state)  # versions before had none
         self._chunk = chunk
         self.counts = TangentCounts(**state["counts"])
         self.watch.load_state_dict(state["trust"])
         self._clipping.load_state_dict(state["clipping"])
-        for several, states in ((self.tangents, state["tangents"]), (self.units, state["units"])):
-            for each, kept in zip(several, states, strict=True):
-                each.load_state_dict(kept)
+        for parts, states in ((self.tangents, state["tangents"]), (self.units, state["units"])):
+            for part, kept in zip(parts, states, strict=True):
+                part.load_state_dict(kept)
         for tangent in self.tangents:
             tangent.brought = False
         self._replays = state["windows"] is not None
@@ -528,7 +529,7 @@ class TangentGradient:
 
     def _improve(self) -> list[str]:
         """What the tangents do from now on, since trust is lost, in words; none if nothing is left to do."""
-        return [told for told in (tangent.improve() for tangent in self.tangents) if told is not None]
+        return [remedy for remedy in (tangent.improve() for tangent in self.tangents) if remedy is not None]
 
     def _learn(
         self, calls: Sequence[RecordedCall], survived: Tensor, step: int
@@ -537,14 +538,14 @@ class TangentGradient:
         pairs, dropped = checks.checked_pairs(self.boxes, calls, survived, self.max_dropped, step)
         squares: list[tuple[float, float] | None] = [None] * len(calls)
         for box, (tangent, units) in enumerate(zip(self.tangents, self.units, strict=True)):
-            own = [number for number, call in enumerate(calls) if call.box == box]
-            if own:
-                measured = units.measure([pairs[number] for number in own])
-                found = predict_and_learn(tangent, measured)
+            numbers = [number for number, call in enumerate(calls) if call.box == box]
+            if numbers:
+                measured = units.measure([pairs[number] for number in numbers])
+                errors = predict_and_learn(tangent, measured)
                 tangent.linearise(measured)
-                for number, known, error in zip(own, measured, found, strict=True):
+                for number, known, error in zip(numbers, measured, errors, strict=True):
                     pairs[number], squares[number] = known, error
-        self.trust = [relative_error([each]) for each in squares]
+        self.trust = [relative_error([of_call]) for of_call in squares]
         self.trust_of_step = relative_error(squares)
         return pairs, dropped
 

@@ -25,8 +25,8 @@ def listening(hear: Hear) -> Iterator[None]:
         _hear.reset(token)
 
 
-def tell(done: int, most: int) -> None:
-    """Say how far a first lesson is, to whoever listens."""
+def report(done: int, most: int) -> None:
+    """Say how far a first lesson is, to who listens."""
     hear = _hear.get()
     if hear is not None:
         hear(done, most)

@@ -52,12 +52,12 @@ def refuse_other_order(step: Step, boxes: Sequence[BlackBoxFunction], window: Wi
         before.restore()
         heard.append(answers.heard)
     for number, ((first, leading), (second, _)) in enumerate(zip(*heard, strict=True)):
-        each = len(first[0]) // count
-        places = (others[:, None] * each + torch.arange(each)).flatten().to(first[0].device)
+        per_row = len(first[0]) // count
+        places = (others[:, None] * per_row + torch.arange(per_row)).flatten().to(first[0].device)
         pairs = list(zip(first, second, strict=True))
         if not all(_same(a[places], b) for a, b in pairs):
-            told = leading[:1] == (count,) and count not in leading[1:]
-            if told and not all(_among(b, a) for a, b in pairs):
+            leads_with_rows = leading[:1] == (count,) and count not in leading[1:]
+            if leads_with_rows and not all(_among(b, a) for a, b in pairs):
                 return  # numbers that are drawn
             raise TangentError(
                 f"TangentGradient.replay: expected call {number + 1}, of "
@@ -76,7 +76,7 @@ class _Heard(Answers):
         self.heard: list[tuple[list[Tensor], tuple[int, ...]]] = []
 
     def check(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> None:
-        """Any will do."""
+        """Keep the inputs; none are refused."""
         leading = tuple(arrays[0].shape[: arrays[0].ndim - len(box.inputs[0].shape)])
         asked = zip(box.inputs, arrays, strict=True)
         rows = [flat_rows(spec, array)[..., None].flatten(1) for spec, array in asked]
@@ -84,7 +84,7 @@ class _Heard(Answers):
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    """To rounding, as the order of sums may change it."""
+    """Whether two are the same to rounding, as the order of sums may change it."""
     if not a.is_floating_point():
         return torch.equal(a, b)
     allowed = torch.finfo(a.dtype).eps ** 0.5 * float(a.nan_to_num(0.0, 0.0, 0.0).abs().amax())
@@ -94,9 +94,9 @@ def _same(a: Tensor, b: Tensor) -> bool:
 def _among(rows: Tensor, known: Tensor) -> bool:
     """Whether each row is one of some others, to rounding: by a sum of its numbers, each with its weight."""
     weigh = torch.arange(1, rows.shape[1] + 1, dtype=torch.float64, device=rows.device).cos()
-    own, others = (each.double().nan_to_num(0.0, 0.0, 0.0) @ weigh for each in (rows, known))
+    sums, others = (numbers.double().nan_to_num(0.0, 0.0, 0.0) @ weigh for numbers in (rows, known))
     others = others.sort().values
-    above = torch.searchsorted(others, own).clamp(1, len(others) - 1)
-    apart = torch.minimum((others[above - 1] - own).abs(), (others[above] - own).abs())
+    above = torch.searchsorted(others, sums).clamp(1, len(others) - 1)
+    apart = torch.minimum((others[above - 1] - sums).abs(), (others[above] - sums).abs())
     eps = torch.finfo(rows.dtype).eps if rows.is_floating_point() else 0.0
     return bool((apart <= eps**0.5 * others.abs().amax()).all())

@@ -32,7 +32,7 @@ def predict_and_learn(tangent: Tangent, calls: Sequence[CallPairs]) -> list[Squa
     if calls:
         bring(tangent, calls[0].z.device)
     groups = _groups(calls)
-    squares = [each for group in groups for each in _squares(tangent, group)]
+    squares = [of_call for group in groups for of_call in _squares(tangent, group)]
     for group in groups:
         tangent.see(all_rows(group))
     if calls:
@@ -49,7 +49,7 @@ def relative_error(squares: Sequence[Squares | None]) -> float | None:
         0 for a perfect prediction, 1 for one as good as predicting no response, or the mean value; infinity
         where a response was predicted and there was none; None where there was nothing to predict.
     """
-    known = [each for each in squares if each is not None]
+    known = [of_call for of_call in squares if of_call is not None]
     if not known:
         return None
     error, size = (math.fsum(column) for column in zip(*known, strict=True))
@@ -60,7 +60,7 @@ def _groups(calls: Sequence[CallPairs]) -> list[list[CallPairs]]:
     """The calls that a tangent is shown at once: without probes several, as far as their rows are few."""
     groups: list[list[CallPairs]] = []
     for pairs in calls:
-        size = pairs.z.numel() + (sum(each.z.numel() for each in groups[-1]) if groups else 0)
+        size = pairs.z.numel() + (sum(call.z.numel() for call in groups[-1]) if groups else 0)
         if not groups or len(pairs.d) or size > TOGETHER:
             groups.append([])
         groups[-1].append(pairs)
@@ -68,23 +68,26 @@ def _groups(calls: Sequence[CallPairs]) -> list[list[CallPairs]]:
 
 
 def _squares(tangent: Tangent, calls: Sequence[CallPairs]) -> list[Squares | None]:
-    """Of each of some calls; where there are probes, of one."""
+    """The squares of each of some calls that a tangent is shown at once; with probes that is one call."""
     rows = [len(pairs.z) for pairs in calls]
     if not len(calls[0].d):
-        found = tangent.predict_values(all_rows(calls))
-        if found is None:
+        predicted = tangent.predict_values(all_rows(calls))
+        if predicted is None:
             return [None] * len(calls)
         if len(set(rows)) == 1 and all(bool(pairs.alive.all()) for pairs in calls):
-            return _missed_of_all(calls, found)
-        return [_missed_of(pairs, own) for pairs, own in zip(calls, found.split(rows), strict=True)]
+            return _squares_of_calls(calls, predicted)
+        return [
+            _squares_of_call(pairs, outputs)
+            for pairs, outputs in zip(calls, predicted.split(rows), strict=True)
+        ]
     (pairs,) = calls
     if not bool(pairs.valid.any()):  # as at a call before which the network has no part
         return [None]
-    return [_missed_of(pairs, tangent.predict(pairs))]
+    return [_squares_of_call(pairs, tangent.predict(pairs))]
 
 
-def _missed_of_all(calls: Sequence[CallPairs], found: Tensor) -> list[Squares | None]:
-    """As `_missed_of`, of calls without probes that have equally many rows, none of which failed, at once."""
+def _squares_of_calls(calls: Sequence[CallPairs], predicted: Tensor) -> list[Squares | None]:
+    """The squares of calls without probes that have equally many rows, none of which failed, at once."""
     first, rows = calls[0], len(calls[0].z)
     true = torch.stack([pairs.y for pairs in calls]).double()
     measures = [true - true.mean(dim=1, keepdim=True)] if rows > 1 else []
@@ -95,19 +98,19 @@ def _missed_of_all(calls: Sequence[CallPairs], found: Tensor) -> list[Squares | 
         return [None] * len(calls)
     unit = first.response_scale.double()
     short = reciprocal(torch.where(unit.any(), unit, 1.0))
-    apart = torch.stack([found.view_as(true).double() - true, *measures])
+    apart = torch.stack([predicted.view_as(true).double() - true, *measures])
     squares = (apart * short).square().sum(dim=(2, 3)).T.tolist()
     return [(error, min(sizes)) for error, *sizes in squares]
 
 
-def _missed_of(pairs: CallPairs, found: Tensor) -> Squares | None:
-    """Of a call: what was foretold of it against what it showed; None where nothing measures it."""
+def _squares_of_call(pairs: CallPairs, predicted: Tensor) -> Squares | None:
+    """The squares of one call: what was predicted against what it showed; None if nothing measures it."""
     # a mask would be waited for at each use
     if len(pairs.d):
         true, chosen = pairs.response, pairs.valid.nonzero(as_tuple=True)
     else:
         true, chosen = pairs.y, pairs.alive.nonzero(as_tuple=True)
-    found, true, unit = found[chosen].double(), true[chosen].double(), pairs.response_scale.double()
+    predicted, true, unit = predicted[chosen].double(), true[chosen].double(), pairs.response_scale.double()
     unit = torch.where(unit.any(), unit, 1.0)  # none has ever changed: they are compared as they are
     measures = []
     if len(pairs.d):
@@ -121,6 +124,8 @@ def _missed_of(pairs: CallPairs, found: Tensor) -> Squares | None:
             measures.append(true - before[chosen].double())
     if not measures:
         return None
-    apart = [found - true, *measures]
-    error, *sizes = torch.stack([(each * reciprocal(unit)).square().sum() for each in apart]).tolist()
+    apart = [predicted - true, *measures]
+    error, *sizes = torch.stack(
+        [(difference * reciprocal(unit)).square().sum() for difference in apart]
+    ).tolist()
     return error, min(sizes)

@@ -31,7 +31,7 @@ PROBES = 301  # first word of the key's path for these draws
 
 @dataclass(frozen=True)
 class RecordedCall:
-    """One call in the chain, of the base (the first variant) and of the probes.
+    """A call of a box, by the base (the first variant) and by the probes.
 
     Attributes:
         box: its place among the boxes.
@@ -50,11 +50,11 @@ class RecordedCall:
             rows: `(batch rows,)`, for each the one that takes its place. A call has several rows for each
                 row of the batch where it has further leading axes; where it has others, it stays.
         """
-        each, rest = divmod(self.inputs[0].shape[1], len(rows))
+        per_row, rest = divmod(self.inputs[0].shape[1], len(rows))
         if rest:
             return self
         rows = rows.to(self.inputs[0].device)
-        places = (rows[:, None] * each + torch.arange(each, device=rows.device)).flatten()
+        places = (rows[:, None] * per_row + torch.arange(per_row, device=rows.device)).flatten()
         return map_tensors(lambda tensor: tensor[:, places], self)
 
     def pairs(self, box: BlackBoxFunction, alive: Tensor) -> CallPairs:
@@ -77,8 +77,8 @@ class RecordedCall:
         )
         z, y = (base.nan_to_num(0.0, 0.0, 0.0) for base in (z, y))
         others = tuple(
-            None if spec.differentiable else given[0].nan_to_num(0.0, 0.0, 0.0)
-            for spec, given in zip(box.inputs, self.inputs, strict=True)
+            None if spec.differentiable else array[0].nan_to_num(0.0, 0.0, 0.0)
+            for spec, array in zip(box.inputs, self.inputs, strict=True)
             if spec.modelled
         )
         return CallPairs(inputs, outputs, z, d, response, valid, y, kept, others)
@@ -91,9 +91,29 @@ class RecordedCall:
         """
         if len(self.outputs[0]) == 1:
             return torch.zeros(0, 0, dtype=torch.bool, device=alive.device)
-        each_output = [output[..., None].flatten(2).isfinite().all(dim=2) for output in self.outputs]
-        finite = torch.stack(each_output).all(dim=0)
+        by_output = [output[..., None].flatten(2).isfinite().all(dim=2) for output in self.outputs]
+        finite = torch.stack(by_output).all(dim=0)
         return ~finite[1:, finite[0] & rows_alive(alive, finite[0])]
+
+
+@dataclass(frozen=True)
+class SeenCall:
+    """One call as the objective made it, before its rows are divided among the variants.
+
+    Attributes:
+        box: its place among the boxes.
+        inputs: one tensor `(rows, *spec.shape)` for each input spec.
+        outputs: one tensor `(rows, *spec.shape)` for each output spec.
+    """
+
+    box: int
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+    @property
+    def form(self) -> tuple[int, torch.Size]:
+        """What the calls of different variants have in common: the box, and the shape of its first input."""
+        return self.box, self.inputs[0].shape
 
 
 @dataclass(frozen=True)
@@ -142,16 +162,16 @@ def record(
     chunks = [variants[first : first + (chunk or 1 + probes)] for first in variants[:: chunk or 1 + probes]]
     with ranks.meeting(key.step) as meeting, alone(ranks):
         step.parameters.refuse_replaced(step.network)
-        found = []
-        for own in chunks[ranks.rank :: ranks.size]:
-            # The base alone needs no stack, which not every layer bears.
-            stacked = isinstance(evaluator, Stacked) and len(own) > 1
-            found.append(_variants(step, boxes, _moves(step, own, mu, key), stacked=stacked))
-        meeting.message = found if ranks.size == 1 else [_packed(each) for each in found]
-    found = [meeting.messages[place % ranks.size][place // ranks.size] for place in range(len(chunks))]
+        recorded = []
+        for in_chunk in chunks[ranks.rank :: ranks.size]:
+            # The base alone needs no stack, which not every layer supports.
+            stacked = isinstance(evaluator, Stacked) and len(in_chunk) > 1
+            recorded.append(_variants(step, boxes, _moves(step, in_chunk, mu, key), stacked=stacked))
+        meeting.message = recorded if ranks.size == 1 else [_packed(part) for part in recorded]
+    recorded = [meeting.messages[place % ranks.size][place // ranks.size] for place in range(len(chunks))]
     if ranks.size > 1:
-        found = [_unpacked(each, step.parameters.tensors[0].device) for each in found]
-    return _joined(found, boxes)
+        recorded = [_unpacked(part, step.parameters.tensors[0].device) for part in recorded]
+    return _joined(recorded, boxes)
 
 
 class Recorder:
@@ -162,13 +182,13 @@ class Recorder:
 
     Attributes:
         rows: in those calls.
-        seen: of each call the box's place, its inputs and its outputs, `(rows, *spec.shape)`.
+        seen: those calls, in their order.
         places: of the boxes, by identity.
     """
 
     def __init__(self, boxes: Sequence[BlackBoxFunction]) -> None:
         self.rows = 0
-        self.seen: list[tuple[int, list[Tensor], list[Tensor]]] = []
+        self.seen: list[SeenCall] = []
         self.places = {id(box): place for place, box in enumerate(boxes)}
         self._boxes = boxes
 
@@ -187,28 +207,28 @@ class Recorder:
         Raises:
             TangentError: there was no call.
         """
-        calls = [
-            RecordedCall(place, *(tuple(tensor[None] for tensor in group) for group in groups))
-            for place, *groups in self.seen
-        ]
+        calls = [RecordedCall(call.box, _alone(call.inputs), _alone(call.outputs)) for call in self.seen]
         return _joined([Recorded(losses, calls, self.rows)], self._boxes)
 
     def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
         """What the box answers, kept."""
-        given = box.call(*arrays)
+        answer = box.call(*arrays)
         if id(box) in self.places:
             refuse_arrays(box, arrays)
-            outputs = given if isinstance(given, tuple) else (given,)
+            outputs = answer if isinstance(answer, tuple) else (answer,)
             # Copies, as the objective may write to what is its own.
-            inputs = [flat_rows(s, t).clone() for s, t in zip(box.inputs, arrays, strict=True)]
-            results = [flat_rows(s, t).clone() for s, t in zip(box.outputs, outputs, strict=True)]
-            self.rows += len(inputs[0])
-            self.seen.append((self.places[id(box)], inputs, results))
-        return given
+            seen = SeenCall(
+                self.places[id(box)],
+                tuple(flat_rows(s, t).clone() for s, t in zip(box.inputs, arrays, strict=True)),
+                tuple(flat_rows(s, t).clone() for s, t in zip(box.outputs, outputs, strict=True)),
+            )
+            self.rows += len(seen.inputs[0])
+            self.seen.append(seen)
+        return answer
 
 
 def _variants(step: Step, boxes: Sequence[BlackBoxFunction], moves: Directions, *, stacked: bool) -> Recorded:
-    """Some variants, in one call of the objective where they are stacked and it bears that."""
+    """Record some variants, in one call of the objective where they are stacked and it can take that."""
     recorder, asked_in_vain = Recorder(boxes), 0
     if stacked:
         try:
@@ -254,16 +274,21 @@ def flat_rows(spec: ArraySpec, tensor: Tensor) -> Tensor:
     return tensor.detach().reshape(tensor.numel() // math.prod(spec.shape), *spec.shape)
 
 
+def _alone(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Tensors `(rows, *shape)` as those of a single variant, `(1, rows, *shape)`."""
+    return tuple(tensor[None] for tensor in tensors)
+
+
 def rows_alive(alive: Tensor, rows: Tensor) -> Tensor:
-    """For each row of a call whether its row of the batch is alive; all, where a call has others."""
-    each, rest = divmod(len(rows), len(alive))
+    """Whether each row of a call belongs to a live row of the batch; all do where a call has others."""
+    per_row, rest = divmod(len(rows), len(alive))
     if rest:
         return torch.ones(len(rows), dtype=torch.bool, device=rows.device)
-    return alive.to(rows.device).repeat_interleave(each)
+    return alive.to(rows.device).repeat_interleave(per_row)
 
 
 def _moves(step: Step, variants: range, mu: float, key: Key) -> Directions:
-    """Of some of the variants: the first of all is the base, and each probe's draws are its own."""
+    """The moves of some variants: the first of all is the base, and each probe has its own draws."""
     size, dtype = step.parameters.size, step.parameters.dtype
     moves = torch.zeros(len(variants), size, dtype=dtype)
     for place, variant in enumerate(variants):
@@ -274,16 +299,18 @@ def _moves(step: Step, variants: range, mu: float, key: Key) -> Directions:
 
 def _stacked(recorder: Recorder, boxes: Sequence[BlackBoxFunction], variants: int) -> list[RecordedCall]:
     """The calls, where all variants went through the objective together, outermost among the rows."""
-    calls = []
-    for place, inputs, outputs in recorder.seen:
-        if len(inputs[0]) % variants:
+
+    def split(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(tensor.unflatten(0, (variants, -1)) for tensor in tensors)
+
+    for call in recorder.seen:
+        rows = len(call.inputs[0])
+        if rows % variants:
             raise TangentError(
-                f"{boxes[place]!r}: expected {variants} times as many rows in a call as in that of the base "
-                f"alone, got {len(inputs[0])}. Keep the batch's rows first, or use evaluator='loop'."
+                f"{boxes[call.box]!r}: expected {variants} times as many rows in a call as in that of the "
+                f"base alone, got {rows}. Keep the batch's rows first, or use evaluator='loop'."
             )
-        split = [tuple(t.unflatten(0, (variants, -1)) for t in group) for group in (inputs, outputs)]
-        calls.append(RecordedCall(place, *split))
-    return calls
+    return [RecordedCall(call.box, split(call.inputs), split(call.outputs)) for call in recorder.seen]
 
 
 def _one_by_one(recorder: Recorder, boxes: Sequence[BlackBoxFunction], variants: int) -> list[RecordedCall]:
@@ -292,18 +319,20 @@ def _one_by_one(recorder: Recorder, boxes: Sequence[BlackBoxFunction], variants:
     calls = []
     for n in range(count):
         same = recorder.seen[n::count]
-        if rest or len({(place, inputs[0].shape) for place, inputs, _ in same}) > 1:
+        if rest or len({call.form for call in same}) > 1:
             raise _differ(f"{len(recorder.seen)} calls that differ")
-        groups = [zip(*(seen[part] for seen in same), strict=True) for part in (1, 2)]
-        calls.append(RecordedCall(same[0][0], *(tuple(map(torch.stack, group)) for group in groups)))
+        inputs = zip(*(call.inputs for call in same), strict=True)
+        outputs = zip(*(call.outputs for call in same), strict=True)
+        stacked = (tuple(map(torch.stack, tensors)) for tensors in (inputs, outputs))
+        calls.append(RecordedCall(same[0].box, *stacked))
     if rest:
         raise _differ(f"{len(recorder.seen)} calls that differ")
     return calls
 
 
-def _joined(found: Sequence[Recorded], boxes: Sequence[BlackBoxFunction]) -> Recorded:
-    """The chunks of a step as one."""
-    forms = [[(c.box, [(t.shape[1:], t.dtype) for t in tensors(c)]) for c in each.calls] for each in found]
+def _joined(chunks: Sequence[Recorded], boxes: Sequence[BlackBoxFunction]) -> Recorded:
+    """The chunks of a step as one record."""
+    forms = [[(c.box, [(t.shape[1:], t.dtype) for t in tensors(c)]) for c in chunk.calls] for chunk in chunks]
     if any(form != forms[0] for form in forms):
         raise _differ(f"{' or '.join(map(str, sorted({len(form) for form in forms})))} calls that differ")
     if not forms[0]:
@@ -311,8 +340,8 @@ def _joined(found: Sequence[Recorded], boxes: Sequence[BlackBoxFunction]) -> Rec
             f"objective: expected a call of a box in {list(boxes)}, got none. Name in boxes the very objects "
             "that the objective calls; without a box, use autograd."
         )
-    if len(found) == 1:
-        return found[0]
+    if len(chunks) == 1:
+        return chunks[0]
     calls = [
         RecordedCall(
             same[0].box,
@@ -321,26 +350,26 @@ def _joined(found: Sequence[Recorded], boxes: Sequence[BlackBoxFunction]) -> Rec
                 for part in ("inputs", "outputs")
             ),
         )
-        for same in zip(*(each.calls for each in found), strict=True)
+        for same in zip(*(chunk.calls for chunk in chunks), strict=True)
     ]
-    losses, rows = torch.cat([each.losses for each in found]), sum(each.rows for each in found)
+    losses, rows = torch.cat([chunk.losses for chunk in chunks]), sum(chunk.rows for chunk in chunks)
     return Recorded(losses, calls, rows)
 
 
-def _differ(found: str) -> TangentError:
+def _differ(got: str) -> TangentError:
     return TangentError(
-        f"objective: expected the same calls of the boxes for the base and all probes, got {found}. Their "
+        f"objective: expected the same calls of the boxes for the base and all probes, got {got}. Their "
         "number, size and dtype must not depend on the weights."
     )
 
 
 def _packed(recorded: Recorded) -> tuple[Recorded, list[bool]]:
-    """In the CPU's memory, to be sent; and which tensors were in a GPU's."""
+    """The record in the CPU's memory, to be sent; and which tensors were in a GPU's."""
     return map_tensors(Tensor.cpu, recorded), [tensor.is_cuda for tensor in tensors(recorded)]
 
 
 def _unpacked(packed: tuple[Recorded, list[bool]], home: torch.device) -> Recorded:
-    """Back in the memory of the network's device, where they came from another's."""
+    """The record with tensors moved back to the network's device, where they came from another's."""
     were_there = iter(packed[1])
     return map_tensors(lambda tensor: tensor.to(home) if next(were_there) else tensor, packed[0])
 

@@ -50,9 +50,9 @@ def replay(
     answers = _Replay(boxes, tangents, window, taken)
     with torch.enable_grad():
         with intercepted(answers.call):
-            found = losses(step.objective, step.network, window.batch, step.rows, with_graph=True)
+            by_row = losses(step.objective, step.network, window.batch, step.rows, with_graph=True)
         answers.finish()
-        loss = found[taken].mean()
+        loss = by_row[taken].mean()
         return loss.detach(), _gradients(loss, step)
 
 
@@ -83,7 +83,7 @@ class Live:
         self.seen = recorder.recorded(self._losses.detach()[None])
 
     def gradients(self, pairs: Sequence[CallPairs]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """As `replay`, where all rows survived; once, since the graph is gone then.
+        """Loss and gradients as `replay` gives them, where all rows survived; once: the graph is gone then.
 
         Args:
             pairs: of each call.
@@ -111,16 +111,16 @@ class _LiveRecorder(Recorder):
             _refuse_graph(box, arrays)
             return box.call(*arrays)
         with torch.no_grad():
-            given = super().call(box, arrays)
+            answer = super().call(box, arrays)
         number = len(self.seen) - 1
         # copies, as the objective may write to what is its own, which autograd refuses in views
-        outputs = tuple(output.clone() for output in (given if isinstance(given, tuple) else (given,)))
+        outputs = tuple(output.clone() for output in (answer if isinstance(answer, tuple) else (answer,)))
         answered = _answered(box, self._tangents[self.places[id(box)]], self.pairs, number, outputs, arrays)
-        return answered if isinstance(given, tuple) else answered[0]
+        return answered if isinstance(answer, tuple) else answered[0]
 
 
 def _gradients(loss: Tensor, step: Step) -> tuple[Tensor, ...]:
-    """Of each of the chosen parameters; zero where the loss does not depend on it."""
+    """The gradient by each of the chosen parameters; zero where the loss does not depend on it."""
     weights = step.parameters.tensors
     if not loss.requires_grad:
         return tuple(torch.zeros_like(weight) for weight in weights)
@@ -193,7 +193,7 @@ class Answers:
         self._next = 0
 
     def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
-        """What the box answered; other boxes answer as ever."""
+        """What the box answered; other boxes are evaluated."""
         if id(box) not in self._places:
             _refuse_graph(box, arrays)
             return box.call(*arrays)
@@ -267,19 +267,19 @@ class _Replay(Answers):
     def check(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> None:
         """The base alone must give the same inputs, to rounding, as it did beside the probes."""
         for spec, array, kept in zip(box.inputs, arrays, self.calls[number].inputs, strict=True):
-            given, recorded = flat_rows(spec, array), kept[0]
+            now, recorded = flat_rows(spec, array), kept[0]
             where = f"input {spec.name!r} of call {number + 1}, of {box!r},"
-            if given.shape != recorded.shape or given.dtype != recorded.dtype:
-                known, found = ((t.dtype, tuple(t.shape)) for t in (recorded, given))
-                raise _differs(f"{where} to be {known[0]} of shape {known[1]}", f"{found[0]} of {found[1]}")
-            rows = rows_alive(self.alive, given)
-            given, recorded = given[rows], recorded[rows]
+            if now.shape != recorded.shape or now.dtype != recorded.dtype:
+                known, got = ((t.dtype, tuple(t.shape)) for t in (recorded, now))
+                raise _differs(f"{where} to be {known[0]} of shape {known[1]}", f"{got[0]} of {got[1]}")
+            rows = rows_alive(self.alive, now)
+            now, recorded = now[rows], recorded[rows]
             if not spec.floating:
-                same = torch.equal(given, recorded)
+                same = torch.equal(now, recorded)
             else:  # what differs in the order of sums differs by units in the last place, and adds up
                 size = float(recorded.nan_to_num(0.0, 0.0, 0.0).abs().amax())
-                allowed = torch.finfo(given.dtype).eps ** 0.5 * size
-                same = torch.allclose(given, recorded, rtol=0.0, atol=allowed, equal_nan=True)
+                allowed = torch.finfo(now.dtype).eps ** 0.5 * size
+                same = torch.allclose(now, recorded, rtol=0.0, atol=allowed, equal_nan=True)
             if not same and not bool(self.alive.all()):
                 failed = int((~self.alive).sum())
                 raise TangentError(
@@ -301,8 +301,8 @@ def _answered(
     arrays: tuple[Tensor, ...],
 ) -> tuple[Tensor, ...]:
     """The outputs, with the tangent's gradient; an input without derivative, detached, makes no graph."""
-    given = zip(box.inputs, arrays, strict=True)
-    inputs = [array if spec.differentiable else array.detach() for spec, array in given]
+    by_spec = zip(box.inputs, arrays, strict=True)
+    inputs = [array if spec.differentiable else array.detach() for spec, array in by_spec]
     return _Answered.apply(box, tangent, pairs, number, outputs, *inputs)
 
 
@@ -319,12 +319,12 @@ class _Answered(Function):
         outputs: tuple[Tensor, ...],
         *inputs: Tensor,
     ) -> tuple[Tensor, ...]:
-        """No box is evaluated."""
+        """Give the recorded outputs; no box is evaluated."""
         ctx.box, ctx.tangent, ctx.pairs, ctx.number = box, tangent, pairs, number
         ctx.like = [(x.shape, x.dtype) for x in inputs]
-        found = zip(box.outputs, outputs, strict=True)
-        ctx.mark_non_differentiable(*(out for spec, out in found if not spec.differentiable))
-        ctx.set_materialize_grads(False)  # None tells an output that the loss does not use
+        by_spec = zip(box.outputs, outputs, strict=True)
+        ctx.mark_non_differentiable(*(out for spec, out in by_spec if not spec.differentiable))
+        ctx.set_materialize_grads(False)  # None marks an output that the loss does not use
         return outputs
 
     @staticmethod
@@ -340,12 +340,13 @@ class _Answered(Function):
             if spec.differentiable
         ]
         whole = ctx.tangent.vjp(pairs, torch.cat(parts, dim=-1))
-        found = iter(whole.split(sizes(pairs.inputs), dim=-1))
+        gradients = iter(whole.split(sizes(pairs.inputs), dim=-1))
         inputs = zip(ctx.box.inputs, ctx.like, strict=True)
-        given = [
-            next(found).reshape(shape).to(dtype) if s.differentiable else None for s, (shape, dtype) in inputs
+        of_inputs = [
+            next(gradients).reshape(shape).to(dtype) if s.differentiable else None
+            for s, (shape, dtype) in inputs
         ]
-        return None, None, None, None, None, *given
+        return None, None, None, None, None, *of_inputs
 
 
 def _refuse_graph(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> None:
@@ -360,9 +361,9 @@ def _refuse_graph(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> None:
         )
 
 
-def _differs(expected: str, found: str) -> TangentError:
+def _differs(expected: str, got: str) -> TangentError:
     return TangentError(
-        f"objective: expected {expected}, got {found}. In the first step, and beside probes, it is evaluated "
+        f"objective: expected {expected}, got {got}. In the first step, and beside probes, it is evaluated "
         "twice, with the probes and alone: it must call the same boxes in the same order on the same values. "
         "Keep the batch's rows first and rows of different variants apart, draw no random numbers outside of "
         "the network's layers, or use evaluator='loop'."

@@ -150,20 +150,22 @@ class IdentityTangent(Tangent):
     learns = False
 
     def apply(self, pairs: CallPairs, d: Tensor) -> Tensor:
-        """The changes themselves."""
+        """The changes of the followed inputs."""
         pieces, shape = d.split(sizes(pairs.inputs), dim=-1), d.shape[:-1]
         outputs = zip(sources(pairs.inputs, pairs.outputs), sizes(pairs.outputs), strict=True)
-        found = [d.new_zeros(*shape, size) if source is None else pieces[source] for source, size in outputs]
-        return torch.cat(found, -1) * _follows(pairs)
+        followed = [
+            d.new_zeros(*shape, size) if source is None else pieces[source] for source, size in outputs
+        ]
+        return torch.cat(followed, -1) * _follows(pairs)
 
     def vjp(self, pairs: CallPairs, cotangent: Tensor) -> Tensor:
-        """The gradients of the outputs themselves."""
+        """The gradients of the outputs, at the inputs that they follow."""
         pieces = (cotangent * _follows(pairs)).split(sizes(pairs.outputs), dim=-1)
-        found = [cotangent.new_zeros(*cotangent.shape[:-1], size) for size in sizes(pairs.inputs)]
+        gradients = [cotangent.new_zeros(*cotangent.shape[:-1], size) for size in sizes(pairs.inputs)]
         for source, piece in zip(sources(pairs.inputs, pairs.outputs), pieces, strict=True):
             if source is not None:
-                found[source] = found[source] + piece
-        return torch.cat(found, dim=-1)
+                gradients[source] = gradients[source] + piece
+        return torch.cat(gradients, dim=-1)
 
 
 class ZeroTangent(Tangent):
@@ -186,11 +188,11 @@ class ZeroTangent(Tangent):
 def _follows(pairs: CallPairs) -> Tensor:
     """1 for outputs that may follow their input, 0 for those that are known not to: `(size_out,)`."""
     scales = pairs.d_scale.split(sizes(pairs.inputs))
-    given = [
+    followed = [
         pairs.d_scale.new_zeros(size) if source is None else scales[source]
         for source, size in zip(sources(pairs.inputs, pairs.outputs), sizes(pairs.outputs), strict=True)
     ]
-    return (pairs.response_scale >= 0.1 * torch.cat(given)).to(pairs.z.dtype)
+    return (pairs.response_scale >= 0.1 * torch.cat(followed)).to(pairs.z.dtype)
 
 
 def bring(tangent: Tangent, device: torch.device) -> None:
@@ -200,21 +202,25 @@ def bring(tangent: Tangent, device: torch.device) -> None:
     """
     if not tangent.brought:
         state = tangent.state_dict()
-        moving = [own for own in tensors(state) if own.ndim]  # a CPU's single number goes with any device
-        if any(own.device != device for own in moving):
-            tangent.load_state_dict(map_tensors(lambda own: own.to(device) if own.ndim else own, state))
+        moving = [
+            tensor for tensor in tensors(state) if tensor.ndim
+        ]  # a CPU's single number goes with any device
+        if any(tensor.device != device for tensor in moving):
+            tangent.load_state_dict(
+                map_tensors(lambda tensor: tensor.to(device) if tensor.ndim else tensor, state)
+            )
         tangent.brought = True
 
 
 def sources(inputs: Sequence[ArraySpec], outputs: Sequence[ArraySpec]) -> list[int | None]:
-    """For each output the place of the input that it follows: of its name and shape, or alone as it is."""
+    """The place of the input that each output follows: the one of its name and shape, or the only one."""
     alone = len(inputs) == len(outputs) == 1
     return [
         next(
             (
                 place
-                for place, given in enumerate(inputs)
-                if given.shape == spec.shape and (alone or given.name == spec.name)
+                for place, candidate in enumerate(inputs)
+                if candidate.shape == spec.shape and (alone or candidate.name == spec.name)
             ),
             None,
         )

@@ -68,7 +68,7 @@ class TrustPolicy:
             tangents that learn from values alone the first step is checked too, and the next four until a
             check finds no fault, if `max_rows` has room for a query in each step; where one finds fault, the
             step takes the gradient times its agreement, between -1 and 1. After the first that finds a fault,
-            one more query tells whether the boxes are noisy. Where they are not, each that finds a fault is
+            one more query shows whether the boxes are noisy. Where they are not, each that finds a fault is
             decided by another query, a tenth as far.
         average: steps over which the mean forgets, exponentially, and between two verdicts.
 
@@ -146,7 +146,7 @@ class Check:
         queries: that were made.
         noise: the standard deviation of the change of the mean loss when nothing is changed; None where that
             is not known yet.
-        failed: the share of rows that failed here and not in the base, where it was too large to tell, or
+        failed: the share of rows that failed here and not in the base, where it was too large to judge by, or
             they had most of the gradient.
         flat: of the rows of calls whose input was changed, the share that gave the base's very answer; None
             where nothing was changed, or that is not known.
@@ -197,7 +197,7 @@ class TrustWatch:
 
     @property
     def probes(self) -> int:
-        """For the next step."""
+        """How many probes the next step has."""
         return self._state.probes
 
     @property
@@ -225,7 +225,7 @@ class TrustWatch:
         return again or self.policy.checks(step, early)
 
     def share(self, check: Check) -> float:
-        """By what the gradient of a step is multiplied, after a check.
+        """The factor of a step's gradient, after a check.
 
         Where it finds fault, by the agreement, from -1 to 1: what is left is the true gradient's projection
         on it, which is never longer than that, and never leads uphill.
@@ -236,7 +236,7 @@ class TrustWatch:
 
     @property
     def noise(self) -> float | None:
-        """Of the loss, see `Check.noise`."""
+        """The noise of the mean loss, see `Check.noise`."""
         return self._state.noise
 
     def doubts(self, check: Check) -> bool:
@@ -249,7 +249,7 @@ class TrustWatch:
         most = math.inf if self._state.probes or of_rows is not None else 2 - policy.agreement
         broken = []
         if check.agreement is not None and not policy.agreement <= check.agreement <= most:
-            broken.append("agreement")  # a model of values may foretell too little too
+            broken.append("agreement")  # a model of values may predict too little too
         if self._state.probes:
             return broken
         if of_rows is not None:
@@ -299,8 +299,8 @@ class TrustWatch:
             _warn(
                 f"Step {step}: expected answers that show a change of the loss by a hundredth, the box's "
                 f"answers have {counted(check.digits, 'digit')}: print more (%.17g prints all). Checks that "
-                "cannot tell the gradient's effect from the last digit say nothing of the tangents: watch a "
-                "held-out loss (zo.KeepBest).",
+                "cannot distinguish the gradient's effect from the last digit say nothing of the tangents: "
+                "watch a held-out loss (zo.KeepBest).",
                 frames=4,
             )
         state.steps += 1
@@ -351,16 +351,16 @@ class TrustWatch:
         if stays or (against and state.fresh):
             state.lost = True
             more = state.probes if state.flat else min(max(2 * state.probes, 1), self.most)
-            told = improve()
-            if told:
-                _warn(f"{self._found(step)}. From now on {' and '.join(told)}, for no more rows.")
+            remedies = improve()
+            if remedies:
+                _warn(f"{self._broken(step)}. From now on {' and '.join(remedies)}, for no more rows.")
                 self._take(state.probes)
             elif more > state.probes:
-                _warn(f"{self._found(step)}. {self._cost(more)}")
+                _warn(f"{self._broken(step)}. {self._cost(more)}")
                 self._take(more)
             elif not state.warned:
                 state.warned = True
-                _warn(f"{self._found(step)}. {self._stuck()}")
+                _warn(f"{self._broken(step)}. {self._stuck()}")
         elif good and not against:
             state.lost = state.warned = False
             if state.probes > self.fewest:
@@ -394,7 +394,7 @@ class TrustWatch:
             state.before = state.agreement = state.missed = state.of_rows = None
         state.probes, state.steps, state.total, state.weight, state.fresh = probes, 0, 0.0, 0.0, False
 
-    def _found(self, step: int) -> str:
+    def _broken(self, step: int) -> str:
         """Which limits are broken, and by how much."""
         policy, state, error = self.policy, self._state, self.error
         broken = []
@@ -419,8 +419,8 @@ class TrustWatch:
             )
         if "missed" in faults:
             broken.append(
-                "tangents to tell the boxes' responses along the gradient with a relative error of at most "
-                f"{policy.missed:g}, found {state.missed:.3g}"
+                "tangents to predict the boxes' responses along the gradient with a relative error of at "
+                f"most {policy.missed:g}, found {state.missed:.3g}"
             )
         return f"Step {step}: expected {'; and '.join(broken)}"
 

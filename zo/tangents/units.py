@@ -53,13 +53,13 @@ class Units:
         z, y = (torch.cat([getattr(pairs, name) for pairs in calls])[alive] for name in ("z", "y"))
         probed = [(pairs, pairs.valid.nonzero(as_tuple=True)) for pairs in calls if len(pairs.d)]
         moved, answered = (
-            torch.cat([none, *(getattr(pairs, name)[own] for pairs, own in probed)])
+            torch.cat([none, *(getattr(pairs, name)[places] for pairs, places in probed)])
             for name, none in (("d", z[:0]), ("response", y[:0]))
         )
         self._changes.take(_sizes(moved, z))
         self._responses.take(_sizes(answered, y, varied=True))
-        d_scale = _given(calls[0].inputs, self._changes.scale).to(z)
-        response_scale = _given(calls[0].outputs, self._responses.scale).to(z)
+        d_scale = _with_scales(calls[0].inputs, self._changes.scale).to(z)
+        response_scale = _with_scales(calls[0].outputs, self._responses.scale).to(z)
         return [replace(pairs, d_scale=d_scale, response_scale=response_scale) for pairs in calls]
 
     def state_dict(self) -> dict[str, Any]:
@@ -101,8 +101,8 @@ class _Running:
         self._steps, self._mean, self.scale = kept
 
 
-def _given(specs: tuple[ArraySpec, ...], measured: Tensor) -> Tensor:
-    """The units `(size,)` that were measured, but where a spec gives its own."""
+def _with_scales(specs: tuple[ArraySpec, ...], measured: Tensor) -> Tensor:
+    """The measured units `(size,)`, but where a spec has a scale that."""
     pieces = zip(specs, measured.split(sizes(specs)), strict=True)
     return torch.cat(
         [piece if spec.scale is None else piece.new_tensor(spec.scale) for spec, piece in pieces]
@@ -135,5 +135,5 @@ def _sizes(changes: Tensor, values: Tensor, varied: bool = False) -> Tensor:
 
 
 def _root_mean_square(numbers: Tensor) -> Tensor:
-    """Of each column, `(size,)` float64; zero if there are no rows."""
+    """The root mean square of each column, `(size,)` float64; zero if there are no rows."""
     return (numbers.double().square().sum(dim=0) / max(len(numbers), 1)).sqrt()

@@ -35,7 +35,7 @@ FEWEST_ROWS = 4  # whose changes are compared one by one; of fewer the cosine is
 
 
 def flat_share(calls: Sequence[CallPairs]) -> float | None:
-    """Of the rows whose input changed, the share whose answers stayed to the bit; None if none changed.
+    """The share of the moved rows whose answers stayed to the bit; None if no input changed.
 
     Of a smooth box hardly any stay. One that is constant in pieces, as trees are, shows nothing of its
     response in them, however many are asked.
@@ -92,7 +92,7 @@ def checked(taken: Taken, watch: TrustWatch) -> Check:
 
     Outputs with an offset (101,325 + f in float32) are rounded by as much as they respond over so short a
     way. Then a further query goes ten times as far; where that is too short too, responses show nothing.
-    Answers that a program printed with few digits are rounded likewise. Then the first way is as long as the
+    Answers that a program printed with few digits are rounded as well. Then the first way is as long as the
     change of the loss needs to be distinguishable from what rounding makes of it; where none is long enough
     nothing is asked, and where responses are mostly rounding only the digits are reported.
 
@@ -220,7 +220,7 @@ class _Uphill:
         return float(change.square().sum().sqrt()) / max(len(change), 1)
 
     def _changes(self, length: float) -> tuple[Tensor, Recorder]:
-        """Of the loss of each row, the weights so far uphill, and what the boxes were asked."""
+        """The changes of the rows' losses so far uphill, and a record of what the boxes were asked."""
         network, recorder = self._taken.step.network, Recorder(self._taken.boxes)
         after = Snapshot(network)
         move = Directions(
@@ -240,24 +240,24 @@ class _Listening(Tangent):
     """Keeps what gradients arrive at the outputs of calls, and answers as another tangent.
 
     Args:
-        own: that answers.
+        tangent: that answers.
 
     Attributes:
         arrived: by the identity of a call's pairs, `(rows, size_out)`.
     """
 
-    def __init__(self, own: Tangent) -> None:
-        self.own = own
+    def __init__(self, tangent: Tangent) -> None:
+        self.tangent = tangent
         self.arrived: dict[int, Tensor] = {}
 
     def apply(self, pairs: CallPairs, d: Tensor) -> Tensor:
-        """The tangent's."""
-        return self.own.apply(pairs, d)
+        """The tangent's J d."""
+        return self.tangent.apply(pairs, d)
 
     def vjp(self, pairs: CallPairs, cotangent: Tensor) -> Tensor:
-        """The tangent's."""
+        """The tangent's J^T v, whose v is kept."""
         self.arrived[id(pairs)] = cotangent
-        return self.own.vjp(pairs, cotangent)
+        return self.tangent.vjp(pairs, cotangent)
 
 
 def _flat(gradients: Sequence[Tensor]) -> Tensor:
@@ -270,27 +270,27 @@ def _responses(
     recorder: Recorder,
 ) -> list[CallPairs]:
     """The check's calls against the base's, as pairs; none where the two differ in more than numbers."""
-    if [place for place, _, _ in recorder.seen] != [call.box for call in window.calls]:
+    if [moved.box for moved in recorder.seen] != [call.box for call in window.calls]:
         return []  # the objective calls others when its weights are moved
     calls = []
-    for (place, inputs, outputs), call, own in zip(recorder.seen, window.calls, window.pairs, strict=True):
-        if any(t.shape != kept[0].shape for t, kept in zip(inputs, call.inputs, strict=True)):
+    for moved, call, pairs in zip(recorder.seen, window.calls, window.pairs, strict=True):
+        if any(t.shape != kept[0].shape for t, kept in zip(moved.inputs, call.inputs, strict=True)):
             return []
         both = (
-            tuple(torch.stack([kept[0], t]) for kept, t in zip(base, moved, strict=True))
-            for base, moved in ((call.inputs, inputs), (call.outputs, outputs))
+            tuple(torch.stack([kept[0], t]) for kept, t in zip(recorded, seen, strict=True))
+            for recorded, seen in ((call.inputs, moved.inputs), (call.outputs, moved.outputs))
         )
-        alive = torch.ones(len(own.z), dtype=torch.bool, device=own.z.device)
-        seen = RecordedCall(place, *both).pairs(boxes[place], alive)
-        calls.append(replace(seen, valid=seen.valid & own.alive))
+        alive = torch.ones(len(pairs.z), dtype=torch.bool, device=pairs.z.device)
+        seen = RecordedCall(call.box, *both).pairs(boxes[call.box], alive)
+        calls.append(replace(seen, valid=seen.valid & pairs.alive))
     return calls
 
 
 def _predicted(tangents: Sequence[Tangent], window: Window, responses: Sequence[CallPairs]) -> list[Tensor]:
     """J d in each of the check's calls, `(rows, size_out)`; no tangent is asked where nothing has changed."""
     return [
-        tangents[call.box].apply(own, seen.d)[0] if bool(seen.valid.any()) else seen.response[0]
-        for call, own, seen in zip(window.calls, window.pairs, responses, strict=False)
+        tangents[call.box].apply(pairs, seen.d)[0] if bool(seen.valid.any()) else seen.response[0]
+        for call, pairs, seen in zip(window.calls, window.pairs, responses, strict=False)
     ]
 
 
@@ -308,14 +308,14 @@ def _missed(
     """
     squares: list[Squares | None] = []
     rounded: list[Squares | None] = []
-    for own, seen, answer, units in zip(window.pairs, responses, predicted, rounding, strict=False):
+    for pairs, seen, answer, units in zip(window.pairs, responses, predicted, rounding, strict=False):
         valid = seen.valid[0]
         if bool(valid.any()):
-            true, unit = seen.response[0], own.response_scale.double()
+            true, unit = seen.response[0], pairs.response_scale.double()
             short = reciprocal(unit) if unit.any() else torch.ones_like(unit)
             error, size, expected, lost = (
-                float((each[valid].double() * short).square().sum())
-                for each in (answer - true, true, answer, units)
+                float((numbers[valid].double() * short).square().sum())
+                for numbers in (answer - true, true, answer, units)
             )
             squares.append((error, size))
             rounded.append((lost, max(size, expected)))
@@ -333,9 +333,9 @@ def _digits(boxes: Sequence[BlackBoxFunction], window: Window) -> dict[tuple[int
             if spec.differentiable:
                 answers.setdefault((call.box, place), []).append(output[0].detach().reshape(-1))
     fewer = {}
-    for key, each in answers.items():
-        if each[0].dtype in (torch.float32, torch.float64):
-            digits = significant_digits(torch.cat(each).cpu().numpy())
+    for key, parts in answers.items():
+        if parts[0].dtype in (torch.float32, torch.float64):
+            digits = significant_digits(torch.cat(parts).cpu().numpy())
             if digits is not None and digits >= FEWEST_DIGITS:
                 fewer[key] = digits
     return fewer
@@ -367,8 +367,8 @@ def _rounding(
 def _of_loss(window: Window, rounding: Sequence[Tensor], listening: Sequence[_Listening]) -> float:
     """The standard deviation of what the rounding of answers makes of the mean loss's change."""
     total = 0.0
-    for call, own, units in zip(window.calls, window.pairs, rounding, strict=False):
-        arrived = listening[call.box].arrived.get(id(own))
+    for call, pairs, units in zip(window.calls, window.pairs, rounding, strict=False):
+        arrived = listening[call.box].arrived.get(id(pairs))
         if arrived is not None:
             total += float((arrived.double() * units).square().sum())
     return math.sqrt(total)
@@ -396,8 +396,8 @@ def _of_rows(
     if count < FEWEST_ROWS or not responses:
         return None
     missed = torch.zeros_like(change, dtype=torch.float64)
-    for call, own, seen, answer in zip(window.calls, window.pairs, responses, predicted, strict=True):
-        arrived = listening[call.box].arrived.get(id(own))
+    for call, pairs, seen, answer in zip(window.calls, window.pairs, responses, predicted, strict=True):
+        arrived = listening[call.box].arrived.get(id(pairs))
         if arrived is not None:
             by_row = (arrived.double() * (seen.response[0] - answer).double()).sum(dim=1)
             if len(by_row) % len(missed):

@@ -61,7 +61,7 @@ class Window:
 
     @cached_property
     def size(self) -> int:
-        """Bytes that it takes."""
+        """The bytes that it takes."""
         held = [self.batch, self.losses, *self.calls]
         held += [part for p in self.pairs for part in (p.z, p.y, p.d, p.response, p.others)]
         return sum(tensor.numel() * tensor.element_size() for part in held for tensor in tensors(part))
@@ -85,7 +85,7 @@ def without_failed(
     Returns:
         Calls and batch.
     """
-    if survived.all():  # a batch may be written to by whoever gave it
+    if survived.all():  # the caller may write to the batch later
         return calls, map_tensors(Tensor.clone, batch)
     source = torch.arange(len(survived), device=survived.device)
     source[~survived] = torch.nonzero(survived)[0]

@@ -136,7 +136,7 @@ class Windows:
             del self._kept[0]
 
     def __len__(self) -> int:
-        """How many are kept."""
+        """How many windows are kept."""
         return len(self._kept)
 
     def trusted(self) -> int:
@@ -220,13 +220,13 @@ def taken(window: Window, rows: Tensor) -> Window:
     calls, pairs = [], []
     for number, (call, shown) in enumerate(zip(window.calls, window.pairs, strict=True), start=1):
         asked = call.inputs[0].shape[1]
-        each, rest = divmod(asked, count)
-        if rest or not each:
+        per_row, rest = divmod(asked, count)
+        if rest or not per_row:
             raise TangentError(
                 f"TangentGradient.replay: expected calls with rows for each row of the batch, got call "
                 f"{number} with {asked} rows for a batch of {count}. Train it without replays."
             )
-        places = (rows[:, None] * each + torch.arange(each)).flatten().to(call.inputs[0].device)
+        places = (rows[:, None] * per_row + torch.arange(per_row)).flatten().to(call.inputs[0].device)
         inputs = tuple(tensor[:, places] for tensor in call.inputs)
         calls.append(RecordedCall(call.box, inputs, tuple(tensor[:, places] for tensor in call.outputs)))
         by_row = {name: getattr(shown, name)[places] for name in ("z", "y", "alive")}
@@ -262,7 +262,7 @@ def joined(windows: Sequence[Window]) -> Window:
     last = windows[-1]
     held: list[list[Tensor]] = [[] for _ in windows]
     slots = [
-        emptied(window.batch, own, lambda tensor: tensor) for window, own in zip(windows, held, strict=True)
+        emptied(window.batch, kept, lambda tensor: tensor) for window, kept in zip(windows, held, strict=True)
     ]
     batch = filled(slots[-1], [torch.cat(parts) for parts in zip(*held, strict=True)])
     calls = tuple(

@@ -50,7 +50,8 @@ class CommandLine(BlackBoxFunction):
 
     Files are named relative to the run's folder; the suffix gives the format: `.npy`; `.h5` or `.hdf5` with a
     dataset of the array's name (`"out.h5:fields/drag"` for another); `.csv` (commas), `.txt` or `.dat`
-    (spaces) with the numbers in C order, where a first line of words is skipped. For any other file, pass a
+    (spaces) with the numbers in C order, where a first line of words is skipped. An output may be one column
+    of such a text, by its number or its heading: `"flows.csv:2"`, `"flows.csv:q"`. For any other file, pass a
     function that writes or reads it, `input_files={"velocity": ("0/U", write_field)}`. It is called with the
     file's path and the array, or with only the path to return the array. The program's output is in
     `stdout.txt` and `stderr.txt`.
@@ -63,10 +64,11 @@ class CommandLine(BlackBoxFunction):
         outputs: the specs of the outputs.
         input_files: the file that each input is written to, by the input's name; or `(file, function)`.
         output_files: the file that each output is read from, by the output's name; or `(file, function)`.
-            Several outputs may come from one file if each has a function that takes it out.
+            Several outputs may come from one file if each is a column, a dataset, or has a function that takes
+            it out.
         input_templates: the texts of files to write, by the file's name. A text has placeholders such as
-            `{angle}`, `{shape[3]}` or `{angle:.3f}`; instead of the text you can give the `Path` of a file
-            that contains it.
+            `{angle}`, `{shape[3]}`, `{shape}` (all of its numbers, with spaces between) or `{angle:.3f}`;
+            instead of the text you can give the `Path` of a file that contains it.
         output_templates: the texts used to read files, by the file's name. Outputs are read where the file
             matches the text; if it does so several times, the last match counts.
         copies: files or folders that the program needs in its folder, such as a mesh, by their name there.
@@ -123,10 +125,12 @@ class CommandLine(BlackBoxFunction):
         self.keep_failed, self.deterministic = keep_failed, deterministic
         self.scratch = None if scratch is None else existing("CommandLine, scratch", scratch)
         self._command = command_of(arguments, self.inputs, self._environment().get("PATH"))
-        self._written = array_files_of("CommandLine, input_files", input_files, self.inputs)
-        self._read = array_files_of("CommandLine, output_files", output_files, self.outputs, read=True)
-        self._filled = templates_of("CommandLine, input_templates", input_templates, self.inputs)
-        self._found = templates_of("CommandLine, output_templates", output_templates, self.outputs)
+        self._input_files = array_files_of("CommandLine, input_files", input_files, self.inputs)
+        self._output_files = array_files_of(
+            "CommandLine, output_files", output_files, self.outputs, read=True
+        )
+        self._input_templates = templates_of("CommandLine, input_templates", input_templates, self.inputs)
+        self._output_templates = templates_of("CommandLine, output_templates", output_templates, self.outputs)
         self._copies = {
             checked_name("CommandLine, copies", name): existing(f"CommandLine, copies, {name!r}", source)
             for name, source in (copies or {}).items()
@@ -135,32 +139,37 @@ class CommandLine(BlackBoxFunction):
         super().__init__(failures=failures)
 
     def _check_use(self) -> None:
-        texts = [part for part in self._command if isinstance(part, Template)] + [*self._filled.values()]
-        if self.vectorized and (texts or self._found):
-            text = (texts or [*self._found.values()])[0]
+        texts = [part for part in self._command if isinstance(part, Template)] + [
+            *self._input_templates.values()
+        ]
+        if self.vectorized and (texts or self._output_templates):
+            text = (texts or [*self._output_templates.values()])[0]
             raise ConfigurationError(
                 f"{text.where}: expected no placeholder with vectorized=True, got "
                 f"{{{text.placeholders[0].name}}}. Hand blocks over in input_files and output_files."
             )
-        for template in self._found.values():
+        for template in self._output_templates.values():
             template.check_complete()
-        used_in = [file.spec.name for file in self._written] + [
+        used_in = [file.spec.name for file in self._input_files] + [
             name for text in texts for name in text.names()
         ]
-        used_out = [file.spec.name for file in self._read]
-        used_out += [name for text in self._found.values() for name in text.names()]
+        used_out = [file.spec.name for file in self._output_files]
+        used_out += [name for text in self._output_templates.values() for name in text.names()]
         words = [part.text if isinstance(part, Template) else str(part) for part in self._command[1:]]
-        filled, found = ([text.text for text in each.values()] for each in (self._filled, self._found))
+        filled, read = (
+            [text.text for text in templates.values()]
+            for templates in (self._input_templates, self._output_templates)
+        )
         check_use(self.inputs, used_in, "input", [*filled, *words])
-        check_use(self.outputs, used_out, "output", found)
-        written = [file.file for file in self._written]
-        for name in self._filled:
+        check_use(self.outputs, used_out, "output", read)
+        written = [file.file for file in self._input_files]
+        for name in self._input_templates:
             if name in written:
                 raise ConfigurationError(
                     f"CommandLine, input_templates: expected files of their own, got {name!r}, which is in "
                     "input_files too. Rename one."
                 )
-        check_apart([*written, *self._filled], [*self._results()])
+        check_apart([*written, *self._input_templates], [*self._results()])
 
     def evaluate_rows(self, *arrays: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], ...]:
         """One run, with a block of rows or, if not `vectorized`, with one."""
@@ -172,51 +181,53 @@ class CommandLine(BlackBoxFunction):
     def _run(
         self, arrays: tuple[np.ndarray[Any, Any], ...], leading: tuple[int, ...]
     ) -> tuple[np.ndarray[Any, Any], ...]:
-        by_name = {
+        inputs = {
             spec.name: np.asarray(array, spec.dtype or np.float64)
             for spec, array in zip(self.inputs, arrays, strict=True)
         }
         with process.scratch_folder(self.scratch, self.keep_failed) as folder:
-            self._prepare(folder, by_name)
+            self._prepare(folder, inputs)
             command = [
-                part.fill(by_name) if isinstance(part, Template) else str(part) for part in self._command
+                part.fill(inputs) if isinstance(part, Template) else str(part) for part in self._command
             ]
             process.run(command, folder, self._environment(), self.timeout)
-            found = self._collect(folder, leading)
-        return tuple(_converted(spec, found[spec.name]) for spec in self.outputs)
+            outputs = self._collect(folder, leading)
+        return tuple(_converted(spec, outputs[spec.name]) for spec in self.outputs)
 
     def _prepare(self, folder: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
         for name, source in self._copies.items():
             files.copy_into(folder, name, source)
         for name in self._results():  # copied along: an old answer must not pass for a new one
             (folder / name).unlink(missing_ok=True)
-        for file in self._written:
+        for file in self._input_files:
             files.write_file(folder, file, arrays[file.spec.name], self.vectorized)
-        for name, template in self._filled.items():
+        for name, template in self._input_templates.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(template.fill(arrays), encoding="utf-8")
 
     def _collect(self, folder: Path, leading: tuple[int, ...]) -> dict[str, np.ndarray[Any, Any]]:
-        found = {}
-        for file in self._read:
-            found[file.spec.name] = files.read_file(folder, file, leading)
-        for name, template in self._found.items():
+        arrays = {}
+        for file in self._output_files:
+            arrays[file.spec.name] = files.read_file(folder, file, leading)
+        for name, template in self._output_templates.items():
             text = files.output(folder, name).read_text(encoding="utf-8", errors="replace")
-            found |= template.find(text)
-        return found
+            arrays |= template.find(text)
+        return arrays
 
     @property
     def identity(self) -> str:
         """A cache's key for this box: settings, and contents of program, paths and copies."""
-        texts = {name: template.text for name, template in (self._filled | self._found).items()}
+        texts = {
+            name: template.text for name, template in (self._input_templates | self._output_templates).items()
+        }
         command = [part.text if isinstance(part, Template) else str(part) for part in self._command]
         programs = [content(part) for part in self._command if isinstance(part, Path)]
         copies = [(name, content(path)) for name, path in sorted(self._copies.items())]
-        settings = (self._written, self._read, self.vectorized, sorted(self.environment.items()))
+        settings = (self._input_files, self._output_files, self.vectorized, sorted(self.environment.items()))
         return repr((command, programs, copies, sorted(texts.items()), settings))
 
     def _results(self) -> list[str]:
-        return [*dict.fromkeys(file.file for file in self._read), *self._found]
+        return [*dict.fromkeys(file.file for file in self._output_files), *self._output_templates]
 
     def _environment(self) -> dict[str, str]:
         return dict(os.environ) | self.environment
@@ -227,7 +238,7 @@ class CommandLine(BlackBoxFunction):
 
 
 def _converted(spec: ArraySpec, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The numbers in the spec's dtype, refused where they would not be the same there."""
+    """The numbers in the spec's dtype; refuse those that it cannot hold exactly."""
     if spec.floating:
         return array.astype(spec.dtype or np.float64)
     converted = array.astype(spec.dtype)
@@ -241,7 +252,7 @@ def _converted(spec: ArraySpec, array: np.ndarray[Any, Any]) -> np.ndarray[Any, 
 def command_of(
     arguments: Sequence[str | os.PathLike[str]], specs: Sequence[ArraySpec], path: str | None
 ) -> list[Template | Path | str]:
-    """The program, found now, and its arguments: paths made absolute, text with placeholders split.
+    """Look the program up, make paths among its arguments absolute, and split text with placeholders.
 
     Raises:
         ConfigurationError: there is no such program or path.
@@ -255,13 +266,13 @@ def command_of(
     program, *others = arguments
     name = os.fspath(program)
     # A Path without a folder is a file here; such a text is looked up on the PATH, as in a shell.
-    found = shutil.which(os.path.abspath(name) if isinstance(program, os.PathLike) else name, path=path)
-    if found is None:
+    executable = shutil.which(os.path.abspath(name) if isinstance(program, os.PathLike) else name, path=path)
+    if executable is None:
         mend = "Give its path, and see that it is executable."
         if os.path.basename(name) == name and os.access(name, os.X_OK):
             mend = f"The working directory has such a file: write Path({name!r}) or './{name}'."
         raise ConfigurationError(f"{where}: expected a program that can be run, got {name!r}. {mend}")
-    command: list[Template | Path | str] = [Path(found).absolute()]
+    command: list[Template | Path | str] = [Path(executable).absolute()]
     for index, argument in enumerate(others, start=1):
         if isinstance(argument, os.PathLike):
             command.append(existing(f"{where}[{index}]", argument))
@@ -288,7 +299,7 @@ def check_use(specs: Sequence[ArraySpec], used: Sequence[str], kind: str, texts:
 
 
 def check_apart(written: Sequence[str], read: Sequence[str]) -> None:
-    """Refuse a file that is both: where the program fails to write it, its input would pass for an answer."""
+    """Refuse a file for input and output: if a program fails to write it, its input passes for an answer."""
     for file in written:
         if file in read or file in (process.STDOUT, process.STDERR):
             raise ConfigurationError(

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from blackbox.adapters.command.columns import read_column
 from blackbox.errors import ConfigurationError
 from blackbox.spec import ArraySpec
 from blackbox.words import counted
@@ -44,18 +45,24 @@ class ArrayFile:
     code: str = ""
 
 
+@dataclass(frozen=True)
+class ColumnFile(ArrayFile):
+    """An array that is one column of a table of text; `dataset` is the column's number or heading."""
+
+
 def array_files_of(
     where: str, files: Mapping[str, FileName] | None, specs: Sequence[ArraySpec], *, read: bool = False
 ) -> list[ArrayFile]:
     """The files for arrays by name: "NAME.npy", "NAME.h5:place/in/it", "NAME.csv", or ("NAME", function).
 
-    Files that are `read` may have several arrays, each taken out by a function of its own.
+    Files that are `read` may have several arrays: each in a column, "NAME.csv:2" or "NAME.csv:heading", or
+    taken out by a function.
 
     Raises:
         ConfigurationError: an array is not known, or a file cannot be used for it.
     """
     known = {spec.name: spec for spec in specs}
-    found: list[ArrayFile] = []
+    array_files: list[ArrayFile] = []
     for name, file in (files or {}).items():
         if name not in known:
             raise ConfigurationError(
@@ -65,43 +72,47 @@ def array_files_of(
         file, _, place = file.partition(":") if isinstance(file, str) else (file, "", "")
         file = checked_name(f"{where}, {name!r}", file)
         form = kind(f"{where}, {name!r}", file) if function is None else "own"
-        if place and form != "hdf5":
+        column = read and form == "text" and bool(place)
+        if (place and form != "hdf5" and not column) or (column and place.isdecimal() and not int(place)):
             raise ConfigurationError(
-                f"{where}, {name!r}: expected a place after ':' for HDF5 files alone, got {file}:{place}. "
-                "Leave it out."
+                f"{where}, {name!r}: expected after ':' a place in an HDF5 file, or a column from 1 of a text "
+                f"that is read, got {file}:{place}. Correct it, or leave it out."
             )
-        new = ArrayFile(known[name], file, place.strip("/") or name, function, code_of(where, name, function))
-        for other in found:
+        made, place = (ColumnFile, place) if column else (ArrayFile, place.strip("/") or name)
+        new = made(known[name], file, place, function, code_of(where, name, function))
+        for other in array_files:
             if read and function is not None and other.function is not None:
                 continue
-            if other.file == file and (form != "hdf5" or other.dataset == new.dataset):
-                mend = "take one .h5 file for all" + (", or (file, function) for each" if read else "")
+            apart = form == "hdf5" or (column and isinstance(other, ColumnFile))
+            if other.file == file and not (apart and other.dataset != new.dataset):
+                mend = "take one .h5 file for all"
+                mend += ", or a column (file:2) or (file, function) for each" if read else ""
                 raise ConfigurationError(
                     f"{where}: expected a file for each array, got {file!r} for {other.spec.name!r} and "
                     f"{name!r}. Name another, or {mend}."
                 )
-        found.append(new)
-    return found
+        array_files.append(new)
+    return array_files
 
 
 def code_of(where: str, name: str, function: object) -> str:
-    """What a cache knows a function by; "" for none.
+    """A text that identifies a function to a cache; "" for no function.
 
     Raises:
         ConfigurationError: it is no function of a module, which other processes could find.
     """
     if function is None:
         return ""
-    module, own = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
-    if not callable(function) or module is None or not own.isidentifier():
+    module, qualified_name = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
+    if not callable(function) or module is None or not qualified_name.isidentifier():
         raise ConfigurationError(
             f"{where}, {name!r}: expected (file, function) with a function that a module defines, got "
             f"{function!r}. Write it with def, outside of any other function or class."
         )
     file = getattr(sys.modules.get(module), "__file__", None)
-    return (
-        f"{module}.{own} {content(Path(file)) if file else function!r}"  # in a notebook never the same again
-    )
+    if file is None:  # in a notebook: never the same again
+        return f"{module}.{qualified_name} {function!r}"
+    return f"{module}.{qualified_name} {content(Path(file))}"
 
 
 def checked_name(where: str, name: object) -> str:
@@ -170,7 +181,7 @@ def content(path: Path) -> str:
 
 
 def kind(where: str, name: str) -> str:
-    """The format that a file's suffix says: "npy", "hdf5" or "text".
+    """A file's format, by its suffix: "npy", "hdf5" or "text".
 
     Raises:
         ConfigurationError: none of them.
@@ -201,6 +212,8 @@ def read_file(folder: Path, file: ArrayFile, leading: tuple[int, ...]) -> Array:
         ValueError, OSError: the file holds no such array of numbers.
     """
     path, shape = output(folder, file.file), (*leading, *file.spec.shape)
+    if isinstance(file, ColumnFile):
+        return read_column(path, file.dataset, shape, file.spec.floating)
     if file.function is None:
         return read(path, file.dataset, shape, file.spec.floating)
     array = np.asarray(file.function(path))
@@ -255,11 +268,11 @@ def read(path: Path, name: str, shape: tuple[int, ...], floating: bool) -> Array
         return np.asarray(dataset[()])
 
 
-def _check(path: Path, found: tuple[int, ...] | None, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+def _check(path: Path, actual: tuple[int, ...] | None, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
     if dtype.kind not in "biuf":
         raise ValueError(f"{path.name}: expected real numbers, got dtype {dtype}.")
-    if found != shape:
-        raise ValueError(f"{path.name}: expected an array of shape {shape}, got {found}.")
+    if actual != shape:
+        raise ValueError(f"{path.name}: expected an array of shape {shape}, got {actual}.")
 
 
 def _read_text(path: Path, shape: tuple[int, ...], floating: bool) -> Array:
@@ -283,8 +296,8 @@ def _read_text(path: Path, shape: tuple[int, ...], floating: bool) -> Array:
             if len(numbers) > count:
                 break
     if len(numbers) != count:
-        found = "more" if len(numbers) > count else str(len(numbers))
+        count_read = "more" if len(numbers) > count else str(len(numbers))
         raise ValueError(
-            f"{path.name}: expected {counted(count, 'number')} for shape {shape}, found {found}."
+            f"{path.name}: expected {counted(count, 'number')} for shape {shape}, found {count_read}."
         )
     return np.array(numbers, np.float64 if floating else np.int64).reshape(shape)

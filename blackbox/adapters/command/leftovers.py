@@ -3,7 +3,7 @@
 A process can leave its group (`setsid`), and its parents can die before it, but the environment that it was
 started with stays. Run as a script, this file waits until its standard input ends, which it does when the
 process at the other end dies, in whatever way; then it ends all processes that carry the mark, and removes
-the folders that it was told of and that were not taken back. It imports nothing that takes long.
+the folders whose names it has read there and that were not withdrawn. It imports nothing that takes long.
 """
 
 import os
@@ -27,13 +27,13 @@ def end(mark: str, after: int = 0) -> None:
     if sys.platform != "linux":
         return
     for _ in range(_ROUNDS):
-        found = _marked(f"\0{VARIABLE}={mark}".encode(), after if after <= _newest() else 0)
-        for process in found:
+        processes = _marked(f"\0{VARIABLE}={mark}".encode(), after if after <= _newest() else 0)
+        for process in processes:
             try:
                 os.kill(process, signal.SIGKILL)
             except (ProcessLookupError, PermissionError):
                 pass
-        if not found:
+        if not processes:
             return
         time.sleep(_PAUSE)
 
@@ -53,7 +53,7 @@ def remove(folder: str) -> None:
 
 
 def _newest() -> int:
-    """The number that was given to a process last; 0 where the system does not tell."""
+    """The number of the process that was started last; 0 where the system does not say."""
     try:
         with open("/proc/loadavg", "rb") as file:
             return int(file.read().split()[-1])
@@ -62,22 +62,22 @@ def _newest() -> int:
 
 
 def _marked(entry: bytes, after: int) -> list[int]:
-    found = []
+    processes = []
     for name in os.listdir("/proc"):
         if name.isdigit() and int(name) > after and int(name) != os.getpid():
             try:
                 with open(f"/proc/{name}/environ", "rb") as file:
                     if entry in b"\0" + file.read():
-                        found.append(int(name))
+                        processes.append(int(name))
             except OSError:  # it has ended, or is another user's
                 pass
-    return found
+    return processes
 
 
 if __name__ == "__main__":
     folders: set[bytes] = set()
-    with open(0, "rb") as told:
-        for line in told:  # "+folder" when one is made, "-folder" when it is gone or to be kept
+    with open(0, "rb") as announcements:
+        for line in announcements:  # "+folder" when one is made, "-folder" when it is gone or to be kept
             (folders.add if line[:1] == b"+" else folders.discard)(line[1:-1])
     end(sys.argv[1])
     for folder in folders:

@@ -84,7 +84,7 @@ def run(
 
 
 class _Guard:
-    """A small process beside this one that ends the programs of this one when it dies, and marks for them.
+    """A small process that ends the programs of this one when this one dies; it knows them by their marks.
 
     There is one for all runs. The alternative, a death signal that each program asks for before it starts,
     needs code between fork and exec, which can deadlock where there are threads, or another interpreter for
@@ -105,7 +105,7 @@ class _Guard:
             return f"{self._prefix}{next(self._numbers)}/"
 
     def note(self, sign: str, folder: Path) -> None:
-        """Have a folder removed when this process dies ("+"), or no more ("-")."""
+        """Ask for a folder to be removed when this process dies ("+"), or withdraw that ("-")."""
         with self._lock:
             self._ensure()
             if self._process is not None and self._process.stdin is not None and "\n" not in str(folder):
@@ -157,7 +157,7 @@ def _wait(pid: int, timeout: float | None) -> bool:
     if timeout is not None and timeout > _LONGEST_POLL:
         return _looked_for(pid, timeout)
     try:
-        handle = os.pidfd_open(pid)  # told at once, where a look now and then loses up to _LONGEST_WAIT
+        handle = os.pidfd_open(pid)  # hears at once, where polling loses up to _LONGEST_WAIT
     except (AttributeError, OSError):  # not Linux, or one that refuses
         return _looked_for(pid, timeout)
     try:
@@ -171,7 +171,7 @@ def _wait(pid: int, timeout: float | None) -> bool:
 
 
 def _looked_for(pid: int, timeout: float | None) -> bool:
-    """The same by looking for it now and then."""
+    """Whether the process ended within the time, where the system reports no ends: by polling."""
     end = None if timeout is None else time.monotonic() + timeout
     pause = 0.0005
     while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:

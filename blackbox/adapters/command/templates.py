@@ -75,7 +75,7 @@ class Template:
 
     @property
     def placeholders(self) -> list[Placeholder]:
-        """Those in the text, in their order."""
+        """The text's placeholders, in their order."""
         return [part for part in self.parts if isinstance(part, Placeholder)]
 
     def names(self) -> set[str]:
@@ -87,7 +87,7 @@ class Template:
         return "".join(part if isinstance(part, str) else part.text(arrays) for part in self.parts)
 
     def find(self, text: str) -> dict[str, np.ndarray[Any, Any]]:
-        """The arrays by name, read where the text looks like the template.
+        """The arrays by name, read where the text matches the template.
 
         The template may stand anywhere in the text, the last time counts, and a run of white space stands
         for any other.
@@ -96,16 +96,16 @@ class Template:
             ValueError: nothing in the text looks like it, or an array has more numbers on its line than it
                 should.
         """
-        found = None
-        for found in self._pattern().finditer(text):  # noqa: B007 (the last one is what is wanted)
+        match = None
+        for match in self._pattern().finditer(text):  # noqa: B007 (the last one is what is wanted)
             pass
-        if found is None:
+        if match is None:
             raise ValueError(
                 f"{self.where}: expected text like the template, found none. {self._missing(text)}"
             )
         arrays: dict[str, np.ndarray[Any, Any]] = {}
-        self._refuse_more(found)
-        for place, group in zip(self.placeholders, found.groups(), strict=True):
+        self._refuse_more(match)
+        for place, group in zip(self.placeholders, match.groups(), strict=True):
             spec = self.specs[place.name]
             kind = np.float64 if spec.floating else np.int64
             numbers = np.array([_number(word, spec) for word in re.split(_SEPARATOR, group)], kind)
@@ -123,14 +123,14 @@ class Template:
         """
         for name in self.names():
             asked = [place.index for place in self.placeholders if place.name == name]
-            each = itertools.product(*map(range, self.specs[name].shape))
-            if asked != [None] and sorted(asked, key=str) != sorted(each, key=str):
+            indices = itertools.product(*map(range, self.specs[name].shape))
+            if asked != [None] and sorted(asked, key=str) != sorted(indices, key=str):
                 raise ConfigurationError(
                     f"{self.where}: expected {{{name}}} once, or each of its numbers once, got {len(asked)} "
                     f"placeholders for shape {self.specs[name].shape}. Name each number of it once."
                 )
 
-    def _refuse_more(self, found: re.Match[str]) -> None:
+    def _refuse_more(self, match: re.Match[str]) -> None:
         """Refuse arrays whose line goes on with numbers that the template has no place for."""
         group = 0
         for index, part in enumerate(self.parts):
@@ -140,9 +140,9 @@ class Template:
             count = int(np.prod(self.specs[part.name].shape, dtype=int))
             if part.index is not None or count == 1:
                 continue
-            line = re.split(r"[\r\n]", found.string[found.end(group) :], maxsplit=1)[0]
+            line = re.split(r"[\r\n]", match.string[match.end(group) :], maxsplit=1)[0]
             after = self._ends_line(index) and _MORE_AFTER.match(line)
-            line = re.split(r"[\r\n]", found.string[: found.start(group)])[-1]
+            line = re.split(r"[\r\n]", match.string[: match.start(group)])[-1]
             before = self._begins_line(index) and _MORE_BEFORE.search(line)
             if after or before:
                 where = (
@@ -155,7 +155,7 @@ class Template:
                 )
 
     def _ends_line(self, index: int) -> bool:
-        """Whether the template has nothing behind that part on its line."""
+        """Whether the template has nothing after that part on its line."""
         after = "".join(part if isinstance(part, str) else "{}" for part in self.parts[index + 1 :])
         return not after.partition("\n")[0].strip()
 
@@ -165,7 +165,7 @@ class Template:
         return not before.rpartition("\n")[2].strip()
 
     def _missing(self, text: str) -> str:
-        """What of the template is not in a text that does not look like it."""
+        """Which part of the template a text lacks that does not match it."""
         has = " ".join(text.split())
         if not has:
             return "The text is empty: does the program write to another file?"
@@ -214,17 +214,17 @@ def templates_of(
     Raises:
         ConfigurationError: a name leads out of the folder, or the text has a wrong placeholder.
     """
-    found = {}
+    by_file = {}
     for file, text in (templates or {}).items():
         name = checked_name(where, file)
         content = text if isinstance(text, str) else existing(where, text).read_text(encoding="utf-8")
-        found[name] = Template(f"{where}, {name!r}", content, specs)
-        if not found[name].names():
+        by_file[name] = Template(f"{where}, {name!r}", content, specs)
+        if not by_file[name].names():
             raise ConfigurationError(
                 f"{where}, {name!r}: expected a placeholder such as {{{specs[0].name}}}, found none. "
                 f"{unknown([content], specs)}Name an array in braces; give a file of your own as a Path."
             )
-    return found
+    return by_file
 
 
 def unknown(texts: Sequence[str], specs: Sequence[ArraySpec]) -> str:

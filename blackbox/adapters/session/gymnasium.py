@@ -197,8 +197,8 @@ def _spec(name: str, space: Any) -> ArraySpec:
         )
     if space.dtype.kind == "f":
         return ArraySpec(name, space.shape)
-    own = space.dtype.name
-    return ArraySpec(name, space.shape, own if own in DTYPES else "int64")
+    dtype = space.dtype.name
+    return ArraySpec(name, space.shape, dtype if dtype in DTYPES else "int64")
 
 
 def _rebuild(

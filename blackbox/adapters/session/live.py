@@ -18,7 +18,7 @@ from blackbox.errors import BlackBoxError, SessionError
 from blackbox.failures import exits_as_errors
 
 Array = np.ndarray[Any, Any]
-Given = tuple[Array, ...]  # what a simulator gave: the observation, and the further outputs
+Answer = tuple[Array, ...]  # what a simulator gave: the observation, and the further outputs
 
 
 class Environment(Protocol):
@@ -57,10 +57,18 @@ class SessionCounts:
     crashes: int = 0
 
 
+@dataclass(frozen=True)
+class _Snapshot:
+    """What `save` gave of an environment, and its last answer then."""
+
+    state: Any
+    answer: Answer
+
+
 @dataclass
 class _Live:
     environment: Any
-    given: Given  # last
+    answer: Answer  # the last one
     before: bytes = b""  # `seen` of the observation that the last step went on from
 
 
@@ -72,7 +80,7 @@ class LiveEnvironments:
     Args:
         owner: how messages call the box.
         make: makes an environment.
-        read: what a simulator gave as arrays: `read(given, with_outputs)`.
+        read: what a simulator gave as arrays: `read(answer, with_outputs)`.
         act: an action's bytes as what `step` takes.
         width: bytes of one action.
         steps: the most after a reset.
@@ -86,7 +94,7 @@ class LiveEnvironments:
         self,
         owner: str,
         make: Callable[[], Any],
-        read: Callable[[Any, bool], Given],
+        read: Callable[[Any, bool], Answer],
         act: Callable[[bytes], Any],
         width: int,
         steps: int,
@@ -105,18 +113,18 @@ class LiveEnvironments:
     def _forget(self) -> None:
         self._process = os.getpid()
         self._live: OrderedDict[bytes, _Live] = OrderedDict()  # those used last at the end
-        self._states: OrderedDict[bytes, tuple[Any, Given]] = OrderedDict()
-        self._evicted, self._told, self._trusted = 0, False, False
+        self._states: OrderedDict[bytes, _Snapshot] = OrderedDict()
+        self._evicted, self._warned, self._trusted = 0, False, False
 
     def __len__(self) -> int:
         return len(self._live)
 
-    def reset(self, seed: int) -> Given:
+    def reset(self, seed: int) -> Answer:
         """The first observation, alone in a tuple."""
         with self._turn():
             history = History(seed, b"", b"")
             if (live := self._known(history.key)) is not None:
-                return live.given
+                return live.answer
             try:
                 live = self._reset(self._free(), seed)
             except BlackBoxError:
@@ -124,9 +132,9 @@ class LiveEnvironments:
             except Exception:  # it may be the environment that broke, not the seed
                 live = self._reset(self._new(), seed)
             self._keep(history.key, live)
-            return live.given
+            return live.answer
 
-    def step(self, history: History, action: bytes) -> Given:
+    def step(self, history: History, action: bytes) -> Answer:
         """What the simulator gives for an action after a history.
 
         An environment that raises is thrown away, and a new one tries once more.
@@ -141,7 +149,7 @@ class LiveEnvironments:
                 if live.before != history.seen:
                     raise self._unlike(history)
                 self.counts.repeated += 1
-                return live.given
+                return live.answer
             restored = self.counts.restored
             try:
                 live = self._stepped(self._at(history), action)
@@ -153,7 +161,7 @@ class LiveEnvironments:
                 self._compare(live, history, action)
             live.before = history.seen
             self._keep(after, live)
-            return live.given
+            return live.answer
 
     def close(self) -> None:
         """Close all environments that can be closed, and forget them and the snapshots."""
@@ -182,7 +190,7 @@ class LiveEnvironments:
             self._live.move_to_end(name, last=False)
         if self._save is not None:
             with self._guarded(live.environment):
-                self._states[name] = self._save(live.environment), live.given
+                self._states[name] = _Snapshot(self._save(live.environment), live.answer)
             while len(self._states) > self._snapshots:
                 self._states.popitem(last=False)
 
@@ -190,7 +198,7 @@ class LiveEnvironments:
         """An environment that has lived through a history: a live one, or by a snapshot, or by replay."""
         live = self._live.get(history.key)
         if live is not None:
-            if not is_seen(live.given[0], history.seen):
+            if not is_seen(live.answer[0], history.seen):
                 raise self._unlike(history)
             return self._live.pop(history.key)
         with suppress(SessionError):
@@ -204,10 +212,10 @@ class LiveEnvironments:
         if first is None:
             live, first = self._reset(environment, history.seed), 0
         else:
-            state, given = self._states[self._key(history, first)]
+            snapshot = self._states[self._key(history, first)]
             with self._guarded(environment):
-                self._load(environment, state)  # pyright: ignore[reportOptionalCall]
-            live = _Live(environment, given)
+                self._load(environment, snapshot.state)  # pyright: ignore[reportOptionalCall]
+            live = _Live(environment, snapshot.answer)
             self.counts.restored += 1
         for number in range(first, count):
             live = self._stepped(live, history.actions[number * self._width : (number + 1) * self._width])
@@ -215,7 +223,7 @@ class LiveEnvironments:
             self.counts.replays += 1
             self.counts.replayed_steps += count - first
             self._tell()
-        if not is_seen(live.given[0], history.seen):
+        if not is_seen(live.answer[0], history.seen):
             self._discard(live.environment)
             raise self._unlike(history)
         return live
@@ -232,7 +240,7 @@ class LiveEnvironments:
         """Hold the first step after a snapshot against a replay: `save` or `load` may forget something."""
         other = self._stepped(self._replayed(self._made(), history, snapshots=False), action)
         _close(other.environment)
-        self._trusted = all(np.array_equal(a, b) for a, b in zip(live.given, other.given, strict=True))
+        self._trusted = all(np.array_equal(a, b) for a, b in zip(live.answer, other.answer, strict=True))
         if not self._trusted:
             self._discard(live.environment)
             raise SessionError(
@@ -247,15 +255,15 @@ class LiveEnvironments:
 
     def _reset(self, environment: Any, seed: int) -> _Live:
         with self._guarded(environment):
-            given = environment.reset(seed)
+            answer = environment.reset(seed)
             self.counts.resets += 1
-            return _Live(environment, self._read(given, False))
+            return _Live(environment, self._read(answer, False))
 
     def _stepped(self, live: _Live, action: bytes) -> _Live:
         with self._guarded(live.environment):
-            given = live.environment.step(self._act(action))
+            answer = live.environment.step(self._act(action))
             self.counts.steps += 1
-            return _Live(live.environment, self._read(given, True))
+            return _Live(live.environment, self._read(answer, True))
 
     @contextmanager
     def _guarded(self, environment: Any) -> Iterator[None]:
@@ -292,9 +300,14 @@ class LiveEnvironments:
     def _tell(self) -> None:
         """Say once that most steps are replays because too few environments are kept."""
         counts = self.counts
-        if self._told or not self._evicted or counts.steps < 1000 or 2 * counts.replayed_steps < counts.steps:
+        if (
+            self._warned
+            or not self._evicted
+            or counts.steps < 1000
+            or 2 * counts.replayed_steps < counts.steps
+        ):
             return
-        self._told = True
+        self._warned = True
         warnings.warn(
             f"{self._owner}: {counts.replayed_steps:,} of {counts.steps:,} steps were replays: more rows are "
             f"under way at a time than the {self._most:,} environments that are kept. Give a larger live=, "

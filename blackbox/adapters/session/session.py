@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from blackbox.adapters.session.history import HEAD, WORD, History, is_seen, seen
-from blackbox.adapters.session.live import Environment, Given, LiveEnvironments, SessionCounts
+from blackbox.adapters.session.live import Answer, Environment, LiveEnvironments, SessionCounts
 from blackbox.checks import check_count
 from blackbox.errors import ConfigurationError, DtypeError, OutputError, SessionError
 from blackbox.failures import Policy
@@ -142,7 +142,16 @@ class Session(BlackBoxFunction):
         check_specs(owner, "inputs", self.inputs)
         check_specs(owner, "outputs", self.outputs)
         self._environments = LiveEnvironments(
-            owner, make, self._read, self._act, self._width, steps, live, save, load, snapshots
+            owner,
+            make,
+            read=self._read,
+            act=self._act,
+            width=self._width,
+            steps=steps,
+            most=live,
+            save=save,
+            load=load,
+            snapshots=snapshots,
         )
         self.first = lru_cache(STARTS)(self._first)
         self.start = SessionStart(self)
@@ -154,7 +163,7 @@ class Session(BlackBoxFunction):
         return self._environments.counts
 
     def reset(self, seeds: Any, dtype: torch.dtype | None = None) -> tuple[Any, Any]:
-        """Where rows begin.
+        """The observations and histories at which rows begin.
 
         Args:
             seeds: whole numbers `(*leading,)`: a tensor, a NumPy array or a list.
@@ -169,14 +178,14 @@ class Session(BlackBoxFunction):
             RowFailedError: under "raise", a reset failed.
         """
         numpy = isinstance(seeds, np.ndarray | np.generic)
-        given = seeds if isinstance(seeds, Tensor) else torch.as_tensor(np.asarray(seeds))
-        if given.is_floating_point() or given.dtype is torch.bool:
+        whole_numbers = seeds if isinstance(seeds, Tensor) else torch.as_tensor(np.asarray(seeds))
+        if whole_numbers.is_floating_point() or whole_numbers.dtype is torch.bool:
             raise DtypeError(
-                f"{self!r}.reset, seeds: expected whole numbers, got {str(given.dtype)[6:]}. Convert them: "
-                "seeds.long()."
+                f"{self!r}.reset, seeds: expected whole numbers, got {str(whole_numbers.dtype)[6:]}. "
+                "Convert them: seeds.long()."
             )
         # Not a call that gradients see: it depends on seeds alone, and replays of recorded steps make it too.
-        observation, history = self.start.call(given.long())
+        observation, history = self.start.call(whole_numbers.long())
         if numpy:
             return observation.numpy(), history.numpy()
         if self.observation.dtype is None:
@@ -208,9 +217,9 @@ class Session(BlackBoxFunction):
                 f"{self!r}: expected at most {self.steps:,} steps after a reset, got one more. Make it with "
                 "a larger steps=."
             )
-        given = self._environments.step(past, taken)
-        after = History(past.seed, past.actions + taken, seen(given[0]))
-        return (*given, after.pack(self.inputs[2].shape[0], self._width))
+        answer = self._environments.step(past, taken)
+        after = History(past.seed, past.actions + taken, seen(answer[0]))
+        return (*answer, after.pack(self.inputs[2].shape[0], self._width))
 
     def _first(self, seed: int) -> tuple[Array, Array]:
         (observation,) = self._environments.reset(seed)
@@ -220,7 +229,7 @@ class Session(BlackBoxFunction):
     def rollouts(
         self, seeds: Sequence[int], actions: Array | Tensor
     ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        """Rows on the way of given actions, which a tangent can learn from before training: `tangent.fit`.
+        """Rows along given actions, which a tangent can learn from before training: `tangent.fit`.
 
         They are rows like others: counted by the ledger, and failed by the policy. What comes after a failed
         row is left out.
@@ -238,20 +247,22 @@ class Session(BlackBoxFunction):
             RowFailedError: under "raise", a row failed.
             SessionError: there are more than `steps` steps.
         """
-        given = torch.as_tensor(seeds, dtype=torch.int64)
+        seeds_tensor = torch.as_tensor(seeds, dtype=torch.int64)
         if isinstance(actions, Tensor):
-            observation, history = self.reset(given, actions.dtype if actions.is_floating_point() else None)
+            observation, history = self.reset(
+                seeds_tensor, actions.dtype if actions.is_floating_point() else None
+            )
         else:
             actions = np.asarray(actions, dtype=self._dtype)
-            observation, history = self.reset(given.numpy())
-        found: list[tuple[Any, ...]] = []
+            observation, history = self.reset(seeds_tensor.numpy())
+        steps: list[tuple[Any, ...]] = []
         for step in range(actions.shape[1]):
             row = (observation, actions[:, step], history)
             answers = self(*row)
-            found.append((*row, *answers))
+            steps.append((*row, *answers))
             observation, history = answers[0], answers[-1]
         join = torch.cat if isinstance(actions, Tensor) else np.concatenate
-        columns = [join(column) for column in zip(*found, strict=True)]
+        columns = [join(column) for column in zip(*steps, strict=True)]
         led = (columns[2][:, 2 * WORD : HEAD] != 0).any(1)  # zeros come of a failed row
         columns = [column[led] for column in columns]
         return tuple(columns[:3]), tuple(columns[3:])
@@ -261,7 +272,7 @@ class Session(BlackBoxFunction):
         return self.rollouts(seeds, actions)[0]
 
     def draw(self, rows: int, generator: np.random.Generator) -> tuple[Array, ...]:
-        """Rows on the way of random actions, for `check_black_box` without samples; four of each seed."""
+        """Rows along random actions, for `check_black_box` without samples; four of each seed."""
         steps = min(self.steps, 4)
         seeds = range(-(-rows // steps))
         actions = np.stack([[self.drawn_action(generator) for _ in range(steps)] for _ in seeds])
@@ -284,10 +295,10 @@ class Session(BlackBoxFunction):
         """A cache's key for this box: how environments are made, and what a row is."""
         return f"{described('make', self._make)}, {self.steps} steps"
 
-    def _read(self, given: Any, stepped: bool) -> Given:
+    def _read(self, answer: Any, stepped: bool) -> Answer:
         """What an environment gave, copied: it may write to its arrays in the next step."""
         specs = (self.observation, *self.further) if stepped else (self.observation,)
-        parts = given if isinstance(given, tuple) and (len(specs) > 1 or len(given) == 1) else (given,)
+        parts = answer if isinstance(answer, tuple) and (len(specs) > 1 or len(answer) == 1) else (answer,)
         if len(parts) != len(specs):
             what, names = ("step", ", ".join(s.name for s in specs)) if stepped else ("reset", specs[0].name)
             raise OutputError(
@@ -361,7 +372,7 @@ class SessionStart(BlackBoxFunction):
         self._session.failures = policy
 
     def evaluate(self, seed: Array) -> tuple[Array, Array]:
-        """One reset."""
+        """Reset the simulator to one seed."""
         return self._session.first(int(seed))
 
     def __repr__(self) -> str:

@@ -106,8 +106,8 @@ class UmBridge(BlackBoxFunction):
         output = answer.get("output")
         try:
             if not isinstance(output, list) or len(output) != len(self.outputs):
-                found = len(output) if isinstance(output, list) else "no list"
-                raise ValueError(f"expected {len(self.outputs)} lists of numbers, got {found}")
+                count = len(output) if isinstance(output, list) else "no list"
+                raise ValueError(f"expected {len(self.outputs)} lists of numbers, got {count}")
             pairs = zip(output, self.outputs, strict=True)
             return tuple(vector(values, spec.shape[0]).astype(np.float64) for values, spec in pairs)
         except ValueError as error:
@@ -116,7 +116,7 @@ class UmBridge(BlackBoxFunction):
             ) from None
 
     def reference(self, *arrays: Any) -> Any:
-        """What the box gives, and autograd goes through it by the server's own derivative, `Gradient`.
+        """The box's outputs, differentiable by the server's own derivative, `Gradient`.
 
         For `reference` of a `tasks.Problem`, and for comparisons; its rows are not counted in the ledger. A
         row costs one request for each pair of an output at which a gradient arrives and an input that wants
@@ -157,9 +157,9 @@ class UmBridge(BlackBoxFunction):
 
         asked = [(row, into) for into in wanted for row in range(len(rows[0]))]
         with ThreadPoolExecutor(max(1, min(self.connections, len(asked)))) as threads:
-            found = list(threads.map(lambda each: ask(*each), asked))
+            products = list(threads.map(lambda pair: ask(*pair), asked))
         count = len(rows[0])
-        return {into: np.stack(found[at * count : (at + 1) * count]) for at, into in enumerate(wanted)}
+        return {into: np.stack(products[at * count : (at + 1) * count]) for at, into in enumerate(wanted)}
 
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
         """One request per row; under "raise" no row is started after one that failed."""
@@ -247,7 +247,7 @@ def _checked_config(config: object) -> dict[str, Any]:
 
 
 def _model(server: Connection, name: str | None) -> tuple[str, bool]:
-    """The name of the model, which the server has and evaluates, and whether it has gradients."""
+    """The model's name, after a check that the server evaluates it, and whether it has gradients."""
     info = server.ask("/Info")
     version, models = info.get("protocolVersion"), info.get("models")
     if version not in (VERSION, str(VERSION)) or not isinstance(models, list) or not models:

@@ -113,8 +113,8 @@ class ServedModel:
         row[into].requires_grad_()
         try:
             with self._alone, torch.enable_grad():
-                given = self.derivative(*row)
-                outputs: tuple[Tensor, ...] = given if isinstance(given, tuple) else (given,)
+                answer = self.derivative(*row)
+                outputs: tuple[Tensor, ...] = answer if isinstance(answer, tuple) else (answer,)
                 if not all(bool(torch.isfinite(output).all()) for output in outputs):
                     raise RefusedError(500, "EvaluationFailed", "expected a row with an answer, it failed.")
                 if not any(output.requires_grad for output in outputs):
@@ -123,26 +123,28 @@ class ServedModel:
                         500, "NoDerivative", f"expected outputs that autograd traces to {name!r}, got none."
                     )
                 cotangent = torch.from_numpy(sens).to(outputs[out])
-                found = None
+                product = None
                 if outputs[out].requires_grad:
-                    (found,) = torch.autograd.grad(outputs[out], row[into], cotangent, allow_unused=True)
+                    (product,) = torch.autograd.grad(outputs[out], row[into], cotangent, allow_unused=True)
         except RefusedError:
             raise
         except BlackBoxError as error:
             raise RefusedError(500, type(error).__name__, str(error)) from None
-        gradient = (torch.zeros_like(row[into]) if found is None else found).detach()
+        gradient = (torch.zeros_like(row[into]) if product is None else product).detach()
         if not torch.isfinite(gradient).all():
             raise RefusedError(500, "EvaluationFailed", "expected a finite gradient, got another.")
         return {"output": _vector(gradient[0].numpy())}
 
     def _row(self, request: dict[str, Any]) -> tuple[Tensor, ...]:
         """The inputs of a request, one row of each."""
-        specs, given = self.box.inputs, request.get("input")
-        if not isinstance(given, list) or len(given) != len(specs):
-            found = len(given) if isinstance(given, list) else "none"
+        specs, vectors = self.box.inputs, request.get("input")
+        if not isinstance(vectors, list) or len(vectors) != len(specs):
+            count = len(vectors) if isinstance(vectors, list) else "none"
             lists = f"{len(specs)} lists ({', '.join(spec.name for spec in specs)})"
-            raise RefusedError(400, "InvalidInput", f"input: expected {lists}, got {found}.")
-        return tuple(as_tensor(_input(spec, values))[None] for spec, values in zip(specs, given, strict=True))
+            raise RefusedError(400, "InvalidInput", f"input: expected {lists}, got {count}.")
+        return tuple(
+            as_tensor(_input(spec, values))[None] for spec, values in zip(specs, vectors, strict=True)
+        )
 
 
 def _place(request: dict[str, Any], key: str, specs: Sequence[ArraySpec]) -> int:
@@ -159,11 +161,11 @@ def _place(request: dict[str, Any], key: str, specs: Sequence[ArraySpec]) -> int
 def _input(spec: ArraySpec, values: object) -> np.ndarray:
     """A request's vector in the spec's shape and dtype, which must be able to hold its numbers."""
     try:
-        given = vector(values, _size(spec))
+        numbers = vector(values, _size(spec))
         dtype = np.dtype(spec.dtype or "float64")
         with np.errstate(over="ignore", invalid="ignore"):
-            array = given.astype(dtype)
-        exact = spec.floating or np.array_equal(array.astype(given.dtype), given)
+            array = numbers.astype(dtype)
+        exact = spec.floating or np.array_equal(array.astype(numbers.dtype), numbers)
         if not exact or not np.isfinite(array).all():
             raise ValueError(f"expected numbers that {dtype} can hold, got others")
     except ValueError as error:

@@ -133,8 +133,8 @@ def _prepared(
 
     check_token("serve", token)
     named = boxes if isinstance(boxes, Mapping) else {type(boxes).__name__: boxes}
-    given = derivative if isinstance(derivative, Mapping) else dict.fromkeys(named, derivative)
-    if unknown := [name for name in given if name not in named]:
+    derivatives = derivative if isinstance(derivative, Mapping) else dict.fromkeys(named, derivative)
+    if unknown := [name for name in derivatives if name not in named]:
         raise ConfigurationError(
             f"serve, derivative: expected names of {list(named)}, got {unknown}. "
             "Name the boxes that are served."
@@ -144,7 +144,7 @@ def _prepared(
             f"serve, derivative: expected a mapping of names for the {len(named)} boxes, got one for all. "
             "Give {name: derivative}."
         )
-    models = {name: ServedModel(box, given.get(name)) for name, box in named.items()}
+    models = {name: ServedModel(box, derivatives.get(name)) for name, box in named.items()}
     if not models or not all(isinstance(name, str) and name for name in models):
         raise ConfigurationError(f"serve, boxes: expected boxes by names, got {list(models)!r}. Name each.")
     application = web.Application(models, token, check_count("serve", "threads", threads))

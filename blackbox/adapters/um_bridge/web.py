@@ -96,9 +96,11 @@ class Application:
 
     def _admit(self, request: Request) -> None:
         if self._token is not None:
-            scheme, _, given = request.headers.get("authorization", "").partition(" ")
+            scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
             # Compared in constant time: an early end would tell how much of a guess is right.
-            if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._token):
+            if scheme.lower() != "bearer" or not hmac.compare_digest(
+                credentials.strip().encode(), self._token
+            ):
                 raise RefusedError(401, "Unauthorized", "expected this server's bearer token.")
         if "origin" in request.headers:
             # Any page in a browser can post to the browser's own machine; programs send no such header.
@@ -149,13 +151,19 @@ class LimitedProtocol(H11Protocol):
         self._since = 0.0
 
     def connection_made(self, transport: Any) -> None:
-        """Close another one if there are too many."""
+        """Close another connection if there are too many."""
         super().connection_made(transport)
         self._time()
-        kept: list[Any] = [each for each in self.connections if not each.transport.is_closing()]
-        waiting = [each for each in kept if each is not self and each.conn.their_state in INCOMPLETE]
+        kept: list[Any] = [
+            connection for connection in self.connections if not connection.transport.is_closing()
+        ]
+        waiting = [
+            connection
+            for connection in kept
+            if connection is not self and connection.conn.their_state in INCOMPLETE
+        ]
         if len(kept) > self._most and waiting:
-            min(waiting, key=lambda each: each._since).transport.abort()
+            min(waiting, key=lambda connection: connection._since).transport.abort()
         elif len(kept) > self._most:
             self.app: Any = _error(503, "Busy", f"expected at most {self._most} connections at a time.")
 
@@ -168,7 +176,7 @@ class LimitedProtocol(H11Protocol):
             self._time()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the time."""
+        """Stop the clock of the request."""
         self._stop()
         super().connection_lost(exc)
 

@@ -92,23 +92,24 @@ def table(
     """
     import pandas
 
-    found = []
+    lines = []
     for method, seeds in runs.items():
-        shares = 100 * np.stack([certified_accuracy(each, radii) for each in seeds])
-        abstained = [100 * fmean(one.predict == ABSTAIN for one in each) for each in seeds]
+        shares = 100 * np.stack([certified_accuracy(certificates, radii) for certificates in seeds])
+        abstained = [100 * fmean(one.predict == ABSTAIN for one in certificates) for certificates in seeds]
         line = {"method": method}
         if queries is not None:
             line["queries"] = f"{queries[method]:,}" if method in queries else "-"
         line |= {
-            f"r = {radius:g} (%)": spread(own, ".1f") for radius, own in zip(radii, shares.T, strict=True)
+            f"r = {radius:g} (%)": spread(of_seeds, ".1f")
+            for radius, of_seeds in zip(radii, shares.T, strict=True)
         }
-        line["ACR"] = spread([average_certified_radius(each) for each in seeds], ".3f")
-        noisy = [100 * fmean(one.hits / one.n for one in each) for each in seeds]
+        line["ACR"] = spread([average_certified_radius(certificates) for certificates in seeds], ".3f")
+        noisy = [100 * fmean(one.hits / one.n for one in certificates) for certificates in seeds]
         line["noisy (%)"] = spread(noisy, ".1f")  # of single copies, before any vote
         line["abstained (%)"] = spread(abstained, ".1f")
-        line["failed queries"] = f"{sum(one.failed for each in seeds for one in each):,}"
-        found.append(line)
-    return pandas.DataFrame(found)
+        line["failed queries"] = f"{sum(one.failed for certificates in seeds for one in certificates):,}"
+        lines.append(line)
+    return pandas.DataFrame(lines)
 
 
 def spread(values: Sequence[float] | Floats, form: str) -> str:
@@ -135,15 +136,15 @@ def plot_certified_accuracy(path: Path, runs: Runs, cap: float) -> Path:
 
     made, (row,) = pictures.figure(width=6.4, height=4.0)
     axes = row[0]
-    certificates = [one for seeds in runs.values() for each in seeds for one in each]
+    certificates = [one for seeds in runs.values() for of_seed in seeds for one in of_seed]
     end = 1.06 * max([cap, *(one.radius for one in certificates if one.correct)])
     for method, seeds in runs.items():
         hue = pictures.colour(method)
         # the very radii at which a curve falls, and the number behind each: a step stays a step
-        own = np.unique([one.radius for each in seeds for one in each if one.correct])
-        grid = np.unique(np.concatenate([np.linspace(0, end, _POINTS), own, np.nextafter(own, np.inf)]))
+        steps = np.unique([one.radius for of_seed in seeds for one in of_seed if one.correct])
+        grid = np.unique(np.concatenate([np.linspace(0, end, _POINTS), steps, np.nextafter(steps, np.inf)]))
         grid = grid[grid <= end]
-        mean = np.mean([certified_accuracy(each, grid) for each in seeds], axis=0)
+        mean = np.mean([certified_accuracy(of_seed, grid) for of_seed in seeds], axis=0)
         axes.plot(grid, 100 * mean, label=method, color=hue, linewidth=1.8)
         inside = grid <= cap  # beyond it zero is no matter of chance
         low, high = accuracy_band(mean[inside], len(seeds[0]))

@@ -173,8 +173,8 @@ def certify_image(
     # Where every query of the choice failed there is no class to count for, and class 0 is as good as any:
     # the choice may be made in any way that does not look at the N queries.
     top = int(chosen.argmax())  # the lowest of equal ones
-    found, more_failed = count_votes(base, image, index, Phase.ESTIMATE, settings.n, settings)
-    votes = int(found[top])
+    counted, more_failed = count_votes(base, image, index, Phase.ESTIMATE, settings.n, settings)
+    votes = int(counted[top])
     probability = lower_bound(votes, settings.n, settings.alpha)
     sure = probability > 0.5
     return Certificate(
@@ -188,7 +188,7 @@ def certify_image(
         n=settings.n,
         queries=settings.n0 + settings.n,
         failed=failed + more_failed,
-        hits=int(found[label]) if 0 <= label < base.classes else 0,
+        hits=int(counted[label]) if 0 <= label < base.classes else 0,
     )
 
 
@@ -203,10 +203,10 @@ def predict_image(
     Raises:
         FailedQueriesError: more than this share of the queries failed.
     """
-    found, failed = count_votes(base, image, index, Phase.PREDICT, settings.n, settings)
+    votes, failed = count_votes(base, image, index, Phase.PREDICT, settings.n, settings)
     refuse_failed(index, failed, settings.n, max_failed)
-    top = int(found.argmax())
-    first, second = int(found[top]), int(np.append(np.delete(found, top), failed).max())
+    top = int(votes.argmax())
+    first, second = int(votes[top]), int(np.append(np.delete(votes, top), failed).max())
     return top if first > second and vote_is_clear(first, second, settings.alpha) else ABSTAIN
 
 

@@ -52,12 +52,16 @@ def export_denoiser(network: nn.Module, path: str | os.PathLike[str], image_shap
     for images in batches:
         with torch.no_grad():
             truth = network(images)
-        (found,) = program(images)
-        off = float((found - truth).abs().max()) if found.shape == truth.shape == images.shape else math.inf
+        (denoised,) = program(images)
+        off = (
+            float((denoised - truth).abs().max())
+            if denoised.shape == truth.shape == images.shape
+            else math.inf
+        )
         if not off <= TOLERANCE:  # NaN too
             raise ProblemError(
                 f"export_denoiser: expected onnxruntime to agree with torch to {TOLERANCE:g}, and both to "
-                f"give {tuple(images.shape)}, got {tuple(found.shape)} and a difference of {off:.2g}. The "
+                f"give {tuple(images.shape)}, got {tuple(denoised.shape)} and a difference of {off:.2g}. The "
                 "network is to draw no random numbers, not to branch on its input's values, and to keep an "
                 "image's shape for any batch."
             )
@@ -69,14 +73,14 @@ def export_denoiser(network: nn.Module, path: str | os.PathLike[str], image_shap
 def _check(network: nn.Module, images: Tensor) -> None:
     try:
         with torch.no_grad():
-            found = network(images)
-        given = f"{tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            denoised = network(images)
+        came = f"{tuple(denoised.shape)}" if isinstance(denoised, Tensor) else type(denoised).__name__
     except Exception as error:
-        given = f"an error ({type(error).__name__}: {' '.join(f'{error}'.split())[:300]})"
-    if given != (wanted := f"{tuple(images.shape)}"):
+        came = f"an error ({type(error).__name__}: {' '.join(f'{error}'.split())[:300]})"
+    if came != (wanted := f"{tuple(images.shape)}"):
         raise ProblemError(
             f"export_denoiser: expected a network that gives a tensor {wanted} for images of that shape, got "
-            f"{given} from {type(network).__name__}. Give the image's shape, and return the denoised images "
+            f"{came} from {type(network).__name__}. Give the image's shape, and return the denoised images "
             "alone."
         )
 

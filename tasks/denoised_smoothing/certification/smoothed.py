@@ -114,11 +114,11 @@ class SmoothedClassifier:
         images = self._checked(images, None)
         plan(self.box, len(images), len(images) * n)
         with torch.no_grad():
-            found = [
+            predictions = [
                 predict_image(self._base, image, index, settings, max_failed)
                 for index, image in enumerate(images)
             ]
-        return torch.tensor(found, dtype=torch.int64)
+        return torch.tensor(predictions, dtype=torch.int64)
 
     def certify(
         self,
@@ -237,12 +237,12 @@ class SmoothedClassifier:
         rows = images[:1].repeat(2, 1, 1, 1)  # two: of one alone it is not seen that rows are merged
         try:
             with torch.no_grad():
-                given = f"{tuple(self._front(rows).shape)}"
+                came = f"{tuple(self._front(rows).shape)}"
         except (AttributeError, RuntimeError) as error:
-            given = f"an error ({error})"
-        if given != (wanted := f"{tuple(rows.shape)}"):
+            came = f"an error ({error})"
+        if came != (wanted := f"{tuple(rows.shape)}"):
             raise ProblemError(
-                f"denoiser: expected {wanted} back for images of that shape, got {given}. Make it with the "
+                f"denoiser: expected {wanted} back for images of that shape, got {came}. Make it with the "
                 "images' number of channels, pad its convolutions, and give an image back for each."
             )
         return images

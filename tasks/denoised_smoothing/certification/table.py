@@ -70,17 +70,17 @@ class CertificateFile:
             atomic.write_bytes(self.path, _line(COLUMNS))
             return []
         try:
-            found = dict(json.loads(self.record_path.read_bytes()))
+            recorded = dict(json.loads(self.record_path.read_bytes()))
         except (OSError, ValueError, TypeError) as error:
             raise DataError(
                 f"{self.path}: expected its record {self.record_path.name} beside it, got none that can be "
                 f"read ({error}). Without it the table may be anything's: move it away and certify anew."
             ) from None
-        for key in [*wanted, *(key for key in found if key not in wanted)]:
-            if found.get(key) != wanted.get(key):
+        for key in [*wanted, *(key for key in recorded if key not in wanted)]:
+            if recorded.get(key) != wanted.get(key):
                 raise DataError(
                     f"{self.path}: expected certificates with {key} {wanted.get(key)!r}, got a file with "
-                    f"{found.get(key)!r}. Give another file, or what this one was made with, or delete "
+                    f"{recorded.get(key)!r}. Give another file, or what this one was made with, or delete "
                     "this one."
                 )
         certificates = read_certificates(self.path)
@@ -120,7 +120,7 @@ def read_certificates(path: str | os.PathLike[str]) -> list[Certificate]:
         DataError: there is no file, it has other columns or an `idx` twice, or a line is damaged or
             contradicts itself.
     """
-    where, found = f"{path}", dict[int, Certificate]()
+    where, certificates = f"{path}", dict[int, Certificate]()
     try:
         header, *lines = Path(path).read_text(encoding="utf-8").split("\n")[:-1] or [_HEADER]
         if header != _HEADER:
@@ -130,18 +130,18 @@ def read_certificates(path: str | os.PathLike[str]) -> list[Certificate]:
             cells = zip(COLUMNS.values(), line.split("\t"), strict=True)
             idx, label, predict, far, correct, *others = (kind(cell) for kind, cell in cells)
             one = Certificate(idx, label, predict, far, *others)
-            if idx in found:
+            if idx in certificates:
                 raise ValueError("an idx that is there twice")
             if wrong := _contradiction(one, correct):
                 raise ValueError(f"{wrong}, which no certificate has")
-            found[idx] = one
+            certificates[idx] = one
     except (OSError, ValueError) as error:
         raise DataError(
             f"{where}: expected certificates with the columns {' '.join(COLUMNS)}, separated by tabs, got "
             f"none that can be read ({error}). Certify first, mend the path, or delete a damaged line: its "
             "image is certified anew."
         ) from None
-    return [found[idx] for idx in sorted(found)]
+    return [certificates[idx] for idx in sorted(certificates)]
 
 
 def _contradiction(one: Certificate, correct: int) -> str:

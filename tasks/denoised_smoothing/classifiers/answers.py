@@ -70,21 +70,21 @@ class Scores(Wrapper):
         Raises:
             DataError: an answer is no label.
         """
-        given = self.box.run_rows(inputs)
-        answer = given.outputs[0]
+        outcome = self.box.run_rows(inputs)
+        answer = outcome.outputs[0]
         if self.answers == "labels":
-            answer = self._one_hot(answer, given)
+            answer = self._one_hot(answer, outcome)
         elif self.answers == "probabilities":
             answer = answer.double() if self.gives == "probabilities" else answer.double().softmax(dim=-1)
             floor = FLOOR
             if self.decimals is not None:
                 answer, floor = answer.round(decimals=self.decimals), max(FLOOR, 0.5 * 10.0**-self.decimals)
             answer = answer.clamp(min=floor).log()
-        return Outcome((answer.clone(),), given.failed)
+        return Outcome((answer.clone(),), outcome.failed)
 
-    def _one_hot(self, answer: Tensor, given: Outcome) -> Tensor:
+    def _one_hot(self, answer: Tensor, outcome: Outcome) -> Tensor:
         answered = answer.flatten(1).isfinite().all(dim=1) if answer.ndim > 1 else answer.isfinite()
-        answered[list(given.failed)] = False
+        answered[list(outcome.failed)] = False
         labels = answer.flatten() if self.gives == "labels" else answer.nan_to_num().argmax(dim=-1)
         labels = torch.where(answered, labels, 0).double()
         wrong = (labels != labels.round()) | (labels < 0) | (labels >= self.classes)

@@ -151,12 +151,12 @@ def fetch(source: Source, data: Path, *, say: Callable[[str], None] = print) -> 
         say(f"{source.url}: loading it.")
         _load(source, archive)
     with archive.open("rb") as stream:
-        found = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if found != source.md5:
+        digest = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if digest != source.md5:
         if loaded:
             archive.unlink()
         raise DataError(
-            f"{source.url if loaded else archive}: expected a file of md5 {source.md5}, got {found}. It is "
+            f"{source.url if loaded else archive}: expected a file of md5 {source.md5}, got {digest}. It is "
             f"truncated or another file{', and deleted; try again' if loaded else '; delete it'}. "
             f"{source.how_to_fetch(data)}"
         )

@@ -97,11 +97,16 @@ def load(
     else:
         if name == "shapes":
             drawn = Images(*kept_shapes(train + validation, _TRAIN_SEED, folder))
-            own = Images(*kept_shapes(test, _TEST_SEED, folder))
+            held_out = Images(*kept_shapes(test, _TEST_SEED, folder))
         else:
-            drawn, own = cifar.read(cifar.SOURCES[name], folder)
-        if not 1 <= test <= len(own):
-            raise ConfigurationError(f"expected 1 to {len(own):,} test images, got {test:,}. Ask for fewer.")
-        parts = [*hold_out(drawn, train, validation, seed=seed), Images(own.pixels[:test], own.labels[:test])]
+            drawn, held_out = cifar.read(cifar.SOURCES[name], folder)
+        if not 1 <= test <= len(held_out):
+            raise ConfigurationError(
+                f"expected 1 to {len(held_out):,} test images, got {test:,}. Ask for fewer."
+            )
+        parts = [
+            *hold_out(drawn, train, validation, seed=seed),
+            Images(held_out.pixels[:test], held_out.labels[:test]),
+        ]
     first, second, third = (part.to(device) for part in parts)
     return ImageData(first, second, third, NORMALISATIONS[name])

@@ -84,15 +84,15 @@ def _users_own(
         raise ConfigurationError(
             f"{target}: expected file.py:function, got no function. Name the one that you mean."
         )
-    found: Any = find(target)
+    maker: Any = find(target)
     calling = "Let it take classes and image_shape, and return the network."
-    if not callable(found) or isinstance(found, nn.Module):
+    if not callable(maker) or isinstance(maker, nn.Module):
         raise ConfigurationError(
-            f"{target}: expected a function that makes a network, got {type(found).__name__}. {calling}"
+            f"{target}: expected a function that makes a network, got {type(maker).__name__}. {calling}"
         )
 
     def made(classes: int, image_shape: ImageShape) -> nn.Module:
-        network = found(classes=classes, image_shape=image_shape)
+        network = maker(classes=classes, image_shape=image_shape)
         if not isinstance(network, nn.Module):
             raise ConfigurationError(
                 f"{target}: expected it to return a torch.nn.Module, got {type(network).__name__}. {calling}"

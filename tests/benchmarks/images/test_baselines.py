@@ -8,11 +8,10 @@ import pytest
 import torch
 
 from benchmarks.images.baselines import OTHERS, BaselineConfig, WithoutBackpropagation
+from tasks import Progress, Run
 from tasks.folder import checkpoint
-from tasks.folder.run import Run
 from tasks.folder.terms import Terms
 from tasks.plan import plan_of
-from tasks.progress import Progress
 from tasks.start import carry_out
 from tests.tasks.image_classification.small import SETTINGS, Striped, made_setup, train
 from tests.tasks.image_classification.test_sparse_set import OWN

@@ -32,7 +32,7 @@ from blackbox import (
     RowFailedError,
 )
 from blackbox.wrappers import Cached, Parallel
-from blackbox.wrappers.parallel import _cancelled
+from blackbox.wrappers.executors import cancelled
 from tests.blackbox.boxes import Doubling, EachBox, ErrorCase, RowsBox, error_table
 from tests.blackbox.wrappers import troubled
 from tests.blackbox.wrappers.troubled import (
@@ -451,11 +451,11 @@ def test_a_block_that_is_taken_back_while_its_pool_says_that_it_broke_ends_no_th
             return super().cancel()
 
     future = CancelledMeanwhile()
-    _cancelled(future)
+    cancelled(future)
     with pytest.raises(BrokenProcessPool):
         future.result(timeout=0)
     taken_back: Future[Any] = Future()
-    assert _cancelled(taken_back)
+    assert cancelled(taken_back)
     taken_back.set_exception(BrokenProcessPool())
     assert taken_back.cancelled()
 

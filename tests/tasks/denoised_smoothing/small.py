@@ -10,13 +10,11 @@ import torch
 from torch import Tensor, nn
 
 import tests.tasks.denoised_smoothing.boxes as boxes
-from tasks import Setup, Trained
+from tasks import Progress, Run, Setup, Trained
 from tasks.denoised_smoothing import DenoisedSmoothing
 from tasks.denoised_smoothing.config import Config
 from tasks.denoised_smoothing.problem import METHODS
-from tasks.folder.run import Run
 from tasks.folder.terms import Terms
-from tasks.progress import Progress
 from tasks.setup import setup_of
 
 CLASSES, SIDE = 3, 6

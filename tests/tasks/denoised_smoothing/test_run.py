@@ -14,14 +14,12 @@ import pytest
 import torch
 
 import tasks
-from tasks import cli, tally
+from tasks import Progress, Run, cli, tally
 from tasks.denoised_smoothing import DenoisedSmoothing
 from tasks.denoised_smoothing.certification import algorithm
 from tasks.denoised_smoothing.certification.table import CertificateFile, read_certificates
 from tasks.denoised_smoothing.config import PRESETS, Config
 from tasks.folder import checkpoint, pace
-from tasks.folder.run import Run
-from tasks.progress import Progress
 from tests import quick
 from tests.tasks.denoised_smoothing import boxes, small
 

@@ -7,14 +7,12 @@ from pathlib import Path
 
 import torch
 
-from tasks import Setup, Trained, methods
+from tasks import Progress, Run, Setup, Trained, methods
 from tasks.configuration import to_dict
-from tasks.folder.run import Run
 from tasks.folder.terms import Terms
 from tasks.image_classification import ImageClassification
 from tasks.image_classification.config import Config
 from tasks.image_classification.data import ImageData, Images, Normalisation
-from tasks.progress import Progress
 from tasks.setup import setup_of
 
 SETTINGS = {

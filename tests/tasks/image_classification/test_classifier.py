@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from tasks import Progress, Run
 from tasks.errors import CheckpointError, ConfigurationError, RunFolderError
-from tasks.folder.run import Run
 from tasks.folder.terms import Terms
 from tasks.image_classification import ImageClassification, load_classifier
 from tasks.image_classification.data import load, loading
 from tasks.plan import plan_of
 from tasks.problems import where_is
-from tasks.progress import Progress
 from tasks.start import carry_out
 from tests.tasks.image_classification.small import small
 

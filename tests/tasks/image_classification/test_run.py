@@ -8,14 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks import cli
+from tasks import Progress, Run, cli
 from tasks.errors import CheckpointError
 from tasks.folder import checkpoint
-from tasks.folder.run import Run
 from tasks.folder.terms import Terms
 from tasks.image_classification import ImageClassification, networks, sparse_set
 from tasks.plan import plan_of
-from tasks.progress import Progress
 from tasks.start import carry_out
 from tests.tasks.image_classification.small import SETTINGS, small, words
 from zo.errors import FailedQueriesError

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 import zo
+from tasks import Progress, Run
 from tasks.errors import ProblemError
 from tasks.folder import checkpoint
-from tasks.folder.run import Run, stage_name
+from tasks.folder.run import stage_name
 from tasks.folder.terms import Terms
 from tasks.methods import estimator
 from tasks.plan import plan_of
-from tasks.progress import Progress
 from tasks.start import carry_out
 from tasks.wake_flow.config import METHODS, PRESETS, Config, budget_of, family_of, method_name, without_budget
 from tasks.wake_flow.methods import steps_in_loop, variant

@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from tasks import Row, report
+from tasks import Row, Run, report
 from tasks.folder import checkpoint
 from tasks.folder.result import NOT_APPLICABLE, Result
-from tasks.folder.run import Run, stage_name
+from tasks.folder.run import stage_name
 from tasks.folder.terms import Terms
 from tasks.judge import warn_of_units
 from tasks.wake_flow import curves, pictures

@@ -46,7 +46,7 @@ class Entries:
 
     @cached_property
     def entries(self) -> Tensor:
-        """`(variants,)` flat index."""
+        """The flat index of the changed entry in each variant, `(variants,)`."""
         return self.indices[0]
 
     @cached_property
@@ -55,7 +55,7 @@ class Entries:
         return self.indices[1:].unbind()
 
     def dense(self) -> Tensor:
-        """`(variants, *shape)`."""
+        """The same changes as a tensor `(variants, *shape)`, zero elsewhere."""
         whole = self.steps.new_zeros(len(self.entries), self.shape.numel())
         whole.scatter_(1, self.entries[:, None], self.steps[:, None])
         return whole.view(-1, *self.shape)
@@ -78,7 +78,7 @@ class OneChannel:
     size: int
 
     def dense(self) -> Tensor:
-        """`(variants, *shape)`."""
+        """The same changes as a tensor `(variants, *shape)`, zero in the other channels."""
         shape = list(self.values.shape)
         shape[self.axis + 1] = self.size
         whole = self.values.new_zeros(shape)
@@ -117,7 +117,7 @@ class Moved:
 
     @property
     def variants(self) -> int:
-        """How many."""
+        """How many variants there are."""
         return variants_of(self.of)
 
     @property

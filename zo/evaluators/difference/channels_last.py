@@ -34,7 +34,7 @@ def lay_out(nodes: Sequence[Node], ends: Sequence[Ref]) -> None:
         return
     outputs = [node.call.output for node in nodes]
     functions = [_IN_LAYOUT.get(node.call.function, node.call.function) for node in nodes]
-    given = [node.args for node in nodes]
+    arguments = [node.args for node in nodes]
 
     def value(ref: Ref) -> Tensor:
         return outputs[ref.node] if ref.item is None else outputs[ref.node][ref.item]
@@ -43,23 +43,23 @@ def lay_out(nodes: Sequence[Node], ends: Sequence[Ref]) -> None:
         if node.rule is None:
             continue
         if function is convolution:  # what does not move is brought into that order once
-            given[place] = tuple(_last(item) if isinstance(item, Tensor) else item for item in node.args)
+            arguments[place] = tuple(_last(item) if isinstance(item, Tensor) else item for item in node.args)
             for ref in node.refs:
                 if nodes[ref.node].rule is None:
                     outputs[ref.node] = _last(value(ref))
-        args, kwargs = map_tensors(value, (given[place], node.kwargs), kind=Ref)
+        args, kwargs = map_tensors(value, (arguments[place], node.kwargs), kind=Ref)
         try:
             output = function(*args, **kwargs)
         except RuntimeError:  # a user's module that views memory, say
             return
         outputs[place] = tuple(output) if isinstance(output, list) else output
     for ref in ends:
-        before, own = nodes[ref.node].call.output, value(ref)
+        before, laid_out = nodes[ref.node].call.output, value(ref)
         before = before if ref.item is None else before[ref.item]
         allowed = CLOSE * float(before.nan_to_num(0.0, 0.0, 0.0).abs().max())
-        if not torch.allclose(own, before, rtol=0, atol=allowed, equal_nan=True):
+        if not torch.allclose(laid_out, before, rtol=0, atol=allowed, equal_nan=True):
             return
-    for node, function, args, output in zip(nodes, functions, given, outputs, strict=True):
+    for node, function, args, output in zip(nodes, functions, arguments, outputs, strict=True):
         node.call.function, node.args, node.call.output = function, args, output
 
 
@@ -111,7 +111,7 @@ def _last(tensor: Tensor) -> Tensor:
         return tensor
     if tensor.shape[1] > 1:
         return tensor.contiguous(memory_format=torch.channels_last)
-    # With one channel both formats are the same memory; PyTorch tells them apart by strides.
+    # With one channel both formats are the same memory; PyTorch distinguishes them by strides.
     *_, height, width = tensor.shape
     return tensor.contiguous().as_strided(tensor.shape, (height * width, 1, width, 1))
 

@@ -28,8 +28,8 @@ def decomposed(function: Callable[..., Any]) -> Callable[..., Any] | None:
 
 def _body(function: FunctionType) -> Callable[..., Any]:
     """A function as it is written, without its question whether someone else answers the call."""
-    own = {**function.__globals__, **dict.fromkeys(_QUESTIONS, lambda *_: False)}
-    body = FunctionType(function.__code__, own, None, function.__defaults__, function.__closure__)
+    namespace = {**function.__globals__, **dict.fromkeys(_QUESTIONS, lambda *_: False)}
+    body = FunctionType(function.__code__, namespace, None, function.__defaults__, function.__closure__)
     body.__kwdefaults__ = function.__kwdefaults__
     return body
 
@@ -72,5 +72,8 @@ def _attention(
 
 _DRAWING: dict[Callable[..., Any], Callable[..., Any]] = {
     functional.scaled_dot_product_attention: _attention,
-    **{each: partial(_dropout, each) for each in named("dropout", "dropout1d", "dropout2d", "dropout3d")},
+    **{
+        drawing: partial(_dropout, drawing)
+        for drawing in named("dropout", "dropout1d", "dropout2d", "dropout3d")
+    },
 }

@@ -103,16 +103,16 @@ class Difference(Evaluator):
         return lambda perturbation: self._changes(step, tape, perturbation, base, graphs)
 
     def serves(self, kind: type) -> bool:
-        """Coordinates alone."""
+        """Whether it takes such queries: coordinates alone."""
         return kind is not Directions
 
     def _taped(self, step: Step, base: Tensor) -> Tape:
         start = step.snapshot()
         try:
-            found = tape_of(step, base, KEPT * self._memory(base.device), self.fused and kernels_run_at(base))
+            tape = tape_of(step, base, KEPT * self._memory(base.device), self.fused and kernels_run_at(base))
             start.restore()
-            _compare(step, found.base, base)
-            return found
+            _compare(step, tape.base, base)
+            return tape
         finally:
             start.restore()
 
@@ -133,15 +133,16 @@ class Difference(Evaluator):
             start = step.snapshot()
         with comparable(step.network):
             for number in which.unique().tolist():
-                weight, own = step.parameters.tensors[number], torch.nonzero(which == number).flatten()
+                weight, queries = step.parameters.tensors[number], torch.nonzero(which == number).flatten()
                 resolved = (
-                    float(perturbation.steps[own].abs().min()) >= SHORT * torch.finfo(weight.dtype).eps ** 0.5
+                    float(perturbation.steps[queries].abs().min())
+                    >= SHORT * torch.finfo(weight.dtype).eps ** 0.5
                 )
-                while len(own):
+                while len(queries):
                     most, large = self._pass(tape, number, weight.device, resolved)
                     if tape.asks:  # of the box's memory nothing is known but what the base took
                         most = min(most, step.stack or most)
-                    some, own = own[:most], own[most:]
+                    some, queries = queries[:most], queries[most:]
                     change = Entries.of(local[some], perturbation.steps[some], weight)
                     if graphs is not None:
                         changed = graphs.send(number, change)
@@ -154,10 +155,10 @@ class Difference(Evaluator):
                     order.append(some)
                     if start is not None:
                         start.restore()
-        found, places = torch.cat(parts), torch.cat(order)
+        changes, places = torch.cat(parts), torch.cat(order)
         if (places[1:] > places[:-1]).all():
-            return found
-        return found[sent(places.argsort(), base.device)]
+            return changes
+        return changes[sent(places.argsort(), base.device)]
 
     def _memory(self, device: torch.device) -> int:
         if self.memory is not None:

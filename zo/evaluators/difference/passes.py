@@ -31,10 +31,10 @@ class Anew:
     """The value of a recorded tensor in a pass of one variant, and whether it has its memory for itself."""
 
     value: Tensor
-    own: bool = False
+    exclusive: bool = False
 
 
-Found: TypeAlias = dict[Ref, Change | Anew]
+Changes: TypeAlias = dict[Ref, Change | Anew]
 
 
 def send(tape: Tape, number: int, change: Entries, large: int | None) -> Tensor:
@@ -49,45 +49,45 @@ def send(tape: Tape, number: int, change: Entries, large: int | None) -> Tensor:
     Raises:
         NotReadable: the rule of a call does not describe it; the message says where and what.
     """
-    found: Found = {Ref(number): change}
+    changes: Changes = {Ref(number): change}
     end, on_cpu = tape.losses, change.entries.device.type == "cpu"
     for place in tape.reached[number]:
         node = tape.nodes[place]
-        if not any(ref in found for ref in node.refs):  # nothing moves that it reads
+        if not any(ref in changes for ref in node.refs):  # nothing moves that it reads
             continue
-        if any(isinstance(found.get(ref), Anew) for ref in node.refs):
-            result = _anew(tape, place, found)
+        if any(isinstance(changes.get(ref), Anew) for ref in node.refs):
+            result = _anew(tape, place, changes)
         else:
-            result = changed(node, tape.value, found)
+            result = changed(node, tape.value, changes)
         several = isinstance(result, tuple | list)
         for item, part in enumerate(result if several else (result,)):
             ref = Ref(place, item) if several else Ref(place)
             if isinstance(part, OneChannel) and len(part.values) == 1 and on_cpu and not part.values.any():
                 continue  # as behind a ReLU that lets nothing through; a GPU would be waited for
             if large is not None and isinstance(part, Tensor) and part[0].nbytes > large:
-                part = Anew(Moved(tape.value(ref), part).value[0], own=True)
-            found[ref] = part
-        for ref in [ref for ref in found if tape.last[ref.node] <= place and ref != end]:
-            del found[ref]
-    if end is None or end not in found:
+                part = Anew(Moved(tape.value(ref), part).value[0], exclusive=True)
+            changes[ref] = part
+        for ref in [ref for ref in changes if tape.last[ref.node] <= place and ref != end]:
+            del changes[ref]
+    if end is None or end not in changes:
         return tape.base.new_zeros(len(change.entries), len(tape.base))
-    return _change(found[end], tape.value(end))
+    return _change(changes[end], tape.value(end))
 
 
-def changed(node: Node, value: Callable[[Ref], Tensor], found: Mapping[Ref, Any]) -> Argument:
+def changed(node: Node, value: Callable[[Ref], Tensor], changes: Mapping[Ref, Any]) -> Argument:
     """The change of what a recorded call gives, or several, by its rule.
 
     Args:
         node: the call.
         value: the base's values.
-        found: changes of what it reads, where there are some.
+        changes: of what it reads, where there are some.
 
     Raises:
         NotReadable: the rule does not describe this call; the message says where and what.
     """
 
     def argument(ref: Ref) -> Tensor | Moved:
-        return Moved(value(ref), found[ref]) if ref in found else value(ref)
+        return Moved(value(ref), changes[ref]) if ref in changes else value(ref)
 
     assert node.rule is not None  # parameters depend on nothing
     args, kwargs = map_tensors(argument, (node.args, node.kwargs), kind=Ref)
@@ -117,15 +117,15 @@ def _refusing(node: Node) -> Iterator[None]:
         ) from error
 
 
-def _anew(tape: Tape, place: int, found: Found) -> Argument:
+def _anew(tape: Tape, place: int, changes: Changes) -> Argument:
     """What a call gives in the one variant, each result `Anew`."""
     node = tape.nodes[place]
 
     def argument(ref: Ref) -> Tensor:
-        return _value(found[ref], tape.value(ref)) if ref in found else tape.value(ref)
+        return _value(changes[ref], tape.value(ref)) if ref in changes else tape.value(ref)
 
     function = node.call.function
-    if _may_write(tape, place, found):
+    if _may_write(tape, place, changes):
         function = IN_PLACE[function]
     args, kwargs = map_tensors(argument, (node.args, node.kwargs), kind=Ref)
     with _refusing(node):
@@ -133,14 +133,14 @@ def _anew(tape: Tape, place: int, found: Found) -> Argument:
         for value, base in zip(tensors(result), tensors(node.call.output), strict=True):
             if value.shape != base.shape:
                 raise ValueError(f"a result {tuple(value.shape)} where the base's is {tuple(base.shape)}")
-    own = node.call.function in MAKING
-    for ref in node.refs if not own else ():  # a view of it may be read later
-        if isinstance(kept := found.get(ref), Anew):
-            found[ref] = Anew(kept.value)
-    return tuple(map(Anew, result)) if isinstance(result, tuple | list) else Anew(result, own)
+    exclusive = node.call.function in MAKING
+    for ref in node.refs if not exclusive else ():  # a view of it may be read later
+        if isinstance(kept := changes.get(ref), Anew):
+            changes[ref] = Anew(kept.value)
+    return tuple(map(Anew, result)) if isinstance(result, tuple | list) else Anew(result, exclusive)
 
 
-def _may_write(tape: Tape, place: int, found: Found) -> bool:
+def _may_write(tape: Tape, place: int, changes: Changes) -> bool:
     """Whether a call may write its result over its first argument, which no one else reads."""
     node = tape.nodes[place]
     first = node.args[0] if node.args else None
@@ -148,18 +148,18 @@ def _may_write(tape: Tape, place: int, found: Found) -> bool:
         return False
     if tape.is_read_again(first, place):
         return False
-    target, output = found.get(first), node.call.output
-    if not isinstance(target, Anew) or not target.own:
+    target, output = changes.get(first), node.call.output
+    if not isinstance(target, Anew) or not target.exclusive:
         return False
     return (target.value.shape, target.value.dtype) == (output.shape, output.dtype)
 
 
-def _value(found: Change | Anew, base: Tensor) -> Tensor:
-    return found.value if isinstance(found, Anew) else Moved(base, found).value[0]
+def _value(change: Change | Anew, base: Tensor) -> Tensor:
+    return change.value if isinstance(change, Anew) else Moved(base, change).value[0]
 
 
-def _change(found: Change | Anew, base: Tensor) -> Tensor:
-    return (found.value - base)[None] if isinstance(found, Anew) else Moved(base, found).change
+def _change(change: Change | Anew, base: Tensor) -> Tensor:
+    return (change.value - base)[None] if isinstance(change, Anew) else Moved(base, change).change
 
 
 def _floating(result: Argument, output: Argument) -> Argument:

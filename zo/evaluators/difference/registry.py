@@ -88,8 +88,8 @@ def by_channel(rule: Rule) -> Rule:
     @wraps(rule)
     def of_channel(call: Call, input: Argument, *args: Argument, **kwargs: Argument) -> Change:
         if isinstance(input, Moved) and isinstance(input.of, OneChannel) and not any_tensor((args, kwargs)):
-            own = Moved(input.of.gathered(input.base), input.of.values)
-            return input.of.like(rule(call, own, *args, **kwargs))
+            channel = Moved(input.of.gathered(input.base), input.of.values)
+            return input.of.like(rule(call, channel, *args, **kwargs))
         return rule(call, input, *args, **kwargs)
 
     return of_channel

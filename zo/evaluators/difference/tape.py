@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
 from blackbox.calls import intercepted
-from zo.batches import map_tensors, repeat, tensors
+from zo.batches import leaves, map_tensors, repeat, tensors
 from zo.evaluators.difference import rules as rules  # importing them registers them
 from zo.evaluators.difference.changes import Moved
 from zo.evaluators.difference.channels_last import lay_out
@@ -57,7 +57,7 @@ class Tape:
 
     def is_read_again(self, ref: Ref, place: int) -> bool:
         """Whether what a call reads is read once more: by the same call, by a later one or at the end."""
-        times = [own.node for own in self.nodes[place].refs].count(ref.node)
+        times = [read.node for read in self.nodes[place].refs].count(ref.node)
         return times > 1 or self.last[ref.node] > place or ref == self.losses
 
 
@@ -98,12 +98,12 @@ def tape_of(step: Step, base: Tensor, most: int, fused: bool = False) -> Tape:
                 "changed in place later. Use evaluator='stacked'."
             )
         if not isinstance(losses, Tensor) or losses.shape != base.shape:
-            found = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
-            raise NotReadable(f"objective: expected losses {tuple(base.shape)}, got {found}.")
+            got = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+            raise NotReadable(f"objective: expected losses {tuple(base.shape)}, got {got}.")
         end = mode.ref(losses)
-        found = losses if end is None else mode.value(end)
-        _refuse_unseen(found, base)
-    return _tape(mode.nodes, len(weights), found, end, asks, fused)
+        recorded_losses = losses if end is None else mode.value(end)
+        _refuse_unseen(recorded_losses, base)
+    return _tape(mode.nodes, len(weights), recorded_losses, end, asks, fused)
 
 
 def _losses(step: Step, output: Argument, mode: TapeMode, base: Tensor) -> tuple[Argument, bool]:
@@ -139,22 +139,20 @@ def _losses(step: Step, output: Argument, mode: TapeMode, base: Tensor) -> tuple
 
     def asked(output: Argument, targets: Argument) -> Tensor:
         with hidden(weights):  # past the network it would see the base's
-            found = loss(output, targets)
-        if not torch.isfinite(found.view(-1, len(base))[:, torch.isfinite(base)]).any():
+            by_row = loss(output, targets)
+        if not torch.isfinite(by_row.view(-1, len(base))[:, torch.isfinite(base)]).any():
             raise NotReadable(
                 "objective: expected a loss that depends on weights through the output alone, got no "
                 "finite loss while they were hidden. Use evaluator='stacked'."
             )
-        return found
+        return by_row
 
     return mode.add(asked, _of_all_rows, args, {}, refs, base), True
 
 
 def _of_all_rows(call: Call, output: Argument, targets: Argument) -> Tensor:
     """The rule of a black box behind the network: output and change together, variants outermost."""
-    moved: list[Moved] = []
-    map_tensors(lambda item: (moved.append(item), item)[1], output, kind=Moved)
-    variants = moved[0].variants
+    variants = next(leaves(output, Moved)).variants
 
     def rows(item: Tensor | Moved) -> Tensor:
         return item.value.flatten(0, 1) if isinstance(item, Moved) else repeat(item, variants)

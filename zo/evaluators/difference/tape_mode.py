@@ -107,11 +107,11 @@ class TapeMode(TorchFunctionMode):
 
     def ref(self, tensor: Argument) -> Ref | None:
         """What a tensor stands for; None for one that does not depend on the weights."""
-        found = self._known.get(id(tensor))
-        return None if found is None else found[1]
+        entry = self._known.get(id(tensor))
+        return None if entry is None else entry[1]
 
     def value(self, ref: Ref) -> Tensor:
-        """The base value."""
+        """The base's value of a recorded tensor."""
         output = self.nodes[ref.node].call.output
         return output if ref.item is None else output[ref.item]
 
@@ -122,7 +122,7 @@ class TapeMode(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Argument:
-        """One call of a torch function."""
+        """Record a call of a torch function if it reads what depends on the weights; else run it."""
         kwargs = kwargs or {}
         refs: list[Ref] = []
 
@@ -137,28 +137,28 @@ class TapeMode(TorchFunctionMode):
             refs.append(ref)
             return ref
 
-        own_args, own_kwargs = map_tensors(taken, (_listed(args), kwargs))
+        ref_args, ref_kwargs = map_tensors(taken, (_listed(args), kwargs))
         if not refs:
             return func(*args, **kwargs)
-        if _asks_for_shape(func) or (func in _LIKE and own_args and not isinstance(own_args[0], Ref)):
-            return func(*self._real(own_args), **self._real(own_kwargs))
+        if _asks_for_shape(func) or (func in _LIKE and ref_args and not isinstance(ref_args[0], Ref)):
+            return func(*self._real(ref_args), **self._real(ref_kwargs))
         if func in _LIKE:  # of the second tensor dtype, device or shape alone is read
-            own_args, own_kwargs, refs = (
-                (own_args[0], *self._real(own_args[1:])),
-                self._real(own_kwargs),
+            ref_args, ref_kwargs, refs = (
+                (ref_args[0], *self._real(ref_args[1:])),
+                self._real(ref_kwargs),
                 refs[:1],
             )
         written, called = _without_writing(func)
-        own_args, own_kwargs, inplace = _not_in_place(called, own_args, own_kwargs)
+        ref_args, ref_kwargs, inplace = _not_in_place(called, ref_args, ref_kwargs)
         if not callable(called) or called in _WRITING or (written and called is func):
             raise self._refused(func, "writes to a tensor that it is given")
-        if isinstance(own_kwargs.get("out"), Tensor | Ref):
+        if isinstance(ref_kwargs.get("out"), Tensor | Ref):
             raise self._refused(func, "writes to a tensor that it is given")
         if (made := decomposed(called)) is not None:
             with self:
                 result = made(*args, **kwargs)
         else:
-            result = self.add(called, RULES.get(called, subtracted), own_args, own_kwargs, refs)
+            result = self.add(called, RULES.get(called, subtracted), ref_args, ref_kwargs, refs)
         if not (written or inplace):
             return result
         target = args[0] if args else next(iter(kwargs.values()))
@@ -264,7 +264,7 @@ def _generators() -> list[Tensor]:
 
 
 def _memory(tensor: Tensor) -> int:
-    """The same for all views of a tensor."""
+    """A number that all views of a tensor share."""
     try:
         return tensor.untyped_storage()._cdata
     except NotImplementedError:  # sparse ones have none
@@ -333,8 +333,8 @@ def _not_in_place(function: Argument, args: Argument, kwargs: Argument) -> tuple
 
 def _without_running_statistics(function: Argument, args: Argument, kwargs: Argument) -> tuple[Any, Any]:
     """Arguments of a norm with the batch's own statistics: it writes the running ones, no rule reads them."""
-    own = {functional.batch_norm: "training", functional.instance_norm: "use_input_stats"}
-    if function not in own or not kwargs.get(own[function], function is functional.instance_norm):
+    switches = {functional.batch_norm: "training", functional.instance_norm: "use_input_stats"}
+    if function not in switches or not kwargs.get(switches[function], function is functional.instance_norm):
         return args, kwargs
     kept = {name: value for name, value in kwargs.items() if not name.startswith("running_")}
     return (args[0],), {**kept, "running_mean": None, "running_var": None}

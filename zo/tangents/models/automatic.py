@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ LARGEST = 5_000  # numbers of outputs for which there is a kernel, or a perceptr
 CONTEST = 25  # steps in which two kinds learn side by side
 CLEARLY = 4.0  # times the mean square error: what a stencil must beat to be taken
 BETTER = 1.0  # the same of a kind that learns beside one that is not trusted
-FEWEST_JUDGED = 50  # rows that are there already, of which a fifth tells which kind is better
+FEWEST_JUDGED = 50  # rows that are there already, a fifth of which decides which kind is better
 FADING = 0.5  # of an error with each of these
 WORST = 1e12  # an error that is not finite counts as this
 
@@ -44,15 +45,15 @@ class AutoTangent(Tangent):
 
     Outputs `(channels, *space)` with at least 16 cells and at most 16 channels, and an input on the same
     grid: for 25 steps a `GridTangent` and a `StencilTangent` learn side by side. The network is used, unless
-    the stencil foretold new rows with less than half of its error, and the last one in use stays: where both
-    foretell about as well the network's derivative is the better one. All else: `KernelTangent` where a row
+    the stencil predicted new rows with less than half of its error, and the last one in use stays: where both
+    predict about as well the network's derivative is the better one. All else: `KernelTangent` where a row
     has at most 32 numbers of inputs and 5,000 of outputs, or else `MLPTangent`. A spec's layout goes before
     its shape: a grid, whose ends meet where it says so; a mesh, for which it is `MeshTangent` where there are
     cells and coordinates and `GraphTangent` where there are edges alone; or neither. The repr says which of
     these the box was taken for, and why. Where trust is lost it learns longer, if it learns in steps. If
     trust is lost again, another kind learns beside it for 25 steps, beginning with the rows that are there,
-    and takes over if it foretells new rows better. Where probes run, in the end, it is `SecantTangent` around
-    the model or around `LowRankTangent`, the one that foretold responses better.
+    and takes over if it predicts new rows better. Where probes run, in the end, it is `SecantTangent` around
+    the model or around `LowRankTangent`, the one that predicted responses better.
 
     Args:
         box: whose specs decide.
@@ -70,7 +71,8 @@ class AutoTangent(Tangent):
         outputs = [spec for spec in box.outputs if spec.differentiable]
         inputs = [spec for spec in box.inputs if spec.differentiable]
         self._makers: dict[str, Callable[[], ValueTangent]] = {"mlp": lambda: MLPTangent(seed=seed)}
-        kind, periodic, self._why = layout_of(inputs, outputs)
+        layout = layout_of(inputs, outputs)
+        kind, periodic, self._why = layout.kind, layout.periodic, layout.why
         asked = sum(sizes(tuple(spec for spec in box.inputs if spec.modelled)))
         if kind == "table" and asked <= MOST_NUMBERS and sum(sizes(tuple(outputs))) <= LARGEST:
             self._makers = {"kernel": KernelTangent} | self._makers
@@ -92,7 +94,7 @@ class AutoTangent(Tangent):
         self._steps = 0
         self._contest = (CONTEST, CLEARLY)  # its last step, and by how much the second must be better
         self._most_bytes = MOST_BYTES  # of all models together
-        self._errors = {kind: 0.0 for kind in first}  # of what was foretold, the last steps counting most
+        self._errors = {kind: 0.0 for kind in first}  # of what was predicted, the last steps counting most
         self.models = self._made(first)
         self.kind = first[0]
         self._secant = SecantTangent(LowRankTangent())  # learns from probes alone
@@ -100,7 +102,7 @@ class AutoTangent(Tangent):
 
     @property
     def model(self) -> ValueTangent:
-        """The one in use."""
+        """The model in use."""
         return self.models[self.kind]
 
     def apply(self, pairs: CallPairs, d: Tensor) -> Tensor:
@@ -112,44 +114,44 @@ class AutoTangent(Tangent):
         return self._corrected(pairs).vjp(pairs, cotangent)
 
     def linearise(self, calls: Sequence[CallPairs]) -> None:
-        """The model prepares."""
+        """Have the model in use prepare for `vjp` and `apply`."""
         self.model.linearise(calls)
 
     def response(self, pairs: CallPairs, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
-        """The model's, or where probes correct it, what these say."""
+        """The change by the model in use, or where probes correct it, by them."""
         return self._corrected(pairs).response(pairs, z, others)
 
     def responses(self, calls: Sequence[CallPairs]) -> list[Response]:
-        """The model's, or where probes correct it, what these say."""
+        """The changes by the model in use, or where probes correct it, by them."""
         corrected = self._corrected(all_rows(calls)) is not self.model
         return super().responses(calls) if corrected else self.model.responses(calls)
 
     def predict(self, pairs: CallPairs) -> Tensor:
-        """Of the model corrected by the other probes, or of these alone."""
-        both = [own.predict(pairs) for own in (SecantTangent(self.model), self._secant)]
-        found = both[self._missed[1] < self._missed[0]]
-        for place, own in enumerate(both):
-            error = ((own - pairs.response) * reciprocal(pairs.response_scale))[pairs.valid].double()
+        """The responses by the model corrected by the other probes, or by these alone."""
+        predictions = [tangent.predict(pairs) for tangent in (SecantTangent(self.model), self._secant)]
+        better = predictions[self._missed[1] < self._missed[0]]
+        for place, predicted in enumerate(predictions):
+            error = ((predicted - pairs.response) * reciprocal(pairs.response_scale))[pairs.valid].double()
             self._missed[place] += float(error.square().sum().nan_to_num(WORST, WORST))
-        return found
+        return better
 
     def predict_values(self, pairs: CallPairs) -> Tensor | None:
-        """The model's."""
+        """The outputs as the model in use predicts them."""
         return self.model.predict_values(pairs)
 
     def see(self, pairs: CallPairs) -> None:
-        """Let the models keep the rows, and see how well each foretells them."""
+        """Let the models keep the rows, and see how well each predicts them."""
         for kind, model in self.models.items():
-            found = model.predict_values(pairs) if len(self.models) > 1 else None
-            if found is not None and bool(pairs.alive.any()):
-                missed = ((found - pairs.y) * reciprocal(pairs.response_scale))[pairs.alive]
+            predicted = model.predict_values(pairs) if len(self.models) > 1 else None
+            if predicted is not None and bool(pairs.alive.any()):
+                missed = ((predicted - pairs.y) * reciprocal(pairs.response_scale))[pairs.alive]
                 error = float(missed.double().square().mean())
                 self._errors[kind] += error if math.isfinite(error) else WORST
             model.see(pairs)
 
     def observe(self, pairs: CallPairs) -> None:
         """Let the models learn, and take the first, or another that is clearly better."""
-        self._each(lambda model: model.observe(pairs))
+        self._all_learn(lambda model: model.observe(pairs))
         if pairs.d.shape[1]:
             self._secant.observe(pairs)
             self._missed = [FADING * missed for missed in self._missed]
@@ -168,22 +170,24 @@ class AutoTangent(Tangent):
     ) -> None:
         """Let the models learn from answers of their box that are there already, see `ValueTangent.fit`.
 
-        Of two kinds the one stays that foretells a fifth of the rows better, which it then has seen as well.
+        Of two kinds the one stays that predicts a fifth of the rows better, which it then has seen as well.
         """
-        given, answers = ([t] if isinstance(t, Tensor) else list(t) for t in (inputs, outputs))
-        count = min((len(t) for t in (*given, *answers)), default=0)
+        asked, answers = ([t] if isinstance(t, Tensor) else list(t) for t in (inputs, outputs))
+        count = min((len(t) for t in (*asked, *answers)), default=0)
         judged = len(self.models) > 1 and count >= FEWEST_JUDGED
         held_out = torch.arange(count) % 5 == (4 if judged else 5)
-        seen, told = ([t[~held_out] if len(t) == count else t for t in both] for both in (given, answers))
-        self._each(lambda model: model.fit(seen, told, steps, self._specs))
+        seen, seen_answers = (
+            [t[~held_out] if len(t) == count else t for t in both] for both in (asked, answers)
+        )
+        self._all_learn(lambda model: model.fit(seen, seen_answers, steps, self._specs))
         if judged and len(self.models) > 1:
-            self.see(self._told([t[held_out] for t in given], [t[held_out] for t in answers]))
+            self.see(self._as_call([t[held_out] for t in asked], [t[held_out] for t in answers]))
             self.kind = self._better()
             self._settle()
 
     def learn(self, steps: int | None = None) -> None:
         """Let the models learn from what they have seen, see `ValueTangent.learn`."""
-        self._each(lambda model: model.learn(steps))
+        self._all_learn(lambda model: model.learn(steps))
 
     def keep_within(self, most_bytes: int) -> None:
         """Have the models that learn side by side share so many bytes, those too that take over."""
@@ -194,9 +198,9 @@ class AutoTangent(Tangent):
     def improve(self) -> str | None:
         """Learn longer; or another kind learns beside it, as long as there is one."""
         self._settle()  # what is improved is in use from now on
-        told = self.model.improve()
-        if told is not None or not self._left:
-            return told
+        remedy = self.model.improve()
+        if remedy is not None or not self._left:
+            return remedy
         return self._challenge()
 
     def _challenge(self) -> str:
@@ -212,7 +216,7 @@ class AutoTangent(Tangent):
             form, columns = rows
             other.start(form, *columns)
         return (
-            f"{other!r} learns beside {current!r} for {CONTEST} steps, and takes over if it foretells new "
+            f"{other!r} learns beside {current!r} for {CONTEST} steps, and takes over if it predicts new "
             "rows better"
         )
 
@@ -227,7 +231,7 @@ class AutoTangent(Tangent):
         return f"{self.model!r} takes over from {before!r}"
 
     def state_dict(self) -> dict[str, Any]:
-        """Which kinds, and what they learned."""
+        """Which kinds there are, and what they learned."""
         return {
             "kind": self.kind,
             "left": list(self._left),
@@ -258,7 +262,7 @@ class AutoTangent(Tangent):
             model.keep_within(self._most_bytes // len(models))
         return models
 
-    def _each(self, learn: Callable[[ValueTangent], None]) -> None:
+    def _all_learn(self, learn: Callable[[ValueTangent], None]) -> None:
         """All kinds learn; one whose learning fails is out, and where none is left the next kind begins."""
         for kind, model in list(self.models.items()):
             self._lend()
@@ -274,7 +278,7 @@ class AutoTangent(Tangent):
                 warnings.warn(f"{error} {self._next_kind()}, for no more rows.", TangentWarning, stacklevel=7)
 
     def _lend(self) -> None:
-        """How far the box reaches is measured by the network alone: it takes as long as a fit."""
+        """Give the stencil the reach that the network measured: measuring it takes as long as a fit."""
         network: Any = self.models.get("grid")
         stencil: Any = self.models.get("stencil")
         if network is not None and stencil is not None and network.measured:
@@ -285,12 +289,12 @@ class AutoTangent(Tangent):
         first, second = self.models
         return second if self._contest[1] * self._errors[second] < self._errors[first] else first
 
-    def _told(self, given: Sequence[Tensor], answers: Sequence[Tensor]) -> CallPairs:
+    def _as_call(self, asked: Sequence[Tensor], answers: Sequence[Tensor]) -> CallPairs:
         """Answers as a call of the box shows them, each output in units of its spread."""
         inputs = tuple(spec for spec in self._specs.inputs if spec.differentiable)
         outputs = tuple(spec for spec in self._specs.outputs if spec.differentiable)
         specs = self._specs.inputs
-        flat = [t.reshape(len(t), -1) for t in given]
+        flat = [t.reshape(len(t), -1) for t in asked]
         z = torch.cat([t for t, spec in zip(flat, specs, strict=True) if spec.differentiable], 1)
         y = torch.cat([t.reshape(len(t), -1) for t in answers], 1)
         alive = torch.cat([y, *flat], 1).isfinite().all(1)
@@ -305,7 +309,7 @@ class AutoTangent(Tangent):
             alive,
             tuple(
                 None if spec.differentiable else t
-                for t, spec in zip(given, specs, strict=True)
+                for t, spec in zip(asked, specs, strict=True)
                 if spec.modelled
             ),
             response_scale=y[alive].std(0),
@@ -326,48 +330,63 @@ class AutoTangent(Tangent):
         return self._secant if self._missed[1] < self._missed[0] else SecantTangent(self.model)
 
     def __repr__(self) -> str:
-        """With all kinds, in the order in which they are tried, and what the box was taken for."""
+        """All kinds, in the order in which they are tried, and what the box was taken for."""
         kinds = ", ".join(repr(make()) for make in self._makers.values())
         return f"AutoTangent({kinds}; {self._why})"
 
 
-def layout_of(
-    inputs: Sequence[ArraySpec], outputs: Sequence[ArraySpec]
-) -> tuple[str, bool | tuple[bool, ...] | None, str]:
-    """What a box is taken for: "grid", "mesh", "graph" or "table"; which ends meet; and why, in words.
+@dataclass(frozen=True)
+class Layout:
+    """What a box is taken for.
+
+    Attributes:
+        kind: "grid", "mesh", "graph" or "table".
+        why: In words.
+        periodic: Of a grid, whether its ends meet, for all axes or each; None if that is to be measured.
+    """
+
+    kind: str
+    why: str
+    periodic: bool | tuple[bool, ...] | None = None
+
+
+def layout_of(inputs: Sequence[ArraySpec], outputs: Sequence[ArraySpec]) -> Layout:
+    """What a box is taken for by the layouts and shapes of its specs.
 
     Raises:
         ConfigurationError: outputs are said to lie on a grid, and do not lie on one.
     """
-    told, given = [spec.layout for spec in outputs], [spec.layout for spec in inputs]
-    meshes = {each for each in told if isinstance(each, Mesh)}
+    output_layouts, input_layouts = [spec.layout for spec in outputs], [spec.layout for spec in inputs]
+    meshes = {layout for layout in output_layouts if isinstance(layout, Mesh)}
     if meshes:
         mesh = next(iter(meshes))
-        if len(meshes) > 1 or not all(isinstance(each, Mesh) for each in told):
-            return "table", None, "no mesh, for not all outputs lie on one"
+        if len(meshes) > 1 or not all(isinstance(layout, Mesh) for layout in output_layouts):
+            return Layout("table", "no mesh, for not all outputs lie on one")
         if not any(
-            each == mesh or mesh.node_axis(s.shape) is not None for each, s in zip(given, inputs, strict=True)
+            layout == mesh or mesh.node_axis(s.shape) is not None
+            for layout, s in zip(input_layouts, inputs, strict=True)
         ):
-            return "table", None, f"no mesh, for no input lies on the outputs' {mesh!r}"
+            return Layout("table", f"no mesh, for no input lies on the outputs' {mesh!r}")
         flat = mesh.cells is None or mesh.coordinates is None
-        return "graph" if flat else "mesh", None, f"{mesh!r}, as its specs say"
-    grids = [each for each in told if isinstance(each, Grid)]
+        return Layout("graph" if flat else "mesh", f"{mesh!r}, as its specs say")
+    grids = [layout for layout in output_layouts if isinstance(layout, Grid)]
     if grids:
-        if space_of(outputs) is None or None in told:
+        if space_of(outputs) is None or None in output_layouts:
             raise ConfigurationError(
                 f"AutoTangent: expected outputs with layout='grid' to lie on one grid of one to three axes, "
                 f"(channels, *space), got shapes {[spec.shape for spec in outputs]}. Take layout=None for "
                 "those that do not, or two boxes."
             )
-        ends = {each.periodic for each in grids if each.periodic is not None}
+        ends = {grid.periodic for grid in grids if grid.periodic is not None}
         periodic = next(iter(ends)) if len(ends) == 1 else None
-        return "grid", periodic if isinstance(periodic, bool | tuple) else None, "a grid, as its specs say"
-    if None in told or all(each is None for each in given):
-        return "table", None, "no grid and no mesh, as its specs say"
+        known = periodic if isinstance(periodic, bool | tuple) else None
+        return Layout("grid", "a grid, as its specs say", known)
+    if None in output_layouts or all(layout is None for layout in input_layouts):
+        return Layout("table", "no grid and no mesh, as its specs say")
     shapes = ", ".join(str(spec.shape) for spec in outputs)
     if is_grid([spec for spec in inputs if spec.layout is not None], outputs):
-        return "grid", None, f"a grid by its shape {shapes}: layout= of its specs says otherwise"
-    return "table", None, f"no grid and no mesh by its shape {shapes}: layout= of its specs says otherwise"
+        return Layout("grid", f"a grid by its shape {shapes}: layout= of its specs says otherwise")
+    return Layout("table", f"no grid and no mesh by its shape {shapes}: layout= of its specs says otherwise")
 
 
 def is_grid(inputs: Sequence[ArraySpec], outputs: Sequence[ArraySpec]) -> bool:

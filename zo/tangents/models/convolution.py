@@ -47,14 +47,14 @@ class Convolutions:
         """The convolution, and what its kernel has seen of x, for the way back."""
         if not self.line:
             if _to_few(kernel):
-                found = self._in_cells(x, kernel)
-                return found if bias is None else found + bias.view(-1, *[1] * len(self.periodic)), x
+                convolved = self._in_cells(x, kernel)
+                return convolved if bias is None else convolved + bias.view(-1, *[1] * len(self.periodic)), x
             around = self._around(x, kernel)
             return CONVOLVED[x.ndim - 2](around, kernel, bias), around
         seen = _taps(x, kernel.shape[2], self.periodic[0])
         matrix = kernel.movedim(2, 1).flatten(1)
-        found = matrix @ seen if bias is None else torch.addmm(bias[:, None], matrix, seen)
-        return found.view(len(kernel), *x.shape[1:]), seen
+        convolved = matrix @ seen if bias is None else torch.addmm(bias[:, None], matrix, seen)
+        return convolved.view(len(kernel), *x.shape[1:]), seen
 
     def turned(self, kernel: Tensor) -> Tensor:
         """What `back` multiplies by: the kernel turned around."""
@@ -83,11 +83,11 @@ class Convolutions:
         if not self.line or len(kernel) >= kernel.shape[1]:
             self.to_kernel(seen, cotangent, slope)
             return self.back(cotangent, kernel)
-        out, given, taps = kernel.shape
+        out, size_in, taps = kernel.shape
         spread = _taps(cotangent, taps, self.periodic[0])  # the smaller of the two, once for both
-        both = (spread @ x.flatten(1).T).view(taps, out, given)
+        both = (spread @ x.flatten(1).T).view(taps, out, size_in)
         slope.copy_(both.flip(0).permute(1, 2, 0))
-        return (self.turned(kernel) @ spread).view(given, *cotangent.shape[1:])
+        return (self.turned(kernel) @ spread).view(size_in, *cotangent.shape[1:])
 
     def to_kernel(self, seen: Tensor, cotangent: Tensor, slope: Tensor) -> None:
         """The derivative by the kernel, written to `slope`."""
@@ -106,21 +106,21 @@ class Convolutions:
         torch.sum(cotangent, axes, out=slope)
 
     def _around(self, x: Tensor, kernel: Tensor) -> Tensor:
-        """With the cells that the kernel sees beyond the ends."""
+        """The cells with those that the kernel sees beyond the ends."""
         around = padded(x, kernel.shape[2] // 2, self.periodic)
         return around.contiguous(memory_format=FORMATS[around.ndim - 2])
 
     def _in_cells(self, x: Tensor, kernel: Tensor) -> Tensor:
         """What each tap takes of each cell first, in one product, and then their sum."""
         axes, taps, out = x.ndim - 2, kernel.shape[2], len(kernel)
-        each = kernel.movedim(1, -1).reshape(-1, kernel.shape[1], *[1] * axes)
-        parts = padded(CONVOLVED[axes](x, each), taps // 2, self.periodic)
+        by_tap = kernel.movedim(1, -1).reshape(-1, kernel.shape[1], *[1] * axes)
+        parts = padded(CONVOLVED[axes](x, by_tap), taps // 2, self.periodic)
         parts = parts.unflatten(1, (out, -1))
-        found = x.new_zeros(len(x), out, *x.shape[2:])
+        total = x.new_zeros(len(x), out, *x.shape[2:])
         for place, first in enumerate(itertools.product(range(taps), repeat=axes)):
             cells = (slice(start, start + length) for start, length in zip(first, x.shape[2:], strict=True))
-            found += parts[:, :, place, *cells]
-        return found
+            total += parts[:, :, place, *cells]
+        return total
 
 
 def _to_few(kernel: Tensor) -> bool:
@@ -128,7 +128,7 @@ def _to_few(kernel: Tensor) -> bool:
 
 
 def _turned(kernel: Tensor) -> Tensor:
-    """That of the way back."""
+    """The kernel of the way back."""
     return kernel.transpose(0, 1).flip(tuple(range(2, kernel.ndim)))
 
 

@@ -79,20 +79,20 @@ class GraphTangent(ImplicitTangent):
             )
 
     def fitted(self, mesh: Mesh, rows: Rows, before: dict[str, Any] | None, longer: bool) -> dict[str, Any]:
-        """The form that foretells held-out rows best, fitted to all rows."""
-        told = rows.fitted(~rows.held)
+        """The form that predicts held-out rows best, fitted to all rows."""
+        training = rows.fitted(~rows.held)
         held = rows.fitted(rows.held) if rows.held.any() else None
         links = self._links(mesh)
         best: tuple[float, _Flows, np.ndarray] | None = None
         if before is not None:
             steps, powers, cubes = before["form"]
             flows = _Flows(links, mesh.size, steps, powers, cubes, rows.carried, rows.extras.shape[1])
-            fit = _Fit(flows, told, self.ridge)
+            fit = _Fit(flows, training, self.ridge)
             theta = fit.improved(before["theta"].numpy(), ITERATIONS // 4)
             return self._result(flows, rows, theta, fit.error(theta, held), ITERATIONS // 4)
         for steps, powers, cubes in FORMS:
             flows = _Flows(links, mesh.size, steps, powers, cubes, rows.carried, rows.extras.shape[1])
-            fit = _Fit(flows, told, self.ridge)
+            fit = _Fit(flows, training, self.ridge)
             start = fit.uniform() if best is None else flows.from_other(best[1], best[2])
             theta = fit.improved(start, (ITERATIONS if cubes else ITERATIONS // 2) * (2 if longer else 1))
             error = fit.error(theta, held)
@@ -107,7 +107,7 @@ class GraphTangent(ImplicitTangent):
     def _result(
         self, flows: _Flows, rows: Rows, theta: np.ndarray, error: float, iterations: int
     ) -> dict[str, Any]:
-        """With all rows."""
+        """The chosen form, fitted to all rows, in plain values and tensors."""
         if rows.held.any() and math.isfinite(error):
             theta = _Fit(flows, rows, self.ridge).improved(theta, iterations)
         return {
@@ -125,7 +125,7 @@ class GraphTangent(ImplicitTangent):
         }
 
     def step(self, mesh: Mesh, fit: dict[str, Any]) -> ImplicitStep:
-        """With the coefficients."""
+        """The implicit step with the fitted coefficients."""
         links, nodes = self._links(mesh), mesh.size
         steps, powers, cubes = fit["form"]
         flows = _Flows(links, nodes, steps, powers, cubes, fit["carried"].numpy(), fit["extras"])
@@ -137,7 +137,7 @@ class GraphTangent(ImplicitTangent):
         return self._kept_links[1]
 
     def __repr__(self) -> str:
-        """With what was set; a resumed run is held to it, so what was measured is not in it."""
+        """The settings; a resumed run is held to them, so what was measured is not among them."""
         return f"GraphTangent({self.mesh!r}, ridge={self.ridge})"
 
 
@@ -163,35 +163,37 @@ class _Flows:
         return len(self.links), self.nodes, len(self.carried), len(self.carried), len(self.terms)
 
     def split(self, theta: np.ndarray) -> list[np.ndarray]:
-        """Of each kind."""
+        """The numbers of each kind."""
         return np.split(theta, np.cumsum(self.sizes)[:-1])
 
     @cached_property
     def terms(self) -> list[Term]:
-        """Of q; cubes along edges last."""
+        """The terms of q, cubes along edges last."""
         count = len(self.carried)
-        found = [
-            Term(out, (("node", count + own),), "node") for out in range(count) for own in range(self.extras)
+        terms = [
+            Term(out, (("node", count + extra),), "node")
+            for out in range(count)
+            for extra in range(self.extras)
         ]
         if self.powers:
-            found += [
-                Term(out, tuple(("node", own) for own in each), "node")
+            terms += [
+                Term(out, tuple(("node", field) for field in fields), "node")
                 for out in range(count)
                 for n in (0, 1, 2, 3)
-                for each in itertools.combinations_with_replacement(range(count), n)
-                if n != 1 or each[0] != out
+                for fields in itertools.combinations_with_replacement(range(count), n)
+                if n != 1 or fields[0] != out
             ]
         if self.cubes:
-            found += [Term(out, (("edge", out),) * 3, "flux") for out in range(count)]
-        return found
+            terms += [Term(out, (("edge", out),) * 3, "flux") for out in range(count)]
+        return terms
 
     def start(self) -> np.ndarray:
-        """Nothing flows much; what is not carried answers its own extra."""
+        """The numbers to begin with: nothing flows much, and what is not carried answers its own extra."""
         _, _, flow, loss, _ = parts = self.split(np.zeros(sum(self.sizes)))
         flow[:] = 1.0
         loss[~self.carried] = 0.1
-        for own, field in enumerate(np.flatnonzero(~self.carried).tolist()):
-            wanted = len(self.carried) + (own % self.extras if self.extras else 0)
+        for number, field in enumerate(np.flatnonzero(~self.carried).tolist()):
+            wanted = len(self.carried) + (number % self.extras if self.extras else 0)
             for place, term in enumerate(self.terms):
                 if term.out == field and term.factors == (("node", wanted),):
                     parts[4][place] = 1.0
@@ -200,18 +202,18 @@ class _Flows:
     def from_other(self, other: _Flows, theta: np.ndarray) -> np.ndarray:
         """The numbers of a poorer form in this one."""
         known = dict(zip(other.terms, other.split(theta)[4], strict=True))
-        own = np.array([known.get(term, 0.0) for term in self.terms])
-        return np.concatenate([*other.split(theta)[:4], own])
+        q = np.array([known.get(term, 0.0) for term in self.terms])
+        return np.concatenate([*other.split(theta)[:4], q])
 
     def step(self, theta: np.ndarray, free: np.ndarray) -> ImplicitStep:
-        """With these numbers."""
+        """The implicit step with these numbers."""
         edges, tanks, flow, loss, q = self.split(theta)
         conductance, capacity = np.exp(edges), np.exp(tanks)
         weighted = sparse.diags_array(conductance) @ self.difference
         laplacian, bulk = self.difference.T @ weighted, sparse.diags_array(capacity)
         left = [
-            float(carried) * bulk + (flow[own] * laplacian + loss[own] * bulk) / self.steps
-            for own, carried in enumerate(self.carried)
+            float(carried) * bulk + (flow[field] * laplacian + loss[field] * bulk) / self.steps
+            for field, carried in enumerate(self.carried)
         ]
         right = [float(carried) * bulk for carried in self.carried]
         maps = {"node": None, "edge": self.difference, "flux": -weighted.T.tocsr()}
@@ -243,34 +245,34 @@ class _Fit:
             theta = self.flows.start()
             self.flows.split(theta)[0][:] = level
             starts.append(theta)
-        return min(starts, key=lambda each: self._cost(each)[0])
+        return min(starts, key=lambda start: self._cost(start)[0])
 
     def improved(self, theta: np.ndarray, iterations: int) -> np.ndarray:
-        """By L-BFGS, with bounds far away."""
+        """Better numbers by L-BFGS, with bounds far away."""
         edges, tanks, *_ = self.flows.sizes
         far = [(-STEEPEST, STEEPEST)] * (edges + tanks) + [(None, None)] * (len(theta) - edges - tanks)
-        found = minimize(
+        result = minimize(
             self._cost, theta, jac=True, method="L-BFGS-B", bounds=far,
             options={"maxiter": iterations, "maxcor": 20},
         )  # fmt: skip
-        return found.x if np.isfinite(found.fun) else theta
+        return result.x if np.isfinite(result.fun) else theta
 
     def error(self, theta: np.ndarray, held: Rows | None) -> float:
-        """On rows that are held out, in units of the change; on its own where none are."""
+        """The error on rows that are held out, in units of the change; on the fitted rows where none are."""
         step = self.flows.step(theta, self.rows.free)
         try:
-            own = self._residual(step.run(self.rows.state, self.rows.extras)[-1], self.rows)
+            residual = self._residual(step.run(self.rows.state, self.rows.extras)[-1], self.rows)
             if held is None:
-                return float(np.linalg.norm(self.left @ own) / math.sqrt(self.norm))
+                return float(np.linalg.norm(self.left @ residual) / math.sqrt(self.norm))
             left = self._residual(step.run(held.state, held.extras)[-1], held)
         except RuntimeError:  # a singular matrix
             return math.inf
-        left = left - held.explained(self.rows, own)
+        left = left - held.explained(self.rows, residual)
         error = float(np.linalg.norm(left) / np.sqrt(max(1.0, held.free.sum() * len(left))))
         return error if math.isfinite(error) else math.inf
 
-    def _residual(self, found: np.ndarray, rows: Rows) -> np.ndarray:
-        return ((found - rows.goal) * rows.weight()).reshape(len(found), -1)
+    def _residual(self, predicted: np.ndarray, rows: Rows) -> np.ndarray:
+        return ((predicted - rows.goal) * rows.weight()).reshape(len(predicted), -1)
 
     def _cost(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
         """Mean square of the residuals and the ridge, and their gradient."""
@@ -287,17 +289,17 @@ class _Fit:
             return 1e12, np.zeros_like(theta)
         v = (2 / self.norm * self.left.T @ residual).reshape(rows.goal.shape) * rows.weight()
         _, _, multipliers = step.adjoint(states, rows.extras, v)
-        held, slope = self._held(theta)
-        return cost + held, slope + self._gradient(theta, step, states, multipliers)
+        penalty, slope = self._penalty(theta)
+        return cost + penalty, slope + self._gradient(theta, step, states, multipliers)
 
-    def _held(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
+    def _penalty(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
         edges, tanks, flow, loss, q = self.flows.split(theta)
         start = self.flows.split(self.flows.start())
         away = [edges - edges.mean(), tanks, flow - start[2], 0.1 * (loss - start[3]), 0.1 * (q - start[4])]
         counts = [len(edges), len(tanks), 1, 1, 1]
-        cost = sum(float((own**2).sum()) / count for own, count in zip(away, counts, strict=True))
+        cost = sum(float((part**2).sum()) / count for part, count in zip(away, counts, strict=True))
         scales = (1.0, 1.0, 1.0, 0.1, 0.1)
-        slope = [2 * s * own / count for s, own, count in zip(scales, away, counts, strict=True)]
+        slope = [2 * s * part / count for s, part, count in zip(scales, away, counts, strict=True)]
         return self.ridge * cost, self.ridge * np.concatenate(slope)
 
     def _gradient(
@@ -306,27 +308,27 @@ class _Fit:
         flows, steps = self.flows, self.flows.steps
         edges, tanks, flow, loss, q = flows.split(theta)
         conductance, capacity = np.exp(edges), np.exp(tanks)
-        found = flows.split(np.zeros_like(theta))
+        slopes = flows.split(np.zeros_like(theta))
         carried = flows.carried[None, :, None]
         cubes = q[len(q) - len(flow) :] if flows.cubes else np.zeros_like(flow)
         for at, multiplier in enumerate(multipliers):
             before, after = states[at], states[at + 1]
-            pulled, ahead = (_differences(flows.difference, each) for each in (multiplier, after))
-            own = np.einsum("rfe,rfe->fe", pulled, ahead)
-            found[0] -= conductance / steps * (flow[:, None] * own).sum(axis=0)
+            pulled, ahead = (_differences(flows.difference, values) for values in (multiplier, after))
+            by_edge = np.einsum("rfe,rfe->fe", pulled, ahead)
+            slopes[0] -= conductance / steps * (flow[:, None] * by_edge).sum(axis=0)
             if flows.cubes:
                 behind = _differences(flows.difference, before)
                 bent = (cubes[None, :, None] * pulled * behind * behind * behind).sum(axis=(0, 1))
-                found[0] -= conductance / steps * bent
-            found[2] -= own @ conductance / steps
+                slopes[0] -= conductance / steps * bent
+            slopes[2] -= by_edge @ conductance / steps
             kept = np.einsum("rfn,rfn->fn", multiplier, after)
             moved = (multiplier * carried * (after - before)).sum(axis=(0, 1))
-            found[1] -= capacity * (moved + (loss[:, None] * kept).sum(axis=0) / steps)
-            found[3] -= kept @ capacity / steps
+            slopes[1] -= capacity * (moved + (loss[:, None] * kept).sum(axis=0) / steps)
+            slopes[3] -= kept @ capacity / steps
             products = step.products(np.concatenate([before, self.rows.extras], axis=1))
             for place, (term, product) in enumerate(zip(flows.terms, products, strict=True)):
-                found[4][place] += (multiplier[:, term.out] * product).sum() / steps
-        return np.concatenate(found)
+                slopes[4][place] += (multiplier[:, term.out] * product).sum() / steps
+        return np.concatenate(slopes)
 
 
 def _differences(matrix: Any, values: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from zo.tangents.tangent import sources
 CELLS = 2**11  # of a step of learning, at most: large grids take fewer rows, and of larger ones patches
 LONGEST = 8.0  # times as many steps of learning on large grids, at most
 EDGES = {1: 256, 2: 16, 3: 12}  # cells of a patch along each axis
-LEAST = 2  # cells of reach on large grids: of smooth states no stencil tells whether one cell is enough
+LEAST = 2  # cells of reach on large grids: on smooth states no stencil shows whether one cell is enough
 
 
 class GridTangent(NetworkTangent):
@@ -38,10 +38,11 @@ class GridTangent(NetworkTangent):
     and a convolution of those. On a grid with walls some learned channels say where a cell lies.
 
     Memory: window x (size_in + size_out) numbers, at most 512 MiB, and W: size_out^2, or for large states at
-    most 3,000 x size_out, on large grids less; of a periodic grid with more than 4,096 outputs a number for
-    each wave and pair of channels. A step: steps_per_step x batch rows (on large grids patches of 2,048 cells
-    together, or one row where W takes part of what N says) forward and backward through N; now and then a fit
-    of W, size_out^3 or 1,500^3. Of the box no rows beyond the step's own.
+    most 3,000 x size_out, on large grids less; where more than 4,096 outputs lie on a periodic grid, or obey
+    a constraint between walls, a number for each wave and pair of channels. A step: steps_per_step x batch
+    rows (on large grids patches of 2,048 cells together, or one row where W takes part of what N says)
+    forward and backward through N; now and then a fit of W, size_out^3 or 1,500^3. Of the box no rows beyond
+    the step's own.
 
     Args:
         channels: of the hidden layers.
@@ -104,11 +105,11 @@ class GridTangent(NetworkTangent):
         )
 
     def groups(self, form: Form, shapes: Sequence[tuple[int, ...]]) -> Tensor | None:
-        """The cells of a channel."""
+        """The channel of each number: the cells of a channel share a unit."""
         return Lattice(tuple(shapes), refuse_no_grid("GridTangent", form.outputs)).groups()
 
     def drawn(self) -> int:
-        """As many as `batch` and the cells of a step of learning allow."""
+        """Rows of a step of learning: as many as `batch` and its cells allow."""
         assert self._form is not None
         return max(1, min(self.batch, CELLS // cells_of(self._form)))
 
@@ -155,56 +156,54 @@ class GridTangent(NetworkTangent):
                 x, there = torch.cat([x, more]), torch.cat([there, also])
             on_grid = _every(inside)
             seen.append(torch.where(there & on_grid, _standard(x, *units), 0.0))
-            told, there = answered.cropped(y[row], within)
+            target, there = answered.cropped(y[row], within)
             start = self._carried_on(moving.cropped(z[row], within)[0])
-            wanted.append(_standard(told - start, *added))
+            wanted.append(_standard(target - start, *added))
             weights.append(there)
             places.append(around)
             insides.append(on_grid)
         dtype = self._dtype()
-        found = self._network.on_patches(
+        predicted = self._network.on_patches(
             torch.stack(seen).to(dtype), places, torch.stack(insides)[:, None].to(dtype), edges
         )
-        return (found - torch.stack(wanted).to(dtype))[torch.stack(weights)]
+        return (predicted - torch.stack(wanted).to(dtype))[torch.stack(weights)]
 
     def for_size(self) -> float:
-        """With the root of the cells, in units of a quarter of those that a step of learning sees."""
+        """Times as many steps as usual: the root of the cells, over a quarter of those that a step sees."""
         assert isinstance(self._network, GridNetwork)
         cells = math.prod(self._network.answered.space)
         return 1.0 if self.whole_rows else min(LONGEST, math.sqrt(4 * cells / CELLS))
 
     def _carried_on(self, x: Tensor) -> Tensor:
-        """`carried`, of channels `(channels, *cells)`."""
+        """What `carried` gives, for channels `(channels, *cells)`."""
         assert self._form is not None and isinstance(self._network, GridNetwork)
         answered = self._network.answered
-        given = Lattice(tuple(spec.shape for spec in self._form.inputs), answered.space)
-        pieces = x.split([given.channels_of(shape) for shape in given.shapes])
+        inputs = Lattice(tuple(spec.shape for spec in self._form.inputs), answered.space)
+        pieces = x.split([inputs.channels_of(shape) for shape in inputs.shapes])
         stays, first = [], 0
         for shape in answered.shapes:  # a number that all cells of a channel share
             channels, size = answered.channels_of(shape), math.prod(shape)
             stays.append(self._stays[first : first + size : size // channels])
             first += size
         following = sources(self._form.inputs, self._form.outputs)
-        found = [
+        followed = [
             x.new_zeros(answered.channels_of(shape), *x.shape[1:]) if source is None else pieces[source]
             for source, shape in zip(following, answered.shapes, strict=True)
         ]
-        own = torch.cat(stays).to(x)
-        return torch.cat(found) * own.reshape(-1, *[1] * (x.ndim - 1))
+        factors = torch.cat(stays).to(x)
+        return torch.cat(followed) * factors.reshape(-1, *[1] * (x.ndim - 1))
 
     @property
-    def ends_meet(self) -> bool:
-        """As measured, or as it was said."""
-        assert self._form is not None
-        lengths = {spec.shape[-len(self._plan["periodic"]) :] for spec in self._form.outputs}
-        return all(self._plan["periodic"]) and len(lengths) == 1
+    def ends(self) -> tuple[bool, ...]:
+        """For each axis whether its ends meet, as measured or as it was said."""
+        return tuple(self._plan["periodic"])
 
     def plan(self, form: Form, rows: tuple[Tensor, Tensor, Tensor]) -> dict[str, Any]:
         """How far a change is carried, and which ends meet."""
         z, others, change = rows
-        given, answered = lattices("GridTangent", form)
-        known = ends_of("GridTangent", self.periodic, len(given.space))
-        grid = given.joined(torch.cat([z, others], dim=1))
+        inputs, answered = lattices("GridTangent", form)
+        known = ends_of("GridTangent", self.periodic, len(inputs.space))
+        grid = inputs.joined(torch.cat([z, others], dim=1))
         reach, periodic = measure(grid, answered.joined(change), self.reach, known)
         if self.reach is None and cells_of(form) > CELLS:
             reach = max(LEAST, reach)
@@ -215,17 +214,17 @@ class GridTangent(NetworkTangent):
         return GridNetwork(*lattices("GridTangent", form), self.channels, plan["reach"], plan["periodic"])
 
     def __repr__(self) -> str:
-        """With what was set; a resumed run is held to it, so what was measured is not in it."""
+        """The settings; a resumed run is held to them, so what was measured is not among them."""
         return f"GridTangent(channels={self.channels}, periodic={self.periodic}, reach={self.reach})"
 
 
 def cells_of(form: Form) -> int:
-    """Of the grid."""
+    """The number of cells of a box's grid."""
     return math.prod(refuse_no_grid("GridTangent", form.outputs))
 
 
 def lattices(who: str, form: Form) -> tuple[Lattice, Lattice]:
-    """Of all inputs, those without a gradient last, and of the outputs, on the same cells.
+    """The lattices of all inputs, those without a gradient last, and of the outputs, on the same cells.
 
     Raises:
         ConfigurationError: the outputs do not lie on one grid.
@@ -237,13 +236,13 @@ def lattices(who: str, form: Form) -> tuple[Lattice, Lattice]:
 
 def _standard(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     """Channels `(channels, *cells)` in units of mean zero and spread one."""
-    mean, scale = (each.to(x.device).reshape(-1, *[1] * (x.ndim - 1)) for each in (mean, scale))
+    mean, scale = (numbers.to(x.device).reshape(-1, *[1] * (x.ndim - 1)) for numbers in (mean, scale))
     return (x.double() - mean) / scale
 
 
 def _every(inside: Sequence[Tensor]) -> Tensor:
-    """Of axes, which cells are inside along all."""
-    found = torch.ones((), dtype=torch.bool, device=inside[0].device)
-    for each in inside:
-        found = found[..., None] & each
-    return found
+    """Which cells are inside along all axes."""
+    within = torch.ones((), dtype=torch.bool, device=inside[0].device)
+    for along in inside:
+        within = within[..., None] & along
+    return within

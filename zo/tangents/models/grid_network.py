@@ -21,7 +21,7 @@ class GridNetwork(Passes):
     """Standardised flat inputs and others to what the outputs add, standardised.
 
     Args:
-        given: where inputs and others lie.
+        inputs: where inputs and others lie.
         answered: where outputs lie, on the same cells.
         width: channels of the hidden layers.
         reach: cells that a change is carried.
@@ -29,73 +29,73 @@ class GridNetwork(Passes):
     """
 
     def __init__(
-        self, given: Lattice, answered: Lattice, width: int, reach: int, periodic: Sequence[bool]
+        self, inputs: Lattice, answered: Lattice, width: int, reach: int, periodic: Sequence[bool]
     ) -> None:
         super().__init__()
-        self.on_grid, self.answered, self.periodic = given, answered, tuple(periodic)
-        layer = LAYERS[len(given.space)]
+        self.on_grid, self.answered, self.periodic = inputs, answered, tuple(periodic)
+        layer = LAYERS[len(inputs.space)]
         walls = not all(periodic)
-        self.places = nn.Parameter(0.1 * torch.randn(PLACES, *given.space)) if walls else None
-        channels = given.channels + (PLACES + 1 if walls else 0)
+        self.places = nn.Parameter(0.1 * torch.randn(PLACES, *inputs.space)) if walls else None
+        channels = inputs.channels + (PLACES + 1 if walls else 0)
         first, last = max(1, round(0.375 * reach)), round(0.375 * reach)
         between = max(0, reach - first - last)
-        self.convolve = Convolutions(len(given.space) == 1 and given.space[0] <= SHORT, periodic)
+        self.convolve = Convolutions(len(inputs.space) == 1 and inputs.space[0] <= SHORT, periodic)
         self.linear = layer(channels, answered.channels, 2 * reach + 1)
         self.products = layer(channels, 2 * width, 2 * first + 1)
         self.bend = layer(width, width, 2 * between + 1)
         self.last = layer(width, answered.channels, 2 * last + 1, bias=False)
-        for each in (self.linear, self.last):
-            nn.init.zeros_(each.weight)
+        for convolution in (self.linear, self.last):
+            nn.init.zeros_(convolution.weight)
         nn.init.zeros_(self.linear.bias)  # type: ignore[arg-type] # it has one
 
     # Passes
 
     def arranged(self, z: Tensor, others: Tensor) -> Tensor:
-        """Channels on the grid."""
+        """Inputs and others as channels on the grid."""
         x = self.on_grid.joined(torch.cat([z, others], dim=1) if others.shape[1] else z)
         return x.movedim(0, -1).contiguous() if self.convolve.line else x
 
     def answers(self, y: Tensor) -> Tensor:
-        """What each output has in its cells."""
+        """The numbers that each output has in its cells."""
         return self.answered.split(y.movedim(-1, 0) if self.convolve.line else y)
 
-    def asked(self, cotangent: Tensor) -> Tensor:
-        """Zero where an output has no cell."""
-        found = self.answered.joined(cotangent)
-        return found.movedim(0, -1).contiguous() if self.convolve.line else found
+    def arranged_cotangent(self, cotangent: Tensor) -> Tensor:
+        """The outputs' gradient on the grid, zero where an output has no cell."""
+        joined = self.answered.joined(cotangent)
+        return joined.movedim(0, -1).contiguous() if self.convolve.line else joined
 
-    def given(self, cotangent: Tensor) -> Tensor:
-        """Of an input that is the same in all cells the sum over them."""
+    def cotangent_rows(self, cotangent: Tensor) -> Tensor:
+        """The rows' gradient: of an input that is the same in all cells the sum over them."""
         return self.on_grid.gathered(cotangent.movedim(-1, 0) if self.convolve.line else cotangent)
 
     def passed(self, x: Tensor) -> tuple[Tensor, Kept]:
-        """Channels out, in each cell."""
+        """The channels out, in each cell."""
         axis = self.convolve.channels
-        found, seen_first = self._of_all(self.products, x)
-        straight, bent, factor = _parts(found, axis)
+        first, seen_first = self._of_all(self.products, x)
+        straight, bent, factor = _parts(first, axis)
         other = torch.cat([straight, functional.silu(bent)], dim=axis)
         product = other * factor
-        found, seen_product = self.convolve(product, self.bend.weight, self.bend.bias)
-        hidden = product + functional.silu(found)
+        inner, seen_product = self.convolve(product, self.bend.weight, self.bend.bias)
+        hidden = product + functional.silu(inner)
         answer, seen = self._of_all(self.linear, x)
         more, seen_hidden = self.convolve(hidden, self.last.weight)
         seen_of_weights = product, seen_first, seen_product, hidden, seen_hidden, seen
-        return answer + more, (bent, factor, other, found, None, seen_of_weights)
+        return answer + more, (bent, factor, other, inner, None, seen_of_weights)
 
     def back(self, kept: Kept, cotangent: Tensor, slopes: Slopes | None = None) -> Tensor | None:
-        """To the channels, or to the kernels."""
-        bent, factor, other, found, turned, *rest = kept
+        """The gradient by the channels in, or by the kernels."""
+        bent, factor, other, inner, turned, *rest = kept
         convolve, axis = self.convolve, self.convolve.channels
         last, bend = self.last.weight, self.bend.weight
         if slopes is None:
             turned = turned or [None] * 4
             of_hidden = convolve.back(cotangent, last, turned[0])
-            of_bend = bent_back(of_hidden, found)
+            of_bend = bent_back(of_hidden, inner)
             of_product = of_hidden + convolve.back(of_bend, bend, turned[1])
         else:
             ((product, _, seen_product, hidden, seen_hidden, _),) = rest
             of_hidden = convolve.back_to_both(hidden, seen_hidden, cotangent, last, slopes["last.weight"])
-            of_bend = bent_back(of_hidden, found)
+            of_bend = bent_back(of_hidden, inner)
             of_product = of_hidden + convolve.back_to_both(
                 product, seen_product, of_bend, bend, slopes["bend.weight"]
             )
@@ -104,8 +104,8 @@ class GridNetwork(Passes):
         of_first = torch.cat([of_straight, bent_back(of_bent, bent), of_product * other], dim=axis)
         if slopes is None:
             *_, products, linear = self._kernels_back()
-            found = convolve.back(of_first, products, turned[2])
-            return found + convolve.back(cotangent, linear, turned[3])
+            of_products = convolve.back(of_first, products, turned[2])
+            return of_products + convolve.back(cotangent, linear, turned[3])
         ((_, seen_first, _, _, _, seen),) = rest
         if self.places is not None:
             slopes["places"].zero_()
@@ -116,25 +116,31 @@ class GridNetwork(Passes):
     def apart(self, kept: Kept, counts: Sequence[int]) -> list[Kept]:
         """The hidden numbers of each call."""
         rows = self.convolve.rows
-        parts = zip(*([t.contiguous() for t in each.split(counts, rows)] for each in kept[:4]), strict=True)
+        parts = zip(
+            *([t.contiguous() for t in numbers.split(counts, rows)] for numbers in kept[:4]), strict=True
+        )
         turned = [self.convolve.turned(kernel) for kernel in self._kernels_back()]
         return [(*part, turned) for part in parts]
 
     def _kernels_back(self) -> tuple[Tensor, ...]:
         """On the way back from the outputs to the channels of the rows."""
-        own = slice(self.on_grid.channels)
-        products, linear = self.products.weight[:, own], self.linear.weight[:, own]
+        row_channels = slice(self.on_grid.channels)
+        products, linear = self.products.weight[:, row_channels], self.linear.weight[:, row_channels]
         return self.last.weight, self.bend.weight, products, linear
 
     def pushed(self, kept: Kept, change: Tensor) -> Tensor:
         """What the channels out change by."""
-        bent, factor, other, found, *_ = kept
+        bent, factor, other, inner, *_ = kept
         convolve, axis = self.convolve, self.convolve.channels
-        own = slice(self.on_grid.channels)
-        straight, of_bent, of_factor = _parts(convolve(change, self.products.weight[:, own])[0], axis)
+        row_channels = slice(self.on_grid.channels)
+        straight, of_bent, of_factor = _parts(
+            convolve(change, self.products.weight[:, row_channels])[0], axis
+        )
         of_product = torch.cat([straight, bent_back(of_bent, bent)], dim=axis) * factor + other * of_factor
-        hidden = of_product + bent_back(convolve(of_product, self.bend.weight)[0], found)
-        return convolve(change, self.linear.weight[:, own])[0] + convolve(hidden, self.last.weight)[0]
+        hidden = of_product + bent_back(convolve(of_product, self.bend.weight)[0], inner)
+        return (
+            convolve(change, self.linear.weight[:, row_channels])[0] + convolve(hidden, self.last.weight)[0]
+        )
 
     def _of_all(self, layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -> tuple[Tensor, Tensor]:
         """A layer of the channels of the rows, and of those that are the same in all rows, which it is once.
@@ -143,9 +149,9 @@ class GridNetwork(Passes):
         """
         if self.places is None:
             return self.convolve(x, layer.weight, layer.bias)
-        own, shared = layer.weight.split([self.on_grid.channels, PLACES + 1], dim=1)
-        found, seen = self.convolve(x, own)
-        return found + self.convolve(self._same(), shared, layer.bias)[0], seen
+        of_rows, shared = layer.weight.split([self.on_grid.channels, PLACES + 1], dim=1)
+        answer, seen = self.convolve(x, of_rows)
+        return answer + self.convolve(self._same(), shared, layer.bias)[0], seen
 
     def _weights_of_all(self, name: str, seen: Tensor, cotangent: Tensor, slopes: Slopes) -> None:
         slope = slopes[f"{name}.weight"]
@@ -154,8 +160,8 @@ class GridNetwork(Passes):
             self.convolve.to_kernel(seen, cotangent, slope)
             return
         parts = [self.on_grid.channels, PLACES + 1]
-        of_own, of_shared = slope.split(parts, dim=1)
-        self.convolve.to_kernel(seen, cotangent, of_own)
+        of_rows, of_shared = slope.split(parts, dim=1)
+        self.convolve.to_kernel(seen, cotangent, of_rows)
         layer = self.products if name == "products" else self.linear
         same, shared = self._same(), layer.weight.split(parts, dim=1)[1]
         of_all = cotangent.sum(self.convolve.rows, keepdim=True)
@@ -173,7 +179,7 @@ class GridNetwork(Passes):
     def on_patches(
         self, x: Tensor, places: Sequence[Sequence[Tensor]], inside: Tensor, edges: Sequence[int]
     ) -> Tensor:
-        """The same on patches alone, of which the cells around are known, with a graph of the weights.
+        """The channels out on patches alone, whose neighbouring cells are known, with a graph of the weights.
 
         Args:
             x: standardised channels `(patches, channels, *cells)`, `halo` cells more on each side.
@@ -188,10 +194,10 @@ class GridNetwork(Passes):
             lengths = self.places.shape[1:]
             same = []
             for cells in places:
-                own = self.places
+                cropped = self.places
                 for axis, (along_it, length) in enumerate(zip(cells, lengths, strict=True)):
-                    own = own.index_select(axis + 1, along_it.clamp(0, length - 1))
-                same.append(own)
+                    cropped = cropped.index_select(axis + 1, along_it.clamp(0, length - 1))
+                same.append(cropped)
             x = torch.cat([x, torch.stack(same) * inside, inside], dim=1)
         convolve = CONVOLVED[x.ndim - 2]
         straight, bent, factor = _parts(convolve(x, self.products.weight, self.products.bias), 1)
@@ -209,10 +215,10 @@ class GridNetwork(Passes):
         return max(self.linear.weight.shape[2] // 2, sum(layer.weight.shape[2] // 2 for layer in layers))
 
 
-def _parts(found: Tensor, channels: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the first layer's channels, along that axis: two quarters, one of them to be bent, and a factor."""
-    width = found.shape[channels] // 2
-    straight, bent, factor = found.split([width // 2, width - width // 2, width], dim=channels)
+def _parts(hidden: Tensor, channels: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Two quarters of the first layer's channels, one of them to be bent, and the half that is a factor."""
+    width = hidden.shape[channels] // 2
+    straight, bent, factor = hidden.split([width // 2, width - width // 2, width], dim=channels)
     return straight, bent, factor
 
 

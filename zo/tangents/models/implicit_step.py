@@ -60,13 +60,13 @@ class ImplicitStep:
     _factors: list[Any] = field(default_factory=list, repr=False)
 
     def run(self, state: np.ndarray, extras: np.ndarray) -> Trajectory:
-        """From `(rows, fields, nodes)` and `(rows, extras, nodes)`."""
-        found = [state]
+        """The states from a first one `(rows, fields, nodes)` on, with extras `(rows, extras, nodes)`."""
+        states = [state]
         for _ in range(self.steps):
-            now = found[-1]
+            now = states[-1]
             source = self.source(np.concatenate([now, extras], axis=1))
-            found.append(self.solve(_applied(self.right, now) + source, now))
-        return found
+            states.append(self.solve(_applied(self.right, now) + source, now))
+        return states
 
     def tangent(
         self,
@@ -90,19 +90,19 @@ class ImplicitStep:
             right = _applied(self.right, change)
             for (out, back, name, place), slope in slopes.items():
                 if place < self.fields:
-                    own = change[..., place, :]
+                    moved = change[..., place, :]
                 elif of_extras is not None:
-                    own = of_extras[..., place - self.fields, :]
+                    moved = of_extras[..., place - self.fields, :]
                 else:
                     continue
-                right[..., out, :] += _mapped(self.maps[back], slope * _mapped(self.maps[name], own))
+                right[..., out, :] += _mapped(self.maps[back], slope * _mapped(self.maps[name], moved))
             change = self.solve(right if forcing is None else right + forcing[step], change)
         return change
 
     def adjoint(
         self, states: Trajectory, extras: np.ndarray, cotangent: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-        """Of the first state, of the extras, and of each step's equation, the gradient of what follows."""
+        """The gradient by the first state, by the extras, and by each step's equation."""
         of_extras, multipliers = np.zeros_like(extras), []
         for step in reversed(range(self.steps)):
             slopes = self._slopes(np.concatenate([states[step], extras], axis=1))
@@ -111,11 +111,11 @@ class ImplicitStep:
             multipliers.append(multiplier)
             cotangent = _applied(self.right.T, multiplier) + held
             for (out, back, name, place), slope in slopes.items():
-                own = _back(self.maps[name], slope * _back(self.maps[back], multiplier[:, out]))
+                pull = _back(self.maps[name], slope * _back(self.maps[back], multiplier[:, out]))
                 if place < self.fields:
-                    cotangent[:, place] += own
+                    cotangent[:, place] += pull
                 else:
-                    of_extras[:, place - self.fields] += own
+                    of_extras[:, place - self.fields] += pull
         return cotangent, of_extras, multipliers[::-1]
 
     def source(self, at: np.ndarray) -> np.ndarray:
@@ -125,15 +125,15 @@ class ImplicitStep:
             if coefficient:
                 key = term.out, term.back
                 sums[key] = sums.get(key, 0.0) + coefficient * self._product(values, term, len(at))
-        found = np.zeros((len(at), self.fields, self.nodes))
+        source = np.zeros((len(at), self.fields, self.nodes))
         for (out, back), total in sums.items():
-            found[:, out] += _mapped(self.maps[back], total)
-        return found
+            source[:, out] += _mapped(self.maps[back], total)
+        return source
 
     def products(self, at: np.ndarray) -> list[np.ndarray]:
         """Each term at the nodes, `(rows, nodes)`, without its coefficient."""
         values = self._values(at)
-        return [_mapped(self.maps[each.back], self._product(values, each, len(at))) for each in self.terms]
+        return [_mapped(self.maps[term.back], self._product(values, term, len(at))) for term in self.terms]
 
     def _values(self, at: np.ndarray) -> dict[tuple[str, int], np.ndarray]:
         """The factors of all terms."""
@@ -144,19 +144,19 @@ class ImplicitStep:
         if not term.factors:
             back = self.maps[term.back]
             return np.ones((rows, self.nodes if back is None else back.shape[1]))
-        return math.prod((values[each] for each in term.factors[1:]), start=values[term.factors[0]])
+        return math.prod((values[factor] for factor in term.factors[1:]), start=values[term.factors[0]])
 
     def _slopes(self, at: np.ndarray) -> dict[tuple[int, str, str, int], np.ndarray | float]:
-        """By what a mapped factor's change is multiplied: (out, back, map, field) -> `(rows, places)`."""
-        values, found = self._values(at), {}
+        """The factor of a mapped factor's change: (out, back, map, field) -> `(rows, places)`."""
+        values, slopes = self._values(at), {}
         for term, coefficient in zip(self.terms, self.coefficients, strict=True):
-            for own, (name, place) in enumerate(term.factors):
+            for index, (name, place) in enumerate(term.factors):
                 if coefficient:
-                    others = term.factors[:own] + term.factors[own + 1 :]
+                    others = term.factors[:index] + term.factors[index + 1 :]
                     key = term.out, term.back, name, place
-                    slope = math.prod((values[each] for each in others), start=coefficient)
-                    found[key] = found.get(key, 0.0) + slope
-        return found
+                    slope = math.prod((values[factor] for factor in others), start=coefficient)
+                    slopes[key] = slopes.get(key, 0.0) + slope
+        return slopes
 
     def solve(self, right: np.ndarray, held: np.ndarray) -> np.ndarray:
         """left^-1, with the values of `held` at fixed nodes."""

@@ -25,8 +25,8 @@ class KernelTangent(ValueTangent):
     In units of mean zero and spread one, y = z + sum over rows j of k(x, x_j) a_j, with k(x, x') =
     exp(-|x - x'|^2 / 2 l^2) + 10 (1 + x . x' / n) for n numbers of inputs: a squared exponential beside a
     linear trend (Rasmussen and Williams, 2006). The length l and the noise are those of the smallest
-    leave-one-out error. Where a box takes few numbers this tells more of few rows than a network does. Each
-    number has its own unit. It needs no probes and no steps of learning, and nothing is drawn.
+    leave-one-out error. Where a box takes few numbers this learns more from few rows than a network does.
+    Each number has its own unit. It needs no probes and no steps of learning, and nothing is drawn.
 
     Memory: some centres x (3 centres + 2 size_out) numbers of 8 bytes, and window x (size_in + size_out). A
     fit, when one row in twenty is new: centres^3 / 3 operations. A call's VJP: rows x centres x (size_in +
@@ -73,12 +73,12 @@ class KernelTangent(ValueTangent):
             return
         z, others, y = (column.double() for column in self._window.spread(self.centres))
         inputs, fixed, _, added = self._moments
-        given = (inputs, fixed) if others.shape[1] else (inputs,)
+        of_inputs = (inputs, fixed) if others.shape[1] else (inputs,)
         self._units = tuple(
-            each.to(z)
-            for each in (
-                torch.cat([moments.mean().to(z) for moments in given]),
-                torch.cat([moments.scale().to(z) for moments in given]),
+            numbers.to(z)
+            for numbers in (
+                torch.cat([moments.mean().to(z) for moments in of_inputs]),
+                torch.cat([moments.scale().to(z) for moments in of_inputs]),
                 added.mean(),
                 added.scale(),
             )
@@ -132,10 +132,10 @@ class KernelTangent(ValueTangent):
         centres, weights, slope, _ = self._fit
         v = cotangent.double() * self._units[3]
         pull = torch.exp(-_squares(x, centres) / (2 * self._length**2)) * (v @ weights.T)
-        found = v @ slope.T + (pull @ centres - x * pull.sum(1, keepdim=True)) / self._length**2
+        gradient = v @ slope.T + (pull @ centres - x * pull.sum(1, keepdim=True)) / self._length**2
         size = pairs.z.shape[1]
         carried = self._form.followed_back(self._stays.to(cotangent) * cotangent)
-        return carried + (found[:, :size] / self._units[1][:size]).to(cotangent)
+        return carried + (gradient[:, :size] / self._units[1][:size]).to(cotangent)
 
     def state_dict(self) -> dict[str, Any]:
         """The fit, and the rows that the next one is made of."""
@@ -143,8 +143,8 @@ class KernelTangent(ValueTangent):
             return {"form": None}
         return self.kept() | {
             "chosen": (self._length, self._noise, self._chosen, self._fitted),
-            "units": [each.clone() for each in self._units],
-            "fit": [each.clone() for each in self._fit],
+            "units": [tensor.clone() for tensor in self._units],
+            "fit": [tensor.clone() for tensor in self._fit],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -155,11 +155,11 @@ class KernelTangent(ValueTangent):
         self.load_kept(state)
         self._length, self._noise, self._chosen, self._fitted = state["chosen"]
         device = self._window.columns[0].device
-        self._units = tuple(each.to(device, copy=True) for each in state["units"])
-        self._fit = tuple(each.to(device, copy=True) for each in state["fit"])
+        self._units = tuple(tensor.to(device, copy=True) for tensor in state["units"])
+        self._fit = tuple(tensor.to(device, copy=True) for tensor in state["fit"])
 
     def __repr__(self) -> str:
-        """With the number of centres."""
+        """The number of centres."""
         return f"KernelTangent(centres={self.centres})"
 
 

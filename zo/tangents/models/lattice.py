@@ -35,7 +35,7 @@ class Lattice:
 
     @property
     def channels(self) -> int:
-        """Of all arrays together."""
+        """The number of channels of all arrays together."""
         return sum(self.channels_of(shape) for shape in self.shapes)
 
     def on_grid(self, shape: Shape) -> bool:
@@ -44,7 +44,7 @@ class Lattice:
         return (
             len(cells) == len(self.space)
             and len(shape) <= len(self.space) + 1
-            and all(most - 1 <= own <= most for own, most in zip(cells, self.space, strict=True))
+            and all(most - 1 <= length <= most for length, most in zip(cells, self.space, strict=True))
         )
 
     @property
@@ -56,18 +56,18 @@ class Lattice:
         ]
         return tuple(slice(length) for length in fewest)
 
-    def own_cells(self) -> list[bool]:
-        """For each channel whether it has a number of its own in each cell."""
+    def varies_by_cell(self) -> list[bool]:
+        """Whether each channel has a number for each cell, as a list."""
         return [self.on_grid(shape) for shape in self.shapes for _ in range(self.channels_of(shape))]
 
     def groups(self) -> Tensor:
         """The channel of each number, for those that share a unit: `(numbers of a row,)`."""
-        found, first = [], 0
+        groups, first = [], 0
         for shape in self.shapes:
             channels, size = self.channels_of(shape), math.prod(shape)
-            found.append(first + torch.arange(channels).repeat_interleave(size // channels))
+            groups.append(first + torch.arange(channels).repeat_interleave(size // channels))
             first += channels
-        return torch.cat(found) if found else torch.zeros(0, dtype=torch.long)
+        return torch.cat(groups) if groups else torch.zeros(0, dtype=torch.long)
 
     @cached_property
     def whole(self) -> bool:
@@ -87,7 +87,7 @@ class Lattice:
                 grids.append(array.reshape(rows, -1, *[1] * len(self.space)).expand(-1, -1, *self.space))
                 continue
             cells = shape[len(shape) - len(self.space) :]
-            missing = [most - own for most, own in zip(self.space, cells, strict=True)]
+            missing = [most - length for most, length in zip(self.space, cells, strict=True)]
             around = [n for length in reversed(missing) for n in (0, length)]
             grids.append(functional.pad(array.reshape(rows, -1, *cells), around))
         return torch.cat(grids, dim=1)
@@ -100,15 +100,15 @@ class Lattice:
         """The transpose of `joined`: the sum over all cells for an array that does not lie on the grid."""
         if self.whole:
             return joined.flatten(1)
-        found = []
+        parts = []
         channels = [self.channels_of(shape) for shape in self.shapes]
         for shape, array in zip(self.shapes, joined.split(channels, dim=1), strict=True):
             if not self.on_grid(shape):
-                found.append(array.flatten(2).sum(2))
+                parts.append(array.flatten(2).sum(2))
                 continue
             cells = shape[len(shape) - len(self.space) :]
-            found.append(array[(..., *(slice(length) for length in cells))].flatten(1))
-        return torch.cat(found, dim=1)
+            parts.append(array[(..., *(slice(length) for length in cells))].flatten(1))
+        return torch.cat(parts, dim=1)
 
     def cropped(self, row: Tensor, cells: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Some cells of a row, without joining all of them.
@@ -120,28 +120,28 @@ class Lattice:
         Returns:
             `(channels, *cells)`, and which of them are there, bool.
         """
-        found, there = [], []
+        grids, there = [], []
         for shape, array in zip(
             self.shapes, row.split([math.prod(shape) for shape in self.shapes]), strict=True
         ):
             lengths = tuple(map(len, cells))
             if not self.on_grid(shape):
-                found.append(array.reshape(-1, *[1] * len(cells)).expand(-1, *lengths))
-                there.append(torch.ones_like(found[-1], dtype=torch.bool))
+                grids.append(array.reshape(-1, *[1] * len(cells)).expand(-1, *lengths))
+                there.append(torch.ones_like(grids[-1], dtype=torch.bool))
                 continue
-            own = shape[len(shape) - len(self.space) :]
-            grid = array.reshape(-1, *own)
+            extent = shape[len(shape) - len(self.space) :]
+            grid = array.reshape(-1, *extent)
             inside = torch.ones(lengths, dtype=torch.bool, device=row.device)
-            for axis, (length, asked) in enumerate(zip(own, cells, strict=True)):
+            for axis, (length, asked) in enumerate(zip(extent, cells, strict=True)):
                 grid = grid.index_select(axis + 1, asked.clamp(0, length - 1))
                 valid = (asked >= 0) & (asked < length)
                 inside = inside & valid.reshape([-1 if n == axis else 1 for n in range(len(cells))])
-            found.append(grid)
+            grids.append(grid)
             there.append(inside.expand(len(grid), *lengths))
-        return torch.cat(found), torch.cat(there)
+        return torch.cat(grids), torch.cat(there)
 
     def channels_of(self, shape: Shape) -> int:
-        """How many an array of that shape has: where it is not on the grid, each number is one."""
+        """How many channels an array of that shape has: off the grid each of its numbers is one."""
         if not self.on_grid(shape):
             return math.prod(shape)
         return math.prod(shape[: len(shape) - len(self.space)])
@@ -156,9 +156,9 @@ def space_of(outputs: Sequence[ArraySpec]) -> Shape | None:
     if len({len(shape) for shape in shapes}) != 1 or len(shapes[0]) not in (2, 3, 4):
         return None
     lengths = list(zip(*(shape[1:] for shape in shapes), strict=True))
-    if any(max(each) - min(each) > 1 for each in lengths):
+    if any(max(along) - min(along) > 1 for along in lengths):
         return None
-    return tuple(max(each) for each in lengths)
+    return tuple(max(along) for along in lengths)
 
 
 def refuse_no_grid(who: str, outputs: Sequence[ArraySpec]) -> Shape:
@@ -178,14 +178,14 @@ def refuse_no_grid(who: str, outputs: Sequence[ArraySpec]) -> Shape:
 
 
 def checked_ends(who: str, periodic: bool | Sequence[bool] | None) -> bool | tuple[bool, ...] | None:
-    """The setting `periodic`, plain.
+    """The setting `periodic` in plain values.
 
     Raises:
         ConfigurationError: it is something else.
     """
     if periodic is None or isinstance(periodic, bool):
         return periodic
-    if not isinstance(periodic, Sequence) or not all(isinstance(each, bool) for each in periodic):
+    if not isinstance(periodic, Sequence) or not all(isinstance(meets, bool) for meets in periodic):
         raise ConfigurationError(
             f"{who}, periodic: expected True, False, one of these for each axis, or None, got {periodic!r}. "
             "True is for a grid whose ends meet; None measures it."
@@ -194,17 +194,17 @@ def checked_ends(who: str, periodic: bool | Sequence[bool] | None) -> bool | tup
 
 
 def ends_of(who: str, periodic: bool | tuple[bool, ...] | None, axes: int) -> tuple[bool, ...] | None:
-    """For each axis whether its ends meet; None if that is to be measured.
+    """Whether the ends of each axis meet; None if that is to be measured.
 
     Raises:
         ConfigurationError: it was said for another number of axes.
     """
-    each = (periodic,) * axes if isinstance(periodic, bool) else periodic
-    if each is not None and len(each) != axes:
+    by_axis = (periodic,) * axes if isinstance(periodic, bool) else periodic
+    if by_axis is not None and len(by_axis) != axes:
         raise ConfigurationError(
-            f"{who}, periodic: expected one for each of {axes} axes, got {each}. True is for all."
+            f"{who}, periodic: expected one for each of {axes} axes, got {by_axis}. True is for all."
         )
-    return each
+    return by_axis
 
 
 def padded(grid: Tensor, radius: int, periodic: Sequence[bool]) -> Tensor:

@@ -59,20 +59,20 @@ class LowRankTangent(Tangent):
 
     def apply(self, pairs: CallPairs, d: Tensor) -> Tensor:
         """A d + C^T (G + ridge)^-1 Q d."""
-        found = self.prior.apply(pairs, d)
+        responses = self.prior.apply(pairs, d)
         if not self._directions:
-            return found
+            return responses
         basis, _, cross = self._filled()
         coordinates = self._solve((d.reshape(-1, d.shape[-1]) * self._per_unit()) @ basis.T)
-        return found + (coordinates @ cross).reshape(found.shape)
+        return responses + (coordinates @ cross).reshape(responses.shape)
 
     def vjp(self, pairs: CallPairs, cotangent: Tensor) -> Tensor:
         """A^T v + Q^T (G + ridge)^-1 C v."""
-        found = self.prior.vjp(pairs, cotangent)
+        gradient = self.prior.vjp(pairs, cotangent)
         if not self._directions:
-            return found
+            return gradient
         basis, _, cross = self._filled()
-        return found + (self._solve(cotangent @ cross.T) @ basis) * self._per_unit()
+        return gradient + (self._solve(cotangent @ cross.T) @ basis) * self._per_unit()
 
     def observe(self, pairs: CallPairs) -> None:
         """Forget a little and add the new pairs; without any, forget nothing."""
@@ -103,8 +103,8 @@ class LowRankTangent(Tangent):
             basis, _, cross, scale = state["kept"]
             self._allocate(basis.shape[1], cross.shape[1], like=basis)
             self._directions, self._scale = len(basis), scale.clone()
-            for own, kept in zip(self._filled(), state["kept"][:3], strict=True):
-                own.copy_(kept)
+            for tensor, kept in zip(self._filled(), state["kept"][:3], strict=True):
+                tensor.copy_(kept)
 
     def _allocate(self, size_in: int, size_out: int, like: Tensor) -> None:
         most = min(self.rank + self.rank // 2 + 1, size_in)
@@ -141,23 +141,23 @@ class LowRankTangent(Tangent):
         # The principal directions of what is outside, by an eigenproblem of pairs x pairs, not of size_in.
         whole, within = changes.double(), inside.double()
         energy, mixtures = torch.linalg.eigh(whole @ whole.T - within @ within.T)  # ascending
-        found = int((energy > 100 * torch.finfo(changes.dtype).eps).sum())
+        count = int((energy > 100 * torch.finfo(changes.dtype).eps).sum())
         if self._directions >= self.rank:  # the rest of a step's would only take each other's place
-            found = min(found, max(1, self.rank // 16))
+            count = min(count, max(1, self.rank // 16))
         most, size_in = self._kept["basis"].shape
-        if self._directions + found > most and most < size_in:
-            found = min(found, most - self.rank)
+        if self._directions + count > most and most < size_in:
+            count = min(count, most - self.rank)
             self._lower_rank()
             inside = changes @ self._filled()[0].T
-        found = min(found, most - self._directions)
-        if not found:
+        count = min(count, most - self._directions)
+        if not count:
             return inside
-        new = mixtures[:, -found:].T.to(changes.dtype) @ changes
+        new = mixtures[:, -count:].T.to(changes.dtype) @ changes
         for _ in range(2):  # the second time for what rounding left
             basis = self._filled()[0]
             new = torch.linalg.qr((new - (new @ basis.T) @ basis).T).Q.T
-        self._kept["basis"][self._directions : self._directions + found] = new
-        self._directions += found
+        self._kept["basis"][self._directions : self._directions + count] = new
+        self._directions += count
         return torch.cat([inside, changes @ new.T], dim=1)
 
     def _lower_rank(self) -> None:
@@ -181,5 +181,5 @@ class LowRankTangent(Tangent):
         return torch.cholesky_solve(coordinates.T.double(), factor).T.to(coordinates.dtype)
 
     def __repr__(self) -> str:
-        """With its prior."""
+        """The settings, with the prior."""
         return f"LowRankTangent({self.prior!r}, rank={self.rank}, forgetting={self.forgetting:g})"

@@ -105,10 +105,10 @@ class MeshTangent(ImplicitTangent):
             )
 
     def fitted(self, mesh: Mesh, rows: Rows, before: dict[str, Any] | None, longer: bool) -> dict[str, Any]:
-        """The form that foretells held-out rows best, fitted to all rows."""
+        """The form that predicts held-out rows best, fitted to all rows."""
         basis = self._basis(mesh)
         kept = rows.held
-        best: _Found | None = None
+        best: _FittedForm | None = None
         poor = Form(basis, 0, 1, "none", (), rows.carried, rows.extras.shape[1])
         if before is not None:
             degree, steps, products, varied = before["form"]
@@ -116,7 +116,7 @@ class MeshTangent(ImplicitTangent):
             fit = _Fit(form, rows.fitted(~kept), self.ridge)
             theta = fit.improved(fit.first(dict(zip(form.names, before["theta"].tolist(), strict=True))))
             error = fit.error(theta, rows.fitted(kept) if kept.any() else None)
-            return self._result(_Found(form, theta, error, ()), rows)
+            return self._result(_FittedForm(form, theta, error, ()), rows)
         for steps, products in PLAIN if rows.carried.any() else STATIC:
             best = self._better(best, replace(poor, steps=steps, products=products), rows)
             if steps == 1:
@@ -133,7 +133,7 @@ class MeshTangent(ImplicitTangent):
                 break
         return self._result(self._finer_steps(best, rows), rows)
 
-    def _finer_steps(self, best: _Found, rows: Rows) -> _Found:
+    def _finer_steps(self, best: _FittedForm, rows: Rows) -> _FittedForm:
         """More steps, unless rows held out speak against them.
 
         Values of smooth states do not show how few long steps bend what is rough.
@@ -144,9 +144,9 @@ class MeshTangent(ImplicitTangent):
         fit = _Fit(form, rows.fitted(~rows.held), self.ridge)
         theta = fit.improved(fit.first(best.named()))
         error = fit.error(theta, rows.fitted(rows.held) if rows.held.any() else None)
-        return _Found(form, theta, error, best.parts) if error < NO_WORSE * best.error else best
+        return _FittedForm(form, theta, error, best.parts) if error < NO_WORSE * best.error else best
 
-    def _carried_along(self, best: _Found, poor: Form, rows: Rows) -> _Found:
+    def _carried_along(self, best: _FittedForm, poor: Form, rows: Rows) -> _FittedForm:
         """Convection that differs from place to place, where it explains more than the best so far."""
         varied = tuple(
             place
@@ -155,19 +155,19 @@ class MeshTangent(ImplicitTangent):
         )
         if not varied or not best.error > ALONG_FROM or not rows.held.any():
             return best
-        found = []
+        guesses = []
         for degree in ALONG:
             form = replace(poor, degree=degree, steps=1, products="none", varied=varied)
             fit = _Fit(form, rows.fitted(~rows.held), self.ridge)
             theta = fit.along()
-            found.append((fit.missed(theta, rows.fitted(rows.held)), form, theta))
-        missed, form, theta = min(found, key=lambda each: each[0])
+            guesses.append((fit.missed(theta, rows.fitted(rows.held)), form, theta))
+        missed, form, theta = min(guesses, key=lambda guess: guess[0])
         if missed > ALONG_PART * best.error:
             return best
         return self._better(best, replace(form, steps=form.passed(theta)), rows)
 
-    def _result(self, best: _Found, rows: Rows) -> dict[str, Any]:
-        """With all rows."""
+    def _result(self, best: _FittedForm, rows: Rows) -> dict[str, Any]:
+        """The chosen form, fitted to all rows, in plain values and tensors."""
         form, theta, error = best.form, best.theta, best.error
         if rows.held.any() and math.isfinite(error):
             theta = _Fit(form, rows, self.ridge).improved(theta)
@@ -186,8 +186,8 @@ class MeshTangent(ImplicitTangent):
             },
         }
 
-    def _better(self, best: _Found | None, form: Form, rows: Rows) -> _Found:
-        """The form, if it foretells held-out rows clearly better than the best so far."""
+    def _better(self, best: _FittedForm | None, form: Form, rows: Rows) -> _FittedForm:
+        """The form, if it predicts held-out rows clearly better than the best so far."""
         if best is not None and (
             best.error < GOOD or form.count > MOST_COEFFICIENTS or (form.degree and not form.varied)
         ):
@@ -197,10 +197,10 @@ class MeshTangent(ImplicitTangent):
         error = fit.error(theta, rows.fitted(rows.held) if rows.held.any() else None)
         if best is not None and not error < CLEARLY * best.error:
             return best
-        return _Found(form, theta, error, fit.parts(theta))
+        return _FittedForm(form, theta, error, fit.parts(theta))
 
     def step(self, mesh: Mesh, fit: dict[str, Any]) -> ImplicitStep:
-        """With the coefficients."""
+        """The implicit step with the fitted coefficients."""
         degree, steps, products, varied = fit["form"]
         carried = fit["carried"].numpy()
         form = Form(self._basis(mesh), degree, steps, products, varied, carried, fit["extras"])
@@ -212,12 +212,12 @@ class MeshTangent(ImplicitTangent):
         return self._kept_basis[1]
 
     def __repr__(self) -> str:
-        """With what was set; a resumed run is held to it, so what was measured is not in it."""
+        """The settings; a resumed run is held to them, so what was measured is not among them."""
         return f"MeshTangent({self.mesh!r}, ridge={self.ridge})"
 
 
 @dataclass(frozen=True)
-class _Found:
+class _FittedForm:
     """A form with its coefficients, its error on rows held out, and the matrices that have a part in it."""
 
     form: Form
@@ -256,33 +256,33 @@ class _Fit:
         step = one.step(theta, rows.free)
         target = -self._left((begun - step.source(at)) * weight)
         forcings = self._forcings(one, theta, [rows.state, rows.goal], step)
-        columns = [self._left(each * weight) for each in forcings]
-        fixed = {0, 1, *(2 + len(form.linear) + own for own, _ in form.answering())}
-        free = [own for own in range(form.count) if own not in fixed]
-        design = np.stack([columns[own] for own in free], axis=1)
+        columns = [self._left(forcing * weight) for forcing in forcings]
+        fixed = {0, 1, *(2 + len(form.linear) + place for place, _ in form.answering())}
+        free = [place for place in range(form.count) if place not in fixed]
+        design = np.stack([columns[place] for place in free], axis=1)
         size = np.linalg.norm(design, axis=0)
         design = design / np.where(size > 0, size, 1.0)
         gram = design.T @ design
-        found = np.linalg.solve(gram + self.ridge * np.eye(len(free)), design.T @ -target)
+        solution = np.linalg.solve(gram + self.ridge * np.eye(len(free)), design.T @ -target)
         guess = theta.copy()
-        guess[free] += found / np.where(size > 0, size, 1.0)
+        guess[free] += solution / np.where(size > 0, size, 1.0)
         answered = form.answering()
         if answered:  # such equations have no centre but this
             self.centre = guess.copy()
         starts = [guess] if answered else [guess, theta.copy()]
         if known is not None:
             starts.append(np.array([known.get(name, 0.0) for name in form.names]))
-        if any(form.kinds[own][2][0] == "convection" for own in form.varied):
+        if any(form.kinds[place][2][0] == "convection" for place in form.varied):
             along = self.along()
             diffusion = [
-                own
-                for own, name in enumerate(form.names)
+                place
+                for place, name in enumerate(form.names)
                 if isinstance(name, tuple) and name[0] == name[1] and name[2:] == (("laplace",), 0)
             ]
             for level in DIFFUSED:
                 starts.append(along.copy())
                 starts[-1][diffusion] = level
-        return min(starts, key=lambda each: self._cost(each)[0])
+        return min(starts, key=lambda start: self._cost(start)[0])
 
     def along(self) -> np.ndarray:
         """Coefficients of convection and mass by the equations' mean over a call, without solving any.
@@ -291,7 +291,7 @@ class _Fit:
         """
         theta = self.form.start()
         target, columns = self._means(self.rows)
-        design = np.stack([self._left(each) for each in columns.values()], axis=1)
+        design = np.stack([self._left(column) for column in columns.values()], axis=1)
         size = np.linalg.norm(design, axis=0)
         size = np.where(size > 0, size, 1.0)
         design = design / size
@@ -305,13 +305,16 @@ class _Fit:
         left, target = [], []
         for rows in (held, self.rows):
             goal, columns = self._means(rows)
-            left.append(goal - sum(theta[own] * each for own, each in columns.items()))
+            left.append(goal - sum(theta[place] * column for place, column in columns.items()))
             target.append(goal)
-        found = [
-            np.linalg.norm(own.reshape(len(own), -1) - held.explained(self.rows, of.reshape(len(of), -1)))
-            for own, of in (left, target)
+        norms = [
+            np.linalg.norm(
+                of_held.reshape(len(of_held), -1)
+                - held.explained(self.rows, of_rows.reshape(len(of_rows), -1))
+            )
+            for of_held, of_rows in (left, target)
         ]
-        return float(found[0] / max(float(found[1]), 1e-300))
+        return float(norms[0] / max(float(norms[1]), 1e-300))
 
     def _means(self, rows: Rows) -> tuple[np.ndarray, dict[int, np.ndarray]]:
         """The change, and what convection and mass make of the mean of both ends, by coefficient."""
@@ -321,14 +324,14 @@ class _Fit:
         step = form.step(theta, rows.free)
         forcings = _Fit(form, rows, self.ridge)._forcings(form, theta, [middle, middle], step)
         columns = {
-            own: each * weight
-            for own, (name, each) in enumerate(zip(form.names, forcings, strict=True))
+            place: forcing * weight
+            for place, (name, forcing) in enumerate(zip(form.names, forcings, strict=True))
             if isinstance(name, tuple) and name[0] == name[1] and name[2][0] in ("convection", "mass")
         }
         return applied(form.base[0], rows.goal - rows.state) * weight, columns
 
     def improved(self, theta: np.ndarray) -> np.ndarray:
-        """By L-BFGS with exact gradients, in coordinates that a Jacobian of few rows makes round.
+        """Better coefficients by L-BFGS with exact gradients, in coordinates that a Jacobian makes round.
 
         A gradient takes 2 S solves a row, a Jacobian as many as there are coefficients.
         """
@@ -344,14 +347,14 @@ class _Fit:
                 factor = np.linalg.cholesky(2 * (gram + np.diag(self.ridge * self.weights)))
             except np.linalg.LinAlgError:  # nothing moves the outputs, as in a box that is constant
                 return theta
-            found = minimize(
+            result = minimize(
                 self._in_round, np.zeros_like(theta), (theta, factor), jac=True, method="L-BFGS-B",
                 options={"maxiter": ITERATIONS, "maxcor": 20, "ftol": ENOUGH},
             )  # fmt: skip
-            if not found.fun < cost:
+            if not result.fun < cost:
                 return theta
-            theta = theta + solve_triangular(factor.T, found.x)
-            if found.fun > ONCE_MORE * cost:
+            theta = theta + solve_triangular(factor.T, result.x)
+            if result.fun > ONCE_MORE * cost:
                 break
         return theta
 
@@ -367,16 +370,16 @@ class _Fit:
         return tuple(np.flatnonzero(effect[2 : 2 + len(self.form.linear)] > PART).tolist())
 
     def error(self, theta: np.ndarray, held: Rows | None) -> float:
-        """On rows that are held out, in units of the change; on its own where none are."""
+        """The error on rows that are held out, in units of the change; on the fitted rows where none are."""
         step = self._step(theta)
         try:
-            own = self._left_of(step.run(self.rows.state, self.rows.extras)[-1], self.rows)
+            residual = self._left_of(step.run(self.rows.state, self.rows.extras)[-1], self.rows)
             if held is None:
-                return float(np.linalg.norm(own - self.hat @ own) / self.norm)
+                return float(np.linalg.norm(residual - self.hat @ residual) / self.norm)
             left = self._left_of(step.run(held.state, held.extras)[-1], held)
         except RuntimeError:  # a singular matrix
             return math.inf
-        left = left - held.explained(self.rows, own)
+        left = left - held.explained(self.rows, residual)
         error = float(np.linalg.norm(left) / np.sqrt(max(1.0, held.free.sum() * len(left))))
         return error if math.isfinite(error) else math.inf
 
@@ -397,8 +400,8 @@ class _Fit:
         held = 0.0 if self.weights is None else self.ridge * self.weights @ (theta - self.centre) ** 2
         return float(residual @ residual + held)
 
-    def _left_of(self, found: np.ndarray, rows: Rows) -> np.ndarray:
-        return ((found - rows.goal) * rows.weight()).reshape(len(found), -1)
+    def _left_of(self, end: np.ndarray, rows: Rows) -> np.ndarray:
+        return ((end - rows.goal) * rows.weight()).reshape(len(end), -1)
 
     def _residual(self, states: Trajectory) -> np.ndarray:
         return self._left((states[-1] - self.rows.goal) * self.rows.weight())
@@ -425,9 +428,9 @@ class _Fit:
         ]
         columns: list[np.ndarray] = []
         while len(columns) < self.form.count:
-            parts = [np.stack(list(itertools.islice(each, at_once))) for each in by_step]
+            parts = [np.stack(list(itertools.islice(forcings, at_once))) for forcings in by_step]
             change = step.tangent(states, self.rows.extras, np.zeros_like(parts[0]), forcing=parts)
-            columns += [self._left(own * self.rows.weight()) for own in change]
+            columns += [self._left(response * self.rows.weight()) for response in change]
         return np.stack(columns, axis=1)
 
     def _sloped(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
@@ -454,7 +457,7 @@ class _Fit:
         form, (before, after) = self.form, states
         share = form.implicit(theta).reshape(1, *before.shape[1:])
         fallen = before - after
-        found = [
+        sums = [
             float((multiplier * applied(form.base[1], fallen)).sum()),
             float((multiplier * form.carried[None, :, None] * stiff(step, fallen)).sum()),
         ]
@@ -462,16 +465,16 @@ class _Fit:
         by_out = [share[:, out] * after + (1 - share[:, out]) * before for out in range(len(form.carried))]
         products = form.basis.products(multiplier, by_out)
         for place, (out, into, kind) in enumerate(form.kinds):
-            each = products(kind, out, into)
+            integral = products(kind, out, into)
             if kind[0] == "boundary":
-                found.append(-float(each) / form.steps)
+                sums.append(-float(integral) / form.steps)
             else:
                 count = form.places(place)
-                found += (-(form.basis.weights(form.degree)[:count] @ each) / form.steps).tolist()
+                sums += (-(form.basis.weights(form.degree)[:count] @ integral) / form.steps).tolist()
         at = np.concatenate([before, self.rows.extras], axis=1)
         for term, product in zip(form.terms, step.products(at), strict=True):
-            found.append(float((multiplier[:, term.out] * product).sum()) / form.steps)
-        return np.array(found)
+            sums.append(float((multiplier[:, term.out] * product).sum()) / form.steps)
+        return np.array(sums)
 
     def _forcings(
         self, form: Form, theta: np.ndarray, states: Sequence[np.ndarray], step: ImplicitStep
@@ -483,15 +486,15 @@ class _Fit:
         yield applied(form.base[1], before - after)
         yield carried * stiff(step, before - after)
         for out, into, matrix in form.linear:
-            found = np.zeros_like(before)
-            each = share[:, out] * after[:, into] + (1 - share[:, out]) * before[:, into]
-            found[:, out] = -(matrix @ each.T).T / form.steps
-            yield found
+            forcing = np.zeros_like(before)
+            values = share[:, out] * after[:, into] + (1 - share[:, out]) * before[:, into]
+            forcing[:, out] = -(matrix @ values.T).T / form.steps
+            yield forcing
         at = np.concatenate([before, self.rows.extras], axis=1)
         for term, product in zip(form.terms, step.products(at), strict=True):
-            found = np.zeros_like(before)
-            found[:, term.out] = product / form.steps
-            yield found
+            forcing = np.zeros_like(before)
+            forcing[:, term.out] = product / form.steps
+            yield forcing
 
 
 def _affordable(form: Form, rows: Rows, work: float) -> Rows:
@@ -503,7 +506,7 @@ def _affordable(form: Form, rows: Rows, work: float) -> Rows:
 
 
 def _weights(gram: np.ndarray) -> np.ndarray:
-    """Of the ridge: squares of the coefficients' effects, at least one for psi and w."""
+    """The weights of the ridge: squares of the coefficients' effects, at least one for psi and w."""
     weights = np.maximum(gram.diagonal(), FAINT * gram.diagonal().max())
     weights[:2] = np.maximum(weights[:2], 1.0)
     return weights

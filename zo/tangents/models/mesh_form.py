@@ -31,7 +31,7 @@ class Basis:
 
     @cached_property
     def mass(self) -> Any:
-        """The consistent one."""
+        """The consistent mass matrix."""
         return self.elements.mass()
 
     @cached_property
@@ -41,10 +41,10 @@ class Basis:
 
     @cached_property
     def maps(self) -> dict[str, Any]:
-        """For the terms of q."""
+        """The maps by name that the terms of q are made of."""
         elements = self.elements
         volume = sparse.diags_array(elements.volume)
-        own: dict[str, Any] = {
+        maps: dict[str, Any] = {
             "node": None,
             "mass": self.mass,
             "mean": elements.average(),
@@ -52,8 +52,8 @@ class Basis:
         }
         for axis in range(elements.dimensions):
             slope = elements.slope(axis)
-            own |= {f"slope {axis}": slope, f"flux {axis}": (-slope.T @ volume).tocsr()}
-        return own
+            maps |= {f"slope {axis}": slope, f"flux {axis}": (-slope.T @ volume).tocsr()}
+        return maps
 
     def of(self, kind: tuple[Any, ...], degree: int, place: int) -> Any:
         """A matrix of K: what it is, and the place of its coefficient's polynomial in those of a degree."""
@@ -73,7 +73,7 @@ class Basis:
     def products(
         self, left: np.ndarray, right: Sequence[np.ndarray]
     ) -> Callable[[tuple[Any, ...], int, int], np.ndarray]:
-        """Of left^T A right, summed up over rows, what each cell has of it: by A's kind, out and into.
+        """What each cell has of left^T A right, summed over rows, as a function of A's kind, out and into.
 
         Args:
             left: `(rows, fields, nodes)`.
@@ -83,7 +83,7 @@ class Basis:
         axes = range(elements.dimensions)
         names = ["mean", *(f"slope {a}" for a in axes)]
         lefts = {name: _mapped(self.maps[name], left) for name in names}
-        rights = [{name: _mapped(self.maps[name], each) for name in names} for each in right]
+        rights = [{name: _mapped(self.maps[name], values) for name in names} for values in right]
         corners = elements.cells.shape[1]
 
         def product(first: str, second: str, out: int, into: int) -> np.ndarray:
@@ -93,7 +93,7 @@ class Basis:
         def nodes(out: int, into: int) -> np.ndarray:
             return np.einsum("rn,rn->n", left[:, out], right[out][:, into])
 
-        def found(kind: tuple[Any, ...], out: int, into: int) -> np.ndarray:
+        def by_cell(kind: tuple[Any, ...], out: int, into: int) -> np.ndarray:
             if kind[0] == "convection":
                 return product("mean", f"slope {kind[1]}", out, into)
             if kind[0] == "boundary":
@@ -109,7 +109,7 @@ class Basis:
                 corners + 1
             )
 
-        return found
+        return by_cell
 
     @cached_property
     def boundary(self) -> Any:
@@ -145,24 +145,24 @@ class Form:
     def kinds(self) -> list[tuple[int, int, tuple[Any, ...]]]:
         """Field, field and what matrix."""
         count, axes = len(self.carried), range(self.basis.elements.dimensions)
-        own: list[tuple[Any, ...]] = [("mass",), ("laplace",), *(("aniso", a) for a in axes[1:])]
-        own += [("convection", a) for a in axes]
+        matrices: list[tuple[Any, ...]] = [("mass",), ("laplace",), *(("aniso", a) for a in axes[1:])]
+        matrices += [("convection", a) for a in axes]
         if count == 1:
-            own += [("both", a, b) for a in axes for b in axes if a < b]
+            matrices += [("both", a, b) for a in axes for b in axes if a < b]
         else:
-            own += [("stiffness", a, b) for a in axes for b in axes if a != b]
-        found = [(a, b, kind) for a, b in itertools.product(range(count), repeat=2) for kind in own]
-        return found + [(each, each, ("boundary",)) for each in range(count)]
+            matrices += [("stiffness", a, b) for a in axes for b in axes if a != b]
+        kinds = [(a, b, kind) for a, b in itertools.product(range(count), repeat=2) for kind in matrices]
+        return kinds + [(field, field, ("boundary",)) for field in range(count)]
 
-    def places(self, own: int) -> int:
+    def places(self, place: int) -> int:
         """How many polynomials the coefficient of a kind has."""
-        varied = own in self.varied and self.kinds[own][2] != ("boundary",)
+        varied = place in self.varied and self.kinds[place][2] != ("boundary",)
         return len(self.basis.weights(self.degree)) if varied else 1
 
     @cached_property
     def names(self) -> list[Any]:
-        """Of the coefficients, the same in all forms."""
-        places = [(*kind, n) for own, kind in enumerate(self.kinds) for n in range(self.places(own))]
+        """The names of the coefficients, the same in all forms."""
+        places = [(*kind, n) for place, kind in enumerate(self.kinds) for n in range(self.places(place))]
         return ["psi", "w", *places, *self.terms]
 
     def passed(self, theta: np.ndarray) -> int:
@@ -177,60 +177,62 @@ class Form:
 
     @cached_property
     def linear(self) -> list[tuple[int, int, Any]]:
-        """Of K: the field whose equation it is in, the field that it multiplies, and the matrix."""
-        places = [each for each in self.names[2:] if isinstance(each, tuple)]
+        """The matrices of K, each with the field of its equation and the field that it multiplies."""
+        places = [name for name in self.names[2:] if isinstance(name, tuple)]
         return [(out, into, self.basis.of(kind, self.degree, place)) for out, into, kind, place in places]
 
     @cached_property
     def terms(self) -> list[Term]:
-        """Of q."""
+        """The terms of q."""
         count = len(self.carried)
-        found = [
-            Term(out, (("node", count + own),), "mass") for out in range(count) for own in range(self.extras)
+        terms = [
+            Term(out, (("node", count + extra),), "mass")
+            for out in range(count)
+            for extra in range(self.extras)
         ]
         if self.products == "none":
-            return found
+            return terms
         fields = range(count)
         degrees = {1: (0, 2, 3), 2: (0, 2, 3)}.get(count, (0, 2))
-        powers = [each for n in degrees for each in itertools.combinations_with_replacement(fields, n)]
-        powers += [(own, count + extra) for own in fields for extra in range(self.extras)]
+        powers = [power for n in degrees for power in itertools.combinations_with_replacement(fields, n)]
+        powers += [(field, count + extra) for field in fields for extra in range(self.extras)]
         powers += [(count + extra,) * 2 for extra in range(self.extras)]
-        found += [
-            Term(out, tuple(("node", own) for own in each), "mass") for out in fields for each in powers
+        terms += [
+            Term(out, tuple(("node", field) for field in power), "mass") for out in fields for power in powers
         ]
         if self.products == "cells":
             axes = range(self.basis.elements.dimensions)
-            found += [
+            terms += [
                 Term(out, (("mean", out), (f"slope {a}", out)), f"flux {a}") for out in fields for a in axes
             ]
-            found += [
+            terms += [
                 Term(out, (("mean", by), (f"slope {a}", out)), "integral")
                 for out in fields
                 for by in fields
                 for a in axes
             ]
-        return found
+        return terms
 
     @property
     def count(self) -> int:
-        """Of all coefficients."""
+        """The number of all coefficients."""
         return 2 + len(self.linear) + len(self.terms)
 
     def start(self) -> np.ndarray:
-        """Of a box of which nothing is known: nothing changes; what is not carried answers its own extra."""
+        """Coefficients to begin with: nothing changes, and what is not carried answers its own extra."""
         theta = np.zeros(self.count)
         theta[1] = 1.0
-        for own, term in self.answering():
+        for place, term in self.answering():
             del term
-            theta[2 + len(self.linear) + own] = 1.0
+            theta[2 + len(self.linear) + place] = 1.0
         return theta
 
     def answering(self) -> list[tuple[int, Term]]:
-        """For each output that no input moves on to the term that says in which units K is, and its place."""
+        """The place and term that say in which units K is, for each output that no input moves on to."""
         first = {}
         waiting = [field for field in range(len(self.carried)) if not self.carried[field]]
-        for own, field in enumerate(waiting):
-            wanted = len(self.carried) + (own % self.extras if self.extras else 0)
+        for number, field in enumerate(waiting):
+            wanted = len(self.carried) + (number % self.extras if self.extras else 0)
             for place, term in enumerate(self.terms):
                 if term.out == field and term.factors == (("node", wanted),):
                     first[field] = (place, term)
@@ -243,19 +245,19 @@ class Form:
         empty = sparse.csr_array((nodes, nodes))
         mass, lump = self.basis.mass, self.basis.lumped - self.basis.mass
         return tuple(
-            sparse.block_diag([each if own else empty for own in self.carried], format="csr")
-            for each in (mass, lump)
+            sparse.block_diag([matrix if carried else empty for carried in self.carried], format="csr")
+            for matrix in (mass, lump)
         )  # type: ignore[return-value]
 
     def operator(self, theta: np.ndarray) -> Any:
-        """K of all fields."""
+        """The matrix K of all fields."""
         count, elements = len(self.carried), self.basis.elements
         size, axes = len(elements.cells), elements.dimensions
         blocks: list[list[Any]] = [[None] * count for _ in range(count)]
         at, edges = 2, np.zeros(count)
         parts: dict[tuple[int, int], tuple[np.ndarray, ...]] = {}
-        for own, (out, into, kind) in enumerate(self.kinds):
-            places = self.places(own)
+        for place, (out, into, kind) in enumerate(self.kinds):
+            places = self.places(place)
             values, at = theta[at : at + places], at + places
             if not values.any():
                 continue
@@ -272,20 +274,20 @@ class Form:
                 velocity[:, kind[1]] += weight
             else:
                 tensor += weight[:, None, None] * _directions(kind, axes)
-        for (out, into), own in parts.items():
-            blocks[out][into] = elements.operator(*own)
-        for own in range(count):
-            if blocks[own][own] is None or edges[own]:
-                here = edges[own] * self.basis.boundary
-                blocks[own][own] = here if blocks[own][own] is None else blocks[own][own] + here
+        for (out, into), coefficients in parts.items():
+            blocks[out][into] = elements.operator(*coefficients)
+        for field in range(count):
+            if blocks[field][field] is None or edges[field]:
+                here = edges[field] * self.basis.boundary
+                blocks[field][field] = here if blocks[field][field] is None else blocks[field][field] + here
         return sparse.block_array(blocks, format="csr")
 
     def implicit(self, theta: np.ndarray) -> np.ndarray:
-        """W of each number: 1 where nothing is carried."""
+        """The coefficient w of each number: 1 where nothing is carried."""
         return np.repeat(np.where(self.carried, theta[1], 1.0), self.basis.elements.nodes)
 
     def step(self, theta: np.ndarray, free: np.ndarray) -> ImplicitStep:
-        """With these coefficients."""
+        """The implicit step with these coefficients."""
         mass, lump = self.base
         bulk = mass + theta[0] * lump
         part = self.operator(theta) / self.steps
@@ -315,16 +317,16 @@ def applied(matrix: Any, values: np.ndarray) -> np.ndarray:
 
 def _directions(kind: tuple[Any, ...], axes: int) -> np.ndarray:
     """How much a kind of stiffness has of d/da times d/db, `(axes, axes)`."""
-    found = np.zeros((axes, axes))
+    tensor = np.zeros((axes, axes))
     if kind[0] in ("stiffness", "both"):
-        found[kind[1], kind[2]] = 1.0
+        tensor[kind[1], kind[2]] = 1.0
         if kind[0] == "both":
-            found[kind[2], kind[1]] = 1.0
+            tensor[kind[2], kind[1]] = 1.0
     elif kind[0] == "laplace":
-        found = np.eye(axes)
+        tensor = np.eye(axes)
     else:  # the first axis against another
-        found[0, 0], found[kind[1], kind[1]] = 1.0, -1.0
-    return found
+        tensor[0, 0], tensor[kind[1], kind[1]] = 1.0, -1.0
+    return tensor
 
 
 def _mapped(matrix: Any, values: np.ndarray) -> np.ndarray:

@@ -53,7 +53,7 @@ class Elements:
 
     @property
     def dimensions(self) -> int:
-        """Of the space that the mesh lies in."""
+        """The dimensions of the space that the mesh lies in."""
         return self.slopes.shape[2]
 
     def mass(self, weight: np.ndarray | None = None) -> Matrix:
@@ -96,7 +96,7 @@ class Elements:
         """The lumped mass of the sides that belong to one cell alone, for losses through the boundary."""
         corners = self.cells.shape[1]
         sides = np.concatenate(
-            [self.cells[:, list(own)] for own in itertools.combinations(range(corners), corners - 1)]
+            [self.cells[:, list(side)] for side in itertools.combinations(range(corners), corners - 1)]
         )
         volume = np.tile(self.volume, corners)
         sides = np.sort(sides, axis=1)
@@ -109,11 +109,11 @@ class Elements:
         return sparse.diags_array(total).tocsr()
 
     def slope(self, a: int) -> Matrix:
-        """From nodes to cells: the derivative along axis a."""
+        """The matrix from nodes to cells that takes the derivative along axis a."""
         return self._to_cells(self.slopes[:, :, a])
 
     def average(self) -> Matrix:
-        """From nodes to cells: the mean of the corners."""
+        """The matrix from nodes to cells that takes the mean of the corners."""
         corners = self.cells.shape[1]
         return self._to_cells(np.full(self.cells.shape, 1 / corners))
 
@@ -121,8 +121,11 @@ class Elements:
         """Products of Chebyshev polynomials of the cells' centres up to a degree, the constant first."""
         axes = [chebyshev.chebvander(np.clip(x, -1, 1), degree) for x in self.middle.T]
         powers = itertools.product(range(degree + 1), repeat=len(axes))
-        chosen = sorted((each for each in powers if sum(each) <= degree), key=sum)
-        return [np.prod([axis[:, n] for axis, n in zip(axes, each, strict=True)], axis=0) for each in chosen]
+        chosen = sorted((exponents for exponents in powers if sum(exponents) <= degree), key=sum)
+        return [
+            np.prod([axis[:, n] for axis, n in zip(axes, exponents, strict=True)], axis=0)
+            for exponents in chosen
+        ]
 
     def _assembled(self, local: np.ndarray) -> Matrix:
         corners = self.cells.shape[1]
@@ -138,7 +141,7 @@ class Elements:
 
 
 def incidence(links: np.ndarray, nodes: int) -> Matrix:
-    """From nodes to edges: the difference of the two ends, `(edges, nodes)`."""
+    """The matrix from nodes to edges that takes the difference of the two ends, `(edges, nodes)`."""
     rows = np.repeat(np.arange(len(links)), 2)
     values = np.tile([1.0, -1.0], len(links))
     return sparse.coo_array((values, (rows, links.ravel())), shape=(len(links), nodes)).tocsr()

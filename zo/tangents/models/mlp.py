@@ -71,7 +71,7 @@ class MLPTangent(NetworkTangent):
         return _Perceptron(sum(sizes(form.inputs)) + others, sum(sizes(form.outputs)), self.width)
 
     def __repr__(self) -> str:
-        """With the width."""
+        """The width."""
         return f"MLPTangent(width={self.width})"
 
 
@@ -90,10 +90,10 @@ class _Perceptron(Passes):
     def answers(self, y: Tensor) -> Tensor:
         return y
 
-    def asked(self, cotangent: Tensor) -> Tensor:
+    def arranged_cotangent(self, cotangent: Tensor) -> Tensor:
         return cotangent
 
-    def given(self, cotangent: Tensor) -> Tensor:
+    def cotangent_rows(self, cotangent: Tensor) -> Tensor:
         return cotangent
 
     def passed(self, x: Tensor) -> tuple[Tensor, Kept]:
@@ -109,18 +109,18 @@ class _Perceptron(Passes):
         of_first = bent_back(of_second @ self.second.weight, first)
         if slopes is None:
             return (of_first @ self.first.weight).addmm_(cotangent, self.linear.weight)
-        for name, given, found in (
+        for name, layer_input, of_output in (
             ("last", hidden, cotangent),
             ("second", between, of_second),
             ("first", x, of_first),
         ):
-            torch.mm(found.T, given, out=slopes[f"{name}.weight"])
-            torch.sum(found, 0, out=slopes[f"{name}.bias"])
+            torch.mm(of_output.T, layer_input, out=slopes[f"{name}.weight"])
+            torch.sum(of_output, 0, out=slopes[f"{name}.bias"])
         torch.mm(cotangent.T, x, out=slopes["linear.weight"])
         return None
 
     def apart(self, kept: Kept, counts: Sequence[int]) -> list[Kept]:
-        return list(zip(*(each.split(counts) for each in kept), strict=True))
+        return list(zip(*(tensor.split(counts) for tensor in kept), strict=True))
 
     def pushed(self, kept: Kept, change: Tensor) -> Tensor:
         _, first, _, second, _ = kept

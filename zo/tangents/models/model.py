@@ -72,8 +72,8 @@ class ModelTangent(Tangent):
             [piece.reshape(-1, *spec.shape).to(spec.torch_dtype or z.dtype) for spec, piece in pieces]
         )
         arrays = [next(moving) if other is None else other for other in pairs.others] or list(moving)
-        found = self.model(*arrays)
-        outputs = found if isinstance(found, tuple) else (found,)
+        answer = self.model(*arrays)
+        outputs = answer if isinstance(answer, tuple) else (answer,)
         shapes = [(len(z), *spec.shape) for spec in pairs.outputs]
         if [tuple(getattr(output, "shape", ())) for output in outputs] != shapes:
             kinds = [tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__ for out in outputs]
@@ -91,7 +91,7 @@ class ModelTangent(Tangent):
         ).to(z)
 
     def __repr__(self) -> str:
-        """With the model's name; its address would change from run to run."""
+        """The model's name; its address would change from run to run."""
         return f"ModelTangent({getattr(self.model, '__qualname__', type(self.model).__name__)})"
 
 
@@ -130,12 +130,12 @@ def pushed_forward(function: Rows, z: Tensor, d: Tensor) -> Tensor:
         y = function(z)
         v = torch.zeros_like(y, requires_grad=True)
         back = torch.autograd.grad(y, z, v, create_graph=True, materialize_grads=True)[0]
-        found = d.new_empty(len(d), *y.shape)
+        responses = d.new_empty(len(d), *y.shape)
         if not back.requires_grad:  # the function does not depend on z
-            return found.zero_()
+            return responses.zero_()
         for place, change in enumerate(d):
             last = place + 1 == len(d)
-            found[place] = torch.autograd.grad(
+            responses[place] = torch.autograd.grad(
                 back, v, change, retain_graph=not last, materialize_grads=True
             )[0]
-        return found
+        return responses

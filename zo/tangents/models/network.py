@@ -14,8 +14,8 @@ from torch import Tensor
 from blackbox.checks import check_count, check_positive
 from zo.draws import Key
 from zo.errors import TangentError
-from zo.tangents.lessons import tell
-from zo.tangents.models.passes import FlatAdam, Kept, Passes, found_rows
+from zo.tangents.lessons import report
+from zo.tangents.models.passes import FlatAdam, Kept, Passes, input_cotangents
 from zo.tangents.models.rows import standard
 from zo.tangents.models.values import Form, ValueTangent, blocks, others_of, rows_of
 from zo.tangents.pairs import CallPairs, all_rows, sizes
@@ -114,7 +114,7 @@ class NetworkTangent(ValueTangent):
         """
         most = self.first_steps if steps is None else steps
         if not self._lessons:
-            tell(0, most)
+            report(0, most)
         if self._network is None:
             self._make(self._planned())
         if self._lessons:  # behind a network that has learned nothing a map says nothing
@@ -127,7 +127,7 @@ class NetworkTangent(ValueTangent):
             self._error = float(torch.stack(losses).mean().sqrt())
             left = 0 if self._error < SETTLED else left - now
             if not self._lessons and left:
-                tell(most - left, most)
+                report(most - left, most)
         if not math.isfinite(self._error):
             raise TangentError(
                 f"{self!r}: expected a finite loss after {self._steps} steps of learning, got {self._error}. "
@@ -135,11 +135,11 @@ class NetworkTangent(ValueTangent):
             )
         if not self._lessons:
             self.map_if_due()
-            tell(most, most)
+            report(most, most)
         self._lessons += 1
 
     def _steps_due(self) -> int:
-        """In proportion to the last error; where it stays large after some lessons, more does not help."""
+        """Steps in proportion to the last error; where it stays large for long, more do not help."""
         if not self._lessons:
             return self.first_steps
         most = MOST if self._lessons < EARLY else LATER
@@ -195,7 +195,7 @@ class NetworkTangent(ValueTangent):
         """The model's J d; zero before it has learned."""
         if self._network is None:
             return super().apply(pairs, d)
-        found, others = d.new_empty(*d.shape[:2], sum(sizes(pairs.outputs))), others_of(pairs)
+        responses, others = d.new_empty(*d.shape[:2], sum(sizes(pairs.outputs))), others_of(pairs)
         dtype, (inputs, _, _, added) = self._dtype(), self._moments
         for rows in blocks(pairs.z):
             kept, fixed = self._kept(pairs, rows), others[rows]
@@ -203,8 +203,8 @@ class NetworkTangent(ValueTangent):
                 moved = (change / inputs.scale().to(d)).to(dtype)
                 arranged = self._network.arranged(moved, torch.zeros_like(fixed, dtype=dtype))
                 answer = self._network.answers(self._network.pushed(kept, arranged)).to(d)
-                found[place, rows] = self._mapped(self.carried(change) + added.scale().to(d) * answer)
-        return found
+                responses[place, rows] = self._mapped(self.carried(change) + added.scale().to(d) * answer)
+        return responses
 
     def vjp(self, pairs: CallPairs, cotangent: Tensor) -> Tensor:
         """The model's J^T v; zero before it has learned."""
@@ -216,13 +216,17 @@ class NetworkTangent(ValueTangent):
         for rows in blocks(pairs.z):
             kept = self._kept(pairs, rows)
             v = cotangent[rows] if self._map is None else self._map.pulled(cotangent[rows])
-            asked = self._network.asked((added.scale().to(v) * v).to(dtype))
-            found, _ = found_rows(self._network, self._network.back(kept, asked), pairs.z.shape[1])
-            parts.append(self._form.followed_back(self._stays.to(v) * v) + found.to(v) / inputs.scale().to(v))
+            arranged = self._network.arranged_cotangent((added.scale().to(v) * v).to(dtype))
+            of_inputs, _ = input_cotangents(
+                self._network, self._network.back(kept, arranged), pairs.z.shape[1]
+            )
+            parts.append(
+                self._form.followed_back(self._stays.to(v) * v) + of_inputs.to(v) / inputs.scale().to(v)
+            )
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def linearise(self, calls: Sequence[CallPairs]) -> None:
-        """One forward pass of the network for all calls, where they are small."""
+        """Keep one forward pass of the network for all calls, where they are small."""
         self._passed = []
         together = all_rows(calls)
         if self._network is None or len(blocks(together.z)) > 1:
@@ -240,8 +244,8 @@ class NetworkTangent(ValueTangent):
         for known, kept in self._passed:
             if known is pairs:
                 return kept
-        given = self._standard(pairs.z[rows], others_of(pairs)[rows])
-        return self._network.passed(self._network.arranged(*given))[1]
+        inputs = self._standard(pairs.z[rows], others_of(pairs)[rows])
+        return self._network.passed(self._network.arranged(*inputs))[1]
 
     def _standard(self, z: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
         """What the network is given."""
@@ -286,7 +290,7 @@ class NetworkTangent(ValueTangent):
         return True
 
     def missed(self, generator: torch.Generator) -> Tensor:
-        """Where rows are not seen whole: what N misses, in units of the box's change, with a graph."""
+        """What N misses, in units of the box's change, with a graph, where rows are not seen whole."""
         raise NotImplementedError
 
     def _steps_of(self, count: int) -> list[Tensor]:
@@ -314,9 +318,9 @@ class NetworkTangent(ValueTangent):
         wanted = (y - (before if self._map is None else self._map(before))) / unit
         x, o = self._standard(z, others)
         losses = []
-        for given, fixed, rest in zip(*(each.split(self.drawn()) for each in (x, o, wanted)), strict=True):
-            found, kept = network.passed(network.arranged(given, fixed))
-            missed = network.answers(found).to(rest)
+        for moving, fixed, rest in zip(*(rows.split(self.drawn()) for rows in (x, o, wanted)), strict=True):
+            outputs, kept = network.passed(network.arranged(moving, fixed))
+            missed = network.answers(outputs).to(rest)
             if self._map is not None:
                 missed = self._map.pushed(missed * unit) / unit
             missed = missed - rest
@@ -324,7 +328,7 @@ class NetworkTangent(ValueTangent):
             cotangent = missed * (2 / missed.numel())
             if self._map is not None:
                 cotangent = self._map.pulled(cotangent / unit) * unit
-            network.back(kept, network.asked(cotangent.to(dtype)), optimizer.slopes)
+            network.back(kept, network.arranged_cotangent(cotangent.to(dtype)), optimizer.slopes)
             optimizer.step()
         self._steps += count
         return losses
@@ -335,9 +339,9 @@ class NetworkTangent(ValueTangent):
         self._network.requires_grad_(True)
         with torch.enable_grad():
             loss = self.missed(self._key.at(self._steps).generator(LEARNING)).square().mean()
-            found = torch.autograd.grad(loss, list(named.values()))
+            slopes = torch.autograd.grad(loss, list(named.values()))
         self._network.requires_grad_(False)
-        for name, slope in zip(named, found, strict=True):
+        for name, slope in zip(named, slopes, strict=True):
             self._optimizer.slopes[name].copy_(slope)
         self._optimizer.step()
         self._steps += 1

@@ -26,7 +26,7 @@ from zo.tangents.tangent import sources
 
 MOST_FIELDS = 16
 LEAST_ROWS = 8  # of a fit
-HELD_OUT = 4  # one row in so many tells how good a form is
+HELD_OUT = 4  # one row in so many shows how good a form is
 FAR, NEAR = 3.0, 0.5  # of a field's size: a state moves on by less; NEAR where its name is another
 WORSE = 1.5  # times the error of the last fit: where a form is chosen again the next time
 LOOSE = 0.1  # the ridge of what is the same in all rows, and of numbers that lie on no node
@@ -48,7 +48,7 @@ class NodeArrays:
 
     @property
     def fields(self) -> int:
-        """Numbers of a node."""
+        """How many numbers a node has."""
         return sum(self._fields(shape) for shape in self.shapes)
 
     def split(self, flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -68,22 +68,22 @@ class NodeArrays:
         )
 
     def joined(self, fields: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        """The way back."""
-        found, field, number = [np.zeros((len(fields), 0))], 0, 0
+        """Rows `(rows, numbers of a row)` of the two that `split` gives."""
+        arrays, field, number = [np.zeros((len(fields), 0))], 0, 0
         for shape in self.shapes:
             count, size = self._fields(shape), math.prod(shape)
             if count:
                 array = fields[:, field : field + count]
                 array = array.swapaxes(1, 2) if self.mesh.node_axis(shape) == 0 else array
-                found.append(array.reshape(len(fields), size))
+                arrays.append(array.reshape(len(fields), size))
             else:
-                found.append(numbers[:, number : number + size])
+                arrays.append(numbers[:, number : number + size])
                 number += size
             field += count
-        return np.concatenate(found, axis=1)
+        return np.concatenate(arrays, axis=1)
 
     def of_arrays(self) -> list[range]:
-        """For each array the places of its fields; none for one that is not on the mesh."""
+        """The places of each array's fields; none for one that is not on the mesh."""
         ends = np.cumsum([0, *(self._fields(shape) for shape in self.shapes)]).tolist()
         return [range(a, b) for a, b in itertools.pairwise(ends)]
 
@@ -118,8 +118,8 @@ class Rows:
 
     def fitted(self, which: np.ndarray) -> Rows:
         """Some of the rows."""
-        own = {name: getattr(self, name)[which] for name in ("state", "extras", "numbers", "goal", "held")}
-        return Rows(**own, change=self.change, carried=self.carried, free=self.free)
+        by_row = {name: getattr(self, name)[which] for name in ("state", "extras", "numbers", "goal", "held")}
+        return Rows(**by_row, change=self.change, carried=self.carried, free=self.free)
 
     def hat(self) -> np.ndarray:
         """What a ridge of a constant and the numbers takes of residuals: `(rows, rows)`."""
@@ -172,7 +172,7 @@ class ImplicitTangent(ValueTangent):
 
     def _begin_anew(self, window: int) -> None:
         super()._begin_anew(window)
-        self._own: Mesh | None = self.mesh
+        self._mesh_in_use: Mesh | None = self.mesh
         self._fit: dict[str, Any] | None = None  # plain values and tensors, as a state has them
         self._step: ImplicitStep | None = None
         self._next = 0  # the count of lessons before which it is fitted again
@@ -202,7 +202,7 @@ class ImplicitTangent(ValueTangent):
 
         Args:
             mesh: the mesh.
-            rows: to learn from; of forms that is taken which foretells the held-out ones best.
+            rows: to learn from; of forms that is taken which predicts the held-out ones best.
             before: of the last fit, whose form and numbers are begun with; None to choose a form.
             longer: whether richer forms than usual are tried.
         """
@@ -222,24 +222,24 @@ class ImplicitTangent(ValueTangent):
         return ()
 
     def take(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:
-        """See that they are on the mesh."""
-        if self._own is None:
-            self._own = mesh_of(type(self).__name__, form)
-            self.check_mesh(self._own)
+        """Refuse rows that are not on the mesh."""
+        if self._mesh_in_use is None:
+            self._mesh_in_use = mesh_of(type(self).__name__, form)
+            self.check_mesh(self._mesh_in_use)
         self._arrays()
 
     def learn(self, steps: int | None = None) -> None:
         """Fit the step again, at the first, second, fourth, eighth lesson and so on."""
-        assert self._form is not None and self._own is not None
+        assert self._form is not None and self._mesh_in_use is not None
         if steps is not None or self._lessons >= self._next:
-            own = self._window.spread(self._rows_of_a_fit())
-            z, others, y = map(_numpy, own)
+            columns = self._window.spread(self._rows_of_a_fit())
+            z, others, y = map(_numpy, columns)
             units, before = self._units(z, others, y), self._fit
             again = before is not None and self._settled(units, len(z))
             if again:  # the numbers are of these units
                 units = self._units_now()
             rows = self._read(units, z, others, y)
-            fit = self.fitted(self._own, rows, before if again else None, self._longer)
+            fit = self.fitted(self._mesh_in_use, rows, before if again else None, self._longer)
             if again and before is not None:
                 worse = fit["measured"]["error"] > WORSE * before["measured"]["error"]
                 fit["rows"] = 0 if worse else before["rows"]
@@ -250,7 +250,7 @@ class ImplicitTangent(ValueTangent):
                     f"{self!r}: expected a step that can be solved, got none after {self._lessons} lessons. "
                     "Take zo.MLPTangent for this box."
                 )
-            self._fit = fit | {"units": {name: torch.from_numpy(each) for name, each in units.items()}}
+            self._fit = fit | {"units": {name: torch.from_numpy(values) for name, values in units.items()}}
             self._step = None
             self._fit["rest"] = self._rest(rows)
             self._next = max(1, 2 * (self._lessons + 1) - 1)
@@ -274,8 +274,8 @@ class ImplicitTangent(ValueTangent):
         if not self.knows:
             return d.new_zeros(*d.shape[:2], sum(sizes(pairs.outputs)))
         z, others = _numpy(pairs.z), _numpy(others_of(pairs))
-        found = [self.pushed(z, others, _numpy(each)) for each in d]
-        return torch.from_numpy(np.stack(found) if found else np.zeros((0, *pairs.y.shape))).to(d)
+        responses = [self.pushed(z, others, _numpy(change)) for change in d]
+        return torch.from_numpy(np.stack(responses) if responses else np.zeros((0, *pairs.y.shape))).to(d)
 
     def answered(self, z: np.ndarray, others: np.ndarray) -> np.ndarray:
         """The outputs, `(rows, size_out)`."""
@@ -297,8 +297,8 @@ class ImplicitTangent(ValueTangent):
         v_fields = self._arrays()[1].split(v)[0] * units["out_scale"][:, None]
         state, extras, _ = self._stepper().adjoint(self._run(rows), rows.extras, v_fields)
         numbers = (v_fields.reshape(len(v), -1) @ rest["dual"].numpy().T) @ rest["numbers"].numpy()
-        given = self._arrays()[0]
-        fields = np.zeros((len(z), given.fields, rows.state.shape[2]))
+        input_arrays = self._arrays()[0]
+        fields = np.zeros((len(z), input_arrays.fields, rows.state.shape[2]))
         scale = units["out_scale"][:, None]
         for place, source in enumerate(units["source"].tolist()):
             if source >= 0:
@@ -307,16 +307,16 @@ class ImplicitTangent(ValueTangent):
         for place, source in enumerate(units["extra"].tolist()):
             fields[:, source] += extras[:, place] / units["extra_scale"][place]
         numbers = numbers / units["number_scale"]
-        return given.joined(fields, numbers)[:, : z.shape[1]]
+        return input_arrays.joined(fields, numbers)[:, : z.shape[1]]
 
     def state_dict(self) -> dict[str, Any]:
         """The fit, the mesh that it is of, and the rows that it is learned from."""
         if self._form is None:
             return {"form": None}
-        assert self._own is not None
+        assert self._mesh_in_use is not None
         mesh = {
             name: torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value
-            for name, value in self._own.plain().items()
+            for name, value in self._mesh_in_use.plain().items()
         }
         learning = (self._next, self._longer)
         return copy.deepcopy(self.kept() | {"mesh": mesh, "fit": self._fit, "learning": learning})
@@ -332,28 +332,32 @@ class ImplicitTangent(ValueTangent):
             name: value.cpu().numpy() if isinstance(value, Tensor) else value
             for name, value in state["mesh"].items()
         }
-        self._own = Mesh(**mesh)
+        self._mesh_in_use = Mesh(**mesh)
         self._fit, (self._next, self._longer) = _on_cpu(state["fit"]), state["learning"]
         self._step = None
 
     # How rows are read
 
     def _arrays(self) -> tuple[NodeArrays, NodeArrays]:
-        """Of all inputs, those without a gradient last, and of the outputs."""
-        assert self._form is not None or self._own is not None
-        assert self._form is not None and self._own is not None
+        """The arrays of all inputs, those without a gradient last, and of the outputs."""
+        assert self._form is not None or self._mesh_in_use is not None
+        assert self._form is not None and self._mesh_in_use is not None
         inputs = tuple(spec.shape for spec in self._form.inputs) + self._form.others
-        given = NodeArrays(inputs, self._own)
-        told = NodeArrays(tuple(spec.shape for spec in self._form.outputs), self._own)
-        on_nodes = [len(own) for own in told.of_arrays()]
-        if not all(on_nodes) or not given.fields or max(told.fields, given.fields) > MOST_FIELDS:
+        input_arrays = NodeArrays(inputs, self._mesh_in_use)
+        output_arrays = NodeArrays(tuple(spec.shape for spec in self._form.outputs), self._mesh_in_use)
+        on_nodes = [len(fields) for fields in output_arrays.of_arrays()]
+        if (
+            not all(on_nodes)
+            or not input_arrays.fields
+            or max(output_arrays.fields, input_arrays.fields) > MOST_FIELDS
+        ):
             raise ConfigurationError(
                 f"{type(self).__name__}: expected outputs, and at least one input, with the "
-                f"{self._own.size} nodes of {self._own!r} as an axis and at most {MOST_FIELDS} numbers a "
-                f"node, got inputs {list(inputs)} and outputs {list(told.shapes)}. Take zo.MLPTangent, or "
-                "two boxes."
+                f"{self._mesh_in_use.size} nodes of {self._mesh_in_use!r} as an axis and at most "
+                f"{MOST_FIELDS} numbers a node, got inputs {list(inputs)} and outputs "
+                f"{list(output_arrays.shapes)}. Take zo.MLPTangent, or two boxes."
             )
-        return given, told
+        return input_arrays, output_arrays
 
     def _rows_of_a_fit(self) -> int:
         assert self._form is not None
@@ -362,14 +366,14 @@ class ImplicitTangent(ValueTangent):
 
     def _units(self, z: np.ndarray, others: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
         """What follows what, and by what it is divided, by these rows."""
-        assert self._form is not None and self._own is not None
-        given, told = self._arrays()
-        inputs, numbers = given.split(np.concatenate([z, others], axis=1))
-        goal, _ = told.split(y)
-        places = given.of_arrays()
-        source = np.full(told.fields, -1)
+        assert self._form is not None and self._mesh_in_use is not None
+        input_arrays, output_arrays = self._arrays()
+        inputs, numbers = input_arrays.split(np.concatenate([z, others], axis=1))
+        goal, _ = output_arrays.split(y)
+        places = input_arrays.of_arrays()
+        source = np.full(output_arrays.fields, -1)
         follows = sources(self._form.inputs, self._form.outputs)
-        for spec, fields, of in zip(self._form.outputs, told.of_arrays(), follows, strict=True):
+        for spec, fields, of in zip(self._form.outputs, output_arrays.of_arrays(), follows, strict=True):
             if of is None:
                 continue
             most = FAR if self._form.inputs[of].name == spec.name else NEAR
@@ -377,27 +381,29 @@ class ImplicitTangent(ValueTangent):
                 change = _size(goal[:, field] - inputs[:, place])
                 if change <= most * min(_size(goal[:, field]), _size(inputs[:, place])):
                     source[field] = place
-        spread = np.array([_spread(goal[:, own]) for own in range(told.fields)])
+        spread = np.array([_spread(goal[:, field]) for field in range(output_arrays.fields)])
         still = (np.ptp(goal, axis=0) <= STILL * spread[:, None]).astype(float) * (len(goal) > 1)
         followed = [
-            goal[:, own] - (inputs[:, source[own]] if source[own] >= 0 else 0) for own in range(told.fields)
+            goal[:, field] - (inputs[:, source[field]] if source[field] >= 0 else 0)
+            for field in range(output_arrays.fields)
         ]
-        extra = np.array([place for place in range(given.fields) if place not in source], dtype=int)
+        extra = np.array([place for place in range(input_arrays.fields) if place not in source], dtype=int)
         prescribed = still.copy()
-        if self._own.fixed is not None:
+        if self._mesh_in_use.fixed is not None:
             prescribed[:] = 0.0
-            prescribed[:, self._own.fixed] = 1.0
+            prescribed[:, self._mesh_in_use.fixed] = 1.0
         return {
             "source": source,
             "extra": extra,
             "out_mean": goal.mean(axis=(0, 2)),
             "out_scale": spread,
-            "change": np.array([_spread(own - LATELY * own.mean(axis=0)) for own in followed]) / spread,
+            "change": np.array([_spread(change - LATELY * change.mean(axis=0)) for change in followed])
+            / spread,
             "constant": still * prescribed,
             "prescribed": prescribed,
             "level": goal.mean(axis=0),
             "extra_mean": inputs[:, extra].mean(axis=(0, 2)),
-            "extra_scale": np.array([_spread(inputs[:, own]) for own in extra]).reshape(-1),
+            "extra_scale": np.array([_spread(inputs[:, place]) for place in extra]).reshape(-1),
             "number_mean": numbers.mean(axis=0),
             "number_scale": _or_one(numbers.std(axis=0)),
         }
@@ -412,18 +418,18 @@ class ImplicitTangent(ValueTangent):
         changes: bool = False,
     ) -> Rows:
         """Rows in standard units; or changes of rows, which have no mean."""
-        given, told = self._arrays()
-        inputs, numbers = given.split(np.concatenate([z, others], axis=1))
+        input_arrays, output_arrays = self._arrays()
+        inputs, numbers = input_arrays.split(np.concatenate([z, others], axis=1))
         means = 0.0 if changes else 1.0
         mean, scale = means * units["out_mean"][:, None], units["out_scale"][:, None]
         level = means * (units["level"] - units["out_mean"][:, None]) / scale
-        state = np.zeros((len(z), told.fields, inputs.shape[2]))
+        state = np.zeros((len(z), output_arrays.fields, inputs.shape[2]))
         for place, source in enumerate(units["source"].tolist()):
             if source >= 0:
                 state[:, place] = (inputs[:, source] - mean[place]) / scale[place]
         state = np.where(units["constant"] > 0, level, state)
         extras = inputs[:, units["extra"]] - means * units["extra_mean"][:, None]
-        goal = np.zeros_like(state) if y is None else (told.split(y)[0] - mean) / scale
+        goal = np.zeros_like(state) if y is None else (output_arrays.split(y)[0] - mean) / scale
         return Rows(
             state,
             extras / units["extra_scale"][:, None],
@@ -449,12 +455,12 @@ class ImplicitTangent(ValueTangent):
         return self._fit
 
     def _units_now(self) -> dict[str, np.ndarray]:
-        return {name: each.numpy() for name, each in self._fit_now()["units"].items()}
+        return {name: values.numpy() for name, values in self._fit_now()["units"].items()}
 
     def _stepper(self) -> ImplicitStep:
         if self._step is None:
-            assert self._own is not None
-            self._step = self.step(self._own, self._fit_now())
+            assert self._mesh_in_use is not None
+            self._step = self.step(self._mesh_in_use, self._fit_now())
         return self._step
 
     def _run(self, rows: Rows) -> Trajectory:
@@ -497,13 +503,13 @@ def mesh_of(who: str, form: Form) -> Mesh:
     Raises:
         ConfigurationError: they have none, or several.
     """
-    found = {spec.layout for spec in form.outputs if isinstance(spec.layout, Mesh)}
-    if len(found) != 1:
+    meshes = {spec.layout for spec in form.outputs if isinstance(spec.layout, Mesh)}
+    if len(meshes) != 1:
         raise ConfigurationError(
             f"{who}: expected outputs on one mesh, got layouts {[spec.layout for spec in form.outputs]}. "
             "Give the specs of inputs and outputs layout=blackbox.Mesh(...), or the tangent its mesh=."
         )
-    return found.pop()
+    return meshes.pop()
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:
@@ -512,7 +518,7 @@ def _numpy(tensor: Tensor) -> np.ndarray:
 
 def _on_cpu(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _on_cpu(each) for name, each in value.items()}
+        return {name: _on_cpu(part) for name, part in value.items()}
     return value.cpu() if isinstance(value, Tensor) else value
 
 
@@ -521,7 +527,7 @@ def _size(values: np.ndarray) -> float:
 
 
 def _spread(values: np.ndarray) -> float:
-    """Of rows and nodes around the mean of all; 1 for what never changes."""
+    """The spread of rows and nodes around the mean of all; 1 for what never changes."""
     spread = float(values.std())
     return spread if spread > 1e-12 * max(_size(values), 1e-300) else 1.0
 

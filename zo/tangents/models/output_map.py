@@ -8,7 +8,11 @@ import torch
 from torch import Tensor
 
 SPAN = 1e-5  # directions in which outputs vary by less than this fraction of the largest are none
-RIDGES = (1e-5, 1e-3, 1e-1)  # of the largest diagonal entry; the one that tells held-out rows best, or none
+RIDGES = (
+    1e-5,
+    1e-3,
+    1e-1,
+)  # of the largest diagonal entry; the one that predicts held-out rows best, or none
 ALONE = 0.01  # a model whose held-out mean square error is this much smaller without a map has none
 HELD_OUT = 4  # one row in so many, the last
 
@@ -16,11 +20,11 @@ HELD_OUT = 4  # one row in so many, the last
 class OutputMap:
     """y = m_y + (x - m_x) W, x the values of a model and y the box's, both `(rows, size)`.
 
-    In units in which all numbers count alike W = Pi + (S + r)^-1 (C - S Pi), with S and C the covariances of
-    x with itself and with y, Pi the orthogonal projector on the span of the outputs y, and r a ridge: so W is
-    Pi where the rows say nothing else. What it is for: outputs often obey a constraint, such as zero
-    divergence, that the box imposes on whatever it is given. Values never show that, since all of them obey
-    it: a model that passes changes on is wrong there, and Pi is right.
+    In units in which all numbers have the same weight, W = Pi + (S + r)^-1 (C - S Pi), with S and C the
+    covariances of x with itself and with y, Pi the orthogonal projector on the span of the outputs y, and r a
+    ridge: so W is Pi where the rows say nothing else. What it is for: outputs often obey a constraint, such
+    as zero divergence, that the box imposes on whatever it is given. Values never show that, since all of
+    them obey it: a model that passes changes on is wrong there, and Pi is right.
 
     The fit takes the smaller of two forms of one formula: with matrices of size x size, or of rows x rows.
     """
@@ -29,7 +33,7 @@ class OutputMap:
         self._units: tuple[Tensor, Tensor, Tensor] | None = None  # both means, and the scale of each number
         self._factors: tuple[Tensor, ...] = ()  # a matrix, or pairs of factors that are added
         self._ridge: float | None = RIDGES[0]
-        self._alone = False  # the model tells held-out rows so well that no map is put behind it
+        self._alone = False  # the model predicts held-out rows so well that no map is put behind it
 
     @torch.no_grad()
     def fit(self, x: Tensor, y: Tensor, scale: Tensor, again: bool = True) -> None:
@@ -95,12 +99,12 @@ class OutputMap:
         return sum((v @ second.T) @ first.T for first, second in pairs) / scale
 
     def state_dict(self) -> dict[str, Any]:
-        """Units and factors."""
+        """The units and factors."""
         return {"units": self._units, "factors": self._factors, "ridge": self._ridge, "alone": self._alone}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on where `state_dict` was taken."""
-        mean_in, mean_out, scale = (each.to(device) for each in state["units"])
+        mean_in, mean_out, scale = (tensor.to(device) for tensor in state["units"])
         self._units, self._ridge = (mean_in, mean_out, scale), state["ridge"]
         self._alone = state["alone"]
         self._factors = tuple(factor.to(device) for factor in state["factors"])

@@ -52,14 +52,14 @@ class ParticleNetwork(Passes):
             size for count, size, first in zip(arrays, sizes, self._firsts(), strict=True)
             if not count and first != list_at[0]
         ]  # fmt: skip
-        given, out = sum(self.arrays) + sum(apart), sum(self.answered)
+        size_in, out = sum(self.arrays) + sum(apart), sum(self.answered)
         self.register_buffer("spread", torch.tensor(list(spread)), persistent=False)
-        self.begin = nn.Linear(given, width)
+        self.begin = nn.Linear(size_in, width)
         self.differences = nn.ModuleList(nn.Linear(self.moving, width) for _ in range(rounds))
         self.ends = nn.ModuleList(nn.Linear(width, 2 * width, bias=False) for _ in range(rounds))
         self.says = nn.ModuleList(nn.Linear(width, width) for _ in range(rounds))
         self.hears = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(rounds))
-        self.last, self.linear = nn.Linear(width, out), nn.Linear(given, out, bias=False)
+        self.last, self.linear = nn.Linear(width, out), nn.Linear(size_in, out, bias=False)
         for layer in (self.last, self.linear, *self.ends):  # at first differences alone count in a pair
             for weight in layer.parameters():
                 nn.init.zeros_(weight)
@@ -67,15 +67,15 @@ class ParticleNetwork(Passes):
     def values(self, x: Tensor) -> Tensor:
         """`(rows, size_in + size of others)` to `(rows, size_out)`, with a graph."""
         rows, count = len(x), self.particles
-        own, shared, pairs = [], [], x[:, :0]
+        of_particles, shared, pairs = [], [], x[:, :0]
         for numbers, array, first in zip(self.arrays, x.split(self.sizes, 1), self._firsts(), strict=True):
             if numbers:
-                own.append(array.reshape(rows, count, numbers))
+                of_particles.append(array.reshape(rows, count, numbers))
             elif first == self.list_at[0]:
                 pairs = array
             else:
                 shared.append(array[:, None].expand(-1, count, -1))
-        nodes = torch.cat([*own, *shared], 2).flatten(0, 1)
+        nodes = torch.cat([*of_particles, *shared], 2).flatten(0, 1)
         there, here, counted = _ends(pairs.detach().reshape(rows, -1, 2), count)
         difference = (nodes[there] - nodes[here])[:, : self.moving] / self.get_buffer("spread").to(x)
         hidden = self.begin(nodes)
@@ -86,8 +86,8 @@ class ParticleNetwork(Passes):
             said = functional.silu(says(said)) * counted
             heard = torch.zeros_like(hidden).index_add(0, here, said)
             hidden = hidden + hears(torch.cat([functional.silu(hidden), heard], 1))
-        found = (self.last(functional.silu(hidden)) + self.linear(nodes)).view(rows, count, -1)
-        return torch.cat([each.flatten(1) for each in found.split(self.answered, 2)], 1)
+        added = (self.last(functional.silu(hidden)) + self.linear(nodes)).view(rows, count, -1)
+        return torch.cat([output.flatten(1) for output in added.split(self.answered, 2)], 1)
 
     def _firsts(self) -> list[int]:
         return [sum(self.sizes[:place]) for place in range(len(self.sizes))]
@@ -95,24 +95,24 @@ class ParticleNetwork(Passes):
     # Passes
 
     def arranged(self, z: Tensor, others: Tensor) -> Tensor:
-        """End to end."""
+        """Inputs and others end to end."""
         return torch.cat([z, others], dim=1)
 
     def passed(self, x: Tensor) -> tuple[Tensor, Kept]:
-        """With a graph, for the way back."""
+        """Outputs with a graph, for the way back."""
         with torch.enable_grad():
-            given = x.detach().requires_grad_()
-            found = self.values(given)
-        return found.detach(), (given, found)
+            inputs = x.detach().requires_grad_()
+            outputs = self.values(inputs)
+        return outputs.detach(), (inputs, outputs)
 
     def back(self, kept: Kept, cotangent: Tensor, slopes: Slopes | None = None) -> Tensor | None:
-        """To the inputs; weights are learned on a graph."""
+        """The gradient by the inputs; weights are learned on a graph."""
         assert slopes is None
-        given, found = kept
-        return torch.autograd.grad(found, given, cotangent, retain_graph=True)[0]
+        inputs, outputs = kept
+        return torch.autograd.grad(outputs, inputs, cotangent, retain_graph=True)[0]
 
     def pushed(self, kept: Kept, change: Tensor) -> Tensor:
-        """By the derivative of the way back."""
+        """What outputs change by, by the derivative of the way back."""
         return pushed_forward(self.values, kept[0], change[None])[0]
 
     def apart(self, kept: Kept, counts: Sequence[int]) -> list[Kept]:
@@ -120,15 +120,15 @@ class ParticleNetwork(Passes):
         return [self.passed(part)[1] for part in kept[0].detach().split(counts)]
 
     def answers(self, y: Tensor) -> Tensor:
-        """As they are."""
+        """The outputs as they are."""
         return y
 
-    def asked(self, cotangent: Tensor) -> Tensor:
-        """As it is."""
+    def arranged_cotangent(self, cotangent: Tensor) -> Tensor:
+        """The outputs' gradient as it is."""
         return cotangent
 
-    def given(self, cotangent: Tensor) -> Tensor:
-        """As it is."""
+    def cotangent_rows(self, cotangent: Tensor) -> Tensor:
+        """The inputs' gradient as it is."""
         return cotangent
 
 

@@ -89,21 +89,21 @@ class PairTangent(NetworkTangent):
 
     def groups(self, form: Form, shapes: Sequence[tuple[int, ...]]) -> Tensor | None:
         """A number of a particle shares its unit with that of all others."""
-        count, found, first = self._particles(form), [], 0
+        count, groups, first = self._particles(form), [], 0
         for shape in shapes:
-            size, own = math.prod(shape), _numbers(shape, count)
+            size, numbers = math.prod(shape), _numbers(shape, count)
             places = torch.arange(size)
-            found.append(first + (places % own if own else places))
-            first += own or size
-        return torch.cat(found) if found else None
+            groups.append(first + (places % numbers if numbers else places))
+            first += numbers or size
+        return torch.cat(groups) if groups else None
 
     def plan(self, form: Form, rows: tuple[Tensor, Tensor, Tensor]) -> dict[str, Any]:
-        """How much neighbours differ, of each number of a particle."""
+        """How much neighbours differ in each number of a particle."""
         z, listed = rows[0], self._listed(form)
         pairs = self._window.spread(rows_of(PARTS, form))[1][:, listed]
         count = self._particles(form)
         arrays = z.split([math.prod(spec.shape) for spec in form.inputs], 1)
-        nodes = torch.cat([each.reshape(len(z), count, -1) for each in arrays], 2)
+        nodes = torch.cat([array.reshape(len(z), count, -1) for array in arrays], 2)
         both = pairs.reshape(len(pairs), -1, 2).round().long()
         kept = ((both >= 0) & (both < count)).all(2) & (both[..., 0] != both[..., 1])
         row, pair = kept.nonzero(as_tuple=True)
@@ -133,25 +133,25 @@ class PairTangent(NetworkTangent):
 
     @property
     def whole_rows(self) -> bool:
-        """Whole, but on a graph: see `missed`."""
+        """Whether steps of learning have passes written out: here they are on a graph, see `missed`."""
         return False
 
     def missed(self, generator: torch.Generator) -> Tensor:
-        """Of rows that are drawn."""
+        """What the network misses on rows that are drawn."""
         assert isinstance(self._network, ParticleNetwork)
         z, others, y = self._window.draw(self.drawn(), generator)
-        found = self._network.values(self._network.arranged(*self._standard(z, others)))
-        return found - standard(y - self.carried(z), self._moments[3]).to(found)
+        predicted = self._network.values(self._network.arranged(*self._standard(z, others)))
+        return predicted - standard(y - self.carried(z), self._moments[3]).to(predicted)
 
     def _standard(self, z: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-        """But for the pairs, which are whole numbers."""
+        """Inputs in standard units, but for the pairs, which are whole numbers."""
         assert self._form is not None
         x, o = super()._standard(z, others)
         listed = self._listed(self._form)
         return x, torch.cat([o[:, : listed.start], others[:, listed].to(o), o[:, listed.stop :]], 1)
 
     def _particles(self, form: Form) -> int:
-        """How many there are.
+        """How many particles there are.
 
         Raises:
             ConfigurationError: an input or an output has not one entry for each.
@@ -171,8 +171,10 @@ class PairTangent(NetworkTangent):
         Raises:
             ConfigurationError: none of them lists pairs, or several may.
         """
-        found = [place for place, shape in enumerate(form.others) if len(shape) == 2 and shape[1] == 2]
-        places = found if self.list_of is None else [place for place in found if place == self.list_of]
+        candidates = [place for place, shape in enumerate(form.others) if len(shape) == 2 and shape[1] == 2]
+        places = (
+            candidates if self.list_of is None else [place for place in candidates if place == self.list_of]
+        )
         if len(places) != 1:
             raise ConfigurationError(
                 f"{self!r}: expected one input without a derivative that lists neighbours, (pairs, 2), got "
@@ -184,10 +186,10 @@ class PairTangent(NetworkTangent):
         return slice(first, first + sizes[places[0]])
 
     def __repr__(self) -> str:
-        """With what was set."""
+        """The settings."""
         return f"PairTangent(list_of={self.list_of}, width={self.width}, rounds={self.rounds})"
 
 
 def _numbers(shape: tuple[int, ...], particles: int) -> int:
-    """Of each particle in such an array; 0 for one that does not lie on particles."""
+    """The numbers that each particle has in such an array; 0 for one that does not lie on particles."""
     return math.prod(shape[1:]) if shape[:1] == (particles,) else 0

@@ -20,8 +20,8 @@ class Passes(nn.Module, ABC):
     """A network of fixed shape with its forward pass and the ways back to inputs and weights.
 
     On networks of some thousand weights autograd takes several times as long as the multiplications. A row of
-    inputs or outputs is a vector; `arranged` and `asked` bring rows into the layout that the passes have,
-    `answers` and `given` back.
+    inputs or outputs is a vector; `arranged` and `arranged_cotangent` bring rows into the layout that the
+    passes have, `answers` and `cotangent_rows` bring them back.
     """
 
     @abstractmethod
@@ -58,11 +58,11 @@ class Passes(nn.Module, ABC):
         """Outputs of `passed` as rows `(rows, size_out)`."""
 
     @abstractmethod
-    def asked(self, cotangent: Tensor) -> Tensor:
+    def arranged_cotangent(self, cotangent: Tensor) -> Tensor:
         """The transpose of `answers`."""
 
     @abstractmethod
-    def given(self, cotangent: Tensor) -> Tensor:
+    def cotangent_rows(self, cotangent: Tensor) -> Tensor:
         """The transpose of `arranged`: `(rows, size_in + size of others)`."""
 
     def forward(self, z: Tensor, others: Tensor) -> Tensor:
@@ -82,15 +82,15 @@ class _Passed(Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
-        found = ctx.network.back(ctx.kept, ctx.network.asked(cotangent))
-        of_z, of_others = found_rows(ctx.network, found, ctx.size)
+        arrived = ctx.network.back(ctx.kept, ctx.network.arranged_cotangent(cotangent))
+        of_z, of_others = input_cotangents(ctx.network, arrived, ctx.size)
         return of_z, of_others, None
 
 
-def found_rows(network: Passes, found: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
+def input_cotangents(network: Passes, arrived: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
     """What arrives at the inputs as rows: at the first `size` numbers, and at the others."""
-    assert found is not None
-    rows = network.given(found)
+    assert arrived is not None
+    rows = network.cotangent_rows(arrived)
     return rows[:, :size], rows[:, size:]
 
 
@@ -129,8 +129,8 @@ class FlatAdam:
         self._mean, self._square = self._mean.to(self._weights), self._square.to(self._weights)
         counts = [part.numel() for part in parts]
         for vector in (self._weights, self._slopes):
-            for (name, weight), part, own in zip(named.items(), parts, vector.split(counts), strict=True):
-                shaped = own.view(part.shape)
+            for (name, weight), part, piece in zip(named.items(), parts, vector.split(counts), strict=True):
+                shaped = piece.view(part.shape)
                 shaped = shaped.movedim(1, -1) if weight.ndim == 3 else shaped
                 if vector is self._weights:
                     weight.data = shaped

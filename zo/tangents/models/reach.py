@@ -29,7 +29,7 @@ def measure(
         grid: inputs `(rows, channels, *space)`, standardised.
         change: what the box makes of them, `(rows, channels, *space)`, standardised.
         reach: where it is known.
-        periodic: for each axis, where it is known; else where the other end tells cells near an end better.
+        periodic: for each axis, where it is known; else where the other end predicts cells near it better.
 
     Returns:
         The reach, and whether the ends of each axis meet.
@@ -39,21 +39,21 @@ def measure(
     ends = _ends(grid, change, known) if periodic is None else tuple(periodic)
     if reach is not None:
         return reach, ends
-    found = _reach(grid, change, ends)
-    if periodic is None and not all(ends) and found > narrow:  # seen from so far, they may be otherwise
-        wider = tuple(a or b for a, b in zip(ends, _ends(grid, change, found), strict=True))
+    radius = _reach(grid, change, ends)
+    if periodic is None and not all(ends) and radius > narrow:  # seen from so far, they may be otherwise
+        wider = tuple(a or b for a, b in zip(ends, _ends(grid, change, radius), strict=True))
         if wider != ends:
             ends = wider
-            found = _reach(grid, change, ends)
-    return found, ends
+            radius = _reach(grid, change, ends)
+    return radius, ends
 
 
 def _ends(grid: Tensor, change: Tensor, radius: int) -> tuple[bool, ...]:
-    """Which ends meet: of each axis, where the other end tells cells near an end clearly better than walls.
+    """Which axes' ends meet: those where the other end predicts cells near an end clearly better than walls.
 
-    The stencil is fitted to cells from which no end is seen, so it is the same whatever lies beyond an end.
-    In a box that is told badly by any stencil, as by a projection of all cells, it is as bad near ends that
-    meet as elsewhere. Of the widest stencil and the narrowest the one is taken that tells rows better from
+    The stencil is fitted to cells from which no end is seen, so it is the same whatever lies beyond an end. A
+    box that no stencil predicts well, such as a projection of all cells, is predicted as badly near ends that
+    meet as elsewhere. Of the widest stencil and the narrowest the one is taken that predicts rows better from
     which it was not fitted: few rows along three axes teach a wide one little.
     """
     radius = max(1, min(radius, *(length // 3 for length in grid.shape[2:])))
@@ -62,12 +62,12 @@ def _ends(grid: Tensor, change: Tensor, radius: int) -> tuple[bool, ...]:
     rows, seen = torch.arange(len(grid)), [(grid, change)]
     kept = rows % 4 != 3 if len(rows) > 3 else rows < max(1, len(rows) - 1)
     everywhere = torch.ones_like(kept)
-    found: list[tuple[float, int, Tensor]] = []
-    for near in sorted({1, radius}) if len(rows) > 1 else [1]:  # a single row would be told by any
+    stencils: list[tuple[float, int, Tensor]] = []
+    for near in sorted({1, radius}) if len(rows) > 1 else [1]:  # any would predict a single row
         stencil = _fitted(*_inside(seen, kept, near))
         design, wanted = _inside(seen, ~kept if len(rows) > 1 else kept, near)
-        found.append((float((design @ stencil - wanted).square().mean()), near, stencil))
-    _, near, stencil = min(found, key=lambda each: each[0])
+        stencils.append((float((design @ stencil - wanted).square().mean()), near, stencil))
+    _, near, stencil = min(stencils, key=lambda candidate: candidate[0])
     if len(rows) <= 3:
         stencil = _fitted(*_inside(seen, everywhere, near))
     ends = []
@@ -108,22 +108,22 @@ def _strips(
     lower = torch.cat([below, grid.narrow(axis, 0, 2 * near)], axis)
     upper = torch.cat([grid.narrow(axis, last - near, 2 * near), above], axis)
     ghosts = torch.zeros_like(change.narrow(axis, 0, near))  # of cells that are not asked about
-    told = (
+    changes = (
         torch.cat([ghosts, change.narrow(axis, 0, 2 * near)], axis),
         torch.cat([change.narrow(axis, last - near, 2 * near), ghosts], axis),
     )
-    return list(zip((lower, upper), told, strict=True))
+    return list(zip((lower, upper), changes, strict=True))
 
 
 def _inside(seen: Sequence[tuple[Tensor, Tensor]], among: Tensor, near: int) -> tuple[Tensor, Tensor]:
-    """The design of cells that are further than `near` from the ends of each part, and what it is to tell."""
+    """The design of cells further than `near` from the ends of each part, and what it is to predict."""
     rows, most = among.nonzero()[:, 0], _cells_for(seen[0][0], near) // len(seen)
     generator, parts = torch.Generator().manual_seed(0), []
     for grid, change in seen:
         lengths = [length - 2 * near for length in grid.shape[2:]]
-        each = math.prod(lengths)
-        count = min(most, len(rows) * each)
-        whole = len(rows) * each
+        per_row = math.prod(lengths)
+        count = min(most, len(rows) * per_row)
+        whole = len(rows) * per_row
         drawn = torch.arange(whole) if count == whole else torch.randint(whole, (count,), generator=generator)
         corner = torch.unravel_index(drawn, (len(rows), *lengths))
         row = rows[corner[0].to(rows.device)].to(grid.device)
@@ -138,8 +138,8 @@ def _inside(seen: Sequence[tuple[Tensor, Tensor]], among: Tensor, near: int) -> 
                 windows = windows.unfold(axis, 2 * narrower + 1, 1)
             return windows[row, :, *(place + near - narrower for place in corner)].flatten(1).double()
 
-        own, told = (each[row, :, *cells].double() for each in (grid, change))
-        parts.append((_design(around, own, near), told))
+        in_cell, target = (numbers[row, :, *cells].double() for numbers in (grid, change))
+        parts.append((_design(around, in_cell, near), target))
     designs, wanted = zip(*parts, strict=True)
     return torch.cat(designs), torch.cat(wanted)
 
@@ -163,9 +163,9 @@ def _features(grid: Tensor, radius: int) -> int:
 def _held_out(x: Tensor, change: Tensor, radius: int, periodic: Sequence[bool]) -> float:
     """The mean square error of ridge least squares, on every fourth row."""
     kept, cells = _kept(x), _cells_for(x, radius)
-    found = _fitted(*_taken(x, change, kept, cells, radius, periodic))
+    stencil = _fitted(*_taken(x, change, kept, cells, radius, periodic))
     design, wanted = _taken(x, change, ~kept if bool((~kept).any()) else kept, cells, radius, periodic)
-    return float((design @ found - wanted).square().mean())
+    return float((design @ stencil - wanted).square().mean())
 
 
 def _kept(x: Tensor) -> Tensor:
@@ -190,10 +190,10 @@ def _fitted(design: Tensor, wanted: Tensor) -> Tensor:
 def _taken(
     x: Tensor, change: Tensor, among: Tensor, count: int, radius: int, periodic: Sequence[bool]
 ) -> tuple[Tensor, Tensor]:
-    """The design and what it is to tell, of all cells of some rows, or of some cells where rows have many."""
-    each = x[0, 0].numel()
-    if each <= SAMPLES:
-        rows = _spread(among, max(1, count // each))
+    """The design and what it is to predict, of all cells of some rows, or of some where rows have many."""
+    per_row = x[0, 0].numel()
+    if per_row <= SAMPLES:
+        rows = _spread(among, max(1, count // per_row))
         x = x[rows]
         return _design(
             lambda near: neighbours(x, near, periodic).flatten(0, -2).double(), _cells(x), radius
@@ -207,8 +207,8 @@ def _taken(
         places.append(
             torch.where(torch.arange(count) % (2 * len(space)) == len(places) - 1, at_ends, anywhere)
         )
-    row, *cells = (each.to(x.device) for each in places)
-    own, told = (grid[row, :, *cells].double() for grid in (x, change))
+    row, *cells = (place.to(x.device) for place in places)
+    in_cell, target = (grid[row, :, *cells].double() for grid in (x, change))
 
     def around(near: int) -> Tensor:
         windows = padded(x, near, periodic)
@@ -216,32 +216,32 @@ def _taken(
             windows = windows.unfold(axis, 2 * near + 1, 1)
         return windows[row, :, *cells].flatten(1).double()
 
-    return _design(around, own, radius), told
+    return _design(around, in_cell, radius), target
 
 
 def _spread(among: Tensor, most: int) -> Tensor:
-    """At most so many of the rows, from first to last: rows that follow each other are often alike."""
+    """At most so many of the rows, from first to last: rows that follow each other are often similar."""
     rows = among.nonzero()[:, 0]
     return rows[:: -(-len(rows) // most)]
 
 
-def _design(around: Callable[[int], Tensor], own: Tensor, radius: int) -> Tensor:
+def _design(around: Callable[[int], Tensor], in_cell: Tensor, radius: int) -> Tensor:
     """What lies around each cell, products of that, and a one: `(cells, features)`, float64.
 
     Products of two numbers near by, as far as they are few, and of all with what lies in the cell itself.
 
     Args:
         around: what lies so near to each cell, `(cells, channels * stencil)`.
-        own: what lies in it, `(cells, channels)`.
+        in_cell: what lies in it, `(cells, channels)`.
         radius: of the stencil.
     """
     wide = around(radius)
-    parts, stencil = [wide, torch.ones_like(wide[:, :1])], wide.shape[1] // own.shape[1]
-    if wide.shape[1] * own.shape[1] <= MOST_PAIRS:
-        parts += [wide * each[:, None] for each in own.T]
+    parts, stencil = [wide, torch.ones_like(wide[:, :1])], wide.shape[1] // in_cell.shape[1]
+    if wide.shape[1] * in_cell.shape[1] <= MOST_PAIRS:
+        parts += [wide * channel[:, None] for channel in in_cell.T]
     axes = round(math.log(stencil) / math.log(2 * radius + 1))
     for near in range(radius, 0, -1):
-        size = own.shape[1] * (2 * near + 1) ** axes
+        size = in_cell.shape[1] * (2 * near + 1) ** axes
         if size * (size + 1) // 2 <= MOST_PAIRS:
             close = around(near)
             first, second = torch.triu_indices(size, size)

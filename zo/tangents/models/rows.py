@@ -161,5 +161,5 @@ class Moments:
 
 
 def standard(values: Tensor, moments: Moments) -> Tensor:
-    """In units of mean zero and spread one, float64: what is left of large numbers may be small."""
+    """Values in units of mean zero and spread one, float64: what is left of large numbers may be small."""
     return (values.double() - moments.mean().to(values.device)) / moments.scale().to(values.device)

@@ -47,33 +47,33 @@ class SecantTangent(Tangent):
         changes, residuals, inverse = self._fit(pairs)
         slopes = torch.einsum("qrm,rm->rq", residuals, cotangent.double())
         slopes = torch.einsum("rqs,rs->rq", inverse, slopes)
-        found = torch.einsum("qrn,rq->rn", changes, slopes) * reciprocal(pairs.d_scale.double())
-        return self.prior.vjp(pairs, cotangent) + found.to(cotangent.dtype)
+        correction = torch.einsum("qrn,rq->rn", changes, slopes) * reciprocal(pairs.d_scale.double())
+        return self.prior.vjp(pairs, cotangent) + correction.to(cotangent.dtype)
 
     def predict(self, pairs: CallPairs) -> Tensor:
-        """Each probe from the others of its call and row; a single one from the prior."""
+        """Predict each probe from the others of its call and row; a single one from the prior."""
         # Nothing is kept that could have been learned before: the one probe is left out instead.
         changes, expected, residuals = self._residuals(pairs)
         gram = _gram(changes)
-        found = []
+        predicted = []
         for probe in range(len(changes)):
             others = [other for other in range(len(changes)) if other != probe]
             inverse = self._inverse(gram[:, others][:, :, others])
             coordinates = torch.einsum("rqs,rs->rq", inverse, gram[:, others, probe])
-            found.append(expected[probe] + torch.einsum("qrm,rq->rm", residuals[others], coordinates))
+            predicted.append(expected[probe] + torch.einsum("qrm,rq->rm", residuals[others], coordinates))
         lengths = (pairs.d * reciprocal(pairs.d_scale)).norm(dim=-1, keepdim=True)
-        return torch.stack(found).to(pairs.d.dtype) * lengths if found else expected
+        return torch.stack(predicted).to(pairs.d.dtype) * lengths if predicted else expected
 
     def observe(self, pairs: CallPairs) -> None:
-        """Only the prior learns."""
+        """Let the prior learn; nothing else is kept between steps."""
         self.prior.observe(pairs)
 
     def state_dict(self) -> dict[str, Any]:
-        """The prior's."""
+        """The prior's state."""
         return {"prior": self.prior.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The prior's."""
+        """Load the prior's state."""
         self.prior.load_state_dict(state["prior"])
 
     def _fit(self, pairs: CallPairs) -> tuple[Tensor, Tensor, Tensor]:
@@ -94,7 +94,7 @@ class SecantTangent(Tangent):
         return torch.linalg.pinv(gram, rtol=self.cut**2, hermitian=True)
 
     def __repr__(self) -> str:
-        """With its prior."""
+        """The prior."""
         return f"SecantTangent({self.prior!r})"
 
 

@@ -1,18 +1,17 @@
-"""`SpectralMap`: an `OutputMap` that is the same in all cells of a large periodic grid."""
+"""`SpectralMap`: an `OutputMap` of the waves of a large grid, each for itself."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from zo.tangents.models.lattice import Lattice
 from zo.tangents.models.model import pulled_back
 from zo.tangents.models.output_map import ALONE, HELD_OUT, RIDGES
+from zo.tangents.models.waves import NEVER, SEEN, Waves
 
-SEEN = 1e-6  # of the largest amplitude of all waves: one below it says nothing of what outputs can be
-NONE = 1e-4  # of the amplitude of the wave's largest mixture of channels: mixtures below it never occur
 CLEARLY = 0.25  # of the projector's error in held-out rows: a ridge that leaves more is not put beside it
 TAKEN = 0.1  # of the waves, whose matrix is further from the identity than one mixture of channels
 EXACT = 1e-8  # of a mean square error, in the numbers' units: below it neither is better
@@ -22,8 +21,9 @@ class SpectralMap:
     """y(k) = m_y(k) + (x(k) - m_x(k)) W(k) for each wave k, x the values of a model and y the box's.
 
     What `OutputMap` is for vectors, for arrays on a grid whose ends meet, where a map that is the same in all
-    cells is a small matrix between the channels for each wave. It takes a few rows where a matrix between
-    all numbers would take as many as there are numbers:
+    cells is a small matrix between the channels for each wave; or between walls, where waves are sines and
+    cosines in which the outputs obey a constraint (see `zo.tangents.models.waves`). It takes a few rows where
+    a matrix between all numbers would take as many as there are numbers:
 
         W(k) = Pi(k) + (S(k) + r)^-1 (C(k) - S(k) Pi(k)),
 
@@ -32,20 +32,20 @@ class SpectralMap:
     wave that was not seen stays as it is.
 
     It is Pi(k) alone unless a ridge halves what that misses of held-out rows. Rows of one trajectory resemble
-    one another, so held-out ones are told a little better by whatever was fitted to the others, and where
-    inputs are smooth most waves are hardly in them: the fitted part then lowers the error of values by a
-    tenth, and that of the derivative rises.
+    one another, so held-out ones are predicted a little better by anything that was fitted to the others, and
+    where inputs are smooth most waves are hardly in them: the fitted part then lowers the error of values by
+    a tenth, and that of the derivative rises.
 
     Args:
-        lattice: of the outputs, which all have as many cells.
+        waves: of the outputs.
     """
 
-    def __init__(self, lattice: Lattice) -> None:
-        self.lattice = lattice
+    def __init__(self, waves: Waves) -> None:
+        self.waves = waves
         self._units: tuple[Tensor, Tensor, Tensor] | None = None  # both means, and the scale of each number
         self._matrix = torch.empty(0)  # `(*waves, channels, channels)`
         self._ridge: float | None = RIDGES[0]
-        self._alone = False  # the model tells held-out rows so well that no map is put behind it
+        self._alone = False  # the model predicts held-out rows so well that no map is put behind it
 
     @torch.no_grad()
     def fit(self, x: Tensor, y: Tensor, scale: Tensor, again: bool = True) -> None:
@@ -57,14 +57,14 @@ class SpectralMap:
             self._units = x[:train].mean(dim=0), y[:train].mean(dim=0), unit
             sums = self._sums(x[:train], y[:train])
             for ridge in (*RIDGES, None):
-                self._matrix = _solved(*sums, ridge).to(_complex(x))
+                self._matrix = _solved(self.waves, sums, ridge).to(self._dtype(x))
                 errors[ridge] = float(((self(x[test]) - y[test]) / unit).square().mean())
             best = min(errors, key=lambda ridge: errors[ridge])
             self._ridge = best if errors[best] + EXACT < CLEARLY * errors[None] else None
             alone = float(((x[test] - y[test]) / unit).square().mean())
             self._alone = alone + EXACT < ALONE * errors[self._ridge]
         self._units = x.mean(dim=0), y.mean(dim=0), unit
-        self._matrix = _solved(*self._sums(x, y), self._ridge).to(_complex(x)).contiguous()
+        self._matrix = _solved(self.waves, self._sums(x, y), self._ridge).to(self._dtype(x)).contiguous()
 
     def __call__(self, x: Tensor) -> Tensor:
         """`(rows, size)` to `(rows, size)`."""
@@ -79,11 +79,10 @@ class SpectralMap:
         assert self._units is not None
         if self._alone:
             return change
-        scale, axes = self._units[2], self._axes
-        waves = torch.fft.rfftn(self.lattice.joined(change / scale), dim=axes).movedim(1, -1)
-        found = (waves[..., None, :] @ self._matrix).squeeze(-2).movedim(-1, 1)
-        grid = torch.fft.irfftn(found, s=self.lattice.space, dim=axes)
-        return scale * self.lattice.split(grid)
+        scale, lattice = self._units[2], self.waves.lattice
+        waves = self.waves.of(lattice.joined(change / scale)).movedim(1, -1)
+        mapped = (waves[..., None, :] @ self._matrix).squeeze(-2).movedim(-1, 1)
+        return scale * lattice.split(self.waves.back(mapped))
 
     def pulled(self, cotangent: Tensor) -> Tensor:
         """The transpose of `pushed`."""
@@ -99,32 +98,35 @@ class SpectralMap:
         return float(missing.mean()) > TAKEN
 
     def state_dict(self) -> dict[str, Any]:
-        """Units and matrices."""
-        return {"units": self._units, "matrix": self._matrix, "ridge": self._ridge, "alone": self._alone}
+        """The units and matrices."""
+        return {
+            "units": self._units,
+            "matrix": self._matrix,
+            "ridge": self._ridge,
+            "alone": self._alone,
+            "ends": (self.waves.periodic, self.waves.odd),
+        }
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on where `state_dict` was taken."""
-        mean_in, mean_out, scale = (each.to(device) for each in state["units"])
+        mean_in, mean_out, scale = (tensor.to(device) for tensor in state["units"])
         self._units, self._ridge = (mean_in, mean_out, scale), state["ridge"]
         self._matrix, self._alone = state["matrix"].to(device), state["alone"]
 
-    @property
-    def _axes(self) -> tuple[int, ...]:
-        return tuple(range(2, 2 + len(self.lattice.space)))
+    def _dtype(self, x: Tensor) -> torch.dtype:
+        return x.dtype.to_complex() if any(self.waves.periodic) else x.dtype
 
     def _sums(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """For each wave `(channels, channels)`: of x with itself, of x with y, of y with itself."""
+        """Sums `(channels, channels)` for each wave: of x with itself, of x with y, of y with itself."""
         assert self._units is not None
         mean_in, mean_out, scale = self._units
-        size = len(self.lattice.groups().unique())
-        shape = (*self.lattice.space[:-1], self.lattice.space[-1] // 2 + 1, size, size)
-        sums = [torch.zeros(shape, dtype=torch.complex128, device=x.device) for _ in range(3)]
+        lattice, size = self.waves.lattice, self.waves.lattice.channels
+        shape, dtype = (*self.waves.shape, size, size), self._dtype(x.double())
+        sums = [torch.zeros(shape, dtype=dtype, device=x.device) for _ in range(3)]
         for row in range(len(x)):  # all at once would take many times the rows' memory
             a, b = (
-                torch.fft.rfftn(self.lattice.joined(((each - mean) / scale)[None].double()), dim=self._axes)[
-                    0
-                ]
-                for each, mean in ((x[row], mean_in), (y[row], mean_out))
+                self.waves.of(lattice.joined(((values - mean) / scale)[None].double()))[0]
+                for values, mean in ((x[row], mean_in), (y[row], mean_out))
             )
             a, b = a.movedim(0, -1), b.movedim(0, -1)
             for total, (left, right) in zip(sums, ((a, a), (a, b), (b, b)), strict=True):
@@ -132,19 +134,16 @@ class SpectralMap:
         return sums[0], sums[1], sums[2]
 
 
-def _solved(own: Tensor, cross: Tensor, of_outputs: Tensor, ridge: float | None) -> Tensor:
+def _solved(waves: Waves, sums: Sequence[Tensor], ridge: float | None) -> Tensor:
     """W for each wave; without a ridge the projector alone."""
+    of_inputs, cross, of_outputs = sums
     values, vectors = torch.linalg.eigh(of_outputs)
-    largest = values[..., -1:]
-    kept = values > NONE**2 * largest
+    largest = waves.inner(values[..., -1:])
+    kept = values > NEVER**2 * largest
     kept |= largest <= SEEN**2 * largest.max()
     projector = (vectors * kept[..., None, :]) @ vectors.mH
-    if ridge is None or not bool(own.abs().max() > 0):
+    if ridge is None or not bool(of_inputs.abs().max() > 0):
         return projector
-    ridged = own.clone()
-    ridged.diagonal(dim1=-2, dim2=-1).add_(ridge * float(own.diagonal(dim1=-2, dim2=-1).real.max()))
-    return projector + torch.linalg.solve(ridged, cross - own @ projector)
-
-
-def _complex(x: Tensor) -> torch.dtype:
-    return torch.complex128 if x.dtype == torch.float64 else torch.complex64
+    ridged = of_inputs.clone()
+    ridged.diagonal(dim1=-2, dim2=-1).add_(ridge * float(of_inputs.diagonal(dim1=-2, dim2=-1).real.max()))
+    return projector + torch.linalg.solve(ridged, cross - of_inputs @ projector)

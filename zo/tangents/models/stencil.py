@@ -58,7 +58,7 @@ class StencilTangent(ValueTangent):
         forgetting: the factor by which what was seen counts less with each step.
         ridge: relative to each feature's mean square, so channels may have units of their own. In smooth
             states neighbours hardly differ, and what values do not determine a small ridge leaves wild: 1e-6
-            foretells them better than 1e-3 and gives gradients up to a thousand times too long.
+            predicts them better than 1e-3 and gives gradients up to a thousand times too long.
         window: rows kept, to which W is fitted.
         output_map: whether there is a W (see `OutputMap`).
 
@@ -121,7 +121,7 @@ class StencilTangent(ValueTangent):
         rows = self._design(z, others)
         coefficients = self._solved().to(rows.dtype)
         grid = (rows @ coefficients).movedim(-1, 1)
-        scale, mean = (each().to(z) for each in (self._moments[3].scale, self._moments[3].mean))
+        scale, mean = (statistic().to(z) for statistic in (self._moments[3].scale, self._moments[3].mean))
         return self.carried(z) + mean + scale * answered.split(grid).to(z.dtype)
 
     def take(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:
@@ -158,12 +158,12 @@ class StencilTangent(ValueTangent):
         gram, cross = (self.forgetting * total for total in self._sums)
         for first in range(0, len(z), 16):  # all at once would take gigabytes
             part = slice(first, first + 16)
-            rows, told = (
+            rows, targets = (
                 grid[:, *answered.shared].flatten(0, -2)[self._lessons % every :: every].double()
                 for grid in (self._design(z[part], others[part]), wanted[part])
             )
             gram += rows.T @ rows
-            cross += rows.T @ told
+            cross += rows.T @ targets
         self._sums, self._coefficients = (gram, cross), None
         self.map_if_due()
         self._lessons += 1
@@ -193,24 +193,24 @@ class StencilTangent(ValueTangent):
         form = self._form
         self._sums, self._coefficients, self._next_map = None, None, self._lessons
         self._moments = self.moments(form)
-        for own, values in zip(self._moments, (z, others, y, y - self.carried(z)), strict=True):
-            own.add(values)
-        given, answered = lattices("StencilTangent", form)
+        for moments, values in zip(self._moments, (z, others, y, y - self.carried(z)), strict=True):
+            moments.add(values)
+        inputs, answered = lattices("StencilTangent", form)
         x = self._standard_inputs(z, others)
         change = standard(y - self.carried(z), self._moments[3])
-        known = ends_of("StencilTangent", self.periodic, len(given.space))
-        reach, periodic = measure(given.joined(x), answered.joined(change), self.reach, known)
+        known = ends_of("StencilTangent", self.periodic, len(inputs.space))
+        reach, periodic = measure(inputs.joined(x), answered.joined(change), self.reach, known)
         self._plan = {"reach": reach, "periodic": periodic}
         self._features = self._chosen(form)
 
     def groups(self, form: Form, shapes: Sequence[tuple[int, ...]]) -> Tensor | None:
-        """The cells of a channel."""
+        """The channel of each number: the cells of a channel share a unit."""
         return Lattice(tuple(shapes), lattices("StencilTangent", form)[0].space).groups()
 
     def _chosen(self, form: Form) -> _Features:
-        given, _ = lattices("StencilTangent", form)
+        inputs, _ = lattices("StencilTangent", form)
         for shape in SHAPES:
-            features = _Features.of(given, self.degree, self._plan["reach"], self._plan["periodic"], shape)
+            features = _Features.of(inputs, self.degree, self._plan["reach"], self._plan["periodic"], shape)
             if features.count <= MOST_FEATURES:
                 break
         return features
@@ -222,8 +222,8 @@ class StencilTangent(ValueTangent):
     def _design(self, z: Tensor, others: Tensor) -> Tensor:
         """`(rows, *space, features)`, in float32 or the inputs' own precision if that is higher."""
         assert self._form is not None and self._features is not None
-        given, _ = lattices("StencilTangent", self._form)
-        return self._features(given.joined(self._standard_inputs(z, others)).to(z.dtype))
+        inputs, _ = lattices("StencilTangent", self._form)
+        return self._features(inputs.joined(self._standard_inputs(z, others)).to(z.dtype))
 
     def _solved(self) -> Tensor:
         """The coefficients `(features, channels out)`, once a step."""
@@ -239,7 +239,7 @@ class StencilTangent(ValueTangent):
         return self._coefficients
 
     def __repr__(self) -> str:
-        """With what was set; a resumed run is held to it, so what was measured is not in it."""
+        """The settings; a resumed run is held to them, so what was measured is not among them."""
         return f"StencilTangent(degree={self.degree}, periodic={self.periodic}, reach={self.reach})"
 
 
@@ -262,15 +262,15 @@ class _Features:
     @classmethod
     def of(
         cls,
-        given: Lattice,
+        inputs: Lattice,
         degree: int,
         reach: int,
         periodic: tuple[bool, ...],
         shape: tuple[tuple[int, int], ...],
     ) -> _Features:
-        axes, own = len(given.space), given.own_cells()
-        moving = tuple(n for n, cells in enumerate(own) if cells)
-        found: list[tuple[tuple[Factor, ...], int]] = [(((n, (0,) * axes),), reach) for n in moving]
+        axes, by_cell = len(inputs.space), inputs.varies_by_cell()
+        moving = tuple(n for n, cells in enumerate(by_cell) if cells)
+        products: list[tuple[tuple[Factor, ...], int]] = [(((n, (0,) * axes),), reach) for n in moving]
         for order in range(2, degree + 1):
             apart, around = shape[order - 2]
             apart, around = min(apart, reach), min(around, reach)
@@ -283,13 +283,13 @@ class _Features:
                     centred = tuple(
                         (n, tuple(p - m for p, m in zip(place, middle, strict=True))) for n, place in product
                     )
-                    found.append((centred, around))
-        case = tuple(n for n, cells in enumerate(own) if not cells)
-        return cls(moving, case, tuple(found), tuple(periodic))
+                    products.append((centred, around))
+        case = tuple(n for n, cells in enumerate(by_cell) if not cells)
+        return cls(moving, case, tuple(products), tuple(periodic))
 
     @property
     def count(self) -> int:
-        """Of all features."""
+        """The number of all features."""
         axes = len(self.periodic)
         stencils = 1 + sum((2 * radius + 1) ** axes for _, radius in self.products)
         return stencils * (1 + 2 * len(self.case))
@@ -301,7 +301,7 @@ class _Features:
             (max(map(abs, place)) for product, _ in self.products for _, place in product), default=0
         )
         around = padded(grid, radius, self.periodic)
-        for width, group in itertools.groupby(self.products, key=lambda each: each[1]):
+        for width, group in itertools.groupby(self.products, key=lambda entry: entry[1]):
             channels = []
             for product, _ in group:
                 value = self._shifted(around, grid, product[0], radius)

@@ -99,7 +99,7 @@ class StudentTangent(Tangent):
 
     @property
     def network(self) -> nn.Module:
-        """The network."""
+        """The network that is trained."""
         return self._learner.network
 
     def fit(
@@ -120,17 +120,17 @@ class StudentTangent(Tangent):
         """
         check_count("StudentTangent.fit", "steps", steps)
         groups = [[group] if isinstance(group, Tensor) else list(group) for group in (inputs, outputs)]
-        found = [[tuple(array.shape) for array in group] for group in groups]
+        by_group = [[tuple(array.shape) for array in group] for group in groups]
         if (
             not all(groups)
-            or len({shape[:1] for shapes in found for shape in shapes}) != 1
-            or not found[0][0]
+            or len({shape[:1] for shapes in by_group for shape in shapes}) != 1
+            or not by_group[0][0]
         ):
             raise ConfigurationError(
-                f"StudentTangent.fit: expected inputs and outputs with equally many rows first, got {found}. "
-                "Give what went into the box and what came out."
+                f"StudentTangent.fit: expected inputs and outputs with equally many rows first, got "
+                f"{by_group}. Give what went into the box and what came out."
             )
-        self._bind(*([shape[1:] for shape in shapes] for shapes in found))
+        self._bind(*([shape[1:] for shape in shapes] for shapes in by_group))
         x, y = (torch.cat([array.flatten(1) for array in map(_with_size, group)], dim=1) for group in groups)
         self._learner.take(x, y)
         if not self._learner.window.seen:
@@ -247,12 +247,12 @@ class StudentTangent(Tangent):
         return partial(self._learner.around, pairs.y) if known else self._learner.values
 
     def __repr__(self) -> str:
-        """With the network's class."""
+        """The network's class, and the loss."""
         return f"StudentTangent({type(self.network).__name__}, loss={self.loss!r})"
 
 
 def _network_shape(shapes: Sequence[Shape]) -> Shape:
-    """Of one array its own, of several their size; a number a row is a vector of one."""
+    """The shape of one array, or the size of several end to end; a number a row is a vector of one."""
     return (shapes[0] or (1,)) if len(shapes) == 1 else (sum(map(math.prod, shapes)),)
 
 

@@ -68,11 +68,11 @@ class Learner:
         finite = x.isfinite().all(dim=1) & y.isfinite().all(dim=1)
         if bool(finite.any()):
             self.window.add(x[finite], y[finite])
-            for own, values in zip(self._moments, (x, y), strict=True):
-                own.add(values[finite])
+            for moments, values in zip(self._moments, (x, y), strict=True):
+                moments.add(values[finite])
 
     def learn(self, steps: int) -> None:
-        """Some steps of Adam.
+        """Take some steps of Adam.
 
         Raises:
             TangentError: the loss is no longer finite.
@@ -95,22 +95,22 @@ class Learner:
 
     def values(self, z: Tensor) -> Tensor:
         """The box's outputs as the network has them, `(rows, size_in)` to `(rows, size_out)`."""
-        found = self.loss.values(self._scores(z.to(self._weight().device)), *self._units())
-        return found.flatten(1).to(z)
+        outputs = self.loss.values(self._scores(z.to(self._weight().device)), *self._units())
+        return outputs.flatten(1).to(z)
 
     def around(self, y: Tensor, z: Tensor) -> Tensor:
-        """As `values`, but just its derivative means something; y `(rows, size_out)` is what the box gave."""
+        """Values whose derivative alone means something; y `(rows, size_out)` is what the box gave."""
         weight = self._weight()
         known = self.loss.around(y.to(weight).unflatten(1, self.shapes[1]), self._scores(z.to(weight.device)))
         return self.values(z) if known is None else known.flatten(1).to(z)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that changes."""
+        """All that changes while it learns."""
         state = {
             "network": self.network.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "window": self.window.state_dict(),
-            "moments": [own.state_dict() for own in self._moments],
+            "moments": [moments.state_dict() for moments in self._moments],
             "shapes": self.shapes,
             "steps": self.steps,
         }
@@ -124,8 +124,8 @@ class Learner:
         )  # it would write to what it is given
         device = self._weight().device
         self.window.load_state_dict(state["window"], device)
-        for own, loaded in zip(self._moments, state["moments"], strict=True):
-            own.load_state_dict(loaded, device)
+        for moments, loaded in zip(self._moments, state["moments"], strict=True):
+            moments.load_state_dict(loaded, device)
         self.shapes, self.steps = state["shapes"], state["steps"]
 
     def _weight(self) -> Tensor:
@@ -153,10 +153,10 @@ class Learner:
             x = (x.double() - self._moments[0].mean()) / self._moments[0].scale()
         scores = self.network(x.to(self._weight().dtype).unflatten(1, self.shapes[0]))
         if not isinstance(scores, Tensor) or scores.shape != (len(x), *self.shapes[1]):
-            found = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+            got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
             raise ConfigurationError(
                 f"StudentTangent, network: expected it to take {(len(x), *self.shapes[0])} to "
-                f"{(len(x), *self.shapes[1])}, got {found}. Give it the shapes of the box's differentiable "
+                f"{(len(x), *self.shapes[1])}, got {got}. Give it the shapes of the box's differentiable "
                 "input and output; of several, end to end, their sizes."
             )
         return scores
@@ -165,6 +165,7 @@ class Learner:
         """Mean and scale of the outputs, `(*shape out)`, in the network's precision."""
         weight, moments = self._weight(), self._moments[1]
         mean, scale = (
-            each.to(weight).unflatten(0, self.shapes[1]) for each in (moments.mean(), moments.scale())
+            statistic.to(weight).unflatten(0, self.shapes[1])
+            for statistic in (moments.mean(), moments.scale())
         )
         return (mean, scale) if self.standardise else (torch.zeros_like(mean), torch.ones_like(scale))

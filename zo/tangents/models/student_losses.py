@@ -37,7 +37,7 @@ class StudentLoss(ABC):
 
     @abstractmethod
     def targets(self, y: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-        """From the box's outputs to what `loss` takes.
+        """What `loss` compares with, made of the box's outputs.
 
         Raises:
             ConfigurationError: the outputs are not what this is for.
@@ -60,10 +60,10 @@ class Squared(StudentLoss):
     """The scores are the outputs, standardised."""
 
     def check(self, shapes: Sequence[Shape]) -> None:
-        """Any will do."""
+        """Any outputs will do."""
 
     def targets(self, y: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-        """Of mean zero and spread one."""
+        """The outputs, of mean zero and spread one."""
         return (y - mean) / scale
 
     def loss(self, scores: Tensor, targets: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ class Squared(StudentLoss):
         return (scores - targets).square().mean()
 
     def values(self, scores: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-        """In the box's units."""
+        """The scores in the box's units."""
         return mean + scale * scores
 
 
@@ -79,7 +79,7 @@ class Probabilities(StudentLoss):
     """The outputs are probabilities along the last axis, to any number of decimals."""
 
     def targets(self, y: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-        """Of sum one: rounded ones may miss it."""
+        """The probabilities, of sum one: rounded ones may miss it."""
         total = y.sum(dim=-1, keepdim=True)
         if bool((y < -1e-3).any() | (y > 1.001).any() | (total <= 0).any()):
             raise ConfigurationError(
@@ -100,7 +100,7 @@ class Logits(StudentLoss):
     """The outputs are logits; what is the same for all classes of a row neither counts nor is learned."""
 
     def targets(self, y: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-        """Their probabilities."""
+        """The probabilities of the logits."""
         return y.softmax(dim=-1)
 
     def values(self, scores: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ class Labels(StudentLoss):
     """The outputs are one-hot vectors, or scores of which only the largest counts."""
 
     def targets(self, y: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-        """One-hot."""
+        """One-hot vectors of the largest entries."""
         return functional.one_hot(y.argmax(dim=-1), y.shape[-1]).to(y.dtype)
 
 

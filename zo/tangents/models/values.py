@@ -20,6 +20,7 @@ from zo.tangents.models.model import pulled_back, pushed_forward
 from zo.tangents.models.output_map import OutputMap
 from zo.tangents.models.rows import Moments, Window
 from zo.tangents.models.spectral_map import SpectralMap
+from zo.tangents.models.waves import MOST_ROWS, Odd, Waves, between_walls
 from zo.tangents.pairs import CallPairs, all_rows, sizes
 from zo.tangents.tangent import Response, Tangent, sources
 
@@ -42,7 +43,7 @@ MAP_SIZE = 2**24  # and the numbers of their outputs: 256 rows of 2 x 128 x 256,
 VARIED_ROWS, DIRECTIONS, SPREAD = 256, 8, 1e-2  # see `_varied`
 MAP_NUMBERS = 2**17  # of inputs that a model is asked for at once: a stencil makes some 450 of each
 LARGE, SPECTRAL_SIZE = 2**12, 2**22  # numbers of outputs from which on waves are mapped, and of rows for that
-SEVERAL = 4  # rows for each channel, from which on the matrices of waves are told
+SEVERAL = 4  # rows for each channel, from which on the matrices of waves are determined
 LARGEST = 2**17  # numbers of outputs for which a map without waves is fitted: of more too few rows are kept
 ROW_NUMBERS = 2**24  # of outputs that are looked at where rows are gathered: of large states fewer rows
 BLOCK = 2**18  # numbers of inputs that a model is asked for at once, for values and derivatives
@@ -73,30 +74,30 @@ class Form:
         if following == [0] and len(self.inputs) == 1:
             return z
         pieces = z.split(sizes(self.inputs), dim=1)
-        found = [
+        followed = [
             z.new_zeros(len(z), size) if source is None else pieces[source]
             for source, size in zip(following, sizes(self.outputs), strict=True)
         ]
-        return torch.cat(found, dim=1)
+        return torch.cat(followed, dim=1)
 
     def followed_back(self, cotangent: Tensor) -> Tensor:
         """The transpose of `followed`: `(rows, size_out)` to `(rows, size_in)`."""
         following = sources(self.inputs, self.outputs)
         if following == [0] and len(self.inputs) == 1:
             return cotangent
-        found: list[Tensor] = [cotangent.new_zeros(len(cotangent), size) for size in sizes(self.inputs)]
+        gradients: list[Tensor] = [cotangent.new_zeros(len(cotangent), size) for size in sizes(self.inputs)]
         for source, piece in zip(following, cotangent.split(sizes(self.outputs), dim=1), strict=True):
             if source is not None:
-                found[source] = found[source] + piece
-        return torch.cat(found, dim=1)
+                gradients[source] = gradients[source] + piece
+        return torch.cat(gradients, dim=1)
 
     def plain(self) -> tuple[Any, ...]:
-        """In plain values, for a state."""
+        """The form in plain values, for a state."""
         return *([(s.name, s.shape) for s in specs] for specs in (self.inputs, self.outputs)), self.others
 
     @classmethod
     def of(cls, plain: tuple[Any, ...]) -> Form:
-        """From `plain`."""
+        """The form that `plain` gave."""
         *arrays, others = plain
         inputs, outputs = (tuple(ArraySpec(name, tuple(shape)) for name, shape in specs) for specs in arrays)
         return cls(inputs, outputs, tuple(tuple(shape) for shape in others))
@@ -155,8 +156,8 @@ class ValueTangent(Tangent):
 
     def values(self, z: Tensor, others: Tensor) -> Tensor:
         """W o N, as `within`."""
-        found = self.within(z, others)
-        return found if self._map is None else self._map(found)
+        unmapped = self.within(z, others)
+        return unmapped if self._map is None else self._map(unmapped)
 
     @abstractmethod
     def learn(self, steps: int | None = None) -> None:
@@ -206,7 +207,7 @@ class ValueTangent(Tangent):
         self._map = None
         if state["map"] is not None:
             spectral = "matrix" in state["map"]
-            self._map = self._spectral_map() if spectral else OutputMap()
+            self._map = SpectralMap(self._waves(*state["map"]["ends"])) if spectral else OutputMap()
             self._map.load_state_dict(state["map"], device)
         self._lessons, self._next_map = state["lessons"]
 
@@ -220,41 +221,61 @@ class ValueTangent(Tangent):
         return tuple(Moments(self.groups(form, shapes)) for shapes in (inputs, form.others, outputs, outputs))
 
     def map_if_due(self) -> None:
-        """Fit W to N as it is; then less and less often. Rows that are all much the same tell no map."""
+        """Fit W to N as it is; then less and less often. Rows that hardly differ determine no map."""
         if not self.output_map or self._lessons < self._next_map:
             return
-        size = self._window.spread(1)[2].shape[1]
-        spectral = self.ends_meet and size > LARGE
-        most = max(16, SPECTRAL_SIZE // size) if spectral else max(VARIED_ROWS // 4, MAP_SIZE // size)
-        if not spectral and size > LARGEST:
-            return
-        z, others, y = self._window.spread(min(MAP_ROWS, most))
-        if spectral and len(z) < SEVERAL * len(self._moments[2].by_group()[0]):
-            return
-        scale = self._moments[2].scale().to(y)
         assert self._form is not None
-        if not _varied(self._window.spread(rows_of(VARIED_ROWS, self._form))[2] / scale):
+        rows = rows_of(VARIED_ROWS, self._form)
+        scale = self._moments[2].scale().to(self._window.columns[2])
+        if not _varied(self._window.spread(rows)[2] / scale):
+            return
+        waves, size = self._waves_of_rows(), sum(sizes(self._form.outputs))
+        due = max(1, 2 * self._lessons)
+        if waves is None and size > LARGEST:
+            self._next_map = due
+            return
+        most = max(VARIED_ROWS // 4, MAP_SIZE // size) if waves is None else max(16, SPECTRAL_SIZE // size)
+        z, others, y = self._window.spread(min(MAP_ROWS, most))
+        if waves is not None and len(z) < SEVERAL * waves.lattice.channels:
             return
         with torch.no_grad():
             rows = max(1, min(256, MAP_NUMBERS // z.shape[1]))
             parts = zip(z.split(rows), others.split(rows), strict=True)
-            found = torch.cat([self.within(*part) for part in parts])
-        first = self._map is None
-        self._map = self._map or (self._spectral_map() if spectral else OutputMap())
-        self._map.fit(found, y, scale, first or self._lessons < CHOSEN_AGAIN)
-        self._next_map = max(1, 2 * self._lessons)
+            predicted = torch.cat([self.within(*part) for part in parts])
+        behind = self._map
+        if waves is not None and isinstance(behind, SpectralMap):
+            behind.waves = waves
+        elif behind is None or waves is not None or isinstance(behind, SpectralMap):
+            behind = OutputMap() if waves is None else SpectralMap(waves)
+        first = behind is not self._map
+        self._map = behind
+        behind.fit(predicted, y, scale, first or self._lessons < CHOSEN_AGAIN)
+        self._next_map = due
 
     @property
-    def ends_meet(self) -> bool:
-        """Whether outputs lie on a grid all of whose ends meet, with as many cells each."""
-        return False
+    def ends(self) -> tuple[bool, ...] | None:
+        """For each axis of the outputs' grid whether its ends meet; None where they do not lie on one."""
+        return None
 
-    def _spectral_map(self) -> SpectralMap:
+    def _waves_of_rows(self) -> Waves | None:
+        """Of large outputs on a grid: what a map is put behind; None where one of all numbers is."""
         assert self._form is not None
-        shapes = tuple(spec.shape for spec in self._form.outputs)
+        ends, size = self.ends, sum(sizes(self._form.outputs))
+        if ends is None or size <= LARGE:
+            return None
+        waves = self._waves(ends)
+        if all(ends):
+            return waves if waves.lattice.whole else None
+        y = self._window.spread(rows_of(MOST_ROWS, self._form))[2]
+        if len(y) < SEVERAL * waves.lattice.channels:
+            return None
+        return between_walls(waves.lattice, y / self._moments[2].scale().to(y), ends)
+
+    def _waves(self, ends: Sequence[bool], odd: Odd = ()) -> Waves:
+        assert self._form is not None
         space = space_of(self._form.outputs)
         assert space is not None
-        return SpectralMap(Lattice(shapes, space))
+        return Waves(Lattice(tuple(spec.shape for spec in self._form.outputs), space), tuple(ends), odd)
 
     # What `TangentGradient` asks
 
@@ -263,29 +284,29 @@ class ValueTangent(Tangent):
         if not self.knows:
             return d.new_zeros(*d.shape[:2], sum(sizes(pairs.outputs)))
         others = others_of(pairs)
-        found = [
+        parts = [
             pushed_forward(partial(self.values, others=others[rows]), pairs.z[rows], d[:, rows])
             for rows in blocks(pairs.z)
         ]
-        return found[0] if len(found) == 1 else torch.cat(found, dim=1)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def vjp(self, pairs: CallPairs, cotangent: Tensor) -> Tensor:
         """The model's J^T v; zero before it has learned."""
         if not self.knows:
             return torch.zeros_like(pairs.z)
         others = others_of(pairs)
-        found = [
+        parts = [
             pulled_back(partial(self.values, others=others[rows]), pairs.z[rows], cotangent[rows])
             for rows in blocks(pairs.z)
         ]
-        return found[0] if len(found) == 1 else torch.cat(found)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def response(self, pairs: CallPairs, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
         """What the model's outputs change by; zero before it has learned."""
         return self.responses([pairs])[0](z, others)
 
     def responses(self, calls: Sequence[CallPairs]) -> list[Response]:
-        """Of each call; the model is asked once for the outputs at all that was recorded."""
+        """The change of each call's outputs; the model is asked once for those of all that was recorded."""
         before = self.predict_values(all_rows(calls))
         if before is None:
             return [lambda z, others: z.new_zeros(len(z), sum(sizes(calls[0].outputs)))] * len(calls)
@@ -307,8 +328,8 @@ class ValueTangent(Tangent):
 
     def _in_blocks(self, z: Tensor, others: Tensor) -> Tensor:
         """`values`, of few rows at a time where they are large."""
-        found = [self.values(z[rows], others[rows]) for rows in blocks(z)]
-        return found[0] if len(found) == 1 else torch.cat(found)
+        parts = [self.values(z[rows], others[rows]) for rows in blocks(z)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def see(self, pairs: CallPairs) -> None:
         """Keep what the base and the probes asked, and the answers."""
@@ -351,39 +372,39 @@ class ValueTangent(Tangent):
         """
         name = f"{type(self).__name__}.fit"
         check_count(name, "steps", steps)
-        given, answers = ([t] if isinstance(t, Tensor) else list(t) for t in (inputs, outputs))
+        asked, answers = ([t] if isinstance(t, Tensor) else list(t) for t in (inputs, outputs))
         if (
-            not given
+            not asked
             or not answers
-            or len({t.shape[:1] for t in (*given, *answers)}) != 1
-            or not given[0].ndim
+            or len({t.shape[:1] for t in (*asked, *answers)}) != 1
+            or not asked[0].ndim
         ):
             raise ConfigurationError(
                 f"{name}: expected inputs and outputs with equally many rows first, got shapes "
-                f"{[tuple(t.shape) for t in given]} and {[tuple(t.shape) for t in answers]}. Give what went "
+                f"{[tuple(t.shape) for t in asked]} and {[tuple(t.shape) for t in answers]}. Give what went "
                 "into the box and what came out."
             )
-        if box is None and len(given) + len(answers) > 2:  # names say which output follows which input
+        if box is None and len(asked) + len(answers) > 2:  # names say which output follows which input
             raise ConfigurationError(
-                f"{name}: expected the box where there are several inputs or outputs, got {len(given)} and "
+                f"{name}: expected the box where there are several inputs or outputs, got {len(asked)} and "
                 f"{len(answers)} without it. Add box=, for its names and for what carries no gradient."
             )
-        asked = box.inputs if box else (ArraySpec("x", tuple(given[0].shape[1:])),)
-        told = box.outputs if box else (ArraySpec("y", tuple(answers[0].shape[1:])),)
-        told = tuple(spec for spec in told if spec.differentiable)
-        for kind, specs, arrays in (("inputs", asked, given), ("outputs", told, answers)):
+        input_specs = box.inputs if box else (ArraySpec("x", tuple(asked[0].shape[1:])),)
+        output_specs = box.outputs if box else (ArraySpec("y", tuple(answers[0].shape[1:])),)
+        output_specs = tuple(spec for spec in output_specs if spec.differentiable)
+        for kind, specs, arrays in (("inputs", input_specs, asked), ("outputs", output_specs, answers)):
             if [spec.shape for spec in specs] != [tuple(array.shape[1:]) for array in arrays]:
                 raise ConfigurationError(
                     f"{name}, {kind}: expected rows of shapes {[spec.shape for spec in specs]}, got "
                     f"{[tuple(array.shape[1:]) for array in arrays]}. Give all of the box's, in its order."
                 )
-        moving = [_flat(t) for spec, t in zip(asked, given, strict=True) if spec.differentiable]
-        fixed = [_flat(t) for spec, t in zip(asked, given, strict=True) if spec.context]
+        moving = [_flat(t) for spec, t in zip(input_specs, asked, strict=True) if spec.differentiable]
+        fixed = [_flat(t) for spec, t in zip(input_specs, asked, strict=True) if spec.context]
         z, y = torch.cat(moving, dim=1), torch.cat([_flat(t) for t in answers], dim=1)
         form = Form(
-            tuple(spec for spec in asked if spec.differentiable),
-            told,
-            tuple(spec.shape for spec in asked if spec.context),
+            tuple(spec for spec in input_specs if spec.differentiable),
+            output_specs,
+            tuple(spec.shape for spec in input_specs if spec.context),
         )
         self._take(form, z, torch.cat([z[:, :0], *fixed], dim=1), y)
         if self._form is None:
@@ -421,7 +442,7 @@ class ValueTangent(Tangent):
         groups = torch.arange(y.shape[1]) if groups is None else groups
         step, size = (
             torch.zeros(int(groups.max()) + 1, dtype=torch.float64).index_add(0, groups, squares.cpu())
-            for squares in ((each.double().square().sum(dim=0)) for each in (y - form.followed(z), y))
+            for squares in ((values.double().square().sum(dim=0)) for values in (y - form.followed(z), y))
         )
         return (step <= size).to(y)[groups.to(y.device)]
 
@@ -448,11 +469,11 @@ class _AnewInBlocks(Function):
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
         z, others = ctx.saved_tensors
-        found = [
+        parts = [
             pulled_back(partial(ctx.model.values, others=others[rows]), z[rows], cotangent[rows])
             for rows in blocks(z)
         ]
-        return None, torch.cat(found), None
+        return None, torch.cat(parts), None
 
 
 def blocks(z: Tensor) -> list[slice]:

@@ -1,10 +1,12 @@
 import os
 import pickle
+import re
 
 import h5py
 import numpy as np
 import pytest
 
+from blackbox import ArraySpec, ConfigurationError
 from blackbox.adapters.command import files
 
 ARRAY = np.random.default_rng(0).normal(size=(2, 3))
@@ -50,6 +52,59 @@ def test_text_is_what_other_programs_expect(tmp_path):
 def test_numbers_in_other_people_s_csv(tmp_path, text):
     (tmp_path / "a.csv").write_text(text, newline="")
     np.testing.assert_array_equal(files.read(tmp_path / "a.csv", "x", (2,), True), [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "heading"),
+    [
+        ("a.csv", 'x [m],"q [m3/s]"\n5,1e-5\n10,2e-5\n', "q [m3/s]"),
+        ("a.csv", "made by hand\n\nx,q,note\n5,1e-5,dry\n10,2e-5,wet  # last\n\n", "q"),
+        ("a.dat", "# x  q\n5 1e-5\n10 2e-5 # end\n", "q"),
+        ("a.txt", "   5\t1e-5\n\n  10  2e-5\n", "2"),
+        ("a.txt", "position flow\n  5  1e-5\n  10  2e-5\n", "2"),
+    ],
+)
+def test_a_column_of_a_table_is_read_by_its_heading_or_number(tmp_path, name, text, heading):
+    (tmp_path / name).write_text(text)
+    specs = [ArraySpec("x", (2,)), ArraySpec("q", (2,))]
+    places = {"x": f"{name}:1", "q": f"{name}:{heading}"}
+    of_x, of_q = files.array_files_of("here", places, specs, read=True)
+    np.testing.assert_array_equal(files.read_file(tmp_path, of_x, ()), [5, 10])
+    np.testing.assert_array_equal(files.read_file(tmp_path, of_q, ()), [1e-5, 2e-5])
+    np.testing.assert_array_equal(files.read_file(tmp_path, of_q, (1,)), [[1e-5, 2e-5]])
+
+
+@pytest.mark.parametrize(
+    ("text", "column", "words"),
+    [
+        ("x,q\n5,1\n", "p", "a.csv: expected a column 'p' in a line above the numbers, found x, q, 5, 1."),
+        ("x,q\n5,1\n6,\n", "q", "expected a number in column q of line 3, got '6,'"),
+        ("5,1\n6\n", "2", "expected a number in column 2 of line 2, got '6'"),
+        ("x,q\n5,1\n6,2\n7,3\n", "q", "column q: expected 2 numbers for shape (2,), found 3."),
+        ("x,q\n", "q", "found 0"),
+    ],
+)
+def test_a_column_that_is_not_there_or_not_whole_is_said(tmp_path, text, column, words):
+    (tmp_path / "a.csv").write_text(text)
+    (file,) = files.array_files_of("here", {"q": f"a.csv:{column}"}, [ArraySpec("q", (2,))], read=True)
+    with pytest.raises(ValueError, match=re.escape(words)):
+        files.read_file(tmp_path, file, ())
+
+
+@pytest.mark.parametrize(
+    ("places", "words"),
+    [
+        ({"x": "a.csv:0"}, "a column from 1"),
+        ({"x": "a.npy:2"}, "a column from 1"),
+        ({"x": "a.csv:1", "q": "a.csv:1"}, "a column (file:2)"),
+        ({"x": "a.csv", "q": "a.csv"}, "a column (file:2)"),
+    ],
+)
+def test_columns_that_cannot_be_are_refused(places, words):
+    with pytest.raises(ConfigurationError, match=re.escape(words)):
+        files.array_files_of("here", places, [ArraySpec("x", (2,)), ArraySpec("q", (2,))], read=True)
+    with pytest.raises(ConfigurationError, match="that is read"):
+        files.array_files_of("here", {"x": "a.csv:1"}, [ArraySpec("x", (2,))])
 
 
 def test_several_arrays_share_an_hdf5_file_in_groups(tmp_path):

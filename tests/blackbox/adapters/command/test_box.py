@@ -430,7 +430,7 @@ WRONG = [  # (settings, words of the message)
     ({"copies": {"../mesh": "."}}, ["copies", "run's own folder"]),
     ({"copies": {"mesh": "no-mesh"}}, ["copies, 'mesh'", "exists"]),
     ({"input_files": {"x": "x.mat"}}, ["ends in one of .npy", "'x.mat'", "template"]),
-    ({"output_files": {"y": "y.npy:place"}}, ["HDF5 files alone"]),
+    ({"output_files": {"y": "y.npy:place"}}, ["a place in an HDF5 file, or a column"]),
     ({"input_files": {"x": "y.csv"}}, ["other files for inputs than for outputs", "'y.csv'"]),
     ({"input_files": {"x": "stdout.txt"}}, ["stdout.txt"]),
     ({"input_templates": {"x.csv": "{x}"}}, ["files of their own", "'x.csv'"]),

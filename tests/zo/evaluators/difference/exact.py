@@ -18,7 +18,7 @@ def exact(tensor: Tensor) -> np.ndarray:
     return np.vectorize(lambda value: mpmath.mpf(float(value)), otypes=[object])(tensor.numpy())
 
 
-def each(function: Callable[[Any], Any]) -> Callable[[np.ndarray], np.ndarray]:
+def elementwise(function: Callable[[Any], Any]) -> Callable[[np.ndarray], np.ndarray]:
     return np.vectorize(function, otypes=[object])
 
 

@@ -63,9 +63,9 @@ def agree(network, objective, data, atol=1e-12):
     base = objective(network, data)
     start.restore()  # queries start from the state that the base did
     truth = Loop().changes(step, queries, base)
-    found = zo.evaluators.Difference().changes(step, queries, base)
-    assert torch.equal(torch.isfinite(found), torch.isfinite(truth))
-    assert torch.allclose(found.nan_to_num(), truth.nan_to_num(), rtol=0, atol=atol)
+    changes = zo.evaluators.Difference().changes(step, queries, base)
+    assert torch.equal(torch.isfinite(changes), torch.isfinite(truth))
+    assert torch.allclose(changes.nan_to_num(), truth.nan_to_num(), rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize(
@@ -79,13 +79,13 @@ def agree(network, objective, data, atol=1e-12):
 )
 @pytest.mark.parametrize("evaluator", ["difference", "auto"])
 def test_every_estimator_gets_what_loop_gives(estimator, evaluator):
-    found = []
+    gradients = []
     data = tuple(t.double() for t in batch())
     for name in ("loop", evaluator):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            found.append(gradient_of(made(mlp).double(), name, None, estimator, data)[0])
-    assert torch.allclose(*found, rtol=0, atol=1e-9)
+            gradients.append(gradient_of(made(mlp).double(), name, None, estimator, data)[0])
+    assert torch.allclose(*gradients, rtol=0, atol=1e-9)
 
 
 def test_a_wrong_rule_is_found_on_first_use_and_named_by_its_parameters(monkeypatch):
@@ -99,10 +99,10 @@ def test_a_wrong_rule_is_found_on_first_use_and_named_by_its_parameters(monkeypa
     with pytest.warns(
         zo.EvaluatorWarning, match=r"Difference disagreed with loop for 0\.weight.*stacked"
     ) as caught:
-        found, gradient = gradient_of(made(mlp), "difference")
+        grads, gradient = gradient_of(made(mlp), "difference")
         gradient.backward(batch())
     assert len(caught) == 1
-    assert torch.allclose(found, gradient_of(made(mlp), "loop")[0], atol=1e-3)
+    assert torch.allclose(grads, gradient_of(made(mlp), "loop")[0], atol=1e-3)
 
 
 class Odd(nn.Module):
@@ -115,32 +115,33 @@ def test_a_function_that_changes_cannot_be_carried_through_warns_once_and_is_nam
         return nn.Sequential(nn.Linear(3, 4), Odd(), nn.Linear(4, 2))
 
     with pytest.warns(zo.EvaluatorWarning, match=r"1 \(Odd\).*Tensor\.item.*stacked is used") as caught:
-        found, gradient = gradient_of(made(make), "difference")
+        grads, gradient = gradient_of(made(make), "difference")
         gradient.backward(batch())
     assert len([w for w in caught if w.category is zo.EvaluatorWarning]) == 1
-    assert torch.equal(found, gradient_of(made(make), Stacked())[0])
+    assert torch.equal(grads, gradient_of(made(make), Stacked())[0])
 
 
 def test_activations_beyond_the_bound_are_left_to_stacked_and_the_repr_says_how_many_are_kept():
     with pytest.warns(zo.EvaluatorWarning, match=r"take at most .* got more.*stacked is used"):
-        found, gradient = gradient_of(made(mlp), zo.evaluators.Difference(memory=4))
+        grads, gradient = gradient_of(made(mlp), zo.evaluators.Difference(memory=4))
     # Chunks are those that suit the evaluator that was asked for: of 16 here, of 25 if Stacked is. In passes
     # of other lengths a processor may round losses otherwise, by 1e-7, which mu divides.
-    assert torch.equal(found, gradient_of(made(mlp), Stacked(), chunk=gradient.chunk)[0])
-    assert torch.allclose(found, gradient_of(made(mlp), Stacked())[0], atol=1e-3)
+    assert torch.equal(grads, gradient_of(made(mlp), Stacked(), chunk=gradient.chunk)[0])
+    assert torch.allclose(grads, gradient_of(made(mlp), Stacked())[0], atol=1e-3)
     assert "keeping" not in repr(gradient)
     twin, data = made(mlp).double(), tuple(part.double() for part in batch())
     with pytest.warns(zo.EvaluatorWarning, match="stacked is used"):
-        found, _ = gradient_of(twin, zo.evaluators.Difference(memory=4), data=data)
+        grads, _ = gradient_of(twin, zo.evaluators.Difference(memory=4), data=data)
     alone, _ = gradient_of(made(mlp).double(), Stacked(), data=data)
-    assert torch.allclose(found, alone, rtol=0, atol=1e-12)  # rounding of 1e-16, over mu
+    assert torch.allclose(grads, alone, rtol=0, atol=1e-12)  # rounding of 1e-16, over mu
     rows, network = 2**15, made(mlp)
     data = torch.randn(rows, 3), torch.randn(rows, 2)
     gradient = zo.LossGradient(network, zo.OutputLoss(squared), zo.CGE(1e-3), evaluator="difference")
     gradient.backward(data)
     numbers = []
     hooks = [
-        m.register_forward_hook(lambda *given: numbers.append(given[2].numel())) for m in network.children()
+        m.register_forward_hook(lambda *arguments: numbers.append(arguments[2].numel()))
+        for m in network.children()
     ]
     losses = squared(network(data[0]), data[1])
     for hook in hooks:
@@ -175,10 +176,10 @@ def test_a_rule_of_the_user_serves_its_function(elementwise, monkeypatch):
 def test_rows_that_failed_in_the_base_are_left_out():
     x, y = batch()
     x[2] = float("nan")
-    found, gradient = gradient_of(made(lambda: nn.Linear(3, 2)), "difference", data=(x, y))
+    grads, gradient = gradient_of(made(lambda: nn.Linear(3, 2)), "difference", data=(x, y))
     keep = [0, 1, 3, 4]
     alone, _ = gradient_of(made(lambda: nn.Linear(3, 2)), "difference", data=(x[keep], y[keep]))
-    assert torch.allclose(found, alone, atol=1e-6)
+    assert torch.allclose(grads, alone, atol=1e-6)
     assert gradient.counts.dropped == 0
 
 
@@ -250,9 +251,9 @@ def test_what_no_weight_moves_stays_as_it_is_before_a_loss_without_a_rule(large,
     queries = Coordinates(torch.arange(8), torch.full((8,), 1e-3, dtype=torch.float64))
     wide = step_of(made(WithMask).double(), objective, tuple(t.double() for t in batch()))
     with torch.no_grad():
-        found = zo.evaluators.Difference().changes(step, queries, objective(step.network, step.batch))
+        changes = zo.evaluators.Difference().changes(step, queries, objective(step.network, step.batch))
         true = Loop().changes(wide, queries, objective(wide.network, wide.batch))
-    assert torch.allclose(found.double(), true, rtol=1e-3, atol=3e-7 if large == 0 or boxed else 1e-8)
+    assert torch.allclose(changes.double(), true, rtol=1e-3, atol=3e-7 if large == 0 or boxed else 1e-8)
     assert true.abs().max() > 1e-4
 
 
@@ -265,13 +266,13 @@ def test_a_loss_without_a_rule_is_taken_in_float64():
     queries = Coordinates(torch.arange(20), torch.full((20,), 1e-6))
     wide = step_of(made(mlp).double(), zo.OutputLoss(odd), tuple(t.double() for t in batch()))
     with torch.no_grad():
-        found = (
+        changes = (
             zo.evaluators.Difference().changes(step, queries, step.objective(network, step.batch)).double()
         )
         steps = Coordinates(queries.indices, queries.steps.double())
         truth = Loop().changes(wide, steps, wide.objective(wide.network, wide.batch))
     # In float32 the losses themselves are rounded to 6e-8, a tenth of most of these changes.
-    assert (found - truth).abs().max() <= 1e-3 * truth.abs().max()
+    assert (changes - truth).abs().max() <= 1e-3 * truth.abs().max()
 
 
 def test_a_penalty_on_the_weights_in_the_loss_is_seen():
@@ -354,11 +355,11 @@ def test_an_objective_that_is_no_output_loss_goes_to_stacked():
         return squared(network(data[0]), data[1])
 
     with pytest.warns(zo.EvaluatorWarning, match="expected a zo.OutputLoss") as caught:
-        found, _ = gradient_of(made(mlp), "difference", objective, chunk=16)
+        grads, _ = gradient_of(made(mlp), "difference", objective, chunk=16)
     assert len(caught) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # "auto" knows, and says nothing
-        assert torch.equal(found, gradient_of(made(mlp), "auto", objective, chunk=16)[0])
+        assert torch.equal(grads, gradient_of(made(mlp), "auto", objective, chunk=16)[0])
 
 
 def test_a_box_inside_the_network_falls_back_and_is_not_called_with_hidden_numbers():
@@ -373,9 +374,9 @@ def test_a_box_inside_the_network_falls_back_and_is_not_called_with_hidden_numbe
             return self.b(box(self.a(x)))
 
     with pytest.warns(zo.EvaluatorWarning, match="no black box between"):
-        found, _ = gradient_of(made(Around), "difference")
+        grads, _ = gradient_of(made(Around), "difference")
     assert box.ledger.rows_skipped == 0
-    assert torch.allclose(found, gradient_of(made(Around), "loop")[0], atol=1e-3)
+    assert torch.allclose(grads, gradient_of(made(Around), "loop")[0], atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.zo.evaluators.difference.exact import change, each
+from tests.zo.evaluators.difference.exact import change, elementwise
 from zo.evaluators import Moved
 from zo.evaluators.difference.changes import OneChannel
 from zo.evaluators.difference.registry import RULES, Call
@@ -88,26 +88,26 @@ def grid(dtype, xs, ds):
     return x, torch.cat([d, -x[None], -2 * x[None], (-x * (1 + 1e-6))[None]])
 
 
-def check(found, truth, x, d, *, subtracted=False):
+def check(got, truth, x, d, *, subtracted=False):
     """Some forty roundings of numbers no larger than the step times slope and place, or than the truth.
 
     And what two numbers in float64 lose, if those are subtracted.
     """
     x, d = x.double(), d.double()
-    eps = torch.finfo(found.dtype).eps
+    eps = torch.finfo(got.dtype).eps
     bound = 40 * eps * (d.abs() * (1 + x.abs() + d.abs()) ** 2 + truth.abs())
-    bound = bound + torch.finfo(found.dtype).tiny
+    bound = bound + torch.finfo(got.dtype).tiny
     if subtracted:
         bound = bound + 4 * torch.finfo(torch.float64).eps * (1 + x.abs() + d.abs()) ** 3
-    assert torch.isfinite(found).all()
-    assert ((found.double() - truth).abs() <= bound).all()
+    assert torch.isfinite(got).all()
+    assert ((got.double() - truth).abs() <= bound).all()
 
 
 @DTYPES
 @pytest.mark.parametrize(("name", "function", "args", "truth"), EXACT, ids=[case[0] for case in EXACT])
 def test_rule_against_sixty_digits(name, function, args, truth, dtype):
     x, d = grid(dtype, X, D)
-    check(applied(function, args, x, d), change(each(truth), x, d), x, d)
+    check(applied(function, args, x, d), change(elementwise(truth), x, d), x, d)
 
 
 @pytest.mark.parametrize(("name", "function", "args", "truth"), CASES, ids=[case[0] for case in CASES])
@@ -115,14 +115,14 @@ def test_subtraction_in_float64_against_sixty_digits(name, function, args, truth
     x, d = grid(torch.float32, X, [step for step in D if name != "exp" or step < 10])
     if name == "exp":
         x, d = x[x < 10], d[:, x < 10]
-    check(applied(function, args, x, d), change(each(truth), x, d), x, d, subtracted=True)
+    check(applied(function, args, x, d), change(elementwise(truth), x, d), x, d, subtracted=True)
 
 
 @pytest.mark.parametrize(("name", "function", "args", "truth"), POSITIVE, ids=[case[0] for case in POSITIVE])
 def test_subtraction_of_positive_numbers(name, function, args, truth):
     x = torch.tensor([0.01, 0.3, 1.0, 7.0, 200.0])
     d = torch.tensor([1e-7, -1e-7, 1e-5, -1e-3, 0.2, 60.0])[:, None] * x
-    truth = change(each(truth), x, d)
+    truth = change(elementwise(truth), x, d)
     error = (applied(function, args, x, d).double() - truth).abs()
     assert (error <= 40 * torch.finfo(torch.float32).eps * truth.abs()).all()
 
@@ -135,6 +135,6 @@ def test_one_channel_gives_what_that_channel_of_all_gives(name, function, args, 
     x = torch.linspace(-4, 4, 60).reshape(5, 3, 4)
     one = OneChannel(torch.linspace(-1, 1, 40).reshape(2, 5, 1, 4), torch.tensor([2, 0]), 1, 3)
     key, options = (F.gelu, {"approximate": "tanh"}) if function is gelu_tanh else (function, {})
-    own = RULES[key](Call(key, function(x, *args)), Moved(x, one), *args, **options)
-    assert isinstance(own, OneChannel)
-    assert torch.equal(own.dense(), applied(function, args, x, one.dense()))
+    of_channel = RULES[key](Call(key, function(x, *args)), Moved(x, one), *args, **options)
+    assert isinstance(of_channel, OneChannel)
+    assert torch.equal(of_channel.dense(), applied(function, args, x, one.dense()))

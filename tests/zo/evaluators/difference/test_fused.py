@@ -37,9 +37,9 @@ class Block(nn.Module):
         self.relu = nn.ReLU(inplace)
 
     def forward(self, x):
-        found = self.relu(self.norms[0](self.first(x)))
-        found = self.norms[1](self.second(found))
-        return self.relu(found + self.shortcut(x))
+        hidden = self.relu(self.norms[0](self.first(x)))
+        hidden = self.norms[1](self.second(hidden))
+        return self.relu(hidden + self.shortcut(x))
 
 
 class Plain(nn.Module):
@@ -130,7 +130,7 @@ def made(name, training):
 @pytest.fixture
 def without_kernel(monkeypatch):
     monkeypatch.setattr(deciding, "kernels_run_at", lambda tensor: True)
-    monkeypatch.setattr(fused, "_by_kernel", lambda *given: None)
+    monkeypatch.setattr(fused, "_by_kernel", lambda *arguments: None)
 
 
 @pytest.mark.parametrize("training", quick.first(1, [True, False]))
@@ -144,13 +144,13 @@ def test_the_rules_of_a_chain_one_after_another_give_what_they_gave(name, traini
 
 @torch.no_grad()
 def test_chains_are_found_and_what_others_read_is_left_alone(monkeypatch, without_kernel):
-    found = []
-    own = fused.fuse
+    seen = []
+    original = fused.fuse
 
     def noted(nodes, end):
-        result = own(nodes, end)
+        result = original(nodes, end)
         chains = [node.rule.args[0] for node in result if getattr(node.rule, "func", None) is fused._change]
-        found.append([tuple(kind is not None for kind in vars(chain).values()) for chain in chains])
+        seen.append([tuple(kind is not None for kind in vars(chain).values()) for chain in chains])
         return result
 
     monkeypatch.setattr("zo.evaluators.difference.tape.fuse", noted)
@@ -158,7 +158,7 @@ def test_chains_are_found_and_what_others_read_is_left_alone(monkeypatch, withou
         changes_of(made(name, True), zo.evaluators.Difference(8, fused=True), every=50)
     norm_relu, norm_sum_relu, sum_relu = (1, 0, 1), (1, 1, 1), (0, 1, 1)
     norm, relu = (1, 0, 0), (0, 0, 1)
-    assert found == [
+    assert seen == [
         [norm_relu, norm_relu, norm_sum_relu, norm_relu, norm, norm_sum_relu],
         [norm_relu, relu, norm],
         [norm, relu, relu, relu],
@@ -188,7 +188,7 @@ def kernels():
 
 def behind(x, kind, weight, bias, running, y, relu, eps):
     if kind:
-        x = F.batch_norm(x, *(each.clone() for each in running), weight, bias, kind == 2, 0.0, eps)
+        x = F.batch_norm(x, *(statistic.clone() for statistic in running), weight, bias, kind == 2, 0.0, eps)
     x = x if y is None else x + y
     return x.relu() if relu else x
 
@@ -196,11 +196,11 @@ def behind(x, kind, weight, bias, running, y, relu, eps):
 def truth(x, d, kind, weight, bias, running, y, dy, relu, eps):
     """What changes, each variant by torch's own functions in float64."""
     base = behind(x, kind, weight, bias, running, y, relu, eps)
-    found = []
-    for variant, own in enumerate(d):
+    changes = []
+    for variant, step in enumerate(d):
         moved = y if dy is None else y + dy[variant]
-        found.append(behind(x + own, kind, weight, bias, running, moved, relu, eps) - base)
-    return torch.stack(found)
+        changes.append(behind(x + step, kind, weight, bias, running, moved, relu, eps) - base)
+    return torch.stack(changes)
 
 
 # ReLU, a moved summand (2: in one channel), one channel moves, channels last
@@ -226,30 +226,30 @@ def test_the_kernel_gives_what_torch_gives_in_float64(kind, shape, dtype, kernel
     for size, (relu, added, one, last) in itertools.product((1e-2, 1.0), PARTS):
         if last and len(shape) != 4:
             continue
-        own_y, given, more = y if added else None, size * d + size, size * dy
+        added_y, moved, more = y if added else None, size * d + size, size * dy
         if one:
-            given = given[:, :, :1]
+            moved = moved[:, :, :1]
         if added == 2:
             more = more[:, :, :1]
-        change = OneChannel(given, channels, 1, width).dense() if one else given
+        change = OneChannel(moved, channels, 1, width).dense() if one else moved
         change_of_y = OneChannel(more, channels, 1, width).dense() if added == 2 else more
         expected = truth(
-            x, change, kind, weight, bias, running, own_y, change_of_y if added else None, relu, eps
+            x, change, kind, weight, bias, running, added_y, change_of_y if added else None, relu, eps
         )
         if one:
             expected = torch.stack(
                 [of[:, channel, None] for of, channel in zip(expected, channels, strict=True)]
             )
-        before = behind(x, kind, weight, bias, running, own_y, False, eps)
+        before = behind(x, kind, weight, bias, running, added_y, False, eps)
         mean, variance = running
         if kind == 2:
             variance, mean = torch.var_mean(x, (0, *range(2, x.ndim)), correction=0)
         s = (variance + eps).sqrt()
         statistics = torch.stack([mean, s, s * s, weight, weight / s, torch.full_like(s, eps)])
         if last:
-            given = given.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, (2, -1))
-        found = kernels.change(
-            given.to(dtype),
+            moved = moved.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, (2, -1))
+        result = kernels.change(
+            moved.to(dtype),
             x=x.to(dtype) if kind == 2 else None,
             statistics=statistics.to(dtype) if kind else None,
             kind=kind,
@@ -258,10 +258,10 @@ def test_the_kernel_gives_what_torch_gives_in_float64(kind, shape, dtype, kernel
             channels=channels if one else None,
             other_channels=channels if added == 2 else None,
         )
-        assert found.shape == given.shape
+        assert result.shape == moved.shape
         # what the base is rounded by is as large as a small change is
         allowed = (2e-5 if dtype == torch.float32 else 1e-12) / size
-        off = (found.double() - expected).norm()
+        off = (result.double() - expected).norm()
         assert off <= allowed * expected.norm(), (size, relu, added, one, last)
 
 
@@ -272,12 +272,12 @@ def test_the_kernel_gives_what_torch_gives_in_float64(kind, shape, dtype, kernel
 def test_a_network_s_changes_by_the_kernel_are_those_of_the_loop(name, training, kernels, monkeypatch):
     monkeypatch.setattr(deciding, "kernels_run_at", lambda tensor: True)
     calls = []
-    own = kernels.change
-    monkeypatch.setattr(kernels, "change", lambda *a, **k: calls.append(1) or own(*a, **k))
-    found = changes_of(made(name, training), zo.evaluators.Difference(16, fused=True), every=23)
+    original = kernels.change
+    monkeypatch.setattr(kernels, "change", lambda *a, **k: calls.append(1) or original(*a, **k))
+    changes = changes_of(made(name, training), zo.evaluators.Difference(16, fused=True), every=23)
     expected = changes_of(made(name, training), Loop(), every=23)
     assert calls or name == "empty"
-    assert (found - expected).abs().max() < 1e-11
+    assert (changes - expected).abs().max() < 1e-11
 
 
 @pytest.mark.needs("triton interpreter")
@@ -290,11 +290,11 @@ def test_a_variant_that_is_nan_stays_so_and_the_others_are_their_own(kernels):
     d[2, 0, 0, 0, 0] = 1.0
     s = before.var((0, 2, 3), correction=0).add(1e-5).sqrt()
     statistics = torch.stack([before.mean((0, 2, 3)), s, s * s, s, s / s, torch.full_like(s, 1e-5)])
-    found = kernels.change(
+    result = kernels.change(
         d, x=before, statistics=statistics, kind=2, other=None, before=before, channels=None
     )
-    assert not found[0].any() and found[1, :, 1].isnan().all() and not found[1, :, 0].any()
-    assert not found[2, :, 1].any() and found[2, :, 0].any() and not found[2].isnan().any()
+    assert not result[0].any() and result[1, :, 1].isnan().all() and not result[1, :, 0].any()
+    assert not result[2, :, 1].any() and result[2, :, 0].any() and not result[2].isnan().any()
 
 
 @pytest.mark.needs("triton interpreter")
@@ -303,17 +303,17 @@ def test_places_that_are_far_apart_in_memory_are_brought_together(kernels, monke
     drawn = torch.randn(5, 4, 6, 7, generator=torch.Generator().manual_seed(3))
     d = drawn.movedim(-1, 0)
     before, options = d[0].contiguous(), {"x": None, "statistics": None, "kind": 0, "other": None}
-    found = kernels.change(d, before=before, channels=None, **options)
+    result = kernels.change(d, before=before, channels=None, **options)
     monkeypatch.setattr(kernels, "FAR", 5 * 4 * 6)
     assert kernels._flat(d).stride() == (5 * 4 * 6, 4 * 6, 6, 1)
-    assert torch.equal(kernels.change(d, before=before, channels=None, **options), found)
+    assert torch.equal(kernels.change(d, before=before, channels=None, **options), result)
 
 
 @pytest.mark.needs("triton interpreter")
 def test_there_may_be_more_channels_than_a_gpu_has_programs_along_an_axis(kernels, monkeypatch):
-    grids, own = [], kernels._behind
+    grids, original = [], kernels._behind
     monkeypatch.setattr(
-        kernels, "_behind", type("Noted", (), {"__getitem__": lambda _, g: grids.append(g) or own[g]})()
+        kernels, "_behind", type("Noted", (), {"__getitem__": lambda _, g: grids.append(g) or original[g]})()
     )
     d = torch.ones(3, 1, 70, 2)
     kernels.change(d, x=None, statistics=None, kind=0, other=None, before=d[0], channels=None)
@@ -327,11 +327,11 @@ def test_a_channel_on_the_last_axis_stays_one(kernels, monkeypatch):
     monkeypatch.setattr(deciding, "kernels_run_at", lambda tensor: True)
     monkeypatch.setattr(kernels, "change", None)
     layers = (nn.Linear(7, 6), nn.ReLU(), nn.Linear(6, 2), nn.Flatten(), nn.Linear(42, 3))
-    found, expected = (
+    changes, expected = (
         changes_of(nn.Sequential(*layers), evaluator, every=10**6)  # a weight of the first
         for evaluator in (zo.evaluators.Difference(fused=True), Loop())
     )
-    assert (found - expected).abs().max() < 1e-11
+    assert (changes - expected).abs().max() < 1e-11
 
 
 COMPILED = """
@@ -366,8 +366,8 @@ for dtype, norm, one, added_one, together in (
 
 @pytest.mark.needs("triton")
 def test_the_kernel_compiles_for_an_h200_without_spilling():
-    own = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    done = subprocess.run([sys.executable, "-c", COMPILED], env=own, capture_output=True, text=True)
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, "-c", COMPILED], env=environment, capture_output=True, text=True)
     used = re.findall(r"REG:(\d+) STACK:(\d+) .*LOCAL:(\d+)", done.stdout)
     assert len(used) == 4, done.stderr[-3000:]
     assert all(stack == local == "0" for _, stack, local in used), used

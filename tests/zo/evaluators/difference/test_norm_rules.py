@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.zo.evaluators.difference.exact import change, each, exact, rounded
+from tests.zo.evaluators.difference.exact import change, elementwise, exact, rounded
 from zo.evaluators import Moved
 from zo.evaluators.difference.registry import RULES, Call
 from zo.evaluators.difference.rules.subtracted import subtracted
 
 TINY = 1e-8
 EPS = 1e-5
-root = each(mp.sqrt)
+root = elementwise(mp.sqrt)
 
 
 def applied(function, x, d, *args, **kwargs):
@@ -88,7 +88,7 @@ def test_norm(name, function, args, kwargs, axes, shape, kind, dtype):
     x = inputs(kind, dtype)
     d = steps(x, 1e-12 if function in RULES else TINY)
     truth = change(normalised(axes, shape, centre=name != "rms"), x, d)
-    found = applied(function, x, d, *args, **kwargs).double()
+    result = applied(function, x, d, *args, **kwargs).double()
     # What the formula adds up is at most the step over the deviation, times normalised values (at most the
     # root of their number); means and the centred x are rounded at the size of x.
     y, e = (t.double().reshape(t.shape[: t.ndim - 3] + (shape or x.shape)) for t in (x, d))
@@ -108,7 +108,7 @@ def test_norm(name, function, args, kwargs, axes, shape, kind, dtype):
         * place
         * (1 + largest / torch.minimum(s, t))
     )
-    assert ((found - truth).abs().reshape(bound.shape[:1] + y.shape) <= bound + 1e-300).all()
+    assert ((result - truth).abs().reshape(bound.shape[:1] + y.shape) <= bound + 1e-300).all()
 
 
 def test_max_pooling_with_ties_overlap_padding_and_ceiling(dtype=torch.float32):
@@ -123,16 +123,16 @@ def test_max_pooling_with_ties_overlap_padding_and_ceiling(dtype=torch.float32):
         {"kernel_size": 3, "stride": 2, "padding": 1},
         {"kernel_size": (3, 2), "stride": (1, 2), "dilation": (2, 1), "ceil_mode": True},
     ):
-        found = applied(F.max_pool2d, x, d, **options)
+        result = applied(F.max_pool2d, x, d, **options)
         # The pooling of mpmath numbers: windows by index.
         numbers = torch.arange(x.numel(), dtype=torch.float64).reshape(x.shape)
         windows = _windows(numbers, x.shape, options)
         flat, steps_ = exact(x).reshape(-1), [exact(one).reshape(-1) for one in d]
         for variant, step in enumerate(steps_):
             truth = np.array([max(flat[w] + step[w]) - max(flat[w]) for w in windows], dtype=object)
-            truth = rounded(truth).reshape(found.shape[1:])
+            truth = rounded(truth).reshape(result.shape[1:])
             bound = 4 * torch.finfo(dtype).eps * d[variant].abs().max().double()
-            assert ((found[variant].double() - truth).abs() <= bound).all()
+            assert ((result[variant].double() - truth).abs() <= bound).all()
 
 
 def _windows(numbers, shape, options):
@@ -172,7 +172,7 @@ def logit_steps(z):
 
 
 def log_sum(z):
-    return each(mp.log)(each(mp.exp)(z).sum(-1, keepdims=True))
+    return elementwise(mp.log)(elementwise(mp.exp)(z).sum(-1, keepdims=True))
 
 
 @pytest.mark.parametrize("kind", ["plain", "confident", "wrong", "equal"])
@@ -185,15 +185,17 @@ def test_cross_entropy(kind, dtype=torch.float32):
         return (log_sum(array) - array)[np.arange(6), y.numpy()]
 
     truth = change(loss, z, d)
-    found = applied(F.cross_entropy, z, d, y, reduction="none").double()
+    result = applied(F.cross_entropy, z, d, y, reduction="none").double()
     p = torch.softmax(z.double(), 1).scatter(1, y[:, None], 0.0)
-    own = d.double().gather(2, y.expand(6, 6)[..., None])
-    terms = p * (torch.expm1((d.double() - own).clamp_max(30)).abs() + d.double().abs() + own.abs())
+    of_target = d.double().gather(2, y.expand(6, 6)[..., None])
+    terms = p * (
+        torch.expm1((d.double() - of_target).clamp_max(30)).abs() + d.double().abs() + of_target.abs()
+    )
     # A probability's relative error is that of its logit times the logit's size.
     size = 1 + z.double().abs().max() + d.double().abs().amax((1, 2))[:, None]
     bound = 10 * torch.finfo(dtype).eps * size * torch.minimum(terms.sum(2) + truth.abs(), size)
     bound = bound + 4 * torch.finfo(torch.float64).eps * size
-    assert ((found - truth).abs() <= bound).all()
+    assert ((result - truth).abs() <= bound).all()
 
 
 @pytest.mark.parametrize("kind", ["plain", "confident", "wrong", "equal"])
@@ -201,12 +203,14 @@ def test_cross_entropy(kind, dtype=torch.float32):
 def test_softmax(kind, log, dtype=torch.float32):
     z = logits(kind).to(dtype)
     d = logit_steps(z)
-    truth = change((lambda a: a - log_sum(a)) if log else (lambda a: each(mp.exp)(a - log_sum(a))), z, d)
-    found = applied(F.log_softmax if log else F.softmax, z, d, dim=-1).double()
+    truth = change(
+        (lambda a: a - log_sum(a)) if log else (lambda a: elementwise(mp.exp)(a - log_sum(a))), z, d
+    )
+    result = applied(F.log_softmax if log else F.softmax, z, d, dim=-1).double()
     size = 1 + z.double().abs().max() + d.double().abs().amax((1, 2))[:, None, None]
     largest = d.double().abs().amax(2, keepdim=True)
     bound = 10 * torch.finfo(dtype).eps * size * torch.minimum(largest, size)
-    assert ((found - truth).abs() <= bound).all()
+    assert ((result - truth).abs() <= bound).all()
 
 
 def test_errors_of_tensors(dtype=torch.float32):
@@ -215,8 +219,8 @@ def test_errors_of_tensors(dtype=torch.float32):
     d = torch.tensor([TINY, -1e-7, 1e-3, 2.0], dtype=dtype)[:, None, None].expand(4, 1, 4)
     u = exact(x) - exact(t)
     for function, power in ((F.mse_loss, lambda a: a**2), (F.l1_loss, abs)):
-        found = applied(function, x, d, t, reduction="none").double()
+        result = applied(function, x, d, t, reduction="none").double()
         truth = torch.stack([rounded(power(u + exact(one)) - power(u)) for one in d])
         # The base's error itself is rounded where it is not exact.
         slope = 2 * rounded(u).abs() + d.double().abs() + x.double().abs() + 1
-        assert ((found - truth).abs() <= 4 * torch.finfo(dtype).eps * d.double().abs() * slope).all()
+        assert ((result - truth).abs() <= 4 * torch.finfo(dtype).eps * d.double().abs() * slope).all()

@@ -27,93 +27,93 @@ class User(nn.Module):
         return self.function(self, x)
 
 
-def statements(own, x):
-    y = own.a(x)
+def statements(net, x):
+    y = net.a(x)
     F.relu_(y)
     y.mul_(2)
-    y.add_(own.b(x))
+    y.add_(net.b(x))
     nn.ReLU6(inplace=True)(y)
-    return own.c(y)
+    return net.c(y)
 
 
-def accumulated(own, x):
+def accumulated(net, x):
     total = torch.zeros(len(x), 4, dtype=x.dtype)
-    for layer in (own.a, own.b):
+    for layer in (net.a, net.b):
         total.add_(layer(x))
-    return own.c(total)
+    return net.c(total)
 
 
-def moved_buffer(own, x):
-    own.scale.mul_(0.9).add_(0.3 * x.abs().mean())
-    return own.c(torch.tanh(own.a(x)) * own.scale)
+def moved_buffer(net, x):
+    net.scale.mul_(0.9).add_(0.3 * x.abs().mean())
+    return net.c(torch.tanh(net.a(x)) * net.scale)
 
 
-def permuted_dropout(own, x):
-    return own.c(F.dropout(own.a(x).t(), 0.4).t())
+def permuted_dropout(net, x):
+    return net.c(F.dropout(net.a(x).t(), 0.4).t())
 
 
-def as_another(own, x):
-    y = own.a(x)
+def as_another(net, x):
+    y = net.a(x)
     kept = torch.tensor([1.0, 0.5, 2.0, 0.0]).to(y)
-    return own.c(y * kept.expand_as(y) + (x[:, :1] > 0).type_as(y))
+    return net.c(y * kept.expand_as(y) + (x[:, :1] > 0).type_as(y))
 
 
-def broadcast(own, x):
-    y = torch.where(x[:, :1] > 0, own.a(x)[:, :1], x.new_zeros(3))
-    z = own.b(x)[:, :1].masked_fill(x > 0.5, 0.3) + own.b(x)[:, 1:2].clamp(min=x)
-    return own.c(own.a(x)) + y.sum(1, keepdim=True) * z.mean(1, keepdim=True)
+def broadcast(net, x):
+    y = torch.where(x[:, :1] > 0, net.a(x)[:, :1], x.new_zeros(3))
+    z = net.b(x)[:, :1].masked_fill(x > 0.5, 0.3) + net.b(x)[:, 1:2].clamp(min=x)
+    return net.c(net.a(x)) + y.sum(1, keepdim=True) * z.mean(1, keepdim=True)
 
 
-def powers(own, x):
-    return own.c(F.relu(own.a(x)) ** 1.5)
+def powers(net, x):
+    return net.c(F.relu(net.a(x)) ** 1.5)
 
 
-def rounded_down(own, x):
-    return own.c(torch.div(own.a(x), 0.1, rounding_mode="floor"))
+def rounded_down(net, x):
+    return net.c(torch.div(net.a(x), 0.1, rounding_mode="floor"))
 
 
-def compared(own, x):
+def compared(net, x):
     error = F.mse_loss(
-        own.a(x), own.b(x), weight=torch.arange(1.0, 5.0).to(x).expand(len(x), 4), reduction="none"
+        net.a(x), net.b(x), weight=torch.arange(1.0, 5.0).to(x).expand(len(x), 4), reduction="none"
     )
-    return own.c(own.a(x)) * error.mean(1, keepdim=True) / own.b(x).std(0).sum()
+    return net.c(net.a(x)) * error.mean(1, keepdim=True) / net.b(x).std(0).sum()
 
 
-def drawn(own, x):
-    return own.c(F.gumbel_softmax(own.a(x), tau=0.7))
+def drawn(net, x):
+    return net.c(F.gumbel_softmax(net.a(x), tau=0.7))
 
 
-def attended(own, x):
-    q, k = (y.view(len(x), 2, 1, 2).transpose(0, 2) for y in (own.a(x), own.b(x)))
+def attended(net, x):
+    q, k = (y.view(len(x), 2, 1, 2).transpose(0, 2) for y in (net.a(x), net.b(x)))
     k = k[:, :1]
     h = F.scaled_dot_product_attention(q, k, k + 1, dropout_p=0.2, is_causal=True, enable_gqa=True)
-    return own.c(h.transpose(0, 2).reshape(len(x), 4))
+    return net.c(h.transpose(0, 2).reshape(len(x), 4))
 
 
-def masked(own, x):
-    y, z = own.a(x), own.b(x)
+def masked(net, x):
+    y, z = net.a(x), net.b(x)
     gate = (y > 0.1) & ~(z < -0.2) | (z == 0)
     kept = torch.where(gate, y, z).masked_fill(y >= z, 0.3)
-    return own.c(kept * gate.float() + gate * z + (y > z) + gate.sum(1, keepdim=True) / 4)
+    return net.c(kept * gate.float() + gate * z + (y > z) + gate.sum(1, keepdim=True) / 4)
 
 
-def cast(own, x):
-    y = own.a(x)
-    coarse = (8 * y).to(torch.int32).float() + (8 * own.b(x)).long().to(x) + y.round().type(torch.float32)
-    return own.c(coarse.double() / 8 + y.type_as(own.c.weight) * own.b(x).to(own.c.weight))
+def cast(net, x):
+    y = net.a(x)
+    coarse = (8 * y).to(torch.int32).float() + (8 * net.b(x)).long().to(x) + y.round().type(torch.float32)
+    return net.c(coarse.double() / 8 + y.type_as(net.c.weight) * net.b(x).to(net.c.weight))
 
 
-def largest(own, x):
-    y, z = own.a(x), own.b(x)
+def largest(net, x):
+    y, z = net.a(x), net.b(x)
     order = y.argsort(1)
     best = z.max(dim=1)
     picked = z.gather(1, order) + z[torch.arange(len(x))[:, None], order] + y.topk(2, 1).values.repeat(1, 2)
-    return own.c(picked + best.values[:, None] + F.one_hot(best.indices, 4).type_as(y))
+    return net.c(picked + best.values[:, None] + F.one_hot(best.indices, 4).type_as(y))
 
 
-def chosen(own, x):
-    codes = own.a(x).argmin(1)  # as a quantiser does
-    return own.c(own.b(x) + F.embedding(codes, own.c.weight.t() @ own.c.weight))
+def chosen(net, x):
+    codes = net.a(x).argmin(1)  # as a quantiser does
+    return net.c(net.b(x) + F.embedding(codes, net.c.weight.t() @ net.c.weight))
 
 
 READ = [
@@ -129,23 +129,23 @@ def test_every_coordinate_gets_what_loop_gives(function):
     agree(User(function, scale=1.0), zo.OutputLoss(squared), batch())
 
 
-def to_view(own, x):
+def to_view(net, x):
     total = torch.zeros(len(x), 4, dtype=x.dtype)
-    total[:, :2].add_(own.a(x)[:, :2])
-    return own.c(total + own.b(x))
+    total[:, :2].add_(net.a(x)[:, :2])
+    return net.c(total + net.b(x))
 
 
-def view_before(own, x):
+def view_before(net, x):
     total = torch.zeros(len(x), 4, dtype=x.dtype)
     view = total[:, :1]
-    total += own.a(x)
-    return own.c(total) + view
+    total += net.a(x)
+    return net.c(total) + view
 
 
-def narrowed(own, x):
-    y = own.a(x)
-    y += own.b(x).double()
-    return own.c(y)
+def narrowed(net, x):
+    y = net.a(x)
+    y += net.b(x).double()
+    return net.c(y)
 
 
 @pytest.mark.parametrize(
@@ -154,12 +154,12 @@ def narrowed(own, x):
         (to_view, "written to in place"),
         (view_before, "written to in place"),
         (narrowed, "another shape or dtype"),
-        (lambda own, x: own.c(own.a(x) * own.b(x).sum().item()), "else than real tensors"),
-        (lambda own, x: own.c(own.a(x)) if (own.b(x) > 0).any() else own.c(own.b(x)), "else than real"),
-        (lambda own, x: own.c(own.a(x).view(torch.bfloat16)[:, ::2].float()), "view of its memory"),
-        (lambda own, x: own.c(F.alpha_dropout(own.a(x), 0.2, True)), "draws at random"),
+        (lambda net, x: net.c(net.a(x) * net.b(x).sum().item()), "else than real tensors"),
+        (lambda net, x: net.c(net.a(x)) if (net.b(x) > 0).any() else net.c(net.b(x)), "else than real"),
+        (lambda net, x: net.c(net.a(x).view(torch.bfloat16)[:, ::2].float()), "view of its memory"),
+        (lambda net, x: net.c(F.alpha_dropout(net.a(x), 0.2, True)), "draws at random"),
         (
-            lambda own, x: own.c(F.embedding(x.long().abs() % 3, own.a.weight.t(), max_norm=1.0)[:, 0]),
+            lambda net, x: net.c(F.embedding(x.long().abs() % 3, net.a.weight.t(), max_norm=1.0)[:, 0]),
             "max_norm",
         ),
     ],
@@ -175,10 +175,10 @@ def test_what_would_come_out_wrong_is_refused(function, words):
 
 
 def test_a_read_past_the_recorder_that_swallows_nan_is_found_by_the_losses():
-    def swallowing(own, x):
+    def swallowing(net, x):
         with torch._C.DisableTorchFunction():  # as in compiled code
-            seen = torch.where(own.b(x) > 0, 1.0, 0.0)
-        return own.c(own.a(x) + seen)
+            seen = torch.where(net.b(x) > 0, 1.0, 0.0)
+        return net.c(net.a(x) + seen)
 
     torch.manual_seed(0)
     network, objective = User(swallowing), zo.OutputLoss(squared)

@@ -43,23 +43,23 @@ def gradients(evaluator: str, kind: str) -> list[torch.Tensor]:
     """Of two steps on different batches, weights moved between them and the branch woken."""
     network = made(lambda: Branch(kind)).double()
     gradient = zo.LossGradient(network, zo.OutputLoss(squared), zo.CGE(1e-5), evaluator=evaluator)
-    found = []
+    grads = []
     torch.manual_seed(1)
     for step in range(2):
         network.zero_grad()
         gradient.backward(tuple(tensor.double() + step for tensor in batch()))
-        found.append(torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None]))
+        grads.append(torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None]))
         with torch.no_grad():
             for p in network.parameters():
                 p.add_(0.3)
         network.rate = 0.4
-    return found
+    return grads
 
 
 @pytest.mark.parametrize("kind", ["mean", "drop path", "sort"])
 def test_what_wakes_after_the_first_step_gets_what_loop_gives(kind):
-    for own, true in zip(gradients("difference", kind), gradients("loop", kind), strict=True):
-        assert torch.allclose(own, true, rtol=0, atol=1e-8 * true.abs().max())
+    for grad, true in zip(gradients("difference", kind), gradients("loop", kind), strict=True):
+        assert torch.allclose(grad, true, rtol=0, atol=1e-8 * true.abs().max())
 
 
 def test_a_sleeping_branch_that_cannot_be_read_is_refused_at_the_first_step():
@@ -87,8 +87,8 @@ def test_a_loss_that_cannot_be_recorded_is_taken_whole_unless_it_draws(drawing):
             with pytest.raises(Unservable, match="draws at random"):
                 zo.evaluators.Difference().begin(step, base)
             return
-        found = zo.evaluators.Difference().begin(step, base)(queries)
-        assert torch.allclose(found, Loop().changes(step, queries, base), rtol=0, atol=1e-12)
+        result = zo.evaluators.Difference().begin(step, base)(queries)
+        assert torch.allclose(result, Loop().changes(step, queries, base), rtol=0, atol=1e-12)
 
 
 def test_a_loss_taken_whole_that_reads_weights_is_refused():
@@ -159,14 +159,14 @@ def test_large_activations_are_as_accurate_as_loop_and_leave_what_does_not_move(
     queries = Coordinates(indices, torch.full((40,), mu))
     start = torch.get_rng_state()
     changes = zo.evaluators.Difference().begin(step, base)
-    found = changes(queries)
+    result = changes(queries)
     assert torch.equal(torch.get_rng_state(), start)
-    assert torch.equal(found, zo.evaluators.Difference().begin(step, base)(queries))
+    assert torch.equal(result, zo.evaluators.Difference().begin(step, base)(queries))
     # The same weights in float32 and float64: what is left is rounding.
     looped = Loop().changes(step, queries, base).double().mean(1)
-    error, own = (looped - true).norm(), (found.double().mean(1) - true).norm()
-    assert own <= 2 * error
-    assert own <= 1e-2 * true.norm()
+    error, carried = (looped - true).norm(), (result.double().mean(1) - true).norm()
+    assert carried <= 2 * error
+    assert carried <= 1e-2 * true.norm()
     still = Coordinates(indices, torch.zeros(40))
     assert torch.equal(changes(still), torch.zeros(40, 32))
 
@@ -176,7 +176,7 @@ def test_large_activations_are_as_accurate_as_loop_and_leave_what_does_not_move(
     ("variants", "mu", "faint"),
     [
         (1, 1e-3, 1.0),
-        *(pytest.param(None, *each, marks=pytest.mark.slow) for each in ((1e-6, 1.0), (1e-3, 1e-5))),
+        *(pytest.param(None, *values, marks=pytest.mark.slow) for values in ((1e-6, 1.0), (1e-3, 1e-5))),
     ],
 )
 def test_changes_of_large_activations_are_exact_where_losses_cannot_be_subtracted(variants, mu, faint):
@@ -184,13 +184,13 @@ def test_changes_of_large_activations_are_exact_where_losses_cannot_be_subtracte
     steps = torch.full((40,), mu)
     true = Loop().changes(wide, Coordinates(indices, steps.double()), wide_base).mean(1)
     step, indices, base = large(torch.float32, True, faint)
-    found = (
+    result = (
         zo.evaluators.Difference(variants=variants)
         .begin(step, base)(Coordinates(indices, steps))
         .double()
         .mean(1)
     )
-    assert (found - true).norm() <= 1e-4 * true.norm()
+    assert (result - true).norm() <= 1e-4 * true.norm()
 
 
 class Striding(nn.Module):
@@ -212,8 +212,8 @@ def test_a_network_that_reads_one_memory_format_gets_it():
     queries = Coordinates(torch.arange(0, 180, 9), torch.full((20,), 1e-2))
     base = step.objective(network, data)
     true = Loop().changes(step, queries, base)
-    found = zo.evaluators.Difference().begin(step, base)(queries)
-    assert torch.allclose(found, true, rtol=1e-3, atol=2e-5 * float(base.max()))
+    result = zo.evaluators.Difference().begin(step, base)(queries)
+    assert torch.allclose(result, true, rtol=1e-3, atol=2e-5 * float(base.max()))
     assert true.abs().max() > 1e-3
 
 
@@ -255,9 +255,9 @@ def test_shapes_that_depend_on_values_end_in_a_refusal_or_are_right(large, limit
             for length in (0.01, 3.0, -3.0):
                 query = Coordinates(torch.tensor([entry]), torch.tensor([length], dtype=torch.float64))
                 try:
-                    found = changes(query)
+                    result = changes(query)
                 except Unservable:
                     refused += 1
                     continue
-                assert torch.allclose(found, Loop().changes(step, query, base), rtol=0, atol=1e-10)
+                assert torch.allclose(result, Loop().changes(step, query, base), rtol=0, atol=1e-10)
     assert 0 < refused < step.parameters.size

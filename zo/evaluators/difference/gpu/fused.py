@@ -71,11 +71,11 @@ def fuse(nodes: Sequence[Node], end: Ref | None) -> list[Node]:
     fused, taken = list(nodes), set[int]()
     for place in range(len(nodes)):
         chain = [place] if place not in taken and _stage(nodes, place) is not None else []
-        while chain and len(own := readers[chain[-1]]) == 1 and own[0] not in taken:
-            stage, before = _stage(nodes, own[0]), _stage(nodes, chain[-1])
+        while chain and len(following := readers[chain[-1]]) == 1 and following[0] not in taken:
+            stage, before = _stage(nodes, following[0]), _stage(nodes, chain[-1])
             if stage is None or before is None or stage <= before:
                 break
-            chain.append(own[0])
+            chain.append(following[0])
         rules = [nodes[place].rule for place in chain]
         if rules and rules != [add]:  # which is one kernel as it is
             taken.update(chain)
@@ -101,7 +101,7 @@ def _stage(nodes: Sequence[Node], place: int) -> int | None:
 
 
 def _node(chain: Sequence[Node], first: int) -> Node:
-    """For a chain, by the place of its first call."""
+    """The node that stands for a chain, whose first call has this place."""
     head, last = chain[0], chain[-1]
     norm, sum_, relu_ = (next((node for node in chain if node.rule is rule), None) for rule in ORDER)
     args, kwargs, other, refs = head.args, head.kwargs, None, head.refs
@@ -118,28 +118,28 @@ def _node(chain: Sequence[Node], first: int) -> Node:
 def _change(
     chain: Chain, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], other: Argument
 ) -> Change:
-    """By the kernel, or where it does not serve by the rules of the calls."""
-    found = _by_kernel(chain, args, kwargs, other)
-    return _by_rules(chain, args, kwargs, other) if found is None else found
+    """The change of a chain's result, by the kernel or where that does not serve by its calls' rules."""
+    result = _by_kernel(chain, args, kwargs, other)
+    return _by_rules(chain, args, kwargs, other) if result is None else result
 
 
 def _by_rules(chain: Chain, args: tuple[Any, ...], kwargs: dict[str, Any], other: Argument) -> Change:
-    given, moved = (args, kwargs), None
+    arguments, moved = (args, kwargs), None
     for node, more in ((chain.norm, ()), (chain.sum, (other,)), (chain.relu, ())):
         if node is None:
             continue
-        args, kwargs = given
+        args, kwargs = arguments
         if any(isinstance(item, Moved) for item in (*args, *kwargs.values(), *more)):
             assert node.rule is not None
             moved = node.rule(node.call, *args, *more, **kwargs)
         output = node.call.output
-        given = (output if moved is None else Moved(output, moved),), {}
+        arguments = (output if moved is None else Moved(output, moved),), {}
     assert moved is not None
     return moved
 
 
 def _by_kernel(chain: Chain, args: tuple[Any, ...], kwargs: dict[str, Any], other: Argument) -> Change | None:
-    """By the kernel; None for a moved weight of the norm, a channel on a later axis, or mixed dtypes."""
+    """The change by the kernel; None for a moved weight of the norm, another axis, or mixed dtypes."""
     from zo.evaluators.difference.gpu import kernels  # Triton is not everywhere
 
     input, statistics, kind, training = args[0] if args else kwargs["input"], None, kernels.NONE, False
@@ -149,9 +149,10 @@ def _by_kernel(chain: Chain, args: tuple[Any, ...], kwargs: dict[str, Any], othe
             return None
         if isinstance(input, Moved):
             kind = kernels.OF_BATCH if training else kernels.FIXED
-            own = base_statistics(chain.norm.call, input.base, mean, variance, weight, training, eps)
+            of_base = base_statistics(chain.norm.call, input.base, mean, variance, weight, training, eps)
             statistics = chain.norm.call.once(
-                "with eps", lambda: torch.cat([own.flatten(1), own.new_full((1, own.shape[1]), eps)])
+                "with eps",
+                lambda: torch.cat([of_base.flatten(1), of_base.new_full((1, of_base.shape[1]), eps)]),
             )
     first, *rest = [item for item in (input, other) if isinstance(item, Moved)]
     if kind == kernels.NONE and not rest and isinstance(first.of, OneChannel) and first.of.axis != 1:
@@ -169,7 +170,7 @@ def _by_kernel(chain: Chain, args: tuple[Any, ...], kwargs: dict[str, Any], othe
     if any(item is not None and item.dtype != d.dtype for item in (x, statistics, added, before)):
         return None
     try:
-        found = kernels.change(
+        result = kernels.change(
             d,
             x=x,
             statistics=statistics,
@@ -186,7 +187,7 @@ def _by_kernel(chain: Chain, args: tuple[Any, ...], kwargs: dict[str, Any], othe
             "Difference: expected Triton to compile the kernel of fused=True for this GPU, got "
             f"{type(error).__name__}: {error}. Leave fused out."
         ) from error
-    return first.of.like(found) if isinstance(first.of, OneChannel) and channels is not None else found
+    return first.of.like(result) if isinstance(first.of, OneChannel) and channels is not None else result
 
 
 def _values(moved: Moved) -> tuple[Tensor, Tensor | None]:

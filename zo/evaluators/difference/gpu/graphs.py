@@ -42,14 +42,14 @@ class Graphs:
         if self._passes[kind] <= EAGER:
             return send(self._tape, number, change, None)
         if kind not in self._captured:
-            given = Entries(change.indices.clone(), change.steps.clone(), change.shape)
+            entries = Entries(change.indices.clone(), change.steps.clone(), change.shape)
             if self._pool is None:
                 self._pool = new_pool()
-            run = captured(lambda: send(self._tape, number, given, None), self._pool, given.steps.device)
-            self._captured[kind] = given, run
-        given, run = self._captured[kind]
-        given.indices.copy_(change.indices)
-        given.steps.copy_(change.steps)
+            run = captured(lambda: send(self._tape, number, entries, None), self._pool, entries.steps.device)
+            self._captured[kind] = entries, run
+        entries, run = self._captured[kind]
+        entries.indices.copy_(change.indices)
+        entries.steps.copy_(change.steps)
         return run().clone()
 
 
@@ -65,10 +65,10 @@ def captured(run: Callable[[], Tensor], pool: object, device: torch.device) -> C
     """
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.device(device), torch.cuda.graph(graph, pool=pool):  # pyright: ignore[reportArgumentType]
-        found = run()
+        result = run()
 
     def replay() -> Tensor:
         graph.replay()
-        return found
+        return result
 
     return replay

@@ -46,22 +46,22 @@ def change(
     Returns:
         As `d`, in its order of memory.
     """
-    given = _flat(d)
-    out = torch.empty_like(given)  # of which `d`'s shape is a view, whatever its order of memory
-    rows, width, places = given.shape[1:]
-    nothing = given.new_empty(0)  # stands for what is not read
+    flat = _flat(d)
+    out = torch.empty_like(flat)  # of which `d`'s shape is a view, whatever its order of memory
+    rows, width, places = flat.shape[1:]
+    nothing = flat.new_empty(0)  # stands for what is not read
     added = nothing if other is None else _flat(other)
     base = nothing if x is None else _flat(x[None])
     prior = nothing if before is None else _flat(before[None])
-    strides = [stride for each in (out, given, added, base, prior) for stride in _strides(each)]
-    together = min(TOGETHER, triton.next_power_of_2(width)) if given.stride(2) == 1 else 1
+    strides = [stride for tensor in (out, flat, added, base, prior) for stride in _strides(tensor)]
+    together = min(TOGETHER, triton.next_power_of_2(width)) if flat.stride(2) == 1 else 1
     along = min(TILE // together, triton.next_power_of_2(places))
     with torch.cuda.device(d.device if d.is_cuda else -1):
         # along one axis, as of others there are at most 65,535
         launch: Any = _behind[(len(d) * triton.cdiv(width, together),)]  # pyright: ignore[reportIndexIssue]
         launch(
             out,
-            given,
+            flat,
             added,
             base,
             prior,
@@ -113,20 +113,20 @@ def _behind(
 ):  # fmt: skip
     """One variant in some channels: statistics of a batch in one reading, what comes behind in another."""
     variant = (tl.program_id(0) % variants).to(tl.int64)
-    own = tl.program_id(0) // variants * TOGETHER + tl.arange(0, TOGETHER)[None, None, :]
-    inside = own < width
-    channel = own
+    lane = tl.program_id(0) // variants * TOGETHER + tl.arange(0, TOGETHER)[None, None, :]
+    inside = lane < width
+    channel = lane
     if ONE:
-        channel = own + tl.load(channels + variant)
+        channel = lane + tl.load(channels + variant)
     row, place = tl.arange(0, ROWS)[:, None, None], tl.arange(0, PLACES)[None, :, None]
-    d += variant * d_v + own * d_c
-    out += variant * out_v + own * out_c
+    d += variant * d_v + lane * d_c
+    out += variant * out_v + lane * out_c
     added = inside
-    if ADD_ONE:  # `0 * own` for the shape, which Triton 3.4 does not take from the mask
-        added = own == tl.load(other_channels + variant)
-        other += variant * other_v + 0 * own
+    if ADD_ONE:  # `0 * lane` for the shape, which Triton 3.4 does not take from the mask
+        added = lane == tl.load(other_channels + variant)
+        other += variant * other_v + 0 * lane
     else:
-        other += variant * other_v + own * other_c
+        other += variant * other_v + lane * other_c
     x += channel * x_c
     before += channel * before_c
     if NORM == 2:
@@ -190,5 +190,5 @@ def _behind(
 
 @triton.jit
 def _sum(tile):
-    """Over rows and places."""
+    """The sum over rows and places."""
     return tl.sum(tl.sum(tile, 0), 0)[None, None, :]

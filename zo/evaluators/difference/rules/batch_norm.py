@@ -43,7 +43,7 @@ def base_statistics(
     training: bool,
     eps: float,
 ) -> Tensor:
-    """Of the base, made once a step: mean, deviation, its square, weight and weight / deviation.
+    """Statistics of the base, made once a step: mean, deviation, its square, weight, weight / deviation.
 
     Returns:
         `(5, channels, 1, ...)`, to broadcast against `x`.

@@ -10,7 +10,7 @@ from torch import Tensor
 from zo.evaluators.difference.changes import Change, Entries, Moved, OneChannel, total
 from zo.evaluators.difference.registry import Argument, Call, named, register
 from zo.evaluators.difference.rules.products import bias_change, bilinear_change
-from zo.evaluators.point_rules import seen_by_taps, windows
+from zo.evaluators.point_rules import Kernel
 
 
 def _convolution(
@@ -56,44 +56,49 @@ def convolve(call: Call, d: Tensor, weight: Tensor, options: tuple[Any, ...]) ->
 
 
 def convolve_one_channel(call: Call, one: OneChannel, weight: Tensor, options: tuple[Any, ...]) -> Change:
-    """Of a change in one channel: that channel's slice of the weight alone, `(out, 1, ...)`."""
+    """Convolve a change in one channel by that channel's slice of the weight alone, `(out, 1, ...)`."""
     groups, options = options[-1], options[:-1]
-    each_in, each_out = weight.shape[1], weight.shape[0] // groups
+    in_per_group, out_per_group = weight.shape[1], weight.shape[0] // groups
     if one.values.device.type == "cpu":
-        reached = _by_shared_channels(call, one, weight, options, each_in, each_out)
+        reached = _by_shared_channels(call, one, weight, options, in_per_group, out_per_group)
     else:
         reached = _by_product(one, weight.unflatten(0, (groups, -1)), call.output.shape[2:], options)
     if groups == 1:
         return reached
-    first = one.channels // each_in * each_out
-    if each_out == 1:  # depthwise: a channel stays a channel
+    first = one.channels // in_per_group * out_per_group
+    if out_per_group == 1:  # depthwise: a channel stays a channel
         return OneChannel(reached, first, 1, weight.shape[0])
     whole = reached.new_zeros(*reached.shape[:2], weight.shape[0], *reached.shape[3:])
-    places_ = first[:, None] + torch.arange(each_out, device=first.device)
+    places_ = first[:, None] + torch.arange(out_per_group, device=first.device)
     shaped = places_.view(len(first), 1, -1, *[1] * (whole.ndim - 3)).expand_as(reached)
     return whole.scatter_(2, shaped, reached)
 
 
 def _by_shared_channels(
-    call: Call, one: OneChannel, weight: Tensor, options: tuple[Any, ...], each_in: int, each_out: int
+    call: Call,
+    one: OneChannel,
+    weight: Tensor,
+    options: tuple[Any, ...],
+    in_per_group: int,
+    out_per_group: int,
 ) -> Tensor:
-    """One convolution for each channel: variants of a pass mostly share theirs."""
+    """Convolve once for each channel: the variants of a pass mostly share theirs."""
     parts, order = [], []
     for channel in one.channels.unique().tolist():
-        own = torch.nonzero(one.channels == channel).flatten()
-        group = channel // each_in
-        piece = weight[group * each_out : (group + 1) * each_out, channel % each_in, None]
-        values = one.values if len(own) == len(one.channels) else one.values[own]
+        sharing = torch.nonzero(one.channels == channel).flatten()
+        group = channel // in_per_group
+        piece = weight[group * out_per_group : (group + 1) * out_per_group, channel % in_per_group, None]
+        values = one.values if len(sharing) == len(one.channels) else one.values[sharing]
         reached = call.function(values.flatten(0, 1), piece.contiguous(), None, *options, 1)
-        parts.append(reached.unflatten(0, (len(own), -1)))
-        order.append(own)
+        parts.append(reached.unflatten(0, (len(sharing), -1)))
+        order.append(sharing)
     return parts[0] if len(parts) == 1 else torch.cat(parts)[torch.cat(order).argsort()]
 
 
 def _by_product(
     one: OneChannel, weight: Tensor, reached: tuple[int, ...], options: tuple[Any, ...]
 ) -> Tensor:
-    """The same by one product of matrices, `(variants, rows * places, taps) @ (variants, taps, out)`.
+    """Convolve by one product of matrices, `(variants, rows * places, taps) @ (variants, taps, out)`.
 
     A GPU need not be waited for, to learn which variants share a channel; what it gives has channels last.
 
@@ -103,17 +108,17 @@ def _by_product(
         reached: Size of the output.
         options: Stride, padding and dilation.
     """
-    kernel, each_in = weight.shape[3:], weight.shape[2]
-    seen = windows(one.values.squeeze(2), kernel, reached, *options).movedim(
-        tuple(range(1, len(kernel) + 1)), tuple(range(-len(kernel), 0))
-    )
+    kernel, in_per_group = Kernel(weight.shape[3:], *options), weight.shape[2]
+    axes = len(kernel.size)
+    seen = kernel.windows(one.values.squeeze(2), reached)
+    seen = seen.movedim(tuple(range(1, axes + 1)), tuple(range(-axes, 0)))
     if len(weight) == 1:
         slices = weight[0].movedim(1, 0)[one.channels]
     else:
-        slices = weight.movedim(2, 1)[one.channels // each_in, one.channels % each_in]
+        slices = weight.movedim(2, 1)[one.channels // in_per_group, one.channels % in_per_group]
     slices = slices.flatten(2).transpose(1, 2)
-    found = seen.reshape(len(seen), -1, slices.shape[1]) @ slices
-    return found.view(*seen.shape[: -len(kernel)], -1).movedim(-1, 2)
+    product = seen.reshape(len(seen), -1, slices.shape[1]) @ slices
+    return product.view(*seen.shape[:-axes], -1).movedim(-1, 2)
 
 
 def convolve_entries(
@@ -124,7 +129,7 @@ def convolve_entries(
     if (groups := options[-1]) > 1:
         into = into + out // (weight.shape[0] // groups) * weight.shape[1]
     # each variant's own input channel, padded; a whole padded copy would be far larger
-    seen = seen_by_taps(x.movedim(1, 0)[into], taps, weight.shape[2:], reached, *options[:-1])
+    seen = Kernel(weight.shape[2:], *options[:-1]).seen_by_taps(x.movedim(1, 0)[into], taps, reached)
     values = of.steps.view(-1, *[1] * (seen.ndim - 1)) * seen
     return OneChannel(values.unsqueeze(2), out, 1, weight.shape[0])
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zo.batches import map_tensors
+from zo.batches import leaves, map_tensors
 from zo.evaluators.difference.changes import Change, Moved, OneChannel
 from zo.evaluators.difference.registry import Argument, Call, has_apart, has_rows, named, register
 from zo.evaluators.difference.rules.subtracted import by_variant, subtracted
@@ -14,21 +14,20 @@ from zo.evaluators.difference.rules.subtracted import by_variant, subtracted
 
 def linear_change(call: Call, *args: Argument, **kwargs: Argument) -> Argument:
     """The function of the changes, with zeros for tensors beside them that do not move."""
-    moved: list[Moved] = []
-    map_tensors(lambda each: (moved.append(each), each)[1], (args, kwargs), kind=Moved)
-    if not all(each.base.is_floating_point() for each in moved):
+    moved = list(leaves((args, kwargs), Moved))
+    if not all(item.base.is_floating_point() for item in moved):
         return subtracted(call, *args, **kwargs)  # an index is among them, in which nothing is linear
 
-    def function(*own: Tensor) -> Argument:
-        left = list(own)
+    def function(*changes: Tensor) -> Argument:
+        left = list(changes)
         filled = map_tensors(lambda moved: left.pop(0), (args, kwargs), kind=Moved)
         return call.function(*filled[0], **filled[1])
 
-    return by_variant(function, *(each.change for each in moved))
+    return by_variant(function, *(item.change for item in moved))
 
 
 def _joined(call: Call, tensors: Argument, *args: Argument, **kwargs: Argument) -> Argument:
-    """Of a list some of which do not move."""
+    """The change of tensors that are joined, some of which do not move."""
     return linear_change(
         call,
         [item if isinstance(item, Moved) else torch.zeros_like(item) for item in tensors],
@@ -37,8 +36,8 @@ def _joined(call: Call, tensors: Argument, *args: Argument, **kwargs: Argument) 
     )
 
 
-def _each_channel(call: Call, input: Moved, *args: Argument, **kwargs: Argument) -> Change:
-    """For what does the same to each channel of `(rows, channels, ...)` apart, such as average pooling."""
+def _channelwise(call: Call, input: Moved, *args: Argument, **kwargs: Argument) -> Change:
+    """The rule of functions that treat each channel of `(rows, channels, ...)` alone, as average pooling."""
     if not has_apart(call, input):
         if not has_rows(call, input):
             return linear_change(call, input, *args, **kwargs)
@@ -72,11 +71,11 @@ def _pad(
         place = input.base.ndim - 1 - one.axis  # among the pairs, the last axis first
         before, after = pairs[place] if place < len(pairs) else (0, 0)
         if before >= 0 and after >= 0 and (mode == "constant" or before == after == 0):
-            own = [*pad[: 2 * place], 0, 0, *pad[2 * place + 2 :]] if place < len(pairs) else pad
+            pads = [*pad[: 2 * place], 0, 0, *pad[2 * place + 2 :]] if place < len(pairs) else pad
             if mode == "constant":
-                values = functional.pad(one.values, own)
+                values = functional.pad(one.values, pads)
             else:
-                values = functional.pad(one.values.flatten(0, 1), own, mode, value).unflatten(
+                values = functional.pad(one.values.flatten(0, 1), pads, mode, value).unflatten(
                     0, one.values.shape[:2]
                 )
             return OneChannel(values, one.channels + before, one.axis, one.size + before + after)
@@ -114,7 +113,7 @@ def _contiguous(call: Call, input: Moved, *_: Argument, **__: Argument) -> Chang
 
 
 def _cast(call: Call, input: Moved, *args: Argument, **kwargs: Argument) -> Change:
-    """To a dtype or device."""
+    """The change in another dtype, or on another device."""
     change = input.change
     return change.to(call.output.device, torch.promote_types(change.dtype, call.output.dtype))
 
@@ -136,7 +135,7 @@ register(
         *("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"),
         *("interpolate", "upsample"),
     ),
-    _each_channel,
+    _channelwise,
 )
 register(named("pixel_shuffle", "pixel_unshuffle", "channel_shuffle"), linear_change)
 register(

@@ -42,30 +42,30 @@ def subtracted(call: Call, *args: Argument, **kwargs: Argument) -> Argument:
 
     args, kwargs = map_tensors(wide, (args, kwargs), kind=(Tensor, Moved))
 
-    def function(*own: Tensor) -> Argument:
-        left = iter(own)
-        own_args, own_kwargs = map_tensors(lambda _: next(left), (args, kwargs), kind=Moved)
-        return call.function(*own_args, **own_kwargs)
+    def function(*values: Tensor) -> Argument:
+        left = iter(values)
+        moved_args, moved_kwargs = map_tensors(lambda _: next(left), (args, kwargs), kind=Moved)
+        return call.function(*moved_args, **moved_kwargs)
 
     bases = tensors(call.output)
-    found = by_variant(function, *stacks)
-    return map_tensors(lambda values: _change(values[1:], values[:1], next(bases)), found)
+    results = by_variant(function, *stacks)
+    return map_tensors(lambda values: _change(values[1:], values[:1], next(bases)), results)
 
 
 def by_variant(function: Callable[..., Any], *changes: Tensor) -> Argument:
     """The function on each variant of changes `(variants, ...)`: a tensor or several, variants first."""
     if len(changes[0]) <= FEW:
-        found = [function(*own) for own in zip(*changes, strict=True)]
-        if isinstance(found[0], Tensor):
-            return torch.stack(found)
-        return tuple(map(torch.stack, zip(*found, strict=True)))
+        results = [function(*parts) for parts in zip(*changes, strict=True)]
+        if isinstance(results[0], Tensor):
+            return torch.stack(results)
+        return tuple(map(torch.stack, zip(*results, strict=True)))
     with warnings.catch_warnings():  # slow inside is right all the same
         warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
         return vmap(function)(*changes)
 
 
 def _change(moved: Tensor, base: Tensor, output: Tensor) -> Tensor:
-    """In the dtype of the output; what is infinite and stays so, as under a mask, does not change."""
+    """The difference in the output's dtype; what is infinite and stays so, as under a mask, has none."""
     if not output.is_floating_point():
         return moved.long() - base.long()
     change = moved - base
@@ -79,22 +79,22 @@ def _double(tensor: Tensor) -> Tensor:
 
 
 def _elementwise(call: Call, input: Argument, *args: Argument, **kwargs: Argument) -> Tensor:
-    """The same without stacks, where one tensor moves."""
+    """The rule of elementwise functions: `subtracted` without stacks, where one tensor moves."""
     if not isinstance(input, Moved) or any_tensor((args, kwargs)):
         return subtracted(call, input, *args, **kwargs)
     x = input.base.double()
-    moved, base = (call.function(each, *args, **kwargs) for each in (x + input.change, x))
+    moved, base = (call.function(value, *args, **kwargs) for value in (x + input.change, x))
     return _change(moved, base, call.output)
 
 
 def _pooled(call: Call, input: Moved, *args: Argument, **kwargs: Argument) -> Change:
-    """Of `(rows, channels, ...)` each channel by itself."""
+    """The rule of pooling: each channel of `(rows, channels, ...)` by itself."""
     if not has_apart(call, input):
         return subtracted(call, input, *args, **kwargs)
     one = input.of
     assert isinstance(one, OneChannel)
     x = one.gathered(input.base).double()
-    moved, base = (call.function(each.flatten(0, 1), *args, **kwargs) for each in (x + one.values, x))
+    moved, base = (call.function(value.flatten(0, 1), *args, **kwargs) for value in (x + one.values, x))
     return one.like(_change(moved, base, call.output).unflatten(0, x.shape[:2]))
 
 

@@ -1,0 +1,69 @@
+"""How values of many problems and seeds are summed up: medians, quartiles, bootstrap intervals, families."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean, median, stdev
+
+import numpy as np
+
+DRAWS = 10_000  # of a bootstrap
+Problems = Mapping[str, Sequence[float]]  # problem -> a value for each seed
+Average = Callable[[Sequence[float]], float]
+FAMILY = {"double-pendulum-wall": "double-pendulum", "fitzhugh-nagumo-noise": "fitzhugh-nagumo"}
+FAMILY |= {"fitzhugh-nagumo-failing": "fitzhugh-nagumo", "mixed-units": "lorenz-96"}
+FAMILY |= {"brusselator-20k": "brusselator", "ks-3k": "ks-26-8", "ks-3k-noise": "ks-26-8"}
+FAMILY |= dict.fromkeys(("wake-30k", "wake-30k-unroll-16", "wake-260k", "wake-32x64"), "wake-1k")
+
+
+def middle(problems: Problems, over_seeds: Average = median) -> float:
+    """The median over problems of the median (or mean) over seeds."""
+    return median(over_seeds(values) for values in problems.values())
+
+
+def families(problems: Problems) -> dict[str, list[float]]:
+    """Medians over seeds of problems, those that are variants of one simulator together."""
+    by_family: dict[str, list[float]] = {}
+    for name, values in problems.items():
+        by_family.setdefault(FAMILY.get(name, name), []).append(median(values))
+    return by_family
+
+
+def quartiles(problems: Problems, over_seeds: Average = median) -> tuple[float, float]:
+    """Over problems, of medians (or means) over seeds."""
+    low, high = np.percentile([over_seeds(values) for values in problems.values()], [25, 75])
+    return float(low), float(high)
+
+
+def interval(problems: Problems, over_seeds: Average = median) -> tuple[float, float]:
+    """95 % of `middle`, by a bootstrap of two stages: problems are drawn anew, and their seeds."""
+    draw, seeds = np.random.default_rng(0), [np.asarray(values, dtype=float) for values in problems.values()]
+    average = np.median if over_seeds is median else np.mean
+    drawn = [[average(draw.choice(values, (DRAWS, len(values))), axis=1)] for values in seeds]
+    table = np.concatenate(drawn)  # (problems, DRAWS): of drawn seeds
+    which = draw.integers(len(seeds), size=(len(seeds), DRAWS))
+    low, high = np.percentile(np.median(np.take_along_axis(table, which, 0), axis=0), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def spread(values: Sequence[float], form: str = ".2f") -> str:
+    """Mean and standard deviation."""
+    return f"{fmean(values):{form}}" + (f" ± {stdev(values):{form}}" if len(values) > 1 else "")
+
+
+def summary(name: str, problems: Problems, over_seeds: Average = median) -> dict[str, str]:
+    """The numbers that pages have of values by problem and seed, under names that begin with one name."""
+    """The numbers that pages have of values by problem and seed, under names that begin with one name."""
+    (low, high), (least, most) = quartiles(problems, over_seeds), interval(problems, over_seeds)
+    ends = sorted(over_seeds(values) for values in problems.values())
+    return {
+        f"{name}": f"{middle(problems, over_seeds):.2f}",
+        f"{name}.quartiles": f"{low:.2f} to {high:.2f}",
+        f"{name}.interval": f"{least:.2f} to {most:.2f}",
+        f"{name}.problems": str(len(problems)),
+        f"{name}.trainings": str(sum(map(len, problems.values()))),
+        f"{name}.worst": f"{ends[-1]:.2f}",
+        f"{name}.best": f"{ends[0]:.2f}",
+        f"{name}.second": f"{ends[-2:][0]:.2f}",
+        f"{name}.worst.seed": f"{max(max(values) for values in problems.values()):.2f}",
+    }

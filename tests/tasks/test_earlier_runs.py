@@ -1,0 +1,72 @@
+"""A folder that earlier code has left goes on to its result, or is refused in a sentence."""
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+
+import pytest
+
+import tasks
+from tasks.cli import main
+from tasks.errors import CheckpointWarning
+from tests.tasks.problems import Steering
+
+EARLIER = Path(__file__).parent / "earlier_runs"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return Path(shutil.copytree(EARLIER / "before_tasks_folder", tmp_path / "earlier"))
+
+
+def resumed(folder):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CheckpointWarning)  # it was made with these versions, or with others
+        return main(["resume", str(folder), "--trust"])
+
+
+def test_a_run_of_the_layout_before_goes_on_to_the_result_of_a_whole_one(folder, tmp_path):
+    done = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert max(done) < Steering.Config().steps and not (folder / "result.json").exists()
+    assert resumed(folder) == 0
+    problem = Steering(methods=("none", "cge"))
+    whole = tasks.run(problem, runs=tmp_path, progress=tasks.Progress())
+    earlier = tasks.load(folder, trust=True)
+    for ours, theirs in zip(whole.result.table, earlier.result.table, strict=True):
+        assert theirs.value == pytest.approx(ours.value, rel=1e-9), ours.method
+        assert (theirs.rows, theirs.queries) == (ours.rows, ours.queries)
+    assert earlier.report.is_file() and len(earlier.metrics) == len(whole.metrics)
+
+
+def test_a_run_of_earlier_code_from_elsewhere_is_not_executed_unasked(folder, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))  # of a user who has run none of these problems
+    assert main(["resume", str(folder)]) == 2
+    assert "expected a run that you made, got one from elsewhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("config.json", {"format": 2}, "expected format 3, got 2. Use the version of this package"),
+        ("config.json", {"steps_of_old": 7}, "steps_of_old"),
+        ("begun.json", {"preset": "small"}, "preset 'small' (now 'own')"),
+    ],
+)
+def test_a_run_that_cannot_go_on_says_why_in_a_sentence(folder, capsys, file, content, words):
+    path = folder / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | content))
+    assert resumed(folder) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("blackbox: ") and words in said and "Traceback" not in said
+
+
+def test_a_setting_that_no_longer_exists_is_named(folder, capsys):
+    for file in ("config.json", "begun.json"):
+        content = json.loads((folder / file).read_text())
+        content["config"]["trust_region"] = 3
+        (folder / file).write_text(json.dumps(content))
+    assert resumed(folder) == 2
+    said = capsys.readouterr().err
+    assert f"{folder / 'config.json'}: no setting is named 'trust_region'" in said
+    assert "go on with that code, or start the run anew" in said

@@ -1,0 +1,37 @@
+"""`Operations`: a block in which each operation of torch is looked at, and may give another result."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any
+
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class Operations(TorchDispatchMode, ABC):
+    """A mode of torch whose subclass looks at what operations give while its block runs."""
+
+    @abstractmethod
+    def gave(self, operation: Any, arguments: tuple[tuple[Any, ...], dict[str, Any]], result: Any) -> Any:
+        """Called behind each operation.
+
+        Args:
+            operation: As torch dispatches it.
+            arguments: What it was called with, by place and by name.
+            result: What it gave.
+
+        Returns:
+            What the caller gets: the result, or another in its place.
+        """
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Run an operation and look at what it gave."""
+        named = kwargs or {}
+        return self.gave(func, (args, named), func(*args, **named))
