@@ -37,7 +37,7 @@ class AutogradCounts:
     Attributes:
         steps: Calls of `backward`.
         queries: Perturbed rows, where the box's derivative is estimated from some.
-        dropped: Of those the ones that failed.
+        dropped: The perturbed rows that failed.
         lost: Rows of batches that were left out, for their loss was not finite.
     """
 
@@ -52,7 +52,7 @@ class AutogradGradient:
 
     Rows whose loss is not finite are taken out of the loss and the gradient, as `zo.LossGradient` does; then
     the objective is evaluated once more, without them, from buffers as they were; and again where others fail
-    then. A gradient that is exactly zero is told once.
+    then. A gradient that is exactly zero is said once.
 
     Args:
         network: What is trained.
@@ -61,7 +61,7 @@ class AutogradGradient:
             and state, which are kept.
 
     Attributes:
-        counts: See `AutogradCounts`.
+        counts: What was done so far, see `AutogradCounts`.
     """
 
     def __init__(

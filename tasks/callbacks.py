@@ -19,18 +19,18 @@ from tasks.folder.run import Run
 
 
 class Callback:
-    """What is told while a run trains; a subclass has those of the methods that it needs.
+    """What is called while a run trains; a subclass has those of the methods that it needs.
 
     Give it to `tasks.run(..., callbacks=[...])`, or name it in the problem's class, `callbacks = (Print(),)`,
-    and `blackbox run` and `blackbox resume` use it too. Of several processes the first one alone tells.
+    and `blackbox run` and `blackbox resume` use it too. Of several processes the first one alone calls it.
 
-    A run that was stopped goes on from its last checkpoint: the steps since then are told again, after an
-    `on_start` that says from where. A stage that was finished before is not told again.
+    A run that was stopped goes on from its last checkpoint: the steps since then are reported again, after an
+    `on_start` that says from where. A stage that was finished before is not reported again.
 
     Attributes:
         strict: Whether an exception in the callback ends the run. If not, it is a `CallbackWarning`, once in
             a run for each kind of exception, and training goes on; where `on_start` raised it, the callback
-            is told no more of that stage.
+            is not called any more in that stage.
     """
 
     strict: bool = False
@@ -62,7 +62,7 @@ class Listeners:
     """The callbacks of a run, called one after the other, whose exceptions do not get far.
 
     Args:
-        run: Which has them; what is said of an exception is said once in a run.
+        run: The run that has them; what is said of an exception is said once in a run.
     """
 
     def __init__(self, run: Run) -> None:
@@ -89,7 +89,7 @@ class Listeners:
                     warnings.warn(
                         f"{type(callback).__name__}.{name}: expected it to return, got "
                         f"{type(error).__name__}: {message}. Training goes on; further ones of this kind are "
-                        "not told. Set `strict = True` in the class to end the run instead.",
+                        "not shown. Set `strict = True` in the class to end the run instead.",
                         CallbackWarning,
                         stacklevel=3,
                     )

@@ -140,7 +140,7 @@ def _call(arguments: list[str]) -> int:
 
 
 def _words(error: Exception, at_work: bool) -> str | None:
-    """What the user is told of an error; None for those that nobody foresaw, which keep their traceback."""
+    """What the user reads of an error; None for those that nobody foresaw, which keep their traceback."""
     if isinstance(error, BlackBoxError) and type(error).__name__ != "ExecutorError":
         return str(error)  # first: some are of the system's kind too, such as a server that is not there
     if isinstance(error, BrokenPipeError) and not at_work:
@@ -149,9 +149,9 @@ def _words(error: Exception, at_work: bool) -> str | None:
 
     sentence = tracebacks.of_resources(error) or tracebacks.of_user(error)
     if sentence is None and isinstance(error, OSError):
-        from tasks.folder.atomic import mend, told
+        from tasks.folder.atomic import mend, refusal
 
-        refused = told(error, "a file or folder that can be read and written")
+        refused = refusal(error, "a file or folder that can be read and written")
         sentence = f"{refused} {mend(error) if at_work else 'Mend that, or give another folder.'}"
     return sentence
 

@@ -56,7 +56,7 @@ class Search:
         popsize: Candidates of a generation; None for `cma`'s 4 + 3 ln(weights).
         diagonal: Whether the covariance is a diagonal (sep-CMA-ES), which takes no more memory than the
             weights.
-        seed: Of all draws, which no generator of NumPy's or torch's shares.
+        seed: On which all draws depend; no generator of NumPy's or torch's shares them.
 
     Attributes:
         popsize: Candidates of a generation.
@@ -128,7 +128,7 @@ class CmaCounts:
     Attributes:
         steps: Generations.
         queries: Evaluations of the objective: the candidates, and those that compare evaluators.
-        checks: Of those the latter.
+        checks: The evaluations that compare evaluators.
         dropped: Candidates of which a row failed that did not fail in all; they are ranked last.
         lost: Rows of batches that failed in all candidates, and were left out.
     """
@@ -155,11 +155,11 @@ class CmaEs:
         sigma0: Standard deviation of each weight in the first generation.
         popsize: Candidates of a generation; None for `cma`'s 4 + 3 ln(weights).
         diagonal: Whether the covariance is a diagonal.
-        seed: Of all draws.
+        seed: On which all draws depend.
         chunk: How many candidates are evaluated together; None for what memory allows.
 
     Attributes:
-        counts: See `CmaCounts`.
+        counts: What was done so far, see `CmaCounts`.
         search: The distribution.
 
     Raises:

@@ -192,7 +192,7 @@ def resume(
 
     if not group.is_member():
         before = Run.open(folder)
-        # without a page callbacks have not been told of the result, which takes the code
+        # without a page callbacks do not have the result yet, and they are code
         if before.finished and ((folder / NAME).is_file() or not (trust or is_own(before))):
             if data is not None:
                 Run.open(folder).with_data(data)
@@ -289,7 +289,7 @@ def check(
 ) -> int:
     """Examine a black box: is it fit to be trained through, and with which mu?
 
-    The exit status is 0 where no fault was found, 1 otherwise; 130 after Ctrl-C, with what was found so far.
+    The exit status is 0 where there is no fault, 1 otherwise; 130 after Ctrl-C, with the findings so far.
     """
     from blackbox import conformance
 

@@ -16,7 +16,7 @@ def sentences(plan: Plan) -> list[str]:
     """What a run will do and cost, in words.
 
     Args:
-        plan: That is settled.
+        plan: A plan that is settled.
     """
     said = [_chosen(plan)] if plan.chosen else []
     said += plan.aside

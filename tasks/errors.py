@@ -98,4 +98,4 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StoppedInside(KeyboardInterrupt):
-    """A step was asked to stop and did so between two queries; what it had found is in the journal."""
+    """A step was asked to stop and did so between two queries; those before are in the journal."""

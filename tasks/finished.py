@@ -167,7 +167,7 @@ def load(folder: Path | str, *, trust: bool = False) -> FinishedRun:
     trust it.
 
     Args:
-        folder: Of the run.
+        folder: The run's folder.
         trust: Whether to execute that code although the run came from elsewhere; without it such a run has
             tables and curves, and no networks.
 

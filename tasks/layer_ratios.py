@@ -1,4 +1,4 @@
-"""The layer ratios of a run: found once, told, and kept in its folder with what they cost."""
+"""The layer ratios of a run: computed once, shown, and kept in its folder with what they cost."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Ratios:
 
 
 def kept(setup: Setup, name: str, find: Callable[[Journal], tuple[LayerRatios, int]]) -> Ratios:
-    """The ratios of a file in the run's folder; found and written if it is not there.
+    """The ratios of a file in the run's folder; computed and written if it is not there.
 
     Args:
-        setup: Of the method that needs them.
-        name: Of the file, without its ending.
+        setup: What the method that needs them is given.
+        name: The file's name, without its ending.
         find: Is given a journal, so that a kill costs no finished query; the ratios, and the queries asked.
     """
     path, of = setup.run.path / f"{name}.json", stamp.settings(setup.run)
@@ -65,7 +65,7 @@ def read(path: Path) -> Ratios:
         raise RunFolderError(f"{path}: expected layer ratios and queries, got {cause}. {_MEND}") from None
 
 
-_MEND = "Delete it: in an unfinished run they are found again."
+_MEND = "Delete it: in an unfinished run they are computed again."
 
 
 def _content(path: Path) -> dict[str, Any]:

@@ -228,10 +228,10 @@ def calls_noted(
     `recall`. All processes of a run come here together.
 
     Args:
-        folder: Of the run; of several processes the first one's, where all can reach it.
-        boxes: Of the run.
+        folder: The run's folder; of several processes the first one's, where all can reach it.
+        boxes: The run's boxes.
         within_reach: Whether all processes of the run can reach it.
-        stage: That alone has these boxes; "" for the whole run.
+        stage: The one stage that has these boxes; "" for the whole run.
         unwritten: Rows that were run before and have no note, by the id of the ledger that counted them.
     """
     ledgers = _labelled(boxes, stage)

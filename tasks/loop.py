@@ -150,7 +150,7 @@ class _Work:
     came of them, and signals, callbacks and the progress are attended to.
 
     Args:
-        run: Of the stage.
+        run: The run that the stage is part of.
         stage: What it carries from step to step.
         boxes: The black boxes that steps call.
     """

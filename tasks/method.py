@@ -24,7 +24,7 @@ class Cost:
     """What the steps of a method ask for, before any is taken.
 
     Attributes:
-        evaluations: Of the objective, of base and queries together: the least that it takes.
+        evaluations: How often the objective is evaluated, base and queries together: the least that it takes.
         queries: Perturbed objectives among them.
         most: Evaluations where a method takes more when it has to, for checks; None for never.
         learns: Whether a model of the box is fitted between them, which takes time of its own.

@@ -204,7 +204,7 @@ def estimator(
             directions.
         mu: The smoothing parameter.
         sparsity: The sets of those that have some.
-        directions: Of those that have some.
+        directions: How many, for methods that have some.
         central: Whether differences take both signs.
     """
     if kind in ("cge", "sparse-cge"):

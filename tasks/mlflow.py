@@ -35,14 +35,14 @@ class MLflow(Callback):
     The extra `mlflow` brings MLflow's small package and what its databases need. Its pages (`mlflow ui`,
     `mlflow server`) come with the whole one, `pip install mlflow`, also in another environment.
 
-    A server that does not answer when a stage begins is told nothing of that stage. What one that goes away
+    A server that does not answer when a stage begins gets nothing of that stage. What one that goes away
     later has not taken is sent at the stage's end. It is asked twice more before it is given up, which
     takes 5 s, unless `MLFLOW_HTTP_REQUEST_MAX_RETRIES` is set: MLflow's own seven times take four minutes,
     in which nothing trains.
 
     Args:
-        uri: Of the tracking server or store; MLflow's own default (`MLFLOW_TRACKING_URI`) if None. A folder,
-            "file:///data/mlruns", is taken by older versions of MLflow, and by today's only with
+        uri: Where the tracking server or store is; MLflow's own default (`MLFLOW_TRACKING_URI`) if None. A
+            folder, "file:///data/mlruns", is taken by older versions of MLflow, and by today's only with
             `MLFLOW_ALLOW_FILE_STORE=true` in the environment.
         experiment: Its name in MLflow; the problem's if None.
 

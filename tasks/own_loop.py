@@ -44,9 +44,9 @@ def own_run(
     status 130 after a checkpoint, and with the line that resumes it.
 
     Args:
-        name: Of the run, in its folder's name and in the report.
+        name: The run's name, in its folder's name and in the report.
         config: The settings: a dataclass of plain values, such as a subclass of `tasks.Config`.
-        seeds: One training for each.
+        seeds: Numbers on which draws depend, one training with each.
         runs: Where the run's folder is made.
         data: Where the script keeps data; noted in the run's configuration.
 
@@ -98,7 +98,7 @@ def execute(run: Run, workers: int = 1) -> NoReturn:
     """Go on with a run by executing its script, in the place of this process.
 
     Args:
-        run: That a script made.
+        run: One that a script made.
         workers: Processes that were asked for.
 
     Raises:

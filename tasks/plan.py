@@ -34,8 +34,8 @@ class Plan:
     """What a run will do, as a value.
 
     Attributes:
-        problem: That is trained, with its settings.
-        seeds: One training of each method for each.
+        problem: What is trained, with its settings.
+        seeds: With each of them, every method is trained once.
         methods: By name, in their order.
         preset: The preset that the settings started from; "own" for none.
         where: Where the problem's class is, as `problems.find` takes it; "" for a notebook's.
@@ -101,7 +101,7 @@ def plan_of(
 
     Args:
         problem: With its settings.
-        seeds: One training of each method for each.
+        seeds: With each of them, every method is trained once.
         preset: The one that the settings started from; if None, the one that they are.
         where: Where the problem's class is; if None, where it says that it is.
         by_hand: Names of the settings that the user set to their usual values, for a new run: of those that
@@ -164,7 +164,7 @@ class Rows:
     """Rows of a training of each method, as the settings say.
 
     Attributes:
-        sizes: Of what is asked for at once.
+        sizes: How many rows are asked for at once.
         costs: By method; None where that is not known.
         steps: Box rows of steps, by method where known: the least that they take.
         most: The most, where checks are in doubt or trust is lost.

@@ -74,7 +74,7 @@ class Problem:
         folder: Where data is kept.
         presets: Named settings that a run can start from; the first is the default.
         methods: The problem's own methods by name, beside those that all problems have.
-        callbacks: What is told while a run trains, see `tasks.Callback`.
+        callbacks: What else happens while a run trains, see `tasks.Callback`.
         dimensions: Names of the axes of arrays that `evaluate` gives, for `blackbox report --export`: any
             names; ParaView takes "time", "z", "y" and "x", in this order, for what they are called.
         progress: What the user sees, for data that takes long to make; a run sets it.

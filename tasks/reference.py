@@ -66,9 +66,9 @@ def compare(
     either are left out.
 
     Args:
-        network: That will be trained.
+        network: The one that will be trained.
         objective: Calls the boxes.
-        batch: Of training data.
+        batch: A batch of training data.
         references: By box.
 
     Raises:
@@ -119,9 +119,9 @@ class Difference:
 
     Attributes:
         output: Its name.
-        row: Of the call.
+        row: The row of the call at which the two differ most.
         box: The value of the box.
-        reference: That of the reference.
+        reference: The reference's value there.
         size: How far they are apart, in units of how much the output varies from row to row (of its largest
             value where it does not).
         rounding: What rounding may make of that, in the same units.

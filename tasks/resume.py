@@ -16,8 +16,8 @@ def reopened(folder: Path, plan: Plan, *, any_seeds: bool = False) -> tuple[Run,
     """The run of a folder, if it is of this plan; a larger budget of rows is taken over.
 
     Args:
-        folder: Of the run.
-        plan: That the run is to be of.
+        folder: The run's folder.
+        plan: What the run is expected to do.
         any_seeds: Whether the seeds are those of the run, whatever the plan has.
 
     Returns:

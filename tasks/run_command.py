@@ -35,7 +35,7 @@ class Invocation:
 
     Attributes:
         words: After `blackbox`.
-        run: That `blackbox resume` would go on with; None before there is one.
+        run: The run that `blackbox resume` would go on with; None before there is one.
     """
 
     words: Sequence[str] = ()

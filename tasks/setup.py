@@ -34,9 +34,9 @@ class Trained:
 
     Attributes:
         network: The trained network.
-        outcome: Of the stage: steps, seconds, validation, and the ledger of its optimiser steps.
+        outcome: What the stage came to: steps, seconds, validation, and the ledger of its optimiser steps.
         queries: Perturbed objectives (of `row-rge`, perturbed rows).
-        dropped: Of those the ones that failed.
+        dropped: The perturbed objectives that failed.
         figures: Further figures for the table.
     """
 
@@ -56,8 +56,8 @@ class Setup:
     Attributes:
         problem: What is trained, its boxes in the run's wrappers.
         run: Where metrics and checkpoints go.
-        name: Of the method.
-        seed: Of the run's seeds; all draws depend on it.
+        name: The method's name.
+        seed: One of the run's seeds, on which all draws depend.
         network: With this seed's first weights; the method trains it in place.
         steps: Optimiser steps.
         batch: The training batch of a step, from 0.
@@ -120,7 +120,7 @@ class Setup:
         """Take the steps that are left along a gradient: the loop of every method.
 
         Args:
-            gradient: Of `network`'s weights.
+            gradient: What fills `.grad` of the weights of `network`.
             optimizer: Adam if None.
             rate: The learning rate of a step; the configuration's schedule if None.
             update: What step i does with `.grad`; `optimizer.step()` if None.

@@ -72,8 +72,8 @@ def refuse_to_run_out(plan: Plan, folder: Path, table: Sequence[Row]) -> None:
     it was asked once. Most runs begin with `none`, so that they stop here before a row is spent on training.
 
     Args:
-        plan: That is settled.
-        folder: Of the run.
+        plan: A plan that is settled.
+        folder: The run's folder.
         table: What was judged, of which the first line's test is taken for all others.
 
     Raises:
@@ -181,7 +181,7 @@ class _Choice:
 
     Attributes:
         plan: With a budget; it leaves `steps` and perhaps other settings to be chosen.
-        sizes: Of what is asked for at once.
+        sizes: How many rows are asked for at once.
         made: Rows that were run to make the data.
     """
 
@@ -293,8 +293,8 @@ def _rows(
 
     Args:
         problem: With its settings.
-        methods: That will be trained.
-        sizes: Of what is asked for at once.
+        methods: Those that will be trained, by name.
+        sizes: How many rows are asked for at once.
         made: Rows that were run to make the data.
         supposing: Whether a problem's own validation or test is supposed to take each row of its data once,
             as the objective does.

@@ -84,7 +84,7 @@ def finish(run: Run, plan: Plan, progress: Progress | None = None) -> FinishedRu
 
     Args:
         run: The run's folder, new or left off anywhere.
-        plan: Of the run.
+        plan: What the run will do.
         progress: What the user sees; bars in a terminal or notebook, lines elsewhere, if None.
     """
     as_named, run = run, run.absolute()  # a box may change the working directory
@@ -110,7 +110,7 @@ def carry_out(run: Run, plan: Plan, progress: Progress) -> None:
 
     Args:
         run: The run's folder, new or left off anywhere.
-        plan: Of the run; its problem's boxes keep failed rows from here on.
+        plan: What the run will do; its problem's boxes keep failed rows from here on.
         progress: What the user sees.
 
     Raises:

@@ -47,7 +47,7 @@ class Asked:
 
     Attributes:
         made: Rows that were run to make the data.
-        sizes: Of what is asked for at once; None where `instead` says why.
+        sizes: How many rows are asked for at once; None where `instead` says why.
         instead: What is said of the cost where rows are not known.
     """
 

@@ -36,11 +36,11 @@ def described(value: object) -> str:
 
 def arrays_of(box: BlackBoxFunction) -> str:
     """What goes into a box and comes out, in words: names and shapes, and `fixed` what has no derivative."""
-    several = (
+    sides = (
         ", ".join(f"{spec.name} {spec.shape}{'' if spec.differentiable else ' fixed'}" for spec in specs)
         for specs in (box.inputs, box.outputs)
     )
-    return " to ".join(several)
+    return " to ".join(sides)
 
 
 def refuse_other_run(owner: str, settings: Mapping[str, Any], saved: Mapping[str, Any]) -> None:

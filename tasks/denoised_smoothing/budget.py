@@ -41,7 +41,7 @@ def queries_of_step(config: Config, variant: Variant, size: int) -> int:
     """What an optimiser step of a method asks for.
 
     Args:
-        config: Of the run.
+        config: The run's settings.
         variant: One that trains through the classifier.
         size: Numbers of what its differences are taken in, an image or a latent vector.
     """

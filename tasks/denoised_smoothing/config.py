@@ -37,7 +37,7 @@ class Variant:
     Attributes:
         name: All of it.
         family: How it trains, one of `FAMILIES`.
-        kind: Of "zo-ds" and "zo-ae-ds", the directions, one of `KINDS`.
+        kind: The directions of "zo-ds" and "zo-ae-ds", one of `KINDS`.
         queries: Its own budget; None for the configuration's.
     """
 

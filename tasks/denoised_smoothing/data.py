@@ -87,7 +87,7 @@ def load(config: Config, folder: Path | None = None) -> Sets:
     """The images that the configuration names.
 
     Args:
-        config: Of the run.
+        config: The run's settings.
         folder: Where those are kept that are drawn; None to keep none.
 
     Raises:

@@ -9,12 +9,12 @@ from functools import partial
 import zo
 from tasks import layer_ratios
 from tasks.denoised_smoothing import budget, smoothing_parameter
-from tasks.denoised_smoothing.methods import Start, given
+from tasks.denoised_smoothing.methods import Start, sent_images
 from tasks.folder.journal import Journal
 from tasks.setup import Setup, Trained
 from tasks.tally import Tally
 
-RATIO_BATCH = 10**9 + 1  # number of the batch that layer ratios are found on
+RATIO_BATCH = 10**9 + 1  # number of the batch that layer ratios are computed on
 
 
 def deepzero(setup: Setup) -> Trained:
@@ -26,7 +26,7 @@ def deepzero(setup: Setup) -> Trained:
     problem, config, network = start.problem, start.problem.config, start.setup.network
     mu = config.mu
     if mu is None:
-        front = partial(given, network)
+        front = partial(sent_images, network)
         measured = smoothing_parameter.find(start.setup, start.variant, problem.box, front, "image")
         start.asked["mu"] = measured.queries
         length = measured.direction_central if config.central else measured.direction
@@ -53,11 +53,11 @@ def deepzero(setup: Setup) -> Trained:
         batch=start.batch(config.deepzero_batch),
         learning_rate=config.zo_learning_rate,
     )
-    return start.told(ready.descend(gradient, validate_every=math.ceil(steps / config.validations)))
+    return start.with_queries(ready.descend(gradient, validate_every=math.ceil(steps / config.validations)))
 
 
 def _sparse_set(start: Start, mu: float) -> zo.estimators.Sparsity:
-    """The rule that the configuration names; layer ratios are found once, and kept with the run."""
+    """The rule that the configuration names; layer ratios are computed once, and kept with the run."""
     problem, setup, config = start.problem, start.setup, start.problem.config
     size = sum(weight.numel() for weight in setup.network.parameters())
     count = min(config.coordinates, size)

@@ -66,7 +66,7 @@ def mse(setup: Setup) -> Trained:
 
 
 def autoencoder(setup: Setup) -> tuple[nn.Module, nn.Module]:
-    """Encoder and decoder that restore clean images; found once for all methods of a seed."""
+    """Encoder and decoder that restore clean images; trained once for all methods of a seed."""
     problem, config = problem_of(setup), setup.config
     shape, sizes = problem.images.shape, (config.latent_widths, config.latent, config.latent_convolutions)
     with torch.random.fork_rng(devices=()):
@@ -108,7 +108,7 @@ class Start:
 
     Attributes:
         setup: With the weights to start from, and the held-out error of the classifier to choose by.
-        problem: Of the setup.
+        problem: The problem of the setup.
         variant: The method's name, read.
         asked: Queries before the first step, by what for.
     """
@@ -142,7 +142,7 @@ class Start:
         """The batches of all steps, of so many images."""
         return lambda i: self.problem.batch(self.setup.seed, i, rows)
 
-    def told(self, trained: Trained) -> Trained:
+    def with_queries(self, trained: Trained) -> Trained:
         """What training took, with the queries by what for."""
         outcome = trained.outcome
         asked = {
@@ -154,7 +154,7 @@ class Start:
         return replace(trained, queries=sum(asked.values()), figures=figures)
 
 
-def given(network: nn.Module, noisy: Tensor, decoder: nn.Module | None = None) -> Tensor:
+def sent_images(network: nn.Module, noisy: Tensor, decoder: nn.Module | None = None) -> Tensor:
     """What the box gets of noisy images: images in [0, 1], or latent vectors for a decoder."""
     denoised = network(noisy)
     return denoised if decoder is not None else denoised.clamp(0, 1)
@@ -183,7 +183,7 @@ def _gradient(
 
     def objective(network: nn.Module, batch: Batch) -> Tensor:
         noisy, clean, target = batch
-        sent = given(network, noisy, decoder)
+        sent = sent_images(network, noisy, decoder)
         losses = known_losses(asked(sent), target, loss)
         if weight:
             losses = losses + weight * image_loss(sent if decoder is None else decoder(sent), clean)
@@ -204,7 +204,7 @@ def _descend(
     """Adam, in batches of so many rows."""
     setup = replace(start.setup, steps=steps, batch=start.batch(rows), learning_rate=rate)
     every = math.ceil(steps / start.problem.config.validations)
-    return start.told(setup.descend(gradient, judged=judged, state=state, validate_every=every))
+    return start.with_queries(setup.descend(gradient, judged=judged, state=state, validate_every=every))
 
 
 def fo_ds(setup: Setup) -> Trained:
@@ -258,7 +258,7 @@ def zo_ae_ds(setup: Setup) -> Trained:
 def _differences(start: Start, box: BlackBoxFunction, decoder: nn.Module | None = None) -> Trained:
     config, variant, network = start.problem.config, start.variant, start.setup.network
     latent, size = decoder is not None, math.prod(box.inputs[0].shape)
-    front, space = partial(given, network, decoder=decoder), "latent" if latent else "image"
+    front, space = partial(sent_images, network, decoder=decoder), "latent" if latent else "image"
     mu = smoothing_parameter.find(start.setup, variant, box, front, space)
     start.asked["mu"] = mu.queries
     rule = estimator(config, variant, mu, size, latent)
@@ -274,8 +274,8 @@ def estimator(config: Config, variant: Variant, mu: Mu, size: int, latent: bool)
     """The rule that a method's name asks for, or the configuration.
 
     Args:
-        config: Of the run.
-        variant: Whose directions may differ from the configuration's.
+        config: The run's settings.
+        variant: The method, whose directions may differ from the configuration's.
         mu: Smoothing parameters of the box.
         size: Numbers of its input.
         latent: Whether that is a latent vector, which has no frequencies.
@@ -356,7 +356,7 @@ def _first_lesson(start: Start, tangent: zo.StudentTangent, rows: int) -> None:
     for number, begin in enumerate(range(0, rows, config.batch)):
         count = min(config.batch, rows - begin)
         noisy, _, _ = start.problem.batch(start.setup.seed, FIRST + number, count)
-        images.append(given(network, noisy))
+        images.append(sent_images(network, noisy))
     network.train()
     _lesson(start.problem, tangent, torch.cat(images), config.student_first_steps)
 

@@ -75,7 +75,7 @@ def find(
     """The smoothing parameters of a method, measured at what `front` makes of noisy training images.
 
     Args:
-        setup: Of the method.
+        setup: What the method is given.
         variant: Its name, read; one with a wide step takes the configuration's.
         box: The classifier, or with a decoder before it.
         front: What comes before it.

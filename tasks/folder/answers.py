@@ -66,15 +66,15 @@ class Answers:
     They are written every few seconds, so a piece of work that is soon done writes none.
 
     Args:
-        name: Of the work, as that of a file.
-        folder: Of the run; None while there is none, see `attach`.
-        rank: See `attach`.
-        code: See `attach`.
+        name: The name of the work, which its files have.
+        folder: The run's folder; None while there is none, see `attach`.
+        rank: Number of this process among those of the run, see `attach`.
+        code: The versions of the code that answers depend on, see `attach`.
 
     Attributes:
         place: Where in the work the process is, a number that grows; `end` says up to where it is done.
         recalled: What earlier processes have counted for the answers that were used.
-        process_group: Of the processes that all do this work; None for this one alone.
+        process_group: The group of processes that all do this work; None for this one alone.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Answers:
         """There is a folder from here on; what earlier processes have left there is read.
 
         Args:
-            folder: Of the run.
+            folder: The run's folder.
             rank: Number of this process among those of the run: each writes files of its own, and reads all.
             code: The versions of the code that answers depend on: those of other code are not used.
             only_read: Whether nothing may be written or deleted, since a process may be working on the run,
@@ -138,8 +138,8 @@ class Answers:
         """A block in which boxes are asked only for rows that were not answered.
 
         Args:
-            before: Is told, right before rows are run, of which box and how many.
-            aside: Of which boxes answers are not counted in `recalled`; of none if None.
+            before: Called right before rows are run, with the box and their number.
+            aside: Says of which boxes answers are not counted in `recalled`; of none if None.
             least: Seconds: the rows that a call runs before that are not kept, nor those of a box whose last
                 call was shorter. 0 to keep all.
         """
@@ -163,7 +163,7 @@ class Answers:
             yield
 
     def name_of(self, box: BlackBoxFunction) -> bytes:
-        """What is known of a box by which its answers are told from those of others."""
+        """What is known of a box, by which its answers are distinguished from those of others."""
         if id(box) not in self._names:
             try:
                 identification = identity(box)
@@ -195,7 +195,7 @@ class Answers:
         Args:
             keys: What the outputs are known by.
             lengths: Rows of each key.
-            outputs: Of all keys, one after another, `(rows, ...)`.
+            outputs: The outputs of all keys, one after another, `(rows, ...)`.
             extra: By how many more rows were run than those.
         """
         self._bytes += _size(outputs)

@@ -126,10 +126,10 @@ def writing(what: str, last_good: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"{told(error, f'to write {what}')} {mend(error)} {last_good()}") from error
+        raise StorageError(f"{refusal(error, f'to write {what}')} {mend(error)} {last_good()}") from error
 
 
-def told(error: OSError, expected: str) -> str:
+def refusal(error: OSError, expected: str) -> str:
     """What the system refused, on one line; h5py gives neither a file nor a reason, but a long text."""
     reason = " ".join((error.strerror or str(error) or type(error).__name__).split())
     place = "" if error.filename is None else f"{error.filename}: "

@@ -26,8 +26,9 @@ class Notes:
     """The file of one process in a run's folder, to which each call of a box adds a line: its rows.
 
     Args:
-        folder: Of the run.
-        rank: Of the process; each has a file of its own, for they may be on several machines. Or a name.
+        folder: The run's folder.
+        rank: Number of the process, or a name. Each process has a file of its own, as they may be on several
+            machines.
         late: Whether rows are counted only when they are back, so that a kill would leave some uncounted.
     """
 
@@ -85,8 +86,8 @@ def read(folder: Path, label: str | None = None) -> dict[str, Any]:
     """The rows that all processes of a run have run, and whether there may be more.
 
     Args:
-        folder: Of the run.
-        label: Of the rows that are summed; all if None.
+        folder: The run's folder.
+        label: Which rows are summed; all if None.
 
     Returns:
         `rows`; and `exact`, which is False where a process was killed, or broke off, while others ran rows
@@ -134,6 +135,6 @@ def _sizes(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_size for path in (folder / FOLDER).glob("*")}
 
 
-def told(calls: dict[str, Any]) -> str:
+def in_words(calls: dict[str, Any]) -> str:
     """In words: "1,234", or "at least 1,234"."""
     return f"{'' if calls['exact'] else 'at least '}{calls['rows']:,}"

@@ -25,7 +25,7 @@ def save(path: Path, state: Mapping[str, Any]) -> str:
     """Write a state by `torch.save`, with the SHA-256 of its bytes behind them.
 
     Args:
-        path: Of the file, which appears as a whole or not at all.
+        path: Where the file is written; it appears as a whole or not at all.
         state: Dicts, lists and tuples of tensors, numbers, text and None, nested in any way.
 
     Returns:

@@ -34,7 +34,7 @@ class Counted(Protocol):
 
 
 class Journal:
-    """What has been found since the last checkpoint, in `journal` of a run folder.
+    """The queries that were finished since the last checkpoint, in `journal` of a run folder.
 
     Entries are kept in memory and written every few seconds, to a small file of their own that appears as a
     whole or not at all, and goes when a checkpoint has what came of it. An entry also has what the black box
@@ -128,7 +128,7 @@ class Journal:
         return None if entry is None else entry["value"]
 
     def put(self, key: str, value: Mapping[str, Any]) -> None:
-        """Keep what was found since `get` was asked for it, with what the box counted meanwhile.
+        """Keep what was computed since `get` was asked for it, with what the box counted meanwhile.
 
         Raises:
             StoppedInside: it is on the disk, and `stop` says so.
@@ -193,7 +193,7 @@ def journaled(
 ) -> Iterator[Journal]:
     """The journal of one piece of work outside of the steps, such as finding layer ratios.
 
-    What an earlier process found is read when the block begins, and goes when it ends without an error.
+    What an earlier process finished is read when the block begins, and goes when it ends without an error.
 
     Args:
         folder: of the run.

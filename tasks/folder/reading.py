@@ -48,7 +48,7 @@ def json_object(path: Path, mend: str) -> dict[str, Any]:
     """The JSON object in a file.
 
     Args:
-        path: Of the file.
+        path: Where the file is.
         mend: What to do where it is none, as a sentence.
 
     Raises:
@@ -74,7 +74,7 @@ def gaps(lines: Sequence[Mapping[str, Any]], steps: int) -> str:
     """The optimiser steps of a stage, up to a number, of which its metrics have no line: "steps 1 to 20".
 
     Args:
-        lines: Of the stage.
+        lines: The metrics of the stage.
         steps: How many were done.
     """
     seen = sorted({line["step"] for line in lines if "loss" in line and 1 <= line["step"] <= steps})

@@ -1,4 +1,4 @@
-"""`result.json`: what a run found, in one schema for all tasks."""
+"""`result.json`: what came out of a run, in one schema for all tasks."""
 
 from __future__ import annotations
 
@@ -165,10 +165,10 @@ class Row:
         """The line of a stage that `tasks.train` has trained.
 
         Args:
-            outcome: Of a stage named "seed-0/method".
-            figures: What was found on test data, by name: numbers, texts, None, or `tasks.RowMean`; the first
+            outcome: What a stage came to, whose name is "seed-0/method".
+            figures: What came out on test data, by name: numbers, texts, None, or `tasks.RowMean`; the first
                 is the line's figure, others go along.
-            unit: Of the first.
+            unit: The unit of the first figure.
 
         Raises:
             ConfigurationError: The stage is named otherwise, or there is no figure.

@@ -61,7 +61,7 @@ class Run:
     chosen: dict[str, int | None] = field(default_factory=dict)
     """Settings that follow from the budget of rows, see `tasks.plan`; None until the run has chosen."""
     callbacks: list[Any] = field(default_factory=list, init=False, repr=False, compare=False)
-    """What is told while stages of the run train; see `tasks.Callback`."""
+    """What else happens while stages of the run train; see `tasks.Callback`."""
     callbacks_said: set[Any] = field(default_factory=set, init=False, repr=False, compare=False)
     """Of which exceptions of callbacks the user has been warned."""
 
@@ -310,7 +310,7 @@ class Run:
         """Drop the lines of `stage` past `step`, so that going on from there repeats none.
 
         Args:
-            stage: Of the lines.
+            stage: The stage whose lines are dropped.
             step: The last one that is done.
             judged: Whether its validation is, too.
         """

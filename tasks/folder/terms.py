@@ -31,7 +31,7 @@ class Terms:
         task: Name of the task.
         preset: Name of the preset that the settings started from.
         config: The settings, a dataclass.
-        seeds: One training for each.
+        seeds: With each of them, every method is trained once.
         data: Folder of the task's data.
         problem: Where the problem's class is: `module:Class`, or `/folder/file.py:Class`.
         script: The script that makes the run, if it has a loop of its own.

@@ -41,8 +41,8 @@ class ExactGradient(AutogradGradient):
     Args:
         network: What is trained.
         objective: `objective(network, batch) -> Tensor (rows,)`.
-        sparsity: Which coordinates, by step; None for all.
-        seed: Of the draws of sets.
+        sparsity: The rule by which a step takes its coordinates; None for all.
+        seed: On which the draws of sets depend.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ def descend(
 
     Args:
         setup: What is trained, with its settings.
-        gradient: Of its network's weights.
+        gradient: The gradient of the network's weights.
         learning_rate: After the warm-up; the setup's if None.
         spent: Queries before the first step, each on the images by which weights are scored.
         update: What step i does with `.grad`; SGD if None.

@@ -138,7 +138,7 @@ def _ratios(folder: Path, seed: int) -> Sequence[Block]:
     return (
         Heading("Where the queries go"),
         Paragraph(
-            f"Layer ratios by {layers.method}, found with {kept.queries:,} queries before training. "
+            f"Layer ratios by {layers.method}, computed with {kept.queries:,} queries before training. "
             f"A step's set has {sum(layer.kept for layer in layers.layers):,} weights, {dense:,} of them in "
             "layers that are in it as a whole and not shown."
         ),

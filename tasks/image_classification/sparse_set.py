@@ -31,7 +31,7 @@ def check_sparsity(network: nn.Module, config: Config, *, on_sets: bool) -> None
     """Refuse, before anything is trained, a sparsity that leaves some layer without a weight.
 
     Args:
-        network: That is trained.
+        network: The one that is trained.
         config: With the sparsity.
         on_sets: Whether a method trains on sets.
 
@@ -87,7 +87,7 @@ def rule(config: Config, ratios: LayerRatios, epoch: int) -> zo.LayerwiseCoordin
 
 
 def kept_mask(setup: Setup) -> Tensor:
-    """GraSP's mask of a run `(parameters,)`: found once a seed, and kept with the run.
+    """GraSP's mask of a run `(parameters,)`: computed once a seed, and kept with the run.
 
     A GPU may round the scores otherwise the next time, and another mask would not fit the weights of a
     checkpoint.

@@ -29,7 +29,7 @@ def kept_shapes(count: int, seed: int, folder: Path | None) -> tuple[Tensor, Ten
 
     Args:
         count: Number of images.
-        seed: Of the sequence.
+        seed: The number of the sequence of images.
         folder: Where they are kept; one that cannot be written, or None, keeps none.
     """
     if folder is None or count < WORTH:

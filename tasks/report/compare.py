@@ -49,7 +49,7 @@ def compare(folders: Sequence[Path], page: Path) -> Comparison:
     """Set finished runs side by side and write a page of it, with its plot as PNG beside it.
 
     Args:
-        folders: Of two runs or more; no code is executed.
+        folders: The folders of two runs or more; no code is executed.
         page: The HTML file to write.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a run has found, for its report: rows by method, curves, fields of evaluations; and their tables."""
+"""What came out of a run, for its report: rows by method, curves, fields of evaluations; and their tables."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a finished run has found.
+    """What came out of a finished run.
 
     Attributes:
         run: Its folder; pictures go there.

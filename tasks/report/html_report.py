@@ -76,7 +76,7 @@ def Figure(path: Path, alt: str, caption: str = "", wide: bool = True) -> Block:
     """A PNG, WebP or GIF file, taken into the page.
 
     Args:
-        path: Of the file.
+        path: Where the file is written.
         alt: What the picture shows, for those who cannot see it.
         caption: Below the picture.
         wide: Whether its text is too small for the width of a phone.

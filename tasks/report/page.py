@@ -261,7 +261,7 @@ def _ledger(result: Result) -> list[Block]:
         judged = any("rows of test" in row.extra for row in result.table)  # by a loop of one's own it is not
         text = (
             f"With validation{', test and timing,' if judged else ''} and with what was run again after a "
-            f"kill, they ran {calls.told(result.calls)} {'row' if result.calls['rows'] == 1 else 'rows'}."
+            f"kill, they ran {calls.in_words(result.calls)} {'row' if result.calls['rows'] == 1 else 'rows'}."
         )
         if not result.calls["exact"]:
             text += " A process was killed, or broke off, while others ran rows for it, which are not known."

@@ -175,7 +175,7 @@ def panels(
         rows: Panels of each method, from top to bottom.
         columns: Methods side by side; None for all of them.
         colours: What colours mean, with the unit, such as "temperature (K)".
-        size: Of a panel, in inches.
+        size: Width and height of a panel, in inches.
         **axes: Of every panel, such as `xlabel="cell"`, `ylim=(0, 1)` or `aspect="auto"`. Without `ylim`,
             panels of curves side by side have one range, unless it is twenty times that of one of them.
 

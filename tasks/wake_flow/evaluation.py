@@ -46,8 +46,8 @@ class Yardstick:
     """The test flows, those outside the range trained on, and what all methods are compared with on them.
 
     Args:
-        config: Of the run.
-        data: Of the run.
+        config: The run's settings.
+        data: The run's flows.
     """
 
     def __init__(self, config: Config, data: WakeData) -> None:

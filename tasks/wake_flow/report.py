@@ -36,8 +36,8 @@ def blocks(run: Run, result: Result, config: Config, by_seed: BySeed) -> Sequenc
 
     Args:
         run: Its folder.
-        result: Of the run.
-        config: Of the run.
+        result: What came out of the run.
+        config: The run's settings.
         by_seed: What was measured, by seed; at least one.
     """
     first = next(iter(by_seed.values()))

@@ -82,7 +82,7 @@ def joined(timeout: float = TIMEOUT) -> Iterator[None]:
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    # gloo beside NCCL: what is told in words lies in the CPU's memory
+    # gloo beside NCCL: messages lie in the CPU's memory
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
     arguments: dict[str, Any] = {}
     group = Group(None)

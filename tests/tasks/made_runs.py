@@ -20,6 +20,11 @@ class Config(tasks.Config):
     unroll: int = 6
 
 
+def begun_run(root, *terms, command=None, **more_terms):
+    """A run that has just begun, in a folder of its own below `root`; nothing is done in it."""
+    return Run.create(root, Terms(*terms, **more_terms), command)
+
+
 def made(
     root,
     values,
@@ -44,7 +49,7 @@ def made(
     validations, after every second step, half of that.
     """
     config = Config(methods=tuple(values), steps=10, **settings)
-    run = Run.create(root, Terms(task, "small", config, seeds), command=["blackbox", "run", task])
+    run = begun_run(root, task, "small", config, seeds, command=["blackbox", "run", task])
     table = []
     for seed in seeds:
         for place, (method, value) in enumerate(values.items()):

@@ -26,15 +26,15 @@ from blackbox import (
     Ledger,
     Parallel,
 )
-from tasks import Progress, Run, trial
+from tasks import Progress, trial
 from tasks.errors import Interrupted, StorageError
 from tasks.folder import calls
-from tasks.folder.terms import Terms
 from tasks.ledger import calls_noted
 from tasks.plan import plan_of
 from tasks.spending import settled
 from tasks.trial import TRIES
 from tasks.workers import group
+from tests.tasks.made_runs import begun_run
 from tests.tasks.problems import MATRIX, Beside, Mixed, Said, Steering, cost_of
 
 ROOT = Path(__file__).parents[2]
@@ -73,7 +73,7 @@ def test_all_rows_are_noted_those_of_several_blocks_together(tmp_path):
             assert calls.read(tmp_path)["rows"] == sum(box.rows)
     box(np.ones((5, 2)))  # outside of a run
     assert calls.read(tmp_path) == {"rows": 7, "exact": True}
-    assert calls.told(calls.read(tmp_path)) == "7"
+    assert calls.in_words(calls.read(tmp_path)) == "7"
     with calls_noted(tmp_path, [box]):
         pass
     assert len(list((tmp_path / "calls").iterdir())) == 1
@@ -83,11 +83,11 @@ def test_where_rows_are_counted_late_a_kill_makes_them_a_bound(tmp_path):
     box = Late()
     with calls_noted(tmp_path, [box]):
         box(np.ones((3, 2)))
-        assert calls.told(calls.read(tmp_path)) == "at least 3"  # what a kill here would leave
-    assert calls.told(calls.read(tmp_path)) == "3"
+        assert calls.in_words(calls.read(tmp_path)) == "at least 3"  # what a kill here would leave
+    assert calls.in_words(calls.read(tmp_path)) == "3"
     with calls_noted(tmp_path, [Counting(), box], within_reach=False):
         box(np.ones((3, 2)))
-    assert calls.told(calls.read(tmp_path)) == "at least 6"
+    assert calls.in_words(calls.read(tmp_path)) == "at least 6"
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_stages_of_a_loop_of_ones_own_have_a_budget_for_each_box(tmp_path):
         kept = {"network": network}
         return tasks.train(run, stage, steps=steps, step=step, state=kept, model="network", boxes=[box])
 
-    run = Run.create(tmp_path, Terms("own", "demo", tasks.Config(), [0]))
+    run = begun_run(tmp_path, "own", "demo", tasks.Config(), [0])
     train(run, "seed-0/one", Counting(), 20)
     other = Budgeted(Counting(), 40)
     train(run, "seed-0/other", other, 10)  # 40 rows of its own: the 80 of the other box are not its
@@ -144,7 +144,7 @@ def test_a_line_that_cannot_be_read_makes_it_a_bound(tmp_path):
         box(np.ones((3, 2)))
     with open(tmp_path / "calls" / "0", "ab") as file:
         file.write(b"\0\0\n4 ")  # as a power cut may leave it
-    assert calls.told(calls.read(tmp_path)) == "at least 4"
+    assert calls.in_words(calls.read(tmp_path)) == "at least 4"
 
 
 @pytest.mark.parametrize("half", [False, True])

@@ -13,6 +13,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 
+import tasks
 from blackbox import BlackBoxError
 from tasks import Run, cli
 from tasks.folder import checkpoint
@@ -254,9 +255,9 @@ def test_an_immediate_stop_says_how_to_resume_too(toy, tmp_path, capsys):
     assert capsys.readouterr().err == said
 
 
-@pytest.mark.parametrize("moment", ["carry_out", "report.write"])
+@pytest.mark.parametrize("moment", ["begin", "report"])
 def test_a_stop_before_and_after_training_says_how_to_resume_too(toy, tmp_path, capsys, monkeypatch, moment):
-    monkeypatch.setattr(f"tasks.start.{moment}", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(f"toy.Toy.{moment}", Mock(side_effect=KeyboardInterrupt))
     assert toy("run", "toy") == 130
     path = only_run(tmp_path).relative_to(tmp_path)
     assert capsys.readouterr().err == f"Stopped. Resume with: blackbox resume {path}\n"
@@ -264,7 +265,7 @@ def test_a_stop_before_and_after_training_says_how_to_resume_too(toy, tmp_path, 
 
 
 def test_a_stop_before_there_is_a_run_is_but_stopped(toy, capsys, monkeypatch):
-    monkeypatch.setattr(Run, "create", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr("toy.Toy.__init__", Mock(side_effect=KeyboardInterrupt))
     assert toy("run", "toy") == 130
     assert capsys.readouterr().err == "Stopped.\n"
 
@@ -561,11 +562,27 @@ def test_where_data_moved_to_is_noted_in_the_run(toy, tmp_path):
         assert Run.open(path).data == str(tmp_path / moved)
 
 
-def test_resume_of_a_finished_run_without_a_page_tells_callbacks_of_its_result(toy, tmp_path, monkeypatch):
+class Listens(tasks.Callback):
+    """Which of its methods were called, in their order."""
+
+    def __init__(self):
+        self.called = []
+
+    def on_start(self, run, stage, step, steps):
+        self.called.append("on_start")
+
+    def on_end(self, stage, outcome):
+        self.called.append("on_end")
+
+    def on_result(self, run, result):
+        self.called.append("on_result")
+
+
+def test_resume_of_a_finished_run_without_a_page_gives_callbacks_its_result(toy, tmp_path, monkeypatch):
     assert toy("run", "toy") == 0
-    path, told = only_run(tmp_path), []
+    path, listens = only_run(tmp_path), Listens()
     (path / "report.html").unlink()  # as a kill leaves it that comes between result and page
-    monkeypatch.setattr("tasks.callbacks.Listeners.tell", lambda self, name, *_: told.append(name))
+    monkeypatch.setattr("toy.Toy.callbacks", (listens,))
     for _ in range(2):
         assert toy("resume", str(path)) == 0
-        assert told == ["on_result"]
+        assert listens.called == ["on_result"]

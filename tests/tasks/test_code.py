@@ -13,13 +13,13 @@ import pytest
 
 import tasks
 from blackbox import registry
-from tasks import Row, Run, code, methods, names
+from tasks import Row, code, methods, names
 from tasks.denoised_smoothing.config import Config as Defence
 from tasks.errors import BlackBoxError, ConfigurationError, ProblemError, TrustError
-from tasks.folder.terms import Terms
 from tasks.image_classification import load_classifier
 from tasks.image_classification.config import Config as Images
 from tasks.problems import find
+from tests.tasks.made_runs import begun_run
 
 NETWORK = """
 from pathlib import Path
@@ -67,7 +67,7 @@ def attack(tmp_path, monkeypatch):
         task, settings, setting = ATTACKS[kind]
         where, canary = names.PROBLEMS[task], tmp_path / "canary"
         config = Defence() if task == "denoised-smoothing" else Images()
-        run = Run.create(tmp_path / "runs", Terms(task, "demo", config, [0], problem=where))
+        run = begun_run(tmp_path / "runs", task, "demo", config, [0], problem=where)
         if finished:
             run.finish([Row("fo", 0, "accuracy", 0.5)])
         (run.path / "net.py").write_text(NETWORK)
@@ -145,7 +145,7 @@ def test_who_named_the_code_is_not_asked_and_who_names_other_arguments_is(tmp_pa
     monkeypatch.chdir(tmp_path)
     where = names.PROBLEMS["denoised-smoothing"]
     mine = Defence(box="blackbox.adapters:CommandLine", box_arguments=("command=true",))
-    run = Run.create(tmp_path / "runs", Terms("denoised-smoothing", "demo", mine, [0], problem=where))
+    run = begun_run(tmp_path / "runs", "denoised-smoothing", "demo", mine, [0], problem=where)
     assert run.configuration(Defence) == mine
     theirs = replace(run, config={**run.config, "box_arguments": ["command=rm -r ."]})
     with pytest.raises(TrustError, match=r"execute blackbox.adapters:CommandLine command=rm -r \., which"):
@@ -154,10 +154,8 @@ def test_who_named_the_code_is_not_asked_and_who_names_other_arguments_is(tmp_pa
 
 
 def test_a_script_is_trusted_with_the_words_it_was_run_with(tmp_path):
-    run = Run.create(
-        tmp_path,
-        Terms("mine", "own", Images(), [0], script="/a/loop.py"),
-        command=["loop.py", "--steps", "2"],
+    run = begun_run(
+        tmp_path, "mine", "own", Images(), [0], script="/a/loop.py", command=["loop.py", "--steps", "2"]
     )
     run.refuse_untrusted()
     with pytest.raises(TrustError, match=r"execute /a/loop.py --delete"):

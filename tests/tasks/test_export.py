@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import tasks
-from tasks import Progress, Row, Run
+from tasks import Progress, Row
 from tasks.errors import ProblemError
 from tasks.folder import checkpoint
 from tasks.folder.run import stage_name
-from tasks.folder.terms import Terms
 from tasks.wake_flow.problem import WakeFlow
+from tests.tasks.made_runs import begun_run
 from tests.tasks.problems import Steering
 from tests.tasks.wake_flow.test_report import CONFIG, evaluation
 
@@ -131,8 +131,8 @@ def test_the_wake_s_flow_goes_out_with_its_axes(tmp_path):
 
     known = evaluation(("SRC", "NON"), 0)
     config = replace(CONFIG, methods=("SRC", "NON"))
-    run = Run.create(
-        tmp_path / "runs", Terms("wake-flow", "demo", config, [0], problem="tasks.wake_flow.problem:WakeFlow")
+    run = begun_run(
+        tmp_path / "runs", "wake-flow", "demo", config, [0], problem="tasks.wake_flow.problem:WakeFlow"
     )
     table = []
     for method in config.methods:

@@ -258,7 +258,7 @@ def test_notes_of_rows_that_are_gone_make_them_a_bound(folder, how):
     with pytest.warns(CheckpointWarning, match="notes of rows in calls/ are gone"):
         assert cli.main(["resume", str(folder)]) == 0
     result = Result.read(folder)
-    assert not result.calls["exact"] and calls.told(result.calls).startswith("at least ")
+    assert not result.calls["exact"] and calls.in_words(result.calls).startswith("at least ")
 
 
 def test_metrics_that_are_gone_are_told_where_a_run_goes_on(toy, tmp_path):

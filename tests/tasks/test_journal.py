@@ -13,12 +13,12 @@ import torch
 
 import zo
 from blackbox import ArraySpec, BlackBoxFunction, Ledger
-from tasks import Progress, Run, train
+from tasks import Progress, train
 from tasks.errors import CheckpointWarning, Interrupted, StoppedInside
 from tasks.folder import atomic, calls, checkpoint
 from tasks.folder import journal as module
 from tasks.folder.journal import Journal, journaled
-from tasks.folder.terms import Terms
+from tests.tasks.made_runs import begun_run
 from tests.tasks.test_progress import Clock
 from tests.tasks.test_training import final_bits, lines
 
@@ -292,7 +292,7 @@ def die():
 @pytest.fixture
 def new_run(tmp_path):
     def make():
-        return Run.create(tmp_path / "runs", Terms("toy", "demo", Settings(), [0]))
+        return begun_run(tmp_path / "runs", "toy", "demo", Settings(), [0])
 
     return make
 

@@ -18,7 +18,7 @@ import tasks
 from tasks import Progress, Run, stage
 from tasks.errors import CheckpointError, CheckpointWarning, Interrupted, StorageError
 from tasks.folder import atomic, checkpoint, machine, pace
-from tasks.folder.terms import Terms
+from tests.tasks.made_runs import begun_run
 from tests.tasks.test_cli import figures, only_run, wait_for
 from tests.tasks.test_training import STAGE, Crash, CrashesAt, final_bits, lines, walk
 
@@ -27,7 +27,7 @@ HERE = Path(__file__).parent
 
 @pytest.fixture
 def new_run(tmp_path):
-    return lambda: Run.create(tmp_path, Terms("toy", "demo", Config(), [0]))
+    return lambda: begun_run(tmp_path, "toy", "demo", Config(), [0])
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import torch
 import tasks
 from tasks import Run, own_loop
 from tasks.errors import RunLockedError
-from tasks.folder.terms import Terms
+from tests.tasks.made_runs import begun_run
 from tests.tasks.test_cli import figures, only_run, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -225,7 +225,7 @@ def test_the_loop_on_the_page_runs(script, tmp_path):
 
 
 def test_a_run_that_another_process_works_on_is_not_discarded(tmp_path, monkeypatch):
-    run = Run.create(tmp_path, Terms("pump", "own", tasks.Config(), [0], script="pump.py"))
+    run = begun_run(tmp_path, "pump", "own", tasks.Config(), [0], script="pump.py")
     monkeypatch.setenv(own_loop.VARIABLE, str(run.path))
     with run.lock(), pytest.raises(RunLockedError), tasks.own_run("pump", tasks.Config()):
         pass

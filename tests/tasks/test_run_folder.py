@@ -17,8 +17,8 @@ from tasks.errors import RunFolderError, RunLockedError
 from tasks.folder import atomic
 from tasks.folder.result import Result
 from tasks.folder.run import Run, discard
-from tasks.folder.terms import Terms
 from tasks.ledger import calls_noted
+from tests.tasks.made_runs import begun_run
 from tests.tasks.toy import Line
 
 
@@ -29,7 +29,7 @@ class Settings:
 
 
 def test_what_killed_processes_left_is_removed_by_who_goes_on_with_a_run(tmp_path):
-    run = Run.create(tmp_path, Terms("toy", "demo", Settings(), range(1)))
+    run = begun_run(tmp_path, "toy", "demo", Settings(), range(1))
     ended = subprocess.Popen(["true"])
     ended.wait()
     (run.path / "evaluations").mkdir()
@@ -42,10 +42,8 @@ def test_what_killed_processes_left_is_removed_by_who_goes_on_with_a_run(tmp_pat
 
 
 def test_a_run_is_found_again_as_it_was_made(tmp_path):
-    made = Run.create(
-        tmp_path / "new" / "runs",
-        Terms("wake-flow", "demo", Settings(5), range(2)),
-        command=["blackbox", "run"],
+    made = begun_run(
+        tmp_path / "new" / "runs", "wake-flow", "demo", Settings(5), range(2), command=["blackbox", "run"]
     )
     found = Run.open(made.path)
     assert found == made
@@ -59,13 +57,13 @@ def test_a_run_is_found_again_as_it_was_made(tmp_path):
 
 def test_the_data_folder_is_found_from_another_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run = Run.create(tmp_path / "runs", Terms("t", "p", Settings(), [0], data=Path("my data")))
+    run = begun_run(tmp_path / "runs", "t", "p", Settings(), [0], data=Path("my data"))
     monkeypatch.chdir("/")
     assert Run.open(run.path).data == str(tmp_path.resolve() / "my data")
 
 
 def test_runs_of_the_same_second_get_folders_of_their_own(tmp_path):
-    paths = {Run.create(tmp_path, Terms("t", "p", Settings(), [0])).path for _ in range(5)}
+    paths = {begun_run(tmp_path, "t", "p", Settings(), [0]).path for _ in range(5)}
     assert len(paths) == 5
 
 
@@ -261,20 +259,20 @@ def test_a_result_of_another_schema_or_none_is_refused(run):
 
 
 def test_only_a_run_that_was_not_begun_is_discarded(tmp_path):
-    begun, fresh = (Run.create(tmp_path, Terms("toy", "demo", Settings(), [0])) for _ in range(2))
+    begun, fresh = (begun_run(tmp_path, "toy", "demo", Settings(), [0]) for _ in range(2))
     begun.log("seed-0/a", 1, loss=0.5)
     with fresh.lock():
         pass
     assert not discard(begun.path) and begun.metrics()
     assert discard(fresh.path) and not fresh.path.exists()
-    saved = Run.create(tmp_path, Terms("toy", "demo", Settings(), [0]))
+    saved = begun_run(tmp_path, "toy", "demo", Settings(), [0])
     (saved.path / "checkpoints" / "a").write_bytes(b"")
     assert not discard(saved.path) and saved.path.is_dir()
     assert not discard(fresh.path)  # gone already: no error in the place of why it was refused
 
 
 def test_a_finished_run_of_the_format_before_is_still_read(tmp_path):
-    run = Run.create(tmp_path, Terms("toy", "demo", Settings(), [0]))
+    run = begun_run(tmp_path, "toy", "demo", Settings(), [0])
     content = json.loads((run.path / "config.json").read_text()) | {"format": 2, "signature": "abc"}
     (run.path / "config.json").write_text(json.dumps(content))
     with pytest.raises(RunFolderError, match="expected format 3, got 2"):

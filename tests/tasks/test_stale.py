@@ -12,8 +12,8 @@ import tasks
 from tasks import Run
 from tasks.errors import RunFolderError
 from tasks.folder import atomic, checkpoint, stamp
-from tasks.folder.terms import Terms
 from tests.tasks import toy as problems
+from tests.tasks.made_runs import begun_run
 
 LINE = """
 from dataclasses import dataclass
@@ -155,13 +155,11 @@ def test_a_kill_while_settings_are_written_leaves_a_folder_that_can_be_used_or_s
         original(path, value)
 
     written, original = [], atomic.write_json
-    run = Run.create(tmp_path, Terms("toy", "demo", problems.Toy.Config(), [0], data=tmp_path / "a"))
+    run = begun_run(tmp_path, "toy", "demo", problems.Toy.Config(), [0], data=tmp_path / "a")
     with monkeypatch.context() as patched, pytest.raises(Killed) if writes < 2 else nullcontext():
         patched.setattr(atomic, "write_json", write)
         if making:
-            Run.create(
-                tmp_path / "new", Terms("toy", "demo", problems.Toy.Config(), [0], data=tmp_path / "b")
-            )
+            begun_run(tmp_path / "new", "toy", "demo", problems.Toy.Config(), [0], data=tmp_path / "b")
         else:
             run.with_data(tmp_path / "b")
     if making:
@@ -184,7 +182,7 @@ def test_a_kill_while_settings_are_written_leaves_a_folder_that_can_be_used_or_s
 
 def test_data_may_move_and_a_budget_grow_by_their_options(tmp_path):
     config = problems.Toy.Config(rows=100)
-    run = Run.create(tmp_path, Terms("toy", "demo", config, [0], data=tmp_path / "a"))
+    run = begun_run(tmp_path, "toy", "demo", config, [0], data=tmp_path / "a")
     moved = run.with_data(tmp_path / "b").with_budget(200)
     assert (moved.data, moved.config["rows"]) == (str(tmp_path / "b"), 200)
     assert Run.open(run.path) == moved

@@ -9,7 +9,7 @@ import pytest
 import torch
 from toy import Config, train_line
 
-from tasks import Progress, Run, train
+from tasks import Progress, train
 from tasks.errors import (
     CheckpointError,
     ConfigurationError,
@@ -19,7 +19,7 @@ from tasks.errors import (
     WorkersError,
 )
 from tasks.folder import checkpoint, pace
-from tasks.folder.terms import Terms
+from tests.tasks.made_runs import begun_run
 from zo.errors import FailedBatchError, RanksError
 
 STAGE = "seed-0/zo-sol"
@@ -83,7 +83,7 @@ def final_bits(run):
 
 @pytest.fixture
 def new_run(tmp_path):
-    return lambda: Run.create(tmp_path, Terms("toy", "demo", Config(), [0]))
+    return lambda: begun_run(tmp_path, "toy", "demo", Config(), [0])
 
 
 @pytest.fixture
@@ -317,7 +317,7 @@ def test_steps_whose_rows_all_failed_are_counted_and_a_resumed_run_goes_on_count
         if i == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    other = Run.create(tmp_path / "other", Terms("toy", "demo", Config(), [0]))
+    other = begun_run(tmp_path / "other", "toy", "demo", Config(), [0])
     with pytest.warns(ProblemWarning), pytest.raises(Interrupted):
         walk(other, steps=9, loss=failing({1, 2, 6}, 4), on_step=interrupt)
     _, again = walk(other, steps=9, loss=failing({1, 2, 6}, 4))

@@ -9,11 +9,10 @@ import torch
 
 import tasks
 from blackbox import ArraySpec, BlackBoxError, BlackBoxFunction
-from tasks import Progress, Run
+from tasks import Progress
+from tasks.cli import main
 from tasks.configuration import Count
 from tasks.errors import ConfigurationError
-from tasks.plan import plan_of
-from tasks.start import carry_out
 from tests.tasks.problems import Steering, cost_of
 
 
@@ -93,26 +92,23 @@ class Costly(Steering):
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "words", "said"),
     [
-        ({"limit": -1.0}, "limit: expected"),
-        ({"methods": ("first-order", "reg")}, "Did you mean 'rge'"),
-        ({"device": "cuda"}, "expected a GPU"),
+        ({"limit": -1.0}, ["--limit=-1.0"], "limit: expected"),
+        ({"methods": ("first-order", "reg")}, ["--methods", "first-order", "reg"], "Did you mean 'rge'"),
+        ({"device": "cuda"}, ["--device", "cuda"], "expected a GPU"),
     ],
 )
-@pytest.mark.parametrize("way", ["script", "command"])
 def test_what_settings_tell_is_refused_before_a_box_or_data_is_made(
-    tmp_path, monkeypatch, settings, said, way
+    tmp_path, monkeypatch, capsys, settings, words, said
 ):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    problem = Costly(**settings)
     with pytest.raises(BlackBoxError, match=said):
-        if way == "script":
-            tasks.run(problem, runs=tmp_path / "runs")
-        else:  # the folder comes first there, and goes when nothing was done in it
-            plan = plan_of(problem, [0])
-            carry_out(Run.create(tmp_path, plan.terms), plan, Progress())
+        tasks.run(Costly(**settings), runs=tmp_path / "runs")
     assert not list(tmp_path.glob("runs/*"))
+    place = ["--runs", str(tmp_path / "of-command")]
+    assert main(["run", "tests.tasks.test_without_box:Costly", *words, *place]) != 0
+    assert said in capsys.readouterr().err
 
 
 def test_a_script_leaves_no_folder_of_a_run_that_was_not_begun(tmp_path):

@@ -54,14 +54,14 @@ class Box:
 
 
 def make_box(
-    config: Config, found: data.Sets, folder: Path | None = None, inner: BlackBoxFunction | None = None
+    config: Config, sets: data.Sets, folder: Path | None = None, inner: BlackBoxFunction | None = None
 ) -> Box:
     """Make the box; it is not asked anything.
 
     Args:
-        config: Of the run.
-        found: The images, whose shape and labels must fit.
-        folder: Of the run, for the log of the queries and their count; None to keep neither.
+        config: The run's settings.
+        sets: The images, whose shape and labels must fit.
+        folder: The run's folder, for the log of the queries and their count; None to keep neither.
         inner: The classifier, where it is made already.
 
     Raises:
@@ -70,9 +70,9 @@ def make_box(
     """
     inner = classifier(config) if inner is None else inner
     gives, asked = config.gives, config.asked
-    known = classifier_box(inner, (config.classes or found.classes) if gives == "labels" else config.classes)
-    known.check_image_shape(found.shape)
-    for part in (found.train, found.validation, found.test):
+    known = classifier_box(inner, (config.classes or sets.classes) if gives == "labels" else config.classes)
+    known.check_image_shape(sets.shape)
+    for part in (sets.train, sets.validation, sets.test):
         check_labels(known, part.labels, len(part))
     if (gives == "labels") == known.scores:
         raise ProblemError(
@@ -80,8 +80,8 @@ def make_box(
             "--box-gives logits, probabilities or labels, whichever it answers."
         )
     twin = _twin(inner, gives)
-    if inner.inputs[0].shape != found.shape or inner.inputs[0].dtype == "float64":
-        inner = Shaped(inner, found.shape)
+    if inner.inputs[0].shape != sets.shape or inner.inputs[0].dtype == "float64":
+        inner = Shaped(inner, sets.shape)
     if gives != asked and (gives == "labels" or asked == "logits"):
         raise refused("answers", f"what can be made of {gives}", asked)
     service = inner
@@ -101,15 +101,16 @@ def make_box(
     known_as(scores)  # a box that cannot be named is refused now, not after training
     first_alone = config.rows is not None or config.per_second is not None or config.query_log
     shared = zo.SharedRows(scores, group.process_group(), None if first_alone else ROWS)
-    return Box(shared, asked, known.classes, twin, found.shape, first_alone)
+    return Box(shared, asked, known.classes, twin, sets.shape, first_alone)
 
 
 def classifier(config: Config, folder: Path | None = None) -> BlackBoxFunction:
     """The classifier itself.
 
     Args:
-        config: Of the run.
-        folder: Of data, where one that ships is kept, if it takes long to train; None to keep none.
+        config: The run's settings.
+        folder: Where data is, and a classifier that ships is kept if it takes long to train; None to keep
+            none.
 
     Raises:
         ConfigurationError: There is none of that name, or it does not know the images.

@@ -130,7 +130,7 @@ def fetch(source: Source, data: Path, *, say: Callable[[str], None] = print) -> 
     Args:
         source: the data set.
         data: folder for archive and files; it is made.
-        say: told what is done.
+        say: Shows a line that says what is done.
 
     Returns:
         The folder of the files.

@@ -10,11 +10,11 @@ import torch
 from benchmarks.images.baselines import OTHERS, BaselineConfig, WithoutBackpropagation
 from tasks import Progress, Run
 from tasks.folder import checkpoint
-from tasks.folder.terms import Terms
 from tasks.plan import plan_of
 from tasks.start import carry_out
 from tests.tasks.image_classification.small import SETTINGS, Striped, made_setup, train
 from tests.tasks.image_classification.test_sparse_set import OWN
+from tests.tasks.made_runs import begun_run
 
 
 class StripedBaselines(WithoutBackpropagation, Striped):
@@ -23,7 +23,7 @@ class StripedBaselines(WithoutBackpropagation, Striped):
 
 def new_run(folder) -> Run:
     config = BaselineConfig(**(SETTINGS | {"methods": OTHERS}))
-    return Run.create(folder, Terms(WithoutBackpropagation.name(), "demo", config, [0]))
+    return begun_run(folder, WithoutBackpropagation.name(), "demo", config, [0])
 
 
 def go_on(run: Run) -> None:

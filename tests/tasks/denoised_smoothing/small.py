@@ -14,8 +14,8 @@ from tasks import Progress, Run, Setup, Trained
 from tasks.denoised_smoothing import DenoisedSmoothing
 from tasks.denoised_smoothing.config import Config
 from tasks.denoised_smoothing.problem import METHODS
-from tasks.folder.terms import Terms
 from tasks.setup import setup_of
+from tests.tasks.made_runs import begun_run
 
 CLASSES, SIDE = 3, 6
 BOX = f"{boxes.__name__}:blobs"
@@ -81,7 +81,7 @@ def setup(
     """What a method is given, in a run of `folder`."""
     runs = folder / "runs"
     if not runs.exists():
-        Run.create(runs, Terms(made.name(), "demo", made.config, (0,)))
+        begun_run(runs, made.name(), "demo", made.config, (0,))
     (path,) = runs.iterdir()
     if made.run_folder is None:
         made.begin(path)

@@ -17,7 +17,7 @@ from blackbox import ArraySpec
 from blackbox.adapters import TorchModule
 from tasks.denoised_smoothing import smoothing_parameter
 from tasks.denoised_smoothing.config import read
-from tasks.denoised_smoothing.methods import Start, _gradient, _lesson, estimator, given, known_losses
+from tasks.denoised_smoothing.methods import Start, _gradient, _lesson, estimator, known_losses, sent_images
 from tasks.denoised_smoothing.networks import DnCNN, box_loss
 from tasks.denoised_smoothing.smoothing_parameter import Mu
 from tasks.errors import ConfigurationError
@@ -59,7 +59,7 @@ def test_all_directions_at_the_input_give_the_gradient_of_autograd(kind, central
     config = small.Config(central=central, input_directions=size)
     rule = estimator(config, read(f"zo-ds:{kind}"), Mu.same(1e-6), size, False)
     solver = zo.differentiable(box, rule, seed=0)
-    known_losses(solver(given(front, batch[0])), batch[2], LOGITS).mean().backward()
+    known_losses(solver(sent_images(front, batch[0])), batch[2], LOGITS).mean().backward()
     for weight, expected in zip(front.parameters(), gradient_by_autograd(front, box, batch), strict=True):
         # forward: mu/2 times a second derivative below 1; central and rounding far below that
         torch.testing.assert_close(weight.grad, expected, rtol=1e-4, atol=1e-6)
@@ -96,7 +96,7 @@ def test_the_loss_of_labels_is_linear_and_failed_rows_are_left_out():
 def test_rows_that_failed_are_paid_once_and_leave_the_others_their_gradient(tmp_path):
     """Their loss is zero, not NaN: for that the batch would be asked for again without them."""
     front, box, (noisy, clean, target) = chain()
-    first = given(front, noisy).detach().flatten(1)[:, 0]
+    first = sent_images(front, noisy).detach().flatten(1)[:, 0]
     limit = float(first.sort().values[-2:].mean())  # which one row of six is beyond
 
     class Fragile(torch.nn.Module):
@@ -134,7 +134,7 @@ def test_a_latent_gradient_is_that_of_decoder_and_box(tmp_path):
     rule = estimator(small.Config(), read("zo-ae-ds:cge"), Mu.same(1e-6), 4, True)
     solver = zo.differentiable(Decoded(box, decoder, 4), rule, seed=0)
     both = torch.nn.Sequential(front, encoder)
-    known_losses(solver(given(both, batch[0], decoder)), batch[2], LOGITS).mean().backward()
+    known_losses(solver(sent_images(both, batch[0], decoder)), batch[2], LOGITS).mean().backward()
     loss = functional.cross_entropy(box.module(decoder(both(batch[0]))), batch[2])
     for weight, truth in zip(
         both.parameters(), torch.autograd.grad(loss, list(both.parameters())), strict=True

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
-from tasks import Progress, Run, Setup, Trained, methods
+from tasks import Progress, Setup, Trained, methods
 from tasks.configuration import to_dict
-from tasks.folder.terms import Terms
 from tasks.image_classification import ImageClassification
 from tasks.image_classification.config import Config
 from tasks.image_classification.data import ImageData, Images, Normalisation
 from tasks.setup import setup_of
+from tests.tasks.made_runs import begun_run
 
 SETTINGS = {
     "methods": ("none", *ImageClassification.methods),
@@ -84,7 +84,7 @@ def made_setup(
     own = {"train_images": kind.train} if issubclass(kind, Striped) else {}
     settings = SETTINGS | {"steps": 12, "warm_up": 1 / 6, "methods": (method,)} | own | changes
     problem = kind(kind.Config(**settings))
-    run = Run.create(folder, Terms(problem.name(), "demo", problem.config, [seed]))
+    run = begun_run(folder, problem.name(), "demo", problem.config, [seed])
     return setup_of(problem, run, method, seed, Progress(), {})
 
 

@@ -9,15 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
+import tasks
 from tasks import Progress, Run
 from tasks.errors import CheckpointError, ConfigurationError, RunFolderError
-from tasks.folder.terms import Terms
 from tasks.image_classification import ImageClassification, load_classifier
 from tasks.image_classification.data import load, loading
-from tasks.plan import plan_of
 from tasks.problems import where_is
-from tasks.start import carry_out
 from tests.tasks.image_classification.small import small
+from tests.tasks.made_runs import begun_run
 
 ROOT = Path(__file__).parents[3]
 
@@ -25,8 +24,8 @@ ROOT = Path(__file__).parents[3]
 def finished(folder: Path, **changes) -> Run:
     problem = ImageClassification(small(**changes))
     where = where_is(ImageClassification)
-    run = Run.create(folder, Terms(problem.name(), "demo", problem.config, [0], problem=where))
-    carry_out(run, plan_of(problem, run.seeds), Progress())
+    run = begun_run(folder, problem.name(), "demo", problem.config, [0], problem=where)
+    tasks.run(problem, resume=run.path, progress=Progress())
     return run
 
 
@@ -57,7 +56,7 @@ def test_what_there_is_not_is_said(tmp_path):
         with pytest.raises(ConfigurationError, match=r"\(rows, 1, 8, 8\) uint8"):
             classifier.predict(images)
     assert classifier.predict(torch.zeros(0, 1, 8, 8, dtype=torch.uint8)).tolist() == []
-    begun = Run.create(tmp_path / "b", Terms("image-classification", "demo", small(methods=("fo",)), [0]))
+    begun = begun_run(tmp_path / "b", "image-classification", "demo", small(methods=("fo",)), [0])
     with pytest.raises(RunFolderError, match="finished run"):
         load_classifier(begun.path, "fo")
 

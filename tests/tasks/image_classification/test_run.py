@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+import tasks
 from tasks import Progress, Run, cli
 from tasks.errors import CheckpointError
 from tasks.folder import checkpoint
-from tasks.folder.terms import Terms
 from tasks.image_classification import ImageClassification, networks, sparse_set
-from tasks.plan import plan_of
-from tasks.start import carry_out
 from tests.tasks.image_classification.small import SETTINGS, small, words
+from tests.tasks.made_runs import begun_run
 from zo.errors import FailedQueriesError
 
 TIMES = ("seconds",)
@@ -144,14 +143,13 @@ class Killed(BaseException):
 
 
 def new_run(folder: Path, **changes) -> Run:
-    return Run.create(folder, Terms("image-classification", "demo", small(**changes), [0]))
+    return begun_run(folder, "image-classification", "demo", small(**changes), [0])
 
 
 def go_on(run: Run) -> None:
-    """As `blackbox resume` does, but for the report."""
-    run = Run.open(run.path)
-    problem = ImageClassification(run.configuration(ImageClassification.Config))
-    carry_out(run, plan_of(problem, run.seeds), Progress())
+    """As `blackbox resume` does."""
+    problem = ImageClassification(Run.open(run.path).configuration(ImageClassification.Config))
+    tasks.run(problem, resume=run.path, progress=Progress())
 
 
 @pytest.mark.slow

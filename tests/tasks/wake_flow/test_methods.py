@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+import tasks
 import zo
 from tasks import Progress, Run
 from tasks.errors import ProblemError
 from tasks.folder import checkpoint
 from tasks.folder.run import stage_name
-from tasks.folder.terms import Terms
 from tasks.methods import estimator
-from tasks.plan import plan_of
-from tasks.start import carry_out
 from tasks.wake_flow.config import METHODS, PRESETS, Config, budget_of, family_of, method_name, without_budget
 from tasks.wake_flow.methods import steps_in_loop, variant
 from tasks.wake_flow.networks import Corrector, Scales, layers
 from tasks.wake_flow.problem import WakeFlow
 from tasks.wake_flow.rollout import rollout_errors
+from tests.tasks.made_runs import begun_run
 from tests.tasks.wake_flow.small import SMALL
 
 OTHERS = replace(
@@ -60,16 +60,13 @@ class Cutting(Progress):
 
 def go_on(run: Run, folder: Path, progress: Progress | None = None) -> None:
     """Do what is left of a run, or, with a progress that cuts it short, a part of that."""
-    plan = plan_of(WakeFlow(run.configuration(Config), folder=folder / "data"), run.seeds)
-    if progress is None:
-        carry_out(run, plan, Progress())
-    else:
-        with pytest.raises(Cut):
-            carry_out(run, plan, progress)
+    problem = WakeFlow(run.configuration(Config), folder=folder / "data")
+    with nullcontext() if progress is None else pytest.raises(Cut):
+        tasks.run(problem, resume=run.path, progress=progress or Progress())
 
 
 def start_run(folder: Path, config: Config, progress: Progress | None = None, seed: int = 0) -> Run:
-    run = Run.create(folder / "runs", Terms("wake-flow", "demo", config, (seed,)))
+    run = begun_run(folder / "runs", "wake-flow", "demo", config, (seed,))
     go_on(run, folder, progress)
     return run
 

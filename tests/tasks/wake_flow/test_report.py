@@ -13,16 +13,16 @@ import pytest
 import torch
 from PIL import Image
 
-from tasks import Row, Run, report
+from tasks import Row, report
 from tasks.folder import checkpoint
 from tasks.folder.result import NOT_APPLICABLE, Result
 from tasks.folder.run import stage_name
-from tasks.folder.terms import Terms
 from tasks.judge import warn_of_units
 from tasks.wake_flow import curves, pictures
 from tasks.wake_flow.evaluation import SERIES, TRACK, tracks
 from tasks.wake_flow.pictures import vorticity
 from tasks.wake_flow.problem import WakeFlow
+from tests.tasks.made_runs import begun_run
 from tests.tasks.test_html_report import read
 from tests.tasks.wake_flow.small import SMALL
 
@@ -61,7 +61,7 @@ def evaluation(methods, seed):
 
 def finished(folder, methods, seeds=(0, 1), change=lambda found: found):
     """A finished run with these methods."""
-    run = Run.create(folder, Terms("wake-flow", "demo", CONFIG, list(seeds)))
+    run = begun_run(folder, "wake-flow", "demo", CONFIG, list(seeds))
     table = []
     for seed in seeds:
         found = change(evaluation(methods, seed))
