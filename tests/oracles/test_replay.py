@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import gc
+import pickle
 import warnings
+import weakref
 from dataclasses import replace
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -466,3 +470,55 @@ def test_replays_without_a_finite_loss_stop():
                 assert gradient.replay().isnan()
             astray.clear()
     assert counts[:4] == [9, 4, 2, 1] and not counts[4]
+
+
+class Pair(NamedTuple):
+    start: torch.Tensor
+    drive: torch.Tensor
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_of_a_batch_that_a_checkpoint_cannot_hold_it_is_said_when_it_is_written(named, tmp_path):
+    """Not when it is to be read."""
+    network, box = make_network(), make_box(wave)
+
+    def objective(network, batch):
+        start, drive, *_ = batch
+        return rollout(box)(network, {"start": start, "drive": drive})
+
+    gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=zo.tangents.ModelTangent(wave))
+    gradient.replays()
+    pair = Pair(**batch_of(0))
+    gradient.backward(pair if named else (*pair, {"of": [1.0, None, "all", torch.float64]}))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            torch.save(gradient.state_dict(), tmp_path / "state.pt")
+    if named:
+        assert ["Pair: torch.load would refuse the file" in str(w.message) for w in caught] == [True]
+        with pytest.raises(pickle.UnpicklingError):
+            torch.load(tmp_path / "state.pt", weights_only=True)
+    else:
+        assert not caught
+        gradient.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+
+
+def test_windows_keep_no_graph_of_a_batch():
+    """As of an encoder that is trained apart: each window would hold what it has computed."""
+    network, box, encoder = make_network(), make_box(wave), nn.Linear(4, 4).double()
+
+    def objective(network, batch):
+        return rollout(box)(network, batch)
+
+    gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=zo.tangents.ModelTangent(wave))
+    gradient.replays()
+    batch = batch_of(0)
+    hidden = encoder(batch["start"])
+    made = weakref.ref(hidden)
+    gradient.backward({"start": hidden, "drive": batch["drive"]})
+    del hidden
+    gc.collect()
+    assert made() is None
+    copy.deepcopy(gradient._windows)
+    gradient.replay()
+    assert encoder.weight.grad is None
