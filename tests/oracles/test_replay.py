@@ -231,17 +231,23 @@ def train(steps: int, folder=None, **settings):
         tangent = zo.MLPTangent(8, first_steps=10, steps_per_step=2)
         return zo.TangentGradient(network, rollout(box), boxes=[box], tangent=tangent, **settings)
 
+    def again(gradient):
+        torch.save(gradient.state_dict(), folder / "state.pt")
+        gradient = make()
+        gradient.load_state_dict(torch.load(folder / "state.pt", weights_only=True))
+        return gradient
+
     gradient, optimizer = make(), torch.optim.SGD(network.parameters(), lr=0.02)
     for step in range(steps):
         optimizer.zero_grad()
         gradient.backward(batch_of(step))
         optimizer.step()
+        if folder is not None and step < 2:  # before replays are asked for, and after
+            gradient = again(gradient)
         counts.append(gradient.replays())
         for number in range(counts[-1]):
             if folder is not None and number == 1:
-                torch.save(gradient.state_dict(), folder / "state.pt")
-                gradient = make()
-                gradient.load_state_dict(torch.load(folder / "state.pt", weights_only=True))
+                gradient = again(gradient)
             optimizer.zero_grad()
             gradient.replay()
             optimizer.step()
@@ -498,6 +504,10 @@ def test_of_a_batch_that_a_checkpoint_cannot_hold_it_is_said_when_it_is_written(
         assert ["Pair: torch.load would refuse the file" in str(w.message) for w in caught] == [True]
         with pytest.raises(pickle.UnpicklingError):
             torch.load(tmp_path / "state.pt", weights_only=True)
+        alone = zo.TangentGradient(network, objective, boxes=[box], tangent=zo.tangents.ModelTangent(wave))
+        alone.backward(pair)  # without replays nothing is kept that could not be read
+        torch.save(alone.state_dict(), tmp_path / "state.pt")
+        torch.load(tmp_path / "state.pt", weights_only=True)
     else:
         assert not caught
         gradient.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))

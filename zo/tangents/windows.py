@@ -203,7 +203,7 @@ class Windows:
 
     def state_dict(self) -> dict[str, Any]:
         """Trust and windows, in plain values."""
-        kinds = {kind.__qualname__ for window in self._kept for kind in _unreadable(window.batch)}
+        kinds = {kind.__qualname__ for window in self._kept for kind in unreadable(window.batch)}
         if kinds - self._told_kinds:
             self._told_kinds |= kinds
             warnings.warn(
@@ -214,12 +214,12 @@ class Windows:
                 TangentWarning,
                 stacklevel=3,
             )
-        return {"trust": asdict(self._trust), "windows": [_plain(window) for window in self._kept]}
+        return {"trust": asdict(self._trust), "windows": [plain(window) for window in self._kept]}
 
     def load_state_dict(self, state: dict[str, Any], boxes: Sequence[BlackBoxFunction]) -> None:
         """Go on where `state_dict` was taken."""
         self._trust = _Trust(**state["trust"])
-        self._kept = [_window(plain, boxes) for plain in state["windows"]]
+        self._kept = [window_of(kept, boxes) for kept in state["windows"]]
 
 
 def taken(window: Window, rows: Tensor) -> Window:
@@ -269,15 +269,15 @@ def _refuse_lists(batch: Batch, rows: int) -> None:
     map_tensors(look, batch, _LISTS)
 
 
-def _unreadable(nesting: Any) -> Iterator[type]:
+def unreadable(nesting: Any) -> Iterator[type]:
     """What of a batch `torch.load(weights_only=True)` refuses."""
     if isinstance(nesting, dict):
         for key, value in nesting.items():
-            yield from _unreadable(key)
-            yield from _unreadable(value)
+            yield from unreadable(key)
+            yield from unreadable(value)
     elif type(nesting) in (tuple, list):
         for value in nesting:
-            yield from _unreadable(value)
+            yield from unreadable(value)
     readable = (Tensor, nn.Parameter, tuple, list, dict, OrderedDict, *_PLAIN)
     if type(nesting) not in readable and type(nesting) not in torch.serialization.get_safe_globals():
         yield type(nesting)
@@ -330,7 +330,7 @@ def joined(windows: Sequence[Window]) -> Window:
     )
 
 
-def _plain(window: Window) -> dict[str, Any]:
+def plain(window: Window) -> dict[str, Any]:
     """A window in tensors, tuples, lists and dicts, as a checkpoint holds them."""
     return {
         "step": window.step,
@@ -342,11 +342,11 @@ def _plain(window: Window) -> dict[str, Any]:
     }
 
 
-def _window(plain: dict[str, Any], boxes: Sequence[BlackBoxFunction]) -> Window:
-    """What `_plain` was made of."""
-    calls = tuple(RecordedCall(box, tuple(i), tuple(o)) for box, i, o in plain["calls"])
+def window_of(kept: dict[str, Any], boxes: Sequence[BlackBoxFunction]) -> Window:
+    """What `plain` was made of."""
+    calls = tuple(RecordedCall(box, tuple(i), tuple(o)) for box, i, o in kept["calls"])
     pairs = tuple(
-        replace(call.pairs(boxes[call.box], plain["survived"]), d_scale=units[0], response_scale=units[1])
-        for call, units in zip(calls, plain["units"], strict=True)
+        replace(call.pairs(boxes[call.box], kept["survived"]), d_scale=units[0], response_scale=units[1])
+        for call, units in zip(calls, kept["units"], strict=True)
     )
-    return Window(plain["step"], plain["batch"], calls, pairs, plain["losses"], plain["survived"])
+    return Window(kept["step"], kept["batch"], calls, pairs, kept["losses"], kept["survived"])
