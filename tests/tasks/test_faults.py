@@ -211,7 +211,9 @@ def test_a_package_that_lies_beside_the_environment_is_not_the_users_code(toy, t
     (tmp_path / "broken_beside.py").write_text(body)
     assert toy("run", "broken_beside.py", "--steps", "1") == 1
     first = capsys.readouterr().err.splitlines()[0]
-    assert first.startswith(f"blackbox: {tmp_path / 'broken_beside.py'}, line 4, in data: your code raised Zero")
+    assert first.startswith(
+        f"blackbox: {tmp_path / 'broken_beside.py'}, line 4, in data: your code raised Zero"
+    )
     body = "import sys\ndef leave():\n    sys.exit(3)\n"
     (packages / "helper_leaving.py").write_text(body)
     (tmp_path / "left_beside.py").write_text("from helper_leaving import leave\nleave()\n")
