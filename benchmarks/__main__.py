@@ -45,9 +45,18 @@ def listed() -> str:
     from benchmarks.catalogue import BENCHMARKS
 
     rows = [("benchmark", "sizes", "small takes", "seeds", "published table or claim", "committed figures")]
-    for each in BENCHMARKS.values():
-        sizes = " ".join(each.sizes)
-        rows.append((each.name, sizes, each.time, str(each.seeds), each.about, each.measured()))
+    for benchmark in BENCHMARKS.values():
+        sizes = " ".join(benchmark.sizes)
+        rows.append(
+            (
+                benchmark.name,
+                sizes,
+                benchmark.time,
+                str(benchmark.seeds),
+                benchmark.about,
+                benchmark.measured(),
+            )
+        )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)

@@ -214,8 +214,8 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
         _images(
             "shapes_sparsity",
-            "DeepZero, figure 4 at .9 on drawn shapes, exact gradients",
-            "10 minutes",
+            "DeepZero, figure 4 on drawn shapes, exact gradients",
+            "15 minutes",
             seeds=3,
         ),
         Benchmark(

@@ -99,8 +99,8 @@ def finished(problem: Problem, size: str, seeds: Sequence[int], runs: Path) -> R
     plan = plan_of(problem, seeds, preset=size, where="")  # found by what it is, not by its command
     wanted = to_dict(problem.config)
     known = (Run.open(path.parent) for path in sorted(runs.glob("*/config.json")))
-    own = problem.name(), wanted, plan.seeds, versions()
-    run = next((run for run in known if (run.task, run.config, run.seeds, run.versions) == own), None)
+    asked_for = problem.name(), wanted, plan.seeds, versions()
+    run = next((run for run in known if (run.task, run.config, run.seeds, run.versions) == asked_for), None)
     if run is not None:
         print(f"{'Finished before' if run.finished else 'Going on with'}: {run.path}")
     else:

@@ -118,7 +118,7 @@ class ModelAlone(zo.tangents.AutoTangent):
     def responses(self, calls: Sequence[CallPairs]) -> list[Response]:
         """What is added to y_k in a replay."""
         anchored = super().responses(calls)
-        return [partial(self._unanchored, *each) for each in zip(anchored, calls, strict=True)]
+        return [partial(self._unanchored, *pair) for pair in zip(anchored, calls, strict=True)]
 
     def _unanchored(
         self, response: Response, pairs: CallPairs, z: Tensor, others: tuple[Tensor | None, ...]
@@ -136,18 +136,18 @@ class Stored(zo.tangents.ModelTangent):
 
 def ways(shares: Sequence[float] = SHARES) -> dict[str, list[Way]]:
     """The lines of the table: of several ways the one that is best on validation data counts."""
-    found = {AS_BENCHMARKED: [Way()]}
+    lines = {AS_BENCHMARKED: [Way()]}
     for share in (*shares, 1.0):
-        found[f"first order, tuned, {share:g}"] = [Way(share, b, rate) for b in BATCHES for rate in RATES]
+        lines[f"first order, tuned, {share:g}"] = [Way(share, b, rate) for b in BATCHES for rate in RATES]
     for share in shares:
-        found[f"tangents, {share:g}"] = [Way(share, 1, derivative="learned")]
-        found[f"replay, {share:g}"] = [Way(share, 1, derivative="learned", replays=True)]
-    return found
+        lines[f"tangents, {share:g}"] = [Way(share, 1, derivative="learned")]
+        lines[f"replay, {share:g}"] = [Way(share, 1, derivative="learned", replays=True)]
+    return lines
 
 
 def controls(shares: Sequence[float] = SHARES, names: Sequence[str] = CONTROLS) -> dict[str, list[Way]]:
     """The lines of what a gain may come from: reuse alone, the model's values, and the derivative."""
-    found = {}
+    by_line = {}
     for share in shares:
         lines = {
             "no-derivative": Way(share, 1, derivative="cut", replays=True),
@@ -155,19 +155,19 @@ def controls(shares: Sequence[float] = SHARES, names: Sequence[str] = CONTROLS) 
             "stored-derivative": Way(share, 1, derivative="stored", replays=True),
             "true-derivative": Way(share, 1, replays=True),
         }
-        found |= {f"replay, {n.replace('-', ' ')}, {share:g}": [w] for n, w in lines.items() if n in names}
+        by_line |= {f"replay, {n.replace('-', ' ')}, {share:g}": [w] for n, w in lines.items() if n in names}
     if "wider" in names:
-        found["first order, wider, 1"] = [Way(1.0, batch, rate) for batch in BATCHES for rate in WIDER]
-    return found
+        by_line["first order, wider, 1"] = [Way(1.0, batch, rate) for batch in BATCHES for rate in WIDER]
+    return by_line
 
 
 def by_batch() -> dict[str, list[Way]]:
     """First order with batches of three sizes, at three numbers of rows, each with the better rate."""
-    found = {AS_BENCHMARKED: [Way()]}
+    lines = {AS_BENCHMARKED: [Way()]}
     for batch in (1, 4, 16):
         for share in (*SHARES, 1.0):
-            found[f"batch {batch}, {share:g}"] = [Way(share, batch, rate) for rate in RATES]
-    return found
+            lines[f"batch {batch}, {share:g}"] = [Way(share, batch, rate) for rate in RATES]
+    return lines
 
 
 def drawn(problem: Problem, seed: int, step: int, rows: int) -> Any:
@@ -236,100 +236,108 @@ def train(problem: Problem, way: Way, seed: int, most: int | None = None) -> dic
         "seconds": seconds,
         "batch": batch,
         "rate": way.rate,
-        "warnings": sum(issubclass(each.category, zo.TangentWarning) for each in caught),
+        "warnings": sum(issubclass(warning.category, zo.TangentWarning) for warning in caught),
     }
 
 
 def best(tried: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The one that does best on validation data."""
-    return min(tried, key=lambda own: own["validation"] if math.isfinite(own["validation"]) else math.inf)
+    return min(
+        tried, key=lambda trial: trial["validation"] if math.isfinite(trial["validation"]) else math.inf
+    )
 
 
 def measure(name: str, seeds: Sequence[int], lines: dict[str, list[Way]], folder: Path) -> dict[str, Any]:
     """All ways that are not in the problem's file yet, by line."""
     path = folder / f"{name}.json"
-    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"runs": {}}
+    result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"runs": {}}
     option = {BY_BATCH: " --batches", CONTROLLED: " --controls"}.get(folder, "")
     for seed in seeds:
         for line, several in lines.items():
-            if line in found["runs"].setdefault(str(seed), {}):
+            if line in result["runs"].setdefault(str(seed), {}):
                 continue
             problem = problems("small")[name]()
             tried = [train(problem, way, seed) for way in several]
-            found["runs"][str(seed)][line] = best(tried) | {"tried": len(tried)}
-            found |= {
+            result["runs"][str(seed)][line] = best(tried) | {"tried": len(tried)}
+            result |= {
                 "machine": machine(),
                 "versions": versions(),
                 "command": f"python -m benchmarks rows --size small --problems {name}{option}",
             }
             path.parent.mkdir(parents=True, exist_ok=True)
-            atomic.write_json(path, found)
-            print(f"{name}, seed {seed}, {line}: {found['runs'][str(seed)][line]}", flush=True)
-    return found
+            atomic.write_json(path, result)
+            print(f"{name}, seed {seed}, {line}: {result['runs'][str(seed)][line]}", flush=True)
+    return result
 
 
 Measured = dict[str, dict[str, Any]]  # problem -> what its file holds
 
 
-def over(own: dict[str, Any], line: str, key: str, against: str) -> float | None:
+def over(result: dict[str, Any], line: str, key: str, against: str) -> float | None:
     """A line's error or rows, over another's, the median over seeds; None where one of them was not run."""
-    runs = [run for run in own["runs"].values() if line in run and against in run]
+    runs = [run for run in result["runs"].values() if line in run and against in run]
     return median(run[line][key] / run[against][key] for run in runs) if runs else None
 
 
-def over_tuned(own: dict[str, Any], line: str) -> float | None:
+def over_tuned(result: dict[str, Any], line: str) -> float | None:
     """A line's error over that of first order tuned at all rows."""
-    return over(own, line, "error", ALL_ROWS)
+    return over(result, line, "error", ALL_ROWS)
 
 
-def replayed(own: dict[str, Any]) -> list[float]:
+def replayed(result: dict[str, Any]) -> list[float]:
     """The shares of the rows at which replays were run."""
-    return [share for share in MORE_SHARES if over_tuned(own, f"replay, {share:g}") is not None]
+    return [share for share in MORE_SHARES if over_tuned(result, f"replay, {share:g}") is not None]
 
 
-def enough(own: dict[str, Any]) -> float | None:
+def enough(result: dict[str, Any]) -> float | None:
     """The smallest share of the rows at which replays end near first order tuned at all rows, if any."""
-    shares = (share for share in MORE_SHARES if (over_tuned(own, f"replay, {share:g}") or math.inf) <= ENOUGH)
+    shares = (
+        share for share in MORE_SHARES if (over_tuned(result, f"replay, {share:g}") or math.inf) <= ENOUGH
+    )
     return next(shares, None)
 
 
-def table(found: Measured) -> str:
+def table(measured: Measured) -> str:
     """Errors over those of first order tuned at all rows, in brackets the rows; a last line with medians."""
     every = ways(MORE_SHARES) | controls(MORE_SHARES)
-    lines = [line for line in every if line != ALL_ROWS and any(over_tuned(o, line) for o in found.values())]
+    lines = [
+        line for line in every if line != ALL_ROWS and any(over_tuned(o, line) for o in measured.values())
+    ]
     text = [
         "| problem | seeds | " + " | ".join(lines) + f" | rows to {ENOUGH:g} |",
         "| --- " * (3 + len(lines)) + "|",
     ]
-    for name, own in found.items():
+    for name, result in measured.items():
         cells = []
         for line in lines:
-            error, rows = over_tuned(own, line), over(own, line, "rows", AS_BENCHMARKED)
-            said = any(run[line]["warnings"] for run in own["runs"].values() if line in run)
+            error, rows = over_tuned(result, line), over(result, line, "rows", AS_BENCHMARKED)
+            said = any(run[line]["warnings"] for run in result["runs"].values() if line in run)
             cells.append(NOT_RUN if error is None else f"{error:.2f}{'*' * said} ({rows:.2f})")
-        seeds = sum(any(line.startswith("replay") for line in run) for run in own["runs"].values())
-        share = enough(own)
-        reached = f"{share:g}" if share else f"more than {replayed(own)[-1]:g}"
+        seeds = sum(any(line.startswith("replay") for line in run) for run in result["runs"].values())
+        share = enough(result)
+        reached = f"{share:g}" if share else f"more than {replayed(result)[-1]:g}"
         text.append(f"| {name} | {seeds} | " + " | ".join(cells) + f" | {reached} |")
     middle = []
     for line in lines:
-        errors = [error for own in found.values() if (error := over_tuned(own, line)) is not None]
+        errors = [error for result in measured.values() if (error := over_tuned(result, line)) is not None]
         middle.append(f"{median(errors):.2f}, worst {max(errors):.2f}" if errors else NOT_RUN)
-    counts = [sum(enough(own) == share for own in found.values()) for share in MORE_SHARES]
+    counts = [sum(enough(result) == share for result in measured.values()) for share in MORE_SHARES]
     reached = ", ".join(
         f"{count} at {share:g}" for count, share in zip(counts, MORE_SHARES, strict=True) if count
     )
-    text.append("| **median** | | " + " | ".join(middle) + f" | {reached} of {len(found)} |")
+    text.append("| **median** | | " + " | ".join(middle) + f" | {reached} of {len(measured)} |")
     return HEAD + "\n".join(text) + "\n"
 
 
-def picture(found: Measured) -> Figure:
+def picture(measured: Measured) -> Figure:
     """What a fifth and a twentieth of the rows buy on each problem."""
-    made, axes = figure(7.2, 1.1 + 0.32 * len(found))
+    made, axes = figure(7.2, 1.1 + 0.32 * len(measured))
     (place,) = axes.flat
-    names = sorted(found, key=lambda name: over_tuned(found[name], SHOWN[0][0]) or math.inf, reverse=True)
+    names = sorted(
+        measured, key=lambda name: over_tuned(measured[name], SHOWN[0][0]) or math.inf, reverse=True
+    )
     for line, label, colour, mark, size in SHOWN:
-        points = [(over_tuned(found[name], line), row) for row, name in enumerate(names)]
+        points = [(over_tuned(measured[name], line), row) for row, name in enumerate(names)]
         known = [(error, row) for error, row in points if error is not None]
         place.scatter(*zip(*known, strict=True), s=size, c=colour, marker=mark, label=label, zorder=3)
     place.axvline(1.0, color="#333333", linewidth=1)
@@ -341,13 +349,13 @@ def picture(found: Measured) -> Figure:
     return made
 
 
-def batches_picture(found: Measured) -> Figure:
+def batches_picture(measured: Measured) -> Figure:
     """Error over rows for each size of batch, a panel for each problem."""
-    made, axes = figure(2.6 * len(found), 2.9, 1, len(found), sharey=True)
-    for place, (name, own) in zip(axes.flat, found.items(), strict=True):
+    made, axes = figure(2.6 * len(measured), 2.9, 1, len(measured), sharey=True)
+    for place, (name, result) in zip(axes.flat, measured.items(), strict=True):
         for batch, colour in ((1, "#0072b2"), (4, "#56b4e9"), (16, "#e69f00")):
             points = [
-                (over(own, f"batch {batch}, {share:g}", key, AS_BENCHMARKED) or math.nan)
+                (over(result, f"batch {batch}, {share:g}", key, AS_BENCHMARKED) or math.nan)
                 for key in ("rows", "error")
                 for share in (*SHARES, 1.0)
             ]
@@ -364,21 +372,21 @@ def batches_picture(found: Measured) -> Figure:
 
 def results() -> Measured:
     """All problems on which replays were run, with the controls beside them."""
-    found = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
+    by_problem = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
     for path in sorted(CONTROLLED.glob("*.json")):
         for seed, lines in json.loads(path.read_text())["runs"].items():
-            runs = found.get(path.stem, {"runs": {}})["runs"]
+            runs = by_problem.get(path.stem, {"runs": {}})["runs"]
             runs[seed] = lines | runs.get(seed, {})
-    return {name: own for name, own in found.items() if replayed(own)}
+    return {name: result for name, result in by_problem.items() if replayed(result)}
 
 
 def write() -> None:
     """Write the table and the pictures of all problems that were measured, and print the table."""
-    found = results()
-    if found:
-        atomic.write_bytes(FOLDER / "table.md", table(found).encode())
-        save(picture(found), FOLDER / "rows.png")
-        print(table(found))
+    measured = results()
+    if measured:
+        atomic.write_bytes(FOLDER / "table.md", table(measured).encode())
+        save(picture(measured), FOLDER / "rows.png")
+        print(table(measured))
     batches = {path.stem: json.loads(path.read_text()) for path in sorted(BY_BATCH.glob("*.json"))}
     if batches:
         save(batches_picture(batches), FOLDER / "batches.png")
@@ -402,8 +410,8 @@ def main(words: Sequence[str]) -> None:
     if asked.size == "ci":
         problem = problems("small")[SMALL[0]]()
         for way in (Way(batch=1), Way(batch=1, derivative="learned", replays=True)):
-            found = train(copy.copy(problem), way, 0, most=3)
-            print(f"{SMALL[0]}, {way}: {found['error']:.4f}, {found['rows']} rows")
+            trained = train(copy.copy(problem), way, 0, most=3)
+            print(f"{SMALL[0]}, {way}: {trained['error']:.4f}, {trained['rows']} rows")
         return
     lines, folder = ways(asked.shares), FOLDER
     if asked.batches:

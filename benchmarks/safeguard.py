@@ -6,7 +6,7 @@ python -m benchmarks safeguard --size once      as `--preset few`: true labels, 
 
 A forest is constant almost everywhere, and an SVM is flat far from its data. A student is smooth, and its
 derivative need not be theirs. Weights therefore count only if the box itself, asked, is right more often on
-held-out noisy images than with the weights that training began with. Whether that suffices is told by other
+held-out noisy images than with the weights that training began with. Whether that suffices is seen on other
 images: the test's, each with several noises, the same for start and end.
 """
 
@@ -110,15 +110,15 @@ def measured(run: tasks.FinishedRun, problem: DenoisedSmoothing) -> Iterator[dic
 def show(case: str, lines: Sequence[dict[str, Any]]) -> None:
     """A line for each method: the mean over seeds, and the lowest gain."""
     for method in dict.fromkeys(line["method"] for line in lines):
-        own = [line for line in lines if line["method"] == method]
-        ends = [float(line["test accuracy"]) for line in own]
-        worst = min(own, key=lambda line: float(line["gain"]))
+        lines_of_method = [line for line in lines if line["method"] == method]
+        starts = [float(line["test accuracy, start"]) for line in lines_of_method]
+        ends = [float(line["test accuracy"]) for line in lines_of_method]
+        worst = min(lines_of_method, key=lambda line: float(line["gain"]))
         spread = f" ± {stdev(ends):.3f}" if len(ends) > 1 else ""
         print(
-            f"{case}, {method}: start {fmean(float(line['test accuracy, start']) for line in own):.3f}, end "
-            f"{fmean(ends):.3f}{spread}; lowest gain {worst['gain']:+.3f} ± "
-            f"{worst['standard error of the gain']:.3f}; start kept "
-            f"{sum(bool(line['start kept']) for line in own)} of {len(own)}"
+            f"{case}, {method}: start {fmean(starts):.3f}, end {fmean(ends):.3f}{spread}; "
+            f"lowest gain {worst['gain']:+.3f} ± {worst['standard error of the gain']:.3f}; start kept "
+            f"{sum(bool(line['start kept']) for line in lines_of_method)} of {len(lines_of_method)}"
         )
 
 
@@ -128,7 +128,7 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--boxes", nargs="+", choices=BOXES, default=BOXES)
     parser.add_argument("--answers", nargs="+", choices=ANSWERS, default=ANSWERS)
     chosen = parser.parse_args(words)
-    seeds, found = chosen.seeds or range(SEEDS[chosen.size]), {}
+    seeds, boxes = chosen.seeds or range(SEEDS[chosen.size]), {}
     for box in chosen.boxes:
         for answers in chosen.answers:
             config = replace(SIZES[chosen.size], box=f"benchmarks.safeguard:{box}", answers=answers)
@@ -136,8 +136,8 @@ def main(words: Sequence[str]) -> None:
             run = protocol.finished(problem, chosen.size, seeds, chosen.runs)
             lines = list(measured(tasks.FinishedRun(run, problem), problem))
             case = f"{box}, {answers}"
-            found[case] = {"config": run.config, "lines": lines}
+            boxes[case] = {"config": run.config, "lines": lines}
             show(case, lines)
     if chosen.size != "ci":
         to = protocol.path(NAME, chosen.size)
-        protocol.write("safeguard", words, {"preset": chosen.size, "boxes": found}, to)
+        protocol.write("safeguard", words, {"preset": chosen.size, "boxes": boxes}, to)

@@ -120,9 +120,9 @@ class Flow(BlackBoxFunction):
         """The state less the gradient of a potential, which between walls lets nothing through them."""
         axes = tuple(range(2, state.ndim))
         whole = self.with_image(state) if self.walls else state
-        found = torch.fft.rfftn(whole, dim=axes)
-        along = (self.waves * found).sum(1, keepdim=True)
-        whole = torch.fft.irfftn(found - self.waves * along, s=whole.shape[2:], dim=axes)
+        spectrum = torch.fft.rfftn(whole, dim=axes)
+        along = (self.waves * spectrum).sum(1, keepdim=True)
+        whole = torch.fft.irfftn(spectrum - self.waves * along, s=whole.shape[2:], dim=axes)
         return whole[(..., *(slice(n) for n in self.shape[1:]))]
 
     def with_image(self, state: Tensor) -> Tensor:
@@ -140,18 +140,18 @@ class Flow(BlackBoxFunction):
         Their size is one, or a half where one channel carries along all axes, which adds up.
         """
         generator = torch.Generator().manual_seed(seed)
-        found = torch.randn(rows, *self.shape, generator=generator)
-        axes = tuple(range(2, found.ndim))
-        found = self.with_image(found) if self.walls else found
-        space = found.shape[2:]
+        state = torch.randn(rows, *self.shape, generator=generator)
+        axes = tuple(range(2, state.ndim))
+        state = self.with_image(state) if self.walls else state
+        space = state.shape[2:]
         waves = [torch.fft.fftfreq(n) for n in space[:-1]] + [torch.fft.rfftfreq(space[-1])]
         squares = torch.stack(torch.meshgrid(*waves, indexing="ij")).square().sum(0)
-        spectrum = torch.fft.rfftn(found, dim=axes) * torch.exp(-squares * 12**2)
-        found = torch.fft.irfftn(spectrum, s=space, dim=axes)
-        found = found[(..., *(slice(n) for n in self.shape[1:]))]
+        spectrum = torch.fft.rfftn(state, dim=axes) * torch.exp(-squares * 12**2)
+        state = torch.fft.irfftn(spectrum, s=space, dim=axes)
+        state = state[(..., *(slice(n) for n in self.shape[1:]))]
         size = 1.0 if self.shape[0] > 1 else 0.5
-        found = size * found / found.square().mean(dim=(1, *axes), keepdim=True).sqrt()
-        return self.divergence_free(found) if self.projected else found
+        state = size * state / state.square().mean(dim=(1, *axes), keepdim=True).sqrt()
+        return self.divergence_free(state) if self.projected else state
 
 
 class Corrector(nn.Module):
@@ -196,7 +196,7 @@ class Case:
         exact = _objective(finer.advance)
         optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
         gradient = zo.TangentGradient(network, objective, boxes=[box]) if self.method == "tangents" else None
-        seconds, cosines, told = [], [], []
+        seconds, cosines, messages = [], [], []
         for step in range(self.early + self.later):
             start = box.start(BATCH, step % BATCHES)
             with torch.no_grad():  # a flow with another viscosity is to be met
@@ -213,13 +213,13 @@ class Case:
                 else:
                     gradient.backward(batch)
             seconds.append(time.process_time() - began)
-            told += [f"step {step}: {str(each.message)[:120]}" for each in caught]
+            messages += [f"step {step}: {str(warning.message)[:120]}" for warning in caught]
             line = f"step {step}: {seconds[-1]:.3g} s"
             if gradient is not None and (step % TENTH == 0 or step >= self.early):
-                found = _cosine(network, exact, batch)
-                line += f", cosine {found:.4f}"
+                cosine = _cosine(network, exact, batch)
+                line += f", cosine {cosine:.4f}"
                 if step == 0 or step >= self.early:
-                    cosines.append(found)
+                    cosines.append(cosine)
             print(line, file=sys.stderr, flush=True)
             optimizer.step()
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -228,7 +228,7 @@ class Case:
             "later": statistics.median(seconds[self.early :]),
             "memory": memory,
             "cosines": cosines,
-            "warnings": told,
+            "warnings": messages,
         }
 
 
@@ -244,13 +244,13 @@ def _objective(box: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
 
 def _cosine(network: nn.Module, exact: Callable[..., Tensor], batch: Any) -> float:
     """Of `.grad` with autograd's, a row at a time, so that the memory is not this function's."""
-    own = torch.cat([weight.grad.flatten() for weight in network.parameters() if weight.grad is not None])
-    total = torch.zeros_like(own)
+    learned = torch.cat([weight.grad.flatten() for weight in network.parameters() if weight.grad is not None])
+    total = torch.zeros_like(learned)
     for row in range(len(batch[0])):
-        loss = exact(network, tuple(each[row : row + 1] for each in batch)).mean()
+        loss = exact(network, tuple(array[row : row + 1] for array in batch)).mean()
         gradients = torch.autograd.grad(loss, list(network.parameters()))
         total += torch.cat([gradient.flatten() for gradient in gradients])
-    return float(functional.cosine_similarity(own.double(), total.double(), dim=0))
+    return float(functional.cosine_similarity(learned.double(), total.double(), dim=0))
 
 
 def main(words: Sequence[str]) -> None:
@@ -274,17 +274,17 @@ def main(words: Sequence[str]) -> None:
             for method in METHODS:
                 print(shape, method, Case("burgers", shape, method, 1, 2).run())
         return
-    found: dict[str, Any] = json.loads(PATH.read_text(encoding="utf-8"))["cases"] if PATH.exists() else {}
+    cases: dict[str, Any] = json.loads(PATH.read_text(encoding="utf-8"))["cases"] if PATH.exists() else {}
     for box in asked.boxes:
         for shape in SHAPES[box]:
             for method in METHODS:
                 name = f"{box} {' x '.join(map(str, shape))} {method}"
-                if name in found or math.prod(shape[1:]) > asked.cells:
+                if name in cases or math.prod(shape[1:]) > asked.cells:
                     continue
-                found[name] = _apart(box, method, shape)
-                print(name, found[name], flush=True)
-                protocol.write("size", ["--size", "small"], {"cases": found}, PATH)
-    write_table(found)
+                cases[name] = _apart(box, method, shape)
+                print(name, cases[name], flush=True)
+                protocol.write("size", ["--size", "small"], {"cases": cases}, PATH)
+    write_table(cases)
 
 
 def _apart(box: str, method: str, shape: tuple[int, ...]) -> dict[str, Any]:
@@ -296,13 +296,13 @@ def _apart(box: str, method: str, shape: tuple[int, ...]) -> dict[str, Any]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def write_table(found: dict[str, Any]) -> None:
+def write_table(cases: dict[str, Any]) -> None:
     """Table and figure of what is measured."""
     lines, curves = [HEAD], {}
     for box, shapes in SHAPES.items():
         for shape in shapes:
             name = " x ".join(map(str, shape))
-            exact, tangents = (found.get(f"{box} {name} {method}") for method in METHODS)
+            exact, tangents = (cases.get(f"{box} {name} {method}") for method in METHODS)
             if exact is None or tangents is None or "failed" in {**exact, **tangents}:
                 continue
             lines.append(_line(box, name, exact, tangents))
@@ -329,7 +329,7 @@ def draw(curves: dict[str, list[tuple[int, dict[str, Any], dict[str, Any]]]]) ->
     """Seconds and memory over cells, of grids with two axes."""
     figure = Figure(figsize=(8.5, 3.4), layout="constrained")
     axes = figure.subplots(1, 2)
-    for (box, measured), style in zip(curves.items(), ("-", "--"), strict=False):
+    for (box, measured), style in zip(curves.items(), ("-", "--", ":"), strict=False):
         cells = [count for count, *_ in measured]
         for place, method in enumerate(METHODS):
             for axis, quantity, unit in zip(axes, ("later", "memory"), (1, 2**30), strict=True):

@@ -71,11 +71,11 @@ def asked(words: Sequence[str]) -> tuple[Namespace, Config]:
     parser.add_argument("--images", type=Path, help="yours; the digits if not given")
     parser.add_argument("--methods", nargs="+", help="the size's if not given")
     chosen = parser.parse_args(words)
-    found = {name: getattr(chosen, name) for name in ("box", "answers", "decimals", "images", "methods")}
-    given = {name: value for name, value in found.items() if value is not None}
-    if "methods" in given:
-        given["methods"] = tuple(given["methods"])
-    return chosen, replace(SIZES[chosen.size], **given)
+    options = {name: getattr(chosen, name) for name in ("box", "answers", "decimals", "images", "methods")}
+    changes = {name: value for name, value in options.items() if value is not None}
+    if "methods" in changes:
+        changes["methods"] = tuple(changes["methods"])
+    return chosen, replace(SIZES[chosen.size], **changes)
 
 
 def main(words: Sequence[str]) -> None:
@@ -90,15 +90,15 @@ def main(words: Sequence[str]) -> None:
 def show(run: Run, words: Sequence[str], keep: bool) -> None:
     """Print the table of a finished run, and keep it with its pictures."""
     result, config = report.judged(Result.read(run.path)), run.configuration(Config)
-    found = report.certificates(run, result)
+    certificates = report.certificates(run, result)
     chosen = report.best_of_families(result)
-    ours = table(found, report.queries_of(result))
+    ours = table(certificates, report.queries_of(result))
     shown = f"{markdown(ours)}\n{_published(ours, chosen)}"
     print(shown)
     if not keep:
         return
     to = protocol.RESULTS / f"{name_of(run.preset, config)}.json"
-    families = {family: found[method] for family, method in chosen.items()}
+    families = {family: certificates[method] for family, method in chosen.items()}
     plot_certified_accuracy(to.with_suffix(".png"), families, config.smoothing.radius_cap)
     report.against_queries(result, to.with_name(f"{to.stem}-queries.png"))
     atomic.write_bytes(to.with_suffix(".md"), f"{_heading(run, config)}\n\n{shown}".encode())
@@ -120,11 +120,11 @@ def _heading(run: Run, config: Config) -> str:
 
 def _published(ours: pandas.DataFrame, chosen: Mapping[str, str]) -> str:
     """The published figures, and ours of the same families, as Markdown."""
-    own = ours.set_index("method")
+    by_method = ours.set_index("method")
     columns = [name for name in ours.columns if name.startswith("r = ")]
     rows = []
     for family, figures in DEFENCE.items():
-        here = own.loc[chosen[family], columns].tolist() if family in chosen else ["-"]
+        here = by_method.loc[chosen[family], columns].tolist() if family in chosen else ["-"]
         rows.append((family, " / ".join(f"{figure:.2f}" for figure in figures), " / ".join(map(str, here))))
     frame = pandas.DataFrame(rows, columns=["method", f"published, {', '.join(columns)}", "here"])
     return (

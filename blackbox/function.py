@@ -178,7 +178,8 @@ class BlackBoxFunction(ABC):
         """
         started = perf_counter()
         try:
-            return run_blocks(self, inputs) if gives(type(self), "evaluate_rows") else run_each(self, inputs)
+            run = run_blocks if defines(type(self), "evaluate_rows") else run_each
+            return run(self, inputs)
         finally:
             self.ledger.count(seconds=perf_counter() - started)
 
@@ -202,7 +203,7 @@ class BlackBoxFunction(ABC):
     def _outputs(self, rows: Rows) -> tuple[Tensor, ...]:
         """The outputs of all rows, `(rows, *spec.shape)` each; NaN, or 0 for integers, where a row failed."""
         finite = finite_rows(rows.inputs)
-        if not finite.all() and not keeps(self):
+        if not finite.all() and not keeps_failed_rows(self):
             raise NonFiniteInputError(self._non_finite_message(rows, finite))
         run = torch.nonzero(finite).flatten()
         skipped = rows.count - len(run)
@@ -248,7 +249,7 @@ class BlackBoxFunction(ABC):
 
         self.ledger.count_failed(outcome.failed, where)
         note(outcome.failed, lambda row: f"{self!r}, {where(row)}")
-        if not outcome.failed or keeps(self):
+        if not outcome.failed or keeps_failed_rows(self):
             return
         first = min(outcome.failed)
         failed = outcome.failed[first]
@@ -260,7 +261,7 @@ class BlackBoxFunction(ABC):
                 which, input_note = f"a block of {len(outcome.failed):,} rows", ""
         raise RowFailedError(
             f"{self!r}: {which} failed: {failed.sentence()}.{input_note} {self._hint(failed)}"
-            f"Mend the box, or {mend(self)}"
+            f"Mend the box, or {how_to_mend(self)}"
         ) from failed.error
 
     def _hint(self, failed: FailedRow) -> str:
@@ -293,11 +294,11 @@ class BlackBoxFunction(ABC):
         return (
             f"{self!r}, input {bad!r}: expected finite numbers, got NaN or infinity in row {row} "
             f"({int((~finite).sum())} of {counted(rows.count, 'row')}). Nothing was run. "
-            f"Look for what made it, or {mend(self)}"
+            f"Look for what made it, or {how_to_mend(self)}"
         )
 
 
-def gives(cls: type, method: str) -> bool:
+def defines(cls: type, method: str) -> bool:
     """Whether a class has a method of its own, not the base's placeholder."""
     return not getattr(getattr(cls, method), "is_placeholder", False)
 
@@ -306,13 +307,13 @@ def _markable(box: BlackBoxFunction) -> bool:
     return any(spec.floating for spec in box.outputs)
 
 
-def keeps(box: BlackBoxFunction) -> bool:
+def keeps_failed_rows(box: BlackBoxFunction) -> bool:
     """Whether a failed row is kept, as NaN."""
     # Integers have no NaN: a kept row would pass for an answer of 0.
     return box.failures == "keep" and _markable(box)
 
 
-def mend(box: BlackBoxFunction) -> str:
+def how_to_mend(box: BlackBoxFunction) -> str:
     """How to go on with rows that fail: the end of a message."""
     if _markable(box):
         return "let such rows pass as NaN with failures='keep'."
@@ -345,7 +346,7 @@ def check_arrays(owner: str, arrays: object) -> None:
 
 
 def _check_method(cls: type[BlackBoxFunction]) -> None:
-    if not (gives(cls, "evaluate") or gives(cls, "evaluate_rows")):
+    if not (defines(cls, "evaluate") or defines(cls, "evaluate_rows")):
         raise DefinitionError(
             f"{cls.__name__}: expected a method evaluate (one row) or evaluate_rows (all rows), found "
             f"neither. Define one, or write class {cls.__name__}(..., abstract=True) for a common parent."
@@ -355,7 +356,7 @@ def _check_method(cls: type[BlackBoxFunction]) -> None:
 def check_methods(cls: type[BlackBoxFunction]) -> None:
     """Refuse a class with no method, or with one that cannot take one array per input spec."""
     _check_method(cls)
-    name = "evaluate_rows" if gives(cls, "evaluate_rows") else "evaluate"
+    name = "evaluate_rows" if defines(cls, "evaluate_rows") else "evaluate"
     method, inputs = inspect.getattr_static(cls, name), getattr(cls, "inputs", None)
     if not (inspect.isfunction(method) and isinstance(inputs, tuple)):
         return  # a static or foreign method, or specs that only __init__ knows

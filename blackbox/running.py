@@ -51,7 +51,7 @@ def run_block(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
         # Cloned: a box that answers from a buffer of its own writes over it when the next half is run.
         return mark_non_finite(Outcome(tuple(t.clone() for t in _checked(box, answer, (count,), inputs))))
     outcome = Outcome(failed_outputs(box.outputs, inputs), dict.fromkeys(range(count), raised))
-    if stops(box, outcome) or count == 1 or not _claimed(box, count):
+    if ends_early(box, outcome) or count == 1 or not _claimed(box, count):
         return outcome
     middle = count // 2
     first, second = (
@@ -73,7 +73,7 @@ def run_each(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
             if isinstance(error, BlackBoxError) and not isinstance(error, TryAgain):
                 raise
             outcome.failed[row] = _raised(box, error)
-            if stops(box, outcome):
+            if ends_early(box, outcome):
                 return outcome
             continue
         try:
@@ -108,8 +108,8 @@ def in_blocks(
     outcome = unanswered(box, inputs)
     for first in range(0, len(inputs[0]), size):
         rows = list(range(first, min(first + size, len(inputs[0]))))
-        place(outcome, rows, run(box, pick(inputs, rows)))
-        if stops(box, outcome):
+        write_rows(outcome, rows, run(box, rows_of(inputs, rows)))
+        if ends_early(box, outcome):
             break
     return outcome
 
@@ -122,21 +122,21 @@ def unanswered(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
     return Outcome(failed_outputs(box.outputs, inputs))
 
 
-def place(whole: Outcome, rows: list[int], part: Outcome) -> None:
+def write_rows(whole: Outcome, rows: list[int], part: Outcome) -> None:
     """Write a part's answers and failures to these rows of the whole."""
     for target, values in zip(whole.outputs, part.outputs, strict=True):
         target[rows] = values.to(target.device, target.dtype)
     whole.failed.update({rows[row]: why for row, why in part.failed.items()})
 
 
-def pick(inputs: tuple[Tensor, ...], rows: list[int]) -> tuple[Tensor, ...]:
+def rows_of(inputs: tuple[Tensor, ...], rows: list[int]) -> tuple[Tensor, ...]:
     """These rows of the inputs; all of them in their order are handed on as they are."""
     if rows == list(range(len(inputs[0]))):
         return inputs
     return tuple(t[rows] for t in inputs)
 
 
-def stops(box: BlackBoxFunction, outcome: Outcome) -> bool:
+def ends_early(box: BlackBoxFunction, outcome: Outcome) -> bool:
     """Whether the rest of a call need not be run: it will raise, and nobody asks what else failed."""
     return bool(outcome.failed) and box.failures == "raise" and not box.isolates
 

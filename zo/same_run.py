@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from blackbox import BlackBoxFunction
 from zo.errors import ConfigurationError
 from zo.execution.ranks import checksum
 
@@ -31,6 +32,15 @@ def described(value: object) -> str:
         if field.default is dataclasses.MISSING or words != described(field.default):
             settings.append(f"{field.name}={words}")
     return f"{type(value).__name__}({', '.join(settings)})"
+
+
+def arrays_of(box: BlackBoxFunction) -> str:
+    """What goes into a box and comes out, in words: names and shapes, and `fixed` what has no derivative."""
+    sides = (
+        ", ".join(f"{spec.name} {spec.shape}{'' if spec.differentiable else ' fixed'}" for spec in specs)
+        for specs in (box.inputs, box.outputs)
+    )
+    return " to ".join(sides)
 
 
 def refuse_other_run(owner: str, settings: Mapping[str, Any], saved: Mapping[str, Any]) -> None:

@@ -35,20 +35,22 @@ def text(folder: Path) -> str:
         "Made by `python -m benchmarks gpu` from the files of this folder.",
     ]
     for part in PARTS.values():
-        found = read(folder, part.name)
+        result = read(folder, part.name)
         parts += [f"## {part.name}", f"{part.about[0].upper()}{part.about[1:]}."]
-        if found is None:
+        if result is None:
             parts.append("Not run.")
             continue
-        place, own = found["machine"], found["versions"]
+        place, made_with = result["machine"], result["versions"]
         parts.append(
-            f"{place['gpu']}, {place['cpu']} ({place['cores']} cores), torch {own['torch']}, "
-            f"{own['blackbox-coupling']}; `{found['command']}`."
+            f"{place['gpu']}, {place['cpu']} ({place['cores']} cores), torch {made_with['torch']}, "
+            f"{made_with['blackbox-coupling']}; `{result['command']}`."
         )
-        if found["state"] != "done":
-            parts.append(f"**{found['state'].capitalize()}**. {found.get('error', 'Run it again to go on.')}")
+        if result["state"] != "done":
+            parts.append(
+                f"**{result['state'].capitalize()}**. {result.get('error', 'Run it again to go on.')}"
+            )
             continue
-        parts += [*found.get("notes", ()), *_tables(found.get("rows", ()))]
+        parts += [*result.get("notes", ()), *_tables(result.get("rows", ()))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -58,7 +60,8 @@ def _tables(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     for row in rows:
         tables.setdefault(tuple(row), []).append(row)
     return [
-        table(names, [[_cell(row[name]) for name in names] for row in own]) for names, own in tables.items()
+        table(names, [[_cell(row[name]) for name in names] for row in lines])
+        for names, lines in tables.items()
     ]
 
 

@@ -47,7 +47,7 @@ TF32 = {"float32": False, "TF32 in convolutions": True}  # bfloat16 is refused b
 class Traffic(TorchDispatchMode):
     """Counts the bytes that operations read and write, each by itself, as if nothing stayed in a cache.
 
-    It does not see what a CUDA graph replays; Triton's kernel it has to be told of, see `counting_kernel`.
+    It does not see what a CUDA graph replays, and Triton's kernel only in `counting_kernel`.
     """
 
     def __init__(self) -> None:
@@ -66,20 +66,26 @@ class Traffic(TorchDispatchMode):
         if not func.is_view and func.overloadpacket.__name__ not in WITHOUT_KERNEL:
             self.launches += 1
             every = tree_leaves((args, kwargs, result))
-            self.bytes += sum(each.nbytes for each in every if isinstance(each, Tensor))
+            self.bytes += sum(value.nbytes for value in every if isinstance(value, Tensor))
         return result
 
 
 def bytes_of_kernel(
-    d: Tensor, found: Tensor, *, kind: int, x: Tensor | None, other: Tensor | None, before: Tensor | None
+    d: Tensor, result: Tensor, *, kind: int, x: Tensor | None, other: Tensor | None, before: Tensor | None
 ) -> int:
     """What the kernel of `Difference(fused=True)` reads and writes; the base once for all variants.
 
-    `found` is what it gives, all else what it is given.
+    Args:
+        d: The change of x, of all variants.
+        result: What the kernel returns.
+        kind: Of the norm.
+        x: What is normalised; None where the kind is not `OF_BATCH`.
+        other: The change of y, if there is one.
+        before: What ReLU reads in the base; None without ReLU.
     """
     twice = 2 if kind == 2 else 1  # for statistics, and to normalise
-    of_base = sum(each.nbytes for each in (before, *twice * [x]) if each is not None)
-    return twice * d.nbytes + found.nbytes + (0 if other is None else other.nbytes) + of_base
+    of_base = sum(tensor.nbytes for tensor in (before, *twice * [x]) if tensor is not None)
+    return twice * d.nbytes + result.nbytes + (0 if other is None else other.nbytes) + of_base
 
 
 @contextmanager
@@ -90,14 +96,14 @@ def counting_kernel(traffic: Traffic, evaluator: Evaluator) -> Iterator[None]:
         return
     from zo.evaluators.difference.gpu import kernels
 
-    own = kernels.change
+    change = kernels.change
 
     def counted(d: Tensor, **options: Any) -> Tensor:
-        found = own(d, **options)
+        result = change(d, **options)
         named = {name: options[name] for name in ("kind", "x", "other", "before")}
-        traffic.bytes += bytes_of_kernel(d, found, **named)
+        traffic.bytes += bytes_of_kernel(d, result, **named)
         traffic.launches += 1
-        return found
+        return result
 
     with mock.patch.object(kernels, "change", counted):
         yield
@@ -117,19 +123,20 @@ def query_speed(place: Place, network: str, rows: int, blocks: int | None) -> di
                 taken = chosen(every, 2 if place.tiny else blocks)
                 contenders = measuring.contenders(timed, CONTENDERS, TOGETHER[place.size])
                 contenders, why = able(timed, taken[0], contenders, exact=not allowed)
-                table += [{"mode": mode_of(training), "precision": precision, **each} for each in why]
-                found = [
+                table += [{"mode": mode_of(training), "precision": precision, **entry} for entry in why]
+                blocks_measured = [
                     measured_block(timed, block, contenders, ROUNDS[place.size], exact=not allowed)
                     for block in taken
                 ]
                 more = {
-                    name: further(timed, each, taken[len(taken) // 2]) for name, each in contenders.items()
+                    name: further(timed, contender, taken[len(taken) // 2])
+                    for name, contender in contenders.items()
                 }
             mode = mode_of(training)
-            measured += [{"mode": mode, "precision": precision, **each.plain()} for each in found]
+            measured += [{"mode": mode, "precision": precision, **times.plain()} for times in blocks_measured]
             whole = "all" if len(taken) == len(every) else f"{len(taken)} of {len(every)}"
             for name in contenders:
-                means = uniform_mean(found, name)
+                means = uniform_mean(blocks_measured, name)
                 table.append(
                     {
                         "mode": mode,
@@ -137,9 +144,9 @@ def query_speed(place: Place, network: str, rows: int, blocks: int | None) -> di
                         "evaluator": name,
                         "blocks": whole,
                         "microseconds": means,
-                        "times published": uniform_mean(found, BASELINE) / means,
-                        "error": max(each.errors[name] for each in found),
-                        "MiB": max(each.peak[name] for each in found) / 2**20,
+                        "times published": uniform_mean(blocks_measured, BASELINE) / means,
+                        "error": max(times.errors[name] for times in blocks_measured),
+                        "MiB": max(times.peak[name] for times in blocks_measured) / 2**20,
                         **more[name],
                     }
                 )
@@ -165,14 +172,14 @@ def able(
     timed: Timed, block: Block, contenders: dict[str, Contender], *, exact: bool
 ) -> tuple[dict[str, Contender], list[dict[str, str]]]:
     """The contenders that answer, and rightly; and a row for each other one, which does not end the part."""
-    found, why = {}, []
+    contenders_that_run, why = {}, []
     for name, contender in contenders.items():
         try:
             measured_block(timed, block, {name: contender}, 1, exact=exact)
-            found[name] = contender
+            contenders_that_run[name] = contender
         except Exception as error:
             why.append({"does not run": name, "because": f"{type(error).__name__}: {error}"[:500]})
-    return found, why
+    return contenders_that_run, why
 
 
 @contextmanager
@@ -213,31 +220,31 @@ def further(timed: Timed, contender: Contender, block: Block) -> dict[str, float
         run()
         with Traffic() as traffic, counting_kernel(traffic, plain):
             run()
-    each = contender.queries
-    moved = traffic.bytes / each
+    queries_run = contender.queries
+    moved = traffic.bytes / queries_run
     return {
-        "launches": traffic.launches / each,
-        "host, microseconds": 1e6 * host / each,
+        "launches": traffic.launches / queries_run,
+        "host, microseconds": 1e6 * host / queries_run,
         "MB moved": moved / 1e6,
-        "share of the bandwidth": moved / bandwidth(base.device.type) / (whole / each),
+        "share of the bandwidth": moved / bandwidth(base.device.type) / (whole / queries_run),
     }
 
 
 def clocked(run: Callable[[], object], device: torch.device, rounds: int = 5) -> tuple[float, float]:
     """Seconds until everything was put into the stream, and until it was done; the least of the rounds."""
-    found = []
+    times = []
     for _ in range(rounds):
         wait(device)
         began = time.perf_counter()
         run()
         sent = time.perf_counter()
         wait(device)
-        found.append((sent - began, time.perf_counter() - began))
-    return min(sent for sent, _ in found), min(done for _, done in found)
+        times.append((sent - began, time.perf_counter() - began))
+    return min(sent for sent, _ in times), min(done for _, done in times)
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done what it was given."""
+    """Wait until the device has done all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -259,26 +266,26 @@ def processes(place: Place, network: str, rows: int, count: int, seconds: float)
     """Microseconds of a query where several processes of the publication share the device."""
     command = [sys.executable, "-m", "benchmarks.gpu.queries", place.device, network, str(rows), str(seconds)]
     command.append("4" if place.tiny else "0")  # width
-    own = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     started = [
         subprocess.Popen(
-            [*command, str(rank)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=own
+            [*command, str(rank)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
         for rank in range(count)
     ]
     try:
-        for each in started:
-            assert each.stdout is not None
-            if each.stdout.readline().strip() != "ready":
+        for worker in started:
+            assert worker.stdout is not None
+            if worker.stdout.readline().strip() != "ready":
                 raise RuntimeError("a worker of the publication ended before it began")
-        for each in started:  # all are warm: go
-            assert each.stdin is not None
-            each.stdin.write("go\n")
-            each.stdin.flush()
-        rates = [float(each.communicate(timeout=30 * seconds + 60)[0]) for each in started]
+        for worker in started:  # all are warm: go
+            assert worker.stdin is not None
+            worker.stdin.write("go\n")
+            worker.stdin.flush()
+        rates = [float(worker.communicate(timeout=30 * seconds + 60)[0]) for worker in started]
     finally:
-        for each in started:
-            each.kill()
+        for worker in started:
+            worker.kill()
     return 1e6 / sum(rates)
 
 

@@ -91,13 +91,13 @@ def machine_with_gpu(device: str) -> dict[str, Any]:
     """This machine, with its GPU if that is what is measured."""
     import torch  # so that `machine` knows of a GPU
 
-    found: dict[str, Any] = dict(machine())
+    facts: dict[str, Any] = dict(machine())
     if device == "cpu":
-        found["gpu"] = "not used"
+        facts["gpu"] = "not used"
     elif torch.cuda.is_available():
-        found["cuda"] = str(torch.version.cuda)
-        found["cudnn"] = str(torch.backends.cudnn.version())
-    return found
+        facts["cuda"] = str(torch.version.cuda)
+        facts["cudnn"] = str(torch.backends.cudnn.version())
+    return facts
 
 
 def chosen(parser: argparse.ArgumentParser, names: Sequence[str]) -> list[Part]:
@@ -113,8 +113,8 @@ def chosen(parser: argparse.ArgumentParser, names: Sequence[str]) -> list[Part]:
 
 def is_there(folder: Path, part: Part, here: Mapping[str, Any]) -> bool:
     """Whether a part was measured to its end on this machine with these versions."""
-    found = page.read(folder, part.name)
-    return found is not None and (found["state"], found["machine"], found["versions"]) == (
+    result = page.read(folder, part.name)
+    return result is not None and (result["state"], result["machine"], result["versions"]) == (
         DONE,
         here,
         versions(),
@@ -175,10 +175,10 @@ def run_here(part: Part, place: Place, folder: Path, words: Sequence[str]) -> No
 
 
 def keep(
-    part: Part, options: Sequence[str], found: Mapping[str, Any], folder: Path, here: Mapping[str, Any]
+    part: Part, options: Sequence[str], result: Mapping[str, Any], folder: Path, here: Mapping[str, Any]
 ) -> None:
     """Write the file of a part."""
     command = protocol.command("gpu", ["--parts", part.name, *options])
-    content = {"command": command, "machine": here, "versions": versions(), "about": part.about, **found}
+    content = {"command": command, "machine": here, "versions": versions(), "about": part.about, **result}
     folder.mkdir(parents=True, exist_ok=True)
     atomic.write_bytes(folder / f"{part.name}.json", (json.dumps(content, indent=1) + "\n").encode())

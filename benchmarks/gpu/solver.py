@@ -37,11 +37,11 @@ def wake_speed(place: Place) -> dict[str, Any]:
         warnings.simplefilter("ignore")  # PhiFlow's tracing warns at every size that it reads
         for width in WIDTHS[place.size]:
             box = WakeFlow(width)
-            few = [each.to(device) for each in developed(box, 16 if not place.tiny else 4)]
+            few = [array.to(device) for array in developed(box, 16 if not place.tiny else 4)]
             for rows in ROWS[place.size]:
                 if rows * 2 * width * width > MOST_CELLS:
                     continue
-                velocity, reynolds = (_repeated(each, rows) for each in few)
+                velocity, reynolds = (_repeated(array, rows) for array in few)
                 run = partial(box, velocity, reynolds)
                 run()
                 wait(device)
@@ -80,8 +80,8 @@ def _plain(
     except Exception as error:
         said = f"{type(error).__name__}: {error}"[:200]
         return {"PhiFlow, microseconds": said, "times PhiFlow": None, "difference": None}
-    each = 1e6 * whole / len(velocity)
-    return {"PhiFlow, microseconds": each, "times PhiFlow": whole / ours, "difference": off}
+    microseconds = 1e6 * whole / len(velocity)
+    return {"PhiFlow, microseconds": microseconds, "times PhiFlow": whole / ours, "difference": off}
 
 
 def developed(box: WakeFlow, rows: int) -> tuple[Tensor, Tensor]:
@@ -129,14 +129,14 @@ def tangents(place: Place) -> dict[str, Any]:
     steps, unroll, rows = (2, 2, 2) if place.tiny else (25, 8, 8)
     for width in (8,) if place.tiny else (32, 64, 128):
         box = WakeFlow(width, failures="keep")
-        velocity, reynolds = (each.to(device) for each in developed(box, rows))
+        velocity, reynolds = (array.to(device) for array in developed(box, rows))
         torch.manual_seed(0)
         layers = residual(4 if place.tiny else 32)
         network = Corrector(layers, Scales(velocity=0.3, reynolds=370.0, correction=0.04)).to(device)
         frames = [velocity]
         for _ in range(unroll):
             frames.append(box(frames[-1], reynolds))
-        given = torch.stack(frames, dim=1), reynolds
+        batch = torch.stack(frames, dim=1), reynolds
         gradient = zo.TangentGradient(network, window_loss(box, 0.3), boxes=[box], tangent=Timed(box))
         (tangent,) = gradient.tangents  # a copy
         assert isinstance(tangent, Timed)
@@ -149,7 +149,7 @@ def tangents(place: Place) -> dict[str, Any]:
             optimizer.zero_grad()
             wait(device)
             began = time.perf_counter()
-            gradient.backward(given)
+            gradient.backward(batch)
             wait(device)
             seconds.append(time.perf_counter() - began)
             optimizer.step()

@@ -68,8 +68,8 @@ class PatternSearch(Counted):
 
     def state_dict(self) -> dict[str, Any]:
         """Counts, radius, and how long nothing has helped."""
-        own = {"radius": self.radius, "accepted": self.accepted, "failures": self.failures}
-        return {"counts": asdict(self.counts), **own}
+        search = {"radius": self.radius, "accepted": self.accepted, "failures": self.failures}
+        return {"counts": asdict(self.counts), **search}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
@@ -89,13 +89,13 @@ class PatternSearch(Counted):
         index = torch.tensor([change // 2])
         step = self.parameters.steps(index, self.radius if change % 2 == 0 else -self.radius)
         nothing = torch.zeros(problem.rows)  # so that the change of the losses is the losses
-        found = float(Loop().changes(problem, Coordinates(index, step), nothing).double().mean())
-        if found < lowest:  # never where it is NaN
+        loss = float(Loop().changes(problem, Coordinates(index, step), nothing).double().mean())
+        if loss < lowest:  # never where it is NaN
             which, entry = self.parameters.locate(index)
             tensor = self.parameters.tensors[int(which)]
             tensor[torch.unravel_index(entry, tensor.shape)] += step.to(tensor.device, tensor.dtype)
             self.accepted, self.failures = self.accepted + 1, 0
-            return found
+            return loss
         self.failures += 1
         if self.failures >= 2 * self.parameters.size:
             self.radius, self.failures = self.radius / 2, 0

@@ -111,8 +111,8 @@ def lines(group: Group, result: Result) -> list[Line]:
         rows = [row for row in result.table if row.method == method]
         values = [100 * row.value for row in rows if row.value is not None]
         whole = len(values) == len(rows)
-        found = (row.extra["validation"] for row in rows)
-        seen = [1 - value for value in found if isinstance(value, float)]
+        errors = (row.extra["validation"] for row in rows)
+        seen = [1 - value for value in errors if isinstance(value, float)]
         table.append(
             Line(
                 group.label,

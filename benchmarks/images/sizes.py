@@ -92,15 +92,15 @@ def differs(size: Size, configs: Sequence[Config]) -> str:
             "test images; estimators and scores follow the formulas where the published code does not."
         )
 
-    def each(values: Iterable[object]) -> str:
+    def listed(values: Iterable[object]) -> str:
         return " or ".join(dict.fromkeys(map(str, values)))
 
     of_it = "to show that the script runs, no more" if size == "ci" else "in place of CIFAR-10"
-    images = each(f"{config.train_images:,}" for config in configs)
-    widths = each("its own" if config.width is None else config.width for config in configs)
+    images = listed(f"{config.train_images:,}" for config in configs)
+    widths = listed("its own" if config.width is None else config.width for config in configs)
     return (
-        f"Ours is on {each(config.dataset for config in configs)} {of_it}: {images} images, "
-        f"{each(map(passes, configs))} epochs of batches of {each(config.batch for config in configs)}, "
+        f"Ours is on {listed(config.dataset for config in configs)} {of_it}: {images} images, "
+        f"{listed(map(passes, configs))} epochs of batches of {listed(config.batch for config in configs)}, "
         f"networks with {widths} channels in the first stage (published: 50,000 images, 50 epochs of 256). "
         "So columns do not compare; what does is how each column moves from line to line."
     )

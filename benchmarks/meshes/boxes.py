@@ -30,7 +30,7 @@ def plate(nodes: int, seed: int = 0) -> Mesh:
     edges = [(side, zero), (one, side), (1 - side, one), (zero, 1 - side)]
     angles = np.linspace(0, 2 * math.pi, round(2 * math.pi * radius / spacing), endpoint=False)
     ring = centre + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    border = np.concatenate([*(np.stack(each, axis=1) for each in edges), ring])
+    border = np.concatenate([*(np.stack(edge, axis=1) for edge in edges), ring])
     for dense in np.arange(1.0, 0.5, -0.01):  # a lattice that is a little too fine, of which some points go
         lattice = np.arange(spacing * dense / 2, 1, spacing * dense)
         inner = np.stack(np.meshgrid(lattice, lattice), axis=-1).reshape(-1, 2)
@@ -53,7 +53,7 @@ def plate(nodes: int, seed: int = 0) -> Mesh:
 def refined(mesh: Mesh) -> tuple[Mesh, np.ndarray]:
     """Each triangle in four; and the two ends of the edge that each new node is the middle of."""
     links = mesh.links()
-    place = {tuple(own): mesh.size + n for n, own in enumerate(links.tolist())}
+    place = {tuple(link): mesh.size + n for n, link in enumerate(links.tolist())}
     triangles = []
     for a, b, c in mesh.triangles.tolist():
         ab, bc, ca = (place[min(e), max(e)] for e in ((a, b), (b, c), (c, a)))
@@ -130,19 +130,19 @@ class _Fine:
         corners = points[triangles]
         weight = conductivity(corners.mean(axis=1))
         mass = np.zeros(self.mesh.size)
-        found: dict[tuple[int, int], float] = {}
-        for own, (place, k) in enumerate(zip(corners, weight, strict=True)):
+        weights: dict[tuple[int, int], float] = {}
+        for number, (place, k) in enumerate(zip(corners, weight, strict=True)):
             first, second = place[1] - place[0], place[2] - place[0]
             area = abs(first[0] * second[1] - first[1] * second[0]) / 2
-            mass[triangles[own]] += area / 3
+            mass[triangles[number]] += area / 3
             for far in range(3):  # the cotangent of the angle opposite to an edge
                 a, b = (n for n in range(3) if n != far)
                 p, q = place[a] - place[far], place[b] - place[far]
-                ends = int(triangles[own][a]), int(triangles[own][b])
+                ends = int(triangles[number][a]), int(triangles[number][b])
                 key = min(ends), max(ends)
-                found[key] = found.get(key, 0.0) + k * float(p @ q) / (4 * area)
-        self.i, self.j = (torch.tensor(each) for each in np.array(list(found)).T)
-        self.weight = torch.tensor(list(found.values()), dtype=torch.float64)
+                weights[key] = weights.get(key, 0.0) + k * float(p @ q) / (4 * area)
+        self.i, self.j = (torch.tensor(ends_of_edges) for ends_of_edges in np.array(list(weights)).T)
+        self.weight = torch.tensor(list(weights.values()), dtype=torch.float64)
         self.mass = torch.from_numpy(mass)
         sides = points[self.i] - points[self.j]
         self.shortest = float(np.linalg.norm(sides, axis=1).min())
@@ -158,8 +158,8 @@ class _Fine:
 
     def gathered(self, flux: Tensor) -> Tensor:
         """What leaves each node by the edges."""
-        found = flux.new_zeros(len(flux), len(self.mass))
-        return found.index_add(1, self.i, flux).index_add(1, self.j, -flux)
+        total = flux.new_zeros(len(flux), len(self.mass))
+        return total.index_add(1, self.i, flux).index_add(1, self.j, -flux)
 
 
 class Membrane(MeshBox):
@@ -182,10 +182,10 @@ class Membrane(MeshBox):
             lambda x: np.where(np.linalg.norm(x - inside, axis=1) < 0.2, 0.25, 1.0),
             self.finer,
         )
-        own = self._fine
-        most = torch.zeros(len(own.mass), dtype=torch.float64)
-        most.index_add_(0, own.i, own.weight.abs()).index_add_(0, own.j, own.weight.abs())
-        self._substeps = math.ceil(self.duration * float((2 * most / own.mass).max().sqrt()) / 1.6)
+        fine = self._fine
+        most = torch.zeros(len(fine.mass), dtype=torch.float64)
+        most.index_add_(0, fine.i, fine.weight.abs()).index_add_(0, fine.j, fine.weight.abs())
+        self._substeps = math.ceil(self.duration * float((2 * most / fine.mass).max().sqrt()) / 1.6)
 
     def start(self, rows: int, seed: int) -> Tensor:
         """Deflections of spread .7, velocities of spread 2."""
@@ -193,12 +193,12 @@ class Membrane(MeshBox):
 
     def advance(self, state: Tensor) -> Tensor:
         """.06 units of time."""
-        own, dt = self._fine, self.duration / self._substeps
-        u, v = own.onto(state[..., 0]), own.onto(state[..., 1])
+        fine, dt = self._fine, self.duration / self._substeps
+        u, v = fine.onto(state[..., 0]), fine.onto(state[..., 1])
         for _ in range(self._substeps):
-            v = v + dt * (own.laplacian(u) - 0.5 * v - u**3)
+            v = v + dt * (fine.laplacian(u) - 0.5 * v - u**3)
             u = u + dt * v
-        return torch.stack([u, v], dim=-1)[:, : own.outer]
+        return torch.stack([u, v], dim=-1)[:, : fine.outer]
 
 
 class OwnMembrane(Membrane):
@@ -234,27 +234,27 @@ class Reaction(MeshBox):
         self.mesh = plate(nodes)
         self.inputs = self.outputs = (ArraySpec("substances", (nodes, 2), layout=self.mesh),)
         middle = np.array([0.25, 0.3])
-        own = self._fine = _Fine(
+        fine = self._fine = _Fine(
             self.mesh, lambda x: np.where(np.linalg.norm(x - middle, axis=1) < 0.2, 0.01, 0.02)
         )
-        most = own.mass.new_zeros(len(own.mass)).index_add(0, own.i, own.weight.abs())
-        most = most.index_add(0, own.j, own.weight.abs())
-        self._substeps = max(8, math.ceil(self.duration * float((2 * most / own.mass).max()) / 1.8))
+        most = fine.mass.new_zeros(len(fine.mass)).index_add(0, fine.i, fine.weight.abs())
+        most = most.index_add(0, fine.j, fine.weight.abs())
+        self._substeps = max(8, math.ceil(self.duration * float((2 * most / fine.mass).max()) / 1.8))
         self._factors: list[Any] = []
         if nodes > 2_000 if implicit is None else implicit:
             self._substeps = 16
-            mass = sparse.diags_array(own.mass.numpy())
+            mass = sparse.diags_array(fine.mass.numpy())
             ends = (
                 sparse.coo_array(
-                    (np.ones(len(own.i)), (np.arange(len(own.i)), own.i.numpy())),
-                    shape=(len(own.i), len(own.mass)),
+                    (np.ones(len(fine.i)), (np.arange(len(fine.i)), fine.i.numpy())),
+                    shape=(len(fine.i), len(fine.mass)),
                 ).tocsr()
                 - sparse.coo_array(
-                    (np.ones(len(own.j)), (np.arange(len(own.j)), own.j.numpy())),
-                    shape=(len(own.j), len(own.mass)),
+                    (np.ones(len(fine.j)), (np.arange(len(fine.j)), fine.j.numpy())),
+                    shape=(len(fine.j), len(fine.mass)),
                 ).tocsr()
             )
-            stiff = ends.T @ sparse.diags_array(own.weight.numpy()) @ ends
+            stiff = ends.T @ sparse.diags_array(fine.weight.numpy()) @ ends
             part = self.stages * self.duration / self._substeps
             for speed in (0.2, 1.0):
                 self._factors.append(
@@ -271,8 +271,8 @@ class Reaction(MeshBox):
 
     def advance(self, state: Tensor) -> Tensor:
         """.2 units of time."""
-        own, dt = self._fine, self.duration / self._substeps
-        u, v = own.onto(state[..., 0]), own.onto(state[..., 1])
+        fine, dt = self._fine, self.duration / self._substeps
+        u, v = fine.onto(state[..., 0]), fine.onto(state[..., 1])
         for _ in range(self._substeps):
             if self._factors:
                 u, v = self._reacted(u, v, dt / 2)
@@ -281,10 +281,10 @@ class Reaction(MeshBox):
                 continue
             meet = u**2 * v
             u, v = (
-                u + dt * (0.2 * own.laplacian(u) + 0.1 - u + meet),
-                v + dt * (own.laplacian(v) + 0.9 - meet),
+                u + dt * (0.2 * fine.laplacian(u) + 0.1 - u + meet),
+                v + dt * (fine.laplacian(v) + 0.9 - meet),
             )
-        return torch.stack([u, v], dim=-1)[:, : own.outer]
+        return torch.stack([u, v], dim=-1)[:, : fine.outer]
 
     def _reacted(self, u: Tensor, v: Tensor, dt: float) -> tuple[Tensor, Tensor]:
         """Without diffusion, by the midpoint rule."""
@@ -295,11 +295,11 @@ class Reaction(MeshBox):
 
     def _spread(self, u: Tensor, place: int, dt: float) -> Tensor:
         """Diffusion alone, y' = A y: twice k = (1 - c dt A)^-1 A y at the stages of the SDIRK rule."""
-        own, part = self._fine, self.stages * dt
+        fine, part = self._fine, self.stages * dt
 
         def solved(right: Tensor) -> Tensor:
             return _Linear.apply(
-                right * own.mass,
+                right * fine.mass,
                 lambda x: self._factors[place].solve(x.T).T,
                 lambda x: self._factors[place].solve(x.T, trans="T").T,
             )
@@ -320,37 +320,37 @@ class Transport(MeshBox):
     def __init__(self, nodes: int) -> None:
         self.mesh = plate(nodes)
         self.inputs = self.outputs = (ArraySpec("tracer", (nodes,), layout=self.mesh),)
-        own = self._fine = _Fine(self.mesh, lambda x: np.full(len(x), 0.001))
-        middle = (own.mesh.coordinates[own.i] + own.mesh.coordinates[own.j]) / 2
+        fine = self._fine = _Fine(self.mesh, lambda x: np.full(len(x), 0.001))
+        middle = (fine.mesh.coordinates[fine.i] + fine.mesh.coordinates[fine.j]) / 2
         # An edge's dual face: of the area of the triangles beside it, as from a Laplacian of weight one.
         self._rate = (
-            own.weight
+            fine.weight
             / 0.001
-            * torch.from_numpy(np.einsum("ea,ea->e", _velocity(middle), own.lengths.numpy()))
+            * torch.from_numpy(np.einsum("ea,ea->e", _velocity(middle), fine.lengths.numpy()))
         )
-        out = own.mass.new_zeros(len(own.mass)).index_add(0, own.i, self._rate.abs())
-        out = out.index_add(0, own.j, self._rate.abs())
-        self._substeps = math.ceil(self.duration * float((out / own.mass).max()) / 0.9)
+        out = fine.mass.new_zeros(len(fine.mass)).index_add(0, fine.i, self._rate.abs())
+        out = out.index_add(0, fine.j, self._rate.abs())
+        self._substeps = math.ceil(self.duration * float((out / fine.mass).max()) / 0.9)
 
     def advance(self, state: Tensor) -> Tensor:
         """.05 units of time."""
-        own, dt, u = self._fine, self.duration / self._substeps, self._fine.onto(state)
+        fine, dt, u = self._fine, self.duration / self._substeps, self._fine.onto(state)
         for _ in range(self._substeps):
             # From j to i where the rate is positive; in the form that keeps constants.
-            into = torch.relu(self._rate) * (u[:, own.j] - u[:, own.i])
-            out = torch.relu(-self._rate) * (u[:, own.i] - u[:, own.j])
-            change = u.new_zeros(u.shape).index_add(1, own.i, into).index_add(1, own.j, out)
-            u = u + dt * (change / own.mass + own.laplacian(u) - 2 * u / (1 + u**2))
-        return u[:, : own.outer]
+            into = torch.relu(self._rate) * (u[:, fine.j] - u[:, fine.i])
+            out = torch.relu(-self._rate) * (u[:, fine.i] - u[:, fine.j])
+            change = u.new_zeros(u.shape).index_add(1, fine.i, into).index_add(1, fine.j, out)
+            u = u + dt * (change / fine.mass + fine.laplacian(u) - 2 * u / (1 + u**2))
+        return u[:, : fine.outer]
 
 
 def _velocity(x: np.ndarray) -> np.ndarray:
-    found = np.zeros_like(x)
+    velocity = np.zeros_like(x)
     for centre, strength in (((0.3, 0.35), 2.5), ((0.7, 0.8), -1.8)):
         away = x - np.array(centre)
         size = strength * np.exp(-((away**2).sum(axis=1)) / 0.08)
-        found += size[:, None] * np.stack([-away[:, 1], away[:, 0]], axis=1) / 0.2
-    return found + np.array([0.4, 0.1])
+        velocity += size[:, None] * np.stack([-away[:, 1], away[:, 0]], axis=1) / 0.2
+    return velocity + np.array([0.4, 0.1])
 
 
 class Elastic(MeshBox):
@@ -385,10 +385,10 @@ class Elastic(MeshBox):
         fine[:, :nodes] = v
         fine = self._factors.solve(fine.reshape(len(v), -1).T, trans="T").T * self._area
         fine = fine.reshape(len(v), -1, 2)
-        found = fine[:, :nodes].copy()
+        product = fine[:, :nodes].copy()
         for end in range(2):
-            np.add.at(found.swapaxes(0, 1), self._ends[:, end], fine[:, nodes:].swapaxes(0, 1) / 2)
-        return found
+            np.add.at(product.swapaxes(0, 1), self._ends[:, end], fine[:, nodes:].swapaxes(0, 1) / 2)
+        return product
 
     def _assembled(self, mesh: Mesh) -> tuple[sparse.csr_array, np.ndarray]:
         corners = mesh.coordinates[mesh.triangles]
@@ -429,10 +429,10 @@ class Pipes(MeshBox):
         tree = sparse.csgraph.minimum_spanning_tree(
             sparse.coo_array((order + 1.0, links.T), shape=(nodes, nodes)).tocsr()
         ).tocoo()
-        joined = {tuple(sorted(own)) for own in zip(tree.row.tolist(), tree.col.tolist(), strict=True)}
-        rest = [own for own in map(tuple, links.tolist()) if own not in joined]
+        joined = {tuple(sorted(link)) for link in zip(tree.row.tolist(), tree.col.tolist(), strict=True)}
+        rest = [link for link in map(tuple, links.tolist()) if link not in joined]
         chosen = generator.permutation(len(rest))[: max(0, round(1.5 * nodes) - len(joined))]
-        edges = np.array(sorted(joined | {rest[own] for own in chosen}))
+        edges = np.array(sorted(joined | {rest[index] for index in chosen}))
         self.mesh = Mesh(edges=edges, nodes=nodes)
         self._around = around
         self.inputs = self.outputs = (ArraySpec("head", (nodes,), layout=self.mesh),)

@@ -69,7 +69,7 @@ def main(words: Sequence[str]) -> None:
         print(vectors(box, "identity", case), vectors(box, "layout", case), trained(box, "layout", 2))
         return
     for part in ("vectors", "training"):
-        for nodes in sorted({each for name in asked.boxes for each in BOXES[name].sizes}):  # small ones first
+        for nodes in sorted({size for name in asked.boxes for size in BOXES[name].sizes}):  # small ones first
             for name in asked.boxes:
                 sizes = BOXES[name].sizes if part == "vectors" else BOXES[name].trained
                 if nodes in sizes and nodes in (asked.nodes or sizes):
@@ -81,11 +81,11 @@ def measure(name: str, nodes: int, part: str) -> None:
     """All of a box at a size that its file has not yet; `part` is "vectors" or "training"."""
     path = FOLDER / f"{name}.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    found = {each: known.get(each, {}) for each in ("vectors", "training")}
-    own, box, case = found[part].setdefault(str(nodes), {}), None, None
+    result = {part_name: known.get(part_name, {}) for part_name in ("vectors", "training")}
+    by_kind, box, case = result[part].setdefault(str(nodes), {}), None, None
     for kind in TANGENTS if part == "vectors" else ("exact", "layout", "perceptron"):
         if (
-            kind in own
+            kind in by_kind
             or (kind == "perceptron" and nodes > LARGEST)
             or (kind == "grid" and not on_line(name))
         ):
@@ -93,11 +93,11 @@ def measure(name: str, nodes: int, part: str) -> None:
         box = box or BOXES[name](nodes)
         if part == "vectors":
             case = case or Case.of(box)
-            own[kind] = vectors(box, kind, case)
+            by_kind[kind] = vectors(box, kind, case)
         else:
-            own[kind] = trained(box, kind)
-        print(name, nodes, part, kind, own[kind], flush=True)
-        protocol.write("meshes", ["--size", "small"], found, path)
+            by_kind[kind] = trained(box, kind)
+        print(name, nodes, part, kind, by_kind[kind], flush=True)
+        protocol.write("meshes", ["--size", "small"], result, path)
 
 
 @dataclass(frozen=True)
@@ -133,21 +133,21 @@ def vectors(box: MeshBox, kind: str, case: Case) -> dict[str, Any]:
     tangent = TANGENTS[kind](box)
     if kind == "grid":
         line = (ArraySpec("u", (1, *box.shape), layout="grid"),)
-        seen, new = (replace(each, inputs=line, outputs=line) for each in (case.seen, case.new))
+        seen, new = (replace(pairs, inputs=line, outputs=line) for pairs in (case.seen, case.new))
         case = replace(case, seen=seen, new=new)
     began = time.process_time()
     tangent.see(case.seen)
     tangent.observe(joined([case.seen]))
-    found: dict[str, Any] = {"rows": len(case.seen.z), "fit seconds": time.process_time() - began}
+    figures: dict[str, Any] = {"rows": len(case.seen.z), "fit seconds": time.process_time() - began}
     for name, v in case.cotangents.items():
         began = time.process_time()
-        own = tangent.vjp(case.new, v.flatten(1)).reshape(v.shape)
-        found["vjp seconds"] = time.process_time() - began
-        found[name] = _cosine(own, case.truths[name])
+        product = tangent.vjp(case.new, v.flatten(1)).reshape(v.shape)
+        figures["vjp seconds"] = time.process_time() - began
+        figures[name] = _cosine(product, case.truths[name])
     if kind == "layout":
-        found["chosen"] = type(tangent.model).__name__
-        found["measured"] = tangent.model.measured
-    return found
+        figures["chosen"] = type(tangent.model).__name__
+        figures["measured"] = tangent.model.measured
+    return figures
 
 
 def on_line(name: str) -> bool:
@@ -178,7 +178,7 @@ def trained(box: MeshBox, kind: str, steps: int = STEPS) -> dict[str, Any]:
         return state
 
     with torch.no_grad():
-        goals, unseen_goals = (through(each + wanted, box) for each in (start, unseen))
+        goals, unseen_goals = (through(states_at_start + wanted, box) for states_at_start in (start, unseen))
     scale = float(goals.var())
 
     def loss(network: nn.Module, batch: tuple[Tensor, Tensor], call: Callable[[Tensor], Tensor]) -> Tensor:
@@ -194,7 +194,7 @@ def trained(box: MeshBox, kind: str, steps: int = STEPS) -> dict[str, Any]:
         if kind == "perceptron":
             settings["tangent"] = zo.MLPTangent(seed=0)
         gradient = zo.TangentGradient(
-            network, lambda own, batch: loss(own, batch, box), boxes=[box], **settings
+            network, lambda model, batch: loss(model, batch, box), boxes=[box], **settings
         )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", zo.TangentWarning)
@@ -216,10 +216,10 @@ def trained(box: MeshBox, kind: str, steps: int = STEPS) -> dict[str, Any]:
 
 def states(box: MeshBox, rows: int, seed: int) -> Tensor:
     """What the box is asked in a step of training."""
-    found = [box.start(rows, seed)]
+    answers = [box.start(rows, seed)]
     for _ in range(box.calls - 1):
-        found.append(box(found[-1]))
-    return torch.cat(found)
+        answers.append(box(answers[-1]))
+    return torch.cat(answers)
 
 
 def pairs_of(box: MeshBox, state: Tensor) -> CallPairs:
@@ -238,16 +238,18 @@ def write_table() -> None:
     ]
     training = ["| box | nodes | layout | perceptron |", "| --- " * 4 + "|"]
     for path in sorted(FOLDER.glob("*.json")):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        for nodes, kinds in found["vectors"].items():
+        result = json.loads(path.read_text(encoding="utf-8"))
+        for nodes, kinds in result["vectors"].items():
             cells = [_vectors(kinds.get(kind)) for kind in TANGENTS]
             cells[-1] = cells[-1] if on_line(path.stem) else "-"
-            own = kinds.get("layout")
-            if own is None:  # not yet
+            layout = kinds.get("layout")
+            if layout is None:  # not yet
                 continue
-            times = f"{own['fit seconds']:.1f}, {own['vjp seconds']:.2f}"
-            lines.append(f"| {path.stem} | {int(nodes):,} | {own['rows']} | {' | '.join(cells)} | {times} |")
-        for nodes, kinds in found["training"].items():
+            times = f"{layout['fit seconds']:.1f}, {layout['vjp seconds']:.2f}"
+            lines.append(
+                f"| {path.stem} | {int(nodes):,} | {layout['rows']} | {' | '.join(cells)} | {times} |"
+            )
+        for nodes, kinds in result["training"].items():
             best = kinds["exact"]["error"]
             cells = [_over(kinds.get(kind), best) for kind in ("layout", "perceptron")]
             training.append(f"| {path.stem} | {int(nodes):,} | {' | '.join(cells)} |")
@@ -255,12 +257,16 @@ def write_table() -> None:
     (FOLDER / "table.md").write_text(text, encoding="utf-8")
 
 
-def _vectors(own: dict[str, Any] | None) -> str:
-    return "not run" if own is None else f"{own['white']:.3f} / {own['smooth']:.3f}"
+def _vectors(cosines: dict[str, Any] | None) -> str:
+    return "not run" if cosines is None else f"{cosines['white']:.3f} / {cosines['smooth']:.3f}"
 
 
-def _over(own: dict[str, Any] | None, best: float) -> str:
-    return "not run" if own is None else f"{own['error'] / best:.3g}{'*' if own['warnings'] else ''}"
+def _over(training: dict[str, Any] | None, best: float) -> str:
+    return (
+        "not run"
+        if training is None
+        else f"{training['error'] / best:.3g}{'*' if training['warnings'] else ''}"
+    )
 
 
 def _cosine(a: Tensor, b: Tensor) -> float:

@@ -50,16 +50,16 @@ class Published(Evaluator):
             self.store(problem)
         which, entries = problem.parameters.locate(perturbation.indices)
         blocks = self._blocks(problem)
-        found = []
+        losses = []
         for number, entry, step in zip(which.tolist(), entries.tolist(), perturbation.steps, strict=True):
             tensor = problem.parameters.tensors[number]
             place = tuple(int(index) for index in np.unravel_index(entry, tensor.shape))
             kept = tensor[place].clone()
             tensor[place] += step
             with self._from_block(blocks[number]):
-                found.append(problem.objective(problem.network, problem.batch))
+                losses.append(problem.objective(problem.network, problem.batch))
             tensor[place] = kept
-        return torch.stack(found)
+        return torch.stack(losses)
 
     def store(self, problem: Step) -> None:
         """Keep the input of each block: one forward, once a step."""
@@ -127,7 +127,7 @@ class InPlace(Published):
                 x = block(x)
             return x
 
-        found = []
+        losses = []
         with replaced({self.chain: rest}), _still(problem.network), torch.inference_mode():
             for number, entry, step in zip(
                 which.tolist(), entries.tolist(), perturbation.steps.tolist(), strict=True
@@ -135,9 +135,9 @@ class InPlace(Published):
                 flat, first = problem.parameters.tensors[number].data.view(-1), blocks[number]
                 kept = flat[entry].item()
                 flat[entry] += step
-                found.append(problem.objective(problem.network, problem.batch))
+                losses.append(problem.objective(problem.network, problem.batch))
                 flat[entry] = kept
-        return torch.stack(found)
+        return torch.stack(losses)
 
 
 @contextmanager

@@ -68,17 +68,17 @@ def measured(case: Case) -> Measured:
     timed = make(case.network, case.rows, width=case.width, training=case.training)
     every = timed.blocks()
     contenders = named.contenders(timed, case.contenders, case.together)
-    found = []
+    blocks = []
     for block in chosen(every, case.blocks):
-        found.append(measure(timed, block, contenders, case.rounds, case.checked))
-        medians = {name: spread.median for name, spread in found[-1].microseconds.items()}
+        blocks.append(measure(timed, block, contenders, case.rounds, case.checked))
+        medians = {name: spread.median for name, spread in blocks[-1].microseconds.items()}
         print(f"{case.network}, {block.name}: ", end="")
         print(", ".join(f"{name} {value:,.0f}" for name, value in medians.items()), flush=True)
     weights = timed.problem.parameters.size
     mode = "training" if case.training else "evaluation"
-    whole = len(found) == len(every)
-    by_sparsity = steps.seconds(found, steps.kept(timed)) if whole and "loop" in contenders else None
-    return Measured(case.network, "cpu", case.rows, mode, weights, found, whole, by_sparsity)
+    whole = len(blocks) == len(every)
+    by_sparsity = steps.seconds(blocks, steps.kept(timed)) if whole and "loop" in contenders else None
+    return Measured(case.network, "cpu", case.rows, mode, weights, blocks, whole, by_sparsity)
 
 
 def chosen(blocks: Sequence[Block], count: int | None) -> list[Block]:
@@ -100,22 +100,22 @@ def main(words: Sequence[str]) -> None:
     torch.set_num_threads(1)
     busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     text = ""
-    found: list[Measured] = []
+    cases: list[Measured] = []
     try:
         for case in CASES[size]:
-            found.append(measured(case))
-            text = write(found, size, words, busy)  # each time: what was measured is kept
+            cases.append(measured(case))
+            text = write(cases, size, words, busy)  # each time: what was measured is kept
     finally:
         torch.set_num_threads(before)
     print("\n" + text)
 
 
-def write(found: Sequence[Measured], size: str, words: Sequence[str], busy: float) -> str:
+def write(cases: Sequence[Measured], size: str, words: Sequence[str], busy: float) -> str:
     """Write table and JSON of what was measured so far; gives the table."""
     notes = [f"One thread; load of the machine when it began: {busy:.1f} processes."]
-    text = table(found, notes)
+    text = table(cases, notes)
     path = protocol.path("query_speed", size)
-    results = {"preset": size, "load": busy, "measured": [each.plain() for each in found]}
+    results = {"preset": size, "load": busy, "measured": [case.plain() for case in cases]}
     protocol.write("query_speed", words, results, path)
     atomic.write_bytes(path.with_suffix(".md"), text.encode())
     return text

@@ -111,7 +111,7 @@ def measure(
     problem = timed.problem
     device = problem.parameters.tensors[0].device
     before = Snapshot(problem.network)
-    found = BlockTimes(block.name, block.weights)
+    times = BlockTimes(block.name, block.weights)
     runs: dict[str, Callable[[], object]] = {}
     truth = _true_differences(timed, block, checked)
     base = timed.base()
@@ -122,21 +122,21 @@ def measure(
         queries = timed.queries(block, checked)
         off = (_differences(contender, timed, queries, base).cpu() - truth).norm()
         before.restore()
-        lost = found.errors[name] = float(off / truth.norm())
+        lost = times.errors[name] = float(off / truth.norm())
         if not off <= SAME * truth.norm() + rounding:
             raise WrongAnswerError(
                 f"{timed.name}, {block.name}: expected {name} to give the differences of float64 to {SAME}, "
                 f"got a relative error of {lost:.2g}. Mend the evaluator before its time is taken."
             )
-        own = timed.queries(block, contender.queries, together=min(TOGETHER, contender.queries))
-        found.peak[name] = _peak(contender, timed, own, base)
-        runs[name] = _run(contender, timed, own, base)
+        timed_queries = timed.queries(block, contender.queries, together=min(TOGETHER, contender.queries))
+        times.peak[name] = _peak(contender, timed, timed_queries, base)
+        runs[name] = _run(contender, timed, timed_queries, base)
     clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     for name, spread in spreads(runs, rounds, clock).items():
-        each = 1e6 / contenders[name].queries
-        found.microseconds[name] = Spread(spread.lower * each, spread.median * each, spread.upper * each)
+        scale = 1e6 / contenders[name].queries
+        times.microseconds[name] = Spread(spread.lower * scale, spread.median * scale, spread.upper * scale)
     before.restore()
-    return found
+    return times
 
 
 def uniform_mean(blocks: Sequence[BlockTimes], name: str) -> float:

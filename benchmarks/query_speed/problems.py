@@ -57,18 +57,18 @@ class Timed:
 
     def blocks(self) -> list[Block]:
         """Those that hold weights, from the input to the output."""
-        found = []
+        blocks = []
         parameters = self.problem.parameters
         for number, child in enumerate(self.chain):
-            own = {id(tensor) for tensor in child.parameters()}
+            ids = {id(tensor) for tensor in child.parameters()}
             pieces = [
                 torch.arange(start, start + tensor.numel())
                 for start, tensor in zip(parameters.starts, parameters.tensors, strict=True)
-                if id(tensor) in own
+                if id(tensor) in ids
             ]
             if pieces:
-                found.append(Block(f"{number} {type(child).__name__}", torch.cat(pieces)))
-        return found
+                blocks.append(Block(f"{number} {type(child).__name__}", torch.cat(pieces)))
+        return blocks
 
     def queries(self, block: Block, count: int, mu: float = MU, together: int = 1) -> Coordinates:
         """Coordinates of a block, always the same ones.
@@ -82,15 +82,15 @@ class Timed:
         """
         generator = torch.Generator().manual_seed(count)
         starts = torch.tensor([*self.problem.parameters.starts, self.problem.parameters.size])
-        found = []
+        drawn = []
         for first in range(0, count, together):
             # a tensor by its share of the weights, then any of its own
             place = block.indices[int((first + together / 2) / max(count, together) * block.weights)]
             number = int(torch.searchsorted(starts, place, right=True)) - 1
             size = min(together, count - first)
             low, high = int(starts[number]), int(starts[number + 1])
-            found.append(torch.randint(low, high, (size,), generator=generator))
-        indices = torch.cat(found)
+            drawn.append(torch.randint(low, high, (size,), generator=generator))
+        indices = torch.cat(drawn)
         return Coordinates(indices, self.problem.parameters.steps(indices, mu))
 
     def in_float64(self) -> Step:

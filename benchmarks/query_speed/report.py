@@ -35,8 +35,8 @@ class Measured:
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
-        found = {name: value for name, value in vars(self).items() if name != "blocks"}
-        return found | {"microseconds, mean": self.means(), "blocks": [b.plain() for b in self.blocks]}
+        values = {name: value for name, value in vars(self).items() if name != "blocks"}
+        return values | {"microseconds, mean": self.means(), "blocks": [b.plain() for b in self.blocks]}
 
     def means(self) -> dict[str, float]:
         """Microseconds of a query by contender: at a uniformly drawn coordinate of the blocks measured."""
@@ -53,33 +53,33 @@ def table(measured: Sequence[Measured], notes: Sequence[str] = ()) -> str:
         "",
         *notes,
     ]
-    for each in measured:
-        names = list(each.blocks[0].microseconds)
-        means = each.means()
+    for case in measured:
+        names = list(case.blocks[0].microseconds)
+        means = case.means()
         lines += [
             "",
-            f"**{each.title}** ({each.weights:,} weights{'' if each.whole else '; some blocks'})",
+            f"**{case.title}** ({case.weights:,} weights{'' if case.whole else '; some blocks'})",
             "",
         ]
         lines += ["| block | weights | " + " | ".join(names) + " |", "| --- |" + " ---: |" * (len(names) + 1)]
-        for block in each.blocks:
+        for block in case.blocks:
             medians = {name: spread.median for name, spread in block.microseconds.items()}
             lines.append(f"| {block.block} | {block.weights:,} | " + _cells(names, medians) + " |")
-        weights = sum(block.weights for block in each.blocks)
+        weights = sum(block.weights for block in case.blocks)
         lines.append(f"| **mean** | {weights:,} | " + _cells(names, means) + " |")
-        errors = (max(block.errors[name] for block in each.blocks) for name in names)
+        errors = (max(block.errors[name] for block in case.blocks) for name in names)
         lines.append("| error | | " + " | ".join(f"{error:.1e}" for error in errors) + " |")
-        peaks = (max(block.peak[name] for block in each.blocks) / 2**20 for name in names)
+        peaks = (max(block.peak[name] for block in case.blocks) / 2**20 for name in names)
         lines.append("| memory, MiB | | " + " | ".join(f"{peak:,.0f}" for peak in peaks) + " |")
-        lines += lines_of_steps(each.steps) if each.steps else []
+        lines += lines_of_steps(case.steps) if case.steps else []
     return "\n".join(lines) + "\n"
 
 
 def _cells(names: Sequence[str], medians: dict[str, float]) -> str:
     def cell(name: str) -> str:
-        own = f"{medians[name]:,.0f}"
+        shown = f"{medians[name]:,.0f}"
         if BASELINE not in medians or name == BASELINE:
-            return own
-        return f"{own} ({medians[BASELINE] / medians[name]:.1f})"
+            return shown
+        return f"{shown} ({medians[BASELINE] / medians[name]:.1f})"
 
     return " | ".join(cell(name) for name in names)

@@ -23,13 +23,15 @@ def kept(timed: Timed) -> dict[float, dict[str, int]]:
     problem = timed.problem
     parameters = problem.parameters
     scores = zo.pruning.scores(RATIOS, problem.network, problem.objective, problem.batch, dense="*.bias")
-    found = {}
+    weights_kept = {}
     for sparsity in SPARSITIES:
         ratios = zo.pruning.layer_ratios(scores, sparsity, minimum=MINIMUM)
         named = zip(parameters.names, parameters.tensors, strict=True)
         chosen = torch.cat([torch.full((tensor.numel(),), ratios[name]) for name, tensor in named])
-        found[sparsity] = {block.name: round(float(chosen[block.indices].sum())) for block in timed.blocks()}
-    return found
+        weights_kept[sparsity] = {
+            block.name: round(float(chosen[block.indices].sum())) for block in timed.blocks()
+        }
+    return weights_kept
 
 
 def seconds(blocks: Sequence[BlockTimes], counts: Mapping[float, Mapping[str, int]]) -> Steps:
@@ -46,7 +48,7 @@ def seconds(blocks: Sequence[BlockTimes], counts: Mapping[float, Mapping[str, in
 def lines(steps: Steps) -> list[str]:
     """Markdown: a line for each sparsity, in brackets over the paper's worker, which reuses features."""
     names = list(next(iter(steps.values())))
-    found = [
+    text = [
         "",
         f"Seconds of a step's queries, layer ratios of {RATIOS}; in brackets over {BASELINE}:",
         "",
@@ -55,5 +57,5 @@ def lines(steps: Steps) -> list[str]:
     ]
     for sparsity, step in steps.items():
         cells = " | ".join(f"{step[name]:,.3g} ({step[name] / step[BASELINE]:.2f})" for name in names)
-        found.append(f"| {sparsity:.0%} | {cells} |")
-    return found
+        text.append(f"| {sparsity:.0%} | {cells} |")
+    return text

@@ -55,11 +55,11 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--table", action="store_true", help="measure nothing")
     asked = parser.parse_args(words)
     makers = problems(asked.size)
-    for name, given, known in (
+    for name, asked_names, known in (
         ("--problems", asked.problems, makers),
         ("--methods", asked.methods, METHODS),
     ):
-        unknown = [each for each in given or () if each not in known]
+        unknown = [asked_name for asked_name in asked_names or () if asked_name not in known]
         if unknown:
             words = f"expected some of {', '.join(known)}, got {unknown[0]!r}"
             parser.error(f"{name}: {words}. {nearest(unknown[0], known)}")
@@ -121,7 +121,7 @@ def measure(
 
     problem, into = make(), ["--folder", path.parent.name] if path.parent != FOLDER else []
     fit = [method for method in methods if method in fitting(problem)]
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "unit": problem.unit,
         "hard": problem.hard,
         "steps": problem.steps,
@@ -130,13 +130,13 @@ def measure(
         "curves": {},
     }
     if path.exists():
-        found = json.loads(path.read_text())
+        result = json.loads(path.read_text())
     for seed in seeds:
-        wanted = [method for method in fit if str(seed) not in found["curves"].get(method, {})]
+        wanted = [method for method in fit if str(seed) not in result["curves"].get(method, {})]
         if not wanted:
             continue
         start = problem.start(seed)
-        found |= {
+        result |= {
             "weights": sum(parameter.numel() for parameter in start.parameters()),
             "command": protocol.command(
                 "tangents",
@@ -149,13 +149,13 @@ def measure(
             "versions": versions(),
         }
         for method in wanted:
-            if method not in found["scales"]:
-                found["scales"][method] = chosen_scale(problem, method)
-            scale, rows = found["scales"][method], base_rows(found["curves"], seed)
+            if method not in result["scales"]:
+                result["scales"][method] = chosen_scale(problem, method)
+            scale, rows = result["scales"][method], base_rows(result["curves"], seed)
             curve = train(problem, method, copy.deepcopy(start), seed, scale, rows)
-            found["curves"].setdefault(method, {})[str(seed)] = asdict(curve)
+            result["curves"].setdefault(method, {})[str(seed)] = asdict(curve)
             path.parent.mkdir(parents=True, exist_ok=True)
-            atomic.write_json(path, found)
+            atomic.write_json(path, result)
             last = f"{curve.errors[0]:.4f} -> {curve.errors[-1]:.4f}, {curve.rows[-1]:,} rows"
             print(f"{name}, seed {seed}, {method}: {last}, {curve.seconds:.0f} s {curve.ended}", flush=True)
 

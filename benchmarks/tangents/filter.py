@@ -104,8 +104,8 @@ def design() -> Problem:
 
     def objective(solver: Any) -> Objective:
         def loss(network: nn.Module, batch: Tensor) -> Tensor:
-            found = solver(network(batch))[..., 1]
-            return ((found - batch) / 20).square().mean(1, dtype=torch.float64)
+            response = solver(network(batch))[..., 1]
+            return ((response - batch) / 20).square().mean(1, dtype=torch.float64)
 
         return loss
 

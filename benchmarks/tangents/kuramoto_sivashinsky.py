@@ -75,18 +75,18 @@ def window_loss(solver: Callable[..., Tensor]) -> Objective:
 
     def objective(network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         truth, length = batch
-        found = rollout(network, solver, truth[:, 0], length, truth.shape[1] - 1)
-        return (found - truth[:, 1:]).square().flatten(1).mean(1, dtype=torch.float64)
+        states = rollout(network, solver, truth[:, 0], length, truth.shape[1] - 1)
+        return (states - truth[:, 1:]).square().flatten(1).mean(1, dtype=torch.float64)
 
     return objective
 
 
-def published_error(found: Tensor, truth: Tensor) -> float:
+def published_error(states: Tensor, truth: Tensor) -> float:
     """List et al.'s: squares over the largest of the reference's squares in a row, clipped at 30 a frame.
 
     The mean over rows, frames and points; the first frame, which has no error, counts.
     """
-    squares = (found - truth).square() / truth.square().amax((1, 2, 3), keepdim=True)
+    squares = (states - truth).square() / truth.square().amax((1, 2, 3), keepdim=True)
     return squares.mean((2, 3)).nan_to_num(30.0).clamp(max=30).mean().item()
 
 
@@ -142,7 +142,7 @@ def published(
     # one-step rows on which the start was trained, as many as 256 steps of training take
     pairs = [windows(zo.estimators.Key(0, n).generator(PAIRS), 4 * BATCH, 1) for n in range(48 * unroll)]
     before, after = (torch.cat([w[:, place] for w, _ in pairs]) for place in (0, 1))
-    length = torch.cat([each for _, each in pairs])
+    length = torch.cat([lengths for _, lengths in pairs])
     stepped = quiet(before, length) if warm else None
 
     def start(seed: int) -> nn.Module:
@@ -155,9 +155,9 @@ def published(
             generator = zo.estimators.Key(seed, step).generator(LENGTHS)
             chosen = torch.randint(len(before), (BATCH * unroll,), generator=generator)
             assert stepped is not None
-            found = stepped[chosen] + 0.5 * network(before[chosen], length[chosen])
+            corrected = stepped[chosen] + 0.5 * network(before[chosen], length[chosen])
             optimizer.zero_grad()
-            (found - after[chosen]).square().mean().backward()
+            (corrected - after[chosen]).square().mean().backward()
             optimizer.step()
             schedule.step()
         return network
@@ -165,8 +165,8 @@ def published(
     @torch.no_grad()
     def error(network: nn.Module, truth: Tensor) -> float:
         lengths, truth = torch.tensor(TEST).repeat_interleave(STARTS), truth.flatten(0, 1)
-        found = rollout(network, quiet, truth[:, 0], lengths, HORIZON)
-        return published_error(torch.cat([truth[:, :1], found], 1), truth)
+        states = rollout(network, quiet, truth[:, 0], lengths, HORIZON)
+        return published_error(torch.cat([truth[:, :1], states], 1), truth)
 
     def batch(seed: int, step: int) -> Any:
         return windows(zo.estimators.Key(seed, step).generator(WINDOWS), BATCH, unroll)

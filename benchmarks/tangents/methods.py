@@ -73,7 +73,7 @@ class Around:
         solver: what takes the box's place.
 
     Attributes:
-        rows: that it was given.
+        rows: that it has received.
     """
 
     def __init__(self, problem: Problem, network: nn.Module, solver: Callable[..., Any]) -> None:
@@ -93,12 +93,12 @@ class Around:
 
     def _answer(self, *arrays: Tensor) -> Any:
         self.rows += len(arrays[0])
-        given = self.solver(*arrays)
-        outputs = given if isinstance(given, tuple) else (given,)
+        answer = self.solver(*arrays)
+        outputs = answer if isinstance(answer, tuple) else (answer,)
         for output in outputs:
             self.failed = self.failed | ~output.detach().reshape(len(output), -1).isfinite().all(dim=1)
         finite = tuple(torch.where(output.isfinite(), output, 0.0) for output in outputs)
-        return finite if isinstance(given, tuple) else finite[0]
+        return finite if isinstance(answer, tuple) else finite[0]
 
 
 def first_order(problem: Problem, network: nn.Module) -> Around:
@@ -121,12 +121,13 @@ class Perturbed(Around):
     def backward(self, batch: Any) -> Tensor:
         """As any loss's, then the perturbation."""
         loss = super().backward(batch)
-        given = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
-        noise = [torch.randn(gradient.shape, generator=self.generator) for gradient in given]
+        gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
+        noise = [torch.randn(gradient.shape, generator=self.generator) for gradient in gradients]
         length, drawn = (
-            torch.linalg.vector_norm(torch.stack([part.norm() for part in parts])) for parts in (given, noise)
+            torch.linalg.vector_norm(torch.stack([part.norm() for part in parts]))
+            for parts in (gradients, noise)
         )
-        for gradient, part in zip(given, noise, strict=True):
+        for gradient, part in zip(gradients, noise, strict=True):
             gradient += 0.01 * length / drawn * part
         return loss
 

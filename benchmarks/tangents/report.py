@@ -49,7 +49,7 @@ def ratios(curves: Curves, method: str, rows: float | None = None) -> list[float
         Over the seeds that both have; `LOST` for one that did not stay finite; empty without first order, or
         where nothing was read off within the rows.
     """
-    found = []
+    by_seed = []
     for seed, curve in curves.get(method, {}).items():
         first = curves.get("first-order", {}).get(seed)
         if first is None:
@@ -57,8 +57,8 @@ def ratios(curves: Curves, method: str, rows: float | None = None) -> list[float
         most = math.inf if rows is None else rows * first["rows"][-1]
         error = within(curve, most)
         if error is not None:
-            found.append(_ratio(error, first["errors"][-1]))
-    return found
+            by_seed.append(_ratio(error, first["errors"][-1]))
+    return by_seed
 
 
 def within(curve: Mapping[str, Any], rows: float) -> float | None:
@@ -82,12 +82,14 @@ def over_no_gradient(curves: Curves, method: str) -> list[float]:
 def spent(curves: Curves, method: str, what: str = "rows") -> float | None:
     """Rows, or seconds, over first order's, or no-gradient's where there is none: the mean over seeds."""
     base = curves.get("first-order") or curves.get("no-gradient", {})
-    found = []
+    shares = []
     for seed, curve in curves.get(method, {}).items():
         if seed in base:
-            own, other = (each[what][-1] if what == "rows" else each[what] for each in (curve, base[seed]))
-            found.append(own / other if other else math.nan)
-    return fmean(found) if found else None
+            cost, base_cost = (
+                record[what][-1] if what == "rows" else record[what] for record in (curve, base[seed])
+            )
+            shares.append(cost / base_cost if base_cost else math.nan)
+    return fmean(shares) if shares else None
 
 
 def _ratio(error: float | None, other: float | None) -> float:
@@ -101,12 +103,12 @@ def _ratio(error: float | None, other: float | None) -> float:
 
 def table(measured: Mapping[str, Any]) -> str:
     """Markdown: a line for each method over all problems, then one for each method of each problem."""
-    return "\n".join([*_summary(measured), "", *_each(measured)]) + "\n"
+    return "\n".join([*_summary(measured), "", *_by_problem(measured)]) + "\n"
 
 
 def _summary(measured: Mapping[str, Any]) -> list[str]:
     """Median, least and worst over the problems of size small."""
-    measured = {name: found for name, found in measured.items() if found["size"] == "small"}
+    measured = {name: result for name, result in measured.items() if result["size"] == "small"}
     lines = [
         "Error over first order's at each method's own end, median, least and worst over problems of size "
         "small, means of seeds; at equal rows: read off where first order's are spent, or up "
@@ -118,39 +120,41 @@ def _summary(measured: Mapping[str, Any]) -> list[str]:
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for method in _methods(measured):
-        own = {name: ratios(found["curves"], method) for name, found in measured.items()}
-        ends = {name: fmean(each) for name, each in own.items() if each}
+        by_problem = {name: ratios(result["curves"], method) for name, result in measured.items()}
+        ends = {name: fmean(values) for name, values in by_problem.items() if values}
         equal = [
-            fmean(each) for found in measured.values() if (each := ratios(found["curves"], method, EQUAL))
+            fmean(values)
+            for result in measured.values()
+            if (values := ratios(result["curves"], method, EQUAL))
         ]
-        beside = [over_no_gradient(found["curves"], method) for found in measured.values()]
-        kept = [fmean(each) <= SAME for each in beside if each]
+        beside = [over_no_gradient(result["curves"], method) for result in measured.values()]
+        kept = [fmean(values) <= SAME for values in beside if values]
         costs = [
             [
-                each
-                for found in measured.values()
-                if (each := spent(found["curves"], method, what)) is not None
+                share
+                for result in measured.values()
+                if (share := spent(result["curves"], method, what)) is not None
             ]
             for what in ("rows", "seconds")
         ]
         worst = max(ends, key=ends.__getitem__) if ends else ""
         cells = (
             method,
-            str(sum(method in found["curves"] for found in measured.values())),
+            str(sum(method in result["curves"] for result in measured.values())),
             _number(median(ends.values())) if ends else "",
             _number(min(ends.values())) if ends else "",
             _number(ends[worst]) if ends else "",
             worst,
             _number(median(equal)) if equal else "",
             _number(max(equal)) if equal else "",
-            *(_number(median(each)) if each else "" for each in costs),
+            *(_number(median(values)) if values else "" for values in costs),
             f"{sum(kept)} of {len(kept)}" if kept and method != "no-gradient" else "",
         )
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
-def _each(measured: Mapping[str, Any]) -> list[str]:
+def _by_problem(measured: Mapping[str, Any]) -> list[str]:
     """A line for each method of each problem."""
     lines = [
         "Error with the last weights, ± the standard deviation over the seeds where there are several. "
@@ -163,23 +167,23 @@ def _each(measured: Mapping[str, Any]) -> list[str]:
         "| fit, product | cosine | trust |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for problem, found in measured.items():
-        curves: Curves = found["curves"]
+    for problem, result in measured.items():
+        curves: Curves = result["curves"]
         value = ratios(curves, "no-gradient")
         worth = f"; no-gradient / FO {_number(fmean(value))}" if value else ""
         first = fmean(curve["errors"][0] for curve in next(iter(curves.values())).values())
-        about = f"{found['weights']:,} weights, size {found['size']}{worth}. {found['hard']}".strip()
+        about = f"{result['weights']:,} weights, size {result['size']}{worth}. {result['hard']}".strip()
         lines.append(f"| **{problem}** ({about}) | start | {_error(first)} |  |  |  |  |  |  |  |  |")
-        lines += [_line(method, found) for method in _methods({problem: found})]
+        lines += [_line(method, result) for method in _methods({problem: result})]
     return lines
 
 
-def _line(method: str, found: Mapping[str, Any]) -> str:
-    curves: Curves = found["curves"]
+def _line(method: str, result: Mapping[str, Any]) -> str:
+    curves: Curves = result["curves"]
     seeds = list(curves[method].values())
     ends = [within(curve, math.inf) for curve in seeds]
     planned = seeds[0]["planned"]
-    cosines = [each for curve in seeds for each in curve["cosines"] if each is not None]
+    cosines = [cosine for curve in seeds for cosine in curve["cosines"] if cosine is not None]
     shares = [
         fmean(curve[name] / curve["seconds"] if curve["seconds"] else 0.0 for curve in seeds)
         for name in ("seconds_fitting", "seconds_vjp")
@@ -191,11 +195,11 @@ def _line(method: str, found: Mapping[str, Any]) -> str:
         _spread([math.nan if end is None else end for end in ends], _error),
         _spread(ratios(curves, method), _number),
         _spread(ratios(curves, method, EQUAL), _number),
-        f"{planned:,}" if planned != found["steps"] else "",
-        *("" if each is None else _number(each) for each in cost),
+        f"{planned:,}" if planned != result["steps"] else "",
+        *("" if share is None else _number(share) for share in cost),
         f"{shares[0]:.0%}, {shares[1]:.0%}" if any(shares) else "",
         f"{fmean(cosines):.2f} ({min(cosines):.2f})" if cosines else "",
-        _notes(seeds, found["scales"].get(method, 1.0)),
+        _notes(seeds, result["scales"].get(method, 1.0)),
     )
     return f"| {' | '.join(cells)} |"
 
@@ -203,7 +207,7 @@ def _line(method: str, found: Mapping[str, Any]) -> str:
 def _notes(seeds: Sequence[Mapping[str, Any]], scale: float) -> str:
     notes = []
     for key, word in (("tangent_error", "error"), ("tangent_agreement", "agreement")):
-        known = [each[key] for curve in seeds for each in curve["trust"] if each.get(key) is not None]
+        known = [trust[key] for curve in seeds for trust in curve["trust"] if trust.get(key) is not None]
         notes += [f"{word} {fmean(known):.2f}"] if known else []
     warned = sum(bool(curve["warned"]) for curve in seeds)
     notes += [f"warned in {warned} of {len(seeds)}"] if warned else []
@@ -215,7 +219,7 @@ def _notes(seeds: Sequence[Mapping[str, Any]], scale: float) -> str:
 
 def _methods(measured: Mapping[str, Any]) -> list[str]:
     """Those that were measured, in the order of `METHODS`, then others."""
-    there = {method for found in measured.values() for method in found["curves"]}
+    there = {method for result in measured.values() for method in result["curves"]}
     return [*(name for name in METHODS if name in there), *sorted(there - set(METHODS))]
 
 

@@ -195,22 +195,26 @@ class EnsembleKalman:
         if self.step % REDRAWN == 0:
             self.particles = self._draw(parameters)
         self.step += 1
-        found = [self._evaluate(parameters.split(each), batch) for each in self.particles]
-        kept = torch.tensor([bool(g.isfinite().all() and slope.isfinite().all()) for g, slope, _ in found])
+        evaluated = [self._evaluate(parameters.split(particle), batch) for particle in self.particles]
+        kept = torch.tensor(
+            [bool(g.isfinite().all() and slope.isfinite().all()) for g, slope, _ in evaluated]
+        )
         outputs, slopes = (
-            torch.stack([each[place] for each, keep in zip(found, kept, strict=True) if keep]).double()
+            torch.stack(
+                [outcome[place] for outcome, keep in zip(evaluated, kept, strict=True) if keep]
+            ).double()
             for place in (0, 1)
         )
         weights = self.particles[kept].double()
         self.particles = (weights + kalman_step(weights, outputs, slopes)).float()
         parameters.add_to_grad(parameters.flat() - self.particles.mean(dim=0))
-        return torch.stack([loss for _, _, loss in found])[kept].mean()
+        return torch.stack([loss for _, _, loss in evaluated])[kept].mean()
 
     def _draw(self, parameters: Parameters) -> Tensor:
         """`(particles, size)` with the weights as their mean."""
         flat, generator = parameters.flat(), self.key.at(self.step).generator(PARTICLES)
         size = torch.cat(
-            [each.detach().square().mean().sqrt().expand(each.numel()) for each in parameters.tensors]
+            [tensor.detach().square().mean().sqrt().expand(tensor.numel()) for tensor in parameters.tensors]
         )
         noise = torch.randn(self.count, len(flat), generator=generator)
         return flat + 0.1 * self.spread * size * (noise - noise.mean(dim=0))
@@ -222,7 +226,7 @@ class EnsembleKalman:
 
         def leaf(value: Any) -> Any:
             if not isinstance(value, Tensor):
-                return tuple(leaf(each) for each in value)
+                return tuple(leaf(part) for part in value)
             leaves.append(value.detach().clone().requires_grad_())
             return leaves[-1]
 
@@ -237,7 +241,7 @@ class EnsembleKalman:
             loss = self.problem.objective(solver)(_Called(network), batch).nanmean()
             slopes = torch.autograd.grad(loss, leaves, allow_unused=True)
         used = [(g, slope) for g, slope in zip(leaves, slopes, strict=True) if slope is not None]
-        outputs, slope = (torch.cat([each[place].detach().flatten() for each in used]) for place in (0, 1))
+        outputs, slope = (torch.cat([pair[place].detach().flatten() for pair in used]) for place in (0, 1))
         return outputs, slope, loss.detach()
 
 
@@ -257,7 +261,7 @@ def kalman_step(weights: Tensor, outputs: Tensor, slopes: Tensor) -> Tensor:
 
     Zero where the particles or their outputs are all one: then they teach nothing, and a warning says so.
     """
-    x, y, bend = (each - each.mean(dim=0) for each in (weights, outputs, slopes))
+    x, y, bend = (matrix - matrix.mean(dim=0) for matrix in (weights, outputs, slopes))
     rounding = 10 * torch.finfo(y.dtype).eps
     pairs = (x, weights), (y, outputs)
     if any(float(spread.abs().max()) <= rounding * float(of.abs().max()) for spread, of in pairs):

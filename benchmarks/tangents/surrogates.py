@@ -54,9 +54,9 @@ class Astralora(Tangent):
 
     def observe(self, pairs: CallPairs) -> None:
         """Begin, or follow the mean of the inputs."""
-        z = torch.cat([each.z[each.alive] for each in self.seen])
-        columns = list(zip(*(each.others for each in self.seen), strict=True))
-        others = [None if each[0] is None else torch.cat(each)[:1] for each in columns]
+        z = torch.cat([call.z[call.alive] for call in self.seen])
+        columns = list(zip(*(call.others for call in self.seen), strict=True))
+        others = [None if column[0] is None else torch.cat(column)[:1] for column in columns]
         if self.factors is None:
             scale = z.std(dim=0, correction=0)
             self.scale = torch.where(scale > 1e-6 * scale.max(), scale, scale.max())
@@ -174,7 +174,7 @@ class Emulator:
             self._learn(*problem.known)
         if not online:
             rows = [self._rows(problem.batch(seed, step)) for step in range(1, problem.steps + 1)]
-            inputs, outputs = (_joined([each[place] for each in rows]) for place in (0, 1))
+            inputs, outputs = (_joined([row[place] for row in rows]) for place in (0, 1))
             self._learn(inputs, outputs, LEARNING_A_STEP * problem.steps)
 
     def backward(self, batch: Any) -> Tensor:
@@ -195,13 +195,13 @@ class Emulator:
         seen: list[tuple[list[Tensor], list[Tensor]]] = []
 
         def call(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
-            given = box.call(*arrays)
-            seen.append((list(arrays), list(given) if isinstance(given, tuple) else [given]))
-            return given
+            answer = box.call(*arrays)
+            seen.append((list(arrays), list(answer) if isinstance(answer, tuple) else [answer]))
+            return answer
 
         with torch.no_grad(), intercepted(call):
             self.asked(self.network, batch)
-        return _joined([each for each, _ in seen]), _joined([each for _, each in seen])
+        return _joined([arrays for arrays, _ in seen]), _joined([arrays for _, arrays in seen])
 
     def _answer(self, *arrays: Tensor) -> Any:
         """The model's outputs, with its derivative."""
@@ -211,8 +211,8 @@ class Emulator:
         answered = _Answered.apply(z, self.model, others, box)
         outputs = tuple(spec for spec in box.outputs if spec.differentiable)
         pieces = zip(answered.split(sizes(outputs), dim=1), outputs, strict=True)
-        found = [piece.reshape(-1, *spec.shape) for piece, spec in pieces]
-        return tuple(found) if len(found) > 1 else found[0]
+        shaped = [piece.reshape(-1, *spec.shape) for piece, spec in pieces]
+        return tuple(shaped) if len(shaped) > 1 else shaped[0]
 
 
 class _Answered(Function):

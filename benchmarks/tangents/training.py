@@ -68,13 +68,13 @@ def chosen_scale(problem: Problem, name: str) -> float:
     if len(scales) == 1:
         return scales[0]
     shorter, start = replace(problem, steps=max(1, problem.steps // SHORTER)), problem.start(CHOICE)
-    found = {}
+    errors = {}
     for scale in scales:
         network = copy.deepcopy(start)
         train(shorter, name, network, CHOICE, scale, judged=False)
         error = problem.validate(network)
-        found[scale] = error if math.isfinite(error) else math.inf
-    return min(found, key=found.__getitem__)
+        errors[scale] = error if math.isfinite(error) else math.inf
+    return min(errors, key=errors.__getitem__)
 
 
 def train(
@@ -104,8 +104,10 @@ def train(
             _Training(problem, name, network, seed, curve, equal_rows, judged).run()
         except BlackBoxError as error:
             curve.ended = str(error)
-    told = (str(each.message)[:WORDS] for each in caught if issubclass(each.category, zo.TangentWarning))
-    curve.warned = list(dict.fromkeys(told))
+    messages = (
+        str(warning.message)[:WORDS] for warning in caught if issubclass(warning.category, zo.TangentWarning)
+    )
+    curve.warned = list(dict.fromkeys(messages))
     return curve
 
 
@@ -197,11 +199,11 @@ def _clocks(gradient: Gradient) -> dict[str, float]:
     running: list[str] = []  # one that calls another is not timed twice
 
     def timed(call: Callable[..., Any], clock: str) -> Callable[..., Any]:
-        def measured(*given: Any, **named: Any) -> Any:
+        def measured(*arguments: Any, **named: Any) -> Any:
             began = process_time()
             running.append(clock)
             try:
-                return call(*given, **named)
+                return call(*arguments, **named)
             finally:
                 running.pop()
                 clocks[clock] += 0.0 if running else process_time() - began
@@ -225,5 +227,5 @@ def cosine_to_exact(problem: Problem, network: nn.Module, batch: Any) -> float:
     pairs = [(g, e) for g, e in zip(kept, exact, strict=True) if g is not None and e is not None]
     if not pairs:
         return math.nan
-    found, wanted = (torch.cat([pair[place].flatten().double() for pair in pairs]) for place in (0, 1))
-    return torch.nn.functional.cosine_similarity(found, wanted, dim=0).item()
+    estimated, wanted = (torch.cat([pair[place].flatten().double() for pair in pairs]) for place in (0, 1))
+    return torch.nn.functional.cosine_similarity(estimated, wanted, dim=0).item()

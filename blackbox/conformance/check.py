@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from blackbox.conformance.probe import (
     OutOfRowsError,
     Probe,
     Samples,
+    TakenSamples,
     checked_samples,
     keeping,
     not_measured,
@@ -124,15 +126,14 @@ def check_black_box(
     if seconds is not None:
         seconds = check_positive("check_black_box", "seconds", seconds)
     if samples is None:
-        inputs = standard_draws(box, np.random.default_rng(seed))
-        places, offered = np.arange(len(inputs[0])), 0
+        draws = standard_draws(box, np.random.default_rng(seed))
+        taken = TakenSamples(draws, np.arange(len(draws[0])), 0)
     else:
-        inputs, places, offered = checked_samples(box, samples)
-    if rows is not None and rows < 4 * len(inputs[0]):  # most of them are for the checks
-        kept = np.unique(np.linspace(0, len(places) - 1, max(2, rows // 16)).astype(int))
-        inputs, places = tuple(array[kept] for array in inputs), places[kept]
-    probe = Probe(box, inputs, rows, seed, processes, seconds)
-    probe.places, probe.drawn = places, samples is None
+        taken = checked_samples(box, samples)
+    if rows is not None and rows < 4 * len(taken.places):  # most of them are for the checks
+        taken = taken.thinned(max(2, rows // 16))
+    probe = Probe(box, taken.arrays, rows, seed, processes, seconds)
+    probe.places, probe.drawn = taken.places, samples is None
     findings: list[Finding] = []
 
     def report(interrupted: bool) -> Report:
@@ -143,7 +144,7 @@ def check_black_box(
             drawn=samples is None,
             rows=probe.spent,
             taken=len(probe.places),
-            offered=offered,
+            offered=taken.offered,
             seconds=probe.elapsed,
             limits=(rows, seconds),
             interrupted=interrupted,
@@ -217,8 +218,7 @@ def _find(probe: Probe, findings: list[Finding]) -> None:
     if len(probe.samples[0]) < 2 or not probe.base:
         findings += [Finding(name, Verdict.SKIPPED, NO_SAMPLES) for name, _ in CHECKS]
         return
-    state: Check = lambda probe: global_state(probe, left)  # noqa: E731
-    for name, check in (("global state", state), *CHECKS):
+    for name, check in (("global state", partial(global_state, first=left)), *CHECKS):
         probe.check = name
         probe.progress(name, probe.spent)
         if name in MOVES and not probe.box.settable:

@@ -249,8 +249,28 @@ TAKEN = 64  # samples of the user's, at most: more show rows that fail
 Samples = Sequence[np.ndarray | torch.Tensor] | np.ndarray | torch.Tensor
 
 
-def checked_samples(box: BlackBoxFunction, samples: Samples) -> tuple[Arrays, np.ndarray, int]:
-    """The user's samples, checked: at most 64 as arrays of their own, their places, and how many came.
+@dataclass(frozen=True)
+class TakenSamples:
+    """The samples that a check works with.
+
+    Attributes:
+        arrays: one `(rows, *spec.shape)` for each input, at most 64 rows.
+        places: `(rows,)`, where these rows are among those that the user gave.
+        offered: how many rows the user gave; 0 where they were drawn.
+    """
+
+    arrays: Arrays
+    places: np.ndarray
+    offered: int
+
+    def thinned(self, most: int) -> TakenSamples:
+        """At most so many of them, spread over all."""
+        kept = np.unique(np.linspace(0, len(self.places) - 1, most).astype(int))
+        return TakenSamples(tuple(array[kept] for array in self.arrays), self.places[kept], self.offered)
+
+
+def checked_samples(box: BlackBoxFunction, samples: Samples) -> TakenSamples:
+    """The user's samples, checked, as arrays of their own.
 
     Raises:
         InputError: they do not fit the input specs, have no leading axis, fewer than two rows, or NaN.
@@ -271,7 +291,7 @@ def checked_samples(box: BlackBoxFunction, samples: Samples) -> tuple[Arrays, np
                 "Leave those rows out; what the box does with NaN is tried anyway."
             )
     index = np.unique(np.linspace(0, rows.count - 1, TAKEN).astype(int))  # spread over all of them
-    return tuple(array[index] for array in inputs), index, rows.count
+    return TakenSamples(tuple(array[index] for array in inputs), index, rows.count)
 
 
 def standard_draws(box: BlackBoxFunction, generator: np.random.Generator) -> Arrays:

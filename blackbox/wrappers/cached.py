@@ -19,7 +19,7 @@ from blackbox.checks import check_count
 from blackbox.errors import ConfigurationError
 from blackbox.failures import Outcome
 from blackbox.function import BlackBoxFunction
-from blackbox.running import pick, place, unanswered
+from blackbox.running import rows_of, unanswered, write_rows
 from blackbox.wrappers.answers import Answers, digest
 from blackbox.wrappers.identity import UNKNOWN, joined, parts
 from blackbox.wrappers.wrapper import Wrapper
@@ -105,7 +105,7 @@ class Cached(Wrapper):
         block = self.block or max(1, len(asked))
         for start in range(0, len(asked), block):
             some = asked[start : start + block]
-            part = self._run(pick(inputs, [missing[key][0] for key in some]))
+            part = self._run(rows_of(inputs, [missing[key][0] for key in some]))
             finite = finite_rows(part.outputs).tolist()
             kept = [new for new in range(len(some)) if finite[new] and new not in part.failed]
             answers = _encoded(part.outputs)
@@ -114,7 +114,7 @@ class Cached(Wrapper):
             source = [new for new, key in enumerate(some) for _ in missing[key]]  # equal rows: one answer
             failed = {row: part.failed[new] for row, new in enumerate(source) if new in part.failed}
             expanded = Outcome(tuple(t[source] for t in part.outputs), failed)
-            place(outcome, [row for key in some for row in missing[key]], expanded)
+            write_rows(outcome, [row for key in some for row in missing[key]], expanded)
         return outcome
 
     def rows_to_run(self, inputs: tuple[Tensor, ...]) -> int:
@@ -123,7 +123,7 @@ class Cached(Wrapper):
         first = {key: row for row, key in reversed(list(enumerate(keys)))}
         known = self._answers.read(list(first))
         rows = sorted(row for key, row in first.items() if key not in known)
-        return self.box.rows_to_run(pick(inputs, rows)) if rows else 0
+        return self.box.rows_to_run(rows_of(inputs, rows)) if rows else 0
 
     def rows_kept(self) -> int:
         """How many answers of this box the file holds; counting reads through the whole file."""

@@ -24,7 +24,7 @@ from torch import Tensor
 from blackbox.errors import BlackBoxError, BudgetError, ExecutorError
 from blackbox.failures import FailedRow, Failure, Outcome
 from blackbox.ledger import Ledger
-from blackbox.running import pick, place, stops, unanswered
+from blackbox.running import ends_early, rows_of, unanswered, write_rows
 from blackbox.words import counted
 from blackbox.wrappers.executors import (
     HeldExecutor,
@@ -160,8 +160,8 @@ class ParallelCall:
             try:
                 executor = self.executor.get()
                 if executor in occupied.get():  # this call has one of its workers, and would wait for itself
-                    place(self.outcome, block.rows, self.box.run_rows(pick(self.inputs, block.rows)))
-                    if stops(self.box, self.outcome):
+                    write_rows(self.outcome, block.rows, self.box.run_rows(rows_of(self.inputs, block.rows)))
+                    if ends_early(self.box, self.outcome):
                         self.waiting.clear()
                     continue
                 if not block.alone and len(self.flying) >= self._most(executor):
@@ -179,7 +179,7 @@ class ParallelCall:
         return self.settings.in_flight or worker_count(executor) or 2 * (os.cpu_count() or 1)
 
     def _submit(self, block: Block, executor: Executor) -> None:
-        inputs = pick(self.inputs, block.rows)
+        inputs = rows_of(self.inputs, block.rows)
         packed = self.packed_box.pickled() if block.packed else None
         needed = self.box.rows_to_run(inputs) if self.box.ledger.bounded() else len(block.rows)
         try:
@@ -288,11 +288,11 @@ class ParallelCall:
             return
         self.breaks = 0
         if reply.outcome is not None:
-            place(self.outcome, block.rows, reply.outcome)
+            write_rows(self.outcome, block.rows, reply.outcome)
             if self.report is not None:
-                self.report(pick(self.inputs, block.rows), reply.outcome)
+                self.report(rows_of(self.inputs, block.rows), reply.outcome)
         self.fault = self.fault or reply.error
-        if reply.error is not None or stops(self.box, self.outcome):
+        if reply.error is not None or ends_early(self.box, self.outcome):
             self._stop()
 
     def _broken(self, executor: Executor | None, error: BaseException) -> None:
@@ -341,7 +341,7 @@ class ParallelCall:
         if failure is Failure.TIMED_OUT:
             error = TimeoutError(f"more than {self.settings.timeout:g} s")
         self.outcome.failed[row] = FailedRow(failure, error)
-        if stops(self.box, self.outcome):
+        if ends_early(self.box, self.outcome):
             self._stop()
 
     def _give_up(self, future: Future[Reply]) -> None:

@@ -11,7 +11,7 @@ from blackbox.checks import check_count, check_number, check_positive
 from blackbox.errors import BudgetError, TryAgain
 from blackbox.failures import Outcome
 from blackbox.function import BlackBoxFunction
-from blackbox.running import pick, place
+from blackbox.running import rows_of, write_rows
 from blackbox.wrappers.wrapper import SYSTEM, Clock, Wrapper
 
 _CHANCE = random.SystemRandom()  # other numbers in each process, or all workers would wait equally long
@@ -80,12 +80,12 @@ class Retrying(Wrapper):
                 self.ledger.claim(len(rows))
                 if wait > 0:
                     self.clock.sleep(wait)
-                again = self.box.run_rows(pick(inputs, rows))
+                again = self.box.run_rows(rows_of(inputs, rows))
             except BudgetError:
                 break  # the answers of the first attempts are paid for and stay
             self.ledger.count_retried(outcome.failed, partial(self._whereabouts, inputs, outcome))
             outcome.failed.clear()
-            place(outcome, rows, again)
+            write_rows(outcome, rows, again)
         return outcome
 
     def _wait(self, attempt: int) -> float:

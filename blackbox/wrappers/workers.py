@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any
 
@@ -207,7 +207,7 @@ def _reply(task: Task) -> Reply:
     finally:
         with _taking:
             if task.key in _boxes:
-                _boxes[task.key][1].append(box)
+                _boxes[task.key].idle.append(box)
 
 
 def _run_here(box: BlackBoxFunction, task: Task) -> Reply:
@@ -244,9 +244,18 @@ def _ending_the_process_after(timeout: float | None) -> Iterator[None]:
             faulthandler.cancel_dump_traceback_later()
 
 
-# In a worker: for each box how to make it, and those made that no thread is using. A worker with
-# several threads (Dask) has a box for each, so no box needs to be safe for threads.
-_boxes: OrderedDict[str, tuple[bytes, list[BlackBoxFunction]]] = OrderedDict()
+@dataclass(frozen=True)
+class _KnownBox:
+    """How a worker makes a box, pickled, and those made that no thread is using.
+
+    A worker with several threads (Dask) has a box for each, so no box needs to be safe for threads.
+    """
+
+    packed: bytes
+    idle: list[BlackBoxFunction] = field(default_factory=list)
+
+
+_boxes: OrderedDict[str, _KnownBox] = OrderedDict()  # in a worker, by `Task.key`
 _taking = Lock()
 
 
@@ -255,14 +264,14 @@ def _take(task: Task) -> BlackBoxFunction | None:
         if task.key not in _boxes:
             if task.packed is None:
                 return None
-            _boxes[task.key] = (task.packed, [])
+            _boxes[task.key] = _KnownBox(task.packed)
             while len(_boxes) > _KEPT:
                 _boxes.popitem(last=False)
         _boxes.move_to_end(task.key)
-        packed, idle = _boxes[task.key]
-        if idle:
-            return idle.pop()
-    made = pickle.loads(packed)
+        known = _boxes[task.key]
+        if known.idle:
+            return known.idle.pop()
+    made = pickle.loads(known.packed)
     return made if isinstance(made, BlackBoxFunction) else made()
 
 

@@ -24,8 +24,8 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from blackbox import BlackBoxFunction, Budgeted, ConfigurationError, Ledger, Outcome, Parallel
 from blackbox.calls import intercepted, rows_run_by
-from blackbox.function import gives
-from blackbox.running import pick, place, stops, unanswered
+from blackbox.function import defines
+from blackbox.running import ends_early, rows_of, unanswered, write_rows
 from blackbox.wrappers.identity import identity, name_of
 from blackbox.wrappers.parallel import blocks_reported
 from blackbox.wrappers.wrapper import Wrapper
@@ -326,24 +326,24 @@ class _Recalling:
         if answers.any_known:
             missing = []
             for part in parts:
-                kept = answers.known(self._key(pick(inputs, part)))
+                kept = answers.known(self._key(rows_of(inputs, part)))
                 if kept is None or not _fit(kept[0], outcome, part):
                     missing.append(part)
                 else:
-                    place(outcome, part, Outcome(kept[0]))
+                    write_rows(outcome, part, Outcome(kept[0]))
                     if aside is None or not aside(box):
                         answers.recalled.count(rows_run=kept[1])
         # a call that a budget does not allow is to be refused before any of its rows is run
         bounded = any(isinstance(part, Budgeted) and part.rows_left < rows for part in stack(box))
         together = len(missing) if bounded or self._tells else 1
-        while missing and not stops(box, outcome):
+        while missing and not ends_early(box, outcome):
             some, missing, started = missing[:together], missing[together:], perf_counter()
             here = [row for part in some for row in part]
-            answered = self._run(pick(inputs, here), some, before)
+            answered = self._run(rows_of(inputs, here), some, before)
             if len(here) == rows:
                 outcome = answered
                 break
-            place(outcome, here, answered)
+            write_rows(outcome, here, answered)
             together = 2 * together if perf_counter() - started < LONG else 1
         self._short = perf_counter() - self._started < least
         return outcome
@@ -367,9 +367,9 @@ class _Recalling:
                 whole.append(here)
         run = ledger.rows_run - run_before
         if whole and self._wanted:
-            kept = pick(outcome.outputs, [row for here in whole for row in here])
+            kept = rows_of(outcome.outputs, [row for here in whole for row in here])
             extra = run - at if len(whole) == len(parts) else 0  # run again, or cached
-            keys = [self._key(pick(inputs, here)) for here in whole]
+            keys = [self._key(rows_of(inputs, here)) for here in whole]
             self._answers.keep(keys, [len(here) for here in whole], kept, extra)
         return outcome
 
@@ -407,7 +407,7 @@ def _divisible(box: BlackBoxFunction) -> tuple[int | None, bool]:
         if not box.transparent:
             return None, False
         box = box.box
-    return (box.max_rows if gives(type(box), "evaluate_rows") else 1), False
+    return (box.max_rows if defines(type(box), "evaluate_rows") else 1), False
 
 
 def _size(outputs: Iterable[Tensor]) -> int:

@@ -63,12 +63,12 @@ def by_autograd(objective: Objective, network: nn.Module, batch: Any, seed: int)
     try:
         with torch.enable_grad():
             loss = objective(network, batch).mean()
-            found = torch.autograd.grad(loss, parameters, allow_unused=True)
+            grads = torch.autograd.grad(loss, parameters, allow_unused=True)
     except Exception:  # weights that are written, or a box that has no derivative
         return None
     return [
         torch.zeros_like(p, dtype=torch.float64) if slope is None else slope.double()
-        for slope, p in zip(found, parameters, strict=True)
+        for slope, p in zip(grads, parameters, strict=True)
     ]
 
 
@@ -95,7 +95,7 @@ def agrees(
 def entry_by_entry(objective: Objective, network: nn.Module, batch: Any, seed: int) -> list[Tensor]:
     """Central differences of each weight."""
     network = deepcopy(network)
-    found = []
+    grads = []
     for parameter in trained(network):
         slopes = torch.zeros(parameter.shape, dtype=torch.float64)
         for entry in np.ndindex(*parameter.shape):
@@ -106,5 +106,5 @@ def entry_by_entry(objective: Objective, network: nn.Module, batch: Any, seed: i
             below, _ = evaluated(objective, network, batch, seed)
             parameter[entry] = old
             slopes[entry] = (above - below) / (2 * STEP)
-        found.append(slopes)
-    return found
+        grads.append(slopes)
+    return grads

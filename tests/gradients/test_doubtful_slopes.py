@@ -27,8 +27,8 @@ def small(inputs: int = 4, dtype: torch.dtype = torch.float32, seed: int = 0) ->
 
 def by_autograd(network: nn.Module, objective, batch) -> Tensor:
     """In the dtype of the network, whose `.grad` stays as it is."""
-    found = torch.autograd.grad(objective(network, batch).mean(), list(network.parameters()))
-    return torch.cat([slope.flatten().double() for slope in found])
+    slopes = torch.autograd.grad(objective(network, batch).mean(), list(network.parameters()))
+    return torch.cat([slope.flatten().double() for slope in slopes])
 
 
 def taken(
@@ -40,20 +40,20 @@ def taken(
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         gradient.backward(batch)
-    found = torch.cat([weight.grad.flatten().double() for weight in network.parameters()])
-    return found, [w.message for w in said if of_the_library(w.category)], gradient
+    grad = torch.cat([weight.grad.flatten().double() for weight in network.parameters()])
+    return grad, [w.message for w in said if of_the_library(w.category)], gradient
 
 
-def error(found: Tensor, truth: Tensor) -> float:
-    return float((found - truth).norm() / truth.norm())
+def error(grad: Tensor, truth: Tensor) -> float:
+    return float((grad - truth).norm() / truth.norm())
 
 
 def doubted(said: list[Warning], kind: type[Warning]) -> float:
     """By how much slopes are said to be off half of mu; that it is said alone."""
-    assert [type(each) for each in said] == [kind], said
-    found = re.search(r"got some that (?:are off|differ) by (\d+)%", str(said[0]))
-    assert found, said[0]
-    return int(found[1]) / 100
+    assert [type(warning) for warning in said] == [kind], said
+    match = re.search(r"got some that (?:are off|differ) by (\d+)%", str(said[0]))
+    assert match, said[0]
+    return int(match[1]) / 100
 
 
 class Box(BlackBoxFunction):
@@ -95,8 +95,8 @@ SHIFTED = zo.OutputLoss(
 def test_an_offset_in_float32_is_told(evaluator, central):
     network, batch = small(), torch.randn(32, 4)
     truth = by_autograd(small(dtype=torch.float64), shifted, batch.double())
-    found, said, _ = taken(network, shifted, zo.CGE(1e-3, central=central), batch, evaluator=evaluator)
-    assert error(found, truth) > 0.3 and doubted(said, zo.NoiseWarning) > 0.1
+    grad, said, _ = taken(network, shifted, zo.CGE(1e-3, central=central), batch, evaluator=evaluator)
+    assert error(grad, truth) > 0.3 and doubted(said, zo.NoiseWarning) > 0.1
     assert "OutputLoss" in str(said[0]) and "Take a mu longer than the steps" in str(said[0])
 
 
@@ -104,8 +104,8 @@ def test_an_offset_in_float32_is_told(evaluator, central):
 def test_an_output_loss_loses_nothing_to_an_offset_whatever_evaluates_it(evaluator):
     network, batch = small(), torch.randn(32, 4)
     truth = by_autograd(small(dtype=torch.float64), shifted, batch.double())
-    found, said, gradient = taken(network, SHIFTED, zo.CGE(1e-3), batch, evaluator=evaluator)
-    assert error(found, truth) < 2e-3 and not said
+    grad, said, gradient = taken(network, SHIFTED, zo.CGE(1e-3), batch, evaluator=evaluator)
+    assert error(grad, truth) < 2e-3 and not said
     served = {"auto": "Difference"}.get(evaluator, evaluator.capitalize())
     assert gradient.state_dict()["evaluators"] == {"Coordinates, training": served}
 
@@ -132,8 +132,8 @@ def test_what_loop_rounds_away_is_not_held_against_difference(rows):
         lambda n, b: (n(b) - b.sum(1, keepdim=True)).square().mean(1),
         batch.double(),
     )
-    found, said, gradient = taken(network, loss, zo.CGE(1e-3), (batch, target))
-    assert error(found, truth) < 1e-2 and not said
+    grad, said, gradient = taken(network, loss, zo.CGE(1e-3), (batch, target))
+    assert error(grad, truth) < 1e-2 and not said
     assert gradient.state_dict()["evaluators"] == {"Coordinates, training": "Difference"}
 
 
@@ -203,8 +203,8 @@ ROUGH = [
 def test_a_box_with_few_digits_is_told(function, dtype, estimator):
     network, batch = small(dtype=dtype), torch.randn(32, 4, dtype=dtype)
     truth = by_autograd(small(dtype=torch.float64), squared(lambda y: 3 + torch.sin(y)), batch.double())
-    found, said, _ = taken(network, squared(Box(function)), estimator, batch)
-    assert error(found, truth) > 0.2 and doubted(said, zo.NoiseWarning) > 0.1
+    grad, said, _ = taken(network, squared(Box(function)), estimator, batch)
+    assert error(grad, truth) > 0.2 and doubted(said, zo.NoiseWarning) > 0.1
 
 
 def test_noise_as_small_as_rounding_is_told_where_differences_are_smaller():
@@ -215,7 +215,9 @@ def test_noise_as_small_as_rounding_is_told_where_differences_are_smaller():
 
     box, batch = Box(noisy), torch.randn(32, 4)
     _, said, _ = taken(small(), lambda n, b: box(n(b))[:, 0].square(), zo.CGE(1e-3), batch)
-    assert any("two evaluations of the objective at the same weights" in str(each) for each in said), said
+    assert any("two evaluations of the objective at the same weights" in str(warning) for warning in said), (
+        said
+    )
 
 
 # ------------------------------------------------------------------------------- jumps and curvature
@@ -228,8 +230,8 @@ def test_a_jump_at_the_weights_is_told(estimator, seed):
     layer = parametrizations.orthogonal(nn.Linear(6, 4))  # truncates a diagonal of +-1 to whole numbers
     network, batch = nn.Sequential(layer, nn.Tanh(), nn.Linear(4, 1)), torch.randn(32, 6)
     truth = by_autograd(network, plain, batch)
-    found, said, _ = taken(network, plain, estimator, batch)
-    assert found.norm() > 10 * truth.norm() and doubted(said, zo.SlopeWarning) > 0.8
+    grad, said, _ = taken(network, plain, estimator, batch)
+    assert grad.norm() > 10 * truth.norm() and doubted(said, zo.SlopeWarning) > 0.8
     assert "jumps" in str(said[0])
 
 
@@ -265,8 +267,8 @@ def test_mu_beyond_the_curvature_is_told(kind, dtype, central):
     torch.manual_seed(0)
     network, batch = kind().to(dtype), torch.randn(32, 4, dtype=dtype)
     truth = by_autograd(kind_in_float64(network), plain, batch.double())
-    found, said, _ = taken(network, plain, zo.CGE(1e-3, central=central), batch)
-    assert error(found, truth) > 0.9 and doubted(said, zo.SlopeWarning) > 0.2
+    grad, said, _ = taken(network, plain, zo.CGE(1e-3, central=central), batch)
+    assert error(grad, truth) > 0.9 and doubted(said, zo.SlopeWarning) > 0.2
     assert "smaller mu" in str(said[0])
 
 
@@ -281,13 +283,13 @@ def test_a_forward_difference_of_what_curves_is_told_with_its_error_and_a_centra
     torch.manual_seed(0)
     network, batch = nn.Linear(3, 1).double(), torch.randn(32, 3).double()
     truth = by_autograd(network, plain, batch)
-    found, said, _ = taken(network, plain, zo.CGE(0.5), batch)
+    grad, said, _ = taken(network, plain, zo.CGE(0.5), batch)
     assert doubted(said, zo.SlopeWarning) > 0.1 and "central=True" in str(said[0])
-    told = re.search(r"off by about (\d+)% of its size", str(said[0]))
-    length = float(truth.norm() / found.norm())  # it is said as a part of what was found
-    assert told and abs(int(told[1]) / 100 - length * error(found, truth)) < 0.01
-    found, said, _ = taken(network, plain, zo.CGE(0.5, central=True), batch)
-    assert error(found, truth) < 1e-9 and not said
+    match = re.search(r"off by about (\d+)% of its size", str(said[0]))
+    length = float(truth.norm() / grad.norm())  # it is said as a part of what was found
+    assert match and abs(int(match[1]) / 100 - length * error(grad, truth)) < 0.01
+    grad, said, _ = taken(network, plain, zo.CGE(0.5, central=True), batch)
+    assert error(grad, truth) < 1e-9 and not said
 
 
 # ------------------------------------------------------------------------------ kinks, and a few of many
@@ -309,8 +311,8 @@ def absolute(network: nn.Module, batch: Tensor) -> Tensor:
 def test_a_kink_at_the_weights_is_told(estimator, evaluator):
     """At w = 0 the derivative of |w| is 0, to autograd and in the mean of both sides; forward it is 1."""
     truth = by_autograd(zeroed(), absolute, batch := torch.randn(32, 4))
-    found, said, _ = taken(zeroed(), absolute, estimator, batch, evaluator=evaluator)
-    assert not truth.any() and found.norm() > 0.5
+    grad, said, _ = taken(zeroed(), absolute, estimator, batch, evaluator=evaluator)
+    assert not truth.any() and grad.norm() > 0.5
     assert doubted(said, zo.SlopeWarning) > 1.5 and "has a kink" in str(said[0])
     assert "central=True" in str(said[0])
 
@@ -330,8 +332,8 @@ class Positive(nn.Module):
 
 def test_a_step_back_that_the_objective_does_not_bear_is_left_out():
     batch = torch.randn(4, 1).double()
-    found, said, _ = taken(Positive(), lambda net, x: net(x)[:, 0], zo.CGE(1e-4), batch, evaluator="loop")
-    assert torch.allclose(found, torch.ones(6).double()) and not said
+    grad, said, _ = taken(Positive(), lambda net, x: net(x)[:, 0], zo.CGE(1e-4), batch, evaluator="loop")
+    assert torch.allclose(grad, torch.ones(6).double()) and not said
 
 
 class Branches(nn.Module):
@@ -342,9 +344,9 @@ class Branches(nn.Module):
         self.branches, self.rounded = nn.ModuleList(small() for _ in range(10)), rounded
 
     def forward(self, x: Tensor) -> Tensor:
-        found = [branch(x) for branch in self.branches]
-        found[self.rounded] = found[self.rounded].mul(100).round() / 100
-        return torch.stack(found).sum(dim=0)
+        outputs = [branch(x) for branch in self.branches]
+        outputs[self.rounded] = outputs[self.rounded].mul(100).round() / 100
+        return torch.stack(outputs).sum(dim=0)
 
 
 @pytest.mark.slow
@@ -354,7 +356,7 @@ def test_a_part_of_the_weights_behind_a_rounding_is_told(central):
 
     Of four draws, which were asked before, 8 of 12 runs told, and of eight central ones 7.
     """
-    told, errors = 0, []
+    warned, errors = 0, []
     for seed in range(12):
         torch.manual_seed(seed)
         network, batch = Branches(seed % 10), torch.randn(32, 4)
@@ -364,11 +366,11 @@ def test_a_part_of_the_weights_behind_a_rounding_is_told(central):
             for _ in range(2):
                 network.zero_grad()
                 gradient.backward(batch)
-        own, other = (network.get_parameter(f"branches.{(seed + k) % 10}.2.bias").grad for k in (0, 1))
-        assert own is not None and other is not None  # equal but for rounding
-        errors.append(abs(float(own - other)) / abs(float(other)))
-        told += any(issubclass(each.category, zo.NoiseWarning | zo.SlopeWarning) for each in said)
-    assert sorted(errors)[6] > 0.2 and told >= 9
+        grad, other = (network.get_parameter(f"branches.{(seed + k) % 10}.2.bias").grad for k in (0, 1))
+        assert grad is not None and other is not None  # equal but for rounding
+        errors.append(abs(float(grad - other)) / abs(float(other)))
+        warned += any(issubclass(warning.category, zo.NoiseWarning | zo.SlopeWarning) for warning in said)
+    assert sorted(errors)[6] > 0.2 and warned >= 9
 
 
 # ---------------------------------------------------------------------------------------- what is right

@@ -44,26 +44,28 @@ def cases(zoo: list[Case], ways: Iterable[str] = WAYS) -> list[tuple[Case, str]]
 
 def quick_once(zoo: list[Case], every: int) -> list[Any]:
     """The cases of `FAST`; of some networks, one in so many, that with the fastest evaluator is quick."""
-    found = cases(zoo, FAST)
-    last = dict(found)
+    chosen = cases(zoo, FAST)
+    last = dict(chosen)
     some = list(last.items())[::every]
-    return [pytest.param(*each, marks=[pytest.mark.slow] * (each not in some)) for each in found]
+    return [pytest.param(*case, marks=[pytest.mark.slow] * (case not in some)) for case in chosen]
 
 
 def check(case: Case, way: str, estimator: zo.estimators.Estimator, chunk: int) -> None:
     """The gradient is right; or where nothing better is to be had, the library says what is wrong."""
     evaluator, output_loss = WAYS[way]
     outcome = trial(case, estimator, evaluator, chunk, output_loss=output_loss)
-    told = [w for w in outcome.warnings if not isinstance(w, zo.EvaluatorWarning)]
+    unexpected = [w for w in outcome.warnings if not isinstance(w, zo.EvaluatorWarning)]
     if outcome.error is not None:
         assert case.excuse, f"refused what can be served: {outcome.error}"
         assert names_a_part(outcome.error, case.make()), f"does not say what is wrong: {outcome.error}"
         assert not outcome.changed, f"left weights changed: {outcome.changed}"
     elif not outcome.right:
-        assert case.excuse == "warning" and told, f"{outcome}"
+        assert case.excuse == "warning" and unexpected, f"{outcome}"
     elif not case.excuse:
         # Of noise there is nothing to say: draws are the same in all queries. And `loop` does not fall back.
-        assert not told and not (way == "loop" and outcome.warnings), f"a false alarm: {outcome.warnings}"
+        assert not unexpected and not (way == "loop" and outcome.warnings), (
+            f"a false alarm: {outcome.warnings}"
+        )
 
 
 @pytest.mark.parametrize(("case", "way"), quick_once(ORDINARY, every=3), ids=str)
@@ -82,8 +84,8 @@ def test_treacherous_networks(case, way):
 def test_other_estimators_and_chunks(way, estimator, chunk):
     """Of each estimator and chunk all networks that fail are told."""
     failed = {}
-    for case, own in cases([*ORDINARY, *TREACHEROUS]):
-        if own == way:
+    for case, served_by in cases([*ORDINARY, *TREACHEROUS]):
+        if served_by == way:
             try:
                 check(case, way, estimator, chunk)
             except AssertionError as error:

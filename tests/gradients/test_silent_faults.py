@@ -299,8 +299,8 @@ def test_state_outside_of_torch_is_made_good_or_told(name, evaluator):
             assert of_the_library(type(error)), f"{error!r}"
             return
     error = off([p.grad for p in network.parameters()], truth)
-    told = [w for w in heard(said) if not isinstance(w, zo.EvaluatorWarning)]
-    assert error <= 1 or told, f"off by {error:.1g} times what is allowed, and nothing was said"
+    unexpected = [w for w in heard(said) if not isinstance(w, zo.EvaluatorWarning)]
+    assert error <= 1 or unexpected, f"off by {error:.1g} times what is allowed, and nothing was said"
 
 
 # ------------------------------------------------------------------- 1.9: nothing moves, nothing works
@@ -336,8 +336,8 @@ def test_a_gradient_that_is_zero_everywhere_is_said_once(name, evaluator, estima
         for _ in range(3):
             gradient.backward(torch.randn(5, 3))
     assert all((p.grad == 0).all() for p in network.parameters())
-    told = [w for w in heard(said) if not isinstance(w, zo.EvaluatorWarning)]
-    assert len(told) == 1 and "zero" in str(told[0]), f"{[str(w) for w in heard(said)]}"
+    unexpected = [w for w in heard(said) if not isinstance(w, zo.EvaluatorWarning)]
+    assert len(unexpected) == 1 and "zero" in str(unexpected[0]), f"{[str(w) for w in heard(said)]}"
 
 
 @pytest.mark.parametrize("evaluator", EVALUATORS)
@@ -410,10 +410,10 @@ def test_rounding_that_hides_the_change_is_told(name, evaluator):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         zo.LossGradient(network, objective, zo.CGE(mu), evaluator=evaluator).backward(batch)
-    found = torch.cat([p.grad.flatten() for p in network.parameters()])
-    error = ((found - truth).norm() / truth.norm()).item()
-    told = [w for w in heard(said) if not isinstance(w, zo.EvaluatorWarning)]
-    assert error < 0.1 or told, f"off by {error:.2g} of the gradient, and nothing was said"
+    grad = torch.cat([p.grad.flatten() for p in network.parameters()])
+    error = ((grad - truth).norm() / truth.norm()).item()
+    unexpected = [w for w in heard(said) if not isinstance(w, zo.EvaluatorWarning)]
+    assert error < 0.1 or unexpected, f"off by {error:.2g} of the gradient, and nothing was said"
 
 
 @pytest.mark.parametrize("evaluator", EVALUATORS)
@@ -428,8 +428,8 @@ def test_a_network_that_keeps_what_it_made_of_a_tensor(evaluator):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         zo.LossGradient(network, mean_square, FORWARD, evaluator=evaluator, chunk=12).backward(batch)
-    told = [w for w in heard(said) if not isinstance(w, zo.EvaluatorWarning)]
-    assert off([p.grad for p in network.parameters()], truth) <= 1 or told
+    unexpected = [w for w in heard(said) if not isinstance(w, zo.EvaluatorWarning)]
+    assert off([p.grad for p in network.parameters()], truth) <= 1 or unexpected
 
 
 @pytest.mark.parametrize("evaluator", ["loop", "stacked", "auto", "difference"])
@@ -466,15 +466,15 @@ def test_the_batch_is_left_as_one_forward_leaves_it(evaluator):
     case = CASES["writes its input"]
     network, batch = case.make(), case.batch(0)
     once = batch[0].clone().mul_(0.9).add_(0.1)
-    given = batch[0].clone()
+    written = batch[0].clone()
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:
-            zo.LossGradient(network, case.plain, FORWARD, evaluator=evaluator).backward((given, batch[1]))
+            zo.LossGradient(network, case.plain, FORWARD, evaluator=evaluator).backward((written, batch[1]))
         except Exception as error:
             assert of_the_library(type(error)) and names_a_part(error, network)
-    told = [w for w in heard(said) if not isinstance(w, zo.EvaluatorWarning)]
-    assert torch.equal(given, once) or torch.equal(given, batch[0]) or told
+    unexpected = [w for w in heard(said) if not isinstance(w, zo.EvaluatorWarning)]
+    assert torch.equal(written, once) or torch.equal(written, batch[0]) or unexpected
 
 
 @pytest.mark.parametrize("evaluator", ["stacked", "auto"])
@@ -528,8 +528,8 @@ def test_compiled_code_that_mixes_rows(evaluator):
             network.zero_grad()
             truth = finite_differences.gradient(mean_square, network, batch, seed=0)
             gradient.backward(batch)
-            found = [p.grad for p in finite_differences.trained(network)]
-            assert off(found, truth) <= 1, f"strength {strength}"
+            grads = [p.grad for p in finite_differences.trained(network)]
+            assert off(grads, truth) <= 1, f"strength {strength}"
 
 
 # ------------------------------------- what a check at some steps and a variant that moves nothing cannot see
@@ -550,11 +550,11 @@ def test_rows_that_mix_later_in_single_precision(done, evaluator):
             batch = torch.randn(32, 16)
             network.zero_grad()
             gradient.backward(batch)
-    found = torch.cat([p.grad.flatten() for p in network.parameters()])
+    grad = torch.cat([p.grad.flatten() for p in network.parameters()])
     network.zero_grad()
     mean_square(network, batch).mean().backward()
     truth = torch.cat([p.grad.flatten() for p in network.parameters()])
-    assert (found - truth).norm() <= 0.05 * truth.norm(), (found - truth).norm() / truth.norm()
+    assert (grad - truth).norm() <= 0.05 * truth.norm(), (grad - truth).norm() / truth.norm()
 
 
 class Sine(BlackBoxFunction):
@@ -626,9 +626,9 @@ def refused_or_right(
         except Exception as error:
             assert of_the_library(type(error)), f"{error!r}"
             return
-    told = [w for w in heard(said) if not isinstance(w, zo.EvaluatorWarning)]
+    unexpected = [w for w in heard(said) if not isinstance(w, zo.EvaluatorWarning)]
     error = off([p.grad for p in finite_differences.trained(network)], truth())
-    assert error <= 1 or told, f"off by {error:.1g} times what is allowed, and nothing was said"
+    assert error <= 1 or unexpected, f"off by {error:.1g} times what is allowed, and nothing was said"
 
 
 @pytest.mark.parametrize("evaluator", EVALUATORS)

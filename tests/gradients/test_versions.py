@@ -216,15 +216,15 @@ def test_a_teacher_that_starts_as_a_copy(how, evaluator):
         gradient.backward(batch)
         assert error(network.s, truth) < 5e-3
         twin(batch)
-        for own, other in zip(network.t.parameters(), twin.t.parameters(), strict=True):
-            assert torch.equal(own, other)
+        for weight, other in zip(network.t.parameters(), twin.t.parameters(), strict=True):
+            assert torch.equal(weight, other)
         optimizer.step()
 
 
 def finite_differences(network: nn.Module, objective, batch: Tensor) -> list[Tensor]:
     """Central ones in float64, each from a copy: the teacher follows the moved student, as in a query."""
     start = copy.deepcopy(network).double()
-    found = []
+    grads = []
     for name, weight in start.s.named_parameters():
         slopes = torch.zeros_like(weight)
         for place in range(weight.numel()):
@@ -235,8 +235,8 @@ def finite_differences(network: nn.Module, objective, batch: Tensor) -> list[Ten
                     moved.s.get_parameter(name).view(-1)[place] += step
                     ends.append(objective(moved, batch.double()).mean())
             slopes.view(-1)[place] = (ends[0] - ends[1]) / 2e-5
-        found.append(slopes)
-    return found
+        grads.append(slopes)
+    return grads
 
 
 class WritesInQueries(nn.Module):

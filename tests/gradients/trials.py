@@ -74,12 +74,12 @@ def expected(case: Case, estimator: zo.estimators.Estimator) -> list[list[Tensor
         ]
 
     gradient = zo.LossGradient(linear, along_slopes, estimator, evaluator="loop")
-    found = []
+    grads = []
     for at_step in slopes:
         linear.zero_grad()
         gradient.backward([slope[None] for slope in at_step])
-        found.append([parameter.grad.clone() for parameter in linear])
-    return found
+        grads.append([parameter.grad.clone() for parameter in linear])
+    return grads
 
 
 @dataclass
@@ -128,8 +128,8 @@ def trial(
                     {*_changed(network, step.before)} & {*_changed(network, step.after)}
                 )
                 break
-            found = [parameter.grad for parameter in finite_differences.trained(network)]
-            outcome.errors.append(off(found, truths[number]))
+            grads = [parameter.grad for parameter in finite_differences.trained(network)]
+            outcome.errors.append(off(grads, truths[number]))
             outcome.changed += _changed(network, step.after)
             descend(network, step.gradient)
     outcome.warnings = [w.message for w in said if of_the_library(w.category)]
@@ -149,15 +149,15 @@ def names_a_part(message: object, network: nn.Module) -> bool:
     return any(re.search(rf"(?<![\w.]){re.escape(word)}(?![\w])", str(message)) for word in words)
 
 
-def off(found: Sequence[Tensor | None], truth: Sequence[Tensor]) -> float:
+def off(estimated: Sequence[Tensor | None], truth: Sequence[Tensor]) -> float:
     """The largest error of an entry, as a multiple of what truncation and rounding are allowed."""
     largest = max(slope.abs().max().item() for slope in truth)
     worst = 0.0
-    for own, slope in zip(found, truth, strict=True):
-        if own is None or not torch.isfinite(own).all():
+    for grad, slope in zip(estimated, truth, strict=True):
+        if grad is None or not torch.isfinite(grad).all():
             return float("inf")
         allowed = RELATIVE * slope.abs().max().item() + ABSOLUTE * largest
-        worst = max(worst, (own - slope).abs().max().item() / allowed)
+        worst = max(worst, (grad - slope).abs().max().item() / allowed)
     return worst
 
 

@@ -44,8 +44,8 @@ def test_order_of_accuracy(problem):
     truth = problem.autograd(network, batch)
 
     def error(mu: float, central: bool) -> float:
-        found = gradient_of(problem, "stacked", zo.CGE(mu=mu, central=central))
-        return float((found - truth).norm())
+        grad = gradient_of(problem, "stacked", zo.CGE(mu=mu, central=central))
+        return float((grad - truth).norm())
 
     coarse, fine = error(4e-4, central=False), error(2e-4, central=False)
     assert 1.98 < coarse / fine < 2.02

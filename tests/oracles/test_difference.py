@@ -112,7 +112,7 @@ def unlabelled(*shape):
     return lambda: torch.randn(*shape)
 
 
-OWN = [
+MORE = [
     Case("resnet, option A", option_a, images(5, 3, 6)),
     Case("denoiser", Denoiser, unlabelled(3, 2, 6, 5)),
     Case("viewed", Viewed, images(4, 2, 8)),
@@ -159,7 +159,7 @@ def way(request, limits):
     ],
     indirect=["way"],
 )
-@pytest.mark.parametrize("case", [*LAYERS, *NETWORKS, *OWN], ids=str)
+@pytest.mark.parametrize("case", [*LAYERS, *NETWORKS, *MORE], ids=str)
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 def test_every_network_in_float64(case, way, training):
     step = step_of(case, torch.float64, training)
@@ -169,19 +169,19 @@ def test_every_network_in_float64(case, way, training):
     buffers = {name: tensor.clone() for name, tensor in step.network.state_dict().items()}
     random = torch.get_rng_state()
     with torch.no_grad():
-        found = Difference().begin(step, base)(queries)
+        changes = Difference().begin(step, base)(queries)
         assert torch.equal(torch.get_rng_state(), random)
         truth = Loop().changes(step, queries, base)
     assert all(torch.equal(tensor, buffers[name]) for name, tensor in step.network.state_dict().items())
     # Of the truth: some hundred additions on the way to a loss, each wrong by half a unit of its own size.
     bound = 200 * torch.finfo(torch.float64).eps * (1 + base.abs() + (truth + base).abs())
-    assert ((found - truth).abs() <= bound).all()
+    assert ((changes - truth).abs() <= bound).all()
 
 
 @pytest.mark.parametrize(
     "training", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["training", "evaluation"]
 )
-@pytest.mark.parametrize("case", quick.one_in(3, [*NETWORKS, *OWN]), ids=str)
+@pytest.mark.parametrize("case", quick.one_in(3, [*NETWORKS, *MORE]), ids=str)
 def test_in_float32_the_error_does_not_grow_as_mu_shrinks(case, training):
     narrow = step_of(case, torch.float32, training)
     queries = coordinates(narrow.parameters, most=5)
@@ -195,14 +195,14 @@ def test_in_float32_the_error_does_not_grow_as_mu_shrinks(case, training):
         with torch.no_grad():
             torch.manual_seed(3)
             base = base_of(narrow)
-            found = Difference().changes(narrow, Coordinates(queries.indices, steps), base).double()
+            changes = Difference().changes(narrow, Coordinates(queries.indices, steps), base).double()
             torch.manual_seed(3)
             # In float64 a difference of losses is good to 1e-15 / 1e-5, and it does not need `difference`.
             truth = Loop().changes(exact, Coordinates(queries.indices, steps.double()), base_of(exact))
         # A few hundred roundings of changes no larger than the largest of all; mu is not in the bound
         # but through the changes.
         bound = 500 * torch.finfo(torch.float32).eps * truth.abs().max() + 1e-14
-        assert ((found - truth).abs() <= bound).all()
+        assert ((changes - truth).abs() <= bound).all()
 
 
 @MODES
@@ -216,7 +216,7 @@ def test_recurrent_layers_fall_back_by_name_and_give_what_loop_gives(cell, train
         def forward(self, x):
             return self.head(self.cell(x)[0][:, -1])
 
-    found = []
+    grads = []
     for evaluator in ("loop", "difference"):
         torch.manual_seed(0)
         network = Recurrent().double().train(training)
@@ -228,5 +228,5 @@ def test_recurrent_layers_fall_back_by_name_and_give_what_loop_gives(cell, train
             with pytest.warns(zo.EvaluatorWarning) as caught:
                 gradient.backward(batch)
             assert sum(f"cell ({cell.__name__})" in str(warning.message) for warning in caught) == 1
-        found.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
-    assert torch.equal(*found)
+        grads.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
+    assert torch.equal(*grads)

@@ -100,7 +100,7 @@ def test_an_exact_tangent_gives_the_gradient_of_the_mean_over_the_survivors(func
 @pytest.mark.parametrize("kind", [pytest.param("default", marks=pytest.mark.slow), "mlp", "student"])
 def test_a_learned_tangent_gives_that_gradient_with_its_model_in_the_box_s_place(kind):
     """What it has learned of the step itself is in it, and from the survivors alone."""
-    found = []
+    grads = []
     for alive in (None, ALIVE):  # the batch with failing rows, and the survivors by themselves
         box, network, batch = Failing(bent, (X,), (X,)), make_network(), weights(ROWS, 4)
         gradient = zo.TangentGradient(
@@ -117,18 +117,18 @@ def test_a_learned_tangent_gives_that_gradient_with_its_model_in_the_box_s_place
             network.zero_grad()
             gradient.backward(batch if alive is None else batch[alive])
         (tangent,) = gradient.tangents
-        found.append(flat(p.grad for p in network.parameters()))
+        grads.append(flat(p.grad for p in network.parameters()))
 
         def learned(x, tangent=tangent):
             """The box's values with the model's derivative."""
             if kind == "student":
-                told = tangent.outputs(x)
+                modelled = tangent.outputs(x)
             else:
-                told = (tangent.model if kind == "default" else tangent).values(x, x[:, :0])
-            return bent(x).detach() + told - told.detach()
+                modelled = (tangent.model if kind == "default" else tangent).values(x, x[:, :0])
+            return bent(x).detach() + modelled - modelled.detach()
 
         expected = of_the_survivors(network, learned, batch)
-        torch.testing.assert_close(found[-1], expected, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(grads[-1], expected, rtol=1e-6, atol=1e-9)
         assert not torch.allclose(expected, of_the_survivors(network, bent, batch), rtol=1e-2)
     assert expected.norm() > 1e-2
 
@@ -275,7 +275,7 @@ def test_rows_that_depend_on_those_that_failed_are_refused():
     assert all(p.grad is None for p in network.parameters())
     network.eval()
     gradient.backward(batch)
-    found = flat(p.grad for p in network.parameters())
+    grad = flat(p.grad for p in network.parameters())
     network.zero_grad()
     gradient.backward(batch[ALIVE])
-    torch.testing.assert_close(found, flat(p.grad for p in network.parameters()))
+    torch.testing.assert_close(grad, flat(p.grad for p in network.parameters()))

@@ -48,8 +48,8 @@ def bent(*arrays: torch.Tensor):
     """Something without a meaning that depends on place, case and neighbours."""
     *fields, case = arrays
     shape = (-1, *[1] * (fields[0].ndim - 1))
-    found = [u + case.reshape(shape) * torch.tanh(u * shifted(u, 1, 2)) + 0.5 for u in fields]
-    return found[0] if len(found) == 1 else tuple(found)
+    outputs = [u + case.reshape(shape) * torch.tanh(u * shifted(u, 1, 2)) + 0.5 for u in fields]
+    return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
 
 def random_network(tangent: zo.GridTangent) -> Any:
@@ -101,7 +101,7 @@ def test_a_patch_as_large_as_the_grid_has_the_loss_of_a_row(name, limits):
         missed = (tangent.values(z, others) - y)[row] / tangent._moments[3].scale()
         direct = missed.square().mean()
         assert torch.allclose(loss, direct, rtol=1e-9)
-        (found,) = torch.autograd.grad(loss, weight)
+        (grad,) = torch.autograd.grad(loss, weight)
         with torch.no_grad():
             _, kept = network.passed(
                 network.arranged(*tangent._standard(z[row : row + 1], others[row : row + 1]))
@@ -109,7 +109,7 @@ def test_a_patch_as_large_as_the_grid_has_the_loss_of_a_row(name, limits):
             network.back(
                 kept, network.arranged_cotangent(2 / missed.numel() * missed.detach()[None]), adam.slopes
             )
-        assert torch.allclose(found, adam.slopes["last.weight"], rtol=1e-7, atol=1e-12)
+        assert torch.allclose(grad, adam.slopes["last.weight"], rtol=1e-7, atol=1e-12)
     assert len(drawn) > 2
 
 
@@ -133,11 +133,11 @@ def test_a_grid_of_more_cells_than_a_lesson_has_learns_the_derivative_from_one_s
     box = box_of(burgers, spec)
     tangent = zo.tangents.AutoTangent(box)
     assert list(tangent.models) == ["grid", "stencil"]
-    own = zo.GridTangent()
-    learn(own, pairs_at(box, smooth(8, spec.shape, 0)))
+    small = zo.GridTangent()
+    learn(small, pairs_at(box, smooth(8, spec.shape, 0)))
     pairs, v = pairs_at(box, smooth(3, spec.shape, 9)), smooth(3, spec.shape, 5).flatten(1)
-    assert cosine(own.vjp(pairs, v), true_vjp(box, (smooth(3, spec.shape, 9),), v)) > 0.99
-    assert own.measured["periodic"] == (True, True)
+    assert cosine(small.vjp(pairs, v), true_vjp(box, (smooth(3, spec.shape, 9),), v)) > 0.99
+    assert small.measured["periodic"] == (True, True)
 
 
 # Maps of waves
@@ -156,9 +156,9 @@ def without_divergence(x: torch.Tensor) -> torch.Tensor:
     axes = [torch.fft.fftfreq(n, dtype=torch.float64) for n in space]
     waves = torch.stack(torch.meshgrid(*axes, indexing="ij"))
     waves = waves / waves.square().sum(0).sqrt().clamp(min=1e-12)
-    found = torch.fft.fftn(x, dim=tuple(range(2, x.ndim)))
-    found = found - waves * (waves * found).sum(1, keepdim=True)
-    return torch.fft.ifftn(found, dim=tuple(range(2, x.ndim))).real
+    transformed = torch.fft.fftn(x, dim=tuple(range(2, x.ndim)))
+    transformed = transformed - waves * (waves * transformed).sum(1, keepdim=True)
+    return torch.fft.ifftn(transformed, dim=tuple(range(2, x.ndim))).real
 
 
 @pytest.mark.parametrize("space", [(9, 15), (5, 7, 9)])
@@ -168,10 +168,10 @@ def test_the_map_of_outputs_without_divergence_is_the_projector(space):
     lattice = torus(channels, *space)
     y = without_divergence(weights(12, channels, *space)).flatten(1)
     scale = torch.ones(y.shape[1], dtype=torch.float64)
-    found = SpectralMap(meeting(lattice))
-    found.fit(y, y, scale)
+    projector = SpectralMap(meeting(lattice))
+    projector.fit(y, y, scale)
     x = weights(3, channels, *space, seed=7)
-    moved = found(x.flatten(1)) - found(torch.zeros_like(x).flatten(1))
+    moved = projector(x.flatten(1)) - projector(torch.zeros_like(x).flatten(1))
     assert torch.allclose(moved.reshape(x.shape), without_divergence(x), atol=1e-8)
 
 
@@ -181,22 +181,22 @@ def test_the_map_corrects_what_a_model_is_wrong_by_in_each_wave():
     y = weights(40, 2, 8, 12)
     turn = torch.tensor([[0.8, 0.3], [-0.2, 0.7]], dtype=torch.float64)
     x = torch.einsum("rcij,cd->rdij", y, turn).flatten(1)
-    found = SpectralMap(meeting(lattice))
-    found.fit(x, y.flatten(1) + 3.0, torch.ones(192, dtype=torch.float64))
-    assert (found(x) - y.flatten(1) - 3.0).square().mean() < 1e-6
+    fitted = SpectralMap(meeting(lattice))
+    fitted.fit(x, y.flatten(1) + 3.0, torch.ones(192, dtype=torch.float64))
+    assert (fitted(x) - y.flatten(1) - 3.0).square().mean() < 1e-6
     again = SpectralMap(meeting(lattice))
-    again.load_state_dict(found.state_dict(), torch.device("cpu"))
-    assert torch.equal(again(x), found(x))
+    again.load_state_dict(fitted.state_dict(), torch.device("cpu"))
+    assert torch.equal(again(x), fitted(x))
 
 
 def test_a_wave_that_was_not_seen_stays_as_it_is():
     lattice = torus(1, 16)
     phase = 2 * math.pi * torch.arange(16, dtype=torch.float64) / 16
     y = torch.cat([a * torch.cos(phase + b)[None] for a, b in weights(20, 2).tolist()])
-    found = SpectralMap(meeting(lattice))
-    found.fit(y, y, torch.ones(16, dtype=torch.float64))
+    fitted = SpectralMap(meeting(lattice))
+    fitted.fit(y, y, torch.ones(16, dtype=torch.float64))
     x = torch.cos(5 * phase)[None]
-    assert torch.allclose(found(x) - found(torch.zeros_like(x)), x, atol=1e-8)
+    assert torch.allclose(fitted(x) - fitted(torch.zeros_like(x)), x, atol=1e-8)
 
 
 @pytest.mark.parametrize("space", [(9, 15), (5, 7, 9)])
@@ -204,10 +204,10 @@ def test_a_map_that_takes_part_of_what_it_is_given_says_so(space):
     channels = len(space)
     y = weights(12, channels, *space)
     for takes, seen in ((False, y), (True, without_divergence(y))):
-        found, again = (SpectralMap(meeting(torus(channels, *space))) for _ in range(2))
-        found.fit(seen.flatten(1), seen.flatten(1), torch.ones(seen[0].numel(), dtype=torch.float64))
-        again.load_state_dict(found.state_dict(), torch.device("cpu"))
-        assert found.takes is again.takes is takes
+        fitted, again = (SpectralMap(meeting(torus(channels, *space))) for _ in range(2))
+        fitted.fit(seen.flatten(1), seen.flatten(1), torch.ones(seen[0].numel(), dtype=torch.float64))
+        again.load_state_dict(fitted.state_dict(), torch.device("cpu"))
+        assert fitted.takes is again.takes is takes
 
 
 def advected(u: torch.Tensor) -> torch.Tensor:
@@ -228,8 +228,8 @@ def test_behind_a_map_that_takes_part_a_large_grid_learns_through_it(limits):
     assert tangent.whole_rows
     z, v = states[:4].roll(5, 2), without_divergence(smooth(4, spec.shape, 2).double()).float().flatten(1)
     learned, exact = (
-        without_divergence((found - v).double().reshape(4, *spec.shape))
-        for found in (tangent.vjp(pairs_at(box, z), v), true_vjp(box, (z,), v))
+        without_divergence((pulled - v).double().reshape(4, *spec.shape))
+        for pulled in (tangent.vjp(pairs_at(box, z), v), true_vjp(box, (z,), v))
     )
     assert cosine(learned, exact) > 0.95
 
@@ -250,21 +250,21 @@ def test_where_a_map_takes_nothing_a_large_grid_learns_on_patches(limits):
 
 def test_a_window_grows_as_rows_come_and_has_a_limit_in_bytes(limits):
     limits(window_bytes=10 * 8 * 5)
-    own, whole = Window(1000), []
+    window, whole = Window(1000), []
     for step in range(7):
         new = weights(3, 4, seed=step), weights(3, 1, seed=100 + step)
         whole.append(torch.cat(new, dim=1))
-        own.add(*new)
-        kept = torch.cat(own.columns, dim=1)
+        window.add(*new)
+        kept = torch.cat(window.columns, dim=1)
         last = torch.cat(whole)[-10:]
         assert sorted(map(tuple, kept.tolist())) == sorted(map(tuple, last.tolist()))
-        assert own._kept[0].shape[0] <= min(10, 2 * 3 * (step + 1))
+        assert window._kept[0].shape[0] <= min(10, 2 * 3 * (step + 1))
         other = Window(1000)
-        other.load_state_dict(own.state_dict(), torch.device("cpu"))
+        other.load_state_dict(window.state_dict(), torch.device("cpu"))
         more = weights(2, 4, seed=50), weights(2, 1, seed=51)
         other.add(*more)
         check = Window(1000)
-        check.load_state_dict(own.state_dict(), torch.device("cpu"))
+        check.load_state_dict(window.state_dict(), torch.device("cpu"))
         check.add(*more)
         assert all(map(torch.equal, other.columns, check.columns))
     large = Window(1000)
@@ -289,24 +289,24 @@ def test_boxes_that_learn_side_by_side_share_what_windows_may_take(limits):
     for step in range(3):
         made.backward(weights(6, 20, seed=step))
     held = [
-        [sum(column.nbytes for column in model._window.columns) for model in vars(own)["models"].values()]
-        for own in made.tangents
+        [sum(column.nbytes for column in model._window.columns) for model in vars(tangent)["models"].values()]
+        for tangent in made.tangents
     ]
-    assert [len(each) for each in held] == [2, 1]
+    assert [len(sizes) for sizes in held] == [2, 1]
     row, short = 8 * (20 + 20), 8 * (5 + 5)
     assert held == [[1000 // row * row] * 2, [min(18, 2000 // short) * short]]
 
 
 def test_a_state_keeps_the_limit_under_which_its_rows_lie():
-    own = Window(1000, 10 * 8 * 5)
+    first = Window(1000, 10 * 8 * 5)
     for step in range(7):
-        own.add(weights(3, 5, seed=step))
+        first.add(weights(3, 5, seed=step))
     other = Window(1000)
-    other.load_state_dict(own.state_dict(), torch.device("cpu"))
-    for window in (own, other):
+    other.load_state_dict(first.state_dict(), torch.device("cpu"))
+    for window in (first, other):
         window.add(weights(3, 5, seed=8))
     assert len(other.columns[0]) == 10
-    assert torch.equal(own.columns[0], other.columns[0])
+    assert torch.equal(first.columns[0], other.columns[0])
 
 
 @pytest.mark.parametrize("kind", ["grid", "mlp"])
@@ -435,11 +435,11 @@ def solenoidal(u: torch.Tensor, ends: tuple[str, ...]) -> torch.Tensor:
 def gradients_alone(space: tuple[int, ...], ends: tuple[str, ...]) -> torch.Tensor:
     """The projector on gradients of potentials, of all cells, in float64."""
     unit = torch.eye(math.prod(space), dtype=torch.float64).reshape(-1, *space)
-    found = []
+    differences = []
     for axis, kind in enumerate(ends):
         away = neighbour(unit, 1 + axis, "meet" if kind == "meet" else "even", 1) - unit
-        found.append(away.flatten(1).T)
-    gradient = torch.cat(found)  # of a potential, at the faces
+        differences.append(away.flatten(1).T)
+    gradient = torch.cat(differences)  # of a potential, at the faces
     return gradient @ torch.linalg.pinv(gradient.T @ gradient, hermitian=True) @ gradient.T
 
 
@@ -471,14 +471,14 @@ def flow(u: torch.Tensor, ends: tuple[str, ...], projected: bool) -> torch.Tenso
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_ends_show_in_few_rows_though_each_answer_depends_on_all_cells(space, ends, projected, seed):
     """Four rows of four calls, each from the answer to the one before, as a first step has them."""
-    longer = [n if each == "meet" else 2 * n for n, each in zip(space, ends, strict=True)]
+    longer = [n if end == "meet" else 2 * n for n, end in zip(space, ends, strict=True)]
     u = smooth(4, (len(space), *longer), seed)[(..., *(slice(n) for n in space))]
-    given, change = [], []
+    before, change = [], []
     for _ in range(4):
         answered = flow(u, ends, projected)
-        given.append(u)
+        before.append(u)
         change.append(answered - u)
         u = answered
-    grid, added = (torch.cat(each) for each in (given, change))
-    _, found = measure(grid / grid.std(), added / added.std())
-    assert found == tuple(each == "meet" for each in ends)
+    grid, added = (torch.cat(parts) for parts in (before, change))
+    _, periodic = measure(grid / grid.std(), added / added.std())
+    assert periodic == tuple(end == "meet" for end in ends)

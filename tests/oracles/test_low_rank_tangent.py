@@ -34,9 +34,9 @@ def shaped_pairs(size: int, spectrum: torch.Tensor, seed: int, matrix: torch.Ten
     """Pairs of z -> z + matrix z; changes fill a fixed space of as many dimensions as the spectrum has."""
     space = torch.linalg.qr(weights(size, len(spectrum), seed=99))[0]
     d = (weights(4 * 3, len(spectrum), seed=seed) * spectrum) @ space.T
-    given = pairs_of(lambda z: z + z @ matrix, (size,), probes=4, rows=3, seed=seed)
+    drawn = pairs_of(lambda z: z + z @ matrix, (size,), probes=4, rows=3, seed=seed)
     d = d.reshape(4, 3, size)
-    return CallPairs(given.inputs, given.outputs, given.z, d, d + d @ matrix, given.valid)
+    return CallPairs(drawn.inputs, drawn.outputs, drawn.z, d, d + d @ matrix, drawn.valid)
 
 
 @pytest.mark.parametrize("rank", [30, 1000])
@@ -77,8 +77,8 @@ def test_of_more_directions_than_fit_those_seen_most_are_kept(dtype):
         assert torch.allclose(basis @ basis.T, torch.eye(len(basis)).double(), atol=1e-5)
     new = joined([shaped_pairs(120, spectrum, 1000, matrix)])
     wanted = new.response[0] - new.d[0]
-    found = tangent.apply(new, new.d.to(dtype))[0].double() - new.d[0]
-    assert (found - wanted).norm() < 0.02 * wanted.norm()
+    response = tangent.apply(new, new.d.to(dtype))[0].double() - new.d[0]
+    assert (response - wanted).norm() < 0.02 * wanted.norm()
 
 
 def test_it_is_adjoint_after_its_rank_was_lowered():

@@ -32,7 +32,7 @@ def sheet(fixed=None) -> Mesh:
     places[inner] += generator.uniform(-0.02, 0.02, (inner.sum(), 2))
     corners = np.arange(NODES).reshape(SIDE, SIDE)
     a, b, c, d = (
-        each.ravel() for each in (corners[:-1, :-1], corners[:-1, 1:], corners[1:, :-1], corners[1:, 1:])
+        corner.ravel() for corner in (corners[:-1, :-1], corners[:-1, 1:], corners[1:, :-1], corners[1:, 1:])
     )
     triangles = np.concatenate([np.stack([a, b, d], axis=1), np.stack([a, d, c], axis=1)])
     return Mesh(triangles=triangles, coordinates=places, fixed=fixed)
@@ -100,8 +100,8 @@ def pipes(u: torch.Tensor) -> torch.Tensor:
 
 
 def true_vjp(function, arrays, v) -> torch.Tensor:
-    given = [a.clone().requires_grad_() for a in arrays]
-    return torch.cat([g.flatten(1) for g in torch.autograd.grad(function(*given), given, v)], dim=1)
+    leaves = [a.clone().requires_grad_() for a in arrays]
+    return torch.cat([g.flatten(1) for g in torch.autograd.grad(function(*leaves), leaves, v)], dim=1)
 
 
 @pytest.mark.parametrize(
@@ -118,8 +118,8 @@ def test_a_box_of_the_models_own_form_has_its_vjp(make, mesh, function, rows):
     learn(tangent, pairs_of(spec, spec, (z,), function(z)))
     new = smooth(3, seed=8)
     v = torch.randn(3, NODES, generator=generator, dtype=torch.float64)
-    found = tangent.vjp(pairs_of(spec, spec, (new,), function(new)), v)
-    assert cosine(found, true_vjp(function, (new,), v)) > 0.999
+    pulled = tangent.vjp(pairs_of(spec, spec, (new,), function(new)), v)
+    assert cosine(pulled, true_vjp(function, (new,), v)) > 0.999
     assert tangent.measured["error"] < 0.1
 
 
@@ -179,7 +179,9 @@ def test_coefficients_by_cell_are_sums_of_the_single_matrices():
 
 def test_loads_are_answered_by_displacements_of_several_fields():
     """K y = M f with a clamped side, two fields a node, another name and other units: a static box."""
-    mass, a, b, c, d = (dense(each) for each in (P1.mass(), *(P1.stiffness(*p) for p in np.ndindex(2, 2))))
+    mass, a, b, c, d = (
+        dense(matrix) for matrix in (P1.mass(), *(P1.stiffness(*p) for p in np.ndindex(2, 2)))
+    )
     clamped = torch.from_numpy(MESH.coordinates[:, 0] < 1e-9)
     free = (~clamped).repeat(2)
     left = torch.cat(
@@ -189,9 +191,9 @@ def test_loads_are_answered_by_displacements_of_several_fields():
 
     def answer(load):  # (rows, nodes, 2)
         flat = load.movedim(2, 1).flatten(1)
-        found = torch.zeros(len(load), 2 * NODES, dtype=load.dtype)
-        found[:, free] = torch.linalg.solve(left, right @ flat.T).T
-        return 1e-3 * found.reshape(len(load), 2, NODES).movedim(1, 2)
+        displacements = torch.zeros(len(load), 2 * NODES, dtype=load.dtype)
+        displacements[:, free] = torch.linalg.solve(left, right @ flat.T).T
+        return 1e-3 * displacements.reshape(len(load), 2, NODES).movedim(1, 2)
 
     inputs = (ArraySpec("load", (NODES, 2), layout=MESH),)
     outputs = (ArraySpec("displacement", (NODES, 2), layout=MESH),)
@@ -199,8 +201,8 @@ def test_loads_are_answered_by_displacements_of_several_fields():
     tangent = zo.MeshTangent()
     learn(tangent, pairs_of(inputs, outputs, (load,), answer(load)))
     v = torch.randn(24, NODES, 2, dtype=torch.float64)
-    found = tangent.vjp(pairs_of(inputs, outputs, (load,), answer(load)), v.flatten(1))
-    assert cosine(found, true_vjp(answer, (load,), v)) > 0.999
+    pulled = tangent.vjp(pairs_of(inputs, outputs, (load,), answer(load)), v.flatten(1))
+    assert cosine(pulled, true_vjp(answer, (load,), v)) > 0.999
 
 
 def test_numbers_that_lie_on_no_node_stand_beside_the_step():
@@ -233,9 +235,9 @@ def test_numbers_that_lie_on_no_node_stand_beside_the_step():
     learn(tangent, pairs)
     v = torch.randn(32, NODES, dtype=torch.float64)
     truth = true_vjp(lambda u, c, s: box(u, c, arrays[2], s), (arrays[0], arrays[1], arrays[3]), v)
-    found = tangent.vjp(pairs, v)
-    for own in (slice(NODES), slice(NODES, NODES + 3), slice(NODES + 3, None)):
-        assert cosine(found[:, own], truth[:, own]) > 0.99
+    pulled = tangent.vjp(pairs, v)
+    for part in (slice(NODES), slice(NODES, NODES + 3), slice(NODES + 3, None)):
+        assert cosine(pulled[:, part], truth[:, part]) > 0.99
 
 
 def bent(u, source):
@@ -306,9 +308,9 @@ def test_nodes_with_a_prescribed_output_have_no_derivative():
     tangent = zo.MeshTangent()
     pairs = pairs_of(spec, spec, (z,), box(z))
     learn(tangent, pairs)
-    found = tangent.vjp(pairs, v)
-    assert float(found[:, edge].abs().max()) == 0
-    assert cosine(found, true_vjp(box, (z,), v)) > 0.999
+    pulled = tangent.vjp(pairs, v)
+    assert float(pulled[:, edge].abs().max()) == 0
+    assert cosine(pulled, true_vjp(box, (z,), v)) > 0.999
 
 
 @pytest.mark.parametrize("make", [zo.MeshTangent, zo.GraphTangent])
@@ -316,10 +318,10 @@ def test_what_is_not_on_the_mesh_is_refused(make):
     bare = (ArraySpec("u", (NODES,)),)
     with pytest.raises(zo.ConfigurationError, match=r"outputs on one mesh.*layout=blackbox\.Mesh"):
         learn(make(), pairs_of(bare, bare, (smooth(4),), smooth(4)))
-    told = (ArraySpec("u", (NODES,), layout=MESH),)
+    on_mesh = (ArraySpec("u", (NODES,), layout=MESH),)
     control = (ArraySpec("control", (3,)),)
     with pytest.raises(zo.ConfigurationError, match=r"at least one input, with the 81 nodes.*MLPTangent"):
-        learn(make(), pairs_of(control, told, (torch.randn(4, 3).double(),), smooth(4)))
+        learn(make(), pairs_of(control, on_mesh, (torch.randn(4, 3).double(),), smooth(4)))
     with pytest.raises(zo.ConfigurationError, match=r"mesh: expected a blackbox\.Mesh"):
         make("plate")
     with pytest.raises(zo.ConfigurationError, match="ridge"):

@@ -71,7 +71,7 @@ def train(function, tangent, inputs: Tensor, outputs: Tensor, dtype, steps=8, pr
         probes=probes,
         trust_policy=zo.tangents.TrustPolicy(check_every=None),
     )
-    found, true, errors = [], [], []
+    grads, true, errors = [], [], []
     for step in range(steps):
         batch = weights(6, 4, seed=step).to(dtype)
         loss = chain(function, ONES, ONES)(network, batch).mean()
@@ -80,17 +80,17 @@ def train(function, tangent, inputs: Tensor, outputs: Tensor, dtype, steps=8, pr
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", zo.TangentWarning)
             gradient.backward(batch)
-        found.append(torch.cat([p.grad.flatten() for p in network.parameters()]).double())
+        grads.append(torch.cat([p.grad.flatten() for p in network.parameters()]).double())
         true.append(torch.cat([g.flatten() for g in truth]).double())
         errors.append(gradient.metrics().get("tangent_error"))
         with torch.no_grad():
             for p, g in zip(network.parameters(), truth, strict=True):  # the same way whatever was found
                 p -= 0.05 * g
-    return found, true, errors
+    return grads, true, errors
 
 
-def off(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
+def off(grad: Tensor, expected: Tensor) -> float:
+    return float((grad - expected).norm() / expected.norm())
 
 
 @pytest.mark.parametrize("dtype", [pytest.param(torch.float64, marks=pytest.mark.slow), torch.float32])
@@ -100,8 +100,8 @@ def off(found: Tensor, expected: Tensor) -> float:
 )
 def test_on_a_linear_box_the_gradient_is_exact_in_any_units(kind, units, dtype):
     inputs, outputs = (INPUTS if units != "outputs" else ONES), (OUTPUTS if units != "inputs" else ONES)
-    found, true, errors = train(linear, TANGENTS[kind](), inputs, outputs, dtype)
-    assert off(found[-1], true[-1]) < 0.01
+    grads, true, errors = train(linear, TANGENTS[kind](), inputs, outputs, dtype)
+    assert off(grads[-1], true[-1]) < 0.01
     assert errors[-1] < 0.01
 
 
@@ -120,8 +120,8 @@ def test_the_result_does_not_depend_on_the_units(kind):
 def test_the_default_learns_a_box_in_any_units():
     """An output that is followed as the input of its name in one unit is not in another: close, not equal."""
     for inputs, outputs in ((ONES, ONES), (INPUTS, OUTPUTS), (INPUTS, ONES), (ONES, OUTPUTS)):
-        found, true, errors = train(bent, None, inputs, outputs, torch.float64, probes=0)
-        assert off(found[-1], true[-1]) < 0.4
+        grads, true, errors = train(bent, None, inputs, outputs, torch.float64, probes=0)
+        assert off(grads[-1], true[-1]) < 0.4
         assert max(errors[1:]) < 0.6
 
 
@@ -212,7 +212,7 @@ def test_units_are_kept_in_the_state(tmp_path):
         torch.manual_seed(0)
         network = nn.Linear(4, 4).double()
         box = in_units(bent, INPUTS, OUTPUTS)
-        gradient, found = make(network, box), []
+        gradient, parts = make(network, box), []
         for step in range(6):
             if resume and step == 3:
                 torch.save(gradient.state_dict(), tmp_path / "state.pt")
@@ -220,8 +220,8 @@ def test_units_are_kept_in_the_state(tmp_path):
                 gradient.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
             network.zero_grad()
             gradient.backward(weights(5, 4, seed=step) * (10.0**step))
-            found.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
-            found.append(torch.tensor(gradient.metrics().get("tangent_error", 0.0)))
-        return torch.cat([each.flatten() for each in found])
+            parts.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
+            parts.append(torch.tensor(gradient.metrics().get("tangent_error", 0.0)))
+        return torch.cat([part.flatten() for part in parts])
 
     assert torch.equal(run(False), run(True))

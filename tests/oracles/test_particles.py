@@ -38,11 +38,11 @@ BOX = FromTorch(collide, (*SPECS, LIST, STIFF), SPECS)
 
 def neighbours(x: torch.Tensor) -> torch.Tensor:
     """All pairs nearer than the cutoff, `(rows, MOST, 2)`, filled up with -1."""
-    found = x.new_full((len(x), MOST, 2), -1.0)
+    pairs = x.new_full((len(x), MOST, 2), -1.0)
     for row, distances in enumerate(torch.cdist(x, x)):
         near = torch.triu(distances < CUTOFF, 1).nonzero()[:MOST]
-        found[row, : len(near)] = near.to(x)
-    return found
+        pairs[row, : len(near)] = near.to(x)
+    return pairs
 
 
 def states(count: int, seed: int) -> list[torch.Tensor]:
@@ -82,14 +82,14 @@ def test_neither_numbers_nor_the_order_of_the_list_make_a_difference():
     again = torch.where(listed >= 0, place[listed.long().clamp(min=0)].to(listed), -1.0)
     again = again.flip(1).flip(2)
     again[0, 0] = 3.0  # with itself: no pair
-    own = tangent.vjp(pairs, v)
+    pulled = tangent.vjp(pairs, v)
 
     def turned(flat):
         return flat.reshape(6, 2, COUNT, 2)[:, :, order].flatten(1)
 
     other = tangent.vjp(pairs_at(BOX, x[:, order], v_of[:, order], again, stiffness), turned(v))
-    apart = float((other - turned(own)).abs().max())
-    assert apart < 1e-4 * float(own.abs().max())
+    apart = float((other - turned(pulled)).abs().max())
+    assert apart < 1e-4 * float(pulled.abs().max())
 
 
 def test_it_goes_on_where_its_state_was_taken():
@@ -98,8 +98,8 @@ def test_it_goes_on_where_its_state_was_taken():
     again = zo.PairTangent(width=8, first_steps=3, steps_per_step=2)
     again.load_state_dict(tangent.state_dict())
     pairs = pairs_at(BOX, *states(4, 1))
-    for own in (tangent, again):
-        learn(own, pairs)
+    for learner in (tangent, again):
+        learn(learner, pairs)
     v = weights(*pairs.y.shape)
     same = torch.equal(tangent.vjp(pairs, v), again.vjp(pairs, v))
     assert same

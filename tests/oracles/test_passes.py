@@ -50,16 +50,16 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize(
-    "out, given, taps", [(3, 2, 5), (1, 4, 3), (2, 2, 1), (1, 8, 3), (9, 1, 3), (1, 3, 13)]
+    "out, channels, taps", [(3, 2, 5), (1, 4, 3), (2, 2, 1), (1, 8, 3), (9, 1, 3), (1, 3, 13)]
 )
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_convolution_and_the_ways_back_are_autograds(layout, out, given, taps):
+def test_a_convolution_and_the_ways_back_are_autograds(layout, out, channels, taps):
     line, space, periodic = LAYOUTS[layout]
     if taps == 13 and layout != "short line":
         taps = 3
     convolve = Convolutions(line, periodic)
-    x = drawn(2, given, *space).requires_grad_()
-    kernel = drawn(out, given, *[taps] * len(space), seed=1).requires_grad_()
+    x = drawn(2, channels, *space).requires_grad_()
+    kernel = drawn(out, channels, *[taps] * len(space), seed=1).requires_grad_()
     bias, v = drawn(out, seed=2).requires_grad_(), drawn(2, out, *space, seed=3)
     expected = convolved(x, kernel, periodic, bias)
     of_x, of_kernel, of_bias = torch.autograd.grad(expected, (x, kernel, bias), v)
@@ -68,16 +68,16 @@ def test_a_convolution_and_the_ways_back_are_autograds(layout, out, given, taps)
         return array.movedim(0, -1).contiguous() if line else array
 
     with torch.no_grad():
-        found, seen = convolve(there(x), kernel, bias)
+        outputs, seen = convolve(there(x), kernel, bias)
         slopes = torch.zeros_like(kernel), torch.zeros_like(kernel), torch.zeros_like(bias)
         back = convolve.back_to_both(there(x), seen, there(v), kernel, slopes[0])
         convolve.to_kernel(seen, there(v), slopes[1])
         convolve.to_bias(there(v), slopes[2])
-        assert torch.allclose(found, there(expected), rtol=1e-12, atol=1e-12)
-        for own in (back, convolve.back(there(v), kernel)):
-            assert torch.allclose(own, there(of_x), rtol=1e-12, atol=1e-12)
-        for own, true in zip(slopes, (of_kernel, of_kernel, of_bias), strict=True):
-            assert torch.allclose(own, true, rtol=1e-12, atol=1e-12)
+        assert torch.allclose(outputs, there(expected), rtol=1e-12, atol=1e-12)
+        for pulled in (back, convolve.back(there(v), kernel)):
+            assert torch.allclose(pulled, there(of_x), rtol=1e-12, atol=1e-12)
+        for slope, true in zip(slopes, (of_kernel, of_kernel, of_bias), strict=True):
+            assert torch.allclose(slope, true, rtol=1e-12, atol=1e-12)
 
 
 def grid_of(network: GridNetwork, rows: torch.Tensor) -> torch.Tensor:
@@ -87,9 +87,9 @@ def grid_of(network: GridNetwork, rows: torch.Tensor) -> torch.Tensor:
         same = torch.cat([network.places, torch.ones_like(network.places[:1])])
         x = torch.cat([x, same.expand(len(x), *same.shape)], dim=1)
 
-    def layer(own: nn.Module, given: torch.Tensor) -> torch.Tensor:
-        assert isinstance(own.weight, torch.Tensor)
-        return convolved(given, own.weight, network.periodic, own.bias)
+    def layer(module: nn.Module, rows: torch.Tensor) -> torch.Tensor:
+        assert isinstance(module.weight, torch.Tensor)
+        return convolved(rows, module.weight, network.periodic, module.bias)
 
     a, b = layer(network.products, x).chunk(2, dim=1)
     straight, bent = a.chunk(2, dim=1)
@@ -104,8 +104,8 @@ def perceptron_of(network: Passes, rows: torch.Tensor) -> torch.Tensor:
     return linear(rows) + last(functional.silu(second(functional.silu(first(rows)))))
 
 
-def grid(given, answered, space, reach, periodic):
-    return lambda: GridNetwork(Lattice(given, space), Lattice(answered, space), 4, reach, periodic), grid_of
+def grid(inputs, answered, space, reach, periodic):
+    return lambda: GridNetwork(Lattice(inputs, space), Lattice(answered, space), 4, reach, periodic), grid_of
 
 
 def perceptron(size: int, out: int):
@@ -139,40 +139,40 @@ def test_the_passes_of_a_network_are_autograds(name):
     of_rows, *of_weights = torch.autograd.grad(expected, (rows, *named.values()), v, retain_graph=True)
     with torch.no_grad():
         x = network.arranged(rows[:, :-1], rows[:, -1:])
-        found, kept = network.passed(x)
-        assert torch.allclose(network.answers(found), expected, rtol=1e-12, atol=1e-12)
+        outputs, kept = network.passed(x)
+        assert torch.allclose(network.answers(outputs), expected, rtol=1e-12, atol=1e-12)
         back = network.back(kept, network.arranged_cotangent(v))
         assert back is not None
         assert torch.allclose(network.cotangent_rows(back), of_rows, rtol=1e-11, atol=1e-12)
         assert network.back(kept, network.arranged_cotangent(v), adam.slopes) is None
-        for own, true in zip(named, of_weights, strict=True):
-            assert torch.allclose(adam.slopes[own], true, rtol=1e-11, atol=1e-12), own
+        for key, true in zip(named, of_weights, strict=True):
+            assert torch.allclose(adam.slopes[key], true, rtol=1e-11, atol=1e-12), key
         pushed = network.answers(network.pushed(kept, network.arranged(change[:, :-1], change[:, -1:])))
     ahead = torch.autograd.functional.jvp(lambda x: oracle(network, x), rows.detach(), change)[1]
     assert isinstance(ahead, torch.Tensor) and torch.allclose(pushed, ahead, rtol=1e-11, atol=1e-12)
-    z, others = (each.detach().requires_grad_() for each in (rows[:, :-1], rows[:, -1:]))
+    z, others = (leaf.detach().requires_grad_() for leaf in (rows[:, :-1], rows[:, -1:]))
     on_graph = torch.autograd.grad(network(z, others), (z, others), v)
     assert torch.allclose(torch.cat(on_graph, dim=1), of_rows, rtol=1e-11, atol=1e-12)
 
 
 def test_adam_of_one_vector_is_torchs_of_each_weight():
     """Also where the weights were read or copied between two lessons."""
-    torch_s, own = nn.Conv1d(2, 3, 5).double(), nn.Conv1d(2, 3, 5).double()
-    own.load_state_dict(torch_s.state_dict())
-    expected, found = torch.optim.Adam(torch_s.parameters(), lr=0.01), FlatAdam(own, 0.01)
+    torch_s, module = nn.Conv1d(2, 3, 5).double(), nn.Conv1d(2, 3, 5).double()
+    module.load_state_dict(torch_s.state_dict())
+    expected, flat_adam = torch.optim.Adam(torch_s.parameters(), lr=0.01), FlatAdam(module, 0.01)
     for step in range(7):
         if step in (0, 4):
-            own.load_state_dict({name: weight.clone() for name, weight in own.state_dict().items()})
-            own.weight.data = own.weight.data.clone()
-            state, found = found.state_dict(), FlatAdam(own, 0.01)
-            found.load_state_dict(state)
-            found.begin()
+            module.load_state_dict({name: weight.clone() for name, weight in module.state_dict().items()})
+            module.weight.data = module.weight.data.clone()
+            state, flat_adam = flat_adam.state_dict(), FlatAdam(module, 0.01)
+            flat_adam.load_state_dict(state)
+            flat_adam.begin()
         for place, (name, weight) in enumerate(torch_s.named_parameters()):
             weight.grad = drawn(*weight.shape, seed=10 * step + place)
-            found.slopes[name].copy_(weight.grad)
+            flat_adam.slopes[name].copy_(weight.grad)
         expected.step()
-        found.step()
-        for mine, theirs in zip(own.parameters(), torch_s.parameters(), strict=True):
+        flat_adam.step()
+        for mine, theirs in zip(module.parameters(), torch_s.parameters(), strict=True):
             assert torch.allclose(mine, theirs, rtol=1e-12, atol=1e-14)
 
 

@@ -35,16 +35,16 @@ def true_grasp(problem: OracleProblem) -> torch.Tensor:
     return -theta * (hessian(loss, theta) @ problem.autograd(network, batch))
 
 
-def relative(found: torch.Tensor, truth: torch.Tensor) -> float:
-    return float((found - truth).norm() / truth.norm())
+def relative(scores: torch.Tensor, truth: torch.Tensor) -> float:
+    return float((scores - truth).norm() / truth.norm())
 
 
 @pytest.mark.parametrize("problem", SMOOTH, ids=str)
 def test_grasp_by_autograd(problem):
     network, batch = problem.make()
-    found = pruning.scores("grasp", network, problem.objective, batch)
-    assert relative(found.values, true_grasp(problem)) < 1e-10
-    assert found.removes == "largest"
+    scores = pruning.scores("grasp", network, problem.objective, batch)
+    assert relative(scores.values, true_grasp(problem)) < 1e-10
+    assert scores.removes == "largest"
 
 
 @pytest.mark.parametrize("problem", SMOOTH, ids=str)
@@ -53,7 +53,7 @@ def test_zo_grasp_with_cge_is_grasp_to_first_order_in_the_step(problem):
     truth = true_grasp(problem)
 
     def error(step: float) -> float:
-        found = pruning.scores(
+        scores = pruning.scores(
             "zo-grasp",
             network,
             problem.objective,
@@ -62,7 +62,7 @@ def test_zo_grasp_with_cge_is_grasp_to_first_order_in_the_step(problem):
             step=step,
             evaluator="stacked",
         )
-        return relative(found.values, truth)
+        return relative(scores.values, truth)
 
     first, half = error(2e-3), error(1e-3)
     assert first < 0.05  # far from noise, and from any wrong scale
@@ -73,9 +73,11 @@ def test_zo_snip_with_cge_is_snip_and_snip_is_the_loss_of_a_weight_to_first_orde
     problem = PROBLEMS[0]
     network, batch = problem.make()
     exact = pruning.scores("snip", network, problem.objective, batch).values
-    found = pruning.scores("zo-snip", network, problem.objective, batch, estimator=zo.CGE(1e-4, central=True))
-    assert found.removes == "smallest"
-    assert relative(found.values, exact) < 1e-6
+    scores = pruning.scores(
+        "zo-snip", network, problem.objective, batch, estimator=zo.CGE(1e-4, central=True)
+    )
+    assert scores.removes == "smallest"
+    assert relative(scores.values, exact) < 1e-6
     theta, loss = flat_loss(problem, network, batch)
     shrink = 1e-6
     for i in range(len(theta)):
@@ -88,19 +90,19 @@ def test_the_largest_scores_are_those_whose_weights_hold_the_gradient_back():
     """Shrinking weight i by a part e changes |g|^2 by 2 e score_i: the sign, from its definition."""
     problem = PROBLEMS[0]
     network, batch = problem.make()
-    found = pruning.scores("grasp", network, problem.objective, batch)
+    scores = pruning.scores("grasp", network, problem.objective, batch)
     theta, loss = flat_loss(problem, network, batch)
     shrink = 1e-6
     variants = theta.repeat(len(theta), 1) * (1 - shrink * torch.eye(len(theta), dtype=theta.dtype))
     norms = vmap(lambda t: grad(loss)(t).square().sum())(variants)
     growth = (norms - grad(loss)(theta).square().sum()) / shrink
-    assert torch.allclose(growth / 2, found.values, atol=1e-4 * float(growth.abs().max()))
-    mask = pruning.kept_weights(found, 0.7, minimum=0.0)
+    assert torch.allclose(growth / 2, scores.values, atol=1e-4 * float(growth.abs().max()))
+    mask = pruning.kept_weights(scores, 0.7, minimum=0.0)
     kept, removed = growth[mask], growth[~mask]
     forced = 4  # at least one weight of each tensor stays
     assert kept.sort().values[: len(kept) - forced].max() <= removed.min() + 1e-6
     assert removed.mean() > kept.mean()
-    assert found.values[mask].abs().max() > found.values[~mask].abs().min()
+    assert scores.values[mask].abs().max() > scores.values[~mask].abs().min()
 
 
 @pytest.mark.slow
@@ -132,12 +134,12 @@ def test_mean_of_zo_grasp_with_rge_on_a_quadratic():
             evaluator="loop",
         ).values
 
-    found = torch.stack([score(seed) for seed in range(trials)])
+    samples = torch.stack([score(seed) for seed in range(trials)])
     g = curvature @ theta
     expected = -theta * ((1 + 1 / q) * (curvature @ g) + curvature.trace() / q * g)
-    spread = found.std(dim=0) / math.sqrt(trials)
-    assert (((found.mean(dim=0) - expected) / spread).abs() < 4.7).all()
-    assert (((found.mean(dim=0) + theta * (curvature @ g)) / spread).abs() > 4.7).any()
+    spread = samples.std(dim=0) / math.sqrt(trials)
+    assert (((samples.mean(dim=0) - expected) / spread).abs() < 4.7).all()
+    assert (((samples.mean(dim=0) + theta * (curvature @ g)) / spread).abs() > 4.7).any()
 
 
 def test_synflow_of_one_round_against_sums_over_paths():
@@ -146,15 +148,15 @@ def test_synflow_of_one_round_against_sums_over_paths():
     network = nn.Sequential(nn.Linear(3, 4, bias=False), nn.ReLU(), nn.Linear(4, 2, bias=False))
     first, second = (network[i].weight.detach().abs().double() for i in (0, 2))
     shares = torch.cat([(first * second.sum(0)[:, None]).flatten(), (second * first.sum(1)).flatten()])
-    found = pruning.scores("synflow", network, inputs=torch.zeros(7, 3), rounds=1)
-    assert found.values.argsort().tolist() == shares.argsort().tolist()
+    scores = pruning.scores("synflow", network, inputs=torch.zeros(7, 3), rounds=1)
+    assert scores.values.argsort().tolist() == shares.argsort().tolist()
 
 
 def test_synflow_in_rounds_against_the_loop_of_the_paper():
     """Algorithm 1 of Tanaka et al. written out for two linear layers; three rounds, 90 %."""
     torch.manual_seed(1)
     network = nn.Sequential(nn.Linear(6, 8, bias=False), nn.ReLU(), nn.Linear(8, 4, bias=False))
-    found = pruning.scores("synflow", network, inputs=torch.zeros(1, 6), rounds=3, sparsity=0.9)
+    scores = pruning.scores("synflow", network, inputs=torch.zeros(1, 6), rounds=3, sparsity=0.9)
     first, second = (network[i].weight.detach().abs().double() for i in (0, 2))
     for k in range(1, 4):
         shares = torch.cat([(first * second.sum(0)[:, None]).flatten(), (second * first.sum(1)).flatten()])
@@ -163,4 +165,4 @@ def test_synflow_in_rounds_against_the_loop_of_the_paper():
         mask[shares.argsort(descending=True, stable=True)[:left]] = 1
         first, second = first * mask[:48].view(8, 6), second * mask[48:].view(4, 8)
     mask = torch.cat([first.flatten(), second.flatten()]) > 0
-    assert torch.equal(pruning.kept_weights(found, 0.9, minimum=0.0), mask)
+    assert torch.equal(pruning.kept_weights(scores, 0.9, minimum=0.0), mask)

@@ -150,15 +150,15 @@ def trained(network: nn.Module, batches: list[Tensor], estimator, evaluator, chu
     torch.manual_seed(5)  # of dropout
     network = copy.deepcopy(network)
     gradient = zo.LossGradient(network, ALONE, estimator, evaluator=evaluator, chunk=chunk, seed=1)
-    found = []
+    grads = []
     for batch in batches:
         network.zero_grad()
         gradient.backward(batch)
-        found.append(torch.cat([tensor.grad.flatten() for tensor in gradient.parameters.tensors]))
+        grads.append(torch.cat([tensor.grad.flatten() for tensor in gradient.parameters.tensors]))
         with torch.no_grad():
             for tensor in gradient.parameters.tensors:
                 tensor -= 0.01 * torch.sin(100 * tensor).sign()
-    return found
+    return grads
 
 
 @pytest.mark.parametrize("seed", seeds(40))
@@ -173,11 +173,11 @@ def test_fast_evaluators_give_the_gradients_of_loop(seed):
         warnings.simplefilter("ignore", zo.EvaluatorWarning)  # a slower one is right too
         truth = trained(network, batches, estimator, "loop", chunk)
         for evaluator in ("stacked", "difference"):
-            for own, expected in zip(
+            for grad, expected in zip(
                 trained(network, batches, estimator, evaluator, chunk), truth, strict=True
             ):
                 # losses of order one, good to some 1e-15 over steps of 1e-5
-                assert (own - expected).norm() <= 1e-6 * expected.norm() + 1e-8
+                assert (grad - expected).norm() <= 1e-6 * expected.norm() + 1e-8
 
 
 D = 4  # numbers of a state
@@ -214,17 +214,17 @@ def limited(function, limit):
     """The same, with rows that fail: NaN where the first input is large."""
 
     def call(*arrays):
-        found = function(*arrays)
-        found = found if isinstance(found, tuple) else (found,)
+        outputs = function(*arrays)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         bad = arrays[0].detach().abs().amax(-1) > limit
-        found = tuple(
+        outputs = tuple(
             torch.where(bad.view(bad.shape + (1,) * (t.ndim - bad.ndim)), torch.nan, t)
             if t.is_floating_point()
             else t
-            for t in found
+            for t in outputs
         )
-        first, *more = found
-        return found if more else first
+        first, *more = outputs
+        return outputs if more else first
 
     return call
 
@@ -319,19 +319,19 @@ def chain(code, boxes):
 def around(kind: str, network: nn.Module, code, limit: float, batch) -> Tensor:
     """The gradient of a way around the boxes, in a copy of the network; an error passes."""
     boxes = [FromTorch(limited(twin, limit), *specs) for twin, specs in zip(TWINS, SPECS, strict=True)]
-    objective, own = chain(code, boxes), copy.deepcopy(network)
+    objective, copied = chain(code, boxes), copy.deepcopy(network)
     exact = [zo.tangents.ModelTangent(model) for model in MODELS]
     torch.manual_seed(7)
     if kind == "differentiable":
         stands = [zo.differentiable(b, tangent=t, seed=1) for b, t in zip(boxes, exact, strict=True)]
-        gradient = AutogradGradient(own, objective, dict(zip(boxes, stands, strict=True)))
+        gradient = AutogradGradient(copied, objective, dict(zip(boxes, stands, strict=True)))
     else:
         evaluator, probes = kind.split()
         gradient = zo.TangentGradient(
-            own, objective, boxes=boxes, tangent=exact, evaluator=evaluator, probes=int(probes), max_rows=6
+            copied, objective, boxes=boxes, tangent=exact, evaluator=evaluator, probes=int(probes), max_rows=6
         )
     gradient.backward(batch)
-    return flat(own)
+    return flat(copied)
 
 
 def flat(network: nn.Module) -> Tensor:
@@ -351,27 +351,27 @@ def test_with_exact_tangents_gradients_around_boxes_are_those_of_autograd(seed):
     batch = {
         "x": torch.randn(6, D).double(), "p": torch.rand(6).double(), "k": torch.randint(0, 3, (6,))
     }  # fmt: skip
-    objective, own = chain(code, [limited(twin, limit) for twin in TWINS]), copy.deepcopy(network)
+    objective, copied = chain(code, [limited(twin, limit) for twin in TWINS]), copy.deepcopy(network)
     torch.manual_seed(7)
     with torch.no_grad():
-        alive = objective(copy.deepcopy(own), batch).isfinite()
+        alive = objective(copy.deepcopy(copied), batch).isfinite()
     acts = {act for act, _, _ in code}
     if not alive.any() or (not alive.all() and acts & MIX):
         return  # nothing to compare with
     # a row that survived in the place of each that failed: what is drawn for the others stays the same
     source = torch.where(alive, torch.arange(6), int(alive.nonzero()[0]))
     torch.manual_seed(7)
-    losses = objective(own, {name: rows[source] for name, rows in batch.items()})
+    losses = objective(copied, {name: rows[source] for name, rows in batch.items()})
     if not losses.isfinite().all() or not losses.requires_grad:
         return
     losses[alive].mean().backward()
-    expected, tolerance = flat(own), 1e-5 if "narrow" in acts else 1e-9
+    expected, tolerance = flat(copied), 1e-5 if "narrow" in acts else 1e-9
     drawn = network.training and any(isinstance(m, nn.Dropout | nn.BatchNorm1d) for m in network.modules())
     kinds = ["stacked 0", "loop 0", "stacked 2", "loop 2"]
     kinds += [] if drawn and not alive.all() else ["differentiable"]  # leaves failed rows out, and draws anew
     for kind in kinds:
         try:
-            found = around(kind, network, code, limit, batch)
+            grad = around(kind, network, code, limit, batch)
         except (zo.errors.TangentError, zo.FailedQueriesError):
             continue  # said, not silently wrong
-        assert (found - expected).norm() <= tolerance * expected.norm() + 1e-12, kind
+        assert (grad - expected).norm() <= tolerance * expected.norm() + 1e-12, kind

@@ -98,19 +98,19 @@ BOXES = {
 ESTIMATORS = {
     "coordinates-forward": (
         lambda mu: zo.CGE(mu),
-        lambda found: found.coordinates.forward,
+        lambda advice: advice.coordinates.forward,
     ),
     "coordinates-central": (
         lambda mu: zo.CGE(mu, central=True),
-        lambda found: found.coordinates.central,
+        lambda advice: advice.coordinates.central,
     ),
     "orthogonal": (
         lambda mu: zo.RowRGE(mu, q=SIZE),
-        lambda found: found.directions.forward,
+        lambda advice: advice.directions.forward,
     ),
     "gaussian-antithetic": (
         lambda mu: zo.RowRGE(mu, q=4 * SIZE, distribution="gaussian", central=True),
-        lambda found: found.long_directions[1],
+        lambda advice: advice.long_directions[1],
     ),
 }
 SWEEP = [10.0**power for power in np.arange(-5, 0.76, 0.25)]
@@ -119,8 +119,8 @@ SWEEP = [10.0**power for power in np.arange(-5, 0.76, 0.25)]
 @functools.cache
 def recommended(name: str) -> Recommendation:
     samples = clouds()[0][:32].float()
-    (found,) = check_black_box(BOXES[name](), samples, processes=False).recommendations
-    return found
+    (advice,) = check_black_box(BOXES[name](), samples, processes=False).recommendations
+    return advice
 
 
 def cosine(name: str, estimator: object) -> float:
@@ -129,10 +129,10 @@ def cosine(name: str, estimator: object) -> float:
     target = nn.functional.one_hot(wanted, CLASSES)
     x = x.float().requires_grad_()
     solver = zo.differentiable(BOXES[name](), estimator, seed=3)
-    found = torch.autograd.grad((solver(x) - target).square().sum(), x)[0].double()
+    grad = torch.autograd.grad((solver(x) - target).square().sum(), x)[0].double()
     exactly = x.detach().double().requires_grad_()
     truth = torch.autograd.grad((probabilities(exactly) - target).square().sum(), exactly)[0]
-    return float(nn.functional.cosine_similarity(found.flatten(), truth.flatten(), dim=0))
+    return float(nn.functional.cosine_similarity(grad.flatten(), truth.flatten(), dim=0))
 
 
 @pytest.mark.parametrize("estimator", quick.one_in(2, ESTIMATORS))

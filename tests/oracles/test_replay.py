@@ -46,8 +46,8 @@ def rollout(solver, steps=3, moving=0.0):
         for _ in range(steps):
             out = network(state)
             drive = (batch["drive"] + moving * out[:, 4]).detach()
-            state, own = solver(state + out[:, :4], out[:, 4], drive)
-            losses = losses + (state - 0.5).square().mean(dim=1) + 0.1 * own.square()
+            state, size = solver(state + out[:, :4], out[:, 4], drive)
+            losses = losses + (state - 0.5).square().mean(dim=1) + 0.1 * size.square()
         return losses
 
     return objective
@@ -119,9 +119,9 @@ def test_with_a_tangent_of_zero_the_gradient_is_autograd_s_with_the_answers_cut_
         def objective(network, batch):
             state, losses = batch["start"], 0.0
             for _ in range(3):
-                moved, own = solver(state, state[:, 0], batch["drive"])
+                moved, size = solver(state, state[:, 0], batch["drive"])
                 state = moved + network(state)[:, :4]
-                losses = losses + (state - 0.5).square().mean(dim=1) + 0.1 * own.square()
+                losses = losses + (state - 0.5).square().mean(dim=1) + 0.1 * size.square()
             return losses
 
         return objective
@@ -199,8 +199,8 @@ def test_a_model_that_learned_is_first_order_near_what_was_recorded():
 
 def test_rows_that_failed_have_no_part_and_the_others_replay():
     def failing(state, size, drive):
-        moved, own = wave(state, size, drive)
-        return torch.where(drive[:, None] > 0.5, torch.nan, moved), own
+        moved, second = wave(state, size, drive)
+        return torch.where(drive[:, None] > 0.5, torch.nan, moved), second
 
     network, box = make_network(), make_box(failing)
     batch = batch_of(3, rows=8)
@@ -260,12 +260,12 @@ def test_a_run_with_replays_resumes_to_the_bit(settings, tmp_path):
 
 def trusted_after(losses, replayed, windows, key, recorded=1e9):
     """How many replays follow each of windows with these losses, each after a replay with that loss."""
-    window, found = windows.draw(None, key), []
+    window, counts = windows.draw(None, key), []
     for loss in losses:
         windows.replayed(torch.full_like(window.losses, replayed), torch.full_like(window.losses, recorded))
         windows.add(replace(window, losses=torch.full_like(window.losses, loss)))
-        found.append(windows.trusted())
-    return found
+        counts.append(windows.trusted())
+    return counts
 
 
 def test_replays_fall_where_new_losses_rise_rest_and_are_tried_again():
@@ -368,8 +368,8 @@ def test_rows_are_mixed_only_among_batches_that_differ_in_nothing_but_rows():
     for batch in batches:
         gradient.backward(batch)
     expected = {}
-    for factor, own in ((1.0, all_of(batch_of(0), batch_of(2))), (10.0, batch_of(1))):
-        expected[factor] = factor * true_gradient(wave, network, own)
+    for factor, batch in ((1.0, all_of(batch_of(0), batch_of(2))), (10.0, batch_of(1))):
+        expected[factor] = factor * true_gradient(wave, network, batch)
     seen = set()
     for _ in range(12):
         network.zero_grad()
@@ -385,8 +385,8 @@ def paired(box, axis):
     def objective(network, batch):
         out = network(batch["start"])[:, :4]
         both = [out, 1 - 2 * out]
-        found = box(torch.stack(both, axis)).unbind(axis) if axis < 2 else box(torch.cat(both)).chunk(2)
-        return (found[0] - batch["start"]).square().mean(dim=1) + found[1].square().mean(dim=1)
+        answers = box(torch.stack(both, axis)).unbind(axis) if axis < 2 else box(torch.cat(both)).chunk(2)
+        return (answers[0] - batch["start"]).square().mean(dim=1) + answers[1].square().mean(dim=1)
 
     return objective
 

@@ -53,9 +53,9 @@ def test_it_is_c_times_the_mean_of_slopes_times_directions(distribution, central
     if distribution == "rademacher":
         assert torch.allclose(u[:, inside].abs(), torch.ones(q, len(inside)).double())
     zo.LossGradient(network, objective, estimator, evaluator="loop").backward(torch.zeros(2, 1).double())
-    found = torch.cat([p.grad.flatten() for p in network.parameters()])
+    grad = torch.cat([p.grad.flatten() for p in network.parameters()])
     c = len(inside) if distribution == "sphere" else 1
-    assert torch.allclose(found, c / q * (u @ slopes) @ u, rtol=1e-9, atol=1e-9)
+    assert torch.allclose(grad, c / q * (u @ slopes) @ u, rtol=1e-9, atol=1e-9)
 
 
 @CASES
@@ -81,15 +81,15 @@ def test_its_mean_is_the_gradient_of_the_smoothed_loss(distribution, central, sp
     plan = estimator.plan(parameters, zo.estimators.Key(1))
     steps = plan.chunk(0, plan.queries).steps
     differences = loss(theta + steps) - loss(theta[None])
-    found = estimator.reduce(plan, differences, torch.ones(plan.queries, dtype=torch.bool))
+    grad = estimator.reduce(plan, differences, torch.ones(plan.queries, dtype=torch.bool))
     c, n = len(inside) if distribution == "sphere" else 1, len(inside)
     slopes, u = differences / mu, steps / mu
     if central:
         slopes, u = (slopes[0::2] - slopes[1::2]) / 2, u[0::2]
-    each = (c * slopes[:, None] * u)[:, inside]
+    terms = (c * slopes[:, None] * u)[:, inside]
     moment = {"gaussian": 3, "rademacher": 1, "sphere": 3 / (n + 2)}[distribution]
     expected = (curvature @ theta + 3 * theta.square() + moment * mu**2)[inside]
-    z = (found[inside] - expected) / (each.std(dim=0) / math.sqrt(q))
+    z = (grad[inside] - expected) / (terms.std(dim=0) / math.sqrt(q))
     assert z.abs().max() < 5
 
 
@@ -101,8 +101,8 @@ def test_its_squared_error_is_as_large_as_stated():
     errors = []
     for step in range(200):
         plan = estimator.plan(parameters, zo.estimators.Key(1, step))
-        found = estimator.reduce(plan, plan.chunk(0, q).steps @ slopes, torch.ones(q, dtype=torch.bool))
-        errors.append((found - slopes)[SUPPORT].square().sum() / slopes[SUPPORT].square().sum())
+        grad = estimator.reduce(plan, plan.chunk(0, q).steps @ slopes, torch.ones(q, dtype=torch.bool))
+        errors.append((grad - slopes)[SUPPORT].square().sum() / slopes[SUPPORT].square().sum())
     error = torch.stack(errors)
     z = (error.mean() - (len(SUPPORT) + 1) / q) / (error.std() / math.sqrt(len(error)))
     assert abs(z) < 4.5
@@ -110,11 +110,11 @@ def test_its_squared_error_is_as_large_as_stated():
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
 def test_stacked_and_loop_agree(problem):
-    found = []
+    grads = []
     for evaluator in ("loop", "stacked"):
         network, batch = problem.make()
         estimator = zo.RGE(mu=1e-4, q=7)
         zo.LossGradient(network, problem.objective, estimator, evaluator=evaluator, chunk=3).backward(batch)
-        found.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
+        grads.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
     # Both round losses of order one to 1e-16 and divide by mu; directions have norm up to sqrt(size).
-    assert torch.allclose(*found, rtol=1e-8, atol=1e-9 * len(found[0]))
+    assert torch.allclose(*grads, rtol=1e-8, atol=1e-9 * len(grads[0]))

@@ -49,12 +49,12 @@ def compare(step: Step, perturbation: Perturbation, chunk: int, hidden: Set[int]
     parts = [perturbation.part(start, start + chunk) for start in range(0, len(perturbation), chunk)]
     torch.manual_seed(3)  # of dropout
     truth = torch.cat([perturbed_losses(Loop(), step, part) for part in parts])
-    found = torch.cat([perturbed_losses(Stacked(), step, part) for part in parts])
+    losses_stacked = torch.cat([perturbed_losses(Stacked(), step, part) for part in parts])
     base = perturbed_losses(Loop(), step, Coordinates(torch.tensor([0]), torch.zeros(1, dtype=truth.dtype)))
     eps = torch.finfo(truth.dtype).eps
     # Some hundred additions on the way to a loss, each wrong by half a unit of numbers of its own size.
     bound = 200 * eps * (1 + truth.abs())
-    assert ((found - truth).abs() <= bound).all()
+    assert ((losses_stacked - truth).abs() <= bound).all()
     if isinstance(perturbation, Coordinates):  # each tensor is seen: one left alone would have failed
         which, _ = step.parameters.locate(perturbation.indices)
         seen = ((truth - base).abs() > 10 * bound).any(dim=1)
@@ -108,7 +108,7 @@ def test_recurrent_layers_fall_back_and_then_give_what_loop_gives_to_the_bit(cel
         def forward(self, x):
             return self.head(self.cell(x)[0][:, -1])
 
-    found = []
+    grads = []
     for evaluator in ("loop", "stacked"):
         torch.manual_seed(0)
         network = Recurrent().double().train(training)
@@ -119,5 +119,5 @@ def test_recurrent_layers_fall_back_and_then_give_what_loop_gives_to_the_bit(cel
                 gradient.backward(batch)
         else:
             gradient.backward(batch)
-        found.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
-    assert torch.equal(*found)
+        grads.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
+    assert torch.equal(*grads)

@@ -82,8 +82,8 @@ def test_the_vjp_is_autograds_through_network_and_standardisation(loss, standard
     y = np.concatenate([bent(z, loss).numpy() for z in seen])
 
     def function(z: Tensor, p: Tensor) -> Tensor:
-        own = (z - torch.from_numpy(x.mean(0))) / torch.from_numpy(x.std(0)) if standardise else z
-        scores = network(own)
+        inputs = (z - torch.from_numpy(x.mean(0))) / torch.from_numpy(x.std(0)) if standardise else z
+        scores = network(inputs)
         if loss == "squared":
             return torch.from_numpy(y.std(0)) * scores if standardise else scores
         if loss == "kl-logits":
@@ -97,7 +97,7 @@ def test_the_vjp_is_autograds_through_network_and_standardisation(loss, standard
     expected = []
     for row in range(7):
         jacobian = torch.autograd.functional.jacobian(
-            lambda own, row=row: function(own[None], pairs.y[row])[0], z[row]
+            lambda row_z, row=row: function(row_z[None], pairs.y[row])[0], z[row]
         )
         expected.append((v[row] @ jacobian, d[:, row] @ jacobian.T))
     assert torch.allclose(student.vjp(pairs, v), torch.stack([e[0] for e in expected]), rtol=1e-9)
@@ -140,14 +140,14 @@ def test_on_a_smooth_box_the_vjp_comes_to_the_truth_and_without_standardising_it
     v = weights(300, 5, seed=4)
     point = new.double().requires_grad_()
     truth = torch.autograd.grad(smooth(point), point, v)[0]
-    found = {}
+    cosines = {}
     for standardise in (True, False):
         student = StudentTangent(layers(6, 64, 64, 5).to(dtype), standardise=standardise, batch=64)
         student.fit(z, smooth(z).to(dtype), steps=600)
         mine = student.vjp(values(new, smooth(new).to(dtype)), v.to(dtype))
         assert mine.dtype == dtype
-        found[standardise] = cosine(mine * SIZES, truth * SIZES)  # each input in its own size
-    assert found[True] > 0.95 and found[False] < 0.6
+        cosines[standardise] = cosine(mine * SIZES, truth * SIZES)  # each input in its own size
+    assert cosines[True] > 0.95 and cosines[False] < 0.6
 
 
 # Frozen classifiers
@@ -164,8 +164,8 @@ class Classifier(BlackBoxFunction):
         self.model, self.labels = model, labels
 
     def evaluate_rows(self, image: np.ndarray) -> np.ndarray:
-        found = self.model.predict_proba(image)
-        return (np.eye(10)[found.argmax(axis=1)] if self.labels else found).astype(image.dtype)
+        shares = self.model.predict_proba(image)
+        return (np.eye(10)[shares.argmax(axis=1)] if self.labels else shares).astype(image.dtype)
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +207,7 @@ def differentiable(mlp, image: Tensor) -> Tensor:
     scaler, model = mlp
     hidden = (image.double() - torch.from_numpy(scaler.mean_)) / torch.from_numpy(scaler.scale_)
     weight, bias = (
-        [torch.from_numpy(each).double() for each in group] for group in (model.coefs_, model.intercepts_)
+        [torch.from_numpy(array).double() for array in group] for group in (model.coefs_, model.intercepts_)
     )
     return (torch.relu(hidden @ weight[0] + bias[0]) @ weight[1] + bias[1]).softmax(dim=1)
 
@@ -333,7 +333,7 @@ def test_where_a_student_misleads_that_is_said(digits, denoiser):
     start = training.accuracy()
     with pytest.warns(zo.errors.TangentWarning) as caught:
         training.run(120)
-    flat, values = (str(each.message) for each in caught)
+    flat, values = (str(warning.message) for warning in caught)
     assert "Whether the tangent's slopes are of use only a held-out loss says" in flat
     assert "to predict the boxes' values with a relative error of at most 1" in values
     assert training.accuracy() < start

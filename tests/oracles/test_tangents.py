@@ -32,7 +32,7 @@ def pairs_of(function, shape, probes=3, rows=2, mu=0.1, seed=0, rank=None) -> Ca
     basis = weights(rank, size, seed=99) if rank else torch.eye(size).double()
     d = (mu * weights(probes, rows, len(basis), seed=seed + 1) @ basis).view(probes, rows, *shape)
     base = function(z)
-    response = torch.stack([function(z + each) for each in d]) - base
+    response = torch.stack([function(z + change) for change in d]) - base
     return CallPairs(
         specs(shape),
         specs(tuple(base.shape[1:])),
@@ -157,9 +157,9 @@ def test_a_step_with_probes_that_span_the_state_is_autograds(evaluator):
         evaluator=evaluator,
     )
     loss = gradient.backward(batch)
-    found = torch.cat([p.grad.flatten() for p in network.parameters()])
+    grad = torch.cat([p.grad.flatten() for p in network.parameters()])
     # beside its probes the base is in another matrix product, which some processors round otherwise
     torch.testing.assert_close(loss, truth.detach(), rtol=1e-14, atol=0)
     # Changes of 1e-5 by a curvature of order one, over singular values down to some 1e-2.
-    assert (found - expected).norm() < 1e-3 * expected.norm()
+    assert (grad - expected).norm() < 1e-3 * expected.norm()
     assert gradient.trust[0] is not None and max(gradient.trust) < 1e-3

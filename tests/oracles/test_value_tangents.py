@@ -28,8 +28,8 @@ def box_of(function, *inputs: ArraySpec, outputs=None) -> FromTorch:
 
 def pairs_at(box: FromTorch, *arrays: torch.Tensor, alive=None) -> CallPairs:
     """A call without probes."""
-    given = box.function(*arrays)
-    answers = given if isinstance(given, tuple) else (given,)
+    answer = box.function(*arrays)
+    answers = answer if isinstance(answer, tuple) else (answer,)
     moving = [
         a.flatten(1) if a.ndim > 1 else a[:, None]
         for a, s in zip(arrays, box.inputs, strict=True)
@@ -57,10 +57,10 @@ def learn(tangent, *calls: CallPairs) -> None:
 
 
 def true_vjp(box: FromTorch, arrays, v: torch.Tensor) -> torch.Tensor:
-    given = [a.clone().requires_grad_(s.differentiable) for a, s in zip(arrays, box.inputs, strict=True)]
-    found = box.function(*given)
-    y = torch.cat([a.flatten(1) for a in (found if isinstance(found, tuple) else (found,))], dim=1)
-    wanted = [a for a, s in zip(given, box.inputs, strict=True) if s.differentiable]
+    leaves = [a.clone().requires_grad_(s.differentiable) for a, s in zip(arrays, box.inputs, strict=True)]
+    answer = box.function(*leaves)
+    y = torch.cat([a.flatten(1) for a in (answer if isinstance(answer, tuple) else (answer,))], dim=1)
+    wanted = [a for a, s in zip(leaves, box.inputs, strict=True) if s.differentiable]
     return torch.cat([g.reshape(len(y), -1) for g in torch.autograd.grad(y, wanted, v)], dim=1)
 
 
@@ -93,13 +93,13 @@ def reaction(w, case):
 
 def shifted(u: torch.Tensor, cells: int, axis: int = 2) -> torch.Tensor:
     """As `roll`, but zero comes in from beyond the walls."""
-    found = u.roll(cells, axis)
+    moved = u.roll(cells, axis)
     edge = slice(0, cells) if cells > 0 else slice(cells, None)
     index = [slice(None)] * u.ndim
     index[axis] = edge
-    found = found.clone()
-    found[tuple(index)] = 0.0
-    return found
+    moved = moved.clone()
+    moved[tuple(index)] = 0.0
+    return moved
 
 
 def walled(u, case):
@@ -178,10 +178,10 @@ def test_a_kernels_values_are_those_of_a_gaussian_process():
     middle, unit = change.mean(0), change.std(0, correction=0)
     kernels = process.kernels
     kernel = kernels.RBF(tangent._length) + kernels.ConstantKernel(10 / 5) * kernels.DotProduct(5**0.5)
-    found = process.GaussianProcessRegressor(kernel, alpha=tangent._noise, optimizer=None)
-    found.fit(((x - mean) / scale).numpy(), ((change - middle) / unit).numpy())
-    told = torch.from_numpy(found.predict(((unseen - mean) / scale).numpy()))
-    expected = middle + unit * told + (asked.z if tangent._stays.all() else 0)
+    reference = process.GaussianProcessRegressor(kernel, alpha=tangent._noise, optimizer=None)
+    reference.fit(((x - mean) / scale).numpy(), ((change - middle) / unit).numpy())
+    predicted = torch.from_numpy(reference.predict(((unseen - mean) / scale).numpy()))
+    expected = middle + unit * predicted + (asked.z if tangent._stays.all() else 0)
     assert torch.allclose(tangent.predict_values(asked), expected, rtol=1e-5, atol=1e-5 * float(unit.min()))
 
 
@@ -217,20 +217,20 @@ def test_a_kernels_derivative_is_the_boxs_where_rows_are_many_in_any_units():
     tangent, box = zo.KernelTangent(centres=300), box_of(bent, POINT, TURN)
     for seed in range(4):
         learn(tangent, pairs_at(box, *points(150, seed)))
-    arrays, v = [0.5 * each for each in points(20, 9)], weights(20, 3, seed=8) / torch.tensor([1.0, 1.0, 1e3])
+    arrays, v = [0.5 * part for part in points(20, 9)], weights(20, 3, seed=8) / torch.tensor([1.0, 1.0, 1e3])
     units = torch.tensor([1.0, 1e3, 1e-3], dtype=torch.float64)
-    found, truth = tangent.vjp(pairs_at(box, *arrays), v) * units, true_vjp(box, arrays, v) * units
-    assert (found - truth).norm() < 0.05 * truth.norm()
+    pulled, truth = tangent.vjp(pairs_at(box, *arrays), v) * units, true_vjp(box, arrays, v) * units
+    assert (pulled - truth).norm() < 0.05 * truth.norm()
 
 
 def test_a_kernel_is_fitted_again_where_a_twentieth_of_its_rows_is_new():
     tangent, box = zo.KernelTangent(), box_of(bent, POINT, TURN)
     asked, v = pairs_at(box, *points(3, 9)), weights(3, 3, seed=8)
-    found = []
+    pulled = []
     for seed, rows in enumerate((100, 4, 2)):
         learn(tangent, pairs_at(box, *points(rows, seed)))
-        found.append(tangent.vjp(asked, v))
-    assert torch.equal(found[0], found[1]) and not torch.equal(found[1], found[2])
+        pulled.append(tangent.vjp(asked, v))
+    assert torch.equal(pulled[0], pulled[1]) and not torch.equal(pulled[1], pulled[2])
 
 
 # Output maps
@@ -242,9 +242,9 @@ def test_an_output_map_is_its_formula_in_both_forms(rows):
     x, mix = weights(rows, 12), weights(5, 12, seed=2)
     y = 1.0 + (x @ weights(12, 5, seed=1)) @ mix
     scale = 0.5 + weights(12, seed=3).abs()
-    own = OutputMap()
-    own.fit(x, y, scale)
-    mean_x, mean_y = (each.mean(0) for each in (x, y))
+    output_map = OutputMap()
+    output_map.fit(x, y, scale)
+    mean_x, mean_y = (values.mean(0) for values in (x, y))
     a, b = (x - mean_x) / scale, (y - mean_y) / scale
     left, size, _ = torch.linalg.svd(b.T @ b)
     span = left[:, size > SPAN**2 * size[0]]
@@ -254,10 +254,10 @@ def test_an_output_map_is_its_formula_in_both_forms(rows):
         ridged = gram + ridge * gram.diagonal().max() * torch.eye(12)
         dense.append(projector + torch.linalg.solve(ridged, a.T @ b - gram @ projector))
     new = weights(7, 12, seed=4)
-    found = own(new)
-    assert min((mean_y + scale * (((new - mean_x) / scale) @ w) - found).abs().max() for w in dense) < 1e-6
+    mapped = output_map(new)
+    assert min((mean_y + scale * (((new - mean_x) / scale) @ w) - mapped).abs().max() for w in dense) < 1e-6
     if rows > 12:  # and it finds the map that there is
-        assert torch.allclose(found, 1.0 + (new @ weights(12, 5, seed=1)) @ mix, rtol=1e-2, atol=1e-2)
+        assert torch.allclose(mapped, 1.0 + (new @ weights(12, 5, seed=1)) @ mix, rtol=1e-2, atol=1e-2)
 
 
 def free_of_divergence(w):
@@ -335,11 +335,11 @@ def test_vjp_and_apply_are_the_derivative_of_the_models_own_values(model, name):
     others = torch.cat([pairs.z[:, :0], *(o.reshape(3, -1) for o in pairs.others if o is not None)], dim=1)
     z, v = pairs.z.clone().requires_grad_(), weights(*pairs.y.shape, seed=41)
     (expected,) = torch.autograd.grad(tangent.values(z, others), z, v)
-    found = tangent.vjp(pairs, v)
-    assert found.any() and torch.allclose(found, expected, rtol=1e-9, atol=1e-12)
+    pulled = tangent.vjp(pairs, v)
+    assert pulled.any() and torch.allclose(pulled, expected, rtol=1e-9, atol=1e-12)
     d = weights(2, *pairs.z.shape, seed=7)
     forward = (tangent.apply(pairs, d) * v).sum(dim=-1)
-    assert torch.allclose(forward, (d * found).sum(dim=-1), rtol=1e-4, atol=1e-4)  # in float32 within
+    assert torch.allclose(forward, (d * pulled).sum(dim=-1), rtol=1e-4, atol=1e-4)  # in float32 within
     assert torch.equal(tangent.predict_values(pairs), tangent.values(pairs.z, others).detach())
 
 
@@ -362,12 +362,12 @@ def test_after_learning_a_smooth_box_the_derivative_is_autograds_in_every_case(m
             3 * torch.linspace(0, 1, rows).double()[torch.arange(rows) * 7 % rows] - 1.5,
         ),
     )
-    u, v, found = 0.7 * weights(6, 1, cells, seed=5), weights(6, cells, seed=6), []
+    u, v, pulled = 0.7 * weights(6, 1, cells, seed=5), weights(6, cells, seed=6), []
     for case in (-1.0, 1.0):
         arrays = u, torch.full((6,), case).double()
-        found.append(tangent.vjp(pairs_at(box, *arrays), v))
-        assert cosine(found[-1], true_vjp(box, arrays, v)) > 0.98
-    assert cosine(*found) < 0.9
+        pulled.append(tangent.vjp(pairs_at(box, *arrays), v))
+        assert cosine(pulled[-1], true_vjp(box, arrays, v)) > 0.98
+    assert cosine(*pulled) < 0.9
 
 
 # Reach
@@ -483,15 +483,15 @@ def test_rows_that_say_little_are_no_error(model, rows):
 @pytest.mark.parametrize("model", ["grid", "mlp"])
 def test_seeds_alone_decide_and_no_other_generator_moves(model):
     kind = zo.GridTangent if model == "grid" else zo.MLPTangent
-    box, found = BOXES["one axis, a case"], []
+    box, pulled = BOXES["one axis, a case"], []
     for seed, disturb in ((0, 1), (0, 2), (1, 1)):
         torch.manual_seed(disturb)
         before = torch.get_rng_state()
         tangent = kind(8, seed=seed, **QUICK)
         learn(tangent, pairs_at(box, *drawn(box, 10, 0)))
         assert torch.equal(torch.get_rng_state(), before)
-        found.append(tangent.vjp(pairs_at(box, *drawn(box, 3, 40)), weights(3, 16, seed=6)))
-    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+        pulled.append(tangent.vjp(pairs_at(box, *drawn(box, 3, 40)), weights(3, 16, seed=6)))
+    assert torch.equal(pulled[0], pulled[1]) and not torch.equal(pulled[0], pulled[2])
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -555,7 +555,7 @@ def test_a_stencil_in_smooth_states_has_gradients_of_the_right_size():
         states.append(solver(states[-1]))
     calls = [pairs_at(box, state) for state in states[:-1]]
     learn(tangent, *calls)
-    found = true = weights(8, *solver.shape, seed=3).flatten(1).float()
+    pulled = true = weights(8, *solver.shape, seed=3).flatten(1).float()
     for state, pairs in zip(states[-2::-1], calls[::-1], strict=True):
-        found, true = tangent.vjp(pairs, found), true_vjp(box, (state,), true)
-    assert found.norm() < 3 * true.norm()
+        pulled, true = tangent.vjp(pairs, pulled), true_vjp(box, (state,), true)
+    assert pulled.norm() < 3 * true.norm()

@@ -18,7 +18,7 @@ EPS = torch.finfo(torch.float64).eps
 FUNCTIONS = [linear, quadratic, nonlinear]
 
 
-def given_problem(function, rows: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
+def problem_of(function, rows: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
     """A batch of inputs and a gradient for each output."""
     x = weights(rows, 2, 3, seed=10).requires_grad_()
     return x, weights(rows, function(x).shape[1], seed=11)
@@ -28,7 +28,7 @@ def truth_of(function, x, v) -> torch.Tensor:
     return torch.autograd.grad(function(x), x, v)[0]
 
 
-def found_by(function, estimator, x, v, **settings) -> torch.Tensor:
+def grad_by(function, estimator, x, v, **settings) -> torch.Tensor:
     solver = zo.differentiable(make_box(function, tuple(x.shape[1:])), estimator, **settings)
     return torch.autograd.grad(solver(x), x, v)[0]
 
@@ -43,8 +43,8 @@ def curvature(function, x, v) -> torch.Tensor:
 @pytest.mark.parametrize("function", [quadratic, nonlinear])
 def test_forward_cge_is_the_gradient_within_its_truncation_and_rounding(function):
     mu = 1e-6
-    x, v = given_problem(function)
-    error = (found_by(function, zo.CGE(mu), x, v) - truth_of(function, x, v)).abs()
+    x, v = problem_of(function)
+    error = (grad_by(function, zo.CGE(mu), x, v) - truth_of(function, x, v)).abs()
     size = (function(x).detach() * v).abs().sum(dim=1)[:, None, None]
     assert (error <= 1.05 * mu / 2 * curvature(function, x, v).abs() + 40 * EPS * size / mu).all()
     assert (error > 0.5 * mu / 2 * curvature(function, x, v).abs() - 40 * EPS * size / mu).all()
@@ -54,17 +54,17 @@ def test_forward_cge_is_the_gradient_within_its_truncation_and_rounding(function
     ("function", "scheme"), [(linear, "forward"), (linear, "central"), (quadratic, "central")]
 )
 def test_cge_is_exact_where_there_is_no_truncation(function, scheme):
-    x, v = given_problem(function)
-    found = found_by(function, zo.CGE(0.1, central=scheme != "forward"), x, v)
-    assert torch.allclose(found, truth_of(function, x, v), rtol=1e-11, atol=1e-11)
+    x, v = problem_of(function)
+    grad = grad_by(function, zo.CGE(0.1, central=scheme != "forward"), x, v)
+    assert torch.allclose(grad, truth_of(function, x, v), rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize(("scheme", "low", "high"), [("forward", 1.9, 2.1), ("central", 3.7, 4.3)])
 def test_order_of_accuracy(scheme, low, high):
-    x, v = given_problem(nonlinear)
+    x, v = problem_of(nonlinear)
     truth = truth_of(nonlinear, x, v)
     errors = [
-        (found_by(nonlinear, zo.CGE(mu, central=scheme != "forward"), x, v) - truth).norm()
+        (grad_by(nonlinear, zo.CGE(mu, central=scheme != "forward"), x, v) - truth).norm()
         for mu in (2e-3, 1e-3)
     ]
     assert low < errors[0] / errors[1] < high
@@ -73,20 +73,20 @@ def test_order_of_accuracy(scheme, low, high):
 @pytest.mark.parametrize("scheme", ["forward", "central"])
 def test_one_row_is_what_loss_gradient_finds_for_a_parameter(scheme):
     """A second implementation of the same sums: the row as the network, <v, F> as its objective."""
-    x, v = given_problem(nonlinear, rows=1)
+    x, v = problem_of(nonlinear, rows=1)
     estimator = zo.CGE(1e-3, central=scheme != "forward")
     network = nn.ParameterList([x.detach()[0].clone()])
     objective = lambda network, batch: (nonlinear(network[0][None]) * v).sum(dim=1)  # noqa: E731
     zo.LossGradient(network, objective, estimator, evaluator="loop").backward(torch.zeros(1, 1))
-    assert torch.allclose(found_by(nonlinear, estimator, x, v)[0], network[0].grad, rtol=1e-9, atol=1e-11)
+    assert torch.allclose(grad_by(nonlinear, estimator, x, v)[0], network[0].grad, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("q", [6, 12])
 @pytest.mark.parametrize(("function", "scheme"), [(linear, "forward"), (quadratic, "antithetic")])
 def test_whole_orthogonal_sets_leave_no_randomness(function, scheme, q):
-    x, v = given_problem(function)
-    found = found_by(function, zo.RowRGE(0.1, q, central=scheme != "forward"), x, v)
-    assert torch.allclose(found, truth_of(function, x, v), rtol=1e-10, atol=1e-10)
+    x, v = problem_of(function)
+    grad = grad_by(function, zo.RowRGE(0.1, q, central=scheme != "forward"), x, v)
+    assert torch.allclose(grad, truth_of(function, x, v), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -101,12 +101,12 @@ def test_unbiased_and_each_row_by_its_own_directions(estimator, q, request):
     seed is fixed. With directions shared between rows all rows would be equal and z infinite.
     """
     rows = 4000
-    x, v = given_problem(quadratic, rows=1)
+    x, v = problem_of(quadratic, rows=1)
     kind = request.node.callspec.id
     distribution = {"distribution": kind} if estimator is zo.RGE else {}
     x, v = x.detach().repeat(rows, 1, 1).requires_grad_(), v.repeat(rows, 1)
-    found = found_by(quadratic, estimator(0.3, q, central=True, **distribution), x, v, seed=1)
-    error = (found - truth_of(quadratic, x, v)).flatten(1)
+    grad = grad_by(quadratic, estimator(0.3, q, central=True, **distribution), x, v, seed=1)
+    error = (grad - truth_of(quadratic, x, v)).flatten(1)
     assert (error.std(dim=0) > 0).all()
     assert (error.mean(dim=0) / (error.std(dim=0) / math.sqrt(rows))).abs().max() < 4.5
 
@@ -115,14 +115,14 @@ def test_unbiased_and_each_row_by_its_own_directions(estimator, q, request):
 def test_a_basis_gives_the_part_of_the_gradient_in_its_space(distribution):
     """E[g] = P g; |z| > 5 in one of 24 numbers has probability 1e-5."""
     rows, q = 2000, 3
-    x, v = given_problem(linear, rows=1)
+    x, v = problem_of(linear, rows=1)
     x, v = x.detach().repeat(rows, 1, 1).requires_grad_(), v.repeat(rows, 1)
-    given = weights(2, 6, seed=20)
-    projection = torch.linalg.pinv(given) @ given
-    estimator = zo.RowRGE(0.1, q, distribution, basis=zo.box_gradient.GivenBasis(given))
-    found = found_by(linear, estimator, x, v, seed=0).flatten(1)
-    assert torch.allclose(found @ projection, found, atol=1e-10)
-    error = found - truth_of(linear, x, v).flatten(1) @ projection
+    basis = weights(2, 6, seed=20)
+    projection = torch.linalg.pinv(basis) @ basis
+    estimator = zo.RowRGE(0.1, q, distribution, basis=zo.box_gradient.GivenBasis(basis))
+    grad = grad_by(linear, estimator, x, v, seed=0).flatten(1)
+    assert torch.allclose(grad @ projection, grad, atol=1e-10)
+    error = grad - truth_of(linear, x, v).flatten(1) @ projection
     assert (error.mean(dim=0).abs() < 5 * error.std(dim=0) / math.sqrt(rows) + 1e-12).all()
 
 
@@ -132,12 +132,12 @@ def test_low_frequencies_give_the_part_of_the_gradient_that_scipy_leaves():
     mix = weights(size, 7, seed=5)
     x, v = weights(3, *shape).requires_grad_(), weights(3, 7, seed=6)
     estimator = zo.RowRGE(0.1, q=18, basis=zo.DCTBasis(3))
-    found = found_by(lambda x: x.flatten(1) @ mix, estimator, x, v)
+    grad = grad_by(lambda x: x.flatten(1) @ mix, estimator, x, v)
     cosines = dctn((v @ mix.T).view(3, *shape).numpy(), axes=(-2, -1), norm="ortho")
     cosines[..., 3:, :] = 0
     cosines[..., :, 3:] = 0
     expected = np.asarray(idctn(cosines, axes=(-2, -1), norm="ortho"))
-    assert np.allclose(found.numpy(), expected, rtol=1e-9, atol=1e-10)
+    assert np.allclose(grad.numpy(), expected, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("shapes", [((2, 6, 5),), ((4,), (), (3, 3))])
@@ -175,10 +175,10 @@ def test_an_unrolled_loop_of_network_and_box_is_what_autograd_finds():
 
     loss, truth = loss_of(step)
     solver = zo.differentiable(make_box(step, (4,)), zo.CGE(1e-4, central=True))
-    again, found = loss_of(solver)
+    again, grad = loss_of(solver)
     assert torch.equal(again, loss)
     # Truncation mu^2 / 6 |F'''| = 4e-9 a step, amplified by less than 10 over four steps.
-    assert torch.allclose(found, truth, rtol=0, atol=1e-7)
+    assert torch.allclose(grad, truth, rtol=0, atol=1e-7)
     assert truth.abs().max() > 0.1
 
 
@@ -193,10 +193,10 @@ def test_parameters_inside_the_box_are_an_input_that_rows_share():
     x, theta = weights(7, 3), weights(5, seed=2).requires_grad_()
     for solver in (zo.differentiable(box, zo.CGE(1e-5, central=True)), device):
         solver(theta.expand(len(x), -1), x).square().mean().backward()
-        found, theta.grad = theta.grad, None
+        grad, theta.grad = theta.grad, None
         if solver is not device:
-            estimate = found
-    assert torch.allclose(estimate, found, rtol=1e-8, atol=1e-9)
+            estimate = grad
+    assert torch.allclose(estimate, grad, rtol=1e-8, atol=1e-9)
 
 
 # With a tangent
@@ -216,23 +216,23 @@ def test_parameters_inside_the_box_are_an_input_that_rows_share():
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_directions_that_span_the_input_make_a_local_secant_the_vjp(function, directions, bound):
     """To the truncation of mu; the bound is far above mu times the curvature, and far below the gradient."""
-    x, v = given_problem(function)
+    x, v = problem_of(function)
     truth = truth_of(function, x, v)
-    found = found_by(function, directions, x, v, tangent=zo.SecantTangent(cut=1e-6), seed=0)
-    assert (found - truth).abs().max() < bound * truth.abs().max()
+    grad = grad_by(function, directions, x, v, tangent=zo.SecantTangent(cut=1e-6), seed=0)
+    assert (grad - truth).abs().max() < bound * truth.abs().max()
 
 
 def test_a_linear_box_is_known_after_as_many_directions_as_it_has_inputs():
     """One query a row; two rows give two pairs a call, so three calls give the six that there must be."""
-    x, v = given_problem(linear, rows=2)
+    x, v = problem_of(linear, rows=2)
     tangent = zo.LowRankTangent(ridge=1e-10, forgetting=1.0)
     solver = zo.differentiable(make_box(linear), zo.RowRGE(0.1, q=1), tangent=tangent, seed=0)
     errors, predictions = [], []
     for call in range(5):
         x = weights(2, 2, 3, seed=call).requires_grad_()
         truth = truth_of(linear, x, v)
-        found = torch.autograd.grad(solver(x), x, v)[0]
-        errors.append(float((found - truth).norm() / truth.norm()))
+        grad = torch.autograd.grad(solver(x), x, v)[0]
+        errors.append(float((grad - truth).norm() / truth.norm()))
         predictions.append(solver.trust[0])
     assert errors[0] > 0.1 and errors[1] > 0.01
     assert max(errors[2:]) < 1e-6
@@ -243,15 +243,15 @@ def test_a_linear_box_is_known_after_as_many_directions_as_it_has_inputs():
 @pytest.mark.parametrize("tangent", [zo.LowRankTangent(), zo.SecantTangent(zo.LowRankTangent())], ids=repr)
 def test_the_vjp_is_the_adjoint_of_one_linear_map(tangent):
     """<J d, v> = <d, J^T v>: the rows of J by the tangent's own `apply`, at what it knows after the call."""
-    x, v = given_problem(nonlinear)
+    x, v = problem_of(nonlinear)
     solver = zo.differentiable(make_box(nonlinear), zo.RowRGE(1e-3, q=2), tangent=tangent)
     seen = []
     learned = solver.tangent.vjp
     solver.tangent.vjp = lambda pairs, cotangent: (seen.append(pairs), learned(pairs, cotangent))[1]
-    found = torch.autograd.grad(solver(x), x, v)[0].flatten(1)
+    grad = torch.autograd.grad(solver(x), x, v)[0].flatten(1)
     d = weights(4, 5, 6, seed=3)
     forward = (solver.tangent.apply(seen[0], d) * v).sum(dim=-1)
-    assert torch.allclose(forward, (d * found).sum(dim=-1), rtol=1e-10, atol=1e-12)
+    assert torch.allclose(forward, (d * grad).sum(dim=-1), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -264,15 +264,15 @@ def test_at_equal_rows_a_memory_is_nearer_to_the_gradient_than_a_mean(basis):
     def cosines(**settings) -> list[float]:
         box = make_box(lambda x: x.flatten(1) @ mix)
         solver = zo.differentiable(box, zo.RowRGE(1e-2, q=1, basis=basis), seed=0, **settings)
-        found = []
+        cosines_seen = []
         for step in range(12):
             x, v = weights(4, 2, 3, seed=step).requires_grad_(), weights(4, 6, seed=100 + step)
             truth = (v @ mix.T).flatten()
             g = torch.autograd.grad(solver(x), x, v)[0].flatten()
-            found.append(float(g @ truth / (g.norm() * truth.norm())))
+            cosines_seen.append(float(g @ truth / (g.norm() * truth.norm())))
         # Calls 0, 1 and 10: at most two queries, at half of their step and back.
         assert box.ledger.rows_run == 12 * 4 * 2 + solver.counts.checks <= 12 * 4 * 2 + 3 * 2 * 2
-        return found
+        return cosines_seen
 
     means, learned = cosines(), cosines(tangent=zo.LowRankTangent())
     assert all(a > b for a, b in zip(learned, means, strict=True))

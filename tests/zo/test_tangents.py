@@ -828,3 +828,43 @@ def in_place(box, several):
         return (z - 1).square().mean(dim=1)
 
     return objective
+
+
+def box_of(size: int, fixed: int = 0) -> FromTorch:
+    """Sines; further inputs without a derivative change nothing."""
+    more = tuple(ArraySpec(f"fixed_{n}", (), differentiable=False) for n in range(fixed))
+    return FromTorch(
+        lambda x, *_: torch.sin(x[:, :2]), (ArraySpec("x", (size,)), *more), (ArraySpec("y", (2,)),)
+    )
+
+
+@pytest.mark.parametrize(("size", "fixed"), [(3, 0), (2, 1)])
+def test_what_was_learned_of_a_box_is_not_taken_for_another_with_other_arrays(size, fixed):
+    """The kinds of tangents are the same, and their words."""
+
+    def objective(box):
+        def losses(network, x):
+            more = [x[:, 0].detach() for _ in box.inputs[1:]]
+            return box(network(x)[:, : box.inputs[0].shape[0]], *more).square().mean(dim=1)
+
+        return losses
+
+    network, first, other = nn.Linear(4, 3).double(), box_of(2), box_of(size, fixed)
+    learned = zo.TangentGradient(network, objective(first), boxes=[first])
+    learned.backward(weights(8, 4))
+    into = zo.TangentGradient(network, objective(other), boxes=[other])
+    before = into.state_dict()
+    with pytest.raises(
+        zo.ConfigurationError, match=r"boxes=x \(.* to y \(2,\), got one with x \(2,\) to y"
+    ):
+        into.load_state_dict(learned.state_dict())
+    assert into.state_dict()["counts"] == before["counts"]
+    into.backward(weights(8, 4))
+    old = {name: kept for name, kept in learned.state_dict().items() if name != "boxes"}
+    zo.TangentGradient(network, objective(first), boxes=[first]).load_state_dict(old)
+
+    rows = [zo.differentiable(box, tangent=zo.MLPTangent(first_steps=2)) for box in (first, other)]
+    x = weights(8, 2).requires_grad_()
+    rows[0](x).sum().backward()
+    with pytest.raises(zo.ConfigurationError, match=r"box=x \(.* to y \(2,\), got one with x \(2,\) to y"):
+        rows[1].load_state_dict(rows[0].state_dict())

@@ -33,7 +33,7 @@ from zo.errors import ConfigurationError, FailedQueriesError
 from zo.estimators.cge import CGE
 from zo.estimators.rge import RGE
 from zo.failures import bearable
-from zo.same_run import described, refuse_other_run
+from zo.same_run import arrays_of, described, refuse_other_run
 from zo.tangents.tangent import Tangent
 
 TRIED = 4  # rows of a call, of an input that seems to want steps of another size
@@ -419,13 +419,15 @@ class DifferentiableBox(nn.Module):
         """Go on where the state was taken, with its number where neither has a seed of the user's.
 
         Raises:
-            ConfigurationError: the state is of a run with another seed or tangent.
+            ConfigurationError: the state is of a run with another seed or tangent, or with a tangent of a
+                box with other arrays.
         """
         learned = state["tangent"]
         seed = RowSeed(state["seed"], state.get("seed_by_order", False))
         saved = {"seed": seed.words(), "tangent": repr(None) if learned is None else learned["kind"]}
         settings = {"seed": self._seed.words(), "tangent": repr(self.tangent)}
         refuse_other_run("differentiable", settings, saved)
+        refuse_other_run("differentiable", {"box": arrays_of(self.box)}, learned or {})
         self._seed = seed.keep_free()
         if self._tangent is not None and learned is not None:
             self._tangent.load_state_dict(learned)

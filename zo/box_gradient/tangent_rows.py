@@ -12,6 +12,7 @@ from torch import Tensor
 
 from blackbox import ArraySpec, BlackBoxFunction
 from zo.box_gradient.row_queries import RowQueries
+from zo.same_run import arrays_of
 from zo.tangents.pairs import CallPairs, sizes
 from zo.tangents.quality import predict_and_learn, relative_error
 from zo.tangents.tangent import Tangent
@@ -106,7 +107,7 @@ class TangentRows:
     def state_dict(self) -> dict[str, Any]:
         """Which tangent it is, and what it has learned."""
         state, units = self.tangent.state_dict(), self.units.state_dict()
-        return {"kind": repr(self.tangent), "state": state, "units": units}
+        return {"kind": repr(self.tangent), "box": arrays_of(self.box), "state": state, "units": units}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""

@@ -26,7 +26,7 @@ from zo.execution.ranks import Ranks, fingerprint
 from zo.failures import CUT, survivors, warn_of_lost, warn_of_zero
 from zo.objective import Objective
 from zo.parameters import Choice, Parameters, accumulate
-from zo.same_run import refuse_other_run, same_chunk
+from zo.same_run import arrays_of, refuse_other_run, same_chunk
 from zo.tangents import checks
 from zo.tangents.anchored import anchored
 from zo.tangents.clipping import Clipping
@@ -477,6 +477,7 @@ class TangentGradient:
             "counts": asdict(self.counts),
             "trust": self.watch.state_dict(),
             "kinds": [repr(tangent) for tangent in self.tangents],
+            "boxes": "; ".join(map(arrays_of, self.boxes)),
             "tangents": [tangent.state_dict() for tangent in self.tangents],
             "units": [units.state_dict() for units in self.units],
             "clipping": self._clipping.state_dict(),
@@ -487,13 +488,15 @@ class TangentGradient:
         """Go on where `state_dict` was taken, to the same bits for equal chunks.
 
         Raises:
-            ConfigurationError: the state is of a run with another seed or chunk, or other tangents.
+            ConfigurationError: the state is of a run with another seed or chunk, other tangents, or boxes of
+                other arrays.
         """
         chunk = same_chunk("TangentGradient", self._chunk, state["chunk"])
         settings = {"seed": self._key.seed, "tangents": ", ".join(map(repr, self.tangents))}
-        refuse_other_run(
-            "TangentGradient", settings, {"seed": state["seed"], "tangents": ", ".join(state["kinds"])}
-        )
+        saved = {"seed": state["seed"], "tangents": ", ".join(state["kinds"])}
+        boxes = {"boxes": "; ".join(map(arrays_of, self.boxes))}
+        refuse_other_run("TangentGradient", settings, saved)
+        refuse_other_run("TangentGradient", boxes, state)  # versions before had none
         self._chunk = chunk
         self.counts = TangentCounts(**state["counts"])
         self.watch.load_state_dict(state["trust"])

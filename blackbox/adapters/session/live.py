@@ -57,6 +57,14 @@ class SessionCounts:
     crashes: int = 0
 
 
+@dataclass(frozen=True)
+class _Snapshot:
+    """What `save` gave of an environment, and its last answer then."""
+
+    state: Any
+    answer: Answer
+
+
 @dataclass
 class _Live:
     environment: Any
@@ -105,7 +113,7 @@ class LiveEnvironments:
     def _forget(self) -> None:
         self._process = os.getpid()
         self._live: OrderedDict[bytes, _Live] = OrderedDict()  # those used last at the end
-        self._states: OrderedDict[bytes, tuple[Any, Answer]] = OrderedDict()
+        self._states: OrderedDict[bytes, _Snapshot] = OrderedDict()
         self._evicted, self._warned, self._trusted = 0, False, False
 
     def __len__(self) -> int:
@@ -182,7 +190,7 @@ class LiveEnvironments:
             self._live.move_to_end(name, last=False)
         if self._save is not None:
             with self._guarded(live.environment):
-                self._states[name] = self._save(live.environment), live.answer
+                self._states[name] = _Snapshot(self._save(live.environment), live.answer)
             while len(self._states) > self._snapshots:
                 self._states.popitem(last=False)
 
@@ -204,10 +212,10 @@ class LiveEnvironments:
         if first is None:
             live, first = self._reset(environment, history.seed), 0
         else:
-            state, answer = self._states[self._key(history, first)]
+            snapshot = self._states[self._key(history, first)]
             with self._guarded(environment):
-                self._load(environment, state)  # pyright: ignore[reportOptionalCall]
-            live = _Live(environment, answer)
+                self._load(environment, snapshot.state)  # pyright: ignore[reportOptionalCall]
+            live = _Live(environment, snapshot.answer)
             self.counts.restored += 1
         for number in range(first, count):
             live = self._stepped(live, history.actions[number * self._width : (number + 1) * self._width])

@@ -38,10 +38,11 @@ class GridTangent(NetworkTangent):
     and a convolution of those. On a grid with walls some learned channels say where a cell lies.
 
     Memory: window x (size_in + size_out) numbers, at most 512 MiB, and W: size_out^2, or for large states at
-    most 3,000 x size_out, on large grids less; of a periodic grid with more than 4,096 outputs a number for
-    each wave and pair of channels. A step: steps_per_step x batch rows (on large grids patches of 2,048 cells
-    together, or one row where W takes part of what N says) forward and backward through N; now and then a fit
-    of W, size_out^3 or 1,500^3. Of the box no rows beyond the step's own.
+    most 3,000 x size_out, on large grids less; where more than 4,096 outputs lie on a periodic grid, or obey
+    a constraint between walls, a number for each wave and pair of channels. A step: steps_per_step x batch
+    rows (on large grids patches of 2,048 cells together, or one row where W takes part of what N says)
+    forward and backward through N; now and then a fit of W, size_out^3 or 1,500^3. Of the box no rows beyond
+    the step's own.
 
     Args:
         channels: of the hidden layers.

@@ -138,20 +138,28 @@ def between_walls(lattice: Lattice, y: Tensor, periodic: Sequence[bool]) -> Wave
 
     Returns:
         Those with the most waves of which a mixture of channels never occurs; None where that are fewer than
-        half, where there is one channel, or where there are too many choices.
+        half, where it is half in any waves, since rows so alike show nothing, where there is one channel, or
+        where there are too many choices.
     """
-    channels, walls = lattice.channels, [axis for axis, wraps in enumerate(periodic) if not wraps]
+    walls = [axis for axis, wraps in enumerate(periodic) if not wraps]
+    if lattice.channels < 2 or not walls:
+        return None
     grid = lattice.joined((y - y.mean(dim=0))[:MOST_ROWS].double())
+    moving = [channel for channel in range(lattice.channels) if bool(grid[:, channel].any())]
     choices = [
         list(itertools.product(*(_possible(grid[:, channel], lattice, channel, axis) for axis in walls)))
-        for channel in range(channels)
+        if channel in moving
+        else [(False,) * len(walls)]
+        for channel in range(lattice.channels)
     ]
-    if channels < 2 or not walls or math.prod(map(len, choices)) > MOST_CHOICES:
+    if math.prod(map(len, choices)) > MOST_CHOICES:
         return None
     amplitudes: list[list[Tensor]] = [[] for _ in choices]
     drawn: list[Tensor] = []
     for place in range(max(map(len, choices))):  # each channel's choices, side by side
-        odd = tuple(_everywhere(options[min(place, len(options) - 1)], walls, len(periodic)) for options in choices)
+        odd = tuple(
+            _everywhere(options[min(place, len(options) - 1)], walls, len(periodic)) for options in choices
+        )
         waves = Waves(lattice, tuple(periodic), odd)
         drawn = drawn or _drawn(waves.shape, walls)
         seen = waves.of(grid)[(slice(None), slice(None), *drawn)]
@@ -160,18 +168,26 @@ def between_walls(lattice: Lattice, y: Tensor, periodic: Sequence[bool]) -> Wave
                 amplitudes[channel].append(seen[:, channel])
     shares = {}
     for picked in itertools.product(*(range(len(options)) for options in choices)):
-        vectors = torch.stack([amplitudes[channel][place] for channel, place in enumerate(picked)], dim=-1)
-        values = torch.linalg.eigvalsh(torch.einsum("rwc,rwd->wcd", vectors.conj(), vectors))
-        largest = values[:, -1]
-        seen = largest > SEEN**2 * largest.max()
-        shares[picked] = float((values[seen, 0] < NEVER**2 * largest[seen]).double().mean())
+        vectors = torch.stack([amplitudes[channel][picked[channel]] for channel in moving], dim=-1)
+        shares[picked] = _without_a_mixture(vectors)
     best = max(shares, key=lambda picked: shares[picked])
-    if not shares[best] > 0.5:
+    if not min(shares.values()) < 0.5 < shares[best]:
         return None
     odd = tuple(
-        _everywhere(options[place], walls, len(periodic)) for options, place in zip(choices, best, strict=True)
+        _everywhere(options[place], walls, len(periodic))
+        for options, place in zip(choices, best, strict=True)
     )
     return Waves(lattice, tuple(periodic), odd)
+
+
+def _without_a_mixture(vectors: Tensor) -> float:
+    """Of waves `(rows, waves, channels)` that are seen, the share of which a mixture never occurs."""
+    if vectors.shape[-1] < 2:
+        return 0.0
+    values = torch.linalg.eigvalsh(torch.einsum("rwc,rwd->wcd", vectors.conj(), vectors))
+    largest = values[:, -1]
+    seen = largest > SEEN**2 * largest.max()
+    return float((values[seen, 0] < NEVER**2 * largest[seen]).double().mean()) if bool(seen.any()) else 0.0
 
 
 def _along(grid: Tensor, matrices: Tensor, axis: int) -> Tensor:
