@@ -106,7 +106,7 @@ def _all() -> dict[str, Reproduction]:
     ) -> Reproduction:
         return Reproduction(name, title, across, groups, note, seeds)
 
-    found = (
+    reproductions = (
         made("image_classification_demo", "The demo of image classification", "network", demo),
         made("figure2_cge_vs_rge", "CGE against RGE by network size", "parameters, published", figure2),
         made("table_query_number", "RGE by queries a step", "queries a step", query_number),
@@ -144,7 +144,7 @@ def _all() -> dict[str, Reproduction]:
             seeds=3,
         ),
     )
-    return {each.name: each for each in found}
+    return {reproduction.name: reproduction for reproduction in reproductions}
 
 
 REPRODUCTIONS = _all()
