@@ -201,6 +201,11 @@ BENCHMARKS: dict[str, Benchmark] = {
             3,
             SAFEGUARD,
         ),
+        _images(
+            "image_classification_demo",
+            "docs/applications/image_classification.md: the demo",
+            "2 minutes",
+        ),
         _images("figure2_cge_vs_rge", "DeepZero, figure 2: CGE and RGE by network size", "6 minutes"),
         _images("table_query_number", "DeepZero, table of query numbers", "2 minutes"),
         _images("table_smoothing_parameter", "DeepZero, table of smoothing parameters", "2 minutes"),

@@ -15,9 +15,18 @@ from benchmarks.published import (
     QUERY_NUMBER,
     SMOOTHING_PARAMETER,
 )
-from tasks.image_classification.config import Config
+from tasks.image_classification.config import DEMO, Config
+from tasks.image_classification.data.loading import TRAIN
 
 BESIDE_EXACT = ("deepzero", "fo-sparse-gradient")
+
+
+def demo(size: Size) -> list[Group]:
+    """The demo, all methods in one run."""
+    config = residual(size)
+    if size == "small":
+        config = replace(DEMO, train_images=TRAIN[DEMO.dataset])
+    return [Group("ResNet", replace(config, methods=("fo", "fo-sparse-gradient", "deepzero", "rge")))]
 
 
 def figure2(size: Size) -> list[Group]:
@@ -98,6 +107,7 @@ def _all() -> dict[str, Reproduction]:
         return Reproduction(name, title, across, groups, note, seeds)
 
     reproductions = (
+        made("image_classification_demo", "The demo of image classification", "network", demo),
         made("figure2_cge_vs_rge", "CGE against RGE by network size", "parameters, published", figure2),
         made("table_query_number", "RGE by queries a step", "queries a step", query_number),
         made(

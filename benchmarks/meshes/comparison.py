@@ -32,7 +32,7 @@ from benchmarks import protocol
 from benchmarks.meshes.boxes import BOXES, MeshBox
 from blackbox import ArraySpec
 from zo.tangents import AutoTangent, CallPairs
-from zo.tangents.pairs import joined
+from zo.tangents.pairs import all_listed
 
 FOLDER = protocol.RESULTS / "meshes"
 LARGEST = 2_000  # nodes for a perceptron
@@ -137,7 +137,7 @@ def vectors(box: MeshBox, kind: str, case: Case) -> dict[str, Any]:
         case = replace(case, seen=seen, new=new)
     began = time.process_time()
     tangent.see(case.seen)
-    tangent.observe(joined([case.seen]))
+    tangent.observe(all_listed([case.seen]))
     figures: dict[str, Any] = {"rows": len(case.seen.z), "fit seconds": time.process_time() - began}
     for name, v in case.cotangents.items():
         began = time.process_time()
