@@ -168,7 +168,7 @@ class TangentGradient:
         missed: in that check, the relative error of the tangents' prediction of the boxes' responses: 0 is
             perfect. None if it was not checked, or nothing responded.
         watch: the running mean of the trust, whether it is lost, and the number of probes of the next step.
-        counts: see `TangentCounts`.
+        counts: what was spent and seen, see `TangentCounts`.
 
     Raises:
         ConfigurationError, ParameterError: a value is out of range.
@@ -386,7 +386,7 @@ class TangentGradient:
         nothing. If you have answers from elsewhere, pass them to a tangent's own `fit`.
 
         Args:
-            batches: as for `backward`.
+            batches: the batches, each as for `backward`.
             steps: learning steps, for tangents that learn in steps.
 
         Raises:

@@ -155,8 +155,8 @@ class Windows:
 
         Args:
             rows: how many; None for as many as the last window has, and at least four.
-            key: of the gradient; the draw is a function of it, the last window's step, and how many replays
-                followed that.
+            key: the key of the gradient; the draw is a function of it, the last window's step, and how many
+                replays followed that.
 
         Raises:
             TangentError: there is no window, a call's rows are not rows of its batch, or calls differ.
@@ -191,7 +191,7 @@ class Windows:
             for number, window in enumerate(same)
             if bool((drawn[:, 0] == number).any())
         ]
-        return joined(parts)
+        return joined_windows(parts)
 
     def replayed(self, losses: Tensor, recorded: Tensor) -> None:
         """Take in the losses `(rows,)` of a replay, and what those rows were recorded with."""
@@ -283,7 +283,7 @@ def unreadable(nesting: Any) -> Iterator[type]:
         yield type(nesting)
 
 
-def joined(windows: Sequence[Window]) -> Window:
+def joined_windows(windows: Sequence[Window]) -> Window:
     """Rows of several windows of one form, one after another."""
     if len(windows) == 1:
         return windows[0]
