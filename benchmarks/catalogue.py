@@ -42,10 +42,10 @@ class Benchmark:
     @property
     def commands(self) -> dict[str, list[str]]:
         """What measures the committed figures: command -> the files that it writes."""
-        found: dict[str, list[str]] = {}
+        files_of: dict[str, list[str]] = {}
         for file, words in self.results.items():
-            found.setdefault(f"python -m benchmarks {self.name} {words}", []).append(file)
-        return found
+            files_of.setdefault(f"python -m benchmarks {self.name} {words}", []).append(file)
+        return files_of
 
     def run(self, words: Sequence[str]) -> object:
         """Run it with the words of its command line after the name."""
@@ -67,10 +67,10 @@ def origin(files: Iterable[str], command: str | None = None) -> str:
             is said.
     """
     places = []
-    for found in filter(None, map(read, files)):
-        versions, made = found["versions"], found["command"]
+    for result in filter(None, map(read, files)):
+        versions, made = result["versions"], result["command"]
         made = made if isinstance(made, str) else " ".join(made)
-        place = f"{found['machine']['cpu']}, {versions['blackbox-coupling']}, torch {versions['torch']}"
+        place = f"{result['machine']['cpu']}, {versions['blackbox-coupling']}, torch {versions['torch']}"
         if command is not None and not _takes(command, made):
             part = made.startswith(command) and versions["blackbox-coupling"] not in OTHER_OPTIONS
             place += ", with more options" if part else f", by an earlier version's `{made}`"
@@ -103,23 +103,23 @@ def _images(name: str, about: str, time: str, *, seeds: int = 1) -> Benchmark:
 def _tangents() -> dict[str, str]:
     """A file for each problem, and one with other seeds."""
     long = ("ks-26-8", *LONG)
-    found = {}
+    words_of = {}
     for path in sorted((protocol.RESULTS / "tangents").rglob("*.json")):
         paper = path.stem.endswith("-paper")
         words = f"--size paper --problems {path.stem.removesuffix('-paper')}" if paper else SMALL
         if path.parent.name == "fresh":
             words += f" --folder fresh --seeds 3{'' if path.stem in long else ' 4 5'}"
-        found[path.relative_to(protocol.RESULTS).as_posix()] = words
-    return found
+        words_of[path.relative_to(protocol.RESULTS).as_posix()] = words
+    return words_of
 
 
 def _rows() -> dict[str, str]:
     """A file for each problem, one with its controls, and one with first order by size of batch."""
-    found = {}
+    words_of = {}
     for path in sorted((protocol.RESULTS / "rows").rglob("*.json")):
         more = {"by_batch": " --batches", "controls": " --controls"}.get(path.parent.name, "")
-        found[path.relative_to(protocol.RESULTS).as_posix()] = f"{SMALL} --problems {path.stem}{more}"
-    return found
+        words_of[path.relative_to(protocol.RESULTS).as_posix()] = f"{SMALL} --problems {path.stem}{more}"
+    return words_of
 
 
 def _meshes() -> dict[str, str]:
@@ -145,8 +145,8 @@ SAFEGUARD = {
 }
 
 BENCHMARKS: dict[str, Benchmark] = {
-    each.name: each
-    for each in (
+    benchmark.name: benchmark
+    for benchmark in (
         Benchmark(
             "wake_rows",
             "docs/applications/wake_flow.md: batch and learning rate of methods with a budget of rows",
@@ -200,6 +200,11 @@ BENCHMARKS: dict[str, Benchmark] = {
             ("ci", "small", "once"),
             3,
             SAFEGUARD,
+        ),
+        _images(
+            "image_classification_demo",
+            "docs/applications/image_classification.md: the demo",
+            "2 minutes",
         ),
         _images("figure2_cge_vs_rge", "DeepZero, figure 2: CGE and RGE by network size", "6 minutes"),
         _images("table_query_number", "DeepZero, table of query numbers", "2 minutes"),

@@ -94,28 +94,28 @@ def _beside(
         base: Label -> our line of what it is compared with.
     """
     rows = []
-    for label, (own, other) in stated.items():
-        found, beside = line(name, label, method), base(label)
-        if found is None or beside is None or found["ours"] is None:
+    for label, (stated_value, other) in stated.items():
+        entry, beside = line(name, label, method), base(label)
+        if entry is None or beside is None or entry["ours"] is None:
             continue
         shown = f"{label:,}" if isinstance(label, int) else f"{label:g}"
-        published_ = (f"{own:.2f}", f"{other:.2f}", f"**{own / other:.2f}**")
-        ratio = _range(_over(found, beside)) if beside["ours"] > CHANCE else SAYS_NOTHING
-        here = (_spread(found["ours"], found["spread"], ".2f"), f"{beside['ours']:.2f}", ratio)
-        rows.append((shown, *published_, *here, str(found["seeds"])))
+        published_ = (f"{stated_value:.2f}", f"{other:.2f}", f"**{stated_value / other:.2f}**")
+        ratio = _range(_over(entry, beside)) if beside["ours"] > CHANCE else SAYS_NOTHING
+        here = (_spread(entry["ours"], entry["spread"], ".2f"), f"{beside['ours']:.2f}", ratio)
+        rows.append((shown, *published_, *here, str(entry["seeds"])))
     return rows
 
 
-def _values(found: dict[str, Any]) -> list[float]:
+def _values(entry: dict[str, Any]) -> list[float]:
     """Ours of each seed; their mean where a file of an earlier version has that alone."""
-    return found.get("values") or [found["ours"]]
+    return entry.get("values") or [entry["ours"]]
 
 
-def _over(found: dict[str, Any], beside: dict[str, Any]) -> list[float]:
+def _over(entry: dict[str, Any], beside: dict[str, Any]) -> list[float]:
     """A ratio for each seed; of the means where one of the two files has these alone."""
-    both = _values(found), _values(beside)
+    both = _values(entry), _values(beside)
     if len(both[0]) != len(both[1]):
-        return [found["ours"] / beside["ours"]]
+        return [entry["ours"] / beside["ours"]]
     return [one / other for one, other in zip(*both, strict=True)]
 
 
@@ -132,9 +132,9 @@ def _ratios(rows: Sequence[Sequence[str]]) -> tuple[list[float], list[float]]:
 
 def _differs(name: str) -> str:
     """What differs from the publication, how sure a line is where it has one seed, and the command."""
-    found = read(f"{name}/result.json")
-    said = re.sub(r" So columns do not compare;[^.]*\.", "", found["differs"])
-    if len(found["seeds"]) == 1:
+    result = read(f"{name}/result.json")
+    said = re.sub(r" So columns do not compare;[^.]*\.", "", result["differs"])
+    if len(result["seeds"]) == 1:
         said += f" {ONE_SEED}"
     return f"{said} (`python -m benchmarks {name} --size small`)"
 
@@ -147,13 +147,15 @@ def _sizes() -> Iterator[str]:
     name = "figure2_cge_vs_rge"
     yield "### Figure 2: CGE and RGE over first order, the simple CNN"
     yield _differs(name)
-    found = {}
+    ratios_of = {}
     for method in ("cge", "rge"):
-        stated = {size: (each[method], each["fo"]) for size, each in published.FIGURE_2.items()}
+        stated = {
+            size: (accuracies[method], accuracies["fo"]) for size, accuracies in published.FIGURE_2.items()
+        }
         rows = _beside(name, method, stated, lambda size: line(name, size, "fo"))
         yield table((f"{method} by weights", *COLUMNS), rows)
-        found[method] = _ratios(rows)
-    (there, here), (rge_there, rge_here) = found["cge"], found["rge"]
+        ratios_of[method] = _ratios(rows)
+    (there, here), (rge_there, rge_here) = ratios_of["cge"], ratios_of["rge"]
     yield (
         "**What compares:** where the network learns, which our smallest does not, CGE ends where first "
         f"order does, at {_from_to(there)} of its accuracy as published and {_from_to(here)} here, and RGE "
@@ -168,7 +170,7 @@ def _from_to(values: Sequence[float]) -> str:
 def _one_network(name: str, method: str, size: int, stated: Mapping[Any, float]) -> list[Sequence[str]]:
     """Lines of a table of what a setting changes, over first order on the same network in figure 2."""
     first = published.FIGURE_2[size]["fo"]
-    pairs = {label: (own, first) for label, own in stated.items()}
+    pairs = {label: (stated_value, first) for label, stated_value in stated.items()}
     return _beside(name, method, pairs, lambda _: line("figure2_cge_vs_rge", size, "fo"))
 
 
@@ -208,14 +210,14 @@ def _sparsities() -> Iterator[str]:
     first = published.FIGURE_4_DENSE["fo"]
     yield "### Figure 4: the residual network by sparsity, over first order on all weights"
     yield _differs("shapes_sparsity")
-    found = {}
+    rows_of = {}
     for method in ("fo-sparse-gradient", "fo-sparse-weight"):
-        stated = {share: (each[method], first) for share, each in published.FIGURE_4.items()}
+        stated = {share: (accuracies[method], first) for share, accuracies in published.FIGURE_4.items()}
         rows = _beside("shapes_sparsity", method, stated, lambda _: line("shapes_sparsity", 0.0, "fo"))
         yield table((f"{method} by sparsity", *COLUMNS), rows)
-        found[method] = rows
-    (drawn, drawn_here), (fixed, fixed_here) = (_ratios(rows) for rows in found.values())
-    labels = [row[0] for row in found["fo-sparse-gradient"]]
+        rows_of[method] = rows
+    (drawn, drawn_here), (fixed, fixed_here) = (_ratios(rows) for rows in rows_of.values())
+    labels = [row[0] for row in rows_of["fo-sparse-gradient"]]
     yield (
         "**What compares:** a set that is drawn anew each epoch (fo-sparse-gradient) keeps more of first "
         "order's accuracy than a fixed mask (fo-sparse-weight) at every sparsity, in both. From "
@@ -233,10 +235,12 @@ def _sparsities() -> Iterator[str]:
         "deepzero itself was trained on shapes at .99 alone, here over exact gradients on the same sets. "
         "(`python -m benchmarks shapes_sparse --size small`)"
     )
-    yield table(("deepzero by sparsity", *(each.replace("first order", "exact") for each in COLUMNS)), rows)
+    yield table(
+        ("deepzero by sparsity", *(column.replace("first order", "exact") for column in COLUMNS)), rows
+    )
     ((there,), _) = _ratios(rows)
     digits = [line("figure4_sparsity", share, "deepzero") for share in published.FIGURE_4]
-    shares = [each["ours"] for each in digits if each is not None]
+    shares = [entry["ours"] for entry in digits if entry is not None]
     dense = line("figure4_sparsity", 0.0, "fo")
     assert dense is not None
     yield (
@@ -255,21 +259,23 @@ def _range(values: Sequence[float]) -> str:
 
 def _wake() -> Iterator[str]:
     """Figure 7: what each method leaves of the solver's error, and over first order."""
-    found = read("wake_flow_small.json").get("table", ())
+    lines = read("wake_flow_small.json").get("table", ())
     errors = {
-        method: {r["seed"]: r["value"] for r in found if r["method"] == method} for method in published.WAKE
+        method: {r["seed"]: r["value"] for r in lines if r["method"] == method} for method in published.WAKE
     }
     rows, over = [], {}
     for method, stated in published.WAKE.items():
-        own = errors[method]
-        over[method] = [[own[seed] / errors[base][seed] for seed in own] for base in ("SRC", "FO-SOL")]
+        by_seed = errors[method]
+        over[method] = [
+            [by_seed[seed] / errors[base][seed] for seed in by_seed] for base in ("SRC", "FO-SOL")
+        ]
         shares = (
             f"{stated:.3f}",
             f"**{stated / published.WAKE['SRC']:.2f}**",
             f"**{stated / published.WAKE['FO-SOL']:.2f}**",
         )
-        here = _spread(fmean(own.values()), stdev(own.values()), ".3f")
-        rows.append((method, *shares, here, *map(_range, over[method]), str(len(own))))
+        here = _spread(fmean(by_seed.values()), stdev(by_seed.values()), ".3f")
+        rows.append((method, *shares, here, *map(_range, over[method]), str(len(by_seed))))
     yield "### Figure 7: the corrected wake, over the solver alone and over first order"
     yield (
         "Ours is on the published grids and differs in the side walls, which move with the stream, in the "
@@ -299,12 +305,14 @@ def _wake() -> Iterator[str]:
 
 def _defence() -> Iterator[str]:
     """The black-box defence, over first order, beside our classifier "b" with logits."""
-    found = read("table_defense-small-b-logits.json").get("table", ())
+    lines = read("table_defense-small-b-logits.json").get("table", ())
     names = {"fo-ds": "fo-ds", "zo-ae-ds": "zo-ae-ds:cge", "deepzero": "deepzero"}
 
     def certified(family: str, radius: str) -> dict[int, float]:
-        own = [row for row in found if row["method"] == names[family]]
-        return {row["seed"]: 100 * row["extra"][f"certified accuracy at r = {radius}"] for row in own}
+        lines_of_method = [row for row in lines if row["method"] == names[family]]
+        return {
+            row["seed"]: 100 * row["extra"][f"certified accuracy at r = {radius}"] for row in lines_of_method
+        }
 
     yield "### The black-box defence: certified accuracy over first order's"
     yield (
@@ -317,11 +325,11 @@ def _defence() -> Iterator[str]:
         rows = []
         for place, radius in enumerate(RADII):
             stated, base = published.DEFENCE[family][place], published.DEFENCE["fo-ds"][place]
-            own, first = certified(family, radius), certified("fo-ds", radius)
+            ours, first = certified(family, radius), certified("fo-ds", radius)
             most = fmean(first.values())
-            ratio = _range([own[seed] / first[seed] for seed in own]) if most > CERTIFIED else SAYS_NOTHING
-            mean = _spread(fmean(own.values()), stdev(own.values()), ".1f")
-            shown = (mean, f"{most:.1f}", ratio, str(len(own)))
+            ratio = _range([ours[seed] / first[seed] for seed in ours]) if most > CERTIFIED else SAYS_NOTHING
+            mean = _spread(fmean(ours.values()), stdev(ours.values()), ".1f")
+            shown = (mean, f"{most:.1f}", ratio, str(len(ours)))
             rows.append((radius, f"{stated:.2f}", f"{base:.2f}", f"**{stated / base:.2f}**", *shown))
         yield table((f"{family}, r", *headers), rows)
     yield (
@@ -349,7 +357,7 @@ def not_run() -> dict[str, list[str]]:
             {0.0: published.FIGURE_4_DENSE, **published.FIGURE_4},
         ),
     }
-    found = {
+    missing = {
         title: [
             f"{label:,}, {method}" if isinstance(label, int) else f"{label:g}, {method}"
             for label, methods in lines.items()
@@ -358,24 +366,24 @@ def not_run() -> dict[str, list[str]]:
         ]
         for title, (names, lines) in tables.items()
     }
-    return {title: labels for title, labels in found.items() if labels}
+    return {title: labels for title, labels in missing.items() if labels}
 
 
 def _claims() -> str:
     """How many figures of each page are what the files say, and in full those that are not."""
-    found = claims()
-    off = [each for each in found if each.difference != SAME]
+    all_claims = claims()
+    off = [claim for claim in all_claims if claim.difference != SAME]
     rows = []
-    for page in dict.fromkeys(each.page for each in found):
-        own = [each for each in found if each.page == page]
-        files = sorted({each.source.split("/")[0] for each in own if each.ours.values})
-        differ = sum(each.difference.startswith("Ours") for each in own)
-        missing = sum(not each.ours.values for each in own)
+    for page in dict.fromkeys(claim.page for claim in all_claims):
+        claims_of_page = [claim for claim in all_claims if claim.page == page]
+        files = sorted({claim.source.split("/")[0] for claim in claims_of_page if claim.ours.values})
+        differ = sum(claim.difference.startswith("Ours") for claim in claims_of_page)
+        missing = sum(not claim.ours.values for claim in claims_of_page)
         rows.append(
             (
                 page,
-                str(len(own)),
-                str(len(own) - differ - missing),
+                str(len(claims_of_page)),
+                str(len(claims_of_page) - differ - missing),
                 str(differ),
                 str(missing),
                 ", ".join(files),
@@ -396,14 +404,14 @@ def _claims() -> str:
                 ("page", "what", "stated", "ours", "difference", "file"),
                 [
                     (
-                        each.page,
-                        each.what.replace("|", "\\|"),
-                        each.stated,
-                        f"{each.ours.mean:.4g}" if each.ours.values else NOT_RUN,
-                        each.difference,
-                        each.source,
+                        claim.page,
+                        claim.what.replace("|", "\\|"),
+                        claim.stated,
+                        f"{claim.ours.mean:.4g}" if claim.ours.values else NOT_RUN,
+                        claim.difference,
+                        claim.source,
                     )
-                    for each in off
+                    for claim in off
                 ],
             )
         )
@@ -412,24 +420,24 @@ def _claims() -> str:
 
 def _benchmarks() -> str:
     rows = []
-    for each in BENCHMARKS.values():
+    for benchmark in BENCHMARKS.values():
         alike: dict[tuple[str, ...], list[str]] = {}  # commands that differ in the problem alone
-        for command, files in each.commands.items():
+        for command, files in benchmark.commands.items():
             small = command.endswith(SMALL)
-            time, seeds = (each.time, str(each.seeds)) if small else ("", _seeds(files))
+            time, seeds = (benchmark.time, str(benchmark.seeds)) if small else ("", _seeds(files))
             stem, _, rest = command.partition(" --problems ")
             problem, _, options = rest.partition(" ")
             alike.setdefault((stem, options, time, seeds, origin(files, command)), []).append(problem)
         for (stem, options, time, seeds, place), problems in alike.items():
             words = [stem, "--problems", *problems] if any(problems) else [stem]
-            rows.append((f"`{' '.join([*words, options]).strip()}`", each.about, time, seeds, place))
+            rows.append((f"`{' '.join([*words, options]).strip()}`", benchmark.about, time, seeds, place))
     return table(("command", "published table or claim", "time", "seeds", "committed figures from"), rows)
 
 
 def _seeds(files: Sequence[str]) -> str:
-    found = [read(file) for file in files]
-    counts = {len(each["seeds"]) for each in found if "seeds" in each}
-    counts |= {len(each["curves"]["chosen"]) for each in found if "curves" in each}
-    boxes = [box for each in found for box in each.get("boxes", {}).values()]
+    results = [read(file) for file in files]
+    counts = {len(result["seeds"]) for result in results if "seeds" in result}
+    counts |= {len(result["curves"]["chosen"]) for result in results if "curves" in result}
+    boxes = [box for result in results for box in result.get("boxes", {}).values()]
     counts |= {len({row["seed"] for row in box["lines"]}) for box in boxes}
     return ", ".join(map(str, sorted(counts)))

@@ -32,7 +32,7 @@ import zo
 from benchmarks import protocol
 from blackbox import ArraySpec, BlackBoxFunction
 from zo.tangents import AutoTangent, CallPairs
-from zo.tangents.pairs import joined
+from zo.tangents.pairs import all_listed
 
 COUNT, MOST, CUTOFF, SUBSTEPS, TIME = 24, 80, 1.0, 4, 0.05
 ROWS, CALLS = 4, 4
@@ -134,7 +134,7 @@ def measured(name: str, seed: int, steps: Sequence[int] = STEPS) -> list[list[fl
     for step in range(max(steps)):
         seen = calls(1000 * seed + step)
         tangent.see(seen)
-        tangent.observe(joined([seen]))
+        tangent.observe(all_listed([seen]))
         if step + 1 in steps:
             own = tangent.vjp(asked, v)
             both = (own, wanted), (own - v, wanted - v)

@@ -64,7 +64,7 @@ def spreads(
 def options(
     name: str, about: str | None, sizes: Iterable[str] = ("ci", "small"), *, trains: bool = False
 ) -> argparse.ArgumentParser:
-    """What a benchmark is asked by.
+    """The command line's options of a benchmark.
 
     Args:
         name: Of the benchmark.
@@ -86,7 +86,7 @@ def options(
 
 
 def finished(problem: Problem, size: str, seeds: Sequence[int], runs: Path) -> Run:
-    """A run of a task, finished: from the start, gone on with where it was stopped, or found in the folder.
+    """A finished run of a task: run from its start, continued where it was stopped, or read from the folder.
 
     One that was begun with other versions is another run.
 
@@ -120,7 +120,7 @@ def path(name: str, size: str) -> Path:
 
 
 def command(name: str, words: Sequence[str]) -> str:
-    """What runs a benchmark."""
+    """The command that runs a benchmark."""
     return shlex.join(["python", "-m", "benchmarks", name, *words])
 
 

@@ -180,7 +180,7 @@ def drawn(problem: Problem, seed: int, step: int, rows: int) -> Any:
 
 
 def train(problem: Problem, way: Way, seed: int, most: int | None = None) -> dict[str, Any]:
-    """Train by a way.
+    """Train with the rows that a way spends.
 
     Returns:
         The errors on validation and on test data, rows of the box, replays, and seconds of processor time.
@@ -241,14 +241,14 @@ def train(problem: Problem, way: Way, seed: int, most: int | None = None) -> dic
 
 
 def best(tried: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The one that does best on validation data."""
+    """The training that does best on validation data."""
     return min(
         tried, key=lambda trial: trial["validation"] if math.isfinite(trial["validation"]) else math.inf
     )
 
 
 def measure(name: str, seeds: Sequence[int], lines: dict[str, list[Way]], folder: Path) -> dict[str, Any]:
-    """All ways that are not in the problem's file yet, by line."""
+    """Measure the ways that are not in the problem's file yet, and return all of it."""
     path = folder / f"{name}.json"
     result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"runs": {}}
     option = {BY_BATCH: " --batches", CONTROLLED: " --controls"}.get(folder, "")
@@ -289,7 +289,7 @@ def replayed(result: dict[str, Any]) -> list[float]:
     return [share for share in MORE_SHARES if over_tuned(result, f"replay, {share:g}") is not None]
 
 
-def enough(result: dict[str, Any]) -> float | None:
+def share_needed(result: dict[str, Any]) -> float | None:
     """The smallest share of the rows at which replays end near first order tuned at all rows, if any."""
     shares = (
         share for share in MORE_SHARES if (over_tuned(result, f"replay, {share:g}") or math.inf) <= ENOUGH
@@ -314,14 +314,14 @@ def table(measured: Measured) -> str:
             said = any(run[line]["warnings"] for run in result["runs"].values() if line in run)
             cells.append(NOT_RUN if error is None else f"{error:.2f}{'*' * said} ({rows:.2f})")
         seeds = sum(any(line.startswith("replay") for line in run) for run in result["runs"].values())
-        share = enough(result)
+        share = share_needed(result)
         reached = f"{share:g}" if share else f"more than {replayed(result)[-1]:g}"
         text.append(f"| {name} | {seeds} | " + " | ".join(cells) + f" | {reached} |")
     middle = []
     for line in lines:
         errors = [error for result in measured.values() if (error := over_tuned(result, line)) is not None]
         middle.append(f"{median(errors):.2f}, worst {max(errors):.2f}" if errors else NOT_RUN)
-    counts = [sum(enough(result) == share for result in measured.values()) for share in MORE_SHARES]
+    counts = [sum(share_needed(result) == share for result in measured.values()) for share in MORE_SHARES]
     reached = ", ".join(
         f"{count} at {share:g}" for count, share in zip(counts, MORE_SHARES, strict=True) if count
     )

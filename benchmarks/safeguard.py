@@ -87,7 +87,7 @@ def right(problem: DenoisedSmoothing, network: torch.nn.Module, seed: int) -> Te
 
 
 def measured(run: tasks.FinishedRun, problem: DenoisedSmoothing) -> Iterator[dict[str, Any]]:
-    """A line for every seed and method."""
+    """A line of the table for every seed and method."""
     rows = {(row.method, row.seed): row for row in run.result.table}
     for seed in run.result.seeds:
         before = right(problem, run.network(START, seed), seed)
@@ -108,7 +108,7 @@ def measured(run: tasks.FinishedRun, problem: DenoisedSmoothing) -> Iterator[dic
 
 
 def show(case: str, lines: Sequence[dict[str, Any]]) -> None:
-    """A line for each method: the mean over seeds, and the lowest gain."""
+    """Print a line for each method: the mean over seeds, and the lowest gain."""
     for method in dict.fromkeys(line["method"] for line in lines):
         lines_of_method = [line for line in lines if line["method"] == method]
         starts = [float(line["test accuracy, start"]) for line in lines_of_method]

@@ -61,7 +61,7 @@ def name_of(size: str, config: Config) -> str:
 
 
 def asked(words: Sequence[str]) -> tuple[Namespace, Config]:
-    """What a command line asks for, and its settings."""
+    """The options of a command line, and the settings that follow from them."""
     parser = protocol.options(NAME, __doc__, SIZES, trains=True)
     parser.add_argument("--box", help="the size's if not given")
     parser.add_argument(

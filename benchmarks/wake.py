@@ -110,7 +110,7 @@ def _best(tried: Sequence[dict[str, Any]]) -> dict[str, float]:
     errors: dict[tuple[int, float], list[float]] = {}
     for row in tried:
         errors.setdefault((row["batch"], row["learning rate"]), []).append(row["validation"])
-    means = {pace: geometric_mean(found) for pace, found in errors.items()}
+    means = {pace: geometric_mean(errors_of_pace) for pace, errors_of_pace in errors.items()}
     batch, rate = min(means, key=lambda pace: means[pace])
     return {"batch": batch, "learning rate": rate, "validation": means[batch, rate]}
 
@@ -118,7 +118,7 @@ def _best(tried: Sequence[dict[str, Any]]) -> dict[str, float]:
 def _tiny(config: Config) -> Config:
     """The ci size with the methods of another configuration, at a twentieth of their budgets."""
     methods = tuple(
-        method if (own := budget_of(method)) is None else f"{without_budget(method)}@{own // 20}"
+        method if (budget := budget_of(method)) is None else f"{without_budget(method)}@{budget // 20}"
         for method in config.methods
     )
     return replace(CI, methods=methods, large_channels=(4,), large_blocks=config.large_blocks and 1)

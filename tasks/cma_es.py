@@ -60,7 +60,7 @@ class Search:
 
     Attributes:
         popsize: Candidates of a generation.
-        told: Of each generation that was asked for the values of its candidates, all NaN where it was not
+        told: The values of the candidates of each generation that was asked for, all NaN where it was not
             told any.
 
     Raises:

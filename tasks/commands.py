@@ -263,6 +263,7 @@ def compare(
         say(f"{run['run']}: {run['folder']} ({run['problem']}; seeds {run['seeds']})")
     for sentence in comparison.sentences:
         say(sentence)
+    say(comparison.caption)
     print_table(comparison.figures)
     if not comparison.settings.empty:
         print_table(comparison.settings)

@@ -35,7 +35,8 @@ def write(name: str, folder: Path, kind: str = "correct") -> str:
         folder: Where; made if it is missing, and its parent is there.
         kind: "correct", a coarse solver stepped in a loop and a network that corrects it; "design", a network
             proposes a design and the box scores it; "program", a program that reads and writes files, with
-            `name_program.py` in its place; "classifier", a network in front of a classifier that only answers.
+            `name_program.py` in its place; "classifier", a network in front of a classifier that only
+            answers.
 
     Returns:
         What was written, and what to type next.

@@ -1,4 +1,4 @@
-"""Sizes at which the library takes another way, by names of their own: small tests can take it too."""
+"""Sizes, times and clocks by which the library takes another way, by names that tests alone know."""
 
 from __future__ import annotations
 
@@ -8,6 +8,19 @@ from typing import Any
 import pytest
 
 WHERE = {
+    # of a run: seconds and clocks; the clocks are functions that give seconds
+    "clock_of_rows": "tasks.trial.perf_counter",
+    "clock_of_steps": "tasks.loop.perf_counter",
+    "clock_of_writes": "tasks.folder.pace.monotonic",
+    "first_write": "tasks.folder.pace.SOON",
+    "journal_writes": "tasks.folder.journal.EVERY",
+    "later_writes": "tasks.folder.pace.OFTEN",
+    "remembered_in_steps": "tasks.loop.LEAST",  # of a call whose answers are kept
+    "rows_together": "tasks.folder.answers.LONG",  # that rows may take which are run together
+    "shapes_kept": "tasks.images.shapes_file.WORTH",  # images
+    "window_file_bytes": "tasks.folder.windows.LARGE",  # beyond, a window lies in a file of its own
+    "writes_share": "tasks.folder.pace.SHARE",  # times what a write takes, work lies between two
+    # of a step and its models
     "activations_followed": "zo.evaluators.difference.evaluator.LARGE",  # numbers
     "contest_steps": "zo.tangents.models.automatic.CONTEST",
     "graph_iterations": "zo.tangents.models.graph.ITERATIONS",

@@ -32,7 +32,7 @@ def survivors(base: Tensor, step: int, causes: Sequence[FailedRow] = ()) -> Tens
     """Which rows of the base, `(rows,)` losses, did not fail: `(rows,)` bool.
 
     Args:
-        base: The losses.
+        base: The losses of the base, `(rows,)`.
         step: The number of the step, for the message.
         causes: Rows of black boxes that failed meanwhile; the message has the first one's reason.
 
@@ -154,7 +154,7 @@ def warn_of_zero(step: int, gradient: Tensor, why: str = ZERO) -> bool:
 
     Args:
         step: The number of the step.
-        gradient: Of this step.
+        gradient: The gradient of this step, `(size,)`.
         why: What may be the reason.
     """
     if gradient.any():

@@ -25,7 +25,7 @@ def lower(rows: Tensor, bests: Tensor | None) -> bool:
 
     Args:
         rows: `(rows,)`; not finite where a row failed. With more than a tenth of them they are not.
-        bests: Of the same rows, `(bests, rows)`, see `with_best`; None for none yet.
+        bests: The bests of the same rows, `(bests, rows)`, see `with_best`; None for none yet.
 
     Raises:
         ConfigurationError: They are of another number of rows.
@@ -75,7 +75,7 @@ class KeepBest:
         network: its whole state is kept, including buffers.
         validate: returns the held-out loss, lower is better, or losses `(rows,)` of the same rows each time.
             It is called without a graph. It calls the boxes itself, and their ledgers count its rows.
-        every: steps between validations.
+        every: the number of steps between validations.
         patience: how many validations in a row without improvement end the training; None for no end.
 
     Attributes:

@@ -41,7 +41,7 @@ class QueryCounts:
     """What a gradient has asked for, since it was made.
 
     Attributes:
-        steps: Gradients estimated.
+        steps: How many gradients were estimated.
         queries: Perturbed objectives, those of checks among them; the base evaluations not counted.
         checks: Queries beyond the estimators' plans: of checks of evaluators and slopes, and of sentinels.
         dropped: Queries that were left out because a row failed in them.
@@ -379,7 +379,7 @@ class LossGradient:
         Args:
             pieces: All of the step's.
             marks: What must be the same in all processes.
-            serving: What evaluated them.
+            serving: The evaluators that evaluated them.
             before: The noise that was measured before the queries.
             differences: `(queries,)`, what they changed.
             valid: `(queries,)` bool, False where one was dropped.

@@ -50,8 +50,8 @@ class Parameters:
             gradient where nothing else is chosen. None for all that require a gradient.
 
     Attributes:
-        names: of each.
-        tensors: of each.
+        names: the name of each tensor.
+        tensors: the chosen parameters, in order.
         starts: the first flat index of each.
         size: how many numbers in all.
 

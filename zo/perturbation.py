@@ -14,7 +14,7 @@ class Coordinates:
     """One coordinate a query: `parameters[indices[p]] += steps[p]` is the p-th variant.
 
     Attributes:
-        indices: `(queries,)` int64, flat.
+        indices: the coordinate of each query, `(queries,)` int64, flat.
         steps: `(queries,)`, signed, in the parameter's units.
     """
 

@@ -128,7 +128,7 @@ def warn_of_slopes(where: str, doubt: Doubt, *, differs: str = "objective", mend
 
     Args:
         where: The step, or the box and the call, with which the message begins.
-        doubt: Of its slopes.
+        doubt: How doubtful the slopes are, and why.
         differs: What the steps were taken in.
         mend: A sentence more on what to do.
 

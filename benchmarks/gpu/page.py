@@ -21,7 +21,7 @@ def read(folder: Path, name: str) -> dict[str, Any] | None:
 
 
 def write(folder: Path) -> Path:
-    """Write the page; its path."""
+    """Write the page, and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "README.md"
     atomic.write_bytes(path, text(folder).encode())

@@ -28,7 +28,7 @@ class Place:
 
     @property
     def tiny(self) -> bool:
-        """Whether it is only to show that the part runs."""
+        """Whether the place is only to show that the part runs."""
         return self.size == "ci"
 
 
@@ -53,7 +53,7 @@ class Part:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def work(self, place: Place) -> dict[str, Any]:
-        """Its results, plain values; a table in "rows"."""
+        """The results of the part, plain values; a table is in "rows"."""
         module, _, function = self.where.partition(":")
         return getattr(import_module(f"benchmarks.gpu.{module}"), function)(place, **self.options)
 

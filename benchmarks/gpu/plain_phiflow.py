@@ -48,7 +48,7 @@ def velocity_array(velocity: Field) -> Tensor:
 
 
 def wrapped(values: Tensor) -> math.Tensor:
-    """Values `(rows, width, height)` as PhiFlow's."""
+    """Values `(rows, width, height)` as a tensor of PhiFlow's."""
     return math.wrap(values, batch("rows"), spatial("x,y"))
 
 

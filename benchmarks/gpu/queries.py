@@ -90,7 +90,7 @@ def bytes_of_kernel(
 
 @contextmanager
 def counting_kernel(traffic: Traffic, evaluator: Evaluator) -> Iterator[None]:
-    """A block in which the kernel counts, where an evaluator has one."""
+    """Count what the kernel of an evaluator moves in this block, if it has one."""
     if not (getattr(evaluator, "fused", False) and torch.cuda.is_available()):
         yield
         return
@@ -122,14 +122,14 @@ def query_speed(place: Place, network: str, rows: int, blocks: int | None) -> di
                 every = timed.blocks()
                 taken = chosen(every, 2 if place.tiny else blocks)
                 contenders = measuring.contenders(timed, CONTENDERS, TOGETHER[place.size])
-                contenders, why = able(timed, taken[0], contenders, exact=not allowed)
+                contenders, why = runnable(timed, taken[0], contenders, exact=not allowed)
                 table += [{"mode": mode_of(training), "precision": precision, **entry} for entry in why]
                 blocks_measured = [
                     measured_block(timed, block, contenders, ROUNDS[place.size], exact=not allowed)
                     for block in taken
                 ]
                 more = {
-                    name: further(timed, contender, taken[len(taken) // 2])
+                    name: cost_of_query(timed, contender, taken[len(taken) // 2])
                     for name, contender in contenders.items()
                 }
             mode = mode_of(training)
@@ -164,14 +164,14 @@ def query_speed(place: Place, network: str, rows: int, blocks: int | None) -> di
 
 
 def mode_of(training: bool) -> str:
-    """In words."""
+    """The mode of a network in words."""
     return "training" if training else "evaluation"
 
 
-def able(
+def runnable(
     timed: Timed, block: Block, contenders: dict[str, Contender], *, exact: bool
 ) -> tuple[dict[str, Contender], list[dict[str, str]]]:
-    """The contenders that answer, and rightly; and a row for each other one, which does not end the part."""
+    """The contenders that answer rightly, and a row of the table for each that does not."""
     contenders_that_run, why = {}, []
     for name, contender in contenders.items():
         try:
@@ -196,7 +196,7 @@ def tensor_floats(allowed: bool) -> Iterator[None]:
 def measured_block(
     timed: Timed, block: Block, contenders: dict[str, Contender], rounds: int, *, exact: bool
 ) -> measuring.BlockTimes:
-    """One block; with TF32 a wrong answer is a finding, not an error."""
+    """Measure one block; with TF32 a wrong answer is a finding, not an error."""
     same = measuring.SAME
     try:
         measuring.SAME = same if exact else float("inf")
@@ -205,7 +205,7 @@ def measured_block(
         measuring.SAME = same
 
 
-def further(timed: Timed, contender: Contender, block: Block) -> dict[str, float]:
+def cost_of_query(timed: Timed, contender: Contender, block: Block) -> dict[str, float]:
     """Bytes and launches of a query, and what the host needs for it."""
     queries = timed.queries(block, contender.queries, together=min(8, contender.queries))
     base = timed.base()

@@ -124,7 +124,7 @@ def is_there(folder: Path, part: Part, here: Mapping[str, Any]) -> bool:
 def run_apart(
     part: Part, options: Sequence[str], limit: float, folder: Path, here: Mapping[str, Any]
 ) -> tuple[str, float]:
-    """Run a part in a process of its own; what it did and its seconds.
+    """Run a part in a process of its own, and return what it did and its seconds.
 
     A part that takes too long is interrupted, then killed: its file says so.
     """

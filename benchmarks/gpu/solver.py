@@ -119,7 +119,7 @@ class Timed(AutoTangent):
         self._clocked("fit", partial(super().observe, pairs))
 
     def vjp(self, pairs: Any, cotangent: Tensor) -> Tensor:
-        """The model's."""
+        """The model's vector-Jacobian product."""
         return self._clocked("VJP", partial(super().vjp, pairs, cotangent))
 
 

@@ -23,5 +23,5 @@ class Counted:
         return asdict(self.counts)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from counts."""
+        """Continue from the counts of a checkpoint."""
         self.counts = zo.QueryCounts(**state)

@@ -98,7 +98,7 @@ def weight_layers(network: nn.Module, method: str) -> dict[str, nn.Conv2d | nn.L
 
 @contextmanager
 def replaced(layers: Mapping[str, nn.Module], forwards: Mapping[str, Forward], method: str) -> Iterator[None]:
-    """For the length of a block layers run other forwards.
+    """Let layers run other forwards in this block.
 
     Raises:
         ConfigurationError: at the block's end, if a layer was not called: its weights are read another way.

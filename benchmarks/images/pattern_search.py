@@ -50,7 +50,7 @@ class PatternSearch(Counted):
 
     @torch.no_grad()
     def backward(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """Make the tries of a step; the mean loss of the batch before them."""
+        """Make the tries of a step, and return the mean loss of the batch before them."""
         before = Snapshot(self.network)
         base = losses(self.objective, self.network, batch, len(batch[1]))
         after = Snapshot(self.network, {})  # the weights go on from where the tries have moved them
@@ -72,7 +72,7 @@ class PatternSearch(Counted):
         return {"counts": asdict(self.counts), **search}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Continue where `state_dict` was taken."""
         self.counts = zo.QueryCounts(**state["counts"])
         self.radius, self.accepted, self.failures = state["radius"], state["accepted"], state["failures"]
 
@@ -85,7 +85,7 @@ class PatternSearch(Counted):
         return drawn[: self.tries]
 
     def _try(self, problem: Step, change: int, lowest: float) -> float:
-        """Make a change if it lowers the loss; the loss afterwards."""
+        """Make a change if it lowers the loss, and return the loss afterwards."""
         index = torch.tensor([change // 2])
         step = self.parameters.steps(index, self.radius if change % 2 == 0 else -self.radius)
         nothing = torch.zeros(problem.rows)  # so that the change of the losses is the losses

@@ -105,7 +105,7 @@ def reproduce(which: Reproduction, words: Sequence[str]) -> list[Line]:
 
 
 def lines(group: Group, result: Result) -> list[Line]:
-    """One for each method of a group."""
+    """A line of the table for each method of a group."""
     table = []
     for method in group.config.methods:
         rows = [row for row in result.table if row.method == method]

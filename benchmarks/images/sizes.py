@@ -64,7 +64,7 @@ _DIGITS = replace(
 
 
 def simple(size: Size) -> Config:
-    """Of the simple CNN, dense; `small` has 5 channels in the place of 18."""
+    """Settings of the simple CNN, dense; `small` has 5 channels in the place of 18."""
     if size == "ci":
         return replace(_CI, network="simple-730", sparsity=0.0, ratios="uniform")
     if size == "small":
@@ -75,7 +75,7 @@ def simple(size: Size) -> Config:
 
 
 def residual(size: Size) -> Config:
-    """Of the residual network on sparse sets; `small` is ResNet-8 with 8 channels at sparsity 0.99."""
+    """Settings of the residual network, sparse sets; `small` is ResNet-8 with 8 channels at sparsity 0.99."""
     if size == "ci":
         return replace(_CI, network="resnet8", width=2, sparsity=0.9)
     if size == "small":

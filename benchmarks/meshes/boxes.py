@@ -51,7 +51,7 @@ def plate(nodes: int, seed: int = 0) -> Mesh:
 
 
 def refined(mesh: Mesh) -> tuple[Mesh, np.ndarray]:
-    """Each triangle in four; and the two ends of the edge that each new node is the middle of."""
+    """A mesh with each triangle split in four, and the ends of the edges whose middles are the new nodes."""
     links = mesh.links()
     place = {tuple(link): mesh.size + n for n, link in enumerate(links.tolist())}
     triangles = []
@@ -80,7 +80,7 @@ class MeshBox(BlackBoxFunction):
 
     @abstractmethod
     def advance(self, state: Tensor) -> Tensor:
-        """One call, which torch can differentiate."""
+        """A call of the box, which torch can differentiate."""
 
     def evaluate_rows(self, state: Tensor) -> Tensor:
         """One call."""
@@ -88,14 +88,14 @@ class MeshBox(BlackBoxFunction):
             return self.advance(state.double()).to(state)
 
     def vjp(self, state: Tensor, v: Tensor) -> Tensor:
-        """The exact one."""
+        """The exact vector-Jacobian product."""
         leaf = state.detach().clone().requires_grad_()
         with torch.enable_grad():
             return torch.autograd.grad(self.advance(leaf), leaf, v)[0]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of a state."""
+        """The shape of a state."""
         return self.inputs[0].shape
 
     def smooth(self, rows: int, seed: int, length: float = 0.12) -> Tensor:
@@ -149,15 +149,15 @@ class _Fine:
         self.lengths = torch.from_numpy(sides)
 
     def onto(self, u: Tensor) -> Tensor:
-        """From the box's nodes to the finer mesh's."""
+        """Values at the box's nodes, brought onto the finer mesh."""
         return torch.cat([u, (u[:, self.ends[:, 0]] + u[:, self.ends[:, 1]]) / 2], dim=1)
 
     def laplacian(self, u: Tensor) -> Tensor:
-        """Of (conductivity x gradient), divided by the mass: `(rows, nodes)`."""
+        """The divergence of conductivity x gradient, over the mass: `(rows, nodes)`."""
         return self.gathered(self.weight * (u[:, self.i] - u[:, self.j])) / -self.mass
 
     def gathered(self, flux: Tensor) -> Tensor:
-        """What leaves each node by the edges."""
+        """The sum of the fluxes that leave each node by its edges."""
         total = flux.new_zeros(len(flux), len(self.mass))
         return total.index_add(1, self.i, flux).index_add(1, self.j, -flux)
 
@@ -287,7 +287,7 @@ class Reaction(MeshBox):
         return torch.stack([u, v], dim=-1)[:, : fine.outer]
 
     def _reacted(self, u: Tensor, v: Tensor, dt: float) -> tuple[Tensor, Tensor]:
-        """Without diffusion, by the midpoint rule."""
+        """The reaction alone, by the midpoint rule."""
         meet = u**2 * v
         a, b = u + dt / 2 * (0.1 - u + meet), v + dt / 2 * (0.9 - meet)
         meet = a**2 * b

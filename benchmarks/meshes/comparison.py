@@ -8,7 +8,7 @@ The boxes' equations and discretisations are not those of the tangents (`benchma
 tangent learns from the rows of one step of training, 8 rows through the box's calls, or 32 loads. Then its
 VJP at rows of other trajectories is compared with the exact one, for white cotangents and for smooth ones, by
 the cosine over all numbers. In training a field with a number at each node, added to the states at the start,
-is found from what the box's calls make of it; the gradient is by the box's own adjoint, by
+is recovered from what the box's calls make of it; the gradient is by the box's own adjoint, by
 `zo.TangentGradient` as it is without a setting, and by the perceptron that boxes without a layout get. Errors
 are the loss on states that were not trained on. Results go into `benchmarks/results/meshes/BOX.json` as they
 come; what is there is not measured again. At the end `table.md` is written there.
@@ -32,7 +32,7 @@ from benchmarks import protocol
 from benchmarks.meshes.boxes import BOXES, MeshBox
 from blackbox import ArraySpec
 from zo.tangents import AutoTangent, CallPairs
-from zo.tangents.pairs import joined
+from zo.tangents.pairs import all_listed
 
 FOLDER = protocol.RESULTS / "meshes"
 LARGEST = 2_000  # nodes for a perceptron
@@ -78,7 +78,7 @@ def main(words: Sequence[str]) -> None:
 
 
 def measure(name: str, nodes: int, part: str) -> None:
-    """All of a box at a size that its file has not yet; `part` is "vectors" or "training"."""
+    """Measure of a box and a size what its file lacks; `part` is "vectors" or "training"."""
     path = FOLDER / f"{name}.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     result = {part_name: known.get(part_name, {}) for part_name in ("vectors", "training")}
@@ -118,7 +118,7 @@ class Case:
 
     @classmethod
     def of(cls, box: MeshBox) -> Case:
-        """Ask the box."""
+        """Call the box, and its adjoint for the exact products."""
         seen = pairs_of(box, states(box, ROWS if box.calls > 1 else 32, seed=3))
         new = states(box, 4, seed=99)
         new = new[torch.linspace(0, len(new) - 1, 6).round().long()]
@@ -137,7 +137,7 @@ def vectors(box: MeshBox, kind: str, case: Case) -> dict[str, Any]:
         case = replace(case, seen=seen, new=new)
     began = time.process_time()
     tangent.see(case.seen)
-    tangent.observe(joined([case.seen]))
+    tangent.observe(all_listed([case.seen]))
     figures: dict[str, Any] = {"rows": len(case.seen.z), "fit seconds": time.process_time() - began}
     for name, v in case.cotangents.items():
         began = time.process_time()
@@ -215,15 +215,15 @@ def trained(box: MeshBox, kind: str, steps: int = STEPS) -> dict[str, Any]:
 
 
 def states(box: MeshBox, rows: int, seed: int) -> Tensor:
-    """What the box is asked in a step of training."""
-    answers = [box.start(rows, seed)]
+    """The states at which a step of training calls the box."""
+    states_in_turn = [box.start(rows, seed)]
     for _ in range(box.calls - 1):
-        answers.append(box(answers[-1]))
-    return torch.cat(answers)
+        states_in_turn.append(box(states_in_turn[-1]))
+    return torch.cat(states_in_turn)
 
 
 def pairs_of(box: MeshBox, state: Tensor) -> CallPairs:
-    """A call of the box."""
+    """The pairs that one call of the box shows."""
     z, y = state.flatten(1), box(state).flatten(1)
     none = torch.zeros(0, len(z), dtype=torch.bool)
     empty = z.new_zeros(0, *z.shape), y.new_zeros(0, *y.shape)
@@ -231,7 +231,7 @@ def pairs_of(box: MeshBox, state: Tensor) -> CallPairs:
 
 
 def write_table() -> None:
-    """`table.md`, of all files."""
+    """Write `table.md` of all files."""
     lines = [
         HEAD + "| box | nodes | rows | layout | perceptron | identity | as a grid | fit, VJP (s) |",
         "| --- " * 8 + "|",

@@ -142,7 +142,7 @@ class InPlace(Published):
 
 @contextmanager
 def _still(network: nn.Module) -> Iterator[None]:
-    """Batch norms leave their running statistics as they are."""
+    """Let batch norms leave their running statistics as they are in this block."""
     norms = [(module, module.momentum) for module in network.modules() if isinstance(module, _BatchNorm)]
     try:
         for norm, _ in norms:

@@ -111,7 +111,7 @@ def main(words: Sequence[str]) -> None:
 
 
 def write(cases: Sequence[Measured], size: str, words: Sequence[str], busy: float) -> str:
-    """Write table and JSON of what was measured so far; gives the table."""
+    """Write table and JSON of what was measured so far, and return the table."""
     notes = [f"One thread; load of the machine when it began: {busy:.1f} processes."]
     text = table(cases, notes)
     path = protocol.path("query_speed", size)

@@ -37,7 +37,7 @@ class Block:
 
     @property
     def weights(self) -> int:
-        """How many."""
+        """How many weights the block holds."""
         return len(self.indices)
 
 
@@ -56,7 +56,7 @@ class Timed:
     chain: nn.Sequential
 
     def blocks(self) -> list[Block]:
-        """Those that hold weights, from the input to the output."""
+        """The blocks that hold weights, from the input to the output."""
         blocks = []
         parameters = self.problem.parameters
         for number, child in enumerate(self.chain):

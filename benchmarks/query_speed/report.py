@@ -30,11 +30,11 @@ class Measured:
 
     @property
     def title(self) -> str:
-        """In words."""
+        """The network, device and mode in words."""
         return f"{self.network}, {self.rows} rows, {self.mode}, {self.device}"
 
     def plain(self) -> dict[str, Any]:
-        """For JSON."""
+        """All values as plain data, for JSON."""
         values = {name: value for name, value in vars(self).items() if name != "blocks"}
         return values | {"microseconds, mean": self.means(), "blocks": [b.plain() for b in self.blocks]}
 

@@ -35,7 +35,7 @@ def kept(timed: Timed) -> dict[float, dict[str, int]]:
 
 
 def seconds(blocks: Sequence[BlockTimes], counts: Mapping[float, Mapping[str, int]]) -> Steps:
-    """Of the queries of a step: what is kept in a block times the time of a query there, over the blocks."""
+    """Seconds of a step's queries: the weights kept in each block times the time of a query there."""
     return {
         sparsity: {
             name: sum(count[block.block] * block.microseconds[name].median for block in blocks) / 1e6

@@ -42,7 +42,7 @@ class Failing(Wrapper):
         return {"calls": self.calls}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on after the call at which `state` was taken."""
+        """Continue after the call at which `state` was taken."""
         self.calls = state["calls"]
 
 
@@ -73,5 +73,5 @@ class InUnits(BlackBoxFunction):
             return self.advance(state)
 
     def start(self, rows: int, seed: int) -> Tensor:
-        """The system's, in these units."""
+        """The system's start, in these units."""
         return self.system.start(rows, seed)[:, 0] / self.units

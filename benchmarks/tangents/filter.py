@@ -1,4 +1,4 @@
-"""A network designs filters that ngspice, a circuit simulator of its own, says the responses of.
+"""A network designs filters, whose responses ngspice computes, a program of its own.
 
 Install the program with `apt-get install ngspice`. The twin is the ladder's transfer function in closed form.
 """
@@ -66,7 +66,7 @@ def filters() -> BlackBoxFunction:
 
 
 def ladder(parts: Tensor) -> Tensor:
-    """The same in closed form, by voltage and current from the load back to the source: `(rows, 9, 2)`."""
+    """The ladder's response in closed form, from the load back to the source: `(rows, 9, 2)`."""
     frequency = torch.logspace(math.log10(FIRST), math.log10(LAST), FREQUENCIES, dtype=torch.float64)
     resistance, coil, shunt, second_coil, second_shunt = parts.double()[:, :, None].unbind(1)
     omega = 2j * math.pi * frequency

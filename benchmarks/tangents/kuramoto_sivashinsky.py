@@ -132,7 +132,7 @@ def published(
     box = Noisy(quiet, noise * train.std().item(), seed=0) if noise else quiet
 
     def windows(generator: torch.Generator, rows: int, length: int) -> tuple[Tensor, Tensor]:
-        """Of one length of the ring, `(rows, length + 1, 1, points)`, and that length `(rows,)`."""
+        """Windows on a ring of one length, `(rows, length + 1, 1, points)`, and that length `(rows,)`."""
         which = int(torch.randint(len(TRAIN), (), generator=generator))
         row = torch.randint(TRAJECTORIES, (rows,), generator=generator)
         first = torch.randint(FRAMES - length, (rows,), generator=generator)

@@ -35,7 +35,7 @@ class Gradient(Protocol):
     """What fills `.grad`."""
 
     def backward(self, batch: Any) -> Tensor:
-        """Add the gradient of a batch; the loss."""
+        """Add the gradient of a batch to `.grad`, and return the loss."""
         ...
 
 
@@ -58,7 +58,7 @@ class Method:
     optimizer: str = "adam"
 
     def steps(self, problem: Problem) -> int:
-        """How many a training has."""
+        """How many steps a training has."""
         return max(2, round(problem.steps * min(1.0, BUDGET / self.rows)))
 
 
@@ -83,7 +83,7 @@ class Around:
         self.objective = problem.objective(self._answer)
 
     def backward(self, batch: Any) -> Tensor:
-        """As any loss's."""
+        """Autograd of the mean loss of a batch, which it returns."""
         self.failed = torch.zeros((), dtype=torch.bool)
         losses = self.objective(self.network, batch)
         loss = losses[~self.failed.expand(len(losses))].mean()
@@ -102,7 +102,7 @@ class Around:
 
 
 def first_order(problem: Problem, network: nn.Module) -> Around:
-    """Through the box's differentiable twin."""
+    """First order: autograd through the box's differentiable twin."""
     assert problem.exact is not None
     return Around(problem, network, problem.exact)
 
@@ -119,7 +119,7 @@ class Perturbed(Around):
         self.generator = zo.estimators.Key(seed).generator(OFF)
 
     def backward(self, batch: Any) -> Tensor:
-        """As any loss's, then the perturbation."""
+        """Autograd of the mean loss of a batch, then the perturbation."""
         loss = super().backward(batch)
         gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
         noise = [torch.randn(gradient.shape, generator=self.generator) for gradient in gradients]
@@ -145,7 +145,7 @@ def tangent_gradient(
     probes: int = 0,
     policy: TrustPolicy | None = None,
 ) -> zo.TangentGradient:
-    """Around the problem's box, with a fixed number of probes and, unless a policy is given, no checks."""
+    """A tangent around the problem's box: a fixed number of probes; without a policy, no checks."""
     return zo.TangentGradient(
         network,
         problem.objective(problem.box),

@@ -95,7 +95,7 @@ def kolmogorov() -> Problem:
 
 
 def kuramoto_sivashinsky(hard: str, **more: Any) -> Problem:
-    """On a ring that is 2 % too long."""
+    """Kuramoto-Sivashinsky on a ring that is 2 % too long."""
     ring: dict[str, Any] = {"dt": 0.25, "steps": 4}
     return seldom(KuramotoSivashinsky(length=22.5, **ring, **KEEP), KuramotoSivashinsky(**ring), hard, **more)
 

@@ -1,4 +1,4 @@
-"""The table of what was measured."""
+"""The table of the benchmark of tangents."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ def _notes(seeds: Sequence[Mapping[str, Any]], scale: float) -> str:
 
 
 def _methods(measured: Mapping[str, Any]) -> list[str]:
-    """Those that were measured, in the order of `METHODS`, then others."""
+    """The methods that were measured, in the order of `METHODS`, then others."""
     there = {method for result in measured.values() for method in result["curves"]}
     return [*(name for name in METHODS if name in there), *sorted(there - set(METHODS))]
 

@@ -24,7 +24,7 @@ STEP = 0.2  # of ZO-Muon, root mean square of an entry: that of Adam (Liu et al.
 
 @dataclass(frozen=True)
 class Drawn(Perturbations):
-    """Directions that are there as a whole.
+    """Directions that are drawn as a whole.
 
     Attributes:
         directions: `(queries, size)`, without their length.
@@ -38,7 +38,7 @@ class Drawn(Perturbations):
 
     @property
     def queries(self) -> int:
-        """One a direction."""
+        """One query for each direction."""
         return len(self.directions)
 
     def chunk(self, start: int, stop: int) -> Directions:
@@ -68,7 +68,7 @@ class ZOMuon(Estimator[Drawn]):
     stays: int = 100
 
     def queries(self, parameters: Parameters, step: int = 0) -> int:
-        """Q."""
+        """As many queries as there are directions, Q."""
         return self.q
 
     def plan(self, parameters: Parameters, key: Key) -> Drawn:
@@ -128,7 +128,7 @@ class Eggroll(Estimator[Drawn]):
     rank: int = 1
 
     def queries(self, parameters: Parameters, step: int = 0) -> int:
-        """Two a pair."""
+        """Two queries for each pair."""
         return 2 * self.pairs
 
     def plan(self, parameters: Parameters, key: Key) -> Drawn:
@@ -257,7 +257,7 @@ class _Called(nn.Module):
 
 
 def kalman_step(weights: Tensor, outputs: Tensor, slopes: Tensor) -> Tensor:
-    """What particles move by: `(particles, size)`, from outputs and slopes `(particles, outputs)`.
+    """The steps of the particles, `(particles, size)`, from outputs and slopes `(particles, outputs)`.
 
     Zero where the particles or their outputs are all one: then they teach nothing, and a warning says so.
     """

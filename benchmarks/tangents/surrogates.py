@@ -186,12 +186,12 @@ class Emulator:
         return loss.detach()
 
     def _learn(self, inputs: Sequence[Tensor], outputs: Any, more: int = 0) -> None:
-        """Longer the first time, as learned tangents do."""
+        """Fit the model, longer the first time, as learned tangents do."""
         self.model.fit(inputs, outputs, steps=self.steps + more, box=self.problem.box)
         self.steps = 0 if more else LEARNING_A_STEP
 
     def _rows(self, batch: Any) -> tuple[list[Tensor], list[Tensor]]:
-        """What the box is asked and answers when the objective is unrolled through it."""
+        """Inputs and answers of the box when the objective is unrolled through it."""
         seen: list[tuple[list[Tensor], list[Tensor]]] = []
 
         def call(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
@@ -235,5 +235,5 @@ class _Answered(Function):
 
 
 def _joined(calls: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """Each array of all calls, end to end."""
+    """The arrays of all calls, joined along the rows."""
     return [torch.cat([call[place] for call in calls]) for place in range(len(calls[0]))]

@@ -26,7 +26,7 @@ WORDS = 200  # characters that are kept of a warning
 
 @dataclass
 class Curve:
-    """What a training found.
+    """The record of a training.
 
     Attributes:
         planned: steps there were to be.
@@ -168,7 +168,7 @@ class _Training:
         return asked
 
     def _judge(self, step: int, rows: int = 0) -> None:
-        """Take the error; rows for that are not training's."""
+        """Measure the error; the rows of that are not counted as training's."""
         if not self.judged:
             return
         before = self.problem.box.ledger.rows_asked
@@ -178,7 +178,7 @@ class _Training:
         self.uncounted += self.problem.box.ledger.rows_asked - before
 
     def _look(self, gradient: Gradient, batch: Any, step: int) -> None:
-        """See how well the gradient points; nothing is changed."""
+        """Measure how well the gradient points, and change nothing."""
         before, curve = self.problem.box.ledger.rows_asked, self.curve
         if self.problem.exact is not None and self.name != "first-order":
             curve.cosines.append(cosine_to_exact(self.problem, self.network, batch))
@@ -188,7 +188,7 @@ class _Training:
 
 
 def _optimizer(method: Method, network: nn.Module) -> torch.optim.Optimizer:
-    """What takes the step; its learning rate is set before each."""
+    """The optimizer of a training; its learning rate is set before each step."""
     kind = torch.optim.Adam if method.optimizer == "adam" else torch.optim.SGD
     return kind(network.parameters(), lr=1.0)
 

@@ -48,7 +48,7 @@ def wake(
     box = Noisy(solver, noise * scales.velocity, seed=0) if noise else solver
 
     def start(seed: int) -> nn.Module:
-        """NON."""
+        """A network trained as NON is: without the solver in the loop."""
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(seed)
             network = Corrector(NETWORKS[weights](), scales)

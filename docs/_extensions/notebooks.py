@@ -1,4 +1,4 @@
-"""Each tutorial as a notebook to download: blocks without outputs, and text as Jupyter shows Markdown."""
+"""Pages with code as notebooks to download: blocks without outputs, and text as Jupyter shows Markdown."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ _ROLE = re.compile(r"\{[a-z:]+\}`~?(?:([^`<]+?) <[^`>]+>|([^`]+))`")
 _LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?![a-z+]+:)[^)]*\)")
 
 
-def tutorials() -> list[Path]:
-    """Pages that have a notebook."""
-    return sorted(path for path in (DOCS / "tutorials").glob("*.md") if path.name != "index.md")
+def lessons() -> list[Path]:
+    """Pages that have a notebook: all tutorials and how-tos with blocks that are run."""
+    pages = [path for folder in ("tutorials", "howto") for path in (DOCS / folder).glob("*.md")]
+    return sorted(path for path in pages if _BLOCK.search(path.read_text(encoding="utf-8")))
 
 
 def write() -> None:
     """Write the notebooks into `_build`."""
     PLACE.mkdir(parents=True, exist_ok=True)
-    for page in tutorials():
+    for page in lessons():
         nbformat.write(notebook(page.read_text(encoding="utf-8")), PLACE / f"{page.stem}.ipynb")
 
 
 def offered(page: Path, text: str) -> str:
-    """A tutorial's text with a link to its notebook below its title; any other text as it is."""
-    if page not in tutorials():
+    """The text of a page that has a notebook, with a link to it below the title; any other text as it is."""
+    if page not in lessons():
         return text
     link = f"{{download}}`Download this page as a notebook </_build/notebooks/{page.stem}.ipynb>`"
     return re.sub(r"^(# .*\n)", lambda title: f"{title[0]}\n{link}\n", text, count=1, flags=re.MULTILINE)

@@ -173,7 +173,7 @@ def _file(name: str, page: Path, several: bool, told: set[Path]) -> Iterator[str
         yield f"## {Path(name).stem}"
     if not several:
         yield "## Measured"
-    yield _origin(found)
+    yield _folded("Command, machine and versions", _origin(found)) if several else _origin(found)
     if isinstance(found.get("differs"), str):
         yield f"What differs from the publication: {found['differs']}"
     yield from _shared(name, page, told, "###" if several else "##")
@@ -193,13 +193,17 @@ def _shared(name: str, page: Path, told: set[Path], level: str) -> Iterator[str]
             yield f"{level} {text.stem.replace('_', ' ').capitalize()}"
             content = text.read_text(encoding="utf-8").strip()
             content = re.sub(r"^#+ ", f"{level}# ", content, flags=re.MULTILINE)
+            content = content.replace(" ± ", "\u00a0±\u00a0")  # on a phone each line of a table stays one
             yield from _parts(relinked(content, text.parent, page, places()))
 
 
 def _parts(content: str) -> Iterator[str]:
-    """A text with its tables of more than `_LONG` lines folded."""
+    """A text with its tables of more than `_LONG` lines folded, and what differs from a publication."""
     for part in content.split("\n\n"):
         lines = part.count("\n")
+        if part.startswith("| what differs"):
+            yield _folded("What differs from the publication", part)
+            continue
         yield _folded(f"Table of {lines - 1} lines", part) if part.startswith("|") and lines > _LONG else part
 
 

@@ -35,6 +35,7 @@ class Comparison:
         rows: The rows that training took, in the same columns.
         settings: A line for each setting that differs, a column for each run.
         page: The page with all of it and the plot.
+        caption: What the figures are.
     """
 
     runs: pandas.DataFrame
@@ -43,6 +44,7 @@ class Comparison:
     rows: pandas.DataFrame
     settings: pandas.DataFrame
     page: Path
+    caption: str
 
 
 def compare(folders: Sequence[Path], page: Path) -> Comparison:
@@ -94,7 +96,7 @@ def compare(folders: Sequence[Path], page: Path) -> Comparison:
     else:
         blocks.append(Table(settings, prose=True, caption="Settings that differ."))
     html_report.write(page, f"{len(sides)} runs compared", lines, blocks)
-    return Comparison(runs, lines, figures, rows, settings, page)
+    return Comparison(runs, lines, figures, rows, settings, page, caption)
 
 
 def _sentences(sides: Sides, alike: bool) -> list[str]:

@@ -11,7 +11,7 @@ from benchmarks import __main__ as program
 from benchmarks import protocol
 from benchmarks.gpu import page, runner
 from benchmarks.gpu.parts import LIMIT, PARTS, Part
-from benchmarks.gpu.queries import CONTENDERS, Traffic, able
+from benchmarks.gpu.queries import CONTENDERS, Traffic, runnable
 from benchmarks.query_speed import measuring
 from benchmarks.query_speed.problems import make
 from tasks.folder.machine import versions
@@ -130,7 +130,7 @@ def test_an_evaluator_that_does_not_run_there_is_said_and_does_not_end_the_part(
     monkeypatch.setattr("zo.evaluators.Stacked.begin", fails)
     timed = make("wake", 2, "cpu", width=4)
     every = measuring.contenders(timed, ("loop", "stacked"), 2)
-    found, why = able(timed, timed.blocks()[0], every, exact=True)
+    found, why = runnable(timed, timed.blocks()[0], every, exact=True)
     assert list(found) == ["loop"]
     assert why == [{"does not run": "stacked", "because": "RuntimeError: no kernel image is available"}]
 

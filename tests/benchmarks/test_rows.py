@@ -37,7 +37,7 @@ def test_errors_are_medians_over_seeds_of_ratios_within_a_seed():
     ("errors", "share"), [((2.1, 9.0), 0.05), ((2.2, 2.0), 0.2), ((2.2, 2.2), None), ((1.0, 1.0), 0.05)]
 )
 def test_the_smallest_share_that_is_enough(errors, share):
-    assert rows.enough(measured(errors)) == share
+    assert rows.share_needed(measured(errors)) == share
 
 
 def test_the_table_tells_what_was_not_run_what_was_warned_of_and_what_is_enough():

@@ -79,11 +79,13 @@ def test_a_warning_of_a_block_is_shown_without_the_kernels_file(monkeypatch):
     assert kept.astext() == kept.rawsource == own
 
 
-def test_a_tutorial_s_notebook_has_its_blocks_and_nothing_that_only_sphinx_reads(monkeypatch):
+def test_a_page_s_notebook_has_its_blocks_and_nothing_that_only_sphinx_reads(monkeypatch):
     monkeypatch.syspath_prepend(DOCS)
     notebooks = importlib.import_module("_extensions.notebooks")
-    pages = notebooks.tutorials()
-    assert {page.stem for page in pages} == {each.stem for each in LESSONS if each.parent.name == "tutorials"}
+    pages = notebooks.lessons()
+    assert set(pages) == {each for each in LESSONS if cells(each)}
+    assert len({page.stem for page in pages}) == len(pages)  # one file each
+    assert {each for each in LESSONS if each.parent.name == "tutorials"} <= set(pages)
     for page in pages:
         text = page.read_text("utf-8")
         made = notebooks.notebook(text)

@@ -19,7 +19,7 @@ from zo.tangents.models.grid import cells_of
 from zo.tangents.models.lattice import Lattice
 from zo.tangents.models.passes import FlatAdam
 from zo.tangents.models.reach import measure
-from zo.tangents.models.rows import Window
+from zo.tangents.models.rows import RowWindow
 from zo.tangents.models.spectral_map import SpectralMap
 from zo.tangents.models.waves import Waves
 
@@ -250,7 +250,7 @@ def test_where_a_map_takes_nothing_a_large_grid_learns_on_patches(limits):
 
 def test_a_window_grows_as_rows_come_and_has_a_limit_in_bytes(limits):
     limits(window_bytes=10 * 8 * 5)
-    window, whole = Window(1000), []
+    window, whole = RowWindow(1000), []
     for step in range(7):
         new = weights(3, 4, seed=step), weights(3, 1, seed=100 + step)
         whole.append(torch.cat(new, dim=1))
@@ -259,15 +259,15 @@ def test_a_window_grows_as_rows_come_and_has_a_limit_in_bytes(limits):
         last = torch.cat(whole)[-10:]
         assert sorted(map(tuple, kept.tolist())) == sorted(map(tuple, last.tolist()))
         assert window._kept[0].shape[0] <= min(10, 2 * 3 * (step + 1))
-        other = Window(1000)
+        other = RowWindow(1000)
         other.load_state_dict(window.state_dict(), torch.device("cpu"))
         more = weights(2, 4, seed=50), weights(2, 1, seed=51)
         other.add(*more)
-        check = Window(1000)
+        check = RowWindow(1000)
         check.load_state_dict(window.state_dict(), torch.device("cpu"))
         check.add(*more)
         assert all(map(torch.equal, other.columns, check.columns))
-    large = Window(1000)
+    large = RowWindow(1000)
     large.add(weights(3, 100))
     assert len(large.columns[0]) == 1  # one row at least
 
@@ -298,10 +298,10 @@ def test_boxes_that_learn_side_by_side_share_what_windows_may_take(limits):
 
 
 def test_a_state_keeps_the_limit_under_which_its_rows_lie():
-    first = Window(1000, 10 * 8 * 5)
+    first = RowWindow(1000, 10 * 8 * 5)
     for step in range(7):
         first.add(weights(3, 5, seed=step))
-    other = Window(1000)
+    other = RowWindow(1000)
     other.load_state_dict(first.state_dict(), torch.device("cpu"))
     for window in (first, other):
         window.add(weights(3, 5, seed=8))

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import gc
+import pickle
 import warnings
+import weakref
 from dataclasses import replace
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -227,17 +231,23 @@ def train(steps: int, folder=None, **settings):
         tangent = zo.MLPTangent(8, first_steps=10, steps_per_step=2)
         return zo.TangentGradient(network, rollout(box), boxes=[box], tangent=tangent, **settings)
 
+    def again(gradient):
+        torch.save(gradient.state_dict(), folder / "state.pt")
+        gradient = make()
+        gradient.load_state_dict(torch.load(folder / "state.pt", weights_only=True))
+        return gradient
+
     gradient, optimizer = make(), torch.optim.SGD(network.parameters(), lr=0.02)
     for step in range(steps):
         optimizer.zero_grad()
         gradient.backward(batch_of(step))
         optimizer.step()
+        if folder is not None and step < 2:  # before replays are asked for, and after
+            gradient = again(gradient)
         counts.append(gradient.replays())
         for number in range(counts[-1]):
             if folder is not None and number == 1:
-                torch.save(gradient.state_dict(), folder / "state.pt")
-                gradient = make()
-                gradient.load_state_dict(torch.load(folder / "state.pt", weights_only=True))
+                gradient = again(gradient)
             optimizer.zero_grad()
             gradient.replay()
             optimizer.step()
@@ -466,3 +476,59 @@ def test_replays_without_a_finite_loss_stop():
                 assert gradient.replay().isnan()
             astray.clear()
     assert counts[:4] == [9, 4, 2, 1] and not counts[4]
+
+
+class Pair(NamedTuple):
+    start: torch.Tensor
+    drive: torch.Tensor
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_of_a_batch_that_a_checkpoint_cannot_hold_it_is_said_when_it_is_written(named, tmp_path):
+    """Not when it is to be read."""
+    network, box = make_network(), make_box(wave)
+
+    def objective(network, batch):
+        start, drive, *_ = batch
+        return rollout(box)(network, {"start": start, "drive": drive})
+
+    gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=zo.tangents.ModelTangent(wave))
+    gradient.replays()
+    pair = Pair(**batch_of(0))
+    gradient.backward(pair if named else (*pair, {"of": [1.0, None, "all", torch.float64]}))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            torch.save(gradient.state_dict(), tmp_path / "state.pt")
+    if named:
+        assert ["Pair: torch.load would refuse the file" in str(w.message) for w in caught] == [True]
+        with pytest.raises(pickle.UnpicklingError):
+            torch.load(tmp_path / "state.pt", weights_only=True)
+        alone = zo.TangentGradient(network, objective, boxes=[box], tangent=zo.tangents.ModelTangent(wave))
+        alone.backward(pair)  # without replays nothing is kept that could not be read
+        torch.save(alone.state_dict(), tmp_path / "state.pt")
+        torch.load(tmp_path / "state.pt", weights_only=True)
+    else:
+        assert not caught
+        gradient.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+
+
+def test_windows_keep_no_graph_of_a_batch():
+    """As of an encoder that is trained apart: each window would hold what it has computed."""
+    network, box, encoder = make_network(), make_box(wave), nn.Linear(4, 4).double()
+
+    def objective(network, batch):
+        return rollout(box)(network, batch)
+
+    gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=zo.tangents.ModelTangent(wave))
+    gradient.replays()
+    batch = batch_of(0)
+    hidden = encoder(batch["start"])
+    made = weakref.ref(hidden)
+    gradient.backward({"start": hidden, "drive": batch["drive"]})
+    del hidden
+    gc.collect()
+    assert made() is None
+    copy.deepcopy(gradient._windows)
+    gradient.replay()
+    assert encoder.weight.grad is None

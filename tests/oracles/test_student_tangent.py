@@ -21,7 +21,7 @@ from blackbox import ArraySpec, BlackBoxFunction
 from tests.zo.row_boxes import weights
 from zo import StudentTangent, TrustPolicy
 from zo.tangents import CallPairs
-from zo.tangents.pairs import joined
+from zo.tangents.pairs import all_listed
 
 LOSSES = ("squared", "kl", "kl-logits", "labels")
 
@@ -44,7 +44,7 @@ def values(z: Tensor, y: Tensor) -> CallPairs:
 def learned(student: StudentTangent, pairs: CallPairs, steps: int = 1) -> StudentTangent:
     student.see(pairs)
     for _ in range(steps):
-        student.observe(joined([pairs]))
+        student.observe(all_listed([pairs]))
     return student
 
 

@@ -10,7 +10,7 @@ import zo
 from blackbox import ArraySpec
 from tests.zo.row_boxes import FromTorch, weights
 from zo.tangents import CallPairs
-from zo.tangents.pairs import joined
+from zo.tangents.pairs import all_listed
 
 GRIDS = {1: (2, 7), 2: (2, 6, 5), 3: (1, 4, 3, 5)}
 TANGENTS = {
@@ -61,7 +61,7 @@ def bent(z):
 def test_the_vjp_is_the_adjoint(kind, space):
     tangent, pairs = TANGENTS[kind](), pairs_of(bent, GRIDS[space])
     for seed in (4, 8):
-        tangent.observe(joined([pairs_of(bent, GRIDS[space], seed=seed)]))
+        tangent.observe(all_listed([pairs_of(bent, GRIDS[space], seed=seed)]))
     d, v = weights(5, *pairs.z.shape, seed=6), weights(2, pairs.response.shape[-1], seed=7)
     forward = (tangent.apply(pairs, d) * v).sum(dim=-1)
     assert torch.allclose(forward, (d * tangent.vjp(pairs, v)).sum(dim=-1), rtol=1e-10, atol=1e-10)
@@ -71,14 +71,14 @@ def test_the_vjp_is_the_adjoint(kind, space):
 def test_a_state_is_all_there_is_to_a_tangent(kind):
     """Equal to the bit, before and after both have learned more; and no state is shared."""
     one, other = TANGENTS[kind](), TANGENTS[kind]()
-    one.observe(joined([pairs_of(bent, (2, 6), seed=3)]))
+    one.observe(all_listed([pairs_of(bent, (2, 6), seed=3)]))
     other.load_state_dict(one.state_dict())
     pairs, v = pairs_of(bent, (2, 6)), weights(2, 12, seed=7)
     for seed in (4, 5):
         assert torch.equal(one.vjp(pairs, v), other.vjp(pairs, v))
         assert torch.equal(one.predict(pairs), other.predict(pairs))
         for tangent in (one, other):
-            tangent.observe(joined([pairs_of(bent, (2, 6), seed=seed)]))
+            tangent.observe(all_listed([pairs_of(bent, (2, 6), seed=seed)]))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_on_a_linear_box_exact_after_as_many_pairs_as_the_reachable_space_has_di
 
     for probes, exact in ((3, False), (4, True)):
         pairs = pairs_of(function, (2, 6), probes, rows=1, rank=4)
-        tangent.observe(joined([pairs]))
+        tangent.observe(all_listed([pairs]))
         v = weights(1, 5, seed=7)
         reachable = torch.linalg.qr(weights(4, 12, seed=99).T).Q
         error = (tangent.vjp(pairs, v) - true_vjp(function, pairs, v)) @ reachable

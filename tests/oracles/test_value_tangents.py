@@ -16,7 +16,7 @@ from tests.zo.row_boxes import FromTorch, weights
 from zo.tangents import CallPairs
 from zo.tangents.models.output_map import RIDGES, SPAN, OutputMap
 from zo.tangents.models.reach import measure
-from zo.tangents.pairs import joined
+from zo.tangents.pairs import all_listed
 
 QUICK = {"first_steps": 3, "steps_per_step": 1}
 
@@ -53,7 +53,7 @@ def learn(tangent, *calls: CallPairs) -> None:
     """A step of training, as `TangentGradient` has it."""
     for pairs in calls:
         tangent.see(pairs)
-    tangent.observe(joined(calls))
+    tangent.observe(all_listed(calls))
 
 
 def true_vjp(box: FromTorch, arrays, v: torch.Tensor) -> torch.Tensor:

@@ -58,11 +58,9 @@ def drawn(drawing):
 
 
 @pytest.fixture(autouse=True)
-def no_time_passes(monkeypatch):
+def no_time_passes(limits):
     """Or a slow machine would write checkpoints that a fast one does not; tests of that have a clock."""
-    from tasks.folder import pace
-
-    monkeypatch.setattr(pace, "monotonic", lambda: 0.0)
+    limits(clock_of_writes=lambda: 0.0)
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from blackbox import (
     Ledger,
     Parallel,
 )
-from tasks import Progress, trial
+from tasks import Progress
 from tasks.errors import Interrupted, StorageError
 from tasks.folder import calls
 from tasks.ledger import calls_noted
@@ -322,13 +322,13 @@ def test_runs_whose_class_has_one_box_have_a_budget_each(tmp_path):
     assert tasks.run(Lasting(), resume=folder, **settings).result.calls["rows"] == budget > spent > 0
 
 
-def test_the_time_of_a_row_is_not_that_of_a_cached_answer(monkeypatch, tmp_path):
+def test_the_time_of_a_row_is_not_that_of_a_cached_answer(limits, tmp_path):
     class Kept(Steering):
         def box(self):
             return Cached(Mixed(), tmp_path / "answers")
 
     clock = itertools.count(0.0, 0.02)  # each look at it is 20 ms after the one before
-    monkeypatch.setattr(trial, "perf_counter", lambda: next(clock))
+    limits(clock_of_rows=lambda: next(clock))
 
     problem = Kept(methods=("none", "no-gradient", "tangents"))
     first, *lines = cost_of(problem, tmp_path / "first")
@@ -342,7 +342,7 @@ def test_the_time_of_a_row_is_not_that_of_a_cached_answer(monkeypatch, tmp_path)
     assert not any("in the box" in line for line in lines)
 
 
-def test_the_time_of_a_row_is_not_that_of_starting_a_pool(monkeypatch, tmp_path):
+def test_the_time_of_a_row_is_not_that_of_starting_a_pool(limits, tmp_path):
     now = [0.0]
 
     class Slow(Mixed):
@@ -354,7 +354,7 @@ def test_the_time_of_a_row_is_not_that_of_starting_a_pool(monkeypatch, tmp_path)
         def box(self):
             return Parallel(Slow(), ThreadPoolExecutor(1), block=5)
 
-    monkeypatch.setattr(trial, "perf_counter", lambda: now[0])
+    limits(clock_of_rows=lambda: now[0])
     first, *_ = cost_of(Pooled(methods=("none",)), tmp_path)
     assert first.endswith("runs 10 box rows, 4 ms a row.")
 

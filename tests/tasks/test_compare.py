@@ -30,6 +30,7 @@ def test_runs_are_set_side_by_side(tmp_path, page):
     other = made(tmp_path, {"none": [4.0, 5.0], "rge": [1.0, 1.0], "cge": [0.1, 0.2]}, seeds=(0, 1), unroll=9)
     found = compare([one.path, other.path], page)
     assert found.sentences == []
+    assert found.caption.startswith("Test loss, mean ± standard deviation over seeds. The ratio is B / A")
     assert [line["folder"] for line in records(found.runs)] == [str(one.path), str(other.path)]
     assert records(found.figures) == [
         {"method": "none", "A": "4.50 ± 0.71", "B": "4.50 ± 0.71", "ratio": "1"},

@@ -202,16 +202,19 @@ def test_an_error_in_any_part_of_a_problem_is_the_users_and_says_how_to_go_on(to
 
 
 def test_a_package_that_lies_beside_the_environment_is_not_the_users_code(toy, tmp_path, capsys, monkeypatch):
-    """Those of `pip install --user`, and of a system below an environment, are in folders of the same name."""
+    """Those of `pip install --user`, and of a system below an environment, lie in such folders."""
     packages = tmp_path / "elsewhere" / "site-packages"
     packages.mkdir(parents=True)
     (packages / "helper_beside.py").write_text("def fail():\n    return 1 / 0\n")
     monkeypatch.syspath_prepend(packages)
-    body = "from helper_beside import fail\nfrom toy import Toy\nclass Broken(Toy):\n    def data(self): return fail()\n"
+    body = "from helper_beside import fail\nfrom toy import Toy\n"
+    body += "class Broken(Toy):\n    def data(self): return fail()\n"
     (tmp_path / "broken_beside.py").write_text(body)
     assert toy("run", "broken_beside.py", "--steps", "1") == 1
     first = capsys.readouterr().err.splitlines()[0]
-    assert first.startswith(f"blackbox: {tmp_path / 'broken_beside.py'}, line 4, in data: your code raised Zero")
+    assert first.startswith(
+        f"blackbox: {tmp_path / 'broken_beside.py'}, line 4, in data: your code raised Zero"
+    )
     body = "import sys\ndef leave():\n    sys.exit(3)\n"
     (packages / "helper_leaving.py").write_text(body)
     (tmp_path / "left_beside.py").write_text("from helper_leaving import leave\nleave()\n")

@@ -16,7 +16,6 @@ from blackbox import ArraySpec, BlackBoxFunction, Ledger
 from tasks import Progress, train
 from tasks.errors import CheckpointWarning, Interrupted, StoppedInside
 from tasks.folder import atomic, calls, checkpoint
-from tasks.folder import journal as module
 from tasks.folder.journal import Journal, journaled
 from tests.tasks.made_runs import begun_run
 from tests.tasks.test_progress import Clock
@@ -52,8 +51,8 @@ def found(folder, step=7, entries=3):
     return [None if value is None else int(value["queries"]) for value in values]
 
 
-def test_work_outside_of_the_steps_is_found_again_until_it_is_done(folder, monkeypatch):
-    monkeypatch.setattr(module, "EVERY", 0.0)
+def test_work_outside_of_the_steps_is_found_again_until_it_is_done(folder, limits):
+    limits(journal_writes=0.0)
     with pytest.raises(KeyboardInterrupt), journaled(folder, "layer-ratios-seed-0") as journal:
         journal.put("0", entry(0))
         raise KeyboardInterrupt
@@ -298,10 +297,8 @@ def new_run(tmp_path):
 
 
 @pytest.mark.parametrize("evaluator", ["loop", "stacked"])
-def test_a_step_that_is_cut_short_anywhere_goes_on_to_the_same_bits_and_counts(
-    new_run, monkeypatch, evaluator
-):
-    monkeypatch.setattr(module, "EVERY", 0.0)
+def test_a_step_that_is_cut_short_anywhere_goes_on_to_the_same_bits_and_counts(new_run, limits, evaluator):
+    limits(journal_writes=0.0)
     truth = new_run()
     rows = descend(truth, Cubed(), evaluator).ledger.rows_run
     assert rows > 500
@@ -317,9 +314,9 @@ def test_a_step_that_is_cut_short_anywhere_goes_on_to_the_same_bits_and_counts(
         assert not (run.path / "journal").exists()
 
 
-def test_steps_after_the_last_checkpoint_are_not_evaluated_again(new_run, monkeypatch):
+def test_steps_after_the_last_checkpoint_are_not_evaluated_again(new_run, limits, monkeypatch):
     """A kill after a step of 30 seconds lost all of it, where no checkpoint was due."""
-    monkeypatch.setattr(module, "EVERY", 0.0)
+    limits(journal_writes=0.0)
     truth, run, asked = new_run(), new_run(), []
     whole = descend(truth, Cubed(), "loop", checkpoint_every=9).ledger.rows_run
     steps = [line["rows"] for line in lines(truth)]
@@ -337,8 +334,8 @@ def test_steps_after_the_last_checkpoint_are_not_evaluated_again(new_run, monkey
     assert not (run.path / "journal").exists()
 
 
-def test_what_is_in_the_journal_is_not_evaluated_again(new_run, monkeypatch):
-    monkeypatch.setattr(module, "EVERY", 0.0)
+def test_what_is_in_the_journal_is_not_evaluated_again(new_run, limits, monkeypatch):
+    limits(journal_writes=0.0)
     run, whole = new_run(), descend(new_run(), Cubed(), "loop", steps=1).ledger.rows_run
     with pytest.raises(Killed):
         descend(run, Cubed(whole - 6 * 3, die), "loop", steps=1)  # close to the end
@@ -437,8 +434,8 @@ def signalled(run):
 
 
 @pytest.mark.parametrize("stop", [pytest.param(killed, marks=pytest.mark.slow), signalled])
-def test_a_signal_within_a_long_step_loses_no_finished_chunk(new_run, monkeypatch, stop):
-    monkeypatch.setattr(module, "EVERY", 0.0)
+def test_a_signal_within_a_long_step_loses_no_finished_chunk(new_run, limits, monkeypatch, stop):
+    limits(journal_writes=0.0)
     truth, run = new_run(), new_run()
     whole = descend(truth, Cubed(), "loop").ledger.rows_run
     stop(run)
@@ -452,9 +449,9 @@ def test_a_signal_within_a_long_step_loses_no_finished_chunk(new_run, monkeypatc
     assert final_bits(run) == final_bits(truth) and lines(run) == lines(truth)
 
 
-def test_a_request_to_stop_in_a_step_after_unsaved_ones_finishes_the_step(new_run, monkeypatch):
+def test_a_request_to_stop_in_a_step_after_unsaved_ones_finishes_the_step(new_run, limits):
     """Else those would have to be taken again."""
-    monkeypatch.setattr(module, "EVERY", 0.0)
+    limits(journal_writes=0.0)
     run = new_run()
     box = Cubed(320, lambda: os.kill(os.getpid(), signal.SIGUSR1))
     with pytest.raises(Interrupted, match="Stopped at step 2 of 3"):

@@ -17,7 +17,7 @@ from toy import Config, train_line
 import tasks
 from tasks import Progress, Run, stage
 from tasks.errors import CheckpointError, CheckpointWarning, Interrupted, StorageError
-from tasks.folder import atomic, checkpoint, machine, pace
+from tasks.folder import atomic, checkpoint, machine
 from tests.tasks.made_runs import begun_run
 from tests.tasks.test_cli import figures, only_run, wait_for
 from tests.tasks.test_training import STAGE, Crash, CrashesAt, final_bits, lines, walk
@@ -186,10 +186,10 @@ def test_other_versions_are_named_when_training_goes_on(truth, new_run, monkeypa
 
 @pytest.mark.parametrize(("takes", "steps"), [(0, [1, 2, 4, 7, 9]), (1, [1, 9])])
 def test_checkpoints_come_after_seconds_whatever_the_step_and_take_a_twentieth_of_the_time(
-    new_run, monkeypatch, takes, steps
+    new_run, limits, monkeypatch, takes, steps
 ):
     run, now, saved = new_run(), [0.0], []
-    monkeypatch.setattr(pace, "monotonic", lambda: now[0])
+    limits(clock_of_writes=lambda: now[0])
     save = checkpoint.save
 
     def slow(path, content):

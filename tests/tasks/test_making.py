@@ -11,9 +11,9 @@ import torch
 
 import tasks
 from blackbox import ArraySpec, BlackBoxFunction, BudgetError, Parallel
-from tasks import Progress, commands, loop
+from tasks import Progress, commands
 from tasks.configuration import Count
-from tasks.folder import answers, calls, checkpoint, pace
+from tasks.folder import calls, checkpoint
 from tasks.folder.answers import Answers
 from tasks.stage import Stage
 from tests.tasks.problems import Beside
@@ -84,13 +84,10 @@ class Said(Progress):
 
 
 @pytest.fixture(autouse=True)
-def fresh(monkeypatch):
+def fresh(limits, monkeypatch):
     monkeypatch.setattr(Fine, "asked", [])
     monkeypatch.setattr(Fine, "dies_at", None)
-    monkeypatch.setattr(pace, "SOON", 0.0)
-    monkeypatch.setattr(pace, "OFTEN", 0.0)
-    monkeypatch.setattr(pace, "SHARE", 0.0)
-    monkeypatch.setattr(answers, "LONG", 0.0)  # row by row
+    limits(first_write=0.0, later_writes=0.0, writes_share=0.0, rows_together=0.0)  # row by row
 
 
 def folder_in(path: Path) -> Path:
@@ -269,8 +266,10 @@ class Dying(tasks.Callback):
     ["row-rge", *(pytest.param(name, marks=pytest.mark.slow) for name in ("tangents", "sparse-cge"))],
 )
 @pytest.mark.parametrize("saved", [True, False])
-def test_a_step_that_is_cut_short_runs_only_the_rows_that_are_left(tmp_path, monkeypatch, method, saved):
-    monkeypatch.setattr(loop, "LEAST", 0.0)
+def test_a_step_that_is_cut_short_runs_only_the_rows_that_are_left(
+    tmp_path, limits, monkeypatch, method, saved
+):
+    limits(remembered_in_steps=0.0)
     monkeypatch.setattr(Row, "rows", 0)
     monkeypatch.setattr(Row, "dies_at", -1)
     if not saved:  # there is a checkpoint before the first step alone

@@ -18,7 +18,7 @@ from tasks.errors import (
     ProblemWarning,
     WorkersError,
 )
-from tasks.folder import checkpoint, pace
+from tasks.folder import checkpoint
 from tests.tasks.made_runs import begun_run
 from zo.errors import FailedBatchError, RanksError
 
@@ -162,11 +162,11 @@ def test_a_signal_before_the_first_step_repeats_no_validation(run):
 
 
 @pytest.mark.parametrize("at", [0, 2, 6])
-def test_a_kill_in_a_long_validation_takes_no_step_again(new_run, monkeypatch, at):
+def test_a_kill_in_a_long_validation_takes_no_step_again(new_run, limits, at):
     values = {0: 5.0, 2: 1.0, 4: 3.0, 6: 4.0}
     truth, run, steps, begun, now = new_run(), new_run(), [], [], [0.0]
     walk(truth, values=values, checkpoint_every=100)
-    monkeypatch.setattr(pace, "monotonic", lambda: now[0])
+    limits(clock_of_writes=lambda: now[0])
     settings = {"checkpoint_every": 100, "begin": lambda: begun.append(now.insert(0, now[0] + 2))}
 
     def took(i):
@@ -356,9 +356,9 @@ def test_an_error_of_a_step_comes_through_and_the_last_checkpoint_stands(run):
     assert model.weight.item() == 6
 
 
-def test_seconds_go_on_from_the_checkpoint(run, monkeypatch):
+def test_seconds_go_on_from_the_checkpoint(run, limits):
     ticks = iter(range(0, 1000, 10))  # each step starts and ends with a look at the clock
-    monkeypatch.setattr("tasks.loop.perf_counter", lambda: next(ticks))
+    limits(clock_of_steps=lambda: next(ticks))
     with pytest.raises(Crash):
         walk(run, progress=CrashesAt(5))
     _, outcome = walk(run)

@@ -86,8 +86,8 @@ def test_a_window_that_is_not_the_one_that_is_named_is_refused(folder, fault):
         WindowFiles(folder).take(kept)
 
 
-def test_a_run_that_replays_goes_on_from_its_files_to_the_same_bits(tmp_path, monkeypatch):
-    monkeypatch.setattr(windows, "LARGE", 1)
+def test_a_run_that_replays_goes_on_from_its_files_to_the_same_bits(tmp_path, limits):
+    limits(window_file_bytes=1)
     seen = []
 
     class Stops(tasks.Callback):
@@ -115,9 +115,9 @@ def test_a_run_that_replays_goes_on_from_its_files_to_the_same_bits(tmp_path, mo
 
 
 def test_windows_of_a_process_that_was_killed_right_behind_the_last_checkpoint_are_removed(
-    tmp_path, monkeypatch
+    tmp_path, limits, monkeypatch
 ):
-    monkeypatch.setattr(windows, "LARGE", 1)
+    limits(window_file_bytes=1)
     tidy = WindowFiles.tidy
 
     def killed(self):

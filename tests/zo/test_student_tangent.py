@@ -14,7 +14,7 @@ from blackbox import ArraySpec
 from tests.zo.row_boxes import FromTorch, weights
 from zo import StudentTangent
 from zo.tangents import CallPairs
-from zo.tangents.pairs import joined
+from zo.tangents.pairs import all_listed
 
 X, Y = ArraySpec("x", (3,)), ArraySpec("y", (2,))
 
@@ -40,7 +40,7 @@ def rows(count: int = 20, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 def step(student: StudentTangent, pairs: CallPairs) -> None:
     student.see(pairs)
-    student.observe(joined([pairs]))
+    student.observe(all_listed([pairs]))
 
 
 # Before anything was seen
@@ -52,7 +52,7 @@ def test_before_it_has_seen_anything_it_answers_to_nothing():
     assert student.predict_values(pairs) is None
     assert not student.vjp(pairs, y).any() and student.vjp(pairs, y).shape == z.shape
     assert not student.apply(pairs, pairs.d).any() and student.apply(pairs, pairs.d).shape == (2, *y.shape)
-    student.observe(joined([pairs]))
+    student.observe(all_listed([pairs]))
     assert student.predict_values(pairs) is None
     step(student, pairs)
     assert student.predict_values(pairs).shape == y.shape and student.vjp(pairs, y).any()

@@ -13,7 +13,7 @@ from tests.zo.chains import Student, X, bent, chain, make_network
 from tests.zo.row_boxes import FromTorch, weights
 from zo import TrustPolicy
 from zo.tangents import CallPairs
-from zo.tangents.pairs import joined
+from zo.tangents.pairs import all_listed
 
 
 def test_without_probes_the_trust_is_of_values():
@@ -133,7 +133,7 @@ def pairs_of_a_call() -> CallPairs:
 
 def test_listed_pairs_keep_the_inputs_that_have_no_derivative():
     """The rows of the valid pairs, probe after probe, in each call; and all rows are alive if not said."""
-    listed = joined([pairs_of_a_call(), pairs_of_a_call()])
+    listed = all_listed([pairs_of_a_call(), pairs_of_a_call()])
     assert listed.others[0] is None and listed.others[1].tolist() == [5, 7, 6, 7] * 2
     assert listed.alive.tolist() == [True] * 8 and listed.y.numel() == 0
     assert pairs_of_a_call().alive.tolist() == [True] * 3

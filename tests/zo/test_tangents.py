@@ -854,9 +854,7 @@ def test_what_was_learned_of_a_box_is_not_taken_for_another_with_other_arrays(si
     learned.backward(weights(8, 4))
     into = zo.TangentGradient(network, objective(other), boxes=[other])
     before = into.state_dict()
-    with pytest.raises(
-        zo.ConfigurationError, match=r"boxes=x \(.* to y \(2,\), got one with x \(2,\) to y"
-    ):
+    with pytest.raises(zo.ConfigurationError, match=r"boxes=x \(.* to y \(2,\), got one with x \(2,\) to y"):
         into.load_state_dict(learned.state_dict())
     assert into.state_dict()["counts"] == before["counts"]
     into.backward(weights(8, 4))

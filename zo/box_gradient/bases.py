@@ -25,7 +25,7 @@ class Basis(ABC):
         """The vectors for inputs of these shapes; called once in each backward pass.
 
         Args:
-            shapes: of one row's perturbed inputs, in the order in which they are concatenated.
+            shapes: the shapes of one row's perturbed inputs, in the order in which they are concatenated.
 
         Returns:
             `(vectors, size)` float64, orthonormal rows; `size` is all the inputs' numbers together.

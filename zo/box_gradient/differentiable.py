@@ -139,10 +139,10 @@ def most_checks(box: BlackBoxFunction, queries: int, rows: int, calls: int, *, c
     """The most rows that checks and units take in so many calls, beside those of the queries.
 
     Args:
-        box: whose calls they are.
-        queries: of each row, both signs counted.
-        rows: of a call.
-        calls: of the box.
+        box: the box whose calls they are.
+        queries: the queries of each row, both signs counted.
+        rows: how many rows a call has.
+        calls: how many calls of the box there are.
         central: whether there are both signs.
     """
     checked = sum(is_checked(call) for call in (0, *(10**power for power in range(20))) if call < calls)
@@ -236,7 +236,7 @@ class DifferentiableBox(nn.Module):
         """What forward does, without autograd: the box's outputs, and the number of the call.
 
         Args:
-            inputs: `(*leading, *spec.shape)`.
+            inputs: the inputs of the call, `(*leading, *spec.shape)`.
             recorded: whether `pull_back` will be asked for this call's gradients.
         """
         outputs = self.box(*(array.detach() for array in inputs))
@@ -259,10 +259,10 @@ class DifferentiableBox(nn.Module):
         """What backward does: estimate the gradients of one call's inputs from those of its outputs.
 
         Args:
-            call: its number.
+            call: the number of the call.
             needed: which inputs require a gradient.
             inputs: all of them, `(*leading, *spec.shape)`.
-            outputs: the base.
+            outputs: the outputs of the base.
             cotangents: gradients of the outputs; None for those that the loss does not use.
 
         Returns:

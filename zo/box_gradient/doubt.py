@@ -16,7 +16,7 @@ SLIGHT = 0.05  # what longer or shorter steps may be off by, to take the place o
 NEAR = 0.25  # of what slopes back differ by, over half of the step: no more where a kink is at the base
 LEAST, MOST, SHARE = 2, 8, 100  # rows of a check: at least, at most, and one in so many of the queries
 
-Change = Callable[[Tensor, Outputs], tuple[Tensor, Tensor, Tensor]]
+ChangeOfRows = Callable[[Tensor, Outputs], tuple[Tensor, Tensor, Tensor]]
 """Rows and their outputs to what they change of the scalar, and whether they are valid, and changed."""
 
 
@@ -34,7 +34,7 @@ def most_asked(pairs: int, *, central: bool) -> int:
 
 
 def look_again(
-    queries: RowQueries, differences: Tensor, valid: Tensor, change: Change
+    queries: RowQueries, differences: Tensor, valid: Tensor, change: ChangeOfRows
 ) -> tuple[Doubt | None, int]:
     """Compare a few slopes with those of half their steps; in doubt more, of twice too, and the base itself.
 
@@ -46,9 +46,9 @@ def look_again(
     all are similar, the one that changed most where it is nearly all.
 
     Args:
-        queries: of one call.
+        queries: the queries of one call.
         differences: `(queries, rows)` float64, the scalar of each minus the base's.
-        valid: `(queries, rows)` bool.
+        valid: `(queries, rows)` bool, False where a query failed.
         change: what rows that are asked again change of the scalar.
 
     Returns:
@@ -70,7 +70,9 @@ def look_again(
     return (doubt if doubt.error > DOUBTFUL else None), again.asked
 
 
-def gives_slopes(queries: RowQueries, differences: Tensor, valid: Tensor, change: Change) -> tuple[bool, int]:
+def gives_slopes(
+    queries: RowQueries, differences: Tensor, valid: Tensor, change: ChangeOfRows
+) -> tuple[bool, int]:
     """Whether some slope is not zero, and half of the step gives nearly the same; and the rows asked.
 
     Raises:
@@ -83,7 +85,7 @@ def gives_slopes(queries: RowQueries, differences: Tensor, valid: Tensor, change
 class _Again:
     """The pairs of query and row that are asked again, and what they give."""
 
-    def __init__(self, queries: RowQueries, differences: Tensor, valid: Tensor, change: Change) -> None:
+    def __init__(self, queries: RowQueries, differences: Tensor, valid: Tensor, change: ChangeOfRows) -> None:
         self.queries, self.change, self.asked = queries, change, 0
         self.half = len(differences) // 2
         if queries.central:

@@ -1,4 +1,4 @@
-"""What is said once of a black box's calls: units far apart, doubtful slopes, answers that do not move."""
+"""Warnings about the calls of a black box, each given once: units, doubtful slopes, answers that stay."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Once:
     """The calls so far, as far as they are needed, and what has been said.
 
     Args:
-        box: whose calls they are.
+        box: the box whose calls they are.
     """
 
     def __init__(self, box: BlackBoxFunction) -> None:
@@ -46,7 +46,7 @@ class Once:
         """Warn of inputs whose sizes differ too much for one mu.
 
         Args:
-            call: its number.
+            call: the number of the call.
             differ: the usual sizes of inputs that want other steps than mu, by their places, and whether they
                 take them.
         """
@@ -76,8 +76,8 @@ class Once:
         """Warn that another box of the backward pass draws the same directions.
 
         Args:
-            call: its number.
-            seed: of both.
+            call: the number of the call.
+            seed: the seed that both boxes have.
         """
         if not self._warned_of_seeds:
             self._warned_of_seeds = True
@@ -93,8 +93,8 @@ class Once:
         """Warn of slopes that are wrong by a good part of their size.
 
         Args:
-            call: its number.
-            doubt: about it.
+            call: the number of the call.
+            doubt: what is doubtful about the slopes.
         """
         if not self._warned_of_doubt:
             self._warned_of_doubt = True
@@ -105,7 +105,7 @@ class Once:
         """Warn of rows whose outputs are the same at every query: at once of all, and of most in three calls.
 
         Args:
-            call: its number.
+            call: the number of the call.
             perturbed: the places of the inputs that queries move.
             answered: `(rows,)` bool, whether any query changed an output.
         """
@@ -153,8 +153,8 @@ class Once:
         steps where they differ between the rows of a call, and have at most three values for four rows.
 
         Args:
-            call: its number.
-            outputs: of the base, `(rows, *shape)`, by their places.
+            call: the number of the call.
+            outputs: the outputs of the base, `(rows, *shape)`, by their places.
             cotangents: of these.
             moved: marks of `watched`.
         """
@@ -170,12 +170,12 @@ class Once:
             self._stairs[place] = still & self._stairs.get(place, still)
         if self._watched < CALLS:
             return
-        found = {place: int(still.sum()) for place, still in self._stairs.items() if bool(still.any())}
-        if found:
+        stuck = {place: int(still.sum()) for place, still in self._stairs.items() if bool(still.any())}
+        if stuck:
             self._warned_of_zero = True
             names = ", ".join(
                 f"{count} of {math.prod(self._outputs[place].shape)} of {self._outputs[place].name!r}"
-                for place, count in found.items()
+                for place, count in stuck.items()
             )
             warnings.warn(
                 f"{self._box}, call {call}: expected outputs that follow the inputs, got numbers that no "

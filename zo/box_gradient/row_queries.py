@@ -62,9 +62,9 @@ class RowQueries:
         """Ask some queries once more, with steps of another length; a length of 0 is the base.
 
         Args:
-            query: `(n,)`.
+            query: the numbers of the queries, `(n,)`.
             row: `(n,)`, of each of them.
-            times: by which their steps are multiplied.
+            times: the factor by which their steps are multiplied.
 
         Returns:
             Call after call of the box: the row of each pair, the step that it took, and the outputs.
@@ -151,9 +151,9 @@ def plan_queries(
             that no row's directions depend on the others' failures.
         perturbed: the places of those that are moved.
         alive: `(n,)`, the rows that did not fail.
-        draws: of the call's directions.
+        draws: the generator of the call's directions.
         max_rows: the most rows of one call; None for no limit.
-        units: of each number of the inputs that are moved, `(size,)` float64, by their place.
+        units: the units of each number of the inputs that are moved, `(size,)` float64, by their place.
 
     Raises:
         ConfigurationError: mu is lost in the rounding of the inputs.
@@ -209,9 +209,9 @@ def row_differences(
     """Change of <cotangent, output> of every query and row.
 
     Args:
-        queries: to run.
+        queries: the queries to run.
         outputs: those of the base that have a cotangent, by their place among the box's outputs.
-        cotangents: of the outputs' shapes, under the same places.
+        cotangents: the gradients of these outputs, of their shapes, under the same places.
         moved: `(size,)` bool of outputs, by their places: numbers that any query changed are marked.
 
     Returns:

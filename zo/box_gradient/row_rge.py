@@ -75,8 +75,8 @@ class RowRGE:
 
         Args:
             rows: how many rows; each gets directions of its own.
-            shapes: of one row's perturbed inputs.
-            dtype: of the directions.
+            shapes: the shapes of one row's perturbed inputs.
+            dtype: the dtype of the directions.
             generator: a fresh one, keyed.
 
         Returns:

@@ -23,7 +23,7 @@ class RowUnits:
     so far counts, so that a network whose outputs grow takes its steps along.
 
     Args:
-        box: whose inputs they are.
+        box: the box whose inputs they are.
     """
 
     def __init__(self, box: BlackBoxFunction) -> None:
@@ -60,7 +60,7 @@ class RowUnits:
         """The unit of each number of the inputs that are moved, `(size,)` float64 on the CPU, by their place.
 
         Args:
-            perturbed: their places.
+            perturbed: the places of the inputs that are moved.
             gives_slopes: whether steps in another unit than one give slopes at an input; asked once of each.
         """
         wanted = self._wanted(perturbed)

@@ -42,7 +42,7 @@ class TangentRows:
         """Run the queries, and make pairs of them: changes of the inputs, and responses of the outputs.
 
         Args:
-            queries: of one call, of the rows that did not fail.
+            queries: the queries of one call, of the rows that did not fail.
             outputs: all of the base, `(rows, *shape)` each.
 
         Returns:
@@ -77,8 +77,8 @@ class TangentRows:
         """Predict the responses, learn from them, and give the gradients.
 
         Args:
-            call: its number.
-            pairs: of the call.
+            call: the number of the call.
+            pairs: the pairs of the call.
             cotangents: `(rows, *shape)` by the place of the output; where there is none it is zero.
 
         Returns:

@@ -23,7 +23,7 @@ class CoordinateSteps(Perturbations):
     Attributes:
         indices: `(coordinates,)` flat indices, ascending.
         steps: `(queries,)` signed steps; queries is one or two times coordinates.
-        size: of the flat gradient.
+        size: the size of the flat gradient.
     """
 
     indices: Tensor

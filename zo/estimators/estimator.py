@@ -31,7 +31,7 @@ class Estimator(ABC, Generic[Planned]):
         """Called once a step, after the last query.
 
         Args:
-            planned: what `plan` gave.
+            planned: the perturbations that `plan` gave.
             differences: `(queries,)` float64, loss of each variant minus the base's.
             valid: `(queries,)` bool, False where a query failed; its difference means nothing.
 

@@ -28,7 +28,7 @@ class RandomSteps(Perturbations):
     With central differences query 2 i goes along direction i and query 2 i + 1 against it.
 
     Attributes:
-        size: of the flat gradient.
+        size: the size of the flat gradient.
         support: `(coordinates,)` flat indices that the directions move; None for all.
     """
 
@@ -101,7 +101,7 @@ class RGE(Estimator[RandomSteps]):
 
     Args:
         mu: smoothing parameter, in the parameters' units.
-        q: number of directions.
+        q: the number of random directions.
         distribution: "gaussian", "sphere" or "rademacher".
         central: whether each direction is taken with both signs (antithetic), for 2 q queries instead of q.
         sparsity: which coordinates the directions move, by step; None for all.

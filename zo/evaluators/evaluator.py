@@ -48,7 +48,7 @@ class Step:
         inside: What attributes hold that the base evaluation wrote to, and lists and dicts that it left
             alone; see `Snapshot`. None where that is not known.
         tally: Counts queries that are beyond the plan.
-        number: Of the step, from 0.
+        number: The number of the step, from 0.
         stack: The most queries that may run on rows of their own at once; None for a whole chunk.
     """
 
@@ -93,7 +93,7 @@ class Evaluator(ABC):
         started from. Both leave that state as it was.
 
         Args:
-            step: The step.
+            step: The step, with its network, objective and batch.
             base: The losses of the base, `(rows,)`, NaN where a row failed.
 
         Raises:
@@ -112,8 +112,8 @@ class Evaluator(ABC):
         """Memory that one more query in a chunk takes; 0 where queries follow each other.
 
         Args:
-            step: A step.
-            perturbation: Of the kind that chunks will be of.
+            step: A step of the network and objective that are to be evaluated.
+            perturbation: A perturbation of the kind that chunks will be of.
             base: What the evaluation of the base took at its peak, in bytes.
         """
         return 0

@@ -23,7 +23,7 @@ def hidden(tensors: Iterable[Tensor], modules: Iterable[nn.Module] = ()) -> Iter
     gradient would lack its part, however small or asleep it is when the evaluators are compared.
 
     Args:
-        tensors: the weights.
+        tensors: the weights to hide.
         modules: those whose forward knows the variants; none where nothing is to read the weights.
     """
     kept = {id(tensor): (tensor, tensor.detach().clone(), version_of(tensor)) for tensor in tensors}

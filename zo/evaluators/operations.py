@@ -19,7 +19,7 @@ class Operations(TorchDispatchMode, ABC):
         Args:
             operation: As torch dispatches it.
             arguments: What it was called with, by place and by name.
-            result: What it gave.
+            result: What the operation gave.
 
         Returns:
             What the caller gets: the result, or another in its place.

@@ -67,12 +67,12 @@ Reach: TypeAlias = Callable[[Any, PointChanges, Tensor, Tensor, int], tuple[Tens
 
 
 @dataclass(frozen=True)
-class Rule:
+class PointRule:
     """How the changes of a layer type's weight and bias reach its output.
 
     Attributes:
-        reach: of the weight. The bias of all types is added to the channel of its own index.
-        axis: of the channels in the output, behind that of the variants.
+        reach: the rule of the weight. The bias of all types is added to the channel of its own index.
+        axis: the axis of the channels in the output, behind that of the variants.
     """
 
     reach: Reach
@@ -126,10 +126,10 @@ class Kernel:
 
     Attributes:
         size: its taps along each axis.
-        stride: of the convolution.
-        padding: of the convolution, which may be a word.
-        dilation: of the convolution.
-        mode: of the padding, as `functional.pad` calls it.
+        stride: the stride of the convolution.
+        padding: the padding of the convolution, which may be a word.
+        dilation: the dilation of the convolution.
+        mode: the mode of the padding, as `functional.pad` calls it.
     """
 
     size: tuple[int, ...]
@@ -195,14 +195,14 @@ def _pads(
 
 
 # Exact types only: a subclass may do anything in its forward.
-RULES: dict[type[nn.Module], Rule] = {
-    nn.Linear: Rule(_linear, axis=-1),
-    nn.Embedding: Rule(_embedding, axis=-1),
-    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), Rule(_convolution, axis=2)),
+RULES: dict[type[nn.Module], PointRule] = {
+    nn.Linear: PointRule(_linear, axis=-1),
+    nn.Embedding: PointRule(_embedding, axis=-1),
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), PointRule(_convolution, axis=2)),
 }
 
 
-def rule_of(module: nn.Module, name: str) -> Rule | None:
+def rule_of(module: nn.Module, name: str) -> PointRule | None:
     """The rule for a parameter of a module; None where only a copy for each variant will do."""
     if name not in ("weight", "bias"):  # weight_v, say, of a normed weight
         return None

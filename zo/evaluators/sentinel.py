@@ -80,9 +80,9 @@ def jumps_at(step: Step, base: Tensor, query: Perturbation, truth: Tensor) -> Te
     which one a slightly other order of sums gives. Takes nine queries.
 
     Args:
-        step: The step.
+        step: The step, with its network, objective and batch.
         base: Losses of the base, `(rows,)`.
-        query: The one.
+        query: The single query.
         truth: `(rows,)`, how it changed the losses.
     """
     here = torch.zeros(step.parameters.size, dtype=step.parameters.dtype)
@@ -101,7 +101,7 @@ def _shaken(step: Step, base: Tensor, here: Tensor, shakes: int) -> tuple[Tensor
     away what no weight's last place shows.
 
     Args:
-        step: The step.
+        step: The step, with its network, objective and batch.
         base: Losses of the base, `(rows,)`.
         here: `(size,)`, by which the weights are moved.
         shakes: How many times, each with signs of its own.
@@ -179,7 +179,7 @@ class _Rounded(Operations):
     """Moves what operations give by a unit in its last place, up or down: twice what rounding does.
 
     Args:
-        generator: Draws the signs.
+        generator: The generator that draws the signs.
     """
 
     def __init__(self, generator: torch.Generator) -> None:
@@ -211,7 +211,7 @@ def refuse_shifted(
     """Refuse a chunk whose sentinel is off the base.
 
     Args:
-        step: The step.
+        step: The step, with its network, objective and batch.
         perturbation: The queries of the chunk with its sentinel.
         base: Losses of the base, `(rows,)`.
         changes: `(queries, rows)` of the losses, those of the sentinel among them.

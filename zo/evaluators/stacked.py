@@ -83,9 +83,9 @@ def stacked_losses(
     """Losses `(queries, rows)` of all variants by one call of the objective; `start` is restored after it.
 
     Args:
-        step: The step.
-        perturbation: The variants.
-        start: Of the network.
+        step: The step, with its network, objective and batch.
+        perturbation: The perturbation of each variant.
+        start: The state of the network that is put back.
         hiding: Weights that are NaN but for the layers that know the variants.
     """
     variants = len(perturbation)

@@ -32,7 +32,7 @@ class Copied(NamedTuple):
 
     Attributes:
         value: The thing itself.
-        copy: What it held.
+        copy: A copy of what it held.
     """
 
     value: Any
@@ -62,7 +62,7 @@ class Snapshot:
     dicts, sets, tensors and arrays, and generators of torch. In other objects it stays.
 
     Args:
-        network: Whose state is kept.
+        network: The network whose state is kept.
         parameters: The parameters by name whose values are kept; None for all of them.
         inside: What is kept of what attributes hold, as `inside` of a snapshot of the same state gives it;
             None for all, which takes long where that is much, such as a vocabulary or a replay buffer.
@@ -142,7 +142,7 @@ class Snapshot:
         An average of weights that starts as a copy of them is left as it is by the base, and not by queries.
 
         Args:
-            memories: That were written to, as `MemoryPeak.written` has them: `.data` leaves no mark.
+            memories: The memories that were written to, by `MemoryPeak.written`: `.data` leaves no mark.
         """
         return {
             name: tensor
@@ -161,7 +161,7 @@ class Snapshot:
         little, all of it is of the first kind: a running maximum is not written to by each forward.
 
         Args:
-            memories: As for `written`.
+            memories: Memories that were written to, see `written`.
         """
         if sum(100 + _size(value) for value, _ in self._inside.values()) <= _LITTLE:
             return Inside(self._inside)

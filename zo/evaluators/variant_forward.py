@@ -27,8 +27,8 @@ class Blocks:
     """The rows of one call of the objective: `variants` blocks of equally many.
 
     Attributes:
-        variants: how many.
-        rows: of all variants together.
+        variants: the number of variants.
+        rows: the number of rows of all variants together.
     """
 
     def __init__(self, variants: int, rows: int) -> None:
@@ -42,9 +42,9 @@ class Blocks:
         """Shared weights on all rows, then the layer's rule for each changed parameter.
 
         Args:
-            module: of a type that has rules.
+            module: a module of a type that has rules.
             changes: by the parameter's name in the module.
-            forward: the module's own.
+            forward: the forward of the module itself.
         """
         rules = {name: rule_of(module, name) for name in changes}
 
@@ -71,7 +71,7 @@ class Blocks:
         Args:
             module: a batch norm that uses the batch's statistics, in one, two or three dimensions.
             copies: changed weight and bias, `(variants, channels)`.
-            forward: the module's own.
+            forward: the forward of the module itself.
         """
         affine = [
             None if shared is None else copies.get(name, shared.detach().expand(self.variants, -1)).flatten()
@@ -92,7 +92,7 @@ class Blocks:
         """Dropout with one mask for all variants, which is what ones become.
 
         Args:
-            forward: the dropout's own.
+            forward: the forward of the dropout itself.
         """
 
         def replacement(input: Tensor) -> Tensor:
@@ -111,9 +111,9 @@ class Blocks:
         statistics stay.
 
         Args:
-            module: any.
+            module: any module.
             copies: changed parameters by their dotted name inside the module, `(variants, *shape)`.
-            forward: the module's own.
+            forward: the forward of the module itself.
         """
         bare = _Bare(module, forward)
         state = {f"module.{name}": tensor for name, tensor in copies.items()}

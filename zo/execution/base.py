@@ -98,7 +98,7 @@ def evaluate_base(
 
     Args:
         network: Its forward may write to buffers, and to weights, as a momentum encoder's does.
-        objective: What is evaluated.
+        objective: The objective that is evaluated.
         parameters: Those that will be perturbed.
         batch: Any nesting of tensors with rows first; None for a closure.
         number: The number of the step.

@@ -35,7 +35,7 @@ class Piece:
 
     Attributes:
         name: The parameter that they move, for messages.
-        queries: For the evaluator.
+        queries: The queries that the evaluator is asked.
         truth: `(compared, rows)` changes of the losses by `loop`.
         shorter: The same with steps of mu in those that `loop` has not tried; None if it has tried all.
     """
@@ -105,7 +105,7 @@ def most_checks(
         number: The number of the step.
         parameters: Those that are perturbed.
         evaluators: Those that may serve, `Loop` last.
-        queries: Of the step's plan.
+        queries: The queries of the step's plan.
         chunk: How many of them are a chunk at least.
         stack: How many of a chunk are a stack; None for all.
         repeated: How many queries are evaluated again at a step that is checked.
@@ -166,11 +166,11 @@ def fault_of(evaluator: Evaluator, step: Step, base: Tensor, truth: Truth, remem
     """What is wrong with an evaluator, in words; None if it agrees with `loop` on every piece.
 
     Args:
-        evaluator: The fast one.
-        step: The step.
+        evaluator: The fast evaluator to check.
+        step: The step, with its network, objective and batch.
         base: Losses of the base, `(rows,)`.
         truth: What it must give.
-        remember: As for `truth_of`.
+        remember: Keeps what was evaluated, as for `truth_of`.
     """
     wrong: list[str] = []
     try:
@@ -221,10 +221,10 @@ def refuse_off(
 
     Args:
         evaluator: The fast one that serves the chunk.
-        step: The step.
+        step: The step, with its network, objective and batch.
         base: Losses of the base, `(rows,)`.
-        changes: The evaluator's.
-        queries: Of the chunk.
+        changes: The evaluator's function from queries to changes.
+        queries: The queries of the chunk.
         chosen: The number of the query among them.
 
     Returns:

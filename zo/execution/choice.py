@@ -188,7 +188,7 @@ class Begun:
 
     Args:
         serving: What serves which queries.
-        base: The step's.
+        base: The step's base evaluation.
     """
 
     def __init__(self, serving: Serving, base: Base) -> None:
@@ -223,7 +223,7 @@ def chunk_size(
     Args:
         evaluators: Those that may serve; all of them must find room.
         base: The step's base, with the memory that it took.
-        plan: The step's queries.
+        plan: The queries of the step.
         memory: Bytes that a stack may take.
 
     Returns:

@@ -26,7 +26,7 @@ class Pieces:
 
     Attributes:
         base: The base evaluation.
-        plan: All queries.
+        plan: All queries of the step.
         chunk: How many are a piece.
         journal: The journal of the step; None without one.
         drawn: The query of the plan that is evaluated by `loop` too.
@@ -86,8 +86,8 @@ def evaluate(pieces: Pieces, serving: Serving, numbers: Iterable[int]) -> Evalua
 
     Args:
         pieces: All of the step's.
-        serving: What evaluates them.
-        numbers: Which of them.
+        serving: The evaluators that serve.
+        numbers: The numbers of the pieces to evaluate.
     """
     evaluated: dict[int, Tensor] = {}
     begun, fault = Begun(serving, pieces.base), None

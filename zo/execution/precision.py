@@ -37,8 +37,8 @@ def autocast_refused(network: nn.Module, parameters: Parameters, *, inside: bool
     mu changes is rounded away there. In front of all perturbed weights they may.
 
     Args:
-        network: what is trained.
-        parameters: its perturbed ones.
+        network: the network that is trained.
+        parameters: the perturbed parameters of the network.
         inside: look inside too. The hooks that it takes have compiled modules compiled anew.
 
     Raises:
@@ -91,7 +91,7 @@ def makes_narrow(step: Step, base: Tensor) -> Tensor:
     For a base that was not measured itself: what is compiled would run otherwise, and round otherwise.
 
     Args:
-        step: The step.
+        step: The step, with its network, objective and batch.
         base: Losses of the base, `(rows,)`.
     """
     seen = _Narrow()

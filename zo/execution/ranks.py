@@ -25,9 +25,9 @@ class Meeting:
     """The messages that the ranks exchange at the end of a block.
 
     Attributes:
-        message: of this rank, small, sent by pickle; to be set in the block.
+        message: the message of this rank, small, sent by pickle; to be set in the block.
         marks: what must be the same on all ranks, by name, as `fingerprint` gives it; to be set in the block.
-        messages: of all ranks, in their order; set at the end of the block.
+        messages: the messages of all ranks, in their order; set at the end of the block.
     """
 
     def __init__(self) -> None:
@@ -60,12 +60,12 @@ class Ranks:
     All call the same methods in the same order.
 
     Args:
-        group: of `torch.distributed`; None for this process alone.
+        group: a group of `torch.distributed`; None for this process alone.
         owner: the class of the gradient, for messages.
         error: what is raised where the ranks cannot take a step together.
 
     Attributes:
-        rank, size: of this process in the group, and of the group.
+        rank, size: this process's number in the group, and the group's size.
         exchanged: bytes that came from all ranks, this one included, since it was set to zero; what NCCL,
             gloo and TCP put around them is not counted.
         waited: seconds that it took until they came, since this was made: of the others, mostly.
@@ -96,8 +96,8 @@ class Ranks:
         fails before the inner one reports its failure there, and no other rank goes on.
 
         Args:
-            step: its number.
-            stage: of the step, where it has several meetings: ranks that are not at the same one are refused.
+            step: the number of the step.
+            stage: the part of the step, where it has several meetings: ranks at another one are refused.
 
         Raises:
             FailedBatchError: on all ranks, where some raised it and no other failed in another way.
@@ -197,9 +197,9 @@ class Ranks:
         """The numbers of all ranks, one rank's after the other's.
 
         Args:
-            step: its number.
-            numbers: of this rank, `(lengths[rank],)`, on the CPU.
-            lengths: of each rank's, known to all.
+            step: the number of the step.
+            numbers: the numbers of this rank, `(lengths[rank],)`, on the CPU.
+            lengths: how many numbers each rank has, known to all.
 
         Raises:
             BlackBoxError: of the kind that was asked for: a rank died.
@@ -253,7 +253,7 @@ def fingerprint(network: nn.Module, batch: Batch, settings: str) -> dict[str, in
 
     Args:
         network: Its weights and buffers count, and the generators that its random layers draw from.
-        batch: Its tensors count.
+        batch: The batch, whose tensors count.
         settings: All else that matters, in words.
     """
     weights = [*network.parameters(), *network.buffers()]

@@ -53,8 +53,8 @@ class Asker:
     """Evaluates queries of a step anew, one at a time, as those of its plan were.
 
     Attributes:
-        base: The step's.
-        begun: The step's evaluators.
+        base: The step's base evaluation.
+        begun: The step's evaluators, begun.
     """
 
     base: Base
@@ -121,11 +121,11 @@ def doubt_about(
     """Ask some queries again at half of mu, forward ones also back; where off, more, also at twice of mu.
 
     Args:
-        ask: Evaluates them.
+        ask: What evaluates queries once more.
         plan: The queries of the step.
         difference: `(queries,)`, what they changed.
         valid: `(queries,)` bool, False where one was dropped.
-        key: Of the step.
+        key: The key of the step, on which draws depend.
         anew: Plans the queries of another step, for directions where this one has too few to judge by.
 
     Returns:

@@ -34,8 +34,8 @@ class LayerRatios(Mapping[str, float]):
     """The fraction kept of each tensor, by name: a mapping, as `LayerwiseCoordinates` takes it.
 
     Attributes:
-        method: of the scores.
-        sparsity: that was asked for, over what was scored.
+        method: the method of the scores.
+        sparsity: the sparsity that was asked for, over what was scored.
         layers: in the order of the network, scored ones first, then dense ones.
     """
 
@@ -102,7 +102,7 @@ def layer_ratios(scores: Scores, sparsity: float, *, minimum: float = 0.01) -> L
     convolution that starts at zero: no ranking says anything of them.
 
     Args:
-        scores: of all layers, compared with each other as they are.
+        scores: the scores of all layers, compared with each other as they are.
         sparsity: fraction of the scored weights to remove, in [0, 1).
         minimum: fraction of each layer (and at least one weight) that stays whatever its rank, so that
             no layer is cut off; the others make room for it, as long as they have any.

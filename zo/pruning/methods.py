@@ -99,7 +99,7 @@ def synflow(
         parameters: those that are scored.
         inputs: `(rows, ...)`, for the shape of one row.
         rounds: the paper's is 100.
-        sparsity: of the last round.
+        sparsity: the sparsity of the last round.
     """
     parallel = copy.deepcopy(network).double().eval()
     with torch.no_grad():

@@ -90,7 +90,7 @@ def scores(
         method: "zo-grasp" (values alone; DeepZero), "grasp", "snip" (autograd through the objective),
             "zo-snip" (values alone), "synflow" (autograd through the network, no data), "magnitude" or
             "random".
-        network: at its initialization.
+        network: the network at its initialization.
         objective: as for `LossGradient`; "synflow", "magnitude" and "random" need none.
         batch: what the objective is evaluated on; nothing for a closure.
         parameters: those that will be trained, as for `LossGradient`.
@@ -98,11 +98,11 @@ def scores(
         mu: smoothing parameter of the random directions.
         q: number of random directions; "zo-grasp" costs 2 q queries, "zo-snip" q.
         estimator: makes the gradients in the place of a Gaussian `RGE(mu, q)`.
-        step: of the difference of gradients in "zo-grasp"; None for mu, as in the paper.
+        step: the step of the difference of gradients in "zo-grasp"; None for mu, as in the paper.
         inputs: `(rows, ...)`, for the shape of an input of the network; for "synflow" only.
         rounds: number of rounds in which weights are removed; for "synflow" only.
         sparsity: where the rounds end, that of the ratios; for "synflow" only.
-        seed: of all draws.
+        seed: the seed on which all draws depend.
         max_dropped: the fraction of the queries that may fail; a score from other queries in its two
             gradients would be noise, so none by default.
         journal: keeps the finished queries of "zo-grasp" and "zo-snip", so that scoring that is killed and

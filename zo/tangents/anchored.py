@@ -37,8 +37,8 @@ def anchored(
     Args:
         step: network, parameters and objective; of the batch, the window's counts.
         boxes: their calls are not evaluated.
-        tangents: of each box.
-        window: what was recorded.
+        tangents: the tangents, one for each box.
+        window: the window that was recorded.
 
     Returns:
         The losses, `(rows,)`, detached, and the gradient of their mean over the rows that survived, for each
@@ -64,9 +64,9 @@ class _Anchored(Answers):
     """Answers calls by what was recorded and what a tangent says of the way from there.
 
     Args:
-        boxes: the boxes.
-        tangents: of each box.
-        window: what was recorded.
+        boxes: the boxes that the objective calls.
+        tangents: the tangents, one for each box.
+        window: the window that was recorded.
     """
 
     def __init__(

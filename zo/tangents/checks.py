@@ -72,9 +72,9 @@ def refuse_dependent_rows(loss: Tensor, base: Tensor, survived: Tensor) -> None:
     """Refuse a mean loss that is another without the rows that failed: its gradient is of something else.
 
     Args:
-        loss: of the rows that survived, with others in the place of those that did not.
+        loss: the loss of the rows that survived, with others in the place of those that did not.
         base: `(rows,)` losses that the boxes were asked for.
-        survived: `(rows,)` bool.
+        survived: whether each row survived, `(rows,)` bool.
 
     Raises:
         TangentError: it is not the base's mean over those rows, to rounding.
@@ -128,11 +128,11 @@ def checked_pairs(
     """The pairs of each call, and how many failed; refuses a step with too many of those, or none at all.
 
     Args:
-        boxes: that were called.
-        calls: of the step.
+        boxes: the boxes that were called.
+        calls: the calls of the step.
         survived: `(batch rows,)` bool, of the base.
         most: the fraction of pairs that may fail.
-        step: its number.
+        step: the number of the step.
 
     Raises:
         FailedQueriesError: more of them failed.

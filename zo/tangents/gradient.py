@@ -44,7 +44,7 @@ from zo.tangents.trust import Check, TrustPolicy, TrustWatch
 from zo.tangents.units import Units
 from zo.tangents.uphill import Taken, checked, flat_share
 from zo.tangents.window import Window, without_failed
-from zo.tangents.windows import Windows
+from zo.tangents.windows import Windows, plain, unreadable, window_of
 
 
 @dataclass
@@ -168,7 +168,7 @@ class TangentGradient:
         missed: in that check, the relative error of the tangents' prediction of the boxes' responses: 0 is
             perfect. None if it was not checked, or nothing responded.
         watch: the running mean of the trust, whether it is lost, and the number of probes of the next step.
-        counts: see `TangentCounts`.
+        counts: what was spent and seen, see `TangentCounts`.
 
     Raises:
         ConfigurationError, ParameterError: a value is out of range.
@@ -386,7 +386,7 @@ class TangentGradient:
         nothing. If you have answers from elsewhere, pass them to a tangent's own `fit`.
 
         Args:
-            batches: as for `backward`.
+            batches: the batches, each as for `backward`.
             steps: learning steps, for tangents that learn in steps.
 
         Raises:
@@ -482,7 +482,15 @@ class TangentGradient:
             "units": [units.state_dict() for units in self.units],
             "clipping": self._clipping.state_dict(),
             "windows": self._windows.state_dict() if self._replays else None,
+            "newest": self._first_window(),
         }
+
+    def _first_window(self) -> dict[str, Any] | None:
+        """That of the first step, until `replays` is asked: a run that asks later begins with a later one."""
+        newest = self._newest
+        if newest is None or self.counts.steps > 1 or any(unreadable(newest.batch)):
+            return None
+        return plain(newest)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken, to the same bits for equal chunks.
@@ -506,6 +514,8 @@ class TangentGradient:
                 part.load_state_dict(kept)
         for tangent in self.tangents:
             tangent.brought = False
+        newest = state.get("newest")
+        self._newest = None if newest is None else window_of(newest, self.boxes)
         self._replays = state["windows"] is not None
         if self._replays:
             self._windows.load_state_dict(state["windows"], self.boxes)

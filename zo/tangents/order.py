@@ -35,7 +35,7 @@ def refuse_other_order(step: Step, boxes: Sequence[BlackBoxFunction], window: Wi
 
     Args:
         step: network, parameters and objective.
-        boxes: the boxes.
+        boxes: the boxes that the objective calls.
         window: two rows or more.
 
     Raises:

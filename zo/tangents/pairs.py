@@ -85,7 +85,7 @@ class CallPairs:
         )
 
 
-def joined(calls: Sequence[CallPairs]) -> CallPairs:
+def all_listed(calls: Sequence[CallPairs]) -> CallPairs:
     """The valid pairs of several calls of one box, as `CallPairs.listed` has them."""
     listed = [pairs.listed() for pairs in calls if len(pairs.d)] or [calls[0].listed()]
     columns = zip(*(pairs.others for pairs in listed), strict=True)

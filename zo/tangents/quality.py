@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zo.tangents.models.values import Form
-from zo.tangents.pairs import CallPairs, all_rows, joined, reciprocal
+from zo.tangents.pairs import CallPairs, all_listed, all_rows, reciprocal
 from zo.tangents.tangent import Tangent, bring, sources
 
 Squares = tuple[float, float]  # of errors, and of what they are measured by
@@ -22,9 +22,9 @@ def predict_and_learn(tangent: Tangent, calls: Sequence[CallPairs]) -> list[Squa
     """Let a tangent predict what a step has shown, then learn from it.
 
     Args:
-        tangent: of one box.
-        calls: of that box in the step, with its units, in their order. Responses are predicted where there
-            are probes, else the outputs.
+        tangent: the tangent of one box.
+        calls: the calls of that box in the step, with its units, in their order. Responses are predicted
+            where there are probes, else the outputs.
 
     Returns:
         For each call two sums of squares, for `relative_error`; None where there was nothing to predict.
@@ -36,7 +36,7 @@ def predict_and_learn(tangent: Tangent, calls: Sequence[CallPairs]) -> list[Squa
     for group in groups:
         tangent.see(all_rows(group))
     if calls:
-        tangent.observe(joined(calls))
+        tangent.observe(all_listed(calls))
     return squares
 
 

@@ -87,7 +87,7 @@ class RecordedCall:
         """Which probes failed here, `(probes, rows)` bool, over the rows that did not fail in the base.
 
         Args:
-            alive: `(batch rows,)` bool.
+            alive: whether each row of the batch is alive, `(batch rows,)` bool.
         """
         if len(self.outputs[0]) == 1:
             return torch.zeros(0, 0, dtype=torch.bool, device=alive.device)
@@ -122,8 +122,8 @@ class Recorded:
 
     Attributes:
         losses: `(variants, rows)`, NaN where a row failed.
-        calls: of the boxes, in their order.
-        rows: that the boxes were asked for.
+        calls: the calls of the boxes, in their order.
+        rows: how many rows the boxes were asked for.
     """
 
     losses: Tensor
@@ -145,12 +145,12 @@ def record(
     """Evaluate the objective with the network as it is and with `probes` randomly moved copies of it.
 
     Args:
-        step: the step.
-        boxes: whose calls are recorded.
+        step: the step, with its network, objective and batch.
+        boxes: the boxes whose calls are recorded.
         evaluator: `Stacked` or `Loop`; a direction of zero is the base.
-        probes: how many.
+        probes: the number of probes.
         mu: standard deviation of the moves.
-        key: of the step.
+        key: the key of the step, on which draws depend.
         ranks: the processes that share the variants out; each gets all that was recorded.
         chunk: how many variants run together; None for all. Chunk n is of rank n % size.
 
@@ -181,9 +181,9 @@ class Recorder:
         boxes: compared by identity, not by equality.
 
     Attributes:
-        rows: in those calls.
+        rows: how many rows those calls had.
         seen: those calls, in their order.
-        places: of the boxes, by identity.
+        places: the places of the boxes, by identity.
     """
 
     def __init__(self, boxes: Sequence[BlackBoxFunction]) -> None:
@@ -202,7 +202,7 @@ class Recorder:
         """What the base alone gave.
 
         Args:
-            losses: its, `(1, rows)`.
+            losses: the losses of the base, `(1, rows)`.
 
         Raises:
             TangentError: there was no call.

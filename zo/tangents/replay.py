@@ -34,9 +34,9 @@ def replay(
     """The objective once more, with recorded answers, and autograd through it and the tangents.
 
     Args:
-        step: the step.
+        step: the step, with its network, objective and batch.
         boxes: their calls are not evaluated.
-        tangents: of each box.
+        tangents: the tangents, one for each box.
         window: what was recorded, at the weights as they are.
         rows: `(rows,)` bool, over which the mean is taken; None for all that survived.
 
@@ -62,12 +62,12 @@ class Live:
     For a base alone: beside probes it has no graph. The network is left as a forward pass leaves it.
 
     Args:
-        step: the step.
-        boxes: whose calls are recorded.
-        tangents: of each box.
+        step: the step, with its network, objective and batch.
+        boxes: the boxes whose calls are recorded.
+        tangents: the tangents, one for each box.
 
     Attributes:
-        seen: as `record` gives it.
+        seen: what was recorded, as `record` gives it.
 
     Raises:
         TangentError: there was no call, or a gradient arrives at another box.
@@ -86,7 +86,7 @@ class Live:
         """Loss and gradients as `replay` gives them, where all rows survived; once: the graph is gone then.
 
         Args:
-            pairs: of each call.
+            pairs: the pairs of each call.
         """
         self._pairs.extend(pairs)
         with torch.enable_grad():
@@ -98,7 +98,7 @@ class _LiveRecorder(Recorder):
     """Gives outputs that carry a gradient: that of the tangent, by pairs that are known later.
 
     Attributes:
-        pairs: of each call, to be filled before the graph is used.
+        pairs: the pairs of each call, to be filled before the graph is used.
     """
 
     def __init__(self, boxes: Sequence[BlackBoxFunction], tangents: Sequence[Tangent]) -> None:
@@ -141,9 +141,9 @@ def refuse_unseen_weights(
     answers. A weight that is NaN but for the forward of its own module shows at the boxes' inputs.
 
     Args:
-        step: the step.
-        boxes: the boxes.
-        calls: of the base and the probes; only the base's are used.
+        step: the step, with its network, objective and batch.
+        boxes: the boxes that the objective calls.
+        calls: the calls of the base and the probes; only the base's are used.
         alive: `(batch rows,)` bool, the rows that did not fail.
 
     Raises:
@@ -178,8 +178,8 @@ class Answers:
     """Answers the calls of an objective in the order in which they were recorded; no box is evaluated.
 
     Args:
-        boxes: the boxes.
-        calls: of the base and the probes; only the base's are used.
+        boxes: the boxes that the objective calls.
+        calls: the calls of the base and the probes; only the base's are used.
         alive: `(batch rows,)` bool, the rows whose inputs count.
     """
 
@@ -243,9 +243,9 @@ class _Replay(Answers):
     """Gives outputs that carry a gradient: the tangent's.
 
     Args:
-        boxes: the boxes.
-        tangents: of each box.
-        window: what was recorded.
+        boxes: the boxes that the objective calls.
+        tangents: the tangents, one for each box.
+        window: the window that was recorded.
         alive: `(batch rows,)` bool, the rows whose inputs must be what was recorded.
     """
 

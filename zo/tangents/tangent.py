@@ -65,7 +65,7 @@ class Tangent(ABC):
         changes alone, J (z - pairs.z) at `pairs.z`. Its gradient at `pairs.z` is `vjp`.
 
         Args:
-            pairs: of a call that was recorded.
+            pairs: the pairs of a call that was recorded.
             z: `(rows, size_in)`, the differentiable inputs of the same rows now.
             others: the other inputs now, as `CallPairs.others` has them.
         """
@@ -75,7 +75,7 @@ class Tangent(ABC):
         """`response` for several calls of one box, where M may be asked at once for all that was recorded.
 
         Args:
-            calls: that were recorded, with equally many probes.
+            calls: the calls that were recorded, with equally many probes.
 
         Returns:
             Functions of z and others, in the order of the calls.

@@ -142,8 +142,8 @@ class Check:
             or a call's rows are not rows of the batch.
         missed: the relative error of the tangents' J d as a prediction of the boxes' responses; None where
             nothing changed, or the boxes are noisy.
-        rows: that the boxes were asked for.
-        queries: that were made.
+        rows: how many rows the boxes were asked for.
+        queries: how many queries were made.
         noise: the standard deviation of the change of the mean loss when nothing is changed; None where that
             is not known yet.
         failed: the share of rows that failed here and not in the base, where it was too large to judge by, or
@@ -168,7 +168,7 @@ class TrustWatch:
     """Keeps a gradient's trust from step to step and says how many probes the next one needs.
 
     Args:
-        policy: when to act.
+        policy: the limits of trust, and when they are looked at.
         probes: how many to begin with, and the fewest.
         max_rows: what a step may cost on average, checks included, in multiples of the base's rows; at the
             least what the base, these probes and the checks take.
@@ -280,9 +280,9 @@ class TrustWatch:
         """Take in what a step has shown, and act.
 
         Args:
-            step: its number.
+            step: the number of the step.
             error: relative error of the tangents' predictions; None if there was nothing to predict.
-            check: of the step; its `flat` may be that of the probes.
+            check: the check of the step; its `flat` may be that of the probes.
             improve: asked, where trust is lost, for what tangents do now that takes no more rows, in words.
 
         Warns:

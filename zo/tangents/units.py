@@ -43,7 +43,7 @@ class Units:
         """Take in the calls of a step.
 
         Args:
-            calls: of one box, one or more, in the box's own units.
+            calls: the calls of one box, one or more, in the box's own units.
 
         Returns:
             The calls with their `d_scale` and `response_scale`.
@@ -113,8 +113,8 @@ def _sizes(changes: Tensor, values: Tensor, varied: bool = False) -> Tensor:
     """How large a step's changes `(n, size)` of base values `(rows, size)` are, number by number.
 
     Args:
-        changes: of the values; there may be none.
-        values: of the base. What is not larger than their rounding counts as zero.
+        changes: the changes of the values; there may be none.
+        values: the values of the base. What is not larger than their rounding counts as zero.
         varied: whether numbers that change little for how much they vary count for more.
 
     Returns:

@@ -54,8 +54,8 @@ class Taken:
 
     Attributes:
         step: The step, with the batch as it was given.
-        boxes: Whose rows are counted.
-        tangents: Of each box.
+        boxes: The boxes whose rows are counted.
+        tangents: The tangents, one for each box.
         window: What the step recorded.
         gradients: g, tensor by tensor.
         before: Buffers and generators before the base.
@@ -143,14 +143,14 @@ class _Uphill:
     """The queries of a check, with the weights moved along the gradient; see `checked`.
 
     Args:
-        taken: the gradient.
-        noise: of the loss, as far as it is known.
+        taken: the gradient that a step has taken.
+        noise: the noise of the loss, as far as it is known.
 
     Attributes:
         slope: the length of the gradient.
-        size: of the rows' losses, their mean.
-        rows: that the boxes were asked for so far.
-        queries: that were made.
+        size: the size of the rows' losses, their mean.
+        rows: how many rows the boxes were asked for so far.
+        queries: how many queries were made.
         digits: the fewest significant digits of a box's answers; None where all have those of their dtype.
     """
 
@@ -240,7 +240,7 @@ class _Listening(Tangent):
     """Keeps what gradients arrive at the outputs of calls, and answers as another tangent.
 
     Args:
-        tangent: that answers.
+        tangent: the tangent that answers.
 
     Attributes:
         arrived: by the identity of a call's pairs, `(rows, size_out)`.
@@ -385,12 +385,12 @@ def _of_rows(
     """The cosine, over rows, of the changes of their losses and what is predicted of each; see `checked`.
 
     Args:
-        window: of the step.
-        responses: of the check's calls.
+        window: the window of the step.
+        responses: the responses of the check's calls.
         predicted: J d in them.
         listening: of each box, what has received the gradient of the mean loss of the rows that are taken.
-        change: of each row's loss, `(rows,)`.
-        taken: `(rows,)` bool.
+        change: the change of each row's loss, `(rows,)`.
+        taken: the rows that count, `(rows,)` bool.
     """
     count = int(taken.sum())
     if count < FEWEST_ROWS or not responses:

@@ -20,11 +20,11 @@ class Window:
 
     Attributes:
         step: the step that recorded it, from 0.
-        batch: of the run: any nesting of tensors with rows first. In the place of each row that failed
-            stands one that did not, here and in `calls` and `pairs`.
-        calls: of the boxes, in their order, of base and probes.
+        batch: the batch of the run: any nesting of tensors with rows first. In the place of each row that
+            failed stands one that did not, here and in `calls` and `pairs`.
+        calls: the calls of the boxes, in their order, of base and probes.
         pairs: what each call shows a tangent, with the units of its box.
-        losses: of the base, `(rows,)`, NaN where a row failed.
+        losses: the losses of the base, `(rows,)`, NaN where a row failed.
         survived: `(rows,)` bool, False where a row failed: the mean loss is over the others.
     """
 
@@ -78,7 +78,7 @@ def without_failed(
     number of rows would change.
 
     Args:
-        survived: `(rows,)` bool.
+        survived: whether each row survived, `(rows,)` bool.
         calls: as they were recorded.
         batch: tensors with rows first.
 

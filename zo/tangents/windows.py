@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import reprlib
 import warnings
-from collections import UserList, deque
-from collections.abc import Sequence
+from collections import OrderedDict, UserList, deque
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean, variance
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
 from zo.batches import Batch, emptied, filled, map_tensors, tensors
@@ -26,6 +26,7 @@ YOUNG, FEWEST = 3, 20  # the last third of all windows so far are young, and at 
 FEWEST_ROWS = 4  # of a replay: they cost no box
 USUAL, MOST = 9, 19  # replays that may follow a window; and where losses of replays are those of new windows
 MOST_BYTES = 2**30  # of windows; the oldest go, but for the last
+_PLAIN = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 _LISTS = (list, tuple, UserList, deque)
 TINY = 1e-300  # a loss that is not above zero counts as this, so that it is close to nothing but such
 COMPARED = 5  # windows whose losses are compared with those of replays, or of as many windows before
@@ -126,12 +127,14 @@ class Windows:
         self.replays, self.max_age = replays, max_age
         self._kept: list[Window] = []
         self._trust = _Trust()
+        self._told_kinds: set[str] = set()  # of batches that a checkpoint cannot hold
 
     def add(self, window: Window) -> None:
         """Take in the window of a new step."""
         self._trust.saw(window.losses[window.survived])
         age = max(FEWEST, self._trust.recorded // YOUNG) if self.max_age is None else self.max_age
-        self._kept = [*self._kept, window][-age:]
+        data = replace(window, batch=map_tensors(Tensor.detach, window.batch))  # of whose graph none is kept
+        self._kept = [*self._kept, data][-age:]
         while len(self._kept) > 1 and self.size() > MOST_BYTES:
             del self._kept[0]
 
@@ -152,8 +155,8 @@ class Windows:
 
         Args:
             rows: how many; None for as many as the last window has, and at least four.
-            key: of the gradient; the draw is a function of it, the last window's step, and how many replays
-                followed that.
+            key: the key of the gradient; the draw is a function of it, the last window's step, and how many
+                replays followed that.
 
         Raises:
             TangentError: there is no window, a call's rows are not rows of its batch, or calls differ.
@@ -188,7 +191,7 @@ class Windows:
             for number, window in enumerate(same)
             if bool((drawn[:, 0] == number).any())
         ]
-        return joined(parts)
+        return joined_windows(parts)
 
     def replayed(self, losses: Tensor, recorded: Tensor) -> None:
         """Take in the losses `(rows,)` of a replay, and what those rows were recorded with."""
@@ -200,12 +203,23 @@ class Windows:
 
     def state_dict(self) -> dict[str, Any]:
         """Trust and windows, in plain values."""
-        return {"trust": asdict(self._trust), "windows": [_plain(window) for window in self._kept]}
+        kinds = {kind.__qualname__ for window in self._kept for kind in unreadable(window.batch)}
+        if kinds - self._told_kinds:
+            self._told_kinds |= kinds
+            warnings.warn(
+                "TangentGradient.state_dict: expected batches of tensors in tuples, lists and dicts, which "
+                f"replays keep and a checkpoint holds, got {', '.join(sorted(kinds))}: torch.load would "
+                "refuse the file, unless it executes what is in it. Give such batches, name the classes to "
+                "torch.serialization.add_safe_globals, or train with replays=0.",
+                TangentWarning,
+                stacklevel=3,
+            )
+        return {"trust": asdict(self._trust), "windows": [plain(window) for window in self._kept]}
 
     def load_state_dict(self, state: dict[str, Any], boxes: Sequence[BlackBoxFunction]) -> None:
         """Go on where `state_dict` was taken."""
         self._trust = _Trust(**state["trust"])
-        self._kept = [_window(plain, boxes) for plain in state["windows"]]
+        self._kept = [window_of(kept, boxes) for kept in state["windows"]]
 
 
 def taken(window: Window, rows: Tensor) -> Window:
@@ -255,7 +269,21 @@ def _refuse_lists(batch: Batch, rows: int) -> None:
     map_tensors(look, batch, _LISTS)
 
 
-def joined(windows: Sequence[Window]) -> Window:
+def unreadable(nesting: Any) -> Iterator[type]:
+    """What of a batch `torch.load(weights_only=True)` refuses."""
+    if isinstance(nesting, dict):
+        for key, value in nesting.items():
+            yield from unreadable(key)
+            yield from unreadable(value)
+    elif type(nesting) in (tuple, list):
+        for value in nesting:
+            yield from unreadable(value)
+    readable = (Tensor, nn.Parameter, tuple, list, dict, OrderedDict, *_PLAIN)
+    if type(nesting) not in readable and type(nesting) not in torch.serialization.get_safe_globals():
+        yield type(nesting)
+
+
+def joined_windows(windows: Sequence[Window]) -> Window:
     """Rows of several windows of one form, one after another."""
     if len(windows) == 1:
         return windows[0]
@@ -302,7 +330,7 @@ def joined(windows: Sequence[Window]) -> Window:
     )
 
 
-def _plain(window: Window) -> dict[str, Any]:
+def plain(window: Window) -> dict[str, Any]:
     """A window in tensors, tuples, lists and dicts, as a checkpoint holds them."""
     return {
         "step": window.step,
@@ -314,11 +342,11 @@ def _plain(window: Window) -> dict[str, Any]:
     }
 
 
-def _window(plain: dict[str, Any], boxes: Sequence[BlackBoxFunction]) -> Window:
-    """What `_plain` was made of."""
-    calls = tuple(RecordedCall(box, tuple(i), tuple(o)) for box, i, o in plain["calls"])
+def window_of(kept: dict[str, Any], boxes: Sequence[BlackBoxFunction]) -> Window:
+    """What `plain` was made of."""
+    calls = tuple(RecordedCall(box, tuple(i), tuple(o)) for box, i, o in kept["calls"])
     pairs = tuple(
-        replace(call.pairs(boxes[call.box], plain["survived"]), d_scale=units[0], response_scale=units[1])
-        for call, units in zip(calls, plain["units"], strict=True)
+        replace(call.pairs(boxes[call.box], kept["survived"]), d_scale=units[0], response_scale=units[1])
+        for call, units in zip(calls, kept["units"], strict=True)
     )
-    return Window(plain["step"], plain["batch"], calls, pairs, plain["losses"], plain["survived"])
+    return Window(kept["step"], kept["batch"], calls, pairs, kept["losses"], kept["survived"])

@@ -21,6 +21,14 @@ def test_the_settings_of_every_size_are_allowed(name, size):
     assert len({group.label for group in groups}) == len(groups) >= 1
 
 
+@pytest.mark.parametrize("name", REPRODUCTIONS)
+def test_the_committed_lines_are_those_of_size_small(name):
+    found = json.loads((protocol.RESULTS / name / "result.json").read_text(encoding="utf-8"))["table"]
+    groups = REPRODUCTIONS[name].groups("small")
+    wanted = [(group.label, method) for group in groups for method in group.config.methods]
+    assert [(line["label"], line["method"]) for line in found] == wanted
+
+
 # of one that varies mu: it is too small where it ends
 @pytest.mark.filterwarnings("ignore::zo.errors.NoiseWarning")
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ from tasks.denoised_smoothing.classifiers.sklearn_box import embedded
 from tasks.denoised_smoothing.classifiers.stack import make_box
 from tasks.denoised_smoothing.config import Config
 from tasks.errors import DataError
-from tasks.folder import pace
 from tasks.images import digits
 from tests.tasks.denoised_smoothing import small
 
@@ -132,10 +131,12 @@ def test_the_convolutional_classifier_is_the_same_every_time_and_leaves_torch_as
     assert torch.equal(torch.get_rng_state(), before) and torch.get_num_threads() == threads
 
 
-def test_the_convolutional_classifier_goes_on_from_where_its_training_was_cut_short(tmp_path, monkeypatch):
+def test_the_convolutional_classifier_goes_on_from_where_its_training_was_cut_short(
+    tmp_path, limits, monkeypatch
+):
     """It was trained anew at every start: 20 seconds, of which a kill every ten left nothing."""
     whole, took, now = convolutional(images=64, steps=8), [], [0.0]
-    monkeypatch.setattr(pace, "monotonic", lambda: now[0])
+    limits(clock_of_writes=lambda: now[0])
     step = torch.optim.Adam.step
 
     def counted(self, *args, **settings):

@@ -19,7 +19,7 @@ from tasks.denoised_smoothing import DenoisedSmoothing
 from tasks.denoised_smoothing.certification import algorithm
 from tasks.denoised_smoothing.certification.table import CertificateFile, read_certificates
 from tasks.denoised_smoothing.config import PRESETS, Config
-from tasks.folder import checkpoint, pace
+from tasks.folder import checkpoint
 from tests import quick
 from tests.tasks.denoised_smoothing import boxes, small
 
@@ -349,11 +349,10 @@ def test_the_ledger_of_a_certification_that_was_killed_has_the_images_before(tmp
     assert evaluated(whole)["rows_run"] == whole.result.table[0].extra["rows of test"] == 4 * (20 + 300)
 
 
-def test_an_image_whose_certification_was_killed_asks_only_for_the_rest(tmp_path, monkeypatch):
+def test_an_image_whose_certification_was_killed_asks_only_for_the_rest(tmp_path, limits, monkeypatch):
     """100,000 queries to a slow classifier take longer than some kills come apart."""
     settings = {"methods": ("none",), "n": 300, "certify_images": 1}
-    monkeypatch.setattr(pace, "SOON", 0.0)
-    monkeypatch.setattr(pace, "SHARE", 0.0)
+    limits(first_write=0.0, writes_share=0.0)
     original, blocks = algorithm.noise_block, []
 
     def noise_block(*given):

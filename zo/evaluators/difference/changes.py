@@ -31,7 +31,7 @@ class Entries:
     Attributes:
         indices: `(1 + axes, variants)`: the flat index, then the index of each axis.
         steps: `(variants,)` what is added there.
-        shape: of the tensor.
+        shape: the shape of the tensor.
     """
 
     indices: Tensor
@@ -67,7 +67,7 @@ class OneChannel:
 
     Attributes:
         values: `(variants, *shape)` with a one at the channel axis.
-        channels: `(variants,)` which channel.
+        channels: which channel each variant has, `(variants,)`.
         axis: the channel axis of the tensor itself, without the variants; not negative.
         size: how many channels the tensor has.
     """
@@ -103,7 +103,7 @@ class Moved:
     """An argument that differs from its base in the variants: what a rule is given in its place.
 
     Attributes:
-        base: `(*shape)`.
+        base: the value in the base, `(*shape)`.
         of: its change, in whichever form.
     """
 

@@ -27,7 +27,7 @@ def lay_out(nodes: Sequence[Node], ends: Sequence[Ref]) -> None:
     function does not take that format.
 
     Args:
-        nodes: of a tape; their functions and results are replaced.
+        nodes: the nodes of a tape; their functions and results are replaced.
         ends: what must have the values that it had.
     """
     if not any(node.call.function is torch.conv2d and _is_served(node.call.output) for node in nodes):

@@ -171,9 +171,9 @@ class Difference(Evaluator):
         """How many variants of a parameter run together, and from which size on values are computed anew.
 
         Args:
-            tape: of the base.
-            number: of the parameter.
-            device: where it is.
+            tape: the tape of the base.
+            number: the number of the parameter.
+            device: the device of the parameter.
             resolved: whether losses may be subtracted.
         """
         if self.variants is not None:

@@ -34,22 +34,22 @@ class Anew:
     exclusive: bool = False
 
 
-Changes: TypeAlias = dict[Ref, Change | Anew]
+ChangesByRef: TypeAlias = dict[Ref, Change | Anew]
 
 
 def send(tape: Tape, number: int, change: Entries, large: int | None) -> Tensor:
     """What the losses change by, `(variants, rows)`.
 
     Args:
-        tape: of the base.
-        number: of the parameter that is changed, in the order of `Parameters`.
+        tape: the tape of the base.
+        number: the number of the parameter that is changed, in the order of `Parameters`.
         change: of it; of one variant if `large` is a number.
         large: bytes of an activation from which on values are computed anew; None for changes to the end.
 
     Raises:
         NotReadable: the rule of a call does not describe it; the message says where and what.
     """
-    changes: Changes = {Ref(number): change}
+    changes: ChangesByRef = {Ref(number): change}
     end, on_cpu = tape.losses, change.entries.device.type == "cpu"
     for place in tape.reached[number]:
         node = tape.nodes[place]
@@ -78,9 +78,9 @@ def changed(node: Node, value: Callable[[Ref], Tensor], changes: Mapping[Ref, An
     """The change of what a recorded call gives, or several, by its rule.
 
     Args:
-        node: the call.
-        value: the base's values.
-        changes: of what it reads, where there are some.
+        node: the recorded call.
+        value: a function that gives the base's value of a recorded tensor.
+        changes: the changes of what it reads, where there are some.
 
     Raises:
         NotReadable: the rule does not describe this call; the message says where and what.
@@ -117,7 +117,7 @@ def _refusing(node: Node) -> Iterator[None]:
         ) from error
 
 
-def _anew(tape: Tape, place: int, changes: Changes) -> Argument:
+def _anew(tape: Tape, place: int, changes: ChangesByRef) -> Argument:
     """What a call gives in the one variant, each result `Anew`."""
     node = tape.nodes[place]
 
@@ -140,7 +140,7 @@ def _anew(tape: Tape, place: int, changes: Changes) -> Argument:
     return tuple(map(Anew, result)) if isinstance(result, tuple | list) else Anew(result, exclusive)
 
 
-def _may_write(tape: Tape, place: int, changes: Changes) -> bool:
+def _may_write(tape: Tape, place: int, changes: ChangesByRef) -> bool:
     """Whether a call may write its result over its first argument, which no one else reads."""
     node = tape.nodes[place]
     first = node.args[0] if node.args else None

@@ -36,7 +36,7 @@ class Call:
     """A function call of the base evaluation, as a rule sees it.
 
     Attributes:
-        function: what was called.
+        function: the function that was called.
         output: what it gave in the base.
     """
 

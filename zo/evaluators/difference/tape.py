@@ -29,7 +29,7 @@ class Tape:
     """Recorded calls between the perturbed parameters and the losses, with the base's values.
 
     Attributes:
-        nodes: see `TapeMode`.
+        nodes: parameters and recorded calls, see `TapeMode`.
         base: losses `(rows,)` as they were recorded, or a black box gave them.
         losses: where they are; None if they depend on no weight.
         sizes: bytes of the largest result of each node.

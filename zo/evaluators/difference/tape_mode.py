@@ -54,7 +54,7 @@ class Node:
 
     Attributes:
         call: function and base result.
-        rule: how changes pass.
+        rule: the rule by which changes pass.
         args, kwargs: what it was called with, a `Ref` for what depends on the weights.
         refs: those of the arguments.
         where: name of the module that made the call, for messages.
@@ -78,8 +78,8 @@ class TapeMode(TorchFunctionMode):
 
     Args:
         weights: the perturbed parameters, as the network holds them.
-        values: their values.
-        buffers: of the network, which are put back behind the tape.
+        values: the values of these parameters.
+        buffers: the buffers of the network, which are put back behind the tape.
         most: bytes of results that it may keep.
 
     Attributes:

@@ -56,8 +56,8 @@ class AutoTangent(Tangent):
     the model or around `LowRankTangent`, the one that predicted responses better.
 
     Args:
-        box: whose specs decide.
-        seed: of all that is drawn.
+        box: the box, whose specs decide.
+        seed: the seed of all that is drawn.
 
     Attributes:
         models: those that learn, by kind; more than one for 25 steps.
@@ -71,8 +71,8 @@ class AutoTangent(Tangent):
         outputs = [spec for spec in box.outputs if spec.differentiable]
         inputs = [spec for spec in box.inputs if spec.differentiable]
         self._makers: dict[str, Callable[[], ValueTangent]] = {"mlp": lambda: MLPTangent(seed=seed)}
-        layout = layout_of(inputs, outputs)
-        kind, periodic, self._why = layout.kind, layout.periodic, layout.why
+        structure = structure_of(inputs, outputs)
+        kind, periodic, self._why = structure.kind, structure.periodic, structure.why
         asked = sum(sizes(tuple(spec for spec in box.inputs if spec.modelled)))
         if kind == "table" and asked <= MOST_NUMBERS and sum(sizes(tuple(outputs))) <= LARGEST:
             self._makers = {"kernel": KernelTangent} | self._makers
@@ -203,8 +203,11 @@ class AutoTangent(Tangent):
             return remedy
         return self._challenge()
 
-    def _challenge(self) -> str:
-        """Another kind learns from the rows that are there, and takes over if it is better; in words."""
+    def _challenge(self) -> str | None:
+        """Another kind learns from the rows that are there, and takes over if it is better; in words.
+
+        One whose learning fails is out, as one that fails later is, and the next one begins.
+        """
         current, rows = self.model, self.model.rows()
         kind = self._left.pop(0)
         self.models = {self.kind: current, **self._made([kind])}
@@ -214,7 +217,11 @@ class AutoTangent(Tangent):
         other = self.models[kind]
         if rows is not None:
             form, columns = rows
-            other.start(form, *columns)
+            try:
+                other.start(form, *columns)
+            except TangentError:
+                self.models, self._errors = {self.kind: current}, {self.kind: 0.0}
+                return self._challenge() if self._left else None
         return (
             f"{other!r} learns beside {current!r} for {CONTEST} steps, and takes over if it predicts new "
             "rows better"
@@ -336,13 +343,13 @@ class AutoTangent(Tangent):
 
 
 @dataclass(frozen=True)
-class Layout:
+class Structure:
     """What a box is taken for.
 
     Attributes:
         kind: "grid", "mesh", "graph" or "table".
-        why: In words.
-        periodic: Of a grid, whether its ends meet, for all axes or each; None if that is to be measured.
+        why: The reason, in words.
+        periodic: Whether the ends of a grid meet, for all axes or each; None if that is to be measured.
     """
 
     kind: str
@@ -350,7 +357,7 @@ class Layout:
     periodic: bool | tuple[bool, ...] | None = None
 
 
-def layout_of(inputs: Sequence[ArraySpec], outputs: Sequence[ArraySpec]) -> Layout:
+def structure_of(inputs: Sequence[ArraySpec], outputs: Sequence[ArraySpec]) -> Structure:
     """What a box is taken for by the layouts and shapes of its specs.
 
     Raises:
@@ -361,14 +368,14 @@ def layout_of(inputs: Sequence[ArraySpec], outputs: Sequence[ArraySpec]) -> Layo
     if meshes:
         mesh = next(iter(meshes))
         if len(meshes) > 1 or not all(isinstance(layout, Mesh) for layout in output_layouts):
-            return Layout("table", "no mesh, for not all outputs lie on one")
+            return Structure("table", "no mesh, for not all outputs lie on one")
         if not any(
             layout == mesh or mesh.node_axis(s.shape) is not None
             for layout, s in zip(input_layouts, inputs, strict=True)
         ):
-            return Layout("table", f"no mesh, for no input lies on the outputs' {mesh!r}")
+            return Structure("table", f"no mesh, for no input lies on the outputs' {mesh!r}")
         flat = mesh.cells is None or mesh.coordinates is None
-        return Layout("graph" if flat else "mesh", f"{mesh!r}, as its specs say")
+        return Structure("graph" if flat else "mesh", f"{mesh!r}, as its specs say")
     grids = [layout for layout in output_layouts if isinstance(layout, Grid)]
     if grids:
         if space_of(outputs) is None or None in output_layouts:
@@ -380,13 +387,15 @@ def layout_of(inputs: Sequence[ArraySpec], outputs: Sequence[ArraySpec]) -> Layo
         ends = {grid.periodic for grid in grids if grid.periodic is not None}
         periodic = next(iter(ends)) if len(ends) == 1 else None
         known = periodic if isinstance(periodic, bool | tuple) else None
-        return Layout("grid", "a grid, as its specs say", known)
+        return Structure("grid", "a grid, as its specs say", known)
     if None in output_layouts or all(layout is None for layout in input_layouts):
-        return Layout("table", "no grid and no mesh, as its specs say")
+        return Structure("table", "no grid and no mesh, as its specs say")
     shapes = ", ".join(str(spec.shape) for spec in outputs)
     if is_grid([spec for spec in inputs if spec.layout is not None], outputs):
-        return Layout("grid", f"a grid by its shape {shapes}: layout= of its specs says otherwise")
-    return Layout("table", f"no grid and no mesh by its shape {shapes}: layout= of its specs says otherwise")
+        return Structure("grid", f"a grid by its shape {shapes}: layout= of its specs says otherwise")
+    return Structure(
+        "table", f"no grid and no mesh by its shape {shapes}: layout= of its specs says otherwise"
+    )
 
 
 def is_grid(inputs: Sequence[ArraySpec], outputs: Sequence[ArraySpec]) -> bool:

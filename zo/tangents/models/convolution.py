@@ -35,8 +35,8 @@ class Convolutions:
         periodic: for each axis whether the ends meet; else zeros lie beyond them.
 
     Attributes:
-        channels: their axis.
-        rows: that of the rows.
+        channels: the axis of the channels.
+        rows: the axis of the rows.
     """
 
     def __init__(self, line: bool, periodic: Sequence[bool]) -> None:
@@ -64,7 +64,7 @@ class Convolutions:
         """The transpose: a convolution as well, with the kernel turned around.
 
         Args:
-            cotangent: of the outputs.
+            cotangent: the gradient of the outputs.
             kernel: as it was given.
             turned: the same turned around, if that is known.
         """

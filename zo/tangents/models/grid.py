@@ -45,7 +45,7 @@ class GridTangent(NetworkTangent):
     the step's own.
 
     Args:
-        channels: of the hidden layers.
+        channels: the channels of the hidden layers.
         periodic: whether the ends of the grid meet, for all axes or each; None: as the first rows show it.
         reach: cells that a change is carried in a call; None: as the first rows show it, and at least two on
             a grid of more than 2,048 cells.
@@ -57,8 +57,8 @@ class GridTangent(NetworkTangent):
             times as many in the first 30 steps of training, and later twice. On a grid of more than 2,048
             cells, where a step of learning sees patches, three to eight times as many, with the root of the
             cells; behind an output map that takes part of what it is given, as many, each of a whole row.
-        first_steps: of learning on the first rows, at most: it ends at an error of .03 of that change.
-        learning_rate: of Adam.
+        first_steps: steps of learning on the first rows, at most: it ends at an error of .03 of that change.
+        learning_rate: the learning rate of Adam.
         output_map: whether there is a W.
         seed: all draws depend on (seed, step of learning) alone.
 

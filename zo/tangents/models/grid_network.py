@@ -25,7 +25,7 @@ class GridNetwork(Passes):
         answered: where outputs lie, on the same cells.
         width: channels of the hidden layers.
         reach: cells that a change is carried.
-        periodic: which ends meet.
+        periodic: which ends of the grid meet.
     """
 
     def __init__(
@@ -183,7 +183,7 @@ class GridNetwork(Passes):
 
         Args:
             x: standardised channels `(patches, channels, *cells)`, `halo` cells more on each side.
-            places: of each patch the cells along each axis.
+            places: the cells of each patch along each axis.
             inside: `(patches, 1, *cells)`, 1 for cells of the grid, 0 beyond its walls.
             edges: cells of a patch along each axis.
 

@@ -26,7 +26,7 @@ class Lattice:
     what case it is, is a channel of its own for each of its numbers, the same in all cells.
 
     Attributes:
-        shapes: of the arrays, end to end in a row.
+        shapes: the shapes of the arrays, end to end in a row.
         space: cells along each axis, of the largest.
     """
 

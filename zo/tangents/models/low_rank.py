@@ -30,7 +30,7 @@ class LowRankTangent(Tangent):
 
     Args:
         prior: A; the identity if left out.
-        rank: directions kept.
+        rank: the number of directions kept.
         forgetting: the factor by which what was seen counts less with each step.
         ridge: in units of changes of length one.
 

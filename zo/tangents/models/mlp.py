@@ -26,14 +26,14 @@ class MLPTangent(NetworkTangent):
     through the network; a call's VJP: its rows forward and backward. Of the box no rows beyond the step's.
 
     Args:
-        width: of the two hidden layers.
+        width: the width of the two hidden layers.
         window: rows kept to learn from, the oldest going.
         batch: rows of a step of learning, drawn from the window with replacement.
         steps_per_step: steps of learning in a step of training where the error on the window is a tenth of
             the typical change that the box makes; fewer or more in proportion to another error, at most five
             times as many in the first 30 steps of training, and later twice.
-        first_steps: of learning on the first rows, at most: it ends at an error of .03 of that change.
-        learning_rate: of Adam.
+        first_steps: steps of learning on the first rows, at most: it ends at an error of .03 of that change.
+        learning_rate: the learning rate of Adam.
         output_map: whether a linear map behind the network is fitted in closed form (see `OutputMap`).
         seed: all draws depend on (seed, step of learning) alone.
 

@@ -13,7 +13,8 @@ from zo.errors import ConfigurationError
 from zo.tangents.pairs import CallPairs, sizes
 from zo.tangents.tangent import Tangent
 
-Rows = Callable[[Tensor], Tensor]  # `(rows, size_in)` to `(rows, size_out)`, rows apart from each other
+RowFunction = Callable[[Tensor], Tensor]
+"""From `(rows, size_in)` to `(rows, size_out)`, each row by itself."""
 
 
 class ModelTangent(Tangent):
@@ -95,13 +96,13 @@ class ModelTangent(Tangent):
         return f"ModelTangent({getattr(self.model, '__qualname__', type(self.model).__name__)})"
 
 
-def pulled_back(function: Rows, z: Tensor, cotangent: Tensor) -> Tensor:
+def pulled_back(function: RowFunction, z: Tensor, cotangent: Tensor) -> Tensor:
     """J^T v: a forward and a backward pass.
 
     Args:
         function: differentiable; its parameters get no gradient.
-        z: `(rows, size_in)`.
-        cotangent: v, `(rows, size_out)`.
+        z: where the derivative is taken, `(rows, size_in)`.
+        cotangent: the gradient v of the outputs, `(rows, size_out)`.
 
     Returns:
         `(rows, size_in)`.
@@ -111,7 +112,7 @@ def pulled_back(function: Rows, z: Tensor, cotangent: Tensor) -> Tensor:
         return torch.autograd.grad(function(z), z, cotangent, materialize_grads=True)[0]
 
 
-def pushed_forward(function: Rows, z: Tensor, d: Tensor) -> Tensor:
+def pushed_forward(function: RowFunction, z: Tensor, d: Tensor) -> Tensor:
     """J d: a forward, a backward, and for each probe a pass through the latter.
 
     J^T v is linear in v, and its derivative by v, transposed, is J. Forward mode would do with less, but
@@ -119,8 +120,8 @@ def pushed_forward(function: Rows, z: Tensor, d: Tensor) -> Tensor:
 
     Args:
         function: differentiable twice, as all is that torch itself is made of.
-        z: `(rows, size_in)`.
-        d: `(probes, rows, size_in)`.
+        z: where the derivative is taken, `(rows, size_in)`.
+        d: changes of the input, `(probes, rows, size_in)`.
 
     Returns:
         `(probes, rows, size_out)`.

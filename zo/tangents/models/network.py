@@ -76,7 +76,7 @@ class NetworkTangent(ValueTangent):
         """What `build` is to know of the first rows, in plain values, for a resumed run builds from it again.
 
         Args:
-            form: of the box's rows.
+            form: the form of the box's rows.
             rows: inputs, others, and what the outputs add to the inputs, standardised, `(rows, size)` each.
         """
         return {}

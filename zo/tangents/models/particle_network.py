@@ -22,14 +22,14 @@ class ParticleNetwork(Passes):
     Args:
         arrays: of the arrays of a row, end to end, how many numbers each particle has; 0 for an array whose
             numbers are given to all particles.
-        sizes: of these arrays.
-        moving: of the arrays, the first, whose differences are taken.
+        sizes: the sizes of these arrays.
+        moving: how many of the arrays, the first, have their differences taken.
         list_at: where the pairs begin among a row's numbers, and where they end.
         answered: numbers of a particle in each output.
-        particles: in a row.
-        spread: of the differences between neighbours, of each number of a particle.
-        width: of hidden layers.
-        rounds: in which neighbours say something.
+        particles: the number of particles in a row.
+        spread: the spread of the differences between neighbours, of each number of a particle.
+        width: the width of the hidden layers.
+        rounds: in how many rounds neighbours say something.
     """
 
     def __init__(

@@ -40,16 +40,16 @@ class PairTangent(NetworkTangent):
     Args:
         list_of: the place of the pairs among the inputs without a derivative, from 0 on; None: the only one
             of shape `(pairs, 2)`.
-        width: of hidden layers.
-        rounds: in which neighbours say something to each other: how far a change is carried, in pairs. Two
-            are better for a call of many substeps once some hundred rows are seen, and worse before.
+        width: the width of the hidden layers.
+        rounds: in how many rounds neighbours say something to each other: how far a change is carried, in
+            pairs. Two are better for a call of many substeps once some hundred rows are seen, worse before.
         window: rows kept to learn from, the oldest going.
         batch: rows of a step of learning, drawn from the window with replacement.
         steps_per_step: steps of learning in a step of training where the error on the window is a tenth of
             the typical change that the box makes; fewer or more in proportion to another error, at most five
             times as many in the first 30 steps of training, and later twice.
-        first_steps: of learning on the first rows, at most: it ends at an error of .03 of that change.
-        learning_rate: of Adam.
+        first_steps: steps of learning on the first rows, at most: it ends at an error of .03 of that change.
+        learning_rate: the learning rate of Adam.
         seed: all draws depend on (seed, step of learning) alone.
 
     Raises:

@@ -37,8 +37,8 @@ class Passes(nn.Module, ABC):
         """The way back from outputs: to the inputs, or to the weights alone.
 
         Args:
-            kept: of `passed`.
-            cotangent: of its outputs.
+            kept: what `passed` kept.
+            cotangent: the gradient of its outputs.
             slopes: for each weight where its derivative goes; None for that by the inputs.
 
         Returns:
@@ -98,8 +98,8 @@ class FlatAdam:
     """Adam (Kingma and Ba 2015) for all weights of a network at once, as one vector.
 
     Args:
-        network: whose weights become parts of that vector.
-        rate: the learning rate.
+        network: the network whose weights become parts of that vector.
+        rate: the learning rate of Adam.
 
     Attributes:
         slopes: by name, where derivatives by the weights are written before `step`.

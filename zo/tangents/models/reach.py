@@ -233,7 +233,7 @@ def _design(around: Callable[[int], Tensor], in_cell: Tensor, radius: int) -> Te
     Args:
         around: what lies so near to each cell, `(cells, channels * stencil)`.
         in_cell: what lies in it, `(cells, channels)`.
-        radius: of the stencil.
+        radius: the radius of the stencil.
     """
     wide = around(radius)
     parts, stencil = [wide, torch.ones_like(wide[:, :1])], wide.shape[1] // in_cell.shape[1]

@@ -10,7 +10,7 @@ from torch import Tensor
 MOST_BYTES = 2**29  # of all windows of boxes that learn side by side: rows of large states are fewer
 
 
-class Window:
+class RowWindow:
     """A ring of the last rows, each a tuple of vectors; of them a batch is drawn.
 
     It takes memory as rows come, and keeps fewer rows than asked for where they would take more than 512 MiB,
@@ -18,7 +18,7 @@ class Window:
 
     Args:
         rows: kept; of more at once the last.
-        most_bytes: that it may take; None for 512 MiB.
+        most_bytes: the most bytes that it may take; None for 512 MiB.
 
     Attributes:
         seen: rows ever; the next goes to place seen % `most`.

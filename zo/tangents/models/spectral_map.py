@@ -37,7 +37,7 @@ class SpectralMap:
     a tenth, and that of the derivative rises.
 
     Args:
-        waves: of the outputs.
+        waves: the waves of the outputs.
     """
 
     def __init__(self, waves: Waves) -> None:

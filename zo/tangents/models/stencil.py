@@ -52,7 +52,7 @@ class StencilTangent(ValueTangent):
     are narrowed until they fit. A step: 3,000 x features^2 operations, and features^3 to solve.
 
     Args:
-        degree: of the polynomial, 1 to 3.
+        degree: the degree of the polynomial, 1 to 3.
         periodic: whether the ends of the grid meet, for all axes or each; None: as the first rows show it.
         reach: cells that a change is carried in a call; None: as the first rows show it.
         forgetting: the factor by which what was seen counts less with each step.
@@ -251,7 +251,7 @@ class _Features:
         moving: channels of the state.
         case: channels that are the same in all cells.
         products: with each the radius around a cell in which it is a feature.
-        periodic: which ends meet.
+        periodic: which ends of the grid meet.
     """
 
     moving: tuple[int, ...]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from blackbox.checks import check_choice, check_count, check_positive
 from zo.draws import Key
 from zo.errors import ConfigurationError
-from zo.tangents.models.model import Rows, pulled_back, pushed_forward
+from zo.tangents.models.model import RowFunction, pulled_back, pushed_forward
 from zo.tangents.models.network import ASKED, ASKED_FOR
 from zo.tangents.models.student_learning import Learner
 from zo.tangents.models.student_losses import LOSSES, Shape
@@ -64,7 +64,7 @@ class StudentTangent(Tangent):
         window: rows kept to learn from, the oldest going.
         batch: rows of a step of learning, drawn from the window with replacement.
         steps_per_step: steps of learning in each step of training.
-        learning_rate: of Adam.
+        learning_rate: the learning rate of Adam.
         standardise: inputs, and outputs where the loss is "squared", by mean and standard deviation of all
             rows seen so far. Without it most networks learn little.
         seed: all draws depend on (seed, step of learning) alone.
@@ -111,7 +111,7 @@ class StudentTangent(Tangent):
             inputs: the box's differentiable ones, in its order, `(rows, *shape)`; a tensor if it is one.
             outputs: the box's answers, `(rows, *shape)`; a tensor if it is one. Rows that are not finite are
                 left out.
-            steps: of learning.
+            steps: the number of learning steps.
 
         Raises:
             ConfigurationError: the arrays do not fit each other, the network or the loss, or no row is
@@ -241,7 +241,7 @@ class StudentTangent(Tangent):
         self._bind(*([spec.shape for spec in specs] for specs in (pairs.inputs, pairs.outputs)))
         return self._learner.window.seen > 0
 
-    def _function(self, pairs: CallPairs) -> Rows:
+    def _function(self, pairs: CallPairs) -> RowFunction:
         """Whose derivative stands for the box's, of z."""
         known = len(pairs.y) == len(pairs.z)  # of listed pairs only the changes are
         return partial(self._learner.around, pairs.y) if known else self._learner.values

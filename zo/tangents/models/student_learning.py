@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from zo.draws import Key
 from zo.errors import ConfigurationError, TangentError
-from zo.tangents.models.rows import Moments, Window
+from zo.tangents.models.rows import Moments, RowWindow
 from zo.tangents.models.student_losses import Shape, StudentLoss
 
 STUDENT = 302  # first word of the key's path for these draws
@@ -23,15 +23,15 @@ class Learner:
     Args:
         network: `(rows, *shape in)` to `(rows, *shape out)`.
         loss: what its scores are to the box's outputs.
-        window: rows kept.
+        window: the number of rows kept.
         batch: rows of a step.
-        learning_rate: of Adam.
+        learning_rate: the learning rate of Adam.
         standardise: the inputs, and for the loss the outputs.
-        key: of the draws.
+        key: the key on which draws depend.
 
     Attributes:
-        shapes: of the network's inputs and outputs, to be set before all else.
-        steps: of learning so far.
+        shapes: the shapes of the network's inputs and outputs, to be set before all else.
+        steps: how many steps of learning there were so far.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Learner:
         self.standardise = standardise
         self.shapes: tuple[Shape, Shape] = (), ()
         self.steps = 0
-        self.window = Window(window)
+        self.window = RowWindow(window)
         self._moments = Moments(), Moments()  # of inputs and outputs
         self._optimizer = torch.optim.Adam(weights, lr=learning_rate)
         self._key = key

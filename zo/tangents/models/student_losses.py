@@ -23,7 +23,7 @@ class StudentLoss(ABC):
         """Refuse a box without the outputs that this is for.
 
         Args:
-            shapes: of the outputs of a row.
+            shapes: the shapes of the outputs of a row.
 
         Raises:
             ConfigurationError: the box has others.

@@ -18,7 +18,7 @@ from zo.errors import ConfigurationError
 from zo.tangents.models.lattice import Lattice, space_of
 from zo.tangents.models.model import pulled_back, pushed_forward
 from zo.tangents.models.output_map import OutputMap
-from zo.tangents.models.rows import Moments, Window
+from zo.tangents.models.rows import Moments, RowWindow
 from zo.tangents.models.spectral_map import SpectralMap
 from zo.tangents.models.waves import MOST_ROWS, Odd, Waves, between_walls
 from zo.tangents.pairs import CallPairs, all_rows, sizes
@@ -30,8 +30,8 @@ class Specs:
     """What a box takes and gives, all of it, without the box.
 
     Attributes:
-        inputs: the box's.
-        outputs: the box's.
+        inputs: the specs of all inputs.
+        outputs: the specs of all outputs.
     """
 
     inputs: tuple[ArraySpec, ...]
@@ -130,7 +130,7 @@ class ValueTangent(Tangent):
         """Know nothing."""
         self._form: Form | None = None
         self._stays = torch.empty(0)  # 1 for outputs that are modelled as their input and a change, else 0
-        self._window = Window(window, self._most_bytes)
+        self._window = RowWindow(window, self._most_bytes)
         self._moments: tuple[Moments, ...] = ()  # of inputs, others, outputs, and what outputs add to inputs
         self._map: OutputMap | SpectralMap | None = None
         self._next_map = 0  # the count of lessons before which the map is fitted again
@@ -361,9 +361,9 @@ class ValueTangent(Tangent):
         Args:
             inputs: all inputs of the box in its order, `(rows, *shape)`; a tensor if it is one.
             outputs: the box's differentiable answers, `(rows, *shape)`; a tensor if it is one.
-            steps: of learning, for models that learn in steps.
-            box: whose answers they are; may be left out where there is one input and one output. Rows that
-                are not finite are left out.
+            steps: the number of learning steps, for models that learn in steps.
+            box: the box whose answers they are; may be left out where there is one input and one output.
+                Rows that are not finite are left out.
 
         Raises:
             ConfigurationError: the arrays do not fit each other or the box, there are several and no box, or

@@ -34,7 +34,7 @@ class Waves:
     that the divergence is zero, holds for each wave apart.
 
     Attributes:
-        lattice: of the arrays, all on the grid.
+        lattice: the lattice of the arrays, all on the grid.
         periodic: for each axis whether its ends meet.
         odd: of each channel along each axis, whether it is a sum of sines; where ends meet, no matter.
     """
@@ -75,7 +75,7 @@ class Waves:
         there at all, though it has the next ones: these are not unseen, they never occur.
 
         Args:
-            sizes: of each wave, `(*waves, 1)`.
+            sizes: the sizes of each wave, `(*waves, 1)`.
 
         Returns:
             The same, of these waves that of the next inside; but of none where k is zero along all axes: what
@@ -132,7 +132,7 @@ def between_walls(lattice: Lattice, y: Tensor, periodic: Sequence[bool]) -> Wave
     mixture of the channels of each wave never occurs in the right ones, and occurs in all others.
 
     Args:
-        lattice: of the rows.
+        lattice: the lattice of the rows.
         y: `(rows, size)`, in units in which channels count alike.
         periodic: for each axis whether its ends meet.
 

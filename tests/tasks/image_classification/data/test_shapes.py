@@ -158,8 +158,8 @@ def test_labels_and_outlines_belong_together():
         assert np.argmin(wrong) == labels[row] and min(wrong) <= 12
 
 
-def test_images_that_were_drawn_are_read_block_by_block_and_mended_where_torn(tmp_path, monkeypatch):
-    monkeypatch.setattr(shapes_file, "WORTH", 1)
+def test_images_that_were_drawn_are_read_block_by_block_and_mended_where_torn(tmp_path, limits, monkeypatch):
+    limits(shapes_kept=1)
     drawn, original = [], shapes_file.draw_block
 
     def counted(seed, block):

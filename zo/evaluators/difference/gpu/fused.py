@@ -27,9 +27,9 @@ class Chain:
     """Calls of which each reads the one before, and no one else does; any may be missing.
 
     Attributes:
-        norm: A batch norm.
+        norm: The batch norm.
         sum: Of what comes before and another tensor of that shape.
-        relu: Of that.
+        relu: The ReLU of that sum.
     """
 
     norm: Node | None
@@ -59,7 +59,7 @@ def fuse(nodes: Sequence[Node], end: Ref | None) -> list[Node]:
     Its other nodes stay where they are, for others' places, and no one reads them.
 
     Args:
-        nodes: Of a tape.
+        nodes: The nodes of a tape.
         end: What is read of them in the end.
     """
     readers: list[list[int]] = [[] for _ in nodes]

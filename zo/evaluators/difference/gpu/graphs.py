@@ -26,7 +26,7 @@ class Graphs:
     They share their memory, so each result is copied before the next graph runs.
 
     Args:
-        tape: Of the step's base; its tensors stay where they are.
+        tape: The tape of the step's base; its tensors stay where they are.
     """
 
     def __init__(self, tape: Tape) -> None:

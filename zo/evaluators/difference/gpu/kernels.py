@@ -37,7 +37,7 @@ def change(
         d: Change of x, `(variants, rows, channels, ...)`, float32 or float64; with `channels` one channel.
         x: What is normalised, `(rows, channels, ...)`; None where the kind is not `OF_BATCH`.
         statistics: `(6, channels)` of the base: mean, deviation, its square, weight, weight / deviation, eps.
-        kind: Of the norm.
+        kind: The kind of the norm: `NONE`, `FIXED` or `OF_BATCH`.
         other: Change of y, as `d`; with `other_channels` of one channel.
         before: What ReLU reads in the base, `(rows, channels, ...)`; None without ReLU.
         channels: `(variants,)` which channel each variant has, where `d` is of one; y does not change then.

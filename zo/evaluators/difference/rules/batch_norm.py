@@ -20,9 +20,9 @@ def normalised_change(
     Args:
         centred: x - m of the base, broadcast against `d`.
         d: change, `(variants, ...)`.
-        axes: of `d`, that the statistics are taken over.
+        axes: the axes of `d`, that the statistics are taken over.
         s: sqrt(variance + eps) of the base, broadcast against `d`.
-        square: of `s`.
+        square: the square of `s`.
         scale: broadcast against `d`.
         eps: added to the variance.
     """

@@ -103,7 +103,7 @@ def _by_product(
     A GPU need not be waited for, to learn which variants share a channel; what it gives has channels last.
 
     Args:
-        one: The change.
+        one: The change in one channel.
         weight: `(groups, out, in, *kernel)` of a group.
         reached: Size of the output.
         options: Stride, padding and dilation.

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from zo.evaluators.difference.changes import Change, Entries, Moved, OneChannel, total
 from zo.evaluators.difference.registry import Argument, Call, named, register
-from zo.evaluators.difference.rules.subtracted import by_variant, subtracted
+from zo.evaluators.difference.rules.subtracted import per_variant, subtracted
 
 
 def bilinear_change(
@@ -18,8 +18,8 @@ def bilinear_change(
 ) -> Tensor:
     """function(first, second) for each variant of the second, and of the first too if `both`."""
     if both:
-        return by_variant(function, first, second)
-    return by_variant(partial(function, first), second)
+        return per_variant(function, first, second)
+    return per_variant(partial(function, first), second)
 
 
 def bias_change(bias: Moved, output: Tensor, axis: int) -> Change:

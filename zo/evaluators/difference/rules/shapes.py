@@ -9,7 +9,7 @@ from torch.nn import functional
 from zo.batches import leaves, map_tensors
 from zo.evaluators.difference.changes import Change, Moved, OneChannel
 from zo.evaluators.difference.registry import Argument, Call, has_apart, has_rows, named, register
-from zo.evaluators.difference.rules.subtracted import by_variant, subtracted
+from zo.evaluators.difference.rules.subtracted import per_variant, subtracted
 
 
 def linear_change(call: Call, *args: Argument, **kwargs: Argument) -> Argument:
@@ -23,7 +23,7 @@ def linear_change(call: Call, *args: Argument, **kwargs: Argument) -> Argument:
         filled = map_tensors(lambda moved: left.pop(0), (args, kwargs), kind=Moved)
         return call.function(*filled[0], **filled[1])
 
-    return by_variant(function, *(item.change for item in moved))
+    return per_variant(function, *(item.change for item in moved))
 
 
 def _joined(call: Call, tensors: Argument, *args: Argument, **kwargs: Argument) -> Argument:

@@ -48,11 +48,11 @@ def subtracted(call: Call, *args: Argument, **kwargs: Argument) -> Argument:
         return call.function(*moved_args, **moved_kwargs)
 
     bases = tensors(call.output)
-    results = by_variant(function, *stacks)
+    results = per_variant(function, *stacks)
     return map_tensors(lambda values: _change(values[1:], values[:1], next(bases)), results)
 
 
-def by_variant(function: Callable[..., Any], *changes: Tensor) -> Argument:
+def per_variant(function: Callable[..., Any], *changes: Tensor) -> Argument:
     """The function on each variant of changes `(variants, ...)`: a tensor or several, variants first."""
     if len(changes[0]) <= FEW:
         results = [function(*parts) for parts in zip(*changes, strict=True)]
