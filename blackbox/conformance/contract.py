@@ -149,8 +149,9 @@ def nan_inputs(probe: Probe) -> Finding:
             swallowed.append(probe.box.inputs[place].name)
     if swallowed:
         sentence = (
-            f"NaN in {', '.join(map(repr, swallowed))} comes out as finite numbers. Calls hold such rows back, "
-            "but a run that blows up inside may pass for an answer in the same way. Let NaN through, or raise."
+            f"NaN in {', '.join(map(repr, swallowed))} comes out as finite numbers. Calls hold such rows "
+            "back, but a run that blows up inside may pass for an answer in the same way. Let NaN through, "
+            "or raise."
         )
         return Finding("NaN inputs", Verdict.WARNING, sentence, len(swallowed), "inputs")
     return Finding("NaN inputs", Verdict.OK, "NaN comes out as NaN, or is refused.", 0, "inputs")

@@ -1,4 +1,4 @@
-"""Each tutorial and how-to with code as a notebook to download: blocks without outputs, and text as Jupyter shows Markdown."""
+"""Pages with code as notebooks to download: blocks without outputs, and text as Jupyter shows Markdown."""
 
 from __future__ import annotations
 

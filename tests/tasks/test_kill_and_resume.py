@@ -89,8 +89,9 @@ def started(words: list[str], folder: Path) -> subprocess.Popen:
     )  # fmt: skip
 
 
-def ended(process: subprocess.Popen) -> None:
-    said, _ = process.communicate(timeout=300)
+def ended(process: subprocess.Popen, most: float = 300) -> None:
+    """Waits for a process that succeeds, for so many seconds at most."""
+    said, _ = process.communicate(timeout=most)
     assert process.returncode == 0, said
 
 

@@ -166,6 +166,27 @@ def test_a_kind_whose_learning_diverges_is_out_and_alone_it_is_an_error(small, m
             gradient.backward(batch_of(n))
 
 
+def test_a_kind_that_is_asked_for_help_and_diverges_is_out_and_the_one_in_use_goes_on(monkeypatch):
+    def diverges(tangent, steps=None):
+        raise zo.errors.TangentError("expected a finite loss, got nan.")
+
+    monkeypatch.setattr(zo.MLPTangent, "learn", diverges)
+    torch.manual_seed(0)
+    x, draws = (ArraySpec("x", (2,)),), torch.Generator().manual_seed(0)
+    box, network = FromTorch(lambda u: torch.sin(20 * u), x, x), nn.Linear(3, 2).double()
+    gradient = zo.TangentGradient(
+        network,
+        lambda net, batch: box(net(batch)).square().mean(dim=1),
+        boxes=[box],
+        trust_policy=LOSES,
+        max_rows=1.1,
+    )
+    with pytest.warns(zo.errors.TangentWarning, match="max_rows=1.1 allows none"):
+        for _ in range(30):
+            gradient.backward(torch.randn(6, 3, generator=draws, dtype=torch.float64))
+    assert list(gradient.tangents[0].models) == ["kernel"] and gradient.counts.steps == 30
+
+
 def test_two_boxes_have_tangents_of_their_own(small):
     other = FromTorch(lambda u: torch.tanh(2 * u), (RING,), (RING,))
     box, network = ring(), make_network().eval()

@@ -51,8 +51,8 @@ def read_column(path: Path, column: str, shape: tuple[int, ...], floating: bool)
         )
     if len(numbers) != math.prod(shape):
         raise ValueError(
-            f"{path.name}, column {column}: expected {counted(math.prod(shape), 'number')} for shape {shape}, "
-            f"found {len(numbers)}."
+            f"{path.name}, column {column}: expected {counted(math.prod(shape), 'number')} for shape "
+            f"{shape}, found {len(numbers)}."
         )
     return np.array(numbers, np.float64 if floating else np.int64).reshape(shape)
 

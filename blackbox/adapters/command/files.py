@@ -75,8 +75,8 @@ def array_files_of(
         column = read and form == "text" and bool(place)
         if (place and form != "hdf5" and not column) or (column and place.isdecimal() and not int(place)):
             raise ConfigurationError(
-                f"{where}, {name!r}: expected after ':' a place in an HDF5 file, or a column from 1 of a text "
-                f"that is read, got {file}:{place}. Correct it, or leave it out."
+                f"{where}, {name!r}: expected after ':' a place in an HDF5 file, or a column from 1 of a "
+                f"text that is read, got {file}:{place}. Correct it, or leave it out."
             )
         made, place = (ColumnFile, place) if column else (ArrayFile, place.strip("/") or name)
         new = made(known[name], file, place, function, code_of(where, name, function))

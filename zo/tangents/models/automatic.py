@@ -203,8 +203,11 @@ class AutoTangent(Tangent):
             return remedy
         return self._challenge()
 
-    def _challenge(self) -> str:
-        """Another kind learns from the rows that are there, and takes over if it is better; in words."""
+    def _challenge(self) -> str | None:
+        """Another kind learns from the rows that are there, and takes over if it is better; in words.
+
+        One whose learning fails is out, as one that fails later is, and the next one begins.
+        """
         current, rows = self.model, self.model.rows()
         kind = self._left.pop(0)
         self.models = {self.kind: current, **self._made([kind])}
@@ -214,7 +217,11 @@ class AutoTangent(Tangent):
         other = self.models[kind]
         if rows is not None:
             form, columns = rows
-            other.start(form, *columns)
+            try:
+                other.start(form, *columns)
+            except TangentError:
+                self.models, self._errors = {self.kind: current}, {self.kind: 0.0}
+                return self._challenge() if self._left else None
         return (
             f"{other!r} learns beside {current!r} for {CONTEST} steps, and takes over if it predicts new "
             "rows better"
