@@ -1,7 +1,8 @@
 """Figures, tables and numbers of the report, and the figure of the front page, from `benchmarks/results`.
 
     python docs/paper/figures.py          what each name stands for, a line each; draws the figures, and
-                                          brings the numbers up to date that pages show on a code host
+                                          brings up to date what pages show on a code host: numbers, and
+                                          the README's picture
 
 Where the report's source has {{name}} the site's build puts `numbers()[name]`, or the table of that name.
 Other pages have the number itself between comments, <!--=name-->1.02<!--/-->, so that they can be read
@@ -31,6 +32,7 @@ from paper.named_numbers import numbers  # noqa: E402
 from paper.tables import TABLES  # noqa: E402
 
 FIGURES = HERE / "figures"
+OF_README = ROOT / "docs" / "images" / "rows.png"
 SAID_ON = ("index.md", "which.md", "howto/diagnose.md", "concepts/learned_tangents.md")
 PAGES = {HERE / "index.md", *(ROOT / "docs" / name for name in SAID_ON)}
 UNBUILT = "unbuilt"  # the name of a sentence that only a page has that was not built
@@ -90,6 +92,7 @@ def draw(kind: str = "svg") -> None:
 
 if __name__ == "__main__":
     draw()
+    DRAWN["rows"]().savefig(OF_README, dpi=130, metadata={"Software": None})
     for page in PAGES:
         before = page.read_text(encoding="utf-8")
         if (now := shown(before, page.name)) != before:
