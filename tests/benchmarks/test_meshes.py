@@ -9,7 +9,7 @@ import zo
 from benchmarks.meshes.boxes import BOXES, MeshBox, Reaction
 from benchmarks.meshes.comparison import Case, vectors
 from zo.tangents.models.mesh_fit import Fit
-from zo.tangents.pairs import joined
+from zo.tangents.pairs import all_listed
 
 
 @pytest.mark.parametrize("name", BOXES)
@@ -53,5 +53,5 @@ def test_a_static_box_s_first_guess_explains_it_already(monkeypatch):
     tangent = zo.MeshTangent()
     tangent.see(case.seen)
     with pytest.raises(KeyboardInterrupt):
-        tangent.observe(joined([case.seen]))
+        tangent.observe(all_listed([case.seen]))
     assert costs[0] < 0.01

@@ -51,7 +51,7 @@ def figures(path):
     return lines, states, table
 
 
-def wait_for(condition, process, seconds=60):
+def wait_for(condition, process, seconds=240):  # imports alone take a minute where other work runs
     end = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()
