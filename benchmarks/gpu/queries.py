@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -15,7 +15,6 @@ from unittest import mock
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import zo
@@ -34,6 +33,7 @@ from benchmarks.query_speed.measuring import (
 )
 from benchmarks.query_speed.problems import MU, Block, Timed, make
 from zo.evaluators.evaluator import Evaluator
+from zo.evaluators.operations import Operations
 
 CONTENDERS = (BASELINE, IN_PLACE, "loop", "stacked", DIFFERENCE, GRAPHS, FUSED, BOTH)
 TOGETHER = {"ci": 4, "small": 128}
@@ -44,7 +44,7 @@ WITHOUT_KERNEL = {"empty", "empty_like", "new_empty", "empty_strided", "new_empt
 TF32 = {"float32": False, "TF32 in convolutions": True}  # bfloat16 is refused by `LossGradient`
 
 
-class Traffic(TorchDispatchMode):
+class Traffic(Operations):
     """Counts the bytes that operations read and write, each by itself, as if nothing stayed in a cache.
 
     It does not see what a CUDA graph replays, and Triton's kernel only in `counting_kernel`.
@@ -54,18 +54,11 @@ class Traffic(TorchDispatchMode):
         super().__init__()
         self.bytes, self.launches = 0, 0
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Run an operation and count."""
-        result = func(*args, **(kwargs or {}))
-        if not func.is_view and func.overloadpacket.__name__ not in WITHOUT_KERNEL:
+    def gave(self, operation: Any, arguments: tuple[tuple[Any, ...], dict[str, Any]], result: Any) -> Any:
+        """Count an operation."""
+        if not operation.is_view and operation.overloadpacket.__name__ not in WITHOUT_KERNEL:
             self.launches += 1
-            every = tree_leaves((args, kwargs, result))
+            every = tree_leaves((arguments, result))
             self.bytes += sum(value.nbytes for value in every if isinstance(value, Tensor))
         return result
 
