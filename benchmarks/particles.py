@@ -81,7 +81,7 @@ class Spheres(BlackBoxFunction):
         listed = (both[..., :1] >= 0).to(x)
         here, there = (both.clamp(min=0)[..., end, None].expand(-1, -1, 2) for end in (0, 1))
         for _ in range(SUBSTEPS):
-            apart, faster = (each.gather(1, there) - each.gather(1, here) for each in (x, v))
+            apart, faster = (field.gather(1, there) - field.gather(1, here) for field in (x, v))
             distance = (apart.square().sum(2, keepdim=True) + 1e-9).sqrt()
             near = (1 - distance / CUTOFF).clamp(min=0) * listed
             force = 4 * near**2 * faster - 8 * near * apart / distance
@@ -92,24 +92,24 @@ class Spheres(BlackBoxFunction):
     @staticmethod
     def neighbours(x: Tensor) -> Tensor:
         """All pairs nearer than the cutoff: `(rows, MOST, 2)`."""
-        found = torch.full((len(x), MOST, 2), -1)
+        listed = torch.full((len(x), MOST, 2), -1)
         for row, distances in enumerate(torch.cdist(x, x)):
             near = torch.triu(distances < CUTOFF, 1).nonzero()[:MOST]
-            found[row, : len(near)] = near
-        return found
+            listed[row, : len(near)] = near
+        return listed
 
 
 def calls(seed: int) -> CallPairs:
     """What the calls of a batch show."""
     generator = torch.Generator().manual_seed(seed)
     x, v = (size * torch.randn(ROWS, COUNT, 2, generator=generator) for size in (1.4, 0.7))
-    given, answers = [], []
+    inputs, answers = [], []
     for _ in range(CALLS):
         pairs = Spheres.neighbours(x)
-        given.append((x, v, pairs))
+        inputs.append((x, v, pairs))
         x, v = Spheres.advance(x, v, pairs)
         answers.append(torch.cat([x.flatten(1), v.flatten(1)], 1))
-    x, v, pairs = map(torch.cat, zip(*given, strict=True))
+    x, v, pairs = map(torch.cat, zip(*inputs, strict=True))
     z, y = torch.cat([x.flatten(1), v.flatten(1)], 1), torch.cat(answers)
     none = z.new_zeros(0, *z.shape)
     valid = torch.zeros(0, len(z), dtype=torch.bool)
@@ -119,27 +119,27 @@ def calls(seed: int) -> CallPairs:
 
 def exact(pairs: CallPairs, v: Tensor) -> Tensor:
     """Autograd's VJP."""
-    x, u = (each.reshape(-1, COUNT, 2).requires_grad_() for each in pairs.z.chunk(2, 1))
+    x, u = (half.reshape(-1, COUNT, 2).requires_grad_() for half in pairs.z.chunk(2, 1))
     listed = pairs.others[2]
     assert listed is not None
-    found = torch.cat([each.flatten(1) for each in Spheres.advance(x, u, listed)], 1)
-    return torch.cat([each.flatten(1) for each in torch.autograd.grad(found, (x, u), v)], 1)
+    outputs = torch.cat([field.flatten(1) for field in Spheres.advance(x, u, listed)], 1)
+    return torch.cat([slope.flatten(1) for slope in torch.autograd.grad(outputs, (x, u), v)], 1)
 
 
 def measured(name: str, seed: int, steps: Sequence[int] = STEPS) -> list[list[float]]:
     """Both cosines after so many steps."""
     tangent, asked = TANGENTS[name](), calls(10_000 + seed)
     v = torch.randn(asked.y.shape, generator=torch.Generator().manual_seed(seed))
-    wanted, found = exact(asked, v), []
+    wanted, cosines = exact(asked, v), []
     for step in range(max(steps)):
         seen = calls(1000 * seed + step)
         tangent.see(seen)
         tangent.observe(all_listed([seen]))
         if step + 1 in steps:
-            own = tangent.vjp(asked, v)
-            both = (own, wanted), (own - v, wanted - v)
-            found.append([float(cosine_similarity(a.flatten(), b.flatten(), dim=0)) for a, b in both])
-    return found
+            vjp = tangent.vjp(asked, v)
+            both = (vjp, wanted), (vjp - v, wanted - v)
+            cosines.append([float(cosine_similarity(a.flatten(), b.flatten(), dim=0)) for a, b in both])
+    return cosines
 
 
 class Steering(nn.Module):
@@ -189,36 +189,36 @@ def starts(rows: int, generator: torch.Generator, near: int | None = None) -> tu
     return x, v
 
 
-def trained(name: str, seed: int, steps: int = TRAINED, each: bool = False) -> dict[str, Any]:
+def trained(name: str, seed: int, steps: int = TRAINED, by_particle: bool = False) -> dict[str, Any]:
     """The loss before and after training by one of the gradients, rows beside the steps' own, warnings.
 
     Args:
         name: of the gradient.
         seed: of all draws.
         steps: of Adam.
-        each: whether each sphere has unknowns of its own; else a network is shared.
+        by_particle: whether each sphere has unknowns of its own; else a network is shared.
     """
     generator = torch.Generator().manual_seed(100 + seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = Pushes() if each else Steering()
-    near = 500 + seed if each else None
+        network = Pushes() if by_particle else Steering()
+    near = 500 + seed if by_particle else None
     box, unseen = Spheres(), starts(UNSEEN, torch.Generator().manual_seed(999), near)
-    own = TANGENTS | {"none": zo.tangents.ZeroTangent} | dict.fromkeys(("default", FEW), lambda: None)
+    tangents = TANGENTS | {"none": zo.tangents.ZeroTangent} | dict.fromkeys(("default", FEW), lambda: None)
     gradient = None
     if name != "exact":
         gradient = zo.TangentGradient(
             network,
             lambda net, batch: steered(net, batch, box),
             boxes=[box],
-            tangent=own[name](),
+            tangent=tangents[name](),
             seed=seed,
             max_rows=1.1 if name == FEW else None,
         )
-    optimizer = torch.optim.Adam(network.parameters(), lr=RATE * (5 if each else 1))
+    optimizer = torch.optim.Adam(network.parameters(), lr=RATE * (5 if by_particle else 1))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     with torch.no_grad():
-        found: dict[str, Any] = {"before": float(steered(network, unseen, Spheres.advance).mean())}
+        losses: dict[str, Any] = {"before": float(steered(network, unseen, Spheres.advance).mean())}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", zo.TangentWarning)
         for _ in range(steps):
@@ -231,9 +231,9 @@ def trained(name: str, seed: int, steps: int = TRAINED, each: bool = False) -> d
             optimizer.step()
             schedule.step()
     with torch.no_grad():
-        found["after"] = float(steered(network, unseen, Spheres.advance).mean())
+        losses["after"] = float(steered(network, unseen, Spheres.advance).mean())
     rows = 0 if gradient is None else gradient.counts.rows
-    return found | {"rows beside": max(0, rows / (steps * BATCH * LOOP) - 1), "warnings": len(caught)}
+    return losses | {"rows beside": max(0, rows / (steps * BATCH * LOOP) - 1), "warnings": len(caught)}
 
 
 def main(words: Sequence[str]) -> None:
@@ -243,24 +243,24 @@ def main(words: Sequence[str]) -> None:
     if asked.size == "ci":
         print(measured("pairs", 0, (1,)), trained("pairs", 0, 2))
         return
-    found: dict[str, Any] = {name: [measured(name, seed) for seed in SEEDS] for name in TANGENTS}
+    cosines: dict[str, Any] = {name: [measured(name, seed) for seed in SEEDS] for name in TANGENTS}
     training: dict[str, Any] = {
-        kind: {name: [trained(name, seed, each=kind == "each") for seed in SEEDS] for name in LEARNED}
+        kind: {name: [trained(name, seed, by_particle=kind == "each") for seed in SEEDS] for name in LEARNED}
         for kind in ("shared", "each")
     }
     to = protocol.path("particles", asked.size)
     rows = [ROWS * CALLS * n for n in STEPS]
-    protocol.write("particles", words, {"rows": rows, "tangents": found, "training": training}, to)
-    print(table(found, training))
+    protocol.write("particles", words, {"rows": rows, "tangents": cosines, "training": training}, to)
+    print(table(cosines, training))
 
 
 def table(
-    found: dict[str, list[list[list[float]]]], training: dict[str, dict[str, list[dict[str, Any]]]]
+    cosines: dict[str, list[list[list[float]]]], training: dict[str, dict[str, list[dict[str, Any]]]]
 ) -> str:
     """In Markdown."""
     lines = [HEAD.replace("| rows |  |  |", "".join(f"| {ROWS * CALLS * n} rows " for n in STEPS) + "|")]
-    for name, seeds in found.items():
-        cells = [", ".join(f"{a:.2f} ({b:.2f})" for a, b in each) for each in zip(*seeds, strict=True)]
+    for name, seeds in cosines.items():
+        cells = [", ".join(f"{a:.2f} ({b:.2f})" for a, b in pairs) for pairs in zip(*seeds, strict=True)]
         lines.append(f"| {name} | " + " | ".join(cells) + " |\n")
     lines.append(FOOT.format(steps=TRAINED))
     for name in LEARNED:
