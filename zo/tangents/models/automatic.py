@@ -61,6 +61,7 @@ class AutoTangent(Tangent):
     Attributes:
         models: those that learn, by kind; more than one for 25 steps.
         kind: the one in use.
+        taken_for: what the box was taken for, and why, in words.
     """
 
     learns_from_values = True
@@ -71,7 +72,7 @@ class AutoTangent(Tangent):
         inputs = [spec for spec in box.inputs if spec.differentiable]
         self._makers: dict[str, Callable[[], ValueTangent]] = {"mlp": lambda: MLPTangent(seed=seed)}
         structure = structure_of(inputs, outputs)
-        kind, periodic, self._why = structure.kind, structure.periodic, structure.why
+        kind, periodic, self.taken_for = structure.kind, structure.periodic, structure.why
         asked = sum(sizes(tuple(spec for spec in box.inputs if spec.modelled)))
         if kind == "table" and asked <= MOST_NUMBERS and sum(sizes(tuple(outputs))) <= LARGEST:
             self._makers = {"kernel": KernelTangent} | self._makers
@@ -338,7 +339,7 @@ class AutoTangent(Tangent):
     def __repr__(self) -> str:
         """All kinds, in the order in which they are tried, and what the box was taken for."""
         kinds = ", ".join(repr(make()) for make in self._makers.values())
-        return f"AutoTangent({kinds}; {self._why})"
+        return f"AutoTangent({kinds}; {self.taken_for})"
 
 
 @dataclass(frozen=True)
@@ -406,10 +407,10 @@ def _refuse_channels_last(outputs: Sequence[ArraySpec]) -> None:
         if isinstance(spec.layout, Grid) and last and not isinstance(spec.layout.periodic, tuple):
             raise ConfigurationError(
                 f"AutoTangent, output {spec.name!r}: expected channels as the first axis of an array on a "
-                f"grid, (channels, *space), got {spec.shape}, whose last axis looks like these. Give the spec "
-                "a shape with channels first and turn arrays in the box: np.moveaxis(array, 1, -1) of what "
-                "comes in, np.moveaxis(result, -1, 1) of what goes out. Or say which axes are space by an "
-                "entry for each, such as Grid(periodic=(False, False))."
+                f"grid, (channels, *space), got {spec.shape}, whose last axis looks like these. Give the "
+                "spec a shape with channels first and turn arrays in the box: np.moveaxis(array, 1, -1) of "
+                "what comes in, np.moveaxis(result, -1, 1) of what goes out. Or say which axes are space by "
+                "an entry for each, such as Grid(periodic=(False, False))."
             )
 
 
