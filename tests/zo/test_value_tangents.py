@@ -555,3 +555,18 @@ def test_a_few_rows_that_stay_the_same_do_not_take_gradients_away(rows):
     batches = [u + 0.01 * n * weights(1, 1, 64, seed=7).float() for n in range(6)]
     for n, batch in enumerate(batches):
         assert vjp_error(taught(tangent, box, batch), box, batch) < 0.1, n
+
+
+def test_a_stencil_of_many_channels_has_a_lower_degree_and_few_features():
+    """Of 48 channels the products of three alone are 19,600, whose sums take 3 GB."""
+    x = weights(40, 48, 3).float()
+    mix = weights(48, 48, seed=1).float() / 7
+    tangent = zo.StencilTangent(periodic=True, reach=1)
+    tangent.fit(x, x + torch.einsum("ij,rjn->rin", mix, x.roll(1, 2)))
+    assert tangent.state_dict()["sums"][0].shape[0] < 2_000
+
+
+def test_a_stencil_says_that_channels_and_reach_are_too_many():
+    x = weights(3, 12, 9, 9, 9).float()
+    with pytest.raises(zo.TangentError, match="12 channels and a reach of 4 cells on 3 axes"):
+        zo.StencilTangent(reach=4, periodic=True).fit(x, 0.5 * x)
