@@ -111,9 +111,11 @@ def test_a_run_writes_everything_and_says_where(toy, tmp_path, capsys):
 
 def test_a_dry_run_of_a_box_whose_rows_fail_says_so_with_the_cause(toy, tmp_path, capsys):
     (tmp_path / "dead.py").write_text(
-        "from tests.tasks.problems import Steering\nclass Dead(Steering):\n    pass\n"
+        "import tasks\nfrom tests.tasks.problems import Steering\nclass Dead(Steering):\n"
+        "    methods = {'cut': tasks.Method('As no-gradient.', lambda setup: None, "
+        "lambda problem, steps: tasks.Cost(steps, again=True))}\n"
     )
-    words = ["run", "dead.py", "--methods", "none", "no-gradient", "--calls", "1", "--dry-run"]
+    words = ["run", "dead.py", "--methods", "none", "no-gradient", "cut", "--calls", "1", "--dry-run"]
     assert toy(*words) == 0
     assert "finite loss" not in capsys.readouterr().out
 
@@ -132,7 +134,7 @@ def test_a_dry_run_of_a_box_whose_rows_fail_says_so_with_the_cause(toy, tmp_path
     assert failed.startswith(
         "  Rows fail: 3 of 5 rows in the first batch had a finite loss, and 10 box rows of"
     )
-    assert last.startswith("  no-gradient: a batch with such a row runs twice")
+    assert last.startswith("  no-gradient, cut: a batch with such a row runs twice")
     assert not (tmp_path / "runs").exists()
 
 
