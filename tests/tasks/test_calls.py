@@ -28,12 +28,7 @@ from blackbox import (
 )
 from tasks import Progress
 from tasks.errors import Interrupted, StorageError
-from tasks.folder import calls
-from tasks.ledger import calls_noted
-from tasks.plan import plan_of
-from tasks.spending import settled
-from tasks.trial import TRIES
-from tasks.workers import group
+from tests.inside import TRIES, calls, calls_noted, group, plan_of, settled
 from tests.tasks.made_runs import begun_run
 from tests.tasks.problems import MATRIX, Beside, Mixed, Said, Steering, cost_of
 

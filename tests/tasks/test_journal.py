@@ -15,8 +15,7 @@ import zo
 from blackbox import ArraySpec, BlackBoxFunction, Ledger
 from tasks import Progress, train
 from tasks.errors import CheckpointWarning, Interrupted, StoppedInside
-from tasks.folder import atomic, calls, checkpoint
-from tasks.folder.journal import Journal, journaled
+from tests.inside import Journal, atomic, calls, checkpoint, journaled
 from tests.tasks.made_runs import begun_run
 from tests.tasks.test_progress import Clock
 from tests.tasks.test_training import final_bits, lines

@@ -15,9 +15,9 @@ import torch
 from toy import Config, train_line
 
 import tasks
-from tasks import Progress, Run, stage
+from tasks import Progress, Run
 from tasks.errors import CheckpointError, CheckpointWarning, Interrupted, StorageError
-from tasks.folder import atomic, checkpoint, machine
+from tests.inside import atomic, checkpoint, machine, stage
 from tests.tasks.made_runs import begun_run
 from tests.tasks.test_cli import figures, only_run, wait_for
 from tests.tasks.test_training import STAGE, Crash, CrashesAt, final_bits, lines, walk

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tasks import Run
-from tasks.workers import group, launch
+from tests.inside import group, launch
 from tests.tasks.shared_runs import finished, outcome
 from tests.tasks.test_cli import only_run, wait_for
 

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 import tests.tasks.denoised_smoothing.boxes as boxes
 from tasks import Progress, Run, Setup, Trained
 from tasks.denoised_smoothing import DenoisedSmoothing
-from tasks.denoised_smoothing.config import Config
-from tasks.denoised_smoothing.problem import METHODS
-from tasks.setup import setup_of
+from tests.inside import DENOISED_METHODS as METHODS
+from tests.inside import setup_of
 from tests.tasks.made_runs import begun_run
+
+Config = DenoisedSmoothing.Config
 
 CLASSES, SIDE = 3, 6
 BOX = f"{boxes.__name__}:blobs"

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import torch
 
-from tasks import Progress, Setup, Trained, methods
+from tasks import Progress, Setup, Trained
 from tasks.configuration import to_dict
 from tasks.image_classification import ImageClassification
-from tasks.image_classification.config import Config
 from tasks.image_classification.data import ImageData, Images, Normalisation
-from tasks.setup import setup_of
+from tests.inside import setup_of
+from tests.inside import shared_methods as methods
 from tests.tasks.made_runs import begun_run
+
+Config = ImageClassification.Config
 
 SETTINGS = {
     "methods": ("none", *ImageClassification.methods),

@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 
-from blackbox.adapters.command import process
+from tests.inside import command_process as process
 
 SH = "/bin/sh"
 

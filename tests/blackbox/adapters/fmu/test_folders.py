@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from blackbox.adapters import fmu_instance
-from blackbox.adapters.fmu_instance import new_folder
+from tests.inside import fmu_instance
+from tests.inside import new_fmu_folder as new_folder
 
 
 @pytest.mark.slow
