@@ -70,12 +70,12 @@ def biases(step: Step) -> set[int]:
 @DTYPES
 @MODES
 @pytest.mark.parametrize("case", LAYERS, ids=str)
-def test_every_coordinate_of_a_layer(case, training, dtype, monkeypatch):
+def test_every_coordinate_of_a_layer(case, training, dtype, limits):
     def refuse(*args, **kwargs):
         raise AssertionError("copies were made")
 
     if type(next(layer for layer in case.network().modules() if not list(layer.children()))) in RULES:
-        monkeypatch.setattr("zo.evaluators.variant_forward.vmap", refuse)
+        limits(layers_copied=refuse)
     step = step_of(case, dtype, training)
     compare(step, coordinates(step.parameters, most=60), chunk=50)
 

@@ -221,10 +221,8 @@ def test_a_server_that_is_not_there_is_not_taken_for_a_file(toy, capsys):
     assert said.endswith("Start it, or mend the address.\n")
 
 
-def test_errors_of_ours_that_nobody_foresaw_keep_their_traceback(toy, monkeypatch):
-    monkeypatch.setattr(
-        "tasks.start.carry_out", Mock(side_effect=ZeroDivisionError("nobody saw this coming"))
-    )
+def test_errors_of_ours_that_nobody_foresaw_keep_their_traceback(toy, limits):
+    limits(run_carried_out=Mock(side_effect=ZeroDivisionError("nobody saw this coming")))
     with pytest.raises(ZeroDivisionError, match="nobody saw this coming"):
         toy("run", "toy")
 

@@ -525,7 +525,7 @@ def test_predictions_that_are_not_numbers_lose_trust():
     assert watch.lost
 
 
-def test_a_map_of_a_large_grid_is_fitted_to_fewer_rows(monkeypatch, limits):
+def test_a_map_of_a_large_grid_is_fitted_to_fewer_rows(limits):
     """1,500 rows of 2 x 128 x 256 numbers would be six matrices of .8 GB."""
     taken = []
 
@@ -534,7 +534,7 @@ def test_a_map_of_a_large_grid_is_fitted_to_fewer_rows(monkeypatch, limits):
             taken.append(len(x))
             super().fit(x, y, scale, again)
 
-    monkeypatch.setattr("zo.tangents.models.values.OutputMap", Map)
+    limits(map_class=Map)
     for most in (2**24, 64 * 80):
         limits(map_numbers=most)
         tangent = zo.StencilTangent(2, periodic=True, reach=1)

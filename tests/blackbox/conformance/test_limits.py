@@ -30,9 +30,9 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+def clock(limits) -> Clock:
     made = Clock()
-    monkeypatch.setattr("blackbox.conformance.probe.monotonic", made)
+    limits(clock_of_checks=made)
     return made
 
 
