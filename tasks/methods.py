@@ -402,7 +402,7 @@ def methods_of(problem: Problem | type[Problem]) -> dict[str, Method]:
     }
 
 
-def named(problem: Problem | type[Problem], names: Sequence[str]) -> dict[str, Method]:
+def methods_named(problem: Problem | type[Problem], names: Sequence[str]) -> dict[str, Method]:
     """The methods of some names, in their order; no box is made for it.
 
     Raises:

@@ -47,7 +47,7 @@ WHERE = {
     "reach_samples": "zo.tangents.models.reach.SAMPLES",
     "row_cells": "zo.tangents.models.values.LARGE",
     "rows_at_once": "zo.tangents.models.values.BLOCK",  # numbers
-    "shown_at_once": "zo.tangents.quality.TOGETHER",  # numbers
+    "shown_at_once": "zo.tangents.quality.AT_ONCE",  # numbers
     "window_bytes": "zo.tangents.models.rows.MOST_BYTES",  # of one model
     "windows_bytes": "zo.tangents.gradient.MOST_BYTES",  # of all models
 }

@@ -91,7 +91,7 @@ def made_setup(
 
 
 def train(its: Setup) -> Trained:
-    return methods.named(its.problem, [its.name])[its.name].train(its)
+    return methods.methods_named(its.problem, [its.name])[its.name].train(its)
 
 
 def flat_grad(network: torch.nn.Module) -> torch.Tensor:
