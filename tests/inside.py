@@ -11,7 +11,6 @@ from typing import Any
 WHERE = {
     # blackbox
     "registry": "blackbox.registry",
-    "fmu_instance": "blackbox.adapters.fmu_instance",
     "command_files": "blackbox.adapters.command.files",
     "command_process": "blackbox.adapters.command.process",
     "Template": "blackbox.adapters.command.templates:Template",
@@ -124,7 +123,6 @@ WHERE = {
     "own_loop": "tasks.own_loop",
     "problems": "tasks.problems",
     "shared_methods": "tasks.methods",
-    "stage": "tasks.stage",
     "tally": "tasks.tally",
     "terminal": "tasks.terminal",
     "main": "tasks.cli:main",
