@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+import tasks
 import tests.tasks.denoised_smoothing.boxes as boxes
 from tasks import Progress, Run, Setup, Trained
 from tasks.denoised_smoothing import DenoisedSmoothing
@@ -63,7 +64,7 @@ def images(path: Path, count: int = 120, channels: int = 1) -> Path:
     return path
 
 
-def config(folder: Path, **settings: object) -> Config:
+def config(folder: Path, **settings: object) -> tasks.Config:
     """The tiny settings, with images in `folder`."""
     path = folder / "images.npz"
     if not path.exists():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+import tasks
 from tasks import Progress, Setup, Trained
 from tasks.configuration import to_dict
 from tasks.image_classification import ImageClassification
@@ -40,7 +41,7 @@ SETTINGS = {
 }
 
 
-def small(**changes) -> Config:
+def small(**changes) -> tasks.Config:
     return Config(**(SETTINGS | changes))
 
 

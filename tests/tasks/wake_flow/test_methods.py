@@ -74,7 +74,7 @@ def go_on(run: Run, folder: Path, progress: Progress | None = None) -> None:
         tasks.run(problem, resume=run.path, progress=progress or Progress())
 
 
-def start_run(folder: Path, config: Config, progress: Progress | None = None, seed: int = 0) -> Run:
+def start_run(folder: Path, config: tasks.Config, progress: Progress | None = None, seed: int = 0) -> Run:
     run = begun_run(folder / "runs", "wake-flow", "demo", config, (seed,))
     go_on(run, folder, progress)
     return run
