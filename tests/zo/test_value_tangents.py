@@ -12,9 +12,9 @@ from torch import nn
 
 import zo
 from blackbox import ArraySpec, Cached
+from tests.inside import OutputMap
+from tests.inside import automatic_tangent as automatic
 from tests.zo.row_boxes import FromTorch, weights
-from zo.tangents.models import automatic
-from zo.tangents.models.output_map import OutputMap
 
 RING = ArraySpec("u", (1, 16))
 LOSES = zo.tangents.TrustPolicy(lost_values=1e-9, check_every=None, average=2)  # trust, whatever is learned
@@ -525,7 +525,7 @@ def test_predictions_that_are_not_numbers_lose_trust():
     assert watch.lost
 
 
-def test_a_map_of_a_large_grid_is_fitted_to_fewer_rows(monkeypatch, limits):
+def test_a_map_of_a_large_grid_is_fitted_to_fewer_rows(limits):
     """1,500 rows of 2 x 128 x 256 numbers would be six matrices of .8 GB."""
     taken = []
 
@@ -534,7 +534,7 @@ def test_a_map_of_a_large_grid_is_fitted_to_fewer_rows(monkeypatch, limits):
             taken.append(len(x))
             super().fit(x, y, scale, again)
 
-    monkeypatch.setattr("zo.tangents.models.values.OutputMap", Map)
+    limits(map_class=Map)
     for most in (2**24, 64 * 80):
         limits(map_numbers=most)
         tangent = zo.StencilTangent(2, periodic=True, reach=1)
