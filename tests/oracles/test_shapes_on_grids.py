@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 import zo
-from blackbox import ArraySpec, Grid
-from blackbox.function import BlackBoxFunction
+from blackbox import ArraySpec, BlackBoxFunction, Grid
+from tests.inside import TangentForm as Form
+from tests.inside import space_of, structure_of
 from zo.tangents import AutoTangent
 
 SPACE = (18, 20)
@@ -126,9 +127,6 @@ def test_their_gradient_is_that_of_autograd():
     ],
 )
 def test_what_shapes_are_taken_for(inputs, outputs, layout, space):
-    from zo.tangents.models.automatic import structure_of
-    from zo.tangents.models.lattice import space_of
-
     before, after = (
         [ArraySpec(f"{name}{n}", shape, layout=layout) for n, shape in enumerate(shapes)]
         for name, shapes in (("x", inputs), ("y", outputs))
@@ -145,8 +143,6 @@ def test_channels_last_on_a_grid_are_refused(shape):
 
 
 def test_a_state_keeps_what_is_said_of_a_grid():
-    from zo.tangents.models.values import Form
-
     specs = [
         ArraySpec("u", (8, 48), layout=Grid((False, True))),
         ArraySpec("v", (8, 48), layout="grid"),

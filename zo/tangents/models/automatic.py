@@ -43,16 +43,17 @@ class AutoTangent(Tangent):
     """J(z) is that of a model fitted to the box's values, of a kind that suits the box.
 
     Outputs `(channels, *space)` with at least 16 cells and at most 16 channels, and an input on the same
-    grid: for 25 steps a `GridTangent` and a `StencilTangent` learn side by side. The network is used, unless
-    the stencil predicted new rows with less than half of its error, and the last one in use stays: where both
-    predict about as well the network's derivative is the better one. All else: `KernelTangent` where a row
-    has at most 32 numbers of inputs and 5,000 of outputs, or else `MLPTangent`. A spec's layout goes before
-    its shape: a grid, whose ends meet where it says so; a mesh, for which it is `MeshTangent` where there are
-    cells and coordinates and `GraphTangent` where there are edges alone; or neither. The repr says which of
-    these the box was taken for, and why. Where trust is lost it learns longer, if it learns in steps. If
-    trust is lost again, another kind learns beside it for 25 steps, beginning with the rows that are there,
-    and takes over if it predicts new rows better. Where probes run, in the end, it is `SecantTangent` around
-    the model or around `LowRankTangent`, the one that predicted responses better.
+    grid, or `(*space)` beside such arrays or others of the same shape: for 25 steps a `GridTangent` and a
+    `StencilTangent` learn side by side. The network is used, unless the stencil predicted new rows with
+    less than half of its error, and the last one in use stays: where both predict about as well the
+    network's derivative is the better one. All else: `KernelTangent` where a row has at most 32 numbers of
+    inputs and 5,000 of outputs, or else `MLPTangent`. A spec's layout goes before its shape: a grid, whose
+    ends meet where it says so; a mesh, for which it is `MeshTangent` where there are cells and coordinates
+    and `GraphTangent` where there are edges alone; or neither. The repr says which of these the box was
+    taken for, and why. Where trust is lost it learns longer, if it learns in steps. If trust is lost again,
+    another kind learns beside it for 25 steps, beginning with the rows that are there, and takes over if it
+    predicts new rows better. Where probes run, in the end, it is `SecantTangent` around the model or around
+    `LowRankTangent`, the one that predicted responses better.
 
     Args:
         box: the box, whose specs decide.
