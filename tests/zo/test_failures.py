@@ -261,3 +261,22 @@ def test_tangents_tell_once_of_many_rows_that_a_box_lost():
             assert count == (step >= 3)  # once, when it is ten rows
     (message,) = [str(warning.message) for warning in said if warning.category is zo.errors.LostRowsWarning]
     assert "12 of 32 rows so far (38%)" in message and "The first cause: " in message
+
+
+def test_the_error_of_tangents_is_finite_where_the_rows_that_are_left_are_the_same():
+    """They have no spread, and are measured by the step that the box makes."""
+    torch.manual_seed(0)
+    box, network = Sine(limit=1.5), nn.Linear(4, 4)
+    box.outputs = box.inputs  # a state that is moved on
+
+    def objective(network, batch):
+        return box(batch + 0.1 * network(batch.clamp(-1, 1))).square().mean(dim=1)
+
+    gradient = zo.TangentGradient(network, objective, boxes=[box])
+    for seed in range(4):
+        batch = 0.3 * torch.randn(4, 4, generator=torch.Generator().manual_seed(seed))
+        if seed == 3:
+            batch[1] = batch[0]
+            batch[2:] = 4.0  # beyond what the box takes
+        gradient.backward(batch)
+    assert 0 < gradient.metrics()["tangent_error"] < 100
