@@ -96,6 +96,8 @@ WHERE = {
     "cells_of": "zo.tangents.models.grid:cells_of",
     "GridNetwork": "zo.tangents.models.grid_network:GridNetwork",
     "Lattice": "zo.tangents.models.lattice:Lattice",
+    "predict_and_learn": "zo.tangents.quality:predict_and_learn",
+    "relative_error": "zo.tangents.quality:relative_error",
     "space_of": "zo.tangents.models.lattice:space_of",
     "structure_of": "zo.tangents.models.automatic:structure_of",
     "TangentForm": "zo.tangents.models.values:Form",
