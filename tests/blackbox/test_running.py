@@ -311,4 +311,4 @@ def test_masked_whole_numbers_are_refused_and_a_mask_that_hides_nothing_is_none(
 
 def test_masked_inputs_are_refused_as_others_that_are_not_finite():
     with pytest.raises(NonFiniteInputError):
-        RowsBox(lambda state: state)(np.ma.MaskedArray(np.zeros((3, 2)), mask=np.eye(3, 2)))
+        RowsBox(lambda state: state)(np.ma.MaskedArray(np.zeros((3, 2)), mask=np.eye(3, 2, dtype=bool)))
