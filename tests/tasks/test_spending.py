@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import ClassVar
 
 import pytest
 import torch
@@ -45,7 +46,7 @@ def test_steps_leave_room_for_the_rows_that_make_the_data(tmp_path):
 class Surveyed(Steering):
     """A method whose rows do not depend on its steps."""
 
-    methods = {
+    methods: ClassVar = {
         "survey": tasks.Method(
             "All rows come first.",
             lambda setup: setup.descend(tasks.autograd.AutogradGradient(setup.network, setup.objective, {})),
