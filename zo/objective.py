@@ -163,6 +163,12 @@ def losses(
     return result if with_graph else result.detach()
 
 
+def mean_loss(losses: Tensor) -> Tensor:
+    """The mean of losses `(rows,)`, detached: finite where they are, though their sum may be too large."""
+    mean = losses.detach().mean()
+    return torch.where(mean.isfinite(), mean, losses.detach().double().mean().to(mean.dtype))
+
+
 def described_result(result: Any) -> str:
     """What an objective returned that is no loss for each row, and how to mend it: the end of a message."""
     if result is None:

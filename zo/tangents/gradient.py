@@ -24,7 +24,7 @@ from zo.evaluators.stacked import Stacked
 from zo.evaluators.state import Snapshot
 from zo.execution.ranks import Ranks, fingerprint
 from zo.failures import CUT, survivors, warn_of_lost, warn_of_zero
-from zo.objective import Objective
+from zo.objective import Objective, mean_loss
 from zo.parameters import Choice, Parameters, accumulate
 from zo.same_run import arrays_of, refuse_other_run, same_chunk
 from zo.tangents import checks
@@ -44,6 +44,7 @@ from zo.tangents.trust import Check, TrustPolicy, TrustWatch
 from zo.tangents.units import Units
 from zo.tangents.unvaried import unvaried_inputs
 from zo.tangents.uphill import Taken, checked, flat_share
+from zo.tangents.way_back import refuse_autocast
 from zo.tangents.window import Window, without_failed
 from zo.tangents.windows import Windows, plain, unreadable, window_of
 
@@ -258,18 +259,21 @@ class TangentGradient:
         Raises:
             ObjectiveError: the batch or the losses do not have rows first, or the network cannot be stacked.
             ParameterError: the network is not the one that the gradient was made with.
+            ObjectiveError: the call is inside of autocast.
             TangentError: the objective's second evaluation differs from the first, it calls no box, probes
                 change nothing, the gradient is not finite, or a process failed or has other weights.
             FailedQueriesError: all rows of the base failed (`FailedBatchError` if in the boxes), or more than
                 `max_dropped` of the pairs.
                     In all these cases `.grad` is unchanged.
         """
+        refuse_autocast(self.parameters.tensors, "TangentGradient.backward")
         with torch.inference_mode(False):  # in which there would be no graph
             batch = map_tensors(_with_version, batch)
             number, ranks, before = self.counts.steps, self._ranks, Snapshot(self.network)
             key, probes = self._key.at(number), self.watch.probes
             ranks.refuse_others(number, lambda: fingerprint(self.network, batch, repr(self._settings(key))))
-            step = Step(self.network, self.parameters, self.objective, batch, count_rows(batch))
+            count = count_rows(batch)
+            step = Step(self.network, self.parameters, self.objective, batch, count, number=number)
 
             with _undone(before):
                 live: Live | None = None
@@ -376,18 +380,20 @@ class TangentGradient:
                 a box that is not in `boxes`, or asks boxes for rows in another order than that of the batch;
                 or the batch holds a list with an entry for each row. `.grad` is unchanged.
         """
+        refuse_autocast(self.parameters.tensors, "TangentGradient.replay")
         with torch.inference_mode(False):  # in which there would be no graph
             if rows is not None:
                 check_count("TangentGradient.replay", "rows", rows)
             drawn = self._windows.draw(rows, self._key)
-            step = Step(self.network, self.parameters, self.objective, drawn.batch, len(drawn.losses))
+            count, number = len(drawn.losses), self.counts.steps
+            step = Step(self.network, self.parameters, self.objective, drawn.batch, count, number=number)
             self.parameters.refuse_replaced(self.network)
             losses, gradients = anchored(step, self.boxes, self.tangents, drawn)
             if len(drawn.survived) > 1 and repr(drawn.form) not in self._in_order:
                 refuse_other_order(step, self.boxes, drawn)
                 self._in_order.add(repr(drawn.form))
             losses = losses[drawn.survived]
-            loss = losses.mean()
+            loss = mean_loss(losses)
             self._windows.replayed(losses, drawn.losses[drawn.survived])
             self.counts.replays += 1
             if loss.isfinite() and all(bool(gradient.isfinite().all()) for gradient in gradients):
@@ -409,6 +415,7 @@ class TangentGradient:
             TangentError, FailedQueriesError, ObjectiveError: as `backward`.
         """
         check_count("TangentGradient.prefit", "steps", steps)
+        refuse_autocast(self.parameters.tensors, "TangentGradient.prefit")
         learners: list[ValueTangent | AutoTangent | StudentTangent] = []
         for tangent in self.tangents:
             if not isinstance(tangent, ValueTangent | AutoTangent | StudentTangent):

@@ -128,6 +128,7 @@ class _State:
     flat: bool = False  # the box was constant in pieces when it was last asked
     told_flat: bool = False
     told_digits: bool = False
+    narrow: bool = False  # a check showed nothing, since the network computes in 16 bits
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,7 @@ class Check:
         flat: of the rows of calls whose input was changed, the share that gave the base's very answer; None
             where nothing was changed, or that is not known.
         digits: significant digits of the boxes' answers, where these are so few that the query shows nothing.
+        narrow: the dtype of numbers of 16 bits between weights and loss, for which the query shows nothing.
     """
 
     agreement: float | None = None
@@ -162,6 +164,7 @@ class Check:
     failed: float | None = None
     flat: float | None = None
     digits: int | None = None
+    narrow: str | None = None
 
 
 class TrustWatch:
@@ -216,9 +219,12 @@ class TrustWatch:
         return self._state.flat
 
     def checks(self, step: int) -> bool:
-        """Whether a step, from 0, is checked; a box that is constant in pieces ten times more rarely."""
+        """Whether a step, from 0, is checked; ten times more rarely where checks show nothing.
+
+        That is where the box is constant in pieces, or the network computes in 16 bits.
+        """
         every, state = self.policy.check_every, self._state
-        if every is None or (state.flat and (step + 1) % (RARELY * every)):
+        if every is None or ((state.flat or state.narrow) and (step + 1) % (RARELY * every)):
             return False
         early = self.guesses and not state.probes
         again = early and step < EARLY and not state.passed and self.max_rows >= 2
@@ -301,6 +307,15 @@ class TrustWatch:
                 f"answers have {counted(check.digits, 'digit')}: print more (%.17g prints all). Checks that "
                 "cannot distinguish the gradient's effect from the last digit say nothing of the tangents: "
                 "watch a held-out loss (zo.KeepBest).",
+                frames=4,
+            )
+        if check.narrow is not None and not state.narrow:
+            state.narrow = True
+            _warn(
+                f"Step {step}: expected float32 or float64 between the weights and the loss, got "
+                f"{check.narrow}, which rounds away what a check along the gradient changes. Checks show "
+                "nothing of the tangents then, and come ten times more rarely: watch a held-out loss "
+                "(zo.KeepBest), or leave out autocast.",
                 frames=4,
             )
         state.steps += 1
