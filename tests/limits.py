@@ -22,6 +22,8 @@ WHERE = {
     "writes_share": "tasks.folder.pace.SHARE",  # times what a write takes, work lies between two
     # of a step and its models
     "activations_followed": "zo.evaluators.difference.evaluator.LARGE",  # numbers
+    "control_groups": "zo.tangents.room.CGROUPS",
+    "own_control_groups": "zo.tangents.room.OWN",
     "contest_steps": "zo.tangents.models.automatic.CONTEST",
     "graph_iterations": "zo.tangents.models.graph.ITERATIONS",
     "map_numbers": "zo.tangents.models.values.MAP_SIZE",
