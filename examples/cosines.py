@@ -150,7 +150,8 @@ def main():
         lines = training(problem, seed, options.every, options.mu, options.checked)
         seeds[str(seed)] = {"summary": summary(lines), "steps": lines}
         print(seed, json.dumps(seeds[str(seed)]["summary"]))
-    arguments = {"preset": options.preset, "every": options.every, "mu": options.mu, "steps": options.steps}
+    names = ("preset", "every", "mu", "steps", "checked")
+    arguments = {name: getattr(options, name) for name in names}
     text = json.dumps({"arguments": arguments, "seeds": seeds}, indent=1)
     options.problem.with_name(options.to).write_text(text + "\n", encoding="utf-8")
 
