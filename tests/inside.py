@@ -109,6 +109,8 @@ WHERE = {
     "measure_reach": "zo.tangents.models.reach:measure",
     "RowWindow": "zo.tangents.models.rows:RowWindow",
     "SpectralMap": "zo.tangents.models.spectral_map:SpectralMap",
+    "available_memory": "zo.tangents.room:available",
+    "room_for": "zo.tangents.room:room_for",
     "RowsForm": "zo.tangents.models.values:Form",
     "Waves": "zo.tangents.models.waves:Waves",
     "between_walls": "zo.tangents.models.waves:between_walls",

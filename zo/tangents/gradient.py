@@ -39,6 +39,7 @@ from zo.tangents.pairs import CallPairs
 from zo.tangents.quality import predict_and_learn, relative_error
 from zo.tangents.recording import RecordedCall, alone, record
 from zo.tangents.replay import Live, refuse_unseen_weights, replay
+from zo.tangents.room import SHARE_OF_ROWS, SHARE_OF_WINDOWS, room_for
 from zo.tangents.tangent import Tangent, bring
 from zo.tangents.trust import Check, TrustPolicy, TrustWatch
 from zo.tangents.units import Units
@@ -46,6 +47,7 @@ from zo.tangents.unvaried import unvaried_inputs
 from zo.tangents.uphill import Taken, checked, flat_share
 from zo.tangents.way_back import refuse_autocast
 from zo.tangents.window import Window, without_failed
+from zo.tangents.windows import MOST_BYTES as MOST_OF_WINDOWS
 from zo.tangents.windows import Windows, plain, unreadable, window_of
 
 NOWHERE = 10.0  # relative error of the last answers' predictions, beyond which nothing is replayed
@@ -146,7 +148,7 @@ class TangentGradient:
         trust_policy: when trust is lost.
         replays: how many replays may follow each step, see `replay`; None for as many as are trusted.
         max_age: the number of windows that are kept to be replayed, the oldest going; None for the last
-            third of all so far, and at least twenty. They take at most 1 GiB.
+            third of all so far, and at least twenty. They take at most 1 GiB, and an eighth of the memory.
         clip: the longest gradient that is added to `.grad`, in multiples of the median length of those of the
             last 25 steps: a longer one is shortened to that, for a tangent where it has not been may be wrong
             by orders of magnitude. None for no bound, as where no tangent learns from values.
@@ -207,8 +209,6 @@ class TangentGradient:
         self.objective = checks.checked_objective(objective)
         self.boxes = checks.checked_boxes(boxes)
         self.tangents = checks.checked_tangents(tangent, self.boxes, seed)
-        for model in self.tangents:
-            model.keep_within(MOST_BYTES // len(self.tangents))
         self.units = tuple(Units() for _ in self.boxes)
         probes = checks.checked_probes(probes, self.tangents)
         max_rows = checks.checked_max_rows(max_rows, probes)
@@ -238,6 +238,12 @@ class TangentGradient:
             check_number("TangentGradient", "clip", clip, least=1.0, mend="None is for no bound.")
         self._clipping = Clipping(clip if guesses else None)
         self._windows = Windows(replays, max_age)
+        if self._ranks.size == 1:  # several processes are to do the same, and may be on several machines
+            self._keep_within(
+                room_for(MOST_BYTES, SHARE_OF_ROWS), room_for(MOST_OF_WINDOWS, SHARE_OF_WINDOWS)
+            )
+        else:
+            self._keep_within(MOST_BYTES, MOST_OF_WINDOWS)
         self._newest: Window | None = None  # until `replays` is asked
         self._replays = False  # whether windows are kept
         self._in_order: set[str] = set()  # forms of windows whose calls have the batch's order of rows
@@ -506,6 +512,7 @@ class TangentGradient:
             "windows": self._windows.state_dict() if self._replays else None,
             "newest": self._first_window(),
             "error": self.trust_of_step,
+            "room": self._room,
         }
 
     def _first_window(self) -> dict[str, Any] | None:
@@ -532,6 +539,7 @@ class TangentGradient:
         self.counts = TangentCounts(**state["counts"])
         self.watch.load_state_dict(state["trust"])
         self._clipping.load_state_dict(state["clipping"])
+        self._keep_within(*state.get("room", (MOST_BYTES, MOST_OF_WINDOWS)))
         for parts, states in ((self.tangents, state["tangents"]), (self.units, state["units"])):
             for part, kept in zip(parts, states, strict=True):
                 part.load_state_dict(kept)
@@ -560,6 +568,13 @@ class TangentGradient:
             f"probes={self.watch.probes}, mu={self.mu:g}, max_rows={self.watch.max_rows:g}, "
             f"evaluator={type(self.evaluator).__name__.lower()!r})"
         )
+
+    def _keep_within(self, of_rows: int, of_windows: int) -> None:
+        """Have rows to learn from, and windows, take at most so many bytes, wherever a run goes on."""
+        self._room = of_rows, of_windows
+        self._windows.most_bytes = of_windows
+        for model in self.tangents:
+            model.keep_within(of_rows // len(self.tangents))
 
     def _improve(self) -> list[str]:
         """What the tangents do from now on, since trust is lost, in words; none if nothing is left to do."""
