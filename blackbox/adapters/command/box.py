@@ -50,8 +50,11 @@ class CommandLine(BlackBoxFunction):
 
     Files are named relative to the run's folder; the suffix gives the format: `.npy`; `.h5` or `.hdf5` with a
     dataset of the array's name (`"out.h5:fields/drag"` for another); `.csv` (commas), `.txt` or `.dat`
-    (spaces) with the numbers in C order, where a first line of words is skipped. An output may be one column
-    of such a text, by its number or its heading: `"flows.csv:2"`, `"flows.csv:q"`. For any other file, pass a
+    (spaces) with the numbers in C order, where a first line of words is skipped. A line of text has a row of
+    the last axis or several whole ones, or each row, or all of it, is wrapped after so many numbers; lines as
+    those of another shape are an error. An output may be one column of such a text, by its number or its
+    heading: `"flows.csv:2"`, `"flows.csv:q"`. A heading is an error where headings do not match the columns
+    one to one, as in `time (s) T (K)` with single spaces between. For any other file, pass a
     function that writes or reads it, `input_files={"velocity": ("0/U", write_field)}`. It is called with the
     file's path and the array, or with only the path to return the array. The program's output is in
     `stdout.txt` and `stderr.txt`.
