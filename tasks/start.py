@@ -125,6 +125,7 @@ def carry_out(run: Run, plan: Plan, progress: Progress) -> None:
         plan.check()  # which may make data, and boxes
         problem.begin(run.path)
         problem.progress = progress
+        problems.note_files(run, problem.boxes.values())
         with rows.written(problem):  # from here on boxes are bounded, and their rows written down
             plan = settled(plan, timed=not run.begun)
             run.choose(plan.chosen)

@@ -138,6 +138,8 @@ class CommandLine(BlackBoxFunction):
             checked_name("CommandLine, copies", name): existing(f"CommandLine, copies, {name!r}", source)
             for name, source in (copies or {}).items()
         }
+        templates = [*(input_templates or {}).values(), *(output_templates or {}).values()]
+        self._template_files = [Path(path) for path in templates if not isinstance(path, str)]
         self._check_use()
         super().__init__(failures=failures)
 
@@ -228,6 +230,12 @@ class CommandLine(BlackBoxFunction):
         copies = [(name, content(path)) for name, path in sorted(self._copies.items())]
         settings = (self._input_files, self._output_files, self.vectorized, sorted(self.environment.items()))
         return repr((command, programs, copies, sorted(texts.items()), settings))
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files and folders that the answers depend on: program, paths, templates and copies."""
+        named = [part for part in self._command if isinstance(part, Path)]
+        return (*named, *self._template_files, *self._copies.values())
 
     def _results(self) -> list[str]:
         return [*dict.fromkeys(file.file for file in self._output_files), *self._output_templates]

@@ -156,7 +156,7 @@ def _refuse_other_shapes(path: Path, shape: tuple[int, ...], lengths: list[int])
         raise ValueError(
             f"{path.name}: expected lines of {counted(last, 'number')}, the last axis of shape {shape}, "
             f"found lines of {several}: line {odd} of the numbers has the end of a row and the beginning of "
-            "another. Correct the shape, or what the program writes; for lines wrapped so take (file, function)."
+            "another. Correct the shape, or what the program writes; for such lines take (file, function)."
         )
 
 
