@@ -131,6 +131,7 @@ def carry_out(run: Run, plan: Plan, progress: Progress) -> None:
             run.choose(plan.chosen)
             for sentence in cost.sentences(plan):
                 progress.say(sentence)
+            plan.trial.refuse_unread()
             table = table_of(run, plan, progress)
     group.wait_for_all()  # until their rows are written down too
     run.finish(table)
