@@ -1,4 +1,4 @@
-"""A table with columns of several units: the step of the last digit is said by column where they differ much."""
+"""A table with columns of several units: the step of the last digit is said by column if they differ."""
 
 import numpy as np
 
