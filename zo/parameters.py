@@ -242,22 +242,23 @@ def _refuse_shared_memory(network: nn.Module, chosen: Iterable[str]) -> None:
         for name, tensor in network.named_parameters()
         if tensor.device.type != "meta" and tensor.numel() and tensor.layout is torch.strided
     )
-    together: list[tuple[str, Tensor]] = []
+    neighbours: list[tuple[str, Tensor]] = []
     reach = 0
     for start, end, name, tensor in placed:
         if start >= reach:
-            together = []
-        together.append((name, tensor))
+            neighbours = []
+        neighbours.append((name, tensor))
         reach = max(reach, end)
-        if len(together) > 1 or _extent(tensor) < tensor.numel() * tensor.element_size():
-            _refuse_overlap(together, chosen)
+        if len(neighbours) > 1 or _extent(tensor) < tensor.numel() * tensor.element_size():
+            _refuse_overlap(neighbours, chosen)
 
 
-def _refuse_overlap(together: list[tuple[str, Tensor]], chosen: frozenset[str]) -> None:
+def _refuse_overlap(neighbours: list[tuple[str, Tensor]], chosen: frozenset[str]) -> None:
     """Refuse parameters whose ranges of addresses meet, if a chosen one has a number in common."""
-    if chosen.isdisjoint(name for name, _ in together):  # frozen ones may be large, and each step comes here
+    # frozen ones may be large, and each step comes here
+    if chosen.isdisjoint(name for name, _ in neighbours):
         return
-    *others, (name, tensor) = [(name, _words(tensor)) for name, tensor in together]
+    *others, (name, tensor) = [(name, _words(tensor)) for name, tensor in neighbours]
     if name in chosen and len(tensor.unique()) < len(tensor):
         raise ParameterError(
             f"parameter {name!r}: expected each number to have memory of its own, got some in the same "

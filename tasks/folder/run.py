@@ -23,7 +23,7 @@ from tasks.errors import ConfigurationError, ProblemError, RunFolderError, RunLo
 from tasks.folder import atomic, calls, reading, trust
 from tasks.folder.machine import changes, digest, digest_of_files, machine, versions
 from tasks.folder.result import NOT_APPLICABLE, Result, Row
-from tasks.folder.terms import BEGUN, CONFIG, Terms, check_seeds, differences, refuse_edited, settled
+from tasks.folder.terms import BEGUN, CONFIG, Terms, check_seeds, differences, lasting, refuse_edited
 
 FORMAT = 3  # of config.json; raise it when older folders can no longer be resumed
 LOOKED_AT = 2  # an older one, of which finished runs are still read
@@ -96,7 +96,7 @@ class Run:
         path = _new_folder(root, f"{terms.task}-{terms.preset}-{now.astimezone():%Y%m%d-%H%M%S}")
         (path / CHECKPOINTS).mkdir()
         atomic.write_json(path / CONFIG, content)
-        atomic.write_json(path / BEGUN, settled(content))
+        atomic.write_json(path / BEGUN, lasting(content))
         return cls.open(path)
 
     @classmethod
@@ -249,7 +249,7 @@ class Run:
         # killed between these, it has one setting or the other: `lock` writes what is missing
         (self.path / BEGUN).unlink(missing_ok=True)
         atomic.write_json(self.path / CONFIG, content)
-        atomic.write_json(self.path / BEGUN, settled(content))
+        atomic.write_json(self.path / BEGUN, lasting(content))
 
     def changed(self, terms: Terms) -> str:
         """In what it departs from other terms, in words; "" where it is of these."""
@@ -303,7 +303,7 @@ class Run:
             atomic.sweep(self.path)
             if not os.path.lexists(self.path / BEGUN):  # of an older version, or killed before it was written
                 content = reading.json_object(self.path / CONFIG, "Start the run anew.")
-                atomic.write_json(self.path / BEGUN, settled(content))
+                atomic.write_json(self.path / BEGUN, lasting(content))
             yield
 
     def log(self, stage: str, step: int, **values: float | int | str) -> None:

@@ -11,9 +11,9 @@ from matplotlib.image import imread
 import tasks
 from tasks import Progress, Run, report
 from tasks.errors import ProblemError, RunFolderError
-from tasks.folder.result import Result
-from tasks.report import findings, lead, pictures
-from tasks.report.html_report import Details, Heading, Paragraph, Table
+from tasks.report import Details, Heading, Paragraph, Table
+from tests.inside import Result, findings, lead
+from tests.inside import report_pictures as pictures
 from tests.tasks.made_runs import TWELVE, from_elsewhere, made
 from tests.tasks.problems import Steering
 from tests.tasks.test_html_report import EVIL, read

@@ -9,10 +9,10 @@ import torch
 import tasks
 from blackbox import BudgetError
 from tasks import Progress, Run
-from tasks.cli import main
 from tasks.errors import ConfigurationError
 from tasks.plan import plan_of
 from tasks.spending import settled
+from tests.inside import main
 from tests.tasks.problems import Beside, Preset, Steering
 
 HERE = "tests.tasks.problems:Steering"

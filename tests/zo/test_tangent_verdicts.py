@@ -9,9 +9,10 @@ import pytest
 from typeguard import suppress_type_checks
 
 import zo
+from tests.inside import TrustCheck as Check
+from tests.inside import TrustWatch
 from zo import TrustPolicy
 from zo.errors import TangentWarning
-from zo.tangents.trust import Check, TrustWatch
 
 
 def watch(errors, policy, probes=2, agreements=(), max_rows=18.0):

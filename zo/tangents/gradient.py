@@ -42,9 +42,12 @@ from zo.tangents.replay import Live, refuse_unseen_weights, replay
 from zo.tangents.tangent import Tangent, bring
 from zo.tangents.trust import Check, TrustPolicy, TrustWatch
 from zo.tangents.units import Units
+from zo.tangents.unvaried import unvaried_inputs
 from zo.tangents.uphill import Taken, checked, flat_share
 from zo.tangents.window import Window, without_failed
 from zo.tangents.windows import Windows, plain, unreadable, window_of
+
+NOWHERE = 10.0  # relative error of the last answers' predictions, beyond which nothing is replayed
 
 
 @dataclass
@@ -288,6 +291,9 @@ class TangentGradient:
                     # Where there may ever be probes; what it finds does not change.
                     if self.watch.most and number == 0 and isinstance(self.evaluator, Stacked):
                         refuse_unseen_weights(step, self.boxes, seen.calls, survived)
+                    unvaried: list[str] = []
+                    if number == 0 and not probes and self.watch.guesses:
+                        unvaried = unvaried_inputs(step, self.boxes, seen.calls, survived)
                     calls, kept = without_failed(survived, seen.calls, batch)
                     pairs, dropped = self._learn(calls, survived, number)
                     window = Window(number, kept, tuple(calls), tuple(pairs), base, survived)
@@ -314,6 +320,9 @@ class TangentGradient:
             self.agreement, self.missed = check.agreement, check.missed
             self.agreement_of_rows = check.agreement_of_rows
             self._count(probes, seen.rows, dropped, check)
+            if unvaried:
+                self._warned_of_zero = True  # this says more of it
+                self.watch.knows_nothing_of(number, unvaried)
             if not self._warned_of_zero and not any(bool(gradient.any()) for gradient in gradients):
                 self._warned_of_zero = warn_of_zero(number, gradients[0], CUT)
             self.counts.lost += int((~survived).sum())
@@ -327,6 +336,10 @@ class TangentGradient:
     def replays(self) -> int:
         """How many replays may follow the last step, see `replay`; 0 before the first.
 
+        None where the number is not fixed and the tangents' predictions of the last step's answers were off
+        by more than ten times what they would be without knowing anything: the weights are then where the
+        tangents have learned nothing.
+
         Windows are kept from the first call of this method on.
         """
         if not self._replays:
@@ -334,7 +347,9 @@ class TangentGradient:
             if self._newest is not None:
                 self._windows.add(self._newest)
                 self._newest = None
-        return self._windows.trusted()
+        error = self.trust_of_step
+        lost = error is not None and not error <= NOWHERE  # or NaN
+        return 0 if lost and self._windows.replays is None else self._windows.trusted()
 
     def replay(self, rows: int | None = None) -> Tensor:
         """Add to `.grad` the gradient on rows of windows that are recorded, at the weights as they are.
@@ -483,6 +498,7 @@ class TangentGradient:
             "clipping": self._clipping.state_dict(),
             "windows": self._windows.state_dict() if self._replays else None,
             "newest": self._first_window(),
+            "error": self.trust_of_step,
         }
 
     def _first_window(self) -> dict[str, Any] | None:
@@ -514,6 +530,7 @@ class TangentGradient:
                 part.load_state_dict(kept)
         for tangent in self.tangents:
             tangent.brought = False
+        self.trust_of_step = state.get("error")
         newest = state.get("newest")
         self._newest = None if newest is None else window_of(newest, self.boxes)
         self._replays = state["windows"] is not None

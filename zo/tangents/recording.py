@@ -15,7 +15,7 @@ from torch import Tensor
 from blackbox import ArraySpec, BlackBoxError, BlackBoxFunction
 from blackbox.calls import intercepted
 from zo.batches import map_tensors, tensors
-from zo.draws import Key
+from zo.draws import PROBES, Key
 from zo.errors import TangentError, TangentWarning
 from zo.evaluators.evaluator import Evaluator, Step
 from zo.evaluators.loop import loop_losses
@@ -25,8 +25,6 @@ from zo.execution.ranks import Ranks
 from zo.execution.shared_rows import apart
 from zo.perturbation import Directions
 from zo.tangents.pairs import CallPairs
-
-PROBES = 301  # first word of the key's path for these draws
 
 
 @dataclass(frozen=True)

@@ -332,6 +332,34 @@ class TrustWatch:
         if due or (check.agreement is not None and state.steps >= self.policy.average):
             self._judge(step, due, improve)
 
+    def knows_nothing_of(self, step: int, inputs: Sequence[str]) -> None:
+        """Take in inputs whose derivative no value can show, and add a probe if there may be one.
+
+        Args:
+            step: the number of the step.
+            inputs: which, in words.
+
+        Warns:
+            TangentWarning: says so, and what is done about it.
+        """
+        more = max(self._state.probes, min(1, self.most))
+        found = (
+            f"Step {step}: expected inputs that differ between the rows of a batch where weights move them, "
+            f"got the same in all rows for {'; and '.join(inputs[:3])}{' and others' if inputs[3:] else ''}. "
+            "What values cannot show a tangent takes for a derivative of zero, and those weights would never "
+            "move."
+        )
+        if more > self._state.probes:
+            self._state.lost = True
+            _warn(f"{found} {self._cost(more)}", frames=4)
+            self._take(more)
+        else:
+            _warn(
+                f"{found} Let them differ at the start, by another scale of what a saturated layer is given "
+                f"or a little noise in each row, or allow probes: max_rows={self.max_rows:g} allows none.",
+                frames=4,
+            )
+
     def state_dict(self) -> dict[str, Any]:
         """What was seen, and the probes."""
         return asdict(self._state)

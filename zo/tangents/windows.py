@@ -16,12 +16,11 @@ from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
 from zo.batches import Batch, emptied, filled, map_tensors, tensors
-from zo.draws import Key
+from zo.draws import REPLAYED, Key
 from zo.errors import TangentError, TangentWarning
 from zo.tangents.recording import RecordedCall
 from zo.tangents.window import Window
 
-REPLAYED = 302  # first word of the key's path for these draws
 YOUNG, FEWEST = 3, 20  # the last third of all windows so far are young, and at least the last twenty
 FEWEST_ROWS = 4  # of a replay: they cost no box
 USUAL, MOST = 9, 19  # replays that may follow a window; and where losses of replays are those of new windows

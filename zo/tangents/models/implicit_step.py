@@ -11,7 +11,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
-TOGETHER = 12  # right sides that are solved for at once: more go out of a core's cache
+COLUMNS = 12  # right sides that are solved for at once: more go out of a core's cache
 Trajectory = list[np.ndarray]  # states `(rows, fields, nodes)`: the first, and one after each step
 
 
@@ -164,8 +164,8 @@ class ImplicitStep:
         flat = (right * self._mask() + held * (1 - self._mask())).reshape(-1, self.fields * self.nodes)
         factor = self._factor()
         found = [
-            factor.solve(np.ascontiguousarray(flat[at : at + TOGETHER].T)).T
-            for at in range(0, len(flat), TOGETHER)
+            factor.solve(np.ascontiguousarray(flat[at : at + COLUMNS].T)).T
+            for at in range(0, len(flat), COLUMNS)
         ]
         return np.concatenate(found or [flat]).reshape(right.shape)
 

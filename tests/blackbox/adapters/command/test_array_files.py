@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from blackbox import ArraySpec, ConfigurationError
-from blackbox.adapters.command import files
+from tests.inside import command_files as files
 
 ARRAY = np.random.default_rng(0).normal(size=(2, 3))
 
