@@ -94,6 +94,11 @@ def _failed(trial: Trial, size: int) -> list[str]:
     if back is None or (back == size and not spent.rows_failed):
         return []
     why = f" The first cause: {spent.first_failure.rstrip('.')}." if spent.first_failure else ""
+    if back == 0 and spent.rows_run and not (spent.rows_failed or spent.rows_skipped):
+        return [
+            f"  {NONE_BACK}, though its {counted(spent.rows_run, 'box row')} came back with finite outputs: "
+            "the objective made NaN or infinity of them. See its logarithms, roots and divisions."
+        ]
     if back == 0:
         return [f"  {NONE_BACK}.{why} Mend the box or the data before you train."]
     failed = spent.rows_failed + spent.rows_skipped

@@ -283,7 +283,8 @@ class _Choice:
         assert self.as_set.validation is not None
         config = self.plan.config
         validations = 1 + -(-config.steps // config.validate_every)
-        once = len(self.plan.seeds) * len(self.plan.methods) * self.as_set.validation / validations
+        trained = sum(cost is None or cost.evaluations > 0 for cost in self.as_set.costs.values())
+        once = len(self.plan.seeds) * trained * self.as_set.validation / validations
         return int(min(VALIDATIONS, max(2, SHARE * self._budget / once if once else VALIDATIONS)))
 
 

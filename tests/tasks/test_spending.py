@@ -11,6 +11,8 @@ import tasks
 from blackbox import BudgetError
 from tasks import Progress, Run
 from tasks.errors import ConfigurationError
+from tasks.plan import plan_of
+from tasks.spending import settled
 from tests.inside import main
 from tests.tasks.problems import Beside, Preset, Steering
 
@@ -250,3 +252,12 @@ def test_no_gradient_is_not_applicable_with_replays_either(tmp_path):
     run = go(Steering(replays=2), tmp_path, methods=("no-gradient", "first-order"))
     assert "expected some weight" in run.result.table[0].extra["not applicable"]
     assert run.result.table[1].extra["replays"] == 12
+
+
+def test_a_start_that_is_not_trained_takes_no_validation_from_the_others(tmp_path):
+    chosen = [
+        settled(plan_of(Steering(rows=500, methods=methods), (0,), by_hand={"rows": 500}), timed=False)
+        for methods in (("first-order",), ("none", "first-order"))
+    ]
+    alone, beside = (plan.chosen["steps"] / plan.chosen["validate_every"] for plan in chosen)
+    assert alone > 5 and beside >= alone - 1

@@ -192,6 +192,7 @@ class TrustWatch:
     ) -> None:
         checks = 1 / policy.check_every if policy.check_every else 0.0
         self.policy = policy
+        self.given = max_rows  # as the user knows it, for messages
         self.max_rows = max(max_rows, 1 + probes + checks)
         self.fewest = probes
         self.most = max(probes, int(max_rows - 1 - checks)) if learning else probes
@@ -471,7 +472,7 @@ class TrustWatch:
         return (
             f"From now on {_probes(probes)} until trust returns: a step asks the boxes for {1 + probes} "
             f"times the rows of a first-order step instead of {1 + self.probes}, within "
-            f"max_rows={self.max_rows:g}."
+            f"max_rows={self.given:g}."
         )
 
     def _stuck(self) -> str:
@@ -488,12 +489,12 @@ class TrustWatch:
         if not self.probes:
             return (
                 f"{words}prefit the tangent on more of the box's answers, take another kind, or allow "
-                f"probes: max_rows={self.max_rows:g} allows none."
+                f"probes: max_rows={self.given:g} allows none."
             )
         more = 1 + 2 * self.probes
         other = "".join(words for words, kinds in ADVICE.items() if not set(kinds).intersection(self.kinds))
         return (
-            f"{words}{other}{'or ' if other else ''}allow more probes: max_rows={self.max_rows:g} allows no "
+            f"{words}{other}{'or ' if other else ''}allow more probes: max_rows={self.given:g} allows no "
             f"more, {2 * self.probes} of them take {more} times the rows of a first-order step."
         )
 
