@@ -7,15 +7,16 @@ Data may be made meanwhile, whose rows count.
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from blackbox import BlackBoxFunction, Ledger, Parallel
-from blackbox.calls import intercepted
+from blackbox import BlackBoxFunction, Ledger, Outcome, Parallel
+from blackbox.calls import intercepted, rows_run_by
 from tasks.problem import Problem
 from tasks.tally import Tally, stack
 from tasks.workers import group
@@ -107,24 +108,38 @@ class Trial:
         second: Seconds that a row takes; None where none was run.
         back: Losses of the batch that were finite in the last one; None where that is not known.
         spent: What the boxes counted.
+        answers: What they answered in the last one, call by call, where that is kept.
     """
 
     second: float | None = None
     back: int | None = None
     spent: Ledger = field(default_factory=Ledger)
+    answers: tuple[Outcome, ...] = ()
 
 
-def timed(problem: Problem) -> Trial:
-    """The quickest of a few evaluations counts: for a second at most, or until a pool's workers are there."""
+def timed(problem: Problem, *, keep: bool = False) -> Trial:
+    """The quickest of a few evaluations counts: for a second at most, or until a pool's workers are there.
+
+    Args:
+        problem: Its boxes are asked.
+        keep: Whether to keep what they answer.
+    """
     boxes = list(problem.boxes.values())
     tally, best, begun = Tally(boxes), math.inf, perf_counter()
     first = tally.copy()
     limit = 10.0 if any(isinstance(part, Parallel) for box in boxes for part in stack(box)) else 1.0
-    losses = None
-    with torch.random.fork_rng(devices=()), torch.no_grad():
+    losses, answers = None, list[Outcome]()
+
+    def run(box: BlackBoxFunction, rows: tuple[Tensor, ...]) -> Outcome:
+        with rows_run_by(None):
+            answers.append(box.run_rows(rows))
+        return answers[-1]
+
+    with torch.random.fork_rng(devices=()), torch.no_grad(), rows_run_by(run) if keep else nullcontext():
         torch.manual_seed(0)  # the first weights of the first seed, most often
         network, batch = problem.network().to(problem.config.device), problem.training_batch(0, 0)
         for _ in range(TRIES):
+            answers.clear()
             before, started = tally.copy(), perf_counter()
             losses = problem.objective(network, batch)
             passed = perf_counter() - started
@@ -133,4 +148,4 @@ def timed(problem: Problem) -> Trial:
                 break
             limit = 1.0  # of two evaluations at least where the first one starts a pool
     back = int(losses.isfinite().sum()) if isinstance(losses, torch.Tensor) else None
-    return Trial(None if best == math.inf else best, back, tally.since(first))
+    return Trial(None if best == math.inf else best, back, tally.since(first), tuple(answers))
