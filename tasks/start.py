@@ -125,11 +125,13 @@ def carry_out(run: Run, plan: Plan, progress: Progress) -> None:
         plan.check()  # which may make data, and boxes
         problem.begin(run.path)
         problem.progress = progress
+        problems.note_files(run, problem.boxes.values())
         with rows.written(problem):  # from here on boxes are bounded, and their rows written down
             plan = settled(plan, timed=not run.begun)
             run.choose(plan.chosen)
             for sentence in cost.sentences(plan):
                 progress.say(sentence)
+            plan.trial.refuse_unread()
             table = table_of(run, plan, progress)
     group.wait_for_all()  # until their rows are written down too
     run.finish(table)

@@ -7,19 +7,24 @@ Data may be made meanwhile, whose rows count.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from blackbox import BlackBoxFunction, Ledger, Parallel
-from blackbox.calls import intercepted
+from blackbox import BlackBoxFunction, Ledger, Outcome, Parallel
+from blackbox.adapters import CommandLine
+from blackbox.calls import intercepted, rows_run_by
+from blackbox.words import counted
 from tasks.problem import Problem
 from tasks.tally import Tally, stack
 from tasks.workers import group
 from zo.batches import Batch, count_rows
+from zo.errors import FailedBatchError
 
 TRIES = 5  # evaluations of the objective, of which the quickest counts: the first one warms up
 
@@ -107,30 +112,71 @@ class Trial:
         second: Seconds that a row takes; None where none was run.
         back: Losses of the batch that were finite in the last one; None where that is not known.
         spent: What the boxes counted.
+        unread: Whether no loss came back since no row's output files could be read: a wrong name or shape.
+        answers: What they answered in the last one, call by call, where that is kept.
     """
 
     second: float | None = None
     back: int | None = None
     spent: Ledger = field(default_factory=Ledger)
+    unread: bool = False
+    answers: tuple[Outcome, ...] = ()
+
+    def refuse_unread(self) -> None:
+        """Stop where all of the first batch failed for what the next would fail for.
+
+        Raises:
+            FailedBatchError: With the cause.
+        """
+        if self.unread:
+            rows = self.spent.rows_failed
+            raise FailedBatchError(
+                f"First batch: expected numbers in the files that the program left, got none in any of "
+                f"{counted(rows, 'row')}. The first cause: {(self.spent.first_failure or '').rstrip('.')}. "
+                "Nothing was trained: correct the box's output files and shapes, or what the program writes.",
+                rows=rows,
+            )
 
 
-def timed(problem: Problem) -> Trial:
-    """The quickest of a few evaluations counts: for a second at most, or until a pool's workers are there."""
+def timed(problem: Problem, *, keep: bool = False) -> Trial:
+    """The quickest of a few evaluations counts: for a second at most, or until a pool's workers are there.
+
+    Args:
+        problem: Its boxes are asked.
+        keep: Whether to keep what they answer.
+    """
     boxes = list(problem.boxes.values())
     tally, best, begun = Tally(boxes), math.inf, perf_counter()
     first = tally.copy()
     limit = 10.0 if any(isinstance(part, Parallel) for box in boxes for part in stack(box)) else 1.0
-    losses = None
-    with torch.random.fork_rng(devices=()), torch.no_grad():
+    losses, answers, unread = None, list[Outcome](), False
+
+    def run(box: BlackBoxFunction, rows: tuple[Tensor, ...]) -> Outcome:
+        with rows_run_by(None):
+            answers.append(box.run_rows(rows))
+        return answers[-1]
+
+    with torch.random.fork_rng(devices=()), torch.no_grad(), rows_run_by(run) if keep else nullcontext():
         torch.manual_seed(0)  # the first weights of the first seed, most often
         network, batch = problem.network().to(problem.config.device), problem.training_batch(0, 0)
         for _ in range(TRIES):
+            answers.clear()
             before, started = tally.copy(), perf_counter()
             losses = problem.objective(network, batch)
             passed = perf_counter() - started
             best = min(best, passed / (tally.since(before).rows_run or math.nan))  # NaN is never less
+            if unread := group.any_of(_unread(boxes, losses, tally.since(first))):
+                break
             if group.any_of(perf_counter() - begun > limit):  # their clocks differ, what they ask must not
                 break
             limit = 1.0  # of two evaluations at least where the first one starts a pool
     back = int(losses.isfinite().sum()) if isinstance(losses, torch.Tensor) else None
-    return Trial(None if best == math.inf else best, back, tally.since(first))
+    return Trial(None if best == math.inf else best, back, tally.since(first), unread, tuple(answers))
+
+
+def _unread(boxes: Sequence[BlackBoxFunction], losses: Any, spent: Ledger) -> bool:
+    """Whether programs ran, but left nothing that their boxes could read; one row alone may be odd."""
+    programs = all(isinstance(stack(box)[-1], CommandLine) for box in boxes)
+    back = not isinstance(losses, torch.Tensor) or bool(losses.isfinite().any())
+    others = set(spent.causes) - {ValueError.__name__, FileNotFoundError.__name__}
+    return programs and not back and not others and spent.rows_failed == spent.rows_run >= 2

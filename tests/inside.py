@@ -10,6 +10,8 @@ from typing import Any
 
 WHERE = {
     # blackbox
+    "files_of": "blackbox.wrappers.files:files_of",
+    "by_column": "blackbox.conformance.report:by_column",
     "registry": "blackbox.registry",
     "command_files": "blackbox.adapters.command.files",
     "command_process": "blackbox.adapters.command.process",
@@ -90,6 +92,7 @@ WHERE = {
     "Clipping": "zo.tangents.clipping:Clipping",
     "REMEMBERED_LENGTHS": "zo.tangents.clipping:REMEMBERED",
     "listening": "zo.tangents.lessons:listening",
+    "report_lessons": "zo.tangents.lessons:report",
     "automatic_tangent": "zo.tangents.models.automatic",
     "CONVOLVED_CELLS": "zo.tangents.models.convolution:CONVOLVED",
     "Convolutions": "zo.tangents.models.convolution:Convolutions",
@@ -114,6 +117,8 @@ WHERE = {
     "measure_reach": "zo.tangents.models.reach:measure",
     "RowWindow": "zo.tangents.models.rows:RowWindow",
     "SpectralMap": "zo.tangents.models.spectral_map:SpectralMap",
+    "available_memory": "zo.tangents.room:available",
+    "room_for": "zo.tangents.room:room_for",
     "RowsForm": "zo.tangents.models.values:Form",
     "Waves": "zo.tangents.models.waves:Waves",
     "between_walls": "zo.tangents.models.waves:between_walls",
@@ -121,6 +126,9 @@ WHERE = {
     "TrustCheck": "zo.tangents.trust:Check",
     "TrustWatch": "zo.tangents.trust:TrustWatch",
     # tasks
+    "tasks_cost": "tasks.cost",
+    "tasks_rehearsal": "tasks.rehearsal",
+    "sentences": "tasks.cost:sentences",
     "cli": "tasks.cli",
     "commands": "tasks.commands",
     "installation": "tasks.installation",

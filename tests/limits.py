@@ -34,6 +34,8 @@ WHERE = {
     # of a step and its models
     "activations_followed": "zo.evaluators.difference.evaluator.LARGE",  # numbers
     "chains_fused": "zo.evaluators.difference.tape.fuse",
+    "control_groups": "zo.tangents.room.CGROUPS",
+    "own_control_groups": "zo.tangents.room.OWN",
     "contest_steps": "zo.tangents.models.automatic.CONTEST",
     "graph_iterations": "zo.tangents.models.graph.ITERATIONS",
     "kernel_of_chain": "zo.evaluators.difference.gpu.fused._by_kernel",

@@ -129,6 +129,7 @@ class _State:
     flat: bool = False  # the box was constant in pieces when it was last asked
     told_flat: bool = False
     told_digits: bool = False
+    narrow: bool = False  # a check showed nothing, since the network computes in 16 bits
     told_noise: bool = False
 
 
@@ -153,6 +154,7 @@ class Check:
         flat: of the rows of calls whose input was changed, the share that gave the base's very answer; None
             where nothing was changed, or that is not known.
         digits: significant digits of the boxes' answers, where these are so few that the query shows nothing.
+        narrow: the dtype of numbers of 16 bits between weights and loss, for which the query shows nothing.
         unlike: the noise as a share of the loss, in the check that has measured it.
     """
 
@@ -165,6 +167,7 @@ class Check:
     failed: float | None = None
     flat: float | None = None
     digits: int | None = None
+    narrow: str | None = None
     unlike: float | None = None
 
 
@@ -193,6 +196,7 @@ class TrustWatch:
     ) -> None:
         checks = 1 / policy.check_every if policy.check_every else 0.0
         self.policy = policy
+        self.given = max_rows  # as the user knows it, for messages
         self.max_rows = max(max_rows, 1 + probes + checks)
         self.fewest = probes
         self.most = max(probes, int(max_rows - 1 - checks)) if learning else probes
@@ -220,9 +224,12 @@ class TrustWatch:
         return self._state.flat
 
     def checks(self, step: int) -> bool:
-        """Whether a step, from 0, is checked; a box that is constant in pieces ten times more rarely."""
+        """Whether a step, from 0, is checked; ten times more rarely where checks show nothing.
+
+        That is where the box is constant in pieces, or the network computes in 16 bits.
+        """
         every, state = self.policy.check_every, self._state
-        if every is None or (state.flat and (step + 1) % (RARELY * every)):
+        if every is None or ((state.flat or state.narrow) and (step + 1) % (RARELY * every)):
             return False
         early = self.guesses and not state.probes
         again = early and step < EARLY and not state.passed and self.max_rows >= 2
@@ -305,6 +312,15 @@ class TrustWatch:
                 f"answers have {counted(check.digits, 'digit')}: print more (%.17g prints all). Checks that "
                 "cannot distinguish the gradient's effect from the last digit say nothing of the tangents: "
                 "watch a held-out loss (zo.KeepBest).",
+                frames=4,
+            )
+        if check.narrow is not None and not state.narrow:
+            state.narrow = True
+            _warn(
+                f"Step {step}: expected float32 or float64 between the weights and the loss, got "
+                f"{check.narrow}, which rounds away what a check along the gradient changes. Checks show "
+                "nothing of the tangents then, and come ten times more rarely: watch a held-out loss "
+                "(zo.KeepBest), or leave out autocast.",
                 frames=4,
             )
         if check.unlike is not None and check.unlike > UNLIKE and not state.told_noise:
@@ -471,7 +487,7 @@ class TrustWatch:
         return (
             f"From now on {_probes(probes)} until trust returns: a step asks the boxes for {1 + probes} "
             f"times the rows of a first-order step instead of {1 + self.probes}, within "
-            f"max_rows={self.max_rows:g}."
+            f"max_rows={self.given:g}."
         )
 
     def _stuck(self) -> str:
@@ -488,12 +504,12 @@ class TrustWatch:
         if not self.probes:
             return (
                 f"{words}prefit the tangent on more of the box's answers, take another kind, or allow "
-                f"probes: max_rows={self.max_rows:g} allows none."
+                f"probes: max_rows={self.given:g} allows none."
             )
         more = 1 + 2 * self.probes
         other = "".join(words for words, kinds in ADVICE.items() if not set(kinds).intersection(self.kinds))
         return (
-            f"{words}{other}{'or ' if other else ''}allow more probes: max_rows={self.max_rows:g} allows no "
+            f"{words}{other}{'or ' if other else ''}allow more probes: max_rows={self.given:g} allows no "
             f"more, {2 * self.probes} of them take {more} times the rows of a first-order step."
         )
 
