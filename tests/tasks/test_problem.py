@@ -283,6 +283,27 @@ def test_a_student_learns_before_the_first_step_from_answers_that_the_problem_ha
     assert losses(Answered(), prefit=0)[0] == alone
 
 
+@pytest.mark.parametrize("how", ["own", "another"])
+def test_rows_that_answers_asks_for_are_in_count_plan_and_budget(tmp_path, how):
+    """By the run's box and by one that it makes; they are asked once, and not again after a kill."""
+
+    class Asking(Steering):
+        def answers(self):
+            z = torch.randn(300, len(MATRIX), generator=torch.Generator().manual_seed(1)).to(MATRIX.dtype)
+            return {"box": ([z], (self.box if how == "own" else Mixed())(z))}
+
+    both = {"methods": ["student", "tangents"], "seeds": 2}
+    run = go(Asking(), tmp_path / "asking", **both)
+    plain = go(Steering(), tmp_path / "plain", **both)
+    assert run.result.calls["rows"] == plain.result.calls["rows"] + 300
+    with pytest.raises(BudgetError, match="300"):
+        go(Asking(), tmp_path / "little", rows=250, **both)
+    (folder,) = (tmp_path / "asking").iterdir()
+    (folder / "result.json").unlink()
+    again = tasks.run(Asking(), resume=folder, progress=Progress(), methods=both["methods"])
+    assert again.result.calls["rows"] <= run.result.calls["rows"] + 5 * 5 + 16  # those that are timed, or asked again
+
+
 @pytest.mark.slow
 def test_tangents_learn_before_the_first_step_from_answers_that_the_problem_has(tmp_path):
     def errors(problem, **settings):
