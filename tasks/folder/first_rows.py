@@ -159,12 +159,15 @@ class FirstRows:
         kept, box = self._kept[name], _behind_caches(evaluated(self._boxes[name]))
         bounds = [part.rows for part in stack(self._boxes[name]) if isinstance(part, Budgeted)]
         left = [part.rows_left for part in stack(self._boxes[name]) if isinstance(part, Budgeted)]
-        room = min((int(SHARE * most) for most in [*bounds, *([] if budget is None else [budget])]), default=MOST)
+        room = min(
+            (int(SHARE * most) for most in [*bounds, *([] if budget is None else [budget])]), default=MOST
+        )
         timed = self._now.get(name, [])
         rows = kept.rows if timed else min([kept.rows, room, *(rows // 2 for rows in left)])
         if rows < 1:
             return ""  # the last rows of the run's own work would be missing
-        before = _Kept(*(tuple(array[:rows] for array in some) for some in (kept.inputs, kept.outputs)))
+        first, said = (tuple(array[:rows] for array in some) for some in (kept.inputs, kept.outputs))
+        before = _Kept(first, said)
         inputs = tuple(array.to(device) for array in before.inputs)
         try:
             now = timed[0] if timed else box.run_rows(inputs)
@@ -181,7 +184,9 @@ class FirstRows:
         noise = max(noise, _distance(got, rows_of(again.outputs, answered)))
         if not answered or _distance(wanted, got) <= ROUNDING * before.scale + NOISES * noise:
             return ""
-        largest = max(float((a.double() - b.cpu().double()).abs().max()) for a, b in zip(wanted, got, strict=True))
+        largest = max(
+            float((a.double() - b.cpu().double()).abs().max()) for a, b in zip(wanted, got, strict=True)
+        )
         twice = "the same both times" if noise == 0 else f"with noise of {noise:.2g}"
         return (
             f"Box {name!r} has changed since the run began, {self._boxes[name]!r}: expected its answers to "
@@ -236,7 +241,10 @@ def _read(path: Path, boxes: Mapping[str, BlackBoxFunction]) -> dict[str, _Kept]
         value: Any = content.get(name)
         if not isinstance(value, dict) or value.keys() != {"inputs", "outputs", "noise"}:
             continue
-        rows = [*zip(box.inputs, value["inputs"], strict=False), *zip(box.outputs, value["outputs"], strict=False)]
+        rows = [
+            *zip(box.inputs, value["inputs"], strict=False),
+            *zip(box.outputs, value["outputs"], strict=False),
+        ]
         arrays = [*value["inputs"], *value["outputs"]]
         fits = len(arrays) == len(rows) == len(box.inputs) + len(box.outputs) and all(
             isinstance(array, Tensor)

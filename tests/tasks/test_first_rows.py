@@ -15,7 +15,6 @@ from tasks.errors import CheckpointWarning
 from tasks.folder import calls, checkpoint, first_rows
 from tasks.progress import Progress
 
-
 pytestmark = pytest.mark.filterwarnings("ignore::zo.errors.NoiseWarning")
 
 
