@@ -27,8 +27,8 @@ Stand = Callable[..., Any]
 _ZERO = (
     "Is every way from the weights to the loss flat, such as through a saturated activation, or cut, as "
     "no-gradient cuts it at the box? A box that answers with labels, zeros and a one, has the same zero in a "
-    "logarithm that is clamped: take a loss that is straight in its answers, such as one minus that of the true "
-    "kind, or the squared error."
+    "logarithm that is clamped: take a loss that is straight in its answers, such as one minus that of the "
+    "true kind, or the squared error."
 )
 
 

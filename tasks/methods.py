@@ -67,8 +67,8 @@ def identity(setup: Setup) -> Trained:
             for specs in (box.inputs, box.outputs)
         )
         raise NotApplicableError(
-            f"identity: expected a box with an output of the shape of an input, which it follows, got {name!r}: "
-            f"{inputs} -> {outputs}. Its derivative would be zero everywhere, as that of no-gradient: leave "
+            f"identity: expected a box with an output of the shape of an input, which it follows, got "
+            f"{name!r}: {inputs} -> {outputs}. Its derivative would be zero everywhere, as that of no-gradient: leave "
             "identity out."
         )
     return setup.descend(

@@ -200,8 +200,8 @@ class Problem:
     def answers(self) -> Known:
         """What boxes have answered before training, by name, from which tangents learn before the first step.
 
-        Optional: none. It is called once. Rows that it asks of `self.box`, or of a box that it makes, count as
-        those that make data: the plan has them, and a budget bounds them.
+        Optional: none. It is called once. Rows that it asks of `self.box`, or of a box that it makes, count
+        as those that make data: the plan has them, and a budget bounds them.
 
         Returns:
             All inputs of a box in its order and its differentiable outputs, each `(rows, *shape)`; rows that

@@ -132,7 +132,7 @@ class FirstRows:
             device: Where the problem's tensors are.
 
         Warns:
-            CheckpointWarning: A box has changed since the run began; it is in the run's folder for the report.
+            CheckpointWarning: A box has changed since the run began; it is in the folder for the report.
         """
         said = []
         with rows_run_by(None), torch.random.fork_rng(devices=()):
@@ -190,10 +190,10 @@ class FirstRows:
         twice = "the same both times" if noise == 0 else f"with noise of {noise:.2g}"
         return (
             f"Box {name!r} has changed since the run began, {self._boxes[name]!r}: expected its answers to "
-            f"{counted(len(answered), 'row')} that it answered then, got others, by up to {largest:.3g} where "
-            f"the largest answer was {before.scale:.3g}; asked twice now, it answered {twice}. What is trained "
-            "and judged from here on, and what was before, is of two boxes: look for a model or data file that "
-            "it opens, for the server that it asks, or for a random state that it keeps."
+            f"{counted(len(answered), 'row')} that it answered then, got others, by up to {largest:.3g} "
+            f"where the largest answer was {before.scale:.3g}; asked twice now, it answered {twice}. What is "
+            "trained and judged from here on, and what was before, is of two boxes: look for a model or data "
+            "file that it opens, for the server that it asks, or for a random state that it keeps."
         )
 
 

@@ -1,4 +1,4 @@
-"""A resumed run asks the first rows of its boxes again, and says which box has changed; not which is noisy."""
+"""A resumed run asks the first rows of its boxes again and says which has changed; not which is noisy."""
 
 import warnings
 from dataclasses import dataclass
@@ -115,7 +115,7 @@ def test_a_box_that_is_the_same_or_noisy_is_not_spoken_of(tmp_path, noisy):
 
 
 def test_a_noisy_box_that_changed_is_said(tmp_path):
-    file, folder, resume = run(tmp_path, noisy=True)
+    file, _, resume = run(tmp_path, noisy=True)
     file.write_text("90")
     with pytest.warns(CheckpointWarning, match="with noise of"):
         resume()

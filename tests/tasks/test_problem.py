@@ -1063,7 +1063,7 @@ def test_identity_of_a_box_without_an_output_that_follows_is_refused_before_a_ro
             return Sums()
 
         def objective(self, network, batch):
-            return self.box(network(batch[0])).square()[:, 0]
+            return self.box(network(batch)).square()[:, 0]
 
     run = go(Summed(), tmp_path, methods=["identity", "cge"])
     line = run.result.table[0]
