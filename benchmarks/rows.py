@@ -46,7 +46,7 @@ from torch import Tensor
 import zo
 from benchmarks import protocol
 from benchmarks.tangents.methods import first_order
-from benchmarks.tangents.problem import Problem
+from benchmarks.tangents.problem import BenchmarkProblem
 from benchmarks.tangents.problems import problems
 from blackbox.words import counted
 from tasks.folder import atomic
@@ -170,7 +170,7 @@ def by_batch() -> dict[str, list[Way]]:
     return lines
 
 
-def drawn(problem: Problem, seed: int, step: int, rows: int) -> Any:
+def drawn(problem: BenchmarkProblem, seed: int, step: int, rows: int) -> Any:
     """The first rows of a step's batch; of those of several steps where one has fewer."""
     several = -(-rows // count_rows(problem.batch(seed, 1)))
     batches = [problem.batch(seed, (step - 1) * several + number) for number in range(1, several + 1)]
@@ -179,7 +179,7 @@ def drawn(problem: Problem, seed: int, step: int, rows: int) -> Any:
     return map_tensors(lambda _: next(whole), batches[0])
 
 
-def train(problem: Problem, way: Way, seed: int, most: int | None = None) -> dict[str, Any]:
+def train(problem: BenchmarkProblem, way: Way, seed: int, most: int | None = None) -> dict[str, Any]:
     """Train with the rows that a way spends.
 
     Returns:

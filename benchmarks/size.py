@@ -13,7 +13,8 @@ process of its own with one thread: the processor's seconds of the first step, t
 after the first thirty (three for states of more than 65,536 cells; first order, which learns nothing, begins
 after one), the largest memory of the process, and of those later steps the cosine of the gradient with
 autograd's on the same batch, at the same weights. Results go into `benchmarks/results/size/size.json` as they
-come; what is there is not measured again. At the end a table and a figure are written beside it.
+come; what is there is not measured again. At the end a table and a figure are written beside it; the table
+ends with the slopes of seconds and bytes against cells, by least squares of their logarithms.
 """
 
 from __future__ import annotations
@@ -62,6 +63,17 @@ the later steps. In brackets what is over first order's.
 | box | state | first order | tangents | first step | memory, first order | memory, tangents | cosine |
 | --- | --- | --- | --- | --- | --- | --- | --- |
 """
+
+
+SLOPES = """
+Slopes, s where a quantity grows as cells to the power s: least squares of logarithms over grids of two axes
+in the lines above, all of them, and in brackets the three largest. Memory has the .4 GiB in it that a
+process takes without any state.
+
+| box | grids | first order | tangents | first step | memory, first order | memory, tangents |
+| --- | --- | --- | --- | --- | --- | --- |
+"""
+LARGEST = 3  # grids over which the slope in brackets is taken
 
 
 class Flow(BlackBoxFunction):
@@ -308,6 +320,7 @@ def write_table(cases: dict[str, Any]) -> None:
             lines.append(_line(box, name, exact, tangents))
             if len(shape) == 3:
                 curves.setdefault(box, []).append((math.prod(shape[1:]), exact, tangents))
+    lines += [SLOPES, *(_slopes(box, measured) for box, measured in curves.items())]
     (FOLDER / "table.md").write_text("".join(lines), encoding="utf-8")
     draw(curves)
     print(f"written to {FOLDER}")
@@ -323,6 +336,21 @@ def _line(box: str, name: str, exact: dict[str, Any], tangents: dict[str, Any]) 
         f"{tangents['memory'] / 2**30:.2g} GiB ({memory:.1f}) | "
         f"{min(later):.3f}, {statistics.median(later):.3f} |\n"
     )
+
+
+def slope(cells: Sequence[float], values: Sequence[float]) -> float:
+    """The power s of values that grow as cells^s, by least squares of logarithms."""
+    return statistics.linear_regression([math.log(n) for n in cells], [math.log(x) for x in values]).slope
+
+
+def _slopes(box: str, measured: Sequence[tuple[int, dict[str, Any], dict[str, Any]]]) -> str:
+    cells = [count for count, *_ in measured]
+    cellwise = []
+    for place, quantity in ((0, "later"), (1, "later"), (1, "first"), (0, "memory"), (1, "memory")):
+        values = [both[place][quantity] for _, *both in measured]
+        all_of, largest = slope(cells, values), slope(cells[-LARGEST:], values[-LARGEST:])
+        cellwise.append(f"{all_of:.2f} ({largest:.2f})")
+    return f"| {box} | {len(cells)} | {' | '.join(cellwise)} |\n"
 
 
 def draw(curves: dict[str, list[tuple[int, dict[str, Any], dict[str, Any]]]]) -> None:

@@ -23,12 +23,12 @@ from benchmarks import protocol
 from benchmarks.published import DEFENCE
 from blackbox.words import counted
 from tasks.denoised_smoothing import DenoisedSmoothing, report
-from tasks.denoised_smoothing.certification.accuracy import plot_certified_accuracy, table
+from tasks.denoised_smoothing.certification import accuracy_table, plot_certified_accuracy
 from tasks.denoised_smoothing.config import PRESETS, Config
 from tasks.folder import atomic
 from tasks.folder.result import Result
 from tasks.folder.run import Run
-from tasks.report.findings import markdown
+from tasks.report import markdown
 
 NAME = "table_defense"
 CI = Config(
@@ -92,7 +92,7 @@ def show(run: Run, words: Sequence[str], keep: bool) -> None:
     result, config = report.judged(Result.read(run.path)), run.configuration(Config)
     certificates = report.certificates(run, result)
     chosen = report.best_of_families(result)
-    ours = table(certificates, report.queries_of(result))
+    ours = accuracy_table(certificates, report.queries_of(result))
     shown = f"{markdown(ours)}\n{_published(ours, chosen)}"
     print(shown)
     if not keep:

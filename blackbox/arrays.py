@@ -130,11 +130,18 @@ def to_rows(owner: str, specs: tuple[ArraySpec, ...], arrays: tuple[object, ...]
 def as_tensor(array: object) -> Tensor:
     """A detached tensor of the array's numbers, sharing its memory where torch can.
 
+    Masked numbers, as files of netCDF4 have them where a value is missing, are NaN: behind a mask lies a fill
+    value, or what was there before.
+
     Raises:
-        TypeError: it does not hold numbers that torch knows.
+        TypeError: it does not hold numbers that torch knows, or masks some that cannot be NaN.
     """
     if isinstance(array, Tensor):
         return array.detach().resolve_neg()  # .numpy() refuses a lazily negated view
+    if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
+        if array.dtype.kind != "f":
+            raise TypeError("masked numbers that are not floating cannot be NaN")
+        array = array.filled(np.nan)
     array = np.asarray(array)
     # torch shares plain memory only: native bytes, whole and positive strides, writable.
     return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "A", "W"]))

@@ -17,9 +17,8 @@ from torch.autograd import forward_ad
 
 from blackbox import calls
 from blackbox.arrays import Rows, failed_outputs, finite_rows, in_order, to_rows
-from blackbox.checks import check_count
+from blackbox.checks import check_choice, check_count
 from blackbox.errors import (
-    ConfigurationError,
     DefinitionError,
     NonFiniteInputError,
     NotDifferentiableError,
@@ -322,10 +321,8 @@ def how_to_mend(box: BlackBoxFunction) -> str:
 
 def check_policy(box: BlackBoxFunction) -> None:
     """Refuse a policy for failed rows that does not exist."""
-    if box.failures not in POLICIES:
-        raise ConfigurationError(
-            f"{box!r}, failures: expected 'raise' or 'keep', got {box.failures!r}. Choose one of the two."
-        )
+    if box.failures not in POLICIES:  # a box may take long to say what it is
+        check_choice(repr(box), "failures", box.failures, POLICIES)
 
 
 def check_complete(box: BlackBoxFunction) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from socket import gaierror
 from threading import Lock
@@ -226,9 +226,23 @@ def _copies(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> tuple[Any, ...
 
 def _call(box: BlackBoxFunction, method: Any, copies: tuple[Any, ...]) -> Any:
     # what trains beside it would compute other numbers without a word, or raise where it divides by zero
-    with exits_as_errors(), np.errstate(), _DEFAULT_DTYPE:
+    with exits_as_errors(), np.errstate(), _DEFAULT_DTYPE, outside_autocast():
         with torch.no_grad() if box.arrays == "torch" else nullcontext():
             return method(*copies)
+
+
+@contextmanager
+def outside_autocast() -> Iterator[None]:
+    """A block that computes in its own precision, whatever autocast the caller is in.
+
+    A box that is called in the autocast of a network's forward would give numbers rounded to three digits,
+    and others in a backward pass, which runs outside of it.
+    """
+    active = [device for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)]
+    with ExitStack() as blocks:
+        for device in active:
+            blocks.enter_context(torch.autocast(device, enabled=False))
+        yield
 
 
 class _DefaultDtype:

@@ -9,13 +9,16 @@ of the step too; the cosine of the two says how far they are to be believed. Wha
 those of training, and changes nothing of it.
 
 `cosines.json` beside the problem has of each compared step: loss, cosine, length over the true one, what the
-check gave if there was one, and what was said since the step compared before.
+check gave if there was one, and what was said since the step compared before. With `--checked` a copy of the
+gradient takes each compared step with a check, which shows what one would have found there.
 """
 
 import argparse
+import copy
 import json
 import math
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -53,14 +56,27 @@ def cosine(a, b):
     return torch.nn.functional.cosine_similarity(a, b, dim=0).item()
 
 
-def training(problem, seed, every, mu):
+def check_beside(gradient, batch):
+    """What a check of this step finds, made by a copy of the gradient, which stays as it is."""
+    twin = copy.deepcopy(gradient)
+    twin.watch.policy = replace(twin.watch.policy, check_every=1)
+    twin.backward(batch)
+    return {"would agree": twin.agreement, "rows would": twin.agreement_of_rows, "would miss": twin.missed}
+
+
+def training(problem, seed, every, mu, checked=False):
     """The figures of each step that was compared or checked."""
     config = problem.config
     torch.manual_seed(seed)
     network = problem.network()
     boxes = list(problem.boxes.values())
     gradient = zo.TangentGradient(
-        network, problem.objective, boxes=boxes, probes=config.probes, seed=seed, replays=0
+        network,
+        lambda network, batch: problem.objective(network, batch),  # which a copy of the gradient shares
+        boxes=boxes,
+        probes=config.probes,
+        seed=seed,
+        replays=0,
     )
     optimizer = torch.optim.Adam(network.parameters())
     lines, said = [], []
@@ -76,6 +92,7 @@ def training(problem, seed, every, mu):
                 true = true_gradient(problem, network, batch, mu)
                 again = step % (5 * every) == 0 and not problem.has_reference()
                 nearer = true_gradient(problem, network, batch, mu / 3) if again else None
+                beside = check_beside(gradient, batch) if checked else {}
             warnings.simplefilter("always", zo.TangentWarning)
             loss = gradient.backward(batch).item()
         said += [
@@ -88,7 +105,7 @@ def training(problem, seed, every, mu):
             if compared:
                 learned = flat(network)
                 line |= {"cosine": cosine(learned, true), "length": (learned.norm() / true.norm()).item()}
-                line |= {"slope": true.norm().item()}
+                line |= {"slope": true.norm().item()} | beside
                 line |= {} if nearer is None else {"at a third of mu": cosine(true, nearer)}
             lines.append({name: round(x, 6) if isinstance(x, float) else x for name, x in line.items()})
             print(*(f"{name} {x}" for name, x in lines[-1].items()), sep=", ")
@@ -121,6 +138,7 @@ def main():
     parser.add_argument("--preset", default="small")
     parser.add_argument("--steps", type=int, help="of the training; those of the preset if none")
     parser.add_argument("--mu", type=float, default=0.003, help="of differences, in the inputs' scales")
+    parser.add_argument("--checked", action="store_true", help="what a check of each compared step finds")
     parser.add_argument("--to", default="cosines.json", help="the file beside the problem")
     options = parser.parse_args()
     kind, _ = find(str(options.problem))
@@ -129,10 +147,11 @@ def main():
     seeds = {}
     for seed in options.seeds:
         problem = kind(kind.presets[options.preset], folder=Path("data"), **settings)
-        lines = training(problem, seed, options.every, options.mu)
+        lines = training(problem, seed, options.every, options.mu, options.checked)
         seeds[str(seed)] = {"summary": summary(lines), "steps": lines}
         print(seed, json.dumps(seeds[str(seed)]["summary"]))
-    arguments = {"preset": options.preset, "every": options.every, "mu": options.mu, "steps": options.steps}
+    names = ("preset", "every", "mu", "steps", "checked")
+    arguments = {name: getattr(options, name) for name in names}
     text = json.dumps({"arguments": arguments, "seeds": seeds}, indent=1)
     options.problem.with_name(options.to).write_text(text + "\n", encoding="utf-8")
 

@@ -21,6 +21,7 @@ from tasks.errors import NotApplicableError
 from zo.batches import Batch, map_tensors
 from zo.evaluators.state import Snapshot
 from zo.failures import survivors, warn_of_lost, warn_of_zero
+from zo.objective import mean_loss
 
 Stand = Callable[..., Any]
 """What stands in a box's place: tensors in and out as the box's, and autograd may pass."""
@@ -116,7 +117,7 @@ class AutogradGradient:
         self.counts.steps += 1
         self.counts.queries = sum(box.counts.rows for box in self._boxes)
         self.counts.dropped = sum(box.counts.dropped for box in self._boxes)
-        return loss.detach()
+        return mean_loss(losses)
 
     def next_queries(self) -> int:
         """Perturbed objectives of a step: none."""

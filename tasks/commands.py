@@ -210,7 +210,7 @@ def resume(
         run = opened()
         return run, plan_in(run, trusted=True)  # or it would be refused by now
 
-    return run_command.together(begun, tensorboard, workers, timeout)
+    return run_command.work_on(begun, tensorboard, workers, timeout)
 
 
 def report(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from blackbox.words import counted
 from tasks.method import Cost
 from tasks.plan import Plan
 from tasks.progress import duration
 from tasks.trial import Trial
 
-AGAIN = ("no-gradient", "identity", "student", "row-rge")  # autograd has no gradient past a row that failed
 NONE_BACK = "No row of the first batch had a finite loss"  # how the line begins that says so
 
 
@@ -54,7 +55,7 @@ def sentences(plan: Plan) -> list[str]:
     said.append(f"  {over}: {rows_in_all}{limit}{beside}")
     if budget is not None and most > budget:
         said.append("  That may be more than the budget: then the run stops, and a larger --rows goes on.")
-    return said + _failed(trial, size) + _again(trial, size, plan)
+    return said + _failed(trial, size) + _again(trial, size, rows.costs)
 
 
 def _chosen(plan: Plan) -> str:
@@ -93,6 +94,11 @@ def _failed(trial: Trial, size: int) -> list[str]:
     if back is None or (back == size and not spent.rows_failed):
         return []
     why = f" The first cause: {spent.first_failure.rstrip('.')}." if spent.first_failure else ""
+    if back == 0 and spent.rows_run and not (spent.rows_failed or spent.rows_skipped):
+        return [
+            f"  {NONE_BACK}, though its {counted(spent.rows_run, 'box row')} came back with finite outputs: "
+            "the objective made NaN or infinity of them. See its logarithms, roots and divisions."
+        ]
     if back == 0:
         return [f"  {NONE_BACK}.{why} Mend the box or the data before you train."]
     failed = spent.rows_failed + spent.rows_skipped
@@ -100,9 +106,9 @@ def _failed(trial: Trial, size: int) -> list[str]:
     return [f"  Rows fail: {back} of {counted(size, 'row')} in the first batch had a finite loss{rows}.{why}"]
 
 
-def _again(trial: Trial, size: int, plan: Plan) -> list[str]:
+def _again(trial: Trial, size: int, costs: Mapping[str, Cost | None]) -> list[str]:
     """Which methods ask a batch again without its failed rows, where there are such."""
-    names = ", ".join(name for name in plan.methods if name in AGAIN)
+    names = ", ".join(name for name, cost in costs.items() if cost is not None and cost.again)
     if not names or trial.back is None or not 0 < trial.back < size:
         return []
     return [f"  {names}: a batch with such a row runs twice, so up to twice the rows above."]

@@ -160,7 +160,7 @@ class Data:
             ConfigurationError: There are fewer items than a batch, or no batch size is known.
             ProblemError: The items cannot be asked for by number, or a loader has a sampler of its own.
         """
-        items, together = _items(dataset, "dataset")
+        items, collate = _items(dataset, "dataset")
         size = getattr(dataset, "batch_size", None) if batch is None else batch
         if size is None:
             raise ConfigurationError("Data.from_dataset: expected batch=, the number of items in a step.")
@@ -177,7 +177,7 @@ class Data:
 
         def train(seed: int, step: int) -> Batch:
             epoch, place = divmod(step, count // size)
-            return together([items[i] for i in order(seed, epoch)[place * size : (place + 1) * size]])
+            return collate([items[i] for i in order(seed, epoch)[place * size : (place + 1) * size]])
 
         def whole(source: Dataset[Any] | DataLoader[Any] | None, name: str) -> Batch | None:
             if source is None:
@@ -190,9 +190,9 @@ class Data:
 
 def _items(source: Dataset[Any] | DataLoader[Any], name: str) -> tuple[Any, Callable[[list[Any]], Any]]:
     """What can be asked for items by number, and how some of them become a batch."""
-    items, together = source, default_collate
+    items, collate = source, default_collate
     if isinstance(source, DataLoader):
-        items, together = source.dataset, source.collate_fn
+        items, collate = source.dataset, source.collate_fn
         if not isinstance(source.sampler, RandomSampler | SequentialSampler):
             raise ProblemError(
                 f"Data.from_dataset, {name}: expected a loader that shuffles or goes in order, got one with "
@@ -205,7 +205,7 @@ def _items(source: Dataset[Any] | DataLoader[Any], name: str) -> tuple[Any, Call
             f"Data.from_dataset, {name}: expected items that can be asked for by number, with a length, got "
             f"{type(items).__name__}. Make a list of them, or a tasks.Data of your own."
         )
-    return items, together
+    return items, collate
 
 
 def one_each(losses: Tensor, batch: Batch) -> Tensor:

@@ -96,7 +96,7 @@ class FinishedRun:
             problem = type(problem)(problem.config, folder=problem.folder, device="cpu")
         problem.begin(self.path)
         trained: dict[str, Trained] = {}
-        wanted = methods.named(problem, problem.config.methods)
+        wanted = methods.methods_named(problem, problem.config.methods)
         for name, way in wanted.items():  # methods may start from what those before have trained
             if name not in judged:
                 continue

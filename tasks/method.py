@@ -28,12 +28,15 @@ class Cost:
         queries: Perturbed objectives among them.
         most: Evaluations where a method takes more when it has to, for checks; None for never.
         learns: Whether a model of the box is fitted between them, which takes time of its own.
+        again: Whether a batch of which rows fail is evaluated a second time without them, as by methods that
+            go back with autograd, which has no gradient past a row that failed.
     """
 
     evaluations: float = 0.0
     queries: int = 0
     most: float | None = None
     learns: bool = False
+    again: bool = False
 
 
 @dataclass(frozen=True)

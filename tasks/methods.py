@@ -303,7 +303,7 @@ def _cost_of_rows(problem: Problem, steps: int) -> Cost:
         most_checks(box, queries, config.batch, 10_000 * steps, central=config.central)
         for box in problem.boxes.values()
     ]
-    return Cost(least, 0, least + sum(rows) / config.batch)
+    return Cost(least, 0, least + sum(rows) / config.batch, again=True)
 
 
 def _cost_of_reference(problem: Problem, steps: int) -> Cost:
@@ -315,8 +315,12 @@ def cost_of_base(problem: Problem, steps: int) -> Cost:
     return Cost(steps)
 
 
+def _cost_of_stand(problem: Problem, steps: int) -> Cost:
+    return Cost(steps, again=True)
+
+
 def _cost_of_cut(problem: Problem, steps: int) -> Cost:
-    return Cost(steps + bool(problem.config.replays))  # one to see that there is a way beside the box
+    return Cost(steps + bool(problem.config.replays), again=True)  # one to see a way beside the box
 
 
 def _check_outputs(problem: Problem) -> None:
@@ -344,7 +348,11 @@ METHODS: dict[str, Method] = {
         "Unrolled through the box, the gradient cut there.", no_gradient, _cost_of_cut, needs_box=True
     ),
     "identity": Method(
-        "As if the box's derivative were one.", identity, cost_of_base, needs_box=True, check=_check_outputs
+        "As if the box's derivative were one.",
+        identity,
+        _cost_of_stand,
+        needs_box=True,
+        check=_check_outputs,
     ),
     "tangents": Method(
         "Autograd around a model of the box, fitted to its values.",
@@ -363,7 +371,7 @@ METHODS: dict[str, Method] = {
     "student": Method(
         "Autograd around a network that learns the box's values.",
         student,
-        cost_of_base,
+        _cost_of_stand,
         needs_box=True,
         check=_check_outputs,
     ),
@@ -411,7 +419,7 @@ def methods_of(problem: Problem | type[Problem]) -> dict[str, Method]:
     }
 
 
-def named(problem: Problem | type[Problem], names: Sequence[str]) -> dict[str, Method]:
+def methods_named(problem: Problem | type[Problem], names: Sequence[str]) -> dict[str, Method]:
     """The methods of some names, in their order; no box is made for it.
 
     Raises:

@@ -21,7 +21,7 @@ from tasks.configuration import refused
 from tasks.errors import ProblemError
 from tasks.folder.terms import Terms, check_seeds
 from tasks.method import Cost, Method
-from tasks.methods import named
+from tasks.methods import methods_named
 from tasks.problem import Problem
 from tasks.trial import Sizes, Trial
 
@@ -118,7 +118,7 @@ def plan_of(
     config = problem.config
     check_seeds(seeds)
     _refuse_missing_device(config.device)
-    methods = named(problem, config.methods)
+    methods = methods_named(problem, config.methods)
     if config.rows is not None and problem.has_no_box():
         raise refused(
             "rows", "None for a problem without a black box, whose rows nothing bounds", config.rows

@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
-from blackbox import registry
+from blackbox import BlackBoxFunction, registry
 from blackbox.checks import nearest
+from blackbox.wrappers.files import files_of
 from tasks import names
 from tasks.errors import CheckpointWarning, ConfigurationError, ProblemError
 from tasks.folder.machine import changes
@@ -78,16 +79,29 @@ def warn_of_changes(run: Run) -> None:
     Warns:
         CheckpointWarning: Naming the file.
     """
-    changed = changes(run.versions, run.code_versions())
+    _warn(run, "its code has", changes(run.versions, run.code_versions()))
+
+
+def note_files(run: Run, boxes: Iterable[BlackBoxFunction]) -> None:
+    """Write down the versions of the programs and files that a run's boxes name, for who holds its lock.
+
+    Warns:
+        CheckpointWarning: Naming those that have changed since the run began.
+    """
+    files = dict.fromkeys(path for box in boxes for path in files_of(box))
+    _warn(run, "a program or file of its box has", run.note_files(list(files)))
+
+
+def _warn(run: Run, what: str, changed: str) -> None:
     if changed:
         mixed = (
             "" if run.finished else " What is trained from here on is trained by it: the result is of both."
         )
         warnings.warn(
-            f"{run.path}: its code has changed since the run began: {changed} (digits of its SHA-256). It is "
+            f"{run.path}: {what} changed since the run began: {changed} (digits of its SHA-256). It is "
             f"taken as it is now.{mixed}",
             CheckpointWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
 
 

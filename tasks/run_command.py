@@ -162,7 +162,7 @@ def run(command: RunCommand) -> int:
         launch.note_launch(run.path)
         return run, plan
 
-    return together(begun, command.tensorboard, command.workers, command.timeout)
+    return work_on(begun, command.tensorboard, command.workers, command.timeout)
 
 
 def _dry_run(plan: Plan) -> int:
@@ -177,7 +177,7 @@ def _dry_run(plan: Plan) -> int:
     return int(any(sentence.strip().startswith(cost.NONE_BACK) for sentence in sentences))
 
 
-def together(begun: Callable[[], tuple[Run, Plan]], tensorboard: bool, workers: int, timeout: float) -> int:
+def work_on(begun: Callable[[], tuple[Run, Plan]], tensorboard: bool, workers: int, timeout: float) -> int:
     """Work on a run, in this process or in several that are started here; or as one of those.
 
     Args:

@@ -29,7 +29,7 @@ from tasks.trial import TRIES, Asked, Sizes
 
 VALIDATIONS, SHARE = 12, 0.2  # of a training at most, and of the budget; two at least
 KEPT = 0.05  # of the budget is kept back, for rows that a kill makes the run ask for again
-MOST_STEPS = 2**40
+STEPS_A_ROW = 100  # at most, with replays; where more fit, rows do not grow with the steps
 LEARN_ANSWERS = ("tangents", "secant", "student")  # methods that ask for what is known before training
 MOST_OF_ALL = 0.5  # of the rows of training: a method that takes more leaves the others few steps
 
@@ -168,6 +168,8 @@ def _with_steps(plan: Plan, asked: Asked) -> Plan:
     if preset and least <= config.rows:
         return replace(plan, chosen=as_set)
     steps = choice.most_steps(plan.methods)
+    if steps == choice.without_end:
+        return replace(plan, chosen=as_set)
     if steps == 0 and preset:  # which is refused for what it takes at least
         return replace(plan, chosen=as_set)
     if steps == 0:
@@ -220,7 +222,7 @@ class _Choice:
 
     def most_steps(self, methods: Mapping[str, Method]) -> int:
         """As many as there is room for, and no more than a preset has; 0 for none."""
-        most = self.plan.config.steps if self.plan.problem.presets else MOST_STEPS
+        most = self.plan.config.steps if self.plan.problem.presets else self.without_end
         low, high = 0, 1
         while high <= most and self.fits(methods, self.settings(high)):
             low, high = high, 2 * high
@@ -229,6 +231,11 @@ class _Choice:
             middle = (low + high) // 2
             low, high = (middle, high) if self.fits(methods, self.settings(middle)) else (low, middle)
         return low
+
+    @property
+    def without_end(self) -> int:
+        """So many steps fit where these take no more rows than fewer do."""
+        return STEPS_A_ROW * max(1, self._budget)
 
     def in_all(self, rows: int) -> int:
         """What a run takes whose seeds take so many rows each, with all that is beside them."""
@@ -256,7 +263,7 @@ class _Choice:
         if share <= MOST_OF_ALL or not any(rows.checked.get(name) for name in others):
             return ""
         without = self.most_steps(others)
-        if without < 2 * steps:
+        if without < 2 * steps or without == self.without_end:
             return ""
         return (
             f"  {dearest} takes {share:.0%} of the rows of training: without it the others would have "
@@ -279,7 +286,8 @@ class _Choice:
         assert self.as_set.validation is not None
         config = self.plan.config
         validations = 1 + -(-config.steps // config.validate_every)
-        once = len(self.plan.seeds) * len(self.plan.methods) * self.as_set.validation / validations
+        trained = sum(cost is None or cost.evaluations > 0 for cost in self.as_set.costs.values())
+        once = len(self.plan.seeds) * trained * self.as_set.validation / validations
         return int(min(VALIDATIONS, max(2, SHARE * self._budget / once if once else VALIDATIONS)))
 
 

@@ -127,6 +127,7 @@ def carry_out(run: Run, plan: Plan, progress: Progress) -> None:
         plan.check()  # which may make data, and boxes
         problem.begin(run.path)
         problem.progress = progress
+        problems.note_files(run, problem.boxes.values())
         with rows.written(problem):  # from here on boxes are bounded, and their rows written down
             first_rows = FirstRows(run.path, problem.boxes)
             with rows_run_by(first_rows.run):
@@ -134,6 +135,7 @@ def carry_out(run: Run, plan: Plan, progress: Progress) -> None:
                 run.choose(plan.chosen)
                 for sentence in cost.sentences(plan):
                     progress.say(sentence)
+                plan.trial.refuse_unread()
                 first_rows.ask_again(plan.config.rows, plan.config.device)
                 table = table_of(run, plan, progress)
     group.wait_for_all()  # until their rows are written down too

@@ -7,6 +7,7 @@ Data may be made meanwhile, whose rows count.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -15,11 +16,14 @@ import torch
 from torch import nn
 
 from blackbox import BlackBoxFunction, Ledger, Parallel
+from blackbox.adapters import CommandLine
 from blackbox.calls import intercepted
+from blackbox.words import counted
 from tasks.problem import Problem
 from tasks.tally import Tally, stack
 from tasks.workers import group
 from zo.batches import Batch, count_rows
+from zo.errors import FailedBatchError
 
 TRIES = 5  # evaluations of the objective, of which the quickest counts: the first one warms up
 
@@ -107,11 +111,28 @@ class Trial:
         second: Seconds that a row takes; None where none was run.
         back: Losses of the batch that were finite in the last one; None where that is not known.
         spent: What the boxes counted.
+        unread: Whether no loss came back since no row's output files could be read: a wrong name or shape.
     """
 
     second: float | None = None
     back: int | None = None
     spent: Ledger = field(default_factory=Ledger)
+    unread: bool = False
+
+    def refuse_unread(self) -> None:
+        """Stop where all of the first batch failed for what the next would fail for.
+
+        Raises:
+            FailedBatchError: With the cause.
+        """
+        if self.unread:
+            rows = self.spent.rows_failed
+            raise FailedBatchError(
+                f"First batch: expected numbers in the files that the program left, got none in any of "
+                f"{counted(rows, 'row')}. The first cause: {(self.spent.first_failure or '').rstrip('.')}. "
+                "Nothing was trained: correct the box's output files and shapes, or what the program writes.",
+                rows=rows,
+            )
 
 
 def timed(problem: Problem) -> Trial:
@@ -120,7 +141,7 @@ def timed(problem: Problem) -> Trial:
     tally, best, begun = Tally(boxes), math.inf, perf_counter()
     first = tally.copy()
     limit = 10.0 if any(isinstance(part, Parallel) for box in boxes for part in stack(box)) else 1.0
-    losses = None
+    losses, unread = None, False
     with torch.random.fork_rng(devices=()), torch.no_grad():
         torch.manual_seed(0)  # the first weights of the first seed, most often
         network, batch = problem.network().to(problem.config.device), problem.training_batch(0, 0)
@@ -129,10 +150,20 @@ def timed(problem: Problem) -> Trial:
             losses = problem.objective(network, batch)
             passed = perf_counter() - started
             best = min(best, passed / (tally.since(before).rows_run or math.nan))  # NaN is never less
+            if unread := group.any_of(_unread(boxes, losses, tally.since(first))):
+                break
             if group.any_of(perf_counter() - begun > limit):  # their clocks differ, what they ask must not
                 break
             limit = 1.0  # of two evaluations at least where the first one starts a pool
     back = int(losses.isfinite().sum()) if isinstance(losses, torch.Tensor) else None
     spent = tally.since(first)
     unanswered = spent.rows_failed and spent.rows_failed == spent.rows_asked  # a refusal takes no row's time
-    return Trial(None if best == math.inf or unanswered else best, back, spent)
+    return Trial(None if best == math.inf or unanswered else best, back, spent, unread)
+
+
+def _unread(boxes: Sequence[BlackBoxFunction], losses: Any, spent: Ledger) -> bool:
+    """Whether programs ran, but left nothing that their boxes could read; one row alone may be odd."""
+    programs = all(isinstance(stack(box)[-1], CommandLine) for box in boxes)
+    back = not isinstance(losses, torch.Tensor) or bool(losses.isfinite().any())
+    others = set(spent.causes) - {ValueError.__name__, FileNotFoundError.__name__}
+    return programs and not back and not others and spent.rows_failed == spent.rows_run >= 2

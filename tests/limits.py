@@ -1,4 +1,4 @@
-"""Sizes, times and clocks by which the library takes another way, by names that tests alone know."""
+"""By what the library takes another way, under names that tests alone know: sizes, clocks, processes."""
 
 from __future__ import annotations
 
@@ -8,29 +8,48 @@ from typing import Any
 import pytest
 
 WHERE = {
-    # of a run: seconds and clocks; the clocks are functions that give seconds
+    # of a check and of simulators; clocks are functions that give seconds
+    "clock_of_checks": "blackbox.conformance.probe.monotonic",
+    "clock_of_references": "simulators.wake_flow.reference.monotonic",
+    "format_of_references": "simulators.wake_flow.reference_settings.FORMAT",
+    "other_processes": "blackbox.conformance.calls.in_processes",  # that a check asks a box in
+    "version_of_package": "simulators.wake_flow.reference_settings.version",
+    # of a run
+    "any_process": "tasks.workers.group.any_of",  # says yes
     "clock_of_rows": "tasks.trial.perf_counter",
     "clock_of_steps": "tasks.loop.perf_counter",
     "clock_of_writes": "tasks.folder.pace.monotonic",
+    "find_module": "tasks.new.find_spec",
     "first_write": "tasks.folder.pace.SOON",
     "journal_writes": "tasks.folder.journal.EVERY",
     "later_writes": "tasks.folder.pace.OFTEN",
     "remembered_in_steps": "tasks.loop.LEAST",  # of a call whose answers are kept
     "rows_together": "tasks.folder.answers.LONG",  # that rows may take which are run together
+    "run_carried_out": "tasks.start.carry_out",  # begun or taken up again
     "shapes_kept": "tasks.images.shapes_file.WORTH",  # images
+    "total_of_processes": "tasks.workers.group.total",
+    "versions_of_machine": "tasks.stage.versions",
     "window_file_bytes": "tasks.folder.windows.LARGE",  # beyond, a window lies in a file of its own
     "writes_share": "tasks.folder.pace.SHARE",  # times what a write takes, work lies between two
     # of a step and its models
     "activations_followed": "zo.evaluators.difference.evaluator.LARGE",  # numbers
+    "chains_fused": "zo.evaluators.difference.tape.fuse",
+    "control_groups": "zo.tangents.room.CGROUPS",
+    "own_control_groups": "zo.tangents.room.OWN",
     "contest_steps": "zo.tangents.models.automatic.CONTEST",
     "graph_iterations": "zo.tangents.models.graph.ITERATIONS",
+    "kernel_of_chain": "zo.evaluators.difference.gpu.fused._by_kernel",
+    "kernels_run": "zo.evaluators.difference.evaluator.kernels_run_at",
+    "layers_copied": "zo.evaluators.variant_forward.vmap",  # one for each variant
+    "map_class": "zo.tangents.models.values.OutputMap",
     "map_numbers": "zo.tangents.models.values.MAP_SIZE",
+    "memory_compared": "zo.parameters._words",  # of a tensor
     "patch_cells": "zo.tangents.models.grid.CELLS",  # beyond, models learn on patches
     "patch_edges": "zo.tangents.models.grid.EDGES",  # by the number of axes
     "reach_samples": "zo.tangents.models.reach.SAMPLES",
     "row_cells": "zo.tangents.models.values.LARGE",
     "rows_at_once": "zo.tangents.models.values.BLOCK",  # numbers
-    "shown_at_once": "zo.tangents.quality.TOGETHER",  # numbers
+    "shown_at_once": "zo.tangents.quality.AT_ONCE",  # numbers
     "window_bytes": "zo.tangents.models.rows.MOST_BYTES",  # of one model
     "windows_bytes": "zo.tangents.gradient.MOST_BYTES",  # of all models
 }

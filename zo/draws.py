@@ -9,6 +9,19 @@ import torch
 
 from blackbox.checks import check_count
 
+# What is drawn: the first number of a generator's path, so that no two draws of a step are equal. Problems of
+# `tasks` have some from 101 to 299, its batches an empty path; what users write has 1,000 and more.
+SPARSITY = 1  # sets of coordinates
+DIRECTIONS = 2  # of RGE
+PRUNING = 3  # scores at initialization
+ROW_DIRECTIONS = 3  # at a box's inputs, by call; pruning is over before the first
+DRAWN = 5  # the query of a step that is evaluated by `loop` too
+AGAIN = 6  # slopes that are asked again over half of mu
+PROBES = 301  # of a step of tangents
+REPLAYED = 302  # rows of recorded windows, by the step in which the newest was recorded
+STUDENT = 302  # rows that a student learns from, by its seed and step of learning
+LEARNING = 303  # rows that a network learns from, by its seed and step of learning
+
 
 @dataclass(frozen=True)
 class Key:
@@ -35,7 +48,13 @@ class Key:
         return replace(self, step=step)
 
     def generator(self, *path: int) -> torch.Generator:
-        """A fresh CPU generator for (seed, step, *path); `path` distinguishes a step's draws."""
+        """A fresh CPU generator for (seed, step, *path).
+
+        Args:
+            *path: distinguishes the draws of a step: what is drawn, and perhaps which of several. First
+                numbers below 1,000 are this library's, whose batches are drawn with an empty path: an
+                estimator or a problem of your own takes 1,000 or more.
+        """
         # As a spawn key: in the entropy itself trailing zeros would count for nothing.
         sequence = np.random.SeedSequence(self.seed, spawn_key=(self.step, *path))
         words = sequence.generate_state(1, np.uint64)

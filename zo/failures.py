@@ -21,6 +21,7 @@ ZERO = (
     "Does the objective use this network, and not another or a copy of it? Is the black box constant, or "
     "does it round its output to steps that mu does not cross?"
 )
+NO_BOX = " No black box failed: see the batch, and logarithms, roots and divisions in the objective."
 CUT = (
     "Is a .detach(), a torch.no_grad(), an .item() or NumPy between the weights and the loss, which cuts "
     "autograd off? Does the objective use this network, and not another or a copy of it? Or is the black box "
@@ -45,8 +46,8 @@ def survivors(base: Tensor, step: int, causes: Sequence[FailedRow] = ()) -> Tens
     if not survived.any():
         words = (
             f"Step {step}: expected a finite loss in some row of the base evaluation, got none in "
-            f"{counted(len(base), 'row')}.{_first(causes)} Evaluate the objective by hand on this batch, "
-            "under torch.no_grad(), to see why."
+            f"{counted(len(base), 'row')}.{_first(causes) or NO_BOX} Evaluate the objective by hand on this "
+            "batch, under torch.no_grad(), to see why."
         )
         if any(cause.failure is not Failure.SKIPPED for cause in causes):
             left = " Where the network has left what the box can take, bound its outputs, as by a sigmoid."

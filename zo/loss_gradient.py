@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from blackbox.checks import check_count, check_fraction
 from blackbox.failures import noted
 from zo.batches import Batch
-from zo.draws import Key
+from zo.draws import DRAWN, Key
 from zo.errors import ConfigurationError, RanksError
 from zo.estimators.estimator import Estimator
 from zo.evaluators.evaluator import Evaluator
@@ -32,8 +32,6 @@ from zo.parameters import Choice, Parameters
 from zo.perturbation import Perturbations
 from zo.same_run import described, refuse_other_run, same_chunk
 from zo.slopes import NOISY, warn_of_slopes
-
-DRAWN = 5  # first word of the key's path for the query that is evaluated by `loop` too
 
 
 @dataclass

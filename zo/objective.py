@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from blackbox.calls import intercepted
-from zo.batches import Batch, map_tensors
+from zo.batches import Batch, map_tensors, tensors
 from zo.errors import ObjectiveError
 
 Objective: TypeAlias = Callable[[nn.Module, Any], Tensor]
@@ -146,6 +146,8 @@ def losses(
         with comparable(network):
             result = objective(network, batch)
     except RuntimeError as error:
+        if "dtype" in str(error) or "scalar type" in str(error):
+            error.add_note(_dtypes(network, batch))
         if torch.is_grad_enabled() or "does not require grad" not in str(error):
             raise
         raise ObjectiveError(
@@ -161,6 +163,23 @@ def losses(
             f"{described_result(result)}"
         )
     return result if with_graph else result.detach()
+
+
+def mean_loss(losses: Tensor) -> Tensor:
+    """The mean of losses `(rows,)`, detached: finite where they are, though their sum may be too large."""
+    mean = losses.detach().mean()
+    return torch.where(mean.isfinite(), mean, losses.detach().double().mean().to(mean.dtype))
+
+
+def _dtypes(network: nn.Module, batch: Batch) -> str:
+    """What dtypes meet in an objective, and how to make them one; a note to torch's error."""
+    weights = {str(weight.dtype)[6:] for weight in network.parameters() if weight.is_floating_point()}
+    data = {str(part.dtype)[6:] for part in tensors(batch) if part.is_floating_point()}
+    return (
+        f"The network's weights are {' and '.join(sorted(weights)) or 'none'}, the batch has "
+        f"{' and '.join(sorted(data)) or 'no floats'}; a black box answers in the dtype of its inputs. Make "
+        "them one: batch.float() is float32, as weights are by default (NumPy's numbers are float64)."
+    )
 
 
 def described_result(result: Any) -> str:

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
@@ -68,6 +69,7 @@ class Parameters:
                 "torch.nn.ModuleDict, and a function's parameters in a module."
             )
         _refuse_unmade(network)
+        _refuse_replicas(network)
         one = choices is None or isinstance(choices, str | type | Exclude)
         self._choices = choices if one else tuple(choices)  # pyright: ignore[reportArgumentType]
         chosen = _choose(network, self._choices)
@@ -208,10 +210,20 @@ class Parameters:
 
 
 def accumulate(tensor: Tensor, gradient: Tensor) -> None:
-    """Add to the `.grad` of a parameter, and run the hooks that wait for that."""
+    """Add to the `.grad` of a parameter, and run the hooks that wait for that.
+
+    As autograd does, the first is a copy: the gradients of weights that are added to each other are one
+    tensor, which clipping would scale twice. And a `.grad` that is there is written to: it may be a view of
+    one buffer for all weights, in which processes add up their gradients.
+    """
     with torch.inference_mode(False), torch.no_grad():  # else nobody may write to it, as clipping does
-        gradient = gradient.clone() if gradient.is_inference() else gradient
-        tensor.grad = gradient if tensor.grad is None else tensor.grad + gradient
+        before = tensor.grad
+        if before is None:
+            tensor.grad = torch.empty_like(tensor, dtype=gradient.dtype).copy_(gradient)
+        elif before.is_inference() or before.requires_grad or before.layout is not torch.strided:
+            tensor.grad = before + gradient
+        else:
+            before += gradient
     for hook in (tensor._post_accumulate_grad_hooks or {}).values():
         hook(tensor)
 
@@ -234,6 +246,27 @@ def _refuse_unmade(network: nn.Module) -> None:
             )
 
 
+def _refuse_replicas(network: nn.Module) -> None:
+    """Refuse wrappers that average or shard in autograd's backward pass, which does not run here."""
+    for name, module in network.named_modules():
+        group = module.process_group if isinstance(module, DistributedDataParallel) else None
+        if group is not None and group.size() > 1:
+            where = f"{name}.module" if name else "module"
+            raise ParameterError(
+                f"{type(network).__name__}: expected a network that is the same with one process, got "
+                f"DistributedDataParallel{f' as {name}' if name else ''}, which averages gradients in "
+                "autograd's backward pass: they would differ between processes, and so would the weights. "
+                f"Give the network inside ({where}). Let all have the whole batch and process_group=, or "
+                "average .grad yourself, by torch.distributed.all_reduce of each."
+            )
+    for name, tensor in network.named_parameters():
+        if hasattr(tensor, "full_tensor"):  # a DTensor
+            raise ParameterError(
+                f"parameter {name!r}: expected a plain tensor, got a {type(tensor.data).__name__} in shards. "
+                "Give the network before fully_shard, one in each process."
+            )
+
+
 def _refuse_shared_memory(network: nn.Module, chosen: Iterable[str]) -> None:
     """Refuse chosen numbers in one memory, or in that of frozen ones, where a step of one moves another."""
     chosen = frozenset(chosen)
@@ -242,22 +275,23 @@ def _refuse_shared_memory(network: nn.Module, chosen: Iterable[str]) -> None:
         for name, tensor in network.named_parameters()
         if tensor.device.type != "meta" and tensor.numel() and tensor.layout is torch.strided
     )
-    together: list[tuple[str, Tensor]] = []
+    neighbours: list[tuple[str, Tensor]] = []
     reach = 0
     for start, end, name, tensor in placed:
         if start >= reach:
-            together = []
-        together.append((name, tensor))
+            neighbours = []
+        neighbours.append((name, tensor))
         reach = max(reach, end)
-        if len(together) > 1 or _extent(tensor) < tensor.numel() * tensor.element_size():
-            _refuse_overlap(together, chosen)
+        if len(neighbours) > 1 or _extent(tensor) < tensor.numel() * tensor.element_size():
+            _refuse_overlap(neighbours, chosen)
 
 
-def _refuse_overlap(together: list[tuple[str, Tensor]], chosen: frozenset[str]) -> None:
+def _refuse_overlap(neighbours: list[tuple[str, Tensor]], chosen: frozenset[str]) -> None:
     """Refuse parameters whose ranges of addresses meet, if a chosen one has a number in common."""
-    if chosen.isdisjoint(name for name, _ in together):  # frozen ones may be large, and each step comes here
+    # frozen ones may be large, and each step comes here
+    if chosen.isdisjoint(name for name, _ in neighbours):
         return
-    *others, (name, tensor) = [(name, _words(tensor)) for name, tensor in together]
+    *others, (name, tensor) = [(name, _words(tensor)) for name, tensor in neighbours]
     if name in chosen and len(tensor.unique()) < len(tensor):
         raise ParameterError(
             f"parameter {name!r}: expected each number to have memory of its own, got some in the same "

@@ -136,6 +136,8 @@ def warn_of_slopes(where: str, doubt: Doubt, *, differs: str = "objective", mend
         NoiseWarning: Where they look noisy or rounded.
         SlopeWarning: Where mu is too long, or the function jumps.
     """
+    weights = differs == "objective"  # of a box no loss is known
+    subtract = ", or subtract the offset; a zo.OutputLoss is evaluated in float64" if weights else ""
     at_twice = f", at twice of mu by {doubt.twice:.0%}" if doubt.twice == doubt.twice else ""
     off = f"the gradient is off by about {doubt.error:.0%} of its size"
     observed = (
@@ -168,13 +170,10 @@ def warn_of_slopes(where: str, doubt: Doubt, *, differs: str = "objective", mend
         )
     else:
         what = (
-            f"They are off at random, as rounding makes them: {off}. Something on the way has few digits, or "
-            "comes in steps: a box that prints its numbers or is constant in pieces, as trees are, "
-            "a part in a narrower dtype, numbers with a large offset (101325 + f in float32), a small "
-            "difference of large numbers, or the loss itself. Take a mu longer than the steps or a wider "
-            "dtype; subtract a constant from outputs and targets in the objective, or give it as a "
-            f"zo.OutputLoss, whose loss is evaluated in float64. Or the {differs} oscillates within mu: a "
-            "smaller mu shows it."
+            f"They are off at random, as rounding makes them: {off}. Look for few digits on the way: printed "
+            "numbers, steps as of trees, a narrower dtype, a large offset (101325 + f in float32). Take a mu "
+            f"longer than the steps or a wider dtype{subtract}. Where the {differs} oscillates within mu, a "
+            "smaller one shows it."
         )
     kind = NoiseWarning if doubt.cause in ("noise", "rounding") else SlopeWarning
     warnings.warn(f"{observed}{what}{mend and ' '}{mend}", kind, stacklevel=5)

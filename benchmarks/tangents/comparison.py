@@ -26,7 +26,7 @@ import torch
 from benchmarks import protocol
 from benchmarks.catalogue import LONG
 from benchmarks.tangents import report
-from benchmarks.tangents.problem import Problem
+from benchmarks.tangents.problem import BenchmarkProblem
 from blackbox.checks import nearest
 from tasks.folder import atomic
 from tasks.folder.machine import machine, versions
@@ -84,7 +84,7 @@ def file_name(problem: str, size: str) -> str:
 
 
 def smallest(
-    names: Sequence[str], makers: Mapping[str, Callable[[], Problem]], methods: Sequence[str] | None
+    names: Sequence[str], makers: Mapping[str, Callable[[], BenchmarkProblem]], methods: Sequence[str] | None
 ) -> None:
     """Whether everything runs: two steps of each method, one seed, and the table of that."""
     from benchmarks.tangents.methods import fitting
@@ -100,7 +100,7 @@ def smallest(
 
 def measure(
     name: str,
-    make: Callable[[], Problem],
+    make: Callable[[], BenchmarkProblem],
     path: Path,
     seeds: Sequence[int],
     methods: Sequence[str],

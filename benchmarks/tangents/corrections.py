@@ -18,7 +18,7 @@ from torch.nn import functional
 
 import zo
 from benchmarks.tangents.boxes import Failing, InUnits
-from benchmarks.tangents.problem import Problem
+from benchmarks.tangents.problem import BenchmarkProblem
 from blackbox import BlackBoxFunction
 from simulators.noisy import Noisy
 from simulators.state_system import StateSystem
@@ -134,7 +134,7 @@ def last_loss(scale: Tensor, calls: int) -> Callable[[Callable[..., Any]], Objec
     return with_solver
 
 
-def correction(system: System) -> Problem:
+def correction(system: System) -> BenchmarkProblem:
     """The problem of a system."""
     train, validation, test = _trajectories(system)
     quiet, shape = system.wrong, system.wrong.shape
@@ -169,7 +169,7 @@ def correction(system: System) -> Problem:
         first = torch.randint(train.shape[1] - system.unroll, (system.batch,), generator=generator)
         return train[which, first], train[which, first + system.unroll]
 
-    return Problem(
+    return BenchmarkProblem(
         box=box,
         exact=quiet.advance,
         start=start,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import zo
-from benchmarks.tangents.problem import Problem
+from benchmarks.tangents.problem import BenchmarkProblem
 from blackbox import ArraySpec, BlackBoxFunction, ConfigurationError
 from blackbox.adapters import CommandLine
 from zo.objective import Objective
@@ -94,7 +94,7 @@ class Designer(nn.Module):
         return torch.tensor(TYPICAL).to(logs) * torch.exp(logs)
 
 
-def design() -> Problem:
+def design() -> BenchmarkProblem:
     """The problem: responses of filters drawn at random are wanted."""
     box = filters()
 
@@ -120,7 +120,7 @@ def design() -> Problem:
     def error(network: nn.Module, held_out: Tensor) -> float:
         return objective(box)(network, held_out).mean().sqrt().item() * 20
 
-    return Problem(
+    return BenchmarkProblem(
         box=box,
         exact=ladder,
         start=start,

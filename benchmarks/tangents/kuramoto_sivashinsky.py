@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import zo
-from benchmarks.tangents.problem import Problem
+from benchmarks.tangents.problem import BenchmarkProblem
 from simulators.noisy import Noisy
 from simulators.spectral import KuramotoSivashinskyETD
 from zo.objective import Objective
@@ -113,7 +113,7 @@ def published(
     noise: float = 0.0,
     learning_rate: float = 1e-3,
     hard: str = "",
-) -> Problem:
+) -> BenchmarkProblem:
     """The problem with a network of `channels` x `blocks`, trained on single frames for `warm` steps first.
 
     Args:
@@ -171,7 +171,7 @@ def published(
     def batch(seed: int, step: int) -> Any:
         return windows(zo.estimators.Key(seed, step).generator(WINDOWS), BATCH, unroll)
 
-    return Problem(
+    return BenchmarkProblem(
         box=box,
         exact=quiet.advance,
         start=start,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import zo
 from benchmarks.tangents import rivals, surrogates
-from benchmarks.tangents.problem import Problem
+from benchmarks.tangents.problem import BenchmarkProblem
 from zo.tangents import TrustPolicy
 from zo.tangents.models.automatic import is_grid
 
@@ -52,12 +52,12 @@ class Method:
         optimizer: "adam"; "sgd" where `.grad` is the direction of the step; "whole" where it is the step.
     """
 
-    make: Callable[[Problem, nn.Module, int, float], Gradient]
+    make: Callable[[BenchmarkProblem, nn.Module, int, float], Gradient]
     rows: float = 1.0
     scales: tuple[float, ...] = (1.0,)
     optimizer: str = "adam"
 
-    def steps(self, problem: Problem) -> int:
+    def steps(self, problem: BenchmarkProblem) -> int:
         """How many steps a training has."""
         return max(2, round(problem.steps * min(1.0, BUDGET / self.rows)))
 
@@ -76,7 +76,7 @@ class Around:
         rows: that it has received.
     """
 
-    def __init__(self, problem: Problem, network: nn.Module, solver: Callable[..., Any]) -> None:
+    def __init__(self, problem: BenchmarkProblem, network: nn.Module, solver: Callable[..., Any]) -> None:
         self.rows = 0
         self.network, self.solver = network, solver
         self.failed = torch.zeros((), dtype=torch.bool)
@@ -101,7 +101,7 @@ class Around:
         return finite if isinstance(answer, tuple) else finite[0]
 
 
-def first_order(problem: Problem, network: nn.Module) -> Around:
+def first_order(problem: BenchmarkProblem, network: nn.Module) -> Around:
     """First order: autograd through the box's differentiable twin."""
     assert problem.exact is not None
     return Around(problem, network, problem.exact)
@@ -113,7 +113,7 @@ class Perturbed(Around):
     How far its result moves says how much of a difference between two methods means anything there.
     """
 
-    def __init__(self, problem: Problem, network: nn.Module, seed: int) -> None:
+    def __init__(self, problem: BenchmarkProblem, network: nn.Module, seed: int) -> None:
         assert problem.exact is not None
         super().__init__(problem, network, problem.exact)
         self.generator = zo.estimators.Key(seed).generator(OFF)
@@ -132,13 +132,13 @@ class Perturbed(Around):
         return loss
 
 
-def no_gradient(problem: Problem, network: nn.Module) -> Around:
+def no_gradient(problem: BenchmarkProblem, network: nn.Module) -> Around:
     """NOG of List et al. (2024, arXiv 2402.12971): unrolled, the box's outputs cut from the graph."""
     return Around(problem, network, lambda *arrays: problem.box(*(array.detach() for array in arrays)))
 
 
 def tangent_gradient(
-    problem: Problem,
+    problem: BenchmarkProblem,
     network: nn.Module,
     seed: int,
     tangent: zo.tangents.Tangent | None,
@@ -159,16 +159,16 @@ def tangent_gradient(
     )
 
 
-def tangent(make: Callable[[Problem, int], zo.tangents.Tangent], probes: int = 0) -> Method:
+def tangent(make: Callable[[BenchmarkProblem, int], zo.tangents.Tangent], probes: int = 0) -> Method:
     """A tangent by name; its step asks for as many further rows as it has probes."""
 
-    def gradient(problem: Problem, network: nn.Module, seed: int, scale: float) -> Gradient:
+    def gradient(problem: BenchmarkProblem, network: nn.Module, seed: int, scale: float) -> Gradient:
         return tangent_gradient(problem, network, seed, make(problem, seed), probes)
 
     return Method(gradient, rows=1 + probes)
 
 
-def chosen(problem: Problem, network: nn.Module, seed: int) -> Gradient:
+def chosen(problem: BenchmarkProblem, network: nn.Module, seed: int) -> Gradient:
     """The library's own choice with its checks."""
     return zo.TangentGradient(
         network, problem.objective(problem.box), boxes=[problem.box], mu=problem.mu, seed=seed
@@ -178,7 +178,7 @@ def chosen(problem: Problem, network: nn.Module, seed: int) -> Gradient:
 def whole_loss(estimator: Callable[[], zo.estimators.Estimator[Any]], queries: int, **more: Any) -> Method:
     """The gradient of the weights from values of the whole loss."""
 
-    def gradient(problem: Problem, network: nn.Module, seed: int, scale: float) -> Gradient:
+    def gradient(problem: BenchmarkProblem, network: nn.Module, seed: int, scale: float) -> Gradient:
         objective = problem.objective(problem.box)
         made = estimator()  # one by one: what a stack's checks ask for is not the method's
         return zo.LossGradient(network, objective, made, seed=seed, evaluator="loop", max_dropped=0.5)
@@ -186,13 +186,13 @@ def whole_loss(estimator: Callable[[], zo.estimators.Estimator[Any]], queries: i
     return Method(gradient, rows=1 + queries, scales=TRIED, **more)
 
 
-def row_rge(problem: Problem, network: nn.Module, seed: int) -> Gradient:
+def row_rge(problem: BenchmarkProblem, network: nn.Module, seed: int) -> Gradient:
     """Random directions at the box's inputs, of a twentieth of the usual number there."""
     solver = zo.differentiable(problem.box, zo.RowRGE(mu=0.05, q=AT_THE_INPUT), seed=seed)
     return Around(problem, network, solver)
 
 
-def emulator(problem: Problem, network: nn.Module, seed: int, online: bool) -> Gradient:
+def emulator(problem: BenchmarkProblem, network: nn.Module, seed: int, online: bool) -> Gradient:
     """A network of this library, as Frezat et al. would use it: on grids a convolutional one."""
     both = problem.box.inputs, problem.box.outputs
     before, after = ([spec for spec in specs if spec.differentiable] for specs in both)
@@ -243,7 +243,7 @@ METHODS: dict[str, Method] = {
 WEIGHTS_OF_KALMAN = 2_000  # more than that an ensemble of its size says little about
 
 
-def fitting(problem: Problem) -> tuple[str, ...]:
+def fitting(problem: BenchmarkProblem) -> tuple[str, ...]:
     """The methods that can be used for a problem."""
     left_out = {"first-order", "first-order-perturbed"} if problem.exact is None else set[str]()
     weights = sum(parameter.numel() for parameter in problem.start(0).parameters())

@@ -1,4 +1,4 @@
-"""`Problem`: what is trained around which black box, and how it is judged."""
+"""`BenchmarkProblem`: what is trained around which black box, and how it is judged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zo.objective import Objective
 
 
 @dataclass(frozen=True)
-class Problem:
+class BenchmarkProblem:
     """A network around a black box.
 
     Attributes:

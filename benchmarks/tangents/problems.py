@@ -18,7 +18,7 @@ from benchmarks.tangents.boxes import InUnits
 from benchmarks.tangents.corrections import System, coarse, correction
 from benchmarks.tangents.filter import design
 from benchmarks.tangents.kuramoto_sivashinsky import PAPER_LEARNING_RATE, PAPER_STEPS, published
-from benchmarks.tangents.problem import Problem
+from benchmarks.tangents.problem import BenchmarkProblem
 from simulators.advection_diffusion_reaction import AdvectionDiffusionReaction
 from simulators.coupled_map_lattice import CoupledMapLattice
 from simulators.implicit_diffusion import ImplicitDiffusion
@@ -33,7 +33,7 @@ Size = Literal["small", "paper"]
 KEEP: dict[str, Any] = {"failures": "keep"}
 
 
-def problems(size: Size) -> dict[str, Callable[[], Problem]]:
+def problems(size: Size) -> dict[str, Callable[[], BenchmarkProblem]]:
     """All that have that size, by name; made when they are asked for, since some compute a reference first.
 
     Paper is as many steps as the published training amounts to.
@@ -41,30 +41,30 @@ def problems(size: Size) -> dict[str, Callable[[], Problem]]:
     return PAPER if size == "paper" else PROBLEMS
 
 
-def seldom(wrong: Any, right: Any, hard: str, **more: Any) -> Problem:
+def seldom(wrong: Any, right: Any, hard: str, **more: Any) -> BenchmarkProblem:
     """The problem of a wrong system and the right one."""
     return correction(System(wrong, right, hard, **more))
 
 
-def brusselator(hard: str, hidden: tuple[int, ...] = (16, 16), kernel: int = 5) -> Problem:
+def brusselator(hard: str, hidden: tuple[int, ...] = (16, 16), kernel: int = 5) -> BenchmarkProblem:
     """Oscillations of another rate: b is 3.2 instead of 3."""
     wrong, right = Brusselator(b=3.2, dt=0.25, **KEEP), Brusselator(dt=0.25)
     return seldom(wrong, right, hard, hidden=hidden, kernel=kernel)
 
 
-def fitzhugh_nagumo(hard: str, **more: Any) -> Problem:
+def fitzhugh_nagumo(hard: str, **more: Any) -> BenchmarkProblem:
     """Recovery at a rate of .07 instead of .1."""
     return seldom(FitzHughNagumo(rate=0.07, dt=1.0, **KEEP), FitzHughNagumo(dt=1.0), hard, **more)
 
 
-def pendulum(hard: str, wall: float | None = None) -> Problem:
+def pendulum(hard: str, wall: float | None = None) -> BenchmarkProblem:
     """A joint with friction that the reference does not have."""
     wrong = DoublePendulum(friction=0.1, wall=wall, steps=5, **KEEP)
     right = DoublePendulum(wall=wall, steps=5)
     return seldom(wrong, right, hard, hidden=(64, 64))
 
 
-def mixed_units() -> Problem:
+def mixed_units() -> BenchmarkProblem:
     """Lorenz-96 with 12 sites, whose numbers are in units from 1e-3 to 1e3."""
     units = torch.logspace(-3, 3, 12)[torch.tensor([0, 6, 3, 9, 1, 7, 4, 10, 2, 8, 5, 11])]
     wrong = InUnits(Lorenz96(sites=12, forcing=7.0, dt=0.05, steps=2, **KEEP), units)
@@ -73,7 +73,7 @@ def mixed_units() -> Problem:
     return seldom(wrong, right, hard, hidden=(64, 64))
 
 
-def kolmogorov() -> Problem:
+def kolmogorov() -> BenchmarkProblem:
     """Kolmogorov flow on 64 x 64 points against 128 x 128, a tenth of an eddy's time in a call."""
     flow: dict[str, Any] = {"viscosity": 2e-3, "stirring": 1.0, "drag": 0.1}
 
@@ -94,13 +94,13 @@ def kolmogorov() -> Problem:
     )
 
 
-def kuramoto_sivashinsky(hard: str, **more: Any) -> Problem:
+def kuramoto_sivashinsky(hard: str, **more: Any) -> BenchmarkProblem:
     """Kuramoto-Sivashinsky on a ring that is 2 % too long."""
     ring: dict[str, Any] = {"dt": 0.25, "steps": 4}
     return seldom(KuramotoSivashinsky(length=22.5, **ring, **KEEP), KuramotoSivashinsky(**ring), hard, **more)
 
 
-def wake(weights: str, hard: str, **more: Any) -> Problem:
+def wake(weights: str, hard: str, **more: Any) -> BenchmarkProblem:
     """The wake flow; imported when it is asked for, since PhiFlow takes seconds."""
     from benchmarks.tangents import wake
 
@@ -108,7 +108,7 @@ def wake(weights: str, hard: str, **more: Any) -> Problem:
 
 
 PUBLISHED = "as published, where the solver's gradient decides: "
-PROBLEMS: dict[str, Callable[[], Problem]] = {
+PROBLEMS: dict[str, Callable[[], BenchmarkProblem]] = {
     "ks-26-8": partial(published, 26, 8, hard=PUBLISHED + "33,125 weights, unroll 3"),
     "ks-26-8-unroll-8": partial(
         published,
@@ -192,7 +192,7 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
     ),
 }
 
-PAPER: dict[str, Callable[[], Problem]] = {
+PAPER: dict[str, Callable[[], BenchmarkProblem]] = {
     name: partial(
         published,
         channels,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from benchmarks.tangents.problem import Problem
+from benchmarks.tangents.problem import BenchmarkProblem
 from zo.draws import Key
 from zo.estimators.estimator import Estimator
 from zo.parameters import Parameters
@@ -182,7 +182,12 @@ class EnsembleKalman:
     """
 
     def __init__(
-        self, problem: Problem, network: nn.Module, seed: int, spread: float = 1.0, particles: int = ENSEMBLE
+        self,
+        problem: BenchmarkProblem,
+        network: nn.Module,
+        seed: int,
+        spread: float = 1.0,
+        particles: int = ENSEMBLE,
     ) -> None:
         self.problem, self.network, self.key = problem, network, Key(seed)
         self.spread, self.count, self.step = spread, particles, 0

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from benchmarks.tangents.problem import Problem
+from benchmarks.tangents.problem import BenchmarkProblem
 from blackbox import BlackBoxFunction
 from blackbox.calls import intercepted
 from zo.draws import Key
@@ -161,7 +161,7 @@ class Emulator:
 
     def __init__(
         self,
-        problem: Problem,
+        problem: BenchmarkProblem,
         network: nn.Module,
         seed: int,
         model: Any,

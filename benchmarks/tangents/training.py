@@ -15,7 +15,7 @@ from torch import nn
 
 import zo
 from benchmarks.tangents.methods import METHODS, Around, Gradient, Method, first_order
-from benchmarks.tangents.problem import Problem
+from benchmarks.tangents.problem import BenchmarkProblem
 from blackbox import BlackBoxError
 
 POINTS = 8  # of a curve, besides its start
@@ -59,7 +59,7 @@ class Curve:
     ended: str = ""
 
 
-def chosen_scale(problem: Problem, name: str) -> float:
+def chosen_scale(problem: BenchmarkProblem, name: str) -> float:
     """The scale that does best on validation data, in short trainings from another seed.
 
     The rows of this are counted nowhere, in favour of the methods that need it.
@@ -78,7 +78,7 @@ def chosen_scale(problem: Problem, name: str) -> float:
 
 
 def train(
-    problem: Problem,
+    problem: BenchmarkProblem,
     name: str,
     network: nn.Module,
     seed: int,
@@ -116,7 +116,7 @@ class _Training:
 
     def __init__(
         self,
-        problem: Problem,
+        problem: BenchmarkProblem,
         name: str,
         network: nn.Module,
         seed: int,
@@ -216,7 +216,7 @@ def _clocks(gradient: Gradient) -> dict[str, float]:
     return clocks
 
 
-def cosine_to_exact(problem: Problem, network: nn.Module, batch: Any) -> float:
+def cosine_to_exact(problem: BenchmarkProblem, network: nn.Module, batch: Any) -> float:
     """Between the gradient that is in `.grad` and autograd's; the network stays as it was."""
     kept = [parameter.grad for parameter in network.parameters()]
     network.zero_grad()

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import zo
-from benchmarks.tangents.problem import Problem
+from benchmarks.tangents.problem import BenchmarkProblem
 from simulators.noisy import Noisy
 from simulators.wake_flow.box import WakeFlow
 from tasks.wake_flow import data
@@ -36,7 +36,7 @@ def wake(
     noise: float = 0.0,
     steps: int = 150,
     hard: str = "",
-) -> Problem:
+) -> BenchmarkProblem:
     """The demo's flows at one resolution; errors are those of the task's table."""
     demo = PRESETS["demo"]
     config = replace(demo, width=width, reference_width=4 * width, unroll=unroll)
@@ -68,7 +68,7 @@ def wake(
     def batch(seed: int, step: int) -> Any:
         return flows.train.windows(zo.estimators.Key(seed, step), config.batch, unroll)
 
-    return Problem(
+    return BenchmarkProblem(
         box=box,
         exact=solver.step,
         start=start,

@@ -33,7 +33,7 @@ def blocks(config: Config, facts: Findings) -> Sequence[Block]:
         return ()
     runs = certificates(run, result)
     chosen = best_of_families(result)
-    table = accuracy.table(runs, queries_of(result))
+    table = accuracy.accuracy_table(runs, queries_of(result))
     atomic.write_bytes(run.path / "table.md", findings.markdown(table).encode())
     atomic.write_bytes(run.path / "table.tex", findings.latex(table).encode())
     shown = table.drop(columns=["abstained (%)", "failed queries"])  # in the further figures, too

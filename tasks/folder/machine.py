@@ -6,10 +6,12 @@ import hashlib
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+
+from blackbox.adapters.command.files import content
 
 PACKAGE = "blackbox-coupling"
 _PACKAGES = ("torch", "numpy", "scipy", "phiflow", "phiml", "h5py", "matplotlib")
@@ -44,6 +46,23 @@ def digest(*codes: str) -> dict[str, str]:
         for path in paths
         if path.suffix == ".py" and path.is_file()
     }
+
+
+def digest_of_files(paths: Iterable[Path]) -> dict[str, str]:
+    """The first digits of the SHA-256 of files and folders, such as programs; what is gone has "gone".
+
+    By name; where two have the same, or one that `versions` has, by path.
+    """
+    found: dict[str, str] = {}
+    taken = set(versions())
+    for path in dict.fromkeys(paths):
+        name = str(path) if path.name in taken else path.name
+        taken.add(path.name)
+        try:
+            found[name] = content(path)[:12] if path.exists() else "gone"
+        except OSError:
+            found[name] = "unreadable"
+    return found
 
 
 def changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:

@@ -21,9 +21,11 @@ from tasks.folder import atomic, reading
 SCHEMA = 1
 NAME = "result.json"
 VALIDATION, TEST = "validation", "the test"  # of a row's `failed`, beside the names of figures
-_COUNTED = ("weights", "steps", "chosen step", "dropped queries", "rows of validation", "rows of test")
 REJECTED = "rejected validations"  # of a row's `extra`: those with too many failed rows to choose weights by
 NOT_APPLICABLE = "not applicable"  # of a row's `extra`: why the method has nothing to go by
+COUNTED = ("weights", "steps", "chosen step", "dropped queries", "rows of validation", "rows of test")
+# names in a row's `extra` that every method has beside the figures of `evaluate`; a report has these apart
+COMMON = (*COUNTED, "validation", REJECTED, NOT_APPLICABLE)
 
 
 @dataclass
@@ -265,7 +267,7 @@ def _wrong_in(result: Result) -> Iterator[str]:
         if row.seed not in result.seeds:
             yield f"seeds {list(result.seeds)}, got a line of seed {row.seed}"
         numbers += [(name, getattr(row, name)) for name in ("rows", "queries", "seconds")]
-        numbers += [(name, row.extra.get(name)) for name in _COUNTED]
+        numbers += [(name, row.extra.get(name)) for name in COUNTED]
         numbers += [(name, value) for name, value in row.extra.items() if isinstance(value, int)]
         numbers += [(f"ledger.{name}", row.ledger.get(name)) for name in counts]
         numbers += row.failed.items()

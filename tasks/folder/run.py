@@ -21,9 +21,9 @@ from tasks import code
 from tasks.configuration import from_dict
 from tasks.errors import ConfigurationError, ProblemError, RunFolderError, RunLockedError, TrustError
 from tasks.folder import atomic, calls, reading, trust
-from tasks.folder.machine import digest, machine, versions
+from tasks.folder.machine import changes, digest, digest_of_files, machine, versions
 from tasks.folder.result import NOT_APPLICABLE, Result, Row
-from tasks.folder.terms import BEGUN, CONFIG, Terms, check_seeds, differences, refuse_edited, settled
+from tasks.folder.terms import BEGUN, CONFIG, Terms, check_seeds, differences, lasting, refuse_edited
 
 FORMAT = 3  # of config.json; raise it when older folders can no longer be resumed
 LOOKED_AT = 2  # an older one, of which finished runs are still read
@@ -62,6 +62,8 @@ class Run:
     """Settings that follow from the budget of rows, see `tasks.plan`; None until the run has chosen."""
     callbacks: list[Any] = field(default_factory=list, init=False, repr=False, compare=False)
     """What else happens while stages of the run train; see `tasks.Callback`."""
+    files: list[Path] = field(default_factory=list, init=False, repr=False, compare=False)
+    """Programs and other files that the boxes name, which count among its versions; see `note_files`."""
     callbacks_said: set[Any] = field(default_factory=set, init=False, repr=False, compare=False)
     """Of which exceptions of callbacks the user has been warned."""
 
@@ -94,7 +96,7 @@ class Run:
         path = _new_folder(root, f"{terms.task}-{terms.preset}-{now.astimezone():%Y%m%d-%H%M%S}")
         (path / CHECKPOINTS).mkdir()
         atomic.write_json(path / CONFIG, content)
-        atomic.write_json(path / BEGUN, settled(content))
+        atomic.write_json(path / BEGUN, lasting(content))
         return cls.open(path)
 
     @classmethod
@@ -142,6 +144,7 @@ class Run:
         """The run by its absolute path, with the same callbacks, wherever the working directory is moved."""
         run = replace(self, path=self.path.absolute())
         object.__setattr__(run, "callbacks", self.callbacks)
+        object.__setattr__(run, "files", self.files)
         return run
 
     def refuse_untrusted(self) -> None:
@@ -223,6 +226,19 @@ class Run:
         self.config.update(settings)
         self._write({"chosen": self.chosen, "config": self.config})
 
+    def note_files(self, files: Sequence[Path]) -> str:
+        """Write down the versions of files that boxes name, such as programs; for who holds the lock.
+
+        Returns:
+            What has changed since they were first written down, in words; "" for nothing.
+        """
+        self.files[:] = files
+        now = digest_of_files(files)
+        if new := {name: value for name, value in now.items() if name not in self.versions}:
+            self.versions.update(new)
+            self._write({"versions": self.versions})
+        return changes(self.versions, now)
+
     def _with(self, changed: Mapping[str, object]) -> Run:
         with self.lock():
             self._write(changed)
@@ -233,7 +249,7 @@ class Run:
         # killed between these, it has one setting or the other: `lock` writes what is missing
         (self.path / BEGUN).unlink(missing_ok=True)
         atomic.write_json(self.path / CONFIG, content)
-        atomic.write_json(self.path / BEGUN, settled(content))
+        atomic.write_json(self.path / BEGUN, lasting(content))
 
     def changed(self, terms: Terms) -> str:
         """In what it departs from other terms, in words; "" where it is of these."""
@@ -271,7 +287,7 @@ class Run:
             seeds=self.seeds,
             table=tuple(table),
             machine=machine(),
-            versions=versions() | self.code_versions(),
+            versions=versions() | self.code_versions() | digest_of_files(self.files),
             command=self.command,
             started=self.started,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -287,7 +303,7 @@ class Run:
             atomic.sweep(self.path)
             if not os.path.lexists(self.path / BEGUN):  # of an older version, or killed before it was written
                 content = reading.json_object(self.path / CONFIG, "Start the run anew.")
-                atomic.write_json(self.path / BEGUN, settled(content))
+                atomic.write_json(self.path / BEGUN, lasting(content))
             yield
 
     def log(self, stage: str, step: int, **values: float | int | str) -> None:

@@ -85,7 +85,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {before.get(name)!r} (now {now.get(name)!r})" for name in changed)
 
 
-def settled(content: Mapping[str, Any]) -> dict[str, Any]:
+def lasting(content: Mapping[str, Any]) -> dict[str, Any]:
     """What nobody may change between the first step and the last."""
     config = {name: value for name, value in content["config"].items() if name not in HARMLESS}
     return {**{name: content[name] for name in ("task", "preset", "seeds", "data")}, "config": config}
@@ -100,10 +100,10 @@ def refuse_edited(path: Path, content: Mapping[str, Any]) -> None:
     if not os.path.lexists(path / BEGUN):  # `Run.lock` writes it, before anything is done
         return
     kept = reading.json_object(path / BEGUN, f"Delete it, if {CONFIG} is as the run began.")
-    before, now = ({**side, "config": None} for side in (kept, settled(content)))
+    before, now = ({**side, "config": None} for side in (kept, lasting(content)))
     settings = kept.get("config")
     config = settings if isinstance(settings, dict) else {}
-    parts = differences(before, now), differences(config, settled(content)["config"])
+    parts = differences(before, now), differences(config, lasting(content)["config"])
     if others := ", ".join(filter(None, parts)):
         raise RunFolderError(
             f"{path / CONFIG}: expected the settings that the run was begun with, got others: {others}. Put "

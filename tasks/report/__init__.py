@@ -9,21 +9,36 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tasks.report.findings import frame, shown, untouched
+    from tasks.report.findings import Curve, Findings, frame, latex, markdown, shown, untouched
+    from tasks.report.html_report import Details, Figure, Heading, Paragraph, Table
     from tasks.report.page import NAME, write
 
-__all__ = ["NAME", "frame", "shown", "untouched", "write"]
-
-_PLACES = {
-    "NAME": "page",
-    "frame": "findings",
-    "shown": "findings",
-    "untouched": "findings",
-    "write": "page",
+_NAMES = {  # by module
+    "findings": ("Curve", "Findings", "frame", "latex", "markdown", "shown", "untouched"),
+    "html_report": ("Details", "Figure", "Heading", "Paragraph", "Table"),
+    "page": ("NAME", "write"),
 }
+
+__all__ = [
+    "NAME",
+    "Curve",
+    "Details",
+    "Figure",
+    "Findings",
+    "Heading",
+    "Paragraph",
+    "Table",
+    "frame",
+    "latex",
+    "markdown",
+    "shown",
+    "untouched",
+    "write",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
-        raise AttributeError(f"module 'tasks.report' has no attribute {name!r}")
-    return getattr(import_module(f"tasks.report.{_PLACES[name]}"), name)
+    for module, names in _NAMES.items():
+        if name in names:
+            return getattr(import_module(f"tasks.report.{module}"), name)
+    raise AttributeError(f"module 'tasks.report' has no attribute {name!r}")

@@ -16,7 +16,7 @@ import numpy as np
 
 from tasks import progress
 from tasks.folder import reading
-from tasks.folder.result import NOT_APPLICABLE, REJECTED, TEST, VALIDATION, Result, Row
+from tasks.folder.result import COMMON, NOT_APPLICABLE, REJECTED, TEST, VALIDATION, Result, Row
 from tasks.folder.run import Run, stage_name
 from tasks.terminal import plain
 
@@ -25,19 +25,7 @@ if TYPE_CHECKING:
 
     from tasks.report.html_report import Block
 
-# what every row has beside the figures that `evaluate` gave
 IN_TEST = "failed or skipped in test (box rows)"
-COMMON = (
-    "weights",
-    "steps",
-    "chosen step",
-    "validation",
-    REJECTED,
-    "dropped queries",
-    "rows of validation",
-    "rows of test",
-    NOT_APPLICABLE,
-)
 
 
 class Reported(Protocol):

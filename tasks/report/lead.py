@@ -39,9 +39,10 @@ def _best(finite: dict[str, Score]) -> list[str]:
         return [f"{ranked[0].method}: {ranked[0].metric} {ranked[0]}."]
     end = f"the {'highest' if ranked[0].rows[0].higher_is_better else 'lowest'} {ranked[0].metric}"
     if start is not None and start in best:
-        return [f"No method is better than {_named(start)}, which has {end}, {start}."]
+        better = f"No method is better than {_named(start)}, which has {end}, {start}."
+        return [better, *_taken(ranked[0])]
     beside = f"; {_named(start)} has {start}" if start else ""
-    lines = [f"{_all(best)} {'have' if best[1:] else 'has'} {end}, {best[0]}{beside}."]
+    lines = [f"{_all(best)} {'have' if best[1:] else 'has'} {end}, {best[0]}{beside}.", *_taken(ranked[0])]
     others = [score for score in ranked if score.method != FIRST_ORDER and score is not start]
     if FIRST_ORDER in finite and others:
         # who has a derivative would take it: the best of those that do without is what is looked for
@@ -59,6 +60,14 @@ def _best(finite: dict[str, Score]) -> list[str]:
             f"{first_alike}{cost}{times}."
         )
     return lines
+
+
+def _taken(score: Score) -> list[str]:
+    """What a better figure is taken to be, where neither its name nor the problem says so."""
+    named = any(word in score.metric.lower() for word in ("loss", "error"))
+    if named or score.rows[0].higher_is_better:
+        return []
+    return [f"A lower {score.metric} is taken to be better; if it is not, say higher_is_better = True."]
 
 
 def leading(finite: Sequence[Score]) -> list[Score]:

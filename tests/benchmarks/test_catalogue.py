@@ -15,8 +15,10 @@ from benchmarks import __main__ as program
 from benchmarks import catalogue, claims, page, protocol, published, table_defense
 from benchmarks.catalogue import BENCHMARKS, DEFENCE
 from benchmarks.claims import Claim, Figure
-from tasks.wake_flow.config import PRESETS
+from tasks.wake_flow import WakeFlow
 from tests.test_documentation import PAGES
+
+PRESETS = WakeFlow.presets
 
 ROOT = Path(__file__).parents[2]
 SEEDED = "python -m benchmarks tangents --size small --seeds 1"

@@ -14,7 +14,7 @@ from benchmarks.gpu.parts import LIMIT, PARTS, Part
 from benchmarks.gpu.queries import CONTENDERS, Traffic, runnable
 from benchmarks.query_speed import measuring
 from benchmarks.query_speed.problems import make
-from tasks.folder.machine import versions
+from tests.inside import machine_versions as versions
 
 CPU = ["--device", "cpu", "--size", "ci"]
 

@@ -11,7 +11,7 @@ from torch import nn
 
 import zo
 from benchmarks.tangents.methods import first_order, no_gradient
-from benchmarks.tangents.problem import Problem
+from benchmarks.tangents.problem import BenchmarkProblem
 from benchmarks.tangents.rivals import Eggroll, EnsembleKalman, ZOMuon, kalman_step, orthogonalised
 from benchmarks.tangents.surrogates import Astralora, Emulator, projector_splitting
 from blackbox import ArraySpec, BlackBoxFunction
@@ -42,7 +42,7 @@ def matrix_of(rank: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(SIZE, rank, generator=generator) @ torch.randn(rank, SIZE, generator=generator) / rank
 
 
-def problem_of(box: Linear, rows: int = 40, known: bool = False) -> Problem:
+def problem_of(box: Linear, rows: int = 40, known: bool = False) -> BenchmarkProblem:
     """Least squares: a linear layer, the box, and targets that no weights reach."""
     generator = torch.Generator().manual_seed(1)
     x, target = torch.randn(2, rows, SIZE, generator=generator).unbind(0)
@@ -58,7 +58,7 @@ def problem_of(box: Linear, rows: int = 40, known: bool = False) -> Problem:
         with torch.no_grad():
             return float((network(x) @ box.matrix.T - target).square().mean())
 
-    return Problem(
+    return BenchmarkProblem(
         box=box,
         exact=lambda z: z @ box.matrix.to(z).T,
         start=start,
@@ -74,7 +74,7 @@ def problem_of(box: Linear, rows: int = 40, known: bool = False) -> Problem:
     )
 
 
-def true_gradient(problem: Problem, network: nn.Module) -> torch.Tensor:
+def true_gradient(problem: BenchmarkProblem, network: nn.Module) -> torch.Tensor:
     first_order(problem, network).backward(problem.batch(0, 1))
     found = torch.cat([p.grad.flatten() for p in network.parameters()])
     network.zero_grad()

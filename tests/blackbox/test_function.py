@@ -123,7 +123,9 @@ DEFINITION_ERRORS = [
     ErrorCase(
         "no-specs", lambda: define(evaluate=one)()(rows_of(1)), DefinitionError, ["Broken.inputs", "got None"]
     ),
-    ErrorCase("policy", lambda: with_policy("ignore"), ConfigurationError, ["EachBox", "'keep'", "'ignore'"]),
+    ErrorCase(
+        "policy", lambda: with_policy("ignore"), ConfigurationError, ["EachBox", "raise, keep", "'ignore'"]
+    ),
     ErrorCase("policy-later", lambda: changed(failures="kep"), ConfigurationError, ["failures", "'kep'"]),
 ]
 

@@ -14,9 +14,17 @@ import pytest
 import torch
 from typeguard import suppress_type_checks
 
-from blackbox import ArraySpec, ConfigurationError, Failure, Outcome, OutputError, RowFailedError
-from blackbox.running import mark_non_finite
+from blackbox import (
+    ArraySpec,
+    ConfigurationError,
+    Failure,
+    NonFiniteInputError,
+    Outcome,
+    OutputError,
+    RowFailedError,
+)
 from tests.blackbox.boxes import KINDS, PAIR, STATE, EachBox, ErrorCase, RowsBox, error_table
+from tests.inside import mark_non_finite
 
 X = np.stack([np.arange(1.0, 5.0), np.ones(4)], 1)
 COUNT = ArraySpec("count", (), "int64")
@@ -340,3 +348,31 @@ def test_a_refused_connection_is_no_matter_of_rows(refuse):
     box = RowsBox(function, failures="keep")
     assert np.isnan(box(np.ones((300, 2)))).all()
     assert calls == [300] and box.ledger.rows_run == 300
+
+
+@pytest.mark.parametrize("kind", [RowsBox, EachBox])
+def test_masked_numbers_are_those_of_a_failed_row(kind):
+    """As netCDF4 gives them: behind the mask lies a fill value of 1e36, which passed for an answer."""
+
+    def read(state: np.ndarray) -> np.ma.MaskedArray:
+        return np.ma.MaskedArray(np.where(state > 1, 9.97e36, 2 * state), mask=state > 1)
+
+    box = kind(read, failures="keep")
+    answer = box(np.array([[0.5, 1.0], [0.25, 3.0], [0.0, -1.0]]))
+    np.testing.assert_array_equal(answer, [[1.0, 2.0], [np.nan, np.nan], [0.0, -2.0]])
+    assert box.ledger.rows_failed == 1
+    with pytest.raises(RowFailedError):
+        kind(read)(np.array([[0.25, 3.0]]))
+
+
+def test_masked_whole_numbers_are_refused_and_a_mask_that_hides_nothing_is_none():
+    labels = ArraySpec("labels", (2,), "int64")
+    box = RowsBox(lambda state: np.ma.MaskedArray(state.astype(int), mask=state > 1), outputs=(labels,))
+    assert (box(np.zeros((3, 2))) == 0).all()
+    with pytest.raises(OutputError, match="'labels': expected an array of numbers, got MaskedArray"):
+        box(np.full((3, 2), 2.0))
+
+
+def test_masked_inputs_are_refused_as_others_that_are_not_finite():
+    with pytest.raises(NonFiniteInputError):
+        RowsBox(lambda state: state)(np.ma.MaskedArray(np.zeros((3, 2)), mask=np.eye(3, 2, dtype=bool)))

@@ -1,6 +1,6 @@
 import pytest
 
-from blackbox.words import counted
+from tests.inside import counted
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,10 @@ from blackbox import ArraySpec, BlackBoxFunction
 from tasks import Progress
 from tasks.configuration import Count, Positive
 from tasks.image_classification import ImageClassification
-from tasks.methods import METHODS
-from tasks.new import write
-from tasks.wake_flow.problem import WakeFlow
+from tasks.wake_flow import WakeFlow
 from tests.gpu.pretended import PretendedGPU
+from tests.inside import SHARED_METHODS as METHODS
+from tests.inside import write_new_problem as write
 from tests.tasks.image_classification.small import small
 from tests.tasks.wake_flow.small import SMALL
 

@@ -12,10 +12,9 @@ import zo
 from tasks.image_classification import networks
 from tests.gpu.counts import in_place_of_the_kernel
 from tests.gpu.pretended import CUDA, PretendedGPU
+from tests.inside import graphs
 from zo.estimators import Coordinates, Directions
 from zo.evaluators import Perturbation, Step
-from zo.evaluators.difference import evaluator as deciding
-from zo.evaluators.difference.gpu import graphs
 
 
 def make_network(kind: str) -> nn.Module:
@@ -206,12 +205,14 @@ def test_a_pass_launches_little_however_many_variants_share_it(training, most):
     ("training", "part"), [(True, 0.3), pytest.param(False, 0.6, marks=pytest.mark.slow)]
 )
 @torch.no_grad()
-def test_a_pass_with_the_kernel_reads_and_writes_a_part_of_what_it_does_without(training, part, monkeypatch):
+def test_a_pass_with_the_kernel_reads_and_writes_a_part_of_what_it_does_without(
+    training, part, monkeypatch, limits
+):
     """What it gives is held against torch in `test_fused`."""
     kernels = SimpleNamespace(NONE=0, FIXED=1, OF_BATCH=2, change=in_place_of_the_kernel)
     monkeypatch.setitem(sys.modules, "zo.evaluators.difference.gpu.kernels", kernels)
     monkeypatch.setattr("zo.evaluators.difference.gpu.kernels", kernels, raising=False)
-    monkeypatch.setattr(deciding, "kernels_run_at", lambda tensor: tensor.is_cuda)
+    limits(kernels_run=lambda tensor: tensor.is_cuda)
     moved, launched = [], []
     for fused in (False, True):
         torch.manual_seed(0)

@@ -14,13 +14,13 @@ from scipy.sparse.linalg import spsolve
 
 import zo
 from blackbox import ArraySpec, Mesh
+from tests.inside import Basis, Elements, incidence, listening
+from tests.inside import MeshFit as Fit
+from tests.inside import MeshForm as Form
 from tests.oracles.test_value_tangents import cosine, learn
 from tests.zo.row_boxes import FromTorch
 from zo.errors import TangentError
 from zo.tangents import AutoTangent, CallPairs
-from zo.tangents.models.mesh_fit import Fit
-from zo.tangents.models.mesh_form import Basis, Form
-from zo.tangents.models.mesh_operators import Elements, incidence
 
 SIDE = 9
 NODES = SIDE * SIDE
@@ -314,6 +314,22 @@ def test_nodes_with_a_prescribed_output_have_no_derivative():
     pulled = tangent.vjp(pairs, v)
     assert float(pulled[:, edge].abs().max()) == 0
     assert cosine(pulled, true_vjp(box, (z,), v)) > 0.999
+
+
+@pytest.mark.parametrize("make", [zo.MeshTangent, zo.GraphTangent])
+def test_each_fit_says_how_far_it_is(make, limits):
+    """A lesson without a fit says nothing, and the last number is never above that of all."""
+    limits(graph_iterations=4)
+    spec, heard = (ArraySpec("u", (NODES,), layout=MESH if make is zo.MeshTangent else GRAPH),), []
+    tangent = make()
+    with listening(lambda *far: heard.append(far)):
+        for lesson, fits in enumerate((True, True, False, True, False)):
+            heard.clear()
+            z = smooth(12, seed=lesson)
+            learn(tangent, pairs_of(spec, spec, (z,), implicit_heat(z)))
+            done, most = zip(*heard, strict=True) if heard else ((), (0,))
+            assert bool(heard) == fits and sorted(done) == list(done)
+            assert not fits or (done[0] == 0 and len(done) > 2 and done[-1] == max(most) == min(most))
 
 
 @pytest.mark.parametrize("make", [zo.MeshTangent, zo.GraphTangent])

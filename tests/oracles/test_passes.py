@@ -9,14 +9,9 @@ from torch.nn import functional
 
 import zo
 from blackbox import ArraySpec
-from zo.tangents.models.convolution import CONVOLVED, Convolutions
-from zo.tangents.models.grid_network import GridNetwork
-from zo.tangents.models.lattice import Lattice
-from zo.tangents.models.output_map import OutputMap
-from zo.tangents.models.passes import FlatAdam, Passes
-from zo.tangents.models.spectral_map import SpectralMap
-from zo.tangents.models.values import Form
-from zo.tangents.models.waves import Waves
+from tests.inside import CONVOLVED_CELLS as CONVOLVED
+from tests.inside import Convolutions, FlatAdam, GridNetwork, Lattice, OutputMap, Passes, SpectralMap, Waves
+from tests.inside import RowsForm as Form
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:

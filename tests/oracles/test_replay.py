@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
+import random
 import warnings
 import weakref
 from dataclasses import replace
@@ -17,6 +18,7 @@ from torch import nn
 import zo
 from blackbox import ArraySpec
 from tests.zo.row_boxes import FromTorch, weights
+from zo.tangents import ModelTangent
 
 STATE, SIZE, DRIVE = ArraySpec("state", (4,)), ArraySpec("size", ()), ArraySpec("drive", (), "float64")
 FIXED = ArraySpec("drive", (), "float64", differentiable=False)
@@ -444,6 +446,52 @@ def test_rows_that_an_objective_has_in_another_order_are_not_replayed(turn, coun
         gradient.replay(rows=count)
 
 
+def by_place(kind: str, box):
+    """Objectives that know a row by its place in the batch, and such as only seem to."""
+    kept = weights(5, 4, seed=9)
+    norm = nn.BatchNorm1d(4, affine=False).double()
+
+    def objective(network, batch):
+        start = batch["start"]
+        answer = box(network(norm(start) if kind == "batch norm" else start)[:, :4])
+        errors = (answer - (kept if kind == "targets" else 0.5)).square().mean(dim=1)
+        if kind == "weights":
+            return errors * torch.arange(1, len(start) + 1)
+        if kind == "neighbours":
+            return (answer[1:] - answer[:-1]).square().mean(dim=1).repeat_interleave(2)[: len(start)]
+        if kind == "share":
+            return errors / errors.detach().sum()
+        if kind == "dropout":
+            return errors * nn.functional.dropout(torch.ones_like(errors))
+        if kind == "Python":
+            return errors * random.random()
+        return errors
+
+    return objective
+
+
+@pytest.mark.parametrize("kind", ["targets", "weights", "neighbours"])
+def test_an_objective_that_goes_by_the_place_of_a_row_is_not_replayed(kind):
+    """Rows of a replay are drawn: each would get the target, or the weight, of another one."""
+    network, box = make_network(), FromTorch(torch.sin, (STATE,), (STATE,))
+    gradient = zo.TangentGradient(network, by_place(kind, box), boxes=[box], tangent=ModelTangent(torch.sin))
+    gradient.replays()
+    gradient.backward(batch_of(0, rows=5))
+    before = [None if weight.grad is None else weight.grad.clone() for weight in network.parameters()]
+    with pytest.raises(zo.TangentError, match=r"each of 5 rows to keep its loss.*into the batch"):
+        gradient.replay(rows=5)
+    torch.testing.assert_close([w.grad for w in network.parameters()], before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["batch norm", "share", "dropout", "Python"])
+def test_what_all_rows_have_a_part_in_and_what_is_drawn_does_not_go_by_place(kind):
+    network, box = make_network(), FromTorch(torch.sin, (STATE,), (STATE,))
+    gradient = zo.TangentGradient(network, by_place(kind, box), boxes=[box], tangent=ModelTangent(torch.sin))
+    gradient.replays()
+    gradient.backward(batch_of(0, rows=5))
+    gradient.replay(rows=5)
+
+
 @pytest.mark.parametrize("listed", [[3, 1, 2], ("c", "a", "b"), {"deeper": [["c", "a", "b"]]}])
 def test_a_list_with_an_entry_for_each_row_is_not_replayed(listed):
     """As a DataLoader makes one of names: rows would be drawn beside it, and it would stay."""
@@ -525,7 +573,8 @@ def test_windows_keep_no_graph_of_a_batch():
     batch = batch_of(0)
     hidden = encoder(batch["start"])
     made = weakref.ref(hidden)
-    gradient.backward({"start": hidden, "drive": batch["drive"]})
+    with pytest.warns(zo.TangentWarning, match="2 more that require a gradient"):
+        gradient.backward({"start": hidden, "drive": batch["drive"]})
     del hidden
     gc.collect()
     assert made() is None

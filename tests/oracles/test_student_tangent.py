@@ -18,10 +18,10 @@ from torch.nn import functional
 
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
+from tests.inside import all_listed
 from tests.zo.row_boxes import weights
 from zo import StudentTangent, TrustPolicy
 from zo.tangents import CallPairs
-from zo.tangents.pairs import all_listed
 
 LOSSES = ("squared", "kl", "kl-logits", "labels")
 

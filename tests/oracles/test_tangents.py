@@ -8,9 +8,9 @@ from torch import nn
 
 import zo
 from blackbox import ArraySpec
+from tests.inside import all_listed
 from tests.zo.row_boxes import FromTorch, weights
 from zo.tangents import CallPairs
-from zo.tangents.pairs import all_listed
 
 GRIDS = {1: (2, 7), 2: (2, 6, 5), 3: (1, 4, 3, 5)}
 TANGENTS = {

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from simulators.wake_flow import Channel, Forces, WakeStep
-from simulators.wake_flow.staggered import downsample, start
+from tests.inside import downsample
+from tests.inside import start_velocity as start
 
 
 def shedding_frequency(signal: torch.Tensor, dt: float) -> float:

@@ -13,25 +13,20 @@ import torch
 
 from blackbox import ConfigurationError
 from simulators.errors import ReferenceDataError, ReferenceWarning
-from simulators.wake_flow import (
-    Channel,
-    Cylinder,
-    ReferenceSettings,
-    WakeStep,
-    load_or_compute,
-    reference,
-    reference_file,
-    reference_settings,
-)
-from simulators.wake_flow.staggered import downsample, start
+from simulators.wake_flow import Channel, Cylinder, ReferenceSettings, WakeStep, load_or_compute
+from tests.inside import downsample
+from tests.inside import start_velocity as start
+from tests.inside import wake_reference as reference
+from tests.inside import wake_reference_file as reference_file
+from tests.inside import wake_reference_settings as reference_settings
 
 TINY = ReferenceSettings(reynolds=(100.0, 400.0), width=8, reference_width=16, warm_up=3, frames=4)
 
 
 @pytest.fixture(autouse=True)
-def no_time_passes(monkeypatch):
+def no_time_passes(limits):
     """Or a slow machine would keep what a fast one does not."""
-    monkeypatch.setattr(reference, "monotonic", lambda: 0.0)
+    limits(clock_of_references=lambda: 0.0)
 
 
 def test_frames_are_the_fine_solvers_downsampled_once_per_source_step(tmp_path):
@@ -84,17 +79,15 @@ def test_the_key_changes_with_every_parameter():
 
 
 @pytest.mark.parametrize("package", reference_settings.VERSIONS)
-def test_the_key_changes_with_every_version(package, monkeypatch):
+def test_the_key_changes_with_every_version(package, limits):
     before, version = TINY.key(), reference_settings.version
-    monkeypatch.setattr(
-        reference_settings, "version", lambda name: "0.0.0" if name == package else version(name)
-    )
+    limits(version_of_package=lambda name: "0.0.0" if name == package else version(name))
     assert TINY.key() != before
 
 
-def test_the_key_changes_with_the_format(monkeypatch):
+def test_the_key_changes_with_the_format(limits):
     before = TINY.key()
-    monkeypatch.setattr(reference_settings, "FORMAT", reference_settings.FORMAT + 1)
+    limits(format_of_references=reference_settings.FORMAT + 1)
     assert TINY.key() != before
 
 
@@ -142,7 +135,7 @@ def test_an_interruption_leaves_no_file_and_the_next_call_makes_the_same(tmp_pat
 
 
 @pytest.mark.parametrize("done", [2, 6])
-def test_a_long_computation_goes_on_where_it_was_interrupted(tmp_path, monkeypatch, done):
+def test_a_long_computation_goes_on_where_it_was_interrupted(tmp_path, limits, done):
     whole, now, seen = load_or_compute(TINY, tmp_path / "whole"), [0.0], []
 
     def interrupt(step, total):
@@ -151,7 +144,7 @@ def test_a_long_computation_goes_on_where_it_was_interrupted(tmp_path, monkeypat
         if seen == list(range(done + 1)):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(reference, "monotonic", lambda: now[0])
+    limits(clock_of_references=lambda: now[0])
     with pytest.raises(KeyboardInterrupt):
         load_or_compute(TINY, tmp_path / "cut", interrupt)
     again = load_or_compute(TINY, tmp_path / "cut", interrupt)

@@ -5,7 +5,9 @@ import torch
 
 from blackbox import ConfigurationError, ShapeError
 from simulators.wake_flow import Channel, WakeStep
-from simulators.wake_flow.staggered import divergence, downsample, start
+from tests.inside import downsample
+from tests.inside import staggered_divergence as divergence
+from tests.inside import start_velocity as start
 
 
 def rotation_field(channel: Channel) -> torch.Tensor:

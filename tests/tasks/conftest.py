@@ -66,7 +66,7 @@ def no_time_passes(limits):
 @pytest.fixture
 def run(tmp_path):
     from tasks import Run
-    from tasks.folder.terms import Terms
+    from tests.inside import Terms
 
     return Run.create(tmp_path / "runs", Terms("toy", "demo", Settings(), [0]))
 
@@ -74,7 +74,7 @@ def run(tmp_path):
 @pytest.fixture
 def toy(monkeypatch, tmp_path):
     """The console script in this process: `toy("run", "toy", ...)` -> exit status; cwd is empty."""
-    from tasks import cli, names
+    from tests.inside import cli, names
 
     monkeypatch.setitem(names.PROBLEMS, "toy", "toy:Toy")
     monkeypatch.chdir(tmp_path)

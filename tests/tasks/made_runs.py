@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import tasks
 from tasks import Row, Run
-from tasks.folder.run import stage_name
-from tasks.folder.terms import Terms
+from tests.inside import Terms, stage_name
 
 TWELVE = (
     "none", "no-gradient", "identity", "tangents", "student", "sparse-cge", "cge", "rge", "cma-es", "row-rge",

@@ -28,12 +28,7 @@ from blackbox import (
 )
 from tasks import Progress
 from tasks.errors import Interrupted, StorageError
-from tasks.folder import calls
-from tasks.ledger import calls_noted
-from tasks.plan import plan_of
-from tasks.spending import settled
-from tasks.trial import TRIES
-from tasks.workers import group
+from tests.inside import TRIES, calls, calls_noted, plan_of, settled
 from tests.tasks.made_runs import begun_run
 from tests.tasks.problems import MATRIX, Beside, Mixed, Said, Steering, cost_of
 
@@ -381,10 +376,12 @@ def test_what_a_problem_evaluates_by_itself_is_said_not_to_be_in_the_sum(tmp_pat
 
 
 @pytest.mark.parametrize(("one_is_late", "evaluations"), [(True, 1), (False, TRIES)])
-def test_processes_that_time_rows_end_alike_and_plan_alike(monkeypatch, tmp_path, one_is_late, evaluations):
+def test_processes_that_time_rows_end_alike_and_plan_alike(limits, tmp_path, one_is_late, evaluations):
     """Each asks in step with the others, but has a clock, and a share of the rows, of its own."""
-    monkeypatch.setattr(group, "any_of", lambda flag: one_is_late)
-    monkeypatch.setattr(group, "total", lambda *counts: [100 + count for count in counts])
+    limits(
+        any_process=lambda flag: one_is_late,
+        total_of_processes=lambda *counts: [100 + count for count in counts],
+    )
     problem = Steering(methods=("none",))
     lines = cost_of(problem, tmp_path)
     assert f"  timing: {evaluations * 5 * 2} rows, which have been run" in lines

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tasks.errors import CheckpointError
-from tasks.folder import checkpoint
+from tests.inside import checkpoint
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,9 +15,9 @@ import torch
 
 import tasks
 from blackbox import BlackBoxError
-from tasks import Run, cli
-from tasks.folder import checkpoint
+from tasks import Run
 from tests import quick
+from tests.inside import checkpoint, cli
 from tests.tasks.problems import Steering
 from zo import TangentWarning
 
@@ -111,9 +111,11 @@ def test_a_run_writes_everything_and_says_where(toy, tmp_path, capsys):
 
 def test_a_dry_run_of_a_box_whose_rows_fail_says_so_with_the_cause(toy, tmp_path, capsys):
     (tmp_path / "dead.py").write_text(
-        "from tests.tasks.problems import Steering\nclass Dead(Steering):\n    pass\n"
+        "import tasks\nfrom tests.tasks.problems import Steering\nclass Dead(Steering):\n"
+        "    methods = {'cut': tasks.Method('As no-gradient.', lambda setup: None, "
+        "lambda problem, steps: tasks.Cost(steps, again=True))}\n"
     )
-    words = ["run", "dead.py", "--methods", "none", "no-gradient", "--calls", "1", "--dry-run"]
+    words = ["run", "dead.py", "--methods", "none", "no-gradient", "cut", "--calls", "1", "--dry-run"]
     assert toy(*words) == 0
     assert "finite loss" not in capsys.readouterr().out
 
@@ -132,7 +134,7 @@ def test_a_dry_run_of_a_box_whose_rows_fail_says_so_with_the_cause(toy, tmp_path
     assert failed.startswith(
         "  Rows fail: 3 of 5 rows in the first batch had a finite loss, and 10 box rows of"
     )
-    assert last.startswith("  no-gradient: a batch with such a row runs twice")
+    assert last.startswith("  no-gradient, cut: a batch with such a row runs twice")
     assert not (tmp_path / "runs").exists()
 
 
@@ -219,10 +221,8 @@ def test_a_server_that_is_not_there_is_not_taken_for_a_file(toy, capsys):
     assert said.endswith("Start it, or mend the address.\n")
 
 
-def test_errors_of_ours_that_nobody_foresaw_keep_their_traceback(toy, monkeypatch):
-    monkeypatch.setattr(
-        "tasks.start.carry_out", Mock(side_effect=ZeroDivisionError("nobody saw this coming"))
-    )
+def test_errors_of_ours_that_nobody_foresaw_keep_their_traceback(toy, limits):
+    limits(run_carried_out=Mock(side_effect=ZeroDivisionError("nobody saw this coming")))
     with pytest.raises(ZeroDivisionError, match="nobody saw this coming"):
         toy("run", "toy")
 

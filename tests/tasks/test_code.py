@@ -12,14 +12,17 @@ from typing import Annotated
 import pytest
 
 import tasks
-from blackbox import registry
-from tasks import Row, code, methods, names
-from tasks.denoised_smoothing.config import Config as Defence
+from tasks import Row, code
+from tasks.denoised_smoothing import DenoisedSmoothing
 from tasks.errors import BlackBoxError, ConfigurationError, ProblemError, TrustError
-from tasks.image_classification import load_classifier
-from tasks.image_classification.config import Config as Images
-from tasks.problems import find
+from tasks.image_classification import ImageClassification, load_classifier
+from tests.inside import find_problem as find
+from tests.inside import names, registry
+from tests.inside import shared_methods as methods
 from tests.tasks.made_runs import begun_run
+
+Defence = DenoisedSmoothing.Config
+Images = ImageClassification.Config
 
 NETWORK = """
 from pathlib import Path
@@ -253,7 +256,7 @@ def test_every_setting_of_a_shipped_problem_that_is_resolved_says_so(task, monke
         problem, marked = kind(config, folder=tmp_path), [each.code for each in code.named(config)]
         parts = [problem.check, lambda made=problem: made.boxes, problem.network]
         if setting == "methods":
-            parts = [lambda made=problem: methods.named(made, made.config.methods)]
+            parts = [lambda made=problem: methods.methods_named(made, made.config.methods)]
         for part in parts:
             with suppress(BlackBoxError):
                 part()

@@ -101,7 +101,7 @@ def test_an_error_of_data_generation_ends_with_1_and_the_line_to_resume(toy, tmp
     }
     begins[ReferenceDataError("Reference at Re 100: got NaN.")] = "Reference at Re 100: got NaN."
     for number, (error, begin) in enumerate(begins.items()):
-        monkeypatch.setattr("tasks.start.report.write", Mock(side_effect=error))
+        monkeypatch.setattr("tasks.report.write", Mock(side_effect=error))
         assert toy("run", "toy", "--steps", "2", "--runs", f"runs{number}") == 1
         err = capsys.readouterr().err
         (path,) = (tmp_path / f"runs{number}").iterdir()

@@ -14,12 +14,10 @@ import pytest
 import torch
 
 import tasks
-from tasks import Run, cli, names, terminal
+from tasks import Run
 from tasks.errors import BlackBoxError, CheckpointWarning, RunFolderError
-from tasks.folder import calls, checkpoint
-from tasks.folder.result import Result
-from tasks.report import findings
-from tasks.report.findings import Findings
+from tasks.report import Findings
+from tests.inside import Result, calls, checkpoint, cli, findings, names, terminal
 
 FIELDS = "evaluations/seed-0__sparse-cge.pt"
 STATE = "checkpoints/seed-0__sparse-cge.pt"

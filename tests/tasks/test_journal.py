@@ -15,8 +15,7 @@ import zo
 from blackbox import ArraySpec, BlackBoxFunction, Ledger
 from tasks import Progress, train
 from tasks.errors import CheckpointWarning, Interrupted, StoppedInside
-from tasks.folder import atomic, calls, checkpoint
-from tasks.folder.journal import Journal, journaled
+from tests.inside import Journal, calls, checkpoint, journaled
 from tests.tasks.made_runs import begun_run
 from tests.tasks.test_progress import Clock
 from tests.tasks.test_training import final_bits, lines
@@ -220,7 +219,7 @@ def test_a_disk_that_takes_no_journal_does_not_stop_the_step(folder, monkeypatch
     def fail(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(atomic.os, "fsync", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     journal = Journal(folder, STAGE, every=0.0)
     journal.stop = lambda: True
     journal.begin(0)

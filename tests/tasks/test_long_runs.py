@@ -15,9 +15,9 @@ import torch
 from toy import Config, train_line
 
 import tasks
-from tasks import Progress, Run, stage
+from tasks import Progress, Run
 from tasks.errors import CheckpointError, CheckpointWarning, Interrupted, StorageError
-from tasks.folder import atomic, checkpoint, machine
+from tests.inside import checkpoint, machine
 from tests.tasks.made_runs import begun_run
 from tests.tasks.test_cli import figures, only_run, wait_for
 from tests.tasks.test_training import STAGE, Crash, CrashesAt, final_bits, lines, walk
@@ -60,7 +60,7 @@ class Full(Progress):
             raise OSError(self.number, os.strerror(self.number))
 
         if step == self.at:
-            self.monkeypatch.setattr(atomic.os, "fsync", fail)
+            self.monkeypatch.setattr(os, "fsync", fail)
 
 
 ERRORS = [  # (of the system, what the user is told to do)
@@ -166,16 +166,16 @@ def test_a_damaged_checkpoint_is_refused_and_the_stage_trained_anew_without_it(t
     assert final_bits(run) == final_bits(truth) and lines(run) == lines(truth)
 
 
-def test_other_versions_are_named_when_training_goes_on(truth, new_run, monkeypatch):
+def test_other_versions_are_named_when_training_goes_on(truth, new_run, limits):
     run = new_run()
     with pytest.raises(Crash):
         train_line(run, STAGE, 0, Config(), CrashesAt(7))
     others = machine.versions() | {"torch": "99.0"}
     mine = re.escape(machine.versions()["torch"])
-    monkeypatch.setattr(stage, "versions", lambda: others)
+    limits(versions_of_machine=lambda: others)
     with pytest.warns(CheckpointWarning, match=rf"got torch {mine} -> 99\.0\. .*not to the same bits"):
         train_line(run, STAGE, 0, Config(), Progress())
-    monkeypatch.undo()
+    limits(versions_of_machine=machine.versions)
     train_line(run, STAGE, 0, Config(), Progress())  # a finished stage is only loaded: no warning
     # a checkpoint that does not say is held against the run's own
     assert (

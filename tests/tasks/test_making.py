@@ -11,11 +11,10 @@ import torch
 
 import tasks
 from blackbox import ArraySpec, BlackBoxFunction, BudgetError, Parallel
-from tasks import Progress, commands
+from tasks import Progress
 from tasks.configuration import Count
-from tasks.folder import calls, checkpoint
-from tasks.folder.answers import Answers
-from tasks.stage import Stage
+from tests.inside import RunAnswers as Answers
+from tests.inside import Stage, calls, checkpoint, commands
 from tests.tasks.problems import Beside
 
 FIRST = 5  # rows of a batch, which a resumed run asks again

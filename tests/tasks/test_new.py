@@ -53,16 +53,10 @@ def test_a_name_gives_a_file_a_class_and_a_test(toy, place, capsys, name, module
     assert f"class {kind}(tasks.Problem):" in (place / "a b" / f"{module}.py").read_text(encoding="utf-8")
 
 
-def test_what_has_to_be_installed_first_is_said(toy, place, capsys, monkeypatch):
-    import tasks.new
-
+def test_what_has_to_be_installed_first_is_said(toy, place, capsys, limits):
     for there, said in ((True, 0), (False, 1)):
         name = f"pump-{said}"
-        monkeypatch.setattr(
-            tasks.new,
-            "find_spec",
-            lambda module, there=there: (there or None) if module == "pytest" else None,
-        )
+        limits(find_module=lambda module, there=there: (there or None) if module == "pytest" else None)
         assert toy("new", name) == 0
         assert capsys.readouterr().out.count("(pip install pytest)") == said
     assert toy("new", "--help") == 0

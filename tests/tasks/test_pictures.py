@@ -8,11 +8,11 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
-from tasks import names, problems
 from tasks.errors import ProblemError
-from tasks.methods import METHODS
-from tasks.report import pictures
-from tasks.report.findings import Curve
+from tasks.report import Curve
+from tests.inside import SHARED_METHODS as METHODS
+from tests.inside import names, problems
+from tests.inside import report_pictures as pictures
 
 pytestmark = pytest.mark.usefixtures("drawn")
 

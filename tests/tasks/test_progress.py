@@ -3,7 +3,8 @@ import io
 import pytest
 from rich.console import Console
 
-from tasks.progress import LiveProgress, PlainProgress, Progress, duration, make_progress
+from tasks import Progress
+from tests.inside import LiveProgress, PlainProgress, duration, make_progress
 
 
 class Clock:

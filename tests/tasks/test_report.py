@@ -11,9 +11,9 @@ from matplotlib.image import imread
 import tasks
 from tasks import Progress, Run, report
 from tasks.errors import ProblemError, RunFolderError
-from tasks.folder.result import Result
-from tasks.report import findings, lead, pictures
-from tasks.report.html_report import Details, Heading, Paragraph, Table
+from tasks.report import Details, Heading, Paragraph, Table
+from tests.inside import Result, findings, lead
+from tests.inside import report_pictures as pictures
 from tests.tasks.made_runs import TWELVE, from_elsewhere, made
 from tests.tasks.problems import Steering
 from tests.tasks.test_html_report import EVIL, read
@@ -405,3 +405,12 @@ def test_a_run_whose_figures_are_not_finite_ends_with_a_report_that_says_so(tmp_
     assert "Not finite: the test loss of none (seed 0), cge (seed 0)." in text
     assert "<td>cge</td><td>-</td><td>0.5</td>" in text
     assert bool(tasks.load(run.path).table["drag"].isna().to_numpy().all())
+
+
+def test_a_figure_of_ones_own_is_not_silently_one_that_is_to_be_low(tmp_path):
+    taken = "A lower power is taken to be better; if it is not, say higher_is_better = True."
+    assert taken in told(made(tmp_path, {"none": 4.0, "tangents": 0.5}, metric="power"))
+    assert taken in told(made(tmp_path, {"none": 0.5, "tangents": 4.0}, metric="power"))
+    assert "is taken" not in told(made(tmp_path, {"none": 4.0, "tangents": 0.5}))
+    high = made(tmp_path, {"none": 4.0, "tangents": 0.5}, metric="power", higher_is_better=True)
+    assert "is taken" not in told(high)

@@ -12,12 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from tasks import Row
+from tasks import Row, Run
 from tasks.errors import RunFolderError, RunLockedError
-from tasks.folder import atomic
-from tasks.folder.result import Result
-from tasks.folder.run import Run, discard
-from tasks.ledger import calls_noted
+from tests.inside import Result, atomic, calls_noted
+from tests.inside import discard_run as discard
 from tests.tasks.made_runs import begun_run
 from tests.tasks.toy import Line
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import ClassVar
 
 import pytest
 import torch
@@ -9,8 +10,10 @@ import torch
 import tasks
 from blackbox import BudgetError
 from tasks import Progress, Run
-from tasks.cli import main
 from tasks.errors import ConfigurationError
+from tasks.plan import plan_of
+from tasks.spending import settled
+from tests.inside import main
 from tests.tasks.problems import Beside, Preset, Steering
 
 HERE = "tests.tasks.problems:Steering"
@@ -41,6 +44,18 @@ def test_steps_leave_room_for_the_rows_that_make_the_data(tmp_path):
     assert rows_in_all(run) == 150 + row.rows + judged + 5 * 2  # evaluations that are timed
 
 
+class Surveyed(Steering):
+    """A method whose rows do not depend on its steps."""
+
+    methods: ClassVar = {
+        "survey": tasks.Method(
+            "All rows come first.",
+            lambda setup: setup.descend(tasks.autograd.AutogradGradient(setup.network, setup.objective, {})),
+            cost=lambda problem, steps: tasks.Cost(evaluations=20),
+        )
+    }
+
+
 @pytest.mark.parametrize("rows", [400, pytest.param(1200, marks=pytest.mark.slow)])
 def test_a_run_takes_as_many_steps_as_its_rows_allow(tmp_path, rows):
     run = go(Steering(), tmp_path, rows=rows, methods=("none", "first-order"))
@@ -66,6 +81,13 @@ def test_checks_of_queries_are_within_the_rows(tmp_path, method, rows):
 def test_where_steps_take_no_rows_their_number_stays(tmp_path):
     run = go(Steering(), tmp_path, rows=400, methods=("none",))
     assert run.problem.config.steps == Steering.Config().steps
+
+
+def test_where_rows_do_not_grow_with_the_steps_their_number_stays(capsys):
+    """As of a method that asks for all its rows before the first: a million million steps fitted."""
+    assert main(["run", f"{__name__}:Surveyed", "--rows", "400", "--methods", "survey", "--dry-run"]) == 0
+    steps = Steering.Config().steps
+    assert f" {steps} steps" in capsys.readouterr().out
 
 
 def test_a_preset_keeps_its_settings_and_takes_fewer_steps_where_its_rows_have_no_room(tmp_path):
@@ -230,3 +252,12 @@ def test_no_gradient_is_not_applicable_with_replays_either(tmp_path):
     run = go(Steering(replays=2), tmp_path, methods=("no-gradient", "first-order"))
     assert "expected some weight" in run.result.table[0].extra["not applicable"]
     assert run.result.table[1].extra["replays"] == 12
+
+
+def test_a_start_that_is_not_trained_takes_no_validation_from_the_others(tmp_path):
+    chosen = [
+        settled(plan_of(Steering(rows=500, methods=methods), (0,), by_hand={"rows": 500}), timed=False)
+        for methods in (("first-order",), ("none", "first-order"))
+    ]
+    alone, beside = (plan.chosen["steps"] / plan.chosen["validate_every"] for plan in chosen)
+    assert alone > 5 and beside >= alone - 1

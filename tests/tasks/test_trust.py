@@ -8,8 +8,9 @@ import stat
 import pytest
 
 import tasks
-from tasks import Run, names
-from tasks.folder import trust
+from tasks import Run
+from tests.inside import folder_trust as trust
+from tests.inside import names
 
 PROBLEM = """
 from pathlib import Path

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tasks import Run
-from tasks.workers import group, launch
+from tests.inside import group, launch
 from tests.tasks.shared_runs import finished, outcome
 from tests.tasks.test_cli import only_run, wait_for
 
@@ -189,7 +189,7 @@ def test_one_that_ends_before_the_others_find_it_is_told(tmp_path):
 
 
 def test_the_folders_of_killed_processes_are_removed_at_the_next_start(tmp_path, monkeypatch):
-    monkeypatch.setattr(launch.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     code = "import os, signal, sys\nfrom tasks.workers import launch\nwith launch.scratch() as folder:\n"
     code += "    (folder / 'store').touch()\n    os.kill(os.getpid(), signal.SIGKILL)"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 import zo
-from blackbox import BlackBoxError
+from blackbox import ArraySpec, BlackBoxError
+from blackbox.adapters import from_callable
 from zo.evaluators import Loop, Stacked
 
 ROWS = 4
@@ -322,3 +323,13 @@ def test_the_look_for_16_bits_takes_a_query_and_is_foreseen(evaluator):
             gradient.backward(batch)
         # where there are such numbers, a further evaluation or two see whether weights change them
         assert gradient.counts.checks - before <= most + 2
+
+
+def test_a_batch_of_another_dtype_than_the_weights_is_named_in_a_note():
+    network = nn.Linear(3, 1)
+    box = from_callable(lambda x: 2 * x, inputs=[ArraySpec("x", (1,))], outputs=[ArraySpec("y", (1,))])
+    steps = zo.TangentGradient(network, lambda net, rows: box(net(rows))[:, 0].square(), boxes=[box])
+    with pytest.raises(RuntimeError, match="dtype") as caught:
+        steps.backward(batch_of().double())
+    (note,) = caught.value.__notes__
+    assert "weights are float32, the batch has float64" in note and "batch.float()" in note

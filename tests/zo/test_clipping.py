@@ -8,8 +8,9 @@ from torch import nn
 
 import zo
 from blackbox import ArraySpec
+from tests.inside import REMEMBERED_LENGTHS as REMEMBERED
+from tests.inside import Clipping
 from tests.zo.row_boxes import FromTorch
-from zo.tangents.clipping import REMEMBERED, Clipping
 
 X = (ArraySpec("x", (2,)),)
 

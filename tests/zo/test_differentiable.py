@@ -624,7 +624,7 @@ class Forest(Sine):
 def test_a_box_whose_rows_hardly_ever_answer_is_said_once_after_three_calls(settings):
     solver = zo.differentiable(Forest(), zo.RowRGE(1e-3, 2), seed=0, **settings)
     x = weights(400, 4)
-    with pytest.warns(zo.NoiseWarning, match="comes in steps"):  # of those rows that reach it
+    with pytest.warns(zo.NoiseWarning, match="steps as of trees"):  # of those rows that reach it
         gradient_of(solver, x)
     gradient_of(solver, x)  # warnings are errors here, and not every row stands still
     with pytest.warns(zo.ZeroGradientWarning, match=r"of the first 1200 rows.*StudentTangent") as caught:

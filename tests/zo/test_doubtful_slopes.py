@@ -84,7 +84,7 @@ SINGLE, DOUBLE = torch.float32, torch.float64
 WRONG = {
     "noise": Case(noisy, torch.sin, SINGLE, 1e-3, "other values for equal inputs: it is noisy"),
     "offset": Case(offset, torch.sin, SINGLE, 1e-3, "a large offset .101325 . f in float32"),
-    "four digits": Case(four_digits, torch.sin, SINGLE, 1e-3, "has few digits"),
+    "four digits": Case(four_digits, torch.sin, SINGLE, 1e-3, "few digits on the way"),
     "float32 inside": Case(single_inside, torch.sin, DOUBLE, 1e-7, "wider dtype"),
     "saturated": Case(saturated, saturated, DOUBLE, 1e-3, "is saturated, closer than that", 1e-6),
     "root": Case(root, root, DOUBLE, 1e-3, "a smaller mu", 1e-6),

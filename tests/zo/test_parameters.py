@@ -373,14 +373,14 @@ def test_what_is_no_network_objective_or_estimator_is_refused_with_a_sentence():
             zo.LossGradient(network, None, zo.CGE(1e-3))
 
 
-def test_frozen_ones_in_one_memory_cost_nothing(monkeypatch):
+def test_frozen_ones_in_one_memory_cost_nothing(limits):
     network = nn.ModuleDict({"teacher": nn.Linear(3, 3), "copy": nn.Linear(3, 3), "own": nn.Linear(3, 3)})
     network.teacher.requires_grad_(False)
     network.copy.requires_grad_(False)
     network.copy.weight.data = network.teacher.weight.data
     asked = []
     words = zo.parameters._words
-    monkeypatch.setattr(zo.parameters, "_words", lambda tensor: asked.append(tensor) or words(tensor))
+    limits(memory_compared=lambda tensor: asked.append(tensor) or words(tensor))
     zo.parameters.Parameters(network).refuse_replaced(network)
     assert asked == []
     network.own.weight.data = network.teacher.weight.data

@@ -46,7 +46,7 @@ def wrong(x):
 def trained(digits, slope, dtype, away=1e-3):
     """A gradient after some steps near the best weights, the cosines to the truth, and what was said."""
     torch.manual_seed(0)
-    network, best = nn.Linear(4, 3, dtype=dtype), nn.Linear(4, 3, dtype=dtype)
+    network, best = nn.Linear(4, 3, dtype=dtype), nn.Linear(4, 3, dtype=dtype).requires_grad_(False)
     with torch.no_grad():
         for weight, there in zip(network.parameters(), best.parameters(), strict=True):
             weight.copy_(there + away * torch.randn_like(there))

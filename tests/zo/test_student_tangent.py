@@ -11,10 +11,10 @@ from typeguard import suppress_type_checks
 
 import zo
 from blackbox import ArraySpec
+from tests.inside import all_listed
 from tests.zo.row_boxes import FromTorch, weights
 from zo import StudentTangent
 from zo.tangents import CallPairs
-from zo.tangents.pairs import all_listed
 
 X, Y = ArraySpec("x", (3,)), ArraySpec("y", (2,))
 

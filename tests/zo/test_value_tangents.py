@@ -12,9 +12,9 @@ from torch import nn
 
 import zo
 from blackbox import ArraySpec, Cached
+from tests.inside import OutputMap
+from tests.inside import automatic_tangent as automatic
 from tests.zo.row_boxes import FromTorch, weights
-from zo.tangents.models import automatic
-from zo.tangents.models.output_map import OutputMap
 
 RING = ArraySpec("u", (1, 16))
 LOSES = zo.tangents.TrustPolicy(lost_values=1e-9, check_every=None, average=2)  # trust, whatever is learned
@@ -525,7 +525,7 @@ def test_predictions_that_are_not_numbers_lose_trust():
     assert watch.lost
 
 
-def test_a_map_of_a_large_grid_is_fitted_to_fewer_rows(monkeypatch, limits):
+def test_a_map_of_a_large_grid_is_fitted_to_fewer_rows(limits):
     """1,500 rows of 2 x 128 x 256 numbers would be six matrices of .8 GB."""
     taken = []
 
@@ -534,7 +534,7 @@ def test_a_map_of_a_large_grid_is_fitted_to_fewer_rows(monkeypatch, limits):
             taken.append(len(x))
             super().fit(x, y, scale, again)
 
-    monkeypatch.setattr("zo.tangents.models.values.OutputMap", Map)
+    limits(map_class=Map)
     for most in (2**24, 64 * 80):
         limits(map_numbers=most)
         tangent = zo.StencilTangent(2, periodic=True, reach=1)
@@ -555,3 +555,18 @@ def test_a_few_rows_that_stay_the_same_do_not_take_gradients_away(rows):
     batches = [u + 0.01 * n * weights(1, 1, 64, seed=7).float() for n in range(6)]
     for n, batch in enumerate(batches):
         assert vjp_error(taught(tangent, box, batch), box, batch) < 0.1, n
+
+
+def test_a_stencil_of_many_channels_has_a_lower_degree_and_few_features():
+    """Of 48 channels the products of three alone are 19,600, whose sums take 3 GB."""
+    x = weights(40, 48, 3).float()
+    mix = weights(48, 48, seed=1).float() / 7
+    tangent = zo.StencilTangent(periodic=True, reach=1)
+    tangent.fit(x, x + torch.einsum("ij,rjn->rin", mix, x.roll(1, 2)))
+    assert tangent.state_dict()["sums"][0].shape[0] < 2_000
+
+
+def test_a_stencil_says_that_channels_and_reach_are_too_many():
+    x = weights(3, 12, 9, 9, 9).float()
+    with pytest.raises(zo.TangentError, match="12 channels and a reach of 4 cells on 3 axes"):
+        zo.StencilTangent(reach=4, periodic=True).fit(x, 0.5 * x)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from blackbox import BlackBoxFunction, BudgetError, RowFailedError
 from blackbox.arrays import in_order
 from blackbox.checks import check_count, check_flag, check_fraction
+from blackbox.running import outside_autocast
 from blackbox.spec import none_differentiable
 from zo.box_gradient.autograd_function import BlackBoxCall
 from zo.box_gradient.doubt import LEAST, gives_slopes, is_checked, look_again, most_asked
@@ -247,6 +248,7 @@ class DifferentiableBox(nn.Module):
         # copies: autograd lets nobody write to what is a view, as rows in further axes are
         return tuple(out.clone() for out in (outputs if isinstance(outputs, tuple) else (outputs,))), number
 
+    @outside_autocast()
     @torch.no_grad()
     def pull_back(
         self,

@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 
-from zo.draws import Key
+from zo.draws import ROW_DIRECTIONS, Key
 
-ROW_DIRECTIONS = 3  # first word of the key's path for these draws; other draws use others
 BY_ORDER = 1  # second word for seeds by default: seed=0 and the first box without a seed draw apart
 
 _lock = threading.Lock()

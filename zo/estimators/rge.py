@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from blackbox.checks import check_choice, check_count, check_flag
-from zo.draws import Key
+from zo.draws import DIRECTIONS, Key
 from zo.errors import ConfigurationError
 from zo.estimators.estimator import Estimator, check_mu
 from zo.estimators.sparsity import Sparsity, drawn
 from zo.parameters import Parameters
 from zo.perturbation import Directions, Perturbations
 
-DIRECTIONS = 2  # first word of the key's path for these draws
 BLOCK = 64  # directions held at a time when they are summed
 
 

@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 
 from blackbox.checks import check_count, check_number
-from zo.draws import Key
+from zo.draws import SPARSITY, Key
 from zo.errors import ConfigurationError
 from zo.parameters import Parameters
-
-SPARSITY = 1  # first word of the key's path for these draws; other draws of a step use others
 
 
 @runtime_checkable

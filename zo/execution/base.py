@@ -17,7 +17,7 @@ from zo.evaluators.state import Snapshot, as_it_is_now
 from zo.execution.memory import measured
 from zo.execution.precision import autocast_refused
 from zo.failures import survivors
-from zo.objective import Closed, Objective, losses
+from zo.objective import Closed, Objective, losses, mean_loss
 from zo.parameters import Parameters
 
 
@@ -49,7 +49,7 @@ class Base:
 
     def loss(self) -> Tensor:
         """The mean over the rows that did not fail."""
-        return self.losses[self.survived].mean()
+        return mean_loss(self.losses[self.survived])
 
     def refuse_written(self) -> None:
         """Refuse weights, and what attributes hold, that a query wrote to and the base evaluation left alone.

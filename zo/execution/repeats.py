@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from blackbox import BudgetError
-from zo.draws import Key
+from zo.draws import AGAIN, Key
 from zo.evaluators.evaluator import mean_changes
 from zo.evaluators.loop import Loop
 from zo.evaluators.sentinel import ROUNDING
@@ -29,7 +29,6 @@ FEW = 4  # all are asked
 DOUBTFUL = 0.05  # by which so few may be off for no more to be asked
 # By which slopes may be off. Directions have an error of their own, of which 0.3 adds a twentieth.
 OFF = {Coordinates: 0.1, Directions: 0.3}
-AGAIN = 6  # first word of the key's path for the draws of slopes
 FAR = 2**40  # steps on, whose directions are asked where a step has too few
 
 

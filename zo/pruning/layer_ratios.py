@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zo.draws import Key
+from zo.draws import PRUNING, Key
 from zo.errors import ConfigurationError, PruningWarning
 from zo.estimators.estimator import check_sparsity
-from zo.pruning.methods import PRUNING
 from zo.pruning.scores import Scores
 
 TIES = 1  # second word of the key's path

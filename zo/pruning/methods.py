@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from zo.batches import Batch
-from zo.draws import Key
+from zo.draws import PRUNING, Key
 from zo.errors import ConfigurationError
 from zo.evaluators.state import Snapshot, moved
 from zo.loss_gradient import LossGradient
 from zo.objective import Objective, losses
 from zo.parameters import Parameters
 
-PRUNING = 3  # first word of the key's path for these draws
 STEP = 2  # of which the draws of both gradients are; not one at which evaluators are checked anew
 
 

@@ -26,6 +26,7 @@ from zo.objective import losses
 from zo.tangents.pairs import sizes
 from zo.tangents.replay import Answers
 from zo.tangents.tangent import Response, Tangent
+from zo.tangents.way_back import gradients_of
 from zo.tangents.window import Window
 
 
@@ -52,11 +53,7 @@ def anchored(
         with intercepted(answers.call):
             rows = losses(step.objective, step.network, window.batch, len(window.survived), with_graph=True)
         answers.finish()
-        loss = rows[window.survived].mean()
-        weights = step.parameters.tensors
-        if not loss.requires_grad:
-            return rows, tuple(torch.zeros_like(weight) for weight in weights)
-        gradients = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
+        gradients = gradients_of(rows[window.survived].mean(), step)
     return rows.detach(), gradients
 
 
@@ -68,6 +65,11 @@ class _Anchored(Answers):
         tangents: the tangents, one for each box.
         window: the window that was recorded.
     """
+
+    again = (
+        "A replay gives boxes' answers from a record: which boxes are called, and how often, must not depend "
+        "on the weights, nor on what boxes answer. Train it without replays."
+    )
 
     def __init__(
         self, boxes: Sequence[BlackBoxFunction], tangents: Sequence[Tangent], window: Window

@@ -15,7 +15,7 @@ from zo.errors import ConfigurationError, FailedQueriesError, TangentError
 from zo.evaluators.evaluator import Evaluator
 from zo.evaluators.loop import Loop
 from zo.evaluators.stacked import Stacked
-from zo.objective import Closed, Objective, as_objective
+from zo.objective import Closed, Objective, as_objective, mean_loss
 from zo.parameters import Parameters
 from zo.tangents.models.automatic import AutoTangent
 from zo.tangents.pairs import CallPairs
@@ -83,10 +83,11 @@ def refuse_dependent_rows(loss: Tensor, base: Tensor, survived: Tensor) -> None:
         return
     known = base[survived]
     allowed = torch.finfo(known.dtype).eps ** 0.5 * known.abs().amax()
-    if not (loss - known.mean()).abs() <= allowed:
+    mean = mean_loss(known)
+    if not (loss - mean).abs() <= allowed:
         raise TangentError(
             f"objective: expected losses that are the same without the {int((~survived).sum())} of "
-            f"{len(survived)} rows that failed, got a mean of {loss:.6g} instead of {known.mean():.6g}: rows "
+            f"{len(survived)} rows that failed, got a mean of {loss:.6g} instead of {mean:.6g}: rows "
             "depend on each other, as under batch norm in train mode. Take network.eval(), or a norm over "
             "each row, or mend the box."
         )

@@ -24,7 +24,7 @@ from zo.evaluators.stacked import Stacked
 from zo.evaluators.state import Snapshot
 from zo.execution.ranks import Ranks, fingerprint
 from zo.failures import CUT, survivors, warn_of_lost, warn_of_zero
-from zo.objective import Objective
+from zo.objective import Objective, mean_loss
 from zo.parameters import Choice, Parameters, accumulate
 from zo.same_run import arrays_of, refuse_other_run, same_chunk
 from zo.tangents import checks
@@ -39,12 +39,18 @@ from zo.tangents.pairs import CallPairs
 from zo.tangents.quality import predict_and_learn, relative_error
 from zo.tangents.recording import RecordedCall, alone, record
 from zo.tangents.replay import Live, refuse_unseen_weights, replay
+from zo.tangents.room import SHARE_OF_ROWS, SHARE_OF_WINDOWS, room_for
 from zo.tangents.tangent import Tangent, bring
 from zo.tangents.trust import Check, TrustPolicy, TrustWatch
 from zo.tangents.units import Units
+from zo.tangents.unvaried import unvaried_inputs
 from zo.tangents.uphill import Taken, checked, flat_share
+from zo.tangents.way_back import refuse_autocast
 from zo.tangents.window import Window, without_failed
+from zo.tangents.windows import MOST_BYTES as MOST_OF_WINDOWS
 from zo.tangents.windows import Windows, plain, unreadable, window_of
+
+NOWHERE = 10.0  # relative error of the last answers' predictions, beyond which nothing is replayed
 
 
 @dataclass
@@ -142,7 +148,7 @@ class TangentGradient:
         trust_policy: when trust is lost.
         replays: how many replays may follow each step, see `replay`; None for as many as are trusted.
         max_age: the number of windows that are kept to be replayed, the oldest going; None for the last
-            third of all so far, and at least twenty. They take at most 1 GiB.
+            third of all so far, and at least twenty. They take at most 1 GiB, and an eighth of the memory.
         clip: the longest gradient that is added to `.grad`, in multiples of the median length of those of the
             last 25 steps: a longer one is shortened to that, for a tangent where it has not been may be wrong
             by orders of magnitude. None for no bound, as where no tangent learns from values.
@@ -203,8 +209,6 @@ class TangentGradient:
         self.objective = checks.checked_objective(objective)
         self.boxes = checks.checked_boxes(boxes)
         self.tangents = checks.checked_tangents(tangent, self.boxes, seed)
-        for model in self.tangents:
-            model.keep_within(MOST_BYTES // len(self.tangents))
         self.units = tuple(Units() for _ in self.boxes)
         probes = checks.checked_probes(probes, self.tangents)
         max_rows = checks.checked_max_rows(max_rows, probes)
@@ -234,6 +238,12 @@ class TangentGradient:
             check_number("TangentGradient", "clip", clip, least=1.0, mend="None is for no bound.")
         self._clipping = Clipping(clip if guesses else None)
         self._windows = Windows(replays, max_age)
+        if self._ranks.size == 1:  # several processes are to do the same, and may be on several machines
+            self._keep_within(
+                room_for(MOST_BYTES, SHARE_OF_ROWS), room_for(MOST_OF_WINDOWS, SHARE_OF_WINDOWS)
+            )
+        else:
+            self._keep_within(MOST_BYTES, MOST_OF_WINDOWS)
         self._newest: Window | None = None  # until `replays` is asked
         self._replays = False  # whether windows are kept
         self._in_order: set[str] = set()  # forms of windows whose calls have the batch's order of rows
@@ -255,18 +265,21 @@ class TangentGradient:
         Raises:
             ObjectiveError: the batch or the losses do not have rows first, or the network cannot be stacked.
             ParameterError: the network is not the one that the gradient was made with.
+            ObjectiveError: the call is inside of autocast.
             TangentError: the objective's second evaluation differs from the first, it calls no box, probes
                 change nothing, the gradient is not finite, or a process failed or has other weights.
             FailedQueriesError: all rows of the base failed (`FailedBatchError` if in the boxes), or more than
                 `max_dropped` of the pairs.
                     In all these cases `.grad` is unchanged.
         """
+        refuse_autocast(self.parameters.tensors, "TangentGradient.backward")
         with torch.inference_mode(False):  # in which there would be no graph
             batch = map_tensors(_with_version, batch)
             number, ranks, before = self.counts.steps, self._ranks, Snapshot(self.network)
             key, probes = self._key.at(number), self.watch.probes
             ranks.refuse_others(number, lambda: fingerprint(self.network, batch, repr(self._settings(key))))
-            step = Step(self.network, self.parameters, self.objective, batch, count_rows(batch))
+            count = count_rows(batch)
+            step = Step(self.network, self.parameters, self.objective, batch, count, number=number)
 
             with _undone(before):
                 live: Live | None = None
@@ -288,6 +301,9 @@ class TangentGradient:
                     # Where there may ever be probes; what it finds does not change.
                     if self.watch.most and number == 0 and isinstance(self.evaluator, Stacked):
                         refuse_unseen_weights(step, self.boxes, seen.calls, survived)
+                    unvaried: list[str] = []
+                    if number == 0 and not probes and self.watch.guesses:
+                        unvaried = unvaried_inputs(step, self.boxes, seen.calls, survived)
                     calls, kept = without_failed(survived, seen.calls, batch)
                     pairs, dropped = self._learn(calls, survived, number)
                     window = Window(number, kept, tuple(calls), tuple(pairs), base, survived)
@@ -314,6 +330,9 @@ class TangentGradient:
             self.agreement, self.missed = check.agreement, check.missed
             self.agreement_of_rows = check.agreement_of_rows
             self._count(probes, seen.rows, dropped, check)
+            if unvaried:
+                self._warned_of_zero = True  # this says more of it
+                self.watch.knows_nothing_of(number, unvaried)
             if not self._warned_of_zero and not any(bool(gradient.any()) for gradient in gradients):
                 self._warned_of_zero = warn_of_zero(number, gradients[0], CUT)
             self.counts.lost += int((~survived).sum())
@@ -327,6 +346,10 @@ class TangentGradient:
     def replays(self) -> int:
         """How many replays may follow the last step, see `replay`; 0 before the first.
 
+        None where the number is not fixed and the tangents' predictions of the last step's answers were off
+        by more than ten times what they would be without knowing anything: the weights are then where the
+        tangents have learned nothing.
+
         Windows are kept from the first call of this method on.
         """
         if not self._replays:
@@ -334,7 +357,9 @@ class TangentGradient:
             if self._newest is not None:
                 self._windows.add(self._newest)
                 self._newest = None
-        return self._windows.trusted()
+        error = self.trust_of_step
+        lost = error is not None and not error <= NOWHERE  # or NaN
+        return 0 if lost and self._windows.replays is None else self._windows.trusted()
 
     def replay(self, rows: int | None = None) -> Tensor:
         """Add to `.grad` the gradient on rows of windows that are recorded, at the weights as they are.
@@ -361,18 +386,20 @@ class TangentGradient:
                 a box that is not in `boxes`, or asks boxes for rows in another order than that of the batch;
                 or the batch holds a list with an entry for each row. `.grad` is unchanged.
         """
+        refuse_autocast(self.parameters.tensors, "TangentGradient.replay")
         with torch.inference_mode(False):  # in which there would be no graph
             if rows is not None:
                 check_count("TangentGradient.replay", "rows", rows)
             drawn = self._windows.draw(rows, self._key)
-            step = Step(self.network, self.parameters, self.objective, drawn.batch, len(drawn.losses))
+            count, number = len(drawn.losses), self.counts.steps
+            step = Step(self.network, self.parameters, self.objective, drawn.batch, count, number=number)
             self.parameters.refuse_replaced(self.network)
             losses, gradients = anchored(step, self.boxes, self.tangents, drawn)
             if len(drawn.survived) > 1 and repr(drawn.form) not in self._in_order:
                 refuse_other_order(step, self.boxes, drawn)
                 self._in_order.add(repr(drawn.form))
             losses = losses[drawn.survived]
-            loss = losses.mean()
+            loss = mean_loss(losses)
             self._windows.replayed(losses, drawn.losses[drawn.survived])
             self.counts.replays += 1
             if loss.isfinite() and all(bool(gradient.isfinite().all()) for gradient in gradients):
@@ -394,6 +421,7 @@ class TangentGradient:
             TangentError, FailedQueriesError, ObjectiveError: as `backward`.
         """
         check_count("TangentGradient.prefit", "steps", steps)
+        refuse_autocast(self.parameters.tensors, "TangentGradient.prefit")
         learners: list[ValueTangent | AutoTangent | StudentTangent] = []
         for tangent in self.tangents:
             if not isinstance(tangent, ValueTangent | AutoTangent | StudentTangent):
@@ -483,6 +511,8 @@ class TangentGradient:
             "clipping": self._clipping.state_dict(),
             "windows": self._windows.state_dict() if self._replays else None,
             "newest": self._first_window(),
+            "error": self.trust_of_step,
+            "room": self._room,
         }
 
     def _first_window(self) -> dict[str, Any] | None:
@@ -509,11 +539,13 @@ class TangentGradient:
         self.counts = TangentCounts(**state["counts"])
         self.watch.load_state_dict(state["trust"])
         self._clipping.load_state_dict(state["clipping"])
+        self._keep_within(*state.get("room", (MOST_BYTES, MOST_OF_WINDOWS)))
         for parts, states in ((self.tangents, state["tangents"]), (self.units, state["units"])):
             for part, kept in zip(parts, states, strict=True):
                 part.load_state_dict(kept)
         for tangent in self.tangents:
             tangent.brought = False
+        self.trust_of_step = state.get("error")
         newest = state.get("newest")
         self._newest = None if newest is None else window_of(newest, self.boxes)
         self._replays = state["windows"] is not None
@@ -536,6 +568,13 @@ class TangentGradient:
             f"probes={self.watch.probes}, mu={self.mu:g}, max_rows={self.watch.max_rows:g}, "
             f"evaluator={type(self.evaluator).__name__.lower()!r})"
         )
+
+    def _keep_within(self, of_rows: int, of_windows: int) -> None:
+        """Have rows to learn from, and windows, take at most so many bytes, wherever a run goes on."""
+        self._room = of_rows, of_windows
+        self._windows.most_bytes = of_windows
+        for model in self.tangents:
+            model.keep_within(of_rows // len(self.tangents))
 
     def _improve(self) -> list[str]:
         """What the tangents do from now on, since trust is lost, in words; none if nothing is left to do."""

@@ -33,6 +33,10 @@ def refuse_other_order(step: Step, boxes: Sequence[BlackBoxFunction], window: Wi
     of its calls' rows. One that draws numbers by the place of a row, whose inputs cannot be compared, is
     refused where leading axes do not have the batch's rows first.
 
+    A loss may depend on the place of its row too, as by targets that the objective keeps beside the batch. So
+    the rows are also turned over among each other, and each must keep its loss. Where random numbers are
+    drawn that says nothing, and is left out.
+
     Args:
         step: network, parameters and objective.
         boxes: the boxes that the objective calls.
@@ -43,14 +47,20 @@ def refuse_other_order(step: Step, boxes: Sequence[BlackBoxFunction], window: Wi
     """
     count = len(window.survived)
     others = torch.cat([torch.arange(1, count), torch.tensor([1])])
-    before, heard = Snapshot(step.network), []
-    for shown in (window, taken(window, others)):
-        answers = _Heard(boxes, shown.calls, shown.survived)
+    before = Snapshot(step.network)
+
+    def evaluated(shown: Window) -> tuple[Tensor, list[tuple[list[Tensor], tuple[int, ...]]], bool]:
+        """The losses, what boxes were asked, and whether torch's random numbers were drawn."""
+        answers, drawn = _Heard(boxes, shown.calls, shown.survived), torch.get_rng_state()
         batch = map_tensors(Tensor.clone, shown.batch)  # an objective may write to what it is given
         with torch.enable_grad(), intercepted(answers.call):
-            losses(step.objective, step.network, batch, count, with_graph=True)
+            by_row = losses(step.objective, step.network, batch, count, with_graph=True).detach()
+        drawn = not torch.equal(drawn, torch.get_rng_state())
         before.restore()
-        heard.append(answers.heard)
+        return by_row, answers.heard, drawn
+
+    by_row, first, draws = evaluated(window)
+    heard = [first, evaluated(taken(window, others))[1]]
     for number, ((first, leading), (second, _)) in enumerate(zip(*heard, strict=True)):
         per_row = len(first[0]) // count
         places = (others[:, None] * per_row + torch.arange(per_row)).flatten().to(first[0].device)
@@ -58,7 +68,7 @@ def refuse_other_order(step: Step, boxes: Sequence[BlackBoxFunction], window: Wi
         if not all(_same(a[places], b) for a, b in pairs):
             leads_with_rows = leading[:1] == (count,) and count not in leading[1:]
             if leads_with_rows and not all(_among(b, a) for a, b in pairs):
-                return  # numbers that are drawn
+                break  # numbers that are drawn, or what all rows have a part in, as in a batch norm
             raise TangentError(
                 f"TangentGradient.replay: expected call {number + 1}, of "
                 f"{boxes[window.calls[number].box]!r}, with its rows in the order of the batch's {count}, "
@@ -66,6 +76,17 @@ def refuse_other_order(step: Step, boxes: Sequence[BlackBoxFunction], window: Wi
                 "be answered by what was recorded of others. Give the box leading axes (rows, k), as "
                 "torch.stack([first, second], dim=1) has, or train without replays."
             )
+    turned = torch.cat([torch.arange(1, count, 2), torch.arange(0, count, 2)])
+    if draws or not by_row.is_cpu:  # a GPU's generator is another
+        return
+    keep_theirs = _same(by_row[turned], evaluated(taken(window, turned))[0])
+    if not keep_theirs and _same(by_row, evaluated(window)[0]):  # else it draws by other generators
+        raise TangentError(
+            f"TangentGradient.replay: expected each of {count} rows to keep its loss where rows change "
+            "places, got others: the objective has numbers that go by the place of a row, such as targets or "
+            "weights beside the batch, or compares neighbours. Put what belongs to a row into the batch, or "
+            "train without replays."
+        )
 
 
 class _Heard(Answers):

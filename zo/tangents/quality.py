@@ -14,7 +14,7 @@ from zo.tangents.tangent import Tangent, bring, sources
 
 Squares = tuple[float, float]  # of errors, and of what they are measured by
 
-TOGETHER = 2**17  # numbers of inputs that a tangent is shown at once, unless one call has more
+AT_ONCE = 2**17  # numbers of inputs that a tangent is shown at once, unless one call has more
 
 
 @torch.no_grad()
@@ -61,7 +61,7 @@ def _groups(calls: Sequence[CallPairs]) -> list[list[CallPairs]]:
     groups: list[list[CallPairs]] = []
     for pairs in calls:
         size = pairs.z.numel() + (sum(call.z.numel() for call in groups[-1]) if groups else 0)
-        if not groups or len(pairs.d) or size > TOGETHER:
+        if not groups or len(pairs.d) or size > AT_ONCE:
             groups.append([])
         groups[-1].append(pairs)
     return groups

@@ -15,7 +15,7 @@ from torch import Tensor
 from blackbox import ArraySpec, BlackBoxError, BlackBoxFunction
 from blackbox.calls import intercepted
 from zo.batches import map_tensors, tensors
-from zo.draws import Key
+from zo.draws import PROBES, Key
 from zo.errors import TangentError, TangentWarning
 from zo.evaluators.evaluator import Evaluator, Step
 from zo.evaluators.loop import loop_losses
@@ -25,8 +25,6 @@ from zo.execution.ranks import Ranks
 from zo.execution.shared_rows import apart
 from zo.perturbation import Directions
 from zo.tangents.pairs import CallPairs
-
-PROBES = 301  # first word of the key's path for these draws
 
 
 @dataclass(frozen=True)
@@ -213,7 +211,7 @@ class Recorder:
     def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
         """What the box answers, kept."""
         answer = box.call(*arrays)
-        if id(box) in self.places:
+        if id(box) in self.places and has_rows(arrays):
             refuse_arrays(box, arrays)
             outputs = answer if isinstance(answer, tuple) else (answer,)
             # Copies, as the objective may write to what is its own.
@@ -254,6 +252,11 @@ def _variants(step: Step, boxes: Sequence[BlackBoxFunction], moves: Directions, 
 def alone(ranks: Ranks) -> AbstractContextManager[None]:
     """A block in which a process asks boxes what others do not, so that `SharedRows` waits for none."""
     return apart() if ranks.size > 1 else nullcontext()
+
+
+def has_rows(arrays: tuple[Any, ...]) -> bool:
+    """Whether a call has rows: one without, as of a mask that takes none, has nothing to record or answer."""
+    return not arrays or not isinstance(arrays[0], Tensor) or arrays[0].numel() > 0
 
 
 def refuse_arrays(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> None:

@@ -16,11 +16,12 @@ from zo.evaluators.evaluator import Step
 from zo.evaluators.hidden_weights import hidden
 from zo.evaluators.replacements import replacements
 from zo.evaluators.state import Snapshot
-from zo.objective import losses, uncompiled
+from zo.objective import losses, mean_loss, uncompiled
 from zo.perturbation import Directions
 from zo.tangents.pairs import CallPairs, sizes
-from zo.tangents.recording import RecordedCall, Recorder, flat_rows, refuse_arrays, rows_alive
+from zo.tangents.recording import RecordedCall, Recorder, flat_rows, has_rows, refuse_arrays, rows_alive
 from zo.tangents.tangent import Tangent
+from zo.tangents.way_back import gradients_of
 from zo.tangents.window import Window
 
 
@@ -48,12 +49,12 @@ def replay(
     """
     taken = window.survived if rows is None else rows
     answers = _Replay(boxes, tangents, window, taken)
+    first = rows is None and step.number == 0  # not where a check looks again
     with torch.enable_grad():
         with intercepted(answers.call):
             by_row = losses(step.objective, step.network, window.batch, step.rows, with_graph=True)
         answers.finish()
-        loss = by_row[taken].mean()
-        return loss.detach(), _gradients(loss, step)
+        return mean_loss(by_row[taken]), gradients_of(by_row[taken].mean(), step, first=first)
 
 
 class Live:
@@ -90,8 +91,7 @@ class Live:
         """
         self._pairs.extend(pairs)
         with torch.enable_grad():
-            loss = self._losses.mean()
-            return loss.detach(), _gradients(loss, self._step)
+            return mean_loss(self._losses), gradients_of(self._losses.mean(), self._step)
 
 
 class _LiveRecorder(Recorder):
@@ -112,19 +112,13 @@ class _LiveRecorder(Recorder):
             return box.call(*arrays)
         with torch.no_grad():
             answer = super().call(box, arrays)
+        if not has_rows(arrays):
+            return answer
         number = len(self.seen) - 1
         # copies, as the objective may write to what is its own, which autograd refuses in views
         outputs = tuple(output.clone() for output in (answer if isinstance(answer, tuple) else (answer,)))
         answered = _answered(box, self._tangents[self.places[id(box)]], self.pairs, number, outputs, arrays)
         return answered if isinstance(answer, tuple) else answered[0]
-
-
-def _gradients(loss: Tensor, step: Step) -> tuple[Tensor, ...]:
-    """The gradient by each of the chosen parameters; zero where the loss does not depend on it."""
-    weights = step.parameters.tensors
-    if not loss.requires_grad:
-        return tuple(torch.zeros_like(weight) for weight in weights)
-    return torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
 
 
 @torch.no_grad()
@@ -181,7 +175,18 @@ class Answers:
         boxes: the boxes that the objective calls.
         calls: the calls of the base and the probes; only the base's are used.
         alive: `(batch rows,)` bool, the rows whose inputs count.
+
+    Attributes:
+        again: why calls are answered from a record, and what that asks of an objective, in words.
     """
+
+    again = (
+        "In the first step, beside probes and where rows failed it is evaluated once more, for the base "
+        "alone and with what boxes answered: it must call the same boxes in the same order on the same "
+        "values. Keep the batch's rows first and rows of different variants apart, draw no random numbers "
+        "outside of the network's layers and count no calls, and leave 16 bits (autocast) out beside probes; "
+        "or use evaluator='loop'."
+    )
 
     def __init__(
         self, boxes: Sequence[BlackBoxFunction], calls: Sequence[RecordedCall], alive: Tensor
@@ -197,12 +202,14 @@ class Answers:
         if id(box) not in self._places:
             _refuse_graph(box, arrays)
             return box.call(*arrays)
+        if not has_rows(arrays):
+            return box.call(*arrays)
         number, place = self._next, self._places[id(box)]
         if number == len(self.calls) or self.calls[number].box != place:
             known = (
                 "no further one" if number == len(self.calls) else repr(self.boxes[self.calls[number].box])
             )
-            raise _differs(f"call {number + 1} of a box to be of {known}", f"one of {box!r}")
+            raise self.differs(f"call {number + 1} of a box to be of {known}", f"one of {box!r}")
         self._next += 1
         refuse_arrays(box, arrays)
         self.check(number, box, arrays)
@@ -218,6 +225,10 @@ class Answers:
         pairs = zip(box.outputs, self.calls[number].outputs, strict=True)
         return tuple(kept[0].reshape(*leading, *spec.shape).clone() for spec, kept in pairs)
 
+    def differs(self, expected: str, got: str) -> TangentError:
+        """The error of an objective that makes other calls than were recorded."""
+        return TangentError(f"objective: expected {expected}, got {got}. {self.again}")
+
     def finish(self) -> None:
         """Refuse an objective that made fewer calls than were recorded.
 
@@ -225,7 +236,7 @@ class Answers:
             TangentError: it did.
         """
         if self._next < len(self.calls):
-            raise _differs(f"{len(self.calls)} calls of the boxes", f"{self._next}")
+            raise self.differs(f"{len(self.calls)} calls of the boxes", f"{self._next}")
 
 
 class _WithHiddenWeights(Answers):
@@ -271,7 +282,7 @@ class _Replay(Answers):
             where = f"input {spec.name!r} of call {number + 1}, of {box!r},"
             if now.shape != recorded.shape or now.dtype != recorded.dtype:
                 known, got = ((t.dtype, tuple(t.shape)) for t in (recorded, now))
-                raise _differs(f"{where} to be {known[0]} of shape {known[1]}", f"{got[0]} of {got[1]}")
+                raise self.differs(f"{where} to be {known[0]} of shape {known[1]}", f"{got[0]} of {got[1]}")
             rows = rows_alive(self.alive, now)
             now, recorded = now[rows], recorded[rows]
             if not spec.floating:
@@ -289,7 +300,7 @@ class _Replay(Answers):
                     "network.eval(), or a norm over each row, or leading axes (rows, ...), or mend the box."
                 )
             if not same:
-                raise _differs(f"{where} to be what it was beside the probes", "another")
+                raise self.differs(f"{where} to be what it was when boxes were asked", "another")
 
 
 def _answered(
@@ -359,12 +370,3 @@ def _refuse_graph(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> None:
             f"weights, got {names[0]!r}, which does: its gradient would be lost. Name the box in boxes as "
             f"well, or give it {names[0]}.detach() if no gradient is to pass it."
         )
-
-
-def _differs(expected: str, got: str) -> TangentError:
-    return TangentError(
-        f"objective: expected {expected}, got {got}. In the first step, and beside probes, it is evaluated "
-        "twice, with the probes and alone: it must call the same boxes in the same order on the same values. "
-        "Keep the batch's rows first and rows of different variants apart, draw no random numbers outside of "
-        "the network's layers, or use evaluator='loop'."
-    )

@@ -128,6 +128,7 @@ class _State:
     flat: bool = False  # the box was constant in pieces when it was last asked
     told_flat: bool = False
     told_digits: bool = False
+    narrow: bool = False  # a check showed nothing, since the network computes in 16 bits
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,7 @@ class Check:
         flat: of the rows of calls whose input was changed, the share that gave the base's very answer; None
             where nothing was changed, or that is not known.
         digits: significant digits of the boxes' answers, where these are so few that the query shows nothing.
+        narrow: the dtype of numbers of 16 bits between weights and loss, for which the query shows nothing.
     """
 
     agreement: float | None = None
@@ -162,6 +164,7 @@ class Check:
     failed: float | None = None
     flat: float | None = None
     digits: int | None = None
+    narrow: str | None = None
 
 
 class TrustWatch:
@@ -189,6 +192,7 @@ class TrustWatch:
     ) -> None:
         checks = 1 / policy.check_every if policy.check_every else 0.0
         self.policy = policy
+        self.given = max_rows  # as the user knows it, for messages
         self.max_rows = max(max_rows, 1 + probes + checks)
         self.fewest = probes
         self.most = max(probes, int(max_rows - 1 - checks)) if learning else probes
@@ -216,9 +220,12 @@ class TrustWatch:
         return self._state.flat
 
     def checks(self, step: int) -> bool:
-        """Whether a step, from 0, is checked; a box that is constant in pieces ten times more rarely."""
+        """Whether a step, from 0, is checked; ten times more rarely where checks show nothing.
+
+        That is where the box is constant in pieces, or the network computes in 16 bits.
+        """
         every, state = self.policy.check_every, self._state
-        if every is None or (state.flat and (step + 1) % (RARELY * every)):
+        if every is None or ((state.flat or state.narrow) and (step + 1) % (RARELY * every)):
             return False
         early = self.guesses and not state.probes
         again = early and step < EARLY and not state.passed and self.max_rows >= 2
@@ -303,6 +310,15 @@ class TrustWatch:
                 "watch a held-out loss (zo.KeepBest).",
                 frames=4,
             )
+        if check.narrow is not None and not state.narrow:
+            state.narrow = True
+            _warn(
+                f"Step {step}: expected float32 or float64 between the weights and the loss, got "
+                f"{check.narrow}, which rounds away what a check along the gradient changes. Checks show "
+                "nothing of the tangents then, and come ten times more rarely: watch a held-out loss "
+                "(zo.KeepBest), or leave out autocast.",
+                frames=4,
+            )
         state.steps += 1
         state.noise = state.noise if check.noise is None else check.noise
         if error is not None and state.learned:
@@ -330,6 +346,34 @@ class TrustWatch:
         due = state.steps > 0 and state.steps % self.policy.average == 0
         if due or (check.agreement is not None and state.steps >= self.policy.average):
             self._judge(step, due, improve)
+
+    def knows_nothing_of(self, step: int, inputs: Sequence[str]) -> None:
+        """Take in inputs whose derivative no value can show, and add a probe if there may be one.
+
+        Args:
+            step: the number of the step.
+            inputs: which, in words.
+
+        Warns:
+            TangentWarning: says so, and what is done about it.
+        """
+        more = max(self._state.probes, min(1, self.most))
+        found = (
+            f"Step {step}: expected inputs that differ between the rows of a batch where weights move them, "
+            f"got the same in all rows for {'; and '.join(inputs[:3])}{' and others' if inputs[3:] else ''}. "
+            "What values cannot show a tangent takes for a derivative of zero, and those weights would never "
+            "move."
+        )
+        if more > self._state.probes:
+            self._state.lost = True
+            _warn(f"{found} {self._cost(more)}", frames=4)
+            self._take(more)
+        else:
+            _warn(
+                f"{found} Let them differ at the start, by another scale of what a saturated layer is given "
+                f"or a little noise in each row, or allow probes: max_rows={self.max_rows:g} allows none.",
+                frames=4,
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """What was seen, and the probes."""
@@ -428,7 +472,7 @@ class TrustWatch:
         return (
             f"From now on {_probes(probes)} until trust returns: a step asks the boxes for {1 + probes} "
             f"times the rows of a first-order step instead of {1 + self.probes}, within "
-            f"max_rows={self.max_rows:g}."
+            f"max_rows={self.given:g}."
         )
 
     def _stuck(self) -> str:
@@ -445,12 +489,12 @@ class TrustWatch:
         if not self.probes:
             return (
                 f"{words}prefit the tangent on more of the box's answers, take another kind, or allow "
-                f"probes: max_rows={self.max_rows:g} allows none."
+                f"probes: max_rows={self.given:g} allows none."
             )
         more = 1 + 2 * self.probes
         other = "".join(words for words, kinds in ADVICE.items() if not set(kinds).intersection(self.kinds))
         return (
-            f"{words}{other}{'or ' if other else ''}allow more probes: max_rows={self.max_rows:g} allows no "
+            f"{words}{other}{'or ' if other else ''}allow more probes: max_rows={self.given:g} allows no "
             f"more, {2 * self.probes} of them take {more} times the rows of a first-order step."
         )
 

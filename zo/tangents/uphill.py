@@ -14,6 +14,7 @@ from blackbox.digits import significant_digits
 from zo.evaluators.evaluator import Step
 from zo.evaluators.loop import loop_losses
 from zo.evaluators.state import Snapshot
+from zo.objective import uncompiled
 from zo.perturbation import Directions
 from zo.tangents.pairs import CallPairs, reciprocal
 from zo.tangents.quality import Squares, relative_error
@@ -21,6 +22,7 @@ from zo.tangents.recording import RecordedCall, Recorder
 from zo.tangents.replay import replay
 from zo.tangents.tangent import Tangent
 from zo.tangents.trust import Check, TrustWatch, is_flat
+from zo.tangents.way_back import Narrow
 from zo.tangents.window import Window
 
 PREDICTED = 1e-3  # of the loss: the change along the gradient that the query is made for
@@ -100,6 +102,9 @@ def checked(taken: Taken, watch: TrustWatch) -> Check:
     and a smooth box looks as if it were constant in pieces. Before that is said, a query goes at least a
     ten-thousandth of the weights' length.
 
+    A network that computes in 16 bits, as under autocast, gives the box the very same inputs over so short a
+    way, or others at random. A check that finds fault there shows nothing, and that is said once.
+
     Where at most a tenth of the rows fail that did not in the base, the others decide: what they predict is
     the gradient of their mean, taken anew from the recorded answers. More, or where those that failed have
     most of the gradient, and the check shows nothing.
@@ -127,6 +132,9 @@ def checked(taken: Taken, watch: TrustWatch) -> Check:
     if check.digits is None and (unmoved or is_flat(check.flat)) and predicted < farther:
         predicted = farther
         check, coarse = uphill.check(predicted)
+    if watch.doubts(check) and (narrow := uphill.narrow()) is not None:
+        shown = Check(noise=watch.noise, narrow=narrow)
+        return replace(shown, rows=uphill.rows, queries=uphill.queries)
     if watch.doubts(check):
         noise = uphill.noise() if watch.noise is None else watch.noise
         check = replace(check, noise=noise)
@@ -212,6 +220,16 @@ class _Uphill:
         after.restore()
         rounding = _rounding(self._taken.boxes, window, window.pairs, self._digits)
         return _of_loss(window, rounding, listening)
+
+    def narrow(self) -> str | None:
+        """The dtype of numbers of 16 bits that depend on the weights; None for none. Takes no query."""
+        window, seen, after = self._taken.window, Narrow(), Snapshot(self._taken.step.network)
+        self._taken.before.restore()
+        survived = torch.isfinite(window.losses)
+        with uncompiled(), seen:
+            replay(self._taken.step, self._taken.boxes, self._taken.tangents, window, survived)
+        after.restore()
+        return seen.seen
 
     def noise(self) -> float:
         """The standard deviation of the change of the mean loss by a query that moves nothing."""

@@ -16,12 +16,11 @@ from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
 from zo.batches import Batch, emptied, filled, map_tensors, tensors
-from zo.draws import Key
+from zo.draws import REPLAYED, Key
 from zo.errors import TangentError, TangentWarning
 from zo.tangents.recording import RecordedCall
 from zo.tangents.window import Window
 
-REPLAYED = 302  # first word of the key's path for these draws
 YOUNG, FEWEST = 3, 20  # the last third of all windows so far are young, and at least the last twenty
 FEWEST_ROWS = 4  # of a replay: they cost no box
 USUAL, MOST = 9, 19  # replays that may follow a window; and where losses of replays are those of new windows
@@ -121,10 +120,14 @@ class Windows:
         replays: a fixed number; None for as many as are trusted.
         max_age: windows kept, the oldest going; None for the last third of all so far, and at least twenty.
             Together they take at most 1 GiB.
+
+    Attributes:
+        most_bytes: the most bytes that they may take, but for the last.
     """
 
     def __init__(self, replays: int | None, max_age: int | None) -> None:
         self.replays, self.max_age = replays, max_age
+        self.most_bytes = MOST_BYTES
         self._kept: list[Window] = []
         self._trust = _Trust()
         self._told_kinds: set[str] = set()  # of batches that a checkpoint cannot hold
@@ -135,7 +138,7 @@ class Windows:
         age = max(FEWEST, self._trust.recorded // YOUNG) if self.max_age is None else self.max_age
         data = replace(window, batch=map_tensors(Tensor.detach, window.batch))  # of whose graph none is kept
         self._kept = [*self._kept, data][-age:]
-        while len(self._kept) > 1 and self.size() > MOST_BYTES:
+        while len(self._kept) > 1 and self.size() > self.most_bytes:
             del self._kept[0]
 
     def __len__(self) -> int:

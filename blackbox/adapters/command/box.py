@@ -50,8 +50,11 @@ class CommandLine(BlackBoxFunction):
 
     Files are named relative to the run's folder; the suffix gives the format: `.npy`; `.h5` or `.hdf5` with a
     dataset of the array's name (`"out.h5:fields/drag"` for another); `.csv` (commas), `.txt` or `.dat`
-    (spaces) with the numbers in C order, where a first line of words is skipped. An output may be one column
-    of such a text, by its number or its heading: `"flows.csv:2"`, `"flows.csv:q"`. For any other file, pass a
+    (spaces) with the numbers in C order, where a first line of words is skipped. A line of text has a row of
+    the last axis or several whole ones, or each row, or all of it, is wrapped after so many numbers; lines as
+    those of another shape are an error. An output may be one column of such a text, by its number or its
+    heading: `"flows.csv:2"`, `"flows.csv:q"`. A heading is an error where headings do not match the columns
+    one to one, as in `time (s) T (K)` with single spaces between. For any other file, pass a
     function that writes or reads it, `input_files={"velocity": ("0/U", write_field)}`. It is called with the
     file's path and the array, or with only the path to return the array. The program's output is in
     `stdout.txt` and `stderr.txt`.
@@ -135,6 +138,8 @@ class CommandLine(BlackBoxFunction):
             checked_name("CommandLine, copies", name): existing(f"CommandLine, copies, {name!r}", source)
             for name, source in (copies or {}).items()
         }
+        templates = [*(input_templates or {}).values(), *(output_templates or {}).values()]
+        self._template_files = [Path(path) for path in templates if not isinstance(path, str)]
         self._check_use()
         super().__init__(failures=failures)
 
@@ -225,6 +230,12 @@ class CommandLine(BlackBoxFunction):
         copies = [(name, content(path)) for name, path in sorted(self._copies.items())]
         settings = (self._input_files, self._output_files, self.vectorized, sorted(self.environment.items()))
         return repr((command, programs, copies, sorted(texts.items()), settings))
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files and folders that the answers depend on: program, paths, templates and copies."""
+        named = [part for part in self._command if isinstance(part, Path)]
+        return (*named, *self._template_files, *self._copies.values())
 
     def _results(self) -> list[str]:
         return [*dict.fromkeys(file.file for file in self._output_files), *self._output_templates]

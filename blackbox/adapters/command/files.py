@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from blackbox.adapters.command.columns import read_column
+from blackbox.adapters.command.tables import read_table
 from blackbox.errors import ConfigurationError
 from blackbox.spec import ArraySpec
-from blackbox.words import counted
 
 Array = np.ndarray[Any, Any]
 FileName = str | tuple[str, Callable[..., Any]]
@@ -252,7 +252,7 @@ def read(path: Path, name: str, shape: tuple[int, ...], floating: bool) -> Array
     """
     form = SUFFIXES[path.suffix.lower()]
     if form == "text":
-        return _read_text(path, shape, floating)
+        return read_table(path, shape, floating)
     if form == "npy":
         with path.open("rb") as file:
             array = np.lib.format.read_array(file, allow_pickle=False)
@@ -273,31 +273,3 @@ def _check(path: Path, actual: tuple[int, ...] | None, dtype: np.dtype[Any], sha
         raise ValueError(f"{path.name}: expected real numbers, got dtype {dtype}.")
     if actual != shape:
         raise ValueError(f"{path.name}: expected an array of shape {shape}, got {actual}.")
-
-
-def _read_text(path: Path, shape: tuple[int, ...], floating: bool) -> Array:
-    count = math.prod(shape)
-    delimiter = "," if path.suffix.lower() == ".csv" else None
-    numbers: list[float] = []
-    first = True
-    with path.open(encoding="utf-8") as file:
-        for index, line in enumerate(file):
-            words = [word for word in line.partition("#")[0].split(delimiter) if word.strip()]
-            if not words:
-                continue
-            try:
-                numbers += [float(word) if floating else int(word) for word in words]
-            except ValueError:
-                if not first:  # the first line that is not empty may say what the columns are
-                    raise ValueError(
-                        f"{path.name}: expected numbers in line {index + 1}, got {line[:80].strip()!r}."
-                    ) from None
-            first = False
-            if len(numbers) > count:
-                break
-    if len(numbers) != count:
-        count_read = "more" if len(numbers) > count else str(len(numbers))
-        raise ValueError(
-            f"{path.name}: expected {counted(count, 'number')} for shape {shape}, found {count_read}."
-        )
-    return np.array(numbers, np.float64 if floating else np.int64).reshape(shape)

@@ -13,12 +13,16 @@ from typing import Any
 import numpy as np
 
 from blackbox.adapters.command.files import checked_name, existing
+from blackbox.adapters.command.tables import number
 from blackbox.checks import nearest
 from blackbox.errors import ConfigurationError
 from blackbox.spec import ArraySpec
 
-# a number as C, Fortran (1.0D-3) and Python write it; `++` since digits are not to be tried in other portions
-NUMBER = r"[-+]?(?:(?:\d++(?:\.\d*+)?|\.\d++)(?:[eEdD][-+]?\d++)?|[nN][aA][nN]|[iI][nN][fF](?:inity)?)"
+# also as Fortran writes it (1.0D-3, 1.234-103); `++` since digits are not to be tried in other portions
+NUMBER = (
+    r"[-+]?(?:(?:\d++\.\d*+|\.\d++)(?:[eEdD][-+]?\d++|[-+]\d{3}(?![\d.]))?|\d++(?:[eEdD][-+]?\d++)?"
+    r"|[nN][aA][nN]|[iI][nN][fF](?:inity)?)"
+)
 _SEPARATOR = r"[\s,;]+"
 _MORE_AFTER = re.compile(rf"{_SEPARATOR}({NUMBER})(?![\w.])")  # in the rest of a line
 _MORE_BEFORE = re.compile(rf"(?:^|[\s,;])(?:{NUMBER})[\s,;]+$")  # in the beginning of a line
@@ -108,7 +112,7 @@ class Template:
         for place, group in zip(self.placeholders, match.groups(), strict=True):
             spec = self.specs[place.name]
             kind = np.float64 if spec.floating else np.int64
-            numbers = np.array([_number(word, spec) for word in re.split(_SEPARATOR, group)], kind)
+            numbers = np.array([number(word, spec.floating) for word in re.split(_SEPARATOR, group)], kind)
             if place.index is None:
                 arrays[place.name] = numbers.reshape(spec.shape)
             else:
@@ -233,7 +237,3 @@ def unknown(texts: Sequence[str], specs: Sequence[ArraySpec]) -> str:
     written = (name for text in texts for name in _PLACEHOLDER.findall(text))
     odd = next((name for name in written if name not in names), None)
     return "" if odd is None else f"There is {{{odd}}}, which names no array. {nearest(odd, names)} "
-
-
-def _number(word: str, spec: ArraySpec) -> float | int:
-    return float(re.sub("[dD]", "e", word)) if spec.floating else int(word)

@@ -8,3 +8,56 @@ table.py       the file of certificates
 accuracy.py    what the certificates say together: shares, tables, curves
 export.py      the denoiser as an ONNX file
 """
+
+from tasks.denoised_smoothing.certification.accuracy import (
+    accuracy_band,
+    accuracy_table,
+    average_certified_radius,
+    certified_accuracy,
+    plot_certified_accuracy,
+)
+from tasks.denoised_smoothing.certification.algorithm import (
+    ABSTAIN,
+    FAILED,
+    BaseClassifier,
+    Certificate,
+    Phase,
+    certify_image,
+    count_votes,
+    noise_block,
+    predict_image,
+)
+from tasks.denoised_smoothing.certification.bound import (
+    Settings,
+    lower_bound,
+    radius,
+    radius_cap,
+    vote_is_clear,
+)
+from tasks.denoised_smoothing.certification.export import export_denoiser
+from tasks.denoised_smoothing.certification.table import CertificateFile, read_certificates
+
+__all__ = [
+    "ABSTAIN",
+    "FAILED",
+    "BaseClassifier",
+    "Certificate",
+    "CertificateFile",
+    "Phase",
+    "Settings",
+    "accuracy_band",
+    "accuracy_table",
+    "average_certified_radius",
+    "certified_accuracy",
+    "certify_image",
+    "count_votes",
+    "export_denoiser",
+    "lower_bound",
+    "noise_block",
+    "plot_certified_accuracy",
+    "predict_image",
+    "radius",
+    "radius_cap",
+    "read_certificates",
+    "vote_is_clear",
+]

@@ -80,7 +80,7 @@ def _columns(certificates: Sequence[Certificate]) -> tuple[Floats, NDArray[np.bo
 Runs = Mapping[str, Sequence[Sequence[Certificate]]]
 
 
-def table(
+def accuracy_table(
     runs: Runs, queries: Mapping[str, int] | None = None, radii: Sequence[float] = RADII
 ) -> pandas.DataFrame:
     """Certified accuracy (%) by radius, ACR, accuracy on noisy copies and abstentions (%), a line a method.

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from blackbox.conformance import Verdict
-from blackbox.conformance.calls import in_processes, pickled, process_safety
 from tests.blackbox.conformance.broken_boxes import (
     IN_PROCESSES,
     CannotBeRebuilt,
@@ -22,6 +21,8 @@ from tests.blackbox.conformance.broken_boxes import (
     Unpicklable,
 )
 from tests.blackbox.conformance.probes import draws, probing
+from tests.inside import in_processes, process_safety
+from tests.inside import pickled_finding as pickled
 
 SETTINGS, REBUILT, DIES = IN_PROCESSES
 
@@ -57,8 +58,8 @@ def test_a_worker_that_hangs_is_killed_in_time():
     assert time.monotonic() - started < 60  # not the 1000 s of the box
 
 
-def test_what_cannot_be_pickled_starts_no_process(monkeypatch):
-    monkeypatch.setattr("blackbox.conformance.calls.in_processes", pytest.fail)
+def test_what_cannot_be_pickled_starts_no_process(limits):
+    limits(other_processes=pytest.fail)
     with probing(Unpicklable(), draws(4, 3), processes=True) as probe:
         same, safe = process_safety(probe)
     assert (same.verdict, safe.verdict) == (Verdict.WARNING, Verdict.SKIPPED)

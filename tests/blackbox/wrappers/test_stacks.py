@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import blackbox.wrappers
 from blackbox import ArraySpec, BlackBoxFunction, Budgeted, BudgetError, Ledger
 from blackbox.wrappers import Cached, Fallback, Parallel, RateLimited, Retrying
 from tests.blackbox.boxes import Doubling
@@ -105,6 +106,7 @@ def test_every_wrapper_around_every_other_gives_the_same_answers(tmp_path):
             "limited": lambda box: RateLimited(box, 1e6),
             "parallel": lambda box: Parallel(box, next(executors), block=2),
         }
+        assert len(wrap) == len(blackbox.wrappers.__all__) - 1  # a new one has its line; Wrapper is abstract
         state = np.random.default_rng(1).normal(size=(5, 2))
         for outer in wrap.values():
             for middle in wrap.values():

@@ -9,13 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+import tasks
 import tests.tasks.denoised_smoothing.boxes as boxes
 from tasks import Progress, Run, Setup, Trained
 from tasks.denoised_smoothing import DenoisedSmoothing
-from tasks.denoised_smoothing.config import Config
-from tasks.denoised_smoothing.problem import METHODS
-from tasks.setup import setup_of
+from tests.inside import DENOISED_METHODS as METHODS
+from tests.inside import setup_of
 from tests.tasks.made_runs import begun_run
+
+Config = DenoisedSmoothing.Config
 
 CLASSES, SIDE = 3, 6
 BOX = f"{boxes.__name__}:blobs"
@@ -62,7 +64,7 @@ def images(path: Path, count: int = 120, channels: int = 1) -> Path:
     return path
 
 
-def config(folder: Path, **settings: object) -> Config:
+def config(folder: Path, **settings: object) -> tasks.Config:
     """The tiny settings, with images in `folder`."""
     path = folder / "images.npz"
     if not path.exists():

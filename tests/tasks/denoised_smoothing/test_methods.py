@@ -15,13 +15,14 @@ from typeguard import suppress_type_checks
 import zo
 from blackbox import ArraySpec
 from blackbox.adapters import TorchModule
-from tasks.denoised_smoothing import smoothing_parameter
-from tasks.denoised_smoothing.config import read
-from tasks.denoised_smoothing.methods import Start, _gradient, _lesson, estimator, known_losses, sent_images
-from tasks.denoised_smoothing.networks import DnCNN, box_loss
-from tasks.denoised_smoothing.smoothing_parameter import Mu
 from tasks.errors import ConfigurationError
-from tasks.tally import Tally
+from tests.inside import DenoisedStart as Start
+from tests.inside import DnCNN, Tally, box_loss, known_losses, sent_images, smoothing_parameter
+from tests.inside import PixelMu as Mu
+from tests.inside import denoised_estimator as estimator
+from tests.inside import denoised_gradient as _gradient
+from tests.inside import denoised_lesson as _lesson
+from tests.inside import read_method as read
 from tests.tasks.denoised_smoothing import small
 
 # DeepZero, as published, takes steps over which these classifiers curve, or whose changes rounding hides
@@ -129,7 +130,7 @@ def test_a_latent_gradient_is_that_of_decoder_and_box(tmp_path):
     )
     encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 4))
     decoder, encoder = decoder.double(), encoder.double()
-    from tasks.denoised_smoothing.classifiers.answers import Decoded
+    from tasks.denoised_smoothing.classifiers import Decoded
 
     rule = estimator(small.Config(), read("zo-ae-ds:cge"), Mu.same(1e-6), 4, True)
     solver = zo.differentiable(Decoded(box, decoder, 4), rule, seed=0)

@@ -3,7 +3,10 @@
 import pytest
 import torch
 
-from tasks.denoised_smoothing.networks import DnCNN, decoder, encoder, latent_size, student
+from tests.inside import DnCNN, latent_size
+from tests.inside import image_decoder as decoder
+from tests.inside import image_encoder as encoder
+from tests.inside import student_of_classifier as student
 
 
 @pytest.mark.parametrize(("channels", "count"), [(3, 558_400), (1, 556_096)])

@@ -14,14 +14,16 @@ import pytest
 import torch
 
 import tasks
-from tasks import Progress, Run, cli, tally
+from tasks import Progress, Run
 from tasks.denoised_smoothing import DenoisedSmoothing
-from tasks.denoised_smoothing.certification import algorithm
-from tasks.denoised_smoothing.certification.table import CertificateFile, read_certificates
-from tasks.denoised_smoothing.config import PRESETS, Config
-from tasks.folder import checkpoint
+from tasks.denoised_smoothing.certification import CertificateFile, read_certificates
 from tests import quick
+from tests.inside import certification_algorithm as algorithm
+from tests.inside import checkpoint, cli, tally
 from tests.tasks.denoised_smoothing import boxes, small
+
+PRESETS = DenoisedSmoothing.presets
+Config = DenoisedSmoothing.Config
 
 # DeepZero, as published, takes steps over which these classifiers curve, or whose changes rounding hides
 pytestmark = pytest.mark.filterwarnings("ignore:.*same slopes over half of mu:UserWarning")

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import torch
 
-from tasks import Progress, Setup, Trained, methods
+import tasks
+from tasks import Progress, Setup, Trained
 from tasks.configuration import to_dict
 from tasks.image_classification import ImageClassification
-from tasks.image_classification.config import Config
 from tasks.image_classification.data import ImageData, Images, Normalisation
-from tasks.setup import setup_of
+from tests.inside import setup_of
+from tests.inside import shared_methods as methods
 from tests.tasks.made_runs import begun_run
+
+Config = ImageClassification.Config
 
 SETTINGS = {
     "methods": ("none", *ImageClassification.methods),
@@ -38,7 +41,7 @@ SETTINGS = {
 }
 
 
-def small(**changes) -> Config:
+def small(**changes) -> tasks.Config:
     return Config(**(SETTINGS | changes))
 
 
@@ -89,7 +92,7 @@ def made_setup(
 
 
 def train(its: Setup) -> Trained:
-    return methods.named(its.problem, [its.name])[its.name].train(its)
+    return methods.methods_named(its.problem, [its.name])[its.name].train(its)
 
 
 def flat_grad(network: torch.nn.Module) -> torch.Tensor:

@@ -9,8 +9,7 @@ import torch
 
 import zo
 from tasks.image_classification import ImageClassification, networks
-from tasks.image_classification.methods import ExactGradient
-from tasks.image_classification.sparse_set import sparse_set
+from tests.inside import ExactGradient, sparse_set
 from tests.tasks.image_classification.small import backprop, flat_grad, made_setup, striped
 
 OBJECTIVE = ImageClassification.objective

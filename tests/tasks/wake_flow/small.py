@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from tasks.configuration import to_dict
-from tasks.wake_flow.config import Config
+from tasks.wake_flow import WakeFlow
+
+Config = WakeFlow.Config
 
 SMALL = Config(
     methods=(

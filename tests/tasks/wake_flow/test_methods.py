@@ -14,16 +14,25 @@ import tasks
 import zo
 from tasks import Progress, Run
 from tasks.errors import ProblemError
-from tasks.folder import checkpoint
-from tasks.folder.run import stage_name
-from tasks.methods import estimator
-from tasks.wake_flow.config import METHODS, PRESETS, Config, budget_of, family_of, method_name, without_budget
-from tasks.wake_flow.methods import steps_in_loop, variant
-from tasks.wake_flow.networks import Corrector, Scales, layers
-from tasks.wake_flow.problem import WakeFlow
-from tasks.wake_flow.rollout import rollout_errors
+from tasks.wake_flow import Corrector, Scales, WakeFlow, rollout_errors
+from tests.inside import WAKE_METHODS as METHODS
+from tests.inside import (
+    budget_of,
+    checkpoint,
+    family_of,
+    method_name,
+    stage_name,
+    steps_in_loop,
+    without_budget,
+)
+from tests.inside import shared_estimator as estimator
+from tests.inside import wake_layers as layers
+from tests.inside import wake_variant as variant
 from tests.tasks.made_runs import begun_run
 from tests.tasks.wake_flow.small import SMALL
+
+PRESETS = WakeFlow.presets
+Config = WakeFlow.Config
 
 OTHERS = replace(
     SMALL,
@@ -65,7 +74,7 @@ def go_on(run: Run, folder: Path, progress: Progress | None = None) -> None:
         tasks.run(problem, resume=run.path, progress=progress or Progress())
 
 
-def start_run(folder: Path, config: Config, progress: Progress | None = None, seed: int = 0) -> Run:
+def start_run(folder: Path, config: tasks.Config, progress: Progress | None = None, seed: int = 0) -> Run:
     run = begun_run(folder / "runs", "wake-flow", "demo", config, (seed,))
     go_on(run, folder, progress)
     return run

@@ -12,12 +12,22 @@ import tasks
 import zo
 from simulators.wake_flow import WakeFlow
 from tasks.errors import ConfigurationError, SolverError
-from tasks.wake_flow import data, problem
-from tasks.wake_flow.config import PRESETS, Config
-from tasks.wake_flow.networks import Corrector, NoCorrector, Scales, plain
-from tasks.wake_flow.pictures import turned, vorticity
-from tasks.wake_flow.rollout import rollout_errors, window_loss
+from tasks.wake_flow import (
+    Corrector,
+    NoCorrector,
+    Scales,
+    rollout_errors,
+    turned,
+    vorticity,
+    window_loss,
+)
+from tests.inside import plain_network as plain
+from tests.inside import wake_data as data
+from tests.inside import wake_problem as problem
 from tests.tasks.wake_flow.small import SMALL
+
+PRESETS = problem.WakeFlow.presets
+Config = problem.WakeFlow.Config
 
 LARGE, SMALL_ENOUGH, ONE = "greater than 0", "less than or equal to 100000", "greater than or equal to 1"
 BAD = [

@@ -66,6 +66,7 @@ class GraphTangent(ImplicitTangent):
 
     most_rows = 96
     numbers = 240_000
+    most_tried = len(FORMS) + 1  # all rows
 
     def __init__(self, mesh: Mesh | None = None, *, ridge: float = 1e-3, window: int = 500) -> None:
         super().__init__(mesh, ridge, window)
@@ -96,6 +97,7 @@ class GraphTangent(ImplicitTangent):
             start = fit.uniform() if best is None else flows.from_other(best[1], best[2])
             theta = fit.improved(start, (ITERATIONS if cubes else ITERATIONS // 2) * (2 if longer else 1))
             error = fit.error(theta, held)
+            self.tried()
             if best is None or error < CLEARLY * best[0]:
                 best = error, flows, theta
             if best[0] < GOOD:

@@ -11,7 +11,9 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
-TOGETHER = 12  # right sides that are solved for at once: more go out of a core's cache
+USUALLY, SELDOM = 0.01, 1e-6  # of the largest number of a column: a diagonal below is swapped for it
+LARGE = 4_000  # numbers of a state from which on that is seldom
+COLUMNS = 12  # right sides that are solved for at once: more go out of a core's cache
 Trajectory = list[np.ndarray]  # states `(rows, fields, nodes)`: the first, and one after each step
 
 
@@ -164,8 +166,8 @@ class ImplicitStep:
         flat = (right * self._mask() + held * (1 - self._mask())).reshape(-1, self.fields * self.nodes)
         factor = self._factor()
         found = [
-            factor.solve(np.ascontiguousarray(flat[at : at + TOGETHER].T)).T
-            for at in range(0, len(flat), TOGETHER)
+            factor.solve(np.ascontiguousarray(flat[at : at + COLUMNS].T)).T
+            for at in range(0, len(flat), COLUMNS)
         ]
         return np.concatenate(found or [flat]).reshape(right.shape)
 
@@ -180,12 +182,14 @@ class ImplicitStep:
         if not self._factors:
             mask = sparse.diags_array(self.free)
             system = mask @ self.left + sparse.diags_array(1 - self.free)
-            # The pattern is symmetric: this order fills a third of what the default does.
+            # The pattern is symmetric: this order fills a third of what the default does. A search also tries
+            # numbers whose matrix has small diagonals; of a large one rows that are swapped for these fill so
+            # much that a single factorisation took ten seconds and more.
             self._factors.append(
                 splu(
                     system.tocsc(),
                     permc_spec="MMD_AT_PLUS_A",
-                    diag_pivot_thresh=0.01,
+                    diag_pivot_thresh=SELDOM if system.shape[0] > LARGE else USUALLY,
                     options={"SymmetricMode": True},
                 )
             )

@@ -74,6 +74,8 @@ class MeshTangent(ImplicitTangent):
             used, a box that has not all outputs and some input on the mesh.
     """
 
+    most_tried = len(PLAIN) + len(VARIED) + 3  # convection along, finer steps, all rows
+
     def __init__(self, mesh: Mesh | None = None, *, ridge: float = 1e-4, window: int = 500) -> None:
         super().__init__(mesh, ridge, window)
 
@@ -181,6 +183,7 @@ class MeshTangent(ImplicitTangent):
         fit = Fit(form, rows.fitted(~rows.held), self.ridge)
         held = rows.fitted(rows.held) if rows.held.any() else None
         theta = fit.improved(fit.first(known))
+        self.tried()
         return _FittedForm(form, theta, fit.error(theta, held), fit)
 
     def step(self, mesh: Mesh, fit: dict[str, Any]) -> ImplicitStep:

@@ -23,6 +23,7 @@ PART = 0.03  # of the usual change: the effect below which a matrix has none
 LARGE = 4_000  # numbers of a row's outputs from which a fit saves work
 FEWEST_ROWS, OF_LARGE = 4, 2  # of a Jacobian; where rows are large
 WORK = 2_000_000  # coefficients x steps x numbers of the rows of a Jacobian, at most
+WORK_OF_STATIC = 8_000_000  # the same of a plain static form, where rows are large
 AT_ONCE = 1_000_000  # numbers of Jacobians that are solved for together
 FAINT = 1e-12  # of the largest effect of a coefficient: the ridge's weight of one without any
 ROUNDS = 3  # of L-BFGS, each in coordinates that a Jacobian makes round
@@ -291,7 +292,9 @@ class Fit:
 
     def _gram(self, theta: np.ndarray) -> np.ndarray:
         """Products of how residuals follow coefficients, `(coefficients, coefficients)`, by few rows."""
-        few = Fit(self.form, _affordable(self.form, self.rows, WORK), self.ridge)
+        plain = self.large and not self.form.carried.any() and not self.form.degree
+        work = WORK_OF_STATIC if plain else WORK
+        few = Fit(self.form, _affordable(self.form, self.rows, work), self.ridge)
         step = few._step(theta)
         states = step.run(few.rows.state, few.rows.extras)
         jacobian = few._jacobian(theta, (step, states))

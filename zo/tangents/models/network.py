@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from blackbox.checks import check_count, check_positive
-from zo.draws import Key
+from zo.draws import LEARNING, Key
 from zo.errors import TangentError
 from zo.tangents.lessons import report
 from zo.tangents.models.passes import FlatAdam, Kept, Passes, input_cotangents
@@ -20,7 +20,6 @@ from zo.tangents.models.rows import standard
 from zo.tangents.models.values import Form, ValueTangent, blocks, others_of, rows_of
 from zo.tangents.pairs import CallPairs, all_rows, sizes
 
-LEARNING = 303  # first word of the key's path for these draws
 ENOUGH = 0.1  # of the typical change that the box makes: an error for which the usual steps are right
 SETTLED = 0.03  # an error at which learning on the first rows ends
 EARLY = 30  # lessons

@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from blackbox import Mesh
 from blackbox.checks import check_number
 from zo.errors import ConfigurationError, TangentError
+from zo.tangents.lessons import report
 from zo.tangents.models.implicit_step import ImplicitStep, Trajectory
 from zo.tangents.models.rows import Moments
 from zo.tangents.models.values import Form, ValueTangent, others_of
@@ -152,10 +153,13 @@ class ImplicitTangent(ValueTangent):
     Attributes:
         most_rows: of a fit.
         numbers: of the outputs of these, at most.
+        most_tried: forms that a lesson fits, at most, with the last fit to all rows.
     """
 
     most_rows = 48
     numbers = 60_000
+    most_tried = 1
+    _tried = 0  # in this lesson
 
     def __init__(self, mesh: Mesh | None, ridge: float, window: int) -> None:
         who = type(self).__name__
@@ -239,6 +243,8 @@ class ImplicitTangent(ValueTangent):
             if again:  # the numbers are of these units
                 units = self._units_now()
             rows = self._read(units, z, others, y)
+            self._tried = 0
+            report(0, self.most_tried)
             fit = self.fitted(self._mesh_in_use, rows, before if again else None, self._longer)
             if again and before is not None:
                 worse = fit["measured"]["error"] > WORSE * before["measured"]["error"]
@@ -253,8 +259,14 @@ class ImplicitTangent(ValueTangent):
             self._fit = fit | {"units": {name: torch.from_numpy(values) for name, values in units.items()}}
             self._step = None
             self._fit["rest"] = self._rest(rows)
+            report(self.most_tried, self.most_tried)
             self._next = max(1, 2 * (self._lessons + 1) - 1)
         self._lessons += 1
+
+    def tried(self) -> None:
+        """Say that a form was fitted, to who listens."""
+        self._tried += 1
+        report(min(self._tried, self.most_tried - 1), self.most_tried)
 
     def improve(self) -> str | None:
         """Take twice the rows and richer forms, once."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from blackbox.checks import check_count, check_number
-from zo.errors import ConfigurationError
+from zo.errors import ConfigurationError, TangentError
 from zo.tangents.models.grid import lattices
 from zo.tangents.models.lattice import Lattice, checked_ends, ends_of, neighbours, padded
 from zo.tangents.models.reach import measure
@@ -21,6 +21,7 @@ from zo.tangents.models.rows import standard
 from zo.tangents.models.values import Form, ValueTangent
 
 MOST_FEATURES = 450
+MOST_OF_THE_NARROWEST = 2_000  # features, where no shape has so few: beyond, the degree goes down
 SAMPLES = 8_000, 3_000  # cells that are learned from, of the first step and of each later one,
 ROWS = 64, 16  # of this many rows, or of more where rows have few cells
 FAR = 1e4  # in units of the first rows: a row with a number beyond is not learned from, unless most have one
@@ -48,11 +49,13 @@ class StencilTangent(ValueTangent):
 
     For a box whose differentiable outputs are arrays `(channels, *space)` on one grid of one to three axes.
 
-    Memory: 8 x features^2 bytes, and 4 x rows x cells x features for a call; features at most 450: products
-    are narrowed until they fit. A step: 3,000 x features^2 operations, and features^3 to solve.
+    Memory: 8 x features^2 bytes, and 4 x rows x cells x features for a call; features at most 450 where
+    products can be narrowed as far, and never more than 2,000. A step: 3,000 x features^2 operations, and
+    features^3 to solve.
 
     Args:
-        degree: the degree of the polynomial, 1 to 3.
+        degree: the degree of the polynomial, 1 to 3, or less where channels are so many that there would be
+            more than 2,000 features.
         periodic: whether the ends of the grid meet, for all axes or each; None: as the first rows show it.
         reach: cells that a change is carried in a call; None: as the first rows show it.
         forgetting: the factor by which what was seen counts less with each step.
@@ -67,6 +70,7 @@ class StencilTangent(ValueTangent):
 
     Raises:
         ConfigurationError: a value out of its range; when it is first used, a box without such outputs.
+        TangentError: when it first learns, channels so many that even degree 1 has more than 2,000 features.
     """
 
     def __init__(
@@ -209,11 +213,20 @@ class StencilTangent(ValueTangent):
 
     def _chosen(self, form: Form) -> _Features:
         inputs, _ = lattices("StencilTangent", form)
-        for shape in SHAPES:
-            features = _Features.of(inputs, self.degree, self._plan["reach"], self._plan["periodic"], shape)
-            if features.count <= MOST_FEATURES:
-                break
-        return features
+        reach, periodic = self._plan["reach"], self._plan["periodic"]
+        moving = sum(inputs.varies_by_cell())
+        for degree in range(self.degree, 0, -1):
+            for shape in SHAPES:
+                if _fewest(moving, degree, reach, shape, len(periodic)) <= MOST_OF_THE_NARROWEST:
+                    features = _Features.of(inputs, degree, reach, periodic, shape)
+                    narrowest = shape == SHAPES[-1]
+                    if features.count <= (MOST_OF_THE_NARROWEST if narrowest else MOST_FEATURES):
+                        return features
+        raise TangentError(
+            f"StencilTangent: {moving} channels and a reach of {reach} cells on {len(periodic)} axes are "
+            f"more than {MOST_OF_THE_NARROWEST:,} features of degree 1. Take zo.GridTangent, or if these are "
+            "not cells of a grid, layout=None in the box's specs."
+        )
 
     def _standard_inputs(self, z: Tensor, others: Tensor) -> Tensor:
         x = standard(z, self._moments[0])
@@ -241,6 +254,16 @@ class StencilTangent(ValueTangent):
     def __repr__(self) -> str:
         """The settings; a resumed run is held to them, so what was measured is not among them."""
         return f"StencilTangent(degree={self.degree}, periodic={self.periodic}, reach={self.reach})"
+
+
+def _fewest(moving: int, degree: int, reach: int, shape: tuple[tuple[int, int], ...], axes: int) -> int:
+    """Features that there are at least: all places of one factor, or products that one at a corner begins."""
+    count = moving * (2 * reach + 1) ** axes
+    for order in range(2, degree + 1):
+        apart, around = (min(distance, reach) for distance in shape[order - 2])
+        factors = moving * (apart + 1) ** axes
+        count = max(count, math.comb(factors + order - 2, order - 1) * (2 * around + 1) ** axes)
+    return count
 
 
 @dataclass(frozen=True)

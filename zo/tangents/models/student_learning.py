@@ -9,12 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zo.draws import Key
+from zo.draws import STUDENT, Key
 from zo.errors import ConfigurationError, TangentError
 from zo.tangents.models.rows import Moments, RowWindow
 from zo.tangents.models.student_losses import Shape, StudentLoss
-
-STUDENT = 302  # first word of the key's path for these draws
 
 
 class Learner:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from blackbox import ArraySpec, ConfigurationError
-from blackbox.adapters.command import files
+from tests.inside import command_files as files
 
 ARRAY = np.random.default_rng(0).normal(size=(2, 3))
 
@@ -77,7 +77,11 @@ def test_a_column_of_a_table_is_read_by_its_heading_or_number(tmp_path, name, te
 @pytest.mark.parametrize(
     ("text", "column", "words"),
     [
-        ("x,q\n5,1\n", "p", "a.csv: expected a column 'p' in a line above the numbers, found x, q, 5, 1."),
+        (
+            "x,q\n5,1\n",
+            "p",
+            "expected a column 'p' in a line above the numbers, found the headings x, q, and 2 columns.",
+        ),
         ("x,q\n5,1\n6,\n", "q", "expected a number in column q of line 3, got '6,'"),
         ("5,1\n6\n", "2", "expected a number in column 2 of line 2, got '6'"),
         ("x,q\n5,1\n6,2\n7,3\n", "q", "column q: expected 2 numbers for shape (2,), found 3."),

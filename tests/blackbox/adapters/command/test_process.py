@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 
-from blackbox.adapters.command import process
+from tests.inside import command_process as process
 
 SH = "/bin/sh"
 
@@ -208,13 +208,13 @@ def test_the_program_is_asked_to_stop_before_it_is_killed(tmp_path):
 
 @pytest.mark.needs("linux")
 def test_no_zombies_and_no_open_files_are_left(tmp_path, monkeypatch):
-    started, start = [], process.subprocess.Popen
+    started, start = [], subprocess.Popen
 
     def recorded(*arguments, **settings):
         started.append(start(*arguments, **settings))
         return started[-1]
 
-    monkeypatch.setattr(process.subprocess, "Popen", recorded)
+    monkeypatch.setattr(subprocess, "Popen", recorded)
     run(tmp_path, "true")  # the first starts the guard
     started.clear()
     before = len(os.listdir("/proc/self/fd"))

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from blackbox.adapters import fmu_instance
-from blackbox.adapters.fmu_instance import new_folder
+from tests.inside import new_fmu_folder as new_folder
 
 
 @pytest.mark.slow
@@ -44,7 +43,7 @@ def test_where_a_file_system_has_no_locks_folders_are_made_all_the_same(tmp_path
         raise OSError("Function not implemented")
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(fmu_instance.fcntl, "flock", refused)
+    monkeypatch.setattr("fcntl.flock", refused)
     made = [new_folder() for _ in range(2)]
     assert all(folder.is_dir() for folder, _ in made)  # neither is taken for one that was left
     for _, remove in made:

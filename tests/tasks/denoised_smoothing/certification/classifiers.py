@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from blackbox import ArraySpec, BlackBoxFunction
-from tasks.denoised_smoothing.certification.algorithm import FAILED, BaseClassifier
+from tasks.denoised_smoothing.certification import FAILED, BaseClassifier
 
 NORMAL = torch.tensor([0.6, 0.8])  # of the half-space, a unit vector
 

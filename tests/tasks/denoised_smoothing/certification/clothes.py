@@ -18,8 +18,8 @@ from blackbox import ArraySpec, BlackBoxFunction, Budgeted, Cached, Retrying
 from blackbox.adapters import from_callable
 from blackbox.adapters.um_bridge import UmBridge
 from tasks.denoised_smoothing import SmoothedClassifier
-from tasks.denoised_smoothing.certification.algorithm import Certificate
-from tasks.denoised_smoothing.classifiers.answers import Metered
+from tasks.denoised_smoothing.certification import Certificate
+from tasks.denoised_smoothing.classifiers import Metered
 from tests.blackbox.adapters.um_bridge.servers import Handler
 from tests.tasks.denoised_smoothing.certification.classifiers import at_distance
 

@@ -4,17 +4,17 @@ import mpmath
 import numpy as np
 import pytest
 
-from tasks.denoised_smoothing.certification.accuracy import (
+from tasks.denoised_smoothing.certification import (
+    Certificate,
     accuracy_band,
     average_certified_radius,
     certified_accuracy,
     plot_certified_accuracy,
-    table,
 )
-from tasks.denoised_smoothing.certification.algorithm import Certificate
+from tasks.denoised_smoothing.certification import accuracy_table as table
 from tasks.errors import DataError
-from tasks.report import pictures
-from tasks.report.findings import latex, markdown
+from tasks.report import latex, markdown
+from tests.inside import report_pictures as pictures
 
 pytestmark = pytest.mark.usefixtures("drawn")
 

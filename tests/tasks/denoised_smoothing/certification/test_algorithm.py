@@ -5,16 +5,16 @@ import pytest
 import torch
 from scipy import stats
 
-from tasks.denoised_smoothing.certification.algorithm import (
+from tasks.denoised_smoothing.certification import (
     ABSTAIN,
     FAILED,
     BaseClassifier,
     Phase,
+    Settings,
     certify_image,
     count_votes,
     predict_image,
 )
-from tasks.denoised_smoothing.certification.bound import Settings
 from tasks.errors import ProblemError
 from tests.tasks.denoised_smoothing.certification.classifiers import (
     at_distance,

@@ -8,13 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tasks.denoised_smoothing.certification.bound import (
-    Settings,
-    lower_bound,
-    radius,
-    radius_cap,
-    vote_is_clear,
-)
+from tasks.denoised_smoothing.certification import Settings, lower_bound, radius, radius_cap, vote_is_clear
 
 mpmath.mp.dps = 50
 

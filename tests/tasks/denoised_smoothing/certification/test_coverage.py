@@ -5,15 +5,17 @@ import pytest
 import torch
 from scipy import stats
 
-from tasks.denoised_smoothing.certification.algorithm import (
+from tasks.denoised_smoothing.certification import (
     ABSTAIN,
     Phase,
+    Settings,
     certify_image,
     count_votes,
+    lower_bound,
     noise_block,
     predict_image,
+    radius,
 )
-from tasks.denoised_smoothing.certification.bound import Settings, lower_bound, radius
 from tests.tasks.denoised_smoothing.certification.classifiers import (
     at_distance,
     base,

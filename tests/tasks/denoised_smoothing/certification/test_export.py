@@ -10,7 +10,7 @@ from torch import nn
 
 from blackbox.adapters import OnnxModel
 from blackbox.extras import MissingExtraError
-from tasks.denoised_smoothing.certification.export import export_denoiser
+from tasks.denoised_smoothing.certification import export_denoiser
 from tasks.errors import ProblemError
 from tests.tasks.denoised_smoothing.certification.classifiers import Denoiser, pictures
 

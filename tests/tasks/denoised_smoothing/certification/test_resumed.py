@@ -10,7 +10,7 @@ import torch
 
 from blackbox import Budgeted, BudgetError, Cached
 from tasks.denoised_smoothing import SmoothedClassifier
-from tasks.denoised_smoothing.certification.table import read_certificates
+from tasks.denoised_smoothing.certification import read_certificates
 from tests.blackbox.adapters.um_bridge.servers import odd_server
 from tests.tasks.denoised_smoothing.certification import clothes
 from tests.tasks.denoised_smoothing.certification.classifiers import Linear, pictures

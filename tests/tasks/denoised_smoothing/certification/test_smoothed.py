@@ -11,8 +11,7 @@ from torch import nn
 from blackbox import ArraySpec, Budgeted, BudgetError, Cached, Parallel, Retrying
 from blackbox.adapters import from_callable
 from tasks.denoised_smoothing import SmoothedClassifier
-from tasks.denoised_smoothing.certification.algorithm import Phase, noise_block
-from tasks.denoised_smoothing.certification.table import read_certificates
+from tasks.denoised_smoothing.certification import Phase, noise_block, read_certificates
 from tasks.errors import DataError, ProblemError
 from tests.tasks.denoised_smoothing.certification.classifiers import Denoiser, Label, Linear, pictures
 from zo.errors import FailedQueriesError

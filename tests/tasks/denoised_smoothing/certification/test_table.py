@@ -4,10 +4,14 @@ import csv
 
 import pytest
 
-from tasks.denoised_smoothing.certification.accuracy import certified_accuracy
-from tasks.denoised_smoothing.certification.algorithm import Certificate
-from tasks.denoised_smoothing.certification.table import COLUMNS, CertificateFile, read_certificates
+from tasks.denoised_smoothing.certification import (
+    Certificate,
+    CertificateFile,
+    certified_accuracy,
+    read_certificates,
+)
 from tasks.errors import DataError
+from tests.inside import CERTIFICATE_COLUMNS as COLUMNS
 
 RECORD = {"sigma": 0.25, "method": "none"}
 SOME = [

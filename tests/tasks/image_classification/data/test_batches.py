@@ -15,9 +15,8 @@ from tasks.image_classification.data import (
     Images,
     Normalisation,
     load,
-    loading,
 )
-from tasks.image_classification.data.images import hold_out
+from tests.inside import hold_out, loading
 
 PLAIN = Normalisation((0.0, 0.0), (1.0, 1.0))
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 import zo
 from tasks.image_classification import networks
-from tasks.image_classification.networks.convolutional import ShortcutA
+from tests.inside import ShortcutA
 
 SEVERAL = ("resnet8", "simple-12610", "vgg")
 

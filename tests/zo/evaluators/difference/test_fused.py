@@ -15,12 +15,9 @@ from torch.nn import functional as F
 import zo
 from blackbox import ConfigurationError
 from tests import quick
+from tests.inside import OneChannel, Snapshot, fused
 from zo.estimators import Coordinates
 from zo.evaluators import Loop, Step
-from zo.evaluators.difference import evaluator as deciding
-from zo.evaluators.difference.changes import OneChannel
-from zo.evaluators.difference.gpu import fused
-from zo.evaluators.state import Snapshot
 
 
 class Block(nn.Module):
@@ -128,9 +125,8 @@ def made(name, training):
 
 
 @pytest.fixture
-def without_kernel(monkeypatch):
-    monkeypatch.setattr(deciding, "kernels_run_at", lambda tensor: True)
-    monkeypatch.setattr(fused, "_by_kernel", lambda *arguments: None)
+def without_kernel(limits):
+    limits(kernels_run=lambda tensor: True, kernel_of_chain=lambda *arguments: None)
 
 
 @pytest.mark.parametrize("training", quick.first(1, [True, False]))
@@ -143,7 +139,7 @@ def test_the_rules_of_a_chain_one_after_another_give_what_they_gave(name, traini
 
 
 @torch.no_grad()
-def test_chains_are_found_and_what_others_read_is_left_alone(monkeypatch, without_kernel):
+def test_chains_are_found_and_what_others_read_is_left_alone(limits, without_kernel):
     seen = []
     original = fused.fuse
 
@@ -153,7 +149,7 @@ def test_chains_are_found_and_what_others_read_is_left_alone(monkeypatch, withou
         seen.append([tuple(kind is not None for kind in vars(chain).values()) for chain in chains])
         return result
 
-    monkeypatch.setattr("zo.evaluators.difference.tape.fuse", noted)
+    limits(chains_fused=noted)
     for name in NETWORKS:
         changes_of(made(name, True), zo.evaluators.Difference(8, fused=True), every=50)
     norm_relu, norm_sum_relu, sum_relu = (1, 0, 1), (1, 1, 1), (0, 1, 1)
@@ -269,8 +265,10 @@ def test_the_kernel_gives_what_torch_gives_in_float64(kind, shape, dtype, kernel
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", ["residual", "linear", "empty", "without norms", "grouped"])
 @torch.no_grad()
-def test_a_network_s_changes_by_the_kernel_are_those_of_the_loop(name, training, kernels, monkeypatch):
-    monkeypatch.setattr(deciding, "kernels_run_at", lambda tensor: True)
+def test_a_network_s_changes_by_the_kernel_are_those_of_the_loop(
+    name, training, kernels, monkeypatch, limits
+):
+    limits(kernels_run=lambda tensor: True)
     calls = []
     original = kernels.change
     monkeypatch.setattr(kernels, "change", lambda *a, **k: calls.append(1) or original(*a, **k))
@@ -322,9 +320,9 @@ def test_there_may_be_more_channels_than_a_gpu_has_programs_along_an_axis(kernel
 
 @pytest.mark.needs("triton interpreter")
 @torch.no_grad()
-def test_a_channel_on_the_last_axis_stays_one(kernels, monkeypatch):
+def test_a_channel_on_the_last_axis_stays_one(kernels, monkeypatch, limits):
     """A whole activation of tokens would go through the next layer in its place."""
-    monkeypatch.setattr(deciding, "kernels_run_at", lambda tensor: True)
+    limits(kernels_run=lambda tensor: True)
     monkeypatch.setattr(kernels, "change", None)
     layers = (nn.Linear(7, 6), nn.ReLU(), nn.Linear(6, 2), nn.Flatten(), nn.Linear(42, 3))
     changes, expected = (

@@ -1,0 +1,132 @@
+"""Inputs that are the same in all rows though weights move them: values cannot show their derivative."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import zo
+from blackbox import ArraySpec
+from tests.zo.row_boxes import FromTorch
+
+MIX = torch.tensor([[1.0, -0.5], [0.3, 0.8], [-0.7, 0.4]])
+AIM = torch.tensor([1.5, -1.0])
+
+
+def answer(design, condition):
+    return torch.tanh(design @ MIX) + condition * design[:, :2]
+
+
+BOX = (ArraySpec("design", (3,)), ArraySpec("condition", (2,), differentiable=False)), (ArraySpec("y", (2,)),)
+
+
+class Design(nn.Module):
+    """One design for all rows."""
+
+    def __init__(self, numbers: int = 3) -> None:
+        super().__init__()
+        self.numbers = nn.Parameter(torch.zeros(numbers))
+
+    def forward(self, rows):
+        return self.numbers.expand(len(rows), -1)
+
+
+def objective_of(box):
+    return lambda network, rows: (box(network(rows), rows) - AIM).square().mean(dim=1)
+
+
+def batch(step: int):
+    return torch.rand(8, 2, generator=torch.Generator().manual_seed(step))
+
+
+def test_one_design_for_all_rows_gets_a_probe_and_then_the_gradient():
+    box, network = FromTorch(answer, *BOX), Design()
+    gradient = zo.TangentGradient(network, objective_of(box), boxes=[box], seed=0)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
+    with pytest.warns(zo.TangentWarning, match=r"'design' of call 1, of .* \(3 of 3 numbers\).* 1 probe"):
+        gradient.backward(batch(0))
+    assert not network.numbers.grad.any()  # nothing is known of it
+    for step in range(1, 13):
+        optimizer.zero_grad()
+        gradient.backward(batch(step))
+        optimizer.step()
+    (true,) = torch.autograd.grad(objective_of(answer)(network, batch(13)).mean(), network.numbers)
+    optimizer.zero_grad()
+    gradient.backward(batch(13))
+    assert torch.cosine_similarity(network.numbers.grad, true, dim=0) > 0.9
+
+
+def test_where_no_probe_is_allowed_it_is_said_that_none_is():
+    box, network = FromTorch(answer, *BOX), Design()
+    gradient = zo.TangentGradient(network, objective_of(box), boxes=[box], max_rows=1.04)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        gradient.backward(batch(0))
+        gradient.backward(batch(1))
+    (warning,) = caught  # and none of a gradient that is zero: this says more of it
+    assert "max_rows=1.04 allows none" in str(warning.message)
+    assert gradient.watch.probes == 0
+
+
+def test_one_number_among_others_is_enough():
+    class Partly(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.shared, self.layer = Design(1), nn.Linear(2, 2)
+
+        def forward(self, rows):
+            return torch.cat([self.layer(rows), self.shared(rows)], dim=1)
+
+    box = FromTorch(answer, *BOX)
+    gradient = zo.TangentGradient(Partly(), objective_of(box), boxes=[box])
+    with pytest.warns(zo.TangentWarning, match=r"\(1 of 3 numbers\)"):
+        gradient.backward(batch(0))
+
+
+def behind_a_wall(state):
+    return torch.sin(state) * 0.5
+
+
+WALL = torch.ones(1, 40)
+WALL[:, :4] = 0
+
+
+@pytest.mark.parametrize(
+    ("function", "specs", "network", "objective"),
+    [
+        (answer, BOX, nn.Linear(2, 3), objective_of),
+        # cells behind a wall, which the weights move: a field is looked at as a whole
+        (
+            behind_a_wall,
+            ((ArraySpec("u", (1, 40)),), (ArraySpec("u", (1, 40)),)),
+            nn.Conv1d(1, 1, 3, padding=1),
+            lambda box: (
+                lambda network, rows: box(network(rows[:, :1, None] * WALL)).square().flatten(1).mean(1)
+            ),
+        ),
+        # the same in all rows, and no weight moves it
+        (
+            answer,
+            BOX,
+            nn.Linear(2, 2),
+            lambda box: (
+                lambda network, rows: box(
+                    torch.cat([network(rows), torch.ones(len(rows), 1)], 1), rows
+                ).square()[:, 0]
+            ),
+        ),
+    ],
+    ids=["a network", "a wall", "a constant"],
+)
+def test_nothing_is_said_where_inputs_differ_or_no_weight_moves_them(function, specs, network, objective):
+    box = FromTorch(function, *specs)
+    policy = zo.tangents.TrustPolicy(check_every=None)
+    gradient = zo.TangentGradient(network, objective(box), boxes=[box], trust_policy=policy)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gradient.backward(batch(0))
+    assert len(box.asked) == 1 and gradient.watch.probes == 0  # and nothing was asked

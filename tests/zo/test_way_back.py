@@ -1,0 +1,252 @@
+"""Autograd's way back through tangents, and what it leaves in `.grad`: as plain autograd, or refused."""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+import zo
+from blackbox import ArraySpec
+from tests.zo.row_boxes import FromTorch
+from zo.tangents import ModelTangent
+
+SPEC = ArraySpec("z", (3,))
+ROWS = 6
+
+
+def function(z: Tensor) -> Tensor:
+    return torch.sin(1.3 * z) + 0.3 * z.roll(1, dims=1) * z
+
+
+def make_box() -> FromTorch:
+    return FromTorch(function, (SPEC,), (ArraySpec("y", (3,)),))
+
+
+def make_network() -> nn.Sequential:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+
+
+def batch_of() -> tuple[Tensor, Tensor]:
+    draws = torch.Generator().manual_seed(2)
+    return torch.randn(ROWS, 4, generator=draws).double(), torch.randn(ROWS, 3, generator=draws).double()
+
+
+def error(solver, network, batch):
+    return (solver(network(batch[0])) - batch[1]).square().mean(dim=1)
+
+
+def tangents(network, objective, box) -> zo.TangentGradient:
+    return zo.TangentGradient(network, objective, boxes=[box], tangent=ModelTangent(function))
+
+
+def grads(network: nn.Module) -> list[Tensor]:
+    return [weight.grad for weight in network.parameters()]  # pyright: ignore[reportReturnType]
+
+
+def by_autograd(network: nn.Module, objective) -> list[Tensor]:
+    loss = objective(network, batch_of()).mean()
+    return list(torch.autograd.grad(loss, list(network.parameters())))
+
+
+class Summed(nn.Module):
+    """Two weights that are added: to autograd's engine their gradients are one tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.zeros(ROWS, 3).double())
+        self.second = nn.Parameter(torch.zeros(ROWS, 3).double())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :3] + self.first + self.second
+
+
+def gradient_of(kind: str, network, box):
+    def objective(network, batch):
+        return error(box, network, batch)
+
+    if kind == "tangents":
+        return tangents(network, objective, box)
+    return zo.LossGradient(network, objective, zo.CGE(1e-6, central=True))
+
+
+@pytest.mark.parametrize("kind", ["tangents", "values"])
+def test_gradients_of_weights_that_are_added_are_two_tensors(kind):
+    """As one they would be clipped twice: in the square of the factor."""
+    network, box = Summed(), make_box()
+    gradient_of(kind, network, box).backward(batch_of())
+    truth = by_autograd(network, lambda network, batch: error(function, network, batch))
+    for factor in (1.0, 0.5):
+        torch.testing.assert_close(grads(network), [factor * true for true in truth], rtol=1e-7, atol=1e-9)
+        for grad in grads(network):
+            grad.mul_(0.5)
+
+
+@pytest.mark.parametrize("kind", ["tangents", "values"])
+def test_a_grad_that_is_there_is_added_to_where_it_lies(kind):
+    """As of DistributedDataParallel and others, whose `.grad` are views of one buffer."""
+    network, box = make_network(), make_box()
+    buffer = torch.zeros(sum(weight.numel() for weight in network.parameters())).double()
+    for weight, view in zip(
+        network.parameters(), buffer.split([w.numel() for w in network.parameters()]), strict=True
+    ):
+        weight.grad = view.view_as(weight)
+    gradient = gradient_of(kind, network, box)
+    for _ in range(2):
+        gradient.backward(batch_of())
+    truth = by_autograd(network, lambda network, batch: error(function, network, batch))
+    torch.testing.assert_close(buffer, 2 * torch.cat([g.flatten() for g in truth]), rtol=1e-7, atol=1e-9)
+
+
+def test_a_block_that_is_computed_anew_may_not_hold_a_box():
+    network, box = make_network(), make_box()
+
+    def objective(network, batch):
+        block = checkpoint(lambda x: torch.tanh(box(network(x))).exp(), batch[0], use_reentrant=False)
+        return block.sum(dim=1)
+
+    with pytest.raises(zo.TangentError, match=r"got one on the way back.*Leave boxes outside of such blocks"):
+        tangents(network, objective, box).backward(batch_of())
+    assert all(grad is None for grad in grads(network))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_the_older_checkpoints_hide_weights_and_are_refused_and_the_newer_are_right(reentrant):
+    network, box = make_network(), make_box()
+
+    def objective(network, batch, solver: Any = box):
+        inputs = batch[0].clone().requires_grad_()
+        hidden = checkpoint(lambda x: network[1](network[0](x)), inputs, use_reentrant=reentrant)
+        return (solver(network[2](hidden)) - batch[1]).square().mean(dim=1)
+
+    gradient = tangents(network, objective, box)
+    if reentrant:
+        with pytest.raises(zo.TangentError, match="use_reentrant=False"):
+            gradient.backward(batch_of())
+        assert all(grad is None for grad in grads(network))
+    else:
+        gradient.backward(batch_of())
+        truth = by_autograd(network, lambda network, batch: objective(network, batch, function))
+        torch.testing.assert_close(grads(network), truth)
+
+
+def test_a_parameter_behind_the_loss_that_is_not_the_networks_is_said_once():
+    network, box, scale = make_network(), make_box(), nn.Parameter(torch.zeros(3).double())
+
+    def objective(network, batch):
+        return ((box(network(batch[0])) - batch[1]).square() * scale.exp() - scale).mean(dim=1)
+
+    gradient = tangents(network, objective, box)
+    with pytest.warns(zo.TangentWarning, match=r"1 more that require a gradient \(of shape \(3,\)\)"):
+        gradient.backward(batch_of())
+    gradient.backward(batch_of())
+    assert scale.grad is None
+
+
+def test_inputs_that_need_a_gradient_and_frozen_parameters_are_no_reason_to_warn():
+    """As of the residual of a differential equation, and of a teacher."""
+    network, box, teacher = make_network(), make_box(), nn.Linear(4, 3).double().requires_grad_(False)
+
+    def objective(network, batch):
+        inputs = batch[0].clone().requires_grad_()
+        with torch.enable_grad():
+            given = network(inputs)
+            (slope,) = torch.autograd.grad(given.sum(), inputs, create_graph=True)
+        return (box(given) - teacher(batch[0])).square().mean(dim=1) + slope.square().mean(dim=1)
+
+    tangents(network, objective, box).backward(batch_of())
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_call_without_rows_is_no_call(steps):
+    """A mask that takes none, in the first step and where the base has its graph; learned tangents too."""
+    network, box = make_network(), make_box()
+
+    def objective(network, batch, solver: Any = box):
+        given = network(batch[0])
+        none = solver(given[batch[1][:, 0] > 100])
+        return (solver(given) - batch[1]).square().mean(dim=1) + none.sum()
+
+    truth = by_autograd(network, lambda network, batch: objective(network, batch, function))
+    learned = zo.TangentGradient(copy.deepcopy(network), objective, boxes=[box])
+    gradient = tangents(network, objective, box)
+    for _ in range(steps):
+        network.zero_grad()
+        gradient.backward(batch_of())
+        learned.backward(batch_of())
+    torch.testing.assert_close(grads(network), truth)
+    if steps == 1:  # of one window all rows are drawn
+        gradient.replays()
+        network.zero_grad()
+        gradient.replay()
+        torch.testing.assert_close(grads(network), truth)
+
+
+@pytest.mark.parametrize("kind", ["tangents", "values"])
+def test_losses_whose_sum_is_too_large_for_float32_have_a_mean_and_a_gradient(kind):
+    network, box = make_network().float(), make_box()
+    batch = tuple(part.float() for part in batch_of())
+    largest = float(error(function, network, batch).detach().max())
+    size = 3e38 / largest
+
+    def objective(network, batch, solver: Any = box):
+        return error(solver, network, batch) * size
+
+    truth = by_autograd(network.double(), lambda network, batch: objective(network, batch, function))
+    mean = error(function, network, batch_of()).mean().detach() * size
+    network.float()
+    gradient = tangents(network, objective, box)
+    if kind == "values":
+        gradient = zo.LossGradient(network, objective, zo.CGE(1e-3, central=True))
+    for _ in range(2):
+        network.zero_grad()
+        loss = gradient.backward(batch)
+        torch.testing.assert_close(float(loss), float(mean), rtol=1e-5, atol=0.0)
+        torch.testing.assert_close(
+            [grad.double() / size for grad in grads(network)],
+            [true / size for true in truth],
+            rtol=5e-3,
+            atol=5e-4,
+        )
+
+
+def test_too_large_losses_beside_rows_that_failed_are_not_called_dependent():
+    network = make_network().float()
+    batch = tuple(part.float() for part in batch_of())
+
+    def fails(z: Tensor) -> Tensor:
+        return torch.where(torch.arange(len(z))[:, None] == 0, torch.nan, function(z))
+
+    box = FromTorch(fails, (SPEC,), (ArraySpec("y", (3,)),))
+
+    known = error(function, network, batch)[1:].detach()
+    size = 3e38 / float(known.max())
+    assert float(known.sum()) * size > torch.finfo(torch.float32).max
+
+    def objective(network, batch):
+        return error(box, network, batch) * size
+
+    loss = tangents(network, objective, box).backward(batch)
+    torch.testing.assert_close(float(loss), float(known.mean()) * size, rtol=1e-5, atol=0.0)
+
+
+class Replicas(DistributedDataParallel):
+    """One of two processes' replicas, without the other process."""
+
+    def __init__(self, module: nn.Module) -> None:
+        nn.Module.__init__(self)
+        self.module = module
+        self.process_group = SimpleNamespace(size=lambda: 2)
+
+
+@pytest.mark.parametrize("kind", ["tangents", "values"])
+def test_replicas_that_only_autograd_averages_are_refused(kind):
+    with pytest.raises(zo.ParameterError, match=r"averages gradients.*process_group="):
+        gradient_of(kind, Replicas(make_network()), make_box())

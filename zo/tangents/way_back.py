@@ -1,0 +1,129 @@
+"""The way back from a loss to the weights, by autograd, and what would be lost on it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from blackbox import NotDifferentiableError
+from zo.errors import ObjectiveError, TangentError, TangentWarning
+from zo.evaluators.evaluator import Step
+from zo.evaluators.operations import Operations
+from zo.execution.memory import is_narrow
+
+REENTRANT = "CheckpointFunctionBackward"  # of torch.utils.checkpoint with use_reentrant=True
+
+
+def gradients_of(loss: Tensor, step: Step, *, first: bool = False) -> tuple[Tensor, ...]:
+    """The gradient by each of the chosen parameters; zero where the loss does not depend on it.
+
+    Args:
+        loss: the mean loss, with its graph, which is gone afterwards.
+        step: the step, with its network and parameters.
+        first: whether this is the first gradient, of which is said whom it leaves out.
+
+    Raises:
+        TangentError: a block of the objective is computed anew on the way back, and calls a box there, or is
+            one of torch's older kind, whose weights the gradient does not reach.
+
+    Warns:
+        TangentWarning: of the first gradient, parameters that are not the network's require a gradient too.
+    """
+    weights = step.parameters.tensors
+    if not loss.requires_grad:
+        return tuple(torch.zeros_like(weight) for weight in weights)
+    nodes = list(_nodes(loss)) if first else None
+    if nodes is not None:
+        _warn_of_others(nodes, step.network)
+    try:
+        gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+    except NotDifferentiableError as error:
+        raise TangentError(
+            "objective: expected calls of boxes in its forward alone, got one on the way back, as inside of "
+            "torch.utils.checkpoint, which computes a block anew there. Leave boxes outside of such blocks: "
+            "what they were asked and answered is kept anyhow."
+        ) from error
+    if any(gradient is None for gradient in gradients):
+        _refuse_reentrant(_nodes(loss) if nodes is None else nodes)
+    return tuple(
+        torch.zeros_like(weight) if gradient is None else gradient
+        for weight, gradient in zip(weights, gradients, strict=True)
+    )
+
+
+def refuse_autocast(weights: Sequence[Tensor], call: str) -> None:
+    """Refuse to run inside of autocast, in which tangents would learn and answer in 16 bits.
+
+    Raises:
+        ObjectiveError: there is an autocast for the weights' device.
+    """
+    device = weights[0].device.type
+    if torch.is_autocast_enabled(device):
+        raise ObjectiveError(
+            f"{call}: expected a call outside of torch.autocast, got one inside of a block to "
+            f"{str(torch.get_autocast_dtype(device))[6:]}, in which tangents would learn in 16 bits too. "
+            "Call it behind that block, and give the network one of its own in the objective, whose output "
+            "goes to the box as .float()."
+        )
+
+
+class Narrow(Operations):
+    """A block that notes numbers of 16 bits or less that depend on weights.
+
+    Attributes:
+        seen: the first such dtype; None if there was none.
+    """
+
+    seen: str | None = None
+
+    def gave(self, operation: Any, arguments: tuple[tuple[Any, ...], dict[str, Any]], result: Any) -> Any:
+        """Note the result if it is narrow and made of what requires a gradient."""
+        if self.seen is None:
+            narrow = [t for t in tree_leaves(result) if isinstance(t, Tensor) and is_narrow(t)]
+            taken = (t for t in tree_leaves(arguments) if isinstance(t, Tensor))
+            if narrow and any(t.requires_grad for t in taken):
+                self.seen = str(narrow[0].dtype)[6:]
+        return result
+
+
+def _nodes(loss: Tensor) -> Iterator[Any]:
+    """The nodes of a graph, each once."""
+    known, waiting = set(), [loss.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in known:
+            known.add(node)
+            yield node
+            waiting += [following for following, _ in node.next_functions]
+
+
+def _refuse_reentrant(nodes: Sequence[Any] | Iterator[Any]) -> None:
+    """Refuse blocks that hide their weights from who asks for a gradient by name: those get none."""
+    if any(node.name() == REENTRANT for node in nodes):
+        raise TangentError(
+            "objective: expected weights that the graph of the loss shows, got a block of "
+            "torch.utils.checkpoint that hides them, whose gradient would be zero. Give it "
+            "use_reentrant=False (gradient_checkpointing_kwargs={'use_reentrant': False} in transformers)."
+        )
+
+
+def _warn_of_others(nodes: Sequence[Any], network: nn.Module) -> None:
+    """Warn of parameters behind the loss that are not the network's: nothing is added to their `.grad`."""
+    known = {id(parameter) for parameter in network.parameters()}
+    leaves = [getattr(node, "variable", None) for node in nodes]
+    others = [leaf for leaf in leaves if isinstance(leaf, nn.Parameter) and id(leaf) not in known]
+    if others:
+        shapes = ", ".join(str(tuple(other.shape)) for other in others[:3])
+        warnings.warn(
+            f"Step 0: expected all parameters behind the loss to be those of {type(network).__name__}, got "
+            f"{len(others)} more that require a gradient (of shape {shapes}{', ...' if others[3:] else ''}). "
+            "They get none here, so no optimizer trains them. To train them, put them into the network, as "
+            "in a torch.nn.ModuleDict; else give them requires_grad_(False).",
+            TangentWarning,
+            stacklevel=5,
+        )
