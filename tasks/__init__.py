@@ -82,8 +82,12 @@ __all__ = [
 ]
 
 
+_MOVED = ("Count", "Natural", "Positive", "NotNegative", "Fraction")  # problems of 0.2.0 have them from here
+
+
 def __getattr__(name: str) -> Any:
     for module, names in _NAMES.items():
         if name in names:
             return getattr(import_module(f"tasks.{module}"), name)
-    raise AttributeError(f"module 'tasks' has no attribute {name!r}")
+    moved = f": it is tasks.configuration.{name} from version 0.3.0 on" if name in _MOVED else ""
+    raise AttributeError(f"module 'tasks' has no attribute {name!r}{moved}")

@@ -8,16 +8,19 @@ from blackbox.words import counted
 from tasks.method import Cost
 from tasks.plan import Plan
 from tasks.progress import duration
+from tasks.rehearsal import Rehearsal
 from tasks.trial import Trial
 
 NONE_BACK = "No row of the first batch had a finite loss"  # how the line begins that says so
 
 
-def sentences(plan: Plan) -> list[str]:
+def sentences(plan: Plan, rehearsed: Mapping[str, Rehearsal | None] | None = None) -> list[str]:
     """What a run will do and cost, in words.
 
     Args:
         plan: A plan that is settled.
+        rehearsed: What methods with learned tangents compute beside the boxes, see `tasks.rehearsal`; None
+            where that was not tried.
     """
     said = [_chosen(plan)] if plan.chosen else []
     said += plan.aside
@@ -35,7 +38,10 @@ def sentences(plan: Plan) -> list[str]:
         f"{counted(evaluation, 'box row')}{speed}."
     )
     said.append(data if plan.problem.has_no_box() else boxes)
-    said += [_line(name, rows.costs[name], evaluation, trial.second) for name in plan.methods]
+    said += [
+        _line(name, rows.costs[name], evaluation, trial.second) + _beside(plan, name, rehearsed)
+        for name in plan.methods
+    ]
     for name, count in judging.items():
         if count != 0:
             known = "the problem's own, not known beforehand" if count is None else counted(count, "row")
@@ -55,7 +61,7 @@ def sentences(plan: Plan) -> list[str]:
     said.append(f"  {over}: {rows_in_all}{limit}{beside}")
     if budget is not None and most > budget:
         said.append("  That may be more than the budget: then the run stops, and a larger --rows goes on.")
-    return said + _failed(trial, size) + _again(trial, size, rows.costs)
+    return said + _learning(plan, rehearsed) + _failed(trial, size) + _again(trial, size, rows.costs)
 
 
 def _chosen(plan: Plan) -> str:
@@ -82,10 +88,46 @@ def _line(name: str, plan: Cost | None, evaluation: int, second: float | None) -
     queries = f", {counted(plan.queries, 'query')}" if plan.queries else ""
     took = ""
     if second is not None and rows:
-        about = f"about {duration(rows * second)}" if rows * second >= 1 else "under 1 s"
-        took = f", {about} in the box"
-    took += ", plus what tangents take to learn" if took and plan.learns else ""
+        took = f", {_about(rows * second)} in the box"
     return f"  {name}: {counted(rows, 'row')}{upper}{queries}{took}"
+
+
+def _about(seconds: float) -> str:
+    return f"about {duration(seconds)}" if seconds >= 1 else "under 1 s"
+
+
+def _beside(plan: Plan, name: str, rehearsed: Mapping[str, Rehearsal | None] | None) -> str:
+    """What tangents compute beside the box, where a method learns some."""
+    assert plan.rows is not None
+    cost = plan.rows.costs[name]
+    if cost is None or not cost.learns:
+        return ""
+    if rehearsed is None:
+        return ", plus what tangents take to learn" if plan.trial.second is not None else ""
+    rehearsal = rehearsed.get(name)
+    return "" if rehearsal is None else f", and {_about(rehearsal.seconds(plan.config.steps))} beside it"
+
+
+def _learning(plan: Plan, rehearsed: Mapping[str, Rehearsal | None] | None) -> list[str]:
+    """Where the time comes from that learned tangents take, or where it will be said."""
+    assert plan.rows is not None
+    names = [name for name, cost in plan.rows.costs.items() if cost is not None and cost.learns]
+    known = {name: one for name in names if (one := (rehearsed or {}).get(name)) is not None}
+    said = []
+    if known:
+        replays = max(rehearsal.replays for rehearsal in known.values())
+        each = f", each with {counted(replays, 'replay')}" if replays else ""
+        said.append(
+            f"  The time beside the box, of {', '.join(known)}, is an estimate from a few steps on the first "
+            f"batch that ran no row{each}."
+        )
+    if unknown := [name for name in names if name not in known]:
+        before = "; --dry-run estimates it before" if rehearsed is None else ""
+        said.append(
+            f"  How long {', '.join(unknown)} will compute beside the box is said in the lines of progress"
+            f"{before}."
+        )
+    return said
 
 
 def _failed(trial: Trial, size: int) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from blackbox import BlackBoxFunction
+from blackbox import BlackBoxFunction, Parallel
 from blackbox.failures import noted
 from tasks.callbacks import Listeners
 from tasks.errors import CheckpointError, ConfigurationError, StoppedInside, WorkersError
@@ -21,9 +21,9 @@ from tasks.folder.result import TrainingOutcome
 from tasks.folder.run import Run
 from tasks.interruption import StopRequest
 from tasks.ledger import calls_noted, recall
-from tasks.progress import Progress, make_progress
+from tasks.progress import IN_BOXES, Progress, make_progress
 from tasks.stage import Stage, Stateful
-from tasks.tally import Tally, everywhere
+from tasks.tally import Tally, evaluated, everywhere, stack
 from tasks.workers import group
 from zo.batches import Batch
 from zo.errors import FailedBatchError, RanksError
@@ -161,6 +161,8 @@ class _Work:
         self._answers = Answers(f"{self._name}.steps")
         self._tally = Tally(boxes, self._answers.recalled)
         self._listeners = Listeners(run)
+        # the seconds of workers pass at the same time
+        self._pooled = any(isinstance(part, Parallel) for box in boxes for part in stack(evaluated(box)))
 
     @contextmanager
     def going_on(
@@ -227,8 +229,11 @@ class _Work:
         stage.stepped(metrics, seconds)
         logged = outcome.metrics
         self._listeners.tell("on_step", self._name, outcome.step, {**logged, "seconds": outcome.seconds})
-        failed = {f"failed_{kind}": count for kind, count in outcome.ledger.failures().items()}
-        self._progress.update(outcome.step, {**logged, **failed})
+        failures = outcome.ledger.failures()
+        shown: dict[str, float] = {f"failed_{kind}": count for kind, count in failures.items()}
+        if self._boxes and not self._pooled:
+            shown[IN_BOXES] = self._tally.copy().seconds
+        self._progress.update(outcome.step, {**logged, **shown})
 
     def stop_where_asked(self) -> None:
         """Leave a checkpoint and stop, where the user or the system asked for it."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 INTERVAL = 10.0  # seconds between plain lines
 LONG = 2.0  # seconds of a first lesson from which on it is said
 REDRAWN = 0.5  # seconds between changes of a notebook's output
+IN_BOXES = "box_seconds"  # of the metrics of `update`
 
 
 class Progress:
@@ -40,7 +41,8 @@ class Progress:
         self._started = 0.0
         self._metrics: Mapping[str, float] = {}
         self._first_queries: float | None = None
-        self._from = self._next = (-1, 0.0)  # step and time from which, now and later, the pace is taken
+        # step, time and seconds in boxes from which, now and later, the pace is taken
+        self._from = self._next = (-1, 0.0, 0.0)
         self._lesson = (0.0, math.inf)  # when a model's first lesson began, and when it is spoken of next
 
     def begin(self, stage: str, steps: int, *, done: int = 0, unit: str = "step") -> None:
@@ -49,18 +51,21 @@ class Progress:
         self._first = self._step = done
         self._started = self._clock()
         self._metrics, self._first_queries = {}, None if done else 0.0
-        self._from = self._next = (-1, 0.0)
+        self._from = self._next = (-1, 0.0, 0.0)
         self._show_begin()
 
     def update(self, step: int, metrics: Mapping[str, float] | None = None) -> None:
-        """`step` steps are done; of the metrics are shown `loss`, `queries`, `rows` and failed rows."""
+        """`step` steps are done; of the metrics are shown `loss`, `queries`, `rows` and failed rows.
+
+        With `box_seconds`, those spent in boxes so far, also how much of the time left is beside them.
+        """
         self._step = step
         if metrics is not None:
             self._metrics = metrics
             if self._first_queries is None:  # resumed: the rate is that of this process
                 self._first, self._started = step, self._clock()
                 self._first_queries = metrics.get("queries", 0.0)
-                self._from = self._next = step, self._started
+                self._from = self._next = step, self._started, metrics.get(IN_BOXES, math.nan)
         self._mark(step)
         self._show_update()
 
@@ -128,7 +133,7 @@ class Progress:
 
         The very first is never counted: it stands after the first validation, and starts what is lazy.
         """
-        done, here = step - self._first, (step, self._clock())
+        done, here = step - self._first, (step, self._clock(), self._metrics.get(IN_BOXES, math.nan))
         if self._from[0] < 0 and done > 0:
             self._from = self._next = here
         elif self._from[0] >= 0 and done >= 2 * (self._next[0] - self._first):
@@ -136,10 +141,18 @@ class Progress:
 
     def _left(self) -> float | None:
         """Seconds to the end, at the pace of the last steps; None where that is not known yet."""
-        since, started = self._from
+        since, started, _ = self._from
         if since < 0 or not since < self._step < self._steps:
             return None
         return (self._clock() - started) / (self._step - since) * (self._steps - self._step)
+
+    def _beside(self, left: float) -> float | None:
+        """Of the seconds that are left those beside the boxes, as far as that is known."""
+        _, started, before = self._from
+        passed, boxes = self._clock() - started, self._metrics.get(IN_BOXES, math.nan) - before
+        if math.isnan(boxes) or passed <= 0:
+            return None
+        return max(0.0, 1 - boxes / passed) * left
 
     def _figures(self) -> str:
         """Loss, speed and times, as far as they are known."""
@@ -163,6 +176,9 @@ class Progress:
         left = self._left()
         if left is not None:
             parts.append(f"{duration(left)} left")
+            beside = self._beside(left)
+            if beside is not None and left >= INTERVAL:
+                parts[-1] += f" ({duration(beside)} of it beside the box)"
         return ", ".join(parts)
 
 

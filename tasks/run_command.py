@@ -167,12 +167,17 @@ def run(command: RunCommand) -> int:
 
 def _dry_run(plan: Plan) -> int:
     """Say what a run will cost; the status is 1 where no row of its first batch comes back."""
+    import torch
+
     from tasks import cost
+    from tasks.rehearsal import rehearsed
     from tasks.spending import settled
 
+    torch.set_num_threads(plan.config.threads)  # as in a run
     plan.check()
     plan.problem.ledger.bound(plan.problem)
-    sentences = cost.sentences(settled(plan, timed=True))
+    plan = settled(plan, timed=True, keep=True)
+    sentences = cost.sentences(plan, rehearsed(plan))
     say("\n".join(sentences))
     return int(any(sentence.strip().startswith(cost.NONE_BACK) for sentence in sentences))
 

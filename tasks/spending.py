@@ -34,12 +34,13 @@ LEARN_ANSWERS = ("tangents", "secant", "student")  # methods that ask for what i
 MOST_OF_ALL = 0.5  # of the rows of training: a method that takes more leaves the others few steps
 
 
-def settled(plan: Plan, *, timed: bool) -> Plan:
+def settled(plan: Plan, *, timed: bool, keep: bool = False) -> Plan:
     """A plan with its rows and with settings that follow from its budget, when boxes can be asked.
 
     Args:
         plan: As the user asks for it.
         timed: Whether to run a batch's rows to see how long they take, where the budget has room for it.
+        keep: Whether the plan's trial is to have what the boxes answered then.
 
     Raises:
         ConfigurationError: A method cannot train with these settings, or these boxes; or the run takes more
@@ -65,7 +66,7 @@ def settled(plan: Plan, *, timed: bool) -> Plan:
         raise _beyond_the_budget(plan)
     # the rows that are timed count too, and must not be those that the end of the run needs
     tried = timed and not problem.has_no_box() and _has_room(plan, TRIES * asked.sizes.objective)
-    return replace(plan, trial=trial.timed(problem)) if tried else plan
+    return replace(plan, trial=trial.timed(problem, keep=keep)) if tried else plan
 
 
 def refuse_to_run_out(plan: Plan, folder: Path, table: Sequence[Row]) -> None:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from blackbox import BlackBoxFunction, Ledger, Parallel
+from blackbox import BlackBoxFunction, Ledger, Outcome, Parallel
 from blackbox.adapters import CommandLine
-from blackbox.calls import intercepted
+from blackbox.calls import intercepted, rows_run_by
 from blackbox.words import counted
 from tasks.problem import Problem
 from tasks.tally import Tally, stack
@@ -112,12 +113,14 @@ class Trial:
         back: Losses of the batch that were finite in the last one; None where that is not known.
         spent: What the boxes counted.
         unread: Whether no loss came back since no row's output files could be read: a wrong name or shape.
+        answers: What they answered in the last one, call by call, where that is kept.
     """
 
     second: float | None = None
     back: int | None = None
     spent: Ledger = field(default_factory=Ledger)
     unread: bool = False
+    answers: tuple[Outcome, ...] = ()
 
     def refuse_unread(self) -> None:
         """Stop where all of the first batch failed for what the next would fail for.
@@ -135,17 +138,29 @@ class Trial:
             )
 
 
-def timed(problem: Problem) -> Trial:
-    """The quickest of a few evaluations counts: for a second at most, or until a pool's workers are there."""
+def timed(problem: Problem, *, keep: bool = False) -> Trial:
+    """The quickest of a few evaluations counts: for a second at most, or until a pool's workers are there.
+
+    Args:
+        problem: Its boxes are asked.
+        keep: Whether to keep what they answer.
+    """
     boxes = list(problem.boxes.values())
     tally, best, begun = Tally(boxes), math.inf, perf_counter()
     first = tally.copy()
     limit = 10.0 if any(isinstance(part, Parallel) for box in boxes for part in stack(box)) else 1.0
-    losses, unread = None, False
-    with torch.random.fork_rng(devices=()), torch.no_grad():
+    losses, answers, unread = None, list[Outcome](), False
+
+    def run(box: BlackBoxFunction, rows: tuple[Tensor, ...]) -> Outcome:
+        with rows_run_by(None):
+            answers.append(box.run_rows(rows))
+        return answers[-1]
+
+    with torch.random.fork_rng(devices=()), torch.no_grad(), rows_run_by(run) if keep else nullcontext():
         torch.manual_seed(0)  # the first weights of the first seed, most often
         network, batch = problem.network().to(problem.config.device), problem.training_batch(0, 0)
         for _ in range(TRIES):
+            answers.clear()
             before, started = tally.copy(), perf_counter()
             losses = problem.objective(network, batch)
             passed = perf_counter() - started
@@ -158,7 +173,7 @@ def timed(problem: Problem) -> Trial:
     back = int(losses.isfinite().sum()) if isinstance(losses, torch.Tensor) else None
     spent = tally.since(first)
     unanswered = spent.rows_failed and spent.rows_failed == spent.rows_asked  # a refusal takes no row's time
-    return Trial(None if best == math.inf or unanswered else best, back, spent, unread)
+    return Trial(None if best == math.inf or unanswered else best, back, spent, unread, tuple(answers))
 
 
 def _unread(boxes: Sequence[BlackBoxFunction], losses: Any, spent: Ledger) -> bool:

@@ -98,6 +98,7 @@ NEEDS = {
     "fmpy": Need(f"{PEERS} 'blackbox-coupling[fmu]'", packages=("fmpy",)),
     "gymnasium": Need(f"{PEERS} 'blackbox-coupling[gymnasium]'", packages=("gymnasium",)),
     "libsumo": Need("pip install 'blackbox-coupling[sumo]'", packages=("libsumo",)),
+    "jax": Need("pip install jax", packages=("jax",)),
     "lightning": Need(f"{PEERS} 'blackbox-coupling[lightning]'", packages=("lightning",)),
     "mlflow": Need(f"{PEERS} 'blackbox-coupling[mlflow]'", packages=("mlflow",)),
     "mlflow databases": Need(f"{PEERS} 'blackbox-coupling[mlflow]'", packages=("alembic", "sqlalchemy")),

@@ -223,7 +223,11 @@ def test_a_command_of_an_earlier_version_is_said():
 
 @pytest.mark.parametrize(
     ("version", "said"),
-    [("0.2.0", ", with more options"), ("0.1.0", f", by an earlier version's `{SEEDED}`")],
+    [
+        ("0.3.0", ", with more options"),
+        ("0.2.0", ", with more options"),
+        ("0.1.0", f", by an earlier version's `{SEEDED}`"),
+    ],
 )
 def test_more_options_are_no_earlier_version_but_where_options_meant_something_else(
     monkeypatch, version, said

@@ -70,3 +70,12 @@ def test_a_setting_that_no_longer_exists_is_named(folder, capsys):
     said = capsys.readouterr().err
     assert f"{folder / 'config.json'}: no setting is named 'trust_region'" in said
     assert "go on with that code, or start the run anew" in said
+
+
+@pytest.mark.parametrize("name", ["Count", "Natural", "Positive", "NotNegative", "Fraction"])
+def test_a_problem_that_takes_a_name_from_where_it_was_is_told_where_it_is(name):
+    with pytest.raises(AttributeError, match=f"it is tasks.configuration.{name} from version 0.3.0 on"):
+        getattr(tasks, name)
+    from tasks import configuration
+
+    assert hasattr(configuration, name)

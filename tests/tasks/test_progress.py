@@ -57,6 +57,21 @@ def test_the_time_left_follows_the_pace_of_the_last_steps_not_of_the_first():
     assert len(told) == 3
 
 
+def test_of_the_time_left_that_beside_the_boxes_is_said():
+    progress, stream, clock = plain()
+    progress.begin("seed-0/tangents", 100)
+    boxes = 0.0
+    for step in range(1, 31):  # a step of a second, a quarter of it in boxes, after a first one all in them
+        clock.now += 1.0 if step > 1 else 5.0
+        boxes += 0.25 if step > 1 else 5.0
+        progress.update(step, {"loss": 1.0, "box_seconds": boxes})
+    *_, last = stream.getvalue().splitlines()
+    step = int(last.split()[2])
+    left = 100 - step
+    beside = round(0.75 * left)
+    assert last.endswith(f"{duration(left)} left ({duration(beside)} of it beside the box)")
+
+
 def test_a_first_lesson_is_said_where_it_takes_longer_than_two_seconds():
     progress, stream, clock = plain()
     progress.begin("seed-0/tangents", 300)

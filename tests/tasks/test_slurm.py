@@ -1,14 +1,21 @@
-"""The recipes of docs/guide/cluster.md under a real Slurm: the script, its signal, the ranks of srun."""
+"""The recipes of pages under a real Slurm: scripts and their signals, the ranks of srun, an array of jobs.
+
+The pages are docs/guide/cluster.md and docs/howto/queue.md.
+"""
 
 import math
 import os
 import re
 import shutil
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
+import tasks
 from tests.slurm import free_ports, started
 from tests.tasks.shared_runs import PROGRAM, outcome
 from tests.tasks.test_cluster import lines_of, the_script
@@ -96,3 +103,78 @@ def test_two_ranks_of_srun_train_to_the_bits_of_one(slurm, programs, truth, tmp_
     command = command.replace("run TASK", "run shared").replace("--ntasks 16", "--ntasks 2 --nodes 2")
     slurm.run("bash", "-c", command, cwd=tmp_path / "a", **programs)
     assert outcome(tmp_path / "a") == truth
+
+
+def the_array_script():
+    """The script of docs/howto/queue.md."""
+    page = (ROOT / "docs/howto/queue.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"write_text\(r'''(#!/bin/bash.*?)'''\)", page, flags=re.DOTALL)
+    return script
+
+
+@pytest.fixture
+def pond(tmp_path):
+    """A folder with the page's script and its problem, and the environment of its jobs."""
+    place = tmp_path / "bin"
+    place.mkdir()
+    (place / "blackbox").write_text(
+        f'#!{shutil.which("bash")}\nexec {sys.executable} -m blackbox_coupling "$@"\n'
+    )
+    (place / "blackbox").chmod(0o755)
+    environment = {
+        "PATH": f"{place}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "XDG_STATE_HOME": str(tmp_path / "state"),
+    }
+    subprocess.run(
+        [place / "blackbox", "new", "pond"], cwd=tmp_path, env=os.environ | environment, check=True
+    )
+    (tmp_path / "job.sh").write_text(the_array_script())
+    return environment
+
+
+def steps_of(folder, job):
+    lines = [path.read_text().splitlines() for path in folder.glob(f"runs/{job}/*/metrics.jsonl")]
+    return len(lines[0]) if lines else 0
+
+
+@pytest.mark.timeout(1500)
+def test_an_array_of_the_page_goes_on_after_a_signal_to_the_same_bits(slurm, pond, tmp_path):
+    def submit():
+        return slurm.run("sbatch", "--parsable", "job.sh", cwd=tmp_path, **pond).strip()
+
+    def ended(job):
+        done = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
+        return slurm.wait(job, lambda known: known["JobState"] in done, seconds=600)
+
+    stopped, undisturbed = submit(), submit()
+    slurm.wait(f"{stopped}_0", lambda job: steps_of(tmp_path, f"{stopped}-0") >= 5, seconds=600)
+    slurm.run("scancel", "--signal=USR1", f"{stopped}_0")  # what --signal=USR1@300 sends, to the steps alone
+    slurm.wait(f"{stopped}_0", lambda job: job["JobState"] == "PENDING" and job["Restarts"] == "1")
+    assert "Stopped at step" in (tmp_path / f"{stopped}-0.log").read_text()
+    slurm.run("scontrol", "update", f"JobId={stopped}_0", "StartTime=now")
+    for job, restarts in ((f"{stopped}_0", "1"), (f"{stopped}_1", "0"), (f"{undisturbed}_0", "0")):
+        known = ended(job)
+        assert (known["JobState"], known["Restarts"]) == ("COMPLETED", restarts), str(known)
+    networks = []
+    for job in (stopped, undisturbed):
+        (folder,) = tmp_path.glob(f"runs/{job}-0/*")
+        networks.append(tasks.load(folder, trust=True).network("tangents").state_dict())
+    assert all(torch.equal(networks[0][name], networks[1][name]) for name in networks[1])
+
+
+@pytest.mark.timeout(1500)
+def test_a_job_of_the_page_that_is_cancelled_stays_away_and_goes_on_by_hand(slurm, pond, tmp_path):
+    number = slurm.run("sbatch", "--parsable", "--array=0", "job.sh", cwd=tmp_path, **pond).strip()
+    slurm.wait(f"{number}_0", lambda job: steps_of(tmp_path, f"{number}-0") >= 5, seconds=600)
+    slurm.run("scancel", number)
+    known = slurm.wait(f"{number}_0", lambda job: job["JobState"] == "CANCELLED" and "EndTime" in job)
+    time.sleep(15)
+    known = slurm.job(f"{number}_0")
+    assert (known["JobState"], known["Restarts"]) == ("CANCELLED", "0"), known
+    (folder,) = tmp_path.glob(f"runs/{number}-0/*")
+    assert "Stopped at step" in (tmp_path / f"{number}-0.log").read_text()
+    resume = [tmp_path / "bin" / "blackbox", "resume", folder]
+    subprocess.run(resume, cwd=tmp_path, env=os.environ | pond, check=True)
+    assert (folder / "result.json").is_file()
