@@ -68,8 +68,8 @@ def identity(setup: Setup) -> Trained:
         )
         raise NotApplicableError(
             f"identity: expected a box with an output of the shape of an input, which it follows, got "
-            f"{name!r}: {inputs} -> {outputs}. Its derivative would be zero everywhere, as that of no-gradient: "
-            "leave identity out."
+            f"{name!r}: {inputs} -> {outputs}. Its derivative would be zero everywhere, as that of "
+            "no-gradient: leave identity out."
         )
     return setup.descend(
         _by_autograd(setup, lambda box: zo.differentiable(box, tangent=zo.IdentityTangent(), seed=setup.seed))
