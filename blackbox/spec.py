@@ -35,7 +35,8 @@ class ArraySpec:
         layout: what the axes are, for learned tangents: a `Mesh` of which one axis counts the nodes; "grid"
             or `Grid(periodic=...)` for cells of a regular grid, with or without a first axis of channels;
             None for neither, as in a table of numbers. "auto", the default, goes by the shape:
-            `(channels, *space)` is a grid, all else is neither.
+            `(channels, *space)` is a grid, and so is `(*space)` beside such an array or another of its shape;
+            all else is neither. Channels come first: turn arrays in the box where they are last.
         modelled: False for an input without derivative that says which run a row belongs to, not what is
             simulated: a history, a key, a seed. Learned tangents then do not see it.
 

@@ -1,4 +1,4 @@
-"""What a plan costs, in words, before it is gone through: rows, queries and time by method."""
+"""What a plan will do and cost, in words, before it is gone through: rows, queries and time by method."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ def sentences(plan: Plan, rehearsed: Mapping[str, Rehearsal | None] | None = Non
     """
     said = [_chosen(plan)] if plan.chosen else []
     said += plan.aside
+    for method in plan.methods.values():
+        said += method.says(plan.problem) if method.says else []
     rows, seeds, budget, trial = plan.rows, len(plan.seeds), plan.config.rows, plan.trial
     if rows is None:
         return [*said, *plan.instead]

@@ -50,6 +50,7 @@ class Method:
         needs_reference: Whether it takes the problem's `reference`.
         needs_box: Whether it puts something in the place of the problem's boxes.
         check: Refuses settings and boxes by which it cannot train; asked before any method trains.
+        says: What there is to be said of the problem's boxes before it trains, in sentences.
     """
 
     about: str
@@ -58,3 +59,4 @@ class Method:
     needs_reference: bool = False
     needs_box: bool = False
     check: Callable[[Problem], None] | None = None
+    says: Callable[[Problem], list[str]] | None = None

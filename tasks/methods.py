@@ -342,6 +342,16 @@ def _check_tangents(problem: Problem, least_probes: int = 0) -> None:
     )
 
 
+def _tangents_of_boxes(problem: Problem) -> list[str]:
+    """Which tangent stands for each box at first, and what the box is taken for."""
+    said = []
+    for name, box in problem.boxes.items():
+        tangent = zo.tangents.AutoTangent(box)
+        kinds = " and ".join(type(model).__name__ for model in tangent.models.values())
+        said.append(f"Tangent of {name}: {kinds}, for {tangent.taken_for}.")
+    return said
+
+
 METHODS: dict[str, Method] = {
     "none": Method("The start: nothing is trained.", none, lambda problem, steps: Cost()),
     "no-gradient": Method(
@@ -360,6 +370,7 @@ METHODS: dict[str, Method] = {
         _cost_of_tangents,
         needs_box=True,
         check=_check_tangents,
+        says=_tangents_of_boxes,
     ),
     "secant": Method(
         "Autograd around the responses to two probes in each row.",

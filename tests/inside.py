@@ -10,6 +10,8 @@ from typing import Any
 
 WHERE = {
     # blackbox
+    "files_of": "blackbox.wrappers.files:files_of",
+    "by_column": "blackbox.conformance.report:by_column",
     "registry": "blackbox.registry",
     "command_files": "blackbox.adapters.command.files",
     "command_process": "blackbox.adapters.command.process",
@@ -90,12 +92,16 @@ WHERE = {
     "Clipping": "zo.tangents.clipping:Clipping",
     "REMEMBERED_LENGTHS": "zo.tangents.clipping:REMEMBERED",
     "listening": "zo.tangents.lessons:listening",
+    "report_lessons": "zo.tangents.lessons:report",
     "automatic_tangent": "zo.tangents.models.automatic",
     "CONVOLVED_CELLS": "zo.tangents.models.convolution:CONVOLVED",
     "Convolutions": "zo.tangents.models.convolution:Convolutions",
     "cells_of": "zo.tangents.models.grid:cells_of",
     "GridNetwork": "zo.tangents.models.grid_network:GridNetwork",
     "Lattice": "zo.tangents.models.lattice:Lattice",
+    "space_of": "zo.tangents.models.lattice:space_of",
+    "structure_of": "zo.tangents.models.automatic:structure_of",
+    "TangentForm": "zo.tangents.models.values:Form",
     "MeshFit": "zo.tangents.models.mesh_fit:Fit",
     "Basis": "zo.tangents.models.mesh_form:Basis",
     "MeshForm": "zo.tangents.models.mesh_form:Form",
@@ -118,6 +124,9 @@ WHERE = {
     "TrustCheck": "zo.tangents.trust:Check",
     "TrustWatch": "zo.tangents.trust:TrustWatch",
     # tasks
+    "tasks_cost": "tasks.cost",
+    "tasks_rehearsal": "tasks.rehearsal",
+    "sentences": "tasks.cost:sentences",
     "cli": "tasks.cli",
     "commands": "tasks.commands",
     "installation": "tasks.installation",

@@ -17,6 +17,7 @@ from zo.errors import FailedBatchError, FailedQueriesError, LostRowsWarning, Noi
 # Of the differences that mu makes. A drift grows from query to query, so that one call's share is small.
 NOISY = 1e-4
 NOISIEST = 0.05  # also where it may be no more than sums in another order
+FEWEST_LOST, MANY_LOST = 10, 0.1  # rows, and of all so far the share, that are many to be left out
 ZERO = (
     "Does the objective use this network, and not another or a copy of it? Is the black box constant, or "
     "does it round its output to steps that mu does not cross?"
@@ -90,6 +91,38 @@ def warn_of_lost(
         f"({len(lost) / rows:.0%}: {named}), and no black box failed. The loss and its gradient are those of "
         f"the other {rows - len(lost)} rows. {where}. Further such rows are counted (lost, in counts and "
         "metrics()), without another warning.",
+        LostRowsWarning,
+        stacklevel=3,
+    )
+    return True
+
+
+def warn_of_many_lost(step: int, lost: int, rows: int, causes: Sequence[FailedRow]) -> bool:
+    """Warn of rows that black boxes failed on, where many of all so far are left out.
+
+    A box with failures='keep' may fail in a few. Many are another data set than the user's.
+
+    Args:
+        step: The number of the step.
+        lost: Rows that were left out in all steps so far.
+        rows: Rows of all steps so far.
+        causes: Rows of black boxes that failed in this step.
+
+    Returns:
+        Whether it did.
+
+    Warns:
+        LostRowsWarning: There are many.
+    """
+    failed = [cause for cause in causes if cause.failure is not Failure.SKIPPED]
+    if not failed or lost < FEWEST_LOST or lost <= MANY_LOST * rows:
+        return False
+    warnings.warn(
+        f"Step {step}: expected black boxes to answer nearly all rows, got {lost} of {rows} rows so far "
+        f"({lost / rows:.0%}) without a finite loss, as boxes failed.{_first(failed)} Loss and gradient are "
+        "those of the other rows, and training knows nothing of these. Mend the box, or bound what the "
+        "network sends it, as by a sigmoid. Further such rows are counted (lost, in counts and metrics()), "
+        "without another warning.",
         LostRowsWarning,
         stacklevel=3,
     )

@@ -109,6 +109,18 @@ def test_a_run_writes_everything_and_says_where(toy, tmp_path, capsys):
     assert "seed-1/no-gradient: step 4 of 4, loss" in out
 
 
+def test_the_first_lines_name_the_tangent_of_each_box_and_why(toy, tmp_path, capsys):
+    (tmp_path / "plain.py").write_text(
+        "from tests.tasks.problems import Steering\nclass Plain(Steering):\n    pass\n"
+    )
+    for methods, said in ((["tangents"], True), (["none", "no-gradient"], False)):
+        assert toy("run", "plain.py", "--methods", *methods, "--calls", "1", "--dry-run") == 0
+        first, *others = capsys.readouterr().out.splitlines()
+        line = r"Tangent of \w+: KernelTangent, for no grid and no mesh by its shape \(\d,\): layout= .*"
+        assert bool(re.fullmatch(line, first)) is said, first
+        assert not any(other.startswith("Tangent of") for other in others)
+
+
 def test_a_dry_run_of_a_box_whose_rows_fail_says_so_with_the_cause(toy, tmp_path, capsys):
     (tmp_path / "dead.py").write_text(
         "import tasks\nfrom tests.tasks.problems import Steering\nclass Dead(Steering):\n"

@@ -6,9 +6,7 @@ import torch
 import tasks
 from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.adapters import CommandLine
-from tasks.cost import sentences
-from tasks.plan import plan_of
-from tasks.spending import settled
+from tests.inside import plan_of, sentences, settled
 from zo.errors import FailedBatchError
 
 

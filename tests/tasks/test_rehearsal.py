@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import tasks
-from tasks import cost, rehearsal
-from tasks.method import Cost, Method
-from tasks.plan import plan_of
-from tasks.spending import settled
+from tasks import Cost, Method
+from tests.inside import plan_of, settled
+from tests.inside import tasks_cost as cost
+from tests.inside import tasks_rehearsal as rehearsal
 from tests.tasks.problems import Steering
 
 SETTINGS = {"calls": 1, "steps": 40}
@@ -81,7 +81,7 @@ def test_where_it_is_not_known_the_plan_says_where_it_will_be(monkeypatch, fault
         if fault == "it raises":
             raise RuntimeError("no")
         monkeypatch.setattr(rehearsal, "PATIENCE", -1.0)
-        from zo.tangents.lessons import report
+        from tests.inside import report_lessons as report
 
         report(50, 400)
 

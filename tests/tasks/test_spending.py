@@ -11,9 +11,7 @@ import tasks
 from blackbox import BudgetError
 from tasks import Progress, Run
 from tasks.errors import ConfigurationError
-from tasks.plan import plan_of
-from tasks.spending import settled
-from tests.inside import main
+from tests.inside import main, plan_of, settled
 from tests.tasks.problems import Beside, Preset, Steering
 
 HERE = "tests.tasks.problems:Steering"

@@ -241,3 +241,23 @@ def test_tangents_tell_of_rows_without_a_finite_loss():
     with pytest.warns(zo.errors.LostRowsWarning, match="in 3 of 32 .9%: 0, 1, 2."):
         gradient.backward(batch)
     assert gradient.counts.lost == 3 and all(p.grad.isfinite().all() for p in network.parameters())
+
+
+def test_tangents_tell_once_of_many_rows_that_a_box_lost():
+    torch.manual_seed(0)
+    box, network = Sine(limit=1.5), nn.Linear(4, 4)
+
+    def objective(network, batch):
+        return box(batch + 0.1 * network(batch.clamp(-1, 1))).square().mean(dim=1)
+
+    batch = 0.1 * torch.randn(8, 4)
+    gradient = zo.TangentGradient(network, objective, boxes=[box])
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for step in range(8):
+            batch[:3] = 4.0  # beyond what the box takes
+            gradient.backward(batch)
+            count = [warning.category for warning in said].count(zo.errors.LostRowsWarning)
+            assert count == (step >= 3)  # once, when it is ten rows
+    (message,) = [str(warning.message) for warning in said if warning.category is zo.errors.LostRowsWarning]
+    assert "12 of 32 rows so far (38%)" in message and "The first cause: " in message

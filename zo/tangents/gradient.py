@@ -23,7 +23,7 @@ from zo.evaluators.evaluator import Evaluator, Step
 from zo.evaluators.stacked import Stacked
 from zo.evaluators.state import Snapshot
 from zo.execution.ranks import Ranks, fingerprint
-from zo.failures import CUT, survivors, warn_of_lost, warn_of_zero
+from zo.failures import CUT, survivors, warn_of_lost, warn_of_many_lost, warn_of_zero
 from zo.objective import Objective, mean_loss
 from zo.parameters import Choice, Parameters, accumulate
 from zo.same_run import arrays_of, refuse_other_run, same_chunk
@@ -153,9 +153,10 @@ class TangentGradient:
             last 25 steps: a longer one is shortened to that, for a tangent where it has not been may be wrong
             by orders of magnitude. None for no bound, as where no tangent learns from values.
 
-    Failed rows: rows with a loss that is not finite in the base are taken out of loss and gradient. A row
-    that fails in a probe drops its pair. If rows of a check fail, the others decide, unless more than a tenth
-    failed, or those with most of the gradient. The check is then inconclusive; three in a row give a warning.
+    Failed rows: rows with a loss that is not finite in the base are taken out of loss and gradient; where
+    boxes fail in more than a tenth of all rows so far, that is said once. A row that fails in a probe drops
+    its pair. If rows of a check fail, the others decide, unless more than a tenth failed, or those with
+    most of the gradient. The check is then inconclusive; three in a row give a warning.
 
     Attributes:
         tangents: one for each box.
@@ -248,7 +249,7 @@ class TangentGradient:
         self._replays = False  # whether windows are kept
         self._in_order: set[str] = set()  # forms of windows whose calls have the batch's order of rows
         self._rows = 0  # of the last step
-        self._warned_of_zero = self._warned_of_lost = False  # a warning is given once
+        self._warned_of_zero = self._warned_of_lost = self._warned_of_many = False  # each is given once
 
     def backward(self, batch: Batch) -> Tensor:
         """Add this step's gradient to `.grad`, as autograd would.
@@ -337,6 +338,10 @@ class TangentGradient:
                 self._warned_of_zero = warn_of_zero(number, gradients[0], CUT)
             self.counts.lost += int((~survived).sum())
             self._warned_of_lost = self._warned_of_lost or warn_of_lost(number, survived, causes, batch)
+            rows = len(survived) * self.counts.steps
+            self._warned_of_many = self._warned_of_many or warn_of_many_lost(
+                number, self.counts.lost, rows, causes
+            )
             flat = check.flat if check.flat is not None or not probes else flat_share(pairs)
             if flat is not None and not any(bool(gradient.any()) for gradient in gradients):
                 flat = None  # `warn_of_zero` says more of it
@@ -472,7 +477,8 @@ class TangentGradient:
         Returns:
             The counts, by name; of the last step the relative error of the tangents' predictions
             (`tangent_error`, 1 at a first step in which models of values know nothing yet; and of each call,
-            from 1 on, `tangent_error_call_1`), the agreement of the loss
+            from 1 on, `tangent_error_call_1`; in the first some ten steps these are nothing to act on, see
+            docs/concepts/learned_tangents.md), the agreement of the loss
             with the gradient (`tangent_agreement`), that of the rows' own losses
             (`tangent_agreement_of_rows`) and the error of the responses along it (`tangent_missed`), where
             they are known, and the rows asked of the boxes (`tangent_rows`); and

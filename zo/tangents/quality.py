@@ -100,7 +100,7 @@ def _squares_of_calls(calls: Sequence[CallPairs], predicted: Tensor) -> list[Squ
     short = reciprocal(torch.where(unit.any(), unit, 1.0))
     apart = torch.stack([predicted.view_as(true).double() - true, *measures])
     squares = (apart * short).square().sum(dim=(2, 3)).T.tolist()
-    return [(error, min(sizes)) for error, *sizes in squares]
+    return [(error, _least(sizes)) for error, *sizes in squares]
 
 
 def _squares_of_call(pairs: CallPairs, predicted: Tensor) -> Squares | None:
@@ -128,4 +128,9 @@ def _squares_of_call(pairs: CallPairs, predicted: Tensor) -> Squares | None:
     error, *sizes = torch.stack(
         [(difference * reciprocal(unit)).square().sum() for difference in apart]
     ).tolist()
-    return error, min(sizes)
+    return error, _least(sizes)
+
+
+def _least(sizes: Sequence[float]) -> float:
+    """The smallest measure that is one: rows that are all the same have no spread."""
+    return min((size for size in sizes if size), default=0.0)

@@ -18,6 +18,7 @@ EARLY = 5  # steps that are each checked until a check finds no fault: at first 
 FALL = 0.1  # an error that falls by less between two verdicts falls no more
 FLAT = 0.5  # of the rows whose input changed, that gave the same answer: then the box is constant in pieces
 RARELY = 10  # times as many steps between checks of such a box
+UNLIKE = 1e-5  # of the loss: what the same rows may differ by when they are asked again, as sums are rounded
 UNTOLD = 3  # checks in a row that showed nothing, since rows failed: after these it is said
 ADVICE = {  # where probes do not help, and the classes of tangents that have it already
     "put SecantTangent outermost (secant), ": ("SecantTangent", "AutoTangent"),
@@ -129,6 +130,7 @@ class _State:
     told_flat: bool = False
     told_digits: bool = False
     narrow: bool = False  # a check showed nothing, since the network computes in 16 bits
+    told_noise: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,7 @@ class Check:
             where nothing was changed, or that is not known.
         digits: significant digits of the boxes' answers, where these are so few that the query shows nothing.
         narrow: the dtype of numbers of 16 bits between weights and loss, for which the query shows nothing.
+        unlike: the noise as a share of the loss, in the check that has measured it.
     """
 
     agreement: float | None = None
@@ -165,6 +168,7 @@ class Check:
     flat: float | None = None
     digits: int | None = None
     narrow: str | None = None
+    unlike: float | None = None
 
 
 class TrustWatch:
@@ -296,7 +300,7 @@ class TrustWatch:
             TangentWarning: trust is lost, by which limit, and what is done about it: tangents learn longer,
                 another kind is tried, probes are added, or nothing is left within `max_rows`. Or three checks
                 in a row showed nothing. Or the box is constant in pieces, or its answers have too few digits
-                for a check, which is said once.
+                for a check, or are others when it is asked the same again, each of which is said once.
         """
         state = self._state
         if check.flat is not None:
@@ -317,6 +321,17 @@ class TrustWatch:
                 f"{check.narrow}, which rounds away what a check along the gradient changes. Checks show "
                 "nothing of the tangents then, and come ten times more rarely: watch a held-out loss "
                 "(zo.KeepBest), or leave out autocast.",
+                frames=4,
+            )
+        if check.unlike is not None and check.unlike > UNLIKE and not state.told_noise:
+            state.told_noise = True
+            _warn(
+                f"Step {step}: expected the same answers where the boxes are asked the same rows again, got "
+                f"a mean loss that differs by {check.unlike:.1e} of it. A box is noisy, or has a state that "
+                "goes on from call to call, such as a warm start, a counter or a buffer: `blackbox check` "
+                "tells which. Noise is averaged over rows and steps; a state is not, and its part of the "
+                "gradient is wrong: reset it in each call, or make it an input and an output. Checks along "
+                "the gradient show nothing that is smaller: watch a held-out loss (zo.KeepBest).",
                 frames=4,
             )
         state.steps += 1

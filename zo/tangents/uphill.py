@@ -32,6 +32,7 @@ NEAREST = 1e-4  # of the weights' length: a shorter way may change no digit of a
 COARSE = 0.2  # of the responses, or of the loss's change, that is rounding: further on they are more
 FEWEST_DIGITS = 4  # that a program is supposed to have printed; fewer are shares, labels and the like
 BEYOND_NOISE = 5.0  # times its noise: a change that can be distinguished from it
+WILD = 100.0  # times as much as predicted: the loss changes by itself, in whatever direction
 FEW = 0.1  # of a check's rows that may fail, for the rest to decide
 FEWEST_ROWS = 4  # whose changes are compared one by one; of fewer the cosine is chance
 
@@ -86,11 +87,12 @@ def checked(taken: Taken, watch: TrustWatch) -> Check:
     true gradients changes 2 to 4 times those predicted on the wake flow, and up to 50 times on a chaotic
     system. The way is uphill, where near a minimum curvature adds to the change instead of hiding it.
 
-    The first check that finds fault is confirmed by another query, for which nothing is changed. If the loss
-    changes all the same, the boxes are noisy. From then on steps are as long as a change needs to be
-    distinguishable from the noise, and where none is long enough nothing is asked. Where boxes are not noisy,
-    each check that finds fault is repeated, and decided, by a query a tenth as far: in front of a stiff box
-    the way of a thousandth is too long, and what was measured is the curvature.
+    The first check that finds fault, or a change a hundred times the predicted one, which is no fault where
+    the rows agree, is confirmed by another query, for which nothing is changed. If the loss changes all the
+    same, the boxes are noisy. From then on steps are as long as a change needs to be distinguishable from
+    the noise, and where none is long enough nothing is asked. Where boxes are not noisy, each check that
+    finds fault is repeated, and decided, by a query a tenth as far: in front of a stiff box the way of a
+    thousandth is too long, and what was measured is the curvature.
 
     Outputs with an offset (101,325 + f in float32) are rounded by as much as they respond over so short a
     way. Then a further query goes ten times as far; where that is too short too, responses show nothing.
@@ -135,15 +137,17 @@ def checked(taken: Taken, watch: TrustWatch) -> Check:
     if watch.doubts(check) and (narrow := uphill.narrow()) is not None:
         shown = Check(noise=watch.noise, narrow=narrow)
         return replace(shown, rows=uphill.rows, queries=uphill.queries)
-    if watch.doubts(check):
+    doubted = watch.doubts(check)
+    if doubted or (watch.noise is None and abs(check.agreement or 0.0) > WILD):
         noise = uphill.noise() if watch.noise is None else watch.noise
-        check = replace(check, noise=noise)
+        unlike = noise / size if watch.noise is None else None
+        check = replace(check, noise=noise, unlike=unlike)
         if noise and watch.noise is None:
             check = replace(check, agreement=None, missed=None, agreement_of_rows=None)
-        elif not noise and coarse <= COARSE:
+        elif doubted and not noise and coarse <= COARSE:
             nearer, coarse = uphill.check(predicted / NEARER)
             if nearer.agreement is not None and coarse <= COARSE:
-                check = replace(nearer, noise=noise)
+                check = replace(nearer, noise=noise, unlike=unlike)
     return replace(check, rows=uphill.rows, queries=uphill.queries)
 
 

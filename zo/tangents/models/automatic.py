@@ -16,7 +16,7 @@ from zo.errors import ConfigurationError, TangentError, TangentWarning
 from zo.tangents.models.graph import GraphTangent
 from zo.tangents.models.grid import GridTangent
 from zo.tangents.models.kernel import KernelTangent
-from zo.tangents.models.lattice import Lattice, space_of
+from zo.tangents.models.lattice import MOST_CHANNELS, Lattice, space_of
 from zo.tangents.models.low_rank import LowRankTangent
 from zo.tangents.models.mesh import MeshTangent
 from zo.tangents.models.mlp import MLPTangent
@@ -27,8 +27,7 @@ from zo.tangents.models.values import Specs, ValueTangent
 from zo.tangents.pairs import CallPairs, all_rows, reciprocal, sizes
 from zo.tangents.tangent import Response, Tangent
 
-FEWEST_CELLS = 16  # of a grid, and the most channels: less is a table of numbers
-MOST_CHANNELS = 16
+FEWEST_CELLS = 16  # of a grid: fewer are a table of numbers
 MOST_CELLS = 2**12  # of a grid on which a stencil is tried too: it takes hundreds of numbers in each
 MOST_NUMBERS = 32  # of all inputs, without a grid or a mesh, for which there is a kernel
 LARGEST = 5_000  # numbers of outputs for which there is a kernel, or a perceptron beside a model of a grid
@@ -44,16 +43,17 @@ class AutoTangent(Tangent):
     """J(z) is that of a model fitted to the box's values, of a kind that suits the box.
 
     Outputs `(channels, *space)` with at least 16 cells and at most 16 channels, and an input on the same
-    grid: for 25 steps a `GridTangent` and a `StencilTangent` learn side by side. The network is used, unless
-    the stencil predicted new rows with less than half of its error, and the last one in use stays: where both
-    predict about as well the network's derivative is the better one. All else: `KernelTangent` where a row
-    has at most 32 numbers of inputs and 5,000 of outputs, or else `MLPTangent`. A spec's layout goes before
-    its shape: a grid, whose ends meet where it says so; a mesh, for which it is `MeshTangent` where there are
-    cells and coordinates and `GraphTangent` where there are edges alone; or neither. The repr says which of
-    these the box was taken for, and why. Where trust is lost it learns longer, if it learns in steps. If
-    trust is lost again, another kind learns beside it for 25 steps, beginning with the rows that are there,
-    and takes over if it predicts new rows better. Where probes run, in the end, it is `SecantTangent` around
-    the model or around `LowRankTangent`, the one that predicted responses better.
+    grid, or `(*space)` beside such arrays or others of the same shape: for 25 steps a `GridTangent` and a
+    `StencilTangent` learn side by side. The network is used, unless the stencil predicted new rows with
+    less than half of its error, and the last one in use stays: where both predict about as well the
+    network's derivative is the better one. All else: `KernelTangent` where a row has at most 32 numbers of
+    inputs and 5,000 of outputs, or else `MLPTangent`. A spec's layout goes before its shape: a grid, whose
+    ends meet where it says so; a mesh, for which it is `MeshTangent` where there are cells and coordinates
+    and `GraphTangent` where there are edges alone; or neither. The repr says which of these the box was
+    taken for, and why. Where trust is lost it learns longer, if it learns in steps. If trust is lost again,
+    another kind learns beside it for 25 steps, beginning with the rows that are there, and takes over if it
+    predicts new rows better. Where probes run, in the end, it is `SecantTangent` around the model or around
+    `LowRankTangent`, the one that predicted responses better.
 
     Args:
         box: the box, whose specs decide.
@@ -62,6 +62,7 @@ class AutoTangent(Tangent):
     Attributes:
         models: those that learn, by kind; more than one for 25 steps.
         kind: the one in use.
+        taken_for: what the box was taken for, and why, in words.
     """
 
     learns_from_values = True
@@ -72,7 +73,7 @@ class AutoTangent(Tangent):
         inputs = [spec for spec in box.inputs if spec.differentiable]
         self._makers: dict[str, Callable[[], ValueTangent]] = {"mlp": lambda: MLPTangent(seed=seed)}
         structure = structure_of(inputs, outputs)
-        kind, periodic, self._why = structure.kind, structure.periodic, structure.why
+        kind, periodic, self.taken_for = structure.kind, structure.periodic, structure.why
         asked = sum(sizes(tuple(spec for spec in box.inputs if spec.modelled)))
         if kind == "table" and asked <= MOST_NUMBERS and sum(sizes(tuple(outputs))) <= LARGEST:
             self._makers = {"kernel": KernelTangent} | self._makers
@@ -82,7 +83,7 @@ class AutoTangent(Tangent):
             grids: dict[str, Callable[[], ValueTangent]] = {
                 "grid": lambda: GridTangent(periodic=periodic, seed=seed)
             }
-            if math.prod(space_of(outputs) or ()) <= MOST_CELLS:
+            if math.prod(space_of(outputs, inputs) or ()) <= MOST_CELLS:
                 grids["stencil"] = lambda: StencilTangent(periodic=periodic)
             self._makers = grids | self._makers
         if kind == "mesh":
@@ -339,7 +340,7 @@ class AutoTangent(Tangent):
     def __repr__(self) -> str:
         """All kinds, in the order in which they are tried, and what the box was taken for."""
         kinds = ", ".join(repr(make()) for make in self._makers.values())
-        return f"AutoTangent({kinds}; {self._why})"
+        return f"AutoTangent({kinds}; {self.taken_for})"
 
 
 @dataclass(frozen=True)
@@ -361,7 +362,8 @@ def structure_of(inputs: Sequence[ArraySpec], outputs: Sequence[ArraySpec]) -> S
     """What a box is taken for by the layouts and shapes of its specs.
 
     Raises:
-        ConfigurationError: outputs are said to lie on a grid, and do not lie on one.
+        ConfigurationError: outputs are said to lie on a grid, and do not lie on one, or their last axis looks
+            like that of channels.
     """
     output_layouts, input_layouts = [spec.layout for spec in outputs], [spec.layout for spec in inputs]
     meshes = {layout for layout in output_layouts if isinstance(layout, Mesh)}
@@ -378,12 +380,13 @@ def structure_of(inputs: Sequence[ArraySpec], outputs: Sequence[ArraySpec]) -> S
         return Structure("graph" if flat else "mesh", f"{mesh!r}, as its specs say")
     grids = [layout for layout in output_layouts if isinstance(layout, Grid)]
     if grids:
-        if space_of(outputs) is None or None in output_layouts:
+        if space_of(outputs, inputs) is None or None in output_layouts:
             raise ConfigurationError(
                 f"AutoTangent: expected outputs with layout='grid' to lie on one grid of one to three axes, "
-                f"(channels, *space), got shapes {[spec.shape for spec in outputs]}. Take layout=None for "
-                "those that do not, or two boxes."
+                f"(channels, *space) or *space, got shapes {[spec.shape for spec in outputs]}. Take "
+                "layout=None for those that do not, or two boxes."
             )
+        _refuse_channels_last(outputs)
         ends = {grid.periodic for grid in grids if grid.periodic is not None}
         periodic = next(iter(ends)) if len(ends) == 1 else None
         known = periodic if isinstance(periodic, bool | tuple) else None
@@ -398,12 +401,26 @@ def structure_of(inputs: Sequence[ArraySpec], outputs: Sequence[ArraySpec]) -> S
     )
 
 
+def _refuse_channels_last(outputs: Sequence[ArraySpec]) -> None:
+    """Refuse `(*space, channels)`, which would be taken for many channels on a few cells."""
+    for spec in outputs:
+        last = len(spec.shape) > 1 and spec.shape[0] > MOST_CHANNELS >= spec.shape[-1]
+        if isinstance(spec.layout, Grid) and last and not isinstance(spec.layout.periodic, tuple):
+            raise ConfigurationError(
+                f"AutoTangent, output {spec.name!r}: expected channels as the first axis of an array on a "
+                f"grid, (channels, *space), got {spec.shape}, whose last axis looks like these. Give the "
+                "spec a shape with channels first and turn arrays in the box: np.moveaxis(array, 1, -1) of "
+                "what comes in, np.moveaxis(result, -1, 1) of what goes out. Or say which axes are space by "
+                "an entry for each, such as Grid(periodic=(False, False))."
+            )
+
+
 def is_grid(inputs: Sequence[ArraySpec], outputs: Sequence[ArraySpec]) -> bool:
-    """Whether outputs lie on a grid, `(channels, *space)`, and at least one input does."""
-    space = space_of(outputs)
-    if space is None or any(len(spec.shape) < 2 or spec.shape[0] > MOST_CHANNELS for spec in outputs):
+    """Whether outputs lie on a grid, see `space_of`, and at least one input does."""
+    space = space_of(outputs, inputs)
+    if space is None or torch.Size(space).numel() < FEWEST_CELLS or all(len(s.shape) < 2 for s in outputs):
         return False
-    lattice = Lattice(tuple(spec.shape for spec in inputs), space)
-    return torch.Size(space).numel() >= FEWEST_CELLS and any(
-        len(spec.shape) == len(space) + 1 and lattice.on_grid(spec.shape) for spec in inputs
-    )
+    if any(len(spec.shape) > len(space) and spec.shape[0] > MOST_CHANNELS for spec in outputs):
+        return False
+    lattice, fewest = Lattice((), space), max(len(space), 2)  # a vector as long as a line may be anything
+    return any(len(spec.shape) >= fewest and lattice.on_grid(spec.shape) for spec in inputs)

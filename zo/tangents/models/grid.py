@@ -106,7 +106,7 @@ class GridTangent(NetworkTangent):
 
     def groups(self, form: Form, shapes: Sequence[tuple[int, ...]]) -> Tensor | None:
         """The channel of each number: the cells of a channel share a unit."""
-        return Lattice(tuple(shapes), refuse_no_grid("GridTangent", form.outputs)).groups()
+        return Lattice(tuple(shapes), refuse_no_grid("GridTangent", form.outputs, form.inputs)).groups()
 
     def drawn(self) -> int:
         """Rows of a step of learning: as many as `batch` and its cells allow."""
@@ -220,7 +220,7 @@ class GridTangent(NetworkTangent):
 
 def cells_of(form: Form) -> int:
     """The number of cells of a box's grid."""
-    return math.prod(refuse_no_grid("GridTangent", form.outputs))
+    return math.prod(refuse_no_grid("GridTangent", form.outputs, form.inputs))
 
 
 def lattices(who: str, form: Form) -> tuple[Lattice, Lattice]:
@@ -229,7 +229,7 @@ def lattices(who: str, form: Form) -> tuple[Lattice, Lattice]:
     Raises:
         ConfigurationError: the outputs do not lie on one grid.
     """
-    space = refuse_no_grid(who, form.outputs)
+    space = refuse_no_grid(who, form.outputs, form.inputs)
     inputs = tuple(spec.shape for spec in form.inputs) + form.others
     return Lattice(inputs, space), Lattice(tuple(spec.shape for spec in form.outputs), space)
 

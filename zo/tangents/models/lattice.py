@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from blackbox import ArraySpec
+from blackbox import ArraySpec, Grid
 from zo.errors import ConfigurationError
 
 Shape = tuple[int, ...]
+
+MOST_CHANNELS = 16  # of an array whose spec does not say what its first axis is
 
 
 @dataclass(frozen=True)
@@ -147,32 +149,65 @@ class Lattice:
         return math.prod(shape[: len(shape) - len(self.space)])
 
 
-def space_of(outputs: Sequence[ArraySpec]) -> Shape | None:
-    """The cells of the grid that outputs `(channels, *space)` lie on, the larger if staggered; or None.
+def space_of(outputs: Sequence[ArraySpec], inputs: Sequence[ArraySpec] = ()) -> Shape | None:
+    """The cells of the grid that outputs lie on, the larger if staggered; or None.
 
-    A vector without channels is one channel along one axis.
+    Where all outputs have as many axes, the first one holds channels, and a vector is one channel along one
+    axis. Where some have one axis more than others, these have channels and the others are a channel each.
+
+    Arrays without channels, all axes of which are space, are several outputs whose first and last axes have
+    more than 16 entries, or one whose spec says that it lies on a grid; or outputs beside an input of such
+    arrays, `(channels, *shape)`. Where `Grid(periodic=...)` has an entry for each axis, these are the axes.
+
+    Args:
+        outputs: the specs of the differentiable outputs.
+        inputs: those of the differentiable inputs.
     """
-    shapes = [spec.shape if len(spec.shape) > 1 else (1, *spec.shape) for spec in outputs]
-    if len({len(shape) for shape in shapes}) != 1 or len(shapes[0]) not in (2, 3, 4):
-        return None
-    lengths = list(zip(*(shape[1:] for shape in shapes), strict=True))
-    if any(max(along) - min(along) > 1 for along in lengths):
-        return None
-    return tuple(max(along) for along in lengths)
+    spaces = _spaces(outputs)
+    grids = [spec.layout for spec in outputs if isinstance(spec.layout, Grid)]
+    axes = {len(grid.periodic) for grid in grids if isinstance(grid.periodic, tuple)}
+    said = [space for space in spaces if axes == {len(space)}]
+    if said or len(spaces) < 2:
+        return (said or spaces or [None])[0]
+    behind, whole = spaces  # the axes behind the first, or all
+    fewest = min(min(spec.shape[0], spec.shape[-1]) for spec in outputs)
+    if fewest > MOST_CHANNELS and (len(outputs) > 1 or grids):
+        return whole
+    fields = {space: any(_has_channels(spec, space) for spec in inputs) for space in spaces}
+    return whole if fields[whole] and not fields[behind] else behind
 
 
-def refuse_no_grid(who: str, outputs: Sequence[ArraySpec]) -> Shape:
-    """The cells of the outputs' grid.
+def _spaces(outputs: Sequence[ArraySpec]) -> list[Shape]:
+    """The grids that arrays of these shapes may lie on, the one with channels in all of them first."""
+    shapes, spaces = [spec.shape for spec in outputs], []
+    fewest, most = min(map(len, shapes), default=0), max(map(len, shapes), default=0)
+    for axes in range(max(most - 1, 1), min(most, 3) + 1):
+        if fewest < axes:
+            continue
+        lengths = list(zip(*(shape[len(shape) - axes :] for shape in shapes), strict=True))
+        if all(max(along) - min(along) <= 1 for along in lengths):
+            spaces.append(tuple(max(along) for along in lengths))
+    return spaces
+
+
+def _has_channels(spec: ArraySpec, space: Shape) -> bool:
+    """Whether an array is `(channels, *space)`."""
+    apart = spec.layout is None or len(spec.shape) != len(space) + 1
+    return not apart and Lattice((spec.shape,), space).on_grid(spec.shape)
+
+
+def refuse_no_grid(who: str, outputs: Sequence[ArraySpec], inputs: Sequence[ArraySpec]) -> Shape:
+    """The cells of the outputs' grid, see `space_of`.
 
     Raises:
         ConfigurationError: they do not lie on one.
     """
-    space = space_of(outputs)
+    space = space_of(outputs, inputs)
     if space is None:
         raise ConfigurationError(
-            f"{who}: expected differentiable outputs (channels, *space) on one grid of one to three axes, or "
-            f"one cell more along an axis for its faces; got shapes {[spec.shape for spec in outputs]}. Take "
-            "zo.MLPTangent."
+            f"{who}: expected differentiable outputs (channels, *space), or *space alone, on one grid of one "
+            "to three axes, or one cell more along an axis for its faces; got shapes "
+            f"{[spec.shape for spec in outputs]}. Take zo.MLPTangent."
         )
     return space
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from blackbox import ArraySpec, BlackBoxFunction
+from blackbox import ArraySpec, BlackBoxFunction, Grid
 from blackbox.checks import check_count
 from zo.errors import ConfigurationError
 from zo.tangents.models.lattice import Lattice, space_of
@@ -93,14 +93,27 @@ class Form:
 
     def plain(self) -> tuple[Any, ...]:
         """The form in plain values, for a state."""
-        return *([(s.name, s.shape) for s in specs] for specs in (self.inputs, self.outputs)), self.others
+        return *([_plain(s) for s in specs] for specs in (self.inputs, self.outputs)), self.others
 
     @classmethod
     def of(cls, plain: tuple[Any, ...]) -> Form:
         """The form that `plain` gave."""
         *arrays, others = plain
-        inputs, outputs = (tuple(ArraySpec(name, tuple(shape)) for name, shape in specs) for specs in arrays)
+        inputs, outputs = (tuple(_spec(*spec) for spec in specs) for specs in arrays)
         return cls(inputs, outputs, tuple(tuple(shape) for shape in others))
+
+
+def _plain(spec: ArraySpec) -> tuple[Any, ...]:
+    """Name and shape, and what is said of a grid: which of its ends meet, or that the array is on none."""
+    if spec.layout is None:
+        return spec.name, spec.shape, None
+    return (spec.name, spec.shape, *([(spec.layout.periodic,)] if isinstance(spec.layout, Grid) else []))
+
+
+def _spec(name: str, shape: Sequence[int], *said: Any) -> ArraySpec:
+    """What `_plain` gave."""
+    layout = "auto" if not said else None if said[0] is None else Grid(*said[0])
+    return ArraySpec(name, tuple(shape), layout=layout)
 
 
 class ValueTangent(Tangent):
@@ -273,7 +286,7 @@ class ValueTangent(Tangent):
 
     def _waves(self, ends: Sequence[bool], odd: Odd = ()) -> Waves:
         assert self._form is not None
-        space = space_of(self._form.outputs)
+        space = space_of(self._form.outputs, self._form.inputs)
         assert space is not None
         return Waves(Lattice(tuple(spec.shape for spec in self._form.outputs), space), tuple(ends), odd)
 

@@ -1,0 +1,153 @@
+"""Arrays of one grid with and without an axis of channels: one grid, to the bits of `(1, *space)`."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import zo
+from blackbox import ArraySpec, BlackBoxFunction, Grid
+from tests.inside import TangentForm as Form
+from tests.inside import space_of, structure_of
+from zo.tangents import AutoTangent
+
+SPACE = (18, 20)
+SHAPES = ((1, *SPACE), (2, *SPACE), (1, *SPACE))
+NAMES = ("density", "velocity", "pressure")
+
+
+def advance(density: Tensor, velocity: Tensor, pressure: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A step of fields `(rows, channels, *space)` that act on one another; one axis meets its end."""
+    east = torch.roll(pressure, -1, -1) - torch.roll(pressure, 1, -1)
+    north = torch.diff(torch.cat([pressure[:, :, :1], pressure], 2), dim=2)
+    pushed = velocity - 0.1 * torch.cat([east, north], 1)
+    spread = torch.roll(density, 1, -1) - density
+    return density + 0.2 * spread * velocity[:, :1], pushed, pressure - 0.1 * east * density
+
+
+class Flow(BlackBoxFunction):
+    """The step, with arrays of any shapes that hold the same numbers."""
+
+    def __init__(self, shapes: tuple[tuple[int, ...], ...], layout: Grid | str) -> None:
+        super().__init__()
+        self.inputs = self.outputs = tuple(
+            ArraySpec(name, shape, layout=layout) for name, shape in zip(NAMES, shapes, strict=True)
+        )
+
+    def evaluate_rows(self, *arrays):
+        fields = [torch.from_numpy(array).reshape(-1, *s) for array, s in zip(arrays, SHAPES, strict=True)]
+        return tuple(
+            after.numpy().reshape(array.shape) for after, array in zip(advance(*fields), arrays, strict=True)
+        )
+
+
+class Correction(nn.Module):
+    """What it adds to all fields together, `(rows, 4, *space)`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, fields: Tensor) -> Tensor:
+        return fields + 0.1 * self.layer(fields)
+
+
+def objective(step):
+    """Two calls of the box, each behind the network."""
+
+    def losses(network: nn.Module, fields: Tensor) -> Tensor:
+        for _ in range(2):
+            fields = torch.cat(step(*network(fields).split([1, 2, 1], 1)), 1)
+        return fields.square().flatten(1).mean(1)
+
+    return losses
+
+
+def steps(shapes: tuple[tuple[int, ...], ...], layout: Grid | str, count: int) -> tuple[list[Tensor], str]:
+    """The gradient of each step of training, and the tangent's repr."""
+    torch.manual_seed(0)
+    network, box = Correction(), Flow(shapes, layout)
+
+    def asked(*fields: Tensor) -> tuple[Tensor, ...]:
+        arrays = [field.reshape(-1, *shape) for field, shape in zip(fields, shapes, strict=True)]
+        return tuple(answer.reshape(-1, *s) for answer, s in zip(box(*arrays), SHAPES, strict=True))
+
+    gradient = zo.TangentGradient(network, objective(asked), boxes=[box], seed=0)
+    made = []
+    for number in range(count):
+        network.zero_grad()
+        batch = torch.randn(4, 4, *SPACE, generator=torch.Generator().manual_seed(number))
+        gradient.backward(batch)
+        made.append(torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None]))
+    return made, repr(gradient.tangents[0])
+
+
+def test_fields_with_and_without_channels_are_one_grid_to_the_bit():
+    bare, said = steps((SPACE, (2, *SPACE), SPACE), "auto", count=2)
+    same, _ = steps(SHAPES, "auto", count=2)
+    assert "GridTangent" in said and "by its shape" in said
+    assert all(torch.equal(one, other) for one, other in zip(bare, same, strict=True))
+
+
+@pytest.mark.slow
+def test_their_gradient_is_that_of_autograd():
+    made, _ = steps((SPACE, (2, *SPACE), SPACE), "auto", count=12)
+    torch.manual_seed(0)
+    network = Correction()
+    batch = torch.randn(4, 4, *SPACE, generator=torch.Generator().manual_seed(11))
+    objective(advance)(network, batch).mean().backward()
+    true = torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
+    assert torch.cosine_similarity(made[-1], true, 0) > 0.95
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "layout", "space"),
+    [
+        ([(32, 48)] * 4, [(32, 48)] * 4, "auto", "(32, 48)"),
+        ([(32, 48), (3, 32, 48)], [(3, 32, 48), (32, 48)], "auto", "(32, 48)"),
+        ([(33, 48), (32, 49), (32, 48)], [(33, 48), (32, 49)], "auto", "(33, 49)"),
+        ([(2, 32, 48)], [(32, 48)], "auto", "(32, 48)"),
+        ([(2, 8, 48)], [(8, 48)], "auto", "(8, 48)"),
+        ([(32, 48)], [(2, 32, 48)], "auto", "(32, 48)"),
+        ([(3, 48)], [(3, 48), (48,)], "auto", "(48,)"),
+        ([(32, 48)], [(32, 48)], "grid", "(32, 48)"),
+        ([(8, 48)], [(8, 48)], Grid((False, True)), "(8, 48)"),
+        ([(32, 48)], [(32, 48)], Grid((True,)), "(48,)"),
+        # as ever
+        ([(32, 48)], [(32, 48)], "auto", None),
+        ([(8, 48)] * 2, [(8, 48)] * 2, "auto", "(48,)"),
+        ([(3, 32, 48)], [(3, 32, 48)], "auto", "(32, 48)"),
+        ([(8, 48), (3, 8, 48)], [(8, 48)], "auto", "(48,)"),
+        ([(48,)], [(48,)], "auto", None),
+        ([(48,)], [(1, 48)], "auto", None),
+        ([(48, 3)] * 2, [(48, 3)] * 2, "auto", None),
+        ([(32, 48, 4)], [(32, 48, 4)], "auto", None),
+        ([(2, 32, 48)], [(2, 32, 48), ()], "auto", None),
+    ],
+)
+def test_what_shapes_are_taken_for(inputs, outputs, layout, space):
+    before, after = (
+        [ArraySpec(f"{name}{n}", shape, layout=layout) for n, shape in enumerate(shapes)]
+        for name, shapes in (("x", inputs), ("y", outputs))
+    )
+    taken = structure_of(before, after).kind
+    assert (str(space_of(after, before)) if taken == "grid" else None) == space
+
+
+@pytest.mark.parametrize("shape", [(48, 3), (32, 48, 4)])
+def test_channels_last_on_a_grid_are_refused(shape):
+    box = Flow((shape, shape, shape), "grid")
+    with pytest.raises(zo.ConfigurationError, match=r"'density'.*channels as the first axis.*np.moveaxis"):
+        AutoTangent(box)
+
+
+def test_a_state_keeps_what_is_said_of_a_grid():
+    specs = [
+        ArraySpec("u", (8, 48), layout=Grid((False, True))),
+        ArraySpec("v", (8, 48), layout="grid"),
+        ArraySpec("a", (3,), layout=None),
+        ArraySpec("b", (3,)),
+    ]
+    form = Form(tuple(specs), tuple(specs[:1]), ())
+    assert Form.of(form.plain()) == form
