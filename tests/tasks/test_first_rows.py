@@ -10,10 +10,10 @@ import torch
 
 import tasks
 from blackbox import ArraySpec, BlackBoxFunction, Cached
+from tasks import Progress
 from tasks.configuration import Count
 from tasks.errors import CheckpointWarning
-from tasks.folder import calls, checkpoint, first_rows
-from tasks.progress import Progress
+from tests.inside import calls, checkpoint, first_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore::zo.errors.NoiseWarning")
 

@@ -10,9 +10,9 @@ import torch
 
 import tasks
 from blackbox import ArraySpec, BlackBoxFunction, RowFailedError
+from tasks import Progress
 from tasks.configuration import Count
-from tasks.folder import calls
-from tasks.progress import Progress
+from tests.inside import calls
 
 
 class Server(BlackBoxFunction):
