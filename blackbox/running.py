@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
+from socket import gaierror
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +25,9 @@ if TYPE_CHECKING:
     from blackbox.function import BlackBoxFunction
 
 
+PROBED = 8  # rows of a block: in a smaller one halving costs no more than asking single rows
+
+
 def run_blocks(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
     """Blocks of `max_rows`, or all rows as one; none after a failure where the call will raise anyway."""
     size = box.max_rows or len(inputs[0])
@@ -31,13 +38,28 @@ def run_block(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
     """All rows by one `evaluate_rows`; a block that raises is halved down to the bad rows.
 
     Not so under "raise", unless a wrapper needs to know them: the block then fails whole, as it does where
-    the box asks to `TryAgain` later, or where a budget does not allow that rows are run again. Halving keeps
-    the answers of all the others. It costs a bad row up to 2 ceil(log2(rows)) calls more, and about twice
-    the rows again; the ledger counts them.
+    the box asks to `TryAgain` later, where its server refuses the connection, or where a budget does not
+    allow that rows are run again. Halving keeps the answers of all the others. It costs a bad row up to
+    2 ceil(log2(rows)) calls more, and about twice the rows again; the ledger counts them. Where both halves
+    raise the same error, and so do single rows of both, it is no matter of rows: the block fails whole.
     """
+    outcome = _whole(box, inputs)
+    return _halved(box, inputs, outcome) if isinstance(outcome, _Raised) else outcome
+
+
+class _Raised(Outcome):
+    """Of a block that raised as a whole, and may be taken apart: the error is that of every row."""
+
+    @property
+    def error(self) -> FailedRow:
+        return self.failed[0]
+
+
+def _whole(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
+    """All rows by one call."""
     count = len(inputs[0])
     box.ledger.spend(count)
-    copies, raised = _copies(box, inputs), None
+    copies = _copies(box, inputs)
     try:
         answer = _call(box, box.evaluate_rows, copies)
     except TryAgain as error:
@@ -46,19 +68,63 @@ def run_block(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
     except BlackBoxError:
         raise
     except Exception as error:
-        raised = _raised(box, error)  # halved below, or each half's error would hold on to this one
-    if raised is None:
-        # Cloned: a box that answers from a buffer of its own writes over it when the next half is run.
-        return mark_non_finite(Outcome(tuple(t.clone() for t in _checked(box, answer, (count,), inputs))))
-    outcome = Outcome(failed_outputs(box.outputs, inputs), dict.fromkeys(range(count), raised))
-    if ends_early(box, outcome) or count == 1 or not _claimed(box, count):
-        return outcome
+        kind = Outcome if _refused(error) else _Raised
+        raised = _raised(box, error)
+        return kind(failed_outputs(box.outputs, inputs), dict.fromkeys(range(count), raised))
+    # Cloned: a box that answers from a buffer of its own writes over it when the next half is run.
+    return mark_non_finite(Outcome(tuple(t.clone() for t in _checked(box, answer, (count,), inputs))))
+
+
+def _halved(box: BlackBoxFunction, inputs: tuple[Tensor, ...], raised: _Raised) -> Outcome:
+    """A block that raised, taken apart."""
+    count = len(inputs[0])
+    if ends_early(box, raised) or count == 1 or not _claimed(box, count):
+        return raised
     middle = count // 2
+    parts = [tuple(t[half] for t in inputs) for half in (slice(middle), slice(middle, None))]
+    halves = [_whole(box, part) for part in parts]
+    if count >= PROBED and all(map(partial(_same_error, raised), halves)) and _whichever(box, inputs, raised):
+        return raised
     first, second = (
-        run_block(box, tuple(t[half] for t in inputs)) for half in (slice(middle), slice(middle, None))
+        _halved(box, part, half) if isinstance(half, _Raised) else half
+        for part, half in zip(parts, halves, strict=True)
     )
     outputs = tuple(torch.cat(pair) for pair in zip(first.outputs, second.outputs, strict=True))
     return Outcome(outputs, first.failed | {middle + row: why for row, why in second.failed.items()})
+
+
+def _whichever(box: BlackBoxFunction, inputs: tuple[Tensor, ...], raised: _Raised) -> bool:
+    """Whether a block raises whichever rows it has, by about log2(rows) single ones, the middle one first."""
+    count = len(inputs[0])
+    probes = math.ceil(math.log2(count)) | 1  # odd, so that the middle is among them
+    spread = [place * (count - 1) // (probes - 1) for place in range(probes)]
+    for row in sorted(spread, key=lambda row: abs(row - (count - 1) // 2)):
+        single = tuple(t[row : row + 1] for t in inputs)
+        if not (_claimed(box, 1) and _same_error(raised, _whole(box, single))):
+            return False
+    return True
+
+
+def _same_error(raised: _Raised, outcome: Outcome) -> bool:
+    """Whether both raised errors of one type with one text, but for addresses in memory."""
+    if not isinstance(outcome, _Raised):
+        return False
+    one, other = raised.error.error, outcome.error.error
+    texts = [re.sub(r"0x[0-9a-fA-F]+", "", str(error)) for error in (one, other)]
+    return type(one) is type(other) and texts[0] == texts[1]
+
+
+def _refused(error: BaseException) -> bool:
+    """Whether no server was there to ask, which no row can be the reason of."""
+    seen: list[BaseException] = []
+    while isinstance(error, BaseException) and error not in seen:
+        if isinstance(error, ConnectionRefusedError | gaierror):
+            return True
+        seen.append(error)
+        reason = getattr(error, "reason", None)  # of urllib and urllib3
+        context = error.__context__ if isinstance(error, OSError) else None  # of requests
+        error = reason if isinstance(reason, BaseException) else error.__cause__ or context  # pyright: ignore[reportAssignmentType]
+    return False
 
 
 def run_each(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:

@@ -27,7 +27,9 @@ Stand = Callable[..., Any]
 """What stands in a box's place: tensors in and out as the box's, and autograd may pass."""
 _ZERO = (
     "Is every way from the weights to the loss flat, such as through a saturated activation, or cut, as "
-    "no-gradient cuts it at the box?"
+    "no-gradient cuts it at the box? A box that answers with labels, zeros and a one, has the same zero in a "
+    "logarithm that is clamped: take a loss that is straight in its answers, such as one minus that of the "
+    "true kind, or the squared error."
 )
 
 

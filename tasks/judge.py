@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from blackbox import Ledger
+from blackbox import Ledger, RowFailedError
+from blackbox.failures import noted
 from blackbox.words import counted
 from tasks.errors import ProblemError, ProblemWarning
 from tasks.folder import checkpoint, stamp
@@ -65,16 +66,39 @@ def _verdict(setup: Setup, trained: Trained) -> Verdict:
         )
     tally, answers = Tally(setup.boxes), setup.problem.ledger.answers_of(setup.stage)
     before = tally.copy()
-    with answers.used(aside=lambda box: not tally.counts(box)):
+    with noted() as causes, answers.used(aside=lambda box: not tally.counts(box)):
         said = setup.problem.judge(replace(setup, answers=answers), trained)
-    figures, fields, failed = _taken_apart(said, f"{type(setup.problem).__name__}.evaluate")
     spent = tally.since(before)
     spent.add(answers.recalled)
-    verdict = Verdict(figures, fields, failed, asdict(everywhere(spent)))
+    spent.first_failure = spent.first_failure or (causes[0].sentence() if causes else None)
+    spent = everywhere(spent)
+    _refuse_without_answers(setup, spent)
+    figures, fields, failed = _taken_apart(said, f"{type(setup.problem).__name__}.evaluate")
+    verdict = Verdict(figures, fields, failed, asdict(spent))
     path.parent.mkdir(exist_ok=True)
     checkpoint.save(path, {**vars(verdict), stamp.OF: of})
     answers.end()
     return verdict
+
+
+def _refuse_without_answers(setup: Setup, spent: Ledger) -> None:
+    """Refuse a test of which no row was answered, as of a server that is down: it says nothing of a network.
+
+    Rows that came back, but not finite, are an answer: a network may drive a solver there.
+
+    Args:
+        setup: What is judged.
+        spent: What the boxes counted, with what they answered in an earlier process.
+    """
+    without = spent.rows_raised + spent.rows_timed_out + spent.rows_lost
+    if not without or without + spent.rows_skipped < spent.rows_asked:
+        return
+    raise RowFailedError(
+        f"{setup.stage}: expected a test with answers of the black box, got none to "
+        f"{counted(without, 'row')}: all of them failed. The first: {spent.first_failure or 'not known'}. "
+        "Nothing of this test is kept: mend the box, or start its server; the run then goes on with it. If "
+        f"that is how the box answers a network of {setup.name!r}, begin a run with other --methods."
+    )
 
 
 def _taken_apart(said: Any, where: str) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, int]]:

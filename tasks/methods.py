@@ -15,7 +15,7 @@ from blackbox import BlackBoxFunction
 from blackbox.checks import nearest
 from tasks import cma_es
 from tasks.autograd import AutogradGradient, Stand, values_alone
-from tasks.errors import ConfigurationError, ProblemError
+from tasks.errors import ConfigurationError, NotApplicableError, ProblemError
 from tasks.folder.result import TrainingOutcome
 from tasks.folder.run import stage_name
 from tasks.method import Cost, Method
@@ -26,6 +26,7 @@ from zo.batches import map_tensors
 from zo.box_gradient.differentiable import most_checks
 from zo.estimators import Key, Parameters
 from zo.evaluators.state import Snapshot
+from zo.tangents.tangent import sources
 
 MOST_ROWS = 3.5  # in first-order steps: what zo.TangentGradient keeps to by default
 PROBES = 2  # of secant, where the settings name none
@@ -53,7 +54,23 @@ def no_gradient(setup: Setup) -> Trained:
 
 
 def identity(setup: Setup) -> Trained:
-    """The box's derivative is taken to be one; for boxes whose outputs have the shapes of their inputs."""
+    """The box's derivative is taken to be one; for boxes whose outputs have the shapes of their inputs.
+
+    Raises:
+        NotApplicableError: No output of any box has the shape of an input; no row was run.
+    """
+    boxes = setup.problem.boxes
+    if all(set(sources(box.inputs, box.outputs)) == {None} for box in boxes.values()):
+        name, box = next(iter(boxes.items()))
+        inputs, outputs = (
+            ", ".join(f"{spec.name} {tuple(spec.shape)}" for spec in specs)
+            for specs in (box.inputs, box.outputs)
+        )
+        raise NotApplicableError(
+            f"identity: expected a box with an output of the shape of an input, which it follows, got "
+            f"{name!r}: {inputs} -> {outputs}. Its derivative would be zero everywhere, as that of "
+            "no-gradient: leave identity out."
+        )
     return setup.descend(
         _by_autograd(setup, lambda box: zo.differentiable(box, tangent=zo.IdentityTangent(), seed=setup.seed))
     )

@@ -6,10 +6,10 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, wraps
 from inspect import isfunction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     from tasks.method import Method
     from tasks.setup import Setup, Trained
+
+Known: TypeAlias = "Mapping[str, tuple[Sequence[Tensor], Tensor | Sequence[Tensor]]]"
 
 ROWS = 256  # rows of the objective at a time, in validation and test
 # settings by the names that the library has for them
@@ -117,7 +119,10 @@ class Problem:
         self.ledger = RunLedger(getattr(self.config, "rows", None))
 
     def __init_subclass__(cls, **keywords: Any) -> None:
-        """A method `box` or `data` of the subclass is called once: then the attribute is what it returned."""
+        """Methods `box` and `data` of the subclass are called once: then the attribute is what they returned.
+
+        So is `answers`, which stays a method.
+        """
         super().__init_subclass__(**keywords)
         for name, wrap in (("box", None), ("data", _on_device)):
             method = cls.__dict__.get(name)
@@ -125,6 +130,9 @@ class Problem:
                 once: cached_property[Any] = cached_property(method if wrap is None else wrap(method))
                 once.__set_name__(cls, name)
                 setattr(cls, name, once)
+        answers = cls.__dict__.get("answers")
+        if isfunction(answers):
+            setattr(cls, "answers", _once(answers))  # noqa: B010 - to the checker a function is no method
 
     @classmethod
     def name(cls) -> str:
@@ -189,10 +197,11 @@ class Problem:
         It is called before anything else is made, and what it asks of `self.box` or `self.data` is made then.
         """
 
-    def answers(self) -> Mapping[str, tuple[Sequence[Tensor], Tensor | Sequence[Tensor]]]:
+    def answers(self) -> Known:
         """What boxes have answered before training, by name, from which tangents learn before the first step.
 
-        Optional: none. Rows that were asked for it are the problem's to count.
+        Optional: none. It is called once. Rows that it asks of `self.box`, or of a box that it makes, count
+        as those that make data: the plan has them, and a budget bounds them.
 
         Returns:
             All inputs of a box in its order and its differentiable outputs, each `(rows, *shape)`; rows that
@@ -350,6 +359,20 @@ class Problem:
             if getattr(self.config, field.name) != getattr(defaults, field.name)
         ]
         return f"{type(self).__name__}({', '.join(changed)})"
+
+
+def _once(method: Callable[[Problem], Known]) -> Callable[[Problem], Known]:
+    """What `answers` gives, asked for once, in a block that counts and keeps the rows that it takes."""
+
+    @wraps(method)
+    def answers(self: Problem) -> Known:
+        kept = vars(self).setdefault("_known", {})  # by the method: a subclass may call its parent's
+        if method not in kept:
+            with self.making_data():
+                kept[method] = method(self)
+        return kept[method]
+
+    return answers
 
 
 def _on_device(made: Callable[[Problem], Data]) -> Callable[[Problem], Data]:

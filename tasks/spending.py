@@ -30,6 +30,7 @@ from tasks.trial import TRIES, Asked, Sizes
 VALIDATIONS, SHARE = 12, 0.2  # of a training at most, and of the budget; two at least
 KEPT = 0.05  # of the budget is kept back, for rows that a kill makes the run ask for again
 STEPS_A_ROW = 100  # at most, with replays; where more fit, rows do not grow with the steps
+LEARN_ANSWERS = ("tangents", "secant", "student")  # methods that ask for what is known before training
 MOST_OF_ALL = 0.5  # of the rows of training: a method that takes more leaves the others few steps
 
 
@@ -51,6 +52,8 @@ def settled(plan: Plan, *, timed: bool, keep: bool = False) -> Plan:
         if method.check is not None:
             with torch.random.fork_rng(devices=()):
                 method.check(problem)
+    if plan.config.prefit and any(name.partition("@")[0] in LEARN_ANSWERS for name in plan.methods):
+        problem.answers()  # their rows are among those of data
     asked = trial.asked(problem, len(plan.seeds))
     if None in plan.chosen.values():
         plan = _with_steps(plan, asked)

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from blackbox.calls import rows_run_by
 from blackbox.failures import exits_as_errors
 from tasks import cost, problems, report
 from tasks.callbacks import Callback, Listeners
 from tasks.errors import ConfigurationError
 from tasks.finished import ONE_AT_A_TIME, FinishedRun
+from tasks.folder.first_rows import FirstRows
 from tasks.folder.result import Result
 from tasks.folder.run import Run, discard
 from tasks.interruption import ending_interrupts, same_directory
@@ -127,11 +129,14 @@ def carry_out(run: Run, plan: Plan, progress: Progress) -> None:
         problem.progress = progress
         problems.note_files(run, problem.boxes.values())
         with rows.written(problem):  # from here on boxes are bounded, and their rows written down
-            plan = settled(plan, timed=not run.begun)
-            run.choose(plan.chosen)
-            for sentence in cost.sentences(plan):
-                progress.say(sentence)
-            plan.trial.refuse_unread()
-            table = table_of(run, plan, progress)
+            first_rows = FirstRows(run.path, problem.boxes)
+            with rows_run_by(first_rows.run):
+                plan = settled(plan, timed=not run.begun)
+                run.choose(plan.chosen)
+                for sentence in cost.sentences(plan):
+                    progress.say(sentence)
+                plan.trial.refuse_unread()
+                first_rows.ask_again(plan.config.rows, plan.config.device)
+                table = table_of(run, plan, progress)
     group.wait_for_all()  # until their rows are written down too
     run.finish(table)

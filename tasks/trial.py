@@ -171,7 +171,9 @@ def timed(problem: Problem, *, keep: bool = False) -> Trial:
                 break
             limit = 1.0  # of two evaluations at least where the first one starts a pool
     back = int(losses.isfinite().sum()) if isinstance(losses, torch.Tensor) else None
-    return Trial(None if best == math.inf else best, back, tally.since(first), unread, tuple(answers))
+    spent = tally.since(first)
+    unanswered = spent.rows_failed and spent.rows_failed == spent.rows_asked  # a refusal takes no row's time
+    return Trial(None if best == math.inf or unanswered else best, back, spent, unread, tuple(answers))
 
 
 def _unread(boxes: Sequence[BlackBoxFunction], losses: Any, spent: Ledger) -> bool:

@@ -168,6 +168,7 @@ WHERE = {
     "atomic": "tasks.folder.atomic",
     "calls": "tasks.folder.calls",
     "checkpoint": "tasks.folder.checkpoint",
+    "first_rows": "tasks.folder.first_rows",
     "folder_trust": "tasks.folder.trust",
     "machine": "tasks.folder.machine",
     "stamp": "tasks.folder.stamp",

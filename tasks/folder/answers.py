@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from blackbox import BlackBoxFunction, Budgeted, ConfigurationError, Ledger, Outcome, Parallel
-from blackbox.calls import intercepted, rows_run_by
+from blackbox.calls import intercepted, rows_run_by, runner
 from blackbox.function import defines
 from blackbox.running import ends_early, rows_of, unanswered, write_rows
 from blackbox.wrappers.identity import identity, name_of
@@ -31,6 +31,7 @@ from blackbox.wrappers.parallel import blocks_reported
 from blackbox.wrappers.wrapper import Wrapper
 from tasks.errors import CheckpointError, CheckpointWarning
 from tasks.folder import atomic, checkpoint
+from tasks.folder.first_rows import FirstRows
 from tasks.folder.pace import Pace
 from tasks.folder.run import Run
 from tasks.tally import stack
@@ -152,13 +153,21 @@ class Answers:
 
         def run(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
             # a mode measures what an evaluation takes, which must not depend on what is known
-            if isinstance(box, SharedRows) or _get_current_dispatch_mode() is not None:
+            if _get_current_dispatch_mode() is not None:
                 return box.run_rows(inputs)
-            if id(box) not in self._asked:
-                self._asked[id(box)] = box, _Recalling(box, self)
-            with rows_run_by(None):
-                return self._asked[id(box)][1].answer(inputs, before, aside, least)
+            if isinstance(box, SharedRows):  # which asks the box for its share
+                outcome = box.run_rows(inputs)
+            else:
+                if id(box) not in self._asked:
+                    self._asked[id(box)] = box, _Recalling(box, self)
+                with rows_run_by(None):
+                    outcome = self._asked[id(box)][1].answer(inputs, before, aside, least)
+            if saw is not None:
+                saw(box, inputs, outcome)
+            return outcome
 
+        first_rows = getattr(runner(), "__self__", None)  # of the block around this one
+        saw = first_rows.saw if isinstance(first_rows, FirstRows) else None
         with intercepted(ask), rows_run_by(run):
             yield
 

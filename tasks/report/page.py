@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tasks import tracebacks
 from tasks.configuration import Config, to_dict
 from tasks.errors import ConfigurationError, ProblemError
-from tasks.folder import atomic, calls
+from tasks.folder import atomic, calls, first_rows
 from tasks.folder.machine import changes
 from tasks.folder.result import Result
 from tasks.folder.run import Run
@@ -61,6 +61,7 @@ def write(run: Run, problem: Reported | None = None) -> Path:
         title=result.task.replace("-", " ").capitalize(),
         lead=[*([about] if about else []), *lead.sentences(result)],
         blocks=[
+            *map(Paragraph, first_rows.changed(run.path)),
             *_tables(result, f", queries {problem.queries}" if problem is not None else ""),
             *_training(facts),
             *blocks,

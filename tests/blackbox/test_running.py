@@ -7,6 +7,7 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import Any
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -284,6 +285,69 @@ def test_of_two_threads_neither_leaves_the_default_dtype_that_the_other_has_set(
         assert torch.get_default_dtype() == before
     finally:
         torch.set_default_dtype(before)
+
+
+# Outages
+
+
+@pytest.mark.parametrize("rows", [8, 16, 33, 300])
+@pytest.mark.parametrize("text", ["down", "{box!r} at 0x{number:x}"], ids=["plain", "address"])
+def test_a_box_that_is_down_is_asked_a_logarithm_of_times(rows, text):
+    calls = []
+
+    def function(state: np.ndarray) -> np.ndarray:
+        calls.append(len(state))
+        raise ConnectionError(text.format(box="box", number=len(calls)))
+
+    box = RowsBox(function, failures="keep")
+    assert np.isnan(box(np.ones((rows, 2)))).all()
+    singles = int(np.ceil(np.log2(rows))) | 1
+    assert calls == [rows, rows // 2, rows - rows // 2, *[1] * singles]
+    assert box.ledger.rows_run == 2 * rows + singles and box.ledger.rows_failed == rows
+    assert "ConnectionError" in (box.ledger.first_failure or "")
+
+
+def test_one_good_row_among_bad_ones_with_one_text_is_kept():
+    """The middle row is asked for first, so that halving goes on after one row."""
+    rows = 33
+    bad = set(range(rows)) - {rows // 2}
+    box = RowsBox(picky(bad), failures="keep")
+    y = box(np.stack([np.arange(float(rows)), np.ones(rows)], 1))
+    np.testing.assert_array_equal(np.isnan(y[:, 0]), np.isin(np.arange(rows), list(bad)))
+
+
+def test_bad_rows_with_errors_of_their_own_are_all_looked_for():
+    def function(state: np.ndarray) -> np.ndarray:
+        if len(state) == 1 and state[0, 0] % 2:
+            return state
+        raise ValueError(f"row {state[0, 0]}")
+
+    y = RowsBox(function, failures="keep")(np.stack([np.arange(16.0), np.ones(16)], 1))
+    np.testing.assert_array_equal(np.isnan(y[:, 0]), np.arange(16) % 2 == 0)
+
+
+def _refused_by_urllib() -> None:
+    raise URLError(ConnectionRefusedError(111, "Connection refused"))
+
+
+def _refused_behind() -> None:
+    try:
+        raise ConnectionRefusedError(111, "Connection refused")
+    except ConnectionRefusedError as error:
+        raise RuntimeError("no service") from error
+
+
+@pytest.mark.parametrize("refuse", [_refused_by_urllib, _refused_behind])
+def test_a_refused_connection_is_no_matter_of_rows(refuse):
+    calls = []
+
+    def function(state: np.ndarray) -> None:
+        calls.append(len(state))
+        refuse()
+
+    box = RowsBox(function, failures="keep")
+    assert np.isnan(box(np.ones((300, 2)))).all()
+    assert calls == [300] and box.ledger.rows_run == 300
 
 
 @pytest.mark.parametrize("kind", [RowsBox, EachBox])

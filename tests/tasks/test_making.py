@@ -17,6 +17,8 @@ from tests.inside import RunAnswers as Answers
 from tests.inside import Stage, calls, checkpoint, commands
 from tests.tasks.problems import Beside
 
+FIRST = 5  # rows of a batch, which a resumed run asks again
+
 
 class Killed(BaseException):
     pass
@@ -113,7 +115,8 @@ def test_rows_of_a_box_that_only_data_knows_are_counted_and_run_once(tmp_path):
     assert again.result.table[0].value == whole.result.table[0].value
     assert again.result.calls["exact"] and calls.read(again.path, "data") == {"rows": rows, "exact": True}
     steps = whole.result.table[0].rows // 4
-    assert again.result.calls["rows"] == whole.result.calls["rows"] + steps  # the third one, run again
+    # the third one, run again; and the first batch, by which it is seen whether the box is the same
+    assert again.result.calls["rows"] == whole.result.calls["rows"] + steps + FIRST
     assert len(Finely().data.test) == 8 and len(Fine.asked) == 2 * rows  # outside of a run they are asked
     assert tasks.load(again.path).problem.data.test is not None and len(Fine.asked) == 2 * rows
 
@@ -225,7 +228,8 @@ def test_a_validation_or_test_that_is_cut_short_runs_only_the_rows_that_are_left
         tasks.run(Judged(), runs=tmp_path / "cut", **settings)
     again = tasks.run(Judged(), resume=folder_in(tmp_path / "cut"), **settings).result
     assert again.table[0].extra == whole.table[0].extra and again.table[0].rows == whole.table[0].rows
-    assert again.calls["rows"] == whole.calls["rows"] + 1 or where == "validate"  # the row of the kill
+    # the row of the kill; and the first batch, by which it is seen whether the box is the same
+    assert again.calls["rows"] == whole.calls["rows"] + 1 + FIRST or where == "validate"
     assert Row.rows == again.calls["rows"]
     assert not (folder_in(tmp_path / "cut") / "answers").exists()
 
@@ -280,8 +284,9 @@ def test_a_step_that_is_cut_short_runs_only_the_rows_that_are_left(
         tasks.run(Stepped(), runs=tmp_path / "cut", callbacks=[Dying(6)], **settings)
     again = tasks.run(Stepped(), resume=folder_in(tmp_path / "cut"), **settings)
     assert outcome(again) == outcome(whole)
-    # the row of the kill; and the first base, of which evaluators measure how much memory it takes
-    assert Row.rows == rows + 1 + (10 if method == "sparse-cge" and not saved else 0)
+    # the row of the kill, the first batch, by which it is seen whether the box is the same; and the
+    # first base, of which evaluators measure how much memory it takes
+    assert Row.rows == rows + 1 + FIRST + (10 if method == "sparse-cge" and not saved else 0)
     assert not (again.path / "answers").exists()
 
 

@@ -281,6 +281,29 @@ def test_a_student_learns_before_the_first_step_from_answers_that_the_problem_ha
     assert losses(Answered(), prefit=0)[0] == alone
 
 
+@pytest.mark.parametrize("how", ["own", "another"])
+def test_rows_that_answers_asks_for_are_in_count_plan_and_budget(tmp_path, how):
+    """By the run's box and by one that it makes; they are asked once, and not again after a kill."""
+
+    class Asking(Steering):
+        def answers(self):
+            z = torch.randn(300, len(MATRIX), generator=torch.Generator().manual_seed(1)).to(MATRIX.dtype)
+            return {"box": ([z], (self.box if how == "own" else Mixed())(z))}
+
+    both = {"methods": ["student", "tangents"], "seeds": 2}
+    run = go(Asking(), tmp_path / "asking", **both)
+    plain = go(Steering(), tmp_path / "plain", **both)
+    assert run.result.calls["rows"] == plain.result.calls["rows"] + 300
+    with pytest.raises(BudgetError, match="250 rows"):
+        go(Asking(), tmp_path / "little", rows=250, **both)
+    (folder,) = (tmp_path / "asking").iterdir()
+    (folder / "result.json").unlink()
+    again = tasks.run(Asking(), resume=folder, progress=Progress(), methods=both["methods"])
+    assert (
+        again.result.calls["rows"] <= run.result.calls["rows"] + 5 * 5 + 16
+    )  # those that are timed, or asked again
+
+
 @pytest.mark.slow
 def test_tangents_learn_before_the_first_step_from_answers_that_the_problem_has(tmp_path):
     def errors(problem, **settings):
@@ -1023,3 +1046,23 @@ def test_an_objective_that_returns_no_losses(tmp_path, method, kind, words):
         pytest.raises((tasks.errors.ProblemError, ObjectiveError), match=f"objective: .*got {words}"),
     ):
         go(kind(), tmp_path, methods=(method,))
+
+
+def test_identity_of_a_box_without_an_output_that_follows_is_refused_before_a_row(tmp_path):
+    class Sums(BlackBoxFunction):
+        inputs = (ArraySpec("z", shape=(3,)),)
+        outputs = (ArraySpec("y", shape=(1,)),)
+
+        def evaluate_rows(self, z):
+            return z.sum(axis=1, keepdims=True)
+
+    class Summed(Steering):
+        def box(self):
+            return Sums()
+
+        def objective(self, network, batch):
+            return self.box(network(batch)).square()[:, 0]
+
+    run = go(Summed(), tmp_path, methods=["identity", "cge"])
+    line = run.result.table[0]
+    assert "z (3,) -> y (1,)" in line.extra["not applicable"] and line.rows == 0

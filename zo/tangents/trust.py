@@ -461,7 +461,7 @@ class TrustWatch:
             what, taken = ("responses", f" with {_probes(state.probes)}") if state.probes else ("values", "")
             broken.append(
                 f"tangents to predict the boxes' {what} with a relative error of at most {self.limit:g}, "
-                f"found {error:.3g} over the last steps{taken}"
+                f"found {_above(error, self.limit)} over the last steps{taken}"
             )
         faults = self._faults(self._last)
         if "agreement" in faults and state.agreement is not None:
@@ -525,3 +525,11 @@ def _probes(number: int) -> str:
 
 def _warn(words: str, frames: int = 5) -> None:
     warnings.warn(words, TangentWarning, stacklevel=frames)  # the caller of backward
+
+
+def _above(value: float, limit: float) -> str:
+    """A value above a limit, in as many digits as show that it is: 1.0004 is no 1."""
+    for digits in range(3, 17):
+        if float(f"{value:.{digits}g}") > limit:
+            return f"{value:.{digits}g}"
+    return f"{value!r}"

@@ -368,7 +368,8 @@ def test_an_image_whose_certification_was_killed_asks_only_for_the_rest(tmp_path
         tasks.run(small.problem(tmp_path, **settings), runs=tmp_path / "cut")
     (folder,) = (tmp_path / "cut").iterdir()
     again = tasks.run(small.problem(tmp_path, **settings), resume=folder)
-    assert again.result.calls["rows"] == again.result.table[0].extra["rows of test"] == 320
+    assert again.result.table[0].extra["rows of test"] == 320
+    assert again.result.calls["rows"] == 320 + 16  # first rows, asked again: is the box the same?
     found = checkpoint.load(checkpoint.evaluation(folder, "seed-0/none"))["ledger"]
     assert found["rows_run"] == found["rows_asked"] == 320
     assert not (folder / "answers").exists()

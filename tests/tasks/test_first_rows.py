@@ -1,0 +1,159 @@
+"""A resumed run asks the first rows of its boxes again and says which has changed; not which is noisy."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import tasks
+from blackbox import ArraySpec, BlackBoxFunction, Cached
+from tasks import Progress
+from tasks.configuration import Count
+from tasks.errors import CheckpointWarning
+from tests.inside import calls, checkpoint, first_rows
+
+pytestmark = pytest.mark.filterwarnings("ignore::zo.errors.NoiseWarning")
+
+
+class Opens(BlackBoxFunction):
+    """Its factor is in a file that its code opens by name; nobody sees that."""
+
+    inputs = (ArraySpec("x", (1,)),)
+    outputs = (ArraySpec("y", (1,)),)
+    noise = 0.0
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+        self.draws = np.random.default_rng()
+
+    def evaluate_rows(self, x):
+        return float(Path(self.path).read_text()) * x + self.noise * self.draws.normal(size=x.shape)
+
+
+class Noisy(Opens):
+    noise = 0.1
+
+
+class Line(tasks.Problem):
+    """A line through a box with a file."""
+
+    @dataclass(frozen=True)
+    class Config(tasks.Config):
+        methods: tuple[str, ...] = ("none", "cge")
+        steps: Count = 2
+        batch: Count = 8
+        file: str = ""
+        noisy: bool = False
+        cache: str = ""
+
+    def box(self):
+        box = (Noisy if self.config.noisy else Opens)(self.config.file)
+        return Cached(box, self.config.cache) if self.config.cache else box
+
+    def network(self):
+        return torch.nn.Linear(1, 1)
+
+    def data(self):
+        return tasks.Data.split((torch.linspace(0, 1, 40)[:, None],), batch=8, validation=8, test=8)
+
+    def objective(self, network, batch):
+        return (self.box(network(batch[0])) - 1).square().mean(dim=1)
+
+
+def cut_short(folder):
+    """As after a kill in the last method."""
+    (folder / "result.json").unlink()
+    (folder / "report.html").unlink()
+    checkpoint.of_stage(folder, "seed-0/cge").unlink()
+    checkpoint.evaluation(folder, "seed-0/cge").unlink()
+
+
+def run(tmp_path, **settings):
+    file = tmp_path / "factor"
+    file.write_text("2.0")
+    settings = {"file": str(file), **settings}
+    folder = tasks.run(Line(), runs=tmp_path / "runs", progress=Progress(), **settings).path
+    cut_short(folder)
+    return file, folder, lambda: tasks.run(Line(), resume=folder, progress=Progress(), **settings)
+
+
+@pytest.mark.parametrize("cache", ["", "answers.db"], ids=["bare", "cached"])
+def test_a_file_that_changed_between_kill_and_resume_is_said(tmp_path, cache):
+    file, folder, resume = run(tmp_path, cache=cache and str(tmp_path / cache))
+    before = calls.read(folder)["rows"]
+    file.write_text("2.5")
+    with pytest.warns(CheckpointWarning, match="Box 'box' has changed since the run began"):
+        resume()
+    kept = checkpoint.load(folder / first_rows.FILE)["box"]
+    largest = float(kept["inputs"][0].abs().max())
+    (sentence,) = first_rows.changed(folder)
+    assert f"by up to {0.5 * largest:.3g} where the largest answer was {2 * largest:.3g}" in sentence
+    assert "asked twice now, it answered the same both times" in sentence
+    assert "has changed since the run began" in (folder / "report.html").read_text()
+    if not cache:  # both times are counted: 2 x 8 beside what cge takes
+        assert calls.read(folder)["rows"] - before >= 16
+    cut_short(folder)
+    file.write_text("2.0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resume()
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+def test_a_box_that_is_the_same_or_noisy_is_not_spoken_of(tmp_path, noisy):
+    _, folder, resume = run(tmp_path, noisy=noisy)
+    for _ in range(3):
+        resume()  # a warning would be an error
+        cut_short(folder)
+    assert first_rows.changed(folder) == []
+    noise = checkpoint.load(folder / first_rows.FILE)["box"]["noise"]
+    assert 0.05 < noise < 0.4 if noisy else noise == 0.0  # 0.1 sqrt(2), of 8 rows
+
+
+def test_a_noisy_box_that_changed_is_said(tmp_path):
+    file, _, resume = run(tmp_path, noisy=True)
+    file.write_text("90")
+    with pytest.warns(CheckpointWarning, match="with noise of"):
+        resume()
+
+
+def test_the_noise_is_found_by_asking_twice_where_it_is_not_known(tmp_path):
+    _, folder, resume = run(tmp_path, noisy=True)
+    path = folder / first_rows.FILE
+    kept = checkpoint.load(path)
+    kept["box"]["noise"] = None
+    checkpoint.save(path, kept)
+    resume()
+    assert first_rows.changed(folder) == []
+
+
+def test_a_resumed_run_has_the_bits_of_a_whole_one_and_keeps_its_budget(tmp_path):
+    """The rows that are asked again teach nothing, and are at most a small part of the budget."""
+    _, folder, resume = run(tmp_path, methods=("none", "tangents", "cge"), rows=2000, steps=4)
+    (folder / "evaluations" / "seed-0__tangents.pt").unlink()
+    checkpoint.of_stage(folder, "seed-0/tangents").unlink()
+    before = calls.read(folder)["rows"]
+    resumed = resume()
+    other = tmp_path / "whole"
+    other.mkdir()
+    _, unbroken, _ = run(other, methods=("none", "tangents", "cge"), rows=2000, steps=4)
+    again = checkpoint.load(checkpoint.of_stage(unbroken, "seed-0/tangents"))
+    mine = checkpoint.load(checkpoint.of_stage(folder, "seed-0/tangents"))
+    for name, weights in mine["state"]["network"].items():
+        assert torch.equal(weights, again["state"]["network"][name])
+    assert resumed.path == folder and calls.read(folder)["rows"] > before
+
+
+def test_a_file_of_others_is_read_as_what_fits(tmp_path):
+    _, folder, resume = run(tmp_path)
+    path = folder / first_rows.FILE
+    for content in ({"box": 1}, {"box": {"inputs": [1], "outputs": [], "noise": 0.0}}, {"other": {}}):
+        checkpoint.save(path, content)
+        resume()
+        cut_short(folder)
+    path.write_bytes(b"none")
+    resume()
