@@ -299,8 +299,8 @@ def _wake() -> Iterator[Claim]:
         *("NON", "FO-SOL", "ZO-SOL"),
     )
     small = (
-        "SRC", "NON", "PRE", "PRE-SR", "chain", "identity", "ZO-SOL", "FO-SOL", "NON large",
-        "identity large", "FO-SOL large",
+        "SRC", "NON", "PRE", "PRE-SR", "chain", "identity", "ZO-SOL", "TAN-SOL small", "FO-SOL", "NON large",
+        "identity large", "TAN-SOL", "FO-SOL large",
     )  # fmt: skip
     rows = [("demo", method) for method in demo]
     yield from in_table(WAKE, "## The demo, three seeds", rows, {2: "value", 3: "rows"}, ours)
@@ -399,7 +399,7 @@ def _images() -> Iterator[Claim]:
     sizes = (3700, 6670, 9640)
     cge, fo, rge = (ours("figure2_cge_vs_rge", method, *sizes) for method in ("cge", "fo", "rge"))
     pairs = [mean for pair in zip(cge, fo, strict=True) for mean in pair]
-    words = "(# / #, # / #, # / # %), and RGE with as many queries ends below it (#, #, #)"
+    words = "(# / #, # / #, # / # %), and RGE with as many queries at (#, #, #)"
     yield from in_text(IMAGES, words, *pairs, *rge)
     yield from in_text(IMAGES, "CGE falls to # %", *ours("table_smoothing_parameter", "cge", 0.5))
     words = "RGE rises from # % at one query a step to # % at 500"

@@ -61,9 +61,15 @@ def test_what_the_page_says_compares_is_so_in_the_files():
 
     name = "figure2_cge_vs_rge"
     for size in published.FIGURE_2:
-        (fo,), (cge,), (rge,) = map(_mean, ours(name, size, "fo", "cge", "rge"))
-        assert (fo < page.CHANCE) == (size == 730)
-        assert size == 730 or (rge < min(fo, cge) and abs(cge / fo - 1) < 0.05)
+        fo, cge, rge = ours(name, size, "fo", "cge", "rge")
+        assert (fmean(fo) < page.CHANCE) == (size == 730)
+        if size != 730:  # the sentence says of one training alone that first order failed in it
+            failed = [(size, seed) for seed, accuracy in enumerate(fo) if accuracy < 51]
+            close = [abs(own / exact - 1) < 0.05 for own, exact in zip(cge, fo, strict=True)]
+            below = [own < exact for own, exact in zip(rge, fo, strict=True)]
+            assert [(size, seed) for seed in range(len(fo)) if not (close[seed] and below[seed])] == [
+                place for place in failed if place == (6670, 2)
+            ]
     name = "table_query_number"
     found = [value for label in sorted(published.QUERY_NUMBER) for value in _mean(*ours(name, label, "rge"))]
     assert len(found) > 3 and found == sorted(found)
