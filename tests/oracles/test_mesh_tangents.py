@@ -327,7 +327,7 @@ def test_each_fit_says_how_far_it_is(make, limits):
             heard.clear()
             z = smooth(12, seed=lesson)
             learn(tangent, pairs_of(spec, spec, (z,), implicit_heat(z)))
-            done, most = zip(*heard, strict=True) if heard else ((), (0,))
+            done, most = [far for far, _ in heard], [all_of_it for _, all_of_it in heard]
             assert bool(heard) == fits and sorted(done) == list(done)
             assert not fits or (done[0] == 0 and len(done) > 2 and done[-1] == max(most) == min(most))
 
