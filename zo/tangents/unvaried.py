@@ -33,7 +33,8 @@ def unvaried_inputs(
 
     The numbers of an input are looked at one by one where there are at most 32; of a larger one all must be
     the same, since cells beyond a wall may be. Where there are such inputs the objective is evaluated once
-    more, on what was recorded; no box runs, and the network is left as it was.
+    more, on what was recorded; none of `boxes` runs, another box that it calls does, and the network is left
+    as it was.
 
     Args:
         step: network, parameters, objective and batch.
