@@ -29,7 +29,7 @@ _NO_MEMORY = (
 
 
 def of_user(error: BaseException) -> str | None:
-    """An error of the user's own code: a sentence, and the traceback from there on; None if it is ours.
+    """An error of the user's own code: a sentence, and the user's part of the traceback; None if it is ours.
 
     Args:
         error: Any, with its traceback.
@@ -37,7 +37,10 @@ def of_user(error: BaseException) -> str | None:
     frames = _users(error)
     if frames:
         file, where = frames[-1].tb_frame.f_code.co_filename, place(error)
-        shown = "".join(traceback.format_exception(type(error), error, frames[0]))
+        whole = traceback.TracebackException(type(error), error, frames[0])
+        of_users = [frame for frame in whole.stack if _is_users(frame.filename)]  # --debug shows all
+        whole.stack = traceback.StackSummary.from_list(of_users)
+        shown = "".join(whole.format())
     elif isinstance(error, SyntaxError) and error.filename and _is_users(error.filename):
         file, where = error.filename, f"{error.filename}, line {error.lineno}"
         shown = "".join(traceback.format_exception_only(error))
@@ -77,6 +80,11 @@ def of_resources(error: BaseException) -> str | None:
         f"expected memory for what the settings ask for, got {said!r}. "
         "Lower what makes it large, such as --batch."
     )
+
+
+def is_ours(cls: type) -> bool:
+    """Whether a class is one of this project's."""
+    return cls.__module__.partition(".")[0] in PACKAGES
 
 
 def _users(error: BaseException) -> list[TracebackType]:

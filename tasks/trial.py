@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -18,15 +17,20 @@ from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction, Ledger, Outcome, Parallel
 from blackbox.adapters import CommandLine
-from blackbox.calls import intercepted, rows_run_by
+from blackbox.calls import intercepted, rows_run_by, runner
+from blackbox.errors import TryAgain
+from blackbox.failures import Failure
 from blackbox.words import counted
 from tasks.problem import Problem
 from tasks.tally import Tally, stack
+from tasks.tracebacks import is_ours
 from tasks.workers import group
 from zo.batches import Batch, count_rows
 from zo.errors import FailedBatchError
 
 TRIES = 5  # evaluations of the objective, of which the quickest counts: the first one warms up
+OF_CODE = NameError, AttributeError, TypeError, LookupError, ImportError, NotImplementedError
+MANY = 10  # rows with one error of another type, of which no other batch would know better
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,7 @@ class Trial:
         spent: What the boxes counted.
         unread: Whether no loss came back since no row's output files could be read: a wrong name or shape.
         answers: What they answered in the last one, call by call, where that is kept.
+        fault: What a box's own code raised in every row, with its traceback; None where rows may differ.
     """
 
     second: float | None = None
@@ -121,13 +126,21 @@ class Trial:
     spent: Ledger = field(default_factory=Ledger)
     unread: bool = False
     answers: tuple[Outcome, ...] = ()
+    fault: Exception | None = None
 
     def refuse_unread(self) -> None:
         """Stop where all of the first batch failed for what the next would fail for.
 
         Raises:
             FailedBatchError: With the cause.
+            Exception: What the box's own code raised, as it was raised there.
         """
+        if self.fault is not None:
+            self.fault.add_note(
+                "So it ended in every row of the first batch. Nothing was trained: mend the box, or the data "
+                "that it was given."
+            )
+            raise self.fault
         if self.unread:
             rows = self.spent.rows_failed
             raise FailedBatchError(
@@ -149,14 +162,19 @@ def timed(problem: Problem, *, keep: bool = False) -> Trial:
     tally, best, begun = Tally(boxes), math.inf, perf_counter()
     first = tally.copy()
     limit = 10.0 if any(isinstance(part, Parallel) for box in boxes for part in stack(box)) else 1.0
-    losses, answers, unread = None, list[Outcome](), False
+    losses, answers, unread, outer = None, list[Outcome](), False, runner()
+    fault: Exception | None = None
 
     def run(box: BlackBoxFunction, rows: tuple[Tensor, ...]) -> Outcome:
+        nonlocal fault
         with rows_run_by(None):
-            answers.append(box.run_rows(rows))
-        return answers[-1]
+            outcome = box.run_rows(rows) if outer is None else outer(box, rows)
+            fault = _fault(box, rows, outcome) if fault is None else fault
+        if keep:
+            answers.append(outcome)
+        return outcome
 
-    with torch.random.fork_rng(devices=()), torch.no_grad(), rows_run_by(run) if keep else nullcontext():
+    with torch.random.fork_rng(devices=()), torch.no_grad(), rows_run_by(run):
         torch.manual_seed(0)  # the first weights of the first seed, most often
         network, batch = problem.network().to(problem.config.device), problem.training_batch(0, 0)
         for _ in range(TRIES):
@@ -165,7 +183,8 @@ def timed(problem: Problem, *, keep: bool = False) -> Trial:
             losses = problem.objective(network, batch)
             passed = perf_counter() - started
             best = min(best, passed / (tally.since(before).rows_run or math.nan))  # NaN is never less
-            if unread := group.any_of(_unread(boxes, losses, tally.since(first))):
+            unread = group.any_of(_unread(boxes, losses, tally.since(first)))
+            if unread or group.any_of(fault is not None):
                 break
             if group.any_of(perf_counter() - begun > limit):  # their clocks differ, what they ask must not
                 break
@@ -173,7 +192,7 @@ def timed(problem: Problem, *, keep: bool = False) -> Trial:
     back = int(losses.isfinite().sum()) if isinstance(losses, torch.Tensor) else None
     spent = tally.since(first)
     unanswered = spent.rows_failed and spent.rows_failed == spent.rows_asked  # a refusal takes no row's time
-    return Trial(None if best == math.inf or unanswered else best, back, spent, unread, tuple(answers))
+    return Trial(None if best == math.inf or unanswered else best, back, spent, unread, tuple(answers), fault)
 
 
 def _unread(boxes: Sequence[BlackBoxFunction], losses: Any, spent: Ledger) -> bool:
@@ -182,3 +201,29 @@ def _unread(boxes: Sequence[BlackBoxFunction], losses: Any, spent: Ledger) -> bo
     back = not isinstance(losses, torch.Tensor) or bool(losses.isfinite().any())
     others = set(spent.causes) - {ValueError.__name__, FileNotFoundError.__name__}
     return programs and not back and not others and spent.rows_failed == spent.rows_run >= 2
+
+
+def _fault(box: BlackBoxFunction, rows: tuple[Tensor, ...], outcome: Outcome) -> Exception | None:
+    """What the user's own code raises whatever the row, with its traceback; None where it may depend on it.
+
+    An error of a type that only code is the reason of, or of any with the same words in ten rows or more.
+    Servers, disks and time limits may be better in a moment. One row is asked again, for the traceback.
+    """
+    failed = [outcome.failed[row] for row in sorted(outcome.failed)]
+    errors = [why.error for why in failed if why.failure is Failure.RAISED and why.error is not None]
+    count = len(rows[0])
+    if not errors or len(errors) < count or any(isinstance(error, OSError | TryAgain) for error in errors):
+        return None
+    words = {(type(error), str(error)) for error in errors}
+    if not all(isinstance(error, OF_CODE) for error in errors) and (len(words) > 1 or count < MANY):
+        return None
+    inner = stack(box)[-1]
+    if is_ours(type(inner)) or not inner.settable:
+        return None
+    policy, inner.failures = inner.failures, "raise"
+    try:
+        again = inner.run_rows(tuple(tensor[:1] for tensor in rows))
+    finally:
+        inner.failures = policy
+    error = again.failed[0].error if again.failed else None
+    return error if (type(error), str(error)) in words else None

@@ -192,7 +192,7 @@ class LossGradient:
         """
         number, ranks = self.counts.steps, self._ranks
         ranks.exchanged = 0
-        with noted() as causes:
+        with self.parameters.alone("LossGradient.backward"), noted() as causes:
             with ranks.meeting(number, "pieces") as meeting:  # of several processes; one alone walks through
                 # by what the base takes, chunks are cut, and evaluators are tried
                 measure = self.chunk is None or self.serving.is_open(self.network.training)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from threading import Lock
 from typing import TypeAlias
 
 import torch
@@ -34,6 +36,8 @@ class Exclude:
     def __init__(self, *choices: str | type[nn.Module]) -> None:
         self.choices = choices
 
+
+_at_work, _tensors_at_work = Lock(), set[int]()  # of all threads, by id
 
 Choice: TypeAlias = str | type[nn.Module] | Exclude
 
@@ -127,6 +131,28 @@ class Parameters:
                 f"{type(network).__name__}: expected weights that are computed at each forward, got a block "
                 "of torch.nn.utils.parametrize.cached(), where a moved weight changes nothing. Leave it out."
             )
+
+    @contextmanager
+    def alone(self, owner: str) -> Iterator[None]:
+        """A block in which no other gradient evaluates with these weights: moves are seen by all.
+
+        Raises:
+            ParameterError: Another is at it, in a thread or around this one.
+        """
+        mine = {id(tensor) for tensor in self.tensors}
+        with _at_work:
+            if not mine.isdisjoint(_tensors_at_work):
+                raise ParameterError(
+                    f"{owner}: expected no other gradient at work on the same weights, got one that is not "
+                    "done yet, in another thread or with this call inside of its objective. It moves weights "
+                    "meanwhile: call one after the other, or give each a copy.deepcopy of the network."
+                )
+            _tensors_at_work.update(mine)
+        try:
+            yield
+        finally:
+            with _at_work:
+                _tensors_at_work.difference_update(mine)
 
     def _changed(self, network: nn.Module) -> str | None:
         """What is not as it was when these were chosen, in words; None if all is."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from contextvars import ContextVar
+from hashlib import blake2b
 from typing import Any, Self
 
-from torch import Tensor
+import numpy as np
+from torch import Tensor, nn
 
 from blackbox.checks import check_count, check_positive
 from blackbox.errors import ConfigurationError
@@ -20,6 +23,8 @@ from blackbox.wrappers.workers import PackedBox
 from blackbox.wrappers.wrapper import Wrapper
 
 _CHANGING = {"_ledger", "failures", "isolates"}  # these travel with every block
+
+LOOKED_INTO = 2**20  # bytes of a container or array that are read at each call
 
 _report: ContextVar[BlockReport | None] = ContextVar("blackbox.wrappers.parallel.report", default=None)
 
@@ -50,8 +55,9 @@ class Parallel(Wrapper):
     The result equals that of the box called in this process with the same blocks, to the bit if workers
     compute with the same number of threads. Blocks are `block` rows in the order of the call, for any number
     of workers. Order is kept. A process gets the box once, pickled, and keeps it until one of the box's
-    attributes is assigned anew; its rows are on the CPU. What is written into an array that the box holds is
-    not seen.
+    attributes is assigned anew, or weights of a torch module, a list, a dictionary or an array that it holds
+    are written to; its rows are on the CPU. Not seen is what is written into containers and arrays of more
+    than a MiB, and into other objects.
     Threads share the box itself, which must then be thread-safe. A `Parallel` that is called in a thread of
     its own executor runs its blocks there, one after another.
 
@@ -162,6 +168,43 @@ def _attributes(box: BlackBoxFunction) -> dict[tuple[int, str], Any]:
         for key, value in vars(box).items():
             if key not in _CHANGING and not (wraps and key.startswith("_")):
                 attributes[depth, key] = value
+                attributes[depth, f"inside of {key}"] = _inside(value)
         if not isinstance(box, Wrapper):
             return attributes
         box, depth = box.box, depth + 1
+
+
+class _Full(Exception):
+    """More bytes than are looked at."""
+
+
+class _Digest:
+    """A file of which only a digest is kept, of at most `LOOKED_INTO` bytes."""
+
+    def __init__(self) -> None:
+        self.digest, self._left = blake2b(digest_size=16), LOOKED_INTO
+
+    def write(self, data: Any) -> int:
+        """Take more bytes in, or refuse them."""
+        size = len(memoryview(data).cast("B"))
+        self._left -= size
+        if self._left < 0:
+            raise _Full
+        self.digest.update(data)
+        return size
+
+
+def _inside(value: Any) -> bytes | None:
+    """What changes where somebody writes into an attribute: a torch module, containers, small arrays."""
+    if isinstance(value, Tensor | nn.Module):
+        inside = [value] if isinstance(value, Tensor) else [*value.parameters(), *value.buffers()]
+        versions = ["none" if tensor.is_inference() else tensor._version for tensor in inside]
+        return repr([(t.data_ptr(), version) for t, version in zip(inside, versions, strict=True)]).encode()
+    if not isinstance(value, dict | list | set | bytearray | np.ndarray):
+        return None
+    file = _Digest()
+    try:
+        pickle.Pickler(file, pickle.HIGHEST_PROTOCOL).dump(value)
+    except Exception:  # too large, or none that can be pickled, which is said where the box is sent
+        return None
+    return file.digest.digest()

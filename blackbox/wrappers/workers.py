@@ -72,15 +72,17 @@ class PackedBox:
         return self._bytes
 
     def notice(self, attributes: dict[tuple[int, str], Any]) -> None:
-        """See whether an attribute is another object than when the box was packed.
+        """See whether an attribute is another object, or has other contents, than when the box was packed.
 
         Raises:
             ConfigurationError: one is, and workers make the box by a function.
         """
         before = self._attributes
         if self.was_packed and before is not None:
-            if attributes.keys() != before.keys() or any(
-                attributes[name] is not before[name] for name in attributes
+            if attributes.keys() != before.keys() or not all(
+                attributes[name] is before[name]
+                or (isinstance(before[name], bytes) and attributes[name] == before[name])
+                for name in attributes
             ):
                 self.renew()
         self._attributes = attributes

@@ -90,3 +90,46 @@ def test_programs_that_fail_by_themselves_are_asked_again(kind):
     trial = settled(plan_of(problem, (0,)), timed=True).trial
     trial.refuse_unread()
     assert trial.spent.rows_run > 4
+
+
+class Broken(BlackBoxFunction):
+    inputs = outputs = (ArraySpec("x", (1,)),)
+    raised: type[Exception] = NameError
+    said = "a slip"
+
+    def evaluate(self, x):
+        raise self.raised(self.said or f"x is {x[0]}")
+
+
+class Through(Sized):
+    def box(self):
+        return Broken(failures="keep")
+
+    def data(self):
+        rows = torch.linspace(0, 1, 30)[:, None]
+        return tasks.Data.split((rows,), batch=10, validation=10, test=10)
+
+    def network(self):
+        return torch.nn.Linear(1, 1)
+
+    def objective(self, network, batch):
+        return self.box(network(batch[0])).square().mean(dim=1)
+
+
+@pytest.mark.parametrize("raised", [NameError, ValueError])
+def test_an_error_of_code_in_every_row_ends_the_run_with_the_users_traceback(
+    tmp_path, capsys, monkeypatch, raised
+):
+    monkeypatch.setattr(Broken, "raised", raised)
+    with pytest.raises(raised, match="a slip") as ended:
+        tasks.run(Through(methods=["none"], steps=1), runs=tmp_path)
+    assert ended.traceback[-1].name == "evaluate" and "Nothing was trained" in ended.value.__notes__[0]
+    assert "timing: 11 rows" in capsys.readouterr().out  # the batch, and one for the traceback
+
+
+@pytest.mark.parametrize(("raised", "said"), [(ValueError, ""), (OSError, "no server")])
+def test_an_error_that_another_batch_may_not_have_does_not(monkeypatch, raised, said):
+    monkeypatch.setattr(Broken, "raised", raised)
+    monkeypatch.setattr(Broken, "said", said)
+    trial = settled(plan_of(Through(methods=["none"], steps=1), (0,)), timed=True).trial
+    assert trial.fault is None and trial.back == 0

@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import typing
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -306,3 +307,31 @@ def test_a_deep_copy_of_tangents_trains_its_own_network(kind):
     assert off(flat_grad(twin.network), truth) < 1e-5
     gradient.backward(batch_of())
     assert torch.equal(flat_grad(network), flat_grad(twin.network)) and twin.counts == gradient.counts
+
+
+# --------------------------------------------------------------- two gradients at once on one network
+
+
+@pytest.mark.parametrize("kind", ["loss", "tangent"])
+def test_a_gradient_is_refused_while_another_is_at_work_on_the_same_weights(kind):
+    """Queries move the weights, which the other would see: its gradient was wrong without a word."""
+    network, box, refused = small(), Sine(), []
+
+    def objective(network, batch):
+        if not refused:
+            refused.append(None)
+            with ThreadPoolExecutor(1) as pool:
+                refused[0] = pool.submit(other.backward, batch).exception()
+        return box(batch + network(batch)).square().mean(dim=1)
+
+    def made(objective):
+        if kind == "loss":
+            return zo.LossGradient(network, objective, zo.CGE(1e-3))
+        return zo.TangentGradient(network, objective, boxes=[box])
+
+    other = made(lambda network, batch: box(batch + network(batch)).square().mean(dim=1))
+    gradient = made(objective)
+    gradient.backward(batch_of())
+    assert isinstance(refused[0], zo.ParameterError) and "no other gradient at work" in str(refused[0])
+    assert all(weight.grad is not None for weight in network.parameters())
+    other.backward(batch_of())  # and afterwards it may

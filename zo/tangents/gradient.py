@@ -265,7 +265,8 @@ class TangentGradient:
 
         Raises:
             ObjectiveError: the batch or the losses do not have rows first, or the network cannot be stacked.
-            ParameterError: the network is not the one that the gradient was made with.
+            ParameterError: the network is not the one that the gradient was made with, or another gradient is
+                at work on its weights.
             ObjectiveError: the call is inside of autocast.
             TangentError: the objective's second evaluation differs from the first, it calls no box, probes
                 change nothing, the gradient is not finite, or a process failed or has other weights.
@@ -274,7 +275,8 @@ class TangentGradient:
                     In all these cases `.grad` is unchanged.
         """
         refuse_autocast(self.parameters.tensors, "TangentGradient.backward")
-        with torch.inference_mode(False):  # in which there would be no graph
+        at_work = self.parameters.alone("TangentGradient.backward")
+        with at_work, torch.inference_mode(False):  # in which there would be no graph
             batch = map_tensors(_with_version, batch)
             number, ranks, before = self.counts.steps, self._ranks, Snapshot(self.network)
             key, probes = self._key.at(number), self.watch.probes
@@ -392,7 +394,8 @@ class TangentGradient:
                 or the batch holds a list with an entry for each row. `.grad` is unchanged.
         """
         refuse_autocast(self.parameters.tensors, "TangentGradient.replay")
-        with torch.inference_mode(False):  # in which there would be no graph
+        at_work = self.parameters.alone("TangentGradient.replay")
+        with at_work, torch.inference_mode(False):  # in which there would be no graph
             if rows is not None:
                 check_count("TangentGradient.replay", "rows", rows)
             drawn = self._windows.draw(rows, self._key)

@@ -183,6 +183,17 @@ def make_a_box_that_cannot_be_pickled(folder: Path) -> BlackBoxFunction:
     return box
 
 
+class Holding(BlackBoxFunction):
+    inputs = outputs = Troubled.inputs
+
+    def __init__(self, holder: Any, place: Any) -> None:
+        super().__init__()
+        self.holder, self.place = holder, place
+
+    def evaluate(self, state: Any) -> Any:
+        return state * (self.holder.weight.item() if self.place is None else self.holder[self.place])
+
+
 def test_a_function_makes_a_box_that_cannot_be_pickled(tmp_path):
     with Parallel(make_a_box_that_cannot_be_pickled(tmp_path), processes) as box:
         with pytest.raises(ConfigurationError, match=r"can be pickled for other processes.*Give a function"):
@@ -210,6 +221,26 @@ def test_a_process_follows_an_attribute_that_is_assigned_anew(stack, tmp_path):
         box.box.offset = 3.0  # pyright: ignore[reportAttributeAccessIssue]
         with pytest.raises(ConfigurationError, match="as the function makes it"):
             box(state)
+
+
+def test_a_process_follows_what_is_written_into_a_list_a_dictionary_an_array_and_weights():
+    held: list[tuple[Any, Any]] = [
+        ([1.0], 0),
+        ({"a": 1.0}, "a"),
+        (np.ones(1), 0),
+        (torch.nn.Linear(1, 1), None),
+    ]
+    state = rows(*[FINE] * 2)
+    with processes() as pool:
+        for holder, place in held:
+            box = Parallel(Holding(holder, place), pool, block=1)
+            first = box(state)
+            if place is None:
+                with torch.no_grad():
+                    holder.weight.mul_(2)
+            else:
+                holder[place] = 2.0
+            np.testing.assert_allclose(box(state), 2 * first, rtol=1e-6)
 
 
 def test_a_cache_and_the_processes_behind_it_follow_what_is_written_into_an_array(stack, tmp_path):
