@@ -94,7 +94,7 @@ class SwingUp(tasks.Problem):
 
     presets = {
         "small": Config(),
-        "large": Config(steps=1000, batch=16),
+        "large": Config(steps=400, batch=16),
         "ci": Config(steps=3, batch=2, calls=5, test=4),
     }
 

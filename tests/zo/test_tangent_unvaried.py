@@ -130,3 +130,31 @@ def test_nothing_is_said_where_inputs_differ_or_no_weight_moves_them(function, s
         warnings.simplefilter("error")
         gradient.backward(batch(0))
     assert len(box.asked) == 1 and gradient.watch.probes == 0  # and nothing was asked
+
+
+@pytest.mark.parametrize("probes", [None, 2])
+def test_a_network_that_saturates_in_training_is_said_and_ends_nothing(probes):
+    class Saturating(Design):
+        def forward(self, rows):
+            return super().forward(rows).tanh()
+
+    box, network = FromTorch(answer, *BOX), Saturating()
+    gradient = zo.TangentGradient(network, objective_of(box), boxes=[box], probes=probes, seed=0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        gradient.backward(batch(0))
+        assert gradient.watch.probes == (probes or 1)  # one is bought, as the design is the same in all rows
+        for step in range(1, 4):
+            with torch.no_grad():
+                network.numbers.fill_(30.0)  # whose tanh is 1, to the bit, however it is moved
+            network.zero_grad()
+            gradient.backward(batch(step))
+            assert not network.numbers.grad.any()
+    said = [str(warning.message) for warning in caught if "saturated" in str(warning.message)]
+    assert len(said) == 1 and "Step 1:" in said[0] and "is exactly zero" in said[0]
+    assert gradient.watch.probes == (probes or 0)  # what shows nothing is not paid for
+    with torch.no_grad():
+        network.numbers.fill_(0.1)
+    network.zero_grad()
+    gradient.backward(batch(4))
+    assert network.numbers.grad.isfinite().all()

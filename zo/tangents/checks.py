@@ -137,13 +137,14 @@ def checked_pairs(
 
     Raises:
         FailedQueriesError: more of them failed.
-        TangentError: no probe changed anything.
+        TangentError: no probe of the first step changed anything.
     """
     pairs = [call.pairs(boxes[call.box], survived) for call in calls]
     failed = torch.cat([call.failed(survived).flatten() for call in calls])
     _refuse_failed(failed, most, step)
-    _refuse_unmoved(pairs, failed, step)
-    return pairs, int(failed.sum())
+    count = int(failed.sum())
+    _refuse_unmoved(pairs, count, step)
+    return pairs, count
 
 
 def checked_boxes(boxes: Sequence[BlackBoxFunction]) -> tuple[BlackBoxFunction, ...]:
@@ -206,10 +207,23 @@ def _refuse_failed(failed: Tensor, most: float, step: int) -> None:
         )
 
 
-def _refuse_unmoved(pairs: Sequence[CallPairs], failed: Tensor, step: int) -> None:
-    """Refuse a step in which no probe says anything, though none failed, `(pairs,)` bool."""
+def unmoved(pairs: Sequence[CallPairs], failed: int) -> bool:
+    """Whether there were probes, of which none changed an input of a box.
+
+    Args:
+        pairs: of all calls of the step.
+        failed: how many pairs failed; where some did, the others may have been moved.
+    """
     asked = any(len(call.d) for call in pairs)
-    if asked and not failed.any() and not any(bool(call.valid.any()) for call in pairs):
+    return asked and not failed and not any(bool(call.valid.any()) for call in pairs)
+
+
+def _refuse_unmoved(pairs: Sequence[CallPairs], failed: int, step: int) -> None:
+    """Refuse a first step in which no probe says anything, though none failed.
+
+    Later, weights have moved inputs before: a layer is saturated, which ends no training.
+    """
+    if step == 0 and unmoved(pairs, failed):
         raise TangentError(
             f"Step {step}: expected probes to change an input of a box, got the base's in each of "
             f"{len(pairs)} calls. Use weights in the forward of the module that holds them alone, or take "

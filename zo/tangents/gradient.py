@@ -269,7 +269,8 @@ class TangentGradient:
                 at work on its weights.
             ObjectiveError: the call is inside of autocast.
             TangentError: the objective's second evaluation differs from the first, it calls no box, probes
-                change nothing, the gradient is not finite, or a process failed or has other weights.
+                of the first step change nothing, the gradient is not finite, or a process failed or has
+                other weights.
             FailedQueriesError: all rows of the base failed (`FailedBatchError` if in the boxes), or more than
                 `max_dropped` of the pairs.
                     In all these cases `.grad` is unchanged.
@@ -336,7 +337,11 @@ class TangentGradient:
             if unvaried:
                 self._warned_of_zero = True  # this says more of it
                 self.watch.knows_nothing_of(number, unvaried)
-            if not self._warned_of_zero and not any(bool(gradient.any()) for gradient in gradients):
+            zero = not any(bool(gradient.any()) for gradient in gradients)
+            if checks.unmoved(pairs, dropped):
+                self.watch.probes_moved_nothing(number, zero)
+                self._warned_of_zero |= zero  # this says more of it
+            if zero and not self._warned_of_zero:
                 self._warned_of_zero = warn_of_zero(number, gradients[0], CUT)
             self.counts.lost += int((~survived).sum())
             self._warned_of_lost = self._warned_of_lost or warn_of_lost(number, survived, causes, batch)
@@ -345,7 +350,7 @@ class TangentGradient:
                 number, self.counts.lost, rows, causes
             )
             flat = check.flat if check.flat is not None or not probes else flat_share(pairs)
-            if flat is not None and not any(bool(gradient.any()) for gradient in gradients):
+            if flat is not None and zero:
                 flat = None  # `warn_of_zero` says more of it
             self.watch.saw(number, self.trust_of_step, replace(check, flat=flat), self._improve)
             return loss

@@ -131,6 +131,7 @@ class _State:
     told_digits: bool = False
     narrow: bool = False  # a check showed nothing, since the network computes in 16 bits
     told_noise: bool = False
+    told_unmoved: bool = False
 
 
 @dataclass(frozen=True)
@@ -389,6 +390,35 @@ class TrustWatch:
                 f"or a little noise in each row, or allow probes: max_rows={self.max_rows:g} allows none.",
                 frames=4,
             )
+
+    def probes_moved_nothing(self, step: int, zero: bool) -> None:
+        """Take in that no probe of a later step changed an input of a box, and take back those bought.
+
+        Args:
+            step: the number of the step.
+            zero: whether the gradient of the step is exactly zero.
+
+        Warns:
+            TangentWarning: says so, once, and what the gradient then is.
+        """
+        if self._state.probes > self.fewest:
+            self._take(self.fewest)
+        if self._state.told_unmoved:
+            return
+        self._state.told_unmoved = True
+        gradient = (
+            "is exactly zero, and no weight moves but by the optimiser's memory"
+            if zero
+            else "is the tangents' alone"
+        )
+        _warn(
+            f"Step {step}: expected probes to change an input of a box, got the base's: they show nothing, "
+            "so none are asked beyond those of the start. Either the layer before the box is saturated, as "
+            "tanh is far from zero, or its numbers are so large that mu is lost in rounding. The gradient of "
+            f"this step {gradient}. Training goes on: watch a held-out loss (zo.KeepBest), lower the learning "
+            "rate, or keep what that layer is given small, by a norm or a penalty.",
+            frames=4,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """What was seen, and the probes."""
