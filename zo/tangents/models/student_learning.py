@@ -176,8 +176,8 @@ class Learner:
         wanted = (len(rows), *self.shapes[1])
         return ConfigurationError(
             f"StudentTangent, network: expected it to take {tuple(rows.shape)} to {wanted}, got {got}. Give "
-            "it the shapes of the box's differentiable input and output (torch.nn.Flatten() before layers that "
-            "take vectors); of several arrays, end to end, their sizes."
+            "it the shapes of the box's differentiable input and output (torch.nn.Flatten() before layers "
+            "that take vectors); of several arrays, end to end, their sizes."
         )
 
     def _units(self) -> tuple[Tensor, Tensor]:
