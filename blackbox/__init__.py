@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import blackbox_coupling  # noqa: F401  which names files that are in the way of a package
 from blackbox.errors import (
     BlackBoxError,
+    BoundsWarning,
     BudgetError,
     ConfigurationError,
     CountError,
@@ -34,6 +35,7 @@ __all__ = [
     "ArraySpec",
     "BlackBoxError",
     "BlackBoxFunction",
+    "BoundsWarning",
     "BudgetError",
     "Budgeted",
     "Cached",

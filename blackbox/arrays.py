@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch._C._functorch import is_batchedtensor  # pyright: ignore[reportMissingImports]
 
 from blackbox.checks import nearest
-from blackbox.errors import CountError, DtypeError, ShapeError
+from blackbox.errors import BoundsWarning, CountError, DtypeError, ShapeError
 from blackbox.spec import ArraySpec
 from blackbox.words import counted
 
@@ -185,6 +186,24 @@ def finite_rows(tensors: tuple[Tensor, ...]) -> Tensor:
 
 APART, BESIDE = 100.0, 10.0
 MOST, FEWEST = 1024, 8
+FAR = 10.0  # widths beyond its bounds, where a number seems to be in other units
+
+
+def warn_of_other_units(owner: str, specs: tuple[ArraySpec, ...], inputs: tuple[Tensor, ...]) -> None:
+    """Warn of numbers that lie outside of their spec's bounds by more than ten times their distance."""
+    for spec, array in zip(specs, inputs, strict=True):
+        if spec.bounds is None or not array.numel():
+            continue
+        low, high = spec.bounds
+        least, most = array.min().item(), array.max().item()
+        if max(low - least, most - high) > FAR * (high - low):
+            warnings.warn(
+                f"{owner}, input {spec.name!r}: expected numbers of about {low:g} to {high:g}, got "
+                f"{least:.4g} to {most:.4g} in the first call. Bring them to the units that the box knows "
+                "(bytes / 255), or mend bounds= in its ArraySpec.",
+                BoundsWarning,
+                stacklevel=5,
+            )
 
 
 def spreads(values: Tensor) -> Tensor:

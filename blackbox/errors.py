@@ -38,6 +38,10 @@ class NonFiniteInputError(InputError):
     """An input holds NaN or infinity while failures are to be raised."""
 
 
+class BoundsWarning(UserWarning):
+    """The first numbers that a box is given lie far outside of what its spec says is usual."""
+
+
 class NotDifferentiableError(BlackBoxError, RuntimeError):
     """A tensor that requires a gradient is given to a black box, which would cut it from the graph."""
 

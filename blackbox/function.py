@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from blackbox import calls
-from blackbox.arrays import Rows, failed_outputs, finite_rows, in_order, to_rows
+from blackbox.arrays import Rows, failed_outputs, finite_rows, in_order, to_rows, warn_of_other_units
 from blackbox.checks import check_choice, check_count
 from blackbox.errors import (
     DefinitionError,
@@ -196,6 +196,8 @@ class BlackBoxFunction(ABC):
             self._refuse_graph(arrays)
         with calls.intercepted(None):
             rows = to_rows(repr(self), self.inputs, arrays)
+            if not self.ledger.calls:
+                warn_of_other_units(repr(self), self.inputs, rows.inputs)
             self.ledger.count(calls=1, rows_asked=rows.count)
             return rows.give_back(self._outputs(rows))
 

@@ -39,6 +39,9 @@ class ArraySpec:
             all else is neither. Channels come first: turn arrays in the box where they are last.
         modelled: False for an input without derivative that says which run a row belongs to, not what is
             simulated: a history, a key, a seed. Learned tangents then do not see it.
+        bounds: the lowest and the highest number that is usual in the array, such as (0, 1) for images.
+            Numbers may leave them; a box warns (`BoundsWarning`) if those of its first call lie beyond by
+            more than ten times the distance of the two, as bytes of 0 to 255 do.
 
     Raises:
         DefinitionError: the values are inconsistent.
@@ -51,6 +54,7 @@ class ArraySpec:
     scale: float | Sequence[Any] | None = None
     layout: Layout | str = "auto"
     modelled: bool = field(default=True, repr=False)  # says nothing of the answers: no part of an identity
+    bounds: tuple[float, float] | None = field(default=None, repr=False)  # nor does this
 
     def __post_init__(self) -> None:
         """Check and normalise, so that a wrong spec fails where it is written."""
@@ -86,6 +90,14 @@ class ArraySpec:
             object.__setattr__(
                 self, "scale", tuple(np.broadcast_to(scale.flatten(), math.prod(self.shape)).tolist())
             )
+        if self.bounds is not None:
+            bounds = np.asarray(self.bounds, dtype=np.float64)
+            if bounds.shape != (2,) or not (np.isfinite(bounds).all() and bounds[0] < bounds[1]):
+                raise DefinitionError(
+                    f"ArraySpec {self.name!r}, bounds: expected the lowest and the highest usual number, "
+                    f"such as (0, 1), got {self.bounds!r}. Give two, or leave them out."
+                )
+            object.__setattr__(self, "bounds", tuple(bounds.tolist()))
         if not self.floating:
             object.__setattr__(self, "differentiable", False)
         object.__setattr__(self, "layout", checked_layout(self.name, self.shape, self.layout))

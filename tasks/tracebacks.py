@@ -26,10 +26,20 @@ _NO_MEMORY = (
     "Unable to allocate",
     "Storage size calculation overflowed",
 )
+# what torch says where labels are floats: of gather, of losses, of indices, of one_hot
+_WHOLE = (
+    "int64 for index",
+    "dtype to be Long",
+    "tensors used as indices must be",
+    "index tensor of type Long",
+    "expected scalar type Long",
+)
 
 
 def of_user(error: BaseException) -> str | None:
-    """An error of the user's own code: a sentence, and the user's part of the traceback; None if it is ours.
+    """An error of the user's own code: a sentence, and the lines that led to it; None if it is ours.
+
+    A sentence that says how to mend it does without the lines.
 
     Args:
         error: Any, with its traceback.
@@ -37,10 +47,7 @@ def of_user(error: BaseException) -> str | None:
     frames = _users(error)
     if frames:
         file, where = frames[-1].tb_frame.f_code.co_filename, place(error)
-        whole = traceback.TracebackException(type(error), error, frames[0])
-        of_users = [frame for frame in whole.stack if _is_users(frame.filename)]  # --debug shows all
-        whole.stack = traceback.StackSummary.from_list(of_users)
-        shown = "".join(whole.format())
+        shown = "".join(_lines_of_user(error).format())
     elif isinstance(error, SyntaxError) and error.filename and _is_users(error.filename):
         file, where = error.filename, f"{error.filename}, line {error.lineno}"
         shown = "".join(traceback.format_exception_only(error))
@@ -48,9 +55,10 @@ def of_user(error: BaseException) -> str | None:
         return None
     said = " ".join(str(error).split())
     colon = ": " if said else ""
+    mended = _dtypes(said)
     return (
         f"{where}: your code raised {type(error).__name__}{colon}{said}"
-        f"{_namesake(error, Path(file).parent)}{_doubles(said)}\n{shown}"
+        f"{_namesake(error, Path(file).parent)}{mended}\n{'' if mended else shown}"
     )
 
 
@@ -87,6 +95,16 @@ def is_ours(cls: type) -> bool:
     return cls.__module__.partition(".")[0] in PACKAGES
 
 
+def _lines_of_user(error: BaseException) -> traceback.TracebackException:
+    """The traceback of an error, and of those that led to it, without the frames of packages."""
+    shown: traceback.TracebackException = traceback.TracebackException.from_exception(error)
+    link: traceback.TracebackException | None = shown
+    while link is not None:
+        link.stack = traceback.StackSummary.from_list([f for f in link.stack if _is_users(f.filename)])
+        link = link.__cause__ or link.__context__
+    return shown
+
+
 def _users(error: BaseException) -> list[TracebackType]:
     return [trace for trace in _traces(error) if _is_users(trace.tb_frame.f_code.co_filename)]
 
@@ -119,11 +137,13 @@ def _namesake(error: BaseException, folder: Path) -> str:
     return ""
 
 
-def _doubles(said: str) -> str:
-    """How to mend what torch says where numbers from NumPy, in float64, meet weights in float32."""
-    if "dtype" not in said or not ("Double" in said and "Float" in said):
-        return ""
-    return (
-        ". NumPy's numbers are float64, and weights float32 unless they are made otherwise: convert data, "
-        "torch.as_tensor(x, dtype=torch.float32), or the network, network.double()."
-    )
+def _dtypes(said: str) -> str:
+    """How to mend what torch says of the dtypes that problems often have by mistake; "" of all else."""
+    if "dtype" in said and "Double" in said and "Float" in said:
+        return (
+            ". NumPy's numbers are float64, and weights float32 unless they are made otherwise: convert "
+            "data, torch.as_tensor(x, dtype=torch.float32), or the network, network.double()."
+        )
+    if any(sign in said for sign in _WHOLE):
+        return ". What chooses or names a class is a whole number: convert it, labels.long()."
+    return ""

@@ -71,10 +71,14 @@ def _noise(probe: Probe, responses: Responses, noise: np.ndarray, lines: int) ->
         source = "no more than their rounding"
     else:
         source = f"{relative / rounding:.2g} times their rounding" if rounding else "as measured"
-    said = (
-        f"Standard deviation of the noise in the outputs: {levels}; {source}. "
-        f"On {lines} lines for each input."
-    )
+    if _random(probe):
+        said = f"Standard deviation of the noise in the outputs: {levels}; {source}."
+    else:
+        said = (
+            "No random noise: equal calls agree. Along a line the outputs scatter about a smooth curve by a "
+            f"standard deviation of {levels}; {source}."
+        )
+    said += f" On {lines} lines for each input."
     return Finding("noise level", Verdict.OK, said, relative, "of the outputs' spread")
 
 
@@ -122,13 +126,18 @@ def _mu(probe: Probe, place: int, single: Steps | None, along: Steps | None) -> 
 
 def _useless(probe: Probe) -> str:
     """What is to be done where no mu gives a slope: equal calls that agree to the bit are not noisy."""
-    if any(probe.measured.jitter) or not probe.box.deterministic:
+    if _random(probe):
         return " Noise drowns the slopes at any mu: make the box less noisy, or average over many queries."
     return (
         " No mu gives slopes, and not for noise, since equal calls agree: the outputs bend, jump or come in "
         "steps within every step that is above their rounding. Learn the box from its values "
         "(zo.StudentTangent, the method student), or smooth it."
     )
+
+
+def _random(probe: Probe) -> bool:
+    """Whether equal calls differed, or the box says that they may."""
+    return any(probe.measured.jitter) or not probe.box.deterministic
 
 
 def _percent(error: float) -> str:

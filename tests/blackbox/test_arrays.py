@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from blackbox import ArraySpec, CountError, DtypeError, ShapeError
+from blackbox import ArraySpec, BoundsWarning, CountError, DtypeError, ShapeError
 from tests.blackbox.boxes import KINDS, PAIR, STATE, EachBox, ErrorCase, RowsBox, error_table
 from tests.inside import as_tensor, failed_outputs, finite_rows, intercepted, to_rows
 
@@ -343,3 +343,14 @@ def test_rows_are_flattened_in_the_order_of_the_leading_axes():
     rows = to_rows("box", (STATE,), (x,))
     assert (rows.count, rows.leading, rows.numpy, rows.device.type) == (6, (3, 2), False, "cpu")
     assert torch.equal(rows.give_back(rows.inputs), x)
+
+
+def test_bytes_for_a_box_of_images_are_told_at_the_first_call():
+    def box() -> RowsBox:
+        return RowsBox(lambda x: x[:, :2], (ArraySpec("x", (3,), bounds=(0, 1)),))
+
+    with pytest.warns(BoundsWarning, match=r"about 0 to 1, got 0 to 255.*bytes / 255"):
+        box()(torch.tensor([[0.0, 7.0, 255.0]]))
+    usual = box()
+    usual(torch.tensor([[-0.5, 1.5, 4.0]]))  # warnings are errors in these tests
+    usual(torch.tensor([[0.0, 7.0, 255.0]]))  # a training that diverges says so itself

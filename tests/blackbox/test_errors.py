@@ -13,9 +13,8 @@ from tests.blackbox import test_arrays, test_calls, test_function, test_running,
 from tests.blackbox.adapters.session import test_session
 from tests.blackbox.wrappers import test_budgeted, test_parallel, test_wrapper
 
-NAMED = [
-    value for value in vars(errors).values() if inspect.isclass(value) and issubclass(value, BaseException)
-]
+CLASSES = [value for value in vars(errors).values() if inspect.isclass(value)]
+NAMED = [kind for kind in CLASSES if issubclass(kind, Exception) and not issubclass(kind, Warning)]
 ROOTS = {BlackBoxError, InputError}  # for except clauses; what is raised is more exact
 RAISED_BY_BOXES = {TryAgain}
 TABLES = [

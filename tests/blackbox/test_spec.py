@@ -36,6 +36,9 @@ ERRORS = [
     ErrorCase("size-is-minus-one", lambda: spec("x", (-1, 2)), DefinitionError, ["(-1, 2)", "leading"]),
     ErrorCase("size-is-a-bool", lambda: spec("x", (True,)), DefinitionError, ["(True,)"]),
     ErrorCase("size-is-a-float", lambda: spec("x", (2.0,)), DefinitionError, ["whole sizes", "(2.0,)"]),
+    ErrorCase(
+        "bounds-turned", lambda: spec("x", (), bounds=(1, 0)), DefinitionError, ["'x', bounds", "(1, 0)"]
+    ),
     ErrorCase("dtype-unknown", lambda: spec("x", (), "float16"), DefinitionError, ["'x', dtype", "float64"]),
     ErrorCase("dtype-of-torch", lambda: spec("x", (), torch.float32), DefinitionError, ["as a string"]),
     ErrorCase("dtype-in-a-list", lambda: spec("x", (), ["float32"]), DefinitionError, ["['float32']"]),

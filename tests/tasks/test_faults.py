@@ -201,6 +201,35 @@ def test_an_error_in_any_part_of_a_problem_is_the_users_and_says_how_to_go_on(to
         assert last.startswith("Nothing was begun") and list((tmp_path / "runs").iterdir()) == []
 
 
+DTYPES = {
+    "torch.nn.Linear(1, 1)(torch.zeros(2, 1).double())": "torch.as_tensor(x, dtype=torch.float32)",
+    "torch.zeros(2, 2).gather(1, torch.zeros(2, 1))": "labels.long()",
+    "torch.nn.functional.nll_loss(torch.zeros(2, 2), torch.zeros(2))": "labels.long()",
+}
+
+
+@pytest.mark.parametrize("line", DTYPES)
+def test_a_wrong_dtype_is_one_sentence(toy, tmp_path, capsys, line):
+    body = f"import torch\nfrom toy import Toy\nclass Typed(Toy):\n    def data(self): {line}\n"
+    (tmp_path / "typed.py").write_text(body)
+    sys.modules.pop("typed", None)
+    assert toy("run", "typed.py", "--steps", "1") == 1
+    said, advice = capsys.readouterr().err.splitlines()
+    assert "typed.py, line 4, in data: your code raised RuntimeError" in said and DTYPES[line] in said
+    assert advice.startswith("Nothing was begun")
+
+
+def test_frames_of_packages_are_left_out_of_a_traceback(toy, tmp_path, capsys):
+    body = "import torch\nfrom toy import Toy\nclass Shaped(Toy):\n"
+    body += "    def data(self): torch.nn.Sequential(torch.nn.Linear(1, 1))(torch.zeros(2, 3))\n"
+    (tmp_path / "shaped.py").write_text(body)
+    sys.modules.pop("shaped", None)
+    assert toy("run", "shaped.py", "--steps", "1") == 1
+    said = capsys.readouterr().err
+    assert "mat1 and mat2 shapes cannot be multiplied" in said.splitlines()[0]
+    assert said.count('  File "') == 1 and "in _call_impl" not in said
+
+
 def test_a_package_that_lies_beside_the_environment_is_not_the_users_code(toy, tmp_path, capsys, monkeypatch):
     """Those of `pip install --user`, and of a system below an environment, lie in such folders."""
     packages = tmp_path / "elsewhere" / "site-packages"

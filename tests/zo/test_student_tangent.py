@@ -302,7 +302,7 @@ def test_settings_out_of_range(settings, words):
         ("kl", torch.zeros(20, 2), "expected probabilities"),
         ("kl", torch.ones(20, 1), "two or more classes"),
         ("labels", torch.ones(20), "labels as one-hot vectors"),
-        ("squared", weights(20, 4), r"to take \(256, 3\) to \(256, 4\), got \(256, 2\)"),
+        ("squared", weights(20, 4), r"to take \(2, 3\) to \(2, 4\), got \(2, 2\)"),
         ("squared", weights(19, 2), "equally many rows"),
         ("squared", torch.full((20, 2), float("nan")), "finite numbers, got none among 20"),
     ],
@@ -310,6 +310,26 @@ def test_settings_out_of_range(settings, words):
 def test_answers_that_do_not_fit(loss, outputs, words):
     with pytest.raises(zo.ConfigurationError, match=words):
         StudentTangent(net(), loss=loss).fit(rows()[0], outputs)
+
+
+def test_a_network_that_does_not_suit_the_box_costs_no_row():
+    """Images before a layer that takes vectors."""
+    box = FromTorch(lambda x: x.flatten(1)[:, :2], (ArraySpec("x", (1, 2, 2)),), (Y,))
+    images, layers = torch.rand(20, 1, 2, 2), (nn.Linear(4, 6), nn.Linear(6, 2))
+    student = StudentTangent(nn.Sequential(*layers))
+    with pytest.raises(zo.ConfigurationError, match=r"to take \(2, 1, 2, 2\) to \(2, 2\).*nn.Flatten"):
+        student.fit(images, box)
+    with pytest.raises(zo.ConfigurationError, match=r"nn.Flatten"):
+        zo.TangentGradient(
+            net(), lambda network, x: box(network(x))[:, 0], boxes=[box], tangent=student, probes=0
+        )
+    with pytest.raises(zo.ConfigurationError, match=r"nn.Flatten"):
+        zo.differentiable(box, tangent=student, seed=0)
+    assert not box.asked
+    suited, known = (StudentTangent(nn.Sequential(nn.Flatten(), *copy.deepcopy(layers))) for _ in range(2))
+    suited.fit(images, box, steps=3)
+    known.fit(images, box(images), steps=3)
+    assert torch.equal(suited.outputs(images), known.outputs(images))
 
 
 def test_steps_of_fit_and_another_boxs_shapes_are_refused():

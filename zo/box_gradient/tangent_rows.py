@@ -30,6 +30,7 @@ class TangentRows:
     def __init__(self, box: BlackBoxFunction, tangent: Tangent) -> None:
         self.box = box
         self.tangent = copy.deepcopy(tangent)
+        self.tangent.check_box(box)
         self.units = Units()
         self._errors: dict[int, tuple[float | None, float]] = {}  # by call: relative, and size of responses
         self._ended = False  # whether a call came after the last backward

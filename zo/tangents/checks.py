@@ -183,7 +183,10 @@ def checked_tangents(
             f"TangentGradient, tangent: expected a Tangent, or one for each of {len(boxes)} boxes, got "
             f"{tangent!r}. Such as zo.GridTangent()."
         )
-    return tuple(copy.deepcopy(entry) for entry in entries)
+    tangents = tuple(copy.deepcopy(entry) for entry in entries)
+    for copied, box in zip(tangents, boxes, strict=True):
+        copied.check_box(box)
+    return tangents
 
 
 def check_trainable(parameters: Parameters) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from blackbox import ArraySpec
+from blackbox import ArraySpec, BlackBoxFunction
 from zo.batches import map_tensors, tensors
 from zo.tangents.pairs import CallPairs, sizes
 
@@ -81,6 +81,16 @@ class Tangent(ABC):
             Functions of z and others, in the order of the calls.
         """
         return [partial(self.response, pairs) for pairs in calls]
+
+    def check_box(self, box: BlackBoxFunction) -> None:
+        """Refuse a box that the tangent cannot stand for; asked once, before anything is run.
+
+        Raises:
+            ConfigurationError: it cannot.
+        """
+        prior = self._prior()
+        if prior is not None:
+            prior.check_box(box)
 
     def see(self, pairs: CallPairs) -> None:
         """Look at the inputs and outputs of calls, `pairs.z` and `pairs.y`, in the order of the calls."""

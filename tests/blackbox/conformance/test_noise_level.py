@@ -209,3 +209,14 @@ def test_a_box_of_steps_that_answers_equal_calls_alike_is_not_called_noisy():
             return self.generator.standard_normal(x.shape)
 
     assert "less noisy" in report_of(Noisy(), near_zero()).finding("mu of 'x'").sentence
+
+
+class Exact(Cubic):
+    deterministic = True
+
+
+def test_a_box_whose_equal_calls_agree_is_not_said_to_be_noisy():
+    reports = {box.noise: report_of(box, near_zero()) for box in (Exact(), Cubic(1e-6))}
+    said = {noise: report.finding("noise level").sentence for noise, report in reports.items()}
+    assert "equal calls agree" in said[0.0] and "noise in the outputs" not in said[0.0]
+    assert "Standard deviation of the noise in the outputs" in said[1e-6] and "agree" not in said[1e-6]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from blackbox import BlackBoxFunction
 from blackbox.checks import check_choice, check_count, check_positive
 from zo.draws import Key
 from zo.errors import ConfigurationError
@@ -29,7 +30,7 @@ class StudentTangent(Tangent):
 
         layers = nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10)
         student = zo.StudentTangent(nn.Sequential(*layers), loss="kl")
-        student.fit(images, classifier(images))  # answers that are paid for
+        student.fit(images, classifier)  # asked for the images, once the network is seen to suit it
         gradient = zo.TangentGradient(denoiser, objective, boxes=[classifier], tangent=student, probes=0)
 
     Before it has seen anything its derivative is zero, and after a few rows a poor one: begin with `fit`,
@@ -102,15 +103,27 @@ class StudentTangent(Tangent):
         """The network that is trained."""
         return self._learner.network
 
+    def check_box(self, box: BlackBoxFunction) -> None:
+        """Refuse a box whose shapes the network does not have."""
+        self._bind(
+            [spec.shape for spec in box.inputs if spec.differentiable],
+            [spec.shape for spec in box.outputs if spec.differentiable],
+        )
+        self._learner.check_network()
+
     def fit(
-        self, inputs: Tensor | Sequence[Tensor], outputs: Tensor | Sequence[Tensor], steps: int = 400
+        self,
+        inputs: Tensor | Sequence[Tensor],
+        outputs: Tensor | Sequence[Tensor] | BlackBoxFunction,
+        steps: int = 400,
     ) -> None:
-        """Learn from answers that are there already.
+        """Learn from answers that are there already, or that a box gives.
 
         Args:
             inputs: the box's differentiable ones, in its order, `(rows, *shape)`; a tensor if it is one.
             outputs: the box's answers, `(rows, *shape)`; a tensor if it is one. Rows that are not finite are
-                left out.
+                left out. Or the box, which is asked for them after the network has been tried on its shapes:
+                a mistake there costs no row.
             steps: the number of learning steps.
 
         Raises:
@@ -119,6 +132,8 @@ class StudentTangent(Tangent):
             TangentError: the loss became infinite or NaN.
         """
         check_count("StudentTangent.fit", "steps", steps)
+        if isinstance(outputs, BlackBoxFunction):
+            outputs = self._answers(outputs, inputs)
         groups = [[group] if isinstance(group, Tensor) else list(group) for group in (inputs, outputs)]
         by_group = [[tuple(array.shape) for array in group] for group in groups]
         if (
@@ -131,6 +146,7 @@ class StudentTangent(Tangent):
                 f"{by_group}. Give what went into the box and what came out."
             )
         self._bind(*([shape[1:] for shape in shapes] for shapes in by_group))
+        self._learner.check_network()
         x, y = (torch.cat([array.flatten(1) for array in map(_with_size, group)], dim=1) for group in groups)
         self._learner.take(x, y)
         if not self._learner.window.seen:
@@ -235,6 +251,20 @@ class StudentTangent(Tangent):
                 f"from, got {shapes}. A student stands for one box: fit it to its differentiable arrays."
             )
         self._learner.shapes = shapes
+
+    def _answers(self, box: BlackBoxFunction, inputs: Tensor | Sequence[Tensor]) -> list[Tensor]:
+        """What a box answers to these rows, of its outputs that have a derivative."""
+        self.check_box(box)
+        arrays = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+        if len(arrays) != len(box.inputs):
+            raise ConfigurationError(
+                f"StudentTangent.fit: expected all {len(box.inputs)} inputs of {box!r}, got {len(arrays)}. "
+                "If some have no derivative, ask the box yourself, and give the others and its answers."
+            )
+        with torch.no_grad():
+            answers = box(*arrays)
+        given = [answers] if isinstance(answers, Tensor) else list(answers)
+        return [array for spec, array in zip(box.outputs, given, strict=True) if spec.differentiable]
 
     def _knows(self, pairs: CallPairs) -> bool:
         """Whether it has seen anything; a box that it does not suit is refused."""

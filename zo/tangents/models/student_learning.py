@@ -59,6 +59,19 @@ class Learner:
         self._optimizer = torch.optim.Adam(weights, lr=learning_rate)
         self._key = key
 
+    @torch.no_grad()
+    def check_network(self) -> None:
+        """Try the network on two rows of zeros, since answers of the box may be dear.
+
+        Raises:
+            ConfigurationError: it does not take `shapes[0]` to `shapes[1]`.
+        """
+        rows = self._weight().new_zeros(2, *self.shapes[0])
+        try:
+            self._outputs_of(rows)
+        except (RuntimeError, TypeError) as error:  # how layers refuse what does not fit them
+            raise self._other_shape(rows, f"an error ({str(error).splitlines()[0]})") from error
+
     def take(self, x: Tensor, y: Tensor) -> None:
         """Keep the rows, `(rows, size_in)` and `(rows, size_out)`, that are finite."""
         weight = self._weight()
@@ -149,15 +162,23 @@ class Learner:
         """What the network gives for flat rows, `(rows, *shape out)`."""
         if self.standardise:  # in float64: what is left of large numbers may be small
             x = (x.double() - self._moments[0].mean()) / self._moments[0].scale()
-        scores = self.network(x.to(self._weight().dtype).unflatten(1, self.shapes[0]))
-        if not isinstance(scores, Tensor) or scores.shape != (len(x), *self.shapes[1]):
-            got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-            raise ConfigurationError(
-                f"StudentTangent, network: expected it to take {(len(x), *self.shapes[0])} to "
-                f"{(len(x), *self.shapes[1])}, got {got}. Give it the shapes of the box's differentiable "
-                "input and output; of several, end to end, their sizes."
-            )
+        return self._outputs_of(x.to(self._weight().dtype).unflatten(1, self.shapes[0]))
+
+    def _outputs_of(self, rows: Tensor) -> Tensor:
+        """What the network gives for rows, `(rows, *shape in)`; refused if it is of another shape."""
+        scores = self.network(rows)
+        if not isinstance(scores, Tensor) or scores.shape != (len(rows), *self.shapes[1]):
+            got = f"{tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+            raise self._other_shape(rows, got)
         return scores
+
+    def _other_shape(self, rows: Tensor, got: str) -> ConfigurationError:
+        wanted = (len(rows), *self.shapes[1])
+        return ConfigurationError(
+            f"StudentTangent, network: expected it to take {tuple(rows.shape)} to {wanted}, got {got}. Give "
+            "it the shapes of the box's differentiable input and output (torch.nn.Flatten() before layers "
+            "that take vectors); of several arrays, end to end, their sizes."
+        )
 
     def _units(self) -> tuple[Tensor, Tensor]:
         """Mean and scale of the outputs, `(*shape out)`, in the network's precision."""
