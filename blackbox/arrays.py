@@ -18,6 +18,8 @@ from blackbox.errors import BoundsWarning, CountError, DtypeError, ShapeError
 from blackbox.spec import ArraySpec
 from blackbox.words import counted
 
+_is_exporting = getattr(torch.compiler, "is_exporting", bool)  # torch 2.6 has none
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -273,6 +275,11 @@ def _input_tensor(owner: str, spec: ArraySpec, array: object, numpy: bool) -> Te
         raise DtypeError(
             f"{owner}, input {spec.name!r}: expected a plain tensor, got one of torch.func.vmap. Call the "
             "box on the whole batch: any leading axes are rows."
+        )
+    if isinstance(array, Tensor) and (torch.jit.is_tracing() or _is_exporting()):
+        raise DtypeError(
+            f"{owner}, input {spec.name!r}: expected numbers, got a tensor that torch traces for an export, "
+            "in which the box's answers would be constants. Export the network alone, without the box."
         )
     try:
         tensor = as_tensor(array)

@@ -17,6 +17,7 @@ from zo.errors import FailedBatchError, FailedQueriesError, LostRowsWarning, Noi
 # Of the differences that mu makes. A drift grows from query to query, so that one call's share is small.
 NOISY = 1e-4
 NOISIEST = 0.05  # also where it may be no more than sums in another order
+OTHER = 1e-3  # of a loss, by which processors may differ after a long simulation
 FEWEST_LOST, MANY_LOST = 10, 0.1  # rows, and of all so far the share, that are many to be left out
 ZERO = (
     "Does the objective use this network, and not another or a copy of it? Is the black box constant, or "
@@ -178,6 +179,30 @@ def warn_of_noise(step: int, noise: float, reordered: float, differences: Tensor
         f"{noise / max(size, 1e-300):.1g} times as large. The network or the objective has state outside "
         "of torch (a counter, Python's or NumPy's random numbers), or a black box is noisy. Take that "
         "out, or take a larger mu.",
+        NoiseWarning,
+        stacklevel=5,
+    )
+    return True
+
+
+def warn_of_other_boxes(step: int, noise: float, losses: Sequence[float]) -> bool:
+    """Warn where processes have other base losses than the first; returns whether it did.
+
+    Args:
+        step: The number of the step.
+        noise: How far two evaluations in one process were apart.
+        losses: The base loss of each process.
+    """
+    apart = [abs(loss - losses[0]) for loss in losses]
+    most = max(apart, default=0.0)
+    if most <= max(10 * noise, OTHER * abs(losses[0] if losses else 0.0)):
+        return False
+    rank = apart.index(most)
+    warnings.warn(
+        f"Step {step}: expected the same base loss in all processes, which have the same weights and batch, "
+        f"got {losses[0]:.6g} on rank 0 and {losses[rank]:.6g} on rank {rank}. Each evaluates a share of the "
+        "queries, so the gradient is that of several functions. Is a black box, or a file, program or "
+        "package that it uses, another one there? Then mend that, or take first_alone=True.",
         NoiseWarning,
         stacklevel=5,
     )

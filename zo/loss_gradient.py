@@ -26,7 +26,7 @@ from zo.execution.precision import makes_narrow, warn_of_narrow
 from zo.execution.ranks import Ranks, checksum, fingerprint
 from zo.execution.repeats import Asker, Judgement, doubt_about, most_asked, noise_of, reordered
 from zo.execution.shared_rows import apart
-from zo.failures import refuse_too_many, warn_of_lost, warn_of_noise, warn_of_zero
+from zo.failures import refuse_too_many, warn_of_lost, warn_of_noise, warn_of_other_boxes, warn_of_zero
 from zo.objective import Closure, Objective, as_objective
 from zo.parameters import Choice, Parameters
 from zo.perturbation import Perturbations
@@ -167,7 +167,7 @@ class LossGradient:
         self._first = True  # of this object's steps: there may be something in the journal
         # a warning is given once
         self._warned_of_noise = self._warned_of_slopes = self._warned_of_zero = False
-        self._warned_of_narrow = self._warned_of_lost = False
+        self._warned_of_narrow = self._warned_of_lost = self._warned_of_ranks = False
 
     @torch.no_grad()
     def backward(self, batch: Batch = None) -> Tensor:
@@ -385,6 +385,8 @@ class LossGradient:
         base, tally = pieces.base, pieces.base.step.tally
         with self._ranks.meeting(base.step.number, "judgement") as meeting:
             meeting.marks = marks
+            loss = float(base.loss())
+            meeting.message = Judgement(losses=(loss,))
             if self._ranks.rank == 0:
                 spent = tally.queries
                 with apart(), base.intact():
@@ -396,13 +398,14 @@ class LossGradient:
                     )
                 if doubt is not None and doubt.cause == "rounding" and self._warned_of_narrow:
                     doubt = None  # what rounds is known
-                meeting.message = Judgement(noise, doubt, tally.queries - spent)
-        return meeting.messages[0]
+                meeting.message = Judgement(noise, doubt, tally.queries - spent, (loss,))
+        losses = tuple(loss for judgement in meeting.messages for loss in judgement.losses)
+        return replace(meeting.messages[0], losses=losses)
 
     def _tell(
         self, base: Base, batch: Batch, judgement: Judgement, differences: Tensor, gradient: Tensor
     ) -> None:
-        """Warn of lost rows, noise, doubtful slopes and a gradient of zero, of each once.
+        """Warn of lost rows, noise, other boxes, doubtful slopes and a gradient of zero, of each once.
 
         Of slopes not where noise alone bends them.
         """
@@ -411,6 +414,7 @@ class LossGradient:
         self._warned_of_noise = self._warned_of_noise or warn_of_noise(
             number, noise, reordered(base), differences
         )
+        self._warned_of_ranks = self._warned_of_ranks or warn_of_other_boxes(number, noise, judgement.losses)
         size = float(differences.square().mean().sqrt()) if len(differences) else 0.0
         if doubt is not None and not self._warned_of_slopes and noise <= NOISY * doubt.off * size:
             warn_of_slopes(f"Step {number}", doubt)

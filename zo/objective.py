@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from blackbox.calls import intercepted
+from blackbox.errors import BlackBoxError
 from zo.batches import Batch, map_tensors, tensors
 from zo.errors import ObjectiveError
 
@@ -149,6 +150,12 @@ def losses(
         if "dtype" in str(error) or "scalar type" in str(error):
             error.add_note(_dtypes(network, batch))
         if torch.is_grad_enabled() or "does not require grad" not in str(error):
+            raise
+        if isinstance(error, BlackBoxError):
+            error.add_note(
+                "Boxes are called under torch.no_grad() here: one that takes a derivative by torch itself "
+                "does so inside of `with torch.enable_grad():`."
+            )
             raise
         raise ObjectiveError(
             "objective: expected one that needs no graph, as it is evaluated under torch.no_grad(), got one "

@@ -354,3 +354,10 @@ def test_bytes_for_a_box_of_images_are_told_at_the_first_call():
     usual = box()
     usual(torch.tensor([[-0.5, 1.5, 4.0]]))  # warnings are errors in these tests
     usual(torch.tensor([[0.0, 7.0, 255.0]]))  # a training that diverges says so itself
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.jit
+def test_a_box_is_not_traced_into_an_export_as_a_constant():
+    arrays = torch.zeros(4, 2, 3), torch.zeros(4)
+    with pytest.raises(DtypeError, match=r"'field': .*answers would be constants.*network alone"):
+        torch.jit.trace(lambda *given: pair_box()(*given), arrays, check_trace=False)

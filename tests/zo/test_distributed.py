@@ -355,6 +355,25 @@ def lonely(groups):
     return {"lonely": "no error"}
 
 
+def other_boxes(groups):
+    """Rank 2 has another version of the box."""
+
+    class Other(Chancy):
+        def evaluate_rows(self, x):
+            return super().evaluate_rows(x) * (1.01 if groups["rank"] == 2 else 1.0)
+
+    said = {}
+    for name, box in {"the same": Chancy(), "other": Other()}.items():
+        gradient = make_gradient(groups[4], "loop", box=box)
+        torch.manual_seed(4)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            gradient.backward(batch_of(0))
+            gradient.backward(batch_of(0))
+        said[name] = [str(warning.message) for warning in caught if "all processes" in str(warning.message)]
+    return {"boxes": said}
+
+
 def dying(groups):
     """Rank 1 is gone in the middle of a step; of two processes of a group of their own."""
     group = groups["short"]
@@ -377,7 +396,7 @@ def dying(groups):
         return {"dying": None}
 
 
-CASES = (runs, resumes, journals, late, bytes_exchanged, differing, failing, lonely, dying)
+CASES = (runs, resumes, journals, late, bytes_exchanged, differing, failing, lonely, other_boxes, dying)
 
 
 @pytest.fixture(scope="module")
@@ -508,6 +527,12 @@ def test_a_rank_that_differs_is_named_on_all(by_rank, place, name, called):
         kind, words, cause, _ = results["differing"][name]
         assert (kind, cause) == ("RanksError", "NoneType")
         assert f"other {called}" in words and f"on rank {1 + place % 3}" in words
+
+
+def test_a_box_that_is_another_one_on_some_rank_is_told_once(by_rank):
+    for results in by_rank:
+        (said,) = results["boxes"]["other"]
+        assert "on rank 2" in said and results["boxes"]["the same"] == []
 
 
 def test_a_failure_of_one_rank_is_raised_on_all(by_rank):

@@ -40,11 +40,13 @@ class Judgement:
         noise: How far evaluations of the base were apart at most.
         doubt: About the slopes; None if there is none.
         checks: How many queries that took.
+        losses: The base loss of each process.
     """
 
     noise: float = 0.0
     doubt: Doubt | None = None
     checks: int = 0
+    losses: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
