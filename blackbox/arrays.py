@@ -276,7 +276,7 @@ def _input_tensor(owner: str, spec: ArraySpec, array: object, numpy: bool) -> Te
             f"{owner}, input {spec.name!r}: expected a plain tensor, got one of torch.func.vmap. Call the "
             "box on the whole batch: any leading axes are rows."
         )
-    if isinstance(array, Tensor) and (torch.jit.is_tracing() or _is_exporting()):
+    if isinstance(array, Tensor) and (torch._C._get_tracing_state() is not None or _is_exporting()):
         raise DtypeError(
             f"{owner}, input {spec.name!r}: expected numbers, got a tensor that torch traces for an export, "
             "in which the box's answers would be constants. Export the network alone, without the box."

@@ -1,6 +1,7 @@
 """Gradients that are far longer than those before are shortened, and no others."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -139,3 +140,20 @@ def test_a_derivative_that_is_given_is_never_shortened():
 def test_a_bound_below_the_median_is_refused(clip):
     with pytest.raises(zo.ConfigurationError, match="TangentGradient, clip: expected a finite number >= 1"):
         descend(0, clip=clip)
+
+
+@pytest.mark.parametrize(("sizes", "times"), [((1.0, 1.0, 100.0), 1), ((1.0, 1.0, 3.0), 0)])
+def test_losses_of_different_sizes_that_take_turns_are_said_once(sizes, times):
+    """Two losses that are added up in one `.grad`: the larger one was shortened to a fiftieth for good."""
+    box, network, turn = FromTorch(torch.sin, X, X), Network(), [0]
+
+    def objective(net, x):
+        return sizes[turn[0] % len(sizes)] * (box(net(x)) - 0.3).square().mean(dim=1)
+
+    gradient = zo.TangentGradient(network, objective, boxes=[box], seed=0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for turn[0] in range(45):
+            gradient.backward(torch.randn(6, 2, generator=torch.Generator().manual_seed(turn[0])))
+    said = [str(warning.message) for warning in caught if "take turns" in str(warning.message)]
+    assert len(said) == times

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from zo.errors import TangentWarning
 
 REMEMBERED = 25  # steps
 
@@ -41,6 +44,32 @@ class Clipping:
         if length <= bound:
             return tuple(gradients), False
         return tuple(gradient * (bound / length) for gradient in gradients), True
+
+    def warn_of_other_sizes(self, step: int) -> bool:
+        """Warn where many gradients are far beyond the bound, as no heavy tail is; returns whether it did.
+
+        Args:
+            step: the number of the step.
+
+        Warns:
+            TangentWarning: a third of those of the last steps are shortened to less than half.
+        """
+        if self.most is None or len(self._lengths) < REMEMBERED:
+            return False
+        usual = median(self._lengths)
+        far = [length / usual for length in self._lengths if length > 2 * self.most * usual]
+        if len(far) < REMEMBERED // 3:
+            return False
+        warnings.warn(
+            f"Step {step}: expected gradients of about one length, got {len(far)} of the last {REMEMBERED} "
+            f"that are {min(far):.3g} to {max(far):.3g} times as long as the median. They are shortened to "
+            f"{self.most:g} times (clip), and weigh less where several are added up. If losses of different "
+            "sizes take turns, give each a TangentGradient of its own; if the loss was scaled anew, make a "
+            "new one; or take clip=None, with Adam or torch.nn.utils.clip_grad_norm_.",
+            TangentWarning,
+            stacklevel=4,
+        )
+        return True
 
     def state_dict(self) -> dict[str, Any]:
         """The lengths of the last steps' gradients."""

@@ -151,7 +151,8 @@ class TangentGradient:
             third of all so far, and at least twenty. They take at most 1 GiB, and an eighth of the memory.
         clip: the longest gradient that is added to `.grad`, in multiples of the median length of those of the
             last 25 steps: a longer one is shortened to that, for a tangent where it has not been may be wrong
-            by orders of magnitude. None for no bound, as where no tangent learns from values.
+            by orders of magnitude. Where a third of them are far longer, that is said once. None for no
+            bound, as where no tangent learns from values.
 
     Failed rows: rows with a loss that is not finite in the base are taken out of loss and gradient; where
     boxes fail in more than a tenth of all rows so far, that is said once. A row that fails in a probe drops
@@ -249,7 +250,8 @@ class TangentGradient:
         self._replays = False  # whether windows are kept
         self._in_order: set[str] = set()  # forms of windows whose calls have the batch's order of rows
         self._rows = 0  # of the last step
-        self._warned_of_zero = self._warned_of_lost = self._warned_of_many = False  # each is given once
+        self._warned_of_zero = self._warned_of_lost = False  # each is given once
+        self._warned_of_many = self._warned_of_sizes = False
 
     def backward(self, batch: Batch) -> Tensor:
         """Add this step's gradient to `.grad`, as autograd would.
@@ -326,6 +328,7 @@ class TangentGradient:
             share = self.watch.share(check)
             taken = gradients if share == 1.0 else [share * gradient for gradient in gradients]
             self._clipping.remember(taken)
+            self._warned_of_sizes = self._warned_of_sizes or self._clipping.warn_of_other_sizes(number)
             self._add(taken)
             if self._replays:
                 self._windows.add(window)
