@@ -95,7 +95,7 @@ def test_the_blocks_on_black_boxes_run(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "pendulum", raising=False)
     several = blocks("docs/guide/black_boxes.md")
-    assert len(several) == 4
+    assert len(several) == 5
     for code in several:
         exec(compile(code, "docs/guide/black_boxes.md", "exec"), {"__name__": "page"})
     adapters, wrappers, check, *served = capsys.readouterr().out.strip().splitlines()
