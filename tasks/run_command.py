@@ -61,6 +61,7 @@ class RunCommand:
     """A problem to run; tyro fills a subclass that is made for the problem and the preset at hand."""
 
     preset: str
+    config: Any = None
     seeds: Annotated[int, arg(help="How many seeds: 0, 1, ..., one training each.")] = 1
     runs: Annotated[Path, arg(help="Where run folders are made.")] = Path("runs")
     data: Annotated[Path, arg(help="Where the problem's data is kept.")] = Path("data")
@@ -68,7 +69,6 @@ class RunCommand:
     workers: Workers = 1
     timeout: Timeout = 1800.0
     dry_run: Annotated[bool, arg(help="Say what it will cost, and train nothing.")] = False
-    config: Any = None
     by_hand: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
     """Settings that the words name."""
 
@@ -94,8 +94,12 @@ def parse(target: str, words: Sequence[str]) -> RunCommand:
     program = f"blackbox run {target}"
     command = tyro.cli(kind, prog=program, description=about, args=list(words), config=(FlagCreatePairsOff,))
     names = [field.name for field in dataclasses.fields(command.config)]
+    settings: Any = type(command.config).__base__
+    config = settings(**{name: getattr(command.config, name) for name in names})
     written = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words}
-    return dataclasses.replace(command, by_hand=tuple(name for name in names if name in written))
+    return dataclasses.replace(
+        command, config=config, by_hand=tuple(name for name in names if name in written)
+    )
 
 
 def _problem_command(target: str, words: Sequence[str]) -> tuple[Any, str]:
@@ -115,10 +119,11 @@ def _problem_command(target: str, words: Sequence[str]) -> tuple[Any, str]:
             f"{problem.__name__}.Config: expected names that `blackbox run` has not itself, got "
             f"{', '.join(sorted(taken))}. Rename that setting."
         )
+    shown = _with_its_own_first(presets[preset])
     literal: Any = Literal
     fields: list[Any] = [
         ("preset", Annotated[literal[tuple(presets)], arg(help="Where the settings start from.")], preset),
-        ("config", Annotated[type(presets[preset]), arg(name="")], presets[preset]),
+        ("config", Annotated[type(shown), arg(name="")], shown),
     ]
     lines = [f"  {name}: {method.about}" for name, method in methods.methods_of(problem).items()]
     defaults = f"The defaults below are those of the preset {preset!r}; --debug shows tracebacks of errors."
@@ -126,6 +131,17 @@ def _problem_command(target: str, words: Sequence[str]) -> tuple[Any, str]:
     namespace = {"task": problem.name(), "where": where, "kind": problem}
     kind = dataclasses.make_dataclass("Run", fields, bases=(RunCommand,), frozen=True, namespace=namespace)
     return kind, about
+
+
+def _with_its_own_first(config: Any) -> Any:
+    """The settings as help lists them, of a subclass: those of the problem before those of all problems."""
+    from tasks.configuration import Config
+
+    kind = type(config)
+    fields, common = kind.__dataclass_fields__, Config.__dataclass_fields__
+    in_order = {name: fields[name] for name in sorted(fields, key=lambda name: name in common)}
+    listed = type(kind.__name__, (kind,), {"__dataclass_fields__": in_order, "__module__": kind.__module__})
+    return listed(**{name: getattr(config, name) for name in fields})
 
 
 def _preset(presets: Mapping[str, Any], words: Sequence[str]) -> str:

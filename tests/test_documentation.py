@@ -95,13 +95,13 @@ def test_the_blocks_on_black_boxes_run(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "pendulum", raising=False)
     several = blocks("docs/guide/black_boxes.md")
-    assert len(several) == 4
+    assert len(several) == 5
     for code in several:
         exec(compile(code, "docs/guide/black_boxes.md", "exec"), {"__name__": "page"})
     adapters, wrappers, check, *served = capsys.readouterr().out.strip().splitlines()
     assert adapters.startswith("[[ 2. -4.]] [[ 2. -4.]] 1")
     assert wrappers.endswith(" 9000")  # 1,000 rows asked for twice and paid for once
-    assert check.startswith("mu = ") and len(served) == 2 and served[0].startswith("[[0.")
+    assert check.startswith("mu = ") and len(served) == 3 and served[0].startswith("[[0.")
     monkeypatch.delitem(sys.modules, "pendulum")
 
 

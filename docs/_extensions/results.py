@@ -18,6 +18,7 @@ from benchmarks import protocol
 from benchmarks.catalogue import BENCHMARKS, Benchmark, origin
 from benchmarks.claims import Claim, claims
 from benchmarks.tangents.report import over_no_gradient, ratios
+from blackbox.words import counted
 
 RESULTS = protocol.RESULTS
 FAR = 1.1  # an error over first order's above which a problem is listed as not reached
@@ -53,8 +54,7 @@ def places() -> dict[str, str]:
 
 def _index() -> str:
     rows = [
-        (f"[{each.name}]({each.name}.md)", _paged(each.about), each.time, str(each.seeds), _run(each))
-        for each in BENCHMARKS.values()
+        (f"[{each.name}]({each.name}.md)", _paged(each.about), _run(each)) for each in BENCHMARKS.values()
     ]
     parts = [
         "# Results",
@@ -67,14 +67,18 @@ def _index() -> str:
         "- [What was not reached](not_reached.md): sizes that were not run, problems on which a method is "
         "behind, figures of code that has changed since.",
         "Times are of size `small` on one core.",
-        _table(("benchmark", "published table or claim", "time", "seeds", "measured"), rows),
+        "::::{div} stacked",
+        _table(("benchmark", "published table or claim", "time and seeds"), rows),
+        "::::",
         "```{toctree}\n:hidden:\n\npublished\nnot_reached\n" + "\n".join(BENCHMARKS) + "\n```",
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def _run(benchmark: Benchmark) -> str:
-    return "yes" if benchmark.measured() != "not run" else "not run"
+    """How long it takes, and of how many seeds it is: "2 hours, 3 seeds"."""
+    measured = "" if benchmark.measured() != "not run" else ", not run"
+    return f"{benchmark.time}, {counted(benchmark.seeds, 'seed')}{measured}"
 
 
 def _benchmark(benchmark: Benchmark) -> str:

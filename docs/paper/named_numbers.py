@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from itertools import chain
 from statistics import fmean, median
@@ -77,6 +77,11 @@ def _ways_to_spend_rows() -> dict[str, str]:
         for name, ratios in over_tuned(f"replay, {share}").items():
             texts[f"{name}, {share}"] = f"{median(ratios):.2f}"
             texts[f"{name}, {share}, seeds"] = _listed(ratios)
+    for mark, line in (("first order", AS_BENCHMARKED), ("first order, 0.2", "first order, tuned, 0.2")):
+        for name, ratios in over_tuned(line).items():
+            texts[f"{name}, {mark}"] = f"{median(ratios):.2f}"
+    wakes = [median(ratios) for name, ratios in over_tuned("replay, 0.2").items() if name.startswith("wake-")]
+    texts["wakes, 0.2"] = _listed(sorted(wakes))
     return texts
 
 
@@ -111,6 +116,7 @@ def _replay_costs() -> dict[str, str]:
         f"{median(r['replay, 0.2']['rows'] / r[AS_BENCHMARKED]['rows'] for r in replayed):.2f}"
     )
     texts["replay.seconds"] = f"{_over_problems('replay, 0.2', 'seconds', AS_BENCHMARKED):.1f}"
+    texts["replay.seconds.worst"] = f"{_over_problems('replay, 0.2', 'seconds', AS_BENCHMARKED, max):.0f}"
     texts["replay.seconds.tuned"] = f"{_over_problems('replay, 0.2', 'seconds', ALL_ROWS):.1f}"
     texts["replay.replays"] = f"{median(r['replay, 0.2']['replays'] for r in replayed):,.0f}"
     for mark, against in (("", AS_BENCHMARKED), (".tuned", ALL_ROWS)):
@@ -141,6 +147,7 @@ def _tuning() -> dict[str, str]:
         for count, number in seeds.items()
     ]
     texts = {"replay.20.seeds": ", ".join([f"{said[0]} problems", *said[1:]])}
+    texts["replay.20.single"] = _counted(seeds.get(1, 0))
     texts |= {f"time.{name}": BENCHMARKS[name].time for name in ("tangents", "rows", "meshes")}
     texts["unmeasured.names"] = ", ".join(sorted(set(curves()) - set(rows())))
     chosen = [run[ALL_ROWS] for runs in rows().values() for run in runs.values() if "replay, 0.2" in run]
@@ -177,12 +184,14 @@ def _controls() -> dict[str, str]:
     return texts
 
 
-def _over_problems(line: str, key: str, against: str) -> float:
-    """What a line costs, over another line: `middle` of the ratios."""
+def _over_problems(
+    line: str, key: str, against: str, of_problems: Callable[[Iterable[float]], float] = median
+) -> float:
+    """What a line costs, over another line: the median over problems of those over their seeds."""
     ratios = {
         n: [r[line][key] / r[against][key] for r in runs.values() if line in r] for n, runs in rows().items()
     }
-    return middle(ratios)
+    return of_problems(median(of_one) for of_one in ratios.values() if of_one)
 
 
 def _listed(values: Sequence[float], form: str = ".2f") -> str:

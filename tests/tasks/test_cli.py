@@ -74,6 +74,13 @@ def test_help_imports_nothing_heavy(words):
     assert done.stdout.splitlines()[-1] == "HEAVY []"
 
 
+def test_help_has_the_settings_of_the_problem_before_those_of_all_problems(toy, capsys):
+    assert toy("run", "toy", "--help") == 0
+    said = capsys.readouterr().out
+    assert max(said.index(f" --{name}") for name in ("width", "pause", "fault")) < said.index(" --methods ")
+    assert "Units of the hidden layer." in said
+
+
 def test_help_of_a_task_shows_presets_and_settings_with_their_meaning(toy, capsys):
     assert toy("run", "toy", "--preset", "small", "--help") == 0
     text = re.sub(r"[│\s]+", " ", capsys.readouterr().out)

@@ -108,7 +108,7 @@ def test_two_ranks_of_srun_train_to_the_bits_of_one(slurm, programs, truth, tmp_
 def the_array_script():
     """The script of docs/howto/queue.md."""
     page = (ROOT / "docs/howto/queue.md").read_text(encoding="utf-8")
-    (script,) = re.findall(r"write_text\(r'''(#!/bin/bash.*?)'''\)", page, flags=re.DOTALL)
+    (script,) = re.findall(r"script = r'''(#!/bin/bash.*?)'''", page, flags=re.DOTALL)
     return script
 
 
