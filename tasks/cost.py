@@ -89,6 +89,8 @@ def _line(name: str, plan: Cost | None, evaluation: int, second: float | None) -
     rows = round(evaluation * plan.evaluations)
     most = round(evaluation * (plan.most or 0))
     when = "where trust is lost" if plan.learns else "with every check"
+    if plan.first:
+        when += f", up to {round(evaluation * plan.first):,} of them at the first step"
     upper = f" (at most {most:,} {when})" if most > rows else ""
     queries = f", {counted(plan.queries, 'query')}" if plan.queries else ""
     took = ""
