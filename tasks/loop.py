@@ -275,6 +275,12 @@ class _Work:
     def finish(self) -> None:
         """Take the best weights, and leave nothing behind but the checkpoint."""
         self._stage.finish()
+        outcome = self._stage.outcome
+        if outcome.step and outcome.best_validation is not None and outcome.best_step == 0:
+            self._progress.say(
+                f"{self._name}: no validation was better than that of the start, whose weights are kept. "
+                "See the units of what enters and leaves the network, and the learning rate."
+            )
         self._answers.end()
         self._listeners.tell("on_end", self._name, self._stage.outcome)
         self._journal.end()

@@ -137,7 +137,7 @@ class Touched(WrittenAnew):
 
 
 @pytest.mark.parametrize("problem", [WrittenAnew, Touched])
-def test_a_program_that_is_compiled_again_while_a_run_goes_on_is_named_once(tmp_path, problem):
+def test_a_program_that_is_compiled_again_while_a_run_goes_on_is_named_once(tmp_path, problem, capsys):
     (tmp_path / "program").write_text(SCRIPT)
     (tmp_path / "program").chmod(0o755)
     with warnings.catch_warnings(record=True) as caught:
@@ -149,6 +149,10 @@ def test_a_program_that_is_compiled_again_while_a_run_goes_on_is_named_once(tmp_
     said = [str(one.message) for one in caught if "while the run goes on" in str(one.message)]
     assert len(said) == (problem is WrittenAnew)
     assert all("but program changed" in one for one in said)
+    printed = capsys.readouterr().out  # all validations are equal, and the plan knows the rows of none
+    assert printed.count("seed-0/cge: no validation was better than that of the start") == 1
+    assert "not known beforehand; 5 rows if it asks for each row of its data once" in printed
+    assert ", up to " in printed and "of them at the first step" in printed
 
 
 class OftenFailing(Programmed):
