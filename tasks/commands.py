@@ -279,7 +279,13 @@ def check(
         Path | None, arg(help="Rows such as training will meet: .npy, or .npz with an array for each input.")
     ] = None,
     out: Annotated[Path | None, arg(help="File for the report as JSON; - for standard output.")] = None,
-    rows: Annotated[int, arg(help="The most rows to run; some 6,000 measure every line.")] = 1000,
+    rows: Annotated[
+        int | None,
+        arg(
+            help="The most rows to run; some 6,000 measure every line of one input.",
+            help_behavior_hint="(default: 1000, and 400 for each differentiable input beyond one)",
+        ),
+    ] = None,
     seconds: Annotated[
         float, arg(help="The most seconds to take; what does not fit is said to be left out.")
     ] = 60.0,
@@ -301,6 +307,8 @@ def check(
         )
     where = None if out is None else str(out)
     box = _box(target, arguments)
+    if rows is None:  # two lines in each input
+        rows = 1000 + 400 * max(0, sum(spec.differentiable for spec in box.inputs) - 1)
     return conformance.command(
         box, samples, where, rows=rows, seconds=seconds, processes=processes, seed=seed
     )

@@ -46,7 +46,10 @@ def sentences(plan: Plan, rehearsed: Mapping[str, Rehearsal | None] | None = Non
     ]
     for name, count in judging.items():
         if count != 0:
-            known = "the problem's own, not known beforehand" if count is None else counted(count, "row")
+            own = "the problem's own, not known beforehand"
+            if count is None and (once := rows.once[name]):
+                own += f"; {counted(once, 'row')} if it asks for each row of its data once"
+            known = own if count is None else counted(count, "row")
             said.append(f"  {name}, of each method: {known}")
     for name, count in (("making the data", rows.made), ("timing", trial.spent.rows_run)):
         if count:
@@ -86,6 +89,8 @@ def _line(name: str, plan: Cost | None, evaluation: int, second: float | None) -
     rows = round(evaluation * plan.evaluations)
     most = round(evaluation * (plan.most or 0))
     when = "where trust is lost" if plan.learns else "with every check"
+    if plan.first:
+        when += f", up to {round(evaluation * plan.first):,} of them at the first step"
     upper = f" (at most {most:,} {when})" if most > rows else ""
     queries = f", {counted(plan.queries, 'query')}" if plan.queries else ""
     took = ""

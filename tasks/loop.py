@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -13,7 +14,7 @@ from torch import Tensor
 from blackbox import BlackBoxFunction, Parallel
 from blackbox.failures import noted
 from tasks.callbacks import Listeners
-from tasks.errors import CheckpointError, ConfigurationError, StoppedInside, WorkersError
+from tasks.errors import CheckpointError, CheckpointWarning, ConfigurationError, StoppedInside, WorkersError
 from tasks.folder import stamp
 from tasks.folder.answers import LEAST, Answers
 from tasks.folder.journal import Journal
@@ -21,7 +22,7 @@ from tasks.folder.result import TrainingOutcome
 from tasks.folder.run import Run
 from tasks.interruption import StopRequest
 from tasks.ledger import calls_noted, recall
-from tasks.progress import IN_BOXES, Progress, make_progress
+from tasks.progress import IN_BOXES, INTERVAL, Progress, make_progress
 from tasks.stage import Stage, Stateful
 from tasks.tally import Tally, evaluated, everywhere, stack
 from tasks.workers import group
@@ -161,6 +162,7 @@ class _Work:
         self._answers = Answers(f"{self._name}.steps")
         self._tally = Tally(boxes, self._answers.recalled)
         self._listeners = Listeners(run)
+        self._looked, self._told_failed = perf_counter(), False
         # the seconds of workers pass at the same time
         self._pooled = any(isinstance(part, Parallel) for box in boxes for part in stack(evaluated(box)))
 
@@ -199,6 +201,7 @@ class _Work:
         if validate is None:
             return
         step = self._stage.outcome.step
+        self._say_changed_files()
         if self._stage.due:  # what was done before is not lost if the validation is cut short
             self._save(pending=True)
         with self._remembered(2 * step), self._judging():
@@ -233,7 +236,26 @@ class _Work:
         shown: dict[str, float] = {f"failed_{kind}": count for kind, count in failures.items()}
         if self._boxes and not self._pooled:
             shown[IN_BOXES] = self._tally.copy().seconds
+        if failures and not self._told_failed:
+            self._told_failed = True
+            first = (outcome.ledger.first_failure or "not known").rstrip(".")
+            self._progress.say(f"{self._name}: rows fail. The first: {first}.")
         self._progress.update(outcome.step, {**logged, **shown})
+        if perf_counter() - self._looked >= INTERVAL:
+            self._say_changed_files()
+
+    def _say_changed_files(self) -> None:
+        """Say which programs and files of the boxes have changed since the run began or was resumed."""
+        self._looked = perf_counter()
+        names = self._run.changed_files() if group.rank() == 0 else []
+        if names:
+            warnings.warn(
+                f"{self._name}, after step {self._stage.outcome.step}: expected the programs and files of "
+                f"its box to stay as they are while the run goes on, but {', '.join(names)} changed. The "
+                "result is of both. If that was not meant, put back what it was and begin a new run.",
+                CheckpointWarning,
+                stacklevel=3,
+            )
 
     def stop_where_asked(self) -> None:
         """Leave a checkpoint and stop, where the user or the system asked for it."""
@@ -253,6 +275,12 @@ class _Work:
     def finish(self) -> None:
         """Take the best weights, and leave nothing behind but the checkpoint."""
         self._stage.finish()
+        outcome = self._stage.outcome
+        if outcome.step and outcome.best_validation is not None and outcome.best_step == 0:
+            self._progress.say(
+                f"{self._name}: no validation was better than that of the start, whose weights are kept. "
+                "See the units of what enters and leaves the network, and the learning rate."
+            )
         self._answers.end()
         self._listeners.tell("on_end", self._name, self._stage.outcome)
         self._journal.end()

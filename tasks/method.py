@@ -30,6 +30,7 @@ class Cost:
         learns: Whether a model of the box is fitted between them, which takes time of its own.
         again: Whether a batch of which rows fail is evaluated a second time without them, as by methods that
             go back with autograd, which has no gradient past a row that failed.
+        first: Evaluations for checks at the first step, at most: of the evaluator, the noise and the steps.
     """
 
     evaluations: float = 0.0
@@ -37,6 +38,7 @@ class Cost:
     most: float | None = None
     learns: bool = False
     again: bool = False
+    first: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -275,7 +275,8 @@ def _planned(kind: str, problem: Problem, network: nn.Module) -> zo.estimators.E
 def cost_of_queries(gradient: zo.LossGradient, steps: int) -> Cost:
     """Of a gradient of the whole loss, and with all queries by which it may have to be checked."""
     queries = steps * gradient.next_queries()
-    return Cost(steps + queries, queries, steps + queries + gradient.most_checks(steps))
+    most = steps + queries + gradient.most_checks(steps)
+    return Cost(steps + queries, queries, most, first=gradient.most_checks(1))
 
 
 def _cost_of_loss(problem: Problem, steps: int, kind: str) -> Cost:

@@ -172,6 +172,8 @@ class Rows:
         test: Box rows of the test of a method; None for a problem's own.
         judging: Box rows of validations and tests of all methods, as far as they are known.
         made: Rows that were run to make the data.
+        once: Box rows of all validations of a method, and of its test, if each row of their data is asked for
+            once, as by the objective: what a problem's own most often take.
     """
 
     sizes: Sizes
@@ -182,6 +184,7 @@ class Rows:
     test: int | None
     judging: int
     made: int
+    once: Mapping[str, int]
 
     @property
     def least(self) -> int:

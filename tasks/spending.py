@@ -323,8 +323,12 @@ def _rows(
     tests = (kind.evaluate is Problem.evaluate and kind.judge is Problem.judge) or (supposing and sizes.test)
     validations = 1 + -(-config.steps // config.validate_every)
     for_each = sizes.objective / sizes.batch  # row of data
-    validation = int(for_each * (validations * sizes.validation)) if validates else None
-    test = int(for_each * sizes.test) if tests else None
+    once = {
+        "validation": int(for_each * (validations * sizes.validation)),
+        "test": int(for_each * sizes.test),
+    }
+    validation = once["validation"] if validates else None
+    test = once["test"] if tests else None
     validated = sum(cost is None or cost.evaluations > 0 for cost in costs.values())
     judging = validated * (validation or 0) + len(methods) * (test or 0)
-    return Rows(sizes, costs, steps, most, validation, test, judging, made)
+    return Rows(sizes, costs, steps, most, validation, test, judging, made, once)

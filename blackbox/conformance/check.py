@@ -98,7 +98,8 @@ def check_black_box(
         rows: the most rows to run. With few, checks that do not fit are left out, and noise, mu and jumps are
             looked for along fewer lines; with many, jumps along more. None for no limit: from 5,500 to 7,000
             rows in float32 and from 7,800 to 9,700 in float64 for one differentiable input, and for each
-            further one from 3,600 to 5,400 or from 6,000 to 8,200 more, whatever its size.
+            further one from 3,600 to 5,400 or from 6,000 to 8,200 more, whatever its size; of scalars some
+            4,400 or 5,500, and 2,800 or 4,000 more.
         seconds: the most seconds to take, judged before each call by what calls took so far, so that a call
             that takes far longer than those before it goes beyond. Where rows are dear, fewer samples and
             lines are taken and checks that do not fit are left out; the report says so. What is looked at

@@ -46,7 +46,9 @@ def noise_and_mu(probe: Probe) -> list[Finding]:
             noise_along = measure_noise(responses, along)
             noise = np.maximum(noise, noise_along)
             steps = recommend(responses, along, noise_along)
-            single = recommend(responses, draw_lines(probe, place, count, "coordinates"), noise_along)
+            single = steps  # of one number, a coordinate is the only direction
+            if math.prod(probe.box.inputs[place].shape) > 1:
+                single = recommend(responses, draw_lines(probe, place, count, "coordinates"), noise_along)
             findings.append(_mu(probe, place, single, steps))
         except OutOfRowsError as out:
             if not noise.any():

@@ -65,6 +65,15 @@ def digest_of_files(paths: Iterable[Path]) -> dict[str, str]:
     return found
 
 
+def stamp_of(path: Path) -> tuple[int, int] | None:
+    """When a file was changed last and its size, to see cheaply whether it may be another; None if gone."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_mtime_ns, state.st_size
+
+
 def changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     """What two sets of `versions` differ in, in words: "torch 2.7.0 -> 2.8.0"; empty if nothing.
 

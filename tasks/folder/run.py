@@ -21,7 +21,7 @@ from tasks import code
 from tasks.configuration import from_dict
 from tasks.errors import ConfigurationError, ProblemError, RunFolderError, RunLockedError, TrustError
 from tasks.folder import atomic, calls, reading, trust
-from tasks.folder.machine import changes, digest, digest_of_files, machine, versions
+from tasks.folder.machine import changes, digest, digest_of_files, machine, stamp_of, versions
 from tasks.folder.result import NOT_APPLICABLE, Result, Row
 from tasks.folder.terms import BEGUN, CONFIG, Terms, check_seeds, differences, lasting, refuse_edited
 
@@ -64,6 +64,8 @@ class Run:
     """What else happens while stages of the run train; see `tasks.Callback`."""
     files: list[Path] = field(default_factory=list, init=False, repr=False, compare=False)
     """Programs and other files that the boxes name, which count among its versions; see `note_files`."""
+    watched: dict[Path, tuple[Any, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Their times and sizes, and contents, when they were last looked at; see `changed_files`."""
     callbacks_said: set[Any] = field(default_factory=set, init=False, repr=False, compare=False)
     """Of which exceptions of callbacks the user has been warned."""
 
@@ -145,6 +147,7 @@ class Run:
         run = replace(self, path=self.path.absolute())
         object.__setattr__(run, "callbacks", self.callbacks)
         object.__setattr__(run, "files", self.files)
+        object.__setattr__(run, "watched", self.watched)
         return run
 
     def refuse_untrusted(self) -> None:
@@ -233,11 +236,30 @@ class Run:
             What has changed since they were first written down, in words; "" for nothing.
         """
         self.files[:] = files
+        self.watched.clear()
+        self.watched.update((path, (stamp_of(path), digest_of_files([path]))) for path in files)
         now = digest_of_files(files)
         if new := {name: value for name, value in now.items() if name not in self.versions}:
             self.versions.update(new)
             self._write({"versions": self.versions})
         return changes(self.versions, now)
+
+    def changed_files(self) -> list[str]:
+        """The names of files that boxes name which have changed since `note_files`, each of them once.
+
+        A look at times and sizes; contents are read only of those where these changed.
+        """
+        changed = []
+        for path, (stamp, before) in list(self.watched.items()):
+            now = stamp_of(path)
+            if now in (stamp, None):  # gone: it may be about to be replaced
+                continue
+            if digest_of_files([path]) == before:
+                self.watched[path] = now, before
+            else:
+                del self.watched[path]
+                changed.append(path.name)
+        return changed
 
     def _with(self, changed: Mapping[str, object]) -> Run:
         with self.lock():

@@ -271,7 +271,7 @@ def test_where_queries_may_be_checked_the_plan_says_the_least_and_the_most(tmp_p
         return [int(each.replace(",", "")) for each in re.search(end, line).groups()]
 
     for row in run.result.table:
-        least, most = bounds(f"{row.method}: ", r"([0-9,]+) rows \(at most ([0-9,]+) with every check\)")
+        least, most = bounds(f"{row.method}: ", r"([0-9,]+) rows \(at most ([0-9,]+) with every check")
         assert least < row.rows <= most
         assert row.method == "row-rge" or row.rows == (4 + row.queries) * 5 * 2
     least, most = bounds("in all 2 seeds: ", r": ([0-9,]+) to ([0-9,]+) rows")

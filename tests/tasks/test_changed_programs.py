@@ -115,3 +115,62 @@ def test_files_are_held_against_those_that_the_run_began_with(tmp_path):
     assert run.note_files([file]).startswith(f"{file} ")
     file.unlink()
     assert run.note_files([file]).endswith(" -> gone")
+
+
+class WrittenAnew(Programmed):
+    """Its program is written anew by the second validation."""
+
+    written = SCRIPT + "# another\n"
+
+    def validate(self, network):
+        (self.folder / "validated").open("a").write("x")
+        if (self.folder / "validated").stat().st_size == 2:
+            (self.folder / "program").write_text(self.written)
+        return 1.0
+
+    def evaluate(self, network):
+        return {"loss": 1.0}
+
+
+class Touched(WrittenAnew):
+    written = SCRIPT
+
+
+@pytest.mark.parametrize("problem", [WrittenAnew, Touched])
+def test_a_program_that_is_compiled_again_while_a_run_goes_on_is_named_once(tmp_path, problem, capsys):
+    (tmp_path / "program").write_text(SCRIPT)
+    (tmp_path / "program").chmod(0o755)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        tasks.run(
+            problem(folder=tmp_path, methods=["cge"], steps=4, validate_every=1),
+            runs=tmp_path / "runs",
+        )
+    said = [str(one.message) for one in caught if "while the run goes on" in str(one.message)]
+    assert len(said) == (problem is WrittenAnew)
+    assert all("but program changed" in one for one in said)
+    printed = capsys.readouterr().out  # all validations are equal, and the plan knows the rows of none
+    assert printed.count("seed-0/cge: no validation was better than that of the start") == 1
+    assert "not known beforehand; 5 rows if it asks for each row of its data once" in printed
+    assert ", up to " in printed and "of them at the first step" in printed
+
+
+class OftenFailing(Programmed):
+    def data(self):
+        return tasks.Data.split(torch.rand(16, 1), batch=8, test=1)
+
+    def objective(self, network, rows):  # penalised, or no-gradient would reach no weight
+        return super().objective(network, rows) + network(rows)[:, 0].square()
+
+    def evaluate(self, network):
+        return {"loss": 1.0}
+
+
+def test_the_first_cause_of_rows_that_fail_in_training_is_said_once(tmp_path, capsys):
+    fails_by_the_last_digit = "case $x in *[13579]) echo gone >&2; exit 3;; esac\n"
+    (tmp_path / "program").write_text(SCRIPT + fails_by_the_last_digit)
+    (tmp_path / "program").chmod(0o755)
+    tasks.run(OftenFailing(folder=tmp_path, methods=["no-gradient"], steps=2), runs=tmp_path / "runs")
+    said = [line for line in capsys.readouterr().out.splitlines() if "rows fail. The first: row " in line]
+    assert len(said) == 1
+    assert said[0].endswith("its stderr: gone).")

@@ -73,7 +73,11 @@ class CommandLine(BlackBoxFunction):
             `{angle}`, `{shape[3]}`, `{shape}` (all of its numbers, with spaces between) or `{angle:.3f}`;
             instead of the text you can give the `Path` of a file that contains it.
         output_templates: the texts used to read files, by the file's name. Outputs are read where the file
-            matches the text; if it does so several times, the last match counts.
+            matches the text; if it does so several times, the last match counts. A text matches where a line
+            begins, or behind a number or a sign on it, not behind a word: `drag = {drag}` is not in
+            `max drag = 3`. What looks like a number and is none (`1,234`, `3kN`) fails the row, and so do
+            more numbers on the line. Words may follow on the last line, such as units; nothing if the text
+            ends in a line end.
         copies: files or folders that the program needs in its folder, such as a mesh, by their name there.
         vectorized: False for one run per row, with arrays of the specs' shapes; True for one run per block of
             rows, with `(rows, *shape)` in `input_files` and `output_files` and no placeholders.

@@ -13,19 +13,26 @@ from typing import Any
 import numpy as np
 
 from blackbox.adapters.command.files import checked_name, existing
-from blackbox.adapters.command.tables import number
+from blackbox.adapters.command.tables import is_number, number
 from blackbox.checks import nearest
 from blackbox.errors import ConfigurationError
 from blackbox.spec import ArraySpec
+from blackbox.words import counted
 
-# also as Fortran writes it (1.0D-3, 1.234-103); `++` since digits are not to be tried in other portions
+# also as Fortran (1.0D-3, 1.234-103) and Microsoft's C write it; `++` since digits are not to be tried in
+# other portions
 NUMBER = (
-    r"[-+]?(?:(?:\d++\.\d*+|\.\d++)(?:[eEdD][-+]?\d++|[-+]\d{3}(?![\d.]))?|\d++(?:[eEdD][-+]?\d++)?"
-    r"|[nN][aA][nN]|[iI][nN][fF](?:inity)?)"
+    r"[-+]?(?:1\.#(?i:QNAN|SNAN|IND|INF)\d*+"
+    r"|(?:\d++\.\d*+|\.\d++)(?:[eEdD][-+]?\d++|[-+]\d{3}(?![\d.]))?|\d++(?:[eEdD][-+]?\d++)?"
+    r"|(?i:nan(?:\([\w-]*\))?+|inf(?:inity)?+)(?![^\W\d_]))"
 )
 _SEPARATOR = r"[\s,;]+"
+_LIKE = rf"(?:{NUMBER}|\*+)"  # what a number begins with, or Fortran's asterisks where one has no room
 _MORE_AFTER = re.compile(rf"{_SEPARATOR}({NUMBER})(?![\w.])")  # in the rest of a line
 _MORE_BEFORE = re.compile(rf"(?:^|[\s,;])(?:{NUMBER})[\s,;]+$")  # in the beginning of a line
+# behind a template's last number, such as JSON's or XML's; not 279,936.5 nor 279'936.5
+_ENDS = re.compile(r"(?:[,;\"'](?![-+.\w])|[)\]}<|]).*", re.DOTALL)
+_SIGNS = ",;:|)]}>\"'="  # behind a word, in front of a template in mid-line
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)(?:\[[\d,\s]+\])?(?::[^{}]*)?\}")  # of any name
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
@@ -91,32 +98,34 @@ class Template:
         return "".join(part if isinstance(part, str) else part.text(arrays) for part in self.parts)
 
     def find(self, text: str) -> dict[str, np.ndarray[Any, Any]]:
-        """The arrays by name, read where the text matches the template.
+        """The arrays by name, read where the text looks like the template, the last time.
 
-        The template may stand anywhere in the text, the last time counts, and a run of white space stands
-        for any other.
+        A run of white space stands for any other. A template begins where a line does, or on a line behind a
+        number or a sign such as a comma, not behind a word; with a line end in front of it, only where a line
+        begins. A number ends at white space, at the text's end, at the template's next words, or behind the
+        last one at a bracket, a quote, or a comma that no digit or letter follows. Words may follow on the
+        line, such as units; numbers not, and nothing where the template ends in a line end.
 
         Raises:
-            ValueError: nothing in the text looks like it, or an array has more numbers on its line than it
-                should.
+            ValueError: nothing in the text looks like it; where it does so the last time, there is something
+                else than a number, or more on the line than the template has a place for.
         """
-        match = None
-        for match in self._pattern().finditer(text):  # noqa: B007 (the last one is what is wanted)
-            pass
+        match = self._last(text)
         if match is None:
             raise ValueError(
                 f"{self.where}: expected text like the template, found none. {self._missing(text)}"
             )
         arrays: dict[str, np.ndarray[Any, Any]] = {}
+        numbers = [
+            self._numbers(place, match, 2 * index + 1) for index, place in enumerate(self.placeholders)
+        ]
         self._refuse_more(match)
-        for place, group in zip(self.placeholders, match.groups(), strict=True):
+        for place, values in zip(self.placeholders, numbers, strict=True):
             spec = self.specs[place.name]
-            kind = np.float64 if spec.floating else np.int64
-            numbers = np.array([number(word, spec.floating) for word in re.split(_SEPARATOR, group)], kind)
             if place.index is None:
-                arrays[place.name] = numbers.reshape(spec.shape)
+                arrays[place.name] = values.reshape(spec.shape)
             else:
-                arrays.setdefault(place.name, np.zeros(spec.shape, kind))[place.index] = numbers[0]
+                arrays.setdefault(place.name, np.zeros(spec.shape, values.dtype))[place.index] = values[0]
         return arrays
 
     def check_complete(self) -> None:
@@ -134,29 +143,87 @@ class Template:
                     f"placeholders for shape {self.specs[name].shape}. Name each number of it once."
                 )
 
+    def _last(self, text: str) -> re.Match[str] | None:
+        """Where the text looks like the template, the last time."""
+        pattern, last, start = self._pattern(), None, 0
+        while match := pattern.search(text, start):
+            begins = self._may_begin(_line_before(text, match.start()))
+            last, start = (match, match.end()) if begins else (last, match.start() + 1)
+        return last
+
+    def _may_begin(self, before: str) -> bool:
+        """Whether the template may begin on a line behind that text: not within a word, nor behind one."""
+        first = self.parts[0]
+        assert isinstance(first, str)
+        words = before.split()
+        if not words:
+            return True
+        if "\n" in first[: len(first) - len(first.lstrip())]:  # a line end in front: only where a line begins
+            return False
+        if first.strip() and not re.match(r"\s*\w", first):  # with a sign in front, such as "= {y}"
+            return True
+        if re.search(r"[\w.+-]$", before):
+            return False
+        return words[-1][-1] in _SIGNS or is_number(words[-1]) or not re.search(r"[^\W\d_]", words[-1])
+
+    def _numbers(self, place: Placeholder, match: re.Match[str], group: int) -> np.ndarray[Any, Any]:
+        """The numbers of a placeholder, from the group of its match; the next group is what is stuck to them.
+
+        Raises:
+            ValueError: there is something else, which the message has.
+        """
+        spec, text, stuck = self.specs[place.name], match[group], match[group + 1]
+        kind = np.float64 if spec.floating else np.int64
+        last = place is self.placeholders[-1] and str(self.parts[-1]).strip(" \t") == ""
+        try:
+            if stuck and not (last and _ENDS.fullmatch(stuck)):
+                raise ValueError
+            return np.array([number(word, spec.floating) for word in re.split(_SEPARATOR, text)], kind)
+        except (ValueError, OverflowError):
+            count = self._count(place)
+            wanted = ("a number" if spec.floating else "an integer") if count == 1 else f"{count} numbers"
+            got = textwrap.shorten(text + stuck, 80, placeholder=" ...")
+            raise ValueError(
+                f"{self.where}: expected {wanted} for {{{place.name}}}, got {got!r}. What is no part of a "
+                "number, such as a unit, belongs into the template; commas and letters in numbers do not."
+            ) from None
+
+    def _count(self, place: Placeholder) -> int:
+        """How many numbers a placeholder stands for."""
+        return 1 if place.index is not None else int(np.prod(self.specs[place.name].shape, dtype=int))
+
     def _refuse_more(self, match: re.Match[str]) -> None:
-        """Refuse arrays whose line goes on with numbers that the template has no place for."""
-        group = 0
+        """Refuse a line that goes on with numbers, or with anything, that the template has no place for.
+
+        Raises:
+            ValueError: with what more there is.
+        """
+        group = -1
         for index, part in enumerate(self.parts):
             if isinstance(part, str):
                 continue
-            group += 1
-            count = int(np.prod(self.specs[part.name].shape, dtype=int))
-            if part.index is not None or count == 1:
-                continue
-            line = re.split(r"[\r\n]", match.string[match.end(group) :], maxsplit=1)[0]
+            group += 2
+            count = self._count(part)
+            line = _line_after(match.string, match.end(group))
             after = self._ends_line(index) and _MORE_AFTER.match(line)
-            line = re.split(r"[\r\n]", match.string[: match.start(group)])[-1]
+            line = _line_before(match.string, match.start(group))
             before = self._begins_line(index) and _MORE_BEFORE.search(line)
             if after or before:
-                where = (
-                    f"follow on the same line: {after[1]}" if after else "come before them on the same line"
-                )
+                where = f"follow on the same line: {after[1]}" if after else "come before on the same line"
                 raise ValueError(
-                    f"{self.where}: expected {count} numbers for {{{part.name}}}, of shape "
+                    f"{self.where}: expected {counted(count, 'number')} for {{{part.name}}}, of shape "
                     f"{self.specs[part.name].shape}, but more {where}. "
                     "Correct the shape, or what the program writes."
                 )
+        end = self.parts[-1]
+        assert isinstance(end, str)
+        rest = _line_after(match.string, match.end()).strip()
+        if rest and "\n" in end[len(end.rstrip()) :]:
+            rest = textwrap.shorten(rest, 80, placeholder=" ...")
+            raise ValueError(
+                f"{self.where}: expected the line to end where the template does, got {rest!r} behind it. "
+                "Write it in the template too, or leave out the line end at the template's end."
+            )
 
     def _ends_line(self, index: int) -> bool:
         """Whether the template has nothing after that part on its line."""
@@ -178,6 +245,12 @@ class Template:
         for word in words:
             if word not in has:
                 return f"There is no {word!r} in it: {begins}."
+        if match := self._pattern().search(text):
+            line = " ".join((_line_before(text, match.start()) + match[0]).split())
+            return (
+                f"It begins in mid-line only, in {textwrap.shorten(line, 80, placeholder=' ...')!r}. "
+                "Write the template from where the line begins."
+            )
         return f"Its words are there, but not in this order with nothing but the numbers between: {begins}."
 
     def _pattern(self) -> re.Pattern[str]:
@@ -189,9 +262,11 @@ class Template:
                 words = re.split(r"(\s+)", ends.get(index, str)(part))
                 parts.append("".join(r"\s+" if word.isspace() else re.escape(word) for word in words))
                 continue
-            count = 1 if part.index is not None else int(np.prod(self.specs[part.name].shape, dtype=int))
-            more = f"(?:{_SEPARATOR}{NUMBER}){{{count - 1}}}" if count > 1 else ""
-            parts.append(f"({NUMBER}{more})")
+            count = self._count(part)
+            more = rf"(?:[^\s,;]*+{_SEPARATOR}{_LIKE}){{{count - 1}}}" if count > 1 else ""
+            # with what is stuck to the last number, up to the next words
+            follows = any(not isinstance(rest, str) or rest.strip() for rest in self.parts[index + 1 :])
+            parts.append(rf"({_LIKE}{more})(\S*{'?' if follows else ''})")
         return re.compile("".join(parts))
 
     def _try(self, place: str | Placeholder, written: str) -> None:
@@ -237,3 +312,13 @@ def unknown(texts: Sequence[str], specs: Sequence[ArraySpec]) -> str:
     written = (name for text in texts for name in _PLACEHOLDER.findall(text))
     odd = next((name for name in written if name not in names), None)
     return "" if odd is None else f"There is {{{odd}}}, which names no array. {nearest(odd, names)} "
+
+
+def _line_before(text: str, place: int) -> str:
+    """What stands before a place on its line."""
+    return text[max(text.rfind(end, 0, place) for end in "\r\n") + 1 : place]
+
+
+def _line_after(text: str, place: int) -> str:
+    """What stands behind a place on its line."""
+    return re.split(r"[\r\n]", text[place:], maxsplit=1)[0]

@@ -80,15 +80,20 @@ def test_however_many_inputs_there_are_ten_thousand_rows_are_the_most(clock, inp
     assert f"On {lines} lines for each input" in report.finding("noise level").sentence
 
 
+def test_ten_scalar_inputs_are_measured_within_the_rows_that_the_command_allows_them(clock):
+    report = check(Slow(clock, inputs=10, dtype="float64"), rows=1000 + 9 * 400)
+    assert len(report.recommendations) == 10 and not left_out(report)
+
+
 def test_without_a_limit_rows_are_what_the_docstring_says(clock):
     took = {
         (inputs, dtype): check(Slow(clock, inputs=inputs, dtype=dtype), rows=None).rows
         for inputs in (1, 3)
         for dtype in ("float32", "float64")
     }
-    assert 5500 <= took[1, "float32"] <= 7000 and 7800 <= took[1, "float64"] <= 9700
-    assert 3600 <= (took[3, "float32"] - took[1, "float32"]) / 2 <= 5400
-    assert 6000 <= (took[3, "float64"] - took[1, "float64"]) / 2 <= 8200
+    assert 4000 <= took[1, "float32"] <= 4800 and 5000 <= took[1, "float64"] <= 6000
+    assert 2500 <= (took[3, "float32"] - took[1, "float32"]) / 2 <= 3100
+    assert 3600 <= (took[3, "float64"] - took[1, "float64"]) / 2 <= 4400
 
 
 @pytest.mark.parametrize("row", [0.05, 0.3, 1.5, 7.0])

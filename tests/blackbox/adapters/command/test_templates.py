@@ -142,3 +142,61 @@ def test_wrong_placeholders_are_refused_at_once(text, words):
 def test_a_template_to_read_by_names_each_number_once(text):
     with pytest.raises(ConfigurationError, match="each of its numbers once"):
         template(text).check_complete()
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+@pytest.mark.parametrize(
+    "word", ["279,936.5", "280kJ", "2.8e", "0x1F", "2,8E5", "1.2.3", "279'936", "1_000", "3+4i", "*****"]
+)
+def test_what_begins_like_a_number_and_is_none_is_refused_with_its_text(word, end):
+    printed = f"n = 1\nspeed = 5\nlog\nn = 2\nspeed = {word}\n"  # not the speed before, either
+    with pytest.raises(ValueError, match=r"expected a number for \{speed\}, got") as told:
+        template(f"n = {{steps}}\nspeed = {{speed}}{end}").find(printed)
+    assert repr(word) in str(told.value)
+
+
+def test_a_number_that_words_of_the_template_follow_is_read_whole():
+    with pytest.raises(ValueError, match="got '1,234'"):
+        template("u={speed},n={steps}").find("u=1,234,n=3")
+    assert template("u={speed}kJ").find("u=280kJ")["speed"] == 280
+
+
+@pytest.mark.parametrize("word", ["-1.#IND", "1.#QNAN", "nan(ind)", "NaN", "-nan"])
+def test_not_a_number_is_read_as_compilers_write_it(word):
+    assert np.isnan(template("speed: {speed}").find(f"speed: {word}")["speed"])
+
+
+@pytest.mark.parametrize(
+    ("text", "printed", "speed"),
+    [
+        ("speed = {speed}", "speed = 3 m/s\n", 3),  # units
+        ("speed = {speed}", "speed = 3, steps = 5\n", 3),
+        ('"speed": {speed}', '{"steps": 1, "speed": 3}', 3),
+        ("speed = {speed}\n", "speed = 3 \r\n9", 3),
+        ("speed = {speed}\n", "speed = 3", 3),
+        # in mid-line behind a number or a sign, not behind a word nor within one
+        ("speed = {speed}", "speed = 3\nmax speed = 9\n", 3),
+        ("speed = {speed}", "speed = 3\nmax_speed = 9\n", 3),
+        ("speed = {speed}", "[INFO] speed = 3", 3),
+        ("speed = {speed}", "iteration 5 speed = 3", 3),
+        ("\nspeed = {speed}", "speed = 3\n[max] speed = 9\n", 3),
+        ("{speed}", "log\n3\nin 9 s\n", 3),
+        ("= {speed}", "speed = 3", 3),
+    ],
+)
+def test_where_a_template_begins_and_its_last_number_ends(text, printed, speed):
+    assert template(text).find(printed)["speed"] == speed
+
+
+@pytest.mark.parametrize(
+    ("text", "printed", "words"),
+    [
+        ("speed = {speed}\n", "speed = 3 kJ\n", "expected the line to end where the template does, got 'kJ'"),
+        ("speed = {speed}", "speed = 1e5 1e6\n", "more follow on the same line: 1e6"),
+        ("{speed}", "1 2\n", "more come before on the same line"),
+        ("speed = {speed}", "max speed = 3\n", "in mid-line only, in 'max speed = 3'"),
+    ],
+)
+def test_what_the_template_has_no_place_for_is_refused(text, printed, words):
+    with pytest.raises(ValueError, match=words):
+        template(text).find(printed)
