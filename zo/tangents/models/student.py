@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
 from blackbox.checks import check_choice, check_count, check_positive
+from blackbox.failures import last_cause
 from zo.draws import Key
 from zo.errors import ConfigurationError
 from zo.tangents.models.model import RowFunction, pulled_back, pushed_forward
@@ -152,7 +153,7 @@ class StudentTangent(Tangent):
         if not self._learner.window.seen:
             raise ConfigurationError(
                 f"StudentTangent.fit: expected rows with finite numbers, got none among {len(x)}. See why "
-                "the box fails."
+                f"the box fails.{last_cause()}"
             )
         self._learner.learn(steps)
 
