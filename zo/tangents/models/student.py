@@ -39,7 +39,8 @@ class StudentTangent(Tangent):
     box is flat or jumps, as a random forest, the student is smooth all the same and can mislead: see that
     the loss through the box itself, held out, falls.
 
-    What the losses are for, and what takes the place of the box's derivative:
+    What the losses are for, and what takes the place of the box's derivative; of a classifier take "kl" where
+    it answers with probabilities, and "labels" where it answers with labels, one-hot:
 
     - "squared": any outputs. They are standardised.
     - "kl": probabilities along the last axis of one output, rounded ones too. The network ends in scores or
