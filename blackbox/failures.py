@@ -151,8 +151,24 @@ def noted() -> Iterator[list[FailedRow]]:
         _listeners.reset(token)
 
 
+_last = ""  # of the last call with rows that failed, of all threads
+
+
+def last_cause() -> str:
+    """Why rows of a box failed last in this process, as a sentence to end a message with; "" if none did.
+
+    For messages about numbers that came from a box, where the box itself is not at hand.
+    """
+    return f" The last row that failed in this process: {_last}." if _last else ""
+
+
 def note(failed: Mapping[int, FailedRow], where: Callable[[int], str] | None = None) -> None:
     """Tell who listens in this context of a call's failed rows, in their order; `where(row)` says which."""
+    global _last
+    ran = [row for row in sorted(failed) if failed[row].failure is not Failure.SKIPPED]
+    if ran:
+        place = "" if where is None else where(ran[0])
+        _last = replace(failed[ran[0]], where=place).sentence_with_inputs()
     listeners = _listeners.get()
     if listeners:
         first: dict[str, FailedRow] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from socket import gaierror
@@ -107,11 +107,14 @@ def _whichever(box: BlackBoxFunction, inputs: tuple[Tensor, ...], raised: _Raise
 
 def _same_error(raised: _Raised, outcome: Outcome) -> bool:
     """Whether both raised errors of one type with one text, but for addresses in memory."""
-    if not isinstance(outcome, _Raised):
-        return False
-    one, other = raised.error.error, outcome.error.error
-    texts = [re.sub(r"0x[0-9a-fA-F]+", "", str(error)) for error in (one, other)]
-    return type(one) is type(other) and texts[0] == texts[1]
+    return isinstance(outcome, _Raised) and failed_alike([raised.error, outcome.error])
+
+
+def failed_alike(failed: Iterable[FailedRow]) -> bool:
+    """Whether all raised errors of one type with one text, but for addresses in memory; none asks to wait."""
+    errors = [why.error for why in failed]
+    kinds = {(type(error), re.sub(r"0x[0-9a-fA-F]+", "", str(error))) for error in errors}
+    return len(kinds) == 1 and errors[0] is not None and not isinstance(errors[0], TryAgain)
 
 
 def _refused(error: BaseException) -> bool:

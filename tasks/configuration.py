@@ -249,6 +249,10 @@ class Config:
     prefit: Natural = 400
     """Steps in which tangents and student learn, before training, from answers that the problem has (its
     `answers`); 0 for none."""
+    student_loss: Literal["squared", "kl", "kl-logits", "labels"] | None = None
+    """What the network of student learns by, see zo.StudentTangent: kl for probabilities, labels for one-hot
+    labels, squared for other numbers. None chooses among these three by the problem's `answers`, and is
+    squared where it has none."""
     replays: Natural | None = 0
     """Steps on recorded answers, in which no box runs, after each step of tangents and secant; None for as
     many as are trusted. A number is for no-gradient and first-order too, which show what of the gain is the

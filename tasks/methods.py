@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import zo
 from blackbox import BlackBoxFunction
@@ -29,6 +29,7 @@ from zo.evaluators.state import Snapshot
 from zo.tangents.tangent import sources
 
 MOST_ROWS = 3.5  # in first-order steps: what zo.TangentGradient keeps to by default
+ROUNDED = 1e-2  # by which probabilities that are rounded may miss a sum of one
 PROBES = 2  # of secant, where the settings name none
 
 
@@ -115,11 +116,13 @@ def student(setup: Setup) -> Trained:
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(setup.seed)
             network = student_network(box).to(setup.config.device)
-        tangent = zo.StudentTangent(network, loss="squared")
+        tangent = zo.StudentTangent(network, loss=setup.config.student_loss or losses.get(box, "squared"))
         stands[box] = zo.differentiable(box, tangent=tangent, seed=setup.seed)
         return stands[box]
 
-    gradient, answers = _by_autograd(setup, stand), _answers(setup)
+    answers = _answers(setup)
+    losses = {setup.problem.boxes[name]: student_loss(outputs) for name, (_, outputs) in answers.items()}
+    gradient = _by_autograd(setup, stand)
 
     def learn() -> None:
         for name, (inputs, outputs) in answers.items():
@@ -243,6 +246,23 @@ def loss_gradient(
         max_dropped=setup.config.max_dropped,
         process_group=setup.process_group,
     )
+
+
+def student_loss(outputs: Tensor | Sequence[Tensor]) -> str:
+    """What a student learns them by: "kl" if they are probabilities, "labels" if one-hot, else "squared".
+
+    Args:
+        outputs: A box's answers, `(rows, *shape)` each; rows that are not finite are left out.
+    """
+    arrays = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    if len(arrays) != 1 or arrays[0].ndim < 2 or arrays[0].shape[-1] < 2:
+        return "squared"
+    answers = arrays[0].flatten(0, -2)
+    answers = answers[answers.isfinite().all(dim=1)]
+    off = (answers.sum(dim=1) - 1).abs()
+    if not len(answers) or bool((answers < 0).any()) or bool((off > ROUNDED).any()):
+        return "squared"
+    return "labels" if bool(((answers == 0) | (answers == 1)).all()) else "kl"
 
 
 def student_network(box: BlackBoxFunction, width: int = 128) -> nn.Module:

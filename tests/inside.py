@@ -205,6 +205,7 @@ WHERE = {
     "warn_of_units": "tasks.judge:warn_of_units",
     "calls_noted": "tasks.ledger:calls_noted",
     "SHARED_METHODS": "tasks.methods:METHODS",
+    "student_loss": "tasks.methods:student_loss",
     "shared_estimator": "tasks.methods:estimator",
     "write_new_problem": "tasks.new:write",
     "plan_of": "tasks.plan:plan_of",

@@ -27,6 +27,7 @@ CREATE TABLE IF NOT EXISTS boxes (box BLOB PRIMARY KEY, identity TEXT NOT NULL) 
 _FAULTS = (sqlite3.DatabaseError, UnicodeDecodeError)  # the second where SQLite quotes what is damaged
 _PATIENCE = 60.0  # seconds to wait for another process that writes
 _AT_ONCE = 500  # keys in one statement; SQLite's oldest limit is 999
+_DIGESTS = "digests"  # how the text of a box begins that holds no values of its attributes
 MARK = 0x62626F78  # "bbox", in the file's header: whose database this is
 
 
@@ -177,3 +178,22 @@ def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA synchronous=FULL")  # an answer that was paid for outlives a power cut
     if mark != MARK:
         connection.executescript(f"BEGIN IMMEDIATE; PRAGMA application_id={MARK}; {_TABLE} COMMIT;")
+        return
+    _without_values(connection)
+
+
+def _without_values(connection: sqlite3.Connection) -> None:
+    """Take values of attributes, keys of services among them, out of a file of an earlier version.
+
+    Its answers stay: they are known by a digest.
+    """
+    old = f"identity NOT LIKE '{_DIGESTS} %'"
+    try:
+        if not connection.execute(f"SELECT EXISTS (SELECT 1 FROM boxes WHERE {old})").fetchone()[0]:
+            return
+        connection.execute("PRAGMA secure_delete=ON")  # else the text would stay in pages that are free
+        with connection:
+            connection.execute(f"UPDATE boxes SET identity = '{_DIGESTS} of an earlier version' WHERE {old}")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    except _FAULTS:  # damaged, as reading and writing answers will say; or it may not be written at all
+        return

@@ -21,7 +21,7 @@ from blackbox.failures import Outcome
 from blackbox.function import BlackBoxFunction
 from blackbox.running import rows_of, unanswered, write_rows
 from blackbox.wrappers.answers import Answers, digest
-from blackbox.wrappers.identity import UNKNOWN, joined, parts
+from blackbox.wrappers.identity import UNKNOWN, joined, parts, without_values
 from blackbox.wrappers.wrapper import Wrapper
 
 # What an answer may be stored as; other floats (bfloat16) are widened.
@@ -35,9 +35,10 @@ class Cached(Wrapper):
 
     A row is identified by the box's identity (class, code, `version`, specs and configuration: see
     `blackbox.wrappers.identity`) and the exact bytes of its inputs, so 0.0 and -0.0 are two rows, as are
-    float32 and float64. One file may serve many boxes and processes. It holds the answers and a digest of
-    each row's inputs, not the inputs. Failed rows are not stored. Equal rows of one call run once. Rows
-    from the file, and equal rows, count as cached and cost no budget.
+    float32 and float64. One file may serve many boxes and processes. It holds the answers, a digest of each
+    row's inputs, the box's class and specs, and a digest of each of its attributes; neither inputs nor
+    attributes are in it. Failed rows are not stored. Equal rows of one call run once. Rows from the file, and
+    equal rows, count as cached and cost no budget.
 
     The identity is computed in every call, so a box one of whose attributes is assigned anew is another box
     from then on, which a warning says once; what the box changes itself while it runs (counts, what it has
@@ -148,8 +149,8 @@ class Cached(Wrapper):
     # Which box it is, call after call
 
     def _named(self) -> None:
-        self.identity = joined(self._parts)
-        self._box_key = digest(self.identity.encode())
+        self.identity = without_values(self._parts)  # what the file says; it may be given to others
+        self._box_key = digest(joined(self._parts).encode())
 
     def _watch(self) -> None:
         self._lock = Lock()

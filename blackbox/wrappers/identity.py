@@ -17,6 +17,8 @@ from blackbox.wrappers.wrapper import Wrapper
 # What does not change a row's answer, or is in the specs already.
 _ASIDE = {"_ledger", "failures", "isolates", "inputs", "outputs"}
 _VERSION = 2  # of the words: other words are another identity, and rows are asked again
+DIGESTS = "digests"  # how a text begins that holds no values
+_SHOWN = ("class", "specs")
 _INNER = "inner "  # before the parts of what a wrapper is around
 UNKNOWN = "unknown"  # how words begin for what cannot be described
 _LONG = 200  # characters of one part; of more there is a digest
@@ -46,6 +48,21 @@ def identity(box: BlackBoxFunction) -> str:
 def joined(words: dict[str, str]) -> str:
     """One text of a box's parts."""
     return f"identity {_VERSION}: " + ", ".join(f"{key}={words[key]}" for key in sorted(words))
+
+
+def without_values(words: dict[str, str]) -> str:
+    """A box's parts for a file that others may read: class and specs in words, a digest of each other part.
+
+    An attribute may be a password or the key of a service. From a digest it cannot be read; one short enough
+    to be tried out can be guessed.
+    """
+
+    def shown(key: str) -> str:
+        if key.replace(_INNER, "") in _SHOWN:
+            return words[key]
+        return hashlib.blake2b(words[key].encode(), digest_size=16).hexdigest()
+
+    return f"{DIGESTS} {_VERSION}: " + ", ".join(f"{key}={shown(key)}" for key in sorted(words))
 
 
 def parts(box: BlackBoxFunction, *, refused: Collection[str] | None = None) -> dict[str, str]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 
 from blackbox.checks import check_count, check_number, check_positive
-from blackbox.errors import BudgetError, TryAgain
-from blackbox.failures import Outcome
+from blackbox.errors import BudgetError, ConfigurationError, TryAgain
+from blackbox.failures import FailedRow, Outcome
 from blackbox.function import BlackBoxFunction
-from blackbox.running import rows_of, write_rows
+from blackbox.running import PROBED, failed_alike, rows_of, write_rows
 from blackbox.wrappers.wrapper import SYSTEM, Clock, Wrapper
 
 _CHANCE = random.SystemRandom()  # other numbers in each process, or all workers would wait equally long
@@ -30,6 +32,11 @@ class Retrying(Wrapper):
     once. If a budget, inside or around, does not allow another attempt, the attempts end. A box that raises
     `TryAgain(after=seconds)` is not called for that long.
 
+    What another attempt cannot mend, such as a key that the service refuses, is named by its exception in
+    `permanent`, and not retried. Where all rows of a call, eight or more, failed with the same error, an
+    attempt begins with one of them, and the others follow if that one does not fail with the same error
+    again: a server that is down gets one row an attempt.
+
     A running attempt is never interrupted: Python code cannot be stopped from inside its own process. For a
     limit that kills, use `Parallel` with processes, or a command line's timeout.
 
@@ -40,6 +47,7 @@ class Retrying(Wrapper):
         backoff: seconds before the second attempt, doubled before each further one, up to a minute. A random
             part of up to half is left out, so that many workers do not come back at once. The wait that a
             `TryAgain` asks for is not shortened.
+        permanent: kinds of exceptions after which a row is not run again, such as `(PermissionError,)`.
         clock: the source of time.
 
     Raises:
@@ -55,6 +63,7 @@ class Retrying(Wrapper):
         timeout: float | None = None,
         backoff: float = 0.0,
         *,
+        permanent: type[Exception] | Sequence[type[Exception]] = (),
         clock: Clock = SYSTEM,
     ) -> None:
         """Check, then wrap."""
@@ -62,6 +71,7 @@ class Retrying(Wrapper):
         self.attempts = check_count("Retrying", "attempts", attempts)
         self.timeout = None if timeout is None else check_positive("Retrying", "timeout", timeout)
         self.backoff = check_number("Retrying", "backoff", backoff, least=0)
+        self.permanent = _checked_kinds(permanent)
         self.clock = clock
         self.isolates = True
 
@@ -70,23 +80,43 @@ class Retrying(Wrapper):
         started = self.clock.now()
         outcome = self.box.run_rows(inputs)
         for attempt in range(1, self.attempts):
-            rows = sorted(outcome.failed)
+            rows = [row for row in sorted(outcome.failed) if not self._is_permanent(outcome.failed[row])]
             asked = [why.error.after for why in outcome.failed.values() if isinstance(why.error, TryAgain)]
             wait = max(self._wait(attempt), *asked, 0.0)
             late = self.timeout is not None and self.clock.now() - started + wait >= self.timeout
             if not rows or late:
                 break
-            try:
-                self.ledger.claim(len(rows))
-                if wait > 0:
-                    self.clock.sleep(wait)
-                again = self.box.run_rows(rows_of(inputs, rows))
-            except BudgetError:
-                break  # the answers of the first attempts are paid for and stay
-            self.ledger.count_retried(outcome.failed, partial(self._whereabouts, inputs, outcome))
-            outcome.failed.clear()
-            write_rows(outcome, rows, again)
+            if len(rows) == len(inputs[0]) >= PROBED and failed_alike(outcome.failed.values()):
+                probe, *others = rows
+                before = outcome.failed[probe]
+                if not self._again(inputs, outcome, [probe], wait):
+                    break
+                now = outcome.failed.get(probe)
+                if now is not None and (self._is_permanent(now) or failed_alike([before, now])):
+                    continue
+                rows, wait = others, 0.0
+            if not self._again(inputs, outcome, rows, wait):
+                break
         return outcome
+
+    def _again(self, inputs: tuple[Tensor, ...], outcome: Outcome, rows: list[int], wait: float) -> bool:
+        """Run these rows once more, after a wait in seconds; False where the budget does not allow it."""
+        try:
+            self.ledger.claim(len(rows))
+            if wait > 0:
+                self.clock.sleep(wait)
+            again = self.box.run_rows(rows_of(inputs, rows))
+        except BudgetError:
+            return False  # the answers of the first attempts are paid for and stay
+        failed = {row: outcome.failed.pop(row) for row in rows}
+        self.ledger.count_retried(
+            failed, partial(self._whereabouts, inputs, Outcome(outcome.outputs, failed))
+        )
+        write_rows(outcome, rows, again)
+        return True
+
+    def _is_permanent(self, why: FailedRow) -> bool:
+        return isinstance(why.error, self.permanent)
 
     def _wait(self, attempt: int) -> float:
         """Seconds before this attempt; the first attempt is number 0."""
@@ -96,3 +126,13 @@ class Retrying(Wrapper):
     def __repr__(self) -> str:
         """With the attempts."""
         return f"Retrying({self.box!r}, attempts={self.attempts})"
+
+
+def _checked_kinds(permanent: Any) -> tuple[type[Exception], ...]:
+    kinds = tuple(permanent) if isinstance(permanent, tuple | list) else (permanent,)
+    if not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds):
+        raise ConfigurationError(
+            f"Retrying, permanent: expected kinds of exceptions, got {permanent!r}. Write a tuple of them, "
+            "such as (PermissionError,)."
+        )
+    return kinds

@@ -23,7 +23,16 @@ from tasks.errors import ConfigurationError, ProblemError, RunFolderError, RunLo
 from tasks.folder import atomic, calls, reading, trust
 from tasks.folder.machine import changes, digest, digest_of_files, machine, stamp_of, versions
 from tasks.folder.result import NOT_APPLICABLE, Result, Row
-from tasks.folder.terms import BEGUN, CONFIG, Terms, check_seeds, differences, lasting, refuse_edited
+from tasks.folder.terms import (
+    BEGUN,
+    CONFIG,
+    FIRST_ROWS,
+    Terms,
+    check_seeds,
+    differences,
+    lasting,
+    refuse_edited,
+)
 
 FORMAT = 3  # of config.json; raise it when older folders can no longer be resumed
 LOOKED_AT = 2  # an older one, of which finished runs are still read
@@ -408,7 +417,7 @@ def stage_name(seed: int, method: str) -> str:
 
 
 def discard(folder: Path) -> bool:
-    """Delete a run's folder if nothing was done in it: no metrics, checkpoints, or other files.
+    """Delete a run's folder if nothing was done in it: no metrics, checkpoints, or files but of rows.
 
     Args:
         folder: made by `Run.create` in this very process, with no one else at work on it.
@@ -417,9 +426,9 @@ def discard(folder: Path) -> bool:
         Whether it is gone; not where the system refuses, which must not hide why the run was.
     """
     try:
-        if {path.name for path in folder.iterdir()} - {CONFIG, BEGUN, CHECKPOINTS, LOCK} or any(
-            (folder / CHECKPOINTS).iterdir()
-        ):
+        asked = {FIRST_ROWS, calls.FOLDER}  # rows that boxes ran, of which nothing was made
+        others = {path.name for path in folder.iterdir()} - {CONFIG, BEGUN, CHECKPOINTS, LOCK} - asked
+        if others or any((folder / CHECKPOINTS).iterdir()):
             return False
         shutil.rmtree(folder)
     except OSError:

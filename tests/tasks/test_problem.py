@@ -27,7 +27,7 @@ from tasks.errors import (
 )
 from tests import quick
 from tests.inside import SHARED_METHODS as METHODS
-from tests.inside import Terms, calls, findings, html_report
+from tests.inside import Terms, calls, findings, html_report, student_loss
 from tests.tasks.problems import MATRIX, Beside, Mixed, Steering, TwoBoxes
 from zo import FailedQueriesError
 from zo.errors import ObjectiveError, ZeroGradientWarning
@@ -1066,3 +1066,20 @@ def test_identity_of_a_box_without_an_output_that_follows_is_refused_before_a_ro
     run = go(Summed(), tmp_path, methods=["identity", "cge"])
     line = run.result.table[0]
     assert "z (3,) -> y (1,)" in line.extra["not applicable"] and line.rows == 0
+
+
+@pytest.mark.parametrize(
+    ("answers", "loss"),
+    [
+        ([[0.25, 0.75], [1.0, 0.0]], "kl"),
+        ([[0.33, 0.33, 0.33], [math.nan] * 3, [0.1, 0.2, 0.7]], "kl"),  # rounded, and a row that failed
+        ([[0.0, 1.0], [1.0, 0.0]], "labels"),
+        ([[0.5, 0.9], [0.1, 0.2]], "squared"),
+        ([[-0.5, 1.5]], "squared"),
+        ([[1.0], [1.0]], "squared"),
+        ([1.0, 0.0], "squared"),
+    ],
+)
+def test_a_student_learns_by_the_loss_that_suits_the_answers(answers, loss):
+    assert student_loss([torch.tensor(answers)]) == loss
+    assert student_loss([torch.tensor(answers)] * 2) == "squared"

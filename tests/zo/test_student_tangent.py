@@ -346,3 +346,27 @@ def test_learning_that_diverges_is_an_error():
     student = StudentTangent(nn.Linear(3, 2), learning_rate=1e30)
     with pytest.raises(zo.errors.TangentError, match="smaller learning_rate"):
         student.fit(*rows(), steps=20)
+
+
+# Behind boxes that fail, and replays
+
+
+def test_where_no_row_has_an_answer_the_message_says_why_the_box_failed():
+    def refused(x: Tensor) -> Tensor:
+        raise PermissionError("401 Unauthorized")
+
+    box, x = FromTorch(refused, (X,), (Y,)), weights(4, 3, seed=0)
+    box.failures = "keep"
+    with pytest.raises(zo.errors.ConfigurationError, match=r"row 0 .* 401 Unauthorized"):
+        StudentTangent(net()).fit(x, box(x))
+
+
+@pytest.mark.parametrize("fixed", [None, 2])
+def test_nothing_is_replayed_with_a_student_unless_it_is_asked_for(fixed):
+    box, network = FromTorch(lambda x: torch.sin(x[:, :2]), (X,), (Y,)), nn.Linear(3, 3)
+    gradient = zo.TangentGradient(
+        network, lambda n, x: box(n(x)).square().sum(dim=1), boxes=[box], tangent=StudentTangent(net()),
+        probes=0, replays=fixed, seed=0,
+    )  # fmt: skip
+    gradient.backward(weights(8, 3, seed=1).float())
+    assert gradient.replays() == (fixed or 0)

@@ -146,7 +146,8 @@ class TangentGradient:
         max_dropped: the fraction of a step's pairs that may fail before the step raises an error. Each is a
             row of a probe in one call; the other pairs teach the tangent all the same.
         trust_policy: when trust is lost.
-        replays: how many replays may follow each step, see `replay`; None for as many as are trusted.
+        replays: how many replays may follow each step, see `replay`; None for as many as are trusted,
+            which is none with a `StudentTangent`.
         max_age: the number of windows that are kept to be replayed, the oldest going; None for the last
             third of all so far, and at least twenty. They take at most 1 GiB, and an eighth of the memory.
         clip: the longest gradient that is added to `.grad`, in multiples of the median length of those of the
@@ -361,9 +362,10 @@ class TangentGradient:
     def replays(self) -> int:
         """How many replays may follow the last step, see `replay`; 0 before the first.
 
-        None where the number is not fixed and the tangents' predictions of the last step's answers were off
-        by more than ten times what they would be without knowing anything: the weights are then where the
-        tangents have learned nothing.
+        Unless the number is fixed (`replays`), there are none with a `StudentTangent`, since it stands in
+        front of classifiers, where a replay teaches the recorded noise; and none where the tangents'
+        predictions of the last step's answers were off by more than ten times what they would be without
+        knowing anything: the weights are then where the tangents have learned nothing.
 
         Windows are kept from the first call of this method on.
         """
@@ -374,7 +376,8 @@ class TangentGradient:
                 self._newest = None
         error = self.trust_of_step
         lost = error is not None and not error <= NOWHERE  # or NaN
-        return 0 if lost and self._windows.replays is None else self._windows.trusted()
+        students = any(isinstance(tangent, StudentTangent) for tangent in self.tangents)
+        return 0 if (lost or students) and self._windows.replays is None else self._windows.trusted()
 
     def replay(self, rows: int | None = None) -> Tensor:
         """Add to `.grad` the gradient on rows of windows that are recorded, at the weights as they are.

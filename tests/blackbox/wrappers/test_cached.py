@@ -274,7 +274,7 @@ def test_policy_ledger_and_transparent_wrappers_are_no_part_of_it(path):
     plain(np.ones(2))
     stack = Budgeted(Retrying(RateLimited(plain, per_second=100.0)), rows=5)
     assert identity(stack) == identity(plain) == before
-    assert Cached(stack, path).identity == before
+    assert Cached(stack, path).identity == Cached(plain, path).identity
 
 
 def test_what_a_wrapper_has_counted_is_no_part_of_it():
@@ -572,3 +572,41 @@ def test_cached_rows_cost_no_budget(path):
         box(states(1, 5))
     box(states(4, 3, 2, 1))
     assert box.ledger.rows_run == 4
+
+
+class Served(BlackBoxFunction):
+    """Twice the state, by a service with a key."""
+
+    inputs = (STATE,)
+    outputs = (STATE,)
+
+    def __init__(self, key: str) -> None:
+        super().__init__()
+        self.key = key
+
+    def evaluate_rows(self, state: Any) -> Any:
+        return 2 * state
+
+
+def test_a_file_holds_no_values_of_attributes(tmp_path):
+    path = tmp_path / "answers.db"
+    cached = Cached(Retrying(Served("k3y-of-mine")), path)
+    cached(states(1, 2))
+    assert "key=" in cached.identity and Cached(Served("another"), path).identity != cached.identity
+    cached.close()
+    assert all(b"k3y-of-mine" not in file.read_bytes() for file in tmp_path.iterdir())
+
+
+def test_a_file_that_held_them_loses_them_and_keeps_its_answers(tmp_path):
+    path = tmp_path / "answers.db"
+    box = Cached(Served("k3y-of-mine"), path)
+    box(states(1, 2))
+    box.close()
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE boxes SET identity = ?", (identity(box),))
+    assert b"k3y-of-mine" in path.read_bytes()
+    again = Cached(Served("k3y-of-mine"), path)
+    again(states(1, 2))
+    assert again.ledger.rows_run == 0
+    again.close()
+    assert all(b"k3y-of-mine" not in file.read_bytes() for file in tmp_path.iterdir())

@@ -194,3 +194,40 @@ ERRORS = [
 @error_table(ERRORS)
 def test_refused(case):
     case.check()
+
+
+def refused(error: Exception, until: int) -> tuple[Any, Counter[float]]:
+    """Twice the state; the first so many rows that are asked are refused, for one reason."""
+    asked: Counter[float] = Counter()
+
+    def function(state: Any) -> Any:
+        asked[float(state[0])] += 1
+        if asked.total() <= until:
+            raise error
+        return 2 * state
+
+    return function, asked
+
+
+def test_a_server_that_refuses_every_row_gets_one_in_each_further_attempt():
+    function, asked = refused(RuntimeError("401 Unauthorized"), until=10**9)
+    box = Retrying(EachBox(function, failures="keep"), attempts=4)
+    assert np.isnan(box(states(*range(30)))).all()
+    assert asked.total() == 30 + 3 and box.ledger.failures() == {"raised": 30}
+
+
+def test_when_that_one_row_is_answered_the_others_follow():
+    function, asked = refused(RuntimeError("500"), until=31)  # the second attempt's row too
+    box = Retrying(EachBox(function), attempts=3)
+    np.testing.assert_array_equal(box(states(*range(30))), 2 * states(*range(30)))
+    assert asked.total() == 30 + 1 + 30
+
+
+def test_what_is_permanent_is_not_run_again():
+    function, asked = refused(PermissionError("no"), until=1)
+    box = Retrying(EachBox(function, failures="keep"), attempts=3, permanent=(PermissionError,))
+    answers = box(states(1, 2, 3))
+    assert np.isnan(answers[0]).all() and np.isfinite(answers[1:]).all() and asked.total() == 3
+    with pytest.raises(ConfigurationError, match="kinds of exceptions"):
+        with suppress_type_checks():
+            Retrying(EachBox(function), permanent=("401",))  # pyright: ignore[reportArgumentType]

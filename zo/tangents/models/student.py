@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
 from blackbox.checks import check_choice, check_count, check_positive
+from blackbox.failures import last_cause
 from zo.draws import Key
 from zo.errors import ConfigurationError
 from zo.tangents.models.model import RowFunction, pulled_back, pushed_forward
@@ -38,7 +39,8 @@ class StudentTangent(Tangent):
     box is flat or jumps, as a random forest, the student is smooth all the same and can mislead: see that
     the loss through the box itself, held out, falls.
 
-    What the losses are for, and what takes the place of the box's derivative:
+    What the losses are for, and what takes the place of the box's derivative; of a classifier take "kl" where
+    it answers with probabilities, and "labels" where it answers with labels, one-hot:
 
     - "squared": any outputs. They are standardised.
     - "kl": probabilities along the last axis of one output, rounded ones too. The network ends in scores or
@@ -152,7 +154,7 @@ class StudentTangent(Tangent):
         if not self._learner.window.seen:
             raise ConfigurationError(
                 f"StudentTangent.fit: expected rows with finite numbers, got none among {len(x)}. See why "
-                "the box fails."
+                f"the box fails.{last_cause()}"
             )
         self._learner.learn(steps)
 

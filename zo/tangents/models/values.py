@@ -14,6 +14,7 @@ from torch.autograd import Function
 
 from blackbox import ArraySpec, BlackBoxFunction, Grid
 from blackbox.checks import check_count
+from blackbox.failures import last_cause
 from zo.errors import ConfigurationError
 from zo.tangents.models.lattice import Lattice, space_of
 from zo.tangents.models.model import pulled_back, pushed_forward
@@ -423,6 +424,7 @@ class ValueTangent(Tangent):
         if self._form is None:
             raise ConfigurationError(
                 f"{name}: expected rows with finite numbers, got none among {len(z)}. See why the box fails."
+                f"{last_cause()}"
             )
         self.learn(steps)
 
