@@ -86,7 +86,9 @@ over those of first order as `tangents` benchmarks it. The median over seeds. A 
 run. Tangents and replays have one row a batch and the usual learning rate, and buy no probes where trust is
 lost; no setting is chosen for a problem. Controls replay without a derivative, with the model's own values,
 with first order's own derivative as it was stored, and with answers of the box itself, which cost nothing
-there. Made by `python -m benchmarks rows --size small`, with `--controls` for these.
+there. "First warning": the share of the rows of a training with replays at a fifth that was spent where its
+first warning came, a number for each seed, where it was noted. Made by `python -m benchmarks rows --size
+small`, with `--controls` for these.
 
 """
 
@@ -183,7 +185,8 @@ def train(problem: BenchmarkProblem, way: Way, seed: int, most: int | None = Non
     """Train with the rows that a way spends.
 
     Returns:
-        The errors on validation and on test data, rows of the box, replays, and seconds of processor time.
+        The errors on validation and on test data, rows of the box, replays, seconds of processor time, and
+        how many rows were spent where the first warning came; None without one.
     """
     network, first = problem.start(seed), problem.batch(seed, 1)
     usual = count_rows(first)
@@ -209,6 +212,7 @@ def train(problem: BenchmarkProblem, way: Way, seed: int, most: int | None = Non
         gradient = first_order(problem, network)
     optimizer = torch.optim.Adam(network.parameters(), lr=1.0)
     before, replays, began = problem.box.ledger.rows_asked, 0, process_time()
+    warned: int | None = None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for step in range(1, steps + 1):
@@ -226,6 +230,8 @@ def train(problem: BenchmarkProblem, way: Way, seed: int, most: int | None = Non
                 gradient.replay()
                 optimizer.step()
                 replays += 1
+            if warned is None and any(_of_tangents(warning) for warning in caught):
+                warned = problem.box.ledger.rows_asked - before
     seconds = process_time() - began
     rows = problem.box.ledger.rows_asked - before if around else gradient.rows
     return {
@@ -236,8 +242,13 @@ def train(problem: BenchmarkProblem, way: Way, seed: int, most: int | None = Non
         "seconds": seconds,
         "batch": batch,
         "rate": way.rate,
-        "warnings": sum(issubclass(warning.category, zo.TangentWarning) for warning in caught),
+        "warnings": sum(map(_of_tangents, caught)),
+        "first warning at": warned,
     }
+
+
+def _of_tangents(warning: warnings.WarningMessage) -> bool:
+    return issubclass(warning.category, zo.TangentWarning)
 
 
 def best(tried: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -297,6 +308,13 @@ def share_needed(result: dict[str, Any]) -> float | None:
     return next(shares, None)
 
 
+def first_warnings(result: dict[str, Any], line: str = "replay, 0.2") -> str:
+    """The share of a line's rows that was spent where the first warning came, of each seed that has it."""
+    noted = [run[line] for run in result["runs"].values() if "first warning at" in run.get(line, ())]
+    spent = [(run["first warning at"], run["rows"]) for run in noted]
+    return ", ".join("none" if at is None else f"{at / rows:.2f}" for at, rows in spent)
+
+
 def table(measured: Measured) -> str:
     """Errors over those of first order tuned at all rows, in brackets the rows; a last line with medians."""
     every = ways(MORE_SHARES) | controls(MORE_SHARES)
@@ -304,8 +322,8 @@ def table(measured: Measured) -> str:
         line for line in every if line != ALL_ROWS and any(over_tuned(o, line) for o in measured.values())
     ]
     text = [
-        "| problem | seeds | " + " | ".join(lines) + f" | rows to {ENOUGH:g} |",
-        "| --- " * (3 + len(lines)) + "|",
+        "| problem | seeds | " + " | ".join(lines) + f" | rows to {ENOUGH:g} | first warning |",
+        "| --- " * (4 + len(lines)) + "|",
     ]
     for name, result in measured.items():
         cells = []
@@ -316,7 +334,9 @@ def table(measured: Measured) -> str:
         seeds = sum(any(line.startswith("replay") for line in run) for run in result["runs"].values())
         share = share_needed(result)
         reached = f"{share:g}" if share else f"more than {replayed(result)[-1]:g}"
-        text.append(f"| {name} | {seeds} | " + " | ".join(cells) + f" | {reached} |")
+        text.append(
+            f"| {name} | {seeds} | " + " | ".join(cells) + f" | {reached} | {first_warnings(result)} |"
+        )
     middle = []
     for line in lines:
         errors = [error for result in measured.values() if (error := over_tuned(result, line)) is not None]
@@ -325,7 +345,7 @@ def table(measured: Measured) -> str:
     reached = ", ".join(
         f"{count} at {share:g}" for count, share in zip(counts, MORE_SHARES, strict=True) if count
     )
-    text.append("| **median** | | " + " | ".join(middle) + f" | {reached} of {len(measured)} |")
+    text.append("| **median** | | " + " | ".join(middle) + f" | {reached} of {len(measured)} | |")
     return HEAD + "\n".join(text) + "\n"
 
 

@@ -42,14 +42,16 @@ def test_the_smallest_share_that_is_enough(errors, share):
 
 def test_the_table_tells_what_was_not_run_what_was_warned_of_and_what_is_enough():
     more = measured((2.2, 2.0), (2.2, 2.0))
+    for seed, at in (("0", None), ("1", 21)):
+        more["runs"][seed]["replay, 0.2"]["first warning at"] = at
     more["runs"]["0"]["tangents, 0.4"] = {"error": 2.6, "rows": 400, "warnings": 0}
     text = rows.table({"a": more, "b": measured((2.0, 1.0))})
     head, _, first, second, last = text.splitlines()[-5:]
     assert "tangents, 0.4" in head and "tangents, 0.2" not in head  # which nobody has run
     assert "1.30 (0.40)" in first
-    assert "1.10 (0.05)" in first and "1.00* (0.21)" in first and first.endswith("| 0.2 |")
-    assert "0.50 (0.21)" in second and rows.NOT_RUN in second and second.endswith("| 0.05 |")
-    assert "0.75, worst 1.00" in last and last.endswith("| 1 at 0.05, 1 at 0.2 of 2 |")
+    assert "1.10 (0.05)" in first and "1.00* (0.21)" in first and first.endswith("| 0.2 | none, 0.10 |")
+    assert "0.50 (0.21)" in second and rows.NOT_RUN in second and second.endswith("| 0.05 |  |")
+    assert "0.75, worst 1.00" in last and last.endswith("| 1 at 0.05, 1 at 0.2 of 2 | |")
 
 
 def test_a_stored_derivative_is_that_of_the_recorded_input_wherever_it_is_replayed():
