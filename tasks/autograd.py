@@ -107,7 +107,7 @@ class AutogradGradient:
             grads = [weight.grad for weight in self.network.parameters() if weight.grad is not None]
             if not grads:
                 raise NotApplicableError(
-                    f"Step {step}: expected some weight of {type(self.network).__name__} to receive a "
+                    f"Step {step + 1}: expected some weight of {type(self.network).__name__} to receive a "
                     "gradient, got none: every way from the weights to the loss is cut, by detach() or by "
                     "what stands in the box's place, or the objective uses another network. Take a method "
                     "that goes through the box, such as tangents or sparse-cge."

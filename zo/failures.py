@@ -47,7 +47,7 @@ def survivors(base: Tensor, step: int, causes: Sequence[FailedRow] = ()) -> Tens
     survived = torch.isfinite(base)
     if not survived.any():
         words = (
-            f"Step {step}: expected a finite loss in some row of the base evaluation, got none in "
+            f"Step {step + 1}: expected a finite loss in some row of the base evaluation, got none in "
             f"{counted(len(base), 'row')}.{_first(causes) or NO_BOX} Evaluate the objective by hand on this "
             "batch, under torch.no_grad(), to see why."
         )
@@ -88,7 +88,7 @@ def warn_of_lost(
     where = where or "The batch is finite there: see logarithms, roots and divisions in network and objective"
     named = ", ".join(map(str, lost[:5])) + (", ..." if len(lost) > 5 else "")
     warnings.warn(
-        f"Step {step}: expected a finite loss in every row, got NaN or infinity in {len(lost)} of {rows} "
+        f"Step {step + 1}: expected a finite loss in every row, got NaN or infinity in {len(lost)} of {rows} "
         f"({len(lost) / rows:.0%}: {named}), and no black box failed. The loss and its gradient are those of "
         f"the other {rows - len(lost)} rows. {where}. Further such rows are counted (lost, in counts and "
         "metrics()), without another warning.",
@@ -119,7 +119,7 @@ def warn_of_many_lost(step: int, lost: int, rows: int, causes: Sequence[FailedRo
     if not failed or lost < FEWEST_LOST or lost <= MANY_LOST * rows:
         return False
     warnings.warn(
-        f"Step {step}: expected black boxes to answer nearly all rows, got {lost} of {rows} rows so far "
+        f"Step {step + 1}: expected black boxes to answer nearly all rows, got {lost} of {rows} rows so far "
         f"({lost / rows:.0%}) without a finite loss, as boxes failed.{_first(failed)} Loss and gradient are "
         "those of the other rows, and training knows nothing of these. Mend the box, or bound what the "
         "network sends it, as by a sigmoid. Further such rows are counted (lost, in counts and metrics()), "
@@ -150,7 +150,7 @@ def refuse_too_many(valid: Tensor, most: float, step: int, causes: Sequence[Fail
     dropped = int((~valid).sum())
     if dropped > bearable(most, len(valid)) or dropped == len(valid):
         raise FailedQueriesError(
-            f"Step {step}: expected at most {most:.0%} of {counted(len(valid), 'query')} to fail, {dropped} "
+            f"Step {step + 1}: expected at most {most:.0%} of {counted(len(valid), 'query')} to fail, {dropped} "
             f"did.{_first(causes)} See the black box's ledger; a smaller mu or learning rate keeps variants "
             "nearer to the base, max_dropped lets more of them go."
         )
@@ -174,7 +174,7 @@ def warn_of_noise(step: int, noise: float, reordered: float, differences: Tensor
     if noise <= (NOISY if noise > reordered else NOISIEST) * size:
         return False
     warnings.warn(
-        f"Step {step}: expected two evaluations of the objective at the same weights to agree, got losses "
+        f"Step {step + 1}: expected two evaluations of the objective at the same weights to agree, got losses "
         f"that differ by {noise:.1e}; the differences that mu makes are about {size:.1e}: noise is "
         f"{noise / max(size, 1e-300):.1g} times as large. The network or the objective has state outside "
         "of torch (a counter, Python's or NumPy's random numbers), or a black box is noisy. Take that "
@@ -220,7 +220,7 @@ def warn_of_zero(step: int, gradient: Tensor, why: str = ZERO) -> bool:
     if gradient.any():
         return False
     warnings.warn(
-        f"Step {step}: expected some weight to change the loss, got a gradient that is exactly zero. {why}",
+        f"Step {step + 1}: expected some weight to change the loss, got a gradient that is exactly zero. {why}",
         ZeroGradientWarning,
         stacklevel=3,
     )

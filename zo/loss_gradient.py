@@ -417,7 +417,7 @@ class LossGradient:
         self._warned_of_ranks = self._warned_of_ranks or warn_of_other_boxes(number, noise, judgement.losses)
         size = float(differences.square().mean().sqrt()) if len(differences) else 0.0
         if doubt is not None and not self._warned_of_slopes and noise <= NOISY * doubt.off * size:
-            warn_of_slopes(f"Step {number}", doubt)
+            warn_of_slopes(f"Step {number + 1}", doubt)
             self._warned_of_slopes = True
         self._warned_of_zero = self._warned_of_zero or warn_of_zero(number, gradient)
 

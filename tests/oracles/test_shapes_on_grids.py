@@ -10,7 +10,8 @@ import zo
 from blackbox import ArraySpec, BlackBoxFunction, Grid
 from tests.inside import TangentForm as Form
 from tests.inside import space_of, structure_of
-from zo.tangents import AutoTangent
+from tests.zo.row_boxes import FromTorch
+from zo.tangents import AutoTangent, CallPairs
 
 SPACE = (18, 20)
 SHAPES = ((1, *SPACE), (2, *SPACE), (1, *SPACE))
@@ -114,6 +115,14 @@ def test_their_gradient_is_that_of_autograd():
         ([(32, 48)], [(32, 48)], "grid", "(32, 48)"),
         ([(8, 48)], [(8, 48)], Grid((False, True)), "(8, 48)"),
         ([(32, 48)], [(32, 48)], Grid((True,)), "(48,)"),
+        # cells and faces of a line
+        ([(32,), (33,), (32,), (1,)], [(32,), (33,), (32,)], "auto", "(33,)"),
+        ([(2, 32), (33,)], [(2, 32), (33,)], "auto", "(33,)"),
+        ([(32,)], [(32,), (33,)], "auto", None),
+        ([(32,), (33,)], [(33,)], "auto", None),
+        ([(32,), (34,)], [(32,), (34,)], "auto", None),
+        ([(32,), (32,)], [(32,), (32,)], "auto", None),
+        ([(14,), (15,)], [(14,), (15,)], "auto", None),
         # as ever
         ([(32, 48)], [(32, 48)], "auto", None),
         ([(8, 48)] * 2, [(8, 48)] * 2, "auto", "(48,)"),
@@ -151,3 +160,40 @@ def test_a_state_keeps_what_is_said_of_a_grid():
     ]
     form = Form(tuple(specs), tuple(specs[:1]), ())
     assert Form.of(form.plain()) == form
+
+
+class Line(FromTorch):
+    """Pressure in 20 cells and velocity on their 21 faces, pushed by a number for each row: a linear step."""
+
+    def __init__(self) -> None:
+        state = ArraySpec("pressure", (20,)), ArraySpec("velocity", (21,))
+        super().__init__(self.step, (*state, ArraySpec("push", ())), state)
+
+    @staticmethod
+    def step(pressure: Tensor, velocity: Tensor, push: Tensor) -> tuple[Tensor, Tensor]:
+        inner = velocity[:, 1:-1] - 0.4 * torch.diff(pressure) + 0.1 * push[:, None]
+        moved = nn.functional.pad(inner, (1, 1))  # walls
+        return pressure - 0.4 * torch.diff(moved), moved
+
+
+def test_on_cells_and_faces_of_a_line_the_vjp_is_that_of_the_step():
+    box, tangent = Line(), zo.StencilTangent(degree=1)
+    assert AutoTangent(box).kind == "grid"
+    draw = torch.Generator().manual_seed(0)
+    arrays = [torch.randn(80, *spec.shape, generator=draw).double() for spec in box.inputs]
+    v = torch.randn(80, 41, generator=draw).double()
+    leaves = [array.clone().requires_grad_() for array in arrays]
+    answers = torch.cat(box.step(*leaves), 1)
+    true = [slope.reshape(80, -1) for slope in torch.autograd.grad(answers, leaves, v)]
+    asked = torch.cat([array.reshape(80, -1) for array in arrays], 1)
+    none = torch.zeros(0, 80, dtype=torch.bool)
+    alive = torch.ones(80, dtype=torch.bool)
+    still = asked.new_zeros(0, *asked.shape), answers.detach().new_zeros(0, *answers.shape)
+    pairs = CallPairs(box.inputs, box.outputs, asked, *still, none, answers.detach(), alive, (None,) * 3)
+    tangent.see(pairs)
+    tangent.observe(pairs)
+    cosines = [
+        float(torch.cosine_similarity(made.flatten(), exact.flatten(), 0))
+        for made, exact in zip(tangent.vjp(pairs, v).split([20, 21, 1], 1), true, strict=True)
+    ]
+    assert min(cosines[:2]) > 0.999 and cosines[2] > 0.9  # a stencil pushes the faces of the walls too

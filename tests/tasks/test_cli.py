@@ -226,7 +226,7 @@ def test_known_errors_are_one_sentence_unless_debug(toy, tmp_path, capsys):
         toy("run", "toy", "--fault", "known", "--debug")
     assert toy("run", "toy", "--fault", "nan", "--fault-at", "2") == 1
     assert re.fullmatch(
-        r"blackbox: Step 2: expected a finite loss in some row .* Evaluate the objective by hand on this "
+        r"blackbox: Step 3: expected a finite loss in some row .* Evaluate the objective by hand on this "
         r"batch, under torch.no_grad\(\), to see why. Resuming repeats this step: mend the box or the data "
         r"\(.*\), then: blackbox resume runs/toy-demo-\S+\n",
         capsys.readouterr().err,

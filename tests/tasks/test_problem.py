@@ -181,7 +181,7 @@ def test_a_method_that_has_nothing_to_go_by_is_marked_and_the_others_run(tmp_pat
     }
     page = run.report.read_text()
     assert "<td>not applicable</td>" in page.replace(' class="text"', "")
-    assert "no-gradient is not applicable. Step 0: expected some weight of Sequential" in page
+    assert "no-gradient is not applicable. Step 1: expected some weight of Sequential" in page
     assert all(row.units == Steered.units for row in run.result.table)  # the report takes the first one's
     # two calls of each of 6 rows of validation and of 5 in a step, before that was known
     given_up = [row for row in run.result.table if row.method == "no-gradient"]
@@ -640,7 +640,7 @@ def test_the_mean_test_loss_counts_rows_that_failed(tmp_path):
 def test_where_every_row_fails_the_first_cause_is_told(tmp_path, method):
     with (
         pytest.warns(ProblemWarning, match="validation after step 0: expected at most a tenth of 6"),
-        pytest.warns(ProblemWarning, match=r"Step 0: .* unless 10 rows fail one after another"),
+        pytest.warns(ProblemWarning, match=r"Step 1: .* unless 10 rows fail one after another"),
         pytest.raises(FailedQueriesError, match=r"ArithmeticError: .* is too much"),
     ):
         go(Steering(limit=-9.0), tmp_path, methods=[method])

@@ -65,7 +65,7 @@ def test_stairs_are_told_once_get_no_probes_and_hardly_any_checks():
     gradient, said = trained(box, 24, wrong=True)
     (message,) = said
     assert (
-        "Step 0: " in message
+        "Step 1: " in message
         and "of the rows" in message
         and "every 20 steps" in message
         and "KeepBest" in message

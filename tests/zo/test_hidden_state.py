@@ -62,4 +62,4 @@ def test_a_box_that_answers_the_same_rows_differently_is_told_of_once(make, time
     told = [str(warning.message) for warning in said if "asked the same rows again" in str(warning.message)]
     assert len(told) == times
     assert all(issubclass(w.category, zo.errors.TangentWarning) for w in said)
-    assert all("Step 0" in words and "`blackbox check`" in words for words in told)
+    assert all("Step 1" in words and "`blackbox check`" in words for words in told)

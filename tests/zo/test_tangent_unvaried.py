@@ -151,7 +151,7 @@ def test_a_network_that_saturates_in_training_is_said_and_ends_nothing(probes):
             gradient.backward(batch(step))
             assert not network.numbers.grad.any()
     said = [str(warning.message) for warning in caught if "saturated" in str(warning.message)]
-    assert len(said) == 1 and "Step 1:" in said[0] and "is exactly zero" in said[0]
+    assert len(said) == 1 and "Step 2:" in said[0] and "is exactly zero" in said[0]
     assert gradient.watch.probes == (probes or 0)  # what shows nothing is not paid for
     with torch.no_grad():
         network.numbers.fill_(0.1)

@@ -63,6 +63,17 @@ def test_without_errors_the_checks_decide():
     assert watch([None] * 8, policy, probes=0, agreements=[(5, 0.1)], max_rows=1.1)[2] == [5]
 
 
+def test_steps_count_from_one_and_a_check_is_named_where_it_is_judged_later():
+    trust = TrustWatch(TrustPolicy(), 0, 3.5)
+    with pytest.warns(TangentWarning) as caught:
+        for step in range(36):
+            trust.saw(step, 0.1, Check(0.3) if step in (9, 35) else Check())
+    first, second = (str(warning.message) for warning in caught)
+    assert first.startswith("Step 11: ") and "found 0.3 times (in the check of step 10). From" in first
+    assert second.startswith("Step 36: ") and "found 0.3 times. From" in second
+    assert "no-gradient" in first and "no-gradient" not in second  # once
+
+
 def test_between_lost_and_regained_nothing_changes():
     policy = TrustPolicy(lost=0.5, regained=0.3, average=2)
     assert set(watch([1.0] + [0.4] * 20, policy)[1]) == {2}

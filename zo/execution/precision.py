@@ -129,7 +129,7 @@ def warn_of_narrow(step: Step, base: Tensor) -> bool:
     moved = [name for (name, total), (_, other) in zip(*results, strict=False) if total != other]
     if moved:
         warnings.warn(
-            f"Step {step.number}: expected float32 or float64 between the weights and the losses, got "
+            f"Step {step.number + 1}: expected float32 or float64 between the weights and the losses, got "
             f"{moved[0]}, in which most of what a step of mu changes is rounded away: the gradient may "
             "be off by as much as its size. Convert by .float() before, leave autocast out there, "
             "or take a larger mu.",

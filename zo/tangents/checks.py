@@ -102,7 +102,7 @@ def refuse_not_finite(gradients: Sequence[Tensor], errors: Sequence[float | None
     device = gradients[0].device  # of flags, for which the host waits once
     if not torch.stack([gradient.isfinite().all().to(device) for gradient in gradients]).all():
         raise TangentError(
-            f"Step {step}: expected a finite gradient, got NaN or infinity. Relative errors of the "
+            f"Step {step + 1}: expected a finite gradient, got NaN or infinity. Relative errors of the "
             f"tangents by call: {list(errors)}. See where errors above 1 come from; more probes, a larger "
             "ridge or another tangent mend them."
         )
@@ -204,7 +204,7 @@ def _refuse_failed(failed: Tensor, most: float, step: int) -> None:
     count = int(failed.sum())
     if count > most * len(failed):
         raise FailedQueriesError(
-            f"Step {step}: expected at most {most:.0%} of {len(failed)} pairs to fail, {count} did. See the "
+            f"Step {step + 1}: expected at most {most:.0%} of {len(failed)} pairs to fail, {count} did. See the "
             "black box's ledger; a smaller mu or learning rate keeps probes nearer to the base, max_dropped "
             "lets more of them go."
         )
@@ -228,7 +228,7 @@ def _refuse_unmoved(pairs: Sequence[CallPairs], failed: int, step: int) -> None:
     """
     if step == 0 and unmoved(pairs, failed):
         raise TangentError(
-            f"Step {step}: expected probes to change an input of a box, got the base's in each of "
+            f"Step {step + 1}: expected probes to change an input of a box, got the base's in each of "
             f"{len(pairs)} calls. Use weights in the forward of the module that holds them alone, or take "
             "evaluator='loop'; and see that mu is not lost in rounding."
         )

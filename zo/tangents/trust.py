@@ -20,6 +20,10 @@ FLAT = 0.5  # of the rows whose input changed, that gave the same answer: then t
 RARELY = 10  # times as many steps between checks of such a box
 UNLIKE = 1e-5  # of the loss: what the same rows may differ by when they are asked again, as sums are rounded
 UNTOLD = 3  # checks in a row that showed nothing, since rows failed: after these it is said
+CONTROL = (
+    " Where tangents are in doubt, the gradient that is cut at the boxes (no-gradient) may train better and "
+    "takes no more rows: compare, see docs/howto/trust.md."
+)
 ADVICE = {  # where probes do not help, and the classes of tangents that have it already
     "put SecantTangent outermost (secant), ": ("SecantTangent", "AutoTangent"),
     "take a StudentTangent (student), ": ("StudentTangent",),
@@ -119,11 +123,13 @@ class _State:
     agreement: float | None = None  # of the last check
     missed: float | None = None  # of the last check
     of_rows: float | None = None  # `agreement_of_rows` of the last check
+    checked: int | None = None  # the step of the last check
     fresh: bool = False  # that check was made with this many probes
     before: float | None = None  # the mean when it was last judged
     passed: bool = False  # a check has found no fault
     lost: bool = False
     warned: bool = False
+    told_control: bool = False
     noise: float | None = None  # see `Check.noise`
     untold: int = 0  # checks in a row that showed nothing, since rows failed
     flat: bool = False  # the box was constant in pieces when it was last asked
@@ -309,7 +315,7 @@ class TrustWatch:
         if check.digits is not None and not state.told_digits:
             state.told_digits = True
             _warn(
-                f"Step {step}: expected answers that show a change of the loss by a hundredth, the box's "
+                f"Step {step + 1}: expected answers that show a change of the loss by a hundredth, the box's "
                 f"answers have {counted(check.digits, 'digit')}: print more (%.17g prints all). Checks that "
                 "cannot distinguish the gradient's effect from the last digit say nothing of the tangents: "
                 "watch a held-out loss (zo.KeepBest).",
@@ -318,7 +324,7 @@ class TrustWatch:
         if check.narrow is not None and not state.narrow:
             state.narrow = True
             _warn(
-                f"Step {step}: expected float32 or float64 between the weights and the loss, got "
+                f"Step {step + 1}: expected float32 or float64 between the weights and the loss, got "
                 f"{check.narrow}, which rounds away what a check along the gradient changes. Checks show "
                 "nothing of the tangents then, and come ten times more rarely: watch a held-out loss "
                 "(zo.KeepBest), or leave out autocast.",
@@ -327,7 +333,7 @@ class TrustWatch:
         if check.unlike is not None and check.unlike > UNLIKE and not state.told_noise:
             state.told_noise = True
             _warn(
-                f"Step {step}: expected the same answers where the boxes are asked the same rows again, got "
+                f"Step {step + 1}: expected the same answers where the boxes are asked the same rows again, got "
                 f"a mean loss that differs by {check.unlike:.1e} of it. A box is noisy, or has a state that "
                 "goes on from call to call, such as a warm start, a counter or a buffer: `blackbox check` "
                 "tells which. Noise is averaged over rows and steps; a state is not, and its part of the "
@@ -344,14 +350,14 @@ class TrustWatch:
         state.learned |= error is not None
         if check.agreement is not None:
             state.agreement, state.missed = check.agreement, check.missed
-            state.of_rows = check.agreement_of_rows
+            state.of_rows, state.checked = check.agreement_of_rows, step
             state.fresh, state.untold = True, 0
             state.passed |= not self.doubts(check)
         elif check.failed is not None:
             state.untold += 1
             if state.untold == UNTOLD:
                 _warn(
-                    f"Step {step}: expected at most a tenth of a check's rows to fail, and none with most of "
+                    f"Step {step + 1}: expected at most a tenth of a check's rows to fail, and none with most of "
                     f"the gradient, {check.failed:.0%} did, and the last {UNTOLD} checks showed nothing. "
                     "Until one does, trust rests on predictions alone: watch a held-out loss (zo.KeepBest), "
                     "and see the black box's ledger.",
@@ -375,7 +381,7 @@ class TrustWatch:
         """
         more = max(self._state.probes, min(1, self.most))
         found = (
-            f"Step {step}: expected inputs that differ between the rows of a batch where weights move them, "
+            f"Step {step + 1}: expected inputs that differ between the rows of a batch where weights move them, "
             f"got the same in all rows for {'; and '.join(inputs[:3])}{' and others' if inputs[3:] else ''}. "
             "What values cannot show a tangent takes for a derivative of zero, and those weights would never "
             "move."
@@ -412,7 +418,7 @@ class TrustWatch:
             else "is the tangents' alone"
         )
         _warn(
-            f"Step {step}: expected probes to change an input of a box, got the base's: they show nothing, "
+            f"Step {step + 1}: expected probes to change an input of a box, got the base's: they show nothing, "
             "so none are asked beyond those of the start. Either the layer before the box is saturated, as "
             "tanh is far from zero, or its numbers are so large that mu is lost in rounding. The gradient of "
             f"this step {gradient}. Training goes on: watch a held-out loss (zo.KeepBest), lower the "
@@ -442,10 +448,15 @@ class TrustWatch:
             more = state.probes if state.flat else min(max(2 * state.probes, 1), self.most)
             remedies = improve()
             if remedies:
-                _warn(f"{self._broken(step)}. From now on {' and '.join(remedies)}, for no more rows.")
+                _warn(
+                    f"{self._broken(step)}. From now on {' and '.join(remedies)}, for no more rows."
+                    f"{'' if state.told_control else CONTROL}"
+                )
+                state.told_control = True
                 self._take(state.probes)
             elif more > state.probes:
-                _warn(f"{self._broken(step)}. {self._cost(more)}")
+                _warn(f"{self._broken(step)}. {self._cost(more)}{'' if state.told_control else CONTROL}")
+                state.told_control = True
                 self._take(more)
             elif not state.warned:
                 state.warned = True
@@ -469,7 +480,7 @@ class TrustWatch:
             rest = f", and there is a check in every {RARELY * every} steps alone" if every else ""
             student = "" if "StudentTangent" in self.kinds else " Take a StudentTangent, for its values."
             _warn(
-                f"Step {step}: expected a box that answers a little otherwise where its input is moved a "
+                f"Step {step + 1}: expected a box that answers a little otherwise where its input is moved a "
                 f"little, got the very same answers in {share:.0%} of the rows: it is constant in pieces, as "
                 "trees, tables, labels and rounded outputs are. What is asked beside training's own rows "
                 f"shows nothing of it, so no probes are added{rest}.{student} Whether the tangent's slopes "
@@ -511,7 +522,9 @@ class TrustWatch:
                 "tangents to predict the boxes' responses along the gradient with a relative error of at "
                 f"most {policy.missed:g}, found {state.missed:.3g}"
             )
-        return f"Step {step}: expected {'; and '.join(broken)}"
+        if faults and state.checked not in (None, step):
+            broken[-1] += f" (in the check of step {state.checked + 1})"
+        return f"Step {step + 1}: expected {'; and '.join(broken)}"
 
     def _cost(self, probes: int) -> str:
         return (

@@ -120,7 +120,7 @@ def _warn_of_others(nodes: Sequence[Any], network: nn.Module) -> None:
     if others:
         shapes = ", ".join(str(tuple(other.shape)) for other in others[:3])
         warnings.warn(
-            f"Step 0: expected all parameters behind the loss to be those of {type(network).__name__}, got "
+            f"Step 1: expected all parameters behind the loss to be those of {type(network).__name__}, got "
             f"{len(others)} more that require a gradient (of shape {shapes}{', ...' if others[3:] else ''}). "
             "They get none here, so no optimizer trains them. To train them, put them into the network, as "
             "in a torch.nn.ModuleDict; else give them requires_grad_(False).",

@@ -43,7 +43,8 @@ class AutoTangent(Tangent):
     """J(z) is that of a model fitted to the box's values, of a kind that suits the box.
 
     Outputs `(channels, *space)` with at least 16 cells and at most 16 channels, and an input on the same
-    grid, or `(*space)` beside such arrays or others of the same shape: for 25 steps a `GridTangent` and a
+    grid, or `(*space)` beside such arrays or others of the same shape, or vectors of n cells and of n + 1
+    faces: for 25 steps a `GridTangent` and a
     `StencilTangent` learn side by side. The network is used, unless the stencil predicted new rows with
     less than half of its error, and the last one in use stays: where both predict about as well the
     network's derivative is the better one. All else: `KernelTangent` where a row has at most 32 numbers of
@@ -416,10 +417,16 @@ def _refuse_channels_last(outputs: Sequence[ArraySpec]) -> None:
 
 
 def is_grid(inputs: Sequence[ArraySpec], outputs: Sequence[ArraySpec]) -> bool:
-    """Whether outputs lie on a grid, see `space_of`, and at least one input does."""
+    """Whether outputs lie on a grid, see `space_of`, and at least one input does.
+
+    Vectors do where outputs and inputs have n numbers, of cells, and n + 1, of the faces between them.
+    """
     space = space_of(outputs, inputs)
-    if space is None or torch.Size(space).numel() < FEWEST_CELLS or all(len(s.shape) < 2 for s in outputs):
+    if space is None or torch.Size(space).numel() < FEWEST_CELLS:
         return False
+    if all(len(spec.shape) < 2 for spec in outputs):  # a vector may be anything; cells and faces are a line
+        staggered = {space, (space[0] - 1,)}
+        return staggered == {spec.shape for spec in outputs} and staggered <= {s.shape for s in inputs}
     if any(len(spec.shape) > len(space) and spec.shape[0] > MOST_CHANNELS for spec in outputs):
         return False
     lattice, fewest = Lattice((), space), max(len(space), 2)  # a vector as long as a line may be anything
