@@ -145,7 +145,7 @@ class Heating(tasks.Problem):
 
     presets = {
         "small": Config(),
-        "large": Config(steps=300, nodes=320),
+        "large": Config(steps=200, nodes=320),
         "fine": Config(nodes=1141),
         "ci": Config(steps=3, batch=2, nodes=100, pulses=2, test=2),
     }

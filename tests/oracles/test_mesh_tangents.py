@@ -294,6 +294,25 @@ def test_a_state_goes_on_to_the_same_bits(make, limits):
     assert not fresh.knows
 
 
+def test_a_gradient_on_a_mesh_can_be_copied_and_both_go_on_to_the_same_bits():
+    spec = ArraySpec("u", (NODES,), layout=MESH)
+    box = box_of((spec,), (spec,))
+    torch.manual_seed(0)
+    network = torch.nn.Linear(3, NODES).double()
+    gradient = zo.TangentGradient(
+        network, lambda network, rows: box(network(rows)).square().mean(dim=1), boxes=[box], seed=0
+    )
+    batches = torch.randn(3, 4, 3, dtype=torch.float64)
+    for batch in batches[:2]:
+        gradient.backward(batch)
+    twin = copy.deepcopy(gradient)
+    for one in (gradient, twin):
+        one.network.zero_grad()
+        one.backward(batches[2])
+    assert network.weight.grad is not None and network.weight.grad.any()
+    assert twin.network is not network and torch.equal(twin.network.weight.grad, network.weight.grad)
+
+
 def test_nodes_with_a_prescribed_output_have_no_derivative():
     """Found where outputs never change; the others' derivative is as of the box that holds them."""
     edge = torch.from_numpy(MESH.coordinates[:, 1] < 1e-9)

@@ -418,10 +418,10 @@ class TrustWatch:
             else "is the tangents' alone"
         )
         _warn(
-            f"Step {step + 1}: expected probes to change an input of a box, got the base's: they show nothing, "
+            f"Step {step + 1}: expected probes to change an input of a box, got the base's. They show nothing, "
             "so none are asked beyond those of the start. Either the layer before the box is saturated, as "
-            "tanh is far from zero, or its numbers are so large that mu is lost in rounding. The gradient of "
-            f"this step {gradient}. Training goes on: watch a held-out loss (zo.KeepBest), lower the "
+            "tanh is far from zero, or its numbers are so large that mu is lost in rounding. The gradient "
+            f"of this step {gradient}. Training goes on: watch a held-out loss (zo.KeepBest), lower the "
             "learning rate, or keep what that layer is given small, by a norm or a penalty.",
             frames=4,
         )

@@ -178,6 +178,10 @@ class ImplicitStep:
     def _mask(self) -> np.ndarray:
         return self.free.reshape(self.fields, self.nodes)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the factorisation, which cannot be copied and is made again."""
+        return self.__dict__ | {"_factors": []}
+
     def _factor(self) -> Any:
         if not self._factors:
             mask = sparse.diags_array(self.free)
