@@ -314,9 +314,11 @@ def _checked_output(
         ) from error
     expected = (*leading, *spec.shape)
     if tuple(tensor.shape) != expected:
+        last = len(leading) == 1 and tuple(tensor.shape) == (*spec.shape, *leading)
         raise OutputError(
             f"{box!r}, output {spec.name!r}: expected shape {expected}, got {tuple(tensor.shape)}. "
-            "evaluate returns one row without a leading axis, evaluate_rows all of them, rows first."
+            "evaluate returns one row without a leading axis, evaluate_rows all of them, rows first"
+            + (f": here they are last, np.moveaxis({spec.name}, -1, 0)." if last else ".")
         )
     accepted = tensor.is_floating_point() if spec.dtype is None else spec.accepts(tensor.dtype)
     if not accepted:

@@ -316,9 +316,9 @@ class CmaEs:
             if fault is None:
                 return stacked[1:]
         warnings.warn(
-            f"cma-es, step {step + 1}: candidates that are evaluated together {fault}: they are evaluated one by "
-            "one from here on, right but slower. Variants need rows first in every layer, random draws by "
-            "nn.Dropout and its like, and weights that are read inside of their layers alone.",
+            f"cma-es, step {step + 1}: candidates that are evaluated together {fault}: they are evaluated "
+            "one by one from here on, right but slower. Variants need rows first in every layer, random "
+            "draws by nn.Dropout and its like, and weights that are read inside of their layers alone.",
             EvaluatorWarning,
             stacklevel=2,
         )

@@ -161,9 +161,9 @@ class Progress:
         if "loss" in self._metrics:
             parts.append(f"loss {self._metrics['loss']:.4g}")
         if self._metrics.get("queries") and elapsed > 0:
-            speed = (self._metrics["queries"] - (self._first_queries or 0.0)) / elapsed
-            if speed >= 1:
-                parts.append(f"{speed:,.0f} queries/s")
+            asked = self._metrics["queries"] - (self._first_queries or 0.0)
+            if asked >= max(elapsed, self._step - self._first):
+                parts.append(f"{counted(round(asked / elapsed), 'query')}/s")
             else:  # a few checks, or a slow box: a rate says nothing
                 parts.append(counted(int(self._metrics["queries"]), "query"))
         if self._metrics.get("rows"):

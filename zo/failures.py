@@ -150,9 +150,9 @@ def refuse_too_many(valid: Tensor, most: float, step: int, causes: Sequence[Fail
     dropped = int((~valid).sum())
     if dropped > bearable(most, len(valid)) or dropped == len(valid):
         raise FailedQueriesError(
-            f"Step {step + 1}: expected at most {most:.0%} of {counted(len(valid), 'query')} to fail, {dropped} "
-            f"did.{_first(causes)} See the black box's ledger; a smaller mu or learning rate keeps variants "
-            "nearer to the base, max_dropped lets more of them go."
+            f"Step {step + 1}: expected at most {most:.0%} of {counted(len(valid), 'query')} to fail, "
+            f"{dropped} did.{_first(causes)} See the black box's ledger; a smaller mu or learning rate keeps "
+            "variants nearer to the base, max_dropped lets more of them go."
         )
 
 
@@ -174,8 +174,8 @@ def warn_of_noise(step: int, noise: float, reordered: float, differences: Tensor
     if noise <= (NOISY if noise > reordered else NOISIEST) * size:
         return False
     warnings.warn(
-        f"Step {step + 1}: expected two evaluations of the objective at the same weights to agree, got losses "
-        f"that differ by {noise:.1e}; the differences that mu makes are about {size:.1e}: noise is "
+        f"Step {step + 1}: expected two evaluations of the objective at the same weights to agree, got "
+        f"losses that differ by {noise:.1e}; the differences that mu makes are about {size:.1e}: noise is "
         f"{noise / max(size, 1e-300):.1g} times as large. The network or the objective has state outside "
         "of torch (a counter, Python's or NumPy's random numbers), or a black box is noisy. Take that "
         "out, or take a larger mu.",
@@ -220,7 +220,8 @@ def warn_of_zero(step: int, gradient: Tensor, why: str = ZERO) -> bool:
     if gradient.any():
         return False
     warnings.warn(
-        f"Step {step + 1}: expected some weight to change the loss, got a gradient that is exactly zero. {why}",
+        f"Step {step + 1}: expected some weight to change the loss, got a gradient that is exactly zero. "
+        f"{why}",
         ZeroGradientWarning,
         stacklevel=3,
     )

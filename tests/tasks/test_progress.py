@@ -109,6 +109,16 @@ def test_a_resumed_stage_counts_speed_from_where_it_resumed():
     assert "step 61 of 100, loss 1, 1,000 queries/s, 10 s elapsed, 39 s left" in stream.getvalue()
 
 
+def test_checks_behind_a_resume_are_counted_and_have_no_rate():
+    progress, stream, clock = plain()
+    progress.begin("s", 40, done=18)
+    progress.update(19, {"loss": 1.0, "queries": 4})
+    clock.now += 11
+    progress.update(40, {"loss": 1.0, "queries": 16})
+    progress.end()
+    assert "step 40 of 40, loss 1, 16 queries, 11 s elapsed" in stream.getvalue()
+
+
 def test_a_counter_makes_a_stage_of_its_own():
     progress, stream, clock = plain()
     count = progress.counter("reference data", unit="frame")

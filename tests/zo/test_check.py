@@ -10,13 +10,14 @@ import torch
 from torch import nn
 
 import zo
-from blackbox import ArraySpec, BlackBoxFunction
+from blackbox import ArraySpec, BlackBoxFunction, OutputError
 from tests.networks import UNSTACKABLE
 from tests.networks.case import INPUTS
 from tests.networks.keeping import Counting
 from tests.networks.ordinary import NarrowInside
 from tests.networks.treacherous import MomentumEncoder
 from tests.networks.unstackable import Asleep, Attending, Transposing
+from tests.zo.row_boxes import FromTorch
 
 
 def mean_square(network, batch):
@@ -457,3 +458,13 @@ def test_a_fault_is_found_also_where_the_box_bears_no_long_step(bears):
     )
     with pytest.warns(zo.EvaluatorWarning, match=r"Off disagreed with loop for (weight|bias)"):
         gradient.backward(torch.rand(5, 4).double())
+
+
+def test_an_output_of_a_wrong_shape_is_the_boxs_fault_and_no_evaluators():
+    """Rows last pass for rows first where they are as many as cells, and show with more queries at once."""
+    cells = ArraySpec("u", (4,))
+    box = FromTorch(lambda u: u.T, (cells,), (cells,))
+    network = nn.Linear(4, 4)
+    gradient = zo.LossGradient(network, lambda n, x: box(n(x)).square().mean(1), zo.RGE(q=2, mu=1e-3))
+    with pytest.raises(OutputError, match=r"expected shape \(.*, 4\).*here they are last, np.moveaxis\(u"):
+        gradient.backward(torch.eye(4))

@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from blackbox import BudgetError
+from blackbox import BudgetError, OutputError
 from zo.evaluators.evaluator import Changes, Evaluator, Step, Unservable
 from zo.evaluators.loop import Loop
 from zo.evaluators.sentinel import PLACE, ROUNDING, SHAKES, inserted, jumps_at, left_out, rounding_of
@@ -181,7 +181,7 @@ def fault_of(evaluator: Evaluator, step: Step, base: Tensor, truth: Truth, remem
                 step.tally.queries += len(piece.queries)
                 try:
                     return changes(piece.queries)
-                except (BudgetError, Unservable):
+                except (BudgetError, OutputError, Unservable):
                     raise
                 except Exception:  # at a long step, perhaps
                     if piece.shorter is None:
@@ -197,7 +197,7 @@ def fault_of(evaluator: Evaluator, step: Step, base: Tensor, truth: Truth, remem
                 name for name in wrong if ", " not in name
             ] or wrong  # not the piece of all, if one names a parameter
             return f"disagreed with loop for {', '.join(dict.fromkeys(single))}"
-    except BudgetError:
+    except (BudgetError, OutputError):  # no evaluator makes a box's outputs, so that is the box's fault
         raise
     except Unservable as error:
         return f"cannot serve: {error}"

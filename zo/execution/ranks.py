@@ -150,8 +150,8 @@ class Ranks:
             raise cause
         if failed:
             raise self._error(
-                f"Step {step + 1}: expected {self.size} ranks to do their part, {'; '.join(failed)}. Mend that "
-                "and take the step again, on all ranks."
+                f"Step {step + 1}: expected {self.size} ranks to do their part, {'; '.join(failed)}. Mend "
+                "that and take the step again, on all ranks."
             ) from cause
 
     def share(self, several: Sequence[T], *, first_alone: bool = False) -> list[T]:
@@ -187,8 +187,8 @@ class Ranks:
         words = [f"other {' and '.join(names)} on rank {rank}" for rank, names in other.items() if names]
         if words:
             raise self._error(
-                f"Step {step + 1}: expected all ranks to take the step of rank 0, got {', '.join(words)}. Give "
-                "each the same settings, checkpoint and whole batches (no DistributedSampler), the same "
+                f"Step {step + 1}: expected all ranks to take the step of rank 0, got {', '.join(words)}. "
+                "Give each the same settings, checkpoint and whole batches (no DistributedSampler), the same "
                 "torch.manual_seed, and a journal to all or to none. Where other rows failed in the base, "
                 "the black box is another there, or fails by chance: put it in a Retrying."
             )
@@ -238,8 +238,8 @@ class Ranks:
             reason = f"{type(cause).__name__}: {cause}"[:300].rstrip(".")
             failure = "" if cause is None else f"rank {self.rank} failed: {reason}. Moreover, "
             raise self._error(
-                f"Step {step + 1}: {failure}rank {self.rank} expected an answer of all {self.size} ranks, got "
-                f"none from some: {said[:300].rstrip('.')}. A process died or hangs: its own output says "
+                f"Step {step + 1}: {failure}rank {self.rank} expected an answer of all {self.size} ranks, "
+                f"got none from some: {said[:300].rstrip('.')}. A process died or hangs: its own output says "
                 "more. Start all of them again from the last checkpoint."
             ) from (cause or error)
         finally:

@@ -204,9 +204,9 @@ def _refuse_failed(failed: Tensor, most: float, step: int) -> None:
     count = int(failed.sum())
     if count > most * len(failed):
         raise FailedQueriesError(
-            f"Step {step + 1}: expected at most {most:.0%} of {len(failed)} pairs to fail, {count} did. See the "
-            "black box's ledger; a smaller mu or learning rate keeps probes nearer to the base, max_dropped "
-            "lets more of them go."
+            f"Step {step + 1}: expected at most {most:.0%} of {len(failed)} pairs to fail, {count} did. See "
+            "the black box's ledger; a smaller mu or learning rate keeps probes nearer to the base, "
+            "max_dropped lets more of them go."
         )
 
 

@@ -333,12 +333,12 @@ class TrustWatch:
         if check.unlike is not None and check.unlike > UNLIKE and not state.told_noise:
             state.told_noise = True
             _warn(
-                f"Step {step + 1}: expected the same answers where the boxes are asked the same rows again, got "
-                f"a mean loss that differs by {check.unlike:.1e} of it. A box is noisy, or has a state that "
-                "goes on from call to call, such as a warm start, a counter or a buffer: `blackbox check` "
-                "tells which. Noise is averaged over rows and steps; a state is not, and its part of the "
-                "gradient is wrong: reset it in each call, or make it an input and an output. Checks along "
-                "the gradient show nothing that is smaller: watch a held-out loss (zo.KeepBest).",
+                f"Step {step + 1}: expected the same answers where the boxes are asked the same rows again, "
+                f"got a mean loss that differs by {check.unlike:.1e} of it. A box is noisy, or has a state "
+                "that goes on from call to call, such as a warm start, a counter or a buffer: `blackbox "
+                "check` tells which. Noise is averaged over rows and steps; a state is not, and its part of "
+                "the gradient is wrong: reset it in each call, or make it an input and an output. Checks "
+                "along the gradient show nothing that is smaller: watch a held-out loss (zo.KeepBest).",
                 frames=4,
             )
         state.steps += 1
@@ -357,10 +357,10 @@ class TrustWatch:
             state.untold += 1
             if state.untold == UNTOLD:
                 _warn(
-                    f"Step {step + 1}: expected at most a tenth of a check's rows to fail, and none with most of "
-                    f"the gradient, {check.failed:.0%} did, and the last {UNTOLD} checks showed nothing. "
-                    "Until one does, trust rests on predictions alone: watch a held-out loss (zo.KeepBest), "
-                    "and see the black box's ledger.",
+                    f"Step {step + 1}: expected at most a tenth of a check's rows to fail, and none with "
+                    f"most of the gradient, {check.failed:.0%} did, and the last {UNTOLD} checks showed "
+                    "nothing. Until one does, trust rests on predictions alone: watch a held-out loss "
+                    "(zo.KeepBest), and see the black box's ledger.",
                     frames=4,
                 )
         if state.flat and state.probes:
@@ -381,8 +381,9 @@ class TrustWatch:
         """
         more = max(self._state.probes, min(1, self.most))
         found = (
-            f"Step {step + 1}: expected inputs that differ between the rows of a batch where weights move them, "
-            f"got the same in all rows for {'; and '.join(inputs[:3])}{' and others' if inputs[3:] else ''}. "
+            f"Step {step + 1}: expected inputs that differ between the rows of a batch where weights move "
+            "them, got the same in all rows for "
+            f"{'; and '.join(inputs[:3])}{' and others' if inputs[3:] else ''}. "
             "What values cannot show a tangent takes for a derivative of zero, and those weights would never "
             "move."
         )
@@ -418,11 +419,11 @@ class TrustWatch:
             else "is the tangents' alone"
         )
         _warn(
-            f"Step {step + 1}: expected probes to change an input of a box, got the base's. They show nothing, "
-            "so none are asked beyond those of the start. Either the layer before the box is saturated, as "
-            "tanh is far from zero, or its numbers are so large that mu is lost in rounding. The gradient "
-            f"of this step {gradient}. Training goes on: watch a held-out loss (zo.KeepBest), lower the "
-            "learning rate, or keep what that layer is given small, by a norm or a penalty.",
+            f"Step {step + 1}: expected probes to change an input of a box, got the base's. They show "
+            "nothing, so none are asked beyond those of the start. Either the layer before the box is "
+            "saturated, as tanh is far from zero, or its numbers are so large that mu is lost in rounding. "
+            f"The gradient of this step {gradient}. Training goes on: watch a held-out loss (zo.KeepBest), "
+            "lower the learning rate, or keep what that layer is given small, by a norm or a penalty.",
             frames=4,
         )
 
