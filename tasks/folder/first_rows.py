@@ -22,11 +22,10 @@ from blackbox.words import counted
 from blackbox.wrappers.wrapper import Wrapper
 from tasks.errors import CheckpointError, CheckpointWarning, RunFolderError
 from tasks.folder import atomic, checkpoint, reading
-from tasks.folder.terms import FIRST_ROWS
 from tasks.tally import evaluated, stack
 from tasks.workers import group
 
-CHANGED = "changed_boxes.json"
+FILE, CHANGED = "first_rows.pt", "changed_boxes.json"
 MOST, SECONDS, BYTES = 16, 1.0, 2**20  # of a box: rows, what they may take to run, and inputs and outputs
 LOOKED_AT = 10  # calls in which the same rows may be asked again, which shows the noise of a box
 ROUNDING, NOISES = 1e-4, 10.0  # of the largest answer, and of the noise: what is no change of the box
@@ -60,7 +59,7 @@ class FirstRows:
         self._folder = folder.absolute()  # a box may change the working directory
         self._boxes = {name: box for name, box in boxes.items() if box.settable}
         self._names = {id(box): name for name, box in self._boxes.items()}
-        self._kept = _read(self._folder / FIRST_ROWS, self._boxes) if group.rank() == 0 else {}
+        self._kept = _read(self._folder / FILE, self._boxes) if group.rank() == 0 else {}
         self._before = frozenset(self._kept)
         self._seen = dict.fromkeys(self._boxes, 0)
         self._places: dict[str, list[int]] = {}
@@ -117,7 +116,7 @@ class FirstRows:
     def _write(self) -> None:
         content = {name: vars(kept) for name, kept in self._kept.items()}
         try:
-            checkpoint.save(self._folder / FIRST_ROWS, content)
+            checkpoint.save(self._folder / FILE, content)
         except OSError:
             self._names = {}  # it is an aid; what must not be lost says so by itself
 

@@ -26,7 +26,6 @@ from tasks.folder.result import NOT_APPLICABLE, Result, Row
 from tasks.folder.terms import (
     BEGUN,
     CONFIG,
-    FIRST_ROWS,
     Terms,
     check_seeds,
     differences,
@@ -417,7 +416,7 @@ def stage_name(seed: int, method: str) -> str:
 
 
 def discard(folder: Path) -> bool:
-    """Delete a run's folder if nothing was done in it: no metrics, checkpoints, or files but of rows.
+    """Delete a run's folder if nothing was done in it: no metrics, checkpoints, or other files.
 
     Args:
         folder: made by `Run.create` in this very process, with no one else at work on it.
@@ -426,9 +425,9 @@ def discard(folder: Path) -> bool:
         Whether it is gone; not where the system refuses, which must not hide why the run was.
     """
     try:
-        asked = {FIRST_ROWS, calls.FOLDER}  # rows that boxes ran, of which nothing was made
-        others = {path.name for path in folder.iterdir()} - {CONFIG, BEGUN, CHECKPOINTS, LOCK} - asked
-        if others or any((folder / CHECKPOINTS).iterdir()):
+        if {path.name for path in folder.iterdir()} - {CONFIG, BEGUN, CHECKPOINTS, LOCK} or any(
+            (folder / CHECKPOINTS).iterdir()
+        ):
             return False
         shutil.rmtree(folder)
     except OSError:

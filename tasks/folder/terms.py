@@ -18,7 +18,6 @@ from tasks.errors import ConfigurationError, RunFolderError
 from tasks.folder import reading
 
 CONFIG = "config.json"
-FIRST_ROWS = "first_rows.pt"  # of each box, and its answers
 BEGUN = "begun.json"  # what the run was begun with, to which `config.json` is compared
 HARMLESS = {"rows"}  # settings that a resumed run may change, for no bit depends on them
 MOST_SEEDS = 10_000

@@ -92,5 +92,5 @@ def test_a_page_s_notebook_has_its_blocks_and_nothing_that_only_sphinx_reads(mon
         code = [each.source for each in made.cells if each.cell_type == "code"]
         assert code == [each.strip() for _, each in cells(page)]
         words = "\n".join(each.source for each in made.cells if each.cell_type == "markdown")
-        assert words.startswith("# ") and not re.search(r"\{[a-z:-]+\}|\.md[)#]|jupytext", words)
+        assert words.startswith("# ") and not re.search(r"\{[a-z:-]+\}`|\.md[)#]|jupytext", words)
         assert f"/_build/notebooks/{page.stem}.ipynb" in notebooks.offered(page, text)

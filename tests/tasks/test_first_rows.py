@@ -88,7 +88,7 @@ def test_a_file_that_changed_between_kill_and_resume_is_said(tmp_path, cache):
     file.write_text("2.5")
     with pytest.warns(CheckpointWarning, match="Box 'box' has changed since the run began"):
         resume()
-    kept = checkpoint.load(folder / "first_rows.pt")["box"]
+    kept = checkpoint.load(folder / first_rows.FILE)["box"]
     largest = float(kept["inputs"][0].abs().max())
     (sentence,) = first_rows.changed(folder)
     assert f"by up to {0.5 * largest:.3g} where the largest answer was {2 * largest:.3g}" in sentence
@@ -110,7 +110,7 @@ def test_a_box_that_is_the_same_or_noisy_is_not_spoken_of(tmp_path, noisy):
         resume()  # a warning would be an error
         cut_short(folder)
     assert first_rows.changed(folder) == []
-    noise = checkpoint.load(folder / "first_rows.pt")["box"]["noise"]
+    noise = checkpoint.load(folder / first_rows.FILE)["box"]["noise"]
     assert 0.05 < noise < 0.4 if noisy else noise == 0.0  # 0.1 sqrt(2), of 8 rows
 
 
@@ -123,7 +123,7 @@ def test_a_noisy_box_that_changed_is_said(tmp_path):
 
 def test_the_noise_is_found_by_asking_twice_where_it_is_not_known(tmp_path):
     _, folder, resume = run(tmp_path, noisy=True)
-    path = folder / "first_rows.pt"
+    path = folder / first_rows.FILE
     kept = checkpoint.load(path)
     kept["box"]["noise"] = None
     checkpoint.save(path, kept)
@@ -150,7 +150,7 @@ def test_a_resumed_run_has_the_bits_of_a_whole_one_and_keeps_its_budget(tmp_path
 
 def test_a_file_of_others_is_read_as_what_fits(tmp_path):
     _, folder, resume = run(tmp_path)
-    path = folder / "first_rows.pt"
+    path = folder / first_rows.FILE
     for content in ({"box": 1}, {"box": {"inputs": [1], "outputs": [], "noise": 0.0}}, {"other": {}}):
         checkpoint.save(path, content)
         resume()

@@ -304,7 +304,7 @@ def test_16_bits_that_begin_after_the_first_step_are_told_once_at_a_step_that_is
     assert act_at(0) == []
     network.where = "behind"
     (message,) = act_at(step)
-    assert f"Step {step}: expected float32 or float64 between" in message
+    assert f"Step {step + 1}: expected float32 or float64 between" in message
     assert act_at(10 * step) == []
 
 
