@@ -16,7 +16,7 @@ from tasks.denoised_smoothing.certification import accuracy
 from tasks.denoised_smoothing.certification.table import read_certificates
 from tasks.denoised_smoothing.config import Config, is_own, read
 from tasks.denoised_smoothing.defence import certificates_name
-from tasks.folder import atomic
+from tasks.folder import atomic, first_rows
 from tasks.folder.result import Result, Row
 from tasks.folder.run import Run
 from tasks.report import findings, pictures
@@ -34,7 +34,8 @@ def blocks(config: Config, facts: Findings) -> Sequence[Block]:
     runs = certificates(run, result)
     chosen = best_of_families(result)
     table = accuracy.accuracy_table(runs, queries_of(result))
-    atomic.write_bytes(run.path / "table.md", findings.markdown(table).encode())
+    notes = first_rows.changed(run.path)
+    atomic.write_bytes(run.path / "table.md", findings.markdown(table, notes).encode())
     atomic.write_bytes(run.path / "table.tex", findings.latex(table).encode())
     shown = table.drop(columns=["abstained (%)", "failed queries"])  # in the further figures, too
     return (

@@ -385,12 +385,13 @@ def for_papers(result: Result) -> pandas.DataFrame:
     return shown(result).merge(more, on="method", how="left", suffixes=("", " (further)")).fillna("-")
 
 
-def markdown(frame: pandas.DataFrame) -> str:
-    """A frame of text as a Markdown table, the first column left and the others right."""
+def markdown(frame: pandas.DataFrame, notes: Sequence[str] = ()) -> str:
+    """A frame of text as a Markdown table, the first column left and the others right; then notes on it."""
     rule = ["---"] + ["---:"] * (len(frame.columns) - 1)
     lines = [list(frame.columns), *frame.to_numpy().tolist()]
     head, *body = [" | ".join(_as_markdown(str(cell)) for cell in line) for line in lines]
-    return "".join(f"| {line} |\n" for line in (head, " | ".join(rule), *body))
+    table = "".join(f"| {line} |\n" for line in (head, " | ".join(rule), *body))
+    return table + "".join(f"\n{_as_markdown(note)}\n" for note in notes)
 
 
 def _as_markdown(text: str) -> str:

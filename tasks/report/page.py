@@ -42,7 +42,8 @@ def write(run: Run, problem: Reported | None = None) -> Path:
     if problem is None and not run.script and path.is_file():
         return path
     table = findings.for_papers(facts.result)
-    atomic.write_bytes(run.path / "table.md", findings.markdown(table).encode())
+    notes = first_rows.changed(run.path)
+    atomic.write_bytes(run.path / "table.md", findings.markdown(table, notes).encode())
     atomic.write_bytes(run.path / "table.tex", findings.latex(table).encode())
     blocks: list[Block] = []
     about, defaults, failed = "", {}, None
