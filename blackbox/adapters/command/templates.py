@@ -32,6 +32,7 @@ _MORE_AFTER = re.compile(rf"{_SEPARATOR}({NUMBER})(?![\w.])")  # in the rest of 
 _MORE_BEFORE = re.compile(rf"(?:^|[\s,;])(?:{NUMBER})[\s,;]+$")  # in the beginning of a line
 # behind a template's last number, such as JSON's or XML's; not 279,936.5 nor 279'936.5
 _ENDS = re.compile(r"(?:[,;\"'](?![-+.\w])|[)\]}<|]).*", re.DOTALL)
+SEEN = 200  # characters in front of a match that are looked at: a line may have a million of matches
 _SIGNS = ",;:|)]}>\"'="  # behind a word, in front of a template in mid-line
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)(?:\[[\d,\s]+\])?(?::[^{}]*)?\}")  # of any name
 Arrays = Mapping[str, np.ndarray[Any, Any]]
@@ -147,7 +148,7 @@ class Template:
         """Where the text looks like the template, the last time."""
         pattern, last, start = self._pattern(), None, 0
         while match := pattern.search(text, start):
-            begins = self._may_begin(_line_before(text, match.start()))
+            begins = self._may_begin(_line_before(text, max(0, match.start() - SEEN), match.start()))
             last, start = (match, match.end()) if begins else (last, match.start() + 1)
         return last
 
@@ -206,7 +207,7 @@ class Template:
             count = self._count(part)
             line = _line_after(match.string, match.end(group))
             after = self._ends_line(index) and _MORE_AFTER.match(line)
-            line = _line_before(match.string, match.start(group))
+            line = _line_before(match.string, 0, match.start(group))
             before = self._begins_line(index) and _MORE_BEFORE.search(line)
             if after or before:
                 where = f"follow on the same line: {after[1]}" if after else "come before on the same line"
@@ -246,7 +247,7 @@ class Template:
             if word not in has:
                 return f"There is no {word!r} in it: {begins}."
         if match := self._pattern().search(text):
-            line = " ".join((_line_before(text, match.start()) + match[0]).split())
+            line = " ".join((_line_before(text, 0, match.start()) + match[0]).split())
             return (
                 f"It begins in mid-line only, in {textwrap.shorten(line, 80, placeholder=' ...')!r}. "
                 "Write the template from where the line begins."
@@ -314,9 +315,9 @@ def unknown(texts: Sequence[str], specs: Sequence[ArraySpec]) -> str:
     return "" if odd is None else f"There is {{{odd}}}, which names no array. {nearest(odd, names)} "
 
 
-def _line_before(text: str, place: int) -> str:
-    """What stands before a place on its line."""
-    return text[max(text.rfind(end, 0, place) for end in "\r\n") + 1 : place]
+def _line_before(text: str, start: int, place: int) -> str:
+    """What stands before a place on its line, from a start on that may lie within the line."""
+    return text[max(start - 1, *(text.rfind(end, start, place) for end in "\r\n")) + 1 : place]
 
 
 def _line_after(text: str, place: int) -> str:

@@ -200,3 +200,12 @@ def test_where_a_template_begins_and_its_last_number_ends(text, printed, speed):
 def test_what_the_template_has_no_place_for_is_refused(text, printed, words):
     with pytest.raises(ValueError, match=words):
         template(text).find(printed)
+
+
+def test_a_line_of_many_matches_is_read_once_through():
+    """Minutes, and the end of this test by its limit, if each match looked at all of its line."""
+    history = ", ".join(f"max speed = {step}.5" for step in range(40_000))
+    read = template("speed = {speed}")
+    assert read.find(f"{history}, speed = 3.25\n")["speed"] == 3.25  # behind a comma, not behind a word
+    with pytest.raises(ValueError, match="in mid-line only"):
+        read.find(history)
