@@ -23,15 +23,7 @@ from tasks.errors import ConfigurationError, ProblemError, RunFolderError, RunLo
 from tasks.folder import atomic, calls, reading, trust
 from tasks.folder.machine import changes, digest, digest_of_files, machine, stamp_of, versions
 from tasks.folder.result import NOT_APPLICABLE, Result, Row
-from tasks.folder.terms import (
-    BEGUN,
-    CONFIG,
-    Terms,
-    check_seeds,
-    differences,
-    lasting,
-    refuse_edited,
-)
+from tasks.folder.terms import BEGUN, CONFIG, Terms, check_seeds, differences, lasting, refuse_edited
 
 FORMAT = 3  # of config.json; raise it when older folders can no longer be resumed
 LOOKED_AT = 2  # an older one, of which finished runs are still read
