@@ -201,8 +201,8 @@ def warn_of_other_boxes(step: int, noise: float, losses: Sequence[float]) -> boo
     warnings.warn(
         f"Step {step + 1}: expected the same base loss in all processes, which have the same weights and "
         f"batch, got {losses[0]:.6g} on rank 0 and {losses[rank]:.6g} on rank {rank}. Each evaluates a "
-        "share of the queries, so the gradient is that of several functions. Is a black box, or a file, program or "
-        "package that it uses, another one there? Then mend that, or take first_alone=True.",
+        "share of the queries, so the gradient is that of several functions. Is a black box, or a file, "
+        "program or package that it uses, another one there? Then mend that, or take first_alone=True.",
         NoiseWarning,
         stacklevel=5,
     )

@@ -63,9 +63,9 @@ class Clipping:
         warnings.warn(
             f"Step {step + 1}: expected gradients of about one length, got {len(far)} of the last "
             f"{REMEMBERED} that are {min(far):.3g} to {max(far):.3g} times as long as the median. They are "
-            f"shortened to {self.most:g} times (clip), and weigh less where several are added up. If losses of "
-            "different sizes take turns, give each a TangentGradient of its own; if the loss was scaled anew, make a "
-            "new one; or take clip=None, with Adam or torch.nn.utils.clip_grad_norm_.",
+            f"shortened to {self.most:g} times (clip), and weigh less where several are added up. If losses "
+            "of different sizes take turns, give each a TangentGradient of its own; if the loss was scaled "
+            "anew, make a new one; or take clip=None, with Adam or torch.nn.utils.clip_grad_norm_.",
             TangentWarning,
             stacklevel=4,
         )
