@@ -104,6 +104,8 @@ WHERE = {
     "space_of": "zo.tangents.models.lattice:space_of",
     "structure_of": "zo.tangents.models.automatic:structure_of",
     "TangentForm": "zo.tangents.models.values:Form",
+    "FlowFit": "zo.tangents.models.graph:FlowFit",
+    "GraphForm": "zo.tangents.models.graph:GraphForm",
     "MeshFit": "zo.tangents.models.mesh_fit:Fit",
     "Basis": "zo.tangents.models.mesh_form:Basis",
     "MeshForm": "zo.tangents.models.mesh_form:Form",

@@ -14,7 +14,7 @@ from scipy.sparse.linalg import spsolve
 
 import zo
 from blackbox import ArraySpec, Mesh
-from tests.inside import Basis, Elements, incidence, listening
+from tests.inside import Basis, Elements, FlowFit, GraphForm, incidence, listening
 from tests.inside import MeshFit as Fit
 from tests.inside import MeshForm as Form
 from tests.oracles.test_value_tangents import cosine, learn
@@ -544,10 +544,29 @@ def test_the_cost_of_a_fit_has_the_slope_of_its_differences():
     fit = fit_of(spec, spec, (z,), (z + torch.sin(z)) / 2, 2, "nodes")
     theta = fit.first() + 1e-3
     theta[1] = 0.55
-    _, slope = fit._sloped(theta)
+    _, slope = fit.sloped(theta)
     for own in range(len(theta)):
-        ahead, behind = (fit._cost(theta + sign * 1e-6 * np.eye(len(theta))[own])[0] for sign in (1, -1))
+        ahead, behind = (fit.cost(theta + sign * 1e-6 * np.eye(len(theta))[own])[0] for sign in (1, -1))
         assert slope[own] == pytest.approx((ahead - behind) / 2e-6, rel=1e-4, abs=1e-6)
+
+
+def test_the_cost_of_flows_has_the_slope_of_its_differences():
+    """Of steps with sources and cubes along edges, at numbers of no symmetry."""
+    spec = (ArraySpec("h", (NODES,), layout=GRAPH),)
+    z = smooth(4)
+    tangent = zo.GraphTangent()
+    pairs = pairs_of(spec, spec, (z,), (z + torch.sin(z)) / 2)
+    learn(tangent, pairs)
+    units = {name: unit.numpy() for name, unit in tangent.state_dict()["fit"]["units"].items()}
+    rows = tangent._read(units, pairs.z.numpy(), np.zeros((len(z), 0)), pairs.y.numpy())
+    flows = GraphForm(GRAPH.links(), NODES, 2, True, True, rows.carried, rows.extras.shape[1])
+    fit = FlowFit(flows, rows, 1e-3)
+    theta = flows.start() + 0.1 * np.random.default_rng(2).normal(size=sum(flows.sizes))
+    _, slope = fit.sloped(theta)
+    for place in range(0, len(theta), 7):
+        step = 1e-6 * np.eye(len(theta))[place]
+        ahead, behind = (fit.cost(theta + sign * step)[0] for sign in (1, -1))
+        assert slope[place] == pytest.approx((ahead - behind) / 2e-6, rel=1e-4, abs=1e-7)
 
 
 def test_rough_waves_that_stay_cost_something_unless_convection_differs_from_place_to_place():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,6 +19,7 @@ from zo.errors import ConfigurationError
 from zo.tangents.models.implicit_step import ImplicitStep, Term
 from zo.tangents.models.mesh_operators import incidence
 from zo.tangents.models.on_mesh import ImplicitTangent, Rows
+from zo.tangents.models.step_fit import StepFit
 
 # Forms from poor to rich: steps, powers of the fields as sources, and a flow's cube beside its difference.
 FORMS = ((1, False, False), (2, True, False), (2, True, True))
@@ -84,16 +86,16 @@ class GraphTangent(ImplicitTangent):
         training = rows.fitted(~rows.held)
         held = rows.fitted(rows.held) if rows.held.any() else None
         links = self._links(mesh)
-        best: tuple[float, _Flows, np.ndarray] | None = None
+        best: tuple[float, GraphForm, np.ndarray] | None = None
         if before is not None:
             steps, powers, cubes = before["form"]
-            flows = _Flows(links, mesh.size, steps, powers, cubes, rows.carried, rows.extras.shape[1])
-            fit = _Fit(flows, training, self.ridge)
+            flows = GraphForm(links, mesh.size, steps, powers, cubes, rows.carried, rows.extras.shape[1])
+            fit = FlowFit(flows, training, self.ridge)
             theta = fit.improved(before["theta"].numpy(), ITERATIONS // 4)
             return self._result(flows, rows, theta, fit.error(theta, held), ITERATIONS // 4)
         for steps, powers, cubes in FORMS:
-            flows = _Flows(links, mesh.size, steps, powers, cubes, rows.carried, rows.extras.shape[1])
-            fit = _Fit(flows, training, self.ridge)
+            flows = GraphForm(links, mesh.size, steps, powers, cubes, rows.carried, rows.extras.shape[1])
+            fit = FlowFit(flows, training, self.ridge)
             start = fit.uniform() if best is None else flows.from_other(best[1], best[2])
             theta = fit.improved(start, (ITERATIONS if cubes else ITERATIONS // 2) * (2 if longer else 1))
             error = fit.error(theta, held)
@@ -107,11 +109,11 @@ class GraphTangent(ImplicitTangent):
         return self._result(flows, rows, theta, error, ITERATIONS // (2 if flows.powers else 1))
 
     def _result(
-        self, flows: _Flows, rows: Rows, theta: np.ndarray, error: float, iterations: int
+        self, flows: GraphForm, rows: Rows, theta: np.ndarray, error: float, iterations: int
     ) -> dict[str, Any]:
         """The chosen form, fitted to all rows, in plain values and tensors."""
         if rows.held.any() and math.isfinite(error):
-            theta = _Fit(flows, rows, self.ridge).improved(theta, iterations)
+            theta = FlowFit(flows, rows, self.ridge).improved(theta, iterations)
         return {
             "form": (flows.steps, flows.powers, flows.cubes),
             "carried": torch.from_numpy(rows.carried),
@@ -130,7 +132,7 @@ class GraphTangent(ImplicitTangent):
         """The implicit step with the fitted coefficients."""
         links, nodes = self._links(mesh), mesh.size
         steps, powers, cubes = fit["form"]
-        flows = _Flows(links, nodes, steps, powers, cubes, fit["carried"].numpy(), fit["extras"])
+        flows = GraphForm(links, nodes, steps, powers, cubes, fit["carried"].numpy(), fit["extras"])
         return flows.step(fit["theta"].numpy(), fit["free"].numpy())
 
     def _links(self, mesh: Mesh) -> np.ndarray:
@@ -144,7 +146,7 @@ class GraphTangent(ImplicitTangent):
 
 
 @dataclass(frozen=True)
-class _Flows:
+class GraphForm:
     """Which numbers there are: logarithms of conductances and capacities; each field's flow and loss; q's."""
 
     links: np.ndarray
@@ -157,6 +159,7 @@ class _Flows:
 
     @cached_property
     def difference(self) -> Any:
+        """The difference of nodes along each edge, `(edges, nodes)`, sparse."""
         return incidence(self.links, self.nodes)
 
     @property
@@ -201,7 +204,7 @@ class _Flows:
                     parts[4][place] = 1.0
         return np.concatenate(parts)
 
-    def from_other(self, other: _Flows, theta: np.ndarray) -> np.ndarray:
+    def from_other(self, other: GraphForm, theta: np.ndarray) -> np.ndarray:
         """The numbers of a poorer form in this one."""
         known = dict(zip(other.terms, other.split(theta)[4], strict=True))
         q = np.array([known.get(term, 0.0) for term in self.terms])
@@ -232,13 +235,12 @@ class _Flows:
         )
 
 
-class _Fit:
+class FlowFit(StepFit):
     """The numbers by rows: a conductance that all edges share, and then all by L-BFGS."""
 
-    def __init__(self, flows: _Flows, rows: Rows, ridge: float) -> None:
-        self.flows, self.rows, self.ridge = flows, rows, ridge
-        self.left = np.eye(len(rows.goal)) - rows.hat()
-        self.norm = max(1.0, rows.free.sum() * len(rows.goal))
+    def __init__(self, flows: GraphForm, rows: Rows, ridge: float) -> None:
+        super().__init__(rows, ridge)
+        self.flows = flows
 
     def uniform(self) -> np.ndarray:
         """The best of some conductances that all edges share."""
@@ -247,54 +249,24 @@ class _Fit:
             theta = self.flows.start()
             self.flows.split(theta)[0][:] = level
             starts.append(theta)
-        return min(starts, key=lambda start: self._cost(start)[0])
+        return min(starts, key=lambda start: self.cost(start)[0])
 
     def improved(self, theta: np.ndarray, iterations: int) -> np.ndarray:
         """Better numbers by L-BFGS, with bounds far away."""
         edges, tanks, *_ = self.flows.sizes
         far = [(-STEEPEST, STEEPEST)] * (edges + tanks) + [(None, None)] * (len(theta) - edges - tanks)
         result = minimize(
-            self._cost, theta, jac=True, method="L-BFGS-B", bounds=far,
+            self.sloped, theta, jac=True, method="L-BFGS-B", bounds=far,
             options={"maxiter": iterations, "maxcor": 20},
         )  # fmt: skip
         return result.x if np.isfinite(result.fun) else theta
 
-    def error(self, theta: np.ndarray, held: Rows | None) -> float:
-        """The error on rows that are held out, in units of the change; on the fitted rows where none are."""
-        step = self.flows.step(theta, self.rows.free)
-        try:
-            residual = self._residual(step.run(self.rows.state, self.rows.extras)[-1], self.rows)
-            if held is None:
-                return float(np.linalg.norm(self.left @ residual) / math.sqrt(self.norm))
-            left = self._residual(step.run(held.state, held.extras)[-1], held)
-        except RuntimeError:  # a singular matrix
-            return math.inf
-        left = left - held.explained(self.rows, residual)
-        error = float(np.linalg.norm(left) / np.sqrt(max(1.0, held.free.sum() * len(left))))
-        return error if math.isfinite(error) else math.inf
+    def step(self, theta: np.ndarray) -> ImplicitStep:
+        """The implicit step with these numbers."""
+        return self.flows.step(theta, self.rows.free)
 
-    def _residual(self, predicted: np.ndarray, rows: Rows) -> np.ndarray:
-        return ((predicted - rows.goal) * rows.weight()).reshape(len(predicted), -1)
-
-    def _cost(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
-        """Mean square of the residuals and the ridge, and their gradient."""
-        rows, flows = self.rows, self.flows
-        try:
-            step = flows.step(theta, rows.free)
-            with np.errstate(all="ignore"):
-                states = step.run(rows.state, rows.extras)
-        except (RuntimeError, ValueError):  # a singular matrix
-            return 1e12, np.zeros_like(theta)
-        residual = self.left @ self._residual(states[-1], rows)
-        cost = float((residual**2).sum() / self.norm)
-        if not math.isfinite(cost) or cost > 1e10:
-            return 1e12, np.zeros_like(theta)
-        v = (2 / self.norm * self.left.T @ residual).reshape(rows.goal.shape) * rows.weight()
-        _, _, multipliers = step.adjoint(states, rows.extras, v)
-        penalty, slope = self._penalty(theta)
-        return cost + penalty, slope + self._gradient(theta, step, states, multipliers)
-
-    def _penalty(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
+    def penalty(self, theta: np.ndarray) -> tuple[tuple[float, ...], np.ndarray]:
+        """The ridge on how far conductances and capacities are apart, and on what else is not as at first."""
         edges, tanks, flow, loss, q = self.flows.split(theta)
         start = self.flows.split(self.flows.start())
         away = [edges - edges.mean(), tanks, flow - start[2], 0.1 * (loss - start[3]), 0.1 * (q - start[4])]
@@ -302,34 +274,33 @@ class _Fit:
         cost = sum(float((part**2).sum()) / count for part, count in zip(away, counts, strict=True))
         scales = (1.0, 1.0, 1.0, 0.1, 0.1)
         slope = [2 * s * part / count for s, part, count in zip(scales, away, counts, strict=True)]
-        return self.ridge * cost, self.ridge * np.concatenate(slope)
+        return (self.ridge * cost,), self.ridge * np.concatenate(slope)
 
-    def _gradient(
-        self, theta: np.ndarray, step: ImplicitStep, states: list[np.ndarray], multipliers: list[np.ndarray]
+    def slope(
+        self, theta: np.ndarray, states: Sequence[np.ndarray], step: ImplicitStep, multiplier: np.ndarray
     ) -> np.ndarray:
-        flows, steps = self.flows, self.flows.steps
+        """How flows, capacities, losses and sources of a step follow the numbers, times a multiplier."""
+        flows, steps, (before, after) = self.flows, self.flows.steps, states
         edges, tanks, flow, loss, q = flows.split(theta)
         conductance, capacity = np.exp(edges), np.exp(tanks)
         slopes = flows.split(np.zeros_like(theta))
         carried = flows.carried[None, :, None]
-        cubes = q[len(q) - len(flow) :] if flows.cubes else np.zeros_like(flow)
-        for at, multiplier in enumerate(multipliers):
-            before, after = states[at], states[at + 1]
-            pulled, ahead = (_differences(flows.difference, values) for values in (multiplier, after))
-            by_edge = np.einsum("rfe,rfe->fe", pulled, ahead)
-            slopes[0] -= conductance / steps * (flow[:, None] * by_edge).sum(axis=0)
-            if flows.cubes:
-                behind = _differences(flows.difference, before)
-                bent = (cubes[None, :, None] * pulled * behind * behind * behind).sum(axis=(0, 1))
-                slopes[0] -= conductance / steps * bent
-            slopes[2] -= by_edge @ conductance / steps
-            kept = np.einsum("rfn,rfn->fn", multiplier, after)
-            moved = (multiplier * carried * (after - before)).sum(axis=(0, 1))
-            slopes[1] -= capacity * (moved + (loss[:, None] * kept).sum(axis=0) / steps)
-            slopes[3] -= kept @ capacity / steps
-            products = step.products(np.concatenate([before, self.rows.extras], axis=1))
-            for place, (term, product) in enumerate(zip(flows.terms, products, strict=True)):
-                slopes[4][place] += (multiplier[:, term.out] * product).sum() / steps
+        pulled, ahead = (_differences(flows.difference, values) for values in (multiplier, after))
+        by_edge = np.einsum("rfe,rfe->fe", pulled, ahead)
+        slopes[0] -= conductance / steps * (flow[:, None] * by_edge).sum(axis=0)
+        if flows.cubes:
+            cubes = q[len(q) - len(flow) :]
+            behind = _differences(flows.difference, before)
+            bent = (cubes[None, :, None] * pulled * behind * behind * behind).sum(axis=(0, 1))
+            slopes[0] -= conductance / steps * bent
+        slopes[2] -= by_edge @ conductance / steps
+        lost = np.einsum("rfn,rfn->fn", multiplier, after)
+        moved = (multiplier * carried * (after - before)).sum(axis=(0, 1))
+        slopes[1] -= capacity * (moved + (loss[:, None] * lost).sum(axis=0) / steps)
+        slopes[3] -= lost @ capacity / steps
+        products = step.products(np.concatenate([before, self.rows.extras], axis=1))
+        for place, (term, product) in enumerate(zip(flows.terms, products, strict=True)):
+            slopes[4][place] += (multiplier[:, term.out] * product).sum() / steps
         return np.concatenate(slopes)
 
 

@@ -15,6 +15,7 @@ from scipy.optimize import minimize
 from zo.tangents.models.implicit_step import ImplicitStep, Trajectory
 from zo.tangents.models.mesh_form import Form, applied, stiff
 from zo.tangents.models.on_mesh import Rows
+from zo.tangents.models.step_fit import StepFit
 
 ALONG_RIDGE = 1e-3  # of the guess of convection
 IMPLICIT = 0.6  # how implicit its steps are, to begin with
@@ -35,17 +36,15 @@ ENOUGH, LOOSELY = (
 )  # of the cost that a round began with: the gain below which it ends; of large rows
 SMALL_MASS = 0.1  # beside diffusion of one, in units of the mesh's extent
 AGAIN = 3  # times that a first guess of a static box is made better
-HIGH = 1e12  # a cost that counts as none
 RINGING = 0.01  # the cost of steps at whose end the roughest waves are as high as before
 
 
-class Fit:
+class Fit(StepFit):
     """Coefficients of a form by rows: a linear guess, then least squares on the outputs."""
 
     def __init__(self, form: Form, rows: Rows, ridge: float) -> None:
-        self.form, self.rows, self.ridge = form, rows, ridge
-        self.hat = rows.hat()
-        self.norm = np.sqrt(max(1.0, rows.free.sum() * len(rows.goal)))
+        super().__init__(rows, ridge)
+        self.form = form
         self.centre = form.start()
         self.weights: np.ndarray | None = None  # of the ridge, as of the first Jacobian
         self._gram_kept: np.ndarray | None = None  # the last one
@@ -69,9 +68,9 @@ class Fit:
         mass, _ = one.base
         begun = applied(mass, rows.goal - rows.state)
         step = one.step(theta, rows.free)
-        target = -self._left((begun - step.source(at)) * weight)
+        target = -self.unexplained((begun - step.source(at)) * weight)
         forcings = self._forcings(one, theta, [rows.state, rows.goal], step)
-        columns = [self._left(forcing * weight) for forcing in forcings]
+        columns = [self.unexplained(forcing * weight) for forcing in forcings]
         fixed = {0, 1, *(2 + len(form.linear) + place for place, _ in form.answering())}
         free = [place for place in range(form.count) if place not in fixed]
         design = np.stack([columns[place] for place in free], axis=1)
@@ -93,7 +92,7 @@ class Fit:
                 except (RuntimeError, np.linalg.LinAlgError):  # a singular matrix
                     break
                 starts.append(last)
-                cost = self._cost(last)[0]
+                cost = self.cost(last)[0]
                 if not cost < best:
                     break
                 best = cost
@@ -109,7 +108,7 @@ class Fit:
             for level in DIFFUSED:
                 starts.append(along.copy())
                 starts[-1][diffusion] = level
-        return min(starts, key=lambda start: self._cost(start)[0])
+        return min(starts, key=lambda start: self.cost(start)[0])
 
     def _elliptic(self) -> np.ndarray:
         """Coefficients of a matrix that smooths: diffusion and a little mass, field by field."""
@@ -126,9 +125,9 @@ class Fit:
         K^-1 of those before it is linear (Sanathanan and Koerner). Without it what is rough in y decides.
         """
         rows, begun = self.rows, self.form.start()
-        step = self._step(theta)
+        step = self.step(theta)
         columns = [
-            self._left(step.solve(forcing, np.zeros_like(forcing)) * rows.weight())
+            self.unexplained(step.solve(forcing, np.zeros_like(forcing)) * rows.weight())
             for forcing in self._forcings(self.form, theta, [rows.state, rows.goal], step)
         ]
         free = [place for place in range(self.form.count) if place not in fixed]
@@ -147,12 +146,12 @@ class Fit:
         """
         theta = self.form.start()
         target, columns = self._means(self.rows)
-        design = np.stack([self._left(column) for column in columns.values()], axis=1)
+        design = np.stack([self.unexplained(column) for column in columns.values()], axis=1)
         size = np.linalg.norm(design, axis=0)
         size = np.where(size > 0, size, 1.0)
         design = design / size
         gram = design.T @ design + ALONG_RIDGE * np.eye(len(size))
-        theta[list(columns)] = np.linalg.solve(gram, design.T @ self._left(target)) / size
+        theta[list(columns)] = np.linalg.solve(gram, design.T @ self.unexplained(target)) / size
         theta[1] = IMPLICIT
         return theta
 
@@ -196,7 +195,7 @@ class Fit:
             like: a fit of the same form that ended at `theta`, whose last Jacobian serves for the first.
         """
         for number in range(ROUNDS):
-            if self._cost(theta)[1] is None:
+            if self.cost(theta)[1] is None:
                 return theta
             gram = like._gram_kept if like is not None and not number else None
             gram = self._gram_kept = self._gram(theta) if gram is None else gram
@@ -208,7 +207,7 @@ class Fit:
                 factor = np.linalg.cholesky(2 * (gram + held))
             except np.linalg.LinAlgError:  # nothing moves the outputs, as in a box that is constant
                 return theta
-            cost, slope = self._sloped(theta)
+            cost, slope = self.sloped(theta)
             newton = float(np.linalg.norm(solve_triangular(factor, slope, lower=True)))
             if not newton or not cost:
                 return theta
@@ -234,36 +233,19 @@ class Fit:
         effect = np.abs(theta) * np.sqrt(self.weights)
         return tuple(np.flatnonzero(effect[2 : 2 + len(self.form.linear)] > PART).tolist())
 
-    def error(self, theta: np.ndarray, held: Rows | None) -> float:
-        """The error on rows that are held out, in units of the change; on the fitted rows where none are."""
-        step = self._step(theta)
-        try:
-            residual = self._left_of(step.run(self.rows.state, self.rows.extras)[-1], self.rows)
-            if held is None:
-                return float(np.linalg.norm(residual - self.hat @ residual) / self.norm)
-            left = self._left_of(step.run(held.state, held.extras)[-1], held)
-        except RuntimeError:  # a singular matrix
-            return math.inf
-        left = left - held.explained(self.rows, residual)
-        error = float(np.linalg.norm(left) / np.sqrt(max(1.0, held.free.sum() * len(left))))
-        return error if math.isfinite(error) else math.inf
-
-    def _step(self, theta: np.ndarray) -> ImplicitStep:
+    def step(self, theta: np.ndarray) -> ImplicitStep:
+        """The implicit step with these coefficients."""
         return self.form.step(theta, self.rows.free)
 
-    def _cost(self, theta: np.ndarray) -> tuple[float, tuple[ImplicitStep, Trajectory] | None]:
-        step = self._step(theta)
-        try:
-            with np.errstate(all="ignore"):
-                states = step.run(self.rows.state, self.rows.extras)
-                cost = self._total(self._residual(states), theta)
-        except (RuntimeError, ValueError):  # a singular matrix
-            return math.inf, None
-        return (cost, (step, states)) if math.isfinite(cost) else (math.inf, None)
-
-    def _total(self, residual: np.ndarray, theta: np.ndarray) -> float:
-        held = 0.0 if self.weights is None else self.ridge * self.weights @ (theta - self.centre) ** 2
-        return float(residual @ residual + held + self._ringing(theta)[0])
+    def penalty(self, theta: np.ndarray) -> tuple[tuple[float, ...], np.ndarray]:
+        """The ridge, once there is a Jacobian, and the cost of ringing."""
+        ringing, by_w, _ = self._ringing(theta)
+        ridge, slope = 0.0, np.zeros_like(theta)
+        if self.weights is not None:
+            ridge = float(self.ridge * self.weights @ (theta - self.centre) ** 2)
+            slope += 2 * self.ridge * self.weights * (theta - self.centre)
+        slope[1] += by_w
+        return (ridge, ringing), slope
 
     def _ringing(self, theta: np.ndarray) -> tuple[float, float, float]:
         """The cost of rough waves that stay, its slope by w, and what Gauss-Newton's matrix has of it.
@@ -279,23 +261,12 @@ class Fit:
         slope = -steps * kept ** (steps - 1) / w**2  # of kept^S
         return RINGING * kept ** (2 * steps), 2 * RINGING * kept**steps * slope, RINGING * slope**2
 
-    def _left_of(self, end: np.ndarray, rows: Rows) -> np.ndarray:
-        return ((end - rows.goal) * rows.weight()).reshape(len(end), -1)
-
-    def _residual(self, states: Trajectory) -> np.ndarray:
-        return self._left((states[-1] - self.rows.goal) * self.rows.weight())
-
-    def _left(self, values: np.ndarray) -> np.ndarray:
-        """Less what a constant and the numbers explain, as one vector of length about one."""
-        flat = values.reshape(len(values), -1)
-        return (flat - self.hat @ flat).ravel() / self.norm
-
     def _gram(self, theta: np.ndarray) -> np.ndarray:
         """Products of how residuals follow coefficients, `(coefficients, coefficients)`, by few rows."""
         plain = self.large and not self.form.carried.any() and not self.form.degree
         work = WORK_OF_STATIC if plain else WORK
         few = Fit(self.form, _affordable(self.form, self.rows, work), self.ridge)
-        step = few._step(theta)
+        step = few.step(theta)
         states = step.run(few.rows.state, few.rows.extras)
         jacobian = few._jacobian(theta, (step, states))
         return jacobian.T @ jacobian
@@ -311,28 +282,10 @@ class Fit:
         while len(columns) < self.form.count:
             parts = [np.stack(list(itertools.islice(forcings, at_once))) for forcings in by_step]
             change = step.tangent(states, self.rows.extras, np.zeros_like(parts[0]), forcing=parts)
-            columns += [self._left(response * self.rows.weight()) for response in change]
+            columns += [self.unexplained(response * self.rows.weight()) for response in change]
         return np.stack(columns, axis=1)
 
-    def _sloped(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
-        """The cost and its gradient, by the adjoint of the steps."""
-        cost, run = self._cost(theta)
-        if run is None or cost > HIGH:
-            return HIGH, np.zeros_like(theta)
-        step, states = run
-        rows = self.rows
-        left = self._residual(states).reshape(len(rows.goal), -1)
-        pulled = 2 / self.norm * (left - self.hat.T @ left)
-        _, _, multipliers = step.adjoint(states, rows.extras, pulled.reshape(rows.goal.shape) * rows.weight())
-        slope = np.zeros_like(theta)
-        if self.weights is not None:
-            slope += 2 * self.ridge * self.weights * (theta - self.centre)
-        slope[1] += self._ringing(theta)[1]
-        for at, multiplier in enumerate(multipliers):
-            slope += self._pulled(theta, states[at : at + 2], step, multiplier)
-        return cost, slope
-
-    def _pulled(
+    def slope(
         self, theta: np.ndarray, states: Sequence[np.ndarray], step: ImplicitStep, multiplier: np.ndarray
     ) -> np.ndarray:
         """What the forcings of a step are times a multiplier, summed up over rows, for each coefficient."""
@@ -401,7 +354,7 @@ class _Round:
 
     def __call__(self, u: np.ndarray) -> tuple[float, np.ndarray]:
         """Cost and slope."""
-        cost, slope = self.fit._sloped(self.at(u))
+        cost, slope = self.fit.sloped(self.at(u))
         return cost / self.cost, self.ways @ slope / self.cost
 
 
