@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import math
 import pickle
 import random
 import warnings
@@ -268,6 +269,21 @@ def test_a_run_with_replays_resumes_to_the_bit(settings, tmp_path):
     assert torch.equal(plain, resumed) and counts == same and max(counts) >= 2
     assert gradient.metrics()["tangent_window_bytes"] > 0
     assert gradient.counts.replays == sum(counts)
+
+
+def test_a_window_holds_each_number_once():
+    """The batch, what boxes were asked and answered, losses, and who survived: nothing of it twice."""
+    network, box = make_network(), make_box(wave)
+    gradient = zo.TangentGradient(network, rollout(box, steps=3), boxes=[box], seed=0)
+    batch = batch_of(0)
+    loss = gradient.backward(batch)
+    gradient.replays()
+    rows, calls = len(batch["start"]), 3
+    numbers = sum(tensor.numel() // rows for tensor in batch.values())
+    numbers += calls * sum(math.prod(spec.shape) for spec in (*box.inputs, *box.outputs))
+    numbers += 1  # the loss
+    assert loss.dtype == torch.float64
+    assert gradient.metrics()["tangent_window_bytes"] == rows * (8 * numbers + 1)
 
 
 def trusted_after(losses, replayed, windows, key, recorded=1e9):

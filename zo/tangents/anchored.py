@@ -75,12 +75,12 @@ class _Anchored(Answers):
         self, boxes: Sequence[BlackBoxFunction], tangents: Sequence[Tangent], window: Window
     ) -> None:
         super().__init__(boxes, window.calls, window.survived)
-        self.pairs = window.pairs
+        self.pairs = window.pairs(boxes)
         self.responses: dict[int, Response] = {}  # by call
         for place, tangent in enumerate(tangents):
             numbers = [number for number, call in enumerate(window.calls) if call.box == place]
             if numbers:
-                responses = tangent.responses([window.pairs[number] for number in numbers])
+                responses = tangent.responses([self.pairs[number] for number in numbers])
                 self.responses |= dict(zip(numbers, responses, strict=True))
 
     def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:

@@ -46,9 +46,9 @@ from zo.tangents.units import Units
 from zo.tangents.unvaried import unvaried_inputs
 from zo.tangents.uphill import Taken, checked, flat_share
 from zo.tangents.way_back import refuse_autocast
-from zo.tangents.window import Window, without_failed
+from zo.tangents.window import Window, plain, window_of, without_failed
 from zo.tangents.windows import MOST_BYTES as MOST_OF_WINDOWS
-from zo.tangents.windows import Windows, plain, unreadable, window_of
+from zo.tangents.windows import Windows, unreadable
 
 NOWHERE = 10.0  # relative error of the last answers' predictions, beyond which nothing is replayed
 
@@ -313,9 +313,10 @@ class TangentGradient:
                         unvaried = unvaried_inputs(step, self.boxes, seen.calls, survived)
                     calls, kept = without_failed(survived, seen.calls, batch)
                     pairs, dropped = self._learn(calls, survived, number)
-                    window = Window(number, kept, tuple(calls), tuple(pairs), base, survived)
+                    units = tuple((shown.d_scale, shown.response_scale) for shown in pairs)
+                    window = Window(number, kept, tuple(calls), units, base, survived)
                     if live is None:
-                        loss, gradients = replay(step, self.boxes, self.tangents, window)
+                        loss, gradients = replay(step, self.boxes, self.tangents, window, pairs)
                     else:
                         loss, gradients = live.gradients(pairs)
                     checks.refuse_dependent_rows(loss, base, survived)
@@ -323,7 +324,7 @@ class TangentGradient:
                     meeting.message = Check()
                     if ranks.rank == 0 and self.watch.checks(number):  # the first rank alone
                         with alone(ranks):
-                            of = Taken(step, self.boxes, self.tangents, window, gradients, before)
+                            of = Taken(step, self.boxes, self.tangents, window, pairs, gradients, before)
                             meeting.message = checked(of, self.watch)
             check: Check = meeting.messages[0]
             share = self.watch.share(check)
@@ -567,10 +568,10 @@ class TangentGradient:
             tangent.brought = False
         self.trust_of_step = state.get("error")
         newest = state.get("newest")
-        self._newest = None if newest is None else window_of(newest, self.boxes)
+        self._newest = None if newest is None else window_of(newest)
         self._replays = state["windows"] is not None
         if self._replays:
-            self._windows.load_state_dict(state["windows"], self.boxes)
+            self._windows.load_state_dict(state["windows"])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TangentGradient:
         """A copy with a copy of the network; a function as objective goes on calling the same boxes."""

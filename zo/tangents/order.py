@@ -18,7 +18,7 @@ from zo.objective import losses
 from zo.tangents.recording import flat_rows
 from zo.tangents.replay import Answers
 from zo.tangents.window import Window
-from zo.tangents.windows import taken
+from zo.tangents.windows import drawn
 
 
 def refuse_other_order(step: Step, boxes: Sequence[BlackBoxFunction], window: Window) -> None:
@@ -51,16 +51,16 @@ def refuse_other_order(step: Step, boxes: Sequence[BlackBoxFunction], window: Wi
 
     def evaluated(shown: Window) -> tuple[Tensor, list[tuple[list[Tensor], tuple[int, ...]]], bool]:
         """The losses, what boxes were asked, and whether torch's random numbers were drawn."""
-        answers, drawn = _Heard(boxes, shown.calls, shown.survived), torch.get_rng_state()
+        answers, state = _Heard(boxes, shown.calls, shown.survived), torch.get_rng_state()
         batch = map_tensors(Tensor.clone, shown.batch)  # an objective may write to what it is given
         with torch.enable_grad(), intercepted(answers.call):
             by_row = losses(step.objective, step.network, batch, count, with_graph=True).detach()
-        drawn = not torch.equal(drawn, torch.get_rng_state())
+        draws = not torch.equal(state, torch.get_rng_state())
         before.restore()
-        return by_row, answers.heard, drawn
+        return by_row, answers.heard, draws
 
     by_row, first, draws = evaluated(window)
-    heard = [first, evaluated(taken(window, others))[1]]
+    heard = [first, evaluated(drawn(window, others))[1]]
     for number, ((first, leading), (second, _)) in enumerate(zip(*heard, strict=True)):
         per_row = len(first[0]) // count
         places = (others[:, None] * per_row + torch.arange(per_row)).flatten().to(first[0].device)
@@ -79,7 +79,7 @@ def refuse_other_order(step: Step, boxes: Sequence[BlackBoxFunction], window: Wi
     turned = torch.cat([torch.arange(1, count, 2), torch.arange(0, count, 2)])
     if draws or not by_row.is_cpu:  # a GPU's generator is another
         return
-    keep_theirs = _same(by_row[turned], evaluated(taken(window, turned))[0])
+    keep_theirs = _same(by_row[turned], evaluated(drawn(window, turned))[0])
     if not keep_theirs and _same(by_row, evaluated(window)[0]):  # else it draws by other generators
         raise TangentError(
             f"TangentGradient.replay: expected each of {count} rows to keep its loss where rows change "

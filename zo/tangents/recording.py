@@ -41,14 +41,15 @@ class RecordedCall:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
 
-    def on(self, rows: Tensor) -> RecordedCall:
-        """The call with rows of the batch replaced by others of it.
+    def on(self, rows: Tensor, count: int) -> RecordedCall:
+        """The call of some rows of the batch, in their order.
 
         Args:
-            rows: `(batch rows,)`, for each the one that takes its place. A call has several rows for each
-                row of the batch where it has further leading axes; where it has others, it stays.
+            rows: `(n,)`, places in the batch.
+            count: how many rows the batch has. A call has several rows for each of them where it has further
+                leading axes; where it has others, it stays.
         """
-        per_row, rest = divmod(self.inputs[0].shape[1], len(rows))
+        per_row, rest = divmod(self.inputs[0].shape[1], count)
         if rest:
             return self
         rows = rows.to(self.inputs[0].device)
@@ -333,6 +334,15 @@ def _one_by_one(recorder: Recorder, boxes: Sequence[BlackBoxFunction], variants:
     return calls
 
 
+def joined_calls(calls: Sequence[RecordedCall], dim: int) -> RecordedCall:
+    """Calls of one box and form as one: variants (0) or rows (1) after one another."""
+    inputs, outputs = (
+        tuple(torch.cat(parts, dim=dim) for parts in zip(*columns, strict=True))
+        for columns in ([call.inputs for call in calls], [call.outputs for call in calls])
+    )
+    return RecordedCall(calls[0].box, inputs, outputs)
+
+
 def _joined(chunks: Sequence[Recorded], boxes: Sequence[BlackBoxFunction]) -> Recorded:
     """The chunks of a step as one record."""
     forms = [[(c.box, [(t.shape[1:], t.dtype) for t in tensors(c)]) for c in chunk.calls] for chunk in chunks]
@@ -345,16 +355,7 @@ def _joined(chunks: Sequence[Recorded], boxes: Sequence[BlackBoxFunction]) -> Re
         )
     if len(chunks) == 1:
         return chunks[0]
-    calls = [
-        RecordedCall(
-            same[0].box,
-            *(
-                tuple(map(torch.cat, zip(*(getattr(call, part) for call in same), strict=True)))
-                for part in ("inputs", "outputs")
-            ),
-        )
-        for same in zip(*(chunk.calls for chunk in chunks), strict=True)
-    ]
+    calls = [joined_calls(same, dim=0) for same in zip(*(chunk.calls for chunk in chunks), strict=True)]
     losses, rows = torch.cat([chunk.losses for chunk in chunks]), sum(chunk.rows for chunk in chunks)
     return Recorded(losses, calls, rows)
 

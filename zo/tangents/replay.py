@@ -30,6 +30,7 @@ def replay(
     boxes: Sequence[BlackBoxFunction],
     tangents: Sequence[Tangent],
     window: Window,
+    pairs: Sequence[CallPairs],
     rows: Tensor | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The objective once more, with recorded answers, and autograd through it and the tangents.
@@ -39,6 +40,7 @@ def replay(
         boxes: their calls are not evaluated.
         tangents: the tangents, one for each box.
         window: what was recorded, at the weights as they are.
+        pairs: what each call shows a tangent.
         rows: `(rows,)` bool, over which the mean is taken; None for all that survived.
 
     Returns:
@@ -48,7 +50,7 @@ def replay(
         TangentError: it is not the evaluation that was recorded, or a gradient arrives at another box.
     """
     taken = window.survived if rows is None else rows
-    answers = _Replay(boxes, tangents, window, taken)
+    answers = _Replay(boxes, tangents, window, pairs, taken)
     first = rows is None and step.number == 0  # not where a check looks again
     with torch.enable_grad():
         with intercepted(answers.call):
@@ -257,6 +259,7 @@ class _Replay(Answers):
         boxes: the boxes that the objective calls.
         tangents: the tangents, one for each box.
         window: the window that was recorded.
+        pairs: what each of its calls shows a tangent.
         alive: `(batch rows,)` bool, the rows whose inputs must be what was recorded.
     """
 
@@ -265,11 +268,11 @@ class _Replay(Answers):
         boxes: Sequence[BlackBoxFunction],
         tangents: Sequence[Tangent],
         window: Window,
+        pairs: Sequence[CallPairs],
         alive: Tensor,
     ) -> None:
         super().__init__(boxes, window.calls, alive)
-        self.tangents = tangents
-        self.pairs = window.pairs
+        self.tangents, self.pairs = tangents, pairs
 
     def answer(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         outputs = super().answer(number, box, arrays)

@@ -60,6 +60,7 @@ class Taken:
         boxes: The boxes whose rows are counted.
         tangents: The tangents, one for each box.
         window: What the step recorded.
+        pairs: What each of its calls shows a tangent.
         gradients: g, tensor by tensor.
         before: Buffers and generators before the base.
     """
@@ -68,6 +69,7 @@ class Taken:
     boxes: Sequence[BlackBoxFunction]
     tangents: Sequence[Tangent]
     window: Window
+    pairs: Sequence[CallPairs]
     gradients: Sequence[Tensor]
     before: Snapshot
 
@@ -184,10 +186,10 @@ class _Uphill:
         """
         window, tangents, step = self._taken.window, self._taken.tangents, self._taken.step
         change, recorder = self._changes(predicted / self.slope)
-        seen = _responses(self._taken.boxes, window, recorder)
-        responses = _predicted(tangents, window, seen)
+        seen = _responses(self._taken, recorder)
+        responses = _predicted(self._taken, seen)
         rounding = _rounding(self._taken.boxes, window, seen, self._digits)
-        missed, coarse = _missed(window, seen, responses, rounding)
+        missed, coarse = _missed(self._taken.pairs, seen, responses, rounding)
         survived, answered = torch.isfinite(window.losses), torch.isfinite(change)
         failed = 1.0 - float(answered.sum()) / float(survived.sum())
         expected, of_rows = predicted, None
@@ -197,11 +199,11 @@ class _Uphill:
                 Snapshot(self._taken.step.network),
             )
             self._taken.before.restore()
-            _, of_answered = replay(step, self._taken.boxes, listening, window, answered)
+            _, of_answered = replay(step, self._taken.boxes, listening, window, self._taken.pairs, answered)
             after.restore()
             if failed:
                 expected = predicted / self.slope**2 * float(_flat(of_answered) @ self._gradient)
-            of_rows = _of_rows(window, seen, responses, listening, change, answered)
+            of_rows = _of_rows(self._taken, seen, responses, listening, change, answered)
         # where the rows that are left hardly change along the gradient, their share in it was small
         if failed > FEW or not expected >= predicted / 2:
             return Check(noise=self._noise, failed=failed), coarse
@@ -217,21 +219,23 @@ class _Uphill:
 
     def rounding(self) -> float:
         """The standard deviation that rounding gives a change of the mean loss; this takes no query."""
-        window, listening = self._taken.window, [_Listening(tangent) for tangent in self._taken.tangents]
-        after = Snapshot(self._taken.step.network)
-        self._taken.before.restore()
-        replay(self._taken.step, self._taken.boxes, listening, window, torch.isfinite(window.losses))
+        taken, window = self._taken, self._taken.window
+        listening = [_Listening(tangent) for tangent in taken.tangents]
+        after = Snapshot(taken.step.network)
+        taken.before.restore()
+        replay(taken.step, taken.boxes, listening, window, taken.pairs, torch.isfinite(window.losses))
         after.restore()
-        rounding = _rounding(self._taken.boxes, window, window.pairs, self._digits)
-        return _of_loss(window, rounding, listening)
+        rounding = _rounding(taken.boxes, window, taken.pairs, self._digits)
+        return _of_loss(taken, rounding, listening)
 
     def narrow(self) -> str | None:
         """The dtype of numbers of 16 bits that depend on the weights; None for none. Takes no query."""
-        window, seen, after = self._taken.window, Narrow(), Snapshot(self._taken.step.network)
+        taken, window = self._taken, self._taken.window
+        seen, after = Narrow(), Snapshot(taken.step.network)
         self._taken.before.restore()
         survived = torch.isfinite(window.losses)
         with uncompiled(), seen:
-            replay(self._taken.step, self._taken.boxes, self._taken.tangents, window, survived)
+            replay(taken.step, taken.boxes, taken.tangents, window, taken.pairs, survived)
         after.restore()
         return seen.seen
 
@@ -286,16 +290,12 @@ def _flat(gradients: Sequence[Tensor]) -> Tensor:
     return torch.cat([gradient.reshape(-1).to("cpu", torch.float64) for gradient in gradients])
 
 
-def _responses(
-    boxes: Sequence[BlackBoxFunction],
-    window: Window,
-    recorder: Recorder,
-) -> list[CallPairs]:
+def _responses(taken: Taken, recorder: Recorder) -> list[CallPairs]:
     """The check's calls against the base's, as pairs; none where the two differ in more than numbers."""
-    if [moved.box for moved in recorder.seen] != [call.box for call in window.calls]:
+    if [moved.box for moved in recorder.seen] != [call.box for call in taken.window.calls]:
         return []  # the objective calls others when its weights are moved
     calls = []
-    for moved, call, pairs in zip(recorder.seen, window.calls, window.pairs, strict=True):
+    for moved, call, pairs in zip(recorder.seen, taken.window.calls, taken.pairs, strict=True):
         if any(t.shape != kept[0].shape for t, kept in zip(moved.inputs, call.inputs, strict=True)):
             return []
         both = (
@@ -303,21 +303,21 @@ def _responses(
             for recorded, seen in ((call.inputs, moved.inputs), (call.outputs, moved.outputs))
         )
         alive = torch.ones(len(pairs.z), dtype=torch.bool, device=pairs.z.device)
-        seen = RecordedCall(call.box, *both).pairs(boxes[call.box], alive)
+        seen = RecordedCall(call.box, *both).pairs(taken.boxes[call.box], alive)
         calls.append(replace(seen, valid=seen.valid & pairs.alive))
     return calls
 
 
-def _predicted(tangents: Sequence[Tangent], window: Window, responses: Sequence[CallPairs]) -> list[Tensor]:
+def _predicted(taken: Taken, responses: Sequence[CallPairs]) -> list[Tensor]:
     """J d in each of the check's calls, `(rows, size_out)`; no tangent is asked where nothing has changed."""
     return [
-        tangents[call.box].apply(pairs, seen.d)[0] if bool(seen.valid.any()) else seen.response[0]
-        for call, pairs, seen in zip(window.calls, window.pairs, responses, strict=False)
+        taken.tangents[call.box].apply(pairs, seen.d)[0] if bool(seen.valid.any()) else seen.response[0]
+        for call, pairs, seen in zip(taken.window.calls, taken.pairs, responses, strict=False)
     ]
 
 
 def _missed(
-    window: Window,
+    calls: Sequence[CallPairs],
     responses: Sequence[CallPairs],
     predicted: Sequence[Tensor],
     rounding: Sequence[Tensor],
@@ -330,7 +330,7 @@ def _missed(
     """
     squares: list[Squares | None] = []
     rounded: list[Squares | None] = []
-    for pairs, seen, answer, units in zip(window.pairs, responses, predicted, rounding, strict=False):
+    for pairs, seen, answer, units in zip(calls, responses, predicted, rounding, strict=False):
         valid = seen.valid[0]
         if bool(valid.any()):
             true, unit = seen.response[0], pairs.response_scale.double()
@@ -386,10 +386,10 @@ def _rounding(
     return deviations
 
 
-def _of_loss(window: Window, rounding: Sequence[Tensor], listening: Sequence[_Listening]) -> float:
+def _of_loss(taken: Taken, rounding: Sequence[Tensor], listening: Sequence[_Listening]) -> float:
     """The standard deviation of what the rounding of answers makes of the mean loss's change."""
     total = 0.0
-    for call, pairs, units in zip(window.calls, window.pairs, rounding, strict=False):
+    for call, pairs, units in zip(taken.window.calls, taken.pairs, rounding, strict=False):
         arrived = listening[call.box].arrived.get(id(pairs))
         if arrived is not None:
             total += float((arrived.double() * units).square().sum())
@@ -397,35 +397,35 @@ def _of_loss(window: Window, rounding: Sequence[Tensor], listening: Sequence[_Li
 
 
 def _of_rows(
-    window: Window,
+    taken: Taken,
     responses: Sequence[CallPairs],
     predicted: Sequence[Tensor],
     listening: Sequence[_Listening],
     change: Tensor,
-    taken: Tensor,
+    counting: Tensor,
 ) -> float | None:
     """The cosine, over rows, of the changes of their losses and what is predicted of each; see `checked`.
 
     Args:
-        window: the window of the step.
+        taken: the gradient, and what it was taken from.
         responses: the responses of the check's calls.
         predicted: J d in them.
-        listening: of each box, what has received the gradient of the mean loss of the rows that are taken.
+        listening: of each box, what has received the gradient of the mean loss of the rows that count.
         change: the change of each row's loss, `(rows,)`.
-        taken: the rows that count, `(rows,)` bool.
+        counting: the rows that count, `(rows,)` bool.
     """
-    count = int(taken.sum())
+    count = int(counting.sum())
     if count < FEWEST_ROWS or not responses:
         return None
     missed = torch.zeros_like(change, dtype=torch.float64)
-    for call, pairs, seen, answer in zip(window.calls, window.pairs, responses, predicted, strict=True):
+    for call, pairs, seen, answer in zip(taken.window.calls, taken.pairs, responses, predicted, strict=True):
         arrived = listening[call.box].arrived.get(id(pairs))
         if arrived is not None:
             by_row = (arrived.double() * (seen.response[0] - answer).double()).sum(dim=1)
             if len(by_row) % len(missed):
                 return None
             missed += count * by_row.reshape(len(missed), -1).sum(dim=1).to(missed.device)
-    measured = change[taken].double()
-    expected = measured - missed[taken]
+    measured = change[counting].double()
+    expected = measured - missed[counting]
     lengths = float(measured.norm() * expected.norm())
     return float(measured @ expected) / lengths if 0 < lengths < math.inf else None

@@ -1,29 +1,32 @@
-"""`Window`: what one run of the objective recorded, as the gradient, its check and later replays take it."""
+"""`Window`: one run of the objective as a table of rows: the batch, what boxes were asked and answered."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from zo.batches import Batch, emptied, map_tensors, tensors
+from blackbox import BlackBoxFunction
+from zo.batches import Batch, emptied, filled, map_tensors, tensors
+from zo.errors import TangentError
 from zo.tangents.pairs import CallPairs
-from zo.tangents.recording import RecordedCall
+from zo.tangents.recording import RecordedCall, joined_calls
 
 
 @dataclass(frozen=True)
 class Window:
-    """What one run of the objective recorded.
+    """What one run of the objective recorded: each number once, and what tangents see is made of it.
 
     Attributes:
         step: the step that recorded it, from 0.
         batch: the batch of the run: any nesting of tensors with rows first. In the place of each row that
-            failed stands one that did not, here and in `calls` and `pairs`.
+            failed stands one that did not, here and in `calls`.
         calls: the calls of the boxes, in their order, of base and probes.
-        pairs: what each call shows a tangent, with the units of its box.
+        units: for each call the units of its box, `d_scale` and `response_scale` of `CallPairs`.
         losses: the losses of the base, `(rows,)`, NaN where a row failed.
         survived: `(rows,)` bool, False where a row failed: the mean loss is over the others.
     """
@@ -31,9 +34,44 @@ class Window:
     step: int
     batch: Batch
     calls: tuple[RecordedCall, ...]
-    pairs: tuple[CallPairs, ...]
+    units: tuple[tuple[Tensor, Tensor], ...]
     losses: Tensor
     survived: Tensor
+
+    def pairs(self, boxes: Sequence[BlackBoxFunction]) -> tuple[CallPairs, ...]:
+        """What each call shows a tangent.
+
+        Args:
+            boxes: the boxes that were called.
+        """
+        return tuple(
+            replace(call.pairs(boxes[call.box], self.survived), d_scale=units[0], response_scale=units[1])
+            for call, units in zip(self.calls, self.units, strict=True)
+        )
+
+    def rows(self, places: Tensor) -> Window:
+        """Some of its rows, `(n,)` places, as a window of n rows.
+
+        Raises:
+            TangentError: a call's rows are not rows of the batch.
+        """
+        count = len(self.survived)
+        calls = []
+        for number, call in enumerate(self.calls, start=1):
+            asked = call.inputs[0].shape[1]
+            if asked % count or not asked:
+                raise TangentError(
+                    f"TangentGradient.replay: expected calls with rows for each row of the batch, got call "
+                    f"{number} with {asked} rows for a batch of {count}. Train it without replays."
+                )
+            calls.append(call.on(places, count))
+        return replace(
+            self,
+            batch=map_tensors(lambda tensor: tensor[places.to(tensor.device)], self.batch),
+            calls=tuple(calls),
+            losses=self.losses[places.to(self.losses.device)],
+            survived=self.survived[places.to(self.survived.device)],
+        )
 
     @cached_property
     def form(self) -> list[Any]:
@@ -62,9 +100,48 @@ class Window:
     @cached_property
     def size(self) -> int:
         """The bytes that it takes."""
-        held = [self.batch, self.losses, *self.calls]
-        held += [part for p in self.pairs for part in (p.z, p.y, p.d, p.response, p.others)]
-        return sum(tensor.numel() * tensor.element_size() for part in held for tensor in tensors(part))
+        table = (self.batch, self.losses, self.survived, self.calls)
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors(table))
+
+
+def joined(windows: Sequence[Window]) -> Window:
+    """Rows of several windows of one form, one after another, with step and units of the last."""
+    if len(windows) == 1:
+        return windows[0]
+    last = windows[-1]
+    columns: list[list[Tensor]] = [[] for _ in windows]
+    slots = [
+        emptied(window.batch, tensors, lambda tensor: tensor)
+        for window, tensors in zip(windows, columns, strict=True)
+    ]
+    return replace(
+        last,
+        batch=filled(slots[-1], [torch.cat(parts) for parts in zip(*columns, strict=True)]),
+        calls=tuple(
+            joined_calls(same, dim=1) for same in zip(*(window.calls for window in windows), strict=True)
+        ),
+        losses=torch.cat([window.losses for window in windows]),
+        survived=torch.cat([window.survived for window in windows]),
+    )
+
+
+def plain(window: Window) -> dict[str, Any]:
+    """A window in tensors, tuples, lists and dicts, as a checkpoint holds them."""
+    return {
+        "step": window.step,
+        "batch": window.batch,
+        "calls": [(call.box, list(call.inputs), list(call.outputs)) for call in window.calls],
+        "units": list(window.units),
+        "losses": window.losses,
+        "survived": window.survived,
+    }
+
+
+def window_of(state: dict[str, Any]) -> Window:
+    """What `plain` was made of."""
+    calls = tuple(RecordedCall(box, tuple(i), tuple(o)) for box, i, o in state["calls"])
+    units = tuple((changes, responses) for changes, responses in state["units"])
+    return Window(state["step"], state["batch"], calls, units, state["losses"], state["survived"])
 
 
 def without_failed(
@@ -90,4 +167,4 @@ def without_failed(
     source = torch.arange(len(survived), device=survived.device)
     source[~survived] = torch.nonzero(survived)[0]
     kept = map_tensors(lambda tensor: tensor[source.to(tensor.device)], batch)
-    return [call.on(source) for call in calls], kept
+    return [call.on(source, len(source)) for call in calls], kept

@@ -6,7 +6,7 @@ import math
 import reprlib
 import warnings
 from collections import OrderedDict, UserList, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean, variance
 from typing import Any
@@ -14,12 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from blackbox import BlackBoxFunction
-from zo.batches import Batch, emptied, filled, map_tensors, tensors
+from zo.batches import Batch, map_tensors, tensors
 from zo.draws import REPLAYED, Key
 from zo.errors import TangentError, TangentWarning
-from zo.tangents.recording import RecordedCall
-from zo.tangents.window import Window
+from zo.tangents.window import Window, joined, plain, window_of
 
 YOUNG, FEWEST = 3, 20  # the last third of all windows so far are young, and at least the last twenty
 FEWEST_ROWS = 4  # of a replay: they cost no box
@@ -187,14 +185,14 @@ class Windows:
             ]
         )
         wanted = max(FEWEST_ROWS, len(newest.losses)) if rows is None else rows
-        drawn = places[torch.randperm(len(places), generator=generator)[:wanted]]
-        drawn = drawn[drawn[:, 0].argsort(stable=True)]
+        chosen = places[torch.randperm(len(places), generator=generator)[:wanted]]
+        chosen = chosen[chosen[:, 0].argsort(stable=True)]
         parts = [
-            taken(window, drawn[drawn[:, 0] == number, 1])
+            drawn(window, chosen[chosen[:, 0] == number, 1])
             for number, window in enumerate(same)
-            if bool((drawn[:, 0] == number).any())
+            if bool((chosen[:, 0] == number).any())
         ]
-        return joined_windows(parts)
+        return joined(parts)
 
     def replayed(self, losses: Tensor, recorded: Tensor) -> None:
         """Take in the losses `(rows,)` of a replay, and what those rows were recorded with."""
@@ -219,39 +217,20 @@ class Windows:
             )
         return {"trust": asdict(self._trust), "windows": [plain(window) for window in self._kept]}
 
-    def load_state_dict(self, state: dict[str, Any], boxes: Sequence[BlackBoxFunction]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self._trust = _Trust(**state["trust"])
-        self._kept = [window_of(kept, boxes) for kept in state["windows"]]
+        self._kept = [window_of(window) for window in state["windows"]]
 
 
-def taken(window: Window, rows: Tensor) -> Window:
+def drawn(window: Window, rows: Tensor) -> Window:
     """Some rows of a window, `(n,)` places, as a window of n rows.
 
     Raises:
         TangentError: a call's rows are not rows of the batch, or the batch holds a list of as many entries.
     """
-    count = len(window.survived)
-    _refuse_lists(window.batch, count)
-    batch = map_tensors(lambda tensor: tensor[rows.to(tensor.device)], window.batch)
-    calls, pairs = [], []
-    for number, (call, shown) in enumerate(zip(window.calls, window.pairs, strict=True), start=1):
-        asked = call.inputs[0].shape[1]
-        per_row, rest = divmod(asked, count)
-        if rest or not per_row:
-            raise TangentError(
-                f"TangentGradient.replay: expected calls with rows for each row of the batch, got call "
-                f"{number} with {asked} rows for a batch of {count}. Train it without replays."
-            )
-        places = (rows[:, None] * per_row + torch.arange(per_row)).flatten().to(call.inputs[0].device)
-        inputs = tuple(tensor[:, places] for tensor in call.inputs)
-        calls.append(RecordedCall(call.box, inputs, tuple(tensor[:, places] for tensor in call.outputs)))
-        by_row = {name: getattr(shown, name)[places] for name in ("z", "y", "alive")}
-        by_probe = {name: getattr(shown, name)[:, places] for name in ("d", "response", "valid")}
-        others = tuple(None if other is None else other[places] for other in shown.others)
-        pairs.append(replace(shown, **by_row, **by_probe, others=others))
-    rows = rows.to(window.losses.device)
-    return Window(window.step, batch, tuple(calls), tuple(pairs), window.losses[rows], window.survived[rows])
+    _refuse_lists(window.batch, len(window.survived))
+    return window.rows(rows)
 
 
 def _refuse_lists(batch: Batch, rows: int) -> None:
@@ -284,72 +263,3 @@ def unreadable(nesting: Any) -> Iterator[type]:
     readable = (Tensor, nn.Parameter, tuple, list, dict, OrderedDict, *_PLAIN)
     if type(nesting) not in readable and type(nesting) not in torch.serialization.get_safe_globals():
         yield type(nesting)
-
-
-def joined_windows(windows: Sequence[Window]) -> Window:
-    """Rows of several windows of one form, one after another."""
-    if len(windows) == 1:
-        return windows[0]
-    last = windows[-1]
-    held: list[list[Tensor]] = [[] for _ in windows]
-    slots = [
-        emptied(window.batch, kept, lambda tensor: tensor) for window, kept in zip(windows, held, strict=True)
-    ]
-    batch = filled(slots[-1], [torch.cat(parts) for parts in zip(*held, strict=True)])
-    calls = tuple(
-        RecordedCall(
-            same[0].box,
-            *(
-                tuple(
-                    torch.cat(parts, dim=1) for parts in zip(*(getattr(c, kind) for c in same), strict=True)
-                )
-                for kind in ("inputs", "outputs")
-            ),
-        )
-        for same in zip(*(window.calls for window in windows), strict=True)
-    )
-    pairs = tuple(
-        replace(
-            same[-1],  # with the units of the last
-            **{name: torch.cat([getattr(p, name) for p in same]) for name in ("z", "y", "alive")},
-            **{
-                name: torch.cat([getattr(p, name) for p in same], dim=1)
-                for name in ("d", "response", "valid")
-            },
-            others=tuple(
-                None if column[0] is None else torch.cat(column)
-                for column in zip(*(p.others for p in same), strict=True)
-            ),
-        )
-        for same in zip(*(window.pairs for window in windows), strict=True)
-    )
-    return Window(
-        last.step,
-        batch,
-        calls,
-        pairs,
-        torch.cat([window.losses for window in windows]),
-        torch.cat([window.survived for window in windows]),
-    )
-
-
-def plain(window: Window) -> dict[str, Any]:
-    """A window in tensors, tuples, lists and dicts, as a checkpoint holds them."""
-    return {
-        "step": window.step,
-        "batch": window.batch,
-        "calls": [(call.box, list(call.inputs), list(call.outputs)) for call in window.calls],
-        "units": [(pairs.d_scale, pairs.response_scale) for pairs in window.pairs],
-        "losses": window.losses,
-        "survived": window.survived,
-    }
-
-
-def window_of(kept: dict[str, Any], boxes: Sequence[BlackBoxFunction]) -> Window:
-    """What `plain` was made of."""
-    calls = tuple(RecordedCall(box, tuple(i), tuple(o)) for box, i, o in kept["calls"])
-    pairs = tuple(
-        replace(call.pairs(boxes[call.box], kept["survived"]), d_scale=units[0], response_scale=units[1])
-        for call, units in zip(calls, kept["units"], strict=True)
-    )
-    return Window(kept["step"], kept["batch"], calls, pairs, kept["losses"], kept["survived"])
