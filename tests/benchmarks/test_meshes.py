@@ -46,7 +46,7 @@ def test_a_static_box_s_first_guess_explains_it_already(monkeypatch):
     first = Fit.first
 
     def watched(fit, known=None):
-        costs.append(fit._cost(first(fit, known))[0])
+        costs.append(fit.cost(first(fit, known))[0])
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Fit, "first", watched)
