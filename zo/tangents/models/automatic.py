@@ -30,7 +30,7 @@ from zo.tangents.tangent import Response, Tangent
 FEWEST_CELLS = 16  # of a grid: fewer are a table of numbers
 MOST_CELLS = 2**12  # of a grid on which a stencil is tried too: it takes hundreds of numbers in each
 MOST_NUMBERS = 32  # of all inputs, without a grid or a mesh, for which there is a kernel
-LARGEST = 5_000  # numbers of outputs for which there is a kernel, or a perceptron beside a model of a grid
+LARGEST = 5_000  # numbers of outputs for which there is a kernel
 CONTEST = 25  # steps in which two kinds learn side by side
 CLEARLY = 4.0  # times the mean square error: what a stencil must beat to be taken
 BETTER = 1.0  # the same of a kind that learns beside one that is not trusted
@@ -52,9 +52,9 @@ class AutoTangent(Tangent):
     ends meet where it says so; a mesh, for which it is `MeshTangent` where there are cells and coordinates
     and `GraphTangent` where there are edges alone; or neither. The repr says which of these the box was
     taken for, and why. Where trust is lost it learns longer, if it learns in steps. If trust is lost again,
-    another kind learns beside it for 25 steps, beginning with the rows that are there, and takes over if it
-    predicts new rows better. Where probes run, in the end, it is `SecantTangent` around the model or around
-    `LowRankTangent`, the one that predicted responses better.
+    and the box is not on a grid, a perceptron learns beside it for 25 steps, beginning with the rows that are
+    there, and takes over if it predicts new rows better. Where probes run, in the end, it is `SecantTangent`
+    around the model or around `LowRankTangent`, the one that predicted responses better.
 
     Args:
         box: the box, whose specs decide.
@@ -79,14 +79,12 @@ class AutoTangent(Tangent):
         if kind == "table" and asked <= MOST_NUMBERS and sum(sizes(tuple(outputs))) <= LARGEST:
             self._makers = {"kernel": KernelTangent} | self._makers
         if kind == "grid":
-            if sum(sizes(tuple(outputs))) > LARGEST:
-                self._makers = {}
             grids: dict[str, Callable[[], ValueTangent]] = {
                 "grid": lambda: GridTangent(periodic=periodic, seed=seed)
             }
             if math.prod(space_of(outputs, inputs) or ()) <= MOST_CELLS:
                 grids["stencil"] = lambda: StencilTangent(periodic=periodic)
-            self._makers = grids | self._makers
+            self._makers = grids
         if kind == "mesh":
             self._makers = {"mesh": MeshTangent} | self._makers
         if kind == "graph":
