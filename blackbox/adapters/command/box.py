@@ -75,9 +75,10 @@ class CommandLine(BlackBoxFunction):
         output_templates: the texts used to read files, by the file's name. Outputs are read where the file
             matches the text; if it does so several times, the last match counts. A text matches where a line
             begins, or behind a number or a sign on it, not behind a word: `drag = {drag}` is not in
-            `max drag = 3`. What looks like a number and is none (`1,234`, `3kN`) fails the row, and so do
-            more numbers on the line. Words may follow on the last line, such as units; nothing if the text
-            ends in a line end.
+            `max drag = 3`. A row fails if the words in front of a number come again behind the last match
+            (`drag = diverged`), and at what looks like a number and is none (`1,234`, `3kN`), at more
+            numbers than the array has, and at a unit with a prefix that the text does not name (`350 mm`).
+            Other words may follow on the last line; nothing if the text ends in a line end.
         copies: files or folders that the program needs in its folder, such as a mesh, by their name there.
         vectorized: False for one run per row, with arrays of the specs' shapes; True for one run per block of
             rows, with `(rows, *shape)` in `input_files` and `output_files` and no placeholders.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import math
 import re
@@ -13,9 +14,18 @@ import numpy as np
 from blackbox.words import counted
 
 # Fortran writes 1.234-103 where an exponent has three digits; Microsoft's C writes 1.#QNAN and -nan(ind)
-_NO_LETTER = re.compile(r"([-+]?(?:\d+\.\d*|\.\d+))([-+]\d{3})")
+_NO_LETTER = re.compile(r"([-+]?(?:\d?\.\d*))([-+]\d{3})")
 _NO_NUMBER = re.compile(r"[-+]?(?:1\.#(?:QNAN|SNAN|IND)\d*|nan\([\w-]*\))", re.IGNORECASE)
 _INFINITE = re.compile(r"([-+]?)1\.#INF\d*", re.IGNORECASE)
+# as Fortran's list-directed output writes equal numbers: 2*0.0
+_REPEATED = re.compile(
+    r"(?<![^\s,;\[({:=])([1-9]\d{0,8})\*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eEdD]?[-+]?\d+)?)(?![^\s,;\])}])"
+)
+# units with a prefix, which a program may change from one number to the next: 350 mm for 0.35 m
+_SCALED = re.compile(
+    r"(?!kg\b|pH\b)(?:(?:[pnuµμmckMGT]|h(?=Pa))(?:m|s|A|K|N|Pa|W|Wh|J|V|Hz|g|L|l|bar|eV|B|bit|F|H|C|Ohm|Ω|S|mol|rad)"
+    r"|g|min|[KMGT]iB|KB)(?=$|[\d/^*·²³\s-])"
+)
 _COMMENT = re.compile(r"(?<!1\.)#")  # not that of 1.#QNAN
 
 
@@ -28,7 +38,13 @@ def number(word: str, floating: bool) -> float | int:
     if "_" in word:  # 1_000 is one in Python only
         raise ValueError(f"expected a number, got {word!r}.")
     if not floating:
-        return int(word)
+        try:
+            return int(word)
+        except ValueError:  # 3.0 is whole
+            value = number(word, True)
+            if not abs(value) < 2**53 or value != int(value):
+                raise ValueError(f"expected a whole number, got {word!r}.") from None
+            return int(value)
     try:
         return float(word)
     except ValueError:
@@ -37,8 +53,11 @@ def number(word: str, floating: bool) -> float | int:
             return math.nan
         if infinite := _INFINITE.fullmatch(word):
             return float(f"{infinite[1]}inf")
-        if split := _NO_LETTER.fullmatch(word):
-            return float(f"{split[1]}e{split[2]}")
+        if split := _NO_LETTER.fullmatch(word):  # has one digit in front of the point; else it is a range
+            value = float(f"{split[1]}e{split[2]}")
+            if math.isinf(value) or (value == 0) != (float(split[1]) == 0):
+                raise ValueError(f"expected a number of float64, got {word!r}.") from None
+            return value
         return float(re.sub("[dD]", "e", word, count=1)) if word[:1] in "+-.0123456789" else float(word)
 
 
@@ -49,6 +68,26 @@ def is_number(word: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_scaled_unit(word: str) -> bool:
+    """Whether a word is a unit with a prefix, such as mm or kJ/kg; kg is none."""
+    return _SCALED.match(word) is not None
+
+
+def repeats_written_out(text: str, most: int) -> str:
+    """A text with Fortran's repeat counts written out, 2*0.0 as 0.0 0.0, each at most so many times."""
+    if "*" not in text:
+        return text
+    return _REPEATED.sub(lambda match: " ".join([match[2]] * min(int(match[1]), most)), text)
+
+
+def text_of(path: Path) -> str:
+    """The text of a file: UTF-8, or UTF-16 as its mark says; without the mark, other bytes replaced."""
+    data = path.read_bytes()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return data.decode("utf-16", errors="replace")
+    return data.decode("utf-8-sig", errors="replace")
 
 
 def words_of(path: Path, line: str) -> list[str]:
