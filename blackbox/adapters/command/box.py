@@ -49,8 +49,9 @@ class CommandLine(BlackBoxFunction):
     Linux they remain in `scratch` after a kill.
 
     Files are named relative to the run's folder; the suffix gives the format: `.npy`; `.h5` or `.hdf5` with a
-    dataset of the array's name (`"out.h5:fields/drag"` for another); `.csv` (commas), `.txt` or `.dat`
-    (spaces) with the numbers in C order, where a first line of words is skipped. A line of text has a row of
+    dataset of the array's name (`"out.h5:fields/drag"` for another); `.csv` (commas; or semicolons or tabs,
+    whose numbers may have decimal commas), `.txt` or `.dat` (spaces) with the numbers in C order, where a
+    first line of words is skipped. Commas that may be decimal or not are an error. A line of text has a row of
     the last axis or several whole ones, or each row, or all of it, is wrapped after so many numbers; lines as
     those of another shape are an error. An output may be one column of such a text, by its number or its
     heading: `"flows.csv:2"`, `"flows.csv:q"`. A heading is an error where headings do not match the columns

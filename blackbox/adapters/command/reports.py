@@ -6,7 +6,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-from blackbox.adapters.command.tables import is_number
+from blackbox.adapters.command.numbers import is_number
 
 # also as Fortran (1.0D-3, 1.234-103) and Microsoft's C write it; `++` since digits are not to be tried in
 # other portions

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from blackbox.adapters.command.files import checked_name, existing
+from blackbox.adapters.command.numbers import is_number, is_scaled_unit, number, repeats_written_out, text_of
 from blackbox.adapters.command.reports import (
     LIKE,
     NUMBER,
@@ -23,7 +24,6 @@ from blackbox.adapters.command.reports import (
     line_below,
     may_begin,
 )
-from blackbox.adapters.command.tables import is_number, is_scaled_unit, number, repeats_written_out, text_of
 from blackbox.checks import nearest
 from blackbox.errors import ConfigurationError
 from blackbox.spec import ArraySpec
