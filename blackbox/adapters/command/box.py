@@ -17,6 +17,7 @@ from blackbox.checks import check_count, check_positive
 from blackbox.errors import ConfigurationError
 from blackbox.failures import Policy
 from blackbox.function import BlackBoxFunction
+from blackbox.outside import exactly
 from blackbox.spec import ArraySpec, check_specs
 
 PathLike = os.PathLike[str]
@@ -51,11 +52,12 @@ class CommandLine(BlackBoxFunction):
     Files are named relative to the run's folder; the suffix gives the format: `.npy`; `.h5` or `.hdf5` with a
     dataset of the array's name (`"out.h5:fields/drag"` for another); `.csv` (commas; or semicolons or tabs,
     whose numbers may have decimal commas), `.txt` or `.dat` (spaces) with the numbers in C order, where a
-    first line of words is skipped. Commas that may be decimal or not are an error. A line of text has a row of
-    the last axis or several whole ones, or each row, or all of it, is wrapped after so many numbers; lines as
-    those of another shape are an error. An output may be one column of such a text, by its number or its
+    first line of words is skipped. Commas that may be decimal or not are an error. A line of text has a row
+    of the last axis or several whole ones, or each row, or all of it, is wrapped after so many numbers; lines
+    as those of another shape are an error. An output may be one column of such a text, by its number or its
     heading: `"flows.csv:2"`, `"flows.csv:q"`. A heading is an error where headings do not match the columns
-    one to one, as in `time (s) T (K)` with single spaces between. For any other file, pass a
+    one to one, as in `time (s) T (K)` with single spaces between. A dataset that a NetCDF-4 file packs
+    (`scale_factor`, `add_offset`) is unpacked, and its missing numbers are NaN. For any other file, pass a
     function that writes or reads it, `input_files={"velocity": ("0/U", write_field)}`. It is called with the
     file's path and the array, or with only the path to return the array. The program's output is in
     `stdout.txt` and `stderr.txt`.
@@ -256,14 +258,10 @@ class CommandLine(BlackBoxFunction):
 
 def _converted(spec: ArraySpec, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """The numbers in the spec's dtype; refuse those that it cannot hold exactly."""
-    if spec.floating:
-        return array.astype(spec.dtype or np.float64)
-    converted = array.astype(spec.dtype)
-    if array.dtype.kind == "f" or not np.array_equal(converted, array):
-        raise ValueError(
-            f"output {spec.name!r}: expected numbers of {spec.dtype}, got {array.dtype} beyond it."
-        )
-    return converted
+    try:
+        return exactly(array, spec.dtype or np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"output {spec.name!r}: {error}.") from None
 
 
 def command_of(

@@ -17,6 +17,7 @@ import numpy as np
 from blackbox.adapters.command.columns import read_column
 from blackbox.adapters.command.tables import read_table
 from blackbox.errors import ConfigurationError
+from blackbox.outside import exactly
 from blackbox.spec import ArraySpec
 
 Array = np.ndarray[Any, Any]
@@ -216,7 +217,11 @@ def read_file(folder: Path, file: ArrayFile, leading: tuple[int, ...]) -> Array:
         return read_column(path, file.dataset, shape, file.spec.floating)
     if file.function is None:
         return read(path, file.dataset, shape, file.spec.floating)
-    array = np.asarray(file.function(path))
+    answer = file.function(path)
+    try:
+        array = exactly(answer, file.spec.dtype or np.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path.name}: {error}.") from None
     _check(path, array.shape, array.dtype, shape)
     return array
 
