@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from blackbox.adapters.command.columns import read_column
+from blackbox.adapters.command.packed import unpacked
 from blackbox.adapters.command.tables import read_table
 from blackbox.errors import ConfigurationError
 from blackbox.outside import exactly
@@ -270,7 +271,7 @@ def read(path: Path, name: str, shape: tuple[int, ...], floating: bool) -> Array
         if not isinstance(dataset, h5py.Dataset):
             raise ValueError(f"{path.name}: expected a dataset {name!r}, found {', '.join(file) or 'none'}.")
         _check(path, dataset.shape, dataset.dtype, shape)
-        return np.asarray(dataset[()])
+        return unpacked(dataset)
 
 
 def _check(path: Path, actual: tuple[int, ...] | None, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
