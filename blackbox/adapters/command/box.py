@@ -12,7 +12,7 @@ import numpy as np
 
 from blackbox.adapters.command import files, process
 from blackbox.adapters.command.files import FileName, array_files_of, checked_name, content, existing
-from blackbox.adapters.command.templates import Template, templates_of, unknown
+from blackbox.adapters.command.templates import Template, template_of, templates_of, unknown
 from blackbox.checks import check_count, check_positive
 from blackbox.errors import ConfigurationError
 from blackbox.failures import Policy
@@ -75,6 +75,9 @@ class CommandLine(BlackBoxFunction):
         input_templates: the texts of files to write, by the file's name. A text has placeholders such as
             `{angle}`, `{shape[3]}`, `{shape}` (all of its numbers, with spaces between) or `{angle:.3f}`;
             instead of the text you can give the `Path` of a file that contains it.
+        stdin: the text that the program reads as its standard input, with placeholders as in
+            `input_templates`, or none; or the `Path` of a file that contains it. Where the text ends the
+            program gets the end of file. None if it reads nothing: then that is the first thing that it gets.
         output_templates: the texts used to read files, by the file's name. Outputs are read where the file
             matches the text; if it does so several times, the last match counts. A text matches where a line
             begins, or behind a number or a sign on it, not behind a word: `drag = {drag}` is not in
@@ -110,6 +113,7 @@ class CommandLine(BlackBoxFunction):
         output_files: Mapping[str, FileName] | None = None,
         input_templates: Mapping[str, str | PathLike] | None = None,
         output_templates: Mapping[str, str | PathLike] | None = None,
+        stdin: str | PathLike | None = None,
         copies: Mapping[str, str | PathLike] | None = None,
         vectorized: bool = False,
         max_rows: int | None = None,
@@ -141,12 +145,14 @@ class CommandLine(BlackBoxFunction):
             "CommandLine, output_files", output_files, self.outputs, read=True
         )
         self._input_templates = templates_of("CommandLine, input_templates", input_templates, self.inputs)
+        self._stdin = None if stdin is None else template_of("CommandLine, stdin", stdin, self.inputs)
         self._output_templates = templates_of("CommandLine, output_templates", output_templates, self.outputs)
         self._copies = {
             checked_name("CommandLine, copies", name): existing(f"CommandLine, copies, {name!r}", source)
             for name, source in (copies or {}).items()
         }
         templates = [*(input_templates or {}).values(), *(output_templates or {}).values()]
+        templates += [] if stdin is None else [stdin]
         self._template_files = [Path(path) for path in templates if not isinstance(path, str)]
         self._check_use()
         super().__init__(failures=failures)
@@ -155,6 +161,7 @@ class CommandLine(BlackBoxFunction):
         texts = [part for part in self._command if isinstance(part, Template)] + [
             *self._input_templates.values()
         ]
+        texts += [self._stdin] if self._stdin is not None and self._stdin.names() else []
         if self.vectorized and (texts or self._output_templates):
             text = (texts or [*self._output_templates.values()])[0]
             raise ConfigurationError(
@@ -173,6 +180,7 @@ class CommandLine(BlackBoxFunction):
             [text.text for text in templates.values()]
             for templates in (self._input_templates, self._output_templates)
         )
+        words += [] if self._stdin is None else [self._stdin.text]
         check_use(self.inputs, used_in, "input", [*filled, *words])
         check_use(self.outputs, used_out, "output", read)
         written = [file.file for file in self._input_files]
@@ -182,6 +190,8 @@ class CommandLine(BlackBoxFunction):
                     f"CommandLine, input_templates: expected files of their own, got {name!r}, which is in "
                     "input_files too. Rename one."
                 )
+        check_no_stdin([*written, *self._input_templates, *self._copies])
+        written += [] if self._stdin is None else [process.STDIN]
         check_apart([*written, *self._input_templates], [*self._results()])
 
     def evaluate_rows(self, *arrays: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], ...]:
@@ -203,7 +213,7 @@ class CommandLine(BlackBoxFunction):
             command = [
                 part.fill(inputs) if isinstance(part, Template) else str(part) for part in self._command
             ]
-            process.run(command, folder, self._environment(), self.timeout)
+            process.run(command, folder, self._environment(), self.timeout, stdin=self._stdin is not None)
             outputs = self._collect(folder, leading)
         return tuple(_converted(spec, outputs[spec.name]) for spec in self.outputs)
 
@@ -217,6 +227,8 @@ class CommandLine(BlackBoxFunction):
         for name, template in self._input_templates.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(template.fill(arrays), encoding="utf-8")
+        if self._stdin is not None:
+            (folder / process.STDIN).write_text(self._stdin.fill(arrays), encoding="utf-8")
 
     def _collect(self, folder: Path, leading: tuple[int, ...]) -> dict[str, np.ndarray[Any, Any]]:
         arrays = {}
@@ -237,7 +249,8 @@ class CommandLine(BlackBoxFunction):
         programs = [content(part) for part in self._command if isinstance(part, Path)]
         copies = [(name, content(path)) for name, path in sorted(self._copies.items())]
         settings = (self._input_files, self._output_files, self.vectorized, sorted(self.environment.items()))
-        return repr((command, programs, copies, sorted(texts.items()), settings))
+        stdin = () if self._stdin is None else (self._stdin.text,)
+        return repr((command, programs, copies, sorted(texts.items()), settings, *stdin))
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -320,4 +333,14 @@ def check_apart(written: Sequence[str], read: Sequence[str]) -> None:
             raise ConfigurationError(
                 f"CommandLine: expected other files for inputs than for outputs, {process.STDOUT} and "
                 f"{process.STDERR}, got {file!r} for both. Rename one."
+            )
+
+
+def check_no_stdin(names: Sequence[str]) -> None:
+    """Refuse a file that looks as if the program read it as its standard input, which it does not."""
+    for name in names:
+        if name in (process.STDIN, Path(process.STDIN).stem):
+            raise ConfigurationError(
+                f"CommandLine: expected what the program reads as standard input in stdin=, got {name!r}, "
+                "which is a file like others. Give its text as stdin=, or rename it."
             )

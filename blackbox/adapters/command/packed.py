@@ -1,4 +1,4 @@
-"""What the attributes of an HDF5 dataset say of its numbers, as NetCDF has them: packed, unsigned, missing."""
+"""What attributes of an HDF5 dataset say of its numbers, as NetCDF has them: packed, unsigned, missing."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def _numbers(dataset: Any, name: str) -> Array:
     array = np.ravel(dataset.attrs.get(name, ()))
     if array.size and array.dtype.kind not in "biuf":
         raise ValueError(
-            f"{dataset.name}: expected numbers in its attribute {name!r}, got {array}. Have the program write "
-            "numbers, or take (file, function)."
+            f"{dataset.name}: expected numbers in its attribute {name!r}, got {array}. Have the program "
+            "write numbers, or take (file, function)."
         )
     return array
 

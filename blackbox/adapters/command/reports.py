@@ -17,7 +17,7 @@ NUMBER = (
 )
 LIKE = rf"(?:{NUMBER}|\*+)"  # what a number begins with, or Fortran's asterisks where one has no room
 SEEN = 200  # characters in front of a match that are looked at: a line may have a million of matches
-_SIGNS = ",;:|)]}>\"'="  # behind a word, in front of a template in mid-line
+_SIGNS = ",;:|)]}>\"'=?"  # behind a word, such as a prompt, in front of a template in mid-line
 _MARKS = re.compile(r"[\[({<\"'`,;|\s]*")  # these are no words: they come again anywhere
 # what stands for a number that there is not, alone on a line
 _NONE = re.compile(

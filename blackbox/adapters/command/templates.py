@@ -348,14 +348,23 @@ def templates_of(
     by_file = {}
     for file, text in (templates or {}).items():
         name = checked_name(where, file)
-        content = text if isinstance(text, str) else text_of(existing(where, text))
-        by_file[name] = Template(f"{where}, {name!r}", content, specs)
-        if not by_file[name].names():
+        template = by_file[name] = template_of(f"{where}, {name!r}", text, specs)
+        if not template.names():
             raise ConfigurationError(
-                f"{where}, {name!r}: expected a placeholder such as {{{specs[0].name}}}, found none. "
-                f"{unknown([content], specs)}Name an array in braces; give a file of your own as a Path."
+                f"{template.where}: expected a placeholder such as {{{specs[0].name}}}, found none. "
+                f"{unknown([template.text], specs)}Name an array in braces; give a file of your own as a "
+                "Path."
             )
     return by_file
+
+
+def template_of(where: str, text: str | os.PathLike[str], specs: Sequence[ArraySpec]) -> Template:
+    """A template, from its text or from the path of a file that has it, which is read now.
+
+    Raises:
+        ConfigurationError: there is no such file, or the text has a wrong placeholder.
+    """
+    return Template(where, text if isinstance(text, str) else text_of(existing(where, text)), specs)
 
 
 def unknown(texts: Sequence[str], specs: Sequence[ArraySpec]) -> str:
