@@ -15,6 +15,7 @@ from torch._C._functorch import is_batchedtensor  # pyright: ignore[reportMissin
 
 from blackbox.checks import nearest
 from blackbox.errors import BoundsWarning, CountError, DtypeError, ShapeError
+from blackbox.outside import plain, unit_of
 from blackbox.spec import ArraySpec
 from blackbox.words import counted
 
@@ -133,19 +134,12 @@ def to_rows(owner: str, specs: tuple[ArraySpec, ...], arrays: tuple[object, ...]
 def as_tensor(array: object) -> Tensor:
     """A detached tensor of the array's numbers, sharing its memory where torch can.
 
-    Masked numbers, as files of netCDF4 have them where a value is missing, are NaN: behind a mask lies a fill
-    value, or what was there before.
-
     Raises:
-        TypeError: it does not hold numbers that torch knows, or masks some that cannot be NaN.
+        TypeError: it does not hold numbers that torch knows, has a unit, or masks some that cannot be NaN.
     """
     if isinstance(array, Tensor):
         return array.detach().resolve_neg()  # .numpy() refuses a lazily negated view
-    if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
-        if array.dtype.kind != "f":
-            raise TypeError("masked numbers that are not floating cannot be NaN")
-        array = array.filled(np.nan)
-    array = np.asarray(array)
+    array = plain(array)
     # torch shares plain memory only: native bytes, whole and positive strides, writable.
     return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "A", "W"]))
 
@@ -285,6 +279,11 @@ def _input_tensor(owner: str, spec: ArraySpec, array: object, numpy: bool) -> Te
         tensor = as_tensor(array)
     except TypeError:  # strings, objects, long doubles: no dtype of torch
         tensor = None
+    if unit := unit_of(array):
+        raise DtypeError(
+            f"{owner}, input {spec.name!r}: expected plain numbers, got some in {unit}. Convert them to the "
+            "unit that the box knows, and give their values alone."
+        )
     if tensor is None or not spec.accepts(tensor.dtype):
         dtype = np.asarray(array).dtype if tensor is None else _name(tensor.dtype)
         target = spec.dtype or "float32"

@@ -18,6 +18,7 @@ from torch import Tensor
 from blackbox.arrays import as_tensor, failed_outputs, finite_rows
 from blackbox.errors import BlackBoxError, BudgetError, OutputError, TryAgain
 from blackbox.failures import FailedRow, Failure, Outcome, exits_as_errors, whereabouts
+from blackbox.outside import unit_of
 from blackbox.spec import ArraySpec
 from blackbox.words import counted
 
@@ -307,10 +308,14 @@ def _checked_output(
     try:
         tensor = as_tensor(output)
     except (TypeError, ValueError, RuntimeError) as error:  # the last two: ragged or tracked lists
+        unit = unit_of(output)
         got = type(output).__name__ + (f" of {output.dtype}" if isinstance(output, np.ndarray) else "")
+        mend = "Return a NumPy array or a torch tensor with a dtype of torch."
+        if unit:
+            mend = "Convert it to one unit, and return its values alone."
         raise OutputError(
-            f"{box!r}, output {spec.name!r}: expected an array of numbers, got {got}. "
-            "Return a NumPy array or a torch tensor with a dtype of torch."
+            f"{box!r}, output {spec.name!r}: expected an array of numbers, got {got}"
+            f"{f' in {unit}' if unit else ''}. {mend}"
         ) from error
     expected = (*leading, *spec.shape)
     if tuple(tensor.shape) != expected:

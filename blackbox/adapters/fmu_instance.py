@@ -24,6 +24,7 @@ import numpy as np
 from blackbox.checks import nearest
 from blackbox.errors import ConfigurationError
 from blackbox.extras import import_extra
+from blackbox.outside import exactly
 from blackbox.spec import ArraySpec, identifier
 
 try:
@@ -290,7 +291,7 @@ class Instance:
         """The value of a variable, an array of its shape."""
         get, size = getattr(self._fmu, f"get{variable.call}"), math.prod(variable.shape)
         values = get([variable.reference], size) if self._is_3 else get([variable.reference])
-        return np.array(values, variable.dtype or np.float64).reshape(variable.shape)
+        return exactly(values, variable.dtype or np.float64).reshape(variable.shape)
 
     def step(self, time: float, size: float) -> None:
         """A step from a time.

@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from blackbox.outside import exactly
+
 Array = np.ndarray[Any, Any]
 COMPONENTS = {"scalar": 1, "vector": 3, "symmTensor": 6, "tensor": 9}
 _UNIFORM, _LIST = rb"uniform\s+(\([^)]*\)|[^;\s]+)\s*;", rb"nonuniform\s+List<(\w+)>\s*(\d+)\s*\("
@@ -55,9 +57,10 @@ def write_field(path: str | os.PathLike[str], values: Any) -> None:
     Components are 1 (a scalar), 3 (a vector), 6 (a symmetric tensor) or 9 (a tensor).
 
     Raises:
+        TypeError: the values are no real numbers.
         ValueError: the values have another shape, or the file has no field that could be replaced.
     """
-    values = np.asarray(values, np.float64)
+    values = exactly(values, np.float64)
     kinds = {count: name for name, count in COMPONENTS.items()}
     if values.ndim != 2 or values.shape[1] not in kinds:
         raise ValueError(

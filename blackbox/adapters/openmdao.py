@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from blackbox.checks import check_count
-from blackbox.errors import ConfigurationError, RowFailedError
+from blackbox.errors import ConfigurationError, DtypeError, RowFailedError
 from blackbox.extras import import_extra
 from blackbox.function import BlackBoxFunction, check_complete
+from blackbox.outside import exactly
 from blackbox.spec import ArraySpec
 
 Values = Mapping[str, Any]
@@ -170,9 +171,19 @@ class _Work:
         """The box's inputs, `(count, *spec.shape)`."""
         arrays = [inputs[s.name] if s.floating else (discrete or {})[s.name] for s in self.box.inputs]
         return [
-            np.array(array, spec.dtype or "float64").reshape(self.count, *spec.shape)
+            self._numbers(spec, array).reshape(self.count, *spec.shape)
             for spec, array in zip(self.box.inputs, arrays, strict=True)
         ]
+
+    def _numbers(self, spec: ArraySpec, array: object) -> np.ndarray:
+        """An array of OpenMDAO in the spec's dtype; complex steps and 1.7 for a whole number are refused."""
+        try:
+            return exactly(array, spec.dtype or "float64")
+        except (TypeError, ValueError) as error:
+            raise DtypeError(
+                f"{self.box!r}, input {spec.name!r}: {error}. Give numbers that the box can take; instead of "
+                "a complex step take finite differences."
+            ) from None
 
     def values(self, inputs: Values, discrete: Values | None) -> list[np.ndarray]:
         """The box's outputs, `(count, *spec.shape)`."""

@@ -19,6 +19,7 @@ from blackbox.errors import ConfigurationError, NotDifferentiableError, RowFaile
 from blackbox.extras import import_extra
 from blackbox.failures import Policy
 from blackbox.function import BlackBoxFunction
+from blackbox.outside import exactly, plain
 from blackbox.spec import check_specs
 
 VJP = "vector_jacobian_product"
@@ -115,7 +116,7 @@ class Tesseract(BlackBoxFunction):
     def evaluate_rows(self, *arrays: Array) -> tuple[Array, ...]:
         """One `apply`, of all rows where `vectorized`, else of the only row."""
         result = self._ask("apply", self._payload(arrays if self.vectorized else [a[0] for a in arrays]))
-        outputs = [np.asarray(at(result, field.keys), field.dtype) for field in self._out]
+        outputs = [exactly(at(result, field.keys), field.dtype) for field in self._out]
         return tuple(outputs) if self.vectorized else tuple(array[None] for array in outputs)
 
     def reference(self, *arrays: Any) -> Any:
@@ -150,7 +151,7 @@ class Tesseract(BlackBoxFunction):
                 result = self._ask(VJP, self._payload([a[block] for a in inputs]), into, list(out), vectors)
             except (RuntimeError, TimeoutError) as error:
                 raise RowFailedError(f"{self!r}, {VJP}: {error} See what the endpoint does.") from error
-            products.append({path: np.asarray(result[path]) for path in into})
+            products.append({path: plain(result[path]) for path in into})
         join = np.concatenate if self.vectorized else np.stack
         return {
             place: join([product[path] for product in products])

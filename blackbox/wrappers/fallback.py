@@ -75,6 +75,8 @@ def _fitted(spec: ArraySpec, value: object) -> Tensor:
     where = f"Fallback, value of output {spec.name!r}"
     try:
         wide = as_tensor(value)
+        if wide.is_complex():
+            raise TypeError("complex numbers")
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigurationError(
             f"{where}: expected a number or an array of numbers, got {type(value).__name__}. "

@@ -12,11 +12,12 @@ import numpy as np
 
 from blackbox.adapters.command import files, process
 from blackbox.adapters.command.files import FileName, array_files_of, checked_name, content, existing
-from blackbox.adapters.command.templates import Template, templates_of, unknown
+from blackbox.adapters.command.templates import Template, template_of, templates_of, unknown
 from blackbox.checks import check_count, check_positive
 from blackbox.errors import ConfigurationError
 from blackbox.failures import Policy
 from blackbox.function import BlackBoxFunction
+from blackbox.outside import exactly
 from blackbox.spec import ArraySpec, check_specs
 
 PathLike = os.PathLike[str]
@@ -49,12 +50,14 @@ class CommandLine(BlackBoxFunction):
     Linux they remain in `scratch` after a kill.
 
     Files are named relative to the run's folder; the suffix gives the format: `.npy`; `.h5` or `.hdf5` with a
-    dataset of the array's name (`"out.h5:fields/drag"` for another); `.csv` (commas), `.txt` or `.dat`
-    (spaces) with the numbers in C order, where a first line of words is skipped. A line of text has a row of
-    the last axis or several whole ones, or each row, or all of it, is wrapped after so many numbers; lines as
-    those of another shape are an error. An output may be one column of such a text, by its number or its
+    dataset of the array's name (`"out.h5:fields/drag"` for another); `.csv` (commas; or semicolons or tabs,
+    whose numbers may have decimal commas), `.txt` or `.dat` (spaces) with the numbers in C order, where a
+    first line of words is skipped. Commas that may be decimal or not are an error. A line of text has a row
+    of the last axis or several whole ones, or each row, or all of it, is wrapped after so many numbers; lines
+    as those of another shape are an error. An output may be one column of such a text, by its number or its
     heading: `"flows.csv:2"`, `"flows.csv:q"`. A heading is an error where headings do not match the columns
-    one to one, as in `time (s) T (K)` with single spaces between. For any other file, pass a
+    one to one, as in `time (s) T (K)` with single spaces between. A dataset that a NetCDF-4 file packs
+    (`scale_factor`, `add_offset`) is unpacked, and its missing numbers are NaN. For any other file, pass a
     function that writes or reads it, `input_files={"velocity": ("0/U", write_field)}`. It is called with the
     file's path and the array, or with only the path to return the array. The program's output is in
     `stdout.txt` and `stderr.txt`.
@@ -72,12 +75,16 @@ class CommandLine(BlackBoxFunction):
         input_templates: the texts of files to write, by the file's name. A text has placeholders such as
             `{angle}`, `{shape[3]}`, `{shape}` (all of its numbers, with spaces between) or `{angle:.3f}`;
             instead of the text you can give the `Path` of a file that contains it.
+        stdin: the text that the program reads as its standard input, with placeholders as in
+            `input_templates`, or none; or the `Path` of a file that contains it. Where the text ends the
+            program gets the end of file. None if it reads nothing: then that is the first thing that it gets.
         output_templates: the texts used to read files, by the file's name. Outputs are read where the file
             matches the text; if it does so several times, the last match counts. A text matches where a line
             begins, or behind a number or a sign on it, not behind a word: `drag = {drag}` is not in
-            `max drag = 3`. What looks like a number and is none (`1,234`, `3kN`) fails the row, and so do
-            more numbers on the line. Words may follow on the last line, such as units; nothing if the text
-            ends in a line end.
+            `max drag = 3`. A row fails if the words in front of a number come again behind the last match
+            (`drag = diverged`), and at what looks like a number and is none (`1,234`, `3kN`), at more
+            numbers than the array has, and at a unit with a prefix that the text does not name (`350 mm`).
+            Other words may follow on the last line; nothing if the text ends in a line end.
         copies: files or folders that the program needs in its folder, such as a mesh, by their name there.
         vectorized: False for one run per row, with arrays of the specs' shapes; True for one run per block of
             rows, with `(rows, *shape)` in `input_files` and `output_files` and no placeholders.
@@ -106,6 +113,7 @@ class CommandLine(BlackBoxFunction):
         output_files: Mapping[str, FileName] | None = None,
         input_templates: Mapping[str, str | PathLike] | None = None,
         output_templates: Mapping[str, str | PathLike] | None = None,
+        stdin: str | PathLike | None = None,
         copies: Mapping[str, str | PathLike] | None = None,
         vectorized: bool = False,
         max_rows: int | None = None,
@@ -137,12 +145,14 @@ class CommandLine(BlackBoxFunction):
             "CommandLine, output_files", output_files, self.outputs, read=True
         )
         self._input_templates = templates_of("CommandLine, input_templates", input_templates, self.inputs)
+        self._stdin = None if stdin is None else template_of("CommandLine, stdin", stdin, self.inputs)
         self._output_templates = templates_of("CommandLine, output_templates", output_templates, self.outputs)
         self._copies = {
             checked_name("CommandLine, copies", name): existing(f"CommandLine, copies, {name!r}", source)
             for name, source in (copies or {}).items()
         }
         templates = [*(input_templates or {}).values(), *(output_templates or {}).values()]
+        templates += [] if stdin is None else [stdin]
         self._template_files = [Path(path) for path in templates if not isinstance(path, str)]
         self._check_use()
         super().__init__(failures=failures)
@@ -151,6 +161,7 @@ class CommandLine(BlackBoxFunction):
         texts = [part for part in self._command if isinstance(part, Template)] + [
             *self._input_templates.values()
         ]
+        texts += [self._stdin] if self._stdin is not None and self._stdin.names() else []
         if self.vectorized and (texts or self._output_templates):
             text = (texts or [*self._output_templates.values()])[0]
             raise ConfigurationError(
@@ -169,6 +180,7 @@ class CommandLine(BlackBoxFunction):
             [text.text for text in templates.values()]
             for templates in (self._input_templates, self._output_templates)
         )
+        words += [] if self._stdin is None else [self._stdin.text]
         check_use(self.inputs, used_in, "input", [*filled, *words])
         check_use(self.outputs, used_out, "output", read)
         written = [file.file for file in self._input_files]
@@ -178,6 +190,8 @@ class CommandLine(BlackBoxFunction):
                     f"CommandLine, input_templates: expected files of their own, got {name!r}, which is in "
                     "input_files too. Rename one."
                 )
+        check_no_stdin([*written, *self._input_templates, *self._copies])
+        written += [] if self._stdin is None else [process.STDIN]
         check_apart([*written, *self._input_templates], [*self._results()])
 
     def evaluate_rows(self, *arrays: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], ...]:
@@ -199,7 +213,7 @@ class CommandLine(BlackBoxFunction):
             command = [
                 part.fill(inputs) if isinstance(part, Template) else str(part) for part in self._command
             ]
-            process.run(command, folder, self._environment(), self.timeout)
+            process.run(command, folder, self._environment(), self.timeout, stdin=self._stdin is not None)
             outputs = self._collect(folder, leading)
         return tuple(_converted(spec, outputs[spec.name]) for spec in self.outputs)
 
@@ -213,6 +227,8 @@ class CommandLine(BlackBoxFunction):
         for name, template in self._input_templates.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(template.fill(arrays), encoding="utf-8")
+        if self._stdin is not None:
+            (folder / process.STDIN).write_text(self._stdin.fill(arrays), encoding="utf-8")
 
     def _collect(self, folder: Path, leading: tuple[int, ...]) -> dict[str, np.ndarray[Any, Any]]:
         arrays = {}
@@ -233,7 +249,8 @@ class CommandLine(BlackBoxFunction):
         programs = [content(part) for part in self._command if isinstance(part, Path)]
         copies = [(name, content(path)) for name, path in sorted(self._copies.items())]
         settings = (self._input_files, self._output_files, self.vectorized, sorted(self.environment.items()))
-        return repr((command, programs, copies, sorted(texts.items()), settings))
+        stdin = () if self._stdin is None else (self._stdin.text,)
+        return repr((command, programs, copies, sorted(texts.items()), settings, *stdin))
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -254,14 +271,10 @@ class CommandLine(BlackBoxFunction):
 
 def _converted(spec: ArraySpec, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """The numbers in the spec's dtype; refuse those that it cannot hold exactly."""
-    if spec.floating:
-        return array.astype(spec.dtype or np.float64)
-    converted = array.astype(spec.dtype)
-    if array.dtype.kind == "f" or not np.array_equal(converted, array):
-        raise ValueError(
-            f"output {spec.name!r}: expected numbers of {spec.dtype}, got {array.dtype} beyond it."
-        )
-    return converted
+    try:
+        return exactly(array, spec.dtype or np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"output {spec.name!r}: {error}.") from None
 
 
 def command_of(
@@ -320,4 +333,14 @@ def check_apart(written: Sequence[str], read: Sequence[str]) -> None:
             raise ConfigurationError(
                 f"CommandLine: expected other files for inputs than for outputs, {process.STDOUT} and "
                 f"{process.STDERR}, got {file!r} for both. Rename one."
+            )
+
+
+def check_no_stdin(names: Sequence[str]) -> None:
+    """Refuse a file that looks as if the program read it as its standard input, which it does not."""
+    for name in names:
+        if name in (process.STDIN, Path(process.STDIN).stem):
+            raise ConfigurationError(
+                f"CommandLine: expected what the program reads as standard input in stdin=, got {name!r}, "
+                "which is a file like others. Give its text as stdin=, or rename it."
             )

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from blackbox.adapters.command.tables import commas, is_number, may_be_headings, number, words_of
+from blackbox.adapters.command.dialects import Dialect, dialect_of, lines_of
+from blackbox.adapters.command.numbers import is_number, is_unit, number, text_of
+from blackbox.adapters.command.tables import commas, may_be_headings
 from blackbox.words import counted
 
 
@@ -40,8 +42,9 @@ def read_column(path: Path, column: str, shape: tuple[int, ...], floating: bool)
     """The numbers of a column, from the first line to the last, in the expected shape.
 
     Args:
-        path: .csv has commas between columns, any other spaces. What follows "#" is left out, but for a line
-            of headings. Titles, headings and units above the first line of numbers are skipped.
+        path: .csv has commas between columns, or what `dialect_of` finds; any other spaces. What follows "#"
+            is left out, but for a line of headings. Titles, headings and units above the first line of
+            numbers are skipped.
         column: its number, from "1"; or its heading, in a line above the numbers that has as many headings as
             there are columns: with spaces between, or with tabs, bars or two spaces if a heading has a space.
         shape: of the array, in C order.
@@ -51,18 +54,21 @@ def read_column(path: Path, column: str, shape: tuple[int, ...], floating: bool)
         ValueError, OSError: there is no such column, or it is not certain which one it is; or it has other
             than so many numbers.
     """
-    with path.open(encoding="utf-8") as file:
-        lines = [
-            _Line(index, line, words_of(path, line)) for index, line in enumerate(file, 1) if line.strip()
-        ]
+    text = text_of(path)
+    dialect = dialect_of(path, text, floating)
+    rows = enumerate(lines_of(text), 1)
+    lines = [_Line(index, line, dialect.words(line)) for index, line in rows if line.strip()]
     first, width = _first_of_numbers(lines)
     above, table = lines[:first], [line for line in lines[first:] if line.words]
     place, numbers = 0, []
     if table:
-        place = int(column) - 1 if column.isdecimal() else _place(path, column, above, width)
+        _refuse_fewer_headings(path, dialect, above, width)
+        place = int(column) - 1 if column.isdecimal() else _place(path, dialect, column, above, width)
+        _refuse_units(path, column, [line.words[place + 1 : place + 2] for line in table])
     for line in table:
         try:
-            if len(line.words) != width and (all(map(is_number, line.words)) or not column.isdecimal()):
+            behind = column.isdecimal() and all(map(is_number, line.words[: place + 1]))  # what else there is
+            if len(line.words) != width and (all(map(is_number, line.words)) or not behind):
                 raise ValueError("which column a word is in is not certain")
             numbers.append(number(line.words[place], floating))
         except (ValueError, IndexError):
@@ -78,6 +84,37 @@ def read_column(path: Path, column: str, shape: tuple[int, ...], floating: bool)
             f"{shape}, found {len(numbers)}.{skipped}"
         )
     return np.array(numbers, np.float64 if floating else np.int64).reshape(shape)
+
+
+def _refuse_fewer_headings(path: Path, dialect: Dialect, above: list[_Line], width: int) -> None:
+    """Refuse a table with more columns than headings, whose commas may be decimal.
+
+    Raises:
+        ValueError: with the headings.
+    """
+    headings = _headings(dialect, above[-1].text)[0] if above and dialect.doubtful else []
+    title = len(headings) == 1 and " " in headings[0]
+    if headings and not title and len(headings) < width:
+        raise ValueError(
+            f"{path.name}: expected a heading for each of the {counted(width, 'column')}, found "
+            f"{counted(len(headings), 'heading')} in line {above[-1].index}, {above[-1].shown}: some commas "
+            "may be decimal. Have the program write points, or semicolons between the numbers, or take "
+            "(file, function)."
+        )
+
+
+def _refuse_units(path: Path, column: str, behind: list[list[str]]) -> None:
+    """Refuse a column whose numbers are in several units, as the words behind them say.
+
+    Raises:
+        ValueError: naming them.
+    """
+    words = list(dict.fromkeys(word for words in behind for word in words))
+    if len(words) > 1 and all(map(is_unit, words)):
+        raise ValueError(
+            f"{path.name}, column {column}: expected numbers in one unit, got {', '.join(words[:4])} behind "
+            "them. Have the program write one unit, or take (file, function)."
+        )
 
 
 def _first_of_numbers(lines: list[_Line]) -> tuple[int, int]:
@@ -100,7 +137,7 @@ def _of_numbers(words: list[str], width: int) -> bool:
     return asterisks or (bool(words) and all(map(is_number, words)))
 
 
-def _place(path: Path, heading: str, above: list[_Line], width: int) -> int:
+def _place(path: Path, dialect: Dialect, heading: str, above: list[_Line], width: int) -> int:
     """The index of the column with a heading, which the lines above the numbers leave no doubt of.
 
     Raises:
@@ -108,14 +145,14 @@ def _place(path: Path, heading: str, above: list[_Line], width: int) -> int:
     """
     mentions: list[tuple[_Line, list[str], int | None]] = []
     for line in above:
-        ways = _headings(path, line.text)
+        ways = _headings(dialect, line.text)
         fields = next((way for way in ways if len(way) == width), ways[0])
         if any(heading in way for way in ways):
             certain = len(fields) == width and fields.count(heading) == 1
             mentions.append((line, fields, fields.index(heading) if certain else None))
     mend = "Give the column's number, from 1."
     if not mentions:
-        shown = "; ".join(", ".join(_headings(path, line.text)[0]) for line in above)[:200]
+        shown = "; ".join(", ".join(_headings(dialect, line.text)[0]) for line in above)[:200]
         raise ValueError(
             f"{path.name}: expected a column {heading!r} in a line above the numbers, found "
             f"{f'the headings {shown}' if shown else 'no headings'}, and {counted(width, 'column')}. "
@@ -141,12 +178,12 @@ def _place(path: Path, heading: str, above: list[_Line], width: int) -> int:
     return place
 
 
-def _headings(path: Path, text: str) -> list[list[str]]:
+def _headings(dialect: Dialect, text: str) -> list[list[str]]:
     """The ways to read a line as headings, the plainest first."""
     text = text.strip()
     text = text.lstrip("# \t") if text.startswith("#") else text
-    if path.suffix.lower() == ".csv":
-        ways = [next(csv.reader([text], skipinitialspace=True), [])]
+    if dialect.separator:
+        ways = [next(csv.reader([text], delimiter=dialect.separator, skipinitialspace=True), [])]
     else:
         bare = text.partition(" #")[0]
         ways = [bare.split(), re.split(r"\t+|\s{2,}", bare), bare.strip("|").split("|")]

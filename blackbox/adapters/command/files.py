@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 
 from blackbox.adapters.command.columns import read_column
+from blackbox.adapters.command.packed import unpacked
 from blackbox.adapters.command.tables import read_table
 from blackbox.errors import ConfigurationError
+from blackbox.outside import exactly
 from blackbox.spec import ArraySpec
 
 Array = np.ndarray[Any, Any]
@@ -216,7 +218,11 @@ def read_file(folder: Path, file: ArrayFile, leading: tuple[int, ...]) -> Array:
         return read_column(path, file.dataset, shape, file.spec.floating)
     if file.function is None:
         return read(path, file.dataset, shape, file.spec.floating)
-    array = np.asarray(file.function(path))
+    answer = file.function(path)
+    try:
+        array = exactly(answer, file.spec.dtype or np.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path.name}: {error}.") from None
     _check(path, array.shape, array.dtype, shape)
     return array
 
@@ -265,7 +271,7 @@ def read(path: Path, name: str, shape: tuple[int, ...], floating: bool) -> Array
         if not isinstance(dataset, h5py.Dataset):
             raise ValueError(f"{path.name}: expected a dataset {name!r}, found {', '.join(file) or 'none'}.")
         _check(path, dataset.shape, dataset.dtype, shape)
-        return np.asarray(dataset[()])
+        return unpacked(dataset)
 
 
 def _check(path: Path, actual: tuple[int, ...] | None, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:

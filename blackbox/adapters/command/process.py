@@ -19,7 +19,7 @@ from pathlib import Path
 
 from blackbox.adapters.command import leftovers
 
-STDOUT, STDERR = "stdout.txt", "stderr.txt"
+STDIN, STDOUT, STDERR = "stdin.txt", "stdout.txt", "stderr.txt"
 _GRACE = 2.0  # seconds between the wish to stop and the end
 _LONGEST_WAIT = 0.02
 _LONGEST_POLL = 2e6  # seconds; the system counts milliseconds in 32 bits
@@ -33,6 +33,7 @@ def run(
     folder: Path,
     environment: Mapping[str, str],
     timeout: float | None,
+    stdin: bool = False,
 ) -> None:
     """Run a program in a folder until it ends; its output goes to stdout.txt and stderr.txt there.
 
@@ -46,6 +47,7 @@ def run(
         environment: all environment variables of the program, but for BLACKBOX_RUN, by which its processes
             are found.
         timeout: seconds that the program may take; None for any time.
+        stdin: whether it reads the folder's stdin.txt as its standard input; else there is nothing to read.
 
     Raises:
         TimeoutError: the program took longer than `timeout`.
@@ -54,12 +56,13 @@ def run(
     """
     mark, began = _guard.mark(), time.monotonic()
     # Files, not pipes: a grandchild that keeps a pipe open would keep us waiting.
-    with (folder / STDOUT).open("wb") as out, (folder / STDERR).open("wb") as err:
+    source = folder / STDIN if stdin else Path(os.devnull)
+    with source.open("rb") as read, (folder / STDOUT).open("wb") as out, (folder / STDERR).open("wb") as err:
         process = subprocess.Popen(
             arguments,
             cwd=folder,
             env={**environment, leftovers.VARIABLE: mark},
-            stdin=subprocess.DEVNULL,
+            stdin=read,
             stdout=out,
             stderr=err,
             start_new_session=True,

@@ -1,8 +1,7 @@
-"""An array in lines of text: words, numbers as C and Fortran write them, and what line lengths say."""
+"""An array in lines of text: numbers, headings above them, and what the lengths of lines say."""
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 from pathlib import Path
@@ -10,56 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from blackbox.adapters.command.dialects import dialect_of, lines_of
+from blackbox.adapters.command.numbers import is_number, number, text_of
 from blackbox.words import counted
-
-# Fortran writes 1.234-103 where an exponent has three digits; Microsoft's C writes 1.#QNAN and -nan(ind)
-_NO_LETTER = re.compile(r"([-+]?(?:\d+\.\d*|\.\d+))([-+]\d{3})")
-_NO_NUMBER = re.compile(r"[-+]?(?:1\.#(?:QNAN|SNAN|IND)\d*|nan\([\w-]*\))", re.IGNORECASE)
-_INFINITE = re.compile(r"([-+]?)1\.#INF\d*", re.IGNORECASE)
-_COMMENT = re.compile(r"(?<!1\.)#")  # not that of 1.#QNAN
-
-
-def number(word: str, floating: bool) -> float | int:
-    """What a word says, also with an exponent as Fortran writes it: 1.0D+03, 1.234-103.
-
-    Raises:
-        ValueError: it is no number.
-    """
-    if "_" in word:  # 1_000 is one in Python only
-        raise ValueError(f"expected a number, got {word!r}.")
-    if not floating:
-        return int(word)
-    try:
-        return float(word)
-    except ValueError:
-        word = word.strip()
-        if _NO_NUMBER.fullmatch(word):
-            return math.nan
-        if infinite := _INFINITE.fullmatch(word):
-            return float(f"{infinite[1]}inf")
-        if split := _NO_LETTER.fullmatch(word):
-            return float(f"{split[1]}e{split[2]}")
-        return float(re.sub("[dD]", "e", word, count=1)) if word[:1] in "+-.0123456789" else float(word)
-
-
-def is_number(word: str) -> bool:
-    """Whether a word is one."""
-    try:
-        number(word, True)
-    except ValueError:
-        return False
-    return True
-
-
-def words_of(path: Path, line: str) -> list[str]:
-    """The words of a line of numbers: between commas in .csv, else between spaces; "#" begins a comment."""
-    line = _COMMENT.split(line, maxsplit=1)[0]
-    if path.suffix.lower() != ".csv":
-        return line.split()
-    words = [word.strip() for word in next(csv.reader([line.strip()], skipinitialspace=True), [])]
-    while words and not words[-1]:  # a comma at the end of the line
-        words.pop()
-    return words
 
 
 def may_be_headings(words: list[str]) -> bool:
@@ -75,12 +27,13 @@ def commas(path: Path, line: str) -> str:
     """What to do about a line that has commas between numbers, in a file where spaces should be; or ""."""
     if path.suffix.lower() == ".csv" or not re.search("[,;|]", line):
         return ""
-    parts = [part for word in words_of(path, line) for part in re.split("[,;|]", word) if part]
+    parts = [part for part in re.split(r"[\s,;|]+", line.partition("#")[0]) if part]
     if not parts or not all(map(is_number, parts)):
         return ""
     if "," in line:
         return (
-            " Commas separate numbers in .csv, spaces in .txt and .dat: rename it, or take (file, function)."
+            " Commas separate numbers in .csv, spaces in .txt and .dat: rename it, or take (file, function), "
+            "as where they are decimal."
         )
     return " Only spaces separate numbers in .txt and .dat: for anything else take (file, function)."
 
@@ -89,8 +42,8 @@ def read_table(path: Path, shape: tuple[int, ...], floating: bool) -> np.ndarray
     """The numbers of a text, in C order.
 
     Args:
-        path: .csv has commas between numbers, any other spaces. What follows "#" is left out, and so is a
-            first line of words.
+        path: .csv has commas between numbers, or what `dialect_of` finds; any other spaces. What follows "#"
+            is left out, and so is a first line of words.
         shape: of the array. A line has a row of the last axis, or several whole ones; or a part of one, as
             programs write that begin a new line after so many numbers.
         floating: whether the numbers are floats.
@@ -103,23 +56,24 @@ def read_table(path: Path, shape: tuple[int, ...], floating: bool) -> np.ndarray
     numbers: list[float] = []
     lengths: list[int] = []  # of the lines
     skipped = ""
-    with path.open(encoding="utf-8") as file:
-        for index, line in enumerate(file):
-            words = words_of(path, line)
-            if not words:
-                continue
-            try:
-                numbers += [number(word, floating) for word in words]
-                lengths.append(len(words))
-            except ValueError:  # the first line that is not empty may say what the columns are
-                hint = commas(path, line)
-                if lengths or skipped or hint or not may_be_headings(words):
-                    raise ValueError(
-                        f"{path.name}: expected numbers in line {index + 1}, got {line[:80].strip()!r}.{hint}"
-                    ) from None
-                skipped = f" Line {index + 1}, {line[:80].strip()!r}, was taken for headings."
-            if len(numbers) > count:
-                break
+    text = text_of(path)
+    dialect = dialect_of(path, text, floating)
+    for index, line in enumerate(lines_of(text)):
+        words = dialect.words(line, most=count + 1)
+        if not words:
+            continue
+        try:
+            numbers += [number(word, floating) for word in words]
+            lengths.append(len(words))
+        except ValueError:  # the first line that is not empty may say what the columns are
+            hint = commas(path, line)
+            if lengths or skipped or hint or not may_be_headings(words):
+                raise ValueError(
+                    f"{path.name}: expected numbers in line {index + 1}, got {line[:80].strip()!r}.{hint}"
+                ) from None
+            skipped = f" Line {index + 1}, {line[:80].strip()!r}, was taken for headings."
+        if len(numbers) > count:
+            break
     if len(numbers) != count:
         count_read = "more" if len(numbers) > count else str(len(numbers))
         raise ValueError(

@@ -13,27 +13,28 @@ from typing import Any
 import numpy as np
 
 from blackbox.adapters.command.files import checked_name, existing
-from blackbox.adapters.command.tables import is_number, number
+from blackbox.adapters.command.numbers import is_number, is_scaled_unit, number, repeats_written_out, text_of
+from blackbox.adapters.command.reports import (
+    LIKE,
+    NUMBER,
+    SEEN,
+    later_report,
+    line_after,
+    line_before,
+    line_below,
+    may_begin,
+)
 from blackbox.checks import nearest
 from blackbox.errors import ConfigurationError
 from blackbox.spec import ArraySpec
 from blackbox.words import counted
 
-# also as Fortran (1.0D-3, 1.234-103) and Microsoft's C write it; `++` since digits are not to be tried in
-# other portions
-NUMBER = (
-    r"[-+]?(?:1\.#(?i:QNAN|SNAN|IND|INF)\d*+"
-    r"|(?:\d++\.\d*+|\.\d++)(?:[eEdD][-+]?\d++|[-+]\d{3}(?![\d.]))?|\d++(?:[eEdD][-+]?\d++)?"
-    r"|(?i:nan(?:\([\w-]*\))?+|inf(?:inity)?+)(?![^\W\d_]))"
-)
 _SEPARATOR = r"[\s,;]+"
-_LIKE = rf"(?:{NUMBER}|\*+)"  # what a number begins with, or Fortran's asterisks where one has no room
 _MORE_AFTER = re.compile(rf"{_SEPARATOR}({NUMBER})(?![\w.])")  # in the rest of a line
 _MORE_BEFORE = re.compile(rf"(?:^|[\s,;])(?:{NUMBER})[\s,;]+$")  # in the beginning of a line
 # behind a template's last number, such as JSON's or XML's; not 279,936.5 nor 279'936.5
 _ENDS = re.compile(r"(?:[,;\"'](?![-+.\w])|[)\]}<|]).*", re.DOTALL)
-SEEN = 200  # characters in front of a match that are looked at: a line may have a million of matches
-_SIGNS = ",;:|)]}>\"'="  # behind a word, in front of a template in mid-line
+_CLOSING = {"[": "]", "(": ")", "{": "}", "<": ">"}
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)(?:\[[\d,\s]+\])?(?::[^{}]*)?\}")  # of any name
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
@@ -101,21 +102,30 @@ class Template:
     def find(self, text: str) -> dict[str, np.ndarray[Any, Any]]:
         """The arrays by name, read where the text looks like the template, the last time.
 
-        A run of white space stands for any other. A template begins where a line does, or on a line behind a
-        number or a sign such as a comma, not behind a word; with a line end in front of it, only where a line
-        begins. A number ends at white space, at the text's end, at the template's next words, or behind the
-        last one at a bracket, a quote, or a comma that no digit or letter follows. Words may follow on the
-        line, such as units; numbers not, and nothing where the template ends in a line end.
+        A run of white space stands for any other, and for none between a sign and a number; in front of a
+        number only white space with a line end stands for one. A template begins
+        where a line does, or on a line behind a number or a sign such as a comma, not behind a word; with a
+        line end in front of it, only where a line begins. A number ends at white space, at the text's end, at
+        the template's next words, or behind the last one at a bracket, a quote, or a comma that no digit or
+        letter follows. Words may follow on the line; numbers not, nor a unit with a prefix such as mm, and
+        nothing where the template ends in a line end.
+
+        The last report counts, also if it is none: where the words in front of a number come again behind the
+        last match, an older number is not taken for theirs.
 
         Raises:
             ValueError: nothing in the text looks like it; where it does so the last time, there is something
-                else than a number, or more on the line than the template has a place for.
+                else than a number, or more on the line than the template has a place for; or its words come
+                again behind that, without its numbers.
         """
+        most = max((self._count(place) for place in self.placeholders), default=1)
+        text = text if most == 1 else repeats_written_out(text, most + 1)
         match = self._last(text)
         if match is None:
             raise ValueError(
                 f"{self.where}: expected text like the template, found none. {self._missing(text)}"
             )
+        self._refuse_later(match)
         arrays: dict[str, np.ndarray[Any, Any]] = {}
         numbers = [
             self._numbers(place, match, 2 * index + 1) for index, place in enumerate(self.placeholders)
@@ -148,24 +158,24 @@ class Template:
         """Where the text looks like the template, the last time."""
         pattern, last, start = self._pattern(), None, 0
         while match := pattern.search(text, start):
-            begins = self._may_begin(_line_before(text, max(0, match.start() - SEEN), match.start()))
+            before = line_before(text, max(0, match.start() - SEEN), match.start())
+            begins = may_begin(str(self.parts[0]), before)
             last, start = (match, match.end()) if begins else (last, match.start() + 1)
         return last
 
-    def _may_begin(self, before: str) -> bool:
-        """Whether the template may begin on a line behind that text: not within a word, nor behind one."""
-        first = self.parts[0]
-        assert isinstance(first, str)
-        words = before.split()
-        if not words:
-            return True
-        if "\n" in first[: len(first) - len(first.lstrip())]:  # a line end in front: only where a line begins
-            return False
-        if first.strip() and not re.match(r"\s*\w", first):  # with a sign in front, such as "= {y}"
-            return True
-        if re.search(r"[\w.+-]$", before):
-            return False
-        return words[-1][-1] in _SIGNS or is_number(words[-1]) or not re.search(r"[^\W\d_]", words[-1])
+    def _refuse_later(self, match: re.Match[str]) -> None:
+        """Refuse a text in which a report comes behind the last one that has numbers.
+
+        Raises:
+            ValueError: with the line where it does.
+        """
+        literals = [part if isinstance(part, str) else None for part in self.parts]
+        if line := later_report(literals, match.string, match.end()):
+            raise ValueError(
+                f"{self.where}: expected numbers in the last report that begins like the template, got "
+                f"{textwrap.shorten(line, 80, placeholder=' ...')!r} behind the last that has them. Those "
+                "are of an earlier report. If that line is none, write more words in front of the number."
+            )
 
     def _numbers(self, place: Placeholder, match: re.Match[str], group: int) -> np.ndarray[Any, Any]:
         """The numbers of a placeholder, from the group of its match; the next group is what is stuck to them.
@@ -205,9 +215,9 @@ class Template:
                 continue
             group += 2
             count = self._count(part)
-            line = _line_after(match.string, match.end(group))
+            line = line_after(match.string, match.end(group))
             after = self._ends_line(index) and _MORE_AFTER.match(line)
-            line = _line_before(match.string, 0, match.start(group))
+            line = line_before(match.string, 0, match.start(group))
             before = self._begins_line(index) and _MORE_BEFORE.search(line)
             if after or before:
                 where = f"follow on the same line: {after[1]}" if after else "come before on the same line"
@@ -216,14 +226,47 @@ class Template:
                     f"{self.specs[part.name].shape}, but more {where}. "
                     "Correct the shape, or what the program writes."
                 )
-        end = self.parts[-1]
-        assert isinstance(end, str)
-        rest = _line_after(match.string, match.end()).strip()
+        end, last = str(self.parts[-1]), self.placeholders[-1]
+        if self._count(last) > 1 and not end.strip():
+            self._refuse_longer(match, group)
+        rest = line_after(match.string, match.end()).strip()
         if rest and "\n" in end[len(end.rstrip()) :]:
             rest = textwrap.shorten(rest, 80, placeholder=" ...")
             raise ValueError(
                 f"{self.where}: expected the line to end where the template does, got {rest!r} behind it. "
                 "Write it in the template too, or leave out the line end at the template's end."
+            )
+        unit = rest.split()[0].rstrip(".,;:") if rest and not end.strip() else ""
+        if is_scaled_unit(unit):
+            raise ValueError(
+                f"{self.where}: expected a number in a unit that the template names, got {unit!r} behind it. "
+                f"Write the unit into the template, {{{last.name}}} {unit}: then a number in another unit "
+                "fails its row."
+            )
+
+    def _refuse_longer(self, match: re.Match[str], group: int) -> None:
+        """Refuse an array at the template's end that goes on in the text, or has a number of another line.
+
+        Raises:
+            ValueError: with what more there is.
+        """
+        text, end, before = match.string, match.end(group), str(self.parts[-3]).rstrip()
+        rest, further = line_after(text, end), ""
+        if before[-1:] in _CLOSING:  # a bracket that the template opens and does not close
+            closed = re.compile(rf"\s*[,;]?\s*{re.escape(_CLOSING[before[-1]])}").match(text, end)
+            further = "" if closed else text[end : end + SEEN].strip() or "the end of the text"
+        elif "\n" in match[group] and not re.fullmatch(r"[\s,;]*[\])}>\"']*[\s,;]*", rest):
+            further = rest  # words, whose line its first numbers may be
+        elif (before or "\n" in match[group]) and re.fullmatch(r"[\s,;]*", rest):
+            words = [word for word in re.split(r"[\s,;\])}>\"']+", line_below(text, end)) if word]
+            further = " ".join(words) if words and all(map(is_number, words)) else ""
+        if further:
+            place = self.placeholders[-1]
+            raise ValueError(
+                f"{self.where}: expected {counted(self._count(place), 'number')} for {{{place.name}}}, of "
+                f"shape {self.specs[place.name].shape}, and no more behind them, got "
+                f"{textwrap.shorten(further, 80, placeholder=' ...')!r}. Correct the shape, or write what "
+                "follows into the template."
             )
 
     def _ends_line(self, index: int) -> bool:
@@ -247,7 +290,7 @@ class Template:
             if word not in has:
                 return f"There is no {word!r} in it: {begins}."
         if match := self._pattern().search(text):
-            line = " ".join((_line_before(text, 0, match.start()) + match[0]).split())
+            line = " ".join((line_before(text, 0, match.start()) + match[0]).split())
             return (
                 f"It begins in mid-line only, in {textwrap.shorten(line, 80, placeholder=' ...')!r}. "
                 "Write the template from where the line begins."
@@ -262,12 +305,20 @@ class Template:
             if isinstance(part, str):
                 words = re.split(r"(\s+)", ends.get(index, str)(part))
                 parts.append("".join(r"\s+" if word.isspace() else re.escape(word) for word in words))
+                bare = part.rstrip()
+                if index + 1 < len(self.parts) and (index or bare):
+                    white = r"\s" if re.search(r"[\r\n]", part[len(bare) :]) else r"[^\S\r\n]"
+                    sign = re.search(r"[^\w.\s]$", bare)  # "Cd =-0.31", "Cd=  0.31"
+                    least = "*" if sign else "+" if bare != part else "{0}"
+                    parts[-1] = parts[-1].removesuffix(r"\s+") + white + least
+                if index and index + 1 == len(self.parts) and re.search(r"\w$", bare):
+                    parts.append(r"(?![\w/^*·²³])")  # m is not the beginning of mm or of m/s
                 continue
             count = self._count(part)
-            more = rf"(?:[^\s,;]*+{_SEPARATOR}{_LIKE}){{{count - 1}}}" if count > 1 else ""
+            more = rf"(?:[^\s,;]*+{_SEPARATOR}{LIKE}){{{count - 1}}}" if count > 1 else ""
             # with what is stuck to the last number, up to the next words
             follows = any(not isinstance(rest, str) or rest.strip() for rest in self.parts[index + 1 :])
-            parts.append(rf"({_LIKE}{more})(\S*{'?' if follows else ''})")
+            parts.append(rf"({LIKE}{more})(\S*{'?' if follows else ''})")
         return re.compile("".join(parts))
 
     def _try(self, place: str | Placeholder, written: str) -> None:
@@ -297,14 +348,23 @@ def templates_of(
     by_file = {}
     for file, text in (templates or {}).items():
         name = checked_name(where, file)
-        content = text if isinstance(text, str) else existing(where, text).read_text(encoding="utf-8")
-        by_file[name] = Template(f"{where}, {name!r}", content, specs)
-        if not by_file[name].names():
+        template = by_file[name] = template_of(f"{where}, {name!r}", text, specs)
+        if not template.names():
             raise ConfigurationError(
-                f"{where}, {name!r}: expected a placeholder such as {{{specs[0].name}}}, found none. "
-                f"{unknown([content], specs)}Name an array in braces; give a file of your own as a Path."
+                f"{template.where}: expected a placeholder such as {{{specs[0].name}}}, found none. "
+                f"{unknown([template.text], specs)}Name an array in braces; give a file of your own as a "
+                "Path."
             )
     return by_file
+
+
+def template_of(where: str, text: str | os.PathLike[str], specs: Sequence[ArraySpec]) -> Template:
+    """A template, from its text or from the path of a file that has it, which is read now.
+
+    Raises:
+        ConfigurationError: there is no such file, or the text has a wrong placeholder.
+    """
+    return Template(where, text if isinstance(text, str) else text_of(existing(where, text)), specs)
 
 
 def unknown(texts: Sequence[str], specs: Sequence[ArraySpec]) -> str:
@@ -313,13 +373,3 @@ def unknown(texts: Sequence[str], specs: Sequence[ArraySpec]) -> str:
     written = (name for text in texts for name in _PLACEHOLDER.findall(text))
     odd = next((name for name in written if name not in names), None)
     return "" if odd is None else f"There is {{{odd}}}, which names no array. {nearest(odd, names)} "
-
-
-def _line_before(text: str, start: int, place: int) -> str:
-    """What stands before a place on its line, from a start on that may lie within the line."""
-    return text[max(start - 1, *(text.rfind(end, start, place) for end in "\r\n")) + 1 : place]
-
-
-def _line_after(text: str, place: int) -> str:
-    """What stands behind a place on its line."""
-    return re.split(r"[\r\n]", text[place:], maxsplit=1)[0]

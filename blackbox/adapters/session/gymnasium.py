@@ -12,6 +12,7 @@ from blackbox.adapters.session.session import Session
 from blackbox.errors import ConfigurationError
 from blackbox.extras import import_extra
 from blackbox.failures import Policy
+from blackbox.outside import exactly
 from blackbox.spec import DTYPES, ArraySpec
 
 
@@ -151,7 +152,7 @@ class _Episode:
 
     def reset(self, seed: int) -> Any:
         observation, _ = self.environment.reset(seed=seed)
-        self.last = np.array(observation), False, False
+        self.last = np.array(observation, subok=True), False, False
         return observation
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool]:
@@ -159,9 +160,9 @@ class _Episode:
         if terminated or truncated:
             return observation, 0.0, terminated, truncated
         if not self.discrete:
-            action = np.asarray(action, self.environment.action_space.dtype)
+            action = exactly(action, self.environment.action_space.dtype)
         observation, reward, terminated, truncated, _ = self.environment.step(action)
-        self.last = np.array(observation), bool(terminated), bool(truncated)
+        self.last = np.array(observation, subok=True), bool(terminated), bool(truncated)
         return observation, float(reward), bool(terminated), bool(truncated)
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from blackbox.checks import check_count
 from blackbox.errors import ConfigurationError, DtypeError, OutputError, SessionError
 from blackbox.failures import Policy
 from blackbox.function import BlackBoxFunction
+from blackbox.outside import exactly, plain
 from blackbox.spec import ArraySpec, check_specs
 from blackbox.wrappers.described import described
 
@@ -178,8 +179,12 @@ class Session(BlackBoxFunction):
             RowFailedError: under "raise", a reset failed.
         """
         numpy = isinstance(seeds, np.ndarray | np.generic)
-        whole_numbers = seeds if isinstance(seeds, Tensor) else torch.as_tensor(np.asarray(seeds))
-        if whole_numbers.is_floating_point() or whole_numbers.dtype is torch.bool:
+        whole_numbers = seeds if isinstance(seeds, Tensor) else torch.as_tensor(plain(seeds))
+        if (
+            whole_numbers.is_floating_point()
+            or whole_numbers.is_complex()
+            or whole_numbers.dtype is torch.bool
+        ):
             raise DtypeError(
                 f"{self!r}.reset, seeds: expected whole numbers, got {str(whole_numbers.dtype)[6:]}. "
                 "Convert them: seeds.long()."
@@ -253,7 +258,13 @@ class Session(BlackBoxFunction):
                 seeds_tensor, actions.dtype if actions.is_floating_point() else None
             )
         else:
-            actions = np.asarray(actions, dtype=self._dtype)
+            try:
+                actions = exactly(actions, self._dtype)
+            except (TypeError, ValueError) as error:
+                raise DtypeError(
+                    f"{self!r}.rollouts, actions: expected numbers of {self._dtype}, got others ({error}). "
+                    "Convert them first."
+                ) from None
             observation, history = self.reset(seeds_tensor.numpy())
         steps: list[tuple[Any, ...]] = []
         for step in range(actions.shape[1]):
@@ -308,14 +319,12 @@ class Session(BlackBoxFunction):
         return tuple(self._array(spec, part) for spec, part in zip(specs, parts, strict=True))
 
     def _array(self, spec: ArraySpec, part: Any) -> Array:
-        if isinstance(part, Tensor):
-            part = part.detach().cpu().numpy()
         try:
-            array = np.array(part, dtype=spec.dtype or np.float64)
-        except (TypeError, ValueError) as error:
+            array = exactly(part, spec.dtype or np.float64)
+        except (TypeError, ValueError, RuntimeError) as error:
             raise OutputError(
                 f"{self!r}, {spec.name!r}: expected numbers from the environment, got {type(part).__name__} "
-                f"({error}). Return an array."
+                f"({error}). Return an array of {spec.dtype or 'floats'}, or mend the spec's dtype."
             ) from None
         if array.shape != spec.shape:
             raise OutputError(

@@ -16,6 +16,7 @@ from blackbox.adapters.um_bridge.messages import longest, vector
 from blackbox.arrays import as_tensor
 from blackbox.errors import BlackBoxError, ConfigurationError
 from blackbox.function import BlackBoxFunction, check_complete
+from blackbox.outside import exactly
 from blackbox.running import mark_non_finite
 from blackbox.spec import ArraySpec
 
@@ -162,12 +163,9 @@ def _input(spec: ArraySpec, values: object) -> np.ndarray:
     """A request's vector in the spec's shape and dtype, which must be able to hold its numbers."""
     try:
         numbers = vector(values, _size(spec))
-        dtype = np.dtype(spec.dtype or "float64")
-        with np.errstate(over="ignore", invalid="ignore"):
-            array = numbers.astype(dtype)
-        exact = spec.floating or np.array_equal(array.astype(numbers.dtype), numbers)
-        if not exact or not np.isfinite(array).all():
-            raise ValueError(f"expected numbers that {dtype} can hold, got others")
+        array = exactly(numbers, spec.dtype or "float64")
+        if not np.isfinite(array).all():
+            raise ValueError(f"expected numbers that {array.dtype} can hold, got others")
     except ValueError as error:
         raise RefusedError(400, "InvalidInput", f"input {spec.name!r}: {error}.") from None
     return array.reshape(spec.shape)

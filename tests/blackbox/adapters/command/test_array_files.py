@@ -1,12 +1,14 @@
 import os
 import pickle
 import re
+import sys
 
 import h5py
 import numpy as np
 import pytest
 
-from blackbox import ArraySpec, ConfigurationError
+from blackbox import ArraySpec, ConfigurationError, RowFailedError
+from blackbox.adapters import CommandLine
 from tests.inside import command_files as files
 
 ARRAY = np.random.default_rng(0).normal(size=(2, 3))
@@ -183,3 +185,69 @@ def test_other_content_is_an_error_and_nothing_in_it_is_run(tmp_path, monkeypatc
     for word in words:
         assert word in str(caught.value)
     assert not (folder / "exploded").exists()
+
+
+RAW = np.array([150, 1025, -32767], "i2")
+
+
+def netcdf(folder, stored, *, of_netcdf=False, **attributes):
+    with h5py.File(folder / "a.h5", "w") as file:
+        file["x"] = stored
+        file["x"].attrs.update(attributes)
+        if of_netcdf:
+            file.attrs["_NCProperties"] = "version=2,netcdf=4.9.2"
+    return files.read(folder / "a.h5", "x", stored.shape, True)
+
+
+@pytest.mark.parametrize(
+    ("stored", "attributes", "meant"),
+    [
+        (
+            RAW,
+            {"scale_factor": 0.01, "add_offset": 280.0, "_FillValue": np.int16(-32767)},
+            [281.5, 290.25, np.nan],
+        ),
+        (RAW, {"scale_factor": np.array([0.01])}, [1.5, 10.25, -327.67]),
+        (RAW, {"add_offset": 280.0}, [430, 1305, -32487]),
+        (RAW, {"_FillValue": np.array([-32767], "i2")}, [150, 1025, np.nan]),
+        (RAW, {"missing_value": [-32767, 150]}, [np.nan, 1025, np.nan]),
+        (RAW, {"valid_min": 0}, [150, 1025, np.nan]),
+        (RAW, {"valid_max": 1000}, [150, np.nan, -32767]),
+        (RAW, {"valid_range": [0, 1000]}, [150, np.nan, np.nan]),
+        (RAW, {"of_netcdf": True}, [150, 1025, np.nan]),
+        (RAW, {"units": "K", "long_name": "temperature"}, RAW),
+        (np.array([1.5, 1e20], "f4"), {"_FillValue": np.float32(1e20)}, [1.5, np.nan]),
+        (np.array([1.5, 9.96921e36], "f4"), {"of_netcdf": True}, [1.5, np.nan]),
+        (np.array([1.5, 9.96921e36], "f4"), {}, np.array([1.5, 9.96921e36], "f4")),
+        (np.array([1, -56, -1], "i1"), {"_Unsigned": "true", "_FillValue": np.int8(-1)}, [1, 200, np.nan]),
+        (np.array([1, -56], "i1"), {"_Unsigned": "false", "of_netcdf": True}, [1, -56]),
+        (np.array([1, -56], ">i2"), {"scale_factor": 0.5}, [0.5, -28]),
+    ],
+)
+def test_packed_and_missing_numbers_are_what_they_stand_for(tmp_path, stored, attributes, meant):
+    np.testing.assert_allclose(netcdf(tmp_path, stored, **attributes), meant, rtol=1e-15)
+
+
+def test_an_attribute_that_is_no_number_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="'scale_factor'"):
+        netcdf(tmp_path, RAW, scale_factor="0.01")
+
+
+def test_packed_numbers_of_a_whole_output_are_not_rounded(tmp_path):
+    script = tmp_path / "w.py"
+    for scale, answer in ((0.01, None), (2.0, [300, 2050])):
+        script.write_text(
+            f"import h5py\nwith h5py.File('o.h5', 'w') as f:\n f['n'] = [150, 1025]\n"
+            f" f['n'].attrs['scale_factor'] = {scale}\n"
+        )
+        box = CommandLine(
+            [sys.executable, script, "{x}"],
+            [ArraySpec("x", ())],
+            [ArraySpec("n", (2,), "int64")],
+            output_files={"n": "o.h5"},
+        )
+        if answer is None:
+            with pytest.raises(RowFailedError, match=r"whole numbers of int64, got 1\.5"):
+                box(np.zeros(1))
+        else:
+            np.testing.assert_array_equal(box(np.zeros(1)), [answer])

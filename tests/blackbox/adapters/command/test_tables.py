@@ -205,3 +205,148 @@ def test_lines_that_contradict_the_shape_are_refused(tmp_path, shape, lengths, w
 def test_templates_read_an_exponent_without_its_letter(template, text, expected):
     found = Template("here", template, [ArraySpec("a", (2,))]).find(text)
     np.testing.assert_array_equal(found["a"], expected)
+
+
+EUROPEAN = "t;p\n0;1,5\n1;1,6\n"
+
+
+@pytest.mark.parametrize("heading", ["p", "2"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        EUROPEAN,
+        "sep=;\n" + EUROPEAN,
+        "\ufeff" + EUROPEAN,
+        EUROPEAN.replace("\n", "\r\n"),
+        EUROPEAN.replace(";", "; "),
+        EUROPEAN.replace(";", "\t"),
+        EUROPEAN.replace(",", "."),
+        EUROPEAN.replace(",", ".").replace(";", "\t"),
+        't,p\n0,"1,5"\n1,"1,6"\n',
+        '"t";"p"\n"0";"1,5"\n"1";"1,6"\n',
+        "t;p\n0;15e-1\n1;1,6\n",
+        "t;p\n0;1,500\n1;1,6E+00\n",  # three digits, which the other number shows to be decimals
+        "t;p;note\n0;1,5;dry, cold\n1;1,6;-\n",
+        "t,p,note\n0,1.5,dry; cold\n1,1.6,wet; 2 m\n",  # semicolons in words separate nothing
+        "\ufefft,p\n0,1.5\n1,1.6\n",
+        "t,p\n0,  1.5\n1,1.6\n",
+        "t,p\n0,1.5\n1,01.6\n",
+    ],
+)
+def test_decimal_commas_and_other_separators_are_recognised(tmp_path, text, heading):
+    np.testing.assert_array_equal(column(tmp_path, text, heading, name="o.csv"), [1.5, 1.6])
+
+
+def test_a_table_of_decimal_commas_is_read_whole(tmp_path):
+    expected = [[0, 1.5], [1, 1.6]]
+    np.testing.assert_array_equal(whole(tmp_path, EUROPEAN, (2, 2), "o.csv"), expected)
+    np.testing.assert_array_equal(whole(tmp_path, "0;1,5;1;1,6", (2, 2), "o.csv"), expected)
+    with pytest.raises(ValueError, match="rename it"):
+        whole(tmp_path, EUROPEAN, (2, 2), "o.txt")
+
+
+@pytest.mark.parametrize("heading", ["p", "2"])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a.jpg, -0,0858, 0,1287, 0, 12,18\nb.jpg, -0,1, 0,25, 0, 12,7\n", "some commas may be decimal"),
+        ("t,p\n0,1,5\n1,1,6\n", "some commas may be decimal"),  # 2 headings, 3 columns
+        ("p\n1,5\n1,6\n", "some commas may be decimal"),
+        ("t,p,q\n0,1,-0,5\n", "some commas may be decimal"),
+        ("t,p,q,r\n0,1,12,05\n", "some commas may be decimal"),
+        ("t;p\n0;1,234\n1;5,678\n", "may be decimal or not"),
+        ("t;p\n0;1,5\n1;1.6\n", "one sign for decimals"),
+        ("t;p\n0;1.234,5\n1;2,5\n", "line 2"),
+        ('t,p\n0,"1,234"\n', "may be decimal or not"),
+    ],
+)
+def test_commas_that_may_be_decimal_are_refused(tmp_path, text, words, heading):
+    with pytest.raises(ValueError, match=words):
+        column(tmp_path, text, heading, name="o.csv")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "t,p\n0,1\n1,2\n",
+        "t, p\n0, 1\n1, 2\n",
+        "forces of today\n0,1\n1,2\n",
+        "0,1,note\n1,2,-\n",
+        "  0,  1\n 10,  2\n",
+        "t,p,day\n0.0,1,2024\n0.5,2,05\n",
+    ],
+)
+def test_commas_between_numbers_without_a_point_are_read(tmp_path, text):
+    np.testing.assert_array_equal(column(tmp_path, text, "2", name="o.csv"), [1, 2])
+
+
+def test_whole_numbers_have_no_decimals_to_doubt(tmp_path):
+    (tmp_path / "o.csv").write_text("t,day\n0,01\n1, 10\n2,100\n")
+    (file,) = files.array_files_of("here", {"n": "o.csv:2"}, [ArraySpec("n", (3,), "int64")], read=True)
+    np.testing.assert_array_equal(files.read_file(tmp_path, file, ()), [1, 10, 100])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+@pytest.mark.parametrize("name", ["o.txt", "o.csv"])
+def test_marks_at_the_beginning_and_letters_of_other_encodings_disturb_no_number(tmp_path, name, encoding):
+    text = "T,\u00b0C\n1,2\n3,4\n".replace(",", "," if name == "o.csv" else " ")
+    for content in (text, text.partition("\n")[2]):
+        (tmp_path / name).write_bytes(content.encode(encoding))
+        np.testing.assert_array_equal(files.read(tmp_path / name, "x", (2, 2), True), [[1, 2], [3, 4]])
+        (file,) = files.array_files_of("here", {"T": f"{name}:1"}, [ArraySpec("T", (2,))], read=True)
+        np.testing.assert_array_equal(files.read_file(tmp_path, file, ()), [1, 3])
+    (tmp_path / name).write_bytes(text.encode(encoding))
+    (file,) = files.array_files_of("here", {"T": f"{name}:T"}, [ArraySpec("T", (2,))], read=True)
+    np.testing.assert_array_equal(files.read_file(tmp_path, file, ()), [1, 3])  # "time", not "\ufefftime"
+
+
+@pytest.mark.parametrize("name", ["o.txt", "o.csv"])
+def test_repeat_counts_are_written_out(tmp_path, name):
+    text = "1.0 3*0.0\n2*2.5 2*-1.0D+00\n".replace(" ", "," if name == "o.csv" else " ")
+    np.testing.assert_array_equal(whole(tmp_path, text, (2, 4), name), [[1, 0, 0, 0], [2.5, 2.5, -1, -1]])
+    np.testing.assert_array_equal(column(tmp_path, text, "3", name=name), [0, -1])
+    np.testing.assert_array_equal(whole(tmp_path, "100000*0.5", (100000,)), np.full(100000, 0.5))
+    with pytest.raises(ValueError, match="found more"):
+        whole(tmp_path, "900000000*0.0", (4,), name)
+    for word in ("2*", "*0.0", "0*1.0", "2*x"):
+        with pytest.raises(ValueError):
+            whole(tmp_path, f"1 2\n3 {word}\n", (4,))
+
+
+@pytest.mark.parametrize(
+    ("text", "whole_number"), [("3.0", 3), ("3.", 3), ("3e2", 300), ("3.0D+00", 3), ("-3", -3)]
+)
+def test_whole_numbers_may_have_a_point(tmp_path, text, whole_number):
+    assert whole(tmp_path, text, (), floating=False) == whole_number
+
+
+@pytest.mark.parametrize("text", ["3.5", "nan", "inf", "1e30", "12.345-678", "1.2-678", "0x10"])
+def test_what_is_no_whole_number_is_an_error(tmp_path, text):
+    with pytest.raises(ValueError):
+        whole(tmp_path, text, (), floating=False)
+
+
+@pytest.mark.parametrize("heading", ["2", "3"])
+def test_a_line_of_another_width_whose_words_shift_a_column_is_refused(tmp_path, heading):
+    text = "tail 1.0 2.0\nleft wing 1.5 2.5\nnose 3.0 4.0\n"
+    with pytest.raises(ValueError, match="line 2, got 'left wing"):
+        column(tmp_path, text, heading, shape=(3,))
+
+
+def test_words_behind_a_column_may_be_any(tmp_path):
+    text = "0 1.0 dry\n1 1.5 very wet\n2 3.0\n"
+    with pytest.raises(ValueError, match="found 1"):
+        column(tmp_path, text, "2", shape=(3,))
+    np.testing.assert_array_equal(
+        column(tmp_path, text.replace("3.0", "3.0 dry"), "2", shape=(3,)), [1, 1.5, 3]
+    )
+
+
+def test_a_column_in_two_units_is_refused(tmp_path):
+    text = "0 350 mm\n1 1.2 m\n"
+    with pytest.raises(ValueError, match="in one unit, got mm, m"):
+        column(tmp_path, text, "2")
+    np.testing.assert_array_equal(
+        column(tmp_path, text.replace("m\n", "mm\n").replace("mmm", "mm"), "2"), [350, 1.2]
+    )
+    np.testing.assert_array_equal(column(tmp_path, text.replace("mm", "x"), "2"), [350, 1.2])

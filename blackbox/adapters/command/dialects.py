@@ -1,0 +1,123 @@
+"""What separates the numbers of a text and marks their decimals, by all of its lines; doubts are refused."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from blackbox.adapters.command.numbers import is_number, repeated
+
+_COMMENT = re.compile(r"(?<!1\.)#")  # not that of 1.#QNAN
+_SEPARATOR_LINE = re.compile(r"\s*\"?sep=([,;\t])\"?\s*", re.IGNORECASE)  # as spreadsheets write it
+_WITH_COMMA = re.compile(r"[-+]?(?:\d+,\d*|,\d+)(?:[eEdD][-+]?\d+)?")
+_MAY_BE_THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2},\d{3}")
+_GLUED, _SPACED = re.compile(r"\d,[-+]?\d"), re.compile(r",\s+\S")
+# -0,0858 and 12,05: an integer that no program writes, behind a comma without a space
+_LIKE_FRACTION = re.compile(r"(?:^|[,\s])(?:[-+]0,\d|[-+]?\d+,0\d)")
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a text has its numbers.
+
+    Attributes:
+        separator: "," or ";" or a tab; "" for white space.
+        decimal: "." or ",".
+        doubtful: whether commas separate numbers none of which has a point: they might be decimal.
+    """
+
+    separator: str
+    decimal: str = "."
+    doubtful: bool = False
+
+    def words(self, line: str, most: int = 10_000) -> list[str]:
+        """The words of a line, decimals behind points; "#" begins a comment, and 2*0.0 is two words.
+
+        Args:
+            line: of the text.
+            most: how often a number is repeated at most.
+        """
+        words = self.fields(_COMMENT.split(line, maxsplit=1)[0])
+        if self.decimal == ",":
+            words = [word.replace(",", ".") if _WITH_COMMA.fullmatch(word) else word for word in words]
+        return [word for field in words for word in repeated(field, most)] if "*" in line else words
+
+    def fields(self, line: str) -> list[str]:
+        """What is between the separators of a line, as it is, without empty fields at its end."""
+        if not self.separator:
+            return line.split()
+        line = line.strip(" \r\n") if self.separator == "\t" else line.strip()
+        reader = csv.reader([line], delimiter=self.separator, skipinitialspace=True)
+        fields = [field.strip() for field in next(reader, [])]
+        while fields and not fields[-1]:
+            fields.pop()
+        return fields
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines of a text; the first, if it does nothing but name the separator, is empty."""
+    lines = re.split(r"\r\n|\r|\n", text)
+    return ["", *lines[1:]] if _SEPARATOR_LINE.fullmatch(lines[0]) else lines
+
+
+def dialect_of(path: Path, text: str, floating: bool) -> Dialect:
+    """The way in which a text has its numbers: white space between them, but in .csv.
+
+    There it is semicolons or tabs if they have numbers between them, which may then have decimal commas; else
+    commas, with decimal points.
+
+    Args:
+        path: of the text.
+        text: all of it.
+        floating: whether the numbers that are wanted are floats.
+
+    Raises:
+        ValueError: commas may be decimal, or may not.
+    """
+    if path.suffix.lower() != ".csv":
+        return Dialect("")
+    lines = [line for line in (_COMMENT.split(line)[0] for line in lines_of(text)) if re.search(r"\d", line)]
+    named = _SEPARATOR_LINE.fullmatch(text[:20].partition("\n")[0])
+    separator = named[1] if named else next((sep for sep in ";\t" if _separates(sep, lines)), ",")
+    fields = [field for line in lines for field in Dialect(separator).fields(line)]
+    points = [field for field in fields if "." in field and is_number(field)]
+    commas = [field for field in fields if "," in field and _WITH_COMMA.fullmatch(field)]
+    if commas and points:
+        raise ValueError(
+            f"{path.name}: expected one sign for decimals, got {points[0]!r} and {commas[0]!r}. Have the "
+            "program write points alone, or take (file, function)."
+        )
+    if commas and all(map(_MAY_BE_THOUSANDS.fullmatch, commas)):
+        raise ValueError(
+            f"{path.name}: expected numbers that can be read in one way, got {commas[0]!r}, whose comma may "
+            "be decimal or not. Have the program write points, or take (file, function)."
+        )
+    doubtful = separator == "," and not points and not commas and floating
+    if doubtful:
+        _refuse_decimal_commas(path, lines)
+    return Dialect(separator, "," if commas else ".", doubtful)
+
+
+def _separates(separator: str, lines: Sequence[str]) -> bool:
+    """Whether there are numbers between signs of that kind."""
+    rows = (Dialect(separator).fields(line) for line in lines if separator in line)
+    return any(is_number(field) or _WITH_COMMA.fullmatch(field) for row in rows for field in row)
+
+
+def _refuse_decimal_commas(path: Path, lines: Sequence[str]) -> None:
+    """Refuse a text with commas alone, some of which look as if they were decimal.
+
+    Raises:
+        ValueError: with a line that has them.
+    """
+    for line in lines:
+        bare = re.sub(r'"[^"]*"', '""', line)
+        if (_GLUED.search(bare) and _SPACED.search(bare)) or _LIKE_FRACTION.search(bare):
+            raise ValueError(
+                f"{path.name}: expected commas between numbers with decimal points, got "
+                f"{line[:80].strip()!r}, where some commas may be decimal. Have the program write points, or "
+                "semicolons between the numbers, or take (file, function)."
+            )

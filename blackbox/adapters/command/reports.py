@@ -1,0 +1,141 @@
+"""Where a report begins in a text of several, and whether one comes behind the last that has numbers."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+from blackbox.adapters.command.numbers import is_number
+
+# also as Fortran (1.0D-3, 1.234-103) and Microsoft's C write it; `++` since digits are not to be tried in
+# other portions
+NUMBER = (
+    r"[-+]?(?:1\.#(?i:QNAN|SNAN|IND|INF)\d*+"
+    r"|(?:\d++\.\d*+|\.\d++)(?:[eEdD][-+]?\d++|[-+]\d{3}(?![\d.]))?|\d++(?:[eEdD][-+]?\d++)?"
+    r"|(?i:nan(?:\([\w-]*\))?+|inf(?:inity)?+)(?![^\W\d_]))"
+)
+LIKE = rf"(?:{NUMBER}|\*+)"  # what a number begins with, or Fortran's asterisks where one has no room
+SEEN = 200  # characters in front of a match that are looked at: a line may have a million of matches
+_SIGNS = ",;:|)]}>\"'=?"  # behind a word, such as a prompt, in front of a template in mid-line
+_MARKS = re.compile(r"[\[({<\"'`,;|\s]*")  # these are no words: they come again anywhere
+# what stands for a number that there is not, alone on a line
+_NONE = re.compile(
+    r"(?m)^[ \t]*(?i:-{1,3}|n/?a|none|null|nil|undefined|diverged|failed|error|#[\w/]+[!?]?)[ \t]*\r?$"
+)
+Literals = Sequence[str | None]  # of a template, with None for each placeholder
+Begins = Callable[[str, str], bool]  # whether a report does so between what is before and behind on the line
+
+
+def may_begin(literal: str, before: str) -> bool:
+    """Whether a template may begin on a line behind that text: not within a word, nor behind one.
+
+    Args:
+        literal: the template up to its first placeholder.
+        before: the line up to there, or its last `SEEN` characters.
+    """
+    words = before.split()
+    if not words:
+        return True
+    if "\n" in literal[: len(literal) - len(literal.lstrip())]:  # only where a line begins
+        return False
+    if literal.strip() and not re.match(r"\s*\w", literal):  # with a sign in front, such as "= {y}"
+        return True
+    if re.search(r"[\w.+-]$", before):
+        return False
+    return words[-1][-1] in _SIGNS or is_number(words[-1]) or not re.search(r"[^\W\d_]", words[-1])
+
+
+def later_report(literals: Literals, text: str, end: int) -> str:
+    """The line of a report that comes behind the last one with numbers, which ends at `end`; "" if none does.
+
+    It is one where the template's words come again, with any white space between them: all in front of the
+    first number, the first line of those alone (a title), or a further line's without a number behind them.
+    Where there are no words in front, it is a line of what stands for a number, such as "--" or "N/A".
+    """
+    first = (literals[0] or "").strip()
+    places = [
+        place for pattern, begins in _beginnings(literals) for place in _first(pattern, text, end, begins)
+    ]
+    if not first:
+        places += [match.start() for match in itertools.islice(_NONE.finditer(text, end), 1)]
+    if not places:
+        return ""
+    return (line_before(text, end, min(places)) + line_after(text, min(places))).strip()
+
+
+def _beginnings(literals: Literals) -> Iterator[tuple[re.Pattern[str], Begins]]:
+    """The words of a report in front of its numbers, and where on a line they are its words."""
+    for index, literal in enumerate(literals[:-1]):
+        words = (literal or "").strip()
+        if not words or _MARKS.fullmatch(words):
+            continue
+        title, last = words.splitlines()[0].strip(), words.splitlines()[-1].strip()
+        if index == 0:
+            yield _loose(words), _begins_report(literal or "", words)
+            if title != words and re.search(r"[^\W\d_]", title):
+                yield _loose(title), _is_whole_line
+        elif "\n" in (literal or "") and re.search(r"[^\W\d_]", last):
+            yield _loose(last), _begins_line_without_number(last)
+
+
+def _begins_report(literal: str, words: str) -> Begins:
+    return lambda before, after: may_begin(literal, before) and _is_of_report(words, after)
+
+
+def _is_whole_line(before: str, after: str) -> bool:
+    return not before.strip() and not after.strip()
+
+
+def _begins_line_without_number(words: str) -> Begins:
+    number = re.compile(rf"\s*{LIKE}")
+    return lambda before, after: (
+        not before.strip() and _is_of_report(words, after) and number.match(after) is None
+    )
+
+
+def _is_of_report(words: str, after: str) -> bool:
+    """Whether what follows words on their line may be a report's, and not the rest of a sentence.
+
+    Behind a sign, such as "Cd =", all may be; behind a word a number, one word, or nothing.
+    """
+    if not re.search(r"\w$", words):
+        return True
+    return len(after.split()) <= 1 or re.match(rf"\s*{LIKE}", after) is not None
+
+
+def _loose(words: str) -> re.Pattern[str]:
+    """Words with any white space between them, and also with none beside a sign: "Cd=" for "Cd ="."""
+    tokens = re.findall(r"\w+|[^\w\s]", words)
+    pattern = re.escape(tokens[0])
+    for token, following in itertools.pairwise(tokens):
+        pattern += r"\s+" if re.search(r"\w$", token) and re.match(r"\w", following) else r"\s*"
+        pattern += re.escape(following)
+    return re.compile(pattern + (r"(?!\w)" if re.search(r"\w$", words) else ""))
+
+
+def _first(pattern: re.Pattern[str], text: str, start: int, begins: Begins) -> list[int]:
+    """The first place from a start on where a pattern matches and a report begins, if there is one."""
+    for match in pattern.finditer(text, start):
+        before = line_before(text, max(0, match.start() - SEEN), match.start())
+        if begins(before, line_after(text, match.end())):
+            return [match.start()]
+    return []
+
+
+def line_before(text: str, start: int, place: int) -> str:
+    """What stands before a place on its line, from a start on that may lie within the line."""
+    return text[max(start - 1, *(text.rfind(end, start, place) for end in "\r\n")) + 1 : place]
+
+
+def line_after(text: str, place: int) -> str:
+    """What stands behind a place on its line."""
+    end = re.compile(r"[\r\n]|\Z").search(text, place)
+    assert end is not None
+    return text[place : end.start()]
+
+
+def line_below(text: str, place: int) -> str:
+    """The line below a place's; empty if there is none."""
+    below = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)([^\r\n]*)").match(text, place)
+    return below[1] if below else ""
