@@ -68,6 +68,20 @@ def checked_max_rows(max_rows: float | None, probes: int) -> float:
     return float(max_rows)
 
 
+def refuse_without_values(tangents: Sequence[Tangent]) -> None:
+    """Refuse to have tangents learn before the first step that learn from changes alone, or not at all.
+
+    Raises:
+        ConfigurationError: there is one that does not learn from values, nor what it stands on.
+    """
+    for tangent in tangents:
+        if not any(part.learns_from_values for part in tangent.parts()):
+            raise ConfigurationError(
+                f"TangentGradient.prefit: expected tangents that learn from values (learns_from_values), got "
+                f"{tangent!r}. Leave prefit out, or take tangent=None."
+            )
+
+
 def refuse_dependent_rows(loss: Tensor, base: Tensor, survived: Tensor) -> None:
     """Refuse a mean loss that is another without the rows that failed: its gradient is of something else.
 

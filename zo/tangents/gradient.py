@@ -30,10 +30,7 @@ from zo.same_run import arrays_of, refuse_other_run, same_chunk
 from zo.tangents import checks
 from zo.tangents.anchored import anchored
 from zo.tangents.clipping import Clipping
-from zo.tangents.models.automatic import AutoTangent
 from zo.tangents.models.rows import MOST_BYTES
-from zo.tangents.models.student import StudentTangent
-from zo.tangents.models.values import ValueTangent
 from zo.tangents.order import refuse_other_order
 from zo.tangents.pairs import CallPairs
 from zo.tangents.quality import predict_and_learn, relative_error
@@ -362,8 +359,9 @@ class TangentGradient:
     def replays(self) -> int:
         """How many replays may follow the last step, see `replay`; 0 before the first.
 
-        Unless the number is fixed (`replays`), there are none with a `StudentTangent`, since it stands in
-        front of classifiers, where a replay teaches the recorded noise; and none where the tangents'
+        Unless the number is fixed (`replays`), there are none with a tangent whose `replayed` is False, such
+        as a `StudentTangent`, which stands in front of classifiers, where a replay teaches the recorded
+        noise; and none where the tangents'
         predictions of the last step's answers were off by more than ten times what they would be without
         knowing anything: the weights are then where the tangents have learned nothing.
 
@@ -376,8 +374,8 @@ class TangentGradient:
                 self._newest = None
         error = self.trust_of_step
         lost = error is not None and not error <= NOWHERE  # or NaN
-        students = any(isinstance(tangent, StudentTangent) for tangent in self.tangents)
-        return 0 if (lost or students) and self._windows.replays is None else self._windows.trusted()
+        still = not all(part.replayed for tangent in self.tangents for part in tangent.parts())
+        return 0 if (lost or still) and self._windows.replays is None else self._windows.trusted()
 
     def replay(self, rows: int | None = None) -> Tensor:
         """Add to `.grad` the gradient on rows of windows that are recorded, at the weights as they are.
@@ -436,19 +434,12 @@ class TangentGradient:
             steps: learning steps, for tangents that learn in steps.
 
         Raises:
-            ConfigurationError: a tangent does not learn from values, or there is no batch.
+            ConfigurationError: neither a tangent nor its prior learns from values, or there is no batch.
             TangentError, FailedQueriesError, ObjectiveError: as `backward`.
         """
         check_count("TangentGradient.prefit", "steps", steps)
         refuse_autocast(self.parameters.tensors, "TangentGradient.prefit")
-        learners: list[ValueTangent | AutoTangent | StudentTangent] = []
-        for tangent in self.tangents:
-            if not isinstance(tangent, ValueTangent | AutoTangent | StudentTangent):
-                raise ConfigurationError(
-                    f"TangentGradient.prefit: expected tangents that learn from values, got {tangent!r}. "
-                    "Leave prefit out, or take tangent=None."
-                )
-            learners.append(tangent)
+        checks.refuse_without_values(self.tangents)
         key, asked = self._key.at(self.counts.steps), set[int]()
         for batch in batches:
             step = Step(self.network, self.parameters, self.objective, batch, count_rows(batch))
@@ -468,7 +459,7 @@ class TangentGradient:
                 "for backward."
             )
         for box in asked:  # one that was not called has nothing to learn from
-            learners[box].learn(steps)
+            self.tangents[box].learn(steps)
 
     @property
     def waited(self) -> float:
