@@ -224,6 +224,27 @@ def _refuse_failed(failed: Tensor, most: float, step: int) -> None:
         )
 
 
+def saw_one_row(
+    tangents: Sequence[Tangent], calls: Sequence[RecordedCall], pairs: Sequence[CallPairs]
+) -> bool:
+    """Whether a step without probes had a single row for some tangent that learns from values.
+
+    Args:
+        tangents: the tangents, one for each box.
+        calls: the calls of the step.
+        pairs: the pairs of each call.
+    """
+    rows: dict[int, int] = {}
+    for call, shown in zip(calls, pairs, strict=True):
+        if len(shown.d):
+            return False
+        rows[call.box] = rows.get(call.box, 0) + int(shown.alive.sum())
+    return any(
+        count <= 1 and any(part.learns_from_values for part in tangents[box].parts())
+        for box, count in rows.items()
+    )
+
+
 def unmoved(pairs: Sequence[CallPairs], failed: int) -> bool:
     """Whether there were probes, of which none changed an input of a box.
 

@@ -23,7 +23,7 @@ from zo.evaluators.evaluator import Evaluator, Step
 from zo.evaluators.stacked import Stacked
 from zo.evaluators.state import Snapshot
 from zo.execution.ranks import Ranks, fingerprint
-from zo.failures import CUT, survivors, warn_of_lost, warn_of_many_lost, warn_of_zero
+from zo.failures import CUT, ONE_ROW, survivors, warn_of_lost, warn_of_many_lost, warn_of_zero
 from zo.objective import Objective, mean_loss
 from zo.parameters import Choice, Parameters, accumulate
 from zo.same_run import arrays_of, refuse_other_run, same_chunk
@@ -343,7 +343,9 @@ class TangentGradient:
                 self.watch.probes_moved_nothing(number, zero)
                 self._warned_of_zero |= zero  # this says more of it
             if zero and not self._warned_of_zero:
-                self._warned_of_zero = warn_of_zero(number, gradients[0], CUT)
+                one = checks.saw_one_row(self.tangents, calls, pairs)
+                if number or not one:  # of one row a model knows no derivative yet
+                    self._warned_of_zero = warn_of_zero(number, gradients[0], ONE_ROW + CUT if one else CUT)
             self.counts.lost += int((~survived).sum())
             self._warned_of_lost = self._warned_of_lost or warn_of_lost(number, survived, causes, batch)
             rows = len(survived) * self.counts.steps
