@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from blackbox import BlackBoxFunction
+from blackbox import BlackBoxError, BlackBoxFunction
 from blackbox.checks import check_choice, check_count, check_positive
 from blackbox.spec import none_differentiable
 from zo.errors import ConfigurationError, FailedQueriesError, TangentError
@@ -222,6 +222,26 @@ def _refuse_failed(failed: Tensor, most: float, step: int) -> None:
             "the black box's ledger; a smaller mu or learning rate keeps probes nearer to the base, "
             "max_dropped lets more of them go."
         )
+
+
+def refuse_fixed_rows(error: Exception, rows: int, usual: int) -> None:
+    """Refuse an objective that fails with other numbers of rows than its batches have.
+
+    Args:
+        error: what it failed with.
+        rows: how many rows it was given.
+        usual: how many the last batch had, with which it has run.
+
+    Raises:
+        TangentError: the numbers differ, and it has no sentence of its own.
+    """
+    if rows == usual or isinstance(error, BlackBoxError | torch.OutOfMemoryError):
+        return
+    raise TangentError(
+        f"TangentGradient.replay: expected an objective for any number of rows, got {type(error).__name__} "
+        f"({error}) with a draw of {rows} instead of {usual}. Have it keep nothing that has as many rows as "
+        f"the batch, or take replay(rows={usual}), or train without replays (replays=0)."
+    ) from error
 
 
 def saw_one_row(

@@ -31,7 +31,7 @@ from zo.tangents import checks
 from zo.tangents.anchored import anchored
 from zo.tangents.clipping import Clipping
 from zo.tangents.models.rows import MOST_BYTES
-from zo.tangents.order import refuse_other_order
+from zo.tangents.order import refuse_rows_by_place
 from zo.tangents.pairs import CallPairs
 from zo.tangents.quality import predict_and_learn, relative_error
 from zo.tangents.recording import RecordedCall, alone, record
@@ -246,7 +246,7 @@ class TangentGradient:
             self._keep_within(MOST_BYTES, MOST_OF_WINDOWS)
         self._newest: Window | None = None  # until `replays` is asked
         self._replays = False  # whether windows are kept
-        self._in_order: set[str] = set()  # forms of windows whose calls have the batch's order of rows
+        self._looks: dict[str, tuple[int, int]] = {}  # by forms of windows, see `_refuse_rows_by_place`
         self._rows = 0  # of the last step
         self._warned_of_zero = self._warned_of_lost = False  # each is given once
         self._warned_of_many = self._warned_of_sizes = False
@@ -413,10 +413,12 @@ class TangentGradient:
             count, number = len(drawn.losses), self.counts.steps
             step = Step(self.network, self.parameters, self.objective, drawn.batch, count, number=number)
             self.parameters.refuse_replaced(self.network)
-            losses, gradients = anchored(step, self.boxes, self.tangents, drawn)
-            if len(drawn.survived) > 1 and repr(drawn.form) not in self._in_order:
-                refuse_other_order(step, self.boxes, drawn)
-                self._in_order.add(repr(drawn.form))
+            self._refuse_rows_by_place(drawn)
+            try:
+                losses, gradients = anchored(step, self.boxes, self.tangents, drawn)
+            except Exception as error:
+                checks.refuse_fixed_rows(error, count, len(self._windows.last.survived))
+                raise
             losses = losses[drawn.survived]
             loss = mean_loss(losses)
             self._windows.replayed(losses, drawn.losses[drawn.survived])
@@ -424,6 +426,24 @@ class TangentGradient:
             if loss.isfinite() and all(bool(gradient.isfinite().all()) for gradient in gradients):
                 self._add(gradients)
             return loss
+
+    def _refuse_rows_by_place(self, drawn: Window) -> None:
+        """See whether rows may be drawn: behind 0, 1, 2, 4, 8, ... replays.
+
+        Weights that begin at zero show nothing at first. The last batch is looked at, or what was drawn where
+        it has a single row.
+        """
+        form, replays = repr(drawn.form), self.counts.replays
+        due, looks = self._looks.get(form, (0, 0))
+        if replays < due:
+            return
+        last = self._windows.last
+        window = last if len(last.survived) > 1 else drawn
+        if len(window.survived) > 1:
+            rows, number = len(window.survived), self.counts.steps
+            step = Step(self.network, self.parameters, self.objective, window.batch, rows, number=number)
+            refuse_rows_by_place(step, self.boxes, window, looks)
+            self._looks[form] = max(1, 2 * replays), looks + 1
 
     def prefit(self, batches: Iterable[Any], steps: int = 400) -> None:
         """Let the tangents learn before the first step, from the boxes' answers on some batches.

@@ -141,6 +141,11 @@ class Windows:
         while len(self._kept) > 1 and self.size() > self.most_bytes:
             del self._kept[0]
 
+    @property
+    def last(self) -> Window:
+        """The window of the last step."""
+        return self._kept[-1]
+
     def __len__(self) -> int:
         """How many windows are kept."""
         return len(self._kept)
