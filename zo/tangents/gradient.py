@@ -403,6 +403,7 @@ class TangentGradient:
             TangentError: nothing is recorded yet; the objective makes other calls than were recorded, calls
                 a box that is not in `boxes`, or asks boxes for rows in another order than that of the batch;
                 or the batch holds a list with an entry for each row. `.grad` is unchanged.
+            ObjectiveError: the batch holds a jagged tensor, of which no rows can be drawn.
         """
         refuse_autocast(self.parameters.tensors, "TangentGradient.replay")
         at_work = self.parameters.alone("TangentGradient.replay")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zo.batches import Batch, emptied, map_tensors, tensors
+from zo.batches import Batch, bytes_of, emptied, map_tensors, some_rows, tensors
 from zo.tangents.pairs import CallPairs
 from zo.tangents.recording import RecordedCall
 
@@ -64,7 +64,7 @@ class Window:
         """The bytes that it takes."""
         held = [self.batch, self.losses, *self.calls]
         held += [part for p in self.pairs for part in (p.z, p.y, p.d, p.response, p.others)]
-        return sum(tensor.numel() * tensor.element_size() for part in held for tensor in tensors(part))
+        return sum(bytes_of(tensor) for part in held for tensor in tensors(part))
 
 
 def without_failed(
@@ -89,5 +89,5 @@ def without_failed(
         return calls, map_tensors(Tensor.clone, batch)
     source = torch.arange(len(survived), device=survived.device)
     source[~survived] = torch.nonzero(survived)[0]
-    kept = map_tensors(lambda tensor: tensor[source.to(tensor.device)], batch)
+    kept = map_tensors(lambda tensor: some_rows(tensor, source), batch)
     return [call.on(source) for call in calls], kept

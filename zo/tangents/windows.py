@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
-from zo.batches import Batch, emptied, filled, map_tensors, tensors
+from zo.batches import Batch, emptied, filled, joined, map_tensors, some_rows, tensors
 from zo.draws import REPLAYED, Key
 from zo.errors import TangentError, TangentWarning
 from zo.tangents.recording import RecordedCall
@@ -235,10 +235,11 @@ def taken(window: Window, rows: Tensor) -> Window:
 
     Raises:
         TangentError: a call's rows are not rows of the batch, or the batch holds a list of as many entries.
+        ObjectiveError: the batch holds a jagged tensor.
     """
     count = len(window.survived)
     _refuse_lists(window.batch, count)
-    batch = map_tensors(lambda tensor: tensor[rows.to(tensor.device)], window.batch)
+    batch = map_tensors(lambda tensor: some_rows(tensor, rows), window.batch)
     calls, pairs = [], []
     for number, (call, shown) in enumerate(zip(window.calls, window.pairs, strict=True), start=1):
         asked = call.inputs[0].shape[1]
@@ -300,7 +301,7 @@ def joined_windows(windows: Sequence[Window]) -> Window:
     slots = [
         emptied(window.batch, kept, lambda tensor: tensor) for window, kept in zip(windows, held, strict=True)
     ]
-    batch = filled(slots[-1], [torch.cat(parts) for parts in zip(*held, strict=True)])
+    batch = filled(slots[-1], [joined(parts) for parts in zip(*held, strict=True)])
     calls = tuple(
         RecordedCall(
             same[0].box,
