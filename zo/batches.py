@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from collections import UserDict, UserList, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from zo.errors import ObjectiveError
 # Any nesting of tuples, lists, dicts, dataclasses and the like of tensors with their rows first.
 Batch: TypeAlias = Any
 Leaf = TypeVar("Leaf")
+_SPARSE = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc)
 
 
 def map_tensors(
@@ -90,7 +92,8 @@ def count_rows(batch: Batch) -> int:
     """The size of the tensors' common first axis.
 
     Raises:
-        ObjectiveError: there is no tensor or a NumPy array, the first axes differ, or there are no rows.
+        ObjectiveError: there is no tensor or a NumPy array, one has no shape, the first axes differ, or there
+            are no rows.
     """
     arrays: list[str] = []
     map_tensors(lambda array: arrays.append(f"{array.dtype} of shape {array.shape}"), batch, kind=np.ndarray)
@@ -98,6 +101,11 @@ def count_rows(batch: Batch) -> int:
         raise ObjectiveError(
             f"batch: expected torch tensors, got NumPy arrays ({', '.join(arrays[:3])}), whose rows would "
             "not be repeated for the variants. Convert them with torch.from_numpy."
+        )
+    if any(tensor.is_nested and tensor.layout is torch.strided for tensor in tensors(batch)):
+        raise ObjectiveError(
+            "batch: expected tensors with a shape, got a nested one of torch's older kind, which has none. "
+            "Make it with layout=torch.jagged."
         )
     shapes = [tuple(tensor.shape) for tensor in tensors(batch)]
     if not shapes:
@@ -118,6 +126,40 @@ def count_rows(batch: Batch) -> int:
             "last of a loader."
         )
     return shapes[0][0]
+
+
+def some_rows(tensor: Tensor, rows: Tensor) -> Tensor:
+    """Rows of a tensor at some places, `(n,)`, in that order; a sparse one keeps its layout.
+
+    Raises:
+        ObjectiveError: no rows can be taken of it, as of a jagged one.
+    """
+    rows = rows.to(tensor.device)
+    if tensor.is_nested or tensor.layout not in (torch.strided, *_SPARSE):
+        kind = "nested (jagged)" if tensor.is_nested else str(tensor.layout)
+        raise ObjectiveError(
+            "batch: expected tensors of which rows can be taken, to be replayed or in the place of failed "
+            f"ones, got one that is {kind}. Pad it, as by torch.nested.to_padded_tensor, with its lengths "
+            "beside it, or train without replays (replays=0)."
+        )
+    if tensor.layout is torch.strided:
+        return tensor[rows]
+    return tensor.to_sparse_coo().index_select(0, rows).to_sparse(layout=tensor.layout)
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Rows of several tensors of one layout, strided or sparse, one after another."""
+    if parts[0].layout is torch.strided:
+        return torch.cat(list(parts))
+    return torch.cat([part.to_sparse_coo() for part in parts]).to_sparse(layout=parts[0].layout)
+
+
+def bytes_of(tensor: Tensor) -> int:
+    """The bytes that a tensor's numbers take; of a sparse one those that it holds, with their places."""
+    if tensor.layout not in _SPARSE:
+        return tensor.numel() * tensor.element_size()
+    dense = math.prod(tensor.shape[tensor.ndim - tensor.dense_dim() :])
+    return tensor._nnz() * (dense * tensor.element_size() + 8 * tensor.sparse_dim())
 
 
 def repeat(batch: Batch, variants: int) -> Batch:

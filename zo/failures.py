@@ -31,6 +31,12 @@ CUT = (
     "straight in its answers, such as the squared error, or zo.StudentTangent(loss='labels')."
 )
 
+ONE_ROW = (
+    "The batches have one row: a model of a box's values knows no derivative by numbers that have been the "
+    "same in all rows so far, such as one design for all. Give batches of two rows or more, or take "
+    "probes=1. Or: "
+)
+
 
 def survivors(base: Tensor, step: int, causes: Sequence[FailedRow] = ()) -> Tensor:
     """Which rows of the base, `(rows,)` losses, did not fail: `(rows,)` bool.

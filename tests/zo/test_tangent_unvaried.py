@@ -158,3 +158,96 @@ def test_a_network_that_saturates_in_training_is_said_and_ends_nothing(probes):
     network.zero_grad()
     gradient.backward(batch(4))
     assert network.numbers.grad.isfinite().all()
+
+
+def warned_of(objective, network, box, batches, **settings):
+    """The words of each step's warnings."""
+    gradient = zo.TangentGradient(network, objective, boxes=[box], seed=0, **settings)
+    optimizer, words = torch.optim.SGD(network.parameters(), lr=0.05), []
+    for rows in batches:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            optimizer.zero_grad()
+            gradient.backward(rows)
+            optimizer.step()
+        words.append([str(warning.message) for warning in caught])
+    return words
+
+
+def one_row(step: int):
+    return batch(step)[:1]
+
+
+def through(function):
+    return lambda network, rows: (function(network(rows), rows) - AIM).square().mean(dim=1)
+
+
+LEARNING = {
+    "default": lambda: None,
+    "mlp": lambda: zo.MLPTangent(16),
+    "on a kernel": lambda: zo.LowRankTangent(zo.KernelTangent()),
+}
+
+
+@pytest.mark.parametrize("kind", LEARNING)
+def test_with_batches_of_one_row_nothing_is_said_of_the_first_and_the_gradient_becomes_the_true_one(kind):
+    """A model of values has seen one row then, which has no derivative."""
+
+    def function(design):
+        return torch.tanh(design @ MIX) + 0.3 * design[:, :2]
+
+    def objective(box):
+        return lambda network, rows: (box(network(rows)) - AIM).square().mean(dim=1)
+
+    torch.manual_seed(0)
+    box, network = FromTorch(function, BOX[0][:1], BOX[1]), nn.Linear(2, 3)
+    words = warned_of(objective(box), network, box, map(one_row, range(60)), tangent=LEARNING[kind]())
+    assert words[:3] == [[], [], []]
+    found = torch.cat([weight.grad.flatten() for weight in network.parameters()])
+    loss = objective(function)(network, one_row(59)).mean()
+    true = torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(network.parameters()))])
+    assert torch.cosine_similarity(found, true, dim=0) > 0.9
+
+
+def test_nor_where_all_rows_but_one_fail():
+    def failing(design, condition):
+        return torch.where(condition[:, :1] > batch(0)[:, :1].min(), torch.nan, answer(design, condition))
+
+    box, network = FromTorch(failing, *BOX), nn.Linear(2, 3)
+    (words,) = warned_of(through(box), network, box, [batch(0)])
+    assert not [message for message in words if "exactly zero" in message]
+
+
+def test_of_batches_of_one_row_in_which_nothing_changes_it_is_said_what_to_do():
+    box, network = FromTorch(answer, *BOX), Design()
+    words = warned_of(through(box), network, box, [one_row(step) for step in range(3)])
+    assert [len(messages) for messages in words] == [0, 1, 0]
+    assert "batches have one row" in words[1][0] and "probes=1" in words[1][0]
+    # and what is said to do helps
+    assert warned_of(through(box), network, box, [one_row(0)], probes=1) == [[]]
+    assert network.numbers.grad.any()
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_gradient_that_is_cut_is_said_with_batches_of_one_row_too(rows):
+    def cut(network, data):
+        return (box(network(data).detach(), data) - AIM).square().mean(dim=1)
+
+    box, network = FromTorch(answer, *BOX), nn.Linear(2, 3)
+    words = warned_of(cut, network, box, [batch(step)[:rows] for step in range(2)])
+    told = [step for step, messages in enumerate(words) for message in messages if ".detach()" in message]
+    assert told == [2 - rows]
+
+
+def test_several_calls_of_one_row_are_several_rows():
+    """A rollout of one row shows the box as many rows as it has calls: a zero gradient is said at once."""
+
+    def cut(network, data):
+        state = data
+        for _ in range(3):
+            state = box(network(state).detach(), state)
+        return state.square().mean(dim=1)
+
+    box, network = FromTorch(answer, *BOX), nn.Linear(2, 3)
+    (words,) = warned_of(cut, network, box, [one_row(0)])
+    assert len(words) == 1 and ".detach()" in words[0]

@@ -380,9 +380,74 @@ def test_rows_of_a_cached_box_are_not_paid_twice(small, tmp_path):
     assert inner.ledger.rows_run == 2 * 6 * 2 and gradient.counts.rows == 5 * 6 * 2
 
 
+class Slopes(zo.tangents.Tangent):
+    """A tangent of a user's: each output follows the input in its place, with the last rows' slope."""
+
+    learns_from_values = True
+
+    def __init__(self):
+        self.slope = torch.zeros(16)
+
+    def see(self, pairs):
+        z, y = (rows - rows.mean(0) for rows in (pairs.z, pairs.y))
+        self.slope = (z * y).sum(0) / z.square().sum(0)
+
+    def apply(self, pairs, d):
+        return d * self.slope
+
+    def vjp(self, pairs, cotangent):
+        return cotangent * self.slope
+
+
+def scaled(factor):
+    return FromTorch(lambda u: factor * u, (RING,), (RING,))
+
+
+@pytest.mark.parametrize("wrap", [lambda own: own, zo.SecantTangent, zo.LowRankTangent])
+def test_a_tangent_of_one_s_own_learns_before_the_first_step_also_below_one_of_changes(small, wrap):
+    """Of the documented methods alone: what it sees of a box 3 u is the slope 3."""
+    network = make_network()
+    gradient = make_gradient(network, scaled(3.0), tangent=wrap(Slopes()))
+    gradient.prefit([batch_of(0)])
+    (tangent,) = gradient.tangents
+    slope = getattr(tangent, "prior", tangent).slope
+    torch.testing.assert_close(slope, torch.full((16,), 3.0), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("wrap", [lambda own: own, zo.SecantTangent, zo.LowRankTangent])
+def test_what_learns_in_steps_takes_those_of_prefit_once_for_all_batches(small, wrap):
+    class InSteps(Slopes):
+        steps = ()
+
+        def learn(self, steps=None):
+            self.steps = (*self.steps, steps)
+
+    gradient = make_gradient(make_network(), scaled(3.0), tangent=wrap(InSteps()))
+    gradient.prefit([batch_of(0), batch_of(1)], steps=7)
+    (tangent,) = gradient.tangents
+    assert getattr(tangent, "prior", tangent).steps == (7,)
+
+
+def test_one_of_one_s_own_may_stand_where_nothing_is_replayed_unasked(small):
+    """As a StudentTangent does; a number that was asked for stays."""
+
+    class Still(Slopes):
+        replayed = False
+
+    for tangent, asked, expected in (
+        (Still(), None, 0),
+        (zo.SecantTangent(Still()), None, 0),
+        (Slopes(), None, 9),
+        (Still(), 2, 2),
+    ):
+        gradient = make_gradient(make_network(), scaled(3.0), tangent=tangent, replays=asked)
+        gradient.backward(batch_of(0))
+        assert gradient.replays() == expected
+
+
 def test_what_prefit_refuses(small):
     box, network = ring(), make_network()
-    with pytest.raises(zo.ConfigurationError, match=r"learn from values, got LowRankTangent.*tangent=None"):
+    with pytest.raises(zo.ConfigurationError, match=r"learn from values .* LowRankTangent.*tangent=None"):
         make_gradient(network, box, tangent=zo.LowRankTangent()).prefit([batch_of(0)])
     gradient = make_gradient(network, box)
     with pytest.raises(zo.ConfigurationError, match="expected at least one batch, got none"):

@@ -57,7 +57,25 @@ def anchored(
     return rows.detach(), gradients
 
 
-class _Anchored(Answers):
+class FromRecord(Answers):
+    """Answers calls by what was recorded, for a replay; a box that is not named would cost rows."""
+
+    again = (
+        "A replay gives boxes' answers from a record: which boxes are called, and how often, must not depend "
+        "on the weights, nor on what boxes answer. Train it without replays."
+    )
+
+    def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
+        """Answer as recorded; a box that is not named was not, and is refused."""
+        if all(box is not named for named in self.boxes):
+            raise TangentError(
+                f"TangentGradient.replay: expected an objective that calls no box but those in boxes, got a "
+                f"call of {box!r}, whose answers are not recorded. Name it in boxes as well."
+            )
+        return super().call(box, arrays)
+
+
+class _Anchored(FromRecord):
     """Answers calls by what was recorded and what a tangent says of the way from there.
 
     Args:
@@ -65,11 +83,6 @@ class _Anchored(Answers):
         tangents: the tangents, one for each box.
         window: the window that was recorded.
     """
-
-    again = (
-        "A replay gives boxes' answers from a record: which boxes are called, and how often, must not depend "
-        "on the weights, nor on what boxes answer. Train it without replays."
-    )
 
     def __init__(
         self, boxes: Sequence[BlackBoxFunction], tangents: Sequence[Tangent], window: Window
@@ -82,15 +95,6 @@ class _Anchored(Answers):
             if numbers:
                 responses = tangent.responses([self.pairs[number] for number in numbers])
                 self.responses |= dict(zip(numbers, responses, strict=True))
-
-    def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
-        """Answer as recorded; a box that is not named was not recorded, and asking it would cost rows."""
-        if all(box is not named for named in self.boxes):
-            raise TangentError(
-                f"TangentGradient.replay: expected an objective that calls no box but those in boxes, got a "
-                f"call of {box!r}, whose answers are not recorded. Name it in boxes as well."
-            )
-        return super().call(box, arrays)
 
     def check(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> None:
         """Inputs may be others than those recorded, but not of another form."""

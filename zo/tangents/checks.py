@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from blackbox import BlackBoxFunction
+from blackbox import BlackBoxError, BlackBoxFunction
 from blackbox.checks import check_choice, check_count, check_positive
 from blackbox.spec import none_differentiable
 from zo.errors import ConfigurationError, FailedQueriesError, TangentError
@@ -66,6 +66,20 @@ def checked_max_rows(max_rows: float | None, probes: int) -> float:
             f"step, as the base and probes={probes} take, got {max_rows!r}. Allow more, or take fewer probes."
         )
     return float(max_rows)
+
+
+def refuse_without_values(tangents: Sequence[Tangent]) -> None:
+    """Refuse to have tangents learn before the first step that learn from changes alone, or not at all.
+
+    Raises:
+        ConfigurationError: there is one that does not learn from values, nor what it stands on.
+    """
+    for tangent in tangents:
+        if not any(part.learns_from_values for part in tangent.parts()):
+            raise ConfigurationError(
+                f"TangentGradient.prefit: expected tangents that learn from values (learns_from_values), got "
+                f"{tangent!r}. Leave prefit out, or take tangent=None."
+            )
 
 
 def refuse_dependent_rows(loss: Tensor, base: Tensor, survived: Tensor) -> None:
@@ -208,6 +222,47 @@ def _refuse_failed(failed: Tensor, most: float, step: int) -> None:
             "the black box's ledger; a smaller mu or learning rate keeps probes nearer to the base, "
             "max_dropped lets more of them go."
         )
+
+
+def refuse_fixed_rows(error: Exception, rows: int, usual: int) -> None:
+    """Refuse an objective that fails with other numbers of rows than its batches have.
+
+    Args:
+        error: what it failed with.
+        rows: how many rows it was given.
+        usual: how many the last batch had, with which it has run.
+
+    Raises:
+        TangentError: the numbers differ, and it has no sentence of its own.
+    """
+    if rows == usual or isinstance(error, BlackBoxError | torch.OutOfMemoryError):
+        return
+    raise TangentError(
+        f"TangentGradient.replay: expected an objective for any number of rows, got {type(error).__name__} "
+        f"({error}) with a draw of {rows} instead of {usual}. Have it keep nothing that has as many rows as "
+        f"the batch, or take replay(rows={usual}), or train without replays (replays=0)."
+    ) from error
+
+
+def saw_one_row(
+    tangents: Sequence[Tangent], calls: Sequence[RecordedCall], pairs: Sequence[CallPairs]
+) -> bool:
+    """Whether a step without probes had a single row for some tangent that learns from values.
+
+    Args:
+        tangents: the tangents, one for each box.
+        calls: the calls of the step.
+        pairs: the pairs of each call.
+    """
+    rows: dict[int, int] = {}
+    for call, shown in zip(calls, pairs, strict=True):
+        if len(shown.d):
+            return False
+        rows[call.box] = rows.get(call.box, 0) + int(shown.alive.sum())
+    return any(
+        count <= 1 and any(part.learns_from_values for part in tangents[box].parts())
+        for box, count in rows.items()
+    )
 
 
 def unmoved(pairs: Sequence[CallPairs], failed: int) -> bool:

@@ -23,18 +23,15 @@ from zo.evaluators.evaluator import Evaluator, Step
 from zo.evaluators.stacked import Stacked
 from zo.evaluators.state import Snapshot
 from zo.execution.ranks import Ranks, fingerprint
-from zo.failures import CUT, survivors, warn_of_lost, warn_of_many_lost, warn_of_zero
+from zo.failures import CUT, ONE_ROW, survivors, warn_of_lost, warn_of_many_lost, warn_of_zero
 from zo.objective import Objective, mean_loss
 from zo.parameters import Choice, Parameters, accumulate
 from zo.same_run import arrays_of, refuse_other_run, same_chunk
 from zo.tangents import checks
 from zo.tangents.anchored import anchored
 from zo.tangents.clipping import Clipping
-from zo.tangents.models.automatic import AutoTangent
 from zo.tangents.models.rows import MOST_BYTES
-from zo.tangents.models.student import StudentTangent
-from zo.tangents.models.values import ValueTangent
-from zo.tangents.order import refuse_other_order
+from zo.tangents.order import refuse_rows_by_place
 from zo.tangents.pairs import CallPairs
 from zo.tangents.quality import predict_and_learn, relative_error
 from zo.tangents.recording import RecordedCall, alone, record
@@ -249,7 +246,7 @@ class TangentGradient:
             self._keep_within(MOST_BYTES, MOST_OF_WINDOWS)
         self._newest: Window | None = None  # until `replays` is asked
         self._replays = False  # whether windows are kept
-        self._in_order: set[str] = set()  # forms of windows whose calls have the batch's order of rows
+        self._looks: dict[str, tuple[int, int]] = {}  # by forms of windows, see `_refuse_rows_by_place`
         self._rows = 0  # of the last step
         self._warned_of_zero = self._warned_of_lost = False  # each is given once
         self._warned_of_many = self._warned_of_sizes = False
@@ -347,7 +344,9 @@ class TangentGradient:
                 self.watch.probes_moved_nothing(number, zero)
                 self._warned_of_zero |= zero  # this says more of it
             if zero and not self._warned_of_zero:
-                self._warned_of_zero = warn_of_zero(number, gradients[0], CUT)
+                one = checks.saw_one_row(self.tangents, calls, pairs)
+                if number or not one:  # of one row a model knows no derivative yet
+                    self._warned_of_zero = warn_of_zero(number, gradients[0], ONE_ROW + CUT if one else CUT)
             self.counts.lost += int((~survived).sum())
             self._warned_of_lost = self._warned_of_lost or warn_of_lost(number, survived, causes, batch)
             rows = len(survived) * self.counts.steps
@@ -363,8 +362,9 @@ class TangentGradient:
     def replays(self) -> int:
         """How many replays may follow the last step, see `replay`; 0 before the first.
 
-        Unless the number is fixed (`replays`), there are none with a `StudentTangent`, since it stands in
-        front of classifiers, where a replay teaches the recorded noise; and none where the tangents'
+        Unless the number is fixed (`replays`), there are none with a tangent whose `replayed` is False, such
+        as a `StudentTangent`, which stands in front of classifiers, where a replay teaches the recorded
+        noise; and none where the tangents'
         predictions of the last step's answers were off by more than ten times what they would be without
         knowing anything: the weights are then where the tangents have learned nothing.
 
@@ -377,8 +377,8 @@ class TangentGradient:
                 self._newest = None
         error = self.trust_of_step
         lost = error is not None and not error <= NOWHERE  # or NaN
-        students = any(isinstance(tangent, StudentTangent) for tangent in self.tangents)
-        return 0 if (lost or students) and self._windows.replays is None else self._windows.trusted()
+        still = not all(part.replayed for tangent in self.tangents for part in tangent.parts())
+        return 0 if (lost or still) and self._windows.replays is None else self._windows.trusted()
 
     def replay(self, rows: int | None = None) -> Tensor:
         """Add to `.grad` the gradient on rows of windows that are recorded, at the weights as they are.
@@ -404,6 +404,7 @@ class TangentGradient:
             TangentError: nothing is recorded yet; the objective makes other calls than were recorded, calls
                 a box that is not in `boxes`, or asks boxes for rows in another order than that of the batch;
                 or the batch holds a list with an entry for each row. `.grad` is unchanged.
+            ObjectiveError: the batch holds a jagged tensor, of which no rows can be drawn.
         """
         refuse_autocast(self.parameters.tensors, "TangentGradient.replay")
         at_work = self.parameters.alone("TangentGradient.replay")
@@ -414,10 +415,12 @@ class TangentGradient:
             count, number = len(drawn.losses), self.counts.steps
             step = Step(self.network, self.parameters, self.objective, drawn.batch, count, number=number)
             self.parameters.refuse_replaced(self.network)
-            losses, gradients = anchored(step, self.boxes, self.tangents, drawn)
-            if len(drawn.survived) > 1 and repr(drawn.form) not in self._in_order:
-                refuse_other_order(step, self.boxes, drawn)
-                self._in_order.add(repr(drawn.form))
+            self._refuse_rows_by_place(drawn)
+            try:
+                losses, gradients = anchored(step, self.boxes, self.tangents, drawn)
+            except Exception as error:
+                checks.refuse_fixed_rows(error, count, len(self._windows.last.survived))
+                raise
             losses = losses[drawn.survived]
             loss = mean_loss(losses)
             self._windows.replayed(losses, drawn.losses[drawn.survived])
@@ -425,6 +428,24 @@ class TangentGradient:
             if loss.isfinite() and all(bool(gradient.isfinite().all()) for gradient in gradients):
                 self._add(gradients)
             return loss
+
+    def _refuse_rows_by_place(self, drawn: Window) -> None:
+        """See whether rows may be drawn: behind 0, 1, 2, 4, 8, ... replays.
+
+        Weights that begin at zero show nothing at first. The last batch is looked at, or what was drawn where
+        it has a single row.
+        """
+        form, replays = repr(drawn.form), self.counts.replays
+        due, looks = self._looks.get(form, (0, 0))
+        if replays < due:
+            return
+        last = self._windows.last
+        window = last if len(last.survived) > 1 else drawn
+        if len(window.survived) > 1:
+            rows, number = len(window.survived), self.counts.steps
+            step = Step(self.network, self.parameters, self.objective, window.batch, rows, number=number)
+            refuse_rows_by_place(step, self.boxes, window, looks)
+            self._looks[form] = max(1, 2 * replays), looks + 1
 
     def prefit(self, batches: Iterable[Any], steps: int = 400) -> None:
         """Let the tangents learn before the first step, from the boxes' answers on some batches.
@@ -437,19 +458,12 @@ class TangentGradient:
             steps: learning steps, for tangents that learn in steps.
 
         Raises:
-            ConfigurationError: a tangent does not learn from values, or there is no batch.
+            ConfigurationError: neither a tangent nor its prior learns from values, or there is no batch.
             TangentError, FailedQueriesError, ObjectiveError: as `backward`.
         """
         check_count("TangentGradient.prefit", "steps", steps)
         refuse_autocast(self.parameters.tensors, "TangentGradient.prefit")
-        learners: list[ValueTangent | AutoTangent | StudentTangent] = []
-        for tangent in self.tangents:
-            if not isinstance(tangent, ValueTangent | AutoTangent | StudentTangent):
-                raise ConfigurationError(
-                    f"TangentGradient.prefit: expected tangents that learn from values, got {tangent!r}. "
-                    "Leave prefit out, or take tangent=None."
-                )
-            learners.append(tangent)
+        checks.refuse_without_values(self.tangents)
         key, asked = self._key.at(self.counts.steps), set[int]()
         for batch in batches:
             step = Step(self.network, self.parameters, self.objective, batch, count_rows(batch))
@@ -469,7 +483,7 @@ class TangentGradient:
                 "for backward."
             )
         for box in asked:  # one that was not called has nothing to learn from
-            learners[box].learn(steps)
+            self.tangents[box].learn(steps)
 
     @property
     def waited(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -31,11 +31,13 @@ class Tangent(ABC):
         learns_from_values: whether it needs no changes to learn, only what goes in and comes out; then a
             step may do without probes.
         learns: False of one whose J(z) never changes.
+        replayed: False of one with which nothing is replayed where the number of replays is not fixed.
         brought: whether what it has learned is where the rows are, see `bring`.
     """
 
     learns_from_values: bool = False
     learns: bool = True
+    replayed: bool = True
     brought: bool = False
 
     @abstractmethod
@@ -98,6 +100,12 @@ class Tangent(ABC):
         if prior is not None:
             prior.see(pairs)
 
+    def learn(self, steps: int | None = None) -> None:
+        """Learn in steps from what was seen before the first step, for one that does not as it sees."""
+        prior = self._prior()
+        if prior is not None:
+            prior.learn(steps)
+
     def observe(self, pairs: CallPairs) -> None:  # noqa: B027 - some have nothing to learn
         """Learn from the pairs of all calls of a step, listed (see `CallPairs.listed`); there may be none."""
 
@@ -128,6 +136,13 @@ class Tangent(ABC):
     def __repr__(self) -> str:
         """The class's name; those with settings show them, for a resumed run is held to its own."""
         return f"{type(self).__name__}()"
+
+    def parts(self) -> Iterator[Tangent]:
+        """The tangent, its prior, that one's, and so on."""
+        yield self
+        prior = self._prior()
+        if prior is not None:
+            yield from prior.parts()
 
     def _prior(self) -> Tangent | None:
         prior = getattr(self, "prior", None)  # an attribute of those that have one, never None

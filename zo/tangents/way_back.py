@@ -28,8 +28,9 @@ def gradients_of(loss: Tensor, step: Step, *, first: bool = False) -> tuple[Tens
         first: whether this is the first gradient, of which is said whom it leaves out.
 
     Raises:
-        TangentError: a block of the objective is computed anew on the way back, and calls a box there, or is
-            one of torch's older kind, whose weights the gradient does not reach.
+        TangentError: the graph reaches back into one that is gone; or a block of the objective is computed
+            anew on the way back, and calls a box there, or is one of torch's older kind, whose weights the
+            gradient does not reach.
 
     Warns:
         TangentWarning: of the first gradient, parameters that are not the network's require a gradient too.
@@ -47,6 +48,14 @@ def gradients_of(loss: Tensor, step: Step, *, first: bool = False) -> tuple[Tens
             "objective: expected calls of boxes in its forward alone, got one on the way back, as inside of "
             "torch.utils.checkpoint, which computes a block anew there. Leave boxes outside of such blocks: "
             "what they were asked and answered is kept anyhow."
+        ) from error
+    except RuntimeError as error:
+        if "through the graph a second time" not in str(error):
+            raise
+        raise TangentError(
+            "objective: expected a loss whose graph begins with this batch, got one that reaches back into a "
+            "gradient before, as by a hidden state that the network keeps. Detach what is kept, as in "
+            "self.state = state.detach(), and train without replays where the next batch goes on from it."
         ) from error
     if any(gradient is None for gradient in gradients):
         _refuse_reentrant(_nodes(loss) if nodes is None else nodes)

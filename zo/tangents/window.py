@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from blackbox import BlackBoxFunction
-from zo.batches import Batch, emptied, filled, map_tensors, tensors
+from zo.batches import Batch, bytes_of, emptied, filled, joined, map_tensors, some_rows, tensors
 from zo.errors import TangentError
 from zo.tangents.pairs import CallPairs
 from zo.tangents.recording import RecordedCall, joined_calls
@@ -54,6 +54,7 @@ class Window:
 
         Raises:
             TangentError: a call's rows are not rows of the batch.
+            ObjectiveError: the batch holds a jagged tensor.
         """
         count = len(self.survived)
         calls = []
@@ -67,7 +68,7 @@ class Window:
             calls.append(call.on(places, count))
         return replace(
             self,
-            batch=map_tensors(lambda tensor: tensor[places.to(tensor.device)], self.batch),
+            batch=map_tensors(lambda tensor: some_rows(tensor, places), self.batch),
             calls=tuple(calls),
             losses=self.losses[places.to(self.losses.device)],
             survived=self.survived[places.to(self.survived.device)],
@@ -101,10 +102,10 @@ class Window:
     def size(self) -> int:
         """The bytes that it takes."""
         table = (self.batch, self.losses, self.survived, self.calls)
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors(table))
+        return sum(map(bytes_of, tensors(table)))
 
 
-def joined(windows: Sequence[Window]) -> Window:
+def joined_windows(windows: Sequence[Window]) -> Window:
     """Rows of several windows of one form, one after another, with step and units of the last."""
     if len(windows) == 1:
         return windows[0]
@@ -116,7 +117,7 @@ def joined(windows: Sequence[Window]) -> Window:
     ]
     return replace(
         last,
-        batch=filled(slots[-1], [torch.cat(parts) for parts in zip(*columns, strict=True)]),
+        batch=filled(slots[-1], [joined(parts) for parts in zip(*columns, strict=True)]),
         calls=tuple(
             joined_calls(same, dim=1) for same in zip(*(window.calls for window in windows), strict=True)
         ),
@@ -166,5 +167,5 @@ def without_failed(
         return calls, map_tensors(Tensor.clone, batch)
     source = torch.arange(len(survived), device=survived.device)
     source[~survived] = torch.nonzero(survived)[0]
-    kept = map_tensors(lambda tensor: tensor[source.to(tensor.device)], batch)
+    kept = map_tensors(lambda tensor: some_rows(tensor, source), batch)
     return [call.on(source, len(source)) for call in calls], kept

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from zo.batches import Batch, map_tensors, tensors
 from zo.draws import REPLAYED, Key
 from zo.errors import TangentError, TangentWarning
-from zo.tangents.window import Window, joined, plain, window_of
+from zo.tangents.window import Window, joined_windows, plain, window_of
 
 YOUNG, FEWEST = 3, 20  # the last third of all windows so far are young, and at least the last twenty
 FEWEST_ROWS = 4  # of a replay: they cost no box
@@ -139,6 +139,11 @@ class Windows:
         while len(self._kept) > 1 and self.size() > self.most_bytes:
             del self._kept[0]
 
+    @property
+    def last(self) -> Window:
+        """The window of the last step."""
+        return self._kept[-1]
+
     def __len__(self) -> int:
         """How many windows are kept."""
         return len(self._kept)
@@ -192,7 +197,7 @@ class Windows:
             for number, window in enumerate(same)
             if bool((chosen[:, 0] == number).any())
         ]
-        return joined(parts)
+        return joined_windows(parts)
 
     def replayed(self, losses: Tensor, recorded: Tensor) -> None:
         """Take in the losses `(rows,)` of a replay, and what those rows were recorded with."""
@@ -228,6 +233,7 @@ def drawn(window: Window, rows: Tensor) -> Window:
 
     Raises:
         TangentError: a call's rows are not rows of the batch, or the batch holds a list of as many entries.
+        ObjectiveError: the batch holds a jagged tensor.
     """
     _refuse_lists(window.batch, len(window.survived))
     return window.rows(rows)

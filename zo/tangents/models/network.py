@@ -144,7 +144,10 @@ class NetworkTangent(ValueTangent):
         most = MOST if self._lessons < EARLY else LATER
         share = self._error / ENOUGH if math.isfinite(self._error) else math.inf
         asked = ASKED if self._lessons < self._longer else 1
-        return math.ceil(self.steps_per_step * self.for_size() * asked * min(most, share))
+        due = math.ceil(self.steps_per_step * self.for_size() * asked * min(most, share))
+        return max(
+            1, due
+        )  # an error of 0, as of a first lesson on a single row, would be the last that it knows
 
     def for_size(self) -> float:
         """Times as many steps of learning as `steps_per_step` says, where a step sees a part of a row."""

@@ -78,6 +78,7 @@ class StudentTangent(Tangent):
     """
 
     learns_from_values = True
+    replayed = False  # it stands in front of classifiers, where a replay teaches the recorded noise
 
     def __init__(
         self,

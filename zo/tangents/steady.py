@@ -1,0 +1,83 @@
+"""`Steady`: a block in which what is drawn is the same in each row, so that rows can be compared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from zo.evaluators.operations import Operations
+
+_UNMARKED = {"random_", "binomial", "_sample_dirichlet"}  # draws that torch does not mark as such
+LEVELS = (0.3, 0.7, 0.05, 0.95)  # one after another
+_DROPOUT = ("dropout_p", "dropout")  # the argument of attention and recurrent layers of one kernel
+
+
+class Steady(Operations):
+    """A block in which each draw is one number for all rows, and dropout drops nothing.
+
+    So an objective that treats rows alike gives them what it would have given them in other places. What is
+    drawn stays in its range: the first number that was drawn stands for all. Draws that choose among rows,
+    such as a permutation of them, stay as they are.
+
+    Uniform numbers are often compared with a chance, to keep or to drop a row. At one level all may be
+    dropped, which hides what is done to them; at another one they are not.
+
+    Args:
+        rows: how many rows the batch has.
+        level: where in their range uniform numbers are, from 0 to 1.
+
+    Attributes:
+        chooses: whether rows may have been drawn by their place, so that nothing can be said.
+        eps: of the widest steps between floats that were computed with: results are rounded to that.
+    """
+
+    def __init__(self, rows: int, level: float) -> None:
+        super().__init__()
+        self._rows, self._level = rows, level
+        self.chooses = False
+        self.eps = 0.0
+
+    def gave(self, operation: Any, arguments: tuple[tuple[Any, ...], dict[str, Any]], result: Any) -> Any:
+        """Look at the floats, and put the same number everywhere in what was drawn."""
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and tensor.is_floating_point():
+                self.eps = max(self.eps, torch.finfo(tensor.dtype).eps)
+        name = operation.overloadpacket.__name__
+        if torch.Tag.nondeterministic_seeded not in operation.tags and name not in _UNMARKED:
+            return result
+        named = _by_name(operation, arguments)
+        if name == "native_dropout":
+            return named["input"].clone(), torch.ones_like(named["input"], dtype=torch.bool)
+        if any(argument in named for argument in _DROPOUT):
+            if not any(named.get(argument) for argument in _DROPOUT):
+                return result
+            return operation(**{key: 0.0 if key in _DROPOUT else value for key, value in named.items()})
+        if not isinstance(result, Tensor) or name.startswith("rrelu"):
+            self.chooses = True
+        elif name.startswith("bernoulli"):
+            result.fill_(1)  # what is kept, as in a dropout that is written out
+        elif name.startswith(("rand_like", "uniform")) or name == "rand":
+            low, high = named.get("from", 0.0), named.get("to", 1.0)
+            result.fill_(low + self._level * (high - low))
+        elif result.is_floating_point() or self._is_no_choice(name, named):
+            if result.numel():
+                result.copy_(result.reshape(-1)[0].clone())
+        return result
+
+    def _is_no_choice(self, name: str, named: dict[str, Any]) -> bool:
+        """Whether whole numbers can be one for all: not if they may be places of rows, or of features."""
+        if name == "randperm":
+            self.chooses |= named["n"] == self._rows
+            return False
+        high = named.get("high", named.get("to"))
+        self.chooses |= name == "multinomial" or high == self._rows
+        return not self.chooses
+
+
+def _by_name(operation: Any, arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> dict[str, Any]:
+    places, named = arguments
+    names = [argument.name for argument in operation._schema.arguments]
+    return dict(zip(names, places, strict=False)) | named
