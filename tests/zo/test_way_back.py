@@ -250,3 +250,90 @@ class Replicas(DistributedDataParallel):
 def test_replicas_that_only_autograd_averages_are_refused(kind):
     with pytest.raises(zo.ParameterError, match=r"averages gradients.*process_group="):
         gradient_of(kind, Replicas(make_network()), make_box())
+
+
+def with_derivative(take):
+    """An objective of the box's answers and of a derivative that it takes itself."""
+
+    def objective(network, batch, solver):
+        with torch.enable_grad():
+            x = batch[0].clone().requires_grad_()
+            return take(network, solver, x) + error(solver, network, batch)
+
+    return objective
+
+
+def penalty_through(network, solver, x):
+    (slope,) = torch.autograd.grad(solver(network(x)).sum(), x, create_graph=True)
+    return (slope - 1).square().mean(dim=1)
+
+
+def sensitivity_read(network, solver, x):
+    (slope,) = torch.autograd.grad(solver(network(x)).sum(), x)
+    return slope.square().mean(dim=1)
+
+
+def slope_of_backward(network, solver, x):
+    solver(network(x)).sum().backward(inputs=[x])
+    return x.grad.square().mean(dim=1)
+
+
+def by_functorch(network, solver, x):
+    slope = torch.func.grad(lambda moved: solver(network(moved)).sum())(x.detach())
+    return slope.square().mean(dim=1)
+
+
+def by_forward_mode(network, solver, x):
+    x = x.detach()
+    _, slope = torch.func.jvp(lambda moved: solver(network(moved)), (x,), (torch.ones_like(x),))
+    return slope.square().mean(dim=1)
+
+
+THROUGH = [penalty_through, sensitivity_read, slope_of_backward, by_functorch, by_forward_mode]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, of its jvp
+@pytest.mark.parametrize("settings", [{}, {"probes": 1}, {"probes": 1, "evaluator": "loop"}])
+@pytest.mark.parametrize("take", THROUGH)
+def test_a_derivative_through_a_box_inside_of_an_objective_is_refused_in_the_first_step(take, settings):
+    box, network, objective = make_box(), make_network(), with_derivative(take)
+    gradient = zo.TangentGradient(
+        network,
+        lambda n, b: objective(n, b, box),
+        boxes=[box],
+        tangent=ModelTangent(function),
+        **settings,
+    )
+    with pytest.raises(zo.errors.TangentError, match=r"a derivative through it.*by differences"):
+        gradient.backward(batch_of())
+    assert all(weight.grad is None for weight in network.parameters())
+
+
+def penalty_in_front(network, solver, x):
+    (slope,) = torch.autograd.grad(network(x).sum(), x, create_graph=True)
+    return slope.square().mean(dim=1) + 0 * solver(network(x)).sum(dim=1)
+
+
+def penalty_behind(network, solver, x):
+    answer = solver(network(x))
+    (slope,) = torch.autograd.grad((answer**3).sum(), answer, create_graph=True)
+    return slope.square().mean(dim=1)
+
+
+@pytest.mark.parametrize("settings", [{}, {"probes": 1, "evaluator": "loop"}])
+@pytest.mark.parametrize("take", [penalty_in_front, penalty_behind])
+def test_a_derivative_in_front_of_a_box_or_behind_it_is_right_in_each_step(take, settings):
+    box, network, objective = make_box(), make_network(), with_derivative(take)
+    gradient = zo.TangentGradient(
+        network,
+        lambda n, b: objective(n, b, box),
+        boxes=[box],
+        tangent=ModelTangent(function),
+        **settings,
+    )
+    expected = by_autograd(network, lambda n, b: objective(n, b, function))
+    for _ in range(3):
+        network.zero_grad()
+        gradient.backward(batch_of())
+        for found, true in zip(grads(network), expected, strict=True):
+            torch.testing.assert_close(found, true)

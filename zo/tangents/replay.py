@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from zo.perturbation import Directions
 from zo.tangents.pairs import CallPairs, sizes
 from zo.tangents.recording import RecordedCall, Recorder, flat_rows, has_rows, refuse_arrays, rows_alive
 from zo.tangents.tangent import Tangent
-from zo.tangents.way_back import gradients_of
+from zo.tangents.way_back import gradients_of, refuse_derivative_inside
 from zo.tangents.window import Window
 
 
@@ -269,11 +269,16 @@ class _Replay(Answers):
     ) -> None:
         super().__init__(boxes, window.calls, alive)
         self.tangents = tangents
-        self.pairs = window.pairs
+        self.window = window
+        self.pairs: list[CallPairs] = []  # filled when the objective is over: it takes no derivative itself
 
     def answer(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         outputs = super().answer(number, box, arrays)
         return _answered(box, self.tangents[self.calls[number].box], self.pairs, number, outputs, arrays)
+
+    def finish(self) -> None:
+        super().finish()
+        self.pairs.extend(self.window.pairs)
 
     def check(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> None:
         """The base alone must give the same inputs, to rounding, as it did beside the probes."""
@@ -342,6 +347,8 @@ class _Answered(Function):
     @torch.no_grad()
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         """The tangent's vector-Jacobian product; None for inputs without derivative."""
+        if not ctx.pairs:
+            refuse_derivative_inside(ctx.box)
         pairs = ctx.pairs[ctx.number]
         z = pairs.z
         parts = [
@@ -358,6 +365,11 @@ class _Answered(Function):
             for s, (shape, dtype) in inputs
         ]
         return None, None, None, None, None, *of_inputs
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> NoReturn:
+        """Refused."""
+        refuse_derivative_inside(ctx.box)
 
 
 def _refuse_graph(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> None:
