@@ -23,6 +23,7 @@ from zo.box_gradient.row_queries import (
     alive_rows,
     as_rows,
     change_of,
+    from_other_side,
     plan_queries,
     row_differences,
 )
@@ -103,8 +104,10 @@ def differentiable(
     is nearest to one. A `UnitsWarning` says so once, and `state_dict` keeps what was seen.
 
     Failed rows: a row whose outputs in the base are not finite gets a gradient of zero, whatever arrives at
-    it, and no queries. A query that fails is left out for that row and counted: `CGE` leaves its coordinate
-    at zero, directions take the mean over the rest, and a tangent does not learn from it. Code *after* a
+    it, and no queries. A query that fails is left out for that row and counted: directions take the mean over
+    the rest, a difference of both signs is that of the other one, and a tangent does not learn from it. Where
+    nothing is left (of a coordinate of `CGE`, or in a row), forward queries are asked the other way
+    (`counts.checks`), as at the edge of what the box answers; where these fail too it is zero. Code *after* a
     failed row must leave it out by indexing: a network that saw its NaN has NaN weight gradients.
 
     Args:
@@ -160,7 +163,7 @@ class RowCounts:
         calls: forward calls that recorded a gradient; they number the draws.
         rows: perturbed rows, evaluated in backward: each row's queries are its own.
         dropped: those of them left out because they failed.
-        checks: further rows, in which some queries were asked again.
+        checks: further rows, in which some queries were asked again, or the other way.
     """
 
     calls: int = 0
@@ -350,6 +353,8 @@ class DifferentiableBox(nn.Module):
         self._count(call, valid, answered, queries.perturbed)
         self._once.still(call, kept, cotangents, moved)
         self._look_again(call, queries, differences, valid, outputs, cotangents)
+        differences, valid, asked = from_other_side(queries, kept, cotangents, differences, valid)
+        self.counts.checks += asked
         sizes = [queries.inputs[place][0].numel() for place in queries.perturbed]
         return list(queries.reduce(differences, valid).split(sizes, dim=1))
 

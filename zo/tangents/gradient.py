@@ -30,6 +30,7 @@ from zo.same_run import arrays_of, refuse_other_run, same_chunk
 from zo.tangents import checks
 from zo.tangents.anchored import anchored
 from zo.tangents.clipping import Clipping
+from zo.tangents.cut import outputs_without_gradient, warn_of_whole_numbers
 from zo.tangents.models.automatic import AutoTangent
 from zo.tangents.models.rows import MOST_BYTES
 from zo.tangents.models.student import StudentTangent
@@ -309,8 +310,11 @@ class TangentGradient:
                     if self.watch.most and number == 0 and isinstance(self.evaluator, Stacked):
                         refuse_unseen_weights(step, self.boxes, seen.calls, survived)
                     unvaried: list[str] = []
+                    whole_numbers: list[str] = []
                     if number == 0 and not probes and self.watch.guesses:
                         unvaried = unvaried_inputs(step, self.boxes, seen.calls, survived)
+                    if number == 0:
+                        whole_numbers = outputs_without_gradient(step, self.boxes, seen.calls, survived)
                     calls, kept = without_failed(survived, seen.calls, batch)
                     pairs, dropped = self._learn(calls, survived, number)
                     window = Window(number, kept, tuple(calls), tuple(pairs), base, survived)
@@ -342,6 +346,8 @@ class TangentGradient:
                 self._warned_of_zero = True  # this says more of it
                 self.watch.knows_nothing_of(number, unvaried)
             zero = not any(bool(gradient.any()) for gradient in gradients)
+            warn_of_whole_numbers(number, whole_numbers)
+            self._warned_of_zero |= zero and bool(whole_numbers)  # this says more of it
             if checks.unmoved(pairs, dropped):
                 self.watch.probes_moved_nothing(number, zero)
                 self._warned_of_zero |= zero  # this says more of it
