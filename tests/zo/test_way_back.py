@@ -337,3 +337,56 @@ def test_a_derivative_in_front_of_a_box_or_behind_it_is_right_in_each_step(take,
         gradient.backward(batch_of())
         for found, true in zip(grads(network), expected, strict=True):
             torch.testing.assert_close(found, true)
+
+
+def failing_above(limit: float) -> FromTorch:
+    return FromTorch(
+        lambda z: torch.where((z > limit).any(dim=1, keepdim=True), torch.nan, function(z)),
+        (SPEC,),
+        (ArraySpec("y", (3,)),),
+    )
+
+
+@pytest.mark.parametrize("evaluator", ["stacked", "loop"])
+@pytest.mark.parametrize("needed", [[1, 2, 3, 4], [0, 1, 2, 3], [1, 3]])
+def test_a_mask_of_rows_of_which_one_fails_is_refused_with_the_way_to_write_it(needed, evaluator):
+    """Row 0 stands in for a failed one, whether the mask has it or not; by `torch.where` it is right."""
+    network, batch = make_network(), batch_of()
+    answers = network(batch[0]).detach()
+    limit = float(answers[needed].amax(dim=1).sort().values[-2:].mean())  # the largest of them fails
+    needs = torch.zeros(ROWS, dtype=torch.bool)
+    needs[needed] = True
+    rows = torch.cat([batch[0], needs[:, None].double()], dim=1), batch[1]
+
+    def masked(network, batch, solver):
+        z, needs = network(batch[0][:, :4]), batch[0][:, 4] > 0
+        y = z.clone()
+        y[needs] = solver(z[needs])
+        return (y - batch[1]).square().mean(dim=1)
+
+    def chosen(network, batch, solver):
+        z, needs = network(batch[0][:, :4]), batch[0][:, 4] > 0
+        y = torch.where(needs[:, None], solver(torch.where(needs[:, None], z, 0.0)), z)
+        return (y - batch[1]).square().mean(dim=1)
+
+    def gradient_of(objective):
+        box = failing_above(limit)
+        return zo.TangentGradient(
+            network,
+            lambda n, b: objective(n, b, box),
+            boxes=[box],
+            tangent=ModelTangent(function),
+            evaluator=evaluator,
+        )
+
+    with pytest.raises(zo.errors.TangentError, match=r"a mask, as in box\(z\[needs\]\).*torch\.where"):
+        gradient_of(masked).backward(rows)
+    assert all(weight.grad is None for weight in network.parameters())
+    gradient_of(chosen).backward(rows)
+    alive = ~(needs & (answers > limit).any(dim=1))
+    assert int((~alive).sum()) == 1
+    loss = masked(network, rows, function)[alive].mean()
+    for found, true in zip(
+        grads(network), torch.autograd.grad(loss, list(network.parameters())), strict=True
+    ):
+        torch.testing.assert_close(found, true)

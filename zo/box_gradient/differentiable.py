@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from threading import Lock
 from typing import Any
 
 import torch
@@ -37,6 +40,8 @@ from zo.estimators.rge import RGE
 from zo.failures import bearable
 from zo.same_run import arrays_of, described, refuse_other_run
 from zo.tangents.tangent import Tangent
+
+_lock = Lock()  # of counts, for threads that share a box
 
 TRIED = 4  # rows of a call, of an input that seems to want steps of another size
 
@@ -179,7 +184,8 @@ class DifferentiableBox(nn.Module):
     and what the tangent has learned) goes on to the same bits; the state of a run with another seed or
     tangent is refused. A box without a seed of the user's takes the number of the state. Under
     `torch.utils.checkpoint` forward runs again in backward: the base is evaluated twice, and the
-    recomputation may take a number of its own, but the same one in every run. A deep copy counts and learns
+    recomputation may take a number of its own, but the same one in every run. Calls in several threads have
+    numbers, and directions, of their own, in the order in which they come. A deep copy counts and learns
     by itself, around the same box; without a seed of the user's it draws by itself too.
 
     Attributes:
@@ -229,8 +235,8 @@ class DifferentiableBox(nn.Module):
         pairs = zip(specs, arrays, strict=True)
         inputs = [array if spec.differentiable else array.detach() for spec, array in pairs]
         recorded = torch.is_grad_enabled() and any(array.requires_grad for array in inputs)
-        outputs = BlackBoxCall.apply(self.box, partial(self.pull_back, self.counts.calls), *inputs)
-        self.counts.calls += recorded
+        with self._number(recorded) as number:
+            outputs = BlackBoxCall.apply(self.box, partial(self.pull_back, number), *inputs)
         if self._tangent is not None and recorded:
             self._tangent.start()
         return outputs[0] if len(outputs) == 1 else outputs
@@ -243,13 +249,33 @@ class DifferentiableBox(nn.Module):
             inputs: the inputs of the call, `(*leading, *spec.shape)`.
             recorded: whether `pull_back` will be asked for this call's gradients.
         """
-        outputs = self.box(*(array.detach() for array in inputs))
-        number = self.counts.calls
-        self.counts.calls += recorded
+        with self._number(recorded) as number:
+            outputs = self.box(*(array.detach() for array in inputs))
         if self._tangent is not None and recorded:
             self._tangent.start()
         # copies: autograd lets nobody write to what is a view, as rows in further axes are
         return tuple(out.clone() for out in (outputs if isinstance(outputs, tuple) else (outputs,))), number
+
+    @contextmanager
+    def _number(self, recorded: bool) -> Iterator[int]:
+        """A block for one call, with a number that no call in another thread has; one that fails has none."""
+        with _lock:
+            number = self.counts.calls
+            self.counts.calls += recorded
+        try:
+            yield number
+        except BaseException:
+            with _lock:
+                if recorded and self.counts.calls == number + 1:
+                    self.counts.calls = number
+            raise
+
+    def _spent(self, *, rows: int = 0, dropped: int = 0, checks: int = 0) -> None:
+        """Count, also where calls of several threads go backward at once."""
+        with _lock:
+            self.counts.rows += rows
+            self.counts.dropped += dropped
+            self.counts.checks += checks
 
     @outside_autocast()
     @torch.no_grad()
@@ -322,9 +348,8 @@ class DifferentiableBox(nn.Module):
                     those = tried.directions * (unit == other).to(tried.directions)
                     part = replace(tried, directions=those)
                     differences, valid, _ = row_differences(part, kept, arriving)
-                    self.counts.checks += valid.numel()
                     good, asked = gives_slopes(part, differences, valid, change)
-                    self.counts.checks += asked
+                    self._spent(checks=valid.numel() + asked)
                     if not good:
                         return False
             except (BudgetError, RowFailedError, ConfigurationError):
@@ -354,7 +379,7 @@ class DifferentiableBox(nn.Module):
         self._once.still(call, kept, cotangents, moved)
         self._look_again(call, queries, differences, valid, outputs, cotangents)
         differences, valid, asked = from_other_side(queries, kept, cotangents, differences, valid)
-        self.counts.checks += asked
+        self._spent(checks=asked)
         sizes = [queries.inputs[place][0].numel() for place in queries.perturbed]
         return list(queries.reduce(differences, valid).split(sizes, dim=1))
 
@@ -372,15 +397,14 @@ class DifferentiableBox(nn.Module):
             kept = {place: outputs[place] for place in cotangents}
             change = partial(change_of, outputs=kept, cotangents=cotangents)
             doubt, asked = look_again(queries, differences, valid, change)
-            self.counts.checks += asked
+            self._spent(checks=asked)
             if doubt is not None:
                 self._once.doubt(call, doubt)
 
     def _count(self, call: int, valid: Tensor, answered: Tensor, perturbed: list[int]) -> None:
         """Count the queries of a call; refuse too many failures, and say once that few rows answer."""
         rows, dropped = valid.numel(), int((~valid).sum())
-        self.counts.rows += rows
-        self.counts.dropped += dropped
+        self._spent(rows=rows, dropped=dropped)
         if rows and (dropped > bearable(self.max_dropped, rows) or dropped == rows):
             raise FailedQueriesError(
                 f"{self.box!r}, call {call}: expected at most {self.max_dropped:.0%} of {rows} perturbed "

@@ -153,8 +153,9 @@ class TangentGradient:
             third of all so far, and at least twenty. They take at most 1 GiB, and an eighth of the memory.
         clip: the longest gradient that is added to `.grad`, in multiples of the median length of those of the
             last 25 steps: a longer one is shortened to that, for a tangent where it has not been may be wrong
-            by orders of magnitude. Where a third of them are far longer, that is said once. None for no
-            bound, as where no tangent learns from values.
+            by orders of magnitude (`counts.clipped`). Where a third of them are far longer, or one of several
+            that are added up was shortened, that is said once. None for no bound, as where no tangent learns
+            from values, and where several batches make one step of the optimiser.
 
     Failed rows: rows with a loss that is not finite in the base are taken out of loss and gradient; where
     boxes fail in more than a tenth of all rows so far, that is said once. A row that fails in a probe drops
@@ -628,8 +629,11 @@ class TangentGradient:
         """Add a gradient to `.grad`, no longer than `clip` allows."""
         gradients, clipped = self._clipping.shortened(gradients)
         self.counts.clipped += clipped
-        for tensor, gradient in zip(self.parameters.tensors, gradients, strict=True):
+        tensors = self.parameters.tensors
+        adds_up = self._clipping.adds_up_to(tensors[0].grad)
+        for tensor, gradient in zip(tensors, gradients, strict=True):
             accumulate(tensor, gradient)
+        self._clipping.warn_of_sums(self.counts.steps, adds_up, tensors[0].grad, clipped)
 
     def _count(self, probes: int, rows: int, dropped: int, check: Check) -> None:
         counts = self.counts

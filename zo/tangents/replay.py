@@ -286,6 +286,8 @@ class _Replay(Answers):
             now, recorded = flat_rows(spec, array), kept[0]
             where = f"input {spec.name!r} of call {number + 1}, of {box!r},"
             if now.shape != recorded.shape or now.dtype != recorded.dtype:
+                if len(now) != len(recorded) and not bool(self.alive.all()):
+                    self._refuse_chosen_rows(where)
                 known, got = ((t.dtype, tuple(t.shape)) for t in (recorded, now))
                 raise self.differs(f"{where} to be {known[0]} of shape {known[1]}", f"{got[0]} of {got[1]}")
             rows = rows_alive(self.alive, now)
@@ -297,6 +299,8 @@ class _Replay(Answers):
                 allowed = torch.finfo(now.dtype).eps ** 0.5 * size
                 same = torch.allclose(now, recorded, rtol=0.0, atol=allowed, equal_nan=True)
             if not same and not bool(self.alive.all()):
+                if len(kept[0]) % len(self.alive):
+                    self._refuse_chosen_rows(where)
                 failed = int((~self.alive).sum())
                 raise TangentError(
                     f"objective: expected {where} to be the same without the {failed} of {len(self.alive)} "
@@ -306,6 +310,16 @@ class _Replay(Answers):
                 )
             if not same:
                 raise self.differs(f"{where} to be what it was when boxes were asked", "another")
+
+    def _refuse_chosen_rows(self, where: str) -> NoReturn:
+        """Refuse a box that is given some rows of a batch, of which one failed: others stand in its place."""
+        raise TangentError(
+            f"objective: expected {where} to be the same without the {int((~self.alive).sum())} of "
+            f"{len(self.alive)} rows that failed, got other rows: another row of the batch is evaluated in "
+            "the place of a failed one, and a mask, as in box(z[needs]), then takes others. Give the box all "
+            "rows and choose behind it, torch.where(needs[:, None], box(z), z), with cheap inputs in the rows "
+            "that nobody needs; or mend the box, so that no row fails."
+        )
 
 
 def _answered(
