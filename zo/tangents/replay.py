@@ -316,9 +316,9 @@ class _Replay(Answers):
         raise TangentError(
             f"objective: expected {where} to be the same without the {int((~self.alive).sum())} of "
             f"{len(self.alive)} rows that failed, got other rows: another row of the batch is evaluated in "
-            "the place of a failed one, and a mask, as in box(z[needs]), then takes others. Give the box all "
-            "rows and choose behind it, torch.where(needs[:, None], box(z), z), with cheap inputs in the rows "
-            "that nobody needs; or mend the box, so that no row fails."
+            "the place of a failed one, and a mask, as in box(z[needs]), then takes others. Give the box "
+            "all rows and choose behind it, torch.where(needs[:, None], box(z), z), with cheap inputs in the "
+            "rows that nobody needs; or mend the box, so that no row fails."
         )
 
 
