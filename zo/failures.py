@@ -13,12 +13,15 @@ from blackbox.failures import Failure
 from blackbox.words import counted
 from zo.batches import Batch, tensors
 from zo.errors import FailedBatchError, FailedQueriesError, LostRowsWarning, NoiseWarning, ZeroGradientWarning
+from zo.parameters import Parameters
+from zo.perturbation import Coordinates, Perturbations
 
 # Of the differences that mu makes. A drift grows from query to query, so that one call's share is small.
 NOISY = 1e-4
 NOISIEST = 0.05  # also where it may be no more than sums in another order
 OTHER = 1e-3  # of a loss, by which processors may differ after a long simulation
 FEWEST_LOST, MANY_LOST = 10, 0.1  # rows, and of all so far the share, that are many to be left out
+STILL = 10  # times in a row that a weight's queries have failed, which chance does not do
 ZERO = (
     "Does the objective use this network, and not another or a copy of it? Is the black box constant, or "
     "does it round its output to steps that mu does not cross?"
@@ -159,6 +162,65 @@ def refuse_too_many(valid: Tensor, most: float, step: int, causes: Sequence[Fail
             f"Step {step + 1}: expected at most {most:.0%} of {counted(len(valid), 'query')} to fail, "
             f"{dropped} did.{_first(causes)} See the black box's ledger; a smaller mu or learning rate keeps "
             "variants nearer to the base, max_dropped lets more of them go."
+        )
+
+
+class UnknownSlopes:
+    """Weights of which no query was answered, the last times that they were asked.
+
+    A query that fails by chance fails elsewhere the next time. One at the edge of what a box answers fails
+    again, since its weight has not moved.
+    """
+
+    def __init__(self) -> None:
+        self._times: dict[int, int] = {}  # by flat index
+        self._warned = False
+
+    def look(
+        self,
+        step: int,
+        plan: Perturbations,
+        valid: Tensor,
+        parameters: Parameters,
+        causes: Sequence[FailedRow] = (),
+    ) -> None:
+        """Take in the queries of a step.
+
+        Args:
+            step: The number of the step.
+            plan: Its queries; of directions nothing is known of a single weight.
+            valid: `(queries,)` bool, False where a query failed.
+            parameters: Whose weights they move.
+            causes: Rows of black boxes that failed meanwhile; the message has the first one's reason.
+
+        Warns:
+            ZeroGradientWarning: A weight's queries have failed ten times in a row, once.
+        """
+        if self._warned or (valid.all() and not self._times):
+            return
+        if not isinstance(plan.chunk(0, 1), Coordinates):
+            return
+        asked = plan.chunk(0, plan.queries)
+        assert isinstance(asked, Coordinates)
+        answered = set(asked.indices[valid].tolist())
+        failed = set(asked.indices[~valid].tolist()) - answered
+        times = {index: count for index, count in self._times.items() if index not in answered}
+        self._times = times | {index: times.get(index, 0) + 1 for index in failed}
+        still = sorted(index for index, count in self._times.items() if count >= STILL)
+        if not still:
+            return
+        self._warned = True
+        name, place = parameters.names[int(parameters.locate(torch.tensor(still[:1]))[0])], still[0]
+        more = f" and {counted(len(still) - 1, 'other')}" if still[1:] else ""
+        warnings.warn(
+            f"Step {step + 1}: expected a query that fails to be another one each time, got failures of the "
+            f"same in {STILL} steps: of weight {place} of the flat parameters, in {name!r}{more}."
+            f"{_first(causes)} "
+            "Its gradient is taken for zero, so it stays where it is, probably at the edge of what the box "
+            "answers. Take central=True, of which the other side is left; or keep the weight inside, by a "
+            "bound such as low + (high - low) * torch.sigmoid(w).",
+            ZeroGradientWarning,
+            stacklevel=5,
         )
 
 

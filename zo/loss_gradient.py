@@ -26,7 +26,14 @@ from zo.execution.precision import makes_narrow, warn_of_narrow
 from zo.execution.ranks import Ranks, checksum, fingerprint
 from zo.execution.repeats import Asker, Judgement, doubt_about, most_asked, noise_of, reordered
 from zo.execution.shared_rows import apart
-from zo.failures import refuse_too_many, warn_of_lost, warn_of_noise, warn_of_other_boxes, warn_of_zero
+from zo.failures import (
+    UnknownSlopes,
+    refuse_too_many,
+    warn_of_lost,
+    warn_of_noise,
+    warn_of_other_boxes,
+    warn_of_zero,
+)
 from zo.objective import Closure, Objective, as_objective
 from zo.parameters import Choice, Parameters
 from zo.perturbation import Perturbations
@@ -110,7 +117,8 @@ class LossGradient:
 
     Failed rows (losses that are not finite): rows that fail in the base are taken out of every variant and
     counted as lost; a warning says so once, unless a black box failed. A query in which another row fails is
-    dropped: CGE leaves its coordinate at zero, RGE takes the mean over the rest.
+    dropped: CGE leaves its coordinate at zero, and says so where it is the same one in ten steps; RGE takes
+    the mean over the rest. With central differences, where one of two is left, both take its side.
 
     Attributes:
         journal: Stores finished chunks of queries, so that an interrupted step only evaluates the rest and
@@ -165,6 +173,7 @@ class LossGradient:
         self._ranks = Ranks(process_group, "LossGradient", RanksError)
         self._made = 0  # bytes, by a base evaluation: about what "difference" keeps for a step
         self._first = True  # of this object's steps: there may be something in the journal
+        self._unknown = UnknownSlopes()
         # a warning is given once
         self._warned_of_noise = self._warned_of_slopes = self._warned_of_zero = False
         self._warned_of_narrow = self._warned_of_lost = self._warned_of_ranks = False
@@ -230,6 +239,7 @@ class LossGradient:
         self.counts.lost += int((~base.survived).sum())
         self._first = False
         self._tell(base, batch, judgement, differences[valid], gradient)
+        self._unknown.look(number, plan, valid, self.parameters, causes)
         return base.loss()
 
     @property

@@ -157,3 +157,67 @@ def test_losses_of_different_sizes_that_take_turns_are_said_once(sizes, times):
             gradient.backward(torch.randn(6, 2, generator=torch.Generator().manual_seed(turn[0])))
     said = [str(warning.message) for warning in caught if "take turns" in str(warning.message)]
     assert len(said) == times
+
+
+def accumulated(clip, sizes, zero, steps=12, hook=None):
+    """What is said where micro-batches with targets of these sizes make one step of an optimiser."""
+    box, network = FromTorch(torch.sin, X, X), Network()
+    gradient = zo.TangentGradient(
+        network,
+        lambda net, batch: (box(net(batch[0])) - batch[1]).square().mean(dim=1),
+        boxes=[box],
+        tangent=zo.MLPTangent(8, first_steps=3, steps_per_step=1),
+        trust_policy=zo.tangents.TrustPolicy(check_every=None),
+        clip=clip,
+    )
+    draws = torch.Generator().manual_seed(0)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for _ in range(steps):
+            zero(network)
+            for size in sizes:
+                x, y = (torch.randn(8, 2, generator=draws) for _ in range(2))
+                gradient.backward((x, size * y))
+                if hook is not None:
+                    hook(network)
+    words = [str(warning.message) for warning in said if "added up" in str(warning.message)]
+    return words, gradient.counts.clipped
+
+
+def to_none(network):
+    network.zero_grad()
+
+
+def to_zero(network):
+    network.zero_grad(set_to_none=False)
+
+
+@pytest.mark.parametrize("zero", [to_none, to_zero])
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 30), (30, 1, 1, 1), (1, 30)])
+def test_a_shortened_gradient_among_several_that_are_added_up_is_said_once(sizes, zero):
+    words, clipped = accumulated(2.0, sizes, zero)
+    assert clipped > 3 and len(words) == 1 and "clip=None" in words[0]
+
+
+def bounded(network):
+    nn.utils.clip_grad_norm_(network.parameters(), 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("clip", "sizes", "zero", "hook"),
+    [
+        (2.0, (1, 1, 1), to_none, None),
+        (None, (1, 1, 1, 30), to_none, None),
+        (2.0, (1,), to_none, None),
+        (2.0, (1, 30), to_none, to_none),
+        (2.0, (1, 30), to_none, to_zero),
+        (2.0, (1, 30), to_none, bounded),
+    ],
+    ids=["equal sizes", "no bound", "one batch", "a step each", "zeros between", "bounded between"],
+)
+def test_gradients_that_are_not_shortened_or_not_added_up_are_not_said(clip, sizes, zero, hook):
+    if clip is not None and sizes == (1, 1, 1):
+        clip = 5.0  # of some equal batches in a hundred a gradient is twice as long
+    words, clipped = accumulated(clip, sizes, zero, hook=hook)
+    assert not words
+    assert (clipped > 0) == (30 in sizes and clip is not None)

@@ -259,29 +259,62 @@ def test_a_loop_goes_on_around_a_row_that_dies():
     assert torch.allclose(torch.autograd.grad(loss, x)[0], truth, atol=1e-8)
 
 
-def sine_within(limit: float, side: int) -> FromTorch:
+def sine_within(limit: float, side: int, size: int = 4) -> FromTorch:
     """sin(1.3 x), lost where a number of the row passes the limit: above (side 1) or below (side -1)."""
 
     def function(x):
         lost = (side * x > limit).any(dim=1, keepdim=True)
         return torch.where(lost, torch.nan, torch.sin(1.3 * x))
 
-    return FromTorch(function, (ArraySpec("x", shape=(4,)),), (ArraySpec("y", shape=(4,)),))
+    return FromTorch(function, (ArraySpec("x", shape=(size,)),), (ArraySpec("y", shape=(size,)),))
 
 
 SIDES = [("forward", 1), ("both", 1), ("both", -1)]  # of the differences, and of the failure
 
 
 @pytest.mark.parametrize(("scheme", "side"), SIDES)
-def test_a_failed_query_leaves_its_coordinate_at_zero(scheme, side):
+def test_a_failed_query_leaves_the_difference_of_the_other_side(scheme, side):
     x = weights(5, 4).clamp(-1.0, 1.0)
     x[3, 2] = side * 1.9999  # a step of 1e-3 to that side takes it over
     estimator = zo.CGE(1e-3, central=scheme != "forward")
     solver = zo.differentiable(sine_within(2.0, side), estimator)
     expected = gradient_of(zo.differentiable(sine_within(9.0, side), estimator), x)
-    expected[3, 2] = 0
-    assert torch.equal(gradient_of(solver, x), expected)
+    expected[3, 2] = 1.3 * torch.cos(1.3 * x[3, 2])
+    grad = gradient_of(solver, x)
+    assert grad[3, 2] == pytest.approx(float(expected[3, 2]), abs=1.3**2 * 1e-3)  # one-sided
+    grad[3, 2] = expected[3, 2]
+    assert torch.equal(grad, expected)
     assert solver.counts.dropped == 1
+
+
+@pytest.mark.parametrize("distribution", ["gaussian", "sphere", "rademacher"])
+def test_a_row_none_of_whose_forward_queries_succeeded_is_asked_the_other_way(distribution):
+    x = weights(12, 1).clamp(-1.0, 1.0)
+    x[3] = 1.9999999
+    found = []
+    for seed in range(8):
+        solver = zo.differentiable(sine_within(2.0, 1, 1), zo.RowRGE(1e-5, 1, distribution), seed=seed)
+        found.append((gradient_of(solver, x)[3, 0], solver.counts.dropped))
+    assert {dropped for _, dropped in found} == {0, 1}
+    if distribution != "gaussian":  # of one number these are its derivative, to curvature
+        for slope, _ in found:
+            assert slope == pytest.approx(1.3 * float(torch.cos(1.3 * x[3, 0])), abs=1e-4)
+    assert all(slope != 0 for slope, _ in found)
+
+
+def test_a_row_that_fails_on_both_sides_has_a_gradient_of_zero():
+    x = torch.linspace(-0.25, 1.0, 12, dtype=torch.float64)[:, None]
+    below = x[:, 0] < 0
+
+    def islands(z):  # below zero there are answers at the rows themselves alone
+        return torch.where((z < 0) & ~torch.isin(z, x), torch.nan, 2 * z)
+
+    box = FromTorch(islands, (ArraySpec("x", shape=(1,)),), (ArraySpec("y", shape=(1,)),))
+    solver = zo.differentiable(box, zo.CGE(1e-3), max_dropped=0.5)
+    grad = gradient_of(solver, x)
+    assert below.any() and (grad[below] == 0).all()
+    torch.testing.assert_close(grad[~below], torch.full_like(grad[~below], 2.0))
+    assert solver.counts.dropped == int(below.sum())
 
 
 @pytest.mark.parametrize(("scheme", "side"), SIDES)
@@ -299,8 +332,12 @@ def test_a_failed_direction_is_left_out_of_its_rows_mean(scheme, side):
     slopes = (y[:q] - torch.sin(1.3 * x).sum(dim=-1)) / mu
     if central:
         assert torch.allclose(asked[q:], x - mu * u)
-        slopes, lost = (y[:q] - y[q:]) / (2 * mu), lost[:q] | lost[q:]
-    assert 0 < int(lost[:, 3].sum()) < q
+        back = (torch.sin(1.3 * x).sum(dim=-1) - y[q:]) / mu
+        there, behind = lost[:q], lost[q:]
+        slopes = torch.where(there, back, torch.where(behind, slopes, (slopes + back) / 2))
+        assert (there[:, 3] ^ behind[:, 3]).any()
+        lost = there & behind
+    assert central or 0 < int(lost[:, 3].sum()) < q
     assert solver.counts.dropped == int((side * asked > 2.0).any(dim=-1).sum())
     for row in range(5):
         kept = ~lost[:, row]

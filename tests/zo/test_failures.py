@@ -13,6 +13,7 @@ import zo
 from blackbox import ArraySpec
 from tests.inside import predict_and_learn, refuse_too_many, relative_error
 from tests.zo.boxes import Sine
+from tests.zo.row_boxes import FromTorch
 from zo.tangents import CallPairs
 
 NAN = float("nan")
@@ -70,22 +71,89 @@ def test_rows_lost_in_the_base_leave_the_gradient_of_the_other_rows(network, bat
 
 
 @pytest.mark.parametrize("scheme", ["forward", "central"])
-def test_a_lost_query_leaves_its_coordinate_at_zero_and_all_others_to_the_bit(network, batch, scheme):
+def test_a_lost_coordinate_is_zero_and_all_others_are_what_they_were_to_the_bit(network, batch, scheme):
     estimator = zo.CGE(1e-4, central=scheme != "forward")
     whole = gradient_of(network, estimator, batch)
-    sabotaged = Sabotaged(network, {(3, 1): 2, (7, 1): 0})
+    lost = {(3, 1): 2, (7, 1): 0} | ({(3, -1): 2, (7, -1): 1} if estimator.central else {})
+    sabotaged = Sabotaged(network, lost)
     grad = gradient_of(network, estimator, batch, sabotaged)
     expected = whole.clone()
     expected[[3, 7]] = 0
     assert torch.equal(grad, expected)
 
 
-def test_central_coordinate_is_zero_where_only_the_backward_query_was_lost(network, batch):
+@pytest.mark.parametrize("side", [1, -1])
+def test_a_central_coordinate_is_the_difference_of_the_side_that_is_left(network, batch, side):
     estimator = zo.CGE(1e-4, central=True)
-    grad = gradient_of(network, estimator, batch, Sabotaged(network, {(5, -1): 1}))
+    grad = gradient_of(network, estimator, batch, Sabotaged(network, {(5, side): 1}))
     expected = gradient_of(network, estimator, batch)
-    expected[5] = 0
-    assert torch.equal(grad, expected)
+    base = Sabotaged.flat(network)
+    moved = base.clone()
+    moved[5] -= side * 1e-4
+    with torch.no_grad():
+        zeroth = objective(network, batch).mean()
+        nn.utils.vector_to_parameters(moved, network.parameters())
+        one_sided = (zeroth - objective(network, batch).mean()) / (base - moved)[5]
+    assert grad[5] == pytest.approx(float(one_sided), rel=1e-9)
+    others = torch.arange(len(grad)) != 5
+    assert torch.equal(grad[others], expected[others])
+
+
+class Walled(nn.Module):
+    """Twenty sizes, of which one stands at the end of what a box answers."""
+
+    def __init__(self, edge: float) -> None:
+        super().__init__()
+        self.sizes = nn.Parameter(torch.linspace(0.1, 1, 20, dtype=torch.float64))
+        self.sizes.data[3] = edge
+
+    def forward(self, rows):
+        return self.sizes[rows][:, None]
+
+
+def walled(estimator, edge: float, steps: int, **settings):
+    """Training for some steps, of which the third size's queries leave 0 to 2; and what was said."""
+    network, rows = Walled(edge), torch.arange(20)
+    solver = FromTorch(
+        lambda x: torch.where((x > 0) & (x < 2), 3 * x + x.sin(), NAN),
+        (ArraySpec("x", (1,)),),
+        (ArraySpec("y", (1,)),),
+    )
+    gradient = zo.LossGradient(
+        network, lambda network, rows: (solver(network(rows)) - 5).square().mean(dim=1), estimator, **settings
+    )
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for _ in range(steps):
+            optimizer.zero_grad()
+            gradient.backward(rows)
+            optimizer.step()
+    return network.sizes.detach(), [str(warning.message) for warning in said]
+
+
+@pytest.mark.parametrize("edge", [5e-4, 2 - 5e-4])
+@pytest.mark.parametrize("settings", [{}, {"sparsity": zo.RandomCoordinates(10)}], ids=["all", "sparse"])
+def test_a_weight_at_the_edge_of_a_box_is_trained_with_central_differences(edge, settings):
+    sizes, said = walled(zo.CGE(1e-3, central=True, **settings), edge, 60)
+    assert (sizes[3] - edge) * (1 - edge) > 0.1 * (1 - edge) ** 2  # towards 1.6, where the loss is zero
+    assert not said
+
+
+def test_a_weight_that_forward_queries_never_answer_is_said_once_with_its_name():
+    sizes, said = walled(zo.CGE(1e-3), 2 - 5e-4, 25)
+    assert sizes[3] == 2 - 5e-4
+    (warning,) = said
+    assert "weight 3 of the flat parameters, in 'sizes'" in warning and "central=True" in warning
+
+
+def test_queries_that_fail_elsewhere_each_time_are_no_edge(network, batch):
+    gradient = zo.LossGradient(network, Sabotaged(network, {}), zo.CGE(1e-4), evaluator="loop")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", zo.ZeroGradientWarning)
+        for step in range(30):
+            gradient.objective.lost = {(step % 5, 1): 2}
+            gradient.backward(batch)
 
 
 @pytest.mark.parametrize("central", [False, True])
@@ -113,9 +181,11 @@ def test_rge_is_the_mean_over_the_directions_that_remain(network, batch, central
     expected = torch.zeros(parameters.size, dtype=torch.float64)
     directions = steps[:: plan.queries // q] / 1e-4
     for i in range(q):
-        if i != 2:
-            slope = (changes[2 * i] - changes[2 * i + 1]) / 2 if central else changes[i]
-            expected += slope.detach() / 1e-4 * directions[i] / (q - 1)
+        if central:  # of direction 2 the way there is left
+            slope = changes[2 * i] if i == 2 else (changes[2 * i] - changes[2 * i + 1]) / 2
+            expected += slope.detach() / 1e-4 * directions[i] / q
+        elif i != 2:
+            expected += changes[i].detach() / 1e-4 * directions[i] / (q - 1)
     assert torch.allclose(grad, expected, rtol=1e-6, atol=1e-9)
 
 

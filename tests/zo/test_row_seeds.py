@@ -5,13 +5,17 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 import zo
-from blackbox import ArraySpec, BlackBoxFunction
+from blackbox import ArraySpec, BlackBoxError, BlackBoxFunction
+from blackbox.adapters import from_callable
 from tests.zo.boxes import Sine
 from tests.zo.row_boxes import weights
 
@@ -152,3 +156,55 @@ def test_boxes_of_one_seed_in_one_backward_pass_are_told_once():
     with pytest.warns(zo.errors.SeedWarning, match="another one with seed 5 too"):
         through(first, second, z)
     through(first, second, z)
+
+
+def test_calls_in_threads_draw_directions_of_their_own_and_lose_no_count():
+    """One box around which four threads go at once, as replicas do: four numbers, 200 times."""
+    reached = threading.Barrier(4, timeout=60)
+
+    class Slow(BlackBoxFunction):
+        arrays = "torch"
+        inputs = outputs = (ArraySpec("u", shape=(3,)),)
+        waits = False
+
+        def evaluate_rows(self, u):
+            if self.waits:
+                reached.wait()  # all calls are in flight
+            return 1.0 * u
+
+    box = Slow()
+    solver = zo.differentiable(box, zo.RowRGE(1e-2, 1), seed=0, check=False)
+
+    def gradient_of_one() -> torch.Tensor:
+        x = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
+        box.waits = True
+        y = solver(x)
+        reached.wait()
+        box.waits = False
+        y.sum().backward()
+        assert x.grad is not None
+        return x.grad
+
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(50):
+            found = torch.cat([done.result() for done in [pool.submit(gradient_of_one) for _ in range(4)]])
+            assert len(found.unique(dim=0)) == 4
+    assert solver.counts.calls == 200 and solver.counts.rows == 200
+
+
+def test_a_call_that_fails_takes_no_number():
+    def fails_once(u):
+        if not asked:
+            asked.append(1)
+            raise ValueError("once")
+        return np.sin(u)
+
+    asked: list[int] = []
+    box = from_callable(fails_once, inputs=[ArraySpec("u", (3,))], outputs=[ArraySpec("y", (3,))])
+    solver = zo.differentiable(box, zo.RowRGE(1e-4, 1), seed=0)
+    x = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True)
+    with pytest.raises(BlackBoxError):
+        solver(x)
+    assert solver.counts.calls == 0
+    solver(x).sum().backward()
+    assert solver.counts.calls == 1

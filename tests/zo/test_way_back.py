@@ -250,3 +250,143 @@ class Replicas(DistributedDataParallel):
 def test_replicas_that_only_autograd_averages_are_refused(kind):
     with pytest.raises(zo.ParameterError, match=r"averages gradients.*process_group="):
         gradient_of(kind, Replicas(make_network()), make_box())
+
+
+def with_derivative(take):
+    """An objective of the box's answers and of a derivative that it takes itself."""
+
+    def objective(network, batch, solver):
+        with torch.enable_grad():
+            x = batch[0].clone().requires_grad_()
+            return take(network, solver, x) + error(solver, network, batch)
+
+    return objective
+
+
+def penalty_through(network, solver, x):
+    (slope,) = torch.autograd.grad(solver(network(x)).sum(), x, create_graph=True)
+    return (slope - 1).square().mean(dim=1)
+
+
+def sensitivity_read(network, solver, x):
+    (slope,) = torch.autograd.grad(solver(network(x)).sum(), x)
+    return slope.square().mean(dim=1)
+
+
+def slope_of_backward(network, solver, x):
+    solver(network(x)).sum().backward(inputs=[x])
+    return x.grad.square().mean(dim=1)
+
+
+def by_functorch(network, solver, x):
+    slope = torch.func.grad(lambda moved: solver(network(moved)).sum())(x.detach())
+    return slope.square().mean(dim=1)
+
+
+def by_forward_mode(network, solver, x):
+    x = x.detach()
+    _, slope = torch.func.jvp(lambda moved: solver(network(moved)), (x,), (torch.ones_like(x),))
+    return slope.square().mean(dim=1)
+
+
+THROUGH = [penalty_through, sensitivity_read, slope_of_backward, by_functorch, by_forward_mode]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, of its jvp
+@pytest.mark.parametrize("settings", [{}, {"probes": 1}, {"probes": 1, "evaluator": "loop"}])
+@pytest.mark.parametrize("take", THROUGH)
+def test_a_derivative_through_a_box_inside_of_an_objective_is_refused_in_the_first_step(take, settings):
+    box, network, objective = make_box(), make_network(), with_derivative(take)
+    gradient = zo.TangentGradient(
+        network,
+        lambda n, b: objective(n, b, box),
+        boxes=[box],
+        tangent=ModelTangent(function),
+        **settings,
+    )
+    with pytest.raises(zo.errors.TangentError, match=r"a derivative through it.*by differences"):
+        gradient.backward(batch_of())
+    assert all(weight.grad is None for weight in network.parameters())
+
+
+def penalty_in_front(network, solver, x):
+    (slope,) = torch.autograd.grad(network(x).sum(), x, create_graph=True)
+    return slope.square().mean(dim=1) + 0 * solver(network(x)).sum(dim=1)
+
+
+def penalty_behind(network, solver, x):
+    answer = solver(network(x))
+    (slope,) = torch.autograd.grad((answer**3).sum(), answer, create_graph=True)
+    return slope.square().mean(dim=1)
+
+
+@pytest.mark.parametrize("settings", [{}, {"probes": 1, "evaluator": "loop"}])
+@pytest.mark.parametrize("take", [penalty_in_front, penalty_behind])
+def test_a_derivative_in_front_of_a_box_or_behind_it_is_right_in_each_step(take, settings):
+    box, network, objective = make_box(), make_network(), with_derivative(take)
+    gradient = zo.TangentGradient(
+        network,
+        lambda n, b: objective(n, b, box),
+        boxes=[box],
+        tangent=ModelTangent(function),
+        **settings,
+    )
+    expected = by_autograd(network, lambda n, b: objective(n, b, function))
+    for _ in range(3):
+        network.zero_grad()
+        gradient.backward(batch_of())
+        for found, true in zip(grads(network), expected, strict=True):
+            torch.testing.assert_close(found, true)
+
+
+def failing_above(limit: float) -> FromTorch:
+    return FromTorch(
+        lambda z: torch.where((z > limit).any(dim=1, keepdim=True), torch.nan, function(z)),
+        (SPEC,),
+        (ArraySpec("y", (3,)),),
+    )
+
+
+@pytest.mark.parametrize("evaluator", ["stacked", "loop"])
+@pytest.mark.parametrize("needed", [[1, 2, 3, 4], [0, 1, 2, 3], [1, 3]])
+def test_a_mask_of_rows_of_which_one_fails_is_refused_with_the_way_to_write_it(needed, evaluator):
+    """Row 0 stands in for a failed one, whether the mask has it or not; by `torch.where` it is right."""
+    network, batch = make_network(), batch_of()
+    answers = network(batch[0]).detach()
+    limit = float(answers[needed].amax(dim=1).sort().values[-2:].mean())  # the largest of them fails
+    needs = torch.zeros(ROWS, dtype=torch.bool)
+    needs[needed] = True
+    rows = torch.cat([batch[0], needs[:, None].double()], dim=1), batch[1]
+
+    def masked(network, batch, solver):
+        z, needs = network(batch[0][:, :4]), batch[0][:, 4] > 0
+        y = z.clone()
+        y[needs] = solver(z[needs])
+        return (y - batch[1]).square().mean(dim=1)
+
+    def chosen(network, batch, solver):
+        z, needs = network(batch[0][:, :4]), batch[0][:, 4] > 0
+        y = torch.where(needs[:, None], solver(torch.where(needs[:, None], z, 0.0)), z)
+        return (y - batch[1]).square().mean(dim=1)
+
+    def gradient_of(objective):
+        box = failing_above(limit)
+        return zo.TangentGradient(
+            network,
+            lambda n, b: objective(n, b, box),
+            boxes=[box],
+            tangent=ModelTangent(function),
+            evaluator=evaluator,
+        )
+
+    with pytest.raises(zo.errors.TangentError, match=r"a mask, as in box\(z\[needs\]\).*torch\.where"):
+        gradient_of(masked).backward(rows)
+    assert all(weight.grad is None for weight in network.parameters())
+    gradient_of(chosen).backward(rows)
+    alive = ~(needs & (answers > limit).any(dim=1))
+    assert int((~alive).sum()) == 1
+    loss = masked(network, rows, function)[alive].mean()
+    for found, true in zip(
+        grads(network), torch.autograd.grad(loss, list(network.parameters())), strict=True
+    ):
+        torch.testing.assert_close(found, true)

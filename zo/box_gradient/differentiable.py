@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from threading import Lock
 from typing import Any
 
 import torch
@@ -23,6 +26,7 @@ from zo.box_gradient.row_queries import (
     alive_rows,
     as_rows,
     change_of,
+    from_other_side,
     plan_queries,
     row_differences,
 )
@@ -36,6 +40,8 @@ from zo.estimators.rge import RGE
 from zo.failures import bearable
 from zo.same_run import arrays_of, described, refuse_other_run
 from zo.tangents.tangent import Tangent
+
+_lock = Lock()  # of counts, for threads that share a box
 
 TRIED = 4  # rows of a call, of an input that seems to want steps of another size
 
@@ -103,8 +109,10 @@ def differentiable(
     is nearest to one. A `UnitsWarning` says so once, and `state_dict` keeps what was seen.
 
     Failed rows: a row whose outputs in the base are not finite gets a gradient of zero, whatever arrives at
-    it, and no queries. A query that fails is left out for that row and counted: `CGE` leaves its coordinate
-    at zero, directions take the mean over the rest, and a tangent does not learn from it. Code *after* a
+    it, and no queries. A query that fails is left out for that row and counted: directions take the mean over
+    the rest, a difference of both signs is that of the other one, and a tangent does not learn from it. Where
+    nothing is left (of a coordinate of `CGE`, or in a row), forward queries are asked the other way
+    (`counts.checks`), as at the edge of what the box answers; where these fail too it is zero. Code *after* a
     failed row must leave it out by indexing: a network that saw its NaN has NaN weight gradients.
 
     Args:
@@ -160,7 +168,7 @@ class RowCounts:
         calls: forward calls that recorded a gradient; they number the draws.
         rows: perturbed rows, evaluated in backward: each row's queries are its own.
         dropped: those of them left out because they failed.
-        checks: further rows, in which some queries were asked again.
+        checks: further rows, in which some queries were asked again, or the other way.
     """
 
     calls: int = 0
@@ -176,7 +184,8 @@ class DifferentiableBox(nn.Module):
     and what the tangent has learned) goes on to the same bits; the state of a run with another seed or
     tangent is refused. A box without a seed of the user's takes the number of the state. Under
     `torch.utils.checkpoint` forward runs again in backward: the base is evaluated twice, and the
-    recomputation may take a number of its own, but the same one in every run. A deep copy counts and learns
+    recomputation may take a number of its own, but the same one in every run. Calls in several threads have
+    numbers, and directions, of their own, in the order in which they come. A deep copy counts and learns
     by itself, around the same box; without a seed of the user's it draws by itself too.
 
     Attributes:
@@ -226,8 +235,8 @@ class DifferentiableBox(nn.Module):
         pairs = zip(specs, arrays, strict=True)
         inputs = [array if spec.differentiable else array.detach() for spec, array in pairs]
         recorded = torch.is_grad_enabled() and any(array.requires_grad for array in inputs)
-        outputs = BlackBoxCall.apply(self.box, partial(self.pull_back, self.counts.calls), *inputs)
-        self.counts.calls += recorded
+        with self._number(recorded) as number:
+            outputs = BlackBoxCall.apply(self.box, partial(self.pull_back, number), *inputs)
         if self._tangent is not None and recorded:
             self._tangent.start()
         return outputs[0] if len(outputs) == 1 else outputs
@@ -240,13 +249,33 @@ class DifferentiableBox(nn.Module):
             inputs: the inputs of the call, `(*leading, *spec.shape)`.
             recorded: whether `pull_back` will be asked for this call's gradients.
         """
-        outputs = self.box(*(array.detach() for array in inputs))
-        number = self.counts.calls
-        self.counts.calls += recorded
+        with self._number(recorded) as number:
+            outputs = self.box(*(array.detach() for array in inputs))
         if self._tangent is not None and recorded:
             self._tangent.start()
         # copies: autograd lets nobody write to what is a view, as rows in further axes are
         return tuple(out.clone() for out in (outputs if isinstance(outputs, tuple) else (outputs,))), number
+
+    @contextmanager
+    def _number(self, recorded: bool) -> Iterator[int]:
+        """A block for one call, with a number that no call in another thread has; one that fails has none."""
+        with _lock:
+            number = self.counts.calls
+            self.counts.calls += recorded
+        try:
+            yield number
+        except BaseException:
+            with _lock:
+                if recorded and self.counts.calls == number + 1:
+                    self.counts.calls = number
+            raise
+
+    def _spent(self, *, rows: int = 0, dropped: int = 0, checks: int = 0) -> None:
+        """Count, also where calls of several threads go backward at once."""
+        with _lock:
+            self.counts.rows += rows
+            self.counts.dropped += dropped
+            self.counts.checks += checks
 
     @outside_autocast()
     @torch.no_grad()
@@ -319,9 +348,8 @@ class DifferentiableBox(nn.Module):
                     those = tried.directions * (unit == other).to(tried.directions)
                     part = replace(tried, directions=those)
                     differences, valid, _ = row_differences(part, kept, arriving)
-                    self.counts.checks += valid.numel()
                     good, asked = gives_slopes(part, differences, valid, change)
-                    self.counts.checks += asked
+                    self._spent(checks=valid.numel() + asked)
                     if not good:
                         return False
             except (BudgetError, RowFailedError, ConfigurationError):
@@ -350,6 +378,8 @@ class DifferentiableBox(nn.Module):
         self._count(call, valid, answered, queries.perturbed)
         self._once.still(call, kept, cotangents, moved)
         self._look_again(call, queries, differences, valid, outputs, cotangents)
+        differences, valid, asked = from_other_side(queries, kept, cotangents, differences, valid)
+        self._spent(checks=asked)
         sizes = [queries.inputs[place][0].numel() for place in queries.perturbed]
         return list(queries.reduce(differences, valid).split(sizes, dim=1))
 
@@ -367,15 +397,14 @@ class DifferentiableBox(nn.Module):
             kept = {place: outputs[place] for place in cotangents}
             change = partial(change_of, outputs=kept, cotangents=cotangents)
             doubt, asked = look_again(queries, differences, valid, change)
-            self.counts.checks += asked
+            self._spent(checks=asked)
             if doubt is not None:
                 self._once.doubt(call, doubt)
 
     def _count(self, call: int, valid: Tensor, answered: Tensor, perturbed: list[int]) -> None:
         """Count the queries of a call; refuse too many failures, and say once that few rows answer."""
         rows, dropped = valid.numel(), int((~valid).sum())
-        self.counts.rows += rows
-        self.counts.dropped += dropped
+        self._spent(rows=rows, dropped=dropped)
         if rows and (dropped > bearable(self.max_dropped, rows) or dropped == rows):
             raise FailedQueriesError(
                 f"{self.box!r}, call {call}: expected at most {self.max_dropped:.0%} of {rows} perturbed "

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from blackbox import ArraySpec, BlackBoxFunction
+from blackbox import ArraySpec, BlackBoxFunction, BudgetError, RowFailedError
 from blackbox.arrays import finite_rows
 from zo.box_gradient.row_rge import RowRGE
 from zo.errors import ConfigurationError
@@ -95,8 +95,8 @@ class RowQueries:
 
         Args:
             differences: `(queries, rows)` float64, the scalar of each query minus the base's.
-            valid: `(queries, rows)` bool, False where a query failed: its coordinate gets zero, and the
-                mean is over the other directions.
+            valid: `(queries, rows)` bool, False where a query failed: where nothing else is known its
+                coordinate gets zero, and the mean is over the other directions.
 
         Returns:
             `(rows, size)` float64.
@@ -230,6 +230,46 @@ def row_differences(
         valid.append(finite)
     shape = queries.steps.shape
     return torch.cat(scalars).view(shape), torch.cat(valid).view(shape), answered
+
+
+def from_other_side(
+    queries: RowQueries,
+    outputs: dict[int, Tensor],
+    cotangents: dict[int, Tensor],
+    differences: Tensor,
+    valid: Tensor,
+) -> tuple[Tensor, Tensor, int]:
+    """Ask forward queries that failed the other way, where nothing else is known: the edge of a domain.
+
+    Of coordinates each one, of directions those of rows in which none succeeded.
+
+    Args:
+        queries: the queries of one call.
+        outputs: those of the base that have a cotangent, by their place among the box's outputs.
+        cotangents: the gradients of these outputs, of their shapes, under the same places.
+        differences: `(queries, rows)` float64, of `row_differences`.
+        valid: `(queries, rows)` bool, False where a query failed.
+
+    Returns:
+        Differences and validity with what was answered, and how many rows were asked.
+    """
+    lacking = ~valid if queries.directions is None else ~valid & ~valid.any(dim=0)
+    query, row = torch.nonzero(lacking, as_tuple=True)
+    if queries.central or not len(row):
+        return differences, valid, 0
+    scalars, found, first = [], [], 0
+    try:
+        for rows, step, results in queries.again(query, row, -1.0):
+            scalar, finite, _ = change_of(rows, results, outputs, cotangents)
+            taken = queries.steps[query[first : first + len(rows)], rows]
+            scalars.append(torch.where(finite, scalar * taken / step, 0.0))
+            found.append(finite & (step != 0))
+            first += len(rows)
+    except (BudgetError, RowFailedError):  # the other rows are there
+        return differences, valid, first
+    differences, valid = differences.clone(), valid.clone()
+    differences[query, row], valid[query, row] = torch.cat(scalars), torch.cat(found)
+    return differences, valid, first
 
 
 def change_of(

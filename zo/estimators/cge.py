@@ -53,7 +53,8 @@ class CGE(Estimator[CoordinateSteps]):
         central   g = sum_i [l(theta + mu e_i) - l(theta - mu e_i)] / 2 mu * e_i  error O(mu^2)
 
     The sum is over all coordinates, or over those of the sparse set S_t; elsewhere the gradient is zero
-    (DeepZero, Chen et al., ICLR 2024, eq. 2). A coordinate with a failed query gets zero.
+    (DeepZero, Chen et al., ICLR 2024, eq. 2). A coordinate whose query failed gets zero; where one of its two
+    did, the difference over the other, as at the edge of what a box answers.
 
     Args:
         mu: smoothing parameter, in the parameters' units.
@@ -116,11 +117,12 @@ def slopes_along(
         central: whether each direction was taken both ways.
 
     Returns:
-        Slopes `(directions, ...)` in float64, zero where a query failed; and bool, False there.
+        Slopes `(directions, ...)` in float64, zero where no query is left; and bool, False there. Where one
+        of two failed, as at the edge of what a box answers, the slope is that of the other side.
     """
-    steps = steps.double()
+    steps, differences = torch.where(valid, steps.double(), 0.0), torch.where(valid, differences, 0.0)
     if central:
         half = len(steps) // 2
         steps, differences = steps[:half] - steps[half:], differences[:half] - differences[half:]
-        valid = valid[:half] & valid[half:]
+        valid = valid[:half] | valid[half:]
     return torch.where(valid, differences / steps, 0.0), valid

@@ -94,7 +94,8 @@ class RGE(Estimator[RandomSteps]):
     + mu u): u Gaussian (Nesterov and Spokoiny 2017), or in the unit ball for the sphere (Flaxman et al.
     2005). With Rademacher signs it is unbiased up to O(mu^2). With a sparse set, g estimates the gradient on
     S_t, is zero elsewhere, and is not scaled up for what S_t leaves out. Its squared error is about d / q
-    times the squared gradient. Failed queries are left out: the mean is over the remaining directions.
+    times the squared gradient. Failed queries are left out: the mean is over the remaining directions, and
+    where one sign of two failed its slope is that of the other.
 
     Each entry of a step is about mu; on the sphere, mu / sqrt(d).
 
@@ -144,11 +145,11 @@ class RGE(Estimator[RandomSteps]):
         return planned
 
     def reduce(self, planned: RandomSteps, differences: Tensor, valid: Tensor) -> Tensor:
-        """The mean over the directions whose queries all succeeded."""
-        slopes = differences / self.mu
+        """The mean over the directions of which a query succeeded; of two, one may be left."""
+        slopes = torch.where(valid, differences / self.mu, 0.0)
         if planned.central:
-            slopes = (slopes[0::2] - slopes[1::2]) / 2
-            valid = valid[0::2] & valid[1::2]
+            sides = valid[0::2].int() + valid[1::2].int()
+            slopes, valid = (slopes[0::2] - slopes[1::2]) / sides.clamp(min=1), sides > 0
         factor = planned.dimension if self.distribution == "sphere" else 1
         weights = torch.where(valid, slopes, 0.0) * (factor / max(1, int(valid.sum())))
         gradient = torch.zeros(planned.dimension, dtype=planned.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Sequence
 from statistics import median
 from typing import Any
@@ -29,6 +30,9 @@ class Clipping:
     def __init__(self, most: float | None) -> None:
         self.most = most
         self._lengths: list[float] = []  # of the last steps, the oldest first
+        self._sum: tuple[weakref.ref[Tensor], int] | None = None  # a `.grad` as it was left, and its version
+        self._shortened = False  # whether a gradient in that sum was
+        self._warned_of_sums = False
 
     def remember(self, gradients: Sequence[Tensor]) -> None:
         """Take in the gradient of a step, as it is before it is shortened; a zero is left out."""
@@ -44,6 +48,38 @@ class Clipping:
         if length <= bound:
             return tuple(gradients), False
         return tuple(gradient * (bound / length) for gradient in gradients), True
+
+    def adds_up_to(self, grad: Tensor | None) -> bool:
+        """Whether a `.grad` is what the last gradient left, which nobody has set to zero or bounded since."""
+        if grad is None or self._sum is None:
+            return False
+        return grad is self._sum[0]() and grad._version == self._sum[1]
+
+    def warn_of_sums(self, step: int, adds_up: bool, grad: Tensor | None, shortened: bool) -> None:
+        """Warn where gradients are added up of which one was shortened: the sum is that of other batches.
+
+        Args:
+            step: the number of the step.
+            adds_up: whether the gradient was added to that before it, see `adds_up_to`.
+            grad: the `.grad` of the first weight with it.
+            shortened: whether this gradient was.
+
+        Warns:
+            TangentWarning: says so, once.
+        """
+        self._shortened = shortened or (adds_up and self._shortened)
+        self._sum = None if grad is None else (weakref.ref(grad), grad._version)
+        if not (adds_up and self._shortened) or self._warned_of_sums:
+            return
+        self._warned_of_sums = True
+        warnings.warn(
+            f"Step {step + 1}: expected gradients that are added up to be whole, got one that was shortened "
+            f"to {self.most:g} times the median length of the last {REMEMBERED} (clip): it weighs less than "
+            "the others, and the sum is not the gradient of all their rows. Where several batches make one "
+            "step of the optimiser take clip=None, and torch.nn.utils.clip_grad_norm_ on the sum.",
+            TangentWarning,
+            stacklevel=5,
+        )
 
     def warn_of_other_sizes(self, step: int) -> bool:
         """Warn where many gradients are far beyond the bound, as no heavy tail is; returns whether it did.

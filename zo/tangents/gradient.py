@@ -30,6 +30,7 @@ from zo.same_run import arrays_of, refuse_other_run, same_chunk
 from zo.tangents import checks
 from zo.tangents.anchored import anchored
 from zo.tangents.clipping import Clipping
+from zo.tangents.cut import outputs_without_gradient, warn_of_whole_numbers
 from zo.tangents.models.rows import MOST_BYTES
 from zo.tangents.order import refuse_rows_by_place
 from zo.tangents.pairs import CallPairs
@@ -149,8 +150,9 @@ class TangentGradient:
             third of all so far, and at least twenty. They take at most 1 GiB, and an eighth of the memory.
         clip: the longest gradient that is added to `.grad`, in multiples of the median length of those of the
             last 25 steps: a longer one is shortened to that, for a tangent where it has not been may be wrong
-            by orders of magnitude. Where a third of them are far longer, that is said once. None for no
-            bound, as where no tangent learns from values.
+            by orders of magnitude (`counts.clipped`). Where a third of them are far longer, or one of several
+            that are added up was shortened, that is said once. None for no bound, as where no tangent learns
+            from values, and where several batches make one step of the optimiser.
 
     Failed rows: rows with a loss that is not finite in the base are taken out of loss and gradient; where
     boxes fail in more than a tenth of all rows so far, that is said once. A row that fails in a probe drops
@@ -306,8 +308,11 @@ class TangentGradient:
                     if self.watch.most and number == 0 and isinstance(self.evaluator, Stacked):
                         refuse_unseen_weights(step, self.boxes, seen.calls, survived)
                     unvaried: list[str] = []
+                    whole_numbers: list[str] = []
                     if number == 0 and not probes and self.watch.guesses:
                         unvaried = unvaried_inputs(step, self.boxes, seen.calls, survived)
+                    if number == 0:
+                        whole_numbers = outputs_without_gradient(step, self.boxes, seen.calls, survived)
                     calls, kept = without_failed(survived, seen.calls, batch)
                     pairs, dropped = self._learn(calls, survived, number)
                     units = tuple((shown.d_scale, shown.response_scale) for shown in pairs)
@@ -340,6 +345,8 @@ class TangentGradient:
                 self._warned_of_zero = True  # this says more of it
                 self.watch.knows_nothing_of(number, unvaried)
             zero = not any(bool(gradient.any()) for gradient in gradients)
+            warn_of_whole_numbers(number, whole_numbers)
+            self._warned_of_zero |= zero and bool(whole_numbers)  # this says more of it
             if checks.unmoved(pairs, dropped):
                 self.watch.probes_moved_nothing(number, zero)
                 self._warned_of_zero |= zero  # this says more of it
@@ -637,8 +644,11 @@ class TangentGradient:
         """Add a gradient to `.grad`, no longer than `clip` allows."""
         gradients, clipped = self._clipping.shortened(gradients)
         self.counts.clipped += clipped
-        for tensor, gradient in zip(self.parameters.tensors, gradients, strict=True):
+        tensors = self.parameters.tensors
+        adds_up = self._clipping.adds_up_to(tensors[0].grad)
+        for tensor, gradient in zip(tensors, gradients, strict=True):
             accumulate(tensor, gradient)
+        self._clipping.warn_of_sums(self.counts.steps, adds_up, tensors[0].grad, clipped)
 
     def _count(self, probes: int, rows: int, dropped: int, check: Check) -> None:
         counts = self.counts

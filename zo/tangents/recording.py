@@ -25,6 +25,7 @@ from zo.execution.ranks import Ranks
 from zo.execution.shared_rows import apart
 from zo.perturbation import Directions
 from zo.tangents.pairs import CallPairs
+from zo.tangents.way_back import Undifferentiated
 
 
 @dataclass(frozen=True)
@@ -223,6 +224,9 @@ class Recorder:
             )
             self.rows += len(seen.inputs[0])
             self.seen.append(seen)
+            # An objective that takes a derivative itself would take this answer for a constant.
+            given = Undifferentiated.apply(box, len(outputs), *outputs, *arrays)
+            return given if isinstance(answer, tuple) else given[0]
         return answer
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from zo.perturbation import Directions
 from zo.tangents.pairs import CallPairs, sizes
 from zo.tangents.recording import RecordedCall, Recorder, flat_rows, has_rows, refuse_arrays, rows_alive
 from zo.tangents.tangent import Tangent
-from zo.tangents.way_back import gradients_of
+from zo.tangents.way_back import gradients_of, refuse_derivative_inside
 from zo.tangents.window import Window
 
 
@@ -272,11 +272,17 @@ class _Replay(Answers):
         alive: Tensor,
     ) -> None:
         super().__init__(boxes, window.calls, alive)
-        self.tangents, self.pairs = tangents, pairs
+        self.tangents = tangents
+        self.pairs: list[CallPairs] = []  # filled when the objective is over: it takes no derivative itself
+        self._known = pairs
 
     def answer(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         outputs = super().answer(number, box, arrays)
         return _answered(box, self.tangents[self.calls[number].box], self.pairs, number, outputs, arrays)
+
+    def finish(self) -> None:
+        super().finish()
+        self.pairs.extend(self._known)
 
     def check(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> None:
         """The base alone must give the same inputs, to rounding, as it did beside the probes."""
@@ -284,6 +290,8 @@ class _Replay(Answers):
             now, recorded = flat_rows(spec, array), kept[0]
             where = f"input {spec.name!r} of call {number + 1}, of {box!r},"
             if now.shape != recorded.shape or now.dtype != recorded.dtype:
+                if len(now) != len(recorded) and not bool(self.alive.all()):
+                    self._refuse_chosen_rows(where)
                 known, got = ((t.dtype, tuple(t.shape)) for t in (recorded, now))
                 raise self.differs(f"{where} to be {known[0]} of shape {known[1]}", f"{got[0]} of {got[1]}")
             rows = rows_alive(self.alive, now)
@@ -295,6 +303,8 @@ class _Replay(Answers):
                 allowed = torch.finfo(now.dtype).eps ** 0.5 * size
                 same = torch.allclose(now, recorded, rtol=0.0, atol=allowed, equal_nan=True)
             if not same and not bool(self.alive.all()):
+                if len(kept[0]) % len(self.alive):
+                    self._refuse_chosen_rows(where)
                 failed = int((~self.alive).sum())
                 raise TangentError(
                     f"objective: expected {where} to be the same without the {failed} of {len(self.alive)} "
@@ -304,6 +314,16 @@ class _Replay(Answers):
                 )
             if not same:
                 raise self.differs(f"{where} to be what it was when boxes were asked", "another")
+
+    def _refuse_chosen_rows(self, where: str) -> NoReturn:
+        """Refuse a box that is given some rows of a batch, of which one failed: others stand in its place."""
+        raise TangentError(
+            f"objective: expected {where} to be the same without the {int((~self.alive).sum())} of "
+            f"{len(self.alive)} rows that failed, got other rows: another row of the batch is evaluated in "
+            "the place of a failed one, and a mask, as in box(z[needs]), then takes others. Give the box "
+            "all rows and choose behind it, torch.where(needs[:, None], box(z), z), with cheap inputs in the "
+            "rows that nobody needs; or mend the box, so that no row fails."
+        )
 
 
 def _answered(
@@ -345,6 +365,8 @@ class _Answered(Function):
     @torch.no_grad()
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         """The tangent's vector-Jacobian product; None for inputs without derivative."""
+        if not ctx.pairs:
+            refuse_derivative_inside(ctx.box)
         pairs = ctx.pairs[ctx.number]
         z = pairs.z
         parts = [
@@ -361,6 +383,11 @@ class _Answered(Function):
             for s, (shape, dtype) in inputs
         ]
         return None, None, None, None, None, *of_inputs
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> NoReturn:
+        """Refused."""
+        refuse_derivative_inside(ctx.box)
 
 
 def _refuse_graph(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from blackbox.checks import check_count, check_number, check_positive
 from blackbox.words import counted
 from zo.errors import TangentWarning
+from zo.tangents.cut import is_uneven
 
 WORST = 10.0  # errors above count as this: one step in which nothing is known is not all that counts
 FIRST_CHECK = 10  # steps, where checks are rarer: a tenth of a short run
@@ -44,6 +45,10 @@ class TrustPolicy:
     gradient's `max_rows` allows. Each time a `TangentWarning` names the remedy and its cost; if none is left,
     it says so once. When the mean is below `regained` and the last check was good, trust is regained, and the
     probes halve down to the number that the gradient was created with.
+
+    What the loss changes by beyond the boxes' own responses is no fault of tangents: part of the gradient is
+    cut off elsewhere. Until a check has shown the gradient whole, one that finds more missing than is there
+    says so.
 
     A box that gives the base's very answers in most of the rows whose input a check or probes have moved is
     constant in pieces: that is said once, no probes are added, and checks come ten times more rarely.
@@ -138,6 +143,8 @@ class _State:
     narrow: bool = False  # a check showed nothing, since the network computes in 16 bits
     told_noise: bool = False
     told_unmoved: bool = False
+    whole: bool = False  # a check has found nothing missing from the gradient, which is as the objective is
+    cut: bool = False  # or something
 
 
 @dataclass(frozen=True)
@@ -163,6 +170,9 @@ class Check:
         digits: significant digits of the boxes' answers, where these are so few that the query shows nothing.
         narrow: the dtype of numbers of 16 bits between weights and loss, for which the query shows nothing.
         unlike: the noise as a share of the loss, in the check that has measured it.
+        balance: the agreement with the boxes' own responses in the place of the tangents': 1 where autograd
+            saw all that the loss depends on, but for curvature; None where that is not known.
+        cut: how many times its length the gradient lacks, along itself; None for nothing that shows.
     """
 
     agreement: float | None = None
@@ -176,6 +186,8 @@ class Check:
     digits: int | None = None
     narrow: str | None = None
     unlike: float | None = None
+    balance: float | None = None
+    cut: float | None = None
 
 
 class TrustWatch:
@@ -257,6 +269,10 @@ class TrustWatch:
         """The noise of the mean loss, see `Check.noise`."""
         return self._state.noise
 
+    def may_be_cut(self, check: Check) -> bool:
+        """Whether part of the gradient may be missing: it is looked at until a check has shown it whole."""
+        return not (self._state.whole or self._state.cut) and is_uneven(check.balance)
+
     def doubts(self, check: Check) -> bool:
         """Whether a check finds fault."""
         return bool(self._faults(check))
@@ -266,7 +282,8 @@ class TrustWatch:
         policy, of_rows = self.policy, check.agreement_of_rows
         most = math.inf if self._state.probes or of_rows is not None else 2 - policy.agreement
         broken = []
-        if check.agreement is not None and not policy.agreement <= check.agreement <= most:
+        cut = self._state.cut or check.cut is not None  # the loss changes by what no tangent predicts
+        if check.agreement is not None and not cut and not policy.agreement <= check.agreement <= most:
             broken.append("agreement")  # a model of values may predict too little too
         if self._state.probes:
             return broken
@@ -341,6 +358,18 @@ class TrustWatch:
                 "along the gradient show nothing that is smaller: watch a held-out loss (zo.KeepBest).",
                 frames=4,
             )
+        if check.cut is not None and not state.cut:
+            state.cut = True
+            _warn(
+                f"Step {step + 1}: expected the loss along the gradient to change by what autograd says for "
+                f"the boxes' own answers, got {1 + check.cut:.3g} times that: part of the gradient is cut "
+                "off between the weights and the loss, as by a .detach(), an .item(), NumPy, a "
+                "torch.no_grad() or an output of whole numbers. No tangent mends that. Where you cut it on "
+                "purpose, as at a fixed target, leave it; otherwise take the cut out, or take "
+                "zo.LossGradient, which goes by the loss itself.",
+                frames=4,
+            )
+        state.whole |= check.balance is not None and not is_uneven(check.balance)
         state.steps += 1
         state.noise = state.noise if check.noise is None else check.noise
         if error is not None and state.learned:

@@ -16,6 +16,7 @@ from zo.evaluators.loop import loop_losses
 from zo.evaluators.state import Snapshot
 from zo.objective import uncompiled
 from zo.perturbation import Directions
+from zo.tangents.cut import NEARER, missing
 from zo.tangents.pairs import CallPairs, reciprocal
 from zo.tangents.quality import Squares, relative_error
 from zo.tangents.recording import RecordedCall, Recorder
@@ -27,7 +28,6 @@ from zo.tangents.window import Window
 
 PREDICTED = 1e-3  # of the loss: the change along the gradient that the query is made for
 FARTHEST = 1e-2  # and the most where the box is noisy or rounds: further on curvature would be measured
-NEARER = 10.0  # so many times shorter is the way on which a fault is looked at again
 NEAREST = 1e-4  # of the weights' length: a shorter way may change no digit of an answer
 COARSE = 0.2  # of the responses, or of the loss's change, that is rounding: further on they are more
 FEWEST_DIGITS = 4  # that a program is supposed to have printed; fewer are shares, labels and the like
@@ -139,17 +139,18 @@ def checked(taken: Taken, watch: TrustWatch) -> Check:
     if watch.doubts(check) and (narrow := uphill.narrow()) is not None:
         shown = Check(noise=watch.noise, narrow=narrow)
         return replace(shown, rows=uphill.rows, queries=uphill.queries)
-    doubted = watch.doubts(check)
+    doubted = watch.doubts(check) or watch.may_be_cut(check)
     if doubted or (watch.noise is None and abs(check.agreement or 0.0) > WILD):
         noise = uphill.noise() if watch.noise is None else watch.noise
         unlike = noise / size if watch.noise is None else None
         check = replace(check, noise=noise, unlike=unlike)
         if noise and watch.noise is None:
-            check = replace(check, agreement=None, missed=None, agreement_of_rows=None)
+            check = replace(check, agreement=None, missed=None, agreement_of_rows=None, balance=None)
         elif doubted and not noise and coarse <= COARSE:
             nearer, coarse = uphill.check(predicted / NEARER)
             if nearer.agreement is not None and coarse <= COARSE:
-                check = replace(nearer, noise=noise, unlike=unlike)
+                cut = missing(check.balance, nearer.balance) if watch.may_be_cut(check) else None
+                check = replace(nearer, noise=noise, unlike=unlike, cut=cut)
     return replace(check, rows=uphill.rows, queries=uphill.queries)
 
 
@@ -192,7 +193,8 @@ class _Uphill:
         missed, coarse = _missed(self._taken.pairs, seen, responses, rounding)
         survived, answered = torch.isfinite(window.losses), torch.isfinite(change)
         failed = 1.0 - float(answered.sum()) / float(survived.sum())
-        expected, of_rows = predicted, None
+        expected, of_rows, balance = predicted, None, None
+        errors: list[Tensor] | None = None
         if failed <= FEW:
             listening, after = (
                 [_Listening(tangent) for tangent in tangents],
@@ -203,19 +205,22 @@ class _Uphill:
             after.restore()
             if failed:
                 expected = predicted / self.slope**2 * float(_flat(of_answered) @ self._gradient)
-            of_rows = _of_rows(self._taken, seen, responses, listening, change, answered)
+            errors = _errors(self._taken, seen, responses, listening)
+            of_rows = _of_rows(errors, change, answered)
         # where the rows that are left hardly change along the gradient, their share in it was small
         if failed > FEW or not expected >= predicted / 2:
             return Check(noise=self._noise, failed=failed), coarse
         agreement = float(change[answered].double().mean()) / expected
+        if errors is not None:
+            balance = agreement - sum(float(error.sum()) for error in errors) / expected
         same = flat_share(seen)
         if self.digits is not None and coarse > COARSE:
             return Check(noise=self._noise, digits=self.digits), coarse
         if is_flat(same):  # neither number says anything of the gradient
             return Check(noise=self._noise, flat=same), coarse
         if self._noise or coarse > COARSE:
-            missed = of_rows = None
-        return Check(agreement, missed, of_rows, noise=self._noise, flat=same), coarse
+            missed = of_rows = balance = None
+        return Check(agreement, missed, of_rows, noise=self._noise, flat=same, balance=balance), coarse
 
     def rounding(self) -> float:
         """The standard deviation that rounding gives a change of the mean loss; this takes no query."""
@@ -396,35 +401,46 @@ def _of_loss(taken: Taken, rounding: Sequence[Tensor], listening: Sequence[_List
     return math.sqrt(total)
 
 
-def _of_rows(
+def _errors(
     taken: Taken,
     responses: Sequence[CallPairs],
     predicted: Sequence[Tensor],
     listening: Sequence[_Listening],
-    change: Tensor,
-    counting: Tensor,
-) -> float | None:
-    """The cosine, over rows, of the changes of their losses and what is predicted of each; see `checked`.
+) -> list[Tensor] | None:
+    """What the errors of J d change of the mean loss, by call and by row of it, `(rows,)`; None if not known.
 
     Args:
         taken: the gradient, and what it was taken from.
         responses: the responses of the check's calls.
         predicted: J d in them.
         listening: of each box, what has received the gradient of the mean loss of the rows that count.
+    """
+    if not responses:
+        return None
+    errors = []
+    for call, pairs, seen, answer in zip(taken.window.calls, taken.pairs, responses, predicted, strict=True):
+        arrived = listening[call.box].arrived.get(id(pairs))
+        if arrived is not None:
+            errors.append((arrived.double() * (seen.response[0] - answer).double()).sum(dim=1))
+    return errors
+
+
+def _of_rows(errors: Sequence[Tensor] | None, change: Tensor, counting: Tensor) -> float | None:
+    """The cosine, over rows, of the changes of their losses and what is predicted of each; see `checked`.
+
+    Args:
+        errors: see `_errors`.
         change: the change of each row's loss, `(rows,)`.
         counting: the rows that count, `(rows,)` bool.
     """
     count = int(counting.sum())
-    if count < FEWEST_ROWS or not responses:
+    if count < FEWEST_ROWS or errors is None:
         return None
     missed = torch.zeros_like(change, dtype=torch.float64)
-    for call, pairs, seen, answer in zip(taken.window.calls, taken.pairs, responses, predicted, strict=True):
-        arrived = listening[call.box].arrived.get(id(pairs))
-        if arrived is not None:
-            by_row = (arrived.double() * (seen.response[0] - answer).double()).sum(dim=1)
-            if len(by_row) % len(missed):
-                return None
-            missed += count * by_row.reshape(len(missed), -1).sum(dim=1).to(missed.device)
+    for by_row in errors:
+        if len(by_row) % len(missed):
+            return None
+        missed += count * by_row.reshape(len(missed), -1).sum(dim=1).to(missed.device)
     measured = change[counting].double()
     expected = measured - missed[counting]
     lengths = float(measured.norm() * expected.norm())

@@ -1,0 +1,217 @@
+"""A gradient that is cut between weights and loss: what is missing is said, and nothing else."""
+
+from __future__ import annotations
+
+import re
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import zo
+from blackbox import ArraySpec
+from tests.zo.row_boxes import FromTorch
+
+ROWS = 16
+
+
+def two(x: Tensor, size: float = 0.2) -> tuple[Tensor, Tensor]:
+    return size * torch.sin(x), torch.sin(x)
+
+
+def hardly(x: Tensor) -> tuple[Tensor, Tensor]:
+    return two(x, 0.01)
+
+
+def counted(x: Tensor) -> tuple[Tensor, Tensor]:
+    return 0.01 * torch.sin(x), torch.floor(100 * x).long()
+
+
+def flagged(x: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.sin(x), x > 0
+
+
+def make_box(function, dtype: str = "float64") -> FromTorch:
+    outputs = (ArraySpec("total", (1,)), ArraySpec("cells", (1,), dtype=dtype))
+    return FromTorch(function, (ArraySpec("x", (1,)),), outputs)
+
+
+def make_network(*beside: nn.Module) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(1, 8), *beside, nn.Tanh(), nn.Linear(8, 1)).double()
+
+
+def batch(step: int, rows: int = ROWS) -> Tensor:
+    return torch.rand(rows, 1, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+
+
+def trained(
+    network, objective, box, steps: int = 12, rows: int = ROWS, **settings
+) -> tuple[list[str], zo.TangentGradient]:
+    """What is said in some steps, and the gradient."""
+    gradient = zo.TangentGradient(network, lambda n, w: objective(n, w, box), boxes=[box], **settings)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for step in range(steps):
+            optimizer.zero_grad()
+            gradient.backward(batch(step, rows))
+            optimizer.step()
+    return [str(warning.message) for warning in said], gradient
+
+
+def detached(network, w, box):
+    a, b = box(network(w))
+    return (b.detach() - w).square().mean(dim=1) + a.square().mean(dim=1)
+
+
+def by_number(network, w, box):
+    a, b = box(network(w))
+    return (b.mean().item() - w).square().mean(dim=1) + a.square().mean(dim=1)
+
+
+def by_numpy(network, w, box):
+    a, b = box(network(w))
+    return (torch.from_numpy(b.detach().numpy()) - w).square().mean(dim=1) + a.square().mean(dim=1)
+
+
+def without_graph(network, w, box):
+    with torch.no_grad():
+        b = box(network(w))[1]
+    return (b - w).square().mean(dim=1) + box(network(w))[0].square().mean(dim=1)
+
+
+def cut_in_front(network, w, box):
+    b = box(network(w).detach())[1]
+    return (b - w).square().mean(dim=1) + box(network(w))[0].square().mean(dim=1)
+
+
+def cut_behind_the_network(network, w, box):
+    z = network(w)
+    return box(z)[0].square().mean(dim=1) + (z.detach() - w).square().mean(dim=1)
+
+
+CUTS = [detached, by_number, by_numpy, without_graph, cut_in_front, cut_behind_the_network]
+
+
+@pytest.mark.parametrize("rows", [3, ROWS])
+@pytest.mark.parametrize("objective", CUTS)
+def test_a_cut_gradient_is_said_in_the_first_step_with_the_part_that_it_has(objective, rows):
+    """The measured change over the predicted one, against autograd with and without the cut."""
+    network = make_network()
+    said, gradient = trained(network, objective, make_box(two), rows=rows)
+    (cut,) = [words for words in said if "cut off" in words]
+    assert cut.startswith("Step 1:")
+    assert not any("probe" in words or "learn" in words for words in said)  # no remedy for tangents
+    assert gradient.next_queries() == 0
+    times = re.search(r"got (\S+) times that", cut)
+    assert times
+
+    network = make_network()
+    through = objective(network, batch(0, rows), two).mean()
+    weights = list(network.parameters())
+    with_cut = torch.cat(
+        [part.flatten() for part in torch.autograd.grad(through, weights, retain_graph=True)]
+    )
+    # the whole derivative, by differences of the loss along the gradient that is left
+    theta, h = nn.utils.parameters_to_vector(weights).detach(), 1e-4
+    losses = []
+    with torch.no_grad():
+        for sign in (1, -1):
+            nn.utils.vector_to_parameters(theta + sign * h * with_cut / with_cut.norm(), weights)
+            losses.append(objective(network, batch(0, rows), two).mean())
+    expected = float((losses[0] - losses[1]) / (2 * h) / with_cut.norm())
+    assert float(times[1]) == pytest.approx(expected, rel=0.2)
+
+
+@pytest.mark.parametrize("objective", CUTS)
+def test_where_hardly_anything_is_left_of_a_gradient_that_is_said(objective):
+    said, _ = trained(make_network(), objective, make_box(hardly))
+    (cut,) = [words for words in said if "cut off" in words]
+    times = re.search(r"got (\S+) times that", cut)
+    assert times and abs(float(times[1])) > 100
+
+
+def test_a_loss_through_whole_numbers_names_the_output_in_the_first_step():
+    def objective(network, w, box):
+        total, cells = box(network(w))
+        return (cells / 100 - w).square().mean(dim=1) + total.square().mean(dim=1)
+
+    said, _ = trained(make_network(), objective, make_box(counted, "int64"))
+    (named,) = [words for words in said if "whole numbers have none" in words]
+    assert named.startswith("Step 1:") and "'cells' (int64)" in named
+    assert any("cut off" in words for words in said)
+
+
+def test_a_loss_of_whole_numbers_alone_is_said_once():
+    def objective(network, w, box):
+        return (box(network(w))[1] / 100 - w).square().mean(dim=1)
+
+    said, _ = trained(make_network(), objective, make_box(counted, "int64"), 3)
+    (named,) = said
+    assert "'cells' (int64)" in named
+
+
+def test_rows_that_all_have_one_whole_number_and_numbers_that_index_are_seen():
+    table = torch.tensor([0.0, 1.0], dtype=torch.float64)
+
+    def objective(network, w, box):
+        total, cells = box(network(w))
+        return (total - table[cells]).square().mean(dim=1)
+
+    same = make_box(lambda x: (torch.sin(x), torch.ones_like(x).long()), "int64")
+    said, _ = trained(make_network(), objective, same, 1)
+    assert any("'cells' (int64)" in words for words in said)
+
+
+def watched_alone(network, w, box):
+    total, cells = box(network(w))
+    float(cells.double().mean())  # as for a log
+    return (total - w).square().mean(dim=1)
+
+
+def masked(network, w, box):
+    total, inside = box(network(w))
+    return torch.where(inside, total - w, 0.1 * (total - w)).square().mean(dim=1)
+
+
+def plain(network, w, box):
+    a, b = box(network(w))
+    return (b - w).square().mean(dim=1) + a.square().mean(dim=1)
+
+
+def in_turn(network, w, box):
+    for _ in range(4):
+        w = w + 0.3 * network(box(w)[1])
+    return (w - 1).square().mean(dim=1)
+
+
+def steep(network, w, box):
+    return torch.exp(3 * box(network(w))[1]).mean(dim=1)
+
+
+def near_its_minimum(network, w, box):
+    return (box(network(w))[1] - 0.1 * torch.randn_like(w)).square().mean(dim=1) + 1.0
+
+
+RIGHT = [
+    (watched_alone, counted, "int64", ()),
+    (masked, flagged, "bool", ()),
+    (plain, two, "float64", ()),
+    (plain, two, "float64", (nn.Dropout(0.5),)),
+    (plain, two, "float64", (nn.BatchNorm1d(8),)),
+    (in_turn, two, "float64", ()),
+    (steep, two, "float64", ()),
+    (near_its_minimum, two, "float64", ()),
+]
+NAMES = ["log", "mask", "plain", "dropout", "batch norm", "in turn", "steep", "near its minimum"]
+
+
+@pytest.mark.parametrize(("objective", "function", "dtype", "beside"), RIGHT, ids=NAMES)
+@pytest.mark.parametrize("settings", [{}, {"probes": 1}], ids=["values", "probe"])
+def test_a_whole_gradient_is_not_said_to_be_cut(objective, function, dtype, beside, settings):
+    network = make_network(*beside)
+    said, gradient = trained(network, objective, make_box(function, dtype), 30, **settings)
+    assert not [words for words in said if "cut off" in words or "whole numbers" in words]
+    assert gradient.counts.checks >= 2
