@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, InvalidStateError
+from concurrent.futures import Executor, Future, InvalidStateError, ProcessPoolExecutor
 from contextlib import suppress
 from threading import Lock
 from typing import Any
 
+from blackbox.ending import begin_worker
 from blackbox.errors import ExecutorError
 
 _KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has only the second, which there ends at once
@@ -47,6 +48,7 @@ class HeldExecutor:
             if self.current is None:
                 self.answered = False
                 self.current = self._source if isinstance(self._source, Executor) else self._source()
+                _bind(self.current)
             return self.current
 
     def begin_call(self) -> None:
@@ -108,6 +110,15 @@ class HeldExecutor:
                 f"{type(self._source).__name__}. Give executor=<a function of a module>."
             )
         return HeldExecutor, (self._source,)
+
+
+def _bind(executor: Executor) -> None:
+    """Let the processes of a pool that has none yet end with this one, also those that never get a row."""
+    if isinstance(executor, ProcessPoolExecutor) and not executor._processes:
+        first, arguments = getattr(executor, "_initializer", None), getattr(executor, "_initargs", ())
+        if first is not begin_worker:
+            vars(executor)["_initializer"] = begin_worker
+            vars(executor)["_initargs"] = (os.getpid(), first, arguments)
 
 
 def has_processes(executor: Executor | None) -> bool:

@@ -69,7 +69,11 @@ class Parallel(Wrapper):
       split into rows, and a row whose worker dies even then has failed (`LOST`).
     - If a block takes longer than `timeout`, a process of a pool ends itself, and the block's rows run alone;
       a row that takes longer alone has failed (`TIMED_OUT`). Other workers (threads, Dask, MPI) cannot be
-      ended: the row is given up and the worker left behind. If that is a thread, Python waits for it at exit.
+      ended: the row is given up and the worker left behind. If that is a thread, Python waits for it at exit;
+      a program that a `CommandLine` runs in it is killed.
+    - An interrupt (Ctrl-C) kills the processes of a pool, and the programs that threads wait for.
+    - If this process is killed, the processes of a pool end, and with them their programs (on Linux) and what
+      those wrote; code that holds Python's lock (GIL) for the length of a row ends after that row.
     - A Dask cluster whose workers have all died keeps rows for those that may come. If none comes for
       `without_workers` seconds, `ExecutorError` is raised. For a cluster's first worker there is no limit.
     - An executor that does not report that a worker died, as with jobs of a queue, is waited for without end

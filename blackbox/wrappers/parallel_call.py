@@ -16,11 +16,12 @@ from concurrent.futures import (
     ThreadPoolExecutor,
     wait,
 )
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from torch import Tensor
 
+from blackbox.ending import Stop, ended_by, set_stop
 from blackbox.errors import BlackBoxError, BudgetError, ExecutorError
 from blackbox.failures import FailedRow, Failure, Outcome
 from blackbox.ledger import Ledger
@@ -56,6 +57,7 @@ class Block:
         task: the last attempt.
         executor: who has it.
         began: when it began, or was handed in where that is not known, in seconds of `time.monotonic`.
+        stop: ends the programs of the last attempt, where a thread of this process is at it.
     """
 
     rows: list[int]
@@ -64,6 +66,7 @@ class Block:
     task: Task | None = None
     executor: Executor | None = None
     began: float | None = None
+    stop: Stop = field(default_factory=Stop)
 
 
 class ParallelCall:
@@ -122,10 +125,13 @@ class ParallelCall:
         """
         self.executor.begin_call()
         try:
-            while self.waiting or self.suspects or self.flying:
-                self._hand_in()
-                self._take_back()
+            with ended_by(self._end_programs):  # where this call runs in a thread of another one
+                while self.waiting or self.suspects or self.flying:
+                    self._hand_in()
+                    self._take_back()
         except BaseException as error:
+            if not isinstance(error, Exception):
+                self._end_programs()  # threads wait for them, and Python for threads when it exits
             # The user's or the system's wish to stop: Python waits for workers when it exits, and a row may
             # hang. Not where they may be at another thread's blocks.
             if not isinstance(error, Exception) and self.executor.replaceable and self.executor.calls == 1:
@@ -188,14 +194,17 @@ class ParallelCall:
             for row in block.rows:
                 self._fail(row, Failure.LOST, error)
             return
-        ends_itself = self.settings.timeout if has_processes(executor) else None
-        block.task = Task(self.box, self.packed_box.key, packed, inputs, loan, ends_itself)
+        ends_itself, owner = (self.settings.timeout, os.getpid()) if has_processes(executor) else (None, None)
+        block.task = Task(self.box, self.packed_box.key, packed, inputs, loan, ends_itself, owner)
         assert block.task.context is not None
         block.task.context.run(occupied.set, (*occupied.get(), executor))
-        block.executor = executor
+        block.executor, block.stop = executor, Stop()
+        block.task.context.run(set_stop, block.stop)
         block.began = None if isinstance(executor, ThreadPoolExecutor) else time.monotonic()
         try:
             self.flying[executor.submit(run, block.task)] = block
+            if self.stopped:  # said in the meantime
+                block.stop.ask()
         except BaseException:
             self._settle(block, Ledger())
             raise
@@ -348,6 +357,7 @@ class ParallelCall:
         """A block is late, and its worker cannot be ended: leave it behind, with the executor it is in."""
         block = self.flying.pop(future)
         cancelled(future)
+        block.stop.ask()
         self._lose(block)
         self.breaks = 0
         if len(block.rows) > 1:
@@ -382,6 +392,12 @@ class ParallelCall:
                 "print; a script that starts processes needs if __name__ == '__main__'."
             ) from error
         self.executor.replace(executor, why, error, kill=isinstance(error, BrokenExecutor))
+
+    def _end_programs(self) -> None:
+        """Hand in nothing more, and end what threads wait for; another thread may say so."""
+        self.stopped = True
+        for block in list(self.flying.values()):
+            block.stop.ask()
 
     def _stop(self) -> bool:
         """Hand in nothing more, and take back what has not begun; whether there was anything to take back."""

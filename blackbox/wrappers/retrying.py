@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from blackbox.checks import check_count, check_number, check_positive
+from blackbox.ending import stopped
 from blackbox.errors import BudgetError, ConfigurationError, TryAgain
 from blackbox.failures import FailedRow, Outcome
 from blackbox.function import BlackBoxFunction
@@ -84,7 +85,7 @@ class Retrying(Wrapper):
             asked = [why.error.after for why in outcome.failed.values() if isinstance(why.error, TryAgain)]
             wait = max(self._wait(attempt), *asked, 0.0)
             late = self.timeout is not None and self.clock.now() - started + wait >= self.timeout
-            if not rows or late:
+            if not rows or late or stopped():
                 break
             if len(rows) == len(inputs[0]) >= PROBED and failed_alike(outcome.failed.values()):
                 probe, *others = rows

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from blackbox.arrays import as_tensor
+from blackbox.ending import end_with
 from blackbox.errors import BlackBoxError, ConfigurationError
 from blackbox.failures import FailedRow, Outcome, Policy, exits_as_errors
 from blackbox.function import BlackBoxFunction
@@ -117,6 +118,7 @@ class Task:
         inputs: the rows.
         loan: how many rows the worker may run, see `Ledger.lend`; None for any number.
         timeout: seconds after which the worker's process ends itself; None for never.
+        owner: the process with which the worker's is to end; None where it is nobody's.
 
     Attributes:
         here: whether it has begun in this process.
@@ -130,12 +132,13 @@ class Task:
         inputs: tuple[Tensor, ...],
         loan: Loan | None,
         timeout: float | None,
+        owner: int | None = None,
     ) -> None:
         self.box: BlackBoxFunction | None = box
         self.failures: Policy = box.failures
         self.isolates = box.isolates
         self.key, self.packed, self.inputs, self.timeout = key, packed, inputs, timeout
-        self.loan = loan
+        self.loan, self.owner = loan, owner
         self.context: contextvars.Context | None = contextvars.copy_context()
         self.here = False
         self.attempt = uuid.uuid4().hex  # no two are equal: Dask would give the one's answer for the other
@@ -197,6 +200,8 @@ def _reply(task: Task) -> Reply:
         assert task.context is not None
         task.here = True
         return task.context.run(_run_here, task.box, task)
+    if task.owner is not None:
+        end_with(task.owner)
     box = _take(task)
     if box is None:
         return Reply(missing=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from blackbox.ending import pause
 from blackbox.errors import ConfigurationError, DefinitionError
 from blackbox.failures import Outcome, Policy
 from blackbox.function import BlackBoxFunction
@@ -105,7 +106,7 @@ class Clock:
     """Seconds that only grow, and a way to let some pass; wrappers take one so that tests need not wait."""
 
     now: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], object] = time.sleep
+    sleep: Callable[[float], object] = pause
 
 
 SYSTEM = Clock()

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from blackbox.adapters.command import leftovers
+from blackbox.ending import ended_by, stopped
 
 STDIN, STDOUT, STDERR = "stdin.txt", "stdout.txt", "stderr.txt"
 _GRACE = 2.0  # seconds between the wish to stop and the end
@@ -38,7 +39,8 @@ def run(
     """Run a program in a folder until it ends; its output goes to stdout.txt and stderr.txt there.
 
     The program is the head of a process group of its own. What is left of the group is killed when the
-    program ends, when its time is up (asked by SIGTERM first), and when we are interrupted. On Linux so are
+    program ends, when its time is up (asked by SIGTERM first), and when we are interrupted, or the call for
+    which we run in a thread (`blackbox.ending`). On Linux so are
     processes that have left the group, and all are killed when this process dies.
 
     Args:
@@ -54,6 +56,8 @@ def run(
         RuntimeError: the program ended with another status than 0.
         OSError: the program could not be started.
     """
+    if stopped():
+        raise RuntimeError(f"{_program(arguments)} was not started: the call that wanted it has ended.")
     mark, began = _guard.mark(), time.monotonic()
     # Files, not pipes: a grandchild that keeps a pipe open would keep us waiting.
     source = folder / STDIN if stdin else Path(os.devnull)
@@ -68,10 +72,11 @@ def run(
             start_new_session=True,
         )
     try:
-        ended = _wait(process.pid, timeout)
-        if not ended:
-            _signal(process.pid, signal.SIGTERM)
-            _wait(process.pid, _GRACE)
+        with ended_by(lambda: _signal(process.pid, signal.SIGKILL)):
+            ended = _wait(process.pid, timeout)
+            if not ended:
+                _signal(process.pid, signal.SIGTERM)
+                _wait(process.pid, _GRACE)
     finally:
         # Before the head is reaped: from then on its number could be another process's.
         _signal(process.pid, signal.SIGKILL)
