@@ -203,6 +203,20 @@ class Row:
 
 
 @dataclass(frozen=True)
+class RunWarning:
+    """What a run has warned of, once in each training: in the words and the step of the first time."""
+
+    text: str
+    kind: str
+    """Its class: "NoiseWarning"."""
+    method: str = ""
+    """"" where it was not in a method, as while data were made."""
+    seed: int | None = None
+    step: int | None = None
+    """The optimiser step, from 1; 0 before the first; None outside of them, as in the test."""
+
+
+@dataclass(frozen=True)
 class Result:
     """What was run, what came out, on which machine and with which versions."""
 
@@ -221,6 +235,8 @@ class Result:
     calls: dict[str, Any] = field(default_factory=dict)
     """`rows` that black boxes ran in all: training, validation, test, timing, and what was run again after a
     kill; and `exact`, False where there may be more."""
+    warnings: tuple[RunWarning, ...] = ()
+    """In the order of the table, and of steps."""
 
     def write(self, folder: Path) -> None:
         """Write `result.json` atomically: a run that has one is finished."""

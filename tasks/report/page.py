@@ -15,9 +15,11 @@ from tasks.folder import atomic, calls, first_rows
 from tasks.folder.machine import changes
 from tasks.folder.result import Result
 from tasks.folder.run import Run
+from tasks.folder.warning_notes import without_numbers
 from tasks.report import findings, html_report, lead, pictures
 from tasks.report.findings import Findings, Reported
 from tasks.report.html_report import Block, Details, Figure, Heading, Paragraph, Table, in_words
+from zo.errors import TangentWarning
 
 if TYPE_CHECKING:
     import pandas
@@ -65,6 +67,7 @@ def write(run: Run, problem: Reported | None = None) -> Path:
             *map(Paragraph, first_rows.changed(run.path)),
             *_tables(result, f", queries {problem.queries}" if problem is not None else ""),
             *_training(facts),
+            *_warnings(result),
             *blocks,
             *_ledger(result),
             *_settings(run, defaults),
@@ -189,6 +192,8 @@ def _tangents(facts: Findings) -> list[Block]:
             facts.curves(f"gradient_tangent_{name}") for name in ("distrusted", "agreement")
         )
         lost = any((curve.values > 0).any() for curves in distrusted.values() for curve in curves.values())
+        warned = any(warning.kind == TangentWarning.__name__ for warning in facts.result.warnings)
+        why = "; the warnings say why" if warned else ""
         blocks.append(
             _drawn(
                 facts,
@@ -206,7 +211,7 @@ def _tangents(facts: Findings) -> list[Block]:
                     if checked
                     else " No check along their gradient gave a number, as where a box is constant in pieces."
                 )
-                + (" Below: steps without trust in them; the terminal said why." if lost else ""),
+                + (f" Below: steps without trust in them{why}." if lost else ""),
             )
         )
     replays = facts.curves("gradient_tangent_replays")
@@ -222,6 +227,39 @@ def _tangents(facts: Findings) -> list[Block]:
             )
         )
     return blocks
+
+
+def _warnings(result: Result) -> list[Block]:
+    """What the run has warned of, each once, with the trainings and steps in which it was first said."""
+    if not result.warnings:
+        return []
+    places: dict[str, dict[str, list[str]]] = {}
+    texts: dict[
+        tuple[str, str], str
+    ] = {}  # what is said again with other numbers, in the words of the first time
+    for warning in result.warnings:
+        text = texts.setdefault((warning.kind, without_numbers(warning.text)), warning.text)
+        seed = f"seed {warning.seed}" if warning.seed is not None and len(result.seeds) > 1 else ""
+        step = "" if warning.step is None else f"step {warning.step}" if warning.step else "before step 1"
+        at = ", ".join(filter(None, (seed, step)))
+        places.setdefault(text, {}).setdefault(warning.method or "outside of training", []).append(at)
+    rows = []
+    for text, methods in places.items():
+        listed = (
+            f"{method} ({'; '.join(filter(None, at))})" if any(at) else method
+            for method, at in methods.items()
+        )
+        rows.append((", ".join(listed), text))
+    return [
+        Heading("Warnings"),
+        Table(
+            ("where", "warning"),
+            rows,
+            caption="What the run warned of, each once, with the optimiser step in which it was said first, "
+            "from 1. `result.json` has them in the words of each training.",
+            prose=True,
+        ),
+    ]
 
 
 def _start(facts: Findings, validated: Mapping[str, Mapping[int, findings.Curve]]) -> dict[str, float]:
