@@ -163,7 +163,14 @@ class Row:
     "validation" that chose the weights, and box rows of "the test"."""
 
     @classmethod
-    def of(cls, outcome: TrainingOutcome, figures: Mapping[str, Any], unit: str = "") -> Row:
+    def of(
+        cls,
+        outcome: TrainingOutcome,
+        figures: Mapping[str, Any],
+        unit: str = "",
+        *,
+        higher_is_better: bool = False,
+    ) -> Row:
         """The line of a stage that `tasks.train` has trained.
 
         Args:
@@ -171,6 +178,7 @@ class Row:
             figures: What came out on test data, by name: numbers, texts, None, or `tasks.RowMean`; the first
                 is the line's figure, others go along.
             unit: The unit of the first figure.
+            higher_is_better: Whether a larger first figure is the better one, such as an accuracy.
 
         Raises:
             ConfigurationError: The stage is named otherwise, or there is no figure.
@@ -198,6 +206,7 @@ class Row:
             seconds=outcome.seconds,
             extra={**further, "steps": outcome.step, **chosen},
             ledger=asdict(outcome.ledger),
+            higher_is_better=higher_is_better,
             failed=failed | ({VALIDATION: outcome.best_failed} if outcome.best_failed else {}),
         )
 
