@@ -514,7 +514,7 @@ def _cost_axis(axes: Axes, curves: Sequence[Curve], across: str, unit: str = "s"
     if log:
         axes.set_xscale("log")
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))  # more numbers of six figures overprint
+        axes.xaxis.set_major_locator(MaxNLocator(5 if max(ends) < 1e6 else 4))  # more long numbers overprint
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 100 else f"{value:g}")
     return log
 
