@@ -19,6 +19,7 @@ FALL = 0.1  # an error that falls by less between two verdicts falls no more
 FLAT = 0.5  # of the rows whose input changed, that gave the same answer: then the box is constant in pieces
 RARELY = 10  # times as many steps between checks of such a box
 UNLIKE = 1e-5  # of the loss: what the same rows may differ by when they are asked again, as sums are rounded
+SEVERAL = 25  # steps that the remedies of tangents take
 UNTOLD = 3  # checks in a row that showed nothing, since rows failed: after these it is said
 CONTROL = (
     " Where tangents are in doubt, the gradient that is cut at the boxes (no-gradient) may train better and "
@@ -138,6 +139,7 @@ class _State:
     narrow: bool = False  # a check showed nothing, since the network computes in 16 bits
     told_noise: bool = False
     told_unmoved: bool = False
+    beside: bool = True  # a way from the weights to the loss passes no box
 
 
 @dataclass(frozen=True)
@@ -190,6 +192,7 @@ class TrustWatch:
         guesses: whether a tangent learns from values: then early steps without probes are checked, and where
             a check finds fault its step takes a share of the gradient.
         kinds: names of the tangents' classes, which are not advised.
+        last: how many steps there will be; None where that is not known.
     """
 
     def __init__(
@@ -200,6 +203,7 @@ class TrustWatch:
         learning: bool = True,
         kinds: Sequence[str] = (),
         guesses: bool = False,
+        last: int | None = None,
     ) -> None:
         checks = 1 / policy.check_every if policy.check_every else 0.0
         self.policy = policy
@@ -208,6 +212,7 @@ class TrustWatch:
         self.fewest = probes
         self.most = max(probes, int(max_rows - 1 - checks)) if learning else probes
         self.learning, self.kinds, self.guesses = learning, kinds, guesses
+        self.last = last
         self._state = _State(probes)
 
     @property
@@ -427,6 +432,10 @@ class TrustWatch:
             frames=4,
         )
 
+    def note_way_beside(self, there_is: bool) -> None:
+        """Take in whether some way from the weights to the loss passes no box."""
+        self._state.beside = there_is
+
     def state_dict(self) -> dict[str, Any]:
         """What was seen, and the probes."""
         return asdict(self._state)
@@ -447,17 +456,20 @@ class TrustWatch:
         if stays or (against and state.fresh):
             state.lost = True
             more = state.probes if state.flat else min(max(2 * state.probes, 1), self.most)
+            if self.last is not None and step + 1 >= self.last:  # no remedy would do anything
+                words = (
+                    "This is the last step, so nothing is done about it: judge the weights by held-out data."
+                )
+                if not state.warned:
+                    _warn(f"{self._broken(step)}. {words}{self._control()}")
+                return
             remedies = improve()
             if remedies:
-                _warn(
-                    f"{self._broken(step)}. From now on {' and '.join(remedies)}, for no more rows."
-                    f"{'' if state.told_control else CONTROL}"
-                )
-                state.told_control = True
+                words = f"{self._broken(step)}. From now on {' and '.join(remedies)}, for no more rows."
+                _warn(f"{words}{self._left(step)}{self._control()}")
                 self._take(state.probes)
             elif more > state.probes:
-                _warn(f"{self._broken(step)}. {self._cost(more)}{'' if state.told_control else CONTROL}")
-                state.told_control = True
+                _warn(f"{self._broken(step)}. {self._cost(more)}{self._left(step)}{self._control()}")
                 self._take(more)
             elif not state.warned:
                 state.warned = True
@@ -466,6 +478,18 @@ class TrustWatch:
             state.lost = state.warned = False
             if state.probes > self.fewest:
                 self._take(max(state.probes // 2, self.fewest))
+
+    def _control(self) -> str:
+        """What takes no more rows and may train better: said once, and where it trains anything."""
+        told, self._state.told_control = self._state.told_control, True
+        return CONTROL if self._state.beside and not told else ""
+
+    def _left(self, step: int) -> str:
+        """How many steps are left, where a remedy says that it takes more."""
+        left = SEVERAL if self.last is None else self.last - step - 1
+        return (
+            f" There {'is' if left == 1 else 'are'} {counted(left, 'step')} left." if left < SEVERAL else ""
+        )
 
     def _take_flat(self, step: int, share: float) -> None:
         """Note whether the box is constant in pieces, and say so once."""

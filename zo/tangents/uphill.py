@@ -197,7 +197,7 @@ class _Uphill:
                 Snapshot(self._taken.step.network),
             )
             self._taken.before.restore()
-            _, of_answered = replay(step, self._taken.boxes, listening, window, answered)
+            of_answered = replay(step, self._taken.boxes, listening, window, answered).gradients
             after.restore()
             if failed:
                 expected = predicted / self.slope**2 * float(_flat(of_answered) @ self._gradient)
