@@ -125,6 +125,18 @@ def test_a_cut_at_the_boxes_is_advised_only_where_a_way_goes_beside_them(kind, a
     assert any("no-gradient" in words for words in told) is advised
 
 
+def test_of_a_box_in_pieces_no_probes_are_advised():
+    """None are added, as they would show nothing, though `max_rows` has room for two."""
+    trust = TrustWatch(TrustPolicy(average=2), 0, 3.5)
+    with pytest.warns(TangentWarning) as caught:
+        for step in range(12):
+            trust.saw(step, 4.0, Check(flat=0.9) if step == 1 else Check())
+    flat, stuck = (str(warning.message) for warning in caught)
+    assert "constant in pieces" in flat and "no probes are added" in flat
+    assert "Training may be worse than none" in stuck and "probes" not in stuck and "allows none" not in stuck
+    assert trust.probes == 0
+
+
 def test_between_lost_and_regained_nothing_changes():
     policy = TrustPolicy(lost=0.5, regained=0.3, average=2)
     assert set(watch([1.0] + [0.4] * 20, policy)[1]) == {2}

@@ -19,6 +19,7 @@ FALL = 0.1  # an error that falls by less between two verdicts falls no more
 FLAT = 0.5  # of the rows whose input changed, that gave the same answer: then the box is constant in pieces
 RARELY = 10  # times as many steps between checks of such a box
 UNLIKE = 1e-5  # of the loss: what the same rows may differ by when they are asked again, as sums are rounded
+HELD_OUT = "zo.KeepBest, or a run's validation"
 SEVERAL = 25  # steps that the remedies of tangents take
 UNTOLD = 3  # checks in a row that showed nothing, since rows failed: after these it is said
 CONTROL = (
@@ -323,7 +324,7 @@ class TrustWatch:
                 f"Step {step + 1}: expected answers that show a change of the loss by a hundredth, the box's "
                 f"answers have {counted(check.digits, 'digit')}: print more (%.17g prints all). Checks that "
                 "cannot distinguish the gradient's effect from the last digit say nothing of the tangents: "
-                "watch a held-out loss (zo.KeepBest).",
+                f"watch a held-out loss ({HELD_OUT}).",
                 frames=4,
             )
         if check.narrow is not None and not state.narrow:
@@ -332,7 +333,7 @@ class TrustWatch:
                 f"Step {step + 1}: expected float32 or float64 between the weights and the loss, got "
                 f"{check.narrow}, which rounds away what a check along the gradient changes. Checks show "
                 "nothing of the tangents then, and come ten times more rarely: watch a held-out loss "
-                "(zo.KeepBest), or leave out autocast.",
+                f"({HELD_OUT}), or leave out autocast.",
                 frames=4,
             )
         if check.unlike is not None and check.unlike > UNLIKE and not state.told_noise:
@@ -343,7 +344,7 @@ class TrustWatch:
                 "that goes on from call to call, such as a warm start, a counter or a buffer: `blackbox "
                 "check` tells which. Noise is averaged over rows and steps; a state is not, and its part of "
                 "the gradient is wrong: reset it in each call, or make it an input and an output. Checks "
-                "along the gradient show nothing that is smaller: watch a held-out loss (zo.KeepBest).",
+                f"along the gradient show nothing that is smaller: watch a held-out loss ({HELD_OUT}).",
                 frames=4,
             )
         state.steps += 1
@@ -365,7 +366,7 @@ class TrustWatch:
                     f"Step {step + 1}: expected at most a tenth of a check's rows to fail, and none with "
                     f"most of the gradient, {check.failed:.0%} did, and the last {UNTOLD} checks showed "
                     "nothing. Until one does, trust rests on predictions alone: watch a held-out loss "
-                    "(zo.KeepBest), and see the black box's ledger.",
+                    f"({HELD_OUT}), and see the black box's ledger.",
                     frames=4,
                 )
         if state.flat and state.probes:
@@ -427,7 +428,7 @@ class TrustWatch:
             f"Step {step + 1}: expected probes to change an input of a box, got the base's. They show "
             "nothing, so none are asked beyond those of the start. Either the layer before the box is "
             "saturated, as tanh is far from zero, or its numbers are so large that mu is lost in rounding. "
-            f"The gradient of this step {gradient}. Training goes on: watch a held-out loss (zo.KeepBest), "
+            f"The gradient of this step {gradient}. Training goes on: watch a held-out loss ({HELD_OUT}), "
             "lower the learning rate, or keep what that layer is given small, by a norm or a penalty.",
             frames=4,
         )
@@ -509,7 +510,7 @@ class TrustWatch:
                 f"little, got the very same answers in {share:.0%} of the rows: it is constant in pieces, as "
                 "trees, tables, labels and rounded outputs are. What is asked beside training's own rows "
                 f"shows nothing of it, so no probes are added{rest}.{student} Whether the tangent's slopes "
-                "are of use only a held-out loss says (zo.KeepBest).",
+                f"are of use only a held-out loss says ({HELD_OUT}).",
             )
 
     def _take(self, probes: int) -> None:
@@ -564,11 +565,13 @@ class TrustWatch:
         if far and "agreement" in self._faults(self._last):
             risk = "The loss falls along the gradient, by more than it says; Adam's steps ignore its length"
         words = (
-            f"{risk}: watch a held-out loss (zo.KeepBest). Move the network less in a step; use LossGradient "
+            f"{risk}: watch a held-out loss ({HELD_OUT}). Move the network less in a step; use LossGradient "
             "with sparse coordinates (sparse-cge); or "
         )
         if not self.learning:
             return words + "take a tangent that learns."
+        if state.flat:  # of which probes show nothing
+            return f"{words}prefit the tangent on more of the box's answers, or take another kind."
         if not self.probes:
             return (
                 f"{words}prefit the tangent on more of the box's answers, take another kind, or allow "
