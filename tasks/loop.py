@@ -102,25 +102,26 @@ def train(
             f"{run.path}: expected the checkpoint of {stage}, which the finished run had, got none. Copy "
             "checkpoints/ back, or start a new run: nothing is trained in a finished one."
         )
-    work = _Work(run, carried, boxes)
-    if carried.restore():
-        recall(group.journal_folder(run.path), boxes, stage)
-        return carried.outcome
-    with work.going_on(steps, state, progress):
-        if not carried.restored and begin is not None:
-            work.prepare(begin)
-        if not carried.restored or carried.pending:
-            work.validate(validate)
-            work.save_where_due()
-        for done in range(carried.outcome.step + 1, steps + 1):
-            work.stop_where_asked()
-            work.take(step)
-            if done == steps or done % validate_every == 0:
+    with run.noting(), run.notes.at(stage, 0):
+        work = _Work(run, carried, boxes)
+        if carried.restore():
+            recall(group.journal_folder(run.path), boxes, stage)
+            return carried.outcome
+        with work.going_on(steps, state, progress):
+            if not carried.restored and begin is not None:
+                work.prepare(begin)
+            if not carried.restored or carried.pending:
                 work.validate(validate)
-            if done < steps:
-                work.save_where_due(anyway=done % checkpoint_every == 0)
-                work.forget_queries()
-        work.finish()
+                work.save_where_due()
+            for done in range(carried.outcome.step + 1, steps + 1):
+                work.stop_where_asked()
+                work.take(step)
+                if done == steps or done % validate_every == 0:
+                    work.validate(validate)
+                if done < steps:
+                    work.save_where_due(anyway=done % checkpoint_every == 0)
+                    work.forget_queries()
+            work.finish()
     return carried.outcome
 
 
@@ -211,6 +212,7 @@ class _Work:
     def take(self, step: Callable[[int], Mapping[str, float]]) -> None:
         """Take an optimiser step, log it, show it, and tell the callbacks."""
         stage, outcome = self._stage, self._stage.outcome
+        self._run.notes.step = outcome.step + 1
         self._journal.begin(outcome.step)
         started = perf_counter()
         try:

@@ -171,6 +171,7 @@ def _tangent_gradient(
         # without a chunk base and probes run together, also where there are several processes: the same bits
         process_group=None if config.chunk is None else setup.process_group,
         replays=config.replays,
+        steps=setup.steps,
         **settings,
     )
 

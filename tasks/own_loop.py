@@ -74,7 +74,8 @@ def own_run(
     try:
         run = run.absolute()
         with ending_interrupts(), run.lock(), same_directory():
-            yield run
+            with run.noting():
+                yield run
             if not run.finished:
                 raise ProblemError(
                     f"{run.path}: expected run.finish(rows) before the end of the block, got none. Give it a "

@@ -336,6 +336,11 @@ class Problem:
         return type(self).validate is not Problem.validate or self.data.validation is not None
 
     @classmethod
+    def says_which_is_better(cls) -> bool:
+        """Whether the subclass says `higher_is_better`, be it True or False."""
+        return any("higher_is_better" in vars(kind) for kind in cls.__mro__ if kind is not Problem)
+
+    @classmethod
     def has_report(cls) -> bool:
         """Whether the subclass gives `report`, and not pictures alone."""
         return cls.report is not Problem.report

@@ -97,12 +97,13 @@ def _warn(run: Run, what: str, changed: str) -> None:
         mixed = (
             "" if run.finished else " What is trained from here on is trained by it: the result is of both."
         )
-        warnings.warn(
-            f"{run.path}: {what} changed since the run began: {changed} (digits of its SHA-256). It is "
-            f"taken as it is now.{mixed}",
-            CheckpointWarning,
-            stacklevel=3,
-        )
+        with run.noting():
+            warnings.warn(
+                f"{run.path}: {what} changed since the run began: {changed} (digits of its SHA-256). It is "
+                f"taken as it is now.{mixed}",
+                CheckpointWarning,
+                stacklevel=3,
+            )
 
 
 def refuse_while_executing(what: str) -> None:

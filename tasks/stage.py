@@ -92,7 +92,7 @@ class Stage:
         if LOST_ROWS not in metrics and (loss is None or not math.isfinite(loss)):
             raise NonFiniteLossError(
                 f"{outcome.stage}, step {outcome.step + 1} of {self._steps}: expected a finite loss, got "
-                f"{loss}. Lower the learning rate, or look at what the black box returned. "
+                f"{loss}. Lower the learning rate, or look at the objective and what black boxes returned. "
                 f"{self._last_good()}"
             )
         outcome.step += 1
@@ -259,6 +259,7 @@ class Stage:
             torch.cuda.set_rng_state(content["rng_of_gpu"])
         self.restored, self._saved = True, self.outcome.step
         self.pending = content.get("pending", False)
+        self._run.notes.step = self.outcome.step
         self._pace.begin()
         self._note_lost(content["finished"])
         if not content["finished"]:

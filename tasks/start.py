@@ -97,7 +97,7 @@ def finish(run: Run, plan: Plan, progress: Progress | None = None) -> FinishedRu
                 shown.say(f"Run folder: {as_named.path}")
                 if not run.problem:
                     shown.say(how_to_go_on(run))
-                with exits_as_errors("the problem"):  # status 0 would pass for a result
+                with run.noting(), exits_as_errors("the problem"):  # status 0 would pass for a result
                     carry_out(run, plan, shown)
         if not (run.path / report.NAME).is_file():  # a kill before the page: callbacks are called again
             Listeners(run).tell("on_result", run, Result.read(run.path))

@@ -10,7 +10,7 @@ import torch
 from tasks import judge
 from tasks.errors import NotApplicableError
 from tasks.folder.result import Row
-from tasks.folder.run import Run
+from tasks.folder.run import Run, stage_name
 from tasks.plan import Plan
 from tasks.progress import Progress
 from tasks.setup import Trained, setup_of
@@ -25,23 +25,26 @@ def table_of(run: Run, plan: Plan, progress: Progress) -> list[Row]:
         trained: dict[str, Trained] = {}  # which the methods behind may start from
         fields: dict[str, Mapping[str, Any]] = {}
         for name, method in plan.methods.items():
-            setup = setup_of(problem, run, name, seed, progress, trained)
-            torch.manual_seed(seed)  # for what draws without a key, as dropout; checkpoints have its state
-            tally = Tally(setup.boxes)
-            before = tally.copy()
-            try:
-                trained[name] = method.train(setup)
-            except NotApplicableError as error:
-                if len(plan.methods) == 1:
-                    raise
-                progress.say(f"{setup.stage}: not applicable. {error}")
-                table.append(judge.line_without(setup, str(error), everywhere(tally.since(before))))
-            else:
-                line, arrays = judge.judged(setup, trained[name])
-                table.append(line)
-                if len(table) == 1:
-                    refuse_to_run_out(plan, run.path, table)
-                fields[name] = {kind: tensor.numpy() for kind, tensor in arrays.items()}
+            with run.notes.at(stage_name(seed, name)):
+                setup = setup_of(problem, run, name, seed, progress, trained)
+                torch.manual_seed(
+                    seed
+                )  # for what draws without a key, as dropout; checkpoints have its state
+                tally = Tally(setup.boxes)
+                before = tally.copy()
+                try:
+                    trained[name] = method.train(setup)
+                except NotApplicableError as error:
+                    if len(plan.methods) == 1:
+                        raise
+                    progress.say(f"{setup.stage}: not applicable. {error}")
+                    table.append(judge.line_without(setup, str(error), everywhere(tally.since(before))))
+                else:
+                    line, arrays = judge.judged(setup, trained[name])
+                    table.append(line)
+                    if len(table) == 1:
+                        refuse_to_run_out(plan, run.path, table)
+                    fields[name] = {kind: tensor.numpy() for kind, tensor in arrays.items()}
             last = name == list(plan.methods)[-1]
             if name in trained or (last and trained):
                 problem.so_far(run, seed, trained, fields, last)

@@ -92,6 +92,24 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_bytes(path, (json.dumps(strict(value), indent=2, allow_nan=False) + "\n").encode())
 
 
+def append_line(path: Path, content: bytes) -> None:
+    """Add a line to a file; it survives if the process is killed right after.
+
+    A last line that a kill tore goes, or the next one would be glued to it.
+    """
+    with open(path, "ab+") as stream:
+        _drop_torn_line(stream.fileno())
+        stream.write(content + b"\n")
+
+
+def _drop_torn_line(handle: int) -> None:
+    size = os.lseek(handle, 0, os.SEEK_END)
+    if size == 0 or os.pread(handle, 1, size - 1) == b"\n":
+        return
+    content = os.pread(handle, size, 0)
+    os.ftruncate(handle, content.rfind(b"\n") + 1)
+
+
 def strict(value: Any) -> Any:
     """`value` with null for NaN and infinity: JSON has no such numbers, and other readers refuse them."""
     if isinstance(value, float):

@@ -163,7 +163,14 @@ class Row:
     "validation" that chose the weights, and box rows of "the test"."""
 
     @classmethod
-    def of(cls, outcome: TrainingOutcome, figures: Mapping[str, Any], unit: str = "") -> Row:
+    def of(
+        cls,
+        outcome: TrainingOutcome,
+        figures: Mapping[str, Any],
+        unit: str = "",
+        *,
+        higher_is_better: bool = False,
+    ) -> Row:
         """The line of a stage that `tasks.train` has trained.
 
         Args:
@@ -171,6 +178,7 @@ class Row:
             figures: What came out on test data, by name: numbers, texts, None, or `tasks.RowMean`; the first
                 is the line's figure, others go along.
             unit: The unit of the first figure.
+            higher_is_better: Whether a larger first figure is the better one, such as an accuracy.
 
         Raises:
             ConfigurationError: The stage is named otherwise, or there is no figure.
@@ -198,8 +206,23 @@ class Row:
             seconds=outcome.seconds,
             extra={**further, "steps": outcome.step, **chosen},
             ledger=asdict(outcome.ledger),
+            higher_is_better=higher_is_better,
             failed=failed | ({VALIDATION: outcome.best_failed} if outcome.best_failed else {}),
         )
+
+
+@dataclass(frozen=True)
+class RunWarning:
+    """What a run has warned of, once in each training: in the words and the step of the first time."""
+
+    text: str
+    kind: str
+    """Its class: "NoiseWarning"."""
+    method: str = ""
+    """"" where it was not in a method, as while data were made."""
+    seed: int | None = None
+    step: int | None = None
+    """The optimiser step, from 1; 0 before the first; None outside of them, as in the test."""
 
 
 @dataclass(frozen=True)
@@ -221,6 +244,8 @@ class Result:
     calls: dict[str, Any] = field(default_factory=dict)
     """`rows` that black boxes ran in all: training, validation, test, timing, and what was run again after a
     kill; and `exact`, False where there may be more."""
+    warnings: tuple[RunWarning, ...] = ()
+    """In the order of the table, and of steps."""
 
     def write(self, folder: Path) -> None:
         """Write `result.json` atomically: a run that has one is finished."""

@@ -10,9 +10,10 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from operator import itemgetter
 from pathlib import Path
 from shlex import quote
 from typing import Any, TypeVar
@@ -20,10 +21,11 @@ from typing import Any, TypeVar
 from tasks import code
 from tasks.configuration import from_dict
 from tasks.errors import ConfigurationError, ProblemError, RunFolderError, RunLockedError, TrustError
-from tasks.folder import atomic, calls, reading, trust
+from tasks.folder import atomic, calls, reading, trust, warning_notes
 from tasks.folder.machine import changes, digest, digest_of_files, machine, stamp_of, versions
-from tasks.folder.result import NOT_APPLICABLE, Result, Row
+from tasks.folder.result import NOT_APPLICABLE, Result, Row, RunWarning
 from tasks.folder.terms import BEGUN, CONFIG, Terms, check_seeds, differences, lasting, refuse_edited
+from tasks.folder.warning_notes import WarningNotes
 
 FORMAT = 3  # of config.json; raise it when older folders can no longer be resumed
 LOOKED_AT = 2  # an older one, of which finished runs are still read
@@ -36,8 +38,8 @@ C = TypeVar("C")
 class Run:
     """A run on disk. Make one with `Run.create`, find one again with `Run.open`.
 
-    The folder holds `config.json`, `metrics.jsonl`, `checkpoints`, and when the run is
-    finished `result.json`, `report.html` and the report's pictures.
+    The folder holds `config.json`, `metrics.jsonl`, `checkpoints`, where there were any `warnings.jsonl`, and
+    when the run is finished `result.json`, `report.html` and the report's pictures.
     """
 
     path: Path
@@ -68,6 +70,8 @@ class Run:
     """Their times and sizes, and contents, when they were last looked at; see `changed_files`."""
     callbacks_said: set[Any] = field(default_factory=set, init=False, repr=False, compare=False)
     """Of which exceptions of callbacks the user has been warned."""
+    notes: Any = field(default_factory=WarningNotes, init=False, repr=False, compare=False)
+    """What the run has warned of, and at which stage and step it is: `WarningNotes`."""
 
     @classmethod
     def create(cls, root: Path, terms: Terms, command: Sequence[str] | None = None) -> Run:
@@ -148,6 +152,7 @@ class Run:
         object.__setattr__(run, "callbacks", self.callbacks)
         object.__setattr__(run, "files", self.files)
         object.__setattr__(run, "watched", self.watched)
+        object.__setattr__(run, "notes", self.notes)
         return run
 
     def refuse_untrusted(self) -> None:
@@ -314,9 +319,30 @@ class Run:
             started=self.started,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             calls=calls.read(self.path),
+            warnings=tuple(self._warnings(table)),
         )
         result.write(self.path)
         return result
+
+    def _warnings(self, table: Sequence[Row]) -> list[RunWarning]:
+        """What was warned of: outside of stages, then in the order of the table and of steps."""
+        places = {stage_name(row.seed, row.method): place for place, row in enumerate(table)}
+        warned = []
+        for line in warning_notes.read(self.path):
+            stage, step = line["stage"], line["step"]
+            place = places.get(stage, len(table) if stage else -1)
+            row = table[place] if stage in places else None
+            # a loop of one's own may have stages without a line
+            method, seed = (stage, None) if row is None else (row.method, row.seed)
+            order = place, math.inf if step is None else step
+            warned.append((order, RunWarning(line["text"], line["kind"], method, seed, step)))
+        return [warning for _, warning in sorted(warned, key=itemgetter(0))]
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """A block whose warnings are noted in the folder, as they come; of a finished run they are not."""
+        with nullcontext() if self.finished else self.notes.noting(self.path):
+            yield
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -331,9 +357,7 @@ class Run:
     def log(self, stage: str, step: int, **values: float | int | str) -> None:
         """Add one line to `metrics.jsonl`; it survives if the process is killed right after."""
         line = json.dumps(atomic.strict({"stage": stage, "step": step, **values}), allow_nan=False)
-        with open(self._metrics, "ab+") as stream:
-            _drop_torn_line(stream.fileno())
-            stream.write(line.encode() + b"\n")
+        atomic.append_line(self._metrics, line.encode())
 
     def metrics(self, stage: str | None = None) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`, of one stage or of all, NaN for what was not finite.
@@ -345,7 +369,7 @@ class Run:
         return [values for _, values in lines if stage in (None, values["stage"])]
 
     def truncate_metrics(self, stage: str, step: int, *, judged: bool = True) -> None:
-        """Drop the lines of `stage` past `step`, so that going on from there repeats none.
+        """Drop the lines of `stage` past `step`, and its warnings, so that going on from there repeats none.
 
         Args:
             stage: The stage whose lines are dropped.
@@ -361,6 +385,7 @@ class Run:
         kept = [line for line, values in lines if not past(values)]
         if torn or len(kept) < len(lines):  # each stays as it was to the byte
             atomic.write_bytes(self._metrics, b"".join(line + b"\n" for line in kept))
+        self.notes.forget(self.path, stage, step)
 
     def sync_metrics(self) -> None:
         """Bring the metrics to the disk, before a checkpoint that relies on them."""
@@ -393,22 +418,13 @@ class Run:
         return {name: math.nan if value is None else value for name, value in values.items()}
 
 
-def _drop_torn_line(handle: int) -> None:
-    """Cut the file after its last whole line, or the next line would be glued to a torn one."""
-    size = os.lseek(handle, 0, os.SEEK_END)
-    if size == 0 or os.pread(handle, 1, size - 1) == b"\n":
-        return
-    content = os.pread(handle, size, 0)
-    os.ftruncate(handle, content.rfind(b"\n") + 1)
-
-
 def stage_name(seed: int, method: str) -> str:
     """Of a method in metrics and checkpoints: "seed-0/sparse-cge", of rge@500 "seed-0/rge.500"."""
     return f"seed-{seed}/{re.sub('[^a-z0-9.-]', '.', method.lower().replace(' ', '-'))}"
 
 
 def discard(folder: Path) -> bool:
-    """Delete a run's folder if nothing was done in it: no metrics, checkpoints, or other files.
+    """Delete a run's folder if nothing was done in it: no metrics, checkpoints, or other files but warnings.
 
     Args:
         folder: made by `Run.create` in this very process, with no one else at work on it.
@@ -417,9 +433,13 @@ def discard(folder: Path) -> bool:
         Whether it is gone; not where the system refuses, which must not hide why the run was.
     """
     try:
-        if {path.name for path in folder.iterdir()} - {CONFIG, BEGUN, CHECKPOINTS, LOCK} or any(
-            (folder / CHECKPOINTS).iterdir()
-        ):
+        if {path.name for path in folder.iterdir()} - {
+            CONFIG,
+            BEGUN,
+            CHECKPOINTS,
+            LOCK,
+            warning_notes.NAME,
+        } or any((folder / CHECKPOINTS).iterdir()):
             return False
         shutil.rmtree(folder)
     except OSError:

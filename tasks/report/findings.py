@@ -41,6 +41,11 @@ class Reported(Protocol):
         ...
 
     @classmethod
+    def says_which_is_better(cls) -> bool:
+        """Whether it says which way its first figure is better."""
+        ...
+
+    @classmethod
     def has_report(cls) -> bool:
         """Whether it gives `report`, and not pictures alone."""
         ...

@@ -9,6 +9,7 @@ import base64
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ Block = Markup
 
 MEDIA_TYPES = {".png": "image/png", ".webp": "image/webp", ".gif": "image/gif"}
 DENSE = 7  # columns from which on a table is set smaller
+INCH = 101  # of a picture on the page: one of 8 inches fills the column
 
 
 def Heading(text: str) -> Block:
@@ -90,8 +92,24 @@ def Figure(path: Path, alt: str, caption: str = "", wide: bool = True) -> Block:
         raise ConfigurationError(
             f"figure {path}: expected {', '.join(MEDIA_TYPES)}, got another. Convert it."
         )
-    data = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
-    return _block("figure", data=data, alt=alt, caption=caption, wide=wide)
+    content = path.read_bytes()
+    data = f"data:{kind};base64,{base64.b64encode(content).decode()}"
+    return _block("figure", data=data, alt=alt, caption=caption, wide=wide, width=_width(content))
+
+
+def _width(content: bytes) -> int | None:
+    """The pixels of a page that a picture takes at most, so that the text of all pictures has one size.
+
+    One that says its dots per inch takes what its inches ask for, another its own; None if it cannot be read.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(BytesIO(content)) as picture:
+            dots = float(picture.info.get("dpi", (0,))[0])
+            return round(picture.width * INCH / dots) if dots >= INCH else picture.width
+    except OSError:
+        return None
 
 
 def Details(title: str, values: Mapping[str, Any], open: bool = False) -> Block:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
@@ -11,16 +12,22 @@ from tasks.folder.result import TEST, VALIDATION, Result
 from tasks.report.findings import Score, scores, untouched
 
 START, CUT, FIRST_ORDER = "none", "no-gradient", "first-order"
+LOW = re.compile("loss|error|mis(fit|match)|\\b[nr]*m[as]e\\b")  # of names of figures that are to be low
 LITTLE = 0.02  # of a figure: with one seed, smaller differences are not called better or worse
 
 
-def sentences(result: Result) -> list[str]:
-    """What came out: the best method, its cost, what did harm, whether the box's gradient is needed."""
+def sentences(result: Result, *, declared: bool = False) -> list[str]:
+    """What came out: the best method, its cost, what did harm, whether the box's gradient is needed.
+
+    Args:
+        result: The table.
+        declared: Whether the problem's class says which way its first figure is better.
+    """
     every = scores(result)
     finite = {score.method: score for score in every if math.isfinite(score.mean)}
     lines: list[str] = []
     if finite:
-        lines += [*_best(finite), *_harm(finite), *_needed(finite)]
+        lines += [*_best(finite, declared), *_harm(finite), *_needed(finite)]
     elif every and every[0].metric:  # else none was applicable, which is said of each
         lines.append(f"No method has a finite {every[0].metric} with every seed.")
     lines += [f"{score.method} is not applicable. {score.refused}" for score in every if score.refused]
@@ -32,7 +39,7 @@ def sentences(result: Result) -> list[str]:
     return lines
 
 
-def _best(finite: dict[str, Score]) -> list[str]:
+def _best(finite: dict[str, Score], declared: bool) -> list[str]:
     ranked = sorted(finite.values(), key=lambda score: score.loss)
     best, start = leading(ranked), _untrained(finite)
     if len(ranked) == 1:
@@ -40,9 +47,10 @@ def _best(finite: dict[str, Score]) -> list[str]:
     end = f"the {'highest' if ranked[0].rows[0].higher_is_better else 'lowest'} {ranked[0].metric}"
     if start is not None and start in best:
         better = f"No method is better than {_named(start)}, which has {end}, {start}."
-        return [better, *_taken(ranked[0])]
+        return [better, *_taken(ranked[0], declared)]
     beside = f"; {_named(start)} has {start}" if start else ""
-    lines = [f"{_all(best)} {'have' if best[1:] else 'has'} {end}, {best[0]}{beside}.", *_taken(ranked[0])]
+    lines = [f"{_all(best)} {'have' if best[1:] else 'has'} {end}, {best[0]}{beside}."]
+    lines += _taken(ranked[0], declared)
     others = [score for score in ranked if score.method != FIRST_ORDER and score is not start]
     if FIRST_ORDER in finite and others:
         # who has a derivative would take it: the best of those that do without is what is looked for
@@ -62,10 +70,9 @@ def _best(finite: dict[str, Score]) -> list[str]:
     return lines
 
 
-def _taken(score: Score) -> list[str]:
+def _taken(score: Score, declared: bool) -> list[str]:
     """What a better figure is taken to be, where neither its name nor the problem says so."""
-    named = any(word in score.metric.lower() for word in ("loss", "error"))
-    if named or score.rows[0].higher_is_better:
+    if declared or LOW.search(score.metric.lower()) or score.rows[0].higher_is_better:
         return []
     return [f"A lower {score.metric} is taken to be better; if it is not, say higher_is_better = True."]
 

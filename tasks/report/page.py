@@ -15,15 +15,18 @@ from tasks.folder import atomic, calls, first_rows
 from tasks.folder.machine import changes
 from tasks.folder.result import Result
 from tasks.folder.run import Run
+from tasks.folder.warning_notes import without_numbers
 from tasks.report import findings, html_report, lead, pictures
 from tasks.report.findings import Findings, Reported
 from tasks.report.html_report import Block, Details, Figure, Heading, Paragraph, Table, in_words
+from zo.errors import TangentWarning
 
 if TYPE_CHECKING:
     import pandas
 
 NAME = "report.html"
-WIDE = 95  # characters of a table that the page is wide enough for
+WIDE = 95  # characters of a table that is no wider than the text
+WIDEST = 120  # of one that goes on into the margin of a page of 1,280 pixels
 
 
 def write(run: Run, problem: Reported | None = None) -> Path:
@@ -46,12 +49,13 @@ def write(run: Run, problem: Reported | None = None) -> Path:
     atomic.write_bytes(run.path / "table.md", findings.markdown(table, notes).encode())
     atomic.write_bytes(run.path / "table.tex", findings.latex(table).encode())
     blocks: list[Block] = []
-    about, defaults, failed = "", {}, None
+    about, defaults, failed, declared = "", {}, None, False
     if problem is None and run.problem:
         blocks.append(Paragraph("The problem's own part is not here: the report was made without its code."))
     elif problem is not None:
         try:
             about, defaults = problem.about(), _defaults(problem.config)
+            declared = problem.says_which_is_better()
             blocks += _blocks(problem.report(facts))
         except Exception as error:  # the user's code; a long run has its table and curves all the same
             failed, reason = error, f"{type(error).__name__}: {error}"
@@ -60,11 +64,12 @@ def write(run: Run, problem: Reported | None = None) -> Path:
     html_report.write(
         path,
         title=result.task.replace("-", " ").capitalize(),
-        lead=[*([about] if about else []), *lead.sentences(result)],
+        lead=[*([about] if about else []), *lead.sentences(result, declared=declared)],
         blocks=[
             *map(Paragraph, first_rows.changed(run.path)),
             *_tables(result, f", queries {problem.queries}" if problem is not None else ""),
             *_training(facts),
+            *_warnings(result),
             *blocks,
             *_ledger(result),
             *_settings(run, defaults),
@@ -117,8 +122,24 @@ def _tables(result: Result, queries: str) -> list[Block]:
     if not more.empty:
         if _characters(more) > WIDE:  # a line for each figure, if that is the narrower one
             more = min(more, more.set_index("method").T.reset_index(names="figure"), key=_characters)
-        blocks.append(Table(more, caption=f"Further figures, {seeds}."))
+        parts = _parts(more)
+        for number, part in enumerate(parts, start=1):
+            which = f", part {number} of {len(parts)}" if len(parts) > 1 else ""
+            blocks.append(Table(part, caption=f"Further figures, {seeds}{which}."))
     return blocks
+
+
+def _parts(frame: pandas.DataFrame) -> list[pandas.DataFrame]:
+    """A table, or several that are no wider than a page, each with the first column."""
+    others = len(frame.columns) - 1
+    for number in range(1, others + 1):
+        size = -(-others // number)
+        parts = [
+            frame.iloc[:, [0, *range(at, min(at + size, others + 1))]] for at in range(1, others + 1, size)
+        ]
+        if max(map(_characters, parts)) <= WIDEST:
+            return parts
+    return [frame.iloc[:, [0, place]] for place in range(1, others + 1)]
 
 
 def _characters(frame: pandas.DataFrame) -> int:
@@ -189,6 +210,8 @@ def _tangents(facts: Findings) -> list[Block]:
             facts.curves(f"gradient_tangent_{name}") for name in ("distrusted", "agreement")
         )
         lost = any((curve.values > 0).any() for curves in distrusted.values() for curve in curves.values())
+        warned = any(warning.kind == TangentWarning.__name__ for warning in facts.result.warnings)
+        why = "; the warnings say why" if warned else ""
         blocks.append(
             _drawn(
                 facts,
@@ -204,9 +227,10 @@ def _tangents(facts: Findings) -> list[Block]:
                     "gradient says; 1 (dashed) is right, at 0 and below it would not descend; what is "
                     "beyond -1 or 3 is drawn there."
                     if checked
-                    else " No check along their gradient gave a number, as where a box is constant in pieces."
+                    else " No check along their gradient gave a number, as where a box is noisy or constant "
+                    "in pieces."
                 )
-                + (" Below: steps without trust in them; the terminal said why." if lost else ""),
+                + (f" Below: steps without trust in them{why}." if lost else ""),
             )
         )
     replays = facts.curves("gradient_tangent_replays")
@@ -222,6 +246,39 @@ def _tangents(facts: Findings) -> list[Block]:
             )
         )
     return blocks
+
+
+def _warnings(result: Result) -> list[Block]:
+    """What the run has warned of, each once, with the trainings and steps in which it was first said."""
+    if not result.warnings:
+        return []
+    places: dict[str, dict[str, list[str]]] = {}
+    texts: dict[
+        tuple[str, str], str
+    ] = {}  # what is said again with other numbers, in the words of the first time
+    for warning in result.warnings:
+        text = texts.setdefault((warning.kind, without_numbers(warning.text)), warning.text)
+        seed = f"seed {warning.seed}" if warning.seed is not None and len(result.seeds) > 1 else ""
+        step = "" if warning.step is None else f"step {warning.step}" if warning.step else "before step 1"
+        at = ", ".join(filter(None, (seed, step)))
+        places.setdefault(text, {}).setdefault(warning.method or "outside of training", []).append(at)
+    rows = []
+    for text, methods in places.items():
+        listed = (
+            f"{method} ({'; '.join(filter(None, at))})" if any(at) else method
+            for method, at in methods.items()
+        )
+        rows.append((", ".join(listed), text))
+    return [
+        Heading("Warnings"),
+        Table(
+            ("where", "warning"),
+            rows,
+            caption="What the run warned of, each once, with the optimiser step in which it was said first, "
+            "from 1.",
+            prose=True,
+        ),
+    ]
 
 
 def _start(facts: Findings, validated: Mapping[str, Mapping[int, findings.Curve]]) -> dict[str, float]:

@@ -10,9 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    LogFormatterSciNotation,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+)
 from numpy.typing import ArrayLike
 
 from tasks.errors import ProblemError
@@ -75,6 +84,7 @@ _OTHERS = ("#b684cb", "#bd8a51", "#f0c75e", "#849ef7", "#f7ab92", "#e3b1cc")
 _OTHER_MARKS = ("<", "X", "8", "H", "o", "s", "D")  # one more: a colour comes back with another mark
 STRIP = 3.0  # a field longer than so many times its width is stretched to its panel
 FLAT = 20.0  # times the height of a panel's curves: in a range that is wider they are a flat line
+SHORT = 1.8  # decades of a logarithmic axis, below which numbers stand between powers of ten
 OVERSHOOT = 0.1  # of the largest number: what less of the other sign is no second sign
 
 AGREEMENT = (-1.0, 3.0)  # checks beyond are drawn at the edge
@@ -258,8 +268,35 @@ def legend_above(axes: Axes, columns: int) -> None:
 
 def save(made: Figure, path: Path, dots_per_inch: int = 160) -> Path:
     """Write a figure as PNG; metadata that changes from run to run is left out."""
+    for axes in made.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            _label_decades(axis)
     made.savefig(path, dpi=dots_per_inch, format="png", facecolor="white", metadata={"Software": None})
     return path
+
+
+def _label_decades(axis: Axis) -> None:
+    """Numbers on a logarithmic axis that do not overprint: powers of ten, or few between where it is short.
+
+    Matplotlib labels 2, 3, 4 and 6 of a decade, with a power of ten each. Ticks that were set by hand stay.
+    """
+    locator = axis.get_major_locator()
+    if axis.get_scale() != "log" or type(locator) is not LogLocator or not axis.get_visible():
+        return
+    low, high = sorted(axis.get_view_interval())
+    if low <= 0 or type(axis.get_minor_formatter()) is not LogFormatterSciNotation:
+        return
+    axis.set_minor_formatter(NullFormatter())
+    decades = np.log10(high / low)
+    if decades >= SHORT:
+        return
+    digits = (1, 2, 5) if decades < SHORT / 1.5 else (1, 3)
+    between = [digit * 10.0**power for power in range(-300, 300) for digit in digits]
+    places = [place for place in between if low <= place <= high]
+    axis.set_major_locator(FixedLocator(places) if len(places) > 1 else MaxNLocator(3, steps=[1, 2, 5, 10]))
+    axis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value:,.0f}" if 100 <= value < 1e7 else f"{value:g}")
+    )
 
 
 def training(
@@ -354,7 +391,7 @@ def trust(
             shown = np.clip(curve.values, *AGREEMENT)
             axes[0, 1].plot(curve.steps, shown, mark, color=colour_of, markersize=4, alpha=0.8)
     if agreements:
-        axes[0, 1].set(ylabel="loss changed / foretold", ylim=(AGREEMENT[0] - 0.1, AGREEMENT[1] + 0.1))
+        axes[0, 1].set(ylabel="loss change / predicted", ylim=(AGREEMENT[0] - 0.1, AGREEMENT[1] + 0.1))
     for place in axes[0]:
         place.axhline(1.0, color="#999999", linewidth=1.0, linestyle=(0, (5, 3)))
     for place in axes[1:].flat:
@@ -477,6 +514,7 @@ def _cost_axis(axes: Axes, curves: Sequence[Curve], across: str, unit: str = "s"
     if log:
         axes.set_xscale("log")
     else:
+        axes.xaxis.set_major_locator(MaxNLocator(5 if max(ends) < 1e6 else 4))  # more long numbers overprint
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 100 else f"{value:g}")
     return log
 
@@ -484,7 +522,8 @@ def _cost_axis(axes: Axes, curves: Sequence[Curve], across: str, unit: str = "s"
 def _legend(made: Figure, axes: Axes) -> None:
     handles, names = axes.get_legend_handles_labels()
     if names:
-        made.legend(handles, names, loc="outside upper left", ncols=6, **_LEGEND)
+        lines = -(-len(names) // 6)
+        made.legend(handles, names, loc="outside upper left", ncols=-(-len(names) // lines), **_LEGEND)
 
 
 def _line(

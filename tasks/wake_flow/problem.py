@@ -44,6 +44,7 @@ class WakeFlow(Problem):
         **dict.fromkeys(("MAE", "MAE at the last step", "MAE in the wake", "MAE extrapolated"), "U"),
         "extrapolated": "",  # which flows are; not what "MAE extrapolated" should have been called
     }
+    higher_is_better = False
     dimensions = evaluation.DIMENSIONS
 
     @classmethod

@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 import pandas
 import pytest
+from PIL import Image
 from typeguard import suppress_type_checks
 
 from tasks.errors import ConfigurationError
@@ -158,3 +159,18 @@ def test_cells_of_prose_carry_their_header_to_a_phone():
     cells = [attributes for tag, attributes in read(text).tags if tag == "td"]
     assert [cell["data-head"] for cell in cells] == ["what", EVIL]
     assert '<table class="prose">' in text
+
+
+@pytest.mark.parametrize(("inches", "pixels"), [(3.0, 303), (8.0, 808)])
+def test_text_of_pictures_has_one_size_whatever_their_width(tmp_path, inches, pixels):
+    figure, _ = pictures.figure(inches, 3.0)
+    path = pictures.save(figure, tmp_path / "one.png")
+    (image,) = [a for tag, a in read(str(Figure(path, "one"))).tags if tag == "img"]
+    assert image["style"] == f"max-width: {pixels}px"
+
+
+def test_a_picture_that_does_not_say_its_inches_is_not_blown_up(tmp_path):
+    path = tmp_path / "plain.gif"
+    Image.new("RGB", (90, 40)).save(path)
+    (image,) = [a for tag, a in read(str(Figure(path, "one"))).tags if tag == "img"]
+    assert image["style"] == "max-width: 90px"

@@ -252,3 +252,47 @@ def test_no_pyplot_is_involved():
     )
     root = Path(__file__).parent.parent.parent
     assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0
+
+
+@pytest.mark.parametrize("decades", [0.05, 0.2, 0.5, 0.8, 0.98, 1.1, 1.4, 1.6, 2.2, 4.0, 9.0])
+@pytest.mark.parametrize("low", [2.3e-4, 0.07, 1.0, 480.0, 6.1e4])
+def test_numbers_on_logarithmic_axes_do_not_overprint(tmp_path, low, decades):
+    made, axes = pictures.figure(8.0, 3.1, columns=2, sharey=True)
+    ends = [low, low * 10**decades]
+    axes[0, 0].loglog(ends, ends)
+    axes[0, 1].semilogx(ends, ends)
+    pictures.save(made, tmp_path / "log.png")
+    for axis in (axes[0, 0].xaxis, axes[0, 0].yaxis, axes[0, 1].xaxis):
+        place = 0 if axis.axis_name == "x" else 1
+        low_end, high_end = sorted(axis.get_view_interval())
+        every = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+        texts = [
+            tick.label1
+            for tick in every
+            if tick.label1.get_text() and low_end <= tick.get_loc() <= high_end and tick.label1.get_visible()
+        ]
+        spans = sorted(
+            (box.min[place], box.max[place]) for box in (text.get_window_extent() for text in texts)
+        )
+        assert 2 <= len(texts) <= 12
+        assert all(end < start for (_, end), (start, _) in itertools.pairwise(spans))
+
+
+@pytest.mark.parametrize("rows", [17_712, 99_000, 742_000, 1_240_000])
+def test_numbers_of_rows_do_not_overprint(tmp_path, rows):
+    counts = np.linspace(0, rows, 9)
+    curve = Curve(np.arange(9), counts, np.linspace(0, 9, 9), np.linspace(1, 2, 9))
+    made = pictures.training({"rge": {0: curve}}, y="loss")
+    pictures.save(made, tmp_path / "rows.png")
+    texts = [text for text in made.axes[0].get_xticklabels() if 0 <= text.get_position()[0] <= rows]
+    spans = sorted((box.x0, box.x1) for box in (text.get_window_extent() for text in texts))
+    assert len(spans) >= 3
+    assert all(end < start for (_, end), (start, _) in itertools.pairwise(spans))
+
+
+def test_ticks_that_were_set_by_hand_stay(tmp_path):
+    made, axes = pictures.figure()
+    axes[0, 0].semilogx([1, 8], [0, 1])
+    axes[0, 0].set_xticks([1, 3, 7], ["one", "three", "seven"])
+    pictures.save(made, tmp_path / "hand.png")
+    assert [text.get_text() for text in axes[0, 0].get_xticklabels()] == ["one", "three", "seven"]

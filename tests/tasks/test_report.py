@@ -12,7 +12,7 @@ import tasks
 from tasks import Progress, Run, report
 from tasks.errors import ProblemError, RunFolderError
 from tasks.report import Details, Heading, Paragraph, Table
-from tests.inside import Result, findings, lead
+from tests.inside import Result, findings, lead, names, problems
 from tests.inside import report_pictures as pictures
 from tests.tasks.made_runs import TWELVE, from_elsewhere, made
 from tests.tasks.problems import Steering
@@ -414,3 +414,61 @@ def test_a_figure_of_ones_own_is_not_silently_one_that_is_to_be_low(tmp_path):
     assert "is taken" not in told(made(tmp_path, {"none": 4.0, "tangents": 0.5}))
     high = made(tmp_path, {"none": 4.0, "tangents": 0.5}, metric="power", higher_is_better=True)
     assert "is taken" not in told(high)
+    for metric in ("MAE", "rmse of drag", "velocity error", "misfit"):
+        assert "is taken" not in told(made(tmp_path, {"none": 4.0, "tangents": 0.5}, metric=metric))
+
+
+class Powered(Steering):
+    """Its figure's name does not say which way is better."""
+
+    def evaluate(self, network):
+        return {"power": 0.5}
+
+
+class Economical(Powered):
+    """It says itself that less is better."""
+
+    higher_is_better = False
+
+
+@pytest.mark.parametrize(("kind", "advised"), [(Powered, True), (Economical, False)])
+def test_a_problem_that_says_which_way_is_better_is_not_told_to_say_it(tmp_path, kind, advised):
+    run = tasks.run(kind(methods=["none", "first-order"]), runs=tmp_path, progress=Progress())
+    assert ("is taken to be better" in unescape(run.report.read_text())) is advised
+
+
+@pytest.mark.parametrize("name", names.PROBLEMS)
+def test_shipped_problems_say_which_way_is_better(name):
+    assert problems.find(name)[0].says_which_is_better()
+
+
+@pytest.mark.parametrize("methods", [8, 20])
+def test_a_table_that_is_wider_than_the_page_stands_in_parts(tmp_path, methods):
+    values = {f"method-number-{number}": 0.5 for number in range(methods)}
+    extra = {name: {f"figure-{n}": n + 0.123456 for n in range(14)} for name in values}
+    text = page(made(tmp_path, values, extra=extra))
+    tables = [table.split("</table>")[0] for table in text.split("<table")[1:]]
+    further = [table for table in tables if "figure-" in table]
+    cells = [
+        [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line) for line in table.split("<tr")[1:]]
+        for table in further
+    ]
+    for table in cells:  # some 7 pixels a character, and 1,000 are there
+        widths = [
+            max(len(word) for line in table for word in line[place].split()) for place in range(len(table[0]))
+        ]
+        assert sum(width + 2 for width in widths) <= 120
+    shown = {(line[0], head) for table in cells for line in table[1:] for head in table[0][1:]}
+    pairs = {(name, f"figure-{n}") for name in values for n in range(14)}
+    assert pairs <= shown or {(figure, name) for name, figure in pairs} <= shown
+
+
+def test_checks_without_a_number_are_not_taken_for_those_of_a_box_in_pieces(tmp_path, pens):
+    run = made(tmp_path, {"tangents": 0.5}, trust=("tangents",))
+    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    kept = [{name: value for name, value in line.items() if "agreement" not in name} for line in lines]
+    (run.path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
+    assert (
+        "No check along their gradient gave a number, as where a box is noisy or constant in pieces."
+        in page(run)
+    )

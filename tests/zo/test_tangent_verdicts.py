@@ -6,11 +6,13 @@ import math
 import warnings
 
 import pytest
+import torch
 from typeguard import suppress_type_checks
 
 import zo
 from tests.inside import TrustCheck as Check
 from tests.inside import TrustWatch
+from tests.tasks.problems import Beside, Steering
 from zo import TrustPolicy
 from zo.errors import TangentWarning
 
@@ -72,6 +74,67 @@ def test_steps_count_from_one_and_a_check_is_named_where_it_is_judged_later():
     assert first.startswith("Step 11: ") and "found 0.3 times (in the check of step 10). From" in first
     assert second.startswith("Step 36: ") and "found 0.3 times. From" in second
     assert "no-gradient" in first and "no-gradient" not in second  # once
+
+
+@pytest.mark.parametrize(
+    ("last", "left"),
+    [(None, ""), (60, ""), (21, " There are 10 steps left."), (12, " There is 1 step left.")],
+)
+def test_a_remedy_says_how_many_steps_it_has(last, left):
+    trust = TrustWatch(TrustPolicy(), 0, 3.5, last=last)
+    with pytest.warns(TangentWarning) as caught:
+        for step in range(11):
+            trust.saw(step, 0.1, Check(0.3) if step == 9 else Check())
+    (told,) = (str(warning.message) for warning in caught)
+    assert "From now on 1 probe until trust returns" in told
+    assert ("left." in told) is bool(left) and left in told
+
+
+def test_no_remedy_is_begun_in_the_last_step():
+    asked = []
+    trust = TrustWatch(TrustPolicy(), 0, 3.5, last=11)
+    with pytest.warns(TangentWarning) as caught:
+        for step in range(11):
+            trust.saw(
+                step,
+                0.1,
+                Check(0.3) if step == 9 else Check(),
+                lambda: asked.append(1) or ["it learns longer"],
+            )
+    (told,) = (str(warning.message) for warning in caught)
+    assert "found 0.3 times" in told and "This is the last step, so nothing is done about it" in told
+    assert "From now on" not in told and not asked and trust.probes == 0 and trust.lost
+
+
+@pytest.mark.parametrize(("kind", "advised"), [(Steering, False), (Beside, True)])
+@pytest.mark.parametrize("probes", [0, 1])
+def test_a_cut_at_the_boxes_is_advised_only_where_a_way_goes_beside_them(kind, advised, probes):
+    """Cut there, the weights of a network of which all goes through the box have no gradient at all."""
+    problem = kind()
+    torch.manual_seed(0)
+    network = problem.network()
+    policy = TrustPolicy(lost=1e-9, regained=1e-10, lost_values=1e-9, average=1, check_every=None)
+    gradient = zo.TangentGradient(
+        network, problem.objective, boxes=[problem.box], probes=probes, max_rows=3.5, trust_policy=policy
+    )
+    with pytest.warns(TangentWarning) as caught:
+        for step in range(8):
+            gradient.backward(problem.training_batch(0, step))
+    told = [str(warning.message) for warning in caught]
+    assert any("From now on" in words for words in told)
+    assert any("no-gradient" in words for words in told) is advised
+
+
+def test_of_a_box_in_pieces_no_probes_are_advised():
+    """None are added, as they would show nothing, though `max_rows` has room for two."""
+    trust = TrustWatch(TrustPolicy(average=2), 0, 3.5)
+    with pytest.warns(TangentWarning) as caught:
+        for step in range(12):
+            trust.saw(step, 4.0, Check(flat=0.9) if step == 1 else Check())
+    flat, stuck = (str(warning.message) for warning in caught)
+    assert "constant in pieces" in flat and "no probes are added" in flat
+    assert "Training may be worse than none" in stuck and "probes" not in stuck and "allows none" not in stuck
+    assert trust.probes == 0
 
 
 def test_between_lost_and_regained_nothing_changes():

@@ -153,6 +153,8 @@ class TangentGradient:
             by orders of magnitude (`counts.clipped`). Where a third of them are far longer, or one of several
             that are added up was shortened, that is said once. None for no bound, as where no tangent learns
             from values, and where several batches make one step of the optimiser.
+        steps: how many steps the training takes, where that is known: where trust is lost in the last one,
+            no remedy is begun, since it could not act. Nothing else depends on it.
 
     Failed rows: rows with a loss that is not finite in the base are taken out of loss and gradient; where
     boxes fail in more than a tenth of all rows so far, that is said once. A row that fails in a probe drops
@@ -202,8 +204,11 @@ class TangentGradient:
         replays: int | None = None,
         max_age: int | None = None,
         clip: float | None = 2.0,
+        steps: int | None = None,
     ) -> None:
         check_mu("TangentGradient", mu)
+        if steps is not None:
+            check_count("TangentGradient", "steps", steps)
         if chunk is not None:
             check_count("TangentGradient", "chunk", chunk)
         check_fraction("TangentGradient", "max_dropped", max_dropped)
@@ -228,7 +233,7 @@ class TangentGradient:
         kinds = [type(model).__name__ for model in self.tangents]
         learning = any(model.learns for model in self.tangents)
         guesses = any(model.learns_from_values for model in self.tangents)
-        self.watch = TrustWatch(trust_policy, probes, max_rows, learning, kinds, guesses)
+        self.watch = TrustWatch(trust_policy, probes, max_rows, learning, kinds, guesses, steps)
         self._key = Key(seed)
         self._ranks = Ranks(process_group, "TangentGradient", TangentError)
         self._chunk = 1 if chunk is None and self._ranks.size > 1 else chunk
@@ -318,7 +323,9 @@ class TangentGradient:
                     units = tuple((shown.d_scale, shown.response_scale) for shown in pairs)
                     window = Window(number, kept, tuple(calls), units, base, survived)
                     if live is None:
-                        loss, gradients = replay(step, self.boxes, self.tangents, window, pairs)
+                        loss, gradients, beside = replay(step, self.boxes, self.tangents, window, pairs)
+                        if number == 0:
+                            self.watch.note_way_beside(beside)
                     else:
                         loss, gradients = live.gradients(pairs)
                     checks.refuse_dependent_rows(loss, base, survived)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -21,8 +21,22 @@ from zo.perturbation import Directions
 from zo.tangents.pairs import CallPairs, sizes
 from zo.tangents.recording import RecordedCall, Recorder, flat_rows, has_rows, refuse_arrays, rows_alive
 from zo.tangents.tangent import Tangent
-from zo.tangents.way_back import gradients_of, refuse_derivative_inside
+from zo.tangents.way_back import gradients_of, reaches, refuse_derivative_inside
 from zo.tangents.window import Window
+
+
+class Replayed(NamedTuple):
+    """What `replay` gives.
+
+    Attributes:
+        loss: the mean loss, detached.
+        gradients: the gradient of each of the chosen parameters.
+        beside: in the first step, whether there is a way from the weights to the loss that passes no box.
+    """
+
+    loss: Tensor
+    gradients: tuple[Tensor, ...]
+    beside: bool
 
 
 def replay(
@@ -32,7 +46,7 @@ def replay(
     window: Window,
     pairs: Sequence[CallPairs],
     rows: Tensor | None = None,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
+) -> Replayed:
     """The objective once more, with recorded answers, and autograd through it and the tangents.
 
     Args:
@@ -42,9 +56,6 @@ def replay(
         window: what was recorded, at the weights as they are.
         pairs: what each call shows a tangent.
         rows: `(rows,)` bool, over which the mean is taken; None for all that survived.
-
-    Returns:
-        The mean loss, detached, and the gradient of each of the chosen parameters.
 
     Raises:
         TangentError: it is not the evaluation that was recorded, or a gradient arrives at another box.
@@ -56,7 +67,9 @@ def replay(
         with intercepted(answers.call):
             by_row = losses(step.objective, step.network, window.batch, step.rows, with_graph=True)
         answers.finish()
-        return mean_loss(by_row[taken]), gradients_of(by_row[taken].mean(), step, first=first)
+        loss = by_row[taken].mean()
+        beside = first and reaches(loss, step.parameters.tensors, around=_Answered.__name__)
+        return Replayed(mean_loss(by_row[taken]), gradients_of(loss, step, first=first), beside)
 
 
 class Live:

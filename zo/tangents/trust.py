@@ -20,6 +20,8 @@ FALL = 0.1  # an error that falls by less between two verdicts falls no more
 FLAT = 0.5  # of the rows whose input changed, that gave the same answer: then the box is constant in pieces
 RARELY = 10  # times as many steps between checks of such a box
 UNLIKE = 1e-5  # of the loss: what the same rows may differ by when they are asked again, as sums are rounded
+HELD_OUT = "zo.KeepBest, or a run's validation"
+SEVERAL = 25  # steps that the remedies of tangents take
 UNTOLD = 3  # checks in a row that showed nothing, since rows failed: after these it is said
 CONTROL = (
     " Where tangents are in doubt, the gradient that is cut at the boxes (no-gradient) may train better and "
@@ -145,6 +147,7 @@ class _State:
     told_unmoved: bool = False
     whole: bool = False  # a check has found nothing missing from the gradient, which is as the objective is
     cut: bool = False  # or something
+    beside: bool = True  # a way from the weights to the loss passes no box
 
 
 @dataclass(frozen=True)
@@ -202,6 +205,7 @@ class TrustWatch:
         guesses: whether a tangent learns from values: then early steps without probes are checked, and where
             a check finds fault its step takes a share of the gradient.
         kinds: names of the tangents' classes, which are not advised.
+        last: how many steps there will be; None where that is not known.
     """
 
     def __init__(
@@ -212,6 +216,7 @@ class TrustWatch:
         learning: bool = True,
         kinds: Sequence[str] = (),
         guesses: bool = False,
+        last: int | None = None,
     ) -> None:
         checks = 1 / policy.check_every if policy.check_every else 0.0
         self.policy = policy
@@ -220,6 +225,7 @@ class TrustWatch:
         self.fewest = probes
         self.most = max(probes, int(max_rows - 1 - checks)) if learning else probes
         self.learning, self.kinds, self.guesses = learning, kinds, guesses
+        self.last = last
         self._state = _State(probes)
 
     @property
@@ -335,7 +341,7 @@ class TrustWatch:
                 f"Step {step + 1}: expected answers that show a change of the loss by a hundredth, the box's "
                 f"answers have {counted(check.digits, 'digit')}: print more (%.17g prints all). Checks that "
                 "cannot distinguish the gradient's effect from the last digit say nothing of the tangents: "
-                "watch a held-out loss (zo.KeepBest).",
+                f"watch a held-out loss ({HELD_OUT}).",
                 frames=4,
             )
         if check.narrow is not None and not state.narrow:
@@ -344,7 +350,7 @@ class TrustWatch:
                 f"Step {step + 1}: expected float32 or float64 between the weights and the loss, got "
                 f"{check.narrow}, which rounds away what a check along the gradient changes. Checks show "
                 "nothing of the tangents then, and come ten times more rarely: watch a held-out loss "
-                "(zo.KeepBest), or leave out autocast.",
+                f"({HELD_OUT}), or leave out autocast.",
                 frames=4,
             )
         if check.unlike is not None and check.unlike > UNLIKE and not state.told_noise:
@@ -355,7 +361,7 @@ class TrustWatch:
                 "that goes on from call to call, such as a warm start, a counter or a buffer: `blackbox "
                 "check` tells which. Noise is averaged over rows and steps; a state is not, and its part of "
                 "the gradient is wrong: reset it in each call, or make it an input and an output. Checks "
-                "along the gradient show nothing that is smaller: watch a held-out loss (zo.KeepBest).",
+                f"along the gradient show nothing that is smaller: watch a held-out loss ({HELD_OUT}).",
                 frames=4,
             )
         if check.cut is not None and not state.cut:
@@ -389,7 +395,7 @@ class TrustWatch:
                     f"Step {step + 1}: expected at most a tenth of a check's rows to fail, and none with "
                     f"most of the gradient, {check.failed:.0%} did, and the last {UNTOLD} checks showed "
                     "nothing. Until one does, trust rests on predictions alone: watch a held-out loss "
-                    "(zo.KeepBest), and see the black box's ledger.",
+                    f"({HELD_OUT}), and see the black box's ledger.",
                     frames=4,
                 )
         if state.flat and state.probes:
@@ -451,10 +457,14 @@ class TrustWatch:
             f"Step {step + 1}: expected probes to change an input of a box, got the base's. They show "
             "nothing, so none are asked beyond those of the start. Either the layer before the box is "
             "saturated, as tanh is far from zero, or its numbers are so large that mu is lost in rounding. "
-            f"The gradient of this step {gradient}. Training goes on: watch a held-out loss (zo.KeepBest), "
+            f"The gradient of this step {gradient}. Training goes on: watch a held-out loss ({HELD_OUT}), "
             "lower the learning rate, or keep what that layer is given small, by a norm or a penalty.",
             frames=4,
         )
+
+    def note_way_beside(self, there_is: bool) -> None:
+        """Take in whether some way from the weights to the loss passes no box."""
+        self._state.beside = there_is
 
     def state_dict(self) -> dict[str, Any]:
         """What was seen, and the probes."""
@@ -476,17 +486,20 @@ class TrustWatch:
         if stays or (against and state.fresh):
             state.lost = True
             more = state.probes if state.flat else min(max(2 * state.probes, 1), self.most)
+            if self.last is not None and step + 1 >= self.last:  # no remedy would do anything
+                words = (
+                    "This is the last step, so nothing is done about it: judge the weights by held-out data."
+                )
+                if not state.warned:
+                    _warn(f"{self._broken(step)}. {words}{self._control()}")
+                return
             remedies = improve()
             if remedies:
-                _warn(
-                    f"{self._broken(step)}. From now on {' and '.join(remedies)}, for no more rows."
-                    f"{'' if state.told_control else CONTROL}"
-                )
-                state.told_control = True
+                words = f"{self._broken(step)}. From now on {' and '.join(remedies)}, for no more rows."
+                _warn(f"{words}{self._left(step)}{self._control()}")
                 self._take(state.probes)
             elif more > state.probes:
-                _warn(f"{self._broken(step)}. {self._cost(more)}{'' if state.told_control else CONTROL}")
-                state.told_control = True
+                _warn(f"{self._broken(step)}. {self._cost(more)}{self._left(step)}{self._control()}")
                 self._take(more)
             elif not state.warned:
                 state.warned = True
@@ -495,6 +508,18 @@ class TrustWatch:
             state.lost = state.warned = False
             if state.probes > self.fewest:
                 self._take(max(state.probes // 2, self.fewest))
+
+    def _control(self) -> str:
+        """What takes no more rows and may train better: said once, and where it trains anything."""
+        told, self._state.told_control = self._state.told_control, True
+        return CONTROL if self._state.beside and not told else ""
+
+    def _left(self, step: int) -> str:
+        """How many steps are left, where a remedy says that it takes more."""
+        left = SEVERAL if self.last is None else self.last - step - 1
+        return (
+            f" There {'is' if left == 1 else 'are'} {counted(left, 'step')} left." if left < SEVERAL else ""
+        )
 
     def _take_flat(self, step: int, share: float) -> None:
         """Note whether the box is constant in pieces, and say so once."""
@@ -514,7 +539,7 @@ class TrustWatch:
                 f"little, got the very same answers in {share:.0%} of the rows: it is constant in pieces, as "
                 "trees, tables, labels and rounded outputs are. What is asked beside training's own rows "
                 f"shows nothing of it, so no probes are added{rest}.{student} Whether the tangent's slopes "
-                "are of use only a held-out loss says (zo.KeepBest).",
+                f"are of use only a held-out loss says ({HELD_OUT}).",
             )
 
     def _take(self, probes: int) -> None:
@@ -569,11 +594,13 @@ class TrustWatch:
         if far and "agreement" in self._faults(self._last):
             risk = "The loss falls along the gradient, by more than it says; Adam's steps ignore its length"
         words = (
-            f"{risk}: watch a held-out loss (zo.KeepBest). Move the network less in a step; use LossGradient "
+            f"{risk}: watch a held-out loss ({HELD_OUT}). Move the network less in a step; use LossGradient "
             "with sparse coordinates (sparse-cge); or "
         )
         if not self.learning:
             return words + "take a tangent that learns."
+        if state.flat:  # of which probes show nothing
+            return f"{words}prefit the tangent on more of the box's answers, or take another kind."
         if not self.probes:
             return (
                 f"{words}prefit the tangent on more of the box's answers, take another kind, or allow "

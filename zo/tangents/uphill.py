@@ -201,7 +201,9 @@ class _Uphill:
                 Snapshot(self._taken.step.network),
             )
             self._taken.before.restore()
-            _, of_answered = replay(step, self._taken.boxes, listening, window, self._taken.pairs, answered)
+            of_answered = replay(
+                step, self._taken.boxes, listening, window, self._taken.pairs, answered
+            ).gradients
             after.restore()
             if failed:
                 expected = predicted / self.slope**2 * float(_flat(of_answered) @ self._gradient)

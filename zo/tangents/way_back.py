@@ -66,6 +66,19 @@ def gradients_of(loss: Tensor, step: Step, *, first: bool = False) -> tuple[Tens
     )
 
 
+def reaches(loss: Tensor, weights: Sequence[Tensor], *, around: str) -> bool:
+    """Whether there is a way from a loss to some weight that passes no function of a name.
+
+    Args:
+        loss: the mean loss, with its graph.
+        weights: of which one is enough.
+        around: the function's class, as `torch.autograd.Function` has it.
+    """
+    wanted = {id(weight) for weight in weights}
+    nodes = _nodes(loss, around=f"{around}Backward")
+    return any(id(getattr(node, "variable", None)) in wanted for node in nodes)
+
+
 def refuse_autocast(weights: Sequence[Tensor], call: str) -> None:
     """Refuse to run inside of autocast, in which tangents would learn and answer in 16 bits.
 
@@ -142,12 +155,12 @@ class Narrow(Operations):
         return result
 
 
-def _nodes(loss: Tensor) -> Iterator[Any]:
-    """The nodes of a graph, each once."""
+def _nodes(loss: Tensor, *, around: str | None = None) -> Iterator[Any]:
+    """The nodes of a graph, each once; without those of the name `around` and what is behind them alone."""
     known, waiting = set(), [loss.grad_fn]
     while waiting:
         node = waiting.pop()
-        if node is not None and node not in known:
+        if node is not None and node not in known and node.name() != around:
             known.add(node)
             yield node
             waiting += [following for following, _ in node.next_functions]

@@ -1,0 +1,159 @@
+"""What a run has warned of, kept in its folder as it comes: once each, with the stage and the step."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import RLock
+from typing import Any, TextIO
+
+from tasks.errors import RunFolderError
+from tasks.folder import atomic
+
+NAME = "warnings.jsonl"
+MOST = 100  # of a stage: what a box warns of in other words each time is no list that anybody reads
+LONGEST = 4000  # characters of one
+# one that stands alone: "0.weight" and "2.weight" are two things, "step 10" and "step 20" may be said of one
+_NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,.]*(?:e[-+]?\d+)?(?![\w.])")
+
+
+class WarningNotes:
+    """The warnings of a run, and the place at which the next one is noted.
+
+    Attributes:
+        stage: What is worked on, as in the metrics: "seed-0/rge"; "" outside of stages, where data are made.
+        step: The optimiser step at hand, from 1; 0 before the first; None outside of steps, as in the test.
+    """
+
+    def __init__(self) -> None:
+        self.stage, self.step = "", None
+        self._folder: Path | None = None
+        self._known: set[tuple[str, str, str]] = set()
+        self._shown: set[tuple[object, ...]] = set()
+        self._lock = RLock()  # boxes may warn in threads of their own
+
+    @contextmanager
+    def noting(self, folder: Path) -> Iterator[None]:
+        """A block whose warnings are noted in a run's folder, and shown as ever: each once, while it lasts.
+
+        What a filter of Python ignores, or makes an error, is not noted. In a block inside of it nothing is
+        changed.
+
+        Args:
+            folder: The run's folder.
+
+        Raises:
+            RunFolderError: What was noted there before cannot be read.
+        """
+        if self._folder is not None:
+            yield
+            return
+        self._known = {_key(line) for line in read(folder)}
+        self._folder, before = folder, warnings.showwarning
+        self._shown.clear()
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            self._note(category.__name__, str(message))
+            place = (category, str(message), filename, lineno)
+            if place not in self._shown:
+                self._shown.add(place)
+                before(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show
+        try:
+            with self.at(self.stage, self.step):
+                yield
+        finally:
+            if warnings.showwarning is show:
+                warnings.showwarning = before
+            self._folder = None
+
+    @contextmanager
+    def at(self, stage: str, step: int | None = None) -> Iterator[None]:
+        """A block in which what is warned of belongs to a stage, also what an earlier stage had said."""
+        before = self.stage, self.step
+        self.stage, self.step = stage, step
+        # Python gives no warning twice from one place, until filters may have changed
+        with warnings.catch_warnings():
+            try:
+                yield
+            finally:
+                self.stage, self.step = before
+
+    def forget(self, folder: Path, stage: str, step: int) -> None:
+        """Drop what was noted of a stage past a step, from where it goes on; all of it where that is -1."""
+        with self._lock:
+            lines = read(folder)
+            kept = [line for line in lines if not _is_past(line, stage, step)]
+            if len(kept) < len(lines):
+                text = "".join(f"{json.dumps(line)}\n" for line in kept)
+                atomic.write_bytes(folder / NAME, text.encode())
+            self._known = {_key(line) for line in kept}
+
+    def _note(self, kind: str, text: str) -> None:
+        line = {"stage": self.stage, "step": self.step, "kind": kind, "text": text[:LONGEST]}
+        with self._lock:
+            key = _key(line)
+            of_stage = sum(stage == self.stage for stage, *_ in self._known)
+            if self._folder is None or key in self._known or of_stage >= MOST:
+                return
+            self._known.add(key)
+            with suppress(
+                OSError
+            ):  # a full disk is said where metrics are written; a row must not fail for it
+                atomic.append_line(self._folder / NAME, json.dumps(line).encode())
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """What is noted in a folder, in the order in which it came; a last line that a kill tore is left out.
+
+    Raises:
+        RunFolderError: Another line cannot be read.
+    """
+    path = folder / NAME
+    try:
+        *lines, _torn = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    return [_parsed(path, number, line) for number, line in enumerate(lines, start=1)]
+
+
+def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        values = json.loads(line)
+        step = values["step"]
+        if not all(isinstance(values[name], str) for name in ("stage", "kind", "text")):
+            raise ValueError("no stage, kind and text")
+        if step is not None and not (type(step) is int and 0 <= step < 2**48):
+            raise ValueError("no step")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RunFolderError(
+            f"{path}, line {number}: expected a JSON object with stage, step, kind and text, got "
+            f"{line[:80]!r} ({error}). Delete that line."
+        ) from None
+    return values
+
+
+def _key(line: Mapping[str, Any]) -> tuple[str, str, str]:
+    """What makes two warnings the same one: stage, kind, and words without numbers."""
+    return line["stage"], line["kind"], without_numbers(line["text"])
+
+
+def without_numbers(text: str) -> str:
+    """A text by which two warnings are the same one: what is said again with other numbers is."""
+    return _NUMBER.sub("#", text)
+
+
+def _is_past(line: Mapping[str, Any], stage: str, step: int) -> bool:
+    return line["stage"] == stage and (step < 0 or (line["step"] is not None and line["step"] > step))
