@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from blackbox import Ledger, RowFailedError
+from blackbox.arrays import as_tensor
 from blackbox.failures import noted
 from blackbox.words import counted
 from tasks.errors import ProblemError, ProblemWarning
@@ -110,7 +111,7 @@ def _taken_apart(said: Any, where: str) -> tuple[dict[str, Any], dict[str, Tenso
         if isinstance(name, str) and not isinstance(value, str) and value is not None and _has_axes(value):
             try:
                 # of a view, not all behind it; NumPy has no number of 16 bits as torch's
-                tensor = torch.as_tensor(value).detach().cpu()
+                tensor = as_tensor(value).cpu()
                 fields[name] = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).clone()
                 continue
             except (TypeError, ValueError, RuntimeError):

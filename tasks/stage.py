@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from blackbox import Ledger
+from blackbox.outside import exactly
 from tasks.errors import CheckpointError, CheckpointWarning, Interrupted, NonFiniteLossError, ProblemWarning
 from tasks.folder import atomic, calls, checkpoint, reading
 from tasks.folder.atomic import writing
@@ -120,7 +121,7 @@ class Stage:
             ProblemWarning: So many rows failed that these weights cannot be chosen; once for the stage.
         """
         outcome = self.outcome
-        rows = torch.as_tensor(losses, dtype=torch.float64, device="cpu").detach().flatten()
+        rows = torch.from_numpy(exactly(losses, "float64")).flatten()
         finite = rows.isfinite()
         value, failed = float(rows[finite].mean()), int((~finite).sum())
         self.log(validation=value, **({"validation_failed": failed} if failed and len(rows) > 1 else {}))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from blackbox.checks import check_count
+from blackbox.outside import exactly
 from zo.errors import ConfigurationError, KeepBestWarning
 from zo.evaluators.state import Snapshot
 
@@ -209,7 +210,7 @@ class KeepBest:
             with torch.no_grad():
                 result = self.validate()
                 try:
-                    return torch.as_tensor(result, dtype=torch.float64, device="cpu").flatten().clone()
+                    return torch.from_numpy(exactly(result, "float64")).flatten()
                 except (TypeError, ValueError, RuntimeError) as error:
                     raise ConfigurationError(
                         "KeepBest, validate: expected a function that returns a loss, or one for each row, "

@@ -115,7 +115,7 @@ def plain(where: str, name: object, value: Any) -> float | int | str | None:
     if value is None or isinstance(value, str):
         return value
     try:
-        if np.ndim(value) == 0:
+        if np.ndim(value) == 0 and not np.iscomplexobj(value):
             return int(value) if isinstance(value, bool | int | np.integer | np.bool_) else float(value)
     except (TypeError, ValueError, RuntimeError, OverflowError):
         pass

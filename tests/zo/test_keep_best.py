@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ import zo
 from blackbox import ArraySpec
 from tests.zo.row_boxes import FromTorch, weights
 from zo import KeepBest
-from zo.errors import KeepBestWarning
+from zo.errors import ConfigurationError, KeepBestWarning
 
 
 class Counted(nn.Module):
@@ -257,3 +258,23 @@ def test_beside_a_gradient_it_keeps_what_is_best_through_the_box(kind):
 def test_settings_out_of_range(settings, words):
     with suppress_type_checks(), pytest.raises(zo.ConfigurationError, match=words):
         KeepBest(nn.Linear(1, 1), **{"validate": lambda: 0.0, **settings})
+
+
+@pytest.mark.parametrize(
+    "loss", [np.ma.masked, np.ma.MaskedArray([1.0, 0.0], [False, True]), np.complex128(1j)]
+)
+def test_a_held_out_loss_that_is_masked_or_complex_is_not_the_best(loss):
+    network = nn.Linear(1, 1)
+    losses = iter([3.0, loss] if np.ndim(loss) == 0 else [np.array([3.0, 3.0]), loss])
+    held_out = zo.KeepBest(network, lambda: next(losses), every=1)
+    held_out.before_step()
+    start = network.weight.detach().clone()
+    with torch.no_grad():
+        network.weight += 1
+    if np.iscomplexobj(loss):
+        with pytest.raises(ConfigurationError, match="validate"):
+            held_out.restore()
+        return
+    with pytest.warns(KeepBestWarning):
+        held_out.restore()
+    assert torch.equal(network.weight, start)  # behind the mask lies 0

@@ -81,7 +81,7 @@ def dialect_of(path: Path, text: str, floating: bool) -> Dialect:
         return Dialect("")
     lines = [line for line in (_COMMENT.split(line)[0] for line in lines_of(text)) if re.search(r"\d", line)]
     named = _SEPARATOR_LINE.fullmatch(text[:20].partition("\n")[0])
-    separator = named[1] if named else next((sep for sep in ";\t" if _separates(sep, lines)), ",")
+    separator = named[1] if named else _separator_of(path, lines)
     fields = [field for line in lines for field in Dialect(separator).fields(line)]
     points = [field for field in fields if "." in field and is_number(field)]
     commas = [field for field in fields if "," in field and _WITH_COMMA.fullmatch(field)]
@@ -101,10 +101,28 @@ def dialect_of(path: Path, text: str, floating: bool) -> Dialect:
     return Dialect(separator, "," if commas else ".", doubtful)
 
 
-def _separates(separator: str, lines: Sequence[str]) -> bool:
-    """Whether there are numbers between signs of that kind."""
-    rows = (Dialect(separator).fields(line) for line in lines if separator in line)
-    return any(is_number(field) or _WITH_COMMA.fullmatch(field) for row in rows for field in row)
+def _separator_of(path: Path, lines: Sequence[str]) -> str:
+    """The sign that has the most numbers between it, and the fewest fields with another such sign in them.
+
+    Raises:
+        ValueError: two have as many.
+    """
+    scores = {sign: _score(sign, lines) for sign in ",;\t" if any(sign in line for line in lines)} or {",": 0}
+    best = [sign for sign, score in scores.items() if score == max(scores.values())]
+    if len(best) > 1:
+        line = next((line for line in lines if all(sign in line for sign in best)), lines[0])
+        raise ValueError(
+            f"{path.name}: expected one sign between numbers, got {line[:80].strip()!r}, which can be read "
+            "in two ways. Take (file, function)."
+        )
+    return best[0]
+
+
+def _score(separator: str, lines: Sequence[str]) -> int:
+    others = re.compile(r"[,;\t]")
+    fields = [field for line in lines for field in Dialect(separator).fields(line)]
+    numbers = [field for field in fields if is_number(field) or _WITH_COMMA.fullmatch(field)]
+    return len(numbers) - sum(others.search(field) is not None for field in set(fields) - set(numbers))
 
 
 def _refuse_decimal_commas(path: Path, lines: Sequence[str]) -> None:

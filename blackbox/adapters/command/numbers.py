@@ -17,10 +17,12 @@ _REPEATED = re.compile(
 )
 # units that a program may change from one number to the next: 350 mm for 0.35 m
 _BASE = r"(?:m|s|A|K|N|Pa|W|Wh|J|cal|V|Hz|g|L|l|bar|eV|B|bit|F|H|C|Ohm|Ω|S|mol|rad)"
+_TIMES = r"(?:min|mins|minutes?|h|hrs?|hours?|d|days?)"
+_LONG = r"(?:pico|nano|micro|milli|centi|kilo|mega|giga|tera)[a-z]+"
 _SCALED = re.compile(
-    rf"(?!kg\b|pH\b)(?:(?:[pnuµμmckMGT]|h(?=Pa)){_BASE}|g|min|[KMGT]iB|KB)(?=$|[\d/^*·²³\s-])"
+    rf"(?!kg\b|pH\b)(?:(?:[pnuµμmckMGT]|h(?=Pa)){_BASE}|g|{_TIMES}|{_LONG}|[KMGT]iB|KB)(?=$|[\d/^*·²³\s-])"
 )
-_UNIT = re.compile(rf"(?:kg|min|h|d|(?:[pnuµμmckKMGT]|h(?=Pa))?i?{_BASE})(?=$|[\d/^*·²³\s-])")
+_UNIT = re.compile(rf"(?:kg|{_TIMES}|(?:[pnuµμmckKMGT]|h(?=Pa))?i?{_BASE})(?=$|[\d/^*·²³\s-])")
 
 
 def number(word: str, floating: bool) -> float | int:

@@ -19,10 +19,8 @@ LIKE = rf"(?:{NUMBER}|\*+)"  # what a number begins with, or Fortran's asterisks
 SEEN = 200  # characters in front of a match that are looked at: a line may have a million of matches
 _SIGNS = ",;:|)]}>\"'=?"  # behind a word, such as a prompt, in front of a template in mid-line
 _MARKS = re.compile(r"[\[({<\"'`,;|\s]*")  # these are no words: they come again anywhere
-# what stands for a number that there is not, alone on a line
-_NONE = re.compile(
-    r"(?m)^[ \t]*(?i:-{1,3}|n/?a|none|null|nil|undefined|diverged|failed|error|#[\w/]+[!?]?)[ \t]*\r?$"
-)
+# what stands for a number that there is not
+_NONE = re.compile(r"(?i)[-?]{1,3}|n/?a|none|null|nil|undefined|diverged|failed|error|#[\w/]+[!?]?")
 Literals = Sequence[str | None]  # of a template, with None for each placeholder
 Begins = Callable[[str, str], bool]  # whether a report does so between what is before and behind on the line
 
@@ -46,29 +44,44 @@ def may_begin(literal: str, before: str) -> bool:
     return words[-1][-1] in _SIGNS or is_number(words[-1]) or not re.search(r"[^\W\d_]", words[-1])
 
 
-def later_report(literals: Literals, text: str, end: int) -> str:
+def later_report(literals: Literals, text: str, end: int, count: int) -> str:
     """The line of a report that comes behind the last one with numbers, which ends at `end`; "" if none does.
 
     It is one where the template's words come again, with any white space between them: all in front of the
     first number, the first line of those alone (a title), or a further line's without a number behind them.
-    Where there are no words in front, it is a line of what stands for a number, such as "--" or "N/A".
+    Where there are no words, it is a line with as many numbers, of which some are "--", "N/A" or the like.
+
+    Args:
+        literals: of the template.
+        text: all of it.
+        end: of the last match.
+        count: numbers that the template has.
     """
-    first = (literals[0] or "").strip()
     places = [
         place for pattern, begins in _beginnings(literals) for place in _first(pattern, text, end, begins)
     ]
-    if not first:
-        places += [match.start() for match in itertools.islice(_NONE.finditer(text, end), 1)]
+    if not any(re.search(r"\w", literal or "") for literal in literals):
+        places += itertools.islice(_lines_of_none(text, end, count), 1)
     if not places:
         return ""
     return (line_before(text, end, min(places)) + line_after(text, min(places))).strip()
 
 
+def _lines_of_none(text: str, end: int, count: int) -> Iterator[int]:
+    """Where lines are that have so many numbers, or what stands for them, and not only numbers."""
+    for line in re.compile(r"[^\r\n]+").finditer(text, end):
+        words = re.sub(r"[,;\[\](){}<>\"']", " ", line[0][:10_000]).split()
+        none = [word for word in words if _NONE.fullmatch(word)]
+        if none and len(words) == count and all(map(is_number, set(words) - set(none))):
+            yield line.start()
+
+
 def _beginnings(literals: Literals) -> Iterator[tuple[re.Pattern[str], Begins]]:
     """The words of a report in front of its numbers, and where on a line they are its words."""
-    for index, literal in enumerate(literals[:-1]):
+    first = True
+    for index, literal in enumerate(literals):
         words = (literal or "").strip()
-        if not words or _MARKS.fullmatch(words):
+        if not words or _MARKS.fullmatch(words) or (index + 1 == len(literals) and not first):
             continue
         title, last = words.splitlines()[0].strip(), words.splitlines()[-1].strip()
         if index == 0:
@@ -77,10 +90,18 @@ def _beginnings(literals: Literals) -> Iterator[tuple[re.Pattern[str], Begins]]:
                 yield _loose(title), _is_whole_line
         elif "\n" in (literal or "") and re.search(r"[^\W\d_]", last):
             yield _loose(last), _begins_line_without_number(last)
+        elif first:  # the report begins with a number
+            yield _loose(words), _follows_number
+        first = False
 
 
 def _begins_report(literal: str, words: str) -> Begins:
     return lambda before, after: may_begin(literal, before) and _is_of_report(words, after)
+
+
+def _follows_number(before: str, after: str) -> bool:
+    word = re.split(r"[\s,;]+", before.strip())[-1]
+    return is_number(word) or _NONE.fullmatch(word) is not None
 
 
 def _is_whole_line(before: str, after: str) -> bool:

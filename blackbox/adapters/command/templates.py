@@ -170,11 +170,13 @@ class Template:
             ValueError: with the line where it does.
         """
         literals = [part if isinstance(part, str) else None for part in self.parts]
-        if line := later_report(literals, match.string, match.end()):
+        count = sum(map(self._count, self.placeholders))
+        if line := later_report(literals, match.string, match.end(), count):
             raise ValueError(
                 f"{self.where}: expected numbers in the last report that begins like the template, got "
                 f"{textwrap.shorten(line, 80, placeholder=' ...')!r} behind the last that has them. Those "
-                "are of an earlier report. If that line is none, write more words in front of the number."
+                "are of an earlier report. If that line is none, write more words in front of the number, "
+                "or take (file, function)."
             )
 
     def _numbers(self, place: Placeholder, match: re.Match[str], group: int) -> np.ndarray[Any, Any]:

@@ -10,7 +10,7 @@ import torch
 from typeguard import suppress_type_checks
 
 import zo
-from blackbox import ArraySpec, BlackBoxFunction, ConfigurationError
+from blackbox import ArraySpec, BlackBoxFunction, ConfigurationError, DtypeError
 from blackbox.adapters.openmdao import component
 from blackbox.extras import MissingExtraError
 
@@ -187,3 +187,21 @@ def test_what_it_refuses():
 def test_without_openmdao_the_error_names_the_extra():
     with pytest.raises(MissingExtraError, match=r"blackbox-coupling\[openmdao\]"):
         component(Pump(), exact)
+
+
+@pytest.mark.needs("openmdao")
+@pytest.mark.parametrize(("name", "value"), [("stages", 3.7), ("load", 0.8 + 1e-20j)])
+def test_numbers_of_openmdao_that_a_box_cannot_take_are_refused(name, value):
+    import openmdao.api as om
+
+    made = component(Pump(), exact)
+    problem = om.Problem(reports=False)
+    problem.model.add_subsystem("pump", made, promotes=["*"])
+    problem.setup(force_alloc_complex=True)
+    problem["stages"] = 3
+    problem.run_model()
+    problem.set_complex_step_mode(name == "load")
+    problem.run_model()  # a step of others
+    problem[name] = value
+    with pytest.raises(DtypeError, match=f"input '{name}': expected"):
+        problem.run_model()

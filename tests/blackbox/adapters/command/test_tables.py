@@ -228,6 +228,8 @@ EUROPEAN = "t;p\n0;1,5\n1;1,6\n"
         "t;p\n0;1,500\n1;1,6E+00\n",  # three digits, which the other number shows to be decimals
         "t;p;note\n0;1,5;dry, cold\n1;1,6;-\n",
         "t,p,note\n0,1.5,dry; cold\n1,1.6,wet; 2 m\n",  # semicolons in words separate nothing
+        "t,p,note\n0,1.5,see 3; 4\n1,1.6,see 4; 5\n",
+        "t;p\n0,5;1,5\n1,5;1,6\n",
         "\ufefft,p\n0,1.5\n1,1.6\n",
         "t,p\n0,  1.5\n1,1.6\n",
         "t,p\n0,1.5\n1,01.6\n",
@@ -255,6 +257,7 @@ def test_a_table_of_decimal_commas_is_read_whole(tmp_path):
         ("t,p,q\n0,1,-0,5\n", "some commas may be decimal"),
         ("t,p,q,r\n0,1,12,05\n", "some commas may be decimal"),
         ("t;p\n0;1,234\n1;5,678\n", "may be decimal or not"),
+        ("5,see 3; 4\n6,see 4; 5\n", "can be read in two ways"),
         ("t;p\n0;1,5\n1;1.6\n", "one sign for decimals"),
         ("t;p\n0;1.234,5\n1;2,5\n", "line 2"),
         ('t,p\n0,"1,234"\n', "may be decimal or not"),

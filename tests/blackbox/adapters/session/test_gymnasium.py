@@ -99,3 +99,32 @@ def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "gymnasium", None)
     with pytest.raises(MissingExtraError, match=r"blackbox-coupling\[gymnasium\]"):
         Gymnasium("Pendulum-v1")
+
+
+class Measured:
+    """An environment whose second number is not measured, and whose action is a byte."""
+
+    spec = None
+
+    def __init__(self) -> None:
+        from gymnasium import spaces
+
+        self.observation_space, self.action_space = spaces.Box(-9, 9, (2,)), spaces.Box(-9, 9, (), np.int8)
+
+    def reset(self, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
+        return np.zeros(2), {}
+
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return np.ma.MaskedArray([float(action), 1e20], [False, True]), 1.0, bool(action > 3), False, {}
+
+    def close(self) -> None:
+        pass
+
+
+def test_masks_and_actions_beyond_the_space_are_not_converted_in_silence():
+    box = Gymnasium(Measured, steps=3, failures="keep")
+    observation, history = box.reset(np.array([0]))
+    after = box(observation, np.array([5]), history)
+    assert np.isnan(after[0]).any()
+    assert np.isnan(box(observation, np.array([300]), history)[0]).all()  # 44 in a byte
+    assert "int8" in str(box.ledger.first_failure) or box.ledger.failures() == {"not_finite": 1, "raised": 1}
