@@ -198,12 +198,18 @@ class UnknownSlopes:
         """
         if self._warned or (valid.all() and not self._times):
             return
-        if not isinstance(plan.chunk(0, 1), Coordinates):
-            return
-        asked = plan.chunk(0, plan.queries)
-        assert isinstance(asked, Coordinates)
-        answered = set(asked.indices[valid].tolist())
-        failed = set(asked.indices[~valid].tolist()) - answered
+        answered, failed = set[int](), set[int]()
+        for numbers in plan.slopes():
+            first, last = int(numbers.min()), int(numbers.max()) + 1
+            if not isinstance(
+                plan.chunk(first, first + 1), Coordinates
+            ):  # all directions may fill the memory
+                continue
+            asked = plan.chunk(first, last)
+            if isinstance(asked, Coordinates) and last - first == numbers.numel():
+                answered |= set(asked.indices[valid[first:last]].tolist())
+                failed |= set(asked.indices[~valid[first:last]].tolist())
+        failed -= answered
         times = {index: count for index, count in self._times.items() if index not in answered}
         self._times = times | {index: times.get(index, 0) + 1 for index in failed}
         still = sorted(index for index, count in self._times.items() if count >= STILL)

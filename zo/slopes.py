@@ -1,9 +1,10 @@
 """Whether finite differences are slopes: judged by what half of mu gives, and where that is off, twice of it.
 
 Over a step that suits the function, half of it gives the same slope. Curvature is off by half as much there,
-rounding and noise by twice as much, and a jump gives twice the slope. A kink right at the base gives the same
-over any step one way, and another one back. Each user of this module asks the steps again in its own way:
-`zo.execution.repeats` those of weights, `zo.box_gradient.doubt` those of a box's inputs.
+rounding and noise by twice as much, and a jump gives twice the slope or none, with the same slope before it
+and behind it. A kink right at the base gives the same over any step one way, and another one back. Each user
+of this module asks the steps again in its own way: `zo.execution.repeats` those of weights,
+`zo.box_gradient.doubt` those of a box's inputs.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from zo.errors import NoiseWarning, SlopeWarning
 
 ALONG = 0.85  # correlation of what half and twice of mu are off by; rounding, at random, has -0.3 or so
 MOST = 0.9  # of the mean square of what slopes are off by, by jumps
-SAME = 0.15  # of a change: by so little it differs over half of mu where it is a jump
+SAME = 0.15  # of a change or a jump: by so little what it should be is missed
 KINKED = 4  # times what half of mu is off by, where steps back show more than curvature, of which it is 2
+STEPS = 1e-6  # of a jump: with less than that beside it, what jumps are the steps of a rounded number
 STAYS = 0.75  # of what steps both ways differ by is left over half of mu at a kink; half of it by curvature
 NOISY = 0.1  # of what slopes are off by: noise of that size explains it, since deterministic code has none
 Cause = Literal["noise", "rounding", "curvature", "jump", "kink"]
@@ -38,12 +40,14 @@ class Doubt:
             at random, "curvature" where half and twice of mu are off in the same direction, "jump" where the
             change itself is the same over half of mu, "kink" where only steps back give other slopes.
         back: Half of what slopes over mu back differ by, as a part of their size; NaN where not known.
+        jumps: What jumps make of the slopes, as a part of the size that these have without.
     """
 
     half: float
     twice: float
     cause: Cause
     back: float = math.nan
+    jumps: float = 0.0
 
     @property
     def off(self) -> float:
@@ -57,6 +61,8 @@ class Doubt:
             return self.half / math.sqrt(3)
         if self.cause == "kink":
             return self.back
+        if self.cause == "jump":
+            return max(self.half, self.jumps)
         ratio = self.twice / self.half if self.half > 0 else 0.0
         # Off by h, 2 h, ... at mu / 2, mu, 2 mu: for forward differences twice, for central 4/3 of it.
         return self.half * ratio / (ratio - 1) if self.cause == "curvature" and ratio >= 1.5 else self.half
@@ -102,7 +108,7 @@ def doubt_of(
         finite = torch.isfinite(squares)
         return float((weights * squares)[finite].mean()) if finite.any() else math.nan
 
-    off = half - full
+    off, jumps = half - full, 0.0
     first, second, behind = math.sqrt(mean(off.square())), math.nan, math.nan
     cause: Cause = "rounding"
     if back is not None:
@@ -113,14 +119,40 @@ def doubt_of(
     elif twice is not None:
         further = full - twice[known].double()
         second = math.sqrt(mean(further.square()))
-        jumping = (half / 2 - full).abs() <= SAME * full.abs()  # few of many may, that make up what is off
+        jumping, smooth = _jumps(full, half, twice[known].double())  # few of many may make up what is off
         if noise > NOISY * first:
             cause = "noise"
         elif mean(jumping * off.square()) >= MOST * mean(off.square()):
             cause = "jump"
+            left = mean(torch.where(jumping, smooth, full).square())
+            jumps = math.sqrt(mean(jumping * off.square()) / left) if left > 0 else math.inf
         elif mean(off * further) > ALONG * math.sqrt(mean(off.square() * further.isfinite())) * second:
             cause = "curvature"
-    return Doubt(first, second, cause, behind)
+    return Doubt(first, second, cause, behind, jumps)
+
+
+def _jumps(full: Tensor, half: Tensor, twice: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of some changes are jumps within mu, `(directions,)` bool, and what they are without.
+
+    A jump within the first half of mu is in the changes over all three steps, one within the second half in
+    the longer two, and the rest of each is smooth: as long as its step. A jump is larger than the rest, which
+    else may be a kink, and there is a rest: of what is rounded to steps there is none.
+
+    Args:
+        full: the changes over mu.
+        half: over half of mu, times two.
+        twice: over twice of mu, by two; NaN where unknown.
+    """
+    off, nearest, further = half - full, half / 2, 2 * twice - full
+    first, second = 2 * (full - nearest), 2 * nearest  # the smooth change over mu, where it is in that half
+
+    def beside(smooth: Tensor) -> Tensor:
+        goes_on = (further - smooth).abs() <= SAME * off.abs()
+        return goes_on & (off.abs() > smooth.abs()) & (smooth.abs() > STEPS * off.abs())
+
+    in_first, in_second = beside(first), beside(second)
+    same = (nearest - full).abs() <= SAME * full.abs()  # or saturated
+    return in_first | in_second | same, torch.where(in_second & ~in_first, second, first)
 
 
 def warn_of_slopes(where: str, doubt: Doubt, *, differs: str = "objective", mend: str = "") -> None:
@@ -155,11 +187,13 @@ def warn_of_slopes(where: str, doubt: Doubt, *, differs: str = "objective", mend
             f"{off} from the mean of both. Take central=True, or begin beside the kink."
         )
     elif doubt.cause == "jump":
+        beside = f"about {doubt.error:.0%} of" if doubt.error < 10 else "more than ten times"
         what = (
-            f"The {differs} changes as much over half of mu as over mu: it jumps, or is saturated, closer "
-            "than that, and the gradient means nothing. Look for whole numbers (a truncation, a sign, a "
-            "sort, torch's orthogonal parametrization of a matrix that is not square) and what is divided "
-            "by its own small spread. Where it only saturates, a far smaller mu is right."
+            f"The {differs} changes at once, within mu: it jumps, or is saturated, closer than that. The "
+            f"gradient is off by {beside} the size that it has without that, and means nothing. Look for "
+            "whole numbers (a truncation, a sign, a sort, torch's orthogonal parametrization of a matrix "
+            "that is not square) and what is divided by its own small spread. Where it only saturates, a far "
+            "smaller mu is right."
         )
     elif doubt.cause == "curvature":
         what = f"The {differs} curves within mu: {off}. Take a smaller mu, or central=True."

@@ -235,6 +235,57 @@ def test_a_jump_at_the_weights_is_told(estimator, seed):
     assert "jumps" in str(said[0])
 
 
+def jumping(network: nn.Module, batch: Tensor, place: float, size: float, mu: float = 1e-3):
+    """The plain loss, and in the first row's a jump: so many mu beyond its output, so many mu high."""
+    limit = float(network(batch)[0, 0].detach()) + place * mu
+    return lambda network, batch: plain(network, batch) + size * mu * (network(batch)[:, 0] > limit)
+
+
+@pytest.mark.parametrize("place", [0.05, 0.3, 0.6])
+@pytest.mark.parametrize("estimator", [zo.CGE(1e-3), zo.CGE(1e-3, central=True)], ids=str)
+@pytest.mark.parametrize("seed", range(2))
+def test_a_jump_anywhere_within_mu_is_told_as_one_with_its_size(estimator, place, seed):
+    """Half of mu crosses some of what mu crosses. The error is of the size that the gradient has without."""
+    network = small(seed=seed).double()
+    batch = torch.randn(16, 4, generator=torch.Generator().manual_seed(seed)).double()
+    truth = by_autograd(network, plain, batch)
+    grad, said, _ = taken(network, jumping(network, batch, place, 40.0), estimator, batch)
+    wrong = error(grad, truth)
+    assert wrong > 0.8
+    doubted(said, zo.SlopeWarning)
+    words = str(said[0])
+    assert "jumps" in words and "rounding" not in words
+    times = re.search(r"gradient is off by about (\d+)% of the size that it has without", words)
+    if times:
+        assert 0.4 < int(times[1]) / 100 / wrong < 5  # by some slopes of many
+    else:
+        assert "more than ten times" in words and wrong > 4
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_steps_of_rounding_are_no_jumps(seed):
+    network = small(seed=seed).double()
+    batch = torch.randn(16, 4, generator=torch.Generator().manual_seed(seed)).double()
+
+    def rounded(network: nn.Module, batch: Tensor) -> Tensor:
+        return ((network(batch) * 1e3).round() / 1e3 - batch[:, :1]).square().mean(dim=1)
+
+    _, said, _ = taken(network, rounded, zo.CGE(1e-3), batch)
+    assert doubted(said, zo.NoiseWarning) > 0.1
+
+
+def test_a_kink_within_mu_is_no_jump():
+    network = small().double()
+    batch = torch.randn(16, 4, generator=torch.Generator().manual_seed(0)).double()
+    limit = float(network(batch)[0, 0].detach()) + 2e-4
+
+    def kinked(network: nn.Module, batch: Tensor) -> Tensor:
+        return plain(network, batch) + 100 * (network(batch)[:, 0] - limit).relu()
+
+    _, said, _ = taken(network, kinked, zo.CGE(1e-3), batch)
+    assert not any("jumps" in str(words) for words in said)
+
+
 class Root(nn.Module):
     """Scales that begin at 1e-6, under a root."""
 
