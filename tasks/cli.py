@@ -26,7 +26,7 @@ from tasks.errors import (
     WorkersError,
 )
 from tasks.run_command import Invocation, invoked
-from tasks.terminal import plain, say
+from tasks.terminal import open_what_is_closed, plain, say
 
 # what would come again if the run went on as it is
 _FOR_GOOD = (
@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     whose output nobody reads any more, as under `| head`, ends with 141.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    open_what_is_closed()
     try:
         with contextlib.nullcontext() if "--debug" in arguments else warnings_as_sentences():
             status = _main(arguments)

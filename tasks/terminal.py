@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from typing import TextIO
@@ -14,6 +15,22 @@ _ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202
 def plain(text: str) -> str:
     r"""A text in which what a terminal would act upon is written out: `\x1b` for an escape."""
     return _ACTING.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def open_what_is_closed() -> None:
+    """Give this process the standard streams that it was started without (`>&-`), to and from nowhere.
+
+    The next file that is opened would get their number, and what a program prints would be written into it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            if os.open(os.devnull, os.O_RDWR) != number:  # the lowest that is free
+                continue
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))
 
 
 def say(text: object, stream: TextIO | None = None) -> None:

@@ -42,9 +42,8 @@ class Cached(Wrapper):
 
     The identity is computed in every call, so a box one of whose attributes is assigned anew is another box
     from then on, which a warning says once; what the box changes itself while it runs (counts, what it has
-    prepared) is left out. That takes as long as reading all arrays that the box holds, except weights of
-    torch modules, which are read again only where their version counters moved; a box with large arrays can
-    have an attribute `identity` instead.
+    prepared) is left out. That takes as long as reading all arrays and weights that the box holds (a second
+    for 1.5 GB); a box with large ones can have an attribute `identity` instead.
 
     Unknown rows go to the box together, or `block` at a time. Each such block is on disk before the next one
     runs, so a killed run that starts again pays for at most one block twice. With `Parallel(Cached(box,
@@ -53,9 +52,16 @@ class Cached(Wrapper):
     Two processes that request the same new row at the same time both run it.
 
     A box with other code is another box, as is one whose code names other functions or values of the user's
-    own modules, or that holds the `Path` of a file with another content. Not seen are installed packages and
-    their versions, the environment, programs, services, and files that the code opens by name or in a folder:
-    change the box's `version` with those.
+    own modules, or that holds the `Path` of a file with another content. Modules that its functions import
+    when they run are imported when the identity is computed. Of a module that is handed on or asked for a
+    name (`getattr(module, name)`) everything counts that can be described. Code that runs or imports a text
+    which is not in it (`eval(text)`, `exec`, `globals()[name]`, `import_module(name)`) is refused, unless the
+    box has an attribute `identity`.
+
+    Not seen are installed packages and their versions, values that somebody sets in them or in their classes,
+    the environment, programs, services, threads that change something while the box runs, compiled code that
+    reads the user's modules, and files that the code opens by name or in a folder: change the box's `version`
+    with those.
 
     Args:
         box: the black box whose answers are worth keeping.

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import builtins
 import copyreg
 import functools
 import hashlib
+import importlib
 import inspect
 import itertools
 import os
+import sys
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Set
 from dataclasses import fields, is_dataclass
 from enum import Enum, EnumMeta
 from pathlib import Path, PurePath
@@ -29,11 +33,10 @@ from typing import Any, ForwardRef, TypeVar, get_origin
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.weak import WeakIdKeyDictionary
 
 from blackbox.errors import ConfigurationError
 from blackbox.function import BlackBoxFunction
-from blackbox.wrappers.code import file_of, imported_files, instructions, is_users, name_of
+from blackbox.wrappers.code import Instructions, file_of, imported, instructions, is_users, load, name_of
 
 _PLAIN = (NoneType, bool, int, str, bytes, type(Ellipsis), type(NotImplemented))
 _NOBODY = (ModuleType, NoneType)  # whose method a builtin function of a module is
@@ -52,6 +55,9 @@ _OF_DATACLASSES = {
 _OF_BOXES = {"inputs", "outputs", "failures", "isolates"}
 _OF_MODULES = set(vars(nn.Module()))  # what every torch module has
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+
+# By them code reaches what it does not name.
+_BY_TEXT = (eval, exec, globals, __import__, importlib.import_module)
 
 MEND = "Give the object, or the box itself, an attribute 'identity': a text that changes with its answers."
 
@@ -112,7 +118,12 @@ class _Words:
         if inspect.isclass(value) and get_origin(value) is None:
             return self._class(where, value)
         if isinstance(value, ModuleType):
-            return self._module(where, value, frozenset())
+            return self._module(where, value, None, whole=True)
+        if any(value is one for one in _BY_TEXT):
+            raise ConfigurationError(
+                f"{where}: expected code that names what it uses, got {name_of(value)}, by which it may use "
+                f"anything. {MEND}"
+            )
         if isinstance(value, FunctionType):
             return self._function(where, value)
         if isinstance(value, MethodType):
@@ -174,14 +185,13 @@ class _Words:
         """A torch module: code, weights, hooks, what it holds beside them, and the modules inside it."""
         if text is not None:
             pairs = itertools.chain(module.named_parameters(), module.named_buffers())
-            numbers = (f"{name}={_tensor(f'{where}.{name}', t, watched=True)}" for name, t in pairs)
+            numbers = (f"{name}={_tensor(f'{where}.{name}', t)}" for name, t in pairs)
             return f"{name_of(type(module))} identity {text!r} {module.training} ({', '.join(numbers)})"
         if isinstance(module, torch.jit.ScriptModule):
             raise ConfigurationError(f"{where}: expected a module of Python, got a ScriptModule. {MEND}")
         weights = {**module._parameters, **module._buffers}
         numbers = (
-            f"{name}={'None' if t is None else _tensor(f'{where}.{name}', t, watched=True)}"
-            for name, t in weights.items()
+            f"{name}={'None' if t is None else _tensor(f'{where}.{name}', t)}" for name, t in weights.items()
         )
         inside = (f"{name}={self.of(f'{where}.{name}', part)}" for name, part in module._modules.items())
         hooks = [hook for name in _HOOKS for hook in getattr(module, name).values()]
@@ -237,35 +247,93 @@ class _Words:
         if users:
             attributes = {key: kept for key, kept in vars(function).items() if key != "__wrapped__"}
             words += [self.of(where, attributes)] if attributes else []
-            for free in sorted(code.names):
-                if free in function.__globals__:
-                    named = f"{where}, global {free!r} of {function.__qualname__}"
-                    words.append(f"{free}={self._global(named, function.__globals__[free], code.attributes)}")
-            package = function.__globals__.get("__package__")
-            words += [content(path) for path in imported_files(code, package)]
+            words += self._used(where, function, code)
         return f"{name} {' '.join(words)}"
 
-    def _global(self, where: str, value: object, attributes: frozenset[str]) -> str:
+    def _used(self, where: str, function: FunctionType, code: Instructions) -> list[str]:
+        """What a function of the user's reads beside its arguments: globals, and modules that it imports.
+
+        A module that is imported inside of the function is imported here, so that it is described by what is
+        in it, as one that is imported at the top is.
+        """
+        words = []
+        known = function.__globals__
+        for name in sorted(code.opaque):
+            if name not in known or any(known[name] is one for one in _BY_TEXT):
+                raise ConfigurationError(
+                    f"{where}: expected code that names what it uses, got {function.__qualname__}, which "
+                    f"uses {name} with what is no text of its own, and may use anything. {MEND}"
+                )
+        for free in sorted(code.names):
+            if free in known and not any(known[free] is one for one in _BY_TEXT if one.__name__ == free):
+                named = f"{where}, global {free!r} of {function.__qualname__}"
+                words.append(f"{free}={self._global(named, free, known[free], code)}")
+        patches = self._patches(f"{where}, builtins", builtins, code.names - known.keys())
+        words += [patches] if patches else []
+        for module, path in imported(code, known.get("__package__"), self._package):
+            words.append(content(path))
+            named = f"{where}, import {module!r} of {function.__qualname__}"
+            load(module)  # all of it first, since its parents have it as an attribute from then on
+            for part in itertools.accumulate(module.split("."), "{}.{}".format):
+                found = sys.modules.get(part)
+                if found is not None:
+                    words.append(self._module(named, found, code, code.bare_imports))
+        return words
+
+    def _global(self, where: str, name: str, value: object, code: Instructions) -> str:
         if isinstance(value, ModuleType):
-            return self._module(where, value, attributes)
+            return self._module(where, value, code, name in code.bare)
         return self.of(where, value)
 
-    def _module(self, where: str, module: ModuleType, attributes: frozenset[str]) -> str:
-        """A module by its name; one of the user's by what is used of it, or by its file if not Python."""
+    def _module(self, where: str, module: ModuleType, code: Instructions | None, whole: bool) -> str:
+        """A module by its name; one of the user's by what is used of it, or by its file if not Python.
+
+        Args:
+            where: how messages call it.
+            module: the module.
+            code: what uses it; None where that is not known.
+            whole: whether other things of it may be used than those that the code names.
+        """
         name, file = module.__name__, file_of(module.__name__)
+        inside, attributes = vars(module), frozenset[str]() if code is None else code.attributes
         if not is_users(name, file, self._package):
-            return f"module {name}"
-        if file is not None and not (attributes and file.endswith(".py")):
+            return f"module {name}{self._patches(where, module, attributes)}"
+        if file is not None and not file.endswith(".py"):
             return f"module {name}{content(Path(file))}"
         self._seen.setdefault(id(module), (len(self._seen), module))
-        used = sorted(attributes & vars(module).keys())
         words = []
-        for name_used in used:
-            kept = vars(module)[name_used]
-            if id(kept) not in self._seen:
-                kept_words = self._global(f"{where}, its {name_used!r}", kept, attributes)
-                words.append(f"{name_used}={kept_words}")
-        return f"module {name} ({', '.join(words)})"
+        for used in sorted((attributes | {"__getattr__"}) & inside.keys()):
+            kept = inside[used]
+            if id(kept) in self._seen:
+                if not _is_home(kept, used, name):  # a name that may come to mean another one
+                    words.append(f"{used}=#{self._seen[id(kept)][0]}")
+            elif code is not None:
+                words.append(f"{used}={self._global(f'{where}, its {used!r}', used, kept, code)}")
+        if whole:  # any of the others may be meant, or none
+            for other in sorted(inside.keys() - attributes):
+                if not other.startswith("__"):
+                    words.append(f"{other}={self._if_possible(f'{where}, its {other!r}', inside[other])}")
+        text = content(Path(file)) if code is None and file is not None else ""
+        return f"module {name}{text} ({', '.join(words)})"
+
+    def _if_possible(self, where: str, value: object) -> str:
+        try:
+            return self.of(where, value)
+        except ConfigurationError:
+            return f"some {name_of(type(value))}"
+
+    def _patches(self, where: str, module: ModuleType, names: Set[str]) -> str:
+        """The user's own functions and classes in a module that is not the user's, where they are used."""
+        words = []
+        for used in sorted(names & vars(module).keys()):
+            kept = vars(module)[used]
+            if isinstance(kept, ModuleType):
+                if kept.__name__.startswith(f"{module.__name__}."):
+                    words.append(self._patches(where, kept, names))
+            elif isinstance(kept, FunctionType | type):
+                if is_users(kept.__module__ or "", file_of(kept.__module__ or ""), self._package):
+                    words.append(f" {used}={self.of(f'{where}, its {used!r}', kept)}")
+        return "".join(words)
 
     def _class(self, where: str, cls: type, until: type | None = None) -> str:
         """A class by its name; one of the user's by what it and its parents define, up to `until`."""
@@ -322,15 +390,17 @@ def _is_made(name: str, member: object) -> bool:
     )
 
 
+def _is_home(value: object, name: str, module: str) -> bool:
+    """Whether a function or class is where it was defined, under its own name."""
+    return (getattr(value, "__name__", None), getattr(value, "__module__", None)) == (name, module)
+
+
 def _bytes(data: Any) -> str:
     return hashlib.sha256(data).hexdigest()  # the fastest of the safe ones, where the processor knows it
 
 
-_weights = WeakIdKeyDictionary()  # of modules: the state in which a tensor was last read, and its digest
-
-
-def _tensor(where: str, tensor: Tensor, *, watched: bool = False) -> str:
-    """Numbers to the bit; of weights, and of what lies on another device, read again only after a change."""
+def _tensor(where: str, tensor: Tensor) -> str:
+    """Numbers to the bit, read each time: what is written by `.data` or through NumPy moves no counter."""
     head = f"{tensor.dtype} {tuple(tensor.shape)} on {tensor.device.type}"
     if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type == "meta":
         if tensor.layout is torch.sparse_coo and not tensor.is_quantized:
@@ -339,20 +409,12 @@ def _tensor(where: str, tensor: Tensor, *, watched: bool = False) -> str:
         raise ConfigurationError(
             f"{where}: expected a tensor whose numbers can be read, got {head} of {tensor.layout}. {MEND}"
         )
-    state = None
-    if (watched or tensor.device.type != "cpu") and not tensor.is_inference():
-        state = tensor._version, tensor.data_ptr(), tensor.stride(), head
-        known = _weights.get(tensor)
-        if known is not None and known[0] == state:
-            return known[1]
     plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
     plain = plain if plain.stride() == (1,) else plain.clone(memory_format=torch.contiguous_format)
-    words = f"tensor {head} {tensor.stride()} {_bytes(plain.view(torch.uint8).numpy())}"
-    if state is not None:
-        _weights[tensor] = state, words
-    return words
+    return f"tensor {head} {tensor.stride()} {_bytes(plain.view(torch.uint8).numpy())}"
 
 
+_MOMENT = 2 * 10**9  # ns in which two changes of a file may have one time, on the coarsest file systems
 _files: dict[
     str, tuple[tuple[int, ...], str]
 ] = {}  # by path: the state in which a file was last read, and its digest
@@ -367,8 +429,12 @@ def content(path: PurePath) -> str:
         state = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
         key = os.path.abspath(path)
         if key not in _files or _files[key][0] != state:
+            read = time.time_ns()
             with open(path, "rb") as file:
-                _files[key] = state, hashlib.file_digest(file, "sha256").hexdigest()
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if read - max(status.st_mtime_ns, status.st_ctime_ns) < _MOMENT:
+                return f" sha256 {digest}"  # what is written next may leave the file in the same state
+            _files[key] = state, digest
         return f" sha256 {_files[key][1]}"
     except OSError:
         return ""

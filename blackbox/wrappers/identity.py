@@ -28,7 +28,8 @@ def identity(box: BlackBoxFunction) -> str:
     """Class, code, version, specs and configuration of a box, in words that are the same in every process.
 
     Code is what the class and its parents define, with the functions, classes and values that they name, in
-    the user's own files. Packages that are installed, this one among them, are known by name alone. It
+    the user's own files; modules that functions import when they run are imported for it. Packages that are
+    installed, this one among them, are known by name alone. It
     goes by what is executed, not by the text: comments, docstrings and line breaks change nothing, and
     another minor version of Python is another code. Configuration is all attributes of the instance, those in
     `__slots__` too: plain data, arrays, torch modules, functions, and objects that could be pickled. A
@@ -40,7 +41,8 @@ def identity(box: BlackBoxFunction) -> str:
     too: change it with what is not seen, such as an installed package, or a file that the code opens by name.
 
     Raises:
-        ConfigurationError: an attribute, or something that the code names, cannot be described.
+        ConfigurationError: an attribute, or something that the code names, cannot be described, or code uses
+            what it does not name (`eval(text)`).
     """
     return joined(parts(box))
 

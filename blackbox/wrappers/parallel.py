@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from hashlib import blake2b
@@ -17,6 +17,7 @@ from blackbox.checks import check_count, check_positive
 from blackbox.errors import ConfigurationError
 from blackbox.failures import Outcome
 from blackbox.function import BlackBoxFunction
+from blackbox.wrappers.described import described
 from blackbox.wrappers.executors import HeldExecutor
 from blackbox.wrappers.parallel_call import BlockReport, ParallelCall
 from blackbox.wrappers.workers import PackedBox
@@ -137,7 +138,8 @@ class Parallel(Wrapper):
 
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
         """Block by block on the workers."""
-        self._packed_box.notice(_attributes(self.box))
+        if not isinstance(self._executor.current, ThreadPoolExecutor):  # whose threads have the box itself
+            self._packed_box.notice(_attributes(self.box))
         report = _report.get()
         with blocks_reported(None):  # threads run the box in this context; it may have a Parallel inside
             return ParallelCall(self, self._executor, self._packed_box, inputs, report).run()
@@ -202,8 +204,10 @@ def _inside(value: Any) -> bytes | None:
     """What changes where somebody writes into an attribute: a torch module, containers, small arrays."""
     if isinstance(value, Tensor | nn.Module):
         inside = [value] if isinstance(value, Tensor) else [*value.parameters(), *value.buffers()]
-        versions = ["none" if tensor.is_inference() else tensor._version for tensor in inside]
-        return repr([(t.data_ptr(), version) for t, version in zip(inside, versions, strict=True)]).encode()
+        try:
+            return described("box", [tensor.detach() for tensor in inside]).encode()
+        except ConfigurationError:  # numbers that cannot be read: those of a meta tensor
+            return None
     if not isinstance(value, dict | list | set | bytearray | np.ndarray):
         return None
     file = _Digest()

@@ -8,6 +8,8 @@ their own, which begins with the same files and is deleted in the end. So a task
 from __future__ import annotations
 
 import os
+import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tasks.errors import WorkersError
 from tasks.folder.run import Run
+from tasks.terminal import say
 from tasks.workers import launch
 
 if TYPE_CHECKING:
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 
 TIMEOUT = 1800.0  # seconds that the others wait for a process, which may have the longest share
 _LONG = timedelta(days=7)  # for what the first process does while the others have nothing to do
+_SILENT = 5.0  # seconds of waiting of which nothing is said
+_ALONE = "If this is the only one, take both variables away: unset RANK WORLD_SIZE."
 _LEFT_OUT = (
     "journal",
     "answers",
@@ -94,7 +99,8 @@ def joined(timeout: float = TIMEOUT) -> Iterator[None]:
         arguments = {"init_method": f"file://{file}", "rank": rank(), "world_size": size}
     try:
         if not arguments:
-            rendezvous, number, size = next(dist.rendezvous("env://"))  # pyright: ignore[reportPrivateImportUsage]
+            with _said_after(_SILENT, _waiting()):
+                rendezvous, number, size = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout)))  # pyright: ignore[reportPrivateImportUsage]
             # torchrun's store outlives a restart, with the addresses of the processes before
             attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
             store = dist.PrefixStore(attempt, rendezvous)  # pyright: ignore[reportPrivateImportUsage]
@@ -104,7 +110,8 @@ def joined(timeout: float = TIMEOUT) -> Iterator[None]:
     except (RuntimeError, ValueError) as error:
         raise WorkersError(
             f"Process {rank()}: expected to find {os.environ['WORLD_SIZE']} processes of this run, got "
-            f"{' '.join(str(error).split())[:300]!r}. Are all of them started, and reach MASTER_ADDR?"
+            f"{' '.join(str(error).split())[:300]!r}. Are all of them started, and reach MASTER_ADDR? "
+            f"{_ALONE}"
         ) from error
     token = _group.set(group)
     try:
@@ -115,6 +122,25 @@ def joined(timeout: float = TIMEOUT) -> Iterator[None]:
     finally:
         _group.reset(token)
         dist.destroy_process_group()
+
+
+def _waiting() -> str:
+    return (
+        f"blackbox: process {rank()} waits for the others of {os.environ['WORLD_SIZE']} that the environment "
+        f"says there are (RANK, WORLD_SIZE). {_ALONE}"
+    )
+
+
+@contextmanager
+def _said_after(seconds: float, text: str) -> Iterator[None]:
+    """A block that is silent if it does not take so long."""
+    timer = threading.Timer(seconds, say, (text, sys.stderr))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def process_group() -> dist.ProcessGroup | None:

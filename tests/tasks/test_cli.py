@@ -74,6 +74,24 @@ def test_help_imports_nothing_heavy(words):
     assert done.stdout.splitlines()[-1] == "HEAVY []"
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_command_goes_well_without_standard_streams(tmp_path, closed):
+    """And the first file that it opens does not get their number, into which programs would print."""
+    code = (
+        "import os, sys; from tasks.cli import main; status = main(['--version'])\n"
+        f"file = open({str(tmp_path / 'file')!r}, 'w'); file.write(str(file.fileno() > 2)); file.close()\n"
+        "os.system('echo printed')\n"
+        "sys.exit(status)"
+    )
+    line = f'exec "$0" "$@" {closed}'
+    done = subprocess.run(
+        ["sh", "-c", line, sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("printed\n") == (">&- " not in f"{closed} ".replace("2>&- ", ""))
+    assert (tmp_path / "file").read_text() == "True"
+
+
 def test_help_has_the_settings_of_the_problem_before_those_of_all_problems(toy, capsys):
     assert toy("run", "toy", "--help") == 0
     said = capsys.readouterr().out

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tasks import Run
+from tasks.errors import WorkersError
 from tests.inside import group, launch
 from tests.tasks.shared_runs import finished, outcome
 from tests.tasks.test_cli import only_run, wait_for
@@ -116,6 +118,31 @@ def test_processes_that_do_not_find_each_other_say_so(shared, tmp_path):
     _, err = process.communicate(timeout=200)
     assert process.returncode == 1
     assert "Process 1: expected to find 2 processes of this run" in err
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return str(one.getsockname()[1])
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_rank_that_was_left_in_the_environment_waits_no_longer_than_it_may(monkeypatch, rank):
+    left = {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    for name, value in left.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(WorkersError, match=r"expected to find 2 processes.*unset RANK WORLD_SIZE"):
+        with group.joined(0.5):
+            pass
+
+
+@pytest.mark.slow
+def test_a_process_that_waits_for_others_says_so(shared):
+    left = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    process = shared("a", "run", "shared", "--timeout", "8", **left)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 1
+    assert "process 0 waits for the others of 2" in err and "got 'Timed out" in err
 
 
 def test_only_a_restart_of_the_same_launch_goes_on_with_a_run(tmp_path, monkeypatch):

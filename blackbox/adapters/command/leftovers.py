@@ -39,17 +39,58 @@ def end(mark: str, after: int = 0) -> None:
 
 
 def remove(folder: str) -> None:
-    """Remove a folder, with what a program made read-only in it."""
+    """Remove a folder, with what a program made read-only in it, and folders in folders however deep."""
     import shutil
 
-    shutil.rmtree(folder, ignore_errors=True)
-    if os.path.exists(folder):
-        os.chmod(folder, stat.S_IRWXU)
-        for parent, names, _ in os.walk(folder):  # walks no links
-            for name in names:
-                if not os.path.islink(os.path.join(parent, name)):
-                    os.chmod(os.path.join(parent, name), stat.S_IRWXU)
+    try:
         shutil.rmtree(folder, ignore_errors=True)
+    except RecursionError:
+        pass
+    while os.path.isdir(folder) and _take_apart(folder):
+        pass
+
+
+def _take_apart(folder: str) -> bool:
+    """Remove a level of a folder and move up what is below, so that no path gets long; whether any was."""
+    progress = False
+    try:
+        os.chmod(folder, stat.S_IRWXU)
+        for number, child in enumerate(sorted(os.listdir(folder))):
+            path = os.path.join(folder, child)
+            if os.path.islink(path) or not os.path.isdir(path):
+                os.unlink(path)
+            else:
+                os.chmod(path, stat.S_IRWXU)
+                for name in os.listdir(path):
+                    inner = os.path.join(path, name)
+                    if os.path.islink(inner) or not os.path.isdir(inner):
+                        os.unlink(inner)
+                    else:
+                        os.chmod(inner, stat.S_IRWXU)  # a folder that is moved is written to
+                        os.rename(inner, os.path.join(folder, _new_name(folder, number)))
+                    progress = True
+                os.rmdir(path)
+            progress = True
+        if not os.listdir(folder):
+            os.rmdir(folder)
+    except OSError:  # it is another user's, or still written to
+        pass
+    return progress
+
+
+def _new_name(folder: str, number: int) -> str:
+    while os.path.lexists(os.path.join(folder, f"moved-{number}")):
+        number += 1
+    return f"moved-{number}"
+
+
+def written(folder: bytes) -> bytes:
+    """The name of a folder as a line has it, in which it may not end one."""
+    return folder.replace(b"%", b"%25").replace(b"\n", b"%0A")
+
+
+def _read(line: bytes) -> bytes:
+    return line.replace(b"%0A", b"\n").replace(b"%25", b"%")
 
 
 def _newest() -> int:
@@ -78,7 +119,7 @@ if __name__ == "__main__":
     folders: set[bytes] = set()
     with open(0, "rb") as announcements:
         for line in announcements:  # "+folder" when one is made, "-folder" when it is gone or to be kept
-            (folders.add if line[:1] == b"+" else folders.discard)(line[1:-1])
+            (folders.add if line[:1] == b"+" else folders.discard)(_read(line[1:-1]))
     end(sys.argv[1])
     for folder in folders:
         remove(os.fsdecode(folder))

@@ -116,9 +116,10 @@ class _Guard:
         """Ask for a folder to be removed when this process dies ("+"), or withdraw that ("-")."""
         with self._lock:
             self._ensure()
-            if self._process is not None and self._process.stdin is not None and "\n" not in str(folder):
+            if self._process is not None and self._process.stdin is not None:
+                line = sign.encode() + leftovers.written(os.fsencode(folder)) + b"\n"
                 with suppress(OSError):  # it was killed: the next run starts another
-                    os.write(self._process.stdin.fileno(), sign.encode() + os.fsencode(folder) + b"\n")
+                    os.write(self._process.stdin.fileno(), line)
 
     def _ensure(self) -> None:
         if self._owner != os.getpid():  # the first run, or the first since a fork

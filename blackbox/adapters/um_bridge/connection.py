@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
+import io
+import math
 import os
 import socket
+from contextvars import ContextVar
 from time import monotonic
 from typing import Any
 
@@ -30,6 +34,40 @@ class NoAnswerError(ServerError, TimeoutError):
 
 class BusyError(ServerError, TryAgain):
     """The server answered that it has too much to do (429 or 503); `after` has the seconds it asks for."""
+
+
+_deadline: ContextVar[float] = ContextVar("blackbox.adapters.um_bridge.deadline", default=math.inf)
+
+
+class _Bounded(io.RawIOBase):
+    """What a socket sends up to a deadline, all in all: a timeout of its own begins anew with each byte."""
+
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket, end: float) -> None:
+        self._raw, self._socket, self._end = raw, sock, end
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        if self._end < math.inf:
+            left = self._end - monotonic()
+            if left <= 0:
+                raise TimeoutError("timed out")
+            self._socket.settimeout(left)
+        return self._raw.readinto(buffer)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    """An answer whose headers and body have to be there in time together."""
+
+    def __init__(self, sock: socket.socket, *arguments: Any, **settings: Any) -> None:
+        super().__init__(sock, *arguments, **settings)
+        raw: Any = self.fp.detach()  # pyright: ignore[reportAttributeAccessIssue]
+        self.fp = io.BufferedReader(_Bounded(raw, sock, _deadline.get()))
 
 
 class Connection:
@@ -114,12 +152,15 @@ class Connection:
             socket_options=[*self._http.connection.HTTPConnection.default_socket_options, probes],
             timeout=self._http.Timeout(connect=connect, read=self._timeout),
         )
+        kind: Any = self._pool.ConnectionCls
+        self._pool.ConnectionCls = type("Connection", (kind,), {"response_class": _Response})
         self._process = os.getpid()
 
     def _send(self, path: str, body: bytes | None, max_bytes: int) -> tuple[Any, bytes]:
         errors = self._http.exceptions
         deadline = None if self._timeout is None else monotonic() + self._timeout
         method, text = "GET" if body is None else "POST", bytearray()
+        token = _deadline.set(math.inf if deadline is None else deadline)
         try:
             response = self._pool.urlopen(
                 method, self._prefix + path, body=body, redirect=False, preload_content=False
@@ -132,8 +173,6 @@ class Connection:
                             f"{self.url}{path}: expected an answer of at most {max_bytes:,} bytes, got more. "
                             "Look at what the server sends."
                         )
-                    if deadline is not None and monotonic() > deadline:
-                        raise self._late(path)  # it trickles in, each piece in time
             except BaseException:
                 response.close()  # what is left of the answer must not be taken for the next one
                 raise
@@ -151,6 +190,8 @@ class Connection:
                 f"{self.url}{path}: expected an answer, lost the connection ({_reason(error)}). "
                 "Look whether the server is still running."
             ) from None
+        finally:
+            _deadline.reset(token)
         return response, bytes(text)
 
     def _late(self, path: str) -> NoAnswerError:

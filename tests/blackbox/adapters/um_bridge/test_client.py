@@ -187,6 +187,30 @@ def test_a_broken_answer_is_a_failed_row(evaluate, error, words):
         np.testing.assert_array_equal(box(X), 2 * X)
 
 
+@pytest.mark.parametrize("part", ["headers", "body"])
+def test_an_answer_that_trickles_in_is_cut_off_when_its_time_is_up(part):
+    sent = []
+
+    def drop_by_drop(handler: Any) -> None:
+        start = b"HTTP/1.1 200 OK\r\n" + (b"Content-Length: 1000\r\n\r\n" if part == "body" else b"")
+        try:
+            handler.wfile.write(start)
+            for number in range(300):
+                handler.wfile.write(b" " if part == "body" else b"X-Line: 1\r\n")
+                sent.append(number)
+                time.sleep(0.02)
+        except OSError:  # the client has hung up
+            pass
+        handler.close_connection = True
+
+    with odd_server(drop_by_drop) as server, UmBridge(server.url, timeout=0.3) as box:
+        failed = box.run_rows((torch.from_numpy(X),)).failed[0]
+        assert type(failed.error) is NoAnswerError and "within 0.3 s" in str(failed.error)
+        server.evaluate = doubling
+        np.testing.assert_array_equal(box(X), 2 * X)
+    assert 0 < len(sent) < 300
+
+
 def test_a_server_that_closes_kept_connections_is_asked_on_a_new_one():
     def once(handler: Any) -> None:
         doubling(handler)
