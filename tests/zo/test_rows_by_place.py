@@ -251,6 +251,56 @@ def test_all_rows_of_a_window_replayed_are_autograd_s_gradient_wherever_the_weig
     )
 
 
+@pytest.mark.parametrize(
+    ("rows", "middle"), [(33, lambda h: h - h.mean(0)), (2, lambda h: (h @ h.T).softmax(1) @ h)]
+)
+def test_a_little_of_all_rows_is_no_other_order(rows, middle):
+    """Of a state that goes on the network changes little, and one row little of that."""
+    box = FromTorch(torch.sin, (ArraySpec("u", (96,)),), (ArraySpec("u", (96,)),))
+    for seed in range(5):
+        torch.manual_seed(seed)
+        network = nn.Sequential(nn.Linear(96, 16), Between(middle), nn.Dropout(0.1), nn.Linear(16, 96))
+        gradient = zo.TangentGradient(
+            network,
+            lambda n, state: box(state + 0.1 * n(state)).square().mean(1),
+            boxes=[box],
+            tangent=ModelTangent(torch.sin),
+        )
+        gradient.backward(torch.randn(rows, 96))
+        gradient.replays()
+        gradient.replay()
+        assert gradient.counts.replays == 1
+
+
+class Between(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, h):
+        return self.function(h)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_a_state_in_a_compiled_script_is_seen():
+    class Scripted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 3).double()
+            self.register_buffer("h", torch.zeros(ROWS, 3, dtype=torch.float64))
+
+        def forward(self, x):
+            h = torch.tanh(self.layer(x) + self.h.clone())
+            self.h.copy_(h.detach())
+            return h
+
+    gradient = gradient_of(torch.jit.script(Scripted()))
+    gradient.backward(batch_of(0))
+    gradient.replays()
+    with pytest.raises(zo.TangentError, match=r"\.h, which holds such rows"):
+        gradient.replay()
+
+
 def test_weights_that_begin_at_zero_hide_nothing_for_long():
     """A layer of zeros gives each row the same; what was seen at the first replay is looked at again."""
     network = Network(lambda h: RING @ h)

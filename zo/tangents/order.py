@@ -50,7 +50,8 @@ def refuse_rows_by_place(
         TangentError: it does.
     """
     look = _Look(step, boxes, window, LEVELS[number % len(LEVELS)])
-    _refuse_other_order(look)
+    if look.says_nothing() or look.count == 2:  # of which the one other order may be the objective's own
+        _refuse_other_order(look)
     if look.says_nothing():
         return
     turned = [(order, look.evaluated(order)) for order in _orders(look.count)]
@@ -134,7 +135,7 @@ class _Look:
 
     def name(self, entry: Entry) -> str:
         """An entry of the network's state, as Class.name."""
-        return f"{type(self._step.network.get_submodule(entry.module)).__name__}.{entry.name}"
+        return f"{type(dict(self._step.network.named_modules())[entry.module]).__name__}.{entry.name}"
 
     def _evaluated(
         self, shown: Window, state: State | None, steady: AbstractContextManager[Any]
@@ -206,6 +207,7 @@ def _refuse_turned(look: _Look, turned: Sequence[tuple[Tensor, _Evaluated]]) -> 
     for order, found in turned:
         what = look.differs(found, order)
         if what is not None:
+            _refuse_other_order(look)  # which says more, where it is that
             raise TangentError(
                 f"TangentGradient.replay: expected each of {look.count} rows to keep {what} where rows "
                 "change places, got others: objective or network go by the place of a row, as with targets "
@@ -262,11 +264,15 @@ def _same(a: Tensor, b: Tensor, eps: float = 0.0) -> bool:
 
 
 def _among(rows: Tensor, known: Tensor) -> bool:
-    """Whether each row is one of some others, to rounding: by a sum of its numbers, each with its weight."""
+    """Whether each row is one of some others, to rounding.
+
+    Args:
+        rows: `(n, size)`.
+        known: `(m, size)`; each of `rows` is held against the one with the nearest weighed sum.
+    """
     weigh = torch.arange(1, rows.shape[1] + 1, dtype=torch.float64, device=rows.device).cos()
     sums, others = (numbers.double().nan_to_num(0.0, 0.0, 0.0) @ weigh for numbers in (rows, known))
-    others = others.sort().values
-    above = torch.searchsorted(others, sums).clamp(1, len(others) - 1)
-    apart = torch.minimum((others[above - 1] - sums).abs(), (others[above] - sums).abs())
-    eps = torch.finfo(rows.dtype).eps if rows.is_floating_point() else 0.0
-    return bool((apart <= eps**0.5 * others.abs().amax()).all())
+    order = others.argsort()
+    above = torch.searchsorted(others[order], sums).clamp(1, len(others) - 1)
+    nearer_below = (others[order[above - 1]] - sums).abs() < (others[order[above]] - sums).abs()
+    return _same(known[order[torch.where(nearer_below, above - 1, above)]], rows)

@@ -76,8 +76,9 @@ def entries_with_rows(
 
 def put(network: nn.Module, state: State) -> None:
     """Put copies of entries into a network."""
+    modules = dict(network.named_modules())
     for entry, value in state.items():
-        module = network.get_submodule(entry.module)
+        module = modules[entry.module]
         if isinstance(module, torch.jit.ScriptModule):  # in which no tensor takes another's place
             kept = module._buffers[entry.name]
             assert kept is not None  # it had a value
