@@ -9,7 +9,9 @@ BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 DOCS := $(VENV)/.installed-docs
-INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e
+# Bytecode of all that is installed takes longer than to install it, and most of it is never imported: what is, Python
+# compiles when it is imported first.
+INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt -e
 
 # all cores, one file's tests on one of them: what a file shares is made once
 WORKERS ?= logical
@@ -36,6 +38,7 @@ help:
 	@echo "make paper     the report on what was measured, as a page of docs-quick and as a PDF"
 	@echo "make clean     remove .venv and caches; runs and data stay"
 
+demo: export PYTHONDONTWRITEBYTECODE =
 demo: environment
 	$(BIN)/blackbox run wake-flow --preset demo
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from blackbox.words import counted
 from tasks import methods, report
 from tasks.errors import (
     ConfigurationError,
@@ -24,7 +25,7 @@ from tasks.folder.result import NOT_APPLICABLE, Result
 from tasks.folder.run import Run, stage_name
 from tasks.problem import Problem
 from tasks.progress import Progress, print_table
-from tasks.report.findings import Findings
+from tasks.report.findings import Findings, warned_of
 from tasks.resume import how_to_go_on, is_gone, problem_of
 from tasks.setup import Trained, setup_of
 from tasks.terminal import plain, say
@@ -146,6 +147,8 @@ class FinishedRun:
         print_table(report.shown(self.result))
         for sentence in report.untouched(self.result):
             say(sentence)
+        if warned := warned_of(self.result):
+            say(f"{counted(len(warned), 'warning')}, with methods, seeds and steps in the report.")
         say(f"Report: {self.report}\nRun folder: {self.path}")
 
     def _repr_html_(self) -> str:

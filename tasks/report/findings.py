@@ -18,6 +18,7 @@ from tasks import progress
 from tasks.folder import reading
 from tasks.folder.result import COMMON, NOT_APPLICABLE, REJECTED, TEST, VALIDATION, Result, Row
 from tasks.folder.run import Run, stage_name
+from tasks.folder.warning_notes import without_numbers
 from tasks.terminal import plain
 
 if TYPE_CHECKING:
@@ -319,6 +320,14 @@ def untouched(result: Result) -> list[str]:
             why += f", and in {rejected:,} of them too many rows failed to choose weights by"
         lines.append(f"{score.method} has the weights that it started from{seeds}: {why}.")
     return lines
+
+
+def warned_of(result: Result) -> dict[tuple[str, str], str]:
+    """What the run has warned of, by class and words without numbers, in the words of the first time."""
+    texts: dict[tuple[str, str], str] = {}
+    for warning in result.warnings:
+        texts.setdefault((warning.kind, without_numbers(warning.text)), warning.text)
+    return texts
 
 
 def counts(result: Result) -> pandas.DataFrame:

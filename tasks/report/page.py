@@ -253,11 +253,9 @@ def _warnings(result: Result) -> list[Block]:
     if not result.warnings:
         return []
     places: dict[str, dict[str, list[str]]] = {}
-    texts: dict[
-        tuple[str, str], str
-    ] = {}  # what is said again with other numbers, in the words of the first time
+    texts = findings.warned_of(result)
     for warning in result.warnings:
-        text = texts.setdefault((warning.kind, without_numbers(warning.text)), warning.text)
+        text = texts[warning.kind, without_numbers(warning.text)]
         seed = f"seed {warning.seed}" if warning.seed is not None and len(result.seeds) > 1 else ""
         step = "" if warning.step is None else f"step {warning.step}" if warning.step else "before step 1"
         at = ", ".join(filter(None, (seed, step)))

@@ -172,6 +172,14 @@ def test_the_report_says_each_once_with_its_places(tmp_path):
     assert ">Warnings<" not in quiet.report.read_text()
 
 
+def test_the_closing_words_say_that_there_were_some(tmp_path, capsys):
+    run = tasks.run(Alarming(), seeds=2, runs=tmp_path, progress=Progress())
+    run.show()
+    assert "\n4 warnings, with methods, seeds and steps in the report.\nReport: " in capsys.readouterr().out
+    tasks.run(Steering(methods=["none"]), runs=tmp_path / "quiet", progress=Progress()).show()
+    assert "warning" not in capsys.readouterr().out
+
+
 def test_a_box_that_warns_in_other_words_each_time_fills_no_disk(tmp_path):
     class Chatty(Steering):
         def training_batch(self, seed, step):
