@@ -135,6 +135,8 @@ def module_of(place: Path | str) -> ModuleType:
 
 
 def _from_name(name: str) -> ModuleType:
+    if name.count(".") > 100:  # importing it would end in Python's limit on calls in calls
+        raise ConfigurationError(f"{name!r}: expected the name of a module, got one with too many dots.")
     # behind all others, so that no file in the current folder takes the place of an installed package
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))

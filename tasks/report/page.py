@@ -26,6 +26,7 @@ NAME = "report.html"
 WIDE = 95  # characters of a table that the page is wide enough for
 
 
+@pictures.own_settings()
 def write(run: Run, problem: Reported | None = None) -> Path:
     """Write the report of a finished run, and its table as `table.md` and `table.tex`.
 
