@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,19 +19,57 @@ from blackbox.function import BlackBoxFunction
 from blackbox.registry_arguments import call
 
 
-def make(target: str, arguments: Mapping[str, Any], names: Mapping[str, str]) -> BlackBoxFunction:
+@dataclass(frozen=True)
+class Target:
+    """What a text names, made of it once by `target_of`, so that all who ask about it mean the same code.
+
+    Attributes:
+        place: A file, by its absolute path, or a module, by its name.
+        attribute: What is meant in it; "" for the only thing of its kind in a file. A module without one is a
+            text that names nothing, as `find` says.
+    """
+
+    place: Path | str
+    attribute: str = ""
+
+    def __str__(self) -> str:
+        """As a text that names it."""
+        return f"{self.place}:{self.attribute}" if self.attribute else str(self.place)
+
+
+def target_of(text: str, names: Mapping[str, str] | None = None) -> Target:
+    """What a text names; nothing is looked up, imported or executed.
+
+    Args:
+        text: A name, `module:Name`, `file.py:Name`, or `file.py`.
+        names: name -> the `module:Class` that it means.
+    """
+    text = (names or {}).get(text, text)
+    place, _, attribute = (text, "", "") if text.endswith(".py") else text.rpartition(":")
+    if place and (attribute or place == text):
+        if not place.endswith(".py"):
+            return Target(place, attribute)
+        try:
+            return Target(Path(place).resolve(), attribute)
+        except (OSError, RuntimeError, ValueError):  # such as a null byte
+            pass
+    return Target(text)
+
+
+def make(target: str | Target, arguments: Mapping[str, Any], names: Mapping[str, str]) -> BlackBoxFunction:
     """The black box that a target names.
 
     Args:
-        target: a name, `module:Class` or `file.py:Class`. In the place of the class there may be a
-            function that makes a black box, or a black box; `file.py` alone means its only class.
+        target: a name, `module:Class` or `file.py:Class`, or what it names. In the place of the class
+            there may be a function that makes a black box, or a black box; `file.py` alone means its only
+            class.
         arguments: what the class or function is called with.
         names: name -> the `module:Class` that it means.
 
     Raises:
         ConfigurationError: there is no such thing, it makes no black box, or the arguments do not fit.
     """
-    named = find(names.get(target, target), names)
+    named = find(target_of(target, names) if isinstance(target, str) else target, names)
     if isinstance(named, BlackBoxFunction):
         if arguments:
             raise ConfigurationError(
@@ -42,7 +82,7 @@ def make(target: str, arguments: Mapping[str, Any], names: Mapping[str, str]) ->
             f"{target}: expected a BlackBoxFunction or something that makes one, got {type(named).__name__}. "
             "Name a class, a function or a black box of it."
         )
-    box = call(target, named, arguments)
+    box = call(str(target), named, arguments)
     if not isinstance(box, BlackBoxFunction):
         raise ConfigurationError(
             f"{target}: expected it to make a BlackBoxFunction, got {type(box).__name__}. "
@@ -51,11 +91,11 @@ def make(target: str, arguments: Mapping[str, Any], names: Mapping[str, str]) ->
     return box
 
 
-def find(target: str, names: Mapping[str, str], base: type | None = None) -> Any:
+def find(target: str | Target, names: Mapping[str, str], base: type | None = None) -> Any:
     """The object that a target names: a class, a function or a value.
 
     Args:
-        target: `module:Name` or `file.py:Name`; `file.py` alone means its only black box.
+        target: `module:Name` or `file.py:Name`, or what it names; `file.py` alone means its only black box.
         names: those that would have been known, for the message.
         base: what is looked for, for the message: subclasses of this class; None for black boxes and
             functions, which may make one.
@@ -63,12 +103,12 @@ def find(target: str, names: Mapping[str, str], base: type | None = None) -> Any
     Raises:
         ConfigurationError: there is no such module, file or name.
     """
-    place, colon, attribute = target.rpartition(":")
-    if target.endswith(".py"):
-        place, colon, attribute = target, "", ""
-    if not place or (colon and not attribute):
+    if isinstance(target, str):
+        target = target_of(target)
+    place, attribute = target.place, target.attribute
+    if isinstance(place, str) and not attribute:
         raise ConfigurationError(
-            f"{target!r}: expected a name, module:Class or file.py:Class. {nearest(target, sorted(names))}"
+            f"{place!r}: expected a name, module:Class or file.py:Class. {nearest(place, sorted(names))}"
         )
     if not attribute:
         return only_class(place, BlackBoxFunction, "BlackBoxFunction")
@@ -85,16 +125,18 @@ def find(target: str, names: Mapping[str, str], base: type | None = None) -> Any
     return value
 
 
-def module_of(place: str) -> ModuleType:
-    """The module in a file `....py`, or of a name; its code is executed.
+def module_of(place: Path | str) -> ModuleType:
+    """The module in a file, which is a path, or of a name; its code is executed.
 
     Raises:
         ConfigurationError: there is no such file or module.
     """
-    return _from_file(Path(place)) if place.endswith(".py") else _from_name(place)
+    return _from_file(place) if isinstance(place, Path) else _from_name(place)
 
 
 def _from_name(name: str) -> ModuleType:
+    if name.count(".") > 100:  # importing it would end in Python's limit on calls in calls
+        raise ConfigurationError(f"{name!r}: expected the name of a module, got one with too many dots.")
     # behind all others, so that no file in the current folder takes the place of an installed package
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
@@ -114,7 +156,7 @@ def _from_name(name: str) -> ModuleType:
 def _from_file(path: Path) -> ModuleType:
     """The module in a file, imported by its plain name where that leads to it: other processes can, too."""
     path = path.resolve()
-    if not path.is_file():
+    if path.suffix != ".py" or not os.path.isfile(path):  # which, unlike a path's, takes one of any length
         raise ConfigurationError(f"{path}: expected a Python file, found none. Check the path.")
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
@@ -136,11 +178,11 @@ def _from_file(path: Path) -> ModuleType:
     return module
 
 
-def only_class(place: str, base: type, name: str) -> Any:
+def only_class(place: Path | str, base: type, name: str) -> Any:
     """The only subclass of a class that a file or module defines itself; its code is executed.
 
     Args:
-        place: `file.py`, or the module's name.
+        place: The file, or the module's name.
         base: the class.
         name: what messages call it.
 

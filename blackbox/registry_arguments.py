@@ -7,7 +7,7 @@ import inspect
 import json
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Union, get_args, get_origin
@@ -93,7 +93,7 @@ def _scalar(key: str, text: str) -> Any:
         return _OF_PYTHON[text]
     try:
         value = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, or numbers and lists beyond what Python reads
         return text
     if isinstance(value, list | dict):
         raise ConfigurationError(
@@ -120,11 +120,19 @@ def _choices(hint: Any) -> tuple[Any, ...]:
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a value is of an annotated type; where the annotation is not all plain, the callee checks."""
     choices = _choices(hint)
-    if not all(choice in _SCALARS for choice in choices):
+    if not all(choice in _SCALARS or _is_collection(choice) for choice in choices):
         return True
+    if isinstance(value, str) and any(choice not in _SCALARS for choice in choices):
+        return True  # a text is a sequence of texts, too
     return type(value) in choices or (type(value) is int and float in choices)
+
+
+def _is_collection(hint: Any) -> bool:
+    """Whether a hint is a list, a mapping or the like, which no number, true, false or null is."""
+    kind = get_origin(hint) or hint
+    return inspect.isclass(kind) and (issubclass(kind, Collection) or kind is Iterable) and kind is not str
 
 
 def _words(hint: Any) -> str:
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
-    return " or ".join(names[choice] for choice in _choices(hint))
+    return " or ".join(names.get(choice, "a list or a mapping") for choice in _choices(hint))

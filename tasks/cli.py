@@ -87,6 +87,8 @@ def _main(arguments: list[str]) -> int:
     if any(word.partition("=")[0] == "--workers" for word in arguments):
         # several processes, each with as many threads as there are cores, hinder each other
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # reports open no window, and a matplotlibrc in the current folder may name any module as what opens them
+    os.environ.setdefault("MPLBACKEND", "agg")
     with invoked(arguments) as invocation:
         return _status(invocation)
 

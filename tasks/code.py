@@ -19,6 +19,7 @@ from blackbox import BlackBoxFunction, registry
 from blackbox.registry_arguments import parse
 from tasks import names
 from tasks.errors import ProblemError
+from tasks.folder import trust
 
 
 def _none_ships(name: str, arguments: Sequence[str]) -> bool:
@@ -44,31 +45,31 @@ Code = Annotated[str, NamesCode()]
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedBySetting:
     """Code that a setting names.
 
     Attributes:
         setting: Its name.
-        code: Its text.
-        arguments: What the code is called with.
+        text: Its text, for a reader.
+        code: What that is, which is what trust is asked of, and what is executed.
     """
 
     setting: str
-    code: str
-    arguments: tuple[str, ...] = ()
+    text: str
+    code: trust.Named
 
     def __str__(self) -> str:
         """As a refusal tells it."""
-        return f"{' '.join((self.code, *self.arguments))}, which the setting {self.setting} names"
+        return f"{' '.join((self.text, *self.code.arguments))}, which the setting {self.setting} names"
 
 
-def named(config: Any) -> list[Named]:
+def named(config: Any) -> list[NamedBySetting]:
     """The code that the settings of a dataclass name, but for what ships.
 
     Args:
         config: A dataclass of settings, which may have others in it.
     """
-    kind, code = type(config), list[Named]()
+    kind, code = type(config), list[NamedBySetting]()
     hints = get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
         value, marker = getattr(config, field.name), _marker(hints[field.name])
@@ -78,7 +79,7 @@ def named(config: Any) -> list[Named]:
             continue
         arguments = tuple(getattr(config, marker.arguments)) if marker.arguments else ()
         code += [
-            Named(field.name, text, arguments)
+            NamedBySetting(field.name, text, _code(text, marker, arguments))
             for text in _texts(value)
             if text and not marker.ships(text, arguments)
         ]
@@ -92,7 +93,7 @@ def find(config: Any, setting: str) -> Any:
         ProblemError: The setting's annotation does not say that it names code.
         ConfigurationError: There is no such module, file or name.
     """
-    return registry.find(_declared(config, setting), {})
+    return registry.find(_declared(config, setting).target, {})
 
 
 def make(config: Any, setting: str) -> BlackBoxFunction:
@@ -102,23 +103,26 @@ def make(config: Any, setting: str) -> BlackBoxFunction:
         ProblemError: The setting's annotation does not say that it names code, or where its arguments are.
         ConfigurationError: There is no such box, or the arguments do not fit.
     """
-    target, marker = _declared(config, setting), _marker_of(config, setting)
-    arguments = getattr(config, marker.arguments) if marker is not None and marker.arguments else ()
-    return registry.make(target, parse(arguments), names.functions())
+    code = _declared(config, setting)
+    return registry.make(code.target, parse(code.arguments), names.functions())
 
 
-def _declared(config: Any, setting: str) -> str:
-    if _marker_of(config, setting) is None:
+def _code(text: str, marker: NamesCode, arguments: Sequence[str]) -> trust.Named:
+    """What a setting's text is; names of black boxes are for settings with arguments."""
+    target = registry.target_of(text, names.functions() if marker.arguments else {})
+    return trust.Named(target, tuple(arguments))
+
+
+def _declared(config: Any, setting: str) -> trust.Named:
+    marker = _marker(get_type_hints(type(config), include_extras=True)[setting])
+    if marker is None:
         raise ProblemError(
             f"{type(config).__qualname__}.{setting}: expected a setting that is annotated as one that names "
             "code, got one that is not, so that a folder from elsewhere could name any. Write "
             f"{setting}: tasks.Code."
         )
-    return getattr(config, setting)
-
-
-def _marker_of(config: Any, setting: str) -> NamesCode | None:
-    return _marker(get_type_hints(type(config), include_extras=True)[setting])
+    arguments = getattr(config, marker.arguments) if marker.arguments else ()
+    return _code(getattr(config, setting), marker, arguments)
 
 
 def _marker(hint: Any) -> NamesCode | None:

@@ -164,6 +164,7 @@ def resume(
     The code that the run names, its problem's and what settings name, is executed.
     """
     from tasks.folder.run import Run
+    from tasks.folder.trust import Script
     from tasks.report.page import NAME
     from tasks.workers import group
 
@@ -199,7 +200,7 @@ def resume(
             say("This run is finished; rebuilding its report.")
             return report(folder, trust=trust)
         run = opened()
-        if run.script:
+        if isinstance(run.code, Script):
             from tasks import own_loop
 
             own_loop.execute(run, workers)

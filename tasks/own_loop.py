@@ -21,6 +21,7 @@ from typing import NoReturn
 from tasks import problems, report
 from tasks.errors import ConfigurationError, ProblemError, RunFolderError, RunLockedError
 from tasks.finished import load
+from tasks.folder import trust
 from tasks.folder.run import Run, discard
 from tasks.folder.terms import Terms
 from tasks.interruption import ending_interrupts, same_directory
@@ -108,12 +109,14 @@ def execute(run: Run, workers: int = 1) -> NoReturn:
     """
     if workers > 1:
         raise ConfigurationError("--workers: expected 1 for a run of a script, which has a loop of its own.")
-    if not Path(run.script).is_file():
-        raise RunFolderError(f"{run.path}: expected the script {run.script}, found none. Put it back.")
+    script = run.code
+    assert isinstance(script, trust.Script)  # the caller has asked
+    if not os.path.isfile(script.path):
+        raise RunFolderError(f"{run.path}: expected the script {script.path}, found none. Put it back.")
     sys.stdout.flush()
     environment = os.environ | {VARIABLE: str(run.path.resolve())}
     environment.pop("PYTHONSAFEPATH", None)  # a script may import what lies beside it
-    os.execve(sys.executable, [sys.executable, run.script, *run.command[1:]], environment)
+    os.execve(sys.executable, [sys.executable, str(script.path), *script.arguments], environment)
 
 
 def _script() -> str:

@@ -15,6 +15,7 @@ from blackbox.checks import nearest
 from blackbox.wrappers.files import files_of
 from tasks import names
 from tasks.errors import CheckpointWarning, ConfigurationError, ProblemError
+from tasks.folder import trust
 from tasks.folder.machine import changes
 from tasks.folder.run import Run
 from tasks.problem import Problem
@@ -35,28 +36,30 @@ def find(target: str) -> tuple[type[Problem], str]:
         ProblemError: It is no subclass of `tasks.Problem`.
     """
     names.check_single(target, "blackbox.tasks")
-    known = names.problems()
-    where = known.get(target, target)
-    place, colon, _ = where.rpartition(":")
-    if where.endswith(".py"):
-        place, colon = where, ""
-    if not place:
+    code = trust.problem(target)
+    kind, place = load(code), code.target.place
+    return kind, f"{place}:{kind.__qualname__}" if isinstance(place, Path) else str(code)
+
+
+def load(code: trust.Shipped | trust.Named) -> type[Problem]:
+    """The class of a problem; code of its file or module is executed, see `find`."""
+    target, known = code.target, names.problems()
+    if isinstance(target.place, str) and not target.attribute:
         raise ConfigurationError(
-            f"{target!r}: expected a problem's name, module:Class or file.py:Class. {nearest(target, known)}"
+            f"{target.place!r}: expected a problem's name, module:Class or file.py:Class. "
+            f"{nearest(target.place, known)}"
         )
     with executing():
-        if colon:
-            kind = registry.find(where, known, Problem)
+        if target.attribute:
+            kind = registry.find(target, known, Problem)
         else:
-            kind = registry.only_class(where, Problem, "tasks.Problem")
+            kind = registry.only_class(target.place, Problem, "tasks.Problem")
     if not (inspect.isclass(kind) and issubclass(kind, Problem)):
         raise ProblemError(
             f"{target}: expected a subclass of tasks.Problem, got {getattr(kind, '__name__', kind)!r}. "
             "`blackbox new NAME` writes an example."
         )
-    if place.endswith(".py"):
-        where = f"{Path(place).resolve()}:{kind.__qualname__}"
-    return kind, where
+    return kind
 
 
 def where_is(kind: type[Problem]) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 from tasks import problems
 from tasks.errors import RunFolderError
+from tasks.folder import trust
 from tasks.folder.run import Run
 from tasks.plan import Plan, plan_of
 from tasks.problem import Problem
@@ -75,13 +77,14 @@ def problem_of(run: Run, *, trusted: bool = False) -> Problem:
     """
     if not trusted:
         run.refuse_untrusted()
-    if not run.problem:
+    code = run.code
+    if code is None or isinstance(code, trust.Script):
         raise RunFolderError(
             f"{run.path}: expected a run that says where its problem's class is, got one of a notebook or a "
             f"terminal. {how_to_go_on(run)}"
         )
     problems.warn_of_changes(run)
-    kind, _ = problems.find(run.problem)
+    kind = problems.load(code)
     problem = kind(run.configuration(kind.Config, trusted=trusted), folder=Path(run.data))
     problem.ledger.answers.attach_to(run, only_read=True)
     return problem
@@ -89,8 +92,10 @@ def problem_of(run: Run, *, trusted: bool = False) -> Problem:
 
 def is_gone(run: Run) -> bool:
     """Whether the file that its problem was in is no more there."""
-    place = Path(run.problem.rpartition(":")[0])
-    return place.suffix == ".py" and not place.is_file()
+    if run.code is None or isinstance(run.code, trust.Script):
+        return False
+    place = run.code.target.place
+    return isinstance(place, Path) and not os.path.isfile(place)
 
 
 def how_to_go_on(run: Run) -> str:

@@ -1,4 +1,7 @@
-"""The one way of text to the terminal, on which no text of a folder, a box or an error may act."""
+"""The one way of text to the terminal, on which no text of a folder, a box or an error may act.
+
+`plain` is for pages and tables, too: they are shown in terminals, and names in them are read.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,13 @@ import re
 import sys
 from typing import TextIO
 
-# control characters but tabs and ends of lines; marks that turn the direction of what follows; and halves of
-# pairs, which names of files may hold and no terminal shows
-_ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# control characters but tabs and ends of lines; marks that turn the direction of what follows; what has no
+# width, by which two names look the same (but joiners, without which some scripts cannot be written); and
+# halves of pairs, which names of files may hold and no terminal shows
+_ACTING = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff"
+    "\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
 
 
 def plain(text: str) -> str:

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from blackbox.adapters.command.files import content
+from tasks.folder import trust
 
 PACKAGE = "blackbox-coupling"
 _PACKAGES = ("torch", "numpy", "scipy", "phiflow", "phiml", "h5py", "matplotlib")
@@ -34,17 +35,13 @@ def versions() -> dict[str, str]:
     return ours | {package: version(package) for package in _PACKAGES}
 
 
-def digest(*codes: str) -> dict[str, str]:
-    """The versions of files of code: their names and the first digits of their SHA-256; modules have none.
-
-    Args:
-        codes: `file.py`, `file.py:Class`, or `module:Class`.
-    """
-    paths = [Path(code if code.endswith(".py") else code.rpartition(":")[0]) for code in codes]
+def digest(codes: Iterable[trust.Code]) -> dict[str, str]:
+    """The versions of files of code: their names and the first digits of their SHA-256; modules have none."""
+    places = [code.path if isinstance(code, trust.Script) else code.target.place for code in codes]
     return {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-        for path in paths
-        if path.suffix == ".py" and path.is_file()
+        for path in places
+        if isinstance(path, Path) and path.suffix == ".py" and os.path.isfile(path)
     }
 
 

@@ -86,18 +86,17 @@ class Run:
             ConfigurationError: the settings cannot be written as JSON.
         """
         now, arguments = datetime.now(UTC), list(sys.argv if command is None else command)
-        code_of_run = (terms.script or terms.problem, *(named.code for named in terms.named))
+        code_of_run = _code(terms.problem, terms.script, arguments)
+        codes = [*([] if code_of_run is None else [code_of_run]), *(named.code for named in terms.named)]
         content = {
             "format": FORMAT,
             **terms.written(),
             "command": arguments,
-            "versions": versions() | digest(*code_of_run),
+            "versions": versions() | digest(codes),
             "started": now.isoformat(timespec="seconds"),
         }
-        trust.note(terms.problem)
-        trust.note(terms.script, arguments[1:])
-        for named in terms.named:
-            trust.note(named.code, named.arguments)
+        for part in codes:
+            trust.note(part)
         root.mkdir(parents=True, exist_ok=True)
         path = _new_folder(root, f"{terms.task}-{terms.preset}-{now.astimezone():%Y%m%d-%H%M%S}")
         (path / CHECKPOINTS).mkdir()
@@ -139,12 +138,22 @@ class Run:
             raise RunFolderError(f"{path}: {error}") from None
         if run.script and run.problem:
             raise RunFolderError(f"{path / CONFIG}: expected a script or a problem, got both. Leave one out.")
+        try:
+            run.code  # noqa: B018  a text that cannot be code of a run is refused where it is read
+        except ConfigurationError as error:
+            raise RunFolderError(f"{path / CONFIG}: {error}") from None
         refuse_edited(path, content)
         return run
 
+    @property
+    def code(self) -> trust.Code | None:
+        """The problem or script of the run, which is code; None for what is in a notebook or terminal."""
+        return _code(self.problem, self.script, self.command)
+
     def code_versions(self) -> dict[str, str]:
         """The files of the script or problem, and of what settings name, with digits of their SHA-256."""
-        return digest(self.script or self.problem, *self.named)
+        code = [] if self.code is None else [self.code]
+        return digest([*code, *map(trust.named, self.named)])
 
     def absolute(self) -> Run:
         """The run by its absolute path, with the same callbacks, wherever the working directory is moved."""
@@ -163,11 +172,8 @@ class Run:
         Raises:
             TrustError: Naming the code.
         """
-        arguments = self.command[1:]
-        if not trust.is_own(self.script, arguments):
-            raise self._untrusted(" ".join((self.script, *arguments)))
-        if not trust.is_own(self.problem):
-            raise self._untrusted(self.problem)
+        if self.code is not None and not trust.is_own(self.code):
+            raise self._untrusted(str(self.code))
 
     def configuration(self, kind: type[C], *, trusted: bool = False) -> C:
         """The settings as the task's dataclass.
@@ -187,7 +193,7 @@ class Run:
                 f"{error} If the run is of earlier code, go on with that code, or start the run anew."
             ) from None
         for named in code.named(config):
-            if not (trusted or trust.is_own(named.code, named.arguments)):
+            if not (trusted or trust.is_own(named.code)):
                 raise self._untrusted(str(named))
         return config
 
@@ -416,6 +422,12 @@ class Run:
                 f"{line[:80]!r} ({error}). Delete that line."
             ) from None
         return {name: math.nan if value is None else value for name, value in values.items()}
+
+
+def _code(problem: str, script: str, command: Sequence[str]) -> trust.Code | None:
+    if script:
+        return trust.Script(Path(script), tuple(command[1:]))
+    return trust.problem(problem) if problem else None
 
 
 def stage_name(seed: int, method: str) -> str:

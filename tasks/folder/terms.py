@@ -55,7 +55,7 @@ class Terms:
         check_seeds(self.seeds)
 
     @property
-    def named(self) -> list[code.Named]:
+    def named(self) -> list[code.NamedBySetting]:
         """The code that settings name, such as a network of the user's own."""
         return code.named(self.config)
 
@@ -71,7 +71,7 @@ class Terms:
             "config": to_dict(self.config),
             "seeds": [int(seed) for seed in self.seeds],
             "data": str(self.data.resolve()),  # a run may be resumed from another working directory
-            "named": [named.code for named in self.named],
+            "named": [named.text for named in self.named],
             "problem": self.problem,
             "script": self.script,
             "chosen": dict(self.chosen),

@@ -47,6 +47,7 @@ class Comparison:
     caption: str
 
 
+@pictures.own_settings()
 def compare(folders: Sequence[Path], page: Path) -> Comparison:
     """Set finished runs side by side and write a page of it, with its plot as PNG beside it.
 

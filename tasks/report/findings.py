@@ -410,12 +410,18 @@ def markdown(frame: pandas.DataFrame, notes: Sequence[str] = ()) -> str:
 
 def _as_markdown(text: str) -> str:
     """A text in a cell of Markdown that begins no HTML, link, picture or further cell."""
-    text = escape(" ".join(plain(text).split()), quote=False)
+    text = escape(_on_a_line(text), quote=False)
     return re.sub(r"([\\`\[\]|])", r"\\\1", text)
+
+
+def _on_a_line(text: object) -> str:
+    """A text without ends of lines, and without what acts on who shows it."""
+    return " ".join(plain(str(text)).split())
 
 
 def latex(frame: pandas.DataFrame) -> str:
     """A frame of text as a LaTeX tabular with the rules of `booktabs`."""
+    frame = frame.map(_on_a_line).rename(columns=_on_a_line)
     columns = "l" + "r" * (len(frame.columns) - 1)
     return frame.to_latex(index=False, escape=True, column_format=columns).replace("±", r"$\pm$")
 

@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from tasks.errors import ConfigurationError
 from tasks.folder import atomic
+from tasks.terminal import plain
 
 if TYPE_CHECKING:
     import pandas
@@ -124,9 +125,12 @@ def write(path: Path, title: str, lead: Sequence[str], blocks: Sequence[Block], 
 
 
 def render(title: str, lead: Sequence[str], blocks: Sequence[Block], footer: str = "") -> str:
-    """A whole page as text: a title, sentences that say what came out, and blocks in the order of reading."""
+    """A whole page as text: a title, sentences that say what came out, and blocks in the order of reading.
+
+    No name in it acts on a terminal that shows the page's text, or turns the direction of what is read.
+    """
     page = _templates().get_template("report.html")
-    return page.render(title=title, lead=lead, blocks=blocks, footer=footer)
+    return plain(page.render(title=title, lead=lead, blocks=blocks, footer=footer))
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

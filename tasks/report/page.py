@@ -29,6 +29,7 @@ WIDE = 95  # characters of a table that is no wider than the text
 WIDEST = 120  # of one that goes on into the margin of a page of 1,280 pixels
 
 
+@pictures.own_settings()
 def write(run: Run, problem: Reported | None = None) -> Path:
     """Write the report of a finished run, and its table as `table.md` and `table.tex`.
 

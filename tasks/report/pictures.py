@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -115,6 +117,20 @@ def looks(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
         look = LOOKS.get(family(method))
         looks_of[method] = next(others) if look is None or look in looks_of.values() else look
     return looks_of
+
+
+@contextmanager
+def own_settings() -> Iterator[None]:
+    """A block in which pictures are made by Matplotlib's own settings, whatever `matplotlibrc` there is.
+
+    One in the current folder may be anyone's, and the user's may ask for what is not there, such as LaTeX.
+    """
+    apart = ("backend", "interactive")  # what shows figures in a window is not ours, and not restored
+    settings = {
+        name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith(apart)
+    }
+    with matplotlib.rc_context(settings):
+        yield
 
 
 def figure(

@@ -1,6 +1,8 @@
+import json
 import pickle
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -253,3 +255,28 @@ def test_functions_that_take_anything_and_annotations_that_cannot_be_read_are_le
     anything.__annotations__["size"] = "NoSuchName"
 
     assert call("anything", anything, {"size": "x", "more": 2}) == ("x", {"more": 2})
+
+
+@pytest.mark.parametrize("value", [None, 3, True, 2.5])
+def test_no_single_value_is_taken_for_a_list_or_a_mapping(value):
+    def made(names: Sequence[str] = (), sizes: Mapping[str, int] | None = None, many: list | tuple = ()):
+        return names, sizes, many
+
+    for name in ("names", "many", *["sizes"][: value is not None]):
+        with pytest.raises(ConfigurationError, match=f"{name}: expected a list or a mapping") as refused:
+            call("made", made, {name: value})
+        assert json.dumps(value) in str(refused.value)
+    assert call("made", made, {"names": "abc", "sizes": None}) == ("abc", None, ())
+
+
+def test_no_argument_is_too_long_to_be_read():
+    for text in ("9" * 5000, "[" * 100_000):
+        assert parse([f"a={text}"]) == {"a": text}
+
+
+@pytest.mark.parametrize(
+    "target", ["a/" * 2500 + "x.py:A", "a" * 5000, "a." * 2500 + "b:A", "a\0b.py:A", "\udc80:A"]
+)
+def test_no_name_is_too_long_to_be_refused_in_a_sentence(target):
+    with pytest.raises(ConfigurationError, match="expected "):
+        make(target, {}, {})

@@ -178,7 +178,7 @@ def test_a_script_is_trusted_with_the_words_it_was_run_with(tmp_path):
 )
 def test_what_ships_and_only_computes_is_not_asked_about(box, arguments, asked):
     found = code.named(Defence(box=box, box_arguments=arguments))
-    assert [(each.setting, each.code) for each in found] == ([("box", box)] if asked else [])
+    assert [(each.setting, each.text) for each in found] == ([("box", box)] if asked else [])
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def test_code_is_seen_at_any_depth_and_only_a_marked_setting_is_resolved():
     config = Nested(
         parts=Parts("a:b"), several=("c:d", "e:f"), some="g:h", by_name={"x": "known", "y": "i:j"}
     )
-    assert [each.code for each in code.named(config)] == ["a:b", "c:d", "e:f", "g:h", "i:j"]
+    assert [each.text for each in code.named(config)] == ["a:b", "c:d", "e:f", "g:h", "i:j"]
     assert code.find(Nested(some="math:pi"), "some") == pytest.approx(3.14159, abs=1e-5)
     for resolve in (code.find, code.make):
         with pytest.raises(ProblemError, match="plain: expected a setting that is annotated"):
@@ -209,8 +209,14 @@ def test_code_is_seen_at_any_depth_and_only_a_marked_setting_is_resolved():
 
 
 def test_no_module_of_tasks_resolves_names_past_the_gate():
-    """`registry` is for the gate, the problem's class, a command line's words, and literals in Python."""
-    allowed = {"code.py", "problems.py", "commands.py", "image_classification/networks/choice.py"}
+    """`registry` is for the gate (`code`, `trust`), the problem, a command line and literals in Python."""
+    allowed = {
+        "code.py",
+        "folder/trust.py",
+        "problems.py",
+        "commands.py",
+        "image_classification/networks/choice.py",
+    }
     importers, root = set(), Path(tasks.__file__).parent
     for path in root.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -239,7 +245,7 @@ def test_every_setting_of_a_shipped_problem_that_is_resolved_says_so(task, monke
     (kind, _), seen, resolved = find(task), 0, []
 
     def refuse(target, *_, **__):
-        resolved.append(target)
+        resolved.append(str(target))
         raise ConfigurationError(f"no {target}")
 
     for function in ("find", "make", "module_of", "only_class"):
@@ -253,7 +259,7 @@ def test_every_setting_of_a_shipped_problem_that_is_resolved_says_so(task, monke
             config = kind.Config(**{setting: value}, **({"width": None} if setting == "network" else {}))
         except ConfigurationError:
             continue
-        problem, marked = kind(config, folder=tmp_path), [each.code for each in code.named(config)]
+        problem, marked = kind(config, folder=tmp_path), [each.text for each in code.named(config)]
         parts = [problem.check, lambda made=problem: made.boxes, problem.network]
         if setting == "methods":
             parts = [lambda made=problem: methods.methods_named(made, made.config.methods)]

@@ -168,7 +168,8 @@ def test_on_the_command_line_it_is_one_line_and_a_status(folder, capsys, name):
 
 
 def test_no_text_of_a_folder_acts_on_the_terminal_or_in_a_page(finished, folder, capsys, tmp_path):
-    evil = "\x1b]0;owned\x07\x9b2J\u202e <img src=x onerror=alert(1)> [a](javascript:b) | c\r\n# d"
+    evil = "\x1b]0;owned\x07\x9b2J\u202e\u2066\u200b\ufeff <img src=x onerror=alert(1)> "
+    evil += "[a](javascript:b) | c\r\n# d"
     content = json.loads((folder / "result.json").read_text())
     content["task"] = evil
     row = content["table"][0]
@@ -184,7 +185,17 @@ def test_no_text_of_a_folder_acts_on_the_terminal_or_in_a_page(finished, folder,
     print(repr(tasks.load(strange)))
     said = "".join(capsys.readouterr())
     assert "owned" in said and r"\x1b]0;owned\x07" in said.replace("\n", "")
-    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", said)
+    acting = "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e\u2066\u200b\ufeff]"
+    assert not re.search(acting, said)
+    latex = (strange / "table.tex").read_text()
+    assert "owned" in latex and len(latex.splitlines()) == len(
+        (finished / "table.tex").read_text().splitlines()
+    )
+    for text in (
+        latex,
+        *(path.read_bytes().decode() for path in (strange / "report.html", tmp_path / "page.html")),
+    ):
+        assert not re.search(acting, text)
     table = (strange / "table.md").read_text()
     assert "<" not in table and "](" not in table.replace("\\](", "") and not re.search("[\x1b\x07]", table)
     assert len({line.replace(r"\|", "").count("|") for line in table.splitlines()}) == 1
@@ -206,7 +217,7 @@ class Tags(HTMLParser):
 
 
 def test_what_a_terminal_shows_is_left_as_it_is():
-    shown = "±½ 日本語 🙂 é \t tab\nline"
+    shown = "±½ 日本語 🙂 é \t tab\nline שלום क\u094d\u200cष 👩\u200d🔬"
     assert terminal.plain(shown) == shown
     assert terminal.plain("a\x1b[1m\rb\udcff\x85") == r"a\x1b[1m\rb\udcff\x85"
 

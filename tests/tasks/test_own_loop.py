@@ -226,7 +226,7 @@ def test_the_loop_on_the_page_runs(script, tmp_path):
 
 
 def test_a_run_that_another_process_works_on_is_not_discarded(tmp_path, monkeypatch):
-    run = begun_run(tmp_path, "pump", "own", tasks.Config(), [0], script="pump.py")
+    run = begun_run(tmp_path, "pump", "own", tasks.Config(), [0], script=str(tmp_path / "pump.py"))
     monkeypatch.setenv(own_loop.VARIABLE, str(run.path))
     with run.lock(), pytest.raises(RunLockedError), tasks.own_run("pump", tasks.Config()):
         pass

@@ -336,7 +336,7 @@ def test_a_report_without_code_or_an_earlier_one_says_so(tmp_path):
     (run.path / "report.html").unlink()
     assert said in page(Run.open(run.path))
     (run.path / "report.html").write_text("an older page of a script's run")
-    assert "cge" in page(from_elsewhere(run, problem="", script="script.py"))  # has nothing that code makes
+    assert "cge" in page(from_elsewhere(run, problem="", script="/script.py"))  # has nothing that code makes
 
 
 @pytest.mark.parametrize(
@@ -472,3 +472,32 @@ def test_checks_without_a_number_are_not_taken_for_those_of_a_box_in_pieces(tmp_
         "No check along their gradient gave a number, as where a box is noisy or constant in pieces."
         in page(run)
     )
+
+
+class Titled(Steering):
+    """Draws a picture as users do, with pyplot and its settings."""
+
+    def pictures(self, fields):
+        import matplotlib.pyplot as plt
+
+        figure, axes = plt.subplots()
+        axes.plot([1, 2], label="a line")
+        axes.legend()
+        return {"A picture": figure}
+
+
+def test_pictures_are_made_by_settings_of_their_own(tmp_path, monkeypatch, pens):
+    """Not by those of a user without LaTeX, or of the current folder, which may be anyone's."""
+    import matplotlib
+
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    run = tasks.run(Titled(), methods=["none", "first-order"], runs=tmp_path, progress=Progress())
+    usual = {path.name: path.read_bytes() for path in run.path.glob("*.png")}
+    assert "picture-1.png" in usual and "curves.png" in usual
+    strange = {"text.usetex": True, "lines.linewidth": 9, "font.family": "none such", "axes.facecolor": "red"}
+    with matplotlib.rc_context(strange):
+        report.write(Run.open(run.path), run.problem)
+        assert {name: matplotlib.rcParams[name] for name in strange} == strange | {
+            "font.family": ["none such"]
+        }
+    assert {path.name: path.read_bytes() for path in run.path.glob("*.png")} == usual

@@ -4,13 +4,22 @@ import json
 import os
 import shutil
 import stat
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 import tasks
 from tasks import Run
 from tests.inside import folder_trust as trust
-from tests.inside import names
+from tests.inside import main, names
+from tests.tasks.made_runs import begun_run
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of no problem."""
+
 
 PROBLEM = """
 from pathlib import Path
@@ -133,23 +142,26 @@ def test_names_of_installed_problems_need_no_trust(toy, tmp_path, another_user):
 
 def test_what_a_user_runs_is_written_down_once_where_others_cannot_write(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    assert not trust.is_own("a.py:A")
-    for code in ("a.py:A", "a.py:A", "b.py:B\nc.py:C", ""):
+    first, second = (trust.problem(text) for text in ("a.py:A", "b.py:B\nc.py:C"))
+    assert not trust.is_own(first)
+    for code in (first, first, second):
         trust.note(code)
     listed = tmp_path / "blackbox" / "trusted"
     assert stat.S_IMODE(listed.stat().st_mode) == 0o600 and listed.read_text().count("\n") == 2
-    assert trust.is_own("a.py:A") and trust.is_own("b.py:B\nc.py:C")
-    assert not any(map(trust.is_own, ("a.py", "A", "c.py:C", "a.py:A\n")))
+    assert trust.is_own(first) and trust.is_own(second)
+    others = (trust.problem(text) for text in ("a.py", "A", "c.py:C", "a.py:A\n", ""))
+    assert not any(map(trust.is_own, others))
+    assert not trust.is_own(trust.Script(Path("a.py").resolve()))  # another thing to do with the same file
     listed.chmod(0o620)  # others could have written it
-    assert not trust.is_own("a.py:A")
+    assert not trust.is_own(first)
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
-    trust.note("a.py:A")
-    assert not trust.is_own("a.py:A")  # nothing to keep it in: such runs are asked about
+    trust.note(first)
+    assert not trust.is_own(first)  # nothing to keep it in: such runs are asked about
     monkeypatch.setenv("XDG_STATE_HOME", "relative")  # which the standard says to ignore
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    trust.note("a.py:A")
-    assert trust.is_own("a.py:A") and (tmp_path / "home/.local/state/blackbox/trusted").exists()
+    trust.note(first)
+    assert trust.is_own(first) and (tmp_path / "home/.local/state/blackbox/trusted").exists()
 
 
 def test_code_that_changed_since_the_run_began_is_named(own, toy, tmp_path):
@@ -194,8 +206,48 @@ def test_a_module_is_trusted_where_it_was_run_alone(tmp_path, monkeypatch):
     for folder in (mine, theirs):
         folder.mkdir()
     monkeypatch.chdir(mine)
-    trust.note("package.module:Own")
-    trust.note(f"{mine}/own.py:Own")
-    assert trust.is_own("package.module:Own")
+    module, file = trust.problem("package.module:Own"), trust.problem("own.py:Own")
+    trust.note(module)
+    trust.note(file)
+    assert trust.is_own(module)
     monkeypatch.chdir(theirs)
-    assert not trust.is_own("package.module:Own") and trust.is_own(f"{mine}/own.py:Own")
+    assert not trust.is_own(module) and not trust.is_own(trust.problem("own.py:Own"))
+    assert trust.is_own(trust.problem(f"{mine}/own.py:Own"))
+
+
+SHIPPED = names.PROBLEMS["wake-flow"]
+DISGUISES = {  # what a folder's config.json has of problem, script and command, and the file beside it
+    "a shipped class": ({"script": SHIPPED}, SHIPPED),
+    "a shipped name": ({"script": "wake-flow"}, "wake-flow"),
+    "a shipped class up and down": ({"script": f"../here/{SHIPPED}"}, SHIPPED),
+    "an option": ({"script": "-c", "command": ["blackbox", 'open("EXECUTED", "w")']}, "-c"),
+    "an option with its value": ({"script": '-copen("EXECUTED","w")'}, '-copen("EXECUTED","w")'),
+    "a relative script": ({"script": "run.py"}, "run.py"),
+    "a file of a shipped name": ({"problem": f"{SHIPPED}.py"}, f"{SHIPPED}.py"),
+    "a file by a shipped name": ({"problem": "wake-flow.py:WakeFlow"}, "wake-flow.py"),
+    "a module": ({"problem": "payload:WakeFlow"}, "payload.py"),
+    "a file of a module's name": ({"problem": "payload.py:WakeFlow"}, "payload.py"),
+    "two colons": ({"problem": f"payload.py:{SHIPPED}"}, "payload.py"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DISGUISES)
+def test_nothing_is_trusted_for_bearing_a_shipped_name(kind, tmp_path, monkeypatch, capfd):
+    changed, file = DISGUISES[kind]
+    (folder := tmp_path / "here").mkdir()
+    monkeypatch.chdir(folder)
+    run = begun_run(folder / "runs", "wake-flow", "demo", Settings(), [0], problem=SHIPPED)
+    for path in (run.path / "config.json", run.path / "begun.json"):
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps(content | ({"problem": "", **changed} if "command" in content else {})))
+    (folder / file).write_text('open("EXECUTED", "w").write("x")\n')
+    monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("it was executed"))
+    assert main(["resume", str(run.path)]) == 2
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1 and ("--trust" in said or "absolute path" in said)
+    assert not (folder / "EXECUTED").exists()
+
+
+def test_what_ships_needs_no_trust_by_its_name_or_its_class():
+    for text in (*names.PROBLEMS, *names.PROBLEMS.values()):
+        assert isinstance(trust.problem(text), trust.Shipped) and trust.is_own(trust.problem(text))
