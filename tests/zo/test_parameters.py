@@ -86,9 +86,9 @@ def test_a_sparse_gradient_that_is_there_is_added_to():
     network(words).square().mean(dim=1).mean().backward()
     expected = network[0].weight.grad.to_dense() * 2
     assert network[0].weight.grad.is_sparse
-    zo.LossGradient(
-        network, lambda n, x: n(x).square().mean(dim=1), zo.CGE(1e-6, central=True)
-    ).backward(words)
+    zo.LossGradient(network, lambda n, x: n(x).square().mean(dim=1), zo.CGE(1e-6, central=True)).backward(
+        words
+    )
     assert torch.allclose(network[0].weight.grad, expected, rtol=1e-6, atol=1e-9)
 
 
