@@ -383,6 +383,21 @@ def test_a_padding_word_that_another_layer_reads_too_keeps_its_gradient():
     assert network.words.weight.grad[0].any()
 
 
+@pytest.mark.parametrize("way", ["loop", "stacked", "tangents"])
+def test_a_sparse_embedding_gets_a_dense_gradient(way):
+    """Autograd's is sparse, on which most of torch's functions are not defined."""
+    spec = ArraySpec("y", (2,))
+    box = from_callable(lambda y: y, inputs=[spec], outputs=[spec])
+    network = nn.Sequential(nn.Embedding(6, 3, sparse=True), nn.Flatten(), nn.Linear(12, 2)).double()
+    words = torch.tensor([[0, 1, 2, 1], [3, 4, 4, 1], [2, 2, 0, 3]])
+    network(words).square().mean(dim=1).mean().backward()
+    expected = network[0].weight.grad.to_dense()
+    network.zero_grad()
+    gradient = gradient_of(way, network, lambda n, x: box(n(x)).square().mean(dim=1), box)
+    gradient.backward(words)
+    assert torch.allclose(network[0].weight.grad, expected, rtol=1e-6, atol=1e-9)
+
+
 def test_an_empty_parameter_is_left_out():
     network = nn.Linear(3, 2)
     network.placeholder = nn.Parameter(torch.zeros(0))
