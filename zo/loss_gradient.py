@@ -17,6 +17,7 @@ from zo.draws import DRAWN, Key
 from zo.errors import ConfigurationError, RanksError
 from zo.estimators.estimator import Estimator
 from zo.evaluators.evaluator import Evaluator
+from zo.evaluators.generators import TRIES, DisturbedBase, Turn
 from zo.execution.base import Base, evaluate_base
 from zo.execution.check import Remember, is_due, most_checks
 from zo.execution.choice import SMALLEST, Begun, Decision, Serving, candidates, chunk_size
@@ -71,7 +72,9 @@ class LossGradient:
 
     The base evaluation updates buffers (running statistics) once, as an ordinary forward pass would. The same
     applies to weights that the forward itself writes. Queries never update anything. Random layers draw the
-    same masks in the base and in all queries of a step, provided they draw from torch's generators.
+    same masks in the base and in all queries of a step, provided they draw from torch's generators. All
+    threads of a process share these: of trainings in several threads whose networks draw, one takes a step at
+    a time, and a step in which another thread draws again and again is refused.
 
     A fast evaluator is checked against `loop` at steps 0, 1, 10, 100, 1,000 and so on, on a few weights of
     each parameter. In every stacked chunk, a variant that moves nothing must give the base's losses. If
@@ -194,11 +197,22 @@ class LossGradient:
 
         Raises:
             ObjectiveError: The batch or the losses do not have rows first; the objective asks autograd for
-                a gradient where there is no graph; or the network runs under autocast.
+                a gradient where there is no graph; the network runs under autocast; or another thread
+                draws from torch's generators all the time, and the objective too.
             FailedQueriesError: All rows of the base, or more than `max_dropped` of the queries, failed.
             RanksError: A process failed, died, or is about to take another step.
                     In all these cases `.grad`, weights, buffers and generators are unchanged.
         """
+        with Turn() as turn:
+            for _ in range(TRIES if self._ranks.size == 1 else 0):
+                try:
+                    return self._backward(batch, turn)
+                except DisturbedBase:  # what it changed is as it was
+                    pass
+            return self._backward(batch, turn)
+
+    def _backward(self, batch: Batch, turn: Turn) -> Tensor:
+        """See `backward`; the turn is ended as soon as it is known that nothing draws."""
         number, ranks = self.counts.steps, self._ranks
         ranks.exchanged = 0
         with self.parameters.alone("LossGradient.backward"), noted() as causes:
@@ -207,6 +221,8 @@ class LossGradient:
                 measure = self.chunk is None or self.serving.is_open(self.network.training)
                 what = self.network, self.objective, self.parameters
                 base = evaluate_base(*what, batch, number, measure=measure)
+                if not base.draws:  # with others at the same time, then
+                    turn.end()
                 plan = self.estimator.plan(self.parameters, self._key.at(number))
                 pieces = self._pieces(base, plan)
                 meeting.marks = marks = self._marks(pieces, batch)

@@ -52,7 +52,8 @@ class Parameters:
         network: its parameters are read, in the order of `named_parameters`; tied ones count once.
         choices: any of these, together: names or patterns such as `"*.weight"`; module types, each for
             all that its instances hold; `Exclude(...)` for what to leave out, of all that require a
-            gradient where nothing else is chosen. None for all that require a gradient.
+            gradient where nothing else is chosen. None for all that require a gradient. A frozen one
+            (`requires_grad=False`) is chosen by its full name alone.
 
     Attributes:
         names: the name of each tensor.
@@ -80,7 +81,7 @@ class Parameters:
         if not chosen:
             raise ParameterError(
                 f"{type(network).__name__}: expected at least one parameter to perturb, found none. "
-                "Parameters with requires_grad=False are left out; give their names to choose them."
+                "Parameters with requires_grad=False are left out; give their full names to choose them."
             )
         for name, tensor in chosen.items():
             if tensor.is_complex():
@@ -156,7 +157,7 @@ class Parameters:
 
     def _changed(self, network: nn.Module) -> str | None:
         """What is not as it was when these were chosen, in words; None if all is."""
-        every, now = dict(network.named_parameters()), _choose(network, self._choices)
+        every, now = dict(network.named_parameters()), _choose(network, self._choices, self.tensors)
         for name, tensor, (dtype, shape) in zip(self.names, self.tensors, self._kinds, strict=True):
             if every.get(name) is not tensor:
                 return f"{name!r} was replaced"
@@ -247,7 +248,7 @@ def accumulate(tensor: Tensor, gradient: Tensor) -> None:
         if before is None:
             tensor.grad = torch.empty_like(tensor, dtype=gradient.dtype).copy_(gradient)
         elif before.is_inference() or before.requires_grad or before.layout is not torch.strided:
-            tensor.grad = before + gradient
+            tensor.grad = gradient + before  # a sparse one can only be added to a dense one
         else:
             before += gradient
     for hook in (tensor._post_accumulate_grad_hooks or {}).values():
@@ -347,15 +348,23 @@ def _words(tensor: Tensor) -> Tensor:
     return (addresses[:, None] + torch.arange(0, tensor.element_size(), 4)).flatten()
 
 
-def _choose(network: nn.Module, choices: Choice | Iterable[Choice] | None) -> dict[str, nn.Parameter]:
+def _choose(
+    network: nn.Module, choices: Choice | Iterable[Choice] | None, before: Iterable[Tensor] = ()
+) -> dict[str, nn.Parameter]:
+    """The chosen parameters by name; `before` are those of an earlier choice, which may be frozen since."""
     every = dict(network.named_parameters())
     listed = [choices] if isinstance(choices, str | type | Exclude) else list(choices or [])
     wanted = [choice for choice in listed if not isinstance(choice, Exclude)]
     unwanted = [choice for without in listed if isinstance(without, Exclude) for choice in without.choices]
-    taken = {id(tensor) for choice in wanted for tensor in _matches(network, choice)}
+    trained = {id(tensor) for tensor in every.values() if tensor.requires_grad}
+    names = {name for name, _ in network.named_parameters(remove_duplicate=False)}
+    taken: set[int] = set()
+    for choice in wanted:
+        matches = {id(tensor) for tensor in _matches(network, choice)}
+        taken |= matches if choice in names else matches & (trained | set(map(id, before)))
     if not wanted and (unwanted or choices is None):
-        taken = {id(tensor) for tensor in every.values() if tensor.requires_grad}
-    taken -= {id(tensor) for choice in unwanted for tensor in _matches(network, choice)}
+        taken = trained
+    taken = taken - {id(tensor) for choice in unwanted for tensor in _matches(network, choice)}
     # Without empty ones, such as placeholders: there is nothing to move.
     return {name: tensor for name, tensor in every.items() if id(tensor) in taken and tensor.numel()}
 

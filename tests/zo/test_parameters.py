@@ -52,12 +52,44 @@ def test_choices(choices, expected):
     assert parameters.size == sum(network.get_parameter(name).numel() for name in expected)
 
 
-def test_frozen_parameters_are_chosen_by_name_or_type_only():
+@pytest.mark.parametrize(
+    "choice", [None, "*.weight", "first.*", nn.Conv2d, nn.Module, [zo.Exclude("*.bias")], ["*", "*.bias"]]
+)
+def test_frozen_parameters_are_chosen_by_their_full_names_only(choice):
+    """A pattern or a type that meant the layers would move the frozen ones among them, in silence."""
     network = Net()
     network.first.requires_grad_(False)
-    assert "first.weight" not in zo.estimators.Parameters(network).names
-    assert "first.weight" not in zo.estimators.Parameters(network, [zo.Exclude("*.bias")]).names
-    assert "first.weight" in zo.estimators.Parameters(network, [nn.Conv2d]).names
+    try:
+        names = zo.estimators.Parameters(network, choice).names
+    except zo.errors.ParameterError as error:
+        assert "requires_grad=False" in str(error)
+        names = ()
+    assert not any(name.startswith("first.") for name in names)
+    both = zo.estimators.Parameters(network, ["first.weight", *names])
+    assert set(both.names) == {"first.weight", *names}
+
+
+def test_a_frozen_weight_that_a_pattern_covers_is_not_trained():
+    network = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2))
+    network[0].requires_grad_(False)
+    gradient = zo.LossGradient(
+        network, lambda n, x: n(x).square().mean(dim=1), zo.CGE(1e-3), parameters="*.weight"
+    )
+    gradient.backward(torch.randn(8, 4))
+    gradient.backward(torch.randn(8, 4))  # it is still the same choice
+    assert network[0].weight.grad is None and network[2].weight.grad.any()
+
+
+def test_a_sparse_gradient_that_is_there_is_added_to():
+    network = nn.Sequential(nn.Embedding(6, 3, sparse=True), nn.Flatten(), nn.Linear(12, 2)).double()
+    words = torch.tensor([[0, 1, 2, 1], [3, 4, 4, 1]])
+    network(words).square().mean(dim=1).mean().backward()
+    expected = network[0].weight.grad.to_dense() * 2
+    assert network[0].weight.grad.is_sparse
+    zo.LossGradient(network, lambda n, x: n(x).square().mean(dim=1), zo.CGE(1e-6, central=True)).backward(
+        words
+    )
+    assert torch.allclose(network[0].weight.grad, expected, rtol=1e-6, atol=1e-9)
 
 
 def test_a_tied_parameter_answers_to_each_name_and_type():
@@ -349,6 +381,21 @@ def test_a_padding_word_that_another_layer_reads_too_keeps_its_gradient():
     network = Tied().double()
     zo.LossGradient(network, lambda n, x: n(x).exp().mean(dim=1), zo.CGE(1e-6)).backward(torch.tensor([1, 2]))
     assert network.words.weight.grad[0].any()
+
+
+@pytest.mark.parametrize("way", ["loop", "stacked", "tangents"])
+def test_a_sparse_embedding_gets_a_dense_gradient(way):
+    """Autograd's is sparse, on which most of torch's functions are not defined."""
+    spec = ArraySpec("y", (2,))
+    box = from_callable(lambda y: y, inputs=[spec], outputs=[spec])
+    network = nn.Sequential(nn.Embedding(6, 3, sparse=True), nn.Flatten(), nn.Linear(12, 2)).double()
+    words = torch.tensor([[0, 1, 2, 1], [3, 4, 4, 1], [2, 2, 0, 3]])
+    network(words).square().mean(dim=1).mean().backward()
+    expected = network[0].weight.grad.to_dense()
+    network.zero_grad()
+    gradient = gradient_of(way, network, lambda n, x: box(n(x)).square().mean(dim=1), box)
+    gradient.backward(words)
+    assert torch.allclose(network[0].weight.grad, expected, rtol=1e-6, atol=1e-9)
 
 
 def test_an_empty_parameter_is_left_out():

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from zo.batches import Batch
 from zo.errors import ObjectiveError
+from zo.evaluators.generators import Draws
 from zo.evaluators.state import Inside, Snapshot
 from zo.objective import Objective
 from zo.parameters import Parameters
@@ -50,6 +51,7 @@ class Step:
         tally: Counts queries that are beyond the plan.
         number: The number of the step, from 0.
         stack: The most queries that may run on rows of their own at once; None for a whole chunk.
+        draws: What the base drew, which each query is to draw; None where that is not known.
     """
 
     network: nn.Module
@@ -62,6 +64,7 @@ class Step:
     tally: Tally = field(default_factory=Tally, compare=False)
     number: int = 0
     stack: int | None = None
+    draws: Draws | None = field(default=None, compare=False)
 
     def snapshot(self) -> Snapshot:
         """The network as it is now, of which each query of the step is to leave what the base left."""

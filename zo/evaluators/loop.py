@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from zo.batches import sent
 from zo.evaluators.evaluator import Changes, Evaluator, Step
+from zo.evaluators.generators import put_back
 from zo.evaluators.state import Snapshot, moved, moved_entry
 from zo.objective import losses
 from zo.parameters import Parameters
 from zo.perturbation import Coordinates, Perturbation
+
+Displaced: TypeAlias = Callable[[], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -29,24 +34,40 @@ class Loop(Evaluator):
 
 def loop_losses(step: Step, perturbation: Perturbation, start: Snapshot) -> Tensor:
     """Losses `(queries, rows)`, one variant after another; `start` is restored after each."""
-    rows = []
-    for displaced in _displacements(step.parameters, perturbation):
-        try:
-            with displaced:
-                rows.append(losses(step.objective, step.network, step.batch, step.rows))
-        finally:
-            start.restore()
-    return torch.stack(rows)
+    return torch.stack(
+        [_losses(step, start, displaced) for displaced in _displacements(step.parameters, perturbation)]
+    )
 
 
-def _displacements(
-    parameters: Parameters, perturbation: Perturbation
-) -> Iterator[AbstractContextManager[None]]:
-    """A block for each query in which the network is as the query has it."""
+def base_losses(step: Step, start: Snapshot) -> Tensor:
+    """Losses `(rows,)` of the network as it is; `start` is restored behind it, but for the generators."""
+    return _run(step, start, nullcontext)
+
+
+def _losses(step: Step, start: Snapshot, displaced: Displaced) -> Tensor:
+    """Losses `(rows,)` of a query with the draws of the base; `start` is restored after it."""
+    if step.draws is not None:
+        return step.draws.alone(lambda: _run(step, start, displaced))
+    try:
+        return _run(step, start, displaced)
+    finally:
+        put_back(start.generators)
+
+
+def _run(step: Step, start: Snapshot, displaced: Displaced) -> Tensor:
+    try:
+        with displaced():
+            return losses(step.objective, step.network, step.batch, step.rows)
+    finally:
+        start.restore(generators=False)
+
+
+def _displacements(parameters: Parameters, perturbation: Perturbation) -> Iterator[Displaced]:
+    """What makes a block, for each query, in which the network is as the query has it."""
     if not isinstance(perturbation, Coordinates):
         for steps in perturbation.steps:
             steps = sent(steps, parameters.tensors[0].device)
-            yield moved(parameters.tensors, parameters.split(steps))
+            yield partial(moved, parameters.tensors, parameters.split(steps))
         return
     which, local = parameters.locate(perturbation.indices)
     old: dict[int, Tensor] = {}  # one copy of a tensor for all the queries that move an entry of it
@@ -54,4 +75,4 @@ def _displacements(
         tensor = parameters.tensors[number]
         if number not in old:
             old[number] = tensor.detach().clone()
-        yield moved_entry(tensor, old[number], entry, length)
+        yield partial(moved_entry, tensor, old[number], entry, length)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from zo.batches import bits, memory_of, sent
+from zo.evaluators.generators import put_back, states
 from zo.evaluators.versions import put_version, renew, version_of
 
 _DATA = (
@@ -101,11 +102,14 @@ class Snapshot:
         self._parameters = {
             n: (tensor, _stored(tensor.detach()).clone(), _mark(tensor)) for n, tensor in chosen.items()
         }
-        self._cpu = torch.get_rng_state()
-        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        self.generators = states()
 
-    def restore(self) -> None:
-        """Put buffers, parameters, attributes and generators back."""
+    def restore(self, *, generators: bool = True) -> None:
+        """Put buffers, parameters, attributes and generators back.
+
+        Args:
+            generators: False to leave torch's own as they are.
+        """
         for module, buffers, values in self._buffers:
             for name, value in values.items():
                 kept = buffers[name]
@@ -132,9 +136,8 @@ class Snapshot:
             _stored(tensor.data).copy_(value)
             if version_of(tensor) != version:  # it was written to: no other version is of these values
                 torch.autograd.graph.increment_version(tensor)
-        torch.set_rng_state(self._cpu)
-        if self._cuda:
-            torch.cuda.set_rng_state_all(self._cuda)
+        if generators:
+            put_back(self.generators)
 
     def written(self, memories: Collection[int] = ()) -> dict[str, Tensor]:
         """The parameters, by name, that were written to since, those included whose values it left.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +13,13 @@ from blackbox.failures import FailedRow, noted
 from zo.batches import Batch, count_rows, tensors
 from zo.errors import ObjectiveError
 from zo.evaluators.evaluator import Step
+from zo.evaluators.generators import Draws
+from zo.evaluators.loop import base_losses
 from zo.evaluators.state import Snapshot, as_it_is_now
 from zo.execution.memory import measured
 from zo.execution.precision import autocast_refused
 from zo.failures import survivors
-from zo.objective import Closed, Objective, losses, mean_loss
+from zo.objective import Closed, Objective, losses, mean_loss, uncompiled
 from zo.parameters import Parameters
 
 
@@ -46,6 +48,11 @@ class Base:
     peak: int
     made: int
     narrow: bool | None
+
+    @property
+    def draws(self) -> bool:
+        """Whether it drew from torch's own generators."""
+        return self.step.draws is None or self.step.draws.any
 
     def loss(self) -> Tensor:
         """The mean over the rows that did not fail."""
@@ -140,6 +147,13 @@ def evaluate_base(
     finally:
         before.restore()
     step = Step(network, parameters, objective, batch, len(base), written, inside, number=number)
+
+    def again() -> None:
+        step.tally.queries += 1
+        with uncompiled():
+            base_losses(step, before)
+
+    step = replace(step, draws=Draws(before.generators, after.generators, again))
     return Base(
         step, base, survived, causes, before, after, peak.peak, peak.made, peak.narrow if measure else None
     )

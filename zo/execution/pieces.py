@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from blackbox import BlackBoxError
+from blackbox.failures import noted
 from zo.batches import sent
 from zo.evaluators.evaluator import Unservable, mean_changes
 from zo.evaluators.loop import Loop
@@ -141,9 +142,14 @@ def _changes(pieces: Pieces, begun: Begun, number: int) -> Tensor:
     base, queries, place = pieces.base, pieces.queries(number), pieces.drawn_in(number)
     evaluator, changes = begun.for_queries(queries)
     try:
-        if place is None or isinstance(evaluator, Loop):
+        if isinstance(evaluator, Loop):
             return changes(queries)
-        return refuse_off(evaluator, base.step, base.losses, changes, queries, place)
+        with noted() as causes:
+            if place is None:
+                changed = changes(queries)
+            else:
+                changed = refuse_off(evaluator, base.step, base.losses, changes, queries, place)
+        return changed if causes else _without_lost(base, queries, changed)
     except Unservable:
         base.step.tally.queries += len(queries)  # they count for nothing
         raise
@@ -154,6 +160,21 @@ def _changes(pieces: Pieces, begun: Begun, number: int) -> Tensor:
             raise
         base.step.tally.queries += len(queries)
         raise Unservable(f"it could not run ({type(error).__name__}: {error})") from error
+
+
+def _without_lost(base: Base, queries: Perturbation, changes: Tensor) -> Tensor:
+    """The changes, those of queries in which a row was lost by `loop`, for a fast evaluator may lose its own.
+
+    What is infinite on the way has no difference: a query that moves a mask of minus infinity, say.
+    """
+    lost = torch.nonzero(mean_changes(base.losses, changes).isnan()).flatten().tolist()
+    if not lost:
+        return changes
+    base.step.tally.queries += len(lost)
+    loop, changes = Loop().begin(base.step, base.losses), changes.clone()
+    for number in lost:
+        changes[number] = loop(queries.part(number, number + 1))[0].to(changes)
+    return changes
 
 
 def _on_the_cpu(numbers: dict[int, Tensor]) -> dict[int, Tensor]:

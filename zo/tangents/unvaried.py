@@ -60,7 +60,7 @@ def unvaried_inputs(
     moved = []
     for words, numbers in answers.reached:
         gradients = torch.autograd.grad(numbers, weights, allow_unused=True, retain_graph=True)
-        if any(gradient is not None and bool(gradient.any()) for gradient in gradients):
+        if any(gradient is not None and bool(gradient.to_dense().any()) for gradient in gradients):
             moved.append(words)
     return moved
 

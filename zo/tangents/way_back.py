@@ -61,7 +61,7 @@ def gradients_of(loss: Tensor, step: Step, *, first: bool = False) -> tuple[Tens
     if any(gradient is None for gradient in gradients):
         _refuse_reentrant(_nodes(loss) if nodes is None else nodes)
     return tuple(
-        torch.zeros_like(weight) if gradient is None else gradient
+        torch.zeros_like(weight) if gradient is None else gradient.to_dense()  # nn.Embedding(sparse=True)
         for weight, gradient in zip(weights, gradients, strict=True)
     )
 

@@ -38,7 +38,7 @@ ChangesByRef: TypeAlias = dict[Ref, Change | Anew]
 
 
 def send(tape: Tape, number: int, change: Entries, large: int | None) -> Tensor:
-    """What the losses change by, `(variants, rows)`.
+    """What the losses change by, `(variants, rows)`; NaN where something infinite on the way became another.
 
     Args:
         tape: the tape of the base.
@@ -51,6 +51,7 @@ def send(tape: Tape, number: int, change: Entries, large: int | None) -> Tensor:
     """
     changes: ChangesByRef = {Ref(number): change}
     end, on_cpu = tape.losses, change.entries.device.type == "cpu"
+    lost: list[Tensor] = []
     for place in tape.reached[number]:
         node = tape.nodes[place]
         if not any(ref in changes for ref in node.refs):  # nothing moves that it reads
@@ -62,6 +63,8 @@ def send(tape: Tape, number: int, change: Entries, large: int | None) -> Tensor:
         several = isinstance(result, tuple | list)
         for item, part in enumerate(result if several else (result,)):
             ref = Ref(place, item) if several else Ref(place)
+            if place in tape.infinite and not isinstance(part, Anew):
+                lost.append(_lost(part, tape.value(ref), len(tape.base)))
             if isinstance(part, OneChannel) and len(part.values) == 1 and on_cpu and not part.values.any():
                 continue  # as behind a ReLU that lets nothing through; a GPU would be waited for
             if large is not None and isinstance(part, Tensor) and part[0].nbytes > large:
@@ -70,8 +73,32 @@ def send(tape: Tape, number: int, change: Entries, large: int | None) -> Tensor:
         for ref in [ref for ref in changes if tape.last[ref.node] <= place and ref != end]:
             del changes[ref]
     if end is None or end not in changes:
-        return tape.base.new_zeros(len(change.entries), len(tape.base))
-    return _change(changes[end], tape.value(end))
+        result = tape.base.new_zeros(len(change.entries), len(tape.base))
+    else:
+        result = _change(changes[end], tape.value(end))
+    for rows in lost:
+        result = result.masked_fill(rows.to(result.device), torch.nan)
+    return result
+
+
+def _lost(change: Change, base: Tensor, rows: int) -> Tensor:
+    """Where a variant has no difference from something infinite, `(variants, rows)` or `(variants, 1)`.
+
+    Base and change are NaN together there, which a function behind it may swallow, as a comparison does.
+    """
+    if isinstance(change, Entries):
+        change = change.dense()
+    values = change.values if isinstance(change, OneChannel) else change
+    where = change.gathered(base) if isinstance(change, OneChannel) else base
+    lost = where.isinf() & ~values.isfinite()
+    by_row = base.ndim > 0 and base.shape[0] == rows and lost.shape[1] == rows
+    return (
+        lost.flatten(2).any(2)
+        if by_row and lost.ndim > 2
+        else lost
+        if by_row
+        else lost.flatten(1).any(1)[:, None]
+    )
 
 
 def changed(node: Node, value: Callable[[Ref], Tensor], changes: Mapping[Ref, Any]) -> Argument:

@@ -1,0 +1,122 @@
+"""Threads that share torch's generators: dropout draws the base's masks in all queries, or a step is refused.
+
+The loss is linear in the weights, so the derivative by a weight is the mean of its input behind the mask:
+a number below one here. With other masks in a query it is a difference of losses over mu, far above that.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import zo
+
+ROWS, INPUTS = 32, 20
+
+
+def trained(number, evaluator, dropout, steps=12, after=None):
+    """The largest error of a step's gradient by a weight that is the same in all masks, and what was said."""
+    generator = torch.Generator().manual_seed(number)
+    x = torch.randn(ROWS, INPUTS, generator=generator)
+    network = nn.Sequential(nn.Dropout(dropout), nn.Linear(INPUTS, 1, bias=False))
+    gradient = zo.LossGradient(
+        network, lambda n, b: n(b)[:, 0], zo.CGE(mu=1e-2), evaluator=evaluator, seed=number
+    )
+    largest = 0.0
+    for step in range(steps):
+        if after is not None and step == 2:
+            after()
+        network.zero_grad()
+        gradient.backward(x)
+        # the mean of 32 numbers of order one, each either left out or divided by 1 - p
+        largest = max(largest, float(network[1].weight.grad.abs().max()))
+    return largest, gradient
+
+
+@pytest.mark.parametrize("evaluator", ["loop", "stacked"])
+@pytest.mark.parametrize("dropouts", [(0.3, 0.3), (0.3, 0.0), (0.0, 0.0)])
+def test_two_trainings_in_two_threads_do_not_spoil_each_other(evaluator, dropouts):
+    largest, gate = {}, threading.Barrier(2)
+
+    def train(number):
+        gate.wait()
+        largest[number] = trained(number, evaluator, dropouts[number])
+
+    threads = [threading.Thread(target=train, args=(number,)) for number in range(2)]
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=60)
+    assert sorted(largest) == [0, 1]
+    assert all(size < 1.5 for size, _ in largest.values())
+    assert not [str(warning.message) for warning in said]
+
+
+@pytest.mark.parametrize("evaluator", ["loop", "stacked"])
+@pytest.mark.parametrize("pause", [0.0, 0.003])
+def test_what_another_thread_draws_is_noticed(evaluator, pause):
+    """Queries are evaluated again, and a step in which none is left alone is refused."""
+    stop = threading.Event()
+
+    def draw():
+        while not stop.wait(pause):
+            torch.rand(3)
+
+    stranger = threading.Thread(target=draw)
+    try:
+        largest, _ = trained(0, evaluator, 0.3, after=stranger.start)
+        assert largest < 1.5
+    except zo.errors.ObjectiveError as error:
+        assert "torch.Generator()" in str(error)
+    finally:
+        stop.set()
+        stranger.join()
+
+
+@pytest.mark.parametrize("evaluator", ["loop", "stacked"])
+def test_a_network_that_draws_nothing_minds_no_draws(evaluator):
+    stop = threading.Event()
+
+    def draw():
+        while not stop.is_set():
+            torch.rand(3)
+
+    stranger = threading.Thread(target=draw)
+    try:
+        largest, gradient = trained(0, evaluator, 0.0, after=stranger.start)
+    finally:
+        stop.set()
+        stranger.join()
+    assert largest < 1.5 and gradient.counts.dropped == 0
+
+
+@pytest.mark.filterwarnings("ignore::zo.errors.EvaluatorWarning")  # it reads its weight outside of a layer
+@pytest.mark.parametrize("evaluator", ["loop", "stacked"])
+def test_draws_whose_number_depends_on_the_weights_are_no_other_threads(evaluator):
+    """As rejection sampling has it, or a box that draws for each row that it gets."""
+
+    class Rejecting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 1)
+
+        def forward(self, x):
+            torch.rand(len(x) + int(float(self.layer.weight.detach().sum()) * 1e4) % 7)
+            return self.layer(x)
+
+    torch.manual_seed(0)
+    network, x = Rejecting().double(), torch.randn(4, 3).double()
+    network(x).square().mean().backward()
+    expected = [parameter.grad.clone() for parameter in network.parameters()]
+    network.zero_grad()
+    zo.LossGradient(
+        network, lambda n, b: n(b).square()[:, 0], zo.CGE(1e-5, central=True), evaluator=evaluator
+    ).backward(x)
+    for parameter, exact in zip(network.parameters(), expected, strict=True):
+        assert torch.allclose(parameter.grad, exact, rtol=1e-4)

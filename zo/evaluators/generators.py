@@ -1,0 +1,203 @@
+"""Torch's own generators, which all threads of a process share: whose turn it is, and whether others drew.
+
+An evaluation puts the state of the base back and draws the same masks again. Another thread that draws
+meanwhile takes numbers out of the middle: the masks are others, and differences over mu are far off.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from threading import RLock
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from zo.errors import EvaluatorWarning, ObjectiveError
+from zo.evaluators.operations import Operations
+
+PATIENCE = 60.0  # seconds that a training waits for its turn before it says so
+TRIES = 5  # evaluations of a query, each with a stranger's draws in it, before the step is refused
+
+States = tuple[Tensor, ...]
+T = TypeVar("T")
+
+_drawing = RLock()  # of all trainings of the process: whoever draws, or puts a state back, holds it
+
+
+def states() -> States:
+    """The states of the CPU's generator and of those of GPUs that are in use."""
+    return (torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []))
+
+
+def same(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    """Whether two are the same states."""
+    return len(some) == len(others) and all(map(torch.equal, some, others))
+
+
+def put_back(kept: States) -> None:
+    """Set the generators to states, unless a training of another thread draws from them just now."""
+    if same(states()[: len(kept)], kept) or not _drawing.acquire(blocking=False):
+        return
+    try:
+        torch.set_rng_state(kept[0])
+        if len(kept) > 1:
+            torch.cuda.set_rng_state_all(list(kept[1:]))
+    finally:
+        _drawing.release()
+
+
+class Turn:
+    """A training's turn to draw, which it ends early if it draws nothing."""
+
+    def __init__(self) -> None:
+        self._held = False
+
+    def __enter__(self) -> Turn:
+        """Wait for it."""
+        if not _drawing.acquire(timeout=PATIENCE):
+            warnings.warn(
+                f"A training of another thread has been at a step for {PATIENCE:g} seconds that draws from "
+                "torch's generators, which all threads of a process share; this one waits for it. Run "
+                "trainings with dropout in processes of their own. If that one waits for this one, as where "
+                "a black box trains, neither goes on: switch dropout off, by network.eval().",
+                EvaluatorWarning,
+                stacklevel=3,
+            )
+            _drawing.acquire()
+        self._held = True
+        return self
+
+    def end(self) -> None:
+        """Let others draw."""
+        if self._held:
+            self._held = False
+            _drawing.release()
+
+    def __exit__(self, *_: object) -> None:
+        """End it where it has not ended."""
+        self.end()
+
+
+class Draws:
+    """What the evaluations of a step draw: whether the generators are left where the base left them.
+
+    Args:
+        before: the states that the base started from.
+        after: those that it ended with.
+        replay: evaluates the base once more, and puts everything back but the generators.
+    """
+
+    def __init__(self, before: States, after: States, replay: Callable[[], Any]) -> None:
+        self._before, self._after, self._replay = before, after, replay
+        self._trusted = False  # the base drew alone
+        self._any = not same(before, after)
+
+    @property
+    def any(self) -> bool:
+        """Whether something was drawn, be it by another thread."""
+        return self._any
+
+    def alone(self, run: Callable[[], T], less: Callable[[T], bool] = lambda _: False) -> T:
+        """What `run` gives in a try in which no other thread drew.
+
+        Args:
+            run: evaluates something, and leaves the generators as they were behind that; it is called with
+                the states of the base, which are put back behind it.
+            less: whether what it gave is known to draw less than the base.
+
+        Raises:
+            Disturbed: Another thread drew in each of them.
+        """
+        ended: list[States] = []
+        for _ in range(TRIES):
+            try:
+                result = run()
+                ended.append(states())
+            finally:
+                put_back(self._before)
+            if less(result) or not self.disturbed(ended):
+                return result
+        raise disturbed()
+
+    def disturbed(self, ended: Sequence[States]) -> bool:
+        """Whether another thread drew in the last of some tries, by the states that they ended with.
+
+        Raises:
+            Disturbed: As `trust_base` does.
+        """
+        # Twice the same, and other than in the base: it depends on the weights how much is drawn.
+        if not self._any or same(ended[-1], self._after) or (len(ended) > 1 and same(*ended[-2:])):
+            return False
+        self.trust_base()
+        return self._any
+
+    def trust_base(self) -> None:
+        """Find out, once a step, whether no other thread drew in the base, and whether this one draws.
+
+        Raises:
+            DisturbedBase: Another thread drew in the base.
+            Disturbed: It draws all the time.
+        """
+        if self._trusted or not self._any:
+            return
+        drawn: list[list[str]] = []
+        ends: list[States] = []
+        for _ in range(TRIES):
+            seen = _Drawn()
+            try:
+                with seen:
+                    self._replay()
+                ended = states()
+            finally:
+                put_back(self._before)
+            drawn.append(seen.names)
+            if same(ended, self._after):
+                self._trusted = True
+                return
+            # Only others draw; or this one draws otherwise each time, which is noise, and told as that.
+            if not seen.names or drawn[0] != seen.names:
+                self._any = False
+                return
+            if any(same(ended, other) for other in ends):
+                raise DisturbedBase(str(disturbed()))
+            ends.append(ended)
+        raise disturbed()
+
+
+class Disturbed(ObjectiveError):
+    """Another thread drew from torch's generators while a step was evaluated."""
+
+
+class DisturbedBase(Disturbed):
+    """Another thread drew while the base was evaluated, and no longer does: the step is to be taken again."""
+
+
+def disturbed() -> Disturbed:
+    """The refusal of a step in which another thread draws all the time."""
+    return Disturbed(
+        "objective: expected that nobody else draws from torch's generators while a step is evaluated, got "
+        f"draws of another thread in each of {TRIES} tries: dropout had other masks than in the base. All "
+        "threads of a process share these generators: let the other thread draw from a torch.Generator() of "
+        "its own, run it in a process of its own, or switch dropout off, by network.eval()."
+    )
+
+
+class _Drawn(Operations):
+    """Notes what this thread draws from torch's own generators.
+
+    Attributes:
+        names: the operations that drew and how many numbers they gave, in order.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def gave(self, operation: Any, arguments: tuple[tuple[Any, ...], dict[str, Any]], result: Any) -> Any:
+        """Note an operation that draws."""
+        if torch.Tag.nondeterministic_seeded in operation.tags and arguments[1].get("generator") is None:
+            size = result.numel() if isinstance(result, Tensor) else 0
+            self.names.append(f"{operation} {size}")
+        return result
