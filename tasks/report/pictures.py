@@ -126,7 +126,7 @@ def own_settings() -> Iterator[None]:
     One in the current folder may be anyone's, and the user's may ask for what is not there, such as LaTeX.
     """
     apart = ("backend", "interactive")  # what shows figures in a window is not ours, and not restored
-    settings = {
+    settings: Any = {
         name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith(apart)
     }
     with matplotlib.rc_context(settings):

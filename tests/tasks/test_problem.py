@@ -937,7 +937,9 @@ def test_a_run_is_gone_on_with_by_its_own_problem_and_seeds(tmp_path):
     with pytest.raises(RunFolderError, match=r"got others: seeds \[0\] \(now \[0, 1, 2\]\)"):
         go(Steering(), tmp_path, methods=["none"], resume=folder, seeds=3)
     assert go(Steering(), tmp_path, methods=["none"], resume=folder, seeds=1).path == folder
-    terms = Terms("steering", "own", tasks.Config(), [0], script="mine.py")  # as those of `own_run`
+    terms = Terms(
+        "steering", "own", tasks.Config(), [0], script=str(tmp_path / "mine.py")
+    )  # as those of `own_run`
     own = Run.create(tmp_path, terms)
     with pytest.raises(RunFolderError, match="got one of a script with a loop of its own"):
         go(Steering(), tmp_path, resume=own.path, rows=10)

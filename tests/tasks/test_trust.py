@@ -237,9 +237,10 @@ def test_nothing_is_trusted_for_bearing_a_shipped_name(kind, tmp_path, monkeypat
     (folder := tmp_path / "here").mkdir()
     monkeypatch.chdir(folder)
     run = begun_run(folder / "runs", "wake-flow", "demo", Settings(), [0], problem=SHIPPED)
+    bare = {"problem": "", "command": ["blackbox"]}  # what has arguments is trusted with them alone
     for path in (run.path / "config.json", run.path / "begun.json"):
         content = json.loads(path.read_text())
-        path.write_text(json.dumps(content | ({"problem": "", **changed} if "command" in content else {})))
+        path.write_text(json.dumps(content | (bare | changed if "command" in content else {})))
     (folder / file).write_text('open("EXECUTED", "w").write("x")\n')
     monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("it was executed"))
     assert main(["resume", str(run.path)]) == 2
