@@ -100,6 +100,7 @@ class BlackBoxFunction(ABC):
     settable: bool = True
     failures: Policy = "raise"
     isolates: bool = False
+    _kept_lengths: bool = False  # whether a row was ever answered
 
     def __init_subclass__(cls, abstract: bool = False, **keywords: Any) -> None:
         """Refuse an incomplete subclass where it is written; `abstract=True` for a common parent."""
@@ -246,7 +247,9 @@ class BlackBoxFunction(ABC):
 
     def _refuse_lengths(self, outcome: Outcome, count: int) -> None:
         """Raise where no row ever had the lengths of the specs: it is these that are wrong, not the rows."""
-        if len(outcome.failed) < count or self.ledger.rows_run > count + self.ledger.rows_failed:
+        if len(outcome.failed) < count:
+            vars(self)["_kept_lengths"] = True
+        if self._kept_lengths:
             return
         errors = [why.error for why in outcome.failed.values()]
         if isinstance(errors[0], OutputError) and all(isinstance(error, OutputError) for error in errors):
