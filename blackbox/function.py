@@ -22,6 +22,7 @@ from blackbox.errors import (
     DefinitionError,
     NonFiniteInputError,
     NotDifferentiableError,
+    OutputError,
     RowFailedError,
 )
 from blackbox.failures import (
@@ -99,6 +100,7 @@ class BlackBoxFunction(ABC):
     settable: bool = True
     failures: Policy = "raise"
     isolates: bool = False
+    _kept_lengths: bool = False  # whether a row was ever answered
 
     def __init_subclass__(cls, abstract: bool = False, **keywords: Any) -> None:
         """Refuse an incomplete subclass where it is written; `abstract=True` for a common parent."""
@@ -217,6 +219,7 @@ class BlackBoxFunction(ABC):
             outcome = self.run_rows(inputs) if runner is None else runner(self, inputs)
             pairs = zip(self.outputs, outcome.outputs, strict=True)
             outcome.outputs = tuple(p.to(rows.device, spec.torch_dtype or rows.dtype) for spec, p in pairs)
+            self._refuse_lengths(outcome, len(run))
             if not outcome.failed or self.failures == "keep":  # else rows may have been left out
                 mark_non_finite(outcome)  # again: 1e300 is finite in float64 and infinite in float32
             if not skipped and not outcome.failed:  # copies: what a wrapper gives may be what it keeps
@@ -241,6 +244,16 @@ class BlackBoxFunction(ABC):
             if outcome.failed[row].failure is Failure.NON_FINITE and not part[row].isfinite().all()
         ]
         return whereabouts(self.inputs, inputs, row, row if number is None else number, broken)
+
+    def _refuse_lengths(self, outcome: Outcome, count: int) -> None:
+        """Raise where no row ever had the lengths of the specs: it is these that are wrong, not the rows."""
+        if len(outcome.failed) < count:
+            vars(self)["_kept_lengths"] = True
+        if self._kept_lengths:
+            return
+        errors = [why.error for why in outcome.failed.values()]
+        if isinstance(errors[0], OutputError) and all(isinstance(error, OutputError) for error in errors):
+            raise errors[0]
 
     def _count_failed(self, run: Tensor, outcome: Outcome, inputs: tuple[Tensor, ...]) -> None:
         """Count failed rows; where they cannot be kept, raise."""

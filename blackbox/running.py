@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from socket import gaierror
 from threading import Lock
@@ -24,6 +24,10 @@ from blackbox.words import counted
 
 if TYPE_CHECKING:
     from blackbox.function import BlackBoxFunction
+
+
+class OutputLengthError(OutputError):
+    """An output with the axes of its spec and other lengths, such as of a run that ended early."""
 
 
 PROBED = 8  # rows of a block: in a smaller one halving costs no more than asking single rows
@@ -72,8 +76,14 @@ def _whole(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
         kind = Outcome if _refused(error) else _Raised
         raised = _raised(box, error)
         return kind(failed_outputs(box.outputs, inputs), dict.fromkeys(range(count), raised))
+    try:
+        answers = _checked(box, answer, (count,), inputs)
+    except OutputLengthError as error:
+        if not _rows_may_fail(box):
+            raise
+        return _Raised(failed_outputs(box.outputs, inputs), dict.fromkeys(range(count), _raised(box, error)))
     # Cloned: a box that answers from a buffer of its own writes over it when the next half is run.
-    return mark_non_finite(Outcome(tuple(t.clone() for t in _checked(box, answer, (count,), inputs))))
+    return mark_non_finite(Outcome(tuple(t.clone() for t in answers)))
 
 
 def _halved(box: BlackBoxFunction, inputs: tuple[Tensor, ...], raised: _Raised) -> Outcome:
@@ -149,6 +159,9 @@ def run_each(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
         try:
             answers = _checked(box, answer, (), inputs)
         except OutputError as error:
+            if isinstance(error, OutputLengthError) and _rows_may_fail(box):
+                outcome.failed[row] = _raised(box, error)
+                continue
             here = whereabouts(box.inputs, inputs, row, row, ())
             raise OutputError(
                 f"{error} That was {here} of {counted(len(inputs[0]), 'row')}."
@@ -211,6 +224,11 @@ def ends_early(box: BlackBoxFunction, outcome: Outcome) -> bool:
     return bool(outcome.failed) and box.failures == "raise" and not box.isolates
 
 
+def _rows_may_fail(box: BlackBoxFunction) -> bool:
+    """Whether a failed row is a value that somebody waits for, and not the end of the call."""
+    return box.failures == "keep" or box.isolates
+
+
 def _claimed(box: BlackBoxFunction, rows: int) -> bool:
     """Whether the budget allows that rows are run again; they are then set aside."""
     try:
@@ -231,8 +249,21 @@ def _copies(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> tuple[Any, ...
 def _call(box: BlackBoxFunction, method: Any, copies: tuple[Any, ...]) -> Any:
     # what trains beside it would compute other numbers without a word, or raise where it divides by zero
     with exits_as_errors(), np.errstate(), _DEFAULT_DTYPE, outside_autocast():
-        with torch.no_grad() if box.arrays == "torch" else nullcontext():
+        with torch.no_grad() if box.arrays == "torch" else differentiating():
             return method(*copies)
+
+
+@contextmanager
+def differentiating() -> Iterator[None]:
+    """A block in which torch can differentiate, whatever mode the caller is in.
+
+    Queries are asked under `no_grad`; a box whose forces come from torch.autograd would fail in them alone.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+        changed = not torch.is_grad_enabled()
+    if changed:  # by the box, for the whole process: the check of boxes is to see it
+        torch.set_grad_enabled(False)
 
 
 @contextmanager
@@ -320,7 +351,8 @@ def _checked_output(
     expected = (*leading, *spec.shape)
     if tuple(tensor.shape) != expected:
         last = len(leading) == 1 and tuple(tensor.shape) == (*spec.shape, *leading)
-        raise OutputError(
+        lengths = not last and tensor.ndim == len(expected) and tuple(tensor.shape[: len(leading)]) == leading
+        raise (OutputLengthError if lengths else OutputError)(
             f"{box!r}, output {spec.name!r}: expected shape {expected}, got {tuple(tensor.shape)}. "
             "evaluate returns one row without a leading axis, evaluate_rows all of them, rows first"
             + (f": here they are last, np.moveaxis({spec.name}, -1, 0)." if last else ".")

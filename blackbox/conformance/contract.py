@@ -15,12 +15,13 @@ import numpy as np
 import torch
 
 from blackbox.arrays import finite_rows
-from blackbox.conformance.probe import Arrays, BoxRaisedError, Probe, how_to_give_samples
+from blackbox.conformance.probe import Arrays, BoxRaisedError, CallEndedError, Probe, how_to_give_samples
 from blackbox.conformance.report import NO_SAMPLES, Finding, Verdict
 from blackbox.errors import OutputError
 from blackbox.failures import whereabouts
 from blackbox.words import counted
 
+PATIENCE = 10.0  # seconds for a row of NaN, beside a hundred times what rows take
 SHAPES = "shapes and dtypes"
 
 
@@ -52,10 +53,22 @@ def answers(probe: Probe) -> list[Finding]:
     if not alive.all():
         first = int(np.flatnonzero(~alive)[0])
         row = tuple(array[first : first + 1] for array in probe.samples)
+        if not why and broken is None:
+            broken = _broken(probe, row)
         why = _why(probe, row, int(probe.places[first]), why)
     probe.samples = tuple(array[alive] for array in probe.samples)
     probe.base = outputs
     return [_shapes(probe, broken), _answered(probe, int(alive.sum()), count, why, broken is not None)]
+
+
+def _broken(probe: Probe, row: Arrays) -> OutputError | None:
+    """What a failed row broke its specs with: other lengths, which are kept as a failed row."""
+    try:
+        failed = probe.below_the_call(row).failed
+    except BoxRaisedError:
+        return None
+    error = failed[0].error if failed else None
+    return error if isinstance(error, OutputError) else None
 
 
 def _why(probe: Probe, row: Arrays, number: int, raised: str) -> str:
@@ -134,7 +147,9 @@ def inputs_left_alone(probe: Probe) -> Finding:
 
 def nan_inputs(probe: Probe) -> Finding:
     """A row of NaN in each float input, past the call's own check that would hold it back."""
-    swallowed = []
+    swallowed, endless = [], []
+    probe.kept_back = 0
+    patience = PATIENCE + 100 * probe.expected(2)
     floats = [place for place, spec in enumerate(probe.box.inputs) if spec.floating]
     if not floats or not any(spec.floating for spec in probe.box.outputs):
         return Finding("NaN inputs", Verdict.SKIPPED, "Not measured: whole numbers have no NaN.")
@@ -142,11 +157,21 @@ def nan_inputs(probe: Probe) -> Finding:
         arrays = probe.rows(0, 2)
         arrays[place][1] = np.nan
         try:
-            outcome = probe.below_the_call(arrays)
+            outcome = probe.below_the_call(arrays, patience)
+        except CallEndedError as ended:
+            endless.append((probe.box.inputs[place].name, str(ended)))
+            continue
         except BoxRaisedError:
             continue  # refused: as good as NaN
         if 1 not in outcome.failed:  # programs and trees do so, whose code is not the user's to mend
             swallowed.append(probe.box.inputs[place].name)
+    if endless:
+        names = ", ".join(repr(name) for name, _ in endless)
+        sentence = (
+            f"With NaN in {names} {endless[0][1]}. Calls hold such rows back, but a run that blows up inside "
+            "may never end in the same way. Raise where a number is not finite, or bound the solver's steps."
+        )
+        return Finding("NaN inputs", Verdict.WARNING, sentence, len(endless), "inputs")
     if swallowed:
         sentence = (
             f"NaN in {', '.join(map(repr, swallowed))} comes out as finite numbers. Calls hold such rows "

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from blackbox.arrays import finite_rows, spreads, spreads_apart, to_rows
+from blackbox.conformance.overdue import ended_after
 from blackbox.conformance.report import Finding, Recommendation, Unit, Verdict
 from blackbox.errors import InputError
 from blackbox.failures import Outcome, whereabouts
@@ -33,6 +34,10 @@ class OutOfRowsError(Exception):
 
 class OutOfSecondsError(OutOfRowsError):
     """The rows that a check asked for would take longer than is left; none was run. Nor does this leave."""
+
+
+class CallEndedError(OutOfSecondsError):
+    """A call did not return in time, and was ended. Nor does this leave."""
 
 
 class BoxRaisedError(Exception):
@@ -85,6 +90,7 @@ class Probe:
         self.places = np.arange(len(samples[0]))  # of the samples among those that were given
         self.base: Arrays = ()  # the samples' answers, once they are known
         self.limit = rows
+        self.kept_back = 2 * sum(spec.floating for spec in box.inputs)  # rows for NaN, which is asked last
         self.spent = 0
         self.failed, self.first_failure = 0, ""  # rows that came back as failed, and the first in words
         self.seconds = seconds
@@ -110,7 +116,7 @@ class Probe:
     @property
     def rows_left(self) -> float:
         """Rows that may still be run, whatever they take; infinite without a limit."""
-        return math.inf if self.limit is None else self.limit - self.spent
+        return math.inf if self.limit is None else max(0, self.limit - self.spent - self.kept_back)
 
     @property
     def left(self) -> float:
@@ -169,27 +175,40 @@ class Probe:
             self.first_failure = noted or whereabouts(self.box.inputs, tensors, lost[0], lost[0], ())
         self.failed += len(lost)
 
-    def uncounted(self, arrays: Arrays) -> Arrays:
-        """The answers to rows that have been counted already; threads ask for them."""
+    @property
+    def patience(self) -> float:
+        """Seconds after which a call is ended: those that are left, and a quarter of all for its end."""
+        return math.inf if self.seconds is None else self.seconds_left + max(1.0, self.seconds / 4)
+
+    @contextmanager
+    def _called(self, patience: float) -> Iterator[None]:
+        """A call of the box: its errors are `BoxRaisedError`, and its end has come after so many seconds."""
+        began = monotonic()
         try:
-            with np.errstate(all="ignore"):
-                answer = self.box(*arrays)
+            with ended_after(patience), np.errstate(all="ignore"):
+                yield
+        except TimeoutError as error:
+            if type(error) is not TimeoutError or error.args or monotonic() - began < patience / 2:
+                raise BoxRaisedError from error
+            raise CallEndedError(f"a call had not returned after {patience:.2g} s, and was ended") from error
         except Exception as error:
             raise BoxRaisedError from error
+
+    def uncounted(self, arrays: Arrays) -> Arrays:
+        """The answers to rows that have been counted already; threads ask for them."""
+        with self._called(self.patience):
+            answer = self.box(*arrays)
         return answer if isinstance(answer, tuple) else (answer,)
 
-    def below_the_call(self, arrays: Arrays) -> Outcome:
+    def below_the_call(self, arrays: Arrays, patience: float = math.inf) -> Outcome:
         """The outcome of rows that go straight to `run_rows`, past the checks that keep NaN away.
 
         Raises:
             OutOfRowsError, BoxRaisedError.
         """
         self.spend(len(arrays[0]))
-        try:
-            with np.errstate(all="ignore"):
-                return self.box.run_rows(tuple(torch.from_numpy(array.copy()) for array in arrays))
-        except Exception as error:
-            raise BoxRaisedError from error
+        with self._called(min(patience, self.patience)):
+            return self.box.run_rows(tuple(torch.from_numpy(array.copy()) for array in arrays))
 
     def unit(self, place: int) -> tuple[np.ndarray, Unit]:
         """What each number of an input is moved in, `(size,)`, and what that is.

@@ -83,9 +83,12 @@ def test_an_output_that_breaks_its_spec_is_an_error_under_keep_too(case):
     case.check()
 
 
-@pytest.mark.parametrize(("given", "wrong"), [(np.ones(3), "(2,), got (3,)"), ("no", "of numbers, got str")])
-def test_an_output_that_breaks_its_spec_in_one_row_names_that_row(given, wrong):
-    box = EachBox(lambda state: given if state[0] == 3 else state, failures="keep")
+@pytest.mark.parametrize(
+    ("given", "wrong", "failures"),
+    [(np.ones(3), "(2,), got (3,)", "raise"), ("no", "of numbers, got str", "keep")],
+)
+def test_an_output_that_breaks_its_spec_in_one_row_names_that_row(given, wrong, failures):
+    box = EachBox(lambda state: given if state[0] == 3 else state, failures=failures)
     with pytest.raises(OutputError) as caught:
         box(X)
     assert wrong in str(caught.value)
@@ -376,3 +379,37 @@ def test_masked_whole_numbers_are_refused_and_a_mask_that_hides_nothing_is_none(
 def test_masked_inputs_are_refused_as_others_that_are_not_finite():
     with pytest.raises(NonFiniteInputError):
         RowsBox(lambda state: state)(np.ma.MaskedArray(np.zeros((3, 2)), mask=np.eye(3, 2, dtype=bool)))
+
+
+@pytest.mark.parametrize("kind", [EachBox, RowsBox])
+def test_a_run_that_ends_early_is_a_failed_row_where_others_did_not(kind):
+    def ended(state: Any) -> Any:  # as a solver of all rows does that stops at the first end
+        values = state.copy()
+        return values[..., :1] if (state[..., 0] == 3).any() else values
+
+    box = kind(ended, failures="keep")
+    expected = X.copy()
+    expected[X[:, 0] == 3] = np.nan
+    assert np.array_equal(box(X), expected, equal_nan=True)
+    assert np.isnan(box(X[2:3])).all()  # alone in its call, too
+    assert "expected shape" in box.ledger.first_failure
+
+
+def test_where_no_row_ever_had_its_length_the_spec_is_wrong():
+    box = EachBox(lambda state: state[:1], failures="keep")
+    for _ in range(2):
+        with pytest.raises(OutputError, match="expected shape"):
+            box(X)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_a_box_may_differentiate_inside_whatever_mode_the_caller_is_in(mode):
+    def forces(state: Any) -> Any:
+        place = torch.tensor(state, requires_grad=True)
+        return torch.autograd.grad((place**4).sum(), place)[0].numpy()
+
+    box = EachBox(forces)
+    with mode():
+        values = box(torch.tensor(X))
+        assert torch.is_grad_enabled() == (mode is torch.enable_grad)
+    assert np.allclose(values.numpy(), 4 * X**3, rtol=1e-12)

@@ -20,6 +20,8 @@ from blackbox.failures import exits_as_errors
 Array = np.ndarray[Any, Any]
 Answer = tuple[Array, ...]  # what a simulator gave: the observation, and the further outputs
 
+AHEAD = 4  # a comparison at n actions holds for histories of fewer than 2 n + AHEAD
+
 
 class Environment(Protocol):
     """A simulator that cannot be set; in the order of calls that a `Session` makes."""
@@ -42,7 +44,9 @@ class SessionCounts:
         replays: rows for which actions had to be taken once more, as no live environment was where they
             begin.
         replayed_steps: calls of `step` in them.
-        restored: rows that went on from a snapshot. The first of them is replayed as well, and compared.
+        restored: rows that went on from a snapshot.
+        compared: comparisons of a snapshot with a replay, of the first restored row and as histories grow.
+        compared_steps: calls of `step` in them.
         repeated: rows that were answered by what a live environment gave last.
         crashes: environments that raised an error and were thrown away.
     """
@@ -53,6 +57,8 @@ class SessionCounts:
     replays: int = 0
     replayed_steps: int = 0
     restored: int = 0
+    compared: int = 0
+    compared_steps: int = 0
     repeated: int = 0
     crashes: int = 0
 
@@ -114,7 +120,7 @@ class LiveEnvironments:
         self._process = os.getpid()
         self._live: OrderedDict[bytes, _Live] = OrderedDict()  # those used last at the end
         self._states: OrderedDict[bytes, _Snapshot] = OrderedDict()
-        self._evicted, self._warned, self._trusted = 0, False, False
+        self._evicted, self._warned, self._compared = 0, False, -1
 
     def __len__(self) -> int:
         return len(self._live)
@@ -157,7 +163,8 @@ class LiveEnvironments:
                 raise
             except Exception:
                 live = self._stepped(self._replayed(self._new(), history), action)
-            if self.counts.restored > restored and not self._trusted:
+            count = len(history.actions) // self._width
+            if self.counts.restored > restored and count >= self._compared:
                 self._compare(live, history, action)
             live.before = history.seen
             self._keep(after, live)
@@ -212,10 +219,7 @@ class LiveEnvironments:
         if first is None:
             live, first = self._reset(environment, history.seed), 0
         else:
-            snapshot = self._states[self._key(history, first)]
-            with self._guarded(environment):
-                self._load(environment, snapshot.state)  # pyright: ignore[reportOptionalCall]
-            live = _Live(environment, snapshot.answer)
+            live = self._restored(environment, history.seed, self._states[self._key(history, first)])
             self.counts.restored += 1
         for number in range(first, count):
             live = self._stepped(live, history.actions[number * self._width : (number + 1) * self._width])
@@ -228,6 +232,13 @@ class LiveEnvironments:
             raise self._unlike(history)
         return live
 
+    def _restored(self, environment: Any, seed: int, snapshot: _Snapshot) -> _Live:
+        """An environment at a snapshot, reset before: what `load` leaves does not come from other rows."""
+        self._reset(environment, seed)
+        with self._guarded(environment):
+            self._load(environment, snapshot.state)  # pyright: ignore[reportOptionalCall]
+        return _Live(environment, snapshot.answer)
+
     def _unlike(self, history: History) -> SessionError:
         return SessionError(
             f"{self._owner}: expected a simulator that gives the same observations whenever it is reset to a "
@@ -237,18 +248,57 @@ class LiveEnvironments:
         )
 
     def _compare(self, live: _Live, history: History, action: bytes) -> None:
-        """Hold the first step after a snapshot against a replay: `save` or `load` may forget something."""
-        other = self._stepped(self._replayed(self._made(), history, snapshots=False), action)
-        _close(other.environment)
-        self._trusted = all(np.array_equal(a, b) for a, b in zip(live.answer, other.answer, strict=True))
-        if not self._trusted:
+        """Hold snapshots against a replay, up to histories of about twice this length.
+
+        What `save` or `load` forgets may show only in later steps. So another environment is set by a
+        snapshot before each of its steps, and goes on with the row's action to the length from which the next
+        comparison is made.
+        """
+        count, steps, restored = len(history.actions) // self._width, self.counts.steps, self.counts.restored
+        self._compared = 2 * count + AHEAD
+        most = (self._longest - len(key(0, b""))) // self._width
+        plain, other, ahead = self._made(), self._made(), 1
+        try:
+            replayed = self._stepped(self._replayed(plain, history, snapshots=False), action)
+            going = self._stepped(self._replayed(other, history), action)
+            same = _same(live.answer, replayed.answer) and _same(going.answer, replayed.answer)
+        except SessionError:  # what the history saw last is another observation by replay
+            same = False
+        while same and count + ahead < min(self._compared, most):
+            with self._guarded(other):
+                snapshot = _Snapshot(self._save(other), going.answer)  # pyright: ignore[reportOptionalCall]
+            going = self._restored(other, history.seed, snapshot)
+            ahead += 1
+            answers = self._gone_on(going, action), self._gone_on(replayed, action)
+            same = _same(*answers)
+            if answers[1] is None:
+                break
+        _close(plain)
+        _close(other)
+        self.counts.restored = restored
+        self.counts.compared += 1
+        self.counts.compared_steps += self.counts.steps - steps
+        if not same:
+            self._compared = -1
             self._discard(live.environment)
             raise SessionError(
                 f"{self._owner}, load: expected an environment that goes on as the one of the snapshot did, "
                 f"got another answer than by a replay after seed {history.seed} and "
-                f"{len(history.actions) // self._width} actions. Save a copy of all that a step changes, or "
-                "leave save and load out: then actions are replayed."
+                f"{count + ahead - 1} actions. Save a copy of all that a step changes, what wrappers count "
+                "included, or leave save and load out: then actions are replayed."
             )
+
+    def _gone_on(self, live: _Live, action: bytes) -> Answer | None:
+        """One more step of an environment that no row waits for; None where it raises."""
+        try:
+            with exits_as_errors("the simulator"):
+                live.answer = self._read(live.environment.step(self._act(action)), True)
+        except BlackBoxError:
+            raise
+        except Exception:  # such as one that may not be stepped after its end
+            return None
+        self.counts.steps += 1
+        return live.answer
 
     def _key(self, history: History, count: int) -> bytes:
         return key(history.seed, history.actions[: count * self._width])
@@ -315,6 +365,13 @@ class LiveEnvironments:
             RuntimeWarning,
             stacklevel=2,
         )
+
+
+def _same(one: Answer | None, other: Answer | None) -> bool:
+    """Whether two answers are equal; None, of a step that raised, is equal to None alone."""
+    if one is None or other is None:
+        return one is other
+    return all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(one, other, strict=True))
 
 
 def _close(environment: Any) -> None:

@@ -80,7 +80,7 @@ class Session(BlackBoxFunction):
             batch), and there are no replays but where histories branch.
         save: `save(environment)` gives a snapshot, whose later changes are not the environment's.
         load: `load(environment, snapshot)` puts any environment of `make` where the snapshot was taken, also
-            several times for one snapshot.
+            several times for one snapshot. The environment has been reset to the row's seed before.
         snapshots: the most snapshots that are kept, one for each row that was run; those taken longest ago
             go.
         failures: "raise" or "keep", as in `BlackBoxFunction`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -217,3 +218,40 @@ def test_progress_tells_every_call(clock):
     seen: list[tuple[str, int]] = []
     check(Slow(clock), progress=lambda *each: seen.append(each))
     assert len({rows for name, rows in seen if name == "smoothness"}) > 5
+
+
+class Endless(BlackBoxFunction):
+    """A solver whose step size becomes NaN with its input, and whose time then never reaches its end."""
+
+    inputs = (ArraySpec("rate", ()),)
+    outputs = (ArraySpec("left", ()),)
+
+    def __init__(self, never: bool = False) -> None:
+        super().__init__()
+        self.never = never
+
+    def evaluate(self, rate: Any) -> Any:
+        left, time = 1.0, 0.0
+        while not time >= 1.0 or self.never:
+            time += 0.1 + 0.0 * float(rate)
+            left *= 1.0 - 0.1 * float(np.tanh(rate))
+        return np.array(left)
+
+
+def test_a_call_that_never_returns_for_nan_is_ended_and_named():
+    report = check(Endless(), seconds=2.0, rows=600)
+    found = report.finding("NaN inputs")
+    assert found.verdict is Verdict.WARNING
+    assert "With NaN in 'rate' a call had not returned after" in found.sentence
+    assert not report.faults
+
+
+def test_a_box_that_never_returns_ends_the_check():
+    report = check(Endless(never=True), seconds=0.2)
+    assert "had not returned after" in report.finding("answers").sentence
+
+
+def test_in_another_thread_a_call_is_ended_too():
+    with ThreadPoolExecutor(1) as pool:
+        report = pool.submit(lambda: check(Endless(never=True), seconds=0.2)).result()
+    assert "had not returned after" in report.finding("answers").sentence

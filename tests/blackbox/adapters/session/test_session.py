@@ -111,15 +111,108 @@ SNAPSHOTS: dict[str, Any] = {
 }
 
 
-def test_with_snapshots_one_row_alone_is_replayed():
+def test_with_snapshots_rows_are_replayed_for_comparison_alone():
     actions = torch.randn(6, 10, 1)
     plainly = rolled(pendulum(), range(6), actions)
     box = pendulum(live=2, **SNAPSHOTS)
     for one, other in zip(plainly, rolled(box, range(6), actions), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     counts = box.counts
-    assert counts.restored > 40 and counts.replays == 0
-    assert counts.steps == 61  # the first row that went on from a snapshot was held against a replay
+    assert counts.restored > 40
+    assert counts.steps - counts.compared_steps == 60
+    assert counts.compared == 2  # at the first restored row, and at histories of 4; of 10 there are none
+
+
+class Integral:
+    """What an actuator adds up is not in the observation before the next step."""
+
+    def reset(self, seed: int) -> float:
+        self.place, self.pushed = 0.1 * seed, 0.0
+        return self.place
+
+    def step(self, push: float) -> float:
+        self.pushed += push
+        self.place += 0.1 * self.pushed
+        return self.place
+
+
+class Limited(Hidden):
+    """Ends at its seventh step by a count that snapshots do not have."""
+
+    def reset(self, seed: int) -> float:
+        self.steps = 0
+        return super().reset(seed)
+
+    def step(self, push: float) -> float:
+        self.steps += 1
+        return super().step(push) if self.steps < 7 else 0.0
+
+
+class Weighted(Hidden):
+    """Has a mass of its seed, which a snapshot of what moves does not have."""
+
+    def reset(self, seed: int) -> float:
+        self.mass = 1.0 + seed
+        return super().reset(seed)
+
+    def step(self, push: float) -> float:
+        return super().step(push / self.mass)
+
+
+def moving(environment: Any) -> tuple[float, float]:
+    return environment.place, environment.speed
+
+
+def move(environment: Any, state: tuple[float, float]) -> None:
+    environment.place, environment.speed = state
+
+
+def place(environment: Any) -> float:
+    return environment.place
+
+
+def put(environment: Any, state: float) -> None:
+    environment.place = state
+
+
+def put_still(environment: Any, state: float) -> None:
+    environment.place, environment.pushed = state, 0.0
+
+
+@pytest.mark.parametrize("live", [1, 3])
+@pytest.mark.parametrize(
+    "kind, save, load",
+    [
+        (Integral, place, put),
+        (Integral, place, put_still),
+        (Limited, moving, move),
+    ],
+)
+def test_no_answer_of_a_snapshot_that_forgets_differs_from_a_replay(kind, save, load, live):
+    """It is refused before the first wrong answer, however late what is forgotten shows."""
+    generator = torch.Generator().manual_seed(0)
+    actions = torch.rand(6, 10, dtype=torch.float64, generator=generator)
+    expected = [row[3] for row in rolled(hidden(kind), range(6), actions)]
+    answers = []
+    box = hidden(kind, live=live, save=save, load=load)
+    observation, history = box.reset(range(6), dtype=torch.float64)
+    with pytest.raises(SessionError, match="load: expected an environment that goes on"):
+        for action in actions.unbind(1):
+            observation, history = box(observation, action, history)
+            answers.append(observation)
+    for one, other in zip(answers, expected, strict=False):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("live", [1, 3])
+def test_what_an_environment_has_of_its_seed_need_not_be_in_a_snapshot(live):
+    actions = torch.rand(6, 10, dtype=torch.float64)
+    box = hidden(Weighted, live=live, save=moving, load=move)
+    for one, other in zip(
+        rolled(box, range(6), actions), rolled(hidden(Weighted), range(6), actions), strict=True
+    ):
+        assert torch.equal(one[3], other[3])
+    assert box.counts.restored > 20
 
 
 def test_snapshots_that_went_are_replayed_from_the_last_that_is_there():
