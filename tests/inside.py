@@ -12,6 +12,9 @@ WHERE = {
     # blackbox
     "files_of": "blackbox.wrappers.files:files_of",
     "by_column": "blackbox.conformance.report:by_column",
+    "Notice": "blackbox.notices:Notice",
+    "Notices": "blackbox.notices:Notices",
+    "warn": "blackbox.notices:warn",
     "registry": "blackbox.registry",
     "command_files": "blackbox.adapters.command.files",
     "command_process": "blackbox.adapters.command.process",
