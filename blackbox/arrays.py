@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from torch._C._functorch import is_batchedtensor  # pyright: ignore[reportMissin
 
 from blackbox.checks import nearest
 from blackbox.errors import BoundsWarning, CountError, DtypeError, ShapeError
+from blackbox.notices import warn
 from blackbox.outside import plain, unit_of
 from blackbox.spec import ArraySpec
 from blackbox.words import counted
@@ -193,12 +193,11 @@ def warn_of_other_units(owner: str, specs: tuple[ArraySpec, ...], inputs: tuple[
         low, high = spec.bounds
         least, most = array.min().item(), array.max().item()
         if max(low - least, most - high) > FAR * (high - low):
-            warnings.warn(
+            warn(
                 f"{owner}, input {spec.name!r}: expected numbers of about {low:g} to {high:g}, got "
                 f"{least:.4g} to {most:.4g} in the first call. Bring them to the units that the box knows "
                 "(bytes / 255), or mend bounds= in its ArraySpec.",
                 BoundsWarning,
-                stacklevel=5,
             )
 
 

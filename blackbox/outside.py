@@ -67,7 +67,9 @@ def exactly(value: object, dtype: object) -> Array:
             return array.astype(target)
     least, most = (0, 1) if target.kind == "b" else (np.iinfo(target).min, np.iinfo(target).max)
     if array.dtype.kind == "f" and not (whole := np.isfinite(array) & (array == np.floor(array))).all():
-        raise ValueError(f"expected whole numbers, which alone {target} can hold, got {array[~whole].flat[0].item()!r}")
+        raise ValueError(
+            f"expected whole numbers, which alone {target} can hold, got {array[~whole].flat[0].item()!r}"
+        )
     for number in (array.min().item(), array.max().item()) if array.size else ():
         if not least <= int(number) <= most:
             raise ValueError(f"expected numbers that {target} can hold, got {number!r}")

@@ -9,10 +9,10 @@ tasks.run(Brusselator(), callbacks=[Print()])
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from blackbox.notices import warn
 from tasks.errors import CallbackWarning
 from tasks.folder.result import Result, TrainingOutcome
 from tasks.folder.run import Run
@@ -86,10 +86,9 @@ class Listeners:
                 if kind not in self._said:
                     self._said.add(kind)
                     message = " ".join(str(error).split()).rstrip(".")
-                    warnings.warn(
+                    warn(
                         f"{type(callback).__name__}.{name}: expected it to return, got "
                         f"{type(error).__name__}: {message}. Training goes on; further ones of this kind are "
                         "not shown. Set `strict = True` in the class to end the run instead.",
                         CallbackWarning,
-                        stacklevel=3,
                     )

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from blackbox import BudgetError
 from blackbox.extras import import_extra
 from blackbox.failures import noted
+from blackbox.notices import warn
 from blackbox.words import counted
 from tasks.errors import ConfigurationError
 from tasks.method import Cost, Method
@@ -315,12 +316,11 @@ class CmaEs:
             fault = self._fault(of_step, stacked, alone, first=candidates.part(0, 1), start=start)
             if fault is None:
                 return stacked[1:]
-        warnings.warn(
+        warn(
             f"cma-es, step {step + 1}: candidates that are evaluated together {fault}: they are evaluated "
             "one by one from here on, right but slower. Variants need rows first in every layer, random "
             "draws by nn.Dropout and its like, and weights that are read inside of their layers alone.",
             EvaluatorWarning,
-            stacklevel=2,
         )
         self._stacks = False
         self.counts.queries += len(rest)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import math
 import reprlib
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor
 from blackbox import Ledger, RowFailedError
 from blackbox.arrays import as_tensor
 from blackbox.failures import noted
+from blackbox.notices import warn
 from blackbox.words import counted
 from tasks.errors import ProblemError, ProblemWarning
 from tasks.folder import checkpoint, stamp
@@ -143,11 +143,10 @@ def warn_of_units(problem: Problem, names: Sequence[str]) -> None:
     for name in problem.units:
         close = [] if name in names else difflib.get_close_matches(name, free, n=1)
         if close and group.rank() == 0:
-            warnings.warn(
+            warn(
                 f"{type(problem).__name__}.units: expected names of figures and arrays of evaluate, got "
                 f"{name!r}. Did you mean {close[0]!r}?",
                 ProblemWarning,
-                stacklevel=2,
             )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from blackbox import BlackBoxFunction, Parallel
 from blackbox.failures import noted
+from blackbox.notices import warn
 from tasks.callbacks import Listeners
 from tasks.errors import CheckpointError, CheckpointWarning, ConfigurationError, StoppedInside, WorkersError
 from tasks.folder import stamp
@@ -251,12 +251,11 @@ class _Work:
         self._looked = perf_counter()
         names = self._run.changed_files() if group.rank() == 0 else []
         if names:
-            warnings.warn(
+            warn(
                 f"{self._name}, after step {self._stage.outcome.step}: expected the programs and files of "
                 f"its box to stay as they are while the run goes on, but {', '.join(names)} changed. The "
                 "result is of both. If that was not meant, put back what it was and begin a new run.",
                 CheckpointWarning,
-                stacklevel=3,
             )
 
     def stop_where_asked(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from blackbox import BlackBoxFunction, registry
 from blackbox.checks import nearest
+from blackbox.notices import warn
 from blackbox.wrappers.files import files_of
 from tasks import names
 from tasks.errors import CheckpointWarning, ConfigurationError, ProblemError
@@ -101,11 +101,10 @@ def _warn(run: Run, what: str, changed: str) -> None:
             "" if run.finished else " What is trained from here on is trained by it: the result is of both."
         )
         with run.noting():
-            warnings.warn(
+            warn(
                 f"{run.path}: {what} changed since the run began: {changed} (digits of its SHA-256). It is "
                 f"taken as it is now.{mixed}",
                 CheckpointWarning,
-                stacklevel=3,
             )
 
 

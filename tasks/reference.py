@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
 from blackbox.calls import intercepted
+from blackbox.notices import warn
 from tasks.autograd import Stand
 from tasks.data import evaluating
 from tasks.errors import ProblemError, ProblemWarning
@@ -106,10 +106,9 @@ def compare(
                 f"{largest.sentence()} First order would train on something else. Compute in reference what "
                 "the box computes, or leave out first-order."
             )
-        warnings.warn(
+        warn(
             f"{largest.sentence()} First order trains on the reference, and is judged by the box.",
             ProblemWarning,
-            stacklevel=3,
         )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Protocol
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from blackbox import Ledger
+from blackbox.notices import warn
 from blackbox.outside import exactly
 from tasks.errors import CheckpointError, CheckpointWarning, Interrupted, NonFiniteLossError, ProblemWarning
 from tasks.folder import atomic, calls, checkpoint, reading
@@ -76,12 +76,11 @@ class Stage:
             raise error
         lost = before.get(LOST_STEPS, 0)
         if not lost:
-            warnings.warn(
+            warn(
                 f"{self.outcome.stage}: {error} This step changes nothing, nor do others like it, unless "
                 f"{MOST_LOST} rows fail one after another; {LOST_STEPS} in metrics.jsonl counts them. Larger "
                 "batches make them rare.",
                 ProblemWarning,
-                stacklevel=4,
             )
         counts = {name: before[name] for name in COUNTED if name in before}  # all else is of another step
         return {**counts, "loss": math.nan, LOST_STEPS: lost + 1, LOST_ROWS: rows}
@@ -130,12 +129,11 @@ class Stage:
             self._told_failed = True
             several = f"at most a tenth of {len(rows)} losses not to be finite"
             allowed = several if len(rows) > 1 else "a finite loss"
-            warnings.warn(
+            warn(
                 f"{outcome.stage}, validation after step {outcome.step}: expected {allowed}, got "
                 f"{failed if len(rows) > 1 else value}. Such a validation chooses no weights; if all are so, "
                 "the last weights are kept. Mend the box or the validation data.",
                 ProblemWarning,
-                stacklevel=4,
             )
         if outcome.step == 0:
             outcome.first_validation = value if math.isfinite(value) else None
@@ -278,11 +276,10 @@ class Stage:
         if group.rank() == 0 and calls.note_lost(self._run.path):
             lost.append("notes of rows in calls/ are gone, so that the rows in all are a bound from here on")
         if lost:
-            warnings.warn(
+            warn(
                 f"{stage}: expected all files that the checkpoint after step {step} left, but "
                 f"{', and '.join(lost)}. Put them back, if you have them.",
                 CheckpointWarning,
-                stacklevel=5,
             )
 
     @property
@@ -341,9 +338,8 @@ class Stage:
     def _warn_of_versions(self, before: Mapping[str, str]) -> None:
         changed = changes(before, self._versions)
         if changed:
-            warnings.warn(
+            warn(
                 f"{self.outcome.stage}: expected the versions that the checkpoint was made with, got "
                 f"{changed}. Training goes on, but not to the same bits as with those.",
                 CheckpointWarning,
-                stacklevel=3,
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from blackbox import FailedRow
 from blackbox.failures import Failure
+from blackbox.notices import warn
 from blackbox.words import counted
 from zo.batches import Batch, tensors
 from zo.errors import FailedBatchError, FailedQueriesError, LostRowsWarning, NoiseWarning, ZeroGradientWarning
@@ -96,13 +96,12 @@ def warn_of_lost(
     where = f"The batch has numbers that are not finite in {in_batch} of these rows" if in_batch else ""
     where = where or "The batch is finite there: see logarithms, roots and divisions in network and objective"
     named = ", ".join(map(str, lost[:5])) + (", ..." if len(lost) > 5 else "")
-    warnings.warn(
+    warn(
         f"Step {step + 1}: expected a finite loss in every row, got NaN or infinity in {len(lost)} of {rows} "
         f"({len(lost) / rows:.0%}: {named}), and no black box failed. The loss and its gradient are those of "
         f"the other {rows - len(lost)} rows. {where}. Further such rows are counted (lost, in counts and "
         "metrics()), without another warning.",
         LostRowsWarning,
-        stacklevel=3,
     )
     return True
 
@@ -127,14 +126,13 @@ def warn_of_many_lost(step: int, lost: int, rows: int, causes: Sequence[FailedRo
     failed = [cause for cause in causes if cause.failure is not Failure.SKIPPED]
     if not failed or lost < FEWEST_LOST or lost <= MANY_LOST * rows:
         return False
-    warnings.warn(
+    warn(
         f"Step {step + 1}: expected black boxes to answer nearly all rows, got {lost} of {rows} rows so far "
         f"({lost / rows:.0%}) without a finite loss, as boxes failed.{_first(failed)} Loss and gradient are "
         "those of the other rows, and training knows nothing of these. Mend the box, or bound what the "
         "network sends it, as by a sigmoid. Further such rows are counted (lost, in counts and metrics()), "
         "without another warning.",
         LostRowsWarning,
-        stacklevel=3,
     )
     return True
 
@@ -218,7 +216,7 @@ class UnknownSlopes:
         self._warned = True
         name, place = parameters.names[int(parameters.locate(torch.tensor(still[:1]))[0])], still[0]
         more = f" and {counted(len(still) - 1, 'other')}" if still[1:] else ""
-        warnings.warn(
+        warn(
             f"Step {step + 1}: expected a query that fails to be another one each time, got failures of the "
             f"same in {STILL} steps: of weight {place} of the flat parameters, in {name!r}{more}."
             f"{_first(causes)} "
@@ -226,7 +224,6 @@ class UnknownSlopes:
             "answers. Take central=True, of which the other side is left; or keep the weight inside, by a "
             "bound such as low + (high - low) * torch.sigmoid(w).",
             ZeroGradientWarning,
-            stacklevel=5,
         )
 
 
@@ -247,14 +244,13 @@ def warn_of_noise(step: int, noise: float, reordered: float, differences: Tensor
     size = float(differences.square().mean().sqrt()) if len(differences) else 0.0
     if noise <= (NOISY if noise > reordered else NOISIEST) * size:
         return False
-    warnings.warn(
+    warn(
         f"Step {step + 1}: expected two evaluations of the objective at the same weights to agree, got "
         f"losses that differ by {noise:.1e}; the differences that mu makes are about {size:.1e}: noise is "
         f"{noise / max(size, 1e-300):.1g} times as large. The network or the objective has state outside "
         "of torch (a counter, Python's or NumPy's random numbers), or a black box is noisy. Take that "
         "out, or take a larger mu.",
         NoiseWarning,
-        stacklevel=5,
     )
     return True
 
@@ -272,13 +268,12 @@ def warn_of_other_boxes(step: int, noise: float, losses: Sequence[float]) -> boo
     if most <= max(10 * noise, OTHER * abs(losses[0] if losses else 0.0)):
         return False
     rank = apart.index(most)
-    warnings.warn(
+    warn(
         f"Step {step + 1}: expected the same base loss in all processes, which have the same weights and "
         f"batch, got {losses[0]:.6g} on rank 0 and {losses[rank]:.6g} on rank {rank}. Each evaluates a "
         "share of the queries, so the gradient is that of several functions. Is a black box, or a file, "
         "program or package that it uses, another one there? Then mend that, or take first_alone=True.",
         NoiseWarning,
-        stacklevel=5,
     )
     return True
 
@@ -293,10 +288,9 @@ def warn_of_zero(step: int, gradient: Tensor, why: str = ZERO) -> bool:
     """
     if gradient.any():
         return False
-    warnings.warn(
+    warn(
         f"Step {step + 1}: expected some weight to change the loss, got a gradient that is exactly zero. "
         f"{why}",
         ZeroGradientWarning,
-        stacklevel=3,
     )
     return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from blackbox.checks import check_count
+from blackbox.notices import warn
 from blackbox.outside import exactly
 from zo.errors import ConfigurationError, KeepBestWarning
 from zo.evaluators.state import Snapshot
@@ -161,7 +161,7 @@ class KeepBest:
             "true one (more probes or queries), or validate more often."
         )
         if self.step:
-            warnings.warn(words, KeepBestWarning, stacklevel=2)
+            warn(words, KeepBestWarning)
         return words
 
     def state_dict(self) -> dict[str, Any]:

@@ -10,13 +10,13 @@ of this module asks the steps again in its own way: `zo.execution.repeats` those
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from blackbox.notices import warn
 from zo.errors import NoiseWarning, SlopeWarning
 
 ALONG = 0.85  # correlation of what half and twice of mu are off by; rounding, at random, has -0.3 or so
@@ -210,4 +210,4 @@ def warn_of_slopes(where: str, doubt: Doubt, *, differs: str = "objective", mend
             "smaller one shows it."
         )
     kind = NoiseWarning if doubt.cause in ("noise", "rounding") else SlopeWarning
-    warnings.warn(f"{observed}{what}{mend and ' '}{mend}", kind, stacklevel=5)
+    warn(f"{observed}{what}{mend and ' '}{mend}", kind)

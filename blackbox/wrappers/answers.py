@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -13,6 +12,7 @@ from threading import Lock
 from typing import Any
 
 from blackbox.errors import ConfigurationError
+from blackbox.notices import warn
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS answers (
@@ -154,7 +154,7 @@ class Answers:
     def _warn(self, what: str, then: str) -> None:
         if not self._warned:
             self._warned = True
-            warnings.warn(f"Cached: {str(self.path)!r} {what}. {then}", RuntimeWarning, stacklevel=4)
+            warn(f"Cached: {str(self.path)!r} {what}. {then}", RuntimeWarning)
 
     def __del__(self) -> None:
         """Close what is open."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
@@ -19,6 +18,7 @@ from blackbox.checks import check_count
 from blackbox.errors import ConfigurationError
 from blackbox.failures import Outcome
 from blackbox.function import BlackBoxFunction
+from blackbox.notices import warn
 from blackbox.running import rows_of, unanswered, write_rows
 from blackbox.wrappers.answers import Answers, digest
 from blackbox.wrappers.identity import UNKNOWN, joined, parts, without_values
@@ -189,11 +189,10 @@ class Cached(Wrapper):
             inner = inner.box
         if not self._warned:
             self._warned = True
-            warnings.warn(
+            warn(
                 f"{self!r}: the box has changed since its last call ({', '.join(changed)}). From here on it "
                 "is another box, whose answers are asked for and kept as such.",
                 RuntimeWarning,
-                stacklevel=3,
             )
 
     def _run(self, inputs: tuple[Tensor, ...]) -> Outcome:

@@ -10,7 +10,6 @@ import hashlib
 import os
 import shutil
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from glob import escape
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from blackbox.notices import warn
 from simulators.errors import ReferenceDataError, ReferenceWarning
 
 STORAGE: dict[str, Any] = {"compression": "gzip", "shuffle": True, "fletcher32": True}  # with a checksum
@@ -59,7 +59,7 @@ def load_or_make(
         if array is not None:
             return array, True
         if path.exists():
-            warnings.warn(f"{path} is damaged and is computed again.", ReferenceWarning, stacklevel=3)
+            warn(f"{path} is damaged and is computed again.", ReferenceWarning)
         made = make()
         write(path, made, attributes)
         part_of(path).unlink(missing_ok=True)

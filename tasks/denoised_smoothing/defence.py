@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 import tasks
 from blackbox import BlackBoxFunction
+from blackbox.notices import warn
 from tasks.data import evaluating
 from tasks.denoised_smoothing import data, networks
 from tasks.denoised_smoothing.classifiers import stack
@@ -129,13 +129,12 @@ class Defence(tasks.Problem):
         answered = answers != UNKNOWN
         wrong = int((answers != self.used.labels)[answered].sum())
         if wrong > int(answered.sum()) / 2:
-            warnings.warn(
+            warn(
                 f"{self.box!r}: expected a classifier that is right on most clean training images, got one "
                 f"that is wrong on {wrong} of {int(answered.sum())}. It is given images in [0, 1], in the "
                 "order (channels, height, width), and its classes have the numbers of the labels: scale or "
                 "reorder in your box what it was fitted to otherwise.",
                 ProblemWarning,
-                stacklevel=3,
             )
 
     def objective(self, network: nn.Module, batch: Batch) -> Tensor:

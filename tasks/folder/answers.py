@@ -8,7 +8,6 @@ noisy box stays one. Rows that failed are not kept: they are asked again.
 from __future__ import annotations
 
 import re
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -25,6 +24,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 from blackbox import BlackBoxFunction, Budgeted, ConfigurationError, Ledger, Outcome, Parallel
 from blackbox.calls import intercepted, rows_run_by, runner
 from blackbox.function import defines
+from blackbox.notices import warn
 from blackbox.running import ends_early, rows_of, unanswered, write_rows
 from blackbox.wrappers.identity import identity, name_of
 from blackbox.wrappers.parallel import blocks_reported
@@ -230,11 +230,10 @@ class Answers:
             checkpoint.save(path, {"code": self._code, "entries": entries})
         except OSError as error:  # it is an aid; what must not be lost says so by itself
             self.full = True
-            warnings.warn(
+            warn(
                 f"{path}: expected to write what black boxes answered, got {error.strerror!r}. If the run is "
                 "cut short, they are asked again.",
                 CheckpointWarning,
-                stacklevel=2,
             )
         self._waiting, self._number = [], self._number + 1
         self._pace.wrote(started)

@@ -6,7 +6,6 @@ that was trained again between a kill and a resume answers otherwise.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from blackbox import BlackBoxFunction, Budgeted, Cached, Outcome
 from blackbox.calls import rows_run_by
+from blackbox.notices import warn
 from blackbox.running import rows_of
 from blackbox.words import counted
 from blackbox.wrappers.wrapper import Wrapper
@@ -147,11 +147,10 @@ class FirstRows:
             except (OSError, RunFolderError):
                 pass  # the warning has it
         for sentence in said:
-            warnings.warn(
+            warn(
                 f"{self._folder}: {sentence} Put back what it was, if that was not meant, and resume again; "
                 "or begin a new run. This one goes on with the box as it is now.",
                 CheckpointWarning,
-                stacklevel=2,
             )
 
     def _compared(self, name: str, budget: int | None, device: str) -> str:

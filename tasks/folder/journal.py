@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from blackbox import Ledger
+from blackbox.notices import warn
 from tasks.errors import CheckpointError, CheckpointWarning, StoppedInside
 from tasks.folder import atomic, checkpoint
 from tasks.folder.checkpoint import file_name
@@ -155,11 +155,10 @@ class Journal:
         except OSError as error:
             # the step itself needs no disk; if that does not mend itself the checkpoint will say so
             self._failed = True
-            warnings.warn(
+            warn(
                 f"{path}: expected to write the finished queries of step {self._step + 1} of "
                 f"{self._stage}, got {error.strerror!r}. If the step is cut short, they are lost.",
                 CheckpointWarning,
-                stacklevel=3,
             )
             return
         self._kept, self._waiting = True, {}

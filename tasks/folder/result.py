@@ -115,7 +115,7 @@ def plain(where: str, name: object, value: Any) -> float | int | str | None:
     if value is None or isinstance(value, str):
         return value
     try:
-        # asked by its name: NumPy would take a tensor's numbers from its device to see whether they are complex
+        # by its name: NumPy would take a tensor from its device to see whether it is complex
         if np.ndim(value) == 0 and "complex" not in str(getattr(value, "dtype", type(value))):
             return int(value) if isinstance(value, bool | int | np.integer | np.bool_) else float(value)
     except (TypeError, ValueError, RuntimeError, OverflowError):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from blackbox import BlackBoxFunction
+from blackbox.notices import warn
 from zo.errors import SeedWarning, UnitsWarning, ZeroGradientWarning
 from zo.slopes import Doubt, warn_of_slopes
 
@@ -63,13 +63,12 @@ class Once:
         if left:
             names = ", ".join(self._specs[place].name for place in left)
             steps.append(f"Steps of {names} stay at mu, since no others were seen to give slopes.")
-        warnings.warn(
+        warn(
             f"{self._box}, call {call}: expected inputs whose numbers vary by similar amounts, got spreads "
             f"over the rows that are far from the others': {words}. No one mu is right for all. "
             f"{' '.join(steps)} To set them, give the ArraySpec scale=samples.std(axis=0), with samples such "
             "as training meets (any positive number where that is 0). This is said once.",
             UnitsWarning,
-            stacklevel=3,
         )
 
     def seeds(self, call: int, seed: str) -> None:
@@ -81,12 +80,11 @@ class Once:
         """
         if not self._warned_of_seeds:
             self._warned_of_seeds = True
-            warnings.warn(
+            warn(
                 f"{self._box}, call {call}: expected boxes of one backward pass to draw directions of their "
                 f"own, got another one with seed {seed} too. With equal directions the gradient through both "
                 "is wrong in the mean: give each box another seed, or none. This is said once.",
                 SeedWarning,
-                stacklevel=3,
             )
 
     def doubt(self, call: int, doubt: Doubt) -> None:
@@ -120,14 +118,13 @@ class Once:
         self._warned_of_zero = True
         names = ", ".join(self._specs[place].name for place in perturbed)
         which = f"all {len(answered)} rows" if none else f"{self._still} of the first {self._rows} rows"
-        warnings.warn(
+        warn(
             f"{self._box}, call {call}: expected outputs that follow {names}, got the same ones from all "
             f"queries of {which}: a derivative of exactly zero there. Either the box does not depend on its "
             "input, or mu is below what it resolves: check_black_box recommends one. Where outputs are "
             "steps, as a decision forest's, take a much larger mu, or learn from values: zo.StudentTangent, "
             "the method student. This is said once.",
             ZeroGradientWarning,
-            stacklevel=3,
         )
 
     def watched(self, outputs: Mapping[int, Tensor]) -> dict[int, Tensor]:
@@ -177,12 +174,11 @@ class Once:
                 f"{count} of {math.prod(self._outputs[place].shape)} of {self._outputs[place].name!r}"
                 for place, count in stuck.items()
             )
-            warnings.warn(
+            warn(
                 f"{self._box}, call {call}: expected outputs that follow the inputs, got numbers that no "
                 f"query of {CALLS} calls has changed ({names}), though others answer. They have few "
                 "different values, as what comes in steps: the gradient takes their derivative for zero. "
                 "Take a larger mu, print more digits, or learn from values: a tangent, such as "
                 "zo.MLPTangent. This is said once.",
                 ZeroGradientWarning,
-                stacklevel=3,
             )

@@ -6,7 +6,6 @@ meanwhile takes numbers out of the middle: the masks are others, and differences
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from threading import RLock
 from typing import Any, TypeVar
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from blackbox.notices import warn
 from zo.errors import EvaluatorWarning, ObjectiveError
 from zo.evaluators.operations import Operations
 
@@ -57,13 +57,12 @@ class Turn:
     def __enter__(self) -> Turn:
         """Wait for it."""
         if not _drawing.acquire(timeout=PATIENCE):
-            warnings.warn(
+            warn(
                 f"A training of another thread has been at a step for {PATIENCE:g} seconds that draws from "
                 "torch's generators, which all threads of a process share; this one waits for it. Run "
                 "trainings with dropout in processes of their own. If that one waits for this one, as where "
                 "a black box trains, neither goes on: switch dropout off, by network.eval().",
                 EvaluatorWarning,
-                stacklevel=3,
             )
             _drawing.acquire()
         self._held = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -10,6 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from blackbox.notices import warn
 from zo.errors import ConfigurationError, EvaluatorWarning
 from zo.evaluators.difference.evaluator import MOST_ON_GPU, Difference
 from zo.evaluators.evaluator import Changes, Evaluator, Step
@@ -267,11 +267,10 @@ def _warn(wrong: Evaluator, fault: str, following: Evaluator, what: str) -> None
             " Variants need rows first in every layer, random draws by nn.Dropout and its like, and no mean "
             "over the rows of a batch but in nn.BatchNorm."
         )
-    warnings.warn(
+    warn(
         f"Evaluator {type(wrong).__name__} {fault}: {type(following).__name__.lower()} is used {what}, right "
         f"but slower.{mend}",
         EvaluatorWarning,
-        stacklevel=2,
     )
 
 

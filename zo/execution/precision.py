@@ -6,7 +6,6 @@ for an attention kernel, shows in no module's output: a step that is checked loo
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from blackbox import BudgetError
+from blackbox.notices import warn
 from zo.batches import tensors
 from zo.errors import NoiseWarning, ObjectiveError
 from zo.evaluators.evaluator import Step
@@ -128,13 +128,12 @@ def warn_of_narrow(step: Step, base: Tensor) -> bool:
         results.append(seen.results)
     moved = [name for (name, total), (_, other) in zip(*results, strict=False) if total != other]
     if moved:
-        warnings.warn(
+        warn(
             f"Step {step.number + 1}: expected float32 or float64 between the weights and the losses, got "
             f"{moved[0]}, in which most of what a step of mu changes is rounded away: the gradient may "
             "be off by as much as its size. Convert by .float() before, leave autocast out there, "
             "or take a larger mu.",
             NoiseWarning,
-            stacklevel=4,
         )
     return bool(moved)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from blackbox.notices import warn
 from zo.draws import PRUNING, Key
 from zo.errors import ConfigurationError, PruningWarning
 from zo.estimators.estimator import check_sparsity
@@ -157,11 +157,10 @@ def _warn_of_zero_layers(scores: Scores) -> None:
     pairs = zip(scores.parameters.names, scores.parameters.split(scores.values), strict=True)
     zero = [name for name, values in pairs if not bool(values.any())]
     if zero:
-        warnings.warn(
+        warn(
             f"Pruning by {scores.method}: expected scores that differ from zero, got none in "
             f"{', '.join(zero)}: its gradient, or its weights, are exactly zero, as before a last layer that "
             "starts at zero. It keeps the minimum, or what ties give it; start that layer at small random "
             "weights, or list these layers as dense.",
             PruningWarning,
-            stacklevel=3,
         )

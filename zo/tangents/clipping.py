@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from collections.abc import Sequence
 from statistics import median
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from blackbox.notices import warn
 from zo.errors import TangentWarning
 
 REMEMBERED = 25  # steps
@@ -72,13 +72,12 @@ class Clipping:
         if not (adds_up and self._shortened) or self._warned_of_sums:
             return
         self._warned_of_sums = True
-        warnings.warn(
+        warn(
             f"Step {step + 1}: expected gradients that are added up to be whole, got one that was shortened "
             f"to {self.most:g} times the median length of the last {REMEMBERED} (clip): it weighs less than "
             "the others, and the sum is not the gradient of all their rows. Where several batches make one "
             "step of the optimiser take clip=None, and torch.nn.utils.clip_grad_norm_ on the sum.",
             TangentWarning,
-            stacklevel=5,
         )
 
     def warn_of_other_sizes(self, step: int) -> bool:
@@ -96,14 +95,13 @@ class Clipping:
         far = [length / usual for length in self._lengths if length > 2 * self.most * usual]
         if len(far) < REMEMBERED // 3:
             return False
-        warnings.warn(
+        warn(
             f"Step {step + 1}: expected gradients of about one length, got {len(far)} of the last "
             f"{REMEMBERED} that are {min(far):.3g} to {max(far):.3g} times as long as the median. They are "
             f"shortened to {self.most:g} times (clip), and weigh less where several are added up. If losses "
             "of different sizes take turns, give each a TangentGradient of its own; if the loss was scaled "
             "anew, make a new one; or take clip=None, with Adam or torch.nn.utils.clip_grad_norm_.",
             TangentWarning,
-            stacklevel=4,
         )
         return True
 

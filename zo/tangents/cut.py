@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from blackbox import BlackBoxFunction
 from blackbox.calls import intercepted
+from blackbox.notices import warn
 from zo.batches import map_tensors
 from zo.errors import BlackBoxError, TangentWarning
 from zo.evaluators.evaluator import Step
@@ -86,14 +86,13 @@ def warn_of_whole_numbers(step: int, outputs: Sequence[str]) -> None:
         TangentWarning: there are some.
     """
     if outputs:
-        warnings.warn(
+        warn(
             f"Step {step + 1}: expected a loss of outputs that have a gradient, got one that depends on "
             f"{' and '.join(outputs)}: whole numbers have none, so what weights change through them is "
             "missing from the gradient. As an index, a label or a status that is as it should be. Otherwise "
             "let the box give a number that follows its inputs as a float, or take zo.LossGradient, which "
             "goes by the loss itself.",
             TangentWarning,
-            stacklevel=3,
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from blackbox import ArraySpec, BlackBoxError, BlackBoxFunction
 from blackbox.calls import intercepted
+from blackbox.notices import warn
 from zo.batches import map_tensors, tensors
 from zo.draws import PROBES, Key
 from zo.errors import TangentError, TangentWarning
@@ -241,12 +241,11 @@ def _variants(step: Step, boxes: Sequence[BlackBoxFunction], moves: Directions, 
         except BlackBoxError:
             raise
         except Exception as error:  # of a layer that vmap cannot take, such as an LSTM
-            warnings.warn(
+            warn(
                 "TangentGradient: expected an objective that can be evaluated for base and probes together, "
                 f"got {type(error).__name__}: {error} They are evaluated one after another. Take "
                 "evaluator='loop'.",
                 TangentWarning,
-                stacklevel=3,
             )
         recorder, asked_in_vain = Recorder(boxes), recorder.rows
     with recorder.recording():

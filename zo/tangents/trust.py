@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from blackbox.checks import check_count, check_number, check_positive
+from blackbox.notices import warn
 from blackbox.words import counted
 from zo.errors import TangentWarning
 from zo.tangents.cut import is_uneven
@@ -624,7 +624,7 @@ def _probes(number: int) -> str:
 
 
 def _warn(words: str, frames: int = 5) -> None:
-    warnings.warn(words, TangentWarning, stacklevel=frames)  # the caller of backward
+    warn(words, TangentWarning)  # the caller of backward
 
 
 def _above(value: float, limit: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -12,6 +11,7 @@ from torch.autograd import Function
 from torch.utils._pytree import tree_leaves
 
 from blackbox import BlackBoxFunction, NotDifferentiableError
+from blackbox.notices import warn
 from zo.errors import ObjectiveError, TangentError, TangentWarning
 from zo.evaluators.evaluator import Step
 from zo.evaluators.operations import Operations
@@ -183,11 +183,10 @@ def _warn_of_others(nodes: Sequence[Any], network: nn.Module) -> None:
     others = [leaf for leaf in leaves if isinstance(leaf, nn.Parameter) and id(leaf) not in known]
     if others:
         shapes = ", ".join(str(tuple(other.shape)) for other in others[:3])
-        warnings.warn(
+        warn(
             f"Step 1: expected all parameters behind the loss to be those of {type(network).__name__}, got "
             f"{len(others)} more that require a gradient (of shape {shapes}{', ...' if others[3:] else ''}). "
             "They get none here, so no optimizer trains them. To train them, put them into the network, as "
             "in a torch.nn.ModuleDict; else give them requires_grad_(False).",
             TangentWarning,
-            stacklevel=5,
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import reprlib
-import warnings
 from collections import OrderedDict, UserList, deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from blackbox.notices import warn
 from zo.batches import Batch, map_tensors, tensors
 from zo.draws import REPLAYED, Key
 from zo.errors import TangentError, TangentWarning
@@ -69,14 +69,13 @@ class _Trust:
                 self.replays, self.rest = 1.0, COMPARED
                 if not self.told:
                     self.told = True
-                    warnings.warn(
+                    warn(
                         f"After {self.recorded} windows: expected replays to lower the losses of the rows "
                         "that they take, and new windows no harder than before, got the contrary again and "
                         f"again. So replays rest for {COMPARED} windows, here and wherever that comes again. "
                         "What was recorded may say little of where the weights are now, or the learning rate "
                         "is too large for so many steps: compare a held-out loss with that of replays=0.",
                         TangentWarning,
-                        stacklevel=4,
                     )
         self.total, self.changed, self.since = 0.0, 0.0, 0
 
@@ -212,13 +211,12 @@ class Windows:
         kinds = {kind.__qualname__ for window in self._kept for kind in unreadable(window.batch)}
         if kinds - self._told_kinds:
             self._told_kinds |= kinds
-            warnings.warn(
+            warn(
                 "TangentGradient.state_dict: expected batches of tensors in tuples, lists and dicts, which "
                 f"replays keep and a checkpoint holds, got {', '.join(sorted(kinds))}: torch.load would "
                 "refuse the file, unless it executes what is in it. Give such batches, name the classes to "
                 "torch.serialization.add_safe_globals, or train with replays=0.",
                 TangentWarning,
-                stacklevel=3,
             )
         return {"trust": asdict(self._trust), "windows": [plain(window) for window in self._kept]}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +15,7 @@ import numpy as np
 from blackbox.adapters.session.history import History, is_seen, key
 from blackbox.errors import BlackBoxError, SessionError
 from blackbox.failures import exits_as_errors
+from blackbox.notices import warn
 
 Array = np.ndarray[Any, Any]
 Answer = tuple[Array, ...]  # what a simulator gave: the observation, and the further outputs
@@ -358,12 +358,11 @@ class LiveEnvironments:
         ):
             return
         self._warned = True
-        warnings.warn(
+        warn(
             f"{self._owner}: {counts.replayed_steps:,} of {counts.steps:,} steps were replays: more rows are "
             f"under way at a time than the {self._most:,} environments that are kept. Give a larger live=, "
             "smaller chunks, or save= and load= if the simulator has snapshots.",
             RuntimeWarning,
-            stacklevel=2,
         )
 
 

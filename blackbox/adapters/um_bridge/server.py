@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from threading import Thread
@@ -17,6 +16,7 @@ from blackbox.checks import check_count, check_positive
 from blackbox.errors import ConfigurationError
 from blackbox.extras import import_extra
 from blackbox.function import BlackBoxFunction
+from blackbox.notices import warn
 
 Boxes = BlackBoxFunction | Mapping[str, BlackBoxFunction]
 Derivatives = Derivative | Mapping[str, Derivative] | None
@@ -178,10 +178,10 @@ def _listen(host: str, port: int, token: str | None) -> socket.socket:
         ) from None
     address = ipaddress.ip_address(listener.getsockname()[0])
     if token is None and not address.is_loopback:
-        warnings.warn(
+        warn(
             f"serve: {host!r} can be reached from other machines, and without a token anyone there can run "
             "the black box. Give token=, or leave host out.",
-            stacklevel=5,
+            UserWarning,
         )
     return listener
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction, Ledger
 from blackbox.adapters.torch_module import module_identity
+from blackbox.notices import warn
 from tasks.denoised_smoothing.certification.algorithm import (
     BaseClassifier,
     Certificate,
@@ -179,7 +179,7 @@ class SmoothedClassifier:
         tally = Tally([self.box])
         self.plan(len(images) - len(done), n0, n)
         if len(done) < len(images) and (warning := settings.cap_warning()):
-            warnings.warn(warning, stacklevel=2)
+            warn(warning, UserWarning)
         for index, (image, label) in enumerate(zip(images, truth, strict=True)):
             if index in done:
                 continue

@@ -93,7 +93,9 @@ def whole(tmp_path_factory):
 
 def rows_of(page, caption):
     """Cells of the table whose caption holds the words."""
-    (found,) = [figure for figure in re.findall(r"<figure[^>]*>.*?</figure>", page, re.S) if caption in figure]
+    (found,) = [
+        figure for figure in re.findall(r"<figure[^>]*>.*?</figure>", page, re.S) if caption in figure
+    ]
     return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line) for line in re.findall(r"<tr.*?</tr>", found)]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from blackbox import ArraySpec, BlackBoxFunction, Grid, Mesh
+from blackbox.notices import warn
 from zo.errors import ConfigurationError, TangentError, TangentWarning
 from zo.tangents.models.graph import GraphTangent
 from zo.tangents.models.grid import GridTangent
@@ -282,7 +282,7 @@ class AutoTangent(Tangent):
                     continue
                 if not self._left:
                     raise
-                warnings.warn(f"{error} {self._next_kind()}, for no more rows.", TangentWarning, stacklevel=7)
+                warn(f"{error} {self._next_kind()}, for no more rows.", TangentWarning)
 
     def _lend(self) -> None:
         """Give the stencil the reach that the network measured: measuring it takes as long as a fit."""
