@@ -20,6 +20,7 @@ AGAIN = 6  # slopes that are asked again over half of mu
 PROBES = 301  # of a step of tangents
 REPLAYED = 302  # rows of recorded windows, by the step in which the newest was recorded
 STUDENT = 302  # rows that a student learns from, by its seed and step of learning
+DITHER = 304  # of inputs of boxes, by call and input
 LEARNING = 303  # rows that a network learns from, by its seed and step of learning
 
 

@@ -31,11 +31,12 @@ from zo.tangents import checks
 from zo.tangents.anchored import anchored
 from zo.tangents.clipping import Clipping
 from zo.tangents.cut import outputs_without_gradient, warn_of_whole_numbers
+from zo.tangents.excitation import Excitation
 from zo.tangents.models.rows import MOST_BYTES
 from zo.tangents.order import refuse_rows_by_place
 from zo.tangents.pairs import CallPairs
 from zo.tangents.quality import predict_and_learn, relative_error
-from zo.tangents.recording import RecordedCall, alone, record
+from zo.tangents.recording import Dither, RecordedCall, alone, record
 from zo.tangents.replay import Live, refuse_unseen_weights, replay
 from zo.tangents.room import SHARE_OF_ROWS, SHARE_OF_WINDOWS, room_for
 from zo.tangents.tangent import Tangent, bring
@@ -205,6 +206,7 @@ class TangentGradient:
         max_age: int | None = None,
         clip: float | None = 2.0,
         steps: int | None = None,
+        excite: float | None = None,
     ) -> None:
         check_mu("TangentGradient", mu)
         if steps is not None:
@@ -244,6 +246,7 @@ class TangentGradient:
         if clip is not None:
             check_number("TangentGradient", "clip", clip, least=1.0, mend="None is for no bound.")
         self._clipping = Clipping(clip if guesses else None)
+        self._excitation = Excitation(self.boxes, excite if guesses else 0.0)
         self._windows = Windows(replays, max_age)
         if self._ranks.size == 1:  # several processes are to do the same, and may be on several machines
             self._keep_within(
@@ -292,15 +295,16 @@ class TangentGradient:
             count = count_rows(batch)
             step = Step(self.network, self.parameters, self.objective, batch, count, number=number)
 
+            dither = self._excitation.of_step(key, self.tangents)
             with _undone(before):
                 live: Live | None = None
                 with noted() as causes:
                     if probes or ranks.size > 1 or number == 0:  # the first shows whether two are the same
                         seen = record(
-                            step, self.boxes, self.evaluator, probes, self.mu, key, ranks, self._chunk
+                            step, self.boxes, self.evaluator, probes, self.mu, key, ranks, self._chunk, dither
                         )
                     else:
-                        live = Live(step, self.boxes, self.tangents)
+                        live = Live(step, self.boxes, self.tangents, dither)
                         seen = live.seen
 
                 with ranks.meeting(number) as meeting:
@@ -323,11 +327,13 @@ class TangentGradient:
                     units = tuple((shown.d_scale, shown.response_scale) for shown in pairs)
                     window = Window(number, kept, tuple(calls), units, base, survived)
                     if live is None:
-                        loss, gradients, beside = replay(step, self.boxes, self.tangents, window, pairs)
+                        again = replay(step, self.boxes, self.tangents, window, pairs)
+                        loss, gradients, reached = again.loss, again.gradients, again.reached
                         if number == 0:
-                            self.watch.note_way_beside(beside)
+                            self.watch.note_way_beside(again.beside)
                     else:
                         loss, gradients = live.gradients(pairs)
+                        reached = live.reached
                     checks.refuse_dependent_rows(loss, base, survived)
                     checks.refuse_not_finite(gradients, self.trust, number)
                     meeting.message = Check()
@@ -341,6 +347,8 @@ class TangentGradient:
             self._clipping.remember(taken)
             self._warned_of_sizes = self._warned_of_sizes or self._clipping.warn_of_other_sizes(number)
             self._add(taken)
+            self._excitation.saw(calls, pairs, dither, reached)
+            window = replace(window, calls=tuple(call.plain() for call in window.calls))
             if self._replays:
                 self._windows.add(window)
             else:
@@ -483,7 +491,9 @@ class TangentGradient:
             step = Step(self.network, self.parameters, self.objective, batch, count_rows(batch))
             before = Snapshot(self.network)
             with noted() as causes:
-                seen = record(step, self.boxes, self.evaluator, 0, self.mu, key, self._ranks, self._chunk)
+                seen = record(
+                    step, self.boxes, self.evaluator, 0, self.mu, key, self._ranks, self._chunk, Dither()
+                )
             before.restore()  # running statistics, and what is drawn in the first step
             survived = survivors(seen.losses[0], self.counts.steps, causes)
             self.counts.rows += seen.rows

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from blackbox import ArraySpec, BlackBoxError, BlackBoxFunction
 from blackbox.calls import intercepted
@@ -23,9 +23,72 @@ from zo.evaluators.stacked import Stacked, stacked_losses
 from zo.evaluators.state import Snapshot
 from zo.execution.ranks import Ranks
 from zo.execution.shared_rows import apart
+from zo.objective import Objective
 from zo.perturbation import Directions
 from zo.tangents.pairs import CallPairs
 from zo.tangents.way_back import Undifferentiated
+
+Parts: TypeAlias = tuple[Tensor | None, ...]
+
+
+class Dither:
+    """What the boxes are asked beside what the objective asks: nothing, here."""
+
+    def __bool__(self) -> bool:
+        """Whether anything is."""
+        return False
+
+    def added(self, number: int, place: int, specs: Sequence[ArraySpec], inputs: Sequence[Tensor]) -> Parts:
+        """What is added to the inputs of a call, of one variant; empty for nothing.
+
+        Args:
+            number: the number of the call in the objective.
+            place: that of the box among the boxes.
+            specs: the box's inputs.
+            inputs: what the objective asks, `(rows, *spec.shape)` each.
+
+        Returns:
+            For each input `(rows, *spec.shape)`, or None for one that is asked as it is.
+        """
+        return ()
+
+    def response(self, number: int, box: BlackBoxFunction, call: RecordedCall) -> Parts:
+        """What the objective is not given of the outputs of a call that something was added to, of one variant.
+
+        Args:
+            number: the number of the call in the objective.
+            box: the box.
+            call: what it was asked and answered.
+
+        Returns:
+            For each output `(1, rows, *spec.shape)`, or None for one that is given as it is; empty for all.
+        """
+        return ()
+
+
+class Repeated(Dither):
+    """The dither of calls that were recorded, once more: a check's, as the base had it."""
+
+    def __init__(self, calls: Sequence[RecordedCall]) -> None:
+        self._calls = calls
+
+    def __bool__(self) -> bool:
+        """Whether anything was added."""
+        return any(call.added for call in self._calls)
+
+    def added(self, number: int, place: int, specs: Sequence[ArraySpec], inputs: Sequence[Tensor]) -> Parts:
+        """As recorded; none where the objective makes other calls."""
+        if number >= len(self._calls) or self._calls[number].box != place:
+            return ()
+        parts = self._calls[number].added
+        rows = len(inputs[0])
+        if any(part is not None and part.shape[1] != rows for part in parts):
+            return ()
+        return tuple(None if part is None else part[0] for part in parts)
+
+    def response(self, number: int, box: BlackBoxFunction, call: RecordedCall) -> Parts:
+        """As recorded."""
+        return self._calls[number].hidden
 
 
 @dataclass(frozen=True)
@@ -36,11 +99,30 @@ class RecordedCall:
         box: its place among the boxes.
         inputs: one tensor `(variants, rows, *spec.shape)` for each input spec.
         outputs: one tensor `(variants, rows, *spec.shape)` for each output spec.
+        added: the dither in each input, `(1, rows, *spec.shape)` for all variants, None for an input without;
+            empty where there is none.
+        hidden: what the objective is not given of each output, in the same form.
     """
 
     box: int
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
+    added: Parts = ()
+    hidden: Parts = ()
+
+    def asked(self, place: int) -> Tensor:
+        """An input of the base as the objective has it, without dither, `(rows, *spec.shape)`."""
+        added = self.added[place] if self.added else None
+        return self.inputs[place][0] if added is None else self.inputs[place][0] - added[0]
+
+    def answered(self, place: int) -> Tensor:
+        """An output of the base as the objective has it, `(rows, *spec.shape)`."""
+        hidden = self.hidden[place] if self.hidden else None
+        return self.outputs[place][0] if hidden is None else self.outputs[place][0] - hidden[0]
+
+    def plain(self) -> RecordedCall:
+        """What the box was asked and answered, and no word of dither."""
+        return replace(self, added=(), hidden=())
 
     def on(self, rows: Tensor, count: int) -> RecordedCall:
         """The call of some rows of the batch, in their order.
@@ -104,11 +186,15 @@ class SeenCall:
         box: its place among the boxes.
         inputs: one tensor `(rows, *spec.shape)` for each input spec.
         outputs: one tensor `(rows, *spec.shape)` for each output spec.
+        added: the dither of each input, see `RecordedCall`.
+        hidden: what the objective is not given of each output.
     """
 
     box: int
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
+    added: Parts = ()
+    hidden: Parts = ()
 
     @property
     def form(self) -> tuple[int, torch.Size]:
@@ -141,6 +227,7 @@ def record(
     key: Key,
     ranks: Ranks,
     chunk: int | None,
+    dither: Dither,
 ) -> Recorded:
     """Evaluate the objective with the network as it is and with `probes` randomly moved copies of it.
 
@@ -153,6 +240,7 @@ def record(
         key: the key of the step, on which draws depend.
         ranks: the processes that share the variants out; each gets all that was recorded.
         chunk: how many variants run together; None for all. Chunk n is of rank n % size.
+        dither: what boxes are asked beside what the objective asks; the same for all variants.
 
     Raises:
         TangentError: the calls of different variants cannot be separated, or there are none; or a rank
@@ -166,7 +254,8 @@ def record(
         for in_chunk in chunks[ranks.rank :: ranks.size]:
             # The base alone needs no stack, which not every layer supports.
             stacked = isinstance(evaluator, Stacked) and len(in_chunk) > 1
-            recorded.append(_variants(step, boxes, _moves(step, in_chunk, mu, key), stacked=stacked))
+            moves = _moves(step, in_chunk, mu, key)
+            recorded.append(_variants(step, boxes, moves, dither, stacked=stacked))
         meeting.message = recorded if ranks.size == 1 else [_packed(part) for part in recorded]
     recorded = [meeting.messages[place % ranks.size][place // ranks.size] for place in range(len(chunks))]
     if ranks.size > 1:
@@ -179,6 +268,8 @@ class Recorder:
 
     Args:
         boxes: compared by identity, not by equality.
+        dither: what they are asked beside what the objective asks.
+        variants: how many are in each call, the rows of one behind those of the other.
 
     Attributes:
         rows: how many rows those calls had.
@@ -186,11 +277,15 @@ class Recorder:
         places: the places of the boxes, by identity.
     """
 
-    def __init__(self, boxes: Sequence[BlackBoxFunction]) -> None:
+    def __init__(
+        self, boxes: Sequence[BlackBoxFunction], dither: Dither | None = None, variants: int = 1
+    ) -> None:
         self.rows = 0
         self.seen: list[SeenCall] = []
         self.places = {id(box): place for place, box in enumerate(boxes)}
         self._boxes = boxes
+        self._dither, self._variants = dither or Dither(), variants
+        self._first = 0  # of the calls that the objective has made since it began
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -207,32 +302,77 @@ class Recorder:
         Raises:
             TangentError: there was no call.
         """
-        calls = [RecordedCall(call.box, _alone(call.inputs), _alone(call.outputs)) for call in self.seen]
+        calls = [
+            RecordedCall(call.box, _alone(call.inputs), _alone(call.outputs), call.added, call.hidden)
+            for call in self.seen
+        ]
         return _joined([Recorded(losses, calls, self.rows)], self._boxes)
+
+    def each_from_the_first(self, objective: Objective) -> Objective:
+        """The objective, of which each evaluation begins with call 0."""
+
+        def beginning(network: nn.Module, batch: Any) -> Tensor:
+            self._first = len(self.seen)
+            return objective(network, batch)
+
+        return beginning
 
     def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
         """What the box answers, kept."""
-        answer = box.call(*arrays)
-        if id(box) in self.places and has_rows(arrays):
-            refuse_arrays(box, arrays)
-            outputs = answer if isinstance(answer, tuple) else (answer,)
-            # Copies, as the objective may write to what is its own.
-            seen = SeenCall(
-                self.places[id(box)],
-                tuple(flat_rows(s, t).clone() for s, t in zip(box.inputs, arrays, strict=True)),
-                tuple(flat_rows(s, t).clone() for s, t in zip(box.outputs, outputs, strict=True)),
+        if id(box) not in self.places or not has_rows(arrays):
+            return box.call(*arrays)
+        number, place = len(self.seen) - self._first, self.places[id(box)]
+        added = self._added(number, place, box, arrays)
+        asked = arrays
+        if added:
+            asked = tuple(
+                array if part is None else array + _all_variants(part, array)
+                for array, part in zip(arrays, added, strict=True)
             )
-            self.rows += len(seen.inputs[0])
-            self.seen.append(seen)
-            # An objective that takes a derivative itself would take this answer for a constant.
-            given = Undifferentiated.apply(box, len(outputs), *outputs, *arrays)
-            return given if isinstance(answer, tuple) else given[0]
-        return answer
+        answer = box.call(*asked)
+        refuse_arrays(box, arrays)
+        outputs = answer if isinstance(answer, tuple) else (answer,)
+        # Copies, as the objective may write to what is its own.
+        seen = SeenCall(
+            place,
+            tuple(flat_rows(s, t).clone() for s, t in zip(box.inputs, asked, strict=True)),
+            tuple(flat_rows(s, t).clone() for s, t in zip(box.outputs, outputs, strict=True)),
+            added=_in_variants(added),
+        )
+        if added:
+            rows = len(seen.inputs[0]) // self._variants
+            base = RecordedCall(
+                place,
+                tuple(x[None, :rows] for x in seen.inputs),
+                tuple(y[None, :rows] for y in seen.outputs),
+                added=seen.added,
+            )
+            seen = replace(seen, hidden=self._dither.response(number, box, base))
+            if seen.hidden:
+                outputs = tuple(
+                    y if part is None else y - _all_variants(part[0], y)
+                    for y, part in zip(outputs, seen.hidden, strict=True)
+                )
+        self.rows += len(seen.inputs[0])
+        self.seen.append(seen)
+        # An objective that takes a derivative itself would take this answer for a constant.
+        given = Undifferentiated.apply(box, len(outputs), *outputs, *arrays)
+        return given if isinstance(answer, tuple) else given[0]
+
+    def _added(self, number: int, place: int, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Parts:
+        """The dither of a call, of one variant."""
+        if not self._dither or not all(isinstance(array, Tensor) for array in arrays):
+            return ()
+        inputs = [flat_rows(spec, array) for spec, array in zip(box.inputs, arrays, strict=True)]
+        rows, rest = divmod(len(inputs[0]), self._variants)
+        return () if rest else self._dither.added(number, place, box.inputs, [x[:rows] for x in inputs])
 
 
-def _variants(step: Step, boxes: Sequence[BlackBoxFunction], moves: Directions, *, stacked: bool) -> Recorded:
+def _variants(
+    step: Step, boxes: Sequence[BlackBoxFunction], moves: Directions, dither: Dither, *, stacked: bool
+) -> Recorded:
     """Record some variants, in one call of the objective where they are stacked and it can take that."""
-    recorder, asked_in_vain = Recorder(boxes), 0
+    recorder, asked_in_vain = Recorder(boxes, dither, len(moves) if stacked else 1), 0
     if stacked:
         try:
             with recorder.recording():
@@ -247,7 +387,8 @@ def _variants(step: Step, boxes: Sequence[BlackBoxFunction], moves: Directions, 
                 "evaluator='loop'.",
                 TangentWarning,
             )
-        recorder, asked_in_vain = Recorder(boxes), recorder.rows
+        recorder, asked_in_vain = Recorder(boxes, dither), recorder.rows
+    step = replace(step, objective=recorder.each_from_the_first(step.objective))
     with recorder.recording():
         losses = loop_losses(step, moves, Snapshot(step.network))
     return Recorded(losses, _one_by_one(recorder, boxes, len(moves)), asked_in_vain + recorder.rows)
@@ -279,6 +420,16 @@ def refuse_arrays(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> None:
 def flat_rows(spec: ArraySpec, tensor: Tensor) -> Tensor:
     """`(*leading, *spec.shape)` to `(rows, *spec.shape)`, detached."""
     return tensor.detach().reshape(tensor.numel() // math.prod(spec.shape), *spec.shape)
+
+
+def _all_variants(part: Tensor, array: Tensor) -> Tensor:
+    """What all variants have, `(rows, *shape)`, in the form of an array of their rows, one behind the other."""
+    return part.repeat(array.numel() // part.numel(), *(1,) * (part.ndim - 1)).view(array.shape)
+
+
+def _in_variants(parts: Parts) -> Parts:
+    """Parts of rows as those of all variants."""
+    return tuple(None if part is None else part[None] for part in parts)
 
 
 def _alone(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -317,7 +468,10 @@ def _stacked(recorder: Recorder, boxes: Sequence[BlackBoxFunction], variants: in
                 f"{boxes[call.box]!r}: expected {variants} times as many rows in a call as in that of the "
                 f"base alone, got {rows}. Keep the batch's rows first, or use evaluator='loop'."
             )
-    return [RecordedCall(call.box, split(call.inputs), split(call.outputs)) for call in recorder.seen]
+    return [
+        RecordedCall(call.box, split(call.inputs), split(call.outputs), call.added, call.hidden)
+        for call in recorder.seen
+    ]
 
 
 def _one_by_one(recorder: Recorder, boxes: Sequence[BlackBoxFunction], variants: int) -> list[RecordedCall]:
@@ -331,7 +485,7 @@ def _one_by_one(recorder: Recorder, boxes: Sequence[BlackBoxFunction], variants:
         inputs = zip(*(call.inputs for call in same), strict=True)
         outputs = zip(*(call.outputs for call in same), strict=True)
         stacked = (tuple(map(torch.stack, tensors)) for tensors in (inputs, outputs))
-        calls.append(RecordedCall(same[0].box, *stacked))
+        calls.append(RecordedCall(same[0].box, *stacked, same[0].added, same[0].hidden))
     if rest:
         raise _differ(f"{len(recorder.seen)} calls that differ")
     return calls
@@ -343,12 +497,16 @@ def joined_calls(calls: Sequence[RecordedCall], dim: int) -> RecordedCall:
         tuple(torch.cat(parts, dim=dim) for parts in zip(*columns, strict=True))
         for columns in ([call.inputs for call in calls], [call.outputs for call in calls])
     )
-    return RecordedCall(calls[0].box, inputs, outputs)
+    first = calls[0]
+    return RecordedCall(first.box, inputs, outputs, *(() if dim else (first.added, first.hidden)))
 
 
 def _joined(chunks: Sequence[Recorded], boxes: Sequence[BlackBoxFunction]) -> Recorded:
     """The chunks of a step as one record."""
-    forms = [[(c.box, [(t.shape[1:], t.dtype) for t in tensors(c)]) for c in chunk.calls] for chunk in chunks]
+    forms = [
+        [(c.box, [(t.shape[1:], t.dtype) for t in tensors(c.plain())]) for c in chunk.calls]
+        for chunk in chunks
+    ]
     if any(form != forms[0] for form in forms):
         raise _differ(f"{' or '.join(map(str, sorted({len(form) for form in forms})))} calls that differ")
     if not forms[0]:

@@ -19,7 +19,15 @@ from zo.evaluators.state import Snapshot
 from zo.objective import losses, mean_loss, uncompiled
 from zo.perturbation import Directions
 from zo.tangents.pairs import CallPairs, sizes
-from zo.tangents.recording import RecordedCall, Recorder, flat_rows, has_rows, refuse_arrays, rows_alive
+from zo.tangents.recording import (
+    Dither,
+    RecordedCall,
+    Recorder,
+    flat_rows,
+    has_rows,
+    refuse_arrays,
+    rows_alive,
+)
 from zo.tangents.tangent import Tangent
 from zo.tangents.way_back import gradients_of, reaches, refuse_derivative_inside
 from zo.tangents.window import Window
@@ -32,11 +40,13 @@ class Replayed(NamedTuple):
         loss: the mean loss, detached.
         gradients: the gradient of each of the chosen parameters.
         beside: in the first step, whether there is a way from the weights to the loss that passes no box.
+        reached: boxes and their inputs, by their places, that depend on weights.
     """
 
     loss: Tensor
     gradients: tuple[Tensor, ...]
     beside: bool
+    reached: set[tuple[int, int]]
 
 
 def replay(
@@ -69,7 +79,8 @@ def replay(
         answers.finish()
         loss = by_row[taken].mean()
         beside = first and reaches(loss, step.parameters.tensors, around=_Answered.__name__)
-        return Replayed(mean_loss(by_row[taken]), gradients_of(loss, step, first=first), beside)
+        gradients = gradients_of(loss, step, first=first)
+        return Replayed(mean_loss(by_row[taken]), gradients, beside, answers.reached)
 
 
 class Live:
@@ -81,21 +92,25 @@ class Live:
         step: the step, with its network, objective and batch.
         boxes: the boxes whose calls are recorded.
         tangents: the tangents, one for each box.
+        dither: what the boxes are asked beside what the objective asks.
 
     Attributes:
         seen: what was recorded, as `record` gives it.
+        reached: see `Replayed`.
 
     Raises:
         TangentError: there was no call, or a gradient arrives at another box.
     """
 
-    def __init__(self, step: Step, boxes: Sequence[BlackBoxFunction], tangents: Sequence[Tangent]) -> None:
+    def __init__(
+        self, step: Step, boxes: Sequence[BlackBoxFunction], tangents: Sequence[Tangent], dither: Dither
+    ) -> None:
         step.parameters.refuse_replaced(step.network)
         self._step = step
-        recorder = _LiveRecorder(boxes, tangents)
+        recorder = _LiveRecorder(boxes, tangents, dither)
         with torch.enable_grad(), recorder.recording():
             self._losses = losses(step.objective, step.network, step.batch, step.rows, with_graph=True)
-        self._pairs = recorder.pairs
+        self._pairs, self.reached = recorder.pairs, recorder.reached
         self.seen = recorder.recorded(self._losses.detach()[None])
 
     def gradients(self, pairs: Sequence[CallPairs]) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -114,11 +129,15 @@ class _LiveRecorder(Recorder):
 
     Attributes:
         pairs: the pairs of each call, to be filled before the graph is used.
+        reached: see `Replayed`.
     """
 
-    def __init__(self, boxes: Sequence[BlackBoxFunction], tangents: Sequence[Tangent]) -> None:
-        super().__init__(boxes)
+    def __init__(
+        self, boxes: Sequence[BlackBoxFunction], tangents: Sequence[Tangent], dither: Dither
+    ) -> None:
+        super().__init__(boxes, dither)
         self.pairs: list[CallPairs] = []
+        self.reached: set[tuple[int, int]] = set()
         self._tangents = tangents
 
     def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
@@ -130,6 +149,7 @@ class _LiveRecorder(Recorder):
         if not has_rows(arrays):
             return answer
         number = len(self.seen) - 1
+        self.reached |= reached_by_weights(self.seen[number].box, arrays)
         # copies, as the objective may write to what is its own, which autograd refuses in views
         outputs = tuple(output.clone() for output in (answer if isinstance(answer, tuple) else (answer,)))
         answered = _answered(box, self._tangents[self.places[id(box)]], self.pairs, number, outputs, arrays)
@@ -237,8 +257,11 @@ class Answers:
     def answer(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The base's outputs, with the leading axes that the inputs have."""
         leading = arrays[0].shape[: arrays[0].ndim - len(box.inputs[0].shape)]
-        pairs = zip(box.outputs, self.calls[number].outputs, strict=True)
-        return tuple(kept[0].reshape(*leading, *spec.shape).clone() for spec, kept in pairs)
+        call = self.calls[number]
+        return tuple(
+            call.answered(place).reshape(*leading, *spec.shape).clone()
+            for place, spec in enumerate(box.outputs)
+        )
 
     def differs(self, expected: str, got: str) -> TangentError:
         """The error of an objective that makes other calls than were recorded."""
@@ -287,10 +310,12 @@ class _Replay(Answers):
         super().__init__(boxes, window.calls, alive)
         self.tangents = tangents
         self.pairs: list[CallPairs] = []  # filled when the objective is over: it takes no derivative itself
+        self.reached: set[tuple[int, int]] = set()
         self._known = pairs
 
     def answer(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         outputs = super().answer(number, box, arrays)
+        self.reached |= reached_by_weights(self.calls[number].box, arrays)
         return _answered(box, self.tangents[self.calls[number].box], self.pairs, number, outputs, arrays)
 
     def finish(self) -> None:
@@ -299,8 +324,8 @@ class _Replay(Answers):
 
     def check(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> None:
         """The base alone must give the same inputs, to rounding, as it did beside the probes."""
-        for spec, array, kept in zip(box.inputs, arrays, self.calls[number].inputs, strict=True):
-            now, recorded = flat_rows(spec, array), kept[0]
+        for place, (spec, array) in enumerate(zip(box.inputs, arrays, strict=True)):
+            now, recorded = flat_rows(spec, array), self.calls[number].asked(place)
             where = f"input {spec.name!r} of call {number + 1}, of {box!r},"
             if now.shape != recorded.shape or now.dtype != recorded.dtype:
                 if len(now) != len(recorded) and not bool(self.alive.all()):
@@ -316,7 +341,7 @@ class _Replay(Answers):
                 allowed = torch.finfo(now.dtype).eps ** 0.5 * size
                 same = torch.allclose(now, recorded, rtol=0.0, atol=allowed, equal_nan=True)
             if not same and not bool(self.alive.all()):
-                if len(kept[0]) % len(self.alive):
+                if len(self.calls[number].inputs[0][0]) % len(self.alive):
                     self._refuse_chosen_rows(where)
                 failed = int((~self.alive).sum())
                 raise TangentError(
@@ -337,6 +362,11 @@ class _Replay(Answers):
             "all rows and choose behind it, torch.where(needs[:, None], box(z), z), with cheap inputs in the "
             "rows that nobody needs; or mend the box, so that no row fails."
         )
+
+
+def reached_by_weights(box: int, arrays: Sequence[Tensor]) -> set[tuple[int, int]]:
+    """The inputs of a call that depend on weights, by the places of box and input."""
+    return {(box, place) for place, array in enumerate(arrays) if array.requires_grad}
 
 
 def _answered(

@@ -19,7 +19,7 @@ from zo.perturbation import Directions
 from zo.tangents.cut import NEARER, missing
 from zo.tangents.pairs import CallPairs, reciprocal
 from zo.tangents.quality import Squares, relative_error
-from zo.tangents.recording import RecordedCall, Recorder
+from zo.tangents.recording import RecordedCall, Recorder, Repeated
 from zo.tangents.replay import replay
 from zo.tangents.tangent import Tangent
 from zo.tangents.trust import Check, TrustWatch, is_flat
@@ -172,6 +172,7 @@ class _Uphill:
     def __init__(self, taken: Taken, noise: float | None) -> None:
         window = taken.window
         self._taken, self._noise = taken, noise
+        self._dither = Repeated(window.calls)
         self._gradient = _flat(taken.gradients)
         self.slope = float(self._gradient.norm())
         self.size = float(window.losses[torch.isfinite(window.losses)].double().abs().mean())
@@ -254,7 +255,7 @@ class _Uphill:
 
     def _changes(self, length: float) -> tuple[Tensor, Recorder]:
         """The changes of the rows' losses so far uphill, and a record of what the boxes were asked."""
-        network, recorder = self._taken.step.network, Recorder(self._taken.boxes)
+        network, recorder = self._taken.step.network, Recorder(self._taken.boxes, self._dither)
         after = Snapshot(network)
         move = Directions(
             (length / self.slope * self._gradient).to(self._taken.step.parameters.dtype)[None],

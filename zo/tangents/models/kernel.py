@@ -96,19 +96,9 @@ class KernelTangent(ValueTangent):
     def _choose(self, x: Tensor, wanted: Tensor) -> None:
         """Length and noise by leave-one-out errors, in closed form, for all noises at once."""
         places = torch.linspace(0, len(x) - 1, min(len(x), JUDGED)).round().long()
-        x, wanted = x[places], wanted[places]
-        squares, least = _squares(x, x), math.inf
-        usual = float(squares.mean().sqrt()) or 1.0
-        for length in LENGTHS:
-            kernel = torch.exp(-squares / (2 * (length * usual) ** 2)) + _trend(x, x)
-            values, vectors = torch.linalg.eigh(kernel)
-            turned = vectors.T @ wanted
-            for noise in NOISES:
-                inverse = 1 / (values.clamp_min(0) + noise)
-                missed = (vectors @ (inverse[:, None] * turned)) / (vectors.square() @ inverse)[:, None]
-                error = float(missed.square().mean())
-                if error < least:
-                    least, self._length, self._noise = error, length * usual, noise
+        least = leave_one_out(x[places], wanted[places])
+        if least is not None:
+            _, self._length, self._noise = least
 
     def _inputs(self, z: Tensor, others: Tensor) -> Tensor:
         """Inputs in units of mean zero and spread one."""
@@ -161,6 +151,31 @@ class KernelTangent(ValueTangent):
     def __repr__(self) -> str:
         """The number of centres."""
         return f"KernelTangent(centres={self.centres})"
+
+
+def leave_one_out(x: Tensor, wanted: Tensor) -> tuple[float, float, float] | None:
+    """The smallest mean square error of a row that the others predict, with its length and its noise.
+
+    Args:
+        x: inputs in units of spread one, `(rows, size)`.
+        wanted: what is predicted, `(rows, size_out)`.
+
+    Returns:
+        The error, the kernel's length and the noise; None where no error is finite.
+    """
+    squares, least = _squares(x, x), None
+    usual = float(squares.mean().sqrt()) or 1.0
+    for length in LENGTHS:
+        kernel = torch.exp(-squares / (2 * (length * usual) ** 2)) + _trend(x, x)
+        values, vectors = torch.linalg.eigh(kernel)
+        turned = vectors.T @ wanted
+        for noise in NOISES:
+            inverse = 1 / (values.clamp_min(0) + noise)
+            missed = (vectors @ (inverse[:, None] * turned)) / (vectors.square() @ inverse)[:, None]
+            error = float(missed.square().mean())
+            if error < (math.inf if least is None else least[0]):
+                least = error, length * usual, noise
+    return least
 
 
 def _trend(a: Tensor, b: Tensor) -> Tensor:
