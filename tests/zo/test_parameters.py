@@ -53,7 +53,8 @@ def test_choices(choices, expected):
 
 
 @pytest.mark.parametrize(
-    "choice", [None, "*.weight", "first.*", nn.Conv2d, nn.Module, [zo.Exclude("*.bias")], ["*.weight", "*.bias"]]
+    "choice",
+    [None, "*.weight", "first.*", nn.Conv2d, nn.Module, [zo.Exclude("*.bias")], ["*.weight", "*.bias"]],
 )
 def test_frozen_parameters_are_chosen_by_their_full_names_or_a_star_only(choice):
     """A pattern or a type that meant the layers would move the frozen ones among them, in silence."""
