@@ -100,7 +100,6 @@ class BlackBoxFunction(ABC):
     settable: bool = True
     failures: Policy = "raise"
     isolates: bool = False
-    _kept_lengths: bool = False  # whether a row was ever answered
 
     def __init_subclass__(cls, abstract: bool = False, **keywords: Any) -> None:
         """Refuse an incomplete subclass where it is written; `abstract=True` for a common parent."""
@@ -219,7 +218,7 @@ class BlackBoxFunction(ABC):
             outcome = self.run_rows(inputs) if runner is None else runner(self, inputs)
             pairs = zip(self.outputs, outcome.outputs, strict=True)
             outcome.outputs = tuple(p.to(rows.device, spec.torch_dtype or rows.dtype) for spec, p in pairs)
-            self._refuse_lengths(outcome, len(run))
+            self._refuse_lengths(outcome, inputs)
             if not outcome.failed or self.failures == "keep":  # else rows may have been left out
                 mark_non_finite(outcome)  # again: 1e300 is finite in float64 and infinite in float32
             if not skipped and not outcome.failed:  # copies: what a wrapper gives may be what it keeps
@@ -245,15 +244,21 @@ class BlackBoxFunction(ABC):
         ]
         return whereabouts(self.inputs, inputs, row, row if number is None else number, broken)
 
-    def _refuse_lengths(self, outcome: Outcome, count: int) -> None:
-        """Raise where no row ever had the lengths of the specs: it is these that are wrong, not the rows."""
+    def _refuse_lengths(self, outcome: Outcome, inputs: tuple[Tensor, ...]) -> None:
+        """Raise where the lengths of the specs are wrong, and not the rows that came back with others.
+
+        That is where no row ever had them, and where all rows of a call, two or more, have others at once.
+        """
+        count = len(inputs[0])
         if len(outcome.failed) < count:
-            vars(self)["_kept_lengths"] = True
-        if self._kept_lengths:
+            self.ledger.note_answer()
             return
         errors = [why.error for why in outcome.failed.values()]
-        if isinstance(errors[0], OutputError) and all(isinstance(error, OutputError) for error in errors):
-            raise errors[0]
+        if all(isinstance(error, OutputError) for error in errors) and (
+            count > 1 or not self.ledger.has_answered
+        ):
+            where = whereabouts(self.inputs, inputs, 0, 0, ())
+            raise OutputError(f"{errors[0]} That was {where} of {counted(count, 'row')}.") from errors[0]
 
     def _count_failed(self, run: Tensor, outcome: Outcome, inputs: tuple[Tensor, ...]) -> None:
         """Count failed rows; where they cannot be kept, raise."""

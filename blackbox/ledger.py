@@ -93,6 +93,15 @@ class Ledger:
                     which = "" if where is None else f"{where(row)}: "
                     self.first_failure = which + failed[row].sentence()
 
+    @property
+    def has_answered(self) -> bool:
+        """Whether a row has ever come back; no count, so no part of what is stored or compared."""
+        return vars(self).get("_answered", False)
+
+    def note_answer(self) -> None:
+        """Take in that a row has come back."""
+        vars(self)["_answered"] = True
+
     def failures(self) -> dict[str, int]:
         """Failed and skipped rows by kind, without kinds that did not occur."""
         kinds = {

@@ -203,7 +203,7 @@ class LossGradient:
             RanksError: A process failed, died, or is about to take another step.
                     In all these cases `.grad`, weights, buffers and generators are unchanged.
         """
-        with Turn() as turn:
+        with self.parameters.alone("LossGradient.backward"), Turn() as turn:
             for _ in range(TRIES if self._ranks.size == 1 else 0):
                 try:
                     return self._backward(batch, turn)
@@ -215,7 +215,7 @@ class LossGradient:
         """See `backward`; the turn is ended as soon as it is known that nothing draws."""
         number, ranks = self.counts.steps, self._ranks
         ranks.exchanged = 0
-        with self.parameters.alone("LossGradient.backward"), noted() as causes:
+        with noted() as causes:
             with ranks.meeting(number, "pieces") as meeting:  # of several processes; one alone walks through
                 # by what the base takes, chunks are cut, and evaluators are tried
                 measure = self.chunk is None or self.serving.is_open(self.network.training)

@@ -53,7 +53,7 @@ class Parameters:
         choices: any of these, together: names or patterns such as `"*.weight"`; module types, each for
             all that its instances hold; `Exclude(...)` for what to leave out, of all that require a
             gradient where nothing else is chosen. None for all that require a gradient. A frozen one
-            (`requires_grad=False`) is chosen by its full name alone.
+            (`requires_grad=False`) is chosen by its full name, or by "*" for all that there are.
 
     Attributes:
         names: the name of each tensor.
@@ -357,11 +357,11 @@ def _choose(
     wanted = [choice for choice in listed if not isinstance(choice, Exclude)]
     unwanted = [choice for without in listed if isinstance(without, Exclude) for choice in without.choices]
     trained = {id(tensor) for tensor in every.values() if tensor.requires_grad}
-    names = {name for name, _ in network.named_parameters(remove_duplicate=False)}
+    explicit = {name for name, _ in network.named_parameters(remove_duplicate=False)} | {"*"}
     taken: set[int] = set()
     for choice in wanted:
         matches = {id(tensor) for tensor in _matches(network, choice)}
-        taken |= matches if choice in names else matches & (trained | set(map(id, before)))
+        taken |= matches if choice in explicit else matches & (trained | set(map(id, before)))
     if not wanted and (unwanted or choices is None):
         taken = trained
     taken = taken - {id(tensor) for choice in unwanted for tensor in _matches(network, choice)}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from blackbox.checks import check_count, check_number, check_positive
 from blackbox.ending import stopped
-from blackbox.errors import BudgetError, ConfigurationError, TryAgain
+from blackbox.errors import BudgetError, ConfigurationError, OutputError, TryAgain
 from blackbox.failures import FailedRow, Outcome
 from blackbox.function import BlackBoxFunction
 from blackbox.running import PROBED, failed_alike, rows_of, write_rows
@@ -117,7 +117,8 @@ class Retrying(Wrapper):
         return True
 
     def _is_permanent(self, why: FailedRow) -> bool:
-        return isinstance(why.error, self.permanent)
+        # the same rows of other lengths would come again: a run ended early, or the specs are wrong
+        return isinstance(why.error, (OutputError, *self.permanent))
 
     def _wait(self, attempt: int) -> float:
         """Seconds before this attempt; the first attempt is number 0."""

@@ -533,6 +533,7 @@ def test_replays_without_a_finite_loss_stop():
     gradient, counts = zo.TangentGradient(network, objective, boxes=[box]), []
     with pytest.warns(zo.TangentWarning, match="replays rest"):
         for seed in range(6):
+            network.zero_grad()
             gradient.backward(batch_of(seed))
             counts.append(gradient.replays())
             astray.append(True)

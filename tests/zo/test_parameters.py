@@ -53,9 +53,10 @@ def test_choices(choices, expected):
 
 
 @pytest.mark.parametrize(
-    "choice", [None, "*.weight", "first.*", nn.Conv2d, nn.Module, [zo.Exclude("*.bias")], ["*", "*.bias"]]
+    "choice",
+    [None, "*.weight", "first.*", nn.Conv2d, nn.Module, [zo.Exclude("*.bias")], ["*.weight", "*.bias"]],
 )
-def test_frozen_parameters_are_chosen_by_their_full_names_only(choice):
+def test_frozen_parameters_are_chosen_by_their_full_names_or_a_star_only(choice):
     """A pattern or a type that meant the layers would move the frozen ones among them, in silence."""
     network = Net()
     network.first.requires_grad_(False)
@@ -67,6 +68,7 @@ def test_frozen_parameters_are_chosen_by_their_full_names_only(choice):
     assert not any(name.startswith("first.") for name in names)
     both = zo.estimators.Parameters(network, ["first.weight", *names])
     assert set(both.names) == {"first.weight", *names}
+    assert {"first.weight", "first.bias"} < set(zo.estimators.Parameters(network, "*").names)
 
 
 def test_a_frozen_weight_that_a_pattern_covers_is_not_trained():

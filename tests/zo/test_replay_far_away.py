@@ -34,11 +34,13 @@ def gradient_of(replays: int | None) -> zo.TangentGradient:
 def test_nothing_is_replayed_after_answers_that_nobody_foretold(fixed, expected):
     gradient = gradient_of(fixed)
     for step in range(3):
+        gradient.network.zero_grad()
         gradient.backward(torch.rand(4, 2, generator=torch.Generator().manual_seed(step)))
         before = gradient.replays()
     assert before > 0
     with torch.no_grad():
         gradient.network.bias += 6.0  # where the box hardly answers any more
+    gradient.network.zero_grad()
     gradient.backward(torch.rand(4, 2))
     assert gradient.trust_of_step is not None and gradient.trust_of_step > 10
     assert gradient.replays() == expected

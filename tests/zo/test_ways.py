@@ -67,14 +67,14 @@ def section(title: str) -> str:
 
 def assert_short(stops: list[str], title: str | None) -> None:
     files = {stop.partition(":")[0] for stop in stops}
-    assert len(stops) <= 12 and len(files) <= 9, "\n".join(stops)
+    assert len(stops) <= 13 and len(files) <= 9, "\n".join(stops)
     if title is not None:
         for stop in stops:
             assert stop.removeprefix("zo/") in section(title), f"ARCHITECTURE.md does not name {stop}"
 
 
 @pytest.mark.parametrize("evaluator", ["loop", "stacked"])
-def test_the_way_of_a_query_has_at_most_twelve_stops_in_nine_files(evaluator, monkeypatch):
+def test_the_way_of_a_query_has_at_most_thirteen_stops_in_nine_files(evaluator, monkeypatch):
     stack, network = Stack(), nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
 
     def objective(network, batch):
@@ -96,7 +96,7 @@ def test_the_way_of_a_query_has_at_most_twelve_stops_in_nine_files(evaluator, mo
 
 
 @pytest.mark.parametrize("evaluator", ["loop", "stacked"])
-def test_the_way_of_a_tangents_step_has_at_most_twelve_stops_in_nine_files(evaluator, monkeypatch):
+def test_the_way_of_a_tangents_step_has_at_most_thirteen_stops_in_nine_files(evaluator, monkeypatch):
     stack, network, box = Stack(), nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)), Sine()
 
     def objective(network, batch):

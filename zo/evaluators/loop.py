@@ -41,25 +41,23 @@ def loop_losses(step: Step, perturbation: Perturbation, start: Snapshot) -> Tens
 
 def base_losses(step: Step, start: Snapshot) -> Tensor:
     """Losses `(rows,)` of the network as it is; `start` is restored behind it, but for the generators."""
-    return _run(step, start, nullcontext)
+    return _losses(step, start, nullcontext, drawn=True)
 
 
-def _losses(step: Step, start: Snapshot, displaced: Displaced) -> Tensor:
-    """Losses `(rows,)` of a query with the draws of the base; `start` is restored after it."""
-    if step.draws is not None:
-        return step.draws.alone(lambda: _run(step, start, displaced))
-    try:
-        return _run(step, start, displaced)
-    finally:
-        put_back(start.generators)
+def _losses(step: Step, start: Snapshot, displaced: Displaced, drawn: bool = False) -> Tensor:
+    """Losses `(rows,)` of a query with the draws of the base; `start` is restored after it.
 
-
-def _run(step: Step, start: Snapshot, displaced: Displaced) -> Tensor:
+    With `drawn` the generators are left as the evaluation leaves them.
+    """
+    if step.draws is not None and not drawn:
+        return step.draws.alone(lambda: _losses(step, start, displaced, drawn=True))
     try:
         with displaced():
             return losses(step.objective, step.network, step.batch, step.rows)
     finally:
         start.restore(generators=False)
+        if not drawn:
+            put_back(start.generators)
 
 
 def _displacements(parameters: Parameters, perturbation: Perturbation) -> Iterator[Displaced]:

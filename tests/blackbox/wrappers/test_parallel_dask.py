@@ -66,7 +66,7 @@ def test_answers_are_equal_to_the_bit_counted_once_and_failures_are_values(clien
     box(state)
     assert max(map(inner.made().count, made)) <= 2
     with pytest.raises(OutputError, match="expected shape"):
-        box(rows(FINE, SHAPE))
+        box(rows(SHAPE, SHAPE))
 
 
 def test_an_executor_given_as_it_is(client, tmp_path):
