@@ -3,14 +3,15 @@
 In closed loop an action is a function of the observation, and a model of the box's values knows nothing of
 the derivative by it (`identified`). So the box is asked beside the action: at a + e, with e drawn for each
 row and call. The tangent learns from what was asked. The objective gets the answer less the tangent's own
-response to the dither, y - [M(x, a + e) - M(x, a)], so that it is what the user wrote, up to what the tangent
-does not know. In system identification this is persistent excitation (Ljung, 1999).
+response to the dither, y - k [M(x, a + e) - M(x, a)], so that it is what the user wrote, up to what the
+tangent does not know; k is the share of that response that the last answers have shown. In system
+identification this is persistent excitation (Ljung, System Identification, 1999, chapter 13).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -19,20 +20,24 @@ from torch import Tensor
 
 from blackbox import ArraySpec, BlackBoxFunction
 from zo.draws import DITHER, Key
-from zo.tangents.identified import DETERMINED, determined
+from zo.tangents.identified import constant, unexplained
 from zo.tangents.models.values import Form
 from zo.tangents.pairs import CallPairs, reciprocal
-from zo.tangents.recording import Dither, RecordedCall
+from zo.tangents.recording import Dither, Parts, RecordedCall
 from zo.tangents.tangent import Tangent, sources
 
+DETERMINED, FREE = 0.05, 0.2  # of an input's variance unexplained: dithered below, and no longer above
 ROWS = 256  # of a box that are kept to judge by
-BEGUN = 0.2  # of how much the outputs change: the response to the first dither
-FIRST = 1.0  # times the input's own spread
-WANTED = 2.0  # times the error of the predictions: what the response to a dither should be
-LARGEST = 0.3  # of how much the outputs change: the largest response to a dither
-KNOWN = 0.5  # of the response: less is no knowledge of it
-GROWN, SHRUNK = 8.0, 0.5  # the most and the least times of a step to the next
-SEEN = 0.02  # of the square error: less of a response is not distinguished from none
+SMALL = 0.1  # of a number's size: the first dither of one that has no spread
+BEGUN = 0.2  # of how much the outputs change: what the response to a dither should be, until it is known,
+WANTED = 2.0  # then in multiples of the error of what is predicted,
+LARGEST = 0.3  # and at most
+KNOWN = 0.5  # of the predicted response: what must be there, for it to be known
+LINEAR = 0.5  # of what a larger dither should respond more by, for it to be worth it
+GROWN, SHRUNK = 8.0, 0.5  # the most and the least times from one size to the next
+ENOUGH, MOST = 8, 128  # rows for each number that is dithered, and rows, by which the next size is chosen
+
+Where = tuple[int, int]  # a box and an input, by their places
 
 
 @dataclass
@@ -40,20 +45,41 @@ class _Box:
     """What is known of the inputs of one box.
 
     Attributes:
-        rows: The last rows, by modelled input, `(rows, size)`, as the objective asked for them.
+        rows: The last rows, by input, `(rows, size)`, as the objective asked for them.
         seen: Rows ever.
         judged: Rows ever when they were last judged.
-        units: By place among the inputs: `(*shape)`, the spread of an input that is dithered.
+        units: By place among the inputs, for those that are dithered: the spread of each number, 0 for one
+            that is not; `(*shape)`.
         factor: How many units a dither is.
         known: The share of the tangent's response to a dither that answers have shown, from 0 to 1.
+        shown: What rows have shown since factor and share were last chosen.
+        before: The factor before, and its response, as a share of how much the outputs change.
+        most: The largest factor.
     """
 
     rows: list[Tensor] = field(default_factory=list)
     seen: int = 0
     judged: int = 0
     units: dict[int, Tensor] = field(default_factory=dict)
-    factor: float = FIRST
+    factor: float = 1.0
     known: float = 0.0
+    shown: _Shown | None = None
+    before: tuple[float, float] = (0.0, 0.0)
+    most: float = math.inf
+
+    def take(self, seen: _Verdict) -> None:
+        """Choose the next factor.
+
+        Where a larger dither has hardly a larger response, as of an actuator at its limits, the one before is
+        the largest.
+        """
+        share = math.sqrt(seen.response / seen.change) if seen.change else 0.0
+        factor, response = self.before
+        if response and factor < self.factor and share / response < LINEAR * self.factor / factor:
+            self.most = factor
+        if share:
+            self.before = self.factor, share
+        self.factor = min(self.factor * min(max(seen.times, SHRUNK), GROWN), self.most)
 
 
 class Excitation:
@@ -61,18 +87,21 @@ class Excitation:
 
     Args:
         boxes: the boxes.
-        fixed: the size of a dither in multiples of the input's spread; None for what is found, 0 for none.
+        size: of a dither in multiples of the input's spread; None for what is found, 0 for no dither.
+
+    Attributes:
+        response: the response to the last dithers, as a share of how much the outputs change; None before
+            there was one.
     """
 
-    def __init__(self, boxes: Sequence[BlackBoxFunction], fixed: float | None = None) -> None:
-        self.fixed = fixed
-        self._boxes = boxes
+    def __init__(self, boxes: Sequence[BlackBoxFunction], size: float | None = None) -> None:
+        self._size, self._boxes = size, boxes
         self._state = [_Box() for _ in boxes]
-        self.response: float | None = None  # of the last step, as a share of what the outputs change by
+        self.response: float | None = None
 
     def __bool__(self) -> bool:
         """Whether anything is dithered."""
-        return any(state.units for state in self._state)
+        return self._size != 0 and any(state.units for state in self._state)
 
     def of_step(self, key: Key, tangents: Sequence[Tangent]) -> Dither:
         """The dither of a step's calls."""
@@ -81,12 +110,16 @@ class Excitation:
     def sizes(self, box: int) -> dict[int, Tensor]:
         """By input, how large the dither of a box's is, number by number."""
         state = self._state[box]
-        factor = state.factor if self.fixed is None else self.fixed
+        factor = state.factor if self._size is None else self._size
         return {place: factor * unit for place, unit in state.units.items()}
 
     def known(self, box: int) -> float:
         """The share of the tangent's response to a box's dither that the objective is not given."""
         return self._state[box].known
+
+    def excites(self, box: int) -> bool:
+        """Whether an input of a box is dithered."""
+        return self._size != 0 and bool(self._state[box].units)
 
     @torch.no_grad()
     def saw(
@@ -94,86 +127,152 @@ class Excitation:
         calls: Sequence[RecordedCall],
         pairs: Sequence[CallPairs],
         dither: Dither,
-        reached: Iterable[tuple[int, int]],
-    ) -> None:
+        reached: Iterable[Where],
+        spread: Callable[[Mapping[Where, Tensor]], Mapping[Where, float]],
+    ) -> list[str]:
         """Take in a step: how large the responses were, and which inputs values do not identify.
 
         Args:
             calls: the calls of the step.
             pairs: what each shows a tangent.
             dither: the dither of these calls.
-            reached: boxes and inputs that weights move, by their places.
+            reached: boxes and inputs that weights move.
+            spread: gives the spread of inputs that have none, see `spread_of_weights`.
+
+        Returns:
+            Inputs that are not identified and may not be dithered, in words, when that is found.
         """
-        if self.fixed == 0:
-            return
         if isinstance(dither, _Drawn):
             self._follow(calls, pairs, dither.predicted)
-        handed = handed_on(calls)
-        for place, state in enumerate(self._state):
+        reached = set(reached) - handed_on(calls)
+        refused: list[str] = []
+        for place, (box, state) in enumerate(zip(self._boxes, self._state, strict=True)):
             own = [number for number, call in enumerate(calls) if call.box == place]
             candidates = [
-                number
-                for number, spec in enumerate(self._boxes[place].inputs)
-                if (place, number) in reached and (place, number) not in handed and _may_move(spec)
+                which
+                for which, spec in enumerate(box.inputs)
+                if spec.differentiable and spec.modelled and (place, which) in reached
             ]
             if own and candidates:
-                self._keep(state, place, [calls[number] for number in own], [pairs[n] for n in own])
+                self._keep(state, box, [calls[number] for number in own], [pairs[number] for number in own])
                 if state.seen >= 2 * state.judged:
                     state.judged = state.seen
-                    self._judge(state, place, candidates)
+                    before = set(state.units)
+                    state.units = self._judged(place, candidates, spread)
+                    for which in sorted(set(state.units) - before):
+                        spec = box.inputs[which]
+                        if self._size == 0 or _is_point(spec):
+                            refused.append(f"{spec.name!r} of {box!r}")
+                        if _is_point(spec):
+                            del state.units[which]
+        return refused
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """What is known of each box."""
+        return [
+            {
+                "rows": list(state.rows),
+                "seen": (state.seen, state.judged),
+                "units": dict(state.units),
+                "dither": (state.factor, state.known),
+                "limits": (state.before, state.most),
+                "shown": None if state.shown is None else list(state.shown),
+            }
+            for state in self._state
+        ]
+
+    def load_state_dict(self, state: Sequence[Mapping[str, Any]]) -> None:
+        """Go on where `state_dict` was taken."""
+        self._state = [
+            _Box(
+                list(kept["rows"]),
+                *kept["seen"],
+                dict(kept["units"]),
+                *kept["dither"],
+                None if kept["shown"] is None else _Shown(*kept["shown"]),
+                *kept["limits"],
+            )
+            for kept in state
+        ]
 
     def _keep(
-        self, state: _Box, place: int, calls: Sequence[RecordedCall], pairs: Sequence[CallPairs]
+        self,
+        state: _Box,
+        box: BlackBoxFunction,
+        calls: Sequence[RecordedCall],
+        pairs: Sequence[CallPairs],
     ) -> None:
         alive = torch.cat([known.alive for known in pairs]).nonzero().flatten()
         columns = []
-        for number, spec in enumerate(self._boxes[place].inputs):
-            rows = torch.cat([call.asked(number).flatten(1) for call in calls])[alive]
-            columns.append(rows if spec.modelled else rows[:, :0])
+        for which, spec in enumerate(box.inputs):
+            asked = torch.cat([call.asked(which).reshape(len(call.asked(which)), -1) for call in calls])
+            columns.append((asked if spec.modelled else asked[:, :0])[alive])
         state.seen += len(alive)
-        state.rows = [
-            torch.cat([before, new])[-ROWS:]
-            for before, new in zip(state.rows or [c[:0] for c in columns], columns, strict=True)
-        ]
+        before = state.rows or [column[:0] for column in columns]
+        state.rows = [torch.cat(parts)[-ROWS:] for parts in zip(before, columns, strict=True)]
 
-    def _judge(self, state: _Box, place: int, candidates: Sequence[int]) -> None:
-        """Find the inputs that the others determine; the one that is so most first, which then explains none."""
+    def _judged(
+        self,
+        place: int,
+        candidates: Sequence[int],
+        spread: Callable[[Mapping[Where, Tensor]], Mapping[Where, float]],
+    ) -> dict[int, Tensor]:
+        """The units of inputs that are not identified, by their places.
+
+        What is the same in all rows is not. Of the others the one that is explained best is dithered first,
+        which then explains none.
+        """
+        state, specs = self._state[place], self._boxes[place].inputs
+        units: dict[int, Tensor] = {}
+        same = {which: constant(state.rows[which]) for which in candidates}
+        asked = {(place, which): numbers for which, numbers in same.items() if bool(numbers.any())}
+        moved = spread(asked) if asked else {}
+        for (_, which), by_weights in moved.items():
+            if by_weights:
+                units[which] = _unit_of_constant(specs[which], state.rows[which], same[which], by_weights)
         excited: list[int] = []
         while True:
-            left = [number for number in candidates if number not in excited]
-            shares = {number: determined(state.rows, number, excited) for number in left}
+            shares = {w: unexplained(state.rows, w, excited) for w in candidates if w not in excited}
             least = min(shares, key=shares.__getitem__, default=None)
-            if least is None or shares[least] > DETERMINED:
+            if least is None or shares[least] > (FREE if least in state.units else DETERMINED):
                 break
             excited.append(least)
-        specs = self._boxes[place].inputs
-        known = {number: state.units.get(number) for number in excited}
-        state.units = {
-            number: _unit(specs[number], state.rows[number]) if unit is None else unit
-            for number, unit in known.items()
-        }
+            units[least] = units.get(least, 0.0) + _unit(specs[least], state.rows[least])
+        for which, unit in units.items():  # the size of a dither goes by the first unit
+            before = state.units.get(which, torch.zeros_like(unit))
+            units[which] = torch.where(before > 0, before, unit)
+        return dict(sorted(units.items()))
 
     def _follow(
-        self, calls: Sequence[RecordedCall], pairs: Sequence[CallPairs], predicted: dict[int, tuple[Tensor, Tensor]]
+        self,
+        calls: Sequence[RecordedCall],
+        pairs: Sequence[CallPairs],
+        predicted: dict[int, tuple[Tensor, Tensor]],
     ) -> None:
-        """Have the next dither so large that its response stands out of the error of what is predicted."""
-        total = [0.0, 0.0]
+        """Choose the size of the next dither, and how much of its response is known, once enough is shown."""
+        response = change = 0.0
         for place, state in enumerate(self._state):
-            shown = [_Shown.of(calls[n], pairs[n], *both) for n, both in predicted.items() if calls[n].box == place]
-            if not shown:
+            own = [number for number in predicted if calls[number].box == place]
+            if not own:
                 continue
-            all_shown = _Shown(*(torch.cat(column) for column in zip(*shown, strict=True)))
-            state.known, times, response, size = all_shown.verdict()
-            state.factor *= min(max(times, SHRUNK), GROWN)
-            total = [total[0] + response, total[1] + size]
-        self.response = math.sqrt(total[0] / total[1]) if total[1] else None
+            new = _Shown.of([(calls[n], pairs[n], *predicted[n]) for n in own])
+            state.shown = new if state.shown is None else state.shown.joined(new)
+            rows, numbers = state.shown.added.shape
+            if rows >= min(ENOUGH * numbers, MOST):
+                seen = state.shown.verdict()
+                state.shown, state.known = None, seen.known
+                state.take(seen)
+                response, change = response + seen.response, change + seen.change
+        if change:
+            self.response = math.sqrt(response / change)
 
 
 class _Drawn(Dither):
     """The dither of one step, drawn by (seed, step, call, input), so that it is the same in any process.
 
     Attributes:
-        predicted: by call, the answers that the tangent predicted with dither and without, `(rows, size_out)`.
+        predicted: by call, the answers that the tangent predicted, `(rows, size_out)`: with the dither, and
+            without.
     """
 
     def __init__(self, excitation: Excitation, key: Key, tangents: Sequence[Tangent]) -> None:
@@ -186,7 +285,7 @@ class _Drawn(Dither):
         """Whether anything is."""
         return True
 
-    def added(self, number: int, place: int, specs: Sequence[ArraySpec], inputs: Sequence[Tensor]) -> Any:
+    def added(self, number: int, place: int, specs: Sequence[ArraySpec], inputs: Sequence[Tensor]) -> Parts:
         sizes = self._sizes[place]
         if not sizes:
             return ()
@@ -209,7 +308,7 @@ class _Drawn(Dither):
         return torch.where((rows + added < low) | (rows + added > high), inside - rows, added)
 
     @torch.no_grad()
-    def response(self, number: int, box: BlackBoxFunction, call: RecordedCall) -> Any:
+    def response(self, number: int, box: BlackBoxFunction, call: RecordedCall) -> Parts:
         alive = torch.ones(call.inputs[0].shape[1], dtype=torch.bool, device=call.inputs[0].device)
         tangent, asked = self._tangents[call.box], tuple(call.asked(n)[None] for n in range(len(box.inputs)))
         pairs = [replace(call, inputs=inputs).pairs(box, alive) for inputs in (call.inputs, asked)]
@@ -217,6 +316,8 @@ class _Drawn(Dither):
         if with_dither is None or without is None:
             return ()
         self.predicted[number] = with_dither, without
+        if not box.settable or not self._known[call.box]:  # that takes back what it gave, to the bit
+            return ()
         change = self._known[call.box] * (with_dither - without)
         change = torch.where(change.isfinite(), change, 0.0)
         parts = iter(change.split([math.prod(s.shape) for s in box.outputs if s.differentiable], dim=1))
@@ -240,19 +341,47 @@ def handed_on(calls: Sequence[RecordedCall]) -> set[tuple[int, int]]:
     return {where for where, always in handed.items() if always}
 
 
-def _may_move(spec: ArraySpec) -> bool:
-    return spec.differentiable and spec.modelled and (spec.bounds is None or spec.bounds[0] < spec.bounds[1])
+def _is_point(spec: ArraySpec) -> bool:
+    """Whether its bounds leave no room for a dither."""
+    return spec.bounds is not None and not spec.bounds[0] < spec.bounds[1]
 
 
 def _unit(spec: ArraySpec, rows: Tensor) -> Tensor:
-    """The spread of each number of an input, or its spec's scale; that of all, where one does not vary."""
-    if spec.scale is not None:
-        return torch.as_tensor(spec.scale, dtype=torch.float64).expand(spec.shape).clone()
+    """The spread of each number that varies, or its spec's scale; 0 for the others."""
+    varies = ~constant(rows).cpu()
     spread = rows.double().std(dim=0, correction=0).cpu()
-    usual = float(spread.square().mean().sqrt())
-    if not usual:
-        usual = float(rows.double().abs().mean()) or 1.0
-    return torch.where(spread > 0.1 * usual, spread, usual).reshape(spec.shape)
+    unit = _scale(spec, spread.clamp_min(SMALL * float(spread.square().mean().sqrt())))
+    return torch.where(varies, unit, 0.0).reshape(spec.shape)
+
+
+def _unit_of_constant(spec: ArraySpec, rows: Tensor, same: Tensor, by_weights: float) -> Tensor:
+    """The spec's scale, or part of a number's size, or the spread that weights give it; 0 for the others."""
+    size = SMALL * rows.double().abs().mean(dim=0).cpu()
+    unit = _scale(spec, torch.where(size > 0, size, by_weights))
+    return torch.where(same.cpu(), unit, 0.0).reshape(spec.shape)
+
+
+def _scale(spec: ArraySpec, measured: Tensor) -> Tensor:
+    """The scale that a spec has, else what was measured, `(size,)`."""
+    if spec.scale is None:
+        return measured
+    return torch.as_tensor(spec.scale, dtype=torch.float64).expand(spec.shape).reshape(-1)
+
+
+class _Verdict(NamedTuple):
+    """What dithers have shown together.
+
+    Attributes:
+        known: The share of the predicted response that answers show, from 0 to 1.
+        times: How many times as large the next dither should be.
+        response: The sum of the squares of the responses.
+        change: That of how much the outputs change.
+    """
+
+    known: float
+    times: float
+    response: float
+    change: float
 
 
 class _Shown(NamedTuple):
@@ -271,43 +400,61 @@ class _Shown(NamedTuple):
     change: Tensor
 
     @classmethod
-    def of(cls, call: RecordedCall, pairs: CallPairs, with_dither: Tensor, without: Tensor) -> _Shown:
-        """What a call has shown; the two are what the tangent predicted of its answers."""
-        rows = pairs.alive.nonzero().flatten()
-        short, y = reciprocal(pairs.response_scale.double()), pairs.y[rows].double()
-        added = torch.cat([part[0].flatten(1) for part in call.added if part is not None], dim=1)[rows].double()
-        changes = [y - y.mean(dim=0)]
-        if any(place is not None for place in sources(pairs.inputs, pairs.outputs)):
-            changes.append(y - Form(pairs.inputs, pairs.outputs, ()).followed(pairs.z)[rows].double())
-        change = min(((c * short).square().sum(dim=1) for c in changes), key=lambda squares: float(squares.sum()))
-        return cls(
-            added / added.square().mean(dim=0).sqrt().clamp_min(torch.finfo(torch.float64).tiny),
-            (y - without[rows].double()) * short,
-            (with_dither - without)[rows].double() * short,
-            change,
+    def of(cls, calls: Sequence[tuple[RecordedCall, CallPairs, Tensor, Tensor]]) -> _Shown:
+        """What calls of one box have shown: each with its pairs, and its answers as they were predicted."""
+        columns: list[tuple[Tensor, ...]] = []
+        for call, pairs, with_dither, without in calls:
+            rows = pairs.alive.nonzero().flatten()
+            parts = [part[0].reshape(len(pairs.z), -1) for part in call.added if part is not None]
+            y = pairs.y[rows].double()
+            moved = torch.zeros_like(y)
+            if any(place is not None for place in sources(pairs.inputs, pairs.outputs)):
+                moved = y - Form(pairs.inputs, pairs.outputs, ()).followed(pairs.z)[rows].double()
+            response = (with_dither - without)[rows].double()
+            added = torch.cat(parts, dim=1)[rows].double()
+            columns.append((added, y - without[rows].double(), response, y, moved))
+        added, missed, response, y, moved = (torch.cat(parts) for parts in zip(*columns, strict=True))
+        short = reciprocal(calls[0][1].response_scale.double())
+        squares = [(c * short).square().sum(dim=1) for c in (y - y.mean(dim=0), moved)]
+        change = min(
+            (one for one in squares if bool(one.any())),
+            key=lambda one: float(one.sum()),
+            default=torch.full_like(squares[0], float(y.shape[1])),  # a row alone: as large as is usual
         )
+        deviation = added.square().mean(dim=0).sqrt()
+        dithered = deviation.nonzero().flatten()
+        added = added[:, dithered] / deviation[dithered]
+        return cls(added, missed * short, response * short, change)
 
-    def verdict(self) -> tuple[float, float, float, float]:
-        """The share of the predicted response that answers show, how many times as large a dither should be,
+    def joined(self, other: _Shown) -> _Shown:
+        """These rows and others; the others alone where other numbers are dithered."""
+        if self.added.shape[1] != other.added.shape[1]:
+            return other
+        return _Shown(*(torch.cat(parts) for parts in zip(self, other, strict=True)))
 
-        the square of the response, and of how much the outputs change.
+    def verdict(self) -> _Verdict:
+        """How much of the response is known, and how large the next dither should be.
+
+        Until the model knows the response, its size is that of the regression of answers on the dither, with
+        which nothing else goes; what chance makes of it counts too, so that it is never thought too small.
         """
         rows, numbers = self.added.shape
-        size, square = float(self.change.sum()), float(self.response.square().sum())
-        without = float(self.missed.square().sum())
+        change, without = float(self.change.sum()), float(self.missed.square().sum())
         error = float((self.missed - self.response).square().sum())
-        product = float((self.missed * self.response).sum())
-        known = min(max(product / square, 0.0), 1.0) if square > 0 else 0.0
-        if not (math.isfinite(without) and size > 0):
-            return 0.0, 1.0, 0.0, size
+        square = float(self.response.square().sum())
+        known = float((self.missed * self.response).sum()) / square if square > 0 else 0.0
+        known = min(max(known, 0.0), 1.0) if math.isfinite(known) else 0.0
+        if not math.isfinite(without) or not without or not change:
+            return _Verdict(0.0, 1.0, 0.0, change)
         if known > KNOWN and error < without:
             response = known * square
-            wanted = min(WANTED**2 * error, LARGEST**2 * size)
-            return known, math.sqrt(wanted / response), response, size
-        slope = self.added.T @ self.missed / rows  # of answers on the dither, which nothing else goes with
+            wanted = min(WANTED**2 * error, LARGEST**2 * change)
+            return _Verdict(known, math.sqrt(wanted / response), response, change)
+        slope = self.added.T @ self.missed / rows
         chance = min(1.0, numbers / rows) * without
         response = max(rows * float(slope.square().sum()) - chance, 0.0)
-        wanted = BEGUN**2 * size
-        if response > wanted:
-            return known, math.sqrt(wanted / response), response, size
-        return known, max(1.0, math.sqrt(wanted / (response + chance))) if without else 1.0, response, size
+        wanted = BEGUN**2 * change
+        times = math.sqrt(wanted / (response + chance))
+        if times < 1.0:  # by chance alone none is made smaller
+            times = min(1.0, math.sqrt(wanted / response)) if response else 1.0
+        return _Verdict(known, times, response, change)

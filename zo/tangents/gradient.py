@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,10 +40,10 @@ from zo.tangents.quality import predict_and_learn, relative_error
 from zo.tangents.recording import Dither, RecordedCall, alone, record
 from zo.tangents.replay import Live, refuse_unseen_weights, replay
 from zo.tangents.room import SHARE_OF_ROWS, SHARE_OF_WINDOWS, room_for
+from zo.tangents.spread import spread_of_weights
 from zo.tangents.tangent import Tangent, bring
 from zo.tangents.trust import Check, TrustPolicy, TrustWatch
 from zo.tangents.units import Units
-from zo.tangents.unvaried import unvaried_inputs
 from zo.tangents.uphill import Taken, checked, flat_share
 from zo.tangents.way_back import refuse_autocast
 from zo.tangents.window import Window, plain, window_of, without_failed
@@ -246,7 +247,9 @@ class TangentGradient:
         if clip is not None:
             check_number("TangentGradient", "clip", clip, least=1.0, mend="None is for no bound.")
         self._clipping = Clipping(clip if guesses else None)
-        self._excitation = Excitation(self.boxes, excite if guesses else 0.0)
+        if excite is not None:
+            check_number("TangentGradient", "excite", excite, least=0.0, mend="0 is for no dither.")
+        self._excitation = Excitation(self.boxes, excite)
         self._windows = Windows(replays, max_age)
         if self._ranks.size == 1:  # several processes are to do the same, and may be on several machines
             self._keep_within(
@@ -316,10 +319,7 @@ class TangentGradient:
                     # Where there may ever be probes; what it finds does not change.
                     if self.watch.most and number == 0 and isinstance(self.evaluator, Stacked):
                         refuse_unseen_weights(step, self.boxes, seen.calls, survived)
-                    unvaried: list[str] = []
                     whole_numbers: list[str] = []
-                    if number == 0 and not probes and self.watch.guesses:
-                        unvaried = unvaried_inputs(step, self.boxes, seen.calls, survived)
                     if number == 0:
                         whole_numbers = outputs_without_gradient(step, self.boxes, seen.calls, survived)
                     calls, kept = without_failed(survived, seen.calls, batch)
@@ -347,7 +347,13 @@ class TangentGradient:
             self._clipping.remember(taken)
             self._warned_of_sizes = self._warned_of_sizes or self._clipping.warn_of_other_sizes(number)
             self._add(taken)
-            self._excitation.saw(calls, pairs, dither, reached)
+            refused: list[str] = []
+            if self.watch.guesses:
+                of = replace(step, batch=kept), self.boxes, calls, survived
+                with alone(ranks):
+                    refused = self._excitation.saw(
+                        calls, pairs, dither, reached, partial(spread_of_weights, *of)
+                    )
             window = replace(window, calls=tuple(call.plain() for call in window.calls))
             if self._replays:
                 self._windows.add(window)
@@ -356,16 +362,16 @@ class TangentGradient:
             self.agreement, self.missed = check.agreement, check.missed
             self.agreement_of_rows = check.agreement_of_rows
             self._count(probes, seen.rows, dropped, check)
-            if unvaried:
+            if refused:
                 self._warned_of_zero = True  # this says more of it
-                self.watch.knows_nothing_of(number, unvaried)
+                self.watch.knows_nothing_of(number, refused)
             zero = not any(bool(gradient.any()) for gradient in gradients)
             warn_of_whole_numbers(number, whole_numbers)
             self._warned_of_zero |= zero and bool(whole_numbers)  # this says more of it
             if checks.unmoved(pairs, dropped):
                 self.watch.probes_moved_nothing(number, zero)
                 self._warned_of_zero |= zero  # this says more of it
-            if zero and not self._warned_of_zero:
+            if zero and not self._warned_of_zero and not self._excitation:
                 one = checks.saw_one_row(self.tangents, calls, pairs)
                 if number or not one:  # of one row a model knows no derivative yet
                     self._warned_of_zero = warn_of_zero(number, gradients[0], ONE_ROW + CUT if one else CUT)
@@ -547,7 +553,7 @@ class TangentGradient:
         by_name |= {"tangent_agreement_of_rows": self.agreement_of_rows, "tangent_missed": self.missed}
         by_name |= {f"tangent_error_call_{call}": error for call, error in enumerate(self.trust, start=1)}
         by_name |= {"tangent_rows": self._rows, "tangent_probes": self.watch.probes}
-        by_name |= {"tangent_distrusted": self.watch.lost}
+        by_name |= {"tangent_distrusted": self.watch.lost, "tangent_excitation": self._excitation.response}
         if self._replays:
             by_name |= {
                 "tangent_replays": self.replays(),
@@ -569,6 +575,7 @@ class TangentGradient:
             "units": [units.state_dict() for units in self.units],
             "clipping": self._clipping.state_dict(),
             "windows": self._windows.state_dict() if self._replays else None,
+            "excitation": self._excitation.state_dict(),
             "newest": self._first_window(),
             "error": self.trust_of_step,
             "room": self._room,
@@ -598,6 +605,8 @@ class TangentGradient:
         self.counts = TangentCounts(**state["counts"])
         self.watch.load_state_dict(state["trust"])
         self._clipping.load_state_dict(state["clipping"])
+        if "excitation" in state:  # versions before had none
+            self._excitation.load_state_dict(state["excitation"])
         self._keep_within(*state.get("room", (MOST_BYTES, MOST_OF_WINDOWS)))
         for parts, states in ((self.tangents, state["tangents"]), (self.units, state["units"])):
             for part, kept in zip(parts, states, strict=True):

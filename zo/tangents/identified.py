@@ -1,8 +1,8 @@
 """Whether values show a derivative: inputs that the rows shown so far determine from the other inputs.
 
 Where an action is a function of the observation, as in closed loop, pairs (observation, action) lie on a
-manifold: a model may fit all values and have any derivative by the action. That is closed-loop
-identifiability (Söderström, Gustavsson and Ljung, 1976). So is an input that is the same in all rows.
+manifold: a model may fit all values and have any derivative by the action (closed-loop identifiability,
+Gustavsson, Ljung and Söderström, Automatica 1977). So it is with an input that is the same in all rows.
 """
 
 from __future__ import annotations
@@ -15,59 +15,63 @@ from torch import Tensor
 from zo.tangents.models.kernel import leave_one_out
 
 FEW = 32  # numbers of an input of which each is looked at; of a larger one, as a field, all together
-DETERMINED = (
-    0.05  # of an input's variance: what the other inputs leave unexplained of one that they determine
-)
-SKETCH = 64  # numbers to which a large input is brought down, to be explained by
+ROUNDING = 1e-6  # of a number: what it may vary by and still be the same in all rows
+SKETCH = 64  # numbers that a large input is brought down to, for others to be explained by
 
 
-def determined(inputs: Sequence[Tensor], place: int, excited: Sequence[int] = ()) -> float:
-    """The share of an input's variance that the other inputs leave unexplained, row by row left out.
+def constant(x: Tensor) -> Tensor:
+    """Which numbers of an input are the same in all rows.
 
     Args:
-        inputs: what the box was asked, by input, `(rows, size)` each, as the objective has it: without dither.
+        x: what was asked, `(rows, size)`.
+
+    Returns:
+        `(size,)` bool. Of a large input all or none, since cells beyond a wall may be the same; and none
+        where there is one row.
+    """
+    spread = (x - x.mean(dim=0)).abs().amax(dim=0) if len(x) else x.new_zeros(x.shape[1])
+    same = spread <= ROUNDING * x.abs().amax(dim=0) if len(x) else spread == 0
+    if x.shape[1] > FEW and (len(x) < 2 or not bool(same.all())):
+        return torch.zeros_like(same)
+    return same
+
+
+def unexplained(inputs: Sequence[Tensor], place: int, excited: Sequence[int] = ()) -> float:
+    """The share of an input's variance that the other inputs do not explain, each row left out in turn.
+
+    Args:
+        inputs: what was asked, by input, `(rows, size)` each, without any dither.
         place: the input.
         excited: inputs that are dithered, which explain nothing.
 
     Returns:
-        0 where the others determine it, or where it is the same in all rows; 1 where they say nothing of it.
-        0 too of few numbers with so few rows that a plane through them explains all; 1 of many.
+        0 where the others determine it, or might: where few numbers stand in so few rows that a plane goes
+        through all; 1 where the others say nothing of it, or there are none.
     """
-    wanted = inputs[place].double()
-    wanted = wanted[:, varied(wanted)]
-    size = inputs[place].shape[1]
-    if not wanted.shape[1] or (size <= FEW and wanted.shape[1] < size):
-        return 0.0
-    others = [x.double() for number, x in enumerate(inputs) if number != place and number not in excited]
-    explaining = [sketch(x[:, varied(x)]) for x in others]
-    x = torch.cat([wanted[:, :0], *explaining], dim=1)
-    if not x.shape[1]:
+    x = inputs[place].double()
+    wanted = x[:, ~constant(x)]
+    others = [y.double() for number, y in enumerate(inputs) if number not in (place, *excited)]
+    explaining = torch.cat([wanted[:, :0], *(_sketch(y[:, ~constant(y)]) for y in others)], dim=1)
+    if not wanted.shape[1] or not explaining.shape[1]:
         return 1.0
-    if len(x) <= x.shape[1] + min(size, FEW) + 1:
-        return 0.0 if size <= FEW else 1.0
-    least = leave_one_out(standard(x), standard(sketch(wanted)))
+    if len(x) <= explaining.shape[1] + min(x.shape[1], FEW) + 1:
+        return 0.0 if x.shape[1] <= FEW else 1.0
+    least = leave_one_out(_standard(explaining), _standard(_sketch(wanted)))
     return 1.0 if least is None else min(1.0, least[0])
 
 
-def varied(x: Tensor) -> Tensor:
-    """Which numbers are not the same in all rows, but for rounding: `(size,)` bool."""
-    if len(x) < 2:
-        return torch.zeros(x.shape[1], dtype=torch.bool, device=x.device)
-    return (x - x.mean(dim=0)).abs().amax(dim=0) > 1e-6 * x.abs().amax(dim=0)
-
-
-def standard(x: Tensor) -> Tensor:
+def _standard(x: Tensor) -> Tensor:
     """In units of mean zero and spread one."""
     x = x - x.mean(dim=0)
     return x / x.square().mean(dim=0).sqrt().clamp_min(torch.finfo(x.dtype).tiny)
 
 
-def sketch(x: Tensor) -> Tensor:
-    """Few numbers of a large row: sums of its numbers with random signs, always the same (count sketch)."""
+def _sketch(x: Tensor) -> Tensor:
+    """Few numbers in the place of a large row: sums of its numbers with random signs (a count sketch)."""
     size = x.shape[1]
     if size <= SKETCH:
         return x
     generator = torch.Generator().manual_seed(size)
-    buckets = torch.randint(SKETCH, (size,), generator=generator).to(x.device)
+    places = torch.randint(SKETCH, (size,), generator=generator).to(x.device)
     signs = (2 * torch.randint(2, (size,), generator=generator) - 1).to(x)
-    return x.new_zeros(len(x), SKETCH).index_add(1, buckets, standard(x) * signs)
+    return x.new_zeros(len(x), SKETCH).index_add(1, places, _standard(x) * signs)

@@ -53,7 +53,7 @@ class Dither:
         return ()
 
     def response(self, number: int, box: BlackBoxFunction, call: RecordedCall) -> Parts:
-        """What the objective is not given of the outputs of a call that something was added to, of one variant.
+        """What the objective is not given of the outputs of a call that something was added to.
 
         Args:
             number: the number of the call in the objective.
@@ -61,7 +61,8 @@ class Dither:
             call: what it was asked and answered.
 
         Returns:
-            For each output `(1, rows, *spec.shape)`, or None for one that is given as it is; empty for all.
+            For each output, of one variant, `(1, rows, *spec.shape)`, or None for one that is given as it is;
+            empty for none.
         """
         return ()
 
@@ -423,7 +424,7 @@ def flat_rows(spec: ArraySpec, tensor: Tensor) -> Tensor:
 
 
 def _all_variants(part: Tensor, array: Tensor) -> Tensor:
-    """What all variants have, `(rows, *shape)`, in the form of an array of their rows, one behind the other."""
+    """What all variants have, `(rows, *shape)`, in the form of an array of the rows of all, one by one."""
     return part.repeat(array.numel() // part.numel(), *(1,) * (part.ndim - 1)).view(array.shape)
 
 

@@ -325,7 +325,11 @@ class _Replay(Answers):
     def check(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> None:
         """The base alone must give the same inputs, to rounding, as it did beside the probes."""
         for place, (spec, array) in enumerate(zip(box.inputs, arrays, strict=True)):
-            now, recorded = flat_rows(spec, array), self.calls[number].asked(place)
+            call = self.calls[number]
+            now, recorded = flat_rows(spec, array), call.inputs[place][0]
+            added = call.added[place] if call.added else None
+            if added is not None and now.shape == recorded.shape:
+                now = now + added[0]
             where = f"input {spec.name!r} of call {number + 1}, of {box!r},"
             if now.shape != recorded.shape or now.dtype != recorded.dtype:
                 if len(now) != len(recorded) and not bool(self.alive.all()):

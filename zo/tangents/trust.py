@@ -405,7 +405,7 @@ class TrustWatch:
             self._judge(step, due, improve)
 
     def knows_nothing_of(self, step: int, inputs: Sequence[str]) -> None:
-        """Take in inputs whose derivative no value can show, and add a probe if there may be one.
+        """Take in inputs whose derivative values do not show and that may not be dithered; buy a probe.
 
         Args:
             step: the number of the step.
@@ -416,21 +416,19 @@ class TrustWatch:
         """
         more = max(self._state.probes, min(1, self.most))
         found = (
-            f"Step {step + 1}: expected inputs that differ between the rows of a batch where weights move "
-            "them, got the same in all rows for "
-            f"{'; and '.join(inputs[:3])}{' and others' if inputs[3:] else ''}. "
-            "What values cannot show a tangent takes for a derivative of zero, and those weights would never "
-            "move."
+            f"Step {step + 1}: expected inputs that weights move to differ between rows by more than the other "
+            f"inputs determine, got {'; and '.join(inputs[:3])}{' and others' if inputs[3:] else ''}, which is "
+            "the same in all rows or a function of the others, and no dither is added to it (excite=0, or "
+            "bounds without room). Values show nothing of its derivative: what a tangent says of it is chance."
         )
         if more > self._state.probes:
             self._state.lost = True
-            _warn(f"{found} {self._cost(more)}", frames=4)
+            _warn(f"{found} {self._cost(more)}")
             self._take(more)
         else:
             _warn(
-                f"{found} Let them differ at the start, by another scale of what a saturated layer is given "
-                f"or a little noise in each row, or allow probes: max_rows={self.max_rows:g} allows none.",
-                frames=4,
+                f"{found} Leave excite out, give wider bounds, add a little noise in each row, or allow "
+                f"probes: max_rows={self.max_rows:g} allows none.",
             )
 
     def probes_moved_nothing(self, step: int, zero: bool) -> None:

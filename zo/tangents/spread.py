@@ -1,0 +1,101 @@
+"""How far the inputs of boxes would spread if the network had other weights of the usual size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blackbox import BlackBoxFunction
+from blackbox.calls import intercepted
+from zo.batches import map_tensors
+from zo.evaluators.evaluator import Step
+from zo.evaluators.state import Snapshot
+from zo.objective import losses
+from zo.tangents.recording import RecordedCall
+from zo.tangents.replay import Answers
+
+Where = tuple[int, int]  # a box and an input, by their places
+
+
+def spread_of_weights(
+    step: Step,
+    boxes: Sequence[BlackBoxFunction],
+    calls: Sequence[RecordedCall],
+    alive: Tensor,
+    numbers: Mapping[Where, Tensor],
+) -> dict[Where, float]:
+    """The spread of inputs over networks whose weights differ by what layers are usually initialised with.
+
+    An input that is the same in all rows has no spread of its own: of a last layer that begins at zero, or
+    one design for all rows. To first order a weight of a layer with n inputs, moved by 1 / sqrt(3 n) at
+    random, moves an input by its derivative times that. The objective is evaluated once more, on what was
+    recorded; none of `boxes` runs, another box that it calls does, and the network is left as it was.
+
+    Args:
+        step: network, parameters, objective and batch.
+        boxes: the boxes that the objective calls.
+        calls: what was recorded of the base.
+        alive: `(batch rows,)` bool, the rows that did not fail.
+        numbers: by box and input, the numbers of it that are asked for, `(size,)` bool.
+
+    Returns:
+        By box and input the root mean square over its numbers; 0 where no weight moves them.
+    """
+    before = Snapshot(step.network)
+    answers = _Sums(boxes, calls, alive, numbers)
+    batch = map_tensors(Tensor.clone, step.batch)  # an objective may write to what it is given
+    try:
+        with torch.enable_grad():
+            with intercepted(answers.call):
+                losses(step.objective, step.network, batch, step.rows, with_graph=True)
+            squares = {
+                where: _square(sums, step.parameters.tensors) / count
+                for where, (sums, count) in answers.sums.items()
+            }
+    finally:
+        before.restore()
+    return {where: math.sqrt(squares.get(where, 0.0)) for where in numbers}
+
+
+def _square(sums: Sequence[Tensor], weights: Sequence[Tensor]) -> float:
+    total = 0.0
+    for one in sums:
+        gradients = torch.autograd.grad(one, weights, allow_unused=True, retain_graph=True)
+        for weight, gradient in zip(weights, gradients, strict=True):
+            if gradient is not None:
+                inputs = max(1, weight[0].numel()) if weight.ndim > 1 else 1
+                total += float(gradient.to_dense().double().square().sum()) / (3 * inputs)
+    return total
+
+
+class _Sums(Answers):
+    """Adds up the numbers that are asked for, as the weights give them, with random signs.
+
+    Attributes:
+        sums: by box and input, one for each call, with a graph; and how many numbers are in all.
+    """
+
+    def __init__(
+        self,
+        boxes: Sequence[BlackBoxFunction],
+        calls: Sequence[RecordedCall],
+        alive: Tensor,
+        numbers: Mapping[Where, Tensor],
+    ) -> None:
+        super().__init__(boxes, calls, alive)
+        self._numbers = numbers
+        self.sums: dict[Where, tuple[list[Tensor], int]] = {}
+
+    def check(self, number: int, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> None:
+        """Take the numbers; none are refused."""
+        for (place, which), asked in self._numbers.items():
+            if place == self.calls[number].box and arrays[which].requires_grad:
+                rows = arrays[which].reshape(-1, asked.numel())[:, asked.to(arrays[which].device)]
+                generator = torch.Generator().manual_seed(number)
+                signs = (2 * torch.randint(2, rows.shape, generator=generator) - 1).to(rows)
+                sums, count = self.sums.get((place, which), ([], 0))
+                self.sums[place, which] = [*sums, (rows * signs).sum()], count + rows.numel()
