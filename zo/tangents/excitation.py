@@ -128,7 +128,7 @@ class Excitation:
         pairs: Sequence[CallPairs],
         dither: Dither,
         reached: Iterable[Where],
-        spread: Callable[[Mapping[Where, Tensor]], Mapping[Where, float]],
+        spread: Callable[[Where, Tensor], float],
     ) -> list[str]:
         """Take in a step: how large the responses were, and which inputs values do not identify.
 
@@ -137,7 +137,7 @@ class Excitation:
             pairs: what each shows a tangent.
             dither: the dither of these calls.
             reached: boxes and inputs that weights move.
-            spread: gives the spread of inputs that have none, see `spread_of_weights`.
+            spread: gives the spread of some numbers of an input over weights, see `spread_of_weights`.
 
         Returns:
             Inputs that are not identified and may not be dithered, in words, when that is found.
@@ -215,7 +215,7 @@ class Excitation:
         self,
         place: int,
         candidates: Sequence[int],
-        spread: Callable[[Mapping[Where, Tensor]], Mapping[Where, float]],
+        spread: Callable[[Where, Tensor], float],
     ) -> dict[int, Tensor]:
         """The units of inputs that are not identified, by their places.
 
@@ -225,11 +225,10 @@ class Excitation:
         state, specs = self._state[place], self._boxes[place].inputs
         units: dict[int, Tensor] = {}
         same = {which: constant(state.rows[which]) for which in candidates}
-        asked = {(place, which): numbers for which, numbers in same.items() if bool(numbers.any())}
-        moved = spread(asked) if asked else {}
-        for (_, which), by_weights in moved.items():
+        for which, numbers in same.items():
+            by_weights = spread((place, which), numbers) if bool(numbers.any()) else 0.0
             if by_weights:
-                units[which] = _unit_of_constant(specs[which], state.rows[which], same[which], by_weights)
+                units[which] = _unit_of_constant(specs[which], state.rows[which], numbers, by_weights)
         excited: list[int] = []
         while True:
             shares = {w: unexplained(state.rows, w, excited) for w in candidates if w not in excited}
@@ -237,7 +236,12 @@ class Excitation:
             if least is None or shares[least] > (FREE if least in state.units else DETERMINED):
                 break
             excited.append(least)
-            units[least] = units.get(least, 0.0) + _unit(specs[least], state.rows[least])
+            if least in state.units:
+                units[least] = state.units[least]
+                continue
+            by_weights = spread((place, least), ~same[least])
+            if by_weights:
+                units[least] = units.get(least, 0.0) + _unit(specs[least], state.rows[least], by_weights)
         for which, unit in units.items():  # the size of a dither goes by the first unit
             before = state.units.get(which, torch.zeros_like(unit))
             units[which] = torch.where(before > 0, before, unit)
@@ -346,11 +350,11 @@ def _is_point(spec: ArraySpec) -> bool:
     return spec.bounds is not None and not spec.bounds[0] < spec.bounds[1]
 
 
-def _unit(spec: ArraySpec, rows: Tensor) -> Tensor:
-    """The spread of each number that varies, or its spec's scale; 0 for the others."""
+def _unit(spec: ArraySpec, rows: Tensor, by_weights: float) -> Tensor:
+    """The spec's scale, or the spread of each number that varies, or of weights; 0 for the others."""
     varies = ~constant(rows).cpu()
     spread = rows.double().std(dim=0, correction=0).cpu()
-    unit = _scale(spec, spread.clamp_min(SMALL * float(spread.square().mean().sqrt())))
+    unit = _scale(spec, spread.clamp_min(by_weights))
     return torch.where(varies, unit, 0.0).reshape(spec.shape)
 
 
@@ -374,7 +378,7 @@ class _Verdict(NamedTuple):
     Attributes:
         known: The share of the predicted response that answers show, from 0 to 1.
         times: How many times as large the next dither should be.
-        response: The sum of the squares of the responses.
+        response: The sum of the squares of the responses; 0 where it does not stand out of chance.
         change: That of how much the outputs change.
     """
 
@@ -442,7 +446,8 @@ class _Shown(NamedTuple):
         change, without = float(self.change.sum()), float(self.missed.square().sum())
         error = float((self.missed - self.response).square().sum())
         square = float(self.response.square().sum())
-        known = float((self.missed * self.response).sum()) / square if square > 0 else 0.0
+        chance = math.sqrt(without * square / rows)  # what the product of both may be where nothing is known
+        known = (float((self.missed * self.response).sum()) - chance) / square if square > 0 else 0.0
         known = min(max(known, 0.0), 1.0) if math.isfinite(known) else 0.0
         if not math.isfinite(without) or not without or not change:
             return _Verdict(0.0, 1.0, 0.0, change)
@@ -455,6 +460,7 @@ class _Shown(NamedTuple):
         response = max(rows * float(slope.square().sum()) - chance, 0.0)
         wanted = BEGUN**2 * change
         times = math.sqrt(wanted / (response + chance))
+        clear = response if response > 2 * chance else 0.0
         if times < 1.0:  # by chance alone none is made smaller
-            times = min(1.0, math.sqrt(wanted / response)) if response else 1.0
-        return _Verdict(known, times, response, change)
+            times = min(1.0, math.sqrt(wanted / clear)) if clear else 1.0
+        return _Verdict(known, times, clear, change)

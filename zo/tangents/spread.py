@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,9 +26,10 @@ def spread_of_weights(
     boxes: Sequence[BlackBoxFunction],
     calls: Sequence[RecordedCall],
     alive: Tensor,
-    numbers: Mapping[Where, Tensor],
-) -> dict[Where, float]:
-    """The spread of inputs over networks whose weights differ by what layers are usually initialised with.
+    where: Where,
+    numbers: Tensor,
+) -> float:
+    """The spread of an input over networks whose weights differ by what layers are usually initialised with.
 
     An input that is the same in all rows has no spread of its own: of a last layer that begins at zero, or
     one design for all rows. To first order a weight of a layer with n inputs, moved by 1 / sqrt(3 n) at
@@ -40,43 +41,41 @@ def spread_of_weights(
         boxes: the boxes that the objective calls.
         calls: what was recorded of the base.
         alive: `(batch rows,)` bool, the rows that did not fail.
-        numbers: by box and input, the numbers of it that are asked for, `(size,)` bool.
+        where: the box and its input.
+        numbers: those of the input that are asked for, `(size,)` bool.
 
     Returns:
-        By box and input the root mean square over its numbers; 0 where no weight moves them.
+        The root mean square over these numbers; 0 where no weight moves them.
     """
     before = Snapshot(step.network)
-    answers = _Sums(boxes, calls, alive, numbers)
+    answers = _Sums(boxes, calls, alive, where, numbers)
     batch = map_tensors(Tensor.clone, step.batch)  # an objective may write to what it is given
     try:
         with torch.enable_grad():
             with intercepted(answers.call):
                 losses(step.objective, step.network, batch, step.rows, with_graph=True)
-            squares = {
-                where: _square(sums, step.parameters.tensors) / count
-                for where, (sums, count) in answers.sums.items()
-            }
+            squares = sum(_square(one, step.parameters.tensors) for one in answers.sums)
     finally:
         before.restore()
-    return {where: math.sqrt(squares.get(where, 0.0)) for where in numbers}
+    return math.sqrt(squares / answers.count) if answers.count else 0.0
 
 
-def _square(sums: Sequence[Tensor], weights: Sequence[Tensor]) -> float:
+def _square(one: Tensor, weights: Sequence[Tensor]) -> float:
     total = 0.0
-    for one in sums:
-        gradients = torch.autograd.grad(one, weights, allow_unused=True, retain_graph=True)
-        for weight, gradient in zip(weights, gradients, strict=True):
-            if gradient is not None:
-                inputs = max(1, weight[0].numel()) if weight.ndim > 1 else 1
-                total += float(gradient.to_dense().double().square().sum()) / (3 * inputs)
+    gradients = torch.autograd.grad(one, weights, allow_unused=True, retain_graph=True)
+    for weight, gradient in zip(weights, gradients, strict=True):
+        if gradient is not None:
+            inputs = weight[0].numel() if weight.ndim > 1 else 1
+            total += float(gradient.to_dense().double().square().sum()) / (3 * inputs)
     return total
 
 
 class _Sums(Answers):
-    """Adds up the numbers that are asked for, as the weights give them, with random signs.
+    """Adds up numbers of an input, as the weights give them, with random signs.
 
     Attributes:
-        sums: by box and input, one for each call, with a graph; and how many numbers are in all.
+        sums: one for each call, with a graph.
+        count: how many numbers are in all.
     """
 
     def __init__(
@@ -84,18 +83,20 @@ class _Sums(Answers):
         boxes: Sequence[BlackBoxFunction],
         calls: Sequence[RecordedCall],
         alive: Tensor,
-        numbers: Mapping[Where, Tensor],
+        where: Where,
+        numbers: Tensor,
     ) -> None:
         super().__init__(boxes, calls, alive)
-        self._numbers = numbers
-        self.sums: dict[Where, tuple[list[Tensor], int]] = {}
+        self._where, self._numbers = where, numbers
+        self.sums: list[Tensor] = []
+        self.count = 0
 
     def check(self, number: int, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> None:
         """Take the numbers; none are refused."""
-        for (place, which), asked in self._numbers.items():
-            if place == self.calls[number].box and arrays[which].requires_grad:
-                rows = arrays[which].reshape(-1, asked.numel())[:, asked.to(arrays[which].device)]
-                generator = torch.Generator().manual_seed(number)
-                signs = (2 * torch.randint(2, rows.shape, generator=generator) - 1).to(rows)
-                sums, count = self.sums.get((place, which), ([], 0))
-                self.sums[place, which] = [*sums, (rows * signs).sum()], count + rows.numel()
+        place, which = self._where
+        if place == self.calls[number].box and arrays[which].requires_grad:
+            rows = arrays[which].reshape(-1, self._numbers.numel())[:, self._numbers.to(arrays[which].device)]
+            generator = torch.Generator().manual_seed(number)
+            signs = (2 * torch.randint(2, rows.shape, generator=generator) - 1).to(rows)
+            self.sums.append((rows * signs).sum())
+            self.count += rows.numel()

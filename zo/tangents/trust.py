@@ -416,10 +416,10 @@ class TrustWatch:
         """
         more = max(self._state.probes, min(1, self.most))
         found = (
-            f"Step {step + 1}: expected inputs that weights move to differ between rows by more than the other "
-            f"inputs determine, got {'; and '.join(inputs[:3])}{' and others' if inputs[3:] else ''}, which is "
-            "the same in all rows or a function of the others, and no dither is added to it (excite=0, or "
-            "bounds without room). Values show nothing of its derivative: what a tangent says of it is chance."
+            f"Step {step + 1}: expected inputs that weights move to differ between rows by more than the "
+            f"other inputs determine, got {'; and '.join(inputs[:3])}{' and others' if inputs[3:] else ''}: "
+            "the same in all rows, or a function of the others, and without dither (excite=0, or bounds that "
+            "leave no room). Values show nothing of that derivative: what a tangent says of it is chance."
         )
         if more > self._state.probes:
             self._state.lost = True
