@@ -170,6 +170,7 @@ def test_where_it_was_recorded_replay_is_the_tangents_gradient(kind):
         tangent=TANGENTS[kind](),
         probes=probes,
         max_age=1,
+        excite=0,  # of what was dithered the record is beside what was asked for
         trust_policy=zo.tangents.TrustPolicy(check_every=None),
     )
     with warnings.catch_warnings():

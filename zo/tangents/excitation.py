@@ -46,6 +46,7 @@ class _Box:
 
     Attributes:
         rows: The last rows, by input, `(rows, size)`, as the objective asked for them.
+        runs: Of those of the last step, which row of the batch each belongs to.
         seen: Rows ever.
         judged: Rows ever when they were last judged.
         units: By place among the inputs, for those that are dithered: the spread of each number, 0 for one
@@ -58,6 +59,7 @@ class _Box:
     """
 
     rows: list[Tensor] = field(default_factory=list)
+    runs: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     seen: int = 0
     judged: int = 0
     units: dict[int, Tensor] = field(default_factory=dict)
@@ -128,6 +130,7 @@ class Excitation:
         pairs: Sequence[CallPairs],
         dither: Dither,
         reached: Iterable[Where],
+        survived: Tensor,
         spread: Callable[[Where, Tensor], float],
     ) -> list[str]:
         """Take in a step: how large the responses were, and which inputs values do not identify.
@@ -137,6 +140,7 @@ class Excitation:
             pairs: what each shows a tangent.
             dither: the dither of these calls.
             reached: boxes and inputs that weights move.
+            survived: `(batch rows,)` bool, the rows that did not fail.
             spread: gives the spread of some numbers of an input over weights, see `spread_of_weights`.
 
         Returns:
@@ -154,44 +158,27 @@ class Excitation:
                 if spec.differentiable and spec.modelled and (place, which) in reached
             ]
             if own and candidates:
-                self._keep(state, box, [calls[number] for number in own], [pairs[number] for number in own])
+                self._keep(state, box, [calls[n] for n in own], [pairs[n] for n in own], len(survived))
                 if state.seen >= 2 * state.judged:
                     state.judged = state.seen
                     before = set(state.units)
                     state.units = self._judged(place, candidates, spread)
-                    for which in sorted(set(state.units) - before):
-                        spec = box.inputs[which]
-                        if self._size == 0 or _is_point(spec):
-                            refused.append(f"{spec.name!r} of {box!r}")
-                        if _is_point(spec):
-                            del state.units[which]
+                    if self._size == 0:
+                        new = sorted(set(state.units) - before)
+                        refused += [f"{box.inputs[which].name!r} of {box!r}" for which in new]
         return refused
 
     def state_dict(self) -> list[dict[str, Any]]:
         """What is known of each box."""
         return [
-            {
-                "rows": list(state.rows),
-                "seen": (state.seen, state.judged),
-                "units": dict(state.units),
-                "dither": (state.factor, state.known),
-                "limits": (state.before, state.most),
-                "shown": None if state.shown is None else list(state.shown),
-            }
+            {**vars(state), "shown": None if state.shown is None else list(state.shown)}
             for state in self._state
         ]
 
     def load_state_dict(self, state: Sequence[Mapping[str, Any]]) -> None:
         """Go on where `state_dict` was taken."""
         self._state = [
-            _Box(
-                list(kept["rows"]),
-                *kept["seen"],
-                dict(kept["units"]),
-                *kept["dither"],
-                None if kept["shown"] is None else _Shown(*kept["shown"]),
-                *kept["limits"],
-            )
+            _Box(**{**kept, "shown": None if kept["shown"] is None else _Shown(*kept["shown"])})
             for kept in state
         ]
 
@@ -201,8 +188,12 @@ class Excitation:
         box: BlackBoxFunction,
         calls: Sequence[RecordedCall],
         pairs: Sequence[CallPairs],
+        batch: int,
     ) -> None:
         alive = torch.cat([known.alive for known in pairs]).nonzero().flatten()
+        counts = [len(known.z) for known in pairs]
+        places = [torch.arange(n) // (n // batch) if n % batch == 0 else torch.arange(n) for n in counts]
+        state.runs = torch.cat(places)[alive.cpu()][-ROWS:]
         columns = []
         for which, spec in enumerate(box.inputs):
             asked = torch.cat([call.asked(which).reshape(len(call.asked(which)), -1) for call in calls])
@@ -231,7 +222,9 @@ class Excitation:
                 units[which] = _unit_of_constant(specs[which], state.rows[which], numbers, by_weights)
         excited: list[int] = []
         while True:
-            shares = {w: unexplained(state.rows, w, excited) for w in candidates if w not in excited}
+            shares = {
+                w: unexplained(state.rows, state.runs, w, excited) for w in candidates if w not in excited
+            }
             least = min(shares, key=shares.__getitem__, default=None)
             if least is None or shares[least] > (FREE if least in state.units else DETERMINED):
                 break
@@ -343,11 +336,6 @@ def handed_on(calls: Sequence[RecordedCall]) -> set[tuple[int, int]]:
                 handed[call.box, number] = same and handed.get((call.box, number), True)
         answers = [call.answered(number) for number in range(len(call.outputs))] + answers[:8]
     return {where for where, always in handed.items() if always}
-
-
-def _is_point(spec: ArraySpec) -> bool:
-    """Whether its bounds leave no room for a dither."""
-    return spec.bounds is not None and not spec.bounds[0] < spec.bounds[1]
 
 
 def _unit(spec: ArraySpec, rows: Tensor, by_weights: float) -> Tensor:

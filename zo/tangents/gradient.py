@@ -352,7 +352,7 @@ class TangentGradient:
                 of = replace(step, batch=kept), self.boxes, calls, survived
                 with alone(ranks):
                     refused = self._excitation.saw(
-                        calls, pairs, dither, reached, partial(spread_of_weights, *of)
+                        calls, pairs, dither, reached, survived, partial(spread_of_weights, *of)
                     )
             window = replace(window, calls=tuple(call.plain() for call in window.calls))
             if self._replays:
@@ -371,7 +371,8 @@ class TangentGradient:
             if checks.unmoved(pairs, dropped):
                 self.watch.probes_moved_nothing(number, zero)
                 self._warned_of_zero |= zero  # this says more of it
-            if zero and not self._warned_of_zero and not self._excitation:
+            begun = bool(self._excitation) and not dither  # what nobody knew of is dithered from now on
+            if zero and not self._warned_of_zero and not begun:
                 one = checks.saw_one_row(self.tangents, calls, pairs)
                 if number or not one:  # of one row a model knows no derivative yet
                     self._warned_of_zero = warn_of_zero(number, gradients[0], ONE_ROW + CUT if one else CUT)
@@ -514,6 +515,17 @@ class TangentGradient:
             )
         for box in asked:  # one that was not called has nothing to learn from
             self.tangents[box].learn(steps)
+
+    @property
+    def excitation(self) -> tuple[dict[str, Tensor], ...]:
+        """For each box the standard deviation of the next dither, by the name of the input, number by number.
+
+        Inputs that are not dithered are left out: most boxes have none.
+        """
+        return tuple(
+            {box.inputs[which].name: size for which, size in self._excitation.sizes(place).items()}
+            for place, box in enumerate(self.boxes)
+        )
 
     @property
     def waited(self) -> float:

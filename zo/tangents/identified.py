@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from zo.tangents.models.kernel import leave_one_out
+from zo.tangents.models.kernel import leave_one_out, leave_out
 
 FEW = 32  # numbers of an input of which each is looked at; of a larger one, as a field, all together
 ROUNDING = 1e-6  # of a number: what it may vary by and still be the same in all rows
@@ -36,11 +36,15 @@ def constant(x: Tensor) -> Tensor:
     return same
 
 
-def unexplained(inputs: Sequence[Tensor], place: int, excited: Sequence[int] = ()) -> float:
+def unexplained(inputs: Sequence[Tensor], runs: Tensor, place: int, excited: Sequence[int] = ()) -> float:
     """The share of an input's variance that the other inputs do not explain, each row left out in turn.
 
+    Where the last step has enough runs, its rows decide, and all of a run are left out together: what is the
+    same all along it, such as a target, would be read off its neighbours.
+
     Args:
-        inputs: what was asked, by input, `(rows, size)` each, without any dither.
+        inputs: what was asked, by input, `(rows, size)` each, without any dither, the last step's at the end.
+        runs: for these, the row of the batch that each belongs to.
         place: the input.
         excited: inputs that are dithered, which explain nothing.
 
@@ -49,15 +53,26 @@ def unexplained(inputs: Sequence[Tensor], place: int, excited: Sequence[int] = (
         through all; 1 where the others say nothing of it, or there are none.
     """
     x = inputs[place].double()
-    wanted = x[:, ~constant(x)]
+    varied = ~constant(x)
+    wanted, size = x[:, varied], min(x.shape[1], FEW)
     others = [y.double() for number, y in enumerate(inputs) if number not in (place, *excited)]
     explaining = torch.cat([wanted[:, :0], *(_sketch(y[:, ~constant(y)]) for y in others)], dim=1)
     if not wanted.shape[1] or not explaining.shape[1]:
         return 1.0
-    if len(x) <= explaining.shape[1] + min(x.shape[1], FEW) + 1:
+    numbers = explaining.shape[1] + size
+    if len(x) <= numbers + 1:
         return 0.0 if x.shape[1] <= FEW else 1.0
-    least = leave_one_out(_standard(explaining), _standard(_sketch(wanted)))
-    return 1.0 if least is None else min(1.0, least[0])
+    wanted = _sketch(wanted)
+    groups = [(runs == run).nonzero().flatten().to(x.device) for run in runs.unique()]
+    together = 2 * numbers <= len(groups) < len(runs)
+    if together:
+        explaining, wanted = explaining[-len(runs) :], wanted[-len(runs) :]
+    explaining, wanted = _standard(explaining), _standard(wanted)
+    least = leave_one_out(explaining, wanted)
+    if least is None:
+        return 1.0
+    error, length, noise = least
+    return min(1.0, leave_out(groups, explaining, wanted, length, noise) if together else error)
 
 
 def _standard(x: Tensor) -> Tensor:

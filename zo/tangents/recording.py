@@ -483,10 +483,11 @@ def _one_by_one(recorder: Recorder, boxes: Sequence[BlackBoxFunction], variants:
         same = recorder.seen[n::count]
         if rest or len({call.form for call in same}) > 1:
             raise _differ(f"{len(recorder.seen)} calls that differ")
-        inputs = zip(*(call.inputs for call in same), strict=True)
-        outputs = zip(*(call.outputs for call in same), strict=True)
-        stacked = (tuple(map(torch.stack, tensors)) for tensors in (inputs, outputs))
-        calls.append(RecordedCall(same[0].box, *stacked, same[0].added, same[0].hidden))
+        inputs, outputs = (
+            tuple(torch.stack(arrays) for arrays in zip(*columns, strict=True))
+            for columns in ([call.inputs for call in same], [call.outputs for call in same])
+        )
+        calls.append(RecordedCall(same[0].box, inputs, outputs, same[0].added, same[0].hidden))
     if rest:
         raise _differ(f"{len(recorder.seen)} calls that differ")
     return calls
@@ -499,7 +500,8 @@ def joined_calls(calls: Sequence[RecordedCall], dim: int) -> RecordedCall:
         for columns in ([call.inputs for call in calls], [call.outputs for call in calls])
     )
     first = calls[0]
-    return RecordedCall(first.box, inputs, outputs, *(() if dim else (first.added, first.hidden)))
+    joined = RecordedCall(first.box, inputs, outputs)
+    return joined if dim else replace(joined, added=first.added, hidden=first.hidden)
 
 
 def _joined(chunks: Sequence[Recorded], boxes: Sequence[BlackBoxFunction]) -> Recorded:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -176,6 +177,24 @@ def leave_one_out(x: Tensor, wanted: Tensor) -> tuple[float, float, float] | Non
             if error < (math.inf if least is None else least[0]):
                 least = error, length * usual, noise
     return least
+
+
+def leave_out(groups: Sequence[Tensor], x: Tensor, wanted: Tensor, length: float, noise: float) -> float:
+    """The mean square error of rows that are predicted without all of their group, in closed form.
+
+    Args:
+        groups: places of rows, each row in one group.
+        x: inputs in units of spread one, `(rows, size)`.
+        wanted: what is predicted, `(rows, size_out)`.
+        length: the kernel's.
+        noise: its variance.
+    """
+    kernel = torch.exp(-_squares(x, x) / (2 * length**2)) + _trend(x, x)
+    kernel.diagonal().add_(noise)
+    inverse = torch.linalg.inv(kernel)
+    weights = inverse @ wanted
+    missed = [torch.linalg.solve(inverse[rows[:, None], rows], weights[rows]) for rows in groups]
+    return float(torch.cat(missed).square().mean())
 
 
 def _trend(a: Tensor, b: Tensor) -> Tensor:

@@ -1,0 +1,389 @@
+"""Excitation: inputs whose derivative values would never show are dithered, and no others."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import zo
+from blackbox import ArraySpec, BlackBoxFunction
+from blackbox.adapters import Session
+from tests.zo.row_boxes import FromTorch
+
+STATE, ACTION = ArraySpec("state", (3,)), ArraySpec("action", (2,))
+DRIVE = torch.tensor([[1.0, 0.2, -0.5], [0.1, -0.8, 0.6]])
+CALLS = 5
+
+
+def plant(state, action):
+    turned = torch.stack([state[:, 1], state[:, 2], -state[:, 0]], dim=1)
+    return state + 0.1 * (turned - 0.2 * state**3) + 0.1 * action @ DRIVE.to(state)
+
+
+def plant_box():
+    return FromTorch(plant, (STATE, ACTION), (STATE,))
+
+
+def policy(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 2))
+
+
+def closed_loop(box):
+    """The action is a function of the state alone."""
+
+    def objective(network, start):
+        state, total = start, 0.0
+        for _ in range(CALLS):
+            state = box(state, network(state))
+            total = total + state.square().sum(dim=1)
+        return total / CALLS
+
+    return objective
+
+
+def batch(step, rows=8):
+    return torch.randn(rows, 3, generator=torch.Generator().manual_seed(step))
+
+
+def cosines(network, box, objective, steps, batch=batch, exact=plant, **settings):
+    """The cosine of each step's gradient with autograd's through the function itself."""
+    gradient = zo.TangentGradient(network, objective(box), boxes=[box], seed=0, **settings)
+    optimizer, found = torch.optim.Adam(network.parameters(), 3e-3), []
+    for step in range(steps):
+        true = torch.autograd.grad(objective(exact)(network, batch(step)).mean(), list(network.parameters()))
+        optimizer.zero_grad()
+        gradient.backward(batch(step))
+        flat = torch.cat([weight.grad.flatten() for weight in network.parameters()])
+        found.append(float(torch.cosine_similarity(flat, torch.cat([g.flatten() for g in true]), dim=0)))
+        optimizer.step()
+    return gradient, found
+
+
+@pytest.mark.parametrize("rows", [1, 8])
+def test_in_closed_loop_the_gradient_becomes_the_true_one(rows):
+    """For no rows, and without a word."""
+
+    def drawn(step):
+        return batch(step, rows)
+
+    unchecked = {"trust_policy": zo.tangents.TrustPolicy(check_every=None), "batch": drawn}
+    steps = 40 if rows == 1 else 14
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # and nothing is said
+        gradient, found = cosines(policy(), plant_box(), closed_loop, steps, **unchecked)
+    assert min(found[-8:]) > 0.95
+    assert gradient.counts.rows == steps * CALLS * rows
+    assert list(gradient.excitation[0]) == ["action"]
+    assert 0 < gradient.metrics()["tangent_excitation"] < 0.5
+
+
+def limited(box):
+    def objective(network, start):
+        state = start
+        for _ in range(CALLS):
+            state = box(state, network.limit * torch.tanh(network(state)))
+        return state.square().sum(dim=1)
+
+    return objective
+
+
+def test_a_last_layer_of_zeros_is_excited_by_what_its_weights_would_give():
+    for rows in (1, 4):
+        network = policy()
+        nn.init.zeros_(network[2].weight)
+        nn.init.zeros_(network[2].bias)
+        network.register_buffer("limit", torch.tensor(2.0))  # a buffer is as it was for the way back
+
+        _, found = cosines(network, plant_box(), limited, 30, batch=lambda step, n=rows: batch(step, n))
+        assert min(found[-3:]) > 0.9
+
+
+def test_units_do_not_matter():
+    """An action in thousandths and a state in thousands are dithered as they are in ones."""
+
+    def scaled(state, action):
+        return 1e3 * plant(state / 1e3, action * 1e3)
+
+    def of(box):
+        def objective(network, start):
+            state, total = 1e3 * start, 0.0
+            for _ in range(CALLS):
+                state = box(state, 1e-3 * network(state / 1e3))
+                total = total + (state / 1e3).square().sum(dim=1)
+            return total / CALLS
+
+        return objective
+
+    one, _ = cosines(policy(), plant_box(), closed_loop, 8)
+    other, found = cosines(policy(), FromTorch(scaled, (STATE, ACTION), (STATE,)), of, 8, exact=scaled)
+    ratio = other.excitation[0]["action"] / one.excitation[0]["action"]
+    assert ((ratio > 0.5e-3) & (ratio < 2e-3)).all() and found[-1] > 0.95
+
+
+def steered(box):
+    """The action depends on the state and on a target of its own, which the box does not see."""
+
+    def objective(network, rows):
+        state, target = rows[:, :3], rows[:, 3:]
+        for _ in range(CALLS):
+            state = box(state, network(torch.cat([state, target], dim=1)))
+        return (state - 1.0).square().sum(dim=1)
+
+    return objective
+
+
+def corrected(box):
+    """One input, of which all is shown."""
+
+    def objective(network, start):
+        state = start
+        for _ in range(CALLS):
+            state = box(state + 0.1 * network(state))
+        return state.square().sum(dim=1)
+
+    return objective
+
+
+@pytest.mark.parametrize("kind", ["a target of its own", "one input"])
+def test_what_values_identify_is_not_dithered(kind):
+    torch.manual_seed(0)
+    if kind == "one input":
+        box, objective = FromTorch(lambda s: plant(s, s[:, :2] * 0), (STATE,), (STATE,)), corrected
+        network, width = nn.Linear(3, 3), 3
+    else:
+        box, objective, width = plant_box(), steered, 6
+        network = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 2))
+    gradient = zo.TangentGradient(network, objective(box), boxes=[box], seed=0)
+    for step in range(6):
+        gradient.backward(torch.randn(16, width, generator=torch.Generator().manual_seed(step)))
+    assert gradient.excitation == ({},)
+    assert "tangent_excitation" not in gradient.metrics()
+
+
+def test_where_nothing_may_be_dithered_it_is_said_in_the_first_step():
+    box = plant_box()
+    gradient = zo.TangentGradient(policy(), closed_loop(box), boxes=[box], max_rows=1.04, excite=0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        gradient.backward(batch(0))
+        gradient.backward(batch(1))
+    said = [str(w.message) for w in caught if "a function of the others" in str(w.message)]
+    assert len(said) == 1 and "Step 1:" in said[0] and "'action' of FromTorch" in said[0]
+
+
+def test_a_dither_stays_within_bounds():
+    network, box = (
+        policy(),
+        FromTorch(plant, (STATE, ArraySpec("action", (2,), bounds=(-1.0, 1.0))), (STATE,)),
+    )
+    network.register_buffer("limit", torch.tensor(1.0))
+    network[2].weight.data *= 20  # to its edges
+    gradient, _ = cosines(network, box, limited, 8)
+    assert "action" in gradient.excitation[0]
+    actions = torch.cat([action for _, action in box.asked])
+    assert float(actions.abs().max()) <= 1.0
+
+
+def test_a_number_fixes_the_size():
+    gradient, _ = cosines(policy(), plant_box(), closed_loop, 4, excite=0.25)
+    fixed = gradient.excitation[0]["action"]
+    gradient.backward(batch(4))
+    assert torch.equal(gradient.excitation[0]["action"], fixed)
+    with pytest.raises(zo.ConfigurationError, match="excite: expected"):
+        zo.TangentGradient(policy(), closed_loop(box := plant_box()), boxes=[box], excite=-1)
+
+
+def test_the_objective_is_what_the_user_wrote_up_to_what_the_tangent_does_not_know():
+    """The mean loss with a dither is that without it to a hundredth, once the response is known."""
+    network, box = policy(), plant_box()
+    gradient, _ = cosines(network, box, closed_loop, 20)
+    with torch.no_grad():
+        plainly = float(closed_loop(plant)(network, batch(20)).mean())
+    network.zero_grad()
+    loss = float(gradient.backward(batch(20)))
+    assert gradient.metrics()["tangent_excitation"] > 0
+    assert 0 < abs(loss - plainly) < 0.002 * plainly
+
+
+@pytest.mark.parametrize("evaluator", ["stacked", "loop"])
+@pytest.mark.parametrize("chunk", [None, 1, 2])
+def test_base_and_probes_see_the_same_dither(evaluator, chunk):
+    """A probe's change of an answer is then that of its own moves: the responses are linear in them."""
+    settings = {"probes": 2, "evaluator": evaluator, "chunk": chunk}
+    gradient, found = cosines(policy(), plant_box(), closed_loop, 6, **settings)
+    assert "action" in gradient.excitation[0]
+    assert found[-1] > 0.9
+
+
+def test_replays_go_on_from_what_was_asked():
+    network, box = policy(), plant_box()
+    gradient = zo.TangentGradient(network, closed_loop(box), boxes=[box], seed=0, replays=2)
+    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
+    for step in range(12):
+        optimizer.zero_grad()
+        gradient.backward(batch(step))
+        optimizer.step()
+        for _ in range(gradient.replays()):
+            optimizer.zero_grad()
+            gradient.replay()
+            optimizer.step()
+    network.zero_grad()
+    torch.manual_seed(0)
+    gradient.replay(rows=64)
+    found = torch.cat([weight.grad.flatten() for weight in network.parameters()])
+    starts = torch.cat([batch(step) for step in range(12)])
+    true = torch.autograd.grad(closed_loop(plant)(network, starts).mean(), list(network.parameters()))
+    assert torch.cosine_similarity(found, torch.cat([g.flatten() for g in true]), dim=0) > 0.95
+
+
+def test_a_run_goes_on_to_the_same_bits():
+    def steps(gradient, first, last):
+        for step in range(first, last):
+            gradient.network.zero_grad()
+            gradient.backward(batch(step))
+            with torch.no_grad():
+                for weight in gradient.network.parameters():
+                    weight -= 0.01 * weight.grad
+
+    def made(network):
+        box = plant_box()
+        return zo.TangentGradient(network, closed_loop(box), boxes=[box], seed=3)
+
+    whole, cut = made(policy()), made(policy())
+    steps(whole, 0, 9)
+    for stop in (1, 2, 5):
+        cut = made(policy())
+        steps(cut, 0, stop)
+        state, weights = copy.deepcopy(cut.state_dict()), copy.deepcopy(cut.network.state_dict())
+        network = policy()
+        network.load_state_dict(weights)
+        resumed = made(network)
+        resumed.load_state_dict(state)
+        steps(resumed, stop, 9)
+        for one, other in zip(resumed.network.parameters(), whole.network.parameters(), strict=True):
+            assert torch.equal(one, other)
+
+
+def test_rows_that_fail_beside_a_dither_are_left_out():
+    def failing(state, action):
+        return torch.where(state[:, :1] > 1.5, torch.nan, plant(state, action))
+
+    gradient, found = cosines(
+        policy(),
+        FromTorch(failing, (STATE, ACTION), (STATE,)),
+        closed_loop,
+        10,
+        batch=lambda step: batch(step, 16),
+    )
+    assert gradient.counts.lost > 0 and all(math.isfinite(value) for value in found)
+
+
+class Cart:
+    """To be reset and stepped alone."""
+
+    def reset(self, seed):
+        self.place, self.speed = torch.randn(2, generator=torch.Generator().manual_seed(int(seed))).tolist()
+        return [self.place, self.speed]
+
+    def step(self, push):
+        self.speed += 0.1 * (float(push[0]) - self.place)
+        self.place += 0.1 * self.speed
+        return [self.place, self.speed]
+
+
+def test_a_session_gets_its_observations_back_as_they_were():
+    box = Session(
+        Cart, observation=ArraySpec("seen", (2,)), action=ArraySpec("push", (1,)), steps=CALLS, live=8
+    )
+
+    def of(box):
+        def objective(network, batch):
+            (seeds,) = batch
+            seen, history = box.reset(seeds)
+            total = 0.0
+            for _ in range(CALLS):
+                seen, history = box(seen, network(seen), history)
+                total = total + seen.square().sum(dim=1)
+            return total
+
+        return objective
+
+    def exactly(network, batch):
+        starts = [torch.randn(2, generator=torch.Generator().manual_seed(int(seed))) for seed in batch[0]]
+        place, speed = torch.stack(starts).unbind(dim=1)
+        total = torch.zeros(len(place))
+        for _ in range(CALLS):
+            speed = speed + 0.1 * (network(torch.stack([place, speed], dim=1))[:, 0] - place)
+            place = place + 0.1 * speed
+            total = total + place**2 + speed**2
+        return total
+
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1))
+    gradient = zo.TangentGradient(network, of(box), boxes=[box], seed=0)
+    for step in range(12):
+        rows = (8 * step + torch.arange(8),)
+        network.zero_grad()
+        gradient.backward(rows)
+    assert "push" in gradient.excitation[0]
+    true = torch.autograd.grad(exactly(network, rows).mean(), list(network.parameters()))
+    found = torch.cat([weight.grad.flatten() for weight in network.parameters()])
+    assert torch.cosine_similarity(found, torch.cat([g.flatten() for g in true]), dim=0) > 0.95
+
+
+def test_two_boxes_one_behind_the_other():
+    """The action of the second is a function of the answer of the first."""
+    first = FromTorch(lambda x: torch.tanh(x @ DRIVE.T), (STATE,), (ArraySpec("seen", (2,)),))
+    second = FromTorch(
+        lambda seen, push: torch.stack([seen[:, 0] + push[:, 0] ** 2, seen[:, 1] * push[:, 0]], dim=1),
+        (ArraySpec("seen", (2,)), ArraySpec("push", (1,))),
+        (ArraySpec("end", (2,)),),
+    )
+    torch.manual_seed(0)
+    network = nn.ModuleDict({"in": nn.Linear(3, 3), "out": nn.Linear(2, 1)})
+
+    def through(one, two):
+        def objective(network, rows):
+            seen = one(rows + network["in"](rows))
+            return (two(seen, network["out"](seen)) - 1.0).square().sum(dim=1)
+
+        return objective
+
+    gradient = zo.TangentGradient(network, through(first, second), boxes=[first, second], seed=0)
+    for step in range(30):
+        network.zero_grad()
+        gradient.backward(batch(step, 16))
+    assert gradient.excitation[0] == {} and list(gradient.excitation[1]) == ["push"]
+    exact = through(first.function, second.function)
+    true = torch.autograd.grad(exact(network, batch(29, 16)).mean(), list(network.parameters()))
+    found = torch.cat([weight.grad.flatten() for weight in network.parameters()])
+    assert torch.cosine_similarity(found, torch.cat([g.flatten() for g in true]), dim=0) > 0.95
+
+
+class Doubling(BlackBoxFunction):
+    """An action that enters alone, the same in all rows at first."""
+
+    inputs = (ArraySpec("action", (2,)),)
+    outputs = (ArraySpec("y", (2,)),)
+
+    def evaluate_rows(self, action):
+        return action @ torch.tensor([[1.0, 2.0], [-1.0, 0.5]]).numpy() + 0.1 * action**2
+
+
+def test_an_action_alone_of_a_layer_of_zeros_moves_its_weights():
+    network, box = nn.Linear(3, 2), Doubling()
+    nn.init.zeros_(network.weight)
+    nn.init.zeros_(network.bias)
+    gradient = zo.TangentGradient(
+        network, lambda net, rows: (box(net(rows)) - rows[:, :2]).square().sum(dim=1), boxes=[box], seed=0
+    )
+    for step in range(8):
+        network.zero_grad()
+        gradient.backward(batch(step, 1))
+    assert network.weight.grad.norm() > 0.1
