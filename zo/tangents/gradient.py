@@ -155,6 +155,11 @@ class TangentGradient:
             by orders of magnitude (`counts.clipped`). Where a third of them are far longer, or one of several
             that are added up was shortened, that is said once. None for no bound, as where no tangent learns
             from values, and where several batches make one step of the optimiser.
+        excite: the size of the dither of inputs whose derivative values do not show, in multiples of their
+            spread: an action that is a function of the observation, or one design for all rows. The box is
+            asked a little beside them, for no further row, and the objective gets the answer less the
+            tangent's own response to that. None for a size that is found, 0 for no dither. See
+            docs/concepts/learned_tangents.md.
         steps: how many steps the training takes, where that is known: where trust is lost in the last one,
             no remedy is begun, since it could not act. Nothing else depends on it.
 
@@ -554,8 +559,10 @@ class TangentGradient:
             (`tangent_agreement_of_rows`) and the error of the responses along it (`tangent_missed`), where
             they are known, and the rows asked of the boxes (`tangent_rows`); and
             the probes of the next (`tangent_probes`), and 1 where trust is lost, else 0
-            (`tangent_distrusted`). Where there are replays, how many may follow (`tangent_replays`), how
-            many windows are kept (`tangent_windows`), and the bytes that they take (`tangent_window_bytes`).
+            (`tangent_distrusted`). Where inputs are dithered, the response to that as a share of how much
+            the outputs change (`tangent_excitation`). Where there are replays, how many may follow
+            (`tangent_replays`), how many windows are kept (`tangent_windows`), and the bytes that they take
+            (`tangent_window_bytes`).
         """
         by_name: dict[str, float | None] = dict(asdict(self.counts))
         error, values = self.trust_of_step, any(tangent.learns_from_values for tangent in self.tangents)
