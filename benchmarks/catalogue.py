@@ -263,5 +263,12 @@ BENCHMARKS: dict[str, Benchmark] = {
             seeds=2,
             results={"particles.json": SMALL},
         ),
+        Benchmark(
+            "closure",
+            "docs/concepts/learned_tangents.md: a network inside a solver, with dither and without",
+            "closure:main",
+            "15 minutes",
+            results={"closure.json": SMALL},
+        ),
     )
 }

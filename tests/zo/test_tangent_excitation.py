@@ -387,3 +387,29 @@ def test_an_action_alone_of_a_layer_of_zeros_moves_its_weights():
         network.zero_grad()
         gradient.backward(batch(step, 1))
     assert network.weight.grad.norm() > 0.1
+
+
+def test_of_a_large_state_few_numbers_are_kept():
+    size, push = 20_000, torch.randn(20_000, generator=torch.Generator().manual_seed(0))
+    box = FromTorch(
+        lambda state, action: 0.9 * state + action * push,
+        (ArraySpec("state", (size,)), ArraySpec("action", (1,))),
+        (ArraySpec("state", (size,)),),
+    )
+
+    def objective(network, rows):
+        state = rows.repeat(1, size // 4)
+        for _ in range(2):
+            state = box(state, network(state[:, :4]))
+        return state.square().mean(dim=1)
+
+    tangent = zo.MLPTangent(16, first_steps=20, steps_per_step=2)
+    unchecked = zo.tangents.TrustPolicy(check_every=None)
+    gradient = zo.TangentGradient(
+        nn.Linear(4, 1), objective, boxes=[box], tangent=tangent, seed=0, trust_policy=unchecked
+    )
+    for step in range(3):
+        gradient.backward(torch.randn(4, 4, generator=torch.Generator().manual_seed(step)))
+    assert list(gradient.excitation[0]) == ["action"]
+    kept = gradient.state_dict()["excitation"][0]["rows"]
+    assert sum(rows.numel() for rows in kept) < 100 * 24

@@ -20,14 +20,14 @@ from torch import Tensor
 
 from blackbox import ArraySpec, BlackBoxFunction
 from zo.draws import DITHER, Key
-from zo.tangents.identified import constant, unexplained
+from zo.tangents.identified import constant, sketch, unexplained
 from zo.tangents.models.values import Form
 from zo.tangents.pairs import CallPairs, reciprocal
 from zo.tangents.recording import Dither, Parts, RecordedCall
 from zo.tangents.tangent import Tangent, sources
 
 DETERMINED, FREE = 0.05, 0.2  # of an input's variance unexplained: dithered below, and no longer above
-ROWS = 256  # of a box that are kept to judge by
+ROWS, NUMBERS = 256, 2**20  # of a box that are kept to judge by, and numbers in them
 SMALL = 0.1  # of a number's size: the first dither of one that has no spread
 BEGUN = 0.2  # of how much the outputs change: what the response to a dither should be, until it is known,
 WANTED = 2.0  # then in multiples of the error of what is predicted,
@@ -92,18 +92,19 @@ class Excitation:
         size: of a dither in multiples of the input's spread; None for what is found, 0 for no dither.
 
     Attributes:
+        size: as given.
         response: the response to the last dithers, as a share of how much the outputs change; None before
             there was one.
     """
 
     def __init__(self, boxes: Sequence[BlackBoxFunction], size: float | None = None) -> None:
-        self._size, self._boxes = size, boxes
+        self.size, self._boxes = size, boxes
         self._state = [_Box() for _ in boxes]
         self.response: float | None = None
 
     def __bool__(self) -> bool:
         """Whether anything is dithered."""
-        return self._size != 0 and any(state.units for state in self._state)
+        return self.size != 0 and any(state.units for state in self._state)
 
     def of_step(self, key: Key, tangents: Sequence[Tangent]) -> Dither:
         """The dither of a step's calls."""
@@ -112,7 +113,7 @@ class Excitation:
     def sizes(self, box: int) -> dict[int, Tensor]:
         """By input, how large the dither of a box's is, number by number."""
         state = self._state[box]
-        factor = state.factor if self._size is None else self._size
+        factor = state.factor if self.size is None else self.size
         return {place: factor * unit for place, unit in state.units.items()}
 
     def known(self, box: int) -> float:
@@ -121,7 +122,7 @@ class Excitation:
 
     def excites(self, box: int) -> bool:
         """Whether an input of a box is dithered."""
-        return self._size != 0 and bool(self._state[box].units)
+        return self.size != 0 and bool(self._state[box].units)
 
     @torch.no_grad()
     def saw(
@@ -131,7 +132,7 @@ class Excitation:
         dither: Dither,
         reached: Iterable[Where],
         survived: Tensor,
-        spread: Callable[[Where, Tensor], float],
+        spread: Callable[[Where, Tensor], float | None],
     ) -> list[str]:
         """Take in a step: how large the responses were, and which inputs values do not identify.
 
@@ -158,12 +159,13 @@ class Excitation:
                 if spec.differentiable and spec.modelled and (place, which) in reached
             ]
             if own and candidates:
-                self._keep(state, box, [calls[n] for n in own], [pairs[n] for n in own], len(survived))
+                asked = [calls[n] for n in own], [pairs[n] for n in own]
+                self._keep(state, box, *asked, candidates, len(survived))
                 if state.seen >= 2 * state.judged:
                     state.judged = state.seen
                     before = set(state.units)
                     state.units = self._judged(place, candidates, spread)
-                    if self._size == 0:
+                    if self.size == 0:
                         new = sorted(set(state.units) - before)
                         refused += [f"{box.inputs[which].name!r} of {box!r}" for which in new]
         return refused
@@ -188,25 +190,32 @@ class Excitation:
         box: BlackBoxFunction,
         calls: Sequence[RecordedCall],
         pairs: Sequence[CallPairs],
+        candidates: Sequence[int],
         batch: int,
     ) -> None:
+        """Take rows as the objective asked for them; of large inputs that are no candidates a few sums."""
         alive = torch.cat([known.alive for known in pairs]).nonzero().flatten()
         counts = [len(known.z) for known in pairs]
         places = [torch.arange(n) // (n // batch) if n % batch == 0 else torch.arange(n) for n in counts]
-        state.runs = torch.cat(places)[alive.cpu()][-ROWS:]
         columns = []
         for which, spec in enumerate(box.inputs):
-            asked = torch.cat([call.asked(which).reshape(len(call.asked(which)), -1) for call in calls])
-            columns.append((asked if spec.modelled else asked[:, :0])[alive])
+            rows = torch.cat([call.asked(which).reshape(len(call.asked(which)), -1) for call in calls])[alive]
+            columns.append(
+                rows[:, :0] if not spec.modelled else rows if which in candidates else sketch(rows)
+            )
         state.seen += len(alive)
-        before = state.rows or [column[:0] for column in columns]
-        state.rows = [torch.cat(parts)[-ROWS:] for parts in zip(before, columns, strict=True)]
+        widths = [column.shape[1] for column in columns]
+        if [column.shape[1] for column in state.rows] != widths:
+            state.rows = [column[:0] for column in columns]
+        most = max(4, min(ROWS, NUMBERS // max(1, sum(widths))))
+        state.rows = [torch.cat(parts)[-most:] for parts in zip(state.rows, columns, strict=True)]
+        state.runs = torch.cat(places)[alive.cpu()][-most:]
 
     def _judged(
         self,
         place: int,
         candidates: Sequence[int],
-        spread: Callable[[Where, Tensor], float],
+        spread: Callable[[Where, Tensor], float | None],
     ) -> dict[int, Tensor]:
         """The units of inputs that are not identified, by their places.
 
@@ -217,7 +226,7 @@ class Excitation:
         units: dict[int, Tensor] = {}
         same = {which: constant(state.rows[which]) for which in candidates}
         for which, numbers in same.items():
-            by_weights = spread((place, which), numbers) if bool(numbers.any()) else 0.0
+            by_weights = spread((place, which), numbers) if bool(numbers.any()) else None
             if by_weights:
                 units[which] = _unit_of_constant(specs[which], state.rows[which], numbers, by_weights)
         excited: list[int] = []
@@ -233,7 +242,7 @@ class Excitation:
                 units[least] = state.units[least]
                 continue
             by_weights = spread((place, least), ~same[least])
-            if by_weights:
+            if by_weights != 0.0:  # no weight moves them
                 units[least] = units.get(least, 0.0) + _unit(specs[least], state.rows[least], by_weights)
         for which, unit in units.items():  # the size of a dither goes by the first unit
             before = state.units.get(which, torch.zeros_like(unit))
@@ -274,7 +283,7 @@ class _Drawn(Dither):
 
     def __init__(self, excitation: Excitation, key: Key, tangents: Sequence[Tangent]) -> None:
         self._key, self._tangents = key, tangents
-        self._sizes = [excitation.sizes(box) for box in range(len(tangents))]
+        self.sizes = [excitation.sizes(box) for box in range(len(tangents))]
         self._known = [excitation.known(box) for box in range(len(tangents))]
         self.predicted: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -283,7 +292,7 @@ class _Drawn(Dither):
         return True
 
     def added(self, number: int, place: int, specs: Sequence[ArraySpec], inputs: Sequence[Tensor]) -> Parts:
-        sizes = self._sizes[place]
+        sizes = self.sizes[place]
         if not sizes:
             return ()
         return tuple(
@@ -338,11 +347,11 @@ def handed_on(calls: Sequence[RecordedCall]) -> set[tuple[int, int]]:
     return {where for where, always in handed.items() if always}
 
 
-def _unit(spec: ArraySpec, rows: Tensor, by_weights: float) -> Tensor:
+def _unit(spec: ArraySpec, rows: Tensor, by_weights: float | None) -> Tensor:
     """The spec's scale, or the spread of each number that varies, or of weights; 0 for the others."""
     varies = ~constant(rows).cpu()
     spread = rows.double().std(dim=0, correction=0).cpu()
-    unit = _scale(spec, spread.clamp_min(by_weights))
+    unit = _scale(spec, spread.clamp_min(by_weights or 0.0))
     return torch.where(varies, unit, 0.0).reshape(spec.shape)
 
 

@@ -707,7 +707,7 @@ class TangentGradient:
 
     def _settings(self, key: Key) -> tuple[Any, ...]:
         """What must be the same in all processes, beside weights and batch."""
-        watched = vars(self.watch), self._clipping.most
+        watched = vars(self.watch), self._clipping.most, self._excitation.size
         return key, self.mu, self._chunk, type(self.evaluator), watched, self.tangents
 
 

@@ -56,13 +56,13 @@ def unexplained(inputs: Sequence[Tensor], runs: Tensor, place: int, excited: Seq
     varied = ~constant(x)
     wanted, size = x[:, varied], min(x.shape[1], FEW)
     others = [y.double() for number, y in enumerate(inputs) if number not in (place, *excited)]
-    explaining = torch.cat([wanted[:, :0], *(_sketch(y[:, ~constant(y)]) for y in others)], dim=1)
+    explaining = torch.cat([wanted[:, :0], *(sketch(y[:, ~constant(y)]) for y in others)], dim=1)
     if not wanted.shape[1] or not explaining.shape[1]:
         return 1.0
     numbers = explaining.shape[1] + size
     if len(x) <= numbers + 1:
         return 0.0 if x.shape[1] <= FEW else 1.0
-    wanted = _sketch(wanted)
+    wanted = sketch(wanted)
     groups = [(runs == run).nonzero().flatten().to(x.device) for run in runs.unique()]
     together = 2 * numbers <= len(groups) < len(runs)
     if together:
@@ -81,7 +81,7 @@ def _standard(x: Tensor) -> Tensor:
     return x / x.square().mean(dim=0).sqrt().clamp_min(torch.finfo(x.dtype).tiny)
 
 
-def _sketch(x: Tensor) -> Tensor:
+def sketch(x: Tensor) -> Tensor:
     """Few numbers in the place of a large row: sums of its numbers with random signs (a count sketch)."""
     size = x.shape[1]
     if size <= SKETCH:
@@ -89,4 +89,4 @@ def _sketch(x: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(size)
     places = torch.randint(SKETCH, (size,), generator=generator).to(x.device)
     signs = (2 * torch.randint(2, (size,), generator=generator) - 1).to(x)
-    return x.new_zeros(len(x), SKETCH).index_add(1, places, _standard(x) * signs)
+    return x.new_zeros(len(x), SKETCH).index_add(1, places, x * signs)

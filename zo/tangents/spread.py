@@ -12,6 +12,7 @@ from torch import Tensor
 from blackbox import BlackBoxFunction
 from blackbox.calls import intercepted
 from zo.batches import map_tensors
+from zo.errors import TangentError
 from zo.evaluators.evaluator import Step
 from zo.evaluators.state import Snapshot
 from zo.objective import losses
@@ -28,7 +29,7 @@ def spread_of_weights(
     alive: Tensor,
     where: Where,
     numbers: Tensor,
-) -> float:
+) -> float | None:
     """The spread of an input over networks whose weights differ by what layers are usually initialised with.
 
     An input that is the same in all rows has no spread of its own: of a last layer that begins at zero, or
@@ -45,7 +46,8 @@ def spread_of_weights(
         numbers: those of the input that are asked for, `(size,)` bool.
 
     Returns:
-        The root mean square over these numbers; 0 where no weight moves them.
+        The root mean square over these numbers; 0 where no weight moves them, and None where the objective
+        makes other calls when it is evaluated once more.
     """
     before = Snapshot(step.network)
     answers = _Sums(boxes, calls, alive, where, numbers)
@@ -55,6 +57,8 @@ def spread_of_weights(
             with intercepted(answers.call):
                 losses(step.objective, step.network, batch, step.rows, with_graph=True)
             squares = sum(_square(one, step.parameters.tensors) for one in answers.sums)
+    except TangentError:
+        return None
     finally:
         before.restore()
     return math.sqrt(squares / answers.count) if answers.count else 0.0
