@@ -390,7 +390,7 @@ def test_an_action_alone_of_a_layer_of_zeros_moves_its_weights():
 
 
 def test_of_a_large_state_few_numbers_are_kept():
-    size, push = 20_000, torch.randn(20_000, generator=torch.Generator().manual_seed(0))
+    size, push = 800, torch.randn(800, generator=torch.Generator().manual_seed(0))
     box = FromTorch(
         lambda state, action: 0.9 * state + action * push,
         (ArraySpec("state", (size,)), ArraySpec("action", (1,))),
@@ -406,7 +406,7 @@ def test_of_a_large_state_few_numbers_are_kept():
     tangent = zo.MLPTangent(16, first_steps=20, steps_per_step=2)
     unchecked = zo.tangents.TrustPolicy(check_every=None)
     gradient = zo.TangentGradient(
-        nn.Linear(4, 1), objective, boxes=[box], tangent=tangent, seed=0, trust_policy=unchecked
+        nn.Linear(4, 1), objective, boxes=[box], tangent=tangent, seed=0, trust_policy=unchecked, clip=None
     )
     for step in range(3):
         gradient.backward(torch.randn(4, 4, generator=torch.Generator().manual_seed(step)))
