@@ -310,11 +310,11 @@ class TangentGradient:
                         before.restore()
                         live = None
                     # Where there may ever be probes; what it finds does not change.
-                    if self.watch.most and number == 0 and isinstance(self.evaluator, Stacked):
+                    if self.watch.may_have_probes and number == 0 and isinstance(self.evaluator, Stacked):
                         refuse_unseen_weights(step, self.boxes, seen.calls, survived)
                     unvaried: list[str] = []
                     whole_numbers: list[str] = []
-                    if number == 0 and not probes and self.watch.guesses:
+                    if number == 0 and not probes and self.watch.terms.guesses:
                         unvaried = unvaried_inputs(step, self.boxes, seen.calls, survived)
                     if number == 0:
                         whole_numbers = outputs_without_gradient(step, self.boxes, seen.calls, survived)
@@ -669,7 +669,7 @@ class TangentGradient:
 
     def _settings(self, key: Key) -> tuple[Any, ...]:
         """What must be the same in all processes, beside weights and batch."""
-        watched = vars(self.watch), self._clipping.most
+        watched = self.watch.terms, self.watch.state, self._clipping.most
         return key, self.mu, self._chunk, type(self.evaluator), watched, self.tangents
 
 
