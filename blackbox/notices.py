@@ -52,6 +52,10 @@ class Notices:
         """Say nothing of these from now on: another warning says more of them."""
         self.said.update(names)
 
+    def renew(self, *names: str) -> None:
+        """Say these again when they come again: in between they were over."""
+        self.said.difference_update(names)
+
 
 def warn(words: str, category: type[Warning]) -> None:
     """Warn at the innermost line outside of this project: the user's own.

@@ -128,8 +128,8 @@ WHERE = {
     "Waves": "zo.tangents.models.waves:Waves",
     "between_walls": "zo.tangents.models.waves:between_walls",
     "all_listed": "zo.tangents.pairs:all_listed",
-    "TrustCheck": "zo.tangents.trust:Check",
-    "TrustWatch": "zo.tangents.trust:TrustWatch",
+    "TrustCheck": "zo.tangents.trust.evidence:Check",
+    "TrustWatch": "zo.tangents.trust.watch:TrustWatch",
     # tasks
     "tasks_cost": "tasks.cost",
     "tasks_rehearsal": "tasks.rehearsal",

@@ -322,7 +322,7 @@ class TangentGradient:
                         before.restore()
                         live = None
                     # Where there may ever be probes; what it finds does not change.
-                    if self.watch.most and number == 0 and isinstance(self.evaluator, Stacked):
+                    if self.watch.may_have_probes and number == 0 and isinstance(self.evaluator, Stacked):
                         refuse_unseen_weights(step, self.boxes, seen.calls, survived)
                     whole_numbers: list[str] = []
                     if number == 0:
@@ -353,7 +353,7 @@ class TangentGradient:
             self._warned_of_sizes = self._warned_of_sizes or self._clipping.warn_of_other_sizes(number)
             self._add(taken)
             refused: list[str] = []
-            if self.watch.guesses:
+            if self.watch.terms.guesses:
                 of = replace(step, batch=kept), self.boxes, calls, survived
                 with alone(ranks):
                     refused = self._excitation.saw(
@@ -707,7 +707,7 @@ class TangentGradient:
 
     def _settings(self, key: Key) -> tuple[Any, ...]:
         """What must be the same in all processes, beside weights and batch."""
-        watched = vars(self.watch), self._clipping.most, self._excitation.size
+        watched = self.watch.terms, self.watch.state, self._clipping.most, self._excitation.size
         return key, self.mu, self._chunk, type(self.evaluator), watched, self.tangents
 
 

@@ -1,0 +1,68 @@
+"""What is done where trust is lost: `REMEDIES` in the order in which they are tried, the cheapest first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from zo.tangents.trust.state import State, Terms
+
+Improve = Callable[[], Sequence[str]]  # has the tangents do more, and says what, in words; empty for nothing
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A remedy that has begun.
+
+    Attributes:
+        remedy: its name.
+        state: the trust with it.
+        done: what is done from now on, in words; empty where the name says it.
+    """
+
+    remedy: str
+    state: State
+    done: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """Something to be done where trust is lost.
+
+    Attributes:
+        name: what it is.
+        begin: begins it; None where it does not apply, or has nothing left to do.
+        cost: what it takes.
+        taken_back: what must be shown for it to end; `verdict` decides that.
+    """
+
+    name: str
+    begin: Callable[[Terms, State, Improve], Begun | None]
+    cost: str
+    taken_back: str
+
+
+def _improved(terms: Terms, state: State, improve: Improve) -> Begun | None:
+    done = tuple(improve())
+    return Begun("tangents", state.with_probes(state.probes), done) if done else None
+
+
+def _bought(terms: Terms, state: State, improve: Improve) -> Begun | None:
+    more = state.probes if state.flat else min(max(2 * state.probes, 1), terms.most)
+    return Begun("probes", state.with_probes(more)) if more > state.probes else None
+
+
+REMEDIES = (
+    Remedy("tangents", _improved, "time, and no rows", "nothing: what has been learned stays"),
+    Remedy(
+        "probes",
+        _bought,
+        "the rows of a base for each, within max_rows",
+        "predictions that are good, and no fault in the last check",
+    ),
+)
+
+
+def begin(terms: Terms, state: State, improve: Improve) -> Begun | None:
+    """Begin the first remedy that applies; None where none is left."""
+    return next(filter(None, (remedy.begin(terms, state, improve) for remedy in REMEDIES)), None)

@@ -1,0 +1,125 @@
+"""`Terms`, what a gradient was made with, and `State`, what its trust has come to: both frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from zo.tangents.trust.evidence import Check
+from zo.tangents.trust.policy import TrustPolicy
+
+_FLAGS = {  # of states before notices had names
+    "warned": "stuck",
+    "told_control": "control",
+    "told_flat": "flat",
+    "told_digits": "digits",
+    "told_noise": "noise",
+    "told_unmoved": "unmoved",
+    "narrow": "narrow",
+    "cut": "cut",
+}
+_FIGURES = {"agreement": "agreement", "missed": "missed", "of_rows": "agreement_of_rows"}
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What does not change from step to step.
+
+    Attributes:
+        policy: the limits of trust, and when they are looked at.
+        fewest: probes to begin with.
+        most: probes that `max_rows` allows where more can help.
+        max_rows: what a step may cost on average, in multiples of the base's rows.
+        asked: `max_rows` as the user gave it, for messages.
+        learning: whether more probes can help any tangent.
+        guesses: whether a tangent learns from values.
+        kinds: names of the tangents' classes, which are not advised.
+        last: how many steps there will be; None where that is not known.
+    """
+
+    policy: TrustPolicy
+    fewest: int
+    most: int
+    max_rows: float
+    asked: float
+    learning: bool = True
+    guesses: bool = False
+    kinds: tuple[str, ...] = ()
+    last: int | None = None
+
+
+@dataclass(frozen=True)
+class State:
+    """What a resumed run must know; each step puts another in its place.
+
+    Attributes:
+        probes: of a step.
+        total: the sum of errors, each weighted by its age.
+        weight: the sum of those weights.
+        steps: with this many probes, the first of all apart.
+        learned: the first step is over.
+        check: the last one that showed something.
+        checked: the step of that check.
+        fresh: it was made with this many probes.
+        before: the mean error when it was last judged.
+        passed: a check has found no fault.
+        lost: whether trust is lost.
+        noise: see `Check.noise`.
+        failed: checks in a row that showed nothing, since rows failed.
+        flat: the box was constant in pieces when it was last asked.
+        narrow: a check showed nothing, since the network computes in 16 bits.
+        whole: a check has found nothing missing from the gradient, which is as the objective is.
+        cut: or something.
+        beside: a way from the weights to the loss passes no box.
+    """
+
+    probes: int
+    total: float = 0.0
+    weight: float = 0.0
+    steps: int = -1
+    learned: bool = False
+    check: Check | None = None
+    checked: int | None = None
+    fresh: bool = False
+    before: float | None = None
+    passed: bool = False
+    lost: bool = False
+    noise: float | None = None
+    failed: int = 0
+    flat: bool = False
+    narrow: bool = False
+    whole: bool = False
+    cut: bool = False
+    beside: bool = True
+
+    @property
+    def error(self) -> float | None:
+        """The running mean of the relative error; None before there is one."""
+        return self.total / self.weight if self.weight else None
+
+    def with_probes(self, probes: int) -> State:
+        """Other probes show other errors, so a new mean begins; with none they are of something else."""
+        state = self
+        if bool(probes) != bool(self.probes):
+            state = replace(state, before=None, check=None)
+        return replace(state, probes=probes, steps=0, total=0.0, weight=0.0, fresh=False)
+
+
+def saved(state: State, said: Iterable[str]) -> dict[str, Any]:
+    """A state, and the names of the notices that were given, in plain values."""
+    return {**asdict(state), "said": sorted(said)}
+
+
+def restored(kept: dict[str, Any]) -> tuple[State, set[str]]:
+    """The state and the names that `saved` kept, also where versions before notices had names did."""
+    kept = dict(kept)
+    if "said" not in kept:
+        said = {name for flag, name in _FLAGS.items() if kept.get(flag)}
+        figures = {name: kept.pop(figure) for figure, name in _FIGURES.items()}
+        check = asdict(Check(**figures)) if any(value is not None for value in figures.values()) else None
+        kept = {key: value for key, value in kept.items() if not key.startswith("told_") and key != "warned"}
+        kept |= {"failed": kept.pop("untold"), "check": check, "said": said}
+    said = set(kept.pop("said"))
+    check = kept.pop("check")
+    return State(**kept, check=None if check is None else Check(**check)), said

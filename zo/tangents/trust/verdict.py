@@ -1,0 +1,191 @@
+"""`decide`: what follows from what a step has shown; no words, nothing done, nothing remembered."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from zo.tangents.cut import is_uneven
+from zo.tangents.trust.evidence import Check, Evidence, is_flat
+from zo.tangents.trust.state import State, Terms
+
+WORST = 10.0  # errors above count as this: one step in which nothing is known is not all that counts
+EARLY = 5  # steps that are each checked until a check finds no fault: at first little is known
+FALL = 0.1  # an error that falls by less between two verdicts falls no more
+RARELY = 10  # times as many steps between checks of a box that is constant in pieces
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A limit that is broken.
+
+    Attributes:
+        name: of a figure of `Check`, or "error" of the predictions.
+        found: the figure.
+        limit: the least or the most that it may be.
+    """
+
+    name: str
+    found: float
+    limit: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What follows from a step.
+
+    Attributes:
+        state: the trust after it.
+        faults: the limits that are broken, where they cost trust.
+        lost: whether a remedy is due.
+        regained: whether trust has returned.
+    """
+
+    state: State
+    faults: tuple[Fault, ...] = ()
+    lost: bool = False
+    regained: bool = False
+
+
+class _Figure(NamedTuple):
+    """A figure of `Check` with its limits."""
+
+    name: str
+    limits: Callable[[Terms, State, Check], tuple[float, float] | None]  # None where it does not count
+
+
+def _agreement(terms: Terms, state: State, check: Check) -> tuple[float, float] | None:
+    """A model of values may predict too little too; beside a cut the loss changes by what none predicts."""
+    one_sided = state.probes or check.agreement_of_rows is not None
+    least = terms.policy.agreement
+    cut = state.cut or check.cut is not None
+    return None if cut else (least, math.inf if one_sided else 2 - least)
+
+
+def _of_rows(terms: Terms, state: State, check: Check) -> tuple[float, float] | None:
+    """Or be wrong where the errors of rows cancel."""
+    return None if state.probes else (terms.policy.agreement_of_rows, math.inf)
+
+
+def _missed(terms: Terms, state: State, check: Check) -> tuple[float, float] | None:
+    """Or where the loss is flat."""
+    shown = state.probes or check.agreement_of_rows is not None
+    return None if shown else (-math.inf, terms.policy.missed)
+
+
+FIGURES = (  # in the order of the warning
+    _Figure("agreement", _agreement),
+    _Figure("agreement_of_rows", _of_rows),
+    _Figure("missed", _missed),
+)
+
+
+def faults_of(terms: Terms, state: State, check: Check | None) -> tuple[Fault, ...]:
+    """The limits that a check breaks."""
+    if check is None:
+        return ()
+    broken = []
+    for name, limits_of in FIGURES:
+        value, limits = getattr(check, name), limits_of(terms, state, check)
+        if value is not None and limits is not None and not limits[0] <= value <= limits[1]:
+            broken.append(Fault(name, value, limits[0] if value < limits[0] else limits[1]))
+    return tuple(broken)
+
+
+def limit_of(terms: Terms, state: State) -> float:
+    """The error above which trust is lost: of responses, or without probes of values."""
+    return terms.policy.lost if state.probes else terms.policy.lost_values
+
+
+def is_checked(terms: Terms, state: State, step: int) -> bool:
+    """Whether a step, from 0, is checked; ten times more rarely where checks show nothing.
+
+    That is where the box is constant in pieces, or the network computes in 16 bits.
+    """
+    every = terms.policy.check_every
+    if every is None or ((state.flat or state.narrow) and (step + 1) % (RARELY * every)):
+        return False
+    early = terms.guesses and not state.probes
+    again = early and step < EARLY and not state.passed and terms.max_rows >= 2
+    return again or terms.policy.checks(step, early)
+
+
+def share_of(terms: Terms, state: State, check: Check) -> float:
+    """The factor of a step's gradient, after a check.
+
+    Where it finds fault, by the agreement, from -1 to 1: what is left is the true gradient's projection on
+    it, which is never longer than that, and never leads uphill.
+    """
+    if check.agreement is None or not (terms.guesses and faults_of(terms, state, check)):
+        return 1.0
+    return min(max(check.agreement, -1.0), 1.0)
+
+
+def decide(terms: Terms, state: State, evidence: Evidence) -> Verdict:
+    """What follows from a step for the trust in tangents.
+
+    Args:
+        terms: what the gradient was made with.
+        state: the trust before the step.
+        evidence: what the step has shown.
+    """
+    state, check = _seen(terms, state, evidence), evidence.check
+    if state.flat and state.probes:
+        return Verdict(state)  # what they show of such a box is no error of the tangents
+    average = terms.policy.average
+    due = state.steps > 0 and state.steps % average == 0
+    if due or (check.agreement is not None and state.steps >= average):
+        return _judged(terms, state, due)
+    return Verdict(state)
+
+
+def _seen(terms: Terms, state: State, evidence: Evidence) -> State:
+    """The state with what a step has shown, before anything follows from it."""
+    check, error = evidence.check, evidence.error
+    if check.flat is not None:
+        flat = is_flat(check.flat)
+        less = flat and state.probes > terms.fewest
+        state = replace(state.with_probes(terms.fewest) if less else state, flat=flat)
+    state = replace(
+        state,
+        narrow=state.narrow or check.narrow is not None,
+        cut=state.cut or check.cut is not None,
+        whole=state.whole or (check.balance is not None and not is_uneven(check.balance)),
+        steps=state.steps + 1,
+        noise=state.noise if check.noise is None else check.noise,
+    )
+    if error is not None and state.learned:
+        keep = 1.0 - 1.0 / terms.policy.average
+        counted = error if error < WORST else WORST  # or NaN
+        state = replace(
+            state,
+            total=keep * state.total + (1.0 - keep) * counted,
+            weight=keep * state.weight + (1.0 - keep),
+        )
+    state = replace(state, learned=state.learned or error is not None)
+    if check.agreement is not None:
+        passed = state.passed or not faults_of(terms, state, check)
+        return replace(state, check=check, checked=evidence.step, fresh=True, failed=0, passed=passed)
+    return replace(state, failed=state.failed + (check.failed is not None))
+
+
+def _judged(terms: Terms, state: State, due: bool) -> Verdict:
+    """`due`: the error too, which a check in between does not make old enough."""
+    policy, error, limit = terms.policy, state.error, limit_of(terms, state)
+    faults = faults_of(terms, state, state.check)
+    stays = good = False
+    if due and error is not None:
+        stays = state.before is not None and error > max(limit, (1.0 - FALL) * state.before)
+        good = error < policy.regained / policy.lost * limit
+        state = replace(state, before=error)
+    if stays or (faults and state.fresh):
+        of_error = (Fault("error", error, limit),) if error is not None and error > limit else ()
+        return Verdict(replace(state, lost=True), of_error + faults, lost=True)
+    if good and not faults:
+        state = replace(state, lost=False)
+        if state.probes > terms.fewest:
+            state = state.with_probes(max(state.probes // 2, terms.fewest))
+        return Verdict(state, regained=True)
+    return Verdict(state)

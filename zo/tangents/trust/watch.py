@@ -1,0 +1,211 @@
+"""`TrustWatch`: takes trust from step to step, has remedies begin, and says what is to be said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from blackbox.notices import Notices
+from zo.tangents.cut import is_uneven
+from zo.tangents.trust import words
+from zo.tangents.trust.evidence import UNCHECKED, Check, Evidence
+from zo.tangents.trust.policy import TrustPolicy
+from zo.tangents.trust.remedies import Improve, begin
+from zo.tangents.trust.state import State, Terms, restored, saved
+from zo.tangents.trust.verdict import Verdict, decide, faults_of, is_checked, limit_of, share_of
+
+
+class TrustWatch:
+    """Keeps a gradient's trust from step to step and says how many probes the next one needs.
+
+    Args:
+        policy: the limits of trust, and when they are looked at.
+        probes: how many to begin with, and the fewest.
+        max_rows: what a step may cost on average, checks included, in multiples of the base's rows; at the
+            least what the base, these probes and the checks take.
+        learning: whether more probes can help any tangent.
+        kinds: names of the tangents' classes, which are not advised.
+        guesses: whether a tangent learns from values: then early steps without probes are checked, and where
+            a check finds fault its step takes a share of the gradient.
+        last: how many steps there will be; None where that is not known.
+        notices: what was said so far.
+
+    Attributes:
+        terms: all of these.
+        state: what trust has come to.
+    """
+
+    def __init__(
+        self,
+        policy: TrustPolicy,
+        probes: int,
+        max_rows: float,
+        learning: bool = True,
+        kinds: Sequence[str] = (),
+        guesses: bool = False,
+        last: int | None = None,
+        notices: Notices | None = None,
+    ) -> None:
+        checks = 1 / policy.check_every if policy.check_every else 0.0
+        self.terms = Terms(
+            policy,
+            fewest=probes,
+            most=max(probes, int(max_rows - 1 - checks)) if learning else probes,
+            max_rows=max(max_rows, 1 + probes + checks),
+            asked=max_rows,
+            learning=learning,
+            guesses=guesses,
+            kinds=tuple(kinds),
+            last=last,
+        )
+        self.state = State(probes)
+        self._notices = Notices() if notices is None else notices
+
+    @property
+    def max_rows(self) -> float:
+        """What a step may cost on average, in multiples of the base's rows."""
+        return self.terms.max_rows
+
+    @property
+    def probes(self) -> int:
+        """How many probes the next step has."""
+        return self.state.probes
+
+    @property
+    def may_have_probes(self) -> bool:
+        """Whether there may ever be some."""
+        return self.terms.most > 0
+
+    @property
+    def limit(self) -> float:
+        """The error above which trust is lost: of responses, or without probes of values."""
+        return limit_of(self.terms, self.state)
+
+    @property
+    def error(self) -> float | None:
+        """The running mean of the relative error; None before there is one."""
+        return self.state.error
+
+    @property
+    def lost(self) -> bool:
+        """Whether trust is lost."""
+        return self.state.lost
+
+    @property
+    def flat(self) -> bool:
+        """Whether the box was constant in pieces when it was last asked: checks and probes show nothing."""
+        return self.state.flat
+
+    @property
+    def noise(self) -> float | None:
+        """The noise of the mean loss, see `Check.noise`."""
+        return self.state.noise
+
+    def checks(self, step: int) -> bool:
+        """Whether a step, from 0, is checked."""
+        return is_checked(self.terms, self.state, step)
+
+    def share(self, check: Check) -> float:
+        """The factor of a step's gradient, after a check."""
+        return share_of(self.terms, self.state, check)
+
+    def doubts(self, check: Check) -> bool:
+        """Whether a check finds fault."""
+        return bool(faults_of(self.terms, self.state, check))
+
+    def may_be_cut(self, check: Check) -> bool:
+        """Whether part of the gradient may be missing: it is looked at until a check has shown it whole."""
+        return not (self.state.whole or self.state.cut) and is_uneven(check.balance)
+
+    def saw(
+        self,
+        step: int,
+        error: float | None,
+        check: Check = UNCHECKED,
+        improve: Improve = tuple,
+    ) -> None:
+        """Take in what a step has shown, and act.
+
+        Args:
+            step: the number of the step.
+            error: relative error of the tangents' predictions; None if there was nothing to predict.
+            check: the check of the step; its `flat` may be that of the probes.
+            improve: asked, where trust is lost, for what tangents do now that takes no more rows, in words.
+
+        Warns:
+            TangentWarning: trust is lost, by which limit, and what is done about it: tangents learn longer,
+                another kind is tried, probes are added, or nothing is left within `max_rows`. Or three checks
+                in a row showed nothing. Or the box is constant in pieces, or its answers have too few digits
+                for a check, or are others when it is asked the same again, each of which is said once.
+        """
+        evidence = Evidence(step, error, check)
+        verdict = decide(self.terms, self.state, evidence)
+        self.state = verdict.state
+        if not self.state.failed:
+            self._notices.renew("failed checks")
+        self._notices.say(*words.of_evidence(self.terms, self.state, evidence))
+        if verdict.regained:
+            self._notices.renew("stuck")
+        if verdict.lost:
+            self._mend(step, verdict, improve)
+
+    def knows_nothing_of(self, step: int, inputs: Sequence[str]) -> None:
+        """Take in inputs whose derivative values do not show and that are not dithered; buy a probe.
+
+        Args:
+            step: the number of the step.
+            inputs: which, in words.
+
+        Warns:
+            TangentWarning: says so, and what is done about it.
+        """
+        before = self.state
+        if not before.probes and self.terms.most:
+            self.state = replace(before, lost=True).with_probes(1)
+        self._notices.say(words.unidentified(self.terms, step, before, self.state, inputs))
+
+    def probes_moved_nothing(self, step: int, zero: bool) -> None:
+        """Take in that no probe of a later step changed an input of a box, and take back those bought.
+
+        Args:
+            step: the number of the step.
+            zero: whether the gradient of the step is exactly zero.
+
+        Warns:
+            TangentWarning: says so, once, and what the gradient then is.
+        """
+        if self.state.probes > self.terms.fewest:
+            self.state = self.state.with_probes(self.terms.fewest)
+        self._notices.say(words.unmoved(step, zero))
+
+    def note_way_beside(self, there_is: bool) -> None:
+        """Take in whether some way from the weights to the loss passes no box."""
+        self.state = replace(self.state, beside=there_is)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was seen, the probes, and what was said."""
+        return saved(self.state, self._notices.said)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.state, self._notices.said = restored(state)
+
+    def _mend(self, step: int, verdict: Verdict, improve: Improve) -> None:
+        """Begin the first remedy that is left, and say so."""
+        if self.terms.last is not None and step + 1 >= self.terms.last:
+            if "stuck" not in self._notices.said:
+                self._notices.say(words.lost_at_the_end(step, verdict, self._control()))
+            return
+        remedy = begin(self.terms, verdict.state, improve)
+        if remedy is None:
+            self._notices.say(words.stuck(self.terms, step, verdict))
+            return
+        self._notices.say(words.begun(self.terms, step, verdict, remedy, self._control()))
+        self.state = remedy.state
+
+    def _control(self) -> str:
+        """What takes no more rows and may train better: said once, and where it trains anything."""
+        new = "control" not in self._notices.said
+        self._notices.settle("control")
+        return words.CONTROL if new and self.state.beside else ""

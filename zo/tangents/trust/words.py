@@ -1,0 +1,250 @@
+"""All sentences about trust in tangents, as notices with a name each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from blackbox.notices import Notice
+from blackbox.words import counted
+from zo.errors import TangentWarning
+from zo.tangents.trust.evidence import Evidence
+from zo.tangents.trust.remedies import Begun
+from zo.tangents.trust.state import State, Terms
+from zo.tangents.trust.verdict import RARELY, Fault, Verdict
+
+UNLIKE = 1e-5  # of the loss: what the same rows may differ by when they are asked again, as sums are rounded
+HELD_OUT = "zo.KeepBest, or a run's validation"
+SEVERAL = 25  # steps that the remedies of tangents take
+UNSHOWN = 3  # checks in a row that showed nothing, since rows failed: after these it is said
+CONTROL = (
+    " Where tangents are in doubt, the gradient that is cut at the boxes (no-gradient) may train better and "
+    "takes no more rows: compare, see docs/howto/trust.md."
+)
+ADVICE = {  # where probes do not help, and the classes of tangents that have it already
+    "put SecantTangent outermost (secant), ": ("SecantTangent", "AutoTangent"),
+    "take a StudentTangent (student), ": ("StudentTangent",),
+}
+
+
+def of_evidence(terms: Terms, state: State, evidence: Evidence) -> Iterator[Notice]:
+    """What a step's evidence shows by itself, whatever follows from it.
+
+    Args:
+        terms: what the gradient was made with.
+        state: the trust after the step.
+        evidence: what the step has shown.
+    """
+    check, at = evidence.check, f"Step {evidence.step + 1}: "
+    if check.flat is not None and state.flat:
+        every = terms.policy.check_every
+        rest = f", and there is a check in every {RARELY * every} steps alone" if every else ""
+        student = "" if "StudentTangent" in terms.kinds else " Take a StudentTangent, for its values."
+        yield _notice(
+            "flat",
+            f"{at}expected a box that answers a little otherwise where its input is moved a little, got the "
+            f"very same answers in {check.flat:.0%} of the rows: it is constant in pieces, as trees, tables, "
+            "labels and rounded outputs are. What is asked beside training's own rows shows nothing of it, "
+            f"so no probes are added{rest}.{student} Whether the tangent's slopes are of use only a held-out "
+            f"loss says ({HELD_OUT}).",
+        )
+    if check.digits is not None:
+        yield _notice(
+            "digits",
+            f"{at}expected answers that show a change of the loss by a hundredth, the box's answers have "
+            f"{counted(check.digits, 'digit')}: print more (%.17g prints all). Checks that cannot "
+            "distinguish the gradient's effect from the last digit say nothing of the tangents: watch a "
+            f"held-out loss ({HELD_OUT}).",
+        )
+    if check.narrow is not None:
+        yield _notice(
+            "narrow",
+            f"{at}expected float32 or float64 between the weights and the loss, got {check.narrow}, which "
+            "rounds away what a check along the gradient changes. Checks show nothing of the tangents then, "
+            f"and come ten times more rarely: watch a held-out loss ({HELD_OUT}), or leave out autocast.",
+        )
+    if check.unlike is not None and check.unlike > UNLIKE:
+        yield _notice(
+            "noise",
+            f"{at}expected the same answers where the boxes are asked the same rows again, got a mean loss "
+            f"that differs by {check.unlike:.1e} of it. A box is noisy, or has a state that goes on from "
+            "call to call, such as a warm start, a counter or a buffer: `blackbox check` tells which. Noise "
+            "is averaged over rows and steps; a state is not, and its part of the gradient is wrong: reset "
+            "it in each call, or make it an input and an output. Checks along the gradient show nothing "
+            f"that is smaller: watch a held-out loss ({HELD_OUT}).",
+        )
+    if check.cut is not None:
+        yield _notice(
+            "cut",
+            f"{at}expected the loss along the gradient to change by what autograd says for the boxes' own "
+            f"answers, got {1 + check.cut:.3g} times that: part of the gradient is cut off between the "
+            "weights and the loss, as by a .detach(), an .item(), NumPy, a torch.no_grad() or an output of "
+            "whole numbers. No tangent mends that. Where you cut it on purpose, as at a fixed target, leave "
+            "it; otherwise take the cut out, or take zo.LossGradient, which goes by the loss itself.",
+        )
+    if check.failed is not None and check.agreement is None and state.failed == UNSHOWN:
+        yield _notice(
+            "failed checks",
+            f"{at}expected at most a tenth of a check's rows to fail, and none with most of the gradient, "
+            f"{check.failed:.0%} did, and the last {UNSHOWN} checks showed nothing. Until one does, trust "
+            f"rests on predictions alone: watch a held-out loss ({HELD_OUT}), and see the black box's "
+            "ledger.",
+        )
+
+
+def lost_at_the_end(step: int, verdict: Verdict, control: str) -> Notice:
+    """Trust is lost in the last step, in which no remedy would do anything."""
+    done = "This is the last step, so nothing is done about it: judge the weights by held-out data."
+    return _notice("last step", f"{_broken(step, verdict)}. {done}{control}")
+
+
+def begun(terms: Terms, step: int, verdict: Verdict, remedy: Begun, control: str) -> Notice:
+    """A remedy has begun: why, what it is, and what it costs."""
+    if remedy.done:
+        what = f"From now on {' and '.join(remedy.done)}, for no more rows."
+    else:
+        what = _cost(terms, verdict.state, remedy.state.probes)
+    return _notice(
+        f"{remedy.remedy} from step {step}", f"{_broken(step, verdict)}. {what}{_left(terms, step)}{control}"
+    )
+
+
+def stuck(terms: Terms, step: int, verdict: Verdict) -> Notice:
+    """No remedy is left."""
+    return _notice("stuck", f"{_broken(step, verdict)}. {_advice(terms, verdict)}")
+
+
+def unidentified(terms: Terms, step: int, before: State, after: State, inputs: Sequence[str]) -> Notice:
+    """Inputs whose derivative values do not show and that are not dithered, and what is done about it."""
+    found = (
+        f"Step {step + 1}: expected inputs that weights move to differ between rows by more than the other "
+        f"inputs determine, got {'; and '.join(inputs[:3])}{' and others' if inputs[3:] else ''}: the same "
+        "in all rows, or a function of the others, and without dither (excite=0). Values show nothing of that "
+        "derivative: what a tangent says of it is chance."
+    )
+    if after.probes > before.probes:
+        return _notice("unidentified", f"{found} {_cost(terms, before, after.probes)}")
+    return _notice(
+        "unidentified",
+        f"{found} Leave excite out, add a little noise in each row, or allow probes: "
+        f"max_rows={terms.max_rows:g} allows none.",
+    )
+
+
+def unmoved(step: int, zero: bool) -> Notice:
+    """No probe of a step changed an input of a box."""
+    gradient = (
+        "is exactly zero, and no weight moves but by the optimiser's memory"
+        if zero
+        else "is the tangents' alone"
+    )
+    return _notice(
+        "unmoved",
+        f"Step {step + 1}: expected probes to change an input of a box, got the base's. They show nothing, "
+        "so none are asked beyond those of the start. Either the layer before the box is saturated, as tanh "
+        "is far from zero, or its numbers are so large that mu is lost in rounding. The gradient of this "
+        f"step {gradient}. Training goes on: watch a held-out loss ({HELD_OUT}), lower the learning rate, or "
+        "keep what that layer is given small, by a norm or a penalty.",
+    )
+
+
+def _notice(name: str, words: str) -> Notice:
+    return Notice(name, words, TangentWarning)
+
+
+def _left(terms: Terms, step: int) -> str:
+    """How many steps are left, where a remedy says that it takes more."""
+    left = SEVERAL if terms.last is None else terms.last - step - 1
+    return f" There {'is' if left == 1 else 'are'} {counted(left, 'step')} left." if left < SEVERAL else ""
+
+
+def _of_error(state: State, fault: Fault) -> str:
+    what, taken = ("responses", f" with {_probes(state.probes)}") if state.probes else ("values", "")
+    return (
+        f"tangents to predict the boxes' {what} with a relative error of at most {fault.limit:g}, found "
+        f"{_above(fault.found, fault.limit)} over the last steps{taken}"
+    )
+
+
+def _of_agreement(state: State, fault: Fault) -> str:
+    limit = f"{'least' if fault.found < fault.limit else 'most'} {fault.limit:g}"
+    return (
+        f"the loss along the gradient to change by at {limit} times what the gradient says, found "
+        f"{fault.found:.3g} times"
+    )
+
+
+def _of_rows(state: State, fault: Fault) -> str:
+    return (
+        "the rows' own losses to change along the gradient as the tangents say of each, with a cosine of at "
+        f"least {fault.limit:g}, found {fault.found:.3g}"
+    )
+
+
+def _of_missed(state: State, fault: Fault) -> str:
+    return (
+        "tangents to predict the boxes' responses along the gradient with a relative error of at most "
+        f"{fault.limit:g}, found {fault.found:.3g}"
+    )
+
+
+FAULTS = {
+    "error": _of_error,
+    "agreement": _of_agreement,
+    "agreement_of_rows": _of_rows,
+    "missed": _of_missed,
+}
+
+
+def _broken(step: int, verdict: Verdict) -> str:
+    """Which limits are broken, and by how much."""
+    state = verdict.state
+    broken = "; and ".join(FAULTS[fault.name](state, fault) for fault in verdict.faults)
+    of_check = any(fault.name != "error" for fault in verdict.faults)
+    if of_check and state.checked is not None and state.checked != step:
+        broken += f" (in the check of step {state.checked + 1})"
+    return f"Step {step + 1}: expected {broken}"
+
+
+def _cost(terms: Terms, state: State, probes: int) -> str:
+    return (
+        f"From now on {_probes(probes)} until trust returns: a step asks the boxes for {1 + probes} times "
+        f"the rows of a first-order step instead of {1 + state.probes}, within max_rows={terms.asked:g}."
+    )
+
+
+def _advice(terms: Terms, verdict: Verdict) -> str:
+    """What a user can do where no remedy is left."""
+    risk, state, most = "Training may be worse than none", verdict.state, 2 - terms.policy.agreement
+    if any(fault.name == "agreement" and fault.found > most for fault in verdict.faults):
+        risk = "The loss falls along the gradient, by more than it says; Adam's steps ignore its length"
+    words = (
+        f"{risk}: watch a held-out loss ({HELD_OUT}). Move the network less in a step; use LossGradient with "
+        "sparse coordinates (sparse-cge); or "
+    )
+    if not terms.learning:
+        return words + "take a tangent that learns."
+    if state.flat:  # of which probes show nothing
+        return f"{words}prefit the tangent on more of the box's answers, or take another kind."
+    if not state.probes:
+        return (
+            f"{words}prefit the tangent on more of the box's answers, take another kind, or allow probes: "
+            f"max_rows={terms.asked:g} allows none."
+        )
+    more = 1 + 2 * state.probes
+    other = "".join(words for words, kinds in ADVICE.items() if not set(kinds).intersection(terms.kinds))
+    return (
+        f"{words}{other}{'or ' if other else ''}allow more probes: max_rows={terms.asked:g} allows no more, "
+        f"{2 * state.probes} of them take {more} times the rows of a first-order step."
+    )
+
+
+def _probes(number: int) -> str:
+    return counted(number, "probe")
+
+
+def _above(value: float, limit: float) -> str:
+    """A value above a limit, in as many digits as show that it is: 1.0004 is no 1."""
+    for digits in range(3, 17):
+        if float(f"{value:.{digits}g}") > limit:
+            return f"{value:.{digits}g}"
+    return f"{value!r}"
