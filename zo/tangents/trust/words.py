@@ -118,8 +118,8 @@ def unidentified(terms: Terms, step: int, before: State, after: State, inputs: S
     found = (
         f"Step {step + 1}: expected inputs that weights move to differ between rows by more than the other "
         f"inputs determine, got {'; and '.join(inputs[:3])}{' and others' if inputs[3:] else ''}: the same "
-        "in all rows, or a function of the others, and without dither (excite=0). Values show nothing of that "
-        "derivative: what a tangent says of it is chance."
+        "in all rows, or a function of the others, and without dither (excite=0). Values show nothing of "
+        "that derivative: what a tangent says of it is chance."
     )
     if after.probes > before.probes:
         return _notice("unidentified", f"{found} {_cost(terms, before, after.probes)}")
