@@ -24,6 +24,12 @@ class TrustPolicy:
     it says so once. When the mean is below `regained` and the last check was good, trust is regained, and the
     probes halve down to the number that the gradient was created with.
 
+    Probes that were added because a check without probes found fault are not taken back by predictions: with
+    probes these are good, whatever was wrong without. They stay until a check finds no fault in a step that
+    goes without them, a trial; where it does, twice as many checks pass before the next trial. The same holds
+    for any probes where trust that had returned is lost again. That is said once, with what a step may cost
+    from then on.
+
     What the loss changes by beyond the boxes' own responses is no fault of tangents: part of the gradient is
     cut off elsewhere. Until a check has shown the gradient whole, one that finds more missing than is there
     says so.

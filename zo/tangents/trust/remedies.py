@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from zo.tangents.trust.state import State, Terms
+from zo.tangents.trust.verdict import Verdict
 
 Improve = Callable[[], Sequence[str]]  # has the tangents do more, and says what, in words; empty for nothing
 
@@ -37,19 +38,21 @@ class Remedy:
     """
 
     name: str
-    begin: Callable[[Terms, State, Improve], Begun | None]
+    begin: Callable[[Terms, int, Verdict, Improve], Begun | None]
     cost: str
     taken_back: str
 
 
-def _improved(terms: Terms, state: State, improve: Improve) -> Begun | None:
-    done = tuple(improve())
+def _improved(terms: Terms, step: int, verdict: Verdict, improve: Improve) -> Begun | None:
+    done, state = tuple(improve()), verdict.state
     return Begun("tangents", state.with_probes(state.probes), done) if done else None
 
 
-def _bought(terms: Terms, state: State, improve: Improve) -> Begun | None:
+def _bought(terms: Terms, step: int, verdict: Verdict, improve: Improve) -> Begun | None:
+    state = verdict.state
     more = state.probes if state.flat else min(max(2 * state.probes, 1), terms.most)
-    return Begun("probes", state.with_probes(more)) if more > state.probes else None
+    unseen = any(fault.name != "error" for fault in verdict.faults)
+    return Begun("probes", state.bought(terms, step, more, unseen)) if more > state.probes else None
 
 
 REMEDIES = (
@@ -58,11 +61,12 @@ REMEDIES = (
         "probes",
         _bought,
         "the rows of a base for each, within max_rows",
-        "predictions that are good, and no fault in the last check",
+        "predictions that are good, and no fault in the last check; where a check without probes had found "
+        "fault, or trust is lost again, no fault in a check of a step without them",
     ),
 )
 
 
-def begin(terms: Terms, state: State, improve: Improve) -> Begun | None:
+def begin(terms: Terms, step: int, verdict: Verdict, improve: Improve) -> Begun | None:
     """Begin the first remedy that applies; None where none is left."""
-    return next(filter(None, (remedy.begin(terms, state, improve) for remedy in REMEDIES)), None)
+    return next(filter(None, (remedy.begin(terms, step, verdict, improve) for remedy in REMEDIES)), None)

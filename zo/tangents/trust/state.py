@@ -10,7 +10,7 @@ from zo.tangents.trust.evidence import Check
 from zo.tangents.trust.policy import TrustPolicy
 
 _FLAGS = {  # of states before notices had names
-    "warned": "stuck",
+    "warned": "stuck, time 1",
     "told_control": "control",
     "told_flat": "flat",
     "told_digits": "digits",
@@ -72,6 +72,12 @@ class State:
         whole: a check has found nothing missing from the gradient, which is as the objective is.
         cut: or something.
         beside: a way from the weights to the loss passes no box.
+        returned: how often trust has returned.
+        held: the probes that were bought stay until a check without them finds no fault.
+        due: such probes are to be taken back, as far as predictions show.
+        trial: the probes of the next step, where these are fewer, to see what its check finds.
+        wait: checks until the next trial, once one has failed.
+        not_before: the first step that may be a trial.
     """
 
     probes: int
@@ -92,6 +98,17 @@ class State:
     whole: bool = False
     cut: bool = False
     beside: bool = True
+    returned: int = 0
+    held: bool = False
+    due: bool = False
+    trial: int | None = None
+    wait: int = 1
+    not_before: int = 0
+
+    @property
+    def asked(self) -> int:
+        """The probes of the next step."""
+        return self.probes if self.trial is None else self.trial
 
     @property
     def error(self) -> float | None:
@@ -103,7 +120,30 @@ class State:
         state = self
         if bool(probes) != bool(self.probes):
             state = replace(state, before=None, check=None)
-        return replace(state, probes=probes, steps=0, total=0.0, weight=0.0, fresh=False)
+        held = self.held and probes >= self.probes
+        state = replace(state, held=held, due=False, trial=None, fresh=False)
+        return replace(state, probes=probes, steps=0, total=0.0, weight=0.0)
+
+    def delayed(self, step: int, every: int | None) -> State:
+        """The next trial comes after twice as many checks as the one before."""
+        wait = 2 * self.wait
+        return replace(self, wait=wait, not_before=step + wait * (every or 0))
+
+    def bought(self, terms: Terms, step: int, probes: int, unseen: bool) -> State:
+        """More probes, from this step on.
+
+        Args:
+            terms: what the gradient was made with.
+            step: the number of the step.
+            probes: how many from now on.
+            unseen: whether what is wrong does not show in predictions: then good ones do not show that it is
+                gone. They do not either where trust that had returned by them is lost again.
+        """
+        again = self.probes == terms.fewest and self.returned > 0
+        first = not self.probes and unseen
+        held = self.held or (terms.policy.check_every is not None and (first or again))
+        state = self.delayed(step, terms.policy.check_every) if held and again else self
+        return replace(state.with_probes(probes), held=held)
 
 
 def saved(state: State, said: Iterable[str]) -> dict[str, Any]:

@@ -41,12 +41,14 @@ class Verdict:
         faults: the limits that are broken, where they cost trust.
         lost: whether a remedy is due.
         regained: whether trust has returned.
+        missing: whether the probes stay, since the check of a step without them finds fault.
     """
 
     state: State
     faults: tuple[Fault, ...] = ()
     lost: bool = False
     regained: bool = False
+    missing: bool = False
 
 
 class _Figure(NamedTuple):
@@ -58,7 +60,7 @@ class _Figure(NamedTuple):
 
 def _agreement(terms: Terms, state: State, check: Check) -> tuple[float, float] | None:
     """A model of values may predict too little too; beside a cut the loss changes by what none predicts."""
-    one_sided = state.probes or check.agreement_of_rows is not None
+    one_sided = state.asked or check.agreement_of_rows is not None
     least = terms.policy.agreement
     cut = state.cut or check.cut is not None
     return None if cut else (least, math.inf if one_sided else 2 - least)
@@ -66,12 +68,12 @@ def _agreement(terms: Terms, state: State, check: Check) -> tuple[float, float] 
 
 def _of_rows(terms: Terms, state: State, check: Check) -> tuple[float, float] | None:
     """Or be wrong where the errors of rows cancel."""
-    return None if state.probes else (terms.policy.agreement_of_rows, math.inf)
+    return None if state.asked else (terms.policy.agreement_of_rows, math.inf)
 
 
 def _missed(terms: Terms, state: State, check: Check) -> tuple[float, float] | None:
     """Or where the loss is flat."""
-    shown = state.probes or check.agreement_of_rows is not None
+    shown = state.asked or check.agreement_of_rows is not None
     return None if shown else (-math.inf, terms.policy.missed)
 
 
@@ -96,7 +98,7 @@ def faults_of(terms: Terms, state: State, check: Check | None) -> tuple[Fault, .
 
 def limit_of(terms: Terms, state: State) -> float:
     """The error above which trust is lost: of responses, or without probes of values."""
-    return terms.policy.lost if state.probes else terms.policy.lost_values
+    return terms.policy.lost if state.asked else terms.policy.lost_values
 
 
 def is_checked(terms: Terms, state: State, step: int) -> bool:
@@ -107,7 +109,7 @@ def is_checked(terms: Terms, state: State, step: int) -> bool:
     every = terms.policy.check_every
     if every is None or ((state.flat or state.narrow) and (step + 1) % (RARELY * every)):
         return False
-    early = terms.guesses and not state.probes
+    early = terms.guesses and not state.asked
     again = early and step < EARLY and not state.passed and terms.max_rows >= 2
     return again or terms.policy.checks(step, early)
 
@@ -131,6 +133,15 @@ def decide(terms: Terms, state: State, evidence: Evidence) -> Verdict:
         state: the trust before the step.
         evidence: what the step has shown.
     """
+    verdict = _usual(terms, state, evidence) if state.trial is None else _tried(terms, state, evidence)
+    after, following = verdict.state, evidence.step + 1
+    if after.due and following >= after.not_before and is_checked(terms, after, following):
+        return replace(verdict, state=replace(after, trial=terms.fewest))
+    return verdict
+
+
+def _usual(terms: Terms, state: State, evidence: Evidence) -> Verdict:
+    """The verdict on a step that has the probes that trust asks for."""
     state, check = _seen(terms, state, evidence), evidence.check
     if state.flat and state.probes:
         return Verdict(state)  # what they show of such a box is no error of the tangents
@@ -139,6 +150,19 @@ def decide(terms: Terms, state: State, evidence: Evidence) -> Verdict:
     if due or (check.agreement is not None and state.steps >= average):
         return _judged(terms, state, due)
     return Verdict(state)
+
+
+def _tried(terms: Terms, state: State, evidence: Evidence) -> Verdict:
+    """The verdict on a step that went without the probes that were bought: its check decides."""
+    seen = _seen(terms, state, replace(evidence, error=None))  # an error of values, and not of responses
+    if seen.trial is None:
+        return Verdict(seen)  # the box is constant in pieces
+    faults = faults_of(terms, seen, evidence.check)
+    if evidence.check.agreement is not None and not faults:
+        back = replace(seen.with_probes(terms.fewest), lost=False, returned=seen.returned + 1)
+        return Verdict(back, regained=True)
+    stays = replace(seen, trial=None, check=state.check, checked=state.checked, fresh=state.fresh)
+    return Verdict(stays.delayed(evidence.step, terms.policy.check_every), faults, missing=bool(faults))
 
 
 def _seen(terms: Terms, state: State, evidence: Evidence) -> State:
@@ -179,12 +203,14 @@ def _judged(terms: Terms, state: State, due: bool) -> Verdict:
     if due and error is not None:
         stays = state.before is not None and error > max(limit, (1.0 - FALL) * state.before)
         good = error < policy.regained / policy.lost * limit
-        state = replace(state, before=error)
+        state = replace(state, before=error, due=False)
     if stays or (faults and state.fresh):
         of_error = (Fault("error", error, limit),) if error is not None and error > limit else ()
         return Verdict(replace(state, lost=True), of_error + faults, lost=True)
     if good and not faults:
-        state = replace(state, lost=False)
+        if state.held:
+            return Verdict(replace(state, due=True))
+        state = replace(state, lost=False, returned=state.returned + state.lost)
         if state.probes > terms.fewest:
             state = state.with_probes(max(state.probes // 2, terms.fewest))
         return Verdict(state, regained=True)

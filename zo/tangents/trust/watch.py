@@ -70,7 +70,7 @@ class TrustWatch:
     @property
     def probes(self) -> int:
         """How many probes the next step has."""
-        return self.state.probes
+        return self.state.asked
 
     @property
     def may_have_probes(self) -> bool:
@@ -145,8 +145,9 @@ class TrustWatch:
         if not self.state.failed:
             self._notices.renew("failed checks")
         self._notices.say(*words.of_evidence(self.terms, self.state, evidence))
-        if verdict.regained:
-            self._notices.renew("stuck")
+        if verdict.missing:
+            self._notices.say(words.missing(self.terms, step, verdict))
+            self._notices.settle(*words.of_probes(self.terms))
         if verdict.lost:
             self._mend(step, verdict, improve)
 
@@ -162,7 +163,7 @@ class TrustWatch:
         """
         before = self.state
         if not before.probes and self.terms.most:
-            self.state = replace(before, lost=True).with_probes(1)
+            self.state = replace(before, lost=True).bought(self.terms, step, 1, unseen=True)
         self._notices.say(words.unidentified(self.terms, step, before, self.state, inputs))
 
     def probes_moved_nothing(self, step: int, zero: bool) -> None:
@@ -194,14 +195,16 @@ class TrustWatch:
     def _mend(self, step: int, verdict: Verdict, improve: Improve) -> None:
         """Begin the first remedy that is left, and say so."""
         if self.terms.last is not None and step + 1 >= self.terms.last:
-            if "stuck" not in self._notices.said:
+            if words.stuck_name(verdict.state) not in self._notices.said:
                 self._notices.say(words.lost_at_the_end(step, verdict, self._control()))
             return
-        remedy = begin(self.terms, verdict.state, improve)
+        remedy = begin(self.terms, step, verdict, improve)
         if remedy is None:
             self._notices.say(words.stuck(self.terms, step, verdict))
             return
         self._notices.say(words.begun(self.terms, step, verdict, remedy, self._control()))
+        if remedy.state.held and verdict.state.returned:  # that was the last word on it
+            self._notices.settle(*words.of_probes(self.terms))
         self.state = remedy.state
 
     def _control(self) -> str:

@@ -103,14 +103,41 @@ def begun(terms: Terms, step: int, verdict: Verdict, remedy: Begun, control: str
         what = f"From now on {' and '.join(remedy.done)}, for no more rows."
     else:
         what = _cost(terms, verdict.state, remedy.state.probes)
+        if remedy.state.held and not verdict.state.held:
+            what += " Trust returns where a check in a step without them finds no fault."
+            what += _last(terms) if verdict.state.returned else ""
+    name = f"{', '.join(remedy.done)}, step {step}" if remedy.done else _purchase(verdict.state, remedy.state)
+    return _notice(name, f"{_broken(step, verdict)}. {what}{_left(terms, step)}{control}")
+
+
+def missing(terms: Terms, step: int, verdict: Verdict) -> Notice:
+    """Probes stay, since the check of a step without them finds fault."""
+    state = verdict.state
+    stays = "it stays" if state.probes == 1 else "they stay"
+    them, were = ("it", "was") if state.probes == 1 else ("them", "were")
     return _notice(
-        f"{remedy.remedy} from step {step}", f"{_broken(step, verdict)}. {what}{_left(terms, step)}{control}"
+        "missing",
+        f"{_broken(step, verdict, tried=True)}, in a step without the {_probes(state.probes)} that {were} "
+        f"added when trust was lost. So {stays}: a step asks the boxes for {1 + state.probes} times the "
+        f"rows of a first-order step. The next step without {them} comes after step {state.not_before}, and "
+        f"further ones ever more rarely.{_last(terms)}",
     )
+
+
+def of_probes(terms: Terms) -> list[str]:
+    """The names of all notices that say that probes are added or stay."""
+    purchases = (f"probes: {number}, time {time}" for number in range(1, terms.most + 1) for time in (1, 2))
+    return ["missing", *purchases]
 
 
 def stuck(terms: Terms, step: int, verdict: Verdict) -> Notice:
     """No remedy is left."""
-    return _notice("stuck", f"{_broken(step, verdict)}. {_advice(terms, verdict)}")
+    return _notice(stuck_name(verdict.state), f"{_broken(step, verdict)}. {_advice(terms, verdict)}")
+
+
+def stuck_name(state: State) -> str:
+    """The name of `stuck`, which is said again where trust had returned, once."""
+    return f"stuck, time {_time(state)}"
 
 
 def unidentified(terms: Terms, step: int, before: State, after: State, inputs: Sequence[str]) -> Notice:
@@ -145,6 +172,21 @@ def unmoved(step: int, zero: bool) -> Notice:
         f"step {gradient}. Training goes on: watch a held-out loss ({HELD_OUT}), lower the learning rate, or "
         "keep what that layer is given small, by a norm or a penalty.",
     )
+
+
+def _purchase(before: State, after: State) -> str:
+    return f"probes: {after.probes}, time {_time(before)}"
+
+
+def _last(terms: Terms) -> str:
+    return (
+        f" Later changes are not said: a step then asks for up to {1 + terms.most} times these rows, see "
+        "tangent_probes and tangent_distrusted in metrics()."
+    )
+
+
+def _time(state: State) -> int:
+    return min(1 + state.returned, 2)
 
 
 def _notice(name: str, words: str) -> Notice:
@@ -195,12 +237,12 @@ FAULTS = {
 }
 
 
-def _broken(step: int, verdict: Verdict) -> str:
-    """Which limits are broken, and by how much."""
+def _broken(step: int, verdict: Verdict, tried: bool = False) -> str:
+    """Which limits are broken, and by how much; `tried`: in a check of this step, which leaves no trace."""
     state = verdict.state
     broken = "; and ".join(FAULTS[fault.name](state, fault) for fault in verdict.faults)
     of_check = any(fault.name != "error" for fault in verdict.faults)
-    if of_check and state.checked is not None and state.checked != step:
+    if of_check and not tried and state.checked is not None and state.checked != step:
         broken += f" (in the check of step {state.checked + 1})"
     return f"Step {step + 1}: expected {broken}"
 
