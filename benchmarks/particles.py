@@ -32,7 +32,7 @@ import zo
 from benchmarks import protocol
 from blackbox import ArraySpec, BlackBoxFunction
 from zo.tangents import AutoTangent, CallPairs
-from zo.tangents.pairs import all_listed
+from zo.tangents.record.pairs import all_listed
 
 COUNT, MOST, CUTOFF, SUBSTEPS, TIME = 24, 80, 1.0, 4, 0.05
 ROWS, CALLS = 4, 4

@@ -54,7 +54,7 @@ from tasks.folder.machine import machine, versions
 from tasks.report.pictures import figure, save
 from zo.batches import count_rows, map_tensors, tensors
 from zo.tangents import TrustPolicy
-from zo.tangents.pairs import CallPairs
+from zo.tangents.record.pairs import CallPairs
 from zo.tangents.tangent import Response
 
 FOLDER = protocol.RESULTS / "rows"

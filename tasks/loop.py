@@ -28,7 +28,7 @@ from tasks.tally import Tally, evaluated, everywhere, stack
 from tasks.workers import group
 from zo.batches import Batch
 from zo.errors import FailedBatchError, RanksError
-from zo.tangents.lessons import listening
+from zo.tangents.models.lessons import listening
 
 
 def train(

@@ -26,8 +26,8 @@ from tasks.folder.run import Run
 from tasks.plan import Plan
 from tasks.progress import Progress
 from tasks.setup import Setup, Trained, setup_of
-from zo.tangents.lessons import listening
-from zo.tangents.windows import MOST, USUAL
+from zo.tangents.models.lessons import listening
+from zo.tangents.replay.windows import MOST, USUAL
 
 STEPS = 8  # fewer than there are before the first check, which asks the boxes at other weights
 FEWEST = 3  # steps, however long they take

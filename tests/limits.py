@@ -34,22 +34,22 @@ WHERE = {
     # of a step and its models
     "activations_followed": "zo.evaluators.difference.evaluator.LARGE",  # numbers
     "chains_fused": "zo.evaluators.difference.tape.fuse",
-    "control_groups": "zo.tangents.room.CGROUPS",
-    "own_control_groups": "zo.tangents.room.OWN",
+    "control_groups": "zo.tangents.replay.memory.CGROUPS",
+    "own_control_groups": "zo.tangents.replay.memory.OWN",
     "contest_steps": "zo.tangents.models.automatic.CONTEST",
-    "graph_iterations": "zo.tangents.models.graph.ITERATIONS",
+    "graph_iterations": "zo.tangents.models.mesh.graph.ITERATIONS",
     "kernel_of_chain": "zo.evaluators.difference.gpu.fused._by_kernel",
     "kernels_run": "zo.evaluators.difference.evaluator.kernels_run_at",
     "layers_copied": "zo.evaluators.variant_forward.vmap",  # one for each variant
     "map_class": "zo.tangents.models.values.OutputMap",
     "map_numbers": "zo.tangents.models.values.MAP_SIZE",
     "memory_compared": "zo.parameters._words",  # of a tensor
-    "patch_cells": "zo.tangents.models.grid.CELLS",  # beyond, models learn on patches
-    "patch_edges": "zo.tangents.models.grid.EDGES",  # by the number of axes
-    "reach_samples": "zo.tangents.models.reach.SAMPLES",
+    "patch_cells": "zo.tangents.models.grid.grid.CELLS",  # beyond, models learn on patches
+    "patch_edges": "zo.tangents.models.grid.grid.EDGES",  # by the number of axes
+    "reach_samples": "zo.tangents.models.mesh.reach.SAMPLES",
     "row_cells": "zo.tangents.models.values.LARGE",
     "rows_at_once": "zo.tangents.models.values.BLOCK",  # numbers
-    "shown_at_once": "zo.tangents.quality.AT_ONCE",  # numbers
+    "shown_at_once": "zo.tangents.evidence.predictions.AT_ONCE",  # numbers
     "window_bytes": "zo.tangents.models.rows.MOST_BYTES",  # of one model
     "windows_bytes": "zo.tangents.gradient.MOST_BYTES",  # of all models
 }

@@ -32,7 +32,7 @@ from benchmarks import protocol
 from benchmarks.meshes.boxes import BOXES, MeshBox
 from blackbox import ArraySpec
 from zo.tangents import AutoTangent, CallPairs
-from zo.tangents.pairs import all_listed
+from zo.tangents.record.pairs import all_listed
 
 FOLDER = protocol.RESULTS / "meshes"
 LARGEST = 2_000  # nodes for a perceptron

@@ -14,7 +14,7 @@ from blackbox import BlackBoxFunction
 from blackbox.calls import intercepted
 from zo.draws import Key
 from zo.tangents import CallPairs, Tangent
-from zo.tangents.pairs import sizes
+from zo.tangents.record.pairs import sizes
 
 QUERIES = 121  # first word of the key's path for these draws
 RANK, SAMPLES, EVERY = 10, 100, 10

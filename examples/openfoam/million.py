@@ -19,7 +19,7 @@ import torch
 from problem import cavity, corrector
 
 import zo
-from zo.tangents.lessons import listening
+from zo.tangents.models.lessons import listening
 
 
 def memory():

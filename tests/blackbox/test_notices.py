@@ -42,7 +42,8 @@ def test_where_autograd_calls_back_the_line_is_that_of_backward():
 
         @staticmethod
         def backward(ctx, gradient):
-            exec("warn('from behind', UserWarning)", {"warn": warn, "__name__": "zo.tangents.replay"})
+            inside = {"warn": warn, "__name__": "zo.tangents.playback.playback"}
+            exec("warn('from behind', UserWarning)", inside)
             return gradient
 
     with pytest.warns(UserWarning, match="from behind") as caught:

@@ -13,10 +13,10 @@ from torch import Tensor
 from blackbox import ArraySpec, BlackBoxFunction
 from zo.box_gradient.row_queries import RowQueries
 from zo.same_run import arrays_of
-from zo.tangents.pairs import CallPairs, sizes
-from zo.tangents.quality import predict_and_learn, relative_error
+from zo.tangents.evidence.predictions import predict_and_learn, relative_error
+from zo.tangents.record.pairs import CallPairs, sizes
+from zo.tangents.record.units import Units
 from zo.tangents.tangent import Tangent
-from zo.tangents.units import Units
 
 
 class TangentRows:

@@ -6,22 +6,22 @@ A tangent of your own is a `Tangent`: `apply` and its adjoint `vjp`, and `observ
 
 from zo.tangents.gradient import TangentCounts, TangentGradient
 from zo.tangents.models.automatic import AutoTangent
-from zo.tangents.models.graph import GraphTangent
-from zo.tangents.models.grid import GridTangent
+from zo.tangents.models.grid.grid import GridTangent
+from zo.tangents.models.grid.stencil import StencilTangent
 from zo.tangents.models.kernel import KernelTangent
-from zo.tangents.models.low_rank import LowRankTangent
-from zo.tangents.models.mesh import MeshTangent
+from zo.tangents.models.mesh.graph import GraphTangent
+from zo.tangents.models.mesh.mesh import MeshTangent
 from zo.tangents.models.mlp import MLPTangent
 from zo.tangents.models.model import ModelTangent
-from zo.tangents.models.particles import PairTangent
-from zo.tangents.models.secant import SecantTangent
-from zo.tangents.models.stencil import StencilTangent
-from zo.tangents.models.student import StudentTangent
+from zo.tangents.models.particles.particles import PairTangent
+from zo.tangents.models.probed.low_rank import LowRankTangent
+from zo.tangents.models.probed.secant import SecantTangent
+from zo.tangents.models.student.student import StudentTangent
 from zo.tangents.models.values import ValueTangent
-from zo.tangents.pairs import CallPairs
+from zo.tangents.record.pairs import CallPairs
+from zo.tangents.record.units import Units
 from zo.tangents.tangent import IdentityTangent, Tangent, ZeroTangent
 from zo.tangents.trust import TrustPolicy
-from zo.tangents.units import Units
 
 __all__ = [
     "AutoTangent",

@@ -18,8 +18,8 @@ from zo.evaluators.stacked import Stacked
 from zo.objective import Closed, Objective, as_objective, mean_loss
 from zo.parameters import Parameters
 from zo.tangents.models.automatic import AutoTangent
-from zo.tangents.pairs import CallPairs
-from zo.tangents.recording import RecordedCall
+from zo.tangents.record.pairs import CallPairs
+from zo.tangents.record.recording import RecordedCall
 from zo.tangents.tangent import Tangent
 
 MAX_ROWS = 3.5  # what a step may cost where the user has not said so, in multiples of the base's rows

@@ -29,26 +29,26 @@ from zo.objective import Objective, mean_loss
 from zo.parameters import Choice, Parameters, accumulate
 from zo.same_run import arrays_of, refuse_other_run, same_chunk
 from zo.tangents import checks
-from zo.tangents.anchored import anchored
+from zo.tangents.assumptions.cut import outputs_without_gradient, warn_of_whole_numbers
+from zo.tangents.assumptions.order import refuse_rows_by_place
 from zo.tangents.clipping import Clipping
-from zo.tangents.cut import outputs_without_gradient, warn_of_whole_numbers
-from zo.tangents.excitation import Excitation
+from zo.tangents.evidence.along_gradient import Taken, checked, flat_share
+from zo.tangents.evidence.predictions import predict_and_learn, relative_error
+from zo.tangents.excitation.dither import Excitation
+from zo.tangents.excitation.spread import spread_of_weights
 from zo.tangents.models.rows import MOST_BYTES
-from zo.tangents.order import refuse_rows_by_place
-from zo.tangents.pairs import CallPairs
-from zo.tangents.quality import predict_and_learn, relative_error
-from zo.tangents.recording import Dither, RecordedCall, alone, record
-from zo.tangents.replay import Live, refuse_unseen_weights, replay
-from zo.tangents.room import SHARE_OF_ROWS, SHARE_OF_WINDOWS, room_for
-from zo.tangents.spread import spread_of_weights
+from zo.tangents.playback.anchored import anchored
+from zo.tangents.playback.playback import Live, refuse_unseen_weights, replay
+from zo.tangents.playback.way_back import refuse_autocast
+from zo.tangents.record.pairs import CallPairs
+from zo.tangents.record.recording import Dither, RecordedCall, alone, record
+from zo.tangents.record.units import Units
+from zo.tangents.record.window import Window, plain, window_of, without_failed
+from zo.tangents.replay.memory import SHARE_OF_ROWS, SHARE_OF_WINDOWS, room_for
+from zo.tangents.replay.windows import MOST_BYTES as MOST_OF_WINDOWS
+from zo.tangents.replay.windows import Windows, unreadable
 from zo.tangents.tangent import Tangent, bring
 from zo.tangents.trust import Check, TrustPolicy, TrustWatch
-from zo.tangents.units import Units
-from zo.tangents.uphill import Taken, checked, flat_share
-from zo.tangents.way_back import refuse_autocast
-from zo.tangents.window import Window, plain, window_of, without_failed
-from zo.tangents.windows import MOST_BYTES as MOST_OF_WINDOWS
-from zo.tangents.windows import Windows, unreadable
 
 NOWHERE = 10.0  # relative error of the last answers' predictions, beyond which nothing is replayed
 
@@ -422,8 +422,8 @@ class TangentGradient:
                 for _ in range(gradient.replays()):
                     optimizer.zero_grad(); gradient.replay(); optimizer.step()
 
-        No box runs: call k is answered by y_k + M(x') - M(x_k), see `zo.tangents.anchored`. The more the
-        weights have changed since a window was recorded, the less its answers are the box's; hence the
+        No box runs: call k is answered by y_k + M(x') - M(x_k), see `zo.tangents.playback.anchored`. The more
+        the weights have changed since a window was recorded, the less its answers are the box's; hence the
         number of replays and the age of windows are bounded. Where boxes are noisy, the noise that was
         recorded stays in each replay of its window: corrections hold in expectation only.
 

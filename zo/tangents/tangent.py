@@ -13,7 +13,7 @@ from torch.autograd import Function
 
 from blackbox import ArraySpec, BlackBoxFunction
 from zo.batches import map_tensors, tensors
-from zo.tangents.pairs import CallPairs, sizes
+from zo.tangents.record.pairs import CallPairs, sizes
 
 Response: TypeAlias = Callable[[Tensor, tuple[Tensor | None, ...]], Tensor]
 """Inputs z of a recorded call's rows now, and the other inputs -> by what the outputs have changed."""

@@ -13,18 +13,18 @@ from torch import Tensor
 from blackbox import ArraySpec, BlackBoxFunction, Grid, Mesh
 from blackbox.notices import warn
 from zo.errors import ConfigurationError, TangentError, TangentWarning
-from zo.tangents.models.graph import GraphTangent
-from zo.tangents.models.grid import GridTangent
+from zo.tangents.models.grid.grid import GridTangent
+from zo.tangents.models.grid.lattice import MOST_CHANNELS, Lattice, space_of
+from zo.tangents.models.grid.stencil import StencilTangent
 from zo.tangents.models.kernel import KernelTangent
-from zo.tangents.models.lattice import MOST_CHANNELS, Lattice, space_of
-from zo.tangents.models.low_rank import LowRankTangent
-from zo.tangents.models.mesh import MeshTangent
+from zo.tangents.models.mesh.graph import GraphTangent
+from zo.tangents.models.mesh.mesh import MeshTangent
 from zo.tangents.models.mlp import MLPTangent
+from zo.tangents.models.probed.low_rank import LowRankTangent
+from zo.tangents.models.probed.secant import SecantTangent
 from zo.tangents.models.rows import MOST_BYTES
-from zo.tangents.models.secant import SecantTangent
-from zo.tangents.models.stencil import StencilTangent
 from zo.tangents.models.values import Specs, ValueTangent
-from zo.tangents.pairs import CallPairs, all_rows, reciprocal, sizes
+from zo.tangents.record.pairs import CallPairs, all_rows, reciprocal, sizes
 from zo.tangents.tangent import Response, Tangent
 
 FEWEST_CELLS = 16  # of a grid: fewer are a table of numbers

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from blackbox.checks import check_count
 from zo.tangents.models.values import Form, ValueTangent, others_of
-from zo.tangents.pairs import CallPairs
+from zo.tangents.record.pairs import CallPairs
 
 LENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0)  # of the kernel, over the usual distance of two rows
 NOISES = (1e-8, 1e-6, 1e-4, 1e-2, 1e-1, 1.0)  # variances, over the kernel's own

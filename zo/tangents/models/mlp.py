@@ -13,7 +13,7 @@ from blackbox.checks import check_count
 from zo.tangents.models.network import NetworkTangent
 from zo.tangents.models.passes import Kept, Passes, Slopes, bent_back
 from zo.tangents.models.values import Form
-from zo.tangents.pairs import sizes
+from zo.tangents.record.pairs import sizes
 
 
 class MLPTangent(NetworkTangent):

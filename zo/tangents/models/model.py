@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from zo.errors import ConfigurationError
-from zo.tangents.pairs import CallPairs, sizes
+from zo.tangents.record.pairs import CallPairs, sizes
 from zo.tangents.tangent import Tangent
 
 RowFunction = Callable[[Tensor], Tensor]

@@ -14,11 +14,11 @@ from torch import Tensor
 from blackbox.checks import check_count, check_positive
 from zo.draws import LEARNING, Key
 from zo.errors import TangentError
-from zo.tangents.lessons import report
+from zo.tangents.models.lessons import report
 from zo.tangents.models.passes import FlatAdam, Kept, Passes, input_cotangents
 from zo.tangents.models.rows import standard
 from zo.tangents.models.values import Form, ValueTangent, blocks, others_of, rows_of
-from zo.tangents.pairs import CallPairs, all_rows, sizes
+from zo.tangents.record.pairs import CallPairs, all_rows, sizes
 
 ENOUGH = 0.1  # of the typical change that the box makes: an error for which the usual steps are right
 SETTLED = 0.03  # an error at which learning on the first rows ends
@@ -109,7 +109,7 @@ class NetworkTangent(ValueTangent):
     def learn(self, steps: int | None = None) -> None:
         """Steps of Adam, as many as the error asks for; the map first, where it is due.
 
-        The first lesson says how far it is, see `zo.tangents.lessons`.
+        The first lesson says how far it is, see `zo.tangents.models.lessons`.
         """
         most = self.first_steps if steps is None else steps
         if not self._lessons:

@@ -16,13 +16,13 @@ from blackbox import ArraySpec, BlackBoxFunction, Grid
 from blackbox.checks import check_count
 from blackbox.failures import last_cause
 from zo.errors import ConfigurationError
-from zo.tangents.models.lattice import Lattice, space_of
+from zo.tangents.models.grid.lattice import Lattice, space_of
+from zo.tangents.models.grid.output_map import OutputMap
+from zo.tangents.models.grid.spectral_map import SpectralMap
+from zo.tangents.models.grid.waves import MOST_ROWS, Odd, Waves, between_walls
 from zo.tangents.models.model import pulled_back, pushed_forward
-from zo.tangents.models.output_map import OutputMap
 from zo.tangents.models.rows import Moments, RowWindow
-from zo.tangents.models.spectral_map import SpectralMap
-from zo.tangents.models.waves import MOST_ROWS, Odd, Waves, between_walls
-from zo.tangents.pairs import CallPairs, all_rows, sizes
+from zo.tangents.record.pairs import CallPairs, all_rows, sizes
 from zo.tangents.tangent import Response, Tangent, sources
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from zo.tangents.cut import is_uneven
+from zo.tangents.assumptions.cut import is_uneven
 from zo.tangents.trust.evidence import Check, Evidence, is_flat
 from zo.tangents.trust.state import State, Terms
 

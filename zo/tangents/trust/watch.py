@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from blackbox.notices import Notices
-from zo.tangents.cut import is_uneven
+from zo.tangents.assumptions.cut import is_uneven
 from zo.tangents.trust import words
 from zo.tangents.trust.evidence import UNCHECKED, Check, Evidence
 from zo.tangents.trust.policy import TrustPolicy

@@ -1,0 +1,151 @@
+"""Where the gradient is cut: outputs of whole numbers that the loss goes by, and what checks show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from blackbox import BlackBoxFunction
+from blackbox.calls import intercepted
+from blackbox.notices import warn
+from zo.batches import map_tensors
+from zo.errors import BlackBoxError, TangentWarning
+from zo.evaluators.evaluator import Step
+from zo.evaluators.state import Snapshot
+from zo.objective import losses
+from zo.tangents.playback.playback import Answers
+from zo.tangents.record.recording import RecordedCall, rows_alive
+
+MISSING = 1.0  # of the gradient's length, along it, that is missing: it is said from there on
+NEARER = 10.0  # so many times shorter is the way on which a fault is looked at again
+
+
+@torch.no_grad()
+def outputs_without_gradient(
+    step: Step, boxes: Sequence[BlackBoxFunction], calls: Sequence[RecordedCall], alive: Tensor
+) -> list[str]:
+    """Outputs of whole numbers that change the losses when rows exchange theirs; in words.
+
+    Costs two evaluations of the objective and one more for each further such output, in which the boxes are
+    not evaluated; none where no box has such an output. The network is left as it was.
+
+    Args:
+        step: network, parameters, objective and batch.
+        boxes: the boxes that the objective calls.
+        calls: what was recorded of the base; variants beside it do not count.
+        alive: `(batch rows,)` bool, the rows that did not fail.
+    """
+    outputs = sorted(
+        {
+            (call.box, place)
+            for call in calls
+            for place, spec in enumerate(boxes[call.box].outputs)
+            if not spec.floating and call.outputs[place].dtype != torch.bool  # which are masks
+        }
+    )
+    if not outputs:
+        return []
+    before = Snapshot(step.network)
+
+    def evaluated(exchanged: tuple[int, int] | None) -> Tensor | None:
+        """The losses; None where the objective cannot be evaluated like that."""
+        answers = _Exchanged(boxes, calls, alive, exchanged)
+        batch = map_tensors(Tensor.clone, step.batch)  # an objective may write to what it is given
+        try:
+            with intercepted(answers.call):
+                return losses(step.objective, step.network, batch, step.rows)[alive]
+        except BlackBoxError:  # of another box, or calls that go by these numbers
+            return None
+        except (ValueError, IndexError, RuntimeError, AssertionError, KeyError):
+            return None
+        finally:
+            before.restore()
+
+    known = evaluated(None)
+    if known is None:
+        return []
+    found = []
+    for box, place in outputs:
+        other = evaluated((box, place))
+        if other is None or not torch.equal(known, other):
+            spec = boxes[box].outputs[place]
+            found.append(f"{spec.name!r} ({spec.dtype}) of {boxes[box]!r}")
+    return found
+
+
+def warn_of_whole_numbers(step: int, outputs: Sequence[str]) -> None:
+    """Warn of outputs without a gradient that the losses depend on.
+
+    Args:
+        step: the number of the step.
+        outputs: which, in words.
+
+    Warns:
+        TangentWarning: there are some.
+    """
+    if outputs:
+        warn(
+            f"Step {step + 1}: expected a loss of outputs that have a gradient, got one that depends on "
+            f"{' and '.join(outputs)}: whole numbers have none, so what weights change through them is "
+            "missing from the gradient. As an index, a label or a status that is as it should be. Otherwise "
+            "let the box give a number that follows its inputs as a float, or take zo.LossGradient, which "
+            "goes by the loss itself.",
+            TangentWarning,
+        )
+
+
+def missing(balance: float | None, nearer: float | None) -> float | None:
+    """How many times its length the gradient lacks, along itself, by two queries; None where that is nothing.
+
+    A balance is the change of the loss, with the boxes' own responses in the place of the tangents', over
+    what autograd says: 1, but for curvature, which a way ten times shorter has ten times less of, and for
+    what autograd never saw. That is the same over both.
+
+    Args:
+        balance: over the usual way.
+        nearer: over a tenth of it.
+    """
+    if balance is None or nearer is None:
+        return None
+    left = (NEARER * (nearer - 1.0) - (balance - 1.0)) / (NEARER - 1.0)
+    stays = abs(left - (nearer - 1.0)) <= abs(nearer - 1.0) / 2
+    return left if stays and abs(left) > MISSING else None
+
+
+def is_uneven(balance: float | None) -> bool:
+    """Whether a balance is so far from 1 that something may be missing."""
+    return balance is not None and not abs(balance - 1.0) <= MISSING
+
+
+class _Exchanged(Answers):
+    """Answers with the rows of one output moved on by one; with other numbers where all rows have the same.
+
+    Args:
+        exchanged: the place of the box and of its output; None for none.
+    """
+
+    def __init__(
+        self,
+        boxes: Sequence[BlackBoxFunction],
+        calls: Sequence[RecordedCall],
+        alive: Tensor,
+        exchanged: tuple[int, int] | None,
+    ) -> None:
+        super().__init__(boxes, calls, alive)
+        self._exchanged = exchanged
+
+    def answer(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        outputs, call = super().answer(number, box, arrays), self.calls[number]
+        if self._exchanged is None or call.box != self._exchanged[0]:
+            return outputs
+        place = self._exchanged[1]
+        rows = outputs[place].reshape(call.outputs[place][0].shape)
+        known = rows_alive(self.alive, rows)
+        moved = rows[known].roll(1, dims=0)
+        if torch.equal(moved, rows[known]):
+            moved = moved + 1
+        other = rows.clone()
+        other[known] = moved
+        return (*outputs[:place], other.reshape(outputs[place].shape), *outputs[place + 1 :])

@@ -1,0 +1,278 @@
+"""Whether an objective treats rows alike wherever they stand, on which draws of rows rely."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blackbox import BlackBoxError, BlackBoxFunction
+from blackbox.calls import intercepted
+from zo.batches import map_tensors
+from zo.errors import TangentError
+from zo.evaluators.evaluator import Step
+from zo.evaluators.state import Snapshot
+from zo.objective import losses, uncompiled
+from zo.tangents.assumptions.row_state import Entry, State, entries_with_rows, put, state_of
+from zo.tangents.assumptions.steady import LEVELS, Steady
+from zo.tangents.playback.anchored import FromRecord
+from zo.tangents.record.recording import flat_rows
+from zo.tangents.record.window import Window
+from zo.tangents.replay.windows import drawn
+
+
+def refuse_rows_by_place(
+    step: Step, boxes: Sequence[BlackBoxFunction], window: Window, number: int = 0
+) -> None:
+    """Refuse an objective in which it matters where a row stands in the batch, since replays draw rows anew.
+
+    It is evaluated on what was recorded, and again with rows in other places; no box runs, and the network is
+    left as it was. Each row has to keep its loss and what boxes are asked for it. What all rows have a part
+    in alike may change, as a batch norm does, and its statistics. What torch draws is made one number for all
+    rows (`Steady`); of rows that are drawn by other generators only the order of calls can be judged.
+
+    Refused are calls that have the rows in another order than the batch; networks that keep rows of a batch
+    for the next, such as a hidden state or a queue; and what goes by the place of a row, such as targets that
+    are kept beside the batch, the nodes of one graph, or a time axis that comes first. What the objective
+    keeps beside the network is not seen, but for what it does to rows by their place.
+
+    Args:
+        step: network, parameters and objective.
+        boxes: the boxes that the objective calls.
+        window: two rows or more.
+        number: how often this was asked before; uniform numbers are put at another level each time.
+
+    Raises:
+        TangentError: it does.
+    """
+    look = _Look(step, boxes, window, LEVELS[number % len(LEVELS)])
+    if look.says_nothing() or look.count == 2:  # of which the one other order may be the objective's own
+        _refuse_other_order(look)
+    if look.says_nothing():
+        return
+    turned = [(order, look.evaluated(order)) for order in _orders(look.count)]
+    _refuse_row_state(look, [found.state for _, found in turned])
+    _refuse_turned(look, turned)
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    """What an evaluation of the objective on recorded answers showed.
+
+    Attributes:
+        losses: `(rows,)`.
+        asked: of each call the inputs as rows, and their leading axes.
+        state: what the network holds behind it.
+    """
+
+    losses: Tensor
+    asked: list[tuple[list[Tensor], tuple[int, ...]]]
+    state: State
+
+
+class _Look:
+    """Evaluations of the objective with the rows of a window in other places.
+
+    Attributes:
+        count: how many rows there are.
+        first: the evaluation with rows as they were recorded.
+        again: the same once more: what differs there is drawn.
+    """
+
+    def __init__(self, step: Step, boxes: Sequence[BlackBoxFunction], window: Window, level: float) -> None:
+        self._step, self._boxes, self._window = step, boxes, window
+        self.count = len(window.survived)
+        self._steady = Steady(self.count, level)
+        self._stays = torch.arange(self.count)
+        self.first, self.again = self.evaluated(self._stays), self.evaluated(self._stays)
+
+    def evaluated(self, order: Tensor, state: State | None = None) -> _Evaluated:
+        """The objective on rows in this order, from the network's state or a part of another one."""
+        shown = drawn(self._window, order)
+        try:
+            return self._evaluated(shown, state, self._steady)
+        except BlackBoxError:
+            raise
+        except Exception:  # it has run before, so that this is of how it is looked at
+            self._steady.chooses = True
+            return self._evaluated(shown, state, nullcontext())
+
+    def begun_with(self, state: State) -> _Evaluated:
+        """The rows as they were recorded, from a state of which a part is another."""
+        return self.evaluated(self._stays, state)
+
+    def says_nothing(self) -> bool:
+        """Whether rows are drawn by their place, so that they cannot be compared."""
+        return self._steady.chooses or self.differs(self.again) is not None
+
+    def differs(self, found: _Evaluated, order: Tensor | None = None) -> str | None:
+        """What of another evaluation is not that of the first with its rows in this order, in words."""
+        order = self._stays if order is None else order
+        calls = zip(self.first.asked, found.asked, strict=True)
+        for number, ((rows, _), (moved, _)) in enumerate(calls):
+            if not all(map(self.same, self.at(rows, order), moved)):
+                return f"what it asks of {self.box(number)!r} in call {number + 1}"
+        losses = self.first.losses[order.to(self.first.losses.device)]
+        return None if self.same(losses, found.losses) else "its loss"
+
+    def at(self, rows: Sequence[Tensor], order: Tensor) -> list[Tensor]:
+        """Rows of a call, in the order in which the batch's are."""
+        per_row = len(rows[0]) // self.count
+        places = (order[:, None] * per_row + torch.arange(per_row)).flatten()
+        return [tensor[places.to(tensor.device)] for tensor in rows]
+
+    def same(self, a: Tensor, b: Tensor) -> bool:
+        """Whether two are the same to the rounding of what was computed."""
+        return _same(a, b, self._steady.eps)
+
+    def box(self, number: int) -> BlackBoxFunction:
+        """The box of a call."""
+        return self._boxes[self._window.calls[number].box]
+
+    def name(self, entry: Entry) -> str:
+        """An entry of the network's state, as Class.name."""
+        return f"{type(dict(self._step.network.named_modules())[entry.module]).__name__}.{entry.name}"
+
+    def _evaluated(
+        self, shown: Window, state: State | None, steady: AbstractContextManager[Any]
+    ) -> _Evaluated:
+        network, objective = self._step.network, self._step.objective
+        heard, before = _Heard(self._boxes, shown.calls, shown.survived), Snapshot(network)
+        batch = map_tensors(Tensor.clone, shown.batch)  # an objective may write to what it is given
+        try:
+            if state is not None:
+                put(network, state)
+            with torch.enable_grad(), uncompiled(), intercepted(heard.call), steady:
+                by_row = losses(objective, network, batch, self.count, with_graph=True).detach()
+            return _Evaluated(by_row, heard.asked, state_of(network))
+        finally:
+            before.restore()
+
+
+def _refuse_other_order(look: _Look) -> None:
+    """Refuse an objective that gives a box rows in another order than that of the batch.
+
+    What was recorded is drawn by rows of the batch, and those of a call with k rows for each are taken to
+    be side by side, as of leading axes (rows, k). Where an objective has them in another order, as
+    `torch.cat([first, second])` has, a row would be answered by what the box said of others.
+
+    Only an objective with the batch's order makes the same of the rows 1, 2, ..., n - 1, 1. One that draws
+    numbers by the place of a row, whose inputs cannot be compared, is refused where leading axes do not have
+    the batch's rows first.
+    """
+    others = torch.cat([torch.arange(1, look.count), torch.tensor([1])])
+    found = look.evaluated(others)
+    for number, ((rows, leading), (moved, _)) in enumerate(zip(look.first.asked, found.asked, strict=True)):
+        if all(map(look.same, look.at(rows, others), moved)):
+            continue
+        leads_with_rows = leading[:1] == (look.count,) and look.count not in leading[1:]
+        if leads_with_rows and not all(map(_among, moved, rows)):
+            break  # numbers that are drawn, or what all rows have a part in, as in a batch norm
+        raise TangentError(
+            f"TangentGradient.replay: expected call {number + 1}, of {look.box(number)!r}, with its rows in "
+            f"the order of the batch's {look.count}, got leading axes {leading} in another order, or with "
+            "numbers that are drawn: rows would be answered by what was recorded of others. Give the box "
+            "leading axes (rows, k), as torch.stack([first, second], dim=1) has, or train without replays."
+        )
+
+
+def _refuse_row_state(look: _Look, turned: Sequence[State]) -> None:
+    """Refuse a network that keeps rows of a batch, and what follows depends on them.
+
+    Args:
+        look: the evaluations.
+        turned: the states behind rows in other places.
+    """
+    states = look.first.state, look.again.state
+    kept = dict.fromkeys(
+        entry for state in turned for entry in entries_with_rows(states[0], state, states[1], look.same)
+    )
+    if not kept or not look.differs(look.begun_with({entry: states[0][entry] for entry in kept})):
+        return
+    raise TangentError(
+        "TangentGradient.replay: expected a network whose answers do not depend on the rows of batches "
+        f"before, got {look.name(next(iter(kept)))}, which holds such rows. Replays draw rows anew: they "
+        "would run with the state of others and leave theirs behind. Put the state of each row into the "
+        "batch, rows first and detached, as in backward((inputs, state.detach())), or train without replays "
+        "(replays=0)."
+    )
+
+
+def _refuse_turned(look: _Look, turned: Sequence[tuple[Tensor, _Evaluated]]) -> None:
+    """Refuse an objective in which a row gets another loss, or a box another input, in another place."""
+    for order, found in turned:
+        what = look.differs(found, order)
+        if what is not None:
+            _refuse_other_order(look)  # which says more, where it is that
+            raise TangentError(
+                f"TangentGradient.replay: expected each of {look.count} rows to keep {what} where rows "
+                "change places, got others: objective or network go by the place of a row, as with targets "
+                "or weights beside the batch, neighbours that are compared, the nodes of one graph as rows, "
+                "or a time axis that comes first. Replays draw rows anew. Put what belongs to a row into the "
+                "batch, and what belongs together into one row, or train without replays (replays=0)."
+            )
+
+
+def _orders(count: int) -> Iterator[Tensor]:
+    """Two orders of rows of which all others are made: what both leave as it is goes by no place."""
+    places = torch.arange(count)
+    yield torch.cat([places[:2].flip(0), places[2:]])
+    if count > 2:
+        yield places.roll(-1)
+
+
+class _Heard(FromRecord):
+    """Keeps what boxes are asked.
+
+    Attributes:
+        asked: of each call the inputs as rows, and their leading axes.
+    """
+
+    def __init__(self, *known: Any) -> None:
+        super().__init__(*known)
+        self.asked: list[tuple[list[Tensor], tuple[int, ...]]] = []
+
+    def check(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> None:
+        """Keep the inputs; none are refused."""
+        leading = tuple(arrays[0].shape[: arrays[0].ndim - len(box.inputs[0].shape)])
+        pairs = zip(box.inputs, arrays, strict=True)
+        rows = [flat_rows(spec, array)[..., None].flatten(1).clone() for spec, array in pairs]
+        self.asked.append((rows, leading))
+
+
+def _same(a: Tensor, b: Tensor, eps: float = 0.0) -> bool:
+    """Whether two are the same to rounding, as the order of sums may change it.
+
+    Args:
+        a: one.
+        b: the other, of the same shape.
+        eps: of the widest steps between floats that they were computed with.
+    """
+    if a.is_complex():
+        a, b = torch.view_as_real(a), torch.view_as_real(b)
+    if a.layout is not torch.strided or a.is_nested:
+        return True  # nothing can be said
+    if not a.is_floating_point():
+        return torch.equal(a, b)
+    eps = max(eps, torch.finfo(a.dtype).eps)
+    allowed = eps**0.5 * float(a.nan_to_num(0.0, 0.0, 0.0).abs().amax()) if a.numel() else 0.0
+    return torch.allclose(a, b, rtol=0.0, atol=allowed, equal_nan=True)
+
+
+def _among(rows: Tensor, known: Tensor) -> bool:
+    """Whether each row is one of some others, to rounding.
+
+    Args:
+        rows: `(n, size)`.
+        known: `(m, size)`; each of `rows` is held against the one with the nearest weighed sum.
+    """
+    weigh = torch.arange(1, rows.shape[1] + 1, dtype=torch.float64, device=rows.device).cos()
+    sums, others = (numbers.double().nan_to_num(0.0, 0.0, 0.0) @ weigh for numbers in (rows, known))
+    order = others.argsort()
+    above = torch.searchsorted(others[order], sums).clamp(1, len(others) - 1)
+    nearer_below = (others[order[above - 1]] - sums).abs() < (others[order[above]] - sums).abs()
+    return _same(known[order[torch.where(nearer_below, above - 1, above)]], rows)

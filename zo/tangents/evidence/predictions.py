@@ -1,0 +1,136 @@
+"""How well tangents predict what a step shows, before they learn from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from zo.tangents.models.values import Form
+from zo.tangents.record.pairs import CallPairs, all_listed, all_rows, reciprocal
+from zo.tangents.tangent import Tangent, bring, sources
+
+Squares = tuple[float, float]  # of errors, and of what they are measured by
+
+AT_ONCE = 2**17  # numbers of inputs that a tangent is shown at once, unless one call has more
+
+
+@torch.no_grad()
+def predict_and_learn(tangent: Tangent, calls: Sequence[CallPairs]) -> list[Squares | None]:
+    """Let a tangent predict what a step has shown, then learn from it.
+
+    Args:
+        tangent: the tangent of one box.
+        calls: the calls of that box in the step, with its units, in their order. Responses are predicted
+            where there are probes, else the outputs.
+
+    Returns:
+        For each call two sums of squares, for `relative_error`; None where there was nothing to predict.
+    """
+    if calls:
+        bring(tangent, calls[0].z.device)
+    groups = _groups(calls)
+    squares = [of_call for group in groups for of_call in _squares(tangent, group)]
+    for group in groups:
+        tangent.see(all_rows(group))
+    if calls:
+        tangent.observe(all_listed(calls))
+    return squares
+
+
+def relative_error(squares: Sequence[Squares | None]) -> float | None:
+    """The root of errors over what they are measured by, of several calls together.
+
+    Each output counts in units of its usual response, so a small one that is wrong shows.
+
+    Returns:
+        0 for a perfect prediction, 1 for one as good as predicting no response, or the mean value; infinity
+        where a response was predicted and there was none; None where there was nothing to predict.
+    """
+    known = [of_call for of_call in squares if of_call is not None]
+    if not known:
+        return None
+    error, size = (math.fsum(column) for column in zip(*known, strict=True))
+    return math.sqrt(error / size) if size else (math.inf if error else 0.0)
+
+
+def _groups(calls: Sequence[CallPairs]) -> list[list[CallPairs]]:
+    """The calls that a tangent is shown at once: without probes several, as far as their rows are few."""
+    groups: list[list[CallPairs]] = []
+    for pairs in calls:
+        size = pairs.z.numel() + (sum(call.z.numel() for call in groups[-1]) if groups else 0)
+        if not groups or len(pairs.d) or size > AT_ONCE:
+            groups.append([])
+        groups[-1].append(pairs)
+    return groups
+
+
+def _squares(tangent: Tangent, calls: Sequence[CallPairs]) -> list[Squares | None]:
+    """The squares of each of some calls that a tangent is shown at once; with probes that is one call."""
+    rows = [len(pairs.z) for pairs in calls]
+    if not len(calls[0].d):
+        predicted = tangent.predict_values(all_rows(calls))
+        if predicted is None:
+            return [None] * len(calls)
+        if len(set(rows)) == 1 and all(bool(pairs.alive.all()) for pairs in calls):
+            return _squares_of_calls(calls, predicted)
+        return [
+            _squares_of_call(pairs, outputs)
+            for pairs, outputs in zip(calls, predicted.split(rows), strict=True)
+        ]
+    (pairs,) = calls
+    if not bool(pairs.valid.any()):  # as at a call before which the network has no part
+        return [None]
+    return [_squares_of_call(pairs, tangent.predict(pairs))]
+
+
+def _squares_of_calls(calls: Sequence[CallPairs], predicted: Tensor) -> list[Squares | None]:
+    """The squares of calls without probes that have equally many rows, none of which failed, at once."""
+    first, rows = calls[0], len(calls[0].z)
+    true = torch.stack([pairs.y for pairs in calls]).double()
+    measures = [true - true.mean(dim=1, keepdim=True)] if rows > 1 else []
+    if any(place is not None for place in sources(first.inputs, first.outputs)):
+        before = Form(first.inputs, first.outputs, ()).followed(torch.cat([pairs.z for pairs in calls]))
+        measures.append(true - before.view_as(true).double())
+    if not measures:
+        return [None] * len(calls)
+    unit = first.response_scale.double()
+    short = reciprocal(torch.where(unit.any(), unit, 1.0))
+    apart = torch.stack([predicted.view_as(true).double() - true, *measures])
+    squares = (apart * short).square().sum(dim=(2, 3)).T.tolist()
+    return [(error, _least(sizes)) for error, *sizes in squares]
+
+
+def _squares_of_call(pairs: CallPairs, predicted: Tensor) -> Squares | None:
+    """The squares of one call: what was predicted against what it showed; None if nothing measures it."""
+    # a mask would be waited for at each use
+    if len(pairs.d):
+        true, chosen = pairs.response, pairs.valid.nonzero(as_tuple=True)
+    else:
+        true, chosen = pairs.y, pairs.alive.nonzero(as_tuple=True)
+    predicted, true, unit = predicted[chosen].double(), true[chosen].double(), pairs.response_scale.double()
+    unit = torch.where(unit.any(), unit, 1.0)  # none has ever changed: they are compared as they are
+    measures = []
+    if len(pairs.d):
+        measures.append(true)
+    elif len(true):
+        if len(true) > 1:  # one value is its own mean
+            measures.append(true - true.mean(dim=0))
+        if any(place is not None for place in sources(pairs.inputs, pairs.outputs)):
+            # of a box that moves a state on, the step that it makes is what counts
+            before = Form(pairs.inputs, pairs.outputs, ()).followed(pairs.z)
+            measures.append(true - before[chosen].double())
+    if not measures:
+        return None
+    apart = [predicted - true, *measures]
+    error, *sizes = torch.stack(
+        [(difference * reciprocal(unit)).square().sum() for difference in apart]
+    ).tolist()
+    return error, _least(sizes)
+
+
+def _least(sizes: Sequence[float]) -> float:
+    """The smallest measure that is one: rows that are all the same have no spread."""
+    return min((size for size in sizes if size), default=0.0)

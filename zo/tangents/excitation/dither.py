@@ -1,0 +1,463 @@
+"""Excitation: a small dither on inputs of boxes whose derivative values would never show, for no rows.
+
+In closed loop an action is a function of the observation, and a model of the box's values knows nothing of
+the derivative by it (`identified`). So the box is asked beside the action: at a + e, with e drawn for each
+row and call. The tangent learns from what was asked. The objective gets the answer less the tangent's own
+response to the dither, y - k [M(x, a + e) - M(x, a)], so that it is what the user wrote, up to what the
+tangent does not know; k is the share of that response that the last answers have shown. In system
+identification this is persistent excitation (Ljung, System Identification, 1999, chapter 13).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from blackbox import ArraySpec, BlackBoxFunction
+from zo.draws import DITHER, Key
+from zo.tangents.excitation.identified import constant, sketch, unexplained
+from zo.tangents.models.values import Form
+from zo.tangents.record.pairs import CallPairs, reciprocal
+from zo.tangents.record.recording import Dither, Parts, RecordedCall
+from zo.tangents.tangent import Tangent, sources
+
+DETERMINED, FREE = 0.05, 0.2  # of an input's variance unexplained: dithered below, and no longer above
+ROWS, NUMBERS = 256, 2**20  # of a box that are kept to judge by, and numbers in them
+SMALL = 0.1  # of a number's size: the first dither of one that has no spread
+BEGUN = 0.2  # of how much the outputs change: what the response to a dither should be, until it is known,
+WANTED = 2.0  # then in multiples of the error of what is predicted,
+LARGEST = 0.3  # and at most
+KNOWN = 0.5  # of the predicted response: what must be there, for it to be known
+LINEAR = 0.5  # of what a larger dither should respond more by, for it to be worth it
+GROWN, SHRUNK = 8.0, 0.5  # the most and the least times from one size to the next
+ENOUGH, MOST = 8, 128  # rows for each number that is dithered, and rows, by which the next size is chosen
+
+Where = tuple[int, int]  # a box and an input, by their places
+
+
+@dataclass
+class _Box:
+    """What is known of the inputs of one box.
+
+    Attributes:
+        rows: The last rows, by input, `(rows, size)`, as the objective asked for them.
+        runs: Of those of the last step, which row of the batch each belongs to.
+        seen: Rows ever.
+        judged: Rows ever when they were last judged.
+        units: By place among the inputs, for those that are dithered: the spread of each number, 0 for one
+            that is not; `(*shape)`.
+        factor: How many units a dither is.
+        known: The share of the tangent's response to a dither that answers have shown, from 0 to 1.
+        shown: What rows have shown since factor and share were last chosen.
+        before: The factor before, and its response, as a share of how much the outputs change.
+        most: The largest factor.
+    """
+
+    rows: list[Tensor] = field(default_factory=list)
+    runs: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    seen: int = 0
+    judged: int = 0
+    units: dict[int, Tensor] = field(default_factory=dict)
+    factor: float = 1.0
+    known: float = 0.0
+    shown: _Shown | None = None
+    before: tuple[float, float] = (0.0, 0.0)
+    most: float = math.inf
+
+    def take(self, seen: _Verdict) -> None:
+        """Choose the next factor.
+
+        Where a larger dither has hardly a larger response, as of an actuator at its limits, the one before is
+        the largest.
+        """
+        share = math.sqrt(seen.response / seen.change) if seen.change else 0.0
+        factor, response = self.before
+        if response and factor < self.factor and share / response < LINEAR * self.factor / factor:
+            self.most = factor
+        if share:
+            self.before = self.factor, share
+        self.factor = min(self.factor * min(max(seen.times, SHRUNK), GROWN), self.most)
+
+
+class Excitation:
+    """Which inputs of which boxes are dithered, and by how much; from step to step.
+
+    Args:
+        boxes: the boxes.
+        size: of a dither in multiples of the input's spread; None for what is found, 0 for no dither.
+
+    Attributes:
+        size: as given.
+        response: the response to the last dithers, as a share of how much the outputs change; None before
+            there was one.
+    """
+
+    def __init__(self, boxes: Sequence[BlackBoxFunction], size: float | None = None) -> None:
+        self.size, self._boxes = size, boxes
+        self._state = [_Box() for _ in boxes]
+        self.response: float | None = None
+
+    def __bool__(self) -> bool:
+        """Whether anything is dithered."""
+        return self.size != 0 and any(state.units for state in self._state)
+
+    def of_step(self, key: Key, tangents: Sequence[Tangent]) -> Dither:
+        """The dither of a step's calls."""
+        return _Drawn(self, key, tangents) if self else Dither()
+
+    def sizes(self, box: int) -> dict[int, Tensor]:
+        """By input, how large the dither of a box's is, number by number."""
+        state = self._state[box]
+        factor = state.factor if self.size is None else self.size
+        return {place: factor * unit for place, unit in state.units.items()}
+
+    def known(self, box: int) -> float:
+        """The share of the tangent's response to a box's dither that the objective is not given."""
+        return self._state[box].known
+
+    def excites(self, box: int) -> bool:
+        """Whether an input of a box is dithered."""
+        return self.size != 0 and bool(self._state[box].units)
+
+    @torch.no_grad()
+    def saw(
+        self,
+        calls: Sequence[RecordedCall],
+        pairs: Sequence[CallPairs],
+        dither: Dither,
+        reached: Iterable[Where],
+        survived: Tensor,
+        spread: Callable[[Where, Tensor], float | None],
+    ) -> list[str]:
+        """Take in a step: how large the responses were, and which inputs values do not identify.
+
+        Args:
+            calls: the calls of the step.
+            pairs: what each shows a tangent.
+            dither: the dither of these calls.
+            reached: boxes and inputs that weights move.
+            survived: `(batch rows,)` bool, the rows that did not fail.
+            spread: gives the spread of some numbers of an input over weights, see `spread_of_weights`.
+
+        Returns:
+            Inputs that are not identified and may not be dithered, in words, when that is found.
+        """
+        if isinstance(dither, _Drawn):
+            self._follow(calls, pairs, dither.predicted)
+        reached = set(reached) - handed_on(calls)
+        refused: list[str] = []
+        for place, (box, state) in enumerate(zip(self._boxes, self._state, strict=True)):
+            own = [number for number, call in enumerate(calls) if call.box == place]
+            candidates = [
+                which
+                for which, spec in enumerate(box.inputs)
+                if spec.differentiable and spec.modelled and (place, which) in reached
+            ]
+            if own and candidates:
+                asked = [calls[n] for n in own], [pairs[n] for n in own]
+                self._keep(state, box, *asked, candidates, len(survived))
+                if state.seen >= 2 * state.judged:
+                    state.judged = state.seen
+                    before = set(state.units)
+                    state.units = self._judged(place, candidates, spread)
+                    if self.size == 0:
+                        new = sorted(set(state.units) - before)
+                        refused += [f"{box.inputs[which].name!r} of {box!r}" for which in new]
+        return refused
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """What is known of each box."""
+        return [
+            {**vars(state), "shown": None if state.shown is None else list(state.shown)}
+            for state in self._state
+        ]
+
+    def load_state_dict(self, state: Sequence[Mapping[str, Any]]) -> None:
+        """Go on where `state_dict` was taken."""
+        self._state = [
+            _Box(**{**kept, "shown": None if kept["shown"] is None else _Shown(*kept["shown"])})
+            for kept in state
+        ]
+
+    def _keep(
+        self,
+        state: _Box,
+        box: BlackBoxFunction,
+        calls: Sequence[RecordedCall],
+        pairs: Sequence[CallPairs],
+        candidates: Sequence[int],
+        batch: int,
+    ) -> None:
+        """Take rows as the objective asked for them; of large inputs that are no candidates a few sums."""
+        alive = torch.cat([known.alive for known in pairs]).nonzero().flatten()
+        counts = [len(known.z) for known in pairs]
+        places = [torch.arange(n) // (n // batch) if n % batch == 0 else torch.arange(n) for n in counts]
+        columns = []
+        for which, spec in enumerate(box.inputs):
+            rows = torch.cat([call.asked(which).reshape(len(call.asked(which)), -1) for call in calls])[alive]
+            columns.append(
+                rows[:, :0] if not spec.modelled else rows if which in candidates else sketch(rows)
+            )
+        state.seen += len(alive)
+        widths = [column.shape[1] for column in columns]
+        if [column.shape[1] for column in state.rows] != widths:
+            state.rows = [column[:0] for column in columns]
+        most = max(4, min(ROWS, NUMBERS // max(1, sum(widths))))
+        state.rows = [torch.cat(parts)[-most:] for parts in zip(state.rows, columns, strict=True)]
+        state.runs = torch.cat(places)[alive.cpu()][-most:]
+
+    def _judged(
+        self,
+        place: int,
+        candidates: Sequence[int],
+        spread: Callable[[Where, Tensor], float | None],
+    ) -> dict[int, Tensor]:
+        """The units of inputs that are not identified, by their places.
+
+        What is the same in all rows is not. Of the others the one that is explained best is dithered first,
+        which then explains none.
+        """
+        state, specs = self._state[place], self._boxes[place].inputs
+        units: dict[int, Tensor] = {}
+        same = {which: constant(state.rows[which]) for which in candidates}
+        for which, numbers in same.items():
+            by_weights = spread((place, which), numbers) if bool(numbers.any()) else None
+            if by_weights:
+                units[which] = _unit_of_constant(specs[which], state.rows[which], numbers, by_weights)
+        excited: list[int] = []
+        while True:
+            shares = {
+                w: unexplained(state.rows, state.runs, w, excited) for w in candidates if w not in excited
+            }
+            least = min(shares, key=shares.__getitem__, default=None)
+            if least is None or shares[least] > (FREE if least in state.units else DETERMINED):
+                break
+            excited.append(least)
+            if least in state.units:
+                units[least] = state.units[least]
+                continue
+            by_weights = spread((place, least), ~same[least])
+            if by_weights != 0.0:  # no weight moves them
+                units[least] = units.get(least, 0.0) + _unit(specs[least], state.rows[least], by_weights)
+        for which, unit in units.items():  # the size of a dither goes by the first unit
+            before = state.units.get(which, torch.zeros_like(unit))
+            units[which] = torch.where(before > 0, before, unit)
+        return dict(sorted(units.items()))
+
+    def _follow(
+        self,
+        calls: Sequence[RecordedCall],
+        pairs: Sequence[CallPairs],
+        predicted: dict[int, tuple[Tensor, Tensor]],
+    ) -> None:
+        """Choose the size of the next dither, and how much of its response is known, once enough is shown."""
+        response = change = 0.0
+        for place, state in enumerate(self._state):
+            own = [number for number in predicted if calls[number].box == place]
+            if not own:
+                continue
+            new = _Shown.of([(calls[n], pairs[n], *predicted[n]) for n in own])
+            state.shown = new if state.shown is None else state.shown.joined(new)
+            rows, numbers = state.shown.added.shape
+            if rows >= min(ENOUGH * numbers, MOST):
+                seen = state.shown.verdict()
+                state.shown, state.known = None, seen.known
+                state.take(seen)
+                response, change = response + seen.response, change + seen.change
+        if change:
+            self.response = math.sqrt(response / change)
+
+
+class _Drawn(Dither):
+    """The dither of one step, drawn by (seed, step, call, input), so that it is the same in any process.
+
+    Attributes:
+        predicted: by call, the answers that the tangent predicted, `(rows, size_out)`: with the dither, and
+            without.
+    """
+
+    def __init__(self, excitation: Excitation, key: Key, tangents: Sequence[Tangent]) -> None:
+        self._key, self._tangents = key, tangents
+        self.sizes = [excitation.sizes(box) for box in range(len(tangents))]
+        self._known = [excitation.known(box) for box in range(len(tangents))]
+        self.predicted: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __bool__(self) -> bool:
+        """Whether anything is."""
+        return True
+
+    def added(self, number: int, place: int, specs: Sequence[ArraySpec], inputs: Sequence[Tensor]) -> Parts:
+        sizes = self.sizes[place]
+        if not sizes:
+            return ()
+        return tuple(
+            self._draw(number, which, spec, rows, sizes[which]) if which in sizes else None
+            for which, (spec, rows) in enumerate(zip(specs, inputs, strict=True))
+        )
+
+    def _draw(self, number: int, which: int, spec: ArraySpec, rows: Tensor, size: Tensor) -> Tensor:
+        drawn = torch.randn(
+            rows.shape, generator=self._key.generator(DITHER, number, which), dtype=torch.float64
+        )
+        added = (drawn * size.double().cpu()).to(rows)
+        if spec.bounds is None:
+            return added
+        low, high = spec.bounds
+        beyond = (rows + added < low) | (rows + added > high)
+        added = torch.where(beyond, -added, added)  # to the other side, where there is room
+        inside = rows.clamp(low, high)  # an input that is beyond by itself stays there
+        return torch.where((rows + added < low) | (rows + added > high), inside - rows, added)
+
+    @torch.no_grad()
+    def response(self, number: int, box: BlackBoxFunction, call: RecordedCall) -> Parts:
+        alive = torch.ones(call.inputs[0].shape[1], dtype=torch.bool, device=call.inputs[0].device)
+        tangent, asked = self._tangents[call.box], tuple(call.asked(n)[None] for n in range(len(box.inputs)))
+        pairs = [replace(call, inputs=inputs).pairs(box, alive) for inputs in (call.inputs, asked)]
+        with_dither, without = (tangent.predict_values(known) for known in pairs)
+        if with_dither is None or without is None:
+            return ()
+        self.predicted[number] = with_dither, without
+        if not box.settable or not self._known[call.box]:  # that takes back what it gave, to the bit
+            return ()
+        change = self._known[call.box] * (with_dither - without)
+        change = torch.where(change.isfinite(), change, 0.0)
+        parts = iter(change.split([math.prod(s.shape) for s in box.outputs if s.differentiable], dim=1))
+        return tuple(
+            next(parts).reshape(1, -1, *spec.shape).to(output) if spec.differentiable else None
+            for spec, output in zip(box.outputs, call.outputs, strict=True)
+        )
+
+
+def handed_on(calls: Sequence[RecordedCall]) -> set[tuple[int, int]]:
+    """Boxes and inputs, by their places, that are an earlier answer: states, of which all is shown."""
+    handed: dict[tuple[int, int], bool] = {}
+    answers: list[Tensor] = []
+    for call in calls:
+        for number in range(len(call.inputs)):
+            asked = call.asked(number)
+            if answers:
+                same = any(asked.shape == y.shape and torch.equal(asked, y) for y in answers)
+                handed[call.box, number] = same and handed.get((call.box, number), True)
+        answers = [call.answered(number) for number in range(len(call.outputs))] + answers[:8]
+    return {where for where, always in handed.items() if always}
+
+
+def _unit(spec: ArraySpec, rows: Tensor, by_weights: float | None) -> Tensor:
+    """The spec's scale, or the spread of each number that varies, or of weights; 0 for the others."""
+    varies = ~constant(rows).cpu()
+    spread = rows.double().std(dim=0, correction=0).cpu()
+    unit = _scale(spec, spread.clamp_min(by_weights or 0.0))
+    return torch.where(varies, unit, 0.0).reshape(spec.shape)
+
+
+def _unit_of_constant(spec: ArraySpec, rows: Tensor, same: Tensor, by_weights: float) -> Tensor:
+    """The spec's scale, or part of a number's size, or the spread that weights give it; 0 for the others."""
+    size = SMALL * rows.double().abs().mean(dim=0).cpu()
+    unit = _scale(spec, torch.where(size > 0, size, by_weights))
+    return torch.where(same.cpu(), unit, 0.0).reshape(spec.shape)
+
+
+def _scale(spec: ArraySpec, measured: Tensor) -> Tensor:
+    """The scale that a spec has, else what was measured, `(size,)`."""
+    if spec.scale is None:
+        return measured
+    return torch.as_tensor(spec.scale, dtype=torch.float64).expand(spec.shape).reshape(-1)
+
+
+class _Verdict(NamedTuple):
+    """What dithers have shown together.
+
+    Attributes:
+        known: The share of the predicted response that answers show, from 0 to 1.
+        times: How many times as large the next dither should be.
+        response: The sum of the squares of the responses; 0 where it does not stand out of chance.
+        change: That of how much the outputs change.
+    """
+
+    known: float
+    times: float
+    response: float
+    change: float
+
+
+class _Shown(NamedTuple):
+    """What rows with dither have shown, in units of usual responses.
+
+    Attributes:
+        added: `(rows, numbers)`, the dither in its own deviation.
+        missed: `(rows, size_out)`, the answers less those predicted without the dither.
+        response: `(rows, size_out)`, the response to it that was predicted.
+        change: `(rows,)`, the square of how much the outputs change.
+    """
+
+    added: Tensor
+    missed: Tensor
+    response: Tensor
+    change: Tensor
+
+    @classmethod
+    def of(cls, calls: Sequence[tuple[RecordedCall, CallPairs, Tensor, Tensor]]) -> _Shown:
+        """What calls of one box have shown: each with its pairs, and its answers as they were predicted."""
+        columns: list[tuple[Tensor, ...]] = []
+        for call, pairs, with_dither, without in calls:
+            rows = pairs.alive.nonzero().flatten()
+            parts = [part[0].reshape(len(pairs.z), -1) for part in call.added if part is not None]
+            y = pairs.y[rows].double()
+            moved = torch.zeros_like(y)
+            if any(place is not None for place in sources(pairs.inputs, pairs.outputs)):
+                moved = y - Form(pairs.inputs, pairs.outputs, ()).followed(pairs.z)[rows].double()
+            response = (with_dither - without)[rows].double()
+            added = torch.cat(parts, dim=1)[rows].double()
+            columns.append((added, y - without[rows].double(), response, y, moved))
+        added, missed, response, y, moved = (torch.cat(parts) for parts in zip(*columns, strict=True))
+        short = reciprocal(calls[0][1].response_scale.double())
+        squares = [(c * short).square().sum(dim=1) for c in (y - y.mean(dim=0), moved)]
+        change = min(
+            (one for one in squares if bool(one.any())),
+            key=lambda one: float(one.sum()),
+            default=torch.full_like(squares[0], float(y.shape[1])),  # a row alone: as large as is usual
+        )
+        deviation = added.square().mean(dim=0).sqrt()
+        dithered = deviation.nonzero().flatten()
+        added = added[:, dithered] / deviation[dithered]
+        return cls(added, missed * short, response * short, change)
+
+    def joined(self, other: _Shown) -> _Shown:
+        """These rows and others; the others alone where other numbers are dithered."""
+        if self.added.shape[1] != other.added.shape[1]:
+            return other
+        return _Shown(*(torch.cat(parts) for parts in zip(self, other, strict=True)))
+
+    def verdict(self) -> _Verdict:
+        """How much of the response is known, and how large the next dither should be.
+
+        Until the model knows the response, its size is that of the regression of answers on the dither, with
+        which nothing else goes; what chance makes of it counts too, so that it is never thought too small.
+        """
+        rows, numbers = self.added.shape
+        change, without = float(self.change.sum()), float(self.missed.square().sum())
+        error = float((self.missed - self.response).square().sum())
+        square = float(self.response.square().sum())
+        chance = math.sqrt(without * square / rows)  # what the product of both may be where nothing is known
+        known = (float((self.missed * self.response).sum()) - chance) / square if square > 0 else 0.0
+        known = min(max(known, 0.0), 1.0) if math.isfinite(known) else 0.0
+        if not math.isfinite(without) or not without or not change:
+            return _Verdict(0.0, 1.0, 0.0, change)
+        if known > KNOWN and error < without:
+            response = known * square
+            wanted = min(WANTED**2 * error, LARGEST**2 * change)
+            return _Verdict(known, math.sqrt(wanted / response), response, change)
+        slope = self.added.T @ self.missed / rows
+        chance = min(1.0, numbers / rows) * without
+        response = max(rows * float(slope.square().sum()) - chance, 0.0)
+        wanted = BEGUN**2 * change
+        times = math.sqrt(wanted / (response + chance))
+        clear = response if response > 2 * chance else 0.0
+        if times < 1.0:  # by chance alone none is made smaller
+            times = min(1.0, math.sqrt(wanted / clear)) if clear else 1.0
+        return _Verdict(known, times, clear, change)

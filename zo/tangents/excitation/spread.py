@@ -1,0 +1,106 @@
+"""How far the inputs of boxes would spread if the network had other weights of the usual size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blackbox import BlackBoxFunction
+from blackbox.calls import intercepted
+from zo.batches import map_tensors
+from zo.errors import TangentError
+from zo.evaluators.evaluator import Step
+from zo.evaluators.state import Snapshot
+from zo.objective import losses
+from zo.tangents.playback.playback import Answers
+from zo.tangents.record.recording import RecordedCall
+
+Where = tuple[int, int]  # a box and an input, by their places
+
+
+def spread_of_weights(
+    step: Step,
+    boxes: Sequence[BlackBoxFunction],
+    calls: Sequence[RecordedCall],
+    alive: Tensor,
+    where: Where,
+    numbers: Tensor,
+) -> float | None:
+    """The spread of an input over networks whose weights differ by what layers are usually initialised with.
+
+    An input that is the same in all rows has no spread of its own: of a last layer that begins at zero, or
+    one design for all rows. To first order a weight of a layer with n inputs, moved by 1 / sqrt(3 n) at
+    random, moves an input by its derivative times that. The objective is evaluated once more, on what was
+    recorded; none of `boxes` runs, another box that it calls does, and the network is left as it was.
+
+    Args:
+        step: network, parameters, objective and batch.
+        boxes: the boxes that the objective calls.
+        calls: what was recorded of the base.
+        alive: `(batch rows,)` bool, the rows that did not fail.
+        where: the box and its input.
+        numbers: those of the input that are asked for, `(size,)` bool.
+
+    Returns:
+        The root mean square over these numbers; 0 where no weight moves them, and None where the objective
+        makes other calls when it is evaluated once more.
+    """
+    before = Snapshot(step.network)
+    answers = _Sums(boxes, calls, alive, where, numbers)
+    batch = map_tensors(Tensor.clone, step.batch)  # an objective may write to what it is given
+    try:
+        with torch.enable_grad():
+            with intercepted(answers.call):
+                losses(step.objective, step.network, batch, step.rows, with_graph=True)
+            squares = sum(_square(one, step.parameters.tensors) for one in answers.sums)
+    except TangentError:
+        return None
+    finally:
+        before.restore()
+    return math.sqrt(squares / answers.count) if answers.count else 0.0
+
+
+def _square(one: Tensor, weights: Sequence[Tensor]) -> float:
+    total = 0.0
+    gradients = torch.autograd.grad(one, weights, allow_unused=True, retain_graph=True)
+    for weight, gradient in zip(weights, gradients, strict=True):
+        if gradient is not None:
+            inputs = weight[0].numel() if weight.ndim > 1 else 1
+            total += float(gradient.to_dense().double().square().sum()) / (3 * inputs)
+    return total
+
+
+class _Sums(Answers):
+    """Adds up numbers of an input, as the weights give them, with random signs.
+
+    Attributes:
+        sums: one for each call, with a graph.
+        count: how many numbers are in all.
+    """
+
+    def __init__(
+        self,
+        boxes: Sequence[BlackBoxFunction],
+        calls: Sequence[RecordedCall],
+        alive: Tensor,
+        where: Where,
+        numbers: Tensor,
+    ) -> None:
+        super().__init__(boxes, calls, alive)
+        self._where, self._numbers = where, numbers
+        self.sums: list[Tensor] = []
+        self.count = 0
+
+    def check(self, number: int, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> None:
+        """Take the numbers; none are refused."""
+        place, which = self._where
+        if place == self.calls[number].box and arrays[which].requires_grad:
+            rows = arrays[which].reshape(-1, self._numbers.numel())[:, self._numbers.to(arrays[which].device)]
+            generator = torch.Generator().manual_seed(number)
+            signs = (2 * torch.randint(2, rows.shape, generator=generator) - 1).to(rows)
+            self.sums.append((rows * signs).sum())
+            self.count += rows.numel()

@@ -1,0 +1,1 @@
+"""Tangents of boxes on a regular grid."""

@@ -1,0 +1,248 @@
+"""`GridTangent`: for boxes on grids, a convolutional network fitted to values, and a linear map behind it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blackbox.checks import check_count
+from zo.errors import ConfigurationError
+from zo.tangents.models.grid.grid_network import GridNetwork
+from zo.tangents.models.grid.lattice import Lattice, checked_ends, ends_of, refuse_no_grid
+from zo.tangents.models.grid.spectral_map import SpectralMap
+from zo.tangents.models.mesh.reach import measure
+from zo.tangents.models.network import NetworkTangent
+from zo.tangents.models.values import Form
+from zo.tangents.tangent import sources
+
+CELLS = 2**11  # of a step of learning, at most: large grids take fewer rows, and of larger ones patches
+LONGEST = 8.0  # times as many steps of learning on large grids, at most
+EDGES = {1: 256, 2: 16, 3: 12}  # cells of a patch along each axis
+LEAST = 2  # cells of reach on large grids: on smooth states no stencil shows whether one cell is enough
+
+
+class GridTangent(NetworkTangent):
+    """J(z) is that of y = W o N: a residual convolutional network N, and a linear map W behind it.
+
+    For a box whose differentiable outputs are arrays `(channels, *space)` on one grid of one to three axes,
+    in cells or, staggered, with one more along an axis for the faces. Inputs on the grid are channels; all
+    others, such as a length or a Reynolds number, are channels that are the same in all cells. It needs no
+    probes: it learns from what training asks of the box anyway. Numbers are standardised by channel. W (see
+    `OutputMap`) knows what values never show: constraints that outputs obey, such as zero divergence.
+
+    N adds to the state a linear stencil, products of two convolutions, so that advection is within its reach,
+    and a convolution of those. On a grid with walls some learned channels say where a cell lies.
+
+    Memory: window x (size_in + size_out) numbers, at most 512 MiB, and W: size_out^2, or for large states at
+    most 3,000 x size_out, on large grids less; where more than 4,096 outputs lie on a periodic grid, or obey
+    a constraint between walls, a number for each wave and pair of channels. A step: steps_per_step x batch
+    rows (on large grids patches of 2,048 cells together, or one row where W takes part of what N says)
+    forward and backward through N; now and then a fit of W, size_out^3 or 1,500^3. Of the box no rows beyond
+    the step's own.
+
+    Args:
+        channels: the channels of the hidden layers.
+        periodic: whether the ends of the grid meet, for all axes or each; None: as the first rows show it.
+        reach: cells that a change is carried in a call; None: as the first rows show it, and at least two on
+            a grid of more than 2,048 cells.
+        window: rows kept to learn from, the oldest going.
+        batch: rows of a step of learning, drawn from the window with replacement; fewer where they would have
+            more than 2,048 cells.
+        steps_per_step: steps of learning in a step of training where the error on the window is a tenth of
+            the typical change that the box makes; fewer or more in proportion to another error, at most five
+            times as many in the first 30 steps of training, and later twice. On a grid of more than 2,048
+            cells, where a step of learning sees patches, three to eight times as many, with the root of the
+            cells; behind an output map that takes part of what it is given, as many, each of a whole row.
+        first_steps: steps of learning on the first rows, at most: it ends at an error of .03 of that change.
+        learning_rate: the learning rate of Adam.
+        output_map: whether there is a W.
+        seed: all draws depend on (seed, step of learning) alone.
+
+    Attributes:
+        measured: `reach` and `periodic` as the first rows showed them, or as they were given; empty before.
+
+    Raises:
+        ConfigurationError: a value out of its range; when it is first used, a box without such outputs.
+    """
+
+    def __init__(
+        self,
+        channels: int = 24,
+        *,
+        periodic: bool | Sequence[bool] | None = None,
+        reach: int | None = None,
+        window: int = 4000,
+        batch: int = 32,
+        steps_per_step: int = 4,
+        first_steps: int = 400,
+        learning_rate: float = 2e-3,
+        output_map: bool = True,
+        seed: int = 0,
+    ) -> None:
+        check_count("GridTangent", "channels", channels)
+        if channels % 4:
+            more = channels + 4 - channels % 4
+            raise ConfigurationError(
+                f"GridTangent, channels: expected a multiple of 4, got {channels}. Take {more}."
+            )
+        if reach is not None:
+            check_count("GridTangent", "reach", reach)
+        self.channels = channels
+        self.periodic = checked_ends("GridTangent", periodic)
+        self.reach = reach
+        super().__init__(
+            window=window,
+            batch=batch,
+            steps_per_step=steps_per_step,
+            first_steps=first_steps,
+            learning_rate=learning_rate,
+            output_map=output_map,
+            seed=seed,
+        )
+
+    def groups(self, form: Form, shapes: Sequence[tuple[int, ...]]) -> Tensor | None:
+        """The channel of each number: the cells of a channel share a unit."""
+        return Lattice(tuple(shapes), refuse_no_grid("GridTangent", form.outputs, form.inputs)).groups()
+
+    def drawn(self) -> int:
+        """Rows of a step of learning: as many as `batch` and its cells allow."""
+        assert self._form is not None
+        return max(1, min(self.batch, CELLS // cells_of(self._form)))
+
+    @property
+    def whole_rows(self) -> bool:
+        """On a grid of more than 2,048 cells only behind a map that takes part of what N says.
+
+        To patches, what such a map takes is an error that no network could avoid, and N learns its mean.
+        """
+        assert self._form is not None
+        small = cells_of(self._form) <= CELLS
+        return small or (isinstance(self._map, SpectralMap) and self._map.takes)
+
+    def missed(self, generator: torch.Generator) -> Tensor:
+        """What N misses on patches: no cell asks for the whole row."""
+        assert self._form is not None
+        assert isinstance(self._network, GridNetwork)
+        answered, periodic, halo = self._network.answered, self._network.periodic, self._network.halo
+        space = answered.space
+        z, others, y = self._window.columns
+        inputs, fixed, _, added = (moments.by_group() for moments in self._moments)
+        units = tuple(
+            torch.cat(both) if others.shape[1] else both[0] for both in zip(inputs, fixed, strict=True)
+        )
+        moving, apart = (
+            Lattice(shapes, space)
+            for shapes in (tuple(spec.shape for spec in self._form.inputs), self._form.others)
+        )
+        edges = [min(EDGES[len(space)], length) for length in space]
+        count = max(1, CELLS // math.prod(edges))
+        seen, wanted, weights, places, insides = [], [], [], [], []
+        for row in self._window.places(count, generator).tolist():
+            around, within, inside = [], [], []
+            for length, edge, wraps in zip(space, edges, periodic, strict=True):
+                corner = int(torch.randint(length if wraps else length - edge + 1, (), generator=generator))
+                cells = torch.arange(corner - halo, corner + edge + halo)
+                cells = (cells % length if wraps else cells).to(z.device)
+                around.append(cells)
+                within.append(cells[halo : halo + edge])
+                inside.append((cells >= 0) & (cells < length))
+            x, there = moving.cropped(z[row], around)
+            if others.shape[1]:
+                more, also = apart.cropped(others[row], around)
+                x, there = torch.cat([x, more]), torch.cat([there, also])
+            on_grid = _every(inside)
+            seen.append(torch.where(there & on_grid, _standard(x, *units), 0.0))
+            target, there = answered.cropped(y[row], within)
+            start = self._carried_on(moving.cropped(z[row], within)[0])
+            wanted.append(_standard(target - start, *added))
+            weights.append(there)
+            places.append(around)
+            insides.append(on_grid)
+        dtype = self._dtype()
+        predicted = self._network.on_patches(
+            torch.stack(seen).to(dtype), places, torch.stack(insides)[:, None].to(dtype), edges
+        )
+        return (predicted - torch.stack(wanted).to(dtype))[torch.stack(weights)]
+
+    def for_size(self) -> float:
+        """Times as many steps as usual: the root of the cells, over a quarter of those that a step sees."""
+        assert isinstance(self._network, GridNetwork)
+        cells = math.prod(self._network.answered.space)
+        return 1.0 if self.whole_rows else min(LONGEST, math.sqrt(4 * cells / CELLS))
+
+    def _carried_on(self, x: Tensor) -> Tensor:
+        """What `carried` gives, for channels `(channels, *cells)`."""
+        assert self._form is not None and isinstance(self._network, GridNetwork)
+        answered = self._network.answered
+        inputs = Lattice(tuple(spec.shape for spec in self._form.inputs), answered.space)
+        pieces = x.split([inputs.channels_of(shape) for shape in inputs.shapes])
+        stays, first = [], 0
+        for shape in answered.shapes:  # a number that all cells of a channel share
+            channels, size = answered.channels_of(shape), math.prod(shape)
+            stays.append(self._stays[first : first + size : size // channels])
+            first += size
+        following = sources(self._form.inputs, self._form.outputs)
+        followed = [
+            x.new_zeros(answered.channels_of(shape), *x.shape[1:]) if source is None else pieces[source]
+            for source, shape in zip(following, answered.shapes, strict=True)
+        ]
+        factors = torch.cat(stays).to(x)
+        return torch.cat(followed) * factors.reshape(-1, *[1] * (x.ndim - 1))
+
+    @property
+    def ends(self) -> tuple[bool, ...]:
+        """For each axis whether its ends meet, as measured or as it was said."""
+        return tuple(self._plan["periodic"])
+
+    def plan(self, form: Form, rows: tuple[Tensor, Tensor, Tensor]) -> dict[str, Any]:
+        """How far a change is carried, and which ends meet."""
+        z, others, change = rows
+        inputs, answered = lattices("GridTangent", form)
+        known = ends_of("GridTangent", self.periodic, len(inputs.space))
+        grid = inputs.joined(torch.cat([z, others], dim=1))
+        reach, periodic = measure(grid, answered.joined(change), self.reach, known)
+        if self.reach is None and cells_of(form) > CELLS:
+            reach = max(LEAST, reach)
+        return {"reach": reach, "periodic": periodic}
+
+    def build(self, form: Form, plan: dict[str, Any]) -> GridNetwork:
+        """The network for that reach."""
+        return GridNetwork(*lattices("GridTangent", form), self.channels, plan["reach"], plan["periodic"])
+
+    def __repr__(self) -> str:
+        """The settings; a resumed run is held to them, so what was measured is not among them."""
+        return f"GridTangent(channels={self.channels}, periodic={self.periodic}, reach={self.reach})"
+
+
+def cells_of(form: Form) -> int:
+    """The number of cells of a box's grid."""
+    return math.prod(refuse_no_grid("GridTangent", form.outputs, form.inputs))
+
+
+def lattices(who: str, form: Form) -> tuple[Lattice, Lattice]:
+    """The lattices of all inputs, those without a gradient last, and of the outputs, on the same cells.
+
+    Raises:
+        ConfigurationError: the outputs do not lie on one grid.
+    """
+    space = refuse_no_grid(who, form.outputs, form.inputs)
+    inputs = tuple(spec.shape for spec in form.inputs) + form.others
+    return Lattice(inputs, space), Lattice(tuple(spec.shape for spec in form.outputs), space)
+
+
+def _standard(x: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """Channels `(channels, *cells)` in units of mean zero and spread one."""
+    mean, scale = (numbers.to(x.device).reshape(-1, *[1] * (x.ndim - 1)) for numbers in (mean, scale))
+    return (x.double() - mean) / scale
+
+
+def _every(inside: Sequence[Tensor]) -> Tensor:
+    """Which cells are inside along all axes."""
+    within = torch.ones((), dtype=torch.bool, device=inside[0].device)
+    for along in inside:
+        within = within[..., None] & along
+    return within

@@ -1,0 +1,346 @@
+"""`StencilTangent`: for boxes on grids, a polynomial of what lies around each cell, fitted in closed form."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blackbox.checks import check_count, check_number
+from zo.errors import ConfigurationError, TangentError
+from zo.tangents.models.grid.grid import lattices
+from zo.tangents.models.grid.lattice import Lattice, checked_ends, ends_of, neighbours, padded
+from zo.tangents.models.mesh.reach import measure
+from zo.tangents.models.rows import standard
+from zo.tangents.models.values import Form, ValueTangent
+
+MOST_FEATURES = 450
+MOST_OF_THE_NARROWEST = 2_000  # features, where no shape has so few: beyond, the degree goes down
+SAMPLES = 8_000, 3_000  # cells that are learned from, of the first step and of each later one,
+ROWS = 64, 16  # of this many rows, or of more where rows have few cells
+FAR = 1e4  # in units of the first rows: a row with a number beyond is not learned from, unless most have one
+# Per degree above the first how far the factors of a product lie apart, and how far products lie from a cell;
+# from rich to poor, of which the first is taken whose features are not too many.
+SHAPES = (
+    ((3, 4), (2, 1)),
+    ((2, 3), (1, 1)),
+    ((1, 2), (1, 0)),
+    ((1, 1), (0, 0)),
+    ((0, 1), (0, 0)),
+    ((0, 0), (0, 0)),
+)
+Factor = tuple[int, tuple[int, ...]]  # a channel, and its place relative to the cell
+
+
+class StencilTangent(ValueTangent):
+    """J(z) is that of a polynomial: y = z + sum over f of c_f(case) times products of cells near by.
+
+    The same in all cells, in the box's state up to the given degree, its coefficients linear in (1, p, p^2)
+    for each number p of the case (inputs that are the same in all cells, such as a length). Fitted to values
+    by recursive ridge least squares in closed form: no probes, no learning steps, nothing drawn. Exact for a
+    box that is such a polynomial, and the nearest such model of another; beyond a wall it takes the mean of
+    each channel, and obstacles it sees where an input says where they are.
+
+    For a box whose differentiable outputs are arrays `(channels, *space)` on one grid of one to three axes.
+
+    Memory: 8 x features^2 bytes, and 4 x rows x cells x features for a call; features at most 450 where
+    products can be narrowed as far, and never more than 2,000. A step: 3,000 x features^2 operations, and
+    features^3 to solve.
+
+    Args:
+        degree: the degree of the polynomial, 1 to 3, or less where channels are so many that there would be
+            more than 2,000 features.
+        periodic: whether the ends of the grid meet, for all axes or each; None: as the first rows show it.
+        reach: cells that a change is carried in a call; None: as the first rows show it.
+        forgetting: the factor by which what was seen counts less with each step.
+        ridge: relative to each feature's mean square, so channels may have units of their own. In smooth
+            states neighbours hardly differ, and what values do not determine a small ridge leaves wild: 1e-6
+            predicts them better than 1e-3 and gives gradients up to a thousand times too long.
+        window: rows kept, to which W is fitted.
+        output_map: whether there is a W (see `OutputMap`).
+
+    Attributes:
+        measured: `reach` and `periodic` as the first rows showed them, or as they were given; empty before.
+
+    Raises:
+        ConfigurationError: a value out of its range; when it is first used, a box without such outputs.
+        TangentError: when it first learns, channels so many that even degree 1 has more than 2,000 features.
+    """
+
+    def __init__(
+        self,
+        degree: int = 3,
+        *,
+        periodic: bool | Sequence[bool] | None = None,
+        reach: int | None = None,
+        forgetting: float = 0.997,
+        ridge: float = 1e-3,
+        window: int = 4000,
+        output_map: bool = True,
+    ) -> None:
+        check_count("StencilTangent", "degree", degree)
+        if degree > 3:
+            raise ConfigurationError(
+                f"StencilTangent, degree: expected 1, 2 or 3, got {degree}. Take zo.GridTangent for what is "
+                "bent more."
+            )
+        if reach is not None:
+            check_count("StencilTangent", "reach", reach)
+        check_number("StencilTangent", "forgetting", forgetting, above=0, most=1.0)
+        check_number("StencilTangent", "ridge", ridge, least=1e-14)
+        self.degree, self.forgetting, self.ridge = degree, forgetting, ridge
+        self.periodic = checked_ends("StencilTangent", periodic)
+        self.reach = reach
+        super().__init__(window, output_map)
+
+    def _begin_anew(self, window: int) -> None:
+        """Know nothing."""
+        super()._begin_anew(window)
+        self._plan: dict[str, Any] = {}  # reach and periodic
+        self._features: _Features | None = None
+        self._sums: tuple[Tensor, Tensor] | None = None  # features x features, features x channels out
+        self._coefficients: Tensor | None = None
+        self._fresh: list[tuple[Tensor, Tensor, Tensor]] = []  # rows that were taken and not yet learned from
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """Reach and periodic sides, once there were rows."""
+        return dict(self._plan)
+
+    @property
+    def knows(self) -> bool:
+        """Whether it has learned anything."""
+        return self._sums is not None
+
+    def within(self, z: Tensor, others: Tensor) -> Tensor:
+        """The polynomial: `(rows, size_in)` to `(rows, size_out)`."""
+        assert self._form is not None and self._features is not None
+        _, answered = lattices("StencilTangent", self._form)
+        rows = self._design(z, others)
+        coefficients = self._solved().to(rows.dtype)
+        grid = (rows @ coefficients).movedim(-1, 1)
+        scale, mean = (statistic().to(z) for statistic in (self._moments[3].scale, self._moments[3].mean))
+        return self.carried(z) + mean + scale * answered.split(grid).to(z.dtype)
+
+    def take(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:
+        """Keep the rows until they are learned from."""
+        self._fresh.append((z, others, y))
+
+    def learn(self, steps: int | None = None) -> None:
+        """Forget a little and add the new rows; begin anew where these have other units."""
+        assert self._form is not None
+        if not self._fresh:
+            return
+        z, others, y = (torch.cat(column) for column in zip(*self._fresh, strict=True))
+        self._fresh = []
+        if self._features is None:
+            self._begin(z, others, y)
+        near = (self._standard_inputs(z, others).abs() < FAR).all(dim=1)
+        if 2 * int(near.sum()) < len(z):
+            self._begin(z, others, y)
+            near = (self._standard_inputs(z, others).abs() < FAR).all(dim=1)
+        z, others, y = z[near], others[near], y[near]
+        assert self._features is not None
+        _, answered = lattices("StencilTangent", self._form)
+        cells = math.prod(answered.space)
+        later = self._sums is not None
+        apart = -(-len(z) // max(ROWS[later], SAMPLES[later] // cells))
+        z, others, y = (column[self._lessons % apart :: apart] for column in (z, others, y))
+        every = -(-len(z) * cells // SAMPLES[later])  # of all cells of these rows, one in so many
+        missed = standard(y - self.carried(z), self._moments[3])
+        wanted = answered.joined(missed).movedim(1, -1)
+        size = self._features.count
+        if self._sums is None:
+            zeros = z.new_zeros(size, size + wanted.shape[-1], dtype=torch.float64)
+            self._sums = zeros[:, :size].clone(), zeros[:, size:].clone()
+        gram, cross = (self.forgetting * total for total in self._sums)
+        for first in range(0, len(z), 16):  # all at once would take gigabytes
+            part = slice(first, first + 16)
+            rows, targets = (
+                grid[:, *answered.shared].flatten(0, -2)[self._lessons % every :: every].double()
+                for grid in (self._design(z[part], others[part]), wanted[part])
+            )
+            gram += rows.T @ rows
+            cross += rows.T @ targets
+        self._sums, self._coefficients = (gram, cross), None
+        self.map_if_due()
+        self._lessons += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """The two sums, and what features they are of."""
+        if self._features is None:
+            return {"form": None}
+        sums = None if self._sums is None else list(self._sums)
+        return copy.deepcopy(self.kept() | {"plan": self._plan, "sums": sums, "fresh": self._fresh})
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        if state["form"] is None:
+            self._begin_anew(self._window.rows)
+            return
+        state = copy.deepcopy(state)
+        self.load_kept(state)
+        assert self._form is not None
+        self._plan, self._fresh = state["plan"], state["fresh"]
+        self._features = self._chosen(self._form)
+        self._sums, self._coefficients = None if state["sums"] is None else tuple(state["sums"]), None
+
+    def _begin(self, z: Tensor, others: Tensor, y: Tensor) -> None:
+        """Units, reach and features by these rows; the sums are of these features alone."""
+        assert self._form is not None
+        form = self._form
+        self._sums, self._coefficients, self._next_map = None, None, self._lessons
+        self._moments = self.moments(form)
+        for moments, values in zip(self._moments, (z, others, y, y - self.carried(z)), strict=True):
+            moments.add(values)
+        inputs, answered = lattices("StencilTangent", form)
+        x = self._standard_inputs(z, others)
+        change = standard(y - self.carried(z), self._moments[3])
+        known = ends_of("StencilTangent", self.periodic, len(inputs.space))
+        reach, periodic = measure(inputs.joined(x), answered.joined(change), self.reach, known)
+        self._plan = {"reach": reach, "periodic": periodic}
+        self._features = self._chosen(form)
+
+    def groups(self, form: Form, shapes: Sequence[tuple[int, ...]]) -> Tensor | None:
+        """The channel of each number: the cells of a channel share a unit."""
+        return Lattice(tuple(shapes), lattices("StencilTangent", form)[0].space).groups()
+
+    def _chosen(self, form: Form) -> _Features:
+        inputs, _ = lattices("StencilTangent", form)
+        reach, periodic = self._plan["reach"], self._plan["periodic"]
+        moving = sum(inputs.varies_by_cell())
+        for degree in range(self.degree, 0, -1):
+            for shape in SHAPES:
+                if _fewest(moving, degree, reach, shape, len(periodic)) <= MOST_OF_THE_NARROWEST:
+                    features = _Features.of(inputs, degree, reach, periodic, shape)
+                    narrowest = shape == SHAPES[-1]
+                    if features.count <= (MOST_OF_THE_NARROWEST if narrowest else MOST_FEATURES):
+                        return features
+        raise TangentError(
+            f"StencilTangent: {moving} channels and a reach of {reach} cells on {len(periodic)} axes are "
+            f"more than {MOST_OF_THE_NARROWEST:,} features of degree 1. Take zo.GridTangent, or if these are "
+            "not cells of a grid, layout=None in the box's specs."
+        )
+
+    def _standard_inputs(self, z: Tensor, others: Tensor) -> Tensor:
+        x = standard(z, self._moments[0])
+        return torch.cat([x, standard(others, self._moments[1])], dim=1) if others.shape[1] else x
+
+    def _design(self, z: Tensor, others: Tensor) -> Tensor:
+        """`(rows, *space, features)`, in float32 or the inputs' own precision if that is higher."""
+        assert self._form is not None and self._features is not None
+        inputs, _ = lattices("StencilTangent", self._form)
+        return self._features(inputs.joined(self._standard_inputs(z, others)).to(z.dtype))
+
+    def _solved(self) -> Tensor:
+        """The coefficients `(features, channels out)`, once a step."""
+        if self._coefficients is None:
+            assert self._sums is not None  # its callers have asked
+            gram, cross = self._sums
+            size = gram.diagonal().sqrt()
+            short = torch.where(size > 0, 1 / size, 0.0)  # features in units of their own
+            ridged = short[:, None] * gram * short
+            ridged.diagonal().add_(self.ridge)
+            solved = torch.cholesky_solve(short[:, None] * cross, torch.linalg.cholesky(ridged))
+            self._coefficients = short[:, None] * solved
+        return self._coefficients
+
+    def __repr__(self) -> str:
+        """The settings; a resumed run is held to them, so what was measured is not among them."""
+        return f"StencilTangent(degree={self.degree}, periodic={self.periodic}, reach={self.reach})"
+
+
+def _fewest(moving: int, degree: int, reach: int, shape: tuple[tuple[int, int], ...], axes: int) -> int:
+    """Features that there are at least: all places of one factor, or products that one at a corner begins."""
+    count = moving * (2 * reach + 1) ** axes
+    for order in range(2, degree + 1):
+        apart, around = (min(distance, reach) for distance in shape[order - 2])
+        factors = moving * (apart + 1) ** axes
+        count = max(count, math.comb(factors + order - 2, order - 1) * (2 * around + 1) ** axes)
+    return count
+
+
+@dataclass(frozen=True)
+class _Features:
+    """What the coefficients multiply in each cell.
+
+    Attributes:
+        moving: channels of the state.
+        case: channels that are the same in all cells.
+        products: with each the radius around a cell in which it is a feature.
+        periodic: which ends of the grid meet.
+    """
+
+    moving: tuple[int, ...]
+    case: tuple[int, ...]
+    products: tuple[tuple[tuple[Factor, ...], int], ...]
+    periodic: tuple[bool, ...]
+
+    @classmethod
+    def of(
+        cls,
+        inputs: Lattice,
+        degree: int,
+        reach: int,
+        periodic: tuple[bool, ...],
+        shape: tuple[tuple[int, int], ...],
+    ) -> _Features:
+        axes, by_cell = len(inputs.space), inputs.varies_by_cell()
+        moving = tuple(n for n, cells in enumerate(by_cell) if cells)
+        products: list[tuple[tuple[Factor, ...], int]] = [(((n, (0,) * axes),), reach) for n in moving]
+        for order in range(2, degree + 1):
+            apart, around = shape[order - 2]
+            apart, around = min(apart, reach), min(around, reach)
+            places = list(itertools.product(range(apart + 1), repeat=axes))
+            factors = [(n, place) for n in moving for place in places]
+            for product in itertools.combinations_with_replacement(factors, order):
+                # of products that are one another's shifts that which lies nearest to the corner
+                if all(min(place[axis] for _, place in product) == 0 for axis in range(axes)):
+                    middle = tuple(max(place[axis] for _, place in product) // 2 for axis in range(axes))
+                    centred = tuple(
+                        (n, tuple(p - m for p, m in zip(place, middle, strict=True))) for n, place in product
+                    )
+                    products.append((centred, around))
+        case = tuple(n for n, cells in enumerate(by_cell) if not cells)
+        return cls(moving, case, tuple(products), tuple(periodic))
+
+    @property
+    def count(self) -> int:
+        """The number of all features."""
+        axes = len(self.periodic)
+        stencils = 1 + sum((2 * radius + 1) ** axes for _, radius in self.products)
+        return stencils * (1 + 2 * len(self.case))
+
+    def __call__(self, grid: Tensor) -> Tensor:
+        """Standardised channels `(rows, channels, *space)` to `(rows, *space, features)`."""
+        parts = [torch.ones_like(grid[:, :1]).movedim(1, -1)]
+        radius = max(
+            (max(map(abs, place)) for product, _ in self.products for _, place in product), default=0
+        )
+        around = padded(grid, radius, self.periodic)
+        for width, group in itertools.groupby(self.products, key=lambda entry: entry[1]):
+            channels = []
+            for product, _ in group:
+                value = self._shifted(around, grid, product[0], radius)
+                for factor in product[1:]:
+                    value = value * self._shifted(around, grid, factor, radius)
+                channels.append(value)
+            parts.append(neighbours(torch.stack(channels, dim=1), width, self.periodic))
+        features = torch.cat(parts, dim=-1)
+        if self.case:
+            numbers = [grid[:, n].unsqueeze(-1) for n in self.case]
+            powers = [power for number in numbers for power in (number, number.square())]
+            features = torch.cat([features, *(features * power for power in powers)], dim=-1)
+        return features
+
+    def _shifted(self, around: Tensor, grid: Tensor, factor: Factor, radius: int) -> Tensor:
+        """A channel as seen from each cell at a place beside it, `(rows, *space)`."""
+        channel, place = factor
+        cells = (slice(radius + p, radius + p + n) for p, n in zip(place, grid.shape[2:], strict=True))
+        return around[:, channel, *cells]

@@ -1,0 +1,236 @@
+"""`Waves`: arrays on a grid as sums of waves, which are sines or cosines between walls."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from zo.tangents.models.grid.lattice import Lattice
+
+Odd = tuple[tuple[bool, ...], ...]  # of each channel along each axis, whether it is a sum of sines
+
+NEVER = 1e-4  # of a wave's largest amplitude: a mixture of channels below it never occurs
+SEEN = 1e-6  # of the largest amplitude of all waves: one below it says nothing of what outputs can be
+SAMPLE = 256  # waves by which sines and cosines are chosen
+MOST_CHOICES = 2**9  # of them that are compared: three channels along three axes
+MOST_ROWS = 32  # that they are compared on
+CONSTANT = 1e-6  # of a channel's spread: faces in a wall that vary by less are those of sines
+
+
+@dataclass(frozen=True)
+class Waves:
+    """Amplitudes of waves that are the same in all cells, of arrays on one grid.
+
+    Along an axis whose ends meet a wave is exp(2 pi i k n / cells). Between walls it is, of each channel, the
+    sine or the cosine of pi k n / cells, n from the wall: in the middle of cells, or at their faces. Waves of
+    the same k are next to each other, so what holds between sines of one channel and cosines of another, as
+    that the divergence is zero, holds for each wave apart.
+
+    Attributes:
+        lattice: the lattice of the arrays, all on the grid.
+        periodic: for each axis whether its ends meet.
+        odd: of each channel along each axis, whether it is a sum of sines; where ends meet, no matter.
+    """
+
+    lattice: Lattice
+    periodic: tuple[bool, ...]
+    odd: Odd = ()
+
+    def of(self, grid: Tensor) -> Tensor:
+        """`(rows, channels, *space)` to `(rows, channels, *waves)`, complex if any ends meet."""
+        for axis, (there, _) in self._bases.items():
+            grid = _along(grid, there.to(grid), axis)
+        return torch.fft.rfftn(grid, dim=self._meeting) if self._meeting else grid
+
+    def back(self, waves: Tensor) -> Tensor:
+        """The way back, to `(rows, channels, *space)`."""
+        if self._meeting:
+            lengths = [self.lattice.space[axis - 2] for axis in self._meeting]
+            waves = torch.fft.irfftn(waves, s=lengths, dim=self._meeting)
+        for axis, (_, again) in self._bases.items():
+            waves = _along(waves, again.to(waves), axis)
+        return waves
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Waves along each axis."""
+        shape = list(self.lattice.space)
+        for axis in self._bases:
+            shape[axis - 2] = self._bases[axis][0].shape[1]
+        if self._meeting:
+            shape[self._meeting[-1] - 2] = shape[self._meeting[-1] - 2] // 2 + 1
+        return tuple(shape)
+
+    def inner(self, sizes: Tensor) -> Tensor:
+        """What a wave between walls is held against that not all channels have: the next that they have.
+
+        At the ends, k of 0 or of all cells, there is no sine. A velocity without divergence has no waves
+        there at all, though it has the next ones: these are not unseen, they never occur.
+
+        Args:
+            sizes: the sizes of each wave, `(*waves, 1)`.
+
+        Returns:
+            The same, of these waves that of the next inside; but of none where k is zero along all axes: what
+            all cells share may have been the same in all rows.
+        """
+        if not self._bases:
+            return sizes
+        places, zero, lacks = [], [], torch.zeros(self.shape, dtype=torch.bool)
+        for axis, length in enumerate(self.shape):
+            along = torch.arange(length)
+            spread = [-1 if other == axis else 1 for other in range(len(self.shape))]
+            zero.append((along == 0).reshape(spread))
+            if not self.periodic[axis]:
+                there = self._bases[axis + 2][0].abs().amax(dim=2) > 0
+                lacks = lacks | (~there.all(dim=0)).reshape(spread)
+                along = along.clamp(1, length - 2)
+            places.append(along.reshape(spread))
+        lacks = lacks & ~torch.stack(torch.broadcast_tensors(*zero)).all(dim=0)
+        return torch.where(lacks[..., None].to(sizes.device), sizes[tuple(places)], sizes)
+
+    @cached_property
+    def _meeting(self) -> tuple[int, ...]:
+        """The axes of an array whose ends meet."""
+        return tuple(axis for axis, wraps in enumerate(self.periodic, start=2) if wraps)
+
+    @cached_property
+    def _bases(self) -> dict[int, tuple[Tensor, Tensor]]:
+        """Of axes with walls: waves of cells, `(channels, waves, cells)`, and cells of waves."""
+        bases = {}
+        for axis, (wraps, most) in enumerate(zip(self.periodic, self.lattice.space, strict=True)):
+            if not wraps:
+                lengths = lengths_of(self.lattice, axis)
+                both = [
+                    _basis(min(lengths), length > min(lengths), odd[axis], most)
+                    for length, odd in zip(lengths, self.odd, strict=True)
+                ]
+                there, again = zip(*both, strict=True)
+                bases[axis + 2] = torch.stack(there), torch.stack(again)
+        return bases
+
+
+def lengths_of(lattice: Lattice, axis: int) -> list[int]:
+    """Of each channel of arrays on a grid, how many numbers it has along an axis of space."""
+    first = -len(lattice.space)
+    return [shape[first:][axis] for shape in lattice.shapes for _ in range(lattice.channels_of(shape))]
+
+
+@torch.no_grad()
+def between_walls(lattice: Lattice, y: Tensor, periodic: Sequence[bool]) -> Waves | None:
+    """The waves in which rows obey a constraint between channels, if they do in any.
+
+    Values do not say by themselves whether a channel is a sum of sines or of cosines: next to a wall that
+    nothing slips along a velocity looks odd whichever way it points. But of a velocity without divergence a
+    mixture of the channels of each wave never occurs in the right ones, and occurs in all others.
+
+    Args:
+        lattice: the lattice of the rows.
+        y: `(rows, size)`, in units in which channels count alike.
+        periodic: for each axis whether its ends meet.
+
+    Returns:
+        Those with the most waves of which a mixture of channels never occurs; None where that are fewer than
+        half, where it is half in any waves, since rows so alike show nothing, where there is one channel, or
+        where there are too many choices.
+    """
+    walls = [axis for axis, wraps in enumerate(periodic) if not wraps]
+    if lattice.channels < 2 or not walls:
+        return None
+    grid = lattice.joined((y - y.mean(dim=0))[:MOST_ROWS].double())
+    moving = [channel for channel in range(lattice.channels) if bool(grid[:, channel].any())]
+    choices = [
+        list(itertools.product(*(_possible(grid[:, channel], lattice, channel, axis) for axis in walls)))
+        if channel in moving
+        else [(False,) * len(walls)]
+        for channel in range(lattice.channels)
+    ]
+    if math.prod(map(len, choices)) > MOST_CHOICES:
+        return None
+    amplitudes: list[list[Tensor]] = [[] for _ in choices]
+    drawn: list[Tensor] = []
+    for place in range(max(map(len, choices))):  # each channel's choices, side by side
+        odd = tuple(
+            _everywhere(options[min(place, len(options) - 1)], walls, len(periodic)) for options in choices
+        )
+        waves = Waves(lattice, tuple(periodic), odd)
+        drawn = drawn or _drawn(waves.shape, walls)
+        seen = waves.of(grid)[(slice(None), slice(None), *drawn)]
+        for channel, options in enumerate(choices):
+            if place < len(options):
+                amplitudes[channel].append(seen[:, channel])
+    shares = {}
+    for picked in itertools.product(*(range(len(options)) for options in choices)):
+        vectors = torch.stack([amplitudes[channel][picked[channel]] for channel in moving], dim=-1)
+        shares[picked] = _without_a_mixture(vectors)
+    best = max(shares, key=lambda picked: shares[picked])
+    if not min(shares.values()) < 0.5 < shares[best]:
+        return None
+    odd = tuple(
+        _everywhere(options[place], walls, len(periodic))
+        for options, place in zip(choices, best, strict=True)
+    )
+    return Waves(lattice, tuple(periodic), odd)
+
+
+def _without_a_mixture(vectors: Tensor) -> float:
+    """Of waves `(rows, waves, channels)` that are seen, the share of which a mixture never occurs."""
+    if vectors.shape[-1] < 2:
+        return 0.0
+    values = torch.linalg.eigvalsh(torch.einsum("rwc,rwd->wcd", vectors.conj(), vectors))
+    largest = values[:, -1]
+    seen = largest > SEEN**2 * largest.max()
+    return float((values[seen, 0] < NEVER**2 * largest[seen]).double().mean()) if bool(seen.any()) else 0.0
+
+
+def _along(grid: Tensor, matrices: Tensor, axis: int) -> Tensor:
+    """Each channel's matrix `(channels, new, old)` along an axis of `(rows, channels, *cells)`."""
+    last = grid.movedim(axis, -1)
+    shaped = matrices.mT.reshape(len(matrices), *[1] * (last.ndim - 4), *matrices.mT.shape[1:])
+    return (last @ shaped).movedim(-1, axis) if last.ndim > 3 else (last[:, :, None] @ shaped)[:, :, 0]
+
+
+def _basis(cells: int, faces: bool, odd: bool, length: int) -> tuple[Tensor, Tensor]:
+    """Waves of cells, `(cells + 1, length)`, and cells of waves; zero of what is not there."""
+    count = cells + 1 if faces else cells
+    places = torch.arange(count).double() + (0.0 if faces else 0.5)
+    angles = math.pi * torch.arange(cells + 1).double()[:, None] * places / cells
+    there = angles.sin() if odd else angles.cos()
+    sizes = there.square().sum(dim=1, keepdim=True).sqrt()
+    there = torch.where(sizes > 1e-6 * math.sqrt(cells), there / sizes.clamp(min=1e-12), 0.0)
+    again = torch.linalg.pinv(there) if faces and not odd else there.T
+    missing = length - count
+    return functional.pad(there, (0, missing)), functional.pad(again, (0, 0, 0, missing))
+
+
+def _possible(grid: Tensor, lattice: Lattice, channel: int, axis: int) -> tuple[bool, ...]:
+    """Whether a channel, `(rows, *space)`, may be a sum of cosines, of sines, or of either."""
+    lengths = lengths_of(lattice, axis)
+    if lengths[channel] == min(lengths):
+        return False, True
+    ends = grid.movedim(axis + 1, 0)[[0, lengths[channel] - 1]]
+    constant = float(ends.abs().max()) <= CONSTANT * float(grid.square().mean().sqrt())
+    return (constant,)
+
+
+def _everywhere(along_walls: Sequence[bool], walls: Sequence[int], axes: int) -> tuple[bool, ...]:
+    known = dict(zip(walls, along_walls, strict=True))
+    return tuple(known.get(axis, False) for axis in range(axes))
+
+
+def _drawn(shape: Sequence[int], walls: Sequence[int]) -> list[Tensor]:
+    """Some waves of which sines and cosines are there."""
+    generator = torch.Generator().manual_seed(0)
+    return [
+        torch.randint(1, length - 1, (SAMPLE,), generator=generator)
+        if axis in walls
+        else torch.randint(length, (SAMPLE,), generator=generator)
+        for axis, length in enumerate(shape)
+    ]

@@ -1,0 +1,222 @@
+"""`MeshTangent`: for boxes on triangles or tetrahedra, an implicit step on the mesh's own P1 operators."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from blackbox import Mesh
+from zo.errors import ConfigurationError
+from zo.tangents.models.mesh.implicit_step import ImplicitStep
+from zo.tangents.models.mesh.mesh_fit import Fit
+from zo.tangents.models.mesh.mesh_form import Basis, Form
+from zo.tangents.models.mesh.mesh_operators import Elements
+from zo.tangents.models.mesh.on_mesh import ImplicitTangent, Rows
+
+# Forms from poor to rich: steps, and which products of fields; and then degrees of the coefficients'
+# polynomials, and steps, for those matrices that had a part in the best of these.
+PLAIN = ((1, "none"), (2, "nodes"), (2, "cells"))
+STATIC = ((1, "none"), (1, "nodes"))
+VARIED = ((1, 2), (3, 2), (6, 2))
+ALONG = (6, 8)  # degrees of a convection that alone differs from place to place
+ALONG_PART = 0.7  # of the error of the best plain form: what it must leave less than in the equations
+ALONG_FROM = 0.2  # an error of the plain form below which it is not tried
+FINE = 4  # steps that are taken where rows held out do not speak against them
+NO_WORSE = 1.05  # times the error with fewer: that they do not
+MOST_COEFFICIENTS = 192
+CLEARLY = 0.9  # times the error of the poorer form: what a richer one must fall below
+GOOD = 1e-3  # an error at which no richer form is tried
+
+
+class MeshTangent(ImplicitTangent):
+    """J(z) is that of a learned implicit step on the finite elements of the box's mesh.
+
+    For a box whose outputs are arrays `(nodes,)`, `(nodes, fields)` or `(fields, nodes)` on a mesh of
+    triangles or tetrahedra with coordinates, and that has at least one input on it. The model is S steps of
+
+        (B + w K / S) y+ = (B - (1 - w) K / S) y + M q(y, extras) / S,
+
+    with B the mass matrix, in part lumped, K a sum of stiffness, convection, mass and boundary matrices
+    between all pairs of fields, whose coefficients are polynomials of position, q a polynomial of the fields
+    and of other inputs on the mesh, with fluxes that depend on the state (k(u) grad u, u . grad u). An output
+    that no input moves on to, as a displacement that answers a load, solves K y = M q(extras). These numbers,
+    10 to 192, are fitted to the outputs by L-BFGS with gradients by transposed sparse solves, in coordinates
+    that Gauss-Newton's matrix of few rows makes round; degree and S by rows held out, the poorest first.
+    Convection that differs from place to place begins with what the equations say of the outputs themselves,
+    and takes so many steps that it passes about an element in each.
+    A ridge regression beside the step learns what inputs that lie on no
+    node add. It needs no probes, and a few dozen rows.
+
+    It knows a second-order equation's kind of physics, not the box's: a finer mesh, other time steps, and
+    terms that it has not are within its reach in part; what jumps or reaches over the whole mesh in other
+    ways is not.
+
+    Memory: window x (size_in + size_out) numbers and a sparse factorisation. A fit of each of at most
+    7 forms takes S x 4 x coefficients sparse solves, up to three times, and 2 S solves for each row and each
+    of some 20 iterations: seconds for a thousand nodes. A call's VJP takes 2 S solves a row, on one CPU core.
+
+    Args:
+        mesh: the mesh; None, the default: the layout of the box's outputs.
+        ridge: on the coefficients, each in units of its effect on the outputs. Rows held out do not show what
+            a smaller one leaves undetermined.
+        window: rows kept, the oldest going.
+
+    Attributes:
+        measured: the form that the last fit chose, the number of its coefficients, and its error on rows held
+            out in units of the box's usual change; empty before.
+
+    Raises:
+        ConfigurationError: a value out of its range, a mesh without cells or coordinates; when it is first
+            used, a box that has not all outputs and some input on the mesh.
+    """
+
+    most_tried = len(PLAIN) + len(VARIED) + 3  # convection along, finer steps, all rows
+
+    def __init__(self, mesh: Mesh | None = None, *, ridge: float = 1e-4, window: int = 500) -> None:
+        super().__init__(mesh, ridge, window)
+
+    def check_mesh(self, mesh: Mesh) -> None:
+        """Refuse one without cells or coordinates."""
+        if (
+            mesh.cells is None
+            or mesh.coordinates is None
+            or mesh.coordinates.shape[1] < mesh.cells.shape[1] - 1
+        ):
+            raise ConfigurationError(
+                f"MeshTangent: expected a mesh with triangles in two dimensions or tetrahedra in three, and "
+                f"coordinates, got {mesh!r}. Give these, or take zo.GraphTangent, which needs edges alone."
+            )
+
+    def fitted(self, mesh: Mesh, rows: Rows, before: dict[str, Any] | None, longer: bool) -> dict[str, Any]:
+        """The form that predicts held-out rows best, fitted to all rows."""
+        basis = self._basis(mesh)
+        best: _FittedForm | None = None
+        poor = Form(basis, 0, 1, "none", (), rows.carried, rows.extras.shape[1])
+        if before is not None:
+            degree, steps, products, varied = before["form"]
+            form = replace(poor, degree=degree, steps=steps, products=products, varied=varied)
+            known = dict(zip(form.names, before["theta"].tolist(), strict=True))
+            return self._result(self._fitted(form, rows, known), rows)
+        for steps, products in PLAIN if rows.carried.any() else STATIC:
+            best = self._better(best, replace(poor, steps=steps, products=products), rows)
+            if steps == 1:
+                plain, best = best, self._carried_along(best, poor, rows)
+                if best is not plain:
+                    break
+        assert best is not None
+        plain, parts = best.form, best.parts
+        for degree, steps in VARIED[1:] if best.fit.large else VARIED:
+            steps = steps if rows.carried.any() else 1
+            richer = replace(plain, degree=degree, steps=steps, varied=parts)
+            last, best = best, self._better(best, richer, rows)
+            if degree > 1 and best is last:
+                break
+        return self._result(self._finer_steps(best, rows), rows)
+
+    def _finer_steps(self, best: _FittedForm, rows: Rows) -> _FittedForm:
+        """More steps, unless rows held out speak against them.
+
+        Values of smooth states do not show how few long steps bend what is rough.
+        """
+        if not rows.carried.any() or best.form.steps >= FINE or best.error < GOOD:
+            return best
+        finer = self._fitted(replace(best.form, steps=FINE), rows, best.named())
+        return finer if finer.error < NO_WORSE * best.error else best
+
+    def _carried_along(self, best: _FittedForm, poor: Form, rows: Rows) -> _FittedForm:
+        """Convection that differs from place to place, where it explains more than the best so far."""
+        varied = tuple(
+            place
+            for place, (out, into, kind) in enumerate(poor.kinds)
+            if kind[0] == "convection" and out == into and rows.carried[out]
+        )
+        if not varied or not best.error > ALONG_FROM or not rows.held.any():
+            return best
+        guesses = []
+        for degree in ALONG:
+            form = replace(poor, degree=degree, steps=1, products="none", varied=varied)
+            fit = Fit(form, rows.fitted(~rows.held), self.ridge)
+            theta = fit.along()
+            guesses.append((fit.missed(theta, rows.fitted(rows.held)), form, theta))
+        missed, form, theta = min(guesses, key=lambda guess: guess[0])
+        if missed > ALONG_PART * best.error:
+            return best
+        return self._better(best, replace(form, steps=form.passed(theta)), rows)
+
+    def _result(self, best: _FittedForm, rows: Rows) -> dict[str, Any]:
+        """The chosen form, fitted to all rows, in plain values and tensors."""
+        form, theta, error = best.form, best.theta, best.error
+        if rows.held.any() and math.isfinite(error):
+            theta = Fit(form, rows, self.ridge).improved(theta, like=best.fit if best.fit.large else None)
+        return {
+            "form": (form.degree, form.steps, form.products, form.varied),
+            "carried": torch.from_numpy(rows.carried),
+            "extras": rows.extras.shape[1],
+            "free": torch.from_numpy(rows.free),
+            "theta": torch.from_numpy(theta),
+            "measured": {
+                "degree": form.degree,
+                "steps": form.steps,
+                "products": form.products,
+                "coefficients": form.count,
+                "error": error,
+            },
+        }
+
+    def _better(self, best: _FittedForm | None, form: Form, rows: Rows) -> _FittedForm:
+        """The form, if it predicts held-out rows clearly better than the best so far."""
+        if best is not None and (
+            best.error < GOOD or form.count > MOST_COEFFICIENTS or (form.degree and not form.varied)
+        ):
+            return best
+        richer = self._fitted(form, rows, None if best is None else best.named())
+        if best is not None and not richer.error < CLEARLY * best.error:
+            return best
+        return richer
+
+    def _fitted(self, form: Form, rows: Rows, known: dict[Any, float] | None) -> _FittedForm:
+        """A form fitted to the rows that are not held out, from what is known of its coefficients."""
+        fit = Fit(form, rows.fitted(~rows.held), self.ridge)
+        held = rows.fitted(rows.held) if rows.held.any() else None
+        theta = fit.improved(fit.first(known))
+        self.tried()
+        return _FittedForm(form, theta, fit.error(theta, held), fit)
+
+    def step(self, mesh: Mesh, fit: dict[str, Any]) -> ImplicitStep:
+        """The implicit step with the fitted coefficients."""
+        degree, steps, products, varied = fit["form"]
+        carried = fit["carried"].numpy()
+        form = Form(self._basis(mesh), degree, steps, products, varied, carried, fit["extras"])
+        return form.step(fit["theta"].numpy(), fit["free"].numpy())
+
+    def _basis(self, mesh: Mesh) -> Basis:
+        if getattr(self, "_kept_basis", (None, None))[0] is not mesh:
+            self._kept_basis = mesh, Basis(Elements.of(mesh))
+        return self._kept_basis[1]
+
+    def __repr__(self) -> str:
+        """The settings; a resumed run is held to them, so what was measured is not among them."""
+        return f"MeshTangent({self.mesh!r}, ridge={self.ridge})"
+
+
+@dataclass(frozen=True)
+class _FittedForm:
+    """A form with its coefficients, its error on rows held out, and the fit that they are of."""
+
+    form: Form
+    theta: np.ndarray
+    error: float
+    fit: Fit
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """The matrices that have a part in it."""
+        return self.fit.parts(self.theta)
+
+    def named(self) -> dict[Any, float]:
+        """Its coefficients, by what they multiply."""
+        return dict(zip(self.form.names, self.theta.tolist(), strict=True))

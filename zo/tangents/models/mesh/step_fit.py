@@ -1,0 +1,106 @@
+"""`StepFit`: an implicit step's numbers by least squares on rows: cost, slope by adjoints, held-out error."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+
+from zo.tangents.models.mesh.implicit_step import ImplicitStep, Trajectory
+from zo.tangents.models.mesh.on_mesh import Rows
+
+HIGH = 1e12  # a cost that counts as none
+
+
+class StepFit(ABC):
+    """Least squares of a step's outputs against those of rows, in units of the box's usual change.
+
+    A ridge regression beside the step explains what a constant and the numbers that lie on no node add, so
+    residuals are without that. A subclass says what the numbers are of (`step`), what they cost themselves
+    (`penalty`), and how a step's equation follows them (`slope`).
+
+    Args:
+        rows: what is fitted.
+        ridge: the weight of the numbers' own cost.
+    """
+
+    def __init__(self, rows: Rows, ridge: float) -> None:
+        self.rows, self.ridge = rows, ridge
+        self.hat = rows.hat()
+        self.norm = np.sqrt(max(1.0, rows.free.sum() * len(rows.goal)))
+
+    @abstractmethod
+    def step(self, theta: np.ndarray) -> ImplicitStep:
+        """The implicit step with these numbers."""
+
+    @abstractmethod
+    def penalty(self, theta: np.ndarray) -> tuple[tuple[float, ...], np.ndarray]:
+        """What the numbers cost by themselves, part by part, and the slope of the sum."""
+
+    @abstractmethod
+    def slope(
+        self, theta: np.ndarray, states: Sequence[np.ndarray], step: ImplicitStep, multiplier: np.ndarray
+    ) -> np.ndarray:
+        """How a step's equation, times a multiplier and summed over rows, follows the numbers.
+
+        Args:
+            theta: the numbers.
+            states: before and after the step, `(rows, fields, nodes)` each.
+            step: with these numbers.
+            multiplier: `(rows, fields, nodes)`.
+        """
+
+    def cost(self, theta: np.ndarray) -> tuple[float, tuple[ImplicitStep, Trajectory] | None]:
+        """The cost, with the step and its states; infinite and None where the matrix is singular."""
+        step = self.step(theta)
+        try:
+            with np.errstate(all="ignore"):
+                states = step.run(self.rows.state, self.rows.extras)
+                residual = self.residual(states)
+                cost = float(sum(self.penalty(theta)[0], start=residual @ residual))
+        except (RuntimeError, ValueError):  # a singular matrix
+            return math.inf, None
+        return (cost, (step, states)) if math.isfinite(cost) else (math.inf, None)
+
+    def sloped(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
+        """The cost and its gradient, by the adjoint of the steps."""
+        cost, run = self.cost(theta)
+        if run is None or cost > HIGH:
+            return HIGH, np.zeros_like(theta)
+        step, states = run
+        rows = self.rows
+        left = self.residual(states).reshape(len(rows.goal), -1)
+        back = 2 / self.norm * (left - self.hat.T @ left)
+        _, _, multipliers = step.adjoint(states, rows.extras, back.reshape(rows.goal.shape) * rows.weight())
+        _, slope = self.penalty(theta)
+        for at, multiplier in enumerate(multipliers):
+            slope += self.slope(theta, states[at : at + 2], step, multiplier)
+        return cost, slope
+
+    def error(self, theta: np.ndarray, held: Rows | None) -> float:
+        """The error on rows that are held out, in units of the change; on the fitted rows where none are."""
+        step = self.step(theta)
+        try:
+            residual = self._missed(step.run(self.rows.state, self.rows.extras)[-1], self.rows)
+            if held is None:
+                return float(np.linalg.norm(residual - self.hat @ residual) / self.norm)
+            left = self._missed(step.run(held.state, held.extras)[-1], held)
+        except RuntimeError:  # a singular matrix
+            return math.inf
+        left = left - held.explained(self.rows, residual)
+        error = float(np.linalg.norm(left) / np.sqrt(max(1.0, held.free.sum() * len(left))))
+        return error if math.isfinite(error) else math.inf
+
+    def residual(self, states: Trajectory) -> np.ndarray:
+        """What the last of the states misses of the rows' outputs, as one vector of length about one."""
+        return self.unexplained((states[-1] - self.rows.goal) * self.rows.weight())
+
+    def unexplained(self, values: np.ndarray) -> np.ndarray:
+        """Values of the rows less what a constant and the numbers explain, as one vector."""
+        flat = values.reshape(len(values), -1)
+        return (flat - self.hat @ flat).ravel() / self.norm
+
+    def _missed(self, end: np.ndarray, rows: Rows) -> np.ndarray:
+        return ((end - rows.goal) * rows.weight()).reshape(len(end), -1)

@@ -1,0 +1,1 @@
+"""Tangents of particles whose neighbours change."""

@@ -1,0 +1,195 @@
+"""`PairTangent`: for particles whose neighbours change from row to row, a network that all pairs share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blackbox.checks import check_count
+from zo.errors import ConfigurationError
+from zo.tangents.models.network import NetworkTangent
+from zo.tangents.models.particles.particle_network import ParticleNetwork
+from zo.tangents.models.rows import standard
+from zo.tangents.models.values import Form, rows_of
+
+PARTS = 256  # rows of which differences between neighbours are looked at, at most
+
+
+class PairTangent(NetworkTangent):
+    """J(z) is that of a network of what neighbours say to each other, fitted to the box's values.
+
+    For a box whose differentiable inputs and outputs are arrays `(particles, ...)`, such as positions and
+    velocities `(particles, 2)`, and one of whose inputs without a derivative lists the neighbours of a row:
+    `(pairs, 2)` numbers of particles from 0 on, each pair once, in any order. Rows that have fewer pairs fill
+    up with -1. Which are neighbours may change from row to row; the list itself has no derivative, as in a
+    simulator with a cutoff at which forces are zero.
+
+    A particle answers by its own inputs and by the sum of what its neighbours say, which depends on the
+    differences of their inputs. All particles, and all pairs, share the weights: a row teaches as much as it
+    has pairs. It needs no probes. Of particles in a periodic box it does not know which are near across an
+    end.
+
+    Memory: window x (size_in + size of others + size_out) numbers, at most 512 MiB, and a graph of the rows
+    of a step of learning, some 6 x rounds x pairs x width numbers a row. A step: steps_per_step x batch rows
+    forward and backward through the network; a call's VJP its rows. Of the box no rows beyond the step's own.
+
+    Args:
+        list_of: the place of the pairs among the inputs without a derivative, from 0 on; None: the only one
+            of shape `(pairs, 2)`.
+        width: the width of the hidden layers.
+        rounds: in how many rounds neighbours say something to each other: how far a change is carried, in
+            pairs. Two are better for a call of many substeps once some hundred rows are seen, worse before.
+        window: rows kept to learn from, the oldest going.
+        batch: rows of a step of learning, drawn from the window with replacement.
+        steps_per_step: steps of learning in a step of training where the error on the window is a tenth of
+            the typical change that the box makes; fewer or more in proportion to another error, at most five
+            times as many in the first 30 steps of training, and later twice.
+        first_steps: steps of learning on the first rows, at most: it ends at an error of .03 of that change.
+        learning_rate: the learning rate of Adam.
+        seed: all draws depend on (seed, step of learning) alone.
+
+    Raises:
+        ConfigurationError: a value out of its range; when it is first used, a box without such arrays.
+    """
+
+    def __init__(
+        self,
+        list_of: int | None = None,
+        *,
+        width: int = 64,
+        rounds: int = 1,
+        window: int = 4000,
+        batch: int = 16,
+        steps_per_step: int = 16,
+        first_steps: int = 400,
+        learning_rate: float = 5e-3,
+        seed: int = 0,
+    ) -> None:
+        check_count("PairTangent", "width", width)
+        check_count("PairTangent", "rounds", rounds)
+        if list_of is not None and (not isinstance(list_of, int) or list_of < 0):
+            raise ConfigurationError(
+                f"PairTangent, list_of: expected None or a place from 0 on, got {list_of!r}. Count the "
+                "inputs without a derivative."
+            )
+        self.list_of, self.width, self.rounds = list_of, width, rounds
+        super().__init__(
+            window=window,
+            batch=batch,
+            steps_per_step=steps_per_step,
+            first_steps=first_steps,
+            learning_rate=learning_rate,
+            output_map=False,
+            seed=seed,
+        )
+
+    def groups(self, form: Form, shapes: Sequence[tuple[int, ...]]) -> Tensor | None:
+        """A number of a particle shares its unit with that of all others."""
+        count, groups, first = self._particles(form), [], 0
+        for shape in shapes:
+            size, numbers = math.prod(shape), _numbers(shape, count)
+            places = torch.arange(size)
+            groups.append(first + (places % numbers if numbers else places))
+            first += numbers or size
+        return torch.cat(groups) if groups else None
+
+    def plan(self, form: Form, rows: tuple[Tensor, Tensor, Tensor]) -> dict[str, Any]:
+        """How much neighbours differ in each number of a particle."""
+        z, listed = rows[0], self._listed(form)
+        pairs = self._window.spread(rows_of(PARTS, form))[1][:, listed]
+        count = self._particles(form)
+        arrays = z.split([math.prod(spec.shape) for spec in form.inputs], 1)
+        nodes = torch.cat([array.reshape(len(z), count, -1) for array in arrays], 2)
+        both = pairs.reshape(len(pairs), -1, 2).round().long()
+        kept = ((both >= 0) & (both < count)).all(2) & (both[..., 0] != both[..., 1])
+        row, pair = kept.nonzero(as_tuple=True)
+        apart = nodes[row, both[row, pair, 0]] - nodes[row, both[row, pair, 1]]
+        if not len(apart):
+            return {"spread": [1.0] * nodes.shape[2]}
+        spread = apart.square().mean(0).sqrt()
+        return {"spread": torch.where(spread > 0, spread, 1.0).tolist()}
+
+    def build(self, form: Form, plan: dict[str, Any]) -> ParticleNetwork:
+        """The network of these arrays."""
+        count, listed = self._particles(form), self._listed(form)
+        shapes = [*(spec.shape for spec in form.inputs), *form.others]
+        moving, sizes = len(form.inputs), [math.prod(shape) for shape in shapes]
+        first = sum(sizes[:moving]) + listed.start
+        starts = [sum(sizes[:place]) for place in range(len(sizes))]
+        numbers = [
+            0 if start == first and place >= moving else _numbers(shape, count)
+            for place, (shape, start) in enumerate(zip(shapes, starts, strict=True))
+        ]
+        answered = [_numbers(spec.shape, count) for spec in form.outputs]
+        where = first, sum(sizes[:moving]) + listed.stop
+        spread = plan["spread"]
+        return ParticleNetwork(
+            numbers, sizes, moving, where, answered, count, spread, self.width, self.rounds
+        )
+
+    @property
+    def whole_rows(self) -> bool:
+        """Whether steps of learning have passes written out: here they are on a graph, see `missed`."""
+        return False
+
+    def missed(self, generator: torch.Generator) -> Tensor:
+        """What the network misses on rows that are drawn."""
+        assert isinstance(self._network, ParticleNetwork)
+        z, others, y = self._window.draw(self.drawn(), generator)
+        predicted = self._network.values(self._network.arranged(*self._standard(z, others)))
+        return predicted - standard(y - self.carried(z), self._moments[3]).to(predicted)
+
+    def _standard(self, z: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs in standard units, but for the pairs, which are whole numbers."""
+        assert self._form is not None
+        x, o = super()._standard(z, others)
+        listed = self._listed(self._form)
+        return x, torch.cat([o[:, : listed.start], others[:, listed].to(o), o[:, listed.stop :]], 1)
+
+    def _particles(self, form: Form) -> int:
+        """How many particles there are.
+
+        Raises:
+            ConfigurationError: an input or an output has not one entry for each.
+        """
+        shapes = [spec.shape for spec in (*form.inputs, *form.outputs)]
+        counts = {shape[:1] for shape in shapes}
+        if len(counts) != 1 or not shapes[0]:
+            raise ConfigurationError(
+                f"{self!r}: expected differentiable inputs and outputs (particles, ...), as many particles "
+                f"in each, got shapes {shapes}. Take zo.MLPTangent, or two boxes."
+            )
+        return shapes[0][0]
+
+    def _listed(self, form: Form) -> slice:
+        """Where the pairs lie among the other inputs, end to end.
+
+        Raises:
+            ConfigurationError: none of them lists pairs, or several may.
+        """
+        candidates = [place for place, shape in enumerate(form.others) if len(shape) == 2 and shape[1] == 2]
+        places = (
+            candidates if self.list_of is None else [place for place in candidates if place == self.list_of]
+        )
+        if len(places) != 1:
+            raise ConfigurationError(
+                f"{self!r}: expected one input without a derivative that lists neighbours, (pairs, 2), got "
+                f"shapes {list(form.others)}. Give its place among these as list_of=; if neighbours never "
+                "change, say them in a blackbox.Mesh(edges=...) and take zo.GraphTangent."
+            )
+        sizes = [math.prod(shape) for shape in form.others]
+        first = sum(sizes[: places[0]])
+        return slice(first, first + sizes[places[0]])
+
+    def __repr__(self) -> str:
+        """The settings."""
+        return f"PairTangent(list_of={self.list_of}, width={self.width}, rounds={self.rounds})"
+
+
+def _numbers(shape: tuple[int, ...], particles: int) -> int:
+    """The numbers that each particle has in such an array; 0 for one that does not lie on particles."""
+    return math.prod(shape[1:]) if shape[:1] == (particles,) else 0

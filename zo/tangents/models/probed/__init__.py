@@ -1,0 +1,1 @@
+"""Tangents that learn from probes."""

@@ -1,0 +1,1 @@
+"""Tangents with a network of the user's: students."""

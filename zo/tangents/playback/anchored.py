@@ -1,0 +1,128 @@
+"""Anchored replay: a gradient at other weights from what was recorded before, with no row of a box.
+
+Call k of the objective, at an input x' that the weights of today give it, is answered by
+
+    y' = y_k + M(x') - M(x_k),
+
+where x_k and y_k were recorded and M is the box's tangent: exact where the weights are those of the
+recording, and elsewhere off by what the tangent's *derivative* is wrong by, times the way from x_k to x'.
+An offset of M cancels. Abbeel, Quigley and Ng (ICML 2006) and On-Policy Corrections (ICLR 2022) have the same
+correction in control.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blackbox import BlackBoxFunction
+from blackbox.calls import intercepted
+from zo.errors import TangentError
+from zo.evaluators.evaluator import Step
+from zo.objective import losses
+from zo.tangents.playback.playback import Answers
+from zo.tangents.playback.way_back import gradients_of
+from zo.tangents.record.pairs import sizes
+from zo.tangents.record.window import Window
+from zo.tangents.tangent import Response, Tangent
+
+
+def anchored(
+    step: Step, boxes: Sequence[BlackBoxFunction], tangents: Sequence[Tangent], window: Window
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Losses and gradient at the weights as they are, on a window that others may have recorded.
+
+    Args:
+        step: network, parameters and objective; of the batch, the window's counts.
+        boxes: their calls are not evaluated.
+        tangents: the tangents, one for each box.
+        window: the window that was recorded.
+
+    Returns:
+        The losses, `(rows,)`, detached, and the gradient of their mean over the rows that survived, for each
+        of the chosen parameters. Both may hold NaN where the objective or a tangent gives it.
+
+    Raises:
+        TangentError: the objective makes other calls than were recorded.
+    """
+    answers = _Anchored(boxes, tangents, window)
+    with torch.enable_grad():
+        with intercepted(answers.call):
+            rows = losses(step.objective, step.network, window.batch, len(window.survived), with_graph=True)
+        answers.finish()
+        gradients = gradients_of(rows[window.survived].mean(), step)
+    return rows.detach(), gradients
+
+
+class FromRecord(Answers):
+    """Answers calls by what was recorded, for a replay; a box that is not named would cost rows."""
+
+    again = (
+        "A replay gives boxes' answers from a record: which boxes are called, and how often, must not depend "
+        "on the weights, nor on what boxes answer. Train it without replays."
+    )
+
+    def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
+        """Answer as recorded; a box that is not named was not, and is refused."""
+        if all(box is not named for named in self.boxes):
+            raise TangentError(
+                f"TangentGradient.replay: expected an objective that calls no box but those in boxes, got a "
+                f"call of {box!r}, whose answers are not recorded. Name it in boxes as well."
+            )
+        return super().call(box, arrays)
+
+
+class _Anchored(FromRecord):
+    """Answers calls by what was recorded and what a tangent says of the way from there.
+
+    Args:
+        boxes: the boxes that the objective calls.
+        tangents: the tangents, one for each box.
+        window: the window that was recorded.
+    """
+
+    def __init__(
+        self, boxes: Sequence[BlackBoxFunction], tangents: Sequence[Tangent], window: Window
+    ) -> None:
+        super().__init__(boxes, window.calls, window.survived)
+        self.pairs = window.pairs(boxes)
+        self.responses: dict[int, Response] = {}  # by call
+        for place, tangent in enumerate(tangents):
+            numbers = [number for number, call in enumerate(window.calls) if call.box == place]
+            if numbers:
+                responses = tangent.responses([self.pairs[number] for number in numbers])
+                self.responses |= dict(zip(numbers, responses, strict=True))
+
+    def check(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> None:
+        """Inputs may be others than those recorded, but not of another form."""
+        for spec, array, kept in zip(box.inputs, arrays, self.calls[number].inputs, strict=True):
+            rows = array.numel() // max(1, kept[0][0].numel())
+            if rows != len(kept[0]) or array.dtype != kept.dtype:
+                raise TangentError(
+                    f"TangentGradient.replay: expected input {spec.name!r} of call {number + 1}, of {box!r}, "
+                    f"to have {len(kept[0])} rows of {kept.dtype}, as recorded, got {rows} of {array.dtype}. "
+                    "The rows of a call must not depend on the weights."
+                )
+
+    def answer(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """y_k + M(x') - M(x_k), with a graph; outputs that carry no gradient are those recorded."""
+        recorded, pairs = super().answer(number, box, arrays), self.pairs[number]
+        moving = [
+            array.reshape(len(pairs.z), -1)
+            for spec, array in zip(box.inputs, arrays, strict=True)
+            if spec.differentiable
+        ]
+        others = tuple(
+            None if spec.differentiable else array.detach().reshape(len(pairs.z), *spec.shape)
+            for spec, array in zip(box.inputs, arrays, strict=True)
+            if spec.modelled
+        )
+        change = self.responses[number](torch.cat(moving, dim=1).to(pairs.z.dtype), others)
+        changes = iter(change.split(sizes(pairs.outputs), dim=1))
+        return tuple(
+            output + next(changes).reshape(output.shape).to(output.dtype) if spec.differentiable else output
+            for spec, output in zip(box.outputs, recorded, strict=True)
+        )

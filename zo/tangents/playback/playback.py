@@ -1,0 +1,449 @@
+"""Replay: the base, recorded before or just now, with tangents in the place of the boxes' derivatives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, NoReturn
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from blackbox import BlackBoxFunction, BudgetError
+from blackbox.calls import intercepted
+from zo.errors import TangentError
+from zo.evaluators.evaluator import Step
+from zo.evaluators.hidden_weights import hidden
+from zo.evaluators.replacements import replacements
+from zo.evaluators.state import Snapshot
+from zo.objective import losses, mean_loss, uncompiled
+from zo.perturbation import Directions
+from zo.tangents.playback.way_back import gradients_of, reaches, refuse_derivative_inside
+from zo.tangents.record.pairs import CallPairs, sizes
+from zo.tangents.record.recording import (
+    Dither,
+    RecordedCall,
+    Recorder,
+    flat_rows,
+    has_rows,
+    refuse_arrays,
+    rows_alive,
+)
+from zo.tangents.record.window import Window
+from zo.tangents.tangent import Tangent
+
+
+class Replayed(NamedTuple):
+    """What `replay` gives.
+
+    Attributes:
+        loss: the mean loss, detached.
+        gradients: the gradient of each of the chosen parameters.
+        beside: in the first step, whether there is a way from the weights to the loss that passes no box.
+        reached: boxes and their inputs, by their places, that depend on weights.
+    """
+
+    loss: Tensor
+    gradients: tuple[Tensor, ...]
+    beside: bool
+    reached: set[tuple[int, int]]
+
+
+def replay(
+    step: Step,
+    boxes: Sequence[BlackBoxFunction],
+    tangents: Sequence[Tangent],
+    window: Window,
+    pairs: Sequence[CallPairs],
+    rows: Tensor | None = None,
+) -> Replayed:
+    """The objective once more, with recorded answers, and autograd through it and the tangents.
+
+    Args:
+        step: the step, with its network, objective and batch.
+        boxes: their calls are not evaluated.
+        tangents: the tangents, one for each box.
+        window: what was recorded, at the weights as they are.
+        pairs: what each call shows a tangent.
+        rows: `(rows,)` bool, over which the mean is taken; None for all that survived.
+
+    Raises:
+        TangentError: it is not the evaluation that was recorded, or a gradient arrives at another box.
+    """
+    taken = window.survived if rows is None else rows
+    answers = _Replay(boxes, tangents, window, pairs, taken)
+    first = rows is None and step.number == 0  # not where a check looks again
+    with torch.enable_grad():
+        with intercepted(answers.call):
+            by_row = losses(step.objective, step.network, window.batch, step.rows, with_graph=True)
+        answers.finish()
+        loss = by_row[taken].mean()
+        beside = first and reaches(loss, step.parameters.tensors, around=_Answered.__name__)
+        gradients = gradients_of(loss, step, first=first)
+        return Replayed(mean_loss(by_row[taken]), gradients, beside, answers.reached)
+
+
+class Live:
+    """The base recorded with its graph, so that what a replay would evaluate once more is there already.
+
+    For a base alone: beside probes it has no graph. The network is left as a forward pass leaves it.
+
+    Args:
+        step: the step, with its network, objective and batch.
+        boxes: the boxes whose calls are recorded.
+        tangents: the tangents, one for each box.
+        dither: what the boxes are asked beside what the objective asks.
+
+    Attributes:
+        seen: what was recorded, as `record` gives it.
+        reached: see `Replayed`.
+
+    Raises:
+        TangentError: there was no call, or a gradient arrives at another box.
+    """
+
+    def __init__(
+        self, step: Step, boxes: Sequence[BlackBoxFunction], tangents: Sequence[Tangent], dither: Dither
+    ) -> None:
+        step.parameters.refuse_replaced(step.network)
+        self._step = step
+        recorder = _LiveRecorder(boxes, tangents, dither)
+        with torch.enable_grad(), recorder.recording():
+            self._losses = losses(step.objective, step.network, step.batch, step.rows, with_graph=True)
+        self._pairs, self.reached = recorder.pairs, recorder.reached
+        self.seen = recorder.recorded(self._losses.detach()[None])
+
+    def gradients(self, pairs: Sequence[CallPairs]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Loss and gradients as `replay` gives them, where all rows survived; once: the graph is gone then.
+
+        Args:
+            pairs: the pairs of each call.
+        """
+        self._pairs.extend(pairs)
+        with torch.enable_grad():
+            return mean_loss(self._losses), gradients_of(self._losses.mean(), self._step)
+
+
+class _LiveRecorder(Recorder):
+    """Gives outputs that carry a gradient: that of the tangent, by pairs that are known later.
+
+    Attributes:
+        pairs: the pairs of each call, to be filled before the graph is used.
+        reached: see `Replayed`.
+    """
+
+    def __init__(
+        self, boxes: Sequence[BlackBoxFunction], tangents: Sequence[Tangent], dither: Dither
+    ) -> None:
+        super().__init__(boxes, dither)
+        self.pairs: list[CallPairs] = []
+        self.reached: set[tuple[int, int]] = set()
+        self._tangents = tangents
+
+    def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
+        if id(box) not in self.places:
+            _refuse_graph(box, arrays)
+            return box.call(*arrays)
+        with torch.no_grad():
+            answer = super().call(box, arrays)
+        if not has_rows(arrays):
+            return answer
+        number = len(self.seen) - 1
+        self.reached |= reached_by_weights(self.seen[number].box, arrays)
+        # copies, as the objective may write to what is its own, which autograd refuses in views
+        outputs = tuple(output.clone() for output in (answer if isinstance(answer, tuple) else (answer,)))
+        answered = _answered(box, self._tangents[self.places[id(box)]], self.pairs, number, outputs, arrays)
+        return answered if isinstance(answer, tuple) else answered[0]
+
+
+@torch.no_grad()
+def refuse_unseen_weights(
+    step: Step, boxes: Sequence[BlackBoxFunction], calls: Sequence[RecordedCall], alive: Tensor
+) -> None:
+    """Refuse an objective in which a box's input depends on weights that stacked probes do not move.
+
+    Probes say nothing about what such a weight does in the box, and the tangent's word for it, its
+    prior's, would go into the gradient in silence. Elsewhere, as in a penalty on the weights, such a
+    read does no harm: autograd sees it.
+
+    Costs one evaluation of the objective, in which the boxes are not evaluated: they give the recorded
+    answers. A weight that is NaN but for the forward of its own module shows at the boxes' inputs.
+
+    Args:
+        step: the step, with its network, objective and batch.
+        boxes: the boxes that the objective calls.
+        calls: the calls of the base and the probes; only the base's are used.
+        alive: `(batch rows,)` bool, the rows that did not fail.
+
+    Raises:
+        TangentError: it does, or the objective cannot be evaluated like that.
+    """
+    modules = replacements(step, Directions(torch.zeros(1, step.parameters.size)))
+    answers = _WithHiddenWeights(boxes, calls, alive)
+    start = Snapshot(step.network)
+    why = "a weight that is read elsewhere"
+    try:
+        with hidden(step.parameters.tensors, modules), uncompiled(), intercepted(answers.call):
+            losses(step.objective, step.network, step.batch, step.rows)
+        unseen = answers.unseen
+    except BudgetError:  # of another box
+        raise
+    except TangentError:  # it cannot be replayed either, which the second evaluation says better
+        unseen = answers.unseen
+    except Exception as error:  # with the weights in sight it worked
+        unseen, why = True, f"{type(error).__name__} when a weight cannot be read elsewhere"
+    finally:
+        start.restore()
+    if unseen:
+        raise TangentError(
+            "objective: expected the inputs of boxes to depend on weights that are read in the forward of "
+            f"the module that holds them, got {why}: stacked probes do not move it. Let the module give it, "
+            "with rows first, as `def forward(self, x): return self.theta.expand(len(x), -1)`, or take "
+            "evaluator='loop'."
+        )
+
+
+class Answers:
+    """Answers the calls of an objective in the order in which they were recorded; no box is evaluated.
+
+    Args:
+        boxes: the boxes that the objective calls.
+        calls: the calls of the base and the probes; only the base's are used.
+        alive: `(batch rows,)` bool, the rows whose inputs count.
+
+    Attributes:
+        again: why calls are answered from a record, and what that asks of an objective, in words.
+    """
+
+    again = (
+        "In the first step, beside probes and where rows failed it is evaluated once more, for the base "
+        "alone and with what boxes answered: it must call the same boxes in the same order on the same "
+        "values. Keep the batch's rows first and rows of different variants apart, draw no random numbers "
+        "outside of the network's layers and count no calls, and leave 16 bits (autocast) out beside probes; "
+        "or use evaluator='loop'."
+    )
+
+    def __init__(
+        self, boxes: Sequence[BlackBoxFunction], calls: Sequence[RecordedCall], alive: Tensor
+    ) -> None:
+        self.boxes = boxes
+        self.calls = calls
+        self.alive = alive
+        self._places = {id(box): place for place, box in enumerate(boxes)}
+        self._next = 0
+
+    def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
+        """What the box answered; other boxes are evaluated."""
+        if id(box) not in self._places:
+            _refuse_graph(box, arrays)
+            return box.call(*arrays)
+        if not has_rows(arrays):
+            return box.call(*arrays)
+        number, place = self._next, self._places[id(box)]
+        if number == len(self.calls) or self.calls[number].box != place:
+            known = (
+                "no further one" if number == len(self.calls) else repr(self.boxes[self.calls[number].box])
+            )
+            raise self.differs(f"call {number + 1} of a box to be of {known}", f"one of {box!r}")
+        self._next += 1
+        refuse_arrays(box, arrays)
+        self.check(number, box, arrays)
+        outputs = self.answer(number, box, arrays)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def check(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> None:
+        """Compare the inputs of a call with those that were recorded."""
+
+    def answer(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The base's outputs, with the leading axes that the inputs have."""
+        leading = arrays[0].shape[: arrays[0].ndim - len(box.inputs[0].shape)]
+        call = self.calls[number]
+        return tuple(
+            call.answered(place).reshape(*leading, *spec.shape).clone()
+            for place, spec in enumerate(box.outputs)
+        )
+
+    def differs(self, expected: str, got: str) -> TangentError:
+        """The error of an objective that makes other calls than were recorded."""
+        return TangentError(f"objective: expected {expected}, got {got}. {self.again}")
+
+    def finish(self) -> None:
+        """Refuse an objective that made fewer calls than were recorded.
+
+        Raises:
+            TangentError: it did.
+        """
+        if self._next < len(self.calls):
+            raise self.differs(f"{len(self.calls)} calls of the boxes", f"{self._next}")
+
+
+class _WithHiddenWeights(Answers):
+    """Sees whether inputs are finite that were so when they were recorded."""
+
+    unseen = False
+
+    def check(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> None:
+        for spec, array, kept in zip(box.inputs, arrays, self.calls[number].inputs, strict=True):
+            lost = kept[0].isfinite() & ~flat_rows(spec, array).isfinite()
+            self.unseen |= bool(lost[rows_alive(self.alive, lost)].any())
+
+
+class _Replay(Answers):
+    """Gives outputs that carry a gradient: the tangent's.
+
+    Args:
+        boxes: the boxes that the objective calls.
+        tangents: the tangents, one for each box.
+        window: the window that was recorded.
+        pairs: what each of its calls shows a tangent.
+        alive: `(batch rows,)` bool, the rows whose inputs must be what was recorded.
+    """
+
+    def __init__(
+        self,
+        boxes: Sequence[BlackBoxFunction],
+        tangents: Sequence[Tangent],
+        window: Window,
+        pairs: Sequence[CallPairs],
+        alive: Tensor,
+    ) -> None:
+        super().__init__(boxes, window.calls, alive)
+        self.tangents = tangents
+        self.pairs: list[CallPairs] = []  # filled when the objective is over: it takes no derivative itself
+        self.reached: set[tuple[int, int]] = set()
+        self._known = pairs
+
+    def answer(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        outputs = super().answer(number, box, arrays)
+        self.reached |= reached_by_weights(self.calls[number].box, arrays)
+        return _answered(box, self.tangents[self.calls[number].box], self.pairs, number, outputs, arrays)
+
+    def finish(self) -> None:
+        super().finish()
+        self.pairs.extend(self._known)
+
+    def check(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> None:
+        """The base alone must give the same inputs, to rounding, as it did beside the probes."""
+        for place, (spec, array) in enumerate(zip(box.inputs, arrays, strict=True)):
+            call = self.calls[number]
+            now, recorded = flat_rows(spec, array), call.inputs[place][0]
+            added = call.added[place] if call.added else None
+            if added is not None and now.shape == recorded.shape:
+                now = now + added[0]
+            where = f"input {spec.name!r} of call {number + 1}, of {box!r},"
+            if now.shape != recorded.shape or now.dtype != recorded.dtype:
+                if len(now) != len(recorded) and not bool(self.alive.all()):
+                    self._refuse_chosen_rows(where)
+                known, got = ((t.dtype, tuple(t.shape)) for t in (recorded, now))
+                raise self.differs(f"{where} to be {known[0]} of shape {known[1]}", f"{got[0]} of {got[1]}")
+            rows = rows_alive(self.alive, now)
+            now, recorded = now[rows], recorded[rows]
+            if not spec.floating:
+                same = torch.equal(now, recorded)
+            else:  # what differs in the order of sums differs by units in the last place, and adds up
+                size = float(recorded.nan_to_num(0.0, 0.0, 0.0).abs().amax())
+                allowed = torch.finfo(now.dtype).eps ** 0.5 * size
+                same = torch.allclose(now, recorded, rtol=0.0, atol=allowed, equal_nan=True)
+            if not same and not bool(self.alive.all()):
+                if len(self.calls[number].inputs[0][0]) % len(self.alive):
+                    self._refuse_chosen_rows(where)
+                failed = int((~self.alive).sum())
+                raise TangentError(
+                    f"objective: expected {where} to be the same without the {failed} of {len(self.alive)} "
+                    "rows that failed, got another: rows depend on each other, as under batch norm in train "
+                    "mode, or the box is asked for them in another order than that of the batch. Take "
+                    "network.eval(), or a norm over each row, or leading axes (rows, ...), or mend the box."
+                )
+            if not same:
+                raise self.differs(f"{where} to be what it was when boxes were asked", "another")
+
+    def _refuse_chosen_rows(self, where: str) -> NoReturn:
+        """Refuse a box that is given some rows of a batch, of which one failed: others stand in its place."""
+        raise TangentError(
+            f"objective: expected {where} to be the same without the {int((~self.alive).sum())} of "
+            f"{len(self.alive)} rows that failed, got other rows: another row of the batch is evaluated in "
+            "the place of a failed one, and a mask, as in box(z[needs]), then takes others. Give the box "
+            "all rows and choose behind it, torch.where(needs[:, None], box(z), z), with cheap inputs in the "
+            "rows that nobody needs; or mend the box, so that no row fails."
+        )
+
+
+def reached_by_weights(box: int, arrays: Sequence[Tensor]) -> set[tuple[int, int]]:
+    """The inputs of a call that depend on weights, by the places of box and input."""
+    return {(box, place) for place, array in enumerate(arrays) if array.requires_grad}
+
+
+def _answered(
+    box: BlackBoxFunction,
+    tangent: Tangent,
+    pairs: Sequence[CallPairs],
+    number: int,
+    outputs: tuple[Tensor, ...],
+    arrays: tuple[Tensor, ...],
+) -> tuple[Tensor, ...]:
+    """The outputs, with the tangent's gradient; an input without derivative, detached, makes no graph."""
+    by_spec = zip(box.inputs, arrays, strict=True)
+    inputs = [array if spec.differentiable else array.detach() for spec, array in by_spec]
+    return _Answered.apply(box, tangent, pairs, number, outputs, *inputs)
+
+
+class _Answered(Function):
+    """`apply(box, tangent, pairs, number, outputs, *inputs)`: the outputs, with the tangent's gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        box: BlackBoxFunction,
+        tangent: Tangent,
+        pairs: Sequence[CallPairs],
+        number: int,
+        outputs: tuple[Tensor, ...],
+        *inputs: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Give the recorded outputs; no box is evaluated."""
+        ctx.box, ctx.tangent, ctx.pairs, ctx.number = box, tangent, pairs, number
+        ctx.like = [(x.shape, x.dtype) for x in inputs]
+        by_spec = zip(box.outputs, outputs, strict=True)
+        ctx.mark_non_differentiable(*(out for spec, out in by_spec if not spec.differentiable))
+        ctx.set_materialize_grads(False)  # None marks an output that the loss does not use
+        return outputs
+
+    @staticmethod
+    @torch.no_grad()
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        """The tangent's vector-Jacobian product; None for inputs without derivative."""
+        if not ctx.pairs:
+            refuse_derivative_inside(ctx.box)
+        pairs = ctx.pairs[ctx.number]
+        z = pairs.z
+        parts = [
+            z.new_zeros(len(z), size) if cotangent is None else cotangent.reshape(len(z), size).to(z.dtype)
+            for cotangent, spec in zip(cotangents, ctx.box.outputs, strict=True)
+            for size in sizes((spec,))
+            if spec.differentiable
+        ]
+        whole = ctx.tangent.vjp(pairs, torch.cat(parts, dim=-1))
+        gradients = iter(whole.split(sizes(pairs.inputs), dim=-1))
+        inputs = zip(ctx.box.inputs, ctx.like, strict=True)
+        of_inputs = [
+            next(gradients).reshape(shape).to(dtype) if s.differentiable else None
+            for s, (shape, dtype) in inputs
+        ]
+        return None, None, None, None, None, *of_inputs
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> NoReturn:
+        """Refused."""
+        refuse_derivative_inside(ctx.box)
+
+
+def _refuse_graph(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> None:
+    """Refuse a gradient that arrives at a box that is not named: it would be cut from the graph."""
+    pairs = zip(box.inputs, arrays, strict=False)
+    names = [s.name for s, x in pairs if s.differentiable and isinstance(x, Tensor) and x.requires_grad]
+    if names and torch.is_grad_enabled():
+        raise TangentError(
+            f"objective: expected inputs of {box!r}, which is not in boxes, that do not depend on the "
+            f"weights, got {names[0]!r}, which does: its gradient would be lost. Name the box in boxes as "
+            f"well, or give it {names[0]}.detach() if no gradient is to pass it."
+        )

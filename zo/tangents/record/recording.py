@@ -1,0 +1,559 @@
+"""Recording: what the base and the probes of a step ask of the boxes, and what they are answered."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from blackbox import ArraySpec, BlackBoxError, BlackBoxFunction
+from blackbox.calls import intercepted
+from blackbox.notices import warn
+from zo.batches import map_tensors, tensors
+from zo.draws import PROBES, Key
+from zo.errors import TangentError, TangentWarning
+from zo.evaluators.evaluator import Evaluator, Step
+from zo.evaluators.loop import loop_losses
+from zo.evaluators.stacked import Stacked, stacked_losses
+from zo.evaluators.state import Snapshot
+from zo.execution.ranks import Ranks
+from zo.execution.shared_rows import apart
+from zo.objective import Objective
+from zo.perturbation import Directions
+from zo.tangents.playback.way_back import Undifferentiated
+from zo.tangents.record.pairs import CallPairs
+
+Parts: TypeAlias = tuple[Tensor | None, ...]
+
+
+class Dither:
+    """What the boxes are asked beside what the objective asks: nothing, here."""
+
+    def __bool__(self) -> bool:
+        """Whether anything is."""
+        return False
+
+    def added(self, number: int, place: int, specs: Sequence[ArraySpec], inputs: Sequence[Tensor]) -> Parts:
+        """What is added to the inputs of a call, of one variant; empty for nothing.
+
+        Args:
+            number: the number of the call in the objective.
+            place: that of the box among the boxes.
+            specs: the box's inputs.
+            inputs: what the objective asks, `(rows, *spec.shape)` each.
+
+        Returns:
+            For each input `(rows, *spec.shape)`, or None for one that is asked as it is.
+        """
+        return ()
+
+    def response(self, number: int, box: BlackBoxFunction, call: RecordedCall) -> Parts:
+        """What the objective is not given of the outputs of a call that something was added to.
+
+        Args:
+            number: the number of the call in the objective.
+            box: the box.
+            call: what it was asked and answered.
+
+        Returns:
+            For each output, of one variant, `(1, rows, *spec.shape)`, or None for one that is given as it is;
+            empty for none.
+        """
+        return ()
+
+
+class Repeated(Dither):
+    """The dither of calls that were recorded, once more: a check's, as the base had it."""
+
+    def __init__(self, calls: Sequence[RecordedCall]) -> None:
+        self._calls = calls
+
+    def __bool__(self) -> bool:
+        """Whether anything was added."""
+        return any(call.added for call in self._calls)
+
+    def added(self, number: int, place: int, specs: Sequence[ArraySpec], inputs: Sequence[Tensor]) -> Parts:
+        """As recorded; none where the objective makes other calls."""
+        if number >= len(self._calls) or self._calls[number].box != place:
+            return ()
+        parts = self._calls[number].added
+        rows = len(inputs[0])
+        if any(part is not None and part.shape[1] != rows for part in parts):
+            return ()
+        return tuple(None if part is None else part[0] for part in parts)
+
+    def response(self, number: int, box: BlackBoxFunction, call: RecordedCall) -> Parts:
+        """As recorded."""
+        return self._calls[number].hidden
+
+
+@dataclass(frozen=True)
+class RecordedCall:
+    """A call of a box, by the base (the first variant) and by the probes.
+
+    Attributes:
+        box: its place among the boxes.
+        inputs: one tensor `(variants, rows, *spec.shape)` for each input spec.
+        outputs: one tensor `(variants, rows, *spec.shape)` for each output spec.
+        added: the dither in each input, `(1, rows, *spec.shape)` for all variants, None for an input without;
+            empty where there is none.
+        hidden: what the objective is not given of each output, in the same form.
+    """
+
+    box: int
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    added: Parts = ()
+    hidden: Parts = ()
+
+    def asked(self, place: int) -> Tensor:
+        """An input of the base as the objective has it, without dither, `(rows, *spec.shape)`."""
+        added = self.added[place] if self.added else None
+        return self.inputs[place][0] if added is None else self.inputs[place][0] - added[0]
+
+    def answered(self, place: int) -> Tensor:
+        """An output of the base as the objective has it, `(rows, *spec.shape)`."""
+        hidden = self.hidden[place] if self.hidden else None
+        return self.outputs[place][0] if hidden is None else self.outputs[place][0] - hidden[0]
+
+    def plain(self) -> RecordedCall:
+        """What the box was asked and answered, and no word of dither."""
+        return replace(self, added=(), hidden=())
+
+    def on(self, rows: Tensor, count: int) -> RecordedCall:
+        """The call of some rows of the batch, in their order.
+
+        Args:
+            rows: `(n,)`, places in the batch.
+            count: how many rows the batch has. A call has several rows for each of them where it has further
+                leading axes; where it has others, it stays.
+        """
+        per_row, rest = divmod(self.inputs[0].shape[1], count)
+        if rest:
+            return self
+        rows = rows.to(self.inputs[0].device)
+        places = (rows[:, None] * per_row + torch.arange(per_row, device=rows.device)).flatten()
+        return map_tensors(lambda tensor: tensor[:, places], self)
+
+    def pairs(self, box: BlackBoxFunction, alive: Tensor) -> CallPairs:
+        """What the probes of this call say about the box.
+
+        Args:
+            box: the one that was called.
+            alive: `(batch rows,)` bool; pairs of other rows are not valid.
+        """
+        z, d, nothing_else = _changes(box.inputs, self.inputs)
+        y, response, _ = _changes(box.outputs, self.outputs)
+        kept = z.isfinite().all(dim=-1) & y.isfinite().all(dim=-1) & rows_alive(alive, z)
+        valid = nothing_else
+        if len(d):
+            valid = d.isfinite().all(dim=-1) & response.isfinite().all(dim=-1) & nothing_else & kept
+            valid &= (d != 0).any(dim=-1)  # at the first call, say, nothing has changed yet
+            d, response = (torch.where(valid[..., None], changes, 0.0) for changes in (d, response))
+        inputs, outputs = (
+            tuple(spec for spec in specs if spec.differentiable) for specs in (box.inputs, box.outputs)
+        )
+        z, y = (base.nan_to_num(0.0, 0.0, 0.0) for base in (z, y))
+        others = tuple(
+            None if spec.differentiable else array[0].nan_to_num(0.0, 0.0, 0.0)
+            for spec, array in zip(box.inputs, self.inputs, strict=True)
+            if spec.modelled
+        )
+        return CallPairs(inputs, outputs, z, d, response, valid, y, kept, others)
+
+    def failed(self, alive: Tensor) -> Tensor:
+        """Which probes failed here, `(probes, rows)` bool, over the rows that did not fail in the base.
+
+        Args:
+            alive: whether each row of the batch is alive, `(batch rows,)` bool.
+        """
+        if len(self.outputs[0]) == 1:
+            return torch.zeros(0, 0, dtype=torch.bool, device=alive.device)
+        by_output = [output[..., None].flatten(2).isfinite().all(dim=2) for output in self.outputs]
+        finite = torch.stack(by_output).all(dim=0)
+        return ~finite[1:, finite[0] & rows_alive(alive, finite[0])]
+
+
+@dataclass(frozen=True)
+class SeenCall:
+    """One call as the objective made it, before its rows are divided among the variants.
+
+    Attributes:
+        box: its place among the boxes.
+        inputs: one tensor `(rows, *spec.shape)` for each input spec.
+        outputs: one tensor `(rows, *spec.shape)` for each output spec.
+        added: the dither of each input, see `RecordedCall`.
+        hidden: what the objective is not given of each output.
+    """
+
+    box: int
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    added: Parts = ()
+    hidden: Parts = ()
+
+    @property
+    def form(self) -> tuple[int, torch.Size]:
+        """What the calls of different variants have in common: the box, and the shape of its first input."""
+        return self.box, self.inputs[0].shape
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What some variants of a step gave.
+
+    Attributes:
+        losses: `(variants, rows)`, NaN where a row failed.
+        calls: the calls of the boxes, in their order.
+        rows: how many rows the boxes were asked for.
+    """
+
+    losses: Tensor
+    calls: list[RecordedCall]
+    rows: int
+
+
+@torch.no_grad()
+def record(
+    step: Step,
+    boxes: Sequence[BlackBoxFunction],
+    evaluator: Evaluator,
+    probes: int,
+    mu: float,
+    key: Key,
+    ranks: Ranks,
+    chunk: int | None,
+    dither: Dither,
+) -> Recorded:
+    """Evaluate the objective with the network as it is and with `probes` randomly moved copies of it.
+
+    Args:
+        step: the step, with its network, objective and batch.
+        boxes: the boxes whose calls are recorded.
+        evaluator: `Stacked` or `Loop`; a direction of zero is the base.
+        probes: the number of probes.
+        mu: standard deviation of the moves.
+        key: the key of the step, on which draws depend.
+        ranks: the processes that share the variants out; each gets all that was recorded.
+        chunk: how many variants run together; None for all. Chunk n is of rank n % size.
+        dither: what boxes are asked beside what the objective asks; the same for all variants.
+
+    Raises:
+        TangentError: the calls of different variants cannot be separated, or there are none; or a rank
+            failed.
+    """
+    variants = range(1 + probes)
+    chunks = [variants[first : first + (chunk or 1 + probes)] for first in variants[:: chunk or 1 + probes]]
+    with ranks.meeting(key.step) as meeting, alone(ranks):
+        step.parameters.refuse_replaced(step.network)
+        recorded = []
+        for in_chunk in chunks[ranks.rank :: ranks.size]:
+            # The base alone needs no stack, which not every layer supports.
+            stacked = isinstance(evaluator, Stacked) and len(in_chunk) > 1
+            moves = _moves(step, in_chunk, mu, key)
+            recorded.append(_variants(step, boxes, moves, dither, stacked=stacked))
+        meeting.message = recorded if ranks.size == 1 else [_packed(part) for part in recorded]
+    recorded = [meeting.messages[place % ranks.size][place // ranks.size] for place in range(len(chunks))]
+    if ranks.size > 1:
+        recorded = [_unpacked(part, step.parameters.tensors[0].device) for part in recorded]
+    return _joined(recorded, boxes)
+
+
+class Recorder:
+    """Lets calls of some boxes through and keeps what went in and came out.
+
+    Args:
+        boxes: compared by identity, not by equality.
+        dither: what they are asked beside what the objective asks.
+        variants: how many are in each call, the rows of one behind those of the other.
+
+    Attributes:
+        rows: how many rows those calls had.
+        seen: those calls, in their order.
+        places: the places of the boxes, by identity.
+    """
+
+    def __init__(
+        self, boxes: Sequence[BlackBoxFunction], dither: Dither | None = None, variants: int = 1
+    ) -> None:
+        self.rows = 0
+        self.seen: list[SeenCall] = []
+        self.places = {id(box): place for place, box in enumerate(boxes)}
+        self._boxes = boxes
+        self._dither, self._variants = dither or Dither(), variants
+        self._first = 0  # of the calls that the objective has made since it began
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """A block whose calls are recorded."""
+        with intercepted(self.call):
+            yield
+
+    def recorded(self, losses: Tensor) -> Recorded:
+        """What the base alone gave.
+
+        Args:
+            losses: the losses of the base, `(1, rows)`.
+
+        Raises:
+            TangentError: there was no call.
+        """
+        calls = [
+            RecordedCall(call.box, _alone(call.inputs), _alone(call.outputs), call.added, call.hidden)
+            for call in self.seen
+        ]
+        return _joined([Recorded(losses, calls, self.rows)], self._boxes)
+
+    def each_from_the_first(self, objective: Objective) -> Objective:
+        """The objective, of which each evaluation begins with call 0."""
+
+        def beginning(network: nn.Module, batch: Any) -> Tensor:
+            self._first = len(self.seen)
+            return objective(network, batch)
+
+        return beginning
+
+    def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
+        """What the box answers, kept."""
+        if id(box) not in self.places or not has_rows(arrays):
+            return box.call(*arrays)
+        number, place = len(self.seen) - self._first, self.places[id(box)]
+        added = self._added(number, place, box, arrays)
+        asked = arrays
+        if added:
+            asked = tuple(
+                array if part is None else array + _all_variants(part, array)
+                for array, part in zip(arrays, added, strict=True)
+            )
+        answer = box.call(*asked)
+        refuse_arrays(box, arrays)
+        outputs = answer if isinstance(answer, tuple) else (answer,)
+        # Copies, as the objective may write to what is its own.
+        seen = SeenCall(
+            place,
+            tuple(flat_rows(s, t).clone() for s, t in zip(box.inputs, asked, strict=True)),
+            tuple(flat_rows(s, t).clone() for s, t in zip(box.outputs, outputs, strict=True)),
+            added=_in_variants(added),
+        )
+        if added:
+            rows = len(seen.inputs[0]) // self._variants
+            base = RecordedCall(
+                place,
+                tuple(x[None, :rows] for x in seen.inputs),
+                tuple(y[None, :rows] for y in seen.outputs),
+                added=seen.added,
+            )
+            seen = replace(seen, hidden=self._dither.response(number, box, base))
+            if seen.hidden:
+                outputs = tuple(
+                    y if part is None else y - _all_variants(part[0], y)
+                    for y, part in zip(outputs, seen.hidden, strict=True)
+                )
+        self.rows += len(seen.inputs[0])
+        self.seen.append(seen)
+        # An objective that takes a derivative itself would take this answer for a constant.
+        given = Undifferentiated.apply(box, len(outputs), *outputs, *arrays)
+        return given if isinstance(answer, tuple) else given[0]
+
+    def _added(self, number: int, place: int, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Parts:
+        """The dither of a call, of one variant."""
+        if not self._dither or not all(isinstance(array, Tensor) for array in arrays):
+            return ()
+        inputs = [flat_rows(spec, array) for spec, array in zip(box.inputs, arrays, strict=True)]
+        rows, rest = divmod(len(inputs[0]), self._variants)
+        return () if rest else self._dither.added(number, place, box.inputs, [x[:rows] for x in inputs])
+
+
+def _variants(
+    step: Step, boxes: Sequence[BlackBoxFunction], moves: Directions, dither: Dither, *, stacked: bool
+) -> Recorded:
+    """Record some variants, in one call of the objective where they are stacked and it can take that."""
+    recorder, asked_in_vain = Recorder(boxes, dither, len(moves) if stacked else 1), 0
+    if stacked:
+        try:
+            with recorder.recording():
+                losses = stacked_losses(step, moves, Snapshot(step.network))
+            return Recorded(losses, _stacked(recorder, boxes, len(moves)), recorder.rows)
+        except BlackBoxError:
+            raise
+        except Exception as error:  # of a layer that vmap cannot take, such as an LSTM
+            warn(
+                "TangentGradient: expected an objective that can be evaluated for base and probes together, "
+                f"got {type(error).__name__}: {error} They are evaluated one after another. Take "
+                "evaluator='loop'.",
+                TangentWarning,
+            )
+        recorder, asked_in_vain = Recorder(boxes, dither), recorder.rows
+    step = replace(step, objective=recorder.each_from_the_first(step.objective))
+    with recorder.recording():
+        losses = loop_losses(step, moves, Snapshot(step.network))
+    return Recorded(losses, _one_by_one(recorder, boxes, len(moves)), asked_in_vain + recorder.rows)
+
+
+def alone(ranks: Ranks) -> AbstractContextManager[None]:
+    """A block in which a process asks boxes what others do not, so that `SharedRows` waits for none."""
+    return apart() if ranks.size > 1 else nullcontext()
+
+
+def has_rows(arrays: tuple[Any, ...]) -> bool:
+    """Whether a call has rows: one without, as of a mask that takes none, has nothing to record or answer."""
+    return not arrays or not isinstance(arrays[0], Tensor) or arrays[0].numel() > 0
+
+
+def refuse_arrays(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> None:
+    """Refuse what carries no gradient.
+
+    Raises:
+        TangentError: not all of a call's arrays are torch tensors.
+    """
+    if not all(isinstance(array, Tensor) for array in arrays):
+        raise TangentError(
+            f"{box!r}: expected torch tensors, got NumPy arrays, through which there is no gradient. "
+            "Leave the conversion to the box."
+        )
+
+
+def flat_rows(spec: ArraySpec, tensor: Tensor) -> Tensor:
+    """`(*leading, *spec.shape)` to `(rows, *spec.shape)`, detached."""
+    return tensor.detach().reshape(tensor.numel() // math.prod(spec.shape), *spec.shape)
+
+
+def _all_variants(part: Tensor, array: Tensor) -> Tensor:
+    """What all variants have, `(rows, *shape)`, in the form of an array of the rows of all, one by one."""
+    return part.repeat(array.numel() // part.numel(), *(1,) * (part.ndim - 1)).view(array.shape)
+
+
+def _in_variants(parts: Parts) -> Parts:
+    """Parts of rows as those of all variants."""
+    return tuple(None if part is None else part[None] for part in parts)
+
+
+def _alone(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Tensors `(rows, *shape)` as those of a single variant, `(1, rows, *shape)`."""
+    return tuple(tensor[None] for tensor in tensors)
+
+
+def rows_alive(alive: Tensor, rows: Tensor) -> Tensor:
+    """Whether each row of a call belongs to a live row of the batch; all do where a call has others."""
+    per_row, rest = divmod(len(rows), len(alive))
+    if rest:
+        return torch.ones(len(rows), dtype=torch.bool, device=rows.device)
+    return alive.to(rows.device).repeat_interleave(per_row)
+
+
+def _moves(step: Step, variants: range, mu: float, key: Key) -> Directions:
+    """The moves of some variants: the first of all is the base, and each probe has its own draws."""
+    size, dtype = step.parameters.size, step.parameters.dtype
+    moves = torch.zeros(len(variants), size, dtype=dtype)
+    for place, variant in enumerate(variants):
+        if variant > 0:
+            moves[place] = mu * torch.randn(size, generator=key.generator(PROBES, variant - 1), dtype=dtype)
+    return Directions(moves)
+
+
+def _stacked(recorder: Recorder, boxes: Sequence[BlackBoxFunction], variants: int) -> list[RecordedCall]:
+    """The calls, where all variants went through the objective together, outermost among the rows."""
+
+    def split(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(tensor.unflatten(0, (variants, -1)) for tensor in tensors)
+
+    for call in recorder.seen:
+        rows = len(call.inputs[0])
+        if rows % variants:
+            raise TangentError(
+                f"{boxes[call.box]!r}: expected {variants} times as many rows in a call as in that of the "
+                f"base alone, got {rows}. Keep the batch's rows first, or use evaluator='loop'."
+            )
+    return [
+        RecordedCall(call.box, split(call.inputs), split(call.outputs), call.added, call.hidden)
+        for call in recorder.seen
+    ]
+
+
+def _one_by_one(recorder: Recorder, boxes: Sequence[BlackBoxFunction], variants: int) -> list[RecordedCall]:
+    """The calls, where the variants went through the objective one after another."""
+    count, rest = divmod(len(recorder.seen), variants)
+    calls = []
+    for n in range(count):
+        same = recorder.seen[n::count]
+        if rest or len({call.form for call in same}) > 1:
+            raise _differ(f"{len(recorder.seen)} calls that differ")
+        inputs, outputs = (
+            tuple(torch.stack(arrays) for arrays in zip(*columns, strict=True))
+            for columns in ([call.inputs for call in same], [call.outputs for call in same])
+        )
+        calls.append(RecordedCall(same[0].box, inputs, outputs, same[0].added, same[0].hidden))
+    if rest:
+        raise _differ(f"{len(recorder.seen)} calls that differ")
+    return calls
+
+
+def joined_calls(calls: Sequence[RecordedCall], dim: int) -> RecordedCall:
+    """Calls of one box and form as one: variants (0) or rows (1) after one another."""
+    inputs, outputs = (
+        tuple(torch.cat(parts, dim=dim) for parts in zip(*columns, strict=True))
+        for columns in ([call.inputs for call in calls], [call.outputs for call in calls])
+    )
+    first = calls[0]
+    joined = RecordedCall(first.box, inputs, outputs)
+    return joined if dim else replace(joined, added=first.added, hidden=first.hidden)
+
+
+def _joined(chunks: Sequence[Recorded], boxes: Sequence[BlackBoxFunction]) -> Recorded:
+    """The chunks of a step as one record."""
+    forms = [
+        [(c.box, [(t.shape[1:], t.dtype) for t in tensors(c.plain())]) for c in chunk.calls]
+        for chunk in chunks
+    ]
+    if any(form != forms[0] for form in forms):
+        raise _differ(f"{' or '.join(map(str, sorted({len(form) for form in forms})))} calls that differ")
+    if not forms[0]:
+        raise TangentError(
+            f"objective: expected a call of a box in {list(boxes)}, got none. Name in boxes the very objects "
+            "that the objective calls; without a box, use autograd."
+        )
+    if len(chunks) == 1:
+        return chunks[0]
+    calls = [joined_calls(same, dim=0) for same in zip(*(chunk.calls for chunk in chunks), strict=True)]
+    losses, rows = torch.cat([chunk.losses for chunk in chunks]), sum(chunk.rows for chunk in chunks)
+    return Recorded(losses, calls, rows)
+
+
+def _differ(got: str) -> TangentError:
+    return TangentError(
+        f"objective: expected the same calls of the boxes for the base and all probes, got {got}. Their "
+        "number, size and dtype must not depend on the weights."
+    )
+
+
+def _packed(recorded: Recorded) -> tuple[Recorded, list[bool]]:
+    """The record in the CPU's memory, to be sent; and which tensors were in a GPU's."""
+    return map_tensors(Tensor.cpu, recorded), [tensor.is_cuda for tensor in tensors(recorded)]
+
+
+def _unpacked(packed: tuple[Recorded, list[bool]], home: torch.device) -> Recorded:
+    """The record with tensors moved back to the network's device, where they came from another's."""
+    were_there = iter(packed[1])
+    return map_tensors(lambda tensor: tensor.to(home) if next(were_there) else tensor, packed[0])
+
+
+def _changes(specs: tuple[ArraySpec, ...], arrays: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Differentiable arrays end to end, and what probes change of them.
+
+    Returns:
+        The base `(rows, size)`, its changes `(probes, rows, size)`, and where all else stayed as it was,
+        `(probes, rows)` bool.
+    """
+    flat = [array[..., None].flatten(2) for array in arrays]
+    moving = [array for spec, array in zip(specs, flat, strict=True) if spec.differentiable]
+    fixed = [array for spec, array in zip(specs, flat, strict=True) if spec.context]
+    whole = torch.cat(moving, dim=-1)
+    same = torch.ones(whole.shape[:2], dtype=torch.bool, device=whole.device)[1:]
+    for array in fixed:
+        same &= (array[1:] == array[0]).all(dim=-1)
+    return whole[0], whole[1:] - whole[0], same

@@ -1,0 +1,171 @@
+"""`Window`: one run of the objective as a table of rows: the batch, what boxes were asked and answered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blackbox import BlackBoxFunction
+from zo.batches import Batch, bytes_of, emptied, filled, joined, map_tensors, some_rows, tensors
+from zo.errors import TangentError
+from zo.tangents.record.pairs import CallPairs
+from zo.tangents.record.recording import RecordedCall, joined_calls
+
+
+@dataclass(frozen=True)
+class Window:
+    """What one run of the objective recorded: each number once, and what tangents see is made of it.
+
+    Attributes:
+        step: the step that recorded it, from 0.
+        batch: the batch of the run: any nesting of tensors with rows first. In the place of each row that
+            failed stands one that did not, here and in `calls`.
+        calls: the calls of the boxes, in their order, of base and probes.
+        units: for each call the units of its box, `d_scale` and `response_scale` of `CallPairs`.
+        losses: the losses of the base, `(rows,)`, NaN where a row failed.
+        survived: `(rows,)` bool, False where a row failed: the mean loss is over the others.
+    """
+
+    step: int
+    batch: Batch
+    calls: tuple[RecordedCall, ...]
+    units: tuple[tuple[Tensor, Tensor], ...]
+    losses: Tensor
+    survived: Tensor
+
+    def pairs(self, boxes: Sequence[BlackBoxFunction]) -> tuple[CallPairs, ...]:
+        """What each call shows a tangent.
+
+        Args:
+            boxes: the boxes that were called.
+        """
+        return tuple(
+            replace(call.pairs(boxes[call.box], self.survived), d_scale=units[0], response_scale=units[1])
+            for call, units in zip(self.calls, self.units, strict=True)
+        )
+
+    def rows(self, places: Tensor) -> Window:
+        """Some of its rows, `(n,)` places, as a window of n rows.
+
+        Raises:
+            TangentError: a call's rows are not rows of the batch.
+            ObjectiveError: the batch holds a jagged tensor.
+        """
+        count = len(self.survived)
+        calls = []
+        for number, call in enumerate(self.calls, start=1):
+            asked = call.inputs[0].shape[1]
+            if asked % count or not asked:
+                raise TangentError(
+                    f"TangentGradient.replay: expected calls with rows for each row of the batch, got call "
+                    f"{number} with {asked} rows for a batch of {count}. Train it without replays."
+                )
+            calls.append(call.on(places, count))
+        return replace(
+            self,
+            batch=map_tensors(lambda tensor: some_rows(tensor, places), self.batch),
+            calls=tuple(calls),
+            losses=self.losses[places.to(self.losses.device)],
+            survived=self.survived[places.to(self.survived.device)],
+        )
+
+    @cached_property
+    def form(self) -> list[Any]:
+        """What calls and batch of windows must have in common for their rows to be joined."""
+        rows = len(self.survived)
+        calls = [
+            (
+                call.box,
+                call.inputs[0].shape[1] / rows,
+                [(t.shape[0], t.shape[2:], t.dtype) for t in tensors(call)],
+            )
+            for call in self.calls
+        ]
+        return [calls, [(t.shape[1:], t.dtype) for t in tensors(self.batch)]]
+
+    @cached_property
+    def leaves(self) -> str:
+        """What the batch holds beside its tensors."""
+        return repr(emptied(self.batch, [], lambda tensor: tensor))
+
+    @cached_property
+    def places(self) -> Tensor:
+        """Rows that survived, `(n,)`, on the CPU."""
+        return self.survived.cpu().nonzero().flatten()
+
+    @cached_property
+    def size(self) -> int:
+        """The bytes that it takes."""
+        table = (self.batch, self.losses, self.survived, self.calls)
+        return sum(map(bytes_of, tensors(table)))
+
+
+def joined_windows(windows: Sequence[Window]) -> Window:
+    """Rows of several windows of one form, one after another, with step and units of the last."""
+    if len(windows) == 1:
+        return windows[0]
+    last = windows[-1]
+    columns: list[list[Tensor]] = [[] for _ in windows]
+    slots = [
+        emptied(window.batch, tensors, lambda tensor: tensor)
+        for window, tensors in zip(windows, columns, strict=True)
+    ]
+    return replace(
+        last,
+        batch=filled(slots[-1], [joined(parts) for parts in zip(*columns, strict=True)]),
+        calls=tuple(
+            joined_calls(same, dim=1) for same in zip(*(window.calls for window in windows), strict=True)
+        ),
+        losses=torch.cat([window.losses for window in windows]),
+        survived=torch.cat([window.survived for window in windows]),
+    )
+
+
+def plain(window: Window) -> dict[str, Any]:
+    """A window in tensors, tuples, lists and dicts, as a checkpoint holds them."""
+    return {
+        "step": window.step,
+        "batch": window.batch,
+        "calls": [(call.box, list(call.inputs), list(call.outputs)) for call in window.calls],
+        "units": list(window.units),
+        "losses": window.losses,
+        "survived": window.survived,
+    }
+
+
+def window_of(state: dict[str, Any]) -> Window:
+    """What `plain` was made of."""
+    calls = tuple(RecordedCall(box, tuple(i), tuple(o)) for box, i, o in state["calls"])
+    units = tuple((changes, responses) for changes, responses in state["units"])
+    return Window(state["step"], state["batch"], calls, units, state["losses"], state["survived"])
+
+
+def without_failed(
+    survived: Tensor,
+    calls: list[RecordedCall],
+    batch: Batch,
+) -> tuple[list[RecordedCall], Any]:
+    """Put a row that survived in the place of each that did not, for the loss to leave out.
+
+    A NaN times a gradient of zero is a NaN; and taken out altogether, all that is drawn or shaped by the
+    number of rows would change.
+
+    Args:
+        survived: whether each row survived, `(rows,)` bool.
+        calls: as they were recorded.
+        batch: tensors with rows first.
+
+    Returns:
+        Calls and batch.
+    """
+    if survived.all():  # the caller may write to the batch later
+        return calls, map_tensors(Tensor.clone, batch)
+    source = torch.arange(len(survived), device=survived.device)
+    source[~survived] = torch.nonzero(survived)[0]
+    kept = map_tensors(lambda tensor: some_rows(tensor, source), batch)
+    return [call.on(source, len(source)) for call in calls], kept

@@ -1,0 +1,269 @@
+"""`Windows`: the windows of the last steps, rows drawn of them, and how many replays are trusted."""
+
+from __future__ import annotations
+
+import math
+import reprlib
+from collections import OrderedDict, UserList, deque
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from statistics import fmean, variance
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from blackbox.notices import warn
+from zo.batches import Batch, map_tensors, tensors
+from zo.draws import REPLAYED, Key
+from zo.errors import TangentError, TangentWarning
+from zo.tangents.record.window import Window, joined_windows, plain, window_of
+
+YOUNG, FEWEST = 3, 20  # the last third of all windows so far are young, and at least the last twenty
+FEWEST_ROWS = 4  # of a replay: they cost no box
+USUAL, MOST = 9, 19  # replays that may follow a window; and where losses of replays are those of new windows
+MOST_BYTES = 2**30  # of windows; the oldest go, but for the last
+_PLAIN = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
+_LISTS = (list, tuple, UserList, deque)
+TINY = 1e-300  # a loss that is not above zero counts as this, so that it is close to nothing but such
+COMPARED = 5  # windows whose losses are compared with those of replays, or of as many windows before
+GROWS = 1.5  # replays grow so, while nothing speaks against them
+CLOSE, SURE = math.log(2), 2.0  # to a factor of two, or to so many standard errors
+
+
+@dataclass
+class _Trust:
+    """What decides how many replays follow a window: losses that boxes gave, beside replayed ones.
+
+    Losses are compared by the mean of the logarithms of rows, in which one hard row does not outweigh all.
+    Replays that train make their rows easier than they were when they were recorded.
+    """
+
+    replays: float = float(USUAL)
+    real: list[float] = field(default_factory=list)  # of the last windows
+    gaps: list[float] = field(default_factory=list)  # by which they were above those of replays before
+    total: float = 0.0  # of replays since the last window
+    changed: float = 0.0  # by which rows of those were harder than when they were recorded
+    since: int = 0  # how many
+    recorded: int = 0
+    rest: int = 0  # windows to go until one replay is tried again
+    told: bool = False  # that replays rest
+
+    def saw(self, losses: Tensor) -> None:
+        """Take in the losses `(rows,)` that the boxes gave a new window."""
+        self.recorded += 1
+        loss = _level(losses)
+        self.real = [*self.real, loss][-2 * COMPARED :]
+        if self.rest:
+            self.rest -= 1
+        elif self.since:
+            self.gaps = [*self.gaps, loss - self.total / self.since][-COMPARED:]
+            if self.changed > 0:
+                self.replays /= 2
+            elif self._rises():
+                self.replays, self.real = self.replays / 2, self.real[COMPARED:]
+            elif len(self.real) == 2 * COMPARED:
+                most = MOST if abs(fmean(self.gaps)) <= CLOSE else USUAL
+                self.replays = min(most, GROWS * self.replays)
+            if self.replays < 1:
+                self.replays, self.rest = 1.0, COMPARED
+                if not self.told:
+                    self.told = True
+                    warn(
+                        f"After {self.recorded} windows: expected replays to lower the losses of the rows "
+                        "that they take, and new windows no harder than before, got the contrary again and "
+                        f"again. So replays rest for {COMPARED} windows, here and wherever that comes again. "
+                        "What was recorded may say little of where the weights are now, or the learning rate "
+                        "is too large for so many steps: compare a held-out loss with that of replays=0.",
+                        TangentWarning,
+                    )
+        self.total, self.changed, self.since = 0.0, 0.0, 0
+
+    def _rises(self) -> bool:
+        """Whether the losses of new windows are clearly higher than those of the windows before."""
+        if len(self.real) < 2 * COMPARED:
+            return False
+        before, now = self.real[:COMPARED], self.real[COMPARED:]
+        error = math.sqrt((variance(before) + variance(now)) / COMPARED)
+        return fmean(now) - fmean(before) > max(CLOSE, SURE * error)
+
+    def replayed(self, losses: Tensor, recorded: Tensor) -> None:
+        """Take in the losses `(rows,)` of a replay, and what those rows were recorded with."""
+        loss = _level(losses)
+        if math.isfinite(loss):
+            self.total += loss
+            self.changed += loss - _level(recorded)
+        else:
+            self.changed = math.inf
+        self.since += 1
+
+
+def _level(losses: Tensor) -> float:
+    return float(losses.double().clamp(min=TINY).log().mean())
+
+
+class Windows:
+    """Keeps windows while they are young.
+
+    How many replays follow a window is `replays`, or where that is None follows from the losses. It is nine,
+    and grows to nineteen while new windows have the losses of the replays just before them, to a factor of
+    two: then what is learned from replays holds on fresh rows. It halves where the rows of the last replays
+    were harder, in the mean, than when the boxes answered them: then the steps undo what they are to do. And
+    it halves where the losses of five new windows are clearly above those of the five before, by a factor of
+    two and two standard errors. Below one replays rest for five windows. Losses must be above zero, and an
+    offset in them hides what this looks at.
+
+    Args:
+        replays: a fixed number; None for as many as are trusted.
+        max_age: windows kept, the oldest going; None for the last third of all so far, and at least twenty.
+            Together they take at most 1 GiB.
+
+    Attributes:
+        most_bytes: the most bytes that they may take, but for the last.
+    """
+
+    def __init__(self, replays: int | None, max_age: int | None) -> None:
+        self.replays, self.max_age = replays, max_age
+        self.most_bytes = MOST_BYTES
+        self._kept: list[Window] = []
+        self._trust = _Trust()
+        self._told_kinds: set[str] = set()  # of batches that a checkpoint cannot hold
+
+    def add(self, window: Window) -> None:
+        """Take in the window of a new step."""
+        self._trust.saw(window.losses[window.survived])
+        age = max(FEWEST, self._trust.recorded // YOUNG) if self.max_age is None else self.max_age
+        data = replace(window, batch=map_tensors(Tensor.detach, window.batch))  # of whose graph none is kept
+        self._kept = [*self._kept, data][-age:]
+        while len(self._kept) > 1 and self.size() > self.most_bytes:
+            del self._kept[0]
+
+    @property
+    def last(self) -> Window:
+        """The window of the last step."""
+        return self._kept[-1]
+
+    def __len__(self) -> int:
+        """How many windows are kept."""
+        return len(self._kept)
+
+    def trusted(self) -> int:
+        """How many replays may follow the last window."""
+        if not self._kept:
+            return 0
+        if self.replays is not None:
+            return self.replays
+        return 0 if self._trust.rest else int(self._trust.replays)
+
+    def draw(self, rows: int | None, key: Key) -> Window:
+        """Rows of windows that make the same calls, as one window.
+
+        Args:
+            rows: how many; None for as many as the last window has, and at least four.
+            key: the key of the gradient; the draw is a function of it, the last window's step, and how many
+                replays followed that.
+
+        Raises:
+            TangentError: there is no window, a call's rows are not rows of its batch, or calls differ.
+        """
+        if not self._kept:
+            raise TangentError(
+                "TangentGradient.replay: expected a window that was recorded, got none so far. Call "
+                "replays() after the first backward(batch), and replay() as often as it says."
+            )
+        newest = self._kept[-1]
+        generator = key.at(newest.step).generator(REPLAYED, self._trust.since)
+        calls = {len(window.calls) for window in self._kept}
+        if len(calls) > 1:
+            raise TangentError(
+                "TangentGradient.replay: expected an objective that makes the same number of calls in each "
+                f"step, got {' and '.join(map(str, sorted(calls)))}. Train it without replays."
+            )
+        same = [window for window in self._kept if window.form == newest.form]
+        first = same[int(torch.randint(len(same), (1,), generator=generator))]
+        same = [window for window in same if window.leaves == first.leaves]
+        places = torch.cat(
+            [
+                torch.stack([torch.full_like(window.places, number), window.places], dim=1)
+                for number, window in enumerate(same)
+            ]
+        )
+        wanted = max(FEWEST_ROWS, len(newest.losses)) if rows is None else rows
+        chosen = places[torch.randperm(len(places), generator=generator)[:wanted]]
+        chosen = chosen[chosen[:, 0].argsort(stable=True)]
+        parts = [
+            drawn(window, chosen[chosen[:, 0] == number, 1])
+            for number, window in enumerate(same)
+            if bool((chosen[:, 0] == number).any())
+        ]
+        return joined_windows(parts)
+
+    def replayed(self, losses: Tensor, recorded: Tensor) -> None:
+        """Take in the losses `(rows,)` of a replay, and what those rows were recorded with."""
+        self._trust.replayed(losses, recorded)
+
+    def size(self) -> int:
+        """Bytes that the windows take."""
+        return sum(window.size for window in self._kept)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Trust and windows, in plain values."""
+        kinds = {kind.__qualname__ for window in self._kept for kind in unreadable(window.batch)}
+        if kinds - self._told_kinds:
+            self._told_kinds |= kinds
+            warn(
+                "TangentGradient.state_dict: expected batches of tensors in tuples, lists and dicts, which "
+                f"replays keep and a checkpoint holds, got {', '.join(sorted(kinds))}: torch.load would "
+                "refuse the file, unless it executes what is in it. Give such batches, name the classes to "
+                "torch.serialization.add_safe_globals, or train with replays=0.",
+                TangentWarning,
+            )
+        return {"trust": asdict(self._trust), "windows": [plain(window) for window in self._kept]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self._trust = _Trust(**state["trust"])
+        self._kept = [window_of(window) for window in state["windows"]]
+
+
+def drawn(window: Window, rows: Tensor) -> Window:
+    """Some rows of a window, `(n,)` places, as a window of n rows.
+
+    Raises:
+        TangentError: a call's rows are not rows of the batch, or the batch holds a list of as many entries.
+        ObjectiveError: the batch holds a jagged tensor.
+    """
+    _refuse_lists(window.batch, len(window.survived))
+    return window.rows(rows)
+
+
+def _refuse_lists(batch: Batch, rows: int) -> None:
+    """Refuse a list of ids, say, with an entry for each row: no row would be drawn of it."""
+
+    def look(listed: Any) -> Any:
+        if len(listed) == rows and not hasattr(listed, "_fields") and next(tensors(listed), None) is None:
+            raise TangentError(
+                f"TangentGradient.replay: expected what a batch has of each row in tensors, got "
+                f"{type(listed).__name__} {reprlib.repr(listed)} beside {rows} rows, which would stay as it "
+                "is where rows are drawn. Make it a tensor, as torch.tensor(ids), or leave it out of the "
+                "batch."
+            )
+        for each in listed:
+            map_tensors(look, each, _LISTS)
+        return listed
+
+    map_tensors(look, batch, _LISTS)
+
+
+def unreadable(nesting: Any) -> Iterator[type]:
+    """What of a batch `torch.load(weights_only=True)` refuses."""
+    if isinstance(nesting, dict):
+        for key, value in nesting.items():
+            yield from unreadable(key)
+            yield from unreadable(value)
+    elif type(nesting) in (tuple, list):
+        for value in nesting:
+            yield from unreadable(value)
+    readable = (Tensor, nn.Parameter, tuple, list, dict, OrderedDict, *_PLAIN)
+    if type(nesting) not in readable and type(nesting) not in torch.serialization.get_safe_globals():
+        yield type(nesting)
