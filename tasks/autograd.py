@@ -16,11 +16,12 @@ import zo
 from blackbox import BlackBoxFunction
 from blackbox.calls import intercepted
 from blackbox.failures import noted
+from blackbox.notices import Notices
 from tasks.data import one_each
 from tasks.errors import NotApplicableError
 from zo.batches import Batch, map_tensors
 from zo.evaluators.state import Snapshot
-from zo.failures import survivors, warn_of_lost, warn_of_zero
+from zo.failures import lost_notice, survivors, zero_notice
 from zo.objective import mean_loss
 
 Stand = Callable[..., Any]
@@ -79,7 +80,7 @@ class AutogradGradient:
         self._boxes = [
             stand for stand in stands.values() if isinstance(stand, zo.box_gradient.DifferentiableBox)
         ]
-        self._told_zero = self._told_lost = False
+        self._notices = Notices()
 
     def backward(self, batch: Batch) -> Tensor:
         """Add the gradient of the mean loss to `.grad`; returns that loss, detached.
@@ -103,7 +104,7 @@ class AutogradGradient:
         loss = losses.mean()
         if loss.requires_grad:
             loss.backward()
-        if not self._told_zero:
+        if "zero" not in self._notices.said:
             grads = [weight.grad for weight in self.network.parameters() if weight.grad is not None]
             if not grads:
                 raise NotApplicableError(
@@ -113,7 +114,7 @@ class AutogradGradient:
                     "that goes through the box, such as tangents or sparse-cge."
                 )
             reached = next((grad for grad in grads if grad.any()), grads[0])
-            self._told_zero = warn_of_zero(step, reached, _ZERO)
+            self._notices.say(zero_notice(step, reached, _ZERO))
         self.counts.steps += 1
         self.counts.queries = sum(box.counts.rows for box in self._boxes)
         self.counts.dropped = sum(box.counts.dropped for box in self._boxes)
@@ -142,7 +143,7 @@ class AutogradGradient:
         with intercepted(self._answer), noted() as causes:
             losses = one_each(self.objective(self.network, batch), batch)
             alive = survivors(losses.detach(), step, causes)
-            self._told_lost = self._told_lost or warn_of_lost(step, alive, causes, batch)
+            self._notices.say(lost_notice(step, alive, causes, batch))
             while not alive.all():  # in the backward pass of a mean that leaves rows out, 0 * NaN is NaN
                 self.counts.lost += int((~alive).sum())
                 batch = map_tensors(lambda tensor, rows=alive: tensor[rows.to(tensor.device)], batch)

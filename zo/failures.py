@@ -9,7 +9,7 @@ from torch import Tensor
 
 from blackbox import FailedRow
 from blackbox.failures import Failure
-from blackbox.notices import warn
+from blackbox.notices import Notice, warn
 from blackbox.words import counted
 from zo.batches import Batch, tensors
 from zo.errors import FailedBatchError, FailedQueriesError, LostRowsWarning, NoiseWarning, ZeroGradientWarning
@@ -68,28 +68,24 @@ def survivors(base: Tensor, step: int, causes: Sequence[FailedRow] = ()) -> Tens
     return survived
 
 
-def warn_of_lost(
+def lost_notice(
     step: int,
     survived: Tensor,
     causes: Sequence[FailedRow],
     batch: Batch = None,
-) -> bool:
-    """Warn of rows that are left out though no black box failed: the user does not expect them.
+) -> Notice | None:
+    """The warning of rows that are left out though no black box failed; None for none.
+
+    The user does not expect them.
 
     Args:
         step: The number of the step.
         survived: `(rows,)` bool, False where the loss was not finite.
         causes: Rows of black boxes that failed meanwhile, which their ledgers count.
         batch: What the objective was given, to say whether it is the reason.
-
-    Returns:
-        Whether it did.
-
-    Warns:
-        LostRowsWarning: There are some.
     """
     if any(cause.failure is not Failure.SKIPPED for cause in causes) or survived.all():
-        return False
+        return None
     lost, rows = torch.nonzero(~survived).flatten().tolist(), len(survived)
     parts = [part[lost].reshape(len(lost), -1) for part in tensors(batch) if part.layout is torch.strided]
     finite = [part.isfinite().all(dim=1).cpu() for part in parts]
@@ -97,18 +93,18 @@ def warn_of_lost(
     where = f"The batch has numbers that are not finite in {in_batch} of these rows" if in_batch else ""
     where = where or "The batch is finite there: see logarithms, roots and divisions in network and objective"
     named = ", ".join(map(str, lost[:5])) + (", ..." if len(lost) > 5 else "")
-    warn(
+    return Notice(
+        "lost",
         f"Step {step + 1}: expected a finite loss in every row, got NaN or infinity in {len(lost)} of {rows} "
         f"({len(lost) / rows:.0%}: {named}), and no black box failed. The loss and its gradient are those of "
         f"the other {rows - len(lost)} rows. {where}. Further such rows are counted (lost, in counts and "
         "metrics()), without another warning.",
         LostRowsWarning,
     )
-    return True
 
 
-def warn_of_many_lost(step: int, lost: int, rows: int, causes: Sequence[FailedRow]) -> bool:
-    """Warn of rows that black boxes failed on, where many of all so far are left out.
+def many_lost_notice(step: int, lost: int, rows: int, causes: Sequence[FailedRow]) -> Notice | None:
+    """The warning of rows that black boxes failed on, where many of all so far are left out.
 
     A box with failures='keep' may fail in a few. Many are another data set than the user's.
 
@@ -117,17 +113,12 @@ def warn_of_many_lost(step: int, lost: int, rows: int, causes: Sequence[FailedRo
         lost: Rows that were left out in all steps so far.
         rows: Rows of all steps so far.
         causes: Rows of black boxes that failed in this step.
-
-    Returns:
-        Whether it did.
-
-    Warns:
-        LostRowsWarning: There are many.
     """
     failed = [cause for cause in causes if cause.failure is not Failure.SKIPPED]
     if not failed or lost < FEWEST_LOST or lost <= MANY_LOST * rows:
-        return False
-    warn(
+        return None
+    return Notice(
+        "many lost",
         f"Step {step + 1}: expected black boxes to answer nearly all rows, got {lost} of {rows} rows so far "
         f"({lost / rows:.0%}) without a finite loss, as boxes failed.{_first(failed)} Loss and gradient are "
         "those of the other rows, and training knows nothing of these. Mend the box, or bound what the "
@@ -135,7 +126,6 @@ def warn_of_many_lost(step: int, lost: int, rows: int, causes: Sequence[FailedRo
         "without another warning.",
         LostRowsWarning,
     )
-    return True
 
 
 def bearable(most: float, queries: int) -> float:
@@ -233,8 +223,8 @@ def _first(causes: Sequence[FailedRow]) -> str:
     return f" The first cause: {causes[0].sentence_with_inputs().rstrip('.')}." if causes else ""
 
 
-def warn_of_noise(step: int, noise: float, reordered: float, differences: Tensor) -> bool:
-    """Warn where noise is not small beside what `mu` changes; returns whether it did.
+def noise_notice(step: int, noise: float, reordered: float, differences: Tensor) -> Notice | None:
+    """The warning where noise is not small beside what `mu` changes; None where not.
 
     Args:
         step: The number of the step.
@@ -244,8 +234,9 @@ def warn_of_noise(step: int, noise: float, reordered: float, differences: Tensor
     """
     size = float(differences.square().mean().sqrt()) if len(differences) else 0.0
     if noise <= (NOISY if noise > reordered else NOISIEST) * size:
-        return False
-    warn(
+        return None
+    return Notice(
+        "noise",
         f"Step {step + 1}: expected two evaluations of the objective at the same weights to agree, got "
         f"losses that differ by {noise:.1e}; the differences that mu makes are about {size:.1e}: noise is "
         f"{noise / max(size, 1e-300):.1g} times as large. The network or the objective has state outside "
@@ -253,11 +244,10 @@ def warn_of_noise(step: int, noise: float, reordered: float, differences: Tensor
         "out, or take a larger mu.",
         NoiseWarning,
     )
-    return True
 
 
-def warn_of_other_boxes(step: int, noise: float, losses: Sequence[float]) -> bool:
-    """Warn where processes have other base losses than the first; returns whether it did.
+def ranks_notice(step: int, noise: float, losses: Sequence[float]) -> Notice | None:
+    """The warning where processes have other base losses than the first; None where not.
 
     Args:
         step: The number of the step.
@@ -267,20 +257,20 @@ def warn_of_other_boxes(step: int, noise: float, losses: Sequence[float]) -> boo
     apart = [abs(loss - losses[0]) for loss in losses]
     most = max(apart, default=0.0)
     if most <= max(10 * noise, OTHER * abs(losses[0] if losses else 0.0)):
-        return False
+        return None
     rank = apart.index(most)
-    warn(
+    return Notice(
+        "ranks",
         f"Step {step + 1}: expected the same base loss in all processes, which have the same weights and "
         f"batch, got {losses[0]:.6g} on rank 0 and {losses[rank]:.6g} on rank {rank}. Each evaluates a "
         "share of the queries, so the gradient is that of several functions. Is a black box, or a file, "
         "program or package that it uses, another one there? Then mend that, or take first_alone=True.",
         NoiseWarning,
     )
-    return True
 
 
-def warn_of_zero(step: int, gradient: Tensor, why: str = ZERO) -> bool:
-    """Warn of a flat gradient `(size,)` that is exactly zero; returns whether it is.
+def zero_notice(step: int, gradient: Tensor, why: str = ZERO) -> Notice | None:
+    """The warning of a flat gradient `(size,)` that is exactly zero; None where it is not.
 
     Args:
         step: The number of the step.
@@ -288,10 +278,10 @@ def warn_of_zero(step: int, gradient: Tensor, why: str = ZERO) -> bool:
         why: What may be the reason.
     """
     if gradient.any():
-        return False
-    warn(
+        return None
+    return Notice(
+        "zero",
         f"Step {step + 1}: expected some weight to change the loss, got a gradient that is exactly zero. "
         f"{why}",
         ZeroGradientWarning,
     )
-    return True

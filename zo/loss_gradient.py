@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from blackbox.checks import check_count, check_fraction
 from blackbox.failures import noted
+from blackbox.notices import Notices
 from zo.batches import Batch
 from zo.draws import DRAWN, Key
 from zo.errors import ConfigurationError, RanksError
@@ -23,17 +24,17 @@ from zo.execution.check import Remember, is_due, most_checks
 from zo.execution.choice import SMALLEST, Begun, Decision, Serving, candidates, chunk_size
 from zo.execution.journal import StepJournal, Store, step_fingerprint
 from zo.execution.pieces import Evaluated, Pieces, evaluate, joined
-from zo.execution.precision import makes_narrow, warn_of_narrow
+from zo.execution.precision import makes_narrow, narrow_notice
 from zo.execution.ranks import Ranks, checksum, fingerprint
 from zo.execution.repeats import Asker, Judgement, doubt_about, most_asked, noise_of, reordered
 from zo.execution.shared_rows import apart
 from zo.failures import (
     UnknownSlopes,
+    lost_notice,
+    noise_notice,
+    ranks_notice,
     refuse_too_many,
-    warn_of_lost,
-    warn_of_noise,
-    warn_of_other_boxes,
-    warn_of_zero,
+    zero_notice,
 )
 from zo.objective import Closure, Objective, as_objective
 from zo.parameters import Choice, Parameters
@@ -177,9 +178,7 @@ class LossGradient:
         self._made = 0  # bytes, by a base evaluation: about what "difference" keeps for a step
         self._first = True  # of this object's steps: there may be something in the journal
         self._unknown = UnknownSlopes()
-        # a warning is given once
-        self._warned_of_noise = self._warned_of_slopes = self._warned_of_zero = False
-        self._warned_of_narrow = self._warned_of_lost = self._warned_of_ranks = False
+        self._notices = Notices()
 
     @torch.no_grad()
     def backward(self, batch: Batch = None) -> Tensor:
@@ -377,8 +376,8 @@ class LossGradient:
             remember = _evaluated if pieces.journal is None else pieces.journal.remember
             with apart(), base.intact():
                 noise = float(remember("noise", lambda: noise_of(base)))
-                if not self._warned_of_narrow and self._is_narrow(base, remember):
-                    self._warned_of_narrow = warn_of_narrow(base.step, base.losses)
+                if "narrow" not in self._notices.said and self._is_narrow(base, remember):
+                    self._notices.say(narrow_notice(base.step, base.losses))
                 serving = serving.checked(base, pieces.plan, pieces.chunk, remember)
         known = pieces.known(serving) if self._first and self._ranks.size > 1 else {}
         return Decision(serving.state_dict(), noise, known)
@@ -422,7 +421,7 @@ class LossGradient:
                         *(pieces.plan, differences, valid, self._key.at(base.step.number)),
                         lambda key: self.estimator.plan(self.parameters, key),
                     )
-                if doubt is not None and doubt.cause == "rounding" and self._warned_of_narrow:
+                if doubt is not None and doubt.cause == "rounding" and "narrow" in self._notices.said:
                     doubt = None  # what rounds is known
                 meeting.message = Judgement(noise, doubt, tally.queries - spent, (loss,))
         losses = tuple(loss for judgement in meeting.messages for loss in judgement.losses)
@@ -436,16 +435,16 @@ class LossGradient:
         Of slopes not where noise alone bends them.
         """
         number, noise, doubt = base.step.number, judgement.noise, judgement.doubt
-        self._warned_of_lost = self._warned_of_lost or warn_of_lost(number, base.survived, base.causes, batch)
-        self._warned_of_noise = self._warned_of_noise or warn_of_noise(
-            number, noise, reordered(base), differences
+        self._notices.say(
+            lost_notice(number, base.survived, base.causes, batch),
+            noise_notice(number, noise, reordered(base), differences),
+            ranks_notice(number, noise, judgement.losses),
         )
-        self._warned_of_ranks = self._warned_of_ranks or warn_of_other_boxes(number, noise, judgement.losses)
         size = float(differences.square().mean().sqrt()) if len(differences) else 0.0
-        if doubt is not None and not self._warned_of_slopes and noise <= NOISY * doubt.off * size:
+        if doubt is not None and "slopes" not in self._notices.said and noise <= NOISY * doubt.off * size:
             warn_of_slopes(f"Step {number + 1}", doubt)
-            self._warned_of_slopes = True
-        self._warned_of_zero = self._warned_of_zero or warn_of_zero(number, gradient)
+            self._notices.settle("slopes")
+        self._notices.say(zero_notice(number, gradient))
 
     def __repr__(self) -> str:
         """The network, what of it is perturbed, the estimator and what evaluates the queries."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from blackbox import BlackBoxFunction
-from blackbox.notices import warn
+from blackbox.notices import Notice, Notices
 from zo.errors import SeedWarning, UnitsWarning, ZeroGradientWarning
 from zo.slopes import Doubt, warn_of_slopes
 
@@ -38,7 +38,7 @@ class Once:
         self._box = repr(box)
         self._specs, self._outputs = box.inputs, box.outputs
         self._calls = self._rows = self._still = 0
-        self._warned_of_units = self._warned_of_zero = self._warned_of_doubt = self._warned_of_seeds = False
+        self._notices = Notices()
         self._watched = 0  # calls so far of which numbers of outputs are known
         self._stairs: dict[int, Tensor] = {}  # by place, those that come in steps and stand still
 
@@ -50,9 +50,8 @@ class Once:
             differ: the usual sizes of inputs that want other steps than mu, by their places, and whether they
                 take them.
         """
-        if self._warned_of_units or not differ:
+        if "units" in self._notices.said or not differ:
             return
-        self._warned_of_units = True
         taken = [place for place, (_, borne) in differ.items() if borne]
         left = [place for place in differ if place not in taken]
         words = ", ".join(f"{self._specs[place].name!r} ({size:.1g})" for place, (size, _) in differ.items())
@@ -63,7 +62,8 @@ class Once:
         if left:
             names = ", ".join(self._specs[place].name for place in left)
             steps.append(f"Steps of {names} stay at mu, since no others were seen to give slopes.")
-        warn(
+        self._say(
+            "units",
             f"{self._box}, call {call}: expected inputs whose numbers vary by similar amounts, got spreads "
             f"over the rows that are far from the others': {words}. No one mu is right for all. "
             f"{' '.join(steps)} To set them, give the ArraySpec scale=samples.std(axis=0), with samples such "
@@ -78,9 +78,9 @@ class Once:
             call: the number of the call.
             seed: the seed that both boxes have.
         """
-        if not self._warned_of_seeds:
-            self._warned_of_seeds = True
-            warn(
+        if "seeds" not in self._notices.said:
+            self._say(
+                "seeds",
                 f"{self._box}, call {call}: expected boxes of one backward pass to draw directions of their "
                 f"own, got another one with seed {seed} too. With equal directions the gradient through both "
                 "is wrong in the mean: give each box another seed, or none. This is said once.",
@@ -94,8 +94,8 @@ class Once:
             call: the number of the call.
             doubt: what is doubtful about the slopes.
         """
-        if not self._warned_of_doubt:
-            self._warned_of_doubt = True
+        if "doubt" not in self._notices.said:
+            self._notices.settle("doubt")
             mend = KINK if doubt.cause == "kink" else MEND
             warn_of_slopes(f"{self._box}, call {call}", doubt, differs="box", mend=mend)
 
@@ -107,7 +107,7 @@ class Once:
             perturbed: the places of the inputs that queries move.
             answered: `(rows,)` bool, whether any query changed an output.
         """
-        if self._warned_of_zero or self._calls == CALLS or not len(answered):
+        if "zero" in self._notices.said or self._calls == CALLS or not len(answered):
             return
         self._calls += 1
         self._rows += len(answered)
@@ -115,10 +115,10 @@ class Once:
         none = not answered.any()
         if not none and (self._calls < CALLS or self._still <= STILL * self._rows):
             return
-        self._warned_of_zero = True
         names = ", ".join(self._specs[place].name for place in perturbed)
         which = f"all {len(answered)} rows" if none else f"{self._still} of the first {self._rows} rows"
-        warn(
+        self._say(
+            "zero",
             f"{self._box}, call {call}: expected outputs that follow {names}, got the same ones from all "
             f"queries of {which}: a derivative of exactly zero there. Either the box does not depend on its "
             "input, or mu is below what it resolves: check_black_box recommends one. Where outputs are "
@@ -129,7 +129,7 @@ class Once:
 
     def watched(self, outputs: Mapping[int, Tensor]) -> dict[int, Tensor]:
         """Marks for the numbers of outputs that queries change, of the first calls and small outputs."""
-        if self._warned_of_zero or self._watched == CALLS:
+        if "zero" in self._notices.said or self._watched == CALLS:
             return {}
         return {
             place: torch.zeros(output[0].numel(), dtype=torch.bool, device=output.device)
@@ -155,7 +155,7 @@ class Once:
             cotangents: of these.
             moved: marks of `watched`.
         """
-        if self._warned_of_zero or not moved:
+        if "zero" in self._notices.said or not moved:
             return
         self._watched += 1
         for place, marks in moved.items():
@@ -169,12 +169,12 @@ class Once:
             return
         stuck = {place: int(still.sum()) for place, still in self._stairs.items() if bool(still.any())}
         if stuck:
-            self._warned_of_zero = True
             names = ", ".join(
                 f"{count} of {math.prod(self._outputs[place].shape)} of {self._outputs[place].name!r}"
                 for place, count in stuck.items()
             )
-            warn(
+            self._say(
+                "zero",
                 f"{self._box}, call {call}: expected outputs that follow the inputs, got numbers that no "
                 f"query of {CALLS} calls has changed ({names}), though others answer. They have few "
                 "different values, as what comes in steps: the gradient takes their derivative for zero. "
@@ -182,3 +182,6 @@ class Once:
                 "zo.MLPTangent. This is said once.",
                 ZeroGradientWarning,
             )
+
+    def _say(self, name: str, words: str, category: type[Warning]) -> None:
+        self._notices.say(Notice(name, words, category))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from blackbox import BudgetError
-from blackbox.notices import warn
+from blackbox.notices import Notice
 from zo.batches import tensors
 from zo.errors import NoiseWarning, ObjectiveError
 from zo.evaluators.evaluator import Step
@@ -101,18 +101,15 @@ def makes_narrow(step: Step, base: Tensor) -> Tensor:
     return torch.tensor(bool(seen.results))
 
 
-def warn_of_narrow(step: Step, base: Tensor) -> bool:
-    """Warn where numbers of 16 bits depend on the weights; takes two queries.
+def narrow_notice(step: Step, base: Tensor) -> Notice | None:
+    """The warning where numbers of 16 bits depend on the weights; takes two queries.
 
     Args:
         step: The step, in whose base there are such numbers.
         base: Losses of the base, `(rows,)`.
 
     Returns:
-        Whether it did.
-
-    Warns:
-        NoiseWarning: There are some.
+        The warning; None where there are none.
     """
     weights, results = step.parameters.flat(), []
     for length in (0.0, LENGTH):
@@ -124,18 +121,19 @@ def warn_of_narrow(step: Step, base: Tensor) -> bool:
         except BudgetError:
             raise
         except Exception:  # a step as long may be too long for the objective
-            return False
+            return None
         results.append(seen.results)
     moved = [name for (name, total), (_, other) in zip(*results, strict=False) if total != other]
-    if moved:
-        warn(
-            f"Step {step.number + 1}: expected float32 or float64 between the weights and the losses, got "
-            f"{moved[0]}, in which most of what a step of mu changes is rounded away: the gradient may "
-            "be off by as much as its size. Convert by .float() before, leave autocast out there, "
-            "or take a larger mu.",
-            NoiseWarning,
-        )
-    return bool(moved)
+    if not moved:
+        return None
+    return Notice(
+        "narrow",
+        f"Step {step.number + 1}: expected float32 or float64 between the weights and the losses, got "
+        f"{moved[0]}, in which most of what a step of mu changes is rounded away: the gradient may "
+        "be off by as much as its size. Convert by .float() before, leave autocast out there, "
+        "or take a larger mu.",
+        NoiseWarning,
+    )
 
 
 def _refuse_active(tensor: Tensor, where: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blackbox.notices import warn
+from blackbox.notices import Notice
 from zo.errors import TangentWarning
 
 REMEMBERED = 25  # steps
@@ -32,7 +32,6 @@ class Clipping:
         self._lengths: list[float] = []  # of the last steps, the oldest first
         self._sum: tuple[weakref.ref[Tensor], int] | None = None  # a `.grad` as it was left, and its version
         self._shortened = False  # whether a gradient in that sum was
-        self._warned_of_sums = False
 
     def remember(self, gradients: Sequence[Tensor]) -> None:
         """Take in the gradient of a step, as it is before it is shortened; a zero is left out."""
@@ -55,24 +54,21 @@ class Clipping:
             return False
         return grad is self._sum[0]() and grad._version == self._sum[1]
 
-    def warn_of_sums(self, step: int, adds_up: bool, grad: Tensor | None, shortened: bool) -> None:
-        """Warn where gradients are added up of which one was shortened: the sum is that of other batches.
+    def of_sums(self, step: int, adds_up: bool, grad: Tensor | None, shortened: bool) -> Notice | None:
+        """The warning of a sum with a shortened gradient: it is that of other batches; None for no such.
 
         Args:
             step: the number of the step.
             adds_up: whether the gradient was added to that before it, see `adds_up_to`.
             grad: the `.grad` of the first weight with it.
             shortened: whether this gradient was.
-
-        Warns:
-            TangentWarning: says so, once.
         """
         self._shortened = shortened or (adds_up and self._shortened)
         self._sum = None if grad is None else (weakref.ref(grad), grad._version)
-        if not (adds_up and self._shortened) or self._warned_of_sums:
-            return
-        self._warned_of_sums = True
-        warn(
+        if not (adds_up and self._shortened):
+            return None
+        return Notice(
+            "sums",
             f"Step {step + 1}: expected gradients that are added up to be whole, got one that was shortened "
             f"to {self.most:g} times the median length of the last {REMEMBERED} (clip): it weighs less than "
             "the others, and the sum is not the gradient of all their rows. Where several batches make one "
@@ -80,22 +76,22 @@ class Clipping:
             TangentWarning,
         )
 
-    def warn_of_other_sizes(self, step: int) -> bool:
-        """Warn where many gradients are far beyond the bound, as no heavy tail is; returns whether it did.
+    def of_sizes(self, step: int) -> Notice | None:
+        """The warning where a third of the last gradients are shortened to less than half; None elsewhere.
+
+        No heavy tail is so.
 
         Args:
             step: the number of the step.
-
-        Warns:
-            TangentWarning: a third of those of the last steps are shortened to less than half.
         """
         if self.most is None or len(self._lengths) < REMEMBERED:
-            return False
+            return None
         usual = median(self._lengths)
         far = [length / usual for length in self._lengths if length > 2 * self.most * usual]
         if len(far) < REMEMBERED // 3:
-            return False
-        warn(
+            return None
+        return Notice(
+            "sizes",
             f"Step {step + 1}: expected gradients of about one length, got {len(far)} of the last "
             f"{REMEMBERED} that are {min(far):.3g} to {max(far):.3g} times as long as the median. They are "
             f"shortened to {self.most:g} times (clip), and weigh less where several are added up. If losses "
@@ -103,7 +99,6 @@ class Clipping:
             "anew, make a new one; or take clip=None, with Adam or torch.nn.utils.clip_grad_norm_.",
             TangentWarning,
         )
-        return True
 
     def state_dict(self) -> dict[str, Any]:
         """The lengths of the last steps' gradients."""

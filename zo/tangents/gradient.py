@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from blackbox import BlackBoxFunction
 from blackbox.checks import check_count, check_fraction, check_number
 from blackbox.failures import noted
+from blackbox.notices import Notices
 from zo.batches import Batch, count_rows, map_tensors
 from zo.draws import Key
 from zo.errors import ConfigurationError, TangentError
@@ -24,12 +25,12 @@ from zo.evaluators.evaluator import Evaluator, Step
 from zo.evaluators.stacked import Stacked
 from zo.evaluators.state import Snapshot
 from zo.execution.ranks import Ranks, fingerprint
-from zo.failures import CUT, ONE_ROW, survivors, warn_of_lost, warn_of_many_lost, warn_of_zero
+from zo.failures import CUT, ONE_ROW, lost_notice, many_lost_notice, survivors, zero_notice
 from zo.objective import Objective, mean_loss
 from zo.parameters import Choice, Parameters, accumulate
 from zo.same_run import arrays_of, refuse_other_run, same_chunk
 from zo.tangents import checks
-from zo.tangents.assumptions.cut import outputs_without_gradient, warn_of_whole_numbers
+from zo.tangents.assumptions.cut import outputs_without_gradient, whole_numbers_notice
 from zo.tangents.assumptions.order import refuse_rows_by_place
 from zo.tangents.clipping import Clipping
 from zo.tangents.evidence.along_gradient import Taken, checked, flat_share
@@ -241,7 +242,10 @@ class TangentGradient:
         kinds = [type(model).__name__ for model in self.tangents]
         learning = any(model.learns for model in self.tangents)
         guesses = any(model.learns_from_values for model in self.tangents)
-        self.watch = TrustWatch(trust_policy, probes, max_rows, learning, kinds, guesses, steps)
+        self._notices = Notices()
+        self.watch = TrustWatch(
+            trust_policy, probes, max_rows, learning, kinds, guesses, steps, self._notices
+        )
         self._key = Key(seed)
         self._ranks = Ranks(process_group, "TangentGradient", TangentError)
         self._chunk = 1 if chunk is None and self._ranks.size > 1 else chunk
@@ -255,7 +259,7 @@ class TangentGradient:
         if excite is not None:
             check_number("TangentGradient", "excite", excite, least=0.0, mend="0 is for no dither.")
         self._excitation = Excitation(self.boxes, excite)
-        self._windows = Windows(replays, max_age)
+        self._windows = Windows(replays, max_age, self._notices)
         if self._ranks.size == 1:  # several processes are to do the same, and may be on several machines
             self._keep_within(
                 room_for(MOST_BYTES, SHARE_OF_ROWS), room_for(MOST_OF_WINDOWS, SHARE_OF_WINDOWS)
@@ -266,8 +270,6 @@ class TangentGradient:
         self._replays = False  # whether windows are kept
         self._looks: dict[str, tuple[int, int]] = {}  # by forms of windows, see `_refuse_rows_by_place`
         self._rows = 0  # of the last step
-        self._warned_of_zero = self._warned_of_lost = False  # each is given once
-        self._warned_of_many = self._warned_of_sizes = False
 
     def backward(self, batch: Batch) -> Tensor:
         """Add this step's gradient to `.grad`, as autograd would.
@@ -350,7 +352,7 @@ class TangentGradient:
             share = self.watch.share(check)
             taken = gradients if share == 1.0 else [share * gradient for gradient in gradients]
             self._clipping.remember(taken)
-            self._warned_of_sizes = self._warned_of_sizes or self._clipping.warn_of_other_sizes(number)
+            self._notices.say(self._clipping.of_sizes(number))
             self._add(taken)
             refused: list[str] = []
             if self.watch.terms.guesses:
@@ -367,29 +369,29 @@ class TangentGradient:
             self.agreement, self.missed = check.agreement, check.missed
             self.agreement_of_rows = check.agreement_of_rows
             self._count(probes, seen.rows, dropped, check)
-            if refused:
-                self._warned_of_zero = True  # this says more of it
-                self.watch.knows_nothing_of(number, refused)
             zero = not any(bool(gradient.any()) for gradient in gradients)
-            warn_of_whole_numbers(number, whole_numbers)
-            self._warned_of_zero |= zero and bool(whole_numbers)  # this says more of it
-            if checks.unmoved(pairs, dropped):
+            if refused:
+                self.watch.knows_nothing_of(number, refused)
+            self._notices.say(whole_numbers_notice(number, whole_numbers))
+            unmoved = checks.unmoved(pairs, dropped)
+            if unmoved:
                 self.watch.probes_moved_nothing(number, zero)
-                self._warned_of_zero |= zero  # this says more of it
+            if refused or (zero and (whole_numbers or unmoved)):
+                self._notices.settle("zero")  # these say more of it
             begun = bool(self._excitation) and not dither  # what nobody knew of is dithered from now on
-            if zero and not self._warned_of_zero and not begun:
+            if zero and not begun:
                 one = checks.saw_one_row(self.tangents, calls, pairs)
                 if number or not one:  # of one row a model knows no derivative yet
-                    self._warned_of_zero = warn_of_zero(number, gradients[0], ONE_ROW + CUT if one else CUT)
+                    self._notices.say(zero_notice(number, gradients[0], ONE_ROW + CUT if one else CUT))
             self.counts.lost += int((~survived).sum())
-            self._warned_of_lost = self._warned_of_lost or warn_of_lost(number, survived, causes, batch)
             rows = len(survived) * self.counts.steps
-            self._warned_of_many = self._warned_of_many or warn_of_many_lost(
-                number, self.counts.lost, rows, causes
+            self._notices.say(
+                lost_notice(number, survived, causes, batch),
+                many_lost_notice(number, self.counts.lost, rows, causes),
             )
             flat = check.flat if check.flat is not None or not probes else flat_share(pairs)
             if flat is not None and zero:
-                flat = None  # `warn_of_zero` says more of it
+                flat = None  # `zero_notice` says more of it
             self.watch.saw(number, self.trust_of_step, replace(check, flat=flat), self._improve)
             return loss
 
@@ -693,7 +695,7 @@ class TangentGradient:
         adds_up = self._clipping.adds_up_to(tensors[0].grad)
         for tensor, gradient in zip(tensors, gradients, strict=True):
             accumulate(tensor, gradient)
-        self._clipping.warn_of_sums(self.counts.steps, adds_up, tensors[0].grad, clipped)
+        self._notices.say(self._clipping.of_sums(self.counts.steps, adds_up, tensors[0].grad, clipped))
 
     def _count(self, probes: int, rows: int, dropped: int, check: Check) -> None:
         counts = self.counts

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from blackbox import BlackBoxFunction
 from blackbox.calls import intercepted
-from blackbox.notices import warn
+from blackbox.notices import Notice
 from zo.batches import map_tensors
 from zo.errors import BlackBoxError, TangentWarning
 from zo.evaluators.evaluator import Step
@@ -75,25 +75,24 @@ def outputs_without_gradient(
     return found
 
 
-def warn_of_whole_numbers(step: int, outputs: Sequence[str]) -> None:
-    """Warn of outputs without a gradient that the losses depend on.
+def whole_numbers_notice(step: int, outputs: Sequence[str]) -> Notice | None:
+    """The warning of outputs without a gradient that the losses depend on; None for none.
 
     Args:
         step: the number of the step.
         outputs: which, in words.
-
-    Warns:
-        TangentWarning: there are some.
     """
-    if outputs:
-        warn(
-            f"Step {step + 1}: expected a loss of outputs that have a gradient, got one that depends on "
-            f"{' and '.join(outputs)}: whole numbers have none, so what weights change through them is "
-            "missing from the gradient. As an index, a label or a status that is as it should be. Otherwise "
-            "let the box give a number that follows its inputs as a float, or take zo.LossGradient, which "
-            "goes by the loss itself.",
-            TangentWarning,
-        )
+    if not outputs:
+        return None
+    return Notice(
+        "whole numbers",
+        f"Step {step + 1}: expected a loss of outputs that have a gradient, got one that depends on "
+        f"{' and '.join(outputs)}: whole numbers have none, so what weights change through them is missing "
+        "from the gradient. As an index, a label or a status that is as it should be. Otherwise let the box "
+        "give a number that follows its inputs as a float, or take zo.LossGradient, which goes by the loss "
+        "itself.",
+        TangentWarning,
+    )
 
 
 def missing(balance: float | None, nearer: float | None) -> float | None:

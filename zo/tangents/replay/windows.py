@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from blackbox.notices import warn
+from blackbox.notices import Notice, Notices
 from zo.batches import Batch, map_tensors, tensors
 from zo.draws import REPLAYED, Key
 from zo.errors import TangentError, TangentWarning
@@ -47,10 +47,10 @@ class _Trust:
     since: int = 0  # how many
     recorded: int = 0
     rest: int = 0  # windows to go until one replay is tried again
-    told: bool = False  # that replays rest
 
-    def saw(self, losses: Tensor) -> None:
-        """Take in the losses `(rows,)` that the boxes gave a new window."""
+    def saw(self, losses: Tensor) -> Notice | None:
+        """Take in the losses `(rows,)` that the boxes gave a new window; a warning where replays rest."""
+        rests: Notice | None = None
         self.recorded += 1
         loss = _level(losses)
         self.real = [*self.real, loss][-2 * COMPARED :]
@@ -67,17 +67,17 @@ class _Trust:
                 self.replays = min(most, GROWS * self.replays)
             if self.replays < 1:
                 self.replays, self.rest = 1.0, COMPARED
-                if not self.told:
-                    self.told = True
-                    warn(
-                        f"After {self.recorded} windows: expected replays to lower the losses of the rows "
-                        "that they take, and new windows no harder than before, got the contrary again and "
-                        f"again. So replays rest for {COMPARED} windows, here and wherever that comes again. "
-                        "What was recorded may say little of where the weights are now, or the learning rate "
-                        "is too large for so many steps: compare a held-out loss with that of replays=0.",
-                        TangentWarning,
-                    )
+                rests = Notice(
+                    "rest",
+                    f"After {self.recorded} windows: expected replays to lower the losses of the rows "
+                    "that they take, and new windows no harder than before, got the contrary again and "
+                    f"again. So replays rest for {COMPARED} windows, here and wherever that comes again. "
+                    "What was recorded may say little of where the weights are now, or the learning rate "
+                    "is too large for so many steps: compare a held-out loss with that of replays=0.",
+                    TangentWarning,
+                )
         self.total, self.changed, self.since = 0.0, 0.0, 0
+        return rests
 
     def _rises(self) -> bool:
         """Whether the losses of new windows are clearly higher than those of the windows before."""
@@ -117,21 +117,22 @@ class Windows:
         replays: a fixed number; None for as many as are trusted.
         max_age: windows kept, the oldest going; None for the last third of all so far, and at least twenty.
             Together they take at most 1 GiB.
+        notices: what was said so far.
 
     Attributes:
         most_bytes: the most bytes that they may take, but for the last.
     """
 
-    def __init__(self, replays: int | None, max_age: int | None) -> None:
+    def __init__(self, replays: int | None, max_age: int | None, notices: Notices | None = None) -> None:
         self.replays, self.max_age = replays, max_age
         self.most_bytes = MOST_BYTES
         self._kept: list[Window] = []
         self._trust = _Trust()
-        self._told_kinds: set[str] = set()  # of batches that a checkpoint cannot hold
+        self._notices = Notices() if notices is None else notices
 
     def add(self, window: Window) -> None:
         """Take in the window of a new step."""
-        self._trust.saw(window.losses[window.survived])
+        self._notices.say(self._trust.saw(window.losses[window.survived]))
         age = max(FEWEST, self._trust.recorded // YOUNG) if self.max_age is None else self.max_age
         data = replace(window, batch=map_tensors(Tensor.detach, window.batch))  # of whose graph none is kept
         self._kept = [*self._kept, data][-age:]
@@ -209,20 +210,26 @@ class Windows:
     def state_dict(self) -> dict[str, Any]:
         """Trust and windows, in plain values."""
         kinds = {kind.__qualname__ for window in self._kept for kind in unreadable(window.batch)}
-        if kinds - self._told_kinds:
-            self._told_kinds |= kinds
-            warn(
+        names = {f"unreadable {kind}" for kind in kinds}
+        for name in sorted(names - self._notices.said)[:1]:  # one warning names all
+            notice = Notice(
+                name,
                 "TangentGradient.state_dict: expected batches of tensors in tuples, lists and dicts, which "
                 f"replays keep and a checkpoint holds, got {', '.join(sorted(kinds))}: torch.load would "
                 "refuse the file, unless it executes what is in it. Give such batches, name the classes to "
                 "torch.serialization.add_safe_globals, or train with replays=0.",
                 TangentWarning,
             )
+            self._notices.say(notice)
+            self._notices.settle(*names)
         return {"trust": asdict(self._trust), "windows": [plain(window) for window in self._kept]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        self._trust = _Trust(**state["trust"])
+        trust = dict(state["trust"])
+        if trust.pop("told", False):  # of states before notices had names
+            self._notices.settle("rest")
+        self._trust = _Trust(**trust)
         self._kept = [window_of(window) for window in state["windows"]]
 
 
