@@ -239,7 +239,12 @@ def test_weights_are_followed_however_they_are_written(tmp_path, change, anew):
     assert torch.equal(found, inner(x)) and not torch.equal(found, x)
 
 
-@pytest.mark.parametrize("change", WEIGHTS)
+QUICK = ("data", "storage")  # a pool of processes each
+
+
+@pytest.mark.parametrize(
+    "change", [pytest.param(c, marks=[] if c in QUICK else pytest.mark.slow) for c in WEIGHTS]
+)
 def test_workers_follow_weights_however_they_are_written(change):
     from tests.blackbox.wrappers.test_parallel import processes
 
