@@ -48,6 +48,8 @@ from blackbox.conformance.report import (
     Verdict,
 )
 from blackbox.conformance.rows import batch_mates, batch_size, determinism, memory, row_order
+from blackbox.conformance.sessions import NAME as SESSIONS
+from blackbox.conformance.sessions import sessions
 from blackbox.conformance.smoothness import smoothness
 from blackbox.errors import ConfigurationError, OutputError
 from blackbox.function import BlackBoxFunction
@@ -221,7 +223,8 @@ def _find(probe: Probe, findings: list[Finding]) -> None:
     if len(probe.samples[0]) < 2 or not probe.base:
         findings += [Finding(name, Verdict.SKIPPED, NO_SAMPLES) for name, _ in CHECKS]
         return
-    for name, check in (("global state", partial(global_state, first=left)), *CHECKS):
+    of_sessions = () if probe.box.settable else ((SESSIONS, sessions),)
+    for name, check in (("global state", partial(global_state, first=left)), *of_sessions, *CHECKS):
         probe.check = name
         probe.progress(name, probe.spent)
         if name in MOVES and not probe.box.settable:

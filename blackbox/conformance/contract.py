@@ -17,7 +17,7 @@ import torch
 from blackbox.arrays import finite_rows
 from blackbox.conformance.probe import Arrays, BoxRaisedError, CallEndedError, Probe, how_to_give_samples
 from blackbox.conformance.report import NO_SAMPLES, Finding, Verdict
-from blackbox.errors import OutputError
+from blackbox.errors import OutputError, SessionError
 from blackbox.failures import whereabouts
 from blackbox.words import counted
 
@@ -50,25 +50,29 @@ def answers(probe: Probe) -> list[Finding]:
         outputs = tuple(array[finite] for array in outputs)
         alive[alive] = finite
     why = "" if other is None else f"{type(other).__name__}: {other}"
+    session = any(isinstance(cause, SessionError) for cause in causes)
     if not alive.all():
         first = int(np.flatnonzero(~alive)[0])
         row = tuple(array[first : first + 1] for array in probe.samples)
-        if not why and broken is None:
-            broken = _broken(probe, row)
+        error = None if why or broken is not None else _error(probe, row)
+        broken = error if isinstance(error, OutputError) else broken
+        session = session or isinstance(error, SessionError)
         why = _why(probe, row, int(probe.places[first]), why)
     probe.samples = tuple(array[alive] for array in probe.samples)
     probe.base = outputs
-    return [_shapes(probe, broken), _answered(probe, int(alive.sum()), count, why, broken is not None)]
+    return [
+        _shapes(probe, broken),
+        _answered(probe, int(alive.sum()), count, why, broken is not None, session),
+    ]
 
 
-def _broken(probe: Probe, row: Arrays) -> OutputError | None:
-    """What a failed row broke its specs with: other lengths, which are kept as a failed row."""
+def _error(probe: Probe, row: Arrays) -> BaseException | None:
+    """The error of a failed row that is kept, such as of other lengths than the specs'."""
     try:
         failed = probe.below_the_call(row).failed
     except BoxRaisedError:
         return None
-    error = failed[0].error if failed else None
-    return error if isinstance(error, OutputError) else None
+    return failed[0].error if failed else None
 
 
 def _why(probe: Probe, row: Arrays, number: int, raised: str) -> str:
@@ -99,7 +103,7 @@ def _shapes(probe: Probe, broken: OutputError | None) -> Finding:
     return Finding(SHAPES, Verdict.OK, "Outputs keep their specs, for one row and for many.")
 
 
-def _answered(probe: Probe, alive: int, count: int, why: str, broken: bool) -> Finding:
+def _answered(probe: Probe, alive: int, count: int, why: str, broken: bool, session: bool) -> Finding:
     failed = count - alive
     if not failed and not why:
         return Finding("answers", Verdict.OK, f"All {count} samples are answered.", 0.0, "of the rows failed")
@@ -107,6 +111,10 @@ def _answered(probe: Probe, alive: int, count: int, why: str, broken: bool) -> F
         said = f"{failed} of {counted(count, 'row')} failed: {why or 'their shapes or dtypes are broken'}."
     else:
         said = f"A call of {counted(count, 'row')} raised, each row alone did not: {why}."
+    if session:  # no row fails of itself: the simulator does not repeat what it gave
+        return Finding(
+            "answers", Verdict.FAULT, said.replace("..", "."), failed / count, "of the rows failed"
+        )
     drawn = "Inputs were standard normal draws: give rows of your problem,"
     mend = drawn if probe.drawn else "Mend the box, or give samples that it is made for:"
     mend = f"{mend} {how_to_give_samples(probe.box)}."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,6 +20,9 @@ from blackbox.notices import warn
 Array = np.ndarray[Any, Any]
 Answer = tuple[Array, ...]  # what a simulator gave: the observation, and the further outputs
 
+ANEW = "another environment, made and reset in the same way, gives another answer"
+USED = "an environment that was used before gives another answer than a new one, so reset forgets:"
+LOADED = "an environment that a snapshot was loaded into gives another answer, of after"
 AHEAD = 4  # a comparison at n actions holds for histories of fewer than 2 n + AHEAD
 
 
@@ -169,6 +172,59 @@ class LiveEnvironments:
             live.before = history.seen
             self._keep(after, live)
             return live.answer
+
+    def forgets(self, seed: int, actions: Sequence[bytes], before: tuple[int, Sequence[bytes]]) -> str | None:
+        """What is forgotten on one way of actions: answers of an environment anew are those that count.
+
+        They are held against those of a second one, of one that has lived through another way before it was
+        reset, and of that one where a snapshot of the first is loaded half-way and before the last step.
+
+        Args:
+            seed: of the reset.
+            actions: their bytes, one by one.
+            before: seed and actions of the other way.
+
+        Returns:
+            In words what answers otherwise, and after how many actions; None where nothing does.
+
+        Raises:
+            Exception: what an environment raises.
+        """
+        with self._turn():
+            first, second, used = self._made(), self._made(), self._made()
+            try:
+                places = sorted({len(actions) // 2, len(actions) - 1}) if self._save is not None else []
+                expected, states = self._lived(first, seed, actions, places)
+                self._lived(used, *before)
+                again = self._lived(second, seed, actions)[0], self._lived(used, seed, actions)[0]
+                for answers, what in zip(again, (ANEW, USED), strict=True):
+                    if (at := _first_unlike(expected, answers)) is not None:
+                        return f"{what} {at} actions after seed {seed}"
+                for place in places:
+                    live, gone = self._restored(used, seed, states[place]), [*expected[: place + 1]]
+                    for action in actions[place:]:
+                        live = self._stepped(live, action)
+                        gone.append(live.answer)
+                    if (at := _first_unlike(expected, gone)) is not None:
+                        return f"{LOADED} {place} actions {at} actions after seed {seed}"
+            finally:
+                for environment in (first, second, used):
+                    _close(environment)
+        return None
+
+    def _lived(
+        self, environment: Any, seed: int, actions: Sequence[bytes], places: Sequence[int] = ()
+    ) -> tuple[list[Answer], dict[int, _Snapshot]]:
+        """All answers from a reset on, and snapshots after so many actions."""
+        live, states = self._reset(environment, seed), {}
+        answers = [live.answer]
+        for number, action in enumerate(actions):
+            if number in places:
+                state = self._save(environment)  # pyright: ignore[reportOptionalCall]
+                states[number] = _Snapshot(state, live.answer)
+            live = self._stepped(live, action)
+            answers.append(live.answer)
+        return answers, states
 
     def close(self) -> None:
         """Close all environments that can be closed, and forget them and the snapshots."""
@@ -371,6 +427,11 @@ def _same(one: Answer | None, other: Answer | None) -> bool:
     if one is None or other is None:
         return one is other
     return all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(one, other, strict=True))
+
+
+def _first_unlike(expected: Sequence[Answer], answers: Sequence[Answer]) -> int | None:
+    pairs = zip(expected, answers, strict=True)
+    return next((number for number, both in enumerate(pairs) if not _same(*both)), None)
 
 
 def _close(environment: Any) -> None:

@@ -287,7 +287,9 @@ class Session(BlackBoxFunction):
         steps = min(self.steps, 4)
         seeds = range(-(-rows // steps))
         actions = np.stack([[self.drawn_action(generator) for _ in range(steps)] for _ in seeds])
-        return tuple(array[:rows] for array in self.samples(seeds, actions))
+        # seed by seed, so that no environment has to go back, whatever its reset forgets
+        parts = [self.samples([seed], way[None]) for seed, way in zip(seeds, actions, strict=True)]
+        return tuple(np.concatenate(column)[:rows] for column in zip(*parts, strict=True))
 
     def drawn_action(self, generator: np.random.Generator) -> Array:
         """A random action: standard normal times its scale, or 0 and 1."""
@@ -296,6 +298,33 @@ class Session(BlackBoxFunction):
             return generator.integers(0, 2, shape)
         drawn = np.asarray(generator.standard_normal(shape))
         return drawn if scale is None else drawn * np.reshape(scale, shape)
+
+    def forgets(self, histories: Array, generator: np.random.Generator, drawn: bool) -> str | None:
+        """What a reset or a snapshot forgets, for `check_black_box`: in words, None for nothing that shows.
+
+        Args:
+            histories: `(rows, size)`, the last input of rows; the longest of four seeds are lived through.
+            generator: of random actions.
+            drawn: whether random actions go on from there, to 32 steps.
+
+        Raises:
+            Exception: what an environment raises.
+        """
+        longest: dict[int, bytes] = {}
+        for row in histories:
+            past = History.unpack(row, self._width)
+            if past.seen and len(past.actions) >= len(longest.get(past.seed, b"")):
+                longest[past.seed] = past.actions
+        ways: list[tuple[int, list[bytes]]] = []
+        for seed, actions in list(longest.items())[:4]:
+            way = [actions[n : n + self._width] for n in range(0, len(actions), self._width)]
+            while drawn and len(way) < min(self.steps, 32):
+                way.append(np.ascontiguousarray(self.drawn_action(generator), dtype=self._dtype).tobytes())
+            if way:
+                ways.append((seed, way))
+        others = [*ways[1:], *ways[:1]]
+        found = (self._environments.forgets(*way, other) for way, other in zip(ways, others, strict=True))
+        return next((words for words in found if words is not None), None)
 
     def close(self) -> None:
         """Close all live environments; the next row makes new ones."""
