@@ -18,6 +18,9 @@ from tests.inside import calls, checkpoint, first_rows
 pytestmark = pytest.mark.filterwarnings("ignore::zo.errors.NoiseWarning")
 
 
+BOXES = itertools.count()
+
+
 class Opens(BlackBoxFunction):
     """Its factor is in a file that its code opens by name; nobody sees that."""
 
@@ -28,7 +31,9 @@ class Opens(BlackBoxFunction):
     def __init__(self, path):
         super().__init__()
         self.path = path
-        self.draws = np.random.default_rng()
+        self.draws = np.random.default_rng(
+            next(BOXES)
+        )  # others in each box, the same in each run of the tests
 
     def evaluate_rows(self, x):
         return float(Path(self.path).read_text()) * x + self.noise * self.draws.normal(size=x.shape)
