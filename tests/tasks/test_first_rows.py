@@ -1,5 +1,6 @@
 """A resumed run asks the first rows of its boxes again and says which has changed; not which is noisy."""
 
+import itertools
 import warnings
 from dataclasses import dataclass
 from pathlib import Path

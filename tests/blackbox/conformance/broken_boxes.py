@@ -166,7 +166,7 @@ class Jumps(Good):
 
 
 class Drowned(Good):
-    """Noise as large as what the input does: other numbers in each call, the same in each run of the tests."""
+    """Noise as large as what the input does; the same in each run of the tests."""
 
     deterministic = False
     noise = np.random.default_rng(0)
