@@ -13,6 +13,7 @@ from torch import nn
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.adapters import Session
+from tests.zo.ranks import results_by_rank
 from tests.zo.row_boxes import FromTorch
 
 STATE, ACTION = ArraySpec("state", (3,)), ArraySpec("action", (2,))
@@ -413,3 +414,46 @@ def test_of_a_large_state_few_numbers_are_kept():
     assert list(gradient.excitation[0]) == ["action"]
     kept = gradient.state_dict()["excitation"][0]["rows"]
     assert sum(rows.numel() for rows in kept) < 100 * 24
+
+
+def weights_after(group=None, probes=0):
+    """Weights behind five steps in closed loop, and the sizes of the dither."""
+    network, box = policy(), plant_box()
+    gradient = zo.TangentGradient(
+        network, closed_loop(box), boxes=[box], seed=0, chunk=1, probes=probes, process_group=group
+    )
+    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
+    for step in range(5):
+        optimizer.zero_grad()
+        gradient.backward(batch(step))
+        optimizer.step()
+    sizes = gradient.excitation[0]["action"]
+    return torch.cat([*(weight.detach().flatten() for weight in network.parameters()), sizes])
+
+
+def in_groups(groups):
+    return {
+        (size, probes): weights_after(groups[size], probes)
+        for size in (2, 4)
+        if groups[size] is not None
+        for probes in (0, 2)
+    }
+
+
+@pytest.mark.slow
+def test_several_processes_add_the_same_dither(tmp_path):
+    found = results_by_rank([in_groups], tmp_path)
+    for probes in (0, 2):
+        alone = weights_after(probes=probes)
+        for rank, of_rank in enumerate(found):
+            for size in (2, 4):
+                if rank < size:
+                    assert torch.equal(of_rank[size, probes], alone)
+
+
+def test_a_check_sees_the_dither_of_the_base():
+    """With one of its own it would measure the response to that, and not the loss along the gradient."""
+    network, box = policy(), plant_box()
+    gradient, _ = cosines(network, box, closed_loop, 25, excite=0.5)
+    assert gradient.excitation[0]["action"].any() and len(box.asked) > 25 * CALLS
+    assert gradient.agreement == pytest.approx(1.0, abs=0.1)

@@ -330,6 +330,7 @@ class TangentGradient:
                     if number == 0:
                         whole_numbers = outputs_without_gradient(step, self.boxes, seen.calls, survived)
                     calls, kept = without_failed(survived, seen.calls, batch)
+                    dither.look(calls, self.boxes)
                     pairs, dropped = self._learn(calls, survived, number)
                     units = tuple((shown.d_scale, shown.response_scale) for shown in pairs)
                     window = Window(number, kept, tuple(calls), units, base, survived)
@@ -709,7 +710,8 @@ class TangentGradient:
 
     def _settings(self, key: Key) -> tuple[Any, ...]:
         """What must be the same in all processes, beside weights and batch."""
-        watched = self.watch.terms, self.watch.state, self._clipping.most, self._excitation.size
+        state = replace(self.watch.state, beside=True)  # each process finds that by itself
+        watched = self.watch.terms, state, self._clipping.most, self._excitation.size
         return key, self.mu, self._chunk, type(self.evaluator), watched, self.tangents
 
 

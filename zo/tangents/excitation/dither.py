@@ -314,16 +314,31 @@ class _Drawn(Dither):
         return torch.where((rows + added < low) | (rows + added > high), inside - rows, added)
 
     @torch.no_grad()
-    def response(self, number: int, box: BlackBoxFunction, call: RecordedCall) -> Parts:
+    def look(self, calls: Sequence[RecordedCall], boxes: Sequence[BlackBoxFunction]) -> None:
+        """Have the tangents predict what was recorded, in every process, before they learn from it."""
+        for number, call in enumerate(calls):
+            if call.added:
+                both = self._predicted(boxes[call.box], call)
+                if both is not None:
+                    self.predicted[number] = both
+
+    def _predicted(self, box: BlackBoxFunction, call: RecordedCall) -> tuple[Tensor, Tensor] | None:
+        """The answers as the box's tangent has them, with the dither and without."""
         alive = torch.ones(call.inputs[0].shape[1], dtype=torch.bool, device=call.inputs[0].device)
         tangent, asked = self._tangents[call.box], tuple(call.asked(n)[None] for n in range(len(box.inputs)))
-        pairs = [replace(call, inputs=inputs).pairs(box, alive) for inputs in (call.inputs, asked)]
+        base, outputs = (tuple(part[:1] for part in parts) for parts in (call.inputs, call.outputs))
+        pairs = [replace(call, inputs=x, outputs=outputs).pairs(box, alive) for x in (base, asked)]
         with_dither, without = (tangent.predict_values(known) for known in pairs)
-        if with_dither is None or without is None:
+        return None if with_dither is None or without is None else (with_dither, without)
+
+    @torch.no_grad()
+    def response(self, number: int, box: BlackBoxFunction, call: RecordedCall) -> Parts:
+        if not box.settable or not self._known[call.box]:  # the first takes back what it gave, to the bit
             return ()
-        self.predicted[number] = with_dither, without
-        if not box.settable or not self._known[call.box]:  # that takes back what it gave, to the bit
+        both = self._predicted(box, call)
+        if both is None:
             return ()
+        with_dither, without = both
         change = self._known[call.box] * (with_dither - without)
         change = torch.where(change.isfinite(), change, 0.0)
         parts = iter(change.split([math.prod(s.shape) for s in box.outputs if s.differentiable], dim=1))

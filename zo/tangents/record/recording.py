@@ -52,6 +52,9 @@ class Dither:
         """
         return ()
 
+    def look(self, calls: Sequence[RecordedCall], boxes: Sequence[BlackBoxFunction]) -> None:
+        """Take in what was recorded, before tangents learn from it."""
+
     def response(self, number: int, box: BlackBoxFunction, call: RecordedCall) -> Parts:
         """What the objective is not given of the outputs of a call that something was added to.
 
