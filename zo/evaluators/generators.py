@@ -7,6 +7,7 @@ meanwhile takes numbers out of the middle: the masks are others, and differences
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from threading import RLock
 from typing import Any, TypeVar
 
@@ -91,6 +92,7 @@ class Draws:
     def __init__(self, before: States, after: States, replay: Callable[[], Any]) -> None:
         self._before, self._after, self._replay = before, after, replay
         self._trusted = False  # the base drew alone
+        self._names: list[str] = []  # what it drew, once it is trusted
         self._any = not same(before, after)
 
     @property
@@ -110,24 +112,33 @@ class Draws:
             Disturbed: Another thread drew in each of them.
         """
         ended: list[States] = []
-        for _ in range(TRIES):
+        for number in range(TRIES):
+            drawn = _Drawn() if number else None  # watched where the first ended otherwise than the base
             try:
-                result = run()
+                with drawn or nullcontext():
+                    result = run()
                 ended.append(states())
             finally:
                 put_back(self._before)
-            if less(result) or not self.disturbed(ended):
+            if less(result) or not self.disturbed(ended, None if drawn is None else drawn.names):
                 return result
         raise disturbed()
 
-    def disturbed(self, ended: Sequence[States]) -> bool:
+    def disturbed(self, ended: Sequence[States], names: Sequence[str] | None = None) -> bool:
         """Whether another thread drew in the last of some tries, by the states that they ended with.
+
+        Args:
+            ended: The states behind the tries.
+            names: What the last of them drew itself, where that was watched.
 
         Raises:
             Disturbed: As `trust_base` does.
         """
-        # Twice the same, and other than in the base: it depends on the weights how much is drawn.
-        if not self._any or same(ended[-1], self._after) or (len(ended) > 1 and same(*ended[-2:])):
+        if not self._any or same(ended[-1], self._after):
+            return False
+        # Twice the same, and other than in the base: it depends on the weights how much is drawn. Or another
+        # thread drew as much in both: then what was drawn here is what the base drew.
+        if len(ended) > 1 and same(*ended[-2:]) and (names is None or names != self._names):
             return False
         self.trust_base()
         return self._any
@@ -153,7 +164,7 @@ class Draws:
                 put_back(self._before)
             drawn.append(seen.names)
             if same(ended, self._after):
-                self._trusted = True
+                self._trusted, self._names = True, seen.names
                 return
             # Only others draw; or this one draws otherwise each time, which is noise, and told as that.
             if not seen.names or drawn[0] != seen.names:
