@@ -56,39 +56,82 @@ def run(
         RuntimeError: the program ended with another status than 0.
         OSError: the program could not be started.
     """
-    if stopped():
-        raise RuntimeError(f"{_program(arguments)} was not started: the call that wanted it has ended.")
-    mark, began = _guard.mark(), time.monotonic()
-    # Files, not pipes: a grandchild that keeps a pipe open would keep us waiting.
-    source = folder / STDIN if stdin else Path(os.devnull)
-    with source.open("rb") as read, (folder / STDOUT).open("wb") as out, (folder / STDERR).open("wb") as err:
-        process = subprocess.Popen(
-            arguments,
-            cwd=folder,
-            env={**environment, leftovers.VARIABLE: mark},
-            stdin=read,
-            stdout=out,
-            stderr=err,
-            start_new_session=True,
-        )
+    program = Running(arguments, folder, environment, stdin)
     try:
-        with ended_by(lambda: _signal(process.pid, signal.SIGKILL)):
-            ended = _wait(process.pid, timeout)
+        with ended_by(program.kill):
+            ended = program.wait(timeout)
             if not ended:
-                _signal(process.pid, signal.SIGTERM)
-                _wait(process.pid, _GRACE)
+                program.ask_to_stop()
     finally:
-        # Before the head is reaped: from then on its number could be another process's.
-        _signal(process.pid, signal.SIGKILL)
-        quick = time.monotonic() - began < _QUICK
-        leftovers.end(mark, process.pid if quick else 0)
-        status = process.wait()
+        status = program.end()
     if not ended:
         raise TimeoutError(
-            f"{_program(arguments)} ran longer than {timeout:g} s and was killed{_last_words(folder)}"
+            f"{program.name} ran longer than {timeout:g} s and was killed{last_words(folder)}"
         )
     if status:
-        raise RuntimeError(f"{_program(arguments)} {_said(status)}{_last_words(folder)}")
+        raise RuntimeError(f"{program.name} {said(status)}{last_words(folder)}")
+
+
+class Running:
+    """A program that runs in a folder, from its start to `end`, which must be called; see `run`.
+
+    Args:
+        arguments: the program and its arguments, handed over as they are.
+        folder: where the program runs.
+        environment: all environment variables of the program, but for BLACKBOX_RUN.
+        stdin: whether it reads the folder's stdin.txt as its standard input.
+
+    Attributes:
+        name: the program's.
+        pid: the number of its process, and of its group.
+
+    Raises:
+        OSError: the program could not be started.
+        RuntimeError: the call that wanted it has ended.
+    """
+
+    def __init__(
+        self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str], stdin: bool = False
+    ) -> None:
+        self.name = Path(arguments[0]).name
+        if stopped():
+            raise RuntimeError(f"{self.name} was not started: the call that wanted it has ended.")
+        self._mark, self._began = _guard.mark(), time.monotonic()
+        # Files, not pipes: a grandchild that keeps a pipe open would keep us waiting.
+        source = folder / STDIN if stdin else Path(os.devnull)
+        out, err = folder / STDOUT, folder / STDERR
+        with source.open("rb") as read, out.open("wb") as to_out, err.open("wb") as to_err:
+            self._process = subprocess.Popen(
+                arguments,
+                cwd=folder,
+                env={**environment, leftovers.VARIABLE: self._mark},
+                stdin=read,
+                stdout=to_out,
+                stderr=to_err,
+                start_new_session=True,
+            )
+        self.pid = self._process.pid
+
+    def wait(self, timeout: float | None) -> bool:
+        """Whether the program ends within some seconds; None for any time."""
+        return _wait(self.pid, timeout)
+
+    def kill(self) -> None:
+        """Kill what is in the program's group; `end` has still to be called."""
+        _signal(self.pid, signal.SIGKILL)
+
+    def ask_to_stop(self) -> None:
+        """Ask the group to stop, and give it a little time."""
+        _signal(self.pid, signal.SIGTERM)
+        _wait(self.pid, _GRACE)
+
+    def end(self) -> int:
+        """Kill what is left of the program, and what it has started; its exit status."""
+        # Before the head is reaped: from then on its number could be another process's.
+        self.kill()
+        quick = time.monotonic() - self._began < _QUICK
+        leftovers.end(self._mark, self.pid if quick else 0)
+        return self._process.wait()
 
 
 class _Guard:
@@ -197,11 +240,8 @@ def _signal(group: int, number: signal.Signals) -> None:
         os.killpg(group, number)
 
 
-def _program(arguments: Sequence[str]) -> str:
-    return Path(arguments[0]).name
-
-
-def _said(status: int) -> str:
+def said(status: int) -> str:
+    """An exit status in words."""
     if status > 0:
         return f"ended with status {status}"
     try:
@@ -210,7 +250,7 @@ def _said(status: int) -> str:
         return f"was ended by signal {-status}"
 
 
-def _last_words(folder: Path) -> str:
+def last_words(folder: Path) -> str:
     """The last lines of stderr, for a message; where it is empty those of stdout, where some complain."""
     for name in (STDERR, STDOUT):
         path = folder / name
