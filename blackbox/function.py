@@ -187,6 +187,16 @@ class BlackBoxFunction(ABC):
         """How many of these rows `run_rows` would evaluate; fewer than all if some are cached."""
         return len(inputs[0])
 
+    def answered(self, outputs: tuple[Tensor, ...]) -> Tensor | None:
+        """Which rows have an answer that a model of the box can learn from, `(rows,)` bool; None for all.
+
+        Not those of a run that is over, which gives something only so that arrays have a shape.
+
+        Args:
+            outputs: what the box gave, `(rows, *spec.shape)` each.
+        """
+        return None
+
     def __repr__(self) -> str:
         """The class's name; boxes with settings show them."""
         return type(self).__name__

@@ -37,7 +37,7 @@ class ArraySpec:
             None for neither, as in a table of numbers. "auto", the default, goes by the shape:
             `(channels, *space)` is a grid, and so is `(*space)` beside such an array or another of its shape;
             all else is neither. Channels come first: turn arrays in the box where they are last.
-        modelled: False for an input without derivative that says which run a row belongs to, not what is
+        modelled: False for an array without derivative that says which run a row belongs to, not what is
             simulated: a history, a key, a seed. Learned tangents then do not see it.
         bounds: the lowest and the highest number that is usual in the array, such as (0, 1) for images.
             Numbers may leave them; a box warns (`BoundsWarning`) if those of its first call lie beyond by

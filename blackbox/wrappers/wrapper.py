@@ -88,6 +88,10 @@ class Wrapper(BlackBoxFunction, abstract=True):
         """What the inner box would evaluate of these rows."""
         return self.box.rows_to_run(inputs)
 
+    def answered(self, outputs: tuple[Tensor, ...]) -> Tensor | None:
+        """What the inner box says of these rows."""
+        return self.box.answered(outputs)
+
     def box_changed(self) -> None:
         """Called when somebody has changed the inner box; a wrapper that keeps a copy makes a new one."""
 

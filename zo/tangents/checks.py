@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from blackbox import BlackBoxError, BlackBoxFunction
+from blackbox.adapters import Hosted
 from blackbox.checks import check_choice, check_count, check_positive
 from blackbox.spec import none_differentiable
 from zo.errors import ConfigurationError, FailedQueriesError, TangentError
@@ -161,12 +162,13 @@ def checked_pairs(
     return pairs, count
 
 
-def checked_boxes(boxes: Sequence[BlackBoxFunction]) -> tuple[BlackBoxFunction, ...]:
-    """Refuse what has no derivative to model, or is named twice."""
+def checked_boxes(boxes: Sequence[BlackBoxFunction | Hosted]) -> tuple[BlackBoxFunction, ...]:
+    """The boxes, those of a host in its place; refuses what has no derivative to model, or is named twice."""
     if not isinstance(boxes, Sequence) or not boxes:
         raise ConfigurationError(
             f"TangentGradient, boxes: expected a list of black boxes, got {boxes!r}. Write boxes=[solver]."
         )
+    boxes = [part for box in boxes for part in (box.boxes if isinstance(box, Hosted) else (box,))]
     for box in boxes:
         if not isinstance(box, BlackBoxFunction):
             raise ConfigurationError(

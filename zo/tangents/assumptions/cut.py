@@ -42,7 +42,7 @@ def outputs_without_gradient(
             (call.box, place)
             for call in calls
             for place, spec in enumerate(boxes[call.box].outputs)
-            if not spec.floating and call.outputs[place].dtype != torch.bool  # which are masks
+            if not spec.floating and spec.modelled and spec.dtype != "bool"  # which are masks
         }
     )
     if not outputs:

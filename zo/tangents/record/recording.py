@@ -153,6 +153,9 @@ class RecordedCall:
         z, d, nothing_else = _changes(box.inputs, self.inputs)
         y, response, _ = _changes(box.outputs, self.outputs)
         kept = z.isfinite().all(dim=-1) & y.isfinite().all(dim=-1) & rows_alive(alive, z)
+        answered = box.answered(tuple(output[0] for output in self.outputs))
+        if answered is not None:
+            kept &= answered.to(kept.device)
         valid = nothing_else
         if len(d):
             valid = d.isfinite().all(dim=-1) & response.isfinite().all(dim=-1) & nothing_else & kept
@@ -290,6 +293,7 @@ class Recorder:
         self._boxes = boxes
         self._dither, self._variants = dither or Dither(), variants
         self._first = 0  # of the calls that the objective has made since it began
+        self._dithered: dict[int, tuple[Tensor, Tensor]] = {}  # by identity, arrays of earlier calls
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -317,6 +321,7 @@ class Recorder:
 
         def beginning(network: nn.Module, batch: Any) -> Tensor:
             self._first = len(self.seen)
+            self._dithered.clear()
             return objective(network, batch)
 
         return beginning
@@ -364,12 +369,23 @@ class Recorder:
         return given if isinstance(answer, tuple) else given[0]
 
     def _added(self, number: int, place: int, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Parts:
-        """The dither of a call, of one variant."""
+        """The dither of a call, of one variant; what an earlier call was given too has the same in both."""
         if not self._dither or not all(isinstance(array, Tensor) for array in arrays):
             return ()
         inputs = [flat_rows(spec, array) for spec, array in zip(box.inputs, arrays, strict=True)]
         rows, rest = divmod(len(inputs[0]), self._variants)
-        return () if rest else self._dither.added(number, place, box.inputs, [x[:rows] for x in inputs])
+        if rest:
+            return ()
+        drawn = self._dither.added(number, place, box.inputs, [x[:rows] for x in inputs])
+        before = [self._dithered.get(id(array)) for array in arrays]
+        parts = tuple(
+            known[1] if known is not None else own
+            for known, own in zip(before, drawn or (None,) * len(arrays), strict=True)
+        )
+        self._dithered |= {
+            id(array): (array, part) for array, part in zip(arrays, parts, strict=True) if part is not None
+        }
+        return parts if any(part is not None for part in parts) else ()
 
 
 def _variants(

@@ -1,0 +1,7 @@
+"""Programs that call the network from inside of their own loop, as black boxes."""
+
+from blackbox.adapters.hosted.call import Call
+from blackbox.adapters.hosted.hosted import CallRecord, Hosted, HostedRun
+from blackbox.adapters.hosted.programs import HostCounts
+
+__all__ = ["Call", "CallRecord", "HostCounts", "Hosted", "HostedRun"]

@@ -1,0 +1,200 @@
+"""`Call`: what a program sends when it asks the network, and what it gets; and where all of that lies in a row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from blackbox.adapters.hosted import wire
+from blackbox.checks import check_count
+from blackbox.errors import ConfigurationError, DefinitionError
+from blackbox.outside import exactly
+from blackbox.spec import ArraySpec, check_specs
+
+Array = np.ndarray[Any, Any]
+RESERVED = ("outputs", "ended", "asked")  # names of a run that no call may have
+ENDED, IDLE = -1, -2  # in the place of the next call: the run is over; the row waits for another call
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call that a program makes from inside of its loop.
+
+        Call("closure", sees=ArraySpec("vorticity", (64, 64)), gives=ArraySpec("tendency", (64, 64)))
+
+    Args:
+        name: as the program calls it, in `bb_exchange("closure", ...)`.
+        sees: the spec of the array that the program sends, or several.
+        gives: that of the array that it gets, or several; floats.
+        stages: how often the program makes the call in one step of its own, such as 4 within a Runge-Kutta
+            scheme. What follows a call is another function in each stage, and each has a box of its own.
+        memory: how many earlier rounds of all calls a row shows beside the present one. What follows an
+            answer may depend on them: on the state at the beginning of a step, in a stage of it. None for 1
+            if there are several calls or stages, else 0.
+
+    Raises:
+        ConfigurationError, DefinitionError: a value makes no sense.
+    """
+
+    name: str
+    sees: ArraySpec | Sequence[ArraySpec]
+    gives: ArraySpec | Sequence[ArraySpec]
+    stages: int = 1
+    memory: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check and normalise."""
+        where = f"Call {self.name!r}"
+        if not isinstance(self.name, str) or not self.name.isidentifier() or len(self.name) > wire.NAME:
+            raise ConfigurationError(
+                f"Call, name: expected an identifier of at most {wire.NAME} letters, got {self.name!r}."
+            )
+        if self.name in RESERVED:
+            raise ConfigurationError(
+                f"{where}, name: expected another than {', '.join(RESERVED)}, which a run has itself. Rename it."
+            )
+        check_count(where, "stages", self.stages)
+        if self.memory is not None:
+            check_count(where, "memory", self.memory, least=0)
+        for side in ("sees", "gives"):
+            specs = getattr(self, side)
+            specs = (specs,) if isinstance(specs, ArraySpec) else tuple(specs)
+            check_specs(where, side, specs)
+            object.__setattr__(self, side, specs)
+        for spec in self.given:
+            if not spec.floating:
+                raise DefinitionError(
+                    f"{where}, gives {spec.name!r}: expected floats, got {spec.dtype}. A network's answer is "
+                    "rounded, or compared, by the program."
+                )
+        names = [spec.name for spec in (*self.seen, *self.given)]
+        for name in names:
+            if names.count(name) > 1 or len(name) > wire.NAME:
+                raise DefinitionError(
+                    f"{where}: expected arrays of different names of at most {wire.NAME} letters, got {name!r}. "
+                    "Rename it."
+                )
+
+    @property
+    def seen(self) -> tuple[ArraySpec, ...]:
+        """The specs of what is sent."""
+        return self.sees  # pyright: ignore[reportReturnType]
+
+    @property
+    def given(self) -> tuple[ArraySpec, ...]:
+        """The specs of what is given."""
+        return self.gives  # pyright: ignore[reportReturnType]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """An array in a row's vector.
+
+    Attributes:
+        name: in the specs of boxes.
+        spec: of the array, as the call or the host has it.
+        place: of its numbers in the vector.
+    """
+
+    name: str
+    spec: ArraySpec
+    place: slice
+
+    def of(self, vector: Array) -> Array:
+        """Its numbers, in the spec's shape and dtype."""
+        return vector[self.place].reshape(self.spec.shape).astype(self.spec.dtype or np.float64)
+
+    def named(self) -> ArraySpec:
+        """The spec under the slot's name."""
+        return replace(self.spec, name=self.name)
+
+
+class Form:
+    """How one vector of float64 holds all that may be known of a row after a call.
+
+    The first number is what is asked next: the place of a call and stage in `kinds`, or `ENDED`.
+
+    Args:
+        calls: the calls.
+        outputs: the specs of what a run has at its end.
+
+    Attributes:
+        calls: as given, by name.
+        kinds: calls and stages, `(name, stage)`.
+        memory: how many earlier rounds are shown.
+        seen: the slots of what each call has sent, where it is asked, by its name.
+        before: the slots of earlier rounds by call, the last round first: what was seen, then what was given.
+        outputs: the slots of what a run has at its end.
+        size: of the vector.
+        width: how many numbers the longest answer has.
+    """
+
+    def __init__(self, calls: Sequence[Call], outputs: Sequence[ArraySpec]) -> None:
+        self.calls = {call.name: call for call in calls}
+        self.kinds = [(call.name, stage) for call in calls for stage in range(call.stages)]
+        cyclic = 1 if len(self.kinds) > 1 else 0
+        self.memory = max(cyclic if call.memory is None else call.memory for call in calls)
+        self.size, several = 1, len(calls) > 1
+        self.seen: dict[str, list[Slot]] = {}
+        self.before: dict[str, list[list[Slot]]] = {}
+        for call in calls:
+            prefix = f"{call.name}_" if several else ""
+            self.seen[call.name] = [self._slot(prefix + spec.name, spec) for spec in call.seen]
+            # in stages of one step all earlier ones count
+            rounds = self.memory * call.stages - (0 if several or call.stages == 1 else 1)
+            self.before[call.name] = [
+                [self._slot(f"{prefix}{spec.name}_{ago}_before", spec) for spec in (*call.seen, *call.given)]
+                for ago in range(1, rounds + 1)
+            ]
+        self.outputs = [self._slot(spec.name, spec) for spec in outputs]
+        self.width = max(sum(math.prod(spec.shape) for spec in call.given) for call in calls)
+
+    def _slot(self, name: str, spec: ArraySpec) -> Slot:
+        size = math.prod(spec.shape)
+        self.size += size
+        return Slot(name, spec, slice(self.size - size, self.size))
+
+    def remembered(self) -> Iterator[Slot]:
+        """The slots of earlier rounds."""
+        for rounds in self.before.values():
+            for slots in rounds:
+                yield from slots
+
+
+def sent_arrays(call: str, specs: Sequence[ArraySpec], arrays: Mapping[str, Array]) -> list[Array]:
+    """What a program sent, in the order and dtypes of the specs.
+
+    Args:
+        call: how messages call it.
+        specs: of what is expected.
+        arrays: by name; one array without a name, "", is that of a single spec.
+
+    Raises:
+        ValueError: names or shapes are others, or a dtype cannot hold the numbers.
+    """
+    if set(arrays) == {""} and len(specs) == 1:
+        arrays = {specs[0].name: arrays[""]}
+    expected = [spec.name for spec in specs]
+    if sorted(arrays) != sorted(expected):
+        got = ", ".join(name or "one without a name" for name in arrays) or "none"
+        raise ValueError(f"{call}: expected the arrays {', '.join(expected)}, and the program sent {got}")
+    converted = []
+    for spec in specs:
+        values = arrays[spec.name]
+        if values.shape != spec.shape:
+            raise ValueError(
+                f"{call}, {spec.name}: expected the shape {spec.shape}, and the program sent {values.shape}"
+            )
+        try:
+            converted.append(exactly(values, spec.dtype or np.float64))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{call}, {spec.name}: the program sent what is no {spec.dtype} ({error})"
+            ) from None
+        if spec.floating and not np.isfinite(converted[-1]).all():
+            raise ValueError(f"{call}, {spec.name}: the program sent NaN or infinity")
+    return converted
