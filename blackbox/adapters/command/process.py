@@ -65,9 +65,7 @@ def run(
     finally:
         status = program.end()
     if not ended:
-        raise TimeoutError(
-            f"{program.name} ran longer than {timeout:g} s and was killed{last_words(folder)}"
-        )
+        raise TimeoutError(f"{program.name} ran longer than {timeout:g} s and was killed{last_words(folder)}")
     if status:
         raise RuntimeError(f"{program.name} {said(status)}{last_words(folder)}")
 

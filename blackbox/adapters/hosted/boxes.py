@@ -1,4 +1,4 @@
-"""The boxes of a `Hosted`: what follows an answer to a call, what a run leaves at its end, and where runs begin."""
+"""The boxes of a `Hosted`: where runs begin, what follows an answer, what a run leaves at its end."""
 
 from __future__ import annotations
 
@@ -152,9 +152,10 @@ class Exchange(HostBox):
             for slot, array in zip(self.slots, arrays, strict=False):
                 if not _same(array, slot.of(place.vector)):
                     raise SessionError(
-                        f"{self!r}, {slot.name!r}: expected what the program sent, got something else in case "
-                        f"{place.case} after {place.count} calls. A program cannot be set to a state of one's "
-                        "choice: take zo.TangentGradient or zo.LossGradient, not differences at the box's inputs."
+                        f"{self!r}, {slot.name!r}: expected what the program sent, got something else in "
+                        f"case {place.case} after {place.count} calls. A program cannot be set to a state of "
+                        "one's choice: take zo.TangentGradient or zo.LossGradient, not differences at the "
+                        "box's inputs."
                     )
         return place
 
@@ -245,8 +246,8 @@ def given_arrays(owner: str, specs: tuple[ArraySpec, ...], given: Any, rows: int
             return [part.reshape(want) for part, want in zip(parts, wanted, strict=True)]
         names = ", ".join(f"{spec.name} {want}" for spec, want in zip(specs, wanted, strict=True))
         raise SessionError(
-            f"{owner}: expected tensors {names} from the network, got {', '.join(map(str, shapes))}. Mend the "
-            "network's last layer, or the Call."
+            f"{owner}: expected tensors {names} from the network, got {', '.join(map(str, shapes))}. Mend "
+            "the network's last layer, or the Call."
         )
     return list(parts)
 

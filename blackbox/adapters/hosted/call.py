@@ -1,4 +1,4 @@
-"""`Call`: what a program sends when it asks the network, and what it gets; and where all of that lies in a row."""
+"""`Call`: what a program sends when it asks the network, and what it gets; and where that lies in a row."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ class Call:
             )
         if self.name in RESERVED:
             raise ConfigurationError(
-                f"{where}, name: expected another than {', '.join(RESERVED)}, which a run has itself. Rename it."
+                f"{where}, name: expected another than {', '.join(RESERVED)}, which a run has itself. "
+                "Rename it."
             )
         check_count(where, "stages", self.stages)
         if self.memory is not None:
@@ -75,8 +76,8 @@ class Call:
         for name in names:
             if names.count(name) > 1 or len(name) > wire.NAME:
                 raise DefinitionError(
-                    f"{where}: expected arrays of different names of at most {wire.NAME} letters, got {name!r}. "
-                    "Rename it."
+                    f"{where}: expected arrays of different names of at most {wire.NAME} letters, got "
+                    f"{name!r}. Rename it."
                 )
 
     @property

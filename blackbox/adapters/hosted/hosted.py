@@ -44,13 +44,13 @@ class Hosted:
 
         host = Hosted(
             ["./ocean", "{case}"],
-            calls=[Call("closure", sees=ArraySpec("vorticity", (64, 64)), gives=ArraySpec("tendency", (64, 64)))],
+            calls=[Call("closure", sees=ArraySpec("q", (64, 64)), gives=ArraySpec("tendency", (64, 64)))],
         )
 
         def objective(network, batch):
             cases, truth = batch
             run = host.run(cases, calls=16, closure=network)
-            return (run.closure.vorticity[:, 1:] - truth).square().mean(dim=(1, 2, 3))
+            return (run.closure.q[:, 1:] - truth).square().mean(dim=(1, 2, 3))
 
         gradient = zo.TangentGradient(network, objective, boxes=host.boxes, seed=0)
 
@@ -92,7 +92,8 @@ class Hosted:
         counts: what the programs did, see `HostCounts`.
 
     Raises:
-        ConfigurationError: a program or path does not exist, a name occurs twice, or a number is out of range.
+        ConfigurationError: a program or path does not exist, a name occurs twice, or a number is out of
+            range.
         DefinitionError: the specs make no sense.
     """
 
@@ -301,9 +302,12 @@ class _Way:
     def __init__(
         self, host: Hosted, cases: Tensor, dtype: torch.dtype, networks: Mapping[str, Callable[..., Any]]
     ) -> None:
-        self._host, self._networks, self._rows = host, networks, len(cases)
-        # Not a call that gradients see: it depends on cases alone.
-        *arrays, self._asked, self._history = host.start.call(cases)
+        self._host, self._networks, self._rows, self._cases = host, networks, len(cases), cases.tolist()
+        try:  # not a call that gradients see: it depends on cases alone
+            *arrays, self._asked, self._history = host.start.call(cases)
+        except BaseException:
+            host.programs.release(self._cases)
+            raise
         self._state = {
             spec.name: array.to(dtype) if spec.dtype is None else array
             for spec, array in zip(host.state, arrays, strict=False)
@@ -327,8 +331,7 @@ class _Way:
                 name = self._host.form.kinds[kind][0]
                 self._see(name, self._mask(kind, self._asked))
         finally:
-            places = [self._host.programs.find(row.tobytes()) for row in self._history.cpu().numpy()]
-            self._host.programs.release([place for place in places if place is not None])
+            self._host.programs.release(self._cases)
         records = {name: rounds.record() for name, rounds in self._records.items() if rounds.masks}
         return HostedRun(records, self._outputs, self._ended)
 
@@ -427,11 +430,12 @@ def _check_calls(calls: tuple[Call, ...]) -> None:
     names = [call.name for call in calls if isinstance(call, Call)]
     if not calls or len(names) < len(calls):
         raise ConfigurationError(
-            f"Hosted, calls: expected a list of Call, got {list(calls)!r}. Write calls=[Call(name, sees=..., gives=...)]."
+            f"Hosted, calls: expected a list of Call, got {list(calls)!r}. Write "
+            "calls=[Call(name, sees=..., gives=...)]."
         )
     for name in names:
         if names.count(name) > 1:
             raise ConfigurationError(
-                f"Hosted, calls: expected names of their own, got {name!r} twice. Of several askings in one step "
-                "by one name, give the number: Call(..., stages=2)."
+                f"Hosted, calls: expected names of their own, got {name!r} twice. If a program asks several "
+                "times in a step by one name, give the number: Call(..., stages=2)."
             )

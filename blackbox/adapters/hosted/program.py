@@ -79,7 +79,7 @@ class Program:
             name: deque(maxlen=max(1, len(rounds))) for name, rounds in form.before.items()
         }
         self._present: Array | None = None  # what is seen at the call that waits
-        self._outputs: dict[str, Array] = {}
+        self._outputs: dict[str, list[wire.Part]] = {}  # from all processes, the last at the end
         self._closed = False
         self._handle: int | None = None
         self._parts: list[wire.Part | None] = []
@@ -193,9 +193,6 @@ class Program:
                 name: wire.joined(name or first.name, parts)
                 for name, parts in zip(names, map(list, zip(*columns, strict=True)), strict=True)
             }
-            if first.kind == wire.OUTPUT:
-                self._outputs[first.name] = arrays[first.name]
-                continue
             self._parts = [
                 next((part for _, part in m.parts if part.first is not None), None) for m in messages
             ]
@@ -246,7 +243,8 @@ class Program:
                 f"{running.name} ended without a call: link bb_host (`blackbox host DIR` writes it) and call "
                 f"bb_exchange{last_words(folder)}"
             )
-        arrays = self._outputs | self._start.results(folder)
+        sent = {name: _output(name, parts) for name, parts in self._outputs.items()}
+        arrays = sent | self._start.results(folder)
         vector = self._with_history(ENDED)
         for slot in self._form.outputs:
             if slot.name not in arrays:
@@ -264,7 +262,7 @@ class Program:
             for number, line in enumerate(self._lines):
                 if number not in messages and number not in gone:
                     try:
-                        message = line.receive()
+                        message = self._received(line)
                     except wire.Gone:
                         gone.add(number)
                         continue
@@ -283,11 +281,18 @@ class Program:
                 # what it has sent before is still to be read
                 for number, line in enumerate(self._lines):
                     with suppress(wire.WireError):
-                        if number not in messages and (message := line.receive()) is not None:
+                        if number not in messages and (message := self._received(line)) is not None:
                             messages[number] = message
                 if self._lines and len(messages) == len(self._lines) == self._lines[0].size:
                     return [messages[number] for number in range(len(self._lines))]
                 return None
+
+    def _received(self, line: wire.Line) -> wire.Message | None:
+        """A call, or the end; outputs on the way to it are kept."""
+        while (message := line.receive()) is not None and message.kind == wire.OUTPUT:
+            for name, part in message.parts:
+                self._outputs.setdefault(name, []).append(part)
+        return message
 
     def _accept(self) -> None:
         assert self._listener is not None
@@ -310,7 +315,8 @@ class Program:
         assert self._running is not None
         if end is not None and time.monotonic() >= end:
             raise TimeoutError(
-                f"{self._running.name} sent nothing for {self._timeout:g} s and was killed{last_words(self.folder)}"
+                f"{self._running.name} sent nothing for {self._timeout:g} s and was killed"
+                f"{last_words(self.folder)}"
             )
         return self._handle is None and self._running.wait(0.0)
 
@@ -350,6 +356,11 @@ class Program:
             self._running.wait(0.2)  # it may have something to say of it
             error.args = (f"{error}{last_words(self.folder)}",)
         return error
+
+
+def _output(name: str, parts: list[wire.Part]) -> Array:
+    """An output from all that was sent under its name: the last whole array, or all parts."""
+    return parts[-1].values if parts[-1].first is None else wire.joined(name, parts)
 
 
 def _handle(pid: int) -> int | None:

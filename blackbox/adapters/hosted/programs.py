@@ -1,4 +1,4 @@
-"""Which programs run, each at some place of a run; and what is known of places, so that rows may be asked again."""
+"""Which programs run, each at some place of a run; and what is known of places, for rows asked again."""
 
 from __future__ import annotations
 
@@ -66,14 +66,6 @@ class Place:
     count: int
     program: Program | None = None
     waiting: Array | None = None
-
-    @property
-    def root(self) -> Place:
-        """The place of the run's first call."""
-        place = self
-        while place.parent is not None:
-            place = place.parent
-        return place
 
     @property
     def bytes(self) -> int:
@@ -175,11 +167,15 @@ class Programs:
         """The place of a key; None for one that is not remembered."""
         return self._places.get(key)
 
-    def release(self, places: Sequence[Place]) -> None:
-        """End the programs that wait at some places, since nobody will go on from there."""
+    def release(self, cases: Sequence[int]) -> None:
+        """End the programs of some cases, since nobody will go on from where they are."""
         with self.turn():
-            for place in places:
+            ended = set(cases)
+            for place in [place for place in self._running.values() if place.case in ended]:
                 self._end(place)
+            for case in ended & set(self._starting):
+                for program in self._starting.pop(case):
+                    program.end()
 
     def close(self) -> None:
         """End all programs, and forget all places."""
@@ -211,9 +207,9 @@ class Programs:
             if not np.array_equal(vector, known.vector):
                 program.end()
                 raise SessionError(
-                    f"{self._owner}: expected a program that does the same whenever it runs a case and gets the "
-                    f"same answers, got another in case {place.case} after {known.count} calls. Seed all that "
-                    "is random from the case, and let no run read what another has written."
+                    f"{self._owner}: expected a program that does the same whenever it runs a case and gets "
+                    f"the same answers, got another in case {place.case} after {known.count} calls. Seed all "
+                    "that is random from the case, and let no run read what another has written."
                 )
             if after is not None:
                 vector = self._answered(program, after.given)
@@ -286,9 +282,9 @@ class Programs:
             return
         self._warned = True
         warn(
-            f"{self._owner}: {counts.replayed_exchanges:,} of {counts.exchanges:,} answers were replays: more "
-            f"rows are under way at a time than the {self._most:,} programs that may run. Give a larger live=, "
-            "or smaller batches.",
+            f"{self._owner}: {counts.replayed_exchanges:,} of {counts.exchanges:,} answers were replays: "
+            f"more rows are under way at a time than the {self._most:,} programs that may run. Give a larger "
+            "live=, or smaller batches.",
             RuntimeWarning,
         )
 

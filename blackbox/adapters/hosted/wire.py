@@ -1,9 +1,9 @@
-"""What goes between a program and its trainer: messages over a Unix socket, large arrays through shared memory.
+"""What goes between a program and its trainer: messages over a Unix socket, large arrays in shared memory.
 
 The program's side is client/bb_host.c. It begins with a hello, answered by a welcome, which names the shared
-memory. Then it sends calls, each answered, and outputs and an end, which are not. A message is a header, an entry
-for each array, and the arrays one behind the other, each padded to 8 bytes. Numbers are in the machine's own
-order: a magic number at the front of all shows another.
+memory. Then it sends calls, each answered, and outputs and an end, which are not. A message is a header, an
+entry for each array, and the arrays one behind the other, each padded to 8 bytes. Numbers are in the
+machine's own order: a magic number at the front of all shows another.
 """
 
 from __future__ import annotations
@@ -106,7 +106,13 @@ class Line:
             Gone: the program has closed the connection.
             WireError: it has sent something else.
         """
-        self._fill()
+        while (message := self._next()) is None:
+            if not self._fill():
+                return None
+        return message
+
+    def _next(self) -> Message | None:
+        """A message of what has been received; None where more is to come."""
         if not self._welcomed:
             if self._have < HELLO.size:
                 return None
@@ -191,22 +197,21 @@ class Line:
             self._shared = None
         self._unlink()
 
-    def _fill(self) -> None:
-        while True:
-            if self._have == len(self._received):
-                self._received.extend(bytes(len(self._received)))
-            try:
-                with memoryview(self._received) as view:
-                    got = self.connection.recv_into(view[self._have :])
-            except BlockingIOError:
-                return
-            except ConnectionError as error:
-                raise Gone(str(error)) from None
-            if not got:
-                raise Gone("the program has closed its connection")
-            self._have += got
-            if self._have < len(self._received):
-                return
+    def _fill(self) -> bool:
+        """Receive more; whether there was any."""
+        if self._have == len(self._received):
+            self._received.extend(bytes(len(self._received)))
+        try:
+            with memoryview(self._received) as view:
+                got = self.connection.recv_into(view[self._have :])
+        except BlockingIOError:
+            return False
+        except ConnectionError as error:
+            raise Gone(str(error)) from None
+        if not got:
+            raise Gone("the program has closed its connection")
+        self._have += got
+        return True
 
     def _drop(self, size: int) -> None:
         if self._have > size:

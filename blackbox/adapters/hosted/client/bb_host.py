@@ -8,9 +8,9 @@ One file without dependencies; copy it beside your program. In the time loop:
     if tendency is None:  # nobody trains: the program runs as ever
         tendency = my_own_closure(vorticity)
 
-Arrays are NumPy's, or anything with a buffer, such as `array.array`. Answers are NumPy arrays where NumPy has been
-imported, else of `array.array`, one number behind the other. What goes wrong ends the program with status 70 and a
-sentence on standard error. See bb_host.h, which does the same for C.
+Arrays are NumPy's, or anything with a buffer, such as `array.array`. Answers are NumPy arrays where NumPy has
+been imported, else of `array.array`, one number behind the other. What goes wrong ends the program with
+status 70 and a sentence on standard error. See bb_host.h, which does the same for C.
 """
 
 from __future__ import annotations

@@ -1,0 +1,440 @@
+"""Programs that call the network: values and gradients against the same loop in torch."""
+
+import copy
+import time
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import zo
+from blackbox import (
+    ArraySpec,
+    ConfigurationError,
+    DefinitionError,
+    DtypeError,
+    RowFailedError,
+    SessionError,
+)
+from blackbox.adapters import Call, Hosted
+from tests.blackbox.adapters.hosted.programs import BEGIN, LINEAR, STEP, U, X, hosted
+
+A = torch.tensor([[0.9, 0.2], [-0.1, 0.8]], dtype=torch.float64)
+B = torch.tensor([[1.0, 0.0], [0.0, 0.5]], dtype=torch.float64)
+CASES = torch.arange(4)
+
+
+def start(cases):
+    return torch.stack([1.0 + cases, 2.0 - cases], dim=1).double()
+
+
+def twin(network, cases, calls=4):
+    """The states of the linear program, the first and after each answer: `(rows, calls + 1, 2)`."""
+    states = [start(cases)]
+    for _ in range(calls):
+        states.append(states[-1] @ A.T + network(states[-1]) @ B.T)
+    return torch.stack(states, dim=1)
+
+
+def network(seed=0, size=2):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(size, 8), nn.Tanh(), nn.Linear(8, 2)).double()
+
+
+def gradient_of(network, loss):
+    return torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(network.parameters()))])
+
+
+def grad(network):
+    return torch.cat([p.grad.flatten() for p in network.parameters()])
+
+
+def cosine(a, b):
+    return float(a @ b / a.norm() / b.norm())
+
+
+class TestValues:
+    def test_sees_and_gives(self, tmp_path):
+        net, host = network(), hosted(tmp_path, LINEAR)
+        with torch.no_grad():
+            run = host.run(CASES, closure=net, dtype=torch.float64)
+            known = twin(net, CASES)[:, :-1]
+        assert torch.allclose(run.closure.x, known, atol=1e-14)
+        assert torch.allclose(run.closure.u, net(known), atol=1e-14)
+        assert run.closure.mask.all() and run.ended.all()
+        assert (host.counts.started, host.counts.exchanges, host.counts.replays) == (4, 16, 0)
+
+    def test_a_given_number_of_calls(self, tmp_path):
+        net, host = network(), hosted(tmp_path, LINEAR, arguments=["1000000"])
+        with torch.no_grad():
+            run = host.run(CASES, calls=3, closure=net, dtype=torch.float64)
+        assert torch.allclose(run.closure.x, twin(net, CASES, 3), atol=1e-14)  # one more is seen than given
+        assert run.closure.u.shape == (4, 3, 2) and not run.ended.any()
+
+    def test_rows_of_other_lengths(self, tmp_path):
+        text = f"""
+        {BEGIN}
+        for _ in range(1 + case):
+            u = bb_host.exchange("closure", x)
+            {STEP}
+        bb_host.output("last", x)
+        """
+        net, host = network(), hosted(tmp_path, text, outputs=[ArraySpec("last", (2,))])
+        with torch.no_grad():
+            run = host.run(CASES, closure=net, dtype=torch.float64)
+            known = twin(net, CASES)
+        for row in range(4):
+            assert run.closure.mask[row].tolist() == [True] * (1 + row) + [False] * (3 - row)
+            assert torch.allclose(run.closure.x[row, : 1 + row], known[row, : 1 + row], atol=1e-14)
+            assert torch.equal(run.closure.x[row, 1 + row :], torch.zeros(3 - row, 2, dtype=torch.float64))
+            assert torch.allclose(run.outputs["last"][row], known[row, 1 + row], atol=1e-14)
+
+    def test_several_calls_of_several_arrays(self, tmp_path):
+        text = """
+        a, b = 1.0 + case, 2.0
+        for step in range(3):
+            given = bb_host.call("momentum", a=doubles(a), n=array.array("i", [step]))
+            a = a + given["p"][0] * 2 + given["q"][0]
+            if step != 1:
+                b = b + bb_host.exchange("heat", doubles(b, a))[0]
+        """
+        momentum = Call(
+            "momentum",
+            sees=[ArraySpec("a", (1,)), ArraySpec("n", (1,), "int32")],
+            gives=[ArraySpec("p", (1,)), ArraySpec("q", (1,))],
+        )
+        heat = Call("heat", sees=ArraySpec("both", (2,)), gives=ArraySpec("h", (1,)))
+        host = hosted(tmp_path, text, [momentum, heat])
+        run = host.run(
+            CASES,
+            dtype=torch.float64,
+            momentum=lambda a, n: (torch.sin(a), 0.1 * n.double()),
+            heat=lambda both: 0.5 * both[:, :1],
+        )
+        for row in range(4):
+            a, b, seen, heats = 1.0 + row, 2.0, [], []
+            for step in range(3):
+                seen.append((a, step))
+                a = a + np.sin(a) * 2 + 0.1 * step
+                if step != 1:
+                    heats.append((b, a))
+                    b = b + 0.5 * b
+            assert np.allclose(run.momentum.a[row, :, 0], [s[0] for s in seen], atol=1e-14)
+            assert run.momentum.n[row, :, 0].tolist() == [0, 1, 2]
+            assert np.allclose(run.heat.both[row], heats, atol=1e-14)
+            assert run.heat.mask[row].all()
+
+    def test_rows_that_ask_for_different_calls_at_a_time(self, tmp_path):
+        text = """
+        x = 1.0 + case
+        for step in range(4):
+            if (step + case) % 2:
+                x = x + bb_host.exchange("one", doubles(x))[0]
+            else:
+                x = x + bb_host.exchange("two", doubles(x))[0]
+        """
+        one, two = (Call(n, sees=ArraySpec("x", (1,)), gives=ArraySpec("d", (1,))) for n in ("one", "two"))
+        run = hosted(tmp_path, text, [one, two]).run(
+            torch.arange(3), dtype=torch.float64, one=lambda x: 0.5 * x, two=lambda x: -0.1 * x
+        )
+        for row in range(3):
+            x, seen = 1.0 + row, {"one": [], "two": []}
+            for step in range(4):
+                name = "one" if (step + row) % 2 else "two"
+                seen[name].append(x)
+                x = x + (0.5 if name == "one" else -0.1) * x
+            assert np.allclose(run.one.x[row, :, 0], seen["one"], atol=1e-14)
+            assert np.allclose(run.two.x[row, :, 0], seen["two"], atol=1e-14)
+
+    def test_large_arrays_go_through_shared_memory(self, tmp_path):
+        text = """
+        x = array.array("d", [case + k for k in range(20_000)])
+        for _ in range(2):
+            x = bb_host.exchange("closure", x)
+        bb_host.output("sum", doubles(sum(x)))
+        """
+        call = Call("closure", sees=ArraySpec("x", (20_000,)), gives=ArraySpec("y", (20_000,)))
+        host = hosted(tmp_path, text, [call], outputs=[ArraySpec("sum", (1,))])
+        run = host.run([0, 5], dtype=torch.float64, closure=lambda x: 2 * x.flip(1))
+        numbers = torch.arange(20_000, dtype=torch.float64)
+        assert torch.equal(run.closure.x[1, 0], numbers + 5)
+        assert torch.equal(run.closure.x[1, 1], 2 * (numbers + 5).flip(0))
+        assert run.outputs["sum"][1] == 4 * (numbers + 5).sum()
+
+    def test_outputs_from_files(self, tmp_path):
+        text = """
+        import pathlib
+        u = bb_host.exchange("closure", doubles(1.0, 2.0))
+        pathlib.Path("log.txt").write_text(f"drag = {u[0]!r}\\n")
+        pathlib.Path("field.csv").write_text(f"{u[0]!r},{u[1]!r}\\n")
+        """
+        host = hosted(
+            tmp_path,
+            text,
+            outputs=[ArraySpec("drag", ()), ArraySpec("field", (2,))],
+            output_files={"field": "field.csv"},
+            output_templates={"log.txt": "drag = {drag}"},
+        )
+        run = host.run([3], closure=lambda x: 3 * x, dtype=torch.float64)
+        assert run.outputs["drag"].tolist() == [3.0] and run.outputs["field"].tolist() == [[3.0, 6.0]]
+
+    def test_what_a_case_needs_is_put_into_its_folder(self, tmp_path):
+        text = """
+        x = doubles(*map(float, open("start.txt").read().split()))
+        bb_host.exchange("closure", x)
+        """
+        host = hosted(
+            tmp_path,
+            text,
+            prepare=lambda case, folder: (folder / "start.txt").write_text(f"{case} {case + 1}"),
+        )
+        assert host.run([7], closure=lambda x: x).closure.x[0, 0].tolist() == [7.0, 8.0]
+
+    def test_a_program_that_nobody_trains_runs_as_ever(self, tmp_path):
+        import subprocess
+        import sys
+
+        from tests.blackbox.adapters.hosted.programs import program
+
+        path = program(tmp_path, LINEAR + "print(x[0])")
+        out = subprocess.run(
+            [sys.executable, "-I", "-S", path, "0"], capture_output=True, text=True, check=True
+        )
+        assert np.isclose(float(out.stdout), twin(lambda x: 0 * x, torch.zeros(1))[0, -1, 0])
+
+
+class TestGradients:
+    def test_tangents_end_at_autograd(self, tmp_path):
+        net, host = network(), hosted(tmp_path, LINEAR)
+        wanted = torch.tensor([0.5, -0.5], dtype=torch.float64)
+
+        def objective(net, batch):
+            run = host.run(batch[0], closure=net, dtype=torch.float64)
+            return (run.closure.x - wanted).square().mean(dim=(1, 2))
+
+        gradient = zo.TangentGradient(net, objective, boxes=[host], seed=0)
+        for step in range(8):
+            net.zero_grad()
+
+            cases = (torch.arange(8) + 8 * step) % 5
+            gradient.backward((cases,))
+        exact = gradient_of(net, (twin(net, cases)[:, :-1] - wanted).square().mean())
+        assert cosine(grad(net), exact) > 0.999
+        assert abs(float(grad(net).norm() / exact.norm()) - 1) < 0.02
+
+    def test_a_result_of_the_end_has_a_gradient(self, tmp_path):
+        text = LINEAR + 'bb_host.output("cost", doubles(x[0] + 2 * x[1]))'
+        net, host = network(), hosted(tmp_path, text, outputs=[ArraySpec("cost", (1,))])
+        gradient = zo.TangentGradient(
+            net,
+            lambda net, b: host.run(b[0], closure=net, dtype=torch.float64).outputs["cost"][:, 0],
+            boxes=[host],
+        )
+        for step in range(12):
+            net.zero_grad()
+            cases = torch.arange(8) + 8 * (step % 2)
+            gradient.backward((cases,))
+        last = twin(net, cases)[:, -1]
+        exact = gradient_of(net, (last[:, 0] + 2 * last[:, 1]).mean())
+        assert cosine(grad(net), exact) > 0.99
+        assert not host.counts.replays  # what is dithered is the same in the exchange and at the end
+
+    @pytest.mark.parametrize("memory", [0, None])
+    def test_stages_of_a_step_need_what_was_seen_before(self, tmp_path, memory):
+        """The end of a step depends on its beginning, which its second call does not show."""
+        text = f"""
+        {BEGIN}
+        for _ in range(3):
+            k = bb_host.exchange("closure", x)
+            y = doubles(2 * k[0], 2 * k[1])
+            l = bb_host.exchange("closure", y)
+            x = doubles(*(0.9 * x[i] + 0.5 * (k[i] + l[i]) for i in range(2)))
+        """
+        call = Call("closure", sees=X, gives=U, stages=2, memory=memory)
+        net, host = network(), hosted(tmp_path, text, [call])
+
+        def exact(net, cases):
+            x, total = start(cases), 0.0
+            for _ in range(3):
+                k = net(x)
+                total = total + x.square().sum(1)
+                y = 2 * k
+                total = total + y.square().sum(1)
+                x = 0.9 * x + 0.5 * (k + net(y))
+            return total.mean()
+
+        def objective(net, batch):
+            return host.run(batch[0], closure=net, dtype=torch.float64).closure.x.square().sum(dim=(1, 2))
+
+        with torch.no_grad():
+            assert torch.allclose(objective(net, (CASES,)).mean(), exact(net, CASES))
+        gradient = zo.TangentGradient(net, objective, boxes=[host], seed=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", zo.TangentWarning)
+            for step in range(12):
+                net.zero_grad()
+                cases = torch.arange(12) + 12 * (step % 3)
+                gradient.backward((cases,))
+        reached = cosine(grad(net), gradient_of(net, exact(net, cases)))
+        assert reached > 0.99 if memory is None else reached < 0.97
+
+    def test_zeroth_order_over_weights(self, tmp_path):
+        net, host = network(), hosted(tmp_path, LINEAR)
+
+        def objective(net, batch):
+            return host.run(batch[0], closure=net, dtype=torch.float64).closure.x.square().mean(dim=(1, 2))
+
+        gradient = zo.LossGradient(net, objective, zo.CGE(mu=1e-5, central=True), evaluator="loop")
+        gradient.backward((CASES[:1],))
+        exact = gradient_of(net, twin(net, CASES[:1])[:, :-1].square().mean())
+        assert torch.allclose(grad(net), exact, rtol=1e-4, atol=1e-6 * float(exact.abs().max()))
+
+    def test_differences_at_the_inputs_are_refused(self, tmp_path):
+        host = hosted(tmp_path, LINEAR)
+        with pytest.raises(ConfigurationError, match="TangentGradient"):
+            zo.differentiable(host.boxes[0], zo.RGE(q=4, mu=1e-3))
+
+    def test_a_resumed_training_goes_on_to_the_bit(self, tmp_path):
+        def objective(net, batch):
+            return host.run(batch[0], closure=net, dtype=torch.float64).closure.x.square().mean(dim=(1, 2))
+
+        def steps(net, gradient, numbers):
+            for step in numbers:
+                net.zero_grad()
+                gradient.backward((torch.arange(4) + 4 * step,))
+                with torch.no_grad():
+                    for p in net.parameters():
+                        p -= 0.05 * p.grad
+
+        host, net = hosted(tmp_path, LINEAR), network()
+        gradient = zo.TangentGradient(net, objective, boxes=[host], seed=0)
+        steps(net, gradient, range(3))
+        other = copy.deepcopy(net)
+        kept = copy.deepcopy(gradient.state_dict())
+        steps(net, gradient, range(3, 6))
+        host.close()
+        again = zo.TangentGradient(other, objective, boxes=[host], seed=0)
+        again.load_state_dict(kept)
+        steps(other, again, range(3, 6))
+        for one, two in zip(net.parameters(), other.parameters(), strict=True):
+            assert torch.equal(one, two)
+
+
+FAULTS = {
+    "crash": ("import signal; os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
+    "status": ('print("out of licences", file=sys.stderr); sys.exit(3)', "status 3.*out of licences"),
+    "nan": ('bb_host.exchange("closure", doubles(float("nan"), 1.0))', "NaN"),
+    "shape": ('bb_host.exchange("closure", doubles(1.0))', r"expected the shape \(2,\).*\(1,\)"),
+    "name": ('bb_host.exchange("clossure", x)', "asks for 'clossure'"),
+    "array": ('bb_host.call("closure", y=x)', "expected the arrays x"),
+    "hang": ("time.sleep(600)", "sent nothing for 0.5 s"),
+    "linger": ("bb_host.close(); time.sleep(600)", "still runs"),
+    "garbage": ("bb_host._line.sendall(bytes(100))", "no message"),
+    "fork": ('os.fork() or bb_host.exchange("closure", x)\ntime.sleep(.3); sys.exit(1)', "status 1"),
+}
+
+
+class TestFailures:
+    @pytest.mark.parametrize("fault", FAULTS)
+    def test_each_is_a_failed_row_in_words(self, tmp_path, fault):
+        code, words = FAULTS[fault]
+        text = LINEAR.replace(STEP, f"{STEP}\n    if case == 1:\n        " + code.replace("\n", "\n        "))
+        net, host = network(), hosted(tmp_path, text, timeout=0.5 if fault in ("hang", "linger") else 20)
+        with pytest.raises(RowFailedError, match=f"(?s){words}"), torch.no_grad():
+            host.run(torch.arange(3), closure=net, dtype=torch.float64)
+        host.failures = "keep"
+        began = time.monotonic()
+        with torch.no_grad():
+            run = host.run(torch.arange(3), closure=net, dtype=torch.float64)
+        assert time.monotonic() - began < 60
+        known = twin(net, torch.arange(3))[:, :-1]
+        assert torch.allclose(run.closure.x[[0, 2]], known[[0, 2]], atol=1e-14)
+        assert run.closure.x[1, 1:].isnan().all() and run.closure.mask.all()
+        assert not any(place.program for place in host.programs._places.values())
+
+    def test_training_goes_on_without_the_row(self, tmp_path):
+        text = LINEAR.replace(STEP, f"{STEP}\n    if case == 1: sys.exit(1)")
+        net, host = network(), hosted(tmp_path, text, failures="keep")
+
+        def objective(net, batch):
+            return host.run(batch[0], closure=net, dtype=torch.float64).closure.x.square().mean(dim=(1, 2))
+
+        gradient = zo.TangentGradient(net, objective, boxes=[host], seed=0)
+        cases = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for _ in range(6):
+                net.zero_grad()
+                gradient.backward((cases,))
+        others = cases[cases != 1]
+        exact = gradient_of(net, twin(net, others)[:, :-1].square().mean())
+        assert gradient.counts.lost == 6
+        assert cosine(grad(net), exact) > 0.99
+
+    def test_no_call_at_all(self, tmp_path):
+        with pytest.raises(RowFailedError, match="ended without a call"):
+            hosted(tmp_path, "print('hello')").run([0], closure=network())
+
+    def test_an_output_that_is_missing(self, tmp_path):
+        host = hosted(tmp_path, LINEAR, outputs=[ArraySpec("drag", ())])
+        with pytest.raises(RowFailedError, match="'drag': the program ended without it"):
+            host.run([0], closure=network().requires_grad_(False), dtype=torch.float64)
+
+    def test_a_program_that_does_not_repeat_itself(self, tmp_path):
+        text = LINEAR.replace(BEGIN, "x = doubles(time.time(), case)")
+        host = hosted(tmp_path, text)
+        with torch.no_grad():
+            host.run([0], closure=network(0), dtype=torch.float64)
+            with pytest.raises(SessionError, match="the same whenever it runs a case"):
+                host.run([0], closure=network(1), dtype=torch.float64)
+
+    def test_more_rows_than_programs(self, tmp_path):
+        net, host = network(), hosted(tmp_path, LINEAR, live=2)
+        with torch.no_grad():
+            run = host.run(CASES, closure=net, dtype=torch.float64)
+        assert torch.allclose(run.closure.x, twin(net, CASES)[:, :-1], atol=1e-14)
+        assert host.counts.replays
+
+    def test_folders_are_gone(self, tmp_path):
+        scratch = tmp_path / "scratch"
+        scratch.mkdir()
+        host = hosted(tmp_path, LINEAR, scratch=scratch)
+        host.run(CASES, calls=2, closure=network().requires_grad_(False), dtype=torch.float64)
+        assert not list(scratch.iterdir())
+
+
+class TestRefused:
+    def test_a_network_that_is_missing(self, tmp_path):
+        with pytest.raises(ConfigurationError, match="closure=network"):
+            hosted(tmp_path, LINEAR).run([0])
+
+    def test_cases_that_are_no_whole_numbers(self, tmp_path):
+        with pytest.raises(DtypeError, match="cases"):
+            hosted(tmp_path, LINEAR).run([0.5], closure=network())
+
+    def test_an_answer_of_another_shape(self, tmp_path):
+        with pytest.raises(SessionError, match=r"u \(1, 2\).*\(1, 3\)"):
+            hosted(tmp_path, LINEAR).run([0], closure=lambda x: torch.zeros(1, 3))
+
+    @pytest.mark.parametrize(
+        ("calls", "words"),
+        [
+            ([], "a list of Call"),
+            ([Call("a", sees=X, gives=U), Call("a", sees=X, gives=U)], "stages=2"),
+        ],
+    )
+    def test_calls(self, tmp_path, calls, words):
+        with pytest.raises(ConfigurationError, match=words):
+            Hosted(["true"], calls=calls)
+
+    def test_answers_that_are_no_floats(self):
+        with pytest.raises(DefinitionError, match="expected floats"):
+            Call("a", sees=X, gives=ArraySpec("n", (1,), "int64"))
+
+    @pytest.mark.parametrize("name", ["outputs", "two words", "a" * 50])
+    def test_names(self, name):
+        with pytest.raises(ConfigurationError, match="name"):
+            Call(name, sees=X, gives=U)
