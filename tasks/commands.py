@@ -360,6 +360,44 @@ def serve(
     return 0
 
 
+def host(
+    folder: Annotated[
+        Positional[Path],
+        arg(help="Where the files are written; with --serve, the folder of the run.", metavar="FOLDER"),
+    ],
+    program: Annotated[
+        Positional[tuple[str, ...]],
+        arg(
+            help="With --serve: the program and its arguments.",
+            metavar="PROGRAM ...",
+            help_behavior_hint="(default: none)",
+        ),
+    ] = (),
+    *,
+    serve: Annotated[
+        bool, arg(help="Run a program with the network that a run has trained, which answers its calls.")
+    ] = False,
+    method: Annotated[str | None, arg(help="Whose network; None for the last of the run's methods.")] = None,
+    seed: Annotated[int | None, arg(help="Of which seed; None for the first.")] = None,
+    trust: Trust = False,
+) -> int:
+    """Write bb_host, by which a C, C++, Fortran or Python program calls a network; or serve such a program.
+
+    `blackbox host DIR` writes the files that are added to the program. `blackbox host --serve RUN --
+    ./ocean case.nml` runs it with a trained network.
+    """
+    from tasks import hosting
+
+    if serve:
+        return hosting.serve(folder, program, method, seed, trust)
+    if program:
+        raise ConfigurationError(
+            f"host: expected one folder, got {' '.join(program)} behind it. Add --serve to run a program."
+        )
+    say(hosting.write(folder))
+    return 0
+
+
 def tesseract(
     target: Target,
     folder: Annotated[Positional[Path], arg(help="Where the files are written.", metavar="FOLDER")],
@@ -420,6 +458,7 @@ _COMMANDS: dict[str, Callable[..., int]] = {
     "compare": compare,
     "check": check,
     "serve": serve,
+    "host": host,
     "tesseract": tesseract,
     "data": data,
     "list": list_names,

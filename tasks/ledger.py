@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import zo
 from blackbox import BlackBoxFunction, Budgeted, BudgetError, Ledger
+from blackbox.group import BoxGroup
 from tasks.errors import Interrupted, ProblemError
 from tasks.folder import calls, checkpoint
 from tasks.folder.answers import Answers
@@ -148,6 +149,7 @@ class RunLedger:
 
         def wrapped(box: BlackBoxFunction) -> BlackBoxFunction:
             shared = group_of_run is None or any(isinstance(part, zo.SharedRows) for part in stack(box))
+            shared |= isinstance(problem.box, BoxGroup)  # whose rows are of programs of this process
             if rows is not None and not bounded(box):
                 box = Budgeted(box, max(0, others + rows - self.elsewhere))
             return box if shared else zo.SharedRows(box, group_of_run)

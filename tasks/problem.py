@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
 from blackbox.checks import nearest
+from blackbox.group import BoxGroup
 from tasks.callbacks import Callback
 from tasks.configuration import Config
 from tasks.data import Data, evaluating, one_each, parts
@@ -289,9 +290,11 @@ class Problem:
 
     @property
     def boxes(self) -> dict[str, BlackBoxFunction]:
-        """The boxes by name; one alone is "box"."""
+        """The boxes by name; one alone is "box", those of a group have its names."""
         made = self.box
         boxes = dict(made) if isinstance(made, Mapping) else {"box": made}
+        if isinstance(made, BoxGroup):
+            boxes = dict(made.named_boxes)
         if not boxes and not self.has_no_box():
             raise ProblemError(
                 f"{type(self).__name__}.box: expected a BlackBoxFunction or some by name, got an empty dict. "
@@ -321,6 +324,7 @@ class Problem:
         def own() -> list[BlackBoxFunction]:
             made = vars(self).get("box", vars(type(self)).get("box"))
             boxes = list(made.values()) if isinstance(made, Mapping) else [made]
+            boxes = [*made.named_boxes.values()] if isinstance(made, BoxGroup) else boxes
             return [box for box in boxes if isinstance(box, BlackBoxFunction)]
 
         with self.ledger.making(own):
@@ -328,6 +332,9 @@ class Problem:
 
     def replace_boxes(self, wrap: Callable[[BlackBoxFunction], BlackBoxFunction]) -> None:
         """Put wrappers around the boxes of this object."""
+        if isinstance(self.box, BoxGroup):
+            self.__dict__["box"] = self.box.wrapped(wrap)
+            return
         wrapped = {name: wrap(box) for name, box in self.boxes.items()}
         self.__dict__["box"] = wrapped if isinstance(self.box, Mapping) else wrapped["box"]
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from blackbox import BlackBoxError, BlackBoxFunction
-from blackbox.adapters import Hosted
 from blackbox.checks import check_choice, check_count, check_positive
+from blackbox.group import BoxGroup
 from blackbox.spec import none_differentiable
 from zo.errors import ConfigurationError, FailedQueriesError, TangentError
 from zo.evaluators.evaluator import Evaluator
@@ -162,13 +162,14 @@ def checked_pairs(
     return pairs, count
 
 
-def checked_boxes(boxes: Sequence[BlackBoxFunction | Hosted]) -> tuple[BlackBoxFunction, ...]:
+def checked_boxes(boxes: Sequence[BlackBoxFunction | BoxGroup]) -> tuple[BlackBoxFunction, ...]:
     """The boxes, those of a host in its place; refuses what has no derivative to model, or is named twice."""
     if not isinstance(boxes, Sequence) or not boxes:
         raise ConfigurationError(
             f"TangentGradient, boxes: expected a list of black boxes, got {boxes!r}. Write boxes=[solver]."
         )
-    boxes = [part for box in boxes for part in (box.boxes if isinstance(box, Hosted) else (box,))]
+    single = [[*box.named_boxes.values()] if isinstance(box, BoxGroup) else [box] for box in boxes]
+    boxes = [box for group in single for box in group]
     for box in boxes:
         if not isinstance(box, BlackBoxFunction):
             raise ConfigurationError(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from blackbox import BlackBoxFunction
 from blackbox.checks import check_count, check_fraction, check_number
 from blackbox.failures import noted
+from blackbox.group import BoxGroup
 from blackbox.notices import Notices
 from zo.batches import Batch, count_rows, map_tensors
 from zo.draws import Key
@@ -122,7 +123,7 @@ class TangentGradient:
             any number of times, with torch tensors.
         boxes: the boxes that the objective calls and that gradients go through. If it calls another box, that
             box runs in both evaluations, and its inputs must not depend on the weights. If a box is wrapped,
-            name the outermost wrapper.
+            name the outermost wrapper. A `Hosted` stands for its boxes.
         tangent: a tangent that is copied for each box, or a sequence with one for each. None for a model of
             the box's values, of a kind that depends on its specs (`AutoTangent`); see
             docs/concepts/learned_tangents.md.
@@ -197,7 +198,7 @@ class TangentGradient:
         network: nn.Module,
         objective: Objective,
         *,
-        boxes: Sequence[BlackBoxFunction],
+        boxes: Sequence[BlackBoxFunction | BoxGroup],
         tangent: Tangent | Sequence[Tangent] | None = None,
         probes: int | None = None,
         mu: float = 1e-3,

@@ -95,20 +95,26 @@ class Running:
         if stopped():
             raise RuntimeError(f"{self.name} was not started: the call that wanted it has ended.")
         self._mark, self._began = _guard.mark(), time.monotonic()
+        environment = {**environment, leftovers.VARIABLE: self._mark}
+        self._process = self._started(arguments, folder, environment, stdin)
+        self.pid = self._process.pid
+
+    def _started(
+        self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str], stdin: bool
+    ) -> subprocess.Popen[bytes]:
         # Files, not pipes: a grandchild that keeps a pipe open would keep us waiting.
         source = folder / STDIN if stdin else Path(os.devnull)
         out, err = folder / STDOUT, folder / STDERR
         with source.open("rb") as read, out.open("wb") as to_out, err.open("wb") as to_err:
-            self._process = subprocess.Popen(
+            return subprocess.Popen(
                 arguments,
                 cwd=folder,
-                env={**environment, leftovers.VARIABLE: self._mark},
+                env=environment,
                 stdin=read,
                 stdout=to_out,
                 stderr=to_err,
                 start_new_session=True,
             )
-        self.pid = self._process.pid
 
     def wait(self, timeout: float | None) -> bool:
         """Whether the program ends within some seconds; None for any time."""
@@ -130,6 +136,20 @@ class Running:
         quick = time.monotonic() - self._began < _QUICK
         leftovers.end(self._mark, self.pid if quick else 0)
         return self._process.wait()
+
+
+class InTheForeground(Running):
+    """A program that runs where this process does, with its input and output: a user is looking at it."""
+
+    def _started(
+        self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str], stdin: bool
+    ) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(arguments, env=environment)
+
+    def kill(self) -> None:
+        """Kill the program."""
+        if self._process.poll() is None:
+            self._process.kill()
 
 
 class _Guard:

@@ -15,6 +15,7 @@ from blackbox.adapters.hosted.programs import KEY, Place
 from blackbox.errors import SessionError
 from blackbox.failures import Outcome, Policy
 from blackbox.function import BlackBoxFunction
+from blackbox.ledger import Ledger
 from blackbox.spec import ArraySpec
 
 if TYPE_CHECKING:
@@ -43,6 +44,11 @@ class HostBox(BlackBoxFunction, abstract=True):
         self.host.failures = policy
 
     @property
+    def ledger(self) -> Ledger:
+        """One for all boxes of the host."""
+        return self.host.ledger
+
+    @property
     def identity(self) -> str:
         """A cache's key for this box: the host's settings."""
         return f"{self.host.identity}, {self!r}"
@@ -59,6 +65,11 @@ class HostStart(HostBox):
         self.outputs = tuple(
             replace(spec, dtype="float64") if spec.dtype is None else spec for spec in host.state
         )
+
+    @property
+    def ledger(self) -> Ledger:
+        """Of its own: a start is no row."""
+        return self._ledger
 
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
         """All runs are started before the first is waited for."""

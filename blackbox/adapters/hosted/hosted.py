@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,9 @@ from blackbox.adapters.hosted.programs import HostCounts, Place, Programs
 from blackbox.checks import check_choice, check_count, check_positive
 from blackbox.errors import ConfigurationError, DtypeError, InputError
 from blackbox.failures import POLICIES, Policy
+from blackbox.function import BlackBoxFunction
+from blackbox.group import BoxGroup
+from blackbox.ledger import Ledger
 from blackbox.outside import plain
 from blackbox.spec import ArraySpec, check_specs
 
@@ -39,7 +43,7 @@ PathLike = os.PathLike[str]
 CASE = ArraySpec("case", (), "int64")
 
 
-class Hosted:
+class Hosted(BoxGroup):
     """A program, in any language, that runs its own time loop and calls the network inside of it.
 
         host = Hosted(
@@ -90,6 +94,7 @@ class Hosted:
             ends of runs if there are outputs. `TangentGradient` takes the host itself in their place.
         start: the black box of the runs' first calls.
         counts: what the programs did, see `HostCounts`.
+        ledger: the rows of all boxes.
 
     Raises:
         ConfigurationError: a program or path does not exist, a name occurs twice, or a number is out of
@@ -143,15 +148,27 @@ class Hosted:
         self.state = hosted_boxes.state(self._slots)
         check_specs("Hosted", "arrays of the calls", self.state)
         self.programs = Programs(repr(self), self._started, live)
+        self.ledger = Ledger()
         self.start = HostStart(self)
         self.exchanges = [Exchange(self, *kind) for kind in self.form.kinds]
-        self.endings = [Ending(self, *kind) for kind in self.form.kinds] if outputs else []
-        self._given = dict[str, Any]()
+        endings = [Ending(self, *kind) for kind in self.form.kinds] if outputs else []
+        self.boxes: tuple[BlackBoxFunction, ...] = (*self.exchanges, *endings)
 
     @property
-    def boxes(self) -> tuple[Exchange, ...]:
-        """The black boxes that gradients go through."""
-        return (*self.exchanges, *self.endings)
+    def named_boxes(self) -> dict[str, BlackBoxFunction]:
+        """The boxes by name: "closure", and "closure_end" for the ends of runs; "closure_2" is a stage."""
+        names = [
+            f"{name}_{stage + 1}" if self.form.calls[name].stages > 1 else name
+            for name, stage in self.form.kinds
+        ]
+        ends = [f"{name}_end" for name in names]
+        return dict(zip([*names, *ends], self.boxes, strict=False))
+
+    def wrapped(self, wrap: Callable[[BlackBoxFunction], BlackBoxFunction]) -> Hosted:
+        """The same host, whose runs go through wrappers around its boxes."""
+        other = copy.copy(self)
+        other.boxes = tuple(wrap(box) for box in self.boxes)
+        return other
 
     @property
     def counts(self) -> HostCounts:
@@ -369,9 +386,9 @@ class _Way:
         for record, array in zip(self._records[name].given.values(), given, strict=True):
             record.append(array)
         row = (*(self._state[slot.name] for slot in box.slots), *given, self._history)
-        *arrays, after, history = box(*row)
+        *arrays, after, history = host.boxes[kind](*row)
         ends = mask & (after == ENDED)
-        if host.endings and bool(ends.any()):
+        if host.form.outputs and bool(ends.any()):
             self._end(kind, row, ends)
         self._ended = self._ended | ends
         names = [spec.name for spec in host.state]
@@ -382,7 +399,7 @@ class _Way:
         self._history = history if everywhere else chosen(mask, history, self._history)
 
     def _end(self, kind: int, row: tuple[Tensor, ...], ends: Tensor) -> None:
-        *arrays, _ = self._host.endings[kind](*row)
+        *arrays, _ = self._host.boxes[len(self._host.exchanges) + kind](*row)
         for slot, array in zip(self._host.form.outputs, arrays, strict=True):
             before = self._outputs.get(slot.name, torch.zeros_like(array))
             self._outputs[slot.name] = chosen(ends, array, before)

@@ -35,17 +35,19 @@ class Start:
         environment: of the program, without the socket's.
         prepare: puts files into the run's folder.
         results: reads what the program has left there at its end, by output.
+        kind: how it is run.
     """
 
     def __init__(
         self,
         arguments: list[str],
         environment: Mapping[str, str],
-        prepare: Callable[[Path], None],
-        results: Callable[[Path], dict[str, Array]],
+        prepare: Callable[[Path], object] = lambda folder: None,
+        results: Callable[[Path], dict[str, Array]] = lambda folder: {},
+        kind: type[Running] = Running,
     ) -> None:
         self.arguments, self.environment = arguments, environment
-        self.prepare, self.results = prepare, results
+        self.prepare, self.results, self.kind = prepare, results, kind
 
 
 class Program:
@@ -99,7 +101,7 @@ class Program:
         self._start.prepare(self.folder)
         self._listener = wire.listen(str(place))
         environment = {**self._start.environment, VARIABLE: str(place)}
-        self._running = Running(self._start.arguments, self.folder, environment)
+        self._running = self._start.kind(self._start.arguments, self.folder, environment)
         self._poll = select.poll()
         self._poll.register(self._listener, READABLE)
         self._handle = _handle(self._running.pid)

@@ -1,0 +1,73 @@
+"""A program with a trained network: `serve` runs it where the user is, and answers its calls to its end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from blackbox.adapters.command.process import InTheForeground
+from blackbox.adapters.hosted.boxes import given_arrays, numbers_in
+from blackbox.adapters.hosted.call import ENDED, Call, Form
+from blackbox.adapters.hosted.program import Program, Start
+from blackbox.errors import ConfigurationError
+
+
+def serve(
+    arguments: Sequence[str],
+    calls: Sequence[Call],
+    networks: Mapping[str, Callable[..., Any]],
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> int:
+    """Run a program in this process's folder, with its input and output, and answer its calls.
+
+    Args:
+        arguments: the program and its arguments.
+        calls: what it calls.
+        networks: what answers each call, by its name, as in `Hosted.run`.
+        dtype: of arrays whose spec leaves it open.
+
+    Returns:
+        How many calls were answered.
+
+    Raises:
+        ConfigurationError: there is no such program, or a call has no network.
+        RuntimeError: the program ended with another status than 0, or asked for what is not expected.
+    """
+    words = [*arguments]
+    executable = shutil.which(words[0]) if words else None
+    if executable is None:
+        raise ConfigurationError(
+            f"serve: expected a program that can be run, got {words[0] if words else 'none'!r}. Write it behind "
+            "--, such as -- ./ocean case.nml."
+        )
+    form = Form(calls, ())
+    if missing := [name for name in form.calls if name not in networks]:
+        raise ConfigurationError(
+            f"serve: expected a network for each call, got none for {', '.join(missing)}."
+        )
+    most = max(numbers_in(specs) for call in calls for specs in (call.seen, call.given))
+    start = Start([str(Path(executable).absolute()), *words[1:]], dict(os.environ), kind=InTheForeground)
+    program, answered = Program(form, start, None, 8 * most, None, False), 0
+    try:
+        with torch.no_grad():
+            while int((vector := program.read())[0]) != ENDED:
+                name, _ = form.kinds[int(vector[0])]
+                call = form.calls[name]
+                seen = [torch.from_numpy(slot.of(vector))[None] for slot in form.seen[name]]
+                seen = [
+                    array.to(dtype) if spec.dtype is None else array
+                    for array, spec in zip(seen, call.seen, strict=True)
+                ]
+                given = given_arrays(f"{name!r}", call.given, networks[name](*seen), 1)
+                program.answer(np.concatenate([part.double().cpu().numpy().ravel() for part in given]))
+                answered += 1
+    finally:
+        program.end()
+    return answered
