@@ -8,7 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -48,12 +48,14 @@ class Place:
     """Where a run has come to: a case, and what its calls were answered so far.
 
     Attributes:
-        key: what the place is known by.
+        key: what the place is known by: the case, and which of its parent's children it is, all the way.
         case: of the run.
         parent: the place before the last answer; None at the run's first call.
         given: that answer, as numbers.
         vector: what is known there, see `Form`.
         count: how many calls were answered.
+        children: the places after it.
+        born: how many there were ever.
         program: one that waits there; None if there is none.
         waiting: the answer that it has been given and nobody has read the outcome of.
     """
@@ -64,8 +66,14 @@ class Place:
     given: Array
     vector: Array
     count: int
+    children: list[Place] = field(default_factory=list)
+    born: int = 0
     program: Program | None = None
     waiting: Array | None = None
+
+    def child(self, given: Array) -> Place | None:
+        """The place after an answer; None if it is not known."""
+        return next((place for place in self.children if np.array_equal(place.given, given)), None)
 
     @property
     def bytes(self) -> int:
@@ -126,7 +134,7 @@ class Programs:
             self.counts.repeated += 1
             return known
         program = self._fresh(case)
-        place = Place(_key(b"", case, np.empty(0)), case, None, np.empty(0), self._read(program), 0)
+        place = Place(_key(b"", case), case, None, np.empty(0), self._read(program), 0)
         self._roots[case] = place
         self._remember(place, program)
         return place
@@ -134,7 +142,7 @@ class Programs:
     def go_on(self, moves: Sequence[tuple[Place, Array]]) -> None:
         """Answer programs whose outcomes `after` will ask for, so that they go on side by side."""
         for place, given in moves:
-            if _key(place.key, place.case, given) in self._places:
+            if place.child(given) is not None:
                 continue
             if place.program is not None and place.waiting is None:
                 place.program.answer(given)
@@ -149,17 +157,18 @@ class Programs:
             SessionError: the program does not repeat itself.
             Exception: what a new run of the program failed by.
         """
-        key = _key(place.key, place.case, given)
-        known = self._places.get(key)
+        known = place.child(given)
         if known is not None:
             self.counts.repeated += 1
-            self._places.move_to_end(key)
             return known
         answered = place.waiting is not None and np.array_equal(place.waiting, given)
         program = self._at(place, given)
         place.waiting = None
         vector = self._outcome(program) if answered else self._answered(program, given)
+        key = _key(place.key, place.born)
+        place.born += 1
         after = Place(key, place.case, place, given, vector, place.count + 1)
+        place.children.append(after)
         self._remember(after, program)
         return after
 
@@ -267,6 +276,8 @@ class Programs:
                 break
             del self._places[key]
             self._size -= oldest.bytes
+            if oldest.parent is not None:
+                oldest.parent.children.remove(oldest)
             if oldest.parent is None and self._roots.get(oldest.case) is oldest:
                 del self._roots[oldest.case]
 
@@ -289,8 +300,5 @@ class Programs:
         )
 
 
-def _key(before: bytes, case: int, given: Array) -> bytes:
-    digest = hashlib.blake2b(before, digest_size=KEY)
-    digest.update(case.to_bytes(8, "little", signed=True))
-    digest.update(np.ascontiguousarray(given, np.float64).tobytes())
-    return digest.digest()
+def _key(before: bytes, number: int) -> bytes:
+    return hashlib.blake2b(before + number.to_bytes(8, "little", signed=True), digest_size=KEY).digest()
