@@ -333,12 +333,13 @@ class _Way:
             name: _Rounds([s.name for s in call.seen], [s.name for s in call.given])
             for name, call in host.form.calls.items()
         }
+        self._bounded = False
         self._ended = torch.zeros(self._rows, dtype=torch.bool, device=cases.device)
         self._outputs: dict[str, Tensor] = {}
 
     def run(self, calls: int | None) -> HostedRun:
+        self._bounded, done = calls is not None, 0
         try:
-            done = 0
             while bool(self._going().any()) and (calls is None or done < calls):
                 asked = self._asked
                 for kind in self._waiting(asked):
@@ -353,10 +354,17 @@ class _Way:
         return HostedRun(records, self._outputs, self._ended)
 
     def _going(self) -> Tensor:
-        return (self._asked >= 0) & self._failed().logical_not()
+        """Which rows wait for an answer; in a rehearsal, in which no program answers, all to the last call."""
+        going = (self._asked >= 0) & self._failed().logical_not()
+        return going if self._bounded else going & (self._history != 0).any(dim=1)
 
     def _failed(self) -> Tensor:
-        return (self._history == 0).all(dim=1)
+        """Which rows have failed: a place that is none, and nothing to be seen."""
+        nothing = torch.zeros(self._rows, dtype=torch.bool, device=self._history.device)
+        for array in self._state.values():
+            if array.is_floating_point():
+                nothing = nothing | array.reshape(self._rows, -1).isnan().all(dim=1)
+        return nothing & (self._history == 0).all(dim=1)
 
     def _waiting(self, asked: Tensor) -> list[int]:
         """Which calls and stages some rows wait for."""
