@@ -133,11 +133,11 @@ def new(
     ],
     *,
     kind: Annotated[
-        Literal["correct", "design", "program", "classifier"],
+        Literal["correct", "design", "program", "hosted", "classifier"],
         arg(
             help="correct: a network corrects a solver in a loop. design: it proposes what a box scores. "
-            "program: it sets a program that reads and writes files. classifier: it stands before a "
-            "classifier that only answers."
+            "program: it sets a program that reads and writes files. hosted: a program in C, C++ or Fortran "
+            "calls it. classifier: it stands before a classifier that only answers."
         ),
     ] = "correct",
     folder: Annotated[Path, arg(help="Where the files are written.")] = Path("."),

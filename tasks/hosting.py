@@ -24,11 +24,12 @@ NEXT = """Wrote {folder}: {names}. Add to your program:
 and where the closure is computed: if nobody trains, bb_exchange("closure", ...) returns 0 (.false., None)."""
 
 
-def write(folder: Path) -> str:
-    """Write bb_host for all languages.
+def write(folder: Path, names: Sequence[str] = CLIENT) -> str:
+    """Write bb_host.
 
     Args:
         folder: Where; made if it is missing.
+        names: Which files.
 
     Returns:
         What was written, and what to do with it.
@@ -37,7 +38,7 @@ def write(folder: Path) -> str:
         ConfigurationError: A file of another content is there; nothing is written.
     """
     source = files("blackbox.adapters.hosted") / "client"
-    texts = {name: (source / name).read_text(encoding="utf-8") for name in CLIENT}
+    texts = {name: (source / name).read_text(encoding="utf-8") for name in names}
     if folder.exists() and not folder.is_dir():
         raise ConfigurationError(f"{folder}: expected a folder, got a file. Give another.")
     for name, text in texts.items():
@@ -50,7 +51,7 @@ def write(folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
-    return NEXT.format(folder=folder, names=", ".join(CLIENT))
+    return NEXT.format(folder=folder, names=", ".join(names))
 
 
 def serve(folder: Path, program: Sequence[str], method: str | None, seed: int | None, trust: bool) -> int:

@@ -1,4 +1,4 @@
-"""`blackbox new`: a small problem that works, of one of four kinds, and its test, to be made one's own."""
+"""`blackbox new`: a small problem that works, of one of five kinds, and its test, to be made one's own."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from shlex import quote
 from string import Template
 
+from tasks import hosting
 from tasks.errors import ConfigurationError
 from tasks.tracebacks import PACKAGES
 
@@ -21,6 +22,12 @@ KINDS = {
     "correct": {".py": "correct.txt", "test": "test_correct.txt"},
     "design": {".py": "design.txt", "test": "test_design.txt"},
     "program": {".py": "program.txt", "_program.py": "solver.txt", "test": "test_program.txt"},
+    "hosted": {
+        ".py": "hosted.txt",
+        "_program.c": "hosted_program.txt",
+        ".mk": "hosted_make.txt",
+        "test": "test_hosted.txt",
+    },
     "classifier": {".py": "classifier.txt", "test": "test_classifier.txt"},
 }
 # the box of kinds whose file writes rows for `blackbox check`
@@ -35,8 +42,8 @@ def write(name: str, folder: Path, kind: str = "correct") -> str:
         folder: Where; made if it is missing, and its parent is there.
         kind: "correct", a coarse solver stepped in a loop and a network that corrects it; "design", a network
             proposes a design and the box scores it; "program", a program that reads and writes files, with
-            `name_program.py` in its place; "classifier", a network in front of a classifier that only
-            answers.
+            `name_program.py` in its place; "hosted", a program that calls the network, `name_program.c`, and
+            what compiles it; "classifier", a network in front of a classifier that only answers.
 
     Returns:
         What was written, and what to type next.
@@ -62,9 +69,12 @@ def write(name: str, folder: Path, kind: str = "correct") -> str:
         text = Template((TEMPLATES / template).read_text(encoding="utf-8")).substitute(named)
         with open(path, "x", encoding="utf-8") as stream:
             stream.write(text)
+    if kind == "hosted":
+        hosting.write(folder, ("bb_host.h", "bb_host.c"))
     problem, *_, test = written = [quote(str(path)) for path in files]
     samples = quote(f"{folder / words}_samples.npz")
-    steps = {
+    built = {f"make -C {quote(str(folder))} -f {words}.mk": "compile the program"} if kind == "hosted" else {}
+    steps = built | {
         f"blackbox run {problem}": "train it by several methods, and write a report",
         f"blackbox run {problem} --help": "its methods and settings",
         f"python -m pytest {test}": "after every change of yours",

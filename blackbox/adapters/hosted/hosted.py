@@ -295,7 +295,7 @@ class HostedRun:
 
     Attributes:
         outputs: what runs have left at their ends by name, `(rows, *shape)`; zeros in rows that have not
-            ended.
+            ended, NaN in those that failed.
         ended: which rows have come to their own end, `(rows,)` bool.
     """
 
@@ -335,7 +335,13 @@ class _Way:
         }
         self._bounded = False
         self._ended = torch.zeros(self._rows, dtype=torch.bool, device=cases.device)
-        self._outputs: dict[str, Tensor] = {}
+        like = next((array for array in self._state.values() if array.is_floating_point()), torch.empty(0))
+        self._outputs = {
+            slot.name: torch.zeros(
+                self._rows, *slot.spec.shape, dtype=slot.spec.torch_dtype or like.dtype, device=cases.device
+            )
+            for slot in host.form.outputs
+        }
 
     def run(self, calls: int | None) -> HostedRun:
         self._bounded, done = calls is not None, 0
@@ -351,12 +357,24 @@ class _Way:
         finally:
             self._host.programs.release(self._cases)
         records = {name: rounds.record() for name, rounds in self._records.items() if rounds.masks}
+        failed = self._failed()
+        if bool(failed.any()):
+            self._outputs = {
+                name: chosen(failed, torch.full_like(array, float("nan")), array)
+                if array.is_floating_point()
+                else array
+                for name, array in self._outputs.items()
+            }
         return HostedRun(records, self._outputs, self._ended)
 
     def _going(self) -> Tensor:
-        """Which rows wait for an answer; in a rehearsal, in which no program answers, all to the last call."""
+        """Which rows wait for an answer."""
         going = (self._asked >= 0) & self._failed().logical_not()
-        return going if self._bounded else going & (self._history != 0).any(dim=1)
+        if not self._bounded and bool((going & (self._history == 0).all(dim=1)).any()):
+            raise RuntimeError(  # no program has answered: it is a rehearsal
+                "how many calls a run makes is known once it has run; run(..., calls=) bounds them"
+            )
+        return going
 
     def _failed(self) -> Tensor:
         """Which rows have failed: a place that is none, and nothing to be seen."""
@@ -409,8 +427,7 @@ class _Way:
     def _end(self, kind: int, row: tuple[Tensor, ...], ends: Tensor) -> None:
         *arrays, _ = self._host.boxes[len(self._host.exchanges) + kind](*row)
         for slot, array in zip(self._host.form.outputs, arrays, strict=True):
-            before = self._outputs.get(slot.name, torch.zeros_like(array))
-            self._outputs[slot.name] = chosen(ends, array, before)
+            self._outputs[slot.name] = chosen(ends, array, self._outputs[slot.name])
 
 
 class _Rounds:

@@ -374,6 +374,16 @@ class TestFailures:
         assert gradient.counts.lost == 6
         assert cosine(grad(net), exact) > 0.99
 
+    def test_outputs_of_a_row_that_failed_are_no_numbers(self, tmp_path):
+        text = (
+            LINEAR.replace(STEP, f"{STEP}\n    if case == 1: sys.exit(1)")
+            + 'bb_host.output("cost", doubles(1))'
+        )
+        host = hosted(tmp_path, text, outputs=[ArraySpec("cost", (1,))], failures="keep")
+        with torch.no_grad():
+            run = host.run([0, 1], closure=network(), dtype=torch.float64)
+        assert run.outputs["cost"].isnan().flatten().tolist() == [False, True]
+
     def test_no_call_at_all(self, tmp_path):
         with pytest.raises(RowFailedError, match="ended without a call"):
             hosted(tmp_path, "print('hello')").run([0], closure=network())
