@@ -10,13 +10,19 @@ from pathlib import Path
 import pytest
 import torch
 
-KINDS = ("correct", "design", "program", "classifier")
-BOXES = {"correct": "Solver", "design": "Score", "program": "tube", "classifier": "Service"}
+KINDS = ("correct", "design", "program", "classifier", "hosted")
+RUN = [pytest.param(kind, marks=pytest.mark.needs("cc")) if kind == "hosted" else kind for kind in KINDS]
+BESIDE = {  # what is written beside the problem and its test
+    "program": ["pump_one_program.py"],
+    "hosted": ["bb_host.c", "bb_host.h", "pump_one.mk", "pump_one_program.c"],
+}
+BOXES = {"correct": "Solver", "design": "Score", "program": "tube", "classifier": "Service", "hosted": "rod"}
 FIRST = {
     "correct": "test error",
     "design": "mass and penalty",
     "program": "temperature off",
     "classifier": "wrong",
+    "hosted": "temperature off",
 }
 ROOT = Path(__file__).parents[2]
 ruff = Path(sys.executable).with_name("ruff")
@@ -67,8 +73,9 @@ def test_what_has_to_be_installed_first_is_said(toy, place, capsys, limits):
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_is_short_complete_and_imports_what_its_test_does(toy, place, capsys, monkeypatch, kind):
     assert toy("new", "pump-one", "--kind", kind) == 0
-    files = ["pump_one.py", "test_pump_one.py"] + (["pump_one_program.py"] if kind == "program" else [])
-    assert sorted(path.name for path in place.iterdir()) == sorted(files)
+    beside = BESIDE.get(kind, [])
+    files = ["pump_one.py", "test_pump_one.py", *(name for name in beside if name.endswith(".py"))]
+    assert sorted(path.name for path in place.iterdir()) == sorted({*files, *beside})
     text = {name: (place / name).read_text(encoding="utf-8") for name in files}
     assert all("$" not in each and each.count("\n") < 125 for each in text.values())
     assert "class PumpOne(tasks.Problem):" in text["pump_one.py"]
@@ -165,9 +172,12 @@ def test_what_it_writes_runs_to_a_report_with_a_picture(toy, place, capsys, kind
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default::zo.errors.TangentWarning")  # of the design's tangents, rightly
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", RUN)
 def test_as_it_is_written_a_method_is_better_than_the_start(toy, place, capsys, kind):
-    assert toy("new", "pump", "--kind", kind) == 0 and toy("run", "pump.py") == 0
+    assert toy("new", "pump", "--kind", kind) == 0
+    if kind == "hosted":
+        subprocess.run(["make", "-s", "-f", "pump.mk"], check=True)
+    assert toy("run", "pump.py") == 0
     (run,) = (place / "runs").iterdir()
     table = json.loads((run / "result.json").read_text())["table"]
     assert {line["metric"] for line in table} == {FIRST[kind]}
@@ -180,7 +190,7 @@ def test_as_it_is_written_a_method_is_better_than_the_start(toy, place, capsys, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", RUN)
 def test_the_test_that_it_writes_passes(toy, place, kind):
     assert toy("new", "pump", "--kind", kind) == 0
     done = subprocess.run(

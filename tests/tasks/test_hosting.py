@@ -1,0 +1,46 @@
+"""`blackbox host`: the files of a program's side, and a program that runs with a trained network."""
+
+import subprocess
+
+import numpy as np
+import pytest
+
+from tasks.hosting import CLIENT
+
+
+def test_it_writes_what_a_program_needs(toy, tmp_path, capsys):
+    assert toy("host", str(tmp_path / "bb")) == 0
+    assert sorted(path.name for path in (tmp_path / "bb").iterdir()) == sorted(CLIENT)
+    assert "bb_exchange" in capsys.readouterr().out
+    assert toy("host", str(tmp_path / "bb")) == 0  # again: they are the same
+    (tmp_path / "bb" / "bb_host.c").write_text("mine")
+    assert toy("host", str(tmp_path / "bb")) == 2
+    assert (tmp_path / "bb" / "bb_host.c").read_text() == "mine"
+
+
+def test_a_program_takes_serve(toy, tmp_path, capsys):
+    assert toy("host", str(tmp_path), "ocean") == 2
+    assert "--serve" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.needs("cc")
+def test_a_trained_network_answers_the_program(toy, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert toy("new", "my-rod", "--kind", "hosted") == 0
+    subprocess.run(["make", "-s", "-f", "my_rod.mk"], check=True)
+    assert toy("run", "my_rod.py", "--steps", "3", "--batch", "2", "--methods", "none", "tangents") == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    from tasks import load
+
+    finished = load(run)
+    network, host = finished.network("tangents"), finished.problem.box
+    capfd.readouterr()
+    from my_rod import profiles
+
+    np.savetxt(tmp_path / "start.txt", profiles()[7])
+    assert toy("host", "--serve", str(run), "--", "./my_rod_program", "start.txt", "20") == 0
+    *numbers, words = capfd.readouterr().out.splitlines()
+    last = host.run([7], flux=network.requires_grad_(False)).outputs["last"][0]
+    assert np.allclose([float(number) for number in numbers], last, atol=1e-6)
+    assert words == "20 calls answered by the network of tangents, seed 0."
