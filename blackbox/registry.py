@@ -16,6 +16,7 @@ from typing import Any
 from blackbox.checks import nearest
 from blackbox.errors import ConfigurationError
 from blackbox.function import BlackBoxFunction
+from blackbox.group import BoxGroup
 from blackbox.registry_arguments import call
 
 
@@ -57,7 +58,24 @@ def target_of(text: str, names: Mapping[str, str] | None = None) -> Target:
 
 
 def make(target: str | Target, arguments: Mapping[str, Any], names: Mapping[str, str]) -> BlackBoxFunction:
-    """The black box that a target names.
+    """The black box that a target names; see `make_any`.
+
+    Raises:
+        ConfigurationError: what it names is a group of black boxes, or none.
+    """
+    made = make_any(target, arguments, names)
+    if isinstance(made, BoxGroup):
+        raise ConfigurationError(
+            f"{target}: expected one BlackBoxFunction, got {made!r}, which has several: "
+            f"{', '.join(made.named_boxes)}. A program that calls the network can be checked, not served."
+        )
+    return made
+
+
+def make_any(
+    target: str | Target, arguments: Mapping[str, Any], names: Mapping[str, str]
+) -> BlackBoxFunction | BoxGroup:
+    """The black box that a target names, or the group of them.
 
     Args:
         target: a name, `module:Class` or `file.py:Class`, or what it names. In the place of the class
@@ -70,7 +88,7 @@ def make(target: str | Target, arguments: Mapping[str, Any], names: Mapping[str,
         ConfigurationError: there is no such thing, it makes no black box, or the arguments do not fit.
     """
     named = find(target_of(target, names) if isinstance(target, str) else target, names)
-    if isinstance(named, BlackBoxFunction):
+    if isinstance(named, BlackBoxFunction | BoxGroup):
         if arguments:
             raise ConfigurationError(
                 f"{target}: expected no arguments for a black box that is made already, got "
@@ -83,7 +101,7 @@ def make(target: str | Target, arguments: Mapping[str, Any], names: Mapping[str,
             "Name a class, a function or a black box of it."
         )
     box = call(str(target), named, arguments)
-    if not isinstance(box, BlackBoxFunction):
+    if not isinstance(box, BlackBoxFunction | BoxGroup):
         raise ConfigurationError(
             f"{target}: expected it to make a BlackBoxFunction, got {type(box).__name__}. "
             "Name a subclass, or a function that returns an instance of one."

@@ -22,7 +22,6 @@ from tasks.run_command import Tensorboard, Timeout, Workers
 from tasks.terminal import say
 
 if TYPE_CHECKING:
-    from blackbox import BlackBoxFunction
     from tasks.folder.run import Run
     from tasks.plan import Plan
 
@@ -300,6 +299,7 @@ def check(
     The exit status is 0 where there is no fault, 1 otherwise; 130 after Ctrl-C, with the findings so far.
     """
     from blackbox import conformance
+    from blackbox.adapters.hosted import Hosted
 
     if samples is not None and not samples.is_file():
         raise ConfigurationError(
@@ -307,7 +307,9 @@ def check(
             "numpy.savez."
         )
     where = None if out is None else str(out)
-    box = _box(target, arguments)
+    box = _box(target, arguments, groups=True)
+    if isinstance(box, Hosted):
+        return conformance.command_of_host(box, where, seed=seed)
     if rows is None:  # two lines in each input
         rows = 1000 + 400 * max(0, sum(spec.differentiable for spec in box.inputs) - 1)
     return conformance.command(
@@ -466,10 +468,10 @@ _COMMANDS: dict[str, Callable[..., int]] = {
 }
 
 
-def _box(target: str, arguments: Sequence[str]) -> BlackBoxFunction:
-    """The black box that a command names."""
-    from blackbox.registry import make
+def _box(target: str, arguments: Sequence[str], groups: bool = False) -> Any:
+    """The black box that a command names, or with `groups` what has several, such as a `Hosted`."""
+    from blackbox.registry import make, make_any
     from blackbox.registry_arguments import parse
 
     names.check_single(target)
-    return make(target, parse(arguments), names.functions())
+    return (make_any if groups else make)(target, parse(arguments), names.functions())

@@ -79,6 +79,10 @@ def write(name: str, folder: Path, kind: str = "correct") -> str:
         f"blackbox run {problem} --help": "its methods and settings",
         f"python -m pytest {test}": "after every change of yours",
     }
+    if kind == "hosted":
+        steps[f"blackbox check {quote(f'{folder / words}.py:rod')}"] = (
+            "does the program show what it goes by?"
+        )
     if kind in CHECKED:
         box = quote(f"{folder / words}.py:{CHECKED[kind]}")
         steps[f"python {problem}"] = "write rows such as training will meet"

@@ -272,10 +272,11 @@ class CallRecord:
     Attributes:
         mask: which entries are of a row's run, `(rows, entries)` bool, of what is seen; the others are zeros.
             True to the end in a row that failed, whose arrays are NaN.
+        seen_names: the names of the arrays that are seen.
     """
 
     def __init__(self, seen: dict[str, Tensor], given: dict[str, Tensor], mask: Tensor) -> None:
-        self._arrays, self.mask = {**seen, **given}, mask
+        self._arrays, self.mask, self.seen_names = {**seen, **given}, mask, tuple(seen)
 
     def __getattr__(self, name: str) -> Tensor:
         try:
@@ -311,6 +312,9 @@ class HostedRun:
 
     def __getitem__(self, name: str) -> CallRecord:
         return self._records[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._records)
 
 
 class _Way:

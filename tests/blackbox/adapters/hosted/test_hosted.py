@@ -1,8 +1,12 @@
 """Programs that call the network: values and gradients against the same loop in torch."""
 
 import copy
+import os
+import subprocess
+import sys
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +23,7 @@ from blackbox import (
     SessionError,
 )
 from blackbox.adapters import Call, Hosted
-from tests.blackbox.adapters.hosted.programs import BEGIN, LINEAR, STEP, U, X, hosted
+from tests.blackbox.adapters.hosted.programs import BEGIN, LINEAR, STEP, U, X, hosted, program
 
 A = torch.tensor([[0.9, 0.2], [-0.1, 0.8]], dtype=torch.float64)
 B = torch.tensor([[1.0, 0.0], [0.0, 0.5]], dtype=torch.float64)
@@ -194,11 +198,6 @@ class TestValues:
         assert host.run([7], closure=lambda x: x).closure.x[0, 0].tolist() == [7.0, 8.0]
 
     def test_a_program_that_nobody_trains_runs_as_ever(self, tmp_path):
-        import subprocess
-        import sys
-
-        from tests.blackbox.adapters.hosted.programs import program
-
         path = program(tmp_path, LINEAR + "print(x[0])")
         out = subprocess.run(
             [sys.executable, "-I", "-S", path, "0"], capture_output=True, text=True, check=True
@@ -323,6 +322,23 @@ class TestGradients:
             assert torch.equal(one, two)
 
 
+def waited(condition, seconds):
+    """Whether a condition holds within some seconds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _read(path):
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
 FAULTS = {
     "crash": ("import signal; os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
     "status": ('print("out of licences", file=sys.stderr); sys.exit(3)', "status 3.*out of licences"),
@@ -407,6 +423,42 @@ class TestFailures:
             run = host.run(CASES, closure=net, dtype=torch.float64)
         assert torch.allclose(run.closure.x, twin(net, CASES)[:, :-1], atol=1e-14)
         assert host.counts.replays
+
+    @pytest.mark.needs("linux")
+    def test_a_trainer_that_is_killed_takes_its_programs_with_it(self, tmp_path):
+        (tmp_path / "scratch").mkdir()
+        path = program(
+            tmp_path, f"{BEGIN}\nbb_host.exchange('closure', x)\nprint('there', flush=True)\ntime.sleep(600)"
+        )
+        trainer = tmp_path / "trainer.py"
+        trainer.write_text(
+            f"""
+import sys, torch
+from pathlib import Path
+from blackbox import ArraySpec
+from blackbox.adapters import Call, Hosted
+call = Call("closure", sees=ArraySpec("x", (2,)), gives=ArraySpec("u", (2,)))
+command = [sys.executable, "-I", "-S", Path({str(path)!r}), "{{case}}"]
+host = Hosted(command, calls=[call], scratch={str(tmp_path / "scratch")!r})
+host.run([0, 1], closure=lambda x: x)
+"""
+        )
+        root = str(Path(__file__).parents[4])
+        trainer = subprocess.Popen([sys.executable, trainer], env={**os.environ, "PYTHONPATH": root})
+
+        def there():
+            return sum(b"there" in log.read_bytes() for log in (tmp_path / "scratch").glob("*/stdout.txt"))
+
+        def programs():
+            commands = [p / "cmdline" for p in Path("/proc").iterdir() if p.name.isdecimal()]
+            return sum(str(path).encode() in _read(command) for command in commands)
+
+        try:
+            assert waited(lambda: there() == 2 and programs() == 2, 60)
+        finally:
+            trainer.kill()
+            trainer.wait()
+        assert waited(lambda: programs() == 0 and not [*(tmp_path / "scratch").iterdir()], 30)
 
     def test_folders_are_gone(self, tmp_path):
         scratch = tmp_path / "scratch"
