@@ -220,9 +220,8 @@ class Parameters:
     def add_to_grad(self, gradient: Tensor) -> None:
         """Add a flat gradient `(size,)` to the tensors' `.grad`, as autograd would.
 
-        Hooks on the tensors run, and the word of an embedding's `padding_idx` gets zero. It gets that also
-        where the forward reads the weight by hand (`h @ embedding.weight.T`), unlike with autograd: there
-        tie a layer to it, `head.weight = embedding.weight`.
+        Hooks on the tensors run, and the word of an embedding's `padding_idx` gets zero, but for what other
+        layers make of it that are tied to the weight, `head.weight = embedding.weight`.
         """
         gradient = sent(gradient, self.tensors[0].device)
         pieces = zip(self.tensors, self.split(gradient), self.owners, strict=True)

@@ -370,19 +370,53 @@ def test_hooks_on_parameters_run_and_padding_gets_nothing_as_with_autograd(way):
         assert torch.allclose(parameter.grad, exact, rtol=1e-6, atol=1e-9)
 
 
-def test_a_padding_word_that_another_layer_reads_too_keeps_its_gradient():
-    class Tied(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.words, self.out = nn.Embedding(4, 3, padding_idx=0), nn.Linear(3, 4, bias=False)
+class Tied(nn.Module):
+    """A language model whose head has the weight of its embedding, by a layer or by hand."""
+
+    def __init__(self, tied="layer") -> None:
+        super().__init__()
+        self.tied, self.words = tied, nn.Embedding(4, 3, padding_idx=0)
+        self.out = nn.Linear(3, 4, bias=False)
+        if tied == "layer":
             self.out.weight = self.words.weight
+        else:
+            self.out.requires_grad_(False)
+        with torch.no_grad():
+            self.words.weight.copy_(torch.randn(4, 3, generator=torch.Generator().manual_seed(0)))
 
-        def forward(self, x):
-            return self.out(self.words(x))
+    def forward(self, x):
+        features = self.words(x).tanh()
+        if self.tied == "layer":
+            return self.out(features)
+        return nn.functional.linear(features, self.words.weight)
 
-    network = Tied().double()
-    zo.LossGradient(network, lambda n, x: n(x).exp().mean(dim=1), zo.CGE(1e-6)).backward(torch.tensor([1, 2]))
-    assert network.words.weight.grad[0].any()
+
+@pytest.mark.parametrize("estimator", [zo.CGE(1e-6, central=True), zo.RGE(mu=1e-6, q=4000, central=True)])
+@pytest.mark.parametrize("evaluator", ["loop", "stacked", "difference"])
+def test_a_padding_word_that_another_layer_reads_too_has_the_gradient_of_that_reading(evaluator, estimator):
+    network, words = Tied().double(), torch.tensor([[0, 1, 2], [3, 0, 0], [1, 1, 0]])
+
+    def squared(y, _):
+        return y.square().flatten(1).mean(dim=1)
+
+    squared(network(words), None).mean().backward()
+    expected = network.words.weight.grad.clone()
+    assert expected[0].any()
+    network.zero_grad()
+    objective = zo.OutputLoss(squared, targets=lambda batch: batch[0])
+    zo.LossGradient(network, objective, estimator, evaluator=evaluator).backward((words,))
+    found = network.words.weight.grad
+    if isinstance(estimator, zo.CGE):
+        assert torch.allclose(found, expected, rtol=1e-6, atol=1e-9)
+    else:
+        assert torch.nn.functional.cosine_similarity(found.flatten(), expected.flatten(), dim=0) > 0.99
+
+
+def test_an_embedding_with_padding_that_is_read_by_hand_is_refused():
+    network = Tied("hand").double()
+    gradient = zo.LossGradient(network, lambda n, x: n(x).exp().mean(dim=(1, 2)), zo.CGE(1e-6))
+    with pytest.raises(zo.errors.ParameterError, match=r"words.weight.*read by hand as well. Tie a layer"):
+        gradient.backward(torch.tensor([[1, 2]]))
 
 
 @pytest.mark.parametrize("way", ["loop", "stacked", "tangents"])

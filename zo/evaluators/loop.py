@@ -14,6 +14,7 @@ from torch import Tensor
 from zo.batches import sent
 from zo.evaluators.evaluator import Changes, Evaluator, Step
 from zo.evaluators.generators import put_back
+from zo.evaluators.padding import kept_padding
 from zo.evaluators.state import Snapshot, moved, moved_entry
 from zo.objective import losses
 from zo.parameters import Parameters
@@ -52,7 +53,7 @@ def _losses(step: Step, start: Snapshot, displaced: Displaced, drawn: bool = Fal
     if step.draws is not None and not drawn:
         return step.draws.alone(lambda: _losses(step, start, displaced, drawn=True))
     try:
-        with displaced():
+        with kept_padding(step.parameters), displaced():
             return losses(step.objective, step.network, step.batch, step.rows)
     finally:
         start.restore(generators=False)

@@ -18,6 +18,7 @@ from zo.evaluators.forwards import replaced
 from zo.evaluators.generators import TRIES, States, disturbed, states
 from zo.evaluators.hidden_weights import hidden
 from zo.evaluators.loop import Loop
+from zo.evaluators.padding import kept_padding
 from zo.evaluators.replacements import copied_bytes, replacements, size_in_bytes
 from zo.evaluators.sentinel import left_out, refuse_shifted, with_sentinel
 from zo.evaluators.state import Snapshot
@@ -110,7 +111,8 @@ def stacked_losses(
     variants = len(perturbation)
     try:
         forwards = replacements(step, perturbation)
-        with replaced(forwards), hidden(hiding, forwards) if hiding else nullcontext(), uncompiled():
+        hiding_them = hidden(hiding, forwards) if hiding else nullcontext()
+        with kept_padding(step.parameters), replaced(forwards), hiding_them, uncompiled():
             batch = repeat(step.batch, variants)
             stacked = losses(step.objective, step.network, batch, variants * step.rows)
         if ended is not None:
@@ -134,7 +136,8 @@ def _refuse_unseen(step: Step, queries: Perturbation, base: Tensor) -> None:
     for _ in range(2):  # a row that fails by chance does not fail twice
         step.tally.queries += 1
         try:
-            with hidden([step.parameters.tensors[n] for n in numbers], modules), uncompiled():
+            hiding = hidden([step.parameters.tensors[n] for n in numbers], modules)
+            with kept_padding(step.parameters), hiding, uncompiled():
                 by_row = losses(step.objective, step.network, step.batch, step.rows)
             lost = lost & ~torch.isfinite(by_row)
         except BudgetError:

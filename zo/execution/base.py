@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,6 +15,7 @@ from zo.errors import ObjectiveError
 from zo.evaluators.evaluator import Step
 from zo.evaluators.generators import Draws
 from zo.evaluators.loop import base_losses
+from zo.evaluators.padding import read_by_layers
 from zo.evaluators.state import Snapshot, as_it_is_now
 from zo.execution.memory import measured
 from zo.execution.precision import autocast_refused
@@ -133,6 +134,7 @@ def evaluate_base(
             autocast_refused(network, parameters, inside=measure),
             measured(measure) as peak,
             noted() as causes,
+            read_by_layers(parameters) if measure else nullcontext(),
         ):
             base = losses(objective, network, batch, rows)
         survived = survivors(base, number, causes)

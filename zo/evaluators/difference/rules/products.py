@@ -80,17 +80,20 @@ def _embedding(
     *others: Argument,
     **options: Argument,
 ) -> Change:
-    """Words `(rows, ...)` to features `(rows, ..., features)`."""
+    """Words `(rows, ...)` to features `(rows, ..., features)`; lookups of the padding word show no change."""
     if max_norm is not None:
         raise NotImplementedError("an embedding with max_norm, which writes the weights")
     if isinstance(input, Moved):  # words that a layer before has chosen
         return subtracted(call, input, weight, padding_idx, None, *others, **options)
+    passed = None if padding_idx is None else input != padding_idx % len(weight.base)
     if isinstance(weight.of, Entries):
         word, feature = weight.of.places
         shape = (-1, *[1] * input.ndim)
         values = (input == word.view(shape)) * weight.of.steps.view(shape)
+        values = values if passed is None else values * passed
         return OneChannel(values.unsqueeze(-1), feature, input.ndim, weight.base.shape[1])
-    return weight.change[:, input]
+    change = weight.change[:, input]
+    return change if passed is None else change * passed.unsqueeze(-1)
 
 
 register(named("linear"), _linear)
