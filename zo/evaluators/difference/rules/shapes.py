@@ -107,6 +107,18 @@ def _mean_or_sum(
     return call.function(input.change, dim=shifted, keepdim=keepdim, **options)
 
 
+def _diff(
+    call: Call, input: Argument, n: int = 1, dim: int = -1, prepend: Argument = None, append: Argument = None
+) -> Argument:
+    """Differences along an axis, and of what is joined to it, which need not move."""
+    parts = (
+        part if part is None or isinstance(part, Moved) else torch.zeros_like(part)
+        for part in (input, prepend, append)
+    )
+    input, *joined = parts
+    return linear_change(call, input, n, dim, *joined)
+
+
 def _contiguous(call: Call, input: Moved, *_: Argument, **__: Argument) -> Change:
     """What changes neither values nor shape."""
     return input.of
@@ -123,7 +135,7 @@ register(
         *("transpose", "permute", "movedim", "moveaxis", "swapaxes", "swapdims", "t", "adjoint"),
         *("expand", "expand_as", "broadcast_to", "repeat", "tile", "repeat_interleave", "roll", "flip"),
         *("chunk", "split", "tensor_split", "unbind", "narrow", "select", "index_select", "gather"),
-        *("cumsum", "tril", "triu", "diagonal", "diff", "unfold", "fold", "take_along_dim"),
+        *("cumsum", "tril", "triu", "diagonal", "unfold", "fold", "take_along_dim"),
     ),
     linear_change,
 )
@@ -145,6 +157,7 @@ register(
     _reshape,
 )
 register(named("pad"), _pad)
+register(named("diff"), _diff)
 register(named("__getitem__"), _getitem)
 register(named("mean", "sum"), _mean_or_sum)
 register(named("contiguous", "clone", "detach", "alias"), _contiguous)

@@ -98,6 +98,15 @@ def _pooled(call: Call, input: Moved, *args: Argument, **kwargs: Argument) -> Ch
     return one.like(_change(moved, base, call.output).unflatten(0, x.shape[:2]))
 
 
+def _rms_norm(
+    call: Call, input: Argument, shape: Any, weight: Argument = None, eps: float | None = None
+) -> Argument:
+    """`subtracted`, with the eps of the network's own dtype where none is given."""
+    eps = torch.finfo(call.output.dtype).eps if eps is None else eps
+    return subtracted(call, input, shape, weight, eps)
+
+
+register(named("rms_norm"), _rms_norm)
 register(
     named(
         *("leaky_relu", "relu6", "hardtanh", "hardsigmoid", "hardswish", "elu", "celu", "selu"),
