@@ -1,8 +1,10 @@
 """Checkpoints on disk: every value to the bit, damage found, a whole one left whatever kills the writer."""
 
 import hashlib
+import io
 import math
 import os
+import pickle
 import subprocess
 import sys
 from collections import OrderedDict
@@ -162,10 +164,20 @@ class Runs:
         return os.mkdir, ("made",)
 
 
-def test_a_file_that_would_run_code_is_refused_although_its_checksum_is_right(tmp_path, monkeypatch):
+def written(way):
+    """The bytes of a file that would run code."""
+    stream = io.BytesIO()
+    if way == "pickle":
+        pickle.dump({"a": Runs()}, stream, protocol=5)
+    else:
+        torch.save({"a": Runs()}, stream, _use_new_zipfile_serialization=way == "archive")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("way", ["archive", "legacy", "pickle"])
+def test_a_file_that_would_run_code_is_refused_although_its_checksum_is_right(tmp_path, monkeypatch, way):
     monkeypatch.chdir(tmp_path)
-    torch.save({"a": Runs()}, "a.pt")
-    content = Path("a.pt").read_bytes()
+    content = written(way)
     Path("a.pt").write_bytes(content + b"\nsha256 " + hashlib.sha256(content).hexdigest().encode())
     with pytest.raises(CheckpointError, match=r"a\.pt: expected tensors and plain values"):
         checkpoint.load(Path("a.pt"))
