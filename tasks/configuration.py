@@ -38,6 +38,8 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 """A finite number of at least 0."""
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+AtLeastOne = Annotated[float, Field(ge=1, allow_inf_nan=False)]
+"""A finite number of at least 1."""
 """A number from 0 to below 1."""
 
 C = TypeVar("C")
@@ -257,6 +259,9 @@ class Config:
     """Steps on recorded answers, in which no box runs, after each step of tangents and secant; None for as
     many as are trusted. A number is for no-gradient and first-order too, which show what of the gain is the
     derivative's."""
+    clip: AtLeastOne | None = None
+    """The longest gradient, of every method, in multiples of the median length of those of the last 25 steps;
+    None for each method's own: 2 for tangents that learn from values, no bound for others."""
     max_rows: Positive | None = None
     """What a step of tangents may cost when trust is lost, in first-order steps; None for 3.5, or what
     the probes take."""

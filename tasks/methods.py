@@ -172,6 +172,7 @@ def _tangent_gradient(
         process_group=None if config.chunk is None else setup.process_group,
         replays=config.replays,
         steps=setup.steps,
+        **({} if config.clip is None else {"clip": config.clip}),
         **settings,
     )
 

@@ -21,6 +21,7 @@ from tasks.loop import Gradient, Stateful, train
 from tasks.progress import Progress
 from tasks.workers import group
 from zo.batches import Batch, count_rows
+from zo.tangents.clipping import Clipping
 
 if TYPE_CHECKING:
     from tasks.problem import Problem
@@ -144,12 +145,18 @@ class Setup:
             else:
                 update(i)
 
+        bound = None
+        if config.clip is not None and not isinstance(gradient, zo.TangentGradient):  # which has its own
+            bound = GradientBound(config.clip)
+
         def step(i: int) -> dict[str, float]:
             for weights in adam.param_groups:
                 weights["lr"] = rate_of(i)
             adam.zero_grad()
             batch = self.batch(i)
             loss = gradient.backward(batch)
+            if bound is not None:
+                bound.apply(network)
             take(i)
             if replayed:
                 assert isinstance(gradient, zo.TangentGradient)
@@ -164,6 +171,8 @@ class Setup:
             if not self.boxes:  # one evaluation of the objective for each step, and one for each query
                 counted = int(i + 1 + shown["queries"]) * count_rows(batch)
                 shown["rows"] = int(gradient.metrics().get("rows", counted))
+            if bound is not None:
+                of_gradient["gradient_clipped"] = float(bound.clipped)
             return {"loss": loss.item(), **shown, **of_gradient, **figures()}
 
         def judge() -> float | Tensor:
@@ -173,6 +182,8 @@ class Setup:
         kept = {"network": network, "optimizer": adam, "gradient": gradient, **(state or {})}
         if chosen is not network:
             kept["judged"] = chosen
+        if bound is not None:
+            kept["bound"] = bound
         outcome = train(
             self.run,
             self.stage,
@@ -197,6 +208,31 @@ class Setup:
         if self.config.schedule == "constant":
             return self.learning_rate
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+
+class GradientBound:
+    """The bound on a gradient's length that `clip` asks for, of methods that have none of their own.
+
+    Attributes:
+        clipped: How many gradients were shortened.
+    """
+
+    def __init__(self, most: float) -> None:
+        self._clipping, self.clipped = Clipping(most), 0
+
+    @torch.no_grad()
+    def apply(self, network: nn.Module) -> None:
+        """Shorten the network's gradient where it is far longer than those before."""
+        self.clipped += self._clipping.shorten(network.parameters())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The count, and the lengths of the last gradients."""
+        return {"clipped": self.clipped, **self._clipping.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.clipped = state["clipped"]
+        self._clipping.load_state_dict(state)
 
 
 def setup_of(

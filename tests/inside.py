@@ -94,6 +94,7 @@ WHERE = {
     "refuse_too_many": "zo.failures:refuse_too_many",
     "Clipping": "zo.tangents.clipping:Clipping",
     "REMEMBERED_LENGTHS": "zo.tangents.clipping:REMEMBERED",
+    "GradientBound": "tasks.setup:GradientBound",
     "listening": "zo.tangents.models.lessons:listening",
     "report_lessons": "zo.tangents.models.lessons:report",
     "automatic_tangent": "zo.tangents.models.automatic",

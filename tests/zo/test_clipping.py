@@ -32,6 +32,23 @@ def lengths(clip, several):
     return kept_lengths
 
 
+@torch.no_grad()
+def test_the_gradients_of_weights_are_shortened_in_place():
+    weights, clipping, left = (
+        [nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(1, 2))],
+        Clipping(2.0),
+        [],
+    )
+    frozen = nn.Parameter(torch.zeros(2), requires_grad=False)
+    for length in (1.0, 1.0, 2.0, 100.0, 3.0):
+        weights[0].grad = torch.full((3,), 0.6 * length / math.sqrt(3))
+        weights[1].grad = torch.full((1, 2), 0.8 * length / 2**0.5)
+        longer = clipping.shorten([*weights, frozen])
+        left.append(round(float(torch.cat([w.grad.flatten() for w in weights]).norm()), 4))
+        assert longer == (left[-1] < length)
+    assert left == [1.0, 1.0, 2.0, 3.0, 3.0] and frozen.grad is None
+
+
 def test_what_is_longer_than_a_multiple_of_the_median_is_as_long_as_that():
     assert lengths(2.0, [1.0, 1.0, 2.0, 100.0, 3.0]) == [1.0, 1.0, 2.0, 3.0, 3.0]  # 2 (1 + 2) / 2 of four
     assert lengths(5.0, [1.0, 4.0, 60.0]) == [1.0, 4.0, 20.0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Any
 
@@ -47,6 +47,18 @@ class Clipping:
         if length <= bound:
             return tuple(gradients), False
         return tuple(gradient * (bound / length) for gradient in gradients), True
+
+    def shorten(self, parameters: Iterable[Tensor]) -> bool:
+        """Take in the `.grad` of parameters as a step's gradient, and shorten it; whether it was longer."""
+        grads = [tensor.grad for tensor in parameters if tensor.grad is not None]
+        if not grads:
+            return False
+        self.remember(grads)
+        shorter, longer = self.shortened(grads)
+        if longer:
+            for grad, short in zip(grads, shorter, strict=True):
+                grad.copy_(short)
+        return longer
 
     def adds_up_to(self, grad: Tensor | None) -> bool:
         """Whether a `.grad` is what the last gradient left, which nobody has set to zero or bounded since."""
