@@ -300,6 +300,7 @@ def check(
     """
     from blackbox import conformance
     from blackbox.adapters.hosted import Hosted
+    from blackbox.conformance.check import command_of_host
 
     if samples is not None and not samples.is_file():
         raise ConfigurationError(
@@ -309,7 +310,7 @@ def check(
     where = None if out is None else str(out)
     box = _box(target, arguments, groups=True)
     if isinstance(box, Hosted):
-        return conformance.command_of_host(box, where, seed=seed)
+        return command_of_host(box, where, seed=seed)
     if rows is None:  # two lines in each input
         rows = 1000 + 400 * max(0, sum(spec.differentiable for spec in box.inputs) - 1)
     return conformance.command(
@@ -388,6 +389,7 @@ def host(
     `blackbox host DIR` writes the files that are added to the program. `blackbox host --serve RUN --
     ./ocean case.nml` runs it with a trained network.
     """
+    from blackbox.adapters.hosted import write_client
     from tasks import hosting
 
     if serve:
@@ -396,7 +398,7 @@ def host(
         raise ConfigurationError(
             f"host: expected one folder, got {' '.join(program)} behind it. Add --serve to run a program."
         )
-    say(hosting.write(folder))
+    say(write_client(folder))
     return 0
 
 

@@ -1,6 +1,6 @@
 """Conformance: is a black box fit to be trained through, how noisy is it, and which mu does that ask for."""
 
-from blackbox.conformance.check import check_black_box, command, command_of_host
+from blackbox.conformance.check import check_black_box, command
 from blackbox.conformance.hosts import check_host
 from blackbox.conformance.noise import NoiseLevels, ecnoise
 from blackbox.conformance.probe import read_samples
@@ -17,7 +17,6 @@ __all__ = [
     "check_black_box",
     "check_host",
     "command",
-    "command_of_host",
     "ecnoise",
     "read_samples",
 ]

@@ -1,7 +1,8 @@
 """Programs that call the network from inside of their own loop, as black boxes."""
 
 from blackbox.adapters.hosted.call import Call
+from blackbox.adapters.hosted.client_files import write_client
 from blackbox.adapters.hosted.hosted import CallRecord, Hosted, HostedRun
 from blackbox.adapters.hosted.programs import HostCounts
 
-__all__ = ["Call", "CallRecord", "HostCounts", "Hosted", "HostedRun"]
+__all__ = ["Call", "CallRecord", "HostCounts", "Hosted", "HostedRun", "write_client"]
