@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -363,3 +364,29 @@ def test_bad_input_is_a_named_error(act, words):
     with suppress_type_checks(), pytest.raises(zo.ConfigurationError) as caught:
         act()
     assert all(word in str(caught.value) for word in words)
+
+
+def plant(state, action):
+    return 0.9 * state + torch.tanh(action) * torch.tensor([1.0, 0.5, -0.3]).to(state)
+
+
+def in_closed_loop(noise, steps=6, rows=16):
+    """A policy through six steps of a plant, by a tangent that learns from values; what was warned of."""
+    specs = ArraySpec("state", (3,)), ArraySpec("action", (1,))
+    box = FromTorch(plant, specs, (specs[0],))
+    solver = zo.differentiable(box, tangent=zo.MLPTangent(), seed=0)
+    torch.manual_seed(0)
+    policy = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+    with pytest.warns(zo.TangentWarning) if not noise else nullcontext() as warned:
+        state = torch.randn(rows, 3).double()
+        for _ in range(steps):
+            action = policy(state)
+            state = solver(state, action + noise * torch.randn_like(action))
+        state.square().mean().backward()
+    return [] if noise else [str(each.message) for each in warned]
+
+
+def test_an_action_that_is_a_function_of_the_state_is_said_once():
+    (said,) = in_closed_loop(0.0)
+    assert "'action'" in said and "'state'" not in said and "zo.TangentGradient" in said
+    in_closed_loop(0.3)  # warnings are errors

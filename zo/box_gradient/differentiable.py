@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -33,6 +33,7 @@ from zo.box_gradient.row_queries import (
 from zo.box_gradient.row_rge import RowRGE
 from zo.box_gradient.row_units import RowUnits, most_units
 from zo.box_gradient.seeds import RowSeed
+from zo.box_gradient.shown import Shown
 from zo.box_gradient.tangent_rows import TangentRows
 from zo.errors import ConfigurationError, FailedQueriesError
 from zo.estimators.cge import CGE
@@ -123,7 +124,9 @@ def differentiable(
             queries, with a tangent that learns from values, such as a student network, or that learns
             nothing.
         tangent: is copied, and the copy learns from the queries; None to estimate only from the queries of
-            each call.
+            each call. Without queries it learns from values, which do not show the derivative by an input
+            that the others determine, as an action in closed loop: a `TangentWarning` says so once.
+            `TangentGradient` dithers such inputs.
         seed: all draws depend only on the seed and the number of the call. None, the default, is a seed of
             its own: the first box that a process makes without a seed is number 0, the next 1, and a deep
             copy is the next one. Boxes of equal seeds draw the same directions, which spoils the gradient
@@ -214,6 +217,8 @@ class DifferentiableBox(nn.Module):
         self.check = check_flag("differentiable", "check", check)
         self.counts = RowCounts()
         self._tangent = None if tangent is None else TangentRows(box, tangent)
+        learns = tangent is not None and estimator is None and tangent.learns_from_values
+        self._shown = Shown(box) if learns else None
         self._units = RowUnits(box)
         self._once = Once(box)
 
@@ -239,6 +244,7 @@ class DifferentiableBox(nn.Module):
             outputs = BlackBoxCall.apply(self.box, partial(self.pull_back, number), *inputs)
         if self._tangent is not None and recorded:
             self._tangent.start()
+            self._look(number, inputs)
         return outputs[0] if len(outputs) == 1 else outputs
 
     @torch.no_grad()
@@ -255,6 +261,19 @@ class DifferentiableBox(nn.Module):
             self._tangent.start()
         # copies: autograd lets nobody write to what is a view, as rows in further axes are
         return tuple(out.clone() for out in (outputs if isinstance(outputs, tuple) else (outputs,))), number
+
+    def _look(self, call: int, inputs: Sequence[Tensor]) -> None:
+        """Say it where values alone do not show the derivative by an input."""
+        if self._shown is None:
+            return
+        moved = [
+            place
+            for place, array in enumerate(inputs)
+            if array.requires_grad and not type(array.grad_fn).__name__.startswith(BlackBoxCall.__name__)
+        ]
+        found = self._shown.look(as_rows(self.box.inputs, tuple(inputs)), moved)
+        if found:
+            self._once.hidden(call, found)
 
     @contextmanager
     def _number(self, recorded: bool) -> Iterator[int]:

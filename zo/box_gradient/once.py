@@ -10,7 +10,7 @@ from torch import Tensor
 
 from blackbox import BlackBoxFunction
 from blackbox.notices import Notice, Notices
-from zo.errors import SeedWarning, UnitsWarning, ZeroGradientWarning
+from zo.errors import SeedWarning, TangentWarning, UnitsWarning, ZeroGradientWarning
 from zo.slopes import Doubt, warn_of_slopes
 
 NUMBERS, ROWS = 1024, 8  # of an output that is watched: at most, and of a call at least
@@ -182,6 +182,24 @@ class Once:
                 "zo.MLPTangent. This is said once.",
                 ZeroGradientWarning,
             )
+
+    def hidden(self, call: int, names: Sequence[str]) -> None:
+        """Warn of inputs by which values do not show the derivative.
+
+        Args:
+            call: the number of the call.
+            names: the inputs.
+        """
+        several = " and ".join(map(repr, names))
+        self._say(
+            "hidden",
+            f"{self._box}, call {call}: expected inputs that vary by themselves, got {several}, which the "
+            "other inputs determine, or which is the same in all rows. Values alone do not show the derivative "
+            "by it, and the tangent may have any. Add a little noise of your own, some hundredths of its "
+            "spread; take zo.TangentGradient, which does so; or an estimator, such as zo.RowRGE. "
+            f"{SAID}",
+            TangentWarning,
+        )
 
     def _say(self, name: str, words: str, category: type[Warning]) -> None:
         self._notices.say(Notice(name, words, category))
