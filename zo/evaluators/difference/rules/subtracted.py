@@ -32,6 +32,7 @@ FEW = 4  # variants that are evaluated one after another sooner than vmap has be
 def subtracted(call: Call, *args: Argument, **kwargs: Argument) -> Argument:
     """f(x + d) - f(x) in all variants, of a function that draws nothing."""
     stacks: list[Tensor] = []
+    args, kwargs = _with_own_eps(call, args, kwargs)
 
     def wide(item: Tensor | Moved) -> Tensor | Moved:
         if isinstance(item, Moved):  # the base among the variants: what does not move cancels to the bit
@@ -98,15 +99,16 @@ def _pooled(call: Call, input: Moved, *args: Argument, **kwargs: Argument) -> Ch
     return one.like(_change(moved, base, call.output).unflatten(0, x.shape[:2]))
 
 
-def _rms_norm(
-    call: Call, input: Argument, shape: Any, weight: Argument = None, eps: float | None = None
-) -> Argument:
-    """`subtracted`, with the eps of the network's own dtype where none is given."""
-    eps = torch.finfo(call.output.dtype).eps if eps is None else eps
-    return subtracted(call, input, shape, weight, eps)
+def _with_own_eps(
+    call: Call, args: tuple[Argument, ...], kwargs: dict[str, Argument]
+) -> tuple[tuple[Argument, ...], dict[str, Argument]]:
+    """Arguments of a root mean square norm with the eps of the network's own dtype, where none is given."""
+    eps = args[3] if len(args) > 3 else kwargs.get("eps")
+    if eps is not None or call.function not in named("rms_norm"):
+        return args, kwargs
+    return args[:3], kwargs | {"eps": torch.finfo(call.output.dtype).eps}
 
 
-register(named("rms_norm"), _rms_norm)
 register(
     named(
         *("leaky_relu", "relu6", "hardtanh", "hardsigmoid", "hardswish", "elu", "celu", "selu"),
