@@ -194,8 +194,8 @@ class Once:
         self._say(
             "hidden",
             f"{self._box}, call {call}: expected inputs that vary by themselves, got {several}, which the "
-            "other inputs determine, or which is the same in all rows. Values alone do not show the derivative "
-            "by it, and the tangent may have any. Add a little noise of your own, some hundredths of its "
+            "other inputs determine, or which is the same in all rows. Values alone do not show the "
+            "derivative by it, and the tangent may have any. Add a little noise, some hundredths of its "
             "spread; take zo.TangentGradient, which does so; or an estimator, such as zo.RowRGE. "
             f"{SAID}",
             TangentWarning,
