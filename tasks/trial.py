@@ -94,8 +94,10 @@ def _box_rows(problem: Problem, network: nn.Module, batch: Batch) -> int:
         first = arrays[0]
         leading = tuple(first.shape[: first.ndim - len(box.inputs[0].shape)])
         rows += int(torch.Size(leading).numel())
+        free = next((array.dtype for array in arrays if array.is_floating_point()), torch.get_default_dtype())
         zeros = [
-            torch.zeros(*leading, *spec.shape, dtype=first.dtype, device=first.device) for spec in box.outputs
+            torch.zeros(*leading, *spec.shape, dtype=spec.torch_dtype or free, device=first.device)
+            for spec in box.outputs
         ]
         return zeros[0] if len(zeros) == 1 else tuple(zeros)
 

@@ -22,6 +22,7 @@ PROGRAMS = {  # an example, and what it needs
     "ngspice": ("ngspice",),
     "fortran": ("gfortran",),
     "lorenz96": ("gfortran", "cc"),
+    "quasigeostrophic": ("fftw", "cc"),
     "calculix": ("calculix",),
     "openfoam": ("openfoam",),
     "lammps": ("lammps",),
