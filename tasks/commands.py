@@ -380,6 +380,13 @@ def host(
     serve: Annotated[
         bool, arg(help="Run a program with the network that a run has trained, which answers its calls.")
     ] = False,
+    export: Annotated[
+        Path | None,
+        arg(
+            help="Write the network that a run has trained: .pt, TorchScript for FTorch, or .onnx.",
+            help_behavior_hint="(default: nothing)",
+        ),
+    ] = None,
     method: Annotated[str | None, arg(help="Whose network; None for the last of the run's methods.")] = None,
     seed: Annotated[int | None, arg(help="Of which seed; None for the first.")] = None,
     trust: Trust = False,
@@ -387,13 +394,16 @@ def host(
     """Write bb_host, by which a C, C++, Fortran or Python program calls a network; or serve such a program.
 
     `blackbox host DIR` writes the files that are added to the program. `blackbox host --serve RUN --
-    ./ocean case.nml` runs it with a trained network.
+    ./ocean case.nml` runs it with a trained network, and `blackbox host RUN --export net.pt` writes that for
+    others.
     """
     from blackbox.adapters.hosted import write_client
     from tasks import hosting
 
     if serve:
         return hosting.serve(folder, program, method, seed, trust)
+    if export is not None:
+        return hosting.export(folder, export, method, seed, trust)
     if program:
         raise ConfigurationError(
             f"host: expected one folder, got {' '.join(program)} behind it. Add --serve to run a program."

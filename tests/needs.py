@@ -80,7 +80,9 @@ NEEDS = {
     # programs
     "calculix": Need("apt-get install calculix-ccx", ("ccx",)),
     "cc": Need("apt-get install gcc libc6-dev", ("cc",), sees=COMPILERS),
-    "fftw": Need("apt-get install g++ libfftw3-dev", ("g++",), there=lambda: Path("/usr/include/fftw3.h").exists()),
+    "fftw": Need(
+        "apt-get install g++ libfftw3-dev", ("g++",), there=lambda: Path("/usr/include/fftw3.h").exists()
+    ),
     "gfortran": Need("apt-get install gfortran", ("gfortran",)),
     "lammps": Need("apt-get install lammps", ("lmp",)),
     "mpi": Need("apt-get install openmpi-bin libopenmpi-dev", ("mpirun", "mpicc")),

@@ -1,9 +1,13 @@
 """`blackbox host`: the files of a program's side, and a program that runs with a trained network."""
 
 import subprocess
+import warnings
 
 import numpy as np
 import pytest
+import torch
+
+from blackbox.adapters import OnnxModel
 
 ENDS = ("c", "f90", "h", "hpp", "py")
 
@@ -50,3 +54,13 @@ def test_a_trained_network_answers_the_program(toy, tmp_path, monkeypatch, capfd
     last = host.run([7], flux=network.requires_grad_(False)).outputs["last"][0]
     assert np.allclose([float(number) for number in numbers], last, atol=1e-6)
     assert words == "20 calls answered by the network of tangents, seed 0."
+    for ending in ("pt", "onnx"):
+        assert toy("host", str(run), "--export", f"net.{ending}") == 0
+    x = torch.linspace(0.5, 1.5, 32).view(2, 16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that TorchScript is to end
+        written = torch.jit.load("net.pt")(x)
+    torch.testing.assert_close(written, network(x))
+    answer = OnnxModel("net.onnx")(x)
+    torch.testing.assert_close(answer, network(x), rtol=1e-5, atol=1e-6)
+    assert toy("host", str(run), "--export", "net.txt") == 2

@@ -88,7 +88,7 @@ def _check(network: nn.Module, images: Tensor) -> None:
 def _exported(network: nn.Module, images: Tensor) -> torch.onnx.ONNXProgram:
     batch = torch.export.Dim("batch", min=1)
     try:
-        with _quiet():
+        with quiet():
             program = torch.onnx.export(
                 network, (images,), dynamo=True, dynamic_shapes=({0: batch},), verbose=False,
                 input_names=["image"], output_names=["denoised"],
@@ -105,7 +105,7 @@ def _exported(network: nn.Module, images: Tensor) -> torch.onnx.ONNXProgram:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without what torch's exporter says of its own code, and of packages that it does not need."""
     log = logging.getLogger("torch.onnx")
     level = log.level
