@@ -93,6 +93,7 @@ WHERE = {
     "memory_measured": "zo.execution.memory:measured",
     "refuse_too_many": "zo.failures:refuse_too_many",
     "Clipping": "zo.tangents.clipping:Clipping",
+    "ShownDither": "zo.tangents.excitation.dither:_Shown",
     "REMEMBERED_LENGTHS": "zo.tangents.clipping:REMEMBERED",
     "GradientBound": "tasks.setup:GradientBound",
     "listening": "zo.tangents.models.lessons:listening",

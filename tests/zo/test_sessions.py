@@ -213,7 +213,8 @@ def test_autograd_around_it_by_what_learns_from_values():
     box = pendulum(steps=STEPS)
     tangent = zo.StudentTangent(nn.Linear(4, 4), loss="squared")
     solver, network = zo.differentiable(box, tangent=tangent, seed=0), policy()
-    loss = objective_of(solver, box)(network, (torch.arange(8),)).mean()
+    with pytest.warns(zo.TangentWarning, match="got 'action', which the other inputs determine"):
+        loss = objective_of(solver, box)(network, (torch.arange(8),)).mean()
     loss.backward()
     assert box.ledger.rows_run == 8 * STEPS
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in network.parameters())

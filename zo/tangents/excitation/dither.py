@@ -20,7 +20,7 @@ from torch import Tensor
 
 from blackbox import ArraySpec, BlackBoxFunction
 from zo.draws import DITHER, Key
-from zo.tangents.excitation.identified import constant, sketch, unexplained
+from zo.tangents.excitation.identified import FEW, constant, sketch, unexplained
 from zo.tangents.models.values import Form
 from zo.tangents.record.pairs import CallPairs, reciprocal
 from zo.tangents.record.recording import Dither, Parts, RecordedCall
@@ -36,6 +36,7 @@ KNOWN = 0.5  # of the predicted response: what must be there, for it to be known
 LINEAR = 0.5  # of what a larger dither should respond more by, for it to be worth it
 GROWN, SHRUNK = 8.0, 0.5  # the most and the least times from one size to the next
 ENOUGH, MOST = 8, 128  # rows for each number that is dithered, and rows, by which the next size is chosen
+OF_FIELDS = 32  # rows, where a response is the same around all cells
 
 Where = tuple[int, int]  # a box and an input, by their places
 
@@ -264,7 +265,7 @@ class Excitation:
             new = _Shown.of([(calls[n], pairs[n], *predicted[n]) for n in own])
             state.shown = new if state.shown is None else state.shown.joined(new)
             rows, numbers = state.shown.added.shape
-            if rows >= min(ENOUGH * numbers, MOST):
+            if rows >= (OF_FIELDS if state.shown.space else min(ENOUGH * numbers, MOST)):
                 seen = state.shown.verdict()
                 state.shown, state.known = None, seen.known
                 state.take(seen)
@@ -400,6 +401,17 @@ class _Verdict(NamedTuple):
     change: float
 
 
+def _space(call: RecordedCall, pairs: CallPairs) -> tuple[int, ...]:
+    """The axes that the dithered input of a call and all of its outputs end with, two or more; or none."""
+    dithered = [part.shape[2:] for part in call.added if part is not None]
+    shapes = [*dithered, *(spec.shape for spec in pairs.outputs)]
+    for count in (3, 2):
+        spaces = {tuple(shape[-count:]) for shape in shapes if count <= len(shape) <= count + 1}
+        if len(spaces) == 1 and all(count <= len(shape) <= count + 1 for shape in shapes):
+            return spaces.pop()
+    return ()
+
+
 class _Shown(NamedTuple):
     """What rows with dither have shown, in units of usual responses.
 
@@ -408,12 +420,15 @@ class _Shown(NamedTuple):
         missed: `(rows, size_out)`, the answers less those predicted without the dither.
         response: `(rows, size_out)`, the response to it that was predicted.
         change: `(rows,)`, the square of how much the outputs change.
+        space: the axes of the field that all numbers of dither and answers are on; empty where they are few,
+            or on none.
     """
 
     added: Tensor
     missed: Tensor
     response: Tensor
     change: Tensor
+    space: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, calls: Sequence[tuple[RecordedCall, CallPairs, Tensor, Tensor]]) -> _Shown:
@@ -440,13 +455,14 @@ class _Shown(NamedTuple):
         deviation = added.square().mean(dim=0).sqrt()
         dithered = deviation.nonzero().flatten()
         added = added[:, dithered] / deviation[dithered]
-        return cls(added, missed * short, response * short, change)
+        space = _space(calls[0][0], calls[0][1]) if len(dithered) == len(deviation) > FEW else ()
+        return cls(added, missed * short, response * short, change, space)
 
     def joined(self, other: _Shown) -> _Shown:
         """These rows and others; the others alone where other numbers are dithered."""
         if self.added.shape[1] != other.added.shape[1]:
             return other
-        return _Shown(*(torch.cat(parts) for parts in zip(self, other, strict=True)))
+        return _Shown(*map(torch.cat, zip(self[:4], other[:4], strict=True)), space=self.space)  # pyright: ignore
 
     def verdict(self) -> _Verdict:
         """How much of the response is known, and how large the next dither should be.
@@ -454,7 +470,7 @@ class _Shown(NamedTuple):
         Until the model knows the response, its size is that of the regression of answers on the dither, with
         which nothing else goes; what chance makes of it counts too, so that it is never thought too small.
         """
-        rows, numbers = self.added.shape
+        rows = len(self.added)
         change, without = float(self.change.sum()), float(self.missed.square().sum())
         error = float((self.missed - self.response).square().sum())
         square = float(self.response.square().sum())
@@ -467,12 +483,30 @@ class _Shown(NamedTuple):
             response = known * square
             wanted = min(WANTED**2 * error, LARGEST**2 * change)
             return _Verdict(known, math.sqrt(wanted / response), response, change)
-        slope = self.added.T @ self.missed / rows
-        chance = min(1.0, numbers / rows) * without
-        response = max(rows * float(slope.square().sum()) - chance, 0.0)
+        response, chance = self._regressed()
+        response = max(response - chance, 0.0)
         wanted = BEGUN**2 * change
         times = math.sqrt(wanted / (response + chance))
         clear = response if response > 2 * chance else 0.0
         if times < 1.0:  # by chance alone none is made smaller
             times = min(1.0, math.sqrt(wanted / clear)) if clear else 1.0
         return _Verdict(known, times, clear, change)
+
+    def _regressed(self) -> tuple[float, float]:
+        """The response by regression of the answers on the dither, and what chance makes of it in the mean.
+
+        Of fields wave by wave, as if the response were the same around all cells: from cell to cell there are
+        more numbers than rows, and all is chance.
+        """
+        rows, without = len(self.added), float(self.missed.square().sum())
+        if not self.space:
+            slope = self.added.T @ self.missed / rows
+            return rows * float(slope.square().sum()), self.added.shape[1] / rows * without
+        axes = [*range(2, 2 + len(self.space))]
+        dither, missed = (
+            torch.fft.fftn(part.view(rows, -1, *self.space), dim=axes) for part in (self.added, self.missed)
+        )
+        power = dither.abs().square().sum(dim=0)
+        both = torch.einsum("ri...,ro...->oi...", dither.conj(), missed).abs().square()
+        response = float((both / power).sum()) / math.prod(self.space)
+        return response, dither.shape[1] / rows * without

@@ -1,0 +1,54 @@
+"""Closures on fields: how large a dither is, and when a map on the span of outputs is none."""
+
+import math
+
+import pytest
+import torch
+
+from tests.inside import OutputMap, ShownDither
+
+ROWS, SIDE = 128, 16
+
+
+def shown(response, space):
+    """Answers that miss by white noise of size 1, and respond to the dither by so much, rows x cells."""
+    generator = torch.Generator().manual_seed(0)
+    added, error = torch.randn(2, ROWS, SIDE * SIDE, generator=generator, dtype=torch.float64)
+    change = torch.full((ROWS,), float(SIDE * SIDE), dtype=torch.float64)
+    return ShownDither(added, error + response * added, torch.zeros_like(added), change, space)
+
+
+@pytest.mark.parametrize("response", [0.0, 0.05, 0.4])
+def test_a_dither_on_a_field_goes_to_a_fifth_of_what_outputs_change_by(response):
+    """Wave by wave the response is known to one part in so many rows; the wanted one is .2 of the change."""
+    expected = math.sqrt(0.2**2 / (response**2 + 1 / ROWS))
+    assert shown(response, (SIDE, SIDE)).verdict().times == pytest.approx(expected, rel=0.2)
+
+
+def test_cell_by_cell_all_of_it_is_chance():
+    """Of more numbers than rows: the dither stays as it is."""
+    assert shown(0.0, ()).verdict().times == 1.0
+
+
+def fitted(rank, rows=64, size=48, error=1e-2):
+    """A map behind a model that misses by so much, of outputs in a space of so many directions."""
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(size, rank, generator=generator, dtype=torch.float64))[0]
+    y = torch.randn(rows, rank, generator=generator, dtype=torch.float64) @ basis.T
+    x = y + error * torch.randn(rows, size, generator=generator, dtype=torch.float64)
+    behind = OutputMap()
+    behind.fit(x, y, torch.ones(size, dtype=torch.float64))
+    return behind, basis
+
+
+def test_a_constraint_of_the_box_is_kept():
+    behind, basis = fitted(rank=6)
+    change = torch.eye(48, dtype=torch.float64)
+    outside = change - basis @ basis.T
+    assert float(behind.pushed(outside).norm()) < 0.1 * float(outside.norm())
+
+
+def test_where_outputs_leave_the_span_of_the_rows_no_map_is_put_behind():
+    behind, _ = fitted(rank=48, rows=40, error=0.075)
+    change = torch.randn(5, 48, dtype=torch.float64)
+    assert torch.equal(behind.pushed(change), change) and torch.equal(behind.pulled(change), change)
