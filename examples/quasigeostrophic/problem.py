@@ -94,7 +94,7 @@ class Turbulence(tasks.Problem):
 
     @dataclass(frozen=True)
     class Config(tasks.Config):
-        methods: tuple[str, ...] = ("none", "offline", "tangents", "exact")
+        methods: tuple[str, ...] = ("none", "offline", "tangents", "linear", "exact")
         steps: Count = 200
         batch: Count = 4
         learning_rate: Positive = 2e-3
@@ -252,7 +252,18 @@ def exact(setup):
     )
 
 
+def linear(setup):
+    """Tangents whose model is a linear stencil: what the tendency of a cell does, and nothing of products."""
+    tangent = zo.StencilTangent(degree=1)
+    return setup.descend(
+        zo.TangentGradient(
+            setup.network, setup.objective, boxes=setup.boxes, tangent=tangent, seed=setup.seed
+        )
+    )
+
+
 Turbulence.methods = {
+    "linear": tasks.Method("Tangents by a linear stencil, fitted to the values of training's rows.", linear),
     "offline": tasks.Method("Fitted to the missing tendency, and never run in the program.", offline),
     "exact": tasks.Method("First order, by the derivative of a twin in torch.", exact),
 }
