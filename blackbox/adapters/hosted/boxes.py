@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -42,6 +42,14 @@ class HostBox(BlackBoxFunction, abstract=True):
     @failures.setter
     def failures(self, policy: Policy) -> None:
         self.host.failures = policy
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """The box itself: its rows are of running programs."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Refuse to be pickled, as the host does."""
+        return self.host.__reduce__()
 
     @property
     def ledger(self) -> Ledger:

@@ -35,6 +35,7 @@ from blackbox.failures import POLICIES, Policy
 from blackbox.function import BlackBoxFunction
 from blackbox.group import BoxGroup
 from blackbox.ledger import Ledger
+from blackbox.notices import warn
 from blackbox.outside import plain
 from blackbox.spec import ArraySpec, check_specs
 
@@ -95,6 +96,7 @@ class Hosted(BoxGroup):
         start: the black box of the runs' first calls.
         counts: what the programs did, see `HostCounts`.
         ledger: the rows of all boxes.
+        said_early: whether it was said that runs ended before the calls that were asked for.
 
     Raises:
         ConfigurationError: a program or path does not exist, a name occurs twice, or a number is out of
@@ -148,7 +150,7 @@ class Hosted(BoxGroup):
         self.state = hosted_boxes.state(self._slots)
         check_specs("Hosted", "arrays of the calls", self.state)
         self.programs = Programs(repr(self), self._started, live)
-        self.ledger = Ledger()
+        self.ledger, self.said_early = Ledger(), False
         self.start = HostStart(self)
         self.exchanges = [Exchange(self, *kind) for kind in self.form.kinds]
         endings = [Ending(self, *kind) for kind in self.form.kinds] if outputs else []
@@ -232,6 +234,22 @@ class Hosted(BoxGroup):
         texts = {name: template.text for name, template in self._templates.items()}
         return repr(
             (command, programs, copies, texts, self._files, self.calls, sorted(self.environment.items()))
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Hosted:
+        """The host itself: its programs are processes, of which there is no copy."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Refuse to be pickled: programs are of this process.
+
+        Raises:
+            ConfigurationError: always.
+        """
+        raise ConfigurationError(
+            f"{self!r}: expected to stay in the process that runs its programs, was to be pickled for "
+            "another. Programs run side by side as they are; make a Hosted in each process, not a Parallel "
+            "around it."
         )
 
     def __repr__(self) -> str:
@@ -360,6 +378,15 @@ class _Way:
                 self._see(name, self._mask(kind, self._asked))
         finally:
             self._host.programs.release(self._cases)
+        early = int(self._ended.sum()) if calls is not None and done < calls else 0
+        if early and not self._host.said_early:
+            self._host.said_early = True
+            warn(
+                f"{self._host!r}: {early} of {self._rows} runs ended by themselves after at most {done} of "
+                f"{calls} calls. What lies behind is zeros: leave it out by the mask of each call, or let the "
+                "program go on.",
+                RuntimeWarning,
+            )
         records = {name: rounds.record() for name, rounds in self._records.items() if rounds.masks}
         failed = self._failed()
         if bool(failed.any()):

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -467,8 +468,24 @@ host.run([0, 1], closure=lambda x: x)
         host.run(CASES, calls=2, closure=network().requires_grad_(False), dtype=torch.float64)
         assert not list(scratch.iterdir())
 
+    def test_runs_that_end_before_their_calls_are_said_once(self, tmp_path):
+        host = hosted(tmp_path, LINEAR)
+        net = network().requires_grad_(False)
+        with pytest.warns(RuntimeWarning, match="2 of 2 runs ended by themselves after at most 4 of 9 calls"):
+            host.run([0, 1], calls=9, closure=net, dtype=torch.float64)
+        host.run([0, 1], calls=9, closure=net, dtype=torch.float64)
+        other = hosted(tmp_path, LINEAR)
+        other.run([0, 1], calls=4, closure=net, dtype=torch.float64)  # as many as there are
+
 
 class TestRefused:
+    def test_another_process(self, tmp_path):
+        host = hosted(tmp_path, LINEAR)
+        for one in (host, host.boxes[0]):
+            assert copy.deepcopy(one) is one
+            with pytest.raises(ConfigurationError, match="make a Hosted in each process"):
+                pickle.dumps(one)
+
     def test_a_network_that_is_missing(self, tmp_path):
         with pytest.raises(ConfigurationError, match="closure=network"):
             hosted(tmp_path, LINEAR).run([0])
