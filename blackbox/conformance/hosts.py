@@ -39,7 +39,7 @@ def check_host(host: Hosted, cases: Sequence[int] = (0, 1, 2), *, calls: int = 8
         exchange costs.
     """
     began, before = time.monotonic(), host.counts.exchanges
-    said, host.said_early = host.said_early, True  # that runs are shorter than these calls is no matter here
+    said, host.said_early = host.said_early, True  # runs may be shorter than these calls
     try:
         findings = [*_findings(_Drawn(host, calls, seed), [int(case) for case in cases])]
     finally:
