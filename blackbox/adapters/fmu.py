@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import threading
 import weakref
@@ -31,6 +32,7 @@ from blackbox.errors import ConfigurationError, NotDifferentiableError, RowFaile
 from blackbox.extras import import_extra
 from blackbox.failures import Policy
 from blackbox.function import BlackBoxFunction
+from blackbox.notices import warn
 from blackbox.spec import check_specs, identifier
 from blackbox.words import counted
 
@@ -53,6 +55,11 @@ class Fmu(BlackBoxFunction):
     reuses. An FMU that allows only one per process has one, and threads take turns. An FMU that hangs or
     crashes takes its process with it, so run it in `Parallel` with processes and `timeout`.
 
+    A reset may leave something of the row before. So the first row that an instance answers after a reset is
+    simulated again by a new instance, and so are the 2nd, 4th, 8th and so on, if the box is deterministic.
+    These are not counted as rows. Where the answers differ, a warning says by how much, and from there on
+    each row has a new instance, which some FMUs take long to make.
+
     Args:
         path: the FMU; its code runs in this process.
         times: when outputs are read; each is a whole number of steps after the start. A number for one time;
@@ -67,11 +74,13 @@ class Fmu(BlackBoxFunction):
         start: the start time; None for that of the default experiment, or 0.
         start_values: values by name of other variables, the same for all rows; texts, too.
         tolerance: tolerance of solvers inside the FMU, if it has any; None for its own.
+        reset: whether an instance is reset and used for the next row; False to make a new one for each row.
         deterministic: False if equal inputs may give different outputs.
         failures: "raise" or "keep", as in `BlackBoxFunction`.
 
     Attributes:
         units: units by the names of inputs and outputs, for those that have one.
+        reset: as above; False from the row on whose answer was another one after a reset.
 
     Raises:
         MissingExtraError: FMPy is not installed.
@@ -92,6 +101,7 @@ class Fmu(BlackBoxFunction):
         start: float | None = None,
         start_values: Mapping[str, Any] | None = None,
         tolerance: float | None = None,
+        reset: bool = True,
         deterministic: bool = True,
         failures: Policy = "raise",
     ) -> None:
@@ -112,7 +122,8 @@ class Fmu(BlackBoxFunction):
             "start_values": dict(start_values or {}),
             "tolerance": tolerance,
         }
-        self.tolerance, self.deterministic = tolerance, deterministic
+        self.tolerance, self.reset, self.deterministic = tolerance, reset, deterministic
+        self._after_reset = itertools.count(1)  # rows that an instance answered after a reset
         default = self._model.defaultExperiment
         self.start = float((default and default.startTime) or 0) if start is None else float(start)
         self._single = times is None or np.ndim(times) == 0
@@ -150,7 +161,7 @@ class Fmu(BlackBoxFunction):
         weakref.finalize(self, remove)
         self._fmpy.extract(str(self.path), str(self._folder))
         alone = self._model.coSimulation.canBeInstantiatedOnlyOncePerProcess
-        self._turn: Any = threading.Lock() if alone else nullcontext()
+        self._turn: Any = threading.RLock() if alone else nullcontext()
         self._instances: Any = SimpleNamespace() if alone else threading.local()
         try:
             self._instance()
@@ -164,6 +175,49 @@ class Fmu(BlackBoxFunction):
     def evaluate(self, *arrays: Array) -> tuple[Array, ...]:
         """One simulation."""
         parameters, driven = self._split(arrays)
+        with self._turn:
+            again = self._instance().simulations > 0
+            outputs = self._simulated(parameters, driven)
+            number = next(self._after_reset) if again and self.deterministic else 0
+            if number and number & (number - 1) == 0:  # the 1st, 2nd, 4th, 8th, ...
+                outputs = self._compared(number, outputs, parameters, driven)
+        return tuple(values[0] for values in outputs) if self._single else outputs
+
+    def _compared(
+        self, number: int, outputs: tuple[Array, ...], *values: Mapping[Variable, Array]
+    ) -> tuple[Array, ...]:
+        """The answer of a new instance, if it is another one than that of the one that was reset."""
+        first = self._by_a_new_instance(*values)
+        if _equal(outputs, first) or not _equal(first, self._by_a_new_instance(*values)):
+            return outputs  # an FMU that gives other answers whenever it is made says nothing of its reset
+        self.reset = False
+        self._free()
+        differences = [
+            (float(np.nanmax(np.abs(after.astype(float) - new), initial=0)), v.name)
+            for after, new, v in zip(outputs, first, self._read, strict=True)
+        ]
+        largest, name = max(differences)
+        earlier = "" if number == 1 else f" Up to {number - 1} rows before this one may be wrong."
+        warn(
+            f"{self!r}: expected a reset that puts back all of the FMU, got another answer after it than "
+            f"from a new instance: {name} differs by {largest:.3g}.{earlier} From here on each row has a new "
+            "instance. Give reset=False to have that from the start.",
+            RuntimeWarning,
+        )
+        return first
+
+    def _by_a_new_instance(self, *values: Mapping[Variable, Array]) -> tuple[Array, ...]:
+        self._free()
+        return self._simulated(*values)
+
+    def _free(self) -> None:
+        """Let go of this thread's instance."""
+        self._instances.__dict__.pop("one", None)
+
+    def _simulated(
+        self, parameters: Mapping[Variable, Array], driven: Mapping[Variable, Array]
+    ) -> tuple[Array, ...]:
+        """What is read, by output `(times, *shape)`."""
         readings: list[list[Array]] = []
         held = 0
         with self._simulation(parameters, driven) as instance:
@@ -177,8 +231,7 @@ class Fmu(BlackBoxFunction):
                     held += 1
                     for variable, values in driven.items():
                         instance.set(variable, values[held])
-        outputs = [np.stack(values) for values in zip(*readings, strict=True)]
-        return tuple(values[0] for values in outputs) if self._single else tuple(outputs)
+        return tuple(np.stack(values) for values in zip(*readings, strict=True))
 
     def reference(self, *arrays: Any) -> Any:
         """The box's values, with autograd by the FMU's own directional derivatives.
@@ -230,7 +283,7 @@ class Fmu(BlackBoxFunction):
     def _simulation(
         self, parameters: Mapping[Variable, Array], driven: Mapping[Variable, Array]
     ) -> Iterator[Instance]:
-        """This thread's instance, in initialisation; afterwards it is reset for the next one, or replaced."""
+        """This thread's instance, in initialisation; afterwards it is reset for the next row, or freed."""
         with self._turn:
             instance, failed, sentence = self._instance(), None, ""
             try:
@@ -243,8 +296,8 @@ class Fmu(BlackBoxFunction):
                 failed, said = error, instance.said()
                 sentence = f"{line_of(error)}{f' It said: {said}' if said else ''}"
             finally:
-                if not instance.reset(failed):
-                    del self._instances.one
+                if not (instance.end(failed) and self.reset):
+                    self._free()
             if failed is not None:
                 failed = None  # the new error is kept, and is not to hold the frames of this one
                 raise RuntimeError(sentence)
@@ -306,9 +359,18 @@ class Fmu(BlackBoxFunction):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle path and settings; the FMU is loaded anew, from a file with the same checksum."""
-        settings = {**self._settings, "deterministic": self.deterministic, "failures": self.failures}
+        settings = {
+            **self._settings,
+            "reset": self.reset,
+            "deterministic": self.deterministic,
+            "failures": self.failures,
+        }
         return rebuilt, (type(self), self.path, settings, self.checksum)
 
     def __repr__(self) -> str:
         """The file, with the beginning of its checksum."""
         return f"Fmu({self.path.name!r}, sha256={self.checksum[:12]})"
+
+
+def _equal(one: Sequence[Array], other: Sequence[Array]) -> bool:
+    return all(np.array_equal(a, b, equal_nan=True) for a, b in zip(one, other, strict=True))

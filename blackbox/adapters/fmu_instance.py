@@ -243,6 +243,9 @@ class Instance:
         folder: where the FMU is extracted.
         model: its description.
 
+    Attributes:
+        simulations: how many were begun.
+
     Raises:
         Exception: FMPy's, where the library cannot be loaded or gives no instance.
     """
@@ -256,6 +259,7 @@ class Instance:
             finally:
                 os.chdir(before)  # FMPy leaves another one where a library cannot be loaded
         self._free = weakref.finalize(self, self._fmu.freeInstance)
+        self.simulations = 0
 
     def initialise(
         self,
@@ -267,6 +271,7 @@ class Instance:
     ) -> None:
         """Set values, enter initialisation, and set what is driven over time; `begin` leaves it."""
         _heard.last = ""
+        self.simulations += 1
         if not self._is_3:
             self._fmu.setupExperiment(tolerance=tolerance, startTime=start, stopTime=stop)
         for variable, value in values.items():
@@ -317,8 +322,8 @@ class Instance:
         """The last message that it logged since it was initialised, in the thread that uses it."""
         return " ".join(_heard.last.split())
 
-    def reset(self, after: BaseException | None = None) -> bool:
-        """Make it ready for another simulation.
+    def end(self, after: BaseException | None = None) -> bool:
+        """End the simulation, and reset it for another one.
 
         Args:
             after: what the last one failed with.

@@ -5,6 +5,8 @@ import multiprocessing
 import pickle
 import re
 import shutil
+import subprocess
+import warnings
 import zipfile
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -15,10 +17,11 @@ import torch
 
 import zo
 from blackbox import ConfigurationError, NotDifferentiableError, Parallel
-from blackbox.adapters import Fmu
+from blackbox.adapters import Fmu, fmu
 from blackbox.conformance import check_black_box
 
 pytestmark = pytest.mark.needs("fmpy", "cc")
+HERE = Path(__file__).parent
 STEP = 0.125  # of decay's default experiment
 
 
@@ -112,6 +115,74 @@ def test_an_instance_is_reset_after_an_error_and_replaced_where_that_fails(decay
     np.testing.assert_array_equal(np.isnan(y), k != 0.5)
     assert len(set(y[k == 0.5])) == 1 and y[0] == pytest.approx(decayed(0.5, 1.0, np.ones(1))[-1], rel=1e-14)
     assert "k is negative" in box.ledger.first_failure and box.ledger.rows_failed == 2
+
+
+def forgetful(decay, folder, later=False):
+    """`decay.c` whose reset leaves the state x where it was; or does so from the fifth reset on."""
+    source = (HERE / "decay.c").read_text()
+    before = "((Decay *)c)->x = ((Decay *)c)->real[X0];"
+    assert before in source and "    start(d);\n    return fmi2OK;" in source
+    source = source.replace(before, "")
+    start = "if (resets++ < 4) start(d);" if later else ""
+    source = source.replace(
+        "    start(d);\n    return fmi2OK;", f"    static int resets; {start}\n    return fmi2OK;"
+    )
+    import fmpy
+
+    headers = Path(fmpy.__file__).parent / "c-code"
+    (folder / "decay.c").write_text(source)
+    library = folder / "decay.so"
+    command = ["cc", "-shared", "-fPIC", "-O1", f"-I{headers}", folder / "decay.c", "-o", library, "-lm"]
+    subprocess.run(command, check=True)
+
+    def change(name, content):
+        return name, library.read_bytes() if name.endswith(".so") else content
+
+    return rewritten(decay, folder, change)
+
+
+def without_start(u):
+    """What `decay.c` computes with its own start of x = 1 and k = .5."""
+    return decayed(0.5, 1.0, u)[-1]
+
+
+def test_a_reset_that_forgets_is_found_at_its_first_row_and_replaced_by_new_instances(decay, tmp_path):
+    path = forgetful(decay, tmp_path)
+    u = np.random.default_rng(5).normal(size=6)
+    truth = [without_start(np.array([value])) for value in u]
+    box = Fmu(path, times=1.0)
+    with pytest.warns(
+        RuntimeWarning, match=r"a reset that puts back all .* y differs by [0-9.e-]+\. From here"
+    ) as said:
+        y = box(u)
+    np.testing.assert_allclose(y, truth, rtol=1e-14)  # the row that found it, too
+    assert len(said) == 1 and box.ledger.rows_run == 6 and not box.reset
+    assert not pickle.loads(pickle.dumps(box)).reset
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(Fmu(path, times=1.0, reset=False)(u), y)
+        # who says that answers differ is not told that they do
+        assert not np.allclose(Fmu(path, times=1.0, deterministic=False)(u), truth)
+
+
+def test_a_reset_that_forgets_later_is_found_and_says_how_many_rows_may_be_wrong(decay, tmp_path):
+    box = Fmu(forgetful(decay, tmp_path, later=True), times=1.0)
+    u = np.random.default_rng(6).normal(size=40)
+    truth = [without_start(np.array([value])) for value in u]
+    with pytest.warns(RuntimeWarning, match=r"Up to (3|7|15) rows before this one may be wrong"):
+        y = box(u)
+    wrong = ~np.isclose(y, truth, rtol=1e-14, atol=0)
+    assert wrong.sum() <= 15 and not wrong[20:].any()
+
+
+def test_comparisons_grow_as_a_logarithm_and_are_no_rows(decay, monkeypatch):
+    box = Fmu(decay, times=1.0)
+    made = []
+    instance = fmu.Instance
+    monkeypatch.setattr(fmu, "Instance", lambda *a: made.append(1) or instance(*a))
+    box(np.zeros(100))
+    assert box.ledger.rows_run == 100
+    assert len(made) == 7  # after 1, 2, 4, ..., 64 rows
 
 
 def test_an_fmu_is_heard_whatever_others_were_made_and_went_since(decay):
@@ -302,7 +373,7 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
 
 def test_the_block_of_the_page_runs(decay, tmp_path, monkeypatch):
     page = (Path(__file__).parents[4] / "docs" / "guide" / "black_boxes.md").read_text(encoding="utf-8")
-    _, code = re.findall(r"```py\n(.*?)```", page, flags=re.DOTALL)
+    (code,) = [block for block in re.findall(r"```py\n(.*?)```", page, flags=re.DOTALL) if "Fmu(" in block]
     monkeypatch.chdir(tmp_path)
     shutil.copy(decay, "tank.fmu")
     scope: dict = {}
