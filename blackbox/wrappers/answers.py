@@ -173,6 +173,9 @@ def _prepare(connection: sqlite3.Connection) -> None:
     mark, tables = connection.execute(look).fetchone()
     if mark != MARK and tables:
         raise sqlite3.DatabaseError("it belongs to another program")
+    other = connection.execute("SELECT type, name FROM sqlite_master WHERE type != 'table'").fetchone()
+    if other is not None:  # a view may have no end, a trigger may take what is stored
+        raise sqlite3.DatabaseError(f"it holds the {other[0]} {other[1]!r}, as no file of answers does")
     if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
         connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")  # an answer that was paid for outlives a power cut

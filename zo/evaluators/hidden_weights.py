@@ -6,8 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
+import torch
 from torch import Tensor, nn
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from zo.batches import map_tensors, memory_of
 from zo.evaluators.forwards import Forward, replaced
@@ -21,6 +24,8 @@ def hidden(tensors: Iterable[Tensor], modules: Iterable[nn.Module] = ()) -> Iter
     What else reads them comes out NaN: a penalty on the weights in the objective, a functional call
     with a layer's weight. Such a read sees the base's weights in a stacked evaluation, and the
     gradient would lack its part, however small or asleep it is when the evaluators are compared.
+    They are shown while autograd runs backward inside the block, as for a force that is the gradient of an
+    energy: what it differentiates has been read before, and is NaN where it was read elsewhere.
 
     Args:
         tensors: the weights to hide.
@@ -32,13 +37,15 @@ def hidden(tensors: Iterable[Tensor], modules: Iterable[nn.Module] = ()) -> Iter
     inside = 0
 
     def hide(key: int) -> None:
-        kept[key][0].data.fill_(float("nan"))
-        renew(kept[key][0])
+        with temporarily_clear_interpreter_stack():  # torch.func refuses to write what it differentiates
+            kept[key][0].data.fill_(float("nan"))
+            renew(kept[key][0])
 
     def show(key: int) -> None:
         tensor, value, version = kept[key]
-        tensor.data.copy_(value)
-        put_version(tensor, version)
+        with temporarily_clear_interpreter_stack():
+            tensor.data.copy_(value)
+            put_version(tensor, version)
 
     def apart(tensor: Tensor) -> Tensor:
         """A copy of what may be the weight itself, as one expanded to rows, so that it stays readable."""
@@ -66,7 +73,19 @@ def hidden(tensors: Iterable[Tensor], modules: Iterable[nn.Module] = ()) -> Iter
 
         return replacement
 
-    with replaced({module: shown(module, module.forward) for module in modules}):
+    def backward(*args: Any, **kwargs: Any) -> Any:
+        asleep = [key for key in kept if not running[key]]
+        for key in asleep:
+            show(key)
+        try:
+            return engine(*args, **kwargs)
+        finally:
+            for key in asleep:
+                hide(key)
+
+    forwards = {module: shown(module, module.forward) for module in modules}
+    engine = torch.autograd._engine_run_backward  # pyright: ignore[reportPrivateImportUsage]
+    with replaced(forwards), patch.object(torch.autograd, "_engine_run_backward", backward):
         for key in kept:
             hide(key)
         try:

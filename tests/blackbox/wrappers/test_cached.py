@@ -319,6 +319,26 @@ def foreign_database() -> Any:
         return cached(Path(folder, "file.db"))
 
 
+ENDLESS = """
+ALTER TABLE answers RENAME TO theirs;
+CREATE VIEW answers AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)
+SELECT CAST(i AS BLOB) AS key, box, answer, checksum FROM n, theirs;
+"""
+LOSING = "CREATE TRIGGER losing AFTER INSERT ON answers BEGIN DELETE FROM answers; END;"
+
+
+def changed_by(script: str) -> Any:
+    """A file of answers in whose schema somebody has put more; reading the first would never end."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "file.db")
+        cached(path)(np.ones((2, 2)))
+        with closing(sqlite3.connect(path)) as connection:
+            connection.executescript(script)
+        return cached(path)(np.ones((2, 2)))
+
+
 VIEW = threading.local()
 REFUSED: list[Any] = [VIEW, partial(print, VIEW), np.array([VIEW], object), [VIEW], {"a": VIEW}]
 ERRORS = [
@@ -332,6 +352,8 @@ ERRORS = [
     ErrorCase("no-folder", lambda: cached("/proc/none/x"), ConfigurationError, ["path", "/proc/none/x"]),
     ErrorCase("text", lambda: foreign(b"a,b\n1,2\n" * 1000), ConfigurationError, ["not a database", "move"]),
     ErrorCase("theirs", foreign_database, ConfigurationError, ["another program", "Choose another path"]),
+    ErrorCase("view", lambda: changed_by(ENDLESS), ConfigurationError, ["holds the view 'answers'", "move"]),
+    ErrorCase("trigger", lambda: changed_by(LOSING), ConfigurationError, ["the trigger 'losing'", "move"]),
 ]  # fmt: skip
 
 
