@@ -26,7 +26,7 @@ from tasks.errors import (
     WorkersError,
 )
 from tasks.run_command import Invocation, invoked
-from tasks.terminal import open_what_is_closed, plain, say
+from tasks.terminal import open_what_is_closed, plain, say, short
 
 # what would come again if the run went on as it is
 _FOR_GOOD = (
@@ -125,7 +125,7 @@ def _status(invocation: Invocation) -> int:
             if advice and mend is not None:
                 advice = advice.replace("Resume with", mend, 1)
         gap = " " if advice and not said.endswith("\n") else ""
-        say(f"blackbox: {said}{gap}{advice}".rstrip("\n"), sys.stderr)
+        say(f"blackbox: {short(said)}{gap}{advice}".rstrip("\n"), sys.stderr)
         return 2 if isinstance(error, ConfigurationError | RunFolderError) else 1
 
 

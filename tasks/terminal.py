@@ -24,6 +24,11 @@ def plain(text: str) -> str:
     return _ACTING.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
+def short(text: str, most: int = 300) -> str:
+    """A text whose longest words, such as a name of thousands of characters, keep their two ends alone."""
+    return re.sub(rf"\S{{{most + 1},}}", lambda match: f"{match[0][: most // 2]}...{match[0][-60:]}", text)
+
+
 def open_what_is_closed() -> None:
     """Give this process the standard streams that it was started without (`>&-`), to and from nowhere.
 

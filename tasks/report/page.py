@@ -82,7 +82,7 @@ def write(run: Run, problem: Reported | None = None) -> Path:
         kind, where = type(problem), tracebacks.place(failed)
         part = "report: expected blocks" if problem.has_report() else "pictures: expected figures"
         raise ProblemError(
-            f"{kind.__name__}.{part} for the report, got {type(failed).__name__}: {failed}"
+            f"{kind.__name__}.{part} for the report, got {type(failed).__name__}: {str(failed).rstrip('.')}"
             f"{where and f' ({where})'}. The run is finished and the rest is in {path}; mend it, then: "
             f"blackbox report {quote(str(run.path))}"
         ) from failed

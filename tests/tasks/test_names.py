@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from tasks.errors import ConfigurationError
-from tests.inside import names, problems
+from tests.inside import cli, names, problems
 
 MADE_WITH = {"wake-flow": {"width": 8}}
 NEED_A_FILE_OR_SERVER = {"onnx", "um-bridge"}
@@ -123,3 +123,10 @@ def test_what_a_problems_module_misses_itself_is_not_blamed_on_it(site, capsys):
     assert cli.main(["run", "eat"]) == 1
     said = capsys.readouterr().err.splitlines()[0]
     assert "hungry.py, line 1: your code raised ModuleNotFoundError: No module named 'no_such_dep" in said
+
+
+@pytest.mark.parametrize("command", ["run", "check", "resume", "report"])
+def test_a_name_of_thousands_of_characters_is_not_repeated(command, capsys):
+    assert cli.main([command, "x" * 5000]) in (1, 2)
+    said = capsys.readouterr().err
+    assert "xxx...xxx" in said and len(said) < 1000

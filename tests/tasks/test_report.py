@@ -370,13 +370,13 @@ def test_settings_of_a_loop_of_ones_own_are_not_taken_for_others(tmp_path):
 
 class Broken(Steering):
     def pictures(self, fields):
-        raise KeyError("no such field")
+        raise KeyError("no such field.")
 
 
 def test_a_broken_part_of_a_problem_leaves_the_rest_of_the_report(tmp_path):
     with pytest.raises(
         ProblemError,
-        match=r"Broken\.pictures: expected figures.*KeyError: 'no such field' "
+        match=r"Broken\.pictures: expected figures.*KeyError: 'no such field\.' "
         r"\(\S+test_report\.py, line \d+, in pictures\).*blackbox report",
     ) as caught:
         tasks.run(Broken(), methods=["none", "first-order"], runs=tmp_path, progress=Progress())
@@ -384,7 +384,7 @@ def test_a_broken_part_of_a_problem_leaves_the_rest_of_the_report(tmp_path):
     (path,) = tmp_path.iterdir()
     run = tasks.load(path)
     text = unescape(run.report.read_text())
-    assert "The problem's own part could not be made (KeyError: 'no such field')." in text
+    assert "The problem's own part could not be made (KeyError: 'no such field.')." in text
     assert "has the lowest test loss" in text
 
 
