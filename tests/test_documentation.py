@@ -82,7 +82,8 @@ def test_every_page_is_in_the_tree_of_the_site():
             names = [line for line in tree.splitlines() if line and not line.startswith(":")]
             places = [re.sub(r".*<(.+)>", r"\1", name) for name in names]  # some have a title of their own
             listed |= {page.parent / f"{place}.md" for place in places}
-    missing = [path for path in PAGES[1:] if path not in listed and path.parent.name != "decisions"]
+    listed.add(docs / "decisions" / "index.md")  # from a page that the build makes
+    missing = [path for path in PAGES[1:] if path not in listed]
     assert not missing
     made = {docs / "gallery", docs / "results", docs / "project", docs / "reference"}
     assert not [path for path in listed if not path.is_file() and path.parent not in made]
