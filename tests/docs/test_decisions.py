@@ -10,7 +10,7 @@ DECISIONS = ROOT / "docs" / "decisions"
 PAGES = [path for path in sorted(DECISIONS.glob("*.md")) if path.name != "index.md"]
 HEADING = r"^## (\d{4}) (.+)\n\n(.+)$"
 LINK = r"\(((?:[\w./-]*/)?[\w-]+\.md)#(\d{4}-[\w-]+)\)"
-CITED = r"\b(?:[Dd]ecisions?|[Rr]ecords?)\s+\[?(\d{1,4})\b(?:,\s+\[?(\d+)\b)*(?:\s+and\s+\[?(\d+)\b)?"
+CITED = r"\b[Dd]ecisions?\s+\[?(\d{1,4})\b(?:,\s+\[?(\d+)\b)*(?:\s+and\s+\[?(\d+)\b)?"
 SKIPPED = ("_build", ".venv", "results", "gallery", "project", ".git", "node_modules")
 
 
