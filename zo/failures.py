@@ -21,7 +21,7 @@ NOISY = 1e-4
 NOISIEST = 0.05  # also where it may be no more than sums in another order
 OTHER = 1e-3  # of a loss, by which processors may differ after a long simulation
 FEWEST_LOST, MANY_LOST = 10, 0.1  # rows, and of all so far the share, that are many to be left out
-STILL = 10  # times in a row that a weight's queries have failed, which chance does not do
+STILL = 10  # times in a row that a weight's queries have failed, which chance does not do; decision 108
 ZERO = (
     "Does the objective use this network, and not another or a copy of it? Is the black box constant, or "
     "does it round its output to steps that mu does not cross?"

@@ -19,9 +19,11 @@ from torch import Tensor
 from blackbox.notices import warn
 from zo.errors import NoiseWarning, SlopeWarning
 
+# decision 37:
 ALONG = 0.85  # correlation of what half and twice of mu are off by; rounding, at random, has -0.3 or so
 MOST = 0.9  # of the mean square of what slopes are off by, by jumps
 SAME = 0.15  # of a change or a jump: by so little what it should be is missed
+# decision 37:
 KINKED = 4  # times what half of mu is off by, where steps back show more than curvature, of which it is 2
 STEPS = 1e-6  # of a jump: with less than that beside it, what jumps are the steps of a rounded number
 STAYS = 0.75  # of what steps both ways differ by is left over half of mu at a kink; half of it by curvature

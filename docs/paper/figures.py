@@ -73,7 +73,7 @@ def shown(text: str, where: str) -> str:
 def sources() -> list[Path]:
     """What a number or a figure can come from."""
     decisions = ROOT / "docs" / "decisions"
-    read_off = [*decisions.glob("0059*"), *decisions.glob("0060*"), *(ROOT / "examples").glob("*/*.json")]
+    read_off = [*decisions.glob("*.md"), *(ROOT / "examples").glob("*/*.json")]
     return [*HERE.glob("*.py"), *RESULTS.rglob("*.json"), *read_off]
 
 

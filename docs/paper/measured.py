@@ -99,9 +99,10 @@ def checked_gradients() -> list[CheckedGradient]:
 
 @cache
 def record(number: int) -> str:
-    """The text of a decision."""
-    (path,) = (ROOT / "docs" / "decisions").glob(f"{number:04d}-*.md")
-    return path.read_text(encoding="utf-8")
+    """The text of a decision, a section of the page of its subject."""
+    pages = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "decisions").glob("*.md"))
+    (text,) = re.findall(rf"^## {number:04d} .*?(?=^##? |\Z)", pages, flags=re.DOTALL | re.MULTILINE)
+    return text
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from blackbox import BudgetError, RowFailedError
 from zo.box_gradient.row_queries import Outputs, RowQueries
 from zo.slopes import Doubt, doubt_of
 
-DOUBTFUL = 0.3  # of the slopes: what check_black_box warns of too
-SLIGHT = 0.05  # what longer or shorter steps may be off by, to take the place of the user's mu
+DOUBTFUL = 0.3  # of the slopes: what check_black_box warns of too; decision 40
+SLIGHT = 0.05  # what longer or shorter steps may be off by, to take the place of the user's mu; decision 41
 NEAR = 0.25  # of what slopes back differ by, over half of the step: no more where a kink is at the base
 LEAST, MOST, SHARE = 2, 8, 100  # rows of a check: at least, at most, and one in so many of the queries
 

@@ -126,7 +126,7 @@ def mean_changes(base: Tensor, changes: Tensor) -> Tensor:
     """Mean change of each query over the rows that survived in the base.
 
     A query in which a further row failed is dropped: averaged over fewer rows than the base it would
-    bend the gradient (see "Failed queries" in ARCHITECTURE.md).
+    bend the gradient (see docs/concepts/failed_rows.md).
 
     Args:
         base: `(rows,)` losses, NaN where a row failed.

@@ -13,7 +13,7 @@ from torch import Tensor
 from blackbox.notices import Notice
 from zo.errors import TangentWarning
 
-REMEMBERED = 25  # steps
+REMEMBERED = 25  # steps; decision 61
 
 
 class Clipping:

@@ -52,6 +52,7 @@ from zo.tangents.replay.windows import Windows, unreadable
 from zo.tangents.tangent import Tangent, bring
 from zo.tangents.trust import Check, TrustPolicy, TrustWatch
 
+# decision 87:
 NOWHERE = 10.0  # relative error of the last answers' predictions, beyond which nothing is replayed
 
 

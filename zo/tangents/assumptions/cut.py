@@ -18,8 +18,8 @@ from zo.objective import losses
 from zo.tangents.playback.playback import Answers
 from zo.tangents.record.recording import RecordedCall, rows_alive
 
-MISSING = 1.0  # of the gradient's length, along it, that is missing: it is said from there on
-NEARER = 10.0  # so many times shorter is the way on which a fault is looked at again
+MISSING = 1.0  # of the gradient's length, along it, that is missing: it is said from there on; decision 109
+NEARER = 10.0  # so many times shorter is the way on which a fault is looked at again; decision 109
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 from zo.evaluators.operations import Operations
 
 _UNMARKED = {"random_", "binomial", "_sample_dirichlet"}  # draws that torch does not mark as such
-LEVELS = (0.3, 0.7, 0.05, 0.95)  # one after another
+LEVELS = (0.3, 0.7, 0.05, 0.95)  # one after another; decision 106
 _DROPOUT = ("dropout_p", "dropout")  # the argument of attention and recurrent layers of one kernel
 
 

@@ -26,15 +26,15 @@ from zo.tangents.record.window import Window
 from zo.tangents.tangent import Tangent
 from zo.tangents.trust import Check, TrustWatch, is_flat
 
-PREDICTED = 1e-3  # of the loss: the change along the gradient that the query is made for
+PREDICTED = 1e-3  # of the loss: the change along the gradient that the query is made for; decision 15
 FARTHEST = 1e-2  # and the most where the box is noisy or rounds: further on curvature would be measured
-NEAREST = 1e-4  # of the weights' length: a shorter way may change no digit of an answer
+NEAREST = 1e-4  # of the weights' length: a shorter way may change no digit of an answer; decision 65
 COARSE = 0.2  # of the responses, or of the loss's change, that is rounding: further on they are more
 FEWEST_DIGITS = 4  # that a program is supposed to have printed; fewer are shares, labels and the like
 BEYOND_NOISE = 5.0  # times its noise: a change that can be distinguished from it
 WILD = 100.0  # times as much as predicted: the loss changes by itself, in whatever direction
-FEW = 0.1  # of a check's rows that may fail, for the rest to decide
-FEWEST_ROWS = 4  # whose changes are compared one by one; of fewer the cosine is chance
+FEW = 0.1  # of a check's rows that may fail, for the rest to decide; decision 34
+FEWEST_ROWS = 4  # whose changes are compared one by one; of fewer the cosine is chance; decision 59
 
 
 def flat_share(calls: Sequence[CallPairs]) -> float | None:

@@ -26,17 +26,19 @@ from zo.tangents.record.pairs import CallPairs, reciprocal
 from zo.tangents.record.recording import Dither, Parts, RecordedCall
 from zo.tangents.tangent import Tangent, sources
 
+# decision 121:
 DETERMINED, FREE = 0.05, 0.2  # of an input's variance unexplained: dithered below, and no longer above
-ROWS, NUMBERS = 256, 2**20  # of a box that are kept to judge by, and numbers in them
+ROWS, NUMBERS = 256, 2**20  # of a box that are kept to judge by, and numbers in them; decision 121
 SMALL = 0.1  # of a number's size: the first dither of one that has no spread
+# decision 121, this and the next:
 BEGUN = 0.2  # of how much the outputs change: what the response to a dither should be, until it is known,
 WANTED = 2.0  # then in multiples of the error of what is predicted,
 LARGEST = 0.3  # and at most
 KNOWN = 0.5  # of the predicted response: what must be there, for it to be known
-LINEAR = 0.5  # of what a larger dither should respond more by, for it to be worth it
+LINEAR = 0.5  # of what a larger dither should respond more by, for it to be worth it; decision 121
 GROWN, SHRUNK = 8.0, 0.5  # the most and the least times from one size to the next
 ENOUGH, MOST = 8, 128  # rows for each number that is dithered, and rows, by which the next size is chosen
-OF_FIELDS = 32  # rows, where a response is the same around all cells
+OF_FIELDS = 32  # rows, where a response is the same around all cells; decision 121
 
 Where = tuple[int, int]  # a box and an input, by their places
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from zo.tangents.models.kernel import leave_one_out, leave_out
 
+# decision 87:
 FEW = 32  # numbers of an input of which each is looked at; of a larger one, as a field, all together
 ROUNDING = 1e-6  # of a number: what it may vary by and still be the same in all rows
 SKETCH = 64  # numbers that a large input is brought down to, for others to be explained by

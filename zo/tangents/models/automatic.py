@@ -28,13 +28,14 @@ from zo.tangents.record.pairs import CallPairs, all_rows, reciprocal, sizes
 from zo.tangents.tangent import Response, Tangent
 
 FEWEST_CELLS = 16  # of a grid: fewer are a table of numbers
+# decision 66:
 MOST_CELLS = 2**12  # of a grid on which a stencil is tried too: it takes hundreds of numbers in each
-MOST_NUMBERS = 32  # of all inputs, without a grid or a mesh, for which there is a kernel
-LARGEST = 5_000  # numbers of outputs for which there is a kernel
-CONTEST = 25  # steps in which two kinds learn side by side
-CLEARLY = 4.0  # times the mean square error: what a stencil must beat to be taken
-BETTER = 1.0  # the same of a kind that learns beside one that is not trusted
-FEWEST_JUDGED = 50  # rows that are there already, a fifth of which decides which kind is better
+MOST_NUMBERS = 32  # of all inputs, without a grid or a mesh, for which there is a kernel; decision 77
+LARGEST = 5_000  # numbers of outputs for which there is a kernel; decision 77
+CONTEST = 25  # steps in which two kinds learn side by side; decision 32
+CLEARLY = 4.0  # times the mean square error: what a stencil must beat to be taken; decision 32
+BETTER = 1.0  # the same of a kind that learns beside one that is not trusted; decision 73
+FEWEST_JUDGED = 50  # rows that are there already, a fifth of which decides which kind is better; decision 32
 FADING = 0.5  # of an error with each of these
 WORST = 1e12  # an error that is not finite counts as this
 

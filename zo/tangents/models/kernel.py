@@ -15,9 +15,9 @@ from zo.tangents.record.pairs import CallPairs
 
 LENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0)  # of the kernel, over the usual distance of two rows
 NOISES = (1e-8, 1e-6, 1e-4, 1e-2, 1e-1, 1.0)  # variances, over the kernel's own
-TREND = 10.0  # variance of the linear part, over the kernel's own
+TREND = 10.0  # variance of the linear part, over the kernel's own; decision 77
 JUDGED = 400  # rows by whose leave-one-out errors length and noise are chosen
-NEWER = 20  # it is fitted again where one row in so many is new
+NEWER = 20  # it is fitted again where one row in so many is new; decision 77
 
 
 class KernelTangent(ValueTangent):

@@ -20,10 +20,11 @@ from zo.tangents.models.rows import standard
 from zo.tangents.models.values import Form, ValueTangent, blocks, others_of, rows_of
 from zo.tangents.record.pairs import CallPairs, all_rows, sizes
 
+# decision 60:
 ENOUGH = 0.1  # of the typical change that the box makes: an error for which the usual steps are right
-SETTLED = 0.03  # an error at which learning on the first rows ends
-EARLY = 30  # lessons
-MOST, LATER = 5, 2  # at most so many times the usual steps in those, and after these
+SETTLED = 0.03  # an error at which learning on the first rows ends; decision 32
+EARLY = 30  # lessons; decision 32
+MOST, LATER = 5, 2  # at most so many times the usual steps in those, and after these; decision 32
 ASKED, ASKED_FOR = 4, 25  # so many times the steps in so many lessons, where trust asks for more
 LESSON = 2**20  # numbers of inputs that are brought into units at once
 CHUNK = 50  # first steps after which the error is looked at

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# decision 71:
 MOST_BYTES = 2**29  # of all windows of boxes that learn side by side: rows of large states are fewer
 
 

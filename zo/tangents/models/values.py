@@ -41,13 +41,15 @@ class Specs:
 
 MAP_ROWS = 1500  # of the window that an output map is fitted to,
 MAP_SIZE = 2**24  # and the numbers of their outputs: 256 rows of 2 x 128 x 256, for 1 GiB in a fit
-VARIED_ROWS, DIRECTIONS, SPREAD = 256, 8, 1e-2  # see `_varied`
+VARIED_ROWS, DIRECTIONS, SPREAD = 256, 8, 1e-2  # see `_varied`; decision 12
 MAP_NUMBERS = 2**17  # of inputs that a model is asked for at once: a stencil makes some 450 of each
+# decision 66:
 LARGE, SPECTRAL_SIZE = 2**12, 2**22  # numbers of outputs from which on waves are mapped, and of rows for that
 SEVERAL = 4  # rows for each channel, from which on the matrices of waves are determined
+# decision 66:
 LARGEST = 2**17  # numbers of outputs for which a map without waves is fitted: of more too few rows are kept
 ROW_NUMBERS = 2**24  # of outputs that are looked at where rows are gathered: of large states fewer rows
-BLOCK = 2**18  # numbers of inputs that a model is asked for at once, for values and derivatives
+BLOCK = 2**18  # numbers of inputs that a model is asked for at once, for values and derivatives; decision 66
 CHOSEN_AGAIN = 20  # lessons in which its ridge is chosen again in each fit
 
 

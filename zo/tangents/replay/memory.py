@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# decision 90:
 SHARE_OF_ROWS, SHARE_OF_WINDOWS = 16, 8  # one part in so many, for rows to learn from, and to be replayed
 CGROUPS = Path("/sys/fs/cgroup")
 OWN = Path("/proc/self/cgroup")

@@ -19,16 +19,19 @@ from zo.draws import REPLAYED, Key
 from zo.errors import TangentError, TangentWarning
 from zo.tangents.record.window import Window, joined_windows, plain, window_of
 
+# decision 54:
 YOUNG, FEWEST = 3, 20  # the last third of all windows so far are young, and at least the last twenty
-FEWEST_ROWS = 4  # of a replay: they cost no box
+FEWEST_ROWS = 4  # of a replay: they cost no box; decision 54
+# decision 54:
 USUAL, MOST = 9, 19  # replays that may follow a window; and where losses of replays are those of new windows
-MOST_BYTES = 2**30  # of windows; the oldest go, but for the last
+MOST_BYTES = 2**30  # of windows; the oldest go, but for the last; decision 53
 _PLAIN = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 _LISTS = (list, tuple, UserList, deque)
 TINY = 1e-300  # a loss that is not above zero counts as this, so that it is close to nothing but such
+# decision 54:
 COMPARED = 5  # windows whose losses are compared with those of replays, or of as many windows before
-GROWS = 1.5  # replays grow so, while nothing speaks against them
-CLOSE, SURE = math.log(2), 2.0  # to a factor of two, or to so many standard errors
+GROWS = 1.5  # replays grow so, while nothing speaks against them; decision 53
+CLOSE, SURE = math.log(2), 2.0  # to a factor of two, or to so many standard errors; decision 54
 
 
 @dataclass

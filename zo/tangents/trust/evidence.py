@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# decision 43:
 FLAT = 0.5  # of the rows whose input changed, that gave the same answer: then the box is constant in pieces
 
 

@@ -12,9 +12,9 @@ from zo.tangents.trust.evidence import Check, Evidence, is_flat
 from zo.tangents.trust.state import State, Terms
 
 WORST = 10.0  # errors above count as this: one step in which nothing is known is not all that counts
-EARLY = 5  # steps that are each checked until a check finds no fault: at first little is known
+EARLY = 5  # steps that are each checked until a check finds no fault: at first little is known; decision 65
 FALL = 0.1  # an error that falls by less between two verdicts falls no more
-RARELY = 10  # times as many steps between checks of a box that is constant in pieces
+RARELY = 10  # times as many steps between checks of a box that is constant in pieces; decision 43
 
 
 @dataclass(frozen=True)

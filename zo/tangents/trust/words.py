@@ -15,7 +15,7 @@ from zo.tangents.trust.verdict import RARELY, Fault, Verdict
 UNLIKE = 1e-5  # of the loss: what the same rows may differ by when they are asked again, as sums are rounded
 HELD_OUT = "zo.KeepBest, or a run's validation"
 SEVERAL = 25  # steps that the remedies of tangents take
-UNSHOWN = 3  # checks in a row that showed nothing, since rows failed: after these it is said
+UNSHOWN = 3  # checks in a row that showed nothing, since rows failed: after these it is said; decision 34
 CONTROL = (
     " Where tangents are in doubt, the gradient that is cut at the boxes (no-gradient) may train better and "
     "takes no more rows: compare, see docs/howto/trust.md."

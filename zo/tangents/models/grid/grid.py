@@ -19,9 +19,11 @@ from zo.tangents.models.network import NetworkTangent
 from zo.tangents.models.values import Form
 from zo.tangents.tangent import sources
 
+# decision 58:
 CELLS = 2**11  # of a step of learning, at most: large grids take fewer rows, and of larger ones patches
 LONGEST = 8.0  # times as many steps of learning on large grids, at most
-EDGES = {1: 256, 2: 16, 3: 12}  # cells of a patch along each axis
+EDGES = {1: 256, 2: 16, 3: 12}  # cells of a patch along each axis; decision 66
+# decision 76:
 LEAST = 2  # cells of reach on large grids: on smooth states no stencil shows whether one cell is enough
 
 

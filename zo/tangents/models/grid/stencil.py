@@ -22,6 +22,7 @@ from zo.tangents.models.values import Form, ValueTangent
 
 MOST_FEATURES = 450
 MOST_OF_THE_NARROWEST = 2_000  # features, where no shape has so few: beyond, the degree goes down
+# decision 32:
 SAMPLES = 8_000, 3_000  # cells that are learned from, of the first step and of each later one,
 ROWS = 64, 16  # of this many rows, or of more where rows have few cells
 FAR = 1e4  # in units of the first rows: a row with a number beyond is not learned from, unless most have one

@@ -16,11 +16,11 @@ from zo.tangents.models.grid.lattice import Lattice
 
 Odd = tuple[tuple[bool, ...], ...]  # of each channel along each axis, whether it is a sum of sines
 
-NEVER = 1e-4  # of a wave's largest amplitude: a mixture of channels below it never occurs
+NEVER = 1e-4  # of a wave's largest amplitude: a mixture of channels below it never occurs; decision 82
 SEEN = 1e-6  # of the largest amplitude of all waves: one below it says nothing of what outputs can be
-SAMPLE = 256  # waves by which sines and cosines are chosen
-MOST_CHOICES = 2**9  # of them that are compared: three channels along three axes
-MOST_ROWS = 32  # that they are compared on
+SAMPLE = 256  # waves by which sines and cosines are chosen; decision 82
+MOST_CHOICES = 2**9  # of them that are compared: three channels along three axes; decision 82
+MOST_ROWS = 32  # that they are compared on; decision 82
 CONSTANT = 1e-6  # of a channel's spread: faces in a wall that vary by less are those of sines
 
 

@@ -11,9 +11,10 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
+# decision 90:
 USUALLY, SELDOM = 0.01, 1e-6  # of the largest number of a column: a diagonal below is swapped for it
-LARGE = 4_000  # numbers of a state from which on that is seldom
-COLUMNS = 12  # right sides that are solved for at once: more go out of a core's cache
+LARGE = 4_000  # numbers of a state from which on that is seldom; decision 90
+COLUMNS = 12  # right sides that are solved for at once: more go out of a core's cache; decision 83
 Trajectory = list[np.ndarray]  # states `(rows, fields, nodes)`: the first, and one after each step
 
 

@@ -21,12 +21,12 @@ from zo.tangents.models.mesh.on_mesh import ImplicitTangent, Rows
 # polynomials, and steps, for those matrices that had a part in the best of these.
 PLAIN = ((1, "none"), (2, "nodes"), (2, "cells"))
 STATIC = ((1, "none"), (1, "nodes"))
-VARIED = ((1, 2), (3, 2), (6, 2))
-ALONG = (6, 8)  # degrees of a convection that alone differs from place to place
+VARIED = ((1, 2), (3, 2), (6, 2))  # decision 62
+ALONG = (6, 8)  # degrees of a convection that alone differs from place to place; decision 72
 ALONG_PART = 0.7  # of the error of the best plain form: what it must leave less than in the equations
-ALONG_FROM = 0.2  # an error of the plain form below which it is not tried
-FINE = 4  # steps that are taken where rows held out do not speak against them
-NO_WORSE = 1.05  # times the error with fewer: that they do not
+ALONG_FROM = 0.2  # an error of the plain form below which it is not tried; decision 72
+FINE = 4  # steps that are taken where rows held out do not speak against them; decision 72
+NO_WORSE = 1.05  # times the error with fewer: that they do not; decision 72
 MOST_COEFFICIENTS = 192
 CLEARLY = 0.9  # times the error of the poorer form: what a richer one must fall below
 GOOD = 1e-3  # an error at which no richer form is tried

@@ -18,16 +18,16 @@ from zo.tangents.models.mesh.on_mesh import Rows
 from zo.tangents.models.mesh.step_fit import StepFit
 
 ALONG_RIDGE = 1e-3  # of the guess of convection
-IMPLICIT = 0.6  # how implicit its steps are, to begin with
-DIFFUSED = (0.0, 1e-5, 1e-4, 1e-3, 1e-2)  # beside it, to begin with: what keeps it from growing
-PART = 0.03  # of the usual change: the effect below which a matrix has none
-LARGE = 4_000  # numbers of a row's outputs from which a fit saves work
-FEWEST_ROWS, OF_LARGE = 4, 2  # of a Jacobian; where rows are large
-WORK = 2_000_000  # coefficients x steps x numbers of the rows of a Jacobian, at most
-WORK_OF_STATIC = 8_000_000  # the same of a plain static form, where rows are large
+IMPLICIT = 0.6  # how implicit its steps are, to begin with; decision 83
+DIFFUSED = (0.0, 1e-5, 1e-4, 1e-3, 1e-2)  # beside it, to begin with: what keeps it from growing; decision 72
+PART = 0.03  # of the usual change: the effect below which a matrix has none; decision 62
+LARGE = 4_000  # numbers of a row's outputs from which a fit saves work; decision 83
+FEWEST_ROWS, OF_LARGE = 4, 2  # of a Jacobian; where rows are large; decision 83
+WORK = 2_000_000  # coefficients x steps x numbers of the rows of a Jacobian, at most; decision 72
+WORK_OF_STATIC = 8_000_000  # the same of a plain static form, where rows are large; decision 90
 AT_ONCE = 1_000_000  # numbers of Jacobians that are solved for together
 FAINT = 1e-12  # of the largest effect of a coefficient: the ridge's weight of one without any
-ROUNDS = 3  # of L-BFGS, each in coordinates that a Jacobian makes round
+ROUNDS = 3  # of L-BFGS, each in coordinates that a Jacobian makes round; decision 72
 ONCE_MORE = 0.7  # of the cost: where it falls below this part there is another round
 ITERATIONS = 25  # of a round
 ENOUGH, LOOSELY = (
@@ -35,8 +35,8 @@ ENOUGH, LOOSELY = (
     0.02,
 )  # of the cost that a round began with: the gain below which it ends; of large rows
 SMALL_MASS = 0.1  # beside diffusion of one, in units of the mesh's extent
-AGAIN = 3  # times that a first guess of a static box is made better
-RINGING = 0.01  # the cost of steps at whose end the roughest waves are as high as before
+AGAIN = 3  # times that a first guess of a static box is made better; decision 83
+RINGING = 0.01  # the cost of steps at whose end the roughest waves are as high as before; decision 83
 
 
 class Fit(StepFit):

@@ -15,7 +15,7 @@ from scipy import sparse
 from zo.tangents.models.mesh.implicit_step import ImplicitStep, Term
 from zo.tangents.models.mesh.mesh_operators import Elements
 
-STEPS = 2, 12  # of a convection, at least and at most
+STEPS = 2, 12  # of a convection, at least and at most; decision 72
 
 
 class Basis:
