@@ -17,10 +17,10 @@ from tasks.configuration import to_dict
 from tasks.folder import atomic
 from tasks.folder.machine import machine, versions
 from tasks.folder.run import Run
-from tasks.plan import plan_of
-from tasks.problem import Problem
-from tasks.progress import make_progress
-from tasks.start import carry_out
+from tasks.listeners.progress import make_progress
+from tasks.planning.plan import plan_of
+from tasks.problem.problem import Problem
+from tasks.running.start import carry_out
 
 RESULTS = Path(__file__).parent / "results"
 SCRATCH = Path("runs/benchmarks")

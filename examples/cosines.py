@@ -25,8 +25,8 @@ import torch
 
 import tasks
 import zo
-from tasks.problems import find
-from tasks.reference import with_derivative
+from tasks.methods.reference import with_derivative
+from tasks.problem.problems import find
 
 WRONG = 0.5  # a cosine below
 

@@ -16,44 +16,44 @@ from typing import TYPE_CHECKING, Any
 import blackbox_coupling  # noqa: F401  which names files that are in the way of a package
 
 if TYPE_CHECKING:
-    from tasks.autograd import AutogradGradient
-    from tasks.callbacks import Callback
     from tasks.code import Code
     from tasks.configuration import Config
-    from tasks.data import Data
-    from tasks.finished import FinishedRun, load
     from tasks.folder.result import Row, RowMean
     from tasks.folder.run import Run
-    from tasks.loop import train
-    from tasks.method import Cost, Method
-    from tasks.mlflow import MLflow
-    from tasks.own_loop import own_run
-    from tasks.problem import Problem
-    from tasks.progress import Progress
+    from tasks.listeners.callbacks import Callback
+    from tasks.listeners.mlflow import MLflow
+    from tasks.listeners.progress import Progress
+    from tasks.listeners.tensorboard import TensorBoard
+    from tasks.methods.autograd import AutogradGradient
+    from tasks.problem.data import Data
+    from tasks.problem.method import Cost, Method
+    from tasks.problem.problem import Problem
     from tasks.report.pictures import panels
-    from tasks.setup import Setup, Trained
-    from tasks.start import run
-    from tasks.tensorboard import TensorBoard
+    from tasks.running.finished import FinishedRun, load
+    from tasks.running.own_loop import own_run
+    from tasks.running.start import run
+    from tasks.training.loop import train
+    from tasks.training.setup import Setup, Trained
 
 _NAMES = {  # by module
-    "autograd": ("AutogradGradient",),
-    "callbacks": ("Callback",),
+    "methods.autograd": ("AutogradGradient",),
+    "listeners.callbacks": ("Callback",),
     "code": ("Code",),
     "configuration": ("Config",),
-    "data": ("Data",),
-    "finished": ("FinishedRun", "load"),
+    "problem.data": ("Data",),
+    "running.finished": ("FinishedRun", "load"),
     "folder.result": ("Row", "RowMean"),
     "folder.run": ("Run",),
-    "loop": ("train",),
-    "method": ("Cost", "Method"),
-    "mlflow": ("MLflow",),
-    "own_loop": ("own_run",),
-    "problem": ("Problem",),
-    "progress": ("Progress",),
+    "training.loop": ("train",),
+    "problem.method": ("Cost", "Method"),
+    "listeners.mlflow": ("MLflow",),
+    "running.own_loop": ("own_run",),
+    "problem.problem": ("Problem",),
+    "listeners.progress": ("Progress",),
     "report.pictures": ("panels",),
-    "setup": ("Setup", "Trained"),
-    "start": ("run",),
-    "tensorboard": ("TensorBoard",),
+    "training.setup": ("Setup", "Trained"),
+    "running.start": ("run",),
+    "listeners.tensorboard": ("TensorBoard",),
 }
 
 __all__ = [

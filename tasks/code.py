@@ -17,9 +17,8 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 from blackbox import BlackBoxFunction, registry
 from blackbox.registry_arguments import parse
-from tasks import names
 from tasks.errors import ProblemError
-from tasks.folder import trust
+from tasks.provenance import names, trust
 
 
 def _none_ships(name: str, arguments: Sequence[str]) -> bool:

@@ -16,19 +16,19 @@ WHERE = {
     "version_of_package": "simulators.wake_flow.reference_settings.version",
     # of a run
     "any_process": "tasks.workers.group.any_of",  # says yes
-    "clock_of_rows": "tasks.trial.perf_counter",
-    "clock_of_steps": "tasks.loop.perf_counter",
+    "clock_of_rows": "tasks.planning.trial.perf_counter",
+    "clock_of_steps": "tasks.training.loop.perf_counter",
     "clock_of_writes": "tasks.folder.pace.monotonic",
-    "find_module": "tasks.new.find_spec",
+    "find_module": "tasks.command.new.find_spec",
     "first_write": "tasks.folder.pace.SOON",
     "journal_writes": "tasks.folder.journal.EVERY",
     "later_writes": "tasks.folder.pace.OFTEN",
-    "remembered_in_steps": "tasks.loop.LEAST",  # of a call whose answers are kept
-    "rows_together": "tasks.folder.answers.LONG",  # that rows may take which are run together
-    "run_carried_out": "tasks.start.carry_out",  # begun or taken up again
+    "remembered_in_steps": "tasks.training.loop.LEAST",  # of a call whose answers are kept
+    "rows_together": "tasks.rows.answers.LONG",  # that rows may take which are run together
+    "run_carried_out": "tasks.running.start.carry_out",  # begun or taken up again
     "shapes_kept": "tasks.images.shapes_file.WORTH",  # images
     "total_of_processes": "tasks.workers.group.total",
-    "versions_of_machine": "tasks.stage.versions",
+    "versions_of_machine": "tasks.training.stage.versions",
     "window_file_bytes": "tasks.folder.windows.LARGE",  # beyond, a window lies in a file of its own
     "writes_share": "tasks.folder.pace.SHARE",  # times what a write takes, work lies between two
     # of a step and its models

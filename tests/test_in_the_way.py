@@ -37,7 +37,7 @@ def script(tmp_path):
     [
         ("import tasks\nimport blackbox\nclass Mine(tasks.Problem): pass", "AttributeError"),
         ("import blackbox\nfrom tasks import Problem", "ImportError"),
-        ("import simulators\nimport tasks.start", "ModuleNotFoundError"),
+        ("import simulators\nimport tasks.running.start", "ModuleNotFoundError"),
     ],
     ids=["attribute", "name", "module"],
 )

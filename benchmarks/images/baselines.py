@@ -19,9 +19,9 @@ from tasks.configuration import Count, Positive
 from tasks.image_classification.config import Config
 from tasks.image_classification.methods import METHODS, cost_of_base, descend, directions
 from tasks.image_classification.problem import ImageClassification
-from tasks.method import Cost, Method
-from tasks.problem import Problem
-from tasks.setup import Setup, Trained
+from tasks.problem.method import Cost, Method
+from tasks.problem.problem import Problem
+from tasks.training.setup import Setup, Trained
 
 OTHERS = ("forward-gradient", "fa", "dfa", "align-ada", "pattern-search")
 

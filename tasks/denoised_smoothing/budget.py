@@ -13,7 +13,7 @@ from blackbox import words
 from tasks.denoised_smoothing.config import WIDE, WITHOUT_QUERIES, Config, Variant, is_own, read
 from tasks.denoised_smoothing.defence import Defence
 from tasks.errors import ConfigurationError
-from tasks.tally import Tally
+from tasks.rows.tally import Tally
 from tasks.workers import group
 
 Answer = TypeVar("Answer")

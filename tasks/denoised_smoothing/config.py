@@ -12,10 +12,10 @@ from pydantic import Field
 
 import tasks
 from blackbox.checks import nearest
-from tasks import names
 from tasks.code import NamesCode
 from tasks.configuration import Count, InputDirections, NotNegative, Positive, refused
 from tasks.denoised_smoothing.certification.bound import Settings
+from tasks.provenance import names
 
 WITHOUT_QUERIES = ("none", "mse")
 ZERO_ORDER = ("zo-ds", "zo-ae-ds", "deepzero", "student")  # held to a budget of queries

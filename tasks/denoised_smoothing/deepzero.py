@@ -7,12 +7,12 @@ from dataclasses import replace
 from functools import partial
 
 import zo
-from tasks import layer_ratios
 from tasks.denoised_smoothing import budget, smoothing_parameter
 from tasks.denoised_smoothing.methods import Start, sent_images
 from tasks.folder.journal import Journal
-from tasks.setup import Setup, Trained
-from tasks.tally import Tally
+from tasks.methods import layer_ratios
+from tasks.rows.tally import Tally
+from tasks.training.setup import Setup, Trained
 
 RATIO_BATCH = 10**9 + 1  # number of the batch that layer ratios are computed on
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 import tasks
 from blackbox import BlackBoxFunction
 from blackbox.notices import warn
-from tasks.data import evaluating
 from tasks.denoised_smoothing import data, networks
 from tasks.denoised_smoothing.classifiers import stack
 from tasks.denoised_smoothing.config import Config
@@ -22,7 +21,8 @@ from tasks.denoised_smoothing.networks import UNKNOWN, box_loss, image_loss, pre
 from tasks.errors import ProblemWarning
 from tasks.folder import checkpoint, stamp
 from tasks.folder.run import Run, stage_name
-from tasks.setup import Setup
+from tasks.problem.data import evaluating
+from tasks.training.setup import Setup
 from zo.errors import FailedQueriesError
 
 Batch = tuple[Tensor, Tensor, Tensor]  # noisy, clean, target

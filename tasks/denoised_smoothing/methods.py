@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 import zo
 from blackbox import BlackBoxFunction
-from tasks.autograd import AutogradGradient, Stand
 from tasks.denoised_smoothing import budget, networks, smoothing_parameter
 from tasks.denoised_smoothing.classifiers.answers import Decoded
 from tasks.denoised_smoothing.classifiers.stack import Box, Twin
@@ -31,9 +30,10 @@ from tasks.denoised_smoothing.networks import UNKNOWN, box_loss, image_loss
 from tasks.denoised_smoothing.smoothing_parameter import Mu
 from tasks.errors import ProblemError
 from tasks.folder.result import TrainingOutcome
-from tasks.setup import Setup, Trained
-from tasks.stage import Stateful
-from tasks.tally import evaluated
+from tasks.methods.autograd import AutogradGradient, Stand
+from tasks.rows.tally import evaluated
+from tasks.training.setup import Setup, Trained
+from tasks.training.stage import Stateful
 from tasks.workers import group
 
 AUTOENCODER = "autoencoder"  # its stage in a run

@@ -13,9 +13,7 @@ import torch
 from torch import nn
 
 from blackbox.extras import MissingExtraError
-from tasks import methods
 from tasks.configuration import refused
-from tasks.data import evaluating
 from tasks.denoised_smoothing import budget
 from tasks.denoised_smoothing.certification.accuracy import average_certified_radius, certified_accuracy
 from tasks.denoised_smoothing.certification.algorithm import Certificate
@@ -28,8 +26,10 @@ from tasks.denoised_smoothing.defence import Defence, certificates_name, of_seed
 from tasks.denoised_smoothing.methods import fo_ds, mse, none, student, twin_of, zo_ae_ds, zo_ds
 from tasks.folder import stamp
 from tasks.folder.run import Run
-from tasks.method import Method
-from tasks.setup import Setup, Trained
+from tasks.methods import shared
+from tasks.problem.data import evaluating
+from tasks.problem.method import Method
+from tasks.training.setup import Setup, Trained
 
 if TYPE_CHECKING:
     from tasks.report.findings import Findings
@@ -68,8 +68,8 @@ class DenoisedSmoothing(Defence):
         """A method with directions or a budget of its own; or one of all problems, by its seed's noise."""
         if is_own(name):
             return METHODS[read(name).family]
-        shared = methods.METHODS.get(name)
-        return shared and replace(shared, train=lambda setup: shared.train(of_seed(setup)))
+        of_all = shared.METHODS.get(name)
+        return of_all and replace(of_all, train=lambda setup: of_all.train(of_seed(setup)))
 
     def check(self) -> None:
         """Refuse what would be found out only after queries have been paid for."""

@@ -16,12 +16,13 @@ from tasks.denoised_smoothing.certification import accuracy
 from tasks.denoised_smoothing.certification.table import read_certificates
 from tasks.denoised_smoothing.config import Config, is_own, read
 from tasks.denoised_smoothing.defence import certificates_name
-from tasks.folder import atomic, first_rows
+from tasks.folder import atomic
 from tasks.folder.result import Result, Row
 from tasks.folder.run import Run
 from tasks.report import findings, pictures
 from tasks.report.findings import Findings, scores
 from tasks.report.html_report import Block, Figure, Heading, Paragraph, Table
+from tasks.rows import first_rows
 
 LINES = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))
 

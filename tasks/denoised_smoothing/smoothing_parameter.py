@@ -26,8 +26,8 @@ from tasks.denoised_smoothing.defence import problem_of
 from tasks.denoised_smoothing.networks import box_loss, predictions
 from tasks.errors import ConfigurationError, RunFolderError
 from tasks.folder import atomic, reading, stamp
-from tasks.setup import Setup
-from tasks.tally import Tally
+from tasks.rows.tally import Tally
+from tasks.training.setup import Setup
 from zo.evaluators.state import moved
 
 SAMPLES = 64  # the most lines that are looked along

@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from blackbox.adapters.command.files import content
-from tasks.folder import trust
+from tasks.provenance import trust
 
 PACKAGE = "blackbox-coupling"
 _PACKAGES = ("torch", "numpy", "scipy", "phiflow", "phiml", "h5py", "matplotlib")

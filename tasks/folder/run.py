@@ -21,11 +21,12 @@ from typing import Any, TypeVar
 from tasks import code
 from tasks.configuration import from_dict
 from tasks.errors import ConfigurationError, ProblemError, RunFolderError, RunLockedError, TrustError
-from tasks.folder import atomic, calls, reading, trust, warning_notes
+from tasks.folder import atomic, calls, reading, warning_notes
 from tasks.folder.machine import changes, digest, digest_of_files, machine, stamp_of, versions
 from tasks.folder.result import NOT_APPLICABLE, Result, Row, RunWarning
 from tasks.folder.terms import BEGUN, CONFIG, Terms, check_seeds, differences, lasting, refuse_edited
 from tasks.folder.warning_notes import WarningNotes
+from tasks.provenance import trust
 
 FORMAT = 3  # of config.json; raise it when older folders can no longer be resumed
 LOOKED_AT = 2  # an older one, of which finished runs are still read
@@ -61,7 +62,7 @@ class Run:
     named: tuple[str, ...] = ()
     """The code that settings name, such as a network of the user's own."""
     chosen: dict[str, int | None] = field(default_factory=dict)
-    """Settings that follow from the budget of rows, see `tasks.plan`; None until the run has chosen."""
+    """Settings that follow from the budget of rows, see `planning.plan`; None until the run has chosen."""
     callbacks: list[Any] = field(default_factory=list, init=False, repr=False, compare=False)
     """What else happens while stages of the run train; see `tasks.Callback`."""
     files: list[Path] = field(default_factory=list, init=False, repr=False, compare=False)

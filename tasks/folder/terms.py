@@ -35,7 +35,8 @@ class Terms:
         data: Folder of the task's data.
         problem: Where the problem's class is: `module:Class`, or `/folder/file.py:Class`.
         script: The script that makes the run, if it has a loop of its own.
-        chosen: Settings that follow from the budget of rows, see `tasks.plan`; None until the run has chosen.
+        chosen: Settings that follow from the budget of rows, see `planning.plan`; None until the run has
+            chosen.
 
     Raises:
         ConfigurationError: There are no seeds, or too many, or some are no seeds of torch.

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from tasks.errors import ConfigurationError
-from tasks.finished import load
 from tasks.image_classification.data.images import Normalisation
 from tasks.image_classification.data.loading import CLASSES, IMAGE_SHAPES, NORMALISATIONS
+from tasks.running.finished import load
 
 ROWS = 500  # images that go through the network together
 

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor, nn
 
 import zo
-from tasks import methods as shared
-from tasks.autograd import AutogradGradient
 from tasks.image_classification.config import Config
 from tasks.image_classification.sparse_set import coordinates, kept_mask, rule, sparse_set, uniform_ratios
-from tasks.loop import Gradient
-from tasks.method import Cost, Method
-from tasks.methods import cost_of_base, loss_gradient
-from tasks.setup import Setup, Trained
+from tasks.methods import shared
+from tasks.methods.autograd import AutogradGradient
+from tasks.methods.shared import cost_of_base, loss_gradient
+from tasks.problem.method import Cost, Method
+from tasks.training.loop import Gradient
+from tasks.training.setup import Setup, Trained
 from zo.batches import Batch
 from zo.objective import Objective
 

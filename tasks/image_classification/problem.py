@@ -15,7 +15,6 @@ import tasks
 import zo
 from tasks import code
 from tasks.configuration import refused
-from tasks.data import evaluating
 from tasks.image_classification import networks
 from tasks.image_classification.config import PRESETS, Config
 from tasks.image_classification.data import (
@@ -29,9 +28,10 @@ from tasks.image_classification.data import (
 from tasks.image_classification.data.loading import CLASSES, IMAGE_SHAPES, TRAIN
 from tasks.image_classification.methods import METHODS, ON_SETS
 from tasks.image_classification.sparse_set import check_sparsity
+from tasks.problem.data import evaluating
 
 if TYPE_CHECKING:
-    from tasks.method import Method
+    from tasks.problem.method import Method
     from tasks.report.findings import Findings
     from tasks.report.html_report import Block
 

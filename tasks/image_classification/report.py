@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from tasks import layer_ratios
 from tasks.folder.result import Result
 from tasks.image_classification.config import Config
 from tasks.image_classification.data.loading import CLASSES
 from tasks.image_classification.sparse_set import ratios_name
+from tasks.methods import layer_ratios
 from tasks.report import pictures
 from tasks.report.findings import Findings, scores
 from tasks.report.html_report import Block, Figure, Heading, Paragraph

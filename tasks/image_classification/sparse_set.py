@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 import zo
-from tasks import layer_ratios
 from tasks.configuration import refused
 from tasks.folder import checkpoint, stamp
 from tasks.folder.journal import Journal
 from tasks.image_classification.config import Config
-from tasks.setup import Setup
+from tasks.methods import layer_ratios
+from tasks.training.setup import Setup
 from tasks.workers import group
 from zo.pruning import LayerRatios
 

@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from tasks.errors import ConfigurationError
 from tasks.folder import atomic
-from tasks.terminal import plain
+from tasks.terminal.text import plain
 
 if TYPE_CHECKING:
     import pandas

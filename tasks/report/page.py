@@ -8,10 +8,9 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from tasks import tracebacks
 from tasks.configuration import Config, to_dict
 from tasks.errors import ConfigurationError, ProblemError
-from tasks.folder import atomic, calls, first_rows
+from tasks.folder import atomic, calls
 from tasks.folder.machine import changes
 from tasks.folder.result import Result
 from tasks.folder.run import Run
@@ -19,6 +18,8 @@ from tasks.folder.warning_notes import without_numbers
 from tasks.report import findings, html_report, lead, pictures
 from tasks.report.findings import Findings, Reported
 from tasks.report.html_report import Block, Details, Figure, Heading, Paragraph, Table, in_words
+from tasks.rows import first_rows
+from tasks.terminal import tracebacks
 from zo.errors import TangentWarning
 
 if TYPE_CHECKING:

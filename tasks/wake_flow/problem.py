@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from simulators.wake_flow.box import WakeFlow as Solver
 from simulators.wake_flow.geometry import Channel
-from tasks.data import Data
 from tasks.folder.run import Run
-from tasks.method import Method
-from tasks.problem import Problem
-from tasks.setup import Trained
+from tasks.problem.data import Data
+from tasks.problem.method import Method
+from tasks.problem.problem import Problem
+from tasks.training.setup import Trained
 from tasks.wake_flow import data, evaluation, rollout, trajectories
 from tasks.wake_flow.config import IN_LOOP, PRESETS, Config, family_of
 from tasks.wake_flow.data import Pairs, WakeData

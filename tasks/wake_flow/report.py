@@ -8,9 +8,9 @@ from statistics import fmean
 
 import numpy as np
 
-from tasks import methods as shared
 from tasks.folder.result import Result
 from tasks.folder.run import Run
+from tasks.methods import shared
 from tasks.report.findings import scores, with_spread
 from tasks.report.html_report import Block, Figure, Heading, Paragraph, Table
 from tasks.wake_flow import curves, pictures

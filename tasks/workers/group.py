@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tasks.errors import WorkersError
 from tasks.folder.run import Run
-from tasks.terminal import say
+from tasks.terminal.text import say
 from tasks.workers import launch
 
 if TYPE_CHECKING:

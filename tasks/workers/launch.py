@@ -25,7 +25,7 @@ from typing import TypeAlias
 
 from tasks.errors import WorkersError
 from tasks.folder import atomic
-from tasks.terminal import say
+from tasks.terminal.text import say
 
 LAUNCH = "launch.json"  # in the folder of a run that torchrun started
 STOPPED = 0  # status of a run that was asked to stop: torchrun would start again what ends otherwise

@@ -2,7 +2,8 @@
 
 import sys
 
-from tasks import cli, names
+from tasks import cli
+from tasks.provenance import names
 
 names.PROBLEMS |= {"toy": "toy:Toy", "shared": "toy:Shared"}
 

@@ -32,8 +32,8 @@ from tasks.denoised_smoothing.certification.checks import (
 )
 from tasks.denoised_smoothing.certification.table import CertificateFile
 from tasks.errors import DataError, ProblemError
-from tasks.folder.answers import Answers
-from tasks.tally import Tally, everywhere
+from tasks.rows.answers import Answers
+from tasks.rows.tally import Tally, everywhere
 from tasks.workers import group
 
 CLAMP = (0.0, 1.0)

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from blackbox import registry
 from blackbox.checks import nearest
-from tasks.data import evaluating
 from tasks.errors import ConfigurationError
 from tasks.image_classification.networks.convolutional import ImageShape, resnet, simple_cnn, vgg
+from tasks.problem.data import evaluating
 
 SIMPLE_SIZES = (730, 3700, 6670, 9640, 12610)
 RESNET_DEPTHS = (8, 14, 20, 32, 44, 56)

@@ -1,0 +1,490 @@
+"""The commands of the console script, each a function whose arguments tyro reads off its signature.
+
+`blackbox run PROBLEM` is parsed apart, for its arguments are the problem's settings; see
+`run_command`. Nothing heavy is imported before a command is at work, so that help comes at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from tasks.command import run_command
+from tasks.command.run_command import Tensorboard, Timeout, Workers
+from tasks.errors import ConfigurationError, TrustError
+from tasks.provenance import names
+from tasks.terminal.text import say
+
+if TYPE_CHECKING:
+    from tasks.folder.run import Run
+    from tasks.planning.plan import Plan
+
+TOKEN = "BLACKBOX_TOKEN"  # the environment variable with what requests to a served box must bear
+Folder = Annotated[Positional[Path], arg(help="Folder of the run.", metavar="FOLDER")]
+Trust = Annotated[
+    bool,
+    arg(help="Execute the code that the run and its settings name, although it came from elsewhere."),
+]
+Target = Annotated[
+    Positional[str],
+    arg(
+        help="A name of `blackbox list`, module:Class, or file.py:Class; a function that makes a black box "
+        "may stand in the class's place.",
+        metavar="TARGET",
+    ),
+]
+Arguments = Annotated[
+    Positional[tuple[str, ...]],
+    arg(
+        help="What it is made with: numbers, true, false, null or text.",
+        metavar="NAME=VALUE ...",
+        help_behavior_hint="(default: nothing)",
+    ),
+]
+_TOP = (
+    "Train PyTorch networks through code that cannot be differentiated.\n\n"
+    "First steps: `blackbox new NAME` writes a problem of your own; `blackbox list` names what there is; "
+    "`blackbox run PROBLEM --help` lists the presets, methods and settings; `blackbox --version` gives the "
+    "version. With --debug a command shows the traceback of an error instead of a sentence."
+)
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "seeds": (1, 10_000),
+    "workers": (1, max(16, 4 * (os.cpu_count() or 1))),
+    "timeout": (0.001, 30 * 86_400),
+    "rows": (1, 2**48),
+    "seed": (0, 2**63 - 1),
+    "port": (0, 65_535),
+    "threads": (1, 1024),
+}
+
+
+def call(arguments: Sequence[str]) -> int:
+    """The exit status of a command; `SystemExit` for help and mistakes, as tyro does it.
+
+    Args:
+        arguments: The words after `blackbox`.
+
+    Raises:
+        ConfigurationError: A number is out of its range, or a problem's name or settings are wrong.
+    """
+    words = [word for word in arguments if word != "--debug"]
+    if words[:1] == ["run"] and len(words) > 1 and not words[1].startswith("-"):
+        command = run_command.parse(words[1], words[2:])
+        _refuse_absurd(vars(command))
+        return run_command.run(command)
+    abouts = {name: " ".join((command.__doc__ or "").split()) for name, command in _COMMANDS.items()}
+    abouts["run"] += (
+        f" Names: {', '.join(names.problems())}; `blackbox run PROBLEM --help` lists presets, methods and "
+        "settings."
+    )
+    if words and words[0] in _COMMANDS:
+        command = _bounded(_COMMANDS[words[0]])
+        return _tyro(command, f"blackbox {words[0]}", abouts[words[0]], words[1:])
+    union: Any = Union  # of what only has names: tyro says what there is
+    nothing = dataclasses.make_dataclass("Nothing", [])
+    parts = [
+        Annotated[nothing, tyro.conf.subcommand(name, description=about)] for name, about in abouts.items()
+    ]
+    return _tyro(union[tuple(parts)], "blackbox", _TOP, words)
+
+
+def _tyro(command: Any, program: str, about: str, words: Sequence[str]) -> int:
+    return tyro.cli(command, prog=program, description=about, args=words, config=(FlagCreatePairsOff,))
+
+
+def _bounded(command: Callable[..., int]) -> Callable[..., int]:
+    """The command, which refuses numbers that are absurd."""
+
+    @wraps(command)
+    def bounded(*positional: Any, **named: Any) -> int:
+        _refuse_absurd(named)
+        return command(*positional, **named)
+
+    return bounded
+
+
+def _refuse_absurd(values: Mapping[str, Any]) -> None:
+    for name, (low, high) in _BOUNDS.items():
+        value = values.get(name)
+        if value is not None and not low <= value <= high:  # not so for NaN either
+            raise ConfigurationError(f"--{name}: expected {low:,} to {high:,}, got {value!r}.")
+
+
+def run(
+    problem: Annotated[Positional[str], arg(help="What to run, before any option.", metavar="PROBLEM")],
+) -> int:
+    """Train and judge a network by several methods, and write a report.
+
+    PROBLEM is a name, module:Class, or file.py:Class; a file is executed.
+    """
+    raise ConfigurationError(f"run: expected a problem before any option, got {problem!r} behind one.")
+
+
+def new(
+    name: Annotated[
+        Positional[str], arg(help="What it is called, such as brusselator or my-problem.", metavar="NAME")
+    ],
+    *,
+    kind: Annotated[
+        Literal["correct", "design", "program", "hosted", "classifier"],
+        arg(
+            help="correct: a network corrects a solver in a loop. design: it proposes what a box scores. "
+            "program: it sets a program that reads and writes files. hosted: a program in C, C++ or Fortran "
+            "calls it. classifier: it stands before a classifier that only answers."
+        ),
+    ] = "correct",
+    folder: Annotated[Path, arg(help="Where the files are written.")] = Path("."),
+) -> int:
+    """Write a small working problem and its test, to be changed into your own."""
+    from tasks.command import new
+
+    say(new.write(name, folder, kind))
+    return 0
+
+
+def resume(
+    folder: Folder,
+    *,
+    data: Annotated[Path | None, arg(help="Folder of the problem's data, if it moved.")] = None,
+    rows: Annotated[int | None, arg(help="A larger budget of rows, in the place of the run's.")] = None,
+    tensorboard: Tensorboard = False,
+    workers: Workers = 1,
+    timeout: Timeout = 1800.0,
+    trust: Trust = False,
+) -> int:
+    """Go on with a run that was stopped or killed, to the result that it would have had.
+
+    The code that the run names, its problem's and what settings name, is executed.
+    """
+    from tasks.folder.run import Run
+    from tasks.provenance.trust import Script
+    from tasks.report.page import NAME
+    from tasks.workers import group
+
+    def refuse_untrusted(run: Run) -> None:
+        if run.problem:
+            from tasks.running.resume import problem_of
+
+            problem_of(run)
+        else:
+            run.refuse_untrusted()
+
+    def is_own(run: Run) -> bool:
+        try:
+            refuse_untrusted(run)
+        except TrustError:
+            return False
+        return True
+
+    def opened() -> Run:
+        run = Run.open(folder)
+        if not trust:
+            refuse_untrusted(run)
+        if rows is not None:
+            run = run.with_budget(rows)
+        return run if data is None else run.with_data(data)
+
+    if not group.is_member():
+        before = Run.open(folder)
+        # without a page callbacks do not have the result yet, and they are code
+        if before.finished and ((folder / NAME).is_file() or not (trust or is_own(before))):
+            if data is not None:
+                Run.open(folder).with_data(data)
+            say("This run is finished; rebuilding its report.")
+            return report(folder, trust=trust)
+        run = opened()
+        if isinstance(run.code, Script):
+            from tasks.running import own_loop
+
+            own_loop.execute(run, workers)
+
+    def begun() -> tuple[Run, Plan]:
+        from tasks.running.resume import plan_in
+
+        run = opened()
+        return run, plan_in(run, trusted=True)  # or it would be refused by now
+
+    return run_command.work_on(begun, tensorboard, workers, timeout)
+
+
+def report(
+    folder: Folder,
+    *,
+    export: Annotated[
+        bool,
+        arg(help="Write the arrays of the run's evaluation as NetCDF files, into the folder's `export`."),
+    ] = False,
+    trust: Trust = False,
+) -> int:
+    """Rebuild report and pictures of a finished run.
+
+    What the problem itself adds to the report takes its code, which is executed.
+    """
+    from tasks import report
+    from tasks.folder.run import Run
+    from tasks.running.finished import load
+
+    run = Run.open(folder)
+
+    finished = load(run.path, trust=trust)
+    if run.problem and finished.problem is None:
+        code = run.problem if finished.untrusted is None else finished.untrusted.code
+        say(
+            f"The page stays as it is: to make it anew would execute {code}, and the run came from "
+            "elsewhere, or the file is gone. If you trust it, add --trust."
+        )
+    if export:
+        say(f"Exported: {finished.export()}")
+    report.write(run, finished.problem)
+    finished.show()
+    return 0
+
+
+def compare(
+    folders: Annotated[
+        Positional[tuple[Path, ...]],
+        arg(help="Folders of two runs or more.", metavar="FOLDER FOLDER ...", help_behavior_hint=""),
+    ],
+    *,
+    page: Annotated[Path, arg(help="HTML file to write.")] = Path("comparison.html"),
+) -> int:
+    """Set runs side by side: settings that differ, figures, one plot; no code of a problem is executed."""
+    from tasks.listeners.progress import print_table
+    from tasks.report.compare import compare
+
+    comparison = compare(folders, page)
+    for run in comparison.runs.to_dict("records"):
+        say(f"{run['run']}: {run['folder']} ({run['problem']}; seeds {run['seeds']})")
+    for sentence in comparison.sentences:
+        say(sentence)
+    say(comparison.caption)
+    print_table(comparison.figures)
+    if not comparison.settings.empty:
+        print_table(comparison.settings)
+    say(f"Page: {comparison.page}")
+    return 0
+
+
+def check(
+    target: Target,
+    arguments: Arguments = (),
+    *,
+    samples: Annotated[
+        Path | None, arg(help="Rows such as training will meet: .npy, or .npz with an array for each input.")
+    ] = None,
+    out: Annotated[Path | None, arg(help="File for the report as JSON; - for standard output.")] = None,
+    rows: Annotated[
+        int | None,
+        arg(
+            help="The most rows to run; some 6,000 measure every line of one input.",
+            help_behavior_hint="(default: 1000, and 400 for each differentiable input beyond one)",
+        ),
+    ] = None,
+    seconds: Annotated[
+        float, arg(help="The most seconds to take; what does not fit is said to be left out.")
+    ] = 60.0,
+    processes: Annotated[
+        bool, arg(help="Do not try it in other processes.", help_behavior_hint="(default: it is tried)")
+    ] = True,
+    seed: Annotated[int, arg(help="Of all draws.")] = 0,
+) -> int:
+    """Examine a black box: is it fit to be trained through, and with which mu?
+
+    The exit status is 0 where there is no fault, 1 otherwise; 130 after Ctrl-C, with the findings so far.
+    """
+    from blackbox import conformance
+    from blackbox.adapters.hosted import Hosted
+    from blackbox.conformance.check import command_of_host
+
+    if samples is not None and not samples.is_file():
+        raise ConfigurationError(
+            f"--samples: no such file {samples}. Save rows with numpy.save, or by the inputs' names with "
+            "numpy.savez."
+        )
+    where = None if out is None else str(out)
+    box = _box(target, arguments, groups=True)
+    if isinstance(box, Hosted):
+        return command_of_host(box, where, seed=seed)
+    if rows is None:  # two lines in each input
+        rows = 1000 + 400 * max(0, sum(spec.differentiable for spec in box.inputs) - 1)
+    return conformance.command(
+        box, samples, where, rows=rows, seconds=seconds, processes=processes, seed=seed
+    )
+
+
+def serve(
+    target: Target,
+    arguments: Arguments = (),
+    *,
+    host: Annotated[
+        str, arg(help="Address to listen at; the default is reached from this machine alone.")
+    ] = "127.0.0.1",
+    port: Annotated[int, arg(help="Port to listen at; 0 takes a free one, and prints it.")] = 4242,
+    token: Annotated[
+        str | None,
+        arg(help="What requests must bear. Others can read it here: better set BLACKBOX_TOKEN."),
+    ] = None,
+    name: Annotated[str | None, arg(help="Of the model, for clients; None for its class's.")] = None,
+    threads: Annotated[int, arg(help="Evaluations at a time, for a box that may run in threads.")] = 1,
+    derivative: Annotated[
+        Literal["own", "differences", "probes", "values"],
+        arg(
+            help="What gradients come from: the box's own derivative, where it has one; central differences, "
+            "two rows for each number of the inputs; or a tangent that is learned over the calls, from two "
+            "probes beside each solve, or from the values of the solves alone."
+        ),
+    ] = "own",
+    mu: Annotated[float, arg(help="How far a difference moves a number, in the scale of its input.")] = 1e-3,
+) -> int:
+    """Serve a black box by the UM-Bridge protocol, until Ctrl-C."""
+    from blackbox.adapters import um_bridge
+
+    box = _box(target, arguments)
+    if derivative == "own":
+        solver = None
+    else:
+        from tasks.command.tesseract import solver_of
+
+        solver = solver_of(box, derivative, mu)
+    um_bridge.serve(
+        box if name is None else {name: box},
+        derivative=solver,
+        host=host,
+        port=port,
+        token=token or os.environ.get(TOKEN) or None,
+        threads=threads,
+    )
+    return 0
+
+
+def host(
+    folder: Annotated[
+        Positional[Path],
+        arg(help="Where the files are written; with --serve, the folder of the run.", metavar="FOLDER"),
+    ],
+    program: Annotated[
+        Positional[tuple[str, ...]],
+        arg(
+            help="With --serve: the program and its arguments.",
+            metavar="PROGRAM ...",
+            help_behavior_hint="(default: none)",
+        ),
+    ] = (),
+    *,
+    serve: Annotated[
+        bool, arg(help="Run a program with the network that a run has trained, which answers its calls.")
+    ] = False,
+    export: Annotated[
+        Path | None,
+        arg(
+            help="Write the network that a run has trained: .pt, TorchScript for FTorch, or .onnx.",
+            help_behavior_hint="(default: nothing)",
+        ),
+    ] = None,
+    method: Annotated[str | None, arg(help="Whose network; None for the last of the run's methods.")] = None,
+    seed: Annotated[int | None, arg(help="Of which seed; None for the first.")] = None,
+    trust: Trust = False,
+) -> int:
+    """Write bb_host, by which a C, C++, Fortran or Python program calls a network; or serve such a program.
+
+    `blackbox host DIR` writes the files that are added to the program. `blackbox host --serve RUN --
+    ./ocean case.nml` runs it with a trained network, and `blackbox host RUN --export net.pt` writes that for
+    others.
+    """
+    from blackbox.adapters.hosted import write_client
+    from tasks.command import hosting
+
+    if serve:
+        return hosting.serve(folder, program, method, seed, trust)
+    if export is not None:
+        return hosting.export(folder, export, method, seed, trust)
+    if program:
+        raise ConfigurationError(
+            f"host: expected one folder, got {' '.join(program)} behind it. Add --serve to run a program."
+        )
+    say(write_client(folder))
+    return 0
+
+
+def tesseract(
+    target: Target,
+    folder: Annotated[Positional[Path], arg(help="Where the files are written.", metavar="FOLDER")],
+    arguments: Arguments = (),
+    *,
+    derivative: Annotated[
+        Literal["differences", "probes", "values"],
+        arg(
+            help="Central differences: two rows for each number of the inputs. Or a tangent that is learned "
+            "over the calls: from two probes beside each solve, or from the values of the solves alone."
+        ),
+    ] = "differences",
+    mu: Annotated[float, arg(help="How far a difference moves a number, in the scale of its input.")] = 1e-3,
+    vectorized: Annotated[
+        bool, arg(help="Whether arrays have an open first axis, for many rows a call.")
+    ] = False,
+) -> int:
+    """Write a black box as a Tesseract: schemas, `apply`, and a derivative from function values."""
+    from blackbox.registry_arguments import parse
+    from tasks.command import tesseract
+
+    box, options = _box(target, arguments), {"derivative": derivative, "vectorized": vectorized, "mu": mu}
+    say(tesseract.write(box, target, parse(arguments), folder, **options))
+    return 0
+
+
+def data(
+    name: Annotated[Positional[Literal["cifar10", "cifar100"]], arg(help="The data set.")],
+    *,
+    data: Annotated[Path, arg(help="Where data is kept; `blackbox run` has the same option.")] = Path("data"),
+) -> int:
+    """Load a data set from its own site, and check it."""
+    from tasks.image_classification.data.cifar import SOURCES, fetch
+
+    fetch(SOURCES[name], data)
+    return 0
+
+
+def list_names() -> int:
+    """List the names of black boxes and problems, those of other packages included."""
+    say(names.listing())
+    return 0
+
+
+def info() -> int:
+    """Show versions, the machine and its devices."""
+    from tasks.command.installation import report
+
+    say(report())
+    return 0
+
+
+_COMMANDS: dict[str, Callable[..., int]] = {
+    "run": run,
+    "new": new,
+    "resume": resume,
+    "report": report,
+    "compare": compare,
+    "check": check,
+    "serve": serve,
+    "host": host,
+    "tesseract": tesseract,
+    "data": data,
+    "list": list_names,
+    "info": info,
+}
+
+
+def _box(target: str, arguments: Sequence[str], groups: bool = False) -> Any:
+    """The black box that a command names, or with `groups` what has several, such as a `Hosted`."""
+    from blackbox.registry import make, make_any
+    from blackbox.registry_arguments import parse
+
+    names.check_single(target)
+    return (make_any if groups else make)(target, parse(arguments), names.functions())

@@ -1,0 +1,242 @@
+"""`blackbox run PROBLEM`: its arguments, made from the problem's settings, and the work on runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, arg
+
+from tasks.errors import ConfigurationError
+from tasks.terminal.text import say
+
+if TYPE_CHECKING:
+    from tasks.folder.run import Run
+    from tasks.planning.plan import Plan
+
+Tensorboard = Annotated[bool, arg(help="Write the metrics as TensorBoard event files too.")]
+Workers = Annotated[
+    int, arg(help="Processes on this machine that share the queries out; on several, start it by torchrun.")
+]
+Timeout = Annotated[
+    float, arg(help="Seconds after which a process of several that does not answer is given up.")
+]
+
+
+@dataclass
+class Invocation:
+    """A call of the console script: the words after `blackbox`, and the run that it is at work on.
+
+    Attributes:
+        words: After `blackbox`.
+        run: The run that `blackbox resume` would go on with; None before there is one.
+    """
+
+    words: Sequence[str] = ()
+    run: Run | None = None
+
+
+@contextmanager
+def invoked(words: Sequence[str]) -> Iterator[Invocation]:
+    """A block in which a command line is at work."""
+    invocation = Invocation(words)
+    token = _invocation.set(invocation)
+    try:
+        yield invocation
+    finally:
+        _invocation.reset(token)
+
+
+_invocation: ContextVar[Invocation | None] = ContextVar("invocation", default=None)
+
+
+@dataclass(frozen=True)
+class RunCommand:
+    """A problem to run; tyro fills a subclass that is made for the problem and the preset at hand."""
+
+    preset: str
+    config: Any = None
+    seeds: Annotated[int, arg(help="How many seeds: 0, 1, ..., one training each.")] = 1
+    runs: Annotated[Path, arg(help="Where run folders are made.")] = Path("runs")
+    data: Annotated[Path, arg(help="Where the problem's data is kept.")] = Path("data")
+    tensorboard: Tensorboard = False
+    workers: Workers = 1
+    timeout: Timeout = 1800.0
+    dry_run: Annotated[bool, arg(help="Say what it will cost, and train nothing.")] = False
+    by_hand: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
+    """Settings that the words name."""
+
+    task: ClassVar[str]
+    where: ClassVar[str]
+    """Where the problem's class is, as `tasks.problem.problems.find` takes it."""
+    kind: ClassVar[type[Any]]
+    """The problem's class."""
+
+
+def parse(target: str, words: Sequence[str]) -> RunCommand:
+    """The run that a command line asks for; `SystemExit` for help and mistakes, as tyro does it.
+
+    Args:
+        target: The problem.
+        words: What comes behind it.
+
+    Raises:
+        ConfigurationError: The problem's name or settings are wrong.
+    """
+    kind, about = _problem_command(target, words)
+    # parsed on its own, with the problem in `prog`: messages then point to the right help
+    program = f"blackbox run {target}"
+    command = tyro.cli(kind, prog=program, description=about, args=list(words), config=(FlagCreatePairsOff,))
+    names = [field.name for field in dataclasses.fields(command.config)]
+    settings: Any = type(command.config).__base__
+    config = settings(**{name: getattr(command.config, name) for name in names})
+    written = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in words}
+    return dataclasses.replace(
+        command, config=config, by_hand=tuple(name for name in names if name in written)
+    )
+
+
+def _problem_command(target: str, words: Sequence[str]) -> tuple[Any, str]:
+    """The dataclass of `run` for a problem and the preset that the words name, and its description.
+
+    The preset is found before tyro parses: it is the default from which `--SETTING` departs.
+    """
+    from tasks.methods import shared
+    from tasks.problem import problems
+
+    problem, where = problems.find(target)
+    presets = dict(problem.presets) or {"default": problem.Config()}
+    preset = _preset(presets, words)
+    arguments = {field.name for field in dataclasses.fields(RunCommand)} - {"config"}
+    taken = arguments & {field.name for field in dataclasses.fields(problem.Config)}
+    if taken:
+        raise ConfigurationError(
+            f"{problem.__name__}.Config: expected names that `blackbox run` has not itself, got "
+            f"{', '.join(sorted(taken))}. Rename that setting."
+        )
+    shown = _with_its_own_first(presets[preset])
+    literal: Any = Literal
+    fields: list[Any] = [
+        ("preset", Annotated[literal[tuple(presets)], arg(help="Where the settings start from.")], preset),
+        ("config", Annotated[type(shown), arg(name="")], shown),
+    ]
+    lines = [f"  {name}: {method.about}" for name, method in shared.methods_of(problem).items()]
+    defaults = f"The defaults below are those of the preset {preset!r}; --debug shows tracebacks of errors."
+    about = "\n".join([problem.about(), "", "Methods:", *lines, "", defaults])
+    namespace = {"task": problem.name(), "where": where, "kind": problem}
+    kind = dataclasses.make_dataclass("Run", fields, bases=(RunCommand,), frozen=True, namespace=namespace)
+    return kind, about
+
+
+def _with_its_own_first(config: Any) -> Any:
+    """The settings as help lists them, of a subclass: those of the problem before those of all problems."""
+    from tasks.configuration import Config
+
+    kind = type(config)
+    fields, common = kind.__dataclass_fields__, Config.__dataclass_fields__
+    in_order = {name: fields[name] for name in sorted(fields, key=lambda name: name in common)}
+    listed = type(kind.__name__, (kind,), {"__dataclass_fields__": in_order, "__module__": kind.__module__})
+    return listed(**{name: getattr(config, name) for name in fields})
+
+
+def _preset(presets: Mapping[str, Any], words: Sequence[str]) -> str:
+    """The preset that is asked for; the first one where it is wrong, for tyro refuses it with the choices."""
+    asked = None
+    for index, word in enumerate(words):  # the last one if given twice
+        if word == "--preset" and index + 1 < len(words):
+            asked = words[index + 1]
+        elif word.startswith("--preset="):
+            asked = word.removeprefix("--preset=")
+    return asked if asked is not None and asked in presets else next(iter(presets))
+
+
+def run(command: RunCommand) -> int:
+    """Train and judge a problem, or say what that will cost."""
+    from tasks.folder.run import Run
+    from tasks.planning.plan import plan_of
+    from tasks.running.resume import plan_in
+    from tasks.workers import launch
+
+    problem = command.kind(command.config, folder=command.data)
+    seeds, by_hand = range(command.seeds), command.by_hand
+    plan = plan_of(problem, seeds, preset=command.preset, where=command.where, by_hand=by_hand)
+    if command.dry_run:
+        return _dry_run(plan)
+
+    def begun() -> tuple[Run, Plan]:
+        before = launch.restarted(command.runs, command.task)
+        if before is not None:
+            say(f"Going on with {before}.")
+            run = Run.open(before)
+            return run, plan_in(run)
+        run = Run.create(command.runs, plan.terms, command=["blackbox", *_at_work().words])
+        launch.note_launch(run.path)
+        return run, plan
+
+    return work_on(begun, command.tensorboard, command.workers, command.timeout)
+
+
+def _dry_run(plan: Plan) -> int:
+    """Say what a run will cost; the status is 1 where no row of its first batch comes back."""
+    import torch
+
+    from tasks.planning import cost
+    from tasks.planning.rehearsal import rehearsed
+    from tasks.planning.spending import settled
+
+    torch.set_num_threads(plan.config.threads)  # as in a run
+    plan.check()
+    plan.problem.ledger.bound(plan.problem)
+    plan = settled(plan, timed=True, keep=True)
+    sentences = cost.sentences(plan, rehearsed(plan))
+    say("\n".join(sentences))
+    return int(any(sentence.strip().startswith(cost.NONE_BACK) for sentence in sentences))
+
+
+def work_on(begun: Callable[[], tuple[Run, Plan]], tensorboard: bool, workers: int, timeout: float) -> int:
+    """Work on a run, in this process or in several that are started here; or as one of those.
+
+    Args:
+        begun: Makes or opens it, and refuses one whose code is not trusted; called in the first process. The
+            others have a copy of the folder, and the plan that it has in writing.
+        tensorboard: Whether metrics are written as event files, too.
+        workers: Processes to start.
+        timeout: Seconds after which one that does not answer is given up.
+    """
+    from tasks.workers import group, launch
+
+    invocation = _at_work()
+    plan: Plan | None = None
+
+    def first_run() -> Run:
+        nonlocal plan
+        run, plan = begun()
+        return run
+
+    others = launch.started(invocation.words, 1 if group.is_member() else workers)
+    with others, group.joined(timeout), group.shared_run(first_run) as run:
+        from tasks.listeners.progress import Progress
+        from tasks.listeners.tensorboard import FOLDER, TensorBoard
+        from tasks.running import start
+        from tasks.running.resume import plan_in
+        from tasks.training.interruption import ending_interrupts
+
+        if plan is not None:
+            invocation.run = run
+            if tensorboard or (run.path / FOLDER).is_dir():
+                run.callbacks.append(TensorBoard())
+            start.finish(run, plan).show()
+        elif not run.finished:  # as the first process does, in a folder that no one will see
+            with ending_interrupts():
+                start.carry_out(run, plan_in(run, trusted=True), Progress())
+    return 0
+
+
+def _at_work() -> Invocation:
+    return _invocation.get() or Invocation()

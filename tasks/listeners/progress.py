@@ -1,0 +1,331 @@
+"""Progress: live bars on a terminal, one changing output in a notebook, lines elsewhere, or nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from html import escape
+from time import monotonic
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bars
+from rich.table import Column, Table
+
+from blackbox.words import counted
+from tasks.terminal.text import plain, say
+
+if TYPE_CHECKING:
+    import pandas
+
+INTERVAL = 10.0  # seconds between plain lines
+LONG = 2.0  # seconds of a first lesson from which on it is said
+REDRAWN = 0.5  # seconds between changes of a notebook's output
+IN_BOXES = "box_seconds"  # of the metrics of `update`
+
+
+class Progress:
+    """Shows nothing; the parent of those that do.
+
+    Stages follow one another: `begin(stage, steps)`, any number of `update(step, metrics)`, `end()`;
+    or `counter(stage)` for work that counts itself. As a context manager it tidies the terminal up,
+    also after an error.
+    """
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._stage, self._unit = "", "step"
+        self._steps = self._first = self._step = 0
+        self._started = 0.0
+        self._metrics: Mapping[str, float] = {}
+        self._first_queries: float | None = None
+        # step, time and seconds in boxes from which, now and later, the pace is taken
+        self._from = self._next = (-1, 0.0, 0.0)
+        self._lesson = (0.0, math.inf)  # when a model's first lesson began, and when it is spoken of next
+
+    def begin(self, stage: str, steps: int, *, done: int = 0, unit: str = "step") -> None:
+        """Start a stage of `steps` steps, of which `done` were done earlier."""
+        self._stage, self._unit, self._steps = stage, unit, steps
+        self._first = self._step = done
+        self._started = self._clock()
+        self._metrics, self._first_queries = {}, None if done else 0.0
+        self._from = self._next = (-1, 0.0, 0.0)
+        self._show_begin()
+
+    def update(self, step: int, metrics: Mapping[str, float] | None = None) -> None:
+        """`step` steps are done; of the metrics are shown `loss`, `queries`, `rows` and failed rows.
+
+        With `box_seconds`, those spent in boxes so far, also how much of the time left is beside them.
+        """
+        self._step = step
+        if metrics is not None:
+            self._metrics = metrics
+            if self._first_queries is None:  # resumed: the rate is that of this process
+                self._first, self._started = step, self._clock()
+                self._first_queries = metrics.get("queries", 0.0)
+                self._from = self._next = step, self._started, metrics.get(IN_BOXES, math.nan)
+        self._mark(step)
+        self._show_update()
+
+    def end(self) -> None:
+        """The stage is done, or given up."""
+        self._show_end()
+
+    def say(self, text: str) -> None:
+        """A line of text that stays."""
+
+    def counter(self, stage: str, unit: str = "step") -> Callable[[int, int], None]:
+        """A callable `(done, total)` for work that counts itself, such as making reference data."""
+        begun = False
+
+        def count(done: int, total: int) -> None:
+            nonlocal begun
+            if not begun:
+                self.begin(stage, total, done=0, unit=unit)
+                begun = True
+            self.update(done)
+            if done >= total:
+                self.end()
+                begun = False  # it may be used again, with another total
+
+        return count
+
+    def lesson(self, done: int, most: int) -> None:
+        """Say that a model of a box learns for the first time, where that takes longer than two seconds.
+
+        Args:
+            done: steps of learning; 0 where it begins, `most` where it is over.
+            most: of them, at most.
+        """
+        now = self._clock()
+        if not done:
+            self._lesson = now, now + LONG
+            return
+        began, due = self._lesson
+        took = duration(now - began)
+        if done >= most and now - began >= LONG:
+            self.say(f"{self._stage}: learned the derivative of the box in {took}")
+        elif done < most and now >= due:
+            self.say(f"{self._stage}: learning the derivative of the box: {took}, {done} of {most} steps")
+            self._lesson = began, now + INTERVAL
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Tidy up; errors go on."""
+
+    def _show_begin(self) -> None: ...
+
+    def _show_update(self) -> None: ...
+
+    def _show_end(self) -> None: ...
+
+    def _line(self) -> str:
+        return f"{self._stage}: {self._unit} {self._step} of {self._steps}, {self._figures()}"
+
+    def _mark(self, step: int) -> None:
+        """Forget the first half of the steps: the first ones, in which methods learn, take far longer.
+
+        The very first is never counted: it stands after the first validation, and starts what is lazy.
+        """
+        done, here = step - self._first, (step, self._clock(), self._metrics.get(IN_BOXES, math.nan))
+        if self._from[0] < 0 and done > 0:
+            self._from = self._next = here
+        elif self._from[0] >= 0 and done >= 2 * (self._next[0] - self._first):
+            self._from, self._next = self._next, here
+
+    def _left(self) -> float | None:
+        """Seconds to the end, at the pace of the last steps; None where that is not known yet."""
+        since, started, _ = self._from
+        if since < 0 or not since < self._step < self._steps:
+            return None
+        return (self._clock() - started) / (self._step - since) * (self._steps - self._step)
+
+    def _beside(self, left: float) -> float | None:
+        """Of the seconds that are left those beside the boxes, as far as that is known."""
+        _, started, before = self._from
+        passed, boxes = self._clock() - started, self._metrics.get(IN_BOXES, math.nan) - before
+        if math.isnan(boxes) or passed <= 0:
+            return None
+        return max(0.0, 1 - boxes / passed) * left
+
+    def _figures(self) -> str:
+        """Loss, speed and times, as far as they are known."""
+        elapsed = self._clock() - self._started
+        parts = []
+        if "loss" in self._metrics:
+            parts.append(f"loss {self._metrics['loss']:.4g}")
+        if self._metrics.get("queries") and elapsed > 0:
+            asked = self._metrics["queries"] - (self._first_queries or 0.0)
+            if asked >= max(elapsed, self._step - self._first):
+                parts.append(f"{counted(round(asked / elapsed), 'query')}/s")
+            else:  # a few checks, or a slow box: a rate says nothing
+                parts.append(counted(int(self._metrics["queries"]), "query"))
+        if self._metrics.get("rows"):
+            parts.append(counted(int(self._metrics["rows"]), "row"))
+        for name, count in self._metrics.items():
+            if name.startswith("failed_"):
+                kind = name.removeprefix("failed_").replace("_", " ")
+                parts.append(f"{counted(int(count), 'row')} {kind}")
+        parts.append(f"{duration(elapsed)} elapsed")
+        left = self._left()
+        if left is not None:
+            parts.append(f"{duration(left)} left")
+            beside = self._beside(left)
+            if beside is not None and left >= INTERVAL:
+                parts[-1] += f" ({duration(beside)} of it beside the box)"
+        return ", ".join(parts)
+
+
+class PlainProgress(Progress):
+    """A line when a stage begins and ends, and one about every ten seconds between, for logs."""
+
+    def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = monotonic) -> None:
+        super().__init__(clock)
+        self._stream = stream
+        self._shown = 0.0
+
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        say(text, self._stream)
+
+    def _show_begin(self) -> None:
+        self._shown = self._clock()
+        done = f", {self._step} done" if self._step else ""
+        self.say(f"{self._stage}: {counted(self._steps, self._unit)}{done}")
+
+    def _show_update(self) -> None:
+        now = self._clock()
+        if now - self._shown >= INTERVAL and self._step < self._steps:  # the last one has its line at the end
+            self._shown = now
+            self.say(self._line())
+
+    def _show_end(self) -> None:
+        self.say(self._line())
+
+
+class LiveProgress(Progress):
+    """A bar for each stage, moving in place."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = monotonic) -> None:
+        super().__init__(clock)
+        self._bars = Bars(
+            TextColumn("{task.description}", style="bold", table_column=Column(no_wrap=True, min_width=14)),
+            BarColumn(bar_width=24),
+            TextColumn(
+                "{task.completed:.0f} of {task.total:.0f}", table_column=Column(no_wrap=True, min_width=10)
+            ),
+            # cut on a narrow terminal: a bar of two lines would scroll the screen at every step
+            TextColumn("{task.fields[figures]}", style="dim", table_column=Column(no_wrap=True)),
+            console=console,
+        )
+        self._bar = self._bars.add_task("", visible=False, figures="")
+
+    def say(self, text: str) -> None:
+        """A line above the bars."""
+        self._bars.console.print(plain(text), markup=False, highlight=False)
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give the terminal back."""
+        self._bars.stop()
+
+    def _show_begin(self) -> None:
+        self._bar = self._bars.add_task(
+            plain(self._stage), total=self._steps, completed=self._step, figures=""
+        )
+
+    def _show_update(self) -> None:
+        self._bars.update(self._bar, completed=self._step, figures=self._figures())
+
+    def _show_end(self) -> None:
+        self._bars.update(self._bar, completed=self._step, figures=self._figures(), refresh=True)
+        self._bars.stop_task(self._bar)
+
+
+class NotebookProgress(Progress):
+    """One output below the cell, which changes in place: lines that stay, and the stage that is under way.
+
+    Rich would print a new output at every change here, and plain lines grow without end in a long run.
+    """
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        super().__init__(clock)
+        self._lines: list[str] = []
+        self._under_way = False
+        self._shown = 0.0
+        self._output: Any = None
+
+    def say(self, text: str) -> None:
+        """A line above the stage."""
+        self._lines.append(text)
+        self._draw()
+
+    def _show_begin(self) -> None:
+        self._under_way = True
+        self._draw()
+
+    def _show_update(self) -> None:
+        if self._clock() - self._shown >= REDRAWN:
+            self._draw()
+
+    def _show_end(self) -> None:
+        self._under_way = False
+        self.say(self._line())
+
+    def _draw(self) -> None:
+        from IPython.display import display
+
+        self._shown = self._clock()
+        if self._output is None:
+            self._output = display(self, display_id=True)
+        else:
+            self._output.update(self)
+
+    def __repr__(self) -> str:
+        return plain("\n".join([*self._lines, self._line()] if self._under_way else self._lines))
+
+    def _repr_html_(self) -> str:
+        lines = f'<pre style="margin: 0; white-space: pre-wrap">{escape(chr(10).join(self._lines))}</pre>'
+        if not self._under_way:
+            return lines
+        bar = f'<progress value="{self._step}" max="{self._steps}"></progress>'
+        return f"{lines}<div>{bar} {escape(self._line())}</div>"
+
+
+def make_progress(stream: TextIO | None = None) -> Progress:
+    """Bars if `stream` (standard output) is a terminal, one output in a notebook, plain lines elsewhere."""
+    console = Console(file=stream)
+    if console.is_jupyter and stream is None:
+        return NotebookProgress()
+    return LiveProgress(console) if console.is_terminal else PlainProgress(stream)
+
+
+def print_table(lines: pandas.DataFrame) -> None:
+    """Print a table: the first column to the left, the others to the right."""
+    table = Table()
+    for place, name in enumerate(lines.columns):
+        table.add_column(plain(str(name)), justify="right" if place else "left", overflow="fold")
+    for line in lines.to_numpy().tolist():
+        table.add_row(*(plain(str(cell)) for cell in line))
+    Console().print(table, markup=False, highlight=False)
+
+
+def duration(seconds: float) -> str:
+    """42 s, 3 min 10 s, 2 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,435 @@
+"""CMA-ES on a network's weights, by values of the objective: the rival that takes no derivative of anything.
+
+The search is the package `cma` of its inventor (Hansen, Yoshihiko, Baudis; doi 10.5281/zenodo.2559634). It
+asks for a population of weights and is given the loss of each on the step's batch. What is here is what a
+training needs beside it: variants that are evaluated together, rows that fail, and a state from which a run
+goes on to the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from blackbox import BudgetError
+from blackbox.extras import import_extra
+from blackbox.failures import noted
+from blackbox.notices import warn
+from blackbox.words import counted
+from tasks.errors import ConfigurationError
+from tasks.problem.method import Cost, Method
+from tasks.problem.problem import Problem
+from tasks.training.setup import Setup, Trained
+from zo.batches import Batch, count_rows
+from zo.errors import EvaluatorWarning
+from zo.estimators import Directions, Parameters
+from zo.evaluators import Step
+from zo.evaluators.loop import loop_losses
+from zo.evaluators.stacked import Stacked, stacked_losses
+from zo.evaluators.state import Snapshot, moved
+from zo.execution.check import is_due
+from zo.execution.choice import queries_within
+from zo.execution.memory import measured
+from zo.failures import survivors
+from zo.objective import losses
+
+LARGEST = 3000  # weights, of whose covariance the eigenvectors are taken: some 10 s each time, 72 MB a matrix
+MEMORY = 2**30  # bytes that candidates which are evaluated together may take
+HARMLESS = 0.02  # of what the candidates' losses differ by: so far off, a stack ranks them as `loop` does
+# The number of steps and the validation end a training here, not the search's own limits; it says nothing.
+QUIET = {"verbose": -9, "verb_log": 0, "verb_disp": 0, "maxiter": np.inf}
+
+
+class Search:
+    """The distribution of weights that `cma` moves; it can be told again all that it was told.
+
+    Args:
+        start: The mean of the first generation, `(weights,)` float64.
+        sigma0: Standard deviation of each weight in the first generation.
+        popsize: Candidates of a generation; None for `cma`'s 4 + 3 ln(weights).
+        diagonal: Whether the covariance is a diagonal (sep-CMA-ES), which takes no more memory than the
+            weights.
+        seed: On which all draws depend; no generator of NumPy's or torch's shares them.
+
+    Attributes:
+        popsize: Candidates of a generation.
+        told: The values of the candidates of each generation that was asked for, all NaN where it was not
+            told any.
+
+    Raises:
+        MissingExtraError: The package `cma` is not installed.
+    """
+
+    def __init__(
+        self, start: np.ndarray, sigma0: float, popsize: int | None, diagonal: bool, seed: int
+    ) -> None:
+        cma = import_extra("cma-es", "cma", "cma")
+        draws = np.random.default_rng(seed)
+        options = {**QUIET, "randn": lambda *shape: draws.standard_normal(shape), "CMA_diagonal": diagonal}
+        if popsize is not None:
+            options["popsize"] = popsize
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its own plots and options
+            self._made = cma.CMAEvolutionStrategy(start, sigma0, options)
+        self.popsize = int(self._made.popsize)
+        self.told: list[np.ndarray] = []
+        self._asked: list[np.ndarray] = []
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Of the distribution, `(weights,)` float64."""
+        return np.asarray(self._made.mean)
+
+    @property
+    def sigma(self) -> float:
+        """The step size: the root of the mean variance of a weight, but for the covariance's own size."""
+        return float(self._made.sigma)
+
+    def ask(self) -> np.ndarray:
+        """The candidates of a generation, `(popsize, weights)` float64."""
+        self._asked = self._made.ask()
+        self.told.append(np.full(self.popsize, np.nan))
+        return np.stack(self._asked)
+
+    def tell(self, values: np.ndarray) -> None:
+        """Move the distribution by the values of the candidates that were asked for last.
+
+        Args:
+            values: `(popsize,)`, finite, lower is better; nothing but their order matters.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of candidates that are all equal
+            self._made.tell(self._asked, list(values))
+        self.told[-1] = np.asarray(values, dtype=float)
+
+    def again(self, generations: np.ndarray) -> None:
+        """Ask and tell, without evaluating anything, what another search of these settings was told.
+
+        Args:
+            generations: Its `told`, `(generations, popsize)`.
+        """
+        for values in generations:
+            self.ask()
+            if np.isfinite(values).all():
+                self.tell(values)
+
+
+@dataclass
+class CmaCounts:
+    """What a `CmaEs` has spent.
+
+    Attributes:
+        steps: Generations.
+        queries: Evaluations of the objective: the candidates, and those that compare evaluators.
+        checks: The evaluations that compare evaluators.
+        dropped: Candidates of which a row failed that did not fail in all; they are ranked last.
+        lost: Rows of batches that failed in all candidates, and were left out.
+    """
+
+    steps: int = 0
+    queries: int = 0
+    checks: int = 0
+    dropped: int = 0
+    lost: int = 0
+
+
+class CmaEs:
+    """Moves a network's weights by generations of CMA-ES, in the place of a gradient and an optimizer.
+
+    All candidates of a generation are evaluated on the same batch. The first is evaluated alone, and buffers
+    and generators are then as it left them; the others are evaluated together, as `zo.LossGradient` does with
+    its variants: where layers allow it, and as many at a time as memory does. At steps 0, 1, 10, 100, ... the
+    first is evaluated among the others too; if its losses differ by what could change the order of the
+    candidates, and not by chance, all are evaluated one by one from then on.
+
+    Args:
+        network: What is trained. After `move` it has the mean of the distribution.
+        objective: `objective(network, batch) -> Tensor (rows,)`.
+        sigma0: Standard deviation of each weight in the first generation.
+        popsize: Candidates of a generation; None for `cma`'s 4 + 3 ln(weights).
+        diagonal: Whether the covariance is a diagonal.
+        seed: On which all draws depend.
+        chunk: How many candidates are evaluated together; None for what memory allows.
+
+    Attributes:
+        counts: What was done so far, see `CmaCounts`.
+        search: The distribution.
+
+    Raises:
+        ConfigurationError: There are more weights than a whole covariance is for.
+        MissingExtraError: The package `cma` is not installed.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        objective: Callable[[nn.Module, Any], Tensor],
+        sigma0: float,
+        popsize: int | None = None,
+        *,
+        diagonal: bool = False,
+        seed: int = 0,
+        chunk: int | None = None,
+    ) -> None:
+        self.network, self.objective, self.parameters = network, objective, Parameters(network)
+        if not diagonal and self.parameters.size > LARGEST:
+            raise ConfigurationError(
+                f"cma-es: expected at most {LARGEST:,} weights, since it takes the eigenvectors of their "
+                f"covariance, got {self.parameters.size:,}. Take sep-cma-es, whose covariance is a diagonal, "
+                "or a smaller network."
+            )
+        self._settings = {"sigma0": sigma0, "popsize": popsize, "diagonal": diagonal, "seed": seed}
+        self._begin(self.parameters.flat().double())
+        self.counts = CmaCounts()
+        self._chunk, self._stacks, self._rows = chunk, True, 0
+
+    def _begin(self, start: Tensor) -> None:
+        self._start = start
+        self.search = Search(start.numpy(), **self._settings)
+
+    @torch.no_grad()
+    def backward(self, batch: Batch) -> Tensor:
+        """Evaluate a generation on a batch, and move the distribution; returns the candidates' median loss.
+
+        Raises:
+            FailedBatchError: No candidate has a finite loss, and rows of a box failed.
+            FailedQueriesError: None has one, and no box failed. In both cases the distribution stays, and
+                network and generators are as they were.
+        """
+        self.parameters.refuse_replaced(self.network)
+        step, before = self.counts.steps, Snapshot(self.network)
+        steps = torch.from_numpy(self.search.ask()) - self.parameters.flat().double()
+        candidates = Directions(steps.to(self.parameters.dtype))
+        self._rows = count_rows(batch)
+        try:
+            with noted() as causes:
+                losses_of_all = self._evaluated(candidates, batch, step)
+                means = torch.where(losses_of_all.isfinite(), losses_of_all, torch.nan).nanmean(dim=0)
+                alive = survivors(means, step, causes)
+        except BaseException:
+            before.restore()
+            raise
+        values, failed = ranked(losses_of_all[:, alive].double().cpu())
+        self.search.tell(values.numpy())
+        self.counts.steps += 1
+        self.counts.dropped += int(failed.sum())
+        self.counts.lost += int((~alive).sum())
+        return values[~failed].median() if not failed.all() else values.median()
+
+    @torch.no_grad()
+    def move(self, step: int = 0) -> None:
+        """Give the network the mean of the distribution."""
+        mean = torch.from_numpy(self.search.mean)
+        for tensor, values in zip(self.parameters.tensors, self.parameters.split(mean), strict=True):
+            tensor.copy_(values)
+
+    def metrics(self) -> dict[str, float]:
+        """The counts, by name; `rows` are those of data, for objectives that call no box."""
+        counts = {name: float(count) for name, count in asdict(self.counts).items()}
+        return {**counts, "sigma": self.search.sigma, "rows": counts["queries"] * self._rows}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the search was told, from which it is made again; `cma` itself has a pickle, which is code."""
+        return {
+            "settings": dict(self._settings),
+            "start": self._start,
+            "told": torch.from_numpy(np.array(self.search.told).reshape(-1, self.search.popsize)),
+            "mean": torch.from_numpy(self.search.mean.copy()),
+            "counts": asdict(self.counts),
+            "chunk": self._chunk,
+            "stacks": self._stacks,
+            "rows": self._rows,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken; takes as long as the search itself took, without the boxes.
+
+        Raises:
+            ConfigurationError: The state is of other settings, or of a `cma` that computes otherwise.
+        """
+        if state["settings"] != self._settings:
+            raise ConfigurationError(
+                f"cma-es: expected the state of a search with {self._settings}, got one with "
+                f"{state['settings']}. Make it with those, or start anew."
+            )
+        self._begin(state["start"])
+        self.search.again(state["told"].numpy())
+        mean = torch.from_numpy(self.search.mean)
+        if not torch.allclose(mean, state["mean"], rtol=0, atol=1e-6 * self._settings["sigma0"]):
+            raise ConfigurationError(
+                "cma-es: expected what it was told to lead to the weights where the state was taken, got "
+                f"others, {float((mean - state['mean']).abs().max()):.1e} off. Go on with the version of cma "
+                "that the run was begun with, or start anew."
+            )
+        self.counts = CmaCounts(**state["counts"])
+        self._chunk, self._stacks, self._rows = state["chunk"], state["stacks"], state["rows"]
+
+    def _evaluated(self, candidates: Directions, batch: Batch, step: int) -> Tensor:
+        """Losses `(candidates, rows)`; network and generators are as the first candidate left them."""
+        of_step = Step(self.network, self.parameters, self.objective, batch, self._rows, number=step)
+        first, start = candidates.part(0, 1), Snapshot(self.network)
+        with measured(self._chunk is None) as peak:
+            alone = _left(of_step, first)
+        after = Snapshot(self.network)
+        start.restore()
+        self.counts.queries += len(candidates)
+        if self._chunk is None:
+            bytes_each = Stacked().bytes_per_query(of_step, first, peak.peak)
+            self._chunk = queries_within(MEMORY, bytes_each, self.parameters.tensors[0].device)
+        try:
+            others = self._others(of_step, candidates, alone, step, start)
+        finally:
+            start.restore()
+        after.restore()
+        return torch.cat([alone, others])
+
+    def _others(
+        self, of_step: Step, candidates: Directions, alone: Tensor, step: int, start: Snapshot
+    ) -> Tensor:
+        """Losses of all candidates but the first, by the way that serves."""
+        assert self._chunk is not None
+        rest = candidates.part(1, len(candidates))
+        if not self._stacks or self._chunk < 2:
+            return loop_losses(of_step, rest, start)
+        due = is_due(step)
+        taken = candidates if due else rest
+        self.counts.queries += due
+        self.counts.checks += due
+        chunks = [taken.part(at, at + self._chunk) for at in range(0, len(taken), self._chunk)]
+        try:
+            stacked = torch.cat([self._together(of_step, chunk, start) for chunk in chunks])
+        except BudgetError:
+            raise
+        except Exception as error:  # of a layer that vmap cannot take, such as an LSTM
+            fault = f"could not run ({type(error).__name__}: {error})"
+        else:
+            if not due:
+                return stacked
+            fault = self._fault(of_step, stacked, alone, first=candidates.part(0, 1), start=start)
+            if fault is None:
+                return stacked[1:]
+        warn(
+            f"cma-es, step {step + 1}: candidates that are evaluated together {fault}: they are evaluated "
+            "one by one from here on, right but slower. Variants need rows first in every layer, random "
+            "draws by nn.Dropout and its like, and weights that are read inside of their layers alone.",
+            EvaluatorWarning,
+        )
+        self._stacks = False
+        self.counts.queries += len(rest)
+        self.counts.checks += len(rest)
+        return loop_losses(of_step, rest, start)
+
+    def _together(self, of_step: Step, chunk: Directions, start: Snapshot) -> Tensor:
+        if len(chunk) == 1:
+            return loop_losses(of_step, chunk, start)
+        return stacked_losses(of_step, chunk, start, self.parameters.tensors)
+
+    def _fault(
+        self, of_step: Step, stacked: Tensor, alone: Tensor, first: Directions, start: Snapshot
+    ) -> str | None:
+        """What is wrong with losses of a stack, of whose first candidate these alone are the truth."""
+        finite = alone[0].isfinite()
+        if not finite.any():
+            return None
+        apart = (stacked - stacked.nanmedian(dim=0).values)[:, finite].nan_to_num(0.0)
+        allowed = HARMLESS * float(apart.square().mean().sqrt()) + 1e-5 * float(alone[0, finite].abs().max())
+
+        def off(others: Tensor) -> float:
+            distance = float((others[finite] - alone[0, finite]).square().mean().sqrt())
+            return distance if math.isfinite(distance) else math.inf
+
+        if off(stacked[0]) <= allowed:
+            return None
+        self.counts.queries += 1
+        self.counts.checks += 1
+        if off(loop_losses(of_step, first, start)[0]) > allowed:
+            return None  # by chance: the box, or the objective, is noisy
+        return f"have losses that are {off(stacked[0]):.1e} off those of one alone"
+
+    def __repr__(self) -> str:
+        """The network, and the search."""
+        kind = "diagonal" if self._settings["diagonal"] else "full"
+        return (
+            f"CmaEs({type(self.network).__name__}, {counted(self.parameters.size, 'weight')}, "
+            f"sigma0={self._settings['sigma0']}, popsize={self.search.popsize}, {kind} covariance)"
+        )
+
+
+def _left(of_step: Step, first: Directions) -> Tensor:
+    """Losses `(1, rows)` of a candidate; buffers of the network and generators stay as it left them."""
+    parameters = of_step.parameters
+    with moved(parameters.tensors, parameters.split(first.steps[0])):
+        return losses(of_step.objective, of_step.network, of_step.batch, of_step.rows)[None]
+
+
+def ranked(losses: Tensor) -> tuple[Tensor, Tensor]:
+    """What a search is told of some candidates: the mean loss of each, and a worse one where rows failed.
+
+    Args:
+        losses: Losses `(candidates, rows)` float64, NaN or infinite where a row failed; no row failed in all.
+
+    Returns:
+        Finite values `(candidates,)` float64, and `(candidates,)` bool, True where a row failed. Those stand
+        behind all others: first by the number of rows that failed, then by the mean of those that did not.
+    """
+    finite = losses.isfinite()
+    means = torch.where(finite, losses, 0.0).sum(dim=1) / finite.sum(dim=1).clamp(min=1)
+    lost = (~finite).sum(dim=1)
+    failed = lost > 0
+    worst = means[~failed].max() if not failed.all() else torch.zeros(())
+    order = sorted(torch.nonzero(failed).flatten().tolist(), key=lambda i: (int(lost[i]), float(means[i])))
+    step = 1.0 + worst.abs()
+    for place, candidate in enumerate(order, start=1):
+        means[candidate] = worst + place * step
+    return means, failed
+
+
+def _made(setup: Setup, diagonal: bool) -> CmaEs:
+    config = setup.config
+    return CmaEs(
+        setup.network,
+        setup.objective,
+        config.sigma0,
+        config.popsize,
+        diagonal=diagonal,
+        seed=setup.seed,
+        chunk=config.chunk,
+    )
+
+
+def cma_es(setup: Setup, *, diagonal: bool = False) -> Trained:
+    """CMA-ES on the weights; validated and kept is the mean of its distribution."""
+    search = _made(setup, diagonal)
+    return setup.descend(search, update=search.move)
+
+
+def _cost(problem: Problem, steps: int) -> Cost:
+    weights = Parameters(problem.network()).size
+    popsize = problem.config.popsize or 4 + int(3 * math.log(weights))
+    checks = sum(is_due(step) for step in range(steps))
+    least = steps * popsize + checks
+    return Cost(least, least, least + checks + popsize)
+
+
+def _check(problem: Problem, *, diagonal: bool = False) -> None:
+    config = problem.config
+    CmaEs(problem.network(), problem.objective, config.sigma0, config.popsize, diagonal=diagonal)
+
+
+METHODS = {
+    "cma-es": Method("CMA-ES on the weights, by values of the objective.", cma_es, _cost, check=_check),
+    "sep-cma-es": Method(
+        "CMA-ES whose covariance is a diagonal, for more weights.",
+        partial(cma_es, diagonal=True),
+        _cost,
+        check=partial(_check, diagonal=True),
+    ),
+}

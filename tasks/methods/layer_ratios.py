@@ -1,0 +1,72 @@
+"""The layer ratios of a run: computed once, shown, and kept in its folder with what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from blackbox.words import counted
+from tasks.errors import RunFolderError
+from tasks.folder import atomic, reading, stamp
+from tasks.folder.journal import Journal, journaled
+from tasks.rows.tally import Tally
+from tasks.training.setup import Setup
+from tasks.workers import group
+from zo.pruning import LayerRatios
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """Layer ratios, and what it cost to find them.
+
+    Attributes:
+        layers: The ratios.
+        queries: As the problem counts them.
+    """
+
+    layers: LayerRatios
+    queries: int
+
+
+def kept(setup: Setup, name: str, find: Callable[[Journal], tuple[LayerRatios, int]]) -> Ratios:
+    """The ratios of a file in the run's folder; computed and written if it is not there.
+
+    Args:
+        setup: What the method that needs them is given.
+        name: The file's name, without its ending.
+        find: Is given a journal, so that a kill costs no finished query; the ratios, and the queries asked.
+    """
+    path, of = setup.run.path / f"{name}.json", stamp.settings(setup.run)
+    if not (path.exists() and stamp.fits(setup.run, _content(path), of)):
+        folder, tally = group.journal_folder(setup.run.path), Tally(setup.boxes)
+        version = stamp.code(setup.run)
+        with journaled(folder, name.replace("_", "-"), tally, rank=group.rank(), of=version) as journal:
+            layers, queries = find(journal)
+            atomic.write_json(path, {"ratios": layers.to_dict(), "queries": queries, stamp.OF: of})
+        setup.progress.say(
+            f"Layer ratios of seed {setup.seed} by {layers.method} ({counted(queries, 'query')}):\n{layers}"
+        )
+    return read(path)
+
+
+def read(path: Path) -> Ratios:
+    """The ratios of a file.
+
+    Raises:
+        RunFolderError: It has none that can be read.
+    """
+    saved = _content(path)
+    try:
+        return Ratios(LayerRatios.from_dict(saved["ratios"]), int(saved["queries"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        cause = " ".join(str(error).split())
+        raise RunFolderError(f"{path}: expected layer ratios and queries, got {cause}. {_MEND}") from None
+
+
+_MEND = "Delete it: in an unfinished run they are computed again."
+
+
+def _content(path: Path) -> dict[str, Any]:
+    return reading.json_object(path, _MEND)

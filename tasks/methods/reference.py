@@ -1,0 +1,168 @@
+"""A problem's `reference`, the box with a derivative: what first order takes in the box's place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from blackbox import BlackBoxFunction
+from blackbox.calls import intercepted
+from blackbox.notices import warn
+from tasks.errors import ProblemError, ProblemWarning
+from tasks.methods.autograd import Stand
+from tasks.problem.data import evaluating
+from tasks.rows.tally import evaluated
+from tasks.workers import group
+from zo.batches import Batch
+
+DIFFERENT = 0.01  # of how much a box's output varies: what is further off is no reference of it
+ROUNDING = 1000.0  # units in the last place: what a solver of many operations may be off
+NOISY = 3.0  # times what two answers of the box to the same rows are apart
+
+
+def with_derivative(box: BlackBoxFunction, reference: Stand) -> Stand:
+    """A reference that autograd passes through; its rows are counted as the box's.
+
+    Of several processes, which all call it alike, the first one counts.
+    """
+
+    def call(*arrays: Tensor) -> Any:
+        rows = arrays[0].shape[: arrays[0].ndim - len(box.inputs[0].shape)].numel()
+        outputs = reference(*arrays)
+        tensors = _tuple(outputs)
+        tracked = torch.is_grad_enabled() and any(array.requires_grad for array in arrays)
+        if tracked and not any(output.requires_grad for output in tensors):
+            raise ProblemError(
+                "reference: expected outputs that autograd can go back from, got outputs that are cut from "
+                "the graph: first-order would train without the box's derivative. Compute them from the "
+                "inputs by torch's operations, without NumPy, detach() or no_grad()."
+            )
+        first = tensors[0].detach()
+        whole = torch.isfinite(first.reshape(rows, -1)).all(dim=1)
+        lost = int((~whole).sum())
+        if group.rank() == 0:  # every process evaluates them all
+            counts = {"rows_asked": rows, "rows_run": rows, "rows_failed": lost, "rows_not_finite": lost}
+            evaluated(box).ledger.count(calls=1, **counts)
+        return outputs
+
+    return call
+
+
+@torch.no_grad()
+def compare(
+    network: nn.Module,
+    objective: Callable[[nn.Module, Any], Tensor],
+    batch: Batch,
+    references: Mapping[BlackBoxFunction, Stand],
+) -> None:
+    """Refuse a reference whose values are not the box's: first order would train on something else.
+
+    The objective is evaluated once, in evaluation mode; in each of its calls both get the same rows. Where
+    they differ by more than rounding, the box is asked a second time, for its noise. Rows that fail in
+    either are left out.
+
+    Args:
+        network: The one that will be trained.
+        objective: Calls the boxes.
+        batch: A batch of training data.
+        references: By box.
+
+    Raises:
+        ProblemError: A value is off by more than a hundredth of how much the box's output varies.
+
+    Warns:
+        ProblemWarning: It is off by less than that, but by more than rounding and the box's noise.
+    """
+    worst: list[Difference] = []
+    stands = {id(box): stand for box, stand in references.items()}
+
+    def answer(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
+        arrays = tuple(array.detach() for array in arrays)
+        ours = box.call(*arrays)
+        if id(box) in stands:
+            with intercepted(None):  # a reference may call the box
+                theirs = _tuple(stands[id(box)](*arrays))
+            again: list[tuple[Tensor, ...]] = []
+            for place, spec in enumerate(box.outputs):
+                difference = Difference.of(spec.name, len(spec.shape), _tuple(ours)[place], theirs[place])
+                if difference.size > difference.rounding:
+                    again = again or [_tuple(box.call(*arrays))]
+                    noise = Difference.of(spec.name, len(spec.shape), _tuple(ours)[place], again[0][place])
+                    if difference.size > NOISY * noise.size:
+                        worst.append(difference)
+        return ours
+
+    # neither draws nor running means of training are to depend on it
+    with torch.random.fork_rng(devices=()), evaluating(network), intercepted(answer):
+        objective(network, batch)
+    if worst:
+        largest = max(worst, key=lambda one: one.size)
+        if largest.size > DIFFERENT:
+            raise ProblemError(
+                f"{largest.sentence()} First order would train on something else. Compute in reference what "
+                "the box computes, or leave out first-order."
+            )
+        warn(
+            f"{largest.sentence()} First order trains on the reference, and is judged by the box.",
+            ProblemWarning,
+        )
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where two answers to the same rows are furthest apart.
+
+    Attributes:
+        output: Its name.
+        row: The row of the call at which the two differ most.
+        box: The value of the box.
+        reference: The reference's value there.
+        size: How far they are apart, in units of how much the output varies from row to row (of its largest
+            value where it does not).
+        rounding: What rounding may make of that, in the same units.
+    """
+
+    output: str
+    row: int = 0
+    box: float = 0.0
+    reference: float = 0.0
+    size: float = 0.0
+    rounding: float = 0.0
+
+    @classmethod
+    def of(cls, output: str, axes: int, box: Tensor, reference: Tensor) -> Difference:
+        """Compare two tensors `(*leading axes, *the output's own)`; none where no row is finite in both."""
+        if box.shape != reference.shape:
+            raise ProblemError(
+                f"reference: expected output {output!r} of the box's shape {tuple(box.shape)}, got "
+                f"{tuple(reference.shape)}."
+            )
+        rows = box.shape[: box.ndim - axes].numel()
+        ours, theirs = (tensor.detach().double().cpu().reshape(rows, -1) for tensor in (box, reference))
+        alive = (ours.isfinite() & theirs.isfinite()).all(dim=1)
+        if not alive.any():
+            return cls(output)
+        apart = torch.where(alive[:, None], (theirs - ours).abs(), 0.0)
+        row, number = divmod(int(apart.argmax()), apart.shape[1])
+        largest = float(ours[alive].abs().max())
+        varies = float((ours[alive] - ours[alive].mean(dim=0)).abs().max()) or largest or 1.0
+        kinds = [torch.finfo(array.dtype).eps for array in (box, reference) if array.is_floating_point()]
+        rounding = ROUNDING * max(kinds, default=0.0) * largest / varies
+        values = float(ours[row, number]), float(theirs[row, number])
+        return cls(output, row, *values, float(apart[row, number]) / varies, rounding)
+
+    def sentence(self) -> str:
+        """Both values, and how far they are apart."""
+        return (
+            f"reference: expected the box's values, got {self.reference:.6g} for {self.output!r} in row "
+            f"{self.row}, where the box gives {self.box:.6g}: they differ by {self.size:.2g} times what that "
+            "output varies between rows."
+        )
+
+
+def _tuple(outputs: Any) -> tuple[Any, ...]:
+    return outputs if isinstance(outputs, tuple) else (outputs,)

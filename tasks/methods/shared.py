@@ -1,0 +1,492 @@
+"""The ways to train a problem's network, by name, and what they cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import zo
+from blackbox import BlackBoxFunction
+from blackbox.checks import nearest
+from tasks.errors import ConfigurationError, NotApplicableError, ProblemError
+from tasks.folder.result import TrainingOutcome
+from tasks.folder.run import stage_name
+from tasks.methods import cma_es
+from tasks.methods.autograd import AutogradGradient, Stand, values_alone
+from tasks.methods.reference import compare, with_derivative
+from tasks.problem.method import Cost, Method
+from tasks.problem.problem import Problem
+from tasks.training.setup import Setup, Trained
+from zo.batches import map_tensors
+from zo.box_gradient.differentiable import most_checks
+from zo.estimators import Key, Parameters
+from zo.evaluators.state import Snapshot
+from zo.tangents.tangent import sources
+
+MOST_ROWS = 3.5  # in first-order steps: what zo.TangentGradient keeps to by default
+ROUNDED = 1e-2  # by which probabilities that are rounded may miss a sum of one
+PROBES = 2  # of secant, where the settings name none
+
+
+def none(setup: Setup) -> Trained:
+    """The start: nothing is trained."""
+    return Trained(setup.network, TrainingOutcome(setup.stage))
+
+
+def no_gradient(setup: Setup) -> Trained:
+    """Unrolled through the box, the gradient cut there (NOG): is the box's derivative needed at all?"""
+    alone = _by_autograd(setup, values_alone)
+    if not setup.config.replays:
+        return setup.descend(alone)
+
+    def begin() -> None:
+        """See that there is a way beside the box: a gradient of zero would train nothing, step by step."""
+        before = Snapshot(setup.network)
+        alone.backward(setup.batch(0))
+        before.restore()
+        setup.network.zero_grad()
+
+    return _with_replays(setup, [zo.tangents.ZeroTangent() for _ in setup.boxes], begin)
+
+
+def identity(setup: Setup) -> Trained:
+    """The box's derivative is taken to be one; for boxes whose outputs have the shapes of their inputs.
+
+    Raises:
+        NotApplicableError: No output of any box has the shape of an input; no row was run.
+    """
+    boxes = setup.problem.boxes
+    if all(set(sources(box.inputs, box.outputs)) == {None} for box in boxes.values()):
+        name, box = next(iter(boxes.items()))
+        inputs, outputs = (
+            ", ".join(f"{spec.name} {tuple(spec.shape)}" for spec in specs)
+            for specs in (box.inputs, box.outputs)
+        )
+        raise NotApplicableError(
+            f"identity: expected a box with an output of the shape of an input, which it follows, got "
+            f"{name!r}: {inputs} -> {outputs}. Its derivative would be zero everywhere, as that of "
+            "no-gradient: leave identity out."
+        )
+    return setup.descend(
+        _by_autograd(setup, lambda box: zo.differentiable(box, tangent=zo.IdentityTangent(), seed=setup.seed))
+    )
+
+
+def row_rge(setup: Setup) -> Trained:
+    """Autograd around the box, whose derivative each row estimates along random directions of its own."""
+    config = setup.config
+    rule = zo.RowRGE(config.input_mu, config.input_directions, central=config.central)
+
+    def stand(box: BlackBoxFunction) -> Stand:
+        # Another for each box: with equal draws the gradient through both is wrong.
+        place = setup.boxes.index(box)
+        seed = Key(setup.seed).generator(place).initial_seed() if place else setup.seed
+        return zo.differentiable(box, rule, seed=seed, max_dropped=config.max_dropped)
+
+    return setup.descend(_by_autograd(setup, stand))
+
+
+def first_order(setup: Setup) -> Trained:
+    """Autograd through the problem's `reference`, in the box's place; first their values are compared."""
+    reference: Stand = getattr(setup.problem, "reference")  # noqa: B009 - optional, so the class has none
+    boxes = setup.problem.boxes
+    references = {
+        box: reference if len(boxes) == 1 else partial(reference, name) for name, box in boxes.items()
+    }
+
+    def begin() -> None:
+        compare(setup.network, setup.objective, setup.batch(0), references)
+
+    if setup.config.replays:  # values are the box's, their derivative is the reference's
+        return _with_replays(setup, [zo.tangents.ModelTangent(references[box]) for box in setup.boxes], begin)
+    stands = {box: with_derivative(box, stand) for box, stand in references.items()}
+    return setup.descend(AutogradGradient(setup.network, setup.objective, stands), begin=begin)
+
+
+def student(setup: Setup) -> Trained:
+    """Autograd around a network that learns the box's values, from training's rows and earlier answers."""
+    stands: dict[BlackBoxFunction, zo.box_gradient.DifferentiableBox] = {}
+
+    def stand(box: BlackBoxFunction) -> Stand:
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(setup.seed)
+            network = student_network(box).to(setup.config.device)
+        tangent = zo.StudentTangent(network, loss=setup.config.student_loss or losses.get(box, "squared"))
+        stands[box] = zo.differentiable(box, tangent=tangent, seed=setup.seed)
+        return stands[box]
+
+    answers = _answers(setup)
+    losses = {setup.problem.boxes[name]: student_loss(outputs) for name, (_, outputs) in answers.items()}
+    gradient = _by_autograd(setup, stand)
+
+    def learn() -> None:
+        for name, (inputs, outputs) in answers.items():
+            box = setup.problem.boxes[name]
+            seen = [array for spec, array in zip(box.inputs, inputs, strict=True) if spec.differentiable]
+            tangent = stands[box].tangent  # the copy that learns
+            assert isinstance(tangent, zo.StudentTangent)
+            tangent.fit(seen, outputs, steps=setup.config.prefit)
+
+    return setup.descend(gradient, begin=learn if answers else None)
+
+
+def tangents(setup: Setup) -> Trained:
+    """Autograd around a model of the box, fitted to its values in the rows that training runs anyway."""
+    return _by_tangents(setup, None, setup.config.probes)
+
+
+def secant(setup: Setup) -> Trained:
+    """Two moved copies of the network show, in each row, how the box responds; what they leave is learned."""
+    return _by_tangents(setup, zo.SecantTangent(zo.LowRankTangent()), setup.config.probes or PROBES)
+
+
+def _with_replays(
+    setup: Setup, tangents: Sequence[zo.tangents.Tangent], begin: Callable[[], None]
+) -> Trained:
+    """By tangents that are known, one for each box, which are neither learned nor checked."""
+    policy = zo.tangents.TrustPolicy(check_every=None)
+    gradient = _tangent_gradient(setup, tangents, max_rows=1.0, trust_policy=policy)
+    return setup.descend(gradient, begin=begin, replayed=True)
+
+
+def _tangent_gradient(
+    setup: Setup,
+    tangent: zo.tangents.Tangent | Sequence[zo.tangents.Tangent] | None,
+    **settings: Any,
+) -> zo.TangentGradient:
+    """A `zo.TangentGradient` with the run's settings."""
+    config = setup.config
+    return zo.TangentGradient(
+        setup.network,
+        setup.objective,
+        boxes=setup.boxes,
+        tangent=tangent,
+        seed=setup.seed,
+        chunk=config.chunk,
+        # without a chunk base and probes run together, also where there are several processes: the same bits
+        process_group=None if config.chunk is None else setup.process_group,
+        replays=config.replays,
+        steps=setup.steps,
+        **({} if config.clip is None else {"clip": config.clip}),
+        **settings,
+    )
+
+
+def _by_tangents(setup: Setup, tangent: zo.tangents.Tangent | None, probes: int) -> Trained:
+    config = setup.config
+    gradient = _tangent_gradient(setup, tangent, probes=probes, max_rows=config.max_rows)
+    answers = _answers(setup)
+
+    def learn() -> None:
+        for name, tangent in zip(setup.problem.boxes, gradient.tangents, strict=True):
+            if name in answers and isinstance(tangent, zo.tangents.AutoTangent):
+                tangent.fit(*answers[name], steps=config.prefit)
+
+    return setup.descend(gradient, begin=learn if answers else None, replayed=config.replays != 0)
+
+
+def _answers(setup: Setup) -> dict[str, tuple[Any, Any]]:
+    """What boxes have answered before, inputs and outputs by the box's name, on the run's device."""
+    boxes, config = setup.problem.boxes, setup.config
+    answers = setup.problem.answers() if config.prefit else {}
+    for name in answers:
+        if name not in boxes:
+            raise ProblemError(
+                f"{type(setup.problem).__name__}.answers: expected names of boxes, got {name!r}. "
+                f"{nearest(name, list(boxes))}"
+            )
+    return {
+        name: map_tensors(lambda tensor: tensor.to(config.device), tuple(pair))
+        for name, pair in answers.items()
+    }
+
+
+def whole_loss(setup: Setup, kind: str) -> Trained:
+    """Finite differences of the whole loss, by a kind of `estimator` with the settings that all have."""
+    return setup.descend(loss_gradient(setup, _planned(kind, setup.problem, setup.network)))
+
+
+def estimator(
+    kind: str,
+    mu: float,
+    *,
+    sparsity: zo.estimators.Sparsity | None = None,
+    directions: int = 1,
+    central: bool = False,
+) -> zo.estimators.Estimator[Any]:
+    """The estimator of a name.
+
+    Args:
+        kind: "cge" and "sparse-cge", one weight after another; "rge" and "sparse-rge", along random
+            directions.
+        mu: The smoothing parameter.
+        sparsity: The sets of those that have some.
+        directions: How many, for methods that have some.
+        central: Whether differences take both signs.
+    """
+    if kind in ("cge", "sparse-cge"):
+        return zo.CGE(mu, None if kind == "cge" else sparsity, central=central)
+    return zo.RGE(mu, directions, central=central, sparsity=sparsity if kind == "sparse-rge" else None)
+
+
+def loss_gradient(
+    setup: Setup, estimator: zo.estimators.Estimator[Any], evaluator: str = "auto"
+) -> zo.LossGradient:
+    """A `zo.LossGradient` with the run's settings."""
+    return zo.LossGradient(
+        setup.network,
+        setup.objective,
+        estimator,
+        evaluator=evaluator,
+        seed=setup.seed,
+        chunk=setup.config.chunk,
+        max_dropped=setup.config.max_dropped,
+        process_group=setup.process_group,
+    )
+
+
+def student_loss(outputs: Tensor | Sequence[Tensor]) -> str:
+    """What a student learns them by: "kl" if they are probabilities, "labels" if one-hot, else "squared".
+
+    Args:
+        outputs: A box's answers, `(rows, *shape)` each; rows that are not finite are left out.
+    """
+    arrays = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    if len(arrays) != 1 or arrays[0].ndim < 2 or arrays[0].shape[-1] < 2:
+        return "squared"
+    answers = arrays[0].flatten(0, -2)
+    answers = answers[answers.isfinite().all(dim=1)]
+    off = (answers.sum(dim=1) - 1).abs()
+    if not len(answers) or bool((answers < 0).any()) or bool((off > ROUNDED).any()):
+        return "squared"
+    return "labels" if bool(((answers == 0) | (answers == 1)).all()) else "kl"
+
+
+def student_network(box: BlackBoxFunction, width: int = 128) -> nn.Module:
+    """From a box's differentiable inputs to its outputs, for boxes of a few hundred numbers."""
+    size_in = sum(math.prod(spec.shape) for spec in box.inputs if spec.differentiable)
+    size_out = sum(math.prod(spec.shape) for spec in box.outputs)
+    layers = (
+        nn.Linear(size_in, width),
+        nn.GELU(),
+        nn.Linear(width, width),
+        nn.GELU(),
+        nn.Linear(width, size_out),
+    )
+    shapes = [tuple(spec.shape) for spec in box.outputs]
+    if len(shapes) > 1 or sum(spec.differentiable for spec in box.inputs) > 1:
+        return nn.Sequential(*layers)
+    return nn.Sequential(nn.Flatten(), *layers, nn.Unflatten(1, shapes[0] or (1,)))
+
+
+def _by_autograd(setup: Setup, stand: Callable[[BlackBoxFunction], Stand]) -> AutogradGradient:
+    return AutogradGradient(setup.network, setup.objective, {box: stand(box) for box in setup.boxes})
+
+
+def _planned(kind: str, problem: Problem, network: nn.Module) -> zo.estimators.Estimator[Any]:
+    config, size = problem.config, Parameters(network).size
+    some = zo.RandomCoordinates(min(config.coordinates, size))
+    return estimator(kind, config.mu, sparsity=some, directions=config.directions, central=config.central)
+
+
+def cost_of_queries(gradient: zo.LossGradient, steps: int) -> Cost:
+    """Of a gradient of the whole loss, and with all queries by which it may have to be checked."""
+    queries = steps * gradient.next_queries()
+    most = steps + queries + gradient.most_checks(steps)
+    return Cost(steps + queries, queries, most, first=gradient.most_checks(1))
+
+
+def _cost_of_loss(problem: Problem, steps: int, kind: str) -> Cost:
+    network = problem.network()
+    planned = _planned(kind, problem, network)
+    gradient = zo.LossGradient(network, problem.objective, planned, chunk=problem.config.chunk)
+    return cost_of_queries(gradient, steps)
+
+
+def _cost_of_tangents(problem: Problem, steps: int, least_probes: int = 0) -> Cost:
+    config = problem.config
+    policy, probes = zo.tangents.TrustPolicy(), config.probes or least_probes
+    checks = sum(policy.checks(step, guesses=not probes) for step in range(steps))
+    queries = steps * probes + checks
+    least = steps + queries
+    return Cost(least, queries, max(least, steps * (config.max_rows or MOST_ROWS)), learns=True)
+
+
+def _cost_of_rows(problem: Problem, steps: int) -> Cost:
+    config = problem.config
+    queries = config.input_directions * (2 if config.central else 1)
+    least = steps * (1 + queries)
+    # At most, where no step has more than 10,000 calls of a box.
+    rows = [
+        most_checks(box, queries, config.batch, 10_000 * steps, central=config.central)
+        for box in problem.boxes.values()
+    ]
+    return Cost(least, 0, least + sum(rows) / config.batch, again=True)
+
+
+def _cost_of_reference(problem: Problem, steps: int) -> Cost:
+    return Cost(steps + 1)  # one to compare
+
+
+def cost_of_base(problem: Problem, steps: int) -> Cost:
+    """Of a method that evaluates the objective once a step."""
+    return Cost(steps)
+
+
+def _cost_of_stand(problem: Problem, steps: int) -> Cost:
+    return Cost(steps, again=True)
+
+
+def _cost_of_cut(problem: Problem, steps: int) -> Cost:
+    return Cost(steps + bool(problem.config.replays), again=True)  # one to see a way beside the box
+
+
+def _check_outputs(problem: Problem) -> None:
+    for box in problem.boxes.values():
+        zo.differentiable(box, tangent=zo.IdentityTangent())
+
+
+def _check_rows(problem: Problem) -> None:
+    config = problem.config
+    for box in problem.boxes.values():
+        zo.differentiable(box, zo.RowRGE(config.input_mu, config.input_directions, central=config.central))
+
+
+def _check_tangents(problem: Problem, least_probes: int = 0) -> None:
+    config, boxes = problem.config, list(problem.boxes.values())
+    probes = config.probes or least_probes
+    zo.TangentGradient(
+        problem.network(), problem.objective, boxes=boxes, probes=probes, max_rows=config.max_rows
+    )
+
+
+def _tangents_of_boxes(problem: Problem) -> list[str]:
+    """Which tangent stands for each box at first, and what the box is taken for."""
+    said = []
+    for name, box in problem.boxes.items():
+        tangent = zo.tangents.AutoTangent(box)
+        kinds = " and ".join(type(model).__name__ for model in tangent.models.values())
+        said.append(f"Tangent of {name}: {kinds}, for {tangent.taken_for}.")
+    return said
+
+
+METHODS: dict[str, Method] = {
+    "none": Method("The start: nothing is trained.", none, lambda problem, steps: Cost()),
+    "no-gradient": Method(
+        "Unrolled through the box, the gradient cut there.", no_gradient, _cost_of_cut, needs_box=True
+    ),
+    "identity": Method(
+        "As if the box's derivative were one.",
+        identity,
+        _cost_of_stand,
+        needs_box=True,
+        check=_check_outputs,
+    ),
+    "tangents": Method(
+        "Autograd around a model of the box, fitted to its values.",
+        tangents,
+        _cost_of_tangents,
+        needs_box=True,
+        check=_check_tangents,
+        says=_tangents_of_boxes,
+    ),
+    "secant": Method(
+        "Autograd around the responses to two probes in each row.",
+        secant,
+        partial(_cost_of_tangents, least_probes=PROBES),
+        needs_box=True,
+        check=partial(_check_tangents, least_probes=PROBES),
+    ),
+    "student": Method(
+        "Autograd around a network that learns the box's values.",
+        student,
+        _cost_of_stand,
+        needs_box=True,
+        check=_check_outputs,
+    ),
+    **{
+        kind: Method(
+            about,
+            partial(whole_loss, kind=kind),
+            partial(_cost_of_loss, kind=kind),
+        )
+        for kind, about in {
+            "sparse-cge": "Finite differences in some weights, drawn anew every step.",
+            "cge": "Finite differences in every weight.",
+            "rge": "Finite differences along random directions.",
+        }.items()
+    },
+    "row-rge": Method(
+        "Autograd around the box, differences at its inputs.",
+        row_rge,
+        _cost_of_rows,
+        needs_box=True,
+        check=_check_rows,
+    ),
+    "first-order": Method(
+        "Autograd through the problem's reference.",
+        first_order,
+        _cost_of_reference,
+        needs_reference=True,
+        needs_box=True,
+    ),
+    **cma_es.METHODS,
+}
+
+
+def methods_of(problem: Problem | type[Problem]) -> dict[str, Method]:
+    """All methods of a problem by name: its own first; not those that need a reference or box it has not."""
+    shared = {
+        name: method
+        for name, method in METHODS.items()
+        if not (method.needs_reference and not problem.has_reference())
+        and not (method.needs_box and problem.has_no_box())
+    }
+    return {
+        **problem.methods,
+        **{name: method for name, method in shared.items() if name not in problem.methods},
+    }
+
+
+def methods_named(problem: Problem | type[Problem], names: Sequence[str]) -> dict[str, Method]:
+    """The methods of some names, in their order; no box is made for it.
+
+    Raises:
+        ConfigurationError: One is unknown, named twice, or needs a reference or box that the problem has not.
+    """
+    known = {**METHODS, **problem.methods}  # what is known and not to be had is refused with its reason
+    known |= {name: method for name in names if (method := problem.variant(name)) is not None}
+    for place, name in enumerate(names):
+        if name not in known:
+            raise ConfigurationError(
+                f"methods: expected methods of {problem.name()}, got {name!r}. {nearest(name, known)}"
+            )
+        if name in names[:place]:
+            raise ConfigurationError(
+                f"methods: expected every method once, got {name!r} twice. Leave one out."
+            )
+        stages = {stage_name(0, other): other for other in names[:place]}
+        if (other := stages.get(stage_name(0, name))) is not None:
+            raise ConfigurationError(
+                f"methods: expected names that differ in letters, digits, dots or hyphens, got {other!r} and "
+                f"{name!r}, whose checkpoints would be one file. Rename one."
+            )
+        if known[name].needs_box and problem.has_no_box():
+            raise ConfigurationError(
+                f"methods: expected methods without a black box, of which {problem.name()} has none, got "
+                f"{name!r}, which puts something in its place. Leave it out."
+            )
+        if known[name].needs_reference and not problem.has_reference():
+            kind = problem if isinstance(problem, type) else type(problem)
+            raise ConfigurationError(
+                f"methods: expected {kind.__name__} to give reference(self, *inputs), the box "
+                f"with a derivative, which {name} takes; it has none. Leave {name} out, or add it."
+            )
+    if not names:
+        raise ConfigurationError("methods: expected at least one method, got none. Name some.")
+    return {name: known[name] for name in names}

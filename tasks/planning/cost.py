@@ -1,0 +1,164 @@
+"""What a plan will do and cost, in words, before it is gone through: rows, queries and time by method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from blackbox.words import counted
+from tasks.listeners.progress import duration
+from tasks.planning.plan import Plan
+from tasks.planning.rehearsal import Rehearsal
+from tasks.planning.trial import Trial
+from tasks.problem.method import Cost
+
+NONE_BACK = "No row of the first batch had a finite loss"  # how the line begins that says so
+
+
+def sentences(plan: Plan, rehearsed: Mapping[str, Rehearsal | None] | None = None) -> list[str]:
+    """What a run will do and cost, in words.
+
+    Args:
+        plan: A plan that is settled.
+        rehearsed: What methods with learned tangents compute beside the boxes, see `rehearsal`; None where
+            that
+            was not tried.
+    """
+    said = [_chosen(plan)] if plan.chosen else []
+    said += plan.aside
+    for method in plan.methods.values():
+        said += method.says(plan.problem) if method.says else []
+    rows, seeds, budget, trial = plan.rows, len(plan.seeds), plan.config.rows, plan.trial
+    if rows is None:
+        return [*said, *plan.instead]
+    size, evaluation = rows.sizes.batch, rows.sizes.objective
+    judging = {"validation": rows.validation, "test": rows.test}
+    total, most = plan.total, plan.total + seeds * rows.more
+    speed = "; answers came from a cache, so their time is not known" if trial.spent.rows_cached else ""
+    speed = speed if trial.second is None else f", {1e3 * trial.second:.3g} ms a row"
+    data = f"Cost: without a black box rows are those of the data, {evaluation:,} for each query."
+    boxes = (
+        f"Cost: one evaluation of the objective on {counted(size, 'row')} of data runs "
+        f"{counted(evaluation, 'box row')}{speed}."
+    )
+    said.append(data if plan.problem.has_no_box() else boxes)
+    said += [
+        _line(name, rows.costs[name], evaluation, trial.second) + _beside(plan, name, rehearsed)
+        for name in plan.methods
+    ]
+    for name, count in judging.items():
+        if count != 0:
+            own = "the problem's own, not known beforehand"
+            if count is None and (once := rows.once[name]):
+                own += f"; {counted(once, 'row')} if it asks for each row of its data once"
+            known = own if count is None else counted(count, "row")
+            said.append(f"  {name}, of each method: {known}")
+    for name, count in (("making the data", rows.made), ("timing", trial.spent.rows_run)):
+        if count:
+            have = "has" if count == 1 else "have"
+            said.append(f"  {name}: {counted(count, 'row')}, which {have} been run")
+    if plan.problem.ledger.answers.full:
+        said.append("  Not all that made the data is kept: each `blackbox resume` runs the rest again.")
+    limit = "" if budget is None else f" of {budget:,} allowed"
+    upper = f" to {most:,}" if most > total else ""
+    unknown = " and ".join(name for name, count in judging.items() if count is None)
+    beside = f", beside those of {unknown}" if unknown else ""
+    over = f"in all {counted(seeds, 'seed')}"
+    rows_in_all = f"{total:,}{upper} rows" if upper else counted(total, "row")
+    said.append(f"  {over}: {rows_in_all}{limit}{beside}")
+    if budget is not None and most > budget:
+        said.append("  That may be more than the budget: then the run stops, and a larger --rows goes on.")
+    return said + _learning(plan, rehearsed) + _failed(trial, size) + _again(trial, size, rows.costs)
+
+
+def _chosen(plan: Plan) -> str:
+    """What follows from the budget of rows, in a sentence."""
+    config = plan.config
+    again = {0: "", None: ", and replays as far as they are trusted"}.get(
+        config.replays, f", each followed by {counted(config.replays or 0, 'replay')}"
+    )
+    learned = "tangents" in plan.methods or "secant" in plan.methods
+    replayed = again if learned or config.replays else ""
+    return (
+        f"For {counted(config.rows, 'row')}: batches of {config.batch}, {counted(config.steps, 'step')}"
+        f"{replayed}; validation every {counted(config.validate_every, 'step')}."
+    )
+
+
+def _line(name: str, plan: Cost | None, evaluation: int, second: float | None) -> str:
+    if plan is None:
+        return f"  {name}: not known before the first step"
+    rows = round(evaluation * plan.evaluations)
+    most = round(evaluation * (plan.most or 0))
+    when = "where trust is lost" if plan.learns else "with every check"
+    if plan.first:
+        when += f", up to {round(evaluation * plan.first):,} of them at the first step"
+    upper = f" (at most {most:,} {when})" if most > rows else ""
+    queries = f", {counted(plan.queries, 'query')}" if plan.queries else ""
+    took = ""
+    if second is not None and rows:
+        took = f", {_about(rows * second)} in the box"
+    return f"  {name}: {counted(rows, 'row')}{upper}{queries}{took}"
+
+
+def _about(seconds: float) -> str:
+    return f"about {duration(seconds)}" if seconds >= 1 else "under 1 s"
+
+
+def _beside(plan: Plan, name: str, rehearsed: Mapping[str, Rehearsal | None] | None) -> str:
+    """What tangents compute beside the box, where a method learns some."""
+    assert plan.rows is not None
+    cost = plan.rows.costs[name]
+    if cost is None or not cost.learns:
+        return ""
+    if rehearsed is None:
+        return ", plus what tangents take to learn" if plan.trial.second is not None else ""
+    rehearsal = rehearsed.get(name)
+    return "" if rehearsal is None else f", and {_about(rehearsal.seconds(plan.config.steps))} beside it"
+
+
+def _learning(plan: Plan, rehearsed: Mapping[str, Rehearsal | None] | None) -> list[str]:
+    """Where the time comes from that learned tangents take, or where it will be said."""
+    assert plan.rows is not None
+    names = [name for name, cost in plan.rows.costs.items() if cost is not None and cost.learns]
+    known = {name: one for name in names if (one := (rehearsed or {}).get(name)) is not None}
+    said = []
+    if known:
+        replays = max(rehearsal.replays for rehearsal in known.values())
+        each = f", each with {counted(replays, 'replay')}" if replays else ""
+        said.append(
+            f"  The time beside the box, of {', '.join(known)}, is an estimate from a few steps on the first "
+            f"batch that ran no row{each}."
+        )
+    if unknown := [name for name in names if name not in known]:
+        before = "; --dry-run estimates it before" if rehearsed is None else ""
+        said.append(
+            f"  How long {', '.join(unknown)} will compute beside the box is said in the lines of progress"
+            f"{before}."
+        )
+    return said
+
+
+def _failed(trial: Trial, size: int) -> list[str]:
+    """What is to be said of rows that failed in a trial on a batch of that size."""
+    spent, back = trial.spent, trial.back
+    if back is None or (back == size and not spent.rows_failed):
+        return []
+    why = f" The first cause: {spent.first_failure.rstrip('.')}." if spent.first_failure else ""
+    if back == 0 and spent.rows_run and not (spent.rows_failed or spent.rows_skipped):
+        return [
+            f"  {NONE_BACK}, though its {counted(spent.rows_run, 'box row')} came back with finite outputs: "
+            "the objective made NaN or infinity of them. See its logarithms, roots and divisions."
+        ]
+    if back == 0:
+        return [f"  {NONE_BACK}.{why} Mend the box or the data before you train."]
+    failed = spent.rows_failed + spent.rows_skipped
+    rows = f", and {counted(failed, 'box row')} of all that were timed failed" if failed else ""
+    return [f"  Rows fail: {back} of {counted(size, 'row')} in the first batch had a finite loss{rows}.{why}"]
+
+
+def _again(trial: Trial, size: int, costs: Mapping[str, Cost | None]) -> list[str]:
+    """Which methods ask a batch again without its failed rows, where there are such."""
+    names = ", ".join(name for name, cost in costs.items() if cost is not None and cost.again)
+    if not names or trial.back is None or not 0 < trial.back < size:
+        return []
+    return [f"  {names}: a batch with such a row runs twice, so up to twice the rows above."]

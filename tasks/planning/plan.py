@@ -1,0 +1,220 @@
+"""`Plan`: what a run will do, decided before a row is run: its methods, seeds and settings, and their rows.
+
+An expensive box is thought of in rows. Where a budget of them is given and no number of steps, settings
+follow from it: batches are a quarter of the usual, for at equal rows small batches with more steps end at a
+lower error; recorded answers are replayed as often as they are trusted, and no probes are bought where
+tangents are not; and there are as many steps as the budget allows, validation and test included. What is set
+by hand stays. Of a problem with presets, whose settings go with each other, all stay, but that a preset's
+steps become fewer where the budget has no room for them (`tasks.planning.spending`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+
+from tasks.configuration import refused
+from tasks.errors import ProblemError
+from tasks.folder.terms import Terms, check_seeds
+from tasks.methods.shared import methods_named
+from tasks.planning.trial import Sizes, Trial
+from tasks.problem import problems
+from tasks.problem.method import Cost, Method
+from tasks.problem.problem import Problem
+
+SMALLER = 4  # times as small as usual is the batch
+LEFT = ("steps", "validate_every")  # settings that the run chooses, which knows what a row of data costs
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do, as a value.
+
+    Attributes:
+        problem: What is trained, with its settings.
+        seeds: With each of them, every method is trained once.
+        methods: By name, in their order.
+        preset: The preset that the settings started from; "own" for none.
+        where: Where the problem's class is, as `problems.find` takes it; "" for a notebook's.
+        chosen: Settings that follow from the budget of rows; None until the plan is `settled`.
+        aside: What is to be said of how they were chosen, in words.
+        rows: What it asks boxes for; None until it is settled, and where `instead` says why.
+        instead: What is said of the cost where rows are not known.
+        trial: What the first batch took, where it was tried.
+    """
+
+    problem: Problem
+    seeds: tuple[int, ...]
+    methods: Mapping[str, Method]
+    preset: str
+    where: str
+    chosen: Mapping[str, int | None] = field(default_factory=dict)
+    aside: tuple[str, ...] = ()
+    rows: Rows | None = None
+    instead: tuple[str, ...] = ()
+    trial: Trial = field(default_factory=Trial)
+
+    @property
+    def config(self) -> Any:
+        """The settings."""
+        return self.problem.config
+
+    @property
+    def terms(self) -> Terms:
+        """What a folder has of it in writing."""
+        return Terms(
+            task=self.problem.name(),
+            preset=self.preset,
+            config=self.config,
+            seeds=self.seeds,
+            data=self.problem.folder,
+            problem=self.where,
+            chosen=self.chosen,
+        )
+
+    @property
+    def total(self) -> int:
+        """The least rows of the run, with those that have made its data and those that were timed."""
+        assert self.rows is not None
+        return self.rows.made + len(self.seeds) * self.rows.least + self.trial.spent.rows_run
+
+    def check(self) -> None:
+        """Have the problem refuse settings that do not go with data or network, before its boxes are made."""
+        problem = self.problem
+        with problem.ledger.unwritten(lambda: list(problem.boxes.values()) if "box" in vars(problem) else []):
+            problem.check()
+
+
+def plan_of(
+    problem: Problem,
+    seeds: Sequence[int],
+    *,
+    preset: str | None = None,
+    where: str | None = None,
+    by_hand: Collection[str] | None = None,
+    chosen: Mapping[str, int | None] | None = None,
+) -> Plan:
+    """The plan of a run of a problem, if its settings go with it; the problem is asked for nothing yet.
+
+    Args:
+        problem: With its settings.
+        seeds: With each of them, every method is trained once.
+        preset: The one that the settings started from; if None, the one that they are.
+        where: Where the problem's class is; if None, where it says that it is.
+        by_hand: Names of the settings that the user set to their usual values, for a new run: of those that
+            are not set some may follow from a budget of rows.
+        chosen: Settings of a run that goes on which follow from its budget; None for those it has not chosen.
+
+    Raises:
+        ConfigurationError: A method is unknown, or settings do not go with each other, or seeds are none.
+        ProblemError: There is no such device.
+    """
+    if by_hand is not None:
+        config, left = _left_to_the_budget(problem, preset, by_hand)
+        problem, chosen = type(problem)(config, folder=problem.folder), dict.fromkeys(left)
+    config = problem.config
+    check_seeds(seeds)
+    _refuse_missing_device(config.device)
+    methods = methods_named(problem, config.methods)
+    if config.rows is not None and problem.has_no_box():
+        raise refused(
+            "rows", "None for a problem without a black box, whose rows nothing bounds", config.rows
+        )
+    if preset is None:
+        preset = next((name for name, known in problem.presets.items() if known == config), "own")
+    where = problems.where_is(type(problem)) if where is None else where
+    return Plan(problem, tuple(map(int, seeds)), methods, preset, where, dict(chosen or {}))
+
+
+def _left_to_the_budget(
+    problem: Problem, preset: str | None, by_hand: Collection[str]
+) -> tuple[Any, tuple[str, ...]]:
+    """The settings of a run that is given rows: those that can be chosen at once, and names of the others.
+
+    Args:
+        problem: With its settings.
+        preset: The one that these started from; None where that is not known.
+        by_hand: Names of those that the user set, beside those that are not the usual ones; without `rows` or
+            with `steps` nothing is chosen.
+    """
+    settings, presets = problem.config, problem.presets
+    named = None if preset is None else presets.get(preset)
+    usual = [type(problem).Config(), *presets.values()] if named is None else [named]
+    departing = {
+        setting.name
+        for setting in fields(type(problem).Config)
+        if all(getattr(start, setting.name) != getattr(settings, setting.name) for start in usual)
+    }
+    by_hand = {*by_hand, *departing}
+    if getattr(settings, "rows", None) is None or "steps" in by_hand:
+        return settings, ()
+    left = tuple(name for name in LEFT if name not in by_hand)
+    if presets:
+        return settings, left
+    changed: dict[str, Any] = {"batch": max(1, settings.batch // SMALLER), "replays": None, "max_rows": 1.0}
+    changed = {name: value for name, value in changed.items() if name not in by_hand}
+    return replace(settings, **changed), left
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a training of each method, as the settings say.
+
+    Attributes:
+        sizes: How many rows are asked for at once.
+        costs: By method; None where that is not known.
+        steps: Box rows of steps, by method where known: the least that they take.
+        most: The most, where checks are in doubt or trust is lost.
+        validation: Box rows of all validations of a method; None for a problem's own.
+        test: Box rows of the test of a method; None for a problem's own.
+        judging: Box rows of validations and tests of all methods, as far as they are known.
+        made: Rows that were run to make the data.
+        once: Box rows of all validations of a method, and of its test, if each row of their data is asked for
+            once, as by the objective: what a problem's own most often take.
+    """
+
+    sizes: Sizes
+    costs: Mapping[str, Cost | None]
+    steps: Mapping[str, int]
+    most: Mapping[str, int]
+    validation: int | None
+    test: int | None
+    judging: int
+    made: int
+    once: Mapping[str, int]
+
+    @property
+    def least(self) -> int:
+        """Box rows with one seed: of steps, validations and tests."""
+        return sum(self.steps.values()) + self.judging
+
+    @property
+    def more(self) -> int:
+        """Box rows that the steps may take beyond the least."""
+        return sum(self.most.values()) - sum(self.steps.values())
+
+    @property
+    def with_checks(self) -> int:
+        """Box rows with one seed where every check is asked, and trust in tangents is not lost."""
+        return sum(self.checked.values()) + self.judging
+
+    @property
+    def checked(self) -> dict[str, int]:
+        """Box rows of steps where every check is asked, and trust in tangents is not lost, by method."""
+        learned = {name for name, cost in self.costs.items() if cost is not None and cost.learns}
+        return {name: (self.steps if name in learned else self.most)[name] for name in self.steps}
+
+
+def _refuse_missing_device(device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ProblemError(
+            "device: expected a GPU that torch can use, got none. Leave out --device, or take cpu."
+        )
+    if device == "cuda":
+        # convolutions would round to 10 bits there, in which a step of mu is lost
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False  # kernels chosen by their times round differently in each run

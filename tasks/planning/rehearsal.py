@@ -1,0 +1,153 @@
+"""How long learned tangents will compute beside the boxes: a few steps on the first batch that run no row.
+
+The boxes answer as they did when that batch was timed, and the learning rate is zero, so that these are the
+answers of the weights at hand. A method trains as in a run, but for the end that all have, `Setup.descend`.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+from time import perf_counter
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+import zo
+from blackbox import BlackBoxFunction, Outcome
+from blackbox.calls import rows_run_by
+from tasks.folder.run import Run
+from tasks.listeners.progress import Progress
+from tasks.planning.plan import Plan
+from tasks.training.setup import Setup, Trained, setup_of
+from zo.tangents.models.lessons import listening
+from zo.tangents.replay.windows import MOST, USUAL
+
+STEPS = 8  # fewer than there are before the first check, which asks the boxes at other weights
+FEWEST = 3  # steps, however long they take
+SECONDS = 5.0  # after which no more steps are taken than those
+TRUSTED = round(math.sqrt(USUAL * MOST))  # replays, where it is trust that decides how many there are
+PATIENCE = 60.0  # seconds after which a first lesson is given up
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """Seconds that a method with learned tangents computes beside the boxes, as a few steps took them.
+
+    Attributes:
+        first: The first step, with what is learned before it and in it.
+        step: Each step after that, without replays.
+        replay: A replay.
+        replays: How many follow a step.
+    """
+
+    first: float
+    step: float
+    replay: float = 0.0
+    replays: int = 0
+
+    def seconds(self, steps: int) -> float:
+        """Of a training of so many steps."""
+        return self.first + (steps - 1) * self.step + steps * self.replays * self.replay
+
+
+class _Over(BaseException):  # no `Exception`, which methods may catch
+    """The end of a rehearsal."""
+
+    def __init__(self, rehearsal: Rehearsal | None) -> None:
+        self.rehearsal = rehearsal
+
+
+@dataclass(frozen=True)
+class _Rehearsing(Setup):
+    """A `Setup` whose `descend` takes a few steps, and goes no further."""
+
+    def descend(self, gradient: Any, **settings: Any) -> Trained:
+        """Take a few steps of learning rate zero, and raise `_Over` with what they took."""
+        optimizer = settings.get("optimizer") or torch.optim.Adam(self.network.parameters())
+        for weights in optimizer.param_groups:
+            weights["lr"] = 0.0
+        batch, begun = self.batch(0), perf_counter()
+
+        def along(add: Callable[[], Any]) -> float:
+            started = perf_counter()
+            optimizer.zero_grad()
+            add()
+            optimizer.step()
+            return perf_counter() - started
+
+        if settings.get("begin"):
+            settings["begin"]()
+        along(partial(gradient.backward, batch))
+        first = perf_counter() - begun
+        replays = gradient.replays() if settings.get("replayed") else 0  # windows are kept from here on
+        if replays and self.config.replays is None:
+            replays = TRUSTED
+        steps = list[float]()
+        while len(steps) < STEPS and (len(steps) < FEWEST or perf_counter() - begun - first < SECONDS):
+            steps.append(along(partial(gradient.backward, batch)))
+        of_replays = [along(gradient.replay) for _ in steps] if replays else [0.0]
+        raise _Over(Rehearsal(first, median(steps), median(of_replays), replays))
+
+
+def rehearsed(plan: Plan) -> dict[str, Rehearsal | None]:
+    """What the methods of a plan compute that learn tangents, by name; None where a few steps do not say it.
+
+    Args:
+        plan: A plan that is settled, with a trial that has the boxes' answers; without them nothing is known.
+    """
+    costs = {} if plan.rows is None or not plan.trial.answers else plan.rows.costs
+    return {name: _of(plan, name) for name, cost in costs.items() if cost is not None and cost.learns}
+
+
+def _of(plan: Plan, name: str) -> Rehearsal | None:
+    run = cast(Run, None)  # nothing that comes before `descend` writes
+    try:
+        with torch.random.fork_rng(devices=()), warnings.catch_warnings(), _answering(plan.trial.answers):
+            warnings.simplefilter("ignore")
+            setup = setup_of(plan.problem, run, name, plan.seeds[0], Progress(), {})
+            with listening(partial(_impatient, perf_counter())):
+                plan.methods[name].train(_Rehearsing(**vars(setup)))
+    except _Over as over:
+        return over.rehearsal
+    except Exception:  # the run itself says what is wrong, in its own words
+        return None
+    return None
+
+
+def _impatient(started: float, done: int, most: int) -> None:
+    if perf_counter() - started > PATIENCE:
+        raise _Over(None)
+
+
+@contextmanager
+def _answering(answers: Sequence[Outcome]) -> Iterator[None]:
+    """A block in which boxes answer call by call what is given, again and again, and run nothing.
+
+    A call of more rows is one of several variants: those after the first are answered almost as that is.
+    """
+    number = 0
+    noise = zo.estimators.Key(0).generator(0)
+
+    def answer(box: BlackBoxFunction, rows: tuple[Tensor, ...]) -> Outcome:
+        nonlocal number
+        known = answers[number % len(answers)]
+        number += 1
+        wanted, there = len(rows[0]), len(known.outputs[0])
+        outputs = []
+        for values in known.outputs:
+            more = torch.cat([values] * -(-wanted // there))[:wanted].clone()
+            if more.is_floating_point() and wanted > there:
+                drawn = torch.randn(more[there:].shape, generator=noise).to(more)
+                more[there:] += 1e-3 * values.std() * drawn
+            outputs.append(more)
+        return Outcome(tuple(outputs), dict(known.failed) if wanted == there else {})
+
+    with rows_run_by(answer):
+        yield

@@ -1,0 +1,231 @@
+"""What a problem is asked before it trains: the rows of one evaluation of its objective, and their time.
+
+The rows are known without running one, as the boxes answer with zeros; the time is that of a few evaluations.
+Data may be made meanwhile, whose rows count.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from blackbox import BlackBoxFunction, Ledger, Outcome, Parallel
+from blackbox.adapters import CommandLine
+from blackbox.calls import intercepted, rows_run_by, runner
+from blackbox.errors import TryAgain
+from blackbox.failures import Failure
+from blackbox.words import counted
+from tasks.problem.problem import Problem
+from tasks.rows.tally import Tally, stack
+from tasks.terminal.tracebacks import is_ours
+from tasks.workers import group
+from zo.batches import Batch, count_rows
+from zo.errors import FailedBatchError
+
+TRIES = 5  # evaluations of the objective, of which the quickest counts: the first one warms up
+OF_CODE = NameError, AttributeError, TypeError, LookupError, ImportError, NotImplementedError
+MANY = 10  # rows with one error of another type, of which no other batch would know better
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is asked for at once, in rows.
+
+    Attributes:
+        objective: Box rows of one evaluation of the objective on a batch; without boxes the batch's own.
+        batch: Rows of data in a training batch.
+        validation: Rows of validation data.
+        test: Rows of test data.
+    """
+
+    objective: int
+    batch: int
+    validation: int
+    test: int
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a problem says of its cost.
+
+    Attributes:
+        made: Rows that were run to make the data.
+        sizes: How many rows are asked for at once; None where `instead` says why.
+        instead: What is said of the cost where rows are not known.
+    """
+
+    made: int
+    sizes: Sizes | None = None
+    instead: tuple[str, ...] = ()
+
+
+def asked(problem: Problem, seeds: int) -> Asked:
+    """What a problem says of the cost of so many seeds, or the rows of one evaluation of its objective."""
+    said = problem.cost(seeds)
+    if said is not None:
+        instead = ("Cost:", *(f"  {line}" for line in said))
+        return Asked(problem.ledger.rows_of_data(), instead=instead)
+    with torch.random.fork_rng(devices=()):  # data may ask the boxes, which here still answer themselves
+        network, batch = problem.network().to(problem.config.device), problem.training_batch(0, 0)
+    size = count_rows(batch)  # refuses what is no batch
+    try:
+        rows = _box_rows(problem, network, batch) if problem.boxes else size
+    except Exception as error:  # whatever the objective does with zeros; a true fault shows in the first step
+        raised = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
+        why = f"the objective, on zeros from its box, raised {raised}."
+        instead = (f"Cost: not known before the first step: {why}",)
+        return Asked(problem.ledger.rows_of_data(), instead=instead)
+    held_out = map(_count, (problem.data.validation, problem.data.test))
+    return Asked(problem.ledger.rows_of_data(), Sizes(rows, size, *held_out))
+
+
+def _box_rows(problem: Problem, network: nn.Module, batch: Batch) -> int:
+    """What one evaluation of the objective asks of the boxes, which answer with zeros."""
+    rows = 0
+
+    def answer(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
+        nonlocal rows
+        first = arrays[0]
+        leading = tuple(first.shape[: first.ndim - len(box.inputs[0].shape)])
+        rows += int(torch.Size(leading).numel())
+        free = next((array.dtype for array in arrays if array.is_floating_point()), torch.get_default_dtype())
+        zeros = [
+            torch.zeros(*leading, *spec.shape, dtype=spec.torch_dtype or free, device=first.device)
+            for spec in box.outputs
+        ]
+        return zeros[0] if len(zeros) == 1 else tuple(zeros)
+
+    with torch.random.fork_rng(devices=()), torch.no_grad(), intercepted(answer):
+        problem.objective(network, batch)
+    return rows
+
+
+def _count(batch: Batch) -> int:
+    return 0 if batch is None else count_rows(batch)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A few evaluations of the objective on the first batch, for their time.
+
+    Attributes:
+        second: Seconds that a row takes; None where none was run.
+        back: Losses of the batch that were finite in the last one; None where that is not known.
+        spent: What the boxes counted.
+        unread: Whether no loss came back since no row's output files could be read: a wrong name or shape.
+        answers: What they answered in the last one, call by call, where that is kept.
+        fault: What a box's own code raised in every row, with its traceback; None where rows may differ.
+    """
+
+    second: float | None = None
+    back: int | None = None
+    spent: Ledger = field(default_factory=Ledger)
+    unread: bool = False
+    answers: tuple[Outcome, ...] = ()
+    fault: Exception | None = None
+
+    def refuse_unread(self) -> None:
+        """Stop where all of the first batch failed for what the next would fail for.
+
+        Raises:
+            FailedBatchError: With the cause.
+            Exception: What the box's own code raised, as it was raised there.
+        """
+        if self.fault is not None:
+            self.fault.add_note(
+                "So it ended in every row of the first batch. Nothing was trained: mend the box, or the data "
+                "that it was given."
+            )
+            raise self.fault
+        if self.unread:
+            rows = self.spent.rows_failed
+            raise FailedBatchError(
+                f"First batch: expected numbers in the files that the program left, got none in any of "
+                f"{counted(rows, 'row')}. The first cause: {(self.spent.first_failure or '').rstrip('.')}. "
+                "Nothing was trained: correct the box's output files and shapes, or what the program writes.",
+                rows=rows,
+            )
+
+
+def timed(problem: Problem, *, keep: bool = False) -> Trial:
+    """The quickest of a few evaluations counts: for a second at most, or until a pool's workers are there.
+
+    Args:
+        problem: Its boxes are asked.
+        keep: Whether to keep what they answer.
+    """
+    boxes = list(problem.boxes.values())
+    tally, best, begun = Tally(boxes), math.inf, perf_counter()
+    first = tally.copy()
+    limit = 10.0 if any(isinstance(part, Parallel) for box in boxes for part in stack(box)) else 1.0
+    losses, answers, unread, outer = None, list[Outcome](), False, runner()
+    fault: Exception | None = None
+
+    def run(box: BlackBoxFunction, rows: tuple[Tensor, ...]) -> Outcome:
+        nonlocal fault
+        with rows_run_by(None):
+            outcome = box.run_rows(rows) if outer is None else outer(box, rows)
+            fault = _fault(box, rows, outcome) if fault is None else fault
+        if keep:
+            answers.append(outcome)
+        return outcome
+
+    with torch.random.fork_rng(devices=()), torch.no_grad(), rows_run_by(run):
+        torch.manual_seed(0)  # the first weights of the first seed, most often
+        network, batch = problem.network().to(problem.config.device), problem.training_batch(0, 0)
+        for _ in range(TRIES):
+            answers.clear()
+            before, started = tally.copy(), perf_counter()
+            losses = problem.objective(network, batch)
+            passed = perf_counter() - started
+            best = min(best, passed / (tally.since(before).rows_run or math.nan))  # NaN is never less
+            unread = group.any_of(_unread(boxes, losses, tally.since(first)))
+            if unread or group.any_of(fault is not None):
+                break
+            if group.any_of(perf_counter() - begun > limit):  # their clocks differ, what they ask must not
+                break
+            limit = 1.0  # of two evaluations at least where the first one starts a pool
+    back = int(losses.isfinite().sum()) if isinstance(losses, torch.Tensor) else None
+    spent = tally.since(first)
+    unanswered = spent.rows_failed and spent.rows_failed == spent.rows_asked  # a refusal takes no row's time
+    return Trial(None if best == math.inf or unanswered else best, back, spent, unread, tuple(answers), fault)
+
+
+def _unread(boxes: Sequence[BlackBoxFunction], losses: Any, spent: Ledger) -> bool:
+    """Whether programs ran, but left nothing that their boxes could read; one row alone may be odd."""
+    programs = all(isinstance(stack(box)[-1], CommandLine) for box in boxes)
+    back = not isinstance(losses, torch.Tensor) or bool(losses.isfinite().any())
+    others = set(spent.causes) - {ValueError.__name__, FileNotFoundError.__name__}
+    return programs and not back and not others and spent.rows_failed == spent.rows_run >= 2
+
+
+def _fault(box: BlackBoxFunction, rows: tuple[Tensor, ...], outcome: Outcome) -> Exception | None:
+    """What the user's own code raises whatever the row, with its traceback; None where it may depend on it.
+
+    An error of a type that only code is the reason of, or of any with the same words in ten rows or more.
+    Servers, disks and time limits may be better in a moment. One row is asked again, for the traceback.
+    """
+    failed = [outcome.failed[row] for row in sorted(outcome.failed)]
+    errors = [why.error for why in failed if why.failure is Failure.RAISED and why.error is not None]
+    count = len(rows[0])
+    if not errors or len(errors) < count or any(isinstance(error, OSError | TryAgain) for error in errors):
+        return None
+    words = {(type(error), str(error)) for error in errors}
+    if not all(isinstance(error, OF_CODE) for error in errors) and (len(words) > 1 or count < MANY):
+        return None
+    inner = stack(box)[-1]
+    if is_ours(type(inner)) or not inner.settable:
+        return None
+    policy, inner.failures = inner.failures, "raise"
+    try:
+        again = inner.run_rows(tuple(tensor[:1] for tensor in rows))
+    finally:
+        inner.failures = policy
+    error = again.failed[0].error if again.failed else None
+    return error if (type(error), str(error)) in words else None

@@ -1,0 +1,63 @@
+"""`Method`: a way to train, by what it is, what it takes, and what its steps cost.
+
+def trust_region(setup: tasks.Setup) -> tasks.Trained:
+    gradient = zo.LossGradient(setup.network, setup.objective, MyEstimator(), seed=setup.seed)
+    return setup.descend(gradient)
+
+class Brusselator(tasks.Problem):
+    methods = {"trust-region": tasks.Method("My own estimator.", trust_region)}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tasks import Problem, Setup, Trained
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the steps of a method ask for, before any is taken.
+
+    Attributes:
+        evaluations: How often the objective is evaluated, base and queries together: the least that it takes.
+        queries: Perturbed objectives among them.
+        most: Evaluations where a method takes more when it has to, for checks; None for never.
+        learns: Whether a model of the box is fitted between them, which takes time of its own.
+        again: Whether a batch of which rows fail is evaluated a second time without them, as by methods that
+            go back with autograd, which has no gradient past a row that failed.
+        first: Evaluations for checks at the first step, at most: of the evaluator, the noise and the steps.
+    """
+
+    evaluations: float = 0.0
+    queries: int = 0
+    most: float | None = None
+    learns: bool = False
+    again: bool = False
+    first: float = 0.0
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to train.
+
+    Attributes:
+        about: What it is, in one sentence.
+        train: Trains `setup.network`.
+        cost: What so many steps ask for; None where that is not known beforehand.
+        needs_reference: Whether it takes the problem's `reference`.
+        needs_box: Whether it puts something in the place of the problem's boxes.
+        check: Refuses settings and boxes by which it cannot train; asked before any method trains.
+        says: What there is to be said of the problem's boxes before it trains, in sentences.
+    """
+
+    about: str
+    train: Callable[[Setup], Trained]
+    cost: Callable[[Problem, int], Cost] | None = None
+    needs_reference: bool = False
+    needs_box: bool = False
+    check: Callable[[Problem], None] | None = None
+    says: Callable[[Problem], list[str]] | None = None

@@ -1,0 +1,403 @@
+"""`Problem`: what a user writes, and a run trains and judges."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property, wraps
+from inspect import isfunction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from blackbox import BlackBoxFunction
+from blackbox.checks import nearest
+from blackbox.group import BoxGroup
+from tasks.configuration import Config
+from tasks.errors import ConfigurationError, ProblemError
+from tasks.folder.result import RowMean
+from tasks.folder.run import Run
+from tasks.listeners.callbacks import Callback
+from tasks.listeners.progress import Progress
+from tasks.problem.data import Data, evaluating, one_each, parts
+from tasks.report import html_report
+from tasks.report.findings import Findings
+from tasks.rows.ledger import RunLedger
+from zo.batches import Batch, map_tensors
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from tasks import Setup, Trained
+    from tasks.problem.method import Method
+
+Known: TypeAlias = "Mapping[str, tuple[Sequence[Tensor], Tensor | Sequence[Tensor]]]"
+
+ROWS = 256  # rows of the objective at a time, in validation and test
+# settings by the names that the library has for them
+IN_THE_LIBRARY = {"q": "directions", "input_q": "input_directions", "size": "coordinates"}
+
+
+class Problem:
+    """A network to be trained through black boxes; a subclass says what it is, a run does the rest.
+
+        class Brusselator(tasks.Problem):
+            "A coarse reaction-diffusion solver and a network that corrects it."
+
+            @dataclass(frozen=True)
+            class Config(tasks.Config):
+                unroll: Count = 6
+
+            def box(self): return Solver()
+            def network(self): return Corrector()
+            def data(self): return tasks.Data.split((states, targets), batch=self.config.batch, test=64)
+            def objective(self, network, batch):
+                state, target = batch
+                for _ in range(self.config.unroll):
+                    state = self.box(state)
+                    state = state + network(state)
+                return (state - target).square().flatten(1).mean(dim=1)
+
+    `blackbox new NAME` writes such a file. Give settings by name, `Brusselator(unroll=8)`, or a whole
+    configuration. `box` and `data` are called once, when they are first needed; from then on `self.box` is
+    the box (or the dict of boxes) itself, and `self.data` the data, on the device of the settings. What a
+    subclass may leave out says so.
+
+    Args:
+        config: The settings; the defaults of the class's `Config` if None.
+        folder: Where data is kept that takes long to make or to load.
+        **settings: Settings that depart from `config`.
+
+    Attributes:
+        config: The settings.
+        folder: Where data is kept.
+        presets: Named settings that a run can start from; the first is the default.
+        methods: The problem's own methods by name, beside those that all problems have.
+        callbacks: What else happens while a run trains, see `tasks.Callback`.
+        dimensions: Names of the axes of arrays that `evaluate` gives, for `blackbox report --export`: any
+            names; ParaView takes "time", "z", "y" and "x", in this order, for what they are called.
+        progress: What the user sees, for data that takes long to make; a run sets it.
+        ledger: The rows that a run's boxes run: counted, bounded, and kept while data is made.
+        units: Units of figures and arrays of `evaluate` by name, and of "validation" and "training loss", for
+            the tables and axes of the report.
+        queries: What the table counts under that name, for its caption.
+        higher_is_better: Whether a larger first figure is the better one, such as an accuracy.
+
+    Raises:
+        ConfigurationError: A setting is unknown or out of its range.
+    """
+
+    Config: ClassVar[type[Any]] = Config
+    presets: ClassVar[Mapping[str, Any]] = {}
+    methods: ClassVar[Mapping[str, Method]] = {}
+    callbacks: ClassVar[Sequence[Callback]] = ()
+    dimensions: ClassVar[Mapping[str, Sequence[str]]] = {}
+    units: ClassVar[Mapping[str, str]] = {}
+    higher_is_better: ClassVar[bool] = False
+    queries: ClassVar[str] = "perturbed objectives"
+
+    def __init__(
+        self,
+        config: Any = None,
+        *,
+        folder: Path = Path("data"),
+        **settings: Any,
+    ) -> None:
+        config = self.Config() if config is None else config
+        known = [field.name for field in dataclasses.fields(config)]
+        for name in settings:
+            if name not in known:
+                meant = IN_THE_LIBRARY.get(name)
+                mend = f"Here it is {meant!r}." if meant in known else nearest(name, known)
+                raise ConfigurationError(f"{type(self).__name__}: no setting is named {name!r}. {mend}")
+        self.config: Any = dataclasses.replace(config, **settings)
+        self.folder = Path(folder).absolute()  # a box may change the working directory
+        self.progress = Progress()
+        self.ledger = RunLedger(getattr(self.config, "rows", None))
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Methods `box` and `data` of the subclass are called once: then the attribute is what they returned.
+
+        So is `answers`, which stays a method.
+        """
+        super().__init_subclass__(**keywords)
+        for name, wrap in (("box", None), ("data", _on_device)):
+            method = cls.__dict__.get(name)
+            if isfunction(method):
+                once: cached_property[Any] = cached_property(method if wrap is None else wrap(method))
+                once.__set_name__(cls, name)
+                setattr(cls, name, once)
+        answers = cls.__dict__.get("answers")
+        if isfunction(answers):
+            setattr(cls, "answers", _once(answers))  # noqa: B010 - to the checker a function is no method
+
+    @classmethod
+    def name(cls) -> str:
+        """On the command line and in folders: "ReactionDiffusion" is "reaction-diffusion"."""
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", cls.__name__).lower().replace("_", "-")
+
+    @classmethod
+    def about(cls) -> str:
+        """What it is, for the help and the report: the class's docstring."""
+        return " ".join((cls.__doc__ or "").split())
+
+    @property
+    def box(self) -> Any:
+        """The black box, wrapped or not; or a dict of several.
+
+        `box = {}` in the class says that the objective calls none: then rows are those of the data that the
+        objective is evaluated on, and methods that put something in a box's place are refused.
+        """
+        raise ProblemError(
+            f"{type(self).__name__}: expected a method box(self) that returns a BlackBoxFunction."
+        )
+
+    @property
+    def data(self) -> Data:
+        """Training batches by (seed, step), a batch for validation, and one for test."""
+        raise ProblemError(
+            f"{type(self).__name__}: expected a method data(self) that returns tasks.Data(...)."
+        )
+
+    def network(self) -> nn.Module:
+        """A network with its first weights, drawn from torch's global generator, which has the run's seed."""
+        raise ProblemError(
+            f"{type(self).__name__}: expected a method network(self) that returns an nn.Module."
+        )
+
+    def objective(self, network: nn.Module, batch: Batch) -> Tensor:
+        """The losses of a batch, `(rows,)`; calls `self.box`, any number of times."""
+        raise ProblemError(
+            f"{type(self).__name__}: expected a method objective(self, network, batch) that returns one loss "
+            "for each row of the batch."
+        )
+
+    @classmethod
+    def variant(cls, name: str) -> Method | None:
+        """The method of a name that has more in it, such as "rge@500". Optional: there is none."""
+        return None
+
+    def begin(self, folder: Path) -> None:
+        """The run begins, or goes on, in its folder. Optional: nothing is done."""
+
+    def cost(self, seeds: int) -> Sequence[str] | None:
+        """What the run will cost, in sentences, where the problem knows it; nothing is asked yet.
+
+        Optional: None, and it is estimated from one evaluation of the objective. A run that cannot end
+        within its budget is to be refused here.
+        """
+        return None
+
+    def check(self) -> None:
+        """Refuse settings that do not go with each other, with data or network. Optional.
+
+        It is called before anything else is made, and what it asks of `self.box` or `self.data` is made then.
+        """
+
+    def answers(self) -> Known:
+        """What boxes have answered before training, by name, from which tangents learn before the first step.
+
+        Optional: none. It is called once. Rows that it asks of `self.box`, or of a box that it makes, count
+        as those that make data: the plan has them, and a budget bounds them.
+
+        Returns:
+            All inputs of a box in its order and its differentiable outputs, each `(rows, *shape)`; rows that
+            are not finite are left out.
+        """
+        return {}
+
+    def validate(self, network: nn.Module) -> float | Tensor | None:
+        """By which weights are chosen, lower is better. Optional: the objective of the validation data.
+
+        Returns:
+            The mean, or a loss for each row, `(rows,)`, NaN where it failed: then weights are compared on the
+            rows that came back, and not where more than a tenth failed.
+        """
+        held_out = self.data.validation
+        return None if held_out is None else self.losses(network, held_out)
+
+    def evaluate(self, network: nn.Module) -> Mapping[str, Any]:
+        """Figures by name, the first for the table, and arrays. Optional: the mean test loss.
+
+        A figure is a number or a text; `tasks.RowMean` where rows may have failed.
+        """
+        if self.data.test is None:
+            raise ProblemError(
+                f"{type(self).__name__}: expected test data, or a method evaluate(self, network)."
+            )
+        return {"test loss": RowMean(self.losses(network, self.data.test))}
+
+    def judge(self, setup: Setup, trained: Trained) -> Mapping[str, Any]:
+        """What `evaluate` gives, where it takes more than the network, such as the run's folder or the seed.
+
+        Optional: `evaluate`. It is asked once for each method and seed, and again after a kill in the middle.
+        """
+        return self.evaluate(trained.network)
+
+    def pictures(self, fields: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Figure]:
+        """Figures by caption, from the arrays of `evaluate` by method, of the first seed. Optional: none."""
+        return {}
+
+    def coordinates(self) -> Mapping[str, Any]:
+        """Values along axes that `dimensions` names, such as the middles of cells. Optional: none."""
+        return {}
+
+    def so_far(
+        self,
+        run: Run,
+        seed: int,
+        trained: Mapping[str, Trained],
+        fields: Mapping[str, Mapping[str, Any]],
+        last: bool,
+    ) -> None:
+        """What to do when a method has been trained and judged, such as a picture. Optional: nothing.
+
+        Args:
+            run: Its folder; of several processes only the first one has the folder that stays.
+            seed: At hand.
+            trained: What has been trained with this seed by now, by method.
+            fields: The arrays that `evaluate` gave, by method.
+            last: Whether it was the seed's last method; one that is not applicable is in neither.
+        """
+
+    def report(self, findings: Findings) -> Sequence[html_report.Block]:
+        """What the report shows beside the table, the curves and the ledger. Optional: the pictures."""
+        from tasks.report import pictures  # matplotlib takes a second
+
+        made = self.pictures(findings.fields[findings.seeds[0]])
+        blocks: list[html_report.Block] = [html_report.Heading("Pictures")] if made else []
+        for number, (caption, figure) in enumerate(made.items(), start=1):
+            path = pictures.save(figure, findings.run.path / f"picture-{number}.png")
+            blocks.append(html_report.Figure(path, alt=caption, caption=caption))
+        return blocks
+
+    def training_batch(self, seed: int, step: int) -> Batch:
+        """The batch of a step, on the device of the settings."""
+        return map_tensors(lambda tensor: tensor.to(self.config.device), self.data.train(seed, step))
+
+    def losses(self, network: nn.Module, batch: Batch) -> Tensor:
+        """The losses of a batch in evaluation mode, `(rows,)` float64; NaN where a row failed."""
+        device, losses = self.config.device, []
+        with torch.no_grad(), evaluating(network):
+            for part in parts(batch, ROWS):
+                here = map_tensors(lambda tensor: tensor.to(device), part)
+                losses.append(one_each(self.objective(network, here), here).double())
+        return torch.cat(losses)
+
+    @property
+    def boxes(self) -> dict[str, BlackBoxFunction]:
+        """The boxes by name; one alone is "box", those of a group have its names."""
+        made = self.box
+        boxes = dict(made) if isinstance(made, Mapping) else {"box": made}
+        if isinstance(made, BoxGroup):
+            boxes = dict(made.named_boxes)
+        if not boxes and not self.has_no_box():
+            raise ProblemError(
+                f"{type(self).__name__}.box: expected a BlackBoxFunction or some by name, got an empty dict. "
+                "Write box = {} in the class if the objective calls none."
+            )
+        for name, box in boxes.items():
+            if not isinstance(box, BlackBoxFunction):
+                raise ProblemError(
+                    f"{type(self).__name__}.box: expected a BlackBoxFunction, got {type(box).__name__} for "
+                    f"{name!r}. Make its class a subclass of blackbox.BlackBoxFunction, or use an adapter."
+                )
+            if type(box).__hash__ is None:
+                raise ProblemError(
+                    f"{type(self).__name__}.box: expected boxes that are told apart by what they are, got "
+                    f"{box!r}, which is compared by its values. Write @dataclass(eq=False) above its class."
+                )
+        return boxes
+
+    @contextmanager
+    def making_data(self) -> Iterator[None]:
+        """A block in which the answers of black boxes are kept in the run's folder until the run ends.
+
+        A run that goes on asks for none of these rows again. `data` is in such a block; so should be what
+        else a problem asks before training, in a property of its own.
+        """
+
+        def own() -> list[BlackBoxFunction]:
+            made = vars(self).get("box", vars(type(self)).get("box"))
+            boxes = list(made.values()) if isinstance(made, Mapping) else [made]
+            boxes = [*made.named_boxes.values()] if isinstance(made, BoxGroup) else boxes
+            return [box for box in boxes if isinstance(box, BlackBoxFunction)]
+
+        with self.ledger.making(own):
+            yield
+
+    def replace_boxes(self, wrap: Callable[[BlackBoxFunction], BlackBoxFunction]) -> None:
+        """Put wrappers around the boxes of this object."""
+        if isinstance(self.box, BoxGroup):
+            self.__dict__["box"] = self.box.wrapped(wrap)
+            return
+        wrapped = {name: wrap(box) for name, box in self.boxes.items()}
+        self.__dict__["box"] = wrapped if isinstance(self.box, Mapping) else wrapped["box"]
+
+    def validates(self) -> bool:
+        """Whether there is something to choose weights by."""
+        return type(self).validate is not Problem.validate or self.data.validation is not None
+
+    @classmethod
+    def says_which_is_better(cls) -> bool:
+        """Whether the subclass says `higher_is_better`, be it True or False."""
+        return any("higher_is_better" in vars(kind) for kind in cls.__mro__ if kind is not Problem)
+
+    @classmethod
+    def has_report(cls) -> bool:
+        """Whether the subclass gives `report`, and not pictures alone."""
+        return cls.report is not Problem.report
+
+    @classmethod
+    def has_reference(cls) -> bool:
+        """Whether the subclass gives `reference`, a box with a derivative."""
+        return callable(getattr(cls, "reference", None))
+
+    @classmethod
+    def has_no_box(cls) -> bool:
+        """Whether the subclass says `box = {}`."""
+        return isinstance(cls.box, Mapping) and not cls.box
+
+    def __repr__(self) -> str:
+        """The settings that depart from the defaults."""
+        defaults = type(self.config)()
+        changed = [
+            f"{field.name}={getattr(self.config, field.name)!r}"
+            for field in dataclasses.fields(self.config)
+            if getattr(self.config, field.name) != getattr(defaults, field.name)
+        ]
+        return f"{type(self).__name__}({', '.join(changed)})"
+
+
+def _once(method: Callable[[Problem], Known]) -> Callable[[Problem], Known]:
+    """What `answers` gives, asked for once, in a block that counts and keeps the rows that it takes."""
+
+    @wraps(method)
+    def answers(self: Problem) -> Known:
+        kept = vars(self).setdefault("_known", {})  # by the method: a subclass may call its parent's
+        if method not in kept:
+            with self.making_data():
+                kept[method] = method(self)
+        return kept[method]
+
+    return answers
+
+
+def _on_device(made: Callable[[Problem], Data]) -> Callable[[Problem], Data]:
+    """What `data` gives, on the device of the settings."""
+
+    def data(self: Problem) -> Data:
+        with self.making_data():
+            batches = made(self)
+        if not isinstance(batches, Data):
+            raise ProblemError(
+                f"{type(self).__name__}.data: expected tasks.Data(...), got {type(batches).__name__}. Return "
+                "tasks.Data.split(rows, batch=self.config.batch, ...), or a tasks.Data of your own batches."
+            )
+        return batches.to(self.config.device) if self.config.device != "cpu" else batches
+
+    return data

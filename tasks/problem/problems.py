@@ -1,0 +1,130 @@
+"""Problems by name: those that ship, those of installed packages, and classes in files of one's own."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+from blackbox import BlackBoxFunction, registry
+from blackbox.checks import nearest
+from blackbox.notices import warn
+from blackbox.wrappers.files import files_of
+from tasks.errors import CheckpointWarning, ConfigurationError, ProblemError
+from tasks.folder.machine import changes
+from tasks.folder.run import Run
+from tasks.problem.problem import Problem
+from tasks.provenance import names, trust
+
+_loading = ContextVar("loading", default=False)
+
+
+def find(target: str) -> tuple[type[Problem], str]:
+    """The problem that a name, `module:Class` or `file.py:Class` means; `file.py` alone means its only one.
+
+    Code of the file or module is executed.
+
+    Returns:
+        The class, and where it is as a run's `config.json` has it: files by their absolute path.
+
+    Raises:
+        ConfigurationError: There is no such name, file or class.
+        ProblemError: It is no subclass of `tasks.Problem`.
+    """
+    names.check_single(target, "blackbox.tasks")
+    code = trust.problem(target)
+    kind, place = load(code), code.target.place
+    return kind, f"{place}:{kind.__qualname__}" if isinstance(place, Path) else str(code)
+
+
+def load(code: trust.Shipped | trust.Named) -> type[Problem]:
+    """The class of a problem; code of its file or module is executed, see `find`."""
+    target, known = code.target, names.problems()
+    if isinstance(target.place, str) and not target.attribute:
+        raise ConfigurationError(
+            f"{target.place!r}: expected a problem's name, module:Class or file.py:Class. "
+            f"{nearest(target.place, known)}"
+        )
+    with executing():
+        if target.attribute:
+            kind = registry.find(target, known, Problem)
+        else:
+            kind = registry.only_class(target.place, Problem, "tasks.Problem")
+    if not (inspect.isclass(kind) and issubclass(kind, Problem)):
+        raise ProblemError(
+            f"{target}: expected a subclass of tasks.Problem, got {getattr(kind, '__name__', kind)!r}. "
+            "`blackbox new NAME` writes an example."
+        )
+    return kind
+
+
+def where_is(kind: type[Problem]) -> str:
+    """Where a class is, as `find` takes it; "" for one that was written in a notebook or a terminal."""
+    for where in names.PROBLEMS.values():
+        if where == f"{kind.__module__}:{kind.__qualname__}":
+            return where
+    module = sys.modules.get(kind.__module__)
+    path = getattr(module, "__file__", None)
+    if path is None or "<locals>" in kind.__qualname__:  # a class of a function is nowhere to be found
+        return ""
+    if kind.__module__ == "__main__" or "." not in kind.__module__:
+        return f"{Path(path).resolve()}:{kind.__qualname__}"
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def warn_of_changes(run: Run) -> None:
+    """Say that the file in which a run's problem or loop is has changed since the run began.
+
+    Warns:
+        CheckpointWarning: Naming the file.
+    """
+    _warn(run, "its code has", changes(run.versions, run.code_versions()))
+
+
+def note_files(run: Run, boxes: Iterable[BlackBoxFunction]) -> None:
+    """Write down the versions of the programs and files that a run's boxes name, for who holds its lock.
+
+    Warns:
+        CheckpointWarning: Naming those that have changed since the run began.
+    """
+    files = dict.fromkeys(path for box in boxes for path in files_of(box))
+    _warn(run, "a program or file of its box has", run.note_files(list(files)))
+
+
+def _warn(run: Run, what: str, changed: str) -> None:
+    if changed:
+        mixed = (
+            "" if run.finished else " What is trained from here on is trained by it: the result is of both."
+        )
+        with run.noting():
+            warn(
+                f"{run.path}: {what} changed since the run began: {changed} (digits of its SHA-256). It is "
+                f"taken as it is now.{mixed}",
+                CheckpointWarning,
+            )
+
+
+def refuse_while_executing(what: str) -> None:
+    """Refuse what must not happen while a problem's file is executed to find its class.
+
+    Raises:
+        ProblemError: It is.
+    """
+    if _loading.get():
+        raise ProblemError(
+            f"{what}: expected to be called by a script, but the script is being executed to find its "
+            'problem. Put it under `if __name__ == "__main__":`.'
+        )
+
+
+@contextmanager
+def executing() -> Iterator[None]:
+    """A block in which a problem's file is executed."""
+    token = _loading.set(True)
+    try:
+        yield
+    finally:
+        _loading.reset(token)

@@ -1,0 +1,141 @@
+"""Which code of a run may be executed unasked: what this user has run, and problems of installed packages.
+
+`config.json` names the problem or script of a run, and its settings may name more (`tasks.code`); `blackbox
+resume` executes both, and a folder that came from elsewhere could name any. So each text that names code is
+made into what it is, once, where it is read: a `Shipped` problem, a `Script`, or code that is `Named`. Trust
+is asked of that value, and what executes it takes the same value and no text, so that no text can pass for
+one thing here and be another there.
+
+What this user runs is written down, with what it is called with, in a file that only this user can write:
+`blackbox/trusted` in `$XDG_STATE_HOME`, or in `~/.local/state`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from blackbox.registry import Target, target_of
+from tasks.errors import ConfigurationError
+from tasks.provenance import names
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A problem of this project or of an installed package, found where packages are installed.
+
+    Attributes:
+        target: Its class in its module.
+    """
+
+    target: Target
+
+    def __str__(self) -> str:
+        """As a refusal tells it."""
+        return str(self.target)
+
+
+@dataclass(frozen=True)
+class Named:
+    """Code in a file or module, such as a problem's class or what a setting names.
+
+    Attributes:
+        target: Where it is.
+        arguments: What it is called with: the same program with others does other things.
+    """
+
+    target: Target
+    arguments: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """As a refusal tells it."""
+        return " ".join((str(self.target), *self.arguments))
+
+
+@dataclass(frozen=True)
+class Script:
+    """A script with a loop of its own.
+
+    Attributes:
+        path: Absolute, so that it is the same file from wherever it is executed.
+        arguments: What it is called with.
+
+    Raises:
+        ConfigurationError: The path is not absolute.
+    """
+
+    path: Path
+    arguments: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a path that is another file in each folder."""
+        if not self.path.is_absolute():
+            raise ConfigurationError(
+                f"script: expected the absolute path of a script, got {str(self.path)!r}. Put it back."
+            )
+
+    def __str__(self) -> str:
+        """As a refusal tells it."""
+        return " ".join((str(self.path), *self.arguments))
+
+
+Code: TypeAlias = Shipped | Named | Script
+
+
+def problem(text: str) -> Shipped | Named:
+    """What a problem's name, `module:Class`, `file.py:Class` or `file.py` is."""
+    known = names.problems()
+    target = target_of(text, known)
+    # by its module alone: what an entry point calls a file would be another one in each folder
+    shipped = isinstance(target.place, str) and str(target) in known.values()
+    return Shipped(target) if shipped else Named(target)
+
+
+def named(text: str) -> Named:
+    """What `module:Name`, `file.py:Name` or `file.py` is, where it is called with nothing."""
+    return Named(target_of(text))
+
+
+def note(code: Code) -> None:
+    """Write down that this user runs `code`; where that cannot be kept, its runs are asked about."""
+    with suppress(OSError, RuntimeError):
+        if not isinstance(code, Shipped) and not is_own(code):
+            path = _file()
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            with open(handle, "w", encoding="utf-8") as stream:
+                stream.write(f"{_line(code)}\n")
+
+
+def is_own(code: Code) -> bool:
+    """Whether `code` is the problem of an installed package, or what this user has run."""
+    if isinstance(code, Shipped):
+        return True
+    try:
+        status = _file().stat()
+        safe = status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        return safe and _line(code) in _file().read_text(encoding="utf-8").splitlines()
+    except (OSError, RuntimeError, ValueError):
+        return False
+
+
+def _line(code: Named | Script) -> str:
+    """A file is trusted wherever one is; a module where it was run: its name may be another's elsewhere."""
+    if isinstance(code, Script):
+        what = {"script": str(code.path)}
+    elif isinstance(code.target.place, Path):
+        what = {"file": str(code.target.place), "name": code.target.attribute}
+    else:
+        what = {"module": code.target.place, "name": code.target.attribute, "folder": str(Path.cwd())}
+    return json.dumps({**what, "arguments": list(code.arguments)})
+
+
+def _file() -> Path:
+    """The list; `RuntimeError` where there is no home."""
+    state = Path(os.environ.get("XDG_STATE_HOME", ""))
+    return (state if state.is_absolute() else Path.home() / ".local" / "state") / "blackbox" / "trusted"

@@ -1,0 +1,1 @@
+"""A run's rows: counted, bounded, written down, and their answers kept."""

@@ -1,0 +1,422 @@
+"""What black boxes have answered in work that no checkpoint has yet: making data, steps, validations, a test.
+
+A process that goes on after a kill does that work again from its beginning, but asks only for rows that were
+not answered. An answer is known by the box, the row, and how many times that row was asked before, so that a
+noisy box stays one. Rows that failed are not kept: they are asked again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from time import perf_counter
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+from blackbox import BlackBoxFunction, Budgeted, ConfigurationError, Ledger, Outcome, Parallel
+from blackbox.calls import intercepted, rows_run_by, runner
+from blackbox.function import defines
+from blackbox.notices import warn
+from blackbox.running import ends_early, rows_of, unanswered, write_rows
+from blackbox.wrappers.identity import identity, name_of
+from blackbox.wrappers.parallel import blocks_reported
+from blackbox.wrappers.wrapper import Wrapper
+from tasks.errors import CheckpointError, CheckpointWarning
+from tasks.folder import atomic, checkpoint
+from tasks.folder.pace import Pace
+from tasks.folder.run import Run
+from tasks.rows.first_rows import FirstRows
+from tasks.rows.tally import stack
+from tasks.workers import group
+from zo import SharedRows
+
+FOLDER = "answers"
+MOST = 2**28  # bytes of a piece of work that are kept: what comes after that is asked again
+LONG = 0.5  # seconds that rows may take which are run together, where they can be run apart
+LEAST = 0.1  # seconds of a call in a step of which nothing is kept: looking up would slow fast boxes down
+
+Before: TypeAlias = Callable[[BlackBoxFunction, int], None]
+
+
+@dataclass
+class _Entry:
+    keys: list[str]
+    lengths: list[int]
+    outputs: list[Tensor]
+    extra: int
+    place: int
+
+    def parts(self) -> Iterator[tuple[str, tuple[Tensor, ...], int]]:
+        """Each key with its outputs, and how many rows were run for them."""
+        pieces = zip(*(output.split(self.lengths) for output in self.outputs), strict=True)
+        for number, (key, outputs) in enumerate(zip(self.keys, pieces, strict=True)):
+            yield key, outputs, self.lengths[number] + (0 if number else self.extra)
+
+
+class Answers:
+    """The answers to one piece of work, in `answers` of a run's folder.
+
+    They are written every few seconds, so a piece of work that is soon done writes none.
+
+    Args:
+        name: The name of the work, which its files have.
+        folder: The run's folder; None while there is none, see `attach`.
+        rank: Number of this process among those of the run, see `attach`.
+        code: The versions of the code that answers depend on, see `attach`.
+
+    Attributes:
+        place: Where in the work the process is, a number that grows; `end` says up to where it is done.
+        recalled: What earlier processes have counted for the answers that were used.
+        process_group: The group of processes that all do this work; None for this one alone.
+    """
+
+    def __init__(
+        self, name: str, folder: Path | None = None, rank: int = 0, code: Mapping[str, str] | None = None
+    ) -> None:
+        self._name, self._rank, self._code = checkpoint.file_name(name), 0, dict[str, str]()
+        self._folder: Path | None = None
+        self._known: dict[str, deque[tuple[tuple[Tensor, ...], int, int]]] = {}
+        self._waiting: list[_Entry] = []
+        self._bytes, self._number, self.full = 0, 0, False
+        self._names: dict[int, tuple[BlackBoxFunction, bytes]] = {}
+        self._asked: dict[int, tuple[BlackBoxFunction, _Recalling]] = {}
+        self._shared: dict[int, SharedRows] = {}
+        self._pace, self.place = Pace(), 0
+        self.recalled = Ledger()
+        self.process_group: Any = None
+        if folder is not None:
+            self.attach(folder, rank, code or {})
+
+    def attach(self, folder: Path, rank: int, code: Mapping[str, str], *, only_read: bool = False) -> None:
+        """There is a folder from here on; what earlier processes have left there is read.
+
+        Args:
+            folder: The run's folder.
+            rank: Number of this process among those of the run: each writes files of its own, and reads all.
+            code: The versions of the code that answers depend on: those of other code are not used.
+            only_read: Whether nothing may be written or deleted, since a process may be working on the run,
+                or will; the folder can then be attached again.
+        """
+        if self._folder is not None:
+            return
+        place = folder.absolute() / FOLDER  # a box may change the working directory
+        self._rank, self._code, self._known = rank, dict(code), {}
+        self._bytes = sum(_size(entry.outputs) for entry in self._waiting)
+        if not only_read:
+            self._folder = place
+            self._tidy()
+        for path, _ in self._files(place):
+            entries = _entries(path, self._code)
+            if entries is None:
+                if not only_read:
+                    path.unlink()
+                continue
+            for entry in entries:
+                self._bytes += _size(entry.outputs)
+                for key, outputs, run in entry.parts():
+                    self._known.setdefault(key, deque()).append((outputs, run, entry.place))
+            self._number = max(self._number, int(path.name.split(".")[-2]) + 1)
+
+    def attach_to(self, run: Run, *, only_read: bool = False) -> None:
+        """Attach them to the folder of a run, and to its code as it is now; see `attach`."""
+        self.attach(group.journal_folder(run.path), group.rank(), run.code_versions(), only_read=only_read)
+
+    @contextmanager
+    def used(
+        self,
+        before: Before | None = None,
+        aside: Callable[[BlackBoxFunction], bool] | None = None,
+        least: float = 0.0,
+    ) -> Iterator[None]:
+        """A block in which boxes are asked only for rows that were not answered.
+
+        Args:
+            before: Called right before rows are run, with the box and their number.
+            aside: Says of which boxes answers are not counted in `recalled`; of none if None.
+            least: Seconds: the rows that a call runs before that are not kept, nor those of a box whose last
+                call was shorter. 0 to keep all.
+        """
+
+        def ask(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
+            if self.process_group is not None and not isinstance(box, SharedRows):
+                box = self._shared.setdefault(id(box), SharedRows(box, self.process_group))
+            with intercepted(None):
+                return box(*arrays)
+
+        def run(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
+            # a mode measures what an evaluation takes, which must not depend on what is known
+            if _get_current_dispatch_mode() is not None:
+                return box.run_rows(inputs)
+            if isinstance(box, SharedRows):  # which asks the box for its share
+                outcome = box.run_rows(inputs)
+            else:
+                if id(box) not in self._asked:
+                    self._asked[id(box)] = box, _Recalling(box, self)
+                with rows_run_by(None):
+                    outcome = self._asked[id(box)][1].answer(inputs, before, aside, least)
+            if saw is not None:
+                saw(box, inputs, outcome)
+            return outcome
+
+        first_rows = getattr(runner(), "__self__", None)  # of the block around this one
+        saw = first_rows.saw if isinstance(first_rows, FirstRows) else None
+        with intercepted(ask), rows_run_by(run):
+            yield
+
+    def name_of(self, box: BlackBoxFunction) -> bytes:
+        """What is known of a box, by which its answers are distinguished from those of others."""
+        if id(box) not in self._names:
+            try:
+                identification = identity(box)
+            except ConfigurationError:
+                identification = f"{name_of(type(box))}, {box.inputs!r} -> {box.outputs!r}"
+            self._names[id(box)] = box, blake2b(identification.encode(), digest_size=16).digest()
+        return self._names[id(box)][1]
+
+    def known(self, key: str) -> tuple[tuple[Tensor, ...], int] | None:
+        """The outputs of a key, the next that were kept under it, and how many rows were run for them."""
+        entries = self._known.get(key)
+        if not entries:
+            return None
+        outputs, run, _ = entries.popleft()
+        if not entries:
+            del self._known[key]
+        return outputs, run
+
+    @property
+    def any_known(self) -> bool:
+        """Whether there is anything to look up."""
+        return bool(self._known)
+
+    def keep(
+        self, keys: Sequence[str], lengths: Sequence[int], outputs: tuple[Tensor, ...], extra: int
+    ) -> None:
+        """Keep the outputs of some keys.
+
+        Args:
+            keys: What the outputs are known by.
+            lengths: Rows of each key.
+            outputs: The outputs of all keys, one after another, `(rows, ...)`.
+            extra: By how many more rows were run than those.
+        """
+        self._bytes += _size(outputs)
+        if self._bytes > MOST:
+            self.full = True
+            return
+        plain = [output.detach().cpu() for output in outputs]
+        entry = _Entry(list(keys), list(lengths), plain, extra, self.place)
+        self._waiting.append(entry)
+        if self._pace.due:
+            self.write()
+
+    def write(self) -> None:
+        """Write what waits."""
+        if not self._waiting or self._folder is None:
+            return
+        started = self._pace.now()
+        last = max(entry.place for entry in self._waiting)
+        path = self._folder / f"{self._name}.{last}.{self._rank}.{self._number}{checkpoint.ENDING}"
+        entries = [vars(entry) for entry in self._waiting]
+        try:
+            self._folder.mkdir(exist_ok=True)
+            checkpoint.save(path, {"code": self._code, "entries": entries})
+        except OSError as error:  # it is an aid; what must not be lost says so by itself
+            self.full = True
+            warn(
+                f"{path}: expected to write what black boxes answered, got {error.strerror!r}. If the run is "
+                "cut short, they are asked again.",
+                CheckpointWarning,
+            )
+        self._waiting, self._number = [], self._number + 1
+        self._pace.wrote(started)
+
+    def end(self, place: int | None = None) -> None:
+        """The work up to a place is done, and what came of it is on the disk: its answers go.
+
+        Args:
+            place: The last one; None for all.
+        """
+        left = {
+            key: deque(each for each in entries if place is not None and each[2] > place)
+            for key, entries in self._known.items()
+        }
+        self._known = {key: entries for key, entries in left.items() if entries}
+        self._bytes = sum(_size(outputs) for entries in self._known.values() for outputs, _, _ in entries)
+        self._waiting, self.full = [], False
+        self._pace.begin()
+        if self._folder is None:
+            return
+        self._tidy()
+        files = self._files(self._folder)
+        past = [(path, rank) for path, (last, rank) in files if place is None or last <= place]
+        for path, rank in past:
+            if self._rank in (0, rank):  # the first process deletes those of all
+                path.unlink(missing_ok=True)
+        if past:
+            with suppress(OSError):  # others' are in it, or another process was first
+                self._folder.rmdir()
+
+    def _tidy(self) -> None:
+        """Remove what this process's earlier life left half written."""
+        if self._folder is not None and self._folder.is_dir():
+            of_this_process = re.compile(re.escape(f".{self._name}") + rf"\.\d+\.{self._rank}\.\d+\.")
+            for path in atomic.leftovers(self._folder, f"{self._name}."):
+                if of_this_process.match(path.name):
+                    path.unlink(missing_ok=True)
+
+    def _files(self, folder: Path) -> list[tuple[Path, tuple[int, int]]]:
+        """The files of the work in their order, each with its last place and its process."""
+        if not folder.is_dir():
+            return []
+        pattern = re.compile(re.escape(self._name) + r"\.(\d+)\.(\d+)\.(\d+)" + re.escape(checkpoint.ENDING))
+        found = [
+            (path, tuple(map(int, match.groups())))
+            for path in folder.iterdir()
+            if (match := pattern.fullmatch(path.name))
+        ]
+        found.sort(key=lambda pair: (pair[1][2], pair[1][1]))
+        return [(path, (last, rank)) for path, (last, rank, _) in found]
+
+
+def _entries(path: Path, code: Mapping[str, str]) -> list[_Entry] | None:
+    """What a file holds; None where it is damaged, of other code, or no file of answers."""
+    try:
+        content = checkpoint.load(path)
+        if content["code"] != code:
+            return None
+        entries = [_Entry(**each) for each in content["entries"]]
+        for entry in entries:
+            for key, outputs, run in entry.parts():
+                plain = all(each.layout is torch.strided and each.device.type == "cpu" for each in outputs)
+                if not (plain and isinstance(key, str) and isinstance(run, int) and run >= 0):
+                    return None
+            if not isinstance(entry.place, int):
+                return None
+    except (CheckpointError, KeyError, TypeError, ValueError, AttributeError, RuntimeError):
+        return None
+    return entries
+
+
+class _Recalling:
+    """Runs the rows of a box whose answers are not kept, in parts that a kill may come between."""
+
+    def __init__(self, box: BlackBoxFunction, answers: Answers) -> None:
+        self._box, self._answers = box, answers
+        self._each, self._tells = _divisible(box)
+        self._short = False  # the last call was
+        self._started, self._least = 0.0, 0.0  # of the call at hand
+
+    def answer(
+        self,
+        inputs: tuple[Tensor, ...],
+        before: Before | None,
+        aside: Callable[[BlackBoxFunction], bool] | None,
+        least: float,
+    ) -> Outcome:
+        """Answer from what is kept, and run the rest: as many rows together as take about a second."""
+        rows, answers, box = len(inputs[0]), self._answers, self._box
+        self._started, self._least = perf_counter(), least
+        if self._short and not answers.any_known:
+            outcome = box.run_rows(inputs)
+            self._short = perf_counter() - self._started < least
+            return outcome
+        block = min(self._each or rows, rows)
+        parts = [list(range(at, min(at + block, rows))) for at in range(0, rows, block)]
+        outcome, missing = unanswered(box, inputs), parts
+        if answers.any_known:
+            missing = []
+            for part in parts:
+                kept = answers.known(self._key(rows_of(inputs, part)))
+                if kept is None or not _fit(kept[0], outcome, part):
+                    missing.append(part)
+                else:
+                    write_rows(outcome, part, Outcome(kept[0]))
+                    if aside is None or not aside(box):
+                        answers.recalled.count(rows_run=kept[1])
+        # a call that a budget does not allow is to be refused before any of its rows is run
+        bounded = any(isinstance(part, Budgeted) and part.rows_left < rows for part in stack(box))
+        together = len(missing) if bounded or self._tells else 1
+        while missing and not ends_early(box, outcome):
+            some, missing, started = missing[:together], missing[together:], perf_counter()
+            here = [row for part in some for row in part]
+            answered = self._run(rows_of(inputs, here), some, before)
+            if len(here) == rows:
+                outcome = answered
+                break
+            write_rows(outcome, here, answered)
+            together = 2 * together if perf_counter() - started < LONG else 1
+        self._short = perf_counter() - self._started < least
+        return outcome
+
+    def _run(
+        self, inputs: tuple[Tensor, ...], parts: Sequence[Sequence[int]], before: Before | None
+    ) -> Outcome:
+        """Run rows, and keep the answers to parts none of whose rows has failed."""
+        if before is not None:
+            before(self._box, self._box.rows_to_run(inputs))
+        if self._tells:
+            with blocks_reported(self._keep):
+                return self._box.run_rows(inputs)
+        ledger, at = self._box.ledger, 0
+        run_before = ledger.rows_run
+        outcome, whole = self._box.run_rows(inputs), list[list[int]]()
+        for part in parts:
+            here = list(range(at, at + len(part)))
+            at += len(part)
+            if not outcome.failed.keys() & set(here):
+                whole.append(here)
+        run = ledger.rows_run - run_before
+        if whole and self._wanted:
+            kept = rows_of(outcome.outputs, [row for here in whole for row in here])
+            extra = run - at if len(whole) == len(parts) else 0  # run again, or cached
+            keys = [self._key(rows_of(inputs, here)) for here in whole]
+            self._answers.keep(keys, [len(here) for here in whole], kept, extra)
+        return outcome
+
+    def _keep(self, inputs: tuple[Tensor, ...], outcome: Outcome) -> None:
+        """Keep the answers to rows that a worker has sent back."""
+        if self._wanted and not outcome.failed:
+            self._answers.keep([self._key(inputs)], [len(inputs[0])], outcome.outputs, 0)
+
+    @property
+    def _wanted(self) -> bool:
+        return not self._answers.full and perf_counter() - self._started >= self._least
+
+    def _key(self, inputs: tuple[Tensor, ...]) -> str:
+        digest = blake2b(self._answers.name_of(self._box), digest_size=20)
+        for tensor in inputs:
+            digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+
+def _fit(outputs: tuple[Tensor, ...], whole: Outcome, rows: Sequence[int]) -> bool:
+    """Whether what a file holds, which may be anyone's, has the shapes of these rows of a box."""
+    wanted = [(len(rows), *output.shape[1:]) for output in whole.outputs]
+    return [tuple(output.shape) for output in outputs] == wanted
+
+
+def _divisible(box: BlackBoxFunction) -> tuple[int | None, bool]:
+    """Rows that a box runs together whatever the call, and whether it tells of them as they come back.
+
+    Parts of that many rows have a whole's bits. None for all rows of a call.
+    """
+    while isinstance(box, Wrapper):
+        if isinstance(box, Parallel):
+            return box.block, True
+        if not box.transparent:
+            return None, False
+        box = box.box
+    return (box.max_rows if defines(type(box), "evaluate_rows") else 1), False
+
+
+def _size(outputs: Iterable[Tensor]) -> int:
+    return sum(output.numel() * output.element_size() for output in outputs)

@@ -1,0 +1,106 @@
+"""A run taken up again: the plan that its folder has in writing, and whether it is the one at hand."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from tasks.errors import RunFolderError
+from tasks.folder.run import Run
+from tasks.planning.plan import Plan, plan_of
+from tasks.problem import problems
+from tasks.problem.problem import Problem
+from tasks.provenance import trust
+
+
+def reopened(folder: Path, plan: Plan, *, any_seeds: bool = False) -> tuple[Run, Plan]:
+    """The run of a folder, if it is of this plan; a larger budget of rows is taken over.
+
+    Args:
+        folder: The run's folder.
+        plan: What the run is expected to do.
+        any_seeds: Whether the seeds are those of the run, whatever the plan has.
+
+    Returns:
+        The run, and the plan with its seeds, and with the settings that it has chosen by its budget.
+
+    Raises:
+        RunFolderError: It is of another problem, or of other settings or seeds.
+
+    Warns:
+        CheckpointWarning: The file with the problem has changed.
+    """
+    run, problem, terms = Run.open(folder), plan.problem, plan.terms
+    if run.script or run.task != terms.task:
+        of = "a script with a loop of its own" if run.script else run.task
+        raise RunFolderError(
+            f"{run.path}: expected a run of {terms.task}, got one of {of}. Give its own folder, or "
+            "leave resume out for a new run."
+        )
+    if terms.problem and run.problem not in ("", terms.problem) and not is_gone(run):
+        raise RunFolderError(
+            f"{run.path}: expected the problem that it was begun with, {run.problem}, got {terms.problem}. "
+            "Give that class, or leave resume out for a new run."
+        )
+    rows = problem.config.rows
+    if rows is not None and run.config.get("rows") not in (None, rows):
+        run = run.with_budget(rows)
+    if sorted(run.chosen) == sorted(plan.chosen) and None not in run.chosen.values():
+        problem.config = replace(problem.config, **run.chosen)
+    plan = replace(plan, seeds=run.seeds if any_seeds else plan.seeds, chosen=dict(run.chosen))
+    if others := run.changed(plan.terms):
+        raise RunFolderError(
+            f"{run.path}: expected the settings of that run, got others: {others}. Take its settings, or "
+            "leave resume out for a new run."
+        )
+    problems.warn_of_changes(run)
+    return run, plan
+
+
+def plan_in(run: Run, *, trusted: bool = False) -> Plan:
+    """The plan that a folder has in writing; executes the code that the run names, see `problem_of`."""
+    problem = problem_of(run, trusted=trusted)
+    return plan_of(problem, run.seeds, preset=run.preset, where=run.problem, chosen=run.chosen)
+
+
+def problem_of(run: Run, *, trusted: bool = False) -> Problem:
+    """The problem of a run with its settings; executes the code that the run names.
+
+    Args:
+        run: Its folder.
+        trusted: Whether to execute code that this user has not run.
+
+    Raises:
+        RunFolderError: The run does not say where its problem is.
+        TrustError: It names code that is not trusted.
+    """
+    if not trusted:
+        run.refuse_untrusted()
+    code = run.code
+    if code is None or isinstance(code, trust.Script):
+        raise RunFolderError(
+            f"{run.path}: expected a run that says where its problem's class is, got one of a notebook or a "
+            f"terminal. {how_to_go_on(run)}"
+        )
+    problems.warn_of_changes(run)
+    kind = problems.load(code)
+    problem = kind(run.configuration(kind.Config, trusted=trusted), folder=Path(run.data))
+    problem.ledger.answers.attach_to(run, only_read=True)
+    return problem
+
+
+def is_gone(run: Run) -> bool:
+    """Whether the file that its problem was in is no more there."""
+    if run.code is None or isinstance(run.code, trust.Script):
+        return False
+    place = run.code.target.place
+    return isinstance(place, Path) and not os.path.isfile(place)
+
+
+def how_to_go_on(run: Run) -> str:
+    """What to do about a problem whose class is nowhere but in a notebook or terminal."""
+    return (
+        "Its problem is in a notebook or terminal, where no other process finds it. To go on with it there, "
+        f"repeat the call of tasks.run with resume={str(run.path)!r}."
+    )

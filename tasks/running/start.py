@@ -1,0 +1,144 @@
+"""The way of a run: planned, given a folder, its stages trained and judged one after another, reported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from blackbox.calls import rows_run_by
+from blackbox.failures import exits_as_errors
+from tasks import report
+from tasks.errors import ConfigurationError
+from tasks.folder.result import Result
+from tasks.folder.run import Run, discard
+from tasks.listeners.callbacks import Callback, Listeners
+from tasks.listeners.progress import Progress, make_progress
+from tasks.planning import cost
+from tasks.planning.plan import Plan, plan_of
+from tasks.planning.spending import settled
+from tasks.problem import problems
+from tasks.problem.problem import Problem
+from tasks.rows.first_rows import FirstRows
+from tasks.running.finished import ONE_AT_A_TIME, FinishedRun
+from tasks.running.resume import how_to_go_on, reopened
+from tasks.running.table import table_of
+from tasks.training.interruption import ending_interrupts, same_directory
+from tasks.workers import group
+
+
+def run(
+    problem: Problem,
+    *,
+    seeds: int | Sequence[int] | None = None,
+    runs: Path | str = "runs",
+    resume: Path | str | None = None,
+    progress: Progress | None = None,
+    callbacks: Sequence[Callback] = (),
+    **settings: Any,
+) -> FinishedRun:
+    """Train and judge a problem by every method that its settings name, and write the report.
+
+        run = tasks.run(Brusselator(unroll=6), methods=["none", "tangents"], steps=300)
+        run.table
+
+    The folder is as one of `blackbox run`: killed, it goes on with `blackbox resume`, or with `resume=`.
+
+    Args:
+        problem: What is trained.
+        seeds: How many trainings of each method, or which seeds; None for one, or those of `resume`.
+        runs: Where the run's folder is made.
+        resume: A folder to go on with, of the same problem, settings and seeds; `rows` may be larger.
+        progress: What the user sees; bars in a terminal or notebook, lines elsewhere, if None.
+        callbacks: What else happens while the run trains, beside those that the problem's class names.
+        **settings: Settings that depart from those of `problem`.
+
+    Raises:
+        ConfigurationError: A setting or method is unknown or out of its range; no row was run.
+        BudgetError: The budget of rows is spent.
+    """
+    problems.refuse_while_executing("tasks.run")
+    if "folder" in settings:
+        raise ConfigurationError(
+            "tasks.run: no setting is named 'folder'. Give runs= for where the run's folder is made, and the "
+            "problem its folder= for where its data are."
+        )
+    if isinstance(seeds, int | np.integer):
+        seeds = range(int(seeds))
+    problem = type(problem)(problem.config, folder=problem.folder, **settings)
+    plan = plan_of(problem, (0,) if seeds is None else seeds, by_hand=settings)
+    if resume is None:
+        folder = Run.create(Path(runs), plan.terms)
+    else:
+        folder, plan = reopened(Path(resume), plan, any_seeds=seeds is None)
+    folder.callbacks.extend(callbacks)
+    try:
+        return finish(folder, plan, progress)
+    except Exception:
+        if resume is None:
+            discard(folder.path)  # if nothing was begun
+        raise
+
+
+def finish(run: Run, plan: Plan, progress: Progress | None = None) -> FinishedRun:
+    """Do what is left of a run in this process, and write its report.
+
+    Args:
+        run: The run's folder, new or left off anywhere.
+        plan: What the run will do.
+        progress: What the user sees; bars in a terminal or notebook, lines elsewhere, if None.
+    """
+    as_named, run = run, run.absolute()  # a box may change the working directory
+    with ONE_AT_A_TIME, ending_interrupts(), run.lock(), same_directory():
+        run.callbacks.extend(plan.problem.callbacks)
+        if not run.finished:
+            with make_progress() if progress is None else progress as shown:
+                shown.say(f"Run folder: {as_named.path}")
+                if not run.problem:
+                    shown.say(how_to_go_on(run))
+                with run.noting(), exits_as_errors("the problem"):  # status 0 would pass for a result
+                    carry_out(run, plan, shown)
+        if not (run.path / report.NAME).is_file():  # a kill before the page: callbacks are called again
+            Listeners(run).tell("on_result", run, Result.read(run.path))
+        report.write(run, plan.problem)
+    return FinishedRun(as_named, plan.problem)
+
+
+def carry_out(run: Run, plan: Plan, progress: Progress) -> None:
+    """Train and judge what is left of a run, by its plan; it ends with `result.json`.
+
+    Of several processes each does all of it, with the same numbers.
+
+    Args:
+        run: The run's folder, new or left off anywhere.
+        plan: What the run will do; its problem's boxes keep failed rows from here on.
+        progress: What the user sees.
+
+    Raises:
+        ConfigurationError: The problem refuses its settings, or the run cannot end within its budget; no row
+            was run.
+        BudgetError: The budget is spent; the run goes on with a larger one.
+        Interrupted: Ctrl-C, SIGTERM or SIGUSR1.
+    """
+    problem, rows = plan.problem, plan.problem.ledger
+    torch.set_num_threads(plan.config.threads)
+    with rows.in_folder(run):  # what boxes answer while data is made is kept there
+        plan.check()  # which may make data, and boxes
+        problem.begin(run.path)
+        problem.progress = progress
+        problems.note_files(run, problem.boxes.values())
+        with rows.written(problem):  # from here on boxes are bounded, and their rows written down
+            first_rows = FirstRows(run.path, problem.boxes)
+            with rows_run_by(first_rows.run):
+                plan = settled(plan, timed=not run.begun)
+                run.choose(plan.chosen)
+                for sentence in cost.sentences(plan):
+                    progress.say(sentence)
+                plan.trial.refuse_unread()
+                first_rows.ask_again(plan.config.rows, plan.config.device)
+                table = table_of(run, plan, progress)
+    group.wait_for_all()  # until their rows are written down too
+    run.finish(table)

@@ -1,0 +1,1 @@
+"""One method trains one network: the loop, what a stage keeps, and how it is judged."""

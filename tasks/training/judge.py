@@ -1,0 +1,209 @@
+"""A trained network, judged once on test data: figures, arrays, and its line of the table."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import reprlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blackbox import Ledger, RowFailedError
+from blackbox.arrays import as_tensor
+from blackbox.failures import noted
+from blackbox.notices import warn
+from blackbox.words import counted
+from tasks.errors import ProblemError, ProblemWarning
+from tasks.folder import checkpoint, stamp
+from tasks.folder.result import NOT_APPLICABLE, REJECTED, TEST, VALIDATION, Row, plain, without_failed
+from tasks.problem.problem import Problem
+from tasks.rows.tally import Tally, everywhere
+from tasks.training.setup import Setup, Trained
+from tasks.workers import group
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a problem says of a network on test data.
+
+    Attributes:
+        figures: By name; the first is the table's.
+        fields: Arrays by name.
+        failed: Rows that the means of figures leave out, by the figure's name.
+        ledger: What the boxes counted meanwhile.
+    """
+
+    figures: Mapping[str, Any]
+    fields: Mapping[str, Tensor]
+    failed: Mapping[str, int]
+    ledger: Mapping[str, Any]
+
+
+def judged(setup: Setup, trained: Trained) -> tuple[Row, Mapping[str, Tensor]]:
+    """The line of the table of a method that was trained, and the arrays that `evaluate` gave."""
+    verdict = _verdict(setup, trained)
+    if list(setup.trained) == [setup.name]:  # the names are those of all methods: once for a seed
+        warn_of_units(setup.problem, [*verdict.figures, *verdict.fields, *trained.figures])
+    return _line(setup, trained, verdict), verdict.fields
+
+
+def _verdict(setup: Setup, trained: Trained) -> Verdict:
+    """What `evaluate` says of a trained network; asked for once, and kept in the run's folder."""
+    path, of = (
+        checkpoint.evaluation(setup.run.path, setup.stage),
+        stamp.evaluation(setup.run, trained.network),
+    )
+    if path.exists():
+        kept = checkpoint.load_evaluation(setup.run.path, setup.stage)
+        if not group.any_of(not stamp.fits(setup.run, kept, of)):
+            return Verdict(**{name: kept[name] for name in ("figures", "fields", "failed", "ledger")})
+        setup.progress.say(
+            f"{setup.stage}: its evaluation is of other weights, settings or code, so it is evaluated again."
+        )
+    tally, answers = Tally(setup.boxes), setup.problem.ledger.answers_of(setup.stage)
+    before = tally.copy()
+    with noted() as causes, answers.used(aside=lambda box: not tally.counts(box)):
+        said = setup.problem.judge(replace(setup, answers=answers), trained)
+    spent = tally.since(before)
+    spent.add(answers.recalled)
+    spent.first_failure = spent.first_failure or (causes[0].sentence() if causes else None)
+    spent = everywhere(spent)
+    _refuse_without_answers(setup, spent)
+    figures, fields, failed = _taken_apart(said, f"{type(setup.problem).__name__}.evaluate")
+    verdict = Verdict(figures, fields, failed, asdict(spent))
+    path.parent.mkdir(exist_ok=True)
+    checkpoint.save(path, {**vars(verdict), stamp.OF: of})
+    answers.end()
+    return verdict
+
+
+def _refuse_without_answers(setup: Setup, spent: Ledger) -> None:
+    """Refuse a test of which no row was answered, as of a server that is down: it says nothing of a network.
+
+    Rows that came back, but not finite, are an answer: a network may drive a solver there.
+
+    Args:
+        setup: What is judged.
+        spent: What the boxes counted, with what they answered in an earlier process.
+    """
+    without = spent.rows_raised + spent.rows_timed_out + spent.rows_lost
+    if not without or without + spent.rows_skipped < spent.rows_asked:
+        return
+    raise RowFailedError(
+        f"{setup.stage}: expected a test with answers of the black box, got none to "
+        f"{counted(without, 'row')}: all of them failed. The first: {spent.first_failure or 'not known'}. "
+        "Nothing of this test is kept: mend the box, or start its server; the run then goes on with it. If "
+        f"that is how the box answers a network of {setup.name!r}, begin a run with other --methods."
+    )
+
+
+def _taken_apart(said: Any, where: str) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, int]]:
+    """Figures, arrays, and rows that failed, of what a problem's `evaluate` returned."""
+    figures: dict[str, Any] = {}
+    fields: dict[str, Tensor] = {}
+    values, failed = without_failed(said) if isinstance(said, Mapping) else ({}, {})
+    for name, value in values.items():
+        if isinstance(name, str) and not isinstance(value, str) and value is not None and _has_axes(value):
+            try:
+                # of a view, not all behind it; NumPy has no number of 16 bits as torch's
+                tensor = as_tensor(value).cpu()
+                fields[name] = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).clone()
+                continue
+            except (TypeError, ValueError, RuntimeError):
+                pass
+        figures[name] = plain(where, name, value)
+    if not figures:
+        got = sorted(said) if isinstance(said, Mapping) else reprlib.repr(said)
+        mend = "Return {'test error': ...}."
+        if fields:
+            arrays = ", ".join(f"{name!r} of shape {tuple(field.shape)}" for name, field in fields.items())
+            mend = (
+                f"A figure is one number, and what has axes, {arrays}, is kept for pictures: give a mean, or "
+                "tasks.RowMean(errors) of one error for each row."
+            )
+        raise ProblemError(f"{where}: expected at least one figure by name, got {got}. {mend}")
+    return figures, fields, failed
+
+
+def _has_axes(value: Any) -> bool:
+    try:
+        return np.ndim(value) > 0
+    except (TypeError, ValueError, RuntimeError):
+        return False
+
+
+def warn_of_units(problem: Problem, names: Sequence[str]) -> None:
+    """Say where a unit's name is nearly that of a figure or array without one; others may come with data."""
+    free = [name for name in (*names, "validation", "training loss") if name not in problem.units]
+    for name in problem.units:
+        close = [] if name in names else difflib.get_close_matches(name, free, n=1)
+        if close and group.rank() == 0:
+            warn(
+                f"{type(problem).__name__}.units: expected names of figures and arrays of evaluate, got "
+                f"{name!r}. Did you mean {close[0]!r}?",
+                ProblemWarning,
+            )
+
+
+def _line(setup: Setup, trained: Trained, verdict: Verdict) -> Row:
+    """The line of the table of a method that was trained and judged."""
+    outcome, ledger = trained.outcome, trained.outcome.ledger
+    (metric, value), *others = verdict.figures.items()
+    finite = isinstance(value, int | float) and math.isfinite(value)
+    extra: dict[str, Any] = {
+        "weights": sum(weight.numel() for weight in trained.network.parameters()),
+        "steps": outcome.step,
+        "chosen step": outcome.best_step,
+        "validation": outcome.best_validation,
+        **({REJECTED: outcome.rejected} if outcome.rejected else {}),
+        "dropped queries": trained.dropped,
+        "rows of validation": outcome.judging.rows_run,
+        "rows of test": verdict.ledger["rows_run"],
+        **{name: plain(setup.name, name, figure) for name, figure in trained.figures.items()},
+        **dict(others),
+    }
+    in_test = sum(verdict.ledger[name] for name in ("rows_failed", "rows_skipped"))
+    failed = {name: count for name, count in ((VALIDATION, outcome.best_failed), (TEST, in_test)) if count}
+    return Row(
+        method=setup.name,
+        seed=setup.seed,
+        metric=metric,
+        value=float(value) if finite else None,
+        unit=setup.problem.units.get(metric, ""),
+        rows=ledger.rows_run if setup.boxes else int(outcome.metrics.get("rows", 0)),
+        queries=trained.queries,
+        seconds=outcome.seconds,
+        extra=extra,
+        ledger=asdict(ledger),
+        higher_is_better=setup.problem.higher_is_better,
+        units=dict(setup.problem.units),
+        failed={**verdict.failed, **failed},
+    )
+
+
+def line_without(setup: Setup, why: str, spent: Ledger) -> Row:
+    """The line of a method that is not applicable, with all rows that it ran before that was known."""
+    ran = f" It had run {counted(spent.rows_run, 'row')} by then." if spent.rows_run else ""
+    return Row(
+        setup.name,
+        setup.seed,
+        "",
+        None,
+        rows=spent.rows_run,
+        extra={NOT_APPLICABLE: why + ran},
+        ledger=asdict(spent),
+    )
+
+
+def with_one_metric(table: Sequence[Row]) -> list[Row]:
+    """The lines, of which those of methods that could not be judged have the metric of the others."""
+    known = next((row for row in table if row.metric), None)
+    if known is None:
+        return list(table)
+    metric = {name: getattr(known, name) for name in ("metric", "unit", "units", "higher_is_better")}
+    return [row if row.metric else replace(row, **metric) for row in table]

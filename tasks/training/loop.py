@@ -1,0 +1,356 @@
+"""The training loop of every method of every task: it validates, keeps the best weights, and resumes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from time import perf_counter
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from blackbox import BlackBoxFunction, Parallel
+from blackbox.failures import noted
+from blackbox.notices import warn
+from tasks.errors import CheckpointError, CheckpointWarning, ConfigurationError, StoppedInside, WorkersError
+from tasks.folder import stamp
+from tasks.folder.journal import Journal
+from tasks.folder.result import TrainingOutcome
+from tasks.folder.run import Run
+from tasks.listeners.callbacks import Listeners
+from tasks.listeners.progress import IN_BOXES, INTERVAL, Progress, make_progress
+from tasks.rows.answers import LEAST, Answers
+from tasks.rows.ledger import calls_noted, recall
+from tasks.rows.tally import Tally, evaluated, everywhere, stack
+from tasks.training.interruption import StopRequest
+from tasks.training.stage import Stage, Stateful
+from tasks.workers import group
+from zo.batches import Batch
+from zo.errors import FailedBatchError, RanksError
+from zo.tangents.models.lessons import listening
+
+
+def train(
+    run: Run,
+    stage: str,
+    *,
+    steps: int,
+    step: Callable[[int], Mapping[str, float]],
+    state: Mapping[str, Stateful],
+    model: str,
+    validate: Callable[[], float | Tensor] | None = None,
+    validate_every: int = 10,
+    checkpoint_every: int = 10,
+    progress: Progress | None = None,
+    boxes: Sequence[BlackBoxFunction] = (),
+    begin: Callable[[], None] | None = None,
+) -> TrainingOutcome:
+    """Train a stage of a run to its end, from wherever it was left.
+
+    A stage that was finished before is loaded, not trained. One that was cut short goes on from its
+    last checkpoint to the bits that it would have had without the break, as long as `step` and
+    `validate` draw from nothing but torch's global CPU generator and generators that they key by
+    (seed, step). In `metrics.jsonl` step k means: after k optimiser steps.
+
+    Args:
+        run: where metrics and checkpoints go.
+        stage: name of the stage in the run: "seed-0/zo-sol".
+        steps: optimiser steps of the whole stage.
+        step: does optimiser step i (from 0) and returns its metrics, `loss` among them; `queries`
+            and `rows`, cumulative, are shown as progress.
+        state: everything that a step changes, by name.
+        model: the entry of `state` whose best weights are kept.
+        validate: loss on validation data, lower is better: the mean, or one for each row, `(rows,)`, NaN
+            where it failed; weights are then compared on the rows that came back. Called before the first
+            step, every `validate_every` steps and at the end. The weights of the lowest finite one are
+            loaded into the model at the end. None: the last weights are kept.
+        validate_every: optimiser steps between validations.
+        checkpoint_every: optimiser steps between checkpoints; where these take longer than some seconds there
+            are more, as many as take a twentieth of the time at most.
+        progress: what the user sees; a bar in a terminal, lines elsewhere, if None.
+        boxes: the black boxes that steps call: what they count in steps, in all processes, is kept in the
+            outcome's ledger and, as `rows`, in the metrics; failed rows are shown, and rows that an
+            interrupted step has run are counted where it goes on.
+        begin: what is done once, before the first validation; rows are counted with those of validation.
+
+    So a kill loses a few seconds, or what cannot be divided: a step, or a validation. Steps of a gradient of
+    `state` that has a `journal` (`zo.LossGradient`) lose no finished query of more than a few seconds ago.
+
+    Raises:
+        NonFiniteLossError: a step's loss was NaN or infinite.
+        FailedBatchError: all rows of a batch failed, and with those of steps right before ten rows in a row.
+            Until then such a step changes nothing: its loss is logged as NaN, and it counts in `lost_steps`.
+        Interrupted: Ctrl-C, SIGTERM or SIGUSR1; the step at hand was finished and a checkpoint written, or
+            its finished queries were.
+        CheckpointError: the stage's checkpoint cannot be read, or does not fit `state`.
+        StorageError: the disk did not take metrics or a checkpoint; the one before is as it was.
+
+    Warns:
+        CheckpointWarning: the checkpoint was made with other versions.
+    """
+    if steps < 1 or validate_every < 1 or checkpoint_every < 1:
+        raise ConfigurationError(
+            f"{stage}: expected steps, validate_every and checkpoint_every of at least 1, got "
+            f"{steps}, {validate_every} and {checkpoint_every}. Correct the configuration."
+        )
+    if model not in state:
+        raise ConfigurationError(f"{stage}: expected model to be one of {sorted(state)}, got {model!r}.")
+    carried = Stage(run, stage, steps, state, model)
+    if run.finished and not carried.saved:
+        raise CheckpointError(
+            f"{run.path}: expected the checkpoint of {stage}, which the finished run had, got none. Copy "
+            "checkpoints/ back, or start a new run: nothing is trained in a finished one."
+        )
+    with run.noting(), run.notes.at(stage, 0):
+        work = _Work(run, carried, boxes)
+        if carried.restore():
+            recall(group.journal_folder(run.path), boxes, stage)
+            return carried.outcome
+        with work.going_on(steps, state, progress):
+            if not carried.restored and begin is not None:
+                work.prepare(begin)
+            if not carried.restored or carried.pending:
+                work.validate(validate)
+                work.save_where_due()
+            for done in range(carried.outcome.step + 1, steps + 1):
+                work.stop_where_asked()
+                work.take(step)
+                if done == steps or done % validate_every == 0:
+                    work.validate(validate)
+                if done < steps:
+                    work.save_where_due(anyway=done % checkpoint_every == 0)
+                    work.forget_queries()
+            work.finish()
+    return carried.outcome
+
+
+class Gradient(Protocol):
+    """What fills `.grad`: of `zo`, `AutogradGradient`, or of one's own."""
+
+    def backward(self, batch: Batch, /) -> Tensor:
+        """Add the gradient at a batch to `.grad`; the mean loss, detached."""
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """Plain numbers for the log; `queries` and `dropped` are shown."""
+        ...
+
+    def state_dict(self) -> Any:
+        """For the checkpoint."""
+        ...
+
+    def load_state_dict(self, state: Any, /) -> Any:
+        """From the checkpoint."""
+        ...
+
+
+class _Work:
+    """The work on a stage in this process: what a step and a validation take beside what the stage carries.
+
+    Rows are noted as they are run, answers of boxes and finished queries are kept until a checkpoint has what
+    came of them, and signals, callbacks and the progress are attended to.
+
+    Args:
+        run: The run that the stage is part of.
+        stage: What it carries from step to step.
+        boxes: The black boxes that steps call.
+    """
+
+    def __init__(self, run: Run, stage: Stage, boxes: Sequence[BlackBoxFunction]) -> None:
+        self._run, self._stage, self._boxes = run, stage, boxes
+        self._name = stage.outcome.stage
+        self._answers = Answers(f"{self._name}.steps")
+        self._tally = Tally(boxes, self._answers.recalled)
+        self._listeners = Listeners(run)
+        self._looked, self._told_failed = perf_counter(), False
+        # the seconds of workers pass at the same time
+        self._pooled = any(isinstance(part, Parallel) for box in boxes for part in stack(evaluated(box)))
+
+    @contextmanager
+    def going_on(
+        self, steps: int, state: Mapping[str, Stateful], progress: Progress | None
+    ) -> Iterator[None]:
+        """A block in which the stage trains, from where it was left."""
+        stage, folder = self._stage, group.journal_folder(self._run.path)
+        with make_progress() if progress is None else nullcontext(progress) as self._progress:
+            self._answers.attach_to(self._run)
+            if stage.restored:
+                self._forget_answers(pending=stage.pending)
+            self._progress.begin(self._name, steps, done=stage.outcome.step)
+            self._listeners.tell("on_start", self._run, self._name, stage.outcome.step, steps)
+            try:
+                with (
+                    StopRequest() as self._stop,
+                    calls_noted(folder, self._boxes, stage=self._name),
+                    self._stopped_before(),
+                    _journaled(self._run, self._name, state, self._tally) as self._journal,
+                    listening(self._progress.lesson),
+                ):
+                    self._journal.stop = self._may_stop_inside
+                    yield
+            finally:
+                self._progress.end()
+
+    def prepare(self, begin: Callable[[], None]) -> None:
+        """What is done once, before the first validation."""
+        with self._remembered(0), self._judging():
+            begin()
+
+    def validate(self, validate: Callable[[], float | Tensor] | None) -> None:
+        """Judge the weights at hand, and keep them if they are the best so far."""
+        if validate is None:
+            return
+        step = self._stage.outcome.step
+        self._say_changed_files()
+        if self._stage.due:  # what was done before is not lost if the validation is cut short
+            self._save(pending=True)
+        with self._remembered(2 * step), self._judging():
+            value = self._stage.validated(validate())
+        self._listeners.tell("on_validation", self._name, step, value)
+
+    def take(self, step: Callable[[int], Mapping[str, float]]) -> None:
+        """Take an optimiser step, log it, show it, and tell the callbacks."""
+        stage, outcome = self._stage, self._stage.outcome
+        self._run.notes.step = outcome.step + 1
+        self._journal.begin(outcome.step)
+        started = perf_counter()
+        try:
+            with noted() as causes, self._tally.afresh(), self._remembered(2 * outcome.step + 1, LEAST):
+                before = self._tally.copy()
+                try:
+                    metrics = step(outcome.step)
+                except FailedBatchError as error:  # of all processes at once
+                    metrics = stage.without_gradient(error)
+                spent = self._tally.since(before)
+                spent.add(self._journal.used)
+        except StoppedInside:
+            raise stage.interrupted(inside=True) from None
+        seconds = perf_counter() - started
+        if self._boxes:
+            cause = spent.first_failure or (causes[0].sentence() if causes else None)
+            stage.spent(everywhere(replace(spent, first_failure=cause)))
+            metrics = {"rows": outcome.ledger.rows_run, **metrics}
+        stage.stepped(metrics, seconds)
+        logged = outcome.metrics
+        self._listeners.tell("on_step", self._name, outcome.step, {**logged, "seconds": outcome.seconds})
+        failures = outcome.ledger.failures()
+        shown: dict[str, float] = {f"failed_{kind}": count for kind, count in failures.items()}
+        if self._boxes and not self._pooled:
+            shown[IN_BOXES] = self._tally.copy().seconds
+        if failures and not self._told_failed:
+            self._told_failed = True
+            first = (outcome.ledger.first_failure or "not known").rstrip(".")
+            self._progress.say(f"{self._name}: rows fail. The first: {first}.")
+        self._progress.update(outcome.step, {**logged, **shown})
+        if perf_counter() - self._looked >= INTERVAL:
+            self._say_changed_files()
+
+    def _say_changed_files(self) -> None:
+        """Say which programs and files of the boxes have changed since the run began or was resumed."""
+        self._looked = perf_counter()
+        names = self._run.changed_files() if group.rank() == 0 else []
+        if names:
+            warn(
+                f"{self._name}, after step {self._stage.outcome.step}: expected the programs and files of "
+                f"its box to stay as they are while the run goes on, but {', '.join(names)} changed. The "
+                "result is of both. If that was not meant, put back what it was and begin a new run.",
+                CheckpointWarning,
+            )
+
+    def stop_where_asked(self) -> None:
+        """Leave a checkpoint and stop, where the user or the system asked for it."""
+        if group.any_of(self._stop.requested):  # a signal reaches processes at different steps
+            self._save()
+            raise self._stage.interrupted()
+
+    def save_where_due(self, *, anyway: bool = False) -> None:
+        """Write a checkpoint, where enough was done since the last one."""
+        if anyway or self._stage.due:
+            self._save()
+
+    def forget_queries(self) -> None:
+        """The step is over: its queries are kept no longer, where a checkpoint has it."""
+        self._journal.end(covered=self._stage.covered)
+
+    def finish(self) -> None:
+        """Take the best weights, and leave nothing behind but the checkpoint."""
+        self._stage.finish()
+        outcome = self._stage.outcome
+        if outcome.step and outcome.best_validation is not None and outcome.best_step == 0:
+            self._progress.say(
+                f"{self._name}: no validation was better than that of the start, whose weights are kept. "
+                "See the units of what enters and leaves the network, and the learning rate."
+            )
+        self._answers.end()
+        self._listeners.tell("on_end", self._name, self._stage.outcome)
+        self._journal.end()
+        if group.any_of(self._stop.requested):
+            raise self._stage.interrupted()
+
+    def _save(self, *, pending: bool = False) -> None:
+        self._stage.save(pending=pending)
+        self._forget_answers(pending=pending)
+
+    def _forget_answers(self, *, pending: bool) -> None:
+        """A checkpoint has what came of the answers so far, but for a validation that is pending."""
+        self._answers.end(2 * self._stage.outcome.step - pending)
+
+    @contextmanager
+    def _remembered(self, place: int, least: float = 0.0) -> Iterator[None]:
+        """A block in which boxes are asked only for what they have not answered in this place before.
+
+        Args:
+            place: 2 k for the validation after k steps, 2 k + 1 for the step that follows it.
+            least: Seconds of a call of which nothing is kept.
+        """
+        self._answers.place = place
+        with self._answers.used(None, lambda box: not self._tally.counts(box), least):
+            yield
+
+    @contextmanager
+    def _judging(self) -> Iterator[None]:
+        """A block whose rows are counted apart from those of steps, recalled answers included."""
+        before = self._tally.copy()
+        yield
+        self._stage.outcome.judging.add(everywhere(self._tally.since(before)))
+
+    def _may_stop_inside(self) -> bool:
+        """Whether to stop in the middle of a step: only if it is all that happened since the last checkpoint.
+
+        And if the process is alone: others would wait for the rest of the step.
+        """
+        alone = group.process_group() is None
+        return alone and self._stop.requested and self._stage.nothing_since_saved
+
+    @contextmanager
+    def _stopped_before(self) -> Iterator[None]:
+        """Another process that was asked to stop too, outside of a stage, does not answer: no failure."""
+        try:
+            yield
+        except (WorkersError, RanksError) as error:
+            if self._stop.requested:
+                raise self._stage.interrupted() from error
+            raise
+
+
+@contextmanager
+def _journaled(run: Run, stage: str, state: Mapping[str, Stateful], tally: Tally) -> Iterator[Journal]:
+    """The stage's journal, given to the gradients of `state` that have none."""
+    folder = group.journal_folder(run.path)
+    journal = Journal(folder, stage, tally, rank=group.rank(), of=stamp.code(run))
+    gradients = [part for part in state.values() if isinstance(part, _Journaled) and part.journal is None]
+    for gradient in gradients:
+        gradient.journal = journal
+    try:
+        yield journal
+    finally:
+        for gradient in gradients:
+            gradient.journal = None
+
+
+@runtime_checkable
+class _Journaled(Protocol):
+    """A gradient that looks in a journal for queries of the step at hand."""
+
+    journal: Any

@@ -1,0 +1,267 @@
+"""`Setup`: what a method is given to train one network, and `Trained`, what it gives back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+import zo
+from blackbox import BlackBoxFunction
+from tasks.errors import ProblemError
+from tasks.folder.result import TrainingOutcome
+from tasks.folder.run import Run, stage_name
+from tasks.listeners.progress import Progress
+from tasks.rows.answers import Answers
+from tasks.training.loop import Gradient, Stateful, train
+from tasks.workers import group
+from zo.batches import Batch, count_rows
+from zo.tangents.clipping import Clipping
+
+if TYPE_CHECKING:
+    from tasks.problem.problem import Problem
+
+SHOWN = ("queries", "dropped", "steps", "rows")  # of a gradient's metrics: those with a name of their own
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network with the weights that validation chose, and what its training took.
+
+    Attributes:
+        network: The trained network.
+        outcome: What the stage came to: steps, seconds, validation, and the ledger of its optimiser steps.
+        queries: Perturbed objectives (of `row-rge`, perturbed rows).
+        dropped: The perturbed objectives that failed.
+        figures: Further figures for the table.
+    """
+
+    network: nn.Module
+    outcome: TrainingOutcome
+    queries: int = 0
+    dropped: int = 0
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a method has to train one network with: all methods of a seed are given the same.
+
+    Use `dataclasses.replace(setup, steps=..., network=...)` to depart from it.
+
+    Attributes:
+        problem: What is trained, its boxes in the run's wrappers.
+        run: Where metrics and checkpoints go.
+        name: The method's name.
+        seed: One of the run's seeds, on which all draws depend.
+        network: With this seed's first weights; the method trains it in place.
+        steps: Optimiser steps.
+        batch: The training batch of a step, from 0.
+        objective: `objective(network, batch) -> Tensor (rows,)`.
+        learning_rate: At the start; it follows the configuration's schedule.
+        validate: By which weights are chosen; None to keep the last.
+        progress: What the user sees.
+        trained: What the methods before have trained with this seed.
+        answers: In `judge`: what boxes have answered there, kept until the evaluation is on the disk.
+    """
+
+    problem: Problem
+    run: Run
+    name: str
+    seed: int
+    network: nn.Module
+    steps: int
+    batch: Callable[[int], Batch]
+    objective: Callable[[nn.Module, Any], Tensor]
+    learning_rate: float
+    validate: Callable[[nn.Module], float | Tensor | None] | None
+    progress: Progress
+    trained: Mapping[str, Trained]
+    answers: Answers | None = None
+
+    @property
+    def config(self) -> Any:
+        """The problem's settings."""
+        return self.problem.config
+
+    @property
+    def boxes(self) -> list[BlackBoxFunction]:
+        """The problem's boxes."""
+        return list(self.problem.boxes.values())
+
+    @property
+    def stage(self) -> str:
+        """The method's name in the run's metrics and checkpoints: "seed-0/sparse-cge"."""
+        return stage_name(self.seed, self.name)
+
+    @property
+    def process_group(self) -> Any:
+        """Of the processes that work on the run; None for one alone."""
+        return group.process_group()
+
+    def descend(
+        self,
+        gradient: Gradient,
+        *,
+        optimizer: torch.optim.Optimizer | None = None,
+        rate: Callable[[int], float] | None = None,
+        update: Callable[[int], None] | None = None,
+        judged: nn.Module | None = None,
+        state: Mapping[str, Stateful] | None = None,
+        figures: Callable[[], Mapping[str, float]] = dict,
+        validate_every: int | None = None,
+        begin: Callable[[], None] | None = None,
+        replayed: bool = False,
+    ) -> Trained:
+        """Take the steps that are left along a gradient: the loop of every method.
+
+        Args:
+            gradient: What fills `.grad` of the weights of `network`.
+            optimizer: Adam if None.
+            rate: The learning rate of a step; the configuration's schedule if None.
+            update: What step i does with `.grad`; `optimizer.step()` if None.
+            judged: What is validated and kept, such as a running mean of the weights; `network` if None.
+            state: Further things that steps change, for the checkpoint.
+            figures: Further numbers for each step's line of metrics.
+            validate_every: Optimiser steps between validations; the configuration's if None.
+            begin: What is done once before the first step, such as a check; not in a run that goes on.
+            replayed: Whether further steps follow each, on recorded answers: as many as `gradient.replays()`
+                says, each along what `gradient.replay()` adds to `.grad`; see `zo.TangentGradient`.
+        """
+        config, network = self.config, self.network
+        chosen = network if judged is None else judged
+        adam = torch.optim.Adam(network.parameters()) if optimizer is None else optimizer
+        rate_of = self._rate if rate is None else rate
+        validate = self.validate
+
+        def take(i: int) -> None:
+            if update is None:
+                adam.step()
+            else:
+                update(i)
+
+        bound = None
+        if config.clip is not None and not isinstance(gradient, zo.TangentGradient):  # which has its own
+            bound = GradientBound(config.clip)
+
+        def step(i: int) -> dict[str, float]:
+            for weights in adam.param_groups:
+                weights["lr"] = rate_of(i)
+            adam.zero_grad()
+            batch = self.batch(i)
+            loss = gradient.backward(batch)
+            if bound is not None:
+                bound.apply(network)
+            take(i)
+            if replayed:
+                assert isinstance(gradient, zo.TangentGradient)
+                for _ in range(gradient.replays()):
+                    adam.zero_grad()
+                    gradient.replay()
+                    take(i)
+            of_gradient = {
+                f"gradient_{name}": value for name, value in gradient.metrics().items() if name not in SHOWN
+            }
+            shown = {name: gradient.metrics().get(name, 0.0) for name in ("queries", "dropped")}
+            if not self.boxes:  # one evaluation of the objective for each step, and one for each query
+                counted = int(i + 1 + shown["queries"]) * count_rows(batch)
+                shown["rows"] = int(gradient.metrics().get("rows", counted))
+            if bound is not None:
+                of_gradient["gradient_clipped"] = float(bound.clipped)
+            return {"loss": loss.item(), **shown, **of_gradient, **figures()}
+
+        def judge() -> float | Tensor:
+            value = None if validate is None else validate(chosen)
+            return math.nan if value is None else value
+
+        kept = {"network": network, "optimizer": adam, "gradient": gradient, **(state or {})}
+        if chosen is not network:
+            kept["judged"] = chosen
+        if bound is not None:
+            kept["bound"] = bound
+        outcome = train(
+            self.run,
+            self.stage,
+            steps=self.steps,
+            step=step,
+            state=kept,
+            model="network" if chosen is network else "judged",
+            validate=None if validate is None else judge,
+            validate_every=validate_every or config.validate_every,
+            checkpoint_every=config.checkpoint_every,
+            progress=self.progress,
+            boxes=self.boxes,
+            begin=begin,
+        )
+        counts = gradient.metrics()
+        figures_of_gradient = {"replays": int(counts.get("replays", 0))} if replayed else {}
+        return Trained(
+            chosen, outcome, int(counts.get("queries", 0)), int(counts.get("dropped", 0)), figures_of_gradient
+        )
+
+    def _rate(self, step: int) -> float:
+        if self.config.schedule == "constant":
+            return self.learning_rate
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+
+class GradientBound:
+    """The bound on a gradient's length that `clip` asks for, of methods that have none of their own.
+
+    Attributes:
+        clipped: How many gradients were shortened.
+    """
+
+    def __init__(self, most: float) -> None:
+        self._clipping, self.clipped = Clipping(most), 0
+
+    @torch.no_grad()
+    def apply(self, network: nn.Module) -> None:
+        """Shorten the network's gradient where it is far longer than those before."""
+        self.clipped += self._clipping.shorten(network.parameters())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The count, and the lengths of the last gradients."""
+        return {"clipped": self.clipped, **self._clipping.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.clipped = state["clipped"]
+        self._clipping.load_state_dict(state)
+
+
+def setup_of(
+    problem: Problem, run: Run, name: str, seed: int, progress: Progress, trained: Mapping[str, Trained]
+) -> Setup:
+    """What a method is given, the same for all methods of a seed.
+
+    Raises:
+        ProblemError: The problem's network is none.
+    """
+    config = problem.config
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        network = problem.network()
+    if not isinstance(network, nn.Module):
+        raise ProblemError(
+            f"{type(problem).__name__}.network: expected an nn.Module, got {type(network).__name__}."
+        )
+    return Setup(
+        problem=problem,
+        run=run,
+        name=name,
+        seed=seed,
+        network=network.to(config.device),
+        steps=config.steps,
+        batch=partial(problem.training_batch, seed),
+        objective=problem.objective,
+        learning_rate=config.learning_rate,
+        validate=problem.validate if problem.validates() else None,
+        progress=progress,
+        trained=trained,
+    )
