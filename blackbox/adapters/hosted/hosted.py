@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -168,7 +167,8 @@ class Hosted(BoxGroup):
 
     def wrapped(self, wrap: Callable[[BlackBoxFunction], BlackBoxFunction]) -> Hosted:
         """The same host, whose runs go through wrappers around its boxes."""
-        other = copy.copy(self)
+        other = object.__new__(type(self))  # copy.copy would ask for what pickle does, which is refused
+        other.__dict__.update(self.__dict__)
         other.boxes = tuple(wrap(box) for box in self.boxes)
         return other
 
