@@ -479,7 +479,6 @@ host.run([0, 1], closure=lambda x: x)
         other = hosted(tmp_path, LINEAR)
         other.run([0, 1], calls=4, closure=net, dtype=torch.float64)  # as many as there are
 
-
     def test_runs_go_through_wrappers(self, tmp_path):
         host, net = hosted(tmp_path, LINEAR), network().requires_grad_(False)
         wrapped = host.wrapped(lambda box: Budgeted(box, rows=12))
