@@ -86,6 +86,7 @@ NEEDS = {
     "gfortran": Need("apt-get install gfortran", ("gfortran",)),
     "lammps": Need("apt-get install lammps", ("lmp",)),
     "mpi": Need("apt-get install openmpi-bin libopenmpi-dev", ("mpirun", "mpicc")),
+    "mpifort": Need("apt-get install gfortran openmpi-bin libopenmpi-dev", ("mpirun", "mpifort")),
     "ngspice": Need("apt-get install ngspice", ("ngspice",)),
     "openfoam": Need("apt-get install openfoam", ("blockMesh", "icoFoam")),
     "slurm": Need("apt-get install slurm-wlm", tuple(SLURM.split())),
