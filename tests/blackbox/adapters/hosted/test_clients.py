@@ -251,11 +251,13 @@ program main
       if (.not. bb_call("closure")) call MPI_Abort(MPI_COMM_WORLD, 1, error)
       call bb_get("u", answer)
     else                        ! the first process asks for all
-      call MPI_Gather(field, 12, MPI_DOUBLE_PRECISION, whole, 12, MPI_DOUBLE_PRECISION, 0, MPI_COMM_WORLD, error)
+      call MPI_Gather(field, 12, MPI_DOUBLE_PRECISION, whole, 12, MPI_DOUBLE_PRECISION, 0, &
+        MPI_COMM_WORLD, error)
       if (rank == 0) then
         if (.not. bb_exchange("closure", whole, answers)) call MPI_Abort(MPI_COMM_WORLD, 1, error)
       end if
-      call MPI_Scatter(answers, 12, MPI_DOUBLE_PRECISION, answer, 12, MPI_DOUBLE_PRECISION, 0, MPI_COMM_WORLD, error)
+      call MPI_Scatter(answers, 12, MPI_DOUBLE_PRECISION, answer, 12, MPI_DOUBLE_PRECISION, 0, &
+        MPI_COMM_WORLD, error)
     end if
     field = field + answer
   end do
