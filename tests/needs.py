@@ -86,8 +86,14 @@ NEEDS = {
     "gfortran": Need("apt-get install gfortran", ("gfortran",)),
     "lammps": Need("apt-get install lammps", ("lmp",)),
     "mpi": Need("apt-get install openmpi-bin libopenmpi-dev", ("mpirun", "mpicc")),
+    "mpifort": Need("apt-get install gfortran openmpi-bin libopenmpi-dev", ("mpirun", "mpifort")),
     "ngspice": Need("apt-get install ngspice", ("ngspice",)),
     "openfoam": Need("apt-get install openfoam", ("blockMesh", "icoFoam")),
+    "openfoam sources": Need(
+        "apt-get install openfoam g++, and cd /usr/src && apt-get source openfoam",
+        ("blockMesh", "decomposePar", "pisoFoam", "g++"),
+        there=lambda: any(Path("/usr/src").glob("openfoam-*/src/finiteVolume")) or "FOAM_SRC" in os.environ,
+    ),
     "slurm": Need("apt-get install slurm-wlm", tuple(SLURM.split())),
     "sumo": Need("apt-get install sumo", ("netgenerate",)),
     # packages

@@ -25,6 +25,7 @@ PROGRAMS = {  # an example, and what it needs
     "quasigeostrophic": ("fftw", "cc"),
     "calculix": ("calculix",),
     "openfoam": ("openfoam",),
+    "openfoam_closure": ("openfoam sources", "cc"),
     "lammps": ("lammps",),
     "hopper": ("hopper",),
     "mujoco": ("mujoco",),
@@ -97,7 +98,8 @@ def test_an_example_runs_to_its_report(tmp_path, name):
     table = run(name, tmp_path)
     for method, line in table.items():
         assert np.isfinite(line["value"]), method
-        assert (line["rows"] == 0) == (method in ("none", "offline"))
+        without = ("none",) if name == "openfoam_closure" else ("none", "offline")
+        assert (line["rows"] == 0) == (method in without)
         if name != "lammps":
             assert line["ledger"]["rows_failed"] == 0, line["ledger"]["first_failure"]
 
@@ -237,6 +239,46 @@ def test_a_case_that_diverges_at_once_loses_its_row_alone(tmp_path, monkeypatch)
     assert (box.ledger.rows_run, box.ledger.rows_failed) == (3, 1)
     assert "icoFoam was ended by SIGFPE" in box.ledger.first_failure
     torch.testing.assert_close(found[2], found[0], rtol=0, atol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.needs("openfoam sources", "cc", "mpi")
+def test_pisofoam_asks_for_what_it_was_given_and_alone_it_does_what_it_did(tmp_path, monkeypatch):
+    module = problem_of("openfoam_closure", monkeypatch)
+    y, x = (np.mgrid[: module.LINES, : module.COLUMNS] + 0.5) / module.COARSE
+    fluid = module.FLUID.reshape(module.LINES, module.COLUMNS)
+    velocity = fluid * np.stack([1 + 0.1 * np.sin(x), 0.1 * np.cos(y)])
+    made = module.case(
+        tmp_path / "case", module.COARSE, 100, module.STEP, 3 * module.STEP, module.STEP, "upwind", 1e-10
+    )
+    module.start(made, module.COARSE, velocity, 0 * x)
+
+    def runs(command, force):
+        call = module.Call(
+            "closure",
+            sees=module.ArraySpec("velocity", velocity.shape),
+            gives=module.ArraySpec("force", velocity.shape),
+        )
+        copies = {part.name: part for part in made.iterdir()}
+        host = module.Hosted(command, calls=[call], copies=copies, environment=module.ROOT, timeout=60)
+        return host.run([0], dtype=torch.float64, closure=force).closure.velocity[0].numpy()
+
+    def pushed(seen):
+        return 0.2 * torch.as_tensor(fluid * np.stack([np.sin(x * y), np.cos(x - y)]))[None]
+
+    seen = runs(["pisoFoam"], lambda seen: 0 * seen)
+    np.testing.assert_allclose(seen[0], velocity, rtol=0, atol=1e-12)
+    words = {"cwd": made, "env": os.environ | module.ROOT, "check": True, "capture_output": True}
+    subprocess.run(["pisoFoam"], **words)
+    for step in (1, 2):  # nobody trains: the same flow
+        alone = module.read(made, f"{step * module.STEP:g}/U", module.COARSE)[:2]
+        np.testing.assert_allclose(alone, seen[step], rtol=0, atol=1e-9)
+    one = runs(["pisoFoam"], pushed)
+    assert np.abs(one[2] - seen[2]).max() > 0.02
+    subprocess.run(["decomposePar", "-time", "0"], **words)
+    launch = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", "2", shutil.which("pisoFoam")]
+    two = runs([*launch, "-parallel"], pushed)
+    np.testing.assert_allclose(two, one, rtol=0, atol=1e-6)  # the solvers' ends differ
 
 
 @pytest.mark.slow

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from blackbox.adapters.hosted.boxes import (
     numbers_in,
 )
 from blackbox.adapters.hosted.call import ENDED, Call, Form
+from blackbox.adapters.hosted.client.bb_host import Host
+from blackbox.adapters.hosted.in_thread import InThread, name_of
 from blackbox.adapters.hosted.program import Program, Start
 from blackbox.adapters.hosted.programs import HostCounts, Place, Programs
 from blackbox.checks import check_choice, check_count, check_positive
@@ -38,6 +40,7 @@ from blackbox.ledger import Ledger
 from blackbox.notices import warn
 from blackbox.outside import plain
 from blackbox.spec import ArraySpec, check_specs
+from blackbox.wrappers.described import described
 
 Array = np.ndarray[Any, Any]
 PathLike = os.PathLike[str]
@@ -106,7 +109,7 @@ class Hosted(BoxGroup):
 
     def __init__(
         self,
-        arguments: Sequence[str | PathLike],
+        arguments: Sequence[str | PathLike] | Callable[[int, Host], object],
         *,
         calls: Sequence[Call],
         outputs: Sequence[ArraySpec] = (),
@@ -138,7 +141,14 @@ class Hosted(BoxGroup):
         self.environment, self.prepare, self.keep_failed = dict(environment or {}), prepare, keep_failed
         self.scratch = None if scratch is None else existing("Hosted, scratch", scratch)
         path = (os.environ | self.environment).get("PATH")
-        self._command = command_of(arguments, (CASE,), path)
+        self._function = arguments if callable(arguments) else None
+        if self._function is not None and (output_files or output_templates or copies or prepare):
+            raise ConfigurationError(
+                "Hosted: expected no output_files, output_templates, copies or prepare with a Python "
+                "function, which runs in no folder, got some. Let the function do what they do; results go "
+                "by host.output(name, values)."
+            )
+        self._command = [] if callable(arguments) else command_of(arguments, (CASE,), path)
         self._files = array_files_of("Hosted, output_files", output_files, outputs, read=True)
         self._templates = templates_of("Hosted, output_templates", output_templates, outputs)
         self._copies = {
@@ -168,7 +178,8 @@ class Hosted(BoxGroup):
 
     def wrapped(self, wrap: Callable[[BlackBoxFunction], BlackBoxFunction]) -> Hosted:
         """The same host, whose runs go through wrappers around its boxes."""
-        other = copy.copy(self)
+        other: Hosted = object.__new__(type(self))  # copy.copy would ask for what pickle does: it is refused
+        vars(other).update(vars(self))
         other.boxes = tuple(wrap(box) for box in self.boxes)
         return other
 
@@ -230,6 +241,7 @@ class Hosted(BoxGroup):
         """What the answers depend on: settings, and contents of the program and of copies."""
         command = [part.text if isinstance(part, Template) else str(part) for part in self._command]
         programs = [content(part) for part in self._command if isinstance(part, Path)]
+        programs += [described("the host's function", self._function)] if self._function is not None else []
         copies = [(name, content(path)) for name, path in sorted(self._copies.items())]
         texts = {name: template.text for name, template in self._templates.items()}
         return repr(
@@ -254,9 +266,13 @@ class Hosted(BoxGroup):
 
     def __repr__(self) -> str:
         """Named after the program."""
+        if self._function is not None:
+            return f"Hosted({name_of(self._function)!r})"
         return f"Hosted({Path(str(self._command[0])).name!r})"
 
     def _started(self, case: int) -> Program:
+        if self._function is not None:
+            return self._program(Start([], {}, kind=partial(InThread, self._function, case)))
         values = {"case": np.asarray(case)}
         arguments = [part.fill(values) if isinstance(part, Template) else str(part) for part in self._command]
 
@@ -268,8 +284,10 @@ class Hosted(BoxGroup):
             if self.prepare is not None:
                 self.prepare(case, folder)
 
+        return self._program(Start(arguments, {**os.environ, **self.environment}, prepare, self._results))
+
+    def _program(self, start: Start) -> Program:
         most = max(numbers_in(specs) for call in self.calls for specs in (call.seen, call.given))
-        start = Start(arguments, {**os.environ, **self.environment}, prepare, self._results)
         return Program(self.form, start, self.timeout, 8 * most, self.scratch, self.keep_failed)
 
     def _results(self, folder: Path) -> dict[str, Array]:

@@ -44,7 +44,7 @@ class Start:
         environment: Mapping[str, str],
         prepare: Callable[[Path], object] = lambda folder: None,
         results: Callable[[Path], dict[str, Array]] = lambda folder: {},
-        kind: type[Running] = Running,
+        kind: Callable[[list[str], Path, dict[str, str]], Running] = Running,
     ) -> None:
         self.arguments, self.environment = arguments, environment
         self.prepare, self.results, self.kind = prepare, results, kind

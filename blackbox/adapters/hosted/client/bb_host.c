@@ -234,10 +234,10 @@ void bb_put(const char *name, int type, int rank, const int *dims, const void *d
   if (bb_open()) put(name, type, rank, dims, NULL, NULL, data);
 }
 
-void bb_put_copy(const char *name, int type, int rank, const int *dims, const void *data) {
+static void put_copy(const char *name, int type, int rank, const int *dims, const int *first, const int *whole,
+                     const void *data) {
   size_t bytes;
-  if (!bb_open()) return;
-  put(name, type, rank, dims, NULL, NULL, data);
+  put(name, type, rank, dims, first, whole, data);
   bytes = bytes_of(&entries[count - 1]);
   free(copies[count - 1]);
   copies[count - 1] = malloc(bytes ? bytes : 1);
@@ -246,9 +246,18 @@ void bb_put_copy(const char *name, int type, int rank, const int *dims, const vo
   data_of[count - 1] = copies[count - 1];
 }
 
+void bb_put_copy(const char *name, int type, int rank, const int *dims, const void *data) {
+  if (bb_open()) put_copy(name, type, rank, dims, NULL, NULL, data);
+}
+
 void bb_put_part(const char *name, int type, int rank, const int *dims, const int *first, const int *whole,
                  const void *data) {
   if (bb_open()) put(name, type, rank, dims, first, whole, data);
+}
+
+void bb_put_part_copy(const char *name, int type, int rank, const int *dims, const int *first, const int *whole,
+                      const void *data) {
+  if (bb_open()) put_copy(name, type, rank, dims, first, whole, data);
 }
 
 int bb_call(const char *call) {

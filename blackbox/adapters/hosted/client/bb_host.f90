@@ -12,7 +12,7 @@ module bb_host
   use, intrinsic :: iso_c_binding
   implicit none
   private
-  public :: bb_open, bb_open_part, bb_exchange, bb_put, bb_call, bb_get, bb_output, bb_close
+  public :: bb_open, bb_open_part, bb_exchange, bb_put, bb_put_part, bb_call, bb_get, bb_output, bb_close
 
   integer(c_int), parameter :: of_float = 1, of_double = 2, of_int = 3
 
@@ -33,6 +33,13 @@ module bb_host
       character(kind=c_char), intent(in) :: name(*)
       integer(c_int), value :: type, rank
       integer(c_int), intent(in) :: dims(*)
+      type(c_ptr), value :: data
+    end subroutine
+    subroutine c_put_part(name, type, rank, dims, first, whole, data) bind(c, name="bb_put_part_copy")
+      import :: c_int, c_char, c_ptr
+      character(kind=c_char), intent(in) :: name(*)
+      integer(c_int), value :: type, rank
+      integer(c_int), intent(in) :: dims(*), first(*), whole(*)
       type(c_ptr), value :: data
     end subroutine
     subroutine c_get(name, type, rank, dims, data) bind(c, name="bb_get")
@@ -84,6 +91,11 @@ module bb_host
     module procedure put_int_0, put_int_1, put_int_2, put_int_3, put_int_4
   end interface
 
+  interface bb_put_part
+    module procedure put_part_double_1, put_part_double_2, put_part_double_3, put_part_double_4
+    module procedure put_part_float_1, put_part_float_2, put_part_float_3, put_part_float_4
+  end interface
+
   interface bb_get
     module procedure get_double_0, get_double_1, get_double_2, get_double_3, get_double_4
     module procedure get_float_0, get_float_1, get_float_2, get_float_3, get_float_4
@@ -102,7 +114,7 @@ contains
     bb_open = c_open() /= 0
   end function
 
-  ! Connect as one of several processes that each ask: rank 0 to size - 1. Parts are put by bb_put_part of bb_host.h.
+  ! Connect as one of several processes (ranks of MPI) that each ask with their part: rank 0 to size - 1.
   logical function bb_open_part(rank, size)
     integer, intent(in) :: rank, size
     bb_open_part = c_open_part(int(rank, c_int), int(size, c_int)) /= 0
@@ -308,6 +320,79 @@ contains
     integer(c_int), intent(in), target, contiguous :: array(:, :, :, :)
     call c_columns(1_c_int)
     call c_put(trim(name) // c_null_char, of_int, 4_c_int, shape(array, c_int), c_loc(array))
+  end subroutine
+
+  ! A process's part of an array: where it begins in the whole, counted from 1, and the shape of the whole.
+  subroutine put_part_double_1(name, array, first, whole)
+    character(*), intent(in) :: name
+    real(c_double), intent(in), target, contiguous :: array(:)
+    integer, intent(in) :: first(1), whole(1)
+    call c_columns(1_c_int)
+    call c_put_part(trim(name) // c_null_char, of_double, 1_c_int, shape(array, c_int), int(first - 1, c_int), &
+      int(whole, c_int), c_loc(array))
+  end subroutine
+
+  subroutine put_part_double_2(name, array, first, whole)
+    character(*), intent(in) :: name
+    real(c_double), intent(in), target, contiguous :: array(:, :)
+    integer, intent(in) :: first(2), whole(2)
+    call c_columns(1_c_int)
+    call c_put_part(trim(name) // c_null_char, of_double, 2_c_int, shape(array, c_int), int(first - 1, c_int), &
+      int(whole, c_int), c_loc(array))
+  end subroutine
+
+  subroutine put_part_double_3(name, array, first, whole)
+    character(*), intent(in) :: name
+    real(c_double), intent(in), target, contiguous :: array(:, :, :)
+    integer, intent(in) :: first(3), whole(3)
+    call c_columns(1_c_int)
+    call c_put_part(trim(name) // c_null_char, of_double, 3_c_int, shape(array, c_int), int(first - 1, c_int), &
+      int(whole, c_int), c_loc(array))
+  end subroutine
+
+  subroutine put_part_double_4(name, array, first, whole)
+    character(*), intent(in) :: name
+    real(c_double), intent(in), target, contiguous :: array(:, :, :, :)
+    integer, intent(in) :: first(4), whole(4)
+    call c_columns(1_c_int)
+    call c_put_part(trim(name) // c_null_char, of_double, 4_c_int, shape(array, c_int), int(first - 1, c_int), &
+      int(whole, c_int), c_loc(array))
+  end subroutine
+
+  subroutine put_part_float_1(name, array, first, whole)
+    character(*), intent(in) :: name
+    real(c_float), intent(in), target, contiguous :: array(:)
+    integer, intent(in) :: first(1), whole(1)
+    call c_columns(1_c_int)
+    call c_put_part(trim(name) // c_null_char, of_float, 1_c_int, shape(array, c_int), int(first - 1, c_int), &
+      int(whole, c_int), c_loc(array))
+  end subroutine
+
+  subroutine put_part_float_2(name, array, first, whole)
+    character(*), intent(in) :: name
+    real(c_float), intent(in), target, contiguous :: array(:, :)
+    integer, intent(in) :: first(2), whole(2)
+    call c_columns(1_c_int)
+    call c_put_part(trim(name) // c_null_char, of_float, 2_c_int, shape(array, c_int), int(first - 1, c_int), &
+      int(whole, c_int), c_loc(array))
+  end subroutine
+
+  subroutine put_part_float_3(name, array, first, whole)
+    character(*), intent(in) :: name
+    real(c_float), intent(in), target, contiguous :: array(:, :, :)
+    integer, intent(in) :: first(3), whole(3)
+    call c_columns(1_c_int)
+    call c_put_part(trim(name) // c_null_char, of_float, 3_c_int, shape(array, c_int), int(first - 1, c_int), &
+      int(whole, c_int), c_loc(array))
+  end subroutine
+
+  subroutine put_part_float_4(name, array, first, whole)
+    character(*), intent(in) :: name
+    real(c_float), intent(in), target, contiguous :: array(:, :, :, :)
+    integer, intent(in) :: first(4), whole(4)
+    call c_columns(1_c_int)
+    call c_put_part(trim(name) // c_null_char, of_float, 4_c_int, shape(array, c_int), int(first - 1, c_int), &
+      int(whole, c_int), c_loc(array))
   end subroutine
 
   subroutine get_double_0(name, array)

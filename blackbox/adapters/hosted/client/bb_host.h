@@ -47,6 +47,8 @@ void bb_get(const char *name, int type, int rank, const int *dims, void *data);
  * the whole come back as the same part, all others whole to each process. */
 void bb_put_part(const char *name, int type, int rank, const int *dims, const int *first, const int *whole,
                  const void *data);
+void bb_put_part_copy(const char *name, int type, int rank, const int *dims, const int *first, const int *whole,
+                      const void *data); /* may change at once */
 
 /* Hand over a result of the run, such as a drag. */
 void bb_output(const char *name, int type, int rank, const int *dims, const void *data);

@@ -222,15 +222,60 @@ int main(int argc, char **argv) {
 """
 
 
-@pytest.mark.slow
-@pytest.mark.needs("mpi", "cc")
-def test_each_process_asks_with_its_part(tmp_path):
-    (tmp_path / "main.c").write_text(MPI)
-    run("mpicc", f"-I{CLIENT}", "main.c", CLIENT / "bb_host.c", "-o", "main", cwd=tmp_path)
+MPI_FORTRAN = """
+program main
+  use mpi
+  use, intrinsic :: iso_fortran_env, only: real64
+  use bb_host
+  implicit none
+  integer :: rank, size, error, i, j, step, c
+  real(real64) :: field(4, 3), answer(4, 3), whole(4, 6), answers(4, 6), total, all
+  character(20) :: case, mode
+  call MPI_Init(error)
+  call MPI_Comm_rank(MPI_COMM_WORLD, rank, error)
+  call MPI_Comm_size(MPI_COMM_WORLD, size, error)
+  call get_command_argument(1, case)
+  call get_command_argument(2, mode)
+  read (case, *) c
+  do j = 1, 3
+    do i = 1, 4
+      field(i, j) = c + 100 * (i - 1) + (j - 1 + 3 * rank)
+    end do
+  end do
+  if (mode == "parts") then
+    if (.not. bb_open_part(rank, size)) call MPI_Abort(MPI_COMM_WORLD, 1, error)
+  end if
+  do step = 1, 3
+    if (mode == "parts") then   ! each process its columns; 1 * field is gone after the line
+      call bb_put_part("x", 1 * field, first=[1, 1 + 3 * rank], whole=[4, 6])
+      if (.not. bb_call("closure")) call MPI_Abort(MPI_COMM_WORLD, 1, error)
+      call bb_get("u", answer)
+    else                        ! the first process asks for all
+      call MPI_Gather(field, 12, MPI_DOUBLE_PRECISION, whole, 12, MPI_DOUBLE_PRECISION, 0, &
+        MPI_COMM_WORLD, error)
+      if (rank == 0) then
+        if (.not. bb_exchange("closure", whole, answers)) call MPI_Abort(MPI_COMM_WORLD, 1, error)
+      end if
+      call MPI_Scatter(answers, 12, MPI_DOUBLE_PRECISION, answer, 12, MPI_DOUBLE_PRECISION, 0, &
+        MPI_COMM_WORLD, error)
+    end if
+    field = field + answer
+  end do
+  total = sum(field)
+  call MPI_Reduce(total, all, 1, MPI_DOUBLE_PRECISION, MPI_SUM, 0, MPI_COMM_WORLD, error)
+  if (rank == 0) call bb_output("sum", all)
+  call bb_close()
+  call MPI_Finalize(error)
+end program
+"""
+
+
+def on_two_ranks(program, *words):
+    """A host of a program on two processes, and its run of two cases against the same steps in NumPy."""
     call = Call("closure", sees=ArraySpec("x", (4, 6)), gives=ArraySpec("u", (4, 6)))
-    words = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", "2"]
+    launch = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", "2"]
     host = Hosted(
-        [*words, tmp_path / "main", "{case}"], calls=[call], outputs=[ArraySpec("sum", ())], timeout=60
+        [*launch, program, "{case}", *words], calls=[call], outputs=[ArraySpec("sum", ())], timeout=60
     )
     result = host.run([0, 5], dtype=torch.float64, closure=lambda x: 0.5 * x.flip(1))
     x = np.array([0, 5])[:, None, None] + 100.0 * np.arange(4)[:, None] + np.arange(6)
@@ -238,3 +283,21 @@ def test_each_process_asks_with_its_part(tmp_path):
         assert np.allclose(result.closure.x[:, step], x)
         x = x + 0.5 * x[:, ::-1]
     assert np.allclose(result.outputs["sum"], x.sum((1, 2)))
+
+
+@pytest.mark.slow
+@pytest.mark.needs("mpi", "cc")
+def test_each_process_asks_with_its_part(tmp_path):
+    (tmp_path / "main.c").write_text(MPI)
+    run("mpicc", f"-I{CLIENT}", "main.c", CLIENT / "bb_host.c", "-o", "main", cwd=tmp_path)
+    on_two_ranks(tmp_path / "main")
+
+
+@pytest.mark.slow
+@pytest.mark.needs("mpi", "mpifort", "cc", "gfortran")
+@pytest.mark.parametrize("mode", ["parts", "first"])
+def test_processes_in_fortran_ask_each_with_its_part_or_by_the_first(tmp_path, mode):
+    (tmp_path / "main.f90").write_text(MPI_FORTRAN)
+    run("cc", "-c", CLIENT / "bb_host.c", cwd=tmp_path)
+    run("mpifort", CLIENT / "bb_host.f90", "main.f90", "bb_host.o", "-o", "main", cwd=tmp_path)
+    on_two_ranks(tmp_path / "main", mode)

@@ -17,6 +17,8 @@ from torch import nn
 import zo
 from blackbox import (
     ArraySpec,
+    Budgeted,
+    BudgetError,
     ConfigurationError,
     DefinitionError,
     DtypeError,
@@ -476,6 +478,15 @@ host.run([0, 1], closure=lambda x: x)
         host.run([0, 1], calls=9, closure=net, dtype=torch.float64)
         other = hosted(tmp_path, LINEAR)
         other.run([0, 1], calls=4, closure=net, dtype=torch.float64)  # as many as there are
+
+    def test_runs_go_through_wrappers(self, tmp_path):
+        host, net = hosted(tmp_path, LINEAR), network().requires_grad_(False)
+        wrapped = host.wrapped(lambda box: Budgeted(box, rows=12))
+        assert [type(box) for box in wrapped.boxes] == [Budgeted] and type(host.boxes[0]) is not Budgeted
+        run = wrapped.run(CASES, calls=3, closure=net, dtype=torch.float64)
+        assert torch.allclose(run.closure.x, twin(net, CASES, 3), atol=1e-14)
+        with pytest.raises(BudgetError):
+            wrapped.run(CASES, calls=1, closure=net, dtype=torch.float64)
 
 
 class TestRefused:
