@@ -10,7 +10,7 @@ from zo import box_gradient, errors, estimators, evaluators, pruning, tangents
 from zo import (
     jax as jax,
 )  # not in __all__: `from zo import *` would take the name of the package from its users
-from zo.box_gradient import DCTBasis, RowRGE, custom_op, differentiable
+from zo.box_gradient import DCTBasis, RowRGE, custom_op, differentiable, finite_difference
 from zo.errors import (
     ConfigurationError,
     EvaluatorWarning,
@@ -102,6 +102,7 @@ __all__ = [
     "errors",
     "estimators",
     "evaluators",
+    "finite_difference",
     "pruning",
     "tangents",
 ]
