@@ -85,7 +85,7 @@ PEERS := tests/tasks/test_export.py tests/tasks/test_callbacks.py tests/examples
   tests/tasks/test_cma_es.py \
   tests/tasks/test_tesseract.py \
   tests/blackbox/wrappers/test_parallel_executors.py tests/blackbox/adapters/command/test_mpi.py \
-  tests/zo/evaluators/difference/test_fused.py
+  tests/zo/evaluators/difference/test_fused.py tests/zo/test_jax.py tests/docs/test_own_loss.py tests/docs/test_jax.py
 
 test-peers: export OMP_NUM_THREADS ?= 1
 test-peers: export TRITON_INTERPRET = 1

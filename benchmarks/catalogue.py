@@ -264,6 +264,13 @@ BENCHMARKS: dict[str, Benchmark] = {
             results={"particles.json": SMALL},
         ),
         Benchmark(
+            "finite_difference",
+            "docs/howto/choose_mu.md: differences that choose their steps, as gradients and as a check",
+            "finite_difference:main",
+            "a minute",
+            results={"finite_difference.json": SMALL},
+        ),
+        Benchmark(
             "closure",
             "docs/concepts/learned_tangents.md: a network inside a solver, with dither and without",
             "closure:main",

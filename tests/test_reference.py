@@ -31,6 +31,7 @@ PACKAGES = (
     "zo.errors",
     "zo.estimators",
     "zo.evaluators",
+    "zo.jax",
     "zo.pruning",
     "zo.tangents",
 )

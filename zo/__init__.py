@@ -7,7 +7,10 @@ around a box), `zo.pruning` (scores and layer ratios) and `zo.errors`.
 
 import blackbox_coupling  # noqa: F401  which names files that are in the way of a package
 from zo import box_gradient, errors, estimators, evaluators, pruning, tangents
-from zo.box_gradient import DCTBasis, RowRGE, custom_op, differentiable
+from zo import (
+    jax as jax,
+)  # not in __all__: `from zo import *` would take the name of the package from its users
+from zo.box_gradient import DCTBasis, RowRGE, custom_op, differentiable, finite_difference
 from zo.errors import (
     ConfigurationError,
     EvaluatorWarning,
@@ -99,6 +102,7 @@ __all__ = [
     "errors",
     "estimators",
     "evaluators",
+    "finite_difference",
     "pruning",
     "tangents",
 ]

@@ -3,15 +3,18 @@
 from zo.box_gradient.bases import Basis, DCTBasis, GivenBasis
 from zo.box_gradient.custom_op import custom_op
 from zo.box_gradient.differentiable import DifferentiableBox, RowCounts, differentiable
+from zo.box_gradient.finite_difference import FiniteDifference, finite_difference
 from zo.box_gradient.row_rge import RowRGE
 
 __all__ = [
     "Basis",
     "DCTBasis",
     "DifferentiableBox",
+    "FiniteDifference",
     "GivenBasis",
     "RowCounts",
     "RowRGE",
     "custom_op",
     "differentiable",
+    "finite_difference",
 ]

@@ -248,19 +248,23 @@ class DifferentiableBox(nn.Module):
         return outputs[0] if len(outputs) == 1 else outputs
 
     @torch.no_grad()
-    def evaluate(self, inputs: tuple[Tensor, ...], *, recorded: bool) -> tuple[tuple[Tensor, ...], int]:
+    def evaluate(
+        self, inputs: tuple[Tensor, ...], *, recorded: bool, number: int | None = None
+    ) -> tuple[tuple[Tensor, ...], int]:
         """What forward does, without autograd: the box's outputs, and the number of the call.
 
         Args:
             inputs: the inputs of the call, `(*leading, *spec.shape)`.
             recorded: whether `pull_back` will be asked for this call's gradients.
+            number: the call's, if it is not the next one.
         """
-        with self._number(recorded) as number:
+        with self._number(recorded) as following:
             outputs = self.box(*(array.detach() for array in inputs))
         if self._tangent is not None and recorded:
             self._tangent.start()
         # copies: autograd lets nobody write to what is a view, as rows in further axes are
-        return tuple(out.clone() for out in (outputs if isinstance(outputs, tuple) else (outputs,))), number
+        copies = tuple(out.clone() for out in (outputs if isinstance(outputs, tuple) else (outputs,)))
+        return copies, following if number is None else number
 
     def _look(self, call: int, inputs: Sequence[Tensor]) -> None:
         """Say it where values alone do not show the derivative by an input."""

@@ -1,0 +1,304 @@
+"""`finite_difference`: the derivative of a plain function by differences that choose their steps.
+
+Steps go down from the size of a number by factors of four, as long as that helps. A slope is off by what it
+bends, which the next longer step shows, and by noise or rounding, which the shorter ones show, four times as
+large each: of the slopes of one derivative that is taken whose larger part is least.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blackbox import ArraySpec, BlackBoxFunction
+from blackbox.arrays import as_tensor
+from zo.box_gradient.row_queries import RowQueries, plan_queries
+from zo.errors import ConfigurationError
+from zo.estimators.cge import CGE
+from zo.slopes import KINKED, STAYS
+
+FACTOR = 4.0  # between steps
+BEYOND = 3  # steps shorter than the best that are asked, to see noise grow
+MOST = 30  # steps of a number
+BENT = 3.0  # of what the next longer step differs by; 15 for two sides, and a margin of 5
+NOISY = 2.0  # times what shorter steps show, since they are a few draws
+COARSE = 0.1  # of slopes: an error from which on all steps are tried, those longer than the number too
+
+
+@dataclass(frozen=True)
+class FiniteDifference:
+    """A derivative by finite differences, and how far it is to be believed.
+
+    Attributes:
+        value: f(x), as f gave it.
+        gradient: `(*y.shape, *x.shape)` float64, an array or a tensor as x; for a number y of the shape of x.
+        error: estimates of the absolute errors of these, seldom exceeded; infinite where nothing is known.
+        steps: the steps that they were taken over, in units of x.
+        kinks: where slopes to both sides differ however short the step: no derivative is there, `gradient` is
+            the mean of both, and `error` half of what they differ by.
+        evaluations: how often f was called, the base included.
+        failed: how many of these raised an error or gave numbers that are not finite.
+    """
+
+    value: Any
+    gradient: Any
+    error: Any
+    steps: Any
+    kinks: Any
+    evaluations: int
+    failed: int
+
+    def refutes(self, derivative: Any, tolerance: float = 0.0) -> Any:
+        """Where a derivative is another one, beyond the error of this.
+
+        Args:
+            derivative: what is checked, of the shape of `gradient`.
+            tolerance: how far it may be off besides, as a part of the size of `gradient`.
+
+        Returns:
+            Of that shape, bool.
+        """
+        if tuple(derivative.shape) != tuple(self.gradient.shape):
+            raise ConfigurationError(
+                f"FiniteDifference.refutes, derivative: expected the shape {tuple(self.gradient.shape)}, got "
+                f"{tuple(derivative.shape)}. Axes of the output come first, then those of x."
+            )
+        return ~(abs(derivative - self.gradient) <= self.error + tolerance * abs(self.gradient))
+
+
+def finite_difference(f: Callable[[Any], Any], x: Any, *, scale: Any = None) -> FiniteDifference:
+    """The gradient or Jacobian of a plain function, by differences that choose their steps.
+
+        result = zo.finite_difference(lambda x: np.sum(np.sin(x) / x), np.array([1e-3, 2.0, 5e4]))
+        result.gradient, result.error
+        result.refutes(by_hand, tolerance=0.01)  # where a derivative of yours is wrong
+
+    For each number of x, and each of f, the step is another one: numbers of different sizes, functions with
+    an offset, few digits, noise or a narrow feature need no setting. Each step is taken both ways, and one
+    way where the other fails (raises, or gives NaN), as at the edge of a domain. That takes some 10 to 30
+    calls of f for each number of x, and up to 60 where no step is found; for a network's weights take
+    `zo.LossGradient`, for a box in a training `zo.differentiable`.
+
+    The error is an estimate, for noise and rounding one that a twentieth of the numbers exceed, for smooth
+    functions several times what it is. Where it is more than the tolerance of a check, the check cannot tell.
+    Of a function that comes in steps the slope across them is given, and a kink beside x that is nearer than
+    rounding lets steps be is taken for one at x.
+
+    Args:
+        f: takes an array like x, and gives a float, an array or a tensor of floats. It may write to x.
+        x: array or tensor of float32 or float64, any shape.
+        scale: the longest step of each number, of a shape that broadcasts to that of x. None takes the size
+            of each number, 1 where it is zero; where that gives no slope, longer ones are tried, up to the
+            largest number of x or 1.
+
+    Returns:
+        The derivative, its error, its steps, and what it took.
+
+    Raises:
+        ConfigurationError: x or f(x) is not of finite floats, or a scale is not positive or lost in rounding.
+        Exception: what f raises at x itself.
+    """
+    numpy = not isinstance(x, Tensor)
+    base = as_tensor(np.asarray(x) if numpy else x).clone()
+    _refuse_other_numbers("x", base, "x.astype(float)" if numpy else "x.double()")
+    longest, most = _longest(base, scale)
+    value = f(base.numpy().copy() if numpy else base.clone())
+    output = as_tensor(np.asarray(value) if not isinstance(value, Tensor) else value).clone()
+    _refuse_other_numbers("f(x)", output, "float(...)" if not output.ndim else "the result to float64")
+    box = _Plain(f, base, output, numpy)
+    units = {0: longest.flatten()}
+    everything = torch.zeros(1, dtype=torch.int64, device=base.device)
+    queries = plan_queries(
+        box, CGE(1.0, central=True), [base[None]], [0], everything, torch.Generator(), None, units
+    )
+    ladder = _Ladder(queries, output.flatten().double().cpu())
+    ladder.climb(most.flatten())
+    shape = (*output.shape, *base.shape)
+    found = (part.T.reshape(shape) for part in ladder.best())  # (numbers of x, numbers of f)
+    gradient, error, steps, kinks = (part.numpy() if numpy else part.to(base.device) for part in found)
+    return FiniteDifference(
+        value, gradient, error, steps, kinks, box.ledger.rows_run + 1, box.ledger.rows_failed
+    )
+
+
+class _Plain(BlackBoxFunction):
+    """A plain function as a box of one row a call; what raises or is not finite is a failed row."""
+
+    def __init__(self, f: Callable[[Any], Any], x: Tensor, y: Tensor, numpy: bool) -> None:
+        super().__init__(failures="keep")
+        self.function = f
+        self.arrays = "numpy" if numpy else "torch"
+        self.inputs = (ArraySpec("x", tuple(x.shape)),)
+        self.outputs = (ArraySpec("y", tuple(y.shape), str(y.dtype).removeprefix("torch.")),)
+
+    def evaluate(self, x: Any) -> Any:
+        """One row."""
+        return self.function(x)
+
+    def __repr__(self) -> str:
+        return f"finite_difference({getattr(self.function, '__name__', self.function)!s})"
+
+
+class _Ladder:
+    """Slopes over steps of each number, the longest first.
+
+    Args:
+        queries: of the numbers of one row, forward and back, over the longest steps.
+        value: `(outputs,)` float64, that of the base.
+    """
+
+    def __init__(self, queries: RowQueries, value: Tensor) -> None:
+        self.queries, self.value = queries, value
+        self.numbers = len(queries.steps) // 2
+        self.times: list[float] = []  # of the longest step
+        self.plus: list[
+            Tensor
+        ] = []  # (numbers, outputs), changes of f forward; NaN where not asked or failed
+        self.minus: list[Tensor] = []
+        self.ahead: list[Tensor] = []  # (numbers,), steps as floats leave them
+        self.behind: list[Tensor] = []
+
+    def climb(self, most: Tensor) -> None:
+        """Go down as long as shorter steps may be better, then up where no slope was found.
+
+        Args:
+            most: `(numbers,)`, the longest steps to be tried, over those that the ladder begins with.
+        """
+        going = torch.arange(self.numbers)
+        for level in range(MOST):
+            self._ask(going, FACTOR**-level)
+            going = going[self._may_gain(going)]
+            if not len(going):
+                break
+        for level in range(1, MOST):
+            coarse = _coarse(*self._judged()[:4]).any(dim=1)
+            going = torch.nonzero(coarse & (FACTOR**level <= most)).flatten()
+            if not len(going):
+                break
+            self._ask(going, FACTOR**level)
+
+    def best(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Slopes, their errors, the steps and whether there are kinks, `(numbers, outputs)` each."""
+        slopes, steps, errors, _, kinks = self._judged()
+        least = errors.min(dim=0)
+        chosen = least.indices[None]
+        gradient, error = slopes.gather(0, chosen)[0], least.values
+        step = steps[..., None].expand_as(slopes).gather(0, chosen)[0]
+        return gradient, error, step, kinks.gather(0, chosen)[0]
+
+    def _judged(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Slopes, steps, errors, half of what both sides differ by, and kinks; the longest steps first."""
+        order = sorted(range(len(self.times)), key=lambda level: -self.times[level])
+        plus, minus, ahead, behind = (
+            torch.stack([parts[level] for level in order])
+            for parts in (self.plus, self.minus, self.ahead, self.behind)
+        )
+        forward, back = plus / ahead[..., None], minus / behind[..., None]
+        both = (plus - minus) / (ahead - behind)[..., None]
+        slopes = torch.where(both.isfinite(), both, torch.where(forward.isfinite(), forward, back))
+        steps = torch.where(ahead.isfinite(), ahead, -behind)
+        known = slopes.isfinite()
+        differ = torch.full_like(slopes, math.inf)
+        differ[1:] = (slopes[1:] - slopes[:-1]).abs().nan_to_num(nan=math.inf)
+        bent = torch.where(both.isfinite(), differ / BENT, differ)
+        # what shorter steps differ by is noise over their length; of these there have to be two
+        lengths = steps[..., None]
+        noise = torch.where(known, differ.nan_to_num(posinf=0.0) * lengths, 0.0)
+        shorter = torch.zeros_like(slopes)
+        if len(slopes) > 1:
+            shorter[:-1] = noise.flip(0).cummax(dim=0).values.flip(0)[1:]
+        count = known.flip(0).cumsum(dim=0).flip(0) - known.int()
+        eps = torch.finfo(self.queries.box.outputs[0].torch_dtype or torch.float64).eps
+        floor = eps * self.value.abs() / lengths
+        errors = torch.maximum(torch.maximum(bent, NOISY * shorter / lengths), floor)
+        silent = (slopes == 0) & ((plus == 0) | ~plus.isfinite()) & ((minus == 0) | ~minus.isfinite())
+        moving = (known & ~silent).any(dim=0)
+        # Where some steps change f, shorter ones that do not are lost in its digits. Where none does:
+        errors = torch.where(silent, torch.where(moving, math.inf, floor), errors)
+        errors = torch.where(known & (silent | (count >= 2)), errors, math.inf)
+        # Both sides keep slopes of their own over the next shorter step, and not by its noise. A kink is left
+        # behind where they no longer do; among the noise of still shorter steps it stays.
+        gaps, kinks = (forward - back).abs() / 2, torch.zeros_like(silent)
+        for level in range(len(gaps) - 1):
+            stays = gaps[level + 1] > STAYS * gaps[level]
+            kinks[level] = stays & ((gaps[level + 1] > 2 * KINKED * errors[level]) | kinks[level - 1])
+        kinks[-1] = kinks[-2:].any(dim=0)
+        errors = torch.where(kinks, torch.maximum(errors, gaps), errors)
+        return slopes, steps, errors, gaps, kinks
+
+    def _may_gain(self, going: Tensor) -> Tensor:
+        """Which of these numbers may have a better slope of some output over shorter steps, `(n,)` bool."""
+        slopes, steps, errors, gaps, _ = (part[:, going] for part in self._judged())
+        if len(slopes) <= BEYOND:
+            return torch.ones(len(going), dtype=torch.bool)
+        still = len(slopes) - 1 - errors.argmin(dim=0) < BEYOND
+        still |= _coarse(slopes, steps, errors, gaps)
+        stuck = (slopes[-2:] == 0).all(dim=0)  # lost in the digits of f
+        resolved = torch.finfo(self.queries.values.dtype).eps * self.queries.values[0, going].abs()
+        return (still & ~stuck).any(dim=1) & (steps[-1] > FACTOR * 8 * resolved.double().cpu())
+
+    def _ask(self, going: Tensor, times: float) -> None:
+        """Ask some numbers over steps of another length, both ways."""
+        device = self.queries.values.device
+        query = torch.cat([going, going + self.numbers]).to(device)
+        changes, steps = [], []
+        for _, step, results in self.queries.again(query, torch.zeros_like(query), times):
+            changes.append(results[0].reshape(len(step), -1).double().cpu() - self.value)
+            steps.append(step.cpu())
+        change, step = torch.cat(changes), torch.cat(steps)
+        self.times.append(times)
+        for parts, half in ((self.plus, slice(len(going))), (self.minus, slice(len(going), None))):
+            whole = torch.full((self.numbers, len(self.value)), math.nan, dtype=torch.float64)
+            whole[going] = change[half]
+            parts.append(whole)
+        for parts, half in ((self.ahead, slice(len(going))), (self.behind, slice(len(going), None))):
+            taken = torch.full((self.numbers,), math.nan, dtype=torch.float64)
+            taken[going] = torch.where(step[half] != 0, step[half], math.nan)
+            parts.append(taken)
+
+
+def _coarse(slopes: Tensor, steps: Tensor, errors: Tensor, gaps: Tensor) -> Tensor:
+    """Whether no step gives more than a rough slope, `(numbers, outputs)`; of each side, where it is zero."""
+    least = errors.min(dim=0)
+    sizes = torch.maximum(slopes.abs(), gaps.nan_to_num(0.0)).gather(0, least.indices[None])[0]
+    return ~(least.values <= COARSE * sizes)
+
+
+def _longest(x: Tensor, scale: Any) -> tuple[Tensor, Tensor]:
+    """The longest step of each number to begin with, float64, and how many times that may be tried."""
+    size = x.double().abs().cpu()
+    if scale is None:
+        longest = torch.where(size > 0, size, 1.0)
+        return longest, max(1.0, float(size.max())) / longest
+    try:
+        longest = torch.as_tensor(scale).double().cpu().broadcast_to(size.shape).clone()
+        positive = bool((longest.isfinite() & (longest > 0)).all())
+    except (RuntimeError, TypeError, ValueError):
+        positive, longest = False, size
+    if not positive or bool((longest < FACTOR**3 * torch.finfo(x.dtype).eps * size).any()):
+        raise ConfigurationError(
+            "finite_difference, scale: expected positive numbers that broadcast to the shape "
+            f"{tuple(x.shape)} of x, above its rounding, got {scale!r}. Give the size of a usual change of "
+            "each number."
+        )
+    return longest, torch.ones_like(longest)
+
+
+def _refuse_other_numbers(name: str, array: Tensor, mend: str) -> None:
+    if array.dtype not in (torch.float32, torch.float64):
+        got = str(array.dtype).removeprefix("torch.")
+    elif not array.numel():
+        got, mend = f"an array of shape {tuple(array.shape)}", "numbers to differentiate by"
+    elif not bool(array.isfinite().all()):
+        got, mend = "NaN or infinity", "a point at which f has a value"
+    else:
+        return
+    raise ConfigurationError(
+        f"finite_difference, {name}: expected finite numbers in float32 or float64, got {got}. Give {mend}."
+    )
