@@ -128,6 +128,12 @@ def _meshes() -> dict[str, str]:
     return {path.relative_to(protocol.RESULTS).as_posix(): SMALL for path in files}
 
 
+def _mosaic() -> dict[str, str]:
+    """A file for each solver, and one for the recovery."""
+    files = sorted((protocol.RESULTS / "mosaic").glob("*.json"))
+    return {path.relative_to(protocol.RESULTS).as_posix(): SMALL for path in files}
+
+
 DEFENCE = {
     "table_defense-small-b-logits.json": SMALL,
     "table_defense-small-b-probabilities-3.json": (
@@ -247,6 +253,14 @@ BENCHMARKS: dict[str, Benchmark] = {
             "meshes.comparison:main",
             "half an hour",
             results=_meshes(),
+        ),
+        Benchmark(
+            "mosaic",
+            "docs/applications/mosaic.md: Mosaic's tasks by methods that only call the solver",
+            "mosaic.comparison:main",
+            "2 hours",
+            seeds=3,
+            results=_mosaic(),
         ),
         Benchmark(
             "size",

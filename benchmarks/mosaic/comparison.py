@@ -1,0 +1,198 @@
+"""Mosaic's tasks by methods that only call the solver, beside the solver's own derivative.
+
+    python -m benchmarks mosaic --size ci                        a few updates; written nowhere
+    python -m benchmarks mosaic --size small --study solvers     solvers in the loop, those installed
+    python -m benchmarks mosaic --size small --study recovery    an initial condition
+    python -m benchmarks mosaic --size small --solvers PhiFlow   one solver; measured cells are kept
+
+Mosaic (Häfner et al. 2026, arXiv 2606.27895) compares differentiable solvers. Here their solvers are black
+boxes, and their derivative is one column among others. Solvers that are not installed are skipped by name.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from benchmarks import protocol
+from benchmarks.mosaic import cells, recovery
+from benchmarks.mosaic.corrector import CI, COLUMNS, SMALL, Task, loss_scale, trained
+from benchmarks.mosaic.solvers import SOLVERS, Maker
+from blackbox import BlackBoxFunction
+
+SEEDS = (0, 1, 2)
+FOLDER = protocol.RESULTS / "mosaic"
+PUBLISHED = {"JAX-CFD": 39.0, "PhiFlow": 37.0}  # gain of WIG over NOG in percent, spectral reference
+ELSEWHERE = {
+    "XLB": "its state is populations on a lattice: no box is written for it yet; Mosaic's gain 20.5 %",
+    "INS.jl": "in Julia, which is not installed; Mosaic's gain 38.8 %",
+    "PICT": "needs a GPU; Mosaic's gain -4.2 %",
+    "Warp-NS": "not a package: Mosaic's own kernels; its gain -0.3 %",
+}
+NOTHING = 1e-3  # of relative error, below which there is nothing to correct
+
+
+def main(words: Sequence[str]) -> None:
+    """The command line."""
+    parser = protocol.options("mosaic", __doc__)
+    parser.add_argument("--study", choices=("solvers", "recovery", "both"), default="both")
+    parser.add_argument("--solvers", nargs="+", choices=tuple(SOLVERS), default=tuple(SOLVERS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
+    asked = parser.parse_args(words)
+    torch.set_num_threads(1)
+    small = asked.size == "small"
+    if asked.study != "recovery":
+        for name in asked.solvers if small else ("JAX-CFD",):
+            _solver(name, SMALL if small else CI, tuple(asked.seeds) if small else (0,), words, keep=small)
+    if asked.study != "solvers":
+        task = recovery.SMALL if small else recovery.CI
+        result = recovery.result(task, asked.seeds if small else (0,))
+        if small:
+            protocol.write("mosaic", words, result, FOLDER / "recovery.json")
+        else:
+            print(recovery.table(result))
+    if small:
+        (FOLDER / "table.md").write_text(tables(), encoding="utf-8")
+
+
+def _solver(name: str, task: Task, seeds: Sequence[int], words: Sequence[str], *, keep: bool) -> None:
+    """Measure the cells of a solver that are not there yet, or say that it is not installed."""
+    maker = SOLVERS[name]
+    if missing := maker.missing():
+        print(f"{name}: skipped, {missing}")
+        return
+    path = FOLDER / f"{name.lower()}.json"
+    about = {"solver": name, "task": asdict(task), "seeds": list(seeds), "code": cells.code("solvers")}
+    about["solver versions"] = maker.versions()
+    found = json.loads(path.read_text(encoding="utf-8")) if keep and path.exists() else {"cells": {}}
+    same = all(found.get(key) == value for key, value in about.items())
+    done: dict[str, Any] = found["cells"] if same else {}
+    box = maker.make(task.points, task.viscosity)
+    scale = loss_scale(box, task)
+    for column in COLUMNS:
+        if done.get(column, {}).get("state") in ("measured", "excluded"):
+            continue
+        done[column] = cell(column, box, maker, task, seeds, scale, done)
+        print(f"{name}, {column}: {said(done[column])}", flush=True)
+        if keep:
+            protocol.write("mosaic", words, {**about, "cells": done}, path)
+
+
+def cell(
+    column: str, box: BlackBoxFunction, maker: Maker, task: Task, seeds: Sequence[int], scale: float,
+    done: Mapping[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """One cell of a solver, with its state.
+
+    Args:
+        column: one of `COLUMNS`.
+        box: the solver.
+        maker: what says which columns it cannot have.
+        task: the sizes.
+        seeds: of the weights.
+        scale: of the loss.
+        done: the cells before it, of which the first is that of the bare solver.
+    """
+    if maker.excluded and column in maker.excluded:
+        return cells.excluded(maker.excluded[column])
+    bare = done.get("uncorrected", {}).get("runs")
+    if bare and bare[0]["final"] < NOTHING and task == SMALL:
+        return cells.excluded(f"nothing to correct: the bare solver ends at {bare[0]['final']:.1e}")
+
+    def run() -> dict[str, Any]:
+        alone = column == "uncorrected"
+        runs = [trained(column, box, task, seed, scale) for seed in (seeds[:1] if alone else seeds)]
+        if not all(math.isfinite(each["log"]) for each in runs):
+            raise ArithmeticError("errors of free runs are not finite")
+        return {"runs": runs}
+
+    return cells.measured(run)
+
+
+def said(found: Mapping[str, Any]) -> str:
+    """A cell in words."""
+    if found["state"] != "measured":
+        return f"{found['state']}, {found['why']}"
+    finals = ", ".join(f"{each['final']:.4g}" for each in found["runs"])
+    return f"{finals}; {found['runs'][0]['rows']:,} rows, {found['runs'][0]['seconds']:.0f} s"
+
+
+def logs(found: Mapping[str, Any], column: str) -> list[float]:
+    """Of a measured cell the mean logarithm of the error for each seed; none of another."""
+    return [each["log"] for each in found["cells"].get(column, {}).get("runs", ())]
+
+
+def gain(found: Mapping[str, Any], column: str, over: str) -> float | None:
+    """By how much a column's errors are below another's, in percent: Mosaic's measure, paired by seed."""
+    own, other = logs(found, column), logs(found, over)
+    if not own or not other:
+        return None
+    pairs = zip(other * (len(own) if len(other) == 1 else 1), own, strict=True)
+    return 100 * (math.exp(fmean(base - log for base, log in pairs)) - 1)
+
+
+def results() -> dict[str, dict[str, Any]]:
+    """The committed files, by solver."""
+    paths = {name: FOLDER / f"{name.lower()}.json" for name in SOLVERS}
+    return {name: json.loads(path.read_text("utf-8")) for name, path in paths.items() if path.exists()}
+
+
+def tables() -> str:
+    """Both studies, in Markdown, from the committed files."""
+    path = FOLDER / "recovery.json"
+    parts = ["## Solvers in the loop", solvers_table()]
+    if path.exists():
+        found = json.loads(path.read_text("utf-8"))
+        parts += ["## Recovery of an initial condition", recovery.table(found)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _spread(values: Sequence[float]) -> str:
+    """The mean, and the least and the greatest where there are several."""
+    mean = f"{fmean(values):.3f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.3f} to {max(values):.3f})"
+
+
+def solvers_table() -> str:
+    """A line for each cell that was measured, and what was not and why."""
+    lines, why = [], []
+    for name, found in results().items():
+        state_of = cells.states(found, "solvers")
+        for column in COLUMNS:
+            if (entry := found["cells"].get(column)) is None:
+                continue
+            if entry["state"] != "measured":
+                why.append(f"- {name}, {column}: {entry['state']}, {entry['why']}.")
+                continue
+            finals = [each["final"] for each in entry["runs"]]
+            rows = entry["runs"][0]["rows"]
+            over = gain(found, column, "NOG") if column not in ("uncorrected", "NOG") else None
+            true = gain(found, "WIG", "NOG")
+            part = over / true if over is not None and true and column.startswith("tangents") else None
+            lines.append(
+                (
+                    name,
+                    column,
+                    state_of[column],
+                    _spread(finals),
+                    "" if over is None else f"{over:+.1f} %",
+                    "" if part is None else f"{part:.2f}",
+                    f"{rows:,}" if rows else "",
+                )
+            )
+    why += [f"- {name}: excluded, {reason}." for name, reason in ELSEWHERE.items()]
+    heads = ("solver", "column", "state", "error after 36 calls", "gain over NOG", "of WIG's gain", "rows")
+    table = "\n".join(f"| {' | '.join(row)} |" for row in [heads, ["---"] * len(heads), *lines])
+    beside = ", ".join(f"{name} {value:g} %" for name, value in PUBLISHED.items())
+    return (
+        "Relative error of the velocity after 36 calls on eight starts that were not trained on: mean of "
+        "three seeds, least and greatest. Gains are Mosaic's measure: the geometric mean over calls, starts "
+        "and seeds of NOG's error over the column's, less one. Mosaic's gains of WIG: "
+        f"{beside}.\n\n{table}\n\nNot measured:\n\n" + "\n".join(why)
+    )
