@@ -131,7 +131,8 @@ def _meshes() -> dict[str, str]:
 def _mosaic() -> dict[str, str]:
     """A file for each solver, and one for the recovery."""
     files = sorted((protocol.RESULTS / "mosaic").glob("*.json"))
-    return {path.relative_to(protocol.RESULTS).as_posix(): SMALL for path in files}
+    sizes = {path: "paper" if path.stem.endswith("-paper") else "small" for path in files}
+    return {path.relative_to(protocol.RESULTS).as_posix(): f"--size {size}" for path, size in sizes.items()}
 
 
 DEFENCE = {
@@ -259,7 +260,8 @@ BENCHMARKS: dict[str, Benchmark] = {
             "docs/applications/mosaic.md: Mosaic's tasks by methods that only call the solver",
             "mosaic.comparison:main",
             "2 hours",
-            seeds=3,
+            ALL,
+            3,
             results=_mosaic(),
         ),
         Benchmark(

@@ -15,6 +15,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -22,11 +23,12 @@ import torch
 
 from benchmarks import protocol
 from benchmarks.mosaic import cells, recovery
-from benchmarks.mosaic.corrector import CI, COLUMNS, SMALL, Task, loss_scale, trained
+from benchmarks.mosaic.corrector import CI, COLUMNS, PAPER, SMALL, Task, loss_scale, trained
 from benchmarks.mosaic.solvers import SOLVERS, Maker
 from blackbox import BlackBoxFunction
 
 SEEDS = (0, 1, 2)
+SIZES = {"ci": CI, "small": SMALL, "paper": PAPER}
 FOLDER = protocol.RESULTS / "mosaic"
 PUBLISHED = {"JAX-CFD": 39.0, "PhiFlow": 37.0}  # gain of WIG over NOG in percent, spectral reference
 ELSEWHERE = {
@@ -40,34 +42,41 @@ NOTHING = 1e-3  # of relative error, below which there is nothing to correct
 
 def main(words: Sequence[str]) -> None:
     """The command line."""
-    parser = protocol.options("mosaic", __doc__)
+    parser = protocol.options("mosaic", __doc__, ("ci", "small", "paper"))
     parser.add_argument("--study", choices=("solvers", "recovery", "both"), default="both")
     parser.add_argument("--solvers", nargs="+", choices=tuple(SOLVERS), default=tuple(SOLVERS))
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     asked = parser.parse_args(words)
     torch.set_num_threads(1)
-    small = asked.size == "small"
+    task, seeds, keep = SIZES[asked.size], tuple(asked.seeds), asked.size != "ci"
+    if not keep:
+        seeds = seeds[:1]
     if asked.study != "recovery":
-        for name in asked.solvers if small else ("JAX-CFD",):
-            _solver(name, SMALL if small else CI, tuple(asked.seeds) if small else (0,), words, keep=small)
+        for name in asked.solvers:
+            _solver(name, task, seeds, words, asked.size)
     if asked.study != "solvers":
-        task = recovery.SMALL if small else recovery.CI
-        result = recovery.result(task, asked.seeds if small else (0,))
-        if small:
-            protocol.write("mosaic", words, result, FOLDER / "recovery.json")
-        else:
-            print(recovery.table(result))
-    if small:
+
+        def write(found: dict[str, Any]) -> None:
+            if keep:
+                protocol.write("mosaic", words, found, FOLDER / "recovery.json")
+
+        print(recovery.table(recovery.result(recovery.SMALL if keep else recovery.CI, seeds, write)))
+    if keep:
         (FOLDER / "table.md").write_text(tables(), encoding="utf-8")
 
 
-def _solver(name: str, task: Task, seeds: Sequence[int], words: Sequence[str], *, keep: bool) -> None:
+def path_of(solver: str, size: str = "small") -> Path:
+    """The file of a solver's cells."""
+    return FOLDER / f"{solver.lower()}{'' if size == 'small' else f'-{size}'}.json"
+
+
+def _solver(name: str, task: Task, seeds: Sequence[int], words: Sequence[str], size: str) -> None:
     """Measure the cells of a solver that are not there yet, or say that it is not installed."""
     maker = SOLVERS[name]
     if missing := maker.missing():
         print(f"{name}: skipped, {missing}")
         return
-    path = FOLDER / f"{name.lower()}.json"
+    path, keep = path_of(name, size), size != "ci"
     about = {"solver": name, "task": asdict(task), "seeds": list(seeds), "code": cells.code("solvers")}
     about["solver versions"] = maker.versions()
     found = json.loads(path.read_text(encoding="utf-8")) if keep and path.exists() else {"cells": {}}
@@ -102,7 +111,7 @@ def cell(
     if maker.excluded and column in maker.excluded:
         return cells.excluded(maker.excluded[column])
     bare = done.get("uncorrected", {}).get("runs")
-    if bare and bare[0]["final"] < NOTHING and task == SMALL:
+    if bare and bare[0]["final"] < NOTHING and task.points == SMALL.points:
         return cells.excluded(f"nothing to correct: the bare solver ends at {bare[0]['final']:.1e}")
 
     def run() -> dict[str, Any]:
@@ -139,7 +148,7 @@ def gain(found: Mapping[str, Any], column: str, over: str) -> float | None:
 
 def results() -> dict[str, dict[str, Any]]:
     """The committed files, by solver."""
-    paths = {name: FOLDER / f"{name.lower()}.json" for name in SOLVERS}
+    paths = {name: path_of(name) for name in SOLVERS}
     return {name: json.loads(path.read_text("utf-8")) for name, path in paths.items() if path.exists()}
 
 
