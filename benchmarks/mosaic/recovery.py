@@ -292,7 +292,7 @@ def table(found: Mapping[str, Any]) -> str:
         heads += [f"error, rms {amplitude:g} (begins at {fmean(starts):.2f})", "rows", "cosine"]
     text = "\n".join(f"| {' | '.join(row)} |" for row in [heads, ["---"] * len(heads), *lines])
     return (
-        f"Relative error of the initial vorticity at the least loss, seeds {', '.join(map(str, found['seeds']))}; "
-        "cosine: of the gradient with the adjoint's, the mean of every tenth evaluation after the first.\n\n"
+        f"Relative error of the initial vorticity at the least loss, seeds "
+        f"{', '.join(map(str, found['seeds']))}; cosine: of the gradient with the adjoint's, the mean of every tenth evaluation after the first.\n\n"
         f"{text}"
     )
