@@ -60,7 +60,7 @@ def main(words: Sequence[str]) -> None:
             if keep:
                 protocol.write("mosaic", words, found, FOLDER / "recovery.json")
 
-        print(recovery.table(recovery.result(recovery.SMALL if keep else recovery.CI, seeds, write)))
+        print(recovery_table(recovery.result(recovery.SMALL if keep else recovery.CI, seeds, write)))
     if keep:
         (FOLDER / "table.md").write_text(tables(), encoding="utf-8")
 
@@ -142,7 +142,8 @@ def gain(found: Mapping[str, Any], column: str, over: str) -> float | None:
     own, other = logs(found, column), logs(found, over)
     if not own or not other:
         return None
-    pairs = zip(other * (len(own) if len(other) == 1 else 1), own, strict=True)
+    own, other = (each * (max(len(own), len(other)) if len(each) == 1 else 1) for each in (own, other))
+    pairs = zip(other, own, strict=True)
     return 100 * (math.exp(fmean(base - log for base, log in pairs)) - 1)
 
 
@@ -158,7 +159,7 @@ def tables() -> str:
     parts = ["## Solvers in the loop", solvers_table()]
     if path.exists():
         found = json.loads(path.read_text("utf-8"))
-        parts += ["## Recovery of an initial condition", recovery.table(found)]
+        parts += ["## Recovery of an initial condition", recovery_table(found)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -204,4 +205,38 @@ def solvers_table() -> str:
         "three seeds, least and greatest. Gains are Mosaic's measure: the geometric mean over calls, starts "
         "and seeds of NOG's error over the column's, less one. Mosaic's gains of WIG: "
         f"{beside}.\n\n{table}\n\nNot measured:\n\n" + "\n".join(why)
+    )
+
+
+def recovery_table(found: Mapping[str, Any]) -> str:
+    """In Markdown: a line for each method, a column for each amplitude."""
+    amplitudes, state_of = found["task"]["amplitudes"], cells.states(found, "recovery")
+    lines = []
+    for method in recovery.METHODS:
+        line = [method]
+        for amplitude in amplitudes:
+            name = f"{method} at {amplitude:g}"
+            cell = found["cells"].get(name)
+            if cell is None or "runs" not in cell:
+                line += ["" if cell is None else f"{cell['state']}, {cell['why']}", "", ""]
+                continue
+            errors = [run["error"] for run in cell["runs"]]
+            spread = f" ({min(errors):.3f} to {max(errors):.3f})" if len(errors) > 1 else ""
+            cosines = [each for run in cell["runs"] for each in run["cosines"][1:] if each is not None]
+            state = "" if state_of[name] == "measured" else f", {state_of[name]}"
+            line += [
+                f"{fmean(errors):.3f}{spread}{state}",
+                f"{fmean(run['rows'] for run in cell['runs']):,.0f}",
+            ]
+            line.append(f"{fmean(cosines):.2f}" if cosines and not math.isnan(fmean(cosines)) else "")
+        lines.append(line)
+    heads = ["gradient"]
+    for amplitude in amplitudes:
+        starts = [run["start"] for run in found["cells"][f"adjoint at {amplitude:g}"]["runs"]]
+        heads += [f"error, rms {amplitude:g} (begins at {fmean(starts):.2f})", "rows", "cosine"]
+    text = "\n".join(f"| {' | '.join(row)} |" for row in [heads, ["---"] * len(heads), *lines])
+    return (
+        "Relative error of the initial vorticity at the least loss, seeds "
+        f"{', '.join(map(str, found['seeds']))}; cosine: of the gradient with the adjoint's, the mean of every "
+        f"tenth evaluation after the first.\n\n{text}"
     )

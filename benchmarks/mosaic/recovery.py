@@ -8,11 +8,9 @@ state. All have as many rows as 108 evaluations of the loss; one gradient by dif
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from statistics import fmean
 from time import process_time
 from typing import Any
 
@@ -262,37 +260,3 @@ def result(
             if keep is not None:
                 keep(found)
     return found
-
-
-def table(found: Mapping[str, Any]) -> str:
-    """In Markdown: a line for each method, a column for each amplitude."""
-    amplitudes, state_of = found["task"]["amplitudes"], cells.states(found, "recovery")
-    lines = []
-    for method in METHODS:
-        line = [method]
-        for amplitude in amplitudes:
-            name = f"{method} at {amplitude:g}"
-            cell = found["cells"].get(name)
-            if cell is None or "runs" not in cell:
-                line += ["" if cell is None else f"{cell['state']}, {cell['why']}", "", ""]
-                continue
-            errors = [run["error"] for run in cell["runs"]]
-            spread = f" ({min(errors):.3f} to {max(errors):.3f})" if len(errors) > 1 else ""
-            cosines = [each for run in cell["runs"] for each in run["cosines"][1:] if each is not None]
-            state = "" if state_of[name] == "measured" else f", {state_of[name]}"
-            line += [
-                f"{fmean(errors):.3f}{spread}{state}",
-                f"{fmean(run['rows'] for run in cell['runs']):,.0f}",
-            ]
-            line.append(f"{fmean(cosines):.2f}" if cosines and not math.isnan(fmean(cosines)) else "")
-        lines.append(line)
-    heads = ["gradient"]
-    for amplitude in amplitudes:
-        starts = [run["start"] for run in found["cells"][f"adjoint at {amplitude:g}"]["runs"]]
-        heads += [f"error, rms {amplitude:g} (begins at {fmean(starts):.2f})", "rows", "cosine"]
-    text = "\n".join(f"| {' | '.join(row)} |" for row in [heads, ["---"] * len(heads), *lines])
-    return (
-        f"Relative error of the initial vorticity at the least loss, seeds "
-        f"{', '.join(map(str, found['seeds']))}; cosine: of the gradient with the adjoint's, the mean of every tenth evaluation after the first.\n\n"
-        f"{text}"
-    )
