@@ -102,6 +102,9 @@ NEEDS = {
     "gymnasium": Need(f"{PEERS} 'blackbox-coupling[gymnasium]'", packages=("gymnasium",)),
     "libsumo": Need("pip install 'blackbox-coupling[sumo]'", packages=("libsumo",)),
     "jax": Need("pip install jax", packages=("jax",)),
+    "solvers in jax": Need(
+        "pip install jax jax-cfd exponax phiflow", packages=("jax", "jax_cfd", "exponax", "phi")
+    ),
     "lightning": Need(f"{PEERS} 'blackbox-coupling[lightning]'", packages=("lightning",)),
     "mlflow": Need(f"{PEERS} 'blackbox-coupling[mlflow]'", packages=("mlflow",)),
     "mlflow databases": Need(f"{PEERS} 'blackbox-coupling[mlflow]'", packages=("alembic", "sqlalchemy")),

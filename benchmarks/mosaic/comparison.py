@@ -45,8 +45,12 @@ def main(words: Sequence[str]) -> None:
     parser = protocol.options("mosaic", __doc__, ("ci", "small", "paper"))
     parser.add_argument("--study", choices=("solvers", "recovery", "both"), default="both")
     parser.add_argument("--solvers", nargs="+", choices=tuple(SOLVERS), default=tuple(SOLVERS))
+    parser.add_argument("--tables", action="store_true", help="write the table anew, and measure nothing")
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     asked = parser.parse_args(words)
+    if asked.tables:
+        (FOLDER / "table.md").write_text(tables(), encoding="utf-8")
+        return
     torch.set_num_threads(1)
     task, seeds, keep = SIZES[asked.size], tuple(asked.seeds), asked.size != "ci"
     if not keep:
@@ -65,6 +69,11 @@ def main(words: Sequence[str]) -> None:
         (FOLDER / "table.md").write_text(tables(), encoding="utf-8")
 
 
+def read(path: Path) -> dict[str, Any]:
+    """A file of results; without cells where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"cells": {}}
+
+
 def path_of(solver: str, size: str = "small") -> Path:
     """The file of a solver's cells."""
     return FOLDER / f"{solver.lower()}{'' if size == 'small' else f'-{size}'}.json"
@@ -79,7 +88,7 @@ def _solver(name: str, task: Task, seeds: Sequence[int], words: Sequence[str], s
     path, keep = path_of(name, size), size != "ci"
     about = {"solver": name, "task": asdict(task), "seeds": list(seeds), "code": cells.code("solvers")}
     about["solver versions"] = maker.versions()
-    found = json.loads(path.read_text(encoding="utf-8")) if keep and path.exists() else {"cells": {}}
+    found = read(path) if keep else {"cells": {}}
     same = all(found.get(key) == value for key, value in about.items())
     done: dict[str, Any] = found["cells"] if same else {}
     box = maker.make(task.points, task.viscosity)
@@ -150,7 +159,7 @@ def gain(found: Mapping[str, Any], column: str, over: str) -> float | None:
 def results() -> dict[str, dict[str, Any]]:
     """The committed files, by solver."""
     paths = {name: path_of(name) for name in SOLVERS}
-    return {name: json.loads(path.read_text("utf-8")) for name, path in paths.items() if path.exists()}
+    return {name: read(path) for name, path in paths.items() if path.exists()}
 
 
 def tables() -> str:
@@ -158,8 +167,7 @@ def tables() -> str:
     path = FOLDER / "recovery.json"
     parts = ["## Solvers in the loop", solvers_table()]
     if path.exists():
-        found = json.loads(path.read_text("utf-8"))
-        parts += ["## Recovery of an initial condition", recovery_table(found)]
+        parts += ["## Recovery of an initial condition", recovery_table(read(path))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -222,7 +230,8 @@ def recovery_table(found: Mapping[str, Any]) -> str:
                 continue
             errors = [run["error"] for run in cell["runs"]]
             spread = f" ({min(errors):.3f} to {max(errors):.3f})" if len(errors) > 1 else ""
-            cosines = [each for run in cell["runs"] for each in run["cosines"][1:] if each is not None]
+            compared = (run["cosines"][1:] for run in cell["runs"])
+            cosines = [each for several in compared for each in several if each is not None]
             state = "" if state_of[name] == "measured" else f", {state_of[name]}"
             line += [
                 f"{fmean(errors):.3f}{spread}{state}",
@@ -232,11 +241,11 @@ def recovery_table(found: Mapping[str, Any]) -> str:
         lines.append(line)
     heads = ["gradient"]
     for amplitude in amplitudes:
-        starts = [run["start"] for run in found["cells"][f"adjoint at {amplitude:g}"]["runs"]]
-        heads += [f"error, rms {amplitude:g} (begins at {fmean(starts):.2f})", "rows", "cosine"]
+        start = fmean(run["start"] for run in found["cells"][f"adjoint at {amplitude:g}"]["runs"])
+        heads += [f"error, rms {amplitude:g} (begins at {start:.2f})", "rows", "cosine"]
     text = "\n".join(f"| {' | '.join(row)} |" for row in [heads, ["---"] * len(heads), *lines])
     return (
         "Relative error of the initial vorticity at the least loss, seeds "
-        f"{', '.join(map(str, found['seeds']))}; cosine: of the gradient with the adjoint's, the mean of every "
-        f"tenth evaluation after the first.\n\n{text}"
+        f"{', '.join(map(str, found['seeds']))}; cosine: of the gradient with the adjoint's, the mean of "
+        f"every tenth evaluation after the first.\n\n{text}"
     )

@@ -30,8 +30,9 @@ METHODS = (
     "identity",
     "random directions",
     "tangents",
-    "tangents, L-BFGS begun anew every 10",
+    "tangents, dither .01",
     "tangents, one probe",
+    "tangents, L-BFGS begun anew every 10",
 )
 DIRECTIONS, RATES = 9, (0.01, 0.03)  # of random directions a step, and of Adam, of which the better is shown
 EVERY = 10  # evaluations between comparisons with the adjoint
@@ -125,10 +126,13 @@ class Search:
             self.gradient = zo.TangentGradient(self.field, through, tangent=identity, **boxes)
         elif method == "random directions":
             estimator = zo.RGE(mu=1e-3, q=DIRECTIONS)
-            self.gradient = zo.LossGradient(self.field, through, estimator, seed=seed)
+            self.gradient = zo.LossGradient(self.field, through, estimator, evaluator="loop", seed=seed)
         elif method != "adjoint":
-            probes = 1 if method.endswith("probe") else None
-            self.gradient = zo.TangentGradient(self.field, through, probes=probes, **boxes)
+            if method.endswith("probe"):
+                boxes["probes"] = 1
+            if "dither" in method:
+                boxes["excite"] = 0.01
+            self.gradient = zo.TangentGradient(self.field, through, **boxes)
         self.losses: list[float] = []
         self.errors: list[float] = []
         self.cosines: list[float | None] = []
