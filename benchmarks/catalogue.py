@@ -131,7 +131,9 @@ def _meshes() -> dict[str, str]:
 def _mosaic() -> dict[str, str]:
     """A file for each solver, and one for the recovery."""
     files = sorted((protocol.RESULTS / "mosaic").glob("*.json"))
-    sizes = {path: "paper" if path.stem.endswith("-paper") else "small" for path in files}
+    sizes = {
+        path: next((end for end in ("terminal", "paper") if end in path.stem), "small") for path in files
+    }
     return {path.relative_to(protocol.RESULTS).as_posix(): f"--size {size}" for path, size in sizes.items()}
 
 
@@ -260,7 +262,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "docs/applications/mosaic.md: Mosaic's tasks by methods that only call the solver",
             "mosaic.comparison:main",
             "2 hours",
-            ALL,
+            ("ci", "small", "terminal", "paper"),
             3,
             results=_mosaic(),
         ),

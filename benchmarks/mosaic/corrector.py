@@ -5,7 +5,8 @@ starts to train on and 8 others to test on, windows of 8 calls, a periodic netwo
 `small`: 15,250) that begins as the bare solver, its output projected to fields without divergence; Adam
 1e-4, gradients of length 5 at most, 200 updates on one window each. The loss is the mean over the calls of
 the squared error over the target's square, plus a tenth of that of the last call before its correction, all
-over what the bare solver has. Errors are relative, over 36 calls from the starts of the test.
+over what the bare solver has; size `terminal` has the loss of the last call alone (pull request 118). Errors
+are relative, over 36 calls from the starts of the test.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class Task:
         free: calls of a test.
         channels: of the network's first layer; the second has twice as many.
         rate: of Adam.
+        last: whether the loss is that of the last call alone.
     """
 
     points: int = 32
@@ -60,10 +62,12 @@ class Task:
     free: int = 36
     channels: int = 32
     rate: float = 1e-4
+    last: bool = False
 
 
 PAPER = Task()
 SMALL = Task(channels=16)  # 15,250 weights, a quarter of the time
+TERMINAL = Task(channels=16, last=True)
 CI = Task(points=18, train=2, test=2, frames=5, unroll=2, updates=5, free=3, channels=4, rate=1e-3)
 
 
@@ -114,26 +118,31 @@ def windows(task: Task) -> Tensor:
     return torch.stack(found).unsqueeze(1)
 
 
-def objective_of(advance: Callable[[Tensor], Tensor], scale: float = 1.0, *, cut: bool = False) -> Objective:
+def objective_of(
+    advance: Callable[[Tensor], Tensor], scale: float = 1.0, *, cut: bool = False, last: bool = False
+) -> Objective:
     """The loss of windows `(rows, unroll + 1, 2, points, points)`, of each row.
 
     Args:
         advance: a call of the solver.
         scale: over which it is.
         cut: whether no gradient goes through the solver.
+        last: whether it is that of the last call alone.
     """
 
     def off(found: Tensor, wanted: Tensor) -> Tensor:
         return (found - wanted).square().sum(dim=(1, 2, 3)) / wanted.square().sum(dim=(1, 2, 3))
 
     def objective(network: nn.Module, window: Tensor) -> Tensor:
-        velocity, losses, last = window[:, 0], [], torch.zeros(len(window))
+        velocity, losses, before = window[:, 0], [], torch.zeros(len(window))
         for call in range(1, window.shape[1]):
             plain = advance(velocity.detach() if cut else velocity)
-            last = off(plain, window[:, call])
+            before = off(plain, window[:, call])
             velocity = network(plain)
             losses.append(off(velocity, window[:, call]))
-        return (0.1 * last + torch.stack(losses).mean(dim=0)) / scale
+        if last:
+            return losses[-1] / scale
+        return (0.1 * before + torch.stack(losses).mean(dim=0)) / scale
 
     return objective
 
@@ -153,7 +162,9 @@ def errors(network: nn.Module | None, box: BlackBoxFunction, task: Task) -> Tens
 def loss_scale(box: BlackBoxFunction, task: Task) -> float:
     """The bare solver's mean loss over the first windows of all trajectories."""
     with torch.no_grad():
-        return float(objective_of(box)(nn.Identity(), flows(task, False)[:, : task.unroll + 1]).mean())
+        return float(
+            objective_of(box, last=task.last)(nn.Identity(), flows(task, False)[:, : task.unroll + 1]).mean()
+        )
 
 
 def trained(column: str, box: BlackBoxFunction, task: Task, seed: int, scale: float) -> dict[str, Any]:
@@ -212,7 +223,8 @@ def _by_autograd(column: str, network: nn.Module, box: BlackBoxFunction, task: T
     optimizer = torch.optim.Adam(network.parameters(), task.rate)
     through = with_vjp(box) if column == "WIG" else box
     assert through is not None
-    objective, pairs = objective_of(through, scale, cut=column == "NOG"), objective_of(box, scale, cut=True)
+    objective = objective_of(through, scale, cut=column == "NOG", last=task.last)
+    pairs = objective_of(box, scale, cut=True, last=task.last)
     for window in windows(task):
         if column == "ONE":  # each call alone, from the reference
             singles = torch.stack([window[0, :-1], window[0, 1:]], dim=1)
@@ -230,7 +242,11 @@ def _by_tangents(
     optimizer = torch.optim.Adam(network.parameters(), task.rate)
     replays = REPLAYS if column.endswith("replay") else 0
     gradient = zo.TangentGradient(
-        network, objective_of(box, scale), boxes=[box], seed=seed, replays=replays or None
+        network,
+        objective_of(box, scale, last=task.last),
+        boxes=[box],
+        seed=seed,
+        replays=replays or None,
     )
     for window in windows(task)[:: 1 + replays]:
         gradient.backward(window)

@@ -2,8 +2,8 @@
 
 Velocities are `(..., 2, points, points)`, first the component along the first axis, at the middle of the
 cells of a square of side 2 pi. The task is Mosaic's (Navier-Stokes, viscosity .001, random starts with their
-energy around wavenumber 2): Häfner et al. 2026, arXiv 2606.27895; its solver-in-the-loop study is pull
-request 116 of github.com/pasteurlabs/mosaic.
+energy around wavenumber 2): Rehmann, Zimmermann, Häfner 2026, arXiv 2606.27895; its solver-in-the-loop study
+is pull request 116 of github.com/pasteurlabs/mosaic.
 """
 
 from __future__ import annotations

@@ -137,6 +137,8 @@ def test_the_loss_is_that_of_the_calls_and_a_tenth_of_the_last_before_its_correc
         if call == task.unroll:
             wanted += 0.1 * (plain - target).flatten(1).square().sum(1) / size
     assert torch.allclose(objective_of(box, 4.0)(network, window), wanted / 4)  # type: ignore[arg-type]
+    off = (velocity - window[:, -1]).flatten(1).square().sum(1) / window[:, -1].flatten(1).square().sum(1)
+    assert torch.allclose(objective_of(box, last=True)(network, window), off)  # type: ignore[arg-type]
 
 
 def _by_differences(box, velocity, back, direction):
