@@ -11,6 +11,7 @@ HERE = Path(__file__).parent
 CODE = {
     "solvers": ("flow.py", "solvers.py", "corrector.py"),
     "recovery": ("recovery.py",),
+    "bands": ("recovery.py", "bands.py"),
 }  # study -> the files that decide its figures
 STALE: dict[str, str] = {
     "jax-cfd.json": "the loss of the last call alone was added since, which its cells do not use",

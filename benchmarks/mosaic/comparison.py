@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from benchmarks import protocol
-from benchmarks.mosaic import cells, recovery
+from benchmarks.mosaic import bands, cells, recovery
 from benchmarks.mosaic.corrector import CI, COLUMNS, PAPER, SMALL, TERMINAL, Task, loss_scale, trained
 from benchmarks.mosaic.solvers import SOLVERS, Maker
 from blackbox import BlackBoxFunction
@@ -44,7 +44,7 @@ NOTHING = 1e-3  # of relative error, below which there is nothing to correct
 def main(words: Sequence[str]) -> None:
     """The command line."""
     parser = protocol.options("mosaic", __doc__, tuple(SIZES))
-    parser.add_argument("--study", choices=("solvers", "recovery", "both"), default="both")
+    parser.add_argument("--study", choices=("solvers", "recovery", "bands", "all"), default="all")
     parser.add_argument("--solvers", nargs="+", choices=tuple(SOLVERS), default=tuple(SOLVERS))
     parser.add_argument("--tables", action="store_true", help="write the table anew, and measure nothing")
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
@@ -56,10 +56,15 @@ def main(words: Sequence[str]) -> None:
     task, seeds, keep = SIZES[asked.size], tuple(asked.seeds), asked.size != "ci"
     if not keep:
         seeds = seeds[:1]
-    if asked.study != "recovery":
+    if asked.study in ("solvers", "all"):
         for name in asked.solvers:
             _solver(name, task, seeds, words, asked.size)
-    if asked.study != "solvers":
+    if asked.study in ("bands", "all"):
+        found = bands.result(recovery.SMALL if keep else recovery.CI, seeds[:1])
+        print(bands.table(found))
+        if keep:
+            protocol.write("mosaic", words, found, FOLDER / "bands.json")
+    if asked.study in ("recovery", "all"):
 
         def write(found: dict[str, Any]) -> None:
             if keep:
@@ -211,6 +216,8 @@ def solvers_table(size: str) -> str:
                     f"{rows:,}" if rows else "",
                 )
             )
+        if (word := cells.STALE.get(path_of(name, size).name)) is not None:
+            why.append(f"- {name}, stale: {word}.")
     if size == "small":
         why += [f"- {name}: excluded, {reason}." for name, reason in ELSEWHERE.items()]
     heads = (
@@ -228,7 +235,7 @@ def solvers_table(size: str) -> str:
         "Relative error of the velocity after 36 calls on eight starts that were not trained on: mean of "
         "three seeds, least and greatest. Gains are Mosaic's measure: the geometric mean over calls, starts "
         f"and seeds of the other's error over the column's, less one.\n\n{table}"
-        + ("\n\nNot measured:\n\n" + "\n".join(why) if why else "")
+        + ("\n\nNot measured, or not with the code as it is:\n\n" + "\n".join(why) if why else "")
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.mosaic import cells, comparison, recovery
+from benchmarks.mosaic import bands, cells, comparison, recovery
 from benchmarks.mosaic.corrector import (
     CI,
     COLUMNS,
@@ -221,7 +221,7 @@ def test_a_gain_is_the_geometric_mean_of_ratios_by_seed():
 def test_no_committed_cell_is_stale_without_a_word():
     """If not: measure it again, or say in `cells.STALE` why it stands."""
     for path in sorted(comparison.FOLDER.glob("*.json")):
-        study = "recovery" if path.stem == "recovery" else "solvers"
+        study = path.stem if path.stem in ("recovery", "bands") else "solvers"
         stale = "stale" in cells.states(comparison.read(path), study).values()
         assert stale == (path.name in cells.STALE), path.name
 
@@ -243,3 +243,21 @@ def test_a_search_lowers_its_loss_within_its_rows(method):
         assert found["cosines"][0] == pytest.approx(1, abs=1e-5)
     if "directions" not in method and "probe" not in method:  # to which so few evaluations are nothing
         assert found["error"] < 0.1 * found["start"]
+
+
+def test_bands_add_up_and_hold_their_wavenumbers():
+    along = torch.arange(32, dtype=torch.float64) * SIDE / 32
+    field = torch.sin(2 * along)[:, None] + torch.cos(9 * along)[None, :]
+    found = bands.parts(field)
+    assert torch.allclose(sum(found[1:], found[0]), field)
+    assert [round(float(part.square().mean()), 9) for part in found] == [0.5, 0, 0.5, 0]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_looks_along_a_search_compare_it_with_the_adjoint():
+    search = bands.Looking("adjoint", replace(recovery.CI, evaluations=2), 0.7, 0)
+    search.by_bfgs(2)
+    first = search.seen[0]
+    assert first["evaluation"] == 1
+    assert first["bands"][0]["cosine"] == pytest.approx(1) and first["bands"][0]["length"] == pytest.approx(1)
+    assert math.hypot(*(band["error"] for band in first["bands"])) == pytest.approx(first["error"], abs=1e-3)
