@@ -128,6 +128,15 @@ def _meshes() -> dict[str, str]:
     return {path.relative_to(protocol.RESULTS).as_posix(): SMALL for path in files}
 
 
+def _mosaic() -> dict[str, str]:
+    """A file for each solver, and one for the recovery."""
+    files = sorted((protocol.RESULTS / "mosaic").glob("*.json"))
+    sizes = {
+        path: next((end for end in ("terminal", "paper") if end in path.stem), "small") for path in files
+    }
+    return {path.relative_to(protocol.RESULTS).as_posix(): f"--size {size}" for path, size in sizes.items()}
+
+
 DEFENCE = {
     "table_defense-small-b-logits.json": SMALL,
     "table_defense-small-b-probabilities-3.json": (
@@ -247,6 +256,15 @@ BENCHMARKS: dict[str, Benchmark] = {
             "meshes.comparison:main",
             "half an hour",
             results=_meshes(),
+        ),
+        Benchmark(
+            "mosaic",
+            "docs/applications/mosaic.md: Mosaic's tasks by methods that only call the solver",
+            "mosaic.comparison:main",
+            "2 hours",
+            ("ci", "small", "terminal", "paper"),
+            3,
+            results=_mosaic(),
         ),
         Benchmark(
             "size",

@@ -1,0 +1,113 @@
+"""Why a recovery by tangents stalls: its gradient beside the adjoint's, by wavenumber, on the way."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from time import process_time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.mosaic import cells
+from benchmarks.mosaic.recovery import Search, Task
+
+BANDS = ((0, 4), (4, 7), (7, 11), (11, 24))  # wavenumbers, the upper one not included
+LOOKS = (1, 11, 31)  # evaluations
+
+
+def parts(field: Tensor) -> list[Tensor]:
+    """A field `(..., points, points)` by bands of wavenumbers; they add up to it."""
+    points = field.shape[-1]
+    along = torch.fft.fftfreq(points, dtype=torch.float64) * points
+    number = torch.hypot(along[:, None], along[None, :])
+    modes = torch.fft.fft2(field.double())
+    return [torch.fft.ifft2(modes * ((number >= low) & (number < high))).real for low, high in BANDS]
+
+
+class Looking(Search):
+    """A search that compares its gradient with the adjoint's at some evaluations."""
+
+    seen: list[dict[str, Any]]
+
+    def backward(self) -> float:
+        """As a search's."""
+        loss = super().backward()
+        if len(self.losses) in LOOKS:
+            self.seen = [*getattr(self, "seen", []), self._look()]
+        return loss
+
+    @property
+    def ended(self) -> bool:
+        """After the last look."""
+        return super().ended or len(self.losses) >= LOOKS[-1]
+
+    def _look(self) -> dict[str, Any]:
+        one = torch.zeros(1, 1)
+        (exact,) = torch.autograd.grad(self.exact(self.field, one).mean(), [self.field.values])
+        assert self.field.values.grad is not None
+        off = self.field.values.detach() - self.truth
+        lines = []
+        for own, true, error, wanted in zip(
+            parts(self.field.values.grad), parts(exact), parts(off), parts(self.truth), strict=True
+        ):
+            lines.append(
+                {
+                    "cosine": round(float((own * true).sum() / (own.norm() * true.norm())), 3),
+                    "length": round(float(own.norm() / true.norm()), 3),
+                    "share": round(float(true.norm() / exact.norm()), 4),
+                    "error": round(float(error.norm() / self.truth.norm()), 4),
+                    "truth": round(float(wanted.norm() / self.truth.norm()), 4),
+                }
+            )
+        return {"evaluation": len(self.losses), "error": self.errors[-1], "bands": lines}
+
+
+def result(task: Task, seeds: Sequence[int]) -> dict[str, Any]:
+    """Cells by amplitude, with what was seen at each look."""
+    found: dict[str, Any] = {
+        "seeds": list(seeds),
+        "task": asdict(task),
+        "bands": BANDS,
+        "code": cells.code("bands"),
+        "cells": {},
+    }
+    for amplitude in task.amplitudes:
+
+        def run(amplitude: float = amplitude) -> dict[str, Any]:
+            runs = []
+            for seed in seeds:
+                began = process_time()
+                search = Looking("tangents", task, amplitude, seed)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    search.by_bfgs(10_000)
+                runs.append({"seed": seed, "looks": search.seen, "seconds": round(process_time() - began, 1)})
+            return {"runs": runs}
+
+        found["cells"][f"{amplitude:g}"] = cells.measured(run)
+    return found
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """In Markdown, a line for each band and look of the first seed."""
+    heads = "amplitude", "evaluation", "wavenumbers", "cosine", "length over the adjoint's", "error", "truth"
+    lines = []
+    for amplitude, cell in found["cells"].items():
+        for look in cell["runs"][0]["looks"] if "runs" in cell else ():
+            for (low, high), line in zip(found["bands"], look["bands"], strict=True):
+                shown = (
+                    f"{line['cosine']:.2f}",
+                    f"{line['length']:.1f}",
+                    f"{line['error']:.3f}",
+                    f"{line['truth']:.3f}",
+                )
+                lines.append((amplitude, str(look["evaluation"]), f"{low} to {high - 1}", *shown))
+    text = "\n".join(f"| {' | '.join(row)} |" for row in [heads, ["---"] * len(heads), *lines])
+    return (
+        "The gradient by tangents beside the adjoint's, by wavenumber, on the way of L-BFGS; the error of "
+        "the field and the truth itself in the band, both over the truth's length.\n\n"
+        f"{text}"
+    )

@@ -1,0 +1,281 @@
+"""Mosaic's tasks by methods that only call the solver, beside the solver's own derivative.
+
+    python -m benchmarks mosaic --size ci                        a few updates; written nowhere
+    python -m benchmarks mosaic --size small --study solvers     solvers in the loop, those installed
+    python -m benchmarks mosaic --size small --study recovery    an initial condition
+    python -m benchmarks mosaic --size small --solvers PhiFlow   one solver; measured cells are kept
+
+Mosaic (Rehmann, Zimmermann, Häfner 2026, arXiv 2606.27895) compares differentiable solvers. Here their
+solvers are black boxes, and their derivative is one column among others. Solvers that are not installed are
+skipped by name.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from benchmarks import protocol
+from benchmarks.mosaic import bands, cells, recovery
+from benchmarks.mosaic.corrector import CI, COLUMNS, PAPER, SMALL, TERMINAL, Task, loss_scale, trained
+from benchmarks.mosaic.solvers import SOLVERS, Maker
+from blackbox import BlackBoxFunction
+
+SEEDS = (0, 1, 2)
+SIZES = {"ci": CI, "small": SMALL, "terminal": TERMINAL, "paper": PAPER}
+FOLDER = protocol.RESULTS / "mosaic"
+ELSEWHERE = {
+    "XLB": "its state is populations on a lattice: no box is written for it yet; Mosaic's gain 20.5 %",
+    "INS.jl": "in Julia, which is not installed; Mosaic's gain 38.8 %",
+    "PICT": "needs a GPU; Mosaic's gain -4.2 %",
+    "Warp-NS": "not a package: Mosaic's own kernels; its gain -0.3 %",
+}
+MORE = {"terminal": "the loss of the last call alone", "paper": "the published network"}
+LEAST = 5.0  # percent that WIG has to gain over NOG, for a share of it to mean anything
+NOTHING = 1e-3  # of relative error, below which there is nothing to correct
+
+
+def main(words: Sequence[str]) -> None:
+    """The command line."""
+    parser = protocol.options("mosaic", __doc__, tuple(SIZES))
+    parser.add_argument("--study", choices=("solvers", "recovery", "bands", "all"), default="all")
+    parser.add_argument("--solvers", nargs="+", choices=tuple(SOLVERS), default=tuple(SOLVERS))
+    parser.add_argument("--columns", nargs="+", choices=COLUMNS, default=COLUMNS)
+    parser.add_argument("--tables", action="store_true", help="write the table anew, and measure nothing")
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
+    asked = parser.parse_args(words)
+    if asked.tables:
+        (FOLDER / "table.md").write_text(tables(), encoding="utf-8")
+        return
+    torch.set_num_threads(1)
+    task, seeds, keep = SIZES[asked.size], tuple(asked.seeds), asked.size != "ci"
+    if not keep:
+        seeds = seeds[:1]
+    if asked.study in ("solvers", "all"):
+        for name in asked.solvers:
+            _solver(name, task, seeds, words, asked.size, asked.columns)
+    if asked.study in ("bands", "all"):
+        found = bands.result(recovery.SMALL if keep else recovery.CI, seeds[:1])
+        print(bands.table(found))
+        if keep:
+            protocol.write("mosaic", words, found, FOLDER / "bands.json")
+    if asked.study in ("recovery", "all"):
+
+        def write(found: dict[str, Any]) -> None:
+            if keep:
+                protocol.write("mosaic", words, found, FOLDER / "recovery.json")
+
+        print(recovery_table(recovery.result(recovery.SMALL if keep else recovery.CI, seeds, write)))
+    if keep:
+        (FOLDER / "table.md").write_text(tables(), encoding="utf-8")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A file of results; without cells where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"cells": {}}
+
+
+def path_of(solver: str, size: str = "small") -> Path:
+    """The file of a solver's cells."""
+    return FOLDER / f"{solver.lower()}{'' if size == 'small' else f'-{size}'}.json"
+
+
+def _solver(
+    name: str, task: Task, seeds: Sequence[int], words: Sequence[str], size: str, columns: Sequence[str]
+) -> None:
+    """Measure the cells of a solver that are not there yet, or say that it is not installed."""
+    maker = SOLVERS[name]
+    if missing := maker.missing():
+        print(f"{name}: skipped, {missing}")
+        return
+    path, keep = path_of(name, size), size != "ci"
+    about = {"solver": name, "task": asdict(task), "seeds": list(seeds), "code": cells.code("solvers")}
+    about["solver versions"] = maker.versions()
+    found = read(path) if keep else {"cells": {}}
+    same = all(found.get(key) == value for key, value in about.items())
+    done: dict[str, Any] = found["cells"] if same else {}
+    box = maker.make(task.points, task.viscosity)
+    scale = loss_scale(box, task)
+    for column in columns:
+        if done.get(column, {}).get("state") in ("measured", "excluded"):
+            continue
+        done[column] = cell(column, box, maker, task, seeds, scale, done)
+        print(f"{name}, {column}: {said(done[column])}", flush=True)
+        if keep:
+            protocol.write("mosaic", words, {**about, "cells": done}, path)
+
+
+def cell(
+    column: str, box: BlackBoxFunction, maker: Maker, task: Task, seeds: Sequence[int], scale: float,
+    done: Mapping[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """One cell of a solver, with its state.
+
+    Args:
+        column: one of `COLUMNS`.
+        box: the solver.
+        maker: what says which columns it cannot have.
+        task: the sizes.
+        seeds: of the weights.
+        scale: of the loss.
+        done: the cells before it, of which the first is that of the bare solver.
+    """
+    if maker.excluded and column in maker.excluded:
+        return cells.excluded(maker.excluded[column])
+    bare = done.get("uncorrected", {}).get("runs")
+    if bare and bare[0]["final"] < NOTHING and task.points == SMALL.points:
+        return cells.excluded(f"nothing to correct: the bare solver ends at {bare[0]['final']:.1e}")
+
+    def run() -> dict[str, Any]:
+        alone = column == "uncorrected"
+        runs = [trained(column, box, task, seed, scale) for seed in (seeds[:1] if alone else seeds)]
+        if not all(math.isfinite(each["log"]) for each in runs):
+            raise ArithmeticError("errors of free runs are not finite")
+        return {"runs": runs}
+
+    return cells.measured(run)
+
+
+def said(found: Mapping[str, Any]) -> str:
+    """A cell in words."""
+    if found["state"] != "measured":
+        return f"{found['state']}, {found['why']}"
+    finals = ", ".join(f"{each['final']:.4g}" for each in found["runs"])
+    return f"{finals}; {found['runs'][0]['rows']:,} rows, {found['runs'][0]['seconds']:.0f} s"
+
+
+def logs(found: Mapping[str, Any], column: str) -> list[float]:
+    """Of a measured cell the mean logarithm of the error for each seed; none of another."""
+    return [each["log"] for each in found["cells"].get(column, {}).get("runs", ())]
+
+
+def gain(found: Mapping[str, Any], column: str, over: str) -> float | None:
+    """By how much a column's errors are below another's, in percent: Mosaic's measure, paired by seed."""
+    own, other = logs(found, column), logs(found, over)
+    if not own or not other:
+        return None
+    own, other = (each * (max(len(own), len(other)) if len(each) == 1 else 1) for each in (own, other))
+    pairs = zip(other, own, strict=True)
+    return 100 * (math.exp(fmean(base - log for base, log in pairs)) - 1)
+
+
+def results(size: str = "small") -> dict[str, dict[str, Any]]:
+    """The committed files of a size, by solver."""
+    paths = {name: path_of(name, size) for name in SOLVERS}
+    return {name: read(path) for name, path in paths.items() if path.exists()}
+
+
+def tables() -> str:
+    """Both studies, in Markdown, from the committed files."""
+    path = FOLDER / "recovery.json"
+    parts = ["## Solvers in the loop", solvers_table("small")]
+    for size, about in MORE.items():
+        if results(size):
+            parts += [f"## Solvers in the loop, {about}", solvers_table(size)]
+    if path.exists():
+        parts += ["## Recovery of an initial condition", recovery_table(read(path))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _spread(values: Sequence[float]) -> str:
+    """The mean, and the least and the greatest where there are several."""
+    mean = f"{fmean(values):.3f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.3f} to {max(values):.3f})"
+
+
+def solvers_table(size: str) -> str:
+    """Of a size: a line for each cell that was measured, and what was not and why."""
+    lines, why = [], []
+    for name, found in results(size).items():
+        state_of = cells.states(found, "solvers")
+        for column in COLUMNS:
+            if (entry := found["cells"].get(column)) is None:
+                continue
+            if entry["state"] != "measured":
+                why.append(f"- {name}, {column}: {entry['state']}, {entry['why']}.")
+                continue
+            finals = [each["final"] for each in entry["runs"]]
+            rows = entry["runs"][0]["rows"]
+            over = gain(found, column, "NOG") if column not in ("uncorrected", "NOG") else None
+            bare = gain(found, column, "uncorrected") if column != "uncorrected" else None
+            true = gain(found, "WIG", "NOG")
+            part = None
+            if true is not None and true > LEAST and over is not None and column.startswith("tangents"):
+                part = over / true
+            lines.append(
+                (
+                    name,
+                    column,
+                    state_of[column],
+                    _spread(finals),
+                    "" if bare is None else f"{bare:+.1f} %",
+                    "" if over is None else f"{over:+.1f} %",
+                    "" if part is None else f"{part:.2f}",
+                    f"{rows:,}" if rows else "",
+                    str(len(finals)),
+                )
+            )
+        if (word := cells.STALE.get(path_of(name, size).name)) is not None:
+            why.append(f"- {name}, stale: {word}.")
+    if size == "small":
+        why += [f"- {name}: excluded, {reason}." for name, reason in ELSEWHERE.items()]
+    heads = (
+        "solver",
+        "column",
+        "state",
+        "error after 36 calls",
+        "gain over the bare solver",
+        "over NOG",
+        "of WIG's gain",
+        "rows",
+        "seeds",
+    )
+    table = "\n".join(f"| {' | '.join(row)} |" for row in [heads, ["---"] * len(heads), *lines])
+    return (
+        "Relative error of the velocity after 36 calls on eight starts that were not trained on: mean of the "
+        "seeds, least and greatest. Gains are Mosaic's measure: the geometric mean over calls, starts and "
+        f"seeds of the other's error over the column's, less one.\n\n{table}"
+        + ("\n\nNot measured, or not with the code as it is:\n\n" + "\n".join(why) if why else "")
+    )
+
+
+def recovery_table(found: Mapping[str, Any]) -> str:
+    """In Markdown: a line for each method, a column for each amplitude."""
+    amplitudes, state_of = found["task"]["amplitudes"], cells.states(found, "recovery")
+    lines = []
+    for method in recovery.METHODS:
+        line = [method]
+        for amplitude in amplitudes:
+            name = f"{method} at {amplitude:g}"
+            cell = found["cells"].get(name)
+            if cell is None or "runs" not in cell:
+                line += ["" if cell is None else f"{cell['state']}, {cell['why']}", "", ""]
+                continue
+            errors = [run["error"] for run in cell["runs"]]
+            spread = f" ({min(errors):.3f} to {max(errors):.3f})" if len(errors) > 1 else ""
+            compared = (run["cosines"][1:] for run in cell["runs"])
+            cosines = [each for several in compared for each in several if each is not None]
+            state = "" if state_of[name] == "measured" else f", {state_of[name]}"
+            line += [
+                f"{fmean(errors):.3f}{spread}{state}",
+                f"{fmean(run['rows'] for run in cell['runs']):,.0f}",
+            ]
+            line.append(f"{fmean(cosines):.2f}" if cosines and not math.isnan(fmean(cosines)) else "")
+        lines.append(line)
+    heads = ["gradient"]
+    for amplitude in amplitudes:
+        start = fmean(run["start"] for run in found["cells"][f"adjoint at {amplitude:g}"]["runs"])
+        heads += [f"error, rms {amplitude:g} (begins at {start:.2f})", "rows", "cosine"]
+    text = "\n".join(f"| {' | '.join(row)} |" for row in [heads, ["---"] * len(heads), *lines])
+    return (
+        "Relative error of the initial vorticity at the least loss, seeds "
+        f"{', '.join(map(str, found['seeds']))}; cosine: of the gradient with the adjoint's, the mean of "
+        f"every tenth evaluation after the first.\n\n{text}"
+    )
