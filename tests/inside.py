@@ -19,6 +19,7 @@ WHERE = {
     "command_files": "blackbox.adapters.command.files",
     "command_process": "blackbox.adapters.command.process",
     "Template": "blackbox.adapters.command.templates:Template",
+    "fmu_adapter": "blackbox.adapters.fmu",
     "new_fmu_folder": "blackbox.adapters.fmu_instance:new_folder",
     "as_tensor": "blackbox.arrays:as_tensor",
     "failed_outputs": "blackbox.arrays:failed_outputs",

@@ -12,7 +12,7 @@ from types import TracebackType
 
 from blackbox.errors import ExecutorError
 
-_HERE = Path(__file__).resolve().parents[1]
+_HERE = Path(__file__).resolve().parents[2]
 PACKAGES = ("blackbox", "simulators", "tasks", "zo")
 _NOT_USERS = [
     *(_HERE / name for name in (*PACKAGES, "blackbox_coupling.py")),

@@ -11,7 +11,7 @@ import tasks
 from blackbox.extras import MissingExtraError
 from tasks import Progress, Run
 from tasks.errors import CallbackWarning, ConfigurationError
-from tests.tasks.problem.problems import Steering
+from tests.tasks.problems import Steering
 
 
 class Notes(tasks.Callback):

@@ -30,7 +30,7 @@ from tasks import Progress
 from tasks.errors import Interrupted, StorageError
 from tests.inside import TRIES, calls, calls_noted, plan_of, settled
 from tests.tasks.made_runs import begun_run
-from tests.tasks.problem.problems import MATRIX, Beside, Mixed, Said, Steering, cost_of
+from tests.tasks.problems import MATRIX, Beside, Mixed, Said, Steering, cost_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -393,7 +393,7 @@ import os, signal
 from dataclasses import dataclass
 import tasks
 from tasks.configuration import Count
-from tests.tasks.problem.problems import Mixed, Steering
+from tests.tasks.problems import Mixed, Steering
 
 class Noted(Mixed):
     def evaluate(self, z):

@@ -18,7 +18,7 @@ from blackbox import BlackBoxError
 from tasks import Run
 from tests import quick
 from tests.inside import checkpoint, cli
-from tests.tasks.problem.problems import Steering
+from tests.tasks.problems import Steering
 from zo import TangentWarning
 
 HEAVY = ("torch", "numpy", "matplotlib", "phi", "h5py", "scipy", "rich")
@@ -136,7 +136,7 @@ def test_a_run_writes_everything_and_says_where(toy, tmp_path, capsys):
 
 def test_the_first_lines_name_the_tangent_of_each_box_and_why(toy, tmp_path, capsys):
     (tmp_path / "plain.py").write_text(
-        "from tests.tasks.problem.problems import Steering\nclass Plain(Steering):\n    pass\n"
+        "from tests.tasks.problems import Steering\nclass Plain(Steering):\n    pass\n"
     )
     for methods, said in ((["tangents"], True), (["none", "no-gradient"], False)):
         assert toy("run", "plain.py", "--methods", *methods, "--calls", "1", "--dry-run") == 0
@@ -148,7 +148,7 @@ def test_the_first_lines_name_the_tangent_of_each_box_and_why(toy, tmp_path, cap
 
 def test_a_dry_run_of_a_box_whose_rows_fail_says_so_with_the_cause(toy, tmp_path, capsys):
     (tmp_path / "dead.py").write_text(
-        "import tasks\nfrom tests.tasks.problem.problems import Steering\nclass Dead(Steering):\n"
+        "import tasks\nfrom tests.tasks.problems import Steering\nclass Dead(Steering):\n"
         "    methods = {'cut': tasks.Method('As no-gradient.', lambda setup: None, "
         "lambda problem, steps: tasks.Cost(steps, again=True))}\n"
     )
@@ -177,7 +177,7 @@ def test_a_dry_run_of_a_box_whose_rows_fail_says_so_with_the_cause(toy, tmp_path
 
 def test_an_answer_of_the_wrong_shape_is_to_be_mended_before_the_run_goes_on(toy, tmp_path, capsys):
     (tmp_path / "odd.py").write_text(
-        "from tests.tasks.problem.problems import Mixed, Steering\n"
+        "from tests.tasks.problems import Mixed, Steering\n"
         "class Odd(Mixed):\n"
         "    calls = 0\n"
         "    def evaluate(self, z):\n"

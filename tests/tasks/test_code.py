@@ -212,9 +212,9 @@ def test_no_module_of_tasks_resolves_names_past_the_gate():
     """`registry` is for the gate (`code`, `trust`), the problem, a command line and literals in Python."""
     allowed = {
         "code.py",
-        "folder/trust.py",
-        "problems.py",
-        "commands.py",
+        "provenance/trust.py",
+        "problem/problems.py",
+        "command/commands.py",
         "image_classification/networks/choice.py",
     }
     importers, root = set(), Path(tasks.__file__).parent

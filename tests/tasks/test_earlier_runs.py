@@ -10,7 +10,7 @@ import pytest
 import tasks
 from tasks.errors import CheckpointWarning
 from tests.inside import main
-from tests.tasks.problem.problems import Steering
+from tests.tasks.problems import Steering
 
 EARLIER = Path(__file__).parent / "earlier_runs"
 

@@ -13,7 +13,7 @@ from tasks.errors import ProblemError
 from tasks.wake_flow import WakeFlow
 from tests.inside import checkpoint, stage_name
 from tests.tasks.made_runs import begun_run
-from tests.tasks.problem.problems import Steering
+from tests.tasks.problems import Steering
 from tests.tasks.wake_flow.test_report import CONFIG, evaluation
 
 FLOW = np.arange(2 * 3 * 2 * 4 * 5, dtype=np.float32).reshape(2, 3, 2, 4, 5)

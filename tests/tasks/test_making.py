@@ -15,7 +15,7 @@ from tasks import Progress
 from tasks.configuration import Count
 from tests.inside import RunAnswers as Answers
 from tests.inside import Stage, calls, checkpoint, commands
-from tests.tasks.problem.problems import Beside
+from tests.tasks.problems import Beside
 
 FIRST = 5  # rows of a batch, which a resumed run asks again
 

@@ -28,7 +28,7 @@ from tasks.errors import (
 from tests import quick
 from tests.inside import SHARED_METHODS as METHODS
 from tests.inside import Terms, calls, findings, html_report, student_loss
-from tests.tasks.problem.problems import MATRIX, Beside, Mixed, Steering, TwoBoxes
+from tests.tasks.problems import MATRIX, Beside, Mixed, Steering, TwoBoxes
 from zo import FailedQueriesError
 from zo.errors import ObjectiveError, ZeroGradientWarning
 from zo.estimators import Key

@@ -11,7 +11,7 @@ from tasks import Cost, Method
 from tests.inside import plan_of, settled
 from tests.inside import tasks_cost as cost
 from tests.inside import tasks_rehearsal as rehearsal
-from tests.tasks.problem.problems import Steering
+from tests.tasks.problems import Steering
 
 SETTINGS = {"calls": 1, "steps": 40}
 

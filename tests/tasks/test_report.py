@@ -15,7 +15,7 @@ from tasks.report import Details, Heading, Paragraph, Table
 from tests.inside import Result, findings, lead, names, problems
 from tests.inside import report_pictures as pictures
 from tests.tasks.made_runs import TWELVE, from_elsewhere, made
-from tests.tasks.problem.problems import Steering
+from tests.tasks.problems import Steering
 from tests.tasks.test_html_report import EVIL, read
 
 

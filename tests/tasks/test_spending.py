@@ -12,9 +12,9 @@ from blackbox import BudgetError
 from tasks import Progress, Run
 from tasks.errors import ConfigurationError
 from tests.inside import main, plan_of, settled
-from tests.tasks.problem.problems import Beside, Preset, Steering
+from tests.tasks.problems import Beside, Preset, Steering
 
-HERE = "tests.tasks.problem.problems:Steering"
+HERE = "tests.tasks.problems:Steering"
 
 
 def go(problem, runs, **settings):
@@ -110,7 +110,7 @@ def test_a_preset_with_room_and_steps_by_hand_stay_as_they_are(tmp_path, setting
 
 
 def test_the_command_line_says_that_a_preset_takes_fewer_steps(capsys):
-    words = ["run", "tests.tasks.problem.problems:Preset", "--preset", "long", "--methods", "first-order"]
+    words = ["run", "tests.tasks.problems:Preset", "--preset", "long", "--methods", "first-order"]
     assert main([*words, "--rows", "600", "--dry-run"]) == 0
     told = r"For 600 rows: batches of 3, (\d+) steps; .*\n  The preset's 200 steps would take"
     said = re.search(told, capsys.readouterr().out)

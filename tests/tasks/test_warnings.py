@@ -10,7 +10,7 @@ import torch
 import tasks
 from tasks import Progress
 from tasks.errors import RunFolderError
-from tests.tasks.problem.problems import Beside, Steering
+from tests.tasks.problems import Beside, Steering
 
 
 class Alarm(UserWarning):

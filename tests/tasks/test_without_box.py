@@ -13,7 +13,7 @@ from tasks import Progress
 from tasks.configuration import Count
 from tasks.errors import ConfigurationError
 from tests.inside import main
-from tests.tasks.problem.problems import Steering, cost_of
+from tests.tasks.problems import Steering, cost_of
 
 
 class Line(tasks.Problem):

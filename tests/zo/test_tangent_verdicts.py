@@ -12,7 +12,7 @@ from typeguard import suppress_type_checks
 import zo
 from tests.inside import TrustCheck as Check
 from tests.inside import TrustWatch
-from tests.tasks.problem.problems import Beside, Steering
+from tests.tasks.problems import Beside, Steering
 from zo import TrustPolicy
 from zo.errors import TangentWarning
 

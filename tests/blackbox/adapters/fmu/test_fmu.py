@@ -17,8 +17,9 @@ import torch
 
 import zo
 from blackbox import ConfigurationError, NotDifferentiableError, Parallel
-from blackbox.adapters import Fmu, fmu
+from blackbox.adapters import Fmu
 from blackbox.conformance import check_black_box
+from tests.inside import fmu_adapter
 
 pytestmark = pytest.mark.needs("fmpy", "cc")
 HERE = Path(__file__).parent
@@ -178,8 +179,8 @@ def test_a_reset_that_forgets_later_is_found_and_says_how_many_rows_may_be_wrong
 def test_comparisons_grow_as_a_logarithm_and_are_no_rows(decay, monkeypatch):
     box = Fmu(decay, times=1.0)
     made = []
-    instance = fmu.Instance
-    monkeypatch.setattr(fmu, "Instance", lambda *a: made.append(1) or instance(*a))
+    instance = fmu_adapter.Instance
+    monkeypatch.setattr(fmu_adapter, "Instance", lambda *a: made.append(1) or instance(*a))
     box(np.zeros(100))
     assert box.ledger.rows_run == 100
     assert len(made) == 7  # after 1, 2, 4, ..., 64 rows
