@@ -45,6 +45,7 @@ from blackbox.wrappers.described import described
 Array = np.ndarray[Any, Any]
 PathLike = os.PathLike[str]
 CASE = ArraySpec("case", (), "int64")
+LONG = 10_000  # calls of a run that nothing bounds, at which it is said that it goes on
 
 
 class Hosted(BoxGroup):
@@ -100,6 +101,7 @@ class Hosted(BoxGroup):
         counts: what the programs did, see `HostCounts`.
         ledger: the rows of all boxes.
         said_early: whether it was said that runs ended before the calls that were asked for.
+        said_long: whether it was said that a run has called very often.
 
     Raises:
         ConfigurationError: a program or path does not exist, a name occurs twice, or a number is out of
@@ -160,7 +162,7 @@ class Hosted(BoxGroup):
         self.state = hosted_boxes.state(self._slots)
         check_specs("Hosted", "arrays of the calls", self.state)
         self.programs = Programs(repr(self), self._started, live)
-        self.ledger, self.said_early = Ledger(), False
+        self.ledger, self.said_early, self.said_long = Ledger(), False, False
         self.start = HostStart(self)
         self.exchanges = [Exchange(self, *kind) for kind in self.form.kinds]
         endings = [Ending(self, *kind) for kind in self.form.kinds] if outputs else []
@@ -391,6 +393,15 @@ class _Way:
                 for kind in self._waiting(asked):
                     self._answer(kind, asked)
                 done += 1
+                if calls is None and done == LONG and not self._host.said_long:
+                    self._host.said_long = True
+                    warn(
+                        f"{self._host!r}: a run has called {done:,} times and goes on, since run(...) bounds "
+                        "it by no calls=. If the program chooses its own steps, what a gradient adds to its "
+                        "inputs to learn from them is noise to its error control, which may never end: "
+                        "take excite=0, fixed steps, or run(..., calls=).",
+                        RuntimeWarning,
+                    )
             for kind in self._waiting(self._asked):
                 name = self._host.form.kinds[kind][0]
                 self._see(name, self._mask(kind, self._asked))

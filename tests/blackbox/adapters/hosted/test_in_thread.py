@@ -177,3 +177,13 @@ def test_another_function_is_another_identity():
         identity(Hosted(f, calls=calls).boxes[0]) for f in (oscillator, oscillator, fixed_steps)
     )
     assert one == same != other
+
+
+def test_a_run_that_nothing_bounds_says_once_that_it_goes_on(limits):
+    limits(calls_of_a_host=10)
+    call = Call("force", sees=Y, gives=U, stages=STAGES)
+    host, net = Hosted(oscillator, calls=[call], outputs=[ArraySpec("last", (2,))]), network()
+    with torch.no_grad(), pytest.warns(RuntimeWarning, match="called 10 times and goes on") as said:
+        host.run(CASES, force=net, dtype=torch.float64)
+        host.run(CASES, force=net, dtype=torch.float64)
+    assert len(said) == 1 and "excite=0" in str(said[0].message)
