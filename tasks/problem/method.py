@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tasks import Problem, Setup, Trained
+    from tasks.problem.problem import Problem
+    from tasks.training.setup import Setup, Trained
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,8 @@ from zo.batches import Batch, map_tensors
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from tasks import Setup, Trained
     from tasks.problem.method import Method
+    from tasks.training.setup import Setup, Trained
 
 Known: TypeAlias = "Mapping[str, tuple[Sequence[Tensor], Tensor | Sequence[Tensor]]]"
 

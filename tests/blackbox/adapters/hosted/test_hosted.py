@@ -351,7 +351,7 @@ FAULTS = {
     "array": ('bb_host.call("closure", y=x)', "expected the arrays x"),
     "hang": ("time.sleep(600)", "sent nothing for 0.5 s"),
     "linger": ("bb_host.close(); time.sleep(600)", "still runs"),
-    "garbage": ("bb_host._line.sendall(bytes(100))", "no message"),
+    "garbage": ("bb_host._host._line.sendall(bytes(100))", "no message"),
     "fork": ('os.fork() or bb_host.exchange("closure", x)\ntime.sleep(.3); sys.exit(1)', "status 1"),
 }
 
