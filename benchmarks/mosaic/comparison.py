@@ -173,7 +173,7 @@ def results(size: str = "small") -> dict[str, dict[str, Any]]:
 
 
 def tables() -> str:
-    """Both studies, in Markdown, from the committed files."""
+    """All studies, in Markdown, from the committed files."""
     path = FOLDER / "recovery.json"
     parts = ["## Solvers in the loop", solvers_table("small")]
     for size, about in MORE.items():
@@ -181,6 +181,8 @@ def tables() -> str:
             parts += [f"## Solvers in the loop, {about}", solvers_table(size)]
     if path.exists():
         parts += ["## Recovery of an initial condition", recovery_table(read(path))]
+    if (looks := read(FOLDER / "bands.json"))["cells"]:
+        parts += ["## Why the recovery stalls", bands.table(looks)]
     return "\n\n".join(parts) + "\n"
 
 
