@@ -186,6 +186,17 @@ def test_comparisons_grow_as_a_logarithm_and_are_no_rows(decay, monkeypatch):
     assert len(made) == 7  # after 1, 2, 4, ..., 64 rows
 
 
+def test_a_comparison_that_cannot_be_made_takes_no_answer_away(decay, monkeypatch):
+    box = Fmu(decay, times=1.0)
+
+    def refused(*_):
+        raise RuntimeError("out of licences")
+
+    monkeypatch.setattr(box, "_by_a_new_instance", refused)
+    y = box(np.zeros(3))
+    assert np.isfinite(y).all() and len(set(y)) == 1 and box.ledger.rows_failed == 0
+
+
 def test_an_fmu_is_heard_whatever_others_were_made_and_went_since(decay):
     """FMPy has one logger in a process for FMI 2, that of the last instance, and calls it once it is gone."""
     made = {k: Fmu(decay, times=1.0, parameters=["tank.k[1]"], failures="keep") for k in (-1.0, 101.0, 0.5)}
