@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from time import perf_counter
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -19,10 +19,14 @@ from blackbox.adapters.um_bridge.connection import Connection, NoAnswerError, Se
 from blackbox.adapters.um_bridge.messages import VERSION, check_token, longest, to_text, vector
 from blackbox.arrays import failed_outputs
 from blackbox.checks import check_count, check_positive
+from blackbox.ending import Stop, ended_by, set_stop, stopped
 from blackbox.errors import ConfigurationError, NotDifferentiableError, RowFailedError
 from blackbox.failures import FailedRow, Failure, Outcome, Policy
 from blackbox.function import BlackBoxFunction
 from blackbox.spec import ArraySpec
+
+_Asked = TypeVar("_Asked")
+_Answered = TypeVar("_Answered")
 
 
 class UmBridge(BlackBoxFunction):
@@ -156,34 +160,29 @@ class UmBridge(BlackBoxFunction):
             return total
 
         asked = [(row, into) for into in wanted for row in range(len(rows[0]))]
-        with ThreadPoolExecutor(max(1, min(self.connections, len(asked)))) as threads:
-            products = list(threads.map(lambda pair: ask(*pair), asked))
+        products = self._together(lambda pair: ask(*pair), asked)
         count = len(rows[0])
         return {into: np.stack(products[at * count : (at + 1) * count]) for at, into in enumerate(wanted)}
 
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
         """One request per row; under "raise" no row is started after one that failed."""
-        started, stop = perf_counter(), Event()
+        started, failed = perf_counter(), Event()
         on_cpu = tuple(tensor.cpu() for tensor in inputs)
         rows = list(zip(*(tensor.double().numpy() for tensor in on_cpu), strict=True))
 
         def ask(row: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...] | ServerError | None:
-            if stop.is_set():
+            if failed.is_set() or stopped():
                 return None
             try:
                 return self.evaluate(*row)
             except ServerError as error:
                 if self.failures == "raise" and not self.isolates:
-                    stop.set()
+                    failed.set()
                 error.__context__ = None  # its frames would hold the row as long as the error is kept
                 return error.with_traceback(None)
 
         try:
-            if self.connections == 1 or len(rows) <= 1:
-                answers = [ask(row) for row in rows]
-            else:
-                with ThreadPoolExecutor(min(self.connections, len(rows))) as threads:
-                    answers = list(threads.map(ask, rows))  # where it is interrupted the rest is cancelled
+            answers = self._together(ask, rows)
         finally:
             self.ledger.count(seconds=perf_counter() - started)
         self.ledger.count(rows_run=sum(not isinstance(a, UnreachableError | None) for a in answers))
@@ -196,6 +195,21 @@ class UmBridge(BlackBoxFunction):
                 for output, part in zip(outcome.outputs, answer, strict=True):
                     output[row] = torch.from_numpy(part)
         return outcome
+
+    def _together(self, ask: Callable[[_Asked], _Answered], asked: Sequence[_Asked]) -> list[_Answered]:
+        """The answers, as many asked for at a time as there are connections; an interrupt gives them up."""
+        if self.connections == 1 or len(asked) <= 1:
+            return [ask(one) for one in asked]
+        stop = Stop()
+        workers = ThreadPoolExecutor(
+            min(self.connections, len(asked)), initializer=set_stop, initargs=(stop,)
+        )
+        with workers, ended_by(stop.ask):
+            try:
+                return list(workers.map(ask, asked))
+            except BaseException:  # Ctrl-C above all: a server may take hours over what it was asked
+                stop.ask()
+                raise
 
     def close(self) -> None:
         """Close the connections; a later call opens them again. Garbage collection closes them too."""

@@ -7,11 +7,13 @@ import io
 import math
 import os
 import socket
+from contextlib import suppress
 from contextvars import ContextVar
 from time import monotonic
 from typing import Any
 
 from blackbox.adapters.um_bridge.messages import EXTRA, from_text, to_text
+from blackbox.ending import ended_by, stopped
 from blackbox.errors import BlackBoxError, TryAgain
 from blackbox.extras import import_extra
 
@@ -36,7 +38,30 @@ class BusyError(ServerError, TryAgain):
     """The server answered that it has too much to do (429 or 503); `after` has the seconds it asks for."""
 
 
-_deadline: ContextVar[float] = ContextVar("blackbox.adapters.um_bridge.deadline", default=math.inf)
+class _Request:
+    """A request that waits for its answer: until when, and by which socket, so that it can be given up.
+
+    Args:
+        end: the deadline, of `time.monotonic`; infinite for none.
+    """
+
+    def __init__(self, end: float) -> None:
+        self.end = end
+        self._socket: socket.socket | None = None
+
+    def waits_at(self, sock: socket.socket) -> None:
+        self._socket = sock
+        if stopped():
+            self.give_up()
+
+    def give_up(self) -> None:
+        """From another thread: what is read ends here, as if the server had closed the connection."""
+        if self._socket is not None:
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+
+_request: ContextVar[_Request] = ContextVar("blackbox.adapters.um_bridge.request")
 
 
 class _Bounded(io.RawIOBase):
@@ -67,7 +92,9 @@ class _Response(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, *arguments: Any, **settings: Any) -> None:
         super().__init__(sock, *arguments, **settings)
         raw: Any = self.fp.detach()  # pyright: ignore[reportAttributeAccessIssue]
-        self.fp = io.BufferedReader(_Bounded(raw, sock, _deadline.get()))
+        request = _request.get()
+        request.waits_at(sock)
+        self.fp = io.BufferedReader(_Bounded(raw, sock, request.end))
 
 
 class Connection:
@@ -158,26 +185,27 @@ class Connection:
 
     def _send(self, path: str, body: bytes | None, max_bytes: int) -> tuple[Any, bytes]:
         errors = self._http.exceptions
-        deadline = None if self._timeout is None else monotonic() + self._timeout
         method, text = "GET" if body is None else "POST", bytearray()
-        token = _deadline.set(math.inf if deadline is None else deadline)
+        request = _Request(math.inf if self._timeout is None else monotonic() + self._timeout)
+        token = _request.set(request)
         try:
-            response = self._pool.urlopen(
-                method, self._prefix + path, body=body, redirect=False, preload_content=False
-            )
-            try:
-                while piece := response.read1(PIECE):
-                    text += piece
-                    if len(text) > max_bytes:
-                        raise ServerError(
-                            f"{self.url}{path}: expected an answer of at most {max_bytes:,} bytes, got more. "
-                            "Look at what the server sends."
-                        )
-            except BaseException:
-                response.close()  # what is left of the answer must not be taken for the next one
-                raise
-            finally:
-                response.release_conn()
+            with ended_by(request.give_up):
+                response = self._pool.urlopen(
+                    method, self._prefix + path, body=body, redirect=False, preload_content=False
+                )
+                try:
+                    while piece := response.read1(PIECE):
+                        text += piece
+                        if len(text) > max_bytes:
+                            raise ServerError(
+                                f"{self.url}{path}: expected an answer of at most {max_bytes:,} bytes, got "
+                                "more. Look at what the server sends."
+                            )
+                except BaseException:
+                    response.close()  # what is left of the answer must not be taken for the next one
+                    raise
+                finally:
+                    response.release_conn()
         except (errors.NewConnectionError, errors.ConnectTimeoutError, errors.SSLError) as error:
             raise UnreachableError(
                 f"{self.url}: expected a server, found none ({_reason(error)}). "
@@ -191,7 +219,7 @@ class Connection:
                 "Look whether the server is still running."
             ) from None
         finally:
-            _deadline.reset(token)
+            _request.reset(token)
         return response, bytes(text)
 
     def _late(self, path: str) -> NoAnswerError:

@@ -22,6 +22,7 @@ from blackbox import ArraySpec, Failure
 from blackbox.adapters import CommandLine
 from blackbox.wrappers import Parallel, RateLimited, Retrying
 from tests.blackbox.wrappers.troubled import HANG, Troubled, alive, rows
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.needs("linux")]
 
@@ -73,13 +74,6 @@ def children(process: int) -> list[int]:
     except (FileNotFoundError, ProcessLookupError):
         return []
     return own + [grandchild for child in own for grandchild in children(child)]
-
-
-def wait_until(ready: Callable[[], bool], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.02)
 
 
 def test_workers_of_a_process_that_is_killed_end_with_it(tmp_path):

@@ -10,6 +10,7 @@ import warnings
 import pytest
 
 from tests.inside import command_process as process
+from tests.waiting import wait_until
 
 SH = "/bin/sh"
 
@@ -24,13 +25,6 @@ def alive(pid):
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-def wait_until(condition, seconds=20):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.01)
 
 
 def test_output_goes_to_files_and_input_is_empty(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import signal
 import sys
 import threading
 import time
@@ -30,6 +31,7 @@ from blackbox.extras import MissingExtraError
 from tests.blackbox.adapters.um_bridge.servers import Handler, OddServer, doubling, odd_server, saying
 from tests.blackbox.boxes import ErrorCase, error_table
 from tests.inside import identity
+from tests.waiting import wait_until
 
 X = np.array([[1.0, 2.0]])
 NAN = float("nan")
@@ -282,6 +284,32 @@ def test_a_server_that_went_away_is_a_failed_row_each_and_was_not_asked(connecti
     failed = box.run_rows((torch.from_numpy(x),)).failed
     assert len(failed) == 5 and all(type(why.error) is UnreachableError for why in failed.values())
     assert box.ledger.rows_run == 0
+
+
+def test_the_first_interrupt_gives_up_requests_that_wait():
+    rows = torch.arange(12.0).reshape(6, 2).double()
+    with odd_server(Handler.wait_in_vain) as server, UmBridge(server.url, connections=2) as box:
+        before_it = threading.active_count()
+
+        def interrupt() -> None:
+            wait_until(lambda: len(server.asked) == 2)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
+        waiting = threading.Thread(target=interrupt, daemon=True)
+        waiting.start()
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                box.run_rows((rows,))
+        finally:
+            waiting.join()
+            signal.signal(signal.SIGINT, before)
+        assert len(server.asked) == 2  # the others were not begun
+        wait_until(lambda: threading.active_count() <= before_it + 2)  # the server's own, for its connections
+        server.evaluate = doubling
+        outcome = box.run_rows((rows,))
+        assert outcome.failed == {}
+        assert torch.equal(outcome.outputs[0], 2 * rows)
 
 
 def test_after_a_fork_a_child_opens_its_own_connections():
