@@ -215,3 +215,28 @@ def test_a_whole_gradient_is_not_said_to_be_cut(objective, function, dtype, besi
     said, gradient = trained(network, objective, make_box(function, dtype), 30, **settings)
     assert not [words for words in said if "cut off" in words or "whole numbers" in words]
     assert gradient.counts.checks >= 2
+
+
+def absolute(network, w, box):
+    return 1.0 + (box(network(w))[0] - 0.1 * torch.sin(w)).abs().sum(dim=1)
+
+
+def saturating(network, w, box):
+    error = (box(network(w))[0] - 0.1 * torch.sin(w)).square().sum(dim=1)
+    return 1.0 + error / (error + 1e-6)
+
+
+@pytest.mark.parametrize("objective", [absolute, saturating])
+def test_a_kink_in_front_of_which_a_network_already_stands_is_no_cut(objective):
+    """Trained before by its own derivative: the loss rises on both sides, and its slope is small."""
+    network, box = make_network(), make_box(two)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.995)
+    for step in range(800):
+        optimizer.zero_grad()
+        objective(network, batch(1000 + step), two).mean().backward()
+        optimizer.step()
+        schedule.step()
+    said, gradient = trained(network, objective, box)
+    assert gradient.counts.checks >= 1
+    assert not [words for words in said if "cut off" in words]

@@ -113,6 +113,22 @@ def missing(balance: float | None, nearer: float | None) -> float | None:
     return left if stays and abs(left) > MISSING else None
 
 
+def of_slope(uphill: float | None, downhill: float | None) -> float | None:
+    """How many times its length the gradient lacks, along itself, by its two sides; None where that is nothing.
+
+    What was cut is missing on both sides alike. At a kink or in a narrow valley the loss rises on both, and
+    what the sides have in common is the gradient.
+
+    Args:
+        uphill: the balance over a way in the direction of the gradient.
+        downhill: the balance over as long a way in the other.
+    """
+    if uphill is None or downhill is None:
+        return None
+    left = (uphill + downhill) / 2 - 1.0
+    return left if abs(left) > MISSING and is_uneven(uphill) and is_uneven(downhill) else None
+
+
 def is_uneven(balance: float | None) -> bool:
     """Whether a balance is so far from 1 that something may be missing."""
     return balance is not None and not abs(balance - 1.0) <= MISSING

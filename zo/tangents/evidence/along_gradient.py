@@ -16,7 +16,7 @@ from zo.evaluators.loop import loop_losses
 from zo.evaluators.state import Snapshot
 from zo.objective import uncompiled
 from zo.perturbation import Directions
-from zo.tangents.assumptions.cut import NEARER, missing
+from zo.tangents.assumptions.cut import NEARER, missing, of_slope
 from zo.tangents.evidence.predictions import Squares, relative_error
 from zo.tangents.playback.playback import replay
 from zo.tangents.playback.way_back import Narrow
@@ -94,7 +94,9 @@ def checked(taken: Taken, watch: TrustWatch) -> Check:
     same, the boxes are noisy. From then on steps are as long as a change needs to be distinguishable from
     the noise, and where none is long enough nothing is asked. Where boxes are not noisy, each check that
     finds fault is repeated, and decided, by a query a tenth as far: in front of a stiff box the way of a
-    thousandth is too long, and what was measured is the curvature.
+    thousandth is too long, and what was measured is the curvature. Where part of the gradient seems to be
+    missing, one goes as far downhill too: near a kink, as of a mean of absolute errors that are all small,
+    the loss rises on both sides, which no gradient says.
 
     Outputs with an offset (101,325 + f in float32) are rounded by as much as they respond over so short a
     way. Then a further query goes ten times as far; where that is too short too, responses show nothing.
@@ -150,6 +152,9 @@ def checked(taken: Taken, watch: TrustWatch) -> Check:
             nearer, coarse = uphill.check(predicted / NEARER)
             if nearer.agreement is not None and coarse <= COARSE:
                 cut = missing(check.balance, nearer.balance) if watch.may_be_cut(check) else None
+                if cut is not None:
+                    back, _ = uphill.check(-predicted / NEARER)
+                    cut = of_slope(nearer.balance, back.balance)
                 check = replace(nearer, noise=noise, unlike=unlike, cut=cut)
     return replace(check, rows=uphill.rows, queries=uphill.queries)
 
@@ -181,7 +186,7 @@ class _Uphill:
         self.digits = min(self._digits.values(), default=None)
 
     def check(self, predicted: float) -> tuple[Check, float]:
-        """A query so far uphill that the gradient predicts this change of the mean loss.
+        """A query so far uphill, or downhill, that the gradient predicts this change of the mean loss.
 
         Returns:
             What it shows, and how much of the responses is rounding.
@@ -211,7 +216,7 @@ class _Uphill:
             errors = _errors(self._taken, seen, responses, listening)
             of_rows = _of_rows(errors, change, answered)
         # where the rows that are left hardly change along the gradient, their share in it was small
-        if failed > FEW or not expected >= predicted / 2:
+        if failed > FEW or not expected / predicted >= 0.5:
             return Check(noise=self._noise, failed=failed), coarse
         agreement = float(change[answered].double().mean()) / expected
         if errors is not None:
