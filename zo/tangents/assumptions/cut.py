@@ -114,7 +114,7 @@ def missing(balance: float | None, nearer: float | None) -> float | None:
 
 
 def of_slope(uphill: float | None, downhill: float | None) -> float | None:
-    """How many times its length the gradient lacks, along itself, by its two sides; None where that is nothing.
+    """How many times its length the gradient lacks, along itself, by its two sides; None for nothing.
 
     What was cut is missing on both sides alike. At a kink or in a narrow valley the loss rises on both, and
     what the sides have in common is the gradient.
