@@ -255,20 +255,17 @@ class BlackBoxFunction(ABC):
         return whereabouts(self.inputs, inputs, row, row if number is None else number, broken)
 
     def _refuse_lengths(self, outcome: Outcome, inputs: tuple[Tensor, ...]) -> None:
-        """Raise where the lengths of the specs are wrong, and not the rows that came back with others.
-
-        That is where no row ever had them, and where all rows of a call, two or more, have others at once.
-        """
+        """Raise where no row ever had the lengths of the specs: those are wrong, and not the rows."""
         count = len(inputs[0])
         if len(outcome.failed) < count:
             self.ledger.note_answer()
-            return
         errors = [why.error for why in outcome.failed.values()]
-        if all(isinstance(error, OutputError) for error in errors) and (
-            count > 1 or not self.ledger.has_answered
-        ):
+        if not self.ledger.has_answered and all(isinstance(error, OutputError) for error in errors):
             where = whereabouts(self.inputs, inputs, 0, 0, ())
-            raise OutputError(f"{errors[0]} That was {where} of {counted(count, 'row')}.") from errors[0]
+            raise OutputError(
+                f"{errors[0]} That was {where} of {counted(count, 'row')}. No row has had the declared lengths "
+                "yet; where runs end early, as a failed row does, begin with inputs of which one does not."
+            ) from errors[0]
 
     def _count_failed(self, run: Tensor, outcome: Outcome, inputs: tuple[Tensor, ...]) -> None:
         """Count failed rows; where they cannot be kept, raise."""

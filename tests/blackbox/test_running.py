@@ -392,6 +392,8 @@ def test_a_run_that_ends_early_is_a_failed_row_where_others_did_not(kind):
     expected[X[:, 0] == 3] = np.nan
     assert np.array_equal(box(X), expected, equal_nan=True)
     assert np.isnan(box(X[2:3])).all()  # alone in its call, too
+    assert np.isnan(box(X[[2, 2, 2]])).all()  # and where all rows of a call end early
+    assert box.ledger.rows_failed == 5
     assert "expected shape" in box.ledger.first_failure
 
 
