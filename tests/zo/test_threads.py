@@ -14,6 +14,8 @@ import torch
 from torch import nn
 
 import zo
+from blackbox import ArraySpec
+from tests.zo.row_boxes import FromTorch
 
 ROWS, INPUTS = 32, 20
 
@@ -122,3 +124,42 @@ def test_draws_whose_number_depends_on_the_weights_are_no_other_threads(evaluato
     ).backward(x)
     for parameter, exact in zip(network.parameters(), expected, strict=True):
         assert torch.allclose(parameter.grad, exact, rtol=1e-4)
+
+
+def by_tangents(number, dropout, gate, left):
+    """Trainings through a box of sines: each step evaluates the objective with draws, some of them twice."""
+    torch.manual_seed(number)
+    network = nn.Sequential(nn.Linear(1, 16), nn.Tanh(), nn.Dropout(dropout), nn.Linear(16, 1)).double()
+    specs = (ArraySpec("x", (1,)),), (ArraySpec("y", (1,)),)
+    box = FromTorch(torch.sin, *specs)
+    gradient = zo.TangentGradient(
+        network, lambda n, w: (box(n(w)) - w).square().mean(dim=1), boxes=[box], seed=number
+    )
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    gate.wait()  # what makes a network draws too
+    for step in range(8):
+        optimizer.zero_grad()
+        gradient.backward(torch.rand(16, 1, generator=torch.Generator().manual_seed(step)).double())
+        optimizer.step()
+        for _ in range(gradient.replays()):
+            optimizer.zero_grad()
+            gradient.replay()
+            optimizer.step()
+    left[number] = gradient
+
+
+@pytest.mark.filterwarnings("ignore::zo.errors.TangentWarning")
+@pytest.mark.parametrize("dropouts", [(0.5, 0.5, 0.5), (0.5, 0.5, 0.0)])
+def test_trainings_by_tangents_in_threads_do_not_spoil_each_other(dropouts):
+    """The second evaluation of a first step draws what the base drew, or the step would be refused."""
+    gate, left = threading.Barrier(len(dropouts)), {}
+    threads = [
+        threading.Thread(target=by_tangents, args=(number, dropout, gate, left))
+        for number, dropout in enumerate(dropouts)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+    assert sorted(left) == list(range(len(dropouts)))
+    assert all(gradient.counts.checks >= 1 for gradient in left.values())

@@ -6,8 +6,8 @@ meanwhile takes numbers out of the middle: the masks are others, and differences
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from threading import RLock
 from typing import Any, TypeVar
 
@@ -78,6 +78,31 @@ class Turn:
     def __exit__(self, *_: object) -> None:
         """End it where it has not ended."""
         self.end()
+
+
+class Turns:
+    """The turns of a training whose steps run boxes once: it takes them while its steps draw, and no others.
+
+    Others that draw wait meanwhile, also while its boxes run. One that draws nothing takes none but for its
+    first step, which shows it.
+    """
+
+    def __init__(self) -> None:
+        self._draws = True
+        self._turn, self._before = Turn(), states()
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """A step, or a replay."""
+        with self._turn if self._draws else nullcontext():
+            self._before = states()
+            yield
+
+    def look(self) -> None:
+        """Behind the last evaluation of a step that may draw: where nothing was drawn, others go on."""
+        self._draws = not same(states(), self._before)
+        if not self._draws:
+            self._turn.end()
 
 
 class Draws:

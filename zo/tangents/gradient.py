@@ -23,6 +23,7 @@ from zo.draws import Key
 from zo.errors import ConfigurationError, TangentError
 from zo.estimators.estimator import check_mu
 from zo.evaluators.evaluator import Evaluator, Step
+from zo.evaluators.generators import Turns
 from zo.evaluators.stacked import Stacked
 from zo.evaluators.state import Snapshot
 from zo.execution.ranks import Ranks, fingerprint
@@ -244,6 +245,7 @@ class TangentGradient:
         kinds = [type(model).__name__ for model in self.tangents]
         learning = any(model.learns for model in self.tangents)
         guesses = any(model.learns_from_values for model in self.tangents)
+        self._turns = Turns()
         self._notices = Notices()
         self.watch = TrustWatch(
             trust_policy, probes, max_rows, learning, kinds, guesses, steps, self._notices
@@ -299,7 +301,7 @@ class TangentGradient:
         """
         refuse_autocast(self.parameters.tensors, "TangentGradient.backward")
         at_work = self.parameters.alone("TangentGradient.backward")
-        with at_work, torch.inference_mode(False):  # in which there would be no graph
+        with at_work, self._turns.taken(), torch.inference_mode(False):  # in which there would be no graph
             batch = map_tensors(_with_version, batch)
             number, ranks, before = self.counts.steps, self._ranks, Snapshot(self.network)
             key, probes = self._key.at(number), self.watch.probes
@@ -344,6 +346,7 @@ class TangentGradient:
                     else:
                         loss, gradients = live.gradients(pairs)
                         reached = live.reached
+                    self._turns.look()
                     checks.refuse_dependent_rows(loss, base, survived)
                     checks.refuse_not_finite(gradients, self.trust, number)
                     meeting.message = Check()
@@ -447,7 +450,7 @@ class TangentGradient:
         """
         refuse_autocast(self.parameters.tensors, "TangentGradient.replay")
         at_work = self.parameters.alone("TangentGradient.replay")
-        with at_work, torch.inference_mode(False):  # in which there would be no graph
+        with at_work, self._turns.taken(), torch.inference_mode(False):  # in which there would be no graph
             if rows is not None:
                 check_count("TangentGradient.replay", "rows", rows)
             drawn = self._windows.draw(rows, self._key)
