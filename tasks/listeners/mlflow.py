@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from hashlib import sha256
 from time import time
 from typing import Any
 from urllib.parse import urlsplit
@@ -69,6 +70,7 @@ class MLflow(Callback):
             settings = {name: value for name, value in run.config.items() if value is not None}
             settings |= {"steps": steps, "preset": run.preset}
             tags = {"blackbox.folder": str(run.path.resolve()), "blackbox.stage": stage}
+            tags["blackbox.key"] = _key(run, stage)
             made = self._client.create_run(self._number(run), run_name=f"{run.path.name} {stage}", tags=tags)
             known = made.info.run_id
             entities = [self._entities.Param(name, str(value)[:_LONGEST]) for name, value in settings.items()]
@@ -122,8 +124,7 @@ class MLflow(Callback):
         return self._client.create_experiment(name) if known is None else known.experiment_id
 
     def _find(self, run: Run, stage: str) -> str | None:
-        folder = str(run.path.resolve()).replace("'", "\\'")
-        wanted = f"tags.`blackbox.folder` = '{folder}' and tags.`blackbox.stage` = '{stage}'"
+        wanted = f"tags.`blackbox.key` = '{_key(run, stage)}'"
         runs = self._client.search_runs([self._number(run)], wanted, max_results=1)
         return runs[0].info.run_id if runs else None
 
@@ -157,3 +158,8 @@ class MLflow(Callback):
                 f"{self._mlflow.__version__} refuses. Give 'sqlite:///mlflow.db' or 'http://...', or set "
                 "MLFLOW_ALLOW_FILE_STORE=true in the environment."
             )
+
+
+def _key(run: Run, stage: str) -> str:
+    """A name of folder and stage that any filter of MLflow takes, which has no way to write both quotes."""
+    return sha256(f"{run.path.resolve()}\n{stage}".encode(errors="surrogateescape")).hexdigest()

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import sys
 from unittest.mock import Mock
 
@@ -144,6 +145,7 @@ class Tracker:
 
     def __init__(self, monkeypatch, default="http://tracker", folders=False):
         self.there, self.failed, self.kept, self.default = True, 0, [], default
+        self.runs: list[tuple[str, dict[str, str]]] = []
         self.__version__, self.entities, self.environment_variables = "3.17", self, self
         self.MLFLOW_ALLOW_FILE_STORE = Mock(get=lambda: folders)
         for name in ("mlflow", "mlflow.entities", "mlflow.environment_variables"):
@@ -166,11 +168,18 @@ class Tracker:
     def get_experiment_by_name(self, name):
         return Mock(experiment_id="0")
 
-    def search_runs(self, *_, **__):
-        return []
+    def search_runs(self, _, wanted, **__):
+        tag = re.fullmatch(r"tags\.`([a-z.]+)` = '([^'\\\\]*)'", wanted)  # what its grammar takes
+        assert tag
+        found = [number for number, tags in self.runs if tags[tag[1]] == tag[2]]
+        return [Mock(info=Mock(run_id=number)) for number in found]
 
-    def create_run(self, *_, run_name, **__):
-        return Mock(info=Mock(run_id=run_name.split()[1]))
+    def create_run(self, *_, run_name, tags):
+        self.runs.append((run_name.split()[-1], tags))
+        return Mock(info=Mock(run_id=self.runs[-1][0]))
+
+    def update_run(self, number, status):
+        pass
 
     def log_batch(self, number, metrics=(), params=()):
         if not self.there:
@@ -197,6 +206,23 @@ def test_what_a_server_that_goes_away_has_not_taken_is_sent_at_the_end_of_the_st
         (line["step"], line["loss"]) for line in lines
     ]
     assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "2"  # seven take four minutes
+
+
+@pytest.mark.parametrize("name", ["plain", "it's", 'a "b"', "back\\\\slash", "it's \\\\' all"])
+def test_a_run_that_goes_on_goes_on_in_mlflow_too_whatever_its_folder_is_called(tmp_path, monkeypatch, name):
+    tracker = Tracker(monkeypatch)
+
+    class Killed(tasks.Callback):
+        def on_step(self, stage, step, metrics):
+            if step == 6:
+                raise KeyboardInterrupt
+
+    problem = Steering(steps=8, methods=("first-order",))
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / name, [tasks.MLflow(), Killed()], problem)
+    (folder,) = (tmp_path / name).iterdir()
+    go(tmp_path / name, [tasks.MLflow()], problem, resume=folder)
+    assert [tags["blackbox.folder"] for _, tags in tracker.runs] == [str(folder)]
 
 
 def test_a_store_that_mlflow_cannot_write_to_is_refused_before_anything_is_trained(monkeypatch):
