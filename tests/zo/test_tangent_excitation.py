@@ -457,3 +457,33 @@ def test_a_check_sees_the_dither_of_the_base():
     gradient, _ = cosines(network, box, closed_loop, 25, excite=0.5)
     assert gradient.excitation[0]["action"].any() and len(box.asked) > 25 * CALLS
     assert gradient.agreement == pytest.approx(1.0, abs=0.1)
+
+
+def beams(heights, load):
+    """Mass, and how far each of eight parts bends: by the third power, so that a low part is another beam."""
+    return heights.mean(dim=1), load[:, None] * (40 / heights) ** 3 / 10
+
+
+@pytest.mark.parametrize("scale", [None, 10.0, 30.0])
+def test_a_steep_box_is_not_asked_far_from_where_the_network_is(scale):
+    """One number in, eight heights out of about 40: a dither as large as a usual change bent some by 1e3."""
+    specs = ArraySpec("heights", (8,), scale=scale), ArraySpec("load", (), differentiable=False)
+    box = FromTorch(beams, specs, (ArraySpec("mass", ()), ArraySpec("bent", (8,))))
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(1, 16), nn.Tanh(), nn.Linear(16, 8))
+
+    def objective(box):
+        def of(network, load):
+            mass, bent = box(5 + 70 * torch.sigmoid(network(load[:, None] - 1)), load)
+            return mass / 10 + 30 * (bent - 0.15).relu().sum(dim=1)
+
+        return of
+
+    def loads(step):
+        return 0.4 + 1.6 * torch.rand(16, generator=torch.Generator().manual_seed(step))
+
+    heights = []
+    box.evaluate_rows, kept = lambda *arrays: heights.append(arrays[0]) or kept(*arrays), box.evaluate_rows
+    _, found = cosines(network, box, objective, 40, batch=loads, exact=beams)
+    assert min(float(asked.min()) for asked in heights) > 15
+    assert sum(found[3:]) / len(found[3:]) > 0.8

@@ -30,6 +30,7 @@ from zo.tangents.tangent import Tangent, sources
 DETERMINED, FREE = 0.05, 0.2  # of an input's variance unexplained: dithered below, and no longer above
 ROWS, NUMBERS = 256, 2**20  # of a box that are kept to judge by, and numbers in them; decision 121
 SMALL = 0.1  # of a number's size: the first dither of one that has no spread
+FIRST = 0.1  # units: the first dither, since one that is too large is never forgotten; decision 121
 # decision 121, this and the next:
 BEGUN = 0.2  # of how much the outputs change: what the response to a dither should be, until it is known,
 WANTED = 2.0  # then in multiples of the error of what is predicted,
@@ -66,7 +67,7 @@ class _Box:
     seen: int = 0
     judged: int = 0
     units: dict[int, Tensor] = field(default_factory=dict)
-    factor: float = 1.0
+    factor: float = FIRST
     known: float = 0.0
     shown: _Shown | None = None
     before: tuple[float, float] = (0.0, 0.0)
