@@ -61,7 +61,7 @@ def flat_grad(network: nn.Module) -> Tensor:
 def test_products_are_autograds_of_the_model_with_all_inputs_in_the_boxs_order():
     pairs, (length, kind) = pairs_of()
     tangent, v = ModelTangent(pendulum(2)), weights(6, 2, seed=3)
-    pulled, forward = tangent.vjp(pairs, v), tangent.apply(pairs, pairs.d)
+    pulled, forward = tangent.at(pairs).pull(v), tangent.at(pairs).push(pairs.d)
     for row in range(6):
 
         def of_row(z: Tensor, row: int = row) -> Tensor:
@@ -70,7 +70,7 @@ def test_products_are_autograds_of_the_model_with_all_inputs_in_the_boxs_order()
         jacobian = torch.autograd.functional.jacobian(of_row, pairs.z[row])
         assert torch.allclose(pulled[row], v[row] @ jacobian, rtol=1e-12)
         assert torch.allclose(forward[:, row], pairs.d[:, row] @ jacobian.T, rtol=1e-12)
-    assert tangent.apply(pairs, pairs.d[:0]).shape == (0, 6, 2)
+    assert tangent.at(pairs).push(pairs.d[:0]).shape == (0, 6, 2)
 
 
 def test_products_go_through_a_solver_that_has_no_forward_mode():
@@ -86,11 +86,11 @@ def test_products_go_through_a_solver_that_has_no_forward_mode():
     z = velocity.flatten(1)
     pairs = CallPairs(spec, spec, z, d, d, valid, z, others=(None, reynolds))
     tangent = ModelTangent(step)
-    forward = tangent.apply(pairs, d)
+    forward = tangent.at(pairs).push(d)
     for pushed, change in zip(forward, d.view(2, *velocity.shape), strict=True):
         slope = (step(velocity + 1e-6 * change, reynolds) - step(velocity - 1e-6 * change, reynolds)) / 2e-6
         assert torch.allclose(pushed, slope.flatten(1), atol=1e-6)
-    assert torch.allclose((forward * v).sum(-1), (d * tangent.vjp(pairs, v)).sum(-1), rtol=1e-9)
+    assert torch.allclose((forward * v).sum(-1), (d * tangent.at(pairs).pull(v)).sum(-1), rtol=1e-9)
 
 
 @pytest.mark.parametrize("substeps", [64, 2])
@@ -216,8 +216,8 @@ def test_a_models_own_weights_get_no_gradient_and_its_name_tells_it():
     layer = nn.Linear(2, 2).double()
     tangent = ModelTangent(lambda length, angle, kind, speed: tuple(layer(torch.stack([angle, speed], 1)).T))
     pairs, _ = pairs_of()
-    assert torch.allclose(tangent.vjp(pairs, torch.ones(6, 2).double()), layer.weight.sum(0).expand(6, 2))
-    tangent.apply(pairs, pairs.d)
+    assert torch.allclose(tangent.at(pairs).pull(torch.ones(6, 2).double()), layer.weight.sum(0).expand(6, 2))
+    tangent.at(pairs).push(pairs.d)
     assert layer.weight.grad is None
     assert repr(ModelTangent(layer)) == "ModelTangent(Linear)" and "0x" not in repr(tangent)
     assert repr(copy.deepcopy(tangent)) == repr(tangent)
@@ -240,9 +240,9 @@ def no_graph(length, angle, kind, speed):
 def test_models_that_do_not_fit(model, words):
     pairs, _ = pairs_of()
     with pytest.raises(zo.ConfigurationError, match=words):
-        ModelTangent(model).vjp(pairs, torch.ones(6, 2).double())
+        ModelTangent(model).at(pairs).pull(torch.ones(6, 2).double())
     with pytest.raises(zo.ConfigurationError, match=words):
-        ModelTangent(model).apply(pairs, pairs.d)
+        ModelTangent(model).at(pairs).push(pairs.d)
 
 
 def test_a_model_must_be_a_function():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -19,13 +20,16 @@ class Wrong(Student):
         super().__init__()
         self.factor, self.turned = factor, turned
 
-    def vjp(self, pairs, cotangent):
+    def at(self, rows):
+        return zo.tangents.LinearMap(rows, partial(self.pushed, rows), partial(self.pulled, rows), self.known)
+
+    def pulled(self, pairs, cotangent):
         z = pairs.z.detach().requires_grad_(True)
         with torch.enable_grad():
             (true,) = torch.autograd.grad(bent(z), z, cotangent)
         return self.factor * (true + self.turned * cotangent.roll(1, dims=-1))
 
-    def apply(self, pairs, d):
+    def pushed(self, pairs, d):
         with torch.enable_grad():  # a product with J is the derivative of one with its transpose
             z = pairs.z.detach().requires_grad_(True)
             v = torch.zeros_like(z, requires_grad=True)

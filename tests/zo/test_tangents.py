@@ -16,6 +16,7 @@ import zo
 from blackbox import ArraySpec, BlackBoxError, Budgeted
 from tests import quick
 from tests.zo.boxes import Sine
+from tests.zo.linearised import Instead
 from tests.zo.row_boxes import FromTorch, weights
 from zo.errors import ZeroGradientWarning
 from zo.tangents import CallPairs
@@ -110,7 +111,7 @@ def test_a_probe_draws_the_same_beside_any_others():
         gradient = zo.TangentGradient(
             network, chain(box), boxes=[box], tangent=zo.IdentityTangent(), probes=probes, chunk=1
         )
-        gradient.tangents[0].observe = seen.append
+        gradient.tangents[0].see = lambda rows, seen=seen: seen.append(rows.listed())
         gradient.backward(weights(5, 4))
         changes.append(seen[0].z[:5])  # the first call, the first probe
     assert torch.equal(*changes)
@@ -339,8 +340,8 @@ def test_a_pair_in_which_an_integer_input_changed_too_is_not_learned_from():
     learned = []
 
     class Watching(zo.IdentityTangent):
-        def observe(self, pairs: CallPairs) -> None:
-            learned.append(pairs)
+        def see(self, rows: CallPairs) -> None:
+            learned.append(rows.listed())
 
     def objective(network, batch):
         x = 1e-3 * network(batch)
@@ -348,7 +349,7 @@ def test_a_pair_in_which_an_integer_input_changed_too_is_not_learned_from():
 
     network = make_network()
     gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=Watching(), probes=20, mu=1.0)
-    gradient.tangents[0].observe = Watching().observe
+    gradient.tangents[0].see = Watching().see
     gradient.backward(weights(5, 4))
     (pairs,) = learned
     assert 0 < pairs.d.shape[1] < 100
@@ -361,7 +362,7 @@ def test_identity_goes_by_name_and_shape():
     valid = torch.ones(1, 2, dtype=torch.bool)
     pairs = CallPairs(inputs, outputs, weights(2, 5), weights(1, 2, 5), weights(1, 2, 9), valid)
     d, v = weights(1, 2, 5, seed=3), weights(2, 9, seed=4)
-    pushed, back = zo.IdentityTangent().apply(pairs, d), zo.IdentityTangent().vjp(pairs, v)
+    pushed, back = zo.IdentityTangent().at(pairs).push(d), zo.IdentityTangent().at(pairs).pull(v)
     assert torch.equal(pushed[..., :3], d[..., 2:]) and not pushed[..., 3:].any()
     assert torch.equal(back[:, 2:], v[:, :3]) and not back[:, :2].any()
 
@@ -678,8 +679,8 @@ def test_frozen_parameters_and_states_of_other_runs_are_refused():
 
 def test_a_gradient_that_is_not_finite_is_an_error():
     class Wild(zo.IdentityTangent):
-        def vjp(self, pairs, cotangent):
-            return cotangent * float("inf")
+        def at(self, rows):
+            return Instead(super().at(rows), pull=lambda v: v * float("inf"))
 
     network, box = make_network(), Sine()
     gradient = zo.TangentGradient(network, chain(box), boxes=[box], tangent=Wild())

@@ -1,10 +1,13 @@
 """Learned tangents: linear models of black boxes, fitted to what probes show, in place of derivatives.
 
-A tangent of your own is a `Tangent`: `apply` and its adjoint `vjp`, and `observe` or `see` to learn from
-`CallPairs`, whose numbers are in the box's own units; `d_scale` says what is usual for each (see `Units`).
+A tangent of your own is a `Tangent`: `at` says what it knows at some rows, as a `LinearMap` or another
+`Linearised`; `see` and `learn` learn from rows, `CallPairs`, whose numbers are in the box's own units;
+`d_scale` says what is usual for each (see `Units`).
 """
 
+from zo.tangents.call_tangent import CallTangent
 from zo.tangents.gradient import TangentCounts, TangentGradient
+from zo.tangents.linearised import Linearised, LinearMap, Unknown
 from zo.tangents.models.automatic import AutoTangent
 from zo.tangents.models.grid.grid import GridTangent
 from zo.tangents.models.grid.stencil import StencilTangent
@@ -26,10 +29,13 @@ from zo.tangents.trust import TrustPolicy
 __all__ = [
     "AutoTangent",
     "CallPairs",
+    "CallTangent",
     "GraphTangent",
     "GridTangent",
     "IdentityTangent",
     "KernelTangent",
+    "LinearMap",
+    "Linearised",
     "LowRankTangent",
     "MLPTangent",
     "MeshTangent",
@@ -43,6 +49,7 @@ __all__ = [
     "TangentGradient",
     "TrustPolicy",
     "Units",
+    "Unknown",
     "ValueTangent",
     "ZeroTangent",
 ]

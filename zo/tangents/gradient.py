@@ -38,11 +38,11 @@ from zo.tangents.evidence.along_gradient import Taken, checked, flat_share
 from zo.tangents.evidence.predictions import predict_and_learn, relative_error
 from zo.tangents.excitation.dither import Excitation
 from zo.tangents.excitation.spread import spread_of_weights
+from zo.tangents.linearised import Linearised
 from zo.tangents.models.rows import MOST_BYTES
 from zo.tangents.playback.anchored import anchored
 from zo.tangents.playback.playback import Live, refuse_unseen_weights, replay
 from zo.tangents.playback.way_back import refuse_autocast
-from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.recording import Dither, RecordedCall, alone, record
 from zo.tangents.record.units import Units
 from zo.tangents.record.window import Window, plain, window_of, without_failed
@@ -316,7 +316,7 @@ class TangentGradient:
                             step, self.boxes, self.evaluator, probes, self.mu, key, ranks, self._chunk, dither
                         )
                     else:
-                        live = Live(step, self.boxes, self.tangents, dither)
+                        live = Live(step, self.boxes, dither)
                         seen = live.seen
 
                 with ranks.meeting(number) as meeting:
@@ -333,23 +333,24 @@ class TangentGradient:
                         whole_numbers = outputs_without_gradient(step, self.boxes, seen.calls, survived)
                     calls, kept = without_failed(survived, seen.calls, batch)
                     dither.look(calls, self.boxes)
-                    pairs, dropped = self._learn(calls, survived, number)
+                    known, dropped = self._learn(calls, survived, number)
+                    pairs = [at.rows for at in known]
                     units = tuple((shown.d_scale, shown.response_scale) for shown in pairs)
                     window = Window(number, kept, tuple(calls), units, base, survived)
                     if live is None:
-                        again = replay(step, self.boxes, self.tangents, window, pairs)
+                        again = replay(step, self.boxes, window, known)
                         loss, gradients, reached = again.loss, again.gradients, again.reached
                         if number == 0:
                             self.watch.note_way_beside(again.beside)
                     else:
-                        loss, gradients = live.gradients(pairs)
+                        loss, gradients = live.gradients(known)
                         reached = live.reached
                     checks.refuse_dependent_rows(loss, base, survived)
                     checks.refuse_not_finite(gradients, self.trust, number)
                     meeting.message = Check()
                     if ranks.rank == 0 and self.watch.checks(number):  # the first rank alone
                         with alone(ranks):
-                            of = Taken(step, self.boxes, self.tangents, window, pairs, gradients, before)
+                            of = Taken(step, self.boxes, window, known, gradients, before)
                             meeting.message = checked(of, self.watch)
             check: Check = meeting.messages[0]
             share = self.watch.share(check)
@@ -674,21 +675,26 @@ class TangentGradient:
 
     def _learn(
         self, calls: Sequence[RecordedCall], survived: Tensor, step: int
-    ) -> tuple[list[CallPairs], int]:
-        """Let the tangents predict what was recorded and learn from it; the pairs, and how many failed."""
+    ) -> tuple[list[Linearised], int]:
+        """Let the tangents predict what was recorded and learn from it.
+
+        Returns:
+            What they say at each call then, and how many pairs failed.
+        """
         pairs, dropped = checks.checked_pairs(self.boxes, calls, survived, self.max_dropped, step)
         squares: list[tuple[float, float] | None] = [None] * len(calls)
+        known: dict[int, Linearised] = {}
         for box, (tangent, units) in enumerate(zip(self.tangents, self.units, strict=True)):
             numbers = [number for number, call in enumerate(calls) if call.box == box]
             if numbers:
                 measured = units.measure([pairs[number] for number in numbers])
                 errors = predict_and_learn(tangent, measured)
-                tangent.linearise(measured)
-                for number, known, error in zip(numbers, measured, errors, strict=True):
-                    pairs[number], squares[number] = known, error
+                known |= dict(zip(numbers, tangent.at_each(measured), strict=True))
+                for number, error in zip(numbers, errors, strict=True):
+                    squares[number] = error
         self.trust = [relative_error([of_call]) for of_call in squares]
         self.trust_of_step = relative_error(squares)
-        return pairs, dropped
+        return [known[number] for number in range(len(calls))], dropped
 
     def _add(self, gradients: Sequence[Tensor]) -> None:
         """Add a gradient to `.grad`, no longer than `clip` allows."""
