@@ -227,7 +227,7 @@ def train(problem: BenchmarkProblem, way: Way, seed: int, most: int | None = Non
                 "true": partial(zo.tangents.ModelTangent, problem.exact),
             }[way.derivative]()
             settings |= {"tangent": tangent, "trust_policy": TrustPolicy(check_every=None)}
-        gradient = zo.TangentGradient(network, objective, boxes=[problem.box], **settings)
+        gradient = zo.ProbedGradient(network, objective, boxes=[problem.box], **settings)
     else:
         gradient = first_order(problem, network)
     optimizer = torch.optim.Adam(network.parameters(), lr=1.0)

@@ -98,7 +98,7 @@ def test_astralora_finds_the_matrix_of_a_linear_box():
     problem = problem_of(Linear(matrix_of(3)))
     network = problem.start(0)
     wanted = true_gradient(problem, network)
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         network,
         problem.objective(problem.box),
         boxes=[problem.box],
@@ -117,7 +117,7 @@ def test_astralora_below_the_rank_has_the_best_matrix_of_its_rank():
     problem = problem_of(Linear(matrix))
     tangent = Astralora(problem.box, seed=0, rank=2)
     network = problem.start(0)
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         network,
         problem.objective(problem.box),
         boxes=[problem.box],

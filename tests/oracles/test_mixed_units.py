@@ -63,7 +63,7 @@ def train(function, tangent, inputs: Tensor, outputs: Tensor, dtype, steps=8, pr
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 4)).to(dtype)
     box = in_units(function, inputs, outputs)
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         network,
         chain(box, inputs, outputs),
         boxes=[box],

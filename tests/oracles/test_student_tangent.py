@@ -263,7 +263,7 @@ class Training:
         student.fit(first, self.box(first))
         policy = TrustPolicy(check_every=check_every)
         self.of_outputs = share_right if loss == "labels" else log_loss
-        self.gradient = zo.TangentGradient(
+        self.gradient = zo.ProbedGradient(
             self.network, self.objective, boxes=[self.box], tangent=student, probes=0, trust_policy=policy
         )
 

@@ -150,7 +150,7 @@ def test_a_step_with_probes_that_span_the_state_is_autograds(evaluator):
     box = FromTorch(step, specs((4,)), specs((4,)))
     truth = rollout(network, batch, step).mean()
     expected = torch.cat([g.flatten() for g in torch.autograd.grad(truth, list(network.parameters()))])
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         network,
         lambda network, batch: rollout(network, batch, box),
         boxes=[box],

@@ -65,7 +65,7 @@ class Now(zo.tangents.Tangent):
 
 def trained(tangent, **settings):
     network, box = make_network(), FromTorch(bent, (X,), (X,))
-    gradient = zo.TangentGradient(network, chain(box), boxes=[box], tangent=tangent, seed=0, **settings)
+    gradient = zo.ProbedGradient(network, chain(box), boxes=[box], tangent=tangent, seed=0, **settings)
     optimizer = torch.optim.SGD(network.parameters(), 0.1)
     for step in range(3):
         optimizer.zero_grad()

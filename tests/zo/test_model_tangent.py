@@ -117,7 +117,7 @@ def test_a_step_with_the_boxs_own_function_is_autograds_and_with_a_crude_one_nea
     errors = []
     for tangent in (ModelTangent(pendulum(substeps)), zo.SecantTangent(ModelTangent(pendulum(substeps)))):
         network.zero_grad()
-        gradient = zo.TangentGradient(
+        gradient = zo.ProbedGradient(
             network, objective_with(box), boxes=[box], tangent=tangent, probes=1, mu=1e-5
         )
         # beside its probe the base is in another matrix product, which some processors round otherwise
@@ -175,7 +175,7 @@ def test_what_a_model_leaves_of_the_wake_is_learned_behind_it():
         ("both", zo.SecantTangent(ModelTangent(thick)), 8),
     ):
         network.zero_grad()
-        gradient = zo.TangentGradient(
+        gradient = zo.ProbedGradient(
             network, objective_with(solver), boxes=[solver], tangent=tangent, probes=probes, mu=1e-4
         )
         gradient.backward(batch)
@@ -203,7 +203,7 @@ def test_boxes_without_other_inputs_and_in_another_precision():
     def loss_with(box):
         return lambda network, batch: box(network(batch).view(-1, 2, 2)).square().flatten(1).sum(1)
 
-    gradient = zo.TangentGradient(network, loss_with(box), boxes=[box], tangent=ModelTangent(model), probes=1)
+    gradient = zo.ProbedGradient(network, loss_with(box), boxes=[box], tangent=ModelTangent(model), probes=1)
     gradient.backward(batch)
     expected = torch.autograd.grad(loss_with(model)(network, batch).mean(), list(network.parameters()))
     assert torch.allclose(

@@ -222,7 +222,7 @@ def test_without_probes_a_step_costs_the_base_and_stacks_hand_values_on():
     ):
         network = nn.Linear(3, 3).double()
         settings = {"probes": probes, "trust_policy": zo.tangents.TrustPolicy(check_every=None)}
-        gradient = zo.TangentGradient(
+        gradient = zo.ProbedGradient(
             network, lambda n, b: box(n(b)).square().mean(1), boxes=[box], tangent=tangent, **settings
         )
         for seed in range(3):
@@ -234,7 +234,7 @@ def test_without_probes_a_step_costs_the_base_and_stacks_hand_values_on():
         assert student.state_dict()["window"]["seen"] == 3 * (1 + probes) * 5
         assert isinstance(gradient.trust_of_step, float)
     with pytest.raises(zo.ConfigurationError, match="probes"):
-        zo.TangentGradient(network, lambda n, b: b, boxes=[box], tangent=zo.SecantTangent(copied), probes=0)
+        zo.ProbedGradient(network, lambda n, b: b, boxes=[box], tangent=zo.SecantTangent(copied), probes=0)
 
 
 class Pictured(nn.Module):
@@ -322,7 +322,7 @@ def test_a_network_that_does_not_suit_the_box_costs_no_row():
     with pytest.raises(zo.ConfigurationError, match=r"to take \(2, 1, 2, 2\) to \(2, 2\).*nn.Flatten"):
         student.fit(images, box)
     with pytest.raises(zo.ConfigurationError, match=r"nn.Flatten"):
-        zo.TangentGradient(
+        zo.ProbedGradient(
             net(), lambda network, x: box(network(x))[:, 0], boxes=[box], tangent=student, probes=0
         )
     with pytest.raises(zo.ConfigurationError, match=r"nn.Flatten"):
@@ -366,7 +366,7 @@ def test_where_no_row_has_an_answer_the_message_says_why_the_box_failed():
 @pytest.mark.parametrize("fixed", [None, 2])
 def test_nothing_is_replayed_with_a_student_unless_it_is_asked_for(fixed):
     box, network = FromTorch(lambda x: torch.sin(x[:, :2]), (X,), (Y,)), nn.Linear(3, 3)
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         network, lambda n, x: box(n(x)).square().sum(dim=1), boxes=[box], tangent=StudentTangent(net()),
         probes=0, replays=fixed, seed=0,
     )  # fmt: skip

@@ -117,7 +117,7 @@ def chain(box, steps=3):
 def make_gradient(group, network=None, box=None, **settings) -> zo.TangentGradient:
     network, box = network or make_network(), box or Chancy()
     settings = {"tangent": zo.IdentityTangent(), "max_dropped": 1.0, "trust_policy": NEVER, **settings}
-    return zo.TangentGradient(network, chain(box), boxes=[box], process_group=group, **settings)
+    return zo.ProbedGradient(network, chain(box), boxes=[box], process_group=group, **settings)
 
 
 def state_of(gradient, network) -> dict:
@@ -237,7 +237,7 @@ def failing(groups) -> dict:
 
     network = make_network()
     first = network[0].weight.detach()[0, 0].clone()
-    wild = zo.TangentGradient(
+    wild = zo.ProbedGradient(
         network,
         restless,
         boxes=[box],

@@ -77,7 +77,7 @@ def test_the_first_step_takes_what_its_check_has_measured_of_the_gradient(factor
 def test_the_first_steps_are_checked_until_one_is_right_where_rows_are_left(factor, max_rows, checked):
     network, box = make_network(), FromTorch(bent, (X,), (X,))
     settings = {} if max_rows is None else {"max_rows": max_rows}
-    gradient = zo.TangentGradient(network, one_call(box), boxes=[box], tangent=Wrong(factor), **settings)
+    gradient = zo.ProbedGradient(network, one_call(box), boxes=[box], tangent=Wrong(factor), **settings)
     with_check = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", zo.TangentWarning)

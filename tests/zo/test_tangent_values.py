@@ -19,7 +19,7 @@ from zo.tangents import CallPairs
 def test_without_probes_the_trust_is_of_values():
     box, student = FromTorch(bent, (X,), (X,)), Student()
     unchecked = TrustPolicy(check_every=None)
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         make_network(), chain(box), boxes=[box], tangent=student, probes=0, trust_policy=unchecked
     )
     gradient.backward(weights(5, 4))
@@ -48,7 +48,7 @@ def test_without_probes_the_trust_is_of_values():
 def test_calls_are_shown_at_once_as_far_as_their_rows_are_few(limits):
     limits(shown_at_once=2 * 5 * 4)
     box, student = FromTorch(bent, (X,), (X,)), Student()
-    gradient = zo.TangentGradient(make_network(), chain(box), boxes=[box], tangent=student, probes=0)
+    gradient = zo.ProbedGradient(make_network(), chain(box), boxes=[box], tangent=student, probes=0)
     gradient.backward(weights(5, 4))
     assert [len(pairs.z) for what, pairs in student.said if what in ("expect", "see")] == [10, 5] * 2
 
@@ -57,7 +57,7 @@ def test_calls_are_shown_at_once_as_far_as_their_rows_are_few(limits):
 def test_dead_rows_are_not_among_the_values():
     """A row that fails in the base is neither predicted nor part of the mean."""
     box, student = FromTorch(bent, (X,), (X,)), Student()
-    gradient = zo.TangentGradient(make_network(), chain(box, 1), boxes=[box], tangent=student, probes=0)
+    gradient = zo.ProbedGradient(make_network(), chain(box, 1), boxes=[box], tangent=student, probes=0)
     batch = weights(5, 4)
     batch[1] = math.nan
     student.known = torch.zeros(5, 4).double()
@@ -74,7 +74,7 @@ def test_dead_rows_are_not_among_the_values():
 def test_one_row_is_measured_by_the_step_that_the_box_makes_of_a_state():
     box, student = FromTorch(bent, (X,), (X,)), Student()
     unchecked = TrustPolicy(check_every=None)
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         make_network(), chain(box), boxes=[box], tangent=student, probes=0, trust_policy=unchecked
     )
     gradient.backward(weights(1, 4))
@@ -91,7 +91,7 @@ def test_one_row_is_measured_by_the_step_that_the_box_makes_of_a_state():
 
 def test_one_row_of_what_is_no_state_is_no_measure():
     box, student = FromTorch(lambda x: bent(x)[:, :2], (X,), (ArraySpec("force", (2,)),)), Student()
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         make_network(),
         lambda network, batch: box(network(batch)).square().mean(dim=1),
         boxes=[box],

@@ -45,7 +45,7 @@ def through(*boxes):
 
 
 def make_gradient(network, *boxes, **settings) -> zo.TangentGradient:
-    return zo.TangentGradient(
+    return zo.ProbedGradient(
         network, through(*boxes), boxes=list(boxes), **{"trust_policy": NEVER, **settings}
     )
 
@@ -167,7 +167,7 @@ def table(**settings) -> tuple[FromTorch, zo.TangentGradient]:
     torch.manual_seed(0)
     x = (ArraySpec("x", (2,)),)
     box, network = FromTorch(lambda u: torch.sin(20 * u), x, x), nn.Linear(3, 2).double()
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         network, lambda net, batch: box(net(batch)).square().mean(dim=1), boxes=[box], clip=None, **settings
     )
     return box, gradient
@@ -340,9 +340,9 @@ def test_the_objective_is_looked_at_where_probes_may_come_later():
         return box(batch @ network.weight).square().flatten(1).mean(dim=1)
 
     settings = {"boxes": [box], "tangent": zo.StencilTangent(2), "trust_policy": NEVER}
-    zo.TangentGradient(network, objective, max_rows=1, **settings).backward(batch_of(0))  # none ever will
+    zo.ProbedGradient(network, objective, max_rows=1, **settings).backward(batch_of(0))  # none ever will
     with pytest.raises(zo.errors.TangentError, match="a weight that is read elsewhere"):
-        zo.TangentGradient(network, objective, max_rows=3, **settings).backward(batch_of(0))
+        zo.ProbedGradient(network, objective, max_rows=3, **settings).backward(batch_of(0))
 
 
 # Rows that exist already

@@ -6,7 +6,8 @@ A tangent of your own is a `Tangent`: `at` says what it knows at some rows, as a
 """
 
 from zo.tangents.call_tangent import CallTangent
-from zo.tangents.gradient import TangentCounts, TangentGradient
+from zo.tangents.counts import TangentCounts
+from zo.tangents.gradient import TangentGradient
 from zo.tangents.linearised import Linearised, LinearMap, Unknown
 from zo.tangents.models.automatic import AutoTangent
 from zo.tangents.models.grid.grid import GridTangent
@@ -21,6 +22,7 @@ from zo.tangents.models.probed.low_rank import LowRankTangent
 from zo.tangents.models.probed.secant import SecantTangent
 from zo.tangents.models.student.student import StudentTangent
 from zo.tangents.models.values import ValueTangent
+from zo.tangents.probed_gradient import ProbedGradient
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.units import Units
 from zo.tangents.tangent import IdentityTangent, Tangent, ZeroTangent
@@ -41,6 +43,7 @@ __all__ = [
     "MeshTangent",
     "ModelTangent",
     "PairTangent",
+    "ProbedGradient",
     "SecantTangent",
     "StencilTangent",
     "StudentTangent",

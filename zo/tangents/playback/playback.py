@@ -191,7 +191,7 @@ def refuse_unseen_weights(
             "objective: expected the inputs of boxes to depend on weights that are read in the forward of "
             f"the module that holds them, got {why}: stacked probes do not move it. Let the module give it, "
             "with rows first, as `def forward(self, x): return self.theta.expand(len(x), -1)`, or take "
-            "evaluator='loop'."
+            "zo.ProbedGradient(evaluator='loop')."
         )
 
 
@@ -212,7 +212,7 @@ class Answers:
         "alone and with what boxes answered: it must call the same boxes in the same order on the same "
         "values. Keep the batch's rows first and rows of different variants apart, draw no random numbers "
         "outside of the network's layers and count no calls, and leave 16 bits (autocast) out beside probes; "
-        "or use evaluator='loop'."
+        "or use zo.ProbedGradient(evaluator='loop')."
     )
 
     def __init__(
