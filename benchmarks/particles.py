@@ -32,7 +32,6 @@ import zo
 from benchmarks import protocol
 from blackbox import ArraySpec, BlackBoxFunction
 from zo.tangents import AutoTangent, CallPairs
-from zo.tangents.record.pairs import all_listed
 
 COUNT, MOST, CUTOFF, SUBSTEPS, TIME = 24, 80, 1.0, 4, 0.05
 ROWS, CALLS = 4, 4
@@ -134,9 +133,9 @@ def measured(name: str, seed: int, steps: Sequence[int] = STEPS) -> list[list[fl
     for step in range(max(steps)):
         seen = calls(1000 * seed + step)
         tangent.see(seen)
-        tangent.observe(all_listed([seen]))
+        tangent.learn()
         if step + 1 in steps:
-            vjp = tangent.vjp(asked, v)
+            vjp = tangent.at(asked).pull(v)
             both = (vjp, wanted), (vjp - v, wanted - v)
             cosines.append([float(cosine_similarity(a.flatten(), b.flatten(), dim=0)) for a, b in both])
     return cosines

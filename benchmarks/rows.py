@@ -53,9 +53,8 @@ from tasks.folder import atomic
 from tasks.folder.machine import machine, versions
 from tasks.report.pictures import figure, save
 from zo.batches import count_rows, map_tensors, tensors
-from zo.tangents import TrustPolicy
+from zo.tangents import Linearised, LinearMap, TrustPolicy
 from zo.tangents.record.pairs import CallPairs
-from zo.tangents.tangent import Response
 
 FOLDER = protocol.RESULTS / "rows"
 BY_BATCH, CONTROLLED = FOLDER / "by_batch", FOLDER / "controls"
@@ -117,23 +116,44 @@ class Way:
 class ModelAlone(zo.tangents.AutoTangent):
     """The default's tangent, whose replays answer M(x') in the place of y_k + M(x') - M(x_k)."""
 
-    def responses(self, calls: Sequence[CallPairs]) -> list[Response]:
-        """What is added to y_k in a replay."""
-        anchored = super().responses(calls)
-        return [partial(self._unanchored, *pair) for pair in zip(anchored, calls, strict=True)]
+    def at_each(self, calls: Sequence[CallPairs]) -> list[Linearised]:
+        """What the default's tangent says there, but for what is added to y_k in a replay."""
+        return [_Unanchored(at) for at in super().at_each(calls)]
 
-    def _unanchored(
-        self, response: Response, pairs: CallPairs, z: Tensor, others: tuple[Tensor | None, ...]
-    ) -> Tensor:
-        known = self.predict_values(pairs)
-        change = response(z, others)
-        return change if known is None else change + (known - pairs.y)
+
+class _Unanchored(Linearised):
+    """A tangent at the rows of a call, whose change begins at the recorded answers."""
+
+    def __init__(self, at: Linearised) -> None:
+        super().__init__(at.rows)
+        self._at = at
+
+    @property
+    def values(self) -> Tensor | None:
+        """The tangent's."""
+        return self._at.values
+
+    def push(self, d: Tensor) -> Tensor:
+        """The tangent's."""
+        return self._at.push(d)
+
+    def pull(self, v: Tensor) -> Tensor:
+        """The tangent's."""
+        return self._at.pull(v)
+
+    def to(self, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
+        """M(x') - y_k."""
+        change, known = self._at.to(z, others), self._at.values
+        return change if known is None else change + (known - self.rows.y)
 
 
 class Stored(zo.tangents.ModelTangent):
     """The box's own derivative at the recorded input, to which a replay is linear."""
 
-    response = zo.tangents.Tangent.response
+    def at(self, rows: CallPairs) -> Linearised:
+        """J of the model, and its changes by that alone."""
+        at = super().at(rows)
+        return LinearMap(rows, at.push, at.pull)
 
 
 def ways(shares: Sequence[float] = SHARES) -> dict[str, list[Way]]:
@@ -207,7 +227,7 @@ def train(problem: BenchmarkProblem, way: Way, seed: int, most: int | None = Non
                 "true": partial(zo.tangents.ModelTangent, problem.exact),
             }[way.derivative]()
             settings |= {"tangent": tangent, "trust_policy": TrustPolicy(check_every=None)}
-        gradient = zo.TangentGradient(network, objective, boxes=[problem.box], **settings)
+        gradient = zo.ProbedGradient(network, objective, boxes=[problem.box], **settings)
     else:
         gradient = first_order(problem, network)
     optimizer = torch.optim.Adam(network.parameters(), lr=1.0)

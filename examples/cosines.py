@@ -70,7 +70,7 @@ def training(problem, seed, every, mu, checked=False):
     torch.manual_seed(seed)
     network = problem.network()
     boxes = list(problem.boxes.values())
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         network,
         lambda network, batch: problem.objective(network, batch),  # which a copy of the gradient shares
         boxes=boxes,

@@ -104,6 +104,7 @@ WHERE = {
     "Convolutions": "zo.tangents.models.grid.convolution:Convolutions",
     "cells_of": "zo.tangents.models.grid.grid:cells_of",
     "GridNetwork": "zo.tangents.models.grid.grid_network:GridNetwork",
+    "KernelAt": "zo.tangents.models.kernel:_KernelAt",
     "Lattice": "zo.tangents.models.grid.lattice:Lattice",
     "predict_and_learn": "zo.tangents.evidence.predictions:predict_and_learn",
     "relative_error": "zo.tangents.evidence.predictions:relative_error",

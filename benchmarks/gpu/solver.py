@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from simulators.wake_flow.geometry import Channel
 from simulators.wake_flow.staggered import start
 from tasks.wake_flow.networks import Corrector, Scales, residual
 from tasks.wake_flow.rollout import window_loss
-from zo.tangents.models.automatic import AutoTangent
+from zo.tangents import AutoTangent, CallPairs, Linearised, LinearMap
 
 ROWS = {"ci": (1, 4), "small": (1, 16, 256, 1024, 4096)}
 WIDTHS = {"ci": (8,), "small": (32, 64, 128, 256)}
@@ -114,13 +114,17 @@ class Timed(AutoTangent):
         """Learn from values."""
         self._clocked("fit", partial(super().see, pairs))
 
-    def observe(self, pairs: Any) -> None:
-        """Learn from probes."""
-        self._clocked("fit", partial(super().observe, pairs))
+    def learn(self, steps: int | None = None) -> None:
+        """Learn from what was seen."""
+        self._clocked("fit", partial(super().learn, steps))
 
-    def vjp(self, pairs: Any, cotangent: Tensor) -> Tensor:
-        """The model's vector-Jacobian product."""
-        return self._clocked("VJP", partial(super().vjp, pairs, cotangent))
+    def at_each(self, calls: Sequence[CallPairs]) -> list[Linearised]:
+        """The model at each call, with a clock at its vector-Jacobian product."""
+        known: list[Linearised] = self._clocked("VJP", partial(super().at_each, calls))
+        return [
+            LinearMap(at.rows, at.push, lambda v, at=at: self._clocked("VJP", partial(at.pull, v)), at.values)
+            for at in known
+        ]
 
 
 def tangents(place: Place) -> dict[str, Any]:

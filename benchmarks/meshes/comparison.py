@@ -32,7 +32,6 @@ from benchmarks import protocol
 from benchmarks.meshes.boxes import BOXES, MeshBox
 from blackbox import ArraySpec
 from zo.tangents import AutoTangent, CallPairs
-from zo.tangents.record.pairs import all_listed
 
 FOLDER = protocol.RESULTS / "meshes"
 LARGEST = 2_000  # nodes for a perceptron
@@ -137,11 +136,11 @@ def vectors(box: MeshBox, kind: str, case: Case) -> dict[str, Any]:
         case = replace(case, seen=seen, new=new)
     began = time.process_time()
     tangent.see(case.seen)
-    tangent.observe(all_listed([case.seen]))
+    tangent.learn()
     figures: dict[str, Any] = {"rows": len(case.seen.z), "fit seconds": time.process_time() - began}
     for name, v in case.cotangents.items():
         began = time.process_time()
-        product = tangent.vjp(case.new, v.flatten(1)).reshape(v.shape)
+        product = tangent.at(case.new).pull(v.flatten(1)).reshape(v.shape)
         figures["vjp seconds"] = time.process_time() - began
         figures[name] = _cosine(product, case.truths[name])
     if kind == "layout":

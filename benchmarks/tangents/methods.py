@@ -146,7 +146,7 @@ def tangent_gradient(
     policy: TrustPolicy | None = None,
 ) -> zo.TangentGradient:
     """A tangent around the problem's box: a fixed number of probes; without a policy, no checks."""
-    return zo.TangentGradient(
+    return zo.ProbedGradient(
         network,
         problem.objective(problem.box),
         boxes=[problem.box],
@@ -170,7 +170,7 @@ def tangent(make: Callable[[BenchmarkProblem, int], zo.tangents.Tangent], probes
 
 def chosen(problem: BenchmarkProblem, network: nn.Module, seed: int) -> Gradient:
     """The library's own choice with its checks."""
-    return zo.TangentGradient(
+    return zo.ProbedGradient(
         network, problem.objective(problem.box), boxes=[problem.box], mu=problem.mu, seed=seed
     )
 

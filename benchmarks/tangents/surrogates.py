@@ -13,7 +13,7 @@ from benchmarks.tangents.problem import BenchmarkProblem
 from blackbox import BlackBoxFunction
 from blackbox.calls import intercepted
 from zo.draws import Key
-from zo.tangents import CallPairs, Tangent
+from zo.tangents import CallPairs, Linearised, LinearMap, Tangent, Unknown
 from zo.tangents.record.pairs import sizes
 
 QUERIES = 121  # first word of the key's path for these draws
@@ -52,7 +52,7 @@ class Astralora(Tangent):
         """Remember where the box was called."""
         self.seen.append(pairs)
 
-    def observe(self, pairs: CallPairs) -> None:
+    def learn(self, steps: int | None = None) -> None:
         """Begin, or follow the mean of the inputs."""
         z = torch.cat([call.z[call.alive] for call in self.seen])
         columns = list(zip(*(call.others for call in self.seen), strict=True))
@@ -70,15 +70,19 @@ class Astralora(Tangent):
         self.step += 1
         self.seen = []
 
-    def apply(self, pairs: CallPairs, d: Tensor) -> Tensor:
+    def at(self, rows: CallPairs) -> Linearised:
+        """U S V^T, the same at all rows; nothing is known before it has learned."""
+        return Unknown(rows) if self.factors is None else LinearMap(rows, self._pushed, self._pulled)
+
+    def _pushed(self, d: Tensor) -> Tensor:
         """U S V^T d."""
         left, middle, right = self._known()
         return (d / self.scale) @ right @ middle.T @ left.T
 
-    def vjp(self, pairs: CallPairs, cotangent: Tensor) -> Tensor:
-        """V S^T U^T cotangent."""
+    def _pulled(self, v: Tensor) -> Tensor:
+        """V S^T U^T v."""
         left, middle, right = self._known()
-        return cotangent @ left @ middle @ right.T / self.scale
+        return v @ left @ middle @ right.T / self.scale
 
     def _known(self) -> tuple[Tensor, Tensor, Tensor]:
         assert self.factors is not None
@@ -224,14 +228,14 @@ class _Answered(Function):
         nothing = z.new_zeros(0, len(z), z.shape[1]), z.new_zeros(0, len(z), sum(sizes(outputs)))
         valid = torch.zeros(0, len(z), dtype=torch.bool)
         ctx.model, ctx.pairs = model, CallPairs(inputs, outputs, z, *nothing, valid, others=others)
-        values = model.predict_values(ctx.pairs)
+        values = model.at(ctx.pairs).values
         assert values is not None
         return values
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> tuple[Tensor | None, ...]:
         (cotangent,) = cotangents
-        return ctx.model.vjp(ctx.pairs, cotangent), None, None, None
+        return ctx.model.at(ctx.pairs).pull(cotangent), None, None, None
 
 
 def _joined(calls: Sequence[Sequence[Tensor]]) -> list[Tensor]:

@@ -161,7 +161,7 @@ def _tangent_gradient(
 ) -> zo.TangentGradient:
     """A `zo.TangentGradient` with the run's settings."""
     config = setup.config
-    return zo.TangentGradient(
+    return zo.ProbedGradient(
         setup.network,
         setup.objective,
         boxes=setup.boxes,
@@ -360,7 +360,7 @@ def _check_rows(problem: Problem) -> None:
 def _check_tangents(problem: Problem, least_probes: int = 0) -> None:
     config, boxes = problem.config, list(problem.boxes.values())
     probes = config.probes or least_probes
-    zo.TangentGradient(
+    zo.ProbedGradient(
         problem.network(), problem.objective, boxes=boxes, probes=probes, max_rows=config.max_rows
     )
 

@@ -9,7 +9,6 @@ import zo
 from benchmarks.meshes.boxes import BOXES, MeshBox, Reaction
 from benchmarks.meshes.comparison import Case, vectors
 from tests.inside import MeshFit as Fit
-from tests.inside import all_listed
 
 
 @pytest.mark.parametrize("name", BOXES)
@@ -53,5 +52,5 @@ def test_a_static_box_s_first_guess_explains_it_already(monkeypatch):
     tangent = zo.MeshTangent()
     tangent.see(case.seen)
     with pytest.raises(KeyboardInterrupt):
-        tangent.observe(all_listed([case.seen]))
+        tangent.learn()
     assert costs[0] < 0.01

@@ -59,7 +59,7 @@ def test_a_stored_derivative_is_that_of_the_recorded_input_wherever_it_is_replay
     none = torch.zeros(0, 1, 2)
     pairs = CallPairs((spec,), (spec,), z, none, none, torch.ones(0, 1, dtype=torch.bool), z**3)
     there = torch.tensor([[3.0, 1.0]], requires_grad=True)
-    change = rows.Stored(lambda x: x**3).response(pairs, there, ())
+    change = rows.Stored(lambda x: x**3).at(pairs).to(there, ())
     assert torch.allclose(change, 3 * z**2 * (there - z))
     (slope,) = torch.autograd.grad(change.sum(), there)
     assert torch.allclose(slope, 3 * z**2)

@@ -98,7 +98,7 @@ def test_astralora_finds_the_matrix_of_a_linear_box():
     problem = problem_of(Linear(matrix_of(3)))
     network = problem.start(0)
     wanted = true_gradient(problem, network)
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         network,
         problem.objective(problem.box),
         boxes=[problem.box],
@@ -117,7 +117,7 @@ def test_astralora_below_the_rank_has_the_best_matrix_of_its_rank():
     problem = problem_of(Linear(matrix))
     tangent = Astralora(problem.box, seed=0, rank=2)
     network = problem.start(0)
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         network,
         problem.objective(problem.box),
         boxes=[problem.box],
@@ -142,11 +142,9 @@ class _Known:
     def fit(self, inputs, outputs, steps, box):
         self.fitted.append((inputs[0].shape[0], steps))
 
-    def predict_values(self, pairs):
-        return pairs.z @ self.matrix.T
-
-    def vjp(self, pairs, cotangent):
-        return cotangent @ self.matrix
+    def at(self, rows):
+        values = rows.z @ self.matrix.T
+        return zo.tangents.LinearMap(rows, lambda d: d @ self.matrix.T, lambda v: v @ self.matrix, values)
 
 
 @pytest.mark.parametrize(("online", "rows"), [(True, [40, 40]), (False, [40, 8 * 40])])

@@ -109,7 +109,7 @@ def test_tangents_that_learned_from_answers_on_the_cpu_go_on_on_the_gpu_and_from
             return (box(box(state)) - 0.2).square().flatten(1).mean(dim=1)
 
         settings = {"boxes": [box], "seed": 2, "trust_policy": policy}
-        return zo.TangentGradient(network, objective, tangent=tangent, **settings)
+        return zo.ProbedGradient(network, objective, tangent=tangent, **settings)
 
     def trained(device) -> Tensor:
         network, box, found = small_network(16).to(device), Carried(), []

@@ -122,7 +122,7 @@ def test_tangents_where_a_forward_keeps_by_version(probes):
     def smooth(network: nn.Module, batch: Tensor) -> Tensor:
         return (batch @ network.rotation() + 1 - batch).square().mean(dim=1)
 
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         network,
         objective,
         boxes=[box],

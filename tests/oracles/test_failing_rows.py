@@ -82,7 +82,7 @@ def student() -> zo.StudentTangent:
 @pytest.mark.parametrize("evaluator", ["stacked", "loop"])
 def test_an_exact_tangent_gives_the_gradient_of_the_mean_over_the_survivors(function, tangent, evaluator):
     box, network, batch = Failing(function, (X,), (X,)), make_network(), weights(ROWS, 4)
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         network,
         chain(box),
         boxes=[box],
@@ -103,7 +103,7 @@ def test_a_learned_tangent_gives_that_gradient_with_its_model_in_the_box_s_place
     grads = []
     for alive in (None, ALIVE):  # the batch with failing rows, and the survivors by themselves
         box, network, batch = Failing(bent, (X,), (X,)), make_network(), weights(ROWS, 4)
-        gradient = zo.TangentGradient(
+        gradient = zo.ProbedGradient(
             network,
             chain(box),
             boxes=[box],
@@ -240,7 +240,7 @@ def test_dropout_behind_the_box_is_no_dependence_of_rows(evaluator):
     def objective(network, batch):
         return (network["behind"](box(box(batch + network["into"](batch)))) - 0.5).square().mean(dim=1)
 
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         network,
         objective,
         boxes=[box],

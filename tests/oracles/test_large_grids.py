@@ -131,7 +131,7 @@ def test_a_grid_of_more_cells_than_a_lesson_has_learns_the_derivative_from_one_s
     small = zo.GridTangent()
     learn(small, pairs_at(box, smooth(8, spec.shape, 0)))
     pairs, v = pairs_at(box, smooth(3, spec.shape, 9)), smooth(3, spec.shape, 5).flatten(1)
-    assert cosine(small.vjp(pairs, v), true_vjp(box, (smooth(3, spec.shape, 9),), v)) > 0.99
+    assert cosine(small.at(pairs).pull(v), true_vjp(box, (smooth(3, spec.shape, 9),), v)) > 0.99
     assert small.measured["periodic"] == (True, True)
 
 
@@ -224,7 +224,7 @@ def test_behind_a_map_that_takes_part_a_large_grid_learns_through_it(limits):
     z, v = states[:4].roll(5, 2), without_divergence(smooth(4, spec.shape, 2).double()).float().flatten(1)
     learned, exact = (
         without_divergence((pulled - v).double().reshape(4, *spec.shape))
-        for pulled in (tangent.vjp(pairs_at(box, z), v), true_vjp(box, (z,), v))
+        for pulled in (tangent.at(pairs_at(box, z)).pull(v), true_vjp(box, (z,), v))
     )
     assert cosine(learned, exact) > 0.95
 
@@ -333,12 +333,12 @@ def test_few_rows_at_a_time_give_what_all_together_give(kind, limits):
 
     def asked():
         x = (pairs.z + 0.1).requires_grad_()
-        response = tangent.response(pairs, x, pairs.others)
+        response = tangent.at(pairs).to(x, pairs.others)
         (gradient,) = torch.autograd.grad(response, x, v)
         return (
-            tangent.vjp(pairs, v),
-            tangent.apply(pairs, d),
-            tangent.predict_values(pairs),
+            tangent.at(pairs).pull(v),
+            tangent.at(pairs).push(d),
+            tangent.at(pairs).values,
             response,
             gradient,
         )

@@ -44,10 +44,11 @@ def test_it_is_weighted_ridge_least_squares(rank):
     tangent, full = zo.LowRankTangent(rank=rank, forgetting=0.7, ridge=0.1), FullRidge(30, 0.7, 0.1)
     for seed in range(5):
         seen = all_listed([pairs_of(bent, (30,), seed=seed)])  # 6 pairs of 30 numbers
-        tangent.observe(seen)
+        tangent.see(seen)
+        tangent.learn()
         full.add(seen.d[0], seen.response[0] - seen.d[0])
         pairs, v = pairs_of(bent, (30,), seed=9), weights(2, 30, seed=7)
-        assert torch.allclose(tangent.vjp(pairs, v), v + full.vjp(v), atol=1e-10)
+        assert torch.allclose(tangent.at(pairs).pull(v), v + full.vjp(v), atol=1e-10)
 
 
 def test_changes_in_a_small_space_need_no_more_than_its_rank():
@@ -55,11 +56,12 @@ def test_changes_in_a_small_space_need_no_more_than_its_rank():
     tangent, full = zo.LowRankTangent(rank=16, ridge=1e-3), FullRidge(200, 0.98, 1e-3)
     for seed in range(20):
         seen = all_listed([shaped_pairs(200, torch.ones(12).double(), seed, matrix)])
-        tangent.observe(seen)
+        tangent.see(seen)
+        tangent.learn()
         full.add(seen.d[0], seen.response[0] - seen.d[0])
     assert tangent.state_dict()["kept"][0].shape == (12, 200)
     pairs, v = pairs_of(lambda z: z, (200,), seed=9), weights(2, 200, seed=7)
-    assert torch.allclose(tangent.vjp(pairs, v), v + full.vjp(v), atol=1e-9)
+    assert torch.allclose(tangent.at(pairs).pull(v), v + full.vjp(v), atol=1e-9)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -71,33 +73,37 @@ def test_of_more_directions_than_fit_those_seen_most_are_kept(dtype):
     for seed in range(40):
         seen = all_listed([shaped_pairs(120, spectrum, seed, matrix)])
         rounded = (tensor.to(dtype) for tensor in (seen.z, seen.d, seen.response))
-        tangent.observe(CallPairs(seen.inputs, seen.outputs, *rounded, seen.valid))
+        tangent.see(CallPairs(seen.inputs, seen.outputs, *rounded, seen.valid))
+        tangent.learn()
         basis = tangent.state_dict()["kept"][0].double()
         assert len(basis) <= 37
         assert torch.allclose(basis @ basis.T, torch.eye(len(basis)).double(), atol=1e-5)
     new = all_listed([shaped_pairs(120, spectrum, 1000, matrix)])
     wanted = new.response[0] - new.d[0]
-    response = tangent.apply(new, new.d.to(dtype))[0].double() - new.d[0]
+    response = tangent.at(new).push(new.d.to(dtype))[0].double() - new.d[0]
     assert (response - wanted).norm() < 0.02 * wanted.norm()
 
 
 def test_it_is_adjoint_after_its_rank_was_lowered():
     tangent = zo.LowRankTangent(rank=10)
     for seed in range(6):
-        tangent.observe(all_listed([pairs_of(bent, (40,), seed=seed)]))
+        tangent.see(pairs_of(bent, (40,), seed=seed))
+        tangent.learn()
     pairs, v = pairs_of(bent, (40,), seed=9), weights(2, 40, seed=7)
     d = pairs.d[:1]
-    left, right = (tangent.apply(pairs, d)[0] * v).sum(), (d[0] * tangent.vjp(pairs, v)).sum()
+    left, right = (tangent.at(pairs).push(d)[0] * v).sum(), (d[0] * tangent.at(pairs).pull(v)).sum()
     assert abs(left - right) < 1e-12 * abs(left)
 
 
 def test_a_loaded_state_goes_on_to_the_same_bits():
     first, second = zo.LowRankTangent(rank=10), zo.LowRankTangent(rank=10)
     for seed in range(6):
-        first.observe(all_listed([pairs_of(bent, (40,), seed=seed)]))
+        first.see(pairs_of(bent, (40,), seed=seed))
+        first.learn()
     second.load_state_dict(first.state_dict())
     for seed in range(6, 12):
         for tangent in (first, second):
-            tangent.observe(all_listed([pairs_of(bent, (40,), seed=seed)]))
+            tangent.see(pairs_of(bent, (40,), seed=seed))
+            tangent.learn()
     pairs, v = pairs_of(bent, (40,), seed=20), weights(2, 40, seed=7)
-    assert torch.equal(first.vjp(pairs, v), second.vjp(pairs, v))
+    assert torch.equal(first.at(pairs).pull(v), second.at(pairs).pull(v))

@@ -121,7 +121,7 @@ def test_a_box_of_the_models_own_form_has_its_vjp(make, mesh, function, rows):
     learn(tangent, pairs_of(spec, spec, (z,), function(z)))
     new = smooth(3, seed=8)
     v = torch.randn(3, NODES, generator=generator, dtype=torch.float64)
-    pulled = tangent.vjp(pairs_of(spec, spec, (new,), function(new)), v)
+    pulled = tangent.at(pairs_of(spec, spec, (new,), function(new))).pull(v)
     assert cosine(pulled, true_vjp(function, (new,), v)) > 0.999
     assert tangent.measured["error"] < 0.1
 
@@ -149,7 +149,7 @@ def test_convection_over_elements_by_another_discretisation_has_its_vjp():
     learn(tangent, pairs)
     assert tangent.measured["degree"] >= 6
     assert cosine(v, v @ step) < 0.75
-    assert cosine(tangent.vjp(pairs, v), v @ step) > 0.85
+    assert cosine(tangent.at(pairs).pull(v), v @ step) > 0.85
 
 
 def test_a_grid_with_holes_is_learned_from_as_a_mesh():
@@ -167,7 +167,7 @@ def test_a_grid_with_holes_is_learned_from_as_a_mesh():
     learn(tangent, pairs)
     v = torch.randn(24, mesh.size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     assert tangent.kind == "mesh"
-    assert cosine(tangent.vjp(pairs, v), v @ step) > 0.95  # other draws give .969 to .972
+    assert cosine(tangent.at(pairs).pull(v), v @ step) > 0.95  # other draws give .969 to .972
 
 
 def test_coefficients_by_cell_are_sums_of_the_single_matrices():
@@ -204,7 +204,7 @@ def test_loads_are_answered_by_displacements_of_several_fields():
     tangent = zo.MeshTangent()
     learn(tangent, pairs_of(inputs, outputs, (load,), answer(load)))
     v = torch.randn(24, NODES, 2, dtype=torch.float64)
-    pulled = tangent.vjp(pairs_of(inputs, outputs, (load,), answer(load)), v.flatten(1))
+    pulled = tangent.at(pairs_of(inputs, outputs, (load,), answer(load))).pull(v.flatten(1))
     assert cosine(pulled, true_vjp(answer, (load,), v)) > 0.999
 
 
@@ -238,7 +238,7 @@ def test_numbers_that_lie_on_no_node_stand_beside_the_step():
     learn(tangent, pairs)
     v = torch.randn(32, NODES, dtype=torch.float64)
     truth = true_vjp(lambda u, c, s: box(u, c, arrays[2], s), (arrays[0], arrays[1], arrays[3]), v)
-    pulled = tangent.vjp(pairs, v)
+    pulled = tangent.at(pairs).pull(v)
     for part in (slice(NODES), slice(NODES, NODES + 3), slice(NODES + 3, None)):
         assert cosine(pulled[:, part], truth[:, part]) > 0.99
 
@@ -263,15 +263,17 @@ def test_the_vjp_is_that_of_the_fitted_values(make, limits):
     none = pairs.z[:, :0]
     d = torch.randn(1, *pairs.z.shape, dtype=torch.float64)
     ahead, behind = (tangent.values(pairs.z + sign * 1e-5 * d[0], none) for sign in (1, -1))
-    pushed = tangent.apply(pairs, d)[0]
+    pushed = tangent.at(pairs).push(d)[0]
     assert torch.allclose((ahead - behind) / 2e-5, pushed, atol=1e-6)
     v = torch.randn(12, NODES, dtype=torch.float64)
-    assert float((tangent.vjp(pairs, v) * d[0]).sum()) == pytest.approx(float((pushed * v).sum()), rel=1e-9)
+    assert float((tangent.at(pairs).pull(v) * d[0]).sum()) == pytest.approx(
+        float((pushed * v).sum()), rel=1e-9
+    )
     z = (pairs.z + 0.01).requires_grad_()
-    change = tangent.response(pairs, z, (None, None))
+    change = tangent.at(pairs).to(z, (None, None))
     (slope,) = torch.autograd.grad(change, z, v)
     assert torch.allclose(change, tangent.values(z, none) - tangent.values(pairs.z, none))
-    assert cosine(slope, tangent.vjp(pairs, v)) > 0.9
+    assert cosine(slope, tangent.at(pairs).pull(v)) > 0.9
 
 
 @pytest.mark.parametrize("make", [zo.MeshTangent, zo.GraphTangent])
@@ -286,8 +288,8 @@ def test_a_state_goes_on_to_the_same_bits(make, limits):
     fresh.load_state_dict(state)
     v = torch.randn(10, NODES, dtype=torch.float64)
     for pairs in calls:
-        assert torch.equal(first.vjp(pairs, v), fresh.vjp(pairs, v))
-        assert torch.equal(first.predict_values(pairs), fresh.predict_values(pairs))
+        assert torch.equal(first.at(pairs).pull(v), fresh.at(pairs).pull(v))
+        assert torch.equal(first.at(pairs).values, fresh.at(pairs).values)
         for tangent in (first, fresh):
             learn(tangent, pairs)
     fresh.load_state_dict({"form": None})
@@ -330,7 +332,7 @@ def test_nodes_with_a_prescribed_output_have_no_derivative():
     tangent = zo.MeshTangent()
     pairs = pairs_of(spec, spec, (z,), box(z))
     learn(tangent, pairs)
-    pulled = tangent.vjp(pairs, v)
+    pulled = tangent.at(pairs).pull(v)
     assert float(pulled[:, edge].abs().max()) == 0
     assert cosine(pulled, true_vjp(box, (z,), v)) > 0.999
 
@@ -479,7 +481,7 @@ def test_a_constant_box_has_no_derivative_and_no_failure():
     pairs = pairs_of(spec, spec, (smooth(10),), torch.zeros(10, NODES))
     learn(tangent, pairs)
     assert tangent.kind == "mesh"
-    assert float(tangent.predict_values(pairs).abs().max()) < 1e-6
+    assert float(tangent.at(pairs).values.abs().max()) < 1e-6
 
 
 def test_where_no_step_can_be_fitted_the_next_kind_begins_and_that_is_said(monkeypatch):
@@ -523,7 +525,7 @@ def test_tetrahedra_and_rows_that_failed():
     learn(tangent, pairs_of(spec, spec, (z,), spoiled))
     v = torch.randn(20, 64, dtype=torch.float64)
     truth = torch.from_numpy(elements.mass() @ spsolve(left.T.tocsc(), v.numpy().T)).T
-    assert cosine(tangent.vjp(pairs_of(spec, spec, (z,), y), v), truth) > 0.999
+    assert cosine(tangent.at(pairs_of(spec, spec, (z,), y)).pull(v), truth) > 0.999
 
 
 def fit_of(inputs, outputs, arrays, y, steps, products) -> Fit:

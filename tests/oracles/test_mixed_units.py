@@ -63,7 +63,7 @@ def train(function, tangent, inputs: Tensor, outputs: Tensor, dtype, steps=8, pr
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 4)).to(dtype)
     box = in_units(function, inputs, outputs)
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         network,
         chain(box, inputs, outputs),
         boxes=[box],
@@ -131,11 +131,9 @@ def test_a_small_coordinate_that_is_wrong_shows_in_the_error():
     class AllButOne(zo.tangents.Tangent):
         learns = False
 
-        def apply(self, pairs, d):
-            return linear(d) * torch.tensor([1.0, 1.0, 1e-6, 0.0]).to(d)
-
-        def vjp(self, pairs, cotangent):
-            return cotangent
+        def at(self, rows):
+            of_four = torch.tensor([1.0, 1.0, 1e-6, 0.0])
+            return zo.tangents.LinearMap(rows, lambda d: linear(d) * of_four.to(d), lambda v: v)
 
     outputs = torch.tensor([1.0, 1.0, 1e-6, 1e-6])
     _, _, (error,) = train(linear, AllButOne(), ONES, outputs, torch.float64, steps=1)
@@ -184,8 +182,8 @@ def test_a_spec_may_give_the_units():
     seen = []
 
     class Watching(zo.IdentityTangent):
-        def observe(self, pairs):
-            seen.append(pairs)
+        def see(self, rows):
+            seen.append(rows)
 
     x, y = ArraySpec("x", (4,), scale=[1e-6, 1.0, 1e6, 1e3]), ArraySpec("y", (4,))
     box = FromTorch(bent, (x,), (y,))

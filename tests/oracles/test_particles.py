@@ -66,10 +66,10 @@ def test_pairs_that_each_row_lists_show_the_derivative_in_few_rows():
     counts = (states(6, 50)[2][..., 0] >= 0).sum(1)
     assert counts.min() < counts.max()
     exact = true_vjp(BOX, states(6, 50), v)
-    alike = cosine(tangent.vjp(pairs, v) - v, exact - v)
+    alike = cosine(tangent.at(pairs).pull(v) - v, exact - v)
     assert alike > 0.85
     d = weights(2, *pairs.z.shape, seed=61)
-    products = (tangent.apply(pairs, d) * v).sum(), (d * tangent.vjp(pairs, v)).sum()
+    products = (tangent.at(pairs).push(d) * v).sum(), (d * tangent.at(pairs).pull(v)).sum()
     alike = torch.allclose(*products, rtol=1e-4)
     assert alike
 
@@ -82,12 +82,12 @@ def test_neither_numbers_nor_the_order_of_the_list_make_a_difference():
     again = torch.where(listed >= 0, place[listed.long().clamp(min=0)].to(listed), -1.0)
     again = again.flip(1).flip(2)
     again[0, 0] = 3.0  # with itself: no pair
-    pulled = tangent.vjp(pairs, v)
+    pulled = tangent.at(pairs).pull(v)
 
     def turned(flat):
         return flat.reshape(6, 2, COUNT, 2)[:, :, order].flatten(1)
 
-    other = tangent.vjp(pairs_at(BOX, x[:, order], v_of[:, order], again, stiffness), turned(v))
+    other = tangent.at(pairs_at(BOX, x[:, order], v_of[:, order], again, stiffness)).pull(turned(v))
     apart = float((other - turned(pulled)).abs().max())
     assert apart < 1e-4 * float(pulled.abs().max())
 
@@ -101,7 +101,7 @@ def test_it_goes_on_where_its_state_was_taken():
     for learner in (tangent, again):
         learn(learner, pairs)
     v = weights(*pairs.y.shape)
-    same = torch.equal(tangent.vjp(pairs, v), again.vjp(pairs, v))
+    same = torch.equal(tangent.at(pairs).pull(v), again.at(pairs).pull(v))
     assert same
 
 

@@ -327,7 +327,7 @@ def around(kind: str, network: nn.Module, code, limit: float, batch) -> Tensor:
         gradient = AutogradGradient(copied, objective, dict(zip(boxes, stands, strict=True)))
     else:
         evaluator, probes = kind.split()
-        gradient = zo.TangentGradient(
+        gradient = zo.ProbedGradient(
             copied, objective, boxes=boxes, tangent=exact, evaluator=evaluator, probes=int(probes), max_rows=6
         )
     gradient.backward(batch)

@@ -87,7 +87,7 @@ def move(network, seed=9, length=0.3):
 
 def recorded(network, box, tangent, windows=2, moving=0.0, **settings) -> zo.TangentGradient:
     objective = rollout(box, moving=moving)
-    gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=tangent, **settings)
+    gradient = zo.ProbedGradient(network, objective, boxes=[box], tangent=tangent, **settings)
     for n in range(windows):
         gradient.replays()
         with warnings.catch_warnings():
@@ -163,7 +163,7 @@ TANGENTS = {
 def test_where_it_was_recorded_replay_is_the_tangents_gradient(kind):
     network, box = make_network(), make_box(wave)
     probes = 0 if kind in ("mlp", "student", "identity") else 2
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         network,
         rollout(box),
         boxes=[box],
@@ -233,7 +233,7 @@ def train(steps: int, folder=None, **settings):
 
     def make():
         tangent = zo.MLPTangent(8, first_steps=10, steps_per_step=2)
-        return zo.TangentGradient(network, rollout(box), boxes=[box], tangent=tangent, **settings)
+        return zo.ProbedGradient(network, rollout(box), boxes=[box], tangent=tangent, **settings)
 
     def again(gradient):
         torch.save(gradient.state_dict(), folder / "state.pt")
@@ -346,7 +346,7 @@ def test_what_replay_refuses():
         gradient.replay()
     for bad in ({"replays": -1}, {"max_age": 0}):
         with pytest.raises(zo.ConfigurationError, match=next(iter(bad))):
-            zo.TangentGradient(network, rollout(box), boxes=[box], **bad)
+            zo.ProbedGradient(network, rollout(box), boxes=[box], **bad)
 
     calls = iter((2, 3, 3, 3))
     many = zo.TangentGradient(network, varying(box, calls), boxes=[box])

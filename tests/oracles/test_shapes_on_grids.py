@@ -191,9 +191,9 @@ def test_on_cells_and_faces_of_a_line_the_vjp_is_that_of_the_step():
     still = asked.new_zeros(0, *asked.shape), answers.detach().new_zeros(0, *answers.shape)
     pairs = CallPairs(box.inputs, box.outputs, asked, *still, none, answers.detach(), alive, (None,) * 3)
     tangent.see(pairs)
-    tangent.observe(pairs)
+    tangent.learn()
     cosines = [
         float(torch.cosine_similarity(made.flatten(), exact.flatten(), 0))
-        for made, exact in zip(tangent.vjp(pairs, v).split([20, 21, 1], 1), true, strict=True)
+        for made, exact in zip(tangent.at(pairs).pull(v).split([20, 21, 1], 1), true, strict=True)
     ]
     assert min(cosines[:2]) > 0.999 and cosines[2] > 0.9  # a stencil pushes the faces of the walls too

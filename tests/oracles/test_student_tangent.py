@@ -18,7 +18,6 @@ from torch.nn import functional
 
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
-from tests.inside import all_listed
 from tests.zo.row_boxes import weights
 from zo import StudentTangent, TrustPolicy
 from zo.tangents import CallPairs
@@ -44,7 +43,7 @@ def values(z: Tensor, y: Tensor) -> CallPairs:
 def learned(student: StudentTangent, pairs: CallPairs, steps: int = 1) -> StudentTangent:
     student.see(pairs)
     for _ in range(steps):
-        student.observe(all_listed([pairs]))
+        student.learn()
     return student
 
 
@@ -100,8 +99,8 @@ def test_the_vjp_is_autograds_through_network_and_standardisation(loss, standard
             lambda row_z, row=row: function(row_z[None], pairs.y[row])[0], z[row]
         )
         expected.append((v[row] @ jacobian, d[:, row] @ jacobian.T))
-    assert torch.allclose(student.vjp(pairs, v), torch.stack([e[0] for e in expected]), rtol=1e-9)
-    assert torch.allclose(student.apply(pairs, d), torch.stack([e[1] for e in expected], 1), rtol=1e-9)
+    assert torch.allclose(student.at(pairs).pull(v), torch.stack([e[0] for e in expected]), rtol=1e-9)
+    assert torch.allclose(student.at(pairs).push(d), torch.stack([e[1] for e in expected], 1), rtol=1e-9)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -110,12 +109,14 @@ def test_vjp_and_jvp_are_adjoint_and_the_values_slope(loss):
     student = StudentTangent(layers(3, 8, 4).double(), loss=loss)
     z = states(40, 1)
     student.fit(z, bent(z, loss), steps=20)
-    pairs = values(z, student.predict_values(values(z, bent(z, loss))))
+    pairs = values(z, student.at(values(z, bent(z, loss))).values)
     d, v = weights(5, 40, 3, seed=6) * torch.tensor([1e2, 1.0, 1e-3]), weights(40, 4, seed=7)
-    forward = student.apply(pairs, d)
-    assert torch.allclose((forward * v).sum(-1), (d * student.vjp(pairs, v)).sum(-1), rtol=1e-9, atol=1e-9)
+    forward = student.at(pairs).push(d)
+    assert torch.allclose(
+        (forward * v).sum(-1), (d * student.at(pairs).pull(v)).sum(-1), rtol=1e-9, atol=1e-9
+    )
     for place, change in enumerate(d):
-        ahead, behind = (student.predict_values(values(z + step * change, pairs.y)) for step in (1e-5, -1e-5))
+        ahead, behind = (student.at(values(z + step * change, pairs.y)).values for step in (1e-5, -1e-5))
         assert torch.allclose((ahead - behind) / 2e-5, forward[place], rtol=1e-5, atol=1e-6)
 
 
@@ -144,7 +145,7 @@ def test_on_a_smooth_box_the_vjp_comes_to_the_truth_and_without_standardising_it
     for standardise in (True, False):
         student = StudentTangent(layers(6, 64, 64, 5).to(dtype), standardise=standardise, batch=64)
         student.fit(z, smooth(z).to(dtype), steps=600)
-        mine = student.vjp(values(new, smooth(new).to(dtype)), v.to(dtype))
+        mine = student.at(values(new, smooth(new).to(dtype))).pull(v.to(dtype))
         assert mine.dtype == dtype
         cosines[standardise] = cosine(mine * SIZES, truth * SIZES)  # each input in its own size
     assert cosines[True] > 0.95 and cosines[False] < 0.6
@@ -245,7 +246,7 @@ def test_a_students_gradient_is_like_the_classifiers(digits, mlp, denoiser, loss
     p = differentiable(mlp, point)
     loss_of_p = squared_loss(p, labels).sum()
     truth, v = torch.autograd.grad(loss_of_p, [point, p])
-    assert bounds[0] < cosine(student.vjp(values(new, box(new)), v.float()), truth) < bounds[1]
+    assert bounds[0] < cosine(student.at(values(new, box(new))).pull(v.float()), truth) < bounds[1]
 
 
 class Training:
@@ -262,7 +263,7 @@ class Training:
         student.fit(first, self.box(first))
         policy = TrustPolicy(check_every=check_every)
         self.of_outputs = share_right if loss == "labels" else log_loss
-        self.gradient = zo.TangentGradient(
+        self.gradient = zo.ProbedGradient(
             self.network, self.objective, boxes=[self.box], tangent=student, probes=0, trust_policy=policy
         )
 

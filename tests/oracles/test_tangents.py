@@ -8,7 +8,6 @@ from torch import nn
 
 import zo
 from blackbox import ArraySpec
-from tests.inside import all_listed
 from tests.zo.row_boxes import FromTorch, weights
 from zo.tangents import CallPairs
 
@@ -61,24 +60,27 @@ def bent(z):
 def test_the_vjp_is_the_adjoint(kind, space):
     tangent, pairs = TANGENTS[kind](), pairs_of(bent, GRIDS[space])
     for seed in (4, 8):
-        tangent.observe(all_listed([pairs_of(bent, GRIDS[space], seed=seed)]))
+        tangent.see(pairs_of(bent, GRIDS[space], seed=seed))
+        tangent.learn()
     d, v = weights(5, *pairs.z.shape, seed=6), weights(2, pairs.response.shape[-1], seed=7)
-    forward = (tangent.apply(pairs, d) * v).sum(dim=-1)
-    assert torch.allclose(forward, (d * tangent.vjp(pairs, v)).sum(dim=-1), rtol=1e-10, atol=1e-10)
+    forward = (tangent.at(pairs).push(d) * v).sum(dim=-1)
+    assert torch.allclose(forward, (d * tangent.at(pairs).pull(v)).sum(dim=-1), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("kind", TANGENTS)
 def test_a_state_is_all_there_is_to_a_tangent(kind):
     """Equal to the bit, before and after both have learned more; and no state is shared."""
     one, other = TANGENTS[kind](), TANGENTS[kind]()
-    one.observe(all_listed([pairs_of(bent, (2, 6), seed=3)]))
+    one.see(pairs_of(bent, (2, 6), seed=3))
+    one.learn()
     other.load_state_dict(one.state_dict())
     pairs, v = pairs_of(bent, (2, 6)), weights(2, 12, seed=7)
     for seed in (4, 5):
-        assert torch.equal(one.vjp(pairs, v), other.vjp(pairs, v))
-        assert torch.equal(one.predict(pairs), other.predict(pairs))
+        assert torch.equal(one.at(pairs).pull(v), other.at(pairs).pull(v))
+        assert torch.equal(one.expect(pairs), other.expect(pairs))
         for tangent in (one, other):
-            tangent.observe(all_listed([pairs_of(bent, (2, 6), seed=seed)]))
+            tangent.see(pairs_of(bent, (2, 6), seed=seed))
+            tangent.learn()
 
 
 @pytest.mark.parametrize(
@@ -97,10 +99,11 @@ def test_on_a_linear_box_exact_after_as_many_pairs_as_the_reachable_space_has_di
 
     for probes, exact in ((3, False), (4, True)):
         pairs = pairs_of(function, (2, 6), probes, rows=1, rank=4)
-        tangent.observe(all_listed([pairs]))
+        tangent.see(pairs)
+        tangent.learn()
         v = weights(1, 5, seed=7)
         reachable = torch.linalg.qr(weights(4, 12, seed=99).T).Q
-        error = (tangent.vjp(pairs, v) - true_vjp(function, pairs, v)) @ reachable
+        error = (tangent.at(pairs).pull(v) - true_vjp(function, pairs, v)) @ reachable
         assert (error.abs().max() < bound) == exact
 
 
@@ -108,7 +111,7 @@ def test_the_local_secant_has_an_error_of_the_order_of_the_step():
     v, errors = weights(2, 12, seed=7), []
     for mu in (2e-4, 1e-4):
         pairs = pairs_of(bent, (2, 6), probes=16, mu=mu)
-        errors.append((zo.SecantTangent().vjp(pairs, v) - true_vjp(bent, pairs, v)).norm())
+        errors.append((zo.SecantTangent().at(pairs).pull(v) - true_vjp(bent, pairs, v)).norm())
     assert 1.9 < errors[0] / errors[1] < 2.1
     assert errors[1] < 1e-2
 
@@ -123,7 +126,7 @@ def test_the_local_secant_ignores_changes_that_are_rounding():
     doubled = CallPairs(pairs.inputs, pairs.outputs, pairs.z, d, response, valid)
     v = weights(2, 12, seed=7)
     secant = zo.SecantTangent()
-    assert torch.allclose(secant.vjp(doubled, v), secant.vjp(pairs, v), atol=2e-2)
+    assert torch.allclose(secant.at(doubled).pull(v), secant.at(pairs).pull(v), atol=2e-2)
 
 
 def step(x):
@@ -147,7 +150,7 @@ def test_a_step_with_probes_that_span_the_state_is_autograds(evaluator):
     box = FromTorch(step, specs((4,)), specs((4,)))
     truth = rollout(network, batch, step).mean()
     expected = torch.cat([g.flatten() for g in torch.autograd.grad(truth, list(network.parameters()))])
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         network,
         lambda network, batch: rollout(network, batch, box),
         boxes=[box],

@@ -14,7 +14,7 @@ from simulators.kuramoto_sivashinsky import KuramotoSivashinsky
 from tests import quick
 from tests.inside import RIDGES_OF_MAP as RIDGES
 from tests.inside import SPAN_OF_MAP as SPAN
-from tests.inside import OutputMap, all_listed
+from tests.inside import OutputMap
 from tests.inside import measure_reach as measure
 from tests.zo.row_boxes import FromTorch, weights
 from zo.tangents import CallPairs
@@ -54,7 +54,7 @@ def learn(tangent, *calls: CallPairs) -> None:
     """A step of training, as `TangentGradient` has it."""
     for pairs in calls:
         tangent.see(pairs)
-    tangent.observe(all_listed(calls))
+    tangent.learn()
 
 
 def true_vjp(box: FromTorch, arrays, v: torch.Tensor) -> torch.Tensor:
@@ -135,10 +135,10 @@ def test_a_stencil_is_exact_for_a_polynomial_box(function, spec, degree, periodi
     arrays = weights(3, *spec.shape, seed=9), torch.tensor([0.3, 0.9, 1.4], dtype=torch.float64)
     pairs, v = pairs_at(box, *arrays), weights(3, *spec.shape, seed=8).flatten(1)
     truth = true_vjp(box, arrays, v)
-    assert (tangent.vjp(pairs, v) - truth).abs().max() < 1e-7 * truth.abs().max()
-    assert (tangent.predict_values(pairs) - pairs.y).abs().max() < 1e-7 * pairs.y.abs().max()
+    assert (tangent.at(pairs).pull(v) - truth).abs().max() < 1e-7 * truth.abs().max()
+    assert (tangent.at(pairs).values - pairs.y).abs().max() < 1e-7 * pairs.y.abs().max()
     d = weights(2, *pairs.z.shape, seed=7)
-    assert torch.allclose((tangent.apply(pairs, d) * v).sum(-1), (d * tangent.vjp(pairs, v)).sum(-1))
+    assert torch.allclose((tangent.at(pairs).push(d) * v).sum(-1), (d * tangent.at(pairs).pull(v)).sum(-1))
 
 
 def test_a_stencil_of_too_low_a_degree_is_not():
@@ -147,7 +147,7 @@ def test_a_stencil_of_too_low_a_degree_is_not():
     learn(tangent, pairs_at(box, weights(80, 1, 16), weights(80).abs()))
     arrays = weights(3, 1, 16, seed=9), torch.ones(3).double()
     v = weights(3, 16, seed=8)
-    assert cosine(tangent.vjp(pairs_at(box, *arrays), v), true_vjp(box, arrays, v)) < 0.99
+    assert cosine(tangent.at(pairs_at(box, *arrays)).pull(v), true_vjp(box, arrays, v)) < 0.99
 
 
 # Kernels
@@ -183,7 +183,7 @@ def test_a_kernels_values_are_those_of_a_gaussian_process():
     reference.fit(((x - mean) / scale).numpy(), ((change - middle) / unit).numpy())
     predicted = torch.from_numpy(reference.predict(((unseen - mean) / scale).numpy()))
     expected = middle + unit * predicted + (asked.z if tangent._stays.all() else 0)
-    assert torch.allclose(tangent.predict_values(asked), expected, rtol=1e-5, atol=1e-5 * float(unit.min()))
+    assert torch.allclose(tangent.at(asked).values, expected, rtol=1e-5, atol=1e-5 * float(unit.min()))
 
 
 def test_a_kernel_takes_the_length_and_the_noise_that_tell_rows_left_out():
@@ -220,7 +220,7 @@ def test_a_kernels_derivative_is_the_boxs_where_rows_are_many_in_any_units():
         learn(tangent, pairs_at(box, *points(150, seed)))
     arrays, v = [0.5 * part for part in points(20, 9)], weights(20, 3, seed=8) / torch.tensor([1.0, 1.0, 1e3])
     units = torch.tensor([1.0, 1e3, 1e-3], dtype=torch.float64)
-    pulled, truth = tangent.vjp(pairs_at(box, *arrays), v) * units, true_vjp(box, arrays, v) * units
+    pulled, truth = tangent.at(pairs_at(box, *arrays)).pull(v) * units, true_vjp(box, arrays, v) * units
     assert (pulled - truth).norm() < 0.05 * truth.norm()
 
 
@@ -230,7 +230,7 @@ def test_a_kernel_is_fitted_again_where_a_twentieth_of_its_rows_is_new():
     pulled = []
     for seed, rows in enumerate((100, 4, 2)):
         learn(tangent, pairs_at(box, *points(rows, seed)))
-        pulled.append(tangent.vjp(asked, v))
+        pulled.append(tangent.at(asked).pull(v))
     assert torch.equal(pulled[0], pulled[1]) and not torch.equal(pulled[1], pulled[2])
 
 
@@ -284,8 +284,10 @@ def test_a_grid_tangent_knows_a_constraint_that_values_do_not_show():
         tangent = zo.GridTangent(8, periodic=True, reach=2, output_map=output_map, first_steps=60)
         learn(tangent, pairs_at(box, free_of_divergence(weights(160, 2, 6, 6))))
         pairs = pairs_at(box, free_of_divergence(weights(4, 2, 6, 6, seed=9)))
-        kept = tangent.vjp(pairs, free.flatten(1)).norm() / free.norm()
-        lost[output_map] = float(tangent.vjp(pairs, (v - free).flatten(1)).norm() / (v - free).norm() / kept)
+        kept = tangent.at(pairs).pull(free.flatten(1)).norm() / free.norm()
+        lost[output_map] = float(
+            tangent.at(pairs).pull((v - free).flatten(1)).norm() / (v - free).norm() / kept
+        )
     assert lost[True] < 1e-4
     assert lost[False] > 0.5
 
@@ -336,12 +338,12 @@ def test_vjp_and_apply_are_the_derivative_of_the_models_own_values(model, name):
     others = torch.cat([pairs.z[:, :0], *(o.reshape(3, -1) for o in pairs.others if o is not None)], dim=1)
     z, v = pairs.z.clone().requires_grad_(), weights(*pairs.y.shape, seed=41)
     (expected,) = torch.autograd.grad(tangent.values(z, others), z, v)
-    pulled = tangent.vjp(pairs, v)
+    pulled = tangent.at(pairs).pull(v)
     assert pulled.any() and torch.allclose(pulled, expected, rtol=1e-9, atol=1e-12)
     d = weights(2, *pairs.z.shape, seed=7)
-    forward = (tangent.apply(pairs, d) * v).sum(dim=-1)
+    forward = (tangent.at(pairs).push(d) * v).sum(dim=-1)
     assert torch.allclose(forward, (d * pulled).sum(dim=-1), rtol=1e-4, atol=1e-4)  # in float32 within
-    assert torch.equal(tangent.predict_values(pairs), tangent.values(pairs.z, others).detach())
+    assert torch.equal(tangent.at(pairs).values, tangent.values(pairs.z, others).detach())
 
 
 def smooth(u, case):
@@ -366,7 +368,7 @@ def test_after_learning_a_smooth_box_the_derivative_is_autograds_in_every_case(m
     u, v, pulled = 0.7 * weights(6, 1, cells, seed=5), weights(6, cells, seed=6), []
     for case in (-1.0, 1.0):
         arrays = u, torch.full((6,), case).double()
-        pulled.append(tangent.vjp(pairs_at(box, *arrays), v))
+        pulled.append(tangent.at(pairs_at(box, *arrays)).pull(v))
         assert cosine(pulled[-1], true_vjp(box, arrays, v)) > 0.98
     assert cosine(*pulled) < 0.9
 
@@ -430,7 +432,7 @@ def test_failed_rows_never_enter(model):
     good = [n for n in range(10) if n not in (3, 5, 7)]
     learn(other, pairs_at(box, u[good], case[good]))
     pairs, v = pairs_at(box, *drawn(box, 3, 40)), weights(3, 16, seed=6)
-    assert torch.equal(one.vjp(pairs, v), other.vjp(pairs, v))
+    assert torch.equal(one.at(pairs).pull(v), other.at(pairs).pull(v))
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -444,7 +446,7 @@ def test_fit_is_learning_from_rows_that_are_there(model):
     keep = [n for n in range(10) if n != 4]
     other.fit([u[keep], case[keep]], quadratic(u, case)[keep], steps=5, box=box)
     pairs, v = pairs_at(box, *drawn(box, 3, 40)), weights(3, 16, seed=6)
-    assert torch.equal(one.vjp(pairs, v), other.vjp(pairs, v)) and one.vjp(pairs, v).any()
+    assert torch.equal(one.at(pairs).pull(v), other.at(pairs).pull(v)) and one.at(pairs).pull(v).any()
 
 
 def test_what_fit_refuses():
@@ -475,7 +477,7 @@ def test_rows_that_say_little_are_no_error(model, rows):
     u, case = (array[:1].repeat(rows, *[1] * (array.ndim - 1)) for array in drawn(box, 1, 0))
     for _ in range(2):
         learn(tangent, pairs_at(box, u, case))
-    assert tangent.vjp(pairs_at(box, u, case), weights(rows, 16)).isfinite().all()
+    assert tangent.at(pairs_at(box, u, case)).pull(weights(rows, 16)).isfinite().all()
 
 
 # Draws and states
@@ -491,7 +493,7 @@ def test_seeds_alone_decide_and_no_other_generator_moves(model):
         tangent = kind(8, seed=seed, **QUICK)
         learn(tangent, pairs_at(box, *drawn(box, 10, 0)))
         assert torch.equal(torch.get_rng_state(), before)
-        pulled.append(tangent.vjp(pairs_at(box, *drawn(box, 3, 40)), weights(3, 16, seed=6)))
+        pulled.append(tangent.at(pairs_at(box, *drawn(box, 3, 40))).pull(weights(3, 16, seed=6)))
     assert torch.equal(pulled[0], pulled[1]) and not torch.equal(pulled[0], pulled[2])
 
 
@@ -507,12 +509,12 @@ def test_a_state_and_a_copy_are_all_there_is(model, how):
     else:
         other = copy.deepcopy(one)
     pairs, v = pairs_at(box, *drawn(box, 3, 40)), weights(3, 16, seed=6)
-    before = one.vjp(pairs, v)
-    assert torch.equal(other.vjp(pairs, v), before)
+    before = one.at(pairs).pull(v)
+    assert torch.equal(other.at(pairs).pull(v), before)
     learn(other, pairs_at(box, *drawn(box, 10, 60)))
-    assert torch.equal(one.vjp(pairs, v), before) and not torch.equal(other.vjp(pairs, v), before)
+    assert torch.equal(one.at(pairs).pull(v), before) and not torch.equal(other.at(pairs).pull(v), before)
     learn(one, pairs_at(box, *drawn(box, 10, 60)))
-    assert torch.equal(one.vjp(pairs, v), other.vjp(pairs, v))
+    assert torch.equal(one.at(pairs).pull(v), other.at(pairs).pull(v))
 
 
 # In training
@@ -558,5 +560,5 @@ def test_a_stencil_in_smooth_states_has_gradients_of_the_right_size():
     learn(tangent, *calls)
     pulled = true = weights(8, *solver.shape, seed=3).flatten(1).float()
     for state, pairs in zip(states[-2::-1], calls[::-1], strict=True):
-        pulled, true = tangent.vjp(pairs, pulled), true_vjp(box, (state,), true)
+        pulled, true = tangent.at(pairs).pull(pulled), true_vjp(box, (state,), true)
     assert pulled.norm() < 3 * true.norm()

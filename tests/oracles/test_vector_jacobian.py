@@ -242,15 +242,15 @@ def test_a_linear_box_is_known_after_as_many_directions_as_it_has_inputs():
 
 @pytest.mark.parametrize("tangent", [zo.LowRankTangent(), zo.SecantTangent(zo.LowRankTangent())], ids=repr)
 def test_the_vjp_is_the_adjoint_of_one_linear_map(tangent):
-    """<J d, v> = <d, J^T v>: the rows of J by the tangent's own `apply`, at what it knows after the call."""
+    """<J d, v> = <d, J^T v>: the rows of J by the tangent's own `push`, at what it knows after the call."""
     x, v = problem_of(nonlinear)
     solver = zo.differentiable(make_box(nonlinear), zo.RowRGE(1e-3, q=2), tangent=tangent)
     seen = []
-    learned = solver.tangent.vjp
-    solver.tangent.vjp = lambda pairs, cotangent: (seen.append(pairs), learned(pairs, cotangent))[1]
+    learned = solver.tangent.at
+    solver.tangent.at = lambda rows: (seen.append(rows), learned(rows))[1]
     grad = torch.autograd.grad(solver(x), x, v)[0].flatten(1)
     d = weights(4, 5, 6, seed=3)
-    forward = (solver.tangent.apply(seen[0], d) * v).sum(dim=-1)
+    forward = (learned(seen[-1]).push(d) * v).sum(dim=-1)
     assert torch.allclose(forward, (d * grad).sum(dim=-1), rtol=1e-10, atol=1e-12)
 
 

@@ -223,8 +223,8 @@ def test_between_walls_a_large_grid_learns_through_the_map(limits):
     box, z, v = box_of(between, spec), states[:4].flip(1, 3), smooth(4, spec.shape, 2).flatten(1)
     z = confined(z.double(), (False, False)).float()
     assert tangent.whole_rows
-    pulled = tangent.vjp(pairs_at(box, z), v)
-    assert torch.equal(pulled, again.vjp(pairs_at(box, z), v))
+    pulled = tangent.at(pairs_at(box, z)).pull(v)
+    assert torch.equal(pulled, again.at(pairs_at(box, z)).pull(v))
     assert cosine(pulled, true_vjp(box, (z,), v)) > 0.98
 
 

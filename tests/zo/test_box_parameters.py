@@ -100,7 +100,7 @@ def flat_grad(network) -> Tensor:
 @pytest.mark.parametrize("corrector", [False, True], ids=["design alone", "and a network"])
 def test_full_rank_probes_give_autograds_gradient_of_the_parameters(evaluator, corrector):
     network, box = make_network(corrector), make_box()
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         network,
         misfit(box),
         boxes=[box],
@@ -156,7 +156,7 @@ def test_parameters_of_a_known_system_are_found_from_its_paths(system, tangent, 
     """The loss falls a hundred times: a memory where they act the same way in all states, else a secant."""
 
     def start(network, box):
-        return zo.TangentGradient(network, misfit(box), boxes=[box], tangent=tangent, probes=probes).backward
+        return zo.ProbedGradient(network, misfit(box), boxes=[box], tangent=tangent, probes=probes).backward
 
     ratio, theta = fit(system, start)
     assert ratio < 1e-2
@@ -210,7 +210,7 @@ def bare_misfit(box, penalty: float = 0.0, read: bool = True):
 def bare(evaluator: str, **settings):
     torch.manual_seed(0)
     network, box = Bare(), make_box()
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         network,
         bare_misfit(box, **settings),
         boxes=[box],
@@ -255,7 +255,7 @@ def test_the_check_is_made_once_and_leaves_no_trace(first):
     network, box = make_network(corrector=True), make_box()
     network["corrector"].append(nn.BatchNorm1d(2).double())
     network["corrector"].append(nn.Dropout(0.5))
-    gradient = zo.TangentGradient(network, misfit(box), boxes=[box], tangent=zo.LowRankTangent(), probes=1)
+    gradient = zo.ProbedGradient(network, misfit(box), boxes=[box], tangent=zo.LowRankTangent(), probes=1)
     gradient.counts.steps = first  # at the first step alone the objective is evaluated once more
     calls = []
     network["design"].register_forward_hook(lambda module, args, result: calls.append(len(result)))

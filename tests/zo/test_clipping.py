@@ -11,6 +11,7 @@ import zo
 from blackbox import ArraySpec
 from tests.inside import REMEMBERED_LENGTHS as REMEMBERED
 from tests.inside import Clipping
+from tests.zo.linearised import Instead
 from tests.zo.row_boxes import FromTorch
 
 X = (ArraySpec("x", (2,)),)
@@ -76,15 +77,15 @@ class Wild(zo.MLPTangent):
 
     factor = 1.0
 
-    def vjp(self, pairs, cotangent):
-        return self.factor * super().vjp(pairs, cotangent)
+    def at_each(self, calls):
+        return [Instead(at, pull=lambda v: self.factor * v) for at in super().at_each(calls)]
 
 
 def descend(steps, wild_at=None, **settings):
     """The gradients of some steps, each of another batch."""
     box, network = FromTorch(torch.sin, X, X), Network()
     tangent = Wild(8, first_steps=3, steps_per_step=1)
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         network,
         lambda net, x: (box(net(x)) - 0.3).square().mean(dim=1),
         boxes=[box],

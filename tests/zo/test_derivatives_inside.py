@@ -58,7 +58,7 @@ def gradients(kind, derivative, steps=2, **settings):
     network, x = made()
     box = Bent()
     objective = KINDS[kind]
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         network, lambda n, b: objective(box, n, derivative, b), boxes=[box], seed=0, **settings
     )
     for _ in range(steps):

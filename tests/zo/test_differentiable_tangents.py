@@ -42,14 +42,13 @@ class Regression(zo.tangents.Tangent):
     def _wide(self, z):
         return torch.cat([z, torch.ones(len(z), 1).double()], dim=1)
 
-    def apply(self, pairs, d):
-        return d @ self._fit()[:-1]
-
-    def vjp(self, pairs, cotangent):
-        return cotangent @ self._fit()[:-1].T
-
-    def predict_values(self, pairs):
-        return self._wide(pairs.z) @ self._fit() if self.seen else None
+    def at(self, rows):
+        if not self.seen:
+            return zo.tangents.Unknown(rows)
+        fit = self._fit()
+        return zo.tangents.LinearMap(
+            rows, lambda d: d @ fit[:-1], lambda v: v @ fit[:-1].T, self._wide(rows.z) @ fit
+        )
 
     def see(self, pairs):
         self.seen.append((pairs.z, pairs.y))

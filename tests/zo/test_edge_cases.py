@@ -154,7 +154,7 @@ def test_a_view_of_the_input_is_an_output_like_others(box, way):
             return
         tangent = zo.SecantTangent() if way == "secant" else zo.LowRankTangent(rank=3)
         settings = {"boxes": [solver := box()], "probes": 31, "mu": 1e-6}  # as many as weights
-        zo.TangentGradient(network, through(solver), tangent=tangent, **settings).backward(batch)
+        zo.ProbedGradient(network, through(solver), tangent=tangent, **settings).backward(batch)
 
     assert error_of(network, step, of_the_last_two(network, batch).mean()) < 1e-4
 

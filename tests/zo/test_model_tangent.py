@@ -61,7 +61,7 @@ def flat_grad(network: nn.Module) -> Tensor:
 def test_products_are_autograds_of_the_model_with_all_inputs_in_the_boxs_order():
     pairs, (length, kind) = pairs_of()
     tangent, v = ModelTangent(pendulum(2)), weights(6, 2, seed=3)
-    pulled, forward = tangent.vjp(pairs, v), tangent.apply(pairs, pairs.d)
+    pulled, forward = tangent.at(pairs).pull(v), tangent.at(pairs).push(pairs.d)
     for row in range(6):
 
         def of_row(z: Tensor, row: int = row) -> Tensor:
@@ -70,7 +70,7 @@ def test_products_are_autograds_of_the_model_with_all_inputs_in_the_boxs_order()
         jacobian = torch.autograd.functional.jacobian(of_row, pairs.z[row])
         assert torch.allclose(pulled[row], v[row] @ jacobian, rtol=1e-12)
         assert torch.allclose(forward[:, row], pairs.d[:, row] @ jacobian.T, rtol=1e-12)
-    assert tangent.apply(pairs, pairs.d[:0]).shape == (0, 6, 2)
+    assert tangent.at(pairs).push(pairs.d[:0]).shape == (0, 6, 2)
 
 
 def test_products_go_through_a_solver_that_has_no_forward_mode():
@@ -86,11 +86,11 @@ def test_products_go_through_a_solver_that_has_no_forward_mode():
     z = velocity.flatten(1)
     pairs = CallPairs(spec, spec, z, d, d, valid, z, others=(None, reynolds))
     tangent = ModelTangent(step)
-    forward = tangent.apply(pairs, d)
+    forward = tangent.at(pairs).push(d)
     for pushed, change in zip(forward, d.view(2, *velocity.shape), strict=True):
         slope = (step(velocity + 1e-6 * change, reynolds) - step(velocity - 1e-6 * change, reynolds)) / 2e-6
         assert torch.allclose(pushed, slope.flatten(1), atol=1e-6)
-    assert torch.allclose((forward * v).sum(-1), (d * tangent.vjp(pairs, v)).sum(-1), rtol=1e-9)
+    assert torch.allclose((forward * v).sum(-1), (d * tangent.at(pairs).pull(v)).sum(-1), rtol=1e-9)
 
 
 @pytest.mark.parametrize("substeps", [64, 2])
@@ -117,7 +117,7 @@ def test_a_step_with_the_boxs_own_function_is_autograds_and_with_a_crude_one_nea
     errors = []
     for tangent in (ModelTangent(pendulum(substeps)), zo.SecantTangent(ModelTangent(pendulum(substeps)))):
         network.zero_grad()
-        gradient = zo.TangentGradient(
+        gradient = zo.ProbedGradient(
             network, objective_with(box), boxes=[box], tangent=tangent, probes=1, mu=1e-5
         )
         # beside its probe the base is in another matrix product, which some processors round otherwise
@@ -175,7 +175,7 @@ def test_what_a_model_leaves_of_the_wake_is_learned_behind_it():
         ("both", zo.SecantTangent(ModelTangent(thick)), 8),
     ):
         network.zero_grad()
-        gradient = zo.TangentGradient(
+        gradient = zo.ProbedGradient(
             network, objective_with(solver), boxes=[solver], tangent=tangent, probes=probes, mu=1e-4
         )
         gradient.backward(batch)
@@ -203,7 +203,7 @@ def test_boxes_without_other_inputs_and_in_another_precision():
     def loss_with(box):
         return lambda network, batch: box(network(batch).view(-1, 2, 2)).square().flatten(1).sum(1)
 
-    gradient = zo.TangentGradient(network, loss_with(box), boxes=[box], tangent=ModelTangent(model), probes=1)
+    gradient = zo.ProbedGradient(network, loss_with(box), boxes=[box], tangent=ModelTangent(model), probes=1)
     gradient.backward(batch)
     expected = torch.autograd.grad(loss_with(model)(network, batch).mean(), list(network.parameters()))
     assert torch.allclose(
@@ -216,8 +216,8 @@ def test_a_models_own_weights_get_no_gradient_and_its_name_tells_it():
     layer = nn.Linear(2, 2).double()
     tangent = ModelTangent(lambda length, angle, kind, speed: tuple(layer(torch.stack([angle, speed], 1)).T))
     pairs, _ = pairs_of()
-    assert torch.allclose(tangent.vjp(pairs, torch.ones(6, 2).double()), layer.weight.sum(0).expand(6, 2))
-    tangent.apply(pairs, pairs.d)
+    assert torch.allclose(tangent.at(pairs).pull(torch.ones(6, 2).double()), layer.weight.sum(0).expand(6, 2))
+    tangent.at(pairs).push(pairs.d)
     assert layer.weight.grad is None
     assert repr(ModelTangent(layer)) == "ModelTangent(Linear)" and "0x" not in repr(tangent)
     assert repr(copy.deepcopy(tangent)) == repr(tangent)
@@ -240,9 +240,9 @@ def no_graph(length, angle, kind, speed):
 def test_models_that_do_not_fit(model, words):
     pairs, _ = pairs_of()
     with pytest.raises(zo.ConfigurationError, match=words):
-        ModelTangent(model).vjp(pairs, torch.ones(6, 2).double())
+        ModelTangent(model).at(pairs).pull(torch.ones(6, 2).double())
     with pytest.raises(zo.ConfigurationError, match=words):
-        ModelTangent(model).apply(pairs, pairs.d)
+        ModelTangent(model).at(pairs).push(pairs.d)
 
 
 def test_a_model_must_be_a_function():

@@ -86,7 +86,7 @@ def cosine(network: nn.Module, rows: torch.Tensor) -> float:
 
 def cosines(box: Session, network: nn.Module, steps: int, **settings: Any) -> list[float]:
     """Of the gradient of each step of a training with the exact one."""
-    gradient = zo.TangentGradient(network, objective_of(box, explore=True), boxes=[box], seed=0, **settings)
+    gradient = zo.ProbedGradient(network, objective_of(box, explore=True), boxes=[box], seed=0, **settings)
     optimizer, values = torch.optim.Adam(network.parameters(), 3e-3), []
     for step in range(steps):
         seeds = 16 * step + torch.arange(16)

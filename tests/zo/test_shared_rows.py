@@ -99,7 +99,7 @@ def tangent(group, process_group=None):
     torch.set_num_threads(1)
     box, network = Chancy(), make_network()
     shared_box = zo.SharedRows(box, group)
-    made = zo.TangentGradient(
+    made = zo.ProbedGradient(
         network,
         through(shared_box),
         boxes=[shared_box],

@@ -70,7 +70,7 @@ def test_probes_run_beside_the_base_and_nothing_is_said(layout):
 
     batch = torch.rand(4, NODES, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     network = GraphNetwork(layout)
-    gradient = zo.TangentGradient(network, through, boxes=[BOX], tangent=zo.SecantTangent(), probes=3, seed=0)
+    gradient = zo.ProbedGradient(network, through, boxes=[BOX], tangent=zo.SecantTangent(), probes=3, seed=0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for _ in range(3):

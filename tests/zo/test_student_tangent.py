@@ -11,7 +11,6 @@ from typeguard import suppress_type_checks
 
 import zo
 from blackbox import ArraySpec
-from tests.inside import all_listed
 from tests.zo.row_boxes import FromTorch, weights
 from zo import StudentTangent
 from zo.tangents import CallPairs
@@ -40,7 +39,7 @@ def rows(count: int = 20, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 def step(student: StudentTangent, pairs: CallPairs) -> None:
     student.see(pairs)
-    student.observe(all_listed([pairs]))
+    student.learn()
 
 
 # Before anything was seen
@@ -49,14 +48,17 @@ def step(student: StudentTangent, pairs: CallPairs) -> None:
 def test_before_it_has_seen_anything_it_answers_to_nothing():
     student, (z, y) = StudentTangent(net()), rows()
     pairs = call(z, y, probes=2)
-    assert student.predict_values(pairs) is None
-    assert not student.vjp(pairs, y).any() and student.vjp(pairs, y).shape == z.shape
-    assert not student.apply(pairs, pairs.d).any() and student.apply(pairs, pairs.d).shape == (2, *y.shape)
-    student.observe(all_listed([pairs]))
-    assert student.predict_values(pairs) is None
+    assert student.at(pairs).values is None
+    assert not student.at(pairs).pull(y).any() and student.at(pairs).pull(y).shape == z.shape
+    assert not student.at(pairs).push(pairs.d).any() and student.at(pairs).push(pairs.d).shape == (
+        2,
+        *y.shape,
+    )
+    student.learn()
+    assert student.at(pairs).values is None
     step(student, pairs)
-    assert student.predict_values(pairs).shape == y.shape and student.vjp(pairs, y).any()
-    assert student.apply(pairs, pairs.d[:0]).shape == (0, *y.shape)
+    assert student.at(pairs).values.shape == y.shape and student.at(pairs).pull(y).any()
+    assert student.at(pairs).push(pairs.d[:0]).shape == (0, *y.shape)
 
 
 def test_where_trust_is_lost_it_learns_four_times_as_long_for_a_while_and_once():
@@ -74,7 +76,7 @@ def test_where_trust_is_lost_it_learns_four_times_as_long_for_a_while_and_once()
             step(learner, pairs)
         assert learner._learner.steps - before == 25 * 8 + 5 * 2
         assert learner.improve() is None
-    assert torch.equal(student.vjp(pairs, y), again.vjp(pairs, y))
+    assert torch.equal(student.at(pairs).pull(y), again.at(pairs).pull(y))
 
 
 # What is kept
@@ -107,7 +109,7 @@ def test_numbers_that_are_not_finite_never_enter(bad, side):
     student.fit(z, y, steps=1)
     good = [0, 1, 2, 4] * 2
     assert torch.equal(kept(student)[0], z[good].float())
-    assert student.predict_values(call(*rows())).isfinite().all()
+    assert student.at(call(*rows())).values.isfinite().all()
 
 
 def test_the_window_is_the_last_rows_and_the_moments_are_of_all():
@@ -128,7 +130,7 @@ def test_a_number_that_never_changes_is_left_as_it_is():
     z[:, 1] = 0.1
     student.fit(z.float(), y.float(), steps=50)
     pairs, v = call(z.float(), y.float()), weights(200, 2, seed=4).float()
-    assert student.vjp(pairs, v).abs().max() < 100
+    assert student.at(pairs).pull(v).abs().max() < 100
 
 
 # Draws, resuming, copies
@@ -151,7 +153,7 @@ def test_resume_to_the_bit_and_draws_hang_on_the_seed_alone(extra, tmp_path):
             step(student, call(*rows(9, seed=n), probes=1))
             assert torch.equal(torch.get_rng_state(), before)
         z, y = rows(4, seed=9)
-        return student.vjp(call(z, y), y)
+        return student.at(call(z, y)).pull(y)
 
     undisturbed = run(False, 1)
     assert torch.equal(undisturbed, run(True, 2))
@@ -179,12 +181,12 @@ def test_a_copy_learns_by_itself():
     student.fit(*rows(), steps=2)
     twin = copy.deepcopy(student)
     pairs, v = call(*rows(seed=1)), weights(20, 2)
-    before = student.vjp(pairs, v)
+    before = student.at(pairs).pull(v)
     twin.fit(*rows(seed=3), steps=5)
-    assert torch.equal(student.vjp(pairs, v), before)
-    assert not torch.equal(twin.vjp(pairs, v), before)
+    assert torch.equal(student.at(pairs).pull(v), before)
+    assert not torch.equal(twin.at(pairs).pull(v), before)
     student.fit(*rows(seed=3), steps=5)
-    assert torch.equal(twin.vjp(pairs, v), student.vjp(pairs, v))
+    assert torch.equal(twin.at(pairs).pull(v), student.at(pairs).pull(v))
 
 
 def test_batch_norm_moves_while_it_learns_and_only_then():
@@ -193,9 +195,9 @@ def test_batch_norm_moves_while_it_learns_and_only_then():
     student.fit(*rows(), steps=3)
     assert norm.num_batches_tracked == 3 and not norm.training
     pairs, v = call(*rows(seed=1)), weights(20, 2)
-    whole = student.vjp(pairs, v)
+    whole = student.at(pairs).pull(v)
     assert norm.num_batches_tracked == 3
-    alone = student.vjp(call(pairs.z[:1], pairs.y[:1]), v[:1])
+    alone = student.at(call(pairs.z[:1], pairs.y[:1])).pull(v[:1])
     assert torch.allclose(whole[:1], alone, rtol=1e-5)  # rows do not interact
 
 
@@ -204,8 +206,8 @@ def test_nothing_is_left_in_the_networks_grad_by_products():
     student.fit(*rows(), steps=1)
     student.network.zero_grad()
     pairs = call(*rows(), probes=1)
-    student.vjp(pairs, pairs.y)
-    student.apply(pairs, pairs.d)
+    student.at(pairs).pull(pairs.y)
+    student.at(pairs).push(pairs.d)
     assert all(p.grad is None for p in student.network.parameters())
 
 
@@ -220,7 +222,7 @@ def test_without_probes_a_step_costs_the_base_and_stacks_hand_values_on():
     ):
         network = nn.Linear(3, 3).double()
         settings = {"probes": probes, "trust_policy": zo.tangents.TrustPolicy(check_every=None)}
-        gradient = zo.TangentGradient(
+        gradient = zo.ProbedGradient(
             network, lambda n, b: box(n(b)).square().mean(1), boxes=[box], tangent=tangent, **settings
         )
         for seed in range(3):
@@ -232,7 +234,7 @@ def test_without_probes_a_step_costs_the_base_and_stacks_hand_values_on():
         assert student.state_dict()["window"]["seen"] == 3 * (1 + probes) * 5
         assert isinstance(gradient.trust_of_step, float)
     with pytest.raises(zo.ConfigurationError, match="probes"):
-        zo.TangentGradient(network, lambda n, b: b, boxes=[box], tangent=zo.SecantTangent(copied), probes=0)
+        zo.ProbedGradient(network, lambda n, b: b, boxes=[box], tangent=zo.SecantTangent(copied), probes=0)
 
 
 class Pictured(nn.Module):
@@ -255,9 +257,9 @@ def test_one_array_keeps_its_shape_and_classes_are_along_the_last_axis():
     specs = (ArraySpec("x", (2, 2)),), (ArraySpec("p", (3, 2)),)
     nothing = torch.zeros(0, 50, 4), torch.zeros(0, 50, 6), torch.zeros(0, 50, dtype=torch.bool)
     pairs = CallPairs(*specs, x.flatten(1), *nothing, p.flatten(1))
-    assert torch.allclose(student.predict_values(pairs).view(50, 3, 2).sum(-1), torch.ones(50, 3))
+    assert torch.allclose(student.at(pairs).values.view(50, 3, 2).sum(-1), torch.ones(50, 3))
     constant = torch.ones(50, 3, 2)  # probabilities at a place sum to one: along that nothing changes
-    assert student.vjp(pairs, constant.flatten(1)).abs().max() < 1e-6
+    assert student.at(pairs).pull(constant.flatten(1)).abs().max() < 1e-6
 
 
 def test_several_arrays_are_end_to_end_and_numbers_are_vectors_of_one():
@@ -270,7 +272,7 @@ def test_several_arrays_are_end_to_end_and_numbers_are_vectors_of_one():
     nothing = torch.zeros(0, 400, 3), torch.zeros(0, 400, 1), torch.zeros(0, 400, dtype=torch.bool)
     pairs = CallPairs((a, b), (s,), z, *nothing, y)
     assert torch.allclose(
-        student.vjp(pairs, torch.ones(400, 1).double()), weights(3, 1, seed=2).T.expand(400, 3), atol=1e-3
+        student.at(pairs).pull(torch.ones(400, 1).double()), weights(3, 1, seed=2).T.expand(400, 3), atol=1e-3
     )
 
 
@@ -320,7 +322,7 @@ def test_a_network_that_does_not_suit_the_box_costs_no_row():
     with pytest.raises(zo.ConfigurationError, match=r"to take \(2, 1, 2, 2\) to \(2, 2\).*nn.Flatten"):
         student.fit(images, box)
     with pytest.raises(zo.ConfigurationError, match=r"nn.Flatten"):
-        zo.TangentGradient(
+        zo.ProbedGradient(
             net(), lambda network, x: box(network(x))[:, 0], boxes=[box], tangent=student, probes=0
         )
     with pytest.raises(zo.ConfigurationError, match=r"nn.Flatten"):
@@ -364,7 +366,7 @@ def test_where_no_row_has_an_answer_the_message_says_why_the_box_failed():
 @pytest.mark.parametrize("fixed", [None, 2])
 def test_nothing_is_replayed_with_a_student_unless_it_is_asked_for(fixed):
     box, network = FromTorch(lambda x: torch.sin(x[:, :2]), (X,), (Y,)), nn.Linear(3, 3)
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         network, lambda n, x: box(n(x)).square().sum(dim=1), boxes=[box], tangent=StudentTangent(net()),
         probes=0, replays=fixed, seed=0,
     )  # fmt: skip

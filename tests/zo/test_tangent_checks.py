@@ -31,7 +31,7 @@ def test_the_agreement_is_the_true_gradient_along_the_surrogate(tangent, dtype, 
     def objective(solver):
         return lambda network, batch: size * chain(solver)(network, batch)
 
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         network, objective(box), boxes=[box], tangent=tangent, probes=1, trust_policy=ALWAYS
     )
     gradient.backward(batch)
@@ -46,7 +46,7 @@ def test_the_agreement_is_the_true_gradient_along_the_surrogate(tangent, dtype, 
 def test_rows_of_checks_are_counted_and_are_all_that_they_cost(evaluator):
     """Three steps, the second checked: (1 + probes) x batch x calls, and batch x calls more."""
     box = FromTorch(bent, (X,), (X,))
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         make_network(),
         chain(box),
         boxes=[box],
@@ -79,7 +79,7 @@ def test_a_check_that_finds_fault_is_made_sure_of(noise, length):
         return 0.3 * x + noise * torch.randn(x.shape, generator=generator, dtype=x.dtype)
 
     box, network = FromTorch(answer, (X,), (X,)), make_network()
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         network,
         lambda network, batch: (box(network(batch)) - 0.5).square().mean(dim=1),
         boxes=[box],
@@ -394,7 +394,7 @@ def test_a_row_that_failed_in_the_base_is_in_no_check():
         box = FromTorch(
             lambda x: torch.where(x.amax(dim=1, keepdim=True) > 50, math.nan, bent(x)), (X,), (X,)
         )
-        gradient = zo.TangentGradient(
+        gradient = zo.ProbedGradient(
             network, chain(box), boxes=[box], tangent=zo.IdentityTangent(), probes=1, trust_policy=ALWAYS
         )
         gradient.backward(batch)
@@ -407,7 +407,7 @@ def test_a_row_that_failed_in_the_base_is_in_no_check():
 
 def test_a_gradient_of_zero_cannot_be_checked():
     box = FromTorch(lambda x: 0 * x, (X,), (X,))
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         make_network(),
         lambda network, batch: box(network(batch)).sum(dim=1),
         boxes=[box],

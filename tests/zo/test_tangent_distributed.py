@@ -19,6 +19,7 @@ from typeguard import suppress_type_checks
 
 import zo
 from blackbox import ArraySpec, BlackBoxError, BlackBoxFunction
+from tests.zo.linearised import Instead
 
 X = ArraySpec("x", (4,))
 # The policy asks for more than can be had, so that the number of probes changes on the way.
@@ -80,10 +81,13 @@ class Lost(Chancy):
 class BreaksBack(zo.IdentityTangent):
     """Raises on rank 2, when the probes are long over."""
 
-    def vjp(self, pairs, cotangent):
+    def at(self, rows):
+        return Instead(super().at(rows), pull=self.pulled)
+
+    def pulled(self, v):
         if dist.get_rank() == 2:
             raise MemoryError("out of memory")
-        return super().vjp(pairs, cotangent)
+        return v
 
 
 def make_network() -> nn.Module:
@@ -113,7 +117,7 @@ def chain(box, steps=3):
 def make_gradient(group, network=None, box=None, **settings) -> zo.TangentGradient:
     network, box = network or make_network(), box or Chancy()
     settings = {"tangent": zo.IdentityTangent(), "max_dropped": 1.0, "trust_policy": NEVER, **settings}
-    return zo.TangentGradient(network, chain(box), boxes=[box], process_group=group, **settings)
+    return zo.ProbedGradient(network, chain(box), boxes=[box], process_group=group, **settings)
 
 
 def state_of(gradient, network) -> dict:
@@ -233,7 +237,7 @@ def failing(groups) -> dict:
 
     network = make_network()
     first = network[0].weight.detach()[0, 0].clone()
-    wild = zo.TangentGradient(
+    wild = zo.ProbedGradient(
         network,
         restless,
         boxes=[box],
@@ -244,7 +248,7 @@ def failing(groups) -> dict:
     )
     results["calls"] = error_of(wild, batch)
     tangents = gradient.tangents  # the group serves again
-    tangents[0].vjp = zo.IdentityTangent().vjp
+    tangents[0].at = zo.IdentityTangent().at
     results["after"] = float(gradient.backward(batch))
     return {"failing": results}
 

@@ -54,7 +54,7 @@ def batch(step, rows=8):
 
 def cosines(network, box, objective, steps, batch=batch, exact=plant, **settings):
     """The cosine of each step's gradient with autograd's through the function itself."""
-    gradient = zo.TangentGradient(network, objective(box), boxes=[box], seed=0, **settings)
+    gradient = zo.ProbedGradient(network, objective(box), boxes=[box], seed=0, **settings)
     optimizer, found = torch.optim.Adam(network.parameters(), 3e-3), []
     for step in range(steps):
         true = torch.autograd.grad(objective(exact)(network, batch(step)).mean(), list(network.parameters()))
@@ -419,7 +419,7 @@ def test_of_a_large_state_few_numbers_are_kept():
 def weights_after(group=None, probes=0):
     """Weights behind five steps in closed loop, and the sizes of the dither."""
     network, box = policy(), plant_box()
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         network, closed_loop(box), boxes=[box], seed=0, chunk=1, probes=probes, process_group=group
     )
     optimizer = torch.optim.Adam(network.parameters(), 3e-3)

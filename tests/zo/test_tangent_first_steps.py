@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -19,13 +20,16 @@ class Wrong(Student):
         super().__init__()
         self.factor, self.turned = factor, turned
 
-    def vjp(self, pairs, cotangent):
+    def at(self, rows):
+        return zo.tangents.LinearMap(rows, partial(self.pushed, rows), partial(self.pulled, rows), self.known)
+
+    def pulled(self, pairs, cotangent):
         z = pairs.z.detach().requires_grad_(True)
         with torch.enable_grad():
             (true,) = torch.autograd.grad(bent(z), z, cotangent)
         return self.factor * (true + self.turned * cotangent.roll(1, dims=-1))
 
-    def apply(self, pairs, d):
+    def pushed(self, pairs, d):
         with torch.enable_grad():  # a product with J is the derivative of one with its transpose
             z = pairs.z.detach().requires_grad_(True)
             v = torch.zeros_like(z, requires_grad=True)
@@ -73,7 +77,7 @@ def test_the_first_step_takes_what_its_check_has_measured_of_the_gradient(factor
 def test_the_first_steps_are_checked_until_one_is_right_where_rows_are_left(factor, max_rows, checked):
     network, box = make_network(), FromTorch(bent, (X,), (X,))
     settings = {} if max_rows is None else {"max_rows": max_rows}
-    gradient = zo.TangentGradient(network, one_call(box), boxes=[box], tangent=Wrong(factor), **settings)
+    gradient = zo.ProbedGradient(network, one_call(box), boxes=[box], tangent=Wrong(factor), **settings)
     with_check = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", zo.TangentWarning)

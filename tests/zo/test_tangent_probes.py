@@ -51,7 +51,7 @@ def ring_gradient(tangent, policy=QUICK, mu=1e-3, max_rows=9.1, probes=2):
             loss = loss + state.square().flatten(1).mean(dim=1)
         return loss
 
-    return zo.TangentGradient(
+    return zo.ProbedGradient(
         network,
         objective,
         boxes=[box],
@@ -190,7 +190,7 @@ def test_where_the_gradient_turns_it_is_said():
         return losses
 
     tangent = zo.SecantTangent(zo.LowRankTangent())
-    gradient = zo.TangentGradient(network, objective(box), boxes=[box], tangent=tangent, probes=2)
+    gradient = zo.ProbedGradient(network, objective(box), boxes=[box], tangent=tangent, probes=2)
     optimizer, cosines = torch.optim.Adam(network.parameters(), lr=1e-2), []
     with pytest.warns(TangentWarning, match="max_rows=3.5 allows no more") as caught:
         for step in range(25):
@@ -243,7 +243,7 @@ def test_resume_to_the_bit_amid_lost_trust(tmp_path):
 def test_a_step_takes_no_more_rows_on_average_than_it_says(max_rows):
     """Three probes and a check in every second step are 4.5 times a first-order step's rows."""
     box = FromTorch(bent, (X,), (X,))
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         make_network(),
         chain(box),
         boxes=[box],

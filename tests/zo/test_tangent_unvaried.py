@@ -151,7 +151,7 @@ def test_a_network_that_saturates_in_training_is_said_and_ends_nothing(probes):
             return super().forward(rows).tanh()
 
     box, network = FromTorch(answer, *BOX), Saturating()
-    gradient = zo.TangentGradient(network, objective_of(box), boxes=[box], probes=probes, seed=0)
+    gradient = zo.ProbedGradient(network, objective_of(box), boxes=[box], probes=probes, seed=0)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         gradient.backward(batch(0))
@@ -174,7 +174,7 @@ def test_a_network_that_saturates_in_training_is_said_and_ends_nothing(probes):
 
 def warned_of(objective, network, box, batches, **settings):
     """The words of each step's warnings."""
-    gradient = zo.TangentGradient(network, objective, boxes=[box], seed=0, **settings)
+    gradient = zo.ProbedGradient(network, objective, boxes=[box], seed=0, **settings)
     optimizer, words = torch.optim.SGD(network.parameters(), lr=0.05), []
     for rows in batches:
         with warnings.catch_warnings(record=True) as caught:

@@ -19,20 +19,20 @@ from zo.tangents import CallPairs
 def test_without_probes_the_trust_is_of_values():
     box, student = FromTorch(bent, (X,), (X,)), Student()
     unchecked = TrustPolicy(check_every=None)
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         make_network(), chain(box), boxes=[box], tangent=student, probes=0, trust_policy=unchecked
     )
     gradient.backward(weights(5, 4))
     assert gradient.trust == [None] * 3 and gradient.trust_of_step is None
     assert gradient.metrics()["tangent_error"] == 1.0  # nothing was known, and so nothing foretold
-    assert [what for what, _ in student.said] == ["predict", "see", "observe"] + ["vjp"] * 3
+    assert [what for what, _ in student.said] == ["expect", "see", "learn"] + ["pull"] * 3
     foretold, seen, _, *calls = (pairs for _, pairs in student.said)
     for name in ("z", "y", "alive"):  # all rows at once, in the order of the calls; pulled in reverse
         rows = torch.cat([getattr(pairs, name) for pairs in reversed(calls)])
         assert torch.equal(getattr(foretold, name), rows) and torch.equal(getattr(seen, name), rows)
     lasts, student.said = seen.y.split(5), []
     gradient.backward(weights(5, 4, seed=1))
-    seen = [pairs for what, pairs in student.said if what == "vjp"][::-1]
+    seen = [pairs for what, pairs in student.said if what == "pull"][::-1]
     units, ys = seen[0].response_scale, [pairs.y for pairs in seen]
     sizes = [  # the smaller of spread and step: the box moves a state on
         min(((y - y.mean(dim=0)) / units).norm(), ((y - pairs.z) / units).norm())
@@ -48,16 +48,16 @@ def test_without_probes_the_trust_is_of_values():
 def test_calls_are_shown_at_once_as_far_as_their_rows_are_few(limits):
     limits(shown_at_once=2 * 5 * 4)
     box, student = FromTorch(bent, (X,), (X,)), Student()
-    gradient = zo.TangentGradient(make_network(), chain(box), boxes=[box], tangent=student, probes=0)
+    gradient = zo.ProbedGradient(make_network(), chain(box), boxes=[box], tangent=student, probes=0)
     gradient.backward(weights(5, 4))
-    assert [len(pairs.z) for what, pairs in student.said if what in ("predict", "see")] == [10, 5] * 2
+    assert [len(pairs.z) for what, pairs in student.said if what in ("expect", "see")] == [10, 5] * 2
 
 
 @pytest.mark.filterwarnings("ignore::zo.errors.LostRowsWarning")
 def test_dead_rows_are_not_among_the_values():
     """A row that fails in the base is neither predicted nor part of the mean."""
     box, student = FromTorch(bent, (X,), (X,)), Student()
-    gradient = zo.TangentGradient(make_network(), chain(box, 1), boxes=[box], tangent=student, probes=0)
+    gradient = zo.ProbedGradient(make_network(), chain(box, 1), boxes=[box], tangent=student, probes=0)
     batch = weights(5, 4)
     batch[1] = math.nan
     student.known = torch.zeros(5, 4).double()
@@ -74,13 +74,13 @@ def test_dead_rows_are_not_among_the_values():
 def test_one_row_is_measured_by_the_step_that_the_box_makes_of_a_state():
     box, student = FromTorch(bent, (X,), (X,)), Student()
     unchecked = TrustPolicy(check_every=None)
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         make_network(), chain(box), boxes=[box], tangent=student, probes=0, trust_policy=unchecked
     )
     gradient.backward(weights(1, 4))
     lasts, student.said = student.known.split(1), []
     gradient.backward(weights(1, 4, seed=1))
-    seen = [pairs for what, pairs in student.said if what == "vjp"][::-1]
+    seen = [pairs for what, pairs in student.said if what == "pull"][::-1]
     units = seen[0].response_scale
     errors = [
         ((last - pairs.y) / units).norm() / ((pairs.y - pairs.z) / units).norm()
@@ -91,14 +91,14 @@ def test_one_row_is_measured_by_the_step_that_the_box_makes_of_a_state():
 
 def test_one_row_of_what_is_no_state_is_no_measure():
     box, student = FromTorch(lambda x: bent(x)[:, :2], (X,), (ArraySpec("force", (2,)),)), Student()
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         make_network(),
         lambda network, batch: box(network(batch)).square().mean(dim=1),
         boxes=[box],
         tangent=student,
         probes=0,
     )
-    student.vjp = lambda pairs, cotangent: torch.zeros_like(pairs.z)
+    student.pulled = lambda rows, v: torch.zeros_like(rows.z)
     with pytest.warns(zo.ZeroGradientWarning):
         for _ in range(2):
             gradient.backward(weights(1, 4))
@@ -116,10 +116,10 @@ def test_one_row_of_what_is_no_state_is_no_measure():
 def test_stacks_hand_values_on_to_what_they_stand_on(wrap):
     student, pairs = Student(), pairs_of_a_call()
     tangent = wrap(student)
-    assert tangent.predict_values(pairs) is None
+    assert tangent.at(pairs).values is None
     tangent.see(pairs)
-    assert torch.equal(tangent.predict_values(pairs), pairs.y)
-    assert zo.IdentityTangent().predict_values(pairs) is None
+    assert torch.equal(tangent.at(pairs).values, pairs.y)
+    assert zo.IdentityTangent().at(pairs).values is None
     zo.IdentityTangent().see(pairs)
     assert not wrap(zo.IdentityTangent()).learns_from_values
 

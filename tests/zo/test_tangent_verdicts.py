@@ -114,7 +114,7 @@ def test_a_cut_at_the_boxes_is_advised_only_where_a_way_goes_beside_them(kind, a
     torch.manual_seed(0)
     network = problem.network()
     policy = TrustPolicy(lost=1e-9, regained=1e-10, lost_values=1e-9, average=1, check_every=None)
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         network, problem.objective, boxes=[problem.box], probes=probes, max_rows=3.5, trust_policy=policy
     )
     with pytest.warns(TangentWarning) as caught:

@@ -16,6 +16,7 @@ import zo
 from blackbox import ArraySpec, BlackBoxError, Budgeted
 from tests import quick
 from tests.zo.boxes import Sine
+from tests.zo.linearised import Instead
 from tests.zo.row_boxes import FromTorch, weights
 from zo.errors import ZeroGradientWarning
 from zo.tangents import CallPairs
@@ -58,7 +59,7 @@ def full_rank(network, objective, boxes, **settings) -> zo.TangentGradient:
     """Probes that span any space that these boxes have, so the gradient must be autograd's."""
     tangent = zo.SecantTangent(cut=1e-6)
     settings = {"tangent": tangent, "probes": 16, "mu": 1e-6, **settings}
-    return zo.TangentGradient(network, objective, boxes=boxes, **settings)
+    return zo.ProbedGradient(network, objective, boxes=boxes, **settings)
 
 
 @pytest.mark.parametrize("kind", TANGENTS)
@@ -66,7 +67,7 @@ def full_rank(network, objective, boxes, **settings) -> zo.TangentGradient:
 @pytest.mark.parametrize("probes", [1, 3])
 def test_rows_are_those_of_base_and_probes_and_no_more(kind, evaluator, probes):
     box = Sine()
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         make_network(), chain(box), boxes=[box], tangent=TANGENTS[kind](), probes=probes, evaluator=evaluator
     )
     for _ in range(2):
@@ -107,10 +108,10 @@ def test_a_probe_draws_the_same_beside_any_others():
     changes = []
     for probes in (1, 3):
         network, box, seen = make_network(), Sine(), []
-        gradient = zo.TangentGradient(
+        gradient = zo.ProbedGradient(
             network, chain(box), boxes=[box], tangent=zo.IdentityTangent(), probes=probes, chunk=1
         )
-        gradient.tangents[0].observe = seen.append
+        gradient.tangents[0].see = lambda rows, seen=seen: seen.append(rows.listed())
         gradient.backward(weights(5, 4))
         changes.append(seen[0].z[:5])  # the first call, the first probe
     assert torch.equal(*changes)
@@ -123,7 +124,7 @@ def test_chunks_cost_nothing_and_change_nothing_but_rounding(evaluator, chunk):
 
     def run(chunk) -> tuple[torch.Tensor, Sine]:
         network, box = make_network(), Sine()
-        gradient = zo.TangentGradient(
+        gradient = zo.ProbedGradient(
             network,
             chain(box),
             boxes=[box],
@@ -149,7 +150,7 @@ def test_resume_to_the_bit(kind, tmp_path):
         network, box = make_network(torch.float32), Sine()
 
         def make():
-            return zo.TangentGradient(network, chain(box), boxes=[box], tangent=TANGENTS[kind](), probes=2)
+            return zo.ProbedGradient(network, chain(box), boxes=[box], tangent=TANGENTS[kind](), probes=2)
 
         gradient, trust = make(), []
         for step in range(14):
@@ -177,7 +178,7 @@ def test_trust_falls_as_the_box_is_learned():
     def objective(network, batch):
         return chain(box, 2)(network, box(batch))
 
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         make_network(), objective, boxes=[box], tangent=zo.LowRankTangent(ridge=1e-9), probes=2
     )
     errors = []
@@ -206,7 +207,7 @@ def test_rows_lost_in_the_base_leave_the_gradient_of_the_others(kind, lost):
             state, penalty = batch
             return chain(box)(network, state) + penalty
 
-        gradient = zo.TangentGradient(
+        gradient = zo.ProbedGradient(
             network, objective, boxes=[box], tangent=TANGENTS[kind](), probes=2, mu=1e-4
         )
         loss = gradient.backward(batch)
@@ -250,7 +251,7 @@ def test_a_probe_that_fails_drops_its_pairs_and_not_the_step():
 
 def test_too_many_failed_pairs_are_an_error():
     network, box = make_network(), FailsInTheFirstCall(rows=10)
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         network, chain(box), boxes=[box], tangent=zo.IdentityTangent(), probes=3, max_dropped=0.6
     )
     with pytest.raises(zo.FailedQueriesError, match="at most 60% of 45 pairs to fail, 30 did"):
@@ -270,7 +271,7 @@ def test_tangents_serve_as_they_stand_where_all_pairs_may_fail(failing):
             return y
 
     box, batch, network = FailsInProbes(lambda x: x + 1.0, (X,), (X,)), weights(5, 4), make_network()
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         network, chain(box, 1), boxes=[box], tangent=zo.LowRankTangent(), probes=3, max_dropped=1.0
     )
     gradient.backward(batch)
@@ -339,16 +340,16 @@ def test_a_pair_in_which_an_integer_input_changed_too_is_not_learned_from():
     learned = []
 
     class Watching(zo.IdentityTangent):
-        def observe(self, pairs: CallPairs) -> None:
-            learned.append(pairs)
+        def see(self, rows: CallPairs) -> None:
+            learned.append(rows.listed())
 
     def objective(network, batch):
         x = 1e-3 * network(batch)
         return box(x, (x[:, 0] > 0).long()).square().mean(dim=1)
 
     network = make_network()
-    gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=Watching(), probes=20, mu=1.0)
-    gradient.tangents[0].observe = Watching().observe
+    gradient = zo.ProbedGradient(network, objective, boxes=[box], tangent=Watching(), probes=20, mu=1.0)
+    gradient.tangents[0].see = Watching().see
     gradient.backward(weights(5, 4))
     (pairs,) = learned
     assert 0 < pairs.d.shape[1] < 100
@@ -361,7 +362,7 @@ def test_identity_goes_by_name_and_shape():
     valid = torch.ones(1, 2, dtype=torch.bool)
     pairs = CallPairs(inputs, outputs, weights(2, 5), weights(1, 2, 5), weights(1, 2, 9), valid)
     d, v = weights(1, 2, 5, seed=3), weights(2, 9, seed=4)
-    pushed, back = zo.IdentityTangent().apply(pairs, d), zo.IdentityTangent().vjp(pairs, v)
+    pushed, back = zo.IdentityTangent().at(pairs).push(d), zo.IdentityTangent().at(pairs).pull(v)
     assert torch.equal(pushed[..., :3], d[..., 2:]) and not pushed[..., 3:].any()
     assert torch.equal(back[:, 2:], v[:, :3]) and not back[:, :2].any()
 
@@ -410,7 +411,7 @@ def test_two_threads_with_two_gradients_do_not_meet():
     networks = [make_network() for _ in range(3)]  # here, since they seed the generator of all threads
 
     def train(box, network) -> torch.Tensor:
-        gradient = zo.TangentGradient(network, chain(box), boxes=[box], tangent=zo.SecantTangent(), probes=3)
+        gradient = zo.ProbedGradient(network, chain(box), boxes=[box], tangent=zo.SecantTangent(), probes=3)
         gradients = []
         for step in range(3):
             network.zero_grad()
@@ -495,7 +496,7 @@ def test_a_gradient_of_zero_is_said_once_with_what_may_be_the_reason(why):
         return box(inputs.detach() if why == "a graph that is cut" else inputs).square().mean(dim=1)
 
     student = zo.StudentTangent(nn.Linear(4, 4))
-    gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=student, probes=0)
+    gradient = zo.ProbedGradient(network, objective, boxes=[box], tangent=student, probes=0)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(3):
@@ -562,7 +563,7 @@ def without(box):
 )
 def test_objectives_that_cannot_be_replayed(objective, words):
     network, box = make_network(), Sine()
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         network, objective(box), boxes=[box], tangent=zo.IdentityTangent(), probes=2, mu=0.1
     )
     with pytest.raises(zo.errors.TangentError) as raised:
@@ -605,7 +606,7 @@ def test_settings_out_of_range(settings, words):
     network, box = make_network(), Sine()
     arguments = {"objective": chain(box), "boxes": [box], "tangent": zo.IdentityTangent(), **settings}
     with suppress_type_checks(), pytest.raises(zo.ConfigurationError, match=words):
-        zo.TangentGradient(network, arguments.pop("objective"), **arguments)
+        zo.ProbedGradient(network, arguments.pop("objective"), **arguments)
 
 
 @pytest.mark.parametrize(
@@ -662,24 +663,24 @@ def test_frozen_parameters_and_states_of_other_runs_are_refused():
     network[0].weight.requires_grad_(False)
     settings = {"boxes": [box], "tangent": zo.IdentityTangent()}
     with pytest.raises(zo.ConfigurationError, match=r"'0\.weight', which does not"):
-        zo.TangentGradient(network, chain(box), parameters="*", **settings)
-    state = zo.TangentGradient(network, chain(box), **settings).state_dict()
+        zo.ProbedGradient(network, chain(box), parameters="*", **settings)
+    state = zo.ProbedGradient(network, chain(box), **settings).state_dict()
     with pytest.raises(zo.ConfigurationError, match="seed=5, got one with 0"):
-        zo.TangentGradient(network, chain(box), seed=5, **settings).load_state_dict(state)
-    ones = zo.TangentGradient(network, chain(box), chunk=1, **settings).state_dict()
+        zo.ProbedGradient(network, chain(box), seed=5, **settings).load_state_dict(state)
+    ones = zo.ProbedGradient(network, chain(box), chunk=1, **settings).state_dict()
     with pytest.raises(zo.ConfigurationError, match=r"chunk=2, got one with 1\. Leave chunk out"):
-        zo.TangentGradient(network, chain(box), chunk=2, **settings).load_state_dict(ones)
+        zo.ProbedGradient(network, chain(box), chunk=2, **settings).load_state_dict(ones)
     settings["tangent"] = zo.LowRankTangent()
     with pytest.raises(
         zo.ConfigurationError, match=r"tangents=LowRankTangent\(IdentityTangent\(\), rank=256.*got"
     ):
-        zo.TangentGradient(network, chain(box), **settings).load_state_dict(state)
+        zo.ProbedGradient(network, chain(box), **settings).load_state_dict(state)
 
 
 def test_a_gradient_that_is_not_finite_is_an_error():
     class Wild(zo.IdentityTangent):
-        def vjp(self, pairs, cotangent):
-            return cotangent * float("inf")
+        def at(self, rows):
+            return Instead(super().at(rows), pull=lambda v: v * float("inf"))
 
     network, box = make_network(), Sine()
     gradient = zo.TangentGradient(network, chain(box), boxes=[box], tangent=Wild())
@@ -712,7 +713,7 @@ class Recurrent(nn.Module):
 def test_a_network_that_cannot_be_stacked_takes_one_variant_after_another(probes):
     torch.manual_seed(0)
     box, network, batch = FromTorch(torch.sin, (X,), (X,)), Recurrent().double(), torch.randn(5, 4).double()
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         network,
         lambda n, b: box(n(b)).square().mean(dim=1),
         boxes=[box],
@@ -745,7 +746,7 @@ def test_without_probes_the_objective_is_evaluated_once_from_the_second_step_on(
         return plain(network, batch)
 
     tangent = zo.tangents.ModelTangent(torch.sin)
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         made, objective, boxes=[box], tangent=tangent, probes=probes, max_rows=1 + probes, evaluator="loop"
     )
     spent = []

@@ -157,7 +157,7 @@ def trained(steps: int, resume: int | None = None, **settings):
         states = truth(states)
     network = nn.Sequential(nn.Linear(CELLS, 32), nn.SiLU(), nn.Linear(32, CELLS))
     settings |= {"excite": 0}  # the first remedy, for no rows, would do
-    made = lambda: zo.TangentGradient(network, objective(box), boxes=[box], seed=0, **settings)  # noqa: E731
+    made = lambda: zo.ProbedGradient(network, objective(box), boxes=[box], seed=0, **settings)  # noqa: E731
     gradient, optimizer = made(), torch.optim.Adam(network.parameters(), lr=1e-3)
     probes, cosines, said = [], [], []
     for step in range(steps):

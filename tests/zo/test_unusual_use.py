@@ -269,7 +269,7 @@ def shifted(network, batch):
 @pytest.mark.parametrize("probes", [0, 2])
 def test_tangents_in_inference_mode(probes):
     network, box = small(), Shifted()
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         network,
         lambda network, batch: box(network(batch)).square().mean(dim=1),
         boxes=[box],

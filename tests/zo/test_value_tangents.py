@@ -14,6 +14,7 @@ import zo
 from blackbox import ArraySpec, Cached
 from tests.inside import OutputMap
 from tests.inside import automatic_tangent as automatic
+from tests.zo.linearised import answers
 from tests.zo.row_boxes import FromTorch, weights
 
 RING = ArraySpec("u", (1, 16))
@@ -44,7 +45,7 @@ def through(*boxes):
 
 
 def make_gradient(network, *boxes, **settings) -> zo.TangentGradient:
-    return zo.TangentGradient(
+    return zo.ProbedGradient(
         network, through(*boxes), boxes=list(boxes), **{"trust_policy": NEVER, **settings}
     )
 
@@ -166,7 +167,7 @@ def table(**settings) -> tuple[FromTorch, zo.TangentGradient]:
     torch.manual_seed(0)
     x = (ArraySpec("x", (2,)),)
     box, network = FromTorch(lambda u: torch.sin(20 * u), x, x), nn.Linear(3, 2).double()
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         network, lambda net, batch: box(net(batch)).square().mean(dim=1), boxes=[box], clip=None, **settings
     )
     return box, gradient
@@ -208,11 +209,11 @@ def test_two_boxes_have_tangents_of_their_own(small):
     d = torch.ones(1, 6, 16)
     asked = box.asked[0][0]
     pairs = zo.tangents.CallPairs((RING,), (RING,), asked.flatten(1), d[:0], d[:0], torch.zeros(0, 6).bool())
-    assert not torch.allclose(first.apply(pairs, d), second.apply(pairs, d), rtol=1e-2)
+    assert not torch.allclose(first.at(pairs).push(d), second.at(pairs).push(d), rtol=1e-2)
     copied = copy.deepcopy(first)
-    assert torch.equal(copied.apply(pairs, d), first.apply(pairs, d))
+    assert torch.equal(copied.at(pairs).push(d), first.at(pairs).push(d))
     gradient.backward(batch_of(1))
-    assert not torch.equal(copied.apply(pairs, d), first.apply(pairs, d))
+    assert not torch.equal(copied.at(pairs).push(d), first.at(pairs).push(d))
 
 
 # Lost trust
@@ -231,8 +232,7 @@ def test_another_kind_takes_over_only_where_it_foretells_better(small, worse):
             assert n < 80
         before = tangent.kind
         spoilt = tangent.models[before if worse == "the one in use" else "mlp"]
-        right = spoilt.predict_values
-        spoilt.predict_values = lambda pairs: None if right(pairs) is None else 9 + right(pairs)
+        answers(spoilt, values=lambda values: None if values is None else 9 + values)
         for more in range(n, n + 4):
             gradient.backward(rows_of_table(more))
     assert before != "mlp" and tangent.kind == ("mlp" if worse == "the one in use" else before)
@@ -340,9 +340,9 @@ def test_the_objective_is_looked_at_where_probes_may_come_later():
         return box(batch @ network.weight).square().flatten(1).mean(dim=1)
 
     settings = {"boxes": [box], "tangent": zo.StencilTangent(2), "trust_policy": NEVER}
-    zo.TangentGradient(network, objective, max_rows=1, **settings).backward(batch_of(0))  # none ever will
+    zo.ProbedGradient(network, objective, max_rows=1, **settings).backward(batch_of(0))  # none ever will
     with pytest.raises(zo.errors.TangentError, match="a weight that is read elsewhere"):
-        zo.TangentGradient(network, objective, max_rows=3, **settings).backward(batch_of(0))
+        zo.ProbedGradient(network, objective, max_rows=3, **settings).backward(batch_of(0))
 
 
 # Rows that exist already
@@ -392,11 +392,8 @@ class Slopes(zo.tangents.Tangent):
         z, y = (rows - rows.mean(0) for rows in (pairs.z, pairs.y))
         self.slope = (z * y).sum(0) / z.square().sum(0)
 
-    def apply(self, pairs, d):
-        return d * self.slope
-
-    def vjp(self, pairs, cotangent):
-        return cotangent * self.slope
+    def at(self, rows):
+        return zo.tangents.LinearMap(rows, lambda d: d * self.slope, lambda v: v * self.slope)
 
 
 def scaled(factor):
@@ -511,14 +508,14 @@ def taught(tangent, box, *batches):
     for u in batches:
         pairs = pairs_of(u, box(u))
         tangent.see(pairs)
-        tangent.observe(pairs)
+        tangent.learn()
     return tangent
 
 
 def vjp_error(tangent, box, u) -> float:
     v = weights(*u.shape, seed=99).to(u.dtype)
     _, true = torch.autograd.functional.vjp(box, u, v)
-    pulled = tangent.vjp(pairs_of(u, box(u)), v.flatten(1))
+    pulled = tangent.at(pairs_of(u, box(u))).pull(v.flatten(1))
     return float((pulled - true.flatten(1)).norm() / true.norm())
 
 
@@ -587,10 +584,10 @@ def test_a_state_from_before_the_first_step_takes_all_knowledge_away(make):
     learned = taught(make(), step, u)
     learned.load_state_dict(make().state_dict())
     pairs = pairs_of(u, step(u))
-    assert not learned.knows and not learned.vjp(pairs, pairs.y).any()
+    assert not learned.knows and not learned.at(pairs).pull(pairs.y).any()
     for tangent in (learned, again):
         taught(tangent, step, u)
-    assert torch.equal(learned.vjp(pairs, pairs.y), again.vjp(pairs, pairs.y))
+    assert torch.equal(learned.at(pairs).pull(pairs.y), again.at(pairs).pull(pairs.y))
 
 
 def test_predictions_that_are_not_numbers_lose_trust():

@@ -297,7 +297,7 @@ THROUGH = [penalty_through, sensitivity_read, slope_of_backward, by_functorch, b
 @pytest.mark.parametrize("take", THROUGH)
 def test_a_derivative_through_a_box_inside_of_an_objective_is_refused_in_the_first_step(take, settings):
     box, network, objective = make_box(), make_network(), with_derivative(take)
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         network,
         lambda n, b: objective(n, b, box),
         boxes=[box],
@@ -324,7 +324,7 @@ def penalty_behind(network, solver, x):
 @pytest.mark.parametrize("take", [penalty_in_front, penalty_behind])
 def test_a_derivative_in_front_of_a_box_or_behind_it_is_right_in_each_step(take, settings):
     box, network, objective = make_box(), make_network(), with_derivative(take)
-    gradient = zo.TangentGradient(
+    gradient = zo.ProbedGradient(
         network,
         lambda n, b: objective(n, b, box),
         boxes=[box],
@@ -371,7 +371,7 @@ def test_a_mask_of_rows_of_which_one_fails_is_refused_with_the_way_to_write_it(n
 
     def gradient_of(objective):
         box = failing_above(limit)
-        return zo.TangentGradient(
+        return zo.ProbedGradient(
             network,
             lambda n, b: objective(n, b, box),
             boxes=[box],

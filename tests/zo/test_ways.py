@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import zo
+from tests.inside import KernelAt
 from tests.zo.boxes import Sine
 
 ROOT = Path(zo.__file__).parent
@@ -106,15 +107,13 @@ def test_the_way_of_a_tangents_step_has_at_most_thirteen_stops_in_nine_files(eva
         return box(box(state)).square().mean(dim=1)
 
     unchecked = zo.tangents.TrustPolicy(check_every=None)
-    gradient = zo.TangentGradient(
-        network, objective, boxes=[box], evaluator=evaluator, trust_policy=unchecked
-    )
+    gradient = zo.ProbedGradient(network, objective, boxes=[box], evaluator=evaluator, trust_policy=unchecked)
     gradient.backward(torch.randn(5, 4))  # the first step learns longer
     stack.stops.clear()
-    for name in ("observe", "vjp"):
-        stack.note_calls(monkeypatch, zo.tangents.AutoTangent, name)
+    for owner, name in ((zo.tangents.AutoTangent, "learn"), (KernelAt, "pull")):
+        stack.note_calls(monkeypatch, owner, name)
     gradient.backward(torch.randn(5, 4))
     names = [stop.rpartition(" ")[2] for stop in stack.stops]
-    for name in ("_LiveRecorder.call", "AutoTangent.observe", "AutoTangent.vjp"):
+    for name in ("_LiveRecorder.call", "AutoTangent.learn", "_KernelAt.pull"):
         assert name in names  # the walk saw the evaluation, what learns, and the way back
     assert_short(list(stack.stops), "The way of a tangent's step" if evaluator == "stacked" else None)

@@ -87,7 +87,7 @@ class TangentRows:
         """
         cotangent = self.cotangent(pairs, cotangents)
         pairs = self._learn(call, pairs)
-        pieces = self.tangent.vjp(pairs, cotangent).split(sizes(pairs.inputs), dim=1)
+        pieces = self.tangent.at(pairs).pull(cotangent).split(sizes(pairs.inputs), dim=1)
         places = [place for place, spec in enumerate(self.box.inputs) if spec.differentiable]
         return dict(zip(places, pieces, strict=True))
 

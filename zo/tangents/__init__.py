@@ -1,10 +1,14 @@
 """Learned tangents: linear models of black boxes, fitted to what probes show, in place of derivatives.
 
-A tangent of your own is a `Tangent`: `apply` and its adjoint `vjp`, and `observe` or `see` to learn from
-`CallPairs`, whose numbers are in the box's own units; `d_scale` says what is usual for each (see `Units`).
+A tangent of your own is a `Tangent`: `at` says what it knows at some rows, as a `LinearMap` or another
+`Linearised`; `see` and `learn` learn from rows, `CallPairs`, whose numbers are in the box's own units;
+`d_scale` says what is usual for each (see `Units`).
 """
 
-from zo.tangents.gradient import TangentCounts, TangentGradient
+from zo.tangents.call_tangent import CallTangent
+from zo.tangents.counts import TangentCounts
+from zo.tangents.gradient import TangentGradient
+from zo.tangents.linearised import Linearised, LinearMap, Unknown
 from zo.tangents.models.automatic import AutoTangent
 from zo.tangents.models.grid.grid import GridTangent
 from zo.tangents.models.grid.stencil import StencilTangent
@@ -18,6 +22,7 @@ from zo.tangents.models.probed.low_rank import LowRankTangent
 from zo.tangents.models.probed.secant import SecantTangent
 from zo.tangents.models.student.student import StudentTangent
 from zo.tangents.models.values import ValueTangent
+from zo.tangents.probed_gradient import ProbedGradient
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.units import Units
 from zo.tangents.tangent import IdentityTangent, Tangent, ZeroTangent
@@ -26,15 +31,19 @@ from zo.tangents.trust import TrustPolicy
 __all__ = [
     "AutoTangent",
     "CallPairs",
+    "CallTangent",
     "GraphTangent",
     "GridTangent",
     "IdentityTangent",
     "KernelTangent",
+    "LinearMap",
+    "Linearised",
     "LowRankTangent",
     "MLPTangent",
     "MeshTangent",
     "ModelTangent",
     "PairTangent",
+    "ProbedGradient",
     "SecantTangent",
     "StencilTangent",
     "StudentTangent",
@@ -43,6 +52,7 @@ __all__ = [
     "TangentGradient",
     "TrustPolicy",
     "Units",
+    "Unknown",
     "ValueTangent",
     "ZeroTangent",
 ]

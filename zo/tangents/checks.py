@@ -1,72 +1,18 @@
-"""What a `TangentGradient` refuses, with words on how to mend it."""
+"""What a step of a `TangentGradient` refuses, with words on how to mend it."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from blackbox import BlackBoxError, BlackBoxFunction
-from blackbox.checks import check_choice, check_count, check_positive
-from blackbox.group import BoxGroup
-from blackbox.spec import none_differentiable
 from zo.errors import ConfigurationError, FailedQueriesError, TangentError
-from zo.evaluators.evaluator import Evaluator
-from zo.evaluators.loop import Loop
-from zo.evaluators.stacked import Stacked
-from zo.objective import Closed, Objective, as_objective, mean_loss
-from zo.parameters import Parameters
-from zo.tangents.models.automatic import AutoTangent
+from zo.objective import mean_loss
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.recording import RecordedCall
 from zo.tangents.tangent import Tangent
-
-MAX_ROWS = 3.5  # what a step may cost where the user has not said so, in multiples of the base's rows
-
-
-def checked_evaluator(evaluator: str | Evaluator) -> Stacked | Loop:
-    """What evaluates base and probes; refuses what cannot show the calls of boxes."""
-    if isinstance(evaluator, Stacked | Loop):
-        return evaluator
-    if isinstance(evaluator, Evaluator):
-        raise ConfigurationError(
-            f"TangentGradient, evaluator: expected 'stacked' or 'loop', zo.evaluators.Stacked() or Loop(), "
-            f"got {evaluator!r}, which shows no calls of boxes. Take one of these two."
-        )
-    check_choice("TangentGradient", "evaluator", evaluator, ("stacked", "loop"))
-    return Stacked() if evaluator == "stacked" else Loop()
-
-
-def checked_probes(probes: int | None, tangents: Sequence[Tangent]) -> int:
-    """How many probes there are; refuses none for tangents that have nothing else to learn from."""
-    if probes is None:
-        return 0 if all(tangent.learns_from_values or not tangent.learns for tangent in tangents) else 2
-    if probes == 0 and type(probes) is int:
-        for tangent in tangents:
-            if tangent.learns and not tangent.learns_from_values:
-                raise ConfigurationError(
-                    f"TangentGradient, probes: expected at least 1 for {tangent!r}, which learns from "
-                    "changes, got 0. Only tangents that learn from values, as StudentTangent, do without, or "
-                    "that do not learn."
-                )
-    else:
-        check_count("TangentGradient", "probes", probes)
-    return probes
-
-
-def checked_max_rows(max_rows: float | None, probes: int) -> float:
-    """The budget of a step in multiples of the base's rows; None for the usual one, or what probes take."""
-    if max_rows is None:
-        return max(MAX_ROWS, 1.0 + probes)
-    check_positive("TangentGradient", "max_rows", max_rows)
-    if max_rows < 1 + probes:
-        raise ConfigurationError(
-            f"TangentGradient, max_rows: expected at least {1 + probes} times the rows of a first-order "
-            f"step, as the base and probes={probes} take, got {max_rows!r}. Allow more, or take fewer probes."
-        )
-    return float(max_rows)
 
 
 def refuse_without_values(tangents: Sequence[Tangent]) -> None:
@@ -123,17 +69,6 @@ def refuse_not_finite(gradients: Sequence[Tensor], errors: Sequence[float | None
         )
 
 
-def checked_objective(objective: Objective) -> Objective:
-    """The objective; refuses a closure."""
-    checked = as_objective(objective)
-    if isinstance(checked, Closed):
-        raise ConfigurationError(
-            "TangentGradient, objective: expected objective(network, batch), got a closure without "
-            "arguments, which has no rows to distinguish. Give it both."
-        )
-    return checked
-
-
 def checked_pairs(
     boxes: Sequence[BlackBoxFunction],
     calls: Sequence[RecordedCall],
@@ -160,60 +95,6 @@ def checked_pairs(
     count = int(failed.sum())
     _refuse_unmoved(pairs, count, step)
     return pairs, count
-
-
-def checked_boxes(boxes: Sequence[BlackBoxFunction | BoxGroup]) -> tuple[BlackBoxFunction, ...]:
-    """The boxes, those of a host in its place; refuses what has no derivative to model, or is named twice."""
-    if not isinstance(boxes, Sequence) or not boxes:
-        raise ConfigurationError(
-            f"TangentGradient, boxes: expected a list of black boxes, got {boxes!r}. Write boxes=[solver]."
-        )
-    single = [[*box.named_boxes.values()] if isinstance(box, BoxGroup) else [box] for box in boxes]
-    boxes = [box for group in single for box in group]
-    for box in boxes:
-        if not isinstance(box, BlackBoxFunction):
-            raise ConfigurationError(
-                f"TangentGradient, boxes: expected BlackBoxFunctions, got {type(box).__name__}. "
-                "Make it a subclass of BlackBoxFunction first."
-            )
-        for kind, specs in (("input", box.inputs), ("output", box.outputs)):
-            if not any(spec.differentiable for spec in specs):
-                raise ConfigurationError(
-                    f"TangentGradient, boxes, {box!r}: {none_differentiable(kind, specs)}"
-                )
-    if len({id(box) for box in boxes}) < len(boxes):
-        raise ConfigurationError(
-            f"TangentGradient, boxes: expected different boxes, got {list(boxes)!r}. Name each once."
-        )
-    return tuple(boxes)
-
-
-def checked_tangents(
-    tangent: Tangent | Sequence[Tangent] | None, boxes: Sequence[BlackBoxFunction], seed: int
-) -> tuple[Tangent, ...]:
-    """A copy for each box: what they learn is their own. None for a choice by the box's specs."""
-    if tangent is None:
-        return tuple(AutoTangent(box, seed) for box in boxes)
-    entries = [tangent] * len(boxes) if isinstance(tangent, Tangent) else list(tangent)
-    if len(entries) != len(boxes) or not all(isinstance(entry, Tangent) for entry in entries):
-        raise ConfigurationError(
-            f"TangentGradient, tangent: expected a Tangent, or one for each of {len(boxes)} boxes, got "
-            f"{tangent!r}. Such as zo.GridTangent()."
-        )
-    tangents = tuple(copy.deepcopy(entry) for entry in entries)
-    for copied, box in zip(tangents, boxes, strict=True):
-        copied.check_box(box)
-    return tangents
-
-
-def check_trainable(parameters: Parameters) -> None:
-    """Refuse frozen parameters, that autograd would leave out."""
-    for name, tensor in zip(parameters.names, parameters.tensors, strict=True):
-        if not tensor.requires_grad:
-            raise ConfigurationError(
-                f"TangentGradient, parameters: expected those that require a gradient, got {name!r}, which "
-                "does not. Leave it out, or set requires_grad=True."
-            )
 
 
 def _refuse_failed(failed: Tensor, most: float, step: int) -> None:
@@ -288,5 +169,5 @@ def _refuse_unmoved(pairs: Sequence[CallPairs], failed: int, step: int) -> None:
         raise TangentError(
             f"Step {step + 1}: expected probes to change an input of a box, got the base's in each of "
             f"{len(pairs)} calls. Use weights in the forward of the module that holds them alone, or take "
-            "evaluator='loop'; and see that mu is not lost in rounding."
+            "zo.ProbedGradient(evaluator='loop'); and see that mu is not lost in rounding."
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -14,75 +14,37 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
-from blackbox.checks import check_count, check_fraction, check_number
-from blackbox.failures import noted
+from blackbox.checks import check_count
 from blackbox.group import BoxGroup
 from blackbox.notices import Notices
 from zo.batches import Batch, count_rows, map_tensors
 from zo.draws import Key
 from zo.errors import ConfigurationError, TangentError
-from zo.estimators.estimator import check_mu
-from zo.evaluators.evaluator import Evaluator, Step
+from zo.evaluators.evaluator import Step
 from zo.evaluators.generators import Turns
-from zo.evaluators.stacked import Stacked
 from zo.evaluators.state import Snapshot
 from zo.execution.ranks import Ranks, fingerprint
-from zo.failures import CUT, ONE_ROW, lost_notice, many_lost_notice, survivors, zero_notice
+from zo.failures import survivors
 from zo.objective import Objective, mean_loss
-from zo.parameters import Choice, Parameters, accumulate
+from zo.parameters import Choice, accumulate
 from zo.same_run import arrays_of, refuse_other_run, same_chunk
 from zo.tangents import checks
-from zo.tangents.assumptions.cut import outputs_without_gradient, whole_numbers_notice
-from zo.tangents.assumptions.order import refuse_rows_by_place
 from zo.tangents.clipping import Clipping
-from zo.tangents.evidence.along_gradient import Taken, checked, flat_share
-from zo.tangents.evidence.predictions import predict_and_learn, relative_error
+from zo.tangents.counts import TangentCounts
+from zo.tangents.evaluation import Evaluation
+from zo.tangents.evidence.along_gradient import Taken, checked
 from zo.tangents.excitation.dither import Excitation
 from zo.tangents.excitation.spread import spread_of_weights
-from zo.tangents.models.rows import MOST_BYTES
-from zo.tangents.playback.anchored import anchored
-from zo.tangents.playback.playback import Live, refuse_unseen_weights, replay
+from zo.tangents.outcome import Outcome
 from zo.tangents.playback.way_back import refuse_autocast
-from zo.tangents.record.pairs import CallPairs
-from zo.tangents.record.recording import Dither, RecordedCall, alone, record
+from zo.tangents.record.recording import Dither, alone
 from zo.tangents.record.units import Units
-from zo.tangents.record.window import Window, plain, window_of, without_failed
-from zo.tangents.replay.memory import SHARE_OF_ROWS, SHARE_OF_WINDOWS, room_for
-from zo.tangents.replay.windows import MOST_BYTES as MOST_OF_WINDOWS
-from zo.tangents.replay.windows import Windows, unreadable
+from zo.tangents.replay.memory import Room
+from zo.tangents.replay.replays import Replays
+from zo.tangents.settings import Probing, Settings, check_numbers
+from zo.tangents.stand_ins import StandIns
 from zo.tangents.tangent import Tangent, bring
 from zo.tangents.trust import Check, TrustPolicy, TrustWatch
-
-# decision 87:
-NOWHERE = 10.0  # relative error of the last answers' predictions, beyond which nothing is replayed
-
-
-@dataclass
-class TangentCounts:
-    """What a `TangentGradient` has spent and seen.
-
-    Attributes:
-        steps: calls of `backward`, each with one base evaluation.
-        queries: perturbed objectives: probes, and the checks along the gradient.
-        rows: rows asked of the boxes, those of base and checks included.
-        dropped: rows of probes, in a call, whose pairs were left out because they failed.
-        checks: queries along the gradient (see `TrustPolicy.check_every`).
-        failed_checks: of those, how many showed nothing, since too many rows failed, or
-            the boxes are noisy or constant in pieces.
-        lost: rows of the batch that were left out because their loss was not finite.
-        replays: calls of `replay`, which run no box.
-        clipped: gradients, of both, that were shortened.
-    """
-
-    steps: int = 0
-    queries: int = 0
-    rows: int = 0
-    dropped: int = 0
-    checks: int = 0
-    failed_checks: int = 0
-    lost: int = 0
-    replays: int = 0
-    clipped: int = 0
 
 
 class TangentGradient:
@@ -111,7 +73,8 @@ class TangentGradient:
     tangent has not learned from yet. Every few steps, one more query along the gradient (batch rows in each
     call) compares loss and responses with the predictions of gradient and tangents. When trust is lost,
     tangents learn longer, then other kinds are tried, and finally probes are added, as far as `max_rows`
-    allows. A warning announces each; see `TrustPolicy`. A held-out loss decides: see `KeepBest`. The numbers
+    allows. A warning announces each; see `TrustPolicy`. How many probes there are from the beginning, and how
+    they are made, is for `ProbedGradient` to say. A held-out loss decides: see `KeepBest`. The numbers
     of a box may be in any units: each is measured by its usual size (`Units`).
 
     Processes with the same network can share the evaluations and get the same result:
@@ -129,26 +92,15 @@ class TangentGradient:
         tangent: a tangent that is copied for each box, or a sequence with one for each. None for a model of
             the box's values, of a kind that depends on its specs (`AutoTangent`); see
             docs/concepts/learned_tangents.md.
-        probes: the number of probes while there is trust. None for 0 if all tangents learn only from values
-            or not at all, and otherwise for 2.
-        mu: standard deviation by which a probe moves each weight. Results hardly depend on it, because only
-            the box is linearised. Responses must be distinguishable from the box's rounding and noise.
         max_rows: the average cost that a step may reach when trust is lost, in multiples of the rows of a
             first-order step: 1 for the base, 1 for each probe, and 1 for a check. It must cover base,
-            `probes` and checks: 4.04 for three probes and a check in every 25 steps. None for 3.5, or for
+            probes and checks: 4.04 for three probes and a check in every 25 steps. None for 3.5, or for
             that minimum.
         parameters: the parameters to train, as for `LossGradient`; all must require a gradient.
-        evaluator: "stacked" runs base and probes in one call of the objective, so a box gets all their rows
-            at once; "loop" runs one after another, for networks and objectives that cannot be stacked. Or
-            pass `zo.evaluators.Stacked()` or `Loop()`.
         seed: a probe's draws depend only on (seed, step, its number).
-        chunk: how many of base and probes run together; None for all, or 1 with several processes. Results
-            are equal to the bit for equal chunks, on any number of processes.
         process_group: processes that all receive the whole batch and have the same random state; "gloo" or,
             for GPUs, "nccl". In each step they exchange what was recorded: variants x rows x (1 + sum over
             calls of (size_in + size_out)) numbers. None for this process alone.
-        max_dropped: the fraction of a step's pairs that may fail before the step raises an error. Each is a
-            row of a probe in one call; the other pairs teach the tangent all the same.
         trust_policy: when trust is lost.
         replays: how many replays may follow each step, see `replay`; None for as many as are trusted,
             which is none with a `StudentTangent`.
@@ -195,6 +147,8 @@ class TangentGradient:
         ConfigurationError, ParameterError: a value is out of range.
     """
 
+    _probing: Probing | None = None  # that of a `ProbedGradient`
+
     def __init__(
         self,
         network: nn.Module,
@@ -202,78 +156,68 @@ class TangentGradient:
         *,
         boxes: Sequence[BlackBoxFunction | BoxGroup],
         tangent: Tangent | Sequence[Tangent] | None = None,
-        probes: int | None = None,
-        mu: float = 1e-3,
         max_rows: float | None = None,
         parameters: Choice | Iterable[Choice] | None = None,
-        evaluator: str | Evaluator = "stacked",
         seed: int = 0,
-        chunk: int | None = None,
         process_group: dist.ProcessGroup | None = None,
-        max_dropped: float = 0.5,
         trust_policy: TrustPolicy = TrustPolicy(),  # noqa: B008 - frozen
         replays: int | None = None,
         max_age: int | None = None,
         clip: float | None = 2.0,
         steps: int | None = None,
         excite: float | None = None,
+        **of_probes: Any,
     ) -> None:
-        check_mu("TangentGradient", mu)
-        if steps is not None:
-            check_count("TangentGradient", "steps", steps)
-        if chunk is not None:
-            check_count("TangentGradient", "chunk", chunk)
-        check_fraction("TangentGradient", "max_dropped", max_dropped)
-        self.network = network
-        self.objective = checks.checked_objective(objective)
-        self.boxes = checks.checked_boxes(boxes)
-        self.tangents = checks.checked_tangents(tangent, self.boxes, seed)
-        self.units = tuple(Units() for _ in self.boxes)
-        probes = checks.checked_probes(probes, self.tangents)
-        max_rows = checks.checked_max_rows(max_rows, probes)
-        self.mu = mu
-        self.parameters = Parameters(network, parameters)
-        checks.check_trainable(self.parameters)
-        self.evaluator = checks.checked_evaluator(evaluator)
-        self.max_dropped = max_dropped
+        names = TangentGradient.__init__.__kwdefaults__ or {}
+        probing = self._probing or Probing.of_before(of_probes, names)
+        check_numbers(replays, max_age, clip, excite, steps)
+        self._ranks = Ranks(process_group, "TangentGradient", TangentError)
+        if probing.chunk is None and self._ranks.size > 1:
+            probing = replace(probing, chunk=1)
+        settings = Settings.checked(network, objective, boxes, tangent, parameters, seed, probing, max_rows)
+        self.network, self.objective, self.boxes = settings.network, settings.objective, settings.boxes
+        self.parameters, self.probing = settings.parameters, settings.probing
         self.counts = TangentCounts()
-        self.trust: list[float | None] = []
-        self.trust_of_step: float | None = None
         self.agreement: float | None = None
         self.agreement_of_rows: float | None = None
         self.missed: float | None = None
-        kinds = [type(model).__name__ for model in self.tangents]
-        learning = any(model.learns for model in self.tangents)
-        guesses = any(model.learns_from_values for model in self.tangents)
-        self._turns = Turns()
-        self._notices = Notices()
+        self._key, self._notices, self._turns = Key(seed), Notices(), Turns()
+        self._stand_ins = StandIns(settings.tangents)
         self.watch = TrustWatch(
-            trust_policy, probes, max_rows, learning, kinds, guesses, steps, self._notices
+            trust_policy,
+            settings.probes,
+            settings.max_rows,
+            self._stand_ins.learn,
+            [type(tangent).__name__ for tangent in settings.tangents],
+            self._stand_ins.guess,
+            steps,
+            self._notices,
         )
-        self._key = Key(seed)
-        self._ranks = Ranks(process_group, "TangentGradient", TangentError)
-        self._chunk = 1 if chunk is None and self._ranks.size > 1 else chunk
-        if replays is not None:
-            check_count("TangentGradient", "replays", replays, least=0)
-        if max_age is not None:
-            check_count("TangentGradient", "max_age", max_age)
-        if clip is not None:
-            check_number("TangentGradient", "clip", clip, least=1.0, mend="None is for no bound.")
-        self._clipping = Clipping(clip if guesses else None)
-        if excite is not None:
-            check_number("TangentGradient", "excite", excite, least=0.0, mend="0 is for no dither.")
+        self._clipping = Clipping(clip if self._stand_ins.guess else None)
         self._excitation = Excitation(self.boxes, excite)
-        self._windows = Windows(replays, max_age, self._notices)
-        if self._ranks.size == 1:  # several processes are to do the same, and may be on several machines
-            self._keep_within(
-                room_for(MOST_BYTES, SHARE_OF_ROWS), room_for(MOST_OF_WINDOWS, SHARE_OF_WINDOWS)
-            )
-        else:
-            self._keep_within(MOST_BYTES, MOST_OF_WINDOWS)
-        self._newest: Window | None = None  # until `replays` is asked
-        self._replays = False  # whether windows are kept
-        self._looks: dict[str, tuple[int, int]] = {}  # by forms of windows, see `_refuse_rows_by_place`
+        self._replays = Replays(self.boxes, self._stand_ins, replays, max_age, self._notices)
+        self._keep_within(Room.here(shared=self._ranks.size > 1))
         self._rows = 0  # of the last step
+
+    @property
+    def tangents(self) -> tuple[Tangent, ...]:
+        """One for each box."""
+        return self._stand_ins.tangents
+
+    @property
+    def units(self) -> tuple[Units, ...]:
+        """One for each box."""
+        return self._stand_ins.units
+
+    @property
+    def trust(self) -> list[float | None]:
+        """For each call of the last step, the relative error of what its tangent predicted; see the class."""
+        return self._stand_ins.errors
+
+    @property
+    def trust_of_step(self) -> float | None:
+        """The same error over all calls of the last step together."""
+        return self._stand_ins.error
 
     def backward(self, batch: Batch) -> Tensor:
         """Add this step's gradient to `.grad`, as autograd would.
@@ -299,107 +243,41 @@ class TangentGradient:
                 `max_dropped` of the pairs.
                     In all these cases `.grad` is unchanged.
         """
-        refuse_autocast(self.parameters.tensors, "TangentGradient.backward")
-        at_work = self.parameters.alone("TangentGradient.backward")
-        with at_work, self._turns.taken(), torch.inference_mode(False):  # in which there would be no graph
+        with self._at_work("backward"):
             batch = map_tensors(_with_version, batch)
-            number, ranks, before = self.counts.steps, self._ranks, Snapshot(self.network)
-            key, probes = self._key.at(number), self.watch.probes
-            ranks.refuse_others(number, lambda: fingerprint(self.network, batch, repr(self._settings(key))))
-            count = count_rows(batch)
-            step = Step(self.network, self.parameters, self.objective, batch, count, number=number)
-
-            dither = self._excitation.of_step(key, self.tangents)
+            number, before = self.counts.steps, Snapshot(self.network)
+            key, probes, ranks = self._key.at(number), self.watch.probes, self._ranks
+            ranks.refuse_others(number, lambda: fingerprint(self.network, batch, repr(self._shared(key))))
+            step, dither = self._step(batch, number), self._excitation.of_step(key, self.tangents)
             with _undone(before):
-                live: Live | None = None
-                with noted() as causes:
-                    if probes or ranks.size > 1 or number == 0:  # the first shows whether two are the same
-                        seen = record(
-                            step, self.boxes, self.evaluator, probes, self.mu, key, ranks, self._chunk, dither
-                        )
-                    else:
-                        live = Live(step, self.boxes, self.tangents, dither)
-                        seen = live.seen
-
+                run = Evaluation(step, self.boxes, self.probing, probes, key, ranks, dither)
                 with ranks.meeting(number) as meeting:
-                    base = seen.losses[0]
-                    survived = survivors(base, number, causes)
-                    if live is not None and not survived.all():
-                        before.restore()
-                        live = None
-                    # Where there may ever be probes; what it finds does not change.
-                    if self.watch.may_have_probes and number == 0 and isinstance(self.evaluator, Stacked):
-                        refuse_unseen_weights(step, self.boxes, seen.calls, survived)
-                    whole_numbers: list[str] = []
-                    if number == 0:
-                        whole_numbers = outputs_without_gradient(step, self.boxes, seen.calls, survived)
-                    calls, kept = without_failed(survived, seen.calls, batch)
-                    dither.look(calls, self.boxes)
-                    pairs, dropped = self._learn(calls, survived, number)
-                    units = tuple((shown.d_scale, shown.response_scale) for shown in pairs)
-                    window = Window(number, kept, tuple(calls), units, base, survived)
-                    if live is None:
-                        again = replay(step, self.boxes, self.tangents, window, pairs)
-                        loss, gradients, reached = again.loss, again.gradients, again.reached
-                        if number == 0:
-                            self.watch.note_way_beside(again.beside)
-                    else:
-                        loss, gradients = live.gradients(pairs)
-                        reached = live.reached
+                    run.settle(before)
+                    whole_numbers = run.first_look(self.watch.may_have_probes)
+                    dither.look(run.calls, self.boxes)
+                    pairs, dropped = run.pairs()
+                    known = self._stand_ins.take_in(pairs, [call.box for call in run.calls])
+                    window = run.window(known)
+                    back = run.back(window, known)
                     self._turns.look()
-                    checks.refuse_dependent_rows(loss, base, survived)
-                    checks.refuse_not_finite(gradients, self.trust, number)
-                    meeting.message = Check()
-                    if ranks.rank == 0 and self.watch.checks(number):  # the first rank alone
-                        with alone(ranks):
-                            of = Taken(step, self.boxes, self.tangents, window, pairs, gradients, before)
-                            meeting.message = checked(of, self.watch)
+                    checks.refuse_dependent_rows(back.loss, run.losses, run.survived)
+                    checks.refuse_not_finite(back.gradients, self.trust, number)
+                    taken = Taken(step, self.boxes, window, known, back.gradients, before)
+                    meeting.message = self._along(taken)
             check: Check = meeting.messages[0]
-            share = self.watch.share(check)
-            taken = gradients if share == 1.0 else [share * gradient for gradient in gradients]
-            self._clipping.remember(taken)
-            self._notices.say(self._clipping.of_sizes(number))
-            self._add(taken)
-            refused: list[str] = []
-            if self.watch.terms.guesses:
-                of = replace(step, batch=kept), self.boxes, calls, survived
-                with alone(ranks):
-                    refused = self._excitation.saw(
-                        calls, pairs, dither, reached, survived, partial(spread_of_weights, *of)
-                    )
-            window = replace(window, calls=tuple(call.plain() for call in window.calls))
-            if self._replays:
-                self._windows.add(window)
-            else:
-                self._newest = window
-            self.agreement, self.missed = check.agreement, check.missed
-            self.agreement_of_rows = check.agreement_of_rows
-            self._count(probes, seen.rows, dropped, check)
-            zero = not any(bool(gradient.any()) for gradient in gradients)
-            if refused:
-                self.watch.knows_nothing_of(number, refused)
-            self._notices.say(whole_numbers_notice(number, whole_numbers))
-            unmoved = checks.unmoved(pairs, dropped)
-            if unmoved:
-                self.watch.probes_moved_nothing(number, zero)
-            if refused or (zero and (whole_numbers or unmoved)):
-                self._notices.settle("zero")  # these say more of it
+            if number == 0:
+                self.watch.note_way_beside(back.beside)
+            self._add_share(back.gradients, check)
+            unidentified = self._excite(taken, dither, back.reached)
             begun = bool(self._excitation) and not dither  # what nobody knew of is dithered from now on
-            if zero and not begun:
-                one = checks.saw_one_row(self.tangents, calls, pairs)
-                if number or not one:  # of one row a model knows no derivative yet
-                    self._notices.say(zero_notice(number, gradients[0], ONE_ROW + CUT if one else CUT))
-            self.counts.lost += int((~survived).sum())
-            rows = len(survived) * self.counts.steps
-            self._notices.say(
-                lost_notice(number, survived, causes, batch),
-                many_lost_notice(number, self.counts.lost, rows, causes),
+            self._replays.add(window)
+            outcome = Outcome(
+                taken, batch, check, probes, dropped, run.causes, whole_numbers, unidentified, begun
             )
-            flat = check.flat if check.flat is not None or not probes else flat_share(pairs)
-            if flat is not None and zero:
-                flat = None  # `zero_notice` says more of it
-            self.watch.saw(number, self.trust_of_step, replace(check, flat=flat), self._improve)
-            return loss
+            self._count(outcome, run.rows)
+            outcome.say(self._notices, self.watch, self.tangents, self.counts.lost)
+            self.watch.saw(number, self.trust_of_step, outcome.shown, self._stand_ins.improve)
+            return back.loss
 
     def replays(self) -> int:
         """How many replays may follow the last step, see `replay`; 0 before the first.
@@ -412,15 +290,7 @@ class TangentGradient:
 
         Windows are kept from the first call of this method on.
         """
-        if not self._replays:
-            self._replays = True
-            if self._newest is not None:
-                self._windows.add(self._newest)
-                self._newest = None
-        error = self.trust_of_step
-        lost = error is not None and not error <= NOWHERE  # or NaN
-        still = not all(part.replayed for tangent in self.tangents for part in tangent.parts())
-        return 0 if (lost or still) and self._windows.replays is None else self._windows.trusted()
+        return self._replays.allowed()
 
     def replay(self, rows: int | None = None) -> Tensor:
         """Add to `.grad` the gradient on rows of windows that are recorded, at the weights as they are.
@@ -448,46 +318,17 @@ class TangentGradient:
                 or the batch holds a list with an entry for each row. `.grad` is unchanged.
             ObjectiveError: the batch holds a jagged tensor, of which no rows can be drawn.
         """
-        refuse_autocast(self.parameters.tensors, "TangentGradient.replay")
-        at_work = self.parameters.alone("TangentGradient.replay")
-        with at_work, self._turns.taken(), torch.inference_mode(False):  # in which there would be no graph
+        with self._at_work("replay"):
             if rows is not None:
                 check_count("TangentGradient.replay", "rows", rows)
-            drawn = self._windows.draw(rows, self._key)
-            count, number = len(drawn.losses), self.counts.steps
-            step = Step(self.network, self.parameters, self.objective, drawn.batch, count, number=number)
-            self.parameters.refuse_replaced(self.network)
-            self._refuse_rows_by_place(drawn)
-            try:
-                losses, gradients = anchored(step, self.boxes, self.tangents, drawn)
-            except Exception as error:
-                checks.refuse_fixed_rows(error, count, len(self._windows.last.survived))
-                raise
-            losses = losses[drawn.survived]
+            drawn = self._replays.draw(rows, self._key)
+            step = self._step(drawn.batch, self.counts.steps, len(drawn.losses))
+            losses, gradients = self._replays.gradient(step, drawn, self.counts.replays)
             loss = mean_loss(losses)
-            self._windows.replayed(losses, drawn.losses[drawn.survived])
             self.counts.replays += 1
             if loss.isfinite() and all(bool(gradient.isfinite().all()) for gradient in gradients):
                 self._add(gradients)
             return loss
-
-    def _refuse_rows_by_place(self, drawn: Window) -> None:
-        """See whether rows may be drawn: behind 0, 1, 2, 4, 8, ... replays.
-
-        Weights that begin at zero show nothing at first. The last batch is looked at, or what was drawn where
-        it has a single row.
-        """
-        form, replays = repr(drawn.form), self.counts.replays
-        due, looks = self._looks.get(form, (0, 0))
-        if replays < due:
-            return
-        last = self._windows.last
-        window = last if len(last.survived) > 1 else drawn
-        if len(window.survived) > 1:
-            rows, number = len(window.survived), self.counts.steps
-            step = Step(self.network, self.parameters, self.objective, window.batch, rows, number=number)
-            refuse_rows_by_place(step, self.boxes, window, looks)
-            self._looks[form] = max(1, 2 * replays), looks + 1
 
     def prefit(self, batches: Iterable[Any], steps: int = 400) -> None:
         """Let the tangents learn before the first step, from the boxes' answers on some batches.
@@ -508,16 +349,12 @@ class TangentGradient:
         checks.refuse_without_values(self.tangents)
         key, asked = self._key.at(self.counts.steps), set[int]()
         for batch in batches:
-            step = Step(self.network, self.parameters, self.objective, batch, count_rows(batch))
-            before = Snapshot(self.network)
-            with noted() as causes:
-                seen = record(
-                    step, self.boxes, self.evaluator, 0, self.mu, key, self._ranks, self._chunk, Dither()
-                )
+            step, before = self._step(batch, number=0), Snapshot(self.network)
+            run = Evaluation(step, self.boxes, self.probing, 0, key, self._ranks, Dither())
             before.restore()  # running statistics, and what is drawn in the first step
-            survived = survivors(seen.losses[0], self.counts.steps, causes)
-            self.counts.rows += seen.rows
-            for call in seen.calls:
+            survived = survivors(run.losses, self.counts.steps, run.causes)
+            self.counts.rows += run.rows
+            for call in run.recorded:
                 bring(self.tangents[call.box], call.inputs[0].device)
                 self.tangents[call.box].see(call.pairs(self.boxes[call.box], survived))
                 asked.add(call.box)
@@ -572,48 +409,32 @@ class TangentGradient:
             (`tangent_replays`), how many windows are kept (`tangent_windows`), and the bytes that they take
             (`tangent_window_bytes`).
         """
-        by_name: dict[str, float | None] = dict(asdict(self.counts))
-        error, values = self.trust_of_step, any(tangent.learns_from_values for tangent in self.tangents)
-        if error is None and values and self.counts.steps == 1 and self.trust:
+        figures: dict[str, float | None] = dict(asdict(self.counts))
+        error = self.trust_of_step
+        if error is None and self._stand_ins.guess and self.counts.steps == 1 and self.trust:
             error = 1.0
-        by_name |= {"tangent_error": error, "tangent_agreement": self.agreement}
-        by_name |= {"tangent_agreement_of_rows": self.agreement_of_rows, "tangent_missed": self.missed}
-        by_name |= {f"tangent_error_call_{call}": error for call, error in enumerate(self.trust, start=1)}
-        by_name |= {"tangent_rows": self._rows, "tangent_probes": self.watch.probes}
-        by_name |= {"tangent_distrusted": self.watch.lost, "tangent_excitation": self._excitation.response}
-        if self._replays:
-            by_name |= {
-                "tangent_replays": self.replays(),
-                "tangent_windows": len(self._windows),
-                "tangent_window_bytes": self._windows.size(),
-            }
-        return {name: float(value) for name, value in by_name.items() if value is not None}
+        figures |= {"tangent_error": error, "tangent_agreement": self.agreement}
+        figures |= {"tangent_agreement_of_rows": self.agreement_of_rows, "tangent_missed": self.missed}
+        figures |= {f"tangent_error_call_{call}": error for call, error in enumerate(self.trust, start=1)}
+        figures |= {"tangent_rows": self._rows, "tangent_probes": self.watch.probes}
+        figures |= {"tangent_distrusted": self.watch.lost, "tangent_excitation": self._excitation.response}
+        figures |= self._replays.metrics()
+        return {name: float(value) for name, value in figures.items() if value is not None}
 
     def state_dict(self) -> dict[str, Any]:
         """Seed, chunk, counts (draws depend on the steps in them), trust, units, what was learned."""
         return {
             "seed": self._key.seed,
-            "chunk": self._chunk,
+            "chunk": self.probing.chunk,
             "counts": asdict(self.counts),
             "trust": self.watch.state_dict(),
-            "kinds": [repr(tangent) for tangent in self.tangents],
             "boxes": "; ".join(map(arrays_of, self.boxes)),
-            "tangents": [tangent.state_dict() for tangent in self.tangents],
-            "units": [units.state_dict() for units in self.units],
             "clipping": self._clipping.state_dict(),
-            "windows": self._windows.state_dict() if self._replays else None,
             "excitation": self._excitation.state_dict(),
-            "newest": self._first_window(),
-            "error": self.trust_of_step,
-            "room": self._room,
+            "room": self._room.plain(),
+            **self._stand_ins.state_dict(),
+            **self._replays.state_dict(self.counts.steps),
         }
-
-    def _first_window(self) -> dict[str, Any] | None:
-        """That of the first step, until `replays` is asked: a run that asks later begins with a later one."""
-        newest = self._newest
-        if newest is None or self.counts.steps > 1 or any(unreadable(newest.batch)):
-            return None
-        return plain(newest)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken, to the same bits for equal chunks.
@@ -622,30 +443,21 @@ class TangentGradient:
             ConfigurationError: the state is of a run with another seed or chunk, other tangents, or boxes of
                 other arrays.
         """
-        chunk = same_chunk("TangentGradient", self._chunk, state["chunk"])
+        chunk = same_chunk("TangentGradient", self.probing.chunk, state["chunk"])
         settings = {"seed": self._key.seed, "tangents": ", ".join(map(repr, self.tangents))}
         saved = {"seed": state["seed"], "tangents": ", ".join(state["kinds"])}
         boxes = {"boxes": "; ".join(map(arrays_of, self.boxes))}
         refuse_other_run("TangentGradient", settings, saved)
         refuse_other_run("TangentGradient", boxes, state)  # versions before had none
-        self._chunk = chunk
+        self.probing = replace(self.probing, chunk=chunk)
         self.counts = TangentCounts(**state["counts"])
         self.watch.load_state_dict(state["trust"])
         self._clipping.load_state_dict(state["clipping"])
         if "excitation" in state:  # versions before had none
             self._excitation.load_state_dict(state["excitation"])
-        self._keep_within(*state.get("room", (MOST_BYTES, MOST_OF_WINDOWS)))
-        for parts, states in ((self.tangents, state["tangents"]), (self.units, state["units"])):
-            for part, kept in zip(parts, states, strict=True):
-                part.load_state_dict(kept)
-        for tangent in self.tangents:
-            tangent.brought = False
-        self.trust_of_step = state.get("error")
-        newest = state.get("newest")
-        self._newest = None if newest is None else window_of(newest)
-        self._replays = state["windows"] is not None
-        if self._replays:
-            self._windows.load_state_dict(state["windows"])
+        self._keep_within(Room(*state["room"]) if "room" in state else Room())
+        self._stand_ins.load_state_dict(state)
+        self._replays.load_state_dict(state)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TangentGradient:
         """A copy with a copy of the network; a function as objective goes on calling the same boxes."""
@@ -659,39 +471,40 @@ class TangentGradient:
         """The network's class and size, boxes, tangents, and what a step costs."""
         size = f"{type(self.network).__name__}, {self.parameters.size:,} weights"
         return (
-            f"TangentGradient({size}, boxes={list(self.boxes)!r}, tangents={list(self.tangents)!r}, "
-            f"probes={self.watch.probes}, mu={self.mu:g}, max_rows={self.watch.max_rows:g}, "
-            f"evaluator={type(self.evaluator).__name__.lower()!r})"
+            f"{type(self).__name__}({size}, boxes={list(self.boxes)!r}, tangents={list(self.tangents)!r}, "
+            f"probes={self.watch.probes}, mu={self.probing.mu:g}, max_rows={self.watch.max_rows:g}, "
+            f"evaluator={type(self.probing.evaluator).__name__.lower()!r})"
         )
 
-    def _keep_within(self, of_rows: int, of_windows: int) -> None:
-        """Have rows to learn from, and windows, take at most so many bytes, wherever a run goes on."""
-        self._room = of_rows, of_windows
-        self._windows.most_bytes = of_windows
-        for model in self.tangents:
-            model.keep_within(of_rows // len(self.tangents))
+    # The parts of a step
 
-    def _improve(self) -> list[str]:
-        """What the tangents do from now on, since trust is lost, in words; none if nothing is left to do."""
-        return [remedy for remedy in (tangent.improve() for tangent in self.tangents) if remedy is not None]
+    @contextmanager
+    def _at_work(self, call: str) -> Iterator[None]:
+        """A block in which weights and, while it draws, generators are its own, and there are graphs."""
+        name = f"TangentGradient.{call}"
+        refuse_autocast(self.parameters.tensors, name)
+        with self.parameters.alone(name), self._turns.taken(), torch.inference_mode(False):
+            yield
 
-    def _learn(
-        self, calls: Sequence[RecordedCall], survived: Tensor, step: int
-    ) -> tuple[list[CallPairs], int]:
-        """Let the tangents predict what was recorded and learn from it; the pairs, and how many failed."""
-        pairs, dropped = checks.checked_pairs(self.boxes, calls, survived, self.max_dropped, step)
-        squares: list[tuple[float, float] | None] = [None] * len(calls)
-        for box, (tangent, units) in enumerate(zip(self.tangents, self.units, strict=True)):
-            numbers = [number for number, call in enumerate(calls) if call.box == box]
-            if numbers:
-                measured = units.measure([pairs[number] for number in numbers])
-                errors = predict_and_learn(tangent, measured)
-                tangent.linearise(measured)
-                for number, known, error in zip(numbers, measured, errors, strict=True):
-                    pairs[number], squares[number] = known, error
-        self.trust = [relative_error([of_call]) for of_call in squares]
-        self.trust_of_step = relative_error(squares)
-        return pairs, dropped
+    def _step(self, batch: Batch, number: int, rows: int | None = None) -> Step:
+        """The evaluation of a batch, of as many rows as it has."""
+        rows = count_rows(batch) if rows is None else rows
+        return Step(self.network, self.parameters, self.objective, batch, rows, number=number)
+
+    def _along(self, taken: Taken) -> Check:
+        """What a query along the gradient says of it, where one is due: the first process asks alone."""
+        if self._ranks.rank or not self.watch.checks(taken.step.number):
+            return Check()
+        with alone(self._ranks):
+            return checked(taken, self.watch)
+
+    def _add_share(self, gradients: Sequence[Tensor], check: Check) -> None:
+        """Add the share of a step's gradient that a check leaves."""
+        share = self.watch.share(check)
+        shared = gradients if share == 1.0 else [share * gradient for gradient in gradients]
+        self._clipping.remember(shared)
+        self._notices.say(self._clipping.of_sizes(self.counts.steps))
+        self._add(shared)
 
     def _add(self, gradients: Sequence[Tensor]) -> None:
         """Add a gradient to `.grad`, no longer than `clip` allows."""
@@ -703,21 +516,42 @@ class TangentGradient:
             accumulate(tensor, gradient)
         self._notices.say(self._clipping.of_sums(self.counts.steps, adds_up, tensors[0].grad, clipped))
 
-    def _count(self, probes: int, rows: int, dropped: int, check: Check) -> None:
-        counts = self.counts
+    def _excite(self, taken: Taken, dither: Dither, reached: set[tuple[int, int]]) -> list[str]:
+        """Choose the next dither; inputs that values do not show and that have none, in words."""
+        if not self.watch.terms.guesses:
+            return []
+        window, pairs = taken.window, [at.rows for at in taken.known]
+        recorded = replace(taken.step, batch=window.batch), self.boxes, window.calls, window.survived
+        spread = partial(spread_of_weights, *recorded)
+        with alone(self._ranks):
+            return self._excitation.saw(window.calls, pairs, dither, reached, window.survived, spread)
+
+    def _count(self, outcome: Outcome, rows: int) -> None:
+        """Take in what a step has come to, whose base and probes asked for so many rows."""
+        counts, check = self.counts, outcome.check
+        self.agreement, self.missed = check.agreement, check.missed
+        self.agreement_of_rows = check.agreement_of_rows
         self._rows = rows + check.rows
         counts.steps += 1
-        counts.queries += probes + check.queries
+        counts.queries += outcome.probes + check.queries
         counts.rows += self._rows
-        counts.dropped += dropped
+        counts.dropped += outcome.dropped
         counts.checks += check.queries > 0
-        counts.failed_checks += check.queries > 0 and self.agreement is None
+        counts.failed_checks += check.queries > 0 and check.agreement is None
+        counts.lost += outcome.lost
 
-    def _settings(self, key: Key) -> tuple[Any, ...]:
+    def _keep_within(self, room: Room) -> None:
+        """Have rows to learn from, and windows, take at most so many bytes, wherever a run goes on."""
+        self._room = room
+        self._replays.keep_within(room.windows)
+        self._stand_ins.keep_within(room.rows)
+
+    def _shared(self, key: Key) -> tuple[Any, ...]:
         """What must be the same in all processes, beside weights and batch."""
         state = replace(self.watch.state, beside=True)  # each process finds that by itself
         watched = self.watch.terms, state, self._clipping.most, self._excitation.size
-        return key, self.mu, self._chunk, type(self.evaluator), watched, self.tangents
+        probing = self.probing.mu, self.probing.chunk, type(self.probing.evaluator)
+        return key, *probing, watched, self.tangents
 
 
 @contextmanager

@@ -1,31 +1,32 @@
-"""`Tangent`: a linear model of how a box's outputs follow its inputs; and the simplest, the identity."""
+"""`Tangent`: a model of how a box's outputs follow its inputs; and the simplest, the identity."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from blackbox import ArraySpec, BlackBoxFunction
 from zo.batches import map_tensors, tensors
+from zo.errors import ConfigurationError
+from zo.tangents.linearised import Linearised, LinearMap, Unknown
 from zo.tangents.record.pairs import CallPairs, sizes
 
-Response: TypeAlias = Callable[[Tensor, tuple[Tensor | None, ...]], Tensor]
-"""Inputs z of a recorded call's rows now, and the other inputs -> by what the outputs have changed."""
+BEFORE = ("apply", "vjp", "predict_values", "observe", "linearise", "response", "responses")  # in 0.3
 
 
 class Tangent(ABC):
-    """A model J(z) of a box's derivative. Tangents stack: each learns what its `prior` leaves.
+    """A model of a box and of its derivative J(z). Tangents stack: each learns what its `prior` leaves.
 
-    In each step `predict` (without probes `predict_values`) is asked for the calls of the box, then `see`,
-    then `observe` and `linearise` once each, then `vjp` for the calls in reverse. Without probes the rows of
-    several calls, one after another, are given to `predict_values` and `see` at once. The pairs of a call are
-    given each time, so only what outlives the step is kept. One that has a `prior` hands on what it is given.
+    A tangent says what it knows at some rows (`at`); one that learns is shown rows (`see`), and learns from
+    what it was shown (`learn`). Nothing else must be there: the other methods have defaults, which hand on to
+    a `prior` where there is one. In each step a tangent is asked what it expects of the rows of the box's
+    calls (`expect`), then `see` shows them, then it learns, once, and says what it knows there (`at_each`).
+    Without probes the rows of several calls, one after another, are shown at once.
 
     Attributes:
         learns_from_values: whether it needs no changes to learn, only what goes in and comes out; then a
@@ -39,87 +40,47 @@ class Tangent(ABC):
     learns: bool = True
     replayed: bool = True
     brought: bool = False
+    _asked_by_call: bool = False  # of `CallTangent`, which has the methods of 0.3
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        """Refuse a class that is written for 0.3, whose methods nobody would call."""
+        super().__init_subclass__(**settings)
+        before = [name for name in BEFORE if name in vars(cls)]
+        if before and not cls._asked_by_call:
+            raise ConfigurationError(
+                f"{cls.__name__}: expected a tangent with at(rows), which gives values, J d and J^T v there, "
+                f"got {', '.join(before)} as in 0.3. See docs/howto/move_a_tangent.md, or put "
+                "zo.tangents.CallTangent in the place of zo.tangents.Tangent."
+            )
 
     @abstractmethod
-    def apply(self, pairs: CallPairs, d: Tensor) -> Tensor:
-        """J d at `pairs.z`: `(probes, rows, size_in)` to `(probes, rows, size_out)`."""
+    def at(self, rows: CallPairs) -> Linearised:
+        """What it says at the rows of a call: values, J d, J^T v; see `Linearised`, `LinearMap`."""
 
-    @abstractmethod
-    def vjp(self, pairs: CallPairs, cotangent: Tensor) -> Tensor:
-        """J^T times the gradient of the outputs: `(rows, size_out)` to `(rows, size_in)`."""
-
-    def predict(self, pairs: CallPairs) -> Tensor:
-        """Responses to `pairs.d` as the model expects them before it has learned from them, for the trust."""
-        return self.apply(pairs, pairs.d)
-
-    def predict_values(self, pairs: CallPairs) -> Tensor | None:
-        """The outputs at `pairs.z`, `(rows, size_out)`, before it has seen them: the trust without probes.
-
-        None of a tangent that knows of changes alone; one with a prior has the prior's.
-        """
-        prior = self._prior()
-        return None if prior is None else prior.predict_values(pairs)
-
-    def response(self, pairs: CallPairs, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
-        """How the outputs change from `pairs.z` to another input: `(rows, size_out)`, with a graph of z.
-
-        Of a model M that is M(z) - M(pairs.z), and zero before it has learned; of a tangent that knows
-        changes alone, J (z - pairs.z) at `pairs.z`. Its gradient at `pairs.z` is `vjp`.
+    def at_each(self, calls: Sequence[CallPairs]) -> list[Linearised]:
+        """`at` for several calls of one box, where one pass may serve all.
 
         Args:
-            pairs: the pairs of a call that was recorded.
-            z: `(rows, size_in)`, the differentiable inputs of the same rows now.
-            others: the other inputs now, as `CallPairs.others` has them.
+            calls: the calls, with equally many probes.
         """
-        return _Linear.apply(z, self, pairs)
+        return [self.at(rows) for rows in calls]
 
-    def responses(self, calls: Sequence[CallPairs]) -> list[Response]:
-        """`response` for several calls of one box, where M may be asked at once for all that was recorded.
-
-        Args:
-            calls: the calls that were recorded, with equally many probes.
-
-        Returns:
-            Functions of z and others, in the order of the calls.
-        """
-        return [partial(self.response, pairs) for pairs in calls]
-
-    def check_box(self, box: BlackBoxFunction) -> None:
-        """Refuse a box that the tangent cannot stand for; asked once, before anything is run.
-
-        Raises:
-            ConfigurationError: it cannot.
-        """
+    def see(self, rows: CallPairs) -> None:
+        """Look at rows: inputs and outputs, `rows.z` and `rows.y`, and with probes how outputs responded."""
         prior = self._prior()
         if prior is not None:
-            prior.check_box(box)
-
-    def see(self, pairs: CallPairs) -> None:
-        """Look at the inputs and outputs of calls, `pairs.z` and `pairs.y`, in the order of the calls."""
-        prior = self._prior()
-        if prior is not None:
-            prior.see(pairs)
+            prior.see(rows)
 
     def learn(self, steps: int | None = None) -> None:
-        """Learn in steps from what was seen before the first step, for one that does not as it sees."""
+        """Learn from what was seen; there may be nothing new.
+
+        Args:
+            steps: of learning, before the first step of training; None in a step of training, as many as it
+                takes.
+        """
         prior = self._prior()
         if prior is not None:
             prior.learn(steps)
-
-    def observe(self, pairs: CallPairs) -> None:  # noqa: B027 - some have nothing to learn
-        """Learn from the pairs of all calls of a step, listed (see `CallPairs.listed`); there may be none."""
-
-    def linearise(self, calls: Sequence[CallPairs]) -> None:
-        """Prepare for `vjp` and `apply` at the calls of a step, of which each may be asked for, or none."""
-        prior = self._prior()
-        if prior is not None:
-            prior.linearise(calls)
-
-    def keep_within(self, most_bytes: int) -> None:
-        """Take at most so many bytes for rows to learn from; it is too late where there are some already."""
-        prior = self._prior()
-        if prior is not None:
-            prior.keep_within(most_bytes)
 
     def improve(self) -> str | None:
         """Do more for no more rows, since trust is lost: in words what is done now, None if nothing."""
@@ -132,6 +93,32 @@ class Tangent(ABC):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - some have nothing to load
         """Go on where `state_dict` was taken."""
+
+    def expect(self, rows: CallPairs) -> Tensor | None:
+        """What rows will show, before it has seen them: for the trust, once for all that `see` is shown.
+
+        Returns:
+            The responses to `rows.d`, `(probes, rows, size_out)`; without probes the outputs, `(rows,
+            size_out)`, or None where it knows none.
+        """
+        at = self.at(rows)
+        return at.push(rows.d) if len(rows.d) else at.values
+
+    def check_box(self, box: BlackBoxFunction) -> None:
+        """Refuse a box that the tangent cannot stand for; asked once, before anything is run.
+
+        Raises:
+            ConfigurationError: it cannot.
+        """
+        prior = self._prior()
+        if prior is not None:
+            prior.check_box(box)
+
+    def keep_within(self, most_bytes: int) -> None:
+        """Take at most so many bytes for rows to learn from; it is too late where there are some already."""
+        prior = self._prior()
+        if prior is not None:
+            prior.keep_within(most_bytes)
 
     def __repr__(self) -> str:
         """The class's name; those with settings show them, for a resumed run is held to its own."""
@@ -149,20 +136,6 @@ class Tangent(ABC):
         return prior if isinstance(prior, Tangent) else None
 
 
-class _Linear(Function):
-    """`apply(z, tangent, pairs)`: J (z - pairs.z), with the tangent's own adjoint."""
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, tangent: Tangent, pairs: CallPairs) -> Tensor:
-        ctx.tangent, ctx.pairs = tangent, pairs
-        return tangent.apply(pairs, (z - pairs.z)[None])[0]
-
-    @staticmethod
-    @torch.no_grad()
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.tangent.vjp(ctx.pairs, cotangent), None, None
-
-
 class IdentityTangent(Tangent):
     """Each output follows the input of the same name and shape; without one it follows nothing.
 
@@ -174,23 +147,9 @@ class IdentityTangent(Tangent):
 
     learns = False
 
-    def apply(self, pairs: CallPairs, d: Tensor) -> Tensor:
-        """The changes of the followed inputs."""
-        pieces, shape = d.split(sizes(pairs.inputs), dim=-1), d.shape[:-1]
-        outputs = zip(sources(pairs.inputs, pairs.outputs), sizes(pairs.outputs), strict=True)
-        followed = [
-            d.new_zeros(*shape, size) if source is None else pieces[source] for source, size in outputs
-        ]
-        return torch.cat(followed, -1) * _follows(pairs)
-
-    def vjp(self, pairs: CallPairs, cotangent: Tensor) -> Tensor:
-        """The gradients of the outputs, at the inputs that they follow."""
-        pieces = (cotangent * _follows(pairs)).split(sizes(pairs.outputs), dim=-1)
-        gradients = [cotangent.new_zeros(*cotangent.shape[:-1], size) for size in sizes(pairs.inputs)]
-        for source, piece in zip(sources(pairs.inputs, pairs.outputs), pieces, strict=True):
-            if source is not None:
-                gradients[source] = gradients[source] + piece
-        return torch.cat(gradients, dim=-1)
+    def at(self, rows: CallPairs) -> Linearised:
+        """Changes of the followed inputs, and gradients of the outputs at the inputs that they follow."""
+        return LinearMap(rows, partial(_pushed, rows), partial(_pulled, rows))
 
 
 class ZeroTangent(Tangent):
@@ -201,13 +160,27 @@ class ZeroTangent(Tangent):
 
     learns = False
 
-    def apply(self, pairs: CallPairs, d: Tensor) -> Tensor:
+    def at(self, rows: CallPairs) -> Linearised:
         """Zero."""
-        return d.new_zeros(*d.shape[:-1], sum(sizes(pairs.outputs)))
+        return Unknown(rows)
 
-    def vjp(self, pairs: CallPairs, cotangent: Tensor) -> Tensor:
-        """Zero."""
-        return cotangent.new_zeros(*cotangent.shape[:-1], sum(sizes(pairs.inputs)))
+
+def _pushed(rows: CallPairs, d: Tensor) -> Tensor:
+    """The changes of the followed inputs."""
+    pieces, shape = d.split(sizes(rows.inputs), dim=-1), d.shape[:-1]
+    outputs = zip(sources(rows.inputs, rows.outputs), sizes(rows.outputs), strict=True)
+    followed = [d.new_zeros(*shape, size) if source is None else pieces[source] for source, size in outputs]
+    return torch.cat(followed, -1) * _follows(rows)
+
+
+def _pulled(rows: CallPairs, v: Tensor) -> Tensor:
+    """The gradients of the outputs, at the inputs that they follow."""
+    pieces = (v * _follows(rows)).split(sizes(rows.outputs), dim=-1)
+    gradients = [v.new_zeros(*v.shape[:-1], size) for size in sizes(rows.inputs)]
+    for source, piece in zip(sources(rows.inputs, rows.outputs), pieces, strict=True):
+        if source is not None:
+            gradients[source] = gradients[source] + piece
+    return torch.cat(gradients, dim=-1)
 
 
 def _follows(pairs: CallPairs) -> Tensor:

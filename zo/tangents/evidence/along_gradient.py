@@ -18,12 +18,12 @@ from zo.objective import uncompiled
 from zo.perturbation import Directions
 from zo.tangents.assumptions.cut import NEARER, missing, of_slope
 from zo.tangents.evidence.predictions import Squares, relative_error
+from zo.tangents.linearised import Linearised
 from zo.tangents.playback.playback import replay
 from zo.tangents.playback.way_back import Narrow
 from zo.tangents.record.pairs import CallPairs, reciprocal
 from zo.tangents.record.recording import RecordedCall, Recorder, Repeated
 from zo.tangents.record.window import Window
-from zo.tangents.tangent import Tangent
 from zo.tangents.trust import Check, TrustWatch, is_flat
 
 PREDICTED = 1e-3  # of the loss: the change along the gradient that the query is made for; decision 15
@@ -58,18 +58,16 @@ class Taken:
     Attributes:
         step: The step, with the batch as it was given.
         boxes: The boxes whose rows are counted.
-        tangents: The tangents, one for each box.
         window: What the step recorded.
-        pairs: What each of its calls shows a tangent.
+        known: What the box's tangent says at each of its calls.
         gradients: g, tensor by tensor.
         before: Buffers and generators before the base.
     """
 
     step: Step
     boxes: Sequence[BlackBoxFunction]
-    tangents: Sequence[Tangent]
     window: Window
-    pairs: Sequence[CallPairs]
+    known: Sequence[Linearised]
     gradients: Sequence[Tensor]
     before: Snapshot
 
@@ -191,29 +189,24 @@ class _Uphill:
         Returns:
             What it shows, and how much of the responses is rounding.
         """
-        window, tangents, step = self._taken.window, self._taken.tangents, self._taken.step
+        window, step = self._taken.window, self._taken.step
         change, recorder = self._changes(predicted / self.slope)
         seen = _responses(self._taken, recorder)
         responses = _predicted(self._taken, seen)
         rounding = _rounding(self._taken.boxes, window, seen, self._digits)
-        missed, coarse = _missed(self._taken.pairs, seen, responses, rounding)
+        missed, coarse = _missed([at.rows for at in self._taken.known], seen, responses, rounding)
         survived, answered = torch.isfinite(window.losses), torch.isfinite(change)
         failed = 1.0 - float(answered.sum()) / float(survived.sum())
         expected, of_rows, balance = predicted, None, None
         errors: list[Tensor] | None = None
         if failed <= FEW:
-            listening, after = (
-                [_Listening(tangent) for tangent in tangents],
-                Snapshot(self._taken.step.network),
-            )
+            listening, after = [_Listening(at) for at in self._taken.known], Snapshot(step.network)
             self._taken.before.restore()
-            of_answered = replay(
-                step, self._taken.boxes, listening, window, self._taken.pairs, answered
-            ).gradients
+            of_answered = replay(step, self._taken.boxes, window, listening, answered).gradients
             after.restore()
             if failed:
                 expected = predicted / self.slope**2 * float(_flat(of_answered) @ self._gradient)
-            errors = _errors(self._taken, seen, responses, listening)
+            errors = _errors(seen, responses, listening)
             of_rows = _of_rows(errors, change, answered)
         # where the rows that are left hardly change along the gradient, their share in it was small
         if failed > FEW or not expected / predicted >= 0.5:
@@ -233,13 +226,13 @@ class _Uphill:
     def rounding(self) -> float:
         """The standard deviation that rounding gives a change of the mean loss; this takes no query."""
         taken, window = self._taken, self._taken.window
-        listening = [_Listening(tangent) for tangent in taken.tangents]
+        listening = [_Listening(at) for at in taken.known]
         after = Snapshot(taken.step.network)
         taken.before.restore()
-        replay(taken.step, taken.boxes, listening, window, taken.pairs, torch.isfinite(window.losses))
+        replay(taken.step, taken.boxes, window, listening, torch.isfinite(window.losses))
         after.restore()
-        rounding = _rounding(taken.boxes, window, taken.pairs, self._digits)
-        return _of_loss(taken, rounding, listening)
+        rounding = _rounding(taken.boxes, window, [at.rows for at in taken.known], self._digits)
+        return _of_loss(rounding, listening)
 
     def narrow(self) -> str | None:
         """The dtype of numbers of 16 bits that depend on the weights; None for none. Takes no query."""
@@ -248,7 +241,7 @@ class _Uphill:
         self._taken.before.restore()
         survived = torch.isfinite(window.losses)
         with uncompiled(), seen:
-            replay(taken.step, taken.boxes, taken.tangents, window, taken.pairs, survived)
+            replay(taken.step, taken.boxes, window, taken.known, survived)
         after.restore()
         return seen.seen
 
@@ -275,28 +268,29 @@ class _Uphill:
             self.rows, self.queries = self.rows + recorder.rows, self.queries + 1
 
 
-class _Listening(Tangent):
-    """Keeps what gradients arrive at the outputs of calls, and answers as another tangent.
+class _Listening(Linearised):
+    """Keeps what gradient arrives at the outputs of a call, and answers as a tangent does there.
 
     Args:
-        tangent: the tangent that answers.
+        at: what the tangent says.
 
     Attributes:
-        arrived: by the identity of a call's pairs, `(rows, size_out)`.
+        arrived: the gradient, `(rows, size_out)`; None where none has arrived.
     """
 
-    def __init__(self, tangent: Tangent) -> None:
-        self.tangent = tangent
-        self.arrived: dict[int, Tensor] = {}
+    def __init__(self, at: Linearised) -> None:
+        super().__init__(at.rows)
+        self._at = at
+        self.arrived: Tensor | None = None
 
-    def apply(self, pairs: CallPairs, d: Tensor) -> Tensor:
+    def push(self, d: Tensor) -> Tensor:
         """The tangent's J d."""
-        return self.tangent.apply(pairs, d)
+        return self._at.push(d)
 
-    def vjp(self, pairs: CallPairs, cotangent: Tensor) -> Tensor:
+    def pull(self, v: Tensor) -> Tensor:
         """The tangent's J^T v, whose v is kept."""
-        self.arrived[id(pairs)] = cotangent
-        return self.tangent.vjp(pairs, cotangent)
+        self.arrived = v
+        return self._at.pull(v)
 
 
 def _flat(gradients: Sequence[Tensor]) -> Tensor:
@@ -308,24 +302,24 @@ def _responses(taken: Taken, recorder: Recorder) -> list[CallPairs]:
     if [moved.box for moved in recorder.seen] != [call.box for call in taken.window.calls]:
         return []  # the objective calls others when its weights are moved
     calls = []
-    for moved, call, pairs in zip(recorder.seen, taken.window.calls, taken.pairs, strict=True):
+    for moved, call, at in zip(recorder.seen, taken.window.calls, taken.known, strict=True):
         if any(t.shape != kept[0].shape for t, kept in zip(moved.inputs, call.inputs, strict=True)):
             return []
         both = (
             tuple(torch.stack([kept[0], t]) for kept, t in zip(recorded, seen, strict=True))
             for recorded, seen in ((call.inputs, moved.inputs), (call.outputs, moved.outputs))
         )
-        alive = torch.ones(len(pairs.z), dtype=torch.bool, device=pairs.z.device)
+        alive = torch.ones(len(at.rows.z), dtype=torch.bool, device=at.rows.z.device)
         seen = RecordedCall(call.box, *both).pairs(taken.boxes[call.box], alive)
-        calls.append(replace(seen, valid=seen.valid & pairs.alive))
+        calls.append(replace(seen, valid=seen.valid & at.rows.alive))
     return calls
 
 
 def _predicted(taken: Taken, responses: Sequence[CallPairs]) -> list[Tensor]:
     """J d in each of the check's calls, `(rows, size_out)`; no tangent is asked where nothing has changed."""
     return [
-        taken.tangents[call.box].apply(pairs, seen.d)[0] if bool(seen.valid.any()) else seen.response[0]
-        for call, pairs, seen in zip(taken.window.calls, taken.pairs, responses, strict=False)
+        at.push(seen.d)[0] if bool(seen.valid.any()) else seen.response[0]
+        for at, seen in zip(taken.known, responses, strict=False)
     ]
 
 
@@ -399,18 +393,16 @@ def _rounding(
     return deviations
 
 
-def _of_loss(taken: Taken, rounding: Sequence[Tensor], listening: Sequence[_Listening]) -> float:
+def _of_loss(rounding: Sequence[Tensor], listening: Sequence[_Listening]) -> float:
     """The standard deviation of what the rounding of answers makes of the mean loss's change."""
     total = 0.0
-    for call, pairs, units in zip(taken.window.calls, taken.pairs, rounding, strict=False):
-        arrived = listening[call.box].arrived.get(id(pairs))
-        if arrived is not None:
-            total += float((arrived.double() * units).square().sum())
+    for at, units in zip(listening, rounding, strict=False):
+        if at.arrived is not None:
+            total += float((at.arrived.double() * units).square().sum())
     return math.sqrt(total)
 
 
 def _errors(
-    taken: Taken,
     responses: Sequence[CallPairs],
     predicted: Sequence[Tensor],
     listening: Sequence[_Listening],
@@ -418,18 +410,16 @@ def _errors(
     """What the errors of J d change of the mean loss, by call and by row of it, `(rows,)`; None if not known.
 
     Args:
-        taken: the gradient, and what it was taken from.
         responses: the responses of the check's calls.
         predicted: J d in them.
-        listening: of each box, what has received the gradient of the mean loss of the rows that count.
+        listening: of each call, what has received the gradient of the mean loss of the rows that count.
     """
     if not responses:
         return None
     errors = []
-    for call, pairs, seen, answer in zip(taken.window.calls, taken.pairs, responses, predicted, strict=True):
-        arrived = listening[call.box].arrived.get(id(pairs))
-        if arrived is not None:
-            errors.append((arrived.double() * (seen.response[0] - answer).double()).sum(dim=1))
+    for at, seen, answer in zip(listening, responses, predicted, strict=True):
+        if at.arrived is not None:
+            errors.append((at.arrived.double() * (seen.response[0] - answer).double()).sum(dim=1))
     return errors
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zo.tangents.models.values import Form
-from zo.tangents.record.pairs import CallPairs, all_listed, all_rows, reciprocal
+from zo.tangents.record.pairs import CallPairs, all_rows, reciprocal
 from zo.tangents.tangent import Tangent, bring, sources
 
 Squares = tuple[float, float]  # of errors, and of what they are measured by
@@ -36,7 +36,7 @@ def predict_and_learn(tangent: Tangent, calls: Sequence[CallPairs]) -> list[Squa
     for group in groups:
         tangent.see(all_rows(group))
     if calls:
-        tangent.observe(all_listed(calls))
+        tangent.learn()
     return squares
 
 
@@ -71,7 +71,7 @@ def _squares(tangent: Tangent, calls: Sequence[CallPairs]) -> list[Squares | Non
     """The squares of each of some calls that a tangent is shown at once; with probes that is one call."""
     rows = [len(pairs.z) for pairs in calls]
     if not len(calls[0].d):
-        predicted = tangent.predict_values(all_rows(calls))
+        predicted = tangent.expect(all_rows(calls))
         if predicted is None:
             return [None] * len(calls)
         if len(set(rows)) == 1 and all(bool(pairs.alive.all()) for pairs in calls):
@@ -83,7 +83,8 @@ def _squares(tangent: Tangent, calls: Sequence[CallPairs]) -> list[Squares | Non
     (pairs,) = calls
     if not bool(pairs.valid.any()):  # as at a call before which the network has no part
         return [None]
-    return [_squares_of_call(pairs, tangent.predict(pairs))]
+    predicted = tangent.expect(pairs)
+    return [None if predicted is None else _squares_of_call(pairs, predicted)]
 
 
 def _squares_of_calls(calls: Sequence[CallPairs], predicted: Tensor) -> list[Squares | None]:

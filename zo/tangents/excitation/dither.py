@@ -332,7 +332,7 @@ class _Drawn(Dither):
         tangent, asked = self._tangents[call.box], tuple(call.asked(n)[None] for n in range(len(box.inputs)))
         base, outputs = (tuple(part[:1] for part in parts) for parts in (call.inputs, call.outputs))
         pairs = [replace(call, inputs=x, outputs=outputs).pairs(box, alive) for x in (base, asked)]
-        with_dither, without = (tangent.predict_values(known) for known in pairs)
+        with_dither, without = (tangent.at(rows).values for rows in pairs)
         return None if with_dither is None or without is None else (with_dither, without)
 
     @torch.no_grad()

@@ -13,6 +13,7 @@ from torch import Tensor
 from blackbox import ArraySpec, BlackBoxFunction, Grid, Mesh
 from blackbox.notices import warn
 from zo.errors import ConfigurationError, TangentError, TangentWarning
+from zo.tangents.linearised import Linearised
 from zo.tangents.models.grid.grid import GridTangent
 from zo.tangents.models.grid.lattice import MOST_CHANNELS, Lattice, space_of
 from zo.tangents.models.grid.stencil import StencilTangent
@@ -21,11 +22,11 @@ from zo.tangents.models.mesh.graph import GraphTangent
 from zo.tangents.models.mesh.mesh import MeshTangent
 from zo.tangents.models.mlp import MLPTangent
 from zo.tangents.models.probed.low_rank import LowRankTangent
-from zo.tangents.models.probed.secant import SecantTangent
+from zo.tangents.models.probed.secant import CUT, SecantAt, SecantTangent
 from zo.tangents.models.rows import MOST_BYTES
 from zo.tangents.models.values import Specs, ValueTangent
-from zo.tangents.record.pairs import CallPairs, all_rows, reciprocal, sizes
-from zo.tangents.tangent import Response, Tangent
+from zo.tangents.record.pairs import CallPairs, reciprocal, sizes
+from zo.tangents.tangent import Tangent
 
 FEWEST_CELLS = 16  # of a grid: fewer are a table of numbers
 # decision 66:
@@ -99,6 +100,7 @@ class AutoTangent(Tangent):
         self.models = self._made(first)
         self.kind = first[0]
         self._secant = SecantTangent(LowRankTangent())  # learns from probes alone
+        self._probed = False  # whether that has seen pairs since it has learned
         self._missed = [0.0, 0.0]  # by the model with probes and by that, the last steps counting most
 
     @property
@@ -106,56 +108,49 @@ class AutoTangent(Tangent):
         """The model in use."""
         return self.models[self.kind]
 
-    def apply(self, pairs: CallPairs, d: Tensor) -> Tensor:
-        """The model's J d, corrected by probes if there are any."""
-        return self._corrected(pairs).apply(pairs, d)
+    def at(self, rows: CallPairs) -> Linearised:
+        """The model in use, or where probes correct it, with them."""
+        return self.at_each([rows])[0]
 
-    def vjp(self, pairs: CallPairs, cotangent: Tensor) -> Tensor:
-        """The model's J^T v, corrected by probes if there are any."""
-        return self._corrected(pairs).vjp(pairs, cotangent)
+    def at_each(self, calls: Sequence[CallPairs]) -> list[Linearised]:
+        """The model in use at all calls at once; where probes correct it, with those of each call."""
+        known = self.model.at_each(calls)
+        return [self._corrected(rows, at) for rows, at in zip(calls, known, strict=True)]
 
-    def linearise(self, calls: Sequence[CallPairs]) -> None:
-        """Have the model in use prepare for `vjp` and `apply`."""
-        self.model.linearise(calls)
-
-    def response(self, pairs: CallPairs, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
-        """The change by the model in use, or where probes correct it, by them."""
-        return self._corrected(pairs).response(pairs, z, others)
-
-    def responses(self, calls: Sequence[CallPairs]) -> list[Response]:
-        """The changes by the model in use, or where probes correct it, by them."""
-        corrected = self._corrected(all_rows(calls)) is not self.model
-        return super().responses(calls) if corrected else self.model.responses(calls)
-
-    def predict(self, pairs: CallPairs) -> Tensor:
-        """The responses by the model corrected by the other probes, or by these alone."""
-        predictions = [tangent.predict(pairs) for tangent in (SecantTangent(self.model), self._secant)]
-        better = predictions[self._missed[1] < self._missed[0]]
-        for place, predicted in enumerate(predictions):
-            error = ((predicted - pairs.response) * reciprocal(pairs.response_scale))[pairs.valid].double()
+    def expect(self, rows: CallPairs) -> Tensor | None:
+        """The outputs by the model; with probes responses by it and the other probes, or by these alone."""
+        if not len(rows.d):
+            return self.model.expect(rows)
+        by_model = SecantAt(rows, self.model.at(rows), CUT).left_out()
+        by_probes = self._secant.at(rows).left_out()
+        better = by_probes if self._missed[1] < self._missed[0] else by_model
+        for place, expected in enumerate((by_model, by_probes)):
+            error = ((expected - rows.response) * reciprocal(rows.response_scale))[rows.valid].double()
             self._missed[place] += float(error.square().sum().nan_to_num(WORST, WORST))
         return better
 
-    def predict_values(self, pairs: CallPairs) -> Tensor | None:
-        """The outputs as the model in use predicts them."""
-        return self.model.predict_values(pairs)
-
-    def see(self, pairs: CallPairs) -> None:
+    def see(self, rows: CallPairs) -> None:
         """Let the models keep the rows, and see how well each predicts them."""
         for kind, model in self.models.items():
-            predicted = model.predict_values(pairs) if len(self.models) > 1 else None
-            if predicted is not None and bool(pairs.alive.any()):
-                missed = ((predicted - pairs.y) * reciprocal(pairs.response_scale))[pairs.alive]
+            predicted = model.at(rows).values if len(self.models) > 1 else None
+            if predicted is not None and bool(rows.alive.any()):
+                missed = ((predicted - rows.y) * reciprocal(rows.response_scale))[rows.alive]
                 error = float(missed.double().square().mean())
                 self._errors[kind] += error if math.isfinite(error) else WORST
-            model.see(pairs)
+            model.see(rows)
+        if len(rows.d) and bool(rows.valid.any()):
+            self._secant.see(rows)
+            self._probed = True
 
-    def observe(self, pairs: CallPairs) -> None:
-        """Let the models learn, and take the first, or another that is clearly better."""
-        self._all_learn(lambda model: model.observe(pairs))
-        if pairs.d.shape[1]:
-            self._secant.observe(pairs)
+    def learn(self, steps: int | None = None) -> None:
+        """Let the models learn; in a step of training take the first, or another that is clearly better."""
+        self._all_learn(lambda model: model.learn(steps))
+        if self._probed:
+            self._secant.learn()
             self._missed = [FADING * missed for missed in self._missed]
+            self._probed = False
+        if steps is not None:
+            return
         self._steps += 1
         if len(self.models) > 1:
             self.kind = self._better()
@@ -185,10 +180,6 @@ class AutoTangent(Tangent):
             self.see(self._as_call([t[held_out] for t in asked], [t[held_out] for t in answers]))
             self.kind = self._better()
             self._settle()
-
-    def learn(self, steps: int | None = None) -> None:
-        """Let the models learn from what they have seen, see `ValueTangent.learn`."""
-        self._all_learn(lambda model: model.learn(steps))
 
     def keep_within(self, most_bytes: int) -> None:
         """Have the models that learn side by side share so many bytes, those too that take over."""
@@ -332,10 +323,13 @@ class AutoTangent(Tangent):
         self.models = {self.kind: self.model}
         self.keep_within(self._most_bytes)
 
-    def _corrected(self, pairs: CallPairs) -> Tangent:
-        if not len(pairs.d) or not bool(pairs.valid.any()):
-            return self.model
-        return self._secant if self._missed[1] < self._missed[0] else SecantTangent(self.model)
+    def _corrected(self, rows: CallPairs, at: Linearised) -> Linearised:
+        """The model at some rows; where they have probes, with what these say beside it, or instead."""
+        if not len(rows.d) or not bool(rows.valid.any()):
+            return at
+        if self._missed[1] < self._missed[0]:
+            return self._secant.at(rows)
+        return SecantAt(rows, at, CUT)
 
     def __repr__(self) -> str:
         """All kinds, in the order in which they are tried, and what the box was taken for."""

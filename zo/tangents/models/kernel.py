@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from blackbox.checks import check_count
-from zo.tangents.models.values import Form, ValueTangent, others_of
+from zo.tangents.linearised import Linearised
+from zo.tangents.models.at_rows import ModelAt, Together, at_calls
+from zo.tangents.models.values import Form, ValueTangent
 from zo.tangents.record.pairs import CallPairs
 
 LENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0)  # of the kernel, over the usual distance of two rows
@@ -66,7 +68,7 @@ class KernelTangent(ValueTangent):
             moments.add(values)
 
     @torch.no_grad()
-    def learn(self, steps: int | None = None) -> None:
+    def learn_from_window(self, steps: int | None) -> None:
         """Fit anew, where enough rows are new; length and noise are chosen again where rows have doubled."""
         self._lessons += 1
         seen = self._window.seen
@@ -114,19 +116,22 @@ class KernelTangent(ValueTangent):
         change = near @ weights + x @ slope + offset
         return self.carried(z) + (self._units[2] + self._units[3] * change).to(z.dtype)
 
-    def vjp(self, pairs: CallPairs, cotangent: Tensor) -> Tensor:
-        """The model's J^T v; zero before it has learned."""
-        if not self.knows:
-            return super().vjp(pairs, cotangent)
+    def known_at(self, calls: Sequence[CallPairs]) -> list[Linearised]:
+        """The mean at each call."""
+        together = at_calls(calls, self.values)
+        return [_KernelAt(rows, self, together, number) for number, rows in enumerate(calls)]
+
+    def pulled(self, z: Tensor, others: Tensor, v: Tensor) -> Tensor:
+        """J^T v of each row: `(rows, size_out)` to `(rows, size_in)`."""
         assert self._form is not None
-        x = self._inputs(pairs.z, others_of(pairs))
+        x = self._inputs(z, others)
         centres, weights, slope, _ = self._fit
-        v = cotangent.double() * self._units[3]
-        pull = torch.exp(-_squares(x, centres) / (2 * self._length**2)) * (v @ weights.T)
-        gradient = v @ slope.T + (pull @ centres - x * pull.sum(1, keepdim=True)) / self._length**2
-        size = pairs.z.shape[1]
-        carried = self._form.followed_back(self._stays.to(cotangent) * cotangent)
-        return carried + (gradient[:, :size] / self._units[1][:size]).to(cotangent)
+        standard = v.double() * self._units[3]
+        pull = torch.exp(-_squares(x, centres) / (2 * self._length**2)) * (standard @ weights.T)
+        gradient = standard @ slope.T + (pull @ centres - x * pull.sum(1, keepdim=True)) / self._length**2
+        size = z.shape[1]
+        carried = self._form.followed_back(self._stays.to(v) * v)
+        return carried + (gradient[:, :size] / self._units[1][:size]).to(v)
 
     def state_dict(self) -> dict[str, Any]:
         """The fit, and the rows that the next one is made of."""
@@ -152,6 +157,18 @@ class KernelTangent(ValueTangent):
     def __repr__(self) -> str:
         """The number of centres."""
         return f"KernelTangent(centres={self.centres})"
+
+
+class _KernelAt(ModelAt):
+    """The mean of the process at the rows of a call, its adjoint written out."""
+
+    def __init__(self, rows: CallPairs, tangent: KernelTangent, together: Together, number: int) -> None:
+        super().__init__(rows, tangent.values, together, number)
+        self._pulled = tangent.pulled
+
+    def pull(self, v: Tensor) -> Tensor:
+        """The mean's J^T v."""
+        return self._pulled(self.rows.z, self.others, v)
 
 
 def leave_one_out(x: Tensor, wanted: Tensor) -> tuple[float, float, float] | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from zo.errors import ConfigurationError
+from zo.tangents.linearised import Linearised
 from zo.tangents.record.pairs import CallPairs, sizes
 from zo.tangents.tangent import Tangent
 
@@ -52,30 +54,24 @@ class ModelTangent(Tangent):
             )
         self.model = model
 
-    def apply(self, pairs: CallPairs, d: Tensor) -> Tensor:
-        """The model's J d."""
-        if not d.numel():
-            return d.new_zeros(*d.shape[:2], sum(sizes(pairs.outputs)))
-        return pushed_forward(lambda z: self._values(pairs, z), pairs.z, d)
+    def at(self, rows: CallPairs) -> Linearised:
+        """The model at these rows."""
+        return _ModelAt(rows, self)
 
-    def vjp(self, pairs: CallPairs, cotangent: Tensor) -> Tensor:
-        """The model's J^T v."""
-        return pulled_back(lambda z: self._values(pairs, z), pairs.z, cotangent)
+    def outputs(self, rows: CallPairs, z: Tensor) -> Tensor:
+        """The model's differentiable outputs, `(rows, size_in)` to `(rows, size_out)`.
 
-    def response(self, pairs: CallPairs, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
-        """What the model's outputs change by."""
-        return self._values(replace(pairs, others=others), z) - self._values(pairs, pairs.z).detach()
-
-    def _values(self, pairs: CallPairs, z: Tensor) -> Tensor:
-        """The model's differentiable outputs, `(rows, size_in)` to `(rows, size_out)`."""
-        pieces = zip(pairs.inputs, z.split(sizes(pairs.inputs), dim=-1), strict=True)
+        Raises:
+            ConfigurationError: it gives other shapes than the box, or nothing that has a gradient.
+        """
+        pieces = zip(rows.inputs, z.split(sizes(rows.inputs), dim=-1), strict=True)
         moving = iter(
             [piece.reshape(-1, *spec.shape).to(spec.torch_dtype or z.dtype) for spec, piece in pieces]
         )
-        arrays = [next(moving) if other is None else other for other in pairs.others] or list(moving)
+        arrays = [next(moving) if other is None else other for other in rows.others] or list(moving)
         answer = self.model(*arrays)
         outputs = answer if isinstance(answer, tuple) else (answer,)
-        shapes = [(len(z), *spec.shape) for spec in pairs.outputs]
+        shapes = [(len(z), *spec.shape) for spec in rows.outputs]
         if [tuple(getattr(output, "shape", ())) for output in outputs] != shapes:
             kinds = [tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__ for out in outputs]
             raise ConfigurationError(
@@ -94,6 +90,29 @@ class ModelTangent(Tangent):
     def __repr__(self) -> str:
         """The model's name; its address would change from run to run."""
         return f"ModelTangent({getattr(self.model, '__qualname__', type(self.model).__name__)})"
+
+
+class _ModelAt(Linearised):
+    """A model of the user's at the rows of a call; its values are never used."""
+
+    def __init__(self, rows: CallPairs, tangent: ModelTangent) -> None:
+        super().__init__(rows)
+        self._outputs = tangent.outputs
+
+    def push(self, d: Tensor) -> Tensor:
+        """The model's J d."""
+        if not d.numel():
+            return d.new_zeros(*d.shape[:2], sum(sizes(self.rows.outputs)))
+        return pushed_forward(partial(self._outputs, self.rows), self.rows.z, d)
+
+    def pull(self, v: Tensor) -> Tensor:
+        """The model's J^T v."""
+        return pulled_back(partial(self._outputs, self.rows), self.rows.z, v)
+
+    def to(self, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
+        """What the model's outputs change by."""
+        before = self._outputs(self.rows, self.rows.z).detach()
+        return self._outputs(replace(self.rows, others=others), z) - before
 
 
 def pulled_back(function: RowFunction, z: Tensor, cotangent: Tensor) -> Tensor:

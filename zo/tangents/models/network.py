@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,10 +14,12 @@ from torch import Tensor
 from blackbox.checks import check_count, check_positive
 from zo.draws import LEARNING, Key
 from zo.errors import TangentError
+from zo.tangents.linearised import Linearised
+from zo.tangents.models.at_rows import ModelAt, Together, at_calls, blocks, others_of
 from zo.tangents.models.lessons import report
 from zo.tangents.models.passes import FlatAdam, Kept, Passes, input_cotangents
 from zo.tangents.models.rows import standard
-from zo.tangents.models.values import Form, ValueTangent, blocks, others_of, rows_of
+from zo.tangents.models.values import Form, ValueTangent, rows_of
 from zo.tangents.record.pairs import CallPairs, all_rows, sizes
 
 # decision 60:
@@ -68,7 +70,6 @@ class NetworkTangent(ValueTangent):
         self._plan: dict[str, Any] = {}  # what the network was built from
         self._optimizer: FlatAdam | None = None
         self._steps = 0  # of learning
-        self._passed: list[tuple[CallPairs, Kept]] = []  # see `linearise`
         self._error = math.inf  # of the last lesson, in units of a typical change
         self._longer = 0  # the count of lessons until which it learns longer, since trust asked for that
 
@@ -101,13 +102,12 @@ class NetworkTangent(ValueTangent):
 
     def take(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:
         """Take them into mean and spread."""
-        self._passed = []
         self._moments = self._moments or self.moments(form)
         for moments, values in zip(self._moments, (z, others, y, y - self.carried(z)), strict=True):
             moments.add(values)
 
     @torch.no_grad()
-    def learn(self, steps: int | None = None) -> None:
+    def learn_from_window(self, steps: int | None) -> None:
         """Steps of Adam, as many as the error asks for; the map first, where it is due.
 
         The first lesson says how far it is, see `zo.tangents.models.lessons`.
@@ -194,61 +194,51 @@ class NetworkTangent(ValueTangent):
         change = self._network(*self._standard(z, others)).to(z.dtype)
         return self._before(z) + self._moments[3].scale().to(z) * change
 
-    def apply(self, pairs: CallPairs, d: Tensor) -> Tensor:
-        """The model's J d; zero before it has learned."""
-        if self._network is None:
-            return super().apply(pairs, d)
-        responses, others = d.new_empty(*d.shape[:2], sum(sizes(pairs.outputs))), others_of(pairs)
-        dtype, (inputs, _, _, added) = self._dtype(), self._moments
-        for rows in blocks(pairs.z):
-            kept, fixed = self._kept(pairs, rows), others[rows]
-            for place, change in enumerate(d[:, rows]):
-                moved = (change / inputs.scale().to(d)).to(dtype)
-                arranged = self._network.arranged(moved, torch.zeros_like(fixed, dtype=dtype))
-                answer = self._network.answers(self._network.pushed(kept, arranged)).to(d)
-                responses[place, rows] = self._mapped(self.carried(change) + added.scale().to(d) * answer)
-        return responses
-
-    def vjp(self, pairs: CallPairs, cotangent: Tensor) -> Tensor:
-        """The model's J^T v; zero before it has learned."""
-        if self._network is None:
-            return super().vjp(pairs, cotangent)
-        assert self._form is not None
-        dtype, (inputs, _, _, added) = self._dtype(), self._moments
-        parts = []
-        for rows in blocks(pairs.z):
-            kept = self._kept(pairs, rows)
-            v = cotangent[rows] if self._map is None else self._map.pulled(cotangent[rows])
-            arranged = self._network.arranged_cotangent((added.scale().to(v) * v).to(dtype))
-            of_inputs, _ = input_cotangents(
-                self._network, self._network.back(kept, arranged), pairs.z.shape[1]
-            )
-            parts.append(
-                self._form.followed_back(self._stays.to(v) * v) + of_inputs.to(v) / inputs.scale().to(v)
-            )
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def linearise(self, calls: Sequence[CallPairs]) -> None:
-        """Keep one forward pass of the network for all calls, where they are small."""
-        self._passed = []
-        together = all_rows(calls)
-        if self._network is None or len(blocks(together.z)) > 1:
-            return
-        kept = self._network.passed(self._network.arranged(*self._standard(together.z, others_of(together))))[
-            1
+    @torch.no_grad()
+    def known_at(self, calls: Sequence[CallPairs]) -> list[Linearised]:
+        """The network at each call, by one forward pass for all, where they are small."""
+        network, rows = self._network_now(), all_rows(calls)
+        if len(blocks(rows.z)) > 1:
+            together = at_calls(calls, self.values)
+            return [_NetworkAt(each, self, together, number, None) for number, each in enumerate(calls)]
+        outputs, passed = network.passed(network.arranged(*self._standard(rows.z, others_of(rows))))
+        together = Together(calls, lambda: self._valued(rows.z, network.answers(outputs)))
+        parts = network.apart(passed, [len(each.z) for each in calls])
+        return [
+            _NetworkAt(each, self, together, number, part)
+            for number, (each, part) in enumerate(zip(calls, parts, strict=True))
         ]
-        self._passed = list(
-            zip(calls, self._network.apart(kept, [len(pairs.z) for pairs in calls]), strict=True)
-        )
 
-    def _kept(self, pairs: CallPairs, rows: slice) -> Kept:
-        """What a forward pass at some rows of a call kept."""
+    def passed(self, z: Tensor, others: Tensor) -> Kept:
+        """What a forward pass keeps for `pushed` and `pulled`."""
+        network = self._network_now()
+        return network.passed(network.arranged(*self._standard(z, others)))[1]
+
+    def pushed(self, passed: Kept, d: Tensor, others: Tensor) -> Tensor:
+        """J d, `(rows, size_in)` to `(rows, size_out)`, behind a forward pass."""
+        network, dtype, (inputs, _, _, added) = self._network_now(), self._dtype(), self._moments
+        moved = (d / inputs.scale().to(d)).to(dtype)
+        arranged = network.arranged(moved, torch.zeros_like(others, dtype=dtype))
+        answer = network.answers(network.pushed(passed, arranged)).to(d)
+        return self._mapped(self.carried(d) + added.scale().to(d) * answer)
+
+    def pulled(self, passed: Kept, v: Tensor, size: int) -> Tensor:
+        """J^T v, `(rows, size_out)` to `(rows, size)` numbers of inputs, behind a forward pass."""
+        assert self._form is not None
+        network, (inputs, _, _, added) = self._network_now(), self._moments
+        v = v if self._map is None else self._map.pulled(v)
+        arranged = network.arranged_cotangent((added.scale().to(v) * v).to(self._dtype()))
+        of_inputs, _ = input_cotangents(network, network.back(passed, arranged), size)
+        return self._form.followed_back(self._stays.to(v) * v) + of_inputs.to(v) / inputs.scale().to(v)
+
+    def _valued(self, z: Tensor, answers: Tensor) -> Tensor:
+        """W o N, where the network has answered."""
+        unmapped = self._before(z) + self._moments[3].scale().to(z) * answers.to(z.dtype)
+        return unmapped if self._map is None else self._map(unmapped)
+
+    def _network_now(self) -> Passes:
         assert self._network is not None
-        for known, kept in self._passed:
-            if known is pairs:
-                return kept
-        inputs = self._standard(pairs.z[rows], others_of(pairs)[rows])
-        return self._network.passed(self._network.arranged(*inputs))[1]
+        return self._network
 
     def _standard(self, z: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
         """What the network is given."""
@@ -299,7 +289,6 @@ class NetworkTangent(ValueTangent):
     def _steps_of(self, count: int) -> list[Tensor]:
         """Steps of learning; the mean square of what was missed in each."""
         assert self._network is not None and self._optimizer is not None
-        self._passed = []
         self._optimizer.begin()
         if not self.whole_rows:
             return [self._step_on_a_graph() for _ in range(count)]
@@ -349,3 +338,35 @@ class NetworkTangent(ValueTangent):
         self._optimizer.step()
         self._steps += 1
         return loss.detach()
+
+
+class _NetworkAt(ModelAt):
+    """A network at the rows of a call, behind its forward pass."""
+
+    def __init__(
+        self, rows: CallPairs, tangent: NetworkTangent, together: Together, number: int, passed: Kept | None
+    ) -> None:
+        super().__init__(rows, tangent.values, together, number)
+        self._tangent, self._passed = tangent, passed
+
+    def push(self, d: Tensor) -> Tensor:
+        """The network's J d."""
+        responses = d.new_empty(*d.shape[:2], sum(sizes(self.rows.outputs)))
+        for some, passed in self._blocks():
+            for place, change in enumerate(d[:, some]):
+                responses[place, some] = self._tangent.pushed(passed, change, self.others[some])
+        return responses
+
+    def pull(self, v: Tensor) -> Tensor:
+        """The network's J^T v."""
+        size = self.rows.z.shape[1]
+        parts = [self._tangent.pulled(passed, v[some], size) for some, passed in self._blocks()]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _blocks(self) -> Iterator[tuple[slice, Kept]]:
+        """Some rows, and what a forward pass kept at these: large ones are passed again each time."""
+        for some in blocks(self.rows.z):
+            passed = self._passed
+            if passed is None:
+                passed = self._tangent.passed(self.rows.z[some], self.others[some])
+            yield some, passed

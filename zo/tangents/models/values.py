@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from blackbox import ArraySpec, BlackBoxFunction, Grid
 from blackbox.checks import check_count
 from blackbox.failures import last_cause
 from zo.errors import ConfigurationError
+from zo.tangents.linearised import Linearised, Unknown
+from zo.tangents.models.at_rows import ModelAt, at_calls, others_of
 from zo.tangents.models.grid.lattice import Lattice, space_of
 from zo.tangents.models.grid.output_map import OutputMap
 from zo.tangents.models.grid.spectral_map import SpectralMap
 from zo.tangents.models.grid.waves import MOST_ROWS, Odd, Waves, between_walls
-from zo.tangents.models.model import pulled_back, pushed_forward
 from zo.tangents.models.rows import Moments, RowWindow
-from zo.tangents.record.pairs import CallPairs, all_rows, sizes
-from zo.tangents.tangent import Response, Tangent, sources
+from zo.tangents.record.pairs import CallPairs, sizes
+from zo.tangents.tangent import Tangent, sources
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,6 @@ SEVERAL = 4  # rows for each channel, from which on the matrices of waves are de
 # decision 66:
 LARGEST = 2**17  # numbers of outputs for which a map without waves is fitted: of more too few rows are kept
 ROW_NUMBERS = 2**24  # of outputs that are looked at where rows are gathered: of large states fewer rows
-BLOCK = 2**18  # numbers of inputs that a model is asked for at once, for values and derivatives; decision 66
 CHOSEN_AGAIN = 20  # lessons in which its ridge is chosen again in each fit
 
 
@@ -176,7 +174,7 @@ class ValueTangent(Tangent):
         return unmapped if self._map is None else self._map(unmapped)
 
     @abstractmethod
-    def learn(self, steps: int | None = None) -> None:
+    def learn_from_window(self, steps: int | None) -> None:
         """Learn from what was taken: so many steps, or those of a step of training."""
 
     def carried(self, z: Tensor) -> Tensor:
@@ -293,77 +291,40 @@ class ValueTangent(Tangent):
         assert space is not None
         return Waves(Lattice(tuple(spec.shape for spec in self._form.outputs), space), tuple(ends), odd)
 
-    # What `TangentGradient` asks
+    # The protocol of a tangent
 
-    def apply(self, pairs: CallPairs, d: Tensor) -> Tensor:
-        """The model's J d; zero before it has learned."""
+    def at(self, rows: CallPairs) -> Linearised:
+        """The model at these rows; nothing is known before it has learned."""
+        return self.at_each([rows])[0]
+
+    def at_each(self, calls: Sequence[CallPairs]) -> list[Linearised]:
+        """The model at each call; it is asked once for the values of all."""
         if not self.knows:
-            return d.new_zeros(*d.shape[:2], sum(sizes(pairs.outputs)))
-        others = others_of(pairs)
-        parts = [
-            pushed_forward(partial(self.values, others=others[rows]), pairs.z[rows], d[:, rows])
-            for rows in blocks(pairs.z)
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+            return [Unknown(rows) for rows in calls]
+        return self.known_at(calls)
 
-    def vjp(self, pairs: CallPairs, cotangent: Tensor) -> Tensor:
-        """The model's J^T v; zero before it has learned."""
-        if not self.knows:
-            return torch.zeros_like(pairs.z)
-        others = others_of(pairs)
-        parts = [
-            pulled_back(partial(self.values, others=others[rows]), pairs.z[rows], cotangent[rows])
-            for rows in blocks(pairs.z)
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+    def known_at(self, calls: Sequence[CallPairs]) -> list[Linearised]:
+        """What it says at calls, once it has learned."""
+        together = at_calls(calls, self.values)
+        return [ModelAt(rows, self.values, together, number) for number, rows in enumerate(calls)]
 
-    def response(self, pairs: CallPairs, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
-        """What the model's outputs change by; zero before it has learned."""
-        return self.responses([pairs])[0](z, others)
-
-    def responses(self, calls: Sequence[CallPairs]) -> list[Response]:
-        """The change of each call's outputs; the model is asked once for those of all that was recorded."""
-        before = self.predict_values(all_rows(calls))
-        if before is None:
-            return [lambda z, others: z.new_zeros(len(z), sum(sizes(calls[0].outputs)))] * len(calls)
-        parts = zip(calls, before.split([len(pairs.z) for pairs in calls]), strict=True)
-        return [partial(self._since, pairs, known) for pairs, known in parts]
-
-    def _since(
-        self, pairs: CallPairs, before: Tensor, z: Tensor, others: tuple[Tensor | None, ...]
-    ) -> Tensor:
-        fixed = others_of(replace(pairs, z=z.detach(), others=others))
-        if len(blocks(z)) > 1:  # a graph of all rows would take many times their memory
-            return _AnewInBlocks.apply(self, z, fixed) - before
-        return self.values(z, fixed) - before
-
-    @torch.no_grad()
-    def predict_values(self, pairs: CallPairs) -> Tensor | None:
-        """The outputs as the model has them; None before it has learned."""
-        return None if not self.knows else self._in_blocks(pairs.z, others_of(pairs))
-
-    def _in_blocks(self, z: Tensor, others: Tensor) -> Tensor:
-        """`values`, of few rows at a time where they are large."""
-        parts = [self.values(z[rows], others[rows]) for rows in blocks(z)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def see(self, pairs: CallPairs) -> None:
+    def see(self, rows: CallPairs) -> None:
         """Keep what the base and the probes asked, and the answers."""
-        others = others_of(pairs)
+        others = others_of(rows)
         # masks would be waited for at each use
-        base, probes = pairs.alive.nonzero(as_tuple=True), pairs.valid.nonzero(as_tuple=True)
-        fixed = tuple(tuple(other.shape[1:]) for other in pairs.others if other is not None)
+        base, probes = rows.alive.nonzero(as_tuple=True), rows.valid.nonzero(as_tuple=True)
+        fixed = tuple(tuple(other.shape[1:]) for other in rows.others if other is not None)
         self._take(
-            Form(pairs.inputs, pairs.outputs, fixed),
-            torch.cat([pairs.z[base], (pairs.z + pairs.d)[probes]]),
-            torch.cat([others[base], others.expand(len(pairs.d), *others.shape)[probes]]),
-            torch.cat([pairs.y[base], (pairs.y + pairs.response)[probes]]),
+            Form(rows.inputs, rows.outputs, fixed),
+            torch.cat([rows.z[base], (rows.z + rows.d)[probes]]),
+            torch.cat([others[base], others.expand(len(rows.d), *others.shape)[probes]]),
+            torch.cat([rows.y[base], (rows.y + rows.response)[probes]]),
         )
 
-    def observe(self, pairs: CallPairs) -> None:
-        """Learn; what the pairs show, `see` has seen."""
+    def learn(self, steps: int | None = None) -> None:
+        """Learn from the window, if anything is in it."""
         if self._form is not None:
-            self.learn()
+            self.learn_from_window(steps)
 
     def fit(
         self,
@@ -472,36 +433,6 @@ def rows_of(count: int, form: Form) -> int:
 def _ends_of(state: dict[str, Any]) -> tuple[Sequence[bool], Odd]:
     """Of a map of waves: axes whose ends meet, and sums of sines; versions before had neither, as all met."""
     return state.get("ends", ((True,) * (state["matrix"].ndim - 2), ()))
-
-
-def others_of(pairs: CallPairs) -> Tensor:
-    """Inputs that carry no gradient, end to end: `(rows, size)`."""
-    return torch.cat([pairs.z[:, :0], *(_flat(o).to(pairs.z) for o in pairs.others if o is not None)], dim=1)
-
-
-class _AnewInBlocks(Function):
-    """Values without a graph; the derivative evaluates the model again, a few rows at a time."""
-
-    @staticmethod
-    def forward(ctx: Any, model: ValueTangent, z: Tensor, others: Tensor) -> Tensor:
-        ctx.model = model
-        ctx.save_for_backward(z, others)
-        return model._in_blocks(z, others)
-
-    @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
-        z, others = ctx.saved_tensors
-        parts = [
-            pulled_back(partial(ctx.model.values, others=others[rows]), z[rows], cotangent[rows])
-            for rows in blocks(z)
-        ]
-        return None, torch.cat(parts), None
-
-
-def blocks(z: Tensor) -> list[slice]:
-    """Few rows at a time of large ones, all of small ones."""
-    count = max(1, BLOCK // max(1, z.shape[1]))
-    return [slice(first, first + count) for first in range(0, len(z), count)] or [slice(0, 0)]
 
 
 def _flat(array: Tensor) -> Tensor:

@@ -23,11 +23,12 @@ from blackbox.calls import intercepted
 from zo.errors import TangentError
 from zo.evaluators.evaluator import Step
 from zo.objective import losses
+from zo.tangents.linearised import Linearised
 from zo.tangents.playback.playback import Answers
 from zo.tangents.playback.way_back import gradients_of
 from zo.tangents.record.pairs import sizes
 from zo.tangents.record.window import Window
-from zo.tangents.tangent import Response, Tangent
+from zo.tangents.tangent import Tangent
 
 
 def anchored(
@@ -88,13 +89,13 @@ class _Anchored(FromRecord):
         self, boxes: Sequence[BlackBoxFunction], tangents: Sequence[Tangent], window: Window
     ) -> None:
         super().__init__(boxes, window.calls, window.survived)
-        self.pairs = window.pairs(boxes)
-        self.responses: dict[int, Response] = {}  # by call
+        pairs = window.pairs(boxes)
+        self.known: dict[int, Linearised] = {}  # by call
         for place, tangent in enumerate(tangents):
             numbers = [number for number, call in enumerate(window.calls) if call.box == place]
             if numbers:
-                responses = tangent.responses([self.pairs[number] for number in numbers])
-                self.responses |= dict(zip(numbers, responses, strict=True))
+                known = tangent.at_each([pairs[number] for number in numbers])
+                self.known |= dict(zip(numbers, known, strict=True))
 
     def check(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> None:
         """Inputs may be others than those recorded, but not of another form."""
@@ -109,7 +110,8 @@ class _Anchored(FromRecord):
 
     def answer(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """y_k + M(x') - M(x_k), with a graph; outputs that carry no gradient are those recorded."""
-        recorded, pairs = super().answer(number, box, arrays), self.pairs[number]
+        recorded, at = super().answer(number, box, arrays), self.known[number]
+        pairs = at.rows
         moving = [
             array.reshape(len(pairs.z), -1)
             for spec, array in zip(box.inputs, arrays, strict=True)
@@ -120,7 +122,7 @@ class _Anchored(FromRecord):
             for spec, array in zip(box.inputs, arrays, strict=True)
             if spec.modelled
         )
-        change = self.responses[number](torch.cat(moving, dim=1).to(pairs.z.dtype), others)
+        change = at.to(torch.cat(moving, dim=1).to(pairs.z.dtype), others)
         changes = iter(change.split(sizes(pairs.outputs), dim=1))
         return tuple(
             output + next(changes).reshape(output.shape).to(output.dtype) if spec.differentiable else output

@@ -18,8 +18,9 @@ from zo.evaluators.replacements import replacements
 from zo.evaluators.state import Snapshot
 from zo.objective import losses, mean_loss, uncompiled
 from zo.perturbation import Directions
+from zo.tangents.linearised import Linearised
 from zo.tangents.playback.way_back import gradients_of, reaches, refuse_derivative_inside
-from zo.tangents.record.pairs import CallPairs, sizes
+from zo.tangents.record.pairs import sizes
 from zo.tangents.record.recording import (
     Dither,
     RecordedCall,
@@ -30,7 +31,6 @@ from zo.tangents.record.recording import (
     rows_alive,
 )
 from zo.tangents.record.window import Window
-from zo.tangents.tangent import Tangent
 
 
 class Replayed(NamedTuple):
@@ -52,9 +52,8 @@ class Replayed(NamedTuple):
 def replay(
     step: Step,
     boxes: Sequence[BlackBoxFunction],
-    tangents: Sequence[Tangent],
     window: Window,
-    pairs: Sequence[CallPairs],
+    known: Sequence[Linearised],
     rows: Tensor | None = None,
 ) -> Replayed:
     """The objective once more, with recorded answers, and autograd through it and the tangents.
@@ -62,16 +61,15 @@ def replay(
     Args:
         step: the step, with its network, objective and batch.
         boxes: their calls are not evaluated.
-        tangents: the tangents, one for each box.
         window: what was recorded, at the weights as they are.
-        pairs: what each call shows a tangent.
+        known: what the box's tangent says at each of its calls.
         rows: `(rows,)` bool, over which the mean is taken; None for all that survived.
 
     Raises:
         TangentError: it is not the evaluation that was recorded, or a gradient arrives at another box.
     """
     taken = window.survived if rows is None else rows
-    answers = _Replay(boxes, tangents, window, pairs, taken)
+    answers = _Replay(boxes, window, known, taken)
     first = rows is None and step.number == 0  # not where a check looks again
     with torch.enable_grad():
         with intercepted(answers.call):
@@ -91,7 +89,6 @@ class Live:
     Args:
         step: the step, with its network, objective and batch.
         boxes: the boxes whose calls are recorded.
-        tangents: the tangents, one for each box.
         dither: what the boxes are asked beside what the objective asks.
 
     Attributes:
@@ -102,43 +99,38 @@ class Live:
         TangentError: there was no call, or a gradient arrives at another box.
     """
 
-    def __init__(
-        self, step: Step, boxes: Sequence[BlackBoxFunction], tangents: Sequence[Tangent], dither: Dither
-    ) -> None:
+    def __init__(self, step: Step, boxes: Sequence[BlackBoxFunction], dither: Dither) -> None:
         step.parameters.refuse_replaced(step.network)
         self._step = step
-        recorder = _LiveRecorder(boxes, tangents, dither)
+        recorder = _LiveRecorder(boxes, dither)
         with torch.enable_grad(), recorder.recording():
             self._losses = losses(step.objective, step.network, step.batch, step.rows, with_graph=True)
-        self._pairs, self.reached = recorder.pairs, recorder.reached
+        self._known, self.reached = recorder.known, recorder.reached
         self.seen = recorder.recorded(self._losses.detach()[None])
 
-    def gradients(self, pairs: Sequence[CallPairs]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def gradients(self, known: Sequence[Linearised]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Loss and gradients as `replay` gives them, where all rows survived; once: the graph is gone then.
 
         Args:
-            pairs: the pairs of each call.
+            known: what the box's tangent says at each call.
         """
-        self._pairs.extend(pairs)
+        self._known.extend(known)
         with torch.enable_grad():
             return mean_loss(self._losses), gradients_of(self._losses.mean(), self._step)
 
 
 class _LiveRecorder(Recorder):
-    """Gives outputs that carry a gradient: that of the tangent, by pairs that are known later.
+    """Gives outputs that carry a gradient: that of the tangent, by what it says later.
 
     Attributes:
-        pairs: the pairs of each call, to be filled before the graph is used.
+        known: what the box's tangent says at each call, to be filled before the graph is used.
         reached: see `Replayed`.
     """
 
-    def __init__(
-        self, boxes: Sequence[BlackBoxFunction], tangents: Sequence[Tangent], dither: Dither
-    ) -> None:
+    def __init__(self, boxes: Sequence[BlackBoxFunction], dither: Dither) -> None:
         super().__init__(boxes, dither)
-        self.pairs: list[CallPairs] = []
+        self.known: list[Linearised] = []
         self.reached: set[tuple[int, int]] = set()
-        self._tangents = tangents
 
     def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
         if id(box) not in self.places:
@@ -152,7 +144,7 @@ class _LiveRecorder(Recorder):
         self.reached |= reached_by_weights(self.seen[number].box, arrays)
         # copies, as the objective may write to what is its own, which autograd refuses in views
         outputs = tuple(output.clone() for output in (answer if isinstance(answer, tuple) else (answer,)))
-        answered = _answered(box, self._tangents[self.places[id(box)]], self.pairs, number, outputs, arrays)
+        answered = _answered(box, self.known, number, outputs, arrays)
         return answered if isinstance(answer, tuple) else answered[0]
 
 
@@ -199,7 +191,7 @@ def refuse_unseen_weights(
             "objective: expected the inputs of boxes to depend on weights that are read in the forward of "
             f"the module that holds them, got {why}: stacked probes do not move it. Let the module give it, "
             "with rows first, as `def forward(self, x): return self.theta.expand(len(x), -1)`, or take "
-            "evaluator='loop'."
+            "zo.ProbedGradient(evaluator='loop')."
         )
 
 
@@ -220,7 +212,7 @@ class Answers:
         "alone and with what boxes answered: it must call the same boxes in the same order on the same "
         "values. Keep the batch's rows first and rows of different variants apart, draw no random numbers "
         "outside of the network's layers, nor in another thread, and count no calls, and leave 16 bits "
-        "(autocast) out beside probes; or use evaluator='loop'."
+        "(autocast) out beside probes; or use zo.ProbedGradient(evaluator='loop')."
     )
 
     def __init__(
@@ -293,34 +285,31 @@ class _Replay(Answers):
 
     Args:
         boxes: the boxes that the objective calls.
-        tangents: the tangents, one for each box.
         window: the window that was recorded.
-        pairs: what each of its calls shows a tangent.
+        known: what the box's tangent says at each of its calls.
         alive: `(batch rows,)` bool, the rows whose inputs must be what was recorded.
     """
 
     def __init__(
         self,
         boxes: Sequence[BlackBoxFunction],
-        tangents: Sequence[Tangent],
         window: Window,
-        pairs: Sequence[CallPairs],
+        known: Sequence[Linearised],
         alive: Tensor,
     ) -> None:
         super().__init__(boxes, window.calls, alive)
-        self.tangents = tangents
-        self.pairs: list[CallPairs] = []  # filled when the objective is over: it takes no derivative itself
         self.reached: set[tuple[int, int]] = set()
-        self._known = pairs
+        self._all_known = known
+        self._known: list[Linearised] = []  # filled when the objective is over: it takes no derivative itself
 
     def answer(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         outputs = super().answer(number, box, arrays)
         self.reached |= reached_by_weights(self.calls[number].box, arrays)
-        return _answered(box, self.tangents[self.calls[number].box], self.pairs, number, outputs, arrays)
+        return _answered(box, self._known, number, outputs, arrays)
 
     def finish(self) -> None:
         super().finish()
-        self.pairs.extend(self._known)
+        self._known.extend(self._all_known)
 
     def check(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> None:
         """The base alone must give the same inputs, to rounding, as it did beside the probes."""
@@ -375,8 +364,7 @@ def reached_by_weights(box: int, arrays: Sequence[Tensor]) -> set[tuple[int, int
 
 def _answered(
     box: BlackBoxFunction,
-    tangent: Tangent,
-    pairs: Sequence[CallPairs],
+    known: Sequence[Linearised],
     number: int,
     outputs: tuple[Tensor, ...],
     arrays: tuple[Tensor, ...],
@@ -384,24 +372,23 @@ def _answered(
     """The outputs, with the tangent's gradient; an input without derivative, detached, makes no graph."""
     by_spec = zip(box.inputs, arrays, strict=True)
     inputs = [array if spec.differentiable else array.detach() for spec, array in by_spec]
-    return _Answered.apply(box, tangent, pairs, number, outputs, *inputs)
+    return _Answered.apply(box, known, number, outputs, *inputs)
 
 
 class _Answered(Function):
-    """`apply(box, tangent, pairs, number, outputs, *inputs)`: the outputs, with the tangent's gradient."""
+    """`apply(box, known, number, outputs, *inputs)`: the outputs, with the tangent's gradient."""
 
     @staticmethod
     def forward(
         ctx: Any,
         box: BlackBoxFunction,
-        tangent: Tangent,
-        pairs: Sequence[CallPairs],
+        known: Sequence[Linearised],
         number: int,
         outputs: tuple[Tensor, ...],
         *inputs: Tensor,
     ) -> tuple[Tensor, ...]:
         """Give the recorded outputs; no box is evaluated."""
-        ctx.box, ctx.tangent, ctx.pairs, ctx.number = box, tangent, pairs, number
+        ctx.box, ctx.known, ctx.number = box, known, number
         ctx.like = [(x.shape, x.dtype) for x in inputs]
         by_spec = zip(box.outputs, outputs, strict=True)
         ctx.mark_non_differentiable(*(out for spec, out in by_spec if not spec.differentiable))
@@ -412,24 +399,23 @@ class _Answered(Function):
     @torch.no_grad()
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         """The tangent's vector-Jacobian product; None for inputs without derivative."""
-        if not ctx.pairs:
+        if not ctx.known:
             refuse_derivative_inside(ctx.box)
-        pairs = ctx.pairs[ctx.number]
-        z = pairs.z
+        at: Linearised = ctx.known[ctx.number]
+        z = at.rows.z
         parts = [
             z.new_zeros(len(z), size) if cotangent is None else cotangent.reshape(len(z), size).to(z.dtype)
             for cotangent, spec in zip(cotangents, ctx.box.outputs, strict=True)
             for size in sizes((spec,))
             if spec.differentiable
         ]
-        whole = ctx.tangent.vjp(pairs, torch.cat(parts, dim=-1))
-        gradients = iter(whole.split(sizes(pairs.inputs), dim=-1))
+        gradients = iter(at.pull(torch.cat(parts, dim=-1)).split(sizes(at.rows.inputs), dim=-1))
         inputs = zip(ctx.box.inputs, ctx.like, strict=True)
         of_inputs = [
             next(gradients).reshape(shape).to(dtype) if s.differentiable else None
             for s, (shape, dtype) in inputs
         ]
-        return None, None, None, None, None, *of_inputs
+        return None, None, None, None, *of_inputs
 
     @staticmethod
     def jvp(ctx: Any, *_: Any) -> NoReturn:

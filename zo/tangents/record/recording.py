@@ -404,7 +404,7 @@ def _variants(
             warn(
                 "TangentGradient: expected an objective that can be evaluated for base and probes together, "
                 f"got {type(error).__name__}: {error} They are evaluated one after another. Take "
-                "evaluator='loop'.",
+                "zo.ProbedGradient(evaluator='loop').",
                 TangentWarning,
             )
         recorder, asked_in_vain = Recorder(boxes, dither), recorder.rows
@@ -486,7 +486,8 @@ def _stacked(recorder: Recorder, boxes: Sequence[BlackBoxFunction], variants: in
         if rows % variants:
             raise TangentError(
                 f"{boxes[call.box]!r}: expected {variants} times as many rows in a call as in that of the "
-                f"base alone, got {rows}. Keep the batch's rows first, or use evaluator='loop'."
+                f"base alone, got {rows}. Keep the batch's rows first, or use "
+                "zo.ProbedGradient(evaluator='loop')."
             )
     return [
         RecordedCall(call.box, split(call.inputs), split(call.outputs), call.added, call.hidden)

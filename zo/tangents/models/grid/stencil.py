@@ -133,7 +133,7 @@ class StencilTangent(ValueTangent):
         """Keep the rows until they are learned from."""
         self._fresh.append((z, others, y))
 
-    def learn(self, steps: int | None = None) -> None:
+    def learn_from_window(self, steps: int | None) -> None:
         """Forget a little and add the new rows; begin anew where these have other units."""
         assert self._form is not None
         if not self._fresh:

@@ -6,6 +6,7 @@ import copy
 import itertools
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +19,12 @@ from torch.autograd.function import once_differentiable
 from blackbox import Mesh
 from blackbox.checks import check_number
 from zo.errors import ConfigurationError, TangentError
+from zo.tangents.linearised import Linearised
+from zo.tangents.models.at_rows import ModelAt, Together, at_calls
 from zo.tangents.models.lessons import report
 from zo.tangents.models.mesh.implicit_step import ImplicitStep, Trajectory
 from zo.tangents.models.rows import Moments
-from zo.tangents.models.values import Form, ValueTangent, others_of
+from zo.tangents.models.values import Form, ValueTangent
 from zo.tangents.record.pairs import CallPairs, sizes
 from zo.tangents.tangent import sources
 
@@ -232,7 +235,7 @@ class ImplicitTangent(ValueTangent):
             self.check_mesh(self._mesh_in_use)
         self._arrays()
 
-    def learn(self, steps: int | None = None) -> None:
+    def learn_from_window(self, steps: int | None) -> None:
         """Fit the step again, at the first, second, fourth, eighth lesson and so on."""
         assert self._form is not None and self._mesh_in_use is not None
         if steps is not None or self._lessons >= self._next:
@@ -281,13 +284,10 @@ class ImplicitTangent(ValueTangent):
         """The step and what stands beside it; it can be differentiated by z, once."""
         return _Run.apply(z, others, self)
 
-    def apply(self, pairs: CallPairs, d: Tensor) -> Tensor:
-        """The model's J d, by solves along the step; zero before it has learned."""
-        if not self.knows:
-            return d.new_zeros(*d.shape[:2], sum(sizes(pairs.outputs)))
-        z, others = _numpy(pairs.z), _numpy(others_of(pairs))
-        responses = [self.pushed(z, others, _numpy(change)) for change in d]
-        return torch.from_numpy(np.stack(responses) if responses else np.zeros((0, *pairs.y.shape))).to(d)
+    def known_at(self, calls: Sequence[CallPairs]) -> list[Linearised]:
+        """The step at each call."""
+        together = at_calls(calls, self.values)
+        return [_StepAt(rows, self, together, number) for number, rows in enumerate(calls)]
 
     def answered(self, z: np.ndarray, others: np.ndarray) -> np.ndarray:
         """The outputs, `(rows, size_out)`."""
@@ -491,6 +491,21 @@ class ImplicitTangent(ValueTangent):
     def _beside(self, numbers: np.ndarray, constant: float = 1.0) -> np.ndarray:
         rest = self._fit_now()["rest"]
         return (constant + numbers @ rest["numbers"].numpy().T) @ rest["dual"].numpy()
+
+
+class _StepAt(ModelAt):
+    """The step at the rows of a call, with J d by solves along it."""
+
+    def __init__(self, rows: CallPairs, tangent: ImplicitTangent, together: Together, number: int) -> None:
+        super().__init__(rows, tangent.values, together, number)
+        self._pushed = tangent.pushed
+
+    def push(self, d: Tensor) -> Tensor:
+        """The step's J d."""
+        rows = self.rows
+        z, others = _numpy(rows.z), _numpy(self.others)
+        responses = [self._pushed(z, others, _numpy(change)) for change in d]
+        return torch.from_numpy(np.stack(responses) if responses else np.zeros((0, *rows.y.shape))).to(d)
 
 
 class _Run(Function):

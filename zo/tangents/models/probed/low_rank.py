@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from blackbox.checks import check_count, check_number
-from zo.tangents.record.pairs import CallPairs, reciprocal
+from zo.tangents.linearised import Behind, Linearised
+from zo.tangents.record.pairs import CallPairs, all_listed, reciprocal
 from zo.tangents.tangent import IdentityTangent, Tangent
 
 
@@ -56,30 +58,33 @@ class LowRankTangent(Tangent):
         self._kept: dict[str, Tensor] = {}  # basis Q, gram G, cross C
         self._scale = torch.empty(0)  # the unit of each input, in which Q is orthonormal
         self._factor: Tensor | None = None  # of G + ridge, once a step
+        self._fresh: list[CallPairs] = []  # seen since it has learned
 
-    def apply(self, pairs: CallPairs, d: Tensor) -> Tensor:
-        """A d + C^T (G + ridge)^-1 Q d."""
-        responses = self.prior.apply(pairs, d)
-        if not self._directions:
-            return responses
-        basis, _, cross = self._filled()
-        coordinates = self._solve((d.reshape(-1, d.shape[-1]) * self._per_unit()) @ basis.T)
-        return responses + (coordinates @ cross).reshape(responses.shape)
+    def at(self, rows: CallPairs) -> Linearised:
+        """A at these rows, and the matrix."""
+        return _LowRankAt(rows, self.prior.at(rows), self)
 
-    def vjp(self, pairs: CallPairs, cotangent: Tensor) -> Tensor:
-        """A^T v + Q^T (G + ridge)^-1 C v."""
-        gradient = self.prior.vjp(pairs, cotangent)
-        if not self._directions:
-            return gradient
-        basis, _, cross = self._filled()
-        return gradient + (self._solve(cotangent @ cross.T) @ basis) * self._per_unit()
+    def at_each(self, calls: Sequence[CallPairs]) -> list[Linearised]:
+        """As `at`, with A at all calls at once."""
+        priors = self.prior.at_each(calls)
+        return [_LowRankAt(rows, prior, self) for rows, prior in zip(calls, priors, strict=True)]
 
-    def observe(self, pairs: CallPairs) -> None:
+    def see(self, rows: CallPairs) -> None:
+        """Have the prior see them, and keep those with probes until it learns."""
+        self.prior.see(rows)
+        if len(rows.d):
+            self._fresh.append(rows)
+
+    def learn(self, steps: int | None = None) -> None:
         """Forget a little and add the new pairs; without any, forget nothing."""
-        self.prior.observe(pairs)
+        self.prior.learn(steps)
+        calls, self._fresh = self._fresh, []
+        if not calls:
+            return
+        pairs = all_listed(calls)
         if not pairs.d.shape[1]:
             return
-        residuals = (pairs.response - self.prior.apply(pairs, pairs.d))[0]
+        residuals = (pairs.response - self.prior.at(pairs).push(pairs.d))[0]
         if not self._kept:
             self._allocate(pairs.d.shape[2], residuals.shape[1], like=pairs.d)
         self._take_units(pairs.d_scale)
@@ -89,6 +94,21 @@ class LowRankTangent(Tangent):
         cross.addmm_(coordinates.T, residuals, beta=self.forgetting)
         gram.addmm_(coordinates.double().T, coordinates.double(), beta=self.forgetting)
         self._factor = None
+
+    def pushed(self, d: Tensor) -> Tensor | None:
+        """C^T (G + ridge)^-1 Q d: `(..., size_in)` to `(..., size_out)`; None before it has learned."""
+        if not self._directions:
+            return None
+        basis, _, cross = self._filled()
+        coordinates = self._solve((d.reshape(-1, d.shape[-1]) * self._per_unit()) @ basis.T)
+        return (coordinates @ cross).reshape(*d.shape[:-1], cross.shape[1])
+
+    def pulled(self, v: Tensor) -> Tensor | None:
+        """Q^T (G + ridge)^-1 C v: `(rows, size_out)` to `(rows, size_in)`; None before it has learned."""
+        if not self._directions:
+            return None
+        basis, _, cross = self._filled()
+        return (self._solve(v @ cross.T) @ basis) * self._per_unit()
 
     def state_dict(self) -> dict[str, Any]:
         """Directions and sums, and the prior's state."""
@@ -183,3 +203,21 @@ class LowRankTangent(Tangent):
     def __repr__(self) -> str:
         """The settings, with the prior."""
         return f"LowRankTangent({self.prior!r}, rank={self.rank}, forgetting={self.forgetting:g})"
+
+
+class _LowRankAt(Behind):
+    """The matrix behind a prior at the rows of a call."""
+
+    def __init__(self, rows: CallPairs, prior: Linearised, tangent: LowRankTangent) -> None:
+        super().__init__(rows, prior)
+        self._tangent = tangent
+
+    def push(self, d: Tensor) -> Tensor:
+        """A d + C^T (G + ridge)^-1 Q d."""
+        responses, corrections = self.prior.push(d), self._tangent.pushed(d)
+        return responses if corrections is None else responses + corrections
+
+    def pull(self, v: Tensor) -> Tensor:
+        """A^T v + Q^T (G + ridge)^-1 C v."""
+        gradients, corrections = self.prior.pull(v), self._tangent.pulled(v)
+        return gradients if corrections is None else gradients + corrections

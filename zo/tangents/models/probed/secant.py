@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from blackbox.checks import check_number
+from zo.tangents.linearised import Behind, Linearised
 from zo.tangents.record.pairs import CallPairs, reciprocal
 from zo.tangents.tangent import IdentityTangent, Tangent
+
+CUT = 3e-3  # of the largest singular value
 
 
 class SecantTangent(Tangent):
@@ -29,44 +34,23 @@ class SecantTangent(Tangent):
         ConfigurationError: cut out of range.
     """
 
-    def __init__(self, prior: Tangent | None = None, cut: float = 3e-3) -> None:
+    def __init__(self, prior: Tangent | None = None, cut: float = CUT) -> None:
         check_number("SecantTangent", "cut", cut, least=1e-6, most=1.0)
         self.prior = IdentityTangent() if prior is None else prior
         self.cut = cut
 
-    def apply(self, pairs: CallPairs, d: Tensor) -> Tensor:
-        """A d + R^T (D D^T)^+ D d."""
-        changes, residuals, inverse = self._fit(pairs)
-        standard = d.double() * reciprocal(pairs.d_scale.double())
-        coordinates = torch.einsum("qrn,prn->prq", changes, standard)
-        coordinates = torch.einsum("rqs,prs->prq", inverse, coordinates)
-        return self.prior.apply(pairs, d) + torch.einsum("qrm,prq->prm", residuals, coordinates).to(d.dtype)
+    def at(self, rows: CallPairs) -> SecantAt:
+        """A, corrected by the probes of these rows."""
+        return SecantAt(rows, self.prior.at(rows), self.cut)
 
-    def vjp(self, pairs: CallPairs, cotangent: Tensor) -> Tensor:
-        """A^T v + D^T (D D^T)^+ R v."""
-        changes, residuals, inverse = self._fit(pairs)
-        slopes = torch.einsum("qrm,rm->rq", residuals, cotangent.double())
-        slopes = torch.einsum("rqs,rs->rq", inverse, slopes)
-        correction = torch.einsum("qrn,rq->rn", changes, slopes) * reciprocal(pairs.d_scale.double())
-        return self.prior.vjp(pairs, cotangent) + correction.to(cotangent.dtype)
+    def at_each(self, calls: Sequence[CallPairs]) -> list[Linearised]:
+        """As `at`, with A at all calls at once."""
+        priors = self.prior.at_each(calls)
+        return [SecantAt(rows, prior, self.cut) for rows, prior in zip(calls, priors, strict=True)]
 
-    def predict(self, pairs: CallPairs) -> Tensor:
+    def expect(self, rows: CallPairs) -> Tensor | None:
         """Predict each probe from the others of its call and row; a single one from the prior."""
-        # Nothing is kept that could have been learned before: the one probe is left out instead.
-        changes, expected, residuals = self._residuals(pairs)
-        gram = _gram(changes)
-        predicted = []
-        for probe in range(len(changes)):
-            others = [other for other in range(len(changes)) if other != probe]
-            inverse = self._inverse(gram[:, others][:, :, others])
-            coordinates = torch.einsum("rqs,rs->rq", inverse, gram[:, others, probe])
-            predicted.append(expected[probe] + torch.einsum("qrm,rq->rm", residuals[others], coordinates))
-        lengths = (pairs.d * reciprocal(pairs.d_scale)).norm(dim=-1, keepdim=True)
-        return torch.stack(predicted).to(pairs.d.dtype) * lengths if predicted else expected
-
-    def observe(self, pairs: CallPairs) -> None:
-        """Let the prior learn; nothing else is kept between steps."""
-        self.prior.observe(pairs)
+        return self.at(rows).left_out() if len(rows.d) else self.prior.expect(rows)
 
     def state_dict(self) -> dict[str, Any]:
         """The prior's state."""
@@ -76,26 +60,76 @@ class SecantTangent(Tangent):
         """Load the prior's state."""
         self.prior.load_state_dict(state["prior"])
 
-    def _fit(self, pairs: CallPairs) -> tuple[Tensor, Tensor, Tensor]:
-        """D `(probes, rows, size_in)`, R `(probes, rows, size_out)`, (D D^T)^+ `(rows, probes, probes)`."""
-        changes, _, residuals = self._residuals(pairs)
-        return changes, residuals, self._inverse(_gram(changes))
-
-    def _residuals(self, pairs: CallPairs) -> tuple[Tensor, Tensor, Tensor]:
-        """Changes in standard units, what the prior says to them and what it leaves; zero where not valid."""
-        changes, responses = pairs.unit()
-        expected = self.prior.apply(pairs, changes)
-        residuals = torch.where(pairs.valid[..., None], responses - expected, 0.0)
-        standard = changes.double() * reciprocal(pairs.d_scale.double())
-        return standard, expected, residuals.double()
-
-    def _inverse(self, gram: Tensor) -> Tensor:
-        # squares of singular values
-        return torch.linalg.pinv(gram, rtol=self.cut**2, hermitian=True)
-
     def __repr__(self) -> str:
         """The prior."""
         return f"SecantTangent({self.prior!r})"
+
+
+class SecantAt(Behind):
+    """What the probes of a call's rows say of J, beside a prior.
+
+    Args:
+        rows: the rows of the call.
+        prior: A at these rows.
+        cut: see `SecantTangent`.
+    """
+
+    def __init__(self, rows: CallPairs, prior: Linearised, cut: float) -> None:
+        super().__init__(rows, prior)
+        self._cut = cut
+
+    def push(self, d: Tensor) -> Tensor:
+        """A d + R^T (D D^T)^+ D d."""
+        changes, _, residuals = self._residuals
+        standard = d.double() * reciprocal(self.rows.d_scale.double())
+        coordinates = torch.einsum("qrn,prn->prq", changes, standard)
+        coordinates = torch.einsum("rqs,prs->prq", self._inverse, coordinates)
+        return self.prior.push(d) + torch.einsum("qrm,prq->prm", residuals, coordinates).to(d.dtype)
+
+    def pull(self, v: Tensor) -> Tensor:
+        """A^T v + D^T (D D^T)^+ R v."""
+        changes, _, residuals = self._residuals
+        slopes = torch.einsum("qrm,rm->rq", residuals, v.double())
+        slopes = torch.einsum("rqs,rs->rq", self._inverse, slopes)
+        correction = torch.einsum("qrn,rq->rn", changes, slopes) * reciprocal(self.rows.d_scale.double())
+        return self.prior.pull(v) + correction.to(v.dtype)
+
+    def left_out(self) -> Tensor:
+        """The response to each probe by the others of its row: `(probes, rows, size_out)`."""
+        # Nothing is kept that could have been learned before: the one probe is left out instead.
+        changes, expected, residuals = self._residuals
+        gram = _gram(changes)
+        predicted = []
+        for probe in range(len(changes)):
+            others = [other for other in range(len(changes)) if other != probe]
+            inverse = _inverse(gram[:, others][:, :, others], self._cut)
+            coordinates = torch.einsum("rqs,rs->rq", inverse, gram[:, others, probe])
+            predicted.append(expected[probe] + torch.einsum("qrm,rq->rm", residuals[others], coordinates))
+        rows = self.rows
+        lengths = (rows.d * reciprocal(rows.d_scale)).norm(dim=-1, keepdim=True)
+        return torch.stack(predicted).to(rows.d.dtype) * lengths if predicted else expected
+
+    @cached_property
+    def _residuals(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Changes in standard units, D, what the prior says to them, and what it leaves, R.
+
+        `(probes, rows, size)` each; zero where not valid.
+        """
+        changes, responses = self.rows.unit()
+        expected = self.prior.push(changes)
+        residuals = torch.where(self.rows.valid[..., None], responses - expected, 0.0)
+        standard = changes.double() * reciprocal(self.rows.d_scale.double())
+        return standard, expected, residuals.double()
+
+    @cached_property
+    def _inverse(self) -> Tensor:
+        """(D D^T)^+, `(rows, probes, probes)`."""
+        return _inverse(_gram(self._residuals[0]), self._cut)
+
+
+def _inverse(gram: Tensor, cut: float) -> Tensor:
+    # squares of singular values
+    return torch.linalg.pinv(gram, rtol=cut**2, hermitian=True)
 
 
 def _gram(changes: Tensor) -> Tensor:

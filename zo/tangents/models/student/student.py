@@ -15,6 +15,7 @@ from blackbox.checks import check_choice, check_count, check_positive
 from blackbox.failures import last_cause
 from zo.draws import Key
 from zo.errors import ConfigurationError
+from zo.tangents.linearised import Linearised, Unknown
 from zo.tangents.models.model import RowFunction, pulled_back, pushed_forward
 from zo.tangents.models.network import ASKED, ASKED_FOR
 from zo.tangents.models.student.student_learning import Learner
@@ -178,43 +179,24 @@ class StudentTangent(Tangent):
             )
         return self._learner.values(inputs.flatten(1)).unflatten(1, self._learner.shapes[1])
 
-    def apply(self, pairs: CallPairs, d: Tensor) -> Tensor:
-        """The student's J d."""
-        if not self._knows(pairs):
-            return d.new_zeros(*d.shape[:2], pairs.response.shape[-1])
-        return pushed_forward(self._function(pairs), pairs.z, d)
+    def at(self, rows: CallPairs) -> Linearised:
+        """The student at these rows; nothing is known before it has seen anything."""
+        return _StudentAt(rows, self._learner) if self._knows(rows) else Unknown(rows)
 
-    def vjp(self, pairs: CallPairs, cotangent: Tensor) -> Tensor:
-        """The student's J^T v."""
-        if not self._knows(pairs):
-            return torch.zeros_like(pairs.z)
-        return pulled_back(self._function(pairs), pairs.z, cotangent)
-
-    def response(self, pairs: CallPairs, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
-        """What the outputs change by as the student has them; zero before it has seen anything."""
-        if not self._knows(pairs):
-            return z.new_zeros(len(z), pairs.response.shape[-1])
-        function = self._function(pairs)
-        with torch.no_grad():
-            before = function(pairs.z)
-        return function(z) - before
-
-    @torch.no_grad()
-    def predict_values(self, pairs: CallPairs) -> Tensor | None:
-        """The student's outputs, of labels its probabilities; None before it has seen anything."""
-        return self._learner.values(pairs.z) if self._knows(pairs) else None
-
-    def see(self, pairs: CallPairs) -> None:
+    def see(self, rows: CallPairs) -> None:
         """Keep what the base and the probes asked, and the answers."""
-        self._knows(pairs)
-        base, probes = pairs.alive, pairs.valid
+        self._knows(rows)
+        base, probes = rows.alive, rows.valid
         self._learner.take(
-            torch.cat([pairs.z[base], (pairs.z + pairs.d)[probes]]),
-            torch.cat([pairs.y[base], (pairs.y + pairs.response)[probes]]),
+            torch.cat([rows.z[base], (rows.z + rows.d)[probes]]),
+            torch.cat([rows.y[base], (rows.y + rows.response)[probes]]),
         )
 
-    def observe(self, pairs: CallPairs) -> None:
-        """Learn from the window; what the pairs show, `see` has seen."""
+    def learn(self, steps: int | None = None) -> None:
+        """Learn from the window: so many steps, or those of a step of training."""
+        if steps is not None:
+            self._learner.learn(steps)
+            return
         if self._learner.window.seen:
             self._learner.learn(self.steps_per_step * (ASKED if self._longer else 1))
         self._longer = self._longer and self._longer - 1
@@ -225,10 +207,6 @@ class StudentTangent(Tangent):
             return None
         self._longer = ASKED_FOR
         return f"{self!r} takes four times as many steps of learning for {ASKED_FOR} steps"
-
-    def learn(self, steps: int | None = None) -> None:
-        """Learn from the window: so many steps, or those of a step of training."""
-        self._learner.learn(self.steps_per_step if steps is None else steps)
 
     def keep_within(self, most_bytes: int) -> None:
         """Have a smaller window, or a larger one, unless rows are in it."""
@@ -269,19 +247,49 @@ class StudentTangent(Tangent):
         given = [answers] if isinstance(answers, Tensor) else list(answers)
         return [array for spec, array in zip(box.outputs, given, strict=True) if spec.differentiable]
 
-    def _knows(self, pairs: CallPairs) -> bool:
+    def _knows(self, rows: CallPairs) -> bool:
         """Whether it has seen anything; a box that it does not suit is refused."""
-        self._bind(*([spec.shape for spec in specs] for specs in (pairs.inputs, pairs.outputs)))
+        self._bind(*([spec.shape for spec in specs] for specs in (rows.inputs, rows.outputs)))
         return self._learner.window.seen > 0
-
-    def _function(self, pairs: CallPairs) -> RowFunction:
-        """Whose derivative stands for the box's, of z."""
-        known = len(pairs.y) == len(pairs.z)  # of listed pairs only the changes are
-        return partial(self._learner.around, pairs.y) if known else self._learner.values
 
     def __repr__(self) -> str:
         """The network's class, and the loss."""
         return f"StudentTangent({type(self.network).__name__}, loss={self.loss!r})"
+
+
+class _StudentAt(Linearised):
+    """A student at the rows of a call; of labels its values are probabilities."""
+
+    def __init__(self, rows: CallPairs, learner: Learner) -> None:
+        super().__init__(rows)
+        self._learner = learner
+
+    @property
+    def values(self) -> Tensor:
+        """The student's outputs."""
+        with torch.no_grad():
+            return self._learner.values(self.rows.z)
+
+    def push(self, d: Tensor) -> Tensor:
+        """The student's J d."""
+        return pushed_forward(self._function, self.rows.z, d)
+
+    def pull(self, v: Tensor) -> Tensor:
+        """The student's J^T v."""
+        return pulled_back(self._function, self.rows.z, v)
+
+    def to(self, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
+        """What the outputs change by as the student has them."""
+        with torch.no_grad():
+            before = self._function(self.rows.z)
+        return self._function(z) - before
+
+    @property
+    def _function(self) -> RowFunction:
+        """Whose derivative stands for the box's, of z."""
+        rows = self.rows
+        answered = len(rows.y) == len(rows.z)  # of listed pairs only the changes are
+        return partial(self._learner.around, rows.y) if answered else self._learner.values
 
 
 def _network_shape(shapes: Sequence[Shape]) -> Shape:

@@ -1,0 +1,33 @@
+"""`TangentCounts`: what a `TangentGradient` has spent and seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class TangentCounts:
+    """What a `TangentGradient` has spent and seen.
+
+    Attributes:
+        steps: calls of `backward`, each with one base evaluation.
+        queries: perturbed objectives: probes, and the checks along the gradient.
+        rows: rows asked of the boxes, those of base and checks included.
+        dropped: rows of probes, in a call, whose pairs were left out because they failed.
+        checks: queries along the gradient (see `TrustPolicy.check_every`).
+        failed_checks: of those, how many showed nothing, since too many rows failed, or
+            the boxes are noisy or constant in pieces.
+        lost: rows of the batch that were left out because their loss was not finite.
+        replays: calls of `replay`, which run no box.
+        clipped: gradients, of both, that were shortened.
+    """
+
+    steps: int = 0
+    queries: int = 0
+    rows: int = 0
+    dropped: int = 0
+    checks: int = 0
+    failed_checks: int = 0
+    lost: int = 0
+    replays: int = 0
+    clipped: int = 0

@@ -1,0 +1,154 @@
+"""`Replays`: further gradients on what steps recorded, for no row: which windows, how many, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from blackbox import BlackBoxFunction
+from blackbox.notices import Notices
+from zo.draws import Key
+from zo.evaluators.evaluator import Step
+from zo.tangents import checks
+from zo.tangents.assumptions.order import refuse_rows_by_place
+from zo.tangents.playback.anchored import anchored
+from zo.tangents.record.window import Window, plain, window_of
+from zo.tangents.replay.windows import Windows, unreadable
+from zo.tangents.stand_ins import StandIns
+
+# decision 87:
+NOWHERE = 10.0  # relative error of the last answers' predictions, beyond which nothing is replayed
+
+
+class Replays:
+    """Windows are kept once somebody asks how many replays may follow; until then the newest alone.
+
+    Args:
+        boxes: the boxes that the objective calls.
+        stand_ins: what stands for them.
+        replays: how many may follow each step; None for as many as are trusted.
+        max_age: windows kept, see `Windows`.
+        notices: what was said so far.
+
+    Attributes:
+        windows: those that are kept.
+        kept: whether they are.
+    """
+
+    def __init__(
+        self,
+        boxes: Sequence[BlackBoxFunction],
+        stand_ins: StandIns,
+        replays: int | None,
+        max_age: int | None,
+        notices: Notices,
+    ) -> None:
+        self._boxes, self._stand_ins = boxes, stand_ins
+        self.windows = Windows(replays, max_age, notices)
+        self.kept = False
+        self._newest: Window | None = None  # until they are
+        self._looks: dict[str, tuple[int, int]] = {}  # by forms of windows, see `_refuse_rows_by_place`
+
+    def add(self, window: Window) -> None:
+        """Take in what a step recorded."""
+        window = replace(window, calls=tuple(call.plain() for call in window.calls))
+        if self.kept:
+            self.windows.add(window)
+        else:
+            self._newest = window
+
+    def allowed(self) -> int:
+        """How many replays may follow the last step; from now on windows are kept."""
+        if not self.kept:
+            self.kept = True
+            if self._newest is not None:
+                self.windows.add(self._newest)
+                self._newest = None
+        error = self._stand_ins.error
+        lost = error is not None and not error <= NOWHERE  # or NaN
+        unasked = self.windows.replays is None
+        return 0 if unasked and (lost or not self._stand_ins.replayed) else self.windows.trusted()
+
+    def draw(self, rows: int | None, key: Key) -> Window:
+        """Rows of the windows that are kept, see `Windows.draw`."""
+        return self.windows.draw(rows, key)
+
+    def gradient(self, step: Step, drawn: Window, replays: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Losses and gradient on rows that were drawn, at the weights as they are.
+
+        Args:
+            step: the step, with their batch.
+            drawn: the rows.
+            replays: how many replays there were so far.
+
+        Returns:
+            The losses of rows that survived when they were recorded, and the gradient of their mean.
+
+        Raises:
+            TangentError, ObjectiveError: see `TangentGradient.replay`.
+        """
+        step.parameters.refuse_replaced(step.network)
+        self._refuse_rows_by_place(step, drawn, replays)
+        try:
+            losses, gradients = anchored(step, self._boxes, self._stand_ins.tangents, drawn)
+        except Exception as error:
+            checks.refuse_fixed_rows(error, step.rows, len(self.windows.last.survived))
+            raise
+        losses = losses[drawn.survived]
+        self.windows.replayed(losses, drawn.losses[drawn.survived])
+        return losses, gradients
+
+    def metrics(self) -> dict[str, float]:
+        """How many may follow, how many windows there are, and their bytes; empty where none are kept."""
+        if not self.kept:
+            return {}
+        return {
+            "tangent_replays": self.allowed(),
+            "tangent_windows": len(self.windows),
+            "tangent_window_bytes": self.windows.size(),
+        }
+
+    def state_dict(self, steps: int) -> dict[str, Any]:
+        """The windows; until they are kept that of the first step, for a run that asks later begins with it.
+
+        Args:
+            steps: how many there were.
+        """
+        newest = self._newest
+        unkept = newest is None or steps > 1 or any(unreadable(newest.batch))
+        return {
+            "windows": self.windows.state_dict() if self.kept else None,
+            "newest": None if unkept or newest is None else plain(newest),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        newest = state.get("newest")
+        self._newest = None if newest is None else window_of(newest)
+        self.kept = state["windows"] is not None
+        if self.kept:
+            self.windows.load_state_dict(state["windows"])
+
+    def keep_within(self, most_bytes: int) -> None:
+        """Have windows take at most so many bytes."""
+        self.windows.most_bytes = most_bytes
+
+    def _refuse_rows_by_place(self, step: Step, drawn: Window, replays: int) -> None:
+        """See whether rows may be drawn: behind 0, 1, 2, 4, 8, ... replays.
+
+        Weights that begin at zero show nothing at first. The last batch is looked at, or what was drawn where
+        it has a single row.
+        """
+        form = repr(drawn.form)
+        due, looks = self._looks.get(form, (0, 0))
+        if replays < due:
+            return
+        last = self.windows.last
+        window = last if len(last.survived) > 1 else drawn
+        if len(window.survived) > 1:
+            looked = replace(step, batch=window.batch, rows=len(window.survived))
+            refuse_rows_by_place(looked, self._boxes, window, looks)
+            self._looks[form] = max(1, 2 * replays), looks + 1

@@ -1,0 +1,273 @@
+"""`Settings`: what a `TangentGradient` is made with; `Probing`, how probes are: checked once, frozen."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch import nn
+
+from blackbox import BlackBoxFunction
+from blackbox.checks import check_choice, check_count, check_fraction, check_number, check_positive, nearest
+from blackbox.group import BoxGroup
+from blackbox.notices import warn
+from blackbox.spec import none_differentiable
+from zo.errors import ConfigurationError
+from zo.estimators.estimator import check_mu
+from zo.evaluators.evaluator import Evaluator
+from zo.evaluators.loop import Loop
+from zo.evaluators.stacked import Stacked
+from zo.objective import Closed, Objective, as_objective
+from zo.parameters import Choice, Parameters
+from zo.tangents.models.automatic import AutoTangent
+from zo.tangents.tangent import Tangent
+
+MAX_ROWS = 3.5  # what a step may cost where the user has not said so, in multiples of the base's rows
+
+
+@dataclass(frozen=True)
+class Probing:
+    """How probes are made and evaluated, and how many there are to begin with: see `ProbedGradient`.
+
+    Attributes:
+        probes: the number while there is trust; None for what the tangents need.
+        mu: the standard deviation by which a probe moves each weight.
+        evaluator: what evaluates base and probes.
+        chunk: how many of base and probes run together; None for all.
+        max_dropped: the fraction of a step's pairs that may fail.
+
+    Raises:
+        ConfigurationError: a value out of its range.
+    """
+
+    probes: int | None = None
+    mu: float = 1e-3
+    evaluator: Stacked | Loop = Stacked()  # noqa: RUF009 - without a state
+    chunk: int | None = None
+    max_dropped: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Refuse values out of their range."""
+        check_mu("ProbedGradient", self.mu)
+        if self.chunk is not None:
+            check_count("ProbedGradient", "chunk", self.chunk)
+        check_fraction("ProbedGradient", "max_dropped", self.max_dropped)
+
+    @classmethod
+    def of_before(cls, arguments: Mapping[str, Any], known: Iterable[str]) -> Probing:
+        """What was given to a `TangentGradient` itself, as in 0.3: passed on, with a word.
+
+        Args:
+            arguments: what was given, by name.
+            known: the names of what may be.
+
+        Raises:
+            ConfigurationError: there is another argument.
+
+        Warns:
+            DeprecationWarning: there is one.
+        """
+        names = [field.name for field in fields(cls)]
+        for name in arguments:
+            if name not in names:
+                raise ConfigurationError(
+                    f"TangentGradient: expected one of its arguments, got {name!r}. {nearest(name, known)}"
+                )
+        if arguments:
+            warn(
+                f"TangentGradient: expected {', '.join(arguments)} to be given to zo.ProbedGradient, which "
+                "has what probes need. They are passed on, for now.",
+                DeprecationWarning,
+            )
+        return cls.of(**arguments)
+
+    @classmethod
+    def of(
+        cls,
+        probes: int | None = None,
+        mu: float = 1e-3,
+        evaluator: str | Evaluator = "stacked",
+        chunk: int | None = None,
+        max_dropped: float = 0.5,
+    ) -> Probing:
+        """All of it, as a user gives it: an evaluator's name stands for it."""
+        return cls(probes, mu, _evaluator(evaluator), chunk, max_dropped)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a `TangentGradient` is made with, see there.
+
+    Attributes:
+        network: the network.
+        objective: the objective.
+        boxes: the boxes, those of a host one by one.
+        tangents: a tangent of its own for each.
+        parameters: those that are trained.
+        probing: how probes are made.
+        probes: how many there are to begin with.
+        max_rows: what a step may cost, in multiples of the base's rows.
+    """
+
+    network: nn.Module
+    objective: Objective
+    boxes: tuple[BlackBoxFunction, ...]
+    tangents: tuple[Tangent, ...]
+    parameters: Parameters
+    probing: Probing
+    probes: int
+    max_rows: float
+
+    @classmethod
+    def checked(
+        cls,
+        network: nn.Module,
+        objective: Objective,
+        boxes: Sequence[BlackBoxFunction | BoxGroup],
+        tangent: Tangent | Sequence[Tangent] | None,
+        parameters: Choice | Iterable[Choice] | None,
+        seed: int,
+        probing: Probing,
+        max_rows: float | None,
+    ) -> Settings:
+        """All of it, as a user gives it.
+
+        Raises:
+            ConfigurationError, ParameterError: a value is out of range.
+        """
+        objective, single = _objective(objective), _boxes(boxes)
+        tangents = _tangents(tangent, single, seed)
+        probes = _probes(probing.probes, tangents)
+        chosen = Parameters(network, parameters)
+        _refuse_frozen(chosen)
+        return cls(network, objective, single, tangents, chosen, probing, probes, _max_rows(max_rows, probes))
+
+
+def check_numbers(
+    replays: int | None, max_age: int | None, clip: float | None, excite: float | None, steps: int | None
+) -> None:
+    """Refuse numbers out of their range; None is in each.
+
+    Raises:
+        ConfigurationError: one is.
+    """
+    who = "TangentGradient"
+    if replays is not None:
+        check_count(who, "replays", replays, least=0)
+    for name, count in (("max_age", max_age), ("steps", steps)):
+        if count is not None:
+            check_count(who, name, count)
+    if clip is not None:
+        check_number(who, "clip", clip, least=1.0, mend="None is for no bound.")
+    if excite is not None:
+        check_number(who, "excite", excite, least=0.0, mend="0 is for no dither.")
+
+
+def _evaluator(evaluator: str | Evaluator) -> Stacked | Loop:
+    """What evaluates base and probes; refuses what cannot show the calls of boxes."""
+    if isinstance(evaluator, Stacked | Loop):
+        return evaluator
+    if isinstance(evaluator, Evaluator):
+        raise ConfigurationError(
+            f"ProbedGradient, evaluator: expected 'stacked' or 'loop', zo.evaluators.Stacked() or Loop(), "
+            f"got {evaluator!r}, which shows no calls of boxes. Take one of these two."
+        )
+    check_choice("ProbedGradient", "evaluator", evaluator, ("stacked", "loop"))
+    return Stacked() if evaluator == "stacked" else Loop()
+
+
+def _probes(probes: int | None, tangents: Sequence[Tangent]) -> int:
+    """How many probes there are; refuses none for tangents that have nothing else to learn from."""
+    if probes is None:
+        return 0 if all(tangent.learns_from_values or not tangent.learns for tangent in tangents) else 2
+    if probes == 0 and type(probes) is int:
+        for tangent in tangents:
+            if tangent.learns and not tangent.learns_from_values:
+                raise ConfigurationError(
+                    f"ProbedGradient, probes: expected at least 1 for {tangent!r}, which learns from "
+                    "changes, got 0. Only tangents that learn from values, as StudentTangent, do without, or "
+                    "that do not learn."
+                )
+    else:
+        check_count("ProbedGradient", "probes", probes)
+    return probes
+
+
+def _max_rows(max_rows: float | None, probes: int) -> float:
+    """The budget of a step in multiples of the base's rows; None for the usual one, or what probes take."""
+    if max_rows is None:
+        return max(MAX_ROWS, 1.0 + probes)
+    check_positive("TangentGradient", "max_rows", max_rows)
+    if max_rows < 1 + probes:
+        raise ConfigurationError(
+            f"TangentGradient, max_rows: expected at least {1 + probes} times the rows of a first-order "
+            f"step, as the base and probes={probes} take, got {max_rows!r}. Allow more, or take fewer probes."
+        )
+    return float(max_rows)
+
+
+def _objective(objective: Objective) -> Objective:
+    """The objective; refuses a closure."""
+    checked = as_objective(objective)
+    if isinstance(checked, Closed):
+        raise ConfigurationError(
+            "TangentGradient, objective: expected objective(network, batch), got a closure without "
+            "arguments, which has no rows to distinguish. Give it both."
+        )
+    return checked
+
+
+def _boxes(boxes: Sequence[BlackBoxFunction | BoxGroup]) -> tuple[BlackBoxFunction, ...]:
+    """The boxes, those of a host in its place; refuses what has no derivative to model, or is named twice."""
+    if not isinstance(boxes, Sequence) or not boxes:
+        raise ConfigurationError(
+            f"TangentGradient, boxes: expected a list of black boxes, got {boxes!r}. Write boxes=[solver]."
+        )
+    single = [[*box.named_boxes.values()] if isinstance(box, BoxGroup) else [box] for box in boxes]
+    boxes = [box for group in single for box in group]
+    for box in boxes:
+        if not isinstance(box, BlackBoxFunction):
+            raise ConfigurationError(
+                f"TangentGradient, boxes: expected BlackBoxFunctions, got {type(box).__name__}. "
+                "Make it a subclass of BlackBoxFunction first."
+            )
+        for kind, specs in (("input", box.inputs), ("output", box.outputs)):
+            if not any(spec.differentiable for spec in specs):
+                raise ConfigurationError(
+                    f"TangentGradient, boxes, {box!r}: {none_differentiable(kind, specs)}"
+                )
+    if len({id(box) for box in boxes}) < len(boxes):
+        raise ConfigurationError(
+            f"TangentGradient, boxes: expected different boxes, got {list(boxes)!r}. Name each once."
+        )
+    return tuple(boxes)
+
+
+def _tangents(
+    tangent: Tangent | Sequence[Tangent] | None, boxes: Sequence[BlackBoxFunction], seed: int
+) -> tuple[Tangent, ...]:
+    """A copy for each box: what they learn is their own. None for a choice by the box's specs."""
+    if tangent is None:
+        return tuple(AutoTangent(box, seed) for box in boxes)
+    entries = [tangent] * len(boxes) if isinstance(tangent, Tangent) else list(tangent)
+    if len(entries) != len(boxes) or not all(isinstance(entry, Tangent) for entry in entries):
+        raise ConfigurationError(
+            f"TangentGradient, tangent: expected a Tangent, or one for each of {len(boxes)} boxes, got "
+            f"{tangent!r}. Such as zo.GridTangent()."
+        )
+    tangents = tuple(copy.deepcopy(entry) for entry in entries)
+    for copied, box in zip(tangents, boxes, strict=True):
+        copied.check_box(box)
+    return tangents
+
+
+def _refuse_frozen(parameters: Parameters) -> None:
+    """Refuse frozen parameters, that autograd would leave out."""
+    for name, tensor in zip(parameters.names, parameters.tensors, strict=True):
+        if not tensor.requires_grad:
+            raise ConfigurationError(
+                f"TangentGradient, parameters: expected those that require a gradient, got {name!r}, which "
+                "does not. Leave it out, or set requires_grad=True."
+            )
