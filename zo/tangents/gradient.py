@@ -23,6 +23,7 @@ from zo.draws import Key
 from zo.errors import ConfigurationError, TangentError
 from zo.estimators.estimator import check_mu
 from zo.evaluators.evaluator import Evaluator, Step
+from zo.evaluators.loop import Loop
 from zo.evaluators.stacked import Stacked
 from zo.evaluators.state import Snapshot
 from zo.execution.ranks import Ranks, fingerprint
@@ -272,6 +273,7 @@ class TangentGradient:
         self._replays = False  # whether windows are kept
         self._looks: dict[str, tuple[int, int]] = {}  # by forms of windows, see `_refuse_rows_by_place`
         self._rows = 0  # of the last step
+        self._apart = False
 
     def backward(self, batch: Batch) -> Tensor:
         """Add this step's gradient to `.grad`, as autograd would.
@@ -315,6 +317,7 @@ class TangentGradient:
                         seen = record(
                             step, self.boxes, self.evaluator, probes, self.mu, key, ranks, self._chunk, dither
                         )
+                        self._take_apart(seen.apart)
                     else:
                         live = Live(step, self.boxes, self.tangents, dither)
                         seen = live.seen
@@ -603,6 +606,7 @@ class TangentGradient:
             "newest": self._first_window(),
             "error": self.trust_of_step,
             "room": self._room,
+            "apart": self._apart,
         }
 
     def _first_window(self) -> dict[str, Any] | None:
@@ -638,6 +642,7 @@ class TangentGradient:
         for tangent in self.tangents:
             tangent.brought = False
         self.trust_of_step = state.get("error")
+        self._take_apart(state.get("apart", False))
         newest = state.get("newest")
         self._newest = None if newest is None else window_of(newest)
         self._replays = state["windows"] is not None
@@ -660,6 +665,11 @@ class TangentGradient:
             f"probes={self.watch.probes}, mu={self.mu:g}, max_rows={self.watch.max_rows:g}, "
             f"evaluator={type(self.evaluator).__name__.lower()!r})"
         )
+
+    def _take_apart(self, apart: bool) -> None:
+        """Evaluate variants one after another from here on, where they could not be stacked."""
+        if apart:
+            self._apart, self.evaluator = True, Loop()
 
     def _keep_within(self, of_rows: int, of_windows: int) -> None:
         """Have rows to learn from, and windows, take at most so many bytes, wherever a run goes on."""
