@@ -40,7 +40,7 @@ from zo.tangents.evidence.predictions import predict_and_learn, relative_error
 from zo.tangents.excitation.dither import Excitation
 from zo.tangents.excitation.spread import spread_of_weights
 from zo.tangents.models.rows import MOST_BYTES
-from zo.tangents.playback.anchored import anchored
+from zo.tangents.playback.anchored import anchored, undithered
 from zo.tangents.playback.playback import Live, refuse_unseen_weights, replay
 from zo.tangents.playback.way_back import refuse_autocast
 from zo.tangents.record.pairs import CallPairs
@@ -355,18 +355,20 @@ class TangentGradient:
                             of = Taken(step, self.boxes, self.tangents, window, pairs, gradients, before)
                             meeting.message = checked(of, self.watch)
             check: Check = meeting.messages[0]
+            if dither and self.watch.checks(number):
+                with alone(ranks):
+                    without = undithered(step, self.boxes, self.tangents, window, before)
+                self._excitation.saw_losses(loss, without)
             share = self.watch.share(check)
             taken = gradients if share == 1.0 else [share * gradient for gradient in gradients]
             self._clipping.remember(taken)
             self._notices.say(self._clipping.of_sizes(number))
             self._add(taken)
             refused: list[str] = []
+            spread = partial(spread_of_weights, replace(step, batch=kept), self.boxes, calls, survived)
             if self.watch.terms.guesses:
-                of = replace(step, batch=kept), self.boxes, calls, survived
                 with alone(ranks):
-                    refused = self._excitation.saw(
-                        calls, pairs, dither, reached, survived, partial(spread_of_weights, *of)
-                    )
+                    refused = self._excitation.saw(calls, pairs, dither, reached, survived, spread)
             window = replace(window, calls=tuple(call.plain() for call in window.calls))
             if self._replays:
                 self._windows.add(window)
@@ -398,7 +400,9 @@ class TangentGradient:
             flat = check.flat if check.flat is not None or not probes else flat_share(pairs)
             if flat is not None and zero:
                 flat = None  # `zero_notice` says more of it
-            self.watch.saw(number, self.trust_of_step, replace(check, flat=flat), self._improve)
+            check, excite = replace(check, flat=flat), partial(self._excitation.anew, spread)
+            with alone(ranks):
+                self.watch.saw(number, self.trust_of_step, check, self._improve, excite)
             return loss
 
     def replays(self) -> int:
@@ -567,10 +571,11 @@ class TangentGradient:
             (`tangent_agreement_of_rows`) and the error of the responses along it (`tangent_missed`), where
             they are known, and the rows asked of the boxes (`tangent_rows`); and
             the probes of the next (`tangent_probes`), and 1 where trust is lost, else 0
-            (`tangent_distrusted`). Where inputs are dithered, the response to that as a share of how much
-            the outputs change (`tangent_excitation`). Where there are replays, how many may follow
-            (`tangent_replays`), how many windows are kept (`tangent_windows`), and the bytes that they take
-            (`tangent_window_bytes`).
+            (`tangent_distrusted`). Where inputs are dithered, the response to that as a share of how much the
+            outputs change (`tangent_excitation`), and what it did to the loss of the last step that was
+            checked, as a share of that, so far as the tangents know (`tangent_excitation_loss`). Where there
+            are replays, how many may follow (`tangent_replays`), how many windows are kept
+            (`tangent_windows`), and the bytes that they take (`tangent_window_bytes`).
         """
         by_name: dict[str, float | None] = dict(asdict(self.counts))
         error, values = self.trust_of_step, any(tangent.learns_from_values for tangent in self.tangents)
@@ -581,6 +586,7 @@ class TangentGradient:
         by_name |= {f"tangent_error_call_{call}": error for call, error in enumerate(self.trust, start=1)}
         by_name |= {"tangent_rows": self._rows, "tangent_probes": self.watch.probes}
         by_name |= {"tangent_distrusted": self.watch.lost, "tangent_excitation": self._excitation.response}
+        by_name |= {"tangent_excitation_loss": self._excitation.in_loss}
         if self._replays:
             by_name |= {
                 "tangent_replays": self.replays(),
