@@ -260,7 +260,8 @@ class Excitation:
         """
         state, specs = self._state[place], self._boxes[place].inputs
         units: dict[int, Tensor] = {}
-        of_step = len(state.runs) if len(state.runs.unique()) > 1 else 0  # of one row nothing is known
+        # decision 128; of a step of one row nothing is known
+        of_step = len(state.runs) if len(state.runs.unique()) > 1 else 0
         same = {which: constant(state.rows[which][-of_step:]) for which in candidates}
         for which, numbers in same.items():
             by_weights = spread((place, which), numbers) if bool(numbers.any()) else None
