@@ -295,5 +295,20 @@ BENCHMARKS: dict[str, Benchmark] = {
             "15 minutes",
             results={"closure.json": SMALL},
         ),
+        Benchmark(
+            "exchange",
+            "docs/tutorials/inside_a_code.md: what it costs that a program asks for its network",
+            "exchange:main",
+            "a minute",
+            results={"exchange.json": SMALL},
+        ),
+        Benchmark(
+            "lorenz96",
+            "examples/lorenz96: ways to train a closure, their errors and climate",
+            "lorenz96:main",
+            "40 minutes",
+            seeds=3,
+            results={"lorenz96.json": SMALL},
+        ),
     )
 }

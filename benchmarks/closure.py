@@ -94,11 +94,13 @@ def truth(kind: str) -> Tensor:
     for step in range(5000 + SPACING * 10):
         if step >= 5000 and step % 10 == 0:
             kept.append(both[0].copy())
-        both = _runge_kutta(both, 0.001)
+        both = runge_kutta(both, 0.001)
     return torch.tensor(np.stack(kept, axis=1), dtype=torch.float32)
 
 
-def _runge_kutta(both: list[NDArray[Any]], dt: float) -> list[NDArray[Any]]:
+def runge_kutta(both: list[NDArray[Any]], dt: float) -> list[NDArray[Any]]:
+    """A step of slow and fast cells, `(runs, cells)` and `(runs, cells * FAST)`."""
+
     def moved(by: float, rates: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         return [x + by * rate for x, rate in zip(both, rates, strict=True)]
 

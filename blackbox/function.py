@@ -263,8 +263,8 @@ class BlackBoxFunction(ABC):
         if not self.ledger.has_answered and all(isinstance(error, OutputError) for error in errors):
             where = whereabouts(self.inputs, inputs, 0, 0, ())
             raise OutputError(
-                f"{errors[0]} That was {where} of {counted(count, 'row')}. No row has had the declared lengths "
-                "yet; where runs end early, as a failed row does, begin with inputs of which one does not."
+                f"{errors[0]} That was {where} of {counted(count, 'row')}. No row has had the declared "
+                "lengths yet; where runs end early, begin with inputs of which one does not."
             ) from errors[0]
 
     def _count_failed(self, run: Tensor, outcome: Outcome, inputs: tuple[Tensor, ...]) -> None:

@@ -212,6 +212,100 @@ def test_the_objective_is_what_the_user_wrote_up_to_what_the_tangent_does_not_kn
     assert 0 < abs(loss - plainly) < 0.002 * plainly
 
 
+def test_what_a_dither_does_to_the_loss_is_told():
+    """Beside a linear box whose tangent knows it, nothing; of one whose tangent is wrong, what it leaves."""
+    box = plant_box()
+    gradient = zo.TangentGradient(policy(), closed_loop(box), boxes=[box], seed=0)
+    optimizer, told = torch.optim.Adam(gradient.network.parameters(), 3e-3), []
+    for step in range(26):
+        optimizer.zero_grad()
+        gradient.backward(batch(step))
+        optimizer.step()
+        told.append(gradient.metrics().get("tangent_excitation_loss"))
+    assert told[0] is None  # nothing was dithered yet
+    assert 0 < abs(told[-1]) < 0.02  # corrected, but for what the tangent did not know before the step
+
+
+def test_what_a_dither_does_to_the_loss_is_that_of_the_box_where_the_tangent_is_the_box():
+    """A dither that stays in the loss, as of a box that cannot be set, changes it by what the box says."""
+    network, box = policy(), plant_box()
+    box.settable = False  # so nothing is taken from its answers
+    gradient = zo.TangentGradient(network, closed_loop(box), boxes=[box], seed=0, excite=0.5)
+    with torch.no_grad():
+        for step in range(25):
+            loss = gradient.backward(batch(step))
+    told = gradient.metrics()["tangent_excitation_loss"]
+    with torch.no_grad():
+        without = closed_loop(plant)(network, batch(24)).mean()
+    assert told == pytest.approx(float((loss - without) / without), rel=0.05, abs=1e-3)
+    assert abs(told) > 0.01
+
+
+class Prompt(nn.Module):
+    """One prompt for all rows, in front of a model behind an API."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.numbers = nn.Parameter(torch.zeros(size).double())
+
+    def forward(self, rows):
+        return self.numbers.expand(rows, -1)
+
+
+def prompted(size, seed, texts=16, classes=4):
+    """An API's box, its function, and batches."""
+    torch.manual_seed(seed)
+    layers = nn.Linear(size + texts, 32), nn.Tanh(), nn.Linear(32, classes), nn.Softmax(-1)
+    api, true = nn.Sequential(*layers).double().requires_grad_(False), torch.randn(texts, classes).double()
+    inputs = ArraySpec("prompt", (size,)), ArraySpec("text", (texts,))
+
+    def answer(prompt, text):
+        return api(torch.cat([prompt, text], dim=1))
+
+    def batch(step):
+        text = torch.randn(8, texts, generator=torch.Generator().manual_seed(1000 * seed + step)).double()
+        return text, (text @ true).argmax(1)
+
+    return FromTorch(answer, inputs, (ArraySpec("p", (classes,)),)), answer, batch
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_prompt_of_all_rows_stays_excited(seed):
+    """From step to step it goes along a line: its other derivatives show by a dither alone."""
+    box, answer, batch = prompted(64, seed)
+    network = Prompt(64)
+
+    def objective(call):
+        return lambda network, b: -call(network(len(b[0])), b[0]).gather(1, b[1][:, None])[:, 0].log()
+
+    gradient = zo.TangentGradient(network, objective(box), boxes=[box], seed=0)
+    optimizer, found = torch.optim.Adam(network.parameters(), 0.05), []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for step in range(50):
+            optimizer.zero_grad()
+            (true,) = torch.autograd.grad(objective(answer)(network, batch(step)).mean(), network.numbers)
+            gradient.backward(batch(step))
+            found.append(float(torch.cosine_similarity(network.numbers.grad, true, dim=0)))
+            optimizer.step()
+    assert sorted(found[25:])[12] > 0.9 and len(caught) <= 3
+    assert gradient.counts.rows < 1.3 * 50 * 8  # no probe
+
+
+def test_excitation_is_the_first_remedy_and_said_to_take_no_rows():
+    box = plant_box()
+    gradient = zo.TangentGradient(policy(), closed_loop(box), boxes=[box], seed=0)
+    gradient.backward(batch(0))
+    kept = gradient.excitation
+    assert kept[0]
+    for state in gradient._excitation._state:  # as if it had gone by unseen
+        state.units = {}
+    asked = gradient._excitation.anew(lambda where, numbers: 1.0)
+    assert asked == [f"a small dither shows the derivative by 'action' of {box!r}"]
+    assert set(gradient.excitation[0]) == set(kept[0])
+    assert gradient._excitation.anew(lambda where, numbers: 1.0) == []  # it is, already
+
+
 @pytest.mark.parametrize("evaluator", ["stacked", "loop"])
 @pytest.mark.parametrize("chunk", [None, 1, 2])
 def test_base_and_probes_see_the_same_dither(evaluator, chunk):

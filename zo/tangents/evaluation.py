@@ -44,6 +44,7 @@ class Evaluation:
 
     Attributes:
         causes: why rows failed, as far as boxes said so.
+        apart: whether variants could not be evaluated together, and were one after another.
         rows: how many rows the boxes were asked for.
         losses: the losses of the base, `(rows,)`.
         recorded: the calls of the boxes, as they were asked.
@@ -64,11 +65,13 @@ class Evaluation:
     ) -> None:
         self._step, self._boxes, self._probing = step, boxes, probing
         self._live: Live | None = None
+        self.apart = False
         with noted() as self.causes:
             if probes or ranks.size > 1 or step.number == 0:
                 recorded: Recorded = record(
                     step, boxes, probing.evaluator, probes, probing.mu, key, ranks, probing.chunk, dither
                 )
+                self.apart = recorded.apart
             else:
                 self._live = Live(step, boxes, dither)
                 recorded = self._live.seen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -22,6 +22,7 @@ from zo.draws import Key
 from zo.errors import ConfigurationError, TangentError
 from zo.evaluators.evaluator import Step
 from zo.evaluators.generators import Turns
+from zo.evaluators.loop import Loop
 from zo.evaluators.state import Snapshot
 from zo.execution.ranks import Ranks, fingerprint
 from zo.failures import survivors
@@ -36,6 +37,7 @@ from zo.tangents.evidence.along_gradient import Taken, checked
 from zo.tangents.excitation.dither import Excitation
 from zo.tangents.excitation.spread import spread_of_weights
 from zo.tangents.outcome import Outcome
+from zo.tangents.playback.anchored import undithered
 from zo.tangents.playback.way_back import refuse_autocast
 from zo.tangents.record.recording import Dither, alone
 from zo.tangents.record.units import Units
@@ -198,6 +200,7 @@ class TangentGradient:
         self._replays = Replays(self.boxes, self._stand_ins, replays, max_age, self._notices)
         self._keep_within(Room.here(shared=self._ranks.size > 1))
         self._rows = 0  # of the last step
+        self._apart = False
 
     @property
     def tangents(self) -> tuple[Tangent, ...]:
@@ -251,6 +254,7 @@ class TangentGradient:
             step, dither = self._step(batch, number), self._excitation.of_step(key, self.tangents)
             with _undone(before):
                 run = Evaluation(step, self.boxes, self.probing, probes, key, ranks, dither)
+                self._take_apart(run.apart)
                 with ranks.meeting(number) as meeting:
                     run.settle(before)
                     whole_numbers = run.first_look(self.watch.may_have_probes)
@@ -268,7 +272,7 @@ class TangentGradient:
             if number == 0:
                 self.watch.note_way_beside(back.beside)
             self._add_share(back.gradients, check)
-            unidentified = self._excite(taken, dither, back.reached)
+            unidentified = self._excite(taken, back.loss, dither, back.reached)
             begun = bool(self._excitation) and not dither  # what nobody knew of is dithered from now on
             self._replays.add(window)
             outcome = Outcome(
@@ -276,7 +280,9 @@ class TangentGradient:
             )
             self._count(outcome, run.rows)
             outcome.say(self._notices, self.watch, self.tangents, self.counts.lost)
-            self.watch.saw(number, self.trust_of_step, outcome.shown, self._stand_ins.improve)
+            excite = partial(self._excitation.anew, self._spread(taken))
+            with alone(ranks):
+                self.watch.saw(number, self.trust_of_step, outcome.shown, self._stand_ins.improve, excite)
             return back.loss
 
     def replays(self) -> int:
@@ -404,10 +410,11 @@ class TangentGradient:
             (`tangent_agreement_of_rows`) and the error of the responses along it (`tangent_missed`), where
             they are known, and the rows asked of the boxes (`tangent_rows`); and
             the probes of the next (`tangent_probes`), and 1 where trust is lost, else 0
-            (`tangent_distrusted`). Where inputs are dithered, the response to that as a share of how much
-            the outputs change (`tangent_excitation`). Where there are replays, how many may follow
-            (`tangent_replays`), how many windows are kept (`tangent_windows`), and the bytes that they take
-            (`tangent_window_bytes`).
+            (`tangent_distrusted`). Where inputs are dithered, the response to that as a share of how much the
+            outputs change (`tangent_excitation`), and what it did to the loss of the last step that was
+            checked, as a share of that, so far as the tangents know (`tangent_excitation_loss`). Where there
+            are replays, how many may follow (`tangent_replays`), how many windows are kept
+            (`tangent_windows`), and the bytes that they take (`tangent_window_bytes`).
         """
         figures: dict[str, float | None] = dict(asdict(self.counts))
         error = self.trust_of_step
@@ -418,6 +425,7 @@ class TangentGradient:
         figures |= {f"tangent_error_call_{call}": error for call, error in enumerate(self.trust, start=1)}
         figures |= {"tangent_rows": self._rows, "tangent_probes": self.watch.probes}
         figures |= {"tangent_distrusted": self.watch.lost, "tangent_excitation": self._excitation.response}
+        figures |= {"tangent_excitation_loss": self._excitation.in_loss}
         figures |= self._replays.metrics()
         return {name: float(value) for name, value in figures.items() if value is not None}
 
@@ -432,6 +440,7 @@ class TangentGradient:
             "clipping": self._clipping.state_dict(),
             "excitation": self._excitation.state_dict(),
             "room": self._room.plain(),
+            "apart": self._apart,
             **self._stand_ins.state_dict(),
             **self._replays.state_dict(self.counts.steps),
         }
@@ -456,6 +465,7 @@ class TangentGradient:
         if "excitation" in state:  # versions before had none
             self._excitation.load_state_dict(state["excitation"])
         self._keep_within(Room(*state["room"]) if "room" in state else Room())
+        self._take_apart(state.get("apart", False))
         self._stand_ins.load_state_dict(state)
         self._replays.load_state_dict(state)
 
@@ -516,15 +526,28 @@ class TangentGradient:
             accumulate(tensor, gradient)
         self._notices.say(self._clipping.of_sums(self.counts.steps, adds_up, tensors[0].grad, clipped))
 
-    def _excite(self, taken: Taken, dither: Dither, reached: set[tuple[int, int]]) -> list[str]:
+    def _excite(self, taken: Taken, loss: Tensor, dither: Dither, reached: set[tuple[int, int]]) -> list[str]:
         """Choose the next dither; inputs that values do not show and that have none, in words."""
         if not self.watch.terms.guesses:
             return []
         window, pairs = taken.window, [at.rows for at in taken.known]
-        recorded = replace(taken.step, batch=window.batch), self.boxes, window.calls, window.survived
-        spread = partial(spread_of_weights, *recorded)
         with alone(self._ranks):
+            if dither and self.watch.checks(taken.step.number):
+                without = undithered(taken.step, self.boxes, self.tangents, window, taken.before)
+                self._excitation.saw_losses(loss, without)
+            spread = self._spread(taken)
             return self._excitation.saw(window.calls, pairs, dither, reached, window.survived, spread)
+
+    def _spread(self, taken: Taken) -> Callable[[tuple[int, int], Tensor], float | None]:
+        """Gives how far an input of a step's calls would spread with other weights."""
+        window = taken.window
+        of_step = replace(taken.step, batch=window.batch), self.boxes, window.calls, window.survived
+        return partial(spread_of_weights, *of_step)
+
+    def _take_apart(self, apart: bool) -> None:
+        """Evaluate variants one after another from here on, where they could not be stacked."""
+        if apart:
+            self._apart, self.probing = True, replace(self.probing, evaluator=Loop())
 
     def _count(self, outcome: Outcome, rows: int) -> None:
         """Take in what a step has come to, whose base and probes asked for so many rows."""

@@ -438,11 +438,14 @@ class _Way:
 
     def _failed(self) -> Tensor:
         """Which rows have failed: a place that is none, and nothing to be seen."""
+        nowhere = (self._history == 0).all(dim=1)
+        if not bool(nowhere.any()):  # as usual: then arrays, which may be large, are not looked at
+            return nowhere
         nothing = torch.zeros(self._rows, dtype=torch.bool, device=self._history.device)
         for array in self._state.values():
             if array.is_floating_point():
                 nothing = nothing | array.reshape(self._rows, -1).isnan().all(dim=1)
-        return nothing & (self._history == 0).all(dim=1)
+        return nothing & nowhere
 
     def _waiting(self, asked: Tensor) -> list[int]:
         """Which calls and stages some rows wait for."""

@@ -99,12 +99,16 @@ class Excitation:
         size: as given.
         response: the response to the last dithers, as a share of how much the outputs change; None before
             there was one.
+        in_loss: what the dither did to the loss of the last step that was checked, as a share of the loss;
+            None before there was one.
     """
 
     def __init__(self, boxes: Sequence[BlackBoxFunction], size: float | None = None) -> None:
         self.size, self._boxes = size, boxes
         self._state = [_Box() for _ in boxes]
         self.response: float | None = None
+        self.in_loss: float | None = None
+        self._candidates: dict[int, list[int]] = {}  # of the last step, by box
 
     def __bool__(self) -> bool:
         """Whether anything is dithered."""
@@ -127,6 +131,32 @@ class Excitation:
     def excites(self, box: int) -> bool:
         """Whether an input of a box is dithered."""
         return self.size != 0 and bool(self._state[box].units)
+
+    def saw_losses(self, loss: Tensor, without: Tensor | None) -> None:
+        """Take in the loss of a step, and that without its dither, as far as the tangents know it."""
+        if without is not None and bool(without):
+            self.in_loss = float((loss - without) / without.abs())
+
+    @torch.no_grad()
+    def anew(self, spread: Callable[[Where, Tensor], float | None]) -> list[str]:
+        """Judge all inputs at once, since trust is lost, and not when rows have doubled.
+
+        Args:
+            spread: as for `saw`, which has seen the step.
+
+        Returns:
+            What is dithered from now on and was not, in words; none where `excite` is 0.
+        """
+        begun: list[str] = []
+        for place, candidates in self._candidates.items() if self.size != 0 else ():
+            state, box = self._state[place], self._boxes[place]
+            before, state.judged = set(state.units), state.seen
+            state.units = self._judged(place, candidates, spread)
+            begun += [
+                f"a small dither shows the derivative by {box.inputs[which].name!r} of {box!r}"
+                for which in sorted(set(state.units) - before)
+            ]
+        return begun
 
     @torch.no_grad()
     def saw(
@@ -155,6 +185,7 @@ class Excitation:
             self._follow(calls, pairs, dither.predicted)
         reached = set(reached) - handed_on(calls)
         refused: list[str] = []
+        self._candidates = {}
         for place, (box, state) in enumerate(zip(self._boxes, self._state, strict=True)):
             own = [number for number, call in enumerate(calls) if call.box == place]
             candidates = [
@@ -165,6 +196,7 @@ class Excitation:
             if own and candidates:
                 asked = [calls[n] for n in own], [pairs[n] for n in own]
                 self._keep(state, box, *asked, candidates, len(survived))
+                self._candidates[place] = candidates
                 if state.seen >= 2 * state.judged:
                     state.judged = state.seen
                     before = set(state.units)
@@ -223,12 +255,15 @@ class Excitation:
     ) -> dict[int, Tensor]:
         """The units of inputs that are not identified, by their places.
 
-        What is the same in all rows is not. Of the others the one that is explained best is dithered first,
-        which then explains none.
+        What is the same in all rows of a step is not, such as a prompt: from step to step it goes along a
+        line, and shows no more than the derivative along that. Of the others the one that is explained best
+        is dithered first, which then explains none.
         """
         state, specs = self._state[place], self._boxes[place].inputs
         units: dict[int, Tensor] = {}
-        same = {which: constant(state.rows[which]) for which in candidates}
+        # decision 128; of a step of one row nothing is known
+        of_step = len(state.runs) if len(state.runs.unique()) > 1 else 0
+        same = {which: constant(state.rows[which][-of_step:]) for which in candidates}
         for which, numbers in same.items():
             by_weights = spread((place, which), numbers) if bool(numbers.any()) else None
             if by_weights:

@@ -22,6 +22,7 @@ from blackbox import BlackBoxFunction
 from blackbox.calls import intercepted
 from zo.errors import TangentError
 from zo.evaluators.evaluator import Step
+from zo.evaluators.state import Snapshot
 from zo.objective import losses
 from zo.tangents.linearised import Linearised
 from zo.tangents.playback.playback import Answers
@@ -56,6 +57,42 @@ def anchored(
         answers.finish()
         gradients = gradients_of(rows[window.survived].mean(), step)
     return rows.detach(), gradients
+
+
+@torch.no_grad()
+def undithered(
+    step: Step,
+    boxes: Sequence[BlackBoxFunction],
+    tangents: Sequence[Tangent],
+    window: Window,
+    before: Snapshot,
+) -> Tensor | None:
+    """The mean loss of the step without its dither, as far as the tangents know what that does.
+
+    The objective is evaluated once more, on the answers that were recorded at the dithered inputs, brought
+    back to those that it asks for. No box runs, and the network is left as it is.
+
+    Args:
+        step: network, parameters and objective.
+        boxes: their calls are not evaluated.
+        tangents: the tangents, one for each box.
+        window: of this step.
+        before: the network as the base had it.
+
+    Returns:
+        A number; None where it is not finite, or the objective makes other calls when it is evaluated again.
+    """
+    answers, after = _Anchored(boxes, tangents, window), Snapshot(step.network)
+    try:
+        before.restore()
+        with intercepted(answers.call):
+            rows = losses(step.objective, step.network, window.batch, len(window.survived))
+        loss = rows[window.survived].mean()
+    except TangentError:
+        return None
+    finally:
+        after.restore()
+    return loss if bool(loss.isfinite()) else None
 
 
 class FromRecord(Answers):

@@ -21,6 +21,7 @@ from zo.evaluators.evaluator import Evaluator, Step
 from zo.evaluators.loop import loop_losses
 from zo.evaluators.stacked import Stacked, stacked_losses
 from zo.evaluators.state import Snapshot
+from zo.evaluators.variant_forward import NotStackable
 from zo.execution.ranks import Ranks
 from zo.execution.shared_rows import apart
 from zo.objective import Objective
@@ -217,11 +218,13 @@ class Recorded:
         losses: `(variants, rows)`, NaN where a row failed.
         calls: the calls of the boxes, in their order.
         rows: how many rows the boxes were asked for.
+        apart: whether variants could not be evaluated together, and were one after another.
     """
 
     losses: Tensor
     calls: list[RecordedCall]
     rows: int
+    apart: bool = False
 
 
 @torch.no_grad()
@@ -398,20 +401,22 @@ def _variants(
             with recorder.recording():
                 losses = stacked_losses(step, moves, Snapshot(step.network))
             return Recorded(losses, _stacked(recorder, boxes, len(moves)), recorder.rows)
-        except BlackBoxError:
-            raise
         except Exception as error:  # of a layer that vmap cannot take, such as an LSTM
+            # a network that is asked for some of the rows alone, as where rows end early, is no fault
+            if isinstance(error, BlackBoxError) and not isinstance(error, NotStackable):
+                raise
             warn(
                 "TangentGradient: expected an objective that can be evaluated for base and probes together, "
-                f"got {type(error).__name__}: {error} They are evaluated one after another. Take "
-                "zo.ProbedGradient(evaluator='loop').",
+                f"got {type(error).__name__}: {error} They are evaluated one after another from here on. "
+                "Take zo.ProbedGradient(evaluator='loop').",
                 TangentWarning,
             )
         recorder, asked_in_vain = Recorder(boxes, dither), recorder.rows
     step = replace(step, objective=recorder.each_from_the_first(step.objective))
     with recorder.recording():
         losses = loop_losses(step, moves, Snapshot(step.network))
-    return Recorded(losses, _one_by_one(recorder, boxes, len(moves)), asked_in_vain + recorder.rows)
+    calls = _one_by_one(recorder, boxes, len(moves))
+    return Recorded(losses, calls, asked_in_vain + recorder.rows, apart=stacked)
 
 
 def alone(ranks: Ranks) -> AbstractContextManager[None]:
@@ -541,7 +546,7 @@ def _joined(chunks: Sequence[Recorded], boxes: Sequence[BlackBoxFunction]) -> Re
         return chunks[0]
     calls = [joined_calls(same, dim=0) for same in zip(*(chunk.calls for chunk in chunks), strict=True)]
     losses, rows = torch.cat([chunk.losses for chunk in chunks]), sum(chunk.rows for chunk in chunks)
-    return Recorded(losses, calls, rows)
+    return Recorded(losses, calls, rows, any(chunk.apart for chunk in chunks))
 
 
 def _differ(got: str) -> TangentError:

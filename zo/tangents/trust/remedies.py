@@ -8,7 +8,20 @@ from dataclasses import dataclass
 from zo.tangents.trust.state import State, Terms
 from zo.tangents.trust.verdict import Verdict
 
-Improve = Callable[[], Sequence[str]]  # has the tangents do more, and says what, in words; empty for nothing
+Improve = Callable[[], Sequence[str]]  # has something done, and says what, in words; empty for nothing
+
+
+@dataclass(frozen=True)
+class Means:
+    """What can be done for no more rows.
+
+    Attributes:
+        excite: dithers inputs that were not, as values do not show the derivative by them.
+        improve: has the tangents do more.
+    """
+
+    excite: Improve = tuple
+    improve: Improve = tuple
 
 
 @dataclass(frozen=True)
@@ -38,17 +51,22 @@ class Remedy:
     """
 
     name: str
-    begin: Callable[[Terms, int, Verdict, Improve], Begun | None]
+    begin: Callable[[Terms, int, Verdict, Means], Begun | None]
     cost: str
     taken_back: str
 
 
-def _improved(terms: Terms, step: int, verdict: Verdict, improve: Improve) -> Begun | None:
-    done, state = tuple(improve()), verdict.state
+def _excited(terms: Terms, step: int, verdict: Verdict, means: Means) -> Begun | None:
+    done, state = tuple(means.excite()), verdict.state
+    return Begun("excitation", state.with_probes(state.probes), done) if done else None
+
+
+def _improved(terms: Terms, step: int, verdict: Verdict, means: Means) -> Begun | None:
+    done, state = tuple(means.improve()), verdict.state
     return Begun("tangents", state.with_probes(state.probes), done) if done else None
 
 
-def _bought(terms: Terms, step: int, verdict: Verdict, improve: Improve) -> Begun | None:
+def _bought(terms: Terms, step: int, verdict: Verdict, means: Means) -> Begun | None:
     state = verdict.state
     more = state.probes if state.flat else min(max(2 * state.probes, 1), terms.most)
     unseen = any(fault.name != "error" for fault in verdict.faults)
@@ -56,6 +74,12 @@ def _bought(terms: Terms, step: int, verdict: Verdict, improve: Improve) -> Begu
 
 
 REMEDIES = (
+    Remedy(
+        "excitation",
+        _excited,
+        "a small dither, and no rows",
+        "values that identify the input by themselves, as far as `identified` can tell",
+    ),
     Remedy("tangents", _improved, "time, and no rows", "nothing: what has been learned stays"),
     Remedy(
         "probes",
@@ -67,6 +91,6 @@ REMEDIES = (
 )
 
 
-def begin(terms: Terms, step: int, verdict: Verdict, improve: Improve) -> Begun | None:
+def begin(terms: Terms, step: int, verdict: Verdict, means: Means) -> Begun | None:
     """Begin the first remedy that applies; None where none is left."""
-    return next(filter(None, (remedy.begin(terms, step, verdict, improve) for remedy in REMEDIES)), None)
+    return next(filter(None, (remedy.begin(terms, step, verdict, means) for remedy in REMEDIES)), None)

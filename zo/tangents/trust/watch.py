@@ -11,7 +11,7 @@ from zo.tangents.assumptions.cut import is_uneven
 from zo.tangents.trust import words
 from zo.tangents.trust.evidence import UNCHECKED, Check, Evidence
 from zo.tangents.trust.policy import TrustPolicy
-from zo.tangents.trust.remedies import Improve, begin
+from zo.tangents.trust.remedies import Improve, Means, begin
 from zo.tangents.trust.state import State, Terms, restored, saved
 from zo.tangents.trust.verdict import Verdict, decide, faults_of, is_checked, limit_of, share_of
 
@@ -124,6 +124,7 @@ class TrustWatch:
         error: float | None,
         check: Check = UNCHECKED,
         improve: Improve = tuple,
+        excite: Improve = tuple,
     ) -> None:
         """Take in what a step has shown, and act.
 
@@ -132,12 +133,14 @@ class TrustWatch:
             error: relative error of the tangents' predictions; None if there was nothing to predict.
             check: the check of the step; its `flat` may be that of the probes.
             improve: asked, where trust is lost, for what tangents do now that takes no more rows, in words.
+            excite: asked before that for inputs that are dithered now, in words.
 
         Warns:
-            TangentWarning: trust is lost, by which limit, and what is done about it: tangents learn longer,
-                another kind is tried, probes are added, or nothing is left within `max_rows`. Or three checks
-                in a row showed nothing. Or the box is constant in pieces, or its answers have too few digits
-                for a check, or are others when it is asked the same again, each of which is said once.
+            TangentWarning: trust is lost, by which limit, and what is done about it: inputs are dithered,
+                tangents learn longer, another kind is tried, probes are added, or nothing is left within
+                `max_rows`. Or three checks in a row showed nothing. Or the box is constant in pieces, or its
+                answers have too few digits for a check, or are others when it is asked the same again, each
+                of which is said once.
         """
         evidence = Evidence(step, error, check)
         verdict = decide(self.terms, self.state, evidence)
@@ -149,7 +152,7 @@ class TrustWatch:
             self._notices.say(words.missing(self.terms, step, verdict))
             self._notices.settle(*words.of_probes(self.terms))
         if verdict.lost:
-            self._mend(step, verdict, improve)
+            self._mend(step, verdict, Means(excite, improve))
 
     def knows_nothing_of(self, step: int, inputs: Sequence[str]) -> None:
         """Take in inputs whose derivative values do not show and that are not dithered; buy a probe.
@@ -192,13 +195,13 @@ class TrustWatch:
         """Go on where `state_dict` was taken."""
         self.state, self._notices.said = restored(state)
 
-    def _mend(self, step: int, verdict: Verdict, improve: Improve) -> None:
+    def _mend(self, step: int, verdict: Verdict, means: Means) -> None:
         """Begin the first remedy that is left, and say so."""
         if self.terms.last is not None and step + 1 >= self.terms.last:
             if words.stuck_name(verdict.state) not in self._notices.said:
                 self._notices.say(words.lost_at_the_end(step, verdict, self._control()))
             return
-        remedy = begin(self.terms, step, verdict, improve)
+        remedy = begin(self.terms, step, verdict, means)
         if remedy is None:
             self._notices.say(words.stuck(self.terms, step, verdict))
             return

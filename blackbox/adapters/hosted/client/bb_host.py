@@ -8,9 +8,15 @@ One file without dependencies; copy it beside your program. In the time loop:
     if tendency is None:  # nobody trains: the program runs as ever
         tendency = my_own_closure(vorticity)
 
-Arrays are NumPy's, or anything with a buffer, such as `array.array`. Answers are NumPy arrays where NumPy has
-been imported, else of `array.array`, one number behind the other. What goes wrong ends the program with
-status 70 and a sentence on standard error. See bb_host.h, which does the same for C.
+Arrays are NumPy's, or anything with a buffer, such as `array.array`. Where several processes hold a field
+together (mpi4py), each asks with its part and gets that of the answer:
+
+    bb_host.is_open(rank, size)
+    answers = bb_host.call("closure", x=bb_host.Part(mine, first=(0, 3 * rank), whole=(4, 6)))
+
+Answers are NumPy arrays where NumPy has been imported, else of `array.array`, one number behind the other.
+What goes wrong ends the program with status 70 and a sentence on standard error. See bb_host.h, which does
+the same for C.
 """
 
 from __future__ import annotations
@@ -21,6 +27,7 @@ import os
 import socket
 import struct
 import sys
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 MAGIC, VERSION, STATUS = 0x31484242, 1, 70
@@ -40,6 +47,19 @@ TYPES = {
     ("?", 1): 5,
 }
 FEW = 16384  # bytes that go through the socket all the same
+
+
+class Part:
+    """A process's part of an array, in the arrays of `call`.
+
+    Args:
+        values: the part.
+        first: where it begins in the whole array, counted from 0, a number for each dimension.
+        whole: the shape of the whole.
+    """
+
+    def __init__(self, values: Any, first: Sequence[int], whole: Sequence[int]) -> None:
+        self.values, self.first, self.whole = values, [*first], [*whole]
 
 
 class Host:
@@ -94,7 +114,10 @@ class Host:
         return next(iter(answers.values()))
 
     def call(self, call: str, **arrays: Any) -> dict[str, Any] | None:
-        """Ask with several arrays by their names, answered by several; None where nobody trains."""
+        """Ask with several arrays by their names, answered by several; None where nobody trains.
+
+        An array may be a `Part`: then answers with the dimensions of the whole come back as the same part.
+        """
         return self._asked(call, arrays)
 
     def output(self, name: str, values: Any) -> None:
@@ -142,6 +165,9 @@ class Host:
         assert self._line is not None
         entries, parts, size = [], [], 0
         for key, values in arrays.items():
+            first, whole = [], []
+            if isinstance(values, Part):
+                values, first, whole = values.values, values.first, values.whole
             view = self._view(key or name, values)
             code = TYPES.get((view.format, view.itemsize))
             if code is None or view.ndim > 4:
@@ -149,7 +175,13 @@ class Host:
                     f"expected numbers of 1, 4 or 8 bytes in 0 to 4 dimensions, got others of: {key or name}"
                 )
             dims = [*view.shape] if view.shape else []
-            entries.append(ENTRY.pack(key.encode(), code, len(dims), *dims, *[0] * (12 - len(dims))))
+            if whole and not len(first) == len(whole) == len(dims):
+                self._fail(
+                    f"expected first and whole with a number for each of {len(dims)} dimensions, got {first} "
+                    f"and {whole} of: {key or name}"
+                )
+            spans = [[*span, *[0] * (4 - len(span))] for span in (dims, first, whole)]
+            entries.append(ENTRY.pack(key.encode(), code, len(dims), *spans[0], *spans[1], *spans[2]))
             data = view.tobytes()
             parts.append(data + bytes(-len(data) % 8))
             size += len(parts[-1])

@@ -1,4 +1,4 @@
-"""bb_host in C, C++ and Fortran: the same numbers at the same indices on both sides."""
+"""bb_host in C, C++, Fortran and Python: the same numbers at the same indices on both sides."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import torch
 
 from blackbox import ArraySpec, RowFailedError
 from blackbox.adapters import Call, Hosted
-from tests.blackbox.adapters.hosted.programs import CLIENT
+from tests.blackbox.adapters.hosted.programs import CLIENT, hosted
 
 C = r"""
 #include <stdio.h>
@@ -283,6 +283,55 @@ def on_two_ranks(program, *words):
         assert np.allclose(result.closure.x[:, step], x)
         x = x + 0.5 * x[:, ::-1]
     assert np.allclose(result.outputs["sum"], x.sum((1, 2)))
+
+
+PARTS = """
+rank = 1 if os.fork() == 0 else 0  # as under MPI: each opens its own line
+bb_host.is_open(rank, 2)
+field = [[case + 100 * i + j + 3 * rank for j in range(3)] for i in range(4)]
+for step in range(3):
+    flat = array.array("d", sum(field, []))
+    part = bb_host.Part(memoryview(flat).cast("B").cast("d", [4, 3]), first=(0, 3 * rank), whole=(4, 6))
+    answers = bb_host.call("closure", x=part, step=array.array("i", [step]))
+    assert answers["scale"][0] == 2.0 * step  # not of the whole's dimensions: whole to each
+    field = [[field[i][j] + answers["u"][3 * i + j] for j in range(3)] for i in range(4)]
+if rank == 0:
+    bb_host.output("first", doubles(field[3][2]))
+bb_host.close()
+if rank == 0:
+    os.wait()
+"""
+
+
+def test_each_process_of_a_python_program_asks_with_its_part(tmp_path):
+    call = Call(
+        "closure",
+        sees=[ArraySpec("x", (4, 6)), ArraySpec("step", (1,), "int32")],
+        gives=[ArraySpec("u", (4, 6)), ArraySpec("scale", (1,))],
+    )
+    host = hosted(tmp_path, PARTS, [call], outputs=[ArraySpec("first", (1,))])
+    result = host.run(
+        [0, 5], dtype=torch.float64, closure=lambda x, step: (0.5 * x.flip(1) + x.cos(), 2.0 * step.double())
+    )
+    x = np.array([0, 5])[:, None, None] + 100.0 * np.arange(4)[:, None] + np.arange(6)
+    for step in range(3):
+        assert np.allclose(result.closure.x[:, step], x, rtol=1e-14)
+        x = x + 0.5 * x[:, ::-1] + np.cos(x)
+    assert np.allclose(result.outputs["first"][:, 0], x[:, 3, 2], rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ("bb_host.Part(doubles(1, 2, 3), first=(0, 0), whole=(4, 6))", "a number for each of 1 dimensions"),
+        ("bb_host.Part(doubles(1, 2, 3), first=(0,), whole=(4,))", "leave 1 numbers of 4 out"),
+    ],
+)
+def test_a_part_that_does_not_fit_is_said(tmp_path, part, words):
+    call = Call("closure", sees=ArraySpec("x", (4,)), gives=ArraySpec("u", (4,)))
+    host = hosted(tmp_path, f"bb_host.exchange('closure', {part})", [call])
+    with pytest.raises(RowFailedError, match=words):
+        host.run([0], closure=lambda x: x)
 
 
 @pytest.mark.slow

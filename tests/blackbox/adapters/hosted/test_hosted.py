@@ -31,6 +31,12 @@ from tests.blackbox.adapters.hosted.programs import BEGIN, LINEAR, STEP, U, X, h
 A = torch.tensor([[0.9, 0.2], [-0.1, 0.8]], dtype=torch.float64)
 B = torch.tensor([[1.0, 0.0], [0.0, 0.5]], dtype=torch.float64)
 CASES = torch.arange(4)
+LENGTHS = f"""
+{BEGIN}
+for _ in range(1 + case % 4):
+    u = bb_host.exchange("closure", x)
+    {STEP}
+"""
 
 
 def start(cases):
@@ -293,6 +299,48 @@ class TestGradients:
         gradient.backward((CASES[:1],))
         exact = gradient_of(net, twin(net, CASES[:1])[:, :-1].square().mean())
         assert torch.allclose(grad(net), exact, rtol=1e-4, atol=1e-6 * float(exact.abs().max()))
+
+    @pytest.mark.parametrize("settings", [{"probes": 2}, pytest.param({"chunk": 2}, marks=pytest.mark.slow)])
+    def test_probes_of_rows_of_other_lengths_run_one_after_another(self, tmp_path, settings):
+        """A network that is asked for some rows alone cannot be stacked: said once, and right."""
+        net, host, steps = network(), hosted(tmp_path, LENGTHS), 4
+
+        def objective(net, batch):
+            call = host.run(batch[0], closure=net, dtype=torch.float64).closure
+            return (call.x.square().mean(dim=2) * call.mask).sum(dim=1)
+
+        gradient = zo.TangentGradient(net, objective, boxes=[host], **{"probes": 2, **settings})
+        asked = []
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for step in range(steps):
+                net.zero_grad()
+                cases = torch.arange(8) + 3 * step
+                gradient.backward((cases,))
+                asked.append(gradient.metrics()["tangent_rows"])
+        assert sum("one after another" in str(warning.message) for warning in caught) == 1
+        assert asked[1] == asked[2] == 3 * 4 * 8 < asked[0]  # what was asked in vain is counted, and was once
+        mask = torch.arange(4) < 1 + cases[:, None] % 4
+        exact = gradient_of(net, (twin(net, cases)[:, :-1].square().mean(dim=2) * mask).sum(dim=1).mean())
+        assert cosine(grad(net), exact) > 0.999
+        again = zo.TangentGradient(net, objective, boxes=[host], **{"probes": 2, **settings})
+        again.load_state_dict(gradient.state_dict())
+        again.backward((cases,))
+        assert again.metrics()["tangent_rows"] == 3 * 4 * 8
+
+    def test_a_stacked_evaluation_of_rows_of_other_lengths_goes_over_to_loop(self, tmp_path):
+        net, host = nn.Linear(2, 2).double(), hosted(tmp_path, LENGTHS)
+
+        def objective(net, batch):
+            call = host.run(batch[0], closure=net, dtype=torch.float64).closure
+            return (call.x.square().mean(dim=2) * call.mask).sum(dim=1)
+
+        gradient = zo.LossGradient(net, objective, zo.CGE(mu=1e-5, central=True), evaluator="stacked")
+        with pytest.warns(zo.EvaluatorWarning, match="loop is used from here on"):
+            gradient.backward((CASES,))
+        mask = torch.arange(4) < 1 + CASES[:, None] % 4
+        exact = gradient_of(net, (twin(net, CASES)[:, :-1].square().mean(dim=2) * mask).sum(dim=1).mean())
+        assert torch.allclose(grad(net), exact, rtol=1e-6, atol=1e-8 * float(exact.abs().max()))
 
     def test_differences_at_the_inputs_are_refused(self, tmp_path):
         host = hosted(tmp_path, LINEAR)
