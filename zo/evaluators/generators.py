@@ -12,7 +12,7 @@ from threading import RLock
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from blackbox.notices import warn
 from zo.errors import EvaluatorWarning, ObjectiveError
@@ -20,6 +20,11 @@ from zo.evaluators.operations import Operations
 
 PATIENCE = 60.0  # seconds that a training waits for its turn before it says so
 TRIES = 5  # evaluations of a query, each with a stranger's draws in it, before the step is refused
+
+_DRAWING = (
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
+    nn.RReLU,
+)
 
 States = tuple[Tensor, ...]
 T = TypeVar("T")
@@ -83,12 +88,15 @@ class Turn:
 class Turns:
     """The turns of a training whose steps run boxes once: it takes them while its steps draw, and no others.
 
-    Others that draw wait meanwhile, also while its boxes run. One that draws nothing takes none but for its
-    first step, which shows it.
+    Others that draw wait meanwhile, also while its boxes run. Whether a step draws is known from the one
+    before; whether the first does, from the network's layers.
+
+    Args:
+        network: the network that is trained.
     """
 
-    def __init__(self) -> None:
-        self._draws = True
+    def __init__(self, network: nn.Module) -> None:
+        self._draws = any(map(_may_draw, network.modules()))
         self._turn, self._before = Turn(), states()
 
     @contextmanager
@@ -103,6 +111,23 @@ class Turns:
         self._draws = not same(states(), self._before)
         if not self._draws:
             self._turn.end()
+
+
+def _may_draw(layer: nn.Module) -> bool:
+    """Whether a layer draws in a forward pass, as far as its kind says: dropout, or some inside of it."""
+    dropout = getattr(layer, "dropout", 0.0)  # of recurrent layers and attention
+    return isinstance(layer, _DRAWING) or (isinstance(dropout, float) and dropout > 0)
+
+
+@contextmanager
+def drawing_apart(devices: Sequence[torch.device] = ()) -> Iterator[None]:
+    """A block whose draws leave the generators as they were, and that no other training draws in.
+
+    Args:
+        devices: GPUs whose generators count too.
+    """
+    with Turn(), torch.random.fork_rng(devices):
+        yield
 
 
 class Draws:

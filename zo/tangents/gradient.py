@@ -183,7 +183,7 @@ class TangentGradient:
         self.agreement: float | None = None
         self.agreement_of_rows: float | None = None
         self.missed: float | None = None
-        self._key, self._notices, self._turns = Key(seed), Notices(), Turns()
+        self._key, self._notices, self._turns = Key(seed), Notices(), Turns(network)
         self._stand_ins = StandIns(settings.tangents)
         self.watch = TrustWatch(
             trust_policy,

@@ -30,7 +30,8 @@ from zo.tangents.tangent import Tangent, sources
 DETERMINED, FREE = 0.05, 0.2  # of an input's variance unexplained: dithered below, and no longer above
 ROWS, NUMBERS = 256, 2**20  # of a box that are kept to judge by, and numbers in them; decision 121
 SMALL = 0.1  # of a number's size: the first dither of one that has no spread
-FIRST = 0.1  # units: the first dither, since one that is too large is never forgotten; decision 121
+# spreads, the first dither of what varies, since one that is too large is never forgotten; decision 121
+FIRST = 0.1
 # decision 121, this and the next:
 BEGUN = 0.2  # of how much the outputs change: what the response to a dither should be, until it is known,
 WANTED = 2.0  # then in multiples of the error of what is predicted,
@@ -67,7 +68,7 @@ class _Box:
     seen: int = 0
     judged: int = 0
     units: dict[int, Tensor] = field(default_factory=dict)
-    factor: float = FIRST
+    factor: float = 1.0
     known: float = 0.0
     shown: _Shown | None = None
     before: tuple[float, float] = (0.0, 0.0)
@@ -283,6 +284,8 @@ class Excitation:
             by_weights = spread((place, least), ~same[least])
             if by_weights != 0.0:  # no weight moves them
                 units[least] = units.get(least, 0.0) + _unit(specs[least], state.rows[least], by_weights)
+                if state.before == (0.0, 0.0):  # no response is known yet
+                    state.factor = FIRST
         for which, unit in units.items():  # the size of a dither goes by the first unit
             before = state.units.get(which, torch.zeros_like(unit))
             units[which] = torch.where(before > 0, before, unit)

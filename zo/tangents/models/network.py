@@ -14,6 +14,7 @@ from torch import Tensor
 from blackbox.checks import check_count, check_positive
 from zo.draws import LEARNING, Key
 from zo.errors import TangentError
+from zo.evaluators.generators import drawing_apart
 from zo.tangents.linearised import Linearised
 from zo.tangents.models.at_rows import ModelAt, Together, at_calls, blocks, others_of
 from zo.tangents.models.lessons import report
@@ -258,7 +259,7 @@ class NetworkTangent(ValueTangent):
         """Build the network, on the device of the rows, and its optimiser."""
         assert self._form is not None
         self._plan = plan
-        with torch.random.fork_rng(devices=()):  # the weights are drawn on the CPU
+        with drawing_apart():  # the weights are drawn on the CPU
             torch.default_generator.manual_seed(self._key.generator(LEARNING).initial_seed())
             self._network = self.build(self._form, plan).to(self._window.spread(1)[0].device)
         self._network.requires_grad_(False)  # but in `_step_on_a_graph`

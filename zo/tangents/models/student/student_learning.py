@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from zo.draws import STUDENT, Key
 from zo.errors import ConfigurationError, TangentError
+from zo.evaluators.generators import drawing_apart
 from zo.tangents.models.rows import Moments, RowWindow
 from zo.tangents.models.student.student_losses import Shape, StudentLoss
 
@@ -93,7 +94,7 @@ class Learner:
         device = self._weight().device
         self.network.train()
         try:
-            with torch.enable_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+            with torch.enable_grad(), drawing_apart([device] if device.type == "cuda" else ()):
                 for _ in range(steps):
                     loss = self._step(device)
         finally:
