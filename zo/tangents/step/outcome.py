@@ -10,9 +10,9 @@ from blackbox.failures import FailedRow
 from blackbox.notices import Notices
 from zo.batches import Batch
 from zo.failures import CUT, ONE_ROW, lost_notice, many_lost_notice, zero_notice
-from zo.tangents import checks
 from zo.tangents.assumptions.cut import whole_numbers_notice
 from zo.tangents.evidence.along_gradient import Taken, flat_share
+from zo.tangents.step import checks
 from zo.tangents.tangent import Tangent
 from zo.tangents.trust import Check, TrustWatch
 
