@@ -255,12 +255,12 @@ class TangentGradient:
                     whole_numbers = run.first_look(self.watch.may_have_probes)
                     dither.look(run.calls, self.boxes)
                     pairs, dropped = run.pairs()
-                    known = self._stand_ins.take_in(pairs, [call.box for call in run.calls])
-                    window = run.window(known)
-                    back = run.back(window, known)
+                    at_calls = self._stand_ins.take_in(pairs, [call.box for call in run.calls])
+                    window = run.window(at_calls)
+                    back = run.back(window, at_calls)
                     checks.refuse_dependent_rows(back.loss, run.losses, run.survived)
                     checks.refuse_not_finite(back.gradients, self.trust, number)
-                    taken = Taken(step, self.boxes, window, known, back.gradients, before)
+                    taken = Taken(step, self.boxes, window, at_calls, back.gradients, before)
                     meeting.message = self._along(taken)
             check: Check = meeting.messages[0]
             if number == 0:
@@ -518,7 +518,7 @@ class TangentGradient:
         """Choose the next dither; inputs that values do not show and that have none, in words."""
         if not self.watch.terms.guesses:
             return []
-        window, pairs = taken.window, [at.rows for at in taken.known]
+        window, pairs = taken.window, [at.rows for at in taken.at_calls]
         recorded = replace(taken.step, batch=window.batch), self.boxes, window.calls, window.survived
         spread = partial(spread_of_weights, *recorded)
         with alone(self._ranks):
