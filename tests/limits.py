@@ -49,10 +49,10 @@ WHERE = {
     "patch_edges": "zo.tangents.models.grid.grid.EDGES",  # by the number of axes
     "reach_samples": "zo.tangents.models.mesh.reach.SAMPLES",
     "row_cells": "zo.tangents.models.values.LARGE",
-    "rows_at_once": "zo.tangents.models.values.BLOCK",  # numbers
+    "rows_at_once": "zo.tangents.models.at_rows.BLOCK",  # numbers
     "shown_at_once": "zo.tangents.evidence.predictions.AT_ONCE",  # numbers
     "window_bytes": "zo.tangents.models.rows.MOST_BYTES",  # of one model
-    "windows_bytes": "zo.tangents.gradient.MOST_BYTES",  # of all models
+    "windows_bytes": "zo.tangents.step.room.MOST_OF_ROWS",  # of all models
 }
 
 

@@ -21,7 +21,7 @@ from tasks.rows.answers import Answers
 from tasks.training.loop import Gradient, Stateful, train
 from tasks.workers import group
 from zo.batches import Batch, count_rows
-from zo.tangents.clipping import Clipping
+from zo.tangents.step.clipping import Clipping
 
 if TYPE_CHECKING:
     from tasks.problem.problem import Problem

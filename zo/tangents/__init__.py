@@ -6,7 +6,6 @@ A tangent of your own is a `Tangent`: `at` says what it knows at some rows, as a
 """
 
 from zo.tangents.call_tangent import CallTangent
-from zo.tangents.counts import TangentCounts
 from zo.tangents.gradient import TangentGradient
 from zo.tangents.linearised import Linearised, LinearMap, Unknown
 from zo.tangents.models.automatic import AutoTangent
@@ -25,6 +24,7 @@ from zo.tangents.models.values import ValueTangent
 from zo.tangents.probed_gradient import ProbedGradient
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.units import Units
+from zo.tangents.step.counts import TangentCounts
 from zo.tangents.tangent import IdentityTangent, Tangent, ZeroTangent
 from zo.tangents.trust import TrustPolicy
 

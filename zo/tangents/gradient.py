@@ -29,22 +29,22 @@ from zo.failures import survivors
 from zo.objective import Objective, mean_loss
 from zo.parameters import Choice, accumulate
 from zo.same_run import arrays_of, refuse_other_run, same_chunk
-from zo.tangents import checks
-from zo.tangents.clipping import Clipping
-from zo.tangents.counts import TangentCounts
-from zo.tangents.evaluation import Evaluation
 from zo.tangents.evidence.along_gradient import Taken, checked
 from zo.tangents.excitation.dither import Excitation
 from zo.tangents.excitation.spread import spread_of_weights
-from zo.tangents.outcome import Outcome
 from zo.tangents.playback.anchored import undithered
 from zo.tangents.playback.way_back import refuse_autocast
 from zo.tangents.record.recording import Dither, alone
 from zo.tangents.record.units import Units
-from zo.tangents.replay.memory import Room
-from zo.tangents.replay.replays import Replays
-from zo.tangents.settings import Probing, Settings, check_numbers
-from zo.tangents.stand_ins import StandIns
+from zo.tangents.step import checks
+from zo.tangents.step.clipping import Clipping
+from zo.tangents.step.counts import TangentCounts
+from zo.tangents.step.evaluation import Evaluation
+from zo.tangents.step.outcome import Outcome
+from zo.tangents.step.replays import Replays
+from zo.tangents.step.room import Room
+from zo.tangents.step.settings import Probing, Settings, check_numbers
+from zo.tangents.step.stand_ins import StandIns
 from zo.tangents.tangent import Tangent, bring
 from zo.tangents.trust import Check, TrustPolicy, TrustWatch
 
@@ -260,13 +260,13 @@ class TangentGradient:
                     whole_numbers = run.first_look(self.watch.may_have_probes)
                     dither.look(run.calls, self.boxes)
                     pairs, dropped = run.pairs()
-                    known = self._stand_ins.take_in(pairs, [call.box for call in run.calls])
-                    window = run.window(known)
-                    back = run.back(window, known)
+                    at_calls = self._stand_ins.take_in(pairs, [call.box for call in run.calls])
+                    window = run.window(at_calls)
+                    back = run.back(window, at_calls)
                     self._turns.look()
                     checks.refuse_dependent_rows(back.loss, run.losses, run.survived)
                     checks.refuse_not_finite(back.gradients, self.trust, number)
-                    taken = Taken(step, self.boxes, window, known, back.gradients, before)
+                    taken = Taken(step, self.boxes, window, at_calls, back.gradients, before)
                     meeting.message = self._along(taken)
             check: Check = meeting.messages[0]
             if number == 0:
@@ -464,7 +464,7 @@ class TangentGradient:
         self._clipping.load_state_dict(state["clipping"])
         if "excitation" in state:  # versions before had none
             self._excitation.load_state_dict(state["excitation"])
-        self._keep_within(Room(*state["room"]) if "room" in state else Room())
+        self._keep_within(Room(*state["room"]) if "room" in state else Room.most())
         self._take_apart(state.get("apart", False))
         self._stand_ins.load_state_dict(state)
         self._replays.load_state_dict(state)
@@ -530,7 +530,7 @@ class TangentGradient:
         """Choose the next dither; inputs that values do not show and that have none, in words."""
         if not self.watch.terms.guesses:
             return []
-        window, pairs = taken.window, [at.rows for at in taken.known]
+        window, pairs = taken.window, [at.rows for at in taken.at_calls]
         with alone(self._ranks):
             if dither and self.watch.checks(taken.step.number):
                 without = undithered(taken.step, self.boxes, self.tangents, window, taken.before)

@@ -9,7 +9,7 @@ from torch import nn
 from zo.evaluators.evaluator import Evaluator
 from zo.objective import Objective
 from zo.tangents.gradient import TangentGradient
-from zo.tangents.settings import Probing
+from zo.tangents.step.settings import Probing
 
 
 class ProbedGradient(TangentGradient):

@@ -236,7 +236,7 @@ class _Heard(FromRecord):
         super().__init__(*known)
         self.asked: list[tuple[list[Tensor], tuple[int, ...]]] = []
 
-    def check(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> None:
+    def compare(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> None:
         """Keep the inputs; none are refused."""
         leading = tuple(arrays[0].shape[: arrays[0].ndim - len(box.inputs[0].shape)])
         pairs = zip(box.inputs, arrays, strict=True)

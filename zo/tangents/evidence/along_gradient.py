@@ -59,7 +59,7 @@ class Taken:
         step: The step, with the batch as it was given.
         boxes: The boxes whose rows are counted.
         window: What the step recorded.
-        known: What the box's tangent says at each of its calls.
+        at_calls: What the box's tangent says at each of its calls.
         gradients: g, tensor by tensor.
         before: Buffers and generators before the base.
     """
@@ -67,7 +67,7 @@ class Taken:
     step: Step
     boxes: Sequence[BlackBoxFunction]
     window: Window
-    known: Sequence[Linearised]
+    at_calls: Sequence[Linearised]
     gradients: Sequence[Tensor]
     before: Snapshot
 
@@ -194,13 +194,13 @@ class _Uphill:
         seen = _responses(self._taken, recorder)
         responses = _predicted(self._taken, seen)
         rounding = _rounding(self._taken.boxes, window, seen, self._digits)
-        missed, coarse = _missed([at.rows for at in self._taken.known], seen, responses, rounding)
+        missed, coarse = _missed([at.rows for at in self._taken.at_calls], seen, responses, rounding)
         survived, answered = torch.isfinite(window.losses), torch.isfinite(change)
         failed = 1.0 - float(answered.sum()) / float(survived.sum())
         expected, of_rows, balance = predicted, None, None
         errors: list[Tensor] | None = None
         if failed <= FEW:
-            listening, after = [_Listening(at) for at in self._taken.known], Snapshot(step.network)
+            listening, after = [_Listening(at) for at in self._taken.at_calls], Snapshot(step.network)
             self._taken.before.restore()
             of_answered = replay(step, self._taken.boxes, window, listening, answered).gradients
             after.restore()
@@ -226,12 +226,12 @@ class _Uphill:
     def rounding(self) -> float:
         """The standard deviation that rounding gives a change of the mean loss; this takes no query."""
         taken, window = self._taken, self._taken.window
-        listening = [_Listening(at) for at in taken.known]
+        listening = [_Listening(at) for at in taken.at_calls]
         after = Snapshot(taken.step.network)
         taken.before.restore()
         replay(taken.step, taken.boxes, window, listening, torch.isfinite(window.losses))
         after.restore()
-        rounding = _rounding(taken.boxes, window, [at.rows for at in taken.known], self._digits)
+        rounding = _rounding(taken.boxes, window, [at.rows for at in taken.at_calls], self._digits)
         return _of_loss(rounding, listening)
 
     def narrow(self) -> str | None:
@@ -241,7 +241,7 @@ class _Uphill:
         self._taken.before.restore()
         survived = torch.isfinite(window.losses)
         with uncompiled(), seen:
-            replay(taken.step, taken.boxes, window, taken.known, survived)
+            replay(taken.step, taken.boxes, window, taken.at_calls, survived)
         after.restore()
         return seen.seen
 
@@ -302,7 +302,7 @@ def _responses(taken: Taken, recorder: Recorder) -> list[CallPairs]:
     if [moved.box for moved in recorder.seen] != [call.box for call in taken.window.calls]:
         return []  # the objective calls others when its weights are moved
     calls = []
-    for moved, call, at in zip(recorder.seen, taken.window.calls, taken.known, strict=True):
+    for moved, call, at in zip(recorder.seen, taken.window.calls, taken.at_calls, strict=True):
         if any(t.shape != kept[0].shape for t, kept in zip(moved.inputs, call.inputs, strict=True)):
             return []
         both = (
@@ -319,7 +319,7 @@ def _predicted(taken: Taken, responses: Sequence[CallPairs]) -> list[Tensor]:
     """J d in each of the check's calls, `(rows, size_out)`; no tangent is asked where nothing has changed."""
     return [
         at.push(seen.d)[0] if bool(seen.valid.any()) else seen.response[0]
-        for at, seen in zip(taken.known, responses, strict=False)
+        for at, seen in zip(taken.at_calls, responses, strict=False)
     ]
 
 

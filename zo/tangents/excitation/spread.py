@@ -95,7 +95,7 @@ class _Sums(Answers):
         self.sums: list[Tensor] = []
         self.count = 0
 
-    def check(self, number: int, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> None:
+    def compare(self, number: int, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> None:
         """Take the numbers; none are refused."""
         place, which = self._where
         if place == self.calls[number].box and arrays[which].requires_grad:

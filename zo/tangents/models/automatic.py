@@ -114,8 +114,8 @@ class AutoTangent(Tangent):
 
     def at_each(self, calls: Sequence[CallPairs]) -> list[Linearised]:
         """The model in use at all calls at once; where probes correct it, with those of each call."""
-        known = self.model.at_each(calls)
-        return [self._corrected(rows, at) for rows, at in zip(calls, known, strict=True)]
+        by_model = self.model.at_each(calls)
+        return [self._corrected(rows, at) for rows, at in zip(calls, by_model, strict=True)]
 
     def expect(self, rows: CallPairs) -> Tensor | None:
         """The outputs by the model; with probes responses by it and the other probes, or by these alone."""

@@ -202,34 +202,34 @@ class NetworkTangent(ValueTangent):
         if len(blocks(rows.z)) > 1:
             together = at_calls(calls, self.values)
             return [_NetworkAt(each, self, together, number, None) for number, each in enumerate(calls)]
-        outputs, passed = network.passed(network.arranged(*self._standard(rows.z, others_of(rows))))
+        outputs, forward = network.passed(network.arranged(*self._standard(rows.z, others_of(rows))))
         together = Together(calls, lambda: self._valued(rows.z, network.answers(outputs)))
-        parts = network.apart(passed, [len(each.z) for each in calls])
+        parts = network.apart(forward, [len(each.z) for each in calls])
         return [
             _NetworkAt(each, self, together, number, part)
             for number, (each, part) in enumerate(zip(calls, parts, strict=True))
         ]
 
-    def passed(self, z: Tensor, others: Tensor) -> Kept:
+    def forward_pass(self, z: Tensor, others: Tensor) -> Kept:
         """What a forward pass keeps for `pushed` and `pulled`."""
         network = self._network_now()
         return network.passed(network.arranged(*self._standard(z, others)))[1]
 
-    def pushed(self, passed: Kept, d: Tensor, others: Tensor) -> Tensor:
+    def pushed(self, forward: Kept, d: Tensor, others: Tensor) -> Tensor:
         """J d, `(rows, size_in)` to `(rows, size_out)`, behind a forward pass."""
         network, dtype, (inputs, _, _, added) = self._network_now(), self._dtype(), self._moments
         moved = (d / inputs.scale().to(d)).to(dtype)
         arranged = network.arranged(moved, torch.zeros_like(others, dtype=dtype))
-        answer = network.answers(network.pushed(passed, arranged)).to(d)
+        answer = network.answers(network.pushed(forward, arranged)).to(d)
         return self._mapped(self.carried(d) + added.scale().to(d) * answer)
 
-    def pulled(self, passed: Kept, v: Tensor, size: int) -> Tensor:
+    def pulled(self, forward: Kept, v: Tensor, size: int) -> Tensor:
         """J^T v, `(rows, size_out)` to `(rows, size)` numbers of inputs, behind a forward pass."""
         assert self._form is not None
         network, (inputs, _, _, added) = self._network_now(), self._moments
         v = v if self._map is None else self._map.pulled(v)
         arranged = network.arranged_cotangent((added.scale().to(v) * v).to(self._dtype()))
-        of_inputs, _ = input_cotangents(network, network.back(passed, arranged), size)
+        of_inputs, _ = input_cotangents(network, network.back(forward, arranged), size)
         return self._form.followed_back(self._stays.to(v) * v) + of_inputs.to(v) / inputs.scale().to(v)
 
     def _valued(self, z: Tensor, answers: Tensor) -> Tensor:
@@ -345,29 +345,29 @@ class _NetworkAt(ModelAt):
     """A network at the rows of a call, behind its forward pass."""
 
     def __init__(
-        self, rows: CallPairs, tangent: NetworkTangent, together: Together, number: int, passed: Kept | None
+        self, rows: CallPairs, tangent: NetworkTangent, together: Together, number: int, forward: Kept | None
     ) -> None:
         super().__init__(rows, tangent.values, together, number)
-        self._tangent, self._passed = tangent, passed
+        self._tangent, self._forward = tangent, forward
 
     def push(self, d: Tensor) -> Tensor:
         """The network's J d."""
         responses = d.new_empty(*d.shape[:2], sum(sizes(self.rows.outputs)))
-        for some, passed in self._blocks():
+        for some, forward in self._blocks():
             for place, change in enumerate(d[:, some]):
-                responses[place, some] = self._tangent.pushed(passed, change, self.others[some])
+                responses[place, some] = self._tangent.pushed(forward, change, self.others[some])
         return responses
 
     def pull(self, v: Tensor) -> Tensor:
         """The network's J^T v."""
         size = self.rows.z.shape[1]
-        parts = [self._tangent.pulled(passed, v[some], size) for some, passed in self._blocks()]
+        parts = [self._tangent.pulled(forward, v[some], size) for some, forward in self._blocks()]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _blocks(self) -> Iterator[tuple[slice, Kept]]:
         """Some rows, and what a forward pass kept at these: large ones are passed again each time."""
         for some in blocks(self.rows.z):
-            passed = self._passed
-            if passed is None:
-                passed = self._tangent.passed(self.rows.z[some], self.others[some])
-            yield some, passed
+            forward = self._forward
+            if forward is None:
+                forward = self._tangent.forward_pass(self.rows.z[some], self.others[some])
+            yield some, forward

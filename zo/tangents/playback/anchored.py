@@ -127,14 +127,14 @@ class _Anchored(FromRecord):
     ) -> None:
         super().__init__(boxes, window.calls, window.survived)
         pairs = window.pairs(boxes)
-        self.known: dict[int, Linearised] = {}  # by call
+        self.at_calls: dict[int, Linearised] = {}  # by call
         for place, tangent in enumerate(tangents):
             numbers = [number for number, call in enumerate(window.calls) if call.box == place]
             if numbers:
-                known = tangent.at_each([pairs[number] for number in numbers])
-                self.known |= dict(zip(numbers, known, strict=True))
+                at_each = tangent.at_each([pairs[number] for number in numbers])
+                self.at_calls |= dict(zip(numbers, at_each, strict=True))
 
-    def check(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> None:
+    def compare(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> None:
         """Inputs may be others than those recorded, but not of another form."""
         for spec, array, kept in zip(box.inputs, arrays, self.calls[number].inputs, strict=True):
             rows = array.numel() // max(1, kept[0][0].numel())
@@ -147,7 +147,7 @@ class _Anchored(FromRecord):
 
     def answer(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """y_k + M(x') - M(x_k), with a graph; outputs that carry no gradient are those recorded."""
-        recorded, at = super().answer(number, box, arrays), self.known[number]
+        recorded, at = super().answer(number, box, arrays), self.at_calls[number]
         pairs = at.rows
         moving = [
             array.reshape(len(pairs.z), -1)

@@ -53,7 +53,7 @@ def replay(
     step: Step,
     boxes: Sequence[BlackBoxFunction],
     window: Window,
-    known: Sequence[Linearised],
+    at_calls: Sequence[Linearised],
     rows: Tensor | None = None,
 ) -> Replayed:
     """The objective once more, with recorded answers, and autograd through it and the tangents.
@@ -62,14 +62,14 @@ def replay(
         step: the step, with its network, objective and batch.
         boxes: their calls are not evaluated.
         window: what was recorded, at the weights as they are.
-        known: what the box's tangent says at each of its calls.
+        at_calls: what the box's tangent says at each of its calls.
         rows: `(rows,)` bool, over which the mean is taken; None for all that survived.
 
     Raises:
         TangentError: it is not the evaluation that was recorded, or a gradient arrives at another box.
     """
     taken = window.survived if rows is None else rows
-    answers = _Replay(boxes, window, known, taken)
+    answers = _Replay(boxes, window, at_calls, taken)
     first = rows is None and step.number == 0  # not where a check looks again
     with torch.enable_grad():
         with intercepted(answers.call):
@@ -105,16 +105,16 @@ class Live:
         recorder = _LiveRecorder(boxes, dither)
         with torch.enable_grad(), recorder.recording():
             self._losses = losses(step.objective, step.network, step.batch, step.rows, with_graph=True)
-        self._known, self.reached = recorder.known, recorder.reached
+        self._at_calls, self.reached = recorder.at_calls, recorder.reached
         self.seen = recorder.recorded(self._losses.detach()[None])
 
-    def gradients(self, known: Sequence[Linearised]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def gradients(self, at_calls: Sequence[Linearised]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Loss and gradients as `replay` gives them, where all rows survived; once: the graph is gone then.
 
         Args:
-            known: what the box's tangent says at each call.
+            at_calls: what the box's tangent says at each call.
         """
-        self._known.extend(known)
+        self._at_calls.extend(at_calls)
         with torch.enable_grad():
             return mean_loss(self._losses), gradients_of(self._losses.mean(), self._step)
 
@@ -123,13 +123,13 @@ class _LiveRecorder(Recorder):
     """Gives outputs that carry a gradient: that of the tangent, by what it says later.
 
     Attributes:
-        known: what the box's tangent says at each call, to be filled before the graph is used.
+        at_calls: what the box's tangent says at each call, to be filled before the graph is used.
         reached: see `Replayed`.
     """
 
     def __init__(self, boxes: Sequence[BlackBoxFunction], dither: Dither) -> None:
         super().__init__(boxes, dither)
-        self.known: list[Linearised] = []
+        self.at_calls: list[Linearised] = []
         self.reached: set[tuple[int, int]] = set()
 
     def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
@@ -144,7 +144,7 @@ class _LiveRecorder(Recorder):
         self.reached |= reached_by_weights(self.seen[number].box, arrays)
         # copies, as the objective may write to what is its own, which autograd refuses in views
         outputs = tuple(output.clone() for output in (answer if isinstance(answer, tuple) else (answer,)))
-        answered = _answered(box, self.known, number, outputs, arrays)
+        answered = _answered(box, self.at_calls, number, outputs, arrays)
         return answered if isinstance(answer, tuple) else answered[0]
 
 
@@ -239,11 +239,11 @@ class Answers:
             raise self.differs(f"call {number + 1} of a box to be of {known}", f"one of {box!r}")
         self._next += 1
         refuse_arrays(box, arrays)
-        self.check(number, box, arrays)
+        self.compare(number, box, arrays)
         outputs = self.answer(number, box, arrays)
         return outputs[0] if len(outputs) == 1 else outputs
 
-    def check(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> None:
+    def compare(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> None:
         """Compare the inputs of a call with those that were recorded."""
 
     def answer(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -274,7 +274,7 @@ class _WithHiddenWeights(Answers):
 
     unseen = False
 
-    def check(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> None:
+    def compare(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> None:
         for spec, array, kept in zip(box.inputs, arrays, self.calls[number].inputs, strict=True):
             lost = kept[0].isfinite() & ~flat_rows(spec, array).isfinite()
             self.unseen |= bool(lost[rows_alive(self.alive, lost)].any())
@@ -286,7 +286,7 @@ class _Replay(Answers):
     Args:
         boxes: the boxes that the objective calls.
         window: the window that was recorded.
-        known: what the box's tangent says at each of its calls.
+        at_calls: what the box's tangent says at each of its calls.
         alive: `(batch rows,)` bool, the rows whose inputs must be what was recorded.
     """
 
@@ -294,24 +294,24 @@ class _Replay(Answers):
         self,
         boxes: Sequence[BlackBoxFunction],
         window: Window,
-        known: Sequence[Linearised],
+        at_calls: Sequence[Linearised],
         alive: Tensor,
     ) -> None:
         super().__init__(boxes, window.calls, alive)
         self.reached: set[tuple[int, int]] = set()
-        self._all_known = known
-        self._known: list[Linearised] = []  # filled when the objective is over: it takes no derivative itself
+        self._later = at_calls
+        self._at_calls: list[Linearised] = []  # filled when the objective is over, which takes no derivative
 
     def answer(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         outputs = super().answer(number, box, arrays)
         self.reached |= reached_by_weights(self.calls[number].box, arrays)
-        return _answered(box, self._known, number, outputs, arrays)
+        return _answered(box, self._at_calls, number, outputs, arrays)
 
     def finish(self) -> None:
         super().finish()
-        self._known.extend(self._all_known)
+        self._at_calls.extend(self._later)
 
-    def check(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> None:
+    def compare(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> None:
         """The base alone must give the same inputs, to rounding, as it did beside the probes."""
         for place, (spec, array) in enumerate(zip(box.inputs, arrays, strict=True)):
             call = self.calls[number]
@@ -364,7 +364,7 @@ def reached_by_weights(box: int, arrays: Sequence[Tensor]) -> set[tuple[int, int
 
 def _answered(
     box: BlackBoxFunction,
-    known: Sequence[Linearised],
+    at_calls: Sequence[Linearised],
     number: int,
     outputs: tuple[Tensor, ...],
     arrays: tuple[Tensor, ...],
@@ -372,23 +372,23 @@ def _answered(
     """The outputs, with the tangent's gradient; an input without derivative, detached, makes no graph."""
     by_spec = zip(box.inputs, arrays, strict=True)
     inputs = [array if spec.differentiable else array.detach() for spec, array in by_spec]
-    return _Answered.apply(box, known, number, outputs, *inputs)
+    return _Answered.apply(box, at_calls, number, outputs, *inputs)
 
 
 class _Answered(Function):
-    """`apply(box, known, number, outputs, *inputs)`: the outputs, with the tangent's gradient."""
+    """`apply(box, at_calls, number, outputs, *inputs)`: the outputs, with the tangent's gradient."""
 
     @staticmethod
     def forward(
         ctx: Any,
         box: BlackBoxFunction,
-        known: Sequence[Linearised],
+        at_calls: Sequence[Linearised],
         number: int,
         outputs: tuple[Tensor, ...],
         *inputs: Tensor,
     ) -> tuple[Tensor, ...]:
         """Give the recorded outputs; no box is evaluated."""
-        ctx.box, ctx.known, ctx.number = box, known, number
+        ctx.box, ctx.at_calls, ctx.number = box, at_calls, number
         ctx.like = [(x.shape, x.dtype) for x in inputs]
         by_spec = zip(box.outputs, outputs, strict=True)
         ctx.mark_non_differentiable(*(out for spec, out in by_spec if not spec.differentiable))
@@ -399,9 +399,9 @@ class _Answered(Function):
     @torch.no_grad()
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         """The tangent's vector-Jacobian product; None for inputs without derivative."""
-        if not ctx.known:
+        if not ctx.at_calls:
             refuse_derivative_inside(ctx.box)
-        at: Linearised = ctx.known[ctx.number]
+        at: Linearised = ctx.at_calls[ctx.number]
         z = at.rows.z
         parts = [
             z.new_zeros(len(z), size) if cotangent is None else cotangent.reshape(len(z), size).to(z.dtype)

@@ -3,41 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
-
-from zo.tangents.models.rows import MOST_BYTES as MOST_OF_ROWS
-from zo.tangents.replay.windows import MOST_BYTES as MOST_OF_WINDOWS
 
 # decision 90:
 SHARE_OF_ROWS, SHARE_OF_WINDOWS = 16, 8  # one part in so many, for rows to learn from, and to be replayed
 CGROUPS = Path("/sys/fs/cgroup")
 OWN = Path("/proc/self/cgroup")
 UNLIMITED = 2**60  # a limit from here on is none: version 1 has one in the place of a word
-
-
-@dataclass(frozen=True)
-class Room:
-    """Bytes that a gradient's records may take.
-
-    Attributes:
-        rows: for rows to learn from, of all tangents together.
-        windows: for windows to be replayed.
-    """
-
-    rows: int = MOST_OF_ROWS
-    windows: int = MOST_OF_WINDOWS
-
-    @classmethod
-    def here(cls, *, shared: bool) -> Room:
-        """What this machine has room for; the most where several, which may be others, are to do the same."""
-        if shared:
-            return cls()
-        return cls(room_for(cls.rows, SHARE_OF_ROWS), room_for(cls.windows, SHARE_OF_WINDOWS))
-
-    def plain(self) -> tuple[int, int]:
-        """The two numbers, for a state."""
-        return self.rows, self.windows
 
 
 def room_for(most: int, share: int) -> int:

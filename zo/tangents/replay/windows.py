@@ -35,7 +35,7 @@ CLOSE, SURE = math.log(2), 2.0  # to a factor of two, or to so many standard err
 
 
 @dataclass
-class _Trust:
+class _Rate:
     """What decides how many replays follow a window: losses that boxes gave, beside replayed ones.
 
     Losses are compared by the mean of the logarithms of rows, in which one hard row does not outweigh all.
@@ -130,13 +130,13 @@ class Windows:
         self.replays, self.max_age = replays, max_age
         self.most_bytes = MOST_BYTES
         self._kept: list[Window] = []
-        self._trust = _Trust()
+        self._rate = _Rate()
         self._notices = Notices() if notices is None else notices
 
     def add(self, window: Window) -> None:
         """Take in the window of a new step."""
-        self._notices.say(self._trust.saw(window.losses[window.survived]))
-        age = max(FEWEST, self._trust.recorded // YOUNG) if self.max_age is None else self.max_age
+        self._notices.say(self._rate.saw(window.losses[window.survived]))
+        age = max(FEWEST, self._rate.recorded // YOUNG) if self.max_age is None else self.max_age
         data = replace(window, batch=map_tensors(Tensor.detach, window.batch))  # of whose graph none is kept
         self._kept = [*self._kept, data][-age:]
         while len(self._kept) > 1 and self.size() > self.most_bytes:
@@ -157,7 +157,7 @@ class Windows:
             return 0
         if self.replays is not None:
             return self.replays
-        return 0 if self._trust.rest else int(self._trust.replays)
+        return 0 if self._rate.rest else int(self._rate.replays)
 
     def draw(self, rows: int | None, key: Key) -> Window:
         """Rows of windows that make the same calls, as one window.
@@ -176,7 +176,7 @@ class Windows:
                 "replays() after the first backward(batch), and replay() as often as it says."
             )
         newest = self._kept[-1]
-        generator = key.at(newest.step).generator(REPLAYED, self._trust.since)
+        generator = key.at(newest.step).generator(REPLAYED, self._rate.since)
         calls = {len(window.calls) for window in self._kept}
         if len(calls) > 1:
             raise TangentError(
@@ -204,7 +204,7 @@ class Windows:
 
     def replayed(self, losses: Tensor, recorded: Tensor) -> None:
         """Take in the losses `(rows,)` of a replay, and what those rows were recorded with."""
-        self._trust.replayed(losses, recorded)
+        self._rate.replayed(losses, recorded)
 
     def size(self) -> int:
         """Bytes that the windows take."""
@@ -225,14 +225,14 @@ class Windows:
             )
             self._notices.say(notice)
             self._notices.settle(*names)
-        return {"trust": asdict(self._trust), "windows": [plain(window) for window in self._kept]}
+        return {"trust": asdict(self._rate), "windows": [plain(window) for window in self._kept]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         trust = dict(state["trust"])
         if trust.pop("told", False):  # of states before notices had names
             self._notices.settle("rest")
-        self._trust = _Trust(**trust)
+        self._rate = _Rate(**trust)
         self._kept = [window_of(window) for window in state["windows"]]
 
 

@@ -10,9 +10,9 @@ from blackbox.failures import FailedRow
 from blackbox.notices import Notices
 from zo.batches import Batch
 from zo.failures import CUT, ONE_ROW, lost_notice, many_lost_notice, zero_notice
-from zo.tangents import checks
 from zo.tangents.assumptions.cut import whole_numbers_notice
 from zo.tangents.evidence.along_gradient import Taken, flat_share
+from zo.tangents.step import checks
 from zo.tangents.tangent import Tangent
 from zo.tangents.trust import Check, TrustWatch
 
@@ -58,7 +58,7 @@ class Outcome:
         """The check, which knows from probes too whether a box is constant in pieces."""
         flat = self.check.flat
         if flat is None and self.probes:
-            flat = flat_share([at.rows for at in self.taken.known])
+            flat = flat_share([at.rows for at in self.taken.at_calls])
         return replace(self.check, flat=None if self.zero else flat)  # `zero_notice` says more of it
 
     @property
@@ -79,7 +79,7 @@ class Outcome:
             TangentWarning, ZeroGradientWarning, LostRowsWarning: there is something to say, once each.
         """
         number, window = self.number, self.taken.window
-        pairs = [at.rows for at in self.taken.known]
+        pairs = [at.rows for at in self.taken.at_calls]
         if self.unidentified:
             watch.knows_nothing_of(number, self.unidentified)
         notices.say(whole_numbers_notice(number, self.whole_numbers))

@@ -57,18 +57,18 @@ class StandIns:
             What they say at each call then, in the units of its box.
         """
         squares: list[Squares | None] = [None] * len(pairs)
-        known: dict[int, Linearised] = {}
+        at_calls: dict[int, Linearised] = {}
         for box, (tangent, units) in enumerate(zip(self.tangents, self.units, strict=True)):
             numbers = [number for number, of_call in enumerate(boxes) if of_call == box]
             if numbers:
                 measured = units.measure([pairs[number] for number in numbers])
                 by_call = predict_and_learn(tangent, measured)
-                known |= dict(zip(numbers, tangent.at_each(measured), strict=True))
+                at_calls |= dict(zip(numbers, tangent.at_each(measured), strict=True))
                 for number, of_call in zip(numbers, by_call, strict=True):
                     squares[number] = of_call
         self.errors = [relative_error([of_call]) for of_call in squares]
         self.error = relative_error(squares)
-        return [known[number] for number in range(len(pairs))]
+        return [at_calls[number] for number in range(len(pairs))]
 
     def improve(self) -> list[str]:
         """What the tangents do from now on, since trust is lost, in words; none if nothing is left to do."""

@@ -12,12 +12,12 @@ from blackbox import BlackBoxFunction
 from blackbox.notices import Notices
 from zo.draws import Key
 from zo.evaluators.evaluator import Step
-from zo.tangents import checks
 from zo.tangents.assumptions.order import refuse_rows_by_place
 from zo.tangents.playback.anchored import anchored
 from zo.tangents.record.window import Window, plain, window_of
 from zo.tangents.replay.windows import Windows, unreadable
-from zo.tangents.stand_ins import StandIns
+from zo.tangents.step import checks
+from zo.tangents.step.stand_ins import StandIns
 
 # decision 87:
 NOWHERE = 10.0  # relative error of the last answers' predictions, beyond which nothing is replayed

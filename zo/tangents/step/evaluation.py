@@ -16,14 +16,14 @@ from zo.evaluators.stacked import Stacked
 from zo.evaluators.state import Snapshot
 from zo.execution.ranks import Ranks
 from zo.failures import survivors
-from zo.tangents import checks
 from zo.tangents.assumptions.cut import outputs_without_gradient
 from zo.tangents.linearised import Linearised
 from zo.tangents.playback.playback import Live, Replayed, refuse_unseen_weights, replay
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.recording import Dither, Recorded, RecordedCall, record
 from zo.tangents.record.window import Window, without_failed
-from zo.tangents.settings import Probing
+from zo.tangents.step import checks
+from zo.tangents.step.settings import Probing
 
 
 class Evaluation:
@@ -122,26 +122,26 @@ class Evaluation:
         most = self._probing.max_dropped
         return checks.checked_pairs(self._boxes, self.calls, self.survived, most, self._step.number)
 
-    def window(self, known: Sequence[Linearised]) -> Window:
+    def window(self, at_calls: Sequence[Linearised]) -> Window:
         """What was recorded, as a table of rows.
 
         Args:
-            known: what the box's tangent says at each call.
+            at_calls: what the box's tangent says at each call.
         """
-        units = tuple((at.rows.d_scale, at.rows.response_scale) for at in known)
+        units = tuple((at.rows.d_scale, at.rows.response_scale) for at in at_calls)
         return Window(self._step.number, self.batch, tuple(self.calls), units, self.losses, self.survived)
 
-    def back(self, window: Window, known: Sequence[Linearised]) -> Replayed:
+    def back(self, window: Window, at_calls: Sequence[Linearised]) -> Replayed:
         """The way back by autograd, with the tangents in the boxes' place; no box runs. Once.
 
         Args:
             window: what was recorded.
-            known: what the box's tangent says at each call.
+            at_calls: what the box's tangent says at each call.
 
         Raises:
             TangentError: as `replay` and `Live.gradients`.
         """
         if self._live is None:
-            return replay(self._step, self._boxes, window, known)
-        loss, gradients = self._live.gradients(known)
+            return replay(self._step, self._boxes, window, at_calls)
+        loss, gradients = self._live.gradients(at_calls)
         return Replayed(loss, gradients, False, self._live.reached)

@@ -1,0 +1,1 @@
+"""What a step of `TangentGradient` is made of: settings, evaluation, stand-ins, replays, outcome."""

@@ -1,0 +1,39 @@
+"""`Room`: bytes that what a gradient keeps of rows may take, on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from zo.tangents.models.rows import MOST_BYTES as MOST_OF_ROWS
+from zo.tangents.replay.memory import SHARE_OF_ROWS, SHARE_OF_WINDOWS, room_for
+from zo.tangents.replay.windows import MOST_BYTES as MOST_OF_WINDOWS
+
+
+@dataclass(frozen=True)
+class Room:
+    """Bytes that a gradient's records may take.
+
+    Attributes:
+        rows: for rows to learn from, of all tangents together.
+        windows: for windows to be replayed.
+    """
+
+    rows: int
+    windows: int
+
+    @classmethod
+    def most(cls) -> Room:
+        """The most that there is ever."""
+        return cls(MOST_OF_ROWS, MOST_OF_WINDOWS)
+
+    @classmethod
+    def here(cls, *, shared: bool) -> Room:
+        """What this machine has room for; the most where several, which may be others, are to do the same."""
+        most = cls.most()
+        if shared:
+            return most
+        return cls(room_for(most.rows, SHARE_OF_ROWS), room_for(most.windows, SHARE_OF_WINDOWS))
+
+    def plain(self) -> tuple[int, int]:
+        """The two numbers, for a state."""
+        return self.rows, self.windows
