@@ -45,7 +45,7 @@ from blackbox.adapters.hosted.call import Form
 from blackbox.adapters.hosted.program import Program, Start
 
 SIZES = {128: 1000, 4096: 500, 2**20: 10}  # doubles in an array: exchanges
-ROUNDS, AT_ONCE = 5, 16
+ROUNDS, AT_ONCE = 3, 16
 TOGETHER = f"Hosted.run, {AT_ONCE} programs at once"
 CLOCK = """
 #include <stdio.h>

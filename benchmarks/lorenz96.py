@@ -419,13 +419,54 @@ def main(words: Sequence[str]) -> None:
                     kept.parent.mkdir(parents=True, exist_ok=True)
                     atomic.write_bytes(kept, json.dumps({"versions": versions(), "lines": lines}).encode())
     if asked.size == "small":
-        floor = climate(climate_of_truth()[RUNS:], climate_of_truth()[:RUNS])
-        results = {"seeds": SEEDS, "lines": lines, "two samples of the truth": floor, "hosted": hosted()}
-        protocol.write("lorenz96", words, results, protocol.path("lorenz96", asked.size))
+        written(words, lines)
     print(table(lines))
 
 
+def written(words: Sequence[str], lines: dict[str, dict[str, Any]]) -> None:
+    """The results' file and the picture; lines that are not there were not run."""
+    lines = {name: by_seed for name, by_seed in lines.items() if by_seed}
+    floor = climate(climate_of_truth()[RUNS:], climate_of_truth()[:RUNS])
+    results = {"seeds": SEEDS, "lines": lines, "two samples of the truth": floor, "hosted": hosted()}
+    protocol.write("lorenz96", words, results, protocol.path("lorenz96", "small"))
+    picture(results, Path(__file__).parents[1] / "examples" / "lorenz96" / "ways.png")
+
+
 LISTS = ("by step", "histogram")
+DRAWN = {
+    "no closure": "tab:gray",
+    "offline": "tab:green",
+    "adjoint, batches of 8": "tab:blue",
+    "tangents, batches of 8": "tab:red",
+    "adjoint, batches of 1": "navy",
+    "tangents, batches of 1, a fifth, 4 replays of all rows": "darkred",
+    "emulator, batches of 1": "tab:orange",
+    "cubic: ensemble Kalman inversion": "tab:purple",
+}
+
+
+def picture(results: dict[str, Any], to: Path) -> None:
+    """Errors over lead time, and histograms of a cell in long runs, means over seeds."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    errors, histograms = figure.subplots(1, 2)
+    edges = np.linspace(-20, 30, 101)
+    middle, width = (edges[1:] + edges[:-1]) / 2, edges[1] - edges[0]
+    for name, colour in DRAWN.items():
+        runs = [*results["lines"].get(name, {}).values()]
+        if runs:
+            curve = np.mean([run["by step"] for run in runs], axis=0)
+            errors.semilogy(0.05 * np.arange(1, len(curve) + 1), curve, color=colour, label=name)
+            shares = np.mean([run["histogram"] for run in runs if "histogram" in run], axis=0)
+            histograms.plot(middle, shares / width, color=colour)
+    truth_of = np.asarray(results["two samples of the truth"]["histogram"])
+    histograms.fill_between(middle, truth_of / width, color="0.85", label="the full system")
+    errors.set(xlabel="lead time", ylabel="error / variance")
+    histograms.set(xlabel="a slow cell", ylabel="density", xlim=(-15, 20))
+    errors.legend(fontsize=6)
+    histograms.legend(fontsize=7)
+    figure.savefig(to, dpi=110)
 
 
 def table(lines: dict[str, dict[str, Any]]) -> str:

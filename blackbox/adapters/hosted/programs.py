@@ -105,6 +105,7 @@ class Programs:
         self._roots: OrderedDict[int, Place] = OrderedDict()
         self._running: OrderedDict[bytes, Place] = OrderedDict()  # those used last at the end
         self._starting: dict[int, list[Program]] = {}
+        self._active: set[int] = set()  # cases of runs that are under way
         self._size = 0
         self._warned = False
 
@@ -119,6 +120,7 @@ class Programs:
 
     def begin(self, cases: Sequence[int]) -> None:
         """Start runs whose first calls `first` will ask for, so that they run side by side."""
+        self._active.update(cases)
         for case in dict.fromkeys(cases):
             if case not in self._roots and len(self._running) + self._started() < self._most:
                 self._starting.setdefault(case, []).append(self._new(case))
@@ -180,6 +182,7 @@ class Programs:
         """End the programs of some cases, since nobody will go on from where they are."""
         with self.turn():
             ended = set(cases)
+            self._active -= ended
             for place in [place for place in self._running.values() if place.case in ended]:
                 self._end(place)
             for case in ended & set(self._starting):
@@ -270,16 +273,22 @@ class Programs:
         if not program.is_at_end:
             place.program = program
             self._running[place.key] = place
-        while self._size > self._room and len(self._places) > 1:
-            key, oldest = next(iter(self._places.items()))
-            if oldest.program is not None or oldest is place:
+        for key, oldest in list(self._places.items()) if self._size > self._room else ():
+            if self._size <= self._room:
                 break
+            if self._is_needed(oldest):
+                continue
             del self._places[key]
             self._size -= oldest.bytes
             if oldest.parent is not None:
                 oldest.parent.children.remove(oldest)
             if oldest.parent is None and self._roots.get(oldest.case) is oldest:
                 del self._roots[oldest.case]
+
+    def _is_needed(self, place: Place) -> bool:
+        """Whether a row may be asked from there: at the end of a run that is under way, or one before."""
+        leaf = not place.children or any(not child.children for child in place.children)
+        return place.program is not None or (leaf and place.case in self._active)
 
     def _end(self, place: Place) -> None:
         self._running.pop(place.key, None)

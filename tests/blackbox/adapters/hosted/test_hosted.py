@@ -80,6 +80,18 @@ class TestValues:
         assert run.closure.mask.all() and run.ended.all()
         assert (host.counts.started, host.counts.exchanges, host.counts.replays) == (4, 16, 0)
 
+    @pytest.mark.parametrize("room", [1, 3000])
+    def test_arrays_too_large_to_be_remembered_are_known_until_the_run_is_over(self, tmp_path, room):
+        text = LINEAR + 'bb_host.output("last", x)'
+        net, host = network(), hosted(tmp_path, text, outputs=[ArraySpec("last", (2,))])
+        host.programs._room = room
+        with torch.no_grad():
+            for cases in (CASES, CASES + 2, CASES):
+                run = host.run(cases, closure=net, dtype=torch.float64)
+                assert torch.allclose(run.outputs["last"], twin(net, cases)[:, -1], atol=1e-14)
+        assert len(host.programs._places) < 24 or room > 1  # of 30 that were reached
+        assert not host.counts.replays
+
     def test_a_given_number_of_calls(self, tmp_path):
         net, host = network(), hosted(tmp_path, LINEAR, arguments=["1000000"])
         with torch.no_grad():
