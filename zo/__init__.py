@@ -53,6 +53,7 @@ from zo.tangents import (
     TangentCounts,
     TangentGradient,
     TrustPolicy,
+    suggested_rate,
 )
 
 __all__ = [
@@ -104,5 +105,6 @@ __all__ = [
     "evaluators",
     "finite_difference",
     "pruning",
+    "suggested_rate",
     "tangents",
 ]

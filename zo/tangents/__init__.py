@@ -20,6 +20,8 @@ from zo.tangents.models.student.student import StudentTangent
 from zo.tangents.models.values import ValueTangent
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.units import Units
+from zo.tangents.replay.imagination import Imagined
+from zo.tangents.replay.rate import suggested_rate
 from zo.tangents.tangent import IdentityTangent, Tangent, ZeroTangent
 from zo.tangents.trust import TrustPolicy
 
@@ -29,6 +31,7 @@ __all__ = [
     "GraphTangent",
     "GridTangent",
     "IdentityTangent",
+    "Imagined",
     "KernelTangent",
     "LowRankTangent",
     "MLPTangent",
@@ -45,4 +48,5 @@ __all__ = [
     "Units",
     "ValueTangent",
     "ZeroTangent",
+    "suggested_rate",
 ]

@@ -46,6 +46,7 @@ from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.recording import Dither, RecordedCall, alone, record
 from zo.tangents.record.units import Units
 from zo.tangents.record.window import Window, plain, window_of, without_failed
+from zo.tangents.replay.imagination import Imagination, Imagined
 from zo.tangents.replay.memory import SHARE_OF_ROWS, SHARE_OF_WINDOWS, room_for
 from zo.tangents.replay.windows import MOST_BYTES as MOST_OF_WINDOWS
 from zo.tangents.replay.windows import Windows, unreadable
@@ -70,6 +71,7 @@ class TangentCounts:
             the boxes are noisy or constant in pieces.
         lost: rows of the batch that were left out because their loss was not finite.
         replays: calls of `replay`, which run no box.
+        imagined: calls of `imagine` that added a gradient; they run no box either.
         clipped: gradients, of both, that were shortened.
     """
 
@@ -82,6 +84,7 @@ class TangentCounts:
     lost: int = 0
     replays: int = 0
     clipped: int = 0
+    imagined: int = 0
 
 
 class TangentGradient:
@@ -163,6 +166,8 @@ class TangentGradient:
             asked a little beside them, for no further row, and the objective gets the answer less the
             tangent's own response to that. None for a size that is found, 0 for no dither. See
             docs/concepts/learned_tangents.md.
+        imaginations: how many imagined batches may follow each step, see `imagine`, whatever the tangents'
+            values are worth: a plain surrogate. None for as many as what boxes answer allows.
         steps: how many steps the training takes, where that is known: where trust is lost in the last one,
             no remedy is begun, since it could not act. Nothing else depends on it.
 
@@ -216,6 +221,7 @@ class TangentGradient:
         clip: float | None = 2.0,
         steps: int | None = None,
         excite: float | None = None,
+        imaginations: int | None = None,
     ) -> None:
         check_mu("TangentGradient", mu)
         if steps is not None:
@@ -262,6 +268,9 @@ class TangentGradient:
             check_number("TangentGradient", "excite", excite, least=0.0, mend="0 is for no dither.")
         self._excitation = Excitation(self.boxes, excite)
         self._windows = Windows(replays, max_age, self._notices)
+        if imaginations is not None:
+            check_count("TangentGradient", "imaginations", imaginations, least=0)
+        self._imagination = Imagination(self.boxes, imaginations)
         if self._ranks.size == 1:  # several processes are to do the same, and may be on several machines
             self._keep_within(
                 room_for(MOST_BYTES, SHARE_OF_ROWS), room_for(MOST_OF_WINDOWS, SHARE_OF_WINDOWS)
@@ -309,6 +318,7 @@ class TangentGradient:
 
             dither = self._excitation.of_step(key, self.tangents)
             with _undone(before):
+                self._imagination.foresee(step, self.tangents, before)
                 live: Live | None = None
                 with noted() as causes:
                     if probes or ranks.size > 1 or number == 0:  # the first shows whether two are the same
@@ -357,6 +367,7 @@ class TangentGradient:
             self._clipping.remember(taken)
             self._notices.say(self._clipping.of_sizes(number))
             self._add(taken)
+            self._imagination.saw(calls, pairs, gradients, survived)
             refused: list[str] = []
             if self.watch.terms.guesses:
                 of = replace(step, batch=kept), self.boxes, calls, survived
@@ -468,6 +479,57 @@ class TangentGradient:
                 self._add(gradients)
             return loss
 
+    def imaginations(self) -> int:
+        """How many imagined batches may follow the last step, see `imagine`; 0 in the first ones.
+
+        Unless the number is fixed (`imaginations`), it begins with nine and grows by half with each window in
+        which the gradient through the tangents' values is near the one that the step takes, to at most 59;
+        there are none where their mean difference over the last windows is larger than the mean gradient.
+        Windows are judged so from the first call of this method on.
+        """
+        self._imagination.wanted = True
+        return self._imagination.trusted()
+
+    def imagine(self, batch: Batch) -> Imagined:
+        """Add to `.grad` the gradient on a batch that no box has answered, by the tangents' own values.
+
+            for batch in loader:
+                optimizer.zero_grad(); gradient.backward(batch); optimizer.step()
+                for _ in range(gradient.replays()):
+                    optimizer.zero_grad(); gradient.replay(); optimizer.step()
+                for _ in range(gradient.imaginations()):
+                    optimizer.zero_grad()
+                    if gradient.imagine(fresh()):
+                        optimizer.step()
+
+        For batches that cost no row, as initial states and targets of a controller. No box runs: call k is
+        answered by M(x). Unlike a replay this is exact nowhere, so nothing is added where the tangents are
+        not to be believed (see `imaginations`). Rows in which a box would be asked far from what it was
+        asked so far are left out. See `zo.tangents.replay.imagination`.
+
+        Args:
+            batch: as for `backward`, of any number of rows, and such rows as those have.
+
+        Returns:
+            What came of it, see `zo.tangents.Imagined`; false where nothing was added.
+
+        Raises:
+            TangentError: the objective calls a box that is not in `boxes`. `.grad` is unchanged.
+            ObjectiveError: the batch or the losses do not have rows first.
+        """
+        refuse_autocast(self.parameters.tensors, "TangentGradient.imagine")
+        at_work = self.parameters.alone("TangentGradient.imagine")
+        with at_work, torch.inference_mode(False):  # in which there would be no graph
+            batch = map_tensors(_with_version, batch)
+            self.parameters.refuse_replaced(self.network)
+            count, number = count_rows(batch), self.counts.steps
+            step = Step(self.network, self.parameters, self.objective, batch, count, number=number)
+            imagined, gradients = self._imagination.evaluate(step, self.tangents)
+            if imagined:
+                self.counts.imagined += 1
+                self._add(gradients)
+            return imagined
+
     def _refuse_rows_by_place(self, drawn: Window) -> None:
         """See whether rows may be drawn: behind 0, 1, 2, 4, 8, ... replays.
 
@@ -567,7 +629,9 @@ class TangentGradient:
             (`tangent_distrusted`). Where inputs are dithered, the response to that as a share of how much
             the outputs change (`tangent_excitation`). Where there are replays, how many may follow
             (`tangent_replays`), how many windows are kept (`tangent_windows`), and the bytes that they take
-            (`tangent_window_bytes`).
+            (`tangent_window_bytes`). Where batches are imagined, how many may follow
+            (`tangent_imaginations`), and by how much such gradients are off, over the mean gradient
+            (`tangent_imagined_bias`).
         """
         by_name: dict[str, float | None] = dict(asdict(self.counts))
         error, values = self.trust_of_step, any(tangent.learns_from_values for tangent in self.tangents)
@@ -584,6 +648,11 @@ class TangentGradient:
                 "tangent_windows": len(self._windows),
                 "tangent_window_bytes": self._windows.size(),
             }
+        if self._imagination.wanted:
+            by_name |= {
+                "tangent_imaginations": self.imaginations(),
+                "tangent_imagined_bias": self._imagination.bias,
+            }
         return {name: float(value) for name, value in by_name.items() if value is not None}
 
     def state_dict(self) -> dict[str, Any]:
@@ -599,6 +668,7 @@ class TangentGradient:
             "units": [units.state_dict() for units in self.units],
             "clipping": self._clipping.state_dict(),
             "windows": self._windows.state_dict() if self._replays else None,
+            "imagination": self._imagination.state_dict() if self._imagination.wanted else None,
             "excitation": self._excitation.state_dict(),
             "newest": self._first_window(),
             "error": self.trust_of_step,
@@ -643,6 +713,10 @@ class TangentGradient:
         self._replays = state["windows"] is not None
         if self._replays:
             self._windows.load_state_dict(state["windows"])
+        imagination = state.get("imagination")  # versions before had none
+        self._imagination.wanted = imagination is not None
+        if imagination is not None:
+            self._imagination.load_state_dict(imagination, self.parameters.tensors[0].device)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TangentGradient:
         """A copy with a copy of the network; a function as objective goes on calling the same boxes."""

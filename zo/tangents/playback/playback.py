@@ -152,7 +152,7 @@ class _LiveRecorder(Recorder):
         self.reached |= reached_by_weights(self.seen[number].box, arrays)
         # copies, as the objective may write to what is its own, which autograd refuses in views
         outputs = tuple(output.clone() for output in (answer if isinstance(answer, tuple) else (answer,)))
-        answered = _answered(box, self._tangents[self.places[id(box)]], self.pairs, number, outputs, arrays)
+        answered = answered_by(box, self._tangents[self.places[id(box)]], self.pairs, number, outputs, arrays)
         return answered if isinstance(answer, tuple) else answered[0]
 
 
@@ -316,7 +316,7 @@ class _Replay(Answers):
     def answer(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         outputs = super().answer(number, box, arrays)
         self.reached |= reached_by_weights(self.calls[number].box, arrays)
-        return _answered(box, self.tangents[self.calls[number].box], self.pairs, number, outputs, arrays)
+        return answered_by(box, self.tangents[self.calls[number].box], self.pairs, number, outputs, arrays)
 
     def finish(self) -> None:
         super().finish()
@@ -373,7 +373,7 @@ def reached_by_weights(box: int, arrays: Sequence[Tensor]) -> set[tuple[int, int
     return {(box, place) for place, array in enumerate(arrays) if array.requires_grad}
 
 
-def _answered(
+def answered_by(
     box: BlackBoxFunction,
     tangent: Tangent,
     pairs: Sequence[CallPairs],
@@ -381,7 +381,16 @@ def _answered(
     outputs: tuple[Tensor, ...],
     arrays: tuple[Tensor, ...],
 ) -> tuple[Tensor, ...]:
-    """The outputs, with the tangent's gradient; an input without derivative, detached, makes no graph."""
+    """The outputs, with the tangent's gradient; an input without derivative, detached, makes no graph.
+
+    Args:
+        box: the box that is called.
+        tangent: its tangent.
+        pairs: what each call shows the tangent, to be filled when the objective is over.
+        number: that of the call.
+        outputs: what it is answered.
+        arrays: what it asks.
+    """
     by_spec = zip(box.inputs, arrays, strict=True)
     inputs = [array if spec.differentiable else array.detach() for spec, array in by_spec]
     return _Answered.apply(box, tangent, pairs, number, outputs, *inputs)
