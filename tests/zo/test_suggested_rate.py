@@ -5,14 +5,14 @@ import pytest
 import zo
 
 
-@pytest.mark.parametrize("steps", [10, 250, 999, 1000, 1500, 3999, 4000, 10**6])
-def test_the_way_is_ten_times_the_usual_within_the_usual_rate_and_four_times_that(steps):
+@pytest.mark.parametrize("steps", [10, 250, 500, 750, 1500, 3999, 4000, 10**6])
+def test_the_way_is_ten_times_the_usual_within_the_usual_rate_and_eight_times_that(steps):
     rate = zo.suggested_rate(2e-3, usual_steps=400, steps=steps)
-    assert 2e-3 <= rate <= 8e-3
+    assert 2e-3 <= rate <= 16e-3
     usual_way, way = 400 * 2e-3, steps * rate
-    if 2e-3 < rate < 8e-3:
+    if 2e-3 < rate < 16e-3:
         assert way == pytest.approx(10 * usual_way)
-    assert (rate == 8e-3) == (way < 10 * usual_way or steps == 1000)
+    assert (rate == 16e-3) == (steps <= 500)
     assert (rate == 2e-3) == (steps >= 4000)
 
 

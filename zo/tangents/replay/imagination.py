@@ -31,7 +31,7 @@ from zo.tangents.record.pairs import CallPairs, sizes
 from zo.tangents.record.recording import RecordedCall, flat_rows, has_rows, refuse_arrays
 from zo.tangents.tangent import Tangent
 
-# decision 126:
+# decision 127:
 FEWEST = 3  # windows that have shown the bias, before anything is imagined
 FADING = 0.8  # of what a window has shown, with each that follows
 MOST_BIAS = 1.0  # of imagined gradients, over the mean gradient: beyond it they may lead uphill
@@ -96,7 +96,7 @@ class Imagination:
     """
 
     def __init__(self, boxes: Sequence[BlackBoxFunction], fixed: int | None = None) -> None:
-        self.wanted = False
+        self.wanted = bool(fixed)
         self._boxes, self._fixed = boxes, fixed
         self._shown = _Shown()
         self._inputs: dict[int, Moments] = {}  # of what boxes were asked, by their places
@@ -119,7 +119,7 @@ class Imagination:
             before: the network as it is, which is put back.
         """
         self._foreseen = None
-        if not self.wanted or self._fixed is not None or self.refused() is not None:
+        if not self.wanted or self._fixed is not None or unanswerable(self._boxes) is not None:
             return
         try:
             everywhere = torch.ones(step.rows, dtype=torch.bool)
@@ -172,11 +172,11 @@ class Imagination:
         """How many imagined batches may follow the last window."""
         if self.doubted() is not None:
             return 0
-        return int(self._shown.count) if self._fixed is None else self._fixed if self._shown.rows[0] else 0
+        return int(self._shown.count) if self._fixed is None else self._fixed
 
     def doubted(self) -> str | None:
         """Why nothing is imagined now, in words; None where something may be."""
-        refusal = self.refused()
+        refusal = unanswerable(self._boxes)
         if refusal is not None or self._fixed is not None:
             return refusal
         shown = self._shown
@@ -191,16 +191,6 @@ class Imagination:
                 f"the gradient through tangents' values is off by {bias:.2g} of the mean gradient of the "
                 f"last windows, more than {MOST_BIAS:g}"
             )
-        return None
-
-    def refused(self) -> str | None:
-        """What of the boxes no model of values can answer, in words; None where there is no such thing."""
-        for box in self._boxes:
-            if not box.settable:
-                return f"a row of {box!r} goes on from another row's answer, which no tangent gives"
-            unknown = [spec.name for spec in box.outputs if not spec.differentiable]
-            if unknown:
-                return f"output {unknown[0]!r} of {box!r} carries no gradient, so no tangent has its values"
         return None
 
     def evaluate(self, step: Step, tangents: Sequence[Tangent]) -> tuple[Imagined, tuple[Tensor, ...]]:
@@ -273,6 +263,17 @@ class Imagination:
         if box not in self._inputs:
             return torch.zeros(len(z), dtype=torch.bool, device=z.device)
         return self._distances(box, z) <= BEYOND * self._farthest[box]
+
+
+def unanswerable(boxes: Sequence[BlackBoxFunction]) -> str | None:
+    """What of some boxes no model of values can answer, in words; None where there is no such thing."""
+    for box in boxes:
+        if not box.settable:
+            return f"a row of {box!r} goes on from another row's answer, which no tangent gives"
+        unknown = [spec.name for spec in box.outputs if not spec.differentiable]
+        if unknown:
+            return f"output {unknown[0]!r} of {box!r} carries no gradient, so no tangent has its values"
+    return None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from blackbox.checks import check_count, check_positive
 
 # decision 126:
 FARTHER = 10.0  # times the way that the usual steps go
-HIGHEST = 4.0  # times the usual rate
+HIGHEST = 8.0  # times the usual rate: beyond it first order diverges on some problems
 
 
 def suggested_rate(usual_rate: float, *, usual_steps: int, steps: int) -> float:
@@ -18,7 +18,7 @@ def suggested_rate(usual_rate: float, *, usual_steps: int, steps: int) -> float:
     A step of Adam moves a weight by about its learning rate, whatever the gradient's size. So all steps
     together go some `steps * rate` far, and where they are few, because rows are, they end before the loss is
     low. The rate is such that steps times rate are ten times the usual product, but within the usual rate
-    and four times that: beyond it single batches decide, and where steps are many the usual rate does. It is
+    and eight times that: beyond it single batches decide, and where steps are many the usual rate does. It is
     meant for a rate that falls to zero over the training; see docs/howto/spend_rows.md.
 
     Args:
