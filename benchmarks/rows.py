@@ -29,7 +29,8 @@ With --controls there are these lines in the place of the others, all of them or
 
 Errors are on data that no training has seen. Results go into `benchmarks/results/rows/PROBLEM.json`
 (`by_batch/PROBLEM.json`, `controls/PROBLEM.json`, `steps/PROBLEM.json`) as they come; what is there is not
-measured again. At the end `table.md`, `steps/table.md`, `rows.png` and `batches.png` are written there.
+measured again. At the end `table.md`, `rows.png` and `batches.png` are written there, `steps/table.md` and
+`steps/steps.png`.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ BATCHES, RATES = (1, 4), (1.0, 2.0)  # with which first order is tuned, to begin
 LARGEST_BATCH, HIGHEST_RATE = 64, 64.0  # where that ends
 CLIP = 2.0  # of first order, as of tangents
 IMAGINED_SEEDS = 7_000  # beyond those of trainings: of batches that no box has answered
-REPLAYS = 12  # that follow a window, as is supposed where a rate is suggested
+REPLAYS, IMAGINATIONS = 12, 40  # that follow a window, as is supposed where a rate is suggested
 IMAGINED_ROWS = 8  # of a batch that no box has answered
 WIDER = (0.5, 4.0)  # rates beside these
 CONTROLS = ("no-derivative", "model-alone", "stored-derivative", "true-derivative", "wider")
@@ -118,9 +119,9 @@ quarter and four times the batch, until none of these is better on validation da
 twice the median of the last 25, for first order as for tangents. "First order's choice": rows of a batch x
 factor on the usual rate, for each seed. "Suggested rate": `zo.suggested_rate` for thirteen steps a window.
 "Imagined": with batches beside of eight rows that no box has answered, as many as
-`TangentGradient.imaginations` says. "Surrogate": a model alone, fitted in six rounds to the network's rows,
-1,200 steps on such batches, the best of three rates or more on validation data. Medians over seeds. Made by
-`python -m benchmarks rows --size small --steps`.
+`TangentGradient.imaginations` says, and the rate for 53 steps a window. "Surrogate": a model alone, fitted in
+six rounds to the network's rows, 1,200 steps on such batches, the best of three rates or more on validation
+data. Medians over seeds. Made by `python -m benchmarks rows --size small --steps`.
 
 """
 
@@ -274,7 +275,8 @@ def train(problem: BenchmarkProblem, way: Way, seed: int, most: int | None = Non
         return _surrogate(problem, way, seed, network, steps)
     rate = way.rate
     if way.suggested:
-        optimiser_steps, usually = steps * (1 + REPLAYS), problem.steps * usual // batch
+        further = REPLAYS + (IMAGINATIONS if way.imagined else 0)
+        optimiser_steps, usually = steps * (1 + further), problem.steps * usual // batch
         rate *= zo.suggested_rate(1.0, usual_steps=usually, steps=optimiser_steps)
     gradient: Any
     around = way.replays or way.derivative != "true"
@@ -492,6 +494,34 @@ def steps_table(measured: Measured) -> str:
     return HEAD_OF_STEPS + "\n".join(text) + "\n"
 
 
+SHOWN_OF_STEPS = (  # as `SHOWN`
+    ("replay, 0.05", "replay, the usual rate", "#999999", "o", 26),
+    ("replay, suggested rate, 0.05", "replay, the suggested rate", "#0072b2", "o", 46),
+    ("replay, suggested rate, imagined, 0.05", "and imagined batches", "#009e73", "P", 50),
+    ("surrogate, 0.05", "a surrogate alone", "#d55e00", "^", 34),
+)
+
+
+def steps_picture(measured: Measured) -> Figure:
+    """What a twentieth of the rows buys by steps and fresh batches, controllers above corrections."""
+    made, axes = figure(7.2, 1.3 + 0.34 * len(measured))
+    (place,) = axes.flat
+    names = sorted(measured, key=lambda name: (name in CONTROLLERS, name))
+    for line, label, colour, mark, size in SHOWN_OF_STEPS:
+        points = [(over_tuned(measured[name], line), row) for row, name in enumerate(names)]
+        known = [(error, row) for error, row in points if error is not None]
+        if known:
+            place.scatter(*zip(*known, strict=True), s=size, c=colour, marker=mark, label=label, zorder=3)
+    place.axvline(1.0, color="#333333", linewidth=1)
+    place.set_yticks(range(len(names)), names)
+    place.set_xscale("log")
+    place.set_xticks([0.25, 0.5, 1, 2, 5], ["0.25", "0.5", "1", "2", "5"])
+    place.minorticks_off()
+    place.set_xlabel("test error at a twentieth of the rows, over that of first order tuned at all of them")
+    made.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=8)
+    return made
+
+
 def by_steps_lines() -> list[str]:
     """The lines of `by_steps` beside first order, in the order of the table."""
     named = ("replay", "replay, suggested rate", "replay, suggested rate, imagined", "surrogate")
@@ -559,6 +589,7 @@ def write() -> None:
     by_rate = {path.stem: json.loads(path.read_text()) for path in sorted(BY_STEPS.glob("*.json"))}
     if by_rate:
         atomic.write_bytes(BY_STEPS / "table.md", steps_table(by_rate).encode())
+        save(steps_picture(by_rate), BY_STEPS / "steps.png")
         print(steps_table(by_rate))
     batches = {path.stem: json.loads(path.read_text()) for path in sorted(BY_BATCH.glob("*.json"))}
     if batches:

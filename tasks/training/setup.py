@@ -26,7 +26,7 @@ from zo.tangents.clipping import Clipping
 if TYPE_CHECKING:
     from tasks.problem.problem import Problem
 
-REPLAYS = 12  # that follow a step, as is supposed where their number is not known; decision 126
+REPLAYS, IMAGINATIONS = 12, 40  # behind a step, as is supposed where it is not known; decision 126
 FRESH, MOST_FRESH = 10**9, 1000  # numbers of batches that no box is asked for: no run has so many steps
 SHOWN = ("queries", "dropped", "steps", "rows")  # of a gradient's metrics: those with a name of their own
 
@@ -142,11 +142,11 @@ class Setup:
         config, network = self.config, self.network
         chosen = network if judged is None else judged
         adam = torch.optim.Adam(network.parameters()) if optimizer is None else optimizer
-        further = 0  # steps behind each
+        further = 0  # steps behind each, as far as it is known
         if replayed:
-            further = REPLAYS if config.replays is None else config.replays
-        elif imagined:  # by a surrogate, in a number that is fixed
-            further = REPLAYS
+            further += REPLAYS if config.replays is None else config.replays
+        if imagined:
+            further += config.imaginations or IMAGINATIONS
         rate_of = partial(self._rate, further=further) if rate is None else rate
         validate = self.validate
 
