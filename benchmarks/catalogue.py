@@ -113,11 +113,14 @@ def _tangents() -> dict[str, str]:
     return words_of
 
 
+OF_ROWS = {"by_batch": " --batches", "controls": " --controls", "steps": " --steps"}  # by folder
+
+
 def _rows() -> dict[str, str]:
-    """A file for each problem, one with its controls, and one with first order by size of batch."""
+    """A file for each problem, one with its controls, one by steps, and one by size of batch."""
     words_of = {}
     for path in sorted((protocol.RESULTS / "rows").rglob("*.json")):
-        more = {"by_batch": " --batches", "controls": " --controls"}.get(path.parent.name, "")
+        more = OF_ROWS.get(path.parent.name, "")
         words_of[path.relative_to(protocol.RESULTS).as_posix()] = f"{SMALL} --problems {path.stem}{more}"
     return words_of
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks import protocol
 from benchmarks.catalogue import read
-from benchmarks.rows import AS_BENCHMARKED, FOLDER, NOT_RUN, over, over_tuned
+from benchmarks.rows import AS_BENCHMARKED, BY_STEPS, FOLDER, NOT_RUN, over, over_tuned
 from benchmarks.tangents.report import ratios, spent
 
 
@@ -182,7 +182,16 @@ IMAGES = "docs/applications/image_classification.md"
 
 def claims() -> list[Claim]:
     """All of them, in the order of the pages."""
-    return [*_readme(), *_tangents(), *_queries(), *_wake(), *_defence(), *_safeguard(), *_images()]
+    return [
+        *_readme(),
+        *_tangents(),
+        *_steps(),
+        *_queries(),
+        *_wake(),
+        *_defence(),
+        *_safeguard(),
+        *_images(),
+    ]
 
 
 def _mean(file: str, column: str, /, unit: float = 1.0, **where: object) -> tuple[Figure, str]:
@@ -245,7 +254,30 @@ def _over_all(folder: str, method: str) -> list[tuple[Figure, str]]:
     return [(Figure((value,)), f"{folder}/table.md") for value in values]  # which is of the same files
 
 
+def _steps() -> Iterator[Claim]:
+    """What few steps and fresh batches buy."""
+
+    def bought(name: str, line: str) -> tuple[Figure, str]:
+        file = f"{BY_STEPS.relative_to(protocol.RESULTS).as_posix()}/{name}.json"
+        error = over_tuned(read(file), line)
+        return Figure(() if error is None else (error,)), file
+
+    both = ("henon-heiles", "torque-pendulum")
+    lines = ("replay, suggested rate, imagined, 0.05", "surrogate, 0.05", "replay, 0.05")
+    words = (
+        "kicks # and a pendulum with a motor #, a surrogate alone # and #; replays at the usual rate # and #"
+    )
+    yield from in_text("docs/which.md", words, *(bought(name, line) for line in lines for name in both))
+    three = ("coupled-map", *both)
+    for line, words in (
+        ("replay, 0.2", "from #, # and # at the usual rate"),
+        ("replay, suggested rate, 0.2", "to #, # and # at the suggested one"),
+    ):
+        yield from in_text("docs/howto/spend_rows.md", words, *(bought(name, line) for name in three))
+
+
 def _tangents() -> Iterator[Claim]:
+    yield from _steps()
     rows, middle, least, worst, _ = _over_all("tangents/fresh", "chosen")
     words = "median # at # times the rows, from # to #;"
     yield from in_text(TANGENTS, words, middle, rows, least, worst)

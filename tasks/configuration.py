@@ -259,6 +259,13 @@ class Config:
     """Steps on recorded answers, in which no box runs, after each step of tangents and secant; None for as
     many as are trusted. A number is for no-gradient and first-order too, which show what of the gain is the
     derivative's."""
+    usual_steps: Count | None = None
+    """Steps, in batches of `batch` rows, that `learning_rate` is meant for: methods that replay take the rate
+    that zo.suggested_rate has for their own number. None for the rate as it is."""
+    imaginations: Natural | None = 0
+    """Steps of tangents on batches that no box has answered, after each step and its replays, where the data
+    are fresh (tasks.Data): by the tangents' own values. None for as many as windows show to be right; a
+    number is for surrogate too, which takes nine otherwise."""
     clip: AtLeastOne | None = None
     """The longest gradient, of every method, in multiples of the median length of those of the last 25 steps;
     None for each method's own: 2 for tangents that learn from values, no bound for others."""

@@ -233,6 +233,7 @@ WHERE = {
     "render_page": "tasks.report.html_report:render",
     "write_page": "tasks.report.html_report:write",
     "setup_of": "tasks.training.setup:setup_of",
+    "Surrogate": "tasks.methods.surrogate:Surrogate",
     "settled": "tasks.planning.spending:settled",
     "Stage": "tasks.training.stage:Stage",
     "carry_out": "tasks.running.start:carry_out",

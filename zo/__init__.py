@@ -54,6 +54,7 @@ from zo.tangents import (
     TangentCounts,
     TangentGradient,
     TrustPolicy,
+    suggested_rate,
 )
 
 __all__ = [
@@ -106,5 +107,6 @@ __all__ = [
     "evaluators",
     "finite_difference",
     "pruning",
+    "suggested_rate",
     "tangents",
 ]

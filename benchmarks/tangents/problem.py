@@ -32,6 +32,8 @@ class BenchmarkProblem:
             on which the start was trained. None where the start saw none.
         periodic: whether the sides of the state's grid meet; it says nothing where the state is no grid.
         mu: standard deviation of a probe's weights.
+        fresh: (seed, step, rows) -> a batch that costs no row of any box; None where the right answers that a
+            batch holds were computed by one that is no less expensive.
     """
 
     box: BlackBoxFunction
@@ -48,3 +50,4 @@ class BenchmarkProblem:
     known: tuple[tuple[Tensor, ...], Tensor] | None = None
     periodic: bool = True
     mu: float = 1e-3
+    fresh: Callable[[int, int, int], Any] | None = None

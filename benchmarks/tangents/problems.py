@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.tangents.boxes import InUnits
+from benchmarks.tangents.controllers import TASKS, controller
 from benchmarks.tangents.corrections import System, coarse, correction
 from benchmarks.tangents.filter import design
 from benchmarks.tangents.kuramoto_sivashinsky import PAPER_LEARNING_RATE, PAPER_STEPS, published
@@ -94,9 +95,9 @@ def kolmogorov() -> BenchmarkProblem:
     )
 
 
-def kuramoto_sivashinsky(hard: str, **more: Any) -> BenchmarkProblem:
+def kuramoto_sivashinsky(hard: str, points: int = 64, **more: Any) -> BenchmarkProblem:
     """Kuramoto-Sivashinsky on a ring that is 2 % too long."""
-    ring: dict[str, Any] = {"dt": 0.25, "steps": 4}
+    ring: dict[str, Any] = {"dt": 0.25, "steps": 4, "points": points}
     return seldom(KuramotoSivashinsky(length=22.5, **ring, **KEEP), KuramotoSivashinsky(**ring), hard, **more)
 
 
@@ -190,7 +191,10 @@ PROBLEMS: dict[str, Callable[[], BenchmarkProblem]] = {
     "kuramoto-sivashinsky": partial(
         kuramoto_sivashinsky, "chaos, and a response that depends on the state throughout"
     ),
+    "kuramoto-sivashinsky-32": partial(kuramoto_sivashinsky, "the same, on half of the points", points=32),
+    **{name: lambda make=make: controller(make()) for name, make in TASKS.items()},
 }
+CONTROLLERS = tuple(TASKS)  # problems whose batches cost no row; all others are corrections and designs
 
 PAPER: dict[str, Callable[[], BenchmarkProblem]] = {
     name: partial(

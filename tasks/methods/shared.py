@@ -19,6 +19,7 @@ from tasks.folder.run import stage_name
 from tasks.methods import cma_es
 from tasks.methods.autograd import AutogradGradient, Stand, values_alone
 from tasks.methods.reference import compare, with_derivative
+from tasks.methods.surrogate import surrogate
 from tasks.problem.method import Cost, Method
 from tasks.problem.problem import Problem
 from tasks.training.setup import Setup, Trained
@@ -172,6 +173,7 @@ def _tangent_gradient(
         process_group=None if config.chunk is None else setup.process_group,
         replays=config.replays,
         steps=setup.steps,
+        imaginations=config.imaginations,
         **({} if config.clip is None else {"clip": config.clip}),
         **settings,
     )
@@ -187,7 +189,12 @@ def _by_tangents(setup: Setup, tangent: zo.tangents.Tangent | None, probes: int)
             if name in answers and isinstance(tangent, zo.tangents.AutoTangent):
                 tangent.fit(*answers[name], steps=config.prefit)
 
-    return setup.descend(gradient, begin=learn if answers else None, replayed=config.replays != 0)
+    return setup.descend(
+        gradient,
+        begin=learn if answers else None,
+        replayed=config.replays != 0,
+        imagined=config.imaginations != 0 and setup.problem.data.fresh,
+    )
 
 
 def _answers(setup: Setup) -> dict[str, tuple[Any, Any]]:
@@ -394,6 +401,13 @@ METHODS: dict[str, Method] = {
         needs_box=True,
         check=_check_tangents,
         says=_tangents_of_boxes,
+    ),
+    "surrogate": Method(
+        "Through a model of the box alone, on batches that cost no row.",
+        surrogate,
+        cost_of_base,
+        needs_box=True,
+        check=_check_outputs,
     ),
     "secant": Method(
         "Autograd around the responses to two probes in each row.",

@@ -42,6 +42,7 @@ LOOKS = {
     "tangents": ("#009e73", "P"),
     "secant": ("#849ef7", "X"),
     "student": ("#75b86d", "p"),
+    "surrogate": ("#a24b8a", "8"),
     "sparse-cge": ("#d55e00", "v"),
     "cge": ("#915d2e", "D"),
     "rge": ("#cc79a7", "d"),

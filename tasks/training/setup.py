@@ -26,6 +26,8 @@ from zo.tangents.step.clipping import Clipping
 if TYPE_CHECKING:
     from tasks.problem.problem import Problem
 
+REPLAYS, IMAGINATIONS = 12, 40  # behind a step, as is supposed where it is not known; decision 126
+FRESH, MOST_FRESH = 10**9, 1000  # numbers of batches that no box is asked for: no run has so many steps
 SHOWN = ("queries", "dropped", "steps", "rows")  # of a gradient's metrics: those with a name of their own
 
 
@@ -117,6 +119,7 @@ class Setup:
         validate_every: int | None = None,
         begin: Callable[[], None] | None = None,
         replayed: bool = False,
+        imagined: bool = False,
     ) -> Trained:
         """Take the steps that are left along a gradient: the loop of every method.
 
@@ -131,12 +134,20 @@ class Setup:
             validate_every: Optimiser steps between validations; the configuration's if None.
             begin: What is done once before the first step, such as a check; not in a run that goes on.
             replayed: Whether further steps follow each, on recorded answers: as many as `gradient.replays()`
-                says, each along what `gradient.replay()` adds to `.grad`; see `zo.TangentGradient`.
+                says, each along what `gradient.replay()` adds to `.grad`; see `zo.TangentGradient`. Then
+                the rate is the one for so many steps, where the configuration has `usual_steps`.
+            imagined: Whether steps on batches follow that no box has answered: as many as
+                `gradient.imaginations()` says, each along what `gradient.imagine(batch)` adds.
         """
         config, network = self.config, self.network
         chosen = network if judged is None else judged
         adam = torch.optim.Adam(network.parameters()) if optimizer is None else optimizer
-        rate_of = self._rate if rate is None else rate
+        further = 0  # steps behind each, as far as it is known
+        if replayed:
+            further += REPLAYS if config.replays is None else config.replays
+        if imagined:
+            further += config.imaginations or IMAGINATIONS
+        rate_of = partial(self._rate, further=further) if rate is None else rate
         validate = self.validate
 
         def take(i: int) -> None:
@@ -164,6 +175,12 @@ class Setup:
                     adam.zero_grad()
                     gradient.replay()
                     take(i)
+            if imagined:
+                assert isinstance(gradient, zo.TangentGradient)
+                for number in range(gradient.imaginations()):
+                    adam.zero_grad()
+                    if gradient.imagine(self.fresh(i, number)):
+                        take(i)
             of_gradient = {
                 f"gradient_{name}": value for name, value in gradient.metrics().items() if name not in SHOWN
             }
@@ -204,10 +221,18 @@ class Setup:
             chosen, outcome, int(counts.get("queries", 0)), int(counts.get("dropped", 0)), figures_of_gradient
         )
 
-    def _rate(self, step: int) -> float:
-        if self.config.schedule == "constant":
-            return self.learning_rate
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+    def fresh(self, step: int, number: int) -> Batch:
+        """A batch that no box is asked for, of those that may follow a step."""
+        return self.batch(FRESH + MOST_FRESH * step + number)
+
+    def _rate(self, step: int, further: int = 0) -> float:
+        config, highest = self.config, self.learning_rate
+        if further and config.usual_steps is not None:
+            steps = self.steps * (1 + further)
+            highest = zo.suggested_rate(highest, usual_steps=config.usual_steps, steps=steps)
+        if config.schedule == "constant":
+            return highest
+        return highest * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
 
 class GradientBound:

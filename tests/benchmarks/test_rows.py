@@ -1,6 +1,7 @@
 """The figures of `python -m benchmarks rows`, from results that are made up."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -87,3 +88,33 @@ def test_controls_stand_beside_the_lines_of_their_seed_and_replace_none(tmp_path
     )
     (rows.CONTROLLED / "b.json").write_text(json.dumps({"runs": {"0": control}}))
     assert rows.results() == {"a": {"runs": {"0": own["runs"]["0"] | control}}}
+
+
+def test_a_choice_is_looked_for_until_its_neighbours_are_worse(monkeypatch):
+    """Against all of the grid: of a function with one valley the search ends in its lowest place."""
+
+    def validation(way):
+        return 1 + (math.log2(way.rate) - 3.2) ** 2 + (math.log2(way.batch) - 2.4) ** 2 / 9
+
+    monkeypatch.setattr(rows, "train", lambda problem, way, seed: {"validation": validation(way)})
+    several = [rows.Way(1.0, batch, rate) for batch in rows.BATCHES for rate in rows.RATES]
+    chosen = rows.tuned(lambda: None, several, 0)
+    grid = [rows.Way(1.0, batch, 2.0**power) for batch in (1, 4, 16, 64) for power in range(-2, 7)]
+    assert chosen["validation"] == min(map(validation, grid))
+    assert chosen["tried"] == len(chosen["grid"]) < len(grid)
+    alone = rows.tuned(lambda: None, several[:1], 0)
+    assert alone == {"validation": validation(several[0]), "tried": 1}
+
+
+def test_the_table_of_steps_has_a_median_of_each_kind():
+    both = {"torque-pendulum": measured((4.0, 1.0)), "coupled-map": measured((2.0, 3.0))}
+    for result in both.values():
+        for run in result["runs"].values():
+            run[rows.ALL_ROWS] |= {"batch": 1, "rate": 8.0}
+    both["torque-pendulum"]["runs"]["0"]["surrogate, 0.05"] = {"error": 1.0, "rows": 50, "warnings": 0}
+    head, _, pendulum, coupled, *medians = rows.steps_table(both).splitlines()[-6:]
+    assert head.endswith("| first order's choice | replay, 0.05 | surrogate, 0.05 | replay, 0.2 |")
+    assert pendulum == "| torque-pendulum | controller | 1 | 1 x 8 | 2.00 | 0.50 | 0.50 |"
+    assert coupled == "| coupled-map | correction | 1 | 1 x 8 | 1.00 | not run | 1.50 |"
+    assert medians[0] == "| **median** | controller | | | 2.00 of 1 | 0.50 of 1 | 0.50 of 1 |"
+    assert medians[1] == "| **median** | correction | | | 1.00 of 1 | not run | 1.50 of 1 |"

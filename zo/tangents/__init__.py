@@ -24,6 +24,8 @@ from zo.tangents.models.values import ValueTangent
 from zo.tangents.probed_gradient import ProbedGradient
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.units import Units
+from zo.tangents.replay.imagination import Imagined
+from zo.tangents.replay.rate import suggested_rate
 from zo.tangents.step.counts import TangentCounts
 from zo.tangents.tangent import IdentityTangent, Tangent, ZeroTangent
 from zo.tangents.trust import TrustPolicy
@@ -35,6 +37,7 @@ __all__ = [
     "GraphTangent",
     "GridTangent",
     "IdentityTangent",
+    "Imagined",
     "KernelTangent",
     "LinearMap",
     "Linearised",
@@ -55,4 +58,5 @@ __all__ = [
     "Unknown",
     "ValueTangent",
     "ZeroTangent",
+    "suggested_rate",
 ]

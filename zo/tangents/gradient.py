@@ -36,6 +36,7 @@ from zo.tangents.playback.anchored import undithered
 from zo.tangents.playback.way_back import refuse_autocast
 from zo.tangents.record.recording import Dither, alone
 from zo.tangents.record.units import Units
+from zo.tangents.replay.imagination import Imagination, Imagined
 from zo.tangents.step import checks
 from zo.tangents.step.clipping import Clipping
 from zo.tangents.step.counts import TangentCounts
@@ -118,6 +119,8 @@ class TangentGradient:
             asked a little beside them, for no further row, and the objective gets the answer less the
             tangent's own response to that. None for a size that is found, 0 for no dither. See
             docs/concepts/learned_tangents.md.
+        imaginations: how many imagined batches may follow each step, see `imagine`, whatever the tangents'
+            values are worth: a plain surrogate. None for as many as what boxes answer allows.
         steps: how many steps the training takes, where that is known: where trust is lost in the last one,
             no remedy is begun, since it could not act. Nothing else depends on it.
 
@@ -168,6 +171,7 @@ class TangentGradient:
         clip: float | None = 2.0,
         steps: int | None = None,
         excite: float | None = None,
+        imaginations: int | None = None,
         **of_probes: Any,
     ) -> None:
         names = TangentGradient.__init__.__kwdefaults__ or {}
@@ -198,6 +202,7 @@ class TangentGradient:
         self._clipping = Clipping(clip if self._stand_ins.guess else None)
         self._excitation = Excitation(self.boxes, excite)
         self._replays = Replays(self.boxes, self._stand_ins, replays, max_age, self._notices)
+        self._imagination = Imagination(self.boxes, imaginations)
         self._keep_within(Room.here(shared=self._ranks.size > 1))
         self._rows = 0  # of the last step
         self._apart = False
@@ -253,6 +258,7 @@ class TangentGradient:
             ranks.refuse_others(number, lambda: fingerprint(self.network, batch, repr(self._shared(key))))
             step, dither = self._step(batch, number), self._excitation.of_step(key, self.tangents)
             with _undone(before):
+                self._imagination.foresee(step, self.tangents, before)
                 run = Evaluation(step, self.boxes, self.probing, probes, key, ranks, dither)
                 self._take_apart(run.apart)
                 with ranks.meeting(number) as meeting:
@@ -272,6 +278,7 @@ class TangentGradient:
             if number == 0:
                 self.watch.note_way_beside(back.beside)
             self._add_share(back.gradients, check)
+            self._imagination.saw(run.calls, [at.rows for at in at_calls], back.gradients, run.survived)
             unidentified = self._excite(taken, back.loss, dither, back.reached)
             begun = bool(self._excitation) and not dither  # what nobody knew of is dithered from now on
             self._replays.add(window)
@@ -335,6 +342,54 @@ class TangentGradient:
             if loss.isfinite() and all(bool(gradient.isfinite().all()) for gradient in gradients):
                 self._add(gradients)
             return loss
+
+    def imaginations(self) -> int:
+        """How many imagined batches may follow the last step, see `imagine`; 0 in the first ones.
+
+        Unless the number is fixed (`imaginations`), it begins with nine and grows by half with each window in
+        which the gradient through the tangents' values is near the one that the step takes, to at most 59;
+        there are none where their mean difference over the last windows is larger than the mean gradient.
+        Windows are judged so from the first call of this method on.
+        """
+        self._imagination.wanted = True
+        return self._imagination.trusted()
+
+    def imagine(self, batch: Batch) -> Imagined:
+        """Add to `.grad` the gradient on a batch that no box has answered, by the tangents' own values.
+
+            for batch in loader:
+                optimizer.zero_grad(); gradient.backward(batch); optimizer.step()
+                for _ in range(gradient.replays()):
+                    optimizer.zero_grad(); gradient.replay(); optimizer.step()
+                for _ in range(gradient.imaginations()):
+                    optimizer.zero_grad()
+                    if gradient.imagine(fresh()):
+                        optimizer.step()
+
+        For batches that cost no row, as initial states and targets of a controller. No box runs: call k is
+        answered by M(x). Unlike a replay this is exact nowhere, so nothing is added where the tangents are
+        not to be believed (see `imaginations`). Rows in which a box would be asked far from what it was
+        asked so far are left out. See `zo.tangents.replay.imagination`.
+
+        Args:
+            batch: as for `backward`, of any number of rows, and such rows as those have.
+
+        Returns:
+            What came of it, see `zo.tangents.Imagined`; false where nothing was added.
+
+        Raises:
+            TangentError: the objective calls a box that is not in `boxes`. `.grad` is unchanged.
+            ObjectiveError: the batch or the losses do not have rows first.
+        """
+        with self._at_work("imagine"):
+            batch = map_tensors(_with_version, batch)
+            self.parameters.refuse_replaced(self.network)
+            step = self._step(batch, self.counts.steps)
+            imagined, gradients = self._imagination.evaluate(step, self.tangents)
+            if imagined:
+                self.counts.imagined += 1
+                self._add(gradients)
+            return imagined
 
     def prefit(self, batches: Iterable[Any], steps: int = 400) -> None:
         """Let the tangents learn before the first step, from the boxes' answers on some batches.
@@ -414,7 +469,9 @@ class TangentGradient:
             outputs change (`tangent_excitation`), and what it did to the loss of the last step that was
             checked, as a share of that, so far as the tangents know (`tangent_excitation_loss`). Where there
             are replays, how many may follow (`tangent_replays`), how many windows are kept
-            (`tangent_windows`), and the bytes that they take (`tangent_window_bytes`).
+            (`tangent_windows`), and the bytes that they take (`tangent_window_bytes`). Where batches are
+            imagined, how many may follow (`tangent_imaginations`), and by how much such gradients are off,
+            over the mean gradient (`tangent_imagined_bias`).
         """
         figures: dict[str, float | None] = dict(asdict(self.counts))
         error = self.trust_of_step
@@ -427,6 +484,7 @@ class TangentGradient:
         figures |= {"tangent_distrusted": self.watch.lost, "tangent_excitation": self._excitation.response}
         figures |= {"tangent_excitation_loss": self._excitation.in_loss}
         figures |= self._replays.metrics()
+        figures |= self._imagination.metrics()
         return {name: float(value) for name, value in figures.items() if value is not None}
 
     def state_dict(self) -> dict[str, Any]:
@@ -438,6 +496,7 @@ class TangentGradient:
             "trust": self.watch.state_dict(),
             "boxes": "; ".join(map(arrays_of, self.boxes)),
             "clipping": self._clipping.state_dict(),
+            "imagination": self._imagination.state_dict() if self._imagination.wanted else None,
             "excitation": self._excitation.state_dict(),
             "room": self._room.plain(),
             "apart": self._apart,
@@ -468,6 +527,7 @@ class TangentGradient:
         self._take_apart(state.get("apart", False))
         self._stand_ins.load_state_dict(state)
         self._replays.load_state_dict(state)
+        self._imagination.load_state_dict(state.get("imagination"), self.parameters.tensors[0].device)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TangentGradient:
         """A copy with a copy of the network; a function as objective goes on calling the same boxes."""

@@ -144,7 +144,7 @@ class _LiveRecorder(Recorder):
         self.reached |= reached_by_weights(self.seen[number].box, arrays)
         # copies, as the objective may write to what is its own, which autograd refuses in views
         outputs = tuple(output.clone() for output in (answer if isinstance(answer, tuple) else (answer,)))
-        answered = _answered(box, self.at_calls, number, outputs, arrays)
+        answered = answered_by(box, self.at_calls, number, outputs, arrays)
         return answered if isinstance(answer, tuple) else answered[0]
 
 
@@ -305,7 +305,7 @@ class _Replay(Answers):
     def answer(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         outputs = super().answer(number, box, arrays)
         self.reached |= reached_by_weights(self.calls[number].box, arrays)
-        return _answered(box, self._at_calls, number, outputs, arrays)
+        return answered_by(box, self._at_calls, number, outputs, arrays)
 
     def finish(self) -> None:
         super().finish()
@@ -362,14 +362,22 @@ def reached_by_weights(box: int, arrays: Sequence[Tensor]) -> set[tuple[int, int
     return {(box, place) for place, array in enumerate(arrays) if array.requires_grad}
 
 
-def _answered(
+def answered_by(
     box: BlackBoxFunction,
     at_calls: Sequence[Linearised],
     number: int,
     outputs: tuple[Tensor, ...],
     arrays: tuple[Tensor, ...],
 ) -> tuple[Tensor, ...]:
-    """The outputs, with the tangent's gradient; an input without derivative, detached, makes no graph."""
+    """The outputs, with the tangent's gradient; an input without derivative, detached, makes no graph.
+
+    Args:
+        box: the box that is called.
+        at_calls: what the box's tangent says at each call, to be filled before the graph is used.
+        number: that of the call.
+        outputs: what it is answered.
+        arrays: what it asks.
+    """
     by_spec = zip(box.inputs, arrays, strict=True)
     inputs = [array if spec.differentiable else array.detach() for spec, array in by_spec]
     return _Answered.apply(box, at_calls, number, outputs, *inputs)

@@ -19,6 +19,7 @@ class TangentCounts:
             the boxes are noisy or constant in pieces.
         lost: rows of the batch that were left out because their loss was not finite.
         replays: calls of `replay`, which run no box.
+        imagined: calls of `imagine` that added a gradient; they run no box either.
         clipped: gradients, of both, that were shortened.
     """
 
@@ -31,3 +32,4 @@ class TangentCounts:
     lost: int = 0
     replays: int = 0
     clipped: int = 0
+    imagined: int = 0

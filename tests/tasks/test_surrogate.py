@@ -1,0 +1,136 @@
+"""Steps on batches that no box has answered, in runs: a plain surrogate, tangents that imagine, and rates."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import tasks
+import zo
+from tasks import Run
+from tests.inside import Surrogate
+from tests.tasks.problems import MATRIX, Steering
+
+pytestmark = pytest.mark.filterwarnings("ignore::zo.errors.TangentWarning")
+
+
+class Drawn(Steering):
+    """What is wanted is drawn, as often as anybody asks."""
+
+    def data(self):
+        def draw(seed, step, rows):
+            generator = zo.estimators.Key(seed, step).generator()
+            return torch.rand(rows, 3, generator=generator, dtype=torch.float64) - 0.5
+
+        return tasks.Data.drawn(draw, batch=self.config.batch, validation=6, test=8)
+
+
+def go(problem, tmp_path, **settings):
+    return tasks.run(problem, runs=tmp_path, progress=tasks.Progress(), **settings)
+
+
+def weights(run, method):
+    return torch.cat([weight.detach().flatten() for weight in run.network(method).parameters()])
+
+
+def test_a_surrogate_learns_from_its_steps_rows_and_takes_further_steps_that_cost_none(tmp_path):
+    run = go(Drawn(), tmp_path, methods=["none", "surrogate"], steps=12, imaginations=6)
+    none, surrogate = run.result.table
+    assert surrogate.value < none.value / 2
+    assert surrogate.rows == 12 * 5 * 2  # steps, rows of a batch, calls
+    imagined = [line.get("gradient_imagined", 0) for line in run._run.metrics("seed-0/surrogate")]
+    assert max(imagined) == 12 * (1 + 6)
+
+
+class Stops(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [("surrogate", {"imaginations": 2}), ("tangents", {"imaginations": None, "replays": 2})],
+)
+def test_a_run_with_such_steps_that_is_cut_short_goes_on_to_the_same_bits(method, settings, tmp_path):
+    class Falls(Drawn):
+        name = Drawn.name
+        left = 5
+
+        def training_batch(self, seed, step):
+            type(self).left -= step < 100  # of the steps' own batches
+            if type(self).left < 0:
+                raise Stops
+            return super().training_batch(seed, step)
+
+    settings = {"methods": [method], "steps": 7, **settings}
+    whole = go(Drawn(), tmp_path / "whole", **settings)
+    with pytest.raises(Stops):
+        go(Falls(), tmp_path / "cut", **settings)
+    again = go(Drawn(), tmp_path, resume=next((tmp_path / "cut").iterdir()), **settings)
+    assert torch.equal(weights(whole, method), weights(again, method))
+    assert whole.result.table[0].rows == again.result.table[0].rows
+
+
+def test_where_batches_cost_rows_a_surrogate_is_not_applicable_and_tangents_imagine_none(tmp_path):
+    run = go(Steering(), tmp_path, methods=["surrogate", "tangents"], imaginations=None)
+    surrogate, tangents = run.result.table
+    assert surrogate.value is None and "Data.drawn" in str(surrogate.extra["not applicable"])
+    assert tangents.value is not None
+    plain = go(Steering(), tmp_path, methods=["tangents"])
+    assert torch.equal(weights(run, "tangents"), weights(plain, "tangents"))
+
+
+def test_a_step_of_a_surrogate_is_autograd_s_through_the_model_s_values(tmp_path):
+    """With a model that is the box it is first order's."""
+
+    class Exact(zo.tangents.ModelTangent):
+        def predict_values(self, pairs):
+            return self.model(pairs.z)
+
+    problem = Drawn()
+    network, batch = problem.network(), problem.training_batch(0, 0)
+    gradient = Surrogate(
+        network,
+        problem.objective,
+        boxes=[problem.boxes["box"]],
+        tangent=Exact(lambda z: (z @ MATRIX.T).tanh()),
+        trust_policy=zo.tangents.TrustPolicy(check_every=None),
+        imaginations=1,
+    )
+    gradient.backward(batch)
+    z = network(batch)
+    for _ in range(2):
+        z = (z @ MATRIX.T).tanh()
+    expected = torch.autograd.grad((z - batch).square().mean(), list(network.parameters()))
+    for weight, slope in zip(network.parameters(), expected, strict=True):
+        assert weight.grad is not None
+        assert torch.allclose(weight.grad, slope, rtol=1e-10, atol=1e-14)
+
+
+def test_methods_that_replay_take_the_rate_that_is_suggested_for_their_steps(tmp_path):
+    """Two steps of Adam at a constant rate move no weight by more than twice that, the first each by it."""
+    settings = {"methods": ["none", "tangents"], "steps": 1, "schedule": "constant", "learning_rate": 1e-3}
+    for usual_steps, replays, rate in ((100, 1, 8e-3), (None, 1, 1e-3), (100, 0, 1e-3)):
+        run = go(
+            Unvalidated(), tmp_path, **settings, replays=replays, usual_steps=usual_steps, validate_every=1
+        )
+        moved = (weights(run, "tangents") - weights(run, "none")).abs().max()
+        assert 0.99 * rate < moved < 2.01 * rate
+        assert rate == 1e-3 or rate == zo.suggested_rate(1e-3, usual_steps=100, steps=2)
+
+
+class Unvalidated(Drawn):
+    """The last weights are kept."""
+
+    def data(self):
+        return replace(super().data, validation=None)
+
+
+def test_a_budget_of_rows_says_what_the_rate_is_meant_for_unless_it_is_set_by_hand(tmp_path):
+    settings = {"methods": ["none", "tangents"], "rows": 400}
+    run, usual = go(Drawn(), tmp_path, **settings), Drawn.Config()
+    config = Run.open(run.path).config
+    assert config["usual_steps"] == usual.steps * usual.batch // config["batch"]
+    by_hand = go(Drawn(), tmp_path, **settings, learning_rate=0.02)
+    assert Run.open(by_hand.path).config["usual_steps"] is None
