@@ -18,6 +18,7 @@ from tests.inside import Basis, Elements, FlowFit, GraphForm, incidence, listeni
 from tests.inside import MeshFit as Fit
 from tests.inside import MeshForm as Form
 from tests.oracles.test_value_tangents import cosine, learn
+from tests.zo.linearised import Instead
 from tests.zo.row_boxes import FromTorch
 from zo.errors import TangentError
 from zo.tangents import AutoTangent, CallPairs
@@ -470,7 +471,9 @@ def test_another_kind_takes_over_where_the_mesh_fails(monkeypatch):
     learn(tangent, pairs_of(spec, spec, (smooth(10),), implicit_heat(smooth(10))))
     assert "twice the rows" in tangent.improve()
     assert "MLPTangent" in tangent.improve() and list(tangent.models) == ["mesh", "mlp"]
-    monkeypatch.setattr(tangent.models["mesh"], "predict_values", lambda pairs: 9 + pairs.y)
+    mesh = tangent.models["mesh"]
+    at = mesh.at
+    monkeypatch.setattr(mesh, "at", lambda rows: Instead(at(rows), values=lambda _: 9 + rows.y))
     learn(tangent, pairs_of(spec, spec, (smooth(10, seed=1),), implicit_heat(smooth(10, seed=1))))
     assert tangent.kind == "mlp"
 

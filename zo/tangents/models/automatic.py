@@ -110,7 +110,7 @@ class AutoTangent(Tangent):
 
     def at(self, rows: CallPairs) -> Linearised:
         """The model in use, or where probes correct it, with them."""
-        return self.at_each([rows])[0]
+        return self._corrected(rows, self.model.at(rows))
 
     def at_each(self, calls: Sequence[CallPairs]) -> list[Linearised]:
         """The model in use at all calls at once; where probes correct it, with those of each call."""

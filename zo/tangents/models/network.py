@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -195,19 +195,31 @@ class NetworkTangent(ValueTangent):
         change = self._network(*self._standard(z, others)).to(z.dtype)
         return self._before(z) + self._moments[3].scale().to(z) * change
 
-    @torch.no_grad()
+    def at(self, rows: CallPairs) -> Linearised:
+        """The network at these rows, behind a forward pass of theirs."""
+        if not self.knows or len(blocks(rows.z)) > 1:
+            return super().at(rows)
+        return self._behind_one_pass([rows], lambda forward: [forward])[0]
+
     def known_at(self, calls: Sequence[CallPairs]) -> list[Linearised]:
         """The network at each call, by one forward pass for all, where they are small."""
-        network, rows = self._network_now(), all_rows(calls)
-        if len(blocks(rows.z)) > 1:
+        if len(blocks(all_rows(calls).z)) > 1:
             together = at_calls(calls, self.values)
             return [_NetworkAt(each, self, together, number, None) for number, each in enumerate(calls)]
+        counts, network = [len(each.z) for each in calls], self._network_now()
+        return self._behind_one_pass(calls, lambda forward: network.apart(forward, counts))
+
+    @torch.no_grad()
+    def _behind_one_pass(
+        self, calls: Sequence[CallPairs], apart: Callable[[Kept], list[Kept]]
+    ) -> list[Linearised]:
+        """The network at calls whose forward pass is one, and what it keeps for each."""
+        network, rows = self._network_now(), all_rows(calls)
         outputs, forward = network.passed(network.arranged(*self._standard(rows.z, others_of(rows))))
         together = Together(calls, lambda: self._valued(rows.z, network.answers(outputs)))
-        parts = network.apart(forward, [len(each.z) for each in calls])
         return [
             _NetworkAt(each, self, together, number, part)
-            for number, (each, part) in enumerate(zip(calls, parts, strict=True))
+            for number, (each, part) in enumerate(zip(calls, apart(forward), strict=True))
         ]
 
     def forward_pass(self, z: Tensor, others: Tensor) -> Kept:
