@@ -18,7 +18,7 @@ from zo.tangents.replay.imagination import unanswerable
 STEPS = 9  # on fresh batches behind each on those that boxes answer, where the settings name no number
 
 
-class Surrogate(zo.TangentGradient):
+class Surrogate(zo.ProbedGradient):
     """Fills `.grad` by autograd through the tangents' values; boxes answer, for the tangents to learn."""
 
     def backward(self, batch: Any) -> Tensor:

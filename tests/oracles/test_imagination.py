@@ -13,7 +13,7 @@ from torch import nn
 import zo
 from blackbox import ArraySpec
 from tests.zo.row_boxes import FromTorch, weights
-from zo.tangents import Imagined, ModelTangent
+from zo.tangents import Imagined, Linearised, ModelTangent
 
 STATE, ACTION = ArraySpec("state", (4,)), ArraySpec("action", (2,))
 pytestmark = pytest.mark.filterwarnings(
@@ -30,6 +30,27 @@ def moved(offset, state, action):
     return pushed(state, action) + offset
 
 
+class Valued(Linearised):
+    """What a tangent says at some rows, with values besides."""
+
+    def __init__(self, of, values):
+        super().__init__(of.rows)
+        self._of, self._values = of, values
+
+    @property
+    def values(self):
+        return self._values
+
+    def push(self, d):
+        return self._of.push(d)
+
+    def pull(self, v):
+        return self._of.pull(v)
+
+    def to(self, z, others):
+        return self._of.to(z, others)
+
+
 class Exact(ModelTangent):
     """A tangent that is its box, in values too; perhaps with something added to these."""
 
@@ -37,8 +58,8 @@ class Exact(ModelTangent):
         super().__init__(model)
         self.offset = offset
 
-    def predict_values(self, pairs):
-        return self.model(*pairs.z.split((4, 2), dim=1)) + self.offset
+    def at(self, rows):
+        return Valued(super().at(rows), self.model(*rows.z.split((4, 2), dim=1)) + self.offset)
 
 
 def make_box(function=pushed, **more) -> FromTorch:

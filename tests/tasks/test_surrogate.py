@@ -11,6 +11,7 @@ import tasks
 import zo
 from tasks import Run
 from tests.inside import Surrogate
+from tests.oracles.test_imagination import Valued
 from tests.tasks.problems import MATRIX, Steering
 
 pytestmark = pytest.mark.filterwarnings("ignore::zo.errors.TangentWarning")
@@ -85,8 +86,8 @@ def test_a_step_of_a_surrogate_is_autograd_s_through_the_model_s_values(tmp_path
     """With a model that is the box it is first order's."""
 
     class Exact(zo.tangents.ModelTangent):
-        def predict_values(self, pairs):
-            return self.model(pairs.z)
+        def at(self, rows):
+            return Valued(super().at(rows), self.model(rows.z))
 
     problem = Drawn()
     network, batch = problem.network(), problem.training_batch(0, 0)
@@ -128,7 +129,7 @@ class Unvalidated(Drawn):
 
 
 def test_a_budget_of_rows_says_what_the_rate_is_meant_for_unless_it_is_set_by_hand(tmp_path):
-    settings = {"methods": ["none", "tangents"], "rows": 400}
+    settings = {"methods": ["none", "tangents"], "rows": 24}
     run, usual = go(Drawn(), tmp_path, **settings), Drawn.Config()
     config = Run.open(run.path).config
     assert config["usual_steps"] == usual.steps * usual.batch // config["batch"]

@@ -97,6 +97,7 @@ def test_one_row_of_what_is_no_state_is_no_measure():
         boxes=[box],
         tangent=student,
         probes=0,
+        trust_policy=TrustPolicy(check_every=None),
     )
     student.pulled = lambda rows, v: torch.zeros_like(rows.z)
     with pytest.warns(zo.ZeroGradientWarning):

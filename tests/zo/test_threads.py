@@ -16,6 +16,7 @@ from torch import nn
 import zo
 from blackbox import ArraySpec
 from tests.zo.row_boxes import FromTorch
+from zo.evaluators.hidden_weights import hidden
 
 ROWS, INPUTS = 32, 20
 
@@ -163,3 +164,33 @@ def test_trainings_by_tangents_in_threads_do_not_spoil_each_other(dropouts):
         thread.join(timeout=120)
     assert sorted(left) == list(range(len(dropouts)))
     assert all(gradient.counts.checks >= 1 for gradient in left.values())
+
+
+def test_hidden_weights_of_one_thread_are_no_other_threads():
+    """Blocks that overlap, and end as they began: autograd's engine is as it was behind both."""
+    engine = torch.autograd._engine_run_backward
+    networks = [nn.Linear(3, 1).double() for _ in range(2)]
+    begun, ended, seen = threading.Event(), threading.Event(), []
+
+    def other() -> None:
+        with hidden(networks[1].parameters()):
+            begun.set()
+            ended.wait(60)
+            x = torch.ones(3, dtype=torch.float64, requires_grad=True)
+            seen.append(torch.autograd.grad((x**3).sum(), x)[0])
+
+    thread = threading.Thread(target=other)
+    with hidden(networks[0].parameters()):
+        thread.start()
+        begun.wait(60)
+        x = torch.ones(2, dtype=torch.float64, requires_grad=True)
+        # a backward pass here shows the weights of this block while it runs, and none of the other's
+        shown = [networks[1].weight.isnan().all(), networks[0].weight.isnan().all()]
+        x.register_hook(lambda _: shown.extend(n.weight.isnan().any() for n in networks))
+        torch.autograd.grad((x**2).sum(), x)
+    ended.set()
+    thread.join(60)
+    assert [bool(one) for one in shown] == [True, True, False, True]
+    assert torch.equal(seen[0], 3 * torch.ones(3, dtype=torch.float64))
+    assert torch.autograd._engine_run_backward is engine
+    assert all(bool(network.weight.isfinite().all()) for network in networks)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from threading import RLock, local
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,52 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from zo.batches import map_tensors, memory_of
 from zo.evaluators.forwards import Forward, replaced
 from zo.evaluators.versions import put_version, renew, version_of
+
+
+class _Backwards:
+    """What each thread does around the backward passes of autograd, which is one for all threads.
+
+    Autograd's engine is watched from the first block that asks for it to the last, whatever threads they are
+    in: a thread that put back what it had found would put back another one's watch, for good.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._blocks = RLock(), 0
+        self._engine: Callable[..., Any] = torch.autograd._engine_run_backward  # pyright: ignore[reportPrivateImportUsage]
+        self._of_thread = local()
+
+    @contextmanager
+    def each_in(self, around: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+        """A block in which each backward pass of this thread runs inside of a context."""
+        with self._lock:
+            self._blocks += 1
+            if self._blocks == 1:
+                self._engine = torch.autograd._engine_run_backward  # pyright: ignore[reportPrivateImportUsage]
+                torch.autograd._engine_run_backward = self._run  # pyright: ignore[reportPrivateImportUsage]
+        own = self._own()
+        own.append(around)
+        try:
+            yield
+        finally:
+            own.pop()
+            with self._lock:
+                self._blocks -= 1
+                if self._blocks == 0:
+                    torch.autograd._engine_run_backward = self._engine  # pyright: ignore[reportPrivateImportUsage]
+
+    def _own(self) -> list[Callable[[], AbstractContextManager[None]]]:
+        if not hasattr(self._of_thread, "contexts"):
+            self._of_thread.contexts = []
+        return self._of_thread.contexts
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
+        with ExitStack() as contexts:
+            for around in reversed(self._own()):
+                contexts.enter_context(around())
+            return self._engine(*args, **kwargs)
+
+
+_backwards = _Backwards()
 
 
 @contextmanager
@@ -73,19 +119,19 @@ def hidden(tensors: Iterable[Tensor], modules: Iterable[nn.Module] = ()) -> Iter
 
         return replacement
 
-    def backward(*args: Any, **kwargs: Any) -> Any:
+    @contextmanager
+    def awake() -> Iterator[None]:
         asleep = [key for key in kept if not running[key]]
         for key in asleep:
             show(key)
         try:
-            return engine(*args, **kwargs)
+            yield
         finally:
             for key in asleep:
                 hide(key)
 
     forwards = {module: shown(module, module.forward) for module in modules}
-    engine = torch.autograd._engine_run_backward  # pyright: ignore[reportPrivateImportUsage]
-    with replaced(forwards), patch.object(torch.autograd, "_engine_run_backward", backward):
+    with replaced(forwards), _backwards.each_in(awake):
         for key in kept:
             hide(key)
         try:
