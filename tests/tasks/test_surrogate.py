@@ -129,7 +129,7 @@ class Unvalidated(Drawn):
 
 
 def test_a_budget_of_rows_says_what_the_rate_is_meant_for_unless_it_is_set_by_hand(tmp_path):
-    settings = {"methods": ["none", "tangents"], "rows": 24}
+    settings = {"methods": ["none", "tangents"], "rows": 80}
     run, usual = go(Drawn(), tmp_path, **settings), Drawn.Config()
     config = Run.open(run.path).config
     assert config["usual_steps"] == usual.steps * usual.batch // config["batch"]
