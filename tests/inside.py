@@ -75,6 +75,7 @@ WHERE = {
     "Entries": "zo.evaluators.difference.changes:Entries",
     "OneChannel": "zo.evaluators.difference.changes:OneChannel",
     "LARGE_ACTIVATIONS": "zo.evaluators.difference.evaluator:LARGE",
+    "hidden_weights": "zo.evaluators.hidden_weights:hidden",
     "fused": "zo.evaluators.difference.gpu.fused",
     "graphs": "zo.evaluators.difference.gpu.graphs",
     "send_along": "zo.evaluators.difference.passes:send",

@@ -15,8 +15,8 @@ from torch import nn
 
 import zo
 from blackbox import ArraySpec
+from tests.inside import hidden_weights
 from tests.zo.row_boxes import FromTorch
-from zo.evaluators.hidden_weights import hidden
 
 ROWS, INPUTS = 32, 20
 
@@ -173,14 +173,14 @@ def test_hidden_weights_of_one_thread_are_no_other_threads():
     begun, ended, seen = threading.Event(), threading.Event(), []
 
     def other() -> None:
-        with hidden(networks[1].parameters()):
+        with hidden_weights(networks[1].parameters()):
             begun.set()
             ended.wait(60)
             x = torch.ones(3, dtype=torch.float64, requires_grad=True)
             seen.append(torch.autograd.grad((x**3).sum(), x)[0])
 
     thread = threading.Thread(target=other)
-    with hidden(networks[0].parameters()):
+    with hidden_weights(networks[0].parameters()):
         thread.start()
         begun.wait(60)
         x = torch.ones(2, dtype=torch.float64, requires_grad=True)
