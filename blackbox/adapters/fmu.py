@@ -190,9 +190,7 @@ class Fmu(BlackBoxFunction):
         try:
             first = self._by_a_new_instance(*values)
             if _equal(outputs, first) or not _equal(first, self._by_a_new_instance(*values)):
-                return (
-                    outputs  # an FMU that gives other answers whenever it is made says nothing of its reset
-                )
+                return outputs  # one that gives other answers whenever it is made says nothing of its reset
         except Exception:  # the row has its answer, which no comparison that cannot be made takes away
             return outputs
         self.reset = False

@@ -22,7 +22,7 @@ from blackbox import ArraySpec, Failure
 from blackbox.adapters import CommandLine
 from blackbox.wrappers import Parallel, RateLimited, Retrying
 from tests.blackbox.wrappers.troubled import HANG, Troubled, alive, rows
-from tests.waiting import wait_until
+from tests.waiting import interrupted_once, wait_until
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.needs("linux")]
 
@@ -134,20 +134,8 @@ STACKS: dict[str, Callable[[CommandLine], Parallel]] = {
 def test_the_first_interrupt_ends_programs_that_threads_wait_for(tmp_path, stack):
     before_it, box = threading.active_count(), STACKS[stack](program(tmp_path))
     count = 1 if stack == "rate-limited" else 2
-
-    def interrupt() -> None:
-        wait_until(lambda: len(programs(tmp_path)) == count)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
-    waiting = threading.Thread(target=interrupt, daemon=True)
-    waiting.start()
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            box(X)
-    finally:
-        waiting.join()
-        signal.signal(signal.SIGINT, before)
+    with interrupted_once(lambda: len(programs(tmp_path)) == count), pytest.raises(KeyboardInterrupt):
+        box(X)
     if isinstance(box.box, Parallel):
         box.box.close()  # its threads are idle
     wait_until(lambda: threading.active_count() == before_it)  # Python waits for them when it exits

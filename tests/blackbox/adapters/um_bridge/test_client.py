@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import signal
 import sys
 import threading
 import time
@@ -31,7 +30,7 @@ from blackbox.extras import MissingExtraError
 from tests.blackbox.adapters.um_bridge.servers import Handler, OddServer, doubling, odd_server, saying
 from tests.blackbox.boxes import ErrorCase, error_table
 from tests.inside import identity
-from tests.waiting import wait_until
+from tests.waiting import interrupted_once, wait_until
 
 X = np.array([[1.0, 2.0]])
 NAN = float("nan")
@@ -290,20 +289,8 @@ def test_the_first_interrupt_gives_up_requests_that_wait():
     rows = torch.arange(12.0).reshape(6, 2).double()
     with odd_server(Handler.wait_in_vain) as server, UmBridge(server.url, connections=2) as box:
         before_it = threading.active_count()
-
-        def interrupt() -> None:
-            wait_until(lambda: len(server.asked) == 2)
-            os.kill(os.getpid(), signal.SIGINT)
-
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
-        waiting = threading.Thread(target=interrupt, daemon=True)
-        waiting.start()
-        try:
-            with pytest.raises(KeyboardInterrupt):
-                box.run_rows((rows,))
-        finally:
-            waiting.join()
-            signal.signal(signal.SIGINT, before)
+        with interrupted_once(lambda: len(server.asked) == 2), pytest.raises(KeyboardInterrupt):
+            box.run_rows((rows,))
         assert len(server.asked) == 2  # the others were not begun
         wait_until(lambda: threading.active_count() <= before_it + 2)  # the server's own, for its connections
         server.evaluate = doubling
