@@ -105,6 +105,22 @@ def test_a_last_layer_of_zeros_is_excited_by_what_its_weights_would_give():
         assert min(found[-3:]) > 0.9
 
 
+@pytest.mark.parametrize("shape", [(), (1, 2)], ids=["a number", "a matrix"])
+def test_an_input_of_any_shape_has_the_scale_of_its_spec(shape):
+    action = ArraySpec("action", shape, scale=[0.5] * math.prod(shape))
+
+    def driven(state, action):
+        return plant(state, action.reshape(len(action), -1).expand(-1, 2))
+
+    def objective(box):
+        return lambda network, start: closed_loop(box)(lambda x: network(x).reshape(len(x), *shape), start)
+
+    network = policy()
+    network[2] = nn.Linear(16, math.prod(shape))
+    _, found = cosines(network, FromTorch(driven, (STATE, action), (STATE,)), objective, 14, exact=driven)
+    assert min(found[-4:]) > 0.95
+
+
 def test_units_do_not_matter():
     """An action in thousandths and a state in thousands are dithered as they are in ones."""
 

@@ -423,7 +423,7 @@ def _scale(spec: ArraySpec, measured: Tensor) -> Tensor:
     """The scale that a spec has, else what was measured, `(size,)`."""
     if spec.scale is None:
         return measured
-    return torch.as_tensor(spec.scale, dtype=torch.float64).expand(spec.shape).reshape(-1)
+    return torch.tensor(spec.scale, dtype=torch.float64)
 
 
 class _Verdict(NamedTuple):
