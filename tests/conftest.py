@@ -32,6 +32,22 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(MACHINE.end)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test with `quick_cases(n)`, n cases, evenly spread, are quick, and the others slow."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("quick_cases") and not item.get_closest_marker("slow"):
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for those in cases.values():
+        marker = those[0].get_closest_marker("quick_cases")
+        assert marker is not None
+        quick = {round(n * (len(those) - 1) / max(1, marker.args[0] - 1)) for n in range(marker.args[0])}
+        for place, item in enumerate(those):
+            if place not in quick:
+                item.add_marker(pytest.mark.slow)
+
+
 def pytest_collection_finish() -> None:
     """Bytecode of tests is kept, but none of what a test writes: it knows no edits within one second.
 

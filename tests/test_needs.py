@@ -151,6 +151,7 @@ def test_only_what_is_declared_is_seen_and_what_is_not_there_is_skipped(run):
     assert "apt-get install calculix-ccx" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "workers",
     [[], pytest.param(["-p", "xdist", "-n", "1"], marks=pytest.mark.slow)],

@@ -105,6 +105,7 @@ def test_the_published_network_has_its_weights_and_begins_as_the_bare_solver():
     assert torch.equal(network(velocity), velocity)
 
 
+@pytest.mark.slow
 def test_each_column_trains_and_counts_its_rows():
     task = replace(CI, updates=5, free=2, test=1)
     box = Damped(task.points)
@@ -231,6 +232,7 @@ def test_the_table_is_that_of_the_committed_files():
     assert (comparison.FOLDER / "table.md").read_text(encoding="utf-8") == comparison.tables()
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("method", recovery.METHODS)
 @pytest.mark.filterwarnings("ignore")
 def test_a_search_lowers_its_loss_within_its_rows(method):

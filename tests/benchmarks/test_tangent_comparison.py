@@ -32,6 +32,7 @@ def rows_of_step(problem) -> int:
     return problem.box.ledger.rows_asked - before
 
 
+@pytest.mark.slow
 def test_rows_are_those_of_training_alone(lorenz):
     each = rows_of_step(lorenz)
     for method, share in (("first-order", 1), ("first-order-perturbed", 1), ("probes", 3)):

@@ -22,6 +22,7 @@ def of(names, **marks):
 REST = [name for name in PROBLEMS if name not in (*QUICK, *MINUTES, "filter")]
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("name", of(QUICK) + of(REST, marks=pytest.mark.slow))
 def test_a_problem_is_complete(name):
     problem = PROBLEMS[name]()

@@ -96,6 +96,7 @@ STACKS = {
 SLOW = [pytest.param(name, marks=pytest.mark.slow) if name == "loky" else name for name in STACKS]
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("name", SLOW)
 def test_in_every_stack(name):
     box = STACKS[name]()

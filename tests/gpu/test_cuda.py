@@ -59,6 +59,7 @@ def estimated(estimator, evaluator, device, dtype=torch.float32, steps=1) -> Ten
     return grads(network)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("evaluator", ["loop", "stacked", "difference"])
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_estimates_are_those_of_float64_on_a_cpu(name, evaluator, device):
@@ -68,6 +69,7 @@ def test_estimates_are_those_of_float64_on_a_cpu(name, evaluator, device):
     assert (found.double() - truth).norm() < 2e-3 * truth.norm()
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     "evaluator", [*(pytest.param(each, marks=pytest.mark.slow) for each in ("loop", "stacked")), "difference"]
 )
@@ -77,6 +79,7 @@ def test_two_runs_have_the_same_bits(name, evaluator, device):
     assert torch.equal(*found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory_format", quick.first(1, [torch.contiguous_format, torch.channels_last]))
 @pytest.mark.parametrize("training", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_fused_kernel_gives_what_the_rules_give_and_the_same_bits_in_a_graph(
@@ -102,6 +105,7 @@ def test_the_fused_kernel_gives_what_the_rules_give_and_the_same_bits_in_a_graph
     assert (found[0] - truth).norm() < 2e-3 * truth.norm()
 
 
+@pytest.mark.slow
 def test_what_is_resumed_has_the_bits_of_what_is_not(device):
     network, batch = make_network().to(device), tuple(each.to(device) for each in BATCH)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)

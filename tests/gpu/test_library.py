@@ -52,6 +52,7 @@ BOXES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=[pytest.mark.slow] * (name != "low rank")) for name in BOXES],
@@ -90,6 +91,7 @@ TANGENTS = {
 }
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in TANGENTS],
@@ -130,6 +132,7 @@ def test_tangents_that_learned_from_answers_on_the_cpu_go_on_on_the_gpu_and_from
     torch.testing.assert_close(found, expected, **(NEAR if gpu.pretended else ROUGH))
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("method", zo.pruning.METHODS)
 def test_weights_are_scored_as_on_a_cpu(method, gpu):
     def scored(device):
@@ -175,6 +178,7 @@ def test_the_best_weights_are_kept_and_put_back_and_read_from_a_file(gpu):
     torch.testing.assert_close(found[2], weights, **NEAR)
 
 
+@pytest.mark.slow
 def test_states_that_a_user_reads_to_the_gpu_go_on(gpu):
     """By torch.load(..., map_location="cuda"), which moves what belongs on the CPU too."""
     batch = ROWS

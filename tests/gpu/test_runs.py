@@ -146,6 +146,7 @@ def trained(folder, device, method, resume=None, callbacks=(), **settings):
     return Found.of(run, method)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in METHODS]
 )
@@ -247,6 +248,7 @@ def test_what_blackbox_new_writes_runs_on_a_gpu(kind, gpu, tmp_path, monkeypatch
     torch.testing.assert_close(*figures, rtol=1e-6 if gpu.pretended else 1e-3, atol=0)
 
 
+@pytest.mark.slow
 def test_the_network_of_a_run_on_a_gpu_is_to_be_had_where_there_is_none(tmp_path):
     with PretendedGPU():
         run = tasks.run(Steering(methods=("none",), device="cuda"), runs=tmp_path, progress=Progress())
@@ -281,6 +283,7 @@ def test_the_wake_is_corrected_as_on_a_cpu(gpu, tmp_path, monkeypatch):
     torch.testing.assert_close(*figures, **(NEAR if gpu.pretended else ROUGH))
 
 
+@pytest.mark.slow
 def test_a_run_takes_kernels_that_round_the_same_each_time(tmp_path, monkeypatch):
     for name, other in (("benchmark", True), ("allow_tf32", True), ("deterministic", False)):
         monkeypatch.setattr(torch.backends.cudnn, name, other)

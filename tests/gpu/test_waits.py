@@ -59,6 +59,7 @@ CASES = [
 ]
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("training", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("layers", [pytest.param("convolutions", marks=pytest.mark.slow), "linear"])
 @pytest.mark.parametrize(("evaluator", "kind", "allowed"), CASES)
@@ -80,6 +81,7 @@ def test_a_chunk_is_sent_without_waiting(evaluator, kind, allowed, layers, train
     assert (found - expected).abs().max() < 2e-4 * expected.abs().max()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_graphs_are_given_the_entries_and_steps_of_each_pass(monkeypatch):
     """A graph that is not there: what would be captured runs again, on what stands where it reads."""
@@ -112,6 +114,7 @@ def test_graphs_are_given_the_entries_and_steps_of_each_pass(monkeypatch):
     assert len(made) == 2  # one for passes of 32 queries, in the second chunk one for the 12 that are left
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", [pytest.param("convolutions", marks=pytest.mark.slow), "linear"])
 @pytest.mark.parametrize(
     "evaluator", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("stacked", "difference")), "loop"]
@@ -201,6 +204,7 @@ def test_a_pass_launches_little_however_many_variants_share_it(training, most):
     assert counts[0] == counts[1] < most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("training", "part"), [(True, 0.3), pytest.param(False, 0.6, marks=pytest.mark.slow)]
 )

@@ -68,11 +68,13 @@ def check(case: Case, way: str, estimator: zo.estimators.Estimator, chunk: int) 
         )
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("case", "way"), quick_once(ORDINARY, every=3), ids=str)
 def test_ordinary_networks(case, way):
     check(case, way, FORWARD, SMALL)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(("case", "way"), quick_once(TREACHEROUS, every=4), ids=str)
 def test_treacherous_networks(case, way):
     check(case, way, FORWARD, LAYER)

@@ -49,6 +49,7 @@ OWNERS = [
 ]
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("chunk", [5, pytest.param(None, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", OWNERS)
 def test_a_module_with_weights_that_draws_or_mixes_is_right_in_chunks_of_any_size(name, chunk):
@@ -56,6 +57,7 @@ def test_a_module_with_weights_that_draws_or_mixes_is_right_in_chunks_of_any_siz
     assert trial(CASES[name], FORWARD, "stacked", chunk, output_loss=False).right
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize("name", OWNERS)
 def test_who_asked_for_stacked_hears_which_module_it_cannot_serve(name):
     outcome = trial(CASES[name], FORWARD, "stacked", 24, output_loss=False)
@@ -92,6 +94,7 @@ SLEEPERS = [
 ]
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("name", SLEEPERS)
 def test_what_wakes_at_a_later_step_is_found_and_the_module_named(name):
     outcome = trial(CASES[name], FORWARD, "stacked", 24, output_loss=False)
@@ -99,6 +102,7 @@ def test_what_wakes_at_a_later_step_is_found_and_the_module_named(name):
     assert any(names_a_part(w, CASES[name].make()) for w in outcome.warnings), f"{outcome}"
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("name", quick.one_in(4, [name for name in CASES if name.startswith("rising ")]))
 def test_pairs_of_opposite_steps_hide_nothing(name):
     """To a variant that moves nothing the means over antithetic neighbours are those of the base."""
@@ -121,6 +125,7 @@ def same(network: nn.Module, state: dict[str, Tensor]) -> bool:
 WRITERS = [name for name in CASES if name.startswith(("momentum encoder", "unit norm"))]
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     ("evaluator", "output_loss"), [pytest.param("loop", False, marks=pytest.mark.slow), *FAST]
 )
@@ -130,6 +135,7 @@ def test_weights_that_a_forward_writes_are_left_as_one_forward_leaves_them(name,
     assert outcome.changed == []
 
 
+@pytest.mark.quick_cases(27)
 @pytest.mark.parametrize("call", [0, 1, 2, 9])
 @pytest.mark.parametrize("evaluator", EVALUATORS)
 @pytest.mark.parametrize("name", [*WRITERS, "batch norm by hand", "rising drop path, counted"])
@@ -282,6 +288,7 @@ OUTSIDE = {
 }
 
 
+@pytest.mark.quick_cases(9)
 @pytest.mark.parametrize("evaluator", EVALUATORS)
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_state_outside_of_torch_is_made_good_or_told(name, evaluator):
@@ -325,6 +332,7 @@ ZEROS = {
 }
 
 
+@pytest.mark.quick_cases(5)
 @pytest.mark.parametrize("estimator", [zo.CGE(1e-3), zo.RGE(1e-3, q=4)], ids=["cge", "rge"])
 @pytest.mark.parametrize("evaluator", EVALUATORS)
 @pytest.mark.parametrize("name", ZEROS)
@@ -535,6 +543,7 @@ def test_compiled_code_that_mixes_rows(evaluator):
 # ------------------------------------- what a check at some steps and a variant that moves nothing cannot see
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("evaluator", ["stacked", "auto"])
 @pytest.mark.parametrize("done", [centred, against_the_last, next_row], ids=lambda done: done.__name__)
 def test_rows_that_mix_later_in_single_precision(done, evaluator):
@@ -580,6 +589,7 @@ def unboxed(output: Tensor) -> Tensor:
     return (torch.sin(output) * torch.linspace(0.5, 1.5, 3, dtype=output.dtype)).sum(dim=1)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("evaluator", [pytest.param("auto", marks=pytest.mark.slow), "difference"])
 @pytest.mark.parametrize(
     "wakes", [centred, next_row, against_the_last, noisy], ids=lambda done: done.__name__

@@ -71,6 +71,7 @@ def output_loss() -> zo.OutputLoss:
 CGE, RGE = zo.CGE(1e-4, central=True), zo.RGE(1e-4, q=300, central=True)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("keeps", quick.first(1, ["the last one", "all"]))
 @pytest.mark.parametrize(
     ("objective", "evaluator", "estimator"),
@@ -195,6 +196,7 @@ class Averaged(nn.Module):
 TEACHERS = ["lerp_", "lerp_ of .data", "assigned .data", "foreach", "a large attribute"]
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("evaluator", ["loop", "auto"])
 @pytest.mark.parametrize("how", quick.one_in(2, TEACHERS))
 @pytest.mark.filterwarnings("ignore::zo.EvaluatorWarning")

@@ -19,6 +19,7 @@ def gradient_of(problem: OracleProblem, evaluator: str, estimator: zo.estimators
     return torch.cat([parameter.grad.flatten() for parameter in network.parameters()])
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("evaluator", EVALUATORS)
 @pytest.mark.parametrize("problem", quick.one_in(3, PROBLEMS), ids=str)
 def test_forward_cge_is_the_gradient_within_its_truncation_and_rounding(problem, evaluator):

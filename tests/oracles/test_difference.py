@@ -151,6 +151,7 @@ def way(request, limits):
     return request.param
 
 
+@pytest.mark.quick_cases(6)
 @pytest.mark.parametrize(
     ("way", "training"),
     [
@@ -178,6 +179,7 @@ def test_every_network_in_float64(case, way, training):
     assert ((changes - truth).abs() <= bound).all()
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     "training", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["training", "evaluation"]
 )
@@ -205,6 +207,7 @@ def test_in_float32_the_error_does_not_grow_as_mu_shrinks(case, training):
         assert ((changes - truth).abs() <= bound).all()
 
 
+@pytest.mark.quick_cases(2)
 @MODES
 @pytest.mark.parametrize("cell", [nn.LSTM, nn.GRU])
 def test_recurrent_layers_fall_back_by_name_and_give_what_loop_gives(cell, training):

@@ -280,6 +280,7 @@ def trained(steps, folder=None):
     return torch.cat([p.detach().flatten() for p in network.parameters()]), gradient.counts
 
 
+@pytest.mark.slow
 def test_a_run_with_imagined_batches_resumes_to_the_bit(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -59,6 +59,7 @@ def random_network(tangent: zo.GridTangent) -> Any:
 # Patches
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("name", GRIDS)
 @pytest.mark.parametrize("radius", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_what_a_patch_misses_is_what_the_whole_row_misses_there(name, radius, limits):
@@ -79,6 +80,7 @@ def test_what_a_patch_misses_is_what_the_whole_row_misses_there(name, radius, li
             assert distances.max() < 1e-9 * whole.max()
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize("name", GRIDS)
 def test_a_patch_as_large_as_the_grid_has_the_loss_of_a_row(name, limits):
     limits(patch_cells=30, patch_edges=dict.fromkeys((1, 2, 3), 1000))
@@ -123,6 +125,7 @@ def smooth(count: int, shape: tuple[int, ...], seed: int) -> torch.Tensor:
     return (x / x.std()).float()
 
 
+@pytest.mark.slow
 def test_a_grid_of_more_cells_than_a_lesson_has_learns_the_derivative_from_one_step_of_training():
     spec = ArraySpec("u", (1, 48, 48))
     box = box_of(burgers, spec)
@@ -211,6 +214,7 @@ def advected(u: torch.Tensor) -> torch.Tensor:
     return without_divergence(u + 0.2 * change)
 
 
+@pytest.mark.slow
 def test_behind_a_map_that_takes_part_a_large_grid_learns_through_it(limits):
     """Else the network learns the mean of what the map takes of each answer: then this is .88, not .97."""
     limits(patch_cells=200, row_cells=100)
@@ -352,6 +356,7 @@ def test_few_rows_at_a_time_give_what_all_together_give(kind, limits):
 # Which ends meet, and how far a change is carried
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("function", "radius", "ends"),
     [
@@ -454,6 +459,7 @@ def flow(u: torch.Tensor, ends: tuple[str, ...], projected: bool) -> torch.Tenso
     return u
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("projected", [False, True])
 @pytest.mark.parametrize(
     ("space", "ends"),

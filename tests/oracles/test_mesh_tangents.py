@@ -108,6 +108,7 @@ def true_vjp(function, arrays, v) -> torch.Tensor:
     return torch.cat([g.flatten(1) for g in torch.autograd.grad(function(*leaves), leaves, v)], dim=1)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("make", "mesh", "function", "rows"),
     [(zo.MeshTangent, MESH, implicit_heat, 16), (zo.GraphTangent, GRAPH, pipes, 64)],
@@ -153,6 +154,7 @@ def test_convection_over_elements_by_another_discretisation_has_its_vjp():
     assert cosine(tangent.at(pairs).pull(v), v @ step) > 0.85
 
 
+@pytest.mark.slow
 def test_a_grid_with_holes_is_learned_from_as_a_mesh():
     kept = np.ones((9, 9), dtype=bool)
     kept[3:5, 4:7] = False
@@ -209,6 +211,7 @@ def test_loads_are_answered_by_displacements_of_several_fields():
     assert cosine(pulled, true_vjp(answer, (load,), v)) > 0.999
 
 
+@pytest.mark.slow
 def test_numbers_that_lie_on_no_node_stand_beside_the_step():
     """A control vector that heats places, a factor without a gradient, and a source on the nodes."""
     shapes = smooth(3, seed=5)
@@ -277,6 +280,7 @@ def test_the_vjp_is_that_of_the_fitted_values(make, limits):
     assert cosine(slope, tangent.at(pairs).pull(v)) > 0.9
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("make", [zo.MeshTangent, zo.GraphTangent])
 def test_a_state_goes_on_to_the_same_bits(make, limits):
     limits(graph_iterations=4)
@@ -338,6 +342,7 @@ def test_nodes_with_a_prescribed_output_have_no_derivative():
     assert cosine(pulled, true_vjp(box, (z,), v)) > 0.999
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("make", [zo.MeshTangent, zo.GraphTangent])
 def test_each_fit_says_how_far_it_is(make, limits):
     """A lesson without a fit says nothing, and the last number is never above that of all."""
@@ -542,6 +547,7 @@ def fit_of(inputs, outputs, arrays, y, steps, products) -> Fit:
     return Fit(form, rows, 1e-4)
 
 
+@pytest.mark.slow
 def test_the_cost_of_a_fit_has_the_slope_of_its_differences():
     """With what rough waves that stay add to it."""
     spec = (ArraySpec("u", (NODES,), layout=MESH),)
@@ -555,6 +561,7 @@ def test_the_cost_of_a_fit_has_the_slope_of_its_differences():
         assert slope[own] == pytest.approx((ahead - behind) / 2e-6, rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_cost_of_flows_has_the_slope_of_its_differences():
     """Of steps with sources and cubes along edges, at numbers of no symmetry."""
     spec = (ArraySpec("h", (NODES,), layout=GRAPH),)

@@ -60,6 +60,7 @@ def learned() -> tuple[zo.PairTangent, CallPairs, torch.Tensor]:
     return tangent, pairs, weights(*pairs.y.shape, seed=60)
 
 
+@pytest.mark.slow
 def test_pairs_that_each_row_lists_show_the_derivative_in_few_rows():
     """Of what is not the identity's; a perceptron has .04 there."""
     tangent, pairs, v = learned()
@@ -74,6 +75,7 @@ def test_pairs_that_each_row_lists_show_the_derivative_in_few_rows():
     assert alike
 
 
+@pytest.mark.slow
 def test_neither_numbers_nor_the_order_of_the_list_make_a_difference():
     tangent, pairs, v = learned()
     order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(1))

@@ -161,6 +161,7 @@ def trained(network: nn.Module, batches: list[Tensor], estimator, evaluator, chu
     return grads
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("seed", seeds(40))
 def test_fast_evaluators_give_the_gradients_of_loop(seed):
     draw = random.Random(seed)
@@ -340,6 +341,7 @@ def flat(network: nn.Module) -> Tensor:
     )
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("seed", seeds(80))
 @pytest.mark.filterwarnings("ignore::zo.TangentWarning", "ignore::zo.ZeroGradientWarning")
 def test_with_exact_tangents_gradients_around_boxes_are_those_of_autograd(seed):

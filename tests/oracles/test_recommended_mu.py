@@ -135,6 +135,7 @@ def cosine(name: str, estimator: object) -> float:
     return float(nn.functional.cosine_similarity(grad.flatten(), truth.flatten(), dim=0))
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("estimator", quick.one_in(2, ESTIMATORS))
 @pytest.mark.parametrize("name", quick.one_in(2, BOXES))
 def test_the_recommended_mu_is_within_ten_percent_of_the_best(name, estimator):

@@ -58,6 +58,7 @@ def test_it_is_c_times_the_mean_of_slopes_times_directions(distribution, central
     assert torch.allclose(grad, c / q * (u @ slopes) @ u, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.quick_cases(2)
 @CASES
 @WAYS
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)

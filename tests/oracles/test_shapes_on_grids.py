@@ -84,6 +84,7 @@ def steps(shapes: tuple[tuple[int, ...], ...], layout: Grid | str, count: int) -
     return made, repr(gradient.tangents[0])
 
 
+@pytest.mark.slow
 def test_fields_with_and_without_channels_are_one_grid_to_the_bit():
     bare, said = steps((SPACE, (2, *SPACE), SPACE), "auto", count=2)
     same, _ = steps(SHAPES, "auto", count=2)

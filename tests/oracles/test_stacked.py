@@ -66,6 +66,7 @@ def biases(step: Step) -> set[int]:
     return {i for i, name in enumerate(step.parameters.names) if name.endswith("bias")}
 
 
+@pytest.mark.quick_cases(19)
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @DTYPES
 @MODES
@@ -80,6 +81,7 @@ def test_every_coordinate_of_a_layer(case, training, dtype, limits):
     compare(step, coordinates(step.parameters, most=60), chunk=50)
 
 
+@pytest.mark.quick_cases(28)
 @MODES
 @pytest.mark.parametrize("case", LAYERS, ids=str)
 def test_directions_through_a_layer(case, training):
@@ -87,6 +89,7 @@ def test_directions_through_a_layer(case, training):
     compare(step, directions(step.parameters), chunk=3)
 
 
+@pytest.mark.quick_cases(4)
 @DTYPES
 @MODES
 @pytest.mark.parametrize("case", quick.one_in(2, NETWORKS), ids=str)
@@ -96,6 +99,7 @@ def test_networks(case, training, dtype):
     compare(step, directions(step.parameters), chunk=4)
 
 
+@pytest.mark.quick_cases(2)
 @MODES
 @pytest.mark.parametrize("cell", [nn.LSTM, nn.GRU])
 @pytest.mark.parametrize("estimator", [zo.CGE(1e-4), zo.RGE(1e-4, q=3)], ids=["cge", "rge"])

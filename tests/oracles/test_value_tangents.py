@@ -328,6 +328,7 @@ def drawn(box: FromTorch, rows: int, seed: int) -> list[torch.Tensor]:
     return [weights(rows, *spec.shape, seed=seed + n) for n, spec in enumerate(box.inputs)]
 
 
+@pytest.mark.quick_cases(5)
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("name", quick.one_in(3, BOXES))
 def test_vjp_and_apply_are_the_derivative_of_the_models_own_values(model, name):
@@ -389,6 +390,7 @@ def test_reach_and_ends_are_measured(axes, circular, cells):
     assert measure(u, change, reach=5, periodic=(True,) * axes) == (5, (True,) * axes)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("rows", "cells"), [(1, 40), (2, 20), (3, 20)])
 @pytest.mark.parametrize("circular", [True, False])
 def test_ends_show_in_rows_so_few_that_a_wide_stencil_tells_them_all(rows, cells, circular):
@@ -497,6 +499,7 @@ def test_seeds_alone_decide_and_no_other_generator_moves(model):
     assert torch.equal(pulled[0], pulled[1]) and not torch.equal(pulled[0], pulled[2])
 
 
+@pytest.mark.quick_cases(5)
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("how", ["state", "copy"])
 def test_a_state_and_a_copy_are_all_there_is(model, how):

@@ -215,6 +215,7 @@ def trained(limits, function, states: torch.Tensor) -> tuple[zo.GridTangent, zo.
     return tangents[0], tangents[1]
 
 
+@pytest.mark.slow
 def test_between_walls_a_large_grid_learns_through_the_map(limits):
     """On patches, behind no map, this is .93."""
     spec = ArraySpec("u", (2, 24, 24))

@@ -60,6 +60,7 @@ def test_small_waves_decay_as_in_linear_diffusion():
         assert (found - wave / (1 + 0.05 * rate)).abs().max() < 1e-11
 
 
+@pytest.mark.slow
 def test_first_order_in_time():
     state = ImplicitDiffusion(points=24).start(3, seed=0).double()
     finals = [ImplicitDiffusion(points=24, dt=0.2 / n, steps=n)(state) for n in (8, 16, 32, 256)]

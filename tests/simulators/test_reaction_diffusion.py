@@ -74,6 +74,7 @@ def test_the_laplacian_of_a_plane_wave():
     assert (laplacian(wave) - factor * wave).abs().max() < 1e-12
 
 
+@pytest.mark.slow
 def test_patterns_live_on():
     """What `start` gives has structure: none of the three has come to rest."""
     for box in (Brusselator(), GrayScott(), FitzHughNagumo()):

@@ -66,6 +66,7 @@ def start(name):
     return lambda rows: started(name, rows).clone()
 
 
+@pytest.mark.quick_cases(3)
 def test_a_call_is_the_steps_that_it_says(make, start):
     box, single = make(steps=3), make()
     state = start(4)
@@ -78,6 +79,7 @@ def test_a_call_is_the_steps_that_it_says(make, start):
     assert not torch.equal(expected, state)
 
 
+@pytest.mark.quick_cases(3)
 def test_numpy_and_any_leading_axes(make, start):
     box = make()
     state = start(6)
@@ -89,6 +91,7 @@ def test_numpy_and_any_leading_axes(make, start):
     np.testing.assert_allclose(box.step(state[0]), expected[0, 0], atol=1e-5)
 
 
+@pytest.mark.quick_cases(5)
 def test_float64_is_computed_in_float64(make, start):
     box = make()
     state = start(2)
@@ -97,6 +100,7 @@ def test_float64_is_computed_in_float64(make, start):
     assert 1e-10 < (fine - coarse).abs().max() < 1e-4
 
 
+@pytest.mark.quick_cases(6)
 def test_rows_do_not_depend_on_their_mates(make, start):
     box = make(max_rows=3)
     state = start(7).double()
@@ -113,11 +117,13 @@ def test_only_the_step_has_a_derivative(make, start):
     assert box.step(state).requires_grad and box.advance(state).requires_grad
 
 
+@pytest.mark.quick_cases(5)
 def test_the_steps_derivative_is_that_of_its_values(make, start):
     box = make()
     assert_derivative_is_the_differences(box.step, start(3).double())
 
 
+@pytest.mark.quick_cases(10)
 @pytest.mark.parametrize(
     "dtype", [torch.float32, torch.float64]
 )  # tables are converted, or as they were made
@@ -139,6 +145,7 @@ def test_autocast_around_a_step_changes_nothing(make, start):
         assert torch.equal(box.step(state), expected)
 
 
+@pytest.mark.quick_cases(2)
 def test_starts_are_distinct_repeatable_and_leave_the_global_generator_alone(make):
     box = make()
     torch.manual_seed(3)
@@ -152,6 +159,7 @@ def test_starts_are_distinct_repeatable_and_leave_the_global_generator_alone(mak
     assert distances.min() > 1e-3  # of 1: two numbers on one cycle can come close
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("name", [name for name in SMALL if name not in STABLE])
 def test_a_row_that_blows_up_fails_alone(name):
     kind, settings = SMALL[name]

@@ -150,6 +150,7 @@ def test_memory_beside_the_results_is_bounded_by_max_rows():
     assert sizes[1] == sizes[2] == sizes[3] and 10 * sizes[1] < sizes[0]
 
 
+@pytest.mark.slow
 def test_by_itself_a_box_takes_as_many_rows_as_suit_its_grid():
     cpu = torch.device("cpu")
     found = {width: WakeFlow(width).rows_at_once(cpu) for width in (8, 32, 64)}

@@ -38,6 +38,7 @@ def test_a_uniform_stream_pushes_nothing():
         assert abs(coefficient.item()) < 1e-12
 
 
+@pytest.mark.slow
 def test_a_vortex_that_decays_as_it_passes_leaves_no_force():
     """Taylor's vortex (1918), carried by the stream: an exact flow, whose momentum in the window changes."""
     nu, dt, age = viscosity(RE).item(), 0.25, 70.0

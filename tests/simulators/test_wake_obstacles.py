@@ -57,6 +57,7 @@ def inside(obstacles, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("obstacles", "dtype", "steps"),
     [
@@ -85,6 +86,7 @@ def test_some_steps_equal_plain_phiflow(obstacles, dtype, steps):
     assert (fast - before).abs().max() > 0.1  # it went somewhere
 
 
+@pytest.mark.quick_cases(1)
 @each_case
 def test_cells_are_solid_where_their_centre_is_inside(obstacles):
     channel = Channel(33, obstacles)

@@ -27,6 +27,7 @@ def right_sides(channel: Channel, rows: int = 3) -> torch.Tensor:
     return noise * torch.from_numpy(channel.masks.active)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("channel", CHANNELS, ids=NAMES)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 5e-6)])
 def test_pressure_is_that_of_a_sparse_solve(channel, dtype, tolerance):

@@ -29,6 +29,7 @@ def no_time_passes(limits):
     limits(clock_of_references=lambda: 0.0)
 
 
+@pytest.mark.slow
 def test_frames_are_the_fine_solvers_downsampled_once_per_source_step(tmp_path):
     flows = load_or_compute(TINY, tmp_path)
     step = WakeStep(Channel(16), 0.5, "mac-cormack")
@@ -280,6 +281,7 @@ DAMAGES = [
 ]  # fmt: skip
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_file_is_computed_again_with_a_warning(tmp_path, damage):
     first = load_or_compute(TINY, tmp_path)

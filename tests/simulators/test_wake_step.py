@@ -53,6 +53,7 @@ def reynolds(rows: int, dtype=torch.float64) -> torch.Tensor:
 SOLVES = {torch.float32: (Solve("CG", 1e-5, 0), 2e-5), torch.float64: (Solve("CG", 1e-12, 0), 1e-7)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("advection", "dtype", "steps"),
     [
@@ -77,6 +78,7 @@ def test_some_steps_equal_plain_phiflow(advection, dtype, steps):
     assert (fast - before).abs().max() > 0.1  # it went somewhere
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("name", list(ADVECTION))
 @pytest.mark.parametrize("dt", [0.5, 9.0])  # half a cell; several, out of the domain at its edges
 def test_advection_is_phiflows(name, dt):

@@ -208,6 +208,7 @@ def test_what_a_server_that_goes_away_has_not_taken_is_sent_at_the_end_of_the_st
     assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "2"  # seven take four minutes
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("name", ["plain", "it's", 'a "b"', "back\\\\slash", "it's \\\\' all"])
 def test_a_run_that_goes_on_goes_on_in_mlflow_too_whatever_its_folder_is_called(tmp_path, monkeypatch, name):
     tracker = Tracker(monkeypatch)

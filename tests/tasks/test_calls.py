@@ -142,6 +142,7 @@ def test_a_line_that_cannot_be_read_makes_it_a_bound(tmp_path):
     assert calls.in_words(calls.read(tmp_path)) == "at least 4"
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("half", [False, True])
 def test_a_disk_that_takes_no_note_of_rows_is_one_sentence_and_the_run_goes_on(tmp_path, monkeypatch, half):
     settings = {"methods": ["first-order"], "steps": 4, "checkpoint_every": 1, "progress": Progress()}
@@ -169,6 +170,7 @@ def test_a_disk_that_takes_no_note_of_rows_is_one_sentence_and_the_run_goes_on(t
     assert again.result.calls["exact"] and again.result.calls["rows"] > whole.result.calls["rows"]
 
 
+@pytest.mark.slow
 def test_a_run_tells_the_rows_of_training_validation_test_and_timing(tmp_path):
     problem = Steering(methods=("none", "first-order", "cge"))
     run = tasks.run(problem, runs=tmp_path, progress=Progress())
@@ -278,6 +280,7 @@ def test_where_queries_may_be_checked_the_plan_says_the_least_and_the_most(tmp_p
     assert least < run.result.calls["rows"] <= most
 
 
+@pytest.mark.slow
 def test_a_budget_that_may_do_is_not_refused_and_one_that_cannot_is(tmp_path):
     settings = {"methods": ("rge",), "directions": 4, "steps": 4, "runs": tmp_path}
     whole = tasks.run(Made(), **settings)
@@ -292,6 +295,7 @@ def test_a_budget_that_may_do_is_not_refused_and_one_that_cannot_is(tmp_path):
         tasks.run(Made(), rows=least, **settings)
 
 
+@pytest.mark.slow
 def test_runs_whose_class_has_one_box_have_a_budget_each(tmp_path):
     class Lasting(Steering):
         box = Mixed()

@@ -136,6 +136,7 @@ class Touched(WrittenAnew):
     written = SCRIPT
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("problem", [WrittenAnew, Touched])
 def test_a_program_that_is_compiled_again_while_a_run_goes_on_is_named_once(tmp_path, problem, capsys):
     (tmp_path / "program").write_text(SCRIPT)

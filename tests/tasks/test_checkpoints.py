@@ -253,6 +253,7 @@ def killed(tmp_path_factory):
     return root
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("moment", "step"), MOMENTS.items(), ids=MOMENTS)
 def test_kill_9_in_the_middle_of_a_checkpoint_leaves_a_whole_one(killed, moment, step):
     found = checkpoint.load(killed / moment / "a.pt")

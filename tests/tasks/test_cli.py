@@ -74,6 +74,7 @@ def test_help_imports_nothing_heavy(words):
     assert done.stdout.splitlines()[-1] == "HEAVY []"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_a_command_goes_well_without_standard_streams(tmp_path, closed):
     """And the first file that it opens does not get their number, into which programs would print."""
@@ -175,6 +176,7 @@ def test_a_dry_run_of_a_box_whose_rows_fail_says_so_with_the_cause(toy, tmp_path
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::zo.errors.EvaluatorWarning")  # which cannot serve where all rows fail
 def test_an_answer_of_the_wrong_shape_is_to_be_mended_before_the_run_goes_on(toy, tmp_path, capsys):
     (tmp_path / "odd.py").write_text(
@@ -224,6 +226,7 @@ WRONG = [  # (words, words of the message)
 ]
 
 
+@pytest.mark.quick_cases(8)
 @pytest.mark.parametrize(("words", "said"), WRONG, ids=[" ".join(words) for words, _ in WRONG])
 def test_wrong_use_is_a_message_and_status_2(toy, tmp_path, capsys, words, said):
     assert toy(*words) == 2
@@ -234,6 +237,7 @@ def test_wrong_use_is_a_message_and_status_2(toy, tmp_path, capsys, words, said)
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_known_errors_are_one_sentence_unless_debug(toy, tmp_path, capsys):
     assert toy("run", "toy", "--fault", "known") == 1
     path = only_run(tmp_path).relative_to(tmp_path)
@@ -318,6 +322,7 @@ def test_a_folder_that_cannot_be_made_is_one_sentence_unless_debug(toy, tmp_path
         toy("run", "toy", "--runs", "file/runs", "--debug")
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_written_in_a_run_says_how_to_resume(toy, tmp_path, capsys):
     assert toy("run", "toy", "--fault", "stop") == 130
     path = only_run(tmp_path).relative_to(tmp_path)
@@ -339,6 +344,7 @@ def test_a_file_that_cannot_be_written_in_a_run_says_how_to_resume(toy, tmp_path
     assert toy("resume", str(path)) == 0
 
 
+@pytest.mark.slow
 def test_an_error_of_the_system_without_a_name_is_one_line(toy, tmp_path, capsys, monkeypatch):
     error = OSError("Can't synchronously write data\n(no space left)")
     monkeypatch.setattr("tasks.report.write", Mock(side_effect=error))
@@ -373,6 +379,7 @@ def test_help_lists_the_methods_that_the_problem_can_have(toy, capsys):
     assert not any(f"{name}:" in text for name in ("tangents", "row-rge", "identity", "first-order"))
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_a_larger_budget(toy, tmp_path, capsys):
     assert toy("run", "toy", "--fault", "stop", "--rows", "100_000", "--steps", "6") == 130
     run, config = str(only_run(tmp_path)), only_run(tmp_path) / "config.json"
@@ -442,6 +449,7 @@ def test_serve_makes_the_derivative_that_is_asked_for(toy, monkeypatch, derivati
     assert derivative == "values" or solver.estimator.mu == 0.01
 
 
+@pytest.mark.slow
 def test_serve_answers_until_it_is_told_to_stop(start_toy, tmp_path):
     (tmp_path / "served_boxes.py").write_text(BOXES)
     process = start_toy("serve", "served_boxes.py:Pump", "--port", "0", "--name", "pump")
@@ -536,6 +544,7 @@ def test_a_run_killed_at_several_places_resumes_to_the_same_bits(toy, start_toy,
     assert figures(path) == figures(truth)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_signal_leaves_a_folder_to_resume_and_says_how(toy, start_toy, tmp_path, monkeypatch, number):
     assert toy("run", "toy", "--runs", "truth") == 0
@@ -590,6 +599,7 @@ def test_a_warning_of_this_project_is_a_sentence_and_others_are_as_python_shows_
     assert warnings.formatwarning is before
 
 
+@pytest.mark.slow
 def test_where_data_moved_to_is_noted_in_the_run(toy, tmp_path):
     assert toy("run", "toy") == 0
     path = only_run(tmp_path)
@@ -614,6 +624,7 @@ class Listens(tasks.Callback):
         self.called.append("on_result")
 
 
+@pytest.mark.slow
 def test_resume_of_a_finished_run_without_a_page_gives_callbacks_its_result(toy, tmp_path, monkeypatch):
     assert toy("run", "toy") == 0
     path, listens = only_run(tmp_path), Listens()

@@ -87,6 +87,7 @@ def attack(tmp_path, monkeypatch):
     return make
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("kind", ATTACKS)
 def test_resume_executes_nothing_that_settings_name(attack, toy, capsys, kind):
     folder, setting, canaries = attack(kind)
@@ -123,6 +124,7 @@ def test_trust_lets_it_go(attack):
     assert problem is not None and problem.network() is not None and canary.exists()
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     "changed",
     [
@@ -144,6 +146,7 @@ def test_no_other_field_of_the_configuration_executes_anything(attack, toy, caps
     assert "--trust" in capsys.readouterr().err and not any(canary.exists() for canary in canaries)
 
 
+@pytest.mark.slow
 def test_who_named_the_code_is_not_asked_and_who_names_other_arguments_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     where = names.PROBLEMS["denoised-smoothing"]

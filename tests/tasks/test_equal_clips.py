@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import pytest
 import torch
 from toy import Toy
 
@@ -22,6 +23,7 @@ def lines(run):
     return [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_every_method_has_it_and_says_how_often(tmp_path):
     config = replace(Toy.Config(), methods=("no-gradient", "identity", "tangents"), steps=30)
     plain = tasks.run(Spiky(config), runs=tmp_path / "plain")

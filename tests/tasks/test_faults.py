@@ -32,6 +32,7 @@ ABSURD = [  # (words, what the one sentence has)
 ]
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(("words", "said"), ABSURD, ids=[" ".join(words) for words, _ in ABSURD])
 def test_absurd_values_are_refused_before_anything_begins(toy, tmp_path, capsys, words, said):
     assert toy("run", "toy", *words) == 2
@@ -46,6 +47,7 @@ def test_more_frames_than_a_disk_takes_are_refused(toy, tmp_path, capsys):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_data_that_cannot_be_written_is_named_and_leaves_no_folder(toy, tmp_path, capsys):
     (tmp_path / "file").touch()
     assert toy("run", "wake-flow", "--width", "8", "--data", "file/data") == 1
@@ -92,6 +94,7 @@ def test_a_setting_that_has_the_name_of_an_option_is_refused(toy, tmp_path, caps
     )
 
 
+@pytest.mark.slow
 def test_an_error_of_data_generation_ends_with_1_and_the_line_to_resume(toy, tmp_path, capsys, monkeypatch):
     from simulators.errors import ReferenceDataError
 
@@ -113,6 +116,7 @@ PARTS = ["box", "network", "data", "objective", "evaluate"]
 WAYS = ["sys.exit(0)", "exit()", "argparse.ArgumentParser().parse_args(['--no'])"]
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("part", "how"), [*((part, WAYS[0]) for part in PARTS), *(("", way) for way in WAYS)]
 )
@@ -149,6 +153,7 @@ class Moving(toy.Toy):
 """
 
 
+@pytest.mark.slow
 def test_a_box_that_changes_the_working_directory_takes_the_run_nowhere_else(toy, tmp_path, capsys):
     (tmp_path / "moving.py").write_text(MOVING)
     sys.modules.pop("moving", None)
@@ -183,6 +188,7 @@ def test_a_broken_box_has_a_sentence_and_the_users_own_traceback(toy, tmp_path, 
     assert not any(str(ROOT / "tasks") in text or str(ROOT / "blackbox") in text for text in trace)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("part", PARTS)
 def test_an_error_in_any_part_of_a_problem_is_the_users_and_says_how_to_go_on(toy, tmp_path, capsys, part):
     body = (
@@ -296,6 +302,7 @@ def test_the_console_script_finds_its_packages_whatever_bears_their_names(namesa
     assert checked.returncode == 0, checked.stdout + checked.stderr  # other processes find them too
 
 
+@pytest.mark.slow
 def test_a_namespace_on_the_path_is_in_the_way_as_well(tmp_path):
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "celery_app.py").touch()

@@ -87,6 +87,7 @@ def run(tmp_path, **settings):
     return file, folder, lambda: tasks.run(Line(), resume=folder, progress=Progress(), **settings)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("cache", ["", "answers.db"], ids=["bare", "cached"])
 def test_a_file_that_changed_between_kill_and_resume_is_said(tmp_path, cache):
     file, folder, resume = run(tmp_path, cache=cache and str(tmp_path / cache))
@@ -110,6 +111,7 @@ def test_a_file_that_changed_between_kill_and_resume_is_said(tmp_path, cache):
         resume()
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("noisy", [False, True])
 def test_a_box_that_is_the_same_or_noisy_is_not_spoken_of(tmp_path, noisy):
     _, folder, resume = run(tmp_path, noisy=noisy)
@@ -128,6 +130,7 @@ def test_a_noisy_box_that_changed_is_said(tmp_path):
         resume()
 
 
+@pytest.mark.slow
 def test_the_noise_is_found_by_asking_twice_where_it_is_not_known(tmp_path):
     _, folder, resume = run(tmp_path, noisy=True)
     path = folder / first_rows.FILE
@@ -138,6 +141,7 @@ def test_the_noise_is_found_by_asking_twice_where_it_is_not_known(tmp_path):
     assert first_rows.changed(folder) == []
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_bits_of_a_whole_one_and_keeps_its_budget(tmp_path):
     """The rows that are asked again teach nothing, and are at most a small part of the budget."""
     _, folder, resume = run(tmp_path, methods=("none", "tangents", "cge"), rows=2000, steps=4)
@@ -155,6 +159,7 @@ def test_a_resumed_run_has_the_bits_of_a_whole_one_and_keeps_its_budget(tmp_path
     assert resumed.path == folder and calls.read(folder)["rows"] > before
 
 
+@pytest.mark.slow
 def test_a_file_of_others_is_read_as_what_fits(tmp_path):
     _, folder, resume = run(tmp_path)
     path = folder / first_rows.FILE

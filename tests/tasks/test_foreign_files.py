@@ -78,6 +78,7 @@ def look(folder):
 SOME = ("config.json", "metrics.jsonl", FIELDS)  # of the others by the slow ones
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     "name", [name if name in SOME else pytest.param(name, marks=pytest.mark.slow) for name in FILES]
 )
@@ -222,6 +223,7 @@ def test_what_a_terminal_shows_is_left_as_it_is():
     assert terminal.plain("a\x1b[1m\rb\udcff\x85") == r"a\x1b[1m\rb\udcff\x85"
 
 
+@pytest.mark.slow
 def test_text_reaches_the_terminal_by_one_module():
     import ast
 

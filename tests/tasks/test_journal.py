@@ -295,6 +295,7 @@ def new_run(tmp_path):
     return make
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("evaluator", ["loop", "stacked"])
 def test_a_step_that_is_cut_short_anywhere_goes_on_to_the_same_bits_and_counts(new_run, limits, evaluator):
     limits(journal_writes=0.0)
@@ -373,6 +374,7 @@ class Memory:
         self.values[key] = value
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_only_the_very_same_step_is_taken_from_the_journal(change):
     def gradient():
@@ -432,6 +434,7 @@ def signalled(run):
         descend(run, Cubed(LATE, lambda: os.kill(os.getpid(), signal.SIGUSR1)), "loop")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [pytest.param(killed, marks=pytest.mark.slow), signalled])
 def test_a_signal_within_a_long_step_loses_no_finished_chunk(new_run, limits, monkeypatch, stop):
     limits(journal_writes=0.0)

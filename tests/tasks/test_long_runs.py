@@ -71,6 +71,7 @@ ERRORS = [  # (of the system, what the user is told to do)
 ]
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(("number", "mend"), ERRORS, ids=[os.strerror(number) for number, _ in ERRORS])
 def test_a_disk_that_takes_no_checkpoint_leaves_the_one_before(truth, new_run, monkeypatch, number, mend):
     run = new_run()
@@ -310,6 +311,7 @@ def test_event_files_have_what_the_metrics_have_also_after_a_kill(tensorboard, n
     assert curves(run.path / "tensorboard") == {STAGE: truth}
 
 
+@pytest.mark.slow
 def test_event_files_come_by_an_option_of_the_console_script(tensorboard, toy, tmp_path):
     assert toy("run", "toy", "--steps", "2", "--tensorboard") == 0
     run = Run.open(only_run(tmp_path))

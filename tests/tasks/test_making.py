@@ -96,6 +96,7 @@ def folder_in(path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_rows_of_a_box_that_only_data_knows_are_counted_and_run_once(tmp_path):
     said = Said()
     whole = tasks.run(Finely(), runs=tmp_path / "whole", progress=said)
@@ -121,6 +122,7 @@ def test_rows_of_a_box_that_only_data_knows_are_counted_and_run_once(tmp_path):
     assert tasks.load(again.path).problem.data.test is not None and len(Fine.asked) == 2 * rows
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("fine", [Fine, Blocks])
 def test_data_that_is_cut_short_goes_on_where_it_was(tmp_path, monkeypatch, fine):
     monkeypatch.setattr(Finely, "fine", fine)
@@ -200,6 +202,7 @@ class Row(BlackBoxFunction):
         return z**3
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("where", ["validate", "evaluate"])
 def test_a_validation_or_test_that_is_cut_short_runs_only_the_rows_that_are_left(
     tmp_path, monkeypatch, where
@@ -264,6 +267,7 @@ class Dying(tasks.Callback):
         Row.dies_at = Row.rows + self.row if step == 2 else -1
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     "method",
     ["row-rge", *(pytest.param(name, marks=pytest.mark.slow) for name in ("tangents", "sparse-cge"))],
@@ -308,6 +312,7 @@ def test_blocks_of_workers_are_kept_as_they_come_back(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_who_looks_at_a_run_leaves_its_answers_as_they_are(tmp_path):
     """Another process may be at work on it: what is torn or damaged here is half written there."""
     run = tasks.run(Finely(), runs=tmp_path, progress=Progress())
@@ -367,6 +372,7 @@ WRONG = {
 }
 
 
+@pytest.mark.quick_cases(21)
 @pytest.mark.parametrize(("part", "value"), [(part, value) for part in WRONG for value in WRONG[part]])
 def test_files_of_answers_that_are_none_are_asked_again(tmp_path, monkeypatch, part, value):
     monkeypatch.setattr(Row, "dies_at", -1)

@@ -69,6 +69,7 @@ class Heard(Progress):
         self.said.append(message)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("error", ["refused", "broken"])
 def test_a_server_that_is_down_at_the_start_loses_no_baseline(tmp_path, error):
     settings = {"mark": str(tmp_path / "up"), "error": error}

@@ -245,6 +245,7 @@ def test_the_same_figure_gives_the_same_file(tmp_path):
     assert draw("a.png") == draw("b.png")
 
 
+@pytest.mark.slow
 def test_no_pyplot_is_involved():
     code = (
         "import sys; from tasks.report import pictures; pictures.figure(); "
@@ -254,6 +255,7 @@ def test_no_pyplot_is_involved():
     assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("decades", [0.05, 0.2, 0.5, 0.8, 0.98, 1.1, 1.4, 1.6, 2.2, 4.0, 9.0])
 @pytest.mark.parametrize("low", [2.3e-4, 0.07, 1.0, 480.0, 6.1e4])
 def test_numbers_on_logarithmic_axes_do_not_overprint(tmp_path, low, decades):
@@ -278,6 +280,7 @@ def test_numbers_on_logarithmic_axes_do_not_overprint(tmp_path, low, decades):
         assert all(end < start for (_, end), (start, _) in itertools.pairwise(spans))
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("rows", [17_712, 99_000, 742_000, 1_240_000])
 def test_numbers_of_rows_do_not_overprint(tmp_path, rows):
     counts = np.linspace(0, rows, 9)

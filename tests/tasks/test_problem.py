@@ -83,6 +83,7 @@ def test_first_order_is_the_loop_that_anyone_would_write(tmp_path):
     assert run.result.table[0].value == pytest.approx(error, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_differences_of_every_weight_train_as_first_order_does(tmp_path):
     run = go(Steering(), tmp_path, methods=["cge"], central=True, mu=1e-4)
     network, _ = trained_by_hand(Steering(), 6)
@@ -118,6 +119,7 @@ def test_every_method_has_the_same_start_steps_and_batches_and_ends_in_the_table
     assert set(run.table["method"]) == set(ALL) and run.report.is_file()
 
 
+@pytest.mark.slow
 def test_what_training_ran_is_in_the_table_by_method(tmp_path):
     run = go(Beside(), tmp_path, methods=["none", "no-gradient", "first-order", "tangents", "cge"])
     rows = {row.method: row for row in run.result.table}
@@ -169,6 +171,7 @@ def test_a_gradient_of_zero_asks_whether_it_was_cut_at_the_box():
         gradient.backward(batch)
 
 
+@pytest.mark.slow
 def test_a_method_that_has_nothing_to_go_by_is_marked_and_the_others_run(tmp_path):
     class Steered(Steering):
         units = dict.fromkeys(("validation",), "s")
@@ -222,6 +225,7 @@ def test_a_method_of_which_validation_chose_the_start_says_so_and_why(tmp_path, 
     assert said in capsys.readouterr().out and said in run.report.read_text()
 
 
+@pytest.mark.slow
 def test_a_method_that_is_not_applicable_with_one_seed_has_what_the_others_gave(tmp_path):
     def one_seed(setup):
         if setup.seed == 1:
@@ -269,6 +273,7 @@ class Answered(Steering):
         return {"box": ([z], (z @ MATRIX.T).tanh())}
 
 
+@pytest.mark.slow
 def test_a_student_learns_before_the_first_step_from_answers_that_the_problem_has(tmp_path):
     def losses(problem, **settings):
         run = go(problem, tmp_path, methods=["student", "first-order"], **settings)
@@ -282,6 +287,7 @@ def test_a_student_learns_before_the_first_step_from_answers_that_the_problem_ha
     assert losses(Answered(), prefit=0)[0] == alone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["own", "another"])
 def test_rows_that_answers_asks_for_are_in_count_plan_and_budget(tmp_path, how):
     """By the run's box and by one that it makes; they are asked once, and not again after a kill."""
@@ -369,6 +375,7 @@ class Stops(Exception):
 QUICK = {"student", "row-rge"}  # each with a state of its own
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     "method",
     [
@@ -637,6 +644,7 @@ def test_the_mean_test_loss_counts_rows_that_failed(tmp_path):
     assert row.failed["test loss"] == len(losses) - len(came)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("method", ["no-gradient", "row-rge", "tangents", "cge"])
 def test_where_every_row_fails_the_first_cause_is_told(tmp_path, method):
     with (
@@ -661,6 +669,7 @@ class FickleSteering(Beside):
         return Fickle()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*validation after step:tasks.errors.ProblemWarning")
 @pytest.mark.parametrize("method", quick.first(1, ["cge", "tangents", "no-gradient"]))
 def test_a_batch_that_failed_as_a_whole_costs_its_step_and_no_more(tmp_path, method):
@@ -955,6 +964,7 @@ def test_methods_whose_checkpoints_would_be_one_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_nothing_is_trained_in_a_finished_run_whose_checkpoints_are_gone(tmp_path):
     run = go(Steering(), tmp_path, methods=["none", "cge"])
     for path in (run.path / "checkpoints").glob("*cge*"):
@@ -1041,6 +1051,7 @@ class Plain(Steering):
         return float(super().objective(network, wanted).mean())
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(("kind", "words"), [(Forgetful, "None. .*`return`"), (Plain, "float.*item")])
 @pytest.mark.parametrize("method", ["none", "first-order", "cge", "tangents"])
 def test_an_objective_that_returns_no_losses(tmp_path, method, kind, words):

@@ -26,6 +26,7 @@ def rows_run(plan):
     return sum(box.ledger.rows_run for box in plan.problem.boxes.values())
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("method", ["tangents", "secant"])
 @pytest.mark.parametrize("replays", [0, 3, None])
 def test_no_row_is_run_and_nothing_is_drawn(method, replays):

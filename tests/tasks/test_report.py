@@ -281,6 +281,7 @@ def test_validation_that_is_never_finite_is_taken_for_none(tmp_path, pens):
     assert (run.path / "loss.png").is_file() and not (run.path / "curves.png").exists()
 
 
+@pytest.mark.slow
 def test_trust_is_drawn_for_those_that_learn_tangents(tmp_path, pens):
     run = made(tmp_path, {"tangents": 0.5, "cge": 0.4}, trust=("tangents",))
     assert "How far the learned tangents can be believed" in page(run)
@@ -314,6 +315,7 @@ def test_twelve_methods_of_three_seeds_fit(tmp_path, pens):
     assert width == 1280 and height < 700
 
 
+@pytest.mark.slow
 def test_without_code_a_report_stays_as_it_came(tmp_path):
     run = shown_run(tmp_path / "runs")
     before = run.report.read_text()
@@ -398,6 +400,7 @@ class NotFinite(Steering):
         return {"test loss": math.nan, "drag": math.inf, "lift": 0.5, "field": torch.full((2, 3), math.nan)}
 
 
+@pytest.mark.slow
 def test_a_run_whose_figures_are_not_finite_ends_with_a_report_that_says_so(tmp_path, pens):
     run = tasks.run(NotFinite(), methods=["none", "cge"], runs=tmp_path, progress=Progress())
     text = unescape(run.report.read_text())
@@ -486,6 +489,7 @@ class Titled(Steering):
         return {"A picture": figure}
 
 
+@pytest.mark.slow
 def test_pictures_are_made_by_settings_of_their_own(tmp_path, monkeypatch, pens):
     """Not by those of a user without LaTeX, or of the current folder, which may be anyone's."""
     import matplotlib

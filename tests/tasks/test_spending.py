@@ -34,6 +34,7 @@ class Answered(Beside):
         return super().data
 
 
+@pytest.mark.slow
 def test_steps_leave_room_for_the_rows_that_make_the_data(tmp_path):
     run = go(Answered(), tmp_path, rows=400, methods=("no-gradient",))
     assert 0.8 * 400 < rows_in_all(run) <= 0.95 * 400
@@ -70,6 +71,7 @@ def test_a_run_takes_as_many_steps_as_its_rows_allow(tmp_path, rows):
     assert run.result.table[1].extra["steps"] == config["steps"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "rows"), [pytest.param("cge", 4000, marks=pytest.mark.slow), ("rge", 3000)]
 )
@@ -120,6 +122,7 @@ def test_the_command_line_says_that_a_preset_takes_fewer_steps(capsys):
 
 
 # where the loss cannot fall any more, replays rest, and say so
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:After .* windows:zo.errors.TangentWarning")
 def test_what_is_set_by_hand_stays(tmp_path):
     run = go(Steering(), tmp_path, rows=1000, steps=7, methods=("first-order",))
@@ -154,6 +157,7 @@ def test_a_run_that_chose_goes_on_with_what_it_chose(tmp_path):
     assert whole.result.table[0].extra == again.result.table[0].extra
 
 
+@pytest.mark.slow
 def test_the_command_line_says_what_it_chose(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["run", HERE, "--rows", "600", "--methods", "first-order"]
@@ -207,6 +211,7 @@ class Thorough(Steering):
         return {"error": float(self.losses(network, torch.cat([self.data.test] * 5)).mean())}
 
 
+@pytest.mark.slow
 def test_what_the_first_test_took_stops_a_run_that_would_run_out_and_says_how_many_rows_do(tmp_path):
     settings = {"methods": ("none", "first-order")}
     with pytest.raises(BudgetError, match="the first test took 80 rows, and there is 1 more") as error:
@@ -219,6 +224,7 @@ def test_what_the_first_test_took_stops_a_run_that_would_run_out_and_says_how_ma
     assert rows_in_all(run) == error.value.enough + 10
 
 
+@pytest.mark.slow
 def test_a_test_that_asks_for_more_than_its_data_stops_and_goes_on(tmp_path):
     settings = {"methods": ("first-order",)}
     with pytest.raises(BudgetError):
@@ -237,6 +243,7 @@ def test_tangents_replay_within_their_rows(tmp_path):
     assert {"gradient_tangent_replays", "gradient_tangent_window_bytes"} <= set(run.metrics.columns)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("method", ["no-gradient", "first-order"])
 def test_controls_replay_as_often_as_is_said(tmp_path, method):
     settings = {"methods": (method,), "validate_every": 50}
@@ -248,6 +255,7 @@ def test_controls_replay_as_often_as_is_said(tmp_path, method):
     assert run.result.table[0].value < plain.result.table[0].value
 
 
+@pytest.mark.slow
 def test_no_gradient_is_not_applicable_with_replays_either(tmp_path):
     run = go(Steering(replays=2), tmp_path, methods=("no-gradient", "first-order"))
     assert "expected some weight" in run.result.table[0].extra["not applicable"]

@@ -57,6 +57,7 @@ def figures(run):
     return {row["method"]: (row["extra"].get("steps"), row["value"]) for row in table}
 
 
+@pytest.mark.slow
 def test_an_evaluation_of_other_settings_is_not_the_result_of_these(toy, tmp_path, capsys):
     """The settings of an unfinished run are changed, and its checkpoints deleted, as it used to advise."""
     assert toy("run", "toy", "--steps", "2") == 0
@@ -75,6 +76,7 @@ def test_an_evaluation_of_other_settings_is_not_the_result_of_these(toy, tmp_pat
     assert figures(run) == figures(next(other.iterdir()))
 
 
+@pytest.mark.slow
 def test_an_evaluation_by_other_code_is_not_the_result_of_this(toy, tmp_path, capsys):
     file = tmp_path / "own_line.py"
     file.write_text(LINE.replace("FACTOR", "1.0"))

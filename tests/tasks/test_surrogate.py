@@ -49,6 +49,7 @@ class Stops(Exception):
     pass
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("method", "settings"),
     [("surrogate", {"imaginations": 2}), ("tangents", {"imaginations": None, "replays": 2})],
@@ -73,6 +74,7 @@ def test_a_run_with_such_steps_that_is_cut_short_goes_on_to_the_same_bits(method
     assert whole.result.table[0].rows == again.result.table[0].rows
 
 
+@pytest.mark.slow
 def test_where_batches_cost_rows_a_surrogate_is_not_applicable_and_tangents_imagine_none(tmp_path):
     run = go(Steering(), tmp_path, methods=["surrogate", "tangents"], imaginations=None)
     surrogate, tangents = run.result.table
@@ -109,6 +111,7 @@ def test_a_step_of_a_surrogate_is_autograd_s_through_the_model_s_values(tmp_path
         assert torch.allclose(weight.grad, slope, rtol=1e-10, atol=1e-14)
 
 
+@pytest.mark.slow
 def test_methods_that_replay_take_the_rate_that_is_suggested_for_their_steps(tmp_path):
     """Two steps of Adam at a constant rate move no weight by more than twice that, the first each by it."""
     settings = {"methods": ["none", "tangents"], "steps": 1, "schedule": "constant", "learning_rate": 1e-3}
@@ -128,6 +131,7 @@ class Unvalidated(Drawn):
         return replace(super().data, validation=None)
 
 
+@pytest.mark.slow
 def test_a_budget_of_rows_says_what_the_rate_is_meant_for_unless_it_is_set_by_hand(tmp_path):
     settings = {"methods": ["none", "tangents"], "rows": 80}
     run, usual = go(Drawn(), tmp_path, **settings), Drawn.Config()

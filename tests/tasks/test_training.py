@@ -119,6 +119,7 @@ class SignalsAt(Progress):
             os.kill(os.getpid(), self.number)
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize("step", [1, 3, 4, 5, 6, 9, 10, 11, 12])
 def test_a_crash_at_any_step_changes_nothing_in_the_end(undisturbed, new_run, step):
     truth, network, outcome = undisturbed
@@ -133,6 +134,7 @@ def test_a_crash_at_any_step_changes_nothing_in_the_end(undisturbed, new_run, st
     assert (same.best_step, same.best_validation) == (outcome.best_step, outcome.best_validation)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 @pytest.mark.parametrize("step", [1, 5, 7])
 def test_a_signal_finishes_the_step_and_resumes_to_the_same_bits(undisturbed, new_run, step, number):

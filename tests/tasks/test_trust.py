@@ -62,6 +62,7 @@ def forget(*names):
         sys.modules.pop(name, None)
 
 
+@pytest.mark.slow
 def test_the_one_who_made_a_run_is_not_asked(own, toy, tmp_path):
     run, mark = own
     moved = shutil.move(run, tmp_path / "moved")  # a folder may be moved and renamed
@@ -88,6 +89,7 @@ def test_resume_of_a_folder_from_elsewhere_asks_for_trust_and_names_the_file(
     assert mark.exists()
 
 
+@pytest.mark.slow
 def test_a_report_needs_no_code_and_says_what_it_leaves_out(own, toy, capsys, another_user):
     run, mark = own
     assert "My own part." in (run / "report.html").read_text()
@@ -113,6 +115,7 @@ def test_load_gives_tables_without_trust_and_networks_with_it(own, another_user)
     assert tasks.load(run, trust=True).network("sparse-cge") is not None and mark.exists()
 
 
+@pytest.mark.slow
 def test_a_run_whose_file_is_gone_still_has_its_report(own, toy, tmp_path, capsys):
     run, _ = own
     (tmp_path / "own_problem.py").unlink()
@@ -121,6 +124,7 @@ def test_a_run_whose_file_is_gone_still_has_its_report(own, toy, tmp_path, capsy
     assert "or the file is gone" in capsys.readouterr().out and (run / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_another_file_in_the_same_folder_is_not_trusted_with_it(own, toy, tmp_path, capsys):
     run, mark = own
     (tmp_path / "other.py").write_text(PROBLEM)
@@ -132,6 +136,7 @@ def test_another_file_in_the_same_folder_is_not_trusted_with_it(own, toy, tmp_pa
     assert "other.py:Own" in capsys.readouterr().err and not mark.exists()
 
 
+@pytest.mark.slow
 def test_names_of_installed_problems_need_no_trust(toy, tmp_path, another_user):
     assert toy("run", "toy", "--steps", "2") == 0
     (run,) = (tmp_path / "runs").iterdir()
@@ -164,6 +169,7 @@ def test_what_a_user_runs_is_written_down_once_where_others_cannot_write(tmp_pat
     assert trust.is_own(first) and (tmp_path / "home/.local/state/blackbox/trusted").exists()
 
 
+@pytest.mark.slow
 def test_code_that_changed_since_the_run_began_is_named(own, toy, tmp_path):
     run, _ = own
     (run / "result.json").unlink()
@@ -175,6 +181,7 @@ def test_code_that_changed_since_the_run_began_is_named(own, toy, tmp_path):
     assert Run.open(run).finished
 
 
+@pytest.mark.slow
 def test_settings_that_changed_since_the_run_began_are_refused_by_name(toy, tmp_path, capsys):
     assert toy("run", "toy", "--fault", "stop", "--fault-at", "7") != 0
     capsys.readouterr()
@@ -188,6 +195,7 @@ def test_settings_that_changed_since_the_run_began_are_refused_by_name(toy, tmp_
     assert not (run / "result.json").exists() and os.listdir(run / "checkpoints")
 
 
+@pytest.mark.slow
 def test_a_folder_that_names_a_script_beside_its_problem_executes_neither(own, toy, capsys, another_user):
     run, mark = own
     another_user()
@@ -231,6 +239,7 @@ DISGUISES = {  # what a folder's config.json has of problem, script and command,
 }  # fmt: skip
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize("kind", DISGUISES)
 def test_nothing_is_trusted_for_bearing_a_shipped_name(kind, tmp_path, monkeypatch, capfd):
     changed, file = DISGUISES[kind]

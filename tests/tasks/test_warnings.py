@@ -106,6 +106,7 @@ def test_a_result_has_each_warning_once_with_method_seed_and_step(tmp_path):
     }
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("stage", "step"),
     [
@@ -131,6 +132,7 @@ def test_a_run_that_is_killed_keeps_its_warnings_and_ends_with_those_of_an_undis
     assert entries(run.result) == EXPECTED
 
 
+@pytest.mark.slow
 def test_the_terminal_shows_each_once_as_ever(tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr(warnings, "showwarning", lambda message, *where: shown.append(str(message)))
@@ -149,6 +151,7 @@ def test_what_the_user_ignores_is_not_noted_and_what_is_an_error_stays_one(tmp_p
             tasks.run(Alarming(), runs=tmp_path, progress=Progress())
 
 
+@pytest.mark.slow
 def test_a_second_run_of_one_process_has_its_own(tmp_path):
     first, second = (tasks.run(Alarming(), runs=tmp_path / name, progress=Progress()) for name in "ab")
     assert entries(first.result) == entries(second.result) == EXPECTED[:7]
@@ -158,6 +161,7 @@ def test_a_second_run_of_one_process_has_its_own(tmp_path):
     assert tasks.load(second.path).result.warnings == second.result.warnings
 
 
+@pytest.mark.slow
 def test_the_report_says_each_once_with_its_places(tmp_path):
     run = tasks.run(Alarming(), seeds=2, runs=tmp_path, progress=Progress())
     page = run.report.read_text()
@@ -172,6 +176,7 @@ def test_the_report_says_each_once_with_its_places(tmp_path):
     assert ">Warnings<" not in quiet.report.read_text()
 
 
+@pytest.mark.slow
 def test_the_closing_words_say_that_there_were_some(tmp_path, capsys):
     run = tasks.run(Alarming(), seeds=2, runs=tmp_path, progress=Progress())
     run.show()
@@ -192,6 +197,7 @@ def test_a_box_that_warns_in_other_words_each_time_fills_no_disk(tmp_path):
     assert (run.path / "warnings.jsonl").stat().st_size < 1e5
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     "line", [b"rubbish", b"[1]", b'{"stage": 1}', b'{"stage": "a", "step": -1, "kind": "", "text": ""}']
 )

@@ -126,6 +126,7 @@ def free_port():
         return str(one.getsockname()[1])
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_a_rank_that_was_left_in_the_environment_waits_no_longer_than_it_may(monkeypatch, rank):
     left = {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}

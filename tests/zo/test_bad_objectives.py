@@ -152,6 +152,7 @@ FALLBACKS = {
 }
 
 
+@pytest.mark.quick_cases(5)
 @pytest.mark.parametrize("objective", FALLBACKS.values(), ids=FALLBACKS)
 @pytest.mark.parametrize("estimator", [zo.CGE(1e-3), zo.RGE(1e-3, q=5)], ids=["cge", "rge"])
 @pytest.mark.filterwarnings("ignore::zo.NoiseWarning")  # scaled by the batch, the mean loss is constant
@@ -265,6 +266,7 @@ class CastInside(nn.Module):
         return self.last(middle)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.filterwarnings("ignore::zo.EvaluatorWarning")
 @pytest.mark.parametrize("evaluator", ["loop", "stacked", "difference"])
 @pytest.mark.parametrize("where", ["behind", "autocast"])
@@ -287,6 +289,7 @@ def test_16_bits_that_do_not_depend_on_perturbed_weights_are_silent(where):
     zo.LossGradient(CastInside(where), objective, zo.CGE(1e-3)).backward(torch.randn(8, 6))
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("evaluator", ["loop", "stacked", "difference"])
 @pytest.mark.parametrize("step", [1, 10])
 def test_16_bits_that_begin_after_the_first_step_are_told_once_at_a_step_that_is_checked(step, evaluator):

@@ -96,6 +96,7 @@ def flat_grad(network) -> Tensor:
     return torch.cat([p.grad.flatten() for p in network.parameters()])
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("evaluator", ["stacked", "loop"])
 @pytest.mark.parametrize("corrector", [False, True], ids=["design alone", "and a network"])
 def test_full_rank_probes_give_autograds_gradient_of_the_parameters(evaluator, corrector):

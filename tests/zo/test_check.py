@@ -29,6 +29,7 @@ def serving(gradient):
     return set(gradient.state_dict()["evaluators"].values())
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 @pytest.mark.parametrize("name", UNSTACKABLE)
 def test_falls_back_to_loop_with_one_warning_and_to_its_bits(name):
@@ -156,6 +157,7 @@ class Refusing(BlackBoxFunction):
         return y + 0.1 * y**2
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("how", ["penalty", "layer", "before a box"])
 @pytest.mark.parametrize("estimator", [zo.CGE(1e-6), zo.RGE(1e-6, q=4)], ids=["cge", "rge"])
 def test_a_weight_that_is_read_outside_its_layer_from_a_later_step_on_is_found_at_once(how, estimator):
@@ -237,6 +239,7 @@ def confident(seed):
 CLASSIFIED = zo.OutputLoss(lambda y, label: nn.functional.cross_entropy(y, label, reduction="none"))
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("fast", ["stacked", "difference"])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_rounding_of_confident_rows_is_not_taken_for_a_fault(fast, seed):
@@ -250,6 +253,7 @@ def test_the_rounding_of_confident_rows_is_not_taken_for_a_fault(fast, seed):
     assert serving(gradient) == {fast.capitalize()}
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("number", range(8))
 def test_a_tenth_too_much_for_one_tensor_is_found_on_confident_rows(number):
     class Off(zo.evaluators.Difference):
@@ -294,6 +298,7 @@ def test_state_outside_of_torch_is_told_with_the_size_of_its_noise(evaluator):
             gradient.backward(torch.randn(6, 3))
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("evaluator", ["loop", "stacked", "auto"])
 @pytest.mark.parametrize("write", ["in place", "by data"])
 def test_weights_that_a_forward_writes_are_written_once_a_step(write, evaluator):
@@ -335,6 +340,7 @@ def test_a_query_that_writes_other_weights_than_the_base_is_refused_by_name():
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
+@pytest.mark.slow
 def test_the_rounding_of_a_part_in_float32_is_not_taken_for_a_fault_behind_float64():
     for seed in range(4):
         torch.manual_seed(seed)
@@ -406,6 +412,7 @@ class Fragile(BlackBoxFunction):
         return torch.sin(1.3 * x)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     ("bears", "failures"),
     [

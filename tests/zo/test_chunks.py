@@ -88,6 +88,7 @@ def test_a_chunk_stays_within_its_memory(memory, training, estimator):
         assert peak.peak <= memory
 
 
+@pytest.mark.slow
 def test_the_chunk_is_chosen_once_and_by_the_problem_alone():
     chosen, before = [], torch.get_num_threads()
     for threads in (1, 2):
@@ -159,6 +160,7 @@ def test_which_evaluator_serves_does_not_depend_on_who_chose_the_chunk():
     assert served[0] == served[1] == {"Directions, training": "Loop"}
 
 
+@pytest.mark.slow
 def test_a_chunk_that_fills_the_memory_is_not_broken_in_two_by_the_drawn_query():
     """A run that is given the chunk that another chose has the other's bits."""
     rows = []

@@ -210,6 +210,7 @@ def to_zero(network):
     network.zero_grad(set_to_none=False)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("zero", [to_none, to_zero])
 @pytest.mark.parametrize("sizes", [(1, 1, 1, 30), (30, 1, 1, 1), (1, 30)])
 def test_a_shortened_gradient_among_several_that_are_added_up_is_said_once(sizes, zero):
@@ -221,6 +222,7 @@ def bounded(network):
     nn.utils.clip_grad_norm_(network.parameters(), 1e-3)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("clip", "sizes", "zero", "hook"),
     [

@@ -56,6 +56,7 @@ ESTIMATORS = {
 }
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("leading", [(), (4,), (2, 3), (0,)])
 @pytest.mark.parametrize("recorded", [False, True])
 def test_torch_s_own_check_of_operators(leading, recorded):
@@ -78,6 +79,7 @@ def loss_of(solve: Callable[..., Any], network: nn.Module) -> Callable[..., Tens
     return loss
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("how", ["plain", "eager", "aot_eager"])
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_steps_have_the_bits_of_the_box_made_differentiable(how, estimator):

@@ -67,6 +67,7 @@ def gradients(kind, derivative, steps=2, **settings):
     return slopes_of(network), network
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize("derivative", SLOPES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_tangent_gives_the_gradient_of_an_objective_that_differentiates_the_network(kind, derivative):

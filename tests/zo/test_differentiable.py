@@ -657,6 +657,7 @@ class Forest(Sine):
         return np.floor(10 * x)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("settings", [{}, {"tangent": zo.LowRankTangent()}], ids=["mean", "tangent"])
 def test_a_box_whose_rows_hardly_ever_answer_is_said_once_after_three_calls(settings):
     solver = zo.differentiable(Forest(), zo.RowRGE(1e-3, 2), seed=0, **settings)

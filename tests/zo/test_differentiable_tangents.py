@@ -297,6 +297,7 @@ def test_the_identity_needs_no_queries():
 # Determinism
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("kind", quick.one_in(2, TANGENTS))
 def test_resumed_equals_undisturbed_to_the_bit(kind, tmp_path):
     def run(resume: bool) -> tuple[list[torch.Tensor], list]:

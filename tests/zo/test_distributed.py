@@ -426,6 +426,7 @@ def refuse_other_bits(name, sizes, by_rank):
         assert run["counts"] == alone["counts"] or name == "waking"  # pieces before the fault run twice
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 def test_one_to_four_processes_come_to_the_same_bits(name, by_rank, one_thread):
     refuse_other_bits(name, sizes_of(name), by_rank)
@@ -458,6 +459,7 @@ def test_rows_are_paid_once(by_rank, one_thread):
     refuse_other_rows("loop", sizes_of("loop"), by_rank)
 
 
+@pytest.mark.slow
 def test_queries_that_a_fault_made_useless_are_counted_also_by_a_run_that_goes_on(by_rank, one_thread):
     alone = train(None, "waking")
     assert alone["rows"] == ROWS * (alone["counts"]["queries"] + STEPS)
@@ -467,6 +469,7 @@ def test_queries_that_a_fault_made_useless_are_counted_also_by_a_run_that_goes_o
     assert resumed == whole
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("name", ["stacked", "auto"])
 @pytest.mark.parametrize("size", [1, 3])
 def test_a_run_resumes_on_another_number_of_processes_to_the_same_bits(name, size, by_rank, one_thread):

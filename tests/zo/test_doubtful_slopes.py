@@ -125,6 +125,7 @@ def error_of(case: Case, solver, calls: int = 1) -> float:
     return max(errors)
 
 
+@pytest.mark.quick_cases(12)
 @pytest.mark.parametrize(
     ("name", "estimator", "settings"),
     [(name, *way) for name in WRONG for way in WAYS if (name, way[0]) not in RIGHT_ALL_THE_SAME],
@@ -138,6 +139,7 @@ def test_wrong_slopes_are_said_once(name, estimator, settings):
     assert error > 0.2 and len(said) == 1
 
 
+@pytest.mark.quick_cases(7)
 @pytest.mark.parametrize(("estimator", "settings"), WAYS)
 @pytest.mark.parametrize("name", quick.one_in(2, RIGHT))
 def test_nothing_is_said_of_slopes_that_are_right(name, estimator, settings):
@@ -221,6 +223,7 @@ def test_what_is_behind_the_inputs_and_in_no_forward_difference_is_not_told(func
     assert torch.allclose(grad, torch.full_like(grad, slope))
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize("central", [False, True])
 @pytest.mark.parametrize(("rows", "queries"), [(1, 4), (3, 4), (100, 4), (1000, 4)])
 def test_a_check_asks_two_queries_or_a_hundredth_twice_at_calls_0_1_10_100(rows, queries, central):

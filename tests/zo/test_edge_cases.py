@@ -125,6 +125,7 @@ def error_of(network: nn.Module, step: Callable[[], object], truth: Tensor) -> f
     ) ** 0.5
 
 
+@pytest.mark.quick_cases(9)
 @pytest.mark.filterwarnings("ignore:.*:zo.errors.LostRowsWarning")  # of the infinite row
 @pytest.mark.parametrize("central", [False, True])
 @pytest.mark.parametrize("evaluator", EVALUATORS)

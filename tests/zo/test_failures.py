@@ -133,6 +133,7 @@ def walled(estimator, edge: float, steps: int, **settings):
     return network.sizes.detach(), [str(warning.message) for warning in said]
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("edge", [5e-4, 2 - 5e-4])
 @pytest.mark.parametrize("settings", [{}, {"sparsity": zo.RandomCoordinates(10)}], ids=["all", "sparse"])
 def test_a_weight_at_the_edge_of_a_box_is_trained_with_central_differences(edge, settings):

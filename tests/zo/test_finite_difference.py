@@ -50,6 +50,7 @@ SMOOTH: dict[str, tuple[Callable[[Tensor], Tensor], Tensor, float]] = {
 }
 
 
+@pytest.mark.quick_cases(6)
 @pytest.mark.parametrize("name", SMOOTH)
 @pytest.mark.parametrize("kind", ["numpy", "torch"])
 def test_gradients_are_exact_within_their_error(name, kind):
@@ -72,6 +73,7 @@ def four_digits(value: float) -> float:
     return float(f"{value:.3e}")
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("coarse", ["four digits", "float32", "noise"])
 def test_errors_cover_noise_and_rounding(coarse):
     """About a twentieth exceed their error; of 240, more than 36 would with a chance of 1e-8."""

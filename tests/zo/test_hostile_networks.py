@@ -174,6 +174,7 @@ def test_a_forward_that_writes_the_weights():
     assert torch.equal(network.words.weight, before)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("estimator", [zo.CGE(1e-4), zo.RGE(1e-4, q=4)])
 def test_compiled_modules_run_uncompiled(estimator):
     gradients = []
@@ -270,6 +271,7 @@ def assert_a_step_is_autograd_s(gradient, network, twin):
         assert (parameter.grad - exact.grad).norm() <= 1e-7 * exact.grad.norm()
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize("kind", ["tensor", "array", "list", "deque", "dict", "cache"])
 @pytest.mark.parametrize("evaluator", ["loop", "stacked"])
 def test_what_a_forward_writes_inside_of_an_attribute_is_left_as_one_forward_leaves_it(kind, evaluator):

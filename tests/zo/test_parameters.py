@@ -284,6 +284,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize("way", ["loop", "stacked", "tangents"])
 def test_a_network_that_trains_other_weights_since_the_gradient_was_made_is_refused(change, way):
@@ -391,6 +392,7 @@ class Tied(nn.Module):
         return nn.functional.linear(features, self.words.weight)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("estimator", [zo.CGE(1e-6, central=True), zo.RGE(mu=1e-6, q=4000, central=True)])
 @pytest.mark.parametrize("evaluator", ["loop", "stacked", "difference"])
 def test_a_padding_word_that_another_layer_reads_too_has_the_gradient_of_that_reading(evaluator, estimator):

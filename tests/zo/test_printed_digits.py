@@ -78,6 +78,7 @@ def trained(digits, slope, dtype, away=1e-3):
     return gradient, box, cosines, messages
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_right_tangent_is_trusted_and_a_wrong_one_is_found(dtype):
     gradient, box, cosines, messages = trained(6, twin, dtype)

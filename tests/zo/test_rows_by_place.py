@@ -139,6 +139,7 @@ BY_PLACE = {
 }
 
 
+@pytest.mark.quick_cases(13)
 @pytest.mark.parametrize("drawn", DRAWS)
 @pytest.mark.parametrize("kind", BY_PLACE)
 def test_what_goes_by_the_place_of_a_row_is_not_replayed_also_where_numbers_are_drawn(kind, drawn):
@@ -224,6 +225,7 @@ ALIKE = {
 LAYERS = nn.LSTM(3, 3, 2, dropout=0.3, batch_first=True).double()
 
 
+@pytest.mark.quick_cases(7)
 @pytest.mark.parametrize("kind", ALIKE)
 def test_what_treats_rows_alike_is_replayed_and_left_to_its_draws(kind):
     middle = ALIKE[kind]
@@ -317,6 +319,7 @@ def test_weights_that_begin_at_zero_hide_nothing_for_long():
         gradient.replay()
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     "kind", ["targets beside the batch", "nodes of a graph as rows", "a convolution over rows"]
 )
@@ -340,6 +343,7 @@ def test_on_a_gpu_it_is_refused_too(kind, drawn):
             gradient.replay()
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("kind", ["nothing drawn", "dropout", "batch norm", "noise", "attention over rows"])
 def test_on_a_gpu_the_right_is_replayed(kind):
     with PretendedGPU() as gpu, warnings.catch_warnings():

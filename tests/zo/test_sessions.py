@@ -158,6 +158,7 @@ def test_tangents_learn_the_pendulum_s_derivative_from_its_steps():
     assert box.counts.replays == 0  # each step of training begins anew, and nothing branches
 
 
+@pytest.mark.slow
 def test_a_tangent_learns_from_random_actions_before_training():
     """The actions of one policy alone are a function of the observations, so their effects are mixed up."""
     box, network, seeds = pendulum(steps=STEPS), policy(), torch.arange(16)
@@ -184,6 +185,7 @@ def test_probes_learn_too():
     assert sorted(values[6:])[3] > 0.9, values
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("evaluator", ["loop", "stacked"])
 def test_differences_over_weights_are_exact(evaluator):
     network, box, seeds = policy().double(), pendulum(steps=STEPS), torch.arange(4)

@@ -60,6 +60,7 @@ def after_a_replay(gradient, network, **settings):
     return network.weight.grad.clone()
 
 
+@pytest.mark.quick_cases(5)
 @pytest.mark.parametrize("rows", [None, 9])
 @pytest.mark.parametrize("failing", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -61,6 +61,7 @@ def test_before_it_has_seen_anything_it_answers_to_nothing():
     assert student.at(pairs).push(pairs.d[:0]).shape == (0, *y.shape)
 
 
+@pytest.mark.slow
 def test_where_trust_is_lost_it_learns_four_times_as_long_for_a_while_and_once():
     student, (z, y) = StudentTangent(net(), steps_per_step=2), rows()
     pairs = call(z, y)

@@ -440,6 +440,7 @@ def curved_part(u: torch.Tensor) -> torch.Tensor:
     return torch.sin(u) + 0.5 * u.roll(1, 1).square()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "offset", [*(pytest.param(value, marks=pytest.mark.slow) for value in (300.0, 20000.0)), 101325.0]
 )

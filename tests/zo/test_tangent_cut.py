@@ -95,6 +95,7 @@ def cut_behind_the_network(network, w, box):
 CUTS = [detached, by_number, by_numpy, without_graph, cut_in_front, cut_behind_the_network]
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("rows", [3, ROWS])
 @pytest.mark.parametrize("objective", CUTS)
 def test_a_cut_gradient_is_said_in_the_first_step_with_the_part_that_it_has(objective, rows):
@@ -125,6 +126,7 @@ def test_a_cut_gradient_is_said_in_the_first_step_with_the_part_that_it_has(obje
     assert float(times[1]) == pytest.approx(expected, rel=0.2)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("objective", CUTS)
 def test_where_hardly_anything_is_left_of_a_gradient_that_is_said(objective):
     said, _ = trained(make_network(), objective, make_box(hardly))
@@ -208,6 +210,7 @@ RIGHT = [
 NAMES = ["log", "mask", "plain", "dropout", "batch norm", "in turn", "steep", "near its minimum"]
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("objective", "function", "dtype", "beside"), RIGHT, ids=NAMES)
 @pytest.mark.parametrize("settings", [{}, {"probes": 1}], ids=["values", "probe"])
 def test_a_whole_gradient_is_not_said_to_be_cut(objective, function, dtype, beside, settings):
@@ -226,6 +229,7 @@ def saturating(network, w, box):
     return 1.0 + error / (error + 1e-6)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("objective", [absolute, saturating])
 def test_a_kink_in_front_of_which_a_network_already_stands_is_no_cut(objective):
     """Trained before by its own derivative: the loss rises on both sides, and its slope is small."""

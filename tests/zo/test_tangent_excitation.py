@@ -66,6 +66,7 @@ def cosines(network, box, objective, steps, batch=batch, exact=plant, **settings
     return gradient, found
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("rows", [1, 8])
 def test_in_closed_loop_the_gradient_becomes_the_true_one(rows):
     """For no rows, and without a word."""
@@ -121,6 +122,7 @@ def test_an_input_of_any_shape_has_the_scale_of_its_spec(shape):
     assert min(found[-4:]) > 0.95
 
 
+@pytest.mark.slow
 def test_units_do_not_matter():
     """An action in thousandths and a state in thousands are dithered as they are in ones."""
 
@@ -216,6 +218,7 @@ def test_a_number_fixes_the_size():
         zo.TangentGradient(policy(), closed_loop(box := plant_box()), boxes=[box], excite=-1)
 
 
+@pytest.mark.slow
 def test_the_objective_is_what_the_user_wrote_up_to_what_the_tangent_does_not_know():
     """The mean loss with a dither is that without it to a hundredth, once the response is known."""
     network, box = policy(), plant_box()
@@ -228,6 +231,7 @@ def test_the_objective_is_what_the_user_wrote_up_to_what_the_tangent_does_not_kn
     assert 0 < abs(loss - plainly) < 0.002 * plainly
 
 
+@pytest.mark.slow
 def test_what_a_dither_does_to_the_loss_is_told():
     """Beside a linear box whose tangent knows it, nothing; of one whose tangent is wrong, what it leaves."""
     box = plant_box()
@@ -242,6 +246,7 @@ def test_what_a_dither_does_to_the_loss_is_told():
     assert 0 < abs(told[-1]) < 0.02  # corrected, but for what the tangent did not know before the step
 
 
+@pytest.mark.slow
 def test_what_a_dither_does_to_the_loss_is_that_of_the_box_where_the_tangent_is_the_box():
     """A dither that stays in the loss, as of a box that cannot be set, changes it by what the box says."""
     network, box = policy(), plant_box()
@@ -285,6 +290,7 @@ def prompted(size, seed, texts=16, classes=4):
     return FromTorch(answer, inputs, (ArraySpec("p", (classes,)),)), answer, batch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_prompt_of_all_rows_stays_excited(seed):
     """From step to step it goes along a line: its other derivatives show by a dither alone."""
@@ -322,6 +328,7 @@ def test_excitation_is_the_first_remedy_and_said_to_take_no_rows():
     assert gradient._excitation.anew(lambda where, numbers: 1.0) == []  # it is, already
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("evaluator", ["stacked", "loop"])
 @pytest.mark.parametrize("chunk", [None, 1, 2])
 def test_base_and_probes_see_the_same_dither(evaluator, chunk):
@@ -332,6 +339,7 @@ def test_base_and_probes_see_the_same_dither(evaluator, chunk):
     assert found[-1] > 0.9
 
 
+@pytest.mark.slow
 def test_replays_go_on_from_what_was_asked():
     network, box = policy(), plant_box()
     gradient = zo.TangentGradient(network, closed_loop(box), boxes=[box], seed=0, replays=2)
@@ -381,6 +389,7 @@ def test_a_run_goes_on_to_the_same_bits():
             assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_rows_that_fail_beside_a_dither_are_left_out():
     def failing(state, action):
         return torch.where(state[:, :1] > 1.5, torch.nan, plant(state, action))
@@ -408,6 +417,7 @@ class Cart:
         return [self.place, self.speed]
 
 
+@pytest.mark.slow
 def test_a_session_gets_its_observations_back_as_they_were():
     box = Session(
         Cart, observation=ArraySpec("seen", (2,)), action=ArraySpec("push", (1,)), steps=CALLS, live=8
@@ -448,6 +458,7 @@ def test_a_session_gets_its_observations_back_as_they_were():
     assert torch.cosine_similarity(found, torch.cat([g.flatten() for g in true]), dim=0) > 0.95
 
 
+@pytest.mark.slow
 def test_two_boxes_one_behind_the_other():
     """The action of the second is a function of the answer of the first."""
     first = FromTorch(lambda x: torch.tanh(x @ DRIVE.T), (STATE,), (ArraySpec("seen", (2,)),))
@@ -561,6 +572,7 @@ def test_several_processes_add_the_same_dither(tmp_path):
                     assert torch.equal(of_rank[size, probes], alone)
 
 
+@pytest.mark.slow
 def test_a_check_sees_the_dither_of_the_base():
     """With one of its own it would measure the response to that, and not the loss along the gradient."""
     network, box = policy(), plant_box()
@@ -574,6 +586,7 @@ def beams(heights, load):
     return heights.mean(dim=1), load[:, None] * (40 / heights) ** 3 / 10
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("scale", [None, 10.0, 30.0])
 def test_a_steep_box_is_not_asked_far_from_where_the_network_is(scale):
     """One number in, eight heights out of about 40: a dither as large as a usual change bent some by 1e3."""

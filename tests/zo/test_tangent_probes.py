@@ -135,6 +135,7 @@ def test_one_that_needs_them_gets_them_and_is_trusted_again():
     assert [a for a, b in zip(probes, [*probes[1:], 0], strict=True) if a != b] == [2, 4, 8, 16, 8]
 
 
+@pytest.mark.slow
 def test_checks_against_the_true_gradient_find_it_out_too():
     """With errors out of account: the loss does not fall along the gradient as that says."""
     policy = TrustPolicy(lost=1e9, regained=1e9, agreement=0.9, check_every=6, average=5)
@@ -212,6 +213,7 @@ def test_what_does_not_learn_gets_no_more_probes_but_is_named():
         assert max(train(ring_gradient(zo.IdentityTangent(), policy), 20)) == 2
 
 
+@pytest.mark.slow
 def test_resume_to_the_bit_amid_lost_trust(tmp_path):
     policy = TrustPolicy(check_every=4, average=2)
 

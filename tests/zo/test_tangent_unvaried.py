@@ -201,6 +201,7 @@ LEARNING = {
 }
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("kind", LEARNING)
 def test_with_batches_of_one_row_nothing_is_said_of_the_first_and_the_gradient_becomes_the_true_one(kind):
     """A model of values has seen one row then, which has no derivative."""

@@ -106,6 +106,7 @@ def test_no_remedy_is_begun_in_the_last_step():
     assert "From now on" not in told and not asked and trust.probes == 0 and trust.lost
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("kind", "advised"), [(Steering, False), (Beside, True)])
 @pytest.mark.parametrize("probes", [0, 1])
 def test_a_cut_at_the_boxes_is_advised_only_where_a_way_goes_beside_them(kind, advised, probes):

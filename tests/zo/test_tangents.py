@@ -62,6 +62,7 @@ def full_rank(network, objective, boxes, **settings) -> zo.TangentGradient:
     return zo.ProbedGradient(network, objective, boxes=boxes, **settings)
 
 
+@pytest.mark.quick_cases(6)
 @pytest.mark.parametrize("kind", TANGENTS)
 @pytest.mark.parametrize("evaluator", ["stacked", "loop"])
 @pytest.mark.parametrize("probes", [1, 3])
@@ -117,6 +118,7 @@ def test_a_probe_draws_the_same_beside_any_others():
     assert torch.equal(*changes)
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize("evaluator", ["stacked", "loop"])
 @pytest.mark.parametrize("chunk", [1, 2, 3, 4, 9])
 def test_chunks_cost_nothing_and_change_nothing_but_rounding(evaluator, chunk):
@@ -144,6 +146,7 @@ def test_chunks_cost_nothing_and_change_nothing_but_rounding(evaluator, chunk):
         assert box.calls == [5 * part for part in parts for _ in range(3)]
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("kind", quick.one_in(2, TANGENTS))
 def test_resume_to_the_bit(kind, tmp_path):
     def run(resume: bool) -> tuple[torch.Tensor, list]:
@@ -196,6 +199,7 @@ def test_trust_falls_as_the_box_is_learned():
 # Failures
 
 
+@pytest.mark.quick_cases(4)
 @pytest.mark.filterwarnings("ignore::zo.errors.LostRowsWarning")
 @pytest.mark.parametrize("kind", TANGENTS)
 @pytest.mark.parametrize("lost", ["by the box", "in the batch", "in the loss"])

@@ -40,6 +40,7 @@ def trained(number, evaluator, dropout, steps=12, after=None):
     return largest, gradient
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("evaluator", ["loop", "stacked"])
 @pytest.mark.parametrize("dropouts", [(0.3, 0.3), (0.3, 0.0), (0.0, 0.0)])
 def test_two_trainings_in_two_threads_do_not_spoil_each_other(evaluator, dropouts):
@@ -62,6 +63,7 @@ def test_two_trainings_in_two_threads_do_not_spoil_each_other(evaluator, dropout
 
 
 # an evaluator that meets others' masks is left for `loop` in that step, which is right
+@pytest.mark.quick_cases(2)
 @pytest.mark.filterwarnings("ignore::zo.errors.EvaluatorWarning")
 @pytest.mark.parametrize("evaluator", ["loop", "stacked"])
 @pytest.mark.parametrize("pause", [0.0, 0.003])
@@ -149,6 +151,7 @@ def by_tangents(number, dropout, gate, left):
     left[number] = gradient
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.filterwarnings("ignore::zo.errors.TangentWarning")
 @pytest.mark.parametrize("dropouts", [(0.5, 0.5, 0.5), (0.5, 0.5, 0.0)])
 def test_trainings_by_tangents_in_threads_do_not_spoil_each_other(dropouts):

@@ -114,6 +114,7 @@ def residual_by_func(network, batch):
     return (slope[:, :1] - u).square().mean(dim=1)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.filterwarnings("ignore::zo.EvaluatorWarning")
 @pytest.mark.parametrize("directions", [False, True])
 @pytest.mark.parametrize("evaluator", ["loop", "stacked", "difference"])
@@ -192,6 +193,7 @@ CONTAINERS = {
 }
 
 
+@pytest.mark.quick_cases(6)
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("evaluator", ["loop", "stacked"])
 @pytest.mark.parametrize(("made", "parts"), CONTAINERS.values(), ids=CONTAINERS)

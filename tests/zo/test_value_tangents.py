@@ -132,6 +132,7 @@ def test_kinds_learn_side_by_side_and_the_better_one_stays(small, limits):
     assert gradient.trust_of_step < 1e-3 and gradient.counts.rows == box.ledger.rows_run == 11 * 6 * 2
 
 
+@pytest.mark.slow
 def test_answers_that_are_there_tell_which_kind_stays(small):
     """The box is quadratic: a fifth of the answers shows it, also where one of them is lost."""
     box = FromTorch(lambda u: u - 0.2 * u * u.roll(1, 2), (RING,), (RING,))
@@ -630,6 +631,7 @@ def test_a_few_rows_that_stay_the_same_do_not_take_gradients_away(rows):
         assert vjp_error(taught(tangent, box, batch), box, batch) < 0.1, n
 
 
+@pytest.mark.slow
 def test_a_stencil_of_many_channels_has_a_lower_degree_and_few_features():
     """Of 48 channels the products of three alone are 19,600, whose sums take 3 GB."""
     x = weights(40, 48, 3).float()

@@ -76,6 +76,7 @@ def test_running_statistics_move_once_a_step(tmp_path, method):
     assert trained.outcome.step == 4
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     ("method", "wanted"),
     [("fa", 0.03), ("dfa", 0.03), ("align-ada", 0.03), ("forward-gradient", 1e-3), ("fo", 0.1)],

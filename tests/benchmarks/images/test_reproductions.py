@@ -30,6 +30,7 @@ def test_the_committed_lines_are_those_of_size_small(name):
 
 
 # of one that varies mu: it is too small where it ends
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::zo.errors.NoiseWarning")
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in REPRODUCTIONS]
@@ -50,6 +51,7 @@ def test_a_reproduction_runs_and_leaves_result_and_table(name, tmp_path, monkeyp
     assert "published (%)" in table and "Ours is on digits" in table
 
 
+@pytest.mark.slow
 def test_a_finished_one_reads_its_runs_and_trains_nothing_again(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     main("table_query_number", ["--out", "one"])

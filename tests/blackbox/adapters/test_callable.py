@@ -78,6 +78,7 @@ def test_it_is_named_after_its_function():
     assert repr(make(functools.partial(power, 3))) == "from_callable(power)"
 
 
+@pytest.mark.slow
 def test_a_network_is_trained_through_it():
     assert gradient_error(make(vectorized=True)) < 1e-5
     assert loss_drop(make(vectorized=True), steps=200, rows=16) > 100

@@ -21,6 +21,7 @@ def in_torch(x):
     return function(x)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("box", [
     from_callable(in_torch, inputs=X, outputs=Y, vectorized=True, arrays="torch"),
     from_callable(in_torch, inputs=X, outputs=Y, arrays="torch"),

@@ -23,12 +23,14 @@ def check_found(broken: Broken, report: Report) -> None:
         assert word in found.sentence
 
 
+@pytest.mark.quick_cases(4)
 @pytest.mark.parametrize("broken", CATALOGUE, ids=repr)
 def test_each_fault_is_found_and_named(broken, monkeypatch):
     monkeypatch.chdir(os.getcwd())
     check_found(broken, check_black_box(broken.make(), rows=3000, processes=False))
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("make", GOOD)
 @pytest.mark.parametrize("seed", quick.first(1, range(3)))
 def test_a_good_box_has_no_fault_and_no_warning(make, seed):

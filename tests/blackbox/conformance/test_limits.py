@@ -71,6 +71,7 @@ def left_out(report: Report) -> dict[str, str]:
     return {found.check: found.sentence for found in skipped if "Take more" in found.sentence}
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("inputs", [1, 2, 12])
 def test_however_many_inputs_there_are_ten_thousand_rows_are_the_most(clock, inputs):
     report = check(Slow(clock, inputs=inputs, dtype="float64"))
@@ -86,6 +87,7 @@ def test_ten_scalar_inputs_are_measured_within_the_rows_that_the_command_allows_
     assert len(report.recommendations) == 10 and not left_out(report)
 
 
+@pytest.mark.slow
 def test_without_a_limit_rows_are_what_the_docstring_says(clock):
     took = {
         (inputs, dtype): check(Slow(clock, inputs=inputs, dtype=dtype), rows=None).rows
@@ -238,6 +240,7 @@ class Endless(BlackBoxFunction):
         return np.array(left)
 
 
+@pytest.mark.slow
 def test_a_call_that_never_returns_for_nan_is_ended_and_named():
     report = check(Endless(), seconds=2.0, rows=600)
     found = report.finding("NaN inputs")
@@ -251,6 +254,7 @@ def test_a_box_that_never_returns_ends_the_check():
     assert "had not returned after" in report.finding("answers").sentence
 
 
+@pytest.mark.slow
 def test_in_another_thread_a_call_is_ended_too():
     with ThreadPoolExecutor(1) as pool:
         report = pool.submit(lambda: check(Endless(never=True), seconds=0.2)).result()

@@ -27,6 +27,7 @@ from tests.inside import pickled_finding as pickled
 SETTINGS, REBUILT, DIES = IN_PROCESSES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "broken",
     [*(pytest.param(broken, marks=pytest.mark.slow) for broken in (SETTINGS, REBUILT)), DIES],

@@ -72,6 +72,7 @@ def test_a_name_that_is_no_check():
         Report("box", (Finding("memory", Verdict.OK, "none"),), (), True, 1).finding("memmory")
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("box", "status"), [(Good, 0), (Jumps, 0), (Centring, 1)])
 def test_the_exit_status_and_the_file(box, status, tmp_path):
     np.save(tmp_path / "x.npy", draws(8, 3))

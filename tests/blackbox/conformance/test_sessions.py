@@ -69,6 +69,7 @@ def box_of(kind, **settings):
     )
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("live", [1, 32])
 @pytest.mark.parametrize(
     ("kind", "settings", "words"),
@@ -88,6 +89,7 @@ def test_what_is_forgotten_is_a_fault(kind, settings, words, live, failures):
     assert any(word in sentence for word in words.split("|") for sentence in said)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("settings", [{}, {"save": save, "load": load}], ids=["replays", "snapshots"])
 @pytest.mark.parametrize("live", [1, 32])
 def test_a_simulator_that_forgets_nothing_has_no_fault(settings, live):

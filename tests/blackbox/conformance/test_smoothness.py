@@ -87,6 +87,7 @@ JUMPING = {
 }
 
 
+@pytest.mark.quick_cases(4)
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("function", JUMPING.values(), ids=JUMPING.keys())
 def test_other_jumps_are_found_at_every_seed(function, seed):
@@ -117,6 +118,7 @@ SMOOTH = {
 }
 
 
+@pytest.mark.quick_cases(4)
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("function", SMOOTH.values(), ids=SMOOTH.keys())
 def test_smooth_functions_have_neither(function, dtype):
@@ -153,6 +155,7 @@ def test_kinks_are_no_jumps(function):
     assert found.verdict is Verdict.OK and "Found no jump on" in found.sentence
 
 
+@pytest.mark.slow
 def test_a_limiter_s_kinks_are_no_jumps():
     assert "Found no jump on" in smoothness_of(Burgers1D()).sentence
 

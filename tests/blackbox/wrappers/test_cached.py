@@ -250,6 +250,7 @@ def test_no_two_different_boxes_are_taken_for_each_other():
     assert len({identity(Several(states, one, two)) for one in specs for two in specs}) == 16
 
 
+@pytest.mark.slow
 def test_an_identity_is_the_same_in_another_process_and_whatever_the_order():
     def make(reverse: bool) -> Described:
         names = ["alpha", "beta", "gamma", "delta"][:: -1 if reverse else 1]
@@ -517,6 +518,7 @@ def run(folder: Path) -> None:
     np.testing.assert_array_equal(box(states(*range(40))), np.sin(states(*range(40))))
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path):
     log = tmp_path / "log"
     process = workers().Process(target=run, args=(tmp_path,))
@@ -546,6 +548,7 @@ def fill(folder: Path, seed: int) -> float:
     return float(error)
 
 
+@pytest.mark.slow
 def test_processes_share_a_file_from_its_making_on(tmp_path):
     with workers().Pool(4) as pool:
         assert pool.starmap(fill, [(tmp_path, seed) for seed in range(8)], chunksize=1) == [0.0] * 8

@@ -127,6 +127,7 @@ def box(folder: Path, case: tuple[str, ...], k: float) -> Any:
     return from_callable(function, inputs=X, outputs=Y)
 
 
+@pytest.mark.quick_cases(7)
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("case", FOLLOWED)
 def test_another_file_is_another_box_and_the_same_is_the_same(tmp_path, case):
@@ -147,6 +148,7 @@ def test_another_file_is_another_box_and_the_same_is_the_same(tmp_path, case):
 
 
 # Changes of a process that has loaded them; the names that a star imported stay what they were.
+@pytest.mark.quick_cases(14)
 @pytest.mark.filterwarnings("ignore:.*has changed since:RuntimeWarning")
 @pytest.mark.parametrize("case", [name for name in FOLLOWED if "*" not in FOLLOWED[name][0]])
 @pytest.mark.parametrize("anew", [False, True], ids=["one-cache", "another-cache"])
@@ -242,6 +244,7 @@ def test_weights_are_followed_however_they_are_written(tmp_path, change, anew):
 QUICK = ("data", "storage")  # a pool of processes each
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change", [pytest.param(c, marks=[] if c in QUICK else pytest.mark.slow) for c in WEIGHTS]
 )

@@ -121,6 +121,7 @@ def test_the_answer_is_the_boxs_for_equal_blocks_to_the_bit(stack, tmp_path, mak
     assert box.ledger.seconds > 0
 
 
+@pytest.mark.quick_cases(1)
 @each_kind
 def test_kind_device_and_leading_axes_come_back(stack, tmp_path, make):
     state = torch.from_numpy(rows(*[FINE] * 6).astype("f4")).reshape(2, 3, 2)
@@ -130,6 +131,7 @@ def test_kind_device_and_leading_axes_come_back(stack, tmp_path, make):
     assert stack(make)(state[:, :0]).shape == (2, 0, 2)
 
 
+@pytest.mark.slow
 def test_a_box_is_made_once_in_each_process_and_never_for_threads(stack):
     box = stack(block=1)
     for _ in range(3):
@@ -167,6 +169,7 @@ def test_blocks_in_flight_are_bounded(in_flight):
     assert most == in_flight
 
 
+@pytest.mark.slow
 def test_workers_follow_a_change_of_policy(stack):
     box = stack(block=2)
     state = rows(FINE, RAISE)
@@ -194,6 +197,7 @@ class Holding(BlackBoxFunction):
         return state * (self.holder.weight.item() if self.place is None else self.holder[self.place])
 
 
+@pytest.mark.slow
 def test_a_function_makes_a_box_that_cannot_be_pickled(tmp_path):
     with Parallel(make_a_box_that_cannot_be_pickled(tmp_path), processes) as box:
         with pytest.raises(ConfigurationError, match=r"can be pickled for other processes.*Give a function"):
@@ -208,6 +212,7 @@ def test_a_function_makes_a_box_that_cannot_be_pickled(tmp_path):
         assert box.ledger.rows_run == 5
 
 
+@pytest.mark.slow
 def test_a_process_follows_an_attribute_that_is_assigned_anew(stack, tmp_path):
     box, state = stack(block=2), rows(*[FINE] * 4)
     first = box(state)
@@ -243,6 +248,7 @@ def test_a_process_follows_what_is_written_into_a_list_a_dictionary_an_array_and
             np.testing.assert_allclose(box(state), 2 * first, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_cache_and_the_processes_behind_it_follow_what_is_written_into_an_array(stack, tmp_path):
     inner, state = stack(block=2), rows(*[FINE] * 4)
     inner.box.offset = np.zeros(())
@@ -261,6 +267,7 @@ def test_a_pickled_stack_gives_the_same_answers_with_an_executor_of_its_own(stac
         pickle.dumps(stack(executor))
 
 
+@pytest.mark.slow
 def test_parallel_in_parallel_counts_once(tmp_path):
     with Parallel(Parallel(Troubled(tmp_path), threads, block=1), processes, block=3) as box:
         state = rows(*[FINE] * 7)
@@ -292,6 +299,7 @@ def test_parallel_in_parallel_on_one_executor_does_not_wait_for_itself(tmp_path,
 # Failed rows
 
 
+@pytest.mark.quick_cases(1)
 @each_kind
 @pytest.mark.parametrize("block", [1, 4])
 def test_rows_that_raise_or_are_not_finite_fail_and_no_others(stack, tmp_path, make, block):
@@ -314,6 +322,7 @@ def test_the_error_of_a_worker_is_told_with_its_traceback(stack):
         box(rows(PICKY))
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("make", [threads, processes])
 def test_under_raise_nothing_is_handed_in_after_the_first_failure(stack, make):
     box = stack(make, in_flight=2)
@@ -324,6 +333,7 @@ def test_under_raise_nothing_is_handed_in_after_the_first_failure(stack, make):
     np.testing.assert_array_equal(box(rows(FINE)), in_blocks(inner(box).folder, rows(FINE), 1))
 
 
+@pytest.mark.quick_cases(1)
 @each_kind
 def test_a_wrong_shape_is_the_boxs_fault_and_is_raised(stack, make):
     box = stack(make, block=2)
@@ -337,6 +347,7 @@ def test_a_wrong_shape_is_the_boxs_fault_and_is_raised(stack, make):
 # Workers that die
 
 
+@pytest.mark.slow
 @each_process
 @pytest.mark.parametrize("block", [1, 3])
 def test_a_killed_worker_is_replaced_and_its_rows_run_again(stack, tmp_path, make, block):
@@ -355,6 +366,7 @@ def test_a_killed_worker_is_replaced_and_its_rows_run_again(stack, tmp_path, mak
     assert box.ledger.rows_failed == 0
 
 
+@pytest.mark.slow
 @each_process
 @pytest.mark.parametrize("block", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_row_that_kills_every_worker_has_failed_alone(stack, tmp_path, make, block):
@@ -375,6 +387,7 @@ def test_a_row_that_kills_every_worker_has_failed_alone(stack, tmp_path, make, b
         box(rows(FINE, KILL))
 
 
+@pytest.mark.slow
 def test_a_dead_worker_under_raise_runs_nothing_again(stack):
     box = stack(block=1, in_flight=2)
     box.failures = "raise"
@@ -383,6 +396,7 @@ def test_a_dead_worker_under_raise_runs_nothing_again(stack):
     assert len(inner(box).rows_run()) <= box.ledger.rows_run <= 5
 
 
+@pytest.mark.slow
 def test_a_given_executor_that_breaks_is_an_error_that_says_what_to_give(stack):
     with processes() as executor:
         box = stack(executor)
@@ -396,6 +410,7 @@ def die() -> None:
     raise SystemExit("no licence")
 
 
+@pytest.mark.slow
 def test_workers_that_never_come_up_end_in_an_error(stack):
     context = multiprocessing.get_context("forkserver")
     box = stack(lambda: ProcessPoolExecutor(1, mp_context=context, initializer=die))
@@ -438,6 +453,7 @@ def deaf_processes() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(2, mp_context=context, initializer=troubled.hear_no_wish_to_end)
 
 
+@pytest.mark.slow
 def test_no_worker_of_a_broken_pool_is_left_for_python_to_wait_for(stack):
     box = stack(deaf_processes, block=1)
     box(rows(*[PAUSE] * 6))
@@ -456,6 +472,7 @@ def ended(workers: set[int]) -> None:
 
 
 # The thread of a process pool of Python 3.11 that meets a cancelled future while the pool breaks.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_worker_that_dies_after_a_row_was_raised_for_leaves_no_other(stack):
     """What was taken back is still in the pool's queue then."""
@@ -520,6 +537,7 @@ def test_a_row_that_hangs_is_killed_and_its_block_mates_run_alone(stack, tmp_pat
     assert not any(map(alive, set(hung))) or make is loky_processes
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_workers_that_hang_so_that_python_can_exit(stack):
     box, caught = stack(processes, block=1), threading.Event()
 

@@ -32,6 +32,7 @@ def rows(count: int) -> np.ndarray:
     return np.arange(2.0 * count).reshape(count, 2)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("rate, block", [(0.1, None), (1, None), (7.5, None), (100, 8), (3, 50)])
 def test_no_stretch_of_time_holds_more_than_allowed_and_none_is_wasted(rate, block):
     box, fake, blocks = recorded(rate, block=block)

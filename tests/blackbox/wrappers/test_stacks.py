@@ -67,6 +67,7 @@ def test_budgeted_cached_retrying_parallel(tmp_path, make):
         assert box.rows_left == 0 and len(inner.rows_run()) == 14
 
 
+@pytest.mark.slow
 def test_the_cache_in_the_workers_keeps_what_they_finished(tmp_path):
     state = rows(*[FINE] * 5, KILL_ONCE)
     plain = state.copy()
@@ -156,6 +157,7 @@ class FaultyRows(Faulty):
 WRAPPERS = ("budgeted", "retrying", "cached", "limited", "fallback", "parallel")
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 73])  # of 720 orders
 @pytest.mark.parametrize("kind", [FaultyEach, FaultyRows])
 @pytest.mark.parametrize("passing", [False, True])
@@ -211,6 +213,7 @@ def test_threads_spend_one_budget_to_the_row_and_no_further():
     assert 490 < box.rows_run == stack.ledger.rows_run <= 500
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [24, 30, 60])
 def test_a_budget_around_processes_that_retry_is_exact(tmp_path, budget):
     state = rows(*[FINE] * 5, RAISE, FINE, RAISE, RAISE, FINE)

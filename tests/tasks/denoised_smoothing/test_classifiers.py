@@ -101,6 +101,7 @@ def test_what_was_asked_before_a_kill_is_in_the_count(tmp_path):
     assert (tmp_path / "count").stat().st_size == 3
 
 
+@pytest.mark.slow
 def test_the_embedded_pipeline_is_fragile_and_its_twin_is_the_same_function(pipelines):
     box, (images, labels) = pipelines["b"], digits.load()
     index = data._order(len(labels))[data.BOX :]
@@ -115,6 +116,7 @@ def test_the_embedded_pipeline_is_fragile_and_its_twin_is_the_same_function(pipe
     assert pipelines["svm"].twin() is None
 
 
+@pytest.mark.slow
 def test_an_embedded_classifier_is_the_same_every_time(pipelines):
     again = embedded("b", *data.digits_of_the_box())
     assert again.identity == pipelines["b"].identity != pipelines["svm"].identity
@@ -127,6 +129,7 @@ def test_the_convolutional_classifier_is_the_same_every_time_and_leaves_torch_as
     assert torch.equal(torch.get_rng_state(), before) and torch.get_num_threads() == threads
 
 
+@pytest.mark.slow
 def test_the_convolutional_classifier_goes_on_from_where_its_training_was_cut_short(
     tmp_path, limits, monkeypatch
 ):

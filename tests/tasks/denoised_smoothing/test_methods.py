@@ -185,6 +185,7 @@ def test_methods_through_the_box_start_from_mse_and_never_end_worse(everything):
         assert made.held_out_error(found.network, held_out) == found.outcome.best_validation
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::zo.errors.ZeroGradientWarning")  # of images that are all black
 @pytest.mark.parametrize(
     "method", ["student", *(pytest.param(name, marks=pytest.mark.slow) for name in ("zo-ds:dct", "deepzero"))]
@@ -221,6 +222,7 @@ def test_a_run_says_what_the_start_and_the_chosen_weights_are_right_on(tmp_path)
     assert f"right on {1 - start / 2:.1%}, with the start's weights on {1 - start:.1%};" in said[0]
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.filterwarnings("ignore::zo.errors.ZeroGradientWarning")  # of labels
 @pytest.mark.parametrize(("answers", "decimals"), [("probabilities", 2), ("labels", None)])
 @pytest.mark.parametrize("method", ["student", pytest.param("zo-ds:wide", marks=pytest.mark.slow)])
@@ -303,6 +305,7 @@ def test_the_least_budget_that_the_check_takes_is_enough_for_deepzero(tmp_path):
     assert found.outcome.step >= 1 and found.queries <= least
 
 
+@pytest.mark.slow
 def test_directions_of_layer_ratios_are_as_long_as_a_single_weight_s_step(tmp_path, monkeypatch):
     """Gaussian directions move all weights, and are longer than mu by the root of their number."""
     taken, real = [], zo.pruning.scores

@@ -26,7 +26,10 @@ PRESETS = DenoisedSmoothing.presets
 Config = DenoisedSmoothing.Config
 
 # DeepZero, as published, takes steps over which these classifiers curve, or whose changes rounding hides
-pytestmark = pytest.mark.filterwarnings("ignore:.*same slopes over half of mu:UserWarning")
+pytestmark = [
+    pytest.mark.slow,  # their common run
+    pytest.mark.filterwarnings("ignore:.*same slopes over half of mu:UserWarning"),
+]
 
 ROOT = Path(__file__).parents[3]
 TIMES = ("seconds",)

@@ -61,6 +61,7 @@ def test_what_there_is_not_is_said(tmp_path):
         load_classifier(begun.path, "fo")
 
 
+@pytest.mark.slow
 def test_weights_of_another_network_are_refused(tmp_path):
     run = finished(tmp_path, methods=("fo",))
     content = json.loads((run.path / "config.json").read_text())
@@ -79,6 +80,7 @@ def test_classes_and_shapes_are_known_without_the_images(tmp_path):
     assert [len(loading.CLASSES[name]) for name in ("cifar10", "cifar100")] == [10, 100]
 
 
+@pytest.mark.slow
 def test_the_page_s_block_runs(tmp_path, monkeypatch, capsys):
     page = (ROOT / "docs" / "applications" / "image_classification.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)

@@ -69,6 +69,7 @@ def test_exact_and_estimated_gradients_have_the_same_sets_at_every_step():
         assert torch.equal(outside, exact(network, batch, sparsity, step=step) == 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trained", [0, pytest.param(20, marks=pytest.mark.slow)])
 def test_deepzeros_gradient_points_along_the_exact_one_on_the_whole_and_by_layer(trained):
     network, batch, sparsity = problem(trained=trained)

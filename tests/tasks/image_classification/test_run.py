@@ -18,6 +18,7 @@ from tests.tasks.image_classification.small import SETTINGS, small, words
 from tests.tasks.made_runs import begun_run
 from zo.errors import FailedQueriesError
 
+pytestmark = pytest.mark.slow  # their common run
 TIMES = ("seconds",)
 TRAINED = tuple(ImageClassification.methods)
 

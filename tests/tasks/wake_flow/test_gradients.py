@@ -61,6 +61,7 @@ def first_order(model: Corrector, solver: WakeFlow, batch: tuple[Tensor, Tensor]
     return flat(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mu", "error"),
     [pytest.param(*pair, marks=[] if pair[0] == 1e-3 else pytest.mark.slow) for pair in CENTRAL.items()],

@@ -162,6 +162,7 @@ def test_a_random_start_is_the_seed_s_first_weights_and_needs_no_non(folder, fin
     assert weights == [sum(p.numel() for p in network.parameters()) for network in each]
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize("central", [False, True], ids=["forward", "central"])
 @pytest.mark.parametrize(
     ("name", "queries", "dense"),

@@ -316,6 +316,7 @@ def test_a_stream_that_is_faster_on_top_of_the_picture_turns_clockwise():
     assert (turned(vorticity(velocity, 1.0)) == -1.0).all()
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     "evaluator",
     [pytest.param(zo.evaluators.Loop(), marks=pytest.mark.slow), zo.evaluators.Stacked()],

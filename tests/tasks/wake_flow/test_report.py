@@ -168,6 +168,7 @@ def test_evaluations_are_kept_as_hdf5_for_other_tools(whole):
                     assert np.array_equal(file[f"tracks/reference/{name}"], arrays[f"reference {name}"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "methods", [["SRC"], pytest.param(["NON", "identity"], marks=pytest.mark.slow)], ids=" ".join
 )

@@ -233,6 +233,7 @@ def test_an_attribute_that_is_no_number_is_an_error(tmp_path):
         netcdf(tmp_path, RAW, scale_factor="0.01")
 
 
+@pytest.mark.slow
 def test_packed_numbers_of_a_whole_output_are_not_rounded(tmp_path):
     script = tmp_path / "w.py"
     for scale, answer in ((0.01, None), (2.0, [300, 2050])):

@@ -100,6 +100,7 @@ def test_a_network_is_trained_through_a_script_that_takes_blocks(script):
     assert box.ledger.rows_run == 6 * 4 * 3 + 2 * 4  # two again at steps 0 and 1, over half of mu and back
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("vectorized", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize(
     "given, wanted, place",
@@ -177,6 +178,7 @@ def test_a_cache_tells_functions_apart_and_those_it_cannot_are_refused(tmp_path)
         in_brackets(tmp_path, read=3)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("max_rows, blocks", [(None, [5]), (2, [2, 2, 1]), (9, [5])])
 def test_blocks_have_at_most_max_rows(tmp_path, script, max_rows, blocks):
     script.write_text(SCRIPT.replace('open("log", "w"', f'open("{tmp_path}/log", "a"'))
@@ -261,6 +263,7 @@ def test_a_row_whose_program_fails_is_a_failed_row(compiled):
     assert box.ledger.rows_failed == 2
 
 
+@pytest.mark.slow
 def test_under_keep_a_block_that_fails_is_halved_within_its_chunk(script):
     script.write_text(SCRIPT.replace("a, b =", "assert not (x > 9).any(), 'too large'\na, b ="))
     box = python(script, vectorized=True, max_rows=2, failures="keep")
@@ -288,6 +291,7 @@ FAILING = [  # (what the shell does, settings, words of the message)
 ]
 
 
+@pytest.mark.quick_cases(4)
 @pytest.mark.parametrize("code, settings, words", FAILING)
 def test_whatever_a_run_does_wrong_fails_its_row_and_no_other(tmp_path, code, settings, words):
     code = f"if grep -q '^1' x.csv; then {code}; else echo 5,6 > y.csv; echo result: 5 6; fi"

@@ -64,6 +64,7 @@ def test_stderr_that_the_program_made_a_link_of_is_not_followed(tmp_path):
         run(folder, "rm stderr.txt; ln -s ../secret stderr.txt; exit 1")
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.needs("linux")
 @pytest.mark.parametrize("ends", ["time is up", "program ends", "we are interrupted"])
 def test_no_process_of_the_group_is_left(tmp_path, ends):
@@ -133,6 +134,7 @@ print(box(np.array(2.0)))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.needs("linux")
 def test_a_parent_that_is_killed_takes_its_programs_with_it(tmp_path):
     numbers = [tmp_path / "head", tmp_path / "escaped"]
@@ -185,6 +187,7 @@ def test_folders_with_any_name_are_removed_with_a_process_that_is_killed(tmp_pat
     wait_until(lambda: not list(parent.iterdir()))
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("read_only", [False, True])
 def test_folders_in_folders_are_removed_however_deep(tmp_path, read_only):
     with process.scratch_folder(tmp_path, False) as folder:
@@ -232,6 +235,7 @@ def test_a_program_that_runs_programs_ends_with_all_of_them(tmp_path):
     wait_until(lambda: not alive(int(number.read_text())))
 
 
+@pytest.mark.slow
 def test_the_program_is_asked_to_stop_before_it_is_killed(tmp_path):
     script = "trap 'echo tidy > tidied; exit 0' TERM; while true; do sleep 0.05; done"
     with pytest.raises(TimeoutError):

@@ -38,6 +38,7 @@ def read(template, text, name="cd"):
     return Template("here", template, SPECS).find(text)[name]
 
 
+@pytest.mark.quick_cases(102)
 @pytest.mark.parametrize("last", NO_NUMBER)
 @pytest.mark.parametrize("end", ["\n", "", "\ndone in 3 s\n", "\n5 iterations\n"])
 @pytest.mark.parametrize(

@@ -202,6 +202,7 @@ def test_what_the_template_has_no_place_for_is_refused(text, printed, words):
         template(text).find(printed)
 
 
+@pytest.mark.slow
 def test_a_line_of_many_matches_is_read_once_through():
     """Minutes, and the end of this test by its limit, if each match looked at all of its line."""
     history = ", ".join(f"max speed = {step}.5" for step in range(40_000))

@@ -12,6 +12,7 @@ def verdicts(host, **settings):
     return {finding.check: finding.verdict for finding in check_host(host, **settings).findings}
 
 
+@pytest.mark.slow
 def test_a_program_that_is_right(tmp_path):
     report = check_host(hosted(tmp_path, LINEAR, arguments=["20"]))
     assert not report.faults and not report.warnings
@@ -42,6 +43,7 @@ for _ in range(20):
 """
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("text", "call", "expected"),
     [
@@ -80,6 +82,7 @@ def test_a_program_that_fails(tmp_path):
     assert report.finding("runs").verdict is Verdict.FAULT and "no licence" in str(report)
 
 
+@pytest.mark.slow
 def test_several_calls(tmp_path):
     text = """
     a, b = 1.0 + case, 2.0

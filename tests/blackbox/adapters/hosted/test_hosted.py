@@ -245,6 +245,7 @@ class TestGradients:
         assert cosine(grad(net), exact) > 0.999
         assert abs(float(grad(net).norm() / exact.norm()) - 1) < 0.02
 
+    @pytest.mark.slow
     def test_a_result_of_the_end_has_a_gradient(self, tmp_path):
         text = LINEAR + 'bb_host.output("cost", doubles(x[0] + 2 * x[1]))'
         net, host = network(), hosted(tmp_path, text, outputs=[ArraySpec("cost", (1,))])
@@ -262,6 +263,7 @@ class TestGradients:
         assert cosine(grad(net), exact) > 0.99
         assert not host.counts.replays  # what is dithered is the same in the exchange and at the end
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("memory", [pytest.param(0, marks=pytest.mark.slow), None])
     def test_stages_of_a_step_need_what_was_seen_before(self, tmp_path, memory):
         """The end of a step depends on its beginning, which its second call does not show."""
@@ -301,6 +303,7 @@ class TestGradients:
         reached = cosine(grad(net), gradient_of(net, exact(net, cases)))
         assert reached > 0.99 if memory is None else reached < 0.97
 
+    @pytest.mark.slow
     def test_zeroth_order_over_weights(self, tmp_path):
         net, host = nn.Linear(2, 2).double(), hosted(tmp_path, LINEAR)
 
@@ -312,6 +315,7 @@ class TestGradients:
         exact = gradient_of(net, twin(net, CASES[:1])[:, :-1].square().mean())
         assert torch.allclose(grad(net), exact, rtol=1e-4, atol=1e-6 * float(exact.abs().max()))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("settings", [{"probes": 2}, pytest.param({"chunk": 2}, marks=pytest.mark.slow)])
     def test_probes_of_rows_of_other_lengths_run_one_after_another(self, tmp_path, settings):
         """A network that is asked for some rows alone cannot be stacked: said once, and right."""
@@ -340,6 +344,7 @@ class TestGradients:
         again.backward((cases,))
         assert again.metrics()["tangent_rows"] == 3 * 4 * 8
 
+    @pytest.mark.slow
     def test_a_stacked_evaluation_of_rows_of_other_lengths_goes_over_to_loop(self, tmp_path):
         net, host = nn.Linear(2, 2).double(), hosted(tmp_path, LENGTHS)
 
@@ -359,6 +364,7 @@ class TestGradients:
         with pytest.raises(ConfigurationError, match="TangentGradient"):
             zo.differentiable(host.boxes[0], zo.RGE(q=4, mu=1e-3))
 
+    @pytest.mark.slow
     def test_a_resumed_training_goes_on_to_the_bit(self, tmp_path):
         def objective(net, batch):
             return host.run(batch[0], closure=net, dtype=torch.float64).closure.x.square().mean(dim=(1, 2))
@@ -417,6 +423,7 @@ FAULTS = {
 
 
 class TestFailures:
+    @pytest.mark.quick_cases(1)
     @pytest.mark.parametrize("fault", FAULTS)
     def test_each_is_a_failed_row_in_words(self, tmp_path, fault):
         code, words = FAULTS[fault]
@@ -480,6 +487,7 @@ class TestFailures:
             with pytest.raises(SessionError, match="the same whenever it runs a case"):
                 host.run([0], closure=network(1), dtype=torch.float64)
 
+    @pytest.mark.slow
     def test_more_rows_than_programs(self, tmp_path):
         net, host = network(), hosted(tmp_path, LINEAR, live=2)
         with torch.no_grad():
@@ -487,6 +495,7 @@ class TestFailures:
         assert torch.allclose(run.closure.x, twin(net, CASES)[:, :-1], atol=1e-14)
         assert host.counts.replays
 
+    @pytest.mark.slow
     @pytest.mark.needs("linux")
     def test_a_trainer_that_is_killed_takes_its_programs_with_it(self, tmp_path):
         (tmp_path / "scratch").mkdir()

@@ -364,6 +364,7 @@ def test_an_observation_keeps_the_dtype_of_its_spec():
     assert box(place, torch.zeros(2, dtype=torch.float64), history)[0].tolist() == [1.0, 2.0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [ThreadPoolExecutor, ProcessPoolExecutor])
 def test_workers_replay_what_they_have_not_lived_through(kind):
     actions = torch.randn(6, 4, 1)

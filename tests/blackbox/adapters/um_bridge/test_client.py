@@ -60,6 +60,7 @@ def test_what_real_servers_send_is_read(text, expected):
     assert failed is None
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     "text, status, words",
     [
@@ -352,6 +353,7 @@ def test_under_raise_no_row_is_started_after_one_that_failed(connections):
         assert torch.equal(outcome.outputs[0][3:], torch.from_numpy(2 * x[3:]))
 
 
+@pytest.mark.slow
 def test_a_call_from_several_threads_mixes_nothing_up():
     def work(place: int) -> None:
         x = np.arange(20.0).reshape(10, 2) + 100 * place

@@ -54,6 +54,7 @@ def ours() -> Iterator[str]:
 # Their server, our client
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("connections", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_their_gradient_is_the_box_s_derivative(theirs, connections, dtype):

@@ -47,6 +47,7 @@ def pair(*leading: int) -> tuple[torch.Tensor, torch.Tensor]:
     return a, b
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize("leading", [(), (1,), (5,), (2, 3), (0,)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_their_server_is_a_black_box(theirs, leading, dtype):
@@ -176,6 +177,7 @@ def test_dtypes_go_through_and_what_they_cannot_hold_is_refused(ours):
 # Training
 
 
+@pytest.mark.slow
 def test_gradients_through_a_served_box_are_those_in_process():
     x = torch.from_numpy(RNG.normal(size=(5, 3)))
     sens = torch.from_numpy(RNG.normal(size=(5, 4)))

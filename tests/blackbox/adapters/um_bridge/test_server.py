@@ -253,6 +253,7 @@ def test_as_many_evaluations_at_a_time_as_it_was_told(threads):
         assert box.most == threads
 
 
+@pytest.mark.slow
 def test_a_row_that_nobody_waits_for_is_not_started():
     box = Waiting()
     with serving(box) as url:
@@ -301,6 +302,7 @@ def test_several_models_on_one_server_and_each_is_checked_against_its_own_specs(
         assert "expected 2 lists (field, factor)" in Client(url).refused("/Evaluate", body)[2]
 
 
+@pytest.mark.slow
 def test_clients_in_threads_get_their_own_answers():
     def work(place: int) -> None:
         with UmBridge(url) as own:
@@ -363,6 +365,7 @@ def is_closed(connection: socket.socket, seconds: float) -> bool:
         return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", quick.first(1, HALF.values()), ids=HALF)
 def test_half_sent_requests_do_not_hold_the_service(text):
     with serving(Cubes(), connections=20) as url, half_sent(url, 50, text) as waiting:
@@ -379,6 +382,7 @@ def test_a_request_that_does_not_come_in_is_cut_off(text):
         assert all(is_closed(each, 20) for each in waiting)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", quick.first(1, [HALF["headers"], HALF["body"]]), ids=["headers", "body"])
 def test_the_time_runs_for_a_kept_connection_s_next_request_and_not_while_it_is_idle(text):
     with serving(Cubes(), request_seconds=0.4) as url, kept_connection(url) as kept:

@@ -31,6 +31,7 @@ def exact_lower_bound(successes, trials, alpha):
     return float(low)
 
 
+@pytest.mark.quick_cases(6)
 @pytest.mark.parametrize("alpha", [0.05, 0.001])
 @pytest.mark.parametrize(
     "successes, trials",

@@ -36,6 +36,7 @@ def certificates(labels, alpha, distance=DISTANCE, images=IMAGES, n=60):
     ]
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("alpha", [0.05, 0.001])
 def test_no_more_certificates_are_wrong_than_may_be(alpha):
     found = certificates(half_space, alpha)
@@ -50,6 +51,7 @@ def test_no_more_certificates_are_wrong_than_may_be(alpha):
     assert stats.binomtest(wrong, IMAGES, float(expected)).pvalue > FALSE_ALARMS
 
 
+@pytest.mark.slow
 def test_votes_are_those_of_independent_noise():
     """Binomial over images: noise shared within an image would change the spread and not the mean."""
     settings = Settings(SIGMA, n=60, n0=10, block=25)

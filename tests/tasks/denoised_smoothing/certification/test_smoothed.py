@@ -166,6 +166,7 @@ class Other(Linear):
     version = 2
 
 
+@pytest.mark.quick_cases(6)
 @pytest.mark.parametrize(
     "key, change",
     [

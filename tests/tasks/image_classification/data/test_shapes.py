@@ -122,6 +122,7 @@ def test_factors_are_what_their_bounds_say():
     assert abs(behind.mean() - front.mean()) < 5 * (behind - front).std() / math.sqrt(4000)
 
 
+@pytest.mark.slow
 def test_mean_colour_and_spread_do_not_tell_the_class():
     """A linear classifier on each image's means and deviations stays within 5 standard errors of chance."""
     images, labels = shapes(4096, 7)

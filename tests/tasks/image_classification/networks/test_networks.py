@@ -57,6 +57,7 @@ def test_the_vgg_has_the_size_of_the_closed_form():
     assert size(networks.make("vgg")) == sum(9 * i * o + 2 * o for i, o in pairs) + 129 * 10
 
 
+@pytest.mark.quick_cases(6)
 @pytest.mark.parametrize(
     ("name", "shape"),
     [(name, (1, 8, 8)) for name in networks.NAMES]
@@ -118,6 +119,7 @@ def test_first_weights_hang_on_the_seed_alone():
     assert not torch.equal(one["0.weight"], other["0.weight"])
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     "make",
     [

@@ -66,6 +66,7 @@ def agree(network, objective, data, atol=1e-12):
     assert torch.allclose(changes.nan_to_num(), truth.nan_to_num(), rtol=0, atol=atol)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     "estimator",
     [
@@ -119,6 +120,7 @@ def test_a_function_that_changes_cannot_be_carried_through_warns_once_and_is_nam
     assert torch.equal(grads, gradient_of(made(make), Stacked())[0])
 
 
+@pytest.mark.slow
 def test_activations_beyond_the_bound_are_left_to_stacked_and_the_repr_says_how_many_are_kept():
     with pytest.warns(zo.EvaluatorWarning, match=r"take at most .* got more.*stacked is used"):
         grads, gradient = gradient_of(made(mlp), zo.evaluators.Difference(memory=4))

@@ -129,6 +129,7 @@ def without_kernel(limits):
     limits(kernels_run=lambda tensor: True, kernel_of_chain=lambda *arguments: None)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("training", quick.first(1, [True, False]))
 @pytest.mark.parametrize("name", NETWORKS)
 @torch.no_grad()

@@ -63,6 +63,7 @@ def gradients(network, loss, batch, mu, evaluator):
     return flat, gradient, [str(warning.message) for warning in said]
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("mu", [1e-4, 1e-2])
 def test_queries_that_move_a_mask_of_minus_infinity_are_those_of_loop(dtype, mu):
@@ -76,6 +77,7 @@ def test_queries_that_move_a_mask_of_minus_infinity_are_those_of_loop(dtype, mu)
     assert (fast - exact).norm() < 0.02 * exact.norm()
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
 @pytest.mark.parametrize("evaluator", ["stacked", "auto"])
 def test_functions_with_an_infinity_on_the_way_are_those_of_loop(function, evaluator):

@@ -83,6 +83,7 @@ PRECISIONS = [
 ]
 
 
+@pytest.mark.quick_cases(16)
 @pytest.mark.parametrize("kind", ["plain", "constant", "nearly constant", "far from zero", "rare"])
 @pytest.mark.parametrize(("name", "function", "args", "kwargs", "axes", "shape", "dtype"), PRECISIONS)
 def test_norm(name, function, args, kwargs, axes, shape, kind, dtype):

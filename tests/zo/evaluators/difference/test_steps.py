@@ -56,6 +56,7 @@ def gradients(evaluator: str, kind: str) -> list[torch.Tensor]:
     return grads
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("kind", ["mean", "drop path", "sort"])
 def test_what_wakes_after_the_first_step_gets_what_loop_gives(kind):
     for grad, true in zip(gradients("difference", kind), gradients("loop", kind), strict=True):
@@ -146,6 +147,7 @@ def large(dtype: torch.dtype, training: bool, faint: float = 1.0):
     return step, indices, base
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize(
     "training", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["training", "evaluation"]
@@ -171,6 +173,7 @@ def test_large_activations_are_as_accurate_as_loop_and_leave_what_does_not_move(
     assert torch.equal(changes(still), torch.zeros(40, 32))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize(
     ("variants", "mu", "faint"),
