@@ -28,7 +28,11 @@ from blackbox import (
 )
 from tasks import Progress
 from tasks.errors import Interrupted, StorageError
-from tests.inside import TRIES, calls, calls_noted, plan_of, settled
+from tasks.folder import calls
+from tasks.planning.plan import plan_of
+from tasks.planning.spending import settled
+from tasks.planning.trial import TRIES
+from tasks.rows.ledger import calls_noted
 from tests.tasks.made_runs import begun_run
 from tests.tasks.problems import MATRIX, Beside, Mixed, Said, Steering, cost_of
 

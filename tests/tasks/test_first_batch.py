@@ -6,7 +6,9 @@ import torch
 import tasks
 from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.adapters import CommandLine
-from tests.inside import plan_of, sentences, settled
+from tasks.planning.cost import sentences
+from tasks.planning.plan import plan_of
+from tasks.planning.spending import settled
 from zo.errors import FailedBatchError
 
 

@@ -25,9 +25,11 @@ from tasks.errors import (
     ProblemWarning,
     RunFolderError,
 )
+from tasks.folder import calls
+from tasks.folder.terms import Terms
+from tasks.methods.shared import METHODS, student_loss
+from tasks.report import findings, html_report
 from tests import quick
-from tests.inside import SHARED_METHODS as METHODS
-from tests.inside import Terms, calls, findings, html_report, student_loss
 from tests.tasks.problems import MATRIX, Beside, Mixed, Steering, TwoBoxes
 from zo import FailedQueriesError
 from zo.errors import ObjectiveError, ZeroGradientWarning

@@ -8,9 +8,9 @@ import torch
 
 import tasks
 from tasks import Cost, Method
-from tests.inside import plan_of, settled
-from tests.inside import tasks_cost as cost
-from tests.inside import tasks_rehearsal as rehearsal
+from tasks.planning import cost, rehearsal
+from tasks.planning.plan import plan_of
+from tasks.planning.spending import settled
 from tests.tasks.problems import Steering
 
 SETTINGS = {"calls": 1, "steps": 40}
@@ -81,7 +81,7 @@ def test_where_it_is_not_known_the_plan_says_where_it_will_be(monkeypatch, fault
         if fault == "it raises":
             raise RuntimeError("no")
         monkeypatch.setattr(rehearsal, "PATIENCE", -1.0)
-        from tests.inside import report_lessons as report
+        from zo.tangents.models.lessons import report
 
         report(50, 400)
 

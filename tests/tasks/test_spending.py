@@ -10,8 +10,10 @@ import torch
 import tasks
 from blackbox import BudgetError
 from tasks import Progress, Run
+from tasks.cli import main
 from tasks.errors import ConfigurationError
-from tests.inside import main, plan_of, settled
+from tasks.planning.plan import plan_of
+from tasks.planning.spending import settled
 from tests.tasks.problems import Beside, Preset, Steering
 
 HERE = "tests.tasks.problems:Steering"

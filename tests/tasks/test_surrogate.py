@@ -10,7 +10,7 @@ import torch
 import tasks
 import zo
 from tasks import Run
-from tests.inside import Surrogate
+from tasks.methods.surrogate import Surrogate
 from tests.oracles.test_imagination import Valued
 from tests.tasks.problems import MATRIX, Steering
 

@@ -15,14 +15,13 @@ from typeguard import suppress_type_checks
 import zo
 from blackbox import ArraySpec
 from blackbox.adapters import TorchModule
+from tasks.denoised_smoothing import smoothing_parameter
+from tasks.denoised_smoothing.config import read
+from tasks.denoised_smoothing.methods import Start, _gradient, _lesson, estimator, known_losses, sent_images
+from tasks.denoised_smoothing.networks import DnCNN, box_loss
+from tasks.denoised_smoothing.smoothing_parameter import Mu
 from tasks.errors import ConfigurationError
-from tests.inside import DenoisedStart as Start
-from tests.inside import DnCNN, Tally, box_loss, known_losses, sent_images, smoothing_parameter
-from tests.inside import PixelMu as Mu
-from tests.inside import denoised_estimator as estimator
-from tests.inside import denoised_gradient as _gradient
-from tests.inside import denoised_lesson as _lesson
-from tests.inside import read_method as read
+from tasks.rows.tally import Tally
 from tests.tasks.denoised_smoothing import small
 
 # DeepZero, as published, takes steps over which these classifiers curve, or whose changes rounding hides
