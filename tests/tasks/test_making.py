@@ -65,7 +65,7 @@ class Finely(Beside):
     fine = Fine
 
     def data(self):
-        data, fine = super().data, self.fine()
+        data, fine = super().data(), self.fine()
         return tasks.Data(data.train, data.validation, fine(fine(data.test)) / 100)
 
 

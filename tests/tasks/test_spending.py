@@ -14,6 +14,7 @@ from tasks.cli import main
 from tasks.errors import ConfigurationError
 from tasks.planning.plan import plan_of
 from tasks.planning.spending import settled
+from tasks.rows.bound import Bound
 from tests.tasks.problems import Beside, Preset, Steering
 
 HERE = "tests.tasks.problems:Steering"
@@ -33,7 +34,7 @@ class Answered(Beside):
 
     def data(self):
         self.box(torch.zeros(150, 3))
-        return super().data
+        return super().data()
 
 
 def test_steps_leave_room_for_the_rows_that_make_the_data(tmp_path):
@@ -258,8 +259,9 @@ def test_no_gradient_is_not_applicable_with_replays_either(tmp_path):
 
 def test_a_start_that_is_not_trained_takes_no_validation_from_the_others(tmp_path):
     chosen = [
-        settled(plan_of(Steering(rows=500, methods=methods), (0,), by_hand={"rows": 500}), timed=False)
+        settled(plan, Bound.of(plan.problem), timed=False)
         for methods in (("first-order",), ("none", "first-order"))
+        for plan in [plan_of(Steering(rows=500, methods=methods), (0,), by_hand={"rows": 500})]
     ]
     alone, beside = (plan.chosen["steps"] / plan.chosen["validate_every"] for plan in chosen)
     assert alone > 5 and beside >= alone - 1

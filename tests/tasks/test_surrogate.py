@@ -125,7 +125,7 @@ class Unvalidated(Drawn):
     """The last weights are kept."""
 
     def data(self):
-        return replace(super().data, validation=None)
+        return replace(super().data(), validation=None)
 
 
 def test_a_budget_of_rows_says_what_the_rate_is_meant_for_unless_it_is_set_by_hand(tmp_path):
