@@ -18,7 +18,7 @@ import blackbox_coupling  # noqa: F401  which names files that are in the way of
 if TYPE_CHECKING:
     from tasks.code import Code
     from tasks.configuration import Config
-    from tasks.folder.result import Row, RowMean
+    from tasks.folder.result import Row
     from tasks.folder.run import Run
     from tasks.listeners.callbacks import Callback
     from tasks.listeners.mlflow import MLflow
@@ -26,14 +26,16 @@ if TYPE_CHECKING:
     from tasks.listeners.tensorboard import TensorBoard
     from tasks.methods.autograd import AutogradGradient
     from tasks.problem.data import Data
+    from tasks.problem.figures import RowMean
     from tasks.problem.method import Cost, Method
     from tasks.problem.problem import Problem
+    from tasks.problem.trained import Trained
     from tasks.report.pictures import panels
     from tasks.running.finished import FinishedRun, load
     from tasks.running.own_loop import own_run
     from tasks.running.start import run
     from tasks.training.loop import train
-    from tasks.training.setup import Setup, Trained
+from tasks.training.setup import Setup
 
 _NAMES = {  # by module
     "methods.autograd": ("AutogradGradient",),
@@ -42,7 +44,8 @@ _NAMES = {  # by module
     "configuration": ("Config",),
     "problem.data": ("Data",),
     "running.finished": ("FinishedRun", "load"),
-    "folder.result": ("Row", "RowMean"),
+    "folder.result": ("Row",),
+    "problem.figures": ("RowMean",),
     "folder.run": ("Run",),
     "training.loop": ("train",),
     "problem.method": ("Cost", "Method"),
@@ -51,7 +54,8 @@ _NAMES = {  # by module
     "problem.problem": ("Problem",),
     "listeners.progress": ("Progress",),
     "report.pictures": ("panels",),
-    "training.setup": ("Setup", "Trained"),
+    "training.setup": ("Setup",),
+    "problem.trained": ("Trained",),
     "running.start": ("run",),
     "listeners.tensorboard": ("TensorBoard",),
 }

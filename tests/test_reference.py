@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from importlib import import_module
 from pathlib import Path
@@ -67,31 +66,3 @@ def test_the_reference_names_nothing_twice(documented):
     assert len(documented) == len(set(documented))
     for place in documented:
         found(place)
-
-
-PROGRAMS = ("toy.py", "toy_cli.py")  # which tests start in folders of their own, where `tests` is no package
-
-
-def test_tests_import_what_users_import(documented):
-    """Or whoever renames a module that users are not shown changes tests of behaviour; see `tests.inside`."""
-    roots = {package.partition(".")[0] for package in PACKAGES} | {"simulators"}
-    known = {place.rpartition(".")[0] for place in documented} | {*PACKAGES} | roots
-    known |= {f"{package}.errors" for package in roots}
-    tests = Path(__file__).parent
-    wrong = []
-    for path in sorted(tests.rglob("*.py")):
-        if path.name in PROGRAMS:
-            continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.ImportFrom) or node.level or not node.module:
-                continue
-            if node.module.partition(".")[0] in roots:
-                inner = [f"{node.module}.{name.name}" for name in node.names]
-                modules = [place for place in inner if is_module(tests.parent, place)]
-                wrong += [f"{path.relative_to(tests)}: {place}" for place in {node.module, *modules} - known]
-    assert not wrong, "give these a name in tests/inside.py:\n" + "\n".join(wrong)
-
-
-def is_module(root: Path, place: str) -> bool:
-    path = root.joinpath(*place.split("."))
-    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()

@@ -21,7 +21,8 @@ from tasks.image_classification.methods import METHODS, cost_of_base, descend, d
 from tasks.image_classification.problem import ImageClassification
 from tasks.problem.method import Cost, Method
 from tasks.problem.problem import Problem
-from tasks.training.setup import Setup, Trained
+from tasks.problem.trained import Trained
+from tasks.training.setup import Setup
 
 OTHERS = ("forward-gradient", "fa", "dfa", "align-ada", "pattern-search")
 

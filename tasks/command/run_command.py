@@ -189,12 +189,14 @@ def _dry_run(plan: Plan) -> int:
     from tasks.planning import cost
     from tasks.planning.rehearsal import rehearsed
     from tasks.planning.spending import settled
+    from tasks.rows.bound import Bound
 
     torch.set_num_threads(plan.config.threads)  # as in a run
-    plan.check()
-    plan.problem.ledger.bound(plan.problem)
-    plan = settled(plan, timed=True, keep=True)
-    sentences = cost.sentences(plan, rehearsed(plan))
+    bound = Bound.of(plan.problem)
+    bound.check()
+    bound.bound()
+    plan = settled(plan, bound, timed=True, keep=True)
+    sentences = cost.sentences(plan, bound, rehearsed(plan, bound))
     say("\n".join(sentences))
     return int(any(sentence.strip().startswith(cost.NONE_BACK) for sentence in sentences))
 

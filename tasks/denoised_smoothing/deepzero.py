@@ -11,8 +11,9 @@ from tasks.denoised_smoothing import budget, smoothing_parameter
 from tasks.denoised_smoothing.methods import Start, sent_images
 from tasks.folder.journal import Journal
 from tasks.methods import layer_ratios
+from tasks.problem.trained import Trained
 from tasks.rows.tally import Tally
-from tasks.training.setup import Setup, Trained
+from tasks.training.setup import Setup
 
 RATIO_BATCH = 10**9 + 1  # number of the batch that layer ratios are computed on
 

@@ -29,10 +29,10 @@ from tasks.denoised_smoothing.defence import Batch, Defence, of_seed, problem_of
 from tasks.denoised_smoothing.networks import UNKNOWN, box_loss, image_loss
 from tasks.denoised_smoothing.smoothing_parameter import Mu
 from tasks.errors import ProblemError
-from tasks.folder.result import TrainingOutcome
 from tasks.methods.autograd import AutogradGradient, Stand
+from tasks.problem.trained import Trained, TrainingOutcome
 from tasks.rows.tally import evaluated
-from tasks.training.setup import Setup, Trained
+from tasks.training.setup import Setup
 from tasks.training.stage import Stateful
 from tasks.workers import group
 

@@ -29,7 +29,8 @@ from tasks.folder.run import Run
 from tasks.methods import shared
 from tasks.problem.data import evaluating
 from tasks.problem.method import Method
-from tasks.training.setup import Setup, Trained
+from tasks.problem.trained import Trained
+from tasks.training.setup import Setup
 
 if TYPE_CHECKING:
     from tasks.report.findings import Findings

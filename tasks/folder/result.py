@@ -17,6 +17,8 @@ from blackbox import Ledger
 from tasks.configuration import from_dict
 from tasks.errors import ConfigurationError, ProblemError, RunFolderError
 from tasks.folder import atomic, reading
+from tasks.problem.figures import without_failed
+from tasks.problem.trained import TrainingOutcome
 
 SCHEMA = 1
 NAME = "result.json"
@@ -26,82 +28,6 @@ NOT_APPLICABLE = "not applicable"  # of a row's `extra`: why the method has noth
 COUNTED = ("weights", "steps", "chosen step", "dropped queries", "rows of validation", "rows of test")
 # names in a row's `extra` that every method has beside the figures of `evaluate`; a report has these apart
 COMMON = (*COUNTED, "validation", REJECTED, NOT_APPLICABLE)
-
-
-@dataclass
-class TrainingOutcome:
-    """How a stage ended."""
-
-    stage: str
-    step: int = 0
-    """Optimiser steps done."""
-    seconds: float = 0.0
-    """Time in optimiser steps, over all processes that worked on the stage; validation is apart."""
-    best_step: int | None = None
-    """Steps done when validation was lowest; None without (finite) validation."""
-    best_validation: float | None = None
-    best_failed: int = 0
-    """Rows that failed in that validation, whose mean is over the others."""
-    rejected: int = 0
-    """Validations in which so many rows failed that they could choose no weights."""
-    first_validation: float | None = None
-    """Before the first step: what the start's weights are good for."""
-    metrics: dict[str, float] = field(default_factory=dict)
-    """What the last optimiser step returned."""
-    ledger: Ledger = field(default_factory=Ledger)
-    """What black boxes counted in optimiser steps, in all processes."""
-    judging: Ledger = field(default_factory=Ledger)
-    """What they counted in validation, and before the first step, which is apart."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """As plain data, for the checkpoint."""
-        return asdict(self)
-
-    @classmethod
-    def of(cls, state: Mapping[str, Any]) -> TrainingOutcome:
-        """From what `state_dict` gave."""
-        ledgers = {name: Ledger(**state[name]) for name in ("ledger", "judging")}
-        return cls(**{**state, **ledgers})
-
-
-@dataclass(frozen=True)
-class RowMean:
-    """A figure of `evaluate`: the mean over the rows that came back, beside the count of those that did not.
-
-    One failed row makes the mean of all NaN; a mean over the others alone hides it, and flatters a network
-    whose rows fail where they would be bad. So a result has both, and the report where rows have failed.
-
-        return {"test error": tasks.RowMean((found - truth).abs().mean(dim=1))}
-
-    Args:
-        rows: A number for each row, `(rows,)`; not finite where the row failed.
-
-    Raises:
-        ProblemError: It is no row of numbers, or there is none.
-    """
-
-    rows: Any
-
-    def __post_init__(self) -> None:
-        """Refuse what has no rows."""
-        shape = np.shape(self.rows)
-        if len(shape) != 1 or shape[0] == 0:
-            raise ProblemError(f"RowMean: expected a number for each row, (rows,), got shape {shape}.")
-
-    @property
-    def value(self) -> float:
-        """The mean over rows that came back; NaN where none did."""
-        import torch
-
-        rows = torch.as_tensor(self.rows).detach().double()
-        return float(rows[rows.isfinite()].mean())
-
-    @property
-    def failed(self) -> int:
-        """How many rows did not come back."""
-        import torch
-
-        return int((~torch.as_tensor(self.rows).isfinite()).sum())
 
 
 def plain(where: str, name: object, value: Any) -> float | int | str | None:
@@ -124,13 +50,6 @@ def plain(where: str, name: object, value: Any) -> float | int | str | None:
         f"{where}: expected a number, a text or an array of numbers as {name!r}, got {reprlib.repr(value)}. "
         "Leave it out, or make it one."
     )
-
-
-def without_failed(figures: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
-    """Figures with the value of each `RowMean` in its place, and by name how many rows that leaves out."""
-    means = {name: value for name, value in figures.items() if isinstance(value, RowMean)}
-    values = {name: mean.value for name, mean in means.items()}
-    return {**figures, **values}, {name: mean.failed for name, mean in means.items()}
 
 
 @dataclass(frozen=True)

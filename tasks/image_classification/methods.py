@@ -24,8 +24,9 @@ from tasks.methods import shared
 from tasks.methods.autograd import AutogradGradient
 from tasks.methods.shared import cost_of_base, loss_gradient
 from tasks.problem.method import Cost, Method
+from tasks.problem.trained import Trained
 from tasks.training.loop import Gradient
-from tasks.training.setup import Setup, Trained
+from tasks.training.setup import Setup
 from zo.batches import Batch
 from zo.objective import Objective
 

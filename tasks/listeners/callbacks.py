@@ -14,8 +14,9 @@ from typing import Any
 
 from blackbox.notices import warn
 from tasks.errors import CallbackWarning
-from tasks.folder.result import Result, TrainingOutcome
+from tasks.folder.result import Result
 from tasks.folder.run import Run
+from tasks.problem.trained import TrainingOutcome
 
 
 class Callback:

@@ -12,9 +12,10 @@ from urllib.parse import urlsplit
 
 from blackbox.extras import import_extra
 from tasks.errors import ConfigurationError
-from tasks.folder.result import Result, TrainingOutcome
+from tasks.folder.result import Result
 from tasks.folder.run import Run, stage_name
 from tasks.listeners.callbacks import Callback
+from tasks.problem.trained import TrainingOutcome
 
 _HELD = 200  # metrics that are kept until they are sent together
 _LONGEST = 500  # letters of a parameter's value

@@ -15,6 +15,7 @@ from rich.progress import Progress as Bars
 from rich.table import Column, Table
 
 from blackbox.words import counted
+from tasks.problem.silence import Silence
 from tasks.terminal.text import plain, say
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ REDRAWN = 0.5  # seconds between changes of a notebook's output
 IN_BOXES = "box_seconds"  # of the metrics of `update`
 
 
-class Progress:
+class Progress(Silence):
     """Shows nothing; the parent of those that do.
 
     Stages follow one another: `begin(stage, steps)`, any number of `update(step, metrics)`, `end()`;

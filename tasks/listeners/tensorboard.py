@@ -10,8 +10,8 @@ from blackbox.extras import import_extra
 from tasks.listeners.callbacks import Callback
 
 if TYPE_CHECKING:
-    from tasks.folder.result import TrainingOutcome
     from tasks.folder.run import Run
+    from tasks.problem.trained import TrainingOutcome
 
 FOLDER = "tensorboard"
 

@@ -27,7 +27,8 @@ from blackbox.words import counted
 from tasks.errors import ConfigurationError
 from tasks.problem.method import Cost, Method
 from tasks.problem.problem import Problem
-from tasks.training.setup import Setup, Trained
+from tasks.problem.trained import Trained
+from tasks.training.setup import Setup
 from zo.batches import Batch, count_rows
 from zo.errors import EvaluatorWarning
 from zo.estimators import Directions, Parameters

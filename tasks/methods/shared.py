@@ -14,7 +14,6 @@ import zo
 from blackbox import BlackBoxFunction
 from blackbox.checks import nearest
 from tasks.errors import ConfigurationError, NotApplicableError, ProblemError
-from tasks.folder.result import TrainingOutcome
 from tasks.folder.run import stage_name
 from tasks.methods import cma_es
 from tasks.methods.autograd import AutogradGradient, Stand, values_alone
@@ -22,7 +21,8 @@ from tasks.methods.reference import compare, with_derivative
 from tasks.methods.surrogate import surrogate
 from tasks.problem.method import Cost, Method
 from tasks.problem.problem import Problem
-from tasks.training.setup import Setup, Trained
+from tasks.problem.trained import Trained, TrainingOutcome
+from tasks.training.setup import Setup
 from zo.batches import map_tensors
 from zo.box_gradient.differentiable import most_checks
 from zo.estimators import Key, Parameters
@@ -200,7 +200,7 @@ def _by_tangents(setup: Setup, tangent: zo.tangents.Tangent | None, probes: int)
 def _answers(setup: Setup) -> dict[str, tuple[Any, Any]]:
     """What boxes have answered before, inputs and outputs by the box's name, on the run's device."""
     boxes, config = setup.problem.boxes, setup.config
-    answers = setup.problem.answers() if config.prefit else {}
+    answers = setup.problem.known_answers() if config.prefit else {}
     for name in answers:
         if name not in boxes:
             raise ProblemError(

@@ -12,7 +12,8 @@ from torch import Tensor
 
 import zo
 from tasks.errors import NotApplicableError
-from tasks.training.setup import Setup, Trained
+from tasks.problem.trained import Trained
+from tasks.training.setup import Setup
 from zo.tangents.replay.imagination import unanswerable
 
 STEPS = 9  # on fresh batches behind each on those that boxes answer, where the settings name no number

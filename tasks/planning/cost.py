@@ -10,23 +10,24 @@ from tasks.planning.plan import Plan
 from tasks.planning.rehearsal import Rehearsal
 from tasks.planning.trial import Trial
 from tasks.problem.method import Cost
+from tasks.rows.bound import Bound
 
 NONE_BACK = "No row of the first batch had a finite loss"  # how the line begins that says so
 
 
-def sentences(plan: Plan, rehearsed: Mapping[str, Rehearsal | None] | None = None) -> list[str]:
+def sentences(plan: Plan, bound: Bound, rehearsed: Mapping[str, Rehearsal | None] | None = None) -> list[str]:
     """What a run will do and cost, in words.
 
     Args:
         plan: A plan that is settled.
+        bound: Its problem in the run.
         rehearsed: What methods with learned tangents compute beside the boxes, see `rehearsal`; None where
-            that
-            was not tried.
+            that was not tried.
     """
     said = [_chosen(plan)] if plan.chosen else []
     said += plan.aside
     for method in plan.methods.values():
-        said += method.says(plan.problem) if method.says else []
+        said += method.says(bound.problem) if method.says else []
     rows, seeds, budget, trial = plan.rows, len(plan.seeds), plan.config.rows, plan.trial
     if rows is None:
         return [*said, *plan.instead]
@@ -56,7 +57,7 @@ def sentences(plan: Plan, rehearsed: Mapping[str, Rehearsal | None] | None = Non
         if count:
             have = "has" if count == 1 else "have"
             said.append(f"  {name}: {counted(count, 'row')}, which {have} been run")
-    if plan.problem.ledger.answers.full:
+    if bound.ledger.answers.full:
         said.append("  Not all that made the data is kept: each `blackbox resume` runs the rest again.")
     limit = "" if budget is None else f" of {budget:,} allowed"
     upper = f" to {most:,}" if most > total else ""

@@ -34,7 +34,7 @@ class Plan:
     """What a run will do, as a value.
 
     Attributes:
-        problem: What is trained, with its settings.
+        problem: What is trained, with its settings: what the user declares, of which nothing is made.
         seeds: With each of them, every method is trained once.
         methods: By name, in their order.
         preset: The preset that the settings started from; "own" for none.
@@ -80,12 +80,6 @@ class Plan:
         """The least rows of the run, with those that have made its data and those that were timed."""
         assert self.rows is not None
         return self.rows.made + len(self.seeds) * self.rows.least + self.trial.spent.rows_run
-
-    def check(self) -> None:
-        """Have the problem refuse settings that do not go with data or network, before its boxes are made."""
-        problem = self.problem
-        with problem.ledger.unwritten(lambda: list(problem.boxes.values()) if "box" in vars(problem) else []):
-            problem.check()
 
 
 def plan_of(

@@ -25,7 +25,9 @@ from blackbox.calls import rows_run_by
 from tasks.folder.run import Run
 from tasks.listeners.progress import Progress
 from tasks.planning.plan import Plan
-from tasks.training.setup import Setup, Trained, setup_of
+from tasks.problem.trained import Trained
+from tasks.rows.bound import Bound
+from tasks.training.setup import Setup, setup_of
 from zo.tangents.models.lessons import listening
 from zo.tangents.replay.windows import MOST, USUAL
 
@@ -96,22 +98,23 @@ class _Rehearsing(Setup):
         raise _Over(Rehearsal(first, median(steps), median(of_replays), replays))
 
 
-def rehearsed(plan: Plan) -> dict[str, Rehearsal | None]:
+def rehearsed(plan: Plan, bound: Bound) -> dict[str, Rehearsal | None]:
     """What the methods of a plan compute that learn tangents, by name; None where a few steps do not say it.
 
     Args:
+        bound: Its problem, of which the first batch was timed.
         plan: A plan that is settled, with a trial that has the boxes' answers; without them nothing is known.
     """
     costs = {} if plan.rows is None or not plan.trial.answers else plan.rows.costs
-    return {name: _of(plan, name) for name, cost in costs.items() if cost is not None and cost.learns}
+    return {name: _of(plan, bound, name) for name, cost in costs.items() if cost is not None and cost.learns}
 
 
-def _of(plan: Plan, name: str) -> Rehearsal | None:
+def _of(plan: Plan, bound: Bound, name: str) -> Rehearsal | None:
     run = cast(Run, None)  # nothing that comes before `descend` writes
     try:
         with torch.random.fork_rng(devices=()), warnings.catch_warnings(), _answering(plan.trial.answers):
             warnings.simplefilter("ignore")
-            setup = setup_of(plan.problem, run, name, plan.seeds[0], Progress(), {})
+            setup = setup_of(bound.problem, run, name, plan.seeds[0], Progress(), {})
             with listening(partial(_impatient, perf_counter())):
                 plan.methods[name].train(_Rehearsing(**vars(setup)))
     except _Over as over:

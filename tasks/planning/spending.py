@@ -6,7 +6,6 @@ the most that are taken, for they are what its name stands for.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,6 +24,7 @@ from tasks.planning.plan import Plan, Rows
 from tasks.planning.trial import TRIES, Asked, Sizes
 from tasks.problem.method import Method
 from tasks.problem.problem import Problem
+from tasks.rows.bound import Bound
 from tasks.rows.tally import stack
 
 VALIDATIONS, SHARE = 12, 0.2  # of a training at most, and of the budget; two at least
@@ -34,11 +34,12 @@ LEARN_ANSWERS = ("tangents", "secant", "student")  # methods that ask for what i
 MOST_OF_ALL = 0.5  # of the rows of training: a method that takes more leaves the others few steps
 
 
-def settled(plan: Plan, *, timed: bool, keep: bool = False) -> Plan:
+def settled(plan: Plan, bound: Bound, *, timed: bool, keep: bool = False) -> Plan:
     """A plan with its rows and with settings that follow from its budget, when boxes can be asked.
 
     Args:
         plan: As the user asks for it.
+        bound: Its problem in the run, which is asked, and takes the settings over.
         timed: Whether to run a batch's rows to see how long they take, where the budget has room for it.
         keep: Whether the plan's trial is to have what the boxes answered then.
 
@@ -47,17 +48,18 @@ def settled(plan: Plan, *, timed: bool, keep: bool = False) -> Plan:
             rows than its budget has, or steps are to follow from one without room for a step of each method:
             none was run, but for the data.
     """
-    problem = plan.problem
+    problem = bound.problem
     for method in plan.methods.values():  # a network may ask for data, and these for rows
         if method.check is not None:
             with torch.random.fork_rng(devices=()):
                 method.check(problem)
     if plan.config.prefit and any(name.partition("@")[0] in LEARN_ANSWERS for name in plan.methods):
-        problem.answers()  # their rows are among those of data
-    asked = trial.asked(problem, len(plan.seeds))
+        problem.known_answers()  # their rows are among those of data
+    asked = trial.asked(bound, len(plan.seeds))
     if None in plan.chosen.values():
-        plan = _with_steps(plan, asked)
-        problem.config = replace(problem.config, **plan.chosen)
+        plan = _with_steps(plan, asked, problem)
+        plan = replace(plan, problem=plan.problem.with_settings(**plan.chosen))
+        bound.settle(plan.chosen)
     plan = replace(plan, instead=asked.instead)
     if asked.sizes is None:
         return plan
@@ -69,7 +71,7 @@ def settled(plan: Plan, *, timed: bool, keep: bool = False) -> Plan:
     return replace(plan, trial=trial.timed(problem, keep=keep)) if tried else plan
 
 
-def refuse_to_run_out(plan: Plan, folder: Path, table: Sequence[Row]) -> None:
+def refuse_to_run_out(plan: Plan, bound: Bound, folder: Path, table: Sequence[Row]) -> None:
     """Stop a run whose trainings and tests take more rows than it has left.
 
     A problem's own `evaluate` may ask a box more often than its test data have rows, which is known only when
@@ -77,13 +79,14 @@ def refuse_to_run_out(plan: Plan, folder: Path, table: Sequence[Row]) -> None:
 
     Args:
         plan: A plan that is settled.
+        bound: Its problem in the run.
         folder: The run's folder.
         table: What was judged, of which the first line's test is taken for all others.
 
     Raises:
         BudgetError: They do, at the least that they take; `enough` is a budget that would do.
     """
-    problem = plan.problem
+    problem = bound.problem
     budgets = [part for box in problem.boxes.values() for part in stack(box) if isinstance(part, Budgeted)]
     test = table[0].extra.get("rows of test")
     if plan.rows is None or plan.config.rows is None or not budgets or not isinstance(test, int):
@@ -137,7 +140,7 @@ def _were_run(made: int) -> str:
     return f"{counted(made, 'row')} {'was' if made == 1 else 'were'} run, to make the data"
 
 
-def _with_steps(plan: Plan, asked: Asked) -> Plan:
+def _with_steps(plan: Plan, asked: Asked, problem: Problem) -> Plan:
     """A plan with as many steps as its budget allows, with room for all checks of queries.
 
     Steps stay as they are set where the rows of a problem are not known beforehand, or steps take none. A
@@ -147,6 +150,7 @@ def _with_steps(plan: Plan, asked: Asked) -> Plan:
     Args:
         plan: With a budget; it leaves `steps` and perhaps other settings to be chosen.
         asked: What the problem says of its cost.
+        problem: The plan's, in the run.
 
     Raises:
         ConfigurationError: There is no room for a step of each method, with its checks.
@@ -156,7 +160,7 @@ def _with_steps(plan: Plan, asked: Asked) -> Plan:
     as_set = {} if preset else {name: getattr(config, name) for name in plan.chosen}
     if asked.sizes is None:
         return replace(plan, chosen=as_set)
-    choice = _Choice(plan, asked.sizes, asked.made)
+    choice = _Choice(plan, problem, asked.sizes, asked.made)
     if not choice.known:
         said = (
             "  Steps stay as they are set, and --rows is the limit alone: what methods, validation and test "
@@ -187,19 +191,19 @@ class _Choice:
 
     Attributes:
         plan: With a budget; it leaves `steps` and perhaps other settings to be chosen.
+        problem: The plan's, in the run, with what it has made.
         sizes: How many rows are asked for at once.
         made: Rows that were run to make the data.
     """
 
     plan: Plan
+    problem: Problem
     sizes: Sizes
     made: int
 
     def rows(self, methods: Mapping[str, Method], settings: Mapping[str, int]) -> Rows:
         """What a seed of these methods takes, with some settings in the place of those of the plan."""
-        problem = copy.copy(self.plan.problem)
-        problem.config = replace(self.plan.config, **settings)
-        return _rows(problem, methods, self.sizes, self.made, supposing=True)
+        return _rows(self.problem.with_settings(**settings), methods, self.sizes, self.made, supposing=True)
 
     @cached_property
     def as_set(self) -> Rows:

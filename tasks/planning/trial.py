@@ -22,6 +22,7 @@ from blackbox.errors import TryAgain
 from blackbox.failures import Failure
 from blackbox.words import counted
 from tasks.problem.problem import Problem
+from tasks.rows.bound import Bound
 from tasks.rows.tally import Tally, stack
 from tasks.terminal.tracebacks import is_ours
 from tasks.workers import group
@@ -65,12 +66,13 @@ class Asked:
     instead: tuple[str, ...] = ()
 
 
-def asked(problem: Problem, seeds: int) -> Asked:
+def asked(bound: Bound, seeds: int) -> Asked:
     """What a problem says of the cost of so many seeds, or the rows of one evaluation of its objective."""
+    problem, ledger = bound.problem, bound.ledger
     said = problem.cost(seeds)
     if said is not None:
         instead = ("Cost:", *(f"  {line}" for line in said))
-        return Asked(problem.ledger.rows_of_data(), instead=instead)
+        return Asked(ledger.rows_of_data(), instead=instead)
     with torch.random.fork_rng(devices=()):  # data may ask the boxes, which here still answer themselves
         network, batch = problem.network().to(problem.config.device), problem.training_batch(0, 0)
     size = count_rows(batch)  # refuses what is no batch
@@ -80,9 +82,9 @@ def asked(problem: Problem, seeds: int) -> Asked:
         raised = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
         why = f"the objective, on zeros from its box, raised {raised}."
         instead = (f"Cost: not known before the first step: {why}",)
-        return Asked(problem.ledger.rows_of_data(), instead=instead)
+        return Asked(ledger.rows_of_data(), instead=instead)
     held_out = map(_count, (problem.data.validation, problem.data.test))
-    return Asked(problem.ledger.rows_of_data(), Sizes(rows, size, *held_out))
+    return Asked(ledger.rows_of_data(), Sizes(rows, size, *held_out))
 
 
 def _box_rows(problem: Problem, network: nn.Module, batch: Batch) -> int:

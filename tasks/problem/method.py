@@ -12,11 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    from tasks.problem.problem import Problem
-    from tasks.training.setup import Setup, Trained
+from tasks.problem.trained import Trained
 
 
 @dataclass(frozen=True)
@@ -47,8 +45,8 @@ class Method:
 
     Attributes:
         about: What it is, in one sentence.
-        train: Trains `setup.network`.
-        cost: What so many steps ask for; None where that is not known beforehand.
+        train: Trains the network of a `tasks.Setup`.
+        cost: What so many steps of a problem ask for; None where that is not known beforehand.
         needs_reference: Whether it takes the problem's `reference`.
         needs_box: Whether it puts something in the place of the problem's boxes.
         check: Refuses settings and boxes by which it cannot train; asked before any method trains.
@@ -56,9 +54,9 @@ class Method:
     """
 
     about: str
-    train: Callable[[Setup], Trained]
-    cost: Callable[[Problem, int], Cost] | None = None
+    train: Callable[[Any], Trained]
+    cost: Callable[[Any, int], Cost] | None = None
     needs_reference: bool = False
     needs_box: bool = False
-    check: Callable[[Problem], None] | None = None
-    says: Callable[[Problem], list[str]] | None = None
+    check: Callable[[Any], None] | None = None
+    says: Callable[[Any], list[str]] | None = None

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cached_property, wraps
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from inspect import isfunction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -19,27 +20,41 @@ from blackbox.checks import nearest
 from blackbox.group import BoxGroup
 from tasks.configuration import Config
 from tasks.errors import ConfigurationError, ProblemError
-from tasks.folder.result import RowMean
-from tasks.folder.run import Run
-from tasks.listeners.callbacks import Callback
-from tasks.listeners.progress import Progress
 from tasks.problem.data import Data, evaluating, one_each, parts
-from tasks.report import html_report
-from tasks.report.findings import Findings
-from tasks.rows.ledger import RunLedger
+from tasks.problem.figures import RowMean
+from tasks.problem.method import Method
+from tasks.problem.once import OfParent, Once
+from tasks.problem.silence import Silence
+from tasks.problem.trained import Trained
 from zo.batches import Batch, map_tensors
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from tasks.problem.method import Method
-    from tasks.training.setup import Setup, Trained
 
 Known: TypeAlias = "Mapping[str, tuple[Sequence[Tensor], Tensor | Sequence[Tensor]]]"
 
 ROWS = 256  # rows of the objective at a time, in validation and test
 # settings by the names that the library has for them
 IN_THE_LIBRARY = {"q": "directions", "input_q": "input_directions", "size": "coordinates"}
+
+
+def _nothing_counted(boxes: Callable[[], Sequence[BlackBoxFunction]]) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a problem is asked in. By itself nothing is shown, counted or kept; a run has its own.
+
+    Attributes:
+        progress: What the user sees; a run's is a `tasks.Progress`.
+        making: `making(boxes)` gives a block in which data is made; `boxes()` are the problem's own by then.
+    """
+
+    progress: Silence = field(default_factory=Silence)
+    making: Callable[[Callable[[], Sequence[BlackBoxFunction]]], AbstractContextManager[None]] = (
+        _nothing_counted
+    )
 
 
 class Problem:
@@ -64,8 +79,11 @@ class Problem:
 
     `blackbox new NAME` writes such a file. Give settings by name, `Brusselator(unroll=8)`, or a whole
     configuration. `box` and `data` are called once, when they are first needed; from then on `self.box` is
-    the box (or the dict of boxes) itself, and `self.data` the data, on the device of the settings. What a
-    subclass may leave out says so.
+    the box (or the dict of boxes) itself, and `self.data` the data, on the device of the settings. Those of
+    a parent are methods, `super().box()`. What a subclass may leave out says so.
+
+    It declares, and knows nothing of runs: each makes an object of the class for itself, in which boxes are
+    counted and bounded.
 
     Args:
         config: The settings; the defaults of the class's `Config` if None.
@@ -80,8 +98,7 @@ class Problem:
         callbacks: What else happens while a run trains, see `tasks.Callback`.
         dimensions: Names of the axes of arrays that `evaluate` gives, for `blackbox report --export`: any
             names; ParaView takes "time", "z", "y" and "x", in this order, for what they are called.
-        progress: What the user sees, for data that takes long to make; a run sets it.
-        ledger: The rows that a run's boxes run: counted, bounded, and kept while data is made.
+        progress: What the user sees, for data that takes long to make: nothing outside of a run.
         units: Units of figures and arrays of `evaluate` by name, and of "validation" and "training loss", for
             the tables and axes of the report.
         queries: What the table counts under that name, for its caption.
@@ -94,7 +111,7 @@ class Problem:
     Config: ClassVar[type[Any]] = Config
     presets: ClassVar[Mapping[str, Any]] = {}
     methods: ClassVar[Mapping[str, Method]] = {}
-    callbacks: ClassVar[Sequence[Callback]] = ()
+    callbacks: ClassVar[Sequence[Any]] = ()
     dimensions: ClassVar[Mapping[str, Sequence[str]]] = {}
     units: ClassVar[Mapping[str, str]] = {}
     higher_is_better: ClassVar[bool] = False
@@ -116,24 +133,34 @@ class Problem:
                 raise ConfigurationError(f"{type(self).__name__}: no setting is named {name!r}. {mend}")
         self.config: Any = dataclasses.replace(config, **settings)
         self.folder = Path(folder).absolute()  # a box may change the working directory
-        self.progress = Progress()
-        self.ledger = RunLedger(getattr(self.config, "rows", None))
+        self._surroundings = Surroundings()
 
     def __init_subclass__(cls, **keywords: Any) -> None:
-        """Methods `box` and `data` of the subclass are called once: then the attribute is what they returned.
-
-        So is `answers`, which stays a method.
-        """
+        """Have the methods `box` and `data` of the subclass called once, see `Once`."""
         super().__init_subclass__(**keywords)
-        for name, wrap in (("box", None), ("data", _on_device)):
+        for name, make in (("box", _made_box), ("data", _made_data)):
             method = cls.__dict__.get(name)
             if isfunction(method):
-                once: cached_property[Any] = cached_property(method if wrap is None else wrap(method))
+                once = Once(method, make)
                 once.__set_name__(cls, name)
                 setattr(cls, name, once)
-        answers = cls.__dict__.get("answers")
-        if isfunction(answers):
-            setattr(cls, "answers", _once(answers))  # noqa: B010 - to the checker a function is no method
+
+    def with_surroundings(self, surroundings: Surroundings) -> Self:
+        """The problem of a run: with the same settings, and with nothing made yet."""
+        other = type(self)(self.config, folder=self.folder)
+        other._surroundings = surroundings
+        return other
+
+    def with_settings(self, **settings: Any) -> Self:
+        """The problem with other settings, and with what this one has made."""
+        other = copy.copy(self)
+        other.config = dataclasses.replace(self.config, **settings)
+        return other
+
+    @property
+    def progress(self) -> Silence:
+        """What the user sees, for data that takes long to make: nothing outside of a run."""
+        return self._surroundings.progress
 
     @classmethod
     def name(cls) -> str:
@@ -201,14 +228,21 @@ class Problem:
     def answers(self) -> Known:
         """What boxes have answered before training, by name, from which tangents learn before the first step.
 
-        Optional: none. It is called once. Rows that it asks of `self.box`, or of a box that it makes, count
-        as those that make data: the plan has them, and a budget bounds them.
+        Optional: none. A run calls it once, see `known_answers`. Rows that it asks of `self.box`, or of a box
+        that it makes, count as those that make data: the plan has them, and a budget bounds them.
 
         Returns:
             All inputs of a box in its order and its differentiable outputs, each `(rows, *shape)`; rows that
             are not finite are left out.
         """
         return {}
+
+    def known_answers(self) -> Known:
+        """What `answers` gives, called once, in a block of `making_data`."""
+        if "_known" not in vars(self):
+            with self.making_data():
+                self._known = self.answers()
+        return self._known
 
     def validate(self, network: nn.Module) -> float | Tensor | None:
         """By which weights are chosen, lower is better. Optional: the objective of the validation data.
@@ -231,10 +265,14 @@ class Problem:
             )
         return {"test loss": RowMean(self.losses(network, self.data.test))}
 
-    def judge(self, setup: Setup, trained: Trained) -> Mapping[str, Any]:
+    def judge(self, setup: Any, trained: Trained) -> Mapping[str, Any]:
         """What `evaluate` gives, where it takes more than the network, such as the run's folder or the seed.
 
         Optional: `evaluate`. It is asked once for each method and seed, and again after a kill in the middle.
+
+        Args:
+            setup: What the method was given, a `tasks.Setup`.
+            trained: What it gave back.
         """
         return self.evaluate(trained.network)
 
@@ -248,7 +286,7 @@ class Problem:
 
     def so_far(
         self,
-        run: Run,
+        run: Any,
         seed: int,
         trained: Mapping[str, Trained],
         fields: Mapping[str, Mapping[str, Any]],
@@ -257,23 +295,23 @@ class Problem:
         """What to do when a method has been trained and judged, such as a picture. Optional: nothing.
 
         Args:
-            run: Its folder; of several processes only the first one has the folder that stays.
+            run: Its folder, a `tasks.Run`; of several processes only the first one's stays.
             seed: At hand.
             trained: What has been trained with this seed by now, by method.
             fields: The arrays that `evaluate` gave, by method.
             last: Whether it was the seed's last method; one that is not applicable is in neither.
         """
 
-    def report(self, findings: Findings) -> Sequence[html_report.Block]:
-        """What the report shows beside the table, the curves and the ledger. Optional: the pictures."""
-        from tasks.report import pictures  # matplotlib takes a second
+    def report(self, findings: Any) -> Sequence[Any]:
+        """What the report shows beside the table, the curves and the ledger. Optional: the pictures.
 
-        made = self.pictures(findings.fields[findings.seeds[0]])
-        blocks: list[html_report.Block] = [html_report.Heading("Pictures")] if made else []
-        for number, (caption, figure) in enumerate(made.items(), start=1):
-            path = pictures.save(figure, findings.run.path / f"picture-{number}.png")
-            blocks.append(html_report.Figure(path, alt=caption, caption=caption))
-        return blocks
+        Args:
+            findings: What came out of the run, a `tasks.report.findings.Findings`.
+
+        Returns:
+            Blocks of `tasks.report.html_report`.
+        """
+        return findings.pictured(self.pictures(findings.fields[findings.seeds[0]]))
 
     def training_batch(self, seed: int, step: int) -> Batch:
         """The batch of a step, on the device of the settings."""
@@ -313,9 +351,8 @@ class Problem:
                 )
         return boxes
 
-    @contextmanager
-    def making_data(self) -> Iterator[None]:
-        """A block in which the answers of black boxes are kept in the run's folder until the run ends.
+    def making_data(self) -> AbstractContextManager[None]:
+        """A block in which a run counts rows, and keeps the answers of black boxes until it ends.
 
         A run that goes on asks for none of these rows again. `data` is in such a block; so should be what
         else a problem asks before training, in a property of its own.
@@ -327,8 +364,7 @@ class Problem:
             boxes = [*made.named_boxes.values()] if isinstance(made, BoxGroup) else boxes
             return [box for box in boxes if isinstance(box, BlackBoxFunction)]
 
-        with self.ledger.making(own):
-            yield
+        return self._surroundings.making(own)
 
     def replace_boxes(self, wrap: Callable[[BlackBoxFunction], BlackBoxFunction]) -> None:
         """Put wrappers around the boxes of this object."""
@@ -373,31 +409,27 @@ class Problem:
         return f"{type(self).__name__}({', '.join(changed)})"
 
 
-def _once(method: Callable[[Problem], Known]) -> Callable[[Problem], Known]:
-    """What `answers` gives, asked for once, in a block that counts and keeps the rows that it takes."""
-
-    @wraps(method)
-    def answers(self: Problem) -> Known:
-        kept = vars(self).setdefault("_known", {})  # by the method: a subclass may call its parent's
-        if method not in kept:
-            with self.making_data():
-                kept[method] = method(self)
-        return kept[method]
-
-    return answers
+def _called(problem: Problem, name: str, method: Callable[[], Any]) -> Any:
+    made = method()
+    if isinstance(made, OfParent):
+        raise ProblemError(
+            f"{type(problem).__name__}.{name}: expected what its parent's method returns, got the method. "
+            f"Call it: super().{name}()."
+        )
+    return made
 
 
-def _on_device(made: Callable[[Problem], Data]) -> Callable[[Problem], Data]:
+def _made_box(problem: Problem, method: Callable[[], Any]) -> Any:
+    return _called(problem, "box", method)
+
+
+def _made_data(problem: Problem, method: Callable[[], Any]) -> Data:
     """What `data` gives, on the device of the settings."""
-
-    def data(self: Problem) -> Data:
-        with self.making_data():
-            batches = made(self)
-        if not isinstance(batches, Data):
-            raise ProblemError(
-                f"{type(self).__name__}.data: expected tasks.Data(...), got {type(batches).__name__}. Return "
-                "tasks.Data.split(rows, batch=self.config.batch, ...), or a tasks.Data of your own batches."
-            )
-        return batches.to(self.config.device) if self.config.device != "cpu" else batches
-
-    return data
+    with problem.making_data():
+        batches = _called(problem, "data", method)
+    if not isinstance(batches, Data):
+        raise ProblemError(
+            f"{type(problem).__name__}.data: expected tasks.Data(...), got {type(batches).__name__}. Return "
+            "tasks.Data.split(rows, batch=self.config.batch, ...), or a tasks.Data of your own batches."
+        )
+    return batches.to(problem.config.device) if problem.config.device != "cpu" else batches

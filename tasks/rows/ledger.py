@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
 
 import zo
 from blackbox import BlackBoxFunction, Budgeted, BudgetError, Ledger
@@ -18,27 +17,12 @@ from blackbox.group import BoxGroup
 from tasks.errors import Interrupted, ProblemError
 from tasks.folder import calls, checkpoint
 from tasks.folder.run import Run
+from tasks.problem.problem import Problem
 from tasks.rows.answers import Answers
 from tasks.rows.tally import Tally, counted_late, evaluated, stack
 from tasks.workers import group
 
 DATA = "data"  # the label of rows that boxes run to make data which are not the problem's, in the run's calls
-
-
-class HasBoxes(Protocol):
-    """A problem, as far as its rows go."""
-
-    @property
-    def box(self) -> Any:
-        """The box, or several by name."""
-
-    @property
-    def boxes(self) -> Mapping[str, BlackBoxFunction]:
-        """The boxes by name."""
-        ...
-
-    def replace_boxes(self, wrap: Callable[[BlackBoxFunction], BlackBoxFunction]) -> None:
-        """Put wrappers around the boxes."""
 
 
 class RunLedger:
@@ -113,7 +97,7 @@ class RunLedger:
         return Answers(f"{stage}.test", self._folder, group.rank(), self._code)
 
     @contextmanager
-    def written(self, problem: HasBoxes) -> Iterator[None]:
+    def written(self, problem: Problem) -> Iterator[None]:
         """A block in which the rows of the problem's boxes are written down as they run, and bounded.
 
         Args:
@@ -127,7 +111,7 @@ class RunLedger:
             self.bound(problem, others=max(0, Tally(boxes).copy().rows_run - of_run))
             yield
 
-    def bound(self, problem: HasBoxes, others: int = 0) -> None:
+    def bound(self, problem: Problem, others: int = 0) -> None:
         """Set a problem's boxes up: failed rows are kept, rows bounded, and processes share what all ask.
 
         Args:

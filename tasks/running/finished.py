@@ -26,10 +26,12 @@ from tasks.folder.run import Run, stage_name
 from tasks.listeners.progress import Progress, print_table
 from tasks.methods import shared
 from tasks.problem.problem import Problem
+from tasks.problem.trained import Trained
 from tasks.report.findings import Findings, warned_of
+from tasks.rows.bound import Bound
 from tasks.running.resume import how_to_go_on, is_gone, problem_of
 from tasks.terminal.text import plain, say
-from tasks.training.setup import Trained, setup_of
+from tasks.training.setup import setup_of
 
 if TYPE_CHECKING:
     import pandas
@@ -182,6 +184,13 @@ def load(folder: Path | str, *, trust: bool = False) -> FinishedRun:
     if not run.problem or (not trust and is_gone(run)):
         return FinishedRun(run, None)
     try:
-        return FinishedRun(run, problem_of(run, trusted=trust))
+        return FinishedRun(run, with_answers(run, problem_of(run, trusted=trust)))
     except TrustError as error:
         return FinishedRun(run, None, error)
+
+
+def with_answers(run: Run, problem: Problem) -> Problem:
+    """The problem of a run, which asks for no row of its data that the run's folder has answers to."""
+    bound = Bound.of(problem)
+    bound.ledger.answers.attach_to(run, only_read=True)
+    return bound.problem

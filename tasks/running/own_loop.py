@@ -20,6 +20,7 @@ from typing import NoReturn
 
 from tasks import report
 from tasks.errors import ConfigurationError, ProblemError, RunFolderError, RunLockedError
+from tasks.folder import changed_code
 from tasks.folder.run import Run, discard
 from tasks.folder.terms import Terms
 from tasks.problem import problems
@@ -70,7 +71,7 @@ def own_run(
                 f"{run.path}: expected the settings that it was begun with, got others: {others}. Put them "
                 "back in the script, or execute it by itself for a new run."
             )
-        problems.warn_of_changes(run)
+        changed_code.warn_of_changes(run)
     say(f"Run folder: {run.path}")
     resume = f"Resume with: blackbox resume {quote(str(run.path))}" if run.script else ""
     try:

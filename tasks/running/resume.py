@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tasks.errors import RunFolderError
+from tasks.folder import changed_code
 from tasks.folder.run import Run
 from tasks.planning.plan import Plan, plan_of
 from tasks.problem import problems
@@ -47,14 +48,14 @@ def reopened(folder: Path, plan: Plan, *, any_seeds: bool = False) -> tuple[Run,
     if rows is not None and run.config.get("rows") not in (None, rows):
         run = run.with_budget(rows)
     if sorted(run.chosen) == sorted(plan.chosen) and None not in run.chosen.values():
-        problem.config = replace(problem.config, **run.chosen)
+        plan = replace(plan, problem=problem.with_settings(**run.chosen))
     plan = replace(plan, seeds=run.seeds if any_seeds else plan.seeds, chosen=dict(run.chosen))
     if others := run.changed(plan.terms):
         raise RunFolderError(
             f"{run.path}: expected the settings of that run, got others: {others}. Take its settings, or "
             "leave resume out for a new run."
         )
-    problems.warn_of_changes(run)
+    changed_code.warn_of_changes(run)
     return run, plan
 
 
@@ -83,11 +84,9 @@ def problem_of(run: Run, *, trusted: bool = False) -> Problem:
             f"{run.path}: expected a run that says where its problem's class is, got one of a notebook or a "
             f"terminal. {how_to_go_on(run)}"
         )
-    problems.warn_of_changes(run)
+    changed_code.warn_of_changes(run)
     kind = problems.load(code)
-    problem = kind(run.configuration(kind.Config, trusted=trusted), folder=Path(run.data))
-    problem.ledger.answers.attach_to(run, only_read=True)
-    return problem
+    return kind(run.configuration(kind.Config, trusted=trusted), folder=Path(run.data))
 
 
 def is_gone(run: Run) -> bool:

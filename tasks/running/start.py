@@ -13,6 +13,7 @@ from blackbox.calls import rows_run_by
 from blackbox.failures import exits_as_errors
 from tasks import report
 from tasks.errors import ConfigurationError
+from tasks.folder import changed_code
 from tasks.folder.result import Result
 from tasks.folder.run import Run, discard
 from tasks.listeners.callbacks import Callback, Listeners
@@ -22,8 +23,9 @@ from tasks.planning.plan import Plan, plan_of
 from tasks.planning.spending import settled
 from tasks.problem import problems
 from tasks.problem.problem import Problem
+from tasks.rows.bound import Bound
 from tasks.rows.first_rows import FirstRows
-from tasks.running.finished import ONE_AT_A_TIME, FinishedRun
+from tasks.running.finished import ONE_AT_A_TIME, FinishedRun, with_answers
 from tasks.running.resume import how_to_go_on, reopened
 from tasks.running.table import table_of
 from tasks.training.interruption import ending_interrupts, same_directory
@@ -94,28 +96,32 @@ def finish(run: Run, plan: Plan, progress: Progress | None = None) -> FinishedRu
     as_named, run = run, run.absolute()  # a box may change the working directory
     with ONE_AT_A_TIME, ending_interrupts(), run.lock(), same_directory():
         run.callbacks.extend(plan.problem.callbacks)
+        problem = with_answers(run, plan.problem)
         if not run.finished:
             with make_progress() if progress is None else progress as shown:
                 shown.say(f"Run folder: {as_named.path}")
                 if not run.problem:
                     shown.say(how_to_go_on(run))
                 with run.noting(), exits_as_errors("the problem"):  # status 0 would pass for a result
-                    carry_out(run, plan, shown)
+                    problem = carry_out(run, plan, shown).problem
         if not (run.path / report.NAME).is_file():  # a kill before the page: callbacks are called again
             Listeners(run).tell("on_result", run, Result.read(run.path))
-        report.write(run, plan.problem)
-    return FinishedRun(as_named, plan.problem)
+        report.write(run, problem)
+    return FinishedRun(as_named, problem)
 
 
-def carry_out(run: Run, plan: Plan, progress: Progress) -> None:
+def carry_out(run: Run, plan: Plan, progress: Progress) -> Bound:
     """Train and judge what is left of a run, by its plan; it ends with `result.json`.
 
     Of several processes each does all of it, with the same numbers.
 
     Args:
         run: The run's folder, new or left off anywhere.
-        plan: What the run will do; its problem's boxes keep failed rows from here on.
+        plan: What the run will do.
         progress: What the user sees.
+
+    Returns:
+        The problem of this process: its boxes keep failed rows.
 
     Raises:
         ConfigurationError: The problem refuses its settings, or the run cannot end within its budget; no row
@@ -123,22 +129,23 @@ def carry_out(run: Run, plan: Plan, progress: Progress) -> None:
         BudgetError: The budget is spent; the run goes on with a larger one.
         Interrupted: Ctrl-C, SIGTERM or SIGUSR1.
     """
-    problem, rows = plan.problem, plan.problem.ledger
+    bound = Bound.of(plan.problem, progress)
+    problem = bound.problem
     torch.set_num_threads(plan.config.threads)
-    with rows.in_folder(run):  # what boxes answer while data is made is kept there
-        plan.check()  # which may make data, and boxes
+    with bound.ledger.in_folder(run):  # what boxes answer while data is made is kept there
+        bound.check()  # which may make data, and boxes
         problem.begin(run.path)
-        problem.progress = progress
-        problems.note_files(run, problem.boxes.values())
-        with rows.written(problem):  # from here on boxes are bounded, and their rows written down
+        changed_code.note_files(run, problem.boxes.values())
+        with bound.written():  # from here on boxes are bounded, and their rows written down
             first_rows = FirstRows(run.path, problem.boxes)
             with rows_run_by(first_rows.run):
-                plan = settled(plan, timed=not run.begun)
+                plan = settled(plan, bound, timed=not run.begun)
                 run.choose(plan.chosen)
-                for sentence in cost.sentences(plan):
+                for sentence in cost.sentences(plan, bound):
                     progress.say(sentence)
                 plan.trial.refuse_unread()
                 first_rows.ask_again(plan.config.rows, plan.config.device)
-                table = table_of(run, plan, progress)
+                table = table_of(run, plan, bound, progress)
     group.wait_for_all()  # until their rows are written down too
     run.finish(table)
+    return bound

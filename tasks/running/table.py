@@ -13,14 +13,16 @@ from tasks.folder.run import Run, stage_name
 from tasks.listeners.progress import Progress
 from tasks.planning.plan import Plan
 from tasks.planning.spending import refuse_to_run_out
+from tasks.problem.trained import Trained
+from tasks.rows.bound import Bound
 from tasks.rows.tally import Tally, everywhere
 from tasks.training import judge
-from tasks.training.setup import Trained, setup_of
+from tasks.training.setup import setup_of
 
 
-def table_of(run: Run, plan: Plan, progress: Progress) -> list[Row]:
+def table_of(run: Run, plan: Plan, bound: Bound, progress: Progress) -> list[Row]:
     """The lines, in the order of seeds and methods; stages that are finished are loaded, not repeated."""
-    problem, table = plan.problem, list[Row]()
+    problem, table = bound.problem, list[Row]()
     for seed in plan.seeds:
         trained: dict[str, Trained] = {}  # which the methods behind may start from
         fields: dict[str, Mapping[str, Any]] = {}
@@ -40,10 +42,10 @@ def table_of(run: Run, plan: Plan, progress: Progress) -> list[Row]:
                     progress.say(f"{setup.stage}: not applicable. {error}")
                     table.append(judge.line_without(setup, str(error), everywhere(tally.since(before))))
                 else:
-                    line, arrays = judge.judged(setup, trained[name])
+                    line, arrays = judge.judged(setup, trained[name], bound.ledger)
                     table.append(line)
                     if len(table) == 1:
-                        refuse_to_run_out(plan, run.path, table)
+                        refuse_to_run_out(plan, bound, run.path, table)
                     fields[name] = {kind: tensor.numpy() for kind, tensor in arrays.items()}
             last = name == list(plan.methods)[-1]
             if name in trained or (last and trained):

@@ -20,10 +20,13 @@ from blackbox.notices import warn
 from blackbox.words import counted
 from tasks.errors import ProblemError, ProblemWarning
 from tasks.folder import checkpoint, stamp
-from tasks.folder.result import NOT_APPLICABLE, REJECTED, TEST, VALIDATION, Row, plain, without_failed
+from tasks.folder.result import NOT_APPLICABLE, REJECTED, TEST, VALIDATION, Row, plain
+from tasks.problem.figures import without_failed
 from tasks.problem.problem import Problem
+from tasks.problem.trained import Trained
+from tasks.rows.ledger import RunLedger
 from tasks.rows.tally import Tally, everywhere
-from tasks.training.setup import Setup, Trained
+from tasks.training.setup import Setup
 from tasks.workers import group
 
 
@@ -44,15 +47,15 @@ class Verdict:
     ledger: Mapping[str, Any]
 
 
-def judged(setup: Setup, trained: Trained) -> tuple[Row, Mapping[str, Tensor]]:
+def judged(setup: Setup, trained: Trained, rows: RunLedger) -> tuple[Row, Mapping[str, Tensor]]:
     """The line of the table of a method that was trained, and the arrays that `evaluate` gave."""
-    verdict = _verdict(setup, trained)
+    verdict = _verdict(setup, trained, rows)
     if list(setup.trained) == [setup.name]:  # the names are those of all methods: once for a seed
         warn_of_units(setup.problem, [*verdict.figures, *verdict.fields, *trained.figures])
     return _line(setup, trained, verdict), verdict.fields
 
 
-def _verdict(setup: Setup, trained: Trained) -> Verdict:
+def _verdict(setup: Setup, trained: Trained, rows: RunLedger) -> Verdict:
     """What `evaluate` says of a trained network; asked for once, and kept in the run's folder."""
     path, of = (
         checkpoint.evaluation(setup.run.path, setup.stage),
@@ -65,7 +68,7 @@ def _verdict(setup: Setup, trained: Trained) -> Verdict:
         setup.progress.say(
             f"{setup.stage}: its evaluation is of other weights, settings or code, so it is evaluated again."
         )
-    tally, answers = Tally(setup.boxes), setup.problem.ledger.answers_of(setup.stage)
+    tally, answers = Tally(setup.boxes), rows.answers_of(setup.stage)
     before = tally.copy()
     with noted() as causes, answers.used(aside=lambda box: not tally.counts(box)):
         said = setup.problem.judge(replace(setup, answers=answers), trained)

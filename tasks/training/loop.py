@@ -16,10 +16,10 @@ from blackbox.notices import warn
 from tasks.errors import CheckpointError, CheckpointWarning, ConfigurationError, StoppedInside, WorkersError
 from tasks.folder import stamp
 from tasks.folder.journal import Journal
-from tasks.folder.result import TrainingOutcome
 from tasks.folder.run import Run
 from tasks.listeners.callbacks import Listeners
 from tasks.listeners.progress import IN_BOXES, INTERVAL, Progress, make_progress
+from tasks.problem.trained import TrainingOutcome
 from tasks.rows.answers import LEAST, Answers
 from tasks.rows.ledger import calls_noted, recall
 from tasks.rows.tally import Tally, evaluated, everywhere, stack

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,40 +14,19 @@ from torch import Tensor, nn
 import zo
 from blackbox import BlackBoxFunction
 from tasks.errors import ProblemError
-from tasks.folder.result import TrainingOutcome
 from tasks.folder.run import Run, stage_name
 from tasks.listeners.progress import Progress
+from tasks.problem.problem import Problem
+from tasks.problem.trained import Trained
 from tasks.rows.answers import Answers
 from tasks.training.loop import Gradient, Stateful, train
 from tasks.workers import group
 from zo.batches import Batch, count_rows
 from zo.tangents.step.clipping import Clipping
 
-if TYPE_CHECKING:
-    from tasks.problem.problem import Problem
-
 REPLAYS, IMAGINATIONS = 12, 40  # behind a step, as is supposed where it is not known; decision 126
 FRESH, MOST_FRESH = 10**9, 1000  # numbers of batches that no box is asked for: no run has so many steps
 SHOWN = ("queries", "dropped", "steps", "rows")  # of a gradient's metrics: those with a name of their own
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A network with the weights that validation chose, and what its training took.
-
-    Attributes:
-        network: The trained network.
-        outcome: What the stage came to: steps, seconds, validation, and the ledger of its optimiser steps.
-        queries: Perturbed objectives (of `row-rge`, perturbed rows).
-        dropped: The perturbed objectives that failed.
-        figures: Further figures for the table.
-    """
-
-    network: nn.Module
-    outcome: TrainingOutcome
-    queries: int = 0
-    dropped: int = 0
-    figures: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

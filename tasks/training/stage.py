@@ -19,10 +19,10 @@ from tasks.folder import atomic, calls, checkpoint, reading
 from tasks.folder.atomic import writing
 from tasks.folder.machine import changes, versions
 from tasks.folder.pace import Pace
-from tasks.folder.result import TrainingOutcome
 from tasks.folder.run import Run
 from tasks.folder.terms import HARMLESS, differences
 from tasks.folder.windows import WindowFiles
+from tasks.problem.trained import TrainingOutcome
 from tasks.workers import group
 from zo.errors import FailedBatchError
 from zo.keep_best import FEW, lower, with_best

@@ -14,11 +14,11 @@ from torch import Tensor
 
 import zo
 from blackbox import Ledger
-from tasks.folder.result import TrainingOutcome
 from tasks.methods import shared
 from tasks.methods.autograd import AutogradGradient
 from tasks.problem.method import Cost, Method
-from tasks.training.setup import Setup, Trained
+from tasks.problem.trained import Trained, TrainingOutcome
+from tasks.training.setup import Setup
 from tasks.wake_flow import precomputed
 from tasks.wake_flow.config import IN_LOOP, Config, budget_of, family_of, method_name, without_budget
 from tasks.wake_flow.data import Pairs, mirrored

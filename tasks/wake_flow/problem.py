@@ -15,7 +15,7 @@ from tasks.folder.run import Run
 from tasks.problem.data import Data
 from tasks.problem.method import Method
 from tasks.problem.problem import Problem
-from tasks.training.setup import Trained
+from tasks.problem.trained import Trained
 from tasks.wake_flow import data, evaluation, rollout, trajectories
 from tasks.wake_flow.config import IN_LOOP, PRESETS, Config, family_of
 from tasks.wake_flow.data import Pairs, WakeData

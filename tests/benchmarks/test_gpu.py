@@ -14,7 +14,7 @@ from benchmarks.gpu.parts import LIMIT, PARTS, Part
 from benchmarks.gpu.queries import CONTENDERS, Traffic, runnable
 from benchmarks.query_speed import measuring
 from benchmarks.query_speed.problems import make
-from tests.inside import machine_versions as versions
+from tasks.folder.machine import versions
 
 CPU = ["--device", "cpu", "--size", "ci"]
 

@@ -8,7 +8,7 @@ import torch
 import zo
 from benchmarks.meshes.boxes import BOXES, MeshBox, Reaction
 from benchmarks.meshes.comparison import Case, vectors
-from tests.inside import MeshFit as Fit
+from zo.tangents.models.mesh.mesh_fit import Fit
 
 
 @pytest.mark.parametrize("name", BOXES)

@@ -15,8 +15,8 @@ from benchmarks.query_speed.comparison import PLAIN
 from benchmarks.query_speed.measuring import BlockTimes, Contender, WrongAnswerError, measure, uniform_mean
 from benchmarks.query_speed.problems import make
 from tests import quick
-from tests.inside import Snapshot
 from zo.evaluators import Evaluator, Step
+from zo.evaluators.state import Snapshot
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from blackbox import ArraySpec, BoundsWarning, CountError, DtypeError, ShapeError
+from blackbox.arrays import as_tensor, failed_outputs, finite_rows, to_rows
+from blackbox.calls import intercepted
 from tests.blackbox.boxes import KINDS, PAIR, STATE, EachBox, ErrorCase, RowsBox, error_table
-from tests.inside import as_tensor, failed_outputs, finite_rows, intercepted, to_rows
 
 FIELD, NUMBER = PAIR
 PLACES = ["numpy", "cpu", *(["cuda"] if torch.cuda.is_available() else [])]

@@ -11,8 +11,8 @@ import torch
 from torch.autograd import forward_ad
 
 from blackbox import ArraySpec, BlackBoxFunction, Budgeted, NotDifferentiableError, Retrying, ShapeError
+from blackbox.calls import intercepted
 from tests.blackbox.boxes import STATE, Doubling, ErrorCase, error_table
-from tests.inside import intercepted
 
 
 class Cooling(BlackBoxFunction):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.autograd import Function
 
-from tests.inside import Notice, Notices, warn
+from blackbox.notices import Notice, Notices, warn
 
 
 def deep(depth: int, namespace: dict) -> None:

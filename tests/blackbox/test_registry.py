@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from blackbox import ArraySpec, BlackBoxFunction, ConfigurationError
-from tests.inside import call_with_words as call
-from tests.inside import make_by_name as make
-from tests.inside import parse_words as parse
+from blackbox.registry import make
+from blackbox.registry_arguments import call, parse
 
 FILE = """
 from blackbox import ArraySpec, BlackBoxFunction

@@ -23,8 +23,8 @@ from blackbox import (
     OutputError,
     RowFailedError,
 )
+from blackbox.running import mark_non_finite
 from tests.blackbox.boxes import KINDS, PAIR, STATE, EachBox, ErrorCase, RowsBox, error_table
-from tests.inside import mark_non_finite
 
 X = np.stack([np.arange(1.0, 5.0), np.ones(4)], 1)
 COUNT = ArraySpec("count", (), "int64")

@@ -1,6 +1,6 @@
 import pytest
 
-from tests.inside import counted
+from blackbox.words import counted
 
 
 @pytest.mark.parametrize(

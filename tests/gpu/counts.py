@@ -18,11 +18,12 @@ from benchmarks.gpu.queries import bytes_of_kernel
 from benchmarks.query_speed.problems import make
 from tasks.image_classification import networks
 from tests.gpu.pretended import PretendedGPU
-from tests.inside import Entries, tape_of
-from tests.inside import convolution_rules as convolution
-from tests.inside import difference_evaluator as deciding
-from tests.inside import send_along as send
 from zo.evaluators import Step
+from zo.evaluators.difference import evaluator as deciding
+from zo.evaluators.difference.changes import Entries
+from zo.evaluators.difference.passes import send
+from zo.evaluators.difference.rules import convolution
+from zo.evaluators.difference.tape import tape_of
 
 ROWS, TOGETHER, BATCH, BANDWIDTH = 2, 16, 256, 4e12
 CARD, PASS = 141e9 / 8, 6  # an eighth of an H200's memory; tensors of the widest change's size

@@ -15,12 +15,12 @@ import tasks
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
 from tasks import Progress
+from tasks.command.new import write
 from tasks.configuration import Count, Positive
 from tasks.image_classification import ImageClassification
+from tasks.methods.shared import METHODS
 from tasks.wake_flow import WakeFlow
 from tests.gpu.pretended import PretendedGPU
-from tests.inside import SHARED_METHODS as METHODS
-from tests.inside import write_new_problem as write
 from tests.tasks.image_classification.small import small
 from tests.tasks.wake_flow.small import SMALL
 

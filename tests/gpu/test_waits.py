@@ -12,9 +12,9 @@ import zo
 from tasks.image_classification import networks
 from tests.gpu.counts import in_place_of_the_kernel
 from tests.gpu.pretended import CUDA, PretendedGPU
-from tests.inside import graphs
 from zo.estimators import Coordinates, Directions
 from zo.evaluators import Perturbation, Step
+from zo.evaluators.difference.gpu import graphs
 
 
 def make_network(kind: str) -> nn.Module:

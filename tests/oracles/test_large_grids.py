@@ -13,10 +13,16 @@ from torch import nn
 
 import zo
 from blackbox import ArraySpec
-from tests.inside import FlatAdam, Lattice, RowWindow, SpectralMap, Waves, cells_of, listening
-from tests.inside import measure_reach as measure
 from tests.oracles.test_value_tangents import box_of, cosine, learn, pairs_at, shifted, true_vjp
 from tests.zo.row_boxes import FromTorch, weights
+from zo.tangents.models.grid.grid import cells_of
+from zo.tangents.models.grid.lattice import Lattice
+from zo.tangents.models.grid.spectral_map import SpectralMap
+from zo.tangents.models.grid.waves import Waves
+from zo.tangents.models.lessons import listening
+from zo.tangents.models.mesh.reach import measure
+from zo.tangents.models.passes import FlatAdam
+from zo.tangents.models.rows import RowWindow
 
 CASE = ArraySpec("case", (), differentiable=False)
 QUICK = {"first_steps": 2, "steps_per_step": 1, "output_map": False}

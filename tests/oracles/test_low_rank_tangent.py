@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import zo
-from tests.inside import all_listed
 from tests.oracles.test_tangents import bent, pairs_of
 from tests.zo.row_boxes import weights
 from zo.tangents import CallPairs
+from zo.tangents.record.pairs import all_listed
 
 
 class FullRidge:

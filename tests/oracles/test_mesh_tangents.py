@@ -14,14 +14,16 @@ from scipy.sparse.linalg import spsolve
 
 import zo
 from blackbox import ArraySpec, Mesh
-from tests.inside import Basis, Elements, FlowFit, GraphForm, incidence, listening
-from tests.inside import MeshFit as Fit
-from tests.inside import MeshForm as Form
 from tests.oracles.test_value_tangents import cosine, learn
 from tests.zo.linearised import Instead
 from tests.zo.row_boxes import FromTorch
 from zo.errors import TangentError
 from zo.tangents import AutoTangent, CallPairs
+from zo.tangents.models.lessons import listening
+from zo.tangents.models.mesh.graph import FlowFit, GraphForm
+from zo.tangents.models.mesh.mesh_fit import Fit
+from zo.tangents.models.mesh.mesh_form import Basis, Form
+from zo.tangents.models.mesh.mesh_operators import Elements, incidence
 
 SIDE = 9
 NODES = SIDE * SIDE

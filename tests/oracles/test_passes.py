@@ -9,9 +9,14 @@ from torch.nn import functional
 
 import zo
 from blackbox import ArraySpec
-from tests.inside import CONVOLVED_CELLS as CONVOLVED
-from tests.inside import Convolutions, FlatAdam, GridNetwork, Lattice, OutputMap, Passes, SpectralMap, Waves
-from tests.inside import RowsForm as Form
+from zo.tangents.models.grid.convolution import CONVOLVED, Convolutions
+from zo.tangents.models.grid.grid_network import GridNetwork
+from zo.tangents.models.grid.lattice import Lattice
+from zo.tangents.models.grid.output_map import OutputMap
+from zo.tangents.models.grid.spectral_map import SpectralMap
+from zo.tangents.models.grid.waves import Waves
+from zo.tangents.models.passes import FlatAdam, Passes
+from zo.tangents.models.values import Form
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:

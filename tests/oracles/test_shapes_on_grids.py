@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 import zo
 from blackbox import ArraySpec, BlackBoxFunction, Grid
-from tests.inside import TangentForm as Form
-from tests.inside import space_of, structure_of
 from tests.zo.row_boxes import FromTorch
 from zo.tangents import AutoTangent, CallPairs
+from zo.tangents.models.automatic import structure_of
+from zo.tangents.models.grid.lattice import space_of
+from zo.tangents.models.values import Form
 
 SPACE = (18, 20)
 SHAPES = ((1, *SPACE), (2, *SPACE), (1, *SPACE))

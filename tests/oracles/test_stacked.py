@@ -10,11 +10,11 @@ from torch import nn
 
 import zo
 from tests import quick
-from tests.inside import POINT_RULES as RULES
 from tests.oracles.layers import LAYERS, NETWORKS, Case, squared_output
 from tests.oracles.problems import perturbed_losses
 from zo.estimators import Coordinates, Directions
 from zo.evaluators import Loop, Perturbation, Stacked, Step
+from zo.evaluators.point_rules import RULES
 
 STEP = 0.1  # no derivative is taken, so no step is too long
 MODES = pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])

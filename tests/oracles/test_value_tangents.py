@@ -12,12 +12,10 @@ import zo
 from blackbox import ArraySpec
 from simulators.kuramoto_sivashinsky import KuramotoSivashinsky
 from tests import quick
-from tests.inside import RIDGES_OF_MAP as RIDGES
-from tests.inside import SPAN_OF_MAP as SPAN
-from tests.inside import OutputMap
-from tests.inside import measure_reach as measure
 from tests.zo.row_boxes import FromTorch, weights
 from zo.tangents import CallPairs
+from zo.tangents.models.grid.output_map import RIDGES, SPAN, OutputMap
+from zo.tangents.models.mesh.reach import measure
 
 QUICK = {"first_steps": 3, "steps_per_step": 1}
 

@@ -8,7 +8,7 @@ from scipy.optimize import fsolve
 
 from blackbox import RowFailedError
 from simulators.implicit_diffusion import ImplicitDiffusion
-from tests.inside import solve_tridiagonal
+from simulators.tridiagonal import solve_tridiagonal
 
 
 def states(box: ImplicitDiffusion, rows: int = 4) -> torch.Tensor:

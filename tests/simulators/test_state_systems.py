@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from blackbox import ConfigurationError, DtypeError, NotDifferentiableError, RowFailedError, ShapeError
+from blackbox.registry_arguments import call
 from simulators.advection_diffusion_reaction import AdvectionDiffusionReaction
 from simulators.coupled_map_lattice import CoupledMapLattice
 from simulators.heat import Heat
@@ -19,7 +20,6 @@ from simulators.reaction_diffusion import Brusselator, FitzHughNagumo, GrayScott
 from simulators.shallow_water import ShallowWater
 from simulators.spectral import Vorticity
 from simulators.state_system import StateSystem
-from tests.inside import call_with_words as call
 from tests.simulators.systems import assert_derivative_is_the_differences
 
 SMALL = {

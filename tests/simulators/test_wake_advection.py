@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from tests.inside import sample_by_gather as _sample
-from tests.inside import sample_in_order
+from simulators.wake_flow.advection import _sample, sample_in_order
 
 
 def arguments():

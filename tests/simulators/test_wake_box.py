@@ -16,7 +16,7 @@ from blackbox import (
     ShapeError,
 )
 from simulators.wake_flow import Channel, WakeFlow, WakeStep, viscosity
-from tests.inside import start_velocity as start
+from simulators.wake_flow.staggered import start
 
 
 def states(box: WakeFlow, rows: int, dtype=torch.float32) -> tuple[torch.Tensor, torch.Tensor]:

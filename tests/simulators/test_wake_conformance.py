@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from blackbox.conformance import check_black_box
-from simulators.wake_flow import WakeFlow
-from tests.inside import staggered
+from simulators.wake_flow import WakeFlow, staggered
 
 
 def test_the_wake_has_no_fault():

@@ -6,12 +6,9 @@ import torch
 
 from blackbox import ConfigurationError
 from simulators.wake_flow import Channel, Forces, WakeStep, viscosity
-from tests.inside import ADVECTION_SCHEMES as ADVECTION
-from tests.inside import DYNAMIC_PRESSURE as DYNAMIC
-from tests.inside import pressure_gradient as gradient
-from tests.inside import staggered_diffusion as diffusion
-from tests.inside import staggered_divergence as divergence
-from tests.inside import start_velocity as start
+from simulators.wake_flow.advection import ADVECTION
+from simulators.wake_flow.forces import DYNAMIC
+from simulators.wake_flow.staggered import diffusion, divergence, gradient, start
 
 WINDOW = ((35.0, 85.0), (65.0, 115.0))  # around the middle of the domain
 RE = torch.tensor([40.0], dtype=torch.float64)

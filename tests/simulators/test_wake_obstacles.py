@@ -10,11 +10,9 @@ from phi.math import Solve
 from benchmarks.gpu.plain_phiflow import plain_step
 from blackbox import ConfigurationError
 from simulators.wake_flow import Box, Channel, Cylinder, WakeFlow, WakeStep
+from simulators.wake_flow.geometry import CYLINDER, LENGTHS
+from simulators.wake_flow.staggered import divergence, start
 from tests import quick
-from tests.inside import CHANNEL_LENGTHS as LENGTHS
-from tests.inside import CYLINDER
-from tests.inside import staggered_divergence as divergence
-from tests.inside import start_velocity as start
 
 TWO = (Cylinder((32.0, 50.0), 11.0), Cylinder((70.0, 62.0), 9.0))
 BOX = (Box((38.0, 41.0), (61.0, 77.0)),)

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from simulators.wake_flow import Channel, Forces, WakeStep
-from tests.inside import downsample
-from tests.inside import start_velocity as start
+from simulators.wake_flow.staggered import downsample, start
 
 
 def shedding_frequency(signal: torch.Tensor, dt: float) -> float:

@@ -6,9 +6,9 @@ import scipy.sparse.linalg as spla
 import torch
 
 from simulators.errors import OperatorMismatchError
-from simulators.wake_flow import Box, Channel, Cylinder
-from tests.inside import CYLINDER, PressureSolver, laplace_matrix
-from tests.inside import wake_pressure as pressure
+from simulators.wake_flow import Box, Channel, Cylinder, pressure
+from simulators.wake_flow.geometry import CYLINDER
+from simulators.wake_flow.pressure import PressureSolver, laplace_matrix
 
 BOX = Box((20, 60), (45, 90))
 SEVERAL = (Cylinder((30, 40), 9), Cylinder((72, 55), 7.5), BOX)  # three bodies

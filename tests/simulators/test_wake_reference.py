@@ -13,12 +13,17 @@ import torch
 
 from blackbox import ConfigurationError
 from simulators.errors import ReferenceDataError, ReferenceWarning
-from simulators.wake_flow import Channel, Cylinder, ReferenceSettings, WakeStep, load_or_compute
-from tests.inside import downsample
-from tests.inside import start_velocity as start
-from tests.inside import wake_reference as reference
-from tests.inside import wake_reference_file as reference_file
-from tests.inside import wake_reference_settings as reference_settings
+from simulators.wake_flow import (
+    Channel,
+    Cylinder,
+    ReferenceSettings,
+    WakeStep,
+    load_or_compute,
+    reference,
+    reference_file,
+    reference_settings,
+)
+from simulators.wake_flow.staggered import downsample, start
 
 TINY = ReferenceSettings(reynolds=(100.0, 400.0), width=8, reference_width=16, warm_up=3, frames=4)
 

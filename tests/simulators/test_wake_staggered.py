@@ -5,9 +5,7 @@ import torch
 
 from blackbox import ConfigurationError, ShapeError
 from simulators.wake_flow import Channel, WakeStep
-from tests.inside import downsample
-from tests.inside import staggered_divergence as divergence
-from tests.inside import start_velocity as start
+from simulators.wake_flow.staggered import divergence, downsample, start
 
 
 def rotation_field(channel: Channel) -> torch.Tensor:

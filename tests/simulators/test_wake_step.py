@@ -18,11 +18,9 @@ from benchmarks.gpu.plain_phiflow import (
     wrapped,
 )
 from blackbox import ConfigurationError, DtypeError, ShapeError
-from simulators.wake_flow import Box, Channel, Cylinder, WakeStep
-from tests.inside import ADVECTION_SCHEMES as ADVECTION
-from tests.inside import staggered
-from tests.inside import staggered_divergence as divergence
-from tests.inside import start_velocity as start
+from simulators.wake_flow import Box, Channel, Cylinder, WakeStep, staggered
+from simulators.wake_flow.advection import ADVECTION
+from simulators.wake_flow.staggered import divergence, start
 
 SMALL = Channel(16)
 

@@ -66,7 +66,7 @@ def no_time_passes(limits):
 @pytest.fixture
 def run(tmp_path):
     from tasks import Run
-    from tests.inside import Terms
+    from tasks.folder.terms import Terms
 
     return Run.create(tmp_path / "runs", Terms("toy", "demo", Settings(), [0]))
 
@@ -74,7 +74,8 @@ def run(tmp_path):
 @pytest.fixture
 def toy(monkeypatch, tmp_path):
     """The console script in this process: `toy("run", "toy", ...)` -> exit status; cwd is empty."""
-    from tests.inside import cli, names
+    from tasks import cli
+    from tasks.provenance import names
 
     monkeypatch.setitem(names.PROBLEMS, "toy", "toy:Toy")
     monkeypatch.chdir(tmp_path)

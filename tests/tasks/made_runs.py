@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import tasks
 from tasks import Row, Run
-from tests.inside import Terms, stage_name
+from tasks.folder.run import stage_name
+from tasks.folder.terms import Terms
 
 TWELVE = (
     "none", "no-gradient", "identity", "tangents", "student", "sparse-cge", "cge", "rge", "cma-es", "row-rge",

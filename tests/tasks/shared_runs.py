@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tasks import Run
-from tests.inside import checkpoint
+from tasks.folder import checkpoint
 from tests.tasks.test_cli import only_run
 
 PROGRAM = str(Path(__file__).parent / "toy_cli.py")

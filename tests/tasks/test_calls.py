@@ -28,7 +28,12 @@ from blackbox import (
 )
 from tasks import Progress
 from tasks.errors import Interrupted, StorageError
-from tests.inside import TRIES, calls, calls_noted, plan_of, settled
+from tasks.folder import calls
+from tasks.planning.plan import plan_of
+from tasks.planning.spending import settled
+from tasks.planning.trial import TRIES
+from tasks.rows.bound import Bound
+from tasks.rows.ledger import calls_noted
 from tests.tasks.made_runs import begun_run
 from tests.tasks.problems import MATRIX, Beside, Mixed, Said, Steering, cost_of
 
@@ -188,7 +193,7 @@ class Made(Beside):
     """Its data is what the box answers."""
 
     def data(self):
-        data = super().data
+        data = super().data()
         return tasks.Data(data.train, data.validation, self.box(data.test))
 
 
@@ -241,10 +246,11 @@ def test_rows_that_the_check_asks_for_are_noted_and_planned(tmp_path):
 
 
 def test_data_that_a_network_asks_for_keep_failed_rows_where_methods_are_checked():
-    problem = Scaled(methods=("tangents",))
-    plan = plan_of(problem, [0])
-    problem.ledger.bound(problem)
-    settled(plan, timed=False)
+    plan = plan_of(Scaled(methods=("tangents",)), [0])
+    bound = Bound.of(plan.problem)
+    bound.bound()
+    settled(plan, bound, timed=False)
+    problem = bound.problem
     failed = problem.data.test.isnan().any(dim=1)
     assert 0 < int(failed.sum()) == problem.box.ledger.rows_failed < 8
 

@@ -10,8 +10,8 @@ import torch
 import tasks
 from blackbox import ArraySpec, BlackBoxFunction, Cached
 from blackbox.adapters import CommandLine
+from blackbox.wrappers.files import files_of
 from tasks.errors import CheckpointWarning
-from tests.inside import files_of
 from tests.tasks.made_runs import made
 
 SCRIPT = "#!/bin/sh\nread x < x.txt\necho $x > y.txt\n"

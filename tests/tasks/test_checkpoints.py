@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from tasks.errors import CheckpointError
-from tests.inside import checkpoint
+from tasks.folder import checkpoint
 
 ROOT = Path(__file__).parents[2]
 

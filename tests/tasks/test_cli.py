@@ -15,9 +15,9 @@ import torch
 
 import tasks
 from blackbox import BlackBoxError
-from tasks import Run
+from tasks import Run, cli
+from tasks.folder import checkpoint
 from tests import quick
-from tests.inside import checkpoint, cli
 from tests.tasks.problems import Steering
 from zo import TangentWarning
 

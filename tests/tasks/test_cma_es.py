@@ -11,9 +11,7 @@ from blackbox.extras import MissingExtraError
 from tasks import Progress
 from tasks.configuration import Count
 from tasks.errors import ConfigurationError
-from tests.inside import LARGEST_CMA_ES as LARGEST
-from tests.inside import CmaEs
-from tests.inside import ranked_losses as ranked
+from tasks.methods.cma_es import LARGEST, CmaEs, ranked
 from zo import FailedQueriesError
 from zo.errors import EvaluatorWarning
 from zo.estimators import Key

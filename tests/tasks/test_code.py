@@ -12,13 +12,14 @@ from typing import Annotated
 import pytest
 
 import tasks
+from blackbox import registry
 from tasks import Row, code
 from tasks.denoised_smoothing import DenoisedSmoothing
 from tasks.errors import BlackBoxError, ConfigurationError, ProblemError, TrustError
 from tasks.image_classification import ImageClassification, load_classifier
-from tests.inside import find_problem as find
-from tests.inside import names, registry
-from tests.inside import shared_methods as methods
+from tasks.methods import shared as methods
+from tasks.problem.problems import find
+from tasks.provenance import names
 from tests.tasks.made_runs import begun_run
 
 Defence = DenoisedSmoothing.Config

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from tasks import cli
 from tasks.errors import ConfigurationError, RunFolderError
+from tasks.report import findings, pictures
+from tasks.report.compare import compare
 from tests import quick
-from tests.inside import cli, findings
-from tests.inside import compare_runs as compare
-from tests.inside import report_pictures as pictures
 from tests.tasks.made_runs import from_elsewhere, made
 from tests.tasks.test_html_report import read
 

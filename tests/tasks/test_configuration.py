@@ -9,7 +9,7 @@ import pytest
 import tasks
 from tasks.configuration import from_dict, to_dict
 from tasks.errors import CheckpointWarning, ConfigurationError
-from tests.inside import warn_of_changes
+from tasks.folder.changed_code import warn_of_changes
 from tests.tasks.made_runs import made
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from blackbox.extras import MissingExtraError
-from tests.inside import digit_images as digits
+from tasks.images import digits
 
 
 def test_shapes_range_and_labels():

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import tasks
+from tasks.cli import main
 from tasks.errors import CheckpointWarning
-from tests.inside import main
 from tests.tasks.problems import Steering
 
 EARLIER = Path(__file__).parent / "earlier_runs"

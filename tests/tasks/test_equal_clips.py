@@ -8,7 +8,7 @@ import torch
 from toy import Toy
 
 import tasks
-from tests.inside import GradientBound
+from tasks.training.setup import GradientBound
 
 
 class Spiky(Toy):

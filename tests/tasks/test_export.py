@@ -10,8 +10,9 @@ import torch
 import tasks
 from tasks import Progress, Row
 from tasks.errors import ProblemError
+from tasks.folder import checkpoint
+from tasks.folder.run import stage_name
 from tasks.wake_flow import WakeFlow
-from tests.inside import checkpoint, stage_name
 from tests.tasks.made_runs import begun_run
 from tests.tasks.problems import Steering
 from tests.tasks.wake_flow.test_report import CONFIG, evaluation

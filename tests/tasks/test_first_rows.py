@@ -14,7 +14,8 @@ from blackbox import ArraySpec, BlackBoxFunction, Cached
 from tasks import Progress
 from tasks.configuration import Count
 from tasks.errors import CheckpointWarning
-from tests.inside import calls, checkpoint, first_rows
+from tasks.folder import calls, checkpoint
+from tasks.rows import first_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore::zo.errors.NoiseWarning")
 

@@ -14,10 +14,13 @@ import pytest
 import torch
 
 import tasks
-from tasks import Run
+from tasks import Run, cli
 from tasks.errors import BlackBoxError, CheckpointWarning, RunFolderError
-from tasks.report import Findings
-from tests.inside import Result, calls, checkpoint, cli, findings, names, terminal
+from tasks.folder import calls, checkpoint
+from tasks.folder.result import Result
+from tasks.provenance import names
+from tasks.report import Findings, findings
+from tasks.terminal import text as terminal
 
 FIELDS = "evaluations/seed-0__sparse-cge.pt"
 STATE = "checkpoints/seed-0__sparse-cge.pt"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.inside import calls
+from tasks.folder import calls
 from tests.tasks.denoised_smoothing import small as smoothing
 from tests.tasks.test_kill_and_resume import ROOT, ended, outcome, own, started
 from tests.tasks.wake_flow import small as wake

@@ -9,10 +9,8 @@ from PIL import Image
 from typeguard import suppress_type_checks
 
 from tasks.errors import ConfigurationError
-from tasks.report import Details, Figure, Heading, Paragraph, Table
-from tests.inside import render_page as render
-from tests.inside import report_pictures as pictures
-from tests.inside import write_page as write
+from tasks.report import Details, Figure, Heading, Paragraph, Table, pictures
+from tasks.report.html_report import render, write
 
 pytestmark = pytest.mark.usefixtures("drawn")
 EVIL = "<script>alert('x')</script> & \"quoted\""

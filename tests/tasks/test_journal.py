@@ -15,7 +15,8 @@ import zo
 from blackbox import ArraySpec, BlackBoxFunction, Ledger
 from tasks import Progress, train
 from tasks.errors import CheckpointWarning, Interrupted, StoppedInside
-from tests.inside import Journal, calls, checkpoint, journaled
+from tasks.folder import calls, checkpoint
+from tasks.folder.journal import Journal, journaled
 from tests.tasks.made_runs import begun_run
 from tests.tasks.test_progress import Clock
 from tests.tasks.test_training import final_bits, lines

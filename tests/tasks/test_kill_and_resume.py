@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tasks import Run
-from tests.inside import checkpoint
+from tasks.folder import checkpoint
 from tests.tasks.denoised_smoothing import small as smoothing
 from tests.tasks.image_classification import small as images
 from tests.tasks.wake_flow import small as wake

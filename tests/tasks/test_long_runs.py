@@ -17,7 +17,7 @@ from toy import Config, train_line
 import tasks
 from tasks import Progress, Run
 from tasks.errors import CheckpointError, CheckpointWarning, Interrupted, StorageError
-from tests.inside import checkpoint, machine
+from tasks.folder import checkpoint, machine
 from tests.tasks.made_runs import begun_run
 from tests.tasks.test_cli import figures, only_run, wait_for
 from tests.tasks.test_training import STAGE, Crash, CrashesAt, final_bits, lines, walk

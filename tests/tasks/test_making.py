@@ -12,9 +12,11 @@ import torch
 import tasks
 from blackbox import ArraySpec, BlackBoxFunction, BudgetError, Parallel
 from tasks import Progress
+from tasks.command import commands
 from tasks.configuration import Count
-from tests.inside import RunAnswers as Answers
-from tests.inside import Stage, calls, checkpoint, commands
+from tasks.folder import calls, checkpoint
+from tasks.rows.answers import Answers
+from tasks.training.stage import Stage
 from tests.tasks.problems import Beside
 
 FIRST = 5  # rows of a batch, which a resumed run asks again
@@ -63,7 +65,7 @@ class Finely(Beside):
     fine = Fine
 
     def data(self):
-        data, fine = super().data, self.fine()
+        data, fine = super().data(), self.fine()
         return tasks.Data(data.train, data.validation, fine(fine(data.test)) / 100)
 
 

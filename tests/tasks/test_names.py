@@ -2,8 +2,10 @@ import sys
 
 import pytest
 
+from tasks import cli
 from tasks.errors import ConfigurationError
-from tests.inside import cli, names, problems
+from tasks.problem import problems
+from tasks.provenance import names
 
 MADE_WITH = {"wake-flow": {"width": 8}}
 NEED_A_FILE_OR_SERVER = {"onnx", "um-bridge"}
@@ -25,7 +27,7 @@ def site(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", sorted(set(names.FUNCTIONS) - NEED_A_FILE_OR_SERVER))
 def test_every_name_that_ships_makes_its_black_box(name):
-    from tests.inside import make_by_name as make
+    from blackbox.registry import make
 
     box = make(name, MADE_WITH.get(name, {}), names.functions())
     module, _, kind = names.FUNCTIONS[name][0].partition(":")
@@ -34,7 +36,7 @@ def test_every_name_that_ships_makes_its_black_box(name):
 
 @pytest.mark.parametrize("name", sorted(NEED_A_FILE_OR_SERVER))
 def test_adapters_ask_for_what_they_need(name):
-    from tests.inside import make_by_name as make
+    from blackbox.registry import make
 
     with pytest.raises(ConfigurationError, match=f"{name}: expected a value for (path|url), got none"):
         make(name, {}, names.functions())
@@ -97,7 +99,7 @@ def test_a_package_that_is_on_the_path_twice_is_one(site, monkeypatch):
 
 
 def test_what_is_installed_is_listed_with_the_machine():
-    from tests.inside import installation
+    from tasks.command import installation
 
     lines = [line.split(maxsplit=1) for line in installation.report().splitlines()]
     found = dict(line for line in lines if len(line) == 2)
@@ -108,7 +110,7 @@ def test_what_is_installed_is_listed_with_the_machine():
 
 
 def test_a_problem_whose_module_is_not_there_is_named(site, capsys):
-    from tests.inside import cli
+    from tasks import cli
 
     install(site, "tuning", "3", "tune = no_such_tuning:Tune", group="blackbox.tasks")
     assert cli.main(["run", "tune"]) == 2
@@ -116,7 +118,7 @@ def test_a_problem_whose_module_is_not_there_is_named(site, capsys):
 
 
 def test_what_a_problems_module_misses_itself_is_not_blamed_on_it(site, capsys):
-    from tests.inside import cli
+    from tasks import cli
 
     install(site, "hungry", "1", "eat = hungry:Eat", group="blackbox.tasks")
     (site / "hungry.py").write_text("import no_such_dependency")

@@ -12,7 +12,7 @@ import tasks
 from blackbox import ArraySpec, BlackBoxFunction, RowFailedError
 from tasks import Progress
 from tasks.configuration import Count
-from tests.inside import calls
+from tasks.folder import calls
 
 
 class Server(BlackBoxFunction):

@@ -15,7 +15,7 @@ import torch
 import tasks
 from tasks import Run
 from tasks.errors import RunLockedError
-from tests.inside import own_loop
+from tasks.running import own_loop
 from tests.tasks.made_runs import begun_run
 from tests.tasks.test_cli import figures, only_run, wait_for
 
@@ -193,7 +193,7 @@ def test_a_block_without_a_result_is_an_error(tmp_path, monkeypatch, settings):
 
 
 def test_a_line_of_the_table_needs_a_named_stage_and_a_figure():
-    from tests.inside import TrainingOutcome
+    from tasks.problem.trained import TrainingOutcome
 
     row = tasks.Row.of(TrainingOutcome("seed-3/my-method"), {"error": float("nan"), "speed": 2}, unit="m")
     assert (row.method, row.seed, row.metric, row.value, row.unit) == ("my-method", 3, "error", None, "m")
@@ -209,7 +209,7 @@ def test_a_line_of_the_table_needs_a_named_stage_and_a_figure():
 
 @pytest.mark.parametrize("value", [0.5, np.float32(0.5), np.array(0.5), torch.tensor(0.5)], ids=repr)
 def test_a_single_number_of_any_library_is_a_figure(value):
-    from tests.inside import TrainingOutcome
+    from tasks.problem.trained import TrainingOutcome
 
     assert tasks.Row.of(TrainingOutcome("seed-0/mine"), {"error": value}).value == 0.5
     assert tasks.Row.of(TrainingOutcome("seed-0/mine"), {"error": "lost"}).value is None

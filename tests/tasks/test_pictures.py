@@ -9,10 +9,10 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
 from tasks.errors import ProblemError
-from tasks.report import Curve
-from tests.inside import SHARED_METHODS as METHODS
-from tests.inside import names, problems
-from tests.inside import report_pictures as pictures
+from tasks.methods.shared import METHODS
+from tasks.problem import problems
+from tasks.provenance import names
+from tasks.report import Curve, pictures
 
 pytestmark = pytest.mark.usefixtures("drawn")
 

@@ -3,7 +3,7 @@ import math
 import re
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -25,9 +25,11 @@ from tasks.errors import (
     ProblemWarning,
     RunFolderError,
 )
+from tasks.folder import calls
+from tasks.folder.terms import Terms
+from tasks.methods.shared import METHODS, student_loss
+from tasks.report import findings, html_report
 from tests import quick
-from tests.inside import SHARED_METHODS as METHODS
-from tests.inside import Terms, calls, findings, html_report, student_loss
 from tests.tasks.problems import MATRIX, Beside, Mixed, Steering, TwoBoxes
 from zo import FailedQueriesError
 from zo.errors import ObjectiveError, ZeroGradientWarning
@@ -95,7 +97,7 @@ def test_every_method_has_the_same_start_steps_and_batches_and_ends_in_the_table
 
     class Noted(Beside):
         def data(self):
-            data = super().data
+            data = super().data()
             return tasks.Data(
                 lambda seed, step: (asked.append((seed, step)), data.train(seed, step))[1],
                 data.validation,
@@ -443,7 +445,7 @@ class Grows(Steering):
     """More calls of the box from the fourth step on, which no plan can know."""
 
     def data(self):
-        data = super().data
+        data = super().data()
 
         def train(seed, step):
             wanted = data.train(seed, step)
@@ -800,11 +802,52 @@ def test_comparing_a_reference_changes_no_bit_of_the_training(tmp_path):
 @pytest.mark.parametrize("part", ["box", "network", "data", "objective"])
 def test_a_missing_part_is_named(tmp_path, part):
     have = {name: getattr(Steering, name) for name in ("network", "objective")}
-    have |= {name: Steering.__dict__[name].func for name in ("box", "data")}
+    have |= {name: Steering.__dict__[name].method for name in ("box", "data")}
     have.pop(part)
     kind = type("Partial", (tasks.Problem,), {**have, "Config": Steering.Config})
     with pytest.raises(ProblemError, match=part):
         go(kind(), tmp_path, methods=["cge"])
+
+
+def test_of_a_parent_box_and_data_are_methods_and_are_made_once():
+    made = []
+
+    class Counted(Steering):
+        def box(self):
+            made.append("box")
+            return Budgeted(super().box(), 7)
+
+        def data(self):
+            made.append("data")
+            return replace(super().data(), validation=None)
+
+    problem = Counted()
+    assert problem.box is problem.box and problem.box.rows == 7
+    assert problem.data is problem.data and problem.data.validation is None
+    assert torch.equal(problem.data.test, Steering().data.test) and made == ["box", "data"]
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("box", lambda kind, self: super(kind, self).box),
+        ("box", lambda kind, self: super(kind, self).box.inputs),
+        ("data", lambda kind, self: super(kind, self).data),
+        ("data", lambda kind, self: super(kind, self).data.test),
+    ],
+)
+def test_a_parent_s_box_or_data_without_brackets_is_told_to_have_them(name, body):
+    kind = type("Bare", (Steering,), {name: lambda self: body(kind, self)})
+    with pytest.raises(ProblemError, match=rf"super\(\)\.{name}\(\)"):
+        getattr(kind(), name)
+
+
+def test_a_run_changes_nothing_of_the_problem_that_it_is_given(tmp_path):
+    problem = Steering(methods=("first-order",))
+    before = dict(vars(problem))
+    run = go(problem, tmp_path, rows=100)
+    assert vars(problem) == before and run.problem is not problem
+    assert run.problem.config.steps != problem.config.steps  # which follow from the budget
 
 
 def test_one_loss_for_the_whole_batch_is_refused(tmp_path):

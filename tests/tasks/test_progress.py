@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from tasks import Progress
-from tests.inside import LiveProgress, PlainProgress, duration, make_progress
+from tasks.listeners.progress import LiveProgress, PlainProgress, duration, make_progress
 
 
 class Clock:

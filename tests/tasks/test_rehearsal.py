@@ -8,36 +8,37 @@ import torch
 
 import tasks
 from tasks import Cost, Method
-from tests.inside import plan_of, settled
-from tests.inside import tasks_cost as cost
-from tests.inside import tasks_rehearsal as rehearsal
+from tasks.planning import cost, rehearsal
+from tasks.planning.plan import plan_of
+from tasks.planning.spending import settled
+from tasks.rows.bound import Bound
 from tests.tasks.problems import Steering
 
 SETTINGS = {"calls": 1, "steps": 40}
 
 
 def planned(problem):
-    plan = plan_of(problem, (0,))
-    plan.problem.ledger.bound(plan.problem)
-    return settled(plan, timed=True, keep=True)
+    bound = Bound.of(problem)
+    bound.bound()
+    return settled(plan_of(problem, (0,)), bound, timed=True, keep=True), bound
 
 
-def rows_run(plan):
-    return sum(box.ledger.rows_run for box in plan.problem.boxes.values())
+def rows_run(bound):
+    return sum(box.ledger.rows_run for box in bound.problem.boxes.values())
 
 
 @pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("method", ["tangents", "secant"])
 @pytest.mark.parametrize("replays", [0, 3, None])
 def test_no_row_is_run_and_nothing_is_drawn(method, replays):
-    plan = planned(Steering(methods=("none", method), replays=replays, **SETTINGS))
-    before, drawn = rows_run(plan), torch.get_rng_state()
-    rehearsed = rehearsal.rehearsed(plan)
-    assert rows_run(plan) == before and torch.equal(torch.get_rng_state(), drawn)
+    plan, bound = planned(Steering(methods=("none", method), replays=replays, **SETTINGS))
+    before, drawn = rows_run(bound), torch.get_rng_state()
+    rehearsed = rehearsal.rehearsed(plan, bound)
+    assert rows_run(bound) == before and torch.equal(torch.get_rng_state(), drawn)
     (name,) = rehearsed
     assert name == method and rehearsed[method].seconds(40) > 0
     assert rehearsed[method].replays == {0: 0, 3: 3, None: 13}[replays]  # 13 is between nine and nineteen
-    (line,) = [line for line in cost.sentences(plan, rehearsed) if line.startswith(f"  {method}: ")]
+    (line,) = [line for line in cost.sentences(plan, bound, rehearsed) if line.startswith(f"  {method}: ")]
     assert re.search(r"in the box, and (under 1 s|about .*) beside it$", line)
 
 
@@ -68,10 +69,10 @@ def test_the_time_is_that_of_the_first_step_and_of_all_others(monkeypatch):
     class Ours(Steering):
         methods: ClassVar = {"ours": Method("Ours.", train, lambda problem, steps: Cost(steps, learns=True))}
 
-    plan = planned(Ours(methods=("ours",), replays=2, **SETTINGS))
-    rehearsed = rehearsal.rehearsed(plan)
+    plan, bound = planned(Ours(methods=("ours",), replays=2, **SETTINGS))
+    rehearsed = rehearsal.rehearsed(plan, bound)
     assert rehearsed["ours"].seconds(40) == 5 + 39 * 1 + 40 * 2 * 0.5
-    sentences = cost.sentences(plan, rehearsed)
+    sentences = cost.sentences(plan, bound, rehearsed)
     assert any(line.endswith("in the box, and about 1 min 24 s beside it") for line in sentences)
     assert any(line.endswith("that ran no row, each with 2 replays.") for line in sentences)
 
@@ -82,20 +83,20 @@ def test_where_it_is_not_known_the_plan_says_where_it_will_be(monkeypatch, fault
         if fault == "it raises":
             raise RuntimeError("no")
         monkeypatch.setattr(rehearsal, "PATIENCE", -1.0)
-        from tests.inside import report_lessons as report
+        from zo.tangents.models.lessons import report
 
         report(50, 400)
 
     class Ours(Steering):
         methods: ClassVar = {"ours": Method("Ours.", train, lambda problem, steps: Cost(steps, learns=True))}
 
-    plan = planned(Ours(methods=("ours",), **SETTINGS))
-    rehearsed = rehearsal.rehearsed(plan)
+    plan, bound = planned(Ours(methods=("ours",), **SETTINGS))
+    rehearsed = rehearsal.rehearsed(plan, bound)
     assert rehearsed == {"ours": None}
     said = "  How long ours will compute beside the box is said in the lines of progress."
-    assert said in cost.sentences(plan, rehearsed)
+    assert said in cost.sentences(plan, bound, rehearsed)
     in_a_run = said.replace(".", "; --dry-run estimates it before.")
-    assert in_a_run in cost.sentences(plan)
+    assert in_a_run in cost.sentences(plan, bound)
 
 
 def test_a_run_says_in_its_progress_what_is_left_beside_the_box(tmp_path):

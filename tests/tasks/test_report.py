@@ -11,9 +11,10 @@ from matplotlib.image import imread
 import tasks
 from tasks import Progress, Run, report
 from tasks.errors import ProblemError, RunFolderError
-from tasks.report import Details, Heading, Paragraph, Table
-from tests.inside import Result, findings, lead, names, problems
-from tests.inside import report_pictures as pictures
+from tasks.folder.result import Result
+from tasks.problem import problems
+from tasks.provenance import names
+from tasks.report import Details, Heading, Paragraph, Table, findings, lead, pictures
 from tests.tasks.made_runs import TWELVE, from_elsewhere, made
 from tests.tasks.problems import Steering
 from tests.tasks.test_html_report import EVIL, read

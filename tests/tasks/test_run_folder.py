@@ -14,8 +14,10 @@ import torch
 
 from tasks import Row, Run
 from tasks.errors import RunFolderError, RunLockedError
-from tests.inside import Result, atomic, calls_noted
-from tests.inside import discard_run as discard
+from tasks.folder import atomic
+from tasks.folder.result import Result
+from tasks.folder.run import discard
+from tasks.rows.ledger import calls_noted
 from tests.tasks.made_runs import begun_run
 from tests.tasks.toy import Line
 

@@ -10,8 +10,11 @@ import torch
 import tasks
 from blackbox import BudgetError
 from tasks import Progress, Run
+from tasks.cli import main
 from tasks.errors import ConfigurationError
-from tests.inside import main, plan_of, settled
+from tasks.planning.plan import plan_of
+from tasks.planning.spending import settled
+from tasks.rows.bound import Bound
 from tests.tasks.problems import Beside, Preset, Steering
 
 HERE = "tests.tasks.problems:Steering"
@@ -31,7 +34,7 @@ class Answered(Beside):
 
     def data(self):
         self.box(torch.zeros(150, 3))
-        return super().data
+        return super().data()
 
 
 @pytest.mark.slow
@@ -264,8 +267,9 @@ def test_no_gradient_is_not_applicable_with_replays_either(tmp_path):
 
 def test_a_start_that_is_not_trained_takes_no_validation_from_the_others(tmp_path):
     chosen = [
-        settled(plan_of(Steering(rows=500, methods=methods), (0,), by_hand={"rows": 500}), timed=False)
+        settled(plan, Bound.of(plan.problem), timed=False)
         for methods in (("first-order",), ("none", "first-order"))
+        for plan in [plan_of(Steering(rows=500, methods=methods), (0,), by_hand={"rows": 500})]
     ]
     alone, beside = (plan.chosen["steps"] / plan.chosen["validate_every"] for plan in chosen)
     assert alone > 5 and beside >= alone - 1

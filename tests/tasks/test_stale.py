@@ -11,7 +11,7 @@ import torch
 import tasks
 from tasks import Run
 from tasks.errors import RunFolderError
-from tests.inside import atomic, checkpoint, stamp
+from tasks.folder import atomic, checkpoint, stamp
 from tests.tasks import toy as problems
 from tests.tasks.made_runs import begun_run
 

@@ -10,7 +10,7 @@ import torch
 import tasks
 import zo
 from tasks import Run
-from tests.inside import Surrogate
+from tasks.methods.surrogate import Surrogate
 from tests.oracles.test_imagination import Valued
 from tests.tasks.problems import MATRIX, Steering
 
@@ -128,7 +128,7 @@ class Unvalidated(Drawn):
     """The last weights are kept."""
 
     def data(self):
-        return replace(super().data, validation=None)
+        return replace(super().data(), validation=None)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tasks import Run
-from tests.inside import checkpoint
+from tasks.folder import checkpoint
 from tests.tasks.denoised_smoothing import small as smoothing
 from tests.tasks.image_classification import small as classification
 from tests.tasks.wake_flow import small as wake

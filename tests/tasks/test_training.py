@@ -18,7 +18,7 @@ from tasks.errors import (
     ProblemWarning,
     WorkersError,
 )
-from tests.inside import checkpoint
+from tasks.folder import checkpoint
 from tests.tasks.made_runs import begun_run
 from zo.errors import FailedBatchError, RanksError
 

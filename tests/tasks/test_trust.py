@@ -11,8 +11,8 @@ import pytest
 
 import tasks
 from tasks import Run
-from tests.inside import folder_trust as trust
-from tests.inside import main, names
+from tasks.cli import main
+from tasks.provenance import names, trust
 from tests.tasks.made_runs import begun_run
 
 

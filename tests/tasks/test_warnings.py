@@ -26,7 +26,7 @@ class Alarming(Beside):
 
     def box(self):
         warnings.warn("The box was made before anything else.", Alarm, stacklevel=1)
-        return super().box
+        return super().box()
 
     def training_batch(self, seed, step):
         if step in (2, 4):

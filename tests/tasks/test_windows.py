@@ -5,9 +5,8 @@ import torch
 
 import tasks
 from tasks.errors import CheckpointError
-from tests.inside import LARGE_WINDOW as LARGE
-from tests.inside import WindowFiles
-from tests.inside import window_files as windows
+from tasks.folder import windows
+from tasks.folder.windows import LARGE, WindowFiles
 from tests.tasks.test_checkpoints import same
 from tests.tasks.test_spending import Steering, go
 

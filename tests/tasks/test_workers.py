@@ -13,7 +13,7 @@ import pytest
 
 from tasks import Run
 from tasks.errors import WorkersError
-from tests.inside import group, launch
+from tasks.workers import group, launch
 from tests.tasks.shared_runs import finished, outcome
 from tests.tasks.test_cli import only_run, wait_for
 

@@ -8,13 +8,11 @@ from torch import nn
 
 import zo
 from tests import quick
-from tests.inside import CACHED_NUMBERS as CACHED
-from tests.inside import LEAST_QUERIES as LEAST
-from tests.inside import MOST_QUERIES as MOST
-from tests.inside import MemoryPeak, queries_within
 from tests.oracles.layers import NETWORKS
 from tests.zo.boxes import Sine
 from zo.evaluators import Stacked, Step
+from zo.execution.choice import CACHED, LEAST, MOST, queries_within
+from zo.execution.memory import MemoryPeak
 
 VGG = next(case for case in NETWORKS if case.name == "vgg")
 MIB = 2**20

@@ -9,10 +9,9 @@ from torch import nn
 
 import zo
 from blackbox import ArraySpec
-from tests.inside import REMEMBERED_LENGTHS as REMEMBERED
-from tests.inside import Clipping
 from tests.zo.linearised import Instead
 from tests.zo.row_boxes import FromTorch
+from zo.tangents.step.clipping import REMEMBERED, Clipping
 
 X = (ArraySpec("x", (2,)),)
 

@@ -11,11 +11,12 @@ from torch import nn
 
 import zo
 from blackbox import ArraySpec
-from tests.inside import predict_and_learn, refuse_too_many, relative_error
 from tests.zo.boxes import Sine
 from tests.zo.linearised import Instead
 from tests.zo.row_boxes import FromTorch
+from zo.failures import refuse_too_many
 from zo.tangents import CallPairs
+from zo.tangents.evidence.predictions import predict_and_learn, relative_error
 
 NAN = float("nan")
 

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from tests.inside import OutputMap, ShownDither
+from zo.tangents.excitation.dither import _Shown as ShownDither
+from zo.tangents.models.grid.output_map import OutputMap
 
 ROWS, SIDE = 128, 16
 

@@ -13,7 +13,7 @@ from typeguard import suppress_type_checks
 import zo
 from blackbox import ArraySpec
 from simulators.wake_flow import WakeFlow
-from tests.inside import start_velocity as start
+from simulators.wake_flow.staggered import start
 from tests.zo.row_boxes import FromTorch, weights
 from zo.tangents import CallPairs, ModelTangent
 

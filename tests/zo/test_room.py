@@ -11,9 +11,8 @@ from torch import nn
 
 import zo
 from blackbox import ArraySpec
-from tests.inside import available_memory as available
-from tests.inside import room_for
 from tests.zo.row_boxes import FromTorch, weights
+from zo.tangents.replay.memory import available, room_for
 
 PAGES = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2**20}  # 4 GiB
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 import zo
 from blackbox import ArraySpec
-from tests.inside import most_checks
 from tests.zo.row_boxes import FromTorch, weights
+from zo.box_gradient.differentiable import most_checks
 
 SIZE = 1e-3
 

@@ -12,8 +12,8 @@ from torch import nn
 
 import zo
 from blackbox import ArraySpec, BlackBoxFunction, Budgeted, BudgetError
-from tests.inside import memory_measured as measured
 from tests.zo.ranks import SIZES, Chancy, results_by_rank
+from zo.execution.memory import measured
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),

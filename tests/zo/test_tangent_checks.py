@@ -12,12 +12,12 @@ from torch import nn
 
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
-from tests.inside import TrustCheck as Check
-from tests.inside import TrustWatch
 from tests.zo.chains import ALWAYS, NEVER, X, along, bent, chain, flat_grads, make_network, true_grads
 from tests.zo.row_boxes import FromTorch, weights
 from zo import TrustPolicy
 from zo.errors import TangentWarning, ZeroGradientWarning
+from zo.tangents.trust.evidence import Check
+from zo.tangents.trust.watch import TrustWatch
 
 
 @pytest.mark.parametrize("tangent", [zo.IdentityTangent(), zo.SecantTangent()], ids=repr)

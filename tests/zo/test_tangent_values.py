@@ -9,11 +9,11 @@ import torch
 
 import zo
 from blackbox import ArraySpec
-from tests.inside import all_listed
 from tests.zo.chains import Student, X, bent, chain, make_network
 from tests.zo.row_boxes import FromTorch, weights
 from zo import TrustPolicy
 from zo.tangents import CallPairs
+from zo.tangents.record.pairs import all_listed
 
 
 def test_without_probes_the_trust_is_of_values():

@@ -10,11 +10,11 @@ import torch
 from typeguard import suppress_type_checks
 
 import zo
-from tests.inside import TrustCheck as Check
-from tests.inside import TrustWatch
 from tests.tasks.problems import Beside, Steering
 from zo import TrustPolicy
 from zo.errors import TangentWarning
+from zo.tangents.trust.evidence import Check
+from zo.tangents.trust.watch import TrustWatch
 
 
 def watch(errors, policy, probes=2, agreements=(), max_rows=18.0):

@@ -15,8 +15,8 @@ from torch import nn
 
 import zo
 from blackbox import ArraySpec
-from tests.inside import hidden_weights
 from tests.zo.row_boxes import FromTorch
+from zo.evaluators.hidden_weights import hidden as hidden_weights
 
 ROWS, INPUTS = 32, 20
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 import zo
 from blackbox import ArraySpec
-from tests.inside import TrustCheck as Check
-from tests.inside import TrustWatch
 from tests.zo.row_boxes import FromTorch
 from zo import TrustPolicy
 from zo.errors import TangentWarning
+from zo.tangents.trust.evidence import Check
+from zo.tangents.trust.watch import TrustWatch
 
 CELLS = 8
 

@@ -12,10 +12,10 @@ from torch import nn
 
 import zo
 from blackbox import ArraySpec, Cached
-from tests.inside import OutputMap
-from tests.inside import automatic_tangent as automatic
 from tests.zo.linearised import answers
 from tests.zo.row_boxes import FromTorch, weights
+from zo.tangents.models import automatic
+from zo.tangents.models.grid.output_map import OutputMap
 
 RING = ArraySpec("u", (1, 16))
 LOSES = zo.tangents.TrustPolicy(lost_values=1e-9, check_every=None, average=2)  # trust, whatever is learned

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 import zo
-from tests.inside import KernelAt
 from tests.zo.boxes import Sine
+from zo.tangents.models.kernel import _KernelAt as KernelAt
 
 ROOT = Path(zo.__file__).parent
 PAGE = ROOT.parent / "ARCHITECTURE.md"

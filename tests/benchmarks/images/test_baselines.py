@@ -9,7 +9,9 @@ import torch
 
 from benchmarks.images.baselines import OTHERS, BaselineConfig, WithoutBackpropagation
 from tasks import Progress, Run
-from tests.inside import carry_out, checkpoint, plan_of
+from tasks.folder import checkpoint
+from tasks.planning.plan import plan_of
+from tasks.running.start import carry_out
 from tests.tasks.image_classification.small import SETTINGS, Striped, made_setup, train
 from tests.tasks.image_classification.test_sparse_set import OWN
 from tests.tasks.made_runs import begun_run

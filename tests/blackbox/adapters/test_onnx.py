@@ -14,8 +14,8 @@ from blackbox import ArraySpec, ConfigurationError, OutputError
 from blackbox.adapters import OnnxModel
 from blackbox.conformance import check_black_box
 from blackbox.extras import MissingExtraError
+from blackbox.wrappers.identity import identity
 from tests.blackbox.adapters.training import function, gradient_error, loss_drop
-from tests.inside import identity
 
 FLOAT, DOUBLE, INT64 = TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64
 

@@ -9,9 +9,9 @@ from typeguard import suppress_type_checks
 
 from blackbox import ArraySpec, Cached, ConfigurationError, OutputError
 from blackbox.adapters import TorchModule
+from blackbox.wrappers.identity import identity
 from tests.blackbox.adapters.training import function, gradient_error, loss_drop
 from tests.blackbox.boxes import ErrorCase, error_table
-from tests.inside import identity
 
 X, Y = (ArraySpec("x", (2,)),), (ArraySpec("y", (2,)),)
 

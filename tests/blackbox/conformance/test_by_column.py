@@ -4,7 +4,7 @@ import numpy as np
 
 from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.conformance import check_black_box
-from tests.inside import by_column
+from blackbox.conformance.report import by_column
 
 
 class Table(BlackBoxFunction):

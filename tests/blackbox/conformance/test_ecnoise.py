@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from blackbox.conformance import ecnoise
-from tests.inside import NoiseStatus as Status
+from blackbox.conformance.noise import Status
 
 FUNCTIONS, POINTS, SPACING = 500, 8, 1e-4
 T = np.arange(POINTS) * SPACING

@@ -14,10 +14,8 @@ from rich.console import Console
 
 from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.conformance import CheckInterrupted, Report, Verdict, check_black_box, command
+from blackbox.conformance.check import CHECKS, ROWS, SECONDS
 from tests.blackbox.conformance.probes import draws
-from tests.inside import CHECKS
-from tests.inside import ROWS_OF_CHECKS as ROWS
-from tests.inside import SECONDS_OF_CHECKS as SECONDS
 
 
 class Clock:

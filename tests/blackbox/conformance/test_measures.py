@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.inside import grid_step
+from blackbox.conformance.noise import grid_step
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

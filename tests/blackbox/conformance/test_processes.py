@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from blackbox.conformance import Verdict
+from blackbox.conformance.calls import in_processes, pickled, process_safety
 from tests.blackbox.conformance.broken_boxes import (
     IN_PROCESSES,
     CannotBeRebuilt,
@@ -21,8 +22,6 @@ from tests.blackbox.conformance.broken_boxes import (
     Unpicklable,
 )
 from tests.blackbox.conformance.probes import draws, probing
-from tests.inside import in_processes, process_safety
-from tests.inside import pickled_finding as pickled
 
 SETTINGS, REBUILT, DIES = IN_PROCESSES
 

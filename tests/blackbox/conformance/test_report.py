@@ -11,9 +11,9 @@ import pytest
 from rich.console import Console
 
 from blackbox.conformance import Finding, Report, Verdict, check_black_box, command
+from blackbox.conformance.report import NOT_SEEN
 from tests.blackbox.conformance.broken_boxes import Centring, Good, Jumps, Random, Rounds
 from tests.blackbox.conformance.probes import draws
-from tests.inside import NOT_SEEN
 
 
 def shown(width: int = 110) -> Console:

@@ -25,10 +25,9 @@ import torch
 from typeguard import suppress_type_checks
 
 from blackbox import ArraySpec, BlackBoxFunction, Budgeted, BudgetError, ConfigurationError, RowFailedError
-from blackbox.wrappers import Cached, Fallback, RateLimited, Retrying, Wrapper
+from blackbox.wrappers import Cached, Fallback, RateLimited, Retrying, Wrapper, answers
+from blackbox.wrappers.identity import identity
 from tests.blackbox.boxes import PAIR, STATE, ErrorCase, FunctionBox, RowsBox, error_table
-from tests.inside import cached_answers as answers
-from tests.inside import identity
 
 SPECIAL = np.array([0.0, -0.0, 5e-324, 1e300, -1e-300, np.pi])
 

@@ -31,7 +31,7 @@ from torch import nn
 from blackbox import ArraySpec, BlackBoxFunction, Cached, ConfigurationError
 from blackbox.adapters import CommandLine, TorchModule, from_callable
 from blackbox.wrappers import Fallback, Wrapper
-from tests.inside import identity
+from blackbox.wrappers.identity import identity
 
 X, Y = (ArraySpec("x", (1,)),), (ArraySpec("y", (1,)),)
 

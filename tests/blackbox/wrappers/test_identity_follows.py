@@ -17,7 +17,7 @@ from torch import nn
 from blackbox import ArraySpec, Cached, ConfigurationError
 from blackbox.adapters import TorchModule, from_callable
 from blackbox.wrappers import Parallel
-from tests.inside import identity
+from blackbox.wrappers.identity import identity
 
 X, Y = (ArraySpec("x", (1,)),), (ArraySpec("y", (1,)),)
 ONE = np.array([[7.0]])

@@ -32,6 +32,7 @@ from blackbox import (
     RowFailedError,
 )
 from blackbox.wrappers import Cached, Parallel
+from blackbox.wrappers.executors import cancelled
 from tests.blackbox.boxes import Doubling, EachBox, ErrorCase, RowsBox, error_table
 from tests.blackbox.wrappers import troubled
 from tests.blackbox.wrappers.troubled import (
@@ -51,7 +52,6 @@ from tests.blackbox.wrappers.troubled import (
     in_blocks,
     rows,
 )
-from tests.inside import cancelled_futures as cancelled
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -13,8 +13,8 @@ from typeguard import suppress_type_checks
 
 from blackbox import Budgeted, ConfigurationError, OutputError, RowFailedError, TryAgain
 from blackbox.wrappers import Retrying
+from blackbox.wrappers.wrapper import Clock
 from tests.blackbox.boxes import KINDS, Doubling, EachBox, ErrorCase, RowsBox, error_table
-from tests.inside import Clock
 
 
 class FakeClock:

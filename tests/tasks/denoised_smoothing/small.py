@@ -13,8 +13,8 @@ import tasks
 import tests.tasks.denoised_smoothing.boxes as boxes
 from tasks import Progress, Run, Setup, Trained
 from tasks.denoised_smoothing import DenoisedSmoothing
-from tests.inside import DENOISED_METHODS as METHODS
-from tests.inside import setup_of
+from tasks.denoised_smoothing.problem import METHODS
+from tasks.training.setup import setup_of
 from tests.tasks.made_runs import begun_run
 
 Config = DenoisedSmoothing.Config

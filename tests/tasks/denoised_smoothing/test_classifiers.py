@@ -8,14 +8,13 @@ import torch
 
 from blackbox import ArraySpec, Budgeted, BudgetError
 from blackbox.adapters import TorchModule, from_callable
-from tasks.denoised_smoothing import DenoisedSmoothing, SklearnClassifier
+from tasks.denoised_smoothing import DenoisedSmoothing, SklearnClassifier, data
 from tasks.denoised_smoothing.classifiers import Clamped, Decoded, Metered, Scores, Shaped
+from tasks.denoised_smoothing.classifiers.shapes_box import convolutional
+from tasks.denoised_smoothing.classifiers.sklearn_box import embedded
+from tasks.denoised_smoothing.classifiers.stack import make_box
 from tasks.errors import DataError
-from tests.inside import denoised_data as data
-from tests.inside import digit_images as digits
-from tests.inside import embedded_images as embedded
-from tests.inside import make_classifier_box as make_box
-from tests.inside import shapes_classifier as convolutional
+from tasks.images import digits
 from tests.tasks.denoised_smoothing import small
 
 Config = DenoisedSmoothing.Config

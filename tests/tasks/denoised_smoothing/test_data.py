@@ -8,9 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from tasks.denoised_smoothing import data, images
 from tasks.errors import DataError, ProblemWarning
-from tests.inside import denoised_data as data
-from tests.inside import denoised_images as images
 from tests.tasks.denoised_smoothing import small
 
 

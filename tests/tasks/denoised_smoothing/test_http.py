@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 import zo
+from tasks import cli
+from tasks.denoised_smoothing import data
 from tests.blackbox.adapters.um_bridge.servers import Handler, OddServer
-from tests.inside import cli
-from tests.inside import denoised_data as data
 from tests.tasks.denoised_smoothing import small
 
 ROOT = Path(__file__).parents[3]
@@ -167,7 +167,7 @@ def test_a_server_that_is_down_is_found_out_at_once(tmp_path, monkeypatch, capsy
 
 def test_labels_beyond_those_of_the_images_need_their_number(tmp_path):
     from tasks.denoised_smoothing.classifiers import Scores
-    from tests.inside import make_classifier_box as make_box
+    from tasks.denoised_smoothing.classifiers.stack import make_box
 
     chosen = small.config(
         tmp_path, box="tests.tasks.denoised_smoothing.boxes:TenLabels", box_gives="labels", answers="labels",

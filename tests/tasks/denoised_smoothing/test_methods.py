@@ -15,14 +15,14 @@ from typeguard import suppress_type_checks
 import zo
 from blackbox import ArraySpec
 from blackbox.adapters import TorchModule
+from tasks.denoised_smoothing import smoothing_parameter
+from tasks.denoised_smoothing.config import read
+from tasks.denoised_smoothing.methods import Start, _gradient, _lesson, estimator, known_losses, sent_images
+from tasks.denoised_smoothing.networks import DnCNN, box_loss
+from tasks.denoised_smoothing.smoothing_parameter import Mu
 from tasks.errors import ConfigurationError
-from tests.inside import DenoisedStart as Start
-from tests.inside import DnCNN, Tally, box_loss, known_losses, sent_images, smoothing_parameter
-from tests.inside import PixelMu as Mu
-from tests.inside import denoised_estimator as estimator
-from tests.inside import denoised_gradient as _gradient
-from tests.inside import denoised_lesson as _lesson
-from tests.inside import read_method as read
+from tasks.problem.problem import Surroundings
+from tasks.rows.tally import Tally
 from tests.tasks.denoised_smoothing import small
 
 # DeepZero, as published, takes steps over which these classifiers curve, or whose changes rounding hides
@@ -201,7 +201,7 @@ def test_where_training_makes_it_worse_the_start_is_kept(tmp_path, method):
     for name, weight in found.network.state_dict().items():
         assert torch.equal(weight, start[name])
     said: list[str] = []
-    made.progress = cast(Any, SimpleNamespace(say=said.append))
+    made._surroundings = Surroundings(cast(Any, SimpleNamespace(say=said.append)))
     fields = made.judge(small.setup(made, tmp_path, method, trained), found)
     assert fields["start kept"] == 1 and len(said) == 1 and "on held-out images" in said[0]
     assert fields["validation accuracy"] == fields["validation accuracy of the start"]
@@ -214,7 +214,7 @@ def test_a_run_says_what_the_start_and_the_chosen_weights_are_right_on(tmp_path)
     start = made.held_out_error(trained["mse"].network, made.held_out(0))
     assert found.outcome.first_validation == start and 0 < start < 1
     said: list[str] = []
-    made.progress = cast(Any, SimpleNamespace(say=said.append))
+    made._surroundings = Surroundings(cast(Any, SimpleNamespace(say=said.append)))
     better = replace(found, outcome=replace(found.outcome, best_step=10, best_validation=start / 2))
     fields = made.judge(small.setup(made, tmp_path, "student", trained), better)
     assert fields["validation accuracy"] == 1 - start / 2

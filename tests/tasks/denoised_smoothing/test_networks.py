@@ -3,10 +3,7 @@
 import pytest
 import torch
 
-from tests.inside import DnCNN, latent_size
-from tests.inside import image_decoder as decoder
-from tests.inside import image_encoder as encoder
-from tests.inside import student_of_classifier as student
+from tasks.denoised_smoothing.networks import DnCNN, decoder, encoder, latent_size, student
 
 
 @pytest.mark.parametrize(("channels", "count"), [(3, 558_400), (1, 556_096)])

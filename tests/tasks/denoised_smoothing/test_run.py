@@ -14,12 +14,12 @@ import pytest
 import torch
 
 import tasks
-from tasks import Progress, Run
+from tasks import Progress, Run, cli
 from tasks.denoised_smoothing import DenoisedSmoothing
-from tasks.denoised_smoothing.certification import CertificateFile, read_certificates
+from tasks.denoised_smoothing.certification import CertificateFile, algorithm, read_certificates
+from tasks.folder import checkpoint
+from tasks.rows import tally
 from tests import quick
-from tests.inside import certification_algorithm as algorithm
-from tests.inside import checkpoint, cli, tally
 from tests.tasks.denoised_smoothing import boxes, small
 
 PRESETS = DenoisedSmoothing.presets

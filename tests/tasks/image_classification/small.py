@@ -12,8 +12,8 @@ from tasks import Progress, Setup, Trained
 from tasks.configuration import to_dict
 from tasks.image_classification import ImageClassification
 from tasks.image_classification.data import ImageData, Images, Normalisation
-from tests.inside import setup_of
-from tests.inside import shared_methods as methods
+from tasks.methods import shared as methods
+from tasks.training.setup import setup_of
 from tests.tasks.made_runs import begun_run
 
 Config = ImageClassification.Config

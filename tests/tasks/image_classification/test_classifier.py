@@ -13,8 +13,8 @@ import tasks
 from tasks import Progress, Run
 from tasks.errors import CheckpointError, ConfigurationError, RunFolderError
 from tasks.image_classification import ImageClassification, load_classifier
-from tasks.image_classification.data import load
-from tests.inside import loading, where_is
+from tasks.image_classification.data import load, loading
+from tasks.problem.problems import where_is
 from tests.tasks.image_classification.small import small
 from tests.tasks.made_runs import begun_run
 

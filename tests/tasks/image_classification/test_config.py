@@ -10,7 +10,7 @@ import pytest
 from tasks.configuration import from_dict, to_dict
 from tasks.errors import ConfigurationError
 from tasks.image_classification import ImageClassification
-from tests.inside import learning_rate_of as rate
+from tasks.image_classification.methods import rate
 from tests.tasks.image_classification.small import made_setup
 
 PRESETS = ImageClassification.presets

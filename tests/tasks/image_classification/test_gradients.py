@@ -9,7 +9,8 @@ import torch
 
 import zo
 from tasks.image_classification import ImageClassification, networks
-from tests.inside import ExactGradient, sparse_set
+from tasks.image_classification.methods import ExactGradient
+from tasks.image_classification.sparse_set import sparse_set
 from tests.tasks.image_classification.small import backprop, flat_grad, made_setup, striped
 
 OBJECTIVE = ImageClassification.objective

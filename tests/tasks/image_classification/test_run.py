@@ -9,11 +9,10 @@ import pytest
 import torch
 
 import tasks
-from tasks import Progress, Run
+from tasks import Progress, Run, cli
 from tasks.errors import CheckpointError
-from tasks.image_classification import ImageClassification, networks
-from tests.inside import checkpoint, cli
-from tests.inside import sparse_set_module as sparse_set
+from tasks.folder import checkpoint
+from tasks.image_classification import ImageClassification, networks, sparse_set
 from tests.tasks.image_classification.small import SETTINGS, small, words
 from tests.tasks.made_runs import begun_run
 from zo.errors import FailedQueriesError

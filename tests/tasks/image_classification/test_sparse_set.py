@@ -9,10 +9,9 @@ import pytest
 import torch
 
 import zo
-from tasks.image_classification import networks
+from tasks.image_classification import networks, sparse_set
+from tasks.image_classification.methods import METHODS
 from tests import quick
-from tests.inside import IMAGE_METHODS as METHODS
-from tests.inside import sparse_set_module as sparse_set
 from tests.tasks.image_classification.small import made_setup, train
 
 

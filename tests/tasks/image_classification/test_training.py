@@ -12,9 +12,8 @@ from torch.nn import functional
 
 import zo
 from tasks import Setup
-from tasks.image_classification import ImageClassification
+from tasks.image_classification import ImageClassification, sparse_set
 from tests import quick
-from tests.inside import sparse_set_module as sparse_set
 from tests.tasks.image_classification.small import Striped, made_setup, train
 
 

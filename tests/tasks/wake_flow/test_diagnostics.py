@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from simulators.wake_flow import Channel, WakeStep
-from tasks.wake_flow import Gauges
-from tests.inside import start_velocity as start
-from tests.inside import wake_diagnostics as diagnostics
+from simulators.wake_flow.staggered import start
+from tasks.wake_flow import Gauges, diagnostics
 
 WIDTHS = (16, 25)  # the second has no face in the middle
 

@@ -10,14 +10,20 @@ import pytest
 import torch
 
 from simulators.wake_flow import Channel, WakeFlow
-from tasks.wake_flow import Corrector, Gauges, NoCorrector, Scales, kinetic_energy, rollout_errors, stability
-from tests.inside import WAKE_SERIES as SERIES
-from tests.inside import WAKE_TRACK as TRACK
-from tests.inside import WakeYardstick as Yardstick
-from tests.inside import plain_network as plain
-from tests.inside import wake_data as data
-from tests.inside import wake_evaluation as evaluation
-from tests.inside import wake_trajectories as trajectories
+from tasks.wake_flow import (
+    Corrector,
+    Gauges,
+    NoCorrector,
+    Scales,
+    data,
+    evaluation,
+    kinetic_energy,
+    rollout_errors,
+    stability,
+    trajectories,
+)
+from tasks.wake_flow.evaluation import SERIES, TRACK, Yardstick
+from tasks.wake_flow.networks import plain
 from tests.tasks.wake_flow.small import SMALL
 
 HELD_OUT, OUTSIDE = [0, 1], [2, 3]  # rollouts at Re 170 and 340, where training is from 120 to 240

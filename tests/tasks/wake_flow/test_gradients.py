@@ -17,10 +17,10 @@ from torch import Tensor
 import tasks
 import zo
 from simulators.wake_flow import ReferenceSettings, WakeFlow, load_or_compute
+from simulators.wake_flow.staggered import start
 from tasks.wake_flow import Corrector, Scales, window_loss
-from tests.inside import Flows
-from tests.inside import plain_network as plain
-from tests.inside import start_velocity as start
+from tasks.wake_flow.data import Flows
+from tasks.wake_flow.networks import plain
 
 OTHER = 3
 WIDTH, STEPS, BATCH = 32, 8, 2

@@ -14,20 +14,13 @@ import tasks
 import zo
 from tasks import Progress, Run
 from tasks.errors import ProblemError
+from tasks.folder import checkpoint
+from tasks.folder.run import stage_name
+from tasks.methods.shared import estimator
 from tasks.wake_flow import Corrector, Scales, WakeFlow, rollout_errors
-from tests.inside import WAKE_METHODS as METHODS
-from tests.inside import (
-    budget_of,
-    checkpoint,
-    family_of,
-    method_name,
-    stage_name,
-    steps_in_loop,
-    without_budget,
-)
-from tests.inside import shared_estimator as estimator
-from tests.inside import wake_layers as layers
-from tests.inside import wake_variant as variant
+from tasks.wake_flow.config import METHODS, budget_of, family_of, method_name, without_budget
+from tasks.wake_flow.methods import steps_in_loop, variant
+from tasks.wake_flow.networks import layers
 from tests.tasks.made_runs import begun_run
 from tests.tasks.wake_flow.small import SMALL
 

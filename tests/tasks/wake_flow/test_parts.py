@@ -16,14 +16,14 @@ from tasks.wake_flow import (
     Corrector,
     NoCorrector,
     Scales,
+    data,
+    problem,
     rollout_errors,
     turned,
     vorticity,
     window_loss,
 )
-from tests.inside import plain_network as plain
-from tests.inside import wake_data as data
-from tests.inside import wake_problem as problem
+from tasks.wake_flow.networks import plain
 from tests.tasks.wake_flow.small import SMALL
 
 PRESETS = problem.WakeFlow.presets

@@ -11,13 +11,11 @@ from scipy.interpolate import RegularGridInterpolator
 from scipy.linalg import null_space
 
 from simulators.errors import ReferenceWarning
-from simulators.wake_flow import Channel, WakeFlow
+from simulators.wake_flow import Channel, WakeFlow, staggered
 from tasks.errors import SolverError
-from tests.inside import PrecomputedFit as Fit
-from tests.inside import divergence_matrix as divergence
-from tests.inside import fine_flows, interpolations, restricted, staggered
-from tests.inside import wake_data as data
-from tests.inside import wake_precomputed as precomputed
+from tasks.wake_flow import data, fine_flows, precomputed
+from tasks.wake_flow.fine_flows import interpolations, restricted
+from tasks.wake_flow.precomputed import Fit, divergence
 from tests.simulators.test_wake_reference import flip_a_bit_of_the_frames, truncate
 from tests.tasks.wake_flow.small import SMALL
 

@@ -14,13 +14,12 @@ import torch
 from PIL import Image
 
 from tasks import Row, report
-from tasks.wake_flow import WakeFlow, vorticity
-from tests.inside import NOT_APPLICABLE, Result, checkpoint, stage_name, warn_of_units
-from tests.inside import WAKE_SERIES as SERIES
-from tests.inside import WAKE_TRACK as TRACK
-from tests.inside import wake_curves as curves
-from tests.inside import wake_pictures as pictures
-from tests.inside import wake_tracks as tracks
+from tasks.folder import checkpoint
+from tasks.folder.result import NOT_APPLICABLE, Result
+from tasks.folder.run import stage_name
+from tasks.training.judge import warn_of_units
+from tasks.wake_flow import WakeFlow, curves, pictures, vorticity
+from tasks.wake_flow.evaluation import SERIES, TRACK, tracks
 from tests.tasks.made_runs import begun_run
 from tests.tasks.test_html_report import read
 from tests.tasks.wake_flow.small import SMALL

@@ -13,8 +13,9 @@ from pathlib import Path
 import h5py
 import pytest
 
-from tasks import Run
-from tests.inside import checkpoint, cli, stage_name
+from tasks import Run, cli
+from tasks.folder import checkpoint
+from tasks.folder.run import stage_name
 from tests.needs import UNSHARE
 from tests.tasks.wake_flow.small import SMALL, words
 

@@ -9,7 +9,7 @@ import pytest
 
 from blackbox import ArraySpec, ConfigurationError, RowFailedError
 from blackbox.adapters import CommandLine
-from tests.inside import command_files as files
+from blackbox.adapters.command import files
 
 ARRAY = np.random.default_rng(0).normal(size=(2, 3))
 

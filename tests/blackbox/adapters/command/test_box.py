@@ -15,8 +15,8 @@ from typeguard import suppress_type_checks
 from blackbox import ArraySpec, ConfigurationError, DefinitionError, RowFailedError
 from blackbox.adapters import CommandLine
 from blackbox.wrappers import Parallel
+from blackbox.wrappers.identity import identity
 from tests.blackbox.adapters.training import function, gradient_error, loss_drop
-from tests.inside import identity
 
 X, Y = (ArraySpec("x", (2,)),), (ArraySpec("y", (2,)),)
 HERE = Path(__file__).parent

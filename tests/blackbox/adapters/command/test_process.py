@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 
-from tests.inside import command_process as process
+from blackbox.adapters.command import process
 from tests.waiting import wait_until
 
 SH = "/bin/sh"

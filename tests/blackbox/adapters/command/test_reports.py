@@ -5,7 +5,7 @@ import pytest
 
 from blackbox import ArraySpec
 from blackbox.adapters import CommandLine
-from tests.inside import Template
+from blackbox.adapters.command.templates import Template
 
 SPECS = [ArraySpec("cd", ()), ArraySpec("n", (), "int64"), ArraySpec("y", (3,))]
 NO_NUMBER = (

@@ -3,8 +3,7 @@ import os
 import pytest
 
 from blackbox import ConfigurationError
-from tests.inside import command_files as files
-from tests.inside import command_process as process
+from blackbox.adapters.command import files, process
 
 
 @pytest.mark.parametrize("name, plain", [("a.npy", "a.npy"), ("a//b/./c", "a/b/c"), ("..a", "..a")])

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from blackbox import ArraySpec
-from tests.inside import Template
-from tests.inside import command_files as files
+from blackbox.adapters.command import files
+from blackbox.adapters.command.templates import Template
 
 TABLE = np.array([[0.0, 1, 9], [0, 3, 9]])  # the middle column is wanted
 NUMBERS = "0 1 9\n0 3 9\n"

@@ -18,8 +18,8 @@ import torch
 import zo
 from blackbox import ConfigurationError, NotDifferentiableError, Parallel
 from blackbox.adapters import Fmu
+from blackbox.adapters import fmu as fmu_adapter
 from blackbox.conformance import check_black_box
-from tests.inside import fmu_adapter
 
 pytestmark = pytest.mark.needs("fmpy", "cc")
 HERE = Path(__file__).parent

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.inside import new_fmu_folder as new_folder
+from blackbox.adapters.fmu_instance import new_folder
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from torch import nn
 import zo
 from blackbox import ArraySpec, ConfigurationError, RowFailedError
 from blackbox.adapters import Call, Hosted
-from tests.inside import identity
+from blackbox.wrappers.identity import identity
 
 Y, U = ArraySpec("y", (2,)), ArraySpec("u", (1,))
 CASES = torch.arange(4)

@@ -27,9 +27,9 @@ from blackbox import (
 )
 from blackbox.adapters.um_bridge import BusyError, NoAnswerError, ServerError, UmBridge, UnreachableError
 from blackbox.extras import MissingExtraError
+from blackbox.wrappers.identity import identity
 from tests.blackbox.adapters.um_bridge.servers import Handler, OddServer, doubling, odd_server, saying
 from tests.blackbox.boxes import ErrorCase, error_table
-from tests.inside import identity
 from tests.waiting import interrupted_once, wait_until
 
 X = np.array([[1.0, 2.0]])

@@ -13,8 +13,7 @@ from tasks.denoised_smoothing.certification import (
 )
 from tasks.denoised_smoothing.certification import accuracy_table as table
 from tasks.errors import DataError
-from tasks.report import latex, markdown
-from tests.inside import report_pictures as pictures
+from tasks.report import latex, markdown, pictures
 
 pytestmark = pytest.mark.usefixtures("drawn")
 

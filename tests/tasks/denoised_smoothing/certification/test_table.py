@@ -10,8 +10,8 @@ from tasks.denoised_smoothing.certification import (
     certified_accuracy,
     read_certificates,
 )
+from tasks.denoised_smoothing.certification.table import COLUMNS
 from tasks.errors import DataError
-from tests.inside import CERTIFICATE_COLUMNS as COLUMNS
 
 RECORD = {"sigma": 0.25, "method": "none"}
 SOME = [

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from tests.inside import CIFAR10, CIFAR100
+from tasks.image_classification.data.cifar import CIFAR10, CIFAR100
 
 SMALL10 = replace(
     CIFAR10,

@@ -15,8 +15,9 @@ from tasks.image_classification.data import (
     Images,
     Normalisation,
     load,
+    loading,
 )
-from tests.inside import hold_out, loading
+from tasks.image_classification.data.images import hold_out
 
 PLAIN = Normalisation((0.0, 0.0), (1.0, 1.0))
 

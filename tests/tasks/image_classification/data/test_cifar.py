@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from tasks.errors import ConfigurationError, DataError
-from tasks.image_classification.data import load
-from tests.inside import cifar
+from tasks.image_classification.data import cifar, load
 from tests.tasks.image_classification.data.small_files import SMALL10, SMALL100, write
 
 
@@ -97,7 +96,7 @@ def test_validation_images_are_held_out_of_the_training_images(tmp_path, monkeyp
 
 
 def test_the_published_files_are_50_000_and_10_000_records():
-    from tests.inside import CIFAR10, CIFAR100
+    from tasks.image_classification.data.cifar import CIFAR10, CIFAR100
 
     for source in (CIFAR10, CIFAR100):
         assert sum(records for _, records in source.train) == 50_000

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tasks.errors import DataError
-from tests.inside import cifar
-from tests.inside import fetch_cifar as fetch
+from tasks.image_classification.data import cifar
+from tasks.image_classification.data.cifar import fetch
 from tests.tasks.image_classification.data.small_files import SMALL10, SMALL100, archive, contents
 
 
@@ -131,7 +131,7 @@ def test_nothing_is_written_outside_of_the_folder(tmp_path):
 
 
 def test_the_command_loads_and_its_mistakes_are_sentences(site, tmp_path, monkeypatch, capsys):
-    from tests.inside import cli
+    from tasks import cli
 
     monkeypatch.setitem(cifar.SOURCES, "cifar10", served(site))
     assert cli.main(["data", "cifar10", "--data", str(tmp_path)]) == 0
@@ -145,6 +145,6 @@ def test_the_command_loads_and_its_mistakes_are_sentences(site, tmp_path, monkey
 def test_the_command_knows_every_source():
     from typing import get_args, get_type_hints
 
-    from tests.inside import commands
+    from tasks.command import commands
 
     assert set(get_args(get_type_hints(commands.data)["name"])) == set(cifar.SOURCES)

@@ -9,10 +9,9 @@ import torch
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
-from tests.inside import SHAPE_NAMES as NAMES
-from tests.inside import drawn_shapes as shapes
-from tests.inside import shapes_file
-from tests.inside import shapes_module as rules
+from tasks.images import shapes as rules
+from tasks.images import shapes_file
+from tasks.images.shapes import NAMES, shapes
 from zo.estimators import Key
 
 BLOCK = rules.BLOCK

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 import zo
 from tasks.image_classification import networks
-from tests.inside import ShortcutA
+from tasks.image_classification.networks.convolutional import ShortcutA
 
 SEVERAL = ("resnet8", "simple-12610", "vgg")
 

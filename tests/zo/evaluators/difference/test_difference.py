@@ -13,12 +13,14 @@ from torch.nn import functional as F
 
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
-from tests.inside import DIFFERENCE_RULES as RULES
-from tests.inside import LARGE_ACTIVATIONS as LARGE
-from tests.inside import NotReadable, OneChannel, Snapshot
 from tests.zo.boxes import Sine
 from zo.estimators import Coordinates
 from zo.evaluators import Loop, Stacked, Step
+from zo.evaluators.difference.changes import OneChannel
+from zo.evaluators.difference.evaluator import LARGE
+from zo.evaluators.difference.registry import RULES
+from zo.evaluators.difference.tape_mode import NotReadable
+from zo.evaluators.state import Snapshot
 
 
 def squared(output, target):

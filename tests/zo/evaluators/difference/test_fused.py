@@ -15,9 +15,11 @@ from torch.nn import functional as F
 import zo
 from blackbox import ConfigurationError
 from tests import quick
-from tests.inside import OneChannel, Snapshot, fused
 from zo.estimators import Coordinates
 from zo.evaluators import Loop, Step
+from zo.evaluators.difference.changes import OneChannel
+from zo.evaluators.difference.gpu import fused
+from zo.evaluators.state import Snapshot
 
 
 class Block(nn.Module):

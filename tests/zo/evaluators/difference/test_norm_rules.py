@@ -11,11 +11,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.inside import DIFFERENCE_RULES as RULES
-from tests.inside import TapedCall as Call
-from tests.inside import subtracted
 from tests.zo.evaluators.difference.exact import change, elementwise, exact, rounded
 from zo.evaluators import Moved
+from zo.evaluators.difference.registry import RULES, Call
+from zo.evaluators.difference.rules.subtracted import subtracted
 
 TINY = 1e-8
 EPS = 1e-5

@@ -8,9 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import zo
-from tests.inside import NotReadable
 from tests.zo.evaluators.difference.test_difference import agree, batch, squared, step_of
 from zo.estimators import Coordinates
+from zo.evaluators.difference.tape_mode import NotReadable
 
 
 class User(nn.Module):

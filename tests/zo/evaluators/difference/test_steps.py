@@ -10,10 +10,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import zo
-from tests.inside import LARGE_ACTIVATIONS as LARGE
 from tests.zo.evaluators.difference.test_difference import batch, made, mlp, squared, step_of
 from zo.estimators import Coordinates
 from zo.evaluators import Loop, Unservable
+from zo.evaluators.difference.evaluator import LARGE
 
 
 class Branch(nn.Module):

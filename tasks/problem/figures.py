@@ -1,0 +1,58 @@
+"""`RowMean`: a figure of `evaluate` beside the count of rows that it leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tasks.errors import ProblemError
+
+
+@dataclass(frozen=True)
+class RowMean:
+    """A figure of `evaluate`: the mean over the rows that came back, beside the count of those that did not.
+
+    One failed row makes the mean of all NaN; a mean over the others alone hides it, and flatters a network
+    whose rows fail where they would be bad. So a result has both, and the report where rows have failed.
+
+        return {"test error": tasks.RowMean((found - truth).abs().mean(dim=1))}
+
+    Args:
+        rows: A number for each row, `(rows,)`; not finite where the row failed.
+
+    Raises:
+        ProblemError: It is no row of numbers, or there is none.
+    """
+
+    rows: Any
+
+    def __post_init__(self) -> None:
+        """Refuse what has no rows."""
+        shape = np.shape(self.rows)
+        if len(shape) != 1 or shape[0] == 0:
+            raise ProblemError(f"RowMean: expected a number for each row, (rows,), got shape {shape}.")
+
+    @property
+    def value(self) -> float:
+        """The mean over rows that came back; NaN where none did."""
+        import torch
+
+        rows = torch.as_tensor(self.rows).detach().double()
+        return float(rows[rows.isfinite()].mean())
+
+    @property
+    def failed(self) -> int:
+        """How many rows did not come back."""
+        import torch
+
+        return int((~torch.as_tensor(self.rows).isfinite()).sum())
+
+
+def without_failed(figures: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
+    """Figures with the value of each `RowMean` in its place, and by name how many rows that leaves out."""
+    means = {name: value for name, value in figures.items() if isinstance(value, RowMean)}
+    values = {name: mean.value for name, mean in means.items()}
+    return {**figures, **values}, {name: mean.failed for name, mean in means.items()}

@@ -1,0 +1,55 @@
+"""`Bound`: what a run makes of a problem: an object of its class whose rows are counted, kept and bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tasks.problem.problem import Problem, Surroundings
+from tasks.problem.silence import Silence
+from tasks.rows.ledger import RunLedger
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A problem in the hands of a run, which alone asks it for box, data and answers. `Bound.of` makes it.
+
+    Attributes:
+        problem: An object of the user's class that belongs to the run; what was planned stays as it is.
+        ledger: The rows that its boxes run, and those of others that make its data.
+    """
+
+    problem: Problem
+    ledger: RunLedger
+
+    @classmethod
+    def of(cls, problem: Problem, progress: Silence | None = None) -> Bound:
+        """A problem, bound: nothing of it is made yet.
+
+        Args:
+            problem: As it was planned.
+            progress: What the user sees; nothing if None.
+        """
+        ledger = RunLedger(getattr(problem.config, "rows", None))
+        shown = Silence() if progress is None else progress
+        return cls(problem.with_surroundings(Surroundings(shown, ledger.making)), ledger)
+
+    def check(self) -> None:
+        """Have the problem refuse settings that do not go with data or network, before its boxes are made."""
+        problem = self.problem
+        with self.ledger.unwritten(lambda: list(problem.boxes.values()) if "box" in vars(problem) else []):
+            problem.check()
+
+    def written(self) -> AbstractContextManager[None]:
+        """A block in which the rows of its boxes are written down as they run, and bounded."""
+        return self.ledger.written(self.problem)
+
+    def bound(self) -> None:
+        """Set its boxes up where nothing is written down, for a look ahead."""
+        self.ledger.bound(self.problem)
+
+    def settle(self, settings: Mapping[str, Any]) -> None:
+        """Take over settings that follow from the budget, where data hold this very problem by now."""
+        self.problem.config = replace(self.problem.config, **settings)
