@@ -7,7 +7,6 @@ A tangent of your own is a `Tangent`: `at` says what it knows at some rows, as a
 
 from zo.tangents.call_tangent import CallTangent
 from zo.tangents.gradient import TangentGradient
-from zo.tangents.linearised import Linearised, LinearMap, Unknown
 from zo.tangents.models.automatic import AutoTangent
 from zo.tangents.models.grid.grid import GridTangent
 from zo.tangents.models.grid.stencil import StencilTangent
@@ -27,7 +26,7 @@ from zo.tangents.record.units import Units
 from zo.tangents.replay.imagination import Imagined
 from zo.tangents.replay.rate import suggested_rate
 from zo.tangents.step.counts import TangentCounts
-from zo.tangents.tangent import IdentityTangent, Tangent, ZeroTangent
+from zo.tangents.tangent import IdentityTangent, Linearised, LinearMap, Tangent, Unknown, ZeroTangent
 from zo.tangents.trust import TrustPolicy
 
 __all__ = [

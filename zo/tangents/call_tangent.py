@@ -9,9 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from blackbox.notices import warn
-from zo.tangents.linearised import Linearised
 from zo.tangents.record.pairs import CallPairs, all_listed
-from zo.tangents.tangent import Tangent
+from zo.tangents.tangent import Linearised, Tangent
 
 SEE = "see docs/howto/move_a_tangent.md"
 

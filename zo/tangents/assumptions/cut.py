@@ -18,9 +18,6 @@ from zo.objective import losses
 from zo.tangents.playback.playback import Answers
 from zo.tangents.record.recording import RecordedCall, rows_alive
 
-MISSING = 1.0  # of the gradient's length, along it, that is missing: it is said from there on; decision 109
-NEARER = 10.0  # so many times shorter is the way on which a fault is looked at again; decision 109
-
 
 @torch.no_grad()
 def outputs_without_gradient(
@@ -93,45 +90,6 @@ def whole_numbers_notice(step: int, outputs: Sequence[str]) -> Notice | None:
         "itself.",
         TangentWarning,
     )
-
-
-def missing(balance: float | None, nearer: float | None) -> float | None:
-    """How many times its length the gradient lacks, along itself, by two queries; None where that is nothing.
-
-    A balance is the change of the loss, with the boxes' own responses in the place of the tangents', over
-    what autograd says: 1, but for curvature, which a way ten times shorter has ten times less of, and for
-    what autograd never saw. That is the same over both.
-
-    Args:
-        balance: over the usual way.
-        nearer: over a tenth of it.
-    """
-    if balance is None or nearer is None:
-        return None
-    left = (NEARER * (nearer - 1.0) - (balance - 1.0)) / (NEARER - 1.0)
-    stays = abs(left - (nearer - 1.0)) <= abs(nearer - 1.0) / 2
-    return left if stays and abs(left) > MISSING else None
-
-
-def of_slope(uphill: float | None, downhill: float | None) -> float | None:
-    """How many times its length the gradient lacks, along itself, by its two sides; None for nothing.
-
-    What was cut is missing on both sides alike. At a kink or in a narrow valley the loss rises on both, and
-    what the sides have in common is the gradient.
-
-    Args:
-        uphill: the balance over a way in the direction of the gradient.
-        downhill: the balance over as long a way in the other.
-    """
-    if uphill is None or downhill is None:
-        return None
-    left = (uphill + downhill) / 2 - 1.0
-    return left if abs(left) > MISSING and is_uneven(uphill) and is_uneven(downhill) else None
-
-
-def is_uneven(balance: float | None) -> bool:
-    """Whether a balance is so far from 1 that something may be missing."""
-    return balance is not None and not abs(balance - 1.0) <= MISSING
 
 
 class _Exchanged(Answers):

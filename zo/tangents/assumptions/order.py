@@ -22,7 +22,6 @@ from zo.tangents.assumptions.steady import LEVELS, Steady
 from zo.tangents.playback.anchored import FromRecord
 from zo.tangents.record.recording import flat_rows
 from zo.tangents.record.window import Window
-from zo.tangents.replay.windows import drawn
 
 
 def refuse_rows_by_place(
@@ -92,7 +91,7 @@ class _Look:
 
     def evaluated(self, order: Tensor, state: State | None = None) -> _Evaluated:
         """The objective on rows in this order, from the network's state or a part of another one."""
-        shown = drawn(self._window, order)
+        shown = self._window.rows(order)
         try:
             return self._evaluated(shown, state, self._steady)
         except BlackBoxError:

@@ -16,14 +16,14 @@ from zo.evaluators.loop import loop_losses
 from zo.evaluators.state import Snapshot
 from zo.objective import uncompiled
 from zo.perturbation import Directions
-from zo.tangents.assumptions.cut import NEARER, missing, of_slope
+from zo.tangents.evidence.balance import NEARER, missing, of_slope
 from zo.tangents.evidence.predictions import Squares, relative_error
-from zo.tangents.linearised import Linearised
 from zo.tangents.playback.playback import replay
 from zo.tangents.playback.way_back import Narrow
 from zo.tangents.record.pairs import CallPairs, reciprocal
 from zo.tangents.record.recording import RecordedCall, Recorder, Repeated
 from zo.tangents.record.window import Window
+from zo.tangents.tangent import Linearised
 from zo.tangents.trust import Check, TrustWatch, is_flat
 
 PREDICTED = 1e-3  # of the loss: the change along the gradient that the query is made for; decision 15

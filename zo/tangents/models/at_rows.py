@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from zo.tangents.linearised import Linearised
 from zo.tangents.models.model import pulled_back, pushed_forward
 from zo.tangents.record.pairs import CallPairs, all_rows
+from zo.tangents.tangent import Linearised
 
 BLOCK = 2**18  # numbers of inputs that a model is asked for at once, for values and derivatives; decision 66
 

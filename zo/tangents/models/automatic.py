@@ -13,7 +13,6 @@ from torch import Tensor
 from blackbox import ArraySpec, BlackBoxFunction, Grid, Mesh
 from blackbox.notices import warn
 from zo.errors import ConfigurationError, TangentError, TangentWarning
-from zo.tangents.linearised import Linearised
 from zo.tangents.models.grid.grid import GridTangent
 from zo.tangents.models.grid.lattice import MOST_CHANNELS, Lattice, space_of
 from zo.tangents.models.grid.stencil import StencilTangent
@@ -26,7 +25,7 @@ from zo.tangents.models.probed.secant import CUT, SecantAt, SecantTangent
 from zo.tangents.models.rows import MOST_BYTES
 from zo.tangents.models.values import Specs, ValueTangent
 from zo.tangents.record.pairs import CallPairs, reciprocal, sizes
-from zo.tangents.tangent import Tangent
+from zo.tangents.tangent import Linearised, Tangent
 
 FEWEST_CELLS = 16  # of a grid: fewer are a table of numbers
 # decision 66:

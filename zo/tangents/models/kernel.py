@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from blackbox.checks import check_count
-from zo.tangents.linearised import Linearised
 from zo.tangents.models.at_rows import ModelAt, Together, at_calls
 from zo.tangents.models.values import Form, ValueTangent
 from zo.tangents.record.pairs import CallPairs
+from zo.tangents.tangent import Linearised
 
 LENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0)  # of the kernel, over the usual distance of two rows
 NOISES = (1e-8, 1e-6, 1e-4, 1e-2, 1e-1, 1.0)  # variances, over the kernel's own

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from zo.errors import ConfigurationError
-from zo.tangents.linearised import Linearised
 from zo.tangents.record.pairs import CallPairs, sizes
-from zo.tangents.tangent import Tangent
+from zo.tangents.tangent import Linearised, Tangent
 
 RowFunction = Callable[[Tensor], Tensor]
 """From `(rows, size_in)` to `(rows, size_out)`, each row by itself."""

@@ -15,13 +15,13 @@ from blackbox.checks import check_count, check_positive
 from zo.draws import LEARNING, Key
 from zo.errors import TangentError
 from zo.evaluators.generators import drawing_apart
-from zo.tangents.linearised import Linearised
 from zo.tangents.models.at_rows import ModelAt, Together, at_calls, blocks, others_of
 from zo.tangents.models.lessons import report
 from zo.tangents.models.passes import FlatAdam, Kept, Passes, input_cotangents
 from zo.tangents.models.rows import standard
 from zo.tangents.models.values import Form, ValueTangent, rows_of
 from zo.tangents.record.pairs import CallPairs, all_rows, sizes
+from zo.tangents.tangent import Linearised
 
 # decision 60:
 ENOUGH = 0.1  # of the typical change that the box makes: an error for which the usual steps are right

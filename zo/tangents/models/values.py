@@ -14,7 +14,6 @@ from blackbox import ArraySpec, BlackBoxFunction, Grid
 from blackbox.checks import check_count
 from blackbox.failures import last_cause
 from zo.errors import ConfigurationError
-from zo.tangents.linearised import Linearised, Unknown
 from zo.tangents.models.at_rows import ModelAt, at_calls, others_of
 from zo.tangents.models.grid.lattice import Lattice, space_of
 from zo.tangents.models.grid.output_map import OutputMap
@@ -22,7 +21,7 @@ from zo.tangents.models.grid.spectral_map import SpectralMap
 from zo.tangents.models.grid.waves import MOST_ROWS, Odd, Waves, between_walls
 from zo.tangents.models.rows import Moments, RowWindow
 from zo.tangents.record.pairs import CallPairs, sizes
-from zo.tangents.tangent import Tangent, sources
+from zo.tangents.tangent import Linearised, Tangent, Unknown, sources
 
 
 @dataclass(frozen=True)

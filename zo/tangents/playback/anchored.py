@@ -24,12 +24,11 @@ from zo.errors import TangentError
 from zo.evaluators.evaluator import Step
 from zo.evaluators.state import Snapshot
 from zo.objective import losses
-from zo.tangents.linearised import Linearised
 from zo.tangents.playback.playback import Answers
 from zo.tangents.playback.way_back import gradients_of
 from zo.tangents.record.pairs import sizes
 from zo.tangents.record.window import Window
-from zo.tangents.tangent import Tangent
+from zo.tangents.tangent import Linearised, Tangent
 
 
 def anchored(

@@ -18,8 +18,7 @@ from zo.evaluators.replacements import replacements
 from zo.evaluators.state import Snapshot
 from zo.objective import losses, mean_loss, uncompiled
 from zo.perturbation import Directions
-from zo.tangents.linearised import Linearised
-from zo.tangents.playback.way_back import gradients_of, reaches, refuse_derivative_inside
+from zo.tangents.playback.way_back import gradients_of, reaches
 from zo.tangents.record.pairs import sizes
 from zo.tangents.record.recording import (
     Dither,
@@ -30,7 +29,9 @@ from zo.tangents.record.recording import (
     refuse_arrays,
     rows_alive,
 )
+from zo.tangents.record.undifferentiated import refuse_derivative_inside
 from zo.tangents.record.window import Window
+from zo.tangents.tangent import Linearised
 
 
 class Replayed(NamedTuple):

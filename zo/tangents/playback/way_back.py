@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
 from torch.utils._pytree import tree_leaves
 
-from blackbox import BlackBoxFunction, NotDifferentiableError
+from blackbox import NotDifferentiableError
 from blackbox.notices import warn
 from zo.errors import ObjectiveError, TangentError, TangentWarning
 from zo.evaluators.evaluator import Step
@@ -93,47 +92,6 @@ def refuse_autocast(weights: Sequence[Tensor], call: str) -> None:
             "Call it behind that block, and give the network one of its own in the objective, whose output "
             "goes to the box as .float()."
         )
-
-
-def refuse_derivative_inside(box: BlackBoxFunction) -> NoReturn:
-    """Refuse a derivative through a box that the objective takes itself.
-
-    Of a tangent the derivative is an estimate, which has none of its own; and in most steps it is learned
-    from the very calls of the objective, so there is none yet.
-
-    Raises:
-        TangentError: always.
-    """
-    raise TangentError(
-        f"objective: expected losses of what {box!r} answers, got a derivative through it, as of a gradient "
-        "penalty, a residual or a sensitivity. Of a box only values are known while the objective runs. Take "
-        "that derivative of what is in front of the box or behind it (its .detach() in the place of the "
-        "box's input or output), or by differences: call the box at inputs beside one another."
-    )
-
-
-class Undifferentiated(Function):
-    """`apply(box, count, *outputs, *inputs)`: so many outputs as they are, and no derivative of them."""
-
-    @staticmethod
-    def forward(box: BlackBoxFunction, count: int, *arrays: Any) -> tuple[Any, ...]:
-        """Give copies of the outputs: autograd lets nobody write to what is a view."""
-        return tuple(output.clone() for output in arrays[:count])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-        """Keep whose they are."""
-        ctx.box = inputs[0]
-
-    @staticmethod
-    def backward(ctx: Any, *_: Any) -> NoReturn:
-        """Refused."""
-        refuse_derivative_inside(ctx.box)
-
-    @staticmethod
-    def jvp(ctx: Any, *_: Any) -> NoReturn:
-        """Refused."""
-        refuse_derivative_inside(ctx.box)
 
 
 class Narrow(Operations):

@@ -26,8 +26,8 @@ from zo.execution.ranks import Ranks
 from zo.execution.shared_rows import apart
 from zo.objective import Objective
 from zo.perturbation import Directions
-from zo.tangents.playback.way_back import Undifferentiated
 from zo.tangents.record.pairs import CallPairs
+from zo.tangents.record.undifferentiated import Undifferentiated
 
 Parts: TypeAlias = tuple[Tensor | None, ...]
 

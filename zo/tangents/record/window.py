@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import reprlib
+from collections import UserList, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,6 +17,8 @@ from zo.batches import Batch, bytes_of, emptied, filled, joined, map_tensors, so
 from zo.errors import TangentError
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.recording import RecordedCall, joined_calls
+
+_LISTS = (list, tuple, UserList, deque)
 
 
 @dataclass(frozen=True)
@@ -53,10 +57,11 @@ class Window:
         """Some of its rows, `(n,)` places, as a window of n rows.
 
         Raises:
-            TangentError: a call's rows are not rows of the batch.
+            TangentError: a call's rows are not the batch's, or the batch holds a list of as many entries.
             ObjectiveError: the batch holds a jagged tensor.
         """
         count = len(self.survived)
+        _refuse_lists(self.batch, count)
         calls = []
         for number, call in enumerate(self.calls, start=1):
             asked = call.inputs[0].shape[1]
@@ -169,3 +174,21 @@ def without_failed(
     source[~survived] = torch.nonzero(survived)[0]
     kept = map_tensors(lambda tensor: some_rows(tensor, source), batch)
     return [call.on(source, len(source)) for call in calls], kept
+
+
+def _refuse_lists(batch: Batch, rows: int) -> None:
+    """Refuse a list of ids, say, with an entry for each row: no row would be drawn of it."""
+
+    def look(listed: Any) -> Any:
+        if len(listed) == rows and not hasattr(listed, "_fields") and next(tensors(listed), None) is None:
+            raise TangentError(
+                f"TangentGradient.replay: expected what a batch has of each row in tensors, got "
+                f"{type(listed).__name__} {reprlib.repr(listed)} beside {rows} rows, which would stay as it "
+                "is where rows are drawn. Make it a tensor, as torch.tensor(ids), or leave it out of the "
+                "batch."
+            )
+        for each in listed:
+            map_tensors(look, each, _LISTS)
+        return listed
+
+    map_tensors(look, batch, _LISTS)

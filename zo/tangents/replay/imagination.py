@@ -25,13 +25,12 @@ from zo.errors import TangentError
 from zo.evaluators.evaluator import Step
 from zo.evaluators.state import Snapshot
 from zo.objective import losses
-from zo.tangents.linearised import Linearised
 from zo.tangents.models.rows import Moments
 from zo.tangents.playback.playback import answered_by
 from zo.tangents.playback.way_back import gradients_of
 from zo.tangents.record.pairs import CallPairs, sizes
 from zo.tangents.record.recording import RecordedCall, flat_rows, has_rows, refuse_arrays
-from zo.tangents.tangent import Tangent
+from zo.tangents.tangent import Linearised, Tangent
 
 # decision 127:
 FEWEST = 3  # windows that have shown the bias, before anything is imagined

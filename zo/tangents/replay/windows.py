@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import reprlib
-from collections import OrderedDict, UserList, deque
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean, variance
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from blackbox.notices import Notice, Notices
-from zo.batches import Batch, map_tensors, tensors
+from zo.batches import map_tensors
 from zo.draws import REPLAYED, Key
 from zo.errors import TangentError, TangentWarning
 from zo.tangents.record.window import Window, joined_windows, plain, window_of
@@ -26,7 +25,6 @@ FEWEST_ROWS = 4  # of a replay: they cost no box; decision 54
 USUAL, MOST = 9, 19  # replays that may follow a window; and where losses of replays are those of new windows
 MOST_BYTES = 2**30  # of windows; the oldest go, but for the last; decision 53
 _PLAIN = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
-_LISTS = (list, tuple, UserList, deque)
 TINY = 1e-300  # a loss that is not above zero counts as this, so that it is close to nothing but such
 # decision 54:
 COMPARED = 5  # windows whose losses are compared with those of replays, or of as many windows before
@@ -196,7 +194,7 @@ class Windows:
         chosen = places[torch.randperm(len(places), generator=generator)[:wanted]]
         chosen = chosen[chosen[:, 0].argsort(stable=True)]
         parts = [
-            drawn(window, chosen[chosen[:, 0] == number, 1])
+            window.rows(chosen[chosen[:, 0] == number, 1])
             for number, window in enumerate(same)
             if bool((chosen[:, 0] == number).any())
         ]
@@ -234,35 +232,6 @@ class Windows:
             self._notices.settle("rest")
         self._rate = _Rate(**trust)
         self._kept = [window_of(window) for window in state["windows"]]
-
-
-def drawn(window: Window, rows: Tensor) -> Window:
-    """Some rows of a window, `(n,)` places, as a window of n rows.
-
-    Raises:
-        TangentError: a call's rows are not rows of the batch, or the batch holds a list of as many entries.
-        ObjectiveError: the batch holds a jagged tensor.
-    """
-    _refuse_lists(window.batch, len(window.survived))
-    return window.rows(rows)
-
-
-def _refuse_lists(batch: Batch, rows: int) -> None:
-    """Refuse a list of ids, say, with an entry for each row: no row would be drawn of it."""
-
-    def look(listed: Any) -> Any:
-        if len(listed) == rows and not hasattr(listed, "_fields") and next(tensors(listed), None) is None:
-            raise TangentError(
-                f"TangentGradient.replay: expected what a batch has of each row in tensors, got "
-                f"{type(listed).__name__} {reprlib.repr(listed)} beside {rows} rows, which would stay as it "
-                "is where rows are drawn. Make it a tensor, as torch.tensor(ids), or leave it out of the "
-                "batch."
-            )
-        for each in listed:
-            map_tensors(look, each, _LISTS)
-        return listed
-
-    map_tensors(look, batch, _LISTS)
 
 
 def unreadable(nesting: Any) -> Iterator[type]:

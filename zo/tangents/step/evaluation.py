@@ -17,13 +17,13 @@ from zo.evaluators.state import Snapshot
 from zo.execution.ranks import Ranks
 from zo.failures import survivors
 from zo.tangents.assumptions.cut import outputs_without_gradient
-from zo.tangents.linearised import Linearised
 from zo.tangents.playback.playback import Live, Replayed, refuse_unseen_weights, replay
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.recording import Dither, Recorded, RecordedCall, record
 from zo.tangents.record.window import Window, without_failed
 from zo.tangents.step import checks
 from zo.tangents.step.settings import Probing
+from zo.tangents.tangent import Linearised
 
 
 class Evaluation:

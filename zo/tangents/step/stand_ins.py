@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from zo.tangents.evidence.predictions import Squares, predict_and_learn, relative_error
-from zo.tangents.linearised import Linearised
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.units import Units
-from zo.tangents.tangent import Tangent
+from zo.tangents.tangent import Linearised, Tangent
 
 
 class StandIns:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 # decision 43:
 FLAT = 0.5  # of the rows whose input changed, that gave the same answer: then the box is constant in pieces
+MISSING = 1.0  # of the gradient's length, along it, that is missing: it is said from there on; decision 109
 
 
 @dataclass(frozen=True)
@@ -72,3 +73,8 @@ class Evidence:
 def is_flat(share: float | None) -> bool:
     """Whether so many of the rows that were moved gave the same answer that the box is constant in pieces."""
     return share is not None and share > FLAT
+
+
+def is_uneven(balance: float | None) -> bool:
+    """Whether a balance is so far from 1 that something may be missing."""
+    return balance is not None and not abs(balance - 1.0) <= MISSING

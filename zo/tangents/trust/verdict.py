@@ -7,8 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from zo.tangents.assumptions.cut import is_uneven
-from zo.tangents.trust.evidence import Check, Evidence, is_flat
+from zo.tangents.trust.evidence import Check, Evidence, is_flat, is_uneven
 from zo.tangents.trust.state import State, Terms
 
 WORST = 10.0  # errors above count as this: one step in which nothing is known is not all that counts

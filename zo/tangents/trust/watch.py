@@ -7,9 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from blackbox.notices import Notices
-from zo.tangents.assumptions.cut import is_uneven
 from zo.tangents.trust import words
-from zo.tangents.trust.evidence import UNCHECKED, Check, Evidence
+from zo.tangents.trust.evidence import UNCHECKED, Check, Evidence, is_uneven
 from zo.tangents.trust.policy import TrustPolicy
 from zo.tangents.trust.remedies import Improve, Means, begin
 from zo.tangents.trust.state import State, Terms, restored, saved

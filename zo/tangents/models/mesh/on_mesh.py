@@ -19,14 +19,13 @@ from torch.autograd.function import once_differentiable
 from blackbox import Mesh
 from blackbox.checks import check_number
 from zo.errors import ConfigurationError, TangentError
-from zo.tangents.linearised import Linearised
 from zo.tangents.models.at_rows import ModelAt, Together, at_calls
 from zo.tangents.models.lessons import report
 from zo.tangents.models.mesh.implicit_step import ImplicitStep, Trajectory
 from zo.tangents.models.rows import Moments
 from zo.tangents.models.values import Form, ValueTangent
 from zo.tangents.record.pairs import CallPairs, sizes
-from zo.tangents.tangent import sources
+from zo.tangents.tangent import Linearised, sources
 
 MOST_FIELDS = 16
 LEAST_ROWS = 8  # of a fit

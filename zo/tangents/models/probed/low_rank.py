@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from blackbox.checks import check_count, check_number
-from zo.tangents.linearised import Behind, Linearised
+from zo.tangents.models.probed.behind import Behind
 from zo.tangents.record.pairs import CallPairs, all_listed, reciprocal
-from zo.tangents.tangent import IdentityTangent, Tangent
+from zo.tangents.tangent import IdentityTangent, Linearised, Tangent
 
 
 class LowRankTangent(Tangent):

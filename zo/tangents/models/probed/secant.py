@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from blackbox.checks import check_number
-from zo.tangents.linearised import Behind, Linearised
+from zo.tangents.models.probed.behind import Behind
 from zo.tangents.record.pairs import CallPairs, reciprocal
-from zo.tangents.tangent import IdentityTangent, Tangent
+from zo.tangents.tangent import IdentityTangent, Linearised, Tangent
 
 CUT = 3e-3  # of the largest singular value
 

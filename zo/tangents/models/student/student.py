@@ -15,13 +15,12 @@ from blackbox.checks import check_choice, check_count, check_positive
 from blackbox.failures import last_cause
 from zo.draws import Key
 from zo.errors import ConfigurationError
-from zo.tangents.linearised import Linearised, Unknown
 from zo.tangents.models.model import RowFunction, pulled_back, pushed_forward
 from zo.tangents.models.network import ASKED, ASKED_FOR
 from zo.tangents.models.student.student_learning import Learner
 from zo.tangents.models.student.student_losses import LOSSES, Shape
 from zo.tangents.record.pairs import CallPairs
-from zo.tangents.tangent import Tangent
+from zo.tangents.tangent import Linearised, Tangent, Unknown
 
 
 class StudentTangent(Tangent):
