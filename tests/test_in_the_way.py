@@ -67,6 +67,7 @@ def test_a_user_s_own_tasks_are_let_alone(script):
         assert "Error" in said.splitlines()[-1] and "blackbox-coupling" not in said
 
 
+@pytest.mark.slow
 def test_where_nothing_is_in_the_way_nothing_is_changed(script):
     look = "import blackbox, simulators, tasks, sys\nprint(sys.excepthook is sys.__excepthook__)"
     assert script(look) == ("True\n", "")

@@ -125,6 +125,7 @@ def test_what_could_not_be_read_back_is_refused_when_it_is_saved(tmp_path, value
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_any_altered_or_missing_byte_is_found(tmp_path):
     path = tmp_path / "a.pt"
     checkpoint.save(path, {"a": torch.arange(3.0), "b": [1, "x"]})

@@ -269,6 +269,7 @@ def script(*words, cwd, path=(), **settings):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_output_that_nobody_reads_ends_quietly(tmp_path):
     words = f"{sys.executable} -m tasks.cli list | head -2"
     done = subprocess.run(

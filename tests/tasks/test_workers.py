@@ -197,6 +197,7 @@ def ended(folder, program):
     )
 
 
+@pytest.mark.slow
 def test_the_others_end_when_the_first_does_and_one_that_hangs_is_killed(tmp_path):
     done = ended(tmp_path, PROGRAM)
     assert done.returncode == 7
@@ -216,6 +217,7 @@ def test_one_that_ends_before_the_others_find_it_is_told(tmp_path):
     assert done.returncode == 1
 
 
+@pytest.mark.slow
 def test_the_folders_of_killed_processes_are_removed_at_the_next_start(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     code = "import os, signal, sys\nfrom tasks.workers import launch\nwith launch.scratch() as folder:\n"

@@ -80,6 +80,7 @@ class TestValues:
         assert run.closure.mask.all() and run.ended.all()
         assert (host.counts.started, host.counts.exchanges, host.counts.replays) == (4, 16, 0)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("room", [1, 3000])
     def test_arrays_too_large_to_be_remembered_are_known_until_the_run_is_over(self, tmp_path, room):
         text = LINEAR + 'bb_host.output("last", x)'

@@ -24,7 +24,7 @@ def exported(tmp_path_factory):
     return network.eval(), path
 
 
-@pytest.mark.quick_cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 2, 17])
 def test_any_batch_gives_what_torch_gives(exported, rows):
     network, path = exported
@@ -70,7 +70,7 @@ class Wrapped(nn.Module):
         return self.wrap(x)
 
 
-@pytest.mark.quick_cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "network, words",
     [
