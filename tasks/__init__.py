@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from tasks.running.own_loop import own_run
     from tasks.running.start import run
     from tasks.training.loop import train
-from tasks.training.setup import Setup
+    from tasks.training.setup import Setup
 
 _NAMES = {  # by module
     "methods.autograd": ("AutogradGradient",),

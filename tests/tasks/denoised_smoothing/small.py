@@ -14,6 +14,7 @@ import tests.tasks.denoised_smoothing.boxes as boxes
 from tasks import Progress, Run, Setup, Trained
 from tasks.denoised_smoothing import DenoisedSmoothing
 from tasks.denoised_smoothing.problem import METHODS
+from tasks.rows.ledger import RunLedger
 from tasks.training.setup import setup_of
 from tests.tasks.made_runs import begun_run
 
@@ -87,7 +88,7 @@ def setup(
     (path,) = runs.iterdir()
     if made.run_folder is None:
         made.begin(path)
-        made.ledger.bound(made)
+        RunLedger(None).bound(made)
     return setup_of(made, Run.open(path), name, 0, Progress(), trained)
 
 
