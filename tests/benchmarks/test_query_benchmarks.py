@@ -14,7 +14,6 @@ from benchmarks.query_speed.baselines import InPlace, Published
 from benchmarks.query_speed.comparison import PLAIN
 from benchmarks.query_speed.measuring import BlockTimes, Contender, WrongAnswerError, measure, uniform_mean
 from benchmarks.query_speed.problems import make
-from tests import quick
 from zo.evaluators import Evaluator, Step
 from zo.evaluators.state import Snapshot
 
@@ -57,7 +56,8 @@ def test_a_step_is_summed_up_from_its_blocks(results):
     assert f"| 90% | {found[0.9]['published']:,.3g} (1.00) |" in "\n".join(steps.lines(found))
 
 
-@pytest.mark.parametrize("training", quick.first(1, [True, False]), ids=["training", "evaluation"])
+@pytest.mark.quick_cases(2)
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("name", ["resnet8", "wake", pytest.param("dncnn", marks=pytest.mark.slow)])
 @torch.no_grad()
 def test_the_plain_loops_find_what_loop_finds(name, training):

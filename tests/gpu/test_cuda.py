@@ -16,7 +16,6 @@ from blackbox import ArraySpec
 from blackbox.adapters import TorchModule
 from blackbox.wrappers import Parallel
 from simulators.wake_flow import WakeFlow
-from tests import quick
 from tests.gpu.conftest import needs_gpu
 from tests.zo.evaluators.difference.test_fused import made
 from zo.estimators import Coordinates
@@ -80,7 +79,7 @@ def test_two_runs_have_the_same_bits(name, evaluator, device):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("memory_format", quick.first(1, [torch.contiguous_format, torch.channels_last]))
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("training", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_fused_kernel_gives_what_the_rules_give_and_the_same_bits_in_a_graph(
     training, memory_format, device

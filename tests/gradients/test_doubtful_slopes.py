@@ -13,7 +13,6 @@ from torch.nn.utils import parametrizations
 import zo
 from blackbox import ArraySpec, BlackBoxFunction, BudgetError
 from blackbox.wrappers import Budgeted
-from tests import quick
 from tests.both import Both
 from tests.gradients.trials import of_the_library
 
@@ -439,7 +438,7 @@ SUITED = [
 
 
 @pytest.mark.quick_cases(1)
-@pytest.mark.parametrize(("estimator", "dtype"), quick.one_in(3, SUITED), ids=str)
+@pytest.mark.parametrize(("estimator", "dtype"), SUITED, ids=str)
 def test_nothing_is_said_of_a_smooth_network_at_a_mu_that_suits_its_dtype(estimator, dtype):
     for seed in range(4):
         network, batch = small(dtype=dtype, seed=seed), torch.randn(32, 4, dtype=dtype)
@@ -510,7 +509,7 @@ COUNTED = [
 @pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("evaluator", [pytest.param("loop", marks=pytest.mark.slow), "stacked"])
 @pytest.mark.parametrize("estimator", COUNTED, ids=str)
-@pytest.mark.parametrize("name", quick.one_in(2, CHECKED))
+@pytest.mark.parametrize("name", CHECKED)
 @pytest.mark.filterwarnings("ignore")
 def test_a_step_takes_no_more_queries_than_is_said_before_also_where_slopes_are_in_doubt(
     name, estimator, evaluator

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
-from tests import quick
 from tests.gradients import finite_differences
 from tests.gradients.trials import names_a_part, of_the_library, off, trial
 from tests.networks import TREACHEROUS, weighted_error
@@ -103,7 +102,7 @@ def test_what_wakes_at_a_later_step_is_found_and_the_module_named(name):
 
 
 @pytest.mark.quick_cases(1)
-@pytest.mark.parametrize("name", quick.one_in(4, [name for name in CASES if name.startswith("rising ")]))
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("rising ")])
 def test_pairs_of_opposite_steps_hide_nothing(name):
     """To a variant that moves nothing the means over antithetic neighbours are those of the base."""
     for estimator in (zo.RGE(1e-5, q=4, central=True), zo.CGE(1e-5, central=True)):
@@ -129,7 +128,7 @@ WRITERS = [name for name in CASES if name.startswith(("momentum encoder", "unit 
 @pytest.mark.parametrize(
     ("evaluator", "output_loss"), [pytest.param("loop", False, marks=pytest.mark.slow), *FAST]
 )
-@pytest.mark.parametrize("name", quick.one_in(3, WRITERS))
+@pytest.mark.parametrize("name", WRITERS)
 def test_weights_that_a_forward_writes_are_left_as_one_forward_leaves_them(name, evaluator, output_loss):
     outcome = trial(CASES[name], FORWARD, evaluator, 24, output_loss=output_loss)
     assert outcome.changed == []

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
-from tests import quick
 
 
 def by_autograd(network: nn.Module, objective, batch: Tensor) -> list[Tensor]:
@@ -72,7 +71,7 @@ CGE, RGE = zo.CGE(1e-4, central=True), zo.RGE(1e-4, q=300, central=True)
 
 
 @pytest.mark.quick_cases(1)
-@pytest.mark.parametrize("keeps", quick.first(1, ["the last one", "all"]))
+@pytest.mark.parametrize("keeps", ["the last one", "all"])
 @pytest.mark.parametrize(
     ("objective", "evaluator", "estimator"),
     [
@@ -198,7 +197,7 @@ TEACHERS = ["lerp_", "lerp_ of .data", "assigned .data", "foreach", "a large att
 
 @pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("evaluator", ["loop", "auto"])
-@pytest.mark.parametrize("how", quick.one_in(2, TEACHERS))
+@pytest.mark.parametrize("how", TEACHERS)
 @pytest.mark.filterwarnings("ignore::zo.EvaluatorWarning")
 def test_a_teacher_that_starts_as_a_copy(how, evaluator):
     """The forward writes to it, and at the first step no value changes."""

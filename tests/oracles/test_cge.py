@@ -6,7 +6,6 @@ import pytest
 import torch
 
 import zo
-from tests import quick
 from tests.oracles.problems import PROBLEMS, OracleProblem
 
 EVALUATORS = ["loop", "stacked"]  # a fallback from "stacked" is a warning, and so an error
@@ -21,7 +20,7 @@ def gradient_of(problem: OracleProblem, evaluator: str, estimator: zo.estimators
 
 @pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("evaluator", EVALUATORS)
-@pytest.mark.parametrize("problem", quick.one_in(3, PROBLEMS), ids=str)
+@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
 def test_forward_cge_is_the_gradient_within_its_truncation_and_rounding(problem, evaluator):
     mu = 1e-6
     network, batch = problem.make()
@@ -34,7 +33,8 @@ def test_forward_cge_is_the_gradient_within_its_truncation_and_rounding(problem,
     assert (error <= bound).all()
 
 
-@pytest.mark.parametrize("problem", quick.one_in(3, PROBLEMS), ids=str)
+@pytest.mark.quick_cases(2)
+@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
 def test_order_of_accuracy(problem):
     """Halving mu halves the error of forward differences and quarters that of central ones.
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 import zo
 from blackbox import ArraySpec, DefinitionError
-from tests import quick
 from tests.zo.row_boxes import FromTorch, weights
 
 INPUTS = torch.tensor([1e-6, 1.0, 1e6, 1e3], dtype=torch.float64)
@@ -105,7 +104,8 @@ def test_on_a_linear_box_the_gradient_is_exact_in_any_units(kind, units, dtype):
     assert errors[-1] < 0.01
 
 
-@pytest.mark.parametrize("kind", quick.one_in(2, TANGENTS))
+@pytest.mark.quick_cases(2)
+@pytest.mark.parametrize("kind", TANGENTS)
 def test_the_result_does_not_depend_on_the_units(kind):
     """Of a box that bends, where each tangent has errors of its own: the same ones, to 1 %."""
     probes = 0 if kind == "student" else 8

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 import zo
-from tests import quick
 from tests.oracles.layers import LAYERS, NETWORKS, Case, squared_output
 from tests.oracles.problems import perturbed_losses
 from zo.estimators import Coordinates, Directions
@@ -92,7 +91,7 @@ def test_directions_through_a_layer(case, training):
 @pytest.mark.quick_cases(4)
 @DTYPES
 @MODES
-@pytest.mark.parametrize("case", quick.one_in(2, NETWORKS), ids=str)
+@pytest.mark.parametrize("case", NETWORKS, ids=str)
 def test_networks(case, training, dtype):
     step = step_of(case, dtype, training)
     compare(step, coordinates(step.parameters, most=7), chunk=40, hidden=biases(step))

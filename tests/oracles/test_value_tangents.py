@@ -11,7 +11,6 @@ from torch import nn
 import zo
 from blackbox import ArraySpec
 from simulators.kuramoto_sivashinsky import KuramotoSivashinsky
-from tests import quick
 from tests.zo.row_boxes import FromTorch, weights
 from zo.tangents import CallPairs
 from zo.tangents.models.grid.output_map import RIDGES, SPAN, OutputMap
@@ -328,7 +327,7 @@ def drawn(box: FromTorch, rows: int, seed: int) -> list[torch.Tensor]:
 
 @pytest.mark.quick_cases(5)
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("name", quick.one_in(3, BOXES))
+@pytest.mark.parametrize("name", BOXES)
 def test_vjp_and_apply_are_the_derivative_of_the_models_own_values(model, name):
     box, tangent = BOXES[name], MODELS[model]()
     for seed in (0, 20):

@@ -12,7 +12,6 @@ from blackbox import ConfigurationError
 from simulators.wake_flow import Box, Channel, Cylinder, WakeFlow, WakeStep
 from simulators.wake_flow.geometry import CYLINDER, LENGTHS
 from simulators.wake_flow.staggered import divergence, start
-from tests import quick
 
 TWO = (Cylinder((32.0, 50.0), 11.0), Cylinder((70.0, 62.0), 9.0))
 BOX = (Box((38.0, 41.0), (61.0, 77.0)),)
@@ -21,9 +20,6 @@ OVERLAPPING = (CYLINDER, Box((45.0, 44.0), (75.0, 57.0)))
 CASES = {"two cylinders": TWO, "box": BOX, "mixed": MIXED, "overlapping": OVERLAPPING}
 
 each_case = pytest.mark.parametrize("obstacles", CASES.values(), ids=CASES.keys())
-some_cases = pytest.mark.parametrize(
-    "obstacles", quick.one_in(3, map(pytest.param, CASES.values())), ids=CASES.keys()
-)
 # Plain PhiFlow with torch: its autograd functions, and the sparse matrices of its conjugate gradients.
 plain_phiflow = pytest.mark.filterwarnings(
     "ignore:.*TorchCustomFunction.* should not be instantiated:DeprecationWarning",
@@ -91,7 +87,8 @@ def test_cells_are_solid_where_their_centre_is_inside(obstacles):
     assert np.array_equal(channel.masks.active == 0, inside(obstacles, *centres(channel)))
 
 
-@some_cases
+@pytest.mark.quick_cases(2)
+@each_case
 def test_soft_edges_have_the_obstacles_area(obstacles):
     """Summed over all faces, what is taken from the velocity is the area, to half a cell along the edges."""
     channel = Channel(64, obstacles)
@@ -102,7 +99,8 @@ def test_soft_edges_have_the_obstacles_area(obstacles):
         assert abs((1 - component).sum() * channel.cell**2 - area) < perimeter * channel.cell / 2
 
 
-@some_cases
+@pytest.mark.quick_cases(2)
+@each_case
 def test_mass_is_conserved(obstacles):
     """No divergence in any cell of fluid; what flows out beside what flows in went through the bodies' edges.
 

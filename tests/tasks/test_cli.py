@@ -17,7 +17,6 @@ import tasks
 from blackbox import BlackBoxError
 from tasks import Run, cli
 from tasks.folder import checkpoint
-from tests import quick
 from tests.tasks.problems import Steering
 from zo import TangentWarning
 
@@ -59,9 +58,10 @@ def wait_for(condition, process, seconds=240):  # imports alone take a minute wh
         time.sleep(0.005)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     "words",
-    quick.one_in(4, [["--help"], ["--version"], ["run", "--help"], ["check", "--help"], ["list"], []]),
+    [["--help"], ["--version"], ["run", "--help"], ["check", "--help"], ["list"], []],
 )
 def test_help_imports_nothing_heavy(words):
     code = (

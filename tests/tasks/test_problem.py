@@ -29,7 +29,6 @@ from tasks.folder import calls
 from tasks.folder.terms import Terms
 from tasks.methods.shared import METHODS, student_loss
 from tasks.report import findings, html_report
-from tests import quick
 from tests.tasks.problems import MATRIX, Beside, Mixed, Steering, TwoBoxes
 from zo import FailedQueriesError
 from zo.errors import ObjectiveError, ZeroGradientWarning
@@ -263,7 +262,8 @@ def test_where_no_method_is_applicable_the_report_says_that_alone(tmp_path):
     assert "No method has a finite" not in page and ">figure</th>" in page
 
 
-@pytest.mark.parametrize("method", quick.one_in(3, ["first-order", "tangents", "cge", "row-rge", "identity"]))
+@pytest.mark.quick_cases(2)
+@pytest.mark.parametrize("method", ["first-order", "tangents", "cge", "row-rge", "identity"])
 def test_several_boxes_by_name(tmp_path, method):
     run = go(TwoBoxes(), tmp_path, methods=[method])
     assert run.result.table[0].rows >= 6 * 5 * 2
@@ -673,7 +673,7 @@ class FickleSteering(Beside):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*validation after step:tasks.errors.ProblemWarning")
-@pytest.mark.parametrize("method", quick.first(1, ["cge", "tangents", "no-gradient"]))
+@pytest.mark.parametrize("method", ["cge", "tangents", "no-gradient"])
 def test_a_batch_that_failed_as_a_whole_costs_its_step_and_no_more(tmp_path, method):
     """By hand: the same steps, of which those whose one row fails are left out."""
     problem = FickleSteering(batch=1, steps=12, calls=1, validate_every=12, max_dropped=1.0)

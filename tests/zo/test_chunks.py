@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 import zo
-from tests import quick
 from tests.oracles.layers import NETWORKS
 from tests.zo.boxes import Sine
 from zo.evaluators import Stacked, Step
@@ -59,9 +58,10 @@ def test_bytes_to_queries():
     )  # a smaller chunk would cost more than it saves
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("estimator", [zo.CGE(1e-3), zo.RGE(1e-3, q=40)], ids=["cge", "rge"])
-@pytest.mark.parametrize("training", quick.first(1, [True, False]))
-@pytest.mark.parametrize("memory", quick.first(1, [4 * MIB, 11 * MIB]))
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("memory", [4 * MIB, 11 * MIB])
 def test_a_chunk_stays_within_its_memory(memory, training, estimator):
     for make, batch, objective in (
         (wide, images(3), mean_square),

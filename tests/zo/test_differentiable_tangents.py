@@ -12,7 +12,6 @@ from typeguard import suppress_type_checks
 
 import zo
 from blackbox import ArraySpec
-from tests import quick
 from tests.zo.boxes import Sine
 from tests.zo.row_boxes import FromTorch, make_box, nonlinear, weights
 from zo import StudentTangent
@@ -298,7 +297,7 @@ def test_the_identity_needs_no_queries():
 
 
 @pytest.mark.quick_cases(1)
-@pytest.mark.parametrize("kind", quick.one_in(2, TANGENTS))
+@pytest.mark.parametrize("kind", TANGENTS)
 def test_resumed_equals_undisturbed_to_the_bit(kind, tmp_path):
     def run(resume: bool) -> tuple[list[torch.Tensor], list]:
         torch.manual_seed(0)

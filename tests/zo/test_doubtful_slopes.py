@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 import zo
 from blackbox import ArraySpec, BlackBoxFunction, Budgeted, Cached
-from tests import quick
 from tests.zo.boxes import Sine
 from tests.zo.row_boxes import weights
 
@@ -141,7 +140,7 @@ def test_wrong_slopes_are_said_once(name, estimator, settings):
 
 @pytest.mark.quick_cases(7)
 @pytest.mark.parametrize(("estimator", "settings"), WAYS)
-@pytest.mark.parametrize("name", quick.one_in(2, RIGHT))
+@pytest.mark.parametrize("name", RIGHT)
 def test_nothing_is_said_of_slopes_that_are_right(name, estimator, settings):
     case = RIGHT[name]
     solver = zo.differentiable(Box(case.box), ESTIMATORS[estimator](case.mu), seed=0, **settings)

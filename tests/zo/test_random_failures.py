@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 import zo
-from tests import quick
 from zo.evaluators import Loop, Stacked, Step
 
 ROWS, CHUNK = 6, 5
@@ -39,10 +38,11 @@ def network() -> nn.Module:
     return nn.Sequential(*layers).double()
 
 
+@pytest.mark.quick_cases(8)
 @pytest.mark.filterwarnings("ignore::zo.errors.LostRowsWarning")
 @pytest.mark.parametrize("evaluator", [Loop(), Stacked()], ids=["loop", "stacked"])
 @pytest.mark.parametrize("estimator", ESTIMATORS.values(), ids=ESTIMATORS)
-@pytest.mark.parametrize("seed", quick.first(1, range(4)))
+@pytest.mark.parametrize("seed", range(4))
 def test_what_was_lost_leaves_no_trace(seed, estimator, evaluator):
     generator = torch.Generator().manual_seed(seed)
     trained, batch = network(), torch.randn(ROWS, 2, 3, generator=generator).double()

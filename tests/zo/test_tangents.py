@@ -14,7 +14,6 @@ from typeguard import suppress_type_checks
 
 import zo
 from blackbox import ArraySpec, BlackBoxError, Budgeted
-from tests import quick
 from tests.zo.boxes import Sine
 from tests.zo.linearised import Instead
 from tests.zo.row_boxes import FromTorch, weights
@@ -147,7 +146,7 @@ def test_chunks_cost_nothing_and_change_nothing_but_rounding(evaluator, chunk):
 
 
 @pytest.mark.quick_cases(1)
-@pytest.mark.parametrize("kind", quick.one_in(2, TANGENTS))
+@pytest.mark.parametrize("kind", TANGENTS)
 def test_resume_to_the_bit(kind, tmp_path):
     def run(resume: bool) -> tuple[torch.Tensor, list]:
         network, box = make_network(torch.float32), Sine()

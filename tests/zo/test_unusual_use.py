@@ -16,7 +16,6 @@ from torch import nn
 
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
-from tests import quick
 from tests.zo.boxes import Sine
 
 ROWS = 6
@@ -118,7 +117,7 @@ def residual_by_func(network, batch):
 @pytest.mark.filterwarnings("ignore::zo.EvaluatorWarning")
 @pytest.mark.parametrize("directions", [False, True])
 @pytest.mark.parametrize("evaluator", ["loop", "stacked", "difference"])
-@pytest.mark.parametrize("objective", quick.first(1, [residual, residual_by_func]))
+@pytest.mark.parametrize("objective", [residual, residual_by_func])
 def test_an_objective_with_a_gradient_inside(objective, evaluator, directions):
     estimator = zo.RGE(1e-3, q=200, central=True) if directions else zo.CGE(1e-3, central=True)
     if evaluator == "difference":

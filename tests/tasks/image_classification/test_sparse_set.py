@@ -11,7 +11,6 @@ import torch
 import zo
 from tasks.image_classification import networks, sparse_set
 from tasks.image_classification.methods import METHODS
-from tests import quick
 from tests.tasks.image_classification.small import made_setup, train
 
 
@@ -71,7 +70,8 @@ def test_all_methods_of_a_seed_see_the_same_batches_and_first_weights(tmp_path):
         assert torch.equal(its.batch(step)[0], other.batch(step)[0])
 
 
-@pytest.mark.parametrize("method", quick.one_in(3, METHODS))
+@pytest.mark.quick_cases(3)
+@pytest.mark.parametrize("method", METHODS)
 def test_running_statistics_move_once_a_step(tmp_path, method):
     trained = train(made_setup(tmp_path, method, steps=4))
     # the weights that validated best are loaded at the end

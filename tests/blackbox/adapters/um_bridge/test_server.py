@@ -26,7 +26,6 @@ from blackbox import ArraySpec, Budgeted, ConfigurationError
 from blackbox.adapters import from_callable
 from blackbox.adapters.um_bridge import BusyError, ServerError, UmBridge, UnreachableError, serve, serving
 from blackbox.extras import MissingExtraError
-from tests import quick
 from tests.blackbox.adapters.um_bridge.boxes import NINE, Cubes, Shapes, Waiting
 from tests.blackbox.adapters.um_bridge.servers import served_elsewhere
 from tests.blackbox.boxes import ErrorCase, error_table
@@ -171,7 +170,8 @@ def test_the_default_limit_leaves_room_for_every_good_request():
         assert Client(url).say("/Evaluate", json.dumps(body, indent=8).encode())[0] == 200
 
 
-@pytest.mark.parametrize("path", quick.one_in(2, ["/Info", "/ModelInfo", "/Evaluate", "/Gradient"]))
+@pytest.mark.quick_cases(2)
+@pytest.mark.parametrize("path", ["/Info", "/ModelInfo", "/Evaluate", "/Gradient"])
 def test_nothing_without_the_token(path):
     box, token = Cubes(), "s3cret-token"
     with serving(box, token=token) as url:
@@ -366,7 +366,7 @@ def is_closed(connection: socket.socket, seconds: float) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("text", quick.first(1, HALF.values()), ids=HALF)
+@pytest.mark.parametrize("text", HALF.values(), ids=HALF)
 def test_half_sent_requests_do_not_hold_the_service(text):
     with serving(Cubes(), connections=20) as url, half_sent(url, 50, text) as waiting:
         with UmBridge(url) as client:  # is served although they are there, and before they are given up
@@ -376,14 +376,15 @@ def test_half_sent_requests_do_not_hold_the_service(text):
         assert closed[:30] == [True] * 30 and sum(closed) <= 31  # those that waited longest
 
 
-@pytest.mark.parametrize("text", quick.first(1, HALF.values()), ids=HALF)
+@pytest.mark.quick_cases(1)
+@pytest.mark.parametrize("text", HALF.values(), ids=HALF)
 def test_a_request_that_does_not_come_in_is_cut_off(text):
     with serving(Cubes(), request_seconds=0.4) as url, half_sent(url, 2, text) as waiting:
         assert all(is_closed(each, 20) for each in waiting)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("text", quick.first(1, [HALF["headers"], HALF["body"]]), ids=["headers", "body"])
+@pytest.mark.parametrize("text", [HALF["headers"], HALF["body"]], ids=["headers", "body"])
 def test_the_time_runs_for_a_kept_connection_s_next_request_and_not_while_it_is_idle(text):
     with serving(Cubes(), request_seconds=0.4) as url, kept_connection(url) as kept:
         assert not is_closed(kept.sock, 0.8)

@@ -14,7 +14,6 @@ from torch.nn import functional as F
 
 import zo
 from blackbox import ConfigurationError
-from tests import quick
 from zo.estimators import Coordinates
 from zo.evaluators import Loop, Step
 from zo.evaluators.difference.changes import OneChannel
@@ -132,7 +131,7 @@ def without_kernel(limits):
 
 
 @pytest.mark.quick_cases(1)
-@pytest.mark.parametrize("training", quick.first(1, [True, False]))
+@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", NETWORKS)
 @torch.no_grad()
 def test_the_rules_of_a_chain_one_after_another_give_what_they_gave(name, training, without_kernel):
