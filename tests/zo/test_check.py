@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 
 import pytest
@@ -115,6 +116,26 @@ def test_a_weight_read_outside_its_layer_is_found_however_little_it_does(network
     assert serving(gradient) == {"Loop"}
     assert all(torch.equal(p, old) for p, old in zip(network.parameters(), before, strict=True))
     assert "forward" not in vars(network)
+
+
+@pytest.mark.parametrize("how", ["nan", "raises"])
+def test_a_box_that_is_down_after_the_base_is_no_fault_of_the_objective(how):
+    """What all rows say of hidden weights, they say of weights in sight as well."""
+    calls = []
+
+    def goes_down(network, batch):
+        calls.append(len(batch))
+        if len(calls) == 1:
+            return mean_square(network, batch)
+        if how == "raises":
+            raise ConnectionError("the server does not answer")
+        return torch.full((len(batch),), math.nan)
+
+    gradient = zo.LossGradient(nn.Linear(3, 2), goes_down, zo.CGE(1e-3), evaluator="stacked")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises((zo.FailedQueriesError, ConnectionError)):
+            gradient.backward(torch.randn(4, 3))
 
 
 class Late(nn.Module):

@@ -125,7 +125,7 @@ def stacked_losses(
 def _refuse_unseen(step: Step, queries: Perturbation, base: Tensor) -> None:
     """Refuse a chunk that lost rows because the objective reads a moved weight outside its layer.
 
-    Such a read sees the base's weight in all variants. Costs a query or two.
+    Such a read sees the base's weight in all variants. Costs up to three queries.
 
     Raises:
         Unservable: It does.
@@ -133,21 +133,33 @@ def _refuse_unseen(step: Step, queries: Perturbation, base: Tensor) -> None:
     numbers, modules = step.parameters.moved(queries), replacements(step, queries)
     start = step.snapshot()
     lost = torch.isfinite(base)
-    for _ in range(2):  # a row that fails by chance does not fail twice
+
+    def answered(weights: Sequence[Tensor]) -> Tensor:
+        """Which rows have a loss while these weights are NaN outside of their layers."""
         step.tally.queries += 1
         try:
-            hiding = hidden([step.parameters.tensors[n] for n in numbers], modules)
-            with kept_padding(step.parameters), hiding, uncompiled():
-                by_row = losses(step.objective, step.network, step.batch, step.rows)
-            lost = lost & ~torch.isfinite(by_row)
+            with kept_padding(step.parameters), hidden(weights, modules), uncompiled():
+                return torch.isfinite(losses(step.objective, step.network, step.batch, step.rows))
+        finally:
+            start.restore()
+
+    for _ in range(2):  # a row that fails by chance does not fail twice
+        try:
+            lost = lost & ~answered([step.parameters.tensors[n] for n in numbers])
         except BudgetError:
             raise
         except Exception:  # with the weights in sight it did not fail
             pass
-        finally:
-            start.restore()
         if not lost.any():
             return
+    try:
+        lost = lost & answered([])
+    except BudgetError:
+        raise
+    except Exception:  # a box that is down by now
+        return
+    if not lost.any():
+        return
     names = ", ".join(step.parameters.names[number] for number in numbers[:3])
     raise Unservable(
         f"{names}{', ...' if len(numbers) > 3 else ''}: read outside its layer, as by a penalty on the "
