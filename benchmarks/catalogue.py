@@ -248,7 +248,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         Benchmark(
             "rows",
             "docs/concepts/learned_tangents.md: replay",
-            "rows:main",
+            "rows.comparison:main",
             "3 hours",
             seeds=2,
             results=_rows(),

@@ -18,7 +18,8 @@ from typing import Any
 
 from benchmarks import protocol
 from benchmarks.catalogue import read
-from benchmarks.rows import AS_BENCHMARKED, BY_STEPS, FOLDER, NOT_RUN, over, over_tuned
+from benchmarks.rows.report import BY_STEPS, FOLDER, NOT_RUN, over, over_tuned
+from benchmarks.rows.ways import AS_BENCHMARKED
 from benchmarks.tangents.report import ratios, spent
 
 

@@ -10,7 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.rows import ALL_ROWS, results
+from benchmarks.rows.report import results
+from benchmarks.rows.ways import ALL_ROWS
 from benchmarks.tangents.report import ratios
 
 ROOT = Path(__file__).parents[2]

@@ -24,7 +24,8 @@ from paper.measured import (
 from paper.summaries import families, interval, middle, quartiles, spread, summary
 
 from benchmarks.catalogue import BENCHMARKS
-from benchmarks.rows import ALL_ROWS, AS_BENCHMARKED, best
+from benchmarks.rows.training import best
+from benchmarks.rows.ways import ALL_ROWS, AS_BENCHMARKED
 from benchmarks.tangents.report import spent
 
 KERNELS = {  # where decision 77 compared kernels and perceptrons by test errors of seeds 0 to 2

@@ -10,7 +10,7 @@ import numpy as np
 from paper.measured import ROOT, beside, curves, over_first, over_tuned, rows
 from paper.named_numbers import CONTROLS, numbers
 
-from benchmarks.rows import AS_BENCHMARKED
+from benchmarks.rows.ways import AS_BENCHMARKED
 from benchmarks.tangents.report import spent
 
 

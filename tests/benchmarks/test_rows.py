@@ -2,11 +2,15 @@
 
 import json
 import math
+from typing import Any, cast
 
 import pytest
 import torch
 
-from benchmarks import rows
+from benchmarks.rows import report, training
+from benchmarks.rows.report import NOT_RUN, over, over_tuned, share_needed, steps_table, table
+from benchmarks.rows.training import Stored, tuned
+from benchmarks.rows.ways import ALL_ROWS, AS_BENCHMARKED, BATCHES, RATES, Way, controls, ways
 from blackbox import ArraySpec
 from zo.tangents import CallPairs
 
@@ -16,8 +20,8 @@ def measured(*errors):
     return {
         "runs": {
             str(seed): {
-                rows.AS_BENCHMARKED: {"error": 3.0, "rows": 1000, "warnings": 0},
-                rows.ALL_ROWS: {"error": 2.0, "rows": 1000, "warnings": 0},
+                AS_BENCHMARKED: {"error": 3.0, "rows": 1000, "warnings": 0},
+                ALL_ROWS: {"error": 2.0, "rows": 1000, "warnings": 0},
                 "replay, 0.05": {"error": few, "rows": 50, "warnings": 0},
                 "replay, 0.2": {"error": many, "rows": 210, "warnings": seed},
             }
@@ -28,17 +32,17 @@ def measured(*errors):
 
 def test_errors_are_medians_over_seeds_of_ratios_within_a_seed():
     own = measured((8.0, 1.0), (4.0, 2.0), (2.0, 6.0))
-    assert rows.over_tuned(own, "replay, 0.05") == 2.0
-    assert rows.over_tuned(own, "replay, 0.2") == 1.0
-    assert rows.over_tuned(own, "tangents, 0.2") is None
-    assert rows.over(own, "replay, 0.2", "rows", rows.AS_BENCHMARKED) == pytest.approx(0.21)
+    assert over_tuned(own, "replay, 0.05") == 2.0
+    assert over_tuned(own, "replay, 0.2") == 1.0
+    assert over_tuned(own, "tangents, 0.2") is None
+    assert over(own, "replay, 0.2", "rows", AS_BENCHMARKED) == pytest.approx(0.21)
 
 
 @pytest.mark.parametrize(
     ("errors", "share"), [((2.1, 9.0), 0.05), ((2.2, 2.0), 0.2), ((2.2, 2.2), None), ((1.0, 1.0), 0.05)]
 )
 def test_the_smallest_share_that_is_enough(errors, share):
-    assert rows.share_needed(measured(errors)) == share
+    assert share_needed(measured(errors)) == share
 
 
 def test_the_table_tells_what_was_not_run_what_was_warned_of_and_what_is_enough():
@@ -46,12 +50,12 @@ def test_the_table_tells_what_was_not_run_what_was_warned_of_and_what_is_enough(
     for seed, at in (("0", None), ("1", 21)):
         more["runs"][seed]["replay, 0.2"]["first warning at"] = at
     more["runs"]["0"]["tangents, 0.4"] = {"error": 2.6, "rows": 400, "warnings": 0}
-    text = rows.table({"a": more, "b": measured((2.0, 1.0))})
+    text = table({"a": more, "b": measured((2.0, 1.0))})
     head, _, first, second, last = text.splitlines()[-5:]
     assert "tangents, 0.4" in head and "tangents, 0.2" not in head  # which nobody has run
     assert "1.30 (0.40)" in first
     assert "1.10 (0.05)" in first and "1.00* (0.21)" in first and first.endswith("| 0.2 | none, 0.10 |")
-    assert "0.50 (0.21)" in second and rows.NOT_RUN in second and second.endswith("| 0.05 |  |")
+    assert "0.50 (0.21)" in second and NOT_RUN in second and second.endswith("| 0.05 |  |")
     assert "0.75, worst 1.00" in last and last.endswith("| 1 at 0.05, 1 at 0.2 of 2 | |")
 
 
@@ -60,34 +64,34 @@ def test_a_stored_derivative_is_that_of_the_recorded_input_wherever_it_is_replay
     none = torch.zeros(0, 1, 2)
     pairs = CallPairs((spec,), (spec,), z, none, none, torch.ones(0, 1, dtype=torch.bool), z**3)
     there = torch.tensor([[3.0, 1.0]], requires_grad=True)
-    change = rows.Stored(lambda x: x**3).at(pairs).to(there, ())
+    change = Stored(lambda x: x**3).at(pairs).to(there, ())
     assert torch.allclose(change, 3 * z**2 * (there - z))
     (slope,) = torch.autograd.grad(change.sum(), there)
     assert torch.allclose(slope, 3 * z**2)
 
 
 def test_controls_are_those_that_are_named_at_the_shares_that_are_asked_for():
-    assert set(rows.controls((0.2,), ("stored-derivative", "wider"))) == {
+    assert set(controls((0.2,), ("stored-derivative", "wider"))) == {
         "replay, stored derivative, 0.2",
         "first order, wider, 1",
     }
-    assert len(rows.controls()) == 2 * 4 + 1
-    tuned = {(way.batch, way.rate) for way in rows.ways()[rows.ALL_ROWS]}
-    assert not tuned & {(way.batch, way.rate) for way in rows.controls()["first order, wider, 1"]}
+    assert len(controls()) == 2 * 4 + 1
+    tried = {(way.batch, way.rate) for way in ways()[ALL_ROWS]}
+    assert not tried & {(way.batch, way.rate) for way in controls()["first order, wider, 1"]}
 
 
 def test_controls_stand_beside_the_lines_of_their_seed_and_replace_none(tmp_path, monkeypatch):
-    monkeypatch.setattr(rows, "FOLDER", tmp_path)
-    monkeypatch.setattr(rows, "CONTROLLED", tmp_path / "controls")
+    monkeypatch.setattr(report, "FOLDER", tmp_path)
+    monkeypatch.setattr(report, "CONTROLLED", tmp_path / "controls")
     own = measured((8.0, 1.0))
     control = {"replay, no derivative, 0.2": {"error": 5.0, "rows": 200, "warnings": 0}}
-    rows.CONTROLLED.mkdir()
+    report.CONTROLLED.mkdir()
     (tmp_path / "a.json").write_text(json.dumps(own))
-    (rows.CONTROLLED / "a.json").write_text(
+    (report.CONTROLLED / "a.json").write_text(
         json.dumps({"runs": {"0": control | {"replay, 0.2": {"error": 9.0, "rows": 1, "warnings": 0}}}})
     )
-    (rows.CONTROLLED / "b.json").write_text(json.dumps({"runs": {"0": control}}))
-    assert rows.results() == {"a": {"runs": {"0": own["runs"]["0"] | control}}}
+    (report.CONTROLLED / "b.json").write_text(json.dumps({"runs": {"0": control}}))
+    assert report.results() == {"a": {"runs": {"0": own["runs"]["0"] | control}}}
 
 
 def test_a_choice_is_looked_for_until_its_neighbours_are_worse(monkeypatch):
@@ -96,13 +100,13 @@ def test_a_choice_is_looked_for_until_its_neighbours_are_worse(monkeypatch):
     def validation(way):
         return 1 + (math.log2(way.rate) - 3.2) ** 2 + (math.log2(way.batch) - 2.4) ** 2 / 9
 
-    monkeypatch.setattr(rows, "train", lambda problem, way, seed: {"validation": validation(way)})
-    several = [rows.Way(1.0, batch, rate) for batch in rows.BATCHES for rate in rows.RATES]
-    chosen = rows.tuned(lambda: None, several, 0)
-    grid = [rows.Way(1.0, batch, 2.0**power) for batch in (1, 4, 16, 64) for power in range(-2, 7)]
+    monkeypatch.setattr(training, "train", lambda problem, way, seed: {"validation": validation(way)})
+    several = [Way(1.0, batch, rate) for batch in BATCHES for rate in RATES]
+    chosen = tuned(cast(Any, lambda: None), several, 0)
+    grid = [Way(1.0, batch, 2.0**power) for batch in (1, 4, 16, 64) for power in range(-2, 7)]
     assert chosen["validation"] == min(map(validation, grid))
     assert chosen["tried"] == len(chosen["grid"]) < len(grid)
-    alone = rows.tuned(lambda: None, several[:1], 0)
+    alone = tuned(cast(Any, lambda: None), several[:1], 0)
     assert alone == {"validation": validation(several[0]), "tried": 1}
 
 
@@ -110,9 +114,9 @@ def test_the_table_of_steps_has_a_median_of_each_kind():
     both = {"torque-pendulum": measured((4.0, 1.0)), "coupled-map": measured((2.0, 3.0))}
     for result in both.values():
         for run in result["runs"].values():
-            run[rows.ALL_ROWS] |= {"batch": 1, "rate": 8.0}
+            run[ALL_ROWS] |= {"batch": 1, "rate": 8.0}
     both["torque-pendulum"]["runs"]["0"]["surrogate, 0.05"] = {"error": 1.0, "rows": 50, "warnings": 0}
-    head, _, pendulum, coupled, *medians = rows.steps_table(both).splitlines()[-6:]
+    head, _, pendulum, coupled, *medians = steps_table(both).splitlines()[-6:]
     assert head.endswith("| first order's choice | replay, 0.05 | surrogate, 0.05 | replay, 0.2 |")
     assert pendulum == "| torque-pendulum | controller | 1 | 1 x 8 | 2.00 | 0.50 | 0.50 |"
     assert coupled == "| coupled-map | correction | 1 | 1 x 8 | 1.00 | not run | 1.50 |"

@@ -1,0 +1,116 @@
+"""Error over rows: first order, and learned tangents with anchored replay, at a share of first order's rows.
+
+    python -m benchmarks rows --size ci                      two windows of one problem; written nowhere
+    python -m benchmarks rows --size small                   problems of `tangents`, two seeds
+    python -m benchmarks rows --size small --problems double-pendulum --seeds 2 3
+    python -m benchmarks rows --size small --problems gray-scott --shares 0.2 --controls stored-derivative
+    python -m benchmarks rows --size small --problems gray-scott --shares 0.1 0.4
+    python -m benchmarks rows --size small --steps --problems henon-heiles coupled-map --seeds 3 4 5
+
+First order is run as `tangents` runs it, and tuned at the same rows: from batches of 1 and of 4 rows, with
+the usual learning rate and with twice that, on to half and twice the rate and a quarter and four times the
+batch until none of these is better on validation data; its gradients are shortened as those of tangents are.
+What was measured before that has four trainings to choose from and no bound ("tried": 4). The others have one
+row a batch. Replays are those of the library's own rule, and no setting is chosen for a problem. --shares
+are those of first order's rows. With --batches first order alone is run, with batches of 1, 4 and 16 rows.
+
+With --steps there are these lines: replays with the usual rate and with the suggested one
+(`zo.suggested_rate`); the latter with batches beside that no box has answered (`TangentGradient.imagine`),
+where batches cost no row; and at the least share a plain surrogate, fitted in rounds to the network's rows,
+through which the network is trained alone, with the best of several rates on validation data.
+
+With --controls there are these lines in the place of the others, all of them or those that are named:
+
+    no-derivative       replays of what was recorded alone, without any derivative of the box
+    model-alone         replays in which the model's own values stand for what was recorded
+    stored-derivative   first order with replays of its own: y_k + F'(x_k) (x' - x_k), what it has stored
+    true-derivative     replays that the box itself answers, for nothing: no model can do more with these rows
+    wider               first order at all rows with half and with four times the usual learning rate
+
+Errors are on data that no training has seen. Results go into `benchmarks/results/rows/PROBLEM.json`
+(`by_batch/PROBLEM.json`, `controls/PROBLEM.json`, `steps/PROBLEM.json`) as they come; what is there is not
+measured again. At the end `table.md`, `rows.png` and `batches.png` are written there, `steps/table.md` and
+`steps/steps.png`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.rows.report import BY_BATCH, BY_STEPS, CONTROLLED, FOLDER, write
+from benchmarks.rows.training import train, tuned
+from benchmarks.rows.ways import CONTROLS, MORE_SHARES, SHARES, Way, by_batch, by_steps, controls, ways
+from benchmarks.tangents.problems import CONTROLLERS, problems
+from tasks.folder import atomic
+from tasks.folder.machine import machine, versions
+
+SMALL = (
+    *("double-pendulum", "gray-scott", "kuramoto-sivashinsky", "brusselator", "fitzhugh-nagumo"),
+    *("van-der-pol", "lorenz-96", "coupled-map", "implicit-diffusion", "advection-reaction"),
+    *("shallow-water", "mixed-units", "vorticity", "ks-26-8", "ks-3k", "ks-3k-noise", "wake-1k"),
+    *("double-pendulum-wall", "fitzhugh-nagumo-noise", "fitzhugh-nagumo-failing"),
+    *("filter", "brusselator-20k", "wake-30k", "wake-30k-unroll-16", "wake-260k", "wake-32x64"),
+    *("kolmogorov", "ks-26-8-unroll-8", "ks-52-12", "kuramoto-sivashinsky-32", *CONTROLLERS),
+)
+
+
+def measure(name: str, seeds: Sequence[int], lines: dict[str, list[Way]], folder: Path) -> dict[str, Any]:
+    """Measure the ways that are not in the problem's file yet, and return all of it."""
+    path = folder / f"{name}.json"
+    result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"runs": {}}
+    option = {BY_BATCH: " --batches", CONTROLLED: " --controls", BY_STEPS: " --steps"}.get(folder, "")
+    for seed in seeds:
+        for line, several in lines.items():
+            if line in result["runs"].setdefault(str(seed), {}):
+                continue
+            result["runs"][str(seed)][line] = tuned(problems("small")[name], several, seed)
+            result |= {
+                "machine": machine(),
+                "versions": versions(),
+                "command": f"python -m benchmarks rows --size small --problems {name}{option}",
+            }
+            path.parent.mkdir(parents=True, exist_ok=True)
+            atomic.write_json(path, result)
+            print(f"{name}, seed {seed}, {line}: {result['runs'][str(seed)][line]}", flush=True)
+    return result
+
+
+def main(words: Sequence[str]) -> None:
+    """Measure what is not there yet, and print the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks rows",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--size", choices=("ci", "small"), default="ci")
+    parser.add_argument("--problems", nargs="+", choices=SMALL, default=SMALL)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--shares", nargs="+", type=float, choices=MORE_SHARES, default=SHARES)
+    parser.add_argument("--controls", nargs="*", choices=CONTROLS)
+    parser.add_argument("--batches", action="store_true")
+    parser.add_argument("--steps", action="store_true")
+    asked = parser.parse_args(words)
+    torch.set_num_threads(1)  # small tensors; and every machine has one
+    if asked.size == "ci":
+        problem = problems("small")[SMALL[0]]()
+        for way in (Way(batch=1), Way(batch=1, derivative="learned", replays=True)):
+            trained = train(copy.copy(problem), way, 0, most=3)
+            print(f"{SMALL[0]}, {way}: {trained['error']:.4f}, {trained['rows']} rows")
+        return
+    lines, folder = ways(asked.shares), FOLDER
+    if asked.batches:
+        lines, folder = by_batch(), BY_BATCH
+    elif asked.controls is not None:
+        lines, folder = controls(asked.shares, asked.controls or CONTROLS), CONTROLLED
+    for name in asked.problems:
+        if asked.steps:
+            lines, folder = by_steps(problems("small")[name](), asked.shares), BY_STEPS
+        measure(name, asked.seeds, lines, folder)
+    write()

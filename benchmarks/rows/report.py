@@ -1,0 +1,250 @@
+"""Tables and pictures of what rows buy."""
+
+from __future__ import annotations
+
+import json
+import math
+from statistics import median
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from benchmarks import protocol
+from benchmarks.rows.ways import (
+    ALL_ROWS,
+    AS_BENCHMARKED,
+    MORE_SHARES,
+    SHARES,
+    by_steps_lines,
+    controls,
+    ways,
+)
+from benchmarks.tangents.problems import CONTROLLERS
+from blackbox.words import counted
+from tasks.folder import atomic
+from tasks.report.pictures import figure, save
+
+FOLDER = protocol.RESULTS / "rows"
+BY_BATCH, CONTROLLED, BY_STEPS = FOLDER / "by_batch", FOLDER / "controls", FOLDER / "steps"
+ENOUGH = 1.05  # times the error of first order tuned at all rows
+NOT_RUN = "not run"
+SHOWN = (  # in the picture: line, label, colour, mark, size
+    ("replay, 0.2", "no derivative, replay: a fifth of the rows", "#0072b2", "o", 46),
+    ("replay, 0.05", "no derivative, replay: a twentieth", "#56b4e9", "o", 22),
+    ("tangents, 0.2", "no derivative, no replay: a fifth", "#e69f00", "s", 26),
+    ("first order, tuned, 0.2", "first order tuned at a fifth", "#666666", "^", 30),
+)
+HEAD = """Error on data that no training has seen, over that of first order tuned at all of its rows (1
+or 4 rows a batch, the usual learning rate or twice that, chosen on validation data); in brackets the rows,
+over those of first order as `tangents` benchmarks it. The median over seeds. A star: a warning came in the
+run. Tangents and replays have one row a batch and the usual learning rate, and buy no probes where trust is
+lost; no setting is chosen for a problem. Controls replay without a derivative, with the model's own values,
+with first order's own derivative as it was stored, and with answers of the box itself, which cost nothing
+there. "First warning": the share of the rows of a training with replays at a fifth that was spent where its
+first warning came, a number for each seed, where it was noted. Made by `python -m benchmarks rows --size
+small`, with `--controls` for these.
+
+Nothing here is measured with the wider grid and the bound on gradients that first order has now: four
+trainings to choose from, of which it takes the highest rate in most, and no bound, where tangents have one.
+What a wider grid makes of it: `steps/table.md`.
+
+"""
+
+
+HEAD_OF_STEPS = """Error on data that no training has seen, over that of first order tuned at all of its rows:
+from batches of 1 and 4 rows and twice or four times the usual rate on to half and twice the rate and a
+quarter and four times the batch, until none of these is better on validation data; gradients are shortened at
+twice the median of the last 25, for first order as for tangents. "First order's choice": rows of a batch x
+factor on the usual rate, for each seed. "Suggested rate": `zo.suggested_rate` for thirteen steps a window.
+"Imagined": with batches beside of eight rows that no box has answered, as many as
+`TangentGradient.imaginations` says, and the rate for 53 steps a window. "Surrogate": a model alone, fitted in
+six rounds to the network's rows, 1,200 steps on such batches, the best of three rates or more on validation
+data. Medians over seeds. Made by `python -m benchmarks rows --size small --steps`.
+
+"""
+
+
+Measured = dict[str, dict[str, Any]]  # problem -> what its file holds
+
+
+def over(result: dict[str, Any], line: str, key: str, against: str) -> float | None:
+    """A line's error or rows, over another's, the median over seeds; None where one of them was not run."""
+    runs = [run for run in result["runs"].values() if line in run and against in run]
+    return median(run[line][key] / run[against][key] for run in runs) if runs else None
+
+
+def over_tuned(result: dict[str, Any], line: str) -> float | None:
+    """A line's error over that of first order tuned at all rows."""
+    return over(result, line, "error", ALL_ROWS)
+
+
+def replayed(result: dict[str, Any]) -> list[float]:
+    """The shares of the rows at which replays were run."""
+    return [share for share in MORE_SHARES if over_tuned(result, f"replay, {share:g}") is not None]
+
+
+def share_needed(result: dict[str, Any]) -> float | None:
+    """The smallest share of the rows at which replays end near first order tuned at all rows, if any."""
+    shares = (
+        share for share in MORE_SHARES if (over_tuned(result, f"replay, {share:g}") or math.inf) <= ENOUGH
+    )
+    return next(shares, None)
+
+
+def first_warnings(result: dict[str, Any], line: str = "replay, 0.2") -> str:
+    """The share of a line's rows that was spent where the first warning came, of each seed that has it."""
+    noted = [run[line] for run in result["runs"].values() if "first warning at" in run.get(line, ())]
+    spent = [(run["first warning at"], run["rows"]) for run in noted]
+    return ", ".join("none" if at is None else f"{at / rows:.2f}" for at, rows in spent)
+
+
+def table(measured: Measured) -> str:
+    """Errors over those of first order tuned at all rows, in brackets the rows; a last line with medians."""
+    every = ways(MORE_SHARES) | controls(MORE_SHARES)
+    lines = [
+        line for line in every if line != ALL_ROWS and any(over_tuned(o, line) for o in measured.values())
+    ]
+    text = [
+        "| problem | seeds | " + " | ".join(lines) + f" | rows to {ENOUGH:g} | first warning |",
+        "| --- " * (4 + len(lines)) + "|",
+    ]
+    for name, result in measured.items():
+        cells = []
+        for line in lines:
+            error, rows = over_tuned(result, line), over(result, line, "rows", AS_BENCHMARKED)
+            said = any(run[line]["warnings"] for run in result["runs"].values() if line in run)
+            cells.append(NOT_RUN if error is None else f"{error:.2f}{'*' * said} ({rows:.2f})")
+        seeds = sum(any(line.startswith("replay") for line in run) for run in result["runs"].values())
+        share = share_needed(result)
+        reached = f"{share:g}" if share else f"more than {replayed(result)[-1]:g}"
+        text.append(
+            f"| {name} | {seeds} | " + " | ".join(cells) + f" | {reached} | {first_warnings(result)} |"
+        )
+    middle = []
+    for line in lines:
+        errors = [error for result in measured.values() if (error := over_tuned(result, line)) is not None]
+        middle.append(f"{median(errors):.2f}, worst {max(errors):.2f}" if errors else NOT_RUN)
+    counts = [sum(share_needed(result) == share for result in measured.values()) for share in MORE_SHARES]
+    reached = ", ".join(
+        f"{count} at {share:g}" for count, share in zip(counts, MORE_SHARES, strict=True) if count
+    )
+    text.append("| **median** | | " + " | ".join(middle) + f" | {reached} of {len(measured)} | |")
+    return HEAD + "\n".join(text) + "\n"
+
+
+def steps_table(measured: Measured) -> str:
+    """What steps and fresh batches buy: errors over those of first order tuned at all rows, and medians."""
+    every = [line for line in by_steps_lines() if any(over_tuned(o, line) for o in measured.values())]
+    text = ["| problem | kind | seeds | first order's choice | " + " | ".join(every) + " |"]
+    text.append("| --- " * (4 + len(every)) + "|")
+    kinds = {name: "controller" if name in CONTROLLERS else "correction" for name in measured}
+    for name, result in measured.items():
+        runs = [run for run in result["runs"].values() if ALL_ROWS in run]
+        choices = [f"{run[ALL_ROWS]['batch']} x {run[ALL_ROWS]['rate']:g}" for run in runs]
+        errors = [over_tuned(result, line) for line in every]
+        cells = [NOT_RUN if error is None else f"{error:.2f}" for error in errors]
+        text.append(f"| {name} | {kinds[name]} | {len(runs)} | {', '.join(choices)} | {' | '.join(cells)} |")
+    for kind in ("controller", "correction"):
+        cells = []
+        for line in every:
+            errors = [over_tuned(result, line) for name, result in measured.items() if kinds[name] == kind]
+            known = [error for error in errors if error is not None]
+            cells.append(f"{median(known):.2f} of {len(known)}" if known else NOT_RUN)
+        text.append(f"| **median** | {kind} | | | {' | '.join(cells)} |")
+    return HEAD_OF_STEPS + "\n".join(text) + "\n"
+
+
+SHOWN_OF_STEPS = (  # as `SHOWN`
+    ("replay, 0.05", "replay, the usual rate", "#999999", "o", 26),
+    ("replay, suggested rate, 0.05", "replay, the suggested rate", "#0072b2", "o", 46),
+    ("replay, suggested rate, imagined, 0.05", "and imagined batches", "#009e73", "P", 50),
+    ("surrogate, 0.05", "a surrogate alone", "#d55e00", "^", 34),
+)
+
+
+def steps_picture(measured: Measured) -> Figure:
+    """What a twentieth of the rows buys by steps and fresh batches, controllers above corrections."""
+    made, axes = figure(7.2, 1.3 + 0.34 * len(measured))
+    (place,) = axes.flat
+    names = sorted(measured, key=lambda name: (name in CONTROLLERS, name))
+    for line, label, colour, mark, size in SHOWN_OF_STEPS:
+        points = [(over_tuned(measured[name], line), row) for row, name in enumerate(names)]
+        known = [(error, row) for error, row in points if error is not None]
+        if known:
+            place.scatter(*zip(*known, strict=True), s=size, c=colour, marker=mark, label=label, zorder=3)
+    place.axvline(1.0, color="#333333", linewidth=1)
+    place.set_yticks(range(len(names)), names)
+    place.set_xscale("log")
+    place.set_xticks([0.25, 0.5, 1, 2, 5], ["0.25", "0.5", "1", "2", "5"])
+    place.minorticks_off()
+    place.set_xlabel("test error at a twentieth of the rows, over that of first order tuned at all of them")
+    made.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=8)
+    return made
+
+
+def picture(measured: Measured) -> Figure:
+    """What a fifth and a twentieth of the rows buy on each problem."""
+    made, axes = figure(7.2, 1.1 + 0.32 * len(measured))
+    (place,) = axes.flat
+    names = sorted(
+        measured, key=lambda name: over_tuned(measured[name], SHOWN[0][0]) or math.inf, reverse=True
+    )
+    for line, label, colour, mark, size in SHOWN:
+        points = [(over_tuned(measured[name], line), row) for row, name in enumerate(names)]
+        known = [(error, row) for error, row in points if error is not None]
+        place.scatter(*zip(*known, strict=True), s=size, c=colour, marker=mark, label=label, zorder=3)
+    place.axvline(1.0, color="#333333", linewidth=1)
+    place.set_yticks(range(len(names)), names)
+    place.set_xscale("log")
+    place.set_xticks([0.5, 1, 2, 5, 10], ["0.5", "1", "2", "5", "10"])
+    place.set_xlabel("test error, over that of first order tuned at all of its rows")
+    made.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)
+    return made
+
+
+def batches_picture(measured: Measured) -> Figure:
+    """Error over rows for each size of batch, a panel for each problem."""
+    made, axes = figure(2.6 * len(measured), 2.9, 1, len(measured), sharey=True)
+    for place, (name, result) in zip(axes.flat, measured.items(), strict=True):
+        for batch, colour in ((1, "#0072b2"), (4, "#56b4e9"), (16, "#e69f00")):
+            points = [
+                (over(result, f"batch {batch}, {share:g}", key, AS_BENCHMARKED) or math.nan)
+                for key in ("rows", "error")
+                for share in (*SHARES, 1.0)
+            ]
+            place.loglog(points[:3], points[3:], "o-", color=colour, label=f"{counted(batch, 'row')} a batch")
+        place.set_title(name, fontsize=9)
+        place.set_xticks([*SHARES, 1.0], ["1/20", "1/5", "1"])
+        place.minorticks_off()
+        place.set_yticks(ticks := [0.5, 1, 2, 5], [f"{tick:g}" for tick in ticks])
+    axes.flat[0].set_ylabel("test error of first order")
+    made.supxlabel("rows, over the usual number", fontsize=9)
+    made.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
+    return made
+
+
+def results() -> Measured:
+    """All problems on which replays were run, with the controls beside them."""
+    by_problem = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
+    for path in sorted(CONTROLLED.glob("*.json")):
+        for seed, lines in json.loads(path.read_text())["runs"].items():
+            runs = by_problem.get(path.stem, {"runs": {}})["runs"]
+            runs[seed] = lines | runs.get(seed, {})
+    return {name: result for name, result in by_problem.items() if replayed(result)}
+
+
+def write() -> None:
+    """Write the table and the pictures of all problems that were measured, and print the table."""
+    measured = results()
+    if measured:
+        atomic.write_bytes(FOLDER / "table.md", table(measured).encode())
+        save(picture(measured), FOLDER / "rows.png")
+        print(table(measured))
+    by_rate = {path.stem: json.loads(path.read_text()) for path in sorted(BY_STEPS.glob("*.json"))}
+    if by_rate:
+        atomic.write_bytes(BY_STEPS / "table.md", steps_table(by_rate).encode())
+        save(steps_picture(by_rate), BY_STEPS / "steps.png")
+        print(steps_table(by_rate))
+    batches = {path.stem: json.loads(path.read_text()) for path in sorted(BY_BATCH.glob("*.json"))}
+    if batches:
+        save(batches_picture(batches), FOLDER / "batches.png")

@@ -1,0 +1,109 @@
+"""The ways to spend rows, and in which lines of a table they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from benchmarks.tangents.problem import BenchmarkProblem
+
+SHARES = (0.05, 0.2)  # of first order's rows
+MORE_SHARES = (0.05, 0.1, 0.2, 0.4)  # which may be asked for
+BATCHES, RATES = (1, 4), (1.0, 2.0)  # with which first order is tuned, to begin with
+LARGEST_BATCH, HIGHEST_RATE = 64, 64.0  # where that ends
+WIDER = (0.5, 4.0)  # rates beside these
+CONTROLS = ("no-derivative", "model-alone", "stored-derivative", "true-derivative", "wider")
+AS_BENCHMARKED, ALL_ROWS = "first order", "first order, tuned, 1"
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to spend rows.
+
+    Attributes:
+        share: of the rows of first order.
+        batch: rows of a batch; None for the problem's.
+        rate: factor on the problem's learning rate.
+        derivative: of the box: its twin's ("true"), learned ("learned"), learned with the model's own values
+            in replays ("model"), its twin's where it was recorded ("stored"), none, as in no-gradient
+            ("cut"), or that of a model that stands for the box ("surrogate").
+        replays: whether recorded windows are replayed.
+        suggested: whether the rate is the one that is suggested for so many steps, times `rate`.
+        imagined: whether batches follow that no box has answered.
+    """
+
+    share: float = 1.0
+    batch: int | None = None
+    rate: float = 1.0
+    derivative: Literal["true", "learned", "model", "stored", "cut", "surrogate"] = "true"
+    replays: bool = False
+    suggested: bool = False
+    imagined: bool = False
+
+
+def ways(shares: Sequence[float] = SHARES) -> dict[str, list[Way]]:
+    """The lines of the table: of several ways the one that is best on validation data counts."""
+    lines = {AS_BENCHMARKED: [Way()]}
+    for share in (*shares, 1.0):
+        lines[f"first order, tuned, {share:g}"] = [Way(share, b, rate) for b in BATCHES for rate in RATES]
+    for share in shares:
+        lines[f"tangents, {share:g}"] = [Way(share, 1, derivative="learned")]
+        lines[f"replay, {share:g}"] = [Way(share, 1, derivative="learned", replays=True)]
+    return lines
+
+
+def controls(shares: Sequence[float] = SHARES, names: Sequence[str] = CONTROLS) -> dict[str, list[Way]]:
+    """The lines of what a gain may come from: reuse alone, the model's values, and the derivative."""
+    by_line = {}
+    for share in shares:
+        lines = {
+            "no-derivative": Way(share, 1, derivative="cut", replays=True),
+            "model-alone": Way(share, 1, derivative="model", replays=True),
+            "stored-derivative": Way(share, 1, derivative="stored", replays=True),
+            "true-derivative": Way(share, 1, replays=True),
+        }
+        by_line |= {f"replay, {n.replace('-', ' ')}, {share:g}": [w] for n, w in lines.items() if n in names}
+    if "wider" in names:
+        by_line["first order, wider, 1"] = [Way(1.0, batch, rate) for batch in BATCHES for rate in WIDER]
+    return by_line
+
+
+def by_batch() -> dict[str, list[Way]]:
+    """First order with batches of three sizes, at three numbers of rows, each with the better rate."""
+    lines = {AS_BENCHMARKED: [Way()]}
+    for batch in (1, 4, 16):
+        for share in (*SHARES, 1.0):
+            lines[f"batch {batch}, {share:g}"] = [Way(share, batch, rate) for rate in RATES]
+    return lines
+
+
+def by_steps(problem: BenchmarkProblem, shares: Sequence[float] = SHARES) -> dict[str, list[Way]]:
+    """What steps and fresh batches buy at the same rows."""
+    lines = {ALL_ROWS: [Way(1.0, batch, rate) for batch, rate in ((1, 2.0), (1, 4.0), (4, 4.0))]}
+    for share in shares:
+        replayed = Way(share, 1, derivative="learned", replays=True)
+        lines[f"replay, {share:g}"] = [replayed]
+        lines[f"replay, suggested rate, {share:g}"] = [replace(replayed, suggested=True)]
+        if problem.fresh is not None:
+            imagining = replace(replayed, suggested=True, imagined=True)
+            lines[f"replay, suggested rate, imagined, {share:g}"] = [imagining]
+        if share == min(shares) and problem.fresh is not None:
+            rates = (2.0, 4.0)  # to begin with
+            lines[f"surrogate, {share:g}"] = [Way(share, 1, rate, derivative="surrogate") for rate in rates]
+    return lines
+
+
+def neighbours(way: Way) -> list[Way]:
+    """Ways with half and twice the rate, and with a quarter and four times the batch."""
+    batch = way.batch or 1
+    rates = [way.rate / 2, way.rate * 2] if way.rate < HIGHEST_RATE else [way.rate / 2]
+    sizes = [size for size in (batch // 4, 4 * batch) if 1 <= size <= LARGEST_BATCH]
+    same = [replace(way, rate=rate) for rate in rates]
+    return same if way.derivative == "surrogate" else same + [replace(way, batch=size) for size in sizes]
+
+
+def by_steps_lines() -> list[str]:
+    """The lines of `by_steps` beside first order, in the order of the table."""
+    named = ("replay", "replay, suggested rate", "replay, suggested rate, imagined", "surrogate")
+    return [f"{line}, {share:g}" for share in MORE_SHARES for line in named]
