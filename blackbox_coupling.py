@@ -1,22 +1,24 @@
-"""The console script `blackbox`, and what is said where a file has the name of one of our packages.
+"""The guard against files with the name of one of our packages, and behind it the console script `blackbox`.
 
 `tasks` and `zo` are names that a user's files may have too, and Python takes what its path has first: the
 folder of a script, or one of `PYTHONPATH`. This module has a name that nobody else has, and the packages are
-beside it.
+beside it. It imports none of them: each of them imports it.
 """
 
 from __future__ import annotations
 
 import ast
 import os
-import re
 import sys
+import warnings
+from collections.abc import Iterator
+from importlib import import_module
 from importlib.machinery import PathFinder
 from pathlib import Path
-from types import ModuleType, TracebackType
 
 PACKAGES = ("blackbox", "simulators", "tasks", "zo")
 HERE = Path(__file__).resolve().parent
+COMMAND = "tasks.cli"  # whose `main` is the command line; by name, as an entry point has it
 
 
 def main() -> int:
@@ -27,9 +29,7 @@ def main() -> int:
         paths = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
         os.environ["PYTHONPATH"] = os.pathsep.join(paths)
         os.environ["PYTHONSAFEPATH"] = "1"  # nor does the current folder come before it there
-    from tasks.cli import main
-
-    return main()
+    return import_module(COMMAND).main()
 
 
 def in_the_way(name: str) -> str | None:
@@ -44,42 +44,90 @@ def in_the_way(name: str) -> str | None:
 
 
 def name_what_is_in_the_way() -> None:
-    """Have errors of a script that are due to a file in the way of a package say so, and name the file.
+    """Say which file is in the way, where a script that is at work asks it for what a package of ours has.
 
     Each package imports this module, which calls this. Where nothing is in the way, which is nearly always,
-    it changes nothing. A user's own `tasks.py` may well be meant: nothing is said until an error ends a
-    script that asks it for what the package has.
+    it looks no further. A user's own `tasks.py` may well be meant: nothing is said of it where scripts ask it
+    for what it has, or for what the package has not either.
+
+    Raises:
+        ImportError: Something is in the way of `blackbox`, and a package that needs it is imported.
+
+    Warns:
+        RuntimeWarning: Naming the file, once for each package.
     """
-    if not any(map(in_the_way, PACKAGES)) or getattr(sys.excepthook, "names_what_is_in_the_way", False):
-        return
-    before = sys.excepthook
-
-    def excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if said := explanation(error):
-            error.add_note(said)
-        before(kind, error, trace)
-
-    excepthook.names_what_is_in_the_way = True  # type: ignore[attr-defined]
-    sys.excepthook = excepthook
+    taken = {name: place for name in PACKAGES if (place := in_the_way(name))}
+    files = files_at_work() if taken else []
+    if "blackbox" in taken and any(HERE / name in path.parents for path in files for name in PACKAGES[1:]):
+        raise ImportError(sentence("blackbox", taken["blackbox"]), name="blackbox")
+    asked = {asked for path in files if HERE not in path.parents for asked in asked_of(path)}
+    for name, place in taken.items():
+        if any(name == of and wanted in names_of(name) and not has(place, wanted) for of, wanted in asked):
+            warnings.warn(sentence(name, place), RuntimeWarning, stacklevel=4)  # at the import of a package
 
 
-def explanation(error: BaseException) -> str | None:
-    """Which file is in the way, if that is what an error is about: it was asked for what a package has."""
-    if isinstance(error, AttributeError) and isinstance(error.obj, ModuleType):
-        name, wanted = error.obj.__name__, error.name
-    elif isinstance(error, ImportError) and error.name is not None:
-        name, _, wanted = error.name.partition(".")
-        asked = re.match("cannot import name '([^']+)'", error.msg)
-        wanted = asked[1] if asked else wanted.partition(".")[0]
-    else:
-        return None
-    place = in_the_way(name) if name in PACKAGES else None
-    if place is None or wanted not in names_of(name):
-        return None
+def sentence(name: str, place: str) -> str:
+    """What is said of a file in the way of a package."""
     return (
         f"{name}: expected the package of blackbox-coupling, got {place}, which is in front of it on "
         "Python's path. Rename that one, or move your script to a folder without it."
     )
+
+
+def files_at_work() -> list[Path]:
+    """The files whose code is running, innermost first: those that import one another, and the script."""
+    files, frame = dict[Path, None](), sys._getframe(1)
+    while frame is not None:
+        path = Path(frame.f_code.co_filename)
+        if path.suffix == ".py" and path.is_file():
+            files[path.resolve()] = None
+        frame = frame.f_back
+    return list(files)
+
+
+def asked_of(path: Path) -> Iterator[tuple[str, str]]:
+    """What a file asks of modules with the names of our packages: the name, and what is asked of it."""
+    tree, called = _parsed(path), dict[str, str]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for module in node.names:
+                name, _, inner = module.name.partition(".")
+                if module.asname is None or not inner:
+                    called[module.asname or name] = name
+                if inner:
+                    yield name, inner.partition(".")[0]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            name, _, inner = node.module.partition(".")
+            yield from ((name, inner.partition(".")[0] or each.name) for each in node.names)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in called:
+            yield called[node.value.id], node.attr
+
+
+def _parsed(path: Path) -> ast.AST:
+    try:
+        return ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError, OSError):  # which Python will say
+        return ast.Module([], [])
+
+
+def has(place: str, wanted: str) -> bool:
+    """Whether a user's file or folder has a name; read without importing it."""
+    path = Path(place)
+    folder = path.parent if path.name == "__init__.py" else path
+    if (folder / wanted).is_dir() or (folder / f"{wanted}.py").is_file():
+        return True
+    if not path.is_file():
+        return False
+    names = {"__getattr__", "*"}  # by which it may have any
+    for node in ast.walk(_parsed(path)):
+        if isinstance(node, ast.alias) and (node.asname or node.name) in {wanted, *names}:
+            return True
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in {wanted, *names}:
+            return True
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id == wanted:
+            return True
+    return False
 
 
 def names_of(package: str) -> set[str]:

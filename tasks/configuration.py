@@ -43,6 +43,7 @@ AtLeastOne = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 """A number from 0 to below 1."""
 
 C = TypeVar("C")
+NOT_WRITTEN = {"not written": True}  # metadata of a dataclass's field that no JSON file has
 
 
 def check(configuration: Any) -> None:
@@ -138,7 +139,7 @@ def from_dict(kind: type[C], values: Mapping[str, Any], where: str | None = None
             not what its annotation says.
     """
     where = where or kind.__name__
-    fields = {field.name: field for field in dataclasses.fields(kind) if field.init}  # pyright: ignore
+    fields = {field.name: field for field in dataclasses.fields(kind) if _is_written(field)}  # pyright: ignore
     for name in values:
         if name not in fields:
             raise ConfigurationError(f"{where}: no setting is named {name!r}. {nearest(name, fields)}")
@@ -163,12 +164,20 @@ def from_dict(kind: type[C], values: Mapping[str, Any], where: str | None = None
     return kind(**read)
 
 
+def _is_written(field: dataclasses.Field[Any]) -> bool:
+    return field.init and field.metadata != NOT_WRITTEN
+
+
 @lru_cache(maxsize=64)
 def _adapters(kind: type) -> dict[str, TypeAdapter[Any]]:
     """What checks each setting of a dataclass."""
     try:
         hints = get_type_hints(kind, include_extras=True)
-        return {field.name: TypeAdapter(hints[field.name]) for field in dataclasses.fields(kind)}
+        return {
+            field.name: TypeAdapter(hints[field.name])
+            for field in dataclasses.fields(kind)
+            if _is_written(field)
+        }
     except Exception as error:  # names that are not there, kinds that pydantic does not know
         raise ConfigurationError(
             f"{kind.__qualname__}: expected annotations that can be read from JSON, got: {error}. Use bool, "

@@ -1,4 +1,4 @@
-"""A file with a package's name is named when a script asks it for what the package has, and only then."""
+"""A file with a package's name is named where a script asks it for what the package has, and only there."""
 
 from __future__ import annotations
 
@@ -43,21 +43,25 @@ def script(tmp_path):
 )
 def test_the_file_that_is_in_the_way_of_tasks_is_named(script, tmp_path, text, error):
     _, said = script(text, tasks="def work(): pass")
-    before, last = said.splitlines()[-2:]
-    assert before.startswith(error) and last.startswith("tasks: expected the package of blackbox-coupling")
-    assert f"got {tmp_path / 'tasks.py'}, which" in last and "Rename" in last
+    assert said.splitlines()[-1].startswith(error)
+    (told,) = [line for line in said.splitlines() if "expected the package of blackbox-coupling" in line]
+    assert "RuntimeWarning: tasks: expected" in told and "Rename" in told
+    assert f"got {tmp_path / 'tasks.py'}, which" in told
 
 
 @pytest.mark.slow
 def test_the_file_that_is_in_the_way_of_what_a_package_needs_is_named(script, tmp_path):
     _, said = script("import zo", blackbox="")
-    assert said.splitlines()[-1].startswith("blackbox: expected the package of blackbox-coupling, got ")
+    expected = "ImportError: blackbox: expected the package of blackbox-coupling, got "
+    assert said.splitlines()[-1].startswith(expected)
     assert str(tmp_path / "blackbox.py") in said.splitlines()[-1]
 
 
 def test_a_user_s_own_tasks_are_let_alone(script):
     own = "def work(): return 'done'"
     assert script("import blackbox, tasks\nprint(tasks.work())", tasks=own) == ("done\n", "")
+    has_run = "def run(): return 'done'"
+    assert script("import blackbox, tasks\nprint(tasks.run())", tasks=has_run) == ("done\n", "")
     for text in (
         "tasks.wrok",
         "from tasks import wrok",
@@ -67,8 +71,13 @@ def test_a_user_s_own_tasks_are_let_alone(script):
         assert "Error" in said.splitlines()[-1] and "blackbox-coupling" not in said
 
 
-@pytest.mark.slow
-def test_where_nothing_is_in_the_way_nothing_is_changed(script):
-    look = "import blackbox, simulators, tasks, sys\nprint(sys.excepthook is sys.__excepthook__)"
-    assert script(look) == ("True\n", "")
-    assert script(look, other="", zoo="") == ("True\n", "")
+@pytest.mark.quick_cases(1)
+@pytest.mark.parametrize("tasks", [None, "def work(): pass"], ids=["nothing", "a file"])
+def test_an_import_changes_no_hook_and_no_variable(script, tasks):
+    look = """import os, sys
+def state(): return sys.excepthook, dict(os.environ), sys.path[:], sys.meta_path[:]
+before = state()
+import blackbox, simulators
+print(state() == before)"""
+    files = {} if tasks is None else {"tasks": tasks}
+    assert script(look, other="", zoo="", **files) == ("True\n", "")

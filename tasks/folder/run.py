@@ -19,7 +19,7 @@ from shlex import quote
 from typing import Any, TypeVar
 
 from tasks import code
-from tasks.configuration import from_dict
+from tasks.configuration import NOT_WRITTEN, from_dict
 from tasks.errors import ConfigurationError, ProblemError, RunFolderError, RunLockedError, TrustError
 from tasks.folder import atomic, calls, reading, warning_notes
 from tasks.folder.machine import changes, digest, digest_of_files, machine, stamp_of, versions
@@ -33,6 +33,24 @@ LOOKED_AT = 2  # an older one, of which finished runs are still read
 CHECKPOINTS, LOCK = "checkpoints", ".lock"
 
 C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class InProcess:
+    """What a process has of a run that is in no file of its folder; all values of the run share it.
+
+    Attributes:
+        callbacks: What else happens while stages of the run train; see `tasks.Callback`.
+        callbacks_said: Of which exceptions of callbacks the user has been warned.
+        notes: What the run has warned of, and at which stage and step it is.
+        watched: Programs and other files that the boxes name, which count among its versions: their times and
+            sizes, and contents, when they were last looked at; None once they changed. See `Run.note_files`.
+    """
+
+    callbacks: list[Any] = field(default_factory=list)
+    callbacks_said: set[Any] = field(default_factory=set)
+    notes: WarningNotes = field(default_factory=WarningNotes)
+    watched: dict[Path, tuple[Any, ...] | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,16 +81,8 @@ class Run:
     """The code that settings name, such as a network of the user's own."""
     chosen: dict[str, int | None] = field(default_factory=dict)
     """Settings that follow from the budget of rows, see `planning.plan`; None until the run has chosen."""
-    callbacks: list[Any] = field(default_factory=list, init=False, repr=False, compare=False)
-    """What else happens while stages of the run train; see `tasks.Callback`."""
-    files: list[Path] = field(default_factory=list, init=False, repr=False, compare=False)
-    """Programs and other files that the boxes name, which count among its versions; see `note_files`."""
-    watched: dict[Path, tuple[Any, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """Their times and sizes, and contents, when they were last looked at; see `changed_files`."""
-    callbacks_said: set[Any] = field(default_factory=set, init=False, repr=False, compare=False)
-    """Of which exceptions of callbacks the user has been warned."""
-    notes: Any = field(default_factory=WarningNotes, init=False, repr=False, compare=False)
-    """What the run has warned of, and at which stage and step it is: `WarningNotes`."""
+    here: InProcess = field(default_factory=InProcess, repr=False, compare=False, metadata=NOT_WRITTEN)
+    """What this process has of it beside the folder."""
 
     @classmethod
     def create(cls, root: Path, terms: Terms, command: Sequence[str] | None = None) -> Run:
@@ -156,14 +166,23 @@ class Run:
         code = [] if self.code is None else [self.code]
         return digest([*code, *map(trust.named, self.named)])
 
+    @property
+    def callbacks(self) -> list[Any]:
+        """What else happens while stages of the run train; see `tasks.Callback`."""
+        return self.here.callbacks
+
+    @property
+    def notes(self) -> WarningNotes:
+        """What the run has warned of, and at which stage and step it is."""
+        return self.here.notes
+
     def absolute(self) -> Run:
-        """The run by its absolute path, with the same callbacks, wherever the working directory is moved."""
-        run = replace(self, path=self.path.absolute())
-        object.__setattr__(run, "callbacks", self.callbacks)
-        object.__setattr__(run, "files", self.files)
-        object.__setattr__(run, "watched", self.watched)
-        object.__setattr__(run, "notes", self.notes)
-        return run
+        """The run by its absolute path, wherever the working directory is moved."""
+        return replace(self, path=self.path.absolute())
+
+    def reread(self) -> Run:
+        """The run as its folder has it by now."""
+        return replace(Run.open(self.path), here=self.here)
 
     def refuse_untrusted(self) -> None:
         """Refuse a run whose script or problem this user has not run, and no installed package has.
@@ -232,14 +251,13 @@ class Run:
         """
         return self._with({"data": str(data.resolve())})
 
-    def choose(self, settings: Mapping[str, int | None]) -> None:
-        """Give the settings of `chosen` their values, also in `config.json`; for who holds the lock."""
+    def choose(self, settings: Mapping[str, int | None]) -> Run:
+        """The run with values for the settings of `chosen`, also in `config.json`; for who holds the lock."""
         if settings == self.chosen:
-            return
-        self.chosen.clear()
-        self.chosen.update(settings)
-        self.config.update(settings)
-        self._write({"chosen": self.chosen, "config": self.config})
+            return self
+        run = replace(self, chosen=dict(settings), config={**self.config, **settings})
+        self._write({"chosen": run.chosen, "config": run.config})
+        return run
 
     def note_files(self, files: Sequence[Path]) -> str:
         """Write down the versions of files that boxes name, such as programs; for who holds the lock.
@@ -247,29 +265,28 @@ class Run:
         Returns:
             What has changed since they were first written down, in words; "" for nothing.
         """
-        self.files[:] = files
-        self.watched.clear()
-        self.watched.update((path, (stamp_of(path), digest_of_files([path]))) for path in files)
-        now = digest_of_files(files)
-        if new := {name: value for name, value in now.items() if name not in self.versions}:
-            self.versions.update(new)
-            self._write({"versions": self.versions})
-        return changes(self.versions, now)
+        watched = self.here.watched
+        watched.clear()
+        watched.update((path, (stamp_of(path), digest_of_files([path]))) for path in files)
+        before, now = self._written()["versions"], digest_of_files(files)
+        if new := {name: value for name, value in now.items() if name not in before}:
+            self._write({"versions": {**before, **new}})
+        return changes({**before, **new}, now)
 
     def changed_files(self) -> list[str]:
         """The names of files that boxes name which have changed since `note_files`, each of them once.
 
         A look at times and sizes; contents are read only of those where these changed.
         """
-        changed = []
-        for path, (stamp, before) in list(self.watched.items()):
+        changed, watched = [], self.here.watched
+        for path, seen in list(watched.items()):
             now = stamp_of(path)
-            if now in (stamp, None):  # gone: it may be about to be replaced
+            if seen is None or now in (seen[0], None):  # gone: it may be about to be replaced
                 continue
-            if digest_of_files([path]) == before:
-                self.watched[path] = now, before
+            if digest_of_files([path]) == seen[1]:
+                watched[path] = now, seen[1]
             else:
-                del self.watched[path]
+                watched[path] = None
                 changed.append(path.name)
         return changed
 
@@ -278,8 +295,11 @@ class Run:
             self._write(changed)
         return Run.open(self.path)
 
+    def _written(self) -> dict[str, Any]:
+        return reading.json_object(self.path / CONFIG, "Start the run anew.")
+
     def _write(self, changed: Mapping[str, object]) -> None:
-        content = {**reading.json_object(self.path / CONFIG, "Start the run anew."), **changed}
+        content = {**self._written(), **changed}
         # killed between these, it has one setting or the other: `lock` writes what is missing
         (self.path / BEGUN).unlink(missing_ok=True)
         atomic.write_json(self.path / CONFIG, content)
@@ -321,7 +341,7 @@ class Run:
             seeds=self.seeds,
             table=tuple(table),
             machine=machine(),
-            versions=versions() | self.code_versions() | digest_of_files(self.files),
+            versions=versions() | self.code_versions() | digest_of_files(list(self.here.watched)),
             command=self.command,
             started=self.started,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -357,8 +377,7 @@ class Run:
         with _exclusive(self.path):
             atomic.sweep(self.path)
             if not os.path.lexists(self.path / BEGUN):  # of an older version, or killed before it was written
-                content = reading.json_object(self.path / CONFIG, "Start the run anew.")
-                atomic.write_json(self.path / BEGUN, lasting(content))
+                atomic.write_json(self.path / BEGUN, lasting(self._written()))
             yield
 
     def log(self, stage: str, step: int, **values: float | int | str) -> None:

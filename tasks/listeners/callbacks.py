@@ -68,7 +68,7 @@ class Listeners:
 
     def __init__(self, run: Run) -> None:
         self._callbacks: Sequence[Callback] = run.callbacks
-        self._said = run.callbacks_said
+        self._said = run.here.callbacks_said
         self._deaf: set[int] = set()  # whose `on_start` raised: of the stage they know nothing
 
     def tell(self, name: str, *arguments: Any) -> None:

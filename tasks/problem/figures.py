@@ -1,4 +1,4 @@
-"""`RowMean`: a figure of `evaluate` beside the count of rows that it leaves out."""
+"""What a problem gives a report: `RowMean`, a figure beside the rows that it leaves out, and `Picture`."""
 
 from __future__ import annotations
 
@@ -49,6 +49,14 @@ class RowMean:
         import torch
 
         return int((~torch.as_tensor(self.rows).isfinite()).sum())
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A matplotlib figure for the report, with the sentence below it."""
+
+    caption: str
+    figure: Any
 
 
 def without_failed(figures: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:

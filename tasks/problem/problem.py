@@ -21,7 +21,7 @@ from blackbox.group import BoxGroup
 from tasks.configuration import Config
 from tasks.errors import ConfigurationError, ProblemError
 from tasks.problem.data import Data, evaluating, one_each, parts
-from tasks.problem.figures import RowMean
+from tasks.problem.figures import Picture, RowMean
 from tasks.problem.method import Method
 from tasks.problem.once import OfParent, Once
 from tasks.problem.silence import Silence
@@ -309,9 +309,10 @@ class Problem:
             findings: What came out of the run, a `tasks.report.findings.Findings`.
 
         Returns:
-            Blocks of `tasks.report.html_report`.
+            Blocks of `tasks.report.html_report`, and pictures.
         """
-        return findings.pictured(self.pictures(findings.fields[findings.seeds[0]]))
+        made = self.pictures(findings.fields[findings.seeds[0]])
+        return [Picture(caption, figure) for caption, figure in made.items()]
 
     def training_batch(self, seed: int, step: int) -> Batch:
         """The batch of a step, on the device of the settings."""

@@ -147,16 +147,6 @@ class Findings:
                     )
         return curves
 
-    def pictured(self, figures: Mapping[str, Any]) -> list[Block]:
-        """Blocks of matplotlib figures by caption, which are saved in the run's folder."""
-        from tasks.report import html_report, pictures  # matplotlib takes a second
-
-        blocks: list[Block] = [html_report.Heading("Pictures")] if figures else []
-        for number, (caption, figure) in enumerate(figures.items(), start=1):
-            path = pictures.save(figure, self.run.path / f"picture-{number}.png")
-            blocks.append(html_report.Figure(path, alt=caption, caption=caption))
-        return blocks
-
     def gaps(self) -> list[str]:
         """In a sentence for each training: the steps of which `metrics.jsonl` has no line."""
         lines = []

@@ -15,6 +15,7 @@ from tasks.folder.machine import changes
 from tasks.folder.result import Result
 from tasks.folder.run import Run
 from tasks.folder.warning_notes import without_numbers
+from tasks.problem.figures import Picture
 from tasks.report import findings, html_report, lead, pictures
 from tasks.report.findings import Findings, Reported
 from tasks.report.html_report import Block, Details, Figure, Heading, Paragraph, Table, in_words
@@ -58,7 +59,7 @@ def write(run: Run, problem: Reported | None = None) -> Path:
         try:
             about, defaults = problem.about(), _defaults(problem.config)
             declared = problem.says_which_is_better()
-            blocks += _blocks(problem.report(facts))
+            blocks += _blocks(problem.report(facts), run.path)
         except Exception as error:  # the user's code; a long run has its table and curves all the same
             failed, reason = error, f"{type(error).__name__}: {error}"
             blocks.append(Paragraph(f"The problem's own part could not be made ({reason})."))
@@ -90,14 +91,22 @@ def write(run: Run, problem: Reported | None = None) -> Path:
     return path
 
 
-def _blocks(blocks: Any) -> list[Block]:
-    """What a problem's `report` gave; `ProblemError` where it is no list of blocks, each of them text."""
-    if isinstance(blocks, str) or not all(isinstance(block, Block) for block in blocks):
+def _blocks(given: Any, folder: Path) -> list[Block]:
+    """What a problem's `report` gave, pictures saved; `ProblemError` where it is no list of blocks."""
+    if isinstance(given, str) or not all(isinstance(block, Block | Picture) for block in given):
         raise ProblemError(
             "report: expected a list of blocks of tasks.report.html_report, such as [Heading('Mine')], got "
-            f"{blocks if isinstance(blocks, str) else list(blocks)!r:.80}."
+            f"{given if isinstance(given, str) else list(given)!r:.80}."
         )
-    return list(blocks)
+    blocks, number = list[Block](), 0
+    for block in given:
+        if isinstance(block, Picture):
+            number += 1
+            path = pictures.save(block.figure, folder / f"picture-{number}.png")
+            blocks += [Heading("Pictures")] if number == 1 else []
+            block = Figure(path, alt=block.caption, caption=block.caption)
+        blocks.append(block)
+    return blocks
 
 
 def _tables(result: Result, queries: str) -> list[Block]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +105,11 @@ def finish(run: Run, plan: Plan, progress: Progress | None = None) -> FinishedRu
                     shown.say(how_to_go_on(run))
                 with run.noting(), exits_as_errors("the problem"):  # status 0 would pass for a result
                     problem = carry_out(run, plan, shown).problem
+            run = run.reread()
         if not (run.path / report.NAME).is_file():  # a kill before the page: callbacks are called again
             Listeners(run).tell("on_result", run, Result.read(run.path))
         report.write(run, problem)
-    return FinishedRun(as_named, problem)
+    return FinishedRun(replace(run, path=as_named.path), problem)
 
 
 def carry_out(run: Run, plan: Plan, progress: Progress) -> Bound:
@@ -140,7 +142,7 @@ def carry_out(run: Run, plan: Plan, progress: Progress) -> Bound:
             first_rows = FirstRows(run.path, problem.boxes)
             with rows_run_by(first_rows.run):
                 plan = settled(plan, bound, timed=not run.begun)
-                run.choose(plan.chosen)
+                run = run.choose(plan.chosen)
                 for sentence in cost.sentences(plan, bound):
                     progress.say(sentence)
                 plan.trial.refuse_unread()

@@ -55,6 +55,19 @@ def test_a_run_is_found_again_as_it_was_made(tmp_path):
     assert not found.finished
 
 
+def test_a_run_is_a_value_and_what_a_process_has_of_it_is_shared(tmp_path):
+    run = begun_run(tmp_path, "t", "p", Settings(), [0])
+    chosen = run.choose({"steps": 7})
+    assert run.chosen == {} and run.config["steps"] == 3
+    assert chosen.chosen == {"steps": 7} and chosen.config["steps"] == 7
+    assert run.reread() == Run.open(run.path) == chosen
+    assert chosen.here is run.here is run.reread().here is run.absolute().here
+    content = json.loads((run.path / "config.json").read_text())
+    (run.path / "config.json").write_text(json.dumps(content | {"here": {}}))
+    with pytest.raises(RunFolderError, match="here"):
+        Run.open(run.path)
+
+
 def test_the_data_folder_is_found_from_another_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = begun_run(tmp_path / "runs", "t", "p", Settings(), [0], data=Path("my data"))
