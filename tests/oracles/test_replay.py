@@ -441,7 +441,9 @@ def test_where_a_call_has_other_rows_than_the_batch_s_in_its_order_replay_is_ref
     before = torch.get_rng_state()
     if axis == 1:
         loss = gradient.replay(rows=5)
-        assert drawn or torch.allclose(loss, gradient._replays.windows.draw(5, gradient._evaluations.key).losses.mean())
+        assert drawn or torch.allclose(
+            loss, gradient._replays.windows.draw(5, gradient._evaluations.key).losses.mean()
+        )
     else:
         with pytest.raises(zo.TangentError, match=r"call 1, .* rows in the order of the batch's 5"):
             gradient.replay(rows=5)
