@@ -158,25 +158,29 @@ def _with_replays(
 def _tangent_gradient(
     setup: Setup,
     tangent: zo.tangents.Tangent | Sequence[zo.tangents.Tangent] | None,
+    probes: int = 0,
     **settings: Any,
 ) -> zo.TangentGradient:
-    """A `zo.TangentGradient` with the run's settings."""
+    """A gradient by tangents with the run's settings: the plain one where no probes are asked for."""
     config = setup.config
-    return zo.ProbedGradient(
-        setup.network,
-        setup.objective,
-        boxes=setup.boxes,
-        tangent=tangent,
-        seed=setup.seed,
-        chunk=config.chunk,
-        # without a chunk base and probes run together, also where there are several processes: the same bits
-        process_group=None if config.chunk is None else setup.process_group,
-        replays=config.replays,
-        steps=setup.steps,
-        imaginations=config.imaginations,
-        **({} if config.clip is None else {"clip": config.clip}),
-        **settings,
-    )
+    settings |= {
+        "boxes": setup.boxes,
+        "tangent": tangent,
+        "seed": setup.seed,
+        "replays": config.replays,
+        "steps": setup.steps,
+        "imaginations": config.imaginations,
+    }
+    if config.clip is not None:
+        settings["clip"] = config.clip
+    # without a chunk base and probes run together, also where there are several processes: the same bits
+    if config.chunk is not None:
+        settings |= {"chunk": config.chunk, "process_group": setup.process_group}
+    if probes:
+        settings["probes"] = probes
+    of_probes = {"chunk", "probes"} & settings.keys()
+    kind = zo.ProbedGradient if of_probes else zo.TangentGradient
+    return kind(setup.network, setup.objective, **settings)
 
 
 def _by_tangents(setup: Setup, tangent: zo.tangents.Tangent | None, probes: int) -> Trained:

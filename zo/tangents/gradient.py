@@ -3,51 +3,30 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
-from functools import partial
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from blackbox import BlackBoxFunction
-from blackbox.checks import check_count
 from blackbox.group import BoxGroup
-from blackbox.notices import Notices
-from zo.batches import Batch, count_rows, map_tensors
-from zo.draws import Key
-from zo.errors import ConfigurationError, TangentError
-from zo.evaluators.evaluator import Step
-from zo.evaluators.generators import Turns
-from zo.evaluators.loop import Loop
-from zo.evaluators.state import Snapshot
-from zo.execution.ranks import Ranks, fingerprint
-from zo.failures import survivors
-from zo.objective import Objective, mean_loss
-from zo.parameters import Choice, accumulate
-from zo.same_run import arrays_of, refuse_other_run, same_chunk
-from zo.tangents.evidence.along_gradient import Taken, checked
-from zo.tangents.excitation.dither import Excitation
-from zo.tangents.excitation.spread import spread_of_weights
-from zo.tangents.playback.anchored import undithered
-from zo.tangents.playback.way_back import refuse_autocast
-from zo.tangents.record.recording import Dither, alone
+from zo.batches import Batch
+from zo.objective import Objective
+from zo.parameters import Choice
 from zo.tangents.record.units import Units
 from zo.tangents.replay.imagination import Imagination, Imagined
-from zo.tangents.step import checks
-from zo.tangents.step.clipping import Clipping
+from zo.tangents.step.accumulation import Accumulation
 from zo.tangents.step.counts import TangentCounts
-from zo.tangents.step.evaluation import Evaluation
-from zo.tangents.step.outcome import Outcome
+from zo.tangents.step.evaluation import Evaluations
+from zo.tangents.step.judgement import Judgement
 from zo.tangents.step.replays import Replays
 from zo.tangents.step.room import Room
-from zo.tangents.step.settings import Probing, Settings, check_numbers
+from zo.tangents.step.settings import Probing, Settings
 from zo.tangents.step.stand_ins import StandIns
-from zo.tangents.tangent import Tangent, bring
-from zo.tangents.trust import Check, TrustPolicy, TrustWatch
+from zo.tangents.tangent import Tangent
+from zo.tangents.trust import TrustPolicy, TrustWatch
 
 
 class TangentGradient:
@@ -175,37 +154,36 @@ class TangentGradient:
         **of_probes: Any,
     ) -> None:
         names = TangentGradient.__init__.__kwdefaults__ or {}
-        probing = self._probing or Probing.of_before(of_probes, names)
-        check_numbers(replays, max_age, clip, excite, steps)
-        self._ranks = Ranks(process_group, "TangentGradient", TangentError)
-        if probing.chunk is None and self._ranks.size > 1:
-            probing = replace(probing, chunk=1)
-        settings = Settings.checked(network, objective, boxes, tangent, parameters, seed, probing, max_rows)
-        self.network, self.objective, self.boxes = settings.network, settings.objective, settings.boxes
-        self.parameters, self.probing = settings.parameters, settings.probing
-        self.counts = TangentCounts()
-        self.agreement: float | None = None
-        self.agreement_of_rows: float | None = None
-        self.missed: float | None = None
-        self._key, self._notices, self._turns = Key(seed), Notices(), Turns(network)
-        self._stand_ins = StandIns(settings.tangents)
-        self.watch = TrustWatch(
-            trust_policy,
-            settings.probes,
-            settings.max_rows,
-            self._stand_ins.learn,
-            [type(tangent).__name__ for tangent in settings.tangents],
-            self._stand_ins.guess,
-            steps,
-            self._notices,
+        settings = Settings.checked(
+            network,
+            objective,
+            boxes=boxes,
+            tangent=tangent,
+            parameters=parameters,
+            probing=self._probing or Probing.of_before(of_probes, names),
+            max_rows=max_rows,
+            seed=seed,
+            process_group=process_group,
+            trust_policy=trust_policy,
+            replays=replays,
+            max_age=max_age,
+            clip=clip,
+            excite=excite,
+            imaginations=imaginations,
+            steps=steps,
         )
-        self._clipping = Clipping(clip if self._stand_ins.guess else None)
-        self._excitation = Excitation(self.boxes, excite)
-        self._replays = Replays(self.boxes, self._stand_ins, replays, max_age, self._notices)
+        self.network, self.objective, self.boxes = settings.network, settings.objective, settings.boxes
+        self.parameters = settings.parameters
+        self.counts = TangentCounts()
+        self._evaluations = Evaluations(settings)
+        self._stand_ins = StandIns(settings.tangents)
+        self._judgement = Judgement(settings, self._stand_ins, self._evaluations.ranks)
+        notices = self._judgement.notices
+        self._grads = Accumulation(self.parameters, clip if self._stand_ins.guess else None, notices)
+        self._replays = Replays(settings, self._stand_ins, notices)
         self._imagination = Imagination(self.boxes, imaginations)
-        self._keep_within(Room.here(shared=self._ranks.size > 1))
+        self._keep_within(Room.here(shared=self._evaluations.ranks.size > 1))
         self._rows = 0  # of the last step
-        self._apart = False
 
     @property
     def tangents(self) -> tuple[Tangent, ...]:
@@ -226,6 +204,26 @@ class TangentGradient:
     def trust_of_step(self) -> float | None:
         """The same error over all calls of the last step together."""
         return self._stand_ins.error
+
+    @property
+    def watch(self) -> TrustWatch:
+        """The running mean of the trust, whether it is lost, and the number of probes of the next step."""
+        return self._judgement.watch
+
+    @property
+    def agreement(self) -> float | None:
+        """The change of the loss along the last step's gradient over the predicted one; see the class."""
+        return self._judgement.check.agreement
+
+    @property
+    def agreement_of_rows(self) -> float | None:
+        """The cosine of the rows' changes in the last step's check and the predicted ones; see the class."""
+        return self._judgement.check.agreement_of_rows
+
+    @property
+    def missed(self) -> float | None:
+        """The relative error of the tangents' responses in the last step's check; see the class."""
+        return self._judgement.check.missed
 
     def backward(self, batch: Batch) -> Tensor:
         """Add this step's gradient to `.grad`, as autograd would.
@@ -251,46 +249,24 @@ class TangentGradient:
                 `max_dropped` of the pairs.
                     In all these cases `.grad` is unchanged.
         """
-        with self._at_work("backward"):
-            batch = map_tensors(_with_version, batch)
-            number, before = self.counts.steps, Snapshot(self.network)
-            key, probes, ranks = self._key.at(number), self.watch.probes, self._ranks
-            ranks.refuse_others(number, lambda: fingerprint(self.network, batch, repr(self._shared(key))))
-            step, dither = self._step(batch, number), self._excitation.of_step(key, self.tangents)
-            with _undone(before):
-                self._imagination.foresee(step, self.tangents, before)
-                run = Evaluation(step, self.boxes, self.probing, probes, key, ranks, dither)
-                self._take_apart(run.apart)
-                with ranks.meeting(number) as meeting:
-                    run.settle(before)
-                    whole_numbers = run.first_look(self.watch.may_have_probes)
-                    dither.look(run.calls, self.boxes)
-                    pairs, dropped = run.pairs()
-                    at_calls = self._stand_ins.take_in(pairs, [call.box for call in run.calls])
-                    window = run.window(at_calls)
-                    back = run.back(window, at_calls)
-                    self._turns.look()
-                    checks.refuse_dependent_rows(back.loss, run.losses, run.survived)
-                    checks.refuse_not_finite(back.gradients, self.trust, number)
-                    taken = Taken(step, self.boxes, window, at_calls, back.gradients, before)
-                    meeting.message = self._along(taken)
-            check: Check = meeting.messages[0]
-            if number == 0:
-                self.watch.note_way_beside(back.beside)
-            self._add_share(back.gradients, check)
-            self._imagination.saw(run.calls, [at.rows for at in at_calls], back.gradients, run.survived)
-            unidentified = self._excite(taken, back.loss, dither, back.reached)
-            begun = bool(self._excitation) and not dither  # what nobody knew of is dithered from now on
-            self._replays.add(window)
-            outcome = Outcome(
-                taken, batch, check, probes, dropped, run.causes, whole_numbers, unidentified, begun
-            )
-            self._count(outcome, run.rows)
-            outcome.say(self._notices, self.watch, self.tangents, self.counts.lost)
-            excite = partial(self._excitation.anew, self._spread(taken))
-            with alone(ranks):
-                self.watch.saw(number, self.trust_of_step, outcome.shown, self._stand_ins.improve, excite)
-            return back.loss
+        evaluations, judgement, number = self._evaluations, self._judgement, self.counts.steps
+        with evaluations.alone("backward"):
+            step = evaluations.step(batch, number)
+            evaluations.refuse_others(step, self._shared)
+            self._imagination.foresee(step, self.tangents)
+            dither = judgement.dither(evaluations.key.at(number))
+            with evaluations.run(step, self.watch.probes, dither) as evaluation:  # the boxes run, once
+                pairs = evaluation.pairs(self.watch.may_have_probes)
+                at_calls = self._stand_ins.take_in(pairs, evaluation.calls)  # tangents predict, then learn
+                gradient = evaluation.gradient(at_calls, self.trust)  # by autograd: no box runs
+                evaluation.check = judgement.along(gradient)  # one query more, where it is due
+            share = self.watch.share(evaluation.check)
+            self.counts.clipped += self._grads.add_share(gradient.gradients, share, number)
+            self._rows = self.counts.add(evaluation)
+            self._imagination.saw(gradient)
+            self._replays.add(gradient.window)
+            judgement.saw(evaluation, gradient, self.counts.lost)
+            return gradient.back.loss
 
     def replays(self) -> int:
         """How many replays may follow the last step, see `replay`; 0 before the first.
@@ -331,16 +307,12 @@ class TangentGradient:
                 or the batch holds a list with an entry for each row. `.grad` is unchanged.
             ObjectiveError: the batch holds a jagged tensor, of which no rows can be drawn.
         """
-        with self._at_work("replay"):
-            if rows is not None:
-                check_count("TangentGradient.replay", "rows", rows)
-            drawn = self._replays.draw(rows, self._key)
-            step = self._step(drawn.batch, self.counts.steps, len(drawn.losses))
-            losses, gradients = self._replays.gradient(step, drawn, self.counts.replays)
-            loss = mean_loss(losses)
-            self.counts.replays += 1
-            if loss.isfinite() and all(bool(gradient.isfinite().all()) for gradient in gradients):
-                self._add(gradients)
+        with self._evaluations.alone("replay"):
+            counts = self.counts
+            loss, gradients = self._replays.gradient(self._evaluations, rows, counts.steps, counts.replays)
+            counts.replays += 1
+            if gradients:
+                counts.clipped += self._grads.add(gradients, counts.steps)
             return loss
 
     def imaginations(self) -> int:
@@ -381,14 +353,13 @@ class TangentGradient:
             TangentError: the objective calls a box that is not in `boxes`. `.grad` is unchanged.
             ObjectiveError: the batch or the losses do not have rows first.
         """
-        with self._at_work("imagine"):
-            batch = map_tensors(_with_version, batch)
+        with self._evaluations.alone("imagine"):
             self.parameters.refuse_replaced(self.network)
-            step = self._step(batch, self.counts.steps)
+            step = self._evaluations.step(batch, self.counts.steps)
             imagined, gradients = self._imagination.evaluate(step, self.tangents)
             if imagined:
                 self.counts.imagined += 1
-                self._add(gradients)
+                self.counts.clipped += self._grads.add(gradients, self.counts.steps)
             return imagined
 
     def prefit(self, batches: Iterable[Any], steps: int = 400) -> None:
@@ -405,27 +376,13 @@ class TangentGradient:
             ConfigurationError: neither a tangent nor its prior learns from values, or there is no batch.
             TangentError, FailedQueriesError, ObjectiveError: as `backward`.
         """
-        check_count("TangentGradient.prefit", "steps", steps)
-        refuse_autocast(self.parameters.tensors, "TangentGradient.prefit")
-        checks.refuse_without_values(self.tangents)
-        key, asked = self._key.at(self.counts.steps), set[int]()
+        self._stand_ins.refuse_prefit(steps)
+        places: set[int] = set()  # of the boxes that were called
         for batch in batches:
-            step, before = self._step(batch, number=0), Snapshot(self.network)
-            run = Evaluation(step, self.boxes, self.probing, 0, key, self._ranks, Dither())
-            before.restore()  # running statistics, and what is drawn in the first step
-            survived = survivors(run.losses, self.counts.steps, run.causes)
-            self.counts.rows += run.rows
-            for call in run.recorded:
-                bring(self.tangents[call.box], call.inputs[0].device)
-                self.tangents[call.box].see(call.pairs(self.boxes[call.box], survived))
-                asked.add(call.box)
-        if not asked:
-            raise ConfigurationError(
-                "TangentGradient.prefit: expected at least one batch, got none. Give a list of batches, as "
-                "for backward."
-            )
-        for box in asked:  # one that was not called has nothing to learn from
-            self.tangents[box].learn(steps)
+            evaluation = self._evaluations.answers(batch, self.counts.steps)
+            self.counts.rows += evaluation.rows
+            places |= self._stand_ins.see(evaluation)
+        self._stand_ins.learn_before(places, steps)
 
     @property
     def excitation(self) -> tuple[dict[str, Tensor], ...]:
@@ -433,15 +390,12 @@ class TangentGradient:
 
         Inputs that are not dithered are left out: most boxes have none.
         """
-        return tuple(
-            {box.inputs[which].name: size for which, size in self._excitation.sizes(place).items()}
-            for place, box in enumerate(self.boxes)
-        )
+        return self._judgement.dithers()
 
     @property
     def waited(self) -> float:
         """Seconds that this process has waited for the others' answers, since it was made."""
-        return self._ranks.waited
+        return self._evaluations.ranks.waited
 
     def next_queries(self) -> int:
         """What the next step will cost: perturbed objectives, the base evaluation not counted.
@@ -473,33 +427,20 @@ class TangentGradient:
             imagined, how many may follow (`tangent_imaginations`), and by how much such gradients are off,
             over the mean gradient (`tangent_imagined_bias`).
         """
-        figures: dict[str, float | None] = dict(asdict(self.counts))
-        error = self.trust_of_step
-        if error is None and self._stand_ins.guess and self.counts.steps == 1 and self.trust:
-            error = 1.0
-        figures |= {"tangent_error": error, "tangent_agreement": self.agreement}
-        figures |= {"tangent_agreement_of_rows": self.agreement_of_rows, "tangent_missed": self.missed}
-        figures |= {f"tangent_error_call_{call}": error for call, error in enumerate(self.trust, start=1)}
-        figures |= {"tangent_rows": self._rows, "tangent_probes": self.watch.probes}
-        figures |= {"tangent_distrusted": self.watch.lost, "tangent_excitation": self._excitation.response}
-        figures |= {"tangent_excitation_loss": self._excitation.in_loss}
-        figures |= self._replays.metrics()
-        figures |= self._imagination.metrics()
+        figures: dict[str, float | None] = {**asdict(self.counts), "tangent_rows": self._rows}
+        figures |= self._stand_ins.metrics(self.counts.steps) | self._judgement.metrics()
+        figures |= self._replays.metrics() | self._imagination.metrics()
         return {name: float(value) for name, value in figures.items() if value is not None}
 
     def state_dict(self) -> dict[str, Any]:
         """Seed, chunk, counts (draws depend on the steps in them), trust, units, what was learned."""
         return {
-            "seed": self._key.seed,
-            "chunk": self.probing.chunk,
             "counts": asdict(self.counts),
-            "trust": self.watch.state_dict(),
-            "boxes": "; ".join(map(arrays_of, self.boxes)),
-            "clipping": self._clipping.state_dict(),
+            "clipping": self._grads.state_dict(),
             "imagination": self._imagination.state_dict() if self._imagination.wanted else None,
-            "excitation": self._excitation.state_dict(),
             "room": self._room.plain(),
-            "apart": self._apart,
+            **self._evaluations.state_dict(),
+            **self._judgement.state_dict(),
             **self._stand_ins.state_dict(),
             **self._replays.state_dict(self.counts.steps),
         }
@@ -511,20 +452,12 @@ class TangentGradient:
             ConfigurationError: the state is of a run with another seed or chunk, other tangents, or boxes of
                 other arrays.
         """
-        chunk = same_chunk("TangentGradient", self.probing.chunk, state["chunk"])
-        settings = {"seed": self._key.seed, "tangents": ", ".join(map(repr, self.tangents))}
-        saved = {"seed": state["seed"], "tangents": ", ".join(state["kinds"])}
-        boxes = {"boxes": "; ".join(map(arrays_of, self.boxes))}
-        refuse_other_run("TangentGradient", settings, saved)
-        refuse_other_run("TangentGradient", boxes, state)  # versions before had none
-        self.probing = replace(self.probing, chunk=chunk)
+        self._stand_ins.refuse_others(state)
+        self._evaluations.load_state_dict(state)
         self.counts = TangentCounts(**state["counts"])
-        self.watch.load_state_dict(state["trust"])
-        self._clipping.load_state_dict(state["clipping"])
-        if "excitation" in state:  # versions before had none
-            self._excitation.load_state_dict(state["excitation"])
+        self._judgement.load_state_dict(state)
+        self._grads.load_state_dict(state["clipping"])
         self._keep_within(Room(*state["room"]) if "room" in state else Room.most())
-        self._take_apart(state.get("apart", False))
         self._stand_ins.load_state_dict(state)
         self._replays.load_state_dict(state)
         self._imagination.load_state_dict(state.get("imagination"), self.parameters.tensors[0].device)
@@ -540,88 +473,12 @@ class TangentGradient:
     def __repr__(self) -> str:
         """The network's class and size, boxes, tangents, and what a step costs."""
         size = f"{type(self.network).__name__}, {self.parameters.size:,} weights"
+        probing = self._evaluations.probing
         return (
             f"{type(self).__name__}({size}, boxes={list(self.boxes)!r}, tangents={list(self.tangents)!r}, "
-            f"probes={self.watch.probes}, mu={self.probing.mu:g}, max_rows={self.watch.max_rows:g}, "
-            f"evaluator={type(self.probing.evaluator).__name__.lower()!r})"
+            f"probes={self.watch.probes}, mu={probing.mu:g}, max_rows={self.watch.max_rows:g}, "
+            f"evaluator={type(probing.evaluator).__name__.lower()!r})"
         )
-
-    # The parts of a step
-
-    @contextmanager
-    def _at_work(self, call: str) -> Iterator[None]:
-        """A block in which weights and, while it draws, generators are its own, and there are graphs."""
-        name = f"TangentGradient.{call}"
-        refuse_autocast(self.parameters.tensors, name)
-        with self.parameters.alone(name), self._turns.taken(), torch.inference_mode(False):
-            yield
-
-    def _step(self, batch: Batch, number: int, rows: int | None = None) -> Step:
-        """The evaluation of a batch, of as many rows as it has."""
-        rows = count_rows(batch) if rows is None else rows
-        return Step(self.network, self.parameters, self.objective, batch, rows, number=number)
-
-    def _along(self, taken: Taken) -> Check:
-        """What a query along the gradient says of it, where one is due: the first process asks alone."""
-        if self._ranks.rank or not self.watch.checks(taken.step.number):
-            return Check()
-        with alone(self._ranks):
-            return checked(taken, self.watch)
-
-    def _add_share(self, gradients: Sequence[Tensor], check: Check) -> None:
-        """Add the share of a step's gradient that a check leaves."""
-        share = self.watch.share(check)
-        shared = gradients if share == 1.0 else [share * gradient for gradient in gradients]
-        self._clipping.remember(shared)
-        self._notices.say(self._clipping.of_sizes(self.counts.steps))
-        self._add(shared)
-
-    def _add(self, gradients: Sequence[Tensor]) -> None:
-        """Add a gradient to `.grad`, no longer than `clip` allows."""
-        gradients, clipped = self._clipping.shortened(gradients)
-        self.counts.clipped += clipped
-        tensors = self.parameters.tensors
-        adds_up = self._clipping.adds_up_to(tensors[0].grad)
-        for tensor, gradient in zip(tensors, gradients, strict=True):
-            accumulate(tensor, gradient)
-        self._notices.say(self._clipping.of_sums(self.counts.steps, adds_up, tensors[0].grad, clipped))
-
-    def _excite(self, taken: Taken, loss: Tensor, dither: Dither, reached: set[tuple[int, int]]) -> list[str]:
-        """Choose the next dither; inputs that values do not show and that have none, in words."""
-        if not self.watch.terms.guesses:
-            return []
-        window, pairs = taken.window, [at.rows for at in taken.at_calls]
-        with alone(self._ranks):
-            if dither and self.watch.checks(taken.step.number):
-                without = undithered(taken.step, self.boxes, self.tangents, window, taken.before)
-                self._excitation.saw_losses(loss, without)
-            spread = self._spread(taken)
-            return self._excitation.saw(window.calls, pairs, dither, reached, window.survived, spread)
-
-    def _spread(self, taken: Taken) -> Callable[[tuple[int, int], Tensor], float | None]:
-        """Gives how far an input of a step's calls would spread with other weights."""
-        window = taken.window
-        of_step = replace(taken.step, batch=window.batch), self.boxes, window.calls, window.survived
-        return partial(spread_of_weights, *of_step)
-
-    def _take_apart(self, apart: bool) -> None:
-        """Evaluate variants one after another from here on, where they could not be stacked."""
-        if apart:
-            self._apart, self.probing = True, replace(self.probing, evaluator=Loop())
-
-    def _count(self, outcome: Outcome, rows: int) -> None:
-        """Take in what a step has come to, whose base and probes asked for so many rows."""
-        counts, check = self.counts, outcome.check
-        self.agreement, self.missed = check.agreement, check.missed
-        self.agreement_of_rows = check.agreement_of_rows
-        self._rows = rows + check.rows
-        counts.steps += 1
-        counts.queries += outcome.probes + check.queries
-        counts.rows += self._rows
-        counts.dropped += outcome.dropped
-        counts.checks += check.queries > 0
-        counts.failed_checks += check.queries > 0 and check.agreement is None
-        counts.lost += outcome.lost
 
     def _keep_within(self, room: Room) -> None:
         """Have rows to learn from, and windows, take at most so many bytes, wherever a run goes on."""
@@ -629,24 +486,6 @@ class TangentGradient:
         self._replays.keep_within(room.windows)
         self._stand_ins.keep_within(room.rows)
 
-    def _shared(self, key: Key) -> tuple[Any, ...]:
-        """What must be the same in all processes, beside weights and batch."""
-        state = replace(self.watch.state, beside=True)  # each process finds that by itself
-        watched = self.watch.terms, state, self._clipping.most, self._excitation.size
-        probing = self.probing.mu, self.probing.chunk, type(self.probing.evaluator)
-        return key, *probing, watched, self.tangents
-
-
-@contextmanager
-def _undone(before: Snapshot) -> Iterator[None]:
-    """A block that leaves a network as it was where it fails."""
-    try:
-        yield
-    except BaseException:
-        before.restore()
-        raise
-
-
-def _with_version(tensor: Tensor) -> Tensor:
-    """A tensor that autograd can keep: those of inference mode it refuses."""
-    return tensor.clone() if tensor.is_inference() else tensor
+    def _shared(self) -> object:
+        """What must be the same in all processes, beside weights, batch and draws."""
+        return self._judgement.shared, self._grads.most, self.tangents

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from blackbox import BlackBoxFunction
 from blackbox.digits import significant_digits
-from zo.evaluators.evaluator import Step
 from zo.evaluators.loop import loop_losses
 from zo.evaluators.state import Snapshot
 from zo.objective import uncompiled
@@ -19,6 +18,7 @@ from zo.perturbation import Directions
 from zo.tangents.evidence.balance import NEARER, missing, of_slope
 from zo.tangents.evidence.predictions import Squares, relative_error
 from zo.tangents.playback.playback import replay
+from zo.tangents.playback.step_gradient import StepGradient
 from zo.tangents.playback.way_back import Narrow
 from zo.tangents.record.pairs import CallPairs, reciprocal
 from zo.tangents.record.recording import RecordedCall, Recorder, Repeated
@@ -51,29 +51,8 @@ def flat_share(calls: Sequence[CallPairs]) -> float | None:
     return same / changed if changed else None
 
 
-@dataclass(frozen=True)
-class Taken:
-    """A gradient that a step has taken through tangents, and what it was taken from.
-
-    Attributes:
-        step: The step, with the batch as it was given.
-        boxes: The boxes whose rows are counted.
-        window: What the step recorded.
-        at_calls: What the box's tangent says at each of its calls.
-        gradients: g, tensor by tensor.
-        before: Buffers and generators before the base.
-    """
-
-    step: Step
-    boxes: Sequence[BlackBoxFunction]
-    window: Window
-    at_calls: Sequence[Linearised]
-    gradients: Sequence[Tensor]
-    before: Snapshot
-
-
 @torch.no_grad()
-def checked(taken: Taken, watch: TrustWatch) -> Check:
+def checked(taken: StepGradient, watch: TrustWatch) -> Check:
     """What one query along the gradient, with the masks that the base drew, says of gradient and tangents.
 
     The agreement, [L(theta + h g / |g|) - L(theta)] / (h |g|), and how well the tangents' J d predicts the
@@ -172,7 +151,7 @@ class _Uphill:
         digits: the fewest significant digits of a box's answers; None where all have those of their dtype.
     """
 
-    def __init__(self, taken: Taken, noise: float | None) -> None:
+    def __init__(self, taken: StepGradient, noise: float | None) -> None:
         window = taken.window
         self._taken, self._noise = taken, noise
         self._dither = Repeated(window.calls)
@@ -194,7 +173,7 @@ class _Uphill:
         seen = _responses(self._taken, recorder)
         responses = _predicted(self._taken, seen)
         rounding = _rounding(self._taken.boxes, window, seen, self._digits)
-        missed, coarse = _missed([at.rows for at in self._taken.at_calls], seen, responses, rounding)
+        missed, coarse = _missed(self._taken.pairs, seen, responses, rounding)
         survived, answered = torch.isfinite(window.losses), torch.isfinite(change)
         failed = 1.0 - float(answered.sum()) / float(survived.sum())
         expected, of_rows, balance = predicted, None, None
@@ -231,7 +210,7 @@ class _Uphill:
         taken.before.restore()
         replay(taken.step, taken.boxes, window, listening, torch.isfinite(window.losses))
         after.restore()
-        rounding = _rounding(taken.boxes, window, [at.rows for at in taken.at_calls], self._digits)
+        rounding = _rounding(taken.boxes, window, taken.pairs, self._digits)
         return _of_loss(rounding, listening)
 
     def narrow(self) -> str | None:
@@ -297,7 +276,7 @@ def _flat(gradients: Sequence[Tensor]) -> Tensor:
     return torch.cat([gradient.reshape(-1).to("cpu", torch.float64) for gradient in gradients])
 
 
-def _responses(taken: Taken, recorder: Recorder) -> list[CallPairs]:
+def _responses(taken: StepGradient, recorder: Recorder) -> list[CallPairs]:
     """The check's calls against the base's, as pairs; none where the two differ in more than numbers."""
     if [moved.box for moved in recorder.seen] != [call.box for call in taken.window.calls]:
         return []  # the objective calls others when its weights are moved
@@ -315,7 +294,7 @@ def _responses(taken: Taken, recorder: Recorder) -> list[CallPairs]:
     return calls
 
 
-def _predicted(taken: Taken, responses: Sequence[CallPairs]) -> list[Tensor]:
+def _predicted(taken: StepGradient, responses: Sequence[CallPairs]) -> list[Tensor]:
     """J d in each of the check's calls, `(rows, size_out)`; no tangent is asked where nothing has changed."""
     return [
         at.push(seen.d)[0] if bool(seen.valid.any()) else seen.response[0]

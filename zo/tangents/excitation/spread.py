@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from zo.evaluators.evaluator import Step
 from zo.evaluators.state import Snapshot
 from zo.objective import losses
 from zo.tangents.playback.playback import Answers
+from zo.tangents.playback.step_gradient import StepGradient
 from zo.tangents.record.recording import RecordedCall
 
 Where = tuple[int, int]  # a box and an input, by their places
@@ -72,6 +75,13 @@ def _square(one: Tensor, weights: Sequence[Tensor]) -> float:
             inputs = weight[0].numel() if weight.ndim > 1 else 1
             total += float(gradient.to_dense().double().square().sum()) / (3 * inputs)
     return total
+
+
+def spread_around(gradient: StepGradient) -> Callable[[Where, Tensor], float | None]:
+    """Gives how far an input of a step's calls would spread with other weights, see `spread_of_weights`."""
+    window = gradient.window
+    step = replace(gradient.step, batch=window.batch)
+    return partial(spread_of_weights, step, gradient.boxes, window.calls, window.survived)
 
 
 class _Sums(Answers):

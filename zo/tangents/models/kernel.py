@@ -123,7 +123,6 @@ class KernelTangent(ValueTangent):
 
     def pulled(self, z: Tensor, others: Tensor, v: Tensor) -> Tensor:
         """J^T v of each row: `(rows, size_out)` to `(rows, size_in)`."""
-        assert self._form is not None
         x = self._inputs(z, others)
         centres, weights, slope, _ = self._fit
         standard = v.double() * self._units[3]
@@ -135,7 +134,7 @@ class KernelTangent(ValueTangent):
 
     def state_dict(self) -> dict[str, Any]:
         """The fit, and the rows that the next one is made of."""
-        if self._form is None:
+        if not self._form:
             return {"form": None}
         return self.kept() | {
             "chosen": (self._length, self._noise, self._chosen, self._fitted),

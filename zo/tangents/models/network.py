@@ -67,9 +67,8 @@ class NetworkTangent(ValueTangent):
     def _begin_anew(self, window: int) -> None:
         """Know nothing."""
         super()._begin_anew(window)
-        self._network: Passes | None = None
         self._plan: dict[str, Any] = {}  # what the network was built from
-        self._optimizer: FlatAdam | None = None
+        self._optimizer: FlatAdam[Passes] | None = None  # of a network, once that is built
         self._steps = 0  # of learning
         self._error = math.inf  # of the last lesson, in units of a typical change
         self._longer = 0  # the count of lessons until which it learns longer, since trust asked for that
@@ -99,7 +98,7 @@ class NetworkTangent(ValueTangent):
     @property
     def knows(self) -> bool:
         """Whether it has learned anything."""
-        return self._network is not None
+        return self._optimizer is not None
 
     def take(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:
         """Take them into mean and spread."""
@@ -116,11 +115,10 @@ class NetworkTangent(ValueTangent):
         most = self.first_steps if steps is None else steps
         if not self._lessons:
             report(0, most)
-        if self._network is None:
+        if self._optimizer is None:
             self._make(self._planned())
         if self._lessons:  # behind a network that has learned nothing a map says nothing
             self.map_if_due()
-        assert self._network is not None
         left = self._steps_due() if steps is None else steps
         while left > 0:
             now = left if self._lessons or steps is not None else min(left, CHUNK)
@@ -164,7 +162,7 @@ class NetworkTangent(ValueTangent):
 
     def state_dict(self) -> dict[str, Any]:
         """All that was learned, and the rows that it is learned from."""
-        if self._form is None or self._network is None or self._optimizer is None:
+        if self._optimizer is None:
             return {"form": None}
         state = self.kept() | {
             "network": {name: tensor.clone() for name, tensor in self._network.state_dict().items()},
@@ -182,16 +180,14 @@ class NetworkTangent(ValueTangent):
         state = copy.deepcopy(state)  # the optimiser would write to what it is given
         self.load_kept(state)
         self._make(state["plan"])
-        assert self._network is not None and self._optimizer is not None
         self._network.load_state_dict(state["network"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._learner.load_state_dict(state["optimizer"])
         self._steps, self._longer, self._error = state["learning"]
 
     # The model
 
     def within(self, z: Tensor, others: Tensor) -> Tensor:
         """N alone: what outputs follow of the inputs, and what the network adds."""
-        assert self._network is not None
         change = self._network(*self._standard(z, others)).to(z.dtype)
         return self._before(z) + self._moments[3].scale().to(z) * change
 
@@ -206,7 +202,7 @@ class NetworkTangent(ValueTangent):
         if len(blocks(all_rows(calls).z)) > 1:
             together = at_calls(calls, self.values)
             return [_NetworkAt(each, self, together, number, None) for number, each in enumerate(calls)]
-        counts, network = [len(each.z) for each in calls], self._network_now()
+        counts, network = [len(each.z) for each in calls], self._network
         return self._behind_one_pass(calls, lambda forward: network.apart(forward, counts))
 
     @torch.no_grad()
@@ -214,7 +210,7 @@ class NetworkTangent(ValueTangent):
         self, calls: Sequence[CallPairs], apart: Callable[[Kept], list[Kept]]
     ) -> list[Linearised]:
         """The network at calls whose forward pass is one, and what it keeps for each."""
-        network, rows = self._network_now(), all_rows(calls)
+        network, rows = self._network, all_rows(calls)
         outputs, forward = network.passed(network.arranged(*self._standard(rows.z, others_of(rows))))
         together = Together(calls, lambda: self._valued(rows.z, network.answers(outputs)))
         return [
@@ -224,12 +220,12 @@ class NetworkTangent(ValueTangent):
 
     def forward_pass(self, z: Tensor, others: Tensor) -> Kept:
         """What a forward pass keeps for `pushed` and `pulled`."""
-        network = self._network_now()
+        network = self._network
         return network.passed(network.arranged(*self._standard(z, others)))[1]
 
     def pushed(self, forward: Kept, d: Tensor, others: Tensor) -> Tensor:
         """J d, `(rows, size_in)` to `(rows, size_out)`, behind a forward pass."""
-        network, dtype, (inputs, _, _, added) = self._network_now(), self._dtype(), self._moments
+        network, dtype, (inputs, _, _, added) = self._network, self._dtype(), self._moments
         moved = (d / inputs.scale().to(d)).to(dtype)
         arranged = network.arranged(moved, torch.zeros_like(others, dtype=dtype))
         answer = network.answers(network.pushed(forward, arranged)).to(d)
@@ -237,8 +233,7 @@ class NetworkTangent(ValueTangent):
 
     def pulled(self, forward: Kept, v: Tensor, size: int) -> Tensor:
         """J^T v, `(rows, size_out)` to `(rows, size)` numbers of inputs, behind a forward pass."""
-        assert self._form is not None
-        network, (inputs, _, _, added) = self._network_now(), self._moments
+        network, (inputs, _, _, added) = self._network, self._moments
         v = v if self._map is None else self._map.pulled(v)
         arranged = network.arranged_cotangent((added.scale().to(v) * v).to(self._dtype()))
         of_inputs, _ = input_cotangents(network, network.back(forward, arranged), size)
@@ -249,9 +244,15 @@ class NetworkTangent(ValueTangent):
         unmapped = self._before(z) + self._moments[3].scale().to(z) * answers.to(z.dtype)
         return unmapped if self._map is None else self._map(unmapped)
 
-    def _network_now(self) -> Passes:
-        assert self._network is not None
-        return self._network
+    @property
+    def _learner(self) -> FlatAdam[Passes]:
+        assert self._optimizer is not None
+        return self._optimizer
+
+    @property
+    def _network(self) -> Passes:
+        """The network, once it is built."""
+        return self._learner.network
 
     def _standard(self, z: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
         """What the network is given."""
@@ -269,23 +270,20 @@ class NetworkTangent(ValueTangent):
 
     def _make(self, plan: dict[str, Any]) -> None:
         """Build the network, on the device of the rows, and its optimiser."""
-        assert self._form is not None
         self._plan = plan
         with drawing_apart():  # the weights are drawn on the CPU
             torch.default_generator.manual_seed(self._key.generator(LEARNING).initial_seed())
-            self._network = self.build(self._form, plan).to(self._window.spread(1)[0].device)
-        self._network.requires_grad_(False)  # but in `_step_on_a_graph`
-        self._optimizer = FlatAdam(self._network, self.learning_rate)
+            network = self.build(self._form, plan).to(self._window.spread(1)[0].device)
+        network.requires_grad_(False)  # but in `_step_on_a_graph`
+        self._optimizer = FlatAdam(network, self.learning_rate)
 
     def _planned(self) -> dict[str, Any]:
-        assert self._form is not None
         z, others, y = self._window.spread(rows_of(256, self._form))
         inputs, fixed, _, added = self._moments
         o = standard(others, fixed) if others.shape[1] else others
         return self.plan(self._form, (standard(z, inputs), o, standard(y - self.carried(z), added)))
 
     def _dtype(self) -> torch.dtype:
-        assert self._network is not None
         return next(self._network.parameters()).dtype
 
     # Learning
@@ -301,8 +299,7 @@ class NetworkTangent(ValueTangent):
 
     def _steps_of(self, count: int) -> list[Tensor]:
         """Steps of learning; the mean square of what was missed in each."""
-        assert self._network is not None and self._optimizer is not None
-        self._optimizer.begin()
+        self._learner.begin()
         if not self.whole_rows:
             return [self._step_on_a_graph() for _ in range(count)]
         losses, most = [], max(1, LESSON // (self.drawn() * self._moments[0].mean().numel()))
@@ -313,8 +310,7 @@ class NetworkTangent(ValueTangent):
 
     def _steps_at_once(self, count: int) -> list[Tensor]:
         """Steps whose rows are drawn, and brought into the network's units, all together."""
-        network, optimizer, dtype = self._network, self._optimizer, self._dtype()
-        assert network is not None and optimizer is not None
+        network, optimizer, dtype = self._network, self._learner, self._dtype()
         generators = [self._key.at(self._steps + step).generator(LEARNING) for step in range(count)]
         places = torch.cat([self._window.places(self.drawn(), generator) for generator in generators])
         z, others, y = (column[places.to(column.device)] for column in self._window.columns)
@@ -339,7 +335,6 @@ class NetworkTangent(ValueTangent):
         return losses
 
     def _step_on_a_graph(self) -> Tensor:
-        assert self._network is not None and self._optimizer is not None
         named = dict(self._network.named_parameters())
         self._network.requires_grad_(True)
         with torch.enable_grad():
@@ -347,8 +342,8 @@ class NetworkTangent(ValueTangent):
             slopes = torch.autograd.grad(loss, list(named.values()))
         self._network.requires_grad_(False)
         for name, slope in zip(named, slopes, strict=True):
-            self._optimizer.slopes[name].copy_(slope)
-        self._optimizer.step()
+            self._learner.slopes[name].copy_(slope)
+        self._learner.step()
         self._steps += 1
         return loss.detach()
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
+N = TypeVar("N", bound=nn.Module)
 Kept = tuple[Any, ...]
 """What a pass keeps for the way back."""
 Slopes = Mapping[str, Tensor]
@@ -94,7 +95,7 @@ def input_cotangents(network: Passes, arrived: Tensor | None, size: int) -> tupl
     return rows[:, :size], rows[:, size:]
 
 
-class FlatAdam:
+class FlatAdam(Generic[N]):
     """Adam (Kingma and Ba 2015) for all weights of a network at once, as one vector.
 
     Args:
@@ -102,11 +103,12 @@ class FlatAdam:
         rate: the learning rate of Adam.
 
     Attributes:
+        network: as given.
         slopes: by name, where derivatives by the weights are written before `step`.
     """
 
-    def __init__(self, network: nn.Module, rate: float) -> None:
-        self._network, self._rate = network, rate
+    def __init__(self, network: N, rate: float) -> None:
+        self.network, self._rate = network, rate
         self._steps = 0
         first = next(network.parameters())
         size = sum(weight.numel() for weight in network.parameters())
@@ -119,7 +121,7 @@ class FlatAdam:
         A kernel along one axis, `(out, in, taps)`, lies there with its taps before the inputs, as `along`
         takes it.
         """
-        named = dict(self._network.named_parameters())
+        named = dict(self.network.named_parameters())
         parts = [
             weight.detach().movedim(-1, 1) if weight.ndim == 3 else weight.detach()
             for weight in named.values()

@@ -64,6 +64,10 @@ class Form:
     outputs: tuple[ArraySpec, ...]
     others: tuple[tuple[int, ...], ...]
 
+    def __bool__(self) -> bool:
+        """Whether there are arrays: before the first rows there are none."""
+        return bool(self.outputs)
+
     def shapes(self) -> tuple[Any, ...]:
         """All that a model depends on."""
         return [s.shape for s in self.inputs], [s.shape for s in self.outputs], list(self.others)
@@ -141,7 +145,7 @@ class ValueTangent(Tangent):
 
     def _begin_anew(self, window: int) -> None:
         """Know nothing."""
-        self._form: Form | None = None
+        self._form = Form((), (), ())  # until there are rows
         self._stays = torch.empty(0)  # 1 for outputs that are modelled as their input and a change, else 0
         self._window = RowWindow(window, self._most_bytes)
         self._moments: tuple[Moments, ...] = ()  # of inputs, others, outputs, and what outputs add to inputs
@@ -182,7 +186,6 @@ class ValueTangent(Tangent):
         The input of an output's name and shape; zero without one, or where the first rows showed that the
         box does not move it on: its distance from the output is larger than the output, as in other units.
         """
-        assert self._form is not None
         return self._form.followed(z) * self._stays.to(z)
 
     def keep_within(self, most_bytes: int) -> None:
@@ -192,14 +195,13 @@ class ValueTangent(Tangent):
 
     def rows(self) -> tuple[Form, tuple[Tensor, Tensor, Tensor]] | None:
         """The window, if anything is in it, for another model's `start`."""
-        if self._form is None:
+        if not self._form:
             return None
         z, others, y = self._window.spread(self._window.rows)
         return self._form, (z, others, y)
 
     def kept(self) -> dict[str, Any]:
         """What all models keep, of a state."""
-        assert self._form is not None
         return {
             "form": self._form.plain(),
             "stays": self._stays.clone(),
@@ -237,7 +239,6 @@ class ValueTangent(Tangent):
         """Fit W to N as it is; then less and less often. Rows that hardly differ determine no map."""
         if not self.output_map or self._lessons < self._next_map:
             return
-        assert self._form is not None
         rows = rows_of(VARIED_ROWS, self._form)
         scale = self._moments[2].scale().to(self._window.columns[2])
         if not _varied(self._window.spread(rows)[2] / scale):
@@ -272,7 +273,6 @@ class ValueTangent(Tangent):
 
     def _waves_of_rows(self) -> Waves | None:
         """Of large outputs on a grid: what a map is put behind; None where one of all numbers is."""
-        assert self._form is not None
         ends, size = self.ends, sum(sizes(self._form.outputs))
         if ends is None or size <= LARGE:
             return None
@@ -285,7 +285,6 @@ class ValueTangent(Tangent):
         return between_walls(waves.lattice, y / self._moments[2].scale().to(y), ends)
 
     def _waves(self, ends: Sequence[bool], odd: Odd = ()) -> Waves:
-        assert self._form is not None
         space = space_of(self._form.outputs, self._form.inputs)
         assert space is not None
         return Waves(Lattice(tuple(spec.shape for spec in self._form.outputs), space), tuple(ends), odd)
@@ -322,7 +321,7 @@ class ValueTangent(Tangent):
 
     def learn(self, steps: int | None = None) -> None:
         """Learn from the window, if anything is in it."""
-        if self._form is not None:
+        if self._form:
             self.learn_from_window(steps)
 
     def fit(
@@ -383,7 +382,7 @@ class ValueTangent(Tangent):
             tuple(spec.shape for spec in input_specs if spec.context),
         )
         self._take(form, z, torch.cat([z[:, :0], *fixed], dim=1), y)
-        if self._form is None:
+        if not self._form:
             raise ConfigurationError(
                 f"{name}: expected rows with finite numbers, got none among {len(z)}. See why the box fails."
                 f"{last_cause()}"
@@ -397,7 +396,7 @@ class ValueTangent(Tangent):
 
     def _take(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:
         """Take the rows that are finite; refuse another box's."""
-        if self._form is not None and form.shapes() != self._form.shapes():
+        if self._form and form.shapes() != self._form.shapes():
             raise ConfigurationError(
                 f"{self!r}: expected rows of shapes {self._form.shapes()}, as it has learned from, got "
                 f"{form.shapes()}. A tangent stands for one box: give each its own."
@@ -408,7 +407,7 @@ class ValueTangent(Tangent):
         rows = finite.nonzero().flatten()  # a mask would be waited for at each use
         if len(rows):
             z, others, y = z[rows], others[rows], y[rows]
-            if self._form is None:
+            if not self._form:
                 self._stays = self._which_stay(form, z, y)
             self._form = form
             self._window.add(z, others, y)

@@ -20,13 +20,13 @@ from torch import Tensor
 
 from blackbox import BlackBoxFunction
 from blackbox.calls import intercepted
-from blackbox.checks import check_count
 from zo.errors import TangentError
 from zo.evaluators.evaluator import Step
 from zo.evaluators.state import Snapshot
 from zo.objective import losses
 from zo.tangents.models.rows import Moments
 from zo.tangents.playback.playback import answered_by
+from zo.tangents.playback.step_gradient import StepGradient
 from zo.tangents.playback.way_back import gradients_of
 from zo.tangents.record.pairs import CallPairs, sizes
 from zo.tangents.record.recording import RecordedCall, flat_rows, has_rows, refuse_arrays
@@ -97,8 +97,6 @@ class Imagination:
     """
 
     def __init__(self, boxes: Sequence[BlackBoxFunction], fixed: int | None = None) -> None:
-        if fixed is not None:
-            check_count("TangentGradient", "imaginations", fixed, least=0)
         self.wanted = bool(fixed)
         self._boxes, self._fixed = boxes, fixed
         self._shown = _Shown()
@@ -113,17 +111,17 @@ class Imagination:
         bias = self._shown.bias()
         return bias if bias < float("inf") else None
 
-    def foresee(self, step: Step, tangents: Sequence[Tangent], before: Snapshot) -> None:
+    def foresee(self, step: Step, tangents: Sequence[Tangent]) -> None:
         """Take the gradient of a step through the tangents' values, before boxes answer and tangents learn.
 
         Args:
-            step: the step.
+            step: the step. Its network is left as it was.
             tangents: the tangents, one for each box.
-            before: the network as it is, which is put back.
         """
         self._foreseen = None
         if not self.wanted or self._fixed is not None or unanswerable(self._boxes) is not None:
             return
+        before = Snapshot(step.network)
         try:
             everywhere = torch.ones(step.rows, dtype=torch.bool)
             evaluated = _evaluated(step, self._boxes, tangents, self._units, everywhere)
@@ -132,27 +130,15 @@ class Imagination:
         if evaluated is not None and _finite(evaluated.gradients):
             self._foreseen = evaluated.gradients
 
-    def saw(
-        self,
-        calls: Sequence[RecordedCall],
-        pairs: Sequence[CallPairs],
-        gradients: Sequence[Tensor],
-        survived: Tensor,
-    ) -> None:
-        """Take in a window: what boxes were asked, and the gradient that the step takes.
-
-        Args:
-            calls: the calls of the window.
-            pairs: what each shows a tangent.
-            gradients: the gradient of the step.
-            survived: whether each row did not fail, `(rows,)` bool.
-        """
+    def saw(self, gradient: StepGradient) -> None:
+        """Take in a window: what boxes were asked, and the gradient that the step takes."""
         if not self.wanted:
             return
         shown = self._shown
         rows, lost = shown.rows
+        survived = gradient.window.survived
         shown.rows = rows + len(survived), lost + int((~survived).sum())
-        for call, seen in zip(calls, pairs, strict=True):
+        for call, seen in zip(gradient.window.calls, gradient.pairs, strict=True):
             self._units[call.box] = seen.d_scale, seen.response_scale
             z = seen.z[seen.alive.nonzero(as_tuple=True)]
             if len(z):
@@ -163,8 +149,8 @@ class Imagination:
         if self._foreseen is None or lost < shown.rows[1]:  # it is of rows that failed, too
             self._foreseen = None
             return
-        apart = [f - g for f, g in zip(self._foreseen, gradients, strict=True)]
-        shown.taken, shown.apart = _faded(shown.taken, gradients), _faded(shown.apart, apart)
+        apart = [f - g for f, g in zip(self._foreseen, gradient.gradients, strict=True)]
+        shown.taken, shown.apart = _faded(shown.taken, gradient.gradients), _faded(shown.apart, apart)
         shown.windows, self._foreseen = shown.windows + 1, None
         if shown.bias() > MOST_BIAS:
             shown.count /= 2

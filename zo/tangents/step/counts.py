@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from zo.tangents.step.evaluation import Evaluation
+
 
 @dataclass
 class TangentCounts:
@@ -33,3 +35,15 @@ class TangentCounts:
     replays: int = 0
     clipped: int = 0
     imagined: int = 0
+
+    def add(self, evaluation: Evaluation) -> int:
+        """Count a step that has been evaluated and checked; the rows that boxes were asked for."""
+        check, rows = evaluation.check, evaluation.rows + evaluation.check.rows
+        self.steps += 1
+        self.queries += evaluation.probes + check.queries
+        self.rows += rows
+        self.dropped += evaluation.dropped
+        self.checks += check.queries > 0
+        self.failed_checks += check.queries > 0 and check.agreement is None
+        self.lost += evaluation.lost
+        return rows

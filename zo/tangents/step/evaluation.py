@@ -1,29 +1,179 @@
-"""`Evaluation`: a step's run of the objective with the real boxes, once, and the way back through it."""
+"""`Evaluations`: how the steps of a gradient are evaluated with the real boxes; `Evaluation`: one of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from blackbox import BlackBoxFunction
-from blackbox.failures import noted
+from blackbox.failures import FailedRow, noted
+from zo.batches import Batch, count_rows, map_tensors
 from zo.draws import Key
+from zo.errors import TangentError
 from zo.evaluators.evaluator import Step
+from zo.evaluators.generators import Turns
+from zo.evaluators.loop import Loop
 from zo.evaluators.stacked import Stacked
 from zo.evaluators.state import Snapshot
-from zo.execution.ranks import Ranks
+from zo.execution.ranks import Ranks, fingerprint
 from zo.failures import survivors
+from zo.same_run import arrays_of, refuse_other_run, same_chunk
 from zo.tangents.assumptions.cut import outputs_without_gradient
 from zo.tangents.playback.playback import Live, Replayed, refuse_unseen_weights, replay
+from zo.tangents.playback.step_gradient import StepGradient
+from zo.tangents.playback.way_back import refuse_autocast
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.recording import Dither, Recorded, RecordedCall, record
 from zo.tangents.record.window import Window, without_failed
 from zo.tangents.step import checks
-from zo.tangents.step.settings import Probing
+from zo.tangents.step.settings import Settings
 from zo.tangents.tangent import Linearised
+from zo.tangents.trust import Check
+
+
+class Evaluations:
+    """Evaluates a gradient's steps: with which boxes and probes, in which processes, and whose turn it is.
+
+    Args:
+        settings: what the gradient is made with.
+
+    Attributes:
+        ranks: the processes that share the variants of a step.
+        key: of all draws.
+        probing: how probes are made and evaluated.
+        boxes: the boxes that the objective calls.
+        turns: whose turn it is to draw.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.ranks = Ranks(settings.process_group, "TangentGradient", TangentError)
+        self.key, self.probing = Key(settings.seed), settings.probing
+        if self.probing.chunk is None and self.ranks.size > 1:
+            self.probing = replace(self.probing, chunk=1)
+        self.boxes, self.turns, self._settings = settings.boxes, Turns(settings.network), settings
+        self._apart = False
+
+    @contextmanager
+    def alone(self, call: str) -> Iterator[None]:
+        """A block in which weights and, while it draws, generators are its own, and there are graphs.
+
+        Args:
+            call: the method of `TangentGradient` that it is in, for messages.
+        """
+        name, parameters = f"TangentGradient.{call}", self._settings.parameters
+        refuse_autocast(parameters.tensors, name)
+        with parameters.alone(name), self.turns.taken(), torch.inference_mode(False):
+            yield
+
+    def step(self, batch: Batch, number: int, rows: int | None = None) -> Step:
+        """The evaluation of a batch.
+
+        Args:
+            batch: of any nesting of tensors with rows first.
+            number: the number of the step.
+            rows: how many there are; None for as many as the batch shows.
+        """
+        batch, settings = map_tensors(_with_version, batch), self._settings
+        rows = count_rows(batch) if rows is None else rows
+        return Step(settings.network, settings.parameters, settings.objective, batch, rows, number=number)
+
+    def refuse_others(self, step: Step, shared: Callable[[], object]) -> None:
+        """Refuse a step that another process takes with other weights, rows, settings or tangents.
+
+        Args:
+            step: the step.
+            shared: gives what has the same words in all processes, beside weights and batch.
+
+        Raises:
+            TangentError: one does.
+        """
+        probing = self.probing.mu, self.probing.chunk, type(self.probing.evaluator)
+        terms = self.key.at(step.number), *probing
+
+        def marks() -> Any:
+            return fingerprint(step.network, step.batch, repr((*terms, shared())))
+
+        self.ranks.refuse_others(step.number, marks)
+
+    @contextmanager
+    def run(self, step: Step, probes: int, dither: Dither) -> Iterator[Evaluation]:
+        """The boxes run, and then a block that takes a gradient and has it checked.
+
+        Where the block fails the network is as it was, in all processes. At its end `check` is that of the
+        first process.
+
+        Args:
+            step: the step.
+            probes: how many there are.
+            dither: what boxes are asked beside what the objective asks.
+        """
+        before, key, live = Snapshot(step.network), self.key.at(step.number), None
+        with _undone(before):
+            with noted() as causes:
+                if probes or self.ranks.size > 1 or step.number == 0:
+                    recorded = self._recorded(step, key, probes, dither)
+                else:
+                    live = Live(step, self.boxes, dither)
+                    recorded = live.seen
+            evaluation = Evaluation(self, step, recorded, causes, before, probes, dither, live)
+            self._take_apart(recorded.apart)
+            with self.ranks.meeting(step.number) as meeting:
+                yield evaluation
+                meeting.message = evaluation.check
+            evaluation.check = meeting.messages[0]
+
+    def answers(self, batch: Batch, steps: int) -> Evaluation:
+        """What boxes answer on a batch, before the first step; the network is left as it was.
+
+        Args:
+            batch: the batch.
+            steps: how many steps there were.
+
+        Raises:
+            ObjectiveError: the call is inside of autocast.
+            TangentError, FailedQueriesError, ObjectiveError: as `TangentGradient.backward`.
+        """
+        refuse_autocast(self._settings.parameters.tensors, "TangentGradient.prefit")
+        step, before = self.step(batch, number=0), Snapshot(self._settings.network)
+        with noted() as causes:
+            recorded = self._recorded(step, self.key.at(steps), 0, Dither())
+        evaluation = Evaluation(self, step, recorded, causes, before)
+        before.restore()  # running statistics, and what is drawn in the first step
+        evaluation.see_survivors(steps)
+        return evaluation
+
+    def state_dict(self) -> dict[str, Any]:
+        """Seed, chunk, the boxes' arrays, and whether variants are evaluated one after another."""
+        boxes = "; ".join(map(arrays_of, self.boxes))
+        return {"seed": self.key.seed, "chunk": self.probing.chunk, "boxes": boxes, "apart": self._apart}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken.
+
+        Raises:
+            ConfigurationError: the state is of a run with another seed or chunk, or boxes of other arrays.
+        """
+        chunk = same_chunk("TangentGradient", self.probing.chunk, state["chunk"])
+        own = self.state_dict()
+        refuse_other_run("TangentGradient", {name: own[name] for name in ("seed", "boxes")}, state)
+        self.probing = replace(self.probing, chunk=chunk)
+        self._take_apart(state.get("apart", False))
+
+    def _recorded(self, step: Step, key: Key, probes: int, dither: Dither) -> Recorded:
+        """The base, and probes beside it, without a graph."""
+        probing, ranks = self.probing, self.ranks
+        return record(
+            step, self.boxes, probing.evaluator, probes, probing.mu, key, ranks, probing.chunk, dither
+        )
+
+    def _take_apart(self, apart: bool) -> None:
+        """Evaluate variants one after another from here on, where they could not be stacked."""
+        if apart:
+            self._apart, self.probing = True, replace(self.probing, evaluator=Loop())
 
 
 class Evaluation:
@@ -34,114 +184,131 @@ class Evaluation:
     the recorded answers; the first step shows whether the two are the same.
 
     Args:
+        evaluations: boxes, and how probes are made.
         step: the step, with the batch as it was given.
-        boxes: the boxes that the objective calls.
-        probing: how probes are made.
-        probes: how many there are.
-        key: the key of the step.
-        ranks: the processes that share the variants.
-        dither: what boxes are asked beside what the objective asks.
+        recorded: what boxes were asked and answered.
+        causes: why rows failed, as far as boxes said so.
+        before: the network before it.
+        probes: how many there were.
+        dither: what boxes were asked beside what the objective asks.
+        live: the graph of the base alone, where there is one.
 
     Attributes:
-        causes: why rows failed, as far as boxes said so.
-        apart: whether variants could not be evaluated together, and were one after another.
+        step, probes, dither, causes: as given.
+        boxes: the boxes that the objective calls.
         rows: how many rows the boxes were asked for.
         losses: the losses of the base, `(rows,)`.
         recorded: the calls of the boxes, as they were asked.
         survived: once it is settled, the rows that did not fail, `(rows,)` bool.
         calls: the calls then, with another row in the place of each that failed.
         batch: the batch in the same way.
+        dropped: how many pairs of probes failed.
+        whole_numbers: boxes whose outputs the loss takes as whole numbers, in words; of a first step.
+        check: what a query along the gradient has shown; to be set.
     """
 
     def __init__(
         self,
+        evaluations: Evaluations,
         step: Step,
-        boxes: Sequence[BlackBoxFunction],
-        probing: Probing,
-        probes: int,
-        key: Key,
-        ranks: Ranks,
-        dither: Dither,
+        recorded: Recorded,
+        causes: Sequence[FailedRow],
+        before: Snapshot,
+        probes: int = 0,
+        dither: Dither | None = None,
+        live: Live | None = None,
     ) -> None:
-        self._step, self._boxes, self._probing = step, boxes, probing
-        self._live: Live | None = None
-        self.apart = False
-        with noted() as self.causes:
-            if probes or ranks.size > 1 or step.number == 0:
-                recorded: Recorded = record(
-                    step, boxes, probing.evaluator, probes, probing.mu, key, ranks, probing.chunk, dither
-                )
-                self.apart = recorded.apart
-            else:
-                self._live = Live(step, boxes, dither)
-                recorded = self._live.seen
+        self.step, self.probes, self.causes = step, probes, causes
+        self.dither = Dither() if dither is None else dither
+        self.boxes, self._probing, self._turns = evaluations.boxes, evaluations.probing, evaluations.turns
+        self._before, self._live = before, live
         self.rows, self.losses, self.recorded = recorded.rows, recorded.losses[0], recorded.calls
         self.survived: Tensor = torch.empty(0, dtype=torch.bool)
         self.calls: list[RecordedCall] = []
         self.batch: Any = None
+        self.dropped = 0
+        self.whole_numbers: list[str] = []
+        self.check = Check()
 
-    def settle(self, before: Snapshot) -> None:
-        """See which rows failed, and do without them.
+    @property
+    def lost(self) -> int:
+        """Rows that failed."""
+        return int((~self.survived).sum())
+
+    def see_survivors(self, steps: int) -> None:
+        """See which rows failed.
 
         Args:
-            before: the network before the evaluation, which begins there again if some did.
+            steps: how many steps there were.
 
         Raises:
             FailedQueriesError: all rows of the base failed.
         """
-        self.survived = survivors(self.losses, self._step.number, self.causes)
-        if self._live is not None and not self.survived.all():
-            before.restore()
-            self._live = None
-        self.calls, self.batch = without_failed(self.survived, self.recorded, self._step.batch)
+        self.survived = survivors(self.losses, steps, self.causes)
 
-    def first_look(self, may_have_probes: bool) -> list[str]:
-        """What the first step shows of an objective, for no row; later nothing.
+    def pairs(self, may_have_probes: bool) -> list[CallPairs]:
+        """What each call shows a tangent, without rows that failed; the first step looks at the objective.
 
         Args:
             may_have_probes: whether there may ever be some: what they need of an objective does not change.
 
-        Returns:
-            Boxes whose outputs the loss takes as whole numbers or the like, in words.
-
         Raises:
-            TangentError: the objective reads weights where probes do not move them.
+            FailedQueriesError: all rows of the base failed, or too many pairs.
+            TangentError: the objective reads weights where probes do not move them, or no probe of the first
+                step changed anything.
         """
-        if self._step.number:
-            return []
-        if may_have_probes and isinstance(self._probing.evaluator, Stacked):
-            refuse_unseen_weights(self._step, self._boxes, self.recorded, self.survived)
-        return outputs_without_gradient(self._step, self._boxes, self.recorded, self.survived)
-
-    def pairs(self) -> tuple[list[CallPairs], int]:
-        """What each call shows a tangent, and how many pairs failed.
-
-        Raises:
-            FailedQueriesError, TangentError: see `checked_pairs`.
-        """
+        number, boxes = self.step.number, self.boxes
+        self.see_survivors(number)
+        if self._live is not None and not self.survived.all():
+            self._before.restore()
+            self._live = None
+        self.calls, self.batch = without_failed(self.survived, self.recorded, self.step.batch)
+        if number == 0:
+            self._look_at_objective(may_have_probes)
+        self.dither.look(self.calls, boxes)
         most = self._probing.max_dropped
-        return checks.checked_pairs(self._boxes, self.calls, self.survived, most, self._step.number)
+        pairs, self.dropped = checks.checked_pairs(boxes, self.calls, self.survived, most, number)
+        return pairs
 
-    def window(self, at_calls: Sequence[Linearised]) -> Window:
-        """What was recorded, as a table of rows.
-
-        Args:
-            at_calls: what the box's tangent says at each call.
-        """
-        units = tuple((at.rows.d_scale, at.rows.response_scale) for at in at_calls)
-        return Window(self._step.number, self.batch, tuple(self.calls), units, self.losses, self.survived)
-
-    def back(self, window: Window, at_calls: Sequence[Linearised]) -> Replayed:
+    def gradient(self, at_calls: Sequence[Linearised], errors: Sequence[float | None]) -> StepGradient:
         """The way back by autograd, with the tangents in the boxes' place; no box runs. Once.
 
         Args:
-            window: what was recorded.
             at_calls: what the box's tangent says at each call.
+            errors: of their predictions, by call, for a message.
 
         Raises:
-            TangentError: as `replay` and `Live.gradients`.
+            TangentError: as `replay` and `Live.gradients`; or rows depend on those that failed, or the
+                gradient is not finite.
         """
+        number, units = self.step.number, [(at.rows.d_scale, at.rows.response_scale) for at in at_calls]
+        window = Window(number, self.batch, tuple(self.calls), tuple(units), self.losses, self.survived)
         if self._live is None:
-            return replay(self._step, self._boxes, window, at_calls)
-        loss, gradients = self._live.gradients(at_calls)
-        return Replayed(loss, gradients, False, self._live.reached)
+            back = replay(self.step, self.boxes, window, at_calls)
+        else:
+            back = Replayed(*self._live.gradients(at_calls), False, self._live.reached)
+        self._turns.look()
+        checks.refuse_dependent_rows(back.loss, self.losses, self.survived)
+        checks.refuse_not_finite(back.gradients, errors, number)
+        return StepGradient(self.step, self.boxes, window, at_calls, back, self._before)
+
+    def _look_at_objective(self, may_have_probes: bool) -> None:
+        """What the first step shows of an objective, for no row: see `pairs`."""
+        if may_have_probes and isinstance(self._probing.evaluator, Stacked):
+            refuse_unseen_weights(self.step, self.boxes, self.recorded, self.survived)
+        self.whole_numbers = outputs_without_gradient(self.step, self.boxes, self.recorded, self.survived)
+
+
+@contextmanager
+def _undone(before: Snapshot) -> Iterator[None]:
+    """A block that leaves a network as it was where it fails."""
+    try:
+        yield
+    except BaseException:
+        before.restore()
+        raise
+
+
+def _with_version(tensor: Tensor) -> Tensor:
+    """A tensor that autograd can keep: those of inference mode it refuses."""
+    return tensor.clone() if tensor.is_inference() else tensor

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from blackbox import BlackBoxFunction
+from blackbox.checks import check_count
 from blackbox.notices import Notices
-from zo.draws import Key
 from zo.evaluators.evaluator import Step
+from zo.objective import mean_loss
 from zo.tangents.assumptions.order import refuse_rows_by_place
 from zo.tangents.playback.anchored import anchored
 from zo.tangents.record.window import Window, plain, window_of
 from zo.tangents.replay.windows import Windows, unreadable
 from zo.tangents.step import checks
+from zo.tangents.step.evaluation import Evaluations
+from zo.tangents.step.settings import Settings
 from zo.tangents.step.stand_ins import StandIns
 
 # decision 87:
@@ -27,10 +28,8 @@ class Replays:
     """Windows are kept once somebody asks how many replays may follow; until then the newest alone.
 
     Args:
-        boxes: the boxes that the objective calls.
-        stand_ins: what stands for them.
-        replays: how many may follow each step; None for as many as are trusted.
-        max_age: windows kept, see `Windows`.
+        settings: what the gradient is made with.
+        stand_ins: what stands for the boxes.
         notices: what was said so far.
 
     Attributes:
@@ -38,16 +37,9 @@ class Replays:
         kept: whether they are.
     """
 
-    def __init__(
-        self,
-        boxes: Sequence[BlackBoxFunction],
-        stand_ins: StandIns,
-        replays: int | None,
-        max_age: int | None,
-        notices: Notices,
-    ) -> None:
-        self._boxes, self._stand_ins = boxes, stand_ins
-        self.windows = Windows(replays, max_age, notices)
+    def __init__(self, settings: Settings, stand_ins: StandIns, notices: Notices) -> None:
+        self._boxes, self._stand_ins = settings.boxes, stand_ins
+        self.windows = Windows(settings.replays, settings.max_age, notices)
         self.kept = False
         self._newest: Window | None = None  # until they are
         self._looks: dict[str, tuple[int, int]] = {}  # by forms of windows, see `_refuse_rows_by_place`
@@ -72,34 +64,40 @@ class Replays:
         unasked = self.windows.replays is None
         return 0 if unasked and (lost or not self._stand_ins.replayed) else self.windows.trusted()
 
-    def draw(self, rows: int | None, key: Key) -> Window:
-        """Rows of the windows that are kept, see `Windows.draw`."""
-        return self.windows.draw(rows, key)
-
-    def gradient(self, step: Step, drawn: Window, replays: int) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Losses and gradient on rows that were drawn, at the weights as they are.
+    def gradient(
+        self, evaluations: Evaluations, rows: int | None, steps: int, replays: int
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Loss and gradient on rows of the windows that are kept, at the weights as they are.
 
         Args:
-            step: the step, with their batch.
-            drawn: the rows.
-            replays: how many replays there were so far.
+            evaluations: what evaluates steps.
+            rows: how many are drawn, see `Windows.draw`.
+            steps: how many steps there were.
+            replays: how many replays there were.
 
         Returns:
-            The losses of rows that survived when they were recorded, and the gradient of their mean.
+            The mean loss of rows that survived when they were recorded, and its gradient; empty where one is
+            not finite.
 
         Raises:
             TangentError, ObjectiveError: see `TangentGradient.replay`.
         """
+        if rows is not None:
+            check_count("TangentGradient.replay", "rows", rows)
+        window = self.windows.draw(rows, evaluations.key)
+        step = evaluations.step(window.batch, steps, len(window.losses))
         step.parameters.refuse_replaced(step.network)
-        self._refuse_rows_by_place(step, drawn, replays)
+        self._refuse_rows_by_place(step, window, replays)
         try:
-            losses, gradients = anchored(step, self._boxes, self._stand_ins.tangents, drawn)
+            losses, gradients = anchored(step, self._boxes, self._stand_ins.tangents, window)
         except Exception as error:
             checks.refuse_fixed_rows(error, step.rows, len(self.windows.last.survived))
             raise
-        losses = losses[drawn.survived]
-        self.windows.replayed(losses, drawn.losses[drawn.survived])
-        return losses, gradients
+        losses = losses[window.survived]
+        self.windows.replayed(losses, window.losses[window.survived])
+        loss = mean_loss(losses)
+        finite = loss.isfinite() and all(bool(gradient.isfinite().all()) for gradient in gradients)
+        return loss, gradients if finite else ()
 
     def metrics(self) -> dict[str, float]:
         """How many may follow, how many windows there are, and their bytes; empty where none are kept."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+import torch.distributed as dist
 from torch import nn
 
 from blackbox import BlackBoxFunction
@@ -23,6 +24,7 @@ from zo.objective import Closed, Objective, as_objective
 from zo.parameters import Choice, Parameters
 from zo.tangents.models.automatic import AutoTangent
 from zo.tangents.tangent import Tangent
+from zo.tangents.trust import TrustPolicy
 
 MAX_ROWS = 3.5  # what a step may cost where the user has not said so, in multiples of the base's rows
 
@@ -109,6 +111,7 @@ class Settings:
         probing: how probes are made.
         probes: how many there are to begin with.
         max_rows: what a step may cost, in multiples of the base's rows.
+        seed, process_group, trust_policy, replays, max_age, clip, excite, imaginations, steps: as given.
     """
 
     network: nn.Module
@@ -119,18 +122,45 @@ class Settings:
     probing: Probing
     probes: int
     max_rows: float
+    seed: int
+    process_group: dist.ProcessGroup | None
+    trust_policy: TrustPolicy
+    replays: int | None
+    max_age: int | None
+    clip: float | None
+    excite: float | None
+    imaginations: int | None
+    steps: int | None
+
+    def __post_init__(self) -> None:
+        """Refuse numbers out of their range; None is in each."""
+        who = "TangentGradient"
+        for name, count, least in (
+            ("replays", self.replays, 0),
+            ("max_age", self.max_age, 1),
+            ("steps", self.steps, 1),
+            ("imaginations", self.imaginations, 0),
+        ):
+            if count is not None:
+                check_count(who, name, count, least=least)
+        if self.clip is not None:
+            check_number(who, "clip", self.clip, least=1.0, mend="None is for no bound.")
+        if self.excite is not None:
+            check_number(who, "excite", self.excite, least=0.0, mend="0 is for no dither.")
 
     @classmethod
     def checked(
         cls,
         network: nn.Module,
         objective: Objective,
+        *,
         boxes: Sequence[BlackBoxFunction | BoxGroup],
         tangent: Tangent | Sequence[Tangent] | None,
         parameters: Choice | Iterable[Choice] | None,
-        seed: int,
         probing: Probing,
         max_rows: float | None,
+        seed: int,
+        **others: Any,
     ) -> Settings:
         """All of it, as a user gives it.
 
@@ -142,27 +172,8 @@ class Settings:
         probes = _probes(probing.probes, tangents)
         chosen = Parameters(network, parameters)
         _refuse_frozen(chosen)
-        return cls(network, objective, single, tangents, chosen, probing, probes, _max_rows(max_rows, probes))
-
-
-def check_numbers(
-    replays: int | None, max_age: int | None, clip: float | None, excite: float | None, steps: int | None
-) -> None:
-    """Refuse numbers out of their range; None is in each.
-
-    Raises:
-        ConfigurationError: one is.
-    """
-    who = "TangentGradient"
-    if replays is not None:
-        check_count(who, "replays", replays, least=0)
-    for name, count in (("max_age", max_age), ("steps", steps)):
-        if count is not None:
-            check_count(who, name, count)
-    if clip is not None:
-        check_number(who, "clip", clip, least=1.0, mend="None is for no bound.")
-    if excite is not None:
-        check_number(who, "excite", excite, least=0.0, mend="0 is for no dither.")
+        most = _max_rows(max_rows, probes)
+        return cls(network, objective, single, tangents, chosen, probing, probes, most, seed, **others)
 
 
 def _evaluator(evaluator: str | Evaluator) -> Stacked | Loop:

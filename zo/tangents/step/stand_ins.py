@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
+from blackbox.checks import check_count
+from zo.errors import ConfigurationError
+from zo.same_run import refuse_other_run
 from zo.tangents.evidence.predictions import Squares, predict_and_learn, relative_error
 from zo.tangents.record.pairs import CallPairs
+from zo.tangents.record.recording import RecordedCall
 from zo.tangents.record.units import Units
-from zo.tangents.tangent import Linearised, Tangent
+from zo.tangents.step import checks
+from zo.tangents.step.evaluation import Evaluation
+from zo.tangents.tangent import Linearised, Tangent, bring
 
 
 class StandIns:
@@ -45,12 +51,12 @@ class StandIns:
         """Whether steps may be replayed with all of them, unasked."""
         return all(part.replayed for tangent in self.tangents for part in tangent.parts())
 
-    def take_in(self, pairs: Sequence[CallPairs], boxes: Sequence[int]) -> list[Linearised]:
+    def take_in(self, pairs: Sequence[CallPairs], calls: Sequence[RecordedCall]) -> list[Linearised]:
         """Have the tangents predict what a step has shown, and learn from it.
 
         Args:
             pairs: what each call has shown, in their order.
-            boxes: the box of each call, by its place.
+            calls: the calls.
 
         Returns:
             What they say at each call then, in the units of its box.
@@ -58,7 +64,7 @@ class StandIns:
         squares: list[Squares | None] = [None] * len(pairs)
         at_calls: dict[int, Linearised] = {}
         for box, (tangent, units) in enumerate(zip(self.tangents, self.units, strict=True)):
-            numbers = [number for number, of_call in enumerate(boxes) if of_call == box]
+            numbers = [number for number, call in enumerate(calls) if call.box == box]
             if numbers:
                 measured = units.measure([pairs[number] for number in numbers])
                 by_call = predict_and_learn(tangent, measured)
@@ -69,6 +75,44 @@ class StandIns:
         self.error = relative_error(squares)
         return [at_calls[number] for number in range(len(pairs))]
 
+    def refuse_prefit(self, steps: int) -> None:
+        """Refuse learning before the first step that cannot be.
+
+        Args:
+            steps: of learning.
+
+        Raises:
+            ConfigurationError: the number is out of range, or a tangent does not learn from values.
+        """
+        check_count("TangentGradient.prefit", "steps", steps)
+        checks.refuse_without_values(self.tangents)
+
+    def see(self, evaluation: Evaluation) -> set[int]:
+        """Have the tangents see what boxes answered, before the first step; the places of those boxes."""
+        for call in evaluation.recorded:
+            tangent = self.tangents[call.box]
+            bring(tangent, call.inputs[0].device)
+            tangent.see(call.pairs(evaluation.boxes[call.box], evaluation.survived))
+        return {call.box for call in evaluation.recorded}
+
+    def learn_before(self, boxes: Collection[int], steps: int) -> None:
+        """Have the tangents learn what they saw before the first step.
+
+        Args:
+            boxes: the places of those that were called: the others have nothing to learn from.
+            steps: of learning.
+
+        Raises:
+            ConfigurationError: none was called.
+        """
+        if not boxes:
+            raise ConfigurationError(
+                "TangentGradient.prefit: expected at least one batch, got none. Give a list of batches, as "
+                "for backward."
+            )
+        for box in boxes:
+            self.tangents[box].learn(steps)
+
     def improve(self) -> list[str]:
         """What the tangents do from now on, since trust is lost, in words; none if nothing is left to do."""
         return [remedy for remedy in (tangent.improve() for tangent in self.tangents) if remedy is not None]
@@ -77,6 +121,25 @@ class StandIns:
         """Have rows to learn from take at most so many bytes, of all tangents together."""
         for tangent in self.tangents:
             tangent.keep_within(most_bytes // len(self.tangents))
+
+    def metrics(self, steps: int) -> dict[str, float | None]:
+        """The relative error of predictions, and that of each call; after one step, of no knowledge, 1.
+
+        Args:
+            steps: how many there were.
+        """
+        error = 1.0 if self.error is None and self.guess and steps == 1 and self.errors else self.error
+        by_call = {f"tangent_error_call_{call}": error for call, error in enumerate(self.errors, start=1)}
+        return {"tangent_error": error, **by_call}
+
+    def refuse_others(self, state: dict[str, Any]) -> None:
+        """Refuse a state of other tangents.
+
+        Raises:
+            ConfigurationError: it is.
+        """
+        own, saved = (", ".join(kinds) for kinds in (map(repr, self.tangents), state["kinds"]))
+        refuse_other_run("TangentGradient", {"tangents": own}, {"tangents": saved})
 
     def state_dict(self) -> dict[str, Any]:
         """What was learned, and the units."""

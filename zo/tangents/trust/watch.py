@@ -101,6 +101,11 @@ class TrustWatch:
         """The noise of the mean loss, see `Check.noise`."""
         return self.state.noise
 
+    @property
+    def shared(self) -> tuple[Terms, State]:
+        """What must be the same in all processes; what each finds by itself is left out."""
+        return self.terms, replace(self.state, beside=True)
+
     def checks(self, step: int) -> bool:
         """Whether a step, from 0, is checked."""
         return is_checked(self.terms, self.state, step)

@@ -112,7 +112,6 @@ class GridTangent(NetworkTangent):
 
     def drawn(self) -> int:
         """Rows of a step of learning: as many as `batch` and its cells allow."""
-        assert self._form is not None
         return max(1, min(self.batch, CELLS // cells_of(self._form)))
 
     @property
@@ -121,13 +120,11 @@ class GridTangent(NetworkTangent):
 
         To patches, what such a map takes is an error that no network could avoid, and N learns its mean.
         """
-        assert self._form is not None
         small = cells_of(self._form) <= CELLS
         return small or (isinstance(self._map, SpectralMap) and self._map.takes)
 
     def missed(self, generator: torch.Generator) -> Tensor:
         """What N misses on patches: no cell asks for the whole row."""
-        assert self._form is not None
         assert isinstance(self._network, GridNetwork)
         answered, periodic, halo = self._network.answered, self._network.periodic, self._network.halo
         space = answered.space
@@ -178,7 +175,7 @@ class GridTangent(NetworkTangent):
 
     def _carried_on(self, x: Tensor) -> Tensor:
         """What `carried` gives, for channels `(channels, *cells)`."""
-        assert self._form is not None and isinstance(self._network, GridNetwork)
+        assert isinstance(self._network, GridNetwork)
         answered = self._network.answered
         inputs = Lattice(tuple(spec.shape for spec in self._form.inputs), answered.space)
         pieces = x.split([inputs.channels_of(shape) for shape in inputs.shapes])

@@ -30,7 +30,8 @@ class OutputMap:
     """
 
     def __init__(self) -> None:
-        self._units: tuple[Tensor, Tensor, Tensor] | None = None  # both means, and the scale of each number
+        # both means, and the scale of each number; of a map that is not fitted yet there are no numbers
+        self._units = torch.empty(0), torch.empty(0), torch.empty(0)
         self._factors: tuple[Tensor, ...] = ()  # a matrix, or pairs of factors that are added
         self._ridge: float | None = RIDGES[0]
         self._alone = False  # the model predicts held-out rows so well that no map is put behind it
@@ -68,7 +69,6 @@ class OutputMap:
 
     def __call__(self, x: Tensor) -> Tensor:
         """`(rows, size)` to `(rows, size)`."""
-        assert self._units is not None  # it is fitted before it is used
         if self._alone:
             return x
         mean_in, mean_out, _ = self._units
@@ -76,7 +76,6 @@ class OutputMap:
 
     def pushed(self, change: Tensor) -> Tensor:
         """What answers change by: `(rows, size)` to `(rows, size)`."""
-        assert self._units is not None
         if self._alone:
             return change
         scale = self._units[2]
@@ -88,7 +87,6 @@ class OutputMap:
 
     def pulled(self, cotangent: Tensor) -> Tensor:
         """The transpose of `pushed`."""
-        assert self._units is not None
         if self._alone:
             return cotangent
         scale = self._units[2]

@@ -44,7 +44,8 @@ class SpectralMap:
 
     def __init__(self, waves: Waves) -> None:
         self.waves = waves
-        self._units: tuple[Tensor, Tensor, Tensor] | None = None  # both means, and the scale of each number
+        # both means, and the scale of each number; of a map that is not fitted yet there are no numbers
+        self._units = torch.empty(0), torch.empty(0), torch.empty(0)
         self._matrix = torch.empty(0)  # `(*waves, channels, channels)`
         self._ridge: float | None = RIDGES[0]
         self._alone = False  # the model predicts held-out rows so well that no map is put behind it
@@ -70,7 +71,6 @@ class SpectralMap:
 
     def __call__(self, x: Tensor) -> Tensor:
         """`(rows, size)` to `(rows, size)`."""
-        assert self._units is not None  # it is fitted before it is used
         if self._alone:
             return x
         mean_in, mean_out, _ = self._units
@@ -78,7 +78,6 @@ class SpectralMap:
 
     def pushed(self, change: Tensor) -> Tensor:
         """What answers change by: `(rows, size)` to `(rows, size)`."""
-        assert self._units is not None
         if self._alone:
             return change
         scale, lattice = self._units[2], self.waves.lattice
@@ -120,7 +119,6 @@ class SpectralMap:
 
     def _sums(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Sums `(channels, channels)` for each wave: of x with itself, of x with y, of y with itself."""
-        assert self._units is not None
         mean_in, mean_out, scale = self._units
         lattice, size = self.waves.lattice, self.waves.lattice.channels
         shape, dtype = (*self.waves.shape, size, size), self._dtype(x.double())

@@ -121,7 +121,7 @@ class StencilTangent(ValueTangent):
 
     def within(self, z: Tensor, others: Tensor) -> Tensor:
         """The polynomial: `(rows, size_in)` to `(rows, size_out)`."""
-        assert self._form is not None and self._features is not None
+        assert self._features is not None
         _, answered = lattices("StencilTangent", self._form)
         rows = self._design(z, others)
         coefficients = self._solved().to(rows.dtype)
@@ -135,7 +135,6 @@ class StencilTangent(ValueTangent):
 
     def learn_from_window(self, steps: int | None) -> None:
         """Forget a little and add the new rows; begin anew where these have other units."""
-        assert self._form is not None
         if not self._fresh:
             return
         z, others, y = (torch.cat(column) for column in zip(*self._fresh, strict=True))
@@ -187,14 +186,12 @@ class StencilTangent(ValueTangent):
             return
         state = copy.deepcopy(state)
         self.load_kept(state)
-        assert self._form is not None
         self._plan, self._fresh = state["plan"], state["fresh"]
         self._features = self._chosen(self._form)
         self._sums, self._coefficients = None if state["sums"] is None else tuple(state["sums"]), None
 
     def _begin(self, z: Tensor, others: Tensor, y: Tensor) -> None:
         """Units, reach and features by these rows; the sums are of these features alone."""
-        assert self._form is not None
         form = self._form
         self._sums, self._coefficients, self._next_map = None, None, self._lessons
         self._moments = self.moments(form)
@@ -235,7 +232,7 @@ class StencilTangent(ValueTangent):
 
     def _design(self, z: Tensor, others: Tensor) -> Tensor:
         """`(rows, *space, features)`, in float32 or the inputs' own precision if that is higher."""
-        assert self._form is not None and self._features is not None
+        assert self._features is not None
         inputs, _ = lattices("StencilTangent", self._form)
         return self._features(inputs.joined(self._standard_inputs(z, others)).to(z.dtype))
 

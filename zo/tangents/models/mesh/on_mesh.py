@@ -236,7 +236,6 @@ class ImplicitTangent(ValueTangent):
 
     def learn_from_window(self, steps: int | None) -> None:
         """Fit the step again, at the first, second, fourth, eighth lesson and so on."""
-        assert self._form is not None and self._mesh_in_use is not None
         if steps is not None or self._lessons >= self._next:
             columns = self._window.spread(self._rows_of_a_fit())
             z, others, y = map(_numpy, columns)
@@ -247,7 +246,7 @@ class ImplicitTangent(ValueTangent):
             rows = self._read(units, z, others, y)
             self._tried = 0
             report(0, self.most_tried)
-            fit = self.fitted(self._mesh_in_use, rows, before if again else None, self._longer)
+            fit = self.fitted(self._mesh_now(), rows, before if again else None, self._longer)
             if again and before is not None:
                 worse = fit["measured"]["error"] > WORSE * before["measured"]["error"]
                 fit["rows"] = 0 if worse else before["rows"]
@@ -272,7 +271,7 @@ class ImplicitTangent(ValueTangent):
 
     def improve(self) -> str | None:
         """Take twice the rows and richer forms, once."""
-        if self._longer or self._form is None:
+        if self._longer or not self._form:
             return None
         self._longer, self._next = True, 0
         if self._fit is not None:
@@ -322,12 +321,11 @@ class ImplicitTangent(ValueTangent):
 
     def state_dict(self) -> dict[str, Any]:
         """The fit, the mesh that it is of, and the rows that it is learned from."""
-        if self._form is None:
+        if not self._form:
             return {"form": None}
-        assert self._mesh_in_use is not None
         mesh = {
             name: torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value
-            for name, value in self._mesh_in_use.plain().items()
+            for name, value in self._mesh_now().plain().items()
         }
         learning = (self._next, self._longer)
         return copy.deepcopy(self.kept() | {"mesh": mesh, "fit": self._fit, "learning": learning})
@@ -351,11 +349,9 @@ class ImplicitTangent(ValueTangent):
 
     def _arrays(self) -> tuple[NodeArrays, NodeArrays]:
         """The arrays of all inputs, those without a gradient last, and of the outputs."""
-        assert self._form is not None or self._mesh_in_use is not None
-        assert self._form is not None and self._mesh_in_use is not None
         inputs = tuple(spec.shape for spec in self._form.inputs) + self._form.others
-        input_arrays = NodeArrays(inputs, self._mesh_in_use)
-        output_arrays = NodeArrays(tuple(spec.shape for spec in self._form.outputs), self._mesh_in_use)
+        input_arrays = NodeArrays(inputs, self._mesh_now())
+        output_arrays = NodeArrays(tuple(spec.shape for spec in self._form.outputs), self._mesh_now())
         on_nodes = [len(fields) for fields in output_arrays.of_arrays()]
         if (
             not all(on_nodes)
@@ -364,20 +360,18 @@ class ImplicitTangent(ValueTangent):
         ):
             raise ConfigurationError(
                 f"{type(self).__name__}: expected outputs, and at least one input, with the "
-                f"{self._mesh_in_use.size} nodes of {self._mesh_in_use!r} as an axis and at most "
+                f"{self._mesh_now().size} nodes of {self._mesh_now()!r} as an axis and at most "
                 f"{MOST_FIELDS} numbers a node, got inputs {list(inputs)} and outputs "
                 f"{list(output_arrays.shapes)}. Take zo.MLPTangent, or two boxes."
             )
         return input_arrays, output_arrays
 
     def _rows_of_a_fit(self) -> int:
-        assert self._form is not None
         size = sum(sizes(self._form.outputs))
         return max(LEAST_ROWS, min(self.most_rows, self.numbers // size)) * (2 if self._longer else 1)
 
     def _units(self, z: np.ndarray, others: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
         """What follows what, and by what it is divided, by these rows."""
-        assert self._form is not None and self._mesh_in_use is not None
         input_arrays, output_arrays = self._arrays()
         inputs, numbers = input_arrays.split(np.concatenate([z, others], axis=1))
         goal, _ = output_arrays.split(y)
@@ -400,9 +394,9 @@ class ImplicitTangent(ValueTangent):
         ]
         extra = np.array([place for place in range(input_arrays.fields) if place not in source], dtype=int)
         prescribed = still.copy()
-        if self._mesh_in_use.fixed is not None:
+        if self._mesh_now().fixed is not None:
             prescribed[:] = 0.0
-            prescribed[:, self._mesh_in_use.fixed] = 1.0
+            prescribed[:, self._mesh_now().fixed] = 1.0
         return {
             "source": source,
             "extra": extra,
@@ -461,6 +455,10 @@ class ImplicitTangent(ValueTangent):
 
     # What was fitted
 
+    def _mesh_now(self) -> Mesh:
+        assert self._mesh_in_use is not None
+        return self._mesh_in_use
+
     def _fit_now(self) -> dict[str, Any]:
         assert self._fit is not None
         return self._fit
@@ -470,8 +468,7 @@ class ImplicitTangent(ValueTangent):
 
     def _stepper(self) -> ImplicitStep:
         if self._step is None:
-            assert self._mesh_in_use is not None
-            self._step = self.step(self._mesh_in_use, self._fit_now())
+            self._step = self.step(self._mesh_now(), self._fit_now())
         return self._step
 
     def _run(self, rows: Rows) -> Trajectory:

@@ -145,7 +145,6 @@ class PairTangent(NetworkTangent):
 
     def _standard(self, z: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs in standard units, but for the pairs, which are whole numbers."""
-        assert self._form is not None
         x, o = super()._standard(z, others)
         listed = self._listed(self._form)
         return x, torch.cat([o[:, : listed.start], others[:, listed].to(o), o[:, listed.stop :]], 1)

@@ -1,0 +1,66 @@
+"""`Accumulation`: gradients are added to `.grad`, none far longer than those of the steps before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from blackbox.notices import Notices
+from zo.parameters import Parameters, accumulate
+from zo.tangents.step.clipping import Clipping
+
+
+class Accumulation:
+    """Adds gradients to `.grad`, no longer than a bound, and says where that makes a sum another.
+
+    Args:
+        parameters: the parameters whose `.grad` it is.
+        most: the longest gradient, in multiples of the median of those of the last steps; None for no bound.
+        notices: what was said so far.
+
+    Attributes:
+        most: as given.
+    """
+
+    def __init__(self, parameters: Parameters, most: float | None, notices: Notices) -> None:
+        self.most = most
+        self._parameters, self._notices, self._clipping = parameters, notices, Clipping(most)
+
+    def add_share(self, gradients: Sequence[Tensor], share: float, step: int) -> bool:
+        """Add a share of a step's gradient; the next are compared with its length.
+
+        Args:
+            gradients: by parameter.
+            share: the factor.
+            step: the number of the step.
+
+        Returns:
+            Whether it was shortened.
+
+        Warns:
+            TangentWarning: see `Clipping.of_sizes` and `Clipping.of_sums`.
+        """
+        shared = gradients if share == 1.0 else [share * gradient for gradient in gradients]
+        self._clipping.remember(shared)
+        self._notices.say(self._clipping.of_sizes(step))
+        return self.add(shared, step)
+
+    def add(self, gradients: Sequence[Tensor], step: int) -> bool:
+        """Add a gradient; whether it was shortened. Arguments and warnings are those of `add_share`."""
+        gradients, shortened = self._clipping.shortened(gradients)
+        tensors = self._parameters.tensors
+        adds_up = self._clipping.adds_up_to(tensors[0].grad)
+        for tensor, gradient in zip(tensors, gradients, strict=True):
+            accumulate(tensor, gradient)
+        self._notices.say(self._clipping.of_sums(step, adds_up, tensors[0].grad, shortened))
+        return shortened
+
+    def state_dict(self) -> dict[str, Any]:
+        """The lengths of the last steps' gradients."""
+        return self._clipping.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self._clipping.load_state_dict(state)

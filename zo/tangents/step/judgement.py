@@ -1,0 +1,136 @@
+"""`Judgement`: what follows from a step for the trust in tangents, and for the inputs that are dithered."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from blackbox.notices import Notices
+from zo.draws import Key
+from zo.execution.ranks import Ranks
+from zo.tangents.evidence.along_gradient import checked
+from zo.tangents.excitation.dither import Excitation
+from zo.tangents.excitation.spread import spread_around
+from zo.tangents.playback.anchored import undithered
+from zo.tangents.playback.step_gradient import StepGradient
+from zo.tangents.record.recording import Dither, alone
+from zo.tangents.step.evaluation import Evaluation
+from zo.tangents.step.outcome import Outcome
+from zo.tangents.step.settings import Settings
+from zo.tangents.step.stand_ins import StandIns
+from zo.tangents.trust import Check, TrustWatch
+
+
+class Judgement:
+    """Has gradients checked, takes in what steps have shown, and has remedies begin where trust is lost.
+
+    Args:
+        settings: what the gradient is made with.
+        stand_ins: the tangents.
+        ranks: the processes that take a step together; the first one asks alone.
+
+    Attributes:
+        watch: trust, from step to step.
+        excitation: which inputs are dithered.
+        check: that of the last step.
+        notices: what was said so far.
+    """
+
+    def __init__(self, settings: Settings, stand_ins: StandIns, ranks: Ranks) -> None:
+        self.notices = Notices()
+        self.watch = TrustWatch(
+            settings.trust_policy,
+            settings.probes,
+            settings.max_rows,
+            stand_ins.learn,
+            [type(tangent).__name__ for tangent in settings.tangents],
+            stand_ins.guess,
+            settings.steps,
+            self.notices,
+        )
+        self.excitation, self.check = Excitation(settings.boxes, settings.excite), Check()
+        self._boxes, self._stand_ins, self._ranks = settings.boxes, stand_ins, ranks
+
+    @property
+    def shared(self) -> tuple[Any, ...]:
+        """What must be the same in all processes."""
+        return *self.watch.shared, self.excitation.size
+
+    def dither(self, key: Key) -> Dither:
+        """What the boxes of a step are asked beside what the objective asks."""
+        return self.excitation.of_step(key, self._stand_ins.tangents)
+
+    def along(self, gradient: StepGradient) -> Check:
+        """What a query along a gradient says of it, where one is due."""
+        if self._ranks.rank or not self.watch.checks(gradient.step.number):
+            return Check()
+        with alone(self._ranks):
+            return checked(gradient, self.watch)
+
+    def saw(self, evaluation: Evaluation, gradient: StepGradient, lost: int) -> None:
+        """Take in a step, and act: say what there is to say, and begin what is due where trust is lost.
+
+        Args:
+            evaluation: what boxes were asked and answered, with the check.
+            gradient: the gradient, before it is shortened.
+            lost: rows that failed, of all steps so far.
+
+        Warns:
+            TangentWarning, ZeroGradientWarning, LostRowsWarning: see `Outcome.say` and `TrustWatch.saw`.
+        """
+        self.check, number = evaluation.check, gradient.step.number
+        if number == 0:
+            self.watch.note_way_beside(gradient.back.beside)
+        unidentified = self._excite(gradient, evaluation.dither)
+        excited = bool(self.excitation) and not evaluation.dither  # what nobody knew of, from now on
+        outcome = Outcome(evaluation, gradient, unidentified, excited)
+        outcome.say(self.notices, self.watch, self._stand_ins.tangents, lost)
+        excite = partial(self.excitation.anew, spread_around(gradient))
+        with alone(self._ranks):
+            self.watch.saw(number, self._stand_ins.error, outcome.check, self._stand_ins.improve, excite)
+
+    def metrics(self) -> dict[str, float | None]:
+        """What the last check has shown, the probes of the next step, trust, and the dither."""
+        return {
+            "tangent_agreement": self.check.agreement,
+            "tangent_agreement_of_rows": self.check.agreement_of_rows,
+            "tangent_missed": self.check.missed,
+            "tangent_probes": self.watch.probes,
+            "tangent_distrusted": self.watch.lost,
+            "tangent_excitation": self.excitation.response,
+            "tangent_excitation_loss": self.excitation.in_loss,
+        }
+
+    def dithers(self) -> tuple[dict[str, Tensor], ...]:
+        """For each box the standard deviation of the next dither, by the name of the input."""
+        return tuple(
+            {box.inputs[which].name: size for which, size in self.excitation.sizes(place).items()}
+            for place, box in enumerate(self._boxes)
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Trust and excitation."""
+        return {"trust": self.watch.state_dict(), "excitation": self.excitation.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.watch.load_state_dict(state["trust"])
+        if "excitation" in state:  # versions before had none
+            self.excitation.load_state_dict(state["excitation"])
+
+    def _excite(self, gradient: StepGradient, dither: Dither) -> list[str]:
+        """Choose the next dither; inputs that values do not show and that have none, in words."""
+        if not self.watch.terms.guesses:
+            return []
+        window, back = gradient.window, gradient.back
+        with alone(self._ranks):
+            if dither and self.watch.checks(gradient.step.number):
+                tangents = self._stand_ins.tangents
+                without = undithered(gradient.step, self._boxes, tangents, window, gradient.before)
+                self.excitation.saw_losses(back.loss, without)
+            spread = spread_around(gradient)
+            return self.excitation.saw(
+                window.calls, gradient.pairs, dither, back.reached, window.survived, spread
+            )
