@@ -9,6 +9,7 @@ from zo.tangents.call_tangent import CallTangent
 from zo.tangents.gradient import TangentGradient
 from zo.tangents.linearised import Linearised, LinearMap, Unknown
 from zo.tangents.models.automatic import AutoTangent
+from zo.tangents.models.grid.equation_tangent import EquationTangent
 from zo.tangents.models.grid.grid import GridTangent
 from zo.tangents.models.grid.stencil import StencilTangent
 from zo.tangents.models.kernel import KernelTangent
@@ -34,6 +35,7 @@ __all__ = [
     "AutoTangent",
     "CallPairs",
     "CallTangent",
+    "EquationTangent",
     "GraphTangent",
     "GridTangent",
     "IdentityTangent",
