@@ -33,12 +33,14 @@ from zo.estimators import (
     RandomCoordinates,
 )
 from zo.execution.shared_rows import SharedRows
+from zo.field import Field, FieldFit, fit_field
 from zo.keep_best import KeepBest
 from zo.loss_gradient import LossGradient, QueryCounts
 from zo.objective import OutputLoss
 from zo.parameters import Exclude
 from zo.tangents import (
     AutoTangent,
+    EquationTangent,
     GraphTangent,
     GridTangent,
     IdentityTangent,
@@ -63,10 +65,13 @@ __all__ = [
     "AutoTangent",
     "ConfigurationError",
     "DCTBasis",
+    "EquationTangent",
     "EvaluatorWarning",
     "Exclude",
     "FailedBatchError",
     "FailedQueriesError",
+    "Field",
+    "FieldFit",
     "FixedCoordinates",
     "GraphTangent",
     "GridTangent",
@@ -106,6 +111,7 @@ __all__ = [
     "estimators",
     "evaluators",
     "finite_difference",
+    "fit_field",
     "pruning",
     "suggested_rate",
     "tangents",

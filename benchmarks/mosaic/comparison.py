@@ -3,6 +3,7 @@
     python -m benchmarks mosaic --size ci                        a few updates; written nowhere
     python -m benchmarks mosaic --size small --study solvers     solvers in the loop, those installed
     python -m benchmarks mosaic --size small --study recovery    an initial condition
+    python -m benchmarks mosaic --size small --study field       the same by zo.fit_field
     python -m benchmarks mosaic --size small --solvers PhiFlow   one solver; measured cells are kept
 
 Mosaic (Rehmann, Zimmermann, Häfner 2026, arXiv 2606.27895) compares differentiable solvers. Here their
@@ -23,7 +24,7 @@ from typing import Any
 import torch
 
 from benchmarks import protocol
-from benchmarks.mosaic import bands, cells, recovery
+from benchmarks.mosaic import bands, cells, field, recovery
 from benchmarks.mosaic.corrector import CI, COLUMNS, PAPER, SMALL, TERMINAL, Task, loss_scale, trained
 from benchmarks.mosaic.solvers import SOLVERS, Maker
 from blackbox import BlackBoxFunction
@@ -45,7 +46,7 @@ NOTHING = 1e-3  # of relative error, below which there is nothing to correct
 def main(words: Sequence[str]) -> None:
     """The command line."""
     parser = protocol.options("mosaic", __doc__, tuple(SIZES))
-    parser.add_argument("--study", choices=("solvers", "recovery", "bands", "all"), default="all")
+    parser.add_argument("--study", choices=("solvers", "recovery", "bands", "field", "all"), default="all")
     parser.add_argument("--solvers", nargs="+", choices=tuple(SOLVERS), default=tuple(SOLVERS))
     parser.add_argument("--columns", nargs="+", choices=COLUMNS, default=COLUMNS)
     parser.add_argument("--tables", action="store_true", help="write the table anew, and measure nothing")
@@ -66,6 +67,14 @@ def main(words: Sequence[str]) -> None:
         print(bands.table(found))
         if keep:
             protocol.write("mosaic", words, found, FOLDER / "bands.json")
+    if asked.study in ("field", "all"):
+
+        def note(found: dict[str, Any]) -> None:
+            if keep:
+                protocol.write("mosaic", words, found, FOLDER / "field.json")
+
+        before = read(FOLDER / "field.json") if keep else {"cells": {}}
+        print(field_table(field.result(field.SMALL if keep else field.CI, seeds, before, note)))
     if asked.study in ("recovery", "all"):
 
         def write(found: dict[str, Any]) -> None:
@@ -181,6 +190,8 @@ def tables() -> str:
             parts += [f"## Solvers in the loop, {about}", solvers_table(size)]
     if path.exists():
         parts += ["## Recovery of an initial condition", recovery_table(read(path))]
+    if (fields := read(FOLDER / "field.json"))["cells"]:
+        parts += ["## Recovery by zo.fit_field", field_table(fields)]
     if (looks := read(FOLDER / "bands.json"))["cells"]:
         parts += ["## Why the recovery stalls", bands.table(looks)]
     return "\n\n".join(parts) + "\n"
@@ -280,4 +291,53 @@ def recovery_table(found: Mapping[str, Any]) -> str:
         "Relative error of the initial vorticity at the least loss, seeds "
         f"{', '.join(map(str, found['seeds']))}; cosine: of the gradient with the adjoint's, the mean of "
         f"every tenth evaluation after the first.\n\n{text}"
+    )
+
+
+def field_table(found: Mapping[str, Any]) -> str:
+    """In Markdown: a line for each flow and method."""
+    state_of, lines, why = cells.states(found, "field"), [], []
+    for name, cell in found["cells"].items():
+        method, flow = name.split(": ")
+        if "runs" not in cell:
+            why.append(f"- {flow}, {method}: {cell['state']}, {cell['why']}.")
+            continue
+        runs = cell["runs"]
+        errors = [run["error"] for run in runs]
+        start = fmean(run["start"] for run in runs)
+        rows = fmean(run["rows"] for run in runs)
+        paired = found["cells"].get(f"{field.METHODS[0]}: {flow}", {}).get("runs", ())
+        over = ""
+        if paired and method != field.METHODS[0]:
+            parts = [run["error"] / other["error"] for run, other in zip(runs, paired, strict=False)]
+            over = f"{fmean(parts):.2f}" + (
+                f" ({min(parts):.2f} to {max(parts):.2f})" if len(parts) > 1 else ""
+            )
+        lines.append(
+            (
+                flow,
+                method,
+                state_of[name],
+                f"{start:.2f}",
+                _spread(errors),
+                over,
+                f"{rows:,.0f}",
+                str(len(errors)),
+            )
+        )
+    heads = (
+        "what is looked for",
+        "method",
+        "state",
+        "begins at",
+        "error",
+        "over the adjoint's",
+        "rows",
+        "seeds",
+    )
+    text = "\n".join(f"| {' | '.join(row)} |" for row in [heads, ["---"] * len(heads), *lines])
+    return (
+        "Relative error of the initial state at the least loss: mean of the seeds, least and greatest. One "
+        f"gradient by differences takes more than 10,000 rows.\n\n{text}"
+        + ("\n\nNot measured:\n\n" + "\n".join(why) if why else "")
     )

@@ -1,4 +1,4 @@
-"""The solver-in-the-loop study: a network corrects a coarse solver after each call, trained in six ways.
+"""The solver-in-the-loop study: a network corrects a coarse solver after each call, trained in several ways.
 
 As Mosaic's `solver_in_loop` has it (pull request 116): 32 x 32 points, four time steps of .02 in a call, 16
 starts to train on and 8 others to test on, windows of 8 calls, a periodic network of 56,098 weights (size
@@ -29,8 +29,18 @@ from benchmarks.mosaic.solvers import STEP, STEPS, with_vjp
 from blackbox import BlackBoxFunction
 from zo.objective import Objective
 
-COLUMNS = ("uncorrected", "ONE", "NOG", "WIG", "tangents", "tangents with replay")
+COLUMNS = (
+    "uncorrected",
+    "ONE",
+    "NOG",
+    "WIG",
+    "NOG, four windows",
+    "WIG, four windows",
+    "tangents",
+    "tangents with replay",
+)
 REPLAYS = 4  # of each window, and so a fifth of the windows
+SEVERAL = 4  # windows of an update where a column has several: as many as a replay draws rows
 ORDER = 2026  # seed of the windows, the same for all columns and seeds
 
 
@@ -108,14 +118,14 @@ def flows(task: Task, test: bool) -> Tensor:
     return torch.from_numpy(np.stack(found))
 
 
-def windows(task: Task) -> Tensor:
-    """What each update sees, `(updates, 1, unroll + 1, 2, points, points)`."""
+def windows(task: Task, count: int = 1) -> Tensor:
+    """What each update sees, `(updates, count, unroll + 1, 2, points, points)`."""
     draws, known = np.random.default_rng(ORDER), flows(task, False)
     found = []
-    for _ in range(task.updates):
+    for _ in range(task.updates * count):
         flow, first = draws.integers(task.train), draws.integers(task.frames - task.unroll + 1)
         found.append(known[flow, first : first + task.unroll + 1])
-    return torch.stack(found).unsqueeze(1)
+    return torch.stack(found).unflatten(0, (task.updates, count))
 
 
 def objective_of(
@@ -183,7 +193,6 @@ def trained(column: str, box: BlackBoxFunction, task: Task, seed: int, scale: fl
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = Corrector(task.channels, float(flows(task, False).square().mean().sqrt()))
-    shown = windows(task)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if column.startswith("tangents"):
@@ -194,9 +203,14 @@ def trained(column: str, box: BlackBoxFunction, task: Task, seed: int, scale: fl
     if column == "ONE":  # answers on the references are asked once
         rows = task.train * task.frames
     elif not column.startswith("tangents"):
-        rows = len(shown) * task.unroll
+        rows = task.updates * windows_of(column) * task.unroll
     said = [str(each.message) for each in caught if issubclass(each.category, zo.TangentWarning)]
     return _figures(errors(network, box, task), rows, process_time() - began, said)
+
+
+def windows_of(column: str) -> int:
+    """Fresh windows of an update."""
+    return SEVERAL if column.endswith("four windows") else 1
 
 
 def _figures(found: Tensor, rows: int, seconds: float, said: list[str]) -> dict[str, Any]:
@@ -219,13 +233,13 @@ def _moved(network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
 
 def _by_autograd(column: str, network: nn.Module, box: BlackBoxFunction, task: Task, scale: float) -> None:
-    """ONE, NOG and WIG."""
+    """ONE, NOG and WIG, the last two with a window for each update or several."""
     optimizer = torch.optim.Adam(network.parameters(), task.rate)
-    through = with_vjp(box) if column == "WIG" else box
+    through = with_vjp(box) if column.startswith("WIG") else box
     assert through is not None
-    objective = objective_of(through, scale, cut=column == "NOG", last=task.last)
+    objective = objective_of(through, scale, cut=column.startswith("NOG"), last=task.last)
     pairs = objective_of(box, scale, cut=True, last=task.last)
-    for window in windows(task):
+    for window in windows(task, windows_of(column)):
         if column == "ONE":  # each call alone, from the reference
             singles = torch.stack([window[0, :-1], window[0, 1:]], dim=1)
             loss = pairs(network, singles).mean()

@@ -295,7 +295,7 @@ class Maker:
         return found
 
 
-NO_VJP = {"WIG": "icoFoam has no derivative"}
+NO_VJP: dict[str, str] = dict.fromkeys(("WIG", "WIG, four windows"), "icoFoam has no derivative")
 SOLVERS: dict[str, Maker] = {
     "JAX-CFD": Maker(jax_cfd, ("jax", "jax_cfd"), ("jax", "jax-cfd"), install="pip install jax jax-cfd"),
     "PhiFlow": Maker(phiflow, ("jax", "phi"), ("jax", "phiflow"), install="pip install jax phiflow"),

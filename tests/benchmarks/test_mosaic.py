@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.mosaic import bands, cells, comparison, recovery
+from benchmarks.mosaic import bands, cells, comparison, field, recovery
 from benchmarks.mosaic.corrector import (
     CI,
     COLUMNS,
@@ -115,6 +116,7 @@ def test_each_column_trains_and_counts_its_rows():
     rows = {column: each["rows"] for column, each in found.items()}
     assert rows["uncorrected"] == 0 and rows["ONE"] == task.train * task.frames
     assert rows["NOG"] == rows["WIG"] == 5 * window
+    assert rows["NOG, four windows"] == rows["WIG, four windows"] == 20 * window
     assert 5 * window <= rows["tangents"] <= 8 * window
     assert window <= rows["tangents with replay"] <= 3 * window
     bare = errors(None, box, task)
@@ -222,7 +224,7 @@ def test_a_gain_is_the_geometric_mean_of_ratios_by_seed():
 def test_no_committed_cell_is_stale_without_a_word():
     """If not: measure it again, or say in `cells.STALE` why it stands."""
     for path in sorted(comparison.FOLDER.glob("*.json")):
-        study = path.stem if path.stem in ("recovery", "bands") else "solvers"
+        study = path.stem if path.stem in ("recovery", "bands", "field") else "solvers"
         stale = "stale" in cells.states(comparison.read(path), study).values()
         assert stale == (path.name in cells.STALE), path.name
 
@@ -245,6 +247,29 @@ def test_a_search_lowers_its_loss_within_its_rows(method):
         assert found["cosines"][0] == pytest.approx(1, abs=1e-5)
     if "directions" not in method and "probe" not in method:  # to which so few evaluations are nothing
         assert found["error"] < 0.1 * found["start"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_field_s_cell_says_what_was_found_and_what_it_took():
+    found = field.searched(field.METHODS[1], field.FLOWS[0], field.CI, 0)
+    assert found["rows"] == field.CI.rows and found["error"] < 0.1 * found["start"]
+    cell = {"state": "measured", "runs": [found]}
+    other = {"state": "excluded", "why": "not installed"}
+    name = f"{field.METHODS[1]}: {field.FLOWS[0]}"
+    table = comparison.field_table({"code": "", "cells": {name: cell, f"x: {field.FLOWS[2]}": other}})
+    assert f"| {field.FLOWS[0]} | {field.METHODS[1]} | stale |" in table
+    assert f"- {field.FLOWS[2]}, x: excluded, not installed." in table
+
+
+def test_neither_comments_nor_annotations_make_a_cell_stale():
+    plain, more = (
+        cells._words(ast.parse(text))
+        for text in (
+            "x = 3\ndef f(a):\n    return a\n",
+            'x: int = 3\ndef f(a: int) -> int:\n    """d"""\n    return a\n',
+        )
+    )
+    assert plain == more != cells._words(ast.parse("x = 4\ndef f(a):\n    return a\n"))
 
 
 def test_bands_add_up_and_hold_their_wavenumbers():

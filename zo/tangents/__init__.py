@@ -8,6 +8,7 @@ A tangent of your own is a `Tangent`: `at` says what it knows at some rows, as a
 from zo.tangents.call_tangent import CallTangent
 from zo.tangents.gradient import TangentGradient
 from zo.tangents.models.automatic import AutoTangent
+from zo.tangents.models.grid.equation_tangent import EquationTangent
 from zo.tangents.models.grid.grid import GridTangent
 from zo.tangents.models.grid.stencil import StencilTangent
 from zo.tangents.models.kernel import KernelTangent
@@ -33,6 +34,7 @@ __all__ = [
     "AutoTangent",
     "CallPairs",
     "CallTangent",
+    "EquationTangent",
     "GraphTangent",
     "GridTangent",
     "IdentityTangent",

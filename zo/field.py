@@ -1,0 +1,243 @@
+"""`fit_field`: look for the array that boxes lead to what was seen: an initial state, or an inflow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from blackbox import BlackBoxFunction
+from blackbox.checks import check_count, check_number
+from zo.batches import Batch, count_rows
+from zo.errors import ConfigurationError, FailedQueriesError
+from zo.objective import Objective
+from zo.tangents.gradient import TangentGradient
+from zo.tangents.tangent import Tangent
+from zo.tangents.trust import TrustPolicy
+
+# decision 134:
+SHORTER, TRIES = 0.25, 3  # of a move that raised the loss, so often
+FAR = 1e6  # times the loss at hand: what a loss that is not finite counts as, for a line search to turn back
+
+
+class Field(nn.Module):
+    """An array to look for, as a network that reads nothing.
+
+    Args:
+        values: to begin with, of any shape; floating.
+
+    Attributes:
+        values: the array, a parameter.
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        super().__init__()
+        if not (isinstance(values, Tensor) and values.is_floating_point()):
+            kind = values.dtype if isinstance(values, Tensor) else type(values).__name__
+            raise ConfigurationError(
+                f"Field, values: expected a floating tensor, got {kind}. Write torch.zeros(shape), or the "
+                "nearest that is known."
+            )
+        self.values = nn.Parameter(values.detach().clone())
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """The array for each row: `(rows, *shape)`, whatever the rows hold."""
+        return self.values.expand(len(rows), *self.values.shape)
+
+
+@dataclass(frozen=True)
+class FieldFit:
+    """What came of `fit_field`.
+
+    Attributes:
+        loss: the least, by the boxes' own answers; the field has its values.
+        losses: of all evaluations, in their order; infinite where a box failed.
+        rows: that the boxes ran.
+        why: what ended it: "rows", "tolerance", or "stalled" where no move by the tangents lowers the loss.
+        gradient: with the tangents, their trust and what they cost.
+    """
+
+    loss: float
+    losses: tuple[float, ...]
+    rows: int
+    why: str
+    gradient: TangentGradient
+
+
+def fit_field(
+    field: nn.Module,
+    objective: Objective,
+    *,
+    boxes: Sequence[BlackBoxFunction],
+    rows: int,
+    batch: Batch | None = None,
+    tangent: Tangent | Sequence[Tangent] | None = None,
+    inner: int = 30,
+    tolerance: float = 0.0,
+    seed: int = 0,
+    evaluated: Callable[[float], None] | None = None,
+) -> FieldFit:
+    """Lower the objective over a field's values, boxes being asked for their values alone.
+
+        field = zo.Field(last_state)
+        fit = zo.fit_field(field, objective, boxes=[solver], rows=400, tangent=zo.tangents.EquationTangent())
+
+    An evaluation runs the boxes, and the tangents learn from their answers. Then, for no row, L-BFGS lowers
+    the objective as the tangents have it near there, each call answered by y_k + M(x) - M(x_k), as in a
+    replay (in weather forecasting: incremental 4D-Var). The next evaluation says what that was worth. A move
+    that did not lower the loss is shortened to a quarter, up to three times; where that does not help either
+    it is undone, and the next is given a quarter of the iterations.
+
+    Where tangents are exact these are Gauss-Newton's moves, so a few evaluations go as far as hundreds of
+    L-BFGS on an adjoint. Where they are not, they still end at the boxes' own solution if the objective can
+    come near zero. What can be found at all is for the problem to say: a field that what was seen does not
+    determine stays as it began, so begin near, or add a penalty to the objective.
+
+    Args:
+        field: a `Field`, or any network of few thousand numbers.
+        objective: `objective(field, batch) -> Tensor (rows,)`, as for `TangentGradient`; every evaluation has
+            the same batch.
+        boxes: the boxes that it calls.
+        rows: of the boxes, at most: no evaluation begins that would take more.
+        batch: what the objective is given; None for one row, `torch.zeros(1, 1)`.
+        tangent: as for `TangentGradient`. On a periodic grid `EquationTangent` sees finest waves as well.
+        inner: iterations of L-BFGS between evaluations, at most.
+        tolerance: a loss that is low enough.
+        seed: of what tangents draw.
+        evaluated: is told the loss of each evaluation, with the field as it was evaluated.
+
+    Returns:
+        What came of it, see `FieldFit`. The field has the values of the least loss.
+
+    Raises:
+        ConfigurationError, ParameterError: a value is out of range.
+        FailedQueriesError: the boxes fail where the field begins.
+        ObjectiveError, TangentError: see `TangentGradient.backward`.
+    """
+    check_count("fit_field", "rows", rows)
+    check_count("fit_field", "inner", inner)
+    check_number("fit_field", "tolerance", tolerance, least=0)
+    gradient = TangentGradient(
+        field,
+        objective,
+        boxes=boxes,
+        tangent=tangent,
+        seed=seed,
+        clip=None,
+        excite=0,
+        max_rows=1,
+        trust_policy=TrustPolicy(check_every=None),  # each evaluation is a check
+        replays=inner,
+        max_age=1,
+    )
+    return _Search(gradient, torch.zeros(1, 1) if batch is None else batch, rows, evaluated).run(
+        inner, tolerance
+    )
+
+
+class _Search:
+    """One search: the gradient, what was spent, and where the field is best."""
+
+    def __init__(
+        self, gradient: TangentGradient, batch: Batch, rows: int, evaluated: Callable[[float], None] | None
+    ) -> None:
+        self.gradient, self.batch, self.most, self.evaluated = gradient, batch, rows, evaluated
+        self.weights = gradient.parameters.tensors
+        self.losses: list[float] = []
+        self.begun = self._rows_run()
+        self.cost = 0  # rows of an evaluation
+
+    def run(self, inner: int, tolerance: float) -> FieldFit:
+        """Moves and evaluations, until one of the three ends."""
+        best, at = self._first(), self._copy()
+        iterations, why = inner, ""
+        while not why:
+            if best <= tolerance:
+                why = "tolerance"
+                break
+            self._move(iterations, best)
+            moved = self._copy()
+            for _ in range(1 + TRIES):
+                if not self._affordable():
+                    why = "rows"
+                    break
+                loss = self._evaluate()
+                if loss < best:
+                    best, at = loss, self._copy()
+                    iterations = min(2 * iterations, inner)
+                    break
+                moved = [start + SHORTER * (end - start) for start, end in zip(at, moved, strict=True)]
+                self._put(moved)
+            else:
+                self._put(at)
+                if iterations == 1:
+                    why = "stalled"
+                elif not self._affordable():
+                    why = "rows"
+                else:
+                    iterations = max(1, int(SHORTER * iterations))
+                    self._evaluate()  # replays begin at what the boxes answer here
+        self._put(at)
+        return FieldFit(best, tuple(self.losses), self._spent(), why, self.gradient)
+
+    def _first(self) -> float:
+        """The loss where the field begins."""
+        loss = float(self.gradient.backward(self.batch))
+        self.cost = self._spent()
+        self.gradient.replays()  # from now on windows are kept
+        self._note(loss)
+        return loss
+
+    def _evaluate(self) -> float:
+        """The loss by the boxes; infinite where they fail."""
+        try:
+            loss = float(self.gradient.backward(self.batch))
+        except FailedQueriesError:
+            loss = math.inf
+        self._note(loss if math.isfinite(loss) else math.inf)
+        return self.losses[-1]
+
+    def _note(self, loss: float) -> None:
+        self.losses.append(loss)
+        if self.evaluated is not None:
+            self.evaluated(loss)
+
+    def _move(self, iterations: int, loss: float) -> None:
+        """L-BFGS on what was recorded last, as the tangents have it near there."""
+        rows = count_rows(self.batch)
+        optimizer = torch.optim.LBFGS(
+            self.weights,
+            max_iter=iterations,
+            max_eval=2 * iterations + 1,
+            tolerance_grad=0,
+            tolerance_change=0,
+            history_size=20,
+            line_search_fn="strong_wolfe",
+        )
+
+        def closure() -> float:
+            optimizer.zero_grad()
+            replayed = float(self.gradient.replay(rows=rows))
+            return replayed if math.isfinite(replayed) else FAR * max(loss, 1e-30)
+
+        optimizer.step(closure)
+
+    def _affordable(self) -> bool:
+        return self._spent() + self.cost <= self.most
+
+    def _spent(self) -> int:
+        return self._rows_run() - self.begun
+
+    def _rows_run(self) -> int:
+        return sum(box.ledger.rows_run for box in self.gradient.boxes)
+
+    def _copy(self) -> list[Tensor]:
+        return [weight.detach().clone() for weight in self.weights]
+
+    @torch.no_grad()
+    def _put(self, values: Sequence[Tensor]) -> None:
+        for weight, value in zip(self.weights, values, strict=True):
+            weight.copy_(value)

@@ -1,0 +1,205 @@
+"""`EquationTangent`: for states on periodic grids, a differential equation of few terms, fitted to values."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blackbox.checks import check_count
+from zo.errors import ConfigurationError, TangentError
+from zo.tangents.models.grid.equation import Equation, Terms, fitted, forms
+from zo.tangents.models.grid.lattice import Lattice, space_of
+from zo.tangents.models.values import Form, ValueTangent
+from zo.tangents.tangent import sources
+
+# decision 133:
+MOST_TERMS = 600  # of a form: of several channels in three dimensions there are thousands
+ROWS, NUMBERS = 24, 2**22  # that a fit is made to, at most, and the numbers of all terms at these
+NEWER = 10  # it is fitted again where one row in so many is new
+FIRST, LATER = 8, 2  # rounds of a fit
+CLEARLY = 0.7  # times the error of a form of fewer terms: what one of more must leave less than
+
+
+class EquationTangent(ValueTangent):
+    """J(z) is that of the flow of a partial differential equation, whose coefficients are fitted to values.
+
+    For a box that moves a state `(channels, *space)` on by some time, on a periodic grid of one to three axes
+    whose cells are as long along all of them: `state` in, `state` out. Other inputs on the grid, and numbers
+    such as a viscosity, are fields that stay during a call. The rate of change is
+
+        sum of a_f D_f x + sum of b_fg D_o (D_f x) (D_g x),
+
+    with D_f derivatives, up to the fourth in the linear part, and inverses of the Laplacian, which stand
+    inside of products (a velocity in a vorticity's equation) or outside of them (a pressure in a velocity's);
+    waves of the upper third enter products or do not: of these forms the
+    one of fewest terms is taken, unless another leaves clearly less. These some hundred
+    numbers are fitted by least squares, in float64, to a few rows, the flow taken in Runge-Kutta steps of
+    fourth order. No probes, no steps of learning, nothing drawn.
+
+    Ten rows of a flow suffice, and waves that rows hardly show are those of the same equation, where a
+    network that was fitted to the same rows knows nothing of them. It knows this kind of physics and no
+    other: where `measured` says that it leaves a tenth of a call's change or more, as beside walls,
+    obstacles, shocks or limiters, take another. Nothing checks that cells are as long along all axes.
+
+    Memory: window x (size_in + size_out) numbers, and a fit's 33 MB at most. A fit, when one row in ten is
+    new: rows x cells x terms^2 operations in each of a few rounds. A call's VJP: 4 x steps evaluations of the
+    rate, each some 11 FFTs, and as much again for the way back.
+
+    Args:
+        steps: of time in a call.
+        window: rows kept, the oldest going.
+
+    Attributes:
+        measured: the form that was taken (`outer`, `dealiased`), its `terms`, and its `error` over the change
+            of a call on the rows that it was fitted to; empty before.
+
+    Raises:
+        ConfigurationError: a value out of its range; when it is first used, a box that does not move all of
+            its outputs on from inputs of the same name and shape, on one periodic grid.
+        TangentError: no form's flow is finite on the rows.
+    """
+
+    def __init__(self, steps: int = 2, *, window: int = 200) -> None:
+        check_count("EquationTangent", "steps", steps)
+        self.steps = steps
+        super().__init__(window, output_map=False)
+
+    def _begin_anew(self, window: int) -> None:
+        """Know nothing."""
+        super()._begin_anew(window)
+        self._equation: Equation | None = None
+        self._error, self._fitted, self._scale = math.inf, 0, 1.0  # rows ever seen at the last fit
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """What was fitted, and what it leaves."""
+        if self._equation is None:
+            return {}
+        terms = self._equation.terms
+        found = {"outer": terms.outer, "dealiased": terms.dealiased, "terms": terms.count}
+        return found | {"error": self._error}
+
+    @property
+    def knows(self) -> bool:
+        """Whether it has learned anything."""
+        return self._equation is not None
+
+    def take(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:
+        """Look at the first rows: what the state is, and its size."""
+        if not self._moments:
+            _check(form)
+            self._scale = float(y.double().square().mean().sqrt()) or 1.0
+        self._moments = self._moments or self.moments(form)
+        for moments, values in zip(self._moments, (z, others, y, y - self.carried(z)), strict=True):
+            moments.add(values)
+
+    @torch.no_grad()
+    def learn_from_window(self, steps: int | None) -> None:
+        """Fit anew, where enough rows are new: at first in each form, then from where it is."""
+        assert self._form is not None
+        self._lessons += 1
+        seen = self._window.seen
+        if self.knows and NEWER * (seen - self._fitted) < min(seen, self._window.most):
+            return
+        space, channels, fixed = _sizes(self._form)
+        before = self._equation
+        tried = forms(space, channels, fixed, MOST_TERMS) if before is None else [before.terms]
+        best: tuple[Equation, float] | None = None
+        for terms in tried:
+            rows = max(2, min(ROWS, NUMBERS // (terms.count * math.prod(space))))
+            z, others, y = (column.double() for column in self._window.spread(rows))
+            x, static = self._parts(z, others)
+            start, rounds = (None, FIRST) if before is None else (before.coefficients.to(x), LATER)
+            found = fitted(terms, x, self._grid(y), static, self.steps, start, rounds)
+            if math.isfinite(found[1]) and (best is None or found[1] < CLEARLY * best[1]):
+                best = found
+        if best is None:
+            raise TangentError(
+                f"{self!r}: expected rows from which an equation's flow stays finite, got none of "
+                f"{len(tried)} forms. Take zo.GridTangent."
+            )
+        self._equation, self._error = best
+        self._fitted = seen
+
+    def _grid(self, numbers: Tensor) -> Tensor:
+        """Of the outputs, `(rows, channels, *space)` in units of their size."""
+        assert self._form is not None
+        space, channels, _ = _sizes(self._form)
+        return numbers.reshape(len(numbers), channels, *space) / self._scale
+
+    def _parts(self, z: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+        """The state, as its output lies, and all other inputs as fields."""
+        assert self._form is not None
+        space = _sizes(self._form)[0]
+        following = set(sources(self._form.inputs, self._form.outputs))
+        shapes = [spec.shape for spec in self._form.inputs]
+        pieces = z.split([math.prod(shape) for shape in shapes], dim=1)
+        rest = [piece for place, piece in enumerate(pieces) if place not in following]
+        kept = tuple(shape for place, shape in enumerate(shapes) if place not in following)
+        static = Lattice((*kept, *self._form.others), space)
+        if not static.shapes:
+            fields = z.new_zeros(len(z), 0, *space)
+        else:
+            fields = static.joined(torch.cat([*rest, others], 1))
+        return self._grid(self._form.followed(z)), fields
+
+    def within(self, z: Tensor, others: Tensor) -> Tensor:
+        """The flow: `(rows, size_in)` to `(rows, size_out)`."""
+        assert self._equation is not None
+        return (self._equation(*self._parts(z, others)) * self._scale).flatten(1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The equation, and the rows that the next one is fitted to."""
+        if self._form is None:
+            return {"form": None}
+        found = None
+        if self._equation is not None:
+            terms = self._equation.terms
+            found = terms.outer, terms.dealiased, self._equation.coefficients.clone()
+        return self.kept() | {"equation": found, "fitted": (self._error, self._fitted, self._scale)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        if state["form"] is None:
+            self._begin_anew(self._window.rows)
+            return
+        self.load_kept(state)
+        assert self._form is not None
+        self._error, self._fitted, self._scale = state["fitted"]
+        self._equation = None
+        if state["equation"] is not None:
+            outer, dealiased, coefficients = state["equation"]
+            self._equation = Equation(
+                Terms(*_sizes(self._form), outer, dealiased), coefficients.clone(), self.steps
+            )
+
+    def __repr__(self) -> str:
+        """The steps of a call."""
+        return f"EquationTangent(steps={self.steps})"
+
+
+def _sizes(form: Form) -> tuple[tuple[int, ...], int, int]:
+    """Cells along each axis, channels of the state, and of all other inputs."""
+    space = space_of(form.outputs, form.inputs)
+    assert space is not None
+    following = set(sources(form.inputs, form.outputs))
+    kept = tuple(spec.shape for place, spec in enumerate(form.inputs) if place not in following)
+    outputs = Lattice(tuple(spec.shape for spec in form.outputs), space)
+    return space, outputs.channels, Lattice((*kept, *form.others), space).channels
+
+
+def _check(form: Form) -> None:
+    """Refuse what is no state on a periodic grid."""
+    space = space_of(form.outputs, form.inputs)
+    whole = space is not None and Lattice(tuple(spec.shape for spec in form.outputs), space).whole
+    walls = any(getattr(spec.layout, "periodic", None) is False for spec in form.outputs)
+    if not whole or walls or None in sources(form.inputs, form.outputs):
+        arrays = [spec.shape for spec in form.inputs], [spec.shape for spec in form.outputs]
+        raise ConfigurationError(
+            "EquationTangent: expected outputs (channels, *space) on one periodic grid, each of the name and "
+            f"shape of an input that it moves on, got inputs and outputs {arrays[0]} and {arrays[1]}"
+            f"{', with walls' if walls else ''}. Take zo.GridTangent, or name input and output alike."
+        )
