@@ -23,7 +23,7 @@ _is_exporting = getattr(torch.compiler, "is_exporting", bool)  # torch 2.6 has n
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowArrays:
     """The inputs of one call as rows, and what is needed to give outputs back as the inputs came.
 
     Attributes:
@@ -90,7 +90,7 @@ def in_order(
     return (*arrays, *(named[name] for name in left))
 
 
-def to_rows(owner: str, specs: tuple[ArraySpec, ...], arrays: tuple[object, ...]) -> Rows:
+def to_rows(owner: str, specs: tuple[ArraySpec, ...], arrays: tuple[object, ...]) -> RowArrays:
     """Check the arrays of a call against the input specs and flatten their leading axes to rows.
 
     Args:
@@ -128,7 +128,7 @@ def to_rows(owner: str, specs: tuple[ArraySpec, ...], arrays: tuple[object, ...]
     for tensor in floats[1:]:
         dtype = torch.promote_types(dtype, tensor.dtype)
     flat = tuple(t.reshape(rows, *spec.shape) for spec, t in zip(specs, tensors, strict=True))
-    return Rows(flat, leading, numpy, dtype)
+    return RowArrays(flat, leading, numpy, dtype)
 
 
 def as_tensor(array: object) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from blackbox import calls
-from blackbox.arrays import Rows, failed_outputs, finite_rows, in_order, to_rows, warn_of_other_units
+from blackbox.arrays import RowArrays, failed_outputs, finite_rows, in_order, to_rows, warn_of_other_units
 from blackbox.checks import check_choice, check_count
 from blackbox.errors import (
     DefinitionError,
@@ -212,7 +212,7 @@ class BlackBoxFunction(ABC):
             self.ledger.count(calls=1, rows_asked=rows.count)
             return rows.give_back(self._outputs(rows))
 
-    def _outputs(self, rows: Rows) -> tuple[Tensor, ...]:
+    def _outputs(self, rows: RowArrays) -> tuple[Tensor, ...]:
         """The outputs of all rows, `(rows, *spec.shape)` each; NaN, or 0 for integers, where a row failed."""
         finite = finite_rows(rows.inputs)
         if not finite.all() and not keeps_failed_rows(self):
@@ -310,7 +310,7 @@ class BlackBoxFunction(ABC):
                     f"{spec.name}.detach(), or call the box under torch.no_grad()."
                 )
 
-    def _non_finite_message(self, rows: Rows, finite: Tensor) -> str:
+    def _non_finite_message(self, rows: RowArrays, finite: Tensor) -> str:
         row = int(torch.nonzero(~finite)[0])
         bad = next(
             spec.name

@@ -230,22 +230,22 @@ class JaxBox:
         once.defjvp(_refuse_second)
         return once(*arguments)
 
-    def _form(self, arrays: Sequence[Any]) -> Form:
-        return Form.of(self.solver.box, arrays, self._jax.dtypes.canonicalize_dtype)
+    def _form(self, arrays: Sequence[Any]) -> JaxForm:
+        return JaxForm.of(self.solver.box, arrays, self._jax.dtypes.canonicalize_dtype)
 
     def _shaped(self, shapes: Sequence[Any], dtypes: Sequence[Any]) -> tuple[Any, ...]:
         return tuple(map(self._jax.ShapeDtypeStruct, shapes, dtypes))
 
     # What runs on the host. Under vmap all arrays have further axes in front.
 
-    def _evaluate(self, form: Form, arrays: Sequence[Any]) -> tuple[Any, ...]:
+    def _evaluate(self, form: JaxForm, arrays: Sequence[Any]) -> tuple[Any, ...]:
         """The outputs, as JAX sees them."""
         tensors = form.tensors(arrays)
         with self._one:
             outputs, _ = self.solver.evaluate(tensors, recorded=False)
         return form.as_seen(outputs)
 
-    def _record(self, form: Form, number: Any, arrays: Sequence[Any]) -> tuple[Any, Any, Any]:
+    def _record(self, form: JaxForm, number: Any, arrays: Sequence[Any]) -> tuple[Any, Any, Any]:
         """The outputs as JAX sees them, as the backward pass needs them, and the number of the call."""
         tensors = form.tensors(arrays)
         call = None if number is None else _one_number(number)
@@ -256,7 +256,7 @@ class JaxBox:
 
     def _pull_back(
         self,
-        form: Form,
+        form: JaxForm,
         needed: tuple[bool, ...],
         number: Any,
         arrays: Sequence[Any],
@@ -273,7 +273,7 @@ class JaxBox:
 
 
 @dataclass(frozen=True)
-class Form:
+class JaxForm:
     """The shapes and dtypes of a call, which are known while it is traced.
 
     Attributes:
@@ -293,7 +293,7 @@ class Form:
     seen: tuple[np.dtype[Any], ...]
 
     @classmethod
-    def of(cls, box: BlackBoxFunction, arrays: Sequence[Any], in_jax: Callable[[Any], Any]) -> Form:
+    def of(cls, box: BlackBoxFunction, arrays: Sequence[Any], in_jax: Callable[[Any], Any]) -> JaxForm:
         """That of a call with these arrays, of which only shapes and dtypes are looked at.
 
         Args:

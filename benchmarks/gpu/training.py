@@ -83,13 +83,13 @@ def epoch(place: Place, dataset: str) -> dict[str, Any]:
     return {"notes": notes, "rows": rows}
 
 
-def few_records(source: cifar.Source) -> cifar.Source:
+def few_records(source: cifar.CifarSource) -> cifar.CifarSource:
     """The same files with a hundred records each."""
     train, test = (tuple((name, 100) for name, _ in files) for files in (source.train, source.test))
     return replace(source, train=train, test=test)
 
 
-def write_cifar10(data: Path, source: cifar.Source) -> None:
+def write_cifar10(data: Path, source: cifar.CifarSource) -> None:
     """Files of CIFAR-10's binary format, with drawn pixels and as many of each class."""
     generator = np.random.default_rng(0)
     folder = data / source.folder

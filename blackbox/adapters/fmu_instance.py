@@ -47,13 +47,13 @@ _TYPES: Mapping[str, tuple[str, str | None]] = {
 _PREFIX, _LOCK = "blackbox-fmu-", ".in-use"
 
 
-class _Heard(threading.local):
+class _HeardMessages(threading.local):
     """What FMUs logged last in this thread."""
 
     last = ""
 
 
-_heard = _Heard()
+_heard = _HeardMessages()
 _loading = threading.Lock()  # FMPy changes the working directory while it loads a library
 
 

@@ -75,7 +75,7 @@ def thread_safety(probe: Probe) -> Finding:
 
 
 @dataclass(frozen=True)
-class Reply:
+class CheckReply:
     """What one worker process gave back.
 
     Attributes:
@@ -153,7 +153,7 @@ def _roomy(probe: Probe) -> bool:
     return probe.left >= 6 * THREADS * (1 + MEETINGS) * 8
 
 
-def _same(probe: Probe, here: Arrays, replies: list[Reply], size: int) -> Finding:
+def _same(probe: Probe, here: Arrays, replies: list[CheckReply], size: int) -> Finding:
     """The best of all answers: what is wrong in every one of them is wrong with the rebuilt box."""
     answers = [answer for reply in replies for answer in reply.answers]
     differences = [compare(probe, here, answer) for answer in answers if not isinstance(answer, str)]
@@ -171,7 +171,7 @@ def _same(probe: Probe, here: Arrays, replies: list[Reply], size: int) -> Findin
     return Finding("picklability", Verdict.FAULT, sentence, size, "bytes")
 
 
-def _safe(probe: Probe, here: Arrays, replies: list[Reply]) -> Finding:
+def _safe(probe: Probe, here: Arrays, replies: list[CheckReply]) -> Finding:
     bad = [wrong for reply in replies for wrong in _wrong(probe, here, reply.answers)]
     bad += [reply.died for reply in replies if reply.died]
     if not bad:
@@ -195,7 +195,7 @@ def _wrong(probe: Probe, expected: Arrays, answers: Sequence[Arrays | str]) -> l
     return bad
 
 
-def in_processes(box: bytes, arrays: Arrays, seconds: float = SECONDS) -> list[Reply]:
+def in_processes(box: bytes, arrays: Arrays, seconds: float = SECONDS) -> list[CheckReply]:
     """The answers of a pickled box in two other processes, which call it at the same time, three times each.
 
     No module of the caller's is run again, as `multiprocessing` would: a script without a guard is safe.
@@ -238,18 +238,18 @@ def _start(folder: Path, number: int) -> subprocess.Popen[bytes]:
         )
 
 
-def _reply(folder: Path, number: int, process: subprocess.Popen[bytes], deadline: float) -> Reply:
+def _reply(folder: Path, number: int, process: subprocess.Popen[bytes], deadline: float) -> CheckReply:
     """What a process has answered when it ends."""
     rebuilt = (folder / f"ready-{number}").exists()
     try:
         status = process.wait(max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
-        return Reply([], rebuilt, LATE)
+        return CheckReply([], rebuilt, LATE)
     if status == 0:
-        return Reply(pickle.loads((folder / f"answers-{number}").read_bytes()), rebuilt, "")
+        return CheckReply(pickle.loads((folder / f"answers-{number}").read_bytes()), rebuilt, "")
     end = f"killed by signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
     log = (folder / f"log-{number}").read_text(errors="replace").strip().splitlines()
-    return Reply([], rebuilt, ": ".join([end, *log[-1:]]))
+    return CheckReply([], rebuilt, ": ".join([end, *log[-1:]]))
 
 
 def _end_with(parent: int) -> None:

@@ -41,7 +41,7 @@ def check_host(host: Hosted, cases: Sequence[int] = (0, 1, 2), *, calls: int = 8
     began, before = time.monotonic(), host.counts.exchanges
     said, host.said_early = host.said_early, True  # runs may be shorter than these calls
     try:
-        findings = [*_findings(_Drawn(host, calls, seed), [int(case) for case in cases])]
+        findings = [*_findings(_DrawnAnswers(host, calls, seed), [int(case) for case in cases])]
     finally:
         host.said_early = said
         host.close()
@@ -57,7 +57,7 @@ def check_host(host: Hosted, cases: Sequence[int] = (0, 1, 2), *, calls: int = 8
     )
 
 
-class _Drawn:
+class _DrawnAnswers:
     """Runs with answers that are drawn, not computed: the n-th of a call is the same in each run.
 
     Args:
@@ -99,7 +99,7 @@ class _Drawn:
 class _Answers:
     """Answers one call, whatever it sees."""
 
-    def __init__(self, drawn: _Drawn, name: str, moves: Mapping[tuple[str, int], Tensor]) -> None:
+    def __init__(self, drawn: _DrawnAnswers, name: str, moves: Mapping[tuple[str, int], Tensor]) -> None:
         self._drawn, self._name, self._moves, self._number = drawn, name, moves, 0
 
     def __call__(self, *seen: Tensor) -> tuple[Tensor, ...]:
@@ -113,7 +113,7 @@ class _Answers:
         return tuple(array + part.view_as(array) for array, part in zip(arrays, parts, strict=True))
 
 
-def _findings(drawn: _Drawn, cases: list[int]) -> list[Finding]:
+def _findings(drawn: _DrawnAnswers, cases: list[int]) -> list[Finding]:
     host = drawn.host
     try:
         started = time.monotonic()
@@ -171,7 +171,7 @@ def _findings(drawn: _Drawn, cases: list[int]) -> list[Finding]:
     return findings
 
 
-def _responses(drawn: _Drawn, case: int) -> list[Finding]:
+def _responses(drawn: _DrawnAnswers, case: int) -> list[Finding]:
     """Whether answers change what is seen later, and whether what is shown determines what follows."""
     base, silent = drawn.run([case]), list[str]()
     for name in base:
@@ -189,7 +189,7 @@ def _responses(drawn: _Drawn, case: int) -> list[Finding]:
     return [Finding(ANSWERS, Verdict.OK, "What is answered changes what is seen later."), _state(drawn, case)]
 
 
-def _state(drawn: _Drawn, case: int) -> Finding:
+def _state(drawn: _DrawnAnswers, case: int) -> Finding:
     """Whether changes of what a call shows determine those of what is seen next, whatever made them.
 
     Earlier answers are moved, more of them than a call shows numbers. So some of these moves cancel in what
@@ -257,7 +257,9 @@ def _normal(size: int, generator: torch.Generator) -> Tensor:
     return torch.randn(size, generator=generator, dtype=torch.float64)
 
 
-def _way(drawn: _Drawn, case: int, moves: Mapping[tuple[str, int], Tensor]) -> list[np.ndarray[Any, Any]]:
+def _way(
+    drawn: _DrawnAnswers, case: int, moves: Mapping[tuple[str, int], Tensor]
+) -> list[np.ndarray[Any, Any]]:
     """The vectors of a run, from its first call on."""
     host, numbers = drawn.host, dict.fromkeys(drawn.host.form.calls, 0)
     with host.programs.turn():

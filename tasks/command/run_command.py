@@ -189,7 +189,7 @@ def _dry_run(plan: Plan) -> int:
     from tasks.planning import cost
     from tasks.planning.rehearsal import rehearsed
     from tasks.planning.spending import settled
-    from tasks.rows.bound import Bound
+    from tasks.rows.binding import Bound
 
     torch.set_num_threads(plan.config.threads)  # as in a run
     bound = Bound.of(plan.problem)

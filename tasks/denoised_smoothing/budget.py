@@ -13,13 +13,13 @@ from blackbox import words
 from tasks.denoised_smoothing.config import WIDE, WITHOUT_QUERIES, Config, Variant, is_own, read
 from tasks.denoised_smoothing.defence import Defence
 from tasks.errors import ConfigurationError
-from tasks.rows.tally import Tally
+from tasks.rows.tally import RowTally
 from tasks.workers import group
 
 Answer = TypeVar("Answer")
 
 
-def counted(tally: Tally, ask: Callable[[], Answer]) -> tuple[Answer, int]:
+def counted(tally: RowTally, ask: Callable[[], Answer]) -> tuple[Answer, int]:
     """What a function finds, and how many images all processes of the run, which all come here, asked for."""
     before = tally.copy()
     answer = ask()

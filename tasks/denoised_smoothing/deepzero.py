@@ -8,11 +8,11 @@ from functools import partial
 
 import zo
 from tasks.denoised_smoothing import budget, smoothing_parameter
-from tasks.denoised_smoothing.methods import Start, sent_images
+from tasks.denoised_smoothing.methods import TrainingStart, sent_images
 from tasks.folder.journal import Journal
 from tasks.methods import layer_ratios
 from tasks.problem.trained import Trained
-from tasks.rows.tally import Tally
+from tasks.rows.tally import RowTally
 from tasks.training.setup import Setup
 
 RATIO_BATCH = 10**9 + 1  # number of the batch that layer ratios are computed on
@@ -23,7 +23,7 @@ def deepzero(setup: Setup) -> Trained:
 
     A step perturbs one weight at a time, of a set that is drawn anew with the layer ratios of ZO-GraSP.
     """
-    start = Start.of(setup)
+    start = TrainingStart.of(setup)
     problem, config, network = start.problem, start.problem.config, start.setup.network
     mu = config.mu
     if mu is None:
@@ -57,7 +57,7 @@ def deepzero(setup: Setup) -> Trained:
     return start.with_queries(ready.descend(gradient, validate_every=math.ceil(steps / config.validations)))
 
 
-def _sparse_set(start: Start, mu: float) -> zo.estimators.Sparsity:
+def _sparse_set(start: TrainingStart, mu: float) -> zo.estimators.Sparsity:
     """The rule that the configuration names; layer ratios are computed once, and kept with the run."""
     problem, setup, config = start.problem, start.setup, start.problem.config
     size = sum(weight.numel() for weight in setup.network.parameters())
@@ -67,7 +67,7 @@ def _sparse_set(start: Start, mu: float) -> zo.estimators.Sparsity:
 
     def find(journal: Journal) -> tuple[zo.pruning.LayerRatios, int]:
         scores, asked = budget.counted(
-            Tally([problem.box]),
+            RowTally([problem.box]),
             lambda: zo.pruning.scores(
                 config.ratios,
                 setup.network,

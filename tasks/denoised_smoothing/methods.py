@@ -103,7 +103,7 @@ def _restore(setup: Setup, batch: Callable[[int], Pair], held_out: Pair) -> Trai
 
 
 @dataclass(frozen=True)
-class Start:
+class TrainingStart:
     """What a method through the classifier begins with.
 
     Attributes:
@@ -119,7 +119,7 @@ class Start:
     asked: dict[str, int]
 
     @classmethod
-    def of(cls, setup: Setup) -> Start:
+    def of(cls, setup: Setup) -> TrainingStart:
         """Ask for the classes that training images are to be taken for, and take the denoiser of mse."""
         problem, network = problem_of(setup), setup.network
         if problem.config.start == "mse":
@@ -172,7 +172,7 @@ def known_losses(scores: Tensor, target: Tensor, loss: Loss) -> Tensor:
 
 
 def _gradient(
-    start: Start,
+    start: TrainingStart,
     stand: Stand,
     loss: Loss,
     box: BlackBoxFunction | None = None,
@@ -193,7 +193,7 @@ def _gradient(
 
 
 def _descend(
-    start: Start,
+    start: TrainingStart,
     gradient: AutogradGradient,
     steps: int,
     rows: int,
@@ -212,7 +212,7 @@ def fo_ds(setup: Setup) -> Trained:
 
     Its rows are counted as queries; each is also differentiated.
     """
-    start = Start.of(setup)
+    start = TrainingStart.of(setup)
     config, problem = start.problem.config, start.problem
     twin = twin_of(problem.classifier)
 
@@ -241,13 +241,13 @@ def twin_of(box: Box) -> Twin:
 
 def zo_ds(setup: Setup) -> Trained:
     """Denoised smoothing of Zhang et al. (2022), the box's derivative from queries, autograd before it."""
-    start = Start.of(setup)
+    start = TrainingStart.of(setup)
     return _differences(start, start.problem.box)
 
 
 def zo_ae_ds(setup: Setup) -> Trained:
     """zo-ae-ds (Zhang et al. 2022): denoiser and encoder are trained, the decoder belongs to the box."""
-    start = Start.of(setup)
+    start = TrainingStart.of(setup)
     encoder, decoder = autoencoder(setup)
     decoder = decoder.eval().requires_grad_(False)
     box = Decoded(start.problem.box, decoder, start.problem.latent_size)
@@ -255,7 +255,7 @@ def zo_ae_ds(setup: Setup) -> Trained:
     return _differences(replace(start, setup=replace(start.setup, network=both)), box, decoder)
 
 
-def _differences(start: Start, box: BlackBoxFunction, decoder: nn.Module | None = None) -> Trained:
+def _differences(start: TrainingStart, box: BlackBoxFunction, decoder: nn.Module | None = None) -> Trained:
     config, variant, network = start.problem.config, start.variant, start.setup.network
     latent, size = decoder is not None, math.prod(box.inputs[0].shape)
     front, space = partial(sent_images, network, decoder=decoder), "latent" if latent else "image"
@@ -302,7 +302,7 @@ def student(setup: Setup) -> Trained:
     of the classifier itself, the start is kept: a student is smooth also where the classifier is not, and may
     mislead.
     """
-    start = Start.of(setup)
+    start = TrainingStart.of(setup)
     problem, config = start.problem, start.problem.config
     kind, rows, steps = problem.classifier.kind, start.steps(1), config.student_steps
     # what batches cannot take comes before them, too
@@ -333,7 +333,7 @@ def _probability_loss(outputs: Tensor, target: Tensor) -> Tensor:
     return -outputs.clamp(min=1e-6).log().gather(1, target[:, None]).squeeze(1)
 
 
-def _tangent(start: Start) -> zo.StudentTangent:
+def _tangent(start: TrainingStart) -> zo.StudentTangent:
     config, box, seed = start.problem.config, start.problem.classifier, start.setup.seed
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
@@ -349,7 +349,7 @@ def _tangent(start: Start) -> zo.StudentTangent:
 
 
 @torch.no_grad()
-def _first_lesson(start: Start, tangent: zo.StudentTangent, rows: int) -> None:
+def _first_lesson(start: TrainingStart, tangent: zo.StudentTangent, rows: int) -> None:
     """Ask for denoised images before training, and learn from the answers."""
     config, network, images = start.problem.config, start.setup.network, []
     network.eval()

@@ -26,7 +26,7 @@ from tasks.denoised_smoothing.defence import problem_of
 from tasks.denoised_smoothing.networks import box_loss, predictions
 from tasks.errors import ConfigurationError, RunFolderError
 from tasks.folder import atomic, reading, stamp
-from tasks.rows.tally import Tally
+from tasks.rows.tally import RowTally
 from tasks.training.setup import Setup
 from zo.evaluators.state import moved
 
@@ -88,7 +88,7 @@ def find(
         return Mu.same(config.input_mu)
     path, of = setup.run.path / f"mu-seed-{setup.seed}-{space}.json", stamp.settings(setup.run)
     if not (path.exists() and stamp.fits(setup.run, _content(path), of)):
-        mu, queries = counted(Tally(setup.boxes), lambda: _measured(setup, box, front))
+        mu, queries = counted(RowTally(setup.boxes), lambda: _measured(setup, box, front))
         mu = replace(mu, queries=queries)
         atomic.write_json(path, {**asdict(mu), stamp.OF: of})
         setup.progress.say(

@@ -11,7 +11,7 @@ from blackbox.words import counted
 from tasks.errors import RunFolderError
 from tasks.folder import atomic, reading, stamp
 from tasks.folder.journal import Journal, journaled
-from tasks.rows.tally import Tally
+from tasks.rows.tally import RowTally
 from tasks.training.setup import Setup
 from tasks.workers import group
 from zo.pruning import LayerRatios
@@ -40,7 +40,7 @@ def kept(setup: Setup, name: str, find: Callable[[Journal], tuple[LayerRatios, i
     """
     path, of = setup.run.path / f"{name}.json", stamp.settings(setup.run)
     if not (path.exists() and stamp.fits(setup.run, _content(path), of)):
-        folder, tally = group.journal_folder(setup.run.path), Tally(setup.boxes)
+        folder, tally = group.journal_folder(setup.run.path), RowTally(setup.boxes)
         version = stamp.code(setup.run)
         with journaled(folder, name.replace("_", "-"), tally, rank=group.rank(), of=version) as journal:
             layers, queries = find(journal)

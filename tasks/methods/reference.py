@@ -77,7 +77,7 @@ def compare(
     Warns:
         ProblemWarning: It is off by less than that, but by more than rounding and the box's noise.
     """
-    worst: list[Difference] = []
+    worst: list[Deviation] = []
     stands = {id(box): stand for box, stand in references.items()}
 
     def answer(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
@@ -88,10 +88,10 @@ def compare(
                 theirs = _tuple(stands[id(box)](*arrays))
             again: list[tuple[Tensor, ...]] = []
             for place, spec in enumerate(box.outputs):
-                difference = Difference.of(spec.name, len(spec.shape), _tuple(ours)[place], theirs[place])
+                difference = Deviation.of(spec.name, len(spec.shape), _tuple(ours)[place], theirs[place])
                 if difference.size > difference.rounding:
                     again = again or [_tuple(box.call(*arrays))]
-                    noise = Difference.of(spec.name, len(spec.shape), _tuple(ours)[place], again[0][place])
+                    noise = Deviation.of(spec.name, len(spec.shape), _tuple(ours)[place], again[0][place])
                     if difference.size > NOISY * noise.size:
                         worst.append(difference)
         return ours
@@ -113,7 +113,7 @@ def compare(
 
 
 @dataclass(frozen=True)
-class Difference:
+class Deviation:
     """Where two answers to the same rows are furthest apart.
 
     Attributes:
@@ -134,7 +134,7 @@ class Difference:
     rounding: float = 0.0
 
     @classmethod
-    def of(cls, output: str, axes: int, box: Tensor, reference: Tensor) -> Difference:
+    def of(cls, output: str, axes: int, box: Tensor, reference: Tensor) -> Deviation:
         """Compare two tensors `(*leading axes, *the output's own)`; none where no row is finite in both."""
         if box.shape != reference.shape:
             raise ProblemError(

@@ -10,7 +10,7 @@ from tasks.planning.plan import Plan
 from tasks.planning.rehearsal import Rehearsal
 from tasks.planning.trial import Trial
 from tasks.problem.method import Cost
-from tasks.rows.bound import Bound
+from tasks.rows.binding import Bound
 
 NONE_BACK = "No row of the first batch had a finite loss"  # how the line begins that says so
 

@@ -53,7 +53,7 @@ class Plan:
     where: str
     chosen: Mapping[str, int | None] = field(default_factory=dict)
     aside: tuple[str, ...] = ()
-    rows: Rows | None = None
+    rows: PlannedRows | None = None
     instead: tuple[str, ...] = ()
     trial: Trial = field(default_factory=Trial)
 
@@ -157,7 +157,7 @@ def _left_to_the_budget(
 
 
 @dataclass(frozen=True)
-class Rows:
+class PlannedRows:
     """Rows of a training of each method, as the settings say.
 
     Attributes:

@@ -26,7 +26,7 @@ from tasks.folder.run import Run
 from tasks.listeners.progress import Progress
 from tasks.planning.plan import Plan
 from tasks.problem.trained import Trained
-from tasks.rows.bound import Bound
+from tasks.rows.binding import Bound
 from tasks.training.setup import Setup, setup_of
 from zo.tangents.models.lessons import listening
 from zo.tangents.replay.windows import MOST, USUAL

@@ -20,11 +20,11 @@ from tasks.folder import checkpoint
 from tasks.folder.result import Row
 from tasks.folder.run import stage_name
 from tasks.planning import trial
-from tasks.planning.plan import Plan, Rows
+from tasks.planning.plan import Plan, PlannedRows
 from tasks.planning.trial import TRIES, Asked, Sizes
 from tasks.problem.method import Method
 from tasks.problem.problem import Problem
-from tasks.rows.bound import Bound
+from tasks.rows.binding import Bound
 from tasks.rows.tally import stack
 
 VALIDATIONS, SHARE = 12, 0.2  # of a training at most, and of the budget; two at least
@@ -201,12 +201,12 @@ class _Choice:
     sizes: Sizes
     made: int
 
-    def rows(self, methods: Mapping[str, Method], settings: Mapping[str, int]) -> Rows:
+    def rows(self, methods: Mapping[str, Method], settings: Mapping[str, int]) -> PlannedRows:
         """What a seed of these methods takes, with some settings in the place of those of the plan."""
         return _rows(self.problem.with_settings(**settings), methods, self.sizes, self.made, supposing=True)
 
     @cached_property
-    def as_set(self) -> Rows:
+    def as_set(self) -> PlannedRows:
         """What a seed takes with the settings of the plan."""
         return self.rows(self.plan.methods, {})
 
@@ -296,7 +296,7 @@ class _Choice:
         return int(min(VALIDATIONS, max(2, SHARE * self._budget / once if once else VALIDATIONS)))
 
 
-def _dearest(rows: Rows) -> tuple[str, float]:
+def _dearest(rows: PlannedRows) -> tuple[str, float]:
     """The method that takes the most rows of training, and its share of them."""
     name = max(rows.checked, key=lambda name: rows.checked[name])
     return name, rows.checked[name] / sum(rows.checked.values())
@@ -304,7 +304,7 @@ def _dearest(rows: Rows) -> tuple[str, float]:
 
 def _rows(
     problem: Problem, methods: Mapping[str, Method], sizes: Sizes, made: int, *, supposing: bool = False
-) -> Rows:
+) -> PlannedRows:
     """What the settings of a problem ask for.
 
     Args:
@@ -335,4 +335,4 @@ def _rows(
     test = once["test"] if tests else None
     validated = sum(cost is None or cost.evaluations > 0 for cost in costs.values())
     judging = validated * (validation or 0) + len(methods) * (test or 0)
-    return Rows(sizes, costs, steps, most, validation, test, judging, made, once)
+    return PlannedRows(sizes, costs, steps, most, validation, test, judging, made, once)

@@ -22,8 +22,8 @@ from blackbox.errors import TryAgain
 from blackbox.failures import Failure
 from blackbox.words import counted
 from tasks.problem.problem import Problem
-from tasks.rows.bound import Bound
-from tasks.rows.tally import Tally, stack
+from tasks.rows.binding import Bound
+from tasks.rows.tally import RowTally, stack
 from tasks.terminal.tracebacks import is_ours
 from tasks.workers import group
 from zo.batches import Batch, count_rows
@@ -163,7 +163,7 @@ def timed(problem: Problem, *, keep: bool = False) -> Trial:
         keep: Whether to keep what they answer.
     """
     boxes = list(problem.boxes.values())
-    tally, best, begun = Tally(boxes), math.inf, perf_counter()
+    tally, best, begun = RowTally(boxes), math.inf, perf_counter()
     first = tally.copy()
     limit = 10.0 if any(isinstance(part, Parallel) for box in boxes for part in stack(box)) else 1.0
     losses, answers, unread, outer = None, list[Outcome](), False, runner()

@@ -22,8 +22,8 @@ from tasks.configuration import Config
 from tasks.errors import ConfigurationError, ProblemError
 from tasks.problem.data import Data, evaluating, one_each, parts
 from tasks.problem.figures import Picture, RowMean
+from tasks.problem.made_once import MadeOnce, OfParent
 from tasks.problem.method import Method
-from tasks.problem.once import OfParent, Once
 from tasks.problem.silence import Silence
 from tasks.problem.trained import Trained
 from zo.batches import Batch, map_tensors
@@ -136,12 +136,12 @@ class Problem:
         self._surroundings = Surroundings()
 
     def __init_subclass__(cls, **keywords: Any) -> None:
-        """Have the methods `box` and `data` of the subclass called once, see `Once`."""
+        """Have the methods `box` and `data` of the subclass called once, see `MadeOnce`."""
         super().__init_subclass__(**keywords)
         for name, make in (("box", _made_box), ("data", _made_data)):
             method = cls.__dict__.get(name)
             if isfunction(method):
-                once = Once(method, make)
+                once = MadeOnce(method, make)
                 once.__set_name__(cls, name)
                 setattr(cls, name, once)
 

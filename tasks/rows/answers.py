@@ -61,7 +61,7 @@ class _Entry:
             yield key, outputs, self.lengths[number] + (0 if number else self.extra)
 
 
-class Answers:
+class KeptAnswers:
     """The answers to one piece of work, in `answers` of a run's folder.
 
     They are written every few seconds, so a piece of work that is soon done writes none.
@@ -308,7 +308,7 @@ def _entries(path: Path, code: Mapping[str, str]) -> list[_Entry] | None:
 class _Recalling:
     """Runs the rows of a box whose answers are not kept, in parts that a kill may come between."""
 
-    def __init__(self, box: BlackBoxFunction, answers: Answers) -> None:
+    def __init__(self, box: BlackBoxFunction, answers: KeptAnswers) -> None:
         self._box, self._answers = box, answers
         self._each, self._tells = _divisible(box)
         self._short = False  # the last call was

@@ -18,8 +18,8 @@ from tasks.errors import Interrupted, ProblemError
 from tasks.folder import calls, checkpoint
 from tasks.folder.run import Run
 from tasks.problem.problem import Problem
-from tasks.rows.answers import Answers
-from tasks.rows.tally import Tally, counted_late, evaluated, stack
+from tasks.rows.answers import KeptAnswers
+from tasks.rows.tally import RowTally, counted_late, evaluated, stack
 from tasks.workers import group
 
 DATA = "data"  # the label of rows that boxes run to make data which are not the problem's, in the run's calls
@@ -41,7 +41,7 @@ class RunLedger:
     """
 
     def __init__(self, rows: int | None) -> None:
-        self.answers, self.elsewhere, self._budget = Answers(DATA), 0, rows
+        self.answers, self.elsewhere, self._budget = KeptAnswers(DATA), 0, rows
         self._folder: Path | None = None
         self._code: Mapping[str, str] = {}  # the versions that answers depend on
         self._within_reach = True  # whether all processes of the run reach the folder
@@ -51,7 +51,7 @@ class RunLedger:
         ] = {}  # rows of the problem's boxes without a note, by their ledger's id
         self._unwritten_elsewhere: list[tuple[int, bool]] = []
         self._own: Callable[[], Sequence[BlackBoxFunction]] = list
-        self._tally, self._before = Tally([]), Ledger()  # of the problem's boxes; when the run began
+        self._tally, self._before = RowTally([]), Ledger()  # of the problem's boxes; when the run began
 
     @contextmanager
     def unwritten(self, boxes: Callable[[], Sequence[BlackBoxFunction]]) -> Iterator[None]:
@@ -91,10 +91,10 @@ class RunLedger:
                 notes.end(whole)
             self._notes = {}
 
-    def answers_of(self, stage: str) -> Answers:
+    def answers_of(self, stage: str) -> KeptAnswers:
         """What boxes have answered in the test of a stage, and will; in a block of `in_folder`."""
         assert self._folder is not None
-        return Answers(f"{stage}.test", self._folder, group.rank(), self._code)
+        return KeptAnswers(f"{stage}.test", self._folder, group.rank(), self._code)
 
     @contextmanager
     def written(self, problem: Problem) -> Iterator[None]:
@@ -108,7 +108,7 @@ class RunLedger:
         with calls_noted(self._folder, boxes, within_reach=self._within_reach, unwritten=self._unwritten):
             of_run = calls.read(self._folder)["rows"] - calls.read(self._folder, DATA)["rows"]
             # a box of the class serves every run of it: what it ran for others costs this one nothing
-            self.bound(problem, others=max(0, Tally(boxes).copy().rows_run - of_run))
+            self.bound(problem, others=max(0, RowTally(boxes).copy().rows_run - of_run))
             yield
 
     def bound(self, problem: Problem, others: int = 0) -> None:
@@ -155,7 +155,7 @@ class RunLedger:
 
     def count_from_here(self, boxes: Sequence[BlackBoxFunction]) -> None:
         """The run begins: what these boxes run from here on, or have run unwritten, is to make its data."""
-        self._tally = Tally(boxes)
+        self._tally = RowTally(boxes)
         self._before = self._tally.copy()
         self._before.rows_run -= sum(self._unwritten.values())
 

@@ -13,7 +13,7 @@ from tasks.workers import group
 from zo import SharedRows
 
 
-class Tally:
+class RowTally:
     """What several black boxes count together, as one ledger; boxes that share a ledger count once.
 
     Of boxes that several processes ask alike (`zo.SharedRows`) it is what this process evaluates itself.

@@ -28,7 +28,7 @@ from tasks.methods import shared
 from tasks.problem.problem import Problem
 from tasks.problem.trained import Trained
 from tasks.report.findings import Findings, warned_of
-from tasks.rows.bound import Bound
+from tasks.rows.binding import Bound
 from tasks.running.resume import how_to_go_on, is_gone, problem_of
 from tasks.terminal.text import plain, say
 from tasks.training.setup import setup_of

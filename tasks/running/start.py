@@ -24,7 +24,7 @@ from tasks.planning.plan import Plan, plan_of
 from tasks.planning.spending import settled
 from tasks.problem import problems
 from tasks.problem.problem import Problem
-from tasks.rows.bound import Bound
+from tasks.rows.binding import Bound
 from tasks.rows.first_rows import FirstRows
 from tasks.running.finished import ONE_AT_A_TIME, FinishedRun, with_answers
 from tasks.running.resume import how_to_go_on, reopened

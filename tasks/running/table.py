@@ -14,8 +14,8 @@ from tasks.listeners.progress import Progress
 from tasks.planning.plan import Plan
 from tasks.planning.spending import refuse_to_run_out
 from tasks.problem.trained import Trained
-from tasks.rows.bound import Bound
-from tasks.rows.tally import Tally, everywhere
+from tasks.rows.binding import Bound
+from tasks.rows.tally import RowTally, everywhere
 from tasks.training import judge
 from tasks.training.setup import setup_of
 
@@ -32,7 +32,7 @@ def table_of(run: Run, plan: Plan, bound: Bound, progress: Progress) -> list[Row
                 torch.manual_seed(
                     seed
                 )  # for what draws without a key, as dropout; checkpoints have its state
-                tally = Tally(setup.boxes)
+                tally = RowTally(setup.boxes)
                 before = tally.copy()
                 try:
                     trained[name] = method.train(setup)

@@ -25,13 +25,13 @@ from tasks.problem.figures import without_failed
 from tasks.problem.problem import Problem
 from tasks.problem.trained import Trained
 from tasks.rows.ledger import RunLedger
-from tasks.rows.tally import Tally, everywhere
+from tasks.rows.tally import RowTally, everywhere
 from tasks.training.setup import Setup
 from tasks.workers import group
 
 
 @dataclass(frozen=True)
-class Verdict:
+class NetworkVerdict:
     """What a problem says of a network on test data.
 
     Attributes:
@@ -55,7 +55,7 @@ def judged(setup: Setup, trained: Trained, rows: RunLedger) -> tuple[Row, Mappin
     return _line(setup, trained, verdict), verdict.fields
 
 
-def _verdict(setup: Setup, trained: Trained, rows: RunLedger) -> Verdict:
+def _verdict(setup: Setup, trained: Trained, rows: RunLedger) -> NetworkVerdict:
     """What `evaluate` says of a trained network; asked for once, and kept in the run's folder."""
     path, of = (
         checkpoint.evaluation(setup.run.path, setup.stage),
@@ -64,11 +64,11 @@ def _verdict(setup: Setup, trained: Trained, rows: RunLedger) -> Verdict:
     if path.exists():
         kept = checkpoint.load_evaluation(setup.run.path, setup.stage)
         if not group.any_of(not stamp.fits(setup.run, kept, of)):
-            return Verdict(**{name: kept[name] for name in ("figures", "fields", "failed", "ledger")})
+            return NetworkVerdict(**{name: kept[name] for name in ("figures", "fields", "failed", "ledger")})
         setup.progress.say(
             f"{setup.stage}: its evaluation is of other weights, settings or code, so it is evaluated again."
         )
-    tally, answers = Tally(setup.boxes), rows.answers_of(setup.stage)
+    tally, answers = RowTally(setup.boxes), rows.answers_of(setup.stage)
     before = tally.copy()
     with noted() as causes, answers.used(aside=lambda box: not tally.counts(box)):
         said = setup.problem.judge(replace(setup, answers=answers), trained)
@@ -78,7 +78,7 @@ def _verdict(setup: Setup, trained: Trained, rows: RunLedger) -> Verdict:
     spent = everywhere(spent)
     _refuse_without_answers(setup, spent)
     figures, fields, failed = _taken_apart(said, f"{type(setup.problem).__name__}.evaluate")
-    verdict = Verdict(figures, fields, failed, asdict(spent))
+    verdict = NetworkVerdict(figures, fields, failed, asdict(spent))
     path.parent.mkdir(exist_ok=True)
     checkpoint.save(path, {**vars(verdict), stamp.OF: of})
     answers.end()
@@ -153,7 +153,7 @@ def warn_of_units(problem: Problem, names: Sequence[str]) -> None:
             )
 
 
-def _line(setup: Setup, trained: Trained, verdict: Verdict) -> Row:
+def _line(setup: Setup, trained: Trained, verdict: NetworkVerdict) -> Row:
     """The line of the table of a method that was trained and judged."""
     outcome, ledger = trained.outcome, trained.outcome.ledger
     (metric, value), *others = verdict.figures.items()

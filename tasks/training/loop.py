@@ -20,9 +20,9 @@ from tasks.folder.run import Run
 from tasks.listeners.callbacks import Listeners
 from tasks.listeners.progress import IN_BOXES, INTERVAL, Progress, make_progress
 from tasks.problem.trained import TrainingOutcome
-from tasks.rows.answers import LEAST, Answers
+from tasks.rows.answers import LEAST, KeptAnswers
 from tasks.rows.ledger import calls_noted, recall
-from tasks.rows.tally import Tally, evaluated, everywhere, stack
+from tasks.rows.tally import RowTally, evaluated, everywhere, stack
 from tasks.training.interruption import StopRequest
 from tasks.training.stage import Stage, Stateful
 from tasks.workers import group
@@ -103,7 +103,7 @@ def train(
             "checkpoints/ back, or start a new run: nothing is trained in a finished one."
         )
     with run.noting(), run.notes.at(stage, 0):
-        work = _Work(run, carried, boxes)
+        work = _StageAtWork(run, carried, boxes)
         if carried.restore():
             recall(group.journal_folder(run.path), boxes, stage)
             return carried.outcome
@@ -145,7 +145,7 @@ class Gradient(Protocol):
         ...
 
 
-class _Work:
+class _StageAtWork:
     """The work on a stage in this process: what a step and a validation take beside what the stage carries.
 
     Rows are noted as they are run, answers of boxes and finished queries are kept until a checkpoint has what
@@ -160,8 +160,8 @@ class _Work:
     def __init__(self, run: Run, stage: Stage, boxes: Sequence[BlackBoxFunction]) -> None:
         self._run, self._stage, self._boxes = run, stage, boxes
         self._name = stage.outcome.stage
-        self._answers = Answers(f"{self._name}.steps")
-        self._tally = Tally(boxes, self._answers.recalled)
+        self._answers = KeptAnswers(f"{self._name}.steps")
+        self._tally = RowTally(boxes, self._answers.recalled)
         self._listeners = Listeners(run)
         self._looked, self._told_failed = perf_counter(), False
         # the seconds of workers pass at the same time
@@ -335,7 +335,7 @@ class _Work:
 
 
 @contextmanager
-def _journaled(run: Run, stage: str, state: Mapping[str, Stateful], tally: Tally) -> Iterator[Journal]:
+def _journaled(run: Run, stage: str, state: Mapping[str, Stateful], tally: RowTally) -> Iterator[Journal]:
     """The stage's journal, given to the gradients of `state` that have none."""
     folder = group.journal_folder(run.path)
     journal = Journal(folder, stage, tally, rank=group.rank(), of=stamp.code(run))

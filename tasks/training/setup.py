@@ -18,7 +18,7 @@ from tasks.folder.run import Run, stage_name
 from tasks.listeners.progress import Progress
 from tasks.problem.problem import Problem
 from tasks.problem.trained import Trained
-from tasks.rows.answers import Answers
+from tasks.rows.answers import KeptAnswers
 from tasks.training.loop import Gradient, Stateful, train
 from tasks.workers import group
 from zo.batches import Batch, count_rows
@@ -63,7 +63,7 @@ class Setup:
     validate: Callable[[nn.Module], float | Tensor | None] | None
     progress: Progress
     trained: Mapping[str, Trained]
-    answers: Answers | None = None
+    answers: KeptAnswers | None = None
 
     @property
     def config(self) -> Any:

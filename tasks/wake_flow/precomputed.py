@@ -26,7 +26,7 @@ from tasks.wake_flow.fine_flows import Progress, interpolations
 from tasks.wake_flow.rollout import Solver
 
 
-class Fit:
+class CorrectionFit:
     """The constrained least-squares fit on one pair of grids, factorised once.
 
     Args:
@@ -96,7 +96,7 @@ def corrections(
         SolverError: it lost all flows in their first step.
     """
     velocity, targets = fine_flows.load(config, data.path.parent, progress)
-    fit = Fit(Channel(config.width), config.reference_width // config.width, beta / config.dt)
+    fit = CorrectionFit(Channel(config.width), config.reference_width // config.width, beta / config.dt)
     reynolds, rows = data.train.reynolds.cpu(), 0  # the fit is on the CPU
     stream = np.array([0.0, SPEED]).reshape(2, 1, 1)
     before = np.zeros(velocity.shape)

@@ -9,7 +9,7 @@ from blackbox.adapters import CommandLine
 from tasks.planning.cost import sentences
 from tasks.planning.plan import plan_of
 from tasks.planning.spending import settled
-from tasks.rows.bound import Bound
+from tasks.rows.binding import Bound
 from zo.errors import FailedBatchError
 
 

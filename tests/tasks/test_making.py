@@ -15,7 +15,7 @@ from tasks import Progress
 from tasks.command import commands
 from tasks.configuration import Count
 from tasks.folder import calls, checkpoint
-from tasks.rows.answers import Answers
+from tasks.rows.answers import KeptAnswers
 from tasks.training.stage import Stage
 from tests.tasks.problems import Beside
 
@@ -159,7 +159,7 @@ def test_a_budget_bounds_what_makes_the_data_too(tmp_path):
 
 def test_answers_of_other_code_are_not_used_and_a_noisy_box_stays_noisy(tmp_path):
     def ask(code, *rows):
-        answered = Answers("data", tmp_path, 0, {"problem.py": code})
+        answered = KeptAnswers("data", tmp_path, 0, {"problem.py": code})
         box, found = Fine(), []
         with answered.used():
             for row in rows:
@@ -183,7 +183,7 @@ def test_rows_that_failed_are_asked_again(tmp_path):
             return z
 
     for expected in (3, 4):
-        answered, box = Answers("data", tmp_path), Failing(failures="keep")
+        answered, box = KeptAnswers("data", tmp_path), Failing(failures="keep")
         with answered.used():
             found = box(torch.arange(1.0, 4.0)[:, None].expand(3, 3))
         answered.write()
@@ -301,7 +301,7 @@ def test_blocks_of_workers_are_kept_as_they_come_back(tmp_path, monkeypatch):
     rows = torch.arange(21.0).reshape(7, 3)
     for dies_at, expected in ((5, 5), (-1, 8)):  # in the third block of two: its first row is run again
         monkeypatch.setattr(Row, "dies_at", dies_at)
-        answered = Answers("seed-0/x.steps", tmp_path)
+        answered = KeptAnswers("seed-0/x.steps", tmp_path)
         with ThreadPoolExecutor(1) as pool, answered.used():
             box = Parallel(Row(), pool, block=2, in_flight=1)
             if dies_at > 0:
@@ -342,7 +342,7 @@ def test_answers_of_a_box_that_changes_the_working_directory_are_in_the_runs_fol
         (tmp_path / name).mkdir()
     for expected in (3, 3):
         monkeypatch.chdir(tmp_path)
-        answered = Answers("data", Path("run"))
+        answered = KeptAnswers("data", Path("run"))
         with answered.used():
             Moving()(torch.ones(3, 3).cumsum(0))
         answered.write()
@@ -378,7 +378,7 @@ WRONG = {
 @pytest.mark.parametrize(("part", "value"), [(part, value) for part in WRONG for value in WRONG[part]])
 def test_files_of_answers_that_are_none_are_asked_again(tmp_path, monkeypatch, part, value):
     monkeypatch.setattr(Row, "dies_at", -1)
-    answered = Answers("data", tmp_path)
+    answered = KeptAnswers("data", tmp_path)
     with answered.used():
         Row()(ROW)
     (path,) = (tmp_path / "answers").iterdir()
@@ -386,7 +386,7 @@ def test_files_of_answers_that_are_none_are_asked_again(tmp_path, monkeypatch, p
     (content if part in content else content["entries"][0])[part] = value
     checkpoint.save(path, content)
     monkeypatch.setattr(Row, "rows", 0)
-    again = Answers("data", tmp_path)
+    again = KeptAnswers("data", tmp_path)
     with again.used():
         assert torch.equal(Row()(ROW), ROW**3)
     assert Row.rows == 1
@@ -398,5 +398,5 @@ def test_only_what_this_process_left_half_written_is_removed(tmp_path):
     names = {".data.4.0.1.pt.77.tmp", ".data.4.1.1.pt.77.tmp", ".data.tmp", ".data.more.4.0.1.pt.77.tmp"}
     for name in names:
         (folder / name).touch()
-    Answers("data", tmp_path)
+    KeptAnswers("data", tmp_path)
     assert {path.name for path in folder.iterdir()} == names - {".data.4.0.1.pt.77.tmp"}

@@ -11,7 +11,7 @@ from tasks import Cost, Method
 from tasks.planning import cost, rehearsal
 from tasks.planning.plan import plan_of
 from tasks.planning.spending import settled
-from tasks.rows.bound import Bound
+from tasks.rows.binding import Bound
 from tests.tasks.problems import Steering
 
 SETTINGS = {"calls": 1, "steps": 40}

@@ -14,7 +14,7 @@ from tasks.cli import main
 from tasks.errors import ConfigurationError
 from tasks.planning.plan import plan_of
 from tasks.planning.spending import settled
-from tasks.rows.bound import Bound
+from tasks.rows.binding import Bound
 from tests.tasks.problems import Beside, Preset, Steering
 
 HERE = "tests.tasks.problems:Steering"

@@ -163,7 +163,7 @@ class Draws:
         """
         ended: list[States] = []
         for number in range(TRIES):
-            drawn = _Drawn() if number else None  # watched where the first ended otherwise than the base
+            drawn = _NotedDraws() if number else None  # watched where the first ended otherwise than the base
             try:
                 with drawn or nullcontext():
                     result = run()
@@ -205,7 +205,7 @@ class Draws:
         drawn: list[list[str]] = []
         ends: list[States] = []
         for _ in range(TRIES):
-            seen = _Drawn()
+            seen = _NotedDraws()
             try:
                 with seen:
                     self._replay()
@@ -244,7 +244,7 @@ def disturbed() -> Disturbed:
     )
 
 
-class _Drawn(Operations):
+class _NotedDraws(Operations):
     """Notes what this thread draws from torch's own generators.
 
     Attributes:

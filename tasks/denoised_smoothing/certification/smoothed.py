@@ -32,8 +32,8 @@ from tasks.denoised_smoothing.certification.checks import (
 )
 from tasks.denoised_smoothing.certification.table import CertificateFile
 from tasks.errors import DataError, ProblemError
-from tasks.rows.answers import Answers
-from tasks.rows.tally import Tally, everywhere
+from tasks.rows.answers import KeptAnswers
+from tasks.rows.tally import RowTally, everywhere
 from tasks.workers import group
 
 CLAMP = (0.0, 1.0)
@@ -132,7 +132,7 @@ class SmoothedClassifier:
         max_failed: float = MAX_FAILED,
         after: Callable[[Certificate], object] | None = None,
         of: str = "",
-        answers: Answers | None = None,
+        answers: KeptAnswers | None = None,
     ) -> list[Certificate]:
         """Certify images after Cohen et al. (2019); each certificate is wrong with probability <= alpha.
 
@@ -176,7 +176,7 @@ class SmoothedClassifier:
                 )
         if answers is not None and table is not None and group.rank() == 0:  # its table has all counts
             answers.recalled.add(table.counted(done.values()))
-        tally = Tally([self.box])
+        tally = RowTally([self.box])
         self.plan(len(images) - len(done), n0, n)
         if len(done) < len(images) and (warning := settings.cap_warning()):
             warn(warning, UserWarning)

@@ -23,7 +23,7 @@ TIMEOUT = 30  # seconds without an answer or a byte
 
 
 @dataclass(frozen=True)
-class Source:
+class CifarSource:
     """A data set in the binary format of its own site, https://www.cs.toronto.edu/~kriz/cifar.html.
 
     Attributes:
@@ -65,7 +65,7 @@ class Source:
         )
 
 
-CIFAR10 = Source(
+CIFAR10 = CifarSource(
     name="cifar10",
     archive="cifar-10-binary.tar.gz",
     md5="c32a1d4ab5d03f1284b67883e8d87530",
@@ -75,7 +75,7 @@ CIFAR10 = Source(
     label_bytes=1,
     classes=10,
 )
-CIFAR100 = Source(
+CIFAR100 = CifarSource(
     name="cifar100",
     archive="cifar-100-binary.tar.gz",
     md5="03b5dce01913d631647c71ecec9e9cb8",
@@ -88,7 +88,7 @@ CIFAR100 = Source(
 SOURCES = {source.name: source for source in (CIFAR10, CIFAR100)}
 
 
-def read(source: Source, data: Path) -> tuple[Images, Images]:
+def read(source: CifarSource, data: Path) -> tuple[Images, Images]:
     """Training and test images of a data set that lies in `data`, in the order of the files.
 
     Args:
@@ -101,7 +101,7 @@ def read(source: Source, data: Path) -> tuple[Images, Images]:
     return _read(source, data, source.train), _read(source, data, source.test)
 
 
-def _read(source: Source, data: Path, files: Sequence[tuple[str, int]]) -> Images:
+def _read(source: CifarSource, data: Path, files: Sequence[tuple[str, int]]) -> Images:
     parts, label, record = [], source.label_bytes - 1, source.record
     for name, records in files:
         path = data / source.folder / name
@@ -122,7 +122,7 @@ def _read(source: Source, data: Path, files: Sequence[tuple[str, int]]) -> Image
     return Images(pixels, torch.from_numpy(every[:, label].astype(np.int64)))
 
 
-def fetch(source: Source, data: Path, *, say: Callable[[str], None] = print) -> Path:
+def fetch(source: CifarSource, data: Path, *, say: Callable[[str], None] = print) -> Path:
     """Have a data set's files in `data`: already there, from the archive there, or from its own site.
 
     The archive's checksum is compared before anything is taken out of it.
@@ -176,7 +176,7 @@ def fetch(source: Source, data: Path, *, say: Callable[[str], None] = print) -> 
     return folder
 
 
-def _load(source: Source, archive: Path) -> None:
+def _load(source: CifarSource, archive: Path) -> None:
     try:
         with urlopen(source.url, timeout=TIMEOUT) as answer:
             atomic.write(archive, lambda stream: shutil.copyfileobj(answer, stream))

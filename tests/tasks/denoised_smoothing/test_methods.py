@@ -17,12 +17,19 @@ from blackbox import ArraySpec
 from blackbox.adapters import TorchModule
 from tasks.denoised_smoothing import smoothing_parameter
 from tasks.denoised_smoothing.config import read
-from tasks.denoised_smoothing.methods import Start, _gradient, _lesson, estimator, known_losses, sent_images
+from tasks.denoised_smoothing.methods import (
+    TrainingStart,
+    _gradient,
+    _lesson,
+    estimator,
+    known_losses,
+    sent_images,
+)
 from tasks.denoised_smoothing.networks import DnCNN, box_loss
 from tasks.denoised_smoothing.smoothing_parameter import Mu
 from tasks.errors import ConfigurationError
 from tasks.problem.problem import Surroundings
-from tasks.rows.tally import Tally
+from tasks.rows.tally import RowTally
 from tests.tasks.denoised_smoothing import small
 
 # DeepZero, as published, takes steps over which these classifiers curve, or whose changes rounding hides
@@ -107,7 +114,7 @@ def test_rows_that_failed_are_paid_once_and_leave_the_others_their_gradient(tmp_
     fragile = TorchModule(Fragile(), box.inputs, box.outputs, failures="keep")
     made = small.problem(tmp_path, loss="labels", mse_weight=0.1, start="scratch")
     made.replace_boxes(lambda _: fragile)
-    start = Start.of(replace(small.setup(made, tmp_path, "zo-ds", {}), network=front))
+    start = TrainingStart.of(replace(small.setup(made, tmp_path, "zo-ds", {}), network=front))
     rule = zo.RowRGE(1e-6, small.SIDE**2, "orthogonal", central=True)
     stand = zo.differentiable(fragile, rule, seed=0, max_dropped=0.5)
     target[int((first <= limit).nonzero()[0])] = -1  # of another row nobody knows the class
@@ -151,9 +158,9 @@ def everything(tmp_path_factory):
     trained: dict[str, Any] = {}
     asked: dict[str, int] = {}
     for name in names:
-        before = Tally([made.box]).copy()
+        before = RowTally([made.box]).copy()
         trained = small.train(made, folder, name, before=trained)
-        asked[name] = Tally([made.box]).since(before).rows_asked
+        asked[name] = RowTally([made.box]).since(before).rows_asked
     return made, trained, asked
 
 
@@ -282,7 +289,7 @@ def test_a_student_of_labels_learns_them_smoothed(tmp_path):
     with suppress_type_checks():  # the student is a stand-in
         _lesson(made, tangent, images, 1)
         _lesson(made, tangent, images[:0], 4)
-    assert Tally([made.box]).copy().rows_asked == 9 and learned == [4]  # of no images nothing is asked
+    assert RowTally([made.box]).copy().rows_asked == 9 and learned == [4]  # of no images nothing is asked
     expected = torch.full((9, small.CLASSES), 0.1)
     expected[torch.arange(9), made.box(images).argmax(dim=1)] = 0.8
     assert len(given) == 1

@@ -15,7 +15,7 @@ from simulators.wake_flow import Channel, WakeFlow, staggered
 from tasks.errors import SolverError
 from tasks.wake_flow import data, fine_flows, precomputed
 from tasks.wake_flow.fine_flows import interpolations, restricted
-from tasks.wake_flow.precomputed import Fit, divergence
+from tasks.wake_flow.precomputed import CorrectionFit, divergence
 from tests.simulators.test_wake_reference import flip_a_bit_of_the_frames, truncate
 from tests.tasks.wake_flow.small import SMALL
 
@@ -77,7 +77,7 @@ def test_the_fit_is_least_squares_over_all_fields_without_divergence(beta):
     fine = rng.normal(size=(3, len(between)))
     stepped, before = rng.normal(size=(2, 3, *channel.shape))
     basis = null_space(divergence(WIDTH).toarray()[cells][:, free])
-    found = Fit(channel, factor, beta)((fine @ between).reshape(3, *channel.shape), stepped, before)
+    found = CorrectionFit(channel, factor, beta)((fine @ between).reshape(3, *channel.shape), stepped, before)
     for row in range(3):
         matrix = np.concatenate([between[:, free], np.sqrt(2 * beta) * np.eye(len(free))]) @ basis
         residual = fine[row] - between @ stepped[row].ravel()
@@ -129,7 +129,7 @@ def test_corrections_have_no_divergence_and_bring_the_fine_flow_nearer(flows):
     assert out.abs().max() < 1e-4 * correction.abs().max()
     _, kept = fine_flows.load(SMALL, flows.path.parent)
     targets = kept.transpose(0, 1).flatten(0, 1).flatten(1).double().numpy()
-    gram = Fit(solver.step.channel, SMALL.reference_width // SMALL.width, 0.0).gram
+    gram = CorrectionFit(solver.step.channel, SMALL.reference_width // SMALL.width, 0.0).gram
 
     def distance(side: int) -> np.ndarray:
         """|W x - r|^2 - |r|^2 of each pair."""

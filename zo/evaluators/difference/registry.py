@@ -1,6 +1,6 @@
 """The registry of rules: for a torch function how changes pass through it.
 
-A rule has the arguments of its function behind one of its own, the `Call`. Where an argument depends on
+A rule has the arguments of its function behind one of its own, the `TapedCall`. Where an argument depends on
 the perturbed weights it gets a `Moved`, base and change, and gives what the result changes by:
 f(base + change) - f(base), computed without subtracting the two.
 
@@ -32,7 +32,7 @@ Argument: TypeAlias = Any
 
 
 @dataclass
-class Call:
+class TapedCall:
     """A function call of the base evaluation, as a rule sees it.
 
     Attributes:
@@ -86,7 +86,7 @@ def by_channel(rule: Rule) -> Rule:
     """A rule of one tensor that is given its channel alone where a single one moves, and gives that one."""
 
     @wraps(rule)
-    def of_channel(call: Call, input: Argument, *args: Argument, **kwargs: Argument) -> Change:
+    def of_channel(call: TapedCall, input: Argument, *args: Argument, **kwargs: Argument) -> Change:
         if isinstance(input, Moved) and isinstance(input.of, OneChannel) and not any_tensor((args, kwargs)):
             channel = Moved(input.of.gathered(input.base), input.of.values)
             return input.of.like(rule(call, channel, *args, **kwargs))
@@ -95,7 +95,7 @@ def by_channel(rule: Rule) -> Rule:
     return of_channel
 
 
-def has_apart(call: Call, input: Moved) -> bool:
+def has_apart(call: TapedCall, input: Moved) -> bool:
     """Whether one channel moves of `(rows, channels, ...)`, as functions take it that treat each apart.
 
     Pooling in one, two or three dimensions takes input without rows too: the axis is one of space then.
@@ -103,7 +103,7 @@ def has_apart(call: Call, input: Moved) -> bool:
     return isinstance(input.of, OneChannel) and input.of.axis == 1 and has_rows(call, input)
 
 
-def has_rows(call: Call, input: Moved) -> bool:
+def has_rows(call: TapedCall, input: Moved) -> bool:
     """Whether the input of a pooling or the like is `(rows, channels, ...)`, not without rows."""
     name, spatial = call.function.__name__, input.base.ndim - 2
     return spatial > 0 and (name.endswith(f"{spatial}d") or not name.endswith("d"))

@@ -15,7 +15,7 @@ from zo.evaluators.difference import rules as rules  # importing them registers 
 from zo.evaluators.difference.changes import Moved
 from zo.evaluators.difference.channels_last import lay_out
 from zo.evaluators.difference.gpu.fused import fuse
-from zo.evaluators.difference.registry import Argument, Call
+from zo.evaluators.difference.registry import Argument, TapedCall
 from zo.evaluators.difference.rules.subtracted import subtracted
 from zo.evaluators.difference.tape_mode import Node, NotReadable, Ref, TapeMode
 from zo.evaluators.evaluator import Step
@@ -152,7 +152,7 @@ def _losses(step: Step, output: Argument, mode: TapeMode, base: Tensor) -> tuple
     return mode.add(asked, _of_all_rows, args, {}, refs, base), True
 
 
-def _of_all_rows(call: Call, output: Argument, targets: Argument) -> Tensor:
+def _of_all_rows(call: TapedCall, output: Argument, targets: Argument) -> Tensor:
     """The rule of a black box behind the network: output and change together, variants outermost."""
     variants = next(leaves(output, Moved)).variants
 

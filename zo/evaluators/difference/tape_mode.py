@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 
 from zo.batches import map_tensors
 from zo.evaluators.difference.decompositions import decomposed
-from zo.evaluators.difference.registry import RULES, Argument, Call, Rule, named
+from zo.evaluators.difference.registry import RULES, Argument, Rule, TapedCall, named
 from zo.evaluators.difference.rules.subtracted import subtracted
 from zo.evaluators.evaluator import Unservable
 from zo.evaluators.versions import version_of
@@ -60,7 +60,7 @@ class Node:
         where: name of the module that made the call, for messages.
     """
 
-    call: Call
+    call: TapedCall
     rule: Rule | None
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
@@ -103,7 +103,7 @@ class TapeMode(TorchFunctionMode):
         self._constants: list[tuple[Tensor, int | None, str]] = []
         for weight, value in zip(weights, values, strict=True):
             self._known[id(weight)] = weight, Ref(len(self.nodes))
-            self.nodes.append(Node(Call(_parameter, value), None))
+            self.nodes.append(Node(TapedCall(_parameter, value), None))
 
     def ref(self, tensor: Argument) -> Ref | None:
         """What a tensor stands for; None for one that does not depend on the weights."""
@@ -214,7 +214,7 @@ class TapeMode(TorchFunctionMode):
             return tensor
 
         args, kwargs = map_tensors(noted, (args, kwargs))
-        node = Node(Call(function, output), rule, args, kwargs, tuple(refs), self._name())
+        node = Node(TapedCall(function, output), rule, args, kwargs, tuple(refs), self._name())
         number = len(self.nodes)
         self.nodes.append(node)
         if isinstance(output, tuple):

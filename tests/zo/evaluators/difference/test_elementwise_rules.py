@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from tests.zo.evaluators.difference.exact import change, elementwise
 from zo.evaluators import Moved
 from zo.evaluators.difference.changes import OneChannel
-from zo.evaluators.difference.registry import RULES, Call
+from zo.evaluators.difference.registry import RULES, TapedCall
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 X = [0.0, 1e-30, 1e-7, -1e-7, 0.3, -0.5, 1.0, -1.0, 2.9, -3.0, 3.0, 5.999, 6.0, 6.5, -20.0, 30.0, -30.0]
@@ -77,8 +77,8 @@ POSITIVE = [
 
 def applied(function, args, x, d):
     if function is gelu_tanh:
-        return RULES[F.gelu](Call(F.gelu, gelu_tanh(x)), Moved(x, d), approximate="tanh")
-    return RULES[function](Call(function, function(x, *args)), Moved(x, d), *args)
+        return RULES[F.gelu](TapedCall(F.gelu, gelu_tanh(x)), Moved(x, d), approximate="tanh")
+    return RULES[function](TapedCall(function, function(x, *args)), Moved(x, d), *args)
 
 
 def grid(dtype, xs, ds):
@@ -135,6 +135,6 @@ def test_one_channel_gives_what_that_channel_of_all_gives(name, function, args, 
     x = torch.linspace(-4, 4, 60).reshape(5, 3, 4)
     one = OneChannel(torch.linspace(-1, 1, 40).reshape(2, 5, 1, 4), torch.tensor([2, 0]), 1, 3)
     key, options = (F.gelu, {"approximate": "tanh"}) if function is gelu_tanh else (function, {})
-    of_channel = RULES[key](Call(key, function(x, *args)), Moved(x, one), *args, **options)
+    of_channel = RULES[key](TapedCall(key, function(x, *args)), Moved(x, one), *args, **options)
     assert isinstance(of_channel, OneChannel)
     assert torch.equal(of_channel.dense(), applied(function, args, x, one.dense()))

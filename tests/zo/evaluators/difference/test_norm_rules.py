@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from tests.zo.evaluators.difference.exact import change, elementwise, exact, rounded
 from zo.evaluators import Moved
-from zo.evaluators.difference.registry import RULES, Call
+from zo.evaluators.difference.registry import RULES, TapedCall
 from zo.evaluators.difference.rules.subtracted import subtracted
 
 TINY = 1e-8
@@ -23,7 +23,7 @@ root = elementwise(mp.sqrt)
 
 def applied(function, x, d, *args, **kwargs):
     rule = RULES.get(function, subtracted)
-    return rule(Call(function, function(x, *args, **kwargs)), Moved(x, d), *args, **kwargs)
+    return rule(TapedCall(function, function(x, *args, **kwargs)), Moved(x, d), *args, **kwargs)
 
 
 def normalised(axes, shape=None, centre=True):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from blackbox import ConfigurationError
 from zo.evaluators.difference.changes import Change, Moved, OneChannel
-from zo.evaluators.difference.registry import Argument, Call
+from zo.evaluators.difference.registry import Argument, TapedCall
 from zo.evaluators.difference.rules.arithmetic import add, relu
 from zo.evaluators.difference.rules.batch_norm import base_statistics, batch_norm
 from zo.evaluators.difference.tape_mode import Node, NotReadable, Ref
@@ -111,12 +111,12 @@ def _node(chain: Sequence[Node], first: int) -> Node:
     elif sum_ is not None:
         args, other = args[:1], args[1]
     rule = partial(_change, Chain(norm, sum_, relu_))
-    call = Call(last.call.function, last.call.output)
+    call = TapedCall(last.call.function, last.call.output)
     return Node(call, rule, (args, kwargs, other), {}, refs, head.where)
 
 
 def _change(
-    chain: Chain, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], other: Argument
+    chain: Chain, call: TapedCall, args: tuple[Any, ...], kwargs: dict[str, Any], other: Argument
 ) -> Change:
     """The change of a chain's result, by the kernel or where that does not serve by its calls' rules."""
     result = _by_kernel(chain, args, kwargs, other)

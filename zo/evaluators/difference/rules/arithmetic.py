@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from zo.evaluators.difference.changes import Change, Moved, OneChannel, aligned, total
-from zo.evaluators.difference.registry import Argument, Call, by_channel, named, register
+from zo.evaluators.difference.registry import Argument, TapedCall, by_channel, named, register
 from zo.evaluators.difference.rules.subtracted import subtracted
 
 
@@ -24,7 +24,7 @@ def _spread(moved: Moved, output: Tensor, factor: Argument = 1) -> Change:
     return change.expand(len(change), *output.shape)
 
 
-def add(call: Call, input: Argument, other: Argument, *, alpha: float = 1) -> Change:
+def add(call: TapedCall, input: Argument, other: Argument, *, alpha: float = 1) -> Change:
     """Input + alpha * other."""
     parts = []
     if isinstance(input, Moved):
@@ -34,16 +34,16 @@ def add(call: Call, input: Argument, other: Argument, *, alpha: float = 1) -> Ch
     return total(parts)
 
 
-def _sub(call: Call, input: Argument, other: Argument, *, alpha: float = 1) -> Change:
+def _sub(call: TapedCall, input: Argument, other: Argument, *, alpha: float = 1) -> Change:
     return add(call, input, other, alpha=-alpha)
 
 
-def _rsub(call: Call, input: Argument, other: Argument, *, alpha: float = 1) -> Change:
+def _rsub(call: TapedCall, input: Argument, other: Argument, *, alpha: float = 1) -> Change:
     """Other - alpha * input."""
     return add(call, other, input, alpha=-alpha)
 
 
-def _mul(call: Call, input: Argument, other: Argument) -> Change:
+def _mul(call: TapedCall, input: Argument, other: Argument) -> Change:
     """A' b' - a b = da b + (a + da) db."""
     parts: list[Change] = []
     if isinstance(input, Moved):
@@ -57,14 +57,14 @@ def _mul(call: Call, input: Argument, other: Argument) -> Change:
     return total(parts)
 
 
-def _div(call: Call, input: Argument, other: Argument, **options: Argument) -> Change:
+def _div(call: TapedCall, input: Argument, other: Argument, **options: Argument) -> Change:
     """Linear in what is divided."""
     if isinstance(other, Moved) or options:
         return subtracted(call, input, other, **options)
     return _spread(input, call.output, 1 / other)
 
 
-def relu(call: Call, input: Moved, inplace: bool = False) -> Change:
+def relu(call: TapedCall, input: Moved, inplace: bool = False) -> Change:
     """max(d + min(x, 0), -max(x, 0))."""
     if isinstance(one := input.of, OneChannel):
         x = one.gathered(input.base)
@@ -73,7 +73,7 @@ def relu(call: Call, input: Moved, inplace: bool = False) -> Change:
     return torch.maximum(input.change + below, least)
 
 
-def _neg(call: Call, input: Moved) -> Tensor:
+def _neg(call: TapedCall, input: Moved) -> Tensor:
     return -input.change
 
 

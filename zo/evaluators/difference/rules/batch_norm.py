@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from zo.evaluators.difference.changes import Change, Entries, Moved, OneChannel
-from zo.evaluators.difference.registry import Argument, Call, named, register
+from zo.evaluators.difference.registry import Argument, TapedCall, named, register
 from zo.evaluators.difference.rules.subtracted import subtracted
 
 
@@ -35,7 +35,7 @@ def normalised_change(
 
 
 def base_statistics(
-    call: Call,
+    call: TapedCall,
     x: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
@@ -63,7 +63,7 @@ def base_statistics(
 
 
 def batch_norm(
-    call: Call,
+    call: TapedCall,
     input: Argument,
     running_mean: Tensor | None,
     running_var: Tensor | None,

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from zo.evaluators.difference.changes import Change, Entries, Moved, OneChannel, total
-from zo.evaluators.difference.registry import Argument, Call, named, register
+from zo.evaluators.difference.registry import Argument, TapedCall, named, register
 from zo.evaluators.difference.rules.products import bias_change, bilinear_change
 from zo.evaluators.point_rules import Kernel
 
 
 def _convolution(
-    call: Call,
+    call: TapedCall,
     input: Argument,
     weight: Argument,
     bias: Argument = None,
@@ -49,13 +49,15 @@ def _convolution(
     return total(parts)
 
 
-def convolve(call: Call, d: Tensor, weight: Tensor, options: tuple[Any, ...]) -> Tensor:
+def convolve(call: TapedCall, d: Tensor, weight: Tensor, options: tuple[Any, ...]) -> Tensor:
     """The convolution of a change `(variants, rows, channels, ...)`, variants among the rows."""
     folded = call.function(d.flatten(0, 1) if d.ndim > weight.ndim else d, weight, None, *options)
     return folded.unflatten(0, d.shape[:2]) if d.ndim > weight.ndim else folded
 
 
-def convolve_one_channel(call: Call, one: OneChannel, weight: Tensor, options: tuple[Any, ...]) -> Change:
+def convolve_one_channel(
+    call: TapedCall, one: OneChannel, weight: Tensor, options: tuple[Any, ...]
+) -> Change:
     """Convolve a change in one channel by that channel's slice of the weight alone, `(out, 1, ...)`."""
     groups, options = options[-1], options[:-1]
     in_per_group, out_per_group = weight.shape[1], weight.shape[0] // groups
@@ -75,7 +77,7 @@ def convolve_one_channel(call: Call, one: OneChannel, weight: Tensor, options: t
 
 
 def _by_shared_channels(
-    call: Call,
+    call: TapedCall,
     one: OneChannel,
     weight: Tensor,
     options: tuple[Any, ...],
@@ -135,7 +137,7 @@ def convolve_entries(
 
 
 def _transposed(
-    call: Call,
+    call: TapedCall,
     input: Argument,
     weight: Argument,
     bias: Argument = None,

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from zo.evaluators.difference.changes import Change, Entries, Moved, OneChannel, total
-from zo.evaluators.difference.registry import Argument, Call, named, register
+from zo.evaluators.difference.registry import Argument, TapedCall, named, register
 from zo.evaluators.difference.rules.subtracted import per_variant, subtracted
 
 
@@ -33,7 +33,7 @@ def bias_change(bias: Moved, output: Tensor, axis: int) -> Change:
     return change.expand(bias.variants, *output.shape)
 
 
-def _linear(call: Call, input: Argument, weight: Argument, bias: Argument = None) -> Change:
+def _linear(call: TapedCall, input: Argument, weight: Argument, bias: Argument = None) -> Change:
     """`(rows, ..., in)` to `(rows, ..., out)`."""
     x = input.base if isinstance(input, Moved) else input
     w = weight.base if isinstance(weight, Moved) else weight
@@ -59,7 +59,7 @@ def _linear(call: Call, input: Argument, weight: Argument, bias: Argument = None
     return total(parts)
 
 
-def _product(call: Call, input: Argument, other: Argument) -> Tensor:
+def _product(call: TapedCall, input: Argument, other: Argument) -> Tensor:
     """Matrix products and whatever is linear in each of two tensors."""
     parts = []
     if isinstance(input, Moved):
@@ -72,7 +72,7 @@ def _product(call: Call, input: Argument, other: Argument) -> Tensor:
 
 
 def _embedding(
-    call: Call,
+    call: TapedCall,
     input: Argument,
     weight: Argument,
     padding_idx: int | None = None,

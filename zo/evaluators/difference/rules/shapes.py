@@ -8,11 +8,11 @@ from torch.nn import functional
 
 from zo.batches import leaves, map_tensors
 from zo.evaluators.difference.changes import Change, Moved, OneChannel
-from zo.evaluators.difference.registry import Argument, Call, has_apart, has_rows, named, register
+from zo.evaluators.difference.registry import Argument, TapedCall, has_apart, has_rows, named, register
 from zo.evaluators.difference.rules.subtracted import per_variant, subtracted
 
 
-def linear_change(call: Call, *args: Argument, **kwargs: Argument) -> Argument:
+def linear_change(call: TapedCall, *args: Argument, **kwargs: Argument) -> Argument:
     """The function of the changes, with zeros for tensors beside them that do not move."""
     moved = list(leaves((args, kwargs), Moved))
     if not all(item.base.is_floating_point() for item in moved):
@@ -26,7 +26,7 @@ def linear_change(call: Call, *args: Argument, **kwargs: Argument) -> Argument:
     return per_variant(function, *(item.change for item in moved))
 
 
-def _joined(call: Call, tensors: Argument, *args: Argument, **kwargs: Argument) -> Argument:
+def _joined(call: TapedCall, tensors: Argument, *args: Argument, **kwargs: Argument) -> Argument:
     """The change of tensors that are joined, some of which do not move."""
     return linear_change(
         call,
@@ -36,7 +36,7 @@ def _joined(call: Call, tensors: Argument, *args: Argument, **kwargs: Argument) 
     )
 
 
-def _channelwise(call: Call, input: Moved, *args: Argument, **kwargs: Argument) -> Change:
+def _channelwise(call: TapedCall, input: Moved, *args: Argument, **kwargs: Argument) -> Change:
     """The rule of functions that treat each channel of `(rows, channels, ...)` alone, as average pooling."""
     if not has_apart(call, input):
         if not has_rows(call, input):
@@ -49,7 +49,7 @@ def _channelwise(call: Call, input: Moved, *args: Argument, **kwargs: Argument) 
     return one.like(reached.unflatten(0, one.values.shape[:2]))
 
 
-def _reshape(call: Call, input: Moved, *_: Argument, **__: Argument) -> Change:
+def _reshape(call: TapedCall, input: Moved, *_: Argument, **__: Argument) -> Change:
     """The output's shape behind the variants, whatever was asked for it."""
     if call.output.dtype != input.base.dtype:
         raise NotImplementedError(f"a view of its memory as {call.output.dtype}")
@@ -62,7 +62,7 @@ def _reshape(call: Call, input: Moved, *_: Argument, **__: Argument) -> Change:
 
 
 def _pad(
-    call: Call, input: Moved, pad: Argument, mode: str = "constant", value: float | None = None
+    call: TapedCall, input: Moved, pad: Argument, mode: str = "constant", value: float | None = None
 ) -> Change:
     """Zeros for any constant; channels that are padded move a single one up."""
     value = 0 if mode == "constant" else value
@@ -82,7 +82,7 @@ def _pad(
     return linear_change(call, input, pad, mode, value)
 
 
-def _getitem(call: Call, input: Argument, index: Argument) -> Change:
+def _getitem(call: TapedCall, input: Argument, index: Argument) -> Change:
     indices = index if isinstance(index, tuple) else (index,)
     if not isinstance(input, Moved) or any(isinstance(item, Moved) for item in indices):
         return subtracted(call, input, index)
@@ -96,7 +96,7 @@ def _getitem(call: Call, input: Argument, index: Argument) -> Change:
 
 
 def _mean_or_sum(
-    call: Call, input: Moved, dim: Argument = None, keepdim: bool = False, **options: Argument
+    call: TapedCall, input: Moved, dim: Argument = None, keepdim: bool = False, **options: Argument
 ) -> Change:
     """Over axes; one channel stays one where its axis and those before it do."""
     axes = range(input.base.ndim) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
@@ -108,7 +108,12 @@ def _mean_or_sum(
 
 
 def _diff(
-    call: Call, input: Argument, n: int = 1, dim: int = -1, prepend: Argument = None, append: Argument = None
+    call: TapedCall,
+    input: Argument,
+    n: int = 1,
+    dim: int = -1,
+    prepend: Argument = None,
+    append: Argument = None,
 ) -> Argument:
     """Differences along an axis, and of what is joined to it, which need not move."""
     parts = (
@@ -119,12 +124,12 @@ def _diff(
     return linear_change(call, input, n, dim, *joined)
 
 
-def _contiguous(call: Call, input: Moved, *_: Argument, **__: Argument) -> Change:
+def _contiguous(call: TapedCall, input: Moved, *_: Argument, **__: Argument) -> Change:
     """What changes neither values nor shape."""
     return input.of
 
 
-def _cast(call: Call, input: Moved, *args: Argument, **kwargs: Argument) -> Change:
+def _cast(call: TapedCall, input: Moved, *args: Argument, **kwargs: Argument) -> Change:
     """The change in another dtype, or on another device."""
     change = input.change
     return change.to(call.output.device, torch.promote_types(change.dtype, call.output.dtype))

@@ -18,7 +18,7 @@ from zo.batches import map_tensors, tensors
 from zo.evaluators.difference.changes import Change, Moved, OneChannel
 from zo.evaluators.difference.registry import (
     Argument,
-    Call,
+    TapedCall,
     any_tensor,
     by_channel,
     has_apart,
@@ -29,7 +29,7 @@ from zo.evaluators.difference.registry import (
 FEW = 4  # variants that are evaluated one after another sooner than vmap has begun
 
 
-def subtracted(call: Call, *args: Argument, **kwargs: Argument) -> Argument:
+def subtracted(call: TapedCall, *args: Argument, **kwargs: Argument) -> Argument:
     """f(x + d) - f(x) in all variants, of a function that draws nothing."""
     stacks: list[Tensor] = []
     args, kwargs = _with_own_eps(call, args, kwargs)
@@ -79,7 +79,7 @@ def _double(tensor: Tensor) -> Tensor:
     return tensor.double() if tensor.is_floating_point() else tensor
 
 
-def _elementwise(call: Call, input: Argument, *args: Argument, **kwargs: Argument) -> Tensor:
+def _elementwise(call: TapedCall, input: Argument, *args: Argument, **kwargs: Argument) -> Tensor:
     """The rule of elementwise functions: `subtracted` without stacks, where one tensor moves."""
     if not isinstance(input, Moved) or any_tensor((args, kwargs)):
         return subtracted(call, input, *args, **kwargs)
@@ -88,7 +88,7 @@ def _elementwise(call: Call, input: Argument, *args: Argument, **kwargs: Argumen
     return _change(moved, base, call.output)
 
 
-def _pooled(call: Call, input: Moved, *args: Argument, **kwargs: Argument) -> Change:
+def _pooled(call: TapedCall, input: Moved, *args: Argument, **kwargs: Argument) -> Change:
     """The rule of pooling: each channel of `(rows, channels, ...)` by itself."""
     if not has_apart(call, input):
         return subtracted(call, input, *args, **kwargs)
@@ -100,7 +100,7 @@ def _pooled(call: Call, input: Moved, *args: Argument, **kwargs: Argument) -> Ch
 
 
 def _with_own_eps(
-    call: Call, args: tuple[Argument, ...], kwargs: dict[str, Argument]
+    call: TapedCall, args: tuple[Argument, ...], kwargs: dict[str, Argument]
 ) -> tuple[tuple[Argument, ...], dict[str, Argument]]:
     """Arguments of a root mean square norm with the eps of the network's own dtype, where none is given."""
     eps = args[3] if len(args) > 3 else kwargs.get("eps")

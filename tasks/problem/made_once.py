@@ -1,4 +1,4 @@
-"""`Once`: a method that is called once, when it is first needed; then the attribute is what it gave."""
+"""`MadeOnce`: a method that is called once, when it is first needed; then the attribute is what it gave."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class OfParent:
         )
 
 
-class Once:
+class MadeOnce:
     """A problem's method `box` or `data`: `self.box` is the box itself, made when it is first asked for.
 
     `super().box()` is the method of the class above, as everywhere in Python: it makes another.
