@@ -59,7 +59,8 @@ def cosine(a, b):
 def check_beside(gradient, batch):
     """What a check of this step finds, made by a copy of the gradient, which stays as it is."""
     twin = copy.deepcopy(gradient)
-    twin.watch.policy = replace(twin.watch.policy, check_every=1)
+    terms = twin.watch.terms
+    twin.watch.terms = replace(terms, policy=replace(terms.policy, check_every=1))
     twin.backward(batch)
     return {"would agree": twin.agreement, "rows would": twin.agreement_of_rows, "would miss": twin.missed}
 

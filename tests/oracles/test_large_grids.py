@@ -263,7 +263,7 @@ def test_a_window_grows_as_rows_come_and_has_a_limit_in_bytes(limits):
         kept = torch.cat(window.columns, dim=1)
         last = torch.cat(whole)[-10:]
         assert sorted(map(tuple, kept.tolist())) == sorted(map(tuple, last.tolist()))
-        assert window._kept[0].shape[0] <= min(10, 2 * 3 * (step + 1))
+        assert window._ring[0].shape[0] <= min(10, 2 * 3 * (step + 1))
         other = RowWindow(1000)
         other.load_state_dict(window.state_dict(), torch.device("cpu"))
         more = weights(2, 4, seed=50), weights(2, 1, seed=51)

@@ -322,10 +322,10 @@ def test_excitation_is_the_first_remedy_and_said_to_take_no_rows():
     assert kept[0]
     for state in gradient._judgement.excitation._state:  # as if it had gone by unseen
         state.units = {}
-    asked = gradient._judgement.excitation.anew(lambda where, numbers: 1.0)
+    asked = gradient._judgement.excitation.judge_again(lambda where, numbers: 1.0)
     assert asked == [f"a small dither shows the derivative by 'action' of {box!r}"]
     assert set(gradient.excitation[0]) == set(kept[0])
-    assert gradient._judgement.excitation.anew(lambda where, numbers: 1.0) == []  # it is, already
+    assert gradient._judgement.excitation.judge_again(lambda where, numbers: 1.0) == []  # it is, already
 
 
 @pytest.mark.quick_cases(1)

@@ -23,7 +23,7 @@ class CallTangent(Tangent):
     """
 
     _asked_by_call = True
-    _seen: tuple[CallPairs, ...] = ()  # of this step, for `observe`
+    _calls: tuple[CallPairs, ...] = ()  # of this step, for `observe`
 
     @abstractmethod
     def apply(self, pairs: CallPairs, d: Tensor) -> Tensor:
@@ -67,14 +67,14 @@ class CallTangent(Tangent):
     def see(self, rows: CallPairs) -> None:
         """Look at rows, and keep them for `observe`."""
         super().see(rows)
-        self._seen = (*(earlier for earlier in self._seen if len(earlier.d) and earlier is not rows), rows)
+        self._calls = (*(earlier for earlier in self._calls if len(earlier.d) and earlier is not rows), rows)
 
     def learn(self, steps: int | None = None) -> None:
         """Have the prior learn, and `observe` what was seen."""
         super().learn(steps)
-        seen, self._seen = self._seen, ()
-        if seen:
-            self.observe(all_listed(seen))
+        calls, self._calls = self._calls, ()
+        if calls:
+            self.observe(all_listed(calls))
 
 
 def _keeping(see: Any) -> Any:

@@ -356,11 +356,11 @@ class TangentGradient:
         with self._evaluations.alone("imagine"):
             self.parameters.refuse_replaced(self.network)
             step = self._evaluations.step(batch, self.counts.steps)
-            imagined, gradients = self._imagination.evaluate(step, self.tangents)
-            if imagined:
+            result, gradients = self._imagination.evaluate(step, self.tangents)
+            if result:
                 self.counts.imagined += 1
                 self.counts.clipped += self._grads.add(gradients, self.counts.steps)
-            return imagined
+            return result
 
     def prefit(self, batches: Iterable[Any], steps: int = 400) -> None:
         """Let the tangents learn before the first step, from the boxes' answers on some batches.
@@ -466,9 +466,9 @@ class TangentGradient:
         """A copy with a copy of the network; a function as objective goes on calling the same boxes."""
         if copy.deepcopy(self.objective, memo) is self.objective:
             memo.update({id(box): box for box in self.boxes})
-        made = memo[id(self)] = type(self).__new__(type(self))
-        made.__dict__.update(copy.deepcopy(self.__dict__, memo))
-        return made
+        twin = memo[id(self)] = type(self).__new__(type(self))
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return twin
 
     def __repr__(self) -> str:
         """The network's class and size, boxes, tangents, and what a step costs."""

@@ -274,8 +274,8 @@ def _pushed(rows: CallPairs, d: Tensor) -> Tensor:
     """The changes of the followed inputs."""
     pieces, shape = d.split(sizes(rows.inputs), dim=-1), d.shape[:-1]
     outputs = zip(sources(rows.inputs, rows.outputs), sizes(rows.outputs), strict=True)
-    followed = [d.new_zeros(*shape, size) if source is None else pieces[source] for source, size in outputs]
-    return torch.cat(followed, -1) * _follows(rows)
+    changes = [d.new_zeros(*shape, size) if source is None else pieces[source] for source, size in outputs]
+    return torch.cat(changes, -1) * _follows(rows)
 
 
 def _pulled(rows: CallPairs, v: Tensor) -> Tensor:
@@ -291,11 +291,11 @@ def _pulled(rows: CallPairs, v: Tensor) -> Tensor:
 def _follows(pairs: CallPairs) -> Tensor:
     """1 for outputs that may follow their input, 0 for those that are known not to: `(size_out,)`."""
     scales = pairs.d_scale.split(sizes(pairs.inputs))
-    followed = [
+    bases = [
         pairs.d_scale.new_zeros(size) if source is None else scales[source]
         for source, size in zip(sources(pairs.inputs, pairs.outputs), sizes(pairs.outputs), strict=True)
     ]
-    return (pairs.response_scale >= 0.1 * torch.cat(followed)).to(pairs.z.dtype)
+    return (pairs.response_scale >= 0.1 * torch.cat(bases)).to(pairs.z.dtype)
 
 
 def bring(tangent: Tangent, device: torch.device) -> None:
@@ -305,10 +305,10 @@ def bring(tangent: Tangent, device: torch.device) -> None:
     """
     if not tangent.brought:
         state = tangent.state_dict()
-        moving = [
+        arrays = [
             tensor for tensor in tensors(state) if tensor.ndim
         ]  # a CPU's single number goes with any device
-        if any(tensor.device != device for tensor in moving):
+        if any(tensor.device != device for tensor in arrays):
             tangent.load_state_dict(
                 map_tensors(lambda tensor: tensor.to(device) if tensor.ndim else tensor, state)
             )

@@ -60,16 +60,16 @@ def outputs_without_gradient(
         finally:
             before.restore()
 
-    known = evaluated(None)
-    if known is None:
+    reference = evaluated(None)
+    if reference is None:
         return []
-    found = []
+    names = []
     for box, place in outputs:
         other = evaluated((box, place))
-        if other is None or not torch.equal(known, other):
+        if other is None or not torch.equal(reference, other):
             spec = boxes[box].outputs[place]
-            found.append(f"{spec.name!r} ({spec.dtype}) of {boxes[box]!r}")
-    return found
+            names.append(f"{spec.name!r} ({spec.dtype}) of {boxes[box]!r}")
+    return names
 
 
 def whole_numbers_notice(step: int, outputs: Sequence[str]) -> Notice | None:
@@ -115,10 +115,10 @@ class _Exchanged(Answers):
             return outputs
         place = self._exchanged[1]
         rows = outputs[place].reshape(call.outputs[place][0].shape)
-        known = rows_alive(self.alive, rows)
-        moved = rows[known].roll(1, dims=0)
-        if torch.equal(moved, rows[known]):
-            moved = moved + 1
+        alive = rows_alive(self.alive, rows)
+        rotation = rows[alive].roll(1, dims=0)
+        if torch.equal(rotation, rows[alive]):
+            rotation = rotation + 1
         other = rows.clone()
-        other[known] = moved
+        other[alive] = rotation
         return (*outputs[:place], other.reshape(outputs[place].shape), *outputs[place + 1 :])

@@ -27,7 +27,7 @@ from zo.tangents.record.window import Window
 def refuse_rows_by_place(
     step: Step, boxes: Sequence[BlackBoxFunction], window: Window, number: int = 0
 ) -> None:
-    """Refuse an objective in which it matters where a row stands in the batch, since replays draw rows anew.
+    """Refuse an objective in which it matters where a row stands in the batch, since replays draw new rows.
 
     It is evaluated on what was recorded, and again with rows in other places; no box runs, and the network is
     left as it was. Each row has to keep its loss and what boxes are asked for it. What all rows have a part
@@ -53,9 +53,9 @@ def refuse_rows_by_place(
         _refuse_other_order(look)
     if look.says_nothing():
         return
-    turned = [(order, look.evaluated(order)) for order in _orders(look.count)]
-    _refuse_row_state(look, [found.state for _, found in turned])
-    _refuse_turned(look, turned)
+    evaluations = [(order, look.evaluated(order)) for order in _orders(look.count)]
+    _refuse_row_state(look, [evaluation.state for _, evaluation in evaluations])
+    _refuse_turned(look, evaluations)
 
 
 @dataclass(frozen=True)
@@ -91,14 +91,14 @@ class _Look:
 
     def evaluated(self, order: Tensor, state: State | None = None) -> _Evaluated:
         """The objective on rows in this order, from the network's state or a part of another one."""
-        shown = self._window.rows(order)
+        window = self._window.rows(order)
         try:
-            return self._evaluated(shown, state, self._steady)
+            return self._evaluated(window, state, self._steady)
         except BlackBoxError:
             raise
         except Exception:  # it has run before, so that this is of how it is looked at
             self._steady.chooses = True
-            return self._evaluated(shown, state, nullcontext())
+            return self._evaluated(window, state, nullcontext())
 
     def begun_with(self, state: State) -> _Evaluated:
         """The rows as they were recorded, from a state of which a part is another."""
@@ -112,8 +112,8 @@ class _Look:
         """What of another evaluation is not that of the first with its rows in this order, in words."""
         order = self._stays if order is None else order
         calls = zip(self.first.asked, found.asked, strict=True)
-        for number, ((rows, _), (moved, _)) in enumerate(calls):
-            if not all(map(self.same, self.at(rows, order), moved)):
+        for number, ((rows, _), (image, _)) in enumerate(calls):
+            if not all(map(self.same, self.at(rows, order), image)):
                 return f"what it asks of {self.box(number)!r} in call {number + 1}"
         losses = self.first.losses[order.to(self.first.losses.device)]
         return None if self.same(losses, found.losses) else "its loss"
@@ -137,17 +137,17 @@ class _Look:
         return f"{type(dict(self._step.network.named_modules())[entry.module]).__name__}.{entry.name}"
 
     def _evaluated(
-        self, shown: Window, state: State | None, steady: AbstractContextManager[Any]
+        self, window: Window, state: State | None, steady: AbstractContextManager[Any]
     ) -> _Evaluated:
         network, objective = self._step.network, self._step.objective
-        heard, before = _Heard(self._boxes, shown.calls, shown.survived), Snapshot(network)
-        batch = map_tensors(Tensor.clone, shown.batch)  # an objective may write to what it is given
+        listener, before = _Heard(self._boxes, window.calls, window.survived), Snapshot(network)
+        batch = map_tensors(Tensor.clone, window.batch)  # an objective may write to what it is given
         try:
             if state is not None:
                 put(network, state)
-            with torch.enable_grad(), uncompiled(), intercepted(heard.call), steady:
+            with torch.enable_grad(), uncompiled(), intercepted(listener.call), steady:
                 by_row = losses(objective, network, batch, self.count, with_graph=True).detach()
-            return _Evaluated(by_row, heard.asked, state_of(network))
+            return _Evaluated(by_row, listener.asked, state_of(network))
         finally:
             before.restore()
 
@@ -164,12 +164,14 @@ def _refuse_other_order(look: _Look) -> None:
     the batch's rows first.
     """
     others = torch.cat([torch.arange(1, look.count), torch.tensor([1])])
-    found = look.evaluated(others)
-    for number, ((rows, leading), (moved, _)) in enumerate(zip(look.first.asked, found.asked, strict=True)):
-        if all(map(look.same, look.at(rows, others), moved)):
+    evaluation = look.evaluated(others)
+    for number, ((rows, leading), (image, _)) in enumerate(
+        zip(look.first.asked, evaluation.asked, strict=True)
+    ):
+        if all(map(look.same, look.at(rows, others), image)):
             continue
         leads_with_rows = leading[:1] == (look.count,) and look.count not in leading[1:]
-        if leads_with_rows and not all(map(_among, moved, rows)):
+        if leads_with_rows and not all(map(_among, image, rows)):
             break  # numbers that are drawn, or what all rows have a part in, as in a batch norm
         raise TangentError(
             f"TangentGradient.replay: expected call {number + 1}, of {look.box(number)!r}, with its rows in "
@@ -187,24 +189,24 @@ def _refuse_row_state(look: _Look, turned: Sequence[State]) -> None:
         turned: the states behind rows in other places.
     """
     states = look.first.state, look.again.state
-    kept = dict.fromkeys(
+    names = dict.fromkeys(
         entry for state in turned for entry in entries_with_rows(states[0], state, states[1], look.same)
     )
-    if not kept or not look.differs(look.begun_with({entry: states[0][entry] for entry in kept})):
+    if not names or not look.differs(look.begun_with({entry: states[0][entry] for entry in names})):
         return
     raise TangentError(
         "TangentGradient.replay: expected a network whose answers do not depend on the rows of batches "
-        f"before, got {look.name(next(iter(kept)))}, which holds such rows. Replays draw rows anew: they "
+        f"before, got {look.name(next(iter(names)))}, which holds such rows. Replays draw rows anew: they "
         "would run with the state of others and leave theirs behind. Put the state of each row into the "
         "batch, rows first and detached, as in backward((inputs, state.detach())), or train without replays "
         "(replays=0)."
     )
 
 
-def _refuse_turned(look: _Look, turned: Sequence[tuple[Tensor, _Evaluated]]) -> None:
+def _refuse_turned(look: _Look, evaluations: Sequence[tuple[Tensor, _Evaluated]]) -> None:
     """Refuse an objective in which a row gets another loss, or a box another input, in another place."""
-    for order, found in turned:
-        what = look.differs(found, order)
+    for order, evaluation in evaluations:
+        what = look.differs(evaluation, order)
         if what is not None:
             _refuse_other_order(look)  # which says more, where it is that
             raise TangentError(
@@ -258,8 +260,8 @@ def _same(a: Tensor, b: Tensor, eps: float = 0.0) -> bool:
     if not a.is_floating_point():
         return torch.equal(a, b)
     eps = max(eps, torch.finfo(a.dtype).eps)
-    allowed = eps**0.5 * float(a.nan_to_num(0.0, 0.0, 0.0).abs().amax()) if a.numel() else 0.0
-    return torch.allclose(a, b, rtol=0.0, atol=allowed, equal_nan=True)
+    tolerance = eps**0.5 * float(a.nan_to_num(0.0, 0.0, 0.0).abs().amax()) if a.numel() else 0.0
+    return torch.allclose(a, b, rtol=0.0, atol=tolerance, equal_nan=True)
 
 
 def _among(rows: Tensor, known: Tensor) -> bool:

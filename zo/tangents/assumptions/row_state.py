@@ -32,17 +32,17 @@ State: TypeAlias = dict[Entry, Any]
 
 def state_of(network: nn.Module) -> State:
     """Copies of all that a network holds in tensors beside its parameters: buffers, and attributes."""
-    held: State = {}
+    state: State = {}
     for path, module in network.named_modules():
         for name, buffer in module._buffers.items():
             if buffer is not None:
-                held[Entry(path, name, True)] = buffer
+                state[Entry(path, name, True)] = buffer
         for name, value in vars(module).items():
             if name not in _OF_TORCH and not isinstance(module, torch.jit.ScriptModule):
-                held[Entry(path, name, False)] = value
+                state[Entry(path, name, False)] = value
     return {
         entry: map_tensors(_copy, value)
-        for entry, value in held.items()
+        for entry, value in state.items()
         if next(tensors(value), None) is not None
     }
 
@@ -80,12 +80,12 @@ def put(network: nn.Module, state: State) -> None:
     for entry, value in state.items():
         module = modules[entry.module]
         if isinstance(module, torch.jit.ScriptModule):  # in which no tensor takes another's place
-            kept = module._buffers[entry.name]
-            assert kept is not None  # it had a value
-            kept.copy_(value)
+            buffer = module._buffers[entry.name]
+            assert buffer is not None  # it had a value
+            buffer.copy_(value)
         else:
-            held = module._buffers if entry.buffer else vars(module)
-            held[entry.name] = map_tensors(_copy, value)
+            attributes = module._buffers if entry.buffer else vars(module)
+            attributes[entry.name] = map_tensors(_copy, value)
 
 
 def _copy(tensor: Tensor) -> Tensor:

@@ -48,36 +48,36 @@ class Steady(Operations):
         name = operation.overloadpacket.__name__
         if torch.Tag.nondeterministic_seeded not in operation.tags and name not in _UNMARKED:
             return result
-        named = _by_name(operation, arguments)
+        by_name = _by_name(operation, arguments)
         if name == "native_dropout":
-            return named["input"].clone(), torch.ones_like(named["input"], dtype=torch.bool)
-        if any(argument in named for argument in _DROPOUT):
-            if not any(named.get(argument) for argument in _DROPOUT):
+            return by_name["input"].clone(), torch.ones_like(by_name["input"], dtype=torch.bool)
+        if any(argument in by_name for argument in _DROPOUT):
+            if not any(by_name.get(argument) for argument in _DROPOUT):
                 return result
-            return operation(**{key: 0.0 if key in _DROPOUT else value for key, value in named.items()})
+            return operation(**{key: 0.0 if key in _DROPOUT else value for key, value in by_name.items()})
         if not isinstance(result, Tensor) or name.startswith("rrelu"):
             self.chooses = True
         elif name.startswith("bernoulli"):
             result.fill_(1)  # what is kept, as in a dropout that is written out
         elif name.startswith(("rand_like", "uniform")) or name == "rand":
-            low, high = named.get("from", 0.0), named.get("to", 1.0)
+            low, high = by_name.get("from", 0.0), by_name.get("to", 1.0)
             result.fill_(low + self._level * (high - low))
-        elif result.is_floating_point() or self._is_no_choice(name, named):
+        elif result.is_floating_point() or self._is_no_choice(name, by_name):
             if result.numel():
                 result.copy_(result.reshape(-1)[0].clone())
         return result
 
-    def _is_no_choice(self, name: str, named: dict[str, Any]) -> bool:
+    def _is_no_choice(self, name: str, by_name: dict[str, Any]) -> bool:
         """Whether whole numbers can be one for all: not if they may be places of rows, or of features."""
         if name == "randperm":
-            self.chooses |= named["n"] == self._rows
+            self.chooses |= by_name["n"] == self._rows
             return False
-        high = named.get("high", named.get("to"))
+        high = by_name.get("high", by_name.get("to"))
         self.chooses |= name == "multinomial" or high == self._rows
         return not self.chooses
 
 
 def _by_name(operation: Any, arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> dict[str, Any]:
-    places, named = arguments
+    places, keywords = arguments
     names = [argument.name for argument in operation._schema.arguments]
-    return dict(zip(names, places, strict=False)) | named
+    return dict(zip(names, places, strict=False)) | keywords

@@ -46,13 +46,13 @@ def flat_share(calls: Sequence[CallPairs]) -> float | None:
     Args:
         calls: with the changes of some probes, or of a check.
     """
-    changed = sum(int(pairs.valid.sum()) for pairs in calls)
+    count = sum(int(pairs.valid.sum()) for pairs in calls)
     same = sum(int((pairs.valid & (pairs.response == 0).all(dim=-1)).sum()) for pairs in calls)
-    return same / changed if changed else None
+    return same / count if count else None
 
 
 @torch.no_grad()
-def checked(taken: StepGradient, watch: TrustWatch) -> Check:
+def checked(gradient: StepGradient, watch: TrustWatch) -> Check:
     """What one query along the gradient, with the masks that the base drew, says of gradient and tangents.
 
     The agreement, [L(theta + h g / |g|) - L(theta)] / (h |g|), and how well the tangents' J d predicts the
@@ -89,48 +89,48 @@ def checked(taken: StepGradient, watch: TrustWatch) -> Check:
     way, or others at random. A check that finds fault there shows nothing, and that is said once.
 
     Where at most a tenth of the rows fail that did not in the base, the others decide: what they predict is
-    the gradient of their mean, taken anew from the recorded answers. More, or where those that failed have
+    the gradient of their mean, taken again from the recorded answers. More, or where those that failed have
     most of the gradient, and the check shows nothing.
 
     Args:
-        taken: the gradient g, with all that it was taken from.
+        gradient: the gradient g, with all that it was taken from.
         watch: what finds fault, and knows the noise.
     """
-    uphill = _Uphill(taken, watch.noise)
+    uphill = _Uphill(gradient, watch.noise)
     size, check = uphill.size, Check(noise=watch.noise)
     if not uphill.slope or not size:
         return check
-    predicted = max(PREDICTED * size, BEYOND_NOISE * (watch.noise or 0.0))
-    if uphill.digits is not None and predicted <= FARTHEST * size:
-        predicted = max(predicted, uphill.rounding() / COARSE)
-        if predicted > FARTHEST * size:
+    change = max(PREDICTED * size, BEYOND_NOISE * (watch.noise or 0.0))
+    if uphill.digits is not None and change <= FARTHEST * size:
+        change = max(change, uphill.rounding() / COARSE)
+        if change > FARTHEST * size:
             return replace(check, digits=uphill.digits)
-    if predicted > FARTHEST * size:
+    if change > FARTHEST * size:
         return check
-    check, coarse = uphill.check(predicted)
-    if coarse > COARSE and predicted < FARTHEST * size:
+    check, coarse = uphill.check(change)
+    if coarse > COARSE and change < FARTHEST * size:
         check, coarse = uphill.check(FARTHEST * size)
-    farther = NEAREST * float(taken.step.parameters.flat().norm()) * uphill.slope
+    farther = NEAREST * float(gradient.step.parameters.flat().norm()) * uphill.slope
     unmoved = check.failed is None and check.flat is None  # no input of a box has changed in any digit
-    if check.digits is None and (unmoved or is_flat(check.flat)) and predicted < farther:
-        predicted = farther
-        check, coarse = uphill.check(predicted)
+    if check.digits is None and (unmoved or is_flat(check.flat)) and change < farther:
+        change = farther
+        check, coarse = uphill.check(change)
     if watch.doubts(check) and (narrow := uphill.narrow()) is not None:
-        shown = Check(noise=watch.noise, narrow=narrow)
-        return replace(shown, rows=uphill.rows, queries=uphill.queries)
-    doubted = watch.doubts(check) or watch.may_be_cut(check)
-    if doubted or (watch.noise is None and abs(check.agreement or 0.0) > WILD):
+        result = Check(noise=watch.noise, narrow=narrow)
+        return replace(result, rows=uphill.rows, queries=uphill.queries)
+    doubt = watch.doubts(check) or watch.may_be_cut(check)
+    if doubt or (watch.noise is None and abs(check.agreement or 0.0) > WILD):
         noise = uphill.noise() if watch.noise is None else watch.noise
         unlike = noise / size if watch.noise is None else None
         check = replace(check, noise=noise, unlike=unlike)
         if noise and watch.noise is None:
             check = replace(check, agreement=None, missed=None, agreement_of_rows=None, balance=None)
-        elif doubted and not noise and coarse <= COARSE:
-            nearer, coarse = uphill.check(predicted / NEARER)
+        elif doubt and not noise and coarse <= COARSE:
+            nearer, coarse = uphill.check(change / NEARER)
             if nearer.agreement is not None and coarse <= COARSE:
                 cut = missing(check.balance, nearer.balance) if watch.may_be_cut(check) else None
                 if cut is not None:
-                    back, _ = uphill.check(-predicted / NEARER)
+                    back, _ = uphill.check(-change / NEARER)
                     cut = of_slope(nearer.balance, back.balance)
                 check = replace(nearer, noise=noise, unlike=unlike, cut=cut)
     return replace(check, rows=uphill.rows, queries=uphill.queries)
@@ -140,7 +140,7 @@ class _Uphill:
     """The queries of a check, with the weights moved along the gradient; see `checked`.
 
     Args:
-        taken: the gradient that a step has taken.
+        gradient: the gradient that a step has taken.
         noise: the noise of the loss, as far as it is known.
 
     Attributes:
@@ -151,15 +151,15 @@ class _Uphill:
         digits: the fewest significant digits of a box's answers; None where all have those of their dtype.
     """
 
-    def __init__(self, taken: StepGradient, noise: float | None) -> None:
-        window = taken.window
-        self._taken, self._noise = taken, noise
+    def __init__(self, gradient: StepGradient, noise: float | None) -> None:
+        window = gradient.window
+        self._step_gradient, self._noise = gradient, noise
         self._dither = Repeated(window.calls)
-        self._gradient = _flat(taken.gradients)
+        self._gradient = _flat(gradient.gradients)
         self.slope = float(self._gradient.norm())
         self.size = float(window.losses[torch.isfinite(window.losses)].double().abs().mean())
         self.rows = self.queries = 0
-        self._digits = _digits(taken.boxes, window)
+        self._digits = _digits(gradient.boxes, window)
         self.digits = min(self._digits.values(), default=None)
 
     def check(self, predicted: float) -> tuple[Check, float]:
@@ -168,61 +168,63 @@ class _Uphill:
         Returns:
             What it shows, and how much of the responses is rounding.
         """
-        window, step = self._taken.window, self._taken.step
+        window, step = self._step_gradient.window, self._step_gradient.step
         change, recorder = self._changes(predicted / self.slope)
-        seen = _responses(self._taken, recorder)
-        responses = _predicted(self._taken, seen)
-        rounding = _rounding(self._taken.boxes, window, seen, self._digits)
-        missed, coarse = _missed(self._taken.pairs, seen, responses, rounding)
-        survived, answered = torch.isfinite(window.losses), torch.isfinite(change)
-        failed = 1.0 - float(answered.sum()) / float(survived.sum())
-        expected, of_rows, balance = predicted, None, None
+        measurements = _responses(self._step_gradient, recorder)
+        responses = _predicted(self._step_gradient, measurements)
+        rounding = _rounding(self._step_gradient.boxes, window, measurements, self._digits)
+        response_error, coarse = _missed(self._step_gradient.pairs, measurements, responses, rounding)
+        alive, counting = torch.isfinite(window.losses), torch.isfinite(change)
+        failure_share = 1.0 - float(counting.sum()) / float(alive.sum())
+        expectation, of_rows, balance = predicted, None, None
         errors: list[Tensor] | None = None
-        if failed <= FEW:
-            listening, after = [_Listening(at) for at in self._taken.at_calls], Snapshot(step.network)
-            self._taken.before.restore()
-            of_answered = replay(step, self._taken.boxes, window, listening, answered).gradients
+        if failure_share <= FEW:
+            listeners, after = [_Listening(at) for at in self._step_gradient.at_calls], Snapshot(step.network)
+            self._step_gradient.before.restore()
+            of_answered = replay(step, self._step_gradient.boxes, window, listeners, counting).gradients
             after.restore()
-            if failed:
-                expected = predicted / self.slope**2 * float(_flat(of_answered) @ self._gradient)
-            errors = _errors(seen, responses, listening)
-            of_rows = _of_rows(errors, change, answered)
+            if failure_share:
+                expectation = predicted / self.slope**2 * float(_flat(of_answered) @ self._gradient)
+            errors = _errors(measurements, responses, listeners)
+            of_rows = _of_rows(errors, change, counting)
         # where the rows that are left hardly change along the gradient, their share in it was small
-        if failed > FEW or not expected / predicted >= 0.5:
-            return Check(noise=self._noise, failed=failed), coarse
-        agreement = float(change[answered].double().mean()) / expected
+        if failure_share > FEW or not expectation / predicted >= 0.5:
+            return Check(noise=self._noise, failed=failure_share), coarse
+        agreement = float(change[counting].double().mean()) / expectation
         if errors is not None:
-            balance = agreement - sum(float(error.sum()) for error in errors) / expected
-        same = flat_share(seen)
+            balance = agreement - sum(float(error.sum()) for error in errors) / expectation
+        same = flat_share(measurements)
         if self.digits is not None and coarse > COARSE:
             return Check(noise=self._noise, digits=self.digits), coarse
         if is_flat(same):  # neither number says anything of the gradient
             return Check(noise=self._noise, flat=same), coarse
         if self._noise or coarse > COARSE:
-            missed = of_rows = balance = None
-        return Check(agreement, missed, of_rows, noise=self._noise, flat=same, balance=balance), coarse
+            response_error = of_rows = balance = None
+        return Check(
+            agreement, response_error, of_rows, noise=self._noise, flat=same, balance=balance
+        ), coarse
 
     def rounding(self) -> float:
         """The standard deviation that rounding gives a change of the mean loss; this takes no query."""
-        taken, window = self._taken, self._taken.window
-        listening = [_Listening(at) for at in taken.at_calls]
-        after = Snapshot(taken.step.network)
-        taken.before.restore()
-        replay(taken.step, taken.boxes, window, listening, torch.isfinite(window.losses))
+        gradient, window = self._step_gradient, self._step_gradient.window
+        listeners = [_Listening(at) for at in gradient.at_calls]
+        after = Snapshot(gradient.step.network)
+        gradient.before.restore()
+        replay(gradient.step, gradient.boxes, window, listeners, torch.isfinite(window.losses))
         after.restore()
-        rounding = _rounding(taken.boxes, window, taken.pairs, self._digits)
-        return _of_loss(rounding, listening)
+        rounding = _rounding(gradient.boxes, window, gradient.pairs, self._digits)
+        return _of_loss(rounding, listeners)
 
     def narrow(self) -> str | None:
         """The dtype of numbers of 16 bits that depend on the weights; None for none. Takes no query."""
-        taken, window = self._taken, self._taken.window
-        seen, after = Narrow(), Snapshot(taken.step.network)
-        self._taken.before.restore()
-        survived = torch.isfinite(window.losses)
-        with uncompiled(), seen:
-            replay(taken.step, taken.boxes, window, taken.at_calls, survived)
+        gradient, window = self._step_gradient, self._step_gradient.window
+        monitor, after = Narrow(), Snapshot(gradient.step.network)
+        self._step_gradient.before.restore()
+        alive = torch.isfinite(window.losses)
+        with uncompiled(), monitor:
+            replay(gradient.step, gradient.boxes, window, gradient.at_calls, alive)
         after.restore()
-        return seen.seen
+        return monitor.seen
 
     def noise(self) -> float:
         """The standard deviation of the change of the mean loss by a query that moves nothing."""
@@ -232,16 +234,19 @@ class _Uphill:
 
     def _changes(self, length: float) -> tuple[Tensor, Recorder]:
         """The changes of the rows' losses so far uphill, and a record of what the boxes were asked."""
-        network, recorder = self._taken.step.network, Recorder(self._taken.boxes, self._dither)
+        network, recorder = (
+            self._step_gradient.step.network,
+            Recorder(self._step_gradient.boxes, self._dither),
+        )
         after = Snapshot(network)
         move = Directions(
-            (length / self.slope * self._gradient).to(self._taken.step.parameters.dtype)[None],
+            (length / self.slope * self._gradient).to(self._step_gradient.step.parameters.dtype)[None],
         )
-        self._taken.before.restore()
+        self._step_gradient.before.restore()
         try:
             with recorder.recording():
-                moved = loop_losses(self._taken.step, move, Snapshot(network))[0]
-                return moved - self._taken.window.losses, recorder
+                losses = loop_losses(self._step_gradient.step, move, Snapshot(network))[0]
+                return losses - self._step_gradient.window.losses, recorder
         finally:
             after.restore()
             self.rows, self.queries = self.rows + recorder.rows, self.queries + 1
@@ -276,36 +281,36 @@ def _flat(gradients: Sequence[Tensor]) -> Tensor:
     return torch.cat([gradient.reshape(-1).to("cpu", torch.float64) for gradient in gradients])
 
 
-def _responses(taken: StepGradient, recorder: Recorder) -> list[CallPairs]:
+def _responses(gradient: StepGradient, recorder: Recorder) -> list[CallPairs]:
     """The check's calls against the base's, as pairs; none where the two differ in more than numbers."""
-    if [moved.box for moved in recorder.seen] != [call.box for call in taken.window.calls]:
+    if [query.box for query in recorder.seen] != [call.box for call in gradient.window.calls]:
         return []  # the objective calls others when its weights are moved
     calls = []
-    for moved, call, at in zip(recorder.seen, taken.window.calls, taken.at_calls, strict=True):
-        if any(t.shape != kept[0].shape for t, kept in zip(moved.inputs, call.inputs, strict=True)):
+    for query, call, at in zip(recorder.seen, gradient.window.calls, gradient.at_calls, strict=True):
+        if any(t.shape != base[0].shape for t, base in zip(query.inputs, call.inputs, strict=True)):
             return []
         both = (
-            tuple(torch.stack([kept[0], t]) for kept, t in zip(recorded, seen, strict=True))
-            for recorded, seen in ((call.inputs, moved.inputs), (call.outputs, moved.outputs))
+            tuple(torch.stack([base[0], t]) for base, t in zip(of_base, measurement, strict=True))
+            for of_base, measurement in ((call.inputs, query.inputs), (call.outputs, query.outputs))
         )
         alive = torch.ones(len(at.rows.z), dtype=torch.bool, device=at.rows.z.device)
-        seen = RecordedCall(call.box, *both).pairs(taken.boxes[call.box], alive)
-        calls.append(replace(seen, valid=seen.valid & at.rows.alive))
+        measurement = RecordedCall(call.box, *both).pairs(gradient.boxes[call.box], alive)
+        calls.append(replace(measurement, valid=measurement.valid & at.rows.alive))
     return calls
 
 
-def _predicted(taken: StepGradient, responses: Sequence[CallPairs]) -> list[Tensor]:
+def _predicted(gradient: StepGradient, responses: Sequence[CallPairs]) -> list[Tensor]:
     """J d in each of the check's calls, `(rows, size_out)`; no tangent is asked where nothing has changed."""
     return [
-        at.push(seen.d)[0] if bool(seen.valid.any()) else seen.response[0]
-        for at, seen in zip(taken.at_calls, responses, strict=False)
+        at.push(measurement.d)[0] if bool(measurement.valid.any()) else measurement.response[0]
+        for at, measurement in zip(gradient.at_calls, responses, strict=False)
     ]
 
 
 def _missed(
     calls: Sequence[CallPairs],
     responses: Sequence[CallPairs],
-    predicted: Sequence[Tensor],
+    predictions: Sequence[Tensor],
     rounding: Sequence[Tensor],
 ) -> tuple[float | None, float]:
     """How well J d predicts the responses in the check's calls, in units of a usual response.
@@ -315,19 +320,19 @@ def _missed(
         that J d predicts where they are larger: where no output answers it is not rounding that hides them.
     """
     squares: list[Squares | None] = []
-    rounded: list[Squares | None] = []
-    for pairs, seen, answer, units in zip(calls, responses, predicted, rounding, strict=False):
-        valid = seen.valid[0]
+    roundings: list[Squares | None] = []
+    for pairs, measurement, answer, units in zip(calls, responses, predictions, rounding, strict=False):
+        valid = measurement.valid[0]
         if bool(valid.any()):
-            true, unit = seen.response[0], pairs.response_scale.double()
+            true, unit = measurement.response[0], pairs.response_scale.double()
             short = reciprocal(unit) if unit.any() else torch.ones_like(unit)
-            error, size, expected, lost = (
+            error, size, expectation, blur = (
                 float((numbers[valid].double() * short).square().sum())
                 for numbers in (answer - true, true, answer, units)
             )
             squares.append((error, size))
-            rounded.append((lost, max(size, expected)))
-    return relative_error(squares), relative_error(rounded) or 0.0
+            roundings.append((blur, max(size, expectation)))
+    return relative_error(squares), relative_error(roundings) or 0.0
 
 
 def _digits(boxes: Sequence[BlackBoxFunction], window: Window) -> dict[tuple[int, int], int]:
@@ -357,9 +362,9 @@ def _rounding(
 ) -> list[Tensor]:
     """The standard deviation of the rounding of responses in each of these calls, `(rows, size_out)`."""
     deviations = []
-    for call, seen in zip(window.calls, calls, strict=False):
-        size = seen.y.double().abs()
-        units = size * torch.finfo(seen.y.dtype).eps
+    for call, measurement in zip(window.calls, calls, strict=False):
+        size = measurement.y.double().abs()
+        units = size * torch.finfo(measurement.y.dtype).eps
         first = 0
         for place, spec in enumerate(boxes[call.box].outputs):
             if spec.differentiable:
@@ -372,10 +377,10 @@ def _rounding(
     return deviations
 
 
-def _of_loss(rounding: Sequence[Tensor], listening: Sequence[_Listening]) -> float:
+def _of_loss(rounding: Sequence[Tensor], listeners: Sequence[_Listening]) -> float:
     """The standard deviation of what the rounding of answers makes of the mean loss's change."""
     total = 0.0
-    for at, units in zip(listening, rounding, strict=False):
+    for at, units in zip(listeners, rounding, strict=False):
         if at.arrived is not None:
             total += float((at.arrived.double() * units).square().sum())
     return math.sqrt(total)
@@ -383,22 +388,22 @@ def _of_loss(rounding: Sequence[Tensor], listening: Sequence[_Listening]) -> flo
 
 def _errors(
     responses: Sequence[CallPairs],
-    predicted: Sequence[Tensor],
-    listening: Sequence[_Listening],
+    predictions: Sequence[Tensor],
+    listeners: Sequence[_Listening],
 ) -> list[Tensor] | None:
     """What the errors of J d change of the mean loss, by call and by row of it, `(rows,)`; None if not known.
 
     Args:
         responses: the responses of the check's calls.
-        predicted: J d in them.
-        listening: of each call, what has received the gradient of the mean loss of the rows that count.
+        predictions: J d in them.
+        listeners: of each call, what has received the gradient of the mean loss of the rows that count.
     """
     if not responses:
         return None
     errors = []
-    for at, seen, answer in zip(listening, responses, predicted, strict=True):
+    for at, measurement, answer in zip(listeners, responses, predictions, strict=True):
         if at.arrived is not None:
-            errors.append((at.arrived.double() * (seen.response[0] - answer).double()).sum(dim=1))
+            errors.append((at.arrived.double() * (measurement.response[0] - answer).double()).sum(dim=1))
     return errors
 
 
@@ -413,12 +418,12 @@ def _of_rows(errors: Sequence[Tensor] | None, change: Tensor, counting: Tensor) 
     count = int(counting.sum())
     if count < FEWEST_ROWS or errors is None:
         return None
-    missed = torch.zeros_like(change, dtype=torch.float64)
+    error = torch.zeros_like(change, dtype=torch.float64)
     for by_row in errors:
-        if len(by_row) % len(missed):
+        if len(by_row) % len(error):
             return None
-        missed += count * by_row.reshape(len(missed), -1).sum(dim=1).to(missed.device)
-    measured = change[counting].double()
-    expected = measured - missed[counting]
-    lengths = float(measured.norm() * expected.norm())
-    return float(measured @ expected) / lengths if 0 < lengths < math.inf else None
+        error += count * by_row.reshape(len(error), -1).sum(dim=1).to(error.device)
+    measurement = change[counting].double()
+    expectation = measurement - error[counting]
+    lengths = float(measurement.norm() * expectation.norm())
+    return float(measurement @ expectation) / lengths if 0 < lengths < math.inf else None

@@ -20,9 +20,9 @@ def missing(balance: float | None, nearer: float | None) -> float | None:
     """
     if balance is None or nearer is None:
         return None
-    left = (NEARER * (nearer - 1.0) - (balance - 1.0)) / (NEARER - 1.0)
-    stays = abs(left - (nearer - 1.0)) <= abs(nearer - 1.0) / 2
-    return left if stays and abs(left) > MISSING else None
+    remainder = (NEARER * (nearer - 1.0) - (balance - 1.0)) / (NEARER - 1.0)
+    stays = abs(remainder - (nearer - 1.0)) <= abs(nearer - 1.0) / 2
+    return remainder if stays and abs(remainder) > MISSING else None
 
 
 def of_slope(uphill: float | None, downhill: float | None) -> float | None:
@@ -37,5 +37,5 @@ def of_slope(uphill: float | None, downhill: float | None) -> float | None:
     """
     if uphill is None or downhill is None:
         return None
-    left = (uphill + downhill) / 2 - 1.0
-    return left if abs(left) > MISSING and is_uneven(uphill) and is_uneven(downhill) else None
+    remainder = (uphill + downhill) / 2 - 1.0
+    return remainder if abs(remainder) > MISSING and is_uneven(uphill) and is_uneven(downhill) else None

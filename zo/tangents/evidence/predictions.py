@@ -49,10 +49,10 @@ def relative_error(squares: Sequence[Squares | None]) -> float | None:
         0 for a perfect prediction, 1 for one as good as predicting no response, or the mean value; infinity
         where a response was predicted and there was none; None where there was nothing to predict.
     """
-    known = [of_call for of_call in squares if of_call is not None]
-    if not known:
+    terms = [of_call for of_call in squares if of_call is not None]
+    if not terms:
         return None
-    error, size = (math.fsum(column) for column in zip(*known, strict=True))
+    error, size = (math.fsum(column) for column in zip(*terms, strict=True))
     return math.sqrt(error / size) if size else (math.inf if error else 0.0)
 
 
@@ -71,23 +71,23 @@ def _squares(tangent: Tangent, calls: Sequence[CallPairs]) -> list[Squares | Non
     """The squares of each of some calls that a tangent is shown at once; with probes that is one call."""
     rows = [len(pairs.z) for pairs in calls]
     if not len(calls[0].d):
-        predicted = tangent.expect(all_rows(calls))
-        if predicted is None:
+        prediction = tangent.expect(all_rows(calls))
+        if prediction is None:
             return [None] * len(calls)
         if len(set(rows)) == 1 and all(bool(pairs.alive.all()) for pairs in calls):
-            return _squares_of_calls(calls, predicted)
+            return _squares_of_calls(calls, prediction)
         return [
             _squares_of_call(pairs, outputs)
-            for pairs, outputs in zip(calls, predicted.split(rows), strict=True)
+            for pairs, outputs in zip(calls, prediction.split(rows), strict=True)
         ]
     (pairs,) = calls
     if not bool(pairs.valid.any()):  # as at a call before which the network has no part
         return [None]
-    predicted = tangent.expect(pairs)
-    return [None if predicted is None else _squares_of_call(pairs, predicted)]
+    prediction = tangent.expect(pairs)
+    return [None if prediction is None else _squares_of_call(pairs, prediction)]
 
 
-def _squares_of_calls(calls: Sequence[CallPairs], predicted: Tensor) -> list[Squares | None]:
+def _squares_of_calls(calls: Sequence[CallPairs], prediction: Tensor) -> list[Squares | None]:
     """The squares of calls without probes that have equally many rows, none of which failed, at once."""
     first, rows = calls[0], len(calls[0].z)
     true = torch.stack([pairs.y for pairs in calls]).double()
@@ -99,19 +99,19 @@ def _squares_of_calls(calls: Sequence[CallPairs], predicted: Tensor) -> list[Squ
         return [None] * len(calls)
     unit = first.response_scale.double()
     short = reciprocal(torch.where(unit.any(), unit, 1.0))
-    apart = torch.stack([predicted.view_as(true).double() - true, *measures])
+    apart = torch.stack([prediction.view_as(true).double() - true, *measures])
     squares = (apart * short).square().sum(dim=(2, 3)).T.tolist()
     return [(error, _least(sizes)) for error, *sizes in squares]
 
 
-def _squares_of_call(pairs: CallPairs, predicted: Tensor) -> Squares | None:
+def _squares_of_call(pairs: CallPairs, prediction: Tensor) -> Squares | None:
     """The squares of one call: what was predicted against what it showed; None if nothing measures it."""
     # a mask would be waited for at each use
     if len(pairs.d):
-        true, chosen = pairs.response, pairs.valid.nonzero(as_tuple=True)
+        true, places = pairs.response, pairs.valid.nonzero(as_tuple=True)
     else:
-        true, chosen = pairs.y, pairs.alive.nonzero(as_tuple=True)
-    predicted, true, unit = predicted[chosen].double(), true[chosen].double(), pairs.response_scale.double()
+        true, places = pairs.y, pairs.alive.nonzero(as_tuple=True)
+    prediction, true, unit = prediction[places].double(), true[places].double(), pairs.response_scale.double()
     unit = torch.where(unit.any(), unit, 1.0)  # none has ever changed: they are compared as they are
     measures = []
     if len(pairs.d):
@@ -122,10 +122,10 @@ def _squares_of_call(pairs: CallPairs, predicted: Tensor) -> Squares | None:
         if any(place is not None for place in sources(pairs.inputs, pairs.outputs)):
             # of a box that moves a state on, the step that it makes is what counts
             before = Form(pairs.inputs, pairs.outputs, ()).followed(pairs.z)
-            measures.append(true - before[chosen].double())
+            measures.append(true - before[places].double())
     if not measures:
         return None
-    apart = [predicted - true, *measures]
+    apart = [prediction - true, *measures]
     error, *sizes = torch.stack(
         [(difference * reciprocal(unit)).square().sum() for difference in apart]
     ).tolist()

@@ -139,7 +139,7 @@ class Excitation:
             self.in_loss = float((loss - without) / without.abs())
 
     @torch.no_grad()
-    def anew(self, spread: Callable[[Where, Tensor], float | None]) -> list[str]:
+    def judge_again(self, spread: Callable[[Where, Tensor], float | None]) -> list[str]:
         """Judge all inputs at once, since trust is lost, and not when rows have doubled.
 
         Args:
@@ -148,16 +148,16 @@ class Excitation:
         Returns:
             What is dithered from now on and was not, in words; none where `excite` is 0.
         """
-        begun: list[str] = []
+        words: list[str] = []
         for place, candidates in self._candidates.items() if self.size != 0 else ():
             state, box = self._state[place], self._boxes[place]
             before, state.judged = set(state.units), state.seen
             state.units = self._judged(place, candidates, spread)
-            begun += [
+            words += [
                 f"a small dither shows the derivative by {box.inputs[which].name!r} of {box!r}"
                 for which in sorted(set(state.units) - before)
             ]
-        return begun
+        return words
 
     @torch.no_grad()
     def saw(
@@ -185,7 +185,7 @@ class Excitation:
         if isinstance(dither, _Drawn):
             self._follow(calls, pairs, dither.predicted)
         reached = set(reached) - handed_on(calls)
-        refused: list[str] = []
+        words: list[str] = []
         self._candidates = {}
         for place, (box, state) in enumerate(zip(self._boxes, self._state, strict=True)):
             own = [number for number, call in enumerate(calls) if call.box == place]
@@ -195,8 +195,8 @@ class Excitation:
                 if spec.differentiable and spec.modelled and (place, which) in reached
             ]
             if own and candidates:
-                asked = [calls[n] for n in own], [pairs[n] for n in own]
-                self._keep(state, box, *asked, candidates, len(survived))
+                rows = [calls[n] for n in own], [pairs[n] for n in own]
+                self._keep(state, box, *rows, candidates, len(survived))
                 self._candidates[place] = candidates
                 if state.seen >= 2 * state.judged:
                     state.judged = state.seen
@@ -204,8 +204,8 @@ class Excitation:
                     state.units = self._judged(place, candidates, spread)
                     if self.size == 0:
                         new = sorted(set(state.units) - before)
-                        refused += [f"{box.inputs[which].name!r} of {box!r}" for which in new]
-        return refused
+                        words += [f"{box.inputs[which].name!r} of {box!r}" for which in new]
+        return words
 
     def state_dict(self) -> list[dict[str, Any]]:
         """What is known of each box."""
@@ -217,8 +217,8 @@ class Excitation:
     def load_state_dict(self, state: Sequence[Mapping[str, Any]]) -> None:
         """Go on where `state_dict` was taken."""
         self._state = [
-            _Box(**{**kept, "shown": None if kept["shown"] is None else _Shown(*kept["shown"])})
-            for kept in state
+            _Box(**{**entry, "shown": None if entry["shown"] is None else _Shown(*entry["shown"])})
+            for entry in state
         ]
 
     def _keep(
@@ -231,8 +231,8 @@ class Excitation:
         batch: int,
     ) -> None:
         """Take rows as the objective asked for them; of large inputs that are no candidates a few sums."""
-        alive = torch.cat([known.alive for known in pairs]).nonzero().flatten()
-        counts = [len(known.z) for known in pairs]
+        alive = torch.cat([part.alive for part in pairs]).nonzero().flatten()
+        counts = [len(part.z) for part in pairs]
         places = [torch.arange(n) // (n // batch) if n % batch == 0 else torch.arange(n) for n in counts]
         columns = []
         for which, spec in enumerate(box.inputs):
@@ -269,15 +269,15 @@ class Excitation:
             by_weights = spread((place, which), numbers) if bool(numbers.any()) else None
             if by_weights:
                 units[which] = _unit_of_constant(specs[which], state.rows[which], numbers, by_weights)
-        excited: list[int] = []
+        dithers: list[int] = []
         while True:
             shares = {
-                w: unexplained(state.rows, state.runs, w, excited) for w in candidates if w not in excited
+                w: unexplained(state.rows, state.runs, w, dithers) for w in candidates if w not in dithers
             }
             least = min(shares, key=shares.__getitem__, default=None)
             if least is None or shares[least] > (FREE if least in state.units else DETERMINED):
                 break
-            excited.append(least)
+            dithers.append(least)
             if least in state.units:
                 units[least] = state.units[least]
                 continue
@@ -295,22 +295,22 @@ class Excitation:
         self,
         calls: Sequence[RecordedCall],
         pairs: Sequence[CallPairs],
-        predicted: dict[int, tuple[Tensor, Tensor]],
+        predictions: dict[int, tuple[Tensor, Tensor]],
     ) -> None:
         """Choose the size of the next dither, and how much of its response is known, once enough is shown."""
         response = change = 0.0
         for place, state in enumerate(self._state):
-            own = [number for number in predicted if calls[number].box == place]
+            own = [number for number in predictions if calls[number].box == place]
             if not own:
                 continue
-            new = _Shown.of([(calls[n], pairs[n], *predicted[n]) for n in own])
+            new = _Shown.of([(calls[n], pairs[n], *predictions[n]) for n in own])
             state.shown = new if state.shown is None else state.shown.joined(new)
             rows, numbers = state.shown.added.shape
             if rows >= (OF_FIELDS if state.shown.space else min(ENOUGH * numbers, MOST)):
-                seen = state.shown.verdict()
-                state.shown, state.known = None, seen.known
-                state.take(seen)
-                response, change = response + seen.response, change + seen.change
+                verdict = state.shown.verdict()
+                state.shown, state.known = None, verdict.known
+                state.take(verdict)
+                response, change = response + verdict.response, change + verdict.change
         if change:
             self.response = math.sqrt(response / change)
 
@@ -343,17 +343,17 @@ class _Drawn(Dither):
         )
 
     def _draw(self, number: int, which: int, spec: ArraySpec, rows: Tensor, size: Tensor) -> Tensor:
-        drawn = torch.randn(
+        draw = torch.randn(
             rows.shape, generator=self._key.generator(DITHER, number, which), dtype=torch.float64
         )
-        added = (drawn * size.double().cpu()).to(rows)
+        dither = (draw * size.double().cpu()).to(rows)
         if spec.bounds is None:
-            return added
+            return dither
         low, high = spec.bounds
-        beyond = (rows + added < low) | (rows + added > high)
-        added = torch.where(beyond, -added, added)  # to the other side, where there is room
+        beyond = (rows + dither < low) | (rows + dither > high)
+        dither = torch.where(beyond, -dither, dither)  # to the other side, where there is room
         inside = rows.clamp(low, high)  # an input that is beyond by itself stays there
-        return torch.where((rows + added < low) | (rows + added > high), inside - rows, added)
+        return torch.where((rows + dither < low) | (rows + dither > high), inside - rows, dither)
 
     @torch.no_grad()
     def look(self, calls: Sequence[RecordedCall], boxes: Sequence[BlackBoxFunction]) -> None:
@@ -367,9 +367,9 @@ class _Drawn(Dither):
     def _predicted(self, box: BlackBoxFunction, call: RecordedCall) -> tuple[Tensor, Tensor] | None:
         """The answers as the box's tangent has them, with the dither and without."""
         alive = torch.ones(call.inputs[0].shape[1], dtype=torch.bool, device=call.inputs[0].device)
-        tangent, asked = self._tangents[call.box], tuple(call.asked(n)[None] for n in range(len(box.inputs)))
+        tangent, inputs = self._tangents[call.box], tuple(call.asked(n)[None] for n in range(len(box.inputs)))
         base, outputs = (tuple(part[:1] for part in parts) for parts in (call.inputs, call.outputs))
-        pairs = [replace(call, inputs=x, outputs=outputs).pairs(box, alive) for x in (base, asked)]
+        pairs = [replace(call, inputs=x, outputs=outputs).pairs(box, alive) for x in (base, inputs)]
         with_dither, without = (tangent.at(rows).values for rows in pairs)
         return None if with_dither is None or without is None else (with_dither, without)
 
@@ -392,16 +392,16 @@ class _Drawn(Dither):
 
 def handed_on(calls: Sequence[RecordedCall]) -> set[tuple[int, int]]:
     """Boxes and inputs, by their places, that are an earlier answer: states, of which all is shown."""
-    handed: dict[tuple[int, int], bool] = {}
+    states: dict[tuple[int, int], bool] = {}
     answers: list[Tensor] = []
     for call in calls:
         for number in range(len(call.inputs)):
-            asked = call.asked(number)
+            array = call.asked(number)
             if answers:
-                same = any(asked.shape == y.shape and torch.equal(asked, y) for y in answers)
-                handed[call.box, number] = same and handed.get((call.box, number), True)
+                same = any(array.shape == y.shape and torch.equal(array, y) for y in answers)
+                states[call.box, number] = same and states.get((call.box, number), True)
         answers = [call.answered(number) for number in range(len(call.outputs))] + answers[:8]
-    return {where for where, always in handed.items() if always}
+    return {where for where, always in states.items() if always}
 
 
 def _unit(spec: ArraySpec, rows: Tensor, by_weights: float | None) -> Tensor:
@@ -419,10 +419,10 @@ def _unit_of_constant(spec: ArraySpec, rows: Tensor, same: Tensor, by_weights: f
     return torch.where(same.cpu(), unit, 0.0).reshape(spec.shape)
 
 
-def _scale(spec: ArraySpec, measured: Tensor) -> Tensor:
+def _scale(spec: ArraySpec, spread: Tensor) -> Tensor:
     """The scale that a spec has, else what was measured, `(size,)`."""
     if spec.scale is None:
-        return measured
+        return spread
     return torch.tensor(spec.scale, dtype=torch.float64)
 
 
@@ -444,8 +444,8 @@ class _Verdict(NamedTuple):
 
 def _space(call: RecordedCall, pairs: CallPairs) -> tuple[int, ...]:
     """The axes that the dithered input of a call and all of its outputs end with, two or more; or none."""
-    dithered = [part.shape[2:] for part in call.added if part is not None]
-    shapes = [*dithered, *(spec.shape for spec in pairs.outputs)]
+    dithers = [part.shape[2:] for part in call.added if part is not None]
+    shapes = [*dithers, *(spec.shape for spec in pairs.outputs)]
     for count in (3, 2):
         spaces = {tuple(shape[-count:]) for shape in shapes if count <= len(shape) <= count + 1}
         if len(spaces) == 1 and all(count <= len(shape) <= count + 1 for shape in shapes):
@@ -479,25 +479,25 @@ class _Shown(NamedTuple):
             rows = pairs.alive.nonzero().flatten()
             parts = [part[0].reshape(len(pairs.z), -1) for part in call.added if part is not None]
             y = pairs.y[rows].double()
-            moved = torch.zeros_like(y)
+            advance = torch.zeros_like(y)
             if any(place is not None for place in sources(pairs.inputs, pairs.outputs)):
-                moved = y - Form(pairs.inputs, pairs.outputs, ()).followed(pairs.z)[rows].double()
+                advance = y - Form(pairs.inputs, pairs.outputs, ()).followed(pairs.z)[rows].double()
             response = (with_dither - without)[rows].double()
-            added = torch.cat(parts, dim=1)[rows].double()
-            columns.append((added, y - without[rows].double(), response, y, moved))
-        added, missed, response, y, moved = (torch.cat(parts) for parts in zip(*columns, strict=True))
+            dither = torch.cat(parts, dim=1)[rows].double()
+            columns.append((dither, y - without[rows].double(), response, y, advance))
+        dither, miss, response, y, advance = (torch.cat(parts) for parts in zip(*columns, strict=True))
         short = reciprocal(calls[0][1].response_scale.double())
-        squares = [(c * short).square().sum(dim=1) for c in (y - y.mean(dim=0), moved)]
+        squares = [(c * short).square().sum(dim=1) for c in (y - y.mean(dim=0), advance)]
         change = min(
             (one for one in squares if bool(one.any())),
             key=lambda one: float(one.sum()),
             default=torch.full_like(squares[0], float(y.shape[1])),  # a row alone: as large as is usual
         )
-        deviation = added.square().mean(dim=0).sqrt()
-        dithered = deviation.nonzero().flatten()
-        added = added[:, dithered] / deviation[dithered]
-        space = _space(calls[0][0], calls[0][1]) if len(dithered) == len(deviation) > FEW else ()
-        return cls(added, missed * short, response * short, change, space)
+        deviation = dither.square().mean(dim=0).sqrt()
+        numbers = deviation.nonzero().flatten()
+        dither = dither[:, numbers] / deviation[numbers]
+        space = _space(calls[0][0], calls[0][1]) if len(numbers) == len(deviation) > FEW else ()
+        return cls(dither, miss * short, response * short, change, space)
 
     def joined(self, other: _Shown) -> _Shown:
         """These rows and others; the others alone where other numbers are dithered."""
@@ -516,22 +516,22 @@ class _Shown(NamedTuple):
         error = float((self.missed - self.response).square().sum())
         square = float(self.response.square().sum())
         chance = math.sqrt(without * square / rows)  # what the product of both may be where nothing is known
-        known = (float((self.missed * self.response).sum()) - chance) / square if square > 0 else 0.0
-        known = min(max(known, 0.0), 1.0) if math.isfinite(known) else 0.0
+        share = (float((self.missed * self.response).sum()) - chance) / square if square > 0 else 0.0
+        share = min(max(share, 0.0), 1.0) if math.isfinite(share) else 0.0
         if not math.isfinite(without) or not without or not change:
             return _Verdict(0.0, 1.0, 0.0, change)
-        if known > KNOWN and error < without:
-            response = known * square
-            wanted = min(WANTED**2 * error, LARGEST**2 * change)
-            return _Verdict(known, math.sqrt(wanted / response), response, change)
+        if share > KNOWN and error < without:
+            response = share * square
+            target = min(WANTED**2 * error, LARGEST**2 * change)
+            return _Verdict(share, math.sqrt(target / response), response, change)
         response, chance = self._regressed()
         response = max(response - chance, 0.0)
-        wanted = BEGUN**2 * change
-        times = math.sqrt(wanted / (response + chance))
+        target = BEGUN**2 * change
+        times = math.sqrt(target / (response + chance))
         clear = response if response > 2 * chance else 0.0
         if times < 1.0:  # by chance alone none is made smaller
-            times = min(1.0, math.sqrt(wanted / clear)) if clear else 1.0
-        return _Verdict(known, times, clear, change)
+            times = min(1.0, math.sqrt(target / clear)) if clear else 1.0
+        return _Verdict(share, times, clear, change)
 
     def _regressed(self) -> tuple[float, float]:
         """The response by regression of the answers on the dither, and what chance makes of it in the mean.
@@ -544,10 +544,10 @@ class _Shown(NamedTuple):
             slope = self.added.T @ self.missed / rows
             return rows * float(slope.square().sum()), self.added.shape[1] / rows * without
         axes = [*range(2, 2 + len(self.space))]
-        dither, missed = (
+        dither, miss = (
             torch.fft.fftn(part.view(rows, -1, *self.space), dim=axes) for part in (self.added, self.missed)
         )
         power = dither.abs().square().sum(dim=0)
-        both = torch.einsum("ri...,ro...->oi...", dither.conj(), missed).abs().square()
+        both = torch.einsum("ri...,ro...->oi...", dither.conj(), miss).abs().square()
         response = float((both / power).sum()) / math.prod(self.space)
         return response, dither.shape[1] / rows * without

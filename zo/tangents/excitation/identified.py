@@ -54,26 +54,26 @@ def unexplained(inputs: Sequence[Tensor], runs: Tensor, place: int, excited: Seq
         through all; 1 where the others say nothing of it, or there are none.
     """
     x = inputs[place].double()
-    varied = ~constant(x)
-    wanted, size = x[:, varied], min(x.shape[1], FEW)
+    variation = ~constant(x)
+    target, size = x[:, variation], min(x.shape[1], FEW)
     others = [y.double() for number, y in enumerate(inputs) if number not in (place, *excited)]
-    explaining = torch.cat([wanted[:, :0], *(sketch(y[:, ~constant(y)]) for y in others)], dim=1)
-    if not wanted.shape[1] or not explaining.shape[1]:
+    explaining = torch.cat([target[:, :0], *(sketch(y[:, ~constant(y)]) for y in others)], dim=1)
+    if not target.shape[1] or not explaining.shape[1]:
         return 1.0
     numbers = explaining.shape[1] + size
     if len(x) <= numbers + 1:
         return 0.0 if x.shape[1] <= FEW else 1.0
-    wanted = sketch(wanted)
+    target = sketch(target)
     groups = [(runs == run).nonzero().flatten().to(x.device) for run in runs.unique()]
     together = 2 * numbers <= len(groups) < len(runs)
     if together:
-        explaining, wanted = explaining[-len(runs) :], wanted[-len(runs) :]
-    explaining, wanted = _standard(explaining), _standard(wanted)
-    least = leave_one_out(explaining, wanted)
+        explaining, target = explaining[-len(runs) :], target[-len(runs) :]
+    explaining, target = _standard(explaining), _standard(target)
+    least = leave_one_out(explaining, target)
     if least is None:
         return 1.0
     error, length, noise = least
-    return min(1.0, leave_out(groups, explaining, wanted, length, noise) if together else error)
+    return min(1.0, leave_out(groups, explaining, target, length, noise) if together else error)
 
 
 def _standard(x: Tensor) -> Tensor:

@@ -88,10 +88,10 @@ class ModelAt(Linearised):
 
     def to(self, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
         """M(z) less the outputs at these rows."""
-        fixed = others_of(replace(self.rows, z=z.detach(), others=others))
+        context = others_of(replace(self.rows, z=z.detach(), others=others))
         if len(blocks(z)) > 1:  # a graph of all rows would take many times their memory
-            return _AgainInBlocks.apply(self.model, z, fixed) - self.values
-        return self.model(z, fixed) - self.values
+            return _AgainInBlocks.apply(self.model, z, context) - self.values
+        return self.model(z, context) - self.values
 
 
 def at_calls(calls: Sequence[CallPairs], model: Values) -> Together:
@@ -114,8 +114,8 @@ def blocks(z: Tensor) -> list[slice]:
 
 def others_of(rows: CallPairs) -> Tensor:
     """Inputs that carry no gradient, end to end: `(rows, size)`."""
-    fixed = (other.reshape(len(other), -1).to(rows.z) for other in rows.others if other is not None)
-    return torch.cat([rows.z[:, :0], *fixed], dim=1)
+    context = (other.reshape(len(other), -1).to(rows.z) for other in rows.others if other is not None)
+    return torch.cat([rows.z[:, :0], *context], dim=1)
 
 
 class _AgainInBlocks(Function):

@@ -76,8 +76,8 @@ class AutoTangent(Tangent):
         self._makers: dict[str, Callable[[], ValueTangent]] = {"mlp": lambda: MLPTangent(seed=seed)}
         structure = structure_of(inputs, outputs)
         kind, periodic, self.taken_for = structure.kind, structure.periodic, structure.why
-        asked = sum(sizes(tuple(spec for spec in box.inputs if spec.modelled)))
-        if kind == "table" and asked <= MOST_NUMBERS and sum(sizes(tuple(outputs))) <= LARGEST:
+        numbers = sum(sizes(tuple(spec for spec in box.inputs if spec.modelled)))
+        if kind == "table" and numbers <= MOST_NUMBERS and sum(sizes(tuple(outputs))) <= LARGEST:
             self._makers = {"kernel": KernelTangent} | self._makers
         if kind == "grid":
             grids: dict[str, Callable[[], ValueTangent]] = {
@@ -91,7 +91,7 @@ class AutoTangent(Tangent):
         if kind == "graph":
             self._makers = {"graph": GraphTangent} | self._makers
         first = [kind for kind in self._makers if kind != "mlp"] or ["mlp"]
-        self._left = [kind for kind in self._makers if kind not in first]
+        self._others = [kind for kind in self._makers if kind not in first]
         self._steps = 0
         self._contest = (CONTEST, CLEARLY)  # its last step, and by how much the second must be better
         self._most_bytes = MOST_BYTES  # of all models together
@@ -99,8 +99,8 @@ class AutoTangent(Tangent):
         self.models = self._made(first)
         self.kind = first[0]
         self._secant = SecantTangent(LowRankTangent())  # learns from probes alone
-        self._probed = False  # whether that has seen pairs since it has learned
-        self._missed = [0.0, 0.0]  # by the model with probes and by that, the last steps counting most
+        self._new_pairs = False  # whether that has seen pairs since it has learned
+        self._errors_beside = [0.0, 0.0]  # by the model with probes and by that, the last steps counting most
 
     @property
     def model(self) -> ValueTangent:
@@ -122,32 +122,32 @@ class AutoTangent(Tangent):
             return self.model.expect(rows)
         by_model = SecantAt(rows, self.model.at(rows), CUT).left_out()
         by_probes = self._secant.at(rows).left_out()
-        better = by_probes if self._missed[1] < self._missed[0] else by_model
-        for place, expected in enumerate((by_model, by_probes)):
-            error = ((expected - rows.response) * reciprocal(rows.response_scale))[rows.valid].double()
-            self._missed[place] += float(error.square().sum().nan_to_num(WORST, WORST))
+        better = by_probes if self._errors_beside[1] < self._errors_beside[0] else by_model
+        for place, prediction in enumerate((by_model, by_probes)):
+            error = ((prediction - rows.response) * reciprocal(rows.response_scale))[rows.valid].double()
+            self._errors_beside[place] += float(error.square().sum().nan_to_num(WORST, WORST))
         return better
 
     def see(self, rows: CallPairs) -> None:
         """Let the models keep the rows, and see how well each predicts them."""
         for kind, model in self.models.items():
-            predicted = model.at(rows).values if len(self.models) > 1 else None
-            if predicted is not None and bool(rows.alive.any()):
-                missed = ((predicted - rows.y) * reciprocal(rows.response_scale))[rows.alive]
+            prediction = model.at(rows).values if len(self.models) > 1 else None
+            if prediction is not None and bool(rows.alive.any()):
+                missed = ((prediction - rows.y) * reciprocal(rows.response_scale))[rows.alive]
                 error = float(missed.double().square().mean())
                 self._errors[kind] += error if math.isfinite(error) else WORST
             model.see(rows)
         if len(rows.d) and bool(rows.valid.any()):
             self._secant.see(rows)
-            self._probed = True
+            self._new_pairs = True
 
     def learn(self, steps: int | None = None) -> None:
         """Let the models learn; in a step of training take the first, or another that is clearly better."""
         self._all_learn(lambda model: model.learn(steps))
-        if self._probed:
+        if self._new_pairs:
             self._secant.learn()
-            self._missed = [FADING * missed for missed in self._missed]
-            self._probed = False
+            self._errors_beside = [FADING * error for error in self._errors_beside]
+            self._new_pairs = False
         if steps is not None:
             return
         self._steps += 1
@@ -167,16 +167,16 @@ class AutoTangent(Tangent):
 
         Of two kinds the one stays that predicts a fifth of the rows better, which it then has seen as well.
         """
-        asked, answers = ([t] if isinstance(t, Tensor) else list(t) for t in (inputs, outputs))
-        count = min((len(t) for t in (*asked, *answers)), default=0)
-        judged = len(self.models) > 1 and count >= FEWEST_JUDGED
-        held_out = torch.arange(count) % 5 == (4 if judged else 5)
+        arrays, answers = ([t] if isinstance(t, Tensor) else list(t) for t in (inputs, outputs))
+        count = min((len(t) for t in (*arrays, *answers)), default=0)
+        contest = len(self.models) > 1 and count >= FEWEST_JUDGED
+        held_out = torch.arange(count) % 5 == (4 if contest else 5)
         seen, seen_answers = (
-            [t[~held_out] if len(t) == count else t for t in both] for both in (asked, answers)
+            [t[~held_out] if len(t) == count else t for t in both] for both in (arrays, answers)
         )
         self._all_learn(lambda model: model.fit(seen, seen_answers, steps, self._specs))
-        if judged and len(self.models) > 1:
-            self.see(self._as_call([t[held_out] for t in asked], [t[held_out] for t in answers]))
+        if contest and len(self.models) > 1:
+            self.see(self._as_call([t[held_out] for t in arrays], [t[held_out] for t in answers]))
             self.kind = self._better()
             self._settle()
 
@@ -190,7 +190,7 @@ class AutoTangent(Tangent):
         """Learn longer; or another kind learns beside it, as long as there is one."""
         self._settle()  # what is improved is in use from now on
         remedy = self.model.improve()
-        if remedy is not None or not self._left:
+        if remedy is not None or not self._others:
             return remedy
         return self._challenge()
 
@@ -200,7 +200,7 @@ class AutoTangent(Tangent):
         One whose learning fails is out, as one that fails later is, and the next one begins.
         """
         current, rows = self.model, self.model.rows()
-        kind = self._left.pop(0)
+        kind = self._others.pop(0)
         self.models = {self.kind: current, **self._made([kind])}
         self.keep_within(self._most_bytes)
         self._errors = dict.fromkeys(self.models, 0.0)
@@ -212,7 +212,7 @@ class AutoTangent(Tangent):
                 other.start(form, *columns)
             except TangentError:
                 self.models, self._errors = {self.kind: current}, {self.kind: 0.0}
-                return self._challenge() if self._left else None
+                return self._challenge() if self._others else None
         return (
             f"{other!r} learns beside {current!r} for {CONTEST} steps, and takes over if it predicts new "
             "rows better"
@@ -221,7 +221,7 @@ class AutoTangent(Tangent):
     def _next_kind(self) -> str:
         """Another kind takes over, with the rows that are there; in words."""
         rows, before = self.model.rows(), self.model
-        self.kind = self._left.pop(0)
+        self.kind = self._others.pop(0)
         self.models = self._made([self.kind])
         if rows is not None:
             form, columns = rows
@@ -232,26 +232,26 @@ class AutoTangent(Tangent):
         """Which kinds there are, and what they learned."""
         return {
             "kind": self.kind,
-            "left": list(self._left),
+            "left": list(self._others),
             "steps": self._steps,
             "errors": dict(self._errors),
             "contest": list(self._contest),
             "models": {kind: model.state_dict() for kind, model in self.models.items()},
-            "probes": (self._secant.state_dict(), list(self._missed)),
+            "probes": (self._secant.state_dict(), list(self._errors_beside)),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        self.kind, self._left, self._steps = state["kind"], list(state["left"]), state["steps"]
+        self.kind, self._others, self._steps = state["kind"], list(state["left"]), state["steps"]
         self._errors = dict(state["errors"])
         ends, by = state.get("contest", (CONTEST, CLEARLY))
         self._contest = (ends, by)
         self.models = self._made(list(state["models"]))
         for kind, model in self.models.items():
             model.load_state_dict(state["models"][kind])
-        learned, missed = state["probes"]
-        self._secant.load_state_dict(learned)
-        self._missed = list(missed)
+        gains, errors = state["probes"]
+        self._secant.load_state_dict(gains)
+        self._errors_beside = list(errors)
 
     def _made(self, kinds: Sequence[str]) -> dict[str, ValueTangent]:
         """New models, which share what may be taken for rows."""
@@ -271,7 +271,7 @@ class AutoTangent(Tangent):
                     del self.models[kind]
                     self.kind = next(iter(self.models))
                     continue
-                if not self._left:
+                if not self._others:
                     raise
                 warn(f"{error} {self._next_kind()}, for no more rows.", TangentWarning)
 
@@ -287,12 +287,12 @@ class AutoTangent(Tangent):
         first, second = self.models
         return second if self._contest[1] * self._errors[second] < self._errors[first] else first
 
-    def _as_call(self, asked: Sequence[Tensor], answers: Sequence[Tensor]) -> CallPairs:
+    def _as_call(self, arrays: Sequence[Tensor], answers: Sequence[Tensor]) -> CallPairs:
         """Answers as a call of the box shows them, each output in units of its spread."""
         inputs = tuple(spec for spec in self._specs.inputs if spec.differentiable)
         outputs = tuple(spec for spec in self._specs.outputs if spec.differentiable)
         specs = self._specs.inputs
-        flat = [t.reshape(len(t), -1) for t in asked]
+        flat = [t.reshape(len(t), -1) for t in arrays]
         z = torch.cat([t for t, spec in zip(flat, specs, strict=True) if spec.differentiable], 1)
         y = torch.cat([t.reshape(len(t), -1) for t in answers], 1)
         alive = torch.cat([y, *flat], 1).isfinite().all(1)
@@ -307,7 +307,7 @@ class AutoTangent(Tangent):
             alive,
             tuple(
                 None if spec.differentiable else t
-                for t, spec in zip(asked, specs, strict=True)
+                for t, spec in zip(arrays, specs, strict=True)
                 if spec.modelled
             ),
             response_scale=y[alive].std(0),
@@ -318,7 +318,7 @@ class AutoTangent(Tangent):
         if len(self.models) == 1:
             return
         if self._contest[1] == CLEARLY:
-            self._left = [kind for kind in self.models if kind != self.kind] + self._left
+            self._others = [kind for kind in self.models if kind != self.kind] + self._others
         self.models = {self.kind: self.model}
         self.keep_within(self._most_bytes)
 
@@ -326,7 +326,7 @@ class AutoTangent(Tangent):
         """The model at some rows; where they have probes, with what these say beside it, or instead."""
         if not len(rows.d) or not bool(rows.valid.any()):
             return at
-        if self._missed[1] < self._missed[0]:
+        if self._errors_beside[1] < self._errors_beside[0]:
             return self._secant.at(rows)
         return SecantAt(rows, at, CUT)
 
@@ -417,8 +417,8 @@ def is_grid(inputs: Sequence[ArraySpec], outputs: Sequence[ArraySpec]) -> bool:
     if space is None or torch.Size(space).numel() < FEWEST_CELLS:
         return False
     if all(len(spec.shape) < 2 for spec in outputs):  # a vector may be anything; cells and faces are a line
-        staggered = {space, (space[0] - 1,)}
-        return staggered == {spec.shape for spec in outputs} and staggered <= {s.shape for s in inputs}
+        spaces = {space, (space[0] - 1,)}
+        return spaces == {spec.shape for spec in outputs} and spaces <= {s.shape for s in inputs}
     if any(len(spec.shape) > len(space) and spec.shape[0] > MOST_CHANNELS for spec in outputs):
         return False
     lattice, fewest = Lattice((), space), max(len(space), 2)  # a vector as long as a line may be anything

@@ -48,11 +48,11 @@ class KernelTangent(ValueTangent):
         self.centres = centres
         super().__init__(window, output_map=False)
 
-    def _begin_anew(self, window: int) -> None:
+    def _forget(self, window: int) -> None:
         """Know nothing."""
-        super()._begin_anew(window)
+        super()._forget(window)
         self._length, self._noise = 1.0, NOISES[0]
-        self._chosen = self._fitted = 0  # rows ever seen, when these were chosen and at the last fit
+        self._last_choice = self._last_fit = 0  # rows ever seen, when these were chosen and at the last fit
         self._units: tuple[Tensor, ...] = ()  # of that fit: mean and scale of x, mean and scale of changes
         self._fit: tuple[Tensor, ...] = ()  # x_j (centres, size), a_j (centres, size_out), their linear part
 
@@ -69,37 +69,37 @@ class KernelTangent(ValueTangent):
 
     @torch.no_grad()
     def learn_from_window(self, steps: int | None) -> None:
-        """Fit anew, where enough rows are new; length and noise are chosen again where rows have doubled."""
+        """Fit again where enough rows are new; length and noise are chosen again where rows have doubled."""
         self._lessons += 1
-        seen = self._window.seen
-        if self._fit and NEWER * (seen - self._fitted) < min(seen, self._window.most):
+        count = self._window.seen
+        if self._fit and NEWER * (count - self._last_fit) < min(count, self._window.most):
             return
         z, others, y = (column.double() for column in self._window.spread(self.centres))
-        inputs, fixed, _, added = self._moments
-        of_inputs = (inputs, fixed) if others.shape[1] else (inputs,)
+        inputs, context, _, changes = self._moments
+        of_inputs = (inputs, context) if others.shape[1] else (inputs,)
         self._units = tuple(
             numbers.to(z)
             for numbers in (
                 torch.cat([moments.mean().to(z) for moments in of_inputs]),
                 torch.cat([moments.scale().to(z) for moments in of_inputs]),
-                added.mean(),
-                added.scale(),
+                changes.mean(),
+                changes.scale(),
             )
         )
-        x, wanted = self._inputs(z, others), (y - self.carried(z) - self._units[2]) / self._units[3]
-        if seen >= 2 * self._chosen:
-            self._choose(x, wanted)
-            self._chosen = seen
+        x, target = self._inputs(z, others), (y - self.carried(z) - self._units[2]) / self._units[3]
+        if count >= 2 * self._last_choice:
+            self._choose(x, target)
+            self._last_choice = count
         kernel = torch.exp(-_squares(x, x) / (2 * self._length**2)) + _trend(x, x)
         kernel.diagonal().add_(self._noise)
-        weights = torch.cholesky_solve(wanted, torch.linalg.cholesky(kernel))
+        weights = torch.cholesky_solve(target, torch.linalg.cholesky(kernel))
         self._fit = x, weights.contiguous(), (TREND / x.shape[1]) * (x.T @ weights), TREND * weights.sum(0)
-        self._fitted = seen
+        self._last_fit = count
 
-    def _choose(self, x: Tensor, wanted: Tensor) -> None:
+    def _choose(self, x: Tensor, target: Tensor) -> None:
         """Length and noise by leave-one-out errors, in closed form, for all noises at once."""
         places = torch.linspace(0, len(x) - 1, min(len(x), JUDGED)).round().long()
-        least = leave_one_out(x[places], wanted[places])
+        least = leave_one_out(x[places], target[places])
         if least is not None:
             _, self._length, self._noise = least
 
@@ -129,15 +129,15 @@ class KernelTangent(ValueTangent):
         pull = torch.exp(-_squares(x, centres) / (2 * self._length**2)) * (standard @ weights.T)
         gradient = standard @ slope.T + (pull @ centres - x * pull.sum(1, keepdim=True)) / self._length**2
         size = z.shape[1]
-        carried = self._form.followed_back(self._stays.to(v) * v)
-        return carried + (gradient[:, :size] / self._units[1][:size]).to(v)
+        base = self._form.followed_back(self._stays.to(v) * v)
+        return base + (gradient[:, :size] / self._units[1][:size]).to(v)
 
     def state_dict(self) -> dict[str, Any]:
         """The fit, and the rows that the next one is made of."""
         if not self._form:
             return {"form": None}
         return self.kept() | {
-            "chosen": (self._length, self._noise, self._chosen, self._fitted),
+            "chosen": (self._length, self._noise, self._last_choice, self._last_fit),
             "units": [tensor.clone() for tensor in self._units],
             "fit": [tensor.clone() for tensor in self._fit],
         }
@@ -145,10 +145,10 @@ class KernelTangent(ValueTangent):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         if state["form"] is None:
-            self._begin_anew(self._window.rows)
+            self._forget(self._window.rows)
             return
         self.load_kept(state)
-        self._length, self._noise, self._chosen, self._fitted = state["chosen"]
+        self._length, self._noise, self._last_choice, self._last_fit = state["chosen"]
         device = self._window.columns[0].device
         self._units = tuple(tensor.to(device, copy=True) for tensor in state["units"])
         self._fit = tuple(tensor.to(device, copy=True) for tensor in state["fit"])
@@ -185,11 +185,11 @@ def leave_one_out(x: Tensor, wanted: Tensor) -> tuple[float, float, float] | Non
     for length in LENGTHS:
         kernel = torch.exp(-squares / (2 * (length * usual) ** 2)) + _trend(x, x)
         values, vectors = torch.linalg.eigh(kernel)
-        turned = vectors.T @ wanted
+        rotation = vectors.T @ wanted
         for noise in NOISES:
             inverse = 1 / (values.clamp_min(0) + noise)
-            missed = (vectors @ (inverse[:, None] * turned)) / (vectors.square() @ inverse)[:, None]
-            error = float(missed.square().mean())
+            errors = (vectors @ (inverse[:, None] * rotation)) / (vectors.square() @ inverse)[:, None]
+            error = float(errors.square().mean())
             if error < (math.inf if least is None else least[0]):
                 least = error, length * usual, noise
     return least
@@ -209,8 +209,8 @@ def leave_out(groups: Sequence[Tensor], x: Tensor, wanted: Tensor, length: float
     kernel.diagonal().add_(noise)
     inverse = torch.linalg.inv(kernel)
     weights = inverse @ wanted
-    missed = [torch.linalg.solve(inverse[rows[:, None], rows], weights[rows]) for rows in groups]
-    return float(torch.cat(missed).square().mean())
+    errors = [torch.linalg.solve(inverse[rows[:, None], rows], weights[rows]) for rows in groups]
+    return float(torch.cat(errors).square().mean())
 
 
 def _trend(a: Tensor, b: Tensor) -> Tensor:

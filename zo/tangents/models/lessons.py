@@ -26,7 +26,7 @@ def listening(hear: Hear) -> Iterator[None]:
 
 
 def report(done: int, most: int) -> None:
-    """Say how far a first lesson is, to who listens."""
+    """Report how far a first lesson is, where somebody listens."""
     hear = _hear.get()
     if hear is not None:
         hear(done, most)

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from blackbox.checks import check_count
 from zo.tangents.models.network import NetworkTangent
-from zo.tangents.models.passes import Kept, Passes, Slopes, bent_back
+from zo.tangents.models.passes import Passes, Slopes, Tape, bent_back
 from zo.tangents.models.values import Form
 from zo.tangents.record.pairs import sizes
 
@@ -96,21 +96,21 @@ class _Perceptron(Passes):
     def cotangent_rows(self, cotangent: Tensor) -> Tensor:
         return cotangent
 
-    def passed(self, x: Tensor) -> tuple[Tensor, Kept]:
+    def passed(self, x: Tensor) -> tuple[Tensor, Tape]:
         first = self.first(x)
         between = functional.silu(first)
         second = self.second(between)
-        hidden = functional.silu(second)
-        return self.last(hidden).addmm_(x, self.linear.weight.T), (x, first, between, second, hidden)
+        layer = functional.silu(second)
+        return self.last(layer).addmm_(x, self.linear.weight.T), (x, first, between, second, layer)
 
-    def back(self, kept: Kept, cotangent: Tensor, slopes: Slopes | None = None) -> Tensor | None:
-        x, first, between, second, hidden = kept
+    def back(self, tape: Tape, cotangent: Tensor, slopes: Slopes | None = None) -> Tensor | None:
+        x, first, between, second, layer = tape
         of_second = bent_back(cotangent @ self.last.weight, second)
         of_first = bent_back(of_second @ self.second.weight, first)
         if slopes is None:
             return (of_first @ self.first.weight).addmm_(cotangent, self.linear.weight)
         for name, layer_input, of_output in (
-            ("last", hidden, cotangent),
+            ("last", layer, cotangent),
             ("second", between, of_second),
             ("first", x, of_first),
         ):
@@ -119,11 +119,11 @@ class _Perceptron(Passes):
         torch.mm(cotangent.T, x, out=slopes["linear.weight"])
         return None
 
-    def apart(self, kept: Kept, counts: Sequence[int]) -> list[Kept]:
-        return list(zip(*(tensor.split(counts) for tensor in kept), strict=True))
+    def apart(self, tape: Tape, counts: Sequence[int]) -> list[Tape]:
+        return list(zip(*(tensor.split(counts) for tensor in tape), strict=True))
 
-    def pushed(self, kept: Kept, change: Tensor) -> Tensor:
-        _, first, _, second, _ = kept
+    def pushed(self, tape: Tape, change: Tensor) -> Tensor:
+        _, first, _, second, _ = tape
         of_first = bent_back(change @ self.first.weight.T, first)
         of_second = bent_back(of_first @ self.second.weight.T, second)
         return (of_second @ self.last.weight.T).addmm_(change, self.linear.weight.T)

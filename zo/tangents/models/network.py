@@ -17,7 +17,7 @@ from zo.errors import TangentError
 from zo.evaluators.generators import drawing_apart
 from zo.tangents.models.at_rows import ModelAt, Together, at_calls, blocks, others_of
 from zo.tangents.models.lessons import report
-from zo.tangents.models.passes import FlatAdam, Kept, Passes, input_cotangents
+from zo.tangents.models.passes import FlatAdam, Passes, Tape, input_cotangents
 from zo.tangents.models.rows import standard
 from zo.tangents.models.values import Form, ValueTangent, rows_of
 from zo.tangents.record.pairs import CallPairs, all_rows, sizes
@@ -64,9 +64,9 @@ class NetworkTangent(ValueTangent):
         self._key = Key(seed)
         super().__init__(window, output_map)
 
-    def _begin_anew(self, window: int) -> None:
+    def _forget(self, window: int) -> None:
         """Know nothing."""
-        super()._begin_anew(window)
+        super()._forget(window)
         self._plan: dict[str, Any] = {}  # what the network was built from
         self._optimizer: FlatAdam[Passes] | None = None  # of a network, once that is built
         self._steps = 0  # of learning
@@ -119,14 +119,14 @@ class NetworkTangent(ValueTangent):
             self._make(self._planned())
         if self._lessons:  # behind a network that has learned nothing a map says nothing
             self.map_if_due()
-        left = self._steps_due() if steps is None else steps
-        while left > 0:
-            now = left if self._lessons or steps is not None else min(left, CHUNK)
+        rest = self._steps_due() if steps is None else steps
+        while rest > 0:
+            now = rest if self._lessons or steps is not None else min(rest, CHUNK)
             losses = self._steps_of(now)
             self._error = float(torch.stack(losses).mean().sqrt())
-            left = 0 if self._error < SETTLED else left - now
-            if not self._lessons and left:
-                report(most - left, most)
+            rest = 0 if self._error < SETTLED else rest - now
+            if not self._lessons and rest:
+                report(most - rest, most)
         if not math.isfinite(self._error):
             raise TangentError(
                 f"{self!r}: expected a finite loss after {self._steps} steps of learning, got {self._error}. "
@@ -143,8 +143,8 @@ class NetworkTangent(ValueTangent):
             return self.first_steps
         most = MOST if self._lessons < EARLY else LATER
         share = self._error / ENOUGH if math.isfinite(self._error) else math.inf
-        asked = ASKED if self._lessons < self._longer else 1
-        due = math.ceil(self.steps_per_step * self.for_size() * asked * min(most, share))
+        factor = ASKED if self._lessons < self._longer else 1
+        due = math.ceil(self.steps_per_step * self.for_size() * factor * min(most, share))
         return max(
             1, due
         )  # an error of 0, as of a first lesson on a single row, would be the last that it knows
@@ -175,7 +175,7 @@ class NetworkTangent(ValueTangent):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         if state["form"] is None:
-            self._begin_anew(self._window.rows)
+            self._forget(self._window.rows)
             return
         state = copy.deepcopy(state)  # the optimiser would write to what it is given
         self.load_kept(state)
@@ -207,7 +207,7 @@ class NetworkTangent(ValueTangent):
 
     @torch.no_grad()
     def _behind_one_pass(
-        self, calls: Sequence[CallPairs], apart: Callable[[Kept], list[Kept]]
+        self, calls: Sequence[CallPairs], apart: Callable[[Tape], list[Tape]]
     ) -> list[Linearised]:
         """The network at calls whose forward pass is one, and what it keeps for each."""
         network, rows = self._network, all_rows(calls)
@@ -218,31 +218,31 @@ class NetworkTangent(ValueTangent):
             for number, (each, part) in enumerate(zip(calls, apart(forward), strict=True))
         ]
 
-    def forward_pass(self, z: Tensor, others: Tensor) -> Kept:
+    def forward_pass(self, z: Tensor, others: Tensor) -> Tape:
         """What a forward pass keeps for `pushed` and `pulled`."""
         network = self._network
         return network.passed(network.arranged(*self._standard(z, others)))[1]
 
-    def pushed(self, forward: Kept, d: Tensor, others: Tensor) -> Tensor:
+    def pushed(self, forward: Tape, d: Tensor, others: Tensor) -> Tensor:
         """J d, `(rows, size_in)` to `(rows, size_out)`, behind a forward pass."""
-        network, dtype, (inputs, _, _, added) = self._network, self._dtype(), self._moments
-        moved = (d / inputs.scale().to(d)).to(dtype)
-        arranged = network.arranged(moved, torch.zeros_like(others, dtype=dtype))
-        answer = network.answers(network.pushed(forward, arranged)).to(d)
-        return self._mapped(self.carried(d) + added.scale().to(d) * answer)
+        network, dtype, (inputs, _, _, changes) = self._network, self._dtype(), self._moments
+        move = (d / inputs.scale().to(d)).to(dtype)
+        arrangement = network.arranged(move, torch.zeros_like(others, dtype=dtype))
+        answer = network.answers(network.pushed(forward, arrangement)).to(d)
+        return self._mapped(self.carried(d) + changes.scale().to(d) * answer)
 
-    def pulled(self, forward: Kept, v: Tensor, size: int) -> Tensor:
+    def pulled(self, forward: Tape, v: Tensor, size: int) -> Tensor:
         """J^T v, `(rows, size_out)` to `(rows, size)` numbers of inputs, behind a forward pass."""
-        network, (inputs, _, _, added) = self._network, self._moments
+        network, (inputs, _, _, changes) = self._network, self._moments
         v = v if self._map is None else self._map.pulled(v)
-        arranged = network.arranged_cotangent((added.scale().to(v) * v).to(self._dtype()))
-        of_inputs, _ = input_cotangents(network, network.back(forward, arranged), size)
+        arrangement = network.arranged_cotangent((changes.scale().to(v) * v).to(self._dtype()))
+        of_inputs, _ = input_cotangents(network, network.back(forward, arrangement), size)
         return self._form.followed_back(self._stays.to(v) * v) + of_inputs.to(v) / inputs.scale().to(v)
 
     def _valued(self, z: Tensor, answers: Tensor) -> Tensor:
         """W o N, where the network has answered."""
-        unmapped = self._before(z) + self._moments[3].scale().to(z) * answers.to(z.dtype)
-        return unmapped if self._map is None else self._map(unmapped)
+        outputs = self._before(z) + self._moments[3].scale().to(z) * answers.to(z.dtype)
+        return outputs if self._map is None else self._map(outputs)
 
     @property
     def _learner(self) -> FlatAdam[Passes]:
@@ -256,8 +256,8 @@ class NetworkTangent(ValueTangent):
 
     def _standard(self, z: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
         """What the network is given."""
-        inputs, fixed, _, _ = self._moments
-        o = standard(others, fixed) if others.shape[1] else others
+        inputs, context, _, _ = self._moments
+        o = standard(others, context) if others.shape[1] else others
         return standard(z, inputs).to(self._dtype()), o.to(self._dtype())
 
     def _before(self, z: Tensor) -> Tensor:
@@ -279,9 +279,9 @@ class NetworkTangent(ValueTangent):
 
     def _planned(self) -> dict[str, Any]:
         z, others, y = self._window.spread(rows_of(256, self._form))
-        inputs, fixed, _, added = self._moments
-        o = standard(others, fixed) if others.shape[1] else others
-        return self.plan(self._form, (standard(z, inputs), o, standard(y - self.carried(z), added)))
+        inputs, context, _, changes = self._moments
+        o = standard(others, context) if others.shape[1] else others
+        return self.plan(self._form, (standard(z, inputs), o, standard(y - self.carried(z), changes)))
 
     def _dtype(self) -> torch.dtype:
         return next(self._network.parameters()).dtype
@@ -316,32 +316,32 @@ class NetworkTangent(ValueTangent):
         z, others, y = (column[places.to(column.device)] for column in self._window.columns)
         unit = self._moments[3].scale().to(y)
         before = self._before(z)
-        wanted = (y - (before if self._map is None else self._map(before))) / unit
+        target = (y - (before if self._map is None else self._map(before))) / unit
         x, o = self._standard(z, others)
         losses = []
-        for moving, fixed, rest in zip(*(rows.split(self.drawn()) for rows in (x, o, wanted)), strict=True):
-            outputs, kept = network.passed(network.arranged(moving, fixed))
-            missed = network.answers(outputs).to(rest)
+        for inputs, context, rest in zip(*(rows.split(self.drawn()) for rows in (x, o, target)), strict=True):
+            outputs, forward = network.passed(network.arranged(inputs, context))
+            error = network.answers(outputs).to(rest)
             if self._map is not None:
-                missed = self._map.pushed(missed * unit) / unit
-            missed = missed - rest
-            losses.append(missed.square().mean())
-            cotangent = missed * (2 / missed.numel())
+                error = self._map.pushed(error * unit) / unit
+            error = error - rest
+            losses.append(error.square().mean())
+            cotangent = error * (2 / error.numel())
             if self._map is not None:
                 cotangent = self._map.pulled(cotangent / unit) * unit
-            network.back(kept, network.arranged_cotangent(cotangent.to(dtype)), optimizer.slopes)
+            network.back(forward, network.arranged_cotangent(cotangent.to(dtype)), optimizer.slopes)
             optimizer.step()
         self._steps += count
         return losses
 
     def _step_on_a_graph(self) -> Tensor:
-        named = dict(self._network.named_parameters())
+        by_name = dict(self._network.named_parameters())
         self._network.requires_grad_(True)
         with torch.enable_grad():
             loss = self.missed(self._key.at(self._steps).generator(LEARNING)).square().mean()
-            slopes = torch.autograd.grad(loss, list(named.values()))
+            slopes = torch.autograd.grad(loss, list(by_name.values()))
         self._network.requires_grad_(False)
-        for name, slope in zip(named, slopes, strict=True):
+        for name, slope in zip(by_name, slopes, strict=True):
             self._learner.slopes[name].copy_(slope)
         self._learner.step()
         self._steps += 1
@@ -352,7 +352,7 @@ class _NetworkAt(ModelAt):
     """A network at the rows of a call, behind its forward pass."""
 
     def __init__(
-        self, rows: CallPairs, tangent: NetworkTangent, together: Together, number: int, forward: Kept | None
+        self, rows: CallPairs, tangent: NetworkTangent, together: Together, number: int, forward: Tape | None
     ) -> None:
         super().__init__(rows, tangent.values, together, number)
         self._tangent, self._forward = tangent, forward
@@ -371,7 +371,7 @@ class _NetworkAt(ModelAt):
         parts = [self._tangent.pulled(forward, v[some], size) for some, forward in self._blocks()]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _blocks(self) -> Iterator[tuple[slice, Kept]]:
+    def _blocks(self) -> Iterator[tuple[slice, Tape]]:
         """Some rows, and what a forward pass kept at these: large ones are passed again each time."""
         for some in blocks(self.rows.z):
             forward = self._forward

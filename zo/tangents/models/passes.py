@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 N = TypeVar("N", bound=nn.Module)
-Kept = tuple[Any, ...]
+Tape = tuple[Any, ...]
 """What a pass keeps for the way back."""
 Slopes = Mapping[str, Tensor]
 """By the name of a weight, where the derivative by it is written."""
@@ -30,15 +30,15 @@ class Passes(nn.Module, ABC):
         """Rows of inputs `(rows, size_in)` and others `(rows, size)`, in the layout of the passes."""
 
     @abstractmethod
-    def passed(self, x: Tensor) -> tuple[Tensor, Kept]:
+    def passed(self, x: Tensor) -> tuple[Tensor, Tape]:
         """What arranged inputs give, and what the way back takes."""
 
     @abstractmethod
-    def back(self, kept: Kept, cotangent: Tensor, slopes: Slopes | None = None) -> Tensor | None:
+    def back(self, tape: Tape, cotangent: Tensor, slopes: Slopes | None = None) -> Tensor | None:
         """The way back from outputs: to the inputs, or to the weights alone.
 
         Args:
-            kept: what `passed` kept.
+            tape: what `passed` kept.
             cotangent: the gradient of its outputs.
             slopes: for each weight where its derivative goes; None for that by the inputs.
 
@@ -47,11 +47,11 @@ class Passes(nn.Module, ABC):
         """
 
     @abstractmethod
-    def apart(self, kept: Kept, counts: Sequence[int]) -> list[Kept]:
+    def apart(self, tape: Tape, counts: Sequence[int]) -> list[Tape]:
         """What a pass of several calls kept, of each with so many rows, for `pushed` and back to inputs."""
 
     @abstractmethod
-    def pushed(self, kept: Kept, change: Tensor) -> Tensor:
+    def pushed(self, tape: Tape, change: Tensor) -> Tensor:
         """What outputs change by, to first order, where arranged inputs change."""
 
     @abstractmethod
@@ -74,17 +74,17 @@ class Passes(nn.Module, ABC):
 class _Passed(Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, others: Tensor, network: Passes) -> Tensor:
-        y, kept = network.passed(network.arranged(z, others))
+        y, tensors = network.passed(network.arranged(z, others))
         ctx.network, ctx.size = network, z.shape[1]
         if z.requires_grad or others.requires_grad:
-            ctx.kept = kept
+            ctx.tape = tensors
         return network.answers(y)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
-        arrived = ctx.network.back(ctx.kept, ctx.network.arranged_cotangent(cotangent))
-        of_z, of_others = input_cotangents(ctx.network, arrived, ctx.size)
+        cotangents = ctx.network.back(ctx.tape, ctx.network.arranged_cotangent(cotangent))
+        of_z, of_others = input_cotangents(ctx.network, cotangents, ctx.size)
         return of_z, of_others, None
 
 
@@ -121,23 +121,23 @@ class FlatAdam(Generic[N]):
         A kernel along one axis, `(out, in, taps)`, lies there with its taps before the inputs, as `along`
         takes it.
         """
-        named = dict(self.network.named_parameters())
+        by_name = dict(self.network.named_parameters())
         parts = [
             weight.detach().movedim(-1, 1) if weight.ndim == 3 else weight.detach()
-            for weight in named.values()
+            for weight in by_name.values()
         ]
         self._weights = torch.cat([part.reshape(-1) for part in parts])
         self._slopes = torch.zeros_like(self._weights)
         self._mean, self._square = self._mean.to(self._weights), self._square.to(self._weights)
         counts = [part.numel() for part in parts]
         for vector in (self._weights, self._slopes):
-            for (name, weight), part, piece in zip(named.items(), parts, vector.split(counts), strict=True):
-                shaped = piece.view(part.shape)
-                shaped = shaped.movedim(1, -1) if weight.ndim == 3 else shaped
+            for (name, weight), part, piece in zip(by_name.items(), parts, vector.split(counts), strict=True):
+                view = piece.view(part.shape)
+                view = view.movedim(1, -1) if weight.ndim == 3 else view
                 if vector is self._weights:
-                    weight.data = shaped
+                    weight.data = view
                 else:
-                    self.slopes[name] = shaped
+                    self.slopes[name] = view
 
     def step(self) -> None:
         """Move the weights by what `slopes` hold."""

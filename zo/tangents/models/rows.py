@@ -29,33 +29,33 @@ class RowWindow:
         self.rows = rows
         self.most_bytes = MOST_BYTES if most_bytes is None else most_bytes
         self.seen = 0
-        self._kept: tuple[Tensor, ...] = ()  # places first; min(seen, most) of them are filled
+        self._ring: tuple[Tensor, ...] = ()  # places first; min(seen, most) of them are filled
 
     @property
     def most(self) -> int:
         """Rows that are kept: as many as were asked for, if they fit; at least one."""
-        size = sum(column.shape[1:].numel() * column.element_size() for column in self._kept)
+        size = sum(column.shape[1:].numel() * column.element_size() for column in self._ring)
         return self.rows if not size else max(1, min(self.rows, self.most_bytes // size))
 
     @property
     def columns(self) -> tuple[Tensor, ...]:
         """What is kept, `(rows, size)` each, in no order; not to be written to."""
         count = min(self.seen, self.most)
-        return tuple(kept[:count] for kept in self._kept)
+        return tuple(column[:count] for column in self._ring)
 
     def add(self, *columns: Tensor) -> None:
         """Keep rows, `(rows, size)` in each column, the oldest going."""
-        self._kept = self._kept or tuple(column[:0] for column in columns)
+        self._ring = self._ring or tuple(column[:0] for column in columns)
         most = self.most
         columns = tuple(column[-most:] for column in columns)
-        count, there = len(columns[0]), len(self._kept[0])
+        count, there = len(columns[0]), len(self._ring[0])
         if there < min(self.seen + count, most):
             more = min(max(2 * there, self.seen + count), most) - there
-            self._kept = tuple(
-                torch.cat([kept, kept.new_zeros(more, *kept.shape[1:])]) for kept in self._kept
+            self._ring = tuple(
+                torch.cat([kept, kept.new_zeros(more, *kept.shape[1:])]) for kept in self._ring
             )
         places = (self.seen + torch.arange(count, device=columns[0].device)) % most
-        for kept, new in zip(self._kept, columns, strict=True):
+        for kept, new in zip(self._ring, columns, strict=True):
             kept[places] = new
         self.seen += count
 
@@ -66,23 +66,23 @@ class RowWindow:
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Rows `(count, size)` of each column, drawn with replacement on the CPU."""
         places = self.places(count, generator)
-        return tuple(kept[places.to(kept.device)] for kept in self._kept)
+        return tuple(column[places.to(column.device)] for column in self._ring)
 
     def spread(self, most: int) -> tuple[Tensor, ...]:
         """At most so many rows, evenly taken from all that are kept."""
         count = min(self.seen, self.most)
         places = torch.linspace(0, count - 1, min(count, most)).round().long()
-        return tuple(kept[places.to(kept.device)] for kept in self._kept)
+        return tuple(column[places.to(column.device)] for column in self._ring)
 
     def state_dict(self) -> dict[str, Any]:
         """The rows that are filled, and the limit under which they lie where they do."""
-        kept = [column.clone() for column in self.columns]
-        return {"seen": self.seen, "kept": kept, "most_bytes": self.most_bytes}
+        columns = [column.clone() for column in self.columns]
+        return {"seen": self.seen, "kept": columns, "most_bytes": self.most_bytes}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Go on where `state_dict` was taken."""
         self.seen, self.most_bytes = state["seen"], state.get("most_bytes", MOST_BYTES)
-        self._kept = tuple(filled.to(device, copy=True) for filled in state["kept"])
+        self._ring = tuple(column.to(device, copy=True) for column in state["kept"])
 
 
 class Moments:
@@ -157,8 +157,8 @@ class Moments:
         sums = torch.zeros_like(counts).index_add(0, groups, numbers.cpu())
         return (sums / counts).to(numbers.device)
 
-    def _apart(self, pooled: Tensor) -> Tensor:
-        return pooled if self._groups is None else pooled[self._groups.to(pooled.device)]
+    def _apart(self, pool: Tensor) -> Tensor:
+        return pool if self._groups is None else pool[self._groups.to(pool.device)]
 
 
 def standard(values: Tensor, moments: Moments) -> Tensor:

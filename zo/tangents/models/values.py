@@ -74,23 +74,23 @@ class Form:
 
     def followed(self, z: Tensor) -> Tensor:
         """What each output is if it stays as the input of its name and shape, or zero: `(rows, size_out)`."""
-        following = sources(self.inputs, self.outputs)
-        if following == [0] and len(self.inputs) == 1:
+        places = sources(self.inputs, self.outputs)
+        if places == [0] and len(self.inputs) == 1:
             return z
         pieces = z.split(sizes(self.inputs), dim=1)
-        followed = [
+        bases = [
             z.new_zeros(len(z), size) if source is None else pieces[source]
-            for source, size in zip(following, sizes(self.outputs), strict=True)
+            for source, size in zip(places, sizes(self.outputs), strict=True)
         ]
-        return torch.cat(followed, dim=1)
+        return torch.cat(bases, dim=1)
 
     def followed_back(self, cotangent: Tensor) -> Tensor:
         """The transpose of `followed`: `(rows, size_out)` to `(rows, size_in)`."""
-        following = sources(self.inputs, self.outputs)
-        if following == [0] and len(self.inputs) == 1:
+        places = sources(self.inputs, self.outputs)
+        if places == [0] and len(self.inputs) == 1:
             return cotangent
         gradients: list[Tensor] = [cotangent.new_zeros(len(cotangent), size) for size in sizes(self.inputs)]
-        for source, piece in zip(following, cotangent.split(sizes(self.outputs), dim=1), strict=True):
+        for source, piece in zip(places, cotangent.split(sizes(self.outputs), dim=1), strict=True):
             if source is not None:
                 gradients[source] = gradients[source] + piece
         return torch.cat(gradients, dim=1)
@@ -141,9 +141,9 @@ class ValueTangent(Tangent):
     def __init__(self, window: int, output_map: bool) -> None:
         check_count(type(self).__name__, "window", window)
         self.output_map = output_map
-        self._begin_anew(window)
+        self._forget(window)
 
-    def _begin_anew(self, window: int) -> None:
+    def _forget(self, window: int) -> None:
         """Know nothing."""
         self._form = Form((), (), ())  # until there are rows
         self._stays = torch.empty(0)  # 1 for outputs that are modelled as their input and a change, else 0
@@ -173,8 +173,8 @@ class ValueTangent(Tangent):
 
     def values(self, z: Tensor, others: Tensor) -> Tensor:
         """W o N, as `within`."""
-        unmapped = self.within(z, others)
-        return unmapped if self._map is None else self._map(unmapped)
+        outputs = self.within(z, others)
+        return outputs if self._map is None else self._map(outputs)
 
     @abstractmethod
     def learn_from_window(self, steps: int | None) -> None:
@@ -216,8 +216,8 @@ class ValueTangent(Tangent):
         self._form, self._stays = Form.of(state["form"]), state["stays"].clone()
         device = state["window"]["kept"][0].device
         self._moments = self.moments(self._form)
-        for moments, kept in zip(self._moments, state["moments"], strict=True):
-            moments.load_state_dict(kept, device)
+        for moments, entry in zip(self._moments, state["moments"], strict=True):
+            moments.load_state_dict(entry, device)
         self._window.load_state_dict(state["window"], device)
         self._map = None
         if state["map"] is not None:
@@ -255,7 +255,7 @@ class ValueTangent(Tangent):
         with torch.no_grad():
             rows = max(1, min(256, MAP_NUMBERS // z.shape[1]))
             parts = zip(z.split(rows), others.split(rows), strict=True)
-            predicted = torch.cat([self.within(*part) for part in parts])
+            predictions = torch.cat([self.within(*part) for part in parts])
         behind = self._map
         if waves is not None and isinstance(behind, SpectralMap):
             behind.waves = waves
@@ -263,7 +263,7 @@ class ValueTangent(Tangent):
             behind = OutputMap() if waves is None else SpectralMap(waves)
         first = behind is not self._map
         self._map = behind
-        behind.fit(predicted, y, scale, first or self._lessons < CHOSEN_AGAIN)
+        behind.fit(predictions, y, scale, first or self._lessons < CHOSEN_AGAIN)
         self._next_map = due
 
     @property
@@ -311,9 +311,9 @@ class ValueTangent(Tangent):
         others = others_of(rows)
         # masks would be waited for at each use
         base, probes = rows.alive.nonzero(as_tuple=True), rows.valid.nonzero(as_tuple=True)
-        fixed = tuple(tuple(other.shape[1:]) for other in rows.others if other is not None)
+        context = tuple(tuple(other.shape[1:]) for other in rows.others if other is not None)
         self._take(
-            Form(rows.inputs, rows.outputs, fixed),
+            Form(rows.inputs, rows.outputs, context),
             torch.cat([rows.z[base], (rows.z + rows.d)[probes]]),
             torch.cat([others[base], others.expand(len(rows.d), *others.shape)[probes]]),
             torch.cat([rows.y[base], (rows.y + rows.response)[probes]]),
@@ -373,15 +373,15 @@ class ValueTangent(Tangent):
                     f"{name}, {kind}: expected rows of shapes {[spec.shape for spec in specs]}, got "
                     f"{[tuple(array.shape[1:]) for array in arrays]}. Give all of the box's, in its order."
                 )
-        moving = [_flat(t) for spec, t in zip(input_specs, asked, strict=True) if spec.differentiable]
-        fixed = [_flat(t) for spec, t in zip(input_specs, asked, strict=True) if spec.context]
-        z, y = torch.cat(moving, dim=1), torch.cat([_flat(t) for t in answers], dim=1)
+        variables = [_flat(t) for spec, t in zip(input_specs, asked, strict=True) if spec.differentiable]
+        context = [_flat(t) for spec, t in zip(input_specs, asked, strict=True) if spec.context]
+        z, y = torch.cat(variables, dim=1), torch.cat([_flat(t) for t in answers], dim=1)
         form = Form(
             tuple(spec for spec in input_specs if spec.differentiable),
             output_specs,
             tuple(spec.shape for spec in input_specs if spec.context),
         )
-        self._take(form, z, torch.cat([z[:, :0], *fixed], dim=1), y)
+        self._take(form, z, torch.cat([z[:, :0], *context], dim=1), y)
         if not self._form:
             raise ConfigurationError(
                 f"{name}: expected rows with finite numbers, got none among {len(z)}. See why the box fails."

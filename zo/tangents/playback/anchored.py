@@ -104,7 +104,7 @@ class FromRecord(Answers):
 
     def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
         """Answer as recorded; a box that is not named was not, and is refused."""
-        if all(box is not named for named in self.boxes):
+        if all(box is not candidate for candidate in self.boxes):
             raise TangentError(
                 f"TangentGradient.replay: expected an objective that calls no box but those in boxes, got a "
                 f"call of {box!r}, whose answers are not recorded. Name it in boxes as well."
@@ -135,20 +135,21 @@ class _Anchored(FromRecord):
 
     def compare(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> None:
         """Inputs may be others than those recorded, but not of another form."""
-        for spec, array, kept in zip(box.inputs, arrays, self.calls[number].inputs, strict=True):
-            rows = array.numel() // max(1, kept[0][0].numel())
-            if rows != len(kept[0]) or array.dtype != kept.dtype:
+        for spec, array, record in zip(box.inputs, arrays, self.calls[number].inputs, strict=True):
+            rows = array.numel() // max(1, record[0][0].numel())
+            if rows != len(record[0]) or array.dtype != record.dtype:
                 raise TangentError(
                     f"TangentGradient.replay: expected input {spec.name!r} of call {number + 1}, of {box!r}, "
-                    f"to have {len(kept[0])} rows of {kept.dtype}, as recorded, got {rows} of {array.dtype}. "
+                    f"to have {len(record[0])} rows of {record.dtype}, as recorded, got {rows} of "
+                    f"{array.dtype}. "
                     "The rows of a call must not depend on the weights."
                 )
 
     def answer(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """y_k + M(x') - M(x_k), with a graph; outputs that carry no gradient are those recorded."""
-        recorded, at = super().answer(number, box, arrays), self.at_calls[number]
+        record, at = super().answer(number, box, arrays), self.at_calls[number]
         pairs = at.rows
-        moving = [
+        variables = [
             array.reshape(len(pairs.z), -1)
             for spec, array in zip(box.inputs, arrays, strict=True)
             if spec.differentiable
@@ -158,9 +159,9 @@ class _Anchored(FromRecord):
             for spec, array in zip(box.inputs, arrays, strict=True)
             if spec.modelled
         )
-        change = at.to(torch.cat(moving, dim=1).to(pairs.z.dtype), others)
+        change = at.to(torch.cat(variables, dim=1).to(pairs.z.dtype), others)
         changes = iter(change.split(sizes(pairs.outputs), dim=1))
         return tuple(
             output + next(changes).reshape(output.shape).to(output.dtype) if spec.differentiable else output
-            for spec, output in zip(box.outputs, recorded, strict=True)
+            for spec, output in zip(box.outputs, record, strict=True)
         )

@@ -69,17 +69,17 @@ def replay(
     Raises:
         TangentError: it is not the evaluation that was recorded, or a gradient arrives at another box.
     """
-    taken = window.survived if rows is None else rows
-    answers = _Replay(boxes, window, at_calls, taken)
+    counting = window.survived if rows is None else rows
+    answers = _Replay(boxes, window, at_calls, counting)
     first = rows is None and step.number == 0  # not where a check looks again
     with torch.enable_grad():
         with intercepted(answers.call):
             by_row = losses(step.objective, step.network, window.batch, step.rows, with_graph=True)
         answers.finish()
-        loss = by_row[taken].mean()
+        loss = by_row[counting].mean()
         beside = first and reaches(loss, step.parameters.tensors, around=_Answered.__name__)
         gradients = gradients_of(loss, step, first=first)
-        return Replayed(mean_loss(by_row[taken]), gradients, beside, answers.reached)
+        return Replayed(mean_loss(by_row[counting]), gradients, beside, answers.reached)
 
 
 class Live:
@@ -145,8 +145,8 @@ class _LiveRecorder(Recorder):
         self.reached |= reached_by_weights(self.seen[number].box, arrays)
         # copies, as the objective may write to what is its own, which autograd refuses in views
         outputs = tuple(output.clone() for output in (answer if isinstance(answer, tuple) else (answer,)))
-        answered = answered_by(box, self.at_calls, number, outputs, arrays)
-        return answered if isinstance(answer, tuple) else answered[0]
+        results = answered_by(box, self.at_calls, number, outputs, arrays)
+        return results if isinstance(answer, tuple) else results[0]
 
 
 @torch.no_grad()
@@ -234,10 +234,10 @@ class Answers:
             return box.call(*arrays)
         number, place = self._next, self._places[id(box)]
         if number == len(self.calls) or self.calls[number].box != place:
-            known = (
+            expectation = (
                 "no further one" if number == len(self.calls) else repr(self.boxes[self.calls[number].box])
             )
-            raise self.differs(f"call {number + 1} of a box to be of {known}", f"one of {box!r}")
+            raise self.differs(f"call {number + 1} of a box to be of {expectation}", f"one of {box!r}")
         self._next += 1
         refuse_arrays(box, arrays)
         self.compare(number, box, arrays)
@@ -276,9 +276,9 @@ class _WithHiddenWeights(Answers):
     unseen = False
 
     def compare(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> None:
-        for spec, array, kept in zip(box.inputs, arrays, self.calls[number].inputs, strict=True):
-            lost = kept[0].isfinite() & ~flat_rows(spec, array).isfinite()
-            self.unseen |= bool(lost[rows_alive(self.alive, lost)].any())
+        for spec, array, record in zip(box.inputs, arrays, self.calls[number].inputs, strict=True):
+            unseen = record[0].isfinite() & ~flat_rows(spec, array).isfinite()
+            self.unseen |= bool(unseen[rows_alive(self.alive, unseen)].any())
 
 
 class _Replay(Answers):
@@ -316,30 +316,30 @@ class _Replay(Answers):
         """The base alone must give the same inputs, to rounding, as it did beside the probes."""
         for place, (spec, array) in enumerate(zip(box.inputs, arrays, strict=True)):
             call = self.calls[number]
-            now, recorded = flat_rows(spec, array), call.inputs[place][0]
-            added = call.added[place] if call.added else None
-            if added is not None and now.shape == recorded.shape:
-                now = now + added[0]
+            now, record = flat_rows(spec, array), call.inputs[place][0]
+            dither = call.added[place] if call.added else None
+            if dither is not None and now.shape == record.shape:
+                now = now + dither[0]
             where = f"input {spec.name!r} of call {number + 1}, of {box!r},"
-            if now.shape != recorded.shape or now.dtype != recorded.dtype:
-                if len(now) != len(recorded) and not bool(self.alive.all()):
+            if now.shape != record.shape or now.dtype != record.dtype:
+                if len(now) != len(record) and not bool(self.alive.all()):
                     self._refuse_chosen_rows(where)
-                known, got = ((t.dtype, tuple(t.shape)) for t in (recorded, now))
-                raise self.differs(f"{where} to be {known[0]} of shape {known[1]}", f"{got[0]} of {got[1]}")
+                form, got = ((t.dtype, tuple(t.shape)) for t in (record, now))
+                raise self.differs(f"{where} to be {form[0]} of shape {form[1]}", f"{got[0]} of {got[1]}")
             rows = rows_alive(self.alive, now)
-            now, recorded = now[rows], recorded[rows]
+            now, record = now[rows], record[rows]
             if not spec.floating:
-                same = torch.equal(now, recorded)
+                same = torch.equal(now, record)
             else:  # what differs in the order of sums differs by units in the last place, and adds up
-                size = float(recorded.nan_to_num(0.0, 0.0, 0.0).abs().amax())
-                allowed = torch.finfo(now.dtype).eps ** 0.5 * size
-                same = torch.allclose(now, recorded, rtol=0.0, atol=allowed, equal_nan=True)
+                size = float(record.nan_to_num(0.0, 0.0, 0.0).abs().amax())
+                tolerance = torch.finfo(now.dtype).eps ** 0.5 * size
+                same = torch.allclose(now, record, rtol=0.0, atol=tolerance, equal_nan=True)
             if not same and not bool(self.alive.all()):
                 if len(self.calls[number].inputs[0][0]) % len(self.alive):
                     self._refuse_chosen_rows(where)
-                failed = int((~self.alive).sum())
+                failures = int((~self.alive).sum())
                 raise TangentError(
-                    f"objective: expected {where} to be the same without the {failed} of {len(self.alive)} "
+                    f"objective: expected {where} to be the same without the {failures} of {len(self.alive)} "
                     "rows that failed, got another: rows depend on each other, as under batch norm in train "
                     "mode, or the box is asked for them in another order than that of the batch. Take "
                     "network.eval(), or a norm over each row, or leading axes (rows, ...), or mend the box."

@@ -25,11 +25,11 @@ def gradients_of(loss: Tensor, step: Step, *, first: bool = False) -> tuple[Tens
     Args:
         loss: the mean loss, with its graph, which is gone afterwards.
         step: the step, with its network and parameters.
-        first: whether this is the first gradient, of which is said whom it leaves out.
+        first: whether this is the first gradient, which warns of parameters that it leaves out.
 
     Raises:
         TangentError: the graph reaches back into one that is gone; or a block of the objective is computed
-            anew on the way back, and calls a box there, or is one of torch's older kind, whose weights the
+            again on the way back, and calls a box there, or is one of torch's older kind, whose weights the
             gradient does not reach.
 
     Warns:
@@ -46,7 +46,7 @@ def gradients_of(loss: Tensor, step: Step, *, first: bool = False) -> tuple[Tens
     except NotDifferentiableError as error:
         raise TangentError(
             "objective: expected calls of boxes in its forward alone, got one on the way back, as inside of "
-            "torch.utils.checkpoint, which computes a block anew there. Leave boxes outside of such blocks: "
+            "torch.utils.checkpoint, which computes a block again there. Leave boxes outside of such blocks: "
             "what they were asked and answered is kept anyhow."
         ) from error
     except RuntimeError as error:
@@ -73,9 +73,9 @@ def reaches(loss: Tensor, weights: Sequence[Tensor], *, around: str) -> bool:
         weights: of which one is enough.
         around: the function's class, as `torch.autograd.Function` has it.
     """
-    wanted = {id(weight) for weight in weights}
+    ids = {id(weight) for weight in weights}
     nodes = _nodes(loss, around=f"{around}Backward")
-    return any(id(getattr(node, "variable", None)) in wanted for node in nodes)
+    return any(id(getattr(node, "variable", None)) in ids for node in nodes)
 
 
 def refuse_autocast(weights: Sequence[Tensor], call: str) -> None:
@@ -107,21 +107,21 @@ class Narrow(Operations):
         """Note the result if it is narrow and made of what requires a gradient."""
         if self.seen is None:
             narrow = [t for t in tree_leaves(result) if isinstance(t, Tensor) and is_narrow(t)]
-            taken = (t for t in tree_leaves(arguments) if isinstance(t, Tensor))
-            if narrow and any(t.requires_grad for t in taken):
+            sources = (t for t in tree_leaves(arguments) if isinstance(t, Tensor))
+            if narrow and any(t.requires_grad for t in sources):
                 self.seen = str(narrow[0].dtype)[6:]
         return result
 
 
 def _nodes(loss: Tensor, *, around: str | None = None) -> Iterator[Any]:
     """The nodes of a graph, each once; without those of the name `around` and what is behind them alone."""
-    known, waiting = set(), [loss.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in known and node.name() != around:
-            known.add(node)
+    nodes, queue = set(), [loss.grad_fn]
+    while queue:
+        node = queue.pop()
+        if node is not None and node not in nodes and node.name() != around:
+            nodes.add(node)
             yield node
-            waiting += [following for following, _ in node.next_functions]
+            queue += [successor for successor, _ in node.next_functions]
 
 
 def _refuse_reentrant(nodes: Sequence[Any] | Iterator[Any]) -> None:
@@ -136,9 +136,9 @@ def _refuse_reentrant(nodes: Sequence[Any] | Iterator[Any]) -> None:
 
 def _warn_of_others(nodes: Sequence[Any], network: nn.Module) -> None:
     """Warn of parameters behind the loss that are not the network's: nothing is added to their `.grad`."""
-    known = {id(parameter) for parameter in network.parameters()}
+    own = {id(parameter) for parameter in network.parameters()}
     leaves = [getattr(node, "variable", None) for node in nodes]
-    others = [leaf for leaf in leaves if isinstance(leaf, nn.Parameter) and id(leaf) not in known]
+    others = [leaf for leaf in leaves if isinstance(leaf, nn.Parameter) and id(leaf) not in own]
     if others:
         shapes = ", ".join(str(tuple(other.shape)) for other in others[:3])
         warn(

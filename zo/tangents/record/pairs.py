@@ -87,15 +87,15 @@ class CallPairs:
 
 def all_listed(calls: Sequence[CallPairs]) -> CallPairs:
     """The valid pairs of several calls of one box, as `CallPairs.listed` has them."""
-    listed = [pairs.listed() for pairs in calls if len(pairs.d)] or [calls[0].listed()]
-    columns = zip(*(pairs.others for pairs in listed), strict=True)
+    lists = [pairs.listed() for pairs in calls if len(pairs.d)] or [calls[0].listed()]
+    columns = zip(*(pairs.others for pairs in lists), strict=True)
     return replace(
-        listed[0],
-        z=torch.cat([pairs.z for pairs in listed]),
-        d=torch.cat([pairs.d for pairs in listed], dim=1),
-        response=torch.cat([pairs.response for pairs in listed], dim=1),
-        valid=torch.cat([pairs.valid for pairs in listed], dim=1),
-        alive=listed[0].alive[:0],
+        lists[0],
+        z=torch.cat([pairs.z for pairs in lists]),
+        d=torch.cat([pairs.d for pairs in lists], dim=1),
+        response=torch.cat([pairs.response for pairs in lists], dim=1),
+        valid=torch.cat([pairs.valid for pairs in lists], dim=1),
+        alive=lists[0].alive[:0],
         others=tuple(None if column[0] is None else torch.cat(column) for column in columns),
     )
 

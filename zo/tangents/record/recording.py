@@ -117,13 +117,13 @@ class RecordedCall:
 
     def asked(self, place: int) -> Tensor:
         """An input of the base as the objective has it, without dither, `(rows, *spec.shape)`."""
-        added = self.added[place] if self.added else None
-        return self.inputs[place][0] if added is None else self.inputs[place][0] - added[0]
+        dither = self.added[place] if self.added else None
+        return self.inputs[place][0] if dither is None else self.inputs[place][0] - dither[0]
 
     def answered(self, place: int) -> Tensor:
         """An output of the base as the objective has it, `(rows, *spec.shape)`."""
-        hidden = self.hidden[place] if self.hidden else None
-        return self.outputs[place][0] if hidden is None else self.outputs[place][0] - hidden[0]
+        response = self.hidden[place] if self.hidden else None
+        return self.outputs[place][0] if response is None else self.outputs[place][0] - response[0]
 
     def plain(self) -> RecordedCall:
         """What the box was asked and answered, and no word of dither."""
@@ -153,13 +153,13 @@ class RecordedCall:
         """
         z, d, nothing_else = _changes(box.inputs, self.inputs)
         y, response, _ = _changes(box.outputs, self.outputs)
-        kept = z.isfinite().all(dim=-1) & y.isfinite().all(dim=-1) & rows_alive(alive, z)
-        answered = box.answered(tuple(output[0] for output in self.outputs))
-        if answered is not None:
-            kept &= answered.to(kept.device)
+        finite = z.isfinite().all(dim=-1) & y.isfinite().all(dim=-1) & rows_alive(alive, z)
+        mask = box.answered(tuple(output[0] for output in self.outputs))
+        if mask is not None:
+            finite &= mask.to(finite.device)
         valid = nothing_else
         if len(d):
-            valid = d.isfinite().all(dim=-1) & response.isfinite().all(dim=-1) & nothing_else & kept
+            valid = d.isfinite().all(dim=-1) & response.isfinite().all(dim=-1) & nothing_else & finite
             valid &= (d != 0).any(dim=-1)  # at the first call, say, nothing has changed yet
             d, response = (torch.where(valid[..., None], changes, 0.0) for changes in (d, response))
         inputs, outputs = (
@@ -171,7 +171,7 @@ class RecordedCall:
             for spec, array in zip(box.inputs, self.inputs, strict=True)
             if spec.modelled
         )
-        return CallPairs(inputs, outputs, z, d, response, valid, y, kept, others)
+        return CallPairs(inputs, outputs, z, d, response, valid, y, finite, others)
 
     def failed(self, alive: Tensor) -> Tensor:
         """Which probes failed here, `(probes, rows)` bool, over the rows that did not fail in the base.
@@ -260,17 +260,17 @@ def record(
     chunks = [variants[first : first + (chunk or 1 + probes)] for first in variants[:: chunk or 1 + probes]]
     with ranks.meeting(key.step) as meeting, alone(ranks):
         step.parameters.refuse_replaced(step.network)
-        recorded = []
+        parts = []
         for in_chunk in chunks[ranks.rank :: ranks.size]:
             # The base alone needs no stack, which not every layer supports.
-            stacked = isinstance(evaluator, Stacked) and len(in_chunk) > 1
+            together = isinstance(evaluator, Stacked) and len(in_chunk) > 1
             moves = _moves(step, in_chunk, mu, key)
-            recorded.append(_variants(step, boxes, moves, dither, stacked=stacked))
-        meeting.message = recorded if ranks.size == 1 else [_packed(part) for part in recorded]
-    recorded = [meeting.messages[place % ranks.size][place // ranks.size] for place in range(len(chunks))]
+            parts.append(_variants(step, boxes, moves, dither, together=together))
+        meeting.message = parts if ranks.size == 1 else [_packed(part) for part in parts]
+    parts = [meeting.messages[place % ranks.size][place // ranks.size] for place in range(len(chunks))]
     if ranks.size > 1:
-        recorded = [_unpacked(part, step.parameters.tensors[0].device) for part in recorded]
-    return _joined(recorded, boxes)
+        parts = [_unpacked(part, step.parameters.tensors[0].device) for part in parts]
+    return _joined(parts, boxes)
 
 
 class Recorder:
@@ -296,7 +296,7 @@ class Recorder:
         self._boxes = boxes
         self._dither, self._variants = dither or Dither(), variants
         self._first = 0  # of the calls that the objective has made since it began
-        self._dithered: dict[int, tuple[Tensor, Tensor]] = {}  # by identity, arrays of earlier calls
+        self._dithers: dict[int, tuple[Tensor, Tensor]] = {}  # by identity, arrays of earlier calls
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -324,7 +324,7 @@ class Recorder:
 
         def beginning(network: nn.Module, batch: Any) -> Tensor:
             self._first = len(self.seen)
-            self._dithered.clear()
+            self._dithers.clear()
             return objective(network, batch)
 
         return beginning
@@ -334,42 +334,42 @@ class Recorder:
         if id(box) not in self.places or not has_rows(arrays):
             return box.call(*arrays)
         number, place = len(self.seen) - self._first, self.places[id(box)]
-        added = self._added(number, place, box, arrays)
-        asked = arrays
-        if added:
-            asked = tuple(
+        dither = self._added(number, place, box, arrays)
+        arguments = arrays
+        if dither:
+            arguments = tuple(
                 array if part is None else array + _all_variants(part, array)
-                for array, part in zip(arrays, added, strict=True)
+                for array, part in zip(arrays, dither, strict=True)
             )
-        answer = box.call(*asked)
+        answer = box.call(*arguments)
         refuse_arrays(box, arrays)
         outputs = answer if isinstance(answer, tuple) else (answer,)
         # Copies, as the objective may write to what is its own.
-        seen = SeenCall(
+        call = SeenCall(
             place,
-            tuple(flat_rows(s, t).clone() for s, t in zip(box.inputs, asked, strict=True)),
+            tuple(flat_rows(s, t).clone() for s, t in zip(box.inputs, arguments, strict=True)),
             tuple(flat_rows(s, t).clone() for s, t in zip(box.outputs, outputs, strict=True)),
-            added=_in_variants(added),
+            added=_in_variants(dither),
         )
-        if added:
-            rows = len(seen.inputs[0]) // self._variants
+        if dither:
+            rows = len(call.inputs[0]) // self._variants
             base = RecordedCall(
                 place,
-                tuple(x[None, :rows] for x in seen.inputs),
-                tuple(y[None, :rows] for y in seen.outputs),
-                added=seen.added,
+                tuple(x[None, :rows] for x in call.inputs),
+                tuple(y[None, :rows] for y in call.outputs),
+                added=call.added,
             )
-            seen = replace(seen, hidden=self._dither.response(number, box, base))
-            if seen.hidden:
+            call = replace(call, hidden=self._dither.response(number, box, base))
+            if call.hidden:
                 outputs = tuple(
                     y if part is None else y - _all_variants(part[0], y)
-                    for y, part in zip(outputs, seen.hidden, strict=True)
+                    for y, part in zip(outputs, call.hidden, strict=True)
                 )
-        self.rows += len(seen.inputs[0])
-        self.seen.append(seen)
+        self.rows += len(call.inputs[0])
+        self.seen.append(call)
         # An objective that takes a derivative itself would take this answer for a constant.
-        given = Undifferentiated.apply(box, len(outputs), *outputs, *arrays)
-        return given if isinstance(answer, tuple) else given[0]
+        result = Undifferentiated.apply(box, len(outputs), *outputs, *arrays)
+        return result if isinstance(answer, tuple) else result[0]
 
     def _added(self, number: int, place: int, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Parts:
         """The dither of a call, of one variant; what an earlier call was given too has the same in both."""
@@ -379,24 +379,24 @@ class Recorder:
         rows, rest = divmod(len(inputs[0]), self._variants)
         if rest:
             return ()
-        drawn = self._dither.added(number, place, box.inputs, [x[:rows] for x in inputs])
-        before = [self._dithered.get(id(array)) for array in arrays]
+        draw = self._dither.added(number, place, box.inputs, [x[:rows] for x in inputs])
+        before = [self._dithers.get(id(array)) for array in arrays]
         parts = tuple(
-            known[1] if known is not None else own
-            for known, own in zip(before, drawn or (None,) * len(arrays), strict=True)
+            earlier[1] if earlier is not None else own
+            for earlier, own in zip(before, draw or (None,) * len(arrays), strict=True)
         )
-        self._dithered |= {
+        self._dithers |= {
             id(array): (array, part) for array, part in zip(arrays, parts, strict=True) if part is not None
         }
         return parts if any(part is not None for part in parts) else ()
 
 
 def _variants(
-    step: Step, boxes: Sequence[BlackBoxFunction], moves: Directions, dither: Dither, *, stacked: bool
+    step: Step, boxes: Sequence[BlackBoxFunction], moves: Directions, dither: Dither, *, together: bool
 ) -> Recorded:
     """Record some variants, in one call of the objective where they are stacked and it can take that."""
-    recorder, asked_in_vain = Recorder(boxes, dither, len(moves) if stacked else 1), 0
-    if stacked:
+    recorder, asked_in_vain = Recorder(boxes, dither, len(moves) if together else 1), 0
+    if together:
         try:
             with recorder.recording():
                 losses = stacked_losses(step, moves, Snapshot(step.network))
@@ -416,7 +416,7 @@ def _variants(
     with recorder.recording():
         losses = loop_losses(step, moves, Snapshot(step.network))
     calls = _one_by_one(recorder, boxes, len(moves))
-    return Recorded(losses, calls, asked_in_vain + recorder.rows, apart=stacked)
+    return Recorded(losses, calls, asked_in_vain + recorder.rows, apart=together)
 
 
 def alone(ranks: Ranks) -> AbstractContextManager[None]:
@@ -525,8 +525,8 @@ def joined_calls(calls: Sequence[RecordedCall], dim: int) -> RecordedCall:
         for columns in ([call.inputs for call in calls], [call.outputs for call in calls])
     )
     first = calls[0]
-    joined = RecordedCall(first.box, inputs, outputs)
-    return joined if dim else replace(joined, added=first.added, hidden=first.hidden)
+    whole = RecordedCall(first.box, inputs, outputs)
+    return whole if dim else replace(whole, added=first.added, hidden=first.hidden)
 
 
 def _joined(chunks: Sequence[Recorded], boxes: Sequence[BlackBoxFunction]) -> Recorded:
@@ -556,9 +556,9 @@ def _differ(got: str) -> TangentError:
     )
 
 
-def _packed(recorded: Recorded) -> tuple[Recorded, list[bool]]:
+def _packed(part: Recorded) -> tuple[Recorded, list[bool]]:
     """The record in the CPU's memory, to be sent; and which tensors were in a GPU's."""
-    return map_tensors(Tensor.cpu, recorded), [tensor.is_cuda for tensor in tensors(recorded)]
+    return map_tensors(Tensor.cpu, part), [tensor.is_cuda for tensor in tensors(part)]
 
 
 def _unpacked(packed: tuple[Recorded, list[bool]], home: torch.device) -> Recorded:
@@ -575,10 +575,10 @@ def _changes(specs: tuple[ArraySpec, ...], arrays: tuple[Tensor, ...]) -> tuple[
         `(probes, rows)` bool.
     """
     flat = [array[..., None].flatten(2) for array in arrays]
-    moving = [array for spec, array in zip(specs, flat, strict=True) if spec.differentiable]
-    fixed = [array for spec, array in zip(specs, flat, strict=True) if spec.context]
-    whole = torch.cat(moving, dim=-1)
+    variables = [array for spec, array in zip(specs, flat, strict=True) if spec.differentiable]
+    context = [array for spec, array in zip(specs, flat, strict=True) if spec.context]
+    whole = torch.cat(variables, dim=-1)
     same = torch.ones(whole.shape[:2], dtype=torch.bool, device=whole.device)[1:]
-    for array in fixed:
+    for array in context:
         same &= (array[1:] == array[0]).all(dim=-1)
     return whole[0], whole[1:] - whole[0], same

@@ -18,7 +18,9 @@ from blackbox import ArraySpec
 from zo.tangents.record.pairs import CallPairs, sizes
 
 AGE = 50  # steps: what is older has faded from a running mean
-TOO_FAR = math.log(2.0)  # a unit is read anew when the running mean is more than twice or under half of it
+TOO_FAR = math.log(
+    2.0
+)  # a unit is measured again when the running mean is more than twice or under half of it
 ROUNDING = 4.0  # a change of fewer units in the last place of its number is none
 
 
@@ -51,13 +53,13 @@ class Units:
         # a mask would be waited for at each use
         alive = torch.cat([pairs.alive for pairs in calls]).nonzero(as_tuple=True)
         z, y = (torch.cat([getattr(pairs, name) for pairs in calls])[alive] for name in ("z", "y"))
-        probed = [(pairs, pairs.valid.nonzero(as_tuple=True)) for pairs in calls if len(pairs.d)]
-        moved, answered = (
-            torch.cat([none, *(getattr(pairs, name)[places] for pairs, places in probed)])
+        probes = [(pairs, pairs.valid.nonzero(as_tuple=True)) for pairs in calls if len(pairs.d)]
+        changes, responses = (
+            torch.cat([none, *(getattr(pairs, name)[places] for pairs, places in probes)])
             for name, none in (("d", z[:0]), ("response", y[:0]))
         )
-        self._changes.take(_sizes(moved, z))
-        self._responses.take(_sizes(answered, y, varied=True))
+        self._changes.take(_sizes(changes, z))
+        self._responses.take(_sizes(responses, y, varied=True))
         d_scale = _with_scales(calls[0].inputs, self._changes.scale).to(z)
         response_scale = _with_scales(calls[0].outputs, self._responses.scale).to(z)
         return [replace(pairs, d_scale=d_scale, response_scale=response_scale) for pairs in calls]
@@ -84,21 +86,21 @@ class _Running:
         """Take in the unit of each number in a step, `(size,)`; zero for one that did not change or vary."""
         if not len(self.scale):
             self._steps, self._mean, self.scale = torch.zeros(3, len(size), dtype=torch.float64)
-        seen = size > 0
-        self._steps += seen
+        present = size > 0
+        self._steps += present
         weight = 1 / self._steps.clamp(min=1, max=AGE)
-        self._mean = torch.where(seen, self._mean + weight * (size.log() - self._mean), self._mean)
-        known = self._steps > 0
+        self._mean = torch.where(present, self._mean + weight * (size.log() - self._mean), self._mean)
+        before = self._steps > 0
         too_far = (self._mean - self.scale.log()).abs() > TOO_FAR  # infinitely, where it was zero
-        if bool((known & too_far).any()):
-            self.scale = torch.where(known, self._mean.exp(), 0.0)
+        if bool((before & too_far).any()):
+            self.scale = torch.where(before, self._mean.exp(), 0.0)
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self._steps.clone(), "mean": self._mean.clone(), "scale": self.scale.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        kept = (state[name].to("cpu", copy=True) for name in ("steps", "mean", "scale"))
-        self._steps, self._mean, self.scale = kept
+        values = (state[name].to("cpu", copy=True) for name in ("steps", "mean", "scale"))
+        self._steps, self._mean, self.scale = values
 
 
 def _with_scales(specs: tuple[ArraySpec, ...], measured: Tensor) -> Tensor:

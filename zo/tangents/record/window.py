@@ -64,11 +64,11 @@ class Window:
         _refuse_lists(self.batch, count)
         calls = []
         for number, call in enumerate(self.calls, start=1):
-            asked = call.inputs[0].shape[1]
-            if asked % count or not asked:
+            size = call.inputs[0].shape[1]
+            if size % count or not size:
                 raise TangentError(
                     f"TangentGradient.replay: expected calls with rows for each row of the batch, got call "
-                    f"{number} with {asked} rows for a batch of {count}. Train it without replays."
+                    f"{number} with {size} rows for a batch of {count}. Train it without replays."
                 )
             calls.append(call.on(places, count))
         return replace(
@@ -172,23 +172,27 @@ def without_failed(
         return calls, map_tensors(Tensor.clone, batch)
     source = torch.arange(len(survived), device=survived.device)
     source[~survived] = torch.nonzero(survived)[0]
-    kept = map_tensors(lambda tensor: some_rows(tensor, source), batch)
-    return [call.on(source, len(source)) for call in calls], kept
+    table = map_tensors(lambda tensor: some_rows(tensor, source), batch)
+    return [call.on(source, len(source)) for call in calls], table
 
 
 def _refuse_lists(batch: Batch, rows: int) -> None:
     """Refuse a list of ids, say, with an entry for each row: no row would be drawn of it."""
 
-    def look(listed: Any) -> Any:
-        if len(listed) == rows and not hasattr(listed, "_fields") and next(tensors(listed), None) is None:
+    def look(sequence: Any) -> Any:
+        if (
+            len(sequence) == rows
+            and not hasattr(sequence, "_fields")
+            and next(tensors(sequence), None) is None
+        ):
             raise TangentError(
                 f"TangentGradient.replay: expected what a batch has of each row in tensors, got "
-                f"{type(listed).__name__} {reprlib.repr(listed)} beside {rows} rows, which would stay as it "
-                "is where rows are drawn. Make it a tensor, as torch.tensor(ids), or leave it out of the "
-                "batch."
+                f"{type(sequence).__name__} {reprlib.repr(sequence)} beside {rows} rows, which would stay "
+                "as it is where rows are drawn. Make it a tensor, as torch.tensor(ids), or leave it out of "
+                "the batch."
             )
-        for each in listed:
+        for each in sequence:
             map_tensors(look, each, _LISTS)
-        return listed
+        return sequence
 
     map_tensors(look, batch, _LISTS)

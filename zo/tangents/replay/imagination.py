@@ -98,17 +98,17 @@ class Imagination:
 
     def __init__(self, boxes: Sequence[BlackBoxFunction], fixed: int | None = None) -> None:
         self.wanted = bool(fixed)
-        self._boxes, self._fixed = boxes, fixed
-        self._shown = _Shown()
+        self._boxes, self._number = boxes, fixed
+        self._evidence = _Shown()
         self._inputs: dict[int, Moments] = {}  # of what boxes were asked, by their places
         self._farthest: dict[int, float] = {}  # recorded row, in standard deviations from the mean
         self._units: dict[int, tuple[Tensor, Tensor]] = {}  # of each box, at the last window
-        self._foreseen: tuple[Tensor, ...] | None = None
+        self._forecast: tuple[Tensor, ...] | None = None
 
     @property
     def bias(self) -> float | None:
         """By how much imagined gradients are off, over the mean gradient; None where that is not known."""
-        bias = self._shown.bias()
+        bias = self._evidence.bias()
         return bias if bias < float("inf") else None
 
     def foresee(self, step: Step, tangents: Sequence[Tangent]) -> None:
@@ -118,63 +118,66 @@ class Imagination:
             step: the step. Its network is left as it was.
             tangents: the tangents, one for each box.
         """
-        self._foreseen = None
-        if not self.wanted or self._fixed is not None or unanswerable(self._boxes) is not None:
+        self._forecast = None
+        if not self.wanted or self._number is not None or unanswerable(self._boxes) is not None:
             return
         before = Snapshot(step.network)
         try:
             everywhere = torch.ones(step.rows, dtype=torch.bool)
-            evaluated = _evaluated(step, self._boxes, tangents, self._units, everywhere)
+            evaluation = _evaluated(step, self._boxes, tangents, self._units, everywhere)
         finally:
             before.restore()
-        if evaluated is not None and _finite(evaluated.gradients):
-            self._foreseen = evaluated.gradients
+        if evaluation is not None and _finite(evaluation.gradients):
+            self._forecast = evaluation.gradients
 
     def saw(self, gradient: StepGradient) -> None:
         """Take in a window: what boxes were asked, and the gradient that the step takes."""
         if not self.wanted:
             return
-        shown = self._shown
-        rows, lost = shown.rows
-        survived = gradient.window.survived
-        shown.rows = rows + len(survived), lost + int((~survived).sum())
-        for call, seen in zip(gradient.window.calls, gradient.pairs, strict=True):
-            self._units[call.box] = seen.d_scale, seen.response_scale
-            z = seen.z[seen.alive.nonzero(as_tuple=True)]
+        evidence = self._evidence
+        rows, failures = evidence.rows
+        alive = gradient.window.survived
+        evidence.rows = rows + len(alive), failures + int((~alive).sum())
+        for call, pairs in zip(gradient.window.calls, gradient.pairs, strict=True):
+            self._units[call.box] = pairs.d_scale, pairs.response_scale
+            z = pairs.z[pairs.alive.nonzero(as_tuple=True)]
             if len(z):
                 moments = self._inputs.setdefault(call.box, Moments())
                 moments.add(z)
                 distance = float(self._distances(call.box, z).max())
                 self._farthest[call.box] = max(self._farthest.get(call.box, 0.0), distance)
-        if self._foreseen is None or lost < shown.rows[1]:  # it is of rows that failed, too
-            self._foreseen = None
+        if self._forecast is None or failures < evidence.rows[1]:  # it is of rows that failed, too
+            self._forecast = None
             return
-        apart = [f - g for f, g in zip(self._foreseen, gradient.gradients, strict=True)]
-        shown.taken, shown.apart = _faded(shown.taken, gradient.gradients), _faded(shown.apart, apart)
-        shown.windows, self._foreseen = shown.windows + 1, None
-        if shown.bias() > MOST_BIAS:
-            shown.count /= 2
+        apart = [f - g for f, g in zip(self._forecast, gradient.gradients, strict=True)]
+        evidence.taken, evidence.apart = (
+            _faded(evidence.taken, gradient.gradients),
+            _faded(evidence.apart, apart),
+        )
+        evidence.windows, self._forecast = evidence.windows + 1, None
+        if evidence.bias() > MOST_BIAS:
+            evidence.count /= 2
         else:
-            shown.count = min(float(MOST), max(FIRST, GROWS * shown.count))
+            evidence.count = min(float(MOST), max(FIRST, GROWS * evidence.count))
 
     def trusted(self) -> int:
         """How many imagined batches may follow the last window."""
         if self.doubted() is not None:
             return 0
-        return int(self._shown.count) if self._fixed is None else self._fixed
+        return int(self._evidence.count) if self._number is None else self._number
 
     def doubted(self) -> str | None:
         """Why nothing is imagined now, in words; None where something may be."""
         refusal = unanswerable(self._boxes)
-        if refusal is not None or self._fixed is not None:
+        if refusal is not None or self._number is not None:
             return refusal
-        shown = self._shown
-        rows, lost = shown.rows
-        if shown.windows < FEWEST:
-            return f"{shown.windows} of {FEWEST} windows have shown what tangents' values are worth"
-        if lost > LOST * rows:
-            return f"{lost} of {rows} rows failed, of which a model of values knows nothing"
-        bias = shown.bias()
+        evidence = self._evidence
+        rows, failures = evidence.rows
+        if evidence.windows < FEWEST:
+            return f"{evidence.windows} of {FEWEST} windows have shown what tangents' values are worth"
+        if failures > LOST * rows:
+            return f"{failures} of {rows} rows failed, of which a model of values knows nothing"
+        bias = evidence.bias()
         if bias > MOST_BIAS:
             return (
                 f"the gradient through tangents' values is off by {bias:.2g} of the mean gradient of the "
@@ -199,28 +202,28 @@ class Imagination:
         if doubt is not None:
             return Imagined(why=doubt), ()
         everywhere = torch.ones(step.rows, dtype=torch.bool)
-        near = self._near if self._fixed is None else None
-        evaluated = _evaluated(step, self._boxes, tangents, self._units, everywhere, near)
-        if evaluated is None:
+        near = self._near if self._number is None else None
+        evaluation = _evaluated(step, self._boxes, tangents, self._units, everywhere, near)
+        if evaluation is None:
             return Imagined(why="a tangent gives no values: it knows of changes alone, or nothing yet"), ()
-        rows = int(evaluated.counted.sum())
+        rows = int(evaluation.counted.sum())
         if not rows:
             return Imagined(why="all rows go where boxes were not asked anything like it"), ()
-        loss = evaluated.losses[evaluated.counted].mean()
-        if not bool(loss.isfinite()) or not _finite(evaluated.gradients):
+        loss = evaluation.losses[evaluation.counted].mean()
+        if not bool(loss.isfinite()) or not _finite(evaluation.gradients):
             return Imagined(loss, why="loss or gradient is not finite"), ()
-        return Imagined(loss, rows), evaluated.gradients
+        return Imagined(loss, rows), evaluation.gradients
 
     def state_dict(self) -> dict[str, Any]:
         """What windows have shown, in plain values."""
-        shown = self._shown
+        evidence = self._evidence
         return {
             "shown": {
-                "windows": shown.windows,
-                "taken": [tensor.clone() for tensor in shown.taken],
-                "apart": [tensor.clone() for tensor in shown.apart],
-                "count": shown.count,
-                "rows": list(shown.rows),
+                "windows": evidence.windows,
+                "taken": [tensor.clone() for tensor in evidence.taken],
+                "apart": [tensor.clone() for tensor in evidence.apart],
+                "count": evidence.count,
+                "rows": list(evidence.rows),
             },
             "inputs": {place: moments.state_dict() for place, moments in self._inputs.items()},
             "farthest": dict(self._farthest),
@@ -238,17 +241,17 @@ class Imagination:
         self.wanted = state is not None
         if state is None:
             return
-        shown = state["shown"]
-        taken, apart = ([t.to(device, copy=True) for t in shown[name]] for name in ("taken", "apart"))
-        rows, lost = shown["rows"]
-        self._shown = _Shown(shown["windows"], taken, apart, shown["count"], (rows, lost))
+        evidence = state["shown"]
+        sums, apart = ([t.to(device, copy=True) for t in evidence[name]] for name in ("taken", "apart"))
+        rows, failures = evidence["rows"]
+        self._evidence = _Shown(evidence["windows"], sums, apart, evidence["count"], (rows, failures))
         self._inputs = {}
-        for place, kept in state["inputs"].items():
+        for place, entry in state["inputs"].items():
             self._inputs[place] = Moments()
-            self._inputs[place].load_state_dict(kept, device)
+            self._inputs[place].load_state_dict(entry, device)
         self._farthest = dict(state["farthest"])
         self._units = {place: (d, response) for place, (d, response) in state["units"].items()}
-        self._foreseen = None
+        self._forecast = None
 
     def _distances(self, box: int, z: Tensor) -> Tensor:
         """How far rows are from the mean of what a box was asked, in standard deviations, `(rows,)`."""
@@ -288,7 +291,7 @@ def _evaluated(
     boxes: Sequence[BlackBoxFunction],
     tangents: Sequence[Tangent],
     units: dict[int, tuple[Tensor, Tensor]],
-    counted: Tensor,
+    counting: Tensor,
     near: Callable[[int, Tensor], Tensor] | None = None,
 ) -> _Evaluated | None:
     """Losses and gradient with the tangents' values in the place of the boxes' answers.
@@ -298,7 +301,7 @@ def _evaluated(
         boxes: their calls are not evaluated.
         tangents: the tangents, one for each box.
         units: of each box.
-        counted: rows that count, `(rows,)` bool.
+        counting: rows that count, `(rows,)` bool.
         near: of a box's place and what it is asked, which rows may be; None for all.
 
     Returns:
@@ -310,20 +313,20 @@ def _evaluated(
             rows = losses(step.objective, step.network, step.batch, step.rows, with_graph=True)
     except _NoValuesError:
         return None
-    counted = counted.to(rows.device)
+    counting = counting.to(rows.device)
     for number, pairs in enumerate(answers.asked):
         if near is None:
             break
-        kept = near(answers.places[number], pairs.z)
-        per_row, rest = divmod(len(kept), step.rows)
-        counted = counted & (kept.view(step.rows, per_row).all(dim=1) if not rest else kept.all()).to(
-            counted.device
+        close = near(answers.places[number], pairs.z)
+        per_row, rest = divmod(len(close), step.rows)
+        counting = counting & (close.view(step.rows, per_row).all(dim=1) if not rest else close.all()).to(
+            counting.device
         )
     with torch.enable_grad():
-        if not bool(counted.any()):
-            return _Evaluated(rows.detach(), (), counted)
-        gradients = gradients_of(rows[counted].mean(), step)
-    return _Evaluated(rows.detach(), gradients, counted)
+        if not bool(counting.any()):
+            return _Evaluated(rows.detach(), (), counting)
+        gradients = gradients_of(rows[counting].mean(), step)
+    return _Evaluated(rows.detach(), gradients, counting)
 
 
 class _NoValuesError(Exception):
@@ -356,7 +359,7 @@ class _Values:
 
     def call(self, box: BlackBoxFunction, arrays: tuple[Any, ...]) -> Any:
         """What the box's tangent gives; a box that is not named would cost rows, and is refused."""
-        place = next((place for place, named in enumerate(self._boxes) if named is box), None)
+        place = next((place for place, candidate in enumerate(self._boxes) if candidate is box), None)
         if place is None:
             raise TangentError(
                 f"TangentGradient.imagine: expected an objective that calls no box but those in boxes, got a "

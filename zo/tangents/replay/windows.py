@@ -127,7 +127,7 @@ class Windows:
     def __init__(self, replays: int | None, max_age: int | None, notices: Notices | None = None) -> None:
         self.replays, self.max_age = replays, max_age
         self.most_bytes = MOST_BYTES
-        self._kept: list[Window] = []
+        self._windows: list[Window] = []
         self._rate = _Rate()
         self._notices = Notices() if notices is None else notices
 
@@ -136,22 +136,22 @@ class Windows:
         self._notices.say(self._rate.saw(window.losses[window.survived]))
         age = max(FEWEST, self._rate.recorded // YOUNG) if self.max_age is None else self.max_age
         data = replace(window, batch=map_tensors(Tensor.detach, window.batch))  # of whose graph none is kept
-        self._kept = [*self._kept, data][-age:]
-        while len(self._kept) > 1 and self.size() > self.most_bytes:
-            del self._kept[0]
+        self._windows = [*self._windows, data][-age:]
+        while len(self._windows) > 1 and self.size() > self.most_bytes:
+            del self._windows[0]
 
     @property
     def last(self) -> Window:
         """The window of the last step."""
-        return self._kept[-1]
+        return self._windows[-1]
 
     def __len__(self) -> int:
         """How many windows are kept."""
-        return len(self._kept)
+        return len(self._windows)
 
     def trusted(self) -> int:
         """How many replays may follow the last window."""
-        if not self._kept:
+        if not self._windows:
             return 0
         if self.replays is not None:
             return self.replays
@@ -168,20 +168,20 @@ class Windows:
         Raises:
             TangentError: there is no window, a call's rows are not rows of its batch, or calls differ.
         """
-        if not self._kept:
+        if not self._windows:
             raise TangentError(
                 "TangentGradient.replay: expected a window that was recorded, got none so far. Call "
                 "replays() after the first backward(batch), and replay() as often as it says."
             )
-        newest = self._kept[-1]
+        newest = self._windows[-1]
         generator = key.at(newest.step).generator(REPLAYED, self._rate.since)
-        calls = {len(window.calls) for window in self._kept}
+        calls = {len(window.calls) for window in self._windows}
         if len(calls) > 1:
             raise TangentError(
                 "TangentGradient.replay: expected an objective that makes the same number of calls in each "
                 f"step, got {' and '.join(map(str, sorted(calls)))}. Train it without replays."
             )
-        same = [window for window in self._kept if window.form == newest.form]
+        same = [window for window in self._windows if window.form == newest.form]
         first = same[int(torch.randint(len(same), (1,), generator=generator))]
         same = [window for window in same if window.leaves == first.leaves]
         places = torch.cat(
@@ -190,13 +190,13 @@ class Windows:
                 for number, window in enumerate(same)
             ]
         )
-        wanted = max(FEWEST_ROWS, len(newest.losses)) if rows is None else rows
-        chosen = places[torch.randperm(len(places), generator=generator)[:wanted]]
-        chosen = chosen[chosen[:, 0].argsort(stable=True)]
+        count = max(FEWEST_ROWS, len(newest.losses)) if rows is None else rows
+        choice = places[torch.randperm(len(places), generator=generator)[:count]]
+        choice = choice[choice[:, 0].argsort(stable=True)]
         parts = [
-            window.rows(chosen[chosen[:, 0] == number, 1])
+            window.rows(choice[choice[:, 0] == number, 1])
             for number, window in enumerate(same)
-            if bool((chosen[:, 0] == number).any())
+            if bool((choice[:, 0] == number).any())
         ]
         return joined_windows(parts)
 
@@ -206,11 +206,11 @@ class Windows:
 
     def size(self) -> int:
         """Bytes that the windows take."""
-        return sum(window.size for window in self._kept)
+        return sum(window.size for window in self._windows)
 
     def state_dict(self) -> dict[str, Any]:
         """Trust and windows, in plain values."""
-        kinds = {kind.__qualname__ for window in self._kept for kind in unreadable(window.batch)}
+        kinds = {kind.__qualname__ for window in self._windows for kind in unreadable(window.batch)}
         names = {f"unreadable {kind}" for kind in kinds}
         for name in sorted(names - self._notices.said)[:1]:  # one warning names all
             notice = Notice(
@@ -223,7 +223,7 @@ class Windows:
             )
             self._notices.say(notice)
             self._notices.settle(*names)
-        return {"trust": asdict(self._rate), "windows": [plain(window) for window in self._kept]}
+        return {"trust": asdict(self._rate), "windows": [plain(window) for window in self._windows]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
@@ -231,7 +231,7 @@ class Windows:
         if trust.pop("told", False):  # of states before notices had names
             self._notices.settle("rest")
         self._rate = _Rate(**trust)
-        self._kept = [window_of(window) for window in state["windows"]]
+        self._windows = [window_of(window) for window in state["windows"]]
 
 
 def unreadable(nesting: Any) -> Iterator[type]:

@@ -42,20 +42,20 @@ class Accumulation:
         Warns:
             TangentWarning: see `Clipping.of_sizes` and `Clipping.of_sums`.
         """
-        shared = gradients if share == 1.0 else [share * gradient for gradient in gradients]
-        self._clipping.remember(shared)
+        part = gradients if share == 1.0 else [share * gradient for gradient in gradients]
+        self._clipping.remember(part)
         self._notices.say(self._clipping.of_sizes(step))
-        return self.add(shared, step)
+        return self.add(part, step)
 
     def add(self, gradients: Sequence[Tensor], step: int) -> bool:
         """Add a gradient; whether it was shortened. Arguments and warnings are those of `add_share`."""
-        gradients, shortened = self._clipping.shortened(gradients)
+        gradients, shorter = self._clipping.shortened(gradients)
         tensors = self._parameters.tensors
         adds_up = self._clipping.adds_up_to(tensors[0].grad)
         for tensor, gradient in zip(tensors, gradients, strict=True):
             accumulate(tensor, gradient)
-        self._notices.say(self._clipping.of_sums(step, adds_up, tensors[0].grad, shortened))
-        return shortened
+        self._notices.say(self._clipping.of_sums(step, adds_up, tensors[0].grad, shorter))
+        return shorter
 
     def state_dict(self) -> dict[str, Any]:
         """The lengths of the last steps' gradients."""

@@ -42,10 +42,10 @@ def refuse_dependent_rows(loss: Tensor, base: Tensor, survived: Tensor) -> None:
     """
     if survived.all():
         return
-    known = base[survived]
-    allowed = torch.finfo(known.dtype).eps ** 0.5 * known.abs().amax()
-    mean = mean_loss(known)
-    if not (loss - mean).abs() <= allowed:
+    losses = base[survived]
+    tolerance = torch.finfo(losses.dtype).eps ** 0.5 * losses.abs().amax()
+    mean = mean_loss(losses)
+    if not (loss - mean).abs() <= tolerance:
         raise TangentError(
             f"objective: expected losses that are the same without the {int((~survived).sum())} of "
             f"{len(survived)} rows that failed, got a mean of {loss:.6g} instead of {mean:.6g}: rows "
@@ -90,20 +90,20 @@ def checked_pairs(
         TangentError: no probe of the first step changed anything.
     """
     pairs = [call.pairs(boxes[call.box], survived) for call in calls]
-    failed = torch.cat([call.failed(survived).flatten() for call in calls])
-    _refuse_failed(failed, most, step)
-    count = int(failed.sum())
+    failures = torch.cat([call.failed(survived).flatten() for call in calls])
+    _refuse_failed(failures, most, step)
+    count = int(failures.sum())
     _refuse_unmoved(pairs, count, step)
     return pairs, count
 
 
-def _refuse_failed(failed: Tensor, most: float, step: int) -> None:
+def _refuse_failed(failures: Tensor, most: float, step: int) -> None:
     """Refuse a step in which more than a fraction of the pairs, `(pairs,)` bool, failed."""
-    count = int(failed.sum())
-    if count > most * len(failed):
+    count = int(failures.sum())
+    if count > most * len(failures):
         raise FailedQueriesError(
-            f"Step {step + 1}: expected at most {most:.0%} of {len(failed)} pairs to fail, {count} did. See "
-            "the black box's ledger; a smaller mu or learning rate keeps probes nearer to the base, "
+            f"Step {step + 1}: expected at most {most:.0%} of {len(failures)} pairs to fail, {count} did. "
+            "See the black box's ledger; a smaller mu or learning rate keeps probes nearer to the base, "
             "max_dropped lets more of them go."
         )
 
@@ -156,16 +156,16 @@ def unmoved(pairs: Sequence[CallPairs], failed: int) -> bool:
         pairs: of all calls of the step.
         failed: how many pairs failed; where some did, the others may have been moved.
     """
-    asked = any(len(call.d) for call in pairs)
-    return asked and not failed and not any(bool(call.valid.any()) for call in pairs)
+    probes = any(len(call.d) for call in pairs)
+    return probes and not failed and not any(bool(call.valid.any()) for call in pairs)
 
 
-def _refuse_unmoved(pairs: Sequence[CallPairs], failed: int, step: int) -> None:
+def _refuse_unmoved(pairs: Sequence[CallPairs], failures: int, step: int) -> None:
     """Refuse a first step in which no probe says anything, though none failed.
 
     Later, weights have moved inputs before: a layer is saturated, which ends no training.
     """
-    if step == 0 and unmoved(pairs, failed):
+    if step == 0 and unmoved(pairs, failures):
         raise TangentError(
             f"Step {step + 1}: expected probes to change an input of a box, got the base's in each of "
             f"{len(pairs)} calls. Use weights in the forward of the module that holds them alone, or take "

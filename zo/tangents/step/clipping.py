@@ -31,7 +31,7 @@ class Clipping:
         self.most = most
         self._lengths: list[float] = []  # of the last steps, the oldest first
         self._sum: tuple[weakref.ref[Tensor], int] | None = None  # a `.grad` as it was left, and its version
-        self._shortened = False  # whether a gradient in that sum was
+        self._short = False  # whether a gradient in that sum was
 
     def remember(self, gradients: Sequence[Tensor]) -> None:
         """Take in the gradient of a step, as it is before it is shortened; a zero is left out."""
@@ -75,9 +75,9 @@ class Clipping:
             grad: the `.grad` of the first weight with it.
             shortened: whether this gradient was.
         """
-        self._shortened = shortened or (adds_up and self._shortened)
+        self._short = shortened or (adds_up and self._short)
         self._sum = None if grad is None else (weakref.ref(grad), grad._version)
-        if not (adds_up and self._shortened):
+        if not (adds_up and self._short):
             return None
         return Notice(
             "sums",

@@ -115,12 +115,12 @@ class Evaluations:
         with _undone(before):
             with noted() as causes:
                 if probes or self.ranks.size > 1 or step.number == 0:
-                    recorded = self._recorded(step, key, probes, dither)
+                    answers = self._recorded(step, key, probes, dither)
                 else:
                     live = Live(step, self.boxes, dither)
-                    recorded = live.seen
-            evaluation = Evaluation(self, step, recorded, causes, before, probes, dither, live)
-            self._take_apart(recorded.apart)
+                    answers = live.seen
+            evaluation = Evaluation(self, step, answers, causes, before, probes, dither, live)
+            self._take_apart(answers.apart)
             with self.ranks.meeting(step.number) as meeting:
                 yield evaluation
                 meeting.message = evaluation.check
@@ -140,8 +140,8 @@ class Evaluations:
         refuse_autocast(self._settings.parameters.tensors, "TangentGradient.prefit")
         step, before = self.step(batch, number=0), Snapshot(self._settings.network)
         with noted() as causes:
-            recorded = self._recorded(step, self.key.at(steps), 0, Dither())
-        evaluation = Evaluation(self, step, recorded, causes, before)
+            parts = self._recorded(step, self.key.at(steps), 0, Dither())
+        evaluation = Evaluation(self, step, parts, causes, before)
         before.restore()  # running statistics, and what is drawn in the first step
         evaluation.see_survivors(steps)
         return evaluation

@@ -83,11 +83,11 @@ class Judgement:
         self.check, number = evaluation.check, gradient.step.number
         if number == 0:
             self.watch.note_way_beside(gradient.back.beside)
-        unidentified = self._excite(gradient, evaluation.dither)
-        excited = bool(self.excitation) and not evaluation.dither  # what nobody knew of, from now on
-        outcome = Outcome(evaluation, gradient, unidentified, excited)
+        unknowns = self._excite(gradient, evaluation.dither)
+        news = bool(self.excitation) and not evaluation.dither  # what nobody knew of, from now on
+        outcome = Outcome(evaluation, gradient, unknowns, news)
         outcome.say(self.notices, self.watch, self._stand_ins.tangents, lost)
-        excite = partial(self.excitation.anew, spread_around(gradient))
+        excite = partial(self.excitation.judge_again, spread_around(gradient))
         with alone(self._ranks):
             self.watch.saw(number, self._stand_ins.error, outcome.check, self._stand_ins.improve, excite)
 

@@ -60,9 +60,9 @@ class Replays:
                 self.windows.add(self._newest)
                 self._newest = None
         error = self._stand_ins.error
-        lost = error is not None and not error <= NOWHERE  # or NaN
-        unasked = self.windows.replays is None
-        return 0 if unasked and (lost or not self._stand_ins.replayed) else self.windows.trusted()
+        hopeless = error is not None and not error <= NOWHERE  # or NaN
+        automatic = self.windows.replays is None
+        return 0 if automatic and (hopeless or not self._stand_ins.replayed) else self.windows.trusted()
 
     def gradient(
         self, evaluations: Evaluations, rows: int | None, steps: int, replays: int
@@ -147,6 +147,6 @@ class Replays:
         last = self.windows.last
         window = last if len(last.survived) > 1 else drawn
         if len(window.survived) > 1:
-            looked = replace(step, batch=window.batch, rows=len(window.survived))
-            refuse_rows_by_place(looked, self._boxes, window, looks)
+            trial = replace(step, batch=window.batch, rows=len(window.survived))
+            refuse_rows_by_place(trial, self._boxes, window, looks)
             self._looks[form] = max(1, 2 * replays), looks + 1

@@ -170,10 +170,10 @@ class Settings:
         objective, single = _objective(objective), _boxes(boxes)
         tangents = _tangents(tangent, single, seed)
         probes = _probes(probing.probes, tangents)
-        chosen = Parameters(network, parameters)
-        _refuse_frozen(chosen)
+        choice = Parameters(network, parameters)
+        _refuse_frozen(choice)
         most = _max_rows(max_rows, probes)
-        return cls(network, objective, single, tangents, chosen, probing, probes, most, seed, **others)
+        return cls(network, objective, single, tangents, choice, probing, probes, most, seed, **others)
 
 
 def _evaluator(evaluator: str | Evaluator) -> Stacked | Loop:
@@ -269,8 +269,8 @@ def _tangents(
             f"{tangent!r}. Such as zo.GridTangent()."
         )
     tangents = tuple(copy.deepcopy(entry) for entry in entries)
-    for copied, box in zip(tangents, boxes, strict=True):
-        copied.check_box(box)
+    for own, box in zip(tangents, boxes, strict=True):
+        own.check_box(box)
     return tangents
 
 

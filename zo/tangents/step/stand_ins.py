@@ -66,9 +66,9 @@ class StandIns:
         for box, (tangent, units) in enumerate(zip(self.tangents, self.units, strict=True)):
             numbers = [number for number, call in enumerate(calls) if call.box == box]
             if numbers:
-                measured = units.measure([pairs[number] for number in numbers])
-                by_call = predict_and_learn(tangent, measured)
-                at_calls |= dict(zip(numbers, tangent.at_each(measured), strict=True))
+                rows = units.measure([pairs[number] for number in numbers])
+                by_call = predict_and_learn(tangent, rows)
+                at_calls |= dict(zip(numbers, tangent.at_each(rows), strict=True))
                 for number, of_call in zip(numbers, by_call, strict=True):
                     squares[number] = of_call
         self.errors = [relative_error([of_call]) for of_call in squares]
@@ -138,8 +138,8 @@ class StandIns:
         Raises:
             ConfigurationError: it is.
         """
-        own, saved = (", ".join(kinds) for kinds in (map(repr, self.tangents), state["kinds"]))
-        refuse_other_run("TangentGradient", {"tangents": own}, {"tangents": saved})
+        own, theirs = (", ".join(kinds) for kinds in (map(repr, self.tangents), state["kinds"]))
+        refuse_other_run("TangentGradient", {"tangents": own}, {"tangents": theirs})
 
     def state_dict(self) -> dict[str, Any]:
         """What was learned, and the units."""
@@ -153,8 +153,8 @@ class StandIns:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         for parts, states in ((self.tangents, state["tangents"]), (self.units, state["units"])):
-            for part, kept in zip(parts, states, strict=True):
-                part.load_state_dict(kept)
+            for part, entry in zip(parts, states, strict=True):
+                part.load_state_dict(entry)
         for tangent in self.tangents:
             tangent.brought = False
         self.error = state.get("error")

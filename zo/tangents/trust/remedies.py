@@ -57,13 +57,13 @@ class Remedy:
 
 
 def _excited(terms: Terms, step: int, verdict: Verdict, means: Means) -> Begun | None:
-    done, state = tuple(means.excite()), verdict.state
-    return Begun("excitation", state.with_probes(state.probes), done) if done else None
+    words, state = tuple(means.excite()), verdict.state
+    return Begun("excitation", state.with_probes(state.probes), words) if words else None
 
 
 def _improved(terms: Terms, step: int, verdict: Verdict, means: Means) -> Begun | None:
-    done, state = tuple(means.improve()), verdict.state
-    return Begun("tangents", state.with_probes(state.probes), done) if done else None
+    words, state = tuple(means.improve()), verdict.state
+    return Begun("tangents", state.with_probes(state.probes), words) if words else None
 
 
 def _bought(terms: Terms, step: int, verdict: Verdict, means: Means) -> Begun | None:

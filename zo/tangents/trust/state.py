@@ -120,8 +120,8 @@ class State:
         state = self
         if bool(probes) != bool(self.probes):
             state = replace(state, before=None, check=None)
-        held = self.held and probes >= self.probes
-        state = replace(state, held=held, due=False, trial=None, fresh=False)
+        stays = self.held and probes >= self.probes
+        state = replace(state, held=stays, due=False, trial=None, fresh=False)
         return replace(state, probes=probes, steps=0, total=0.0, weight=0.0)
 
     def delayed(self, step: int, every: int | None) -> State:
@@ -141,9 +141,9 @@ class State:
         """
         again = self.probes == terms.fewest and self.returned > 0
         first = not self.probes and unseen
-        held = self.held or (terms.policy.check_every is not None and (first or again))
-        state = self.delayed(step, terms.policy.check_every) if held and again else self
-        return replace(state.with_probes(probes), held=held)
+        stays = self.held or (terms.policy.check_every is not None and (first or again))
+        state = self.delayed(step, terms.policy.check_every) if stays and again else self
+        return replace(state.with_probes(probes), held=stays)
 
 
 def saved(state: State, said: Iterable[str]) -> dict[str, Any]:
@@ -155,11 +155,11 @@ def restored(kept: dict[str, Any]) -> tuple[State, set[str]]:
     """The state and the names that `saved` kept, also where versions before notices had names did."""
     kept = dict(kept)
     if "said" not in kept:
-        said = {name for flag, name in _FLAGS.items() if kept.get(flag)}
+        names = {name for flag, name in _FLAGS.items() if kept.get(flag)}
         figures = {name: kept.pop(figure) for figure, name in _FIGURES.items()}
         check = asdict(Check(**figures)) if any(value is not None for value in figures.values()) else None
         kept = {key: value for key, value in kept.items() if not key.startswith("told_") and key != "warned"}
-        kept |= {"failed": kept.pop("untold"), "check": check, "said": said}
-    said = set(kept.pop("said"))
+        kept |= {"failed": kept.pop("untold"), "check": check, "said": names}
+    names = set(kept.pop("said"))
     check = kept.pop("check")
-    return State(**kept, check=None if check is None else Check(**check)), said
+    return State(**kept, check=None if check is None else Check(**check)), names

@@ -87,12 +87,12 @@ def faults_of(terms: Terms, state: State, check: Check | None) -> tuple[Fault, .
     """The limits that a check breaks."""
     if check is None:
         return ()
-    broken = []
+    faults = []
     for name, limits_of in FIGURES:
         value, limits = getattr(check, name), limits_of(terms, state, check)
         if value is not None and limits is not None and not limits[0] <= value <= limits[1]:
-            broken.append(Fault(name, value, limits[0] if value < limits[0] else limits[1]))
-    return tuple(broken)
+            faults.append(Fault(name, value, limits[0] if value < limits[0] else limits[1]))
+    return tuple(faults)
 
 
 def limit_of(terms: Terms, state: State) -> float:
@@ -133,8 +133,8 @@ def decide(terms: Terms, state: State, evidence: Evidence) -> Verdict:
         evidence: what the step has shown.
     """
     verdict = _usual(terms, state, evidence) if state.trial is None else _tried(terms, state, evidence)
-    after, following = verdict.state, evidence.step + 1
-    if after.due and following >= after.not_before and is_checked(terms, after, following):
+    after, number = verdict.state, evidence.step + 1
+    if after.due and number >= after.not_before and is_checked(terms, after, number):
         return replace(verdict, state=replace(after, trial=terms.fewest))
     return verdict
 
@@ -153,14 +153,14 @@ def _usual(terms: Terms, state: State, evidence: Evidence) -> Verdict:
 
 def _tried(terms: Terms, state: State, evidence: Evidence) -> Verdict:
     """The verdict on a step that went without the probes that were bought: its check decides."""
-    seen = _seen(terms, state, replace(evidence, error=None))  # an error of values, and not of responses
-    if seen.trial is None:
-        return Verdict(seen)  # the box is constant in pieces
-    faults = faults_of(terms, seen, evidence.check)
+    after = _seen(terms, state, replace(evidence, error=None))  # an error of values, and not of responses
+    if after.trial is None:
+        return Verdict(after)  # the box is constant in pieces
+    faults = faults_of(terms, after, evidence.check)
     if evidence.check.agreement is not None and not faults:
-        back = replace(seen.with_probes(terms.fewest), lost=False, returned=seen.returned + 1)
+        back = replace(after.with_probes(terms.fewest), lost=False, returned=after.returned + 1)
         return Verdict(back, regained=True)
-    stays = replace(seen, trial=None, check=state.check, checked=state.checked, fresh=state.fresh)
+    stays = replace(after, trial=None, check=state.check, checked=state.checked, fresh=state.fresh)
     return Verdict(stays.delayed(evidence.step, terms.policy.check_every), faults, missing=bool(faults))
 
 
@@ -181,16 +181,16 @@ def _seen(terms: Terms, state: State, evidence: Evidence) -> State:
     )
     if error is not None and state.learned:
         keep = 1.0 - 1.0 / terms.policy.average
-        counted = error if error < WORST else WORST  # or NaN
+        part = error if error < WORST else WORST  # or NaN
         state = replace(
             state,
-            total=keep * state.total + (1.0 - keep) * counted,
+            total=keep * state.total + (1.0 - keep) * part,
             weight=keep * state.weight + (1.0 - keep),
         )
     state = replace(state, learned=state.learned or error is not None)
     if check.agreement is not None:
-        passed = state.passed or not faults_of(terms, state, check)
-        return replace(state, check=check, checked=evidence.step, fresh=True, failed=0, passed=passed)
+        good = state.passed or not faults_of(terms, state, check)
+        return replace(state, check=check, checked=evidence.step, fresh=True, failed=0, passed=good)
     return replace(state, failed=state.failed + (check.failed is not None))
 
 

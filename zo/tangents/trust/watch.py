@@ -143,8 +143,8 @@ class TrustWatch:
             TangentWarning: trust is lost, by which limit, and what is done about it: inputs are dithered,
                 tangents learn longer, another kind is tried, probes are added, or nothing is left within
                 `max_rows`. Or three checks in a row showed nothing. Or the box is constant in pieces, or its
-                answers have too few digits for a check, or are others when it is asked the same again, each
-                of which is said once.
+                answers have too few digits for a check, or are others when it is asked the same again. Each
+                warning is given once.
         """
         evidence = Evidence(step, error, check)
         verdict = decide(self.terms, self.state, evidence)

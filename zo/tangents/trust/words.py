@@ -93,8 +93,8 @@ def of_evidence(terms: Terms, state: State, evidence: Evidence) -> Iterator[Noti
 
 def lost_at_the_end(step: int, verdict: Verdict, control: str) -> Notice:
     """Trust is lost in the last step, in which no remedy would do anything."""
-    done = "This is the last step, so nothing is done about it: judge the weights by held-out data."
-    return _notice("last step", f"{_broken(step, verdict)}. {done}{control}")
+    rest = "This is the last step, so nothing is done about it: judge the weights by held-out data."
+    return _notice("last step", f"{_broken(step, verdict)}. {rest}{control}")
 
 
 def begun(terms: Terms, step: int, verdict: Verdict, remedy: Begun, control: str) -> Notice:
@@ -142,17 +142,17 @@ def stuck_name(state: State) -> str:
 
 def unidentified(terms: Terms, step: int, before: State, after: State, inputs: Sequence[str]) -> Notice:
     """Inputs whose derivative values do not show and that are not dithered, and what is done about it."""
-    found = (
+    finding = (
         f"Step {step + 1}: expected inputs that weights move to differ between rows by more than the other "
         f"inputs determine, got {'; and '.join(inputs[:3])}{' and others' if inputs[3:] else ''}: the same "
         "in all rows, or a function of the others, and without dither (excite=0). Values show nothing of "
         "that derivative: what a tangent says of it is chance."
     )
     if after.probes > before.probes:
-        return _notice("unidentified", f"{found} {_cost(terms, before, after.probes)}")
+        return _notice("unidentified", f"{finding} {_cost(terms, before, after.probes)}")
     return _notice(
         "unidentified",
-        f"{found} Leave excite out, add a little noise in each row, or allow probes: "
+        f"{finding} Leave excite out, add a little noise in each row, or allow probes: "
         f"max_rows={terms.max_rows:g} allows none.",
     )
 
@@ -195,15 +195,15 @@ def _notice(name: str, words: str) -> Notice:
 
 def _left(terms: Terms, step: int) -> str:
     """How many steps are left, where a remedy says that it takes more."""
-    left = SEVERAL if terms.last is None else terms.last - step - 1
-    return f" There {'is' if left == 1 else 'are'} {counted(left, 'step')} left." if left < SEVERAL else ""
+    steps = SEVERAL if terms.last is None else terms.last - step - 1
+    return f" There {'is' if steps == 1 else 'are'} {counted(steps, 'step')} left." if steps < SEVERAL else ""
 
 
 def _of_error(state: State, fault: Fault) -> str:
-    what, taken = ("responses", f" with {_probes(state.probes)}") if state.probes else ("values", "")
+    what, cost = ("responses", f" with {_probes(state.probes)}") if state.probes else ("values", "")
     return (
         f"tangents to predict the boxes' {what} with a relative error of at most {fault.limit:g}, found "
-        f"{_above(fault.found, fault.limit)} over the last steps{taken}"
+        f"{_above(fault.found, fault.limit)} over the last steps{cost}"
     )
 
 
@@ -240,11 +240,11 @@ FAULTS = {
 def _broken(step: int, verdict: Verdict, tried: bool = False) -> str:
     """Which limits are broken, and by how much; `tried`: in a check of this step, which leaves no trace."""
     state = verdict.state
-    broken = "; and ".join(FAULTS[fault.name](state, fault) for fault in verdict.faults)
+    faults = "; and ".join(FAULTS[fault.name](state, fault) for fault in verdict.faults)
     of_check = any(fault.name != "error" for fault in verdict.faults)
     if of_check and not tried and state.checked is not None and state.checked != step:
-        broken += f" (in the check of step {state.checked + 1})"
-    return f"Step {step + 1}: expected {broken}"
+        faults += f" (in the check of step {state.checked + 1})"
+    return f"Step {step + 1}: expected {faults}"
 
 
 def _cost(terms: Terms, state: State, probes: int) -> str:

@@ -47,14 +47,14 @@ class Convolutions:
         """The convolution, and what its kernel has seen of x, for the way back."""
         if not self.line:
             if _to_few(kernel):
-                convolved = self._in_cells(x, kernel)
-                return convolved if bias is None else convolved + bias.view(-1, *[1] * len(self.periodic)), x
+                answer = self._in_cells(x, kernel)
+                return answer if bias is None else answer + bias.view(-1, *[1] * len(self.periodic)), x
             around = self._around(x, kernel)
             return CONVOLVED[x.ndim - 2](around, kernel, bias), around
-        seen = _taps(x, kernel.shape[2], self.periodic[0])
+        patches = _taps(x, kernel.shape[2], self.periodic[0])
         matrix = kernel.movedim(2, 1).flatten(1)
-        convolved = matrix @ seen if bias is None else torch.addmm(bias[:, None], matrix, seen)
-        return convolved.view(len(kernel), *x.shape[1:]), seen
+        answer = matrix @ patches if bias is None else torch.addmm(bias[:, None], matrix, patches)
+        return answer.view(len(kernel), *x.shape[1:]), patches
 
     def turned(self, kernel: Tensor) -> Tensor:
         """What `back` multiplies by: the kernel turned around."""
@@ -144,5 +144,5 @@ def _taps(x: Tensor, taps: int, wraps: bool) -> Tensor:
     else:
         wide = x[:, torch.arange(-radius, cells + radius, device=x.device) % cells]
     channels, length, rows = wide.shape
-    seen = wide.as_strided((taps, channels, cells * rows), (rows, length * rows, 1))
-    return seen.reshape(taps * channels, cells * rows)
+    patches = wide.as_strided((taps, channels, cells * rows), (rows, length * rows, 1))
+    return patches.reshape(taps * channels, cells * rows)

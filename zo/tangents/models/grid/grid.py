@@ -126,20 +126,20 @@ class GridTangent(NetworkTangent):
     def missed(self, generator: torch.Generator) -> Tensor:
         """What N misses on patches: no cell asks for the whole row."""
         assert isinstance(self._network, GridNetwork)
-        answered, periodic, halo = self._network.answered, self._network.periodic, self._network.halo
-        space = answered.space
+        lattice_out, periodic, halo = self._network.answered, self._network.periodic, self._network.halo
+        space = lattice_out.space
         z, others, y = self._window.columns
-        inputs, fixed, _, added = (moments.by_group() for moments in self._moments)
+        inputs, context, _, change = (moments.by_group() for moments in self._moments)
         units = tuple(
-            torch.cat(both) if others.shape[1] else both[0] for both in zip(inputs, fixed, strict=True)
+            torch.cat(both) if others.shape[1] else both[0] for both in zip(inputs, context, strict=True)
         )
-        moving, apart = (
+        fields, apart = (
             Lattice(shapes, space)
             for shapes in (tuple(spec.shape for spec in self._form.inputs), self._form.others)
         )
         edges = [min(EDGES[len(space)], length) for length in space]
         count = max(1, CELLS // math.prod(edges))
-        seen, wanted, weights, places, insides = [], [], [], [], []
+        patches, targets, weights, places, insides = [], [], [], [], []
         for row in self._window.places(count, generator).tolist():
             around, within, inside = [], [], []
             for length, edge, wraps in zip(space, edges, periodic, strict=True):
@@ -149,23 +149,23 @@ class GridTangent(NetworkTangent):
                 around.append(cells)
                 within.append(cells[halo : halo + edge])
                 inside.append((cells >= 0) & (cells < length))
-            x, there = moving.cropped(z[row], around)
+            x, there = fields.cropped(z[row], around)
             if others.shape[1]:
                 more, also = apart.cropped(others[row], around)
                 x, there = torch.cat([x, more]), torch.cat([there, also])
             on_grid = _every(inside)
-            seen.append(torch.where(there & on_grid, _standard(x, *units), 0.0))
-            target, there = answered.cropped(y[row], within)
-            start = self._carried_on(moving.cropped(z[row], within)[0])
-            wanted.append(_standard(target - start, *added))
+            patches.append(torch.where(there & on_grid, _standard(x, *units), 0.0))
+            target, there = lattice_out.cropped(y[row], within)
+            start = self._carried_on(fields.cropped(z[row], within)[0])
+            targets.append(_standard(target - start, *change))
             weights.append(there)
             places.append(around)
             insides.append(on_grid)
         dtype = self._dtype()
-        predicted = self._network.on_patches(
-            torch.stack(seen).to(dtype), places, torch.stack(insides)[:, None].to(dtype), edges
+        prediction = self._network.on_patches(
+            torch.stack(patches).to(dtype), places, torch.stack(insides)[:, None].to(dtype), edges
         )
-        return (predicted - torch.stack(wanted).to(dtype))[torch.stack(weights)]
+        return (prediction - torch.stack(targets).to(dtype))[torch.stack(weights)]
 
     def for_size(self) -> float:
         """Times as many steps as usual: the root of the cells, over a quarter of those that a step sees."""
@@ -176,21 +176,21 @@ class GridTangent(NetworkTangent):
     def _carried_on(self, x: Tensor) -> Tensor:
         """What `carried` gives, for channels `(channels, *cells)`."""
         assert isinstance(self._network, GridNetwork)
-        answered = self._network.answered
-        inputs = Lattice(tuple(spec.shape for spec in self._form.inputs), answered.space)
+        lattice_out = self._network.answered
+        inputs = Lattice(tuple(spec.shape for spec in self._form.inputs), lattice_out.space)
         pieces = x.split([inputs.channels_of(shape) for shape in inputs.shapes])
         stays, first = [], 0
-        for shape in answered.shapes:  # a number that all cells of a channel share
-            channels, size = answered.channels_of(shape), math.prod(shape)
+        for shape in lattice_out.shapes:  # a number that all cells of a channel share
+            channels, size = lattice_out.channels_of(shape), math.prod(shape)
             stays.append(self._stays[first : first + size : size // channels])
             first += size
-        following = sources(self._form.inputs, self._form.outputs)
-        followed = [
-            x.new_zeros(answered.channels_of(shape), *x.shape[1:]) if source is None else pieces[source]
-            for source, shape in zip(following, answered.shapes, strict=True)
+        places = sources(self._form.inputs, self._form.outputs)
+        bases = [
+            x.new_zeros(lattice_out.channels_of(shape), *x.shape[1:]) if source is None else pieces[source]
+            for source, shape in zip(places, lattice_out.shapes, strict=True)
         ]
         factors = torch.cat(stays).to(x)
-        return torch.cat(followed) * factors.reshape(-1, *[1] * (x.ndim - 1))
+        return torch.cat(bases) * factors.reshape(-1, *[1] * (x.ndim - 1))
 
     @property
     def ends(self) -> tuple[bool, ...]:
@@ -200,10 +200,10 @@ class GridTangent(NetworkTangent):
     def plan(self, form: Form, rows: tuple[Tensor, Tensor, Tensor]) -> dict[str, Any]:
         """How far a change is carried, and which ends meet."""
         z, others, change = rows
-        inputs, answered = lattices("GridTangent", form)
-        known = ends_of("GridTangent", self.periodic, len(inputs.space))
+        inputs, lattice_out = lattices("GridTangent", form)
+        ends = ends_of("GridTangent", self.periodic, len(inputs.space))
         grid = inputs.joined(torch.cat([z, others], dim=1))
-        reach, periodic = measure(grid, answered.joined(change), self.reach, known)
+        reach, periodic = measure(grid, lattice_out.joined(change), self.reach, ends)
         if self.reach is None and cells_of(form) > CELLS:
             reach = max(LEAST, reach)
         return {"reach": reach, "periodic": periodic}

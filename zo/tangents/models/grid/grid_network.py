@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from zo.tangents.models.grid.convolution import CONVOLVED, Convolutions
 from zo.tangents.models.grid.lattice import Lattice
-from zo.tangents.models.passes import Kept, Passes, Slopes, bent_back
+from zo.tangents.models.passes import Passes, Slopes, Tape, bent_back
 
 LAYERS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 SHORT = 2**12  # cells of a line along which a convolution is a product of matrices
@@ -61,14 +61,14 @@ class GridNetwork(Passes):
 
     def arranged_cotangent(self, cotangent: Tensor) -> Tensor:
         """The outputs' gradient on the grid, zero where an output has no cell."""
-        joined = self.answered.joined(cotangent)
-        return joined.movedim(0, -1).contiguous() if self.convolve.line else joined
+        fields = self.answered.joined(cotangent)
+        return fields.movedim(0, -1).contiguous() if self.convolve.line else fields
 
     def cotangent_rows(self, cotangent: Tensor) -> Tensor:
         """The rows' gradient: of an input that is the same in all cells the sum over them."""
         return self.on_grid.gathered(cotangent.movedim(-1, 0) if self.convolve.line else cotangent)
 
-    def passed(self, x: Tensor) -> tuple[Tensor, Kept]:
+    def passed(self, x: Tensor) -> tuple[Tensor, Tape]:
         """The channels out, in each cell."""
         axis = self.convolve.channels
         first, seen_first = self._of_all(self.products, x)
@@ -76,15 +76,15 @@ class GridNetwork(Passes):
         other = torch.cat([straight, functional.silu(bent)], dim=axis)
         product = other * factor
         inner, seen_product = self.convolve(product, self.bend.weight, self.bend.bias)
-        hidden = product + functional.silu(inner)
-        answer, seen = self._of_all(self.linear, x)
-        more, seen_hidden = self.convolve(hidden, self.last.weight)
-        seen_of_weights = product, seen_first, seen_product, hidden, seen_hidden, seen
+        layer = product + functional.silu(inner)
+        answer, patches = self._of_all(self.linear, x)
+        more, seen_hidden = self.convolve(layer, self.last.weight)
+        seen_of_weights = product, seen_first, seen_product, layer, seen_hidden, patches
         return answer + more, (bent, factor, other, inner, None, seen_of_weights)
 
-    def back(self, kept: Kept, cotangent: Tensor, slopes: Slopes | None = None) -> Tensor | None:
+    def back(self, tape: Tape, cotangent: Tensor, slopes: Slopes | None = None) -> Tensor | None:
         """The gradient by the channels in, or by the kernels."""
-        bent, factor, other, inner, turned, *rest = kept
+        bent, factor, other, inner, turned, *rest = tape
         convolve, axis = self.convolve, self.convolve.channels
         last, bend = self.last.weight, self.bend.weight
         if slopes is None:
@@ -93,8 +93,8 @@ class GridNetwork(Passes):
             of_bend = bent_back(of_hidden, inner)
             of_product = of_hidden + convolve.back(of_bend, bend, turned[1])
         else:
-            ((product, _, seen_product, hidden, seen_hidden, _),) = rest
-            of_hidden = convolve.back_to_both(hidden, seen_hidden, cotangent, last, slopes["last.weight"])
+            ((product, _, seen_product, layer, seen_hidden, _),) = rest
+            of_hidden = convolve.back_to_both(layer, seen_hidden, cotangent, last, slopes["last.weight"])
             of_bend = bent_back(of_hidden, inner)
             of_product = of_hidden + convolve.back_to_both(
                 product, seen_product, of_bend, bend, slopes["bend.weight"]
@@ -113,14 +113,14 @@ class GridNetwork(Passes):
         self._weights_of_all("linear", seen, cotangent, slopes)
         return None
 
-    def apart(self, kept: Kept, counts: Sequence[int]) -> list[Kept]:
+    def apart(self, tape: Tape, counts: Sequence[int]) -> list[Tape]:
         """The hidden numbers of each call."""
         rows = self.convolve.rows
         parts = zip(
-            *([t.contiguous() for t in numbers.split(counts, rows)] for numbers in kept[:4]), strict=True
+            *([t.contiguous() for t in numbers.split(counts, rows)] for numbers in tape[:4]), strict=True
         )
-        turned = [self.convolve.turned(kernel) for kernel in self._kernels_back()]
-        return [(*part, turned) for part in parts]
+        kernels = [self.convolve.turned(kernel) for kernel in self._kernels_back()]
+        return [(*part, kernels) for part in parts]
 
     def _kernels_back(self) -> tuple[Tensor, ...]:
         """On the way back from the outputs to the channels of the rows."""
@@ -128,19 +128,17 @@ class GridNetwork(Passes):
         products, linear = self.products.weight[:, row_channels], self.linear.weight[:, row_channels]
         return self.last.weight, self.bend.weight, products, linear
 
-    def pushed(self, kept: Kept, change: Tensor) -> Tensor:
+    def pushed(self, tape: Tape, change: Tensor) -> Tensor:
         """What the channels out change by."""
-        bent, factor, other, inner, *_ = kept
+        bent, factor, other, inner, *_ = tape
         convolve, axis = self.convolve, self.convolve.channels
         row_channels = slice(self.on_grid.channels)
         straight, of_bent, of_factor = _parts(
             convolve(change, self.products.weight[:, row_channels])[0], axis
         )
         of_product = torch.cat([straight, bent_back(of_bent, bent)], dim=axis) * factor + other * of_factor
-        hidden = of_product + bent_back(convolve(of_product, self.bend.weight)[0], inner)
-        return (
-            convolve(change, self.linear.weight[:, row_channels])[0] + convolve(hidden, self.last.weight)[0]
-        )
+        layer = of_product + bent_back(convolve(of_product, self.bend.weight)[0], inner)
+        return convolve(change, self.linear.weight[:, row_channels])[0] + convolve(layer, self.last.weight)[0]
 
     def _of_all(self, layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -> tuple[Tensor, Tensor]:
         """A layer of the channels of the rows, and of those that are the same in all rows, which it is once.
@@ -149,24 +147,24 @@ class GridNetwork(Passes):
         """
         if self.places is None:
             return self.convolve(x, layer.weight, layer.bias)
-        of_rows, shared = layer.weight.split([self.on_grid.channels, PLACES + 1], dim=1)
-        answer, seen = self.convolve(x, of_rows)
-        return answer + self.convolve(self._same(), shared, layer.bias)[0], seen
+        of_rows, common = layer.weight.split([self.on_grid.channels, PLACES + 1], dim=1)
+        answer, patches = self.convolve(x, of_rows)
+        return answer + self.convolve(self._same(), common, layer.bias)[0], patches
 
-    def _weights_of_all(self, name: str, seen: Tensor, cotangent: Tensor, slopes: Slopes) -> None:
+    def _weights_of_all(self, name: str, patches: Tensor, cotangent: Tensor, slopes: Slopes) -> None:
         slope = slopes[f"{name}.weight"]
         self.convolve.to_bias(cotangent, slopes[f"{name}.bias"])
         if self.places is None:
-            self.convolve.to_kernel(seen, cotangent, slope)
+            self.convolve.to_kernel(patches, cotangent, slope)
             return
         parts = [self.on_grid.channels, PLACES + 1]
         of_rows, of_shared = slope.split(parts, dim=1)
-        self.convolve.to_kernel(seen, cotangent, of_rows)
+        self.convolve.to_kernel(patches, cotangent, of_rows)
         layer = self.products if name == "products" else self.linear
-        same, shared = self._same(), layer.weight.split(parts, dim=1)[1]
+        same, common = self._same(), layer.weight.split(parts, dim=1)[1]
         of_all = cotangent.sum(self.convolve.rows, keepdim=True)
-        seen = self.convolve(same, shared)[1]
-        of_same = self.convolve.back_to_both(same, seen, of_all, shared, of_shared)
+        patches = self.convolve(same, common)[1]
+        of_same = self.convolve.back_to_both(same, patches, of_all, common, of_shared)
         slopes["places"].add_(of_same.squeeze(self.convolve.rows)[:PLACES])
 
     def _same(self) -> Tensor:
@@ -201,12 +199,12 @@ class GridNetwork(Passes):
             x = torch.cat([x, torch.stack(same) * inside, inside], dim=1)
         convolve = CONVOLVED[x.ndim - 2]
         straight, bent, factor = _parts(convolve(x, self.products.weight, self.products.bias), 1)
-        hidden = torch.cat([straight, functional.silu(bent)], dim=1) * factor
-        hidden = hidden * _middle(inside, hidden.shape[2:])  # beyond walls hidden numbers are zero, too
-        bent = convolve(hidden, self.bend.weight, self.bend.bias)
-        hidden = (_middle(hidden, bent.shape[2:]) + functional.silu(bent)) * _middle(inside, bent.shape[2:])
+        layer = torch.cat([straight, functional.silu(bent)], dim=1) * factor
+        layer = layer * _middle(inside, layer.shape[2:])  # beyond walls hidden numbers are zero, too
+        bent = convolve(layer, self.bend.weight, self.bend.bias)
+        layer = (_middle(layer, bent.shape[2:]) + functional.silu(bent)) * _middle(inside, bent.shape[2:])
         straight = convolve(x, self.linear.weight, self.linear.bias)
-        return _middle(straight, edges) + _middle(convolve(hidden, self.last.weight), edges)
+        return _middle(straight, edges) + _middle(convolve(layer, self.last.weight), edges)
 
     @property
     def halo(self) -> int:
@@ -215,10 +213,10 @@ class GridNetwork(Passes):
         return max(self.linear.weight.shape[2] // 2, sum(layer.weight.shape[2] // 2 for layer in layers))
 
 
-def _parts(hidden: Tensor, channels: int) -> tuple[Tensor, Tensor, Tensor]:
+def _parts(layer: Tensor, channels: int) -> tuple[Tensor, Tensor, Tensor]:
     """Two quarters of the first layer's channels, one of them to be bent, and the half that is a factor."""
-    width = hidden.shape[channels] // 2
-    straight, bent, factor = hidden.split([width // 2, width - width // 2, width], dim=channels)
+    width = layer.shape[channels] // 2
+    straight, bent, factor = layer.split([width // 2, width - width // 2, width], dim=channels)
     return straight, bent, factor
 
 

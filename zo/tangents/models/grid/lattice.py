@@ -89,8 +89,8 @@ class Lattice:
                 grids.append(array.reshape(rows, -1, *[1] * len(self.space)).expand(-1, -1, *self.space))
                 continue
             cells = shape[len(shape) - len(self.space) :]
-            missing = [most - length for most, length in zip(self.space, cells, strict=True)]
-            around = [n for length in reversed(missing) for n in (0, length)]
+            gaps = [most - length for most, length in zip(self.space, cells, strict=True)]
+            around = [n for length in reversed(gaps) for n in (0, length)]
             grids.append(functional.pad(array.reshape(rows, -1, *cells), around))
         return torch.cat(grids, dim=1)
 
@@ -166,9 +166,9 @@ def space_of(outputs: Sequence[ArraySpec], inputs: Sequence[ArraySpec] = ()) -> 
     spaces = _spaces(outputs)
     grids = [spec.layout for spec in outputs if isinstance(spec.layout, Grid)]
     axes = {len(grid.periodic) for grid in grids if isinstance(grid.periodic, tuple)}
-    said = [space for space in spaces if axes == {len(space)}]
-    if said or len(spaces) < 2:
-        return (said or spaces or [None])[0]
+    choices = [space for space in spaces if axes == {len(space)}]
+    if choices or len(spaces) < 2:
+        return (choices or spaces or [None])[0]
     behind, whole = spaces  # the axes behind the first, or all
     fewest = min(min(spec.shape[0], spec.shape[-1]) for spec in outputs)
     if fewest > MOST_CHANNELS and (len(outputs) > 1 or grids):

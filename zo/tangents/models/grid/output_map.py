@@ -122,20 +122,20 @@ class _Parts:
             self.missed = self.a.T @ b - (self.gram @ self.span) @ self.span.T
         else:
             values, vectors = torch.linalg.eigh(b @ b.T)
-            kept = values > SPAN**2 * values[-1]
-            self.span = b.T @ (vectors[:, kept] / values[kept].sqrt())
+            span = values > SPAN**2 * values[-1]
+            self.span = b.T @ (vectors[:, span] / values[span].sqrt())
             self.gram = self.a @ self.a.T
             self.missed = b - (self.a @ self.span) @ self.span.T
         self.largest = self.a.square().sum(dim=0).max()
 
     def factors(self, ridge: float | None) -> tuple[Tensor, ...]:
         """W, or the factors of its two parts; without a ridge the projector alone."""
-        solved = None
+        solution = None
         if ridge is not None and self.largest > 0:
             gram = self.gram.clone()
             gram.diagonal().add_(ridge * self.largest)
-            solved = torch.cholesky_solve(self.missed, torch.linalg.cholesky(gram))
+            solution = torch.cholesky_solve(self.missed, torch.linalg.cholesky(gram))
         if self.small:
             projector = self.span @ self.span.T
-            return (projector if solved is None else projector + solved,)
-        return (self.span, self.span.T, *(() if solved is None else (self.a.T, solved)))
+            return (projector if solution is None else projector + solution,)
+        return (self.span, self.span.T, *(() if solution is None else (self.a.T, solution)))

@@ -82,8 +82,8 @@ class SpectralMap:
             return change
         scale, lattice = self._units[2], self.waves.lattice
         waves = self.waves.of(lattice.joined(change / scale)).movedim(1, -1)
-        mapped = (waves[..., None, :] @ self._matrix).squeeze(-2).movedim(-1, 1)
-        return scale * lattice.split(self.waves.back(mapped))
+        answer = (waves[..., None, :] @ self._matrix).squeeze(-2).movedim(-1, 1)
+        return scale * lattice.split(self.waves.back(answer))
 
     def pulled(self, cotangent: Tensor) -> Tensor:
         """The transpose of `pushed`."""
@@ -95,8 +95,8 @@ class SpectralMap:
         if self._alone:
             return False
         identity = torch.eye(self._matrix.shape[-1], dtype=self._matrix.dtype, device=self._matrix.device)
-        missing = (self._matrix - identity).abs().square().sum(dim=(-2, -1))
-        return float(missing.mean()) > TAKEN
+        difference = (self._matrix - identity).abs().square().sum(dim=(-2, -1))
+        return float(difference.mean()) > TAKEN
 
     def state_dict(self) -> dict[str, Any]:
         """The units and matrices."""
@@ -139,11 +139,11 @@ def _solved(waves: Waves, sums: Sequence[Tensor], ridge: float | None) -> Tensor
     of_inputs, cross, of_outputs = sums
     values, vectors = torch.linalg.eigh(of_outputs)
     largest = waves.inner(values[..., -1:])
-    kept = values > NEVER**2 * largest
-    kept |= largest <= SEEN**2 * largest.max()
-    projector = (vectors * kept[..., None, :]) @ vectors.mH
+    span = values > NEVER**2 * largest
+    span |= largest <= SEEN**2 * largest.max()
+    projector = (vectors * span[..., None, :]) @ vectors.mH
     if ridge is None or not bool(of_inputs.abs().max() > 0):
         return projector
-    ridged = of_inputs.clone()
-    ridged.diagonal(dim1=-2, dim2=-1).add_(ridge * float(of_inputs.diagonal(dim1=-2, dim2=-1).real.max()))
-    return projector + torch.linalg.solve(ridged, cross - of_inputs @ projector)
+    gram = of_inputs.clone()
+    gram.diagonal(dim1=-2, dim2=-1).add_(ridge * float(of_inputs.diagonal(dim1=-2, dim2=-1).real.max()))
+    return projector + torch.linalg.solve(gram, cross - of_inputs @ projector)

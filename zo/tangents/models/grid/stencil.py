@@ -100,9 +100,9 @@ class StencilTangent(ValueTangent):
         self.reach = reach
         super().__init__(window, output_map)
 
-    def _begin_anew(self, window: int) -> None:
+    def _forget(self, window: int) -> None:
         """Know nothing."""
-        super()._begin_anew(window)
+        super()._forget(window)
         self._plan: dict[str, Any] = {}  # reach and periodic
         self._features: _Features | None = None
         self._sums: tuple[Tensor, Tensor] | None = None  # features x features, features x channels out
@@ -122,19 +122,19 @@ class StencilTangent(ValueTangent):
     def within(self, z: Tensor, others: Tensor) -> Tensor:
         """The polynomial: `(rows, size_in)` to `(rows, size_out)`."""
         assert self._features is not None
-        _, answered = lattices("StencilTangent", self._form)
+        _, lattice_out = lattices("StencilTangent", self._form)
         rows = self._design(z, others)
         coefficients = self._solved().to(rows.dtype)
         grid = (rows @ coefficients).movedim(-1, 1)
         scale, mean = (statistic().to(z) for statistic in (self._moments[3].scale, self._moments[3].mean))
-        return self.carried(z) + mean + scale * answered.split(grid).to(z.dtype)
+        return self.carried(z) + mean + scale * lattice_out.split(grid).to(z.dtype)
 
     def take(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:
         """Keep the rows until they are learned from."""
         self._fresh.append((z, others, y))
 
     def learn_from_window(self, steps: int | None) -> None:
-        """Forget a little and add the new rows; begin anew where these have other units."""
+        """Forget a little and add the new rows; begin again where these have other units."""
         if not self._fresh:
             return
         z, others, y = (torch.cat(column) for column in zip(*self._fresh, strict=True))
@@ -147,24 +147,24 @@ class StencilTangent(ValueTangent):
             near = (self._standard_inputs(z, others).abs() < FAR).all(dim=1)
         z, others, y = z[near], others[near], y[near]
         assert self._features is not None
-        _, answered = lattices("StencilTangent", self._form)
-        cells = math.prod(answered.space)
+        _, lattice_out = lattices("StencilTangent", self._form)
+        cells = math.prod(lattice_out.space)
         later = self._sums is not None
         apart = -(-len(z) // max(ROWS[later], SAMPLES[later] // cells))
         z, others, y = (column[self._lessons % apart :: apart] for column in (z, others, y))
         every = -(-len(z) * cells // SAMPLES[later])  # of all cells of these rows, one in so many
-        missed = standard(y - self.carried(z), self._moments[3])
-        wanted = answered.joined(missed).movedim(1, -1)
+        error = standard(y - self.carried(z), self._moments[3])
+        target = lattice_out.joined(error).movedim(1, -1)
         size = self._features.count
         if self._sums is None:
-            zeros = z.new_zeros(size, size + wanted.shape[-1], dtype=torch.float64)
+            zeros = z.new_zeros(size, size + target.shape[-1], dtype=torch.float64)
             self._sums = zeros[:, :size].clone(), zeros[:, size:].clone()
         gram, cross = (self.forgetting * total for total in self._sums)
         for first in range(0, len(z), 16):  # all at once would take gigabytes
             part = slice(first, first + 16)
             rows, targets = (
-                grid[:, *answered.shared].flatten(0, -2)[self._lessons % every :: every].double()
-                for grid in (self._design(z[part], others[part]), wanted[part])
+                grid[:, *lattice_out.shared].flatten(0, -2)[self._lessons % every :: every].double()
+                for grid in (self._design(z[part], others[part]), target[part])
             )
             gram += rows.T @ rows
             cross += rows.T @ targets
@@ -182,7 +182,7 @@ class StencilTangent(ValueTangent):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         if state["form"] is None:
-            self._begin_anew(self._window.rows)
+            self._forget(self._window.rows)
             return
         state = copy.deepcopy(state)
         self.load_kept(state)
@@ -197,11 +197,11 @@ class StencilTangent(ValueTangent):
         self._moments = self.moments(form)
         for moments, values in zip(self._moments, (z, others, y, y - self.carried(z)), strict=True):
             moments.add(values)
-        inputs, answered = lattices("StencilTangent", form)
+        inputs, lattice_out = lattices("StencilTangent", form)
         x = self._standard_inputs(z, others)
         change = standard(y - self.carried(z), self._moments[3])
-        known = ends_of("StencilTangent", self.periodic, len(inputs.space))
-        reach, periodic = measure(inputs.joined(x), answered.joined(change), self.reach, known)
+        ends = ends_of("StencilTangent", self.periodic, len(inputs.space))
+        reach, periodic = measure(inputs.joined(x), lattice_out.joined(change), self.reach, ends)
         self._plan = {"reach": reach, "periodic": periodic}
         self._features = self._chosen(form)
 
@@ -212,16 +212,16 @@ class StencilTangent(ValueTangent):
     def _chosen(self, form: Form) -> _Features:
         inputs, _ = lattices("StencilTangent", form)
         reach, periodic = self._plan["reach"], self._plan["periodic"]
-        moving = sum(inputs.varies_by_cell())
+        count = sum(inputs.varies_by_cell())
         for degree in range(self.degree, 0, -1):
             for shape in SHAPES:
-                if _fewest(moving, degree, reach, shape, len(periodic)) <= MOST_OF_THE_NARROWEST:
+                if _fewest(count, degree, reach, shape, len(periodic)) <= MOST_OF_THE_NARROWEST:
                     features = _Features.of(inputs, degree, reach, periodic, shape)
                     narrowest = shape == SHAPES[-1]
                     if features.count <= (MOST_OF_THE_NARROWEST if narrowest else MOST_FEATURES):
                         return features
         raise TangentError(
-            f"StencilTangent: {moving} channels and a reach of {reach} cells on {len(periodic)} axes are "
+            f"StencilTangent: {count} channels and a reach of {reach} cells on {len(periodic)} axes are "
             f"more than {MOST_OF_THE_NARROWEST:,} features of degree 1. Take zo.GridTangent, or if these are "
             "not cells of a grid, layout=None in the box's specs."
         )
@@ -243,10 +243,10 @@ class StencilTangent(ValueTangent):
             gram, cross = self._sums
             size = gram.diagonal().sqrt()
             short = torch.where(size > 0, 1 / size, 0.0)  # features in units of their own
-            ridged = short[:, None] * gram * short
-            ridged.diagonal().add_(self.ridge)
-            solved = torch.cholesky_solve(short[:, None] * cross, torch.linalg.cholesky(ridged))
-            self._coefficients = short[:, None] * solved
+            matrix = short[:, None] * gram * short
+            matrix.diagonal().add_(self.ridge)
+            solution = torch.cholesky_solve(short[:, None] * cross, torch.linalg.cholesky(matrix))
+            self._coefficients = short[:, None] * solution
         return self._coefficients
 
     def __repr__(self) -> str:
@@ -254,12 +254,12 @@ class StencilTangent(ValueTangent):
         return f"StencilTangent(degree={self.degree}, periodic={self.periodic}, reach={self.reach})"
 
 
-def _fewest(moving: int, degree: int, reach: int, shape: tuple[tuple[int, int], ...], axes: int) -> int:
+def _fewest(channels: int, degree: int, reach: int, shape: tuple[tuple[int, int], ...], axes: int) -> int:
     """Features that there are at least: all places of one factor, or products that one at a corner begins."""
-    count = moving * (2 * reach + 1) ** axes
+    count = channels * (2 * reach + 1) ** axes
     for order in range(2, degree + 1):
         apart, around = (min(distance, reach) for distance in shape[order - 2])
-        factors = moving * (apart + 1) ** axes
+        factors = channels * (apart + 1) ** axes
         count = max(count, math.comb(factors + order - 2, order - 1) * (2 * around + 1) ** axes)
     return count
 
@@ -290,23 +290,23 @@ class _Features:
         shape: tuple[tuple[int, int], ...],
     ) -> _Features:
         axes, by_cell = len(inputs.space), inputs.varies_by_cell()
-        moving = tuple(n for n, cells in enumerate(by_cell) if cells)
-        products: list[tuple[tuple[Factor, ...], int]] = [(((n, (0,) * axes),), reach) for n in moving]
+        channels = tuple(n for n, cells in enumerate(by_cell) if cells)
+        products: list[tuple[tuple[Factor, ...], int]] = [(((n, (0,) * axes),), reach) for n in channels]
         for order in range(2, degree + 1):
             apart, around = shape[order - 2]
             apart, around = min(apart, reach), min(around, reach)
             places = list(itertools.product(range(apart + 1), repeat=axes))
-            factors = [(n, place) for n in moving for place in places]
+            factors = [(n, place) for n in channels for place in places]
             for product in itertools.combinations_with_replacement(factors, order):
                 # of products that are one another's shifts that which lies nearest to the corner
                 if all(min(place[axis] for _, place in product) == 0 for axis in range(axes)):
                     middle = tuple(max(place[axis] for _, place in product) // 2 for axis in range(axes))
-                    centred = tuple(
+                    centres = tuple(
                         (n, tuple(p - m for p, m in zip(place, middle, strict=True))) for n, place in product
                     )
-                    products.append((centred, around))
+                    products.append((centres, around))
         case = tuple(n for n, cells in enumerate(by_cell) if not cells)
-        return cls(moving, case, tuple(products), tuple(periodic))
+        return cls(channels, case, tuple(products), tuple(periodic))
 
     @property
     def count(self) -> int:

@@ -145,32 +145,32 @@ def between_walls(lattice: Lattice, y: Tensor, periodic: Sequence[bool]) -> Wave
     if lattice.channels < 2 or not walls:
         return None
     grid = lattice.joined((y - y.mean(dim=0))[:MOST_ROWS].double())
-    moving = [channel for channel in range(lattice.channels) if bool(grid[:, channel].any())]
+    channels = [channel for channel in range(lattice.channels) if bool(grid[:, channel].any())]
     choices = [
         list(itertools.product(*(_possible(grid[:, channel], lattice, channel, axis) for axis in walls)))
-        if channel in moving
+        if channel in channels
         else [(False,) * len(walls)]
         for channel in range(lattice.channels)
     ]
     if math.prod(map(len, choices)) > MOST_CHOICES:
         return None
     amplitudes: list[list[Tensor]] = [[] for _ in choices]
-    drawn: list[Tensor] = []
+    draws: list[Tensor] = []
     for place in range(max(map(len, choices))):  # each channel's choices, side by side
         odd = tuple(
             _everywhere(options[min(place, len(options) - 1)], walls, len(periodic)) for options in choices
         )
         waves = Waves(lattice, tuple(periodic), odd)
-        drawn = drawn or _drawn(waves.shape, walls)
-        seen = waves.of(grid)[(slice(None), slice(None), *drawn)]
+        draws = draws or _drawn(waves.shape, walls)
+        coefficients = waves.of(grid)[(slice(None), slice(None), *draws)]
         for channel, options in enumerate(choices):
             if place < len(options):
-                amplitudes[channel].append(seen[:, channel])
+                amplitudes[channel].append(coefficients[:, channel])
     shares = {}
-    for picked in itertools.product(*(range(len(options)) for options in choices)):
-        vectors = torch.stack([amplitudes[channel][picked[channel]] for channel in moving], dim=-1)
-        shares[picked] = _without_a_mixture(vectors)
-    best = max(shares, key=lambda picked: shares[picked])
+    for choice in itertools.product(*(range(len(options)) for options in choices)):
+        vectors = torch.stack([amplitudes[channel][choice[channel]] for channel in channels], dim=-1)
+        shares[choice] = _without_a_mixture(vectors)
+    best = max(shares, key=lambda choice: shares[choice])
     if not min(shares.values()) < 0.5 < shares[best]:
         return None
     odd = tuple(
@@ -186,15 +186,19 @@ def _without_a_mixture(vectors: Tensor) -> float:
         return 0.0
     values = torch.linalg.eigvalsh(torch.einsum("rwc,rwd->wcd", vectors.conj(), vectors))
     largest = values[:, -1]
-    seen = largest > SEEN**2 * largest.max()
-    return float((values[seen, 0] < NEVER**2 * largest[seen]).double().mean()) if bool(seen.any()) else 0.0
+    present = largest > SEEN**2 * largest.max()
+    return (
+        float((values[present, 0] < NEVER**2 * largest[present]).double().mean())
+        if bool(present.any())
+        else 0.0
+    )
 
 
 def _along(grid: Tensor, matrices: Tensor, axis: int) -> Tensor:
     """Each channel's matrix `(channels, new, old)` along an axis of `(rows, channels, *cells)`."""
     last = grid.movedim(axis, -1)
-    shaped = matrices.mT.reshape(len(matrices), *[1] * (last.ndim - 4), *matrices.mT.shape[1:])
-    return (last @ shaped).movedim(-1, axis) if last.ndim > 3 else (last[:, :, None] @ shaped)[:, :, 0]
+    factors = matrices.mT.reshape(len(matrices), *[1] * (last.ndim - 4), *matrices.mT.shape[1:])
+    return (last @ factors).movedim(-1, axis) if last.ndim > 3 else (last[:, :, None] @ factors)[:, :, 0]
 
 
 def _basis(cells: int, faces: bool, odd: bool, length: int) -> tuple[Tensor, Tensor]:
@@ -206,8 +210,8 @@ def _basis(cells: int, faces: bool, odd: bool, length: int) -> tuple[Tensor, Ten
     sizes = there.square().sum(dim=1, keepdim=True).sqrt()
     there = torch.where(sizes > 1e-6 * math.sqrt(cells), there / sizes.clamp(min=1e-12), 0.0)
     again = torch.linalg.pinv(there) if faces and not odd else there.T
-    missing = length - count
-    return functional.pad(there, (0, missing)), functional.pad(again, (0, 0, 0, missing))
+    gap = length - count
+    return functional.pad(there, (0, gap)), functional.pad(again, (0, 0, 0, gap))
 
 
 def _possible(grid: Tensor, lattice: Lattice, channel: int, axis: int) -> tuple[bool, ...]:
@@ -221,8 +225,8 @@ def _possible(grid: Tensor, lattice: Lattice, channel: int, axis: int) -> tuple[
 
 
 def _everywhere(along_walls: Sequence[bool], walls: Sequence[int], axes: int) -> tuple[bool, ...]:
-    known = dict(zip(walls, along_walls, strict=True))
-    return tuple(known.get(axis, False) for axis in range(axes))
+    by_wall = dict(zip(walls, along_walls, strict=True))
+    return tuple(by_wall.get(axis, False) for axis in range(axes))
 
 
 def _drawn(shape: Sequence[int], walls: Sequence[int]) -> list[Tensor]:

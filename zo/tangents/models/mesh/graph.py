@@ -84,7 +84,7 @@ class GraphTangent(ImplicitTangent):
     def fitted(self, mesh: Mesh, rows: Rows, before: dict[str, Any] | None, longer: bool) -> dict[str, Any]:
         """The form that predicts held-out rows best, fitted to all rows."""
         training = rows.fitted(~rows.held)
-        held = rows.fitted(rows.held) if rows.held.any() else None
+        holdout = rows.fitted(rows.held) if rows.held.any() else None
         links = self._links(mesh)
         best: tuple[float, GraphForm, np.ndarray] | None = None
         if before is not None:
@@ -92,13 +92,13 @@ class GraphTangent(ImplicitTangent):
             flows = GraphForm(links, mesh.size, steps, powers, cubes, rows.carried, rows.extras.shape[1])
             fit = FlowFit(flows, training, self.ridge)
             theta = fit.improved(before["theta"].numpy(), ITERATIONS // 4)
-            return self._result(flows, rows, theta, fit.error(theta, held), ITERATIONS // 4)
+            return self._result(flows, rows, theta, fit.error(theta, holdout), ITERATIONS // 4)
         for steps, powers, cubes in FORMS:
             flows = GraphForm(links, mesh.size, steps, powers, cubes, rows.carried, rows.extras.shape[1])
             fit = FlowFit(flows, training, self.ridge)
             start = fit.uniform() if best is None else flows.from_other(best[1], best[2])
             theta = fit.improved(start, (ITERATIONS if cubes else ITERATIONS // 2) * (2 if longer else 1))
-            error = fit.error(theta, held)
+            error = fit.error(theta, holdout)
             self.tried()
             if best is None or error < CLEARLY * best[0]:
                 best = error, flows, theta
@@ -206,8 +206,8 @@ class GraphForm:
 
     def from_other(self, other: GraphForm, theta: np.ndarray) -> np.ndarray:
         """The numbers of a poorer form in this one."""
-        known = dict(zip(other.terms, other.split(theta)[4], strict=True))
-        q = np.array([known.get(term, 0.0) for term in self.terms])
+        values = dict(zip(other.terms, other.split(theta)[4], strict=True))
+        q = np.array([values.get(term, 0.0) for term in self.terms])
         return np.concatenate([*other.split(theta)[:4], q])
 
     def step(self, theta: np.ndarray, free: np.ndarray) -> ImplicitStep:
@@ -216,14 +216,14 @@ class GraphForm:
         conductance, capacity = np.exp(edges), np.exp(tanks)
         weighted = sparse.diags_array(conductance) @ self.difference
         laplacian, bulk = self.difference.T @ weighted, sparse.diags_array(capacity)
-        left = [
-            float(carried) * bulk + (flow[field] * laplacian + loss[field] * bulk) / self.steps
-            for field, carried in enumerate(self.carried)
+        matrices = [
+            float(carries) * bulk + (flow[field] * laplacian + loss[field] * bulk) / self.steps
+            for field, carries in enumerate(self.carried)
         ]
-        right = [float(carried) * bulk for carried in self.carried]
+        right = [float(carries) * bulk for carries in self.carried]
         maps = {"node": None, "edge": self.difference, "flux": -weighted.T.tocsr()}
         return ImplicitStep(
-            sparse.block_diag(left, format="csr"),
+            sparse.block_diag(matrices, format="csr"),
             sparse.block_diag(right, format="csr"),
             self.terms,
             q / self.steps,
@@ -284,19 +284,19 @@ class FlowFit(StepFit):
         edges, tanks, flow, loss, q = flows.split(theta)
         conductance, capacity = np.exp(edges), np.exp(tanks)
         slopes = flows.split(np.zeros_like(theta))
-        carried = flows.carried[None, :, None]
-        pulled, ahead = (_differences(flows.difference, values) for values in (multiplier, after))
-        by_edge = np.einsum("rfe,rfe->fe", pulled, ahead)
+        carries = flows.carried[None, :, None]
+        pull, ahead = (_differences(flows.difference, values) for values in (multiplier, after))
+        by_edge = np.einsum("rfe,rfe->fe", pull, ahead)
         slopes[0] -= conductance / steps * (flow[:, None] * by_edge).sum(axis=0)
         if flows.cubes:
             cubes = q[len(q) - len(flow) :]
             behind = _differences(flows.difference, before)
-            bent = (cubes[None, :, None] * pulled * behind * behind * behind).sum(axis=(0, 1))
+            bent = (cubes[None, :, None] * pull * behind * behind * behind).sum(axis=(0, 1))
             slopes[0] -= conductance / steps * bent
         slopes[2] -= by_edge @ conductance / steps
         lost = np.einsum("rfn,rfn->fn", multiplier, after)
-        moved = (multiplier * carried * (after - before)).sum(axis=(0, 1))
-        slopes[1] -= capacity * (moved + (loss[:, None] * lost).sum(axis=0) / steps)
+        transport = (multiplier * carries * (after - before)).sum(axis=(0, 1))
+        slopes[1] -= capacity * (transport + (loss[:, None] * lost).sum(axis=0) / steps)
         slopes[3] -= lost @ capacity / steps
         products = step.products(np.concatenate([before, self.rows.extras], axis=1))
         for place, (term, product) in enumerate(zip(flows.terms, products, strict=True)):

@@ -94,12 +94,12 @@ class ImplicitStep:
             right = _applied(self.right, change)
             for (out, back, name, place), slope in slopes.items():
                 if place < self.fields:
-                    moved = change[..., place, :]
+                    part = change[..., place, :]
                 elif of_extras is not None:
-                    moved = of_extras[..., place - self.fields, :]
+                    part = of_extras[..., place - self.fields, :]
                 else:
                     continue
-                right[..., out, :] += _mapped(self.maps[back], slope * _mapped(self.maps[name], moved))
+                right[..., out, :] += _mapped(self.maps[back], slope * _mapped(self.maps[name], part))
             change = self.solve(right if forcing is None else right + forcing[step], change)
         return change
 
@@ -111,9 +111,9 @@ class ImplicitStep:
         for step in reversed(range(self.steps)):
             slopes = self._slopes(np.concatenate([states[step], extras], axis=1))
             pulled = self._transposed(cotangent)
-            multiplier, held = pulled * self._mask(), pulled * (1 - self._mask())
+            multiplier, rest = pulled * self._mask(), pulled * (1 - self._mask())
             multipliers.append(multiplier)
-            cotangent = _applied(self.right.T, multiplier) + held
+            cotangent = _applied(self.right.T, multiplier) + rest
             for (out, back, name, place), slope in slopes.items():
                 pull = _back(self.maps[name], slope * _back(self.maps[back], multiplier[:, out]))
                 if place < self.fields:
@@ -141,8 +141,8 @@ class ImplicitStep:
 
     def _values(self, at: np.ndarray) -> dict[tuple[str, int], np.ndarray]:
         """The factors of all terms."""
-        wanted = {factor for term in self.terms for factor in term.factors}
-        return {(name, place): _mapped(self.maps[name], at[:, place]) for name, place in wanted}
+        factors = {factor for term in self.terms for factor in term.factors}
+        return {(name, place): _mapped(self.maps[name], at[:, place]) for name, place in factors}
 
     def _product(self, values: Mapping[tuple[str, int], np.ndarray], term: Term, rows: int) -> np.ndarray:
         if not term.factors:
@@ -166,11 +166,11 @@ class ImplicitStep:
         """left^-1, with the values of `held` at fixed nodes."""
         flat = (right * self._mask() + held * (1 - self._mask())).reshape(-1, self.fields * self.nodes)
         factor = self._factor()
-        found = [
+        solutions = [
             factor.solve(np.ascontiguousarray(flat[at : at + COLUMNS].T)).T
             for at in range(0, len(flat), COLUMNS)
         ]
-        return np.concatenate(found or [flat]).reshape(right.shape)
+        return np.concatenate(solutions or [flat]).reshape(right.shape)
 
     def _transposed(self, cotangent: np.ndarray) -> np.ndarray:
         flat = np.ascontiguousarray(cotangent.reshape(len(cotangent), -1).T)

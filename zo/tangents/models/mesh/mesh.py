@@ -97,10 +97,10 @@ class MeshTangent(ImplicitTangent):
         best: _FittedForm | None = None
         poor = Form(basis, 0, 1, "none", (), rows.carried, rows.extras.shape[1])
         if before is not None:
-            degree, steps, products, varied = before["form"]
-            form = replace(poor, degree=degree, steps=steps, products=products, varied=varied)
-            known = dict(zip(form.names, before["theta"].tolist(), strict=True))
-            return self._result(self._fitted(form, rows, known), rows)
+            degree, steps, products, variables = before["form"]
+            form = replace(poor, degree=degree, steps=steps, products=products, varied=variables)
+            values = dict(zip(form.names, before["theta"].tolist(), strict=True))
+            return self._result(self._fitted(form, rows, values), rows)
         for steps, products in PLAIN if rows.carried.any() else STATIC:
             best = self._better(best, replace(poor, steps=steps, products=products), rows)
             if steps == 1:
@@ -129,21 +129,21 @@ class MeshTangent(ImplicitTangent):
 
     def _carried_along(self, best: _FittedForm, poor: Form, rows: Rows) -> _FittedForm:
         """Convection that differs from place to place, where it explains more than the best so far."""
-        varied = tuple(
+        variables = tuple(
             place
             for place, (out, into, kind) in enumerate(poor.kinds)
             if kind[0] == "convection" and out == into and rows.carried[out]
         )
-        if not varied or not best.error > ALONG_FROM or not rows.held.any():
+        if not variables or not best.error > ALONG_FROM or not rows.held.any():
             return best
         guesses = []
         for degree in ALONG:
-            form = replace(poor, degree=degree, steps=1, products="none", varied=varied)
+            form = replace(poor, degree=degree, steps=1, products="none", varied=variables)
             fit = Fit(form, rows.fitted(~rows.held), self.ridge)
             theta = fit.along()
             guesses.append((fit.missed(theta, rows.fitted(rows.held)), form, theta))
-        missed, form, theta = min(guesses, key=lambda guess: guess[0])
-        if missed > ALONG_PART * best.error:
+        error, form, theta = min(guesses, key=lambda guess: guess[0])
+        if error > ALONG_PART * best.error:
             return best
         return self._better(best, replace(form, steps=form.passed(theta)), rows)
 
@@ -178,19 +178,19 @@ class MeshTangent(ImplicitTangent):
             return best
         return richer
 
-    def _fitted(self, form: Form, rows: Rows, known: dict[Any, float] | None) -> _FittedForm:
+    def _fitted(self, form: Form, rows: Rows, values: dict[Any, float] | None) -> _FittedForm:
         """A form fitted to the rows that are not held out, from what is known of its coefficients."""
         fit = Fit(form, rows.fitted(~rows.held), self.ridge)
-        held = rows.fitted(rows.held) if rows.held.any() else None
-        theta = fit.improved(fit.first(known))
+        holdout = rows.fitted(rows.held) if rows.held.any() else None
+        theta = fit.improved(fit.first(values))
         self.tried()
-        return _FittedForm(form, theta, fit.error(theta, held), fit)
+        return _FittedForm(form, theta, fit.error(theta, holdout), fit)
 
     def step(self, mesh: Mesh, fit: dict[str, Any]) -> ImplicitStep:
         """The implicit step with the fitted coefficients."""
-        degree, steps, products, varied = fit["form"]
-        carried = fit["carried"].numpy()
-        form = Form(self._basis(mesh), degree, steps, products, varied, carried, fit["extras"])
+        degree, steps, products, variables = fit["form"]
+        carries = fit["carried"].numpy()
+        form = Form(self._basis(mesh), degree, steps, products, variables, carries, fit["extras"])
         return form.step(fit["theta"].numpy(), fit["free"].numpy())
 
     def _basis(self, mesh: Mesh) -> Basis:

@@ -63,16 +63,16 @@ class Fit(StepFit):
         form, rows = self.form, self.rows
         theta, one = self.centre, replace(form, steps=1)
         at = np.concatenate([rows.state, rows.extras], axis=1)
-        lumped = np.sqrt(self.form.basis.lumped.diagonal())
-        weight = rows.weight() / lumped
+        roots = np.sqrt(self.form.basis.lumped.diagonal())
+        weight = rows.weight() / roots
         mass, _ = one.base
         begun = applied(mass, rows.goal - rows.state)
         step = one.step(theta, rows.free)
         target = -self.unexplained((begun - step.source(at)) * weight)
         forcings = self._forcings(one, theta, [rows.state, rows.goal], step)
         columns = [self.unexplained(forcing * weight) for forcing in forcings]
-        fixed = {0, 1, *(2 + len(form.linear) + place for place, _ in form.answering())}
-        free = [place for place in range(form.count) if place not in fixed]
+        constants = {0, 1, *(2 + len(form.linear) + place for place, _ in form.answering())}
+        free = [place for place in range(form.count) if place not in constants]
         design = np.stack([columns[place] for place in free], axis=1)
         size = np.linalg.norm(design, axis=0)
         design = design / np.where(size > 0, size, 1.0)
@@ -80,15 +80,15 @@ class Fit(StepFit):
         solution = np.linalg.solve(gram + self.ridge * np.eye(len(free)), design.T @ -target)
         guess = theta.copy()
         guess[free] += solution / np.where(size > 0, size, 1.0)
-        answered = form.answering()
-        if answered:  # such equations have no centre but this
+        answers = form.answering()
+        if answers:  # such equations have no centre but this
             self.centre = guess.copy()
-        starts = [guess] if answered else [guess, theta.copy()]
-        if answered and not form.carried.any():
+        starts = [guess] if answers else [guess, theta.copy()]
+        if answers and not form.carried.any():
             last, best = self._elliptic(), math.inf
             for _ in range(AGAIN + 1):
                 try:
-                    last = self._smoothed(last, fixed)
+                    last = self._smoothed(last, constants)
                 except (RuntimeError, np.linalg.LinAlgError):  # a singular matrix
                     break
                 starts.append(last)
@@ -118,26 +118,26 @@ class Fit(StepFit):
                 theta[place] = {"laplace": 1.0, "mass": SMALL_MASS}.get(name[2][0], 0.0)
         return theta
 
-    def _smoothed(self, theta: np.ndarray, fixed: set[int]) -> np.ndarray:
+    def _smoothed(self, theta: np.ndarray, constants: set[int]) -> np.ndarray:
         """Coefficients whose equations are fulfilled best after a solve with the matrix of `theta`.
 
         What is not carried misses the outputs by K^-1 (q - K y), with K and q of the same coefficients; with
         K^-1 of those before it is linear (Sanathanan and Koerner). Without it what is rough in y decides.
         """
-        rows, begun = self.rows, self.form.start()
+        rows, start = self.rows, self.form.start()
         step = self.step(theta)
         columns = [
             self.unexplained(step.solve(forcing, np.zeros_like(forcing)) * rows.weight())
             for forcing in self._forcings(self.form, theta, [rows.state, rows.goal], step)
         ]
-        free = [place for place in range(self.form.count) if place not in fixed]
+        free = [place for place in range(self.form.count) if place not in constants]
         design = np.stack([columns[place] for place in free], axis=1)
         size = np.linalg.norm(design, axis=0)
         size = np.where(size > 0, size, 1.0)
-        target = sum(begun[place] * columns[place] for place in fixed)
+        target = sum(start[place] * columns[place] for place in constants)
         gram = (design / size).T @ (design / size) + self.ridge * np.eye(len(free))
-        begun[free] -= np.linalg.solve(gram, (design / size).T @ target) / size
-        return begun
+        start[free] -= np.linalg.solve(gram, (design / size).T @ target) / size
+        return start
 
     def along(self) -> np.ndarray:
         """Coefficients of convection and mass by the equations' mean over a call, without solving any.
@@ -157,17 +157,17 @@ class Fit(StepFit):
 
     def missed(self, theta: np.ndarray, held: Rows) -> float:
         """The part of the change that these leave in the equations of rows held out."""
-        left, target = [], []
+        residuals, target = [], []
         for rows in (held, self.rows):
             goal, columns = self._means(rows)
-            left.append(goal - sum(theta[place] * column for place, column in columns.items()))
+            residuals.append(goal - sum(theta[place] * column for place, column in columns.items()))
             target.append(goal)
         norms = [
             np.linalg.norm(
                 of_held.reshape(len(of_held), -1)
                 - held.explained(self.rows, of_rows.reshape(len(of_rows), -1))
             )
-            for of_held, of_rows in (left, target)
+            for of_held, of_rows in (residuals, target)
         ]
         return float(norms[0] / max(float(norms[1]), 1e-300))
 
@@ -201,10 +201,10 @@ class Fit(StepFit):
             gram = self._gram_kept = self._gram(theta) if gram is None else gram
             if self.weights is None:
                 self.weights = _weights(gram)
-            held = np.diag(self.ridge * self.weights)
-            held[1, 1] += self._ringing(theta)[2]
+            penalty = np.diag(self.ridge * self.weights)
+            penalty[1, 1] += self._ringing(theta)[2]
             try:
-                factor = np.linalg.cholesky(2 * (gram + held))
+                factor = np.linalg.cholesky(2 * (gram + penalty))
             except np.linalg.LinAlgError:  # nothing moves the outputs, as in a box that is constant
                 return theta
             cost, slope = self.sloped(theta)
@@ -257,9 +257,9 @@ class Fit(StepFit):
         if not form.carried.any() or any(form.kinds[own][2][0] == "convection" for own in form.varied):
             return 0.0, 0.0, 0.0
         w = max(float(theta[1]), 0.1)
-        kept, steps = (1 - w) / w, form.steps
-        slope = -steps * kept ** (steps - 1) / w**2  # of kept^S
-        return RINGING * kept ** (2 * steps), 2 * RINGING * kept**steps * slope, RINGING * slope**2
+        share, steps = (1 - w) / w, form.steps
+        slope = -steps * share ** (steps - 1) / w**2  # of kept^S
+        return RINGING * share ** (2 * steps), 2 * RINGING * share**steps * slope, RINGING * slope**2
 
     def _gram(self, theta: np.ndarray) -> np.ndarray:
         """Products of how residuals follow coefficients, `(coefficients, coefficients)`, by few rows."""
@@ -317,9 +317,9 @@ class Fit(StepFit):
         """What a coefficient adds to a step's equation, from the state before to that after it."""
         before, after = states
         share = form.implicit(theta).reshape(1, *before.shape[1:])
-        carried = form.carried[None, :, None]
+        carries = form.carried[None, :, None]
         yield applied(form.base[1], before - after)
-        yield carried * stiff(step, before - after)
+        yield carries * stiff(step, before - after)
         for out, into, matrix in form.linear:
             forcing = np.zeros_like(before)
             values = share[:, out] * after[:, into] + (1 - share[:, out]) * before[:, into]

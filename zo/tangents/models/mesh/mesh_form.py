@@ -156,8 +156,8 @@ class Form:
 
     def places(self, place: int) -> int:
         """How many polynomials the coefficient of a kind has."""
-        varied = place in self.varied and self.kinds[place][2] != ("boundary",)
-        return len(self.basis.weights(self.degree)) if varied else 1
+        varies = place in self.varied and self.kinds[place][2] != ("boundary",)
+        return len(self.basis.weights(self.degree)) if varies else 1
 
     @cached_property
     def names(self) -> list[Any]:
@@ -172,8 +172,8 @@ class Form:
         for value, name in zip(theta, self.names, strict=True):
             if isinstance(name, tuple) and name[2][0] == "convection" and name[0] == name[1]:
                 speed[name[0], :, name[2][1]] += value * self.basis.weights(self.degree)[name[3]]
-        passed = np.abs(np.einsum("fea,eca->fec", speed, elements.slopes)).max(axis=(0, 2))
-        return int(np.clip(math.ceil(np.quantile(passed, 0.95)), *STEPS))
+        flow = np.abs(np.einsum("fea,eca->fec", speed, elements.slopes)).max(axis=(0, 2))
+        return int(np.clip(math.ceil(np.quantile(flow, 0.95)), *STEPS))
 
     @cached_property
     def linear(self) -> list[tuple[int, int, Any]]:
@@ -230,8 +230,8 @@ class Form:
     def answering(self) -> list[tuple[int, Term]]:
         """The place and term that say in which units K is, for each output that no input moves on to."""
         first = {}
-        waiting = [field for field in range(len(self.carried)) if not self.carried[field]]
-        for number, field in enumerate(waiting):
+        queue = [field for field in range(len(self.carried)) if not self.carried[field]]
+        for number, field in enumerate(queue):
             wanted = len(self.carried) + (number % self.extras if self.extras else 0)
             for place, term in enumerate(self.terms):
                 if term.out == field and term.factors == (("node", wanted),):
@@ -245,7 +245,7 @@ class Form:
         empty = sparse.csr_array((nodes, nodes))
         mass, lump = self.basis.mass, self.basis.lumped - self.basis.mass
         return tuple(
-            sparse.block_diag([matrix if carried else empty for carried in self.carried], format="csr")
+            sparse.block_diag([matrix if carries else empty for carries in self.carried], format="csr")
             for matrix in (mass, lump)
         )  # type: ignore[return-value]
 

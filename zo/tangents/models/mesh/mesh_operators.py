@@ -122,10 +122,10 @@ class Elements:
         """Products of Chebyshev polynomials of the cells' centres up to a degree, the constant first."""
         axes = [chebyshev.chebvander(np.clip(x, -1, 1), degree) for x in self.middle.T]
         powers = itertools.product(range(degree + 1), repeat=len(axes))
-        chosen = sorted((exponents for exponents in powers if sum(exponents) <= degree), key=sum)
+        choice = sorted((exponents for exponents in powers if sum(exponents) <= degree), key=sum)
         return [
             np.prod([axis[:, n] for axis, n in zip(axes, exponents, strict=True)], axis=0)
-            for exponents in chosen
+            for exponents in choice
         ]
 
     @cached_property

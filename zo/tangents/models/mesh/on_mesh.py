@@ -176,8 +176,8 @@ class ImplicitTangent(ValueTangent):
             self.check_mesh(mesh)
         super().__init__(window, output_map=False)
 
-    def _begin_anew(self, window: int) -> None:
-        super()._begin_anew(window)
+    def _forget(self, window: int) -> None:
+        super()._forget(window)
         self._mesh_in_use: Mesh | None = self.mesh
         self._fit: dict[str, Any] | None = None  # plain values and tensors, as a state has them
         self._step: ImplicitStep | None = None
@@ -195,8 +195,8 @@ class ImplicitTangent(ValueTangent):
     def _settled(self, units: dict[str, np.ndarray], count: int) -> bool:
         """Whether the form of the last fit may stay: by the rows that it was chosen with, and their units."""
         now = self._units_now()
-        known = {name: units[name].shape == now[name].shape for name in ("source", "extra", "number_scale")}
-        if not all(known.values()) or (units["source"] != now["source"]).any():
+        alike = {name: units[name].shape == now[name].shape for name in ("source", "extra", "number_scale")}
+        if not all(alike.values()) or (units["source"] != now["source"]).any():
             return False
         near = np.abs(np.log(units["out_scale"] / now["out_scale"])).max() < np.log(2)
         same = (units["constant"] == now["constant"]).all()
@@ -244,7 +244,7 @@ class ImplicitTangent(ValueTangent):
             if again:  # the numbers are of these units
                 units = self._units_now()
             rows = self._read(units, z, others, y)
-            self._tried = 0
+            self._trials = 0
             report(0, self.most_tried)
             fit = self.fitted(self._mesh_now(), rows, before if again else None, self._longer)
             if again and before is not None:
@@ -265,9 +265,9 @@ class ImplicitTangent(ValueTangent):
         self._lessons += 1
 
     def tried(self) -> None:
-        """Say that a form was fitted, to who listens."""
-        self._tried += 1
-        report(min(self._tried, self.most_tried - 1), self.most_tried)
+        """Report that a form was fitted, where somebody listens."""
+        self._trials += 1
+        report(min(self._trials, self.most_tried - 1), self.most_tried)
 
     def improve(self) -> str | None:
         """Take twice the rows and richer forms, once."""
@@ -312,8 +312,8 @@ class ImplicitTangent(ValueTangent):
         scale = units["out_scale"][:, None]
         for place, source in enumerate(units["source"].tolist()):
             if source >= 0:
-                kept = np.where(units["constant"][place] > 0, 0.0, 1.0)
-                fields[:, source] += kept * state[:, place] / scale[place]
+                share = np.where(units["constant"][place] > 0, 0.0, 1.0)
+                fields[:, source] += share * state[:, place] / scale[place]
         for place, source in enumerate(units["extra"].tolist()):
             fields[:, source] += extras[:, place] / units["extra_scale"][place]
         numbers = numbers / units["number_scale"]
@@ -333,7 +333,7 @@ class ImplicitTangent(ValueTangent):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         if state["form"] is None:
-            self._begin_anew(self._window.rows)
+            self._forget(self._window.rows)
             return
         state = copy.deepcopy(state)
         self.load_kept(state)
@@ -388,24 +388,23 @@ class ImplicitTangent(ValueTangent):
                     source[field] = place
         spread = np.array([_spread(goal[:, field]) for field in range(output_arrays.fields)])
         still = (np.ptp(goal, axis=0) <= STILL * spread[:, None]).astype(float) * (len(goal) > 1)
-        followed = [
+        bases = [
             goal[:, field] - (inputs[:, source[field]] if source[field] >= 0 else 0)
             for field in range(output_arrays.fields)
         ]
         extra = np.array([place for place in range(input_arrays.fields) if place not in source], dtype=int)
-        prescribed = still.copy()
+        boundary = still.copy()
         if self._mesh_now().fixed is not None:
-            prescribed[:] = 0.0
-            prescribed[:, self._mesh_now().fixed] = 1.0
+            boundary[:] = 0.0
+            boundary[:, self._mesh_now().fixed] = 1.0
         return {
             "source": source,
             "extra": extra,
             "out_mean": goal.mean(axis=(0, 2)),
             "out_scale": spread,
-            "change": np.array([_spread(change - LATELY * change.mean(axis=0)) for change in followed])
-            / spread,
-            "constant": still * prescribed,
-            "prescribed": prescribed,
+            "change": np.array([_spread(change - LATELY * change.mean(axis=0)) for change in bases]) / spread,
+            "constant": still * boundary,
+            "prescribed": boundary,
             "level": goal.mean(axis=0),
             "extra_mean": inputs[:, extra].mean(axis=(0, 2)),
             "extra_scale": np.array([_spread(inputs[:, place]) for place in extra]).reshape(-1),
@@ -476,9 +475,9 @@ class ImplicitTangent(ValueTangent):
 
     def _rest(self, rows: Rows) -> dict[str, Tensor]:
         """The ridge of what the step leaves, in its dual form."""
-        left = (rows.goal - self._run(rows)[-1]).reshape(len(rows.goal), -1)
+        residual = (rows.goal - self._run(rows)[-1]).reshape(len(rows.goal), -1)
         kernel = 1 + rows.numbers @ rows.numbers.T
-        dual = np.linalg.solve(kernel + LOOSE * np.eye(len(kernel)), left)
+        dual = np.linalg.solve(kernel + LOOSE * np.eye(len(kernel)), residual)
         if not rows.numbers.shape[1]:  # the constant alone: one row says it
             dual = dual.sum(axis=0, keepdims=True)
             return {"dual": torch.from_numpy(dual), "numbers": torch.zeros(1, 0, dtype=torch.float64)}

@@ -60,24 +60,24 @@ def _ends(grid: Tensor, change: Tensor, radius: int) -> tuple[bool, ...]:
     radius = max(1, min(radius, *(length // 3 for length in grid.shape[2:])))
     if 2 * radius >= min(grid.shape[2:]):  # in two cells all are at an end
         return (False,) * (grid.ndim - 2)
-    rows, seen = torch.arange(len(grid)), [(grid, change)]
-    kept = rows % 4 != 3 if len(rows) > 3 else rows < max(1, len(rows) - 1)
-    everywhere = torch.ones_like(kept)
+    rows, samples = torch.arange(len(grid)), [(grid, change)]
+    training = rows % 4 != 3 if len(rows) > 3 else rows < max(1, len(rows) - 1)
+    everywhere = torch.ones_like(training)
     stencils: list[tuple[float, int, Tensor]] = []
     for near in sorted({1, radius}) if len(rows) > 1 else [1]:  # any would predict a single row
-        stencil = _fitted(*_inside(seen, kept, near))
-        design, wanted = _inside(seen, ~kept if len(rows) > 1 else kept, near)
-        stencils.append((float((design @ stencil - wanted).square().mean()), near, stencil))
+        stencil = _fitted(*_inside(samples, training, near))
+        design, target = _inside(samples, ~training if len(rows) > 1 else training, near)
+        stencils.append((float((design @ stencil - target).square().mean()), near, stencil))
     _, near, stencil = min(stencils, key=lambda candidate: candidate[0])
     if len(rows) <= 3:
-        stencil = _fitted(*_inside(seen, everywhere, near))
+        stencil = _fitted(*_inside(samples, everywhere, near))
     ends = []
     for axis in range(2, grid.ndim):
         errors, size = [], 0.0
         for beyond in (_other_end, _nothing, _mirrored, _mirrored_with_sign):
-            design, wanted = _inside(_strips(grid, change, axis, near, beyond), everywhere, near)
-            errors.append(float((design @ stencil - wanted).square().mean()))
-            size = float(wanted.square().mean())
+            design, target = _inside(_strips(grid, change, axis, near, beyond), everywhere, near)
+            errors.append(float((design @ stencil - target).square().mean()))
+            size = float(target.square().mean())
         meeting, walls = errors[0], min(errors[1:])
         ends.append(walls > EXACT * size and meeting < MEETS * walls)
     return tuple(ends)
@@ -116,17 +116,17 @@ def _strips(
     return list(zip((lower, upper), changes, strict=True))
 
 
-def _inside(seen: Sequence[tuple[Tensor, Tensor]], among: Tensor, near: int) -> tuple[Tensor, Tensor]:
+def _inside(samples: Sequence[tuple[Tensor, Tensor]], among: Tensor, near: int) -> tuple[Tensor, Tensor]:
     """The design of cells further than `near` from the ends of each part, and what it is to predict."""
-    rows, most = among.nonzero()[:, 0], _cells_for(seen[0][0], near) // len(seen)
+    rows, most = among.nonzero()[:, 0], _cells_for(samples[0][0], near) // len(samples)
     generator, parts = torch.Generator().manual_seed(0), []
-    for grid, change in seen:
+    for grid, change in samples:
         lengths = [length - 2 * near for length in grid.shape[2:]]
         per_row = math.prod(lengths)
         count = min(most, len(rows) * per_row)
         whole = len(rows) * per_row
-        drawn = torch.arange(whole) if count == whole else torch.randint(whole, (count,), generator=generator)
-        corner = torch.unravel_index(drawn, (len(rows), *lengths))
+        draws = torch.arange(whole) if count == whole else torch.randint(whole, (count,), generator=generator)
+        corner = torch.unravel_index(draws, (len(rows), *lengths))
         row = rows[corner[0].to(rows.device)].to(grid.device)
         corner = [place.to(grid.device) for place in corner[1:]]
         cells = [place + near for place in corner]
@@ -141,20 +141,20 @@ def _inside(seen: Sequence[tuple[Tensor, Tensor]], among: Tensor, near: int) -> 
 
         in_cell, target = (numbers[row, :, *cells].double() for numbers in (grid, change))
         parts.append((_design(around, in_cell, near), target))
-    designs, wanted = zip(*parts, strict=True)
-    return torch.cat(designs), torch.cat(wanted)
+    designs, targets = zip(*parts, strict=True)
+    return torch.cat(designs), torch.cat(targets)
 
 
 def _reach(grid: Tensor, change: Tensor, ends: tuple[bool, ...]) -> int:
     space = grid.shape[2:]
-    chosen, least = 1, _held_out(grid, change, 1, ends)
+    best, least = 1, _held_out(grid, change, 1, ends)
     for radius in RADII[1:]:
         if least < EXACT or 2 * radius + 1 > max(space) or _features(grid, radius) > MOST_FEATURES:
             break
         error = _held_out(grid, change, radius, ends)
         if error < GAIN * least:
-            chosen, least = radius, error
-    return chosen
+            best, least = radius, error
+    return best
 
 
 def _features(grid: Tensor, radius: int) -> int:
@@ -163,10 +163,12 @@ def _features(grid: Tensor, radius: int) -> int:
 
 def _held_out(x: Tensor, change: Tensor, radius: int, periodic: Sequence[bool]) -> float:
     """The mean square error of ridge least squares, on every fourth row."""
-    kept, cells = _kept(x), _cells_for(x, radius)
-    stencil = _fitted(*_taken(x, change, kept, cells, radius, periodic))
-    design, wanted = _taken(x, change, ~kept if bool((~kept).any()) else kept, cells, radius, periodic)
-    return float((design @ stencil - wanted).square().mean())
+    training, cells = _kept(x), _cells_for(x, radius)
+    stencil = _fitted(*_taken(x, change, training, cells, radius, periodic))
+    design, target = _taken(
+        x, change, ~training if bool((~training).any()) else training, cells, radius, periodic
+    )
+    return float((design @ stencil - target).square().mean())
 
 
 def _kept(x: Tensor) -> Tensor:
@@ -181,11 +183,11 @@ def _cells_for(x: Tensor, radius: int) -> int:
     return min(SAMPLES, 64_000_000 // features)
 
 
-def _fitted(design: Tensor, wanted: Tensor) -> Tensor:
+def _fitted(design: Tensor, target: Tensor) -> Tensor:
     """Ridge least squares."""
     gram = design.T @ design
     gram.diagonal().add_(1e-4 * gram.diagonal().mean())
-    return torch.cholesky_solve(design.T @ wanted, torch.linalg.cholesky(gram))
+    return torch.cholesky_solve(design.T @ target, torch.linalg.cholesky(gram))
 
 
 def _taken(

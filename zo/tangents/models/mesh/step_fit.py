@@ -71,8 +71,8 @@ class StepFit(ABC):
             return HIGH, np.zeros_like(theta)
         step, states = run
         rows = self.rows
-        left = self.residual(states).reshape(len(rows.goal), -1)
-        back = 2 / self.norm * (left - self.hat.T @ left)
+        residual = self.residual(states).reshape(len(rows.goal), -1)
+        back = 2 / self.norm * (residual - self.hat.T @ residual)
         _, _, multipliers = step.adjoint(states, rows.extras, back.reshape(rows.goal.shape) * rows.weight())
         _, slope = self.penalty(theta)
         for at, multiplier in enumerate(multipliers):

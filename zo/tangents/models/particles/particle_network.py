@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zo.tangents.models.model import pushed_forward
-from zo.tangents.models.passes import Kept, Passes, Slopes
+from zo.tangents.models.passes import Passes, Slopes, Tape
 
 
 class ParticleNetwork(Passes):
@@ -67,27 +67,27 @@ class ParticleNetwork(Passes):
     def values(self, x: Tensor) -> Tensor:
         """`(rows, size_in + size of others)` to `(rows, size_out)`, with a graph."""
         rows, count = len(x), self.particles
-        of_particles, shared, pairs = [], [], x[:, :0]
+        of_particles, common, pairs = [], [], x[:, :0]
         for numbers, array, first in zip(self.arrays, x.split(self.sizes, 1), self._firsts(), strict=True):
             if numbers:
                 of_particles.append(array.reshape(rows, count, numbers))
             elif first == self.list_at[0]:
                 pairs = array
             else:
-                shared.append(array[:, None].expand(-1, count, -1))
-        nodes = torch.cat([*of_particles, *shared], 2).flatten(0, 1)
-        there, here, counted = _ends(pairs.detach().reshape(rows, -1, 2), count)
+                common.append(array[:, None].expand(-1, count, -1))
+        nodes = torch.cat([*of_particles, *common], 2).flatten(0, 1)
+        there, here, valid = _ends(pairs.detach().reshape(rows, -1, 2), count)
         difference = (nodes[there] - nodes[here])[:, : self.moving] / self.get_buffer("spread").to(x)
-        hidden = self.begin(nodes)
+        layer = self.begin(nodes)
         layers = zip(self.differences, self.ends, self.says, self.hears, strict=True)
         for apart, ends, says, hears in layers:
-            of_here, of_there = ends(functional.silu(hidden)).chunk(2, 1)
-            said = functional.silu(apart(difference) + of_here[here] + of_there[there])
-            said = functional.silu(says(said)) * counted
-            heard = torch.zeros_like(hidden).index_add(0, here, said)
-            hidden = hidden + hears(torch.cat([functional.silu(hidden), heard], 1))
-        added = (self.last(functional.silu(hidden)) + self.linear(nodes)).view(rows, count, -1)
-        return torch.cat([output.flatten(1) for output in added.split(self.answered, 2)], 1)
+            of_here, of_there = ends(functional.silu(layer)).chunk(2, 1)
+            messages = functional.silu(apart(difference) + of_here[here] + of_there[there])
+            messages = functional.silu(says(messages)) * valid
+            sums = torch.zeros_like(layer).index_add(0, here, messages)
+            layer = layer + hears(torch.cat([functional.silu(layer), sums], 1))
+        change = (self.last(functional.silu(layer)) + self.linear(nodes)).view(rows, count, -1)
+        return torch.cat([output.flatten(1) for output in change.split(self.answered, 2)], 1)
 
     def _firsts(self) -> list[int]:
         return [sum(self.sizes[:place]) for place in range(len(self.sizes))]
@@ -98,26 +98,26 @@ class ParticleNetwork(Passes):
         """Inputs and others end to end."""
         return torch.cat([z, others], dim=1)
 
-    def passed(self, x: Tensor) -> tuple[Tensor, Kept]:
+    def passed(self, x: Tensor) -> tuple[Tensor, Tape]:
         """Outputs with a graph, for the way back."""
         with torch.enable_grad():
             inputs = x.detach().requires_grad_()
             outputs = self.values(inputs)
         return outputs.detach(), (inputs, outputs)
 
-    def back(self, kept: Kept, cotangent: Tensor, slopes: Slopes | None = None) -> Tensor | None:
+    def back(self, tape: Tape, cotangent: Tensor, slopes: Slopes | None = None) -> Tensor | None:
         """The gradient by the inputs; weights are learned on a graph."""
         assert slopes is None
-        inputs, outputs = kept
+        inputs, outputs = tape
         return torch.autograd.grad(outputs, inputs, cotangent, retain_graph=True)[0]
 
-    def pushed(self, kept: Kept, change: Tensor) -> Tensor:
+    def pushed(self, tape: Tape, change: Tensor) -> Tensor:
         """What outputs change by, by the derivative of the way back."""
-        return pushed_forward(self.values, kept[0], change[None])[0]
+        return pushed_forward(self.values, tape[0], change[None])[0]
 
-    def apart(self, kept: Kept, counts: Sequence[int]) -> list[Kept]:
+    def apart(self, tape: Tape, counts: Sequence[int]) -> list[Tape]:
         """A pass for each call."""
-        return [self.passed(part)[1] for part in kept[0].detach().split(counts)]
+        return [self.passed(part)[1] for part in tape[0].detach().split(counts)]
 
     def answers(self, y: Tensor) -> Tensor:
         """The outputs as they are."""
@@ -138,7 +138,7 @@ def _ends(pairs: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     Each pair is one in both directions. One with a number that is no particle's, or twice the same, is none.
     """
     both = torch.cat([pairs, pairs.flip(2)], 1).round().long()
-    counted = ((both >= 0) & (both < count)).all(2) & (both[..., 0] != both[..., 1])
+    valid = ((both >= 0) & (both < count)).all(2) & (both[..., 0] != both[..., 1])
     first = count * torch.arange(len(both), device=both.device)[:, None, None]
     places = (both.clamp(0, count - 1) + first).flatten(0, 1)
-    return places[:, 0], places[:, 1], counted.to(pairs.dtype).flatten()[:, None]
+    return places[:, 0], places[:, 1], valid.to(pairs.dtype).flatten()[:, None]

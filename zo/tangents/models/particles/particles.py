@@ -99,14 +99,14 @@ class PairTangent(NetworkTangent):
 
     def plan(self, form: Form, rows: tuple[Tensor, Tensor, Tensor]) -> dict[str, Any]:
         """How much neighbours differ in each number of a particle."""
-        z, listed = rows[0], self._listed(form)
-        pairs = self._window.spread(rows_of(PARTS, form))[1][:, listed]
+        z, listing = rows[0], self._listed(form)
+        pairs = self._window.spread(rows_of(PARTS, form))[1][:, listing]
         count = self._particles(form)
         arrays = z.split([math.prod(spec.shape) for spec in form.inputs], 1)
         nodes = torch.cat([array.reshape(len(z), count, -1) for array in arrays], 2)
         both = pairs.reshape(len(pairs), -1, 2).round().long()
-        kept = ((both >= 0) & (both < count)).all(2) & (both[..., 0] != both[..., 1])
-        row, pair = kept.nonzero(as_tuple=True)
+        valid = ((both >= 0) & (both < count)).all(2) & (both[..., 0] != both[..., 1])
+        row, pair = valid.nonzero(as_tuple=True)
         apart = nodes[row, both[row, pair, 0]] - nodes[row, both[row, pair, 1]]
         if not len(apart):
             return {"spread": [1.0] * nodes.shape[2]}
@@ -115,20 +115,20 @@ class PairTangent(NetworkTangent):
 
     def build(self, form: Form, plan: dict[str, Any]) -> ParticleNetwork:
         """The network of these arrays."""
-        count, listed = self._particles(form), self._listed(form)
+        count, listing = self._particles(form), self._listed(form)
         shapes = [*(spec.shape for spec in form.inputs), *form.others]
-        moving, sizes = len(form.inputs), [math.prod(shape) for shape in shapes]
-        first = sum(sizes[:moving]) + listed.start
+        variables, sizes = len(form.inputs), [math.prod(shape) for shape in shapes]
+        first = sum(sizes[:variables]) + listing.start
         starts = [sum(sizes[:place]) for place in range(len(sizes))]
         numbers = [
-            0 if start == first and place >= moving else _numbers(shape, count)
+            0 if start == first and place >= variables else _numbers(shape, count)
             for place, (shape, start) in enumerate(zip(shapes, starts, strict=True))
         ]
         answered = [_numbers(spec.shape, count) for spec in form.outputs]
-        where = first, sum(sizes[:moving]) + listed.stop
+        where = first, sum(sizes[:variables]) + listing.stop
         spread = plan["spread"]
         return ParticleNetwork(
-            numbers, sizes, moving, where, answered, count, spread, self.width, self.rounds
+            numbers, sizes, variables, where, answered, count, spread, self.width, self.rounds
         )
 
     @property
@@ -140,14 +140,14 @@ class PairTangent(NetworkTangent):
         """What the network misses on rows that are drawn."""
         assert isinstance(self._network, ParticleNetwork)
         z, others, y = self._window.draw(self.drawn(), generator)
-        predicted = self._network.values(self._network.arranged(*self._standard(z, others)))
-        return predicted - standard(y - self.carried(z), self._moments[3]).to(predicted)
+        prediction = self._network.values(self._network.arranged(*self._standard(z, others)))
+        return prediction - standard(y - self.carried(z), self._moments[3]).to(prediction)
 
     def _standard(self, z: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs in standard units, but for the pairs, which are whole numbers."""
         x, o = super()._standard(z, others)
-        listed = self._listed(self._form)
-        return x, torch.cat([o[:, : listed.start], others[:, listed].to(o), o[:, listed.stop :]], 1)
+        listing = self._listed(self._form)
+        return x, torch.cat([o[:, : listing.start], others[:, listing].to(o), o[:, listing.stop :]], 1)
 
     def _particles(self, form: Form) -> int:
         """How many particles there are.

@@ -55,7 +55,7 @@ class LowRankTangent(Tangent):
         self.forgetting = forgetting
         self.ridge = ridge
         self._directions = 0  # how many rows of these are filled
-        self._kept: dict[str, Tensor] = {}  # basis Q, gram G, cross C
+        self._sums: dict[str, Tensor] = {}  # basis Q, gram G, cross C
         self._scale = torch.empty(0)  # the unit of each input, in which Q is orthonormal
         self._factor: Tensor | None = None  # of G + ridge, once a step
         self._fresh: list[CallPairs] = []  # seen since it has learned
@@ -85,7 +85,7 @@ class LowRankTangent(Tangent):
         if not pairs.d.shape[1]:
             return
         residuals = (pairs.response - self.prior.at(pairs).push(pairs.d))[0]
-        if not self._kept:
+        if not self._sums:
             self._allocate(pairs.d.shape[2], residuals.shape[1], like=pairs.d)
         self._take_units(pairs.d_scale)
         changes = pairs.d[0] * self._per_unit()
@@ -112,23 +112,23 @@ class LowRankTangent(Tangent):
 
     def state_dict(self) -> dict[str, Any]:
         """Directions and sums, and the prior's state."""
-        filled = [tensor.clone() for tensor in (*self._filled(), self._scale)] if self._kept else None
-        return {"prior": self.prior.state_dict(), "kept": filled}
+        tensors = [tensor.clone() for tensor in (*self._filled(), self._scale)] if self._sums else None
+        return {"prior": self.prior.state_dict(), "kept": tensors}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self.prior.load_state_dict(state["prior"])
-        self._kept, self._directions, self._factor = {}, 0, None
+        self._sums, self._directions, self._factor = {}, 0, None
         if state["kept"] is not None:
             basis, _, cross, scale = state["kept"]
             self._allocate(basis.shape[1], cross.shape[1], like=basis)
             self._directions, self._scale = len(basis), scale.clone()
-            for tensor, kept in zip(self._filled(), state["kept"][:3], strict=True):
-                tensor.copy_(kept)
+            for tensor, value in zip(self._filled(), state["kept"][:3], strict=True):
+                tensor.copy_(value)
 
     def _allocate(self, size_in: int, size_out: int, like: Tensor) -> None:
         most = min(self.rank + self.rank // 2 + 1, size_in)
-        self._kept = {
+        self._sums = {
             "basis": like.new_zeros(most, size_in),
             "gram": like.new_zeros(most, most, dtype=torch.float64),
             "cross": like.new_zeros(most, size_out),
@@ -153,7 +153,7 @@ class LowRankTangent(Tangent):
     def _filled(self) -> tuple[Tensor, Tensor, Tensor]:
         """Views of Q, G and C without the rows that are still empty."""
         count = self._directions
-        return self._kept["basis"][:count], self._kept["gram"][:count, :count], self._kept["cross"][:count]
+        return self._sums["basis"][:count], self._sums["gram"][:count, :count], self._sums["cross"][:count]
 
     def _extend(self, changes: Tensor) -> Tensor:
         """Add to Q what the changes have beyond it; returns their coordinates `(pairs, directions)`."""
@@ -164,7 +164,7 @@ class LowRankTangent(Tangent):
         count = int((energy > 100 * torch.finfo(changes.dtype).eps).sum())
         if self._directions >= self.rank:  # the rest of a step's would only take each other's place
             count = min(count, max(1, self.rank // 16))
-        most, size_in = self._kept["basis"].shape
+        most, size_in = self._sums["basis"].shape
         if self._directions + count > most and most < size_in:
             count = min(count, most - self.rank)
             self._lower_rank()
@@ -176,7 +176,7 @@ class LowRankTangent(Tangent):
         for _ in range(2):  # the second time for what rounding left
             basis = self._filled()[0]
             new = torch.linalg.qr((new - (new @ basis.T) @ basis).T).Q.T
-        self._kept["basis"][self._directions : self._directions + count] = new
+        self._sums["basis"][self._directions : self._directions + count] = new
         self._directions += count
         return torch.cat([inside, changes @ new.T], dim=1)
 
@@ -187,17 +187,17 @@ class LowRankTangent(Tangent):
         rotation = vectors[:, -self.rank :].T.to(basis.dtype)
         basis[: self.rank], cross[: self.rank] = rotation @ basis, rotation @ cross
         gram[: self.rank, : self.rank] = torch.diag(energy[-self.rank :])
-        for kept in (basis, gram, gram.T, cross):
-            kept[self.rank :] = 0.0
+        for array in (basis, gram, gram.T, cross):
+            array[self.rank :] = 0.0
         self._directions = self.rank
 
     def _solve(self, coordinates: Tensor) -> Tensor:
         """(G + ridge)^-1 on the rows of coordinates `(rows, directions)`."""
         factor = self._factor
         if factor is None:
-            ridged = self._filled()[1].clone()
-            ridged.diagonal().add_(self.ridge)
-            self._factor = factor = torch.linalg.cholesky(ridged)
+            matrix = self._filled()[1].clone()
+            matrix.diagonal().add_(self.ridge)
+            self._factor = factor = torch.linalg.cholesky(matrix)
         return torch.cholesky_solve(coordinates.T.double(), factor).T.to(coordinates.dtype)
 
     def __repr__(self) -> str:

@@ -97,17 +97,19 @@ class SecantAt(Behind):
     def left_out(self) -> Tensor:
         """The response to each probe by the others of its row: `(probes, rows, size_out)`."""
         # Nothing is kept that could have been learned before: the one probe is left out instead.
-        changes, expected, residuals = self._residuals
+        changes, expectation, residuals = self._residuals
         gram = _gram(changes)
-        predicted = []
+        predictions = []
         for probe in range(len(changes)):
             others = [other for other in range(len(changes)) if other != probe]
             inverse = _inverse(gram[:, others][:, :, others], self._cut)
             coordinates = torch.einsum("rqs,rs->rq", inverse, gram[:, others, probe])
-            predicted.append(expected[probe] + torch.einsum("qrm,rq->rm", residuals[others], coordinates))
+            predictions.append(
+                expectation[probe] + torch.einsum("qrm,rq->rm", residuals[others], coordinates)
+            )
         rows = self.rows
         lengths = (rows.d * reciprocal(rows.d_scale)).norm(dim=-1, keepdim=True)
-        return torch.stack(predicted).to(rows.d.dtype) * lengths if predicted else expected
+        return torch.stack(predictions).to(rows.d.dtype) * lengths if predictions else expectation
 
     @cached_property
     def _residuals(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -116,10 +118,10 @@ class SecantAt(Behind):
         `(probes, rows, size)` each; zero where not valid.
         """
         changes, responses = self.rows.unit()
-        expected = self.prior.push(changes)
-        residuals = torch.where(self.rows.valid[..., None], responses - expected, 0.0)
+        expectation = self.prior.push(changes)
+        residuals = torch.where(self.rows.valid[..., None], responses - expectation, 0.0)
         standard = changes.double() * reciprocal(self.rows.d_scale.double())
-        return standard, expected, residuals.double()
+        return standard, expectation, residuals.double()
 
     @cached_property
     def _inverse(self) -> Tensor:

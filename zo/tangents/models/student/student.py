@@ -287,8 +287,8 @@ class _StudentAt(Linearised):
     def _function(self) -> RowFunction:
         """Whose derivative stands for the box's, of z."""
         rows = self.rows
-        answered = len(rows.y) == len(rows.z)  # of listed pairs only the changes are
-        return partial(self._learner.around, rows.y) if answered else self._learner.values
+        has_values = len(rows.y) == len(rows.z)  # of listed pairs only the changes are
+        return partial(self._learner.around, rows.y) if has_values else self._learner.values
 
 
 def _network_shape(shapes: Sequence[Shape]) -> Shape:

@@ -113,8 +113,10 @@ class Learner:
     def around(self, y: Tensor, z: Tensor) -> Tensor:
         """Values whose derivative alone means something; y `(rows, size_out)` is what the box gave."""
         weight = self._weight()
-        known = self.loss.around(y.to(weight).unflatten(1, self.shapes[1]), self._scores(z.to(weight.device)))
-        return self.values(z) if known is None else known.flatten(1).to(z)
+        values = self.loss.around(
+            y.to(weight).unflatten(1, self.shapes[1]), self._scores(z.to(weight.device))
+        )
+        return self.values(z) if values is None else values.flatten(1).to(z)
 
     def state_dict(self) -> dict[str, Any]:
         """All that changes while it learns."""
@@ -136,8 +138,8 @@ class Learner:
         )  # it would write to what it is given
         device = self._weight().device
         self.window.load_state_dict(state["window"], device)
-        for moments, loaded in zip(self._moments, state["moments"], strict=True):
-            moments.load_state_dict(loaded, device)
+        for moments, entry in zip(self._moments, state["moments"], strict=True):
+            moments.load_state_dict(entry, device)
         self.shapes, self.steps = state["shapes"], state["steps"]
 
     def _weight(self) -> Tensor:
@@ -174,9 +176,9 @@ class Learner:
         return scores
 
     def _other_shape(self, rows: Tensor, got: str) -> ConfigurationError:
-        wanted = (len(rows), *self.shapes[1])
+        shape = (len(rows), *self.shapes[1])
         return ConfigurationError(
-            f"StudentTangent, network: expected it to take {tuple(rows.shape)} to {wanted}, got {got}. Give "
+            f"StudentTangent, network: expected it to take {tuple(rows.shape)} to {shape}, got {got}. Give "
             "it the shapes of the box's differentiable input and output (torch.nn.Flatten() before layers "
             "that take vectors); of several arrays, end to end, their sizes."
         )
