@@ -67,9 +67,9 @@ class EquationTangent(ValueTangent):
         self.steps = steps
         super().__init__(window, output_map=False)
 
-    def _begin_anew(self, window: int) -> None:
+    def _forget(self, window: int) -> None:
         """Know nothing."""
-        super()._begin_anew(window)
+        super()._forget(window)
         self._equation: Equation | None = None
         self._error, self._fitted, self._scale = math.inf, 0, 1.0  # rows ever seen at the last fit
 
@@ -99,7 +99,6 @@ class EquationTangent(ValueTangent):
     @torch.no_grad()
     def learn_from_window(self, steps: int | None) -> None:
         """Fit anew, where enough rows are new: at first in each form, then from where it is."""
-        assert self._form is not None
         self._lessons += 1
         seen = self._window.seen
         if self.knows and NEWER * (seen - self._fitted) < min(seen, self._window.most):
@@ -126,13 +125,11 @@ class EquationTangent(ValueTangent):
 
     def _grid(self, numbers: Tensor) -> Tensor:
         """Of the outputs, `(rows, channels, *space)` in units of their size."""
-        assert self._form is not None
         space, channels, _ = _sizes(self._form)
         return numbers.reshape(len(numbers), channels, *space) / self._scale
 
     def _parts(self, z: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
         """The state, as its output lies, and all other inputs as fields."""
-        assert self._form is not None
         space = _sizes(self._form)[0]
         following = set(sources(self._form.inputs, self._form.outputs))
         shapes = [spec.shape for spec in self._form.inputs]
@@ -153,7 +150,7 @@ class EquationTangent(ValueTangent):
 
     def state_dict(self) -> dict[str, Any]:
         """The equation, and the rows that the next one is fitted to."""
-        if self._form is None:
+        if not self._form:
             return {"form": None}
         found = None
         if self._equation is not None:
@@ -164,10 +161,9 @@ class EquationTangent(ValueTangent):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         if state["form"] is None:
-            self._begin_anew(self._window.rows)
+            self._forget(self._window.rows)
             return
         self.load_kept(state)
-        assert self._form is not None
         self._error, self._fitted, self._scale = state["fitted"]
         self._equation = None
         if state["equation"] is not None:
