@@ -31,6 +31,7 @@ def test_two_ways_to_step_substances_that_react_agree():
     assert float((wanted - found).norm() / wanted.norm()) < 0.01
 
 
+@pytest.mark.slow
 def test_the_comparison_says_that_the_mesh_is_worth_it():
     box = BOXES["transport"](90)
     case = Case.of(box)

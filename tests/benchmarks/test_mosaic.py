@@ -249,6 +249,7 @@ def test_a_search_lowers_its_loss_within_its_rows(method):
         assert found["error"] < 0.1 * found["start"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_field_s_cell_says_what_was_found_and_what_it_took():
     found = field.searched(field.METHODS[1], field.FLOWS[0], field.CI, 0)

@@ -49,6 +49,7 @@ def test_a_problem_is_complete(name):
         assert torch.allclose(problem.exact(*(x[rows] for x in inputs)), outputs[rows], atol=1e-5)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("name", ["lorenz-96", "double-pendulum-wall"])
 def test_a_network_of_a_seldom_measured_system_begins_without_a_correction(name):
     problem = PROBLEMS[name]()

@@ -174,6 +174,7 @@ def test_square_fields_are_never_said_to_be_swapped():
     assert "swapped" not in str(caught.value)
 
 
+@pytest.mark.quick_cases(25)
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("leading", [(), (1,), (4,), (2, 3), (2, 1, 3), (0,), (3, 0)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -211,6 +212,7 @@ STRANGE = {
 }
 
 
+@pytest.mark.quick_cases(25)
 @pytest.mark.parametrize("name", STRANGE)
 @pytest.mark.parametrize("read_only", [False, True], ids=["", "read-only"])
 @KINDS

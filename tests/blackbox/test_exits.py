@@ -110,6 +110,7 @@ def test_in_every_stack(name):
         box.close()
 
 
+@pytest.mark.slow
 def test_a_box_that_ends_the_worker_that_makes_it_is_an_error():
     with (
         Parallel(Unmakable(failures="keep"), processes) as box,

@@ -171,6 +171,7 @@ WRONG = [  # (target, arguments, words of the message); FILE is the file
 ]
 
 
+@pytest.mark.quick_cases(10)
 @pytest.mark.parametrize("target, arguments, words", WRONG, ids=[f"{t} {a}" for t, a, _ in WRONG])
 def test_wrong_targets_are_refused(file, target, arguments, words):
     with pytest.raises(ConfigurationError) as caught:

@@ -60,6 +60,7 @@ def test_tutorials_end_with_what_to_read_next():
             assert last.startswith("What next") and last.count("](") >= 2, page.name
 
 
+@pytest.mark.slow
 @pytest.mark.needs("sphinx")
 def test_a_warning_of_a_block_is_shown_without_the_kernels_file(monkeypatch):
     from docutils import nodes

@@ -186,6 +186,7 @@ def test_threads_of_parallel_answer_in_order_on_whatever_stream(device):
             assert torch.equal(found, expected)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     "tangent",
     [

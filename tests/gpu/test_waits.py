@@ -187,6 +187,7 @@ def test_the_pretended_gpu_sees_what_waits():
     assert len(seen.unordered) == 1
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("training", "most"), [(True, 96), (False, 64)])
 @torch.no_grad()
 def test_a_pass_launches_little_however_many_variants_share_it(training, most):

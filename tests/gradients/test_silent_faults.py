@@ -65,6 +65,7 @@ def test_who_asked_for_stacked_hears_which_module_it_cannot_serve(name):
     assert names_a_part(fallen[0], CASES[name].make()), str(fallen[0])
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("evaluator", ["auto", "difference"])
 def test_a_loss_of_the_output_without_rules_falls_back_to_what_is_right(evaluator):
     """`Tensor.var` has no rule, and the fall-back from "difference" may not be worse than it."""
@@ -374,6 +375,7 @@ class Typo(BlackBoxFunction):
         return np.sin(x) if self.good >= 0 else x.sinus()
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("evaluator", EVALUATORS)
 @pytest.mark.parametrize("good", [0, 5], ids=["in the base", "in the queries"])
 def test_rows_that_fail_tell_their_first_cause(evaluator, good):
@@ -400,6 +402,7 @@ ROUNDED = {  # (dtype of the network, mu, what happens to a loss)
 }
 
 
+@pytest.mark.quick_cases(5)
 @pytest.mark.parametrize("evaluator", EVALUATORS)
 @pytest.mark.parametrize("name", ROUNDED)
 def test_rounding_that_hides_the_change_is_told(name, evaluator):

@@ -198,6 +198,7 @@ def test_a_search_ends_at_its_tolerance_and_where_no_move_helps():
     assert stalled.loss == stalled.losses[0]
 
 
+@pytest.mark.slow
 def test_where_a_box_fails_the_move_is_taken_back():
     """The box has no answer for states larger than those of the solution and a little."""
     box, objective, truth, end = looked_for(calls=1)

@@ -143,6 +143,7 @@ def vortices() -> torch.Tensor:
     return once @ once
 
 
+@pytest.mark.slow
 def test_convection_over_elements_by_another_discretisation_has_its_vjp():
     """The truth is a dense matrix; the identity's cosine says how much there is to be learned."""
     step = vortices()
@@ -185,6 +186,7 @@ def test_coefficients_by_cell_are_sums_of_the_single_matrices():
     assert np.allclose(P1.operator(tensor, velocity, reaction).toarray(), wanted.toarray())
 
 
+@pytest.mark.slow
 def test_loads_are_answered_by_displacements_of_several_fields():
     """K y = M f with a clamped side, two fields a node, another name and other units: a static box."""
     mass, a, b, c, d = (
@@ -258,6 +260,7 @@ def bent(u, source):
     return u
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("make", [zo.MeshTangent, zo.GraphTangent])
 def test_the_vjp_is_that_of_the_fitted_values(make, limits):
     limits(graph_iterations=4)

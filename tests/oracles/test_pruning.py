@@ -39,6 +39,7 @@ def relative(scores: torch.Tensor, truth: torch.Tensor) -> float:
     return float((scores - truth).norm() / truth.norm())
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("problem", SMOOTH, ids=str)
 def test_grasp_by_autograd(problem):
     network, batch = problem.make()
@@ -47,6 +48,7 @@ def test_grasp_by_autograd(problem):
     assert scores.removes == "largest"
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("problem", SMOOTH, ids=str)
 def test_zo_grasp_with_cge_is_grasp_to_first_order_in_the_step(problem):
     network, batch = problem.make()

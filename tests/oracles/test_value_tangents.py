@@ -112,6 +112,7 @@ def walled(u, case):
 # Polynomial stencils
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     ("function", "spec", "degree", "periodic"),
     [
@@ -374,6 +375,7 @@ def test_after_learning_a_smooth_box_the_derivative_is_autograds_in_every_case(m
 # Reach
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("axes", [1, 2])
 @pytest.mark.parametrize("circular", [True, False])
 @pytest.mark.parametrize("cells", [1, pytest.param(3, marks=pytest.mark.slow)])

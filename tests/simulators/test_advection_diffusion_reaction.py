@@ -33,6 +33,7 @@ def along_x(cells: int) -> tuple[torch.Tensor, torch.Tensor]:
     return x, torch.sin(2 * math.pi * x / cells).expand(2, cells, cells)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("diffusion", [0.0, 0.1, 1.0])
 def test_mass_is_conserved_and_no_new_extrema_appear(diffusion):
     box = burgers(12, diffusion=diffusion, dt=0.5)

@@ -104,6 +104,7 @@ def test_one_cell_feels_all_others():
     assert reach[0] > 0.1 and reach[1] < 1e-10
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("settings", [{}, {"power": 3.0, "dt": 1.0}, {"power": 1.0, "points": 9, "dt": 10.0}])
 def test_the_derivative_is_that_of_the_values(settings):
     box = ImplicitDiffusion(**settings)

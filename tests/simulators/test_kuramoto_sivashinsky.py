@@ -17,6 +17,7 @@ def after(box: KuramotoSivashinsky, state: torch.Tensor, time: float) -> torch.T
     return state
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("points", "least"),
     [(16, 3.7), (64, 2.5)],  # damping up to 22 and 6,900: there third order at these steps, fourth at smaller

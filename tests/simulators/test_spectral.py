@@ -29,6 +29,7 @@ def grid(points: int) -> tuple[torch.Tensor, torch.Tensor]:
     return along[None, :].expand(points, points), along[:, None].expand(points, points)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("order", [1, 2])
 def test_kuramoto_sivashinsky_has_the_order_that_it_says(order):
     """Against ETDRK4 at small steps, which shares no code of the steps, on a grid fine enough for both."""

@@ -109,6 +109,7 @@ def test_rows_do_not_depend_on_their_mates(make, start):
     assert (whole - alone).abs().max() < 1e-12
 
 
+@pytest.mark.quick_cases(3)
 def test_only_the_step_has_a_derivative(make, start):
     box = make(steps=2)
     state = start(2).requires_grad_()
@@ -175,6 +176,7 @@ def test_a_row_that_blows_up_fails_alone(name):
         kind(**settings, steps=40)(state)
 
 
+@pytest.mark.quick_cases(4)
 def test_pickles_hold_the_settings_alone(make, start):
     box = make(steps=2, max_rows=5, failures="keep")
     state = start(6)

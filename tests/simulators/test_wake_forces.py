@@ -61,6 +61,7 @@ def test_a_vortex_that_decays_as_it_passes_leaves_no_force():
     assert coarse < 0.1 * inside and fine < coarse / 3.5  # second order: fourfold in the limit
 
 
+@pytest.mark.slow
 def test_source_and_vortex_in_the_stream_feel_the_forces_of_blasius():
     """A source m and a circulation G in mid-channel: drag -Q m, lift -Q G, with Q the stream that they see.
 

@@ -120,6 +120,7 @@ def test_mass_is_conserved(obstacles):
     assert through.abs().max() < 0.03 * LENGTHS[0]
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("advection", ["semi-lagrangian", "mac-cormack"])
 def test_uniform_flow_without_obstacle_stays_uniform_to_rounding(advection):
     box = WakeFlow(12, steps=50, advection=advection, obstacles=())
@@ -206,6 +207,7 @@ def test_the_width_that_the_message_asks_for_is_enough():
     assert solid.sum() >= 1
 
 
+@pytest.mark.slow
 def test_fluid_that_is_shut_in_is_refused_before_any_step():
     with pytest.raises(ConfigurationError, match=r"flow to the outlet from everywhere, got 48 cells shut in"):
         WakeFlow(GRID, obstacles=RING)

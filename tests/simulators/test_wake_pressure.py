@@ -76,6 +76,7 @@ def test_gradient_is_the_solve_itself():
     assert ((gradient - expected) * active).abs().max() < 1e-10 * expected.abs().max()
 
 
+@pytest.mark.slow
 def test_a_link_stays_for_each_body_and_no_more():
     for obstacles, bodies in ((SEVERAL, 3), (JOINED, 2), ((), 0)):
         channel = Channel(20, obstacles)

@@ -88,6 +88,7 @@ def test_advection_is_phiflows(name, dt):
     assert (ADVECTION[name](velocity, dt, channel.cell) - expected).abs().max() < 1e-12
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     "channel",
     [
@@ -127,6 +128,7 @@ def test_phiflow_runs_beside_the_step_in_its_own_precision():
     assert math.get_precision() == before
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-6)])
 def test_no_divergence_is_left_in_the_fluid(dtype, tolerance):
     after = WakeStep(SMALL)(flows(SMALL, 2, dtype), reynolds(2, dtype))

@@ -62,6 +62,7 @@ def test_a_callback_is_told_what_the_run_writes_down_in_its_order(tmp_path):
     assert not again.told
 
 
+@pytest.mark.slow
 def test_a_resumed_run_tells_from_where_it_goes_on(tmp_path):
     class Stopping(Notes):
         def on_step(self, stage, step, metrics):
@@ -86,6 +87,7 @@ class Broken(tasks.Callback):
         raise ConnectionError("the server is gone")
 
 
+@pytest.mark.slow
 def test_an_exception_is_told_once_and_training_goes_on_to_the_same_result(tmp_path):
     notes = Notes()
     with pytest.warns(
@@ -108,6 +110,7 @@ class Deaf(Notes):
         raise ConnectionError("no answer at the end")
 
 
+@pytest.mark.slow
 def test_a_tracker_that_is_not_there_is_told_of_once_in_a_run_and_hears_no_more_of_the_stage(tmp_path):
     deaf = Deaf()
     with pytest.warns(CallbackWarning) as said:
@@ -272,6 +275,7 @@ def test_mlflow_has_what_the_run_has(tmp_path, monkeypatch, store):
         assert math.isclose(kept.data.metrics["best validation"], table["validation"].item())
 
 
+@pytest.mark.slow
 def test_a_kill_after_the_result_leaves_no_callback_untold(tmp_path, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt

@@ -58,6 +58,7 @@ class Programmed(tasks.Problem):
         return {"loss": 1.0}
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("changes", [True, False])
 def test_a_program_that_was_compiled_again_is_named_on_resume_and_in_the_report(tmp_path, changes):
     program, kill = tmp_path / "program", tmp_path / "kill"
@@ -168,6 +169,7 @@ class OftenFailing(Programmed):
         return {"loss": 1.0}
 
 
+@pytest.mark.slow
 def test_the_first_cause_of_rows_that_fail_in_training_is_said_once(tmp_path, capsys):
     fails_by_the_last_digit = "case $x in *[13579]) echo gone >&2; exit 3;; esac\n"
     (tmp_path / "program").write_text(SCRIPT + fails_by_the_last_digit)

@@ -195,6 +195,7 @@ def test_an_answer_of_the_wrong_shape_is_to_be_mended_before_the_run_goes_on(toy
     assert "Resuming repeats this step: mend the box or the data" in said and "blackbox resume runs" in said
 
 
+@pytest.mark.slow
 def test_preset_may_be_written_in_any_place_and_form(toy, tmp_path):
     assert toy("run", "toy", "--preset=small", "--steps=1", "--runs", "elsewhere") == 0
     (path,) = (tmp_path / "elsewhere").iterdir()
@@ -267,6 +268,7 @@ def test_errors_of_ours_that_nobody_foresaw_keep_their_traceback(toy, limits):
         toy("run", "toy")
 
 
+@pytest.mark.slow
 def test_an_error_of_the_problems_own_code_has_its_part_of_the_traceback_and_the_line_to_resume(toy, capsys):
     assert toy("run", "toy", "--fault", "unknown") == 1
     first, *trace, last = capsys.readouterr().err.splitlines()
@@ -295,6 +297,7 @@ def test_an_immediate_stop_says_how_to_resume_too(toy, tmp_path, capsys):
     assert capsys.readouterr().err == said
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("moment", ["begin", "report"])
 def test_a_stop_before_and_after_training_says_how_to_resume_too(toy, tmp_path, capsys, monkeypatch, moment):
     monkeypatch.setattr(f"toy.Toy.{moment}", Mock(side_effect=KeyboardInterrupt))

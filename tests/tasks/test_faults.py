@@ -214,6 +214,7 @@ DTYPES = {
 }
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("line", DTYPES)
 def test_a_wrong_dtype_is_one_sentence(toy, tmp_path, capsys, line):
     body = f"import torch\nfrom toy import Toy\nclass Typed(Toy):\n    def data(self): {line}\n"

@@ -124,6 +124,7 @@ def test_a_box_that_is_the_same_or_noisy_is_not_spoken_of(tmp_path, noisy):
     assert 0.05 < noise < 0.4 if noisy else noise == 0.0  # 0.1 sqrt(2), of 8 rows
 
 
+@pytest.mark.slow
 def test_a_noisy_box_that_changed_is_said(tmp_path):
     file, _, resume = run(tmp_path, noisy=True)
     file.write_text("90")

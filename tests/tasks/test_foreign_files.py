@@ -161,6 +161,7 @@ def test_states_with_a_right_checksum_and_wrong_parts_are_refused(folder, name):
     assert isinstance(look(folder), tasks.errors.CheckpointError)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("name", ["config.json", "result.json"])
 def test_on_the_command_line_it_is_one_line_and_a_status(folder, capsys, name):
     (folder / name).write_bytes(CONTENTS["lists in lists"])
@@ -171,6 +172,7 @@ def test_on_the_command_line_it_is_one_line_and_a_status(folder, capsys, name):
         assert err.startswith("blackbox: ") and err.count("\n") == 1 and name in err
 
 
+@pytest.mark.slow
 def test_no_text_of_a_folder_acts_on_the_terminal_or_in_a_page(finished, folder, capsys, tmp_path):
     evil = "\x1b]0;owned\x07\x9b2J\u202e\u2066\u200b\ufeff <img src=x onerror=alert(1)> "
     evil += "[a](javascript:b) | c\r\n# d"
@@ -238,6 +240,7 @@ def test_text_reaches_the_terminal_by_one_module():
     assert printing == {"terminal/text.py"}
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("lost", "said"),
     [
@@ -255,6 +258,7 @@ def test_lines_of_metrics_that_are_gone_are_told(folder, lost, said):
     assert f"metrics.jsonl has no line of {said}" in (folder / "report.html").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how", ["deleted", *(pytest.param(how, marks=pytest.mark.slow) for how in ("cut short", "all of them"))]
 )

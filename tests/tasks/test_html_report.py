@@ -132,6 +132,7 @@ def test_a_missing_figure_leaves_the_old_report(tmp_path):
     assert "old" in path.read_text()
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("suffix", "kind"), [("webp", "image/webp"), ("gif", "image/gif"), ("PNG", "image/png")]
 )

@@ -77,6 +77,7 @@ def trained_by_hand(problem, steps):
     return found, loss_of(found, data.test).item()
 
 
+@pytest.mark.slow
 def test_first_order_is_the_loop_that_anyone_would_write(tmp_path):
     run = go(Steering(), tmp_path, methods=["first-order"])
     network, error = trained_by_hand(Steering(), 6)
@@ -489,6 +490,7 @@ class Crash(tasks.Callback):
             raise OSError("the machine is gone")
 
 
+@pytest.mark.slow
 def test_rows_that_a_crash_makes_run_again_count_in_the_budget(tmp_path):
     planned = (6 + 1) * 5 * 2 + 4 * 6 * 2 + 8 * 2
     settings = {"methods": ["first-order"], "rows": planned, "steps": 6}
@@ -514,6 +516,7 @@ def test_rows_that_fail_are_kept_and_counted_with_their_cause(tmp_path):
     assert all("is too much" in ledger["first_failure"] for ledger in failed)
 
 
+@pytest.mark.slow
 def test_rows_that_fail_in_validation_and_test_are_told_beside_the_figures(tmp_path):
     class Lossy(Steering):
         """In evaluation mode one row of each held-out batch fails, and the figure hides it."""
@@ -799,6 +802,7 @@ def test_comparing_a_reference_changes_no_bit_of_the_training(tmp_path):
     assert torch.equal(weights(checked.network("first-order")), weights(unchecked.network("plain")))
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("part", ["box", "network", "data", "objective"])
 def test_a_missing_part_is_named(tmp_path, part):
     have = {name: getattr(Steering, name) for name in ("network", "objective")}
@@ -939,6 +943,7 @@ def test_data_is_split_without_overlap_and_batches_are_the_same_whenever_asked()
         tasks.Data.split(rows, batch=4, validation=12, test=8)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     ("data", "words"),
     [
@@ -1064,6 +1069,7 @@ def test_a_report_of_one_block_without_its_list_is_said(tmp_path):
         go(Single(), tmp_path, methods=["none"])
 
 
+@pytest.mark.slow
 def test_threads_of_a_process_train_one_after_the_other_from_their_own_first_weights(tmp_path):
     alone = [go(Steering(), tmp_path / "alone", methods=["none"], seeds=[seed]) for seed in (0, 1)]
     with ThreadPoolExecutor(2) as pool:

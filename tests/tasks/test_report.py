@@ -202,6 +202,7 @@ def test_a_gradient_that_helps_others_is_not_called_of_no_use(tmp_path):
     assert "gradient through the box" not in told(run)
 
 
+@pytest.mark.slow
 def test_a_figure_that_is_not_finite_has_no_mean(tmp_path, pens):
     run = made(tmp_path, {"rge": [1.0, None, 2.0], "cge": [1.0, 1.0, 3.0]}, seeds=(0, 1, 2))
     assert "Not finite: the test loss of rge (seed 1)." in told(run)
@@ -435,6 +436,7 @@ class Economical(Powered):
     higher_is_better = False
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("kind", "advised"), [(Powered, True), (Economical, False)])
 def test_a_problem_that_says_which_way_is_better_is_not_told_to_say_it(tmp_path, kind, advised):
     run = tasks.run(kind(methods=["none", "first-order"]), runs=tmp_path, progress=Progress())

@@ -95,6 +95,7 @@ def test_where_rows_do_not_grow_with_the_steps_their_number_stays(capsys):
     assert f" {steps} steps" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_preset_keeps_its_settings_and_takes_fewer_steps_where_its_rows_have_no_room(tmp_path):
     problem = Preset(Preset.presets["long"], methods=("first-order",))
     run = go(problem, tmp_path, rows=600)
@@ -106,6 +107,7 @@ def test_a_preset_keeps_its_settings_and_takes_fewer_steps_where_its_rows_have_n
     assert again.path == run.path and again.problem.config == config
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("settings", [{}, {"steps": 3}])
 def test_a_preset_with_room_and_steps_by_hand_stay_as_they_are(tmp_path, settings):
     rows = 5_000 if settings else 50_000
@@ -184,6 +186,7 @@ def test_a_budget_without_room_for_a_step_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_budget_without_room_for_checks_is_refused_with_what_would_do(tmp_path):
     methods = ("none", "first-order", "rge")
     with pytest.raises(ConfigurationError, match=r"takes first-order \d+, rge \d+.*leave out rge") as error:

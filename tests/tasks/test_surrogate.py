@@ -36,6 +36,7 @@ def weights(run, method):
     return torch.cat([weight.detach().flatten() for weight in run.network(method).parameters()])
 
 
+@pytest.mark.slow
 def test_a_surrogate_learns_from_its_steps_rows_and_takes_further_steps_that_cost_none(tmp_path):
     run = go(Drawn(), tmp_path, methods=["none", "surrogate"], steps=12, imaginations=6)
     none, surrogate = run.result.table

@@ -141,6 +141,7 @@ def test_the_terminal_shows_each_once_as_ever(tmp_path, monkeypatch):
     assert sorted(shown) == sorted(texts)
 
 
+@pytest.mark.slow
 def test_what_the_user_ignores_is_not_noted_and_what_is_an_error_stays_one(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Alarm)
@@ -213,6 +214,7 @@ def test_a_broken_line_is_named_before_anything_is_done(tmp_path, line):
         tasks.run(Alarming(), resume=folder, progress=Progress())
 
 
+@pytest.mark.slow
 def test_a_torn_last_line_is_neither_read_nor_glued_to_the_next(tmp_path):
     with pytest.raises(Crash):
         tasks.run(Alarming(), runs=tmp_path, progress=CrashesAt("seed-0/first-order", 3))

@@ -114,6 +114,7 @@ def test_a_run_that_replays_goes_on_from_its_files_to_the_same_bits(tmp_path, li
     assert not list((tmp_path / "cut").rglob("*.windows/*"))  # the training is finished
 
 
+@pytest.mark.slow
 def test_windows_of_a_process_that_was_killed_right_behind_the_last_checkpoint_are_removed(
     tmp_path, limits, monkeypatch
 ):

@@ -43,6 +43,7 @@ class Line(tasks.Problem):
             raise ConfigurationError("slope: expected a line that rises or falls, got 0.0.")
 
 
+@pytest.mark.slow
 def test_rows_are_those_of_base_and_queries(tmp_path):
     found = tasks.run(Line(), runs=tmp_path)
     rows = dict(zip(found.table["method"], found.table["rows"], strict=True))
@@ -132,6 +133,7 @@ class Classed(Steering):
         return Labels()
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     ("problem", "settings", "said"),
     [

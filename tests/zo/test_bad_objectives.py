@@ -229,6 +229,7 @@ def squared(output, target):
     return (output - target).square().mean(dim=1)
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize("evaluator", ["loop", "stacked", "difference", "auto"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_16_bits_behind_perturbed_weights_are_refused_and_in_front_of_them_are_right(dtype, evaluator):

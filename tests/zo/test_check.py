@@ -470,6 +470,7 @@ def test_a_box_that_bears_no_long_step_is_checked_by_shorter_ones(evaluator, est
         assert torch.allclose(of_bias, 2 / 3 * y * 1.3 * torch.cos(1.3 * network.bias), atol=2e-3)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("bears", [5e-3, 0.5])
 def test_a_fault_is_found_also_where_the_box_bears_no_long_step(bears):
     class Off(zo.evaluators.Stacked):

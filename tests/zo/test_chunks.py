@@ -172,6 +172,7 @@ def test_a_chunk_that_fills_the_memory_is_not_broken_in_two_by_the_drawn_query()
     assert max(rows) == 2 * (gradient.chunk + 2)  # with the sentinel and the drawn query
 
 
+@pytest.mark.slow
 def test_checks_are_at_most_those_that_are_said_where_a_chunk_is_stacked_in_parts():
     rule = zo.CGE(1e-3, sparsity=zo.RandomCoordinates(256))
     gradient = zo.LossGradient(wide(), mean_square, rule, evaluator=Stacked(), chunk=16)

@@ -159,6 +159,7 @@ def test_a_bound_below_the_median_is_refused(clip):
         descend(0, clip=clip)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("sizes", "times"), [((1.0, 1.0, 100.0), 1), ((1.0, 1.0, 3.0), 0)])
 def test_losses_of_different_sizes_that_take_turns_are_said_once(sizes, times):
     """Two losses that are added up in one `.grad`: the larger one was shortened to a fiftieth for good."""

@@ -386,6 +386,7 @@ def in_closed_loop(noise, steps=6, rows=16):
     return [str(each.message) for each in warned]
 
 
+@pytest.mark.slow
 def test_an_action_that_is_a_function_of_the_state_is_said_once():
     (said,) = in_closed_loop(0.0)
     assert "'action'" in said and "'state'" not in said and "zo.TangentGradient" in said

@@ -166,6 +166,7 @@ def zeros_among(seed: int, dtype: torch.dtype) -> Tensor:
     return torch.relu(weights(32, 4, seed=seed)).to(dtype).requires_grad_()
 
 
+@pytest.mark.quick_cases(8)
 @pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])
 @pytest.mark.parametrize(("estimator", "settings"), WAYS)
 @pytest.mark.parametrize("function", [torch.abs, doubled], ids=["abs", "sine and abs"])

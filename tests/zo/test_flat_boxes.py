@@ -77,6 +77,7 @@ def test_stairs_are_told_once_get_no_probes_and_hardly_any_checks():
     assert gradient.counts.checks == gradient.counts.failed_checks == 2
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("width", [0, 1e-5], ids=["smooth", "fine steps"])
 def test_boxes_that_answer_are_checked_as_ever(width):
     gradient, said = trained(Stairs(width), 24, wrong=True)

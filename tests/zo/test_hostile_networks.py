@@ -190,6 +190,7 @@ def test_compiled_modules_run_uncompiled(estimator):
     assert torch.equal(*gradients)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("evaluator", ["loop", "stacked"])
 def test_a_compiled_network_is_compiled_all_the_same_and_once(evaluator):
     graphs = []
@@ -363,6 +364,7 @@ def test_queries_that_write_inside_of_what_the_base_evaluation_left_alone_are_an
     assert network.weight.grad is None
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("kind", ["list", "dict", "set"])
 def test_what_is_cached_by_the_number_of_rows_is_no_error(kind):

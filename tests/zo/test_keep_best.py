@@ -212,6 +212,7 @@ def test_losses_of_other_rows_than_before_are_refused():
         follow([torch.ones(3), torch.ones(2), torch.ones(2)], every=1)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("kind", ["loss", "tangent"])
 def test_beside_a_gradient_it_keeps_what_is_best_through_the_box(kind):
     """The last steps go up the slope: the restored weights have the lowest loss of all validated."""

@@ -347,6 +347,7 @@ def gradient_of(way, network, objective, box):
     return zo.LossGradient(network, objective, zo.CGE(1e-6, central=True), evaluator=way)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("way", ["loop", "stacked", "tangents"])
 def test_hooks_on_parameters_run_and_padding_gets_nothing_as_with_autograd(way):
     spec = ArraySpec("y", (2,))

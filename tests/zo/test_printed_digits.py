@@ -89,6 +89,7 @@ def test_a_right_tangent_is_trusted_and_a_wrong_one_is_found(dtype):
     assert max(cosines) < 0.9 and gradient.watch.lost and "the loss along the gradient" in messages[0]
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_where_no_way_is_long_enough_nothing_is_asked_and_the_digits_are_said_once(dtype):
     gradient, box, cosines, messages = trained(6, twin, dtype, away=1e-5)

@@ -158,6 +158,7 @@ def test_boxes_of_one_seed_in_one_backward_pass_are_told_once():
     through(first, second, z)
 
 
+@pytest.mark.slow
 def test_calls_in_threads_draw_directions_of_their_own_and_lose_no_count():
     """One box around which four threads go at once, as replicas do: four numbers, 200 times."""
     reached = threading.Barrier(4, timeout=60)

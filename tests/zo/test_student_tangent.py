@@ -137,6 +137,7 @@ def test_a_number_that_never_changes_is_left_as_it_is():
 # Draws, resuming, copies
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("extra", [(), (nn.Dropout(0.5),), (nn.BatchNorm1d(6),)], ids=["", "dropout", "norm"])
 def test_resume_to_the_bit_and_draws_hang_on_the_seed_alone(extra, tmp_path):
     def run(resume: bool, disturb: int, seed: int = 0) -> Tensor:

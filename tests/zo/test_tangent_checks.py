@@ -68,6 +68,7 @@ def test_rows_of_checks_are_counted_and_are_all_that_they_cost(evaluator):
     assert box.ledger.rows_run == box.ledger.rows_asked == expected.rows
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("noise", "length"), [(0.0, 1.0), (1e-4, 1.0), (1e-2, None)])
 def test_a_check_that_finds_fault_is_made_sure_of(noise, length):
     """Of a gradient three times too short, by a limit: once by a query that moves nothing, and without noise
@@ -238,6 +239,7 @@ def test_the_agreement_of_rows_is_the_cosine_of_what_autograd_says_of_each(slope
     assert gradient.counts.rows == box.ledger.rows_run == 2 * asked  # the query of the agreement, no more
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("rows", "faults"), [(3, 1), (4, 0)])
 def test_a_short_gradient_that_points_right_is_no_fault_where_rows_tell(rows, faults):
     """0.1 x for 0.3 x: by the mean loss alone, of three rows, its direction is not known."""

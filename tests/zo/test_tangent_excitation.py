@@ -169,6 +169,7 @@ def corrected(box):
     return objective
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("kind", ["a target of its own", "one input"])
 def test_what_values_identify_is_not_dithered(kind):
     torch.manual_seed(0)

@@ -74,6 +74,7 @@ def train(gradient, steps, start=0) -> list[int]:
     return probes
 
 
+@pytest.mark.slow
 def test_a_tangent_without_the_state_on_a_chaotic_box_is_found_out():
     gradient = ring_gradient(zo.LowRankTangent())
     with pytest.warns(TangentWarning) as caught:
@@ -207,6 +208,7 @@ def test_where_the_gradient_turns_it_is_said():
     assert gradient.counts.rows == box.ledger.rows_run <= 3.5 * 25 * 4 * 12  # and nothing was spent unasked
 
 
+@pytest.mark.slow
 def test_what_does_not_learn_gets_no_more_probes_but_is_named():
     policy = TrustPolicy(lost=1e9, regained=1e9, agreement=0.9, check_every=6, average=5)
     with pytest.warns(zo.TangentWarning, match="take a tangent that learns"):

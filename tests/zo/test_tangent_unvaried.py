@@ -42,6 +42,7 @@ def batch(step: int):
     return torch.rand(8, 2, generator=torch.Generator().manual_seed(step))
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("excite", [None, 0.0])
 def test_one_design_for_all_rows_gets_its_gradient_by_a_dither_or_else_by_a_probe(excite):
     box, network = FromTorch(answer, *BOX), Design()
@@ -107,6 +108,7 @@ WALL = torch.ones(1, 40)
 WALL[:, :4] = 0
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("function", "specs", "network", "objective"),
     [

@@ -86,6 +86,7 @@ def test_what_another_thread_draws_is_noticed(evaluator, pause):
         stranger.join()
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("evaluator", ["loop", "stacked"])
 def test_a_network_that_draws_nothing_minds_no_draws(evaluator):
     stop = threading.Event()

@@ -263,6 +263,7 @@ def test_what_is_done_about_lost_trust_each_time_at_its_price(small):
     assert box.ledger.rows_run == gradient.counts.rows == 6 * (40 + sum([0, *probes[:-1]]))
 
 
+@pytest.mark.slow
 def test_nothing_is_left_within_the_rows_that_a_step_may_take(small):
     """A limit of 1.1 times first order's rows allows no probe: it is said once, with what helps."""
     box = ring()

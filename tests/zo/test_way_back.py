@@ -292,6 +292,7 @@ def by_forward_mode(network, solver, x):
 THROUGH = [penalty_through, sensitivity_read, slope_of_backward, by_functorch, by_forward_mode]
 
 
+@pytest.mark.quick_cases(6)
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, of its jvp
 @pytest.mark.parametrize("settings", [{}, {"probes": 1}, {"probes": 1, "evaluator": "loop"}])
 @pytest.mark.parametrize("take", THROUGH)

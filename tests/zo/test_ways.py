@@ -74,6 +74,7 @@ def assert_short(stops: list[str], title: str | None) -> None:
             assert stop.removeprefix("zo/") in section(title), f"ARCHITECTURE.md does not name {stop}"
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("evaluator", ["loop", "stacked"])
 def test_the_way_of_a_query_has_at_most_thirteen_stops_in_nine_files(evaluator, monkeypatch):
     stack, network = Stack(), nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))

@@ -71,6 +71,7 @@ def test_a_run_that_is_killed_in_every_method_resumes_to_the_bits_of_an_undistur
     assert outcome(run) == truth
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("method", OTHERS)
 def test_running_statistics_move_once_a_step(tmp_path, method):
     trained = train(made_setup(tmp_path, method, StripedBaselines, steps=4))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
@@ -66,6 +67,7 @@ def test_every_change_that_is_kept_lowers_the_loss_and_moves_one_weight_by_the_r
     assert all(tensor.grad is None for tensor in network.parameters())
 
 
+@pytest.mark.slow
 def test_it_finds_the_minimum_of_a_bowl_by_halving_its_radius():
     network = Point(2.0, 2.0)
     search = PatternSearch(network, bowl, tries=8)

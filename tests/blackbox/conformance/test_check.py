@@ -74,6 +74,7 @@ class Tube(BlackBoxFunction):
         return np.where(flow < -2e-3, np.nan, heat)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("given", [True, False])
 def test_inputs_in_units_a_million_apart_have_a_mu_each(given):
     random = np.random.default_rng(0)
@@ -180,12 +181,14 @@ def test_no_more_rows_are_run_than_the_budget_allows(rows):
     assert (rows <= 300) == any("Take more, such as --rows 6000" in found.sentence for found in skipped)
 
 
+@pytest.mark.slow
 def test_all_rows_are_counted():
     for box in (Good(), GoodRowByRow()):
         report = check(box, draws(8, 3))
         assert report.rows == box.ledger.rows_run + box.ledger.rows_skipped
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_findings():
     first, second = (check(Good(), seed=3) for _ in range(2))
     assert first.recommendations == second.recommendations
@@ -286,6 +289,7 @@ class FailsSeldom(Good):
         return y
 
 
+@pytest.mark.slow
 def test_rows_that_fail_next_to_the_samples_head_the_report_too():
     samples = draws(32, 3)
     box = FailsSeldom(samples)

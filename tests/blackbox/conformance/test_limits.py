@@ -171,6 +171,7 @@ class Stopped(Slow):
         return super().evaluate_rows(*inputs)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("rows", [0, 100, 1000, 3000])
 def test_what_was_found_before_ctrl_c_comes_with_it(clock, rows):
     box = Stopped(clock, rows)

@@ -43,6 +43,7 @@ def report_of(box: BlackBoxFunction, samples: np.ndarray) -> Report:
     return check_black_box(box, samples, processes=False)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("level", [1e-5, 1e-7, 1e-9])
 def test_the_level_is_found_and_forward_mu_is_that_of_the_formula(level):
     report = report_of(Cubic(level), near_zero())
@@ -56,6 +57,7 @@ def test_the_level_is_found_and_forward_mu_is_that_of_the_formula(level):
     assert central / 1.6 < found.coordinates.central < 1.6 * central
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("scale", [1e-6, 1e4])
 def test_mu_is_in_the_input_s_units(scale):
     one = report_of(Cubic(1e-7), near_zero()).recommendations[0]
@@ -98,6 +100,7 @@ class Printed(Cubic):
         return np.array([float(f"{value:.6g}") for value in y.ravel()]).reshape(y.shape).astype(x.dtype)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_outputs_that_are_printed_with_six_digits_have_the_noise_of_the_last(dtype):
     samples = np.random.default_rng(0).uniform(-0.06, 0.06, (32, 4)).astype(dtype)
@@ -112,6 +115,7 @@ def test_outputs_that_are_printed_with_six_digits_have_the_noise_of_the_last(dty
     assert report.recommendations[0].coordinates.forward > 5 * 1e-3 / 22475
 
 
+@pytest.mark.slow
 def test_where_there_is_no_noise_mu_comes_from_rounding():
     finer, coarser = (report_of(Cubic(), near_zero(dtype=dtype)) for dtype in ("float64", "float32"))
     assert finer.finding("noise level").number < 1e-14 < 1e-7 < coarser.finding("noise level").number
@@ -171,6 +175,7 @@ class Raw(BlackBoxFunction):
         return A * z + B * z**2 / 2 + C * z**3 / 6
 
 
+@pytest.mark.slow
 def test_where_units_are_far_apart_mu_is_in_the_spread_of_each_number():
     class Scaled(Raw):
         inputs = (ArraySpec("x", (4,), scale=Raw.units * 0.02),)
@@ -188,6 +193,7 @@ def test_where_units_are_far_apart_mu_is_in_the_spread_of_each_number():
         assert 1 / 3 < ratio < 3  # spreads of 32 draws are the scale to a few percent
 
 
+@pytest.mark.slow
 def test_a_box_of_steps_that_answers_equal_calls_alike_is_not_called_noisy():
     class Forest(BlackBoxFunction):
         """A thousand steps a unit of z, each of its own height."""

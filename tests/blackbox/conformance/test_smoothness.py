@@ -62,6 +62,7 @@ def smoothness_of(
     return report.finding("smoothness")
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     "seed", [*range(2), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 20))]
 )
@@ -95,6 +96,7 @@ def test_other_jumps_are_found_at_every_seed(function, seed):
     assert found.verdict is Verdict.WARNING, found.sentence
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("height", [0.01, 1.0])
 def test_a_jump_is_found_with_its_height_and_place(height):
     found = smoothness_of(Of(lambda x: Good.smooth(x) + height * (x[:, :1] > 0.05)), rows=None)
@@ -149,6 +151,7 @@ KINKED = {
 }
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("function", KINKED.values(), ids=KINKED.keys())
 def test_kinks_are_no_jumps(function):
     found = smoothness_of(Of(function))

@@ -42,6 +42,7 @@ def test_settings_that_make_no_sense_are_refused_by_name(changes, words):
     assert all(word in str(caught.value) for word in (next(iter(changes)), *words)), str(caught.value)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_survive_the_way_through_a_file(preset):
     assert from_dict(Config, to_dict(PRESETS[preset])) == PRESETS[preset]

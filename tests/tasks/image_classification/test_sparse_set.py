@@ -143,6 +143,7 @@ def test_scores_are_asked_for_with_the_settings_of_the_run(tmp_path, monkeypatch
     assert (asked["method"], asked["mu"], asked["q"]) == ("zo-grasp", 2e-3, 7)
 
 
+@pytest.mark.slow
 def test_what_a_network_keeps_fixed_is_in_no_set(tmp_path):
     (tmp_path / "own.py").write_text(OWN, encoding="utf-8")
     own = {"network": f"{tmp_path / 'own.py'}:make", "width": None, "directions": None, "sparsity": 0.5}

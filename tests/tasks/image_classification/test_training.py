@@ -57,6 +57,7 @@ def flat(network) -> torch.Tensor:
     return torch.nn.utils.parameters_to_vector(network.parameters()).detach().clone()
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("method", "settings"),
     [

@@ -22,6 +22,7 @@ def places(width):
     return np.array([left, upper])  # (2, height, width, 2)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_wake_is_the_stated_window_behind_the_cylinder(width):
     across, along = np.moveaxis(places(width), -1, 0)

@@ -65,6 +65,7 @@ def by_hand(flows, solver, network) -> torch.Tensor:
     return torch.stack(rows)
 
 
+@pytest.mark.slow
 def test_methods_are_compared_by_the_rollouts_within_the_range_trained_on(found, flows, solver, network):
     expected = rollout_errors(network, solver, flows.test, SMALL.test_starts, SMALL.horizon).numpy()
     assert found["reynolds"].tolist() == [170, 170, 340, 340]

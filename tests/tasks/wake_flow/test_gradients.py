@@ -140,6 +140,7 @@ def test_directions_of_the_chain_that_span_the_solver_s_input_are_first_order():
     assert cosine(found, first_order(model, solver, batch)) > COORDINATES
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("steps", "expected"), IDENTITY.items())
 def test_the_identity_for_the_solver_s_derivative_is_as_far_off_as_measured(batch, solver, steps, expected):
     short = batch[0][:, : steps + 1], batch[1]

@@ -162,6 +162,7 @@ def test_the_corrector_scales_inputs_and_output_and_leaves_the_wall():
     assert torch.allclose(found[:, 1], expected[:, 1])
 
 
+@pytest.mark.slow
 def test_windows_are_pieces_of_one_flow_and_hang_on_the_key_alone(flows):
     frames, reynolds = flows.train.windows(zo.estimators.Key(3, 7), 20, SMALL.unroll)
     torch.rand(5)

@@ -176,6 +176,7 @@ def test_fine_flows_are_read_as_they_were_written_and_kept_for_each_set_of_flows
     assert calls and len(list(tmp_path.iterdir())) == 2  # neither takes the other's place
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("damage", [truncate, flip_a_bit_of_the_frames])
 def test_damaged_fine_flows_are_computed_again_with_a_warning(tmp_path, damage):
     calls = []

@@ -191,6 +191,7 @@ def test_seeds_without_an_applicable_method_are_left_out(tmp_path, without):
         assert (run.path / f"evaluation-seed-{seed}.h5").exists() == (seed not in without)
 
 
+@pytest.mark.slow
 def test_the_animation_has_a_picture_for_every_time_and_is_small(tmp_path):
     found = tracks(evaluation(["SRC", "NON"], 0))
     path = pictures.animated(found, CONFIG, tmp_path / "w.webp")

@@ -19,6 +19,7 @@ from tasks.folder.run import stage_name
 from tests.needs import UNSHARE
 from tests.tasks.wake_flow.small import SMALL, words
 
+pytestmark = pytest.mark.slow  # their common run
 ROOT = Path(__file__).parents[3]
 TIMES = ("seconds",)
 

@@ -118,6 +118,7 @@ def test_files_of_every_format(script, vectorized, given, wanted, place):
     torch.testing.assert_close(box(x), function(x), rtol=1e-15, atol=1e-15)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_files_hold_float64_where_the_spec_is_open_and_the_caller_gets_its_own(tmp_path, script, dtype):
     script.write_text(SCRIPT.replace('open("log"', f'open("{tmp_path}/log"'))

@@ -58,6 +58,7 @@ def test_whether_a_call_shows_the_state(tmp_path, text, call, expected):
     assert verdicts(host, calls=10)["state"] is expected
 
 
+@pytest.mark.slow
 def test_an_answer_that_is_not_used(tmp_path):
     report = check_host(hosted(tmp_path, LINEAR.replace(STEP, "x[0] = 0.5 * x[0]")))
     assert report.finding("answers").verdict is Verdict.FAULT

@@ -99,6 +99,7 @@ def twin():
     return [zo.tangents.ModelTangent(f) for f in (first, second, third)]
 
 
+@pytest.mark.slow
 def test_the_gradient_through_stages_of_runs_of_different_length():
     """With the exact derivative of each stage it is what central differences of the whole loss say."""
     host, net = Hosted(fixed_steps, calls=[Call("force", sees=Y, gives=U, stages=STAGES)]), network()

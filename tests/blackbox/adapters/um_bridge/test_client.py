@@ -46,6 +46,7 @@ def asked(evaluate: Any, **settings: Any) -> tuple[Any, FailedRow | None]:
 # What real servers send
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     "text, expected",
     [
@@ -170,6 +171,7 @@ def trickling(handler: Any) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     "evaluate, error, words",
     [
@@ -189,6 +191,7 @@ def test_a_broken_answer_is_a_failed_row(evaluate, error, words):
         np.testing.assert_array_equal(box(X), 2 * X)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("part", ["headers", "body"])
 def test_an_answer_that_trickles_in_is_cut_off_when_its_time_is_up(part):
     sent = []
@@ -213,6 +216,7 @@ def test_an_answer_that_trickles_in_is_cut_off_when_its_time_is_up(part):
     assert 0 < len(sent) < 300
 
 
+@pytest.mark.slow
 def test_a_server_that_closes_kept_connections_is_asked_on_a_new_one():
     def once(handler: Any) -> None:
         doubling(handler)
@@ -412,6 +416,7 @@ ERRORS = [
 ]
 
 
+@pytest.mark.quick_cases(11)
 @error_table(ERRORS)
 def test_refused(case):
     case.check()

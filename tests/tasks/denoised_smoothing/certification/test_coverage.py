@@ -78,6 +78,7 @@ def test_failed_queries_earn_no_radius():
     assert stats.binomtest(failed, 400 * 70, 1 - p).pvalue > FALSE_ALARMS
 
 
+@pytest.mark.slow
 def test_on_the_plane_nothing_is_predicted():
     settings = Settings(SIGMA, n=200, n0=1, alpha=0.01)
     classifier = base(half_space)

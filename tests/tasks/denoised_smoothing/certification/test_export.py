@@ -36,6 +36,7 @@ def test_any_batch_gives_what_torch_gives(exported, rows):
     np.testing.assert_allclose(session.run(["denoised"], {"image": images.numpy()})[0], truth, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_is_one_file_that_is_a_black_box_too(exported):
     network, path = exported
     assert [each.name for each in path.parent.iterdir()] == ["denoiser.onnx"]

@@ -39,6 +39,7 @@ class Dying(Linear):
         return super().evaluate_rows(image)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("last", [0, 30, 77])
 def test_an_interrupted_certification_pays_for_no_query_twice(tmp_path, last):
     def certify_with(box, file=None):

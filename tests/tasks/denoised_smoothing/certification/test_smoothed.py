@@ -50,6 +50,7 @@ def test_it_asks_box_o_clamp_o_denoiser_about_noisy_images():
     assert asked[1].min() == 0 and asked[1].max() == 1  # where the clamp was at work
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_certificates_are_equal_for_any_number_of_workers(workers):
     truth = certificates(Linear(), Denoiser())

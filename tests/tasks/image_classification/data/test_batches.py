@@ -150,6 +150,7 @@ def test_digits_are_all_there_once(tmp_path):
     assert np.array_equal(rows[np.lexsort(rows.T)], expected[np.lexsort(expected.T)])
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("name", ["digits", "shapes"])
 def test_normalisation_constants_are_those_of_the_training_images(name, tmp_path):
     sizes = {"train": 3000, "validation": 10, "test": 10} if name == "shapes" else {}
