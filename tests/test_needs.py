@@ -6,8 +6,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+
+from tests.conftest import pytest_collection_modifyitems
 
 ROOT = Path(__file__).parents[1]
 CONFTEST = """
@@ -169,3 +172,27 @@ def test_a_file_that_skips_itself_has_failed(run):
     status, said = run(WHOLE_FILE)
     assert status == pytest.ExitCode.INTERRUPTED, said
     assert "test_one.py was neither run nor declared" in said
+
+
+class Case:
+    """As much of a test's case as is looked at when some are chosen."""
+
+    def __init__(self, name, **markers):
+        self.nodeid, self.markers, self.added = name, markers, []
+
+    def get_closest_marker(self, name):
+        return self.markers.get(name)
+
+    def add_marker(self, marker):
+        self.added.append(marker.name)
+
+
+def test_of_many_cases_some_are_quick_from_the_first_to_the_last():
+    five, one = pytest.mark.quick_cases(3).mark, pytest.mark.quick_cases(1).mark
+    many = [Case(f"a.py::test_many[{n}]", quick_cases=five) for n in range(5)]
+    few = [Case(f"a.py::test_few[{n}]", quick_cases=one) for n in range(3)]
+    other = [Case("a.py::test_other"), Case("a.py::test_many[5]", quick_cases=five, slow=pytest.mark.slow)]
+    pytest_collection_modifyitems(cast(Any, [*many, *few, *other]))
+    assert [case.added for case in many] == [[], ["slow"], [], ["slow"], []]
+    assert [case.added for case in few] == [[], ["slow"], ["slow"]]
+    assert [case.added for case in other] == [[], []]

@@ -101,7 +101,7 @@ def fit_field(
         objective: `objective(field, batch) -> Tensor (rows,)`, as for `TangentGradient`; every evaluation has
             the same batch.
         boxes: the boxes that it calls.
-        rows: of the boxes, at most: no evaluation begins that would take more.
+        rows: of the boxes, at most: after the first evaluation none begins that would take more.
         batch: what the objective is given; None for one row, `torch.zeros(1, 1)`.
         tangent: as for `TangentGradient`. On a periodic grid `EquationTangent` sees finest waves as well.
         inner: iterations of L-BFGS between evaluations, at most.

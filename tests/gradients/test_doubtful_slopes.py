@@ -222,7 +222,7 @@ def test_noise_as_small_as_rounding_is_told_where_differences_are_smaller():
 # ------------------------------------------------------------------------------- jumps and curvature
 
 
-@pytest.mark.quick_cases(3)
+@pytest.mark.quick_cases(6)
 @pytest.mark.parametrize("estimator", [zo.CGE(1e-3), zo.CGE(1e-3, central=True), zo.RGE(1e-3, q=60)], ids=str)
 @pytest.mark.parametrize("seed", range(3))
 def test_a_jump_at_the_weights_is_told(estimator, seed):
@@ -241,7 +241,7 @@ def jumping(network: nn.Module, batch: Tensor, place: float, size: float, mu: fl
     return lambda network, batch: plain(network, batch) + size * mu * (network(batch)[:, 0] > limit)
 
 
-@pytest.mark.quick_cases(4)
+@pytest.mark.quick_cases(5)
 @pytest.mark.parametrize("place", [0.05, 0.3, 0.6])
 @pytest.mark.parametrize("estimator", [zo.CGE(1e-3), zo.CGE(1e-3, central=True)], ids=str)
 @pytest.mark.parametrize("seed", range(2))
@@ -312,7 +312,7 @@ class Constant(nn.Module):
         return self.last(torch.tanh(self.norm(self.first(x[:, None]))).flatten(1))
 
 
-@pytest.mark.quick_cases(3)
+@pytest.mark.quick_cases(4)
 @pytest.mark.parametrize("central", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("kind", [Root, Constant])

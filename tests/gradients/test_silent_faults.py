@@ -102,7 +102,7 @@ def test_what_wakes_at_a_later_step_is_found_and_the_module_named(name):
     assert any(names_a_part(w, CASES[name].make()) for w in outcome.warnings), f"{outcome}"
 
 
-@pytest.mark.quick_cases(1)
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("name", [name for name in CASES if name.startswith("rising ")])
 def test_pairs_of_opposite_steps_hide_nothing(name):
     """To a variant that moves nothing the means over antithetic neighbours are those of the base."""
@@ -332,7 +332,7 @@ ZEROS = {
 }
 
 
-@pytest.mark.quick_cases(5)
+@pytest.mark.quick_cases(8)
 @pytest.mark.parametrize("estimator", [zo.CGE(1e-3), zo.RGE(1e-3, q=4)], ids=["cge", "rge"])
 @pytest.mark.parametrize("evaluator", EVALUATORS)
 @pytest.mark.parametrize("name", ZEROS)
@@ -375,7 +375,7 @@ class Typo(BlackBoxFunction):
         return np.sin(x) if self.good >= 0 else x.sinus()
 
 
-@pytest.mark.quick_cases(2)
+@pytest.mark.quick_cases(7)
 @pytest.mark.parametrize("evaluator", EVALUATORS)
 @pytest.mark.parametrize("good", [0, 5], ids=["in the base", "in the queries"])
 def test_rows_that_fail_tell_their_first_cause(evaluator, good):
@@ -402,7 +402,7 @@ ROUNDED = {  # (dtype of the network, mu, what happens to a loss)
 }
 
 
-@pytest.mark.quick_cases(5)
+@pytest.mark.quick_cases(8)
 @pytest.mark.parametrize("evaluator", EVALUATORS)
 @pytest.mark.parametrize("name", ROUNDED)
 def test_rounding_that_hides_the_change_is_told(name, evaluator):

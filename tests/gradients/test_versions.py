@@ -195,7 +195,7 @@ class Averaged(nn.Module):
 TEACHERS = ["lerp_", "lerp_ of .data", "assigned .data", "foreach", "a large attribute"]
 
 
-@pytest.mark.quick_cases(2)
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize("evaluator", ["loop", "auto"])
 @pytest.mark.parametrize("how", TEACHERS)
 @pytest.mark.filterwarnings("ignore::zo.EvaluatorWarning")

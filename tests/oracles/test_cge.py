@@ -55,7 +55,7 @@ def test_order_of_accuracy(problem):
     assert fine_both_ways < 1e-2 * fine
 
 
-@pytest.mark.quick_cases(1)
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
 def test_sparse_cge_is_dense_cge_on_its_set_and_zero_elsewhere(problem):
     dense = gradient_of(problem, "stacked", zo.CGE(mu=1e-6))

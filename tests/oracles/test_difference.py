@@ -150,7 +150,7 @@ def way(request, limits):
     return request.param
 
 
-@pytest.mark.quick_cases(6)
+@pytest.mark.quick_cases(24)
 @pytest.mark.parametrize(
     ("way", "training"),
     [
@@ -178,7 +178,7 @@ def test_every_network_in_float64(case, way, training):
     assert ((changes - truth).abs() <= bound).all()
 
 
-@pytest.mark.quick_cases(2)
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize(
     "training", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["training", "evaluation"]
 )

@@ -314,7 +314,7 @@ def test_a_state_keeps_the_limit_under_which_its_rows_lie():
     assert torch.equal(first.columns[0], other.columns[0])
 
 
-@pytest.mark.quick_cases(1)
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("kind", ["grid", "mlp"])
 def test_a_first_lesson_says_how_far_it_is_and_a_second_nothing(kind):
     box = box_of(lambda u: u.roll(3, 2) * u, ArraySpec("u", (1, 24)))

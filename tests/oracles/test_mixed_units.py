@@ -92,7 +92,7 @@ def off(grad: Tensor, expected: Tensor) -> float:
     return float((grad - expected).norm() / expected.norm())
 
 
-@pytest.mark.quick_cases(1)
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("dtype", [pytest.param(torch.float64, marks=pytest.mark.slow), torch.float32])
 @pytest.mark.parametrize("kind", ["secant", "low rank", "both"])
 @pytest.mark.parametrize(

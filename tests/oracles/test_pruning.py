@@ -39,7 +39,7 @@ def relative(scores: torch.Tensor, truth: torch.Tensor) -> float:
     return float((scores - truth).norm() / truth.norm())
 
 
-@pytest.mark.quick_cases(1)
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("problem", SMOOTH, ids=str)
 def test_grasp_by_autograd(problem):
     network, batch = problem.make()

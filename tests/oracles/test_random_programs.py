@@ -341,7 +341,7 @@ def flat(network: nn.Module) -> Tensor:
     )
 
 
-@pytest.mark.quick_cases(2)
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize("seed", seeds(80))
 @pytest.mark.filterwarnings("ignore::zo.TangentWarning", "ignore::zo.ZeroGradientWarning")
 def test_with_exact_tangents_gradients_around_boxes_are_those_of_autograd(seed):

@@ -159,7 +159,7 @@ TANGENTS = {
 }
 
 
-@pytest.mark.quick_cases(2)
+@pytest.mark.quick_cases(4)
 @pytest.mark.parametrize("kind", TANGENTS)
 def test_where_it_was_recorded_replay_is_the_tangents_gradient(kind):
     network, box = make_network(), make_box(wave)

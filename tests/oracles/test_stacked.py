@@ -88,7 +88,7 @@ def test_directions_through_a_layer(case, training):
     compare(step, directions(step.parameters), chunk=3)
 
 
-@pytest.mark.quick_cases(4)
+@pytest.mark.quick_cases(5)
 @DTYPES
 @MODES
 @pytest.mark.parametrize("case", NETWORKS, ids=str)
@@ -98,7 +98,7 @@ def test_networks(case, training, dtype):
     compare(step, directions(step.parameters), chunk=4)
 
 
-@pytest.mark.quick_cases(2)
+@pytest.mark.quick_cases(4)
 @MODES
 @pytest.mark.parametrize("cell", [nn.LSTM, nn.GRU])
 @pytest.mark.parametrize("estimator", [zo.CGE(1e-4), zo.RGE(1e-4, q=3)], ids=["cge", "rge"])

@@ -112,7 +112,7 @@ def walled(u, case):
 # Polynomial stencils
 
 
-@pytest.mark.quick_cases(2)
+@pytest.mark.quick_cases(5)
 @pytest.mark.parametrize(
     ("function", "spec", "degree", "periodic"),
     [
@@ -326,7 +326,7 @@ def drawn(box: FromTorch, rows: int, seed: int) -> list[torch.Tensor]:
     return [weights(rows, *spec.shape, seed=seed + n) for n, spec in enumerate(box.inputs)]
 
 
-@pytest.mark.quick_cases(5)
+@pytest.mark.quick_cases(8)
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("name", BOXES)
 def test_vjp_and_apply_are_the_derivative_of_the_models_own_values(model, name):
@@ -375,7 +375,7 @@ def test_after_learning_a_smooth_box_the_derivative_is_autograds_in_every_case(m
 # Reach
 
 
-@pytest.mark.quick_cases(2)
+@pytest.mark.quick_cases(4)
 @pytest.mark.parametrize("axes", [1, 2])
 @pytest.mark.parametrize("circular", [True, False])
 @pytest.mark.parametrize("cells", [1, pytest.param(3, marks=pytest.mark.slow)])
@@ -498,7 +498,7 @@ def test_seeds_alone_decide_and_no_other_generator_moves(model):
     assert torch.equal(pulled[0], pulled[1]) and not torch.equal(pulled[0], pulled[2])
 
 
-@pytest.mark.quick_cases(5)
+@pytest.mark.quick_cases(7)
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("how", ["state", "copy"])
 def test_a_state_and_a_copy_are_all_there_is(model, how):

@@ -68,7 +68,7 @@ def agree(network, objective, data, atol=1e-12):
     assert torch.allclose(changes.nan_to_num(), truth.nan_to_num(), rtol=0, atol=atol)
 
 
-@pytest.mark.quick_cases(2)
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize(
     "estimator",
     [

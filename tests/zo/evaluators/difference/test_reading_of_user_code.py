@@ -123,7 +123,7 @@ READ = [
 ]
 
 
-@pytest.mark.quick_cases(7)
+@pytest.mark.quick_cases(8)
 @pytest.mark.parametrize("function", READ, ids=lambda function: function.__name__)
 def test_every_coordinate_gets_what_loop_gives(function):
     torch.manual_seed(0)
