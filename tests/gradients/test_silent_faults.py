@@ -352,7 +352,7 @@ def test_a_gradient_that_is_zero_everywhere_is_said_once(name, evaluator, estima
 def test_a_gradient_that_is_zero_in_places_is_nothing_to_speak_of(evaluator):
     """Units that are off, and words that no row has."""
     network = nn.Sequential(nn.Embedding(9, 3), nn.Flatten(), nn.Linear(6, 2), nn.ReLU())
-    network[2].bias.data[0] = -100.0
+    network[2].bias.data = torch.tensor([-100.0, 10.0])  # the second is awake, whatever was drawn
     gradient = zo.LossGradient(network, mean_square, zo.CGE(1e-3), evaluator=evaluator)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
