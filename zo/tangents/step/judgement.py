@@ -20,7 +20,7 @@ from zo.tangents.step.evaluation import Evaluation
 from zo.tangents.step.outcome import Outcome
 from zo.tangents.step.settings import Settings
 from zo.tangents.step.stand_ins import StandIns
-from zo.tangents.trust import Check, TrustWatch
+from zo.tangents.trust import Check, TrustWatch, metrics
 
 
 class Judgement:
@@ -94,9 +94,7 @@ class Judgement:
     def metrics(self) -> dict[str, float | None]:
         """What the last check has shown, the probes of the next step, trust, and the dither."""
         return {
-            "tangent_agreement": self.check.agreement,
-            "tangent_agreement_of_rows": self.check.agreement_of_rows,
-            "tangent_missed": self.check.missed,
+            **metrics(self.check),
             "tangent_probes": self.watch.probes,
             "tangent_distrusted": self.watch.lost,
             "tangent_excitation": self.excitation.response,

@@ -1,11 +1,13 @@
 """Trust: when the tangents of a gradient are not trusted any more, and what is done about it.
 
-`evidence` has what a step has shown, `verdict` what follows from it, `remedies` what is done where trust is
-lost, and `words` every sentence. `TrustWatch` takes them from step to step.
+`evidence` has what a step has shown, `figures` the limits that this may break, `verdict` what follows,
+`remedies` what is done where trust is lost, and `words` the warnings. `TrustWatch` takes them from step to
+step.
 """
 
 from zo.tangents.trust.evidence import Check, is_flat
+from zo.tangents.trust.figures import metrics
 from zo.tangents.trust.policy import TrustPolicy
 from zo.tangents.trust.watch import TrustWatch
 
-__all__ = ["Check", "TrustPolicy", "TrustWatch", "is_flat"]
+__all__ = ["Check", "TrustPolicy", "TrustWatch", "is_flat", "metrics"]

@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from zo.tangents.trust.evidence import Check, Evidence, is_flat, is_uneven
+from zo.tangents.trust.figures import Fault, fault_of_error, faults_of
 from zo.tangents.trust.state import State, Terms
 
 WORST = 10.0  # errors above count as this: one step in which nothing is known is not all that counts
 EARLY = 5  # steps that are each checked until a check finds no fault: at first little is known; decision 65
 FALL = 0.1  # an error that falls by less between two verdicts falls no more
 RARELY = 10  # times as many steps between checks of a box that is constant in pieces; decision 43
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A limit that is broken.
-
-    Attributes:
-        name: of a figure of `Check`, or "error" of the predictions.
-        found: the figure.
-        limit: the least or the most that it may be.
-    """
-
-    name: str
-    found: float
-    limit: float
 
 
 @dataclass(frozen=True)
@@ -48,51 +31,6 @@ class Verdict:
     lost: bool = False
     regained: bool = False
     missing: bool = False
-
-
-class _Figure(NamedTuple):
-    """A figure of `Check` with its limits."""
-
-    name: str
-    limits: Callable[[Terms, State, Check], tuple[float, float] | None]  # None where it does not count
-
-
-def _agreement(terms: Terms, state: State, check: Check) -> tuple[float, float] | None:
-    """A model of values may predict too little too; beside a cut the loss changes by what none predicts."""
-    one_sided = state.asked or check.agreement_of_rows is not None
-    least = terms.policy.agreement
-    cut = state.cut or check.cut is not None
-    return None if cut else (least, math.inf if one_sided else 2 - least)
-
-
-def _of_rows(terms: Terms, state: State, check: Check) -> tuple[float, float] | None:
-    """Or be wrong where the errors of rows cancel."""
-    return None if state.asked else (terms.policy.agreement_of_rows, math.inf)
-
-
-def _missed(terms: Terms, state: State, check: Check) -> tuple[float, float] | None:
-    """Or where the loss is flat."""
-    shown = state.asked or check.agreement_of_rows is not None
-    return None if shown else (-math.inf, terms.policy.missed)
-
-
-FIGURES = (  # in the order of the warning
-    _Figure("agreement", _agreement),
-    _Figure("agreement_of_rows", _of_rows),
-    _Figure("missed", _missed),
-)
-
-
-def faults_of(terms: Terms, state: State, check: Check | None) -> tuple[Fault, ...]:
-    """The limits that a check breaks."""
-    if check is None:
-        return ()
-    faults = []
-    for name, limits_of in FIGURES:
-        value, limits = getattr(check, name), limits_of(terms, state, check)
-        if value is not None and limits is not None and not limits[0] <= value <= limits[1]:
-            faults.append(Fault(name, value, limits[0] if value < limits[0] else limits[1]))
-    return tuple(faults)
 
 
 def limit_of(terms: Terms, state: State) -> float:
@@ -204,7 +142,7 @@ def _judged(terms: Terms, state: State, due: bool) -> Verdict:
         good = error < policy.regained / policy.lost * limit
         state = replace(state, before=error, due=False)
     if stays or (faults and state.fresh):
-        of_error = (Fault("error", error, limit),) if error is not None and error > limit else ()
+        of_error = (fault_of_error(state, error, limit),) if error is not None and error > limit else ()
         return Verdict(replace(state, lost=True), of_error + faults, lost=True)
     if good and not faults:
         if state.held:

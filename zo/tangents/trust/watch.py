@@ -9,10 +9,11 @@ from typing import Any
 from blackbox.notices import Notices
 from zo.tangents.trust import words
 from zo.tangents.trust.evidence import UNCHECKED, Check, Evidence, is_uneven
+from zo.tangents.trust.figures import faults_of
 from zo.tangents.trust.policy import TrustPolicy
 from zo.tangents.trust.remedies import Improve, Means, begin
 from zo.tangents.trust.state import State, Terms, restored, saved
-from zo.tangents.trust.verdict import Verdict, decide, faults_of, is_checked, limit_of, share_of
+from zo.tangents.trust.verdict import Verdict, decide, is_checked, limit_of, share_of
 
 
 class TrustWatch:

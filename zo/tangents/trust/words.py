@@ -10,7 +10,7 @@ from zo.errors import TangentWarning
 from zo.tangents.trust.evidence import Evidence
 from zo.tangents.trust.remedies import Begun
 from zo.tangents.trust.state import State, Terms
-from zo.tangents.trust.verdict import RARELY, Fault, Verdict
+from zo.tangents.trust.verdict import RARELY, Verdict
 
 UNLIKE = 1e-5  # of the loss: what the same rows may differ by when they are asked again, as sums are rounded
 HELD_OUT = "zo.KeepBest, or a run's validation"
@@ -199,48 +199,10 @@ def _left(terms: Terms, step: int) -> str:
     return f" There {'is' if steps == 1 else 'are'} {counted(steps, 'step')} left." if steps < SEVERAL else ""
 
 
-def _of_error(state: State, fault: Fault) -> str:
-    what, cost = ("responses", f" with {_probes(state.probes)}") if state.probes else ("values", "")
-    return (
-        f"tangents to predict the boxes' {what} with a relative error of at most {fault.limit:g}, found "
-        f"{_above(fault.found, fault.limit)} over the last steps{cost}"
-    )
-
-
-def _of_agreement(state: State, fault: Fault) -> str:
-    limit = f"{'least' if fault.found < fault.limit else 'most'} {fault.limit:g}"
-    return (
-        f"the loss along the gradient to change by at {limit} times what the gradient says, found "
-        f"{fault.found:.3g} times"
-    )
-
-
-def _of_rows(state: State, fault: Fault) -> str:
-    return (
-        "the rows' own losses to change along the gradient as the tangents say of each, with a cosine of at "
-        f"least {fault.limit:g}, found {fault.found:.3g}"
-    )
-
-
-def _of_missed(state: State, fault: Fault) -> str:
-    return (
-        "tangents to predict the boxes' responses along the gradient with a relative error of at most "
-        f"{fault.limit:g}, found {fault.found:.3g}"
-    )
-
-
-FAULTS = {
-    "error": _of_error,
-    "agreement": _of_agreement,
-    "agreement_of_rows": _of_rows,
-    "missed": _of_missed,
-}
-
-
 def _broken(step: int, verdict: Verdict, tried: bool = False) -> str:
     """Which limits are broken, and by how much; `tried`: in a check of this step, which leaves no trace."""
     state = verdict.state
-    faults = "; and ".join(FAULTS[fault.name](state, fault) for fault in verdict.faults)
+    faults = "; and ".join(fault.expectation for fault in verdict.faults)
     of_check = any(fault.name != "error" for fault in verdict.faults)
     if of_check and not tried and state.checked is not None and state.checked != step:
         faults += f" (in the check of step {state.checked + 1})"
@@ -282,11 +244,3 @@ def _advice(terms: Terms, verdict: Verdict) -> str:
 
 def _probes(number: int) -> str:
     return counted(number, "probe")
-
-
-def _above(value: float, limit: float) -> str:
-    """A value above a limit, in as many digits as show that it is: 1.0004 is no 1."""
-    for digits in range(3, 17):
-        if float(f"{value:.{digits}g}") > limit:
-            return f"{value:.{digits}g}"
-    return f"{value!r}"

@@ -1,0 +1,134 @@
+"""The figures of a check that cost trust: of each its limits, its sentence and its metric, in `FIGURES`.
+
+To add one: a field of `Check`, what measures it in `evidence/along_gradient.py`, and a line of the table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from blackbox.words import counted
+from zo.tangents.trust.evidence import Check
+from zo.tangents.trust.state import State, Terms
+
+Limits = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A limit that is broken.
+
+    Attributes:
+        name: of a figure, or "error" of the predictions.
+        found: the value.
+        limit: the least or the most that it may be.
+        expectation: what was expected and found instead, in words.
+    """
+
+    name: str
+    found: float
+    limit: float
+    expectation: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a check with its limits.
+
+    Attributes:
+        name: of the field of `Check`; the metric's is that with "tangent_" before it.
+        limits: the least and the most that it may be; None where it does not count.
+        words: what was expected, from the value found and the limit that it breaks.
+    """
+
+    name: str
+    limits: Callable[[Terms, State, Check], Limits | None]
+    words: Callable[[float, float], str]
+
+    def fault(self, terms: Terms, state: State, check: Check) -> Fault | None:
+        """The limit that a check breaks; None where it breaks none, or has not measured the figure."""
+        value, limits = getattr(check, self.name), self.limits(terms, state, check)
+        if value is None or limits is None or limits[0] <= value <= limits[1]:
+            return None
+        limit = limits[0] if value < limits[0] else limits[1]
+        return Fault(self.name, value, limit, self.words(value, limit))
+
+
+def _agreement(terms: Terms, state: State, check: Check) -> Limits | None:
+    """A model of values may predict too little too; beside a cut the loss changes by what none predicts."""
+    one_sided = state.asked or check.agreement_of_rows is not None
+    least = terms.policy.agreement
+    cut = state.cut or check.cut is not None
+    return None if cut else (least, math.inf if one_sided else 2 - least)
+
+
+def _agreement_words(found: float, limit: float) -> str:
+    side = "least" if found < limit else "most"
+    return (
+        f"the loss along the gradient to change by at {side} {limit:g} times what the gradient says, found "
+        f"{found:.3g} times"
+    )
+
+
+def _of_rows(terms: Terms, state: State, check: Check) -> Limits | None:
+    """Or be wrong where the errors of rows cancel."""
+    return None if state.asked else (terms.policy.agreement_of_rows, math.inf)
+
+
+def _of_rows_words(found: float, limit: float) -> str:
+    return (
+        "the rows' own losses to change along the gradient as the tangents say of each, with a cosine of at "
+        f"least {limit:g}, found {found:.3g}"
+    )
+
+
+def _missed(terms: Terms, state: State, check: Check) -> Limits | None:
+    """Or where the loss is flat."""
+    shown = state.asked or check.agreement_of_rows is not None
+    return None if shown else (-math.inf, terms.policy.missed)
+
+
+def _missed_words(found: float, limit: float) -> str:
+    return (
+        "tangents to predict the boxes' responses along the gradient with a relative error of at most "
+        f"{limit:g}, found {found:.3g}"
+    )
+
+
+FIGURES = (  # in the order of the warning
+    Figure("agreement", _agreement, _agreement_words),
+    Figure("agreement_of_rows", _of_rows, _of_rows_words),
+    Figure("missed", _missed, _missed_words),
+)
+
+
+def faults_of(terms: Terms, state: State, check: Check | None) -> tuple[Fault, ...]:
+    """The limits that a check breaks."""
+    if check is None:
+        return ()
+    return tuple(filter(None, (figure.fault(terms, state, check) for figure in FIGURES)))
+
+
+def fault_of_error(state: State, error: float, limit: float) -> Fault:
+    """The limit that the mean error of predictions breaks."""
+    what, cost = ("responses", f" with {counted(state.probes, 'probe')}") if state.probes else ("values", "")
+    words = (
+        f"tangents to predict the boxes' {what} with a relative error of at most {limit:g}, found "
+        f"{_above(error, limit)} over the last steps{cost}"
+    )
+    return Fault("error", error, limit, words)
+
+
+def metrics(check: Check) -> dict[str, float | None]:
+    """The figures of a check, by the names of their metrics."""
+    return {f"tangent_{figure.name}": getattr(check, figure.name) for figure in FIGURES}
+
+
+def _above(value: float, limit: float) -> str:
+    """A value above a limit, in as many digits as show that it is: 1.0004 is no 1."""
+    for digits in range(3, 17):
+        if float(f"{value:.{digits}g}") > limit:
+            return f"{value:.{digits}g}"
+    return f"{value!r}"
