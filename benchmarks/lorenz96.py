@@ -266,6 +266,7 @@ LINES: dict[str, Callable[[int, float], tuple[nn.Module, float]]] = {
     "adjoint, batches of 8": by_adjoint,
     "tangents, batches of 8": by_tangents,
     "adjoint, batches of 1": partial(by_adjoint, batch=1),
+    "tangents, batches of 1": partial(by_tangents, batch=1),
     "tangents, batches of 1, a fifth, 4 replays of all rows": partial(
         by_tangents, batch=1, share=5, replays=4, max_age=STEPS * BATCH
     ),
@@ -439,6 +440,7 @@ DRAWN = {
     "adjoint, batches of 8": "tab:blue",
     "tangents, batches of 8": "tab:red",
     "adjoint, batches of 1": "navy",
+    "tangents, batches of 1": "salmon",
     "tangents, batches of 1, a fifth, 4 replays of all rows": "darkred",
     "emulator, batches of 1": "tab:orange",
     "cubic: ensemble Kalman inversion": "tab:purple",
