@@ -253,7 +253,7 @@ class TangentGradient:
         with evaluations.alone("backward"):
             step = evaluations.step(batch, number)
             evaluations.refuse_others(step, self._shared)
-            self._imagination.foresee(step, self.tangents)
+            self._imagination.foresee(step, self._stand_ins.excited)
             dither = judgement.dither(evaluations.key.at(number))
             with evaluations.run(step, self.watch.probes, dither) as evaluation:  # the boxes run, once
                 pairs = evaluation.pairs(self.watch.may_have_probes)
@@ -356,7 +356,7 @@ class TangentGradient:
         with self._evaluations.alone("imagine"):
             self.parameters.refuse_replaced(self.network)
             step = self._evaluations.step(batch, self.counts.steps)
-            result, gradients = self._imagination.evaluate(step, self.tangents)
+            result, gradients = self._imagination.evaluate(step, self._stand_ins.excited)
             if result:
                 self.counts.imagined += 1
                 self.counts.clipped += self._grads.add(gradients, self.counts.steps)

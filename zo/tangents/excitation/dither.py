@@ -20,11 +20,12 @@ from torch import Tensor
 
 from blackbox import ArraySpec, BlackBoxFunction
 from zo.draws import DITHER, Key
+from zo.tangents.excitation.gain import NEAR, Excited, Shown
 from zo.tangents.excitation.identified import FEW, constant, sketch, unexplained
 from zo.tangents.models.values import Form
 from zo.tangents.record.pairs import CallPairs, reciprocal
 from zo.tangents.record.recording import Dither, Parts, RecordedCall
-from zo.tangents.tangent import Tangent, sources
+from zo.tangents.tangent import sources
 
 # decision 121:
 DETERMINED, FREE = 0.05, 0.2  # of an input's variance unexplained: dithered below, and no longer above
@@ -115,7 +116,7 @@ class Excitation:
         """Whether anything is dithered."""
         return self.size != 0 and any(state.units for state in self._state)
 
-    def of_step(self, key: Key, tangents: Sequence[Tangent]) -> Dither:
+    def of_step(self, key: Key, tangents: Sequence[Excited]) -> Dither:
         """The dither of a step's calls."""
         return _Drawn(self, key, tangents) if self else Dither()
 
@@ -323,7 +324,7 @@ class _Drawn(Dither):
             without.
     """
 
-    def __init__(self, excitation: Excitation, key: Key, tangents: Sequence[Tangent]) -> None:
+    def __init__(self, excitation: Excitation, key: Key, tangents: Sequence[Excited]) -> None:
         self._key, self._tangents = key, tangents
         self.sizes = [excitation.sizes(box) for box in range(len(tangents))]
         self._known = [excitation.known(box) for box in range(len(tangents))]
@@ -358,36 +359,67 @@ class _Drawn(Dither):
     @torch.no_grad()
     def look(self, calls: Sequence[RecordedCall], boxes: Sequence[BlackBoxFunction]) -> None:
         """Have the tangents predict what was recorded, in every process, before they learn from it."""
-        for number, call in enumerate(calls):
-            if call.added:
-                both = self._predicted(boxes[call.box], call)
-                if both is not None:
-                    self.predicted[number] = both
+        for place, tangent in enumerate(self._tangents):
+            shown, rows = [], None
+            for number, call in enumerate(calls):
+                if call.box == place and call.added:
+                    prediction = self._predicted(boxes[place], call)
+                    if prediction is not None:
+                        rows = prediction.rows
+                        self.predicted[number] = prediction.values + prediction.response, prediction.values
+                        shown.append(prediction.shown(tangent))
+            if rows is not None:
+                tangent.saw(rows, shown)
 
-    def _predicted(self, box: BlackBoxFunction, call: RecordedCall) -> tuple[Tensor, Tensor] | None:
-        """The answers as the box's tangent has them, with the dither and without."""
+    def _predicted(self, box: BlackBoxFunction, call: RecordedCall) -> _Prediction | None:
+        """The answers as the box's tangent has them, without the dither, and the response to it."""
         alive = torch.ones(call.inputs[0].shape[1], dtype=torch.bool, device=call.inputs[0].device)
-        tangent, inputs = self._tangents[call.box], tuple(call.asked(n)[None] for n in range(len(box.inputs)))
+        inputs = tuple(call.asked(n)[None] for n in range(len(box.inputs)))
         base, outputs = (tuple(part[:1] for part in parts) for parts in (call.inputs, call.outputs))
-        pairs = [replace(call, inputs=x, outputs=outputs).pairs(box, alive) for x in (base, inputs)]
-        with_dither, without = (tangent.at(rows).values for rows in pairs)
-        return None if with_dither is None or without is None else (with_dither, without)
+        there, here = (replace(call, inputs=x, outputs=outputs).pairs(box, alive) for x in (base, inputs))
+        at = self._tangents[call.box].at(here)
+        values = at.values
+        return None if values is None else _Prediction(there, here, values, at.to(there.z, there.others))
 
     @torch.no_grad()
     def response(self, number: int, box: BlackBoxFunction, call: RecordedCall) -> Parts:
         if not box.settable or not self._known[call.box]:  # the first takes back what it gave, to the bit
             return ()
-        both = self._predicted(box, call)
-        if both is None:
+        prediction = self._predicted(box, call)
+        if prediction is None:
             return ()
-        with_dither, without = both
-        change = self._known[call.box] * (with_dither - without)
+        change = self._known[call.box] * prediction.response
         change = torch.where(change.isfinite(), change, 0.0)
         parts = iter(change.split([math.prod(s.shape) for s in box.outputs if s.differentiable], dim=1))
         return tuple(
             next(parts).reshape(1, -1, *spec.shape).to(output) if spec.differentiable else None
             for spec, output in zip(box.outputs, call.outputs, strict=True)
         )
+
+
+class _Prediction(NamedTuple):
+    """What a tangent says of a call with dither.
+
+    Attributes:
+        rows: the call as it was asked.
+        here: the same with the inputs that the objective asks for.
+        values: the outputs there, `(rows, size_out)`.
+        response: to the dither, `(rows, size_out)`.
+    """
+
+    rows: CallPairs
+    here: CallPairs
+    values: Tensor
+    response: Tensor
+
+    def shown(self, tangent: Excited) -> Shown:
+        """What the answers show of the dither, of rows that did not fail, and what the tangent alone says."""
+        rows = self.rows.alive.nonzero().flatten()
+        response = self.response
+        if tangent.in_use:
+            response = tangent.prior.at(self.here).to(self.rows.z, self.rows.others)
+        parts = self.rows.z - self.here.z, self.rows.y - self.values, response
+        return Shown(*(part[rows] for part in parts))
 
 
 def handed_on(calls: Sequence[RecordedCall]) -> set[tuple[int, int]]:
@@ -536,8 +568,8 @@ class _Shown(NamedTuple):
     def _regressed(self) -> tuple[float, float]:
         """The response by regression of the answers on the dither, and what chance makes of it in the mean.
 
-        Of fields wave by wave, as if the response were the same around all cells: from cell to cell there are
-        more numbers than rows, and all is chance.
+        Of fields in the cells near by, as if the response were the same around all cells: from cell to cell
+        there are more numbers than rows, and all is chance.
         """
         rows, without = len(self.added), float(self.missed.square().sum())
         if not self.space:
@@ -548,6 +580,12 @@ class _Shown(NamedTuple):
             torch.fft.fftn(part.view(rows, -1, *self.space), dim=axes) for part in (self.added, self.missed)
         )
         power = dither.abs().square().sum(dim=0)
-        both = torch.einsum("ri...,ro...->oi...", dither.conj(), miss).abs().square()
-        response = float((both / power).sum()) / math.prod(self.space)
-        return response, dither.shape[1] / rows * without
+        slopes = torch.einsum("ri...,ro...->oi...", dither.conj(), miss) / power
+        slopes = torch.fft.ifftn(slopes, dim=axes).real
+        near = NEAR[len(self.space)]
+        for axis, length in zip(axes, self.space, strict=True):
+            around = torch.arange(-near, near + 1) % length
+            slopes = slopes.index_select(axis, around.unique().to(slopes.device))
+        cells = math.prod(self.space)
+        chance = slopes[0].numel() / (rows * cells) * without
+        return rows * cells * float(slopes.square().sum()), chance

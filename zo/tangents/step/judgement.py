@@ -60,7 +60,7 @@ class Judgement:
 
     def dither(self, key: Key) -> Dither:
         """What the boxes of a step are asked beside what the objective asks."""
-        return self.excitation.of_step(key, self._stand_ins.tangents)
+        return self.excitation.of_step(key, self._stand_ins.excited)
 
     def along(self, gradient: StepGradient) -> Check:
         """What a query along a gradient says of it, where one is due."""
@@ -125,10 +125,14 @@ class Judgement:
         window, back = gradient.window, gradient.back
         with alone(self._ranks):
             if dither and self.watch.checks(gradient.step.number):
-                tangents = self._stand_ins.tangents
-                without = undithered(gradient.step, self._boxes, tangents, window, gradient.before)
+                excited = self._stand_ins.excited
+                without = undithered(gradient.step, self._boxes, excited, window, gradient.before)
                 self.excitation.saw_losses(back.loss, without)
             spread = spread_around(gradient)
-            return self.excitation.saw(
+            unknowns = self.excitation.saw(
                 window.calls, gradient.pairs, dither, back.reached, window.survived, spread
             )
+        for place, tangent in enumerate(self._stand_ins.excited):
+            if not self.excitation.excites(place):
+                tangent.forget()
+        return unknowns

@@ -89,7 +89,7 @@ class Replays:
         step.parameters.refuse_replaced(step.network)
         self._refuse_rows_by_place(step, window, replays)
         try:
-            losses, gradients = anchored(step, self._boxes, self._stand_ins.tangents, window)
+            losses, gradients = anchored(step, self._boxes, self._stand_ins.excited, window)
         except Exception as error:
             checks.refuse_fixed_rows(error, step.rows, len(self.windows.last.survived))
             raise

@@ -9,6 +9,7 @@ from blackbox.checks import check_count
 from zo.errors import ConfigurationError
 from zo.same_run import refuse_other_run
 from zo.tangents.evidence.predictions import Squares, predict_and_learn, relative_error
+from zo.tangents.excitation.gain import Excited
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.recording import RecordedCall
 from zo.tangents.record.units import Units
@@ -25,6 +26,7 @@ class StandIns:
 
     Attributes:
         tangents: as given.
+        excited: they again, with the gains of what is dithered: what is asked for derivatives.
         units: one for each box.
         errors: for each call of the last step, the relative error of what its tangent predicted.
         error: the same over all calls together; None where there was nothing to predict.
@@ -32,6 +34,7 @@ class StandIns:
 
     def __init__(self, tangents: Sequence[Tangent]) -> None:
         self.tangents = tuple(tangents)
+        self.excited = tuple(Excited(tangent) for tangent in self.tangents)
         self.units = tuple(Units() for _ in self.tangents)
         self.errors: list[float | None] = []
         self.error: float | None = None
@@ -68,7 +71,7 @@ class StandIns:
             if numbers:
                 rows = units.measure([pairs[number] for number in numbers])
                 by_call = predict_and_learn(tangent, rows)
-                at_calls |= dict(zip(numbers, tangent.at_each(rows), strict=True))
+                at_calls |= dict(zip(numbers, self.excited[box].at_each(rows), strict=True))
                 for number, of_call in zip(numbers, by_call, strict=True):
                     squares[number] = of_call
         self.errors = [relative_error([of_call]) for of_call in squares]
@@ -146,13 +149,18 @@ class StandIns:
         return {
             "kinds": [repr(tangent) for tangent in self.tangents],
             "tangents": [tangent.state_dict() for tangent in self.tangents],
+            "gains": [tangent.state_dict() for tangent in self.excited],
             "units": [units.state_dict() for units in self.units],
             "error": self.error,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        for parts, states in ((self.tangents, state["tangents"]), (self.units, state["units"])):
+        gains = state.get(
+            "gains", [Excited(tangent).state_dict() for tangent in self.tangents]
+        )  # 0.3 had none
+        both = (self.tangents, state["tangents"]), (self.excited, gains), (self.units, state["units"])
+        for parts, states in both:
             for part, entry in zip(parts, states, strict=True):
                 part.load_state_dict(entry)
         for tangent in self.tangents:
