@@ -21,7 +21,16 @@ from torch import Tensor
 from blackbox import ArraySpec, BlackBoxFunction
 from zo.draws import DITHER, Key
 from zo.tangents.excitation.gain import NEAR, Excited, Shown
-from zo.tangents.excitation.identified import FEW, constant, sketch, unexplained
+from zo.tangents.excitation.identified import (
+    CELLS,
+    FEW,
+    cells_of,
+    constant,
+    grid_of,
+    sketch,
+    unexplained,
+    unexplained_near,
+)
 from zo.tangents.models.values import Form
 from zo.tangents.record.pairs import CallPairs, reciprocal
 from zo.tangents.record.recording import Dither, Parts, RecordedCall
@@ -41,6 +50,7 @@ KNOWN = 0.5  # of the predicted response: what must be there, for it to be known
 LINEAR = 0.5  # of what a larger dither should respond more by, for it to be worth it; decision 121
 GROWN, SHRUNK = 8.0, 0.5  # the most and the least times from one size to the next
 ENOUGH, MOST = 8, 128  # rows for each number that is dithered, and rows, by which the next size is chosen
+CELLS_KEPT = 512  # of a field, that are kept to judge by; decision 136
 OF_FIELDS = 32  # rows, where a response is the same around all cells; decision 121
 
 Where = tuple[int, int]  # a box and an input, by their places
@@ -53,6 +63,7 @@ class _Box:
     Attributes:
         rows: The last rows, by input, `(rows, size)`, as the objective asked for them.
         runs: Of those of the last step, which row of the batch each belongs to.
+        near: By input that is a field, cells of the last rows, see `cells_of`, and the run of each.
         seen: Rows ever.
         judged: Rows ever when they were last judged.
         units: By place among the inputs, for those that are dithered: the spread of each number, 0 for one
@@ -66,6 +77,7 @@ class _Box:
 
     rows: list[Tensor] = field(default_factory=list)
     runs: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    near: dict[int, tuple[list[Tensor | None], Tensor]] = field(default_factory=dict)
     seen: int = 0
     judged: int = 0
     units: dict[int, Tensor] = field(default_factory=dict)
@@ -248,6 +260,40 @@ class Excitation:
         most = max(4, min(ROWS, NUMBERS // max(1, sum(widths))))
         state.rows = [torch.cat(parts)[-most:] for parts in zip(state.rows, columns, strict=True)]
         state.runs = torch.cat(places)[alive.cpu()][-most:]
+        self._keep_cells(state, box, calls, candidates, torch.cat(places), alive)
+
+    def _keep_cells(
+        self,
+        state: _Box,
+        box: BlackBoxFunction,
+        calls: Sequence[RecordedCall],
+        candidates: Sequence[int],
+        runs: Tensor,
+        alive: Tensor,
+    ) -> None:
+        """Of candidates that are fields take some cells, and what the other inputs have around them."""
+        outputs = [spec for spec in box.outputs if spec.differentiable]
+        for which in candidates:
+            space, _ = grid_of([box.inputs[which], *outputs])
+            if not space:
+                continue
+            rows = alive[-(CELLS_KEPT // CELLS) :]
+            inputs = [
+                torch.cat([call.asked(number) for call in calls])[rows] if spec.modelled else None
+                for number, spec in enumerate(box.inputs)
+            ]
+            columns = cells_of(inputs, which, space, state.seen)
+            # a run of an earlier step is another one
+            of_cells = (runs[rows.cpu()] + state.seen).repeat_interleave(CELLS)
+            if which in state.near:
+                before, of_before = state.near[which]
+                columns = [
+                    None if new is None or old is None else torch.cat([old, new])
+                    for old, new in zip(before, columns, strict=True)
+                ]
+                of_cells = torch.cat([of_before, of_cells])
+            columns = [None if column is None else column[-CELLS_KEPT:] for column in columns]
+            state.near[which] = columns, of_cells[-CELLS_KEPT:]
 
     def _judged(
         self,
@@ -272,9 +318,7 @@ class Excitation:
                 units[which] = _unit_of_constant(specs[which], state.rows[which], numbers, by_weights)
         dithers: list[int] = []
         while True:
-            shares = {
-                w: unexplained(state.rows, state.runs, w, dithers) for w in candidates if w not in dithers
-            }
+            shares = {w: self._unexplained(state, w, dithers) for w in candidates if w not in dithers}
             least = min(shares, key=shares.__getitem__, default=None)
             if least is None or shares[least] > (FREE if least in state.units else DETERMINED):
                 break
@@ -291,6 +335,14 @@ class Excitation:
             before = state.units.get(which, torch.zeros_like(unit))
             units[which] = torch.where(before > 0, before, unit)
         return dict(sorted(units.items()))
+
+    @staticmethod
+    def _unexplained(state: _Box, which: int, dithers: Sequence[int]) -> float:
+        """The share of an input's variance that the others explain neither row by row nor cell by cell."""
+        share = unexplained(state.rows, state.runs, which, dithers)
+        if which in state.near:
+            share = min(share, unexplained_near(*state.near[which], which, dithers))
+        return share
 
     def _follow(
         self,

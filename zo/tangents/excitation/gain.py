@@ -20,9 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blackbox import ArraySpec
-from blackbox.layout import Grid
-from zo.tangents.excitation.identified import FEW
+from zo.tangents.excitation.identified import grid_of
 from zo.tangents.record.pairs import CallPairs, reciprocal, sizes
 from zo.tangents.tangent import Linearised, Tangent
 
@@ -74,7 +72,7 @@ class _Form:
             for spec, part in zip(rows.inputs, some.split(sizes(rows.inputs)), strict=True)
             if bool(part.any())
         ]
-        space, wraps = _grid([*dithers, *rows.outputs])
+        space, wraps = grid_of([*dithers, *rows.outputs])
         if space:
             whole = [torch.full((math.prod(spec.shape),), spec in dithers) for spec in rows.inputs]
             some = torch.cat(whole).to(some.device)
@@ -263,14 +261,14 @@ class Excited(Tangent):
         return self.gain.known and self._errors[1] < self._errors[0]
 
     def at(self, rows: CallPairs) -> Linearised:
-        """The tangent's, with the gain where that is in use."""
+        """The tangent's, with the gain where that is in use; probes show the derivative themselves."""
         at = self.prior.at(rows)
-        return _WithGain(at, self.gain) if self.in_use else at
+        return _WithGain(at, self.gain) if self.in_use and not len(rows.d) else at
 
     def at_each(self, calls: Sequence[CallPairs]) -> list[Linearised]:
         """`at`, for several calls."""
         each = self.prior.at_each(calls)
-        return [_WithGain(at, self.gain) for at in each] if self.in_use else each
+        return [_WithGain(at, self.gain) if self.in_use and not len(at.rows.d) else at for at in each]
 
     def forget(self) -> None:
         """No input is dithered any more."""
@@ -356,17 +354,3 @@ class _WithGain(Linearised):
         d = d.clone()
         d[..., self._numbers] = 0.0
         return d
-
-
-def _grid(specs: Sequence[ArraySpec]) -> tuple[tuple[int, ...], tuple[bool, ...]]:
-    """The axes of the grid that arrays `(*space)` or `(channels, *space)` are all on, and which ends meet."""
-    for count in (3, 2, 1):
-        spaces = {tuple(spec.shape[-count:]) for spec in specs}
-        fits = all(count <= len(spec.shape) <= count + 1 for spec in specs)
-        said = all(isinstance(spec.layout, Grid) for spec in specs)
-        if fits and len(spaces) == 1 and math.prod(*spaces) > FEW and (count > 1 or said):
-            space = spaces.pop()
-            ends = {spec.layout.periodic for spec in specs if isinstance(spec.layout, Grid)}
-            known = ends.pop() if len(ends) == 1 else None
-            return space, known if isinstance(known, tuple) else (bool(known),) * count
-    return (), ()

@@ -7,17 +7,22 @@ Gustavsson, Ljung and Söderström, Automatica 1977). So it is with an input tha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from blackbox import ArraySpec
+from blackbox.layout import Grid
 from zo.tangents.models.kernel import leave_one_out, leave_out
 
 # decision 87:
 FEW = 32  # numbers of an input of which each is looked at; of a larger one, as a field, all together
 ROUNDING = 1e-6  # of a number: what it may vary by and still be the same in all rows
 SKETCH = 64  # numbers that a large input is brought down to, for others to be explained by
+AROUND = {1: 4, 2: 2, 3: 1}  # cells on each side of one that may explain it, by the grid's axes; decision 136
+CELLS, FEWEST = 16, 8  # of a field that are looked at in each row, and numbers of an input that is none
 
 
 def constant(x: Tensor) -> Tensor:
@@ -76,6 +81,72 @@ def unexplained(inputs: Sequence[Tensor], runs: Tensor, place: int, excited: Seq
     return min(1.0, leave_out(groups, explaining, target, length, noise) if together else error)
 
 
+def cells_of(
+    inputs: Sequence[Tensor | None], place: int, space: tuple[int, ...], seed: int
+) -> list[Tensor | None]:
+    """Some cells of a field: what it has there, and what the other inputs have around.
+
+    Args:
+        inputs: what was asked, by input, `(rows, *shape)`, without any dither; None for one that no model
+            sees.
+        place: the input that is a field.
+        space: the axes of its grid.
+        seed: of the draw of cells.
+
+    Returns:
+        By input `(rows x 16, numbers)`, None for one that is neither on the grid nor of few numbers.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    near = torch.arange(-AROUND[len(space)], AROUND[len(space)] + 1)
+    around = torch.cartesian_prod(*[near] * len(space)).view(-1, len(space))
+    rows = next(len(x) for x in inputs if x is not None)
+    corners = torch.stack([torch.randint(length, (rows * CELLS,), generator=generator) for length in space])
+    columns: list[Tensor | None] = []
+    for number, x in enumerate(inputs):
+        if x is None:
+            columns.append(None)
+        elif tuple(x.shape[-len(space) :]) == space and x.ndim <= len(space) + 2:
+            field = x.reshape(rows, -1, *space).movedim(1, -1)
+            offsets = around[:1] * 0 if number == place else around
+            at = [
+                ((corners[axis][:, None] + offsets[:, axis]) % length).to(x.device)
+                for axis, length in enumerate(space)
+            ]
+            row = torch.arange(rows, device=x.device).repeat_interleave(CELLS)[:, None]
+            columns.append(field[(row, *at)].flatten(1))
+        elif x[0].numel() <= FEWEST:
+            columns.append(x.reshape(rows, -1).repeat_interleave(CELLS, dim=0))
+        else:
+            columns.append(None)
+    return columns
+
+
+def unexplained_near(
+    columns: Sequence[Tensor | None], runs: Tensor, place: int, excited: Sequence[int] = ()
+) -> float:
+    """The share of a field's variance that is not explained by what is around each cell.
+
+    Of a field the rows are too few for what is in one: a network on grids sees the cells near by. Those of
+    a run are left out together, for neighbours are alike.
+
+    Args:
+        columns: see `cells_of`, of several calls.
+        runs: for these, the row of a batch that each belongs to.
+        place: the input.
+        excited: inputs that are dithered, which explain nothing.
+    """
+    target = columns[place]
+    others = [x for number, x in enumerate(columns) if x is not None and number not in (place, *excited)]
+    groups = [(runs == run).nonzero().flatten() for run in runs.unique()]
+    if target is None or not others or len(groups) < 2 or bool(constant(target).all()):
+        return 1.0
+    explaining, target = _standard(torch.cat(others, dim=1).double()), _standard(target.double())
+    least = leave_one_out(explaining, target)
+    if least is None:
+        return 1.0
+    return min(1.0, leave_out([group.to(target.device) for group in groups], explaining, target, *least[1:]))
+
+
 def _standard(x: Tensor) -> Tensor:
     """In units of mean zero and spread one."""
     x = x - x.mean(dim=0)
@@ -91,3 +162,17 @@ def sketch(x: Tensor) -> Tensor:
     places = torch.randint(SKETCH, (size,), generator=generator).to(x.device)
     signs = (2 * torch.randint(2, (size,), generator=generator) - 1).to(x)
     return x.new_zeros(len(x), SKETCH).index_add(1, places, x * signs)
+
+
+def grid_of(specs: Sequence[ArraySpec]) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+    """The axes of the grid that arrays `(*space)` or `(channels, *space)` are all on, and which ends meet."""
+    for count in (3, 2, 1):
+        spaces = {tuple(spec.shape[-count:]) for spec in specs}
+        fits = all(count <= len(spec.shape) <= count + 1 for spec in specs)
+        said = all(isinstance(spec.layout, Grid) for spec in specs)
+        if fits and len(spaces) == 1 and math.prod(*spaces) > FEW and (count > 1 or said):
+            space = spaces.pop()
+            ends = {spec.layout.periodic for spec in specs if isinstance(spec.layout, Grid)}
+            known = ends.pop() if len(ends) == 1 else None
+            return space, known if isinstance(known, tuple) else (bool(known),) * count
+    return (), ()

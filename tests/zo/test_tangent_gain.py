@@ -1,0 +1,229 @@
+"""The gain of dithered inputs: least squares on the dither, in use where the model knows less of them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import zo
+from blackbox import ArraySpec, Grid
+from tests.zo.row_boxes import FromTorch
+from zo.tangents.excitation.gain import Excited, Shown
+from zo.tangents.excitation.identified import cells_of, unexplained_near
+from zo.tangents.record.pairs import CallPairs, sizes
+from zo.tangents.tangent import IdentityTangent
+
+WRAPS = Grid(periodic=True)
+STATE, ACTION = ArraySpec("state", (3,)), ArraySpec("action", (2,))
+MATRIX = torch.tensor([[1.0, -2.0, 0.0], [0.0, 0.5, 3.0]], dtype=torch.float64)
+
+
+def through_matrix(action):
+    return action @ MATRIX
+
+
+def through_stencil(field, wraps=True):
+    """Of a field `(rows, 8, 6)`: what a cell and two beside it have, of the upper one -2 times."""
+    above = field.roll(1, 1)
+    if not wraps:
+        above = torch.cat([torch.zeros_like(above[:, :1]), above[:, 1:]], dim=1)
+    return 0.5 * field - 2.0 * above
+
+
+def on_line(field):
+    return field.roll(3, 1) - field.roll(-1, 1)
+
+
+CASES = {
+    "numbers": (STATE, ACTION, through_matrix),
+    "a grid that wraps": (
+        ArraySpec("q", (8, 6), layout=WRAPS),
+        ArraySpec("term", (8, 6), layout=WRAPS),
+        through_stencil,
+    ),
+    "a grid with walls": (
+        ArraySpec("q", (8, 6), layout=Grid(periodic=False)),
+        ArraySpec("term", (8, 6), layout=Grid(periodic=False)),
+        lambda field: through_stencil(field, wraps=False),
+    ),
+    "a line": (ArraySpec("q", (40,), layout=WRAPS), ArraySpec("term", (40,), layout=WRAPS), on_line),
+}
+
+
+def call(state, action, rows, seed):
+    """The rows of a call, whose state is drawn."""
+    size_in, size_out = sum(sizes((state, action))), sum(sizes((state,)))
+    z = torch.randn(rows, size_in, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    nothing = z.new_zeros(0, rows, 1)
+    y = z.new_zeros(rows, size_out)
+    return CallPairs(
+        (state, action), (state,), z, nothing.expand(0, rows, size_in), nothing.expand(0, rows, size_out),
+        torch.empty(0, rows, dtype=torch.bool), y,
+    )  # fmt: skip
+
+
+def shown(state, action, response, rows, seed, noise=0.1, known=0.0):
+    """What a model that is wrong by much has missed, beside a dither; it knows part of the response."""
+    generator = torch.Generator().manual_seed(seed)
+    dither = torch.zeros(rows, sum(sizes((state, action))), dtype=torch.float64)
+    drawn = torch.randn(rows, *action.shape, generator=generator, dtype=torch.float64)
+    dither[:, sum(sizes((state,))) :] = drawn.flatten(1)
+    true = response(drawn).flatten(1)
+    other = torch.randn(true.shape, generator=generator, dtype=torch.float64)
+    return Shown(dither, true + noise * other, known * true)
+
+
+def excited(case, steps=30, **settings):
+    state, action, response = CASES[case]
+    tangent = Excited(IdentityTangent())
+    for step in range(steps):
+        part = shown(state, action, response, 32, step, **settings)
+        tangent.saw(call(state, action, 32, step), [part])
+    return tangent
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_gain_is_the_derivative_by_what_is_dithered(case):
+    state, action, response = CASES[case]
+    tangent, rows = excited(case), call(state, action, 4, 99)
+    assert tangent.in_use
+    at = tangent.at(rows)
+    moved = torch.randn(action.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    d = torch.zeros_like(rows.z)
+    d[:, sum(sizes((state,))) :] = moved.flatten()
+    true = response(moved.expand(4, *action.shape)).flatten(1)
+    torch.testing.assert_close(at.push(d[None])[0], true, rtol=0, atol=0.02 * float(true.abs().max()))
+
+    v = torch.randn(true.shape, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    whole = torch.randn(rows.z.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    torch.testing.assert_close((at.pull(v) * whole).sum(), (v * at.push(whole[None])[0]).sum())
+
+    z = rows.z.clone().requires_grad_()
+    (by_autograd,) = torch.autograd.grad(at.to(z, ()), z, v)
+    torch.testing.assert_close(by_autograd, at.pull(v))
+    torch.testing.assert_close(at.to(rows.z + d, ()), at.push(d[None])[0])
+
+
+def test_other_inputs_have_the_derivative_of_the_tangent():
+    rows = call(STATE, ACTION, 4, 1)
+    at, alone = excited("numbers").at(rows), IdentityTangent().at(rows)
+    v = torch.randn(4, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    assert torch.equal(at.pull(v)[:, :3], alone.pull(v)[:, :3])
+
+
+def test_a_tangent_that_knows_the_response_better_is_left_alone():
+    assert not excited("numbers", known=1.0, noise=1.0).in_use
+    assert excited("numbers", known=0.2, noise=1.0).in_use
+
+
+def test_what_chance_alone_makes_is_no_gain():
+    """Noise a hundred times the response: the gain is hardly longer than the true one, or zero."""
+    tangent = excited("a grid that wraps", steps=1, noise=100.0)
+    d = torch.zeros(1, 96, dtype=torch.float64)
+    d[:, 48:] = 1.0
+    of_chance = 100.0 / (32 * 48) ** 0.5  # the deviation of one number of a kernel by least squares
+    assert float(tangent.gain.push(d).abs().max()) < 6 * of_chance * 49**0.5
+
+
+def test_other_inputs_are_dithered_from_here_on():
+    """Then nothing is known of them."""
+    tangent = excited("numbers")
+    part = shown(STATE, ACTION, through_matrix, 32, 7)
+    other = Shown(torch.cat([part.dither[:, :4], torch.zeros_like(part.dither[:, :1])], dim=1), *part[1:])
+    tangent.saw(call(STATE, ACTION, 32, 7), [other])
+    assert not tangent.in_use
+
+
+def test_too_many_numbers_on_no_grid_have_no_gain():
+    action = ArraySpec("action", (65,))
+    tangent = Excited(IdentityTangent())
+    for step in range(3):
+        part = shown(STATE, action, lambda a: a[:, :3], 32, step)
+        tangent.saw(call(STATE, action, 32, step), [part])
+    assert not tangent.in_use and tangent.gain.form is None
+
+
+def test_a_state_that_is_read_again_gives_the_same_bits():
+    tangent, again = excited("a grid with walls"), Excited(IdentityTangent())
+    again.load_state_dict(tangent.state_dict())
+    d = torch.ones(2, 96, dtype=torch.float64)
+    assert torch.equal(again.gain.push(d), tangent.gain.push(d)) and again.in_use
+
+
+def far_reaching(field, term):
+    """A step of a fluid whose velocity depends on all cells, and a term beside it."""
+    modes = torch.fft.rfft2(field.double())
+    k = torch.fft.fftfreq(field.shape[1], 1 / field.shape[1]).to(field.device)[:, None]
+    m = torch.arange(field.shape[2] // 2 + 1.0)[None]
+    stream = modes / (k**2 + m**2).clamp(min=1.0)
+    u, v, x, y = (
+        torch.fft.irfft2(part, s=field.shape[1:])
+        for part in (1j * m * stream, -1j * k * stream, 1j * k * modes, 1j * m * modes)
+    )
+    return (field - 0.2 * (u * x + v * y) + 0.02 * term).to(field)
+
+
+def closure(box):
+    def objective(network, start):
+        field, total = start, 0.0
+        for _ in range(3):
+            field = box(field, network(field[:, None])[:, 0])
+            total = total + (field - 0.8 * start).square().mean(dim=(1, 2))
+        return total
+
+    return objective
+
+
+def smooth(step):
+    """Few waves: what cells around one have says what the network gives there."""
+    modes = torch.randn(4, 12, 7, 2, generator=torch.Generator().manual_seed(step))
+    modes = torch.view_as_complex(modes)
+    k, m = torch.fft.fftfreq(12, 1 / 12).abs()[:, None], torch.arange(7)[None]
+    return torch.fft.irfft2(modes * ((k <= 2) & (m <= 2)), s=(12, 12)) * 12
+
+
+def test_a_closure_whose_solver_no_model_follows_has_the_right_gradient():
+    """Every cell moves every other, so that a network on cells near by predicts a step badly."""
+    field = ArraySpec("field", (12, 12), layout=WRAPS)
+    box = FromTorch(far_reaching, (field, ArraySpec("term", (12, 12), layout=WRAPS)), (field,))
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1, padding_mode="circular"), nn.Tanh(),
+        nn.Conv2d(4, 1, 3, padding=1, padding_mode="circular"),
+    )  # fmt: skip
+    tangent = zo.GridTangent(channels=8, first_steps=20)
+    gradient = zo.TangentGradient(network, closure(box), boxes=[box], tangent=tangent, seed=0)
+    optimizer, cosines = torch.optim.Adam(network.parameters(), 3e-3), []
+    for step in range(16):
+        start = smooth(step)
+        true = torch.autograd.grad(closure(far_reaching)(network, start).mean(), list(network.parameters()))
+        optimizer.zero_grad()
+        gradient.backward(start)
+        flat = torch.cat([weight.grad.flatten() for weight in network.parameters()])
+        cosines.append(float(torch.cosine_similarity(flat, torch.cat([g.flatten() for g in true]), dim=0)))
+        optimizer.step()
+    assert gradient.trust_of_step > 0.5  # the model is of little use for values
+    assert min(cosines[-6:]) > 0.8  # from -.7 to .8 by the model alone
+
+
+@pytest.mark.parametrize("shape", [(60,), (12, 12), (6, 6, 6)], ids=["a line", "a plane", "a space"])
+def test_a_field_that_cells_near_by_determine_is_not_identified(shape):
+    """Whatever is in the rest of it; one that goes by something else is."""
+    generator = torch.Generator().manual_seed(1)
+    axes = [*range(1, 1 + len(shape))]
+
+    def drawn():
+        modes = torch.fft.fftn(torch.randn(24, *shape, generator=generator), dim=axes)
+        for axis in axes:
+            frequencies = torch.fft.fftfreq(shape[axis - 1], 1 / shape[axis - 1]).abs()
+            modes = modes * (frequencies <= 2).view(-1, *[1] * (len(shape) - axis))
+        return torch.fft.ifftn(modes, dim=axes).real
+
+    state, other = drawn(), drawn()
+    runs = torch.arange(24).repeat_interleave(16)
+    action = torch.tanh(0.5 * state.roll(1, 1) - 0.25 * state)
+    for term, low, high in ((action, 0.0, 0.05), (other, 0.5, 1.0), (action + 0.5 * other, 0.05, 1.0)):
+        columns = cells_of([state, term], 1, shape, seed=0)
+        assert low <= unexplained_near(columns, runs, 1) <= high
+    assert unexplained_near(cells_of([state, action], 1, shape, seed=0), runs, 1, excited=[0]) == 1.0
