@@ -285,6 +285,20 @@ def test_tangents_in_inference_mode(probes):
     nn.utils.clip_grad_norm_(network.parameters(), 1e-3)
 
 
+@pytest.mark.parametrize("tangent", [zo.KernelTangent(), zo.MLPTangent(4, first_steps=1, batch=8)])
+def test_what_tangents_learn_before_the_first_step_in_inference_mode_is_learned_on_from(tangent):
+    network, box = small(), Shifted()
+    gradient = zo.TangentGradient(
+        network,
+        lambda network, batch: box(network(batch)).square().mean(dim=1),
+        boxes=[box],
+        tangent=tangent,
+    )
+    with torch.inference_mode():
+        gradient.prefit([batch_of()], steps=1)
+    assert gradient.backward(batch_of()).isfinite() and gradient.counts.rows > 2 * ROWS
+
+
 class WithBox:
     """An objective that holds its box, which a deep copy copies too."""
 

@@ -374,15 +374,17 @@ class TangentGradient:
 
         Raises:
             ConfigurationError: neither a tangent nor its prior learns from values, or there is no batch.
-            TangentError, FailedQueriesError, ObjectiveError: as `backward`.
+            TangentError, FailedQueriesError, ObjectiveError, ParameterError: as `backward`.
         """
         self._stand_ins.refuse_prefit(steps)
         places: set[int] = set()  # of the boxes that were called
-        for batch in batches:
-            evaluation = self._evaluations.answers(batch, self.counts.steps)
-            self.counts.rows += evaluation.rows
-            places |= self._stand_ins.see(evaluation)
-        self._stand_ins.learn_before(places, steps)
+        with self._evaluations.alone("prefit"):
+            for batch in batches:
+                evaluation = self._evaluations.answers(batch, self.counts.steps)
+                self.counts.rows += evaluation.rows
+                evaluation.see_survivors(self.counts.steps)
+                places |= self._stand_ins.see(evaluation)
+            self._stand_ins.learn_before(places, steps)
 
     @property
     def excitation(self) -> tuple[dict[str, Tensor], ...]:
