@@ -285,6 +285,45 @@ def test_tangents_in_inference_mode(probes):
     nn.utils.clip_grad_norm_(network.parameters(), 1e-3)
 
 
+@pytest.mark.parametrize("tangent", [zo.KernelTangent(), zo.MLPTangent(4, first_steps=1, batch=8)])
+def test_what_tangents_learn_before_the_first_step_in_inference_mode_is_learned_on_from(tangent):
+    network, box = small(), Shifted()
+    gradient = zo.TangentGradient(
+        network,
+        lambda network, batch: box(network(batch)).square().mean(dim=1),
+        boxes=[box],
+        tangent=tangent,
+    )
+    with torch.inference_mode():
+        gradient.prefit([batch_of()], steps=1)
+    assert gradient.backward(batch_of()).isfinite() and gradient.counts.rows > 2 * ROWS
+
+
+@pytest.mark.parametrize(
+    ("limit", "error"), [(np.inf, zo.errors.TangentError), (-np.inf, zo.FailedQueriesError)]
+)
+def test_rows_of_a_step_that_is_refused_are_counted(limit, error):
+    network, box, spoiled = nn.Linear(4, 4), Sine(), False
+
+    def objective(network, batch):
+        losses = box(network(batch)).square().mean(dim=1)
+        return losses + (0 * network.weight).sqrt().sum() if spoiled else losses  # whose derivative is NaN
+
+    gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=zo.KernelTangent())
+    for _ in range(3):
+        gradient.backward(batch_of())
+        before, spoiled, box.limit = flat_grad(network), True, limit
+        with pytest.raises(error):
+            gradient.backward(batch_of())
+        spoiled, box.limit = False, np.inf
+        assert torch.equal(flat_grad(network), before)
+        assert gradient.counts.rows == sum(box.calls)
+    box.limit = -np.inf
+    with pytest.raises(zo.FailedQueriesError):
+        gradient.prefit([batch_of()])
+    assert gradient.counts.rows == sum(box.calls) and gradient.counts.steps == 3
+
+
 class WithBox:
     """An objective that holds its box, which a deep copy copies too."""
 

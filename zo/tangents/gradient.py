@@ -231,6 +231,11 @@ class TangentGradient:
         Also under `torch.no_grad()` and `torch.inference_mode()`. It is the gradient of the loss itself: a
         `torch.amp.GradScaler` would divide it by a scale that is not in it, so leave the scaler out.
 
+        Where it raises, `.grad` and buffers are unchanged, and no step is counted. Rows that the boxes had
+        answered by then are counted (`counts.rows`), and what tangents have learned from them stays. So the
+        same batch in another try is paid again, and counts twice in what is learned; and the `trust` of that
+        step is better than it should be, since the tangents have seen its rows.
+
         Args:
             batch: any nesting of tensors with rows first.
 
@@ -238,16 +243,15 @@ class TangentGradient:
             The base loss as a detached number: the mean over the rows that did not fail.
 
         Raises:
-            ObjectiveError: the batch or the losses do not have rows first, or the network cannot be stacked.
+            ObjectiveError: the batch or the losses do not have rows first, the network cannot be stacked, or
+                the call is inside of autocast.
             ParameterError: the network is not the one that the gradient was made with, or another gradient is
                 at work on its weights.
-            ObjectiveError: the call is inside of autocast.
             TangentError: the objective's second evaluation differs from the first, it calls no box, probes
                 of the first step change nothing, the gradient is not finite, or a process failed or has
                 other weights.
             FailedQueriesError: all rows of the base failed (`FailedBatchError` if in the boxes), or more than
                 `max_dropped` of the pairs.
-                    In all these cases `.grad` is unchanged.
         """
         evaluations, judgement, number = self._evaluations, self._judgement, self.counts.steps
         with evaluations.alone("backward"):
@@ -256,6 +260,7 @@ class TangentGradient:
             self._imagination.foresee(step, self._stand_ins.excited)
             dither = judgement.dither(evaluations.key.at(number))
             with evaluations.run(step, self.watch.probes, dither) as evaluation:  # the boxes run, once
+                self.counts.rows += evaluation.rows  # whatever comes of the step
                 pairs = evaluation.pairs(self.watch.may_have_probes)
                 at_calls = self._stand_ins.take_in(pairs, evaluation.calls)  # tangents predict, then learn
                 gradient = evaluation.gradient(at_calls, self.trust)  # by autograd: no box runs
@@ -374,15 +379,17 @@ class TangentGradient:
 
         Raises:
             ConfigurationError: neither a tangent nor its prior learns from values, or there is no batch.
-            TangentError, FailedQueriesError, ObjectiveError: as `backward`.
+            TangentError, FailedQueriesError, ObjectiveError, ParameterError: as `backward`.
         """
         self._stand_ins.refuse_prefit(steps)
         places: set[int] = set()  # of the boxes that were called
-        for batch in batches:
-            evaluation = self._evaluations.answers(batch, self.counts.steps)
-            self.counts.rows += evaluation.rows
-            places |= self._stand_ins.see(evaluation)
-        self._stand_ins.learn_before(places, steps)
+        with self._evaluations.alone("prefit"):
+            for batch in batches:
+                evaluation = self._evaluations.answers(batch, self.counts.steps)
+                self.counts.rows += evaluation.rows
+                evaluation.see_survivors(self.counts.steps)
+                places |= self._stand_ins.see(evaluation)
+            self._stand_ins.learn_before(places, steps)
 
     @property
     def excitation(self) -> tuple[dict[str, Tensor], ...]:

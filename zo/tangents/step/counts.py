@@ -14,7 +14,8 @@ class TangentCounts:
     Attributes:
         steps: calls of `backward`, each with one base evaluation.
         queries: perturbed objectives: probes, and the checks along the gradient.
-        rows: rows asked of the boxes, those of base and checks included.
+        rows: rows that the boxes were asked for and answered, in base, probes, checks and `prefit`; also in
+            steps that were refused then.
         dropped: rows of probes, in a call, whose pairs were left out because they failed.
         checks: queries along the gradient (see `TrustPolicy.check_every`).
         failed_checks: of those, how many showed nothing, since too many rows failed, or
@@ -37,13 +38,17 @@ class TangentCounts:
     imagined: int = 0
 
     def add(self, evaluation: Evaluation) -> int:
-        """Count a step that has been evaluated and checked; the rows that boxes were asked for."""
-        check, rows = evaluation.check, evaluation.rows + evaluation.check.rows
+        """Count a step that was taken, but for the rows of its base and probes, which are counted before.
+
+        Returns:
+            All rows of the step.
+        """
+        check = evaluation.check
         self.steps += 1
         self.queries += evaluation.probes + check.queries
-        self.rows += rows
+        self.rows += check.rows
         self.dropped += evaluation.dropped
         self.checks += check.queries > 0
         self.failed_checks += check.queries > 0 and check.agreement is None
         self.lost += evaluation.lost
-        return rows
+        return evaluation.rows + check.rows

@@ -134,17 +134,15 @@ class Evaluations:
             steps: how many steps there were.
 
         Raises:
-            ObjectiveError: the call is inside of autocast.
-            TangentError, FailedQueriesError, ObjectiveError: as `TangentGradient.backward`.
+            TangentError, ObjectiveError, ParameterError: as `TangentGradient.backward`.
         """
-        refuse_autocast(self._settings.parameters.tensors, "TangentGradient.prefit")
         step, before = self.step(batch, number=0), Snapshot(self._settings.network)
-        with noted() as causes:
-            parts = self._recorded(step, self.key.at(steps), 0, Dither())
-        evaluation = Evaluation(self, step, parts, causes, before)
-        before.restore()  # running statistics, and what is drawn in the first step
-        evaluation.see_survivors(steps)
-        return evaluation
+        try:
+            with noted() as causes:
+                recorded = self._recorded(step, self.key.at(steps), 0, Dither())
+        finally:
+            before.restore()  # running statistics, and what is drawn in the first step
+        return Evaluation(self, step, recorded, causes, before)
 
     def state_dict(self) -> dict[str, Any]:
         """Seed, chunk, the boxes' arrays, and whether variants are evaluated one after another."""
