@@ -6,6 +6,8 @@
     python -m benchmarks tangents --size small --table            tables and pictures of what was measured
     python -m benchmarks tangents --size small --seeds 3 4 5 --folder fresh
                                                                   again, with other seeds, beside the first
+    python -m benchmarks tangents --size small --folder rivals --problems double-pendulum --methods ni-gbms
+                                                                  rivals whose rows in all are first order's
 
 Each problem's results go into `benchmarks/results/tangents/PROBLEM.json` as they come, or into a folder in
 there; what is there already is not measured again. Two processes can measure different problems.
