@@ -101,9 +101,9 @@ def _images(name: str, about: str, time: str, *, seeds: int = 1) -> Benchmark:
 
 
 def _tangents() -> dict[str, str]:
-    """A file for each problem, one with other seeds, and one with further rivals, by the command in it."""
+    """A file for each problem, one with other seeds, one with rivals, by its command, and the boxes alone."""
     long = ("ks-26-8", *LONG)
-    words_of = {}
+    words_of = {"tangents_uncorrected.json": f"{SMALL} --uncorrected"}
     for path in sorted((protocol.RESULTS / "tangents").rglob("*.json")):
         paper = path.stem.endswith("-paper")
         words = f"--size paper --problems {path.stem.removesuffix('-paper')}" if paper else SMALL
@@ -299,7 +299,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "docs/concepts/learned_tangents.md: a network inside a solver, with dither and without",
             "closure:main",
             "15 minutes",
-            results={"closure.json": SMALL},
+            results={"closure.json": SMALL, "closure_uncorrected.json": f"{SMALL} --uncorrected"},
         ),
         Benchmark(
             "exchange",
