@@ -19,8 +19,11 @@ from typing import Any
 from benchmarks import protocol
 from benchmarks.catalogue import read
 from benchmarks.rows.report import BY_STEPS, FOLDER, NOT_RUN, over, over_tuned
-from benchmarks.rows.ways import AS_BENCHMARKED
+from benchmarks.rows.ways import ALL_ROWS, AS_BENCHMARKED
 from benchmarks.tangents.report import ratios, spent
+
+UNCORRECTED = "tangents_uncorrected.json"
+NO_SUCH = "none"  # in a cell for what does not exist, such as a design's box alone
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,7 @@ def in_table(
     for cells, row in zip(cut[2:], rows, strict=True):
         for place, column in columns.items() if row is not None else ():
             stated = re.match(NUMBER, cells[place].strip())
-            if cells[place].strip() == NOT_RUN and not ours(row, column)[0].values:
+            if cells[place].strip() in (NOT_RUN, NO_SUCH) and not ours(row, column)[0].values:
                 continue
             if stated is None:
                 raise ValueError(f"{page}: expected a number in {cells[0].strip()!r}, got {cells[place]!r}.")
@@ -286,17 +289,22 @@ def _tangents() -> Iterator[Claim]:
     yield from in_text(TANGENTS, "`no-gradient` #, from # to # (", middle, least, worst)
 
     def spent_well(name: str, line: str) -> tuple[Figure, str]:
+        if line == UNCORRECTED:
+            runs = [run[ALL_ROWS]["error"] for run in _of_rows()[name]["runs"].values() if ALL_ROWS in run]
+            return _alone(name, runs, median)
         error = over_tuned(_of_rows()[name], line)
         return Figure(() if error is None else (error,)), f"rows/{name}.json"
 
     replayed = sorted(_of_rows(), key=lambda name: over_tuned(_of_rows()[name], "replay, 0.2") or 0)
-    lines = ("first order, tuned, 0.2", "tangents, 0.2", "replay, 0.05", "replay, 0.2")
+    lines = (UNCORRECTED, "first order, tuned, 0.2", "tangents, 0.2", "replay, 0.05", "replay, 0.2")
     columns = dict(enumerate(lines, start=2))
     yield from in_table(TANGENTS, "### What replay buys", (*replayed, None), columns, spent_well)
 
     def ours(name: str, what: tuple[str, str]) -> tuple[Figure, str]:
         file, (method, column) = f"tangents/{name}.json", what
         curves = read(file).get("curves", {})
+        if method == UNCORRECTED:
+            return _alone(name, [seed["errors"][-1] for seed in curves["first-order"].values()], fmean)
         cost = spent(curves, method)
         rows = Figure() if cost is None else Figure((cost,))
         return rows if column == "rows" else Figure(tuple(ratios(curves, method))), file
@@ -305,8 +313,29 @@ def _tangents() -> Iterator[Claim]:
         "ks-26-8", "wake-30k", "gray-scott", "brusselator-20k", "shallow-water", "fitzhugh-nagumo-failing",
         "double-pendulum", "filter",
     )  # fmt: skip
-    columns = {2: ("no-gradient", "error"), 3: ("chosen", "error"), 4: ("chosen", "rows")}
+    columns = {
+        2: (UNCORRECTED, "error"),
+        3: ("no-gradient", "error"),
+        4: ("chosen", "error"),
+        5: ("chosen", "rows"),
+    }
     yield from in_table(BOXES, "# Eight boxes", problems, columns, ours)
+    more = (
+        "ks-26-8", "ks-26-8-unroll-8", "ks-52-12", "wake-30k", "wake-30k-unroll-16", "wake-260k",
+        "wake-32x64", "gray-scott", "brusselator-20k", "shallow-water", "fitzhugh-nagumo-failing",
+        "double-pendulum", "filter", "ks-3k", "ks-3k-noise", "wake-1k", "fitzhugh-nagumo",
+        "fitzhugh-nagumo-noise", "coupled-map", "kuramoto-sivashinsky", "double-pendulum-wall", "van-der-pol",
+        "mixed-units", "advection-reaction", "vorticity", "kolmogorov",
+    )  # fmt: skip
+    yield from in_table(TANGENTS, "## What was measured", more, columns, ours)
+
+
+def _alone(
+    name: str, errors: Sequence[float], middle: Callable[[Sequence[float]], float]
+) -> tuple[Figure, str]:
+    """The box alone over some errors of first order, the mean or the median; none for a design."""
+    alone = read(UNCORRECTED).get("errors", {}).get(name)
+    return Figure(() if alone is None else (middle([alone / error for error in errors]),)), UNCORRECTED
 
 
 def _queries() -> Iterator[Claim]:

@@ -2,6 +2,7 @@
 
     python -m benchmarks closure --size ci       two steps; written nowhere
     python -m benchmarks closure --size small    the table
+    python -m benchmarks closure --size small --uncorrected    the solver alone, with a term of zero
 
 The truth is the two-scale system of Lorenz (1996): 8 slow cells, each coupled to 32 fast ones (F = 20, h = 1,
 b = c = 10). The solver steps the slow cells alone (Runge-Kutta, dt .01) and asks a network for a term in
@@ -81,6 +82,14 @@ class Closure(nn.Module):
     def forward(self, state: Tensor) -> Tensor:
         """Of `(rows, cells)`."""
         return 5 * self.layers(state / 10)
+
+
+class NoClosure(nn.Module):
+    """A term of zero in each cell."""
+
+    def forward(self, state: Tensor) -> Tensor:
+        """Of `(rows, cells)`."""
+        return torch.zeros_like(state)
 
 
 @cache
@@ -205,8 +214,17 @@ def trained(
 
 def main(words: Sequence[str]) -> None:
     """The command line."""
-    asked = protocol.options("closure", __doc__).parse_args(words)
+    parser = protocol.options("closure", __doc__)
+    parser.add_argument("--uncorrected", action="store_true", help="the solver alone, and nothing else")
+    asked = parser.parse_args(words)
     torch.set_num_threads(1)
+    if asked.uncorrected:
+        alone = error(NoClosure())
+        print(f"no closure: {alone:.3f}")
+        if asked.size != "ci":
+            path = protocol.path("closure_uncorrected", asked.size)
+            protocol.write("closure", words, {"error": alone}, path)
+        return
     if asked.size == "ci":
         print(trained("tangents", BATCH, 1, 0, RATES[1], 0, 2))
         return

@@ -4,8 +4,11 @@
     python -m benchmarks tangents --size small                    all problems by the methods of README
     python -m benchmarks tangents --size small --problems lorenz-96 --methods rge eggroll --seeds 0
     python -m benchmarks tangents --size small --table            tables and pictures of what was measured
+    python -m benchmarks tangents --size small --uncorrected      errors of the solvers alone
     python -m benchmarks tangents --size small --seeds 3 4 5 --folder fresh
                                                                   again, with other seeds, beside the first
+    python -m benchmarks tangents --size small --folder rivals --problems double-pendulum --methods ni-gbms
+                                                                  rivals whose rows in all are first order's
 
 Each problem's results go into `benchmarks/results/tangents/PROBLEM.json` as they come, or into a folder in
 there; what is there already is not measured again. Two processes can measure different problems.
@@ -33,6 +36,7 @@ from tasks.folder.machine import machine, versions
 
 FOLDER = protocol.RESULTS / "tangents"
 CI = ("lorenz-96",)
+UNCORRECTED = protocol.RESULTS / "tangents_uncorrected.json"  # not among the problems' files
 MAIN = ("first-order", "no-gradient", "chosen")  # of README
 SEEDS = {"double-pendulum-wall": 6, **dict.fromkeys(LONG, 1)}  # of the others three; of size paper one
 
@@ -53,6 +57,7 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="0 1 2 of most if left out")
     parser.add_argument("--folder", default="", help="of the results, in benchmarks/results/tangents")
     parser.add_argument("--table", action="store_true", help="measure nothing")
+    parser.add_argument("--uncorrected", action="store_true", help="the solvers alone, and nothing else")
     asked = parser.parse_args(words)
     makers = problems(asked.size)
     for name, asked_names, known in (
@@ -66,6 +71,10 @@ def main(words: Sequence[str]) -> None:
     torch.set_num_threads(1)  # small tensors; and every machine has one
     if asked.size == "ci":
         smallest(asked.problems or CI, makers, asked.methods)
+        return
+    if asked.uncorrected:
+        for name in asked.problems or makers:
+            uncorrected(name, makers[name])
         return
     folder = FOLDER / asked.folder
     if not asked.table:
@@ -158,6 +167,21 @@ def measure(
             atomic.write_json(path, result)
             last = f"{curve.errors[0]:.4f} -> {curve.errors[-1]:.4f}, {curve.rows[-1]:,} rows"
             print(f"{name}, seed {seed}, {method}: {last}, {curve.seconds:.0f} s {curve.ended}", flush=True)
+
+
+def uncorrected(name: str, make: Callable[[], BenchmarkProblem]) -> None:
+    """Add the error of a problem's box alone to the file of these, where its network corrects.
+
+    Args:
+        name: of the problem.
+        make: it.
+    """
+    known: dict[str, float] = json.loads(UNCORRECTED.read_text())["errors"] if UNCORRECTED.exists() else {}
+    if name in known or (problem := make()).alone is None:
+        return
+    errors = known | {name: problem.error(problem.alone)}
+    print(f"{name}: {errors[name]:.4g}")
+    protocol.write("tangents", ["--size", "small", "--uncorrected"], {"errors": errors}, UNCORRECTED)
 
 
 def base_rows(curves: Mapping[str, Any], seed: int) -> int | None:

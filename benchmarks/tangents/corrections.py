@@ -18,7 +18,7 @@ from torch.nn import functional
 
 import zo
 from benchmarks.tangents.boxes import Failing, InUnits
-from benchmarks.tangents.problem import BenchmarkProblem
+from benchmarks.tangents.problem import BenchmarkProblem, Unchanged
 from blackbox import BlackBoxFunction
 from simulators.noisy import Noisy
 from simulators.state_system import StateSystem
@@ -182,6 +182,7 @@ def correction(system: System) -> BenchmarkProblem:
         learning_rate=system.learning_rate,
         hard=system.hard,
         periodic=system.periodic,
+        alone=Unchanged(),
     )
 
 

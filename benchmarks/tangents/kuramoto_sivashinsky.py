@@ -90,6 +90,14 @@ def published_error(states: Tensor, truth: Tensor) -> float:
     return squares.mean((2, 3)).nan_to_num(30.0).clamp(max=30).mean().item()
 
 
+class Nothing(nn.Module):
+    """What is added to a frame where nothing is corrected."""
+
+    def forward(self, state: Tensor, length: Tensor) -> Tensor:
+        """Zeros `(rows, 1, points)`."""
+        return torch.zeros_like(state)
+
+
 @cache
 def frames(lengths: tuple[float, ...], rows: int, count: int, seed: int) -> Tensor:
     """Reference states `(lengths, rows, count, 1, points)`, float32."""
@@ -184,4 +192,5 @@ def published(
         learning_rate=learning_rate,
         hard=hard,
         known=None if stepped is None else ((before, length), stepped),
+        alone=Nothing(),
     )

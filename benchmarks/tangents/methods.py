@@ -4,7 +4,9 @@ Sources of those that have no class of their own here: `no-gradient` List et al.
 `identity` the Euler gradient approximation of Ouala et al. 2023 (arXiv 2311.10665), who take the derivative
 of a solver's step for the identity; `rge` Nesterov and Spokoiny 2017; `sparse-cge` Chen et al. 2024
 (DeepZero), with its coordinates drawn anew in each step; `row-rge` the same random directions at the box's
-inputs, row by row.
+inputs, row by row; `ni-gbms` Arisaka and Li 2024 (arXiv 2405.02952); `evolution-30` Qiu et al. 2026 (arXiv
+2509.24372). The last two have first order's rows in all, and rates that are chosen in trainings as long as
+those that count; what these take is counted nowhere.
 """
 
 from __future__ import annotations
@@ -17,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 import zo
-from benchmarks.tangents import rivals, surrogates
+from benchmarks.tangents import control_variate, evolution, rivals, surrogates
 from benchmarks.tangents.problem import BenchmarkProblem
 from zo.tangents import TrustPolicy
-from zo.tangents.models.automatic import is_grid
+from zo.tangents.models.automatic import AutoTangent, is_grid
 
 COORDINATES = 24  # of sparse CGE in a step
 DIRECTIONS = 8  # of RGE in a step, and the population of EGGROLL
@@ -29,6 +31,9 @@ AT_THE_INPUT = 4  # directions of RGE at the box's inputs
 BUDGET = 3.0  # rows of methods that need many evaluations a step, over first order's
 TRIED = (0.1, 0.3, 1.0)  # factors on the problem's learning rate
 SPREADS = (0.3, 1.0, 3.0)  # of ensemble Kalman, in tenths of the weights
+SHORTER = 4  # how many times shorter the trainings are by which a scale is chosen
+RAISED = (0.3, 1.0, 3.0)  # rates of NI-GBMS, over the problem's: it has about half as many steps
+STRIDES = (1.0, 3.0, 10.0, 30.0)  # of an evolution strategy
 
 
 class Gradient(Protocol):
@@ -45,8 +50,8 @@ class Method:
 
     Attributes:
         make: (problem, network, seed, scale) -> what fills `.grad`; the scale is one of `scales`.
-        rows: of a step, over those of a first-order step. A method that takes more than `BUDGET` has so many
-            fewer steps that its rows in all are `BUDGET` times first order's.
+        rows: of a step, over those of a first-order step. A method that takes more than `budget` has so many
+            fewer steps that its rows in all are `budget` times first order's.
         scales: factors on the problem's learning rate, or what else `make` takes them for, of which the best
             on another seed is taken. Methods that use the box as first order does have its learning rate.
         optimizer: "adam"; "sgd" where `.grad` is the direction of the step; "whole" where it is the step.
@@ -56,10 +61,12 @@ class Method:
     rows: float = 1.0
     scales: tuple[float, ...] = (1.0,)
     optimizer: str = "adam"
+    shorter: int = SHORTER
+    budget: float = BUDGET
 
     def steps(self, problem: BenchmarkProblem) -> int:
         """How many steps a training has."""
-        return max(2, round(problem.steps * min(1.0, BUDGET / self.rows)))
+        return max(2, round(problem.steps * min(1.0, self.budget / self.rows)))
 
 
 class Around:
@@ -192,6 +199,22 @@ def row_rge(problem: BenchmarkProblem, network: nn.Module, seed: int) -> Gradien
     return Around(problem, network, solver)
 
 
+def ni_gbms(problem: BenchmarkProblem, network: nn.Module, seed: int) -> Gradient:
+    """Forward gradients at the box's inputs, the library's own choice of a tangent as control variate."""
+    model = AutoTangent(problem.box, seed=seed)
+    return Around(problem, network, control_variate.ForwardGradients(problem.box, model, seed))
+
+
+def evolved(part: float = 1.0, budget: float = 1.0) -> Method:
+    """An evolution strategy, on a part of each batch; its rate is chosen in whole trainings."""
+
+    def gradient(problem: BenchmarkProblem, network: nn.Module, seed: int, scale: float) -> Gradient:
+        return evolution.Evolution(problem, network, seed, part)
+
+    rows = part * evolution.POPULATION
+    return Method(gradient, rows, STRIDES, optimizer="sgd", shorter=1, budget=budget)
+
+
 def emulator(problem: BenchmarkProblem, network: nn.Module, seed: int, online: bool) -> Gradient:
     """A network of this library, as Frezat et al. would use it: on grids a convolutional one."""
     both = problem.box.inputs, problem.box.outputs
@@ -237,6 +260,17 @@ METHODS: dict[str, Method] = {
         scales=SPREADS,
         optimizer="whole",
     ),
+    "ni-gbms": Method(
+        lambda problem, network, seed, scale: ni_gbms(problem, network, seed),
+        rows=15 / 8,  # the first of eight calls depends on no weight
+        scales=RAISED,
+        shorter=1,
+        budget=1.0,
+    ),
+    "evolution-30": evolved(),
+    "evolution-30-quarter": evolved(part=0.25),
+    "evolution-30-all-steps": evolved(budget=evolution.POPULATION),
+    "equation": tangent(lambda problem, seed: zo.EquationTangent()),
 }
 
 
@@ -256,5 +290,5 @@ def fitting(problem: BenchmarkProblem) -> tuple[str, ...]:
         left_out.add("identity")
     outputs = [spec for spec in problem.box.outputs if spec.differentiable]
     if not is_grid([spec for spec in problem.box.inputs if spec.differentiable], outputs):
-        left_out |= {"grid", "grid-without-map", "stencil"}
+        left_out |= {"grid", "grid-without-map", "stencil", "equation"}
     return tuple(name for name in METHODS if name not in left_out)

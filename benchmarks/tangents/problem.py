@@ -34,6 +34,8 @@ class BenchmarkProblem:
         mu: standard deviation of a probe's weights.
         fresh: (seed, step, rows) -> a batch that costs no row of any box; None where the right answers that a
             batch holds were computed by one that is no less expensive.
+        alone: a network that corrects nothing, for the error of the box alone; None where the network does
+            something else than correct.
     """
 
     box: BlackBoxFunction
@@ -51,3 +53,12 @@ class BenchmarkProblem:
     periodic: bool = True
     mu: float = 1e-3
     fresh: Callable[[int, int, int], Any] | None = None
+    alone: nn.Module | None = None
+
+
+class Unchanged(nn.Module):
+    """The correction that is none: what the box answered, whatever else the network sees."""
+
+    def forward(self, answered: Tensor, *others: Tensor) -> Tensor:
+        """`(rows, *shape)`, as given."""
+        return answered

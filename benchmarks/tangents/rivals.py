@@ -114,8 +114,8 @@ class Eggroll(Estimator[Drawn]):
     Sarkar et al. 2025, arXiv 2511.16652. A weight matrix moves along E = A B^T / sqrt(r), A and B Gaussian
     with r columns, a vector along a Gaussian vector; each with both signs, and the gradient is the mean of
     [l(W + sigma E) - l(W - sigma E)] / (2 sigma) E. The entries of E are uncorrelated with variance 1, so on
-    a quadratic it is unbiased. r = 1 is the paper's; its populations, of thousands and more, are out of reach
-    of a solver. Fitness is not normalised, which makes no difference to Adam.
+    a quadratic it is unbiased. r = 1 is the paper's; its populations are of thousands and more. Fitness is
+    not normalised, which makes no difference to Adam.
 
     Args:
         pairs: of perturbations, one of each sign.

@@ -22,7 +22,6 @@ from zo.tangents import CallPairs, Linearised
 
 POINTS = 8  # of a curve, besides its start
 CHOICE = 97  # the seed on which a scale is chosen
-SHORTER = 4  # how many times shorter the trainings are by which it is
 WORDS = 200  # characters that are kept of a warning
 
 
@@ -62,14 +61,15 @@ class Curve:
 
 
 def chosen_scale(problem: BenchmarkProblem, name: str) -> float:
-    """The scale that does best on validation data, in short trainings from another seed.
+    """The scale that does best on validation data, in trainings from another seed.
 
     The rows of this are counted nowhere, in favour of the methods that need it.
     """
-    scales = METHODS[name].scales
+    method = METHODS[name]
+    scales = method.scales
     if len(scales) == 1:
         return scales[0]
-    shorter, start = replace(problem, steps=max(1, problem.steps // SHORTER)), problem.start(CHOICE)
+    shorter, start = replace(problem, steps=max(1, problem.steps // method.shorter)), problem.start(CHOICE)
     errors = {}
     for scale in scales:
         network = copy.deepcopy(start)

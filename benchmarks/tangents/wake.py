@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import zo
-from benchmarks.tangents.problem import BenchmarkProblem
+from benchmarks.tangents.problem import BenchmarkProblem, Unchanged
 from simulators.noisy import Noisy
 from simulators.wake_flow.box import WakeFlow
 from tasks.wake_flow import data
@@ -82,4 +82,5 @@ def wake(
         hard=hard,
         known=((before, pairs.reynolds), pairs.frames[:, 0]) if len(before) == len(pairs.frames) else None,
         periodic=False,
+        alone=Unchanged(),
     )

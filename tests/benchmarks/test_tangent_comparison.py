@@ -74,6 +74,15 @@ def test_a_training_by_first_order_is_autograds(lorenz):
         torch.testing.assert_close(own, wanted)
 
 
+def test_the_box_alone_is_the_box_called_again_and_again(lorenz, tmp_path, monkeypatch):
+    monkeypatch.setattr(comparison, "UNCORRECTED", tmp_path / "alone.json")
+    comparison.uncorrected("lorenz-96", lambda: lorenz)
+    comparison.uncorrected("a design", lambda: replace(lorenz, alone=None))
+    errors = json.loads(comparison.UNCORRECTED.read_text())["errors"]
+    untrained = lorenz.error(lorenz.start(0))  # a network that begins with no correction
+    assert errors == {"lorenz-96": pytest.approx(untrained, rel=1e-6)}
+
+
 @pytest.mark.slow
 def test_the_scale_that_does_best_on_validation_data_is_taken(lorenz, monkeypatch):
     def make(problem, network, seed, scale):
