@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 from benchmarks.images.feedback import AlignAda, DirectFeedback, FeedbackAlignment
 from benchmarks.images.forward_gradient import ForwardGradient
 from benchmarks.images.pattern_search import PatternSearch
+from tasks.applications.image_classification.config import Config
+from tasks.applications.image_classification.methods import METHODS, cost_of_base, descend, directions
+from tasks.applications.image_classification.problem import ImageClassification
 from tasks.configuration import Count, Positive
-from tasks.image_classification.config import Config
-from tasks.image_classification.methods import METHODS, cost_of_base, descend, directions
-from tasks.image_classification.problem import ImageClassification
 from tasks.problem.method import Cost, Method
 from tasks.problem.problem import Problem
 from tasks.problem.trained import Trained

@@ -445,7 +445,7 @@ def data(
     data: Annotated[Path, arg(help="Where data is kept; `blackbox run` has the same option.")] = Path("data"),
 ) -> int:
     """Load a data set from its own site, and check it."""
-    from tasks.image_classification.data.cifar import SOURCES, fetch
+    from tasks.applications.image_classification.data.cifar import SOURCES, fetch
 
     fetch(SOURCES[name], data)
     return 0

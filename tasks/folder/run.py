@@ -26,7 +26,7 @@ from tasks.folder.machine import changes, digest, digest_of_files, machine, stam
 from tasks.folder.result import NOT_APPLICABLE, Result, Row, RunWarning
 from tasks.folder.terms import BEGUN, CONFIG, Terms, check_seeds, differences, lasting, refuse_edited
 from tasks.folder.warning_notes import WarningNotes
-from tasks.provenance import trust
+from tasks.provenance import names, trust
 
 FORMAT = 3  # of config.json; raise it when older folders can no longer be resumed
 LOOKED_AT = 2  # an older one, of which finished runs are still read
@@ -142,6 +142,8 @@ class Run:
                 "Use the version of this package that wrote it, or start the run anew."
             )
         values = {name: value for name, value in content.items() if name != "format"}
+        if isinstance(place := values.get("problem"), str):
+            values["problem"] = names.today(place)
         try:
             run = from_dict(cls, {**values, "path": str(path)}, where=CONFIG)
             check_seeds(run.seeds)

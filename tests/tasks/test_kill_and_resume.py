@@ -13,9 +13,9 @@ import torch
 
 from tasks import Run
 from tasks.folder import checkpoint
-from tests.tasks.denoised_smoothing import small as smoothing
-from tests.tasks.image_classification import small as images
-from tests.tasks.wake_flow import small as wake
+from tests.tasks.applications.denoised_smoothing import small as smoothing
+from tests.tasks.applications.image_classification import small as images
+from tests.tasks.applications.wake_flow import small as wake
 
 ROOT = Path(__file__).parents[2]
 OWN = '''

@@ -14,9 +14,9 @@ import pytest
 
 from tasks import Run
 from tasks.folder import checkpoint
-from tests.tasks.denoised_smoothing import small as smoothing
-from tests.tasks.image_classification import small as classification
-from tests.tasks.wake_flow import small as wake
+from tests.tasks.applications.denoised_smoothing import small as smoothing
+from tests.tasks.applications.image_classification import small as classification
+from tests.tasks.applications.wake_flow import small as wake
 
 ROOT = Path(__file__).parents[2]
 TIMES = ("seconds",)
