@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import tasks
-from tasks.cli import main
+from tasks.command.cli import main
 from tasks.errors import CheckpointWarning
 from tasks.folder.run import Run
 from tasks.problem import problems

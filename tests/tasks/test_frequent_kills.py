@@ -117,7 +117,7 @@ def test_a_run_that_is_always_killed_soon_after_its_start_ends_with_the_same_bit
     while True:
         attempts += 1
         done = subprocess.run(
-            [sys.executable, "-m", "tasks.cli", *words],
+            [sys.executable, "-m", "tasks.command.cli", *words],
             cwd=killed,
             env=environment,
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (limit, limit)),

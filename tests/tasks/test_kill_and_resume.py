@@ -84,7 +84,7 @@ PROBLEMS = {
 def started(words: list[str], folder: Path) -> subprocess.Popen:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-m", "tasks.cli", *words],
+        [sys.executable, "-m", "tasks.command.cli", *words],
         cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 

@@ -50,7 +50,7 @@ def start(folder, words):
     folder.mkdir(exist_ok=True)
     environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder.parent)}
     return subprocess.Popen(
-        [sys.executable, "-m", "tasks.cli", *words],
+        [sys.executable, "-m", "tasks.command.cli", *words],
         cwd=folder,
         env=os.environ | environment,
         stdout=subprocess.PIPE,

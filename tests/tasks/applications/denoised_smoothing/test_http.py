@@ -140,7 +140,7 @@ def test_killed_and_resumed_no_query_is_paid_for_twice(tmp_path, monkeypatch, re
     monkeypatch.chdir(ROOT)
     with serving() as server:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tasks.cli", *words(server, tmp_path, rows=2 * PLANNED)],
+            [sys.executable, "-m", "tasks.command.cli", *words(server, tmp_path, rows=2 * PLANNED)],
             env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip

@@ -196,7 +196,7 @@ def killed_between_certificates(words: list[str], folder: Path) -> None:
 
 def killed_by_the_system(words: list[str], folder: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "tasks.cli", *words],
+        [sys.executable, "-m", "tasks.command.cli", *words],
         env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     end = time.monotonic() + 240

@@ -127,7 +127,7 @@ def test_a_run_takes_the_reference_from_a_folder_that_it_cannot_write(finished, 
     mounted = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && ! touch "$0/file" && exec "$@"'
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*UNSHARE, "sh", "-c", mounted, str(data), sys.executable, "-m", "tasks.cli", *few],
+        [*UNSHARE, "sh", "-c", mounted, str(data), sys.executable, "-m", "tasks.command.cli", *few],
         cwd=here,
         env=environment,
         capture_output=True,
@@ -149,7 +149,10 @@ def test_a_killed_run_resumes_to_the_bits_of_an_undisturbed_one(finished, tmp_pa
     line = words("--runs", str(tmp_path / "runs"), "--data", str(finished.parents[1] / "data"))
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
-        [sys.executable, "-m", "tasks.cli", *line], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "tasks.command.cli", *line],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.DEVNULL,
     )
     end = time.monotonic() + 120
     while not (metrics := list(tmp_path.glob("runs/*/metrics.jsonl"))) or (
