@@ -79,6 +79,14 @@ class WithoutBackpropagation(ImageClassification):
 
     Config = BaselineConfig
     presets: ClassVar[Mapping[str, Any]] = {"demo": BaselineConfig()}
+    looks: ClassVar[Mapping[str, tuple[str, str]]] = {
+        **ImageClassification.looks,
+        "forward-gradient": ("#f7ab92", "*"),
+        "fa": ("#75b86d", "p"),
+        "dfa": ("#f0c75e", "8"),
+        "pattern-search": ("#bd8a51", "H"),
+        "align-ada": ("#849ef7", "P"),
+    }
     methods: ClassVar[Mapping[str, Method]] = {
         **METHODS,
         "forward-gradient": Method(

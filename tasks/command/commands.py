@@ -256,8 +256,8 @@ def compare(
     page: Annotated[Path, arg(help="HTML file to write.")] = Path("comparison.html"),
 ) -> int:
     """Set runs side by side: settings that differ, figures, one plot; no code of a problem is executed."""
-    from tasks.listeners.progress import print_table
     from tasks.report.compare import compare
+    from tasks.terminal.text import print_table
 
     comparison = compare(folders, page)
     for run in comparison.runs.to_dict("records"):

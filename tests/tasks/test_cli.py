@@ -15,7 +15,8 @@ import torch
 
 import tasks
 from blackbox import BlackBoxError
-from tasks import Run, cli
+from tasks import Run
+from tasks.command import cli
 from tasks.folder import checkpoint
 from tests.tasks.problems import Steering
 from zo import TangentWarning

@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-import tasks
 from blackbox.checks import nearest
+from tasks import configuration
 from tasks.applications.denoised_smoothing.certification.bound import Settings
 from tasks.code import NamesCode
 from tasks.configuration import Count, InputDirections, NotNegative, Positive, refused
@@ -80,7 +80,7 @@ def ships(box: str, arguments: Sequence[str]) -> bool:
 
 
 @dataclass(frozen=True)
-class Config(tasks.Config):
+class Config(configuration.Config):
     """Settings of a run. Images are in [0, 1]; a query is one image that is sent to the classifier."""
 
     methods: tuple[str, ...] = ("none", "mse", "zo-ds", "deepzero", "student", "fo-ds")

@@ -10,7 +10,6 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-import tasks
 from blackbox import BlackBoxFunction
 from blackbox.notices import warn
 from tasks.applications.denoised_smoothing import data, networks
@@ -21,14 +20,15 @@ from tasks.applications.denoised_smoothing.networks import UNKNOWN, box_loss, im
 from tasks.errors import ProblemWarning
 from tasks.folder import checkpoint, stamp
 from tasks.folder.run import Run, stage_name
-from tasks.problem.data import evaluating
+from tasks.problem.data import Data, evaluating
+from tasks.problem.problem import Problem
 from tasks.training.setup import Setup
 from zo.errors import FailedQueriesError
 
 Batch = tuple[Tensor, Tensor, Tensor]  # noisy, clean, target
 
 
-class Defence(tasks.Problem):
+class Defence(Problem):
     """What a denoiser is trained and chosen by; how it is trained and certified stands above it."""
 
     Config = Config
@@ -80,9 +80,9 @@ class Defence(tasks.Problem):
         return networks.latent_size(self.images.shape, *sizes)
 
     @cached_property
-    def data(self) -> tasks.Data:
+    def data(self) -> Data:
         """Noisy images, clean ones, and the classes that they are to be taken for."""
-        return tasks.Data(lambda seed, step: self.batch(seed, step, self.config.batch))
+        return Data(lambda seed, step: self.batch(seed, step, self.config.batch))
 
     def batch(self, seed: int, step: int, rows: int) -> Batch:
         """The images of a step: the same for every method that takes as many."""

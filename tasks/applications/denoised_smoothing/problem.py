@@ -25,6 +25,7 @@ from tasks.applications.denoised_smoothing.certification.smoothed import Smoothe
 from tasks.applications.denoised_smoothing.config import PRESETS, ZERO_ORDER, is_own, read
 from tasks.applications.denoised_smoothing.deepzero import deepzero
 from tasks.applications.denoised_smoothing.defence import Defence, certificates_name, of_seed
+from tasks.applications.denoised_smoothing.looks import LOOKS
 from tasks.applications.denoised_smoothing.methods import fo_ds, mse, none, student, twin_of, zo_ae_ds, zo_ds
 from tasks.configuration import refused
 from tasks.folder import stamp
@@ -64,6 +65,7 @@ class DenoisedSmoothing(Defence):
 
     presets = PRESETS
     methods = METHODS
+    looks = LOOKS
     higher_is_better = True
     queries = "images that the classifier was asked for, those of validation included"
 

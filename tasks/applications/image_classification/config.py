@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-import tasks
+from tasks import configuration
 from tasks.code import NamesCode
 from tasks.configuration import Count, Fraction, NotNegative, Positive
 
@@ -19,7 +19,7 @@ def ships(network: str, arguments: Sequence[str]) -> bool:
 
 
 @dataclass(frozen=True)
-class Config(tasks.Config):
+class Config(configuration.Config):
     """Settings of a run. Learning rates are those of SGD; images are in [0, 1] before they are normalised."""
 
     methods: tuple[str, ...] = ("deepzero", "rge", "fo-sparse-gradient", "fo")

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-import tasks
 import zo
 from tasks import code
 from tasks.applications.image_classification import networks
@@ -25,10 +24,12 @@ from tasks.applications.image_classification.data import (
     load,
 )
 from tasks.applications.image_classification.data.loading import CLASSES, IMAGE_SHAPES, TRAIN
+from tasks.applications.image_classification.looks import LOOKS
 from tasks.applications.image_classification.methods import METHODS, ON_SETS
 from tasks.applications.image_classification.sparse_set import check_sparsity
 from tasks.configuration import refused
-from tasks.problem.data import evaluating
+from tasks.problem.data import Data, evaluating
+from tasks.problem.problem import Problem
 
 if TYPE_CHECKING:
     from tasks.problem.method import Method
@@ -45,7 +46,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return functional.cross_entropy(logits, labels, reduction="none")
 
 
-class ImageClassification(tasks.Problem):
+class ImageClassification(Problem):
     """An image classifier trained from scratch from values of its loss alone.
 
     Compared are DeepZero's sparse coordinate-wise gradients (deepzero), other gradients from function values,
@@ -56,6 +57,7 @@ class ImageClassification(tasks.Problem):
     higher_is_better = True
     presets: ClassVar[Mapping[str, Any]] = PRESETS
     methods: ClassVar[Mapping[str, Method]] = METHODS
+    looks: ClassVar[Mapping[str, tuple[str, str]]] = LOOKS
 
     # images and labels to a known loss of the output, which the evaluator "difference" needs
     objective = zo.OutputLoss(cross_entropy)  # pyright: ignore[reportAssignmentType]
@@ -87,11 +89,11 @@ class ImageClassification(tasks.Problem):
             device=config.device,
         )
 
-    def data(self) -> tasks.Data:
+    def data(self) -> Data:
         """Batches of normalised images `(rows, channels, height, width)` and labels `(rows,)`."""
         config, images = self.config, self.images
         augmentation = AUGMENTATIONS[config.dataset] if config.augment else NO_AUGMENTATION
-        return tasks.Data(Epochs(images.train, images.normalisation, augmentation, config.batch).batch)
+        return Data(Epochs(images.train, images.normalisation, augmentation, config.batch).batch)
 
     @property
     def training_images(self) -> int:

@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-import tasks
 from simulators.wake_flow.geometry import LARGEST_REYNOLDS, LENGTHS, SMALLEST_WIDTH, SPEED, Channel
+from tasks import configuration
 from tasks.configuration import Count, Directions, InputDirections, Natural, Positive, refused
 
 LARGEST_COURANT = 4.0
@@ -70,7 +70,7 @@ def budget_of(method: str) -> int | None:
 
 
 @dataclass(frozen=True)
-class Config(tasks.Config):
+class Config(configuration.Config):
     """Settings of a run. Lengths, times and speeds are in units in which inflow speed is 1, D is 20."""
 
     methods: tuple[str, ...] = METHODS

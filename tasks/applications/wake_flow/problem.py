@@ -14,6 +14,7 @@ from simulators.wake_flow.geometry import Channel
 from tasks.applications.wake_flow import data, evaluation, rollout, trajectories
 from tasks.applications.wake_flow.config import IN_LOOP, PRESETS, Config, family_of
 from tasks.applications.wake_flow.data import Pairs, WakeData
+from tasks.applications.wake_flow.looks import LOOKS
 from tasks.applications.wake_flow.methods import METHODS, variant
 from tasks.applications.wake_flow.networks import Corrector, Scales, layers
 from tasks.folder.run import Run
@@ -40,6 +41,7 @@ class WakeFlow(Problem):
     Config = Config
     presets = PRESETS
     methods = METHODS
+    looks = LOOKS
     units: ClassVar = {
         **dict.fromkeys(("MAE", "MAE at the last step", "MAE in the wake", "MAE extrapolated"), "U"),
         "extrapolated": "",  # which flows are; not what "MAE extrapolated" should have been called

@@ -132,14 +132,17 @@ def plot_certified_accuracy(path: Path, runs: Runs, cap: float) -> Path:
         runs: certificates by method and seed.
         cap: the largest radius that N can certify (`Settings.radius_cap`), marked by a line.
     """
+    from tasks.applications.denoised_smoothing.looks import LOOKS
     from tasks.report import pictures
 
+    with pictures.palette(LOOKS):
+        hues = {method: pictures.colour(method) for method in runs}
     made, (row,) = pictures.figure(width=6.4, height=4.0)
     axes = row[0]
     certificates = [one for seeds in runs.values() for of_seed in seeds for one in of_seed]
     end = 1.06 * max([cap, *(one.radius for one in certificates if one.correct)])
     for method, seeds in runs.items():
-        hue = pictures.colour(method)
+        hue = hues[method]
         # the very radii at which a curve falls, and the number behind each: a step stays a step
         steps = np.unique([one.radius for of_seed in seeds for one in of_seed if one.correct])
         grid = np.unique(np.concatenate([np.linspace(0, end, _POINTS), steps, np.nextafter(steps, np.inf)]))

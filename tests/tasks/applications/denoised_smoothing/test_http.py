@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import zo
-from tasks import cli
 from tasks.applications.denoised_smoothing import data
+from tasks.command import cli
 from tests.blackbox.adapters.um_bridge.servers import Handler, OddServer
 from tests.tasks.applications.denoised_smoothing import small
 

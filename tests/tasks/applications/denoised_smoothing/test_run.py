@@ -14,9 +14,10 @@ import pytest
 import torch
 
 import tasks
-from tasks import Progress, Run, cli
+from tasks import Progress, Run
 from tasks.applications.denoised_smoothing import DenoisedSmoothing
 from tasks.applications.denoised_smoothing.certification import CertificateFile, algorithm, read_certificates
+from tasks.command import cli
 from tasks.folder import checkpoint
 from tasks.rows import tally
 from tests.tasks.applications.denoised_smoothing import boxes, small

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import tasks
-from tasks import Progress, Run, cli
+from tasks import Progress, Run
 from tasks.applications.image_classification import ImageClassification, networks, sparse_set
+from tasks.command import cli
 from tasks.errors import CheckpointError
 from tasks.folder import checkpoint
 from tests.tasks.applications.image_classification.small import SETTINGS, small, words

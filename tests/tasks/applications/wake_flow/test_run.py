@@ -13,7 +13,8 @@ from pathlib import Path
 import h5py
 import pytest
 
-from tasks import Run, cli
+from tasks import Run
+from tasks.command import cli
 from tasks.folder import checkpoint
 from tasks.folder.run import stage_name
 from tests.needs import UNSHARE

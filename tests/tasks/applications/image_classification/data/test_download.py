@@ -136,7 +136,7 @@ def test_nothing_is_written_outside_of_the_folder(tmp_path):
 
 
 def test_the_command_loads_and_its_mistakes_are_sentences(site, tmp_path, monkeypatch, capsys):
-    from tasks import cli
+    from tasks.command import cli
 
     monkeypatch.setitem(cifar.SOURCES, "cifar10", served(site))
     assert cli.main(["data", "cifar10", "--data", str(tmp_path)]) == 0
