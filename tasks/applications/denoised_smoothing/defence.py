@@ -58,7 +58,7 @@ class Defence(Problem):
         return stack.classifier(self.config, self.folder)
 
     @cached_property
-    def classifier(self) -> stack.Box:
+    def classifier(self) -> stack.DefendedClassifier:
         """The classifier, with all that stands around it."""
         return stack.make_box(self.config, self.images, self.run_folder, self._service)
 

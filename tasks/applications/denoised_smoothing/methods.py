@@ -23,7 +23,7 @@ import zo
 from blackbox import BlackBoxFunction
 from tasks.applications.denoised_smoothing import budget, networks, smoothing_parameter
 from tasks.applications.denoised_smoothing.classifiers.answers import Decoded
-from tasks.applications.denoised_smoothing.classifiers.stack import Box, Twin
+from tasks.applications.denoised_smoothing.classifiers.stack import DefendedClassifier, Twin
 from tasks.applications.denoised_smoothing.config import WIDE, Config, Variant, read
 from tasks.applications.denoised_smoothing.defence import Batch, Defence, of_seed, problem_of
 from tasks.applications.denoised_smoothing.networks import UNKNOWN, box_loss, image_loss
@@ -225,7 +225,7 @@ def fo_ds(setup: Setup) -> Trained:
     return _descend(start, gradient, start.steps(config.batch), config.batch, config.learning_rate)
 
 
-def twin_of(box: Box) -> Twin:
+def twin_of(box: DefendedClassifier) -> Twin:
     """The classifier's differentiable twin.
 
     Raises:

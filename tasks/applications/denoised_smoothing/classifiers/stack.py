@@ -1,4 +1,4 @@
-"""`Box`: the classifier that a configuration names, with all that stands around it."""
+"""`DefendedClassifier`: the classifier that a configuration names, with all that stands around it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ROWS = 256  # images that a process is asked for at a time
 
 
 @dataclass(frozen=True)
-class Box:
+class DefendedClassifier:
     """A classifier to be defended.
 
     Attributes:
@@ -55,7 +55,7 @@ class Box:
 
 def make_box(
     config: Config, sets: data.Sets, folder: Path | None = None, inner: BlackBoxFunction | None = None
-) -> Box:
+) -> DefendedClassifier:
     """Make the box; it is not asked anything.
 
     Args:
@@ -101,7 +101,7 @@ def make_box(
     known_as(scores)  # a box that cannot be named is refused now, not after training
     first_alone = config.rows is not None or config.per_second is not None or config.query_log
     shared = zo.SharedRows(scores, group.process_group(), None if first_alone else ROWS)
-    return Box(shared, asked, known.classes, twin, sets.shape, first_alone)
+    return DefendedClassifier(shared, asked, known.classes, twin, sets.shape, first_alone)
 
 
 def classifier(config: Config, folder: Path | None = None) -> BlackBoxFunction:
