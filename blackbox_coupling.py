@@ -18,11 +18,11 @@ from pathlib import Path
 
 PACKAGES = ("blackbox", "simulators", "tasks", "zo")
 HERE = Path(__file__).resolve().parent
-COMMAND = "tasks.cli"  # whose `main` is the command line; by name, as an entry point has it
+COMMAND = "tasks.command.cli"  # whose `main` is the command line; by name, as an entry point has it
 
 
 def main() -> int:
-    """The exit status of the command line; see `tasks.cli.main`."""
+    """The exit status of the command line; see `tasks.command.cli.main`."""
     if any(map(in_the_way, PACKAGES)):
         sys.path.insert(0, str(HERE))
         # of the processes that are started from here

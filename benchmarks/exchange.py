@@ -41,7 +41,7 @@ from benchmarks import protocol
 from blackbox import ArraySpec
 from blackbox.adapters import Call, Hosted
 from blackbox.adapters.hosted import wire
-from blackbox.adapters.hosted.call import Form
+from blackbox.adapters.hosted.call import VectorForm
 from blackbox.adapters.hosted.program import Program, Start
 
 SIZES = {128: 1000, 4096: 500, 2**20: 10}  # doubles in an array: exchanges
@@ -162,7 +162,7 @@ def messages(program: Path, size: int, times: int) -> float:
 
 def run_alone(program: Path, size: int, times: int) -> float:
     """Seconds where a program is answered as in a run, but for torch and what is kept of rows."""
-    form = Form([call_of(size)], [SECONDS])
+    form = VectorForm([call_of(size)], [SECONDS])
     running = Program(
         form, Start([str(program), str(size), str(times)], os.environ), 60, 8 * size, None, False
     )

@@ -24,10 +24,10 @@ from torch import Tensor
 import tasks
 from benchmarks import protocol
 from benchmarks.table_defense import CI
-from tasks.denoised_smoothing import DenoisedSmoothing, SklearnClassifier
-from tasks.denoised_smoothing.config import Config
-from tasks.denoised_smoothing.data import digits_of_the_box
-from tasks.denoised_smoothing.networks import predictions
+from tasks.applications.denoised_smoothing import DenoisedSmoothing, SklearnClassifier
+from tasks.applications.denoised_smoothing.config import Config
+from tasks.applications.denoised_smoothing.data import digits_of_the_box
+from tasks.applications.denoised_smoothing.networks import predictions
 from tasks.problem.data import evaluating
 
 NAME = "denoised_smoothing_safeguard"  # file in `benchmarks/results`

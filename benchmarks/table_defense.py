@@ -22,9 +22,9 @@ import pandas
 from benchmarks import protocol
 from benchmarks.published import DEFENCE
 from blackbox.words import counted
-from tasks.denoised_smoothing import DenoisedSmoothing, report
-from tasks.denoised_smoothing.certification import accuracy_table, plot_certified_accuracy
-from tasks.denoised_smoothing.config import PRESETS, Config
+from tasks.applications.denoised_smoothing import DenoisedSmoothing, report
+from tasks.applications.denoised_smoothing.certification import accuracy_table, plot_certified_accuracy
+from tasks.applications.denoised_smoothing.config import PRESETS, Config
 from tasks.folder import atomic
 from tasks.folder.result import Result
 from tasks.folder.run import Run

@@ -15,10 +15,10 @@ from statistics import geometric_mean
 from typing import Any
 
 from benchmarks import protocol
+from tasks.applications.wake_flow.config import PRESETS, Config, budget_of, without_budget
+from tasks.applications.wake_flow.problem import WakeFlow
 from tasks.folder import atomic
 from tasks.folder.result import NAME, Result
-from tasks.wake_flow.config import PRESETS, Config, budget_of, without_budget
-from tasks.wake_flow.problem import WakeFlow
 
 PUBLISHED = "wake_flow_small"  # whose methods are those of the published figure, among others
 CI = replace(

@@ -27,7 +27,7 @@ WHERE = {
     "remembered_in_steps": "tasks.training.loop.LEAST",  # of a call whose answers are kept
     "rows_together": "tasks.rows.answers.LONG",  # that rows may take which are run together
     "run_carried_out": "tasks.running.start.carry_out",  # begun or taken up again
-    "shapes_kept": "tasks.images.shapes_file.WORTH",  # images
+    "shapes_kept": "tasks.applications.images.shapes_file.WORTH",  # images
     "total_of_processes": "tasks.workers.group.total",
     "versions_of_machine": "tasks.training.stage.versions",
     "window_file_bytes": "tasks.folder.windows.LARGE",  # beyond, a window lies in a file of its own

@@ -35,7 +35,10 @@ def test_the_map_is_up_to_date_with_the_imports():
 
 def test_the_map_has_arrows_that_are_known_and_none_that_the_layers_forbid():
     arrows = the_map().arrows()
-    assert {("zo/tangents", "zo/execution"), ("tasks/wake_flow", "simulators/wake_flow")} <= arrows
+    assert {
+        ("zo/tangents", "zo/execution"),
+        ("tasks/applications", "simulators/wake_flow"),
+    } <= arrows
     packages = {(own.split("/")[0], there.split("/")[0]) for own, there in arrows}
     assert not {("blackbox", "zo"), ("zo", "tasks"), ("simulators", "zo"), ("zo", "simulators")} & packages
 

@@ -21,12 +21,12 @@ from zo.evaluators.evaluator import Evaluator
 from zo.evaluators.generators import TRIES, DisturbedBase, Turn
 from zo.execution.base import Base, evaluate_base
 from zo.execution.check import Remember, is_due, most_checks
-from zo.execution.choice import SMALLEST, Begun, Decision, Serving, candidates, chunk_size
+from zo.execution.choice import SMALLEST, Decision, Serving, StepEvaluators, candidates, chunk_size
 from zo.execution.journal import StepJournal, Store, step_fingerprint
 from zo.execution.pieces import Evaluated, Pieces, evaluate, joined
 from zo.execution.precision import makes_narrow, narrow_notice
 from zo.execution.ranks import Ranks, checksum, fingerprint
-from zo.execution.repeats import Asker, Judgement, doubt_about, most_asked, noise_of, reordered
+from zo.execution.repeats import Asker, RepeatFindings, doubt_about, most_asked, noise_of, reordered
 from zo.execution.shared_rows import apart
 from zo.failures import (
     UnknownSlopes,
@@ -238,7 +238,7 @@ class LossGradient:
                     meeting.message = evaluate(pieces, serving, self._share(pieces))
                 parts = meeting.messages
         differences, valid = joined(len(pieces), parts)
-        judgement = Judgement()
+        judgement = RepeatFindings()
         if decision.noise is not None:
             judgement = self._judgement(pieces, marks, serving, decision.noise, differences, valid)
 
@@ -396,7 +396,7 @@ class LossGradient:
         before: float,
         differences: Tensor,
         valid: Tensor,
-    ) -> Judgement:
+    ) -> RepeatFindings:
         """Noise, and doubt about the slopes, of a step that is checked; the first process judges.
 
         Args:
@@ -411,24 +411,24 @@ class LossGradient:
         with self._ranks.meeting(base.step.number, "judgement") as meeting:
             meeting.marks = marks
             loss = float(base.loss())
-            meeting.message = Judgement(losses=(loss,))
+            meeting.message = RepeatFindings(losses=(loss,))
             if self._ranks.rank == 0:
                 spent = tally.queries
                 with apart(), base.intact():
                     noise = max(before, float(noise_of(base)))
                     doubt = doubt_about(
-                        Asker(base, Begun(serving, base)),
+                        Asker(base, StepEvaluators(serving, base)),
                         *(pieces.plan, differences, valid, self._key.at(base.step.number)),
                         lambda key: self.estimator.plan(self.parameters, key),
                     )
                 if doubt is not None and doubt.cause == "rounding" and "narrow" in self._notices.said:
                     doubt = None  # what rounds is known
-                meeting.message = Judgement(noise, doubt, tally.queries - spent, (loss,))
+                meeting.message = RepeatFindings(noise, doubt, tally.queries - spent, (loss,))
         losses = tuple(loss for judgement in meeting.messages for loss in judgement.losses)
         return replace(meeting.messages[0], losses=losses)
 
     def _tell(
-        self, base: Base, batch: Batch, judgement: Judgement, differences: Tensor, gradient: Tensor
+        self, base: Base, batch: Batch, judgement: RepeatFindings, differences: Tensor, gradient: Tensor
     ) -> None:
         """Warn of lost rows, noise, other boxes, doubtful slopes and a gradient of zero, of each once.
 

@@ -19,8 +19,8 @@ from benchmarks.gpu.queries import clocked, wait
 from simulators.wake_flow.box import WakeFlow
 from simulators.wake_flow.geometry import Channel
 from simulators.wake_flow.staggered import start
-from tasks.wake_flow.networks import Corrector, Scales, residual
-from tasks.wake_flow.rollout import window_loss
+from tasks.applications.wake_flow.networks import Corrector, Scales, residual
+from tasks.applications.wake_flow.rollout import window_loss
 from zo.tangents import AutoTangent, CallPairs, Linearised, LinearMap
 
 ROWS = {"ci": (1, 4), "small": (1, 16, 256, 1024, 4096)}

@@ -12,13 +12,13 @@ import numpy as np
 from benchmarks import protocol
 from benchmarks.gpu.parts import Place
 from benchmarks.wake import CI
+from tasks.applications.image_classification import ImageClassification
+from tasks.applications.image_classification.config import PRESETS as IMAGES
+from tasks.applications.image_classification.data import cifar
+from tasks.applications.wake_flow.config import PRESETS as WAKES
+from tasks.applications.wake_flow.problem import WakeFlow
 from tasks.folder.result import Result
 from tasks.folder.run import Run
-from tasks.image_classification import ImageClassification
-from tasks.image_classification.config import PRESETS as IMAGES
-from tasks.image_classification.data import cifar
-from tasks.wake_flow.config import PRESETS as WAKES
-from tasks.wake_flow.problem import WakeFlow
 
 EPOCHS = 50  # of the publication
 

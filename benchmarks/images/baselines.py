@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 from benchmarks.images.feedback import AlignAda, DirectFeedback, FeedbackAlignment
 from benchmarks.images.forward_gradient import ForwardGradient
 from benchmarks.images.pattern_search import PatternSearch
+from tasks.applications.image_classification.config import Config
+from tasks.applications.image_classification.methods import METHODS, cost_of_base, descend, directions
+from tasks.applications.image_classification.problem import ImageClassification
 from tasks.configuration import Count, Positive
-from tasks.image_classification.config import Config
-from tasks.image_classification.methods import METHODS, cost_of_base, descend, directions
-from tasks.image_classification.problem import ImageClassification
 from tasks.problem.method import Cost, Method
 from tasks.problem.problem import Problem
 from tasks.problem.trained import Trained
@@ -79,6 +79,14 @@ class WithoutBackpropagation(ImageClassification):
 
     Config = BaselineConfig
     presets: ClassVar[Mapping[str, Any]] = {"demo": BaselineConfig()}
+    looks: ClassVar[Mapping[str, tuple[str, str]]] = {
+        **ImageClassification.looks,
+        "forward-gradient": ("#f7ab92", "*"),
+        "fa": ("#75b86d", "p"),
+        "dfa": ("#f0c75e", "8"),
+        "pattern-search": ("#bd8a51", "H"),
+        "align-ada": ("#849ef7", "P"),
+    }
     methods: ClassVar[Mapping[str, Method]] = {
         **METHODS,
         "forward-gradient": Method(

@@ -22,8 +22,8 @@ from torch.nn import functional
 
 import zo
 from benchmarks.images.counted import Counted
+from tasks.applications.image_classification.problem import cross_entropy
 from tasks.errors import ConfigurationError
-from tasks.image_classification.problem import cross_entropy
 from zo.objective import Objective
 
 FEEDBACK = 212  # first word of the key's path for these draws

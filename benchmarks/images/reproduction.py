@@ -9,10 +9,10 @@ from statistics import fmean, stdev
 
 from benchmarks import protocol
 from benchmarks.images.sizes import SIZES, Size, differs
+from tasks.applications.image_classification import ImageClassification
+from tasks.applications.image_classification.config import Config
 from tasks.configuration import to_dict
 from tasks.folder.result import Result
-from tasks.image_classification import ImageClassification
-from tasks.image_classification.config import Config
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from benchmarks.published import (
     QUERY_NUMBER,
     SMOOTHING_PARAMETER,
 )
-from tasks.image_classification.config import DEMO, Config
-from tasks.image_classification.data.loading import TRAIN
+from tasks.applications.image_classification.config import DEMO, Config
+from tasks.applications.image_classification.data.loading import TRAIN
 
 BESIDE_EXACT = ("deepzero", "fo-sparse-gradient")
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from tasks.image_classification.config import DEMO, PAPER, Config
-from tasks.image_classification.data.loading import TRAIN
+from tasks.applications.image_classification.config import DEMO, PAPER, Config
+from tasks.applications.image_classification.data.loading import TRAIN
 
 Size = Literal["ci", "small", "paper"]
 SIZES: tuple[Size, ...] = ("ci", "small", "paper")

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 import zo
-from tasks.denoised_smoothing.networks import DnCNN
-from tasks.image_classification import networks
-from tasks.image_classification.problem import cross_entropy
-from tasks.wake_flow.networks import Corrector, Scales, residual
+from tasks.applications.denoised_smoothing.networks import DnCNN
+from tasks.applications.image_classification import networks
+from tasks.applications.image_classification.problem import cross_entropy
+from tasks.applications.wake_flow.networks import Corrector, Scales, residual
 from zo.evaluators.evaluator import Step
 from zo.objective import Objective, losses
 from zo.perturbation import Coordinates
@@ -113,7 +113,7 @@ def make(
     """A problem by the name of its network.
 
     Args:
-        name: a key of `MAKERS`, or a network of `tasks.image_classification`.
+        name: a key of `MAKERS`, or a network of `tasks.applications.image_classification`.
         rows: of a batch.
         device: where it runs.
         width: channels, for a smaller network; None for the published one.

@@ -14,10 +14,10 @@ import zo
 from benchmarks.tangents.problem import BenchmarkProblem, Unchanged
 from simulators.noisy import Noisy
 from simulators.wake_flow.box import WakeFlow
-from tasks.wake_flow import data
-from tasks.wake_flow.config import PRESETS
-from tasks.wake_flow.networks import Corrector, plain, residual
-from tasks.wake_flow.rollout import rollout_errors, window_loss
+from tasks.applications.wake_flow import data
+from tasks.applications.wake_flow.config import PRESETS
+from tasks.applications.wake_flow.networks import Corrector, plain, residual
+from tasks.applications.wake_flow.rollout import rollout_errors, window_loss
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "1,010": lambda: plain((8,)),

@@ -13,7 +13,7 @@ import numpy as np
 
 from blackbox.adapters import tesseract_schema
 from blackbox.adapters.derivative import with_derivative
-from blackbox.adapters.tesseract_schema import Array, Field, at, mapped, put
+from blackbox.adapters.tesseract_schema import Array, SchemaArray, at, mapped, put
 from blackbox.checks import check_count, nearest
 from blackbox.errors import ConfigurationError, NotDifferentiableError, RowFailedError
 from blackbox.extras import import_extra
@@ -201,7 +201,7 @@ class Tesseract(BlackBoxFunction):
     def _is_file(self) -> bool:
         return isinstance(self.source, Path)
 
-    def _input_fields(self, schemas: Mapping[str, Any]) -> list[Field]:
+    def _input_fields(self, schemas: Mapping[str, Any]) -> list[SchemaArray]:
         root = schemas["ApplyInputSchema"]["properties"]["inputs"]
         chosen = self._chosen or ()
         fields = list(tesseract_schema.input_fields(root, schemas, self.example, chosen))
@@ -227,7 +227,7 @@ class Tesseract(BlackBoxFunction):
             known[path].check("input", self.vectorized, "Give example={...} with an array of that shape.")
         return [known[path] for path in chosen]
 
-    def _output_fields(self, schemas: Mapping[str, Any]) -> list[Field]:
+    def _output_fields(self, schemas: Mapping[str, Any]) -> list[SchemaArray]:
         root = schemas["ApplyOutputSchema"]
         fields = tesseract_schema.output_fields(root, schemas)
         if fields is None or any(field.is_open(self.vectorized) for field in fields):

@@ -27,7 +27,7 @@ class DictKey(str):
 
 
 @dataclass(frozen=True)
-class Field:
+class SchemaArray:
     """An array, or a plain number, of the inputs or outputs.
 
     Attributes:
@@ -101,7 +101,7 @@ def input_fields(
     example: Any,
     chosen: Sequence[str],
     keys: Keys = (),
-) -> Iterator[Field]:
+) -> Iterator[SchemaArray]:
     """All numbers among the inputs that the schema requires, the example has or the user has chosen.
 
     Args:
@@ -144,7 +144,7 @@ def output_fields(
     schemas: Mapping[str, Any],
     example: Any = _NOTHING,
     keys: Keys = (),
-) -> list[Field] | None:
+) -> list[SchemaArray] | None:
     """All numbers among the outputs; None where how many there are depends on lists and dicts.
 
     Args:
@@ -184,12 +184,16 @@ def _members(example: Any) -> Iterator[tuple[str | int, Any]]:
     return iter(enumerate(example or ()))
 
 
-def _number(node: Mapping[str, Any], keys: Keys, example: Any) -> Field | None:
+def _number(node: Mapping[str, Any], keys: Keys, example: Any) -> SchemaArray | None:
     """The array or plain number that a node is."""
     in_example, path = example is not _NOTHING, path_of(keys)
     if "array_flags" not in node:
         dtype = _NUMBERS.get(node.get("type", ""))
-        return None if dtype is None else Field(path, keys, (), dtype, is_array=False, in_example=in_example)
+        return (
+            None
+            if dtype is None
+            else SchemaArray(path, keys, (), dtype, is_array=False, in_example=in_example)
+        )
     sizes = node["properties"]["shape"]
     shape = None
     if "prefixItems" in sizes or sizes.get("maxItems") == 0:
@@ -210,7 +214,7 @@ def _number(node: Mapping[str, Any], keys: Keys, example: Any) -> Field | None:
             )
         shape = tuple(actual)
     dtype = node["properties"]["dtype"]["examples"][0]
-    return Field(
+    return SchemaArray(
         path, keys, shape, dtype, "DIFFERENTIABLE" in node["array_flags"], True, in_example, rows_first
     )
 

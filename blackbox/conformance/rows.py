@@ -15,7 +15,7 @@ SERIOUS_UNITS = 8000  # units of the outputs' rounding, 1e-3 in float32
 
 
 @dataclass(frozen=True)
-class Difference:
+class AnswerDifference:
     """The largest difference of two answers.
 
     Attributes:
@@ -52,9 +52,9 @@ class Difference:
         return f"output {self.output!r} differs by {size} in row {self.row}"
 
 
-def compare(probe: Probe, first: Arrays, second: Arrays) -> Difference:
+def compare(probe: Probe, first: Arrays, second: Arrays) -> AnswerDifference:
     """The largest difference of two answers, row by row, `(rows, *spec.shape)` for each output."""
-    worst = Difference(0.0, 0.0, probe.box.outputs[0].name, 0, 0.0)
+    worst = AnswerDifference(0.0, 0.0, probe.box.outputs[0].name, 0, 0.0)
     outputs = zip(probe.box.outputs, first, second, probe.base, probe.measured.jitter, strict=True)
     for spec, one, other, base, jitter in outputs:
         away, size = distances(one, other), largest(base)
@@ -62,7 +62,7 @@ def compare(probe: Probe, first: Arrays, second: Arrays) -> Difference:
         relative = float(away[row]) / size
         if relative > worst.relative:
             excess = float(away[row]) / jitter if jitter > 0 else np.inf
-            worst = Difference(relative, excess, spec.name, row, precision(one))
+            worst = AnswerDifference(relative, excess, spec.name, row, precision(one))
     return worst
 
 
@@ -82,7 +82,7 @@ def largest(values: np.ndarray) -> float:
     return float(finite.max()) if finite.size and finite.max() > 0 else 1.0
 
 
-def finding(check: str, difference: Difference, good: str, bad: str, more: str = "") -> Finding:
+def finding(check: str, difference: AnswerDifference, good: str, bad: str, more: str = "") -> Finding:
     """A finding about two answers that should be equal: `good` if they are, else `bad` with the mend.
 
     Of `bad` and `more` the one is in front of the difference, the other behind it.

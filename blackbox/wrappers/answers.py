@@ -40,7 +40,7 @@ def digest(*parts: bytes) -> bytes:
     return state.digest()
 
 
-class Answers:
+class AnswerFile:
     """Answers on disk; what is damaged reads as missing, with one warning.
 
     SQLite and not a file for each answer: a run asks for millions of small ones, a row is stored
@@ -163,7 +163,7 @@ class Answers:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """The path alone: each process opens the file for itself."""
-        return Answers, (self.path,)
+        return AnswerFile, (self.path,)
 
 
 def _prepare(connection: sqlite3.Connection) -> None:

@@ -20,7 +20,7 @@ from blackbox.failures import Outcome
 from blackbox.function import BlackBoxFunction
 from blackbox.notices import warn
 from blackbox.running import rows_of, unanswered, write_rows
-from blackbox.wrappers.answers import Answers, digest
+from blackbox.wrappers.answers import AnswerFile, digest
 from blackbox.wrappers.identity import UNKNOWN, joined, parts, without_values
 from blackbox.wrappers.wrapper import Wrapper
 
@@ -99,7 +99,7 @@ class Cached(Wrapper):
                 "this machine."
             )
         self.path = Path(path).absolute()
-        self._answers = Answers(self.path)
+        self._answers = AnswerFile(self.path)
         self.isolates = True
 
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:

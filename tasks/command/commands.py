@@ -256,8 +256,8 @@ def compare(
     page: Annotated[Path, arg(help="HTML file to write.")] = Path("comparison.html"),
 ) -> int:
     """Set runs side by side: settings that differ, figures, one plot; no code of a problem is executed."""
-    from tasks.listeners.progress import print_table
     from tasks.report.compare import compare
+    from tasks.terminal.text import print_table
 
     comparison = compare(folders, page)
     for run in comparison.runs.to_dict("records"):
@@ -445,7 +445,7 @@ def data(
     data: Annotated[Path, arg(help="Where data is kept; `blackbox run` has the same option.")] = Path("data"),
 ) -> int:
     """Load a data set from its own site, and check it."""
-    from tasks.image_classification.data.cifar import SOURCES, fetch
+    from tasks.applications.image_classification.data.cifar import SOURCES, fetch
 
     fetch(SOURCES[name], data)
     return 0

@@ -16,7 +16,7 @@ from blackbox import ArraySpec
 from blackbox.adapters.hosted import Call, Hosted
 from blackbox.extras import import_extra
 from blackbox.words import counted
-from tasks.denoised_smoothing.certification.export import quiet
+from tasks.applications.denoised_smoothing.certification.export import quiet
 from tasks.errors import ConfigurationError
 from tasks.problem.problem import Problem
 from tasks.terminal.text import say

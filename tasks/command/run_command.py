@@ -167,7 +167,11 @@ def run(command: RunCommand) -> int:
     seeds, by_hand = range(command.seeds), command.by_hand
     plan = plan_of(problem, seeds, preset=command.preset, where=command.where, by_hand=by_hand)
     if command.dry_run:
-        return _dry_run(plan)
+        from tasks.running import dry_run
+
+        sentences = dry_run.sentences(plan)
+        say("\n".join(sentences))
+        return int(dry_run.nothing_came_back(sentences))
 
     def begun() -> tuple[Run, Plan]:
         before = launch.restarted(command.runs, command.task)
@@ -180,25 +184,6 @@ def run(command: RunCommand) -> int:
         return run, plan
 
     return work_on(begun, command.tensorboard, command.workers, command.timeout)
-
-
-def _dry_run(plan: Plan) -> int:
-    """Say what a run will cost; the status is 1 where no row of its first batch comes back."""
-    import torch
-
-    from tasks.planning import cost
-    from tasks.planning.rehearsal import rehearsed
-    from tasks.planning.spending import settled
-    from tasks.rows.binding import Bound
-
-    torch.set_num_threads(plan.config.threads)  # as in a run
-    bound = Bound.of(plan.problem)
-    bound.check()
-    bound.bound()
-    plan = settled(plan, bound, timed=True, keep=True)
-    sentences = cost.sentences(plan, bound, rehearsed(plan, bound))
-    say("\n".join(sentences))
-    return int(any(sentence.strip().startswith(cost.NONE_BACK) for sentence in sentences))
 
 
 def work_on(begun: Callable[[], tuple[Run, Plan]], tensorboard: bool, workers: int, timeout: float) -> int:
@@ -223,20 +208,16 @@ def work_on(begun: Callable[[], tuple[Run, Plan]], tensorboard: bool, workers: i
 
     others = launch.started(invocation.words, 1 if group.is_member() else workers)
     with others, group.joined(timeout), group.shared_run(first_run) as run:
-        from tasks.listeners.progress import Progress
         from tasks.listeners.tensorboard import FOLDER, TensorBoard
         from tasks.running import start
-        from tasks.running.resume import plan_in
-        from tasks.training.interruption import ending_interrupts
 
         if plan is not None:
             invocation.run = run
             if tensorboard or (run.path / FOLDER).is_dir():
                 run.callbacks.append(TensorBoard())
             start.finish(run, plan).show()
-        elif not run.finished:  # as the first process does, in a folder that no one will see
-            with ending_interrupts():
-                start.carry_out(run, plan_in(run, trusted=True), Progress())
+        else:
+            start.take_part(run)
     return 0
 
 

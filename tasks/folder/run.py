@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from operator import itemgetter
 from pathlib import Path
 from shlex import quote
 from typing import Any, TypeVar
@@ -23,10 +22,10 @@ from tasks.configuration import NOT_WRITTEN, from_dict
 from tasks.errors import ConfigurationError, ProblemError, RunFolderError, RunLockedError, TrustError
 from tasks.folder import atomic, calls, reading, warning_notes
 from tasks.folder.machine import changes, digest, digest_of_files, machine, stamp_of, versions
-from tasks.folder.result import NOT_APPLICABLE, Result, Row, RunWarning
+from tasks.folder.result import NOT_APPLICABLE, Result, Row
 from tasks.folder.terms import BEGUN, CONFIG, Terms, check_seeds, differences, lasting, refuse_edited
 from tasks.folder.warning_notes import WarningNotes
-from tasks.provenance import trust
+from tasks.provenance import names, trust
 
 FORMAT = 3  # of config.json; raise it when older folders can no longer be resumed
 LOOKED_AT = 2  # an older one, of which finished runs are still read
@@ -142,6 +141,8 @@ class Run:
                 "Use the version of this package that wrote it, or start the run anew."
             )
         values = {name: value for name, value in content.items() if name != "format"}
+        if isinstance(place := values.get("problem"), str):
+            values["problem"] = names.today(place)
         try:
             run = from_dict(cls, {**values, "path": str(path)}, where=CONFIG)
             check_seeds(run.seeds)
@@ -331,9 +332,10 @@ class Run:
             raise ProblemError(
                 f"{self.path}: expected a tasks.Row for each method and seed, got none. Give at least one."
             )
-        for row in table:
+        stages = {stage_name(row.seed, row.method): row for row in table}
+        for stage, row in stages.items():
             if NOT_APPLICABLE in row.extra:
-                self.truncate_metrics(stage_name(row.seed, row.method), -1)
+                self.truncate_metrics(stage, -1)
         result = Result(
             task=self.task,
             preset=self.preset,
@@ -346,24 +348,10 @@ class Run:
             started=self.started,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             calls=calls.read(self.path),
-            warnings=tuple(self._warnings(table)),
+            warnings=tuple(warning_notes.of_stages(self.path, stages)),
         )
         result.write(self.path)
         return result
-
-    def _warnings(self, table: Sequence[Row]) -> list[RunWarning]:
-        """What was warned of: outside of stages, then in the order of the table and of steps."""
-        places = {stage_name(row.seed, row.method): place for place, row in enumerate(table)}
-        warned = []
-        for line in warning_notes.read(self.path):
-            stage, step = line["stage"], line["step"]
-            place = places.get(stage, len(table) if stage else -1)
-            row = table[place] if stage in places else None
-            # a loop of one's own may have stages without a line
-            method, seed = (stage, None) if row is None else (row.method, row.seed)
-            order = place, math.inf if step is None else step
-            warned.append((order, RunWarning(line["text"], line["kind"], method, seed, step)))
-        return [warning for _, warning in sorted(warned, key=itemgetter(0))]
 
     @contextmanager
     def noting(self) -> Iterator[None]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from operator import itemgetter
 from pathlib import Path
 from threading import RLock
 from typing import Any, TextIO
 
 from tasks.errors import RunFolderError
 from tasks.folder import atomic
+from tasks.folder.result import Row, RunWarning
 
 NAME = "warnings.jsonl"
 MOST = 100  # of a stage: what a box warns of in other words each time is no list that anybody reads
@@ -127,6 +130,27 @@ def read(folder: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     return [_parsed(path, number, line) for number, line in enumerate(lines, start=1)]
+
+
+def of_stages(folder: Path, stages: Mapping[str, Row]) -> list[RunWarning]:
+    """What was warned of, for a result: outside of stages, then in the order of stages and of steps.
+
+    Args:
+        folder: The run's folder.
+        stages: The lines of the table, by their stages; a loop of one's own may have others besides.
+
+    Raises:
+        RunFolderError: A line of the notes cannot be read.
+    """
+    places = {"": -1, **{stage: place for place, stage in enumerate(stages)}}
+    warned = []
+    for line in read(folder):
+        stage, step = line["stage"], line["step"]
+        row = stages.get(stage)
+        method, seed = (stage, None) if row is None else (row.method, row.seed)
+        order = places.get(stage, len(stages)), math.inf if step is None else step
+        warned.append((order, RunWarning(line["text"], line["kind"], method, seed, step)))
+    return [warning for _, warning in sorted(warned, key=itemgetter(0))]
 
 
 def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:

@@ -7,19 +7,16 @@ from collections.abc import Callable, Mapping
 from html import escape
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TextIO
+from typing import Any, Self, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bars
-from rich.table import Column, Table
+from rich.table import Column
 
-from blackbox.words import counted
+from blackbox.words import counted, duration
 from tasks.problem.silence import Silence
 from tasks.terminal.text import plain, say
-
-if TYPE_CHECKING:
-    import pandas
 
 INTERVAL = 10.0  # seconds between plain lines
 LONG = 2.0  # seconds of a first lesson from which on it is said
@@ -310,23 +307,3 @@ def make_progress(stream: TextIO | None = None) -> Progress:
     if console.is_jupyter and stream is None:
         return NotebookProgress()
     return LiveProgress(console) if console.is_terminal else PlainProgress(stream)
-
-
-def print_table(lines: pandas.DataFrame) -> None:
-    """Print a table: the first column to the left, the others to the right."""
-    table = Table()
-    for place, name in enumerate(lines.columns):
-        table.add_column(plain(str(name)), justify="right" if place else "left", overflow="fold")
-    for line in lines.to_numpy().tolist():
-        table.add_row(*(plain(str(cell)) for cell in line))
-    Console().print(table, markup=False, highlight=False)
-
-
-def duration(seconds: float) -> str:
-    """42 s, 3 min 10 s, 2 h 05 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from blackbox.words import counted
-from tasks.listeners.progress import duration
+from blackbox.words import counted, duration
 from tasks.planning.plan import Plan
 from tasks.planning.rehearsal import Rehearsal
 from tasks.planning.trial import Trial

@@ -62,6 +62,17 @@ class Plan:
         """The settings."""
         return self.problem.config
 
+    def choosing(self, settings: Mapping[str, int | None], aside: Sequence[str] = ()) -> Plan:
+        """The plan with settings that follow from its budget, once all of them are known.
+
+        Args:
+            settings: Those of `chosen`.
+            aside: What is to be said of how they were chosen, in words.
+        """
+        known = None not in settings.values()
+        problem = self.problem.with_settings(**settings) if known else self.problem
+        return replace(self, problem=problem, chosen=dict(settings), aside=tuple(aside))
+
     @property
     def terms(self) -> Terms:
         """What a folder has of it in writing."""

@@ -6,26 +6,20 @@ the most that are taken, for they are what its name stands for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import torch
 
-from blackbox import Budgeted, BudgetError
 from blackbox.words import counted
 from tasks.errors import ConfigurationError
-from tasks.folder import checkpoint
-from tasks.folder.result import Row
-from tasks.folder.run import stage_name
 from tasks.planning import trial
 from tasks.planning.plan import Plan, PlannedRows
 from tasks.planning.trial import TRIES, Asked, Sizes
 from tasks.problem.method import Method
 from tasks.problem.problem import Problem
 from tasks.rows.binding import Bound
-from tasks.rows.tally import stack
 
 VALIDATIONS, SHARE = 12, 0.2  # of a training at most, and of the budget; two at least
 KEPT = 0.05  # of the budget is kept back, for rows that a kill makes the run ask for again
@@ -58,7 +52,6 @@ def settled(plan: Plan, bound: Bound, *, timed: bool, keep: bool = False) -> Pla
     asked = trial.asked(bound, len(plan.seeds))
     if None in plan.chosen.values():
         plan = _with_steps(plan, asked, problem)
-        plan = replace(plan, problem=plan.problem.with_settings(**plan.chosen))
         bound.settle(plan.chosen)
     plan = replace(plan, instead=asked.instead)
     if asked.sizes is None:
@@ -69,50 +62,6 @@ def settled(plan: Plan, bound: Bound, *, timed: bool, keep: bool = False) -> Pla
     # the rows that are timed count too, and must not be those that the end of the run needs
     tried = timed and not problem.has_no_box() and _has_room(plan, TRIES * asked.sizes.objective)
     return replace(plan, trial=trial.timed(problem, keep=keep)) if tried else plan
-
-
-def refuse_to_run_out(plan: Plan, bound: Bound, folder: Path, table: Sequence[Row]) -> None:
-    """Stop a run whose trainings and tests take more rows than it has left.
-
-    A problem's own `evaluate` may ask a box more often than its test data have rows, which is known only when
-    it was asked once. Most runs begin with `none`, so that they stop here before a row is spent on training.
-
-    Args:
-        plan: A plan that is settled.
-        bound: Its problem in the run.
-        folder: The run's folder.
-        table: What was judged, of which the first line's test is taken for all others.
-
-    Raises:
-        BudgetError: They do, at the least that they take; `enough` is a budget that would do.
-    """
-    problem = bound.problem
-    budgets = [part for box in problem.boxes.values() for part in stack(box) if isinstance(part, Budgeted)]
-    test = table[0].extra.get("rows of test")
-    if plan.rows is None or plan.config.rows is None or not budgets or not isinstance(test, int):
-        return
-    if type(problem).judge is not Problem.judge:  # which may ask more for one method than for another
-        return
-    left, least, most, tests = min(budget.rows_left for budget in budgets), 0, 0, 0
-    for stage, name in [(stage_name(seed, name), name) for seed in plan.seeds for name in plan.methods]:
-        if checkpoint.evaluation(folder, stage).exists():
-            continue
-        tests += 1
-        if not checkpoint.of_stage(folder, stage).exists() and plan.rows.steps.get(name):
-            validation = plan.rows.validation or 0
-            least += plan.rows.steps[name] + validation
-            most += plan.rows.checked[name] + validation
-    if least + tests * test <= left:
-        return
-    error = BudgetError(
-        f"rows: expected the rest of the run to take the {counted(left, 'row')} that are left, got a plan of "
-        f"at least {least + tests * test:,}: the first test took {counted(test, 'row')}, and there "
-        f"{'is' if tests == 1 else 'are'} {tests} more, beside {least:,} of training and validation. None of "
-        "these was run. Ask less in evaluate, begin anew with fewer steps, or raise the budget."
-    )
-    timed = TRIES * plan.rows.sizes.objective  # again, if no step is done yet
-    error.enough = plan.config.rows - left + timed + most + tests * test
-    raise error
 
 
 def _has_room(plan: Plan, more: int) -> bool:
@@ -159,30 +108,30 @@ def _with_steps(plan: Plan, asked: Asked, problem: Problem) -> Plan:
     # of a preset, whose settings go with each other, nothing is chosen but fewer steps where it does not fit
     as_set = {} if preset else {name: getattr(config, name) for name in plan.chosen}
     if asked.sizes is None:
-        return replace(plan, chosen=as_set)
+        return plan.choosing(as_set)
     choice = _Choice(plan, problem, asked.sizes, asked.made)
     if not choice.known:
         said = (
             "  Steps stay as they are set, and --rows is the limit alone: what methods, validation and test "
             f"of {plan.problem.name()} take is not known beforehand.",
         )
-        return replace(plan, chosen=as_set, aside=said if preset else ())
+        return plan.choosing(as_set, said if preset else ())
     if not any(choice.as_set.steps.values()):
-        return replace(plan, chosen=as_set)
+        return plan.choosing(as_set)
     least = choice.in_all(choice.as_set.least)
     if preset and least <= config.rows:
-        return replace(plan, chosen=as_set)
+        return plan.choosing(as_set)
     steps = choice.most_steps(plan.methods)
     if steps == choice.without_end:
-        return replace(plan, chosen=as_set)
+        return plan.choosing(as_set)
     if steps == 0 and preset:  # which is refused for what it takes at least
-        return replace(plan, chosen=as_set)
+        return plan.choosing(as_set)
     if steps == 0:
         raise choice.no_room()
     said = [choice.on_the_dearest(steps)]
     if preset:
         said.insert(0, f"  The preset's {counted(config.steps, 'step')} would take {least:,} rows at least.")
-    return replace(plan, chosen=choice.settings(steps), aside=tuple(filter(None, said)))
+    return plan.choosing(choice.settings(steps), tuple(filter(None, said)))
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,8 @@ class Problem:
         folder: Where data is kept.
         presets: Named settings that a run can start from; the first is the default.
         methods: The problem's own methods by name, beside those that all problems have.
+        looks: Colour and mark of these in figures, by name, such as ("#0072b2", "^"), as Matplotlib has them;
+            one without gets another that is free.
         callbacks: What else happens while a run trains, see `tasks.Callback`.
         dimensions: Names of the axes of arrays that `evaluate` gives, for `blackbox report --export`: any
             names; ParaView takes "time", "z", "y" and "x", in this order, for what they are called.
@@ -111,6 +113,7 @@ class Problem:
     Config: ClassVar[type[Any]] = Config
     presets: ClassVar[Mapping[str, Any]] = {}
     methods: ClassVar[Mapping[str, Method]] = {}
+    looks: ClassVar[Mapping[str, tuple[str, str]]] = {}
     callbacks: ClassVar[Sequence[Any]] = ()
     dimensions: ClassVar[Mapping[str, Sequence[str]]] = {}
     units: ClassVar[Mapping[str, str]] = {}

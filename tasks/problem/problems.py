@@ -57,6 +57,11 @@ def load(code: trust.Shipped | trust.Named) -> type[Problem]:
     return kind
 
 
+def shipped(where: str) -> type[Problem] | None:
+    """The class of a problem of this package, by where it is; None for any other, whose code does not run."""
+    return load(trust.problem(where)) if where in names.PROBLEMS.values() else None
+
+
 def where_is(kind: type[Problem]) -> str:
     """Where a class is, as `find` takes it; "" for one that was written in a notebook or a terminal."""
     for where in names.PROBLEMS.values():

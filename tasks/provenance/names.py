@@ -18,10 +18,11 @@ from tasks.errors import ConfigurationError
 
 # problems that ship: where their classes are, and what they are
 PROBLEMS: dict[str, str] = {
-    "wake-flow": "tasks.wake_flow.problem:WakeFlow",
-    "image-classification": "tasks.image_classification.problem:ImageClassification",
-    "denoised-smoothing": "tasks.denoised_smoothing.problem:DenoisedSmoothing",
+    "wake-flow": "tasks.applications.wake_flow.problem:WakeFlow",
+    "image-classification": "tasks.applications.image_classification.problem:ImageClassification",
+    "denoised-smoothing": "tasks.applications.denoised_smoothing.problem:DenoisedSmoothing",
 }
+_MOVED = "wake_flow", "image_classification", "denoised_smoothing"  # to `tasks.applications` in 0.3.0
 _ABOUT = {
     "wake-flow": "A network corrects a coarse solver of the wake behind a cylinder as it runs.",
     "image-classification": "An image classifier trained from scratch from values of its loss alone.",
@@ -85,6 +86,13 @@ def functions() -> dict[str, str]:
 def problems() -> dict[str, str]:
     """Name -> `module:Class` of all problems."""
     return PROBLEMS | _usable(added("blackbox.tasks", PROBLEMS))
+
+
+def today(place: str) -> str:
+    """Where a problem's class is today that a folder, of an earlier version too, has as `module:Class`."""
+    package, _, inside = place.partition(".")
+    moved = package == "tasks" and inside.partition(".")[0] in _MOVED
+    return f"tasks.applications.{inside}" if moved else place
 
 
 def check_single(target: str, group: str = "blackbox.functions") -> None:

@@ -13,6 +13,7 @@ from tasks.errors import ConfigurationError
 from tasks.folder.machine import changes
 from tasks.folder.result import Result
 from tasks.folder.run import Run
+from tasks.problem import problems
 from tasks.report import findings, html_report, pictures
 from tasks.report.findings import Findings
 from tasks.report.html_report import Block, Figure, Heading, Paragraph, Table, flat, in_words
@@ -52,7 +53,7 @@ def compare(folders: Sequence[Path], page: Path) -> Comparison:
     """Set finished runs side by side and write a page of it, with its plot as PNG beside it.
 
     Args:
-        folders: The folders of two runs or more; no code is executed.
+        folders: The folders of two runs or more; no code of theirs is executed.
         page: The HTML file to write.
 
     Raises:
@@ -90,7 +91,9 @@ def compare(folders: Sequence[Path], page: Path) -> Comparison:
     if not rows.empty:
         blocks.append(Table(rows, caption="Rows that training took, mean over seeds."))
     if alike:
-        blocks += _plot(sides, page.with_suffix(".png"))
+        kinds = filter(None, (problems.shipped(side.run.problem) for side in sides.values()))
+        with pictures.palette({name: look for kind in kinds for name, look in kind.looks.items()}):
+            blocks += _plot(sides, page.with_suffix(".png"))
     blocks.append(Heading("Settings"))
     if settings.empty:
         blocks.append(Paragraph("All settings are the same."))

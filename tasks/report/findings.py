@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
+from blackbox.words import duration
 from tasks.folder import reading
 from tasks.folder.result import COMMON, NOT_APPLICABLE, REJECTED, TEST, VALIDATION, Result, Row
 from tasks.folder.run import Run, stage_name
 from tasks.folder.warning_notes import without_numbers
-from tasks.listeners import progress
 from tasks.terminal.text import plain
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class Reported(Protocol):
     """What the report asks of a problem; `tasks.Problem` says what each is."""
 
     config: Any
+    looks: ClassVar[Mapping[str, tuple[str, str]]]
     queries: ClassVar[str]
     dimensions: ClassVar[Mapping[str, Sequence[str]]]
 
@@ -448,7 +449,7 @@ def with_spread(values: Sequence[float]) -> str:
 
 def _time(seconds: float) -> str:
     """0.42 s, 3.1 s, 42 s, 3 min 10 s."""
-    return f"{seconds:.2g} s" if seconds < 9.5 else progress.duration(seconds)
+    return f"{seconds:.2g} s" if seconds < 9.5 else duration(seconds)
 
 
 def _shown(values: Sequence[float | int | str | None]) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.configuration import Config, to_dict
 from tasks.errors import ConfigurationError, ProblemError
-from tasks.folder import atomic, calls
+from tasks.folder import atomic, calls, changed_boxes
 from tasks.folder.machine import changes
 from tasks.folder.result import Result
 from tasks.folder.run import Run
@@ -19,7 +19,6 @@ from tasks.problem.figures import Picture
 from tasks.report import findings, html_report, lead, pictures
 from tasks.report.findings import Findings, Reported
 from tasks.report.html_report import Block, Details, Figure, Heading, Paragraph, Table, in_words
-from tasks.rows import first_rows
 from tasks.terminal import tracebacks
 from zo.errors import TangentWarning
 
@@ -31,7 +30,6 @@ WIDE = 95  # characters of a table that is no wider than the text
 WIDEST = 120  # of one that goes on into the margin of a page of 1,280 pixels
 
 
-@pictures.own_settings()
 def write(run: Run, problem: Reported | None = None) -> Path:
     """Write the report of a finished run, and its table as `table.md` and `table.tex`.
 
@@ -44,11 +42,16 @@ def write(run: Run, problem: Reported | None = None) -> Path:
         RunFolderError: The run is not finished.
         ProblemError: The problem's `report` or `pictures` failed; the rest of the page is written.
     """
+    with pictures.own_settings(), pictures.palette({} if problem is None else problem.looks):
+        return _written(run, problem)
+
+
+def _written(run: Run, problem: Reported | None) -> Path:
     facts, path = Findings(run, Result.read(run.path)), run.path / NAME
     if problem is None and not run.script and path.is_file():
         return path
     table = findings.for_papers(facts.result)
-    notes = first_rows.changed(run.path)
+    notes = changed_boxes.read(run.path)
     atomic.write_bytes(run.path / "table.md", findings.markdown(table, notes).encode())
     atomic.write_bytes(run.path / "table.tex", findings.latex(table).encode())
     blocks: list[Block] = []
@@ -69,7 +72,7 @@ def write(run: Run, problem: Reported | None = None) -> Path:
         title=result.task.replace("-", " ").capitalize(),
         lead=[*([about] if about else []), *lead.sentences(result, declared=declared)],
         blocks=[
-            *map(Paragraph, first_rows.changed(run.path)),
+            *map(Paragraph, changed_boxes.read(run.path)),
             *_tables(result, f", queries {problem.queries}" if problem is not None else ""),
             *_training(facts),
             *_warnings(result),

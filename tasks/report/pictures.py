@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,9 +33,9 @@ if TYPE_CHECKING:
     from tasks.report.findings import Curve
 
 REFERENCE = "#000000"
-# Colour and mark of each method. The colours, Okabe and Ito's (2008) and more between them, are told apart
-# with any colour vision, as a test measures; the mark is a second sign, for print without colour. Problems'
-# own methods have the colours of their kin, and larger networks lighter ones
+# Colour and mark of the methods that all problems have; a problem declares those of its own, as its `looks`.
+# The colours, Okabe and Ito's (2008) and more between them, are told apart with any colour vision, as a test
+# measures; the mark is a second sign, for print without colour
 LOOKS = {
     "none": ("#606060", "o"),
     "no-gradient": ("#e69f00", "s"),
@@ -50,38 +51,6 @@ LOOKS = {
     "first-order": ("#0072b2", "^"),
     "cma-es": ("#f0c75e", "H"),
     "sep-cma-es": ("#f7ab92", "<"),
-    # wake flow
-    "SRC": ("#606060", "o"),
-    "NON": ("#e69f00", "s"),
-    "PRE": ("#cc79a7", "D"),
-    "PRE-SR": ("#a24b8a", "d"),
-    "FO-SOL": ("#0072b2", "^"),
-    "ZO-SOL": ("#d55e00", "v"),
-    "chain": ("#915d2e", "X"),
-    "TAN-SOL": ("#009e73", "P"),
-    "TAN-SOL small": ("#75b86d", "p"),
-    "NON large": ("#f0c75e", "s"),
-    "PRE large": ("#e3b1cc", "D"),
-    "PRE-SR large": ("#b684cb", "d"),
-    "FO-SOL large": ("#56b4e9", "^"),
-    "ZO-SOL large": ("#f7ab92", "v"),
-    "chain large": ("#bd8a51", "X"),
-    "identity large": ("#849ef7", "*"),
-    # images, and a classifier behind a denoiser
-    "deepzero": ("#6152c7", "X"),
-    "fo": ("#0072b2", "^"),
-    "fo-sparse-weight": ("#56b4e9", "<"),
-    "fo-sparse-gradient": ("#009e73", ">"),
-    "sparse-rge": ("#b684cb", "s"),
-    "forward-gradient": ("#f7ab92", "*"),
-    "fa": ("#75b86d", "p"),
-    "dfa": ("#f0c75e", "8"),
-    "pattern-search": ("#bd8a51", "H"),
-    "align-ada": ("#849ef7", "P"),
-    "mse": ("#e69f00", "8"),
-    "zo-ds": ("#d55e00", "<"),
-    "zo-ae-ds": ("#cc79a7", "D"),
-    "fo-ds": ("#0072b2", "^"),
 }
 _OTHERS = ("#b684cb", "#bd8a51", "#f0c75e", "#849ef7", "#f7ab92", "#e3b1cc")
 _OTHER_MARKS = ("<", "X", "8", "H", "o", "s", "D")  # one more: a colour comes back with another mark
@@ -92,6 +61,7 @@ OVERSHOOT = 0.1  # of the largest number: what less of the other sign is no seco
 
 AGREEMENT = (-1.0, 3.0)  # checks beyond are drawn at the edge
 _INK = "#333333"
+_declared: ContextVar[Mapping[str, tuple[str, str]]] = ContextVar("looks", default=LOOKS)
 
 
 def family(method: str) -> str:
@@ -99,10 +69,24 @@ def family(method: str) -> str:
     return re.split("[:@]", method)[0]
 
 
+@contextmanager
+def palette(looks: Mapping[str, tuple[str, str]]) -> Iterator[None]:
+    """A block in which methods of a problem have the colour and the mark that it declares for them.
+
+    Args:
+        looks: Colour and mark by method, beside those of all problems.
+    """
+    token = _declared.set({**LOOKS, **looks})
+    try:
+        yield
+    finally:
+        _declared.reset(token)
+
+
 def colour(method: str) -> str:
-    """The colour of a method, the same in every figure; one outside the table gets a fixed other one."""
-    if family(method) in LOOKS:
-        return LOOKS[family(method)][0]
+    """The colour of a method, the same in every figure; one that none declares gets a fixed other one."""
+    if family(method) in _declared.get():
+        return _declared.get()[family(method)][0]
     if method.lower() == "reference":
         return REFERENCE
     # not hash(): it differs from one process to the next
@@ -110,12 +94,13 @@ def colour(method: str) -> str:
 
 
 def looks(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Colour and mark of methods that share a figure; those outside the table get other ones."""
+    """Colour and mark of methods that share a figure; those that none declares get other ones."""
+    known = _declared.get()
     looks_of: dict[str, tuple[str, str]] = {}
     # of six colours and seven marks each pair comes once in 42
-    others = (pair for pair in zip(cycle(_OTHERS), cycle(_OTHER_MARKS)) if pair not in LOOKS.values())
+    others = (pair for pair in zip(cycle(_OTHERS), cycle(_OTHER_MARKS)) if pair not in known.values())
     for method in methods:
-        look = LOOKS.get(family(method))
+        look = known.get(family(method))
         looks_of[method] = next(others) if look is None or look in looks_of.values() else look
     return looks_of
 

@@ -7,6 +7,7 @@ that was trained again between a kill and a resume answers otherwise.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,11 @@ from blackbox.running import rows_of
 from blackbox.words import counted
 from blackbox.wrappers.wrapper import Wrapper
 from tasks.errors import CheckpointError, CheckpointWarning, RunFolderError
-from tasks.folder import atomic, checkpoint, reading
+from tasks.folder import changed_boxes, checkpoint
 from tasks.rows.tally import evaluated, stack
 from tasks.workers import group
 
-FILE, CHANGED = "first_rows.pt", "changed_boxes.json"
+FILE = "first_rows.pt"
 MOST, SECONDS, BYTES = 16, 1.0, 2**20  # of a box: rows, what they may take to run, and inputs and outputs
 LOOKED_AT = 10  # calls in which the same rows may be asked again, which shows the noise of a box
 ROUNDING, NOISES = 1e-4, 10.0  # of the largest answer, and of the noise: what is no change of the box
@@ -140,12 +141,8 @@ class FirstRows:
                 sentence = self._compared(name, budget, device)
                 said += [sentence] if sentence else []
         if said:
-            try:
-                known = changed(self._folder)
-                new = [sentence for sentence in said if sentence not in known]
-                atomic.write_json(self._folder / CHANGED, {"changed": [*known, *new]})
-            except (OSError, RunFolderError):
-                pass  # the warning has it
+            with suppress(OSError, RunFolderError):  # the warning has it
+                changed_boxes.add(self._folder, said)
         for sentence in said:
             warn(
                 f"{self._folder}: {sentence} Put back what it was, if that was not meant, and resume again; "
@@ -194,21 +191,6 @@ class FirstRows:
             "trained and judged from here on, and what was before, is of two boxes: look for a model or data "
             "file that it opens, for the server that it asks, or for a random state that it keeps."
         )
-
-
-def changed(folder: Path) -> list[str]:
-    """What was said of boxes that had changed when a run was resumed, in sentences.
-
-    Raises:
-        RunFolderError: The file cannot be read.
-    """
-    try:
-        said = reading.json_object(folder / CHANGED, "Delete it.").get("changed")
-    except FileNotFoundError:
-        return []
-    if not isinstance(said, list) or not all(isinstance(sentence, str) for sentence in said):
-        raise RunFolderError(f"{folder / CHANGED}: expected a list of sentences, got others. Delete it.")
-    return said
 
 
 def _distance(before: Sequence[Tensor], now: Sequence[Tensor]) -> float:

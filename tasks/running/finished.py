@@ -23,14 +23,14 @@ from tasks.errors import (
 from tasks.folder import checkpoint
 from tasks.folder.result import NOT_APPLICABLE, Result
 from tasks.folder.run import Run, stage_name
-from tasks.listeners.progress import Progress, print_table
+from tasks.listeners.progress import Progress
 from tasks.methods import shared
 from tasks.problem.problem import Problem
 from tasks.problem.trained import Trained
 from tasks.report.findings import Findings, warned_of
 from tasks.rows.binding import Bound
 from tasks.running.resume import how_to_go_on, is_gone, problem_of
-from tasks.terminal.text import plain, say
+from tasks.terminal.text import plain, print_table, say
 from tasks.training.setup import setup_of
 
 if TYPE_CHECKING:

@@ -47,9 +47,10 @@ def reopened(folder: Path, plan: Plan, *, any_seeds: bool = False) -> tuple[Run,
     rows = problem.config.rows
     if rows is not None and run.config.get("rows") not in (None, rows):
         run = run.with_budget(rows)
-    if sorted(run.chosen) == sorted(plan.chosen) and None not in run.chosen.values():
-        plan = replace(plan, problem=problem.with_settings(**run.chosen))
-    plan = replace(plan, seeds=run.seeds if any_seeds else plan.seeds, chosen=dict(run.chosen))
+    same = sorted(run.chosen) == sorted(plan.chosen)
+    plan = plan.choosing(run.chosen) if same else replace(plan, chosen=dict(run.chosen))
+    if any_seeds:
+        plan = replace(plan, seeds=run.seeds)
     if others := run.changed(plan.terms):
         raise RunFolderError(
             f"{run.path}: expected the settings of that run, got others: {others}. Take its settings, or "

@@ -27,7 +27,7 @@ from tasks.problem.problem import Problem
 from tasks.rows.binding import Bound
 from tasks.rows.first_rows import FirstRows
 from tasks.running.finished import ONE_AT_A_TIME, FinishedRun, with_answers
-from tasks.running.resume import how_to_go_on, reopened
+from tasks.running.resume import how_to_go_on, plan_in, reopened
 from tasks.running.table import table_of
 from tasks.training.interruption import ending_interrupts, same_directory
 from tasks.workers import group
@@ -97,7 +97,6 @@ def finish(run: Run, plan: Plan, progress: Progress | None = None) -> FinishedRu
     as_named, run = run, run.absolute()  # a box may change the working directory
     with ONE_AT_A_TIME, ending_interrupts(), run.lock(), same_directory():
         run.callbacks.extend(plan.problem.callbacks)
-        problem = with_answers(run, plan.problem)
         if not run.finished:
             with make_progress() if progress is None else progress as shown:
                 shown.say(f"Run folder: {as_named.path}")
@@ -106,10 +105,19 @@ def finish(run: Run, plan: Plan, progress: Progress | None = None) -> FinishedRu
                 with run.noting(), exits_as_errors("the problem"):  # status 0 would pass for a result
                     problem = carry_out(run, plan, shown).problem
             run = run.reread()
+        else:
+            problem = with_answers(run, plan.problem)
         if not (run.path / report.NAME).is_file():  # a kill before the page: callbacks are called again
             Listeners(run).tell("on_result", run, Result.read(run.path))
         report.write(run, problem)
     return FinishedRun(replace(run, path=as_named.path), problem)
+
+
+def take_part(run: Run) -> None:
+    """Do what the first of several processes does, in a copy of the run's folder that no one will see."""
+    if not run.finished:
+        with ending_interrupts():
+            carry_out(run, plan_in(run, trusted=True), Progress())
 
 
 def carry_out(run: Run, plan: Plan, progress: Progress) -> Bound:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
+from blackbox import Budgeted, BudgetError
+from blackbox.words import counted
 from tasks.errors import NotApplicableError
+from tasks.folder import checkpoint
 from tasks.folder.result import Row
 from tasks.folder.run import Run, stage_name
 from tasks.listeners.progress import Progress
 from tasks.planning.plan import Plan
-from tasks.planning.spending import refuse_to_run_out
+from tasks.planning.trial import TRIES
+from tasks.problem.problem import Problem
 from tasks.problem.trained import Trained
 from tasks.rows.binding import Bound
-from tasks.rows.tally import RowTally, everywhere
+from tasks.rows.tally import RowTally, everywhere, stack
 from tasks.training import judge
 from tasks.training.setup import setup_of
 
@@ -45,9 +49,53 @@ def table_of(run: Run, plan: Plan, bound: Bound, progress: Progress) -> list[Row
                     line, arrays = judge.judged(setup, trained[name], bound.ledger)
                     table.append(line)
                     if len(table) == 1:
-                        refuse_to_run_out(plan, bound, run.path, table)
+                        _refuse_to_run_out(plan, bound, run, table)
                     fields[name] = {kind: tensor.numpy() for kind, tensor in arrays.items()}
             last = name == list(plan.methods)[-1]
             if name in trained or (last and trained):
                 problem.so_far(run, seed, trained, fields, last)
     return judge.with_one_metric(table)
+
+
+def _refuse_to_run_out(plan: Plan, bound: Bound, run: Run, table: Sequence[Row]) -> None:
+    """Stop a run whose trainings and tests take more rows than it has left.
+
+    A problem's own `evaluate` may ask a box more often than its test data have rows, which is known only when
+    it was asked once. Most runs begin with `none`, so that they stop here before a row is spent on training.
+
+    Args:
+        plan: A plan that is settled.
+        bound: Its problem in the run.
+        run: Its folder says which stages are done.
+        table: What was judged, of which the first line's test is taken for all others.
+
+    Raises:
+        BudgetError: They do, at the least that they take; `enough` is a budget that would do.
+    """
+    problem = bound.problem
+    budgets = [part for box in problem.boxes.values() for part in stack(box) if isinstance(part, Budgeted)]
+    test = table[0].extra.get("rows of test")
+    if plan.rows is None or plan.config.rows is None or not budgets or not isinstance(test, int):
+        return
+    if type(problem).judge is not Problem.judge:  # which may ask more for one method than for another
+        return
+    left, least, most, tests = min(budget.rows_left for budget in budgets), 0, 0, 0
+    for stage, name in [(stage_name(seed, name), name) for seed in plan.seeds for name in plan.methods]:
+        if checkpoint.evaluation(run.path, stage).exists():
+            continue
+        tests += 1
+        if not checkpoint.of_stage(run.path, stage).exists() and plan.rows.steps.get(name):
+            validation = plan.rows.validation or 0
+            least += plan.rows.steps[name] + validation
+            most += plan.rows.checked[name] + validation
+    if least + tests * test <= left:
+        return
+    error = BudgetError(
+        f"rows: expected the rest of the run to take the {counted(left, 'row')} that are left, got a plan of "
+        f"at least {least + tests * test:,}: the first test took {counted(test, 'row')}, and there "
+        f"{'is' if tests == 1 else 'are'} {tests} more, beside {least:,} of training and validation. None of "
+        "these was run. Ask less in evaluate, begin anew with fewer steps, or raise the budget."
+    )
+    timed = TRIES * plan.rows.sizes.objective  # again, if no step is done yet
+    error.enough = plan.config.rows - left + timed + most + tests * test
+    raise error

@@ -8,7 +8,10 @@ from __future__ import annotations
 import os
 import re
 import sys
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    import pandas
 
 # control characters but tabs and ends of lines; marks that turn the direction of what follows; what has no
 # width, by which two names look the same (but joiners, without which some scripts cannot be written); and
@@ -48,3 +51,16 @@ def open_what_is_closed() -> None:
 def say(text: object, stream: TextIO | None = None) -> None:
     """Print a text and an end of line, to standard output if no other stream is given."""
     print(plain(str(text)), file=stream or sys.stdout, flush=True)
+
+
+def print_table(lines: pandas.DataFrame) -> None:
+    """Print a table: the first column to the left, the others to the right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for place, name in enumerate(lines.columns):
+        table.add_column(plain(str(name)), justify="right" if place else "left", overflow="fold")
+    for line in lines.to_numpy().tolist():
+        table.add_row(*(plain(str(cell)) for cell in line))
+    Console().print(table, markup=False, highlight=False)

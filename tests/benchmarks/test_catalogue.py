@@ -15,7 +15,7 @@ from benchmarks import __main__ as program
 from benchmarks import catalogue, claims, page, protocol, published, table_defense
 from benchmarks.catalogue import BENCHMARKS, DEFENCE
 from benchmarks.claims import Claim, Figure
-from tasks.wake_flow import WakeFlow
+from tasks.applications.wake_flow import WakeFlow
 from tests.test_documentation import PAGES
 
 PRESETS = WakeFlow.presets

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 import zo
 from benchmarks.gpu.queries import bytes_of_kernel
 from benchmarks.query_speed.problems import make
-from tasks.image_classification import networks
+from tasks.applications.image_classification import networks
 from tests.gpu.pretended import PretendedGPU
 from zo.evaluators import Step
 from zo.evaluators.difference import evaluator as deciding

@@ -15,14 +15,14 @@ import tasks
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
 from tasks import Progress
+from tasks.applications.image_classification import ImageClassification
+from tasks.applications.wake_flow import WakeFlow
 from tasks.command.new import write
 from tasks.configuration import Count, Positive
-from tasks.image_classification import ImageClassification
 from tasks.methods.shared import METHODS
-from tasks.wake_flow import WakeFlow
 from tests.gpu.pretended import PretendedGPU
-from tests.tasks.image_classification.small import small
-from tests.tasks.wake_flow.small import SMALL
+from tests.tasks.applications.image_classification.small import small
+from tests.tasks.applications.wake_flow.small import SMALL
 
 ROUNDED = {"tangents", "student"}  # what they fit has single precision, and on a GPU other bits
 QUICK = {"row-rge"}

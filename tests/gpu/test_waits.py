@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import zo
-from tasks.image_classification import networks
+from tasks.applications.image_classification import networks
 from tests.gpu.counts import in_place_of_the_kernel
 from tests.gpu.pretended import CUDA, PretendedGPU
 from zo.estimators import Coordinates, Directions

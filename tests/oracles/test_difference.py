@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import zo
-from tasks.wake_flow import networks as wake
+from tasks.applications.wake_flow import networks as wake
 from tests.oracles.layers import LAYERS, NETWORKS, Case
 from tests.oracles.test_stacked import coordinates
 from zo.estimators import Coordinates

@@ -22,7 +22,7 @@ from zo.tangents import AutoTangent, CallPairs
 from zo.tangents.models.lessons import listening
 from zo.tangents.models.mesh.graph import FlowFit, GraphForm
 from zo.tangents.models.mesh.mesh_fit import Fit
-from zo.tangents.models.mesh.mesh_form import Basis, Form
+from zo.tangents.models.mesh.mesh_form import MeshForm, MeshMatrices
 from zo.tangents.models.mesh.mesh_operators import Elements, incidence
 
 SIDE = 9
@@ -548,7 +548,9 @@ def fit_of(inputs, outputs, arrays, y, steps, products) -> Fit:
     learn(tangent, pairs)
     units = {name: each.numpy() for name, each in tangent.state_dict()["fit"]["units"].items()}
     rows = tangent._read(units, pairs.z.numpy(), np.zeros((len(y), 0)), pairs.y.numpy())
-    form = Form(Basis(Elements.of(MESH)), 0, steps, products, (), rows.carried, rows.extras.shape[1])
+    form = MeshForm(
+        MeshMatrices(Elements.of(MESH)), 0, steps, products, (), rows.carried, rows.extras.shape[1]
+    )
     return Fit(form, rows, 1e-4)
 
 

@@ -74,7 +74,7 @@ def run(tmp_path):
 @pytest.fixture
 def toy(monkeypatch, tmp_path):
     """The console script in this process: `toy("run", "toy", ...)` -> exit status; cwd is empty."""
-    from tasks import cli
+    from tasks.command import cli
     from tasks.provenance import names
 
     monkeypatch.setitem(names.PROBLEMS, "toy", "toy:Toy")

@@ -427,7 +427,7 @@ class Killed(Steering):
 
 def blackbox(folder, *words):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "tasks.cli", *words]
+    command = [sys.executable, "-m", "tasks.command.cli", *words]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 

@@ -15,7 +15,8 @@ import torch
 
 import tasks
 from blackbox import BlackBoxError
-from tasks import Run, cli
+from tasks import Run
+from tasks.command import cli
 from tasks.folder import checkpoint
 from tests.tasks.problems import Steering
 from zo import TangentWarning
@@ -65,7 +66,7 @@ def wait_for(condition, process, seconds=240):  # imports alone take a minute wh
 )
 def test_help_imports_nothing_heavy(words):
     code = (
-        "import sys; from tasks.cli import main; main(sys.argv[1:])\n"
+        "import sys; from tasks.command.cli import main; main(sys.argv[1:])\n"
         f"print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules])"
     )
     done = subprocess.run(
@@ -79,7 +80,7 @@ def test_help_imports_nothing_heavy(words):
 def test_a_command_goes_well_without_standard_streams(tmp_path, closed):
     """And the first file that it opens does not get their number, into which programs would print."""
     code = (
-        "import os, sys; from tasks.cli import main; status = main(['--version'])\n"
+        "import os, sys; from tasks.command.cli import main; status = main(['--version'])\n"
         f"file = open({str(tmp_path / 'file')!r}, 'w'); file.write(str(file.fileno() > 2)); file.close()\n"
         "os.system('echo printed')\n"
         "sys.exit(status)"

@@ -14,9 +14,9 @@ import pytest
 import tasks
 from blackbox import registry
 from tasks import Row, code
-from tasks.denoised_smoothing import DenoisedSmoothing
+from tasks.applications.denoised_smoothing import DenoisedSmoothing
+from tasks.applications.image_classification import ImageClassification, load_classifier
 from tasks.errors import BlackBoxError, ConfigurationError, ProblemError, TrustError
-from tasks.image_classification import ImageClassification, load_classifier
 from tasks.methods import shared as methods
 from tasks.problem.problems import find
 from tasks.provenance import names
@@ -219,7 +219,7 @@ def test_no_module_of_tasks_resolves_names_past_the_gate():
         "provenance/trust.py",
         "problem/problems.py",
         "command/commands.py",
-        "image_classification/networks/choice.py",
+        "applications/image_classification/networks/choice.py",
     }
     importers, root = set(), Path(tasks.__file__).parent
     for path in root.rglob("*.py"):

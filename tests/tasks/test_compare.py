@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from tasks import cli
+from tasks.command import cli
 from tasks.errors import ConfigurationError, RunFolderError
 from tasks.report import findings, pictures
 from tasks.report.compare import compare

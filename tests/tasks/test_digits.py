@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from blackbox.extras import MissingExtraError
-from tasks.images import digits
+from tasks.applications.images import digits
 
 
 def test_shapes_range_and_labels():

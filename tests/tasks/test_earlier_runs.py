@@ -8,8 +8,12 @@ from pathlib import Path
 import pytest
 
 import tasks
-from tasks.cli import main
+from tasks.command.cli import main
 from tasks.errors import CheckpointWarning
+from tasks.folder.run import Run
+from tasks.problem import problems
+from tasks.provenance import names, trust
+from tests.tasks.made_runs import begun_run
 from tests.tasks.problems import Steering
 
 EARLIER = Path(__file__).parent / "earlier_runs"
@@ -79,3 +83,16 @@ def test_a_problem_that_takes_a_name_from_where_it_was_is_told_where_it_is(name)
     from tasks import configuration
 
     assert hasattr(configuration, name)
+
+
+@pytest.mark.parametrize("name", ["wake-flow", "denoised-smoothing", "image-classification"])
+def test_a_problem_that_ships_is_found_where_a_folder_of_0_3_has_it(tmp_path, name):
+    today = names.PROBLEMS[name]
+    begun_run(tmp_path, name, "own", tasks.Config(), [0], problem=today)
+    (folder,) = tmp_path.iterdir()
+    content = json.loads((folder / "config.json").read_text())
+    before = today.replace("tasks.applications.", "tasks.")
+    (folder / "config.json").write_text(json.dumps(content | {"problem": before}))
+    code = Run.open(folder).code
+    assert isinstance(code, trust.Shipped)  # so it is trusted without a word from the user
+    assert problems.load(code).name() == name

@@ -9,13 +9,13 @@ import torch
 
 import tasks
 from tasks import Progress, Row
+from tasks.applications.wake_flow import WakeFlow
 from tasks.errors import ProblemError
 from tasks.folder import checkpoint
 from tasks.folder.run import stage_name
-from tasks.wake_flow import WakeFlow
+from tests.tasks.applications.wake_flow.test_report import CONFIG, evaluation
 from tests.tasks.made_runs import begun_run
 from tests.tasks.problems import Steering
-from tests.tasks.wake_flow.test_report import CONFIG, evaluation
 
 FLOW = np.arange(2 * 3 * 2 * 4 * 5, dtype=np.float32).reshape(2, 3, 2, 4, 5)
 
@@ -131,9 +131,8 @@ def test_the_wake_s_flow_goes_out_with_its_axes(tmp_path):
 
     known = evaluation(("SRC", "NON"), 0)
     config = replace(CONFIG, methods=("SRC", "NON"))
-    run = begun_run(
-        tmp_path / "runs", "wake-flow", "demo", config, [0], problem="tasks.wake_flow.problem:WakeFlow"
-    )
+    problem = "tasks.applications.wake_flow.problem:WakeFlow"
+    run = begun_run(tmp_path / "runs", "wake-flow", "demo", config, [0], problem=problem)
     table = []
     for method in config.methods:
         fields = {name: torch.as_tensor(values) for name, values in known[method].items()}

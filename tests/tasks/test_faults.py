@@ -272,7 +272,7 @@ def script(*words, cwd, path=(), **settings):
 
 @pytest.mark.slow
 def test_output_that_nobody_reads_ends_quietly(tmp_path):
-    words = f"{sys.executable} -m tasks.cli list | head -2"
+    words = f"{sys.executable} -m tasks.command.cli list | head -2"
     done = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {words}"],
         cwd=tmp_path,

@@ -14,7 +14,7 @@ from blackbox import ArraySpec, BlackBoxFunction, Cached
 from tasks import Progress
 from tasks.configuration import Count
 from tasks.errors import CheckpointWarning
-from tasks.folder import calls, checkpoint
+from tasks.folder import calls, changed_boxes, checkpoint
 from tasks.rows import first_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore::zo.errors.NoiseWarning")
@@ -98,7 +98,7 @@ def test_a_file_that_changed_between_kill_and_resume_is_said(tmp_path, cache):
         resume()
     kept = checkpoint.load(folder / first_rows.FILE)["box"]
     largest = float(kept["inputs"][0].abs().max())
-    (sentence,) = first_rows.changed(folder)
+    (sentence,) = changed_boxes.read(folder)
     assert f"by up to {0.5 * largest:.3g} where the largest answer was {2 * largest:.3g}" in sentence
     assert "asked twice now, it answered the same both times" in sentence
     for name in ("report.html", "table.md"):
@@ -119,7 +119,7 @@ def test_a_box_that_is_the_same_or_noisy_is_not_spoken_of(tmp_path, noisy):
     for _ in range(3):
         resume()  # a warning would be an error
         cut_short(folder)
-    assert first_rows.changed(folder) == []
+    assert changed_boxes.read(folder) == []
     noise = checkpoint.load(folder / first_rows.FILE)["box"]["noise"]
     assert 0.05 < noise < 0.4 if noisy else noise == 0.0  # 0.1 sqrt(2), of 8 rows
 
@@ -140,7 +140,7 @@ def test_the_noise_is_found_by_asking_twice_where_it_is_not_known(tmp_path):
     kept["box"]["noise"] = None
     checkpoint.save(path, kept)
     resume()
-    assert first_rows.changed(folder) == []
+    assert changed_boxes.read(folder) == []
 
 
 @pytest.mark.slow

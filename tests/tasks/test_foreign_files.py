@@ -14,7 +14,8 @@ import pytest
 import torch
 
 import tasks
-from tasks import Run, cli
+from tasks import Run
+from tasks.command import cli
 from tasks.errors import BlackBoxError, CheckpointWarning, RunFolderError
 from tasks.folder import calls, checkpoint
 from tasks.folder.result import Result

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from tasks.folder import calls
-from tests.tasks.denoised_smoothing import small as smoothing
+from tests.tasks.applications.denoised_smoothing import small as smoothing
+from tests.tasks.applications.wake_flow import small as wake
 from tests.tasks.test_kill_and_resume import ROOT, ended, outcome, own, started
-from tests.tasks.wake_flow import small as wake
 
 MOST = 3  # times the attempts that would do if a kill lost nothing
 LONG = """
@@ -117,7 +117,7 @@ def test_a_run_that_is_always_killed_soon_after_its_start_ends_with_the_same_bit
     while True:
         attempts += 1
         done = subprocess.run(
-            [sys.executable, "-m", "tasks.cli", *words],
+            [sys.executable, "-m", "tasks.command.cli", *words],
             cwd=killed,
             env=environment,
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (limit, limit)),

@@ -13,9 +13,9 @@ import torch
 
 from tasks import Run
 from tasks.folder import checkpoint
-from tests.tasks.denoised_smoothing import small as smoothing
-from tests.tasks.image_classification import small as images
-from tests.tasks.wake_flow import small as wake
+from tests.tasks.applications.denoised_smoothing import small as smoothing
+from tests.tasks.applications.image_classification import small as images
+from tests.tasks.applications.wake_flow import small as wake
 
 ROOT = Path(__file__).parents[2]
 OWN = '''
@@ -84,7 +84,7 @@ PROBLEMS = {
 def started(words: list[str], folder: Path) -> subprocess.Popen:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-m", "tasks.cli", *words],
+        [sys.executable, "-m", "tasks.command.cli", *words],
         cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 

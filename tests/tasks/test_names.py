@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from tasks import cli
+from tasks.command import cli
 from tasks.errors import ConfigurationError
 from tasks.problem import problems
 from tasks.provenance import names
@@ -110,7 +110,7 @@ def test_what_is_installed_is_listed_with_the_machine():
 
 
 def test_a_problem_whose_module_is_not_there_is_named(site, capsys):
-    from tasks import cli
+    from tasks.command import cli
 
     install(site, "tuning", "3", "tune = no_such_tuning:Tune", group="blackbox.tasks")
     assert cli.main(["run", "tune"]) == 2
@@ -118,7 +118,7 @@ def test_a_problem_whose_module_is_not_there_is_named(site, capsys):
 
 
 def test_what_a_problems_module_misses_itself_is_not_blamed_on_it(site, capsys):
-    from tasks import cli
+    from tasks.command import cli
 
     install(site, "hungry", "1", "eat = hungry:Eat", group="blackbox.tasks")
     (site / "hungry.py").write_text("import no_such_dependency")

@@ -120,7 +120,7 @@ def test_a_killed_loop_of_ones_own_resumes_to_the_same_bits_and_reports(script, 
         process.wait()
         path = only_run(tmp_path)
         assert not (path / "result.json").exists()
-        process = script("-m", "tasks.cli", "resume", str(path))
+        process = script("-m", "tasks.command.cli", "resume", str(path))
     finished(process)
     assert figures(path) == figures(truth)
     table = json.loads((path / "result.json").read_text())["table"]
@@ -130,7 +130,7 @@ def test_a_killed_loop_of_ones_own_resumes_to_the_same_bits_and_reports(script, 
     ]
     assert [row["rows"] for row in table] == [96, 96]  # also those that the killed processes ran
     (path / "report.html").unlink()
-    finished(script("-m", "tasks.cli", "report", str(path)))
+    finished(script("-m", "tasks.command.cli", "report", str(path)))
     assert "What the black boxes counted" in (path / "report.html").read_text()
     assert list(tasks.load(path).table["seed"]) == [0, 1]
 
@@ -163,12 +163,12 @@ def test_a_script_from_elsewhere_is_not_executed_without_trust(script, tmp_path)
     process.wait()
     path = only_run(tmp_path)
     other = {"XDG_STATE_HOME": str(tmp_path / "other")}
-    refused = script("-m", "tasks.cli", "resume", str(path), **other)
+    refused = script("-m", "tasks.command.cli", "resume", str(path), **other)
     _, err = refused.communicate(timeout=60)
     assert refused.returncode == 2 and f"to execute {tmp_path / 'own_loop.py'} 0.1." in err
-    several = script("-m", "tasks.cli", "resume", str(path), "--workers", "2")
+    several = script("-m", "tasks.command.cli", "resume", str(path), "--workers", "2")
     assert "--workers: expected 1 for a run of a script" in several.communicate(timeout=60)[1]
-    finished(script("-m", "tasks.cli", "resume", str(path), "--trust", **other))
+    finished(script("-m", "tasks.command.cli", "resume", str(path), "--trust", **other))
     assert Run.open(path).finished
 
 

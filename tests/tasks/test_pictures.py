@@ -8,6 +8,10 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
+from benchmarks.images.baselines import WithoutBackpropagation
+from tasks.applications.denoised_smoothing import DenoisedSmoothing
+from tasks.applications.image_classification import ImageClassification
+from tasks.applications.wake_flow import WakeFlow
 from tasks.errors import ProblemError
 from tasks.methods.shared import METHODS
 from tasks.problem import problems
@@ -15,6 +19,7 @@ from tasks.provenance import names
 from tasks.report import Curve, pictures
 
 pytestmark = pytest.mark.usefixtures("drawn")
+KINDS = [WakeFlow, DenoisedSmoothing, ImageClassification, WithoutBackpropagation]
 
 # fmt: off
 # Machado, Oliveira and Fernandes (2009), severity 1.0: how colours look with each kind of vision
@@ -43,7 +48,8 @@ def lab(rgb):
 @pytest.mark.parametrize("vision", VISION)
 def test_colours_of_methods_are_told_apart_with_any_vision(vision):
     seen = {}
-    for code in {*(code for code, _ in pictures.LOOKS.values()), pictures.REFERENCE}:  # some share one
+    every = [*pictures.LOOKS.values(), *(look for kind in KINDS for look in kind.looks.values())]
+    for code in {*(code for code, _ in every), pictures.REFERENCE}:  # some share one
         rgb = np.array(to_rgb(code))
         linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
         seen[code] = lab(np.clip(VISION[vision] @ linear, 0, 1))
@@ -52,8 +58,12 @@ def test_colours_of_methods_are_told_apart_with_any_vision(vision):
 
 
 def test_a_method_has_one_colour_and_one_mark_everywhere():
-    assert pictures.colour("ZO-SOL") == pictures.LOOKS["ZO-SOL"][0]
-    assert pictures.colour("zo-ds:cge@5000") == pictures.colour("zo-ds") != pictures.colour("mse")
+    with pictures.palette(WakeFlow.looks):
+        assert pictures.colour("ZO-SOL") == WakeFlow.looks["ZO-SOL"][0]
+        assert pictures.colour("tangents") == pictures.LOOKS["tangents"][0]
+    with pictures.palette(DenoisedSmoothing.looks):
+        assert pictures.colour("zo-ds:cge@5000") == pictures.colour("zo-ds") != pictures.colour("mse")
+    assert "ZO-SOL" not in pictures.LOOKS  # which the engine does not know
     assert pictures.colour("Reference") == "#000000"
     assert pictures.colour("something else") == pictures.colour("something else")
 
@@ -65,18 +75,19 @@ def test_every_method_of_every_problem_has_its_own_colour_and_mark():
     assert len({mark for _, mark in found.values()}) == len(found)  # without colour, too
 
 
-@pytest.mark.parametrize("name", names.PROBLEMS)
-def test_methods_of_a_shipped_problem_have_a_look_of_their_own_in_every_figure(name):
-    kind, _ = problems.find(name)
-    own = [method for method in kind.methods if method in pictures.LOOKS]
+@pytest.mark.parametrize("kind", KINDS)
+def test_methods_of_a_shipped_problem_have_a_look_of_their_own_in_every_figure(kind):
+    looks = {**pictures.LOOKS, **kind.looks}
+    own = [method for method in kind.methods if method in looks]
     assert set(own) == set(kind.methods)
-    assert len({pictures.LOOKS[method] for method in own}) == len(own)
-    small = [pictures.LOOKS[method][1] for method in own if not method.endswith(" large")]
+    assert len({looks[method] for method in own}) == len(own)
+    small = [looks[method][1] for method in own if not method.endswith(" large")]
     assert len(set(small)) == len(small)  # a larger network has its method's mark
-    assert {pictures.LOOKS[method][0] for method in own}.isdisjoint({pictures.REFERENCE})
+    assert {looks[method][0] for method in own}.isdisjoint({pictures.REFERENCE})
     shared = [method for method in METHODS if method not in own]
-    every = pictures.looks([*own, *shared])
-    assert all(every[method] == pictures.LOOKS[method] for method in own)
+    with pictures.palette(kind.looks):
+        every = pictures.looks([*own, *shared])
+    assert all(every[method] == looks[method] for method in own)
     assert len(set(every.values())) == len(every)
 
 
@@ -299,3 +310,8 @@ def test_ticks_that_were_set_by_hand_stay(tmp_path):
     axes[0, 0].set_xticks([1, 3, 7], ["one", "three", "seven"])
     pictures.save(made, tmp_path / "hand.png")
     assert [text.get_text() for text in axes[0, 0].get_xticklabels()] == ["one", "three", "seven"]
+
+
+def test_runs_of_a_shipped_problem_are_compared_in_the_colours_that_it_declares():
+    kind = problems.shipped(names.PROBLEMS["wake-flow"])
+    assert kind is WakeFlow and problems.shipped("tests.tasks.problems:Steering") is None

@@ -10,7 +10,7 @@ import torch
 import tasks
 from blackbox import BudgetError
 from tasks import Progress, Run
-from tasks.cli import main
+from tasks.command.cli import main
 from tasks.errors import ConfigurationError
 from tasks.planning.plan import plan_of
 from tasks.planning.spending import settled

@@ -14,9 +14,9 @@ import pytest
 
 from tasks import Run
 from tasks.folder import checkpoint
-from tests.tasks.denoised_smoothing import small as smoothing
-from tests.tasks.image_classification import small as classification
-from tests.tasks.wake_flow import small as wake
+from tests.tasks.applications.denoised_smoothing import small as smoothing
+from tests.tasks.applications.image_classification import small as classification
+from tests.tasks.applications.wake_flow import small as wake
 
 ROOT = Path(__file__).parents[2]
 TIMES = ("seconds",)
@@ -50,7 +50,7 @@ def start(folder, words):
     folder.mkdir(exist_ok=True)
     environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder.parent)}
     return subprocess.Popen(
-        [sys.executable, "-m", "tasks.cli", *words],
+        [sys.executable, "-m", "tasks.command.cli", *words],
         cwd=folder,
         env=os.environ | environment,
         stdout=subprocess.PIPE,

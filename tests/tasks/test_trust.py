@@ -11,7 +11,7 @@ import pytest
 
 import tasks
 from tasks import Run
-from tasks.cli import main
+from tasks.command.cli import main
 from tasks.provenance import names, trust
 from tests.tasks.made_runs import begun_run
 

@@ -10,7 +10,7 @@ import torch
 import tasks
 from blackbox import ArraySpec, BlackBoxError, BlackBoxFunction
 from tasks import Progress
-from tasks.cli import main
+from tasks.command.cli import main
 from tasks.configuration import Count
 from tasks.errors import ConfigurationError
 from tests.tasks.problems import Steering, cost_of

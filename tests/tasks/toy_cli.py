@@ -2,7 +2,7 @@
 
 import sys
 
-from tasks import cli
+from tasks.command import cli
 from tasks.provenance import names
 
 names.PROBLEMS |= {"toy": "toy:Toy", "shared": "toy:Shared"}

@@ -183,7 +183,7 @@ class Decision:
     known: Mapping[int, Tensor] = field(default_factory=dict)
 
 
-class Begun:
+class StepEvaluators:
     """The evaluators of a step, each begun once, at the first query that it serves.
 
     Args:

@@ -15,7 +15,7 @@ from zo.evaluators.evaluator import Unservable, mean_changes
 from zo.evaluators.loop import Loop
 from zo.execution.base import Base
 from zo.execution.check import refuse_off
-from zo.execution.choice import Begun, Serving
+from zo.execution.choice import Serving, StepEvaluators
 from zo.execution.journal import StepJournal
 from zo.execution.shared_rows import apart
 from zo.perturbation import Perturbation, Perturbations
@@ -91,7 +91,7 @@ def evaluate(pieces: Pieces, serving: Serving, numbers: Iterable[int]) -> Evalua
         numbers: The numbers of the pieces to evaluate.
     """
     evaluated: dict[int, Tensor] = {}
-    begun, fault = Begun(serving, pieces.base), None
+    begun, fault = StepEvaluators(serving, pieces.base), None
     try:
         with apart(), pieces.base.intact():
             for number in numbers:
@@ -122,7 +122,7 @@ def _name(number: int, serving: Serving) -> str:
     return f"piece {number} by {serving.state_dict() or 'loop'}"
 
 
-def _numbers(pieces: Pieces, begun: Begun, number: int) -> Tensor:
+def _numbers(pieces: Pieces, begun: StepEvaluators, number: int) -> Tensor:
     """The numbers of a piece: those in the journal, or by its evaluator, and then kept there."""
     base, journal, name = pieces.base, pieces.journal, _name(number, begun.serving)
     if journal is not None and (known := journal.known([name])):
@@ -137,7 +137,7 @@ def _numbers(pieces: Pieces, begun: Begun, number: int) -> Tensor:
     return numbers
 
 
-def _changes(pieces: Pieces, begun: Begun, number: int) -> Tensor:
+def _changes(pieces: Pieces, begun: StepEvaluators, number: int) -> Tensor:
     """Changes of the losses `(queries, rows)` by a piece, the drawn query's held against `loop`."""
     base, queries, place = pieces.base, pieces.queries(number), pieces.drawn_in(number)
     evaluator, changes = begun.for_queries(queries)

@@ -17,7 +17,7 @@ from zo.evaluators.evaluator import mean_changes
 from zo.evaluators.loop import Loop
 from zo.evaluators.sentinel import ROUNDING
 from zo.execution.base import Base
-from zo.execution.choice import Begun
+from zo.execution.choice import StepEvaluators
 from zo.parameters import Parameters
 from zo.perturbation import Coordinates, Directions, Perturbation, Perturbations
 from zo.slopes import Doubt, doubt_of
@@ -33,7 +33,7 @@ FAR = 2**40  # steps on, whose directions are asked where a step has too few
 
 
 @dataclass(frozen=True)
-class Judgement:
+class RepeatFindings:
     """What queries that were asked again say of a step.
 
     Attributes:
@@ -59,7 +59,7 @@ class Asker:
     """
 
     base: Base
-    begun: Begun
+    begun: StepEvaluators
 
     def __call__(self, query: Perturbation, factor: float) -> float:
         """The mean change of a query whose step has another length, over that factor; NaN where it fails."""

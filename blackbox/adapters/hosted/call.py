@@ -114,7 +114,7 @@ class Slot:
         return replace(self.spec, name=self.name)
 
 
-class Form:
+class VectorForm:
     """How one vector of float64 holds all that may be known of a row after a call.
 
     The first number is what is asked next: the place of a call and stage in `kinds`, or `ENDED`.

@@ -26,7 +26,7 @@ from blackbox.adapters.hosted.boxes import (
     given_arrays,
     numbers_in,
 )
-from blackbox.adapters.hosted.call import ENDED, Call, Form
+from blackbox.adapters.hosted.call import ENDED, Call, VectorForm
 from blackbox.adapters.hosted.client.bb_host import Host
 from blackbox.adapters.hosted.in_thread import InThread, name_of
 from blackbox.adapters.hosted.program import Program, Start
@@ -139,7 +139,7 @@ class Hosted(BoxGroup):
         outputs = tuple(outputs)
         if outputs:
             check_specs("Hosted", "outputs", outputs)
-        self.form = Form(self.calls, outputs)
+        self.form = VectorForm(self.calls, outputs)
         self.environment, self.prepare, self.keep_failed = dict(environment or {}), prepare, keep_failed
         self.scratch = None if scratch is None else existing("Hosted, scratch", scratch)
         path = (os.environ | self.environment).get("PATH")

@@ -18,7 +18,7 @@ import numpy as np
 
 from blackbox.adapters.command.process import Running, last_words, said, scratch_folder
 from blackbox.adapters.hosted import wire
-from blackbox.adapters.hosted.call import ENDED, Form, sent_arrays
+from blackbox.adapters.hosted.call import ENDED, VectorForm, sent_arrays
 from blackbox.ending import ended_by
 
 Array = np.ndarray[Any, Any]
@@ -64,7 +64,7 @@ class Program:
 
     def __init__(
         self,
-        form: Form,
+        form: VectorForm,
         start: Start,
         timeout: float | None,
         shared_bytes: int,

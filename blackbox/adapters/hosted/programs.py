@@ -52,7 +52,7 @@ class Place:
         case: of the run.
         parent: the place before the last answer; None at the run's first call.
         given: that answer, as numbers.
-        vector: what is known there, see `Form`.
+        vector: what is known there, see `VectorForm`.
         count: how many calls were answered.
         children: the places after it.
         born: how many there were ever.

@@ -13,7 +13,7 @@ import torch
 
 from blackbox.adapters.command.process import InTheForeground
 from blackbox.adapters.hosted.boxes import given_arrays, numbers_in
-from blackbox.adapters.hosted.call import ENDED, Call, Form
+from blackbox.adapters.hosted.call import ENDED, Call, VectorForm
 from blackbox.adapters.hosted.program import Program, Start
 from blackbox.errors import ConfigurationError
 
@@ -47,7 +47,7 @@ def serve(
             f"serve: expected a program that can be run, got {words[0] if words else 'none'!r}. Write it "
             "behind --, such as -- ./ocean case.nml."
         )
-    form = Form(calls, ())
+    form = VectorForm(calls, ())
     if missing := [name for name in form.calls if name not in networks]:
         raise ConfigurationError(
             f"serve: expected a network for each call, got none for {', '.join(missing)}."

@@ -12,8 +12,8 @@ from tasks import Progress, Run
 from tasks.folder import checkpoint
 from tasks.planning.plan import plan_of
 from tasks.running.start import carry_out
-from tests.tasks.image_classification.small import SETTINGS, Striped, made_setup, train
-from tests.tasks.image_classification.test_sparse_set import OWN
+from tests.tasks.applications.image_classification.small import SETTINGS, Striped, made_setup, train
+from tests.tasks.applications.image_classification.test_sparse_set import OWN
 from tests.tasks.made_runs import begun_run
 
 

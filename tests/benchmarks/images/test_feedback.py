@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from benchmarks.images.feedback import AlignAda, DirectFeedback, FeedbackAlignment, weight_layers
 from blackbox import ConfigurationError
-from tasks.image_classification import ImageClassification, networks
-from tests.tasks.image_classification.small import backprop, flat_grad, striped
+from tasks.applications.image_classification import ImageClassification, networks
+from tests.tasks.applications.image_classification.small import backprop, flat_grad, striped
 
 OBJECTIVE = ImageClassification.objective
 

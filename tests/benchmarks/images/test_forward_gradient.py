@@ -8,8 +8,8 @@ import torch
 
 import zo
 from benchmarks.images.forward_gradient import FORWARD, ForwardGradient
-from tasks.image_classification import ImageClassification, networks
-from tests.tasks.image_classification.small import backprop, flat_grad, striped
+from tasks.applications.image_classification import ImageClassification, networks
+from tests.tasks.applications.image_classification.small import backprop, flat_grad, striped
 
 OBJECTIVE = ImageClassification.objective
 

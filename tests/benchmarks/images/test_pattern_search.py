@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from benchmarks.images.pattern_search import PatternSearch
-from tasks.image_classification import ImageClassification, networks
-from tests.tasks.image_classification.small import striped
+from tasks.applications.image_classification import ImageClassification, networks
+from tests.tasks.applications.image_classification.small import striped
 
 OBJECTIVE = ImageClassification.objective
 

@@ -59,7 +59,7 @@ def refuse_rows_by_place(
 
 
 @dataclass(frozen=True)
-class _Evaluated:
+class _OrderedEvaluation:
     """What an evaluation of the objective on recorded answers showed.
 
     Attributes:
@@ -89,7 +89,7 @@ class _Look:
         self._stays = torch.arange(self.count)
         self.first, self.again = self.evaluated(self._stays), self.evaluated(self._stays)
 
-    def evaluated(self, order: Tensor, state: State | None = None) -> _Evaluated:
+    def evaluated(self, order: Tensor, state: State | None = None) -> _OrderedEvaluation:
         """The objective on rows in this order, from the network's state or a part of another one."""
         window = self._window.rows(order)
         try:
@@ -100,7 +100,7 @@ class _Look:
             self._steady.chooses = True
             return self._evaluated(window, state, nullcontext())
 
-    def begun_with(self, state: State) -> _Evaluated:
+    def begun_with(self, state: State) -> _OrderedEvaluation:
         """The rows as they were recorded, from a state of which a part is another."""
         return self.evaluated(self._stays, state)
 
@@ -108,7 +108,7 @@ class _Look:
         """Whether rows are drawn by their place, so that they cannot be compared."""
         return self._steady.chooses or self.differs(self.again) is not None
 
-    def differs(self, found: _Evaluated, order: Tensor | None = None) -> str | None:
+    def differs(self, found: _OrderedEvaluation, order: Tensor | None = None) -> str | None:
         """What of another evaluation is not that of the first with its rows in this order, in words."""
         order = self._stays if order is None else order
         calls = zip(self.first.asked, found.asked, strict=True)
@@ -138,7 +138,7 @@ class _Look:
 
     def _evaluated(
         self, window: Window, state: State | None, steady: AbstractContextManager[Any]
-    ) -> _Evaluated:
+    ) -> _OrderedEvaluation:
         network, objective = self._step.network, self._step.objective
         listener, before = _Heard(self._boxes, window.calls, window.survived), Snapshot(network)
         batch = map_tensors(Tensor.clone, window.batch)  # an objective may write to what it is given
@@ -147,7 +147,7 @@ class _Look:
                 put(network, state)
             with torch.enable_grad(), uncompiled(), intercepted(listener.call), steady:
                 by_row = losses(objective, network, batch, self.count, with_graph=True).detach()
-            return _Evaluated(by_row, listener.asked, state_of(network))
+            return _OrderedEvaluation(by_row, listener.asked, state_of(network))
         finally:
             before.restore()
 
@@ -203,7 +203,7 @@ def _refuse_row_state(look: _Look, turned: Sequence[State]) -> None:
     )
 
 
-def _refuse_turned(look: _Look, evaluations: Sequence[tuple[Tensor, _Evaluated]]) -> None:
+def _refuse_turned(look: _Look, evaluations: Sequence[tuple[Tensor, _OrderedEvaluation]]) -> None:
     """Refuse an objective in which a row gets another loss, or a box another input, in another place."""
     for order, evaluation in evaluations:
         what = look.differs(evaluation, order)

@@ -83,7 +83,7 @@ class _Box:
     units: dict[int, Tensor] = field(default_factory=dict)
     factor: float = 1.0
     known: float = 0.0
-    shown: _Shown | None = None
+    shown: _DitheredRows | None = None
     before: tuple[float, float] = (0.0, 0.0)
     most: float = math.inf
 
@@ -230,7 +230,7 @@ class Excitation:
     def load_state_dict(self, state: Sequence[Mapping[str, Any]]) -> None:
         """Go on where `state_dict` was taken."""
         self._state = [
-            _Box(**{**entry, "shown": None if entry["shown"] is None else _Shown(*entry["shown"])})
+            _Box(**{**entry, "shown": None if entry["shown"] is None else _DitheredRows(*entry["shown"])})
             for entry in state
         ]
 
@@ -356,7 +356,7 @@ class Excitation:
             own = [number for number in predictions if calls[number].box == place]
             if not own:
                 continue
-            new = _Shown.of([(calls[n], pairs[n], *predictions[n]) for n in own])
+            new = _DitheredRows.of([(calls[n], pairs[n], *predictions[n]) for n in own])
             state.shown = new if state.shown is None else state.shown.joined(new)
             rows, numbers = state.shown.added.shape
             if rows >= (OF_FIELDS if state.shown.space else min(ENOUGH * numbers, MOST)):
@@ -537,7 +537,7 @@ def _space(call: RecordedCall, pairs: CallPairs) -> tuple[int, ...]:
     return ()
 
 
-class _Shown(NamedTuple):
+class _DitheredRows(NamedTuple):
     """What rows with dither have shown, in units of usual responses.
 
     Attributes:
@@ -556,7 +556,7 @@ class _Shown(NamedTuple):
     space: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, calls: Sequence[tuple[RecordedCall, CallPairs, Tensor, Tensor]]) -> _Shown:
+    def of(cls, calls: Sequence[tuple[RecordedCall, CallPairs, Tensor, Tensor]]) -> _DitheredRows:
         """What calls of one box have shown: each with its pairs, and its answers as they were predicted."""
         columns: list[tuple[Tensor, ...]] = []
         for call, pairs, with_dither, without in calls:
@@ -583,11 +583,11 @@ class _Shown(NamedTuple):
         space = _space(calls[0][0], calls[0][1]) if len(numbers) == len(deviation) > FEW else ()
         return cls(dither, miss * short, response * short, change, space)
 
-    def joined(self, other: _Shown) -> _Shown:
+    def joined(self, other: _DitheredRows) -> _DitheredRows:
         """These rows and others; the others alone where other numbers are dithered."""
         if self.added.shape[1] != other.added.shape[1]:
             return other
-        return _Shown(*map(torch.cat, zip(self[:4], other[:4], strict=True)), space=self.space)  # pyright: ignore
+        return _DitheredRows(*map(torch.cat, zip(self[:4], other[:4], strict=True)), space=self.space)  # pyright: ignore
 
     def verdict(self) -> _Verdict:
         """How much of the response is known, and how large the next dither should be.

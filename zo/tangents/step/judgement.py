@@ -17,7 +17,7 @@ from zo.tangents.playback.anchored import undithered
 from zo.tangents.playback.step_gradient import StepGradient
 from zo.tangents.record.recording import Dither, alone
 from zo.tangents.step.evaluation import Evaluation
-from zo.tangents.step.outcome import Outcome
+from zo.tangents.step.outcome import StepOutcome
 from zo.tangents.step.settings import Settings
 from zo.tangents.step.stand_ins import StandIns
 from zo.tangents.trust import Check, TrustWatch, metrics
@@ -78,14 +78,14 @@ class Judgement:
             lost: rows that failed, of all steps so far.
 
         Warns:
-            TangentWarning, ZeroGradientWarning, LostRowsWarning: see `Outcome.say` and `TrustWatch.saw`.
+            TangentWarning, ZeroGradientWarning, LostRowsWarning: see `StepOutcome.say` and `TrustWatch.saw`.
         """
         self.check, number = evaluation.check, gradient.step.number
         if number == 0:
             self.watch.note_way_beside(gradient.back.beside)
         unknowns = self._excite(gradient, evaluation.dither)
         news = bool(self.excitation) and not evaluation.dither  # what nobody knew of, from now on
-        outcome = Outcome(evaluation, gradient, unknowns, news)
+        outcome = StepOutcome(evaluation, gradient, unknowns, news)
         outcome.say(self.notices, self.watch, self._stand_ins.tangents, lost)
         excite = partial(self.excitation.judge_again, spread_around(gradient))
         with alone(self._ranks):

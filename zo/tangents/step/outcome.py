@@ -1,4 +1,4 @@
-"""`Outcome`: what a step has come to, and what there is to say of its gradient and rows."""
+"""`StepOutcome`: what a step has come to, and what there is to say of its gradient and rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zo.tangents.trust import Check, TrustWatch
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StepOutcome:
     """What a step has come to.
 
     Attributes:

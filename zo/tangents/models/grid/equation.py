@@ -15,7 +15,7 @@ RIDGE = 1e-8  # of least squares, over the number of equations; terms have a mea
 
 
 @dataclass(frozen=True)
-class Terms:
+class EquationTerms:
     """The terms that a rate may have: linear ones, and products of two fields.
 
     A state x `(rows, channels, *space)` has a rate of change that is a sum of derivatives of it up to the
@@ -143,7 +143,7 @@ class Equation:
         steps: of time in a call.
     """
 
-    def __init__(self, terms: Terms, coefficients: Tensor, steps: int) -> None:
+    def __init__(self, terms: EquationTerms, coefficients: Tensor, steps: int) -> None:
         self.terms, self.coefficients, self.steps = terms, coefficients, steps
         self._quadratic = terms.quadratic(coefficients)
         self._half = torch.linalg.matrix_exp(terms.symbol(coefficients) / (2 * steps))
@@ -183,7 +183,7 @@ class Equation:
 
 
 def fitted(
-    terms: Terms, x: Tensor, y: Tensor, others: Tensor, steps: int, start: Tensor | None, rounds: int
+    terms: EquationTerms, x: Tensor, y: Tensor, others: Tensor, steps: int, start: Tensor | None, rounds: int
 ) -> tuple[Equation, float]:
     """The equation whose flow leads from states to states, by least squares.
 
@@ -235,10 +235,10 @@ def _squares(terms: Tensor, wanted: Tensor) -> Tensor:
     return found / scale[:, None]
 
 
-def forms(space: Sequence[int], channels: int, others: int, most: int) -> list[Terms]:
+def forms(space: Sequence[int], channels: int, others: int, most: int) -> list[EquationTerms]:
     """The forms of an equation that have at most so many terms, those of few first."""
     several = [
-        Terms(tuple(space), channels, others, outer, dealiased)
+        EquationTerms(tuple(space), channels, others, outer, dealiased)
         for outer in (False, True)
         for dealiased in (True, False)
     ]

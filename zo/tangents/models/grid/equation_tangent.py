@@ -10,7 +10,7 @@ from torch import Tensor
 
 from blackbox.checks import check_count
 from zo.errors import ConfigurationError, TangentError
-from zo.tangents.models.grid.equation import Equation, Terms, fitted, forms
+from zo.tangents.models.grid.equation import Equation, EquationTerms, fitted, forms
 from zo.tangents.models.grid.lattice import Lattice, space_of
 from zo.tangents.models.values import Form, ValueTangent
 from zo.tangents.tangent import sources
@@ -169,7 +169,7 @@ class EquationTangent(ValueTangent):
         if state["equation"] is not None:
             outer, dealiased, coefficients = state["equation"]
             self._equation = Equation(
-                Terms(*_sizes(self._form), outer, dealiased), coefficients.clone(), self.steps
+                EquationTerms(*_sizes(self._form), outer, dealiased), coefficients.clone(), self.steps
             )
 
     def __repr__(self) -> str:

@@ -13,7 +13,7 @@ from blackbox import Mesh
 from zo.errors import ConfigurationError
 from zo.tangents.models.mesh.implicit_step import ImplicitStep
 from zo.tangents.models.mesh.mesh_fit import Fit
-from zo.tangents.models.mesh.mesh_form import Basis, Form
+from zo.tangents.models.mesh.mesh_form import MeshForm, MeshMatrices
 from zo.tangents.models.mesh.mesh_operators import Elements
 from zo.tangents.models.mesh.on_mesh import ImplicitTangent, Rows
 
@@ -95,7 +95,7 @@ class MeshTangent(ImplicitTangent):
         """The form that predicts held-out rows best, fitted to all rows."""
         basis = self._basis(mesh)
         best: _FittedForm | None = None
-        poor = Form(basis, 0, 1, "none", (), rows.carried, rows.extras.shape[1])
+        poor = MeshForm(basis, 0, 1, "none", (), rows.carried, rows.extras.shape[1])
         if before is not None:
             degree, steps, products, variables = before["form"]
             form = replace(poor, degree=degree, steps=steps, products=products, varied=variables)
@@ -127,7 +127,7 @@ class MeshTangent(ImplicitTangent):
         finer = self._fitted(replace(best.form, steps=FINE), rows, best.named())
         return finer if finer.error < NO_WORSE * best.error else best
 
-    def _carried_along(self, best: _FittedForm, poor: Form, rows: Rows) -> _FittedForm:
+    def _carried_along(self, best: _FittedForm, poor: MeshForm, rows: Rows) -> _FittedForm:
         """Convection that differs from place to place, where it explains more than the best so far."""
         variables = tuple(
             place
@@ -167,7 +167,7 @@ class MeshTangent(ImplicitTangent):
             },
         }
 
-    def _better(self, best: _FittedForm | None, form: Form, rows: Rows) -> _FittedForm:
+    def _better(self, best: _FittedForm | None, form: MeshForm, rows: Rows) -> _FittedForm:
         """The form, if it predicts held-out rows clearly better than the best so far."""
         if best is not None and (
             best.error < GOOD or form.count > MOST_COEFFICIENTS or (form.degree and not form.varied)
@@ -178,7 +178,7 @@ class MeshTangent(ImplicitTangent):
             return best
         return richer
 
-    def _fitted(self, form: Form, rows: Rows, values: dict[Any, float] | None) -> _FittedForm:
+    def _fitted(self, form: MeshForm, rows: Rows, values: dict[Any, float] | None) -> _FittedForm:
         """A form fitted to the rows that are not held out, from what is known of its coefficients."""
         fit = Fit(form, rows.fitted(~rows.held), self.ridge)
         holdout = rows.fitted(rows.held) if rows.held.any() else None
@@ -190,12 +190,12 @@ class MeshTangent(ImplicitTangent):
         """The implicit step with the fitted coefficients."""
         degree, steps, products, variables = fit["form"]
         carries = fit["carried"].numpy()
-        form = Form(self._basis(mesh), degree, steps, products, variables, carries, fit["extras"])
+        form = MeshForm(self._basis(mesh), degree, steps, products, variables, carries, fit["extras"])
         return form.step(fit["theta"].numpy(), fit["free"].numpy())
 
-    def _basis(self, mesh: Mesh) -> Basis:
+    def _basis(self, mesh: Mesh) -> MeshMatrices:
         if getattr(self, "_kept_basis", (None, None))[0] is not mesh:
-            self._kept_basis = mesh, Basis(Elements.of(mesh))
+            self._kept_basis = mesh, MeshMatrices(Elements.of(mesh))
         return self._kept_basis[1]
 
     def __repr__(self) -> str:
@@ -207,7 +207,7 @@ class MeshTangent(ImplicitTangent):
 class _FittedForm:
     """A form with its coefficients, its error on rows held out, and the fit that they are of."""
 
-    form: Form
+    form: MeshForm
     theta: np.ndarray
     error: float
     fit: Fit

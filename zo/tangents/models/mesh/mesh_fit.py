@@ -13,7 +13,7 @@ from scipy.linalg import solve_triangular
 from scipy.optimize import minimize
 
 from zo.tangents.models.mesh.implicit_step import ImplicitStep, Trajectory
-from zo.tangents.models.mesh.mesh_form import Form, applied, stiff
+from zo.tangents.models.mesh.mesh_form import MeshForm, applied, stiff
 from zo.tangents.models.mesh.on_mesh import Rows
 from zo.tangents.models.mesh.step_fit import StepFit
 
@@ -42,7 +42,7 @@ RINGING = 0.01  # the cost of steps at whose end the roughest waves are as high 
 class Fit(StepFit):
     """Coefficients of a form by rows: a linear guess, then least squares on the outputs."""
 
-    def __init__(self, form: Form, rows: Rows, ridge: float) -> None:
+    def __init__(self, form: MeshForm, rows: Rows, ridge: float) -> None:
         super().__init__(rows, ridge)
         self.form = form
         self.centre = form.start()
@@ -312,7 +312,7 @@ class Fit(StepFit):
         return np.array(sums)
 
     def _forcings(
-        self, form: Form, theta: np.ndarray, states: Sequence[np.ndarray], step: ImplicitStep
+        self, form: MeshForm, theta: np.ndarray, states: Sequence[np.ndarray], step: ImplicitStep
     ) -> Iterator[np.ndarray]:
         """What a coefficient adds to a step's equation, from the state before to that after it."""
         before, after = states
@@ -358,7 +358,7 @@ class _Round:
         return cost / self.cost, self.ways @ slope / self.cost
 
 
-def _affordable(form: Form, rows: Rows, work: float) -> Rows:
+def _affordable(form: MeshForm, rows: Rows, work: float) -> Rows:
     """As many of the rows as the work allows, at least a few, evenly taken."""
     size = rows.goal[:1].size
     most = max(OF_LARGE if size > LARGE else FEWEST_ROWS, int(work / (form.count * form.steps * size)))

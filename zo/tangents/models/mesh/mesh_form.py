@@ -1,4 +1,4 @@
-"""`Form` of a step on a mesh's finite elements: which coefficients there are and what they multiply."""
+"""`MeshForm` of a step on a mesh's finite elements: which coefficients there are and what they multiply."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zo.tangents.models.mesh.mesh_operators import Elements
 STEPS = 2, 12  # of a convection, at least and at most; decision 72
 
 
-class Basis:
+class MeshMatrices:
     """A mesh's matrices, made when first asked for.
 
     Attributes:
@@ -127,13 +127,13 @@ class Basis:
 
 
 @dataclass(frozen=True)
-class Form:
+class MeshForm:
     """Which coefficients there are: psi, w, those of K, and those of q, in this order.
 
     psi is the part of the mass that is lumped, w how implicit a step is; both are of states that are carried.
     """
 
-    basis: Basis
+    basis: MeshMatrices
     degree: int
     steps: int
     products: str

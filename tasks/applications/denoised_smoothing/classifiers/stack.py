@@ -1,0 +1,144 @@
+"""`DefendedClassifier`: the classifier that a configuration names, with all that stands around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+import zo
+from blackbox import BlackBoxFunction, Budgeted, Cached, RateLimited, Retrying, Wrapper
+from blackbox.adapters import OnnxModel, TorchModule
+from tasks import code
+from tasks.applications.denoised_smoothing import data
+from tasks.applications.denoised_smoothing.certification.checks import check_labels, classifier_box, known_as
+from tasks.applications.denoised_smoothing.classifiers import shapes_box
+from tasks.applications.denoised_smoothing.classifiers.answers import (
+    Clamped,
+    Metered,
+    Scores,
+    Shaped,
+)
+from tasks.applications.denoised_smoothing.classifiers.sklearn_box import SklearnClassifier, embedded
+from tasks.applications.denoised_smoothing.config import CNN, SHIPPED, Config
+from tasks.configuration import refused
+from tasks.errors import ProblemError
+from tasks.workers import group
+
+Twin = Callable[[Tensor], Tensor]
+ROWS = 256  # images that a process is asked for at a time
+
+
+@dataclass(frozen=True)
+class DefendedClassifier:
+    """A classifier to be defended.
+
+    Attributes:
+        scores: images to scores `(classes,)`, through everything: clamp, limits, log, rounding. Of several
+            processes that ask alike one answers each row.
+        kind: what is behind the scores: "logits", "probabilities" or "labels".
+        classes: how many it knows.
+        twin: the same logits with a derivative, for the upper reference; None where there is none.
+        shape: of an image.
+        first_alone: whether only the run's first process may ask, which keeps budget, rate and log.
+    """
+
+    scores: BlackBoxFunction
+    kind: str
+    classes: int
+    twin: Twin | None
+    shape: tuple[int, int, int]
+    first_alone: bool = False
+
+
+def make_box(
+    config: Config, sets: data.Sets, folder: Path | None = None, inner: BlackBoxFunction | None = None
+) -> DefendedClassifier:
+    """Make the box; it is not asked anything.
+
+    Args:
+        config: The run's settings.
+        sets: The images, whose shape and labels must fit.
+        folder: The run's folder, for the log of the queries and their count; None to keep neither.
+        inner: The classifier, where it is made already.
+
+    Raises:
+        ProblemError: It is no classifier of one image, or cannot give the answers that are asked for.
+        DataError: Images or labels that do not fit it.
+    """
+    inner = classifier(config) if inner is None else inner
+    gives, asked = config.gives, config.asked
+    known = classifier_box(inner, (config.classes or sets.classes) if gives == "labels" else config.classes)
+    known.check_image_shape(sets.shape)
+    for part in (sets.train, sets.validation, sets.test):
+        check_labels(known, part.labels, len(part))
+    if (gives == "labels") == known.scores:
+        raise ProblemError(
+            f"{inner!r}, outputs: expected {gives}, got shape {inner.outputs[0].shape}. Give "
+            "--box-gives logits, probabilities or labels, whichever it answers."
+        )
+    twin = _twin(inner, gives)
+    if inner.inputs[0].shape != sets.shape or inner.inputs[0].dtype == "float64":
+        inner = Shaped(inner, sets.shape)
+    if gives != asked and (gives == "labels" or asked == "logits"):
+        raise refused("answers", f"what can be made of {gives}", asked)
+    service = inner
+    # from the inside: what is sent is counted, retries included; an answer that is kept costs nothing
+    if folder is not None:
+        service = Metered(service, folder / "queries.count")
+    if config.rows is not None:
+        service = Budgeted(service, config.rows)
+    if config.per_second is not None:
+        service = RateLimited(service, config.per_second)
+    if config.attempts > 1:
+        service = Retrying(service, config.attempts)
+    if config.query_log and folder is not None:
+        service = Cached(service, folder / "queries.sqlite", block=config.query_log_block)
+    service.failures = "keep"
+    scores = Scores(Clamped(service), gives, asked, known.classes, config.decimals)
+    known_as(scores)  # a box that cannot be named is refused now, not after training
+    first_alone = config.rows is not None or config.per_second is not None or config.query_log
+    shared = zo.SharedRows(scores, group.process_group(), None if first_alone else ROWS)
+    return DefendedClassifier(shared, asked, known.classes, twin, sets.shape, first_alone)
+
+
+def classifier(config: Config, folder: Path | None = None) -> BlackBoxFunction:
+    """The classifier itself.
+
+    Args:
+        config: The run's settings.
+        folder: Where data is, and a classifier that ships is kept if it takes long to train; None to keep
+            none.
+
+    Raises:
+        ConfigurationError: There is none of that name, or it does not know the images.
+    """
+    if not config.box:
+        raise refused("box", "a classifier: model.onnx, file.py:Class or a name", config.box)
+    if config.box in SHIPPED and config.images is not None:
+        raise refused("box", "your own, since those that ship know digits or shapes alone", config.box)
+    if config.box == CNN:
+        return group.first_then_all(lambda: shapes_box.convolutional(folder=folder))
+    if config.box in SHIPPED:
+        return embedded(config.box, *data.digits_of_the_box())
+    if config.box.endswith(".onnx"):
+        return OnnxModel(config.box, threads=config.threads)
+    return code.make(config, "box")
+
+
+def _twin(inner: BlackBoxFunction, gives: str) -> Twin | None:
+    while isinstance(inner, Wrapper):
+        inner = inner.box
+    if isinstance(inner, SklearnClassifier):
+        return inner.twin()
+    if isinstance(inner, TorchModule) and gives != "labels":
+        return _scores_of(inner.module, gives)
+    return None
+
+
+def _scores_of(module: nn.Module, gives: str) -> Twin:
+    if gives == "logits":
+        return module
+    return lambda images: module(images).clamp(min=1e-30).log()

@@ -1,7 +1,0 @@
-"""Denoised smoothing: a certified defence of a classifier that only answers queries."""
-
-from tasks.denoised_smoothing.certification.smoothed import SmoothedClassifier
-from tasks.denoised_smoothing.classifiers.sklearn_box import SklearnClassifier
-from tasks.denoised_smoothing.problem import DenoisedSmoothing
-
-__all__ = ["DenoisedSmoothing", "SklearnClassifier", "SmoothedClassifier"]

@@ -1,5 +1,0 @@
-"""Classifiers as black boxes: those that ship, what a service makes of their answers, and the whole stack."""
-
-from tasks.denoised_smoothing.classifiers.answers import Clamped, Decoded, Metered, Scores, Shaped
-
-__all__ = ["Clamped", "Decoded", "Metered", "Scores", "Shaped"]

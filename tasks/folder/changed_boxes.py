@@ -1,0 +1,38 @@
+"""What was said of boxes that had changed when a run was resumed, kept in its folder for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tasks.errors import RunFolderError
+from tasks.folder import atomic, reading
+
+NAME = "changed_boxes.json"
+
+
+def read(folder: Path) -> list[str]:
+    """What was said of boxes that had changed when a run was resumed, in sentences.
+
+    Raises:
+        RunFolderError: The file cannot be read.
+    """
+    try:
+        said = reading.json_object(folder / NAME, "Delete it.").get("changed")
+    except FileNotFoundError:
+        return []
+    if not isinstance(said, list) or not all(isinstance(sentence, str) for sentence in said):
+        raise RunFolderError(f"{folder / NAME}: expected a list of sentences, got others. Delete it.")
+    return said
+
+
+def add(folder: Path, sentences: Sequence[str]) -> None:
+    """Keep sentences beside those that are there, each once.
+
+    Raises:
+        OSError: They cannot be written.
+        RunFolderError: Those that are there cannot be read.
+    """
+    known = read(folder)
+    new = [sentence for sentence in sentences if sentence not in known]
+    atomic.write_json(folder / NAME, {"changed": [*known, *new]})

@@ -1,0 +1,32 @@
+"""A run that is not made: what its plan will do and cost, by its first batch and steps that run no row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from tasks.planning import cost
+from tasks.planning.plan import Plan
+from tasks.planning.rehearsal import rehearsed
+from tasks.planning.spending import settled
+from tasks.rows.binding import Bound
+
+
+def sentences(plan: Plan) -> list[str]:
+    """What a run will do and cost, in words; no folder is made.
+
+    Raises:
+        ConfigurationError: The problem refuses its settings, or the run cannot end within its budget.
+    """
+    torch.set_num_threads(plan.config.threads)  # as in a run
+    bound = Bound.of(plan.problem)
+    bound.check()
+    bound.bound()
+    plan = settled(plan, bound, timed=True, keep=True)
+    return cost.sentences(plan, bound, rehearsed(plan, bound))
+
+
+def nothing_came_back(sentences: Sequence[str]) -> bool:
+    """Whether they say that no row of the first batch had a finite loss."""
+    return any(sentence.strip().startswith(cost.NONE_BACK) for sentence in sentences)

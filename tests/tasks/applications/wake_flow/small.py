@@ -1,0 +1,57 @@
+"""The wake-flow problem at the smallest size that still has every part."""
+
+from __future__ import annotations
+
+from tasks.applications.wake_flow import WakeFlow
+from tasks.configuration import to_dict
+
+Config = WakeFlow.Config
+
+SMALL = Config(
+    methods=(
+        *("SRC", "NON large", "TAN-SOL@24", "FO-SOL large@24", "FO-SOL large@48"),
+        *("NON", "FO-SOL", "ZO-SOL"),
+    ),
+    tuned=(("TAN-SOL@24", 1, 0.002),),
+    replays=1,
+    width=8,
+    reference_width=16,
+    warm_up=4,
+    frames=14,
+    train_reynolds=(120.0, 240.0),
+    validation_reynolds=(200.0,),
+    test_reynolds=(170.0, 340.0),
+    channels=(2,),
+    large_channels=(3, 2),
+    steps=6,
+    large_steps=6,
+    unroll=2,
+    batch=2,
+    non_steps=6,
+    large_non_steps=6,
+    non_batch=5,
+    prefit=8,
+    coordinates=5,
+    horizon=8,
+    test_starts=2,
+    validation_starts=1,
+    validate_every=3,
+    checkpoint_every=2,
+)
+
+
+def words(*more: str) -> list[str]:
+    """The command line of a run with these settings."""
+    line = ["run", "wake-flow", "--preset", "demo"]
+    for name, value in to_dict(SMALL).items():
+        option = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            line += [option] if value else []
+        elif value is not None:
+            line += [option, *flat(value)]
+    return [*line, *more]
+
+
+def flat(value: object) -> list[str]:
+    """A setting as words: lists, and lists in them, end to end."""
+    return [word for each in value for word in flat(each)] if isinstance(value, list) else [str(value)]
