@@ -20,10 +20,9 @@ from torch import Tensor
 
 from blackbox import ArraySpec, BlackBoxFunction
 from zo.draws import DITHER, Key
-from zo.tangents.excitation.gain import NEAR, Excited, Shown
+from zo.tangents.excitation.gain import Excited, Gain, Shown
 from zo.tangents.excitation.identified import (
     CELLS,
-    FEW,
     cells_of,
     constant,
     grid_of,
@@ -196,7 +195,7 @@ class Excitation:
             Inputs that are not identified and may not be dithered, in words, when that is found.
         """
         if isinstance(dither, _Drawn):
-            self._follow(calls, pairs, dither.predicted)
+            self._follow(calls, pairs, dither.predicted, dither.gains)
         reached = set(reached) - handed_on(calls)
         words: list[str] = []
         self._candidates = {}
@@ -348,7 +347,8 @@ class Excitation:
         self,
         calls: Sequence[RecordedCall],
         pairs: Sequence[CallPairs],
-        predictions: dict[int, tuple[Tensor, Tensor]],
+        predictions: dict[int, _Prediction],
+        gains: Sequence[Gain],
     ) -> None:
         """Choose the size of the next dither, and how much of its response is known, once enough is shown."""
         response = change = 0.0
@@ -356,10 +356,10 @@ class Excitation:
             own = [number for number in predictions if calls[number].box == place]
             if not own:
                 continue
-            new = _DitheredRows.of([(calls[n], pairs[n], *predictions[n]) for n in own])
+            new = _DitheredRows.of([(calls[n], pairs[n], predictions[n]) for n in own], gains[place])
             state.shown = new if state.shown is None else state.shown.joined(new)
             rows, numbers = state.shown.added.shape
-            if rows >= (OF_FIELDS if state.shown.space else min(ENOUGH * numbers, MOST)):
+            if rows >= (OF_FIELDS if state.shown.on_grid else min(ENOUGH * numbers, MOST)):
                 verdict = state.shown.verdict()
                 state.shown, state.known = None, verdict.known
                 state.take(verdict)
@@ -372,15 +372,16 @@ class _Drawn(Dither):
     """The dither of one step, drawn by (seed, step, call, input), so that it is the same in any process.
 
     Attributes:
-        predicted: by call, the answers that the tangent predicted, `(rows, size_out)`: with the dither, and
-            without.
+        predicted: by call, what the tangent predicted.
+        gains: of each box, with what the step has shown.
     """
 
     def __init__(self, excitation: Excitation, key: Key, tangents: Sequence[Excited]) -> None:
         self._key, self._tangents = key, tangents
         self.sizes = [excitation.sizes(box) for box in range(len(tangents))]
         self._known = [excitation.known(box) for box in range(len(tangents))]
-        self.predicted: dict[int, tuple[Tensor, Tensor]] = {}
+        self.predicted: dict[int, _Prediction] = {}
+        self.gains = [tangent.gain for tangent in tangents]
 
     def __bool__(self) -> bool:
         """Whether anything is."""
@@ -412,16 +413,15 @@ class _Drawn(Dither):
     def look(self, calls: Sequence[RecordedCall], boxes: Sequence[BlackBoxFunction]) -> None:
         """Have the tangents predict what was recorded, in every process, before they learn from it."""
         for place, tangent in enumerate(self._tangents):
-            shown, rows = [], None
+            new: dict[int, _Prediction] = {}
             for number, call in enumerate(calls):
-                if call.box == place and call.added:
-                    prediction = self._predicted(boxes[place], call)
-                    if prediction is not None:
-                        rows = prediction.rows
-                        self.predicted[number] = prediction.values + prediction.response, prediction.values
-                        shown.append(prediction.shown(tangent))
-            if rows is not None:
-                tangent.saw(rows, shown)
+                prediction = self._predicted(boxes[place], call) if call.box == place and call.added else None
+                if prediction is not None:
+                    new[number] = prediction
+            if new:
+                rows = next(iter(new.values())).rows
+                tangent.saw(rows, [prediction.shown(tangent) for prediction in new.values()])
+            self.predicted |= new
 
     def _predicted(self, box: BlackBoxFunction, call: RecordedCall) -> _Prediction | None:
         """The answers as the box's tangent has them, without the dither, and the response to it."""
@@ -470,8 +470,23 @@ class _Prediction(NamedTuple):
         response = self.response
         if tangent.in_use:
             response = tangent.prior.at(self.here).to(self.rows.z, self.rows.others)
-        parts = self.rows.z - self.here.z, self.rows.y - self.values, response
-        return Shown(*(part[rows] for part in parts))
+        return Shown(self.dither[rows], self._missed()[rows], response[rows])
+
+    def _missed(self) -> Tensor:
+        """The answers less those without the dither, by the tangent; of a state that stays where nearer."""
+        missed, here = self.rows.y - self.values, self.here
+        if all(place is None for place in sources(here.inputs, here.outputs)):
+            return missed
+        advance = self.rows.y - Form(here.inputs, here.outputs, ()).followed(here.z)
+        alive = here.alive[:, None]
+        squares = ((part * alive).double().square().mean(dim=0) for part in (missed, advance))
+        by_tangent, by_state = squares
+        return torch.where(by_state < by_tangent, advance, missed)
+
+    @property
+    def dither(self) -> Tensor:
+        """What was asked beside the inputs, `(rows, size_in)`."""
+        return self.rows.z - self.here.z
 
 
 def handed_on(calls: Sequence[RecordedCall]) -> set[tuple[int, int]]:
@@ -526,17 +541,6 @@ class _Verdict(NamedTuple):
     change: float
 
 
-def _space(call: RecordedCall, pairs: CallPairs) -> tuple[int, ...]:
-    """The axes that the dithered input of a call and all of its outputs end with, two or more; or none."""
-    dithers = [part.shape[2:] for part in call.added if part is not None]
-    shapes = [*dithers, *(spec.shape for spec in pairs.outputs)]
-    for count in (3, 2):
-        spaces = {tuple(shape[-count:]) for shape in shapes if count <= len(shape) <= count + 1}
-        if len(spaces) == 1 and all(count <= len(shape) <= count + 1 for shape in shapes):
-            return spaces.pop()
-    return ()
-
-
 class _DitheredRows(NamedTuple):
     """What rows with dither have shown, in units of usual responses.
 
@@ -545,32 +549,38 @@ class _DitheredRows(NamedTuple):
         missed: `(rows, size_out)`, the answers less those predicted without the dither.
         response: `(rows, size_out)`, the response to it that was predicted.
         change: `(rows,)`, the square of how much the outputs change.
-        space: the axes of the field that all numbers of dither and answers are on; empty where they are few,
-            or on none.
+        by_gain: `(rows, 2)`, the square of the response by the gain, and what chance makes of it; without
+            columns where there is none.
+        on_grid: whether that is a gain around each cell of a grid.
     """
 
     added: Tensor
     missed: Tensor
     response: Tensor
     change: Tensor
-    space: tuple[int, ...] = ()
+    by_gain: Tensor
+    on_grid: bool = False
 
     @classmethod
-    def of(cls, calls: Sequence[tuple[RecordedCall, CallPairs, Tensor, Tensor]]) -> _DitheredRows:
-        """What calls of one box have shown: each with its pairs, and its answers as they were predicted."""
+    def of(cls, calls: Sequence[tuple[RecordedCall, CallPairs, _Prediction]], gain: Gain) -> _DitheredRows:
+        """What calls of one box have shown: each with its pairs, and what was predicted of it."""
         columns: list[tuple[Tensor, ...]] = []
-        for call, pairs, with_dither, without in calls:
+        short = reciprocal(calls[0][1].response_scale.double())
+        for call, pairs, prediction in calls:
             rows = pairs.alive.nonzero().flatten()
             parts = [part[0].reshape(len(pairs.z), -1) for part in call.added if part is not None]
             y = pairs.y[rows].double()
             advance = torch.zeros_like(y)
             if any(place is not None for place in sources(pairs.inputs, pairs.outputs)):
                 advance = y - Form(pairs.inputs, pairs.outputs, ()).followed(pairs.z)[rows].double()
-            response = (with_dither - without)[rows].double()
+            squares = gain.squares(prediction.dither[rows].double()) or ()
+            by_gain = [y[:, :0], *((square @ short.square())[:, None] for square in squares)]
+            response, missed = prediction.response[rows].double(), y - prediction.values[rows].double()
             dither = torch.cat(parts, dim=1)[rows].double()
-            columns.append((dither, y - without[rows].double(), response, y, advance))
-        dither, miss, response, y, advance = (torch.cat(parts) for parts in zip(*columns, strict=True))
-        short = reciprocal(calls[0][1].response_scale.double())
+            columns.append((dither, missed, response, y, advance, torch.cat(by_gain, dim=1)))
+        dither, miss, response, y, advance, by_gain = (
+            torch.cat(parts) for parts in zip(*columns, strict=True)
+        )
         squares = [(c * short).square().sum(dim=1) for c in (y - y.mean(dim=0), advance)]
         change = min(
             (one for one in squares if bool(one.any())),
@@ -580,14 +590,14 @@ class _DitheredRows(NamedTuple):
         deviation = dither.square().mean(dim=0).sqrt()
         numbers = deviation.nonzero().flatten()
         dither = dither[:, numbers] / deviation[numbers]
-        space = _space(calls[0][0], calls[0][1]) if len(numbers) == len(deviation) > FEW else ()
-        return cls(dither, miss * short, response * short, change, space)
+        return cls(dither, miss * short, response * short, change, by_gain, gain.on_grid)
 
     def joined(self, other: _DitheredRows) -> _DitheredRows:
         """These rows and others; the others alone where other numbers are dithered."""
-        if self.added.shape[1] != other.added.shape[1]:
+        both = zip(self[:-1], other[:-1], strict=True)
+        if any(one.shape[1:] != another.shape[1:] for one, another in both):
             return other
-        return _DitheredRows(*map(torch.cat, zip(self[:4], other[:4], strict=True)), space=self.space)  # pyright: ignore
+        return _DitheredRows(*map(torch.cat, zip(self[:-1], other[:-1], strict=True)), self.on_grid)  # pyright: ignore
 
     def verdict(self) -> _Verdict:
         """How much of the response is known, and how large the next dither should be.
@@ -618,26 +628,10 @@ class _DitheredRows(NamedTuple):
         return _Verdict(share, times, clear, change)
 
     def _regressed(self) -> tuple[float, float]:
-        """The response by regression of the answers on the dither, and what chance makes of it in the mean.
-
-        Of fields in the cells near by, as if the response were the same around all cells: from cell to cell
-        there are more numbers than rows, and all is chance.
-        """
+        """The response by regression of answers on the dither, and what chance makes of it in the mean."""
+        if self.by_gain.shape[1]:
+            response, chance = self.by_gain.sum(dim=0).tolist()
+            return response, chance
         rows, without = len(self.added), float(self.missed.square().sum())
-        if not self.space:
-            slope = self.added.T @ self.missed / rows
-            return rows * float(slope.square().sum()), self.added.shape[1] / rows * without
-        axes = [*range(2, 2 + len(self.space))]
-        dither, miss = (
-            torch.fft.fftn(part.view(rows, -1, *self.space), dim=axes) for part in (self.added, self.missed)
-        )
-        power = dither.abs().square().sum(dim=0)
-        slopes = torch.einsum("ri...,ro...->oi...", dither.conj(), miss) / power
-        slopes = torch.fft.ifftn(slopes, dim=axes).real
-        near = NEAR[len(self.space)]
-        for axis, length in zip(axes, self.space, strict=True):
-            around = torch.arange(-near, near + 1) % length
-            slopes = slopes.index_select(axis, around.unique().to(slopes.device))
-        cells = math.prod(self.space)
-        chance = slopes[0].numel() / (rows * cells) * without
-        return rows * cells * float(slopes.square().sum()), chance
+        slope = self.added.T @ self.missed / rows
+        return rows * float(slope.square().sum()), self.added.shape[1] / rows * without

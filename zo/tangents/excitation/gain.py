@@ -30,6 +30,10 @@ MOST, MOST_NEAR = 64, 400  # numbers that an output is regressed on; the same of
 FORGETTING = 0.99  # of what steps have shown, with each further one
 FADING = 0.9  # the same of how well responses were predicted
 NUMBERS = 2**22  # of columns of a step that are regressed on
+CLEAR = (
+    10.0  # squares of deviations, above those of the largest of as many numbers by chance: a gain is known
+)
+BY_CHANCE = 2.0  # deviations of chance: a model must predict better by more
 WORST = 1e12  # an error that is not finite counts as this
 
 
@@ -53,31 +57,26 @@ class _Form:
 
     Attributes:
         numbers: which of a row's differentiable inputs are dithered, `(n,)`.
-        shapes: of the dithered inputs, and of the outputs.
+        names: of the dithered inputs.
         space: the axes of the grid that all of them are on; empty for none.
         wraps: for each axis whether its ends meet.
     """
 
     numbers: Tensor
-    shapes: tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]
+    names: tuple[str, ...]
     space: tuple[int, ...]
     wraps: tuple[bool, ...]
 
     @classmethod
     def of(cls, rows: CallPairs, dither: Tensor) -> _Form | None:
         """That of a call; None where numbers are too many, and on no grid."""
-        some = dither.any(dim=0)
-        dithers = [
-            spec
-            for spec, part in zip(rows.inputs, some.split(sizes(rows.inputs)), strict=True)
-            if bool(part.any())
-        ]
+        parts = [part.any(dim=0) for part in dither.split(sizes(rows.inputs), dim=1)]
+        dithers = [spec for spec, part in zip(rows.inputs, parts, strict=True) if bool(part.any())]
         space, wraps = grid_of([*dithers, *rows.outputs])
-        if space:
-            whole = [torch.full((math.prod(spec.shape),), spec in dithers) for spec in rows.inputs]
-            some = torch.cat(whole).to(some.device)
-        shapes = tuple(spec.shape for spec in dithers), tuple(spec.shape for spec in rows.outputs)
-        form = cls(some.nonzero().flatten(), shapes, space, wraps)
+        if space:  # all cells of what is dithered in some
+            parts = [torch.full_like(part, bool(part.any())) for part in parts]
+        names = tuple(spec.name for spec in dithers)
+        form = cls(torch.cat(parts).nonzero().flatten(), names, space, wraps)
         return form if 0 < form.size <= (MOST_NEAR if space else MOST) else None
 
     @property
@@ -89,7 +88,7 @@ class _Form:
     @property
     def key(self) -> tuple[Any, ...]:
         """What must be the same for sums to be added up."""
-        return tuple(self.numbers.tolist()), self.shapes, self.space
+        return self.names, self.space, () if self.space else tuple(self.numbers.tolist())
 
     def columns(self, dither: Tensor) -> Tensor:
         """What is multiplied by the kernel: `(rows, cells, n)`; of no grid there is one cell."""
@@ -143,14 +142,14 @@ class _Sums(NamedTuple):
         moments: of the columns, `(n, n)`.
         products: of answers and columns, `(channels, n)`.
         missed: of squares of the answers, `(channels,)`.
-        weight: of the weights of answers.
+        count: of the answers, without weights.
         unit: of each channel, what the first step missed, `(channels,)`.
     """
 
     moments: Tensor
     products: Tensor
     missed: Tensor
-    weight: Tensor
+    count: Tensor
     unit: Tensor
 
     @classmethod
@@ -160,8 +159,8 @@ class _Sums(NamedTuple):
         unit = squares.sqrt() if unit is None else unit
         weight = reciprocal((squares * reciprocal(unit.square())).mean())
         moments, products = columns.T @ columns, answers.T @ columns
-        count = len(answers) * weight
-        return cls(weight * moments, weight * products, count * squares, count, unit)
+        count = squares.new_tensor(len(answers))
+        return cls(weight * moments, weight * products, weight * count * squares, count, unit)
 
     def joined(self, other: _Sums) -> _Sums:
         """These, a step older, and those of another step."""
@@ -169,18 +168,17 @@ class _Sums(NamedTuple):
             FORGETTING * self.moments + other.moments,
             FORGETTING * self.products + other.products,
             FORGETTING * self.missed + other.missed,
-            FORGETTING * self.weight + other.weight,
+            FORGETTING * self.count + other.count,
             self.unit,
         )
 
-    def kernel(self) -> Tensor:
-        """The solution, `(channels, n)`; what chance makes of each number is taken off its square."""
+    def solved(self) -> tuple[Tensor, Tensor]:
+        """The solution, and what chance makes of the square of each of its numbers: `(channels, n)` each."""
         size = self.moments.diagonal().mean()
         ridge = 1e-9 * size + (size == 0)
         inverse = torch.linalg.inv(self.moments + ridge * torch.eye(len(self.moments)).to(self.moments))
-        kernel = self.products @ inverse
-        chance = (self.missed * reciprocal(self.weight))[:, None] * inverse.diagonal()
-        return kernel * (1.0 - chance * reciprocal(kernel.square())).clamp_min(0.0)
+        chance = (self.missed * reciprocal(self.count))[:, None] * inverse.diagonal()
+        return self.products @ inverse, chance
 
 
 class Gain:
@@ -196,30 +194,53 @@ class Gain:
         self.form: _Form | None = None
         self._sums: _Sums | None = None
         self._kernel: Tensor | None = None  # `(channels, n)`
+        self._solution: Tensor | None = None  # before what chance makes of it is taken off,
+        self._chance: Tensor | None = None  # of the square of each number
 
     def see(self, form: _Form | None, shown: Sequence[Shown]) -> None:
         """Take in what the calls of a step have shown."""
         if form is None or self.form is None or form.key != self.form.key:
-            self.form, self._sums, self._kernel = form, None, None
+            self.form, self._sums = form, None
+            self._solve()
         if form is None:
             return
         dither, missed = (torch.cat(parts) for parts in list(zip(*shown, strict=True))[:2])
         some = slice(0, max(1, NUMBERS // max(1, form.size * missed.shape[1])))  # of rows
         columns = form.columns(dither[some]).double().flatten(0, 1)
         answers = form.cells(missed[some]).double().flatten(0, 1)
-        sums = _Sums.of(columns, answers, None if self._sums is None else self._sums.unit)
-        self._sums = sums if self._sums is None else self._sums.joined(sums)
-        self._kernel = self._sums.kernel()
+        before = None if self._sums is None else _Sums(*(part.to(columns.device) for part in self._sums))
+        sums = _Sums.of(columns, answers, None if before is None else before.unit)
+        self._sums = sums if before is None else before.joined(sums)
+        self._solve()
 
     def push(self, dither: Tensor) -> Tensor:
         """The response to changes of the dithered inputs, `(rows, size_in)` to `(rows, size_out)`."""
         assert self.form is not None and self._kernel is not None
         return self.form.answered(dither, self._kernel.to(dither))
 
+    def squares(self, dither: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The square of the response as least squares have it, and what chance makes of it in the mean.
+
+        Returns:
+            `(rows, size_out)` each; None before there is a gain.
+        """
+        if self.form is None or self._solution is None or self._chance is None:
+            return None
+        response = self.form.answered(dither, self._solution.to(dither))
+        return response.square(), self.form.answered(dither.square(), self._chance.to(dither))
+
+    @property
+    def on_grid(self) -> bool:
+        """Whether it is one kernel around all cells of a grid."""
+        return self.form is not None and bool(self.form.space)
+
     @property
     def known(self) -> bool:
-        """Whether there is one."""
-        return self._kernel is not None
+        """Whether a number of it is so large that chance alone hardly makes the largest of as many."""
+        if self._solution is None or self._chance is None:
+            return False
+        largest = float((self._solution.square() * reciprocal(self._chance)).max())
+        return largest > 2 * math.log(self._solution.numel()) + CLEAR
 
     def state_dict(self) -> dict[str, Any]:
         """The sums."""
@@ -232,7 +253,14 @@ class Gain:
         """Go on where `state_dict` was taken."""
         self.form = None if state["form"] is None else _Form(**state["form"])
         self._sums = None if state["sums"] is None else _Sums(**state["sums"])
-        self._kernel = None if self._sums is None else self._sums.kernel()
+        self._solve()
+
+    def _solve(self) -> None:
+        self._kernel = self._solution = self._chance = None
+        if self._sums is not None:
+            self._solution, self._chance = self._sums.solved()
+            share = 1.0 - self._chance * reciprocal(self._solution.square())
+            self._kernel = self._solution * share.clamp_min(0.0)
 
 
 class Excited(Tangent):
@@ -244,21 +272,22 @@ class Excited(Tangent):
     Attributes:
         prior: as given.
         gain: the gain.
-        in_use: whether the gain stands in for the tangent's derivative by dithered inputs.
     """
 
     def __init__(self, prior: Tangent) -> None:
         self.prior, self.gain = prior, Gain()
         self.learns_from_values, self.learns = prior.learns_from_values, prior.learns
-        self._errors = [
-            0.0,
-            0.0,
-        ]  # of responses, by the tangent and by the gain, the last steps counting most
+        # squares of errors of responses, by the tangent, by the gain, and of how far these two are apart,
+        self._errors = [0.0, 0.0, 0.0]  # in units of what the model misses; the last steps counting most
 
     @property
     def in_use(self) -> bool:
-        """Whether the gain has predicted the responses to the last dithers better."""
-        return self.gain.known and self._errors[1] < self._errors[0]
+        """Whether the gain stands in for the tangent's derivative by dithered inputs.
+
+        It does once it is known, unless the tangent predicts the responses better by more than chance.
+        """
+        by_tangent, by_gain, apart = self._errors
+        return self.gain.known and by_gain - by_tangent < BY_CHANCE * 2 * math.sqrt(apart)
 
     def at(self, rows: CallPairs) -> Linearised:
         """The tangent's, with the gain where that is in use; probes show the derivative themselves."""
@@ -268,11 +297,12 @@ class Excited(Tangent):
     def at_each(self, calls: Sequence[CallPairs]) -> list[Linearised]:
         """`at`, for several calls."""
         each = self.prior.at_each(calls)
-        return [_WithGain(at, self.gain) if self.in_use and not len(at.rows.d) else at for at in each]
+        in_use = self.in_use
+        return [_WithGain(at, self.gain) if in_use and not len(at.rows.d) else at for at in each]
 
     def forget(self) -> None:
         """No input is dithered any more."""
-        self.gain, self._errors = Gain(), [0.0, 0.0]
+        self.gain, self._errors = Gain(), [0.0, 0.0, 0.0]
 
     def saw(self, rows: CallPairs, shown: Sequence[Shown]) -> None:
         """Take in what the calls of a step have shown of their dither.
@@ -282,20 +312,17 @@ class Excited(Tangent):
             shown: what each has shown, of rows that did not fail, by the tangent as it was before the step.
         """
         form = _Form.of(rows, torch.cat([part.dither for part in shown]))
-        if (
-            self.gain.known
-            and form is not None
-            and self.gain.form is not None
-            and form.key == self.gain.form.key
-        ):
+        if form is not None and self.gain.form is not None and form.key == self.gain.form.key:
             self._errors = [FADING * error for error in self._errors]
             for part in shown:
                 short = reciprocal(part.missed.double().square().mean(dim=0))
-                for place, response in enumerate((part.response, self.gain.push(part.dither))):
-                    error = float(((part.missed - response).double().square() * short).sum())
+                by_gain = self.gain.push(part.dither)
+                apart = part.missed - part.response, part.missed - by_gain, part.response - by_gain
+                for place, difference in enumerate(apart):
+                    error = float((difference.double().square() * short).sum())
                     self._errors[place] += error if math.isfinite(error) else WORST
         else:
-            self._errors = [0.0, 0.0]
+            self._errors = [0.0, 0.0, 0.0]
         self.gain.see(form, shown)
 
     def state_dict(self) -> dict[str, Any]:
