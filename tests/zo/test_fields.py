@@ -5,30 +5,43 @@ import math
 import pytest
 import torch
 
-from zo.tangents.excitation.dither import _Shown as ShownDither
+from blackbox import ArraySpec
+from zo.tangents.excitation.gain import Excited, Shown
+from zo.tangents.excitation.size import DitheredRows
 from zo.tangents.models.grid.output_map import OutputMap
+from zo.tangents.record.pairs import CallPairs
+from zo.tangents.tangent import IdentityTangent
 
 ROWS, SIDE = 128, 16
 
 
-def shown(response, space):
+def shown(response, on_grid=True):
     """Answers that miss by white noise of size 1, and respond to the dither by so much, rows x cells."""
     generator = torch.Generator().manual_seed(0)
     added, error = torch.randn(2, ROWS, SIDE * SIDE, generator=generator, dtype=torch.float64)
     change = torch.full((ROWS,), float(SIDE * SIDE), dtype=torch.float64)
-    return ShownDither(added, error + response * added, torch.zeros_like(added), change, space)
+    missed, nothing = error + response * added, torch.zeros_like(added)
+    by_gain = nothing[:, :0]
+    if on_grid:
+        field, term = (ArraySpec(name, (SIDE, SIDE)) for name in ("field", "term"))
+        both, no_probe = torch.cat([nothing, added], dim=1), torch.empty(0, ROWS, dtype=torch.bool)
+        rows = CallPairs((field, term), (field,), both, both[None, :0], added[None, :0], no_probe, missed)
+        tangent = Excited(IdentityTangent())
+        tangent.saw(rows, [Shown(both, missed, nothing)])
+        by_gain = torch.stack([square.sum(dim=1) for square in tangent.gain.squares(both)], dim=1)
+    return DitheredRows(added, missed, nothing, change, by_gain, on_grid)
 
 
 @pytest.mark.parametrize("response", [0.0, 0.05, 0.4])
 def test_a_dither_on_a_field_goes_to_a_fifth_of_what_outputs_change_by(response):
-    """Wave by wave the response is known to one part in so many rows; the wanted one is .2 of the change."""
-    expected = math.sqrt(0.2**2 / (response**2 + 1 / ROWS))
-    assert shown(response, (SIDE, SIDE)).verdict().times == pytest.approx(expected, rel=0.2)
+    """49 numbers of a kernel are known by all rows and cells; the wanted response is .2 of the change."""
+    expected = math.sqrt(0.2**2 / (response**2 + 49 / (ROWS * SIDE * SIDE)))
+    assert shown(response).verdict().times == pytest.approx(expected, rel=0.2)
 
 
 def test_cell_by_cell_all_of_it_is_chance():
     """Of more numbers than rows: the dither stays as it is."""
-    assert shown(0.0, ()).verdict().times == 1.0
+    assert shown(0.0, on_grid=False).verdict().times == 1.0
 
 
 def fitted(rank, rows=64, size=48, error=1e-2):

@@ -1,386 +1,48 @@
-"""Excitation: a small dither on inputs of boxes whose derivative values would never show, for no rows.
-
-In closed loop an action is a function of the observation, and a model of the box's values knows nothing of
-the derivative by it (`identified`). So the box is asked beside the action: at a + e, with e drawn for each
-row and call. The tangent learns from what was asked. The objective gets the answer less the tangent's own
-response to the dither, y - k [M(x, a + e) - M(x, a)], so that it is what the user wrote, up to what the
-tangent does not know; k is the share of that response that the last answers have shown. In system
-identification this is persistent excitation (Ljung, System Identification, 1999, chapter 13).
-"""
+"""`Drawn`: the dither of one step: what is asked beside the inputs, and what the objective is given."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from blackbox import ArraySpec, BlackBoxFunction
 from zo.draws import DITHER, Key
-from zo.tangents.excitation.gain import Excited, Gain, Shown
-from zo.tangents.excitation.identified import (
-    CELLS,
-    cells_of,
-    constant,
-    grid_of,
-    sketch,
-    unexplained,
-    unexplained_near,
-)
+from zo.tangents.excitation.gain import Excited, Shown
 from zo.tangents.models.values import Form
-from zo.tangents.record.pairs import CallPairs, reciprocal
+from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.recording import Dither, Parts, RecordedCall
 from zo.tangents.tangent import sources
 
-# decision 121:
-DETERMINED, FREE = 0.05, 0.2  # of an input's variance unexplained: dithered below, and no longer above
-ROWS, NUMBERS = 256, 2**20  # of a box that are kept to judge by, and numbers in them; decision 121
-SMALL = 0.1  # of a number's size: the first dither of one that has no spread
-# spreads, the first dither of what varies, since one that is too large is never forgotten; decision 121
-FIRST = 0.1
-# decision 121, this and the next:
-BEGUN = 0.2  # of how much the outputs change: what the response to a dither should be, until it is known,
-WANTED = 2.0  # then in multiples of the error of what is predicted,
-LARGEST = 0.3  # and at most
-KNOWN = 0.5  # of the predicted response: what must be there, for it to be known
-LINEAR = 0.5  # of what a larger dither should respond more by, for it to be worth it; decision 121
-GROWN, SHRUNK = 8.0, 0.5  # the most and the least times from one size to the next
-ENOUGH, MOST = 8, 128  # rows for each number that is dithered, and rows, by which the next size is chosen
-CELLS_KEPT = 512  # of a field, that are kept to judge by; decision 136
-OF_FIELDS = 32  # rows, where a response is the same around all cells; decision 121
 
-Where = tuple[int, int]  # a box and an input, by their places
-
-
-@dataclass
-class _Box:
-    """What is known of the inputs of one box.
-
-    Attributes:
-        rows: The last rows, by input, `(rows, size)`, as the objective asked for them.
-        runs: Of those of the last step, which row of the batch each belongs to.
-        near: By input that is a field, cells of the last rows, see `cells_of`, and the run of each.
-        seen: Rows ever.
-        judged: Rows ever when they were last judged.
-        units: By place among the inputs, for those that are dithered: the spread of each number, 0 for one
-            that is not; `(*shape)`.
-        factor: How many units a dither is.
-        known: The share of the tangent's response to a dither that answers have shown, from 0 to 1.
-        shown: What rows have shown since factor and share were last chosen.
-        before: The factor before, and its response, as a share of how much the outputs change.
-        most: The largest factor.
-    """
-
-    rows: list[Tensor] = field(default_factory=list)
-    runs: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
-    near: dict[int, tuple[list[Tensor | None], Tensor]] = field(default_factory=dict)
-    seen: int = 0
-    judged: int = 0
-    units: dict[int, Tensor] = field(default_factory=dict)
-    factor: float = 1.0
-    known: float = 0.0
-    shown: _DitheredRows | None = None
-    before: tuple[float, float] = (0.0, 0.0)
-    most: float = math.inf
-
-    def take(self, seen: _Verdict) -> None:
-        """Choose the next factor.
-
-        Where a larger dither has hardly a larger response, as of an actuator at its limits, the one before is
-        the largest.
-        """
-        share = math.sqrt(seen.response / seen.change) if seen.change else 0.0
-        factor, response = self.before
-        if response and factor < self.factor and share / response < LINEAR * self.factor / factor:
-            self.most = factor
-        if share:
-            self.before = self.factor, share
-        self.factor = min(self.factor * min(max(seen.times, SHRUNK), GROWN), self.most)
-
-
-class Excitation:
-    """Which inputs of which boxes are dithered, and by how much; from step to step.
-
-    Args:
-        boxes: the boxes.
-        size: of a dither in multiples of the input's spread; None for what is found, 0 for no dither.
-
-    Attributes:
-        size: as given.
-        response: the response to the last dithers, as a share of how much the outputs change; None before
-            there was one.
-        in_loss: what the dither did to the loss of the last step that was checked, as a share of the loss;
-            None before there was one.
-    """
-
-    def __init__(self, boxes: Sequence[BlackBoxFunction], size: float | None = None) -> None:
-        self.size, self._boxes = size, boxes
-        self._state = [_Box() for _ in boxes]
-        self.response: float | None = None
-        self.in_loss: float | None = None
-        self._candidates: dict[int, list[int]] = {}  # of the last step, by box
-
-    def __bool__(self) -> bool:
-        """Whether anything is dithered."""
-        return self.size != 0 and any(state.units for state in self._state)
-
-    def of_step(self, key: Key, tangents: Sequence[Excited]) -> Dither:
-        """The dither of a step's calls."""
-        return _Drawn(self, key, tangents) if self else Dither()
-
-    def sizes(self, box: int) -> dict[int, Tensor]:
-        """By input, how large the dither of a box's is, number by number."""
-        state = self._state[box]
-        factor = state.factor if self.size is None else self.size
-        return {place: factor * unit for place, unit in state.units.items()}
-
-    def known(self, box: int) -> float:
-        """The share of the tangent's response to a box's dither that the objective is not given."""
-        return self._state[box].known
-
-    def excites(self, box: int) -> bool:
-        """Whether an input of a box is dithered."""
-        return self.size != 0 and bool(self._state[box].units)
-
-    def saw_losses(self, loss: Tensor, without: Tensor | None) -> None:
-        """Take in the loss of a step, and that without its dither, as far as the tangents know it."""
-        if without is not None and bool(without):
-            self.in_loss = float((loss - without) / without.abs())
-
-    @torch.no_grad()
-    def judge_again(self, spread: Callable[[Where, Tensor], float | None]) -> list[str]:
-        """Judge all inputs at once, since trust is lost, and not when rows have doubled.
-
-        Args:
-            spread: as for `saw`, which has seen the step.
-
-        Returns:
-            What is dithered from now on and was not, in words; none where `excite` is 0.
-        """
-        words: list[str] = []
-        for place, candidates in self._candidates.items() if self.size != 0 else ():
-            state, box = self._state[place], self._boxes[place]
-            before, state.judged = set(state.units), state.seen
-            state.units = self._judged(place, candidates, spread)
-            words += [
-                f"a small dither shows the derivative by {box.inputs[which].name!r} of {box!r}"
-                for which in sorted(set(state.units) - before)
-            ]
-        return words
-
-    @torch.no_grad()
-    def saw(
-        self,
-        calls: Sequence[RecordedCall],
-        pairs: Sequence[CallPairs],
-        dither: Dither,
-        reached: Iterable[Where],
-        survived: Tensor,
-        spread: Callable[[Where, Tensor], float | None],
-    ) -> list[str]:
-        """Take in a step: how large the responses were, and which inputs values do not identify.
-
-        Args:
-            calls: the calls of the step.
-            pairs: what each shows a tangent.
-            dither: the dither of these calls.
-            reached: boxes and inputs that weights move.
-            survived: `(batch rows,)` bool, the rows that did not fail.
-            spread: gives the spread of some numbers of an input over weights, see `spread_of_weights`.
-
-        Returns:
-            Inputs that are not identified and may not be dithered, in words, when that is found.
-        """
-        if isinstance(dither, _Drawn):
-            self._follow(calls, pairs, dither.predicted, dither.gains)
-        reached = set(reached) - handed_on(calls)
-        words: list[str] = []
-        self._candidates = {}
-        for place, (box, state) in enumerate(zip(self._boxes, self._state, strict=True)):
-            own = [number for number, call in enumerate(calls) if call.box == place]
-            candidates = [
-                which
-                for which, spec in enumerate(box.inputs)
-                if spec.differentiable and spec.modelled and (place, which) in reached
-            ]
-            if own and candidates:
-                rows = [calls[n] for n in own], [pairs[n] for n in own]
-                self._keep(state, box, *rows, candidates, len(survived))
-                self._candidates[place] = candidates
-                if state.seen >= 2 * state.judged:
-                    state.judged = state.seen
-                    before = set(state.units)
-                    state.units = self._judged(place, candidates, spread)
-                    if self.size == 0:
-                        new = sorted(set(state.units) - before)
-                        words += [f"{box.inputs[which].name!r} of {box!r}" for which in new]
-        return words
-
-    def state_dict(self) -> list[dict[str, Any]]:
-        """What is known of each box."""
-        return [
-            {**vars(state), "shown": None if state.shown is None else list(state.shown)}
-            for state in self._state
-        ]
-
-    def load_state_dict(self, state: Sequence[Mapping[str, Any]]) -> None:
-        """Go on where `state_dict` was taken."""
-        self._state = [
-            _Box(**{**entry, "shown": None if entry["shown"] is None else _DitheredRows(*entry["shown"])})
-            for entry in state
-        ]
-
-    def _keep(
-        self,
-        state: _Box,
-        box: BlackBoxFunction,
-        calls: Sequence[RecordedCall],
-        pairs: Sequence[CallPairs],
-        candidates: Sequence[int],
-        batch: int,
-    ) -> None:
-        """Take rows as the objective asked for them; of large inputs that are no candidates a few sums."""
-        alive = torch.cat([part.alive for part in pairs]).nonzero().flatten()
-        counts = [len(part.z) for part in pairs]
-        places = [torch.arange(n) // (n // batch) if n % batch == 0 else torch.arange(n) for n in counts]
-        columns = []
-        for which, spec in enumerate(box.inputs):
-            rows = torch.cat([call.asked(which).reshape(len(call.asked(which)), -1) for call in calls])[alive]
-            columns.append(
-                rows[:, :0] if not spec.modelled else rows if which in candidates else sketch(rows)
-            )
-        state.seen += len(alive)
-        widths = [column.shape[1] for column in columns]
-        if [column.shape[1] for column in state.rows] != widths:
-            state.rows = [column[:0] for column in columns]
-        most = max(4, min(ROWS, NUMBERS // max(1, sum(widths))))
-        state.rows = [torch.cat(parts)[-most:] for parts in zip(state.rows, columns, strict=True)]
-        state.runs = torch.cat(places)[alive.cpu()][-most:]
-        self._keep_cells(state, box, calls, candidates, torch.cat(places), alive)
-
-    def _keep_cells(
-        self,
-        state: _Box,
-        box: BlackBoxFunction,
-        calls: Sequence[RecordedCall],
-        candidates: Sequence[int],
-        runs: Tensor,
-        alive: Tensor,
-    ) -> None:
-        """Of candidates that are fields take some cells, and what the other inputs have around them."""
-        outputs = [spec for spec in box.outputs if spec.differentiable]
-        for which in candidates:
-            space, _ = grid_of([box.inputs[which], *outputs])
-            if not space:
-                continue
-            rows = alive[-(CELLS_KEPT // CELLS) :]
-            inputs = [
-                torch.cat([call.asked(number) for call in calls])[rows] if spec.modelled else None
-                for number, spec in enumerate(box.inputs)
-            ]
-            columns = cells_of(inputs, which, space, state.seen)
-            # a run of an earlier step is another one
-            of_cells = (runs[rows.cpu()] + state.seen).repeat_interleave(CELLS)
-            if which in state.near:
-                before, of_before = state.near[which]
-                columns = [
-                    None if new is None or old is None else torch.cat([old, new])
-                    for old, new in zip(before, columns, strict=True)
-                ]
-                of_cells = torch.cat([of_before, of_cells])
-            columns = [None if column is None else column[-CELLS_KEPT:] for column in columns]
-            state.near[which] = columns, of_cells[-CELLS_KEPT:]
-
-    def _judged(
-        self,
-        place: int,
-        candidates: Sequence[int],
-        spread: Callable[[Where, Tensor], float | None],
-    ) -> dict[int, Tensor]:
-        """The units of inputs that are not identified, by their places.
-
-        What is the same in all rows of a step is not, such as a prompt: from step to step it goes along a
-        line, and shows no more than the derivative along that. Of the others the one that is explained best
-        is dithered first, which then explains none.
-        """
-        state, specs = self._state[place], self._boxes[place].inputs
-        units: dict[int, Tensor] = {}
-        # decision 128; of a step of one row nothing is known
-        of_step = len(state.runs) if len(state.runs.unique()) > 1 else 0
-        same = {which: constant(state.rows[which][-of_step:]) for which in candidates}
-        for which, numbers in same.items():
-            by_weights = spread((place, which), numbers) if bool(numbers.any()) else None
-            if by_weights:
-                units[which] = _unit_of_constant(specs[which], state.rows[which], numbers, by_weights)
-        dithers: list[int] = []
-        while True:
-            shares = {w: self._unexplained(state, w, dithers) for w in candidates if w not in dithers}
-            least = min(shares, key=shares.__getitem__, default=None)
-            if least is None or shares[least] > (FREE if least in state.units else DETERMINED):
-                break
-            dithers.append(least)
-            if least in state.units:
-                units[least] = state.units[least]
-                continue
-            by_weights = spread((place, least), ~same[least])
-            if by_weights != 0.0:  # no weight moves them
-                units[least] = units.get(least, 0.0) + _unit(specs[least], state.rows[least], by_weights)
-                if state.before == (0.0, 0.0):  # no response is known yet
-                    state.factor = FIRST
-        for which, unit in units.items():  # the size of a dither goes by the first unit
-            before = state.units.get(which, torch.zeros_like(unit))
-            units[which] = torch.where(before > 0, before, unit)
-        return dict(sorted(units.items()))
-
-    @staticmethod
-    def _unexplained(state: _Box, which: int, dithers: Sequence[int]) -> float:
-        """The share of an input's variance that the others explain neither row by row nor cell by cell."""
-        share = unexplained(state.rows, state.runs, which, dithers)
-        if which in state.near:
-            share = min(share, unexplained_near(*state.near[which], which, dithers))
-        return share
-
-    def _follow(
-        self,
-        calls: Sequence[RecordedCall],
-        pairs: Sequence[CallPairs],
-        predictions: dict[int, _Prediction],
-        gains: Sequence[Gain],
-    ) -> None:
-        """Choose the size of the next dither, and how much of its response is known, once enough is shown."""
-        response = change = 0.0
-        for place, state in enumerate(self._state):
-            own = [number for number in predictions if calls[number].box == place]
-            if not own:
-                continue
-            new = _DitheredRows.of([(calls[n], pairs[n], predictions[n]) for n in own], gains[place])
-            state.shown = new if state.shown is None else state.shown.joined(new)
-            rows, numbers = state.shown.added.shape
-            if rows >= (OF_FIELDS if state.shown.on_grid else min(ENOUGH * numbers, MOST)):
-                verdict = state.shown.verdict()
-                state.shown, state.known = None, verdict.known
-                state.take(verdict)
-                response, change = response + verdict.response, change + verdict.change
-        if change:
-            self.response = math.sqrt(response / change)
-
-
-class _Drawn(Dither):
+class Drawn(Dither):
     """The dither of one step, drawn by (seed, step, call, input), so that it is the same in any process.
 
+    Args:
+        key: of the step's draws.
+        tangents: the tangents, one for each box.
+        sizes: for each box, by input the deviation of each number.
+        known: for each box, the share of the tangent's response that the objective is not given.
+
     Attributes:
+        sizes: as given.
         predicted: by call, what the tangent predicted.
         gains: of each box, with what the step has shown.
     """
 
-    def __init__(self, excitation: Excitation, key: Key, tangents: Sequence[Excited]) -> None:
-        self._key, self._tangents = key, tangents
-        self.sizes = [excitation.sizes(box) for box in range(len(tangents))]
-        self._known = [excitation.known(box) for box in range(len(tangents))]
-        self.predicted: dict[int, _Prediction] = {}
+    def __init__(
+        self,
+        key: Key,
+        tangents: Sequence[Excited],
+        sizes: Sequence[Mapping[int, Tensor]],
+        known: Sequence[float],
+    ) -> None:
+        self._key, self._tangents, self.sizes, self._known = key, tangents, sizes, known
+        self.predicted: dict[int, Prediction] = {}
         self.gains = [tangent.gain for tangent in tangents]
 
     def __bool__(self) -> bool:
@@ -388,6 +50,7 @@ class _Drawn(Dither):
         return True
 
     def added(self, number: int, place: int, specs: Sequence[ArraySpec], inputs: Sequence[Tensor]) -> Parts:
+        """White noise of the box's sizes, drawn for each row and call."""
         sizes = self.sizes[place]
         if not sizes:
             return ()
@@ -413,7 +76,7 @@ class _Drawn(Dither):
     def look(self, calls: Sequence[RecordedCall], boxes: Sequence[BlackBoxFunction]) -> None:
         """Have the tangents predict what was recorded, in every process, before they learn from it."""
         for place, tangent in enumerate(self._tangents):
-            new: dict[int, _Prediction] = {}
+            new: dict[int, Prediction] = {}
             for number, call in enumerate(calls):
                 prediction = self._predicted(boxes[place], call) if call.box == place and call.added else None
                 if prediction is not None:
@@ -423,7 +86,7 @@ class _Drawn(Dither):
                 tangent.saw(rows, [prediction.shown(tangent) for prediction in new.values()])
             self.predicted |= new
 
-    def _predicted(self, box: BlackBoxFunction, call: RecordedCall) -> _Prediction | None:
+    def _predicted(self, box: BlackBoxFunction, call: RecordedCall) -> Prediction | None:
         """The answers as the box's tangent has them, without the dither, and the response to it."""
         alive = torch.ones(call.inputs[0].shape[1], dtype=torch.bool, device=call.inputs[0].device)
         inputs = tuple(call.asked(n)[None] for n in range(len(box.inputs)))
@@ -431,10 +94,11 @@ class _Drawn(Dither):
         there, here = (replace(call, inputs=x, outputs=outputs).pairs(box, alive) for x in (base, inputs))
         at = self._tangents[call.box].at(here)
         values = at.values
-        return None if values is None else _Prediction(there, here, values, at.to(there.z, there.others))
+        return None if values is None else Prediction(there, here, values, at.to(there.z, there.others))
 
     @torch.no_grad()
     def response(self, number: int, box: BlackBoxFunction, call: RecordedCall) -> Parts:
+        """The share of the tangent's response that answers have shown."""
         if not box.settable or not self._known[call.box]:  # the first takes back what it gave, to the bit
             return ()
         prediction = self._predicted(box, call)
@@ -449,7 +113,7 @@ class _Drawn(Dither):
         )
 
 
-class _Prediction(NamedTuple):
+class Prediction(NamedTuple):
     """What a tangent says of a call with dither.
 
     Attributes:
@@ -487,151 +151,3 @@ class _Prediction(NamedTuple):
     def dither(self) -> Tensor:
         """What was asked beside the inputs, `(rows, size_in)`."""
         return self.rows.z - self.here.z
-
-
-def handed_on(calls: Sequence[RecordedCall]) -> set[tuple[int, int]]:
-    """Boxes and inputs, by their places, that are an earlier answer: states, of which all is shown."""
-    states: dict[tuple[int, int], bool] = {}
-    answers: list[Tensor] = []
-    for call in calls:
-        for number in range(len(call.inputs)):
-            array = call.asked(number)
-            if answers:
-                same = any(array.shape == y.shape and torch.equal(array, y) for y in answers)
-                states[call.box, number] = same and states.get((call.box, number), True)
-        answers = [call.answered(number) for number in range(len(call.outputs))] + answers[:8]
-    return {where for where, always in states.items() if always}
-
-
-def _unit(spec: ArraySpec, rows: Tensor, by_weights: float | None) -> Tensor:
-    """The spec's scale, or the spread of each number that varies, or of weights; 0 for the others."""
-    varies = ~constant(rows).cpu()
-    spread = rows.double().std(dim=0, correction=0).cpu()
-    unit = _scale(spec, spread.clamp_min(by_weights or 0.0))
-    return torch.where(varies, unit, 0.0).reshape(spec.shape)
-
-
-def _unit_of_constant(spec: ArraySpec, rows: Tensor, same: Tensor, by_weights: float) -> Tensor:
-    """The spec's scale, or part of a number's size, or the spread that weights give it; 0 for the others."""
-    size = SMALL * rows.double().abs().mean(dim=0).cpu()
-    unit = _scale(spec, torch.where(size > 0, size, by_weights))
-    return torch.where(same.cpu(), unit, 0.0).reshape(spec.shape)
-
-
-def _scale(spec: ArraySpec, spread: Tensor) -> Tensor:
-    """The scale that a spec has, else what was measured, `(size,)`."""
-    if spec.scale is None:
-        return spread
-    return torch.tensor(spec.scale, dtype=torch.float64)
-
-
-class _Verdict(NamedTuple):
-    """What dithers have shown together.
-
-    Attributes:
-        known: The share of the predicted response that answers show, from 0 to 1.
-        times: How many times as large the next dither should be.
-        response: The sum of the squares of the responses; 0 where it does not stand out of chance.
-        change: That of how much the outputs change.
-    """
-
-    known: float
-    times: float
-    response: float
-    change: float
-
-
-class _DitheredRows(NamedTuple):
-    """What rows with dither have shown, in units of usual responses.
-
-    Attributes:
-        added: `(rows, numbers)`, the dither in its own deviation.
-        missed: `(rows, size_out)`, the answers less those predicted without the dither.
-        response: `(rows, size_out)`, the response to it that was predicted.
-        change: `(rows,)`, the square of how much the outputs change.
-        by_gain: `(rows, 2)`, the square of the response by the gain, and what chance makes of it; without
-            columns where there is none.
-        on_grid: whether that is a gain around each cell of a grid.
-    """
-
-    added: Tensor
-    missed: Tensor
-    response: Tensor
-    change: Tensor
-    by_gain: Tensor
-    on_grid: bool = False
-
-    @classmethod
-    def of(cls, calls: Sequence[tuple[RecordedCall, CallPairs, _Prediction]], gain: Gain) -> _DitheredRows:
-        """What calls of one box have shown: each with its pairs, and what was predicted of it."""
-        columns: list[tuple[Tensor, ...]] = []
-        short = reciprocal(calls[0][1].response_scale.double())
-        for call, pairs, prediction in calls:
-            rows = pairs.alive.nonzero().flatten()
-            parts = [part[0].reshape(len(pairs.z), -1) for part in call.added if part is not None]
-            y = pairs.y[rows].double()
-            advance = torch.zeros_like(y)
-            if any(place is not None for place in sources(pairs.inputs, pairs.outputs)):
-                advance = y - Form(pairs.inputs, pairs.outputs, ()).followed(pairs.z)[rows].double()
-            squares = gain.squares(prediction.dither[rows].double()) or ()
-            by_gain = [y[:, :0], *((square @ short.square())[:, None] for square in squares)]
-            response, missed = prediction.response[rows].double(), y - prediction.values[rows].double()
-            dither = torch.cat(parts, dim=1)[rows].double()
-            columns.append((dither, missed, response, y, advance, torch.cat(by_gain, dim=1)))
-        dither, miss, response, y, advance, by_gain = (
-            torch.cat(parts) for parts in zip(*columns, strict=True)
-        )
-        squares = [(c * short).square().sum(dim=1) for c in (y - y.mean(dim=0), advance)]
-        change = min(
-            (one for one in squares if bool(one.any())),
-            key=lambda one: float(one.sum()),
-            default=torch.full_like(squares[0], float(y.shape[1])),  # a row alone: as large as is usual
-        )
-        deviation = dither.square().mean(dim=0).sqrt()
-        numbers = deviation.nonzero().flatten()
-        dither = dither[:, numbers] / deviation[numbers]
-        return cls(dither, miss * short, response * short, change, by_gain, gain.on_grid)
-
-    def joined(self, other: _DitheredRows) -> _DitheredRows:
-        """These rows and others; the others alone where other numbers are dithered."""
-        both = zip(self[:-1], other[:-1], strict=True)
-        if any(one.shape[1:] != another.shape[1:] for one, another in both):
-            return other
-        return _DitheredRows(*map(torch.cat, zip(self[:-1], other[:-1], strict=True)), self.on_grid)  # pyright: ignore
-
-    def verdict(self) -> _Verdict:
-        """How much of the response is known, and how large the next dither should be.
-
-        Until the model knows the response, its size is that of the regression of answers on the dither, with
-        which nothing else goes; what chance makes of it counts too, so that it is never thought too small.
-        """
-        rows = len(self.added)
-        change, without = float(self.change.sum()), float(self.missed.square().sum())
-        error = float((self.missed - self.response).square().sum())
-        square = float(self.response.square().sum())
-        chance = math.sqrt(without * square / rows)  # what the product of both may be where nothing is known
-        share = (float((self.missed * self.response).sum()) - chance) / square if square > 0 else 0.0
-        share = min(max(share, 0.0), 1.0) if math.isfinite(share) else 0.0
-        if not math.isfinite(without) or not without or not change:
-            return _Verdict(0.0, 1.0, 0.0, change)
-        if share > KNOWN and error < without:
-            response = share * square
-            target = min(WANTED**2 * error, LARGEST**2 * change)
-            return _Verdict(share, math.sqrt(target / response), response, change)
-        response, chance = self._regressed()
-        response = max(response - chance, 0.0)
-        target = BEGUN**2 * change
-        times = math.sqrt(target / (response + chance))
-        clear = response if response > 2 * chance else 0.0
-        if times < 1.0:  # by chance alone none is made smaller
-            times = min(1.0, math.sqrt(target / clear)) if clear else 1.0
-        return _Verdict(share, times, clear, change)
-
-    def _regressed(self) -> tuple[float, float]:
-        """The response by regression of answers on the dither, and what chance makes of it in the mean."""
-        if self.by_gain.shape[1]:
-            response, chance = self.by_gain.sum(dim=0).tolist()
-            return response, chance
-        rows, without = len(self.added), float(self.missed.square().sum())
-        slope = self.added.T @ self.missed / rows
-        return rows * float(slope.square().sum()), self.added.shape[1] / rows * without

@@ -11,7 +11,7 @@ from blackbox.notices import Notices
 from zo.draws import Key
 from zo.execution.ranks import Ranks
 from zo.tangents.evidence.along_gradient import checked
-from zo.tangents.excitation.dither import Excitation
+from zo.tangents.excitation.excitation import Excitation
 from zo.tangents.excitation.spread import spread_around
 from zo.tangents.playback.anchored import undithered
 from zo.tangents.playback.step_gradient import StepGradient

@@ -1,0 +1,141 @@
+"""How large a dither is: what rows that were dithered show, and the next size.
+
+Until the tangent knows the response, that should be a fifth of what the outputs change by; then twice the
+error of what is predicted, and never more than a third of what they change by.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from zo.tangents.excitation.dither import Prediction
+from zo.tangents.excitation.gain import Gain
+from zo.tangents.models.values import Form
+from zo.tangents.record.pairs import CallPairs, reciprocal
+from zo.tangents.record.recording import RecordedCall
+from zo.tangents.tangent import sources
+
+# decision 121, this and the next:
+BEGUN = 0.2  # of how much the outputs change: what the response to a dither should be, until it is known,
+WANTED = 2.0  # then in multiples of the error of what is predicted,
+LARGEST = 0.3  # and at most
+KNOWN = 0.5  # of the predicted response: what must be there, for it to be known
+ENOUGH, MOST = 8, 128  # rows for each number that is dithered, and rows, by which the next size is chosen
+OF_FIELDS = 32  # rows, where a response is the same around all cells; decision 121
+
+
+class NextSize(NamedTuple):
+    """How large the next dither is to be, and how much of the response is known.
+
+    Attributes:
+        known: The share of the predicted response that answers show, from 0 to 1.
+        times: How many times as large the next dither should be.
+        response: The sum of the squares of the responses; 0 where it does not stand out of chance.
+        change: That of how much the outputs change.
+    """
+
+    known: float
+    times: float
+    response: float
+    change: float
+
+
+class DitheredRows(NamedTuple):
+    """What rows with dither have shown, in units of usual responses.
+
+    Attributes:
+        added: `(rows, numbers)`, the dither in its own deviation.
+        missed: `(rows, size_out)`, the answers less those predicted without the dither.
+        response: `(rows, size_out)`, the response to it that was predicted.
+        change: `(rows,)`, the square of how much the outputs change.
+        by_gain: `(rows, 2)`, the square of the response by the gain, and what chance makes of it; without
+            columns where there is none.
+        on_grid: whether that is a gain around each cell of a grid.
+    """
+
+    added: Tensor
+    missed: Tensor
+    response: Tensor
+    change: Tensor
+    by_gain: Tensor
+    on_grid: bool = False
+
+    @classmethod
+    def of(cls, calls: Sequence[tuple[RecordedCall, CallPairs, Prediction]], gain: Gain) -> DitheredRows:
+        """What calls of one box have shown: each with its pairs, and what was predicted of it."""
+        columns: list[tuple[Tensor, ...]] = []
+        short = reciprocal(calls[0][1].response_scale.double())
+        for call, pairs, prediction in calls:
+            rows = pairs.alive.nonzero().flatten()
+            parts = [part[0].reshape(len(pairs.z), -1) for part in call.added if part is not None]
+            y = pairs.y[rows].double()
+            advance = torch.zeros_like(y)
+            if any(place is not None for place in sources(pairs.inputs, pairs.outputs)):
+                advance = y - Form(pairs.inputs, pairs.outputs, ()).followed(pairs.z)[rows].double()
+            squares = gain.squares(prediction.dither[rows].double()) or ()
+            by_gain = [y[:, :0], *((square @ short.square())[:, None] for square in squares)]
+            response, missed = prediction.response[rows].double(), y - prediction.values[rows].double()
+            dither = torch.cat(parts, dim=1)[rows].double()
+            columns.append((dither, missed, response, y, advance, torch.cat(by_gain, dim=1)))
+        dither, miss, response, y, advance, by_gain = (
+            torch.cat(parts) for parts in zip(*columns, strict=True)
+        )
+        squares = [(c * short).square().sum(dim=1) for c in (y - y.mean(dim=0), advance)]
+        change = min(
+            (one for one in squares if bool(one.any())),
+            key=lambda one: float(one.sum()),
+            default=torch.full_like(squares[0], float(y.shape[1])),  # a row alone: as large as is usual
+        )
+        deviation = dither.square().mean(dim=0).sqrt()
+        numbers = deviation.nonzero().flatten()
+        dither = dither[:, numbers] / deviation[numbers]
+        return cls(dither, miss * short, response * short, change, by_gain, gain.on_grid)
+
+    def joined(self, other: DitheredRows) -> DitheredRows:
+        """These rows and others; the others alone where other numbers are dithered."""
+        both = zip(self[:-1], other[:-1], strict=True)
+        if any(one.shape[1:] != another.shape[1:] for one, another in both):
+            return other
+        return DitheredRows(*map(torch.cat, zip(self[:-1], other[:-1], strict=True)), self.on_grid)  # pyright: ignore
+
+    def verdict(self) -> NextSize:
+        """How much of the response is known, and how large the next dither should be.
+
+        Until the model knows the response, its size is that of the regression of answers on the dither, with
+        which nothing else goes; what chance makes of it counts too, so that it is never thought too small.
+        """
+        rows = len(self.added)
+        change, without = float(self.change.sum()), float(self.missed.square().sum())
+        error = float((self.missed - self.response).square().sum())
+        square = float(self.response.square().sum())
+        chance = math.sqrt(without * square / rows)  # what the product of both may be where nothing is known
+        share = (float((self.missed * self.response).sum()) - chance) / square if square > 0 else 0.0
+        share = min(max(share, 0.0), 1.0) if math.isfinite(share) else 0.0
+        if not math.isfinite(without) or not without or not change:
+            return NextSize(0.0, 1.0, 0.0, change)
+        if share > KNOWN and error < without:
+            response = share * square
+            target = min(WANTED**2 * error, LARGEST**2 * change)
+            return NextSize(share, math.sqrt(target / response), response, change)
+        response, chance = self._regressed()
+        response = max(response - chance, 0.0)
+        target = BEGUN**2 * change
+        times = math.sqrt(target / (response + chance))
+        clear = response if response > 2 * chance else 0.0
+        if times < 1.0:  # by chance alone none is made smaller
+            times = min(1.0, math.sqrt(target / clear)) if clear else 1.0
+        return NextSize(share, times, clear, change)
+
+    def _regressed(self) -> tuple[float, float]:
+        """The response by regression of answers on the dither, and what chance makes of it in the mean."""
+        if self.by_gain.shape[1]:
+            response, chance = self.by_gain.sum(dim=0).tolist()
+            return response, chance
+        rows, without = len(self.added), float(self.missed.square().sum())
+        slope = self.added.T @ self.missed / rows
+        return rows * float(slope.square().sum()), self.added.shape[1] / rows * without
