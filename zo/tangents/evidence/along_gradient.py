@@ -17,7 +17,7 @@ from zo.objective import uncompiled
 from zo.perturbation import Directions
 from zo.tangents.evidence.balance import NEARER, missing, of_slope
 from zo.tangents.evidence.predictions import Squares, relative_error
-from zo.tangents.playback.playback import replay
+from zo.tangents.playback.playback import evaluate_again
 from zo.tangents.playback.step_gradient import StepGradient
 from zo.tangents.playback.way_back import Narrow
 from zo.tangents.record.pairs import CallPairs, reciprocal
@@ -181,7 +181,7 @@ class _Uphill:
         if failure_share <= FEW:
             listeners, after = [_Listening(at) for at in self._step_gradient.at_calls], Snapshot(step.network)
             self._step_gradient.before.restore()
-            of_answered = replay(step, self._step_gradient.boxes, window, listeners, counting).gradients
+            of_answered = evaluate_again(step, self._step_gradient.boxes, window, listeners, counting).gradients
             after.restore()
             if failure_share:
                 expectation = predicted / self.slope**2 * float(_flat(of_answered) @ self._gradient)
@@ -210,7 +210,7 @@ class _Uphill:
         listeners = [_Listening(at) for at in gradient.at_calls]
         after = Snapshot(gradient.step.network)
         gradient.before.restore()
-        replay(gradient.step, gradient.boxes, window, listeners, torch.isfinite(window.losses))
+        evaluate_again(gradient.step, gradient.boxes, window, listeners, torch.isfinite(window.losses))
         after.restore()
         rounding = _rounding(gradient.boxes, window, gradient.pairs, self._digits)
         return _of_loss(rounding, listeners)
@@ -222,7 +222,7 @@ class _Uphill:
         self._step_gradient.before.restore()
         alive = torch.isfinite(window.losses)
         with uncompiled(), monitor:
-            replay(gradient.step, gradient.boxes, window, gradient.at_calls, alive)
+            evaluate_again(gradient.step, gradient.boxes, window, gradient.at_calls, alive)
         after.restore()
         return monitor.seen
 
