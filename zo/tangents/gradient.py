@@ -213,17 +213,17 @@ class TangentGradient:
     @property
     def agreement(self) -> float | None:
         """The change of the loss along the last step's gradient over the predicted one; see the class."""
-        return self._judgement.check.agreement
+        return self._judgement.check.figures.get("agreement")
 
     @property
     def agreement_of_rows(self) -> float | None:
         """The cosine of the rows' changes in the last step's check and the predicted ones; see the class."""
-        return self._judgement.check.agreement_of_rows
+        return self._judgement.check.figures.get("agreement_of_rows")
 
     @property
     def missed(self) -> float | None:
         """The relative error of the tangents' responses in the last step's check; see the class."""
-        return self._judgement.check.missed
+        return self._judgement.check.figures.get("missed")
 
     def backward(self, batch: Batch) -> Tensor:
         """Add this step's gradient to `.grad`, as autograd would.
