@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import warnings
 
@@ -13,10 +14,13 @@ from torch import nn
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
 from tests.zo.chains import ALWAYS, NEVER, X, along, bent, chain, flat_grads, make_network, true_grads
+from tests.zo.checks import check_of
 from tests.zo.row_boxes import FromTorch, weights
 from zo import TrustPolicy
 from zo.errors import TangentWarning, ZeroGradientWarning
-from zo.tangents.trust.evidence import Check
+from zo.tangents.evidence import along_gradient
+from zo.tangents.trust import figures
+from zo.tangents.trust.evidence import FailedRows
 from zo.tangents.trust.watch import TrustWatch
 
 
@@ -66,6 +70,31 @@ def test_rows_of_checks_are_counted_and_are_all_that_they_cost(evaluator):
     expected = zo.tangents.TangentCounts(steps=3, queries=7, rows=3 * 3 * 5 * 3 + 5 * 3, checks=1)
     assert gradient.counts == expected
     assert box.ledger.rows_run == box.ledger.rows_asked == expected.rows
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-4])
+def test_a_figure_of_one_measure_and_one_line_judges_a_box_but_not_a_noisy_one(monkeypatch, noise):
+    measured, generator = along_gradient.Query.figures, torch.Generator().manual_seed(0)
+    monkeypatch.setattr(along_gradient.Query, "figures", lambda query: {**measured(query), "new": 5.0})
+    line = figures.Figure("new", lambda *_: (0.0, 1.0), lambda found, limit: f"<= {limit:g}, found {found:g}")
+    monkeypatch.setattr(figures, "FIGURES", (*figures.FIGURES, line))
+    box = FromTorch(
+        lambda x: bent(x) + noise * torch.randn(x.shape, generator=generator, dtype=x.dtype), (X,), (X,)
+    )
+    gradient = zo.TangentGradient(
+        make_network(),
+        chain(box),
+        boxes=[box],
+        tangent=zo.KernelTangent(),
+        trust_policy=dataclasses.replace(ALWAYS, average=1),
+    )
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for step in range(2):  # the second time the noise is known, and the way as long as that asks for
+            gradient.backward(weights(5, 4, seed=step))
+            assert gradient.metrics().get("tangent_new") == (None if noise else 5.0)
+    assert any("<= 1, found 5" in str(warning.message) for warning in said) == (not noise)
+    assert gradient.counts.checks == 2 and bool(gradient.watch.noise) == bool(noise)
 
 
 @pytest.mark.quick_cases(1)
@@ -366,7 +395,7 @@ def test_three_checks_in_a_row_that_tell_nothing_are_said_once():
     said = []
 
     def backward(step, agreement, failed):
-        watch.saw(step, 0.1, Check(agreement, failed=failed))
+        watch.saw(step, 0.1, check_of(agreement, reason=None if failed is None else FailedRows(failed)))
 
     for step, (agreement, failed) in enumerate(
         [

@@ -11,9 +11,9 @@ from typeguard import suppress_type_checks
 
 import zo
 from tests.tasks.problems import Beside, Steering
+from tests.zo.checks import check_of
 from zo import TrustPolicy
 from zo.errors import TangentWarning
-from zo.tangents.trust.evidence import Check
 from zo.tangents.trust.watch import TrustWatch
 
 
@@ -23,7 +23,7 @@ def watch(errors, policy, probes=2, agreements=(), max_rows=18.0):
     for step, error in enumerate(errors):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            trust.saw(step, error, Check(dict(agreements).get(step)))
+            trust.saw(step, error, check_of(dict(agreements).get(step)))
         added = [str(warning.message) for warning in caught if "From now on" in str(warning.message)]
         assert len(added) == (
             trust.probes > (changes[-1] if changes else probes)
@@ -69,7 +69,7 @@ def test_steps_count_from_one_and_a_check_is_named_where_it_is_judged_later():
     trust = TrustWatch(TrustPolicy(), 0, 3.5)
     with pytest.warns(TangentWarning) as caught:
         for step in range(36):
-            trust.saw(step, 0.1, Check(0.3) if step in (9, 35) else Check())
+            trust.saw(step, 0.1, check_of(0.3) if step in (9, 35) else check_of())
     first, second = (str(warning.message) for warning in caught)
     assert first.startswith("Step 11: ") and "found 0.3 times (in the check of step 10). From" in first
     assert second.startswith("Step 36: ") and "found 0.3 times. From" in second
@@ -84,7 +84,7 @@ def test_a_remedy_says_how_many_steps_it_has(last, left):
     trust = TrustWatch(TrustPolicy(), 0, 3.5, last=last)
     with pytest.warns(TangentWarning) as caught:
         for step in range(11):
-            trust.saw(step, 0.1, Check(0.3) if step == 9 else Check())
+            trust.saw(step, 0.1, check_of(0.3) if step == 9 else check_of())
     (told,) = (str(warning.message) for warning in caught)
     assert "From now on 1 probe until trust returns" in told
     assert ("left." in told) is bool(left) and left in told
@@ -98,7 +98,7 @@ def test_no_remedy_is_begun_in_the_last_step():
             trust.saw(
                 step,
                 0.1,
-                Check(0.3) if step == 9 else Check(),
+                check_of(0.3) if step == 9 else check_of(),
                 lambda: asked.append(1) or ["it learns longer"],
             )
     (told,) = (str(warning.message) for warning in caught)
@@ -131,7 +131,7 @@ def test_of_a_box_in_pieces_no_probes_are_advised():
     trust = TrustWatch(TrustPolicy(average=2), 0, 3.5)
     with pytest.warns(TangentWarning) as caught:
         for step in range(12):
-            trust.saw(step, 4.0, Check(flat=0.9) if step == 1 else Check())
+            trust.saw(step, 4.0, check_of(flat=0.9) if step == 1 else check_of())
     flat, stuck = (str(warning.message) for warning in caught)
     assert "constant in pieces" in flat and "no probes are added" in flat
     assert "Training may be worse than none" in stuck and "probes" not in stuck and "allows none" not in stuck
@@ -202,9 +202,9 @@ def test_without_probes_a_check_is_bad_in_four_ways(check, words):
     loud = TrustWatch(policy, 0, 1.0)
     with pytest.warns(TangentWarning, match=words) as caught:
         for step in range(12):
-            loud.saw(step, 0.1, Check(*check) if step == 9 else Check())
-            quiet.saw(step, 0.1, Check(1.4, 0.4) if step == 9 else Check())
-            rows.saw(step, 0.1, Check(1.7, 0.6, 0.96) if step == 9 else Check())
+            loud.saw(step, 0.1, check_of(*check) if step == 9 else check_of())
+            quiet.saw(step, 0.1, check_of(1.4, 0.4) if step == 9 else check_of())
+            rows.saw(step, 0.1, check_of(1.7, 0.6, 0.96) if step == 9 else check_of())
     assert loud.lost and not quiet.lost and not rows.lost and len(caught) == 1
     assert str(caught[0].message).count("found") == 1  # only the limit that is broken
     assert "max_rows=1 allows none" in str(caught[0].message)  # as given, without what checks take
@@ -213,7 +213,7 @@ def test_without_probes_a_check_is_bad_in_four_ways(check, words):
     assert ("worse than none" in str(caught[0].message)) == (not too_short)
     with_probes = TrustWatch(policy, 2, 3.1)
     for step in range(12):  # with them only too little of the change is bad
-        with_probes.saw(step, 0.1, Check(1.7, 0.6) if step == 9 else Check())
+        with_probes.saw(step, 0.1, check_of(1.7, 0.6) if step == 9 else check_of())
     assert not with_probes.lost
 
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 import zo
 from blackbox import ArraySpec
+from tests.zo.checks import check_of
 from tests.zo.row_boxes import FromTorch
 from zo import TrustPolicy
 from zo.errors import TangentWarning
-from zo.tangents.trust.evidence import Check
 from zo.tangents.trust.watch import TrustWatch
 
 CELLS = 8
@@ -34,7 +34,7 @@ def closed_loop(
             watch.load_state_dict(state)
         probes.append(watch.probes)
         right = watch.probes > 0 or right_without(step)
-        check = Check(1.0 if right else 0.0) if watch.checks(step) else Check()
+        check = check_of(1.0 if right else 0.0) if watch.checks(step) else check_of()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             watch.saw(step, 0.1, check)
@@ -74,7 +74,7 @@ def test_an_error_of_values_that_comes_again_holds_probes_too():
     with pytest.warns(TangentWarning) as caught:
         for step in range(300):
             probes.append(watch.probes)
-            right = Check(1.0) if watch.checks(step) and watch.probes else Check()
+            right = check_of(1.0) if watch.checks(step) and watch.probes else check_of()
             watch.saw(step, 0.1 if watch.probes else 2.0, right)
     bought = [step for step in range(1, 300) if probes[step] and not probes[step - 1]]
     assert len(caught) == 2 and sum(probes[bought[1] :]) >= 0.95 * (300 - bought[1])
@@ -86,7 +86,7 @@ def test_a_check_that_shows_nothing_takes_no_probes_back():
     with pytest.warns(TangentWarning) as caught:
         for step in range(200):
             probes.append(watch.probes)
-            watch.saw(step, 0.1, Check(0.0) if step == 9 else Check())
+            watch.saw(step, 0.1, check_of(0.0) if step == 9 else check_of())
     assert [step + 1 for step, number in enumerate(probes[11:], start=11) if not number] == [25, 75, 175]
     assert len(caught) == 1
 
@@ -110,11 +110,26 @@ def test_a_state_of_before_is_read():
     watch.load_state_dict(before)
     assert (watch.probes, watch.lost, watch.state.steps, watch.state.failed) == (1, True, 4, 1)
     assert watch.error == pytest.approx(0.3 / 0.9)
-    assert watch.state.check == Check(0.2, 0.1, 0.7) and watch.state.checked == 24
+    assert watch.state.check == check_of(0.2, 0.1, 0.7) and watch.state.checked == 24
     assert {"flat", "control", "stuck, time 1"} == set(watch.state_dict()["said"])
     again = TrustWatch(TrustPolicy(), 0, 3.5)
     again.load_state_dict(watch.state_dict())
     assert again.state == watch.state
+
+
+def test_a_state_of_before_checks_had_figures_is_read():
+    """As 0.3 wrote it later: with a field for each figure, and for each reason why there are none."""
+    watch = TrustWatch(TrustPolicy(), 0, 3.5)
+    watch.saw(24, 0.1, check_of(0.9, 0.1, 0.99, rows=6, queries=1, noise=0.0))
+    state = watch.state_dict()
+    before = {
+        "agreement": 0.9, "missed": 0.1, "agreement_of_rows": 0.99, "rows": 6, "queries": 1, "noise": 0.0,
+        "failed": None, "flat": None, "digits": None, "narrow": None, "unlike": None, "balance": None,
+        "cut": None,
+    }  # fmt: skip
+    again = TrustWatch(TrustPolicy(), 0, 3.5)
+    again.load_state_dict(copy.deepcopy(state) | {"check": before})
+    assert again.state == watch.state and again.state_dict() == state
 
 
 def advanced(x: Tensor, a: Tensor) -> Tensor:

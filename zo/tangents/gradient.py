@@ -213,17 +213,17 @@ class TangentGradient:
     @property
     def agreement(self) -> float | None:
         """The change of the loss along the last step's gradient over the predicted one; see the class."""
-        return self._judgement.check.agreement
+        return self._judgement.check.figures.get("agreement")
 
     @property
     def agreement_of_rows(self) -> float | None:
         """The cosine of the rows' changes in the last step's check and the predicted ones; see the class."""
-        return self._judgement.check.agreement_of_rows
+        return self._judgement.check.figures.get("agreement_of_rows")
 
     @property
     def missed(self) -> float | None:
         """The relative error of the tangents' responses in the last step's check; see the class."""
-        return self._judgement.check.missed
+        return self._judgement.check.figures.get("missed")
 
     def backward(self, batch: Batch) -> Tensor:
         """Add this step's gradient to `.grad`, as autograd would.
@@ -274,15 +274,13 @@ class TangentGradient:
             return gradient.back.loss
 
     def replays(self) -> int:
-        """How many replays may follow the last step, see `replay`; 0 before the first.
+        """How many replays may follow the last step; from the first call on windows are kept for them.
 
-        Unless the number is fixed (`replays`), there are none with a tangent whose `replayed` is False, such
-        as a `StudentTangent`, which stands in front of classifiers, where a replay teaches the recorded
-        noise; and none where the tangents'
-        predictions of the last step's answers were off by more than ten times what they would be without
-        knowing anything: the weights are then where the tangents have learned nothing.
-
-        Windows are kept from the first call of this method on.
+        See `replay`. 0 before the first step, and then the number that was given as `replays`. Where none
+        was, there are no replays in two cases. One is a tangent whose `replayed` is False, such as a
+        `StudentTangent`: in front of a classifier a replay teaches the noise that was recorded. The other is
+        a last step whose answers the tangents predicted ten times worse than knowing nothing would: the
+        weights are then where the tangents have learned nothing.
         """
         return self._replays.allowed()
 
@@ -321,12 +319,12 @@ class TangentGradient:
             return loss
 
     def imaginations(self) -> int:
-        """How many imagined batches may follow the last step, see `imagine`; 0 in the first ones.
+        """How many imagined batches may follow the last step; from the first call on each step is judged.
 
-        Unless the number is fixed (`imaginations`), it begins with nine and grows by half with each window in
-        which the gradient through the tangents' values is near the one that the step takes, to at most 59;
-        there are none where their mean difference over the last windows is larger than the mean gradient.
-        Windows are judged so from the first call of this method on.
+        See `imagine`. It is the number that was given as `imaginations`. Where none was, each step's gradient
+        is compared with the one through the tangents' values. Three such steps allow nine imagined batches,
+        and each further one half as many again, up to 59; there are none while the mean difference over the
+        last steps is larger than the mean gradient.
         """
         self._imagination.wanted = True
         return self._imagination.trusted()
@@ -409,8 +407,8 @@ class TangentGradient:
 
         `counts.queries` has those of all steps so far.
 
-        A check that finds fault takes one more, the first of these two, and so does each where rounding of a
-        box's outputs would hide what it asks for; those that noise would hide take none.
+        A check is counted as one query. It takes more where it finds fault, to confirm that, or where
+        rounding of a box's outputs hides what it asked for. It takes none where noise would hide it.
         """
         return self.watch.probes + self.watch.checks(self.counts.steps)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from zo.objective import uncompiled
 from zo.perturbation import Directions
 from zo.tangents.evidence.balance import NEARER, missing, of_slope
 from zo.tangents.evidence.predictions import Squares, relative_error
-from zo.tangents.playback.playback import replay
+from zo.tangents.playback.playback import evaluate_again
 from zo.tangents.playback.step_gradient import StepGradient
 from zo.tangents.playback.way_back import Narrow
 from zo.tangents.record.pairs import CallPairs, reciprocal
@@ -25,6 +25,7 @@ from zo.tangents.record.recording import RecordedCall, Recorder, Repeated
 from zo.tangents.record.window import Window
 from zo.tangents.tangent import Linearised
 from zo.tangents.trust import Check, TrustWatch, is_flat
+from zo.tangents.trust.evidence import FailedRows, FewDigits, SixteenBits
 
 PREDICTED = 1e-3  # of the loss: the change along the gradient that the query is made for; decision 15
 FARTHEST = 1e-2  # and the most where the box is noisy or rounds: further on curvature would be measured
@@ -97,43 +98,46 @@ def checked(gradient: StepGradient, watch: TrustWatch) -> Check:
         watch: what finds fault, and knows the noise.
     """
     uphill = _Uphill(gradient, watch.noise)
-    size, check = uphill.size, Check(noise=watch.noise)
-    if not uphill.slope or not size:
+    check = _looked(uphill, watch)
+    unlike = uphill.noise / uphill.size if watch.noise is None and uphill.noise is not None else None
+    return replace(check, noise=uphill.noise, unlike=unlike, rows=uphill.rows, queries=uphill.queries)
+
+
+def _looked(uphill: _Uphill, watch: TrustWatch) -> Check:
+    """What queries show: one that goes far enough to show something, and those that confirm a fault."""
+    change, reason = uphill.shortest()
+    if change is None:
+        return Check(reason=reason)
+    check, hidden = uphill.look(change)
+    if hidden and change < uphill.most:
+        check, hidden = uphill.look(uphill.most)
+    unmoved = check.reason is None and (check.flat is None or is_flat(check.flat))
+    if unmoved and change < uphill.farther:
+        change = uphill.farther
+        check, hidden = uphill.look(change)
+
+    fault = watch.doubts(check)
+    if fault and (dtype := uphill.narrow()) is not None:
+        return Check(reason=SixteenBits(dtype))
+    fault = fault or watch.may_be_cut(check)
+    wild = uphill.noise is None and abs(check.figures.get("agreement", 0.0)) > WILD
+    if (fault or wild) and uphill.noise is None and uphill.measure_noise():
+        return replace(check, figures={})  # they were chosen to be seen without noise
+    if not fault or uphill.noise or hidden:
         return check
-    change = max(PREDICTED * size, BEYOND_NOISE * (watch.noise or 0.0))
-    if uphill.digits is not None and change <= FARTHEST * size:
-        change = max(change, uphill.rounding() / COARSE)
-        if change > FARTHEST * size:
-            return replace(check, digits=uphill.digits)
-    if change > FARTHEST * size:
+    nearer, hidden = uphill.look(change / NEARER)
+    if hidden or not nearer.shows:
         return check
-    check, coarse = uphill.check(change)
-    if coarse > COARSE and change < FARTHEST * size:
-        check, coarse = uphill.check(FARTHEST * size)
-    farther = NEAREST * float(gradient.step.parameters.flat().norm()) * uphill.slope
-    unmoved = check.failed is None and check.flat is None  # no input of a box has changed in any digit
-    if check.digits is None and (unmoved or is_flat(check.flat)) and change < farther:
-        change = farther
-        check, coarse = uphill.check(change)
-    if watch.doubts(check) and (narrow := uphill.narrow()) is not None:
-        result = Check(noise=watch.noise, narrow=narrow)
-        return replace(result, rows=uphill.rows, queries=uphill.queries)
-    doubt = watch.doubts(check) or watch.may_be_cut(check)
-    if doubt or (watch.noise is None and abs(check.agreement or 0.0) > WILD):
-        noise = uphill.noise() if watch.noise is None else watch.noise
-        unlike = noise / size if watch.noise is None else None
-        check = replace(check, noise=noise, unlike=unlike)
-        if noise and watch.noise is None:
-            check = replace(check, agreement=None, missed=None, agreement_of_rows=None, balance=None)
-        elif doubt and not noise and coarse <= COARSE:
-            nearer, coarse = uphill.check(change / NEARER)
-            if nearer.agreement is not None and coarse <= COARSE:
-                cut = missing(check.balance, nearer.balance) if watch.may_be_cut(check) else None
-                if cut is not None:
-                    back, _ = uphill.check(-change / NEARER)
-                    cut = of_slope(nearer.balance, back.balance)
-                check = replace(nearer, noise=noise, unlike=unlike, cut=cut)
-    return replace(check, rows=uphill.rows, queries=uphill.queries)
+    return replace(nearer, cut=_cut(uphill, check, nearer, change) if watch.may_be_cut(check) else None)
+
+
+def _cut(uphill: _Uphill, check: Check, nearer: Check, change: float) -> float | None:
+    """How many times its length the gradient lacks, along itself; asks downhill too where something lacks."""
+    balance = nearer.figures.get("balance")
+    if missing(check.figures.get("balance"), balance) is None:
+        return None
+    back, _ = uphill.look(-change / NEARER)
+    return of_slope(balance, back.figures.get("balance"))
 
 
 class _Uphill:
@@ -141,11 +145,14 @@ class _Uphill:
 
     Args:
         gradient: the gradient that a step has taken.
-        noise: the noise of the loss, as far as it is known.
+        noise: the noise of the mean loss, see `Check.noise`; None where it is not known.
 
     Attributes:
+        noise: as given, or as measured since.
         slope: the length of the gradient.
         size: the size of the rows' losses, their mean.
+        most: the largest change of the mean loss that a query is made for where rounding hides responses.
+        farther: the change of the mean loss along a ten-thousandth of the weights' length.
         rows: how many rows the boxes were asked for so far.
         queries: how many queries were made.
         digits: the fewest significant digits of a box's answers; None where all have those of their dtype.
@@ -153,56 +160,67 @@ class _Uphill:
 
     def __init__(self, gradient: StepGradient, noise: float | None) -> None:
         window = gradient.window
-        self._step_gradient, self._noise = gradient, noise
+        self._step_gradient, self.noise = gradient, noise
         self._dither = Repeated(window.calls)
         self._gradient = _flat(gradient.gradients)
         self.slope = float(self._gradient.norm())
         self.size = float(window.losses[torch.isfinite(window.losses)].double().abs().mean())
+        self.most = FARTHEST * self.size
+        self.farther = NEAREST * float(gradient.step.parameters.flat().norm()) * self.slope
         self.rows = self.queries = 0
         self._digits = _digits(gradient.boxes, window)
         self.digits = min(self._digits.values(), default=None)
 
-    def check(self, predicted: float) -> tuple[Check, float]:
+    def shortest(self) -> tuple[float | None, FewDigits | None]:
+        """The smallest change of the mean loss that shows something, and else why there is none."""
+        if not self.slope or not self.size:
+            return None, None
+        change = max(PREDICTED * self.size, BEYOND_NOISE * (self.noise or 0.0))
+        if change > self.most:
+            return None, None
+        if self.digits is None:
+            return change, None
+        change = max(change, self.rounding() / COARSE)
+        return (None, FewDigits(self.digits)) if change > self.most else (change, None)
+
+    def look(self, predicted: float) -> tuple[Check, bool]:
         """A query so far uphill, or downhill, that the gradient predicts this change of the mean loss.
 
         Returns:
-            What it shows, and how much of the responses is rounding.
+            What it shows, and whether rounding hides the responses.
         """
-        window, step = self._step_gradient.window, self._step_gradient.step
+        gradient, window, step = self._step_gradient, self._step_gradient.window, self._step_gradient.step
         change, recorder = self._changes(predicted / self.slope)
-        measurements = _responses(self._step_gradient, recorder)
-        responses = _predicted(self._step_gradient, measurements)
-        rounding = _rounding(self._step_gradient.boxes, window, measurements, self._digits)
-        response_error, coarse = _missed(self._step_gradient.pairs, measurements, responses, rounding)
+        measurements = _responses(gradient, recorder)
+        predictions = _predicted(gradient, measurements)
+        rounding = _rounding(gradient.boxes, window, measurements, self._digits)
+        response_error, coarse = _missed(gradient.pairs, measurements, predictions, rounding)
+        hidden = coarse > COARSE
         alive, counting = torch.isfinite(window.losses), torch.isfinite(change)
         failure_share = 1.0 - float(counting.sum()) / float(alive.sum())
-        expectation, of_rows, balance = predicted, None, None
-        errors: list[Tensor] | None = None
-        if failure_share <= FEW:
-            listeners, after = [_Listening(at) for at in self._step_gradient.at_calls], Snapshot(step.network)
-            self._step_gradient.before.restore()
-            of_answered = replay(step, self._step_gradient.boxes, window, listeners, counting).gradients
-            after.restore()
-            if failure_share:
-                expectation = predicted / self.slope**2 * float(_flat(of_answered) @ self._gradient)
-            errors = _errors(measurements, responses, listeners)
-            of_rows = _of_rows(errors, change, counting)
+        if failure_share > FEW:
+            return Check(reason=FailedRows(failure_share)), hidden
+
+        listeners, after = [_Listening(at) for at in gradient.at_calls], Snapshot(step.network)
+        gradient.before.restore()
+        of_answered = evaluate_again(step, gradient.boxes, window, listeners, counting).gradients
+        after.restore()
+        expectation = predicted
+        if failure_share:
+            expectation = predicted / self.slope**2 * float(_flat(of_answered) @ self._gradient)
         # where the rows that are left hardly change along the gradient, their share in it was small
-        if failure_share > FEW or not expectation / predicted >= 0.5:
-            return Check(noise=self._noise, failed=failure_share), coarse
-        agreement = float(change[counting].double().mean()) / expectation
-        if errors is not None:
-            balance = agreement - sum(float(error.sum()) for error in errors) / expectation
-        same = flat_share(measurements)
-        if self.digits is not None and coarse > COARSE:
-            return Check(noise=self._noise, digits=self.digits), coarse
-        if is_flat(same):  # neither number says anything of the gradient
-            return Check(noise=self._noise, flat=same), coarse
-        if self._noise or coarse > COARSE:
-            response_error = of_rows = balance = None
-        return Check(
-            agreement, response_error, of_rows, noise=self._noise, flat=same, balance=balance
-        ), coarse
+        if not expectation / predicted >= 0.5:
+            return Check(reason=FailedRows(failure_share)), hidden
+        if hidden and self.digits is not None:
+            return Check(reason=FewDigits(self.digits)), hidden
+        flat = flat_share(measurements)
+        if is_flat(flat):  # no figure says anything of the gradient
+            return Check(flat=flat), hidden
+        errors = _errors(measurements, predictions, listeners)
+        figures = Query(change, counting, expectation, errors, response_error).figures()
+        if self.noise or hidden:  # the way is long enough for the change of the mean loss alone
+            figures = {"agreement": figures["agreement"]}
+        return Check(figures, flat=flat), hidden
 
     def rounding(self) -> float:
         """The standard deviation that rounding gives a change of the mean loss; this takes no query."""
@@ -210,7 +228,7 @@ class _Uphill:
         listeners = [_Listening(at) for at in gradient.at_calls]
         after = Snapshot(gradient.step.network)
         gradient.before.restore()
-        replay(gradient.step, gradient.boxes, window, listeners, torch.isfinite(window.losses))
+        evaluate_again(gradient.step, gradient.boxes, window, listeners, torch.isfinite(window.losses))
         after.restore()
         rounding = _rounding(gradient.boxes, window, gradient.pairs, self._digits)
         return _of_loss(rounding, listeners)
@@ -222,15 +240,16 @@ class _Uphill:
         self._step_gradient.before.restore()
         alive = torch.isfinite(window.losses)
         with uncompiled(), monitor:
-            replay(gradient.step, gradient.boxes, window, gradient.at_calls, alive)
+            evaluate_again(gradient.step, gradient.boxes, window, gradient.at_calls, alive)
         after.restore()
         return monitor.seen
 
-    def noise(self) -> float:
-        """The standard deviation of the change of the mean loss by a query that moves nothing."""
+    def measure_noise(self) -> float:
+        """The standard deviation of the change of the mean loss, by a query that moves nothing."""
         change, _ = self._changes(0.0)
         change = change[torch.isfinite(change)].double()
-        return float(change.square().sum().sqrt()) / max(len(change), 1)
+        self.noise = float(change.square().sum().sqrt()) / max(len(change), 1)
+        return self.noise
 
     def _changes(self, length: float) -> tuple[Tensor, Recorder]:
         """The changes of the rows' losses so far uphill, and a record of what the boxes were asked."""
@@ -250,6 +269,40 @@ class _Uphill:
         finally:
             after.restore()
             self.rows, self.queries = self.rows + recorder.rows, self.queries + 1
+
+
+@dataclass(frozen=True)
+class Query:
+    """What a query along the gradient has measured, beside what was predicted of it.
+
+    Attributes:
+        change: the change of each row's loss, `(rows,)`.
+        counting: the rows that failed neither here nor in the base, `(rows,)` bool.
+        expectation: the change of their mean loss that the gradient predicts.
+        errors: what the errors of J d change of that mean, see `_errors`.
+        response_error: the relative error of J d as a prediction of the boxes' responses; None where nothing
+            responded.
+    """
+
+    change: Tensor
+    counting: Tensor
+    expectation: float
+    errors: Sequence[Tensor] | None
+    response_error: float | None
+
+    def figures(self) -> dict[str, float]:
+        """All figures that are known, see `Check.figures`: the place to measure a new one."""
+        agreement = float(self.change[self.counting].double().mean()) / self.expectation
+        balance = None
+        if self.errors is not None:
+            balance = agreement - sum(float(error.sum()) for error in self.errors) / self.expectation
+        figures = {
+            "agreement": agreement,
+            "missed": self.response_error,
+            "agreement_of_rows": _of_rows(self.errors, self.change, self.counting),
+            "balance": balance,
+        }
+        return {name: figure for name, figure in figures.items() if figure is not None}
 
 
 class _Listening(Linearised):

@@ -133,5 +133,5 @@ def _squares_of_call(pairs: CallPairs, prediction: Tensor) -> Squares | None:
 
 
 def _least(sizes: Sequence[float]) -> float:
-    """The smallest measure that is one: rows that are all the same have no spread."""
+    """The smallest sum of squares that is not zero, as that of equal rows around their mean is; else 0."""
     return min((size for size in sizes if size), default=0.0)

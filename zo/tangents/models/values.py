@@ -130,6 +130,12 @@ class ValueTangent(Tangent):
     The model is y = W o N: what a subclass learns of the rows that it is given (`take`, `learn`) and says to
     inputs (`within`), and behind that a linear `OutputMap`, fitted to the last rows now and then.
 
+    A subclass has to fill `_moments` with the rows that it takes, in `take` or where it learns from them, for
+    the map takes its units from there: four entries, made by `moments(form)`, of inputs, other inputs,
+    outputs, and y - `carried(z)`, as in `KernelTangent.take`. One without a map may leave them empty; then
+    its `moments` has to give none. Rows are in `_window` already when `take` is called. A model that keeps
+    sums instead of rows, as `StencilTangent` does, leaves the window to the map; without one `window=1` does.
+
     Args:
         window: rows kept, the oldest going.
         output_map: whether there is a W.
@@ -169,7 +175,14 @@ class ValueTangent(Tangent):
 
     @abstractmethod
     def take(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:
-        """Look at rows, at least one and all finite, that are in the window now: inputs, others, outputs."""
+        """Look at rows, at least one and all finite, that are in the window now, and fill `_moments`.
+
+        Args:
+            form: what the rows of the box look like; the same in all calls.
+            z: the differentiable inputs of each row, end to end, `(rows, size_in)`.
+            others: the other inputs, end to end, `(rows, size)`.
+            y: the differentiable outputs, `(rows, size_out)`.
+        """
 
     def values(self, z: Tensor, others: Tensor) -> Tensor:
         """W o N, as `within`."""

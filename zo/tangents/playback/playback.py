@@ -1,4 +1,4 @@
-"""Replay: the base, recorded before or just now, with tangents in the place of the boxes' derivatives."""
+"""The base of a step, with its graph or evaluated again, and tangents for the boxes' derivatives."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from zo.tangents.record.window import Window
 from zo.tangents.tangent import Linearised
 
 
-class Replayed(NamedTuple):
-    """What `replay` gives.
+class WayBack(NamedTuple):
+    """The loss of a step and its gradient, by autograd through objective and tangents.
 
     Attributes:
         loss: the mean loss, detached.
@@ -50,13 +50,13 @@ class Replayed(NamedTuple):
     reached: set[tuple[int, int]]
 
 
-def replay(
+def evaluate_again(
     step: Step,
     boxes: Sequence[BlackBoxFunction],
     window: Window,
     at_calls: Sequence[Linearised],
     rows: Tensor | None = None,
-) -> Replayed:
+) -> WayBack:
     """The objective once more, with recorded answers, and autograd through it and the tangents.
 
     Args:
@@ -70,7 +70,7 @@ def replay(
         TangentError: it is not the evaluation that was recorded, or a gradient arrives at another box.
     """
     counting = window.survived if rows is None else rows
-    answers = _Replay(boxes, window, at_calls, counting)
+    answers = _Again(boxes, window, at_calls, counting)
     first = rows is None and step.number == 0  # not where a check looks again
     with torch.enable_grad():
         with intercepted(answers.call):
@@ -79,11 +79,11 @@ def replay(
         loss = by_row[counting].mean()
         beside = first and reaches(loss, step.parameters.tensors, around=_Answered.__name__)
         gradients = gradients_of(loss, step, first=first)
-        return Replayed(mean_loss(by_row[counting]), gradients, beside, answers.reached)
+        return WayBack(mean_loss(by_row[counting]), gradients, beside, answers.reached)
 
 
 class Live:
-    """The base recorded with its graph, so that what a replay would evaluate once more is there already.
+    """The base recorded with its graph, so that it need not be evaluated again.
 
     For a base alone: beside probes it has no graph. The network is left as a forward pass leaves it.
 
@@ -94,7 +94,7 @@ class Live:
 
     Attributes:
         seen: what was recorded, as `record` gives it.
-        reached: see `Replayed`.
+        reached: see `WayBack`.
 
     Raises:
         TangentError: there was no call, or a gradient arrives at another box.
@@ -110,7 +110,7 @@ class Live:
         self.seen = recorder.recorded(self._losses.detach()[None])
 
     def gradients(self, at_calls: Sequence[Linearised]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Loss and gradients as `replay` gives them, where all rows survived; once: the graph is gone then.
+        """Loss and gradients as of `evaluate_again`, where all rows survived; once: the graph is gone then.
 
         Args:
             at_calls: what the box's tangent says at each call.
@@ -125,7 +125,7 @@ class _LiveRecorder(Recorder):
 
     Attributes:
         at_calls: what the box's tangent says at each call, to be filled before the graph is used.
-        reached: see `Replayed`.
+        reached: see `WayBack`.
     """
 
     def __init__(self, boxes: Sequence[BlackBoxFunction], dither: Dither) -> None:
@@ -281,7 +281,7 @@ class _WithHiddenWeights(Answers):
             self.unseen |= bool(unseen[rows_alive(self.alive, unseen)].any())
 
 
-class _Replay(Answers):
+class _Again(Answers):
     """Gives outputs that carry a gradient: the tangent's.
 
     Args:

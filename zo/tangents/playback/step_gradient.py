@@ -10,7 +10,7 @@ from torch import Tensor
 from blackbox import BlackBoxFunction
 from zo.evaluators.evaluator import Step
 from zo.evaluators.state import Snapshot
-from zo.tangents.playback.playback import Replayed
+from zo.tangents.playback.playback import WayBack
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.window import Window
 from zo.tangents.tangent import Linearised
@@ -33,7 +33,7 @@ class StepGradient:
     boxes: Sequence[BlackBoxFunction]
     window: Window
     at_calls: Sequence[Linearised]
-    back: Replayed
+    back: WayBack
     before: Snapshot
 
     @property

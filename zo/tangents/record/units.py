@@ -104,7 +104,7 @@ class _Running:
 
 
 def _with_scales(specs: tuple[ArraySpec, ...], measured: Tensor) -> Tensor:
-    """The measured units `(size,)`, but where a spec has a scale that."""
+    """The unit of each number, `(size,)`: the scale of its spec, or the measured one where it has none."""
     pieces = zip(specs, measured.split(sizes(specs)), strict=True)
     return torch.cat(
         [piece if spec.scale is None else piece.new_tensor(spec.scale) for spec, piece in pieces]

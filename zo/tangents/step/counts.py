@@ -18,8 +18,8 @@ class TangentCounts:
             steps that were refused then.
         dropped: rows of probes, in a call, whose pairs were left out because they failed.
         checks: queries along the gradient (see `TrustPolicy.check_every`).
-        failed_checks: of those, how many showed nothing, since too many rows failed, or
-            the boxes are noisy or constant in pieces.
+        failed_checks: checks that showed nothing: too many rows failed, or noise, rounding, or a box that is
+            constant in pieces hid what they asked for.
         lost: rows of the batch that were left out because their loss was not finite.
         replays: calls of `replay`, which run no box.
         imagined: calls of `imagine` that added a gradient; they run no box either.
@@ -49,6 +49,6 @@ class TangentCounts:
         self.rows += check.rows
         self.dropped += evaluation.dropped
         self.checks += check.queries > 0
-        self.failed_checks += check.queries > 0 and check.agreement is None
+        self.failed_checks += check.queries > 0 and not check.shows
         self.lost += evaluation.lost
         return evaluation.rows + check.rows

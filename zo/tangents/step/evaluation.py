@@ -23,7 +23,7 @@ from zo.execution.ranks import Ranks, fingerprint
 from zo.failures import survivors
 from zo.same_run import arrays_of, refuse_other_run, same_chunk
 from zo.tangents.assumptions.cut import outputs_without_gradient
-from zo.tangents.playback.playback import Live, Replayed, refuse_unseen_weights, replay
+from zo.tangents.playback.playback import Live, WayBack, evaluate_again, refuse_unseen_weights
 from zo.tangents.playback.step_gradient import StepGradient
 from zo.tangents.playback.way_back import refuse_autocast
 from zo.tangents.record.pairs import CallPairs
@@ -276,15 +276,15 @@ class Evaluation:
             errors: of their predictions, by call, for a message.
 
         Raises:
-            TangentError: as `replay` and `Live.gradients`; or rows depend on those that failed, or the
-                gradient is not finite.
+            TangentError: as `evaluate_again` and `Live.gradients`; or rows depend on those that failed, or
+                the gradient is not finite.
         """
         number, units = self.step.number, [(at.rows.d_scale, at.rows.response_scale) for at in at_calls]
         window = Window(number, self.batch, tuple(self.calls), tuple(units), self.losses, self.survived)
         if self._live is None:
-            back = replay(self.step, self.boxes, window, at_calls)
+            back = evaluate_again(self.step, self.boxes, window, at_calls)
         else:
-            back = Replayed(*self._live.gradients(at_calls), False, self._live.reached)
+            back = WayBack(*self._live.gradients(at_calls), False, self._live.reached)
         self._turns.look()
         checks.refuse_dependent_rows(back.loss, self.losses, self.survived)
         checks.refuse_not_finite(back.gradients, errors, number)

@@ -110,7 +110,9 @@ class Replays:
         }
 
     def state_dict(self, steps: int) -> dict[str, Any]:
-        """The windows; until they are kept that of the first step, for a run that asks later begins with it.
+        """The windows, where they are kept; else the first step's, while there was no other step.
+
+        A run that first asks for replays after it was resumed has that window then, as one that was not.
 
         Args:
             steps: how many there were.

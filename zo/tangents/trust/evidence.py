@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 # decision 43:
 FLAT = 0.5  # of the rows whose input changed, that gave the same answer: then the box is constant in pieces
@@ -10,46 +11,71 @@ MISSING = 1.0  # of the gradient's length, along it, that is missing: it is said
 
 
 @dataclass(frozen=True)
-class Check:
-    """What a query along the gradient has shown; all None where there was no check.
+class FailedRows:
+    """Why a check shows nothing: too many of its rows failed, or those with most of the gradient.
 
     Attributes:
-        agreement: the change of the loss over what the gradient predicts, 1 for the true gradient; None if
-            it is not known: the gradient is zero, the boxes are noisy, or too many rows failed.
-        agreement_of_rows: the cosine of the changes of the rows' own losses and what the tangents predict of
-            each, 1 for the true gradient; None where there are fewer than four rows, `missed` is not known,
-            or a call's rows are not rows of the batch.
-        missed: the relative error of the tangents' J d as a prediction of the boxes' responses; None where
-            nothing changed, or the boxes are noisy.
+        share: of the rows that had not failed in the base.
+    """
+
+    share: float
+
+
+@dataclass(frozen=True)
+class FewDigits:
+    """Why a check shows nothing: the boxes' answers are rounded by as much as it changes them.
+
+    Attributes:
+        digits: the fewest significant digits of a box's answers.
+    """
+
+    digits: int
+
+
+@dataclass(frozen=True)
+class SixteenBits:
+    """Why a check shows nothing: numbers between weights and loss are rounded by as much as it changes them.
+
+    Attributes:
+        dtype: of those numbers.
+    """
+
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """What queries along the gradient have shown; of a step without a check all is empty.
+
+    Attributes:
+        figures: what was measured, by name: those of `zo.tangents.trust.figures.FIGURES`, and "balance", the
+            agreement with the boxes' own responses in the place of the tangents', which is 1 where autograd
+            saw all that the loss depends on, but for curvature. One that is not known is left out, and all
+            are where the queries show nothing.
+        reason: why they show nothing, where rows that failed or rounding are the reason.
         rows: how many rows the boxes were asked for.
         queries: how many queries were made.
         noise: the standard deviation of the change of the mean loss when nothing is changed; None where that
             is not known yet.
-        failed: the share of rows that failed here and not in the base, where it was too large to judge by, or
-            they had most of the gradient.
+        unlike: the noise as a share of the loss, in the check that has measured it.
         flat: of the rows of calls whose input was changed, the share that gave the base's very answer; None
             where nothing was changed, or that is not known.
-        digits: significant digits of the boxes' answers, where these are so few that the query shows nothing.
-        narrow: the dtype of numbers of 16 bits between weights and loss, for which the query shows nothing.
-        unlike: the noise as a share of the loss, in the check that has measured it.
-        balance: the agreement with the boxes' own responses in the place of the tangents': 1 where autograd
-            saw all that the loss depends on, but for curvature; None where that is not known.
         cut: how many times its length the gradient lacks, along itself; None for nothing that shows.
     """
 
-    agreement: float | None = None
-    missed: float | None = None
-    agreement_of_rows: float | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
+    reason: FailedRows | FewDigits | SixteenBits | None = None
     rows: int = 0
     queries: int = 0
     noise: float | None = None
-    failed: float | None = None
-    flat: float | None = None
-    digits: int | None = None
-    narrow: str | None = None
     unlike: float | None = None
-    balance: float | None = None
+    flat: float | None = None
     cut: float | None = None
+
+    @property
+    def shows(self) -> bool:
+        """Whether the queries have shown anything of the gradient."""
+        return bool(self.figures)
 
 
 UNCHECKED = Check()

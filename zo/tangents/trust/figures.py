@@ -1,6 +1,7 @@
 """The figures of a check that cost trust: of each its limits, its sentence and its metric, in `FIGURES`.
 
-To add one: a field of `Check`, what measures it in `evidence/along_gradient.py`, and a line of the table.
+To add one: measure it in `Query.figures` (`evidence/along_gradient.py`), and write a line of the table here,
+with a limit in `TrustPolicy` where users set it.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Figure:
     """A figure of a check with its limits.
 
     Attributes:
-        name: of the field of `Check`; the metric's is that with "tangent_" before it.
+        name: in `Check.figures`; the metric's is that with "tangent_" before it.
         limits: the least and the most that it may be; None where it does not count.
         words: what was expected, from the value found and the limit that it breaks.
     """
@@ -49,7 +50,7 @@ class Figure:
 
     def fault(self, terms: Terms, state: State, check: Check) -> Fault | None:
         """The limit that a check breaks; None where it breaks none, or has not measured the figure."""
-        value, limits = getattr(check, self.name), self.limits(terms, state, check)
+        value, limits = check.figures.get(self.name), self.limits(terms, state, check)
         if value is None or limits is None or limits[0] <= value <= limits[1]:
             return None
         limit = limits[0] if value < limits[0] else limits[1]
@@ -57,8 +58,11 @@ class Figure:
 
 
 def _agreement(terms: Terms, state: State, check: Check) -> Limits | None:
-    """A model of values may predict too little too; beside a cut the loss changes by what none predicts."""
-    one_sided = state.asked or check.agreement_of_rows is not None
+    """The least agreement; also the most where a model of values predicts too little and no cosine shows it.
+
+    None once part of the gradient is known to be cut off: then the loss changes by what no tangent predicts.
+    """
+    one_sided = state.asked or "agreement_of_rows" in check.figures
     least = terms.policy.agreement
     cut = state.cut or check.cut is not None
     return None if cut else (least, math.inf if one_sided else 2 - least)
@@ -73,7 +77,7 @@ def _agreement_words(found: float, limit: float) -> str:
 
 
 def _of_rows(terms: Terms, state: State, check: Check) -> Limits | None:
-    """Or be wrong where the errors of rows cancel."""
+    """The least cosine, without probes: it shows a model of values whose errors cancel between rows."""
     return None if state.asked else (terms.policy.agreement_of_rows, math.inf)
 
 
@@ -85,8 +89,8 @@ def _of_rows_words(found: float, limit: float) -> str:
 
 
 def _missed(terms: Terms, state: State, check: Check) -> Limits | None:
-    """Or where the loss is flat."""
-    shown = state.asked or check.agreement_of_rows is not None
+    """The largest error, without probes and with few rows: a flat loss hides that responses are wrong."""
+    shown = state.asked or "agreement_of_rows" in check.figures
     return None if shown else (-math.inf, terms.policy.missed)
 
 
@@ -123,7 +127,7 @@ def fault_of_error(state: State, error: float, limit: float) -> Fault:
 
 def metrics(check: Check) -> dict[str, float | None]:
     """The figures of a check, by the names of their metrics."""
-    return {f"tangent_{figure.name}": getattr(check, figure.name) for figure in FIGURES}
+    return {f"tangent_{figure.name}": check.figures.get(figure.name) for figure in FIGURES}
 
 
 def _above(value: float, limit: float) -> str:

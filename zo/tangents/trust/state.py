@@ -20,6 +20,8 @@ _FLAGS = {  # of states before notices had names
     "cut": "cut",
 }
 _FIGURES = {"agreement": "agreement", "missed": "missed", "of_rows": "agreement_of_rows"}
+_FIELDS = ("agreement", "missed", "agreement_of_rows", "balance")  # of a check, before it had figures
+_REASONS = ("failed", "digits", "narrow")  # the same, of a check that showed nothing, which no state has
 
 
 @dataclass(frozen=True)
@@ -152,14 +154,23 @@ def saved(state: State, said: Iterable[str]) -> dict[str, Any]:
 
 
 def restored(kept: dict[str, Any]) -> tuple[State, set[str]]:
-    """The state and the names that `saved` kept, also where versions before notices had names did."""
+    """The state and the names that `saved` kept, also where versions before did."""
     kept = dict(kept)
-    if "said" not in kept:
+    if "said" not in kept:  # before notices had names
         names = {name for flag, name in _FLAGS.items() if kept.get(flag)}
         figures = {name: kept.pop(figure) for figure, name in _FIGURES.items()}
-        check = asdict(Check(**figures)) if any(value is not None for value in figures.values()) else None
+        check = figures if any(value is not None for value in figures.values()) else None
         kept = {key: value for key, value in kept.items() if not key.startswith("told_") and key != "warned"}
         kept |= {"failed": kept.pop("untold"), "check": check, "said": names}
     names = set(kept.pop("said"))
     check = kept.pop("check")
-    return State(**kept, check=None if check is None else Check(**check)), names
+    return State(**kept, check=None if check is None else _check(check)), names
+
+
+def _check(kept: dict[str, Any]) -> Check:
+    """The check of a state that was kept; one that is kept has shown something, so it has no reason."""
+    kept = {name: value for name, value in kept.items() if name not in ("reason", *_REASONS)}
+    if "figures" not in kept:
+        figures = {name: kept.pop(name, None) for name in _FIELDS}
+        kept["figures"] = {name: value for name, value in figures.items() if value is not None}
+    return Check(**kept)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from zo.tangents.trust.evidence import Check, Evidence, is_flat, is_uneven
+from zo.tangents.trust.evidence import Check, Evidence, FailedRows, SixteenBits, is_flat, is_uneven
 from zo.tangents.trust.figures import Fault, fault_of_error, faults_of
 from zo.tangents.trust.state import State, Terms
 
@@ -54,12 +54,13 @@ def is_checked(terms: Terms, state: State, step: int) -> bool:
 def share_of(terms: Terms, state: State, check: Check) -> float:
     """The factor of a step's gradient, after a check.
 
-    Where it finds fault, by the agreement, from -1 to 1: what is left is the true gradient's projection on
-    it, which is never longer than that, and never leads uphill.
+    1 where the check finds no fault. Else the agreement, between -1 and 1: that makes the step's gradient the
+    projection of the true gradient on it, so that it never leads uphill. It is never made longer.
     """
-    if check.agreement is None or not (terms.guesses and faults_of(terms, state, check)):
+    agreement = check.figures.get("agreement")
+    if agreement is None or not (terms.guesses and faults_of(terms, state, check)):
         return 1.0
-    return min(max(check.agreement, -1.0), 1.0)
+    return min(max(agreement, -1.0), 1.0)
 
 
 def decide(terms: Terms, state: State, evidence: Evidence) -> Verdict:
@@ -84,7 +85,7 @@ def _usual(terms: Terms, state: State, evidence: Evidence) -> Verdict:
         return Verdict(state)  # what they show of such a box is no error of the tangents
     average = terms.policy.average
     due = state.steps > 0 and state.steps % average == 0
-    if due or (check.agreement is not None and state.steps >= average):
+    if due or (check.shows and state.steps >= average):
         return _judged(terms, state, due)
     return Verdict(state)
 
@@ -95,7 +96,7 @@ def _tried(terms: Terms, state: State, evidence: Evidence) -> Verdict:
     if after.trial is None:
         return Verdict(after)  # the box is constant in pieces
     faults = faults_of(terms, after, evidence.check)
-    if evidence.check.agreement is not None and not faults:
+    if evidence.check.shows and not faults:
         back = replace(after.with_probes(terms.fewest), lost=False, returned=after.returned + 1)
         return Verdict(back, regained=True)
     stays = replace(after, trial=None, check=state.check, checked=state.checked, fresh=state.fresh)
@@ -109,11 +110,12 @@ def _seen(terms: Terms, state: State, evidence: Evidence) -> State:
         flat = is_flat(check.flat)
         less = flat and state.probes > terms.fewest
         state = replace(state.with_probes(terms.fewest) if less else state, flat=flat)
+    balance = check.figures.get("balance")
     state = replace(
         state,
-        narrow=state.narrow or check.narrow is not None,
+        narrow=state.narrow or isinstance(check.reason, SixteenBits),
         cut=state.cut or check.cut is not None,
-        whole=state.whole or (check.balance is not None and not is_uneven(check.balance)),
+        whole=state.whole or (balance is not None and not is_uneven(balance)),
         steps=state.steps + 1,
         noise=state.noise if check.noise is None else check.noise,
     )
@@ -126,14 +128,21 @@ def _seen(terms: Terms, state: State, evidence: Evidence) -> State:
             weight=keep * state.weight + (1.0 - keep),
         )
     state = replace(state, learned=state.learned or error is not None)
-    if check.agreement is not None:
+    if check.shows:
         good = state.passed or not faults_of(terms, state, check)
         return replace(state, check=check, checked=evidence.step, fresh=True, failed=0, passed=good)
-    return replace(state, failed=state.failed + (check.failed is not None))
+    return replace(state, failed=state.failed + isinstance(check.reason, FailedRows))
 
 
 def _judged(terms: Terms, state: State, due: bool) -> Verdict:
-    """`due`: the error too, which a check in between does not make old enough."""
+    """The verdict by the faults of the last check, and by the error of predictions where that is due.
+
+    Args:
+        terms: what the gradient was made with.
+        state: the trust, with what the step has shown.
+        due: whether `average` steps have passed since the error was last judged. A check may come in between,
+            when the error has not had the time to fall.
+    """
     policy, error, limit = terms.policy, state.error, limit_of(terms, state)
     faults = faults_of(terms, state, state.check)
     stays = good = False

@@ -121,7 +121,7 @@ class TrustWatch:
 
     def may_be_cut(self, check: Check) -> bool:
         """Whether part of the gradient may be missing: it is looked at until a check has shown it whole."""
-        return not (self.state.whole or self.state.cut) and is_uneven(check.balance)
+        return not (self.state.whole or self.state.cut) and is_uneven(check.figures.get("balance"))
 
     def saw(
         self,

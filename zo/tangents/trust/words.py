@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from blackbox.notices import Notice
 from blackbox.words import counted
 from zo.errors import TangentWarning
-from zo.tangents.trust.evidence import Evidence
+from zo.tangents.trust.evidence import Evidence, FailedRows, FewDigits, SixteenBits
 from zo.tangents.trust.remedies import Begun
 from zo.tangents.trust.state import State, Terms
 from zo.tangents.trust.verdict import RARELY, Verdict
@@ -35,6 +35,7 @@ def of_evidence(terms: Terms, state: State, evidence: Evidence) -> Iterator[Noti
         evidence: what the step has shown.
     """
     check, at = evidence.check, f"Step {evidence.step + 1}: "
+    reason = check.reason
     if check.flat is not None and state.flat:
         every = terms.policy.check_every
         rest = f", and there is a check in every {RARELY * every} steps alone" if every else ""
@@ -47,18 +48,18 @@ def of_evidence(terms: Terms, state: State, evidence: Evidence) -> Iterator[Noti
             f"so no probes are added{rest}.{student} Whether the tangent's slopes are of use only a held-out "
             f"loss says ({HELD_OUT}).",
         )
-    if check.digits is not None:
+    if isinstance(reason, FewDigits):
         yield _notice(
             "digits",
             f"{at}expected answers that show a change of the loss by a hundredth, the box's answers have "
-            f"{counted(check.digits, 'digit')}: print more (%.17g prints all). Checks that cannot "
+            f"{counted(reason.digits, 'digit')}: print more (%.17g prints all). Checks that cannot "
             "distinguish the gradient's effect from the last digit say nothing of the tangents: watch a "
             f"held-out loss ({HELD_OUT}).",
         )
-    if check.narrow is not None:
+    if isinstance(reason, SixteenBits):
         yield _notice(
             "narrow",
-            f"{at}expected float32 or float64 between the weights and the loss, got {check.narrow}, which "
+            f"{at}expected float32 or float64 between the weights and the loss, got {reason.dtype}, which "
             "rounds away what a check along the gradient changes. Checks show nothing of the tangents then, "
             f"and come ten times more rarely: watch a held-out loss ({HELD_OUT}), or leave out autocast.",
         )
@@ -81,11 +82,11 @@ def of_evidence(terms: Terms, state: State, evidence: Evidence) -> Iterator[Noti
             "whole numbers. No tangent mends that. Where you cut it on purpose, as at a fixed target, leave "
             "it; otherwise take the cut out, or take zo.LossGradient, which goes by the loss itself.",
         )
-    if check.failed is not None and check.agreement is None and state.failed == UNSHOWN:
+    if isinstance(reason, FailedRows) and state.failed == UNSHOWN:
         yield _notice(
             "failed checks",
             f"{at}expected at most a tenth of a check's rows to fail, and none with most of the gradient, "
-            f"{check.failed:.0%} did, and the last {UNSHOWN} checks showed nothing. Until one does, trust "
+            f"{reason.share:.0%} did, and the last {UNSHOWN} checks showed nothing. Until one does, trust "
             f"rests on predictions alone: watch a held-out loss ({HELD_OUT}), and see the black box's "
             "ledger.",
         )
