@@ -336,6 +336,9 @@ def _tangents() -> Iterator[Claim]:
         "mixed-units", "advection-reaction", "vorticity", "kolmogorov",
     )  # fmt: skip
     yield from in_table(TANGENTS, "## What was measured", more, columns, ours)
+    ends = [ours("kuramoto-sivashinsky", (method, "error")) for method in ("equation", "chosen")]
+    words = "ends at # of first order's error with it (two seeds), where the default ends at # (three)."
+    yield from in_text(TANGENTS, words, *ends)
 
 
 def _first_order(name: str) -> list[float]:
