@@ -101,7 +101,7 @@ def _images(name: str, about: str, time: str, *, seeds: int = 1) -> Benchmark:
 
 
 def _tangents() -> dict[str, str]:
-    """A file for each problem, one with other seeds, one with rivals, by its command, and the boxes alone."""
+    """A file for each problem, one with other seeds, and one of the boxes alone."""
     long = ("ks-26-8", *LONG)
     words_of = {"tangents_uncorrected.json": f"{SMALL} --uncorrected"}
     for path in sorted((protocol.RESULTS / "tangents").rglob("*.json")):
@@ -109,9 +109,6 @@ def _tangents() -> dict[str, str]:
         words = f"--size paper --problems {path.stem.removesuffix('-paper')}" if paper else SMALL
         if path.parent.name == "fresh":
             words += f" --folder fresh --seeds 3{'' if path.stem in long else ' 4 5'}"
-        if path.parent.name == "rivals":
-            command = json.loads(path.read_text(encoding="utf-8"))["command"]
-            words = command.removeprefix("python -m benchmarks tangents ")
         words_of[path.relative_to(protocol.RESULTS).as_posix()] = words
     return words_of
 

@@ -225,6 +225,14 @@ def _readme() -> Iterator[Claim]:
         rows, middle, least, worst, count = _over_all("tangents", method)
         said = f"{words} | # | median # of # problems, # to # |"
         yield from in_text(README, said, rows, middle, count, least, worst)
+    alone = [
+        fmean(over_first)
+        for name in read(UNCORRECTED).get("errors", {})
+        if (over_first := _alone(name, _first_order(name), fmean)[0].values)
+    ]
+    values = (median(alone), len(alone), min(alone), max(alone))
+    said = "does not always | 0 | median # of # problems, # to # |"
+    yield from in_text(README, said, *((Figure((value,)), UNCORRECTED) for value in values))
     errors = [
         error for result in _of_rows().values() if (error := over_tuned(result, "replay, 0.2")) is not None
     ]
@@ -304,7 +312,7 @@ def _tangents() -> Iterator[Claim]:
         file, (method, column) = f"tangents/{name}.json", what
         curves = read(file).get("curves", {})
         if method == UNCORRECTED:
-            return _alone(name, [seed["errors"][-1] for seed in curves["first-order"].values()], fmean)
+            return _alone(name, _first_order(name), fmean)
         cost = spent(curves, method)
         rows = Figure() if cost is None else Figure((cost,))
         return rows if column == "rows" else Figure(tuple(ratios(curves, method))), file
@@ -328,6 +336,15 @@ def _tangents() -> Iterator[Claim]:
         "mixed-units", "advection-reaction", "vorticity", "kolmogorov",
     )  # fmt: skip
     yield from in_table(TANGENTS, "## What was measured", more, columns, ours)
+    ends = [ours("kuramoto-sivashinsky", (method, "error")) for method in ("equation", "chosen")]
+    words = "ends at # of first order's error with it (two seeds), where the default ends at # (three)."
+    yield from in_text(TANGENTS, words, *ends)
+
+
+def _first_order(name: str) -> list[float]:
+    """Errors of first order on a problem, by seed."""
+    curves = read(f"tangents/{name}.json").get("curves", {}).get("first-order", {})
+    return [curve["errors"][-1] for curve in curves.values()]
 
 
 def _alone(
@@ -335,7 +352,9 @@ def _alone(
 ) -> tuple[Figure, str]:
     """The box alone over some errors of first order, the mean or the median; none for a design."""
     alone = read(UNCORRECTED).get("errors", {}).get(name)
-    return Figure(() if alone is None else (middle([alone / error for error in errors]),)), UNCORRECTED
+    return Figure(
+        () if alone is None or not errors else (middle([alone / error for error in errors]),)
+    ), UNCORRECTED
 
 
 def _queries() -> Iterator[Claim]:

@@ -24,8 +24,8 @@ CERTIFIED = 10.0  # percent: where first order is below it, a ratio is of a hand
 ONE_SEED = "One seed and 300 test images: ratios that differ by less than .05 are not distinguishable."
 # what the committed files hold that today's code no longer gives
 SINCE = {
-    "tangents/*.json": "Their curves were added at different states of version 0.2.0; machine and versions "
-    "are those of the last ones.",
+    "tangents/*.json": "Their curves were added at different states of versions 0.2.0 and 0.3.0; machine and "
+    "versions of a file are those of the last ones, and `origins` in it has them by method since 0.3.0.",
     "table_defense-small-*.json": "Students took the classifier's own answer in the loss of rows that were "
     "asked, and learned in steps with queries alone.",
 }

@@ -7,8 +7,6 @@
     python -m benchmarks tangents --size small --uncorrected      errors of the solvers alone
     python -m benchmarks tangents --size small --seeds 3 4 5 --folder fresh
                                                                   again, with other seeds, beside the first
-    python -m benchmarks tangents --size small --folder rivals --problems double-pendulum --methods ni-gbms
-                                                                  rivals whose rows in all are first order's
 
 Each problem's results go into `benchmarks/results/tangents/PROBLEM.json` as they come, or into a folder in
 there; what is there already is not measured again. Two processes can measure different problems.
@@ -163,6 +161,8 @@ def measure(
             scale, rows = result["scales"][method], base_rows(result["curves"], seed)
             curve = train(problem, method, copy.deepcopy(start), seed, scale, rows)
             result["curves"].setdefault(method, {})[str(seed)] = asdict(curve)
+            origin = {key: result[key] for key in ("command", "machine", "versions")}
+            result.setdefault("origins", {})[method] = origin  # the file's own are those of the last method
             path.parent.mkdir(parents=True, exist_ok=True)
             atomic.write_json(path, result)
             last = f"{curve.errors[0]:.4f} -> {curve.errors[-1]:.4f}, {curve.rows[-1]:,} rows"

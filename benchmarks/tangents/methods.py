@@ -5,8 +5,7 @@ Sources of those that have no class of their own here: `no-gradient` List et al.
 of a solver's step for the identity; `rge` Nesterov and Spokoiny 2017; `sparse-cge` Chen et al. 2024
 (DeepZero), with its coordinates drawn anew in each step; `row-rge` the same random directions at the box's
 inputs, row by row; `ni-gbms` Arisaka and Li 2024 (arXiv 2405.02952); `evolution-30` Qiu et al. 2026 (arXiv
-2509.24372). The last two have first order's rows in all, and rates that are chosen in trainings as long as
-those that count; what these take is counted nowhere.
+2509.24372). The last two have first order's rows in all; what their choice of a rate takes is not counted.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ BUDGET = 3.0  # rows of methods that need many evaluations a step, over first or
 TRIED = (0.1, 0.3, 1.0)  # factors on the problem's learning rate
 SPREADS = (0.3, 1.0, 3.0)  # of ensemble Kalman, in tenths of the weights
 SHORTER = 4  # how many times shorter the trainings are by which a scale is chosen
-RAISED = (0.3, 1.0, 3.0)  # rates of NI-GBMS, over the problem's: it has about half as many steps
+RAISED = (1.0, 3.0, 10.0)  # rates of NI-GBMS, over the problem's: it has about half as many steps
 STRIDES = (1.0, 3.0, 10.0, 30.0)  # of an evolution strategy
 
 
