@@ -26,11 +26,12 @@ def the_map():
     return module
 
 
-def test_the_map_is_up_to_date_with_the_imports():
+def test_map_and_rooms_are_up_to_date_with_imports_and_first_lines():
     """If not: python docs/architecture_map.py."""
     drawn = the_map()
     assert drawn.PICTURE.read_text(encoding="utf-8") == drawn.svg()
     assert f"({drawn.PICTURE.relative_to(ROOT)})" in PAGE
+    assert drawn.page() == PAGE
 
 
 def test_the_map_has_arrows_that_are_known_and_none_that_the_layers_forbid():

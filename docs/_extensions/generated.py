@@ -10,7 +10,7 @@ from paper import figures
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
-from _extensions import command_line, gallery, notebooks, results
+from _extensions import command_line, gallery, modules, notebooks, results
 from _extensions.links import DOCS, PAGES, ROOT, relinked
 
 FOLDERS = ("results", "gallery", "project")  # all that is in them is made here; git ignores them
@@ -58,6 +58,7 @@ def _pages() -> Iterator[tuple[str, str]]:
             text = (ROOT / source).read_text(encoding="utf-8")
             yield page[1:], relinked(text, ROOT, DOCS / page[1:], known())
     yield "project/index.md", _project()
+    yield "project/modules.md", modules.page()
     yield from gallery.pages()
     yield from results.pages()
     yield FILES[0], command_line.page()
@@ -69,7 +70,7 @@ def _project() -> str:
         path.relative_to(DOCS).with_suffix("").as_posix() for path in DOCS.glob("decisions/*.md")
     )
     listed = [place for place in decisions if place.endswith(("index", "README"))] or decisions
-    names = ["architecture", "contributing", "changelog", *(f"/{place}" for place in listed)]
+    names = ["architecture", "modules", "contributing", "changelog", *(f"/{place}" for place in listed)]
     return "# Project\n\nFor who carries on.\n\n```{toctree}\n:maxdepth: 1\n\n" + "\n".join(names) + "\n```\n"
 
 

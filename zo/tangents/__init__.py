@@ -1,4 +1,4 @@
-"""Learned tangents: linear models of black boxes, fitted to what probes show, in place of derivatives.
+"""Learned tangents: models of black boxes, fitted to their values or to probes, in place of derivatives.
 
 A tangent of your own is a `Tangent`: `at` says what it knows at some rows, as a `LinearMap` or another
 `Linearised`; `see` and `learn` learn from rows, `CallPairs`, whose numbers are in the box's own units;
