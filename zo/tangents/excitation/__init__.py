@@ -1,1 +1,1 @@
-"""Inputs whose derivative values do not show: which they are, and the dither that shows it."""
+"""Inputs whose derivative values do not show: which they are, the dither that shows it, and their gain."""
