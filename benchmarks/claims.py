@@ -180,6 +180,7 @@ def in_text(page: str, words: str, *ours: tuple[Figure, str]) -> Iterator[Claim]
 
 README, BOXES = "README.md", "docs/applications/boxes.md"
 TANGENTS, SPEED = "docs/concepts/learned_tangents.md", "docs/guide/evaluators.md"
+PRIOR_ART = "docs/reference/prior_art.md"
 WAKE, DEFENCE = "docs/applications/wake_flow.md", "docs/applications/denoised_smoothing.md"
 IMAGES = "docs/applications/image_classification.md"
 
@@ -336,6 +337,19 @@ def _tangents() -> Iterator[Claim]:
         "mixed-units", "advection-reaction", "vorticity", "kolmogorov",
     )  # fmt: skip
     yield from in_table(TANGENTS, "## What was measured", more, columns, ours)
+    said = (
+        "it ends at # of first order's error from a quarter of each batch (thirteen\nsteps), at # from whole "
+        "batches (three steps), where tangents end at #, no gradient through the box at # and the box alone "
+        "at # ("
+    )
+    methods = ("evolution-30-quarter", "evolution-30", "chosen", "no-gradient", UNCORRECTED)
+    yield from in_text(PRIOR_ART, said, *(ours("coupled-map", (method, "error")) for method in methods))
+    said = (
+        "it ends at # of\nfirst order's error (1.52, 2.69 and 1.52), where tangents end at # (at # times the "
+        "rows)"
+    )
+    three = (("ni-gbms", "error"), ("chosen", "error"), ("chosen", "rows"))
+    yield from in_text(PRIOR_ART, said, *(ours("double-pendulum", what) for what in three))
     ends = [ours("kuramoto-sivashinsky", (method, "error")) for method in ("equation", "chosen")]
     words = "ends at # of first order's error with it (two seeds), where the default ends at # (three)."
     yield from in_text(TANGENTS, words, *ends)

@@ -28,7 +28,9 @@ def shown(response, on_grid=True):
         rows = CallPairs((field, term), (field,), both, both[None, :0], added[None, :0], no_probe, missed)
         tangent = Excited(IdentityTangent())
         tangent.saw(rows, [Shown(both, missed, nothing)])
-        by_gain = torch.stack([square.sum(dim=1) for square in tangent.gain.squares(both)], dim=1)
+        squares = tangent.gain.squares(both)
+        assert squares is not None
+        by_gain = torch.stack([square.sum(dim=1) for square in squares], dim=1)
     return DitheredRows(added, missed, nothing, change, by_gain, on_grid)
 
 
