@@ -143,7 +143,7 @@ def test_the_first_lines_name_the_tangent_of_each_box_and_why(toy, tmp_path, cap
     for methods, said in ((["tangents"], True), (["none", "no-gradient"], False)):
         assert toy("run", "plain.py", "--methods", *methods, "--calls", "1", "--dry-run") == 0
         first, *others = capsys.readouterr().out.splitlines()
-        line = r"Tangent of \w+: KernelTangent, for no grid and no mesh by its shape \(\d,\): layout= .*"
+        line = r"Tangent of \w+: KernelTangent, for a table of numbers by its shape \(\d,\); if it is .*"
         assert bool(re.fullmatch(line, first)) is said, first
         assert not any(other.startswith("Tangent of") for other in others)
 

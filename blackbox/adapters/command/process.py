@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import itertools
 import os
+import re
 import secrets
 import select
 import signal
@@ -27,6 +28,9 @@ _LONGEST_POLL = 2e6  # seconds; the system counts milliseconds in 32 bits
 _QUICK = 1.0  # seconds in which process numbers cannot have come round
 _TAIL = 4096  # bytes of stderr that are read for a message
 _LINES = 8
+_FRAME = re.compile(
+    r"#\d+ +0x|/?[\w./+-]+\([\w.+]*\) ?\[0x"
+)  # of a stack, which says nothing without symbols
 
 
 def run(
@@ -278,6 +282,7 @@ def last_words(folder: Path) -> str:
             file.seek(max(0, path.stat().st_size - _TAIL))
             text = file.read(_TAIL).decode(errors="replace")
         lines = [line.strip() for line in text.splitlines() if line.strip()]
+        lines = [line for line in lines if not _FRAME.match(line)] or lines
         if lines:
             return f"; the last lines of its {Path(name).stem}: {' | '.join(lines[-_LINES:])}"
     return "; it printed nothing."

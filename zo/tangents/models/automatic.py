@@ -388,9 +388,13 @@ def structure_of(inputs: Sequence[ArraySpec], outputs: Sequence[ArraySpec]) -> S
         return Structure("table", "no grid and no mesh, as its specs say")
     shapes = ", ".join(str(spec.shape) for spec in outputs)
     if is_grid([spec for spec in inputs if spec.layout is not None], outputs):
-        return Structure("grid", f"a grid by its shape {shapes}: layout= of its specs says otherwise")
+        return Structure(
+            "grid", f"a grid by its shape {shapes}; if it is none, say layout=None in its ArraySpec"
+        )
     return Structure(
-        "table", f"no grid and no mesh by its shape {shapes}: layout= of its specs says otherwise"
+        "table",
+        f"a table of numbers by its shape {shapes}; if it is a grid or a line of cells, say layout='grid' in "
+        "its ArraySpec",
     )
 
 

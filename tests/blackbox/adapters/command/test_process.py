@@ -42,6 +42,21 @@ def test_a_status_comes_with_the_last_lines_of_stderr(tmp_path):
     assert said.endswith("line 2000 | café \ufffd")
 
 
+def test_frames_of_a_stack_hide_no_error_of_fortran(tmp_path):
+    """What gfortran's programs print where a file is missing; without debug symbols a frame says nothing."""
+    frames = "".join(f"#{n}  0x7f24b5f1d{n}42 in ???\\n" for n in range(9))
+    error = "Fortran runtime error: Cannot open file 'a.nml': No such file or directory"
+    printed = f"At line 7 of file b.f90\\n{error}\\n\\nError termination. Backtrace:\\n{frames}"
+    script = f'printf "{printed}" >&2; exit 2'
+    with pytest.raises(RuntimeError) as caught:
+        run(tmp_path, script)
+    said = f"stderr: At line 7 of file b.f90 | {error} | Error termination. Backtrace:"
+    assert str(caught.value).endswith(said)
+
+    with pytest.raises(RuntimeError, match="#8  0x7f24b5f1d842"):
+        run(tmp_path, f"printf '{frames}' >&2; exit 2")  # there is nothing else
+
+
 def test_what_a_program_says_on_stdout_is_told_where_stderr_is_empty(tmp_path):
     script = "echo; echo '*ERROR reading *CLOAD'; echo; echo '  Card image: 25,2'; exit 201"
     with pytest.raises(RuntimeError, match=r"the last lines of its stdout: \*ERROR reading \*CLOAD \| Card"):
