@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from blackbox import ArraySpec
-from zo.tangents.excitation.gain import Excited, Shown
+from zo.tangents.excitation.gain import DitherResponse, Excited
 from zo.tangents.excitation.size import DitheredRows
 from zo.tangents.models.grid.output_map import OutputMap
 from zo.tangents.record.pairs import CallPairs
@@ -27,7 +27,7 @@ def shown(response, on_grid=True):
         both, no_probe = torch.cat([nothing, added], dim=1), torch.empty(0, ROWS, dtype=torch.bool)
         rows = CallPairs((field, term), (field,), both, both[None, :0], added[None, :0], no_probe, missed)
         tangent = Excited(IdentityTangent())
-        tangent.saw(rows, [Shown(both, missed, nothing)])
+        tangent.saw(rows, [DitherResponse(both, missed, nothing)])
         squares = tangent.gain.squares(both)
         assert squares is not None
         by_gain = torch.stack([square.sum(dim=1) for square in squares], dim=1)

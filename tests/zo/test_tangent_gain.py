@@ -9,7 +9,7 @@ from torch import nn
 import zo
 from blackbox import ArraySpec, Grid
 from tests.zo.row_boxes import FromTorch
-from zo.tangents.excitation.gain import Excited, Shown
+from zo.tangents.excitation.gain import DitherResponse, Excited
 from zo.tangents.excitation.identified import cells_of, unexplained_near
 from zo.tangents.record.pairs import CallPairs, sizes
 from zo.tangents.tangent import IdentityTangent
@@ -71,7 +71,7 @@ def shown(state, action, response, rows, seed, noise=0.1):
     dither[:, sum(sizes((state,))) :] = drawn.flatten(1)
     true = response(drawn).flatten(1)
     other = torch.randn(true.shape, generator=generator, dtype=torch.float64)
-    return Shown(dither, true + noise * other, 0.0 * true)
+    return DitherResponse(dither, true + noise * other, 0.0 * true)
 
 
 def excited(case, steps=30):
@@ -121,7 +121,8 @@ def test_a_response_that_goes_by_the_state_is_left_to_a_tangent_that_knows_it(mo
         factors = 0.5 + torch.randn(32, 1, generator=generator, dtype=torch.float64)
         response, noise = factors * part.missed, torch.randn(32, 3, generator=generator, dtype=torch.float64)
         tangent.saw(
-            call(STATE, ACTION, 32, step), [Shown(part.dither, response + 0.3 * noise, model * response)]
+            call(STATE, ACTION, 32, step),
+            [DitherResponse(part.dither, response + 0.3 * noise, model * response)],
         )
     assert tangent.gain.known and tangent.in_use == (model < 0.5)
 
@@ -150,7 +151,9 @@ def test_other_inputs_are_dithered_from_here_on():
     """Then nothing is known of them."""
     tangent = excited("numbers")
     part = shown(STATE, ACTION, through_matrix, 32, 7)
-    other = Shown(torch.cat([part.dither[:, :4], torch.zeros_like(part.dither[:, :1])], dim=1), *part[1:])
+    other = DitherResponse(
+        torch.cat([part.dither[:, :4], torch.zeros_like(part.dither[:, :1])], dim=1), *part[1:]
+    )
     tangent.saw(call(STATE, ACTION, 32, 7), [other])
     assert not tangent.in_use
 
@@ -186,7 +189,7 @@ def far_reaching(field, term):
 
 def closure(box):
     def objective(network, start):
-        field, total = start, 0.0
+        field, total = start, torch.zeros(())
         for _ in range(3):
             field = box(field, network(field[:, None])[:, 0])
             total = total + (field - 0.8 * start).square().mean(dim=(1, 2))
@@ -220,10 +223,10 @@ def test_a_closure_whose_solver_no_model_follows_has_the_right_gradient():
         true = torch.autograd.grad(closure(far_reaching)(network, start).mean(), list(network.parameters()))
         optimizer.zero_grad()
         gradient.backward(start)
-        flat = torch.cat([weight.grad.flatten() for weight in network.parameters()])
+        flat = torch.cat([w.grad.flatten() for w in network.parameters() if w.grad is not None])
         cosines.append(float(torch.cosine_similarity(flat, torch.cat([g.flatten() for g in true]), dim=0)))
         optimizer.step()
-    assert gradient.trust_of_step > 0.5  # the model is of little use for values
+    assert (gradient.trust_of_step or 0.0) > 0.5  # the model is of little use for values
     assert min(cosines[8:]) > 0.9  # from -.7 to .8 by the model alone
 
 

@@ -23,7 +23,7 @@ from zo.tangents.step.evaluation import Evaluations
 from zo.tangents.step.judgement import Judgement
 from zo.tangents.step.replays import Replays
 from zo.tangents.step.room import Room
-from zo.tangents.step.settings import Probing, Settings
+from zo.tangents.step.settings import GradientSettings, Probing
 from zo.tangents.step.stand_ins import StandIns
 from zo.tangents.tangent import Tangent
 from zo.tangents.trust import TrustPolicy, TrustWatch
@@ -154,7 +154,7 @@ class TangentGradient:
         **of_probes: Any,
     ) -> None:
         names = TangentGradient.__init__.__kwdefaults__ or {}
-        settings = Settings.checked(
+        settings = GradientSettings.checked(
             network,
             objective,
             boxes=boxes,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from blackbox import ArraySpec, BlackBoxFunction
 from zo.draws import DITHER, Key
-from zo.tangents.excitation.gain import Excited, Shown
+from zo.tangents.excitation.gain import DitherResponse, Excited
 from zo.tangents.models.values import Form
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.recording import Dither, Parts, RecordedCall
@@ -128,13 +128,13 @@ class Prediction(NamedTuple):
     values: Tensor
     response: Tensor
 
-    def shown(self, tangent: Excited) -> Shown:
+    def shown(self, tangent: Excited) -> DitherResponse:
         """What the answers show of the dither, of rows that did not fail, and what the tangent alone says."""
         rows = self.rows.alive.nonzero().flatten()
         response = self.response
         if tangent.in_use:
             response = tangent.prior.at(self.here).to(self.rows.z, self.rows.others)
-        return Shown(self.dither[rows], self._missed()[rows], response[rows])
+        return DitherResponse(self.dither[rows], self._missed()[rows], response[rows])
 
     def _missed(self) -> Tensor:
         """The answers less those without the dither, by the tangent; of a state that stays where nearer."""

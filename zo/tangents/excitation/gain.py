@@ -37,7 +37,7 @@ BY_CHANCE = 2.0  # deviations of chance: a model must predict better by more
 WORST = 1e12  # an error that is not finite counts as this
 
 
-class Shown(NamedTuple):
+class DitherResponse(NamedTuple):
     """What a call has shown of its dither.
 
     Attributes:
@@ -52,7 +52,7 @@ class Shown(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Form:
+class _GainForm:
     """How the gain of a box's dithered inputs is written.
 
     Attributes:
@@ -68,7 +68,7 @@ class _Form:
     wraps: tuple[bool, ...]
 
     @classmethod
-    def of(cls, rows: CallPairs, dither: Tensor) -> _Form | None:
+    def of(cls, rows: CallPairs, dither: Tensor) -> _GainForm | None:
         """That of a call; None where numbers are too many, and on no grid."""
         parts = [part.any(dim=0) for part in dither.split(sizes(rows.inputs), dim=1)]
         dithers = [spec for spec, part in zip(rows.inputs, parts, strict=True) if bool(part.any())]
@@ -135,7 +135,7 @@ class _Form:
         return flat.view(len(flat), -1, *self.space)
 
 
-class _Sums(NamedTuple):
+class _LeastSquares(NamedTuple):
     """The sums of least squares, of all answers together; weights are one over what a step's model missed.
 
     Attributes:
@@ -153,7 +153,7 @@ class _Sums(NamedTuple):
     unit: Tensor
 
     @classmethod
-    def of(cls, columns: Tensor, answers: Tensor, unit: Tensor | None) -> _Sums:
+    def of(cls, columns: Tensor, answers: Tensor, unit: Tensor | None) -> _LeastSquares:
         """Those of one step: `(answers, n)` and `(answers, channels)`."""
         squares = answers.square().mean(dim=0)
         unit = squares.sqrt() if unit is None else unit
@@ -162,9 +162,9 @@ class _Sums(NamedTuple):
         count = squares.new_tensor(len(answers))
         return cls(weight * moments, weight * products, weight * count * squares, count, unit)
 
-    def joined(self, other: _Sums) -> _Sums:
+    def joined(self, other: _LeastSquares) -> _LeastSquares:
         """These, a step older, and those of another step."""
-        return _Sums(
+        return _LeastSquares(
             FORGETTING * self.moments + other.moments,
             FORGETTING * self.products + other.products,
             FORGETTING * self.missed + other.missed,
@@ -191,13 +191,13 @@ class Gain:
     """
 
     def __init__(self) -> None:
-        self.form: _Form | None = None
-        self._sums: _Sums | None = None
+        self.form: _GainForm | None = None
+        self._sums: _LeastSquares | None = None
         self._kernel: Tensor | None = None  # `(channels, n)`
         self._solution: Tensor | None = None  # before what chance makes of it is taken off,
         self._chance: Tensor | None = None  # of the square of each number
 
-    def see(self, form: _Form | None, shown: Sequence[Shown]) -> None:
+    def see(self, form: _GainForm | None, shown: Sequence[DitherResponse]) -> None:
         """Take in what the calls of a step have shown."""
         if form is None or self.form is None or form.key != self.form.key:
             self.form, self._sums = form, None
@@ -208,8 +208,10 @@ class Gain:
         some = slice(0, max(1, NUMBERS // max(1, form.size * missed.shape[1])))  # of rows
         columns = form.columns(dither[some]).double().flatten(0, 1)
         answers = form.cells(missed[some]).double().flatten(0, 1)
-        before = None if self._sums is None else _Sums(*(part.to(columns.device) for part in self._sums))
-        sums = _Sums.of(columns, answers, None if before is None else before.unit)
+        before = (
+            None if self._sums is None else _LeastSquares(*(part.to(columns.device) for part in self._sums))
+        )
+        sums = _LeastSquares.of(columns, answers, None if before is None else before.unit)
         self._sums = sums if before is None else before.joined(sums)
         self._solve()
 
@@ -251,8 +253,8 @@ class Gain:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        self.form = None if state["form"] is None else _Form(**state["form"])
-        self._sums = None if state["sums"] is None else _Sums(**state["sums"])
+        self.form = None if state["form"] is None else _GainForm(**state["form"])
+        self._sums = None if state["sums"] is None else _LeastSquares(**state["sums"])
         self._solve()
 
     def _solve(self) -> None:
@@ -304,14 +306,14 @@ class Excited(Tangent):
         """No input is dithered any more."""
         self.gain, self._errors = Gain(), [0.0, 0.0, 0.0]
 
-    def saw(self, rows: CallPairs, shown: Sequence[Shown]) -> None:
+    def saw(self, rows: CallPairs, shown: Sequence[DitherResponse]) -> None:
         """Take in what the calls of a step have shown of their dither.
 
         Args:
             rows: one of the calls.
             shown: what each has shown, of rows that did not fail, by the tangent as it was before the step.
         """
-        form = _Form.of(rows, torch.cat([part.dither for part in shown]))
+        form = _GainForm.of(rows, torch.cat([part.dither for part in shown]))
         if form is not None and self.gain.form is not None and form.key == self.gain.form.key:
             self._errors = [FADING * error for error in self._errors]
             for part in shown:

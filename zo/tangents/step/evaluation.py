@@ -30,7 +30,7 @@ from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.recording import Dither, Recorded, RecordedCall, record
 from zo.tangents.record.window import Window, without_failed
 from zo.tangents.step import checks
-from zo.tangents.step.settings import Settings
+from zo.tangents.step.settings import GradientSettings
 from zo.tangents.tangent import Linearised
 from zo.tangents.trust import Check
 
@@ -49,7 +49,7 @@ class Evaluations:
         turns: whose turn it is to draw.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: GradientSettings) -> None:
         self.ranks = Ranks(settings.process_group, "TangentGradient", TangentError)
         self.key, self.probing = Key(settings.seed), settings.probing
         if self.probing.chunk is None and self.ranks.size > 1:

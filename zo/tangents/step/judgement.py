@@ -18,7 +18,7 @@ from zo.tangents.playback.step_gradient import StepGradient
 from zo.tangents.record.recording import Dither, alone
 from zo.tangents.step.evaluation import Evaluation
 from zo.tangents.step.outcome import StepOutcome
-from zo.tangents.step.settings import Settings
+from zo.tangents.step.settings import GradientSettings
 from zo.tangents.step.stand_ins import StandIns
 from zo.tangents.trust import Check, TrustWatch, metrics
 
@@ -38,7 +38,7 @@ class Judgement:
         notices: what was said so far.
     """
 
-    def __init__(self, settings: Settings, stand_ins: StandIns, ranks: Ranks) -> None:
+    def __init__(self, settings: GradientSettings, stand_ins: StandIns, ranks: Ranks) -> None:
         self.notices = Notices()
         self.watch = TrustWatch(
             settings.trust_policy,

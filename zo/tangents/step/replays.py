@@ -17,7 +17,7 @@ from zo.tangents.record.window import Window, plain, window_of
 from zo.tangents.replay.windows import Windows, unreadable
 from zo.tangents.step import checks
 from zo.tangents.step.evaluation import Evaluations
-from zo.tangents.step.settings import Settings
+from zo.tangents.step.settings import GradientSettings
 from zo.tangents.step.stand_ins import StandIns
 
 # decision 87:
@@ -37,7 +37,7 @@ class Replays:
         kept: whether they are.
     """
 
-    def __init__(self, settings: Settings, stand_ins: StandIns, notices: Notices) -> None:
+    def __init__(self, settings: GradientSettings, stand_ins: StandIns, notices: Notices) -> None:
         self._boxes, self._stand_ins = settings.boxes, stand_ins
         self.windows = Windows(settings.replays, settings.max_age, notices)
         self.kept = False

@@ -1,4 +1,4 @@
-"""`Settings`: what a `TangentGradient` is made with; `Probing`, how probes are: checked once, frozen."""
+"""`GradientSettings`: what a `TangentGradient` is made with; `Probing`: how probes are. Both frozen."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Probing:
 
 
 @dataclass(frozen=True)
-class Settings:
+class GradientSettings:
     """What a `TangentGradient` is made with, see there.
 
     Attributes:
@@ -161,7 +161,7 @@ class Settings:
         max_rows: float | None,
         seed: int,
         **others: Any,
-    ) -> Settings:
+    ) -> GradientSettings:
         """All of it, as a user gives it.
 
         Raises:

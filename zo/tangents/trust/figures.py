@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from blackbox.words import counted
 from zo.tangents.trust.evidence import Check
-from zo.tangents.trust.state import State, Terms
+from zo.tangents.trust.state import State, TrustTerms
 
 Limits = tuple[float, float]
 
@@ -45,10 +45,10 @@ class Figure:
     """
 
     name: str
-    limits: Callable[[Terms, State, Check], Limits | None]
+    limits: Callable[[TrustTerms, State, Check], Limits | None]
     words: Callable[[float, float], str]
 
-    def fault(self, terms: Terms, state: State, check: Check) -> Fault | None:
+    def fault(self, terms: TrustTerms, state: State, check: Check) -> Fault | None:
         """The limit that a check breaks; None where it breaks none, or has not measured the figure."""
         value, limits = check.figures.get(self.name), self.limits(terms, state, check)
         if value is None or limits is None or limits[0] <= value <= limits[1]:
@@ -57,7 +57,7 @@ class Figure:
         return Fault(self.name, value, limit, self.words(value, limit))
 
 
-def _agreement(terms: Terms, state: State, check: Check) -> Limits | None:
+def _agreement(terms: TrustTerms, state: State, check: Check) -> Limits | None:
     """The least agreement; also the most where a model of values predicts too little and no cosine shows it.
 
     None once part of the gradient is known to be cut off: then the loss changes by what no tangent predicts.
@@ -76,7 +76,7 @@ def _agreement_words(found: float, limit: float) -> str:
     )
 
 
-def _of_rows(terms: Terms, state: State, check: Check) -> Limits | None:
+def _of_rows(terms: TrustTerms, state: State, check: Check) -> Limits | None:
     """The least cosine, without probes: it shows a model of values whose errors cancel between rows."""
     return None if state.asked else (terms.policy.agreement_of_rows, math.inf)
 
@@ -88,7 +88,7 @@ def _of_rows_words(found: float, limit: float) -> str:
     )
 
 
-def _missed(terms: Terms, state: State, check: Check) -> Limits | None:
+def _missed(terms: TrustTerms, state: State, check: Check) -> Limits | None:
     """The largest error, without probes and with few rows: a flat loss hides that responses are wrong."""
     shown = state.asked or "agreement_of_rows" in check.figures
     return None if shown else (-math.inf, terms.policy.missed)
@@ -108,7 +108,7 @@ FIGURES = (  # in the order of the warning
 )
 
 
-def faults_of(terms: Terms, state: State, check: Check | None) -> tuple[Fault, ...]:
+def faults_of(terms: TrustTerms, state: State, check: Check | None) -> tuple[Fault, ...]:
     """The limits that a check breaks."""
     if check is None:
         return ()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from zo.tangents.trust.state import State, Terms
-from zo.tangents.trust.verdict import Verdict
+from zo.tangents.trust.state import State, TrustTerms
+from zo.tangents.trust.verdict import TrustVerdict
 
 Improve = Callable[[], Sequence[str]]  # has something done, and says what, in words; empty for nothing
 
@@ -51,22 +51,22 @@ class Remedy:
     """
 
     name: str
-    begin: Callable[[Terms, int, Verdict, Means], Begun | None]
+    begin: Callable[[TrustTerms, int, TrustVerdict, Means], Begun | None]
     cost: str
     taken_back: str
 
 
-def _excited(terms: Terms, step: int, verdict: Verdict, means: Means) -> Begun | None:
+def _excited(terms: TrustTerms, step: int, verdict: TrustVerdict, means: Means) -> Begun | None:
     words, state = tuple(means.excite()), verdict.state
     return Begun("excitation", state.with_probes(state.probes), words) if words else None
 
 
-def _improved(terms: Terms, step: int, verdict: Verdict, means: Means) -> Begun | None:
+def _improved(terms: TrustTerms, step: int, verdict: TrustVerdict, means: Means) -> Begun | None:
     words, state = tuple(means.improve()), verdict.state
     return Begun("tangents", state.with_probes(state.probes), words) if words else None
 
 
-def _bought(terms: Terms, step: int, verdict: Verdict, means: Means) -> Begun | None:
+def _bought(terms: TrustTerms, step: int, verdict: TrustVerdict, means: Means) -> Begun | None:
     state = verdict.state
     more = state.probes if state.flat else min(max(2 * state.probes, 1), terms.most)
     unseen = any(fault.name != "error" for fault in verdict.faults)
@@ -91,6 +91,6 @@ REMEDIES = (
 )
 
 
-def begin(terms: Terms, step: int, verdict: Verdict, means: Means) -> Begun | None:
+def begin(terms: TrustTerms, step: int, verdict: TrustVerdict, means: Means) -> Begun | None:
     """Begin the first remedy that applies; None where none is left."""
     return next(filter(None, (remedy.begin(terms, step, verdict, means) for remedy in REMEDIES)), None)

@@ -1,4 +1,4 @@
-"""`Terms`, what a gradient was made with, and `State`, what its trust has come to: both frozen."""
+"""`TrustTerms`, what a gradient was made with, and `State`, what its trust has come to: both frozen."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _REASONS = ("failed", "digits", "narrow")  # the same, of a check that showed no
 
 
 @dataclass(frozen=True)
-class Terms:
+class TrustTerms:
     """What does not change from step to step.
 
     Attributes:
@@ -131,7 +131,7 @@ class State:
         wait = 2 * self.wait
         return replace(self, wait=wait, not_before=step + wait * (every or 0))
 
-    def bought(self, terms: Terms, step: int, probes: int, unseen: bool) -> State:
+    def bought(self, terms: TrustTerms, step: int, probes: int, unseen: bool) -> State:
         """More probes, from this step on.
 
         Args:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from zo.tangents.trust.evidence import Check, Evidence, FailedRows, SixteenBits, is_flat, is_uneven
 from zo.tangents.trust.figures import Fault, fault_of_error, faults_of
-from zo.tangents.trust.state import State, Terms
+from zo.tangents.trust.state import State, TrustTerms
 
 WORST = 10.0  # errors above count as this: one step in which nothing is known is not all that counts
 EARLY = 5  # steps that are each checked until a check finds no fault: at first little is known; decision 65
@@ -15,7 +15,7 @@ RARELY = 10  # times as many steps between checks of a box that is constant in p
 
 
 @dataclass(frozen=True)
-class Verdict:
+class TrustVerdict:
     """What follows from a step.
 
     Attributes:
@@ -33,12 +33,12 @@ class Verdict:
     missing: bool = False
 
 
-def limit_of(terms: Terms, state: State) -> float:
+def limit_of(terms: TrustTerms, state: State) -> float:
     """The error above which trust is lost: of responses, or without probes of values."""
     return terms.policy.lost if state.asked else terms.policy.lost_values
 
 
-def is_checked(terms: Terms, state: State, step: int) -> bool:
+def is_checked(terms: TrustTerms, state: State, step: int) -> bool:
     """Whether a step, from 0, is checked; ten times more rarely where checks show nothing.
 
     That is where the box is constant in pieces, or the network computes in 16 bits.
@@ -51,7 +51,7 @@ def is_checked(terms: Terms, state: State, step: int) -> bool:
     return again or terms.policy.checks(step, early)
 
 
-def share_of(terms: Terms, state: State, check: Check) -> float:
+def share_of(terms: TrustTerms, state: State, check: Check) -> float:
     """The factor of a step's gradient, after a check.
 
     1 where the check finds no fault. Else the agreement, between -1 and 1: that makes the step's gradient the
@@ -63,7 +63,7 @@ def share_of(terms: Terms, state: State, check: Check) -> float:
     return min(max(agreement, -1.0), 1.0)
 
 
-def decide(terms: Terms, state: State, evidence: Evidence) -> Verdict:
+def decide(terms: TrustTerms, state: State, evidence: Evidence) -> TrustVerdict:
     """What follows from a step for the trust in tangents.
 
     Args:
@@ -78,32 +78,32 @@ def decide(terms: Terms, state: State, evidence: Evidence) -> Verdict:
     return verdict
 
 
-def _usual(terms: Terms, state: State, evidence: Evidence) -> Verdict:
+def _usual(terms: TrustTerms, state: State, evidence: Evidence) -> TrustVerdict:
     """The verdict on a step that has the probes that trust asks for."""
     state, check = _seen(terms, state, evidence), evidence.check
     if state.flat and state.probes:
-        return Verdict(state)  # what they show of such a box is no error of the tangents
+        return TrustVerdict(state)  # what they show of such a box is no error of the tangents
     average = terms.policy.average
     due = state.steps > 0 and state.steps % average == 0
     if due or (check.shows and state.steps >= average):
         return _judged(terms, state, due)
-    return Verdict(state)
+    return TrustVerdict(state)
 
 
-def _tried(terms: Terms, state: State, evidence: Evidence) -> Verdict:
+def _tried(terms: TrustTerms, state: State, evidence: Evidence) -> TrustVerdict:
     """The verdict on a step that went without the probes that were bought: its check decides."""
     after = _seen(terms, state, replace(evidence, error=None))  # an error of values, and not of responses
     if after.trial is None:
-        return Verdict(after)  # the box is constant in pieces
+        return TrustVerdict(after)  # the box is constant in pieces
     faults = faults_of(terms, after, evidence.check)
     if evidence.check.shows and not faults:
         back = replace(after.with_probes(terms.fewest), lost=False, returned=after.returned + 1)
-        return Verdict(back, regained=True)
+        return TrustVerdict(back, regained=True)
     stays = replace(after, trial=None, check=state.check, checked=state.checked, fresh=state.fresh)
-    return Verdict(stays.delayed(evidence.step, terms.policy.check_every), faults, missing=bool(faults))
+    return TrustVerdict(stays.delayed(evidence.step, terms.policy.check_every), faults, missing=bool(faults))
 
 
-def _seen(terms: Terms, state: State, evidence: Evidence) -> State:
+def _seen(terms: TrustTerms, state: State, evidence: Evidence) -> State:
     """The state with what a step has shown, before anything follows from it."""
     check, error = evidence.check, evidence.error
     if check.flat is not None:
@@ -134,7 +134,7 @@ def _seen(terms: Terms, state: State, evidence: Evidence) -> State:
     return replace(state, failed=state.failed + isinstance(check.reason, FailedRows))
 
 
-def _judged(terms: Terms, state: State, due: bool) -> Verdict:
+def _judged(terms: TrustTerms, state: State, due: bool) -> TrustVerdict:
     """The verdict by the faults of the last check, and by the error of predictions where that is due.
 
     Args:
@@ -152,12 +152,12 @@ def _judged(terms: Terms, state: State, due: bool) -> Verdict:
         state = replace(state, before=error, due=False)
     if stays or (faults and state.fresh):
         of_error = (fault_of_error(state, error, limit),) if error is not None and error > limit else ()
-        return Verdict(replace(state, lost=True), of_error + faults, lost=True)
+        return TrustVerdict(replace(state, lost=True), of_error + faults, lost=True)
     if good and not faults:
         if state.held:
-            return Verdict(replace(state, due=True))
+            return TrustVerdict(replace(state, due=True))
         state = replace(state, lost=False, returned=state.returned + state.lost)
         if state.probes > terms.fewest:
             state = state.with_probes(max(state.probes // 2, terms.fewest))
-        return Verdict(state, regained=True)
-    return Verdict(state)
+        return TrustVerdict(state, regained=True)
+    return TrustVerdict(state)

@@ -12,8 +12,8 @@ from zo.tangents.trust.evidence import UNCHECKED, Check, Evidence, is_uneven
 from zo.tangents.trust.figures import faults_of
 from zo.tangents.trust.policy import TrustPolicy
 from zo.tangents.trust.remedies import Improve, Means, begin
-from zo.tangents.trust.state import State, Terms, restored, saved
-from zo.tangents.trust.verdict import Verdict, decide, is_checked, limit_of, share_of
+from zo.tangents.trust.state import State, TrustTerms, restored, saved
+from zo.tangents.trust.verdict import TrustVerdict, decide, is_checked, limit_of, share_of
 
 
 class TrustWatch:
@@ -48,7 +48,7 @@ class TrustWatch:
         notices: Notices | None = None,
     ) -> None:
         checks = 1 / policy.check_every if policy.check_every else 0.0
-        self.terms = Terms(
+        self.terms = TrustTerms(
             policy,
             fewest=probes,
             most=max(probes, int(max_rows - 1 - checks)) if learning else probes,
@@ -103,7 +103,7 @@ class TrustWatch:
         return self.state.noise
 
     @property
-    def shared(self) -> tuple[Terms, State]:
+    def shared(self) -> tuple[TrustTerms, State]:
         """What must be the same in all processes; what each finds by itself is left out."""
         return self.terms, replace(self.state, beside=True)
 
@@ -200,7 +200,7 @@ class TrustWatch:
         """Go on where `state_dict` was taken."""
         self.state, self._notices.said = restored(state)
 
-    def _mend(self, step: int, verdict: Verdict, means: Means) -> None:
+    def _mend(self, step: int, verdict: TrustVerdict, means: Means) -> None:
         """Begin the first remedy that is left, and say so."""
         if self.terms.last is not None and step + 1 >= self.terms.last:
             if words.stuck_name(verdict.state) not in self._notices.said:

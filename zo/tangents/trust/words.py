@@ -9,8 +9,8 @@ from blackbox.words import counted
 from zo.errors import TangentWarning
 from zo.tangents.trust.evidence import Evidence, FailedRows, FewDigits, SixteenBits
 from zo.tangents.trust.remedies import Begun
-from zo.tangents.trust.state import State, Terms
-from zo.tangents.trust.verdict import RARELY, Verdict
+from zo.tangents.trust.state import State, TrustTerms
+from zo.tangents.trust.verdict import RARELY, TrustVerdict
 
 UNLIKE = 1e-5  # of the loss: what the same rows may differ by when they are asked again, as sums are rounded
 HELD_OUT = "zo.KeepBest, or a run's validation"
@@ -26,7 +26,7 @@ ADVICE = {  # where probes do not help, and the classes of tangents that have it
 }
 
 
-def of_evidence(terms: Terms, state: State, evidence: Evidence) -> Iterator[Notice]:
+def of_evidence(terms: TrustTerms, state: State, evidence: Evidence) -> Iterator[Notice]:
     """What a step's evidence shows by itself, whatever follows from it.
 
     Args:
@@ -92,13 +92,13 @@ def of_evidence(terms: Terms, state: State, evidence: Evidence) -> Iterator[Noti
         )
 
 
-def lost_at_the_end(step: int, verdict: Verdict, control: str) -> Notice:
+def lost_at_the_end(step: int, verdict: TrustVerdict, control: str) -> Notice:
     """Trust is lost in the last step, in which no remedy would do anything."""
     rest = "This is the last step, so nothing is done about it: judge the weights by held-out data."
     return _notice("last step", f"{_broken(step, verdict)}. {rest}{control}")
 
 
-def begun(terms: Terms, step: int, verdict: Verdict, remedy: Begun, control: str) -> Notice:
+def begun(terms: TrustTerms, step: int, verdict: TrustVerdict, remedy: Begun, control: str) -> Notice:
     """A remedy has begun: why, what it is, and what it costs."""
     if remedy.done:
         what = f"From now on {' and '.join(remedy.done)}, for no more rows."
@@ -111,7 +111,7 @@ def begun(terms: Terms, step: int, verdict: Verdict, remedy: Begun, control: str
     return _notice(name, f"{_broken(step, verdict)}. {what}{_left(terms, step)}{control}")
 
 
-def missing(terms: Terms, step: int, verdict: Verdict) -> Notice:
+def missing(terms: TrustTerms, step: int, verdict: TrustVerdict) -> Notice:
     """Probes stay, since the check of a step without them finds fault."""
     state = verdict.state
     stays = "it stays" if state.probes == 1 else "they stay"
@@ -125,13 +125,13 @@ def missing(terms: Terms, step: int, verdict: Verdict) -> Notice:
     )
 
 
-def of_probes(terms: Terms) -> list[str]:
+def of_probes(terms: TrustTerms) -> list[str]:
     """The names of all notices that say that probes are added or stay."""
     purchases = (f"probes: {number}, time {time}" for number in range(1, terms.most + 1) for time in (1, 2))
     return ["missing", *purchases]
 
 
-def stuck(terms: Terms, step: int, verdict: Verdict) -> Notice:
+def stuck(terms: TrustTerms, step: int, verdict: TrustVerdict) -> Notice:
     """No remedy is left."""
     return _notice(stuck_name(verdict.state), f"{_broken(step, verdict)}. {_advice(terms, verdict)}")
 
@@ -141,7 +141,7 @@ def stuck_name(state: State) -> str:
     return f"stuck, time {_time(state)}"
 
 
-def unidentified(terms: Terms, step: int, before: State, after: State, inputs: Sequence[str]) -> Notice:
+def unidentified(terms: TrustTerms, step: int, before: State, after: State, inputs: Sequence[str]) -> Notice:
     """Inputs whose derivative values do not show and that are not dithered, and what is done about it."""
     finding = (
         f"Step {step + 1}: expected inputs that weights move to differ between rows by more than the other "
@@ -179,7 +179,7 @@ def _purchase(before: State, after: State) -> str:
     return f"probes: {after.probes}, time {_time(before)}"
 
 
-def _last(terms: Terms) -> str:
+def _last(terms: TrustTerms) -> str:
     return (
         f" Later changes are not said: a step then asks for up to {1 + terms.most} times these rows, see "
         "tangent_probes and tangent_distrusted in metrics()."
@@ -194,13 +194,13 @@ def _notice(name: str, words: str) -> Notice:
     return Notice(name, words, TangentWarning)
 
 
-def _left(terms: Terms, step: int) -> str:
+def _left(terms: TrustTerms, step: int) -> str:
     """How many steps are left, where a remedy says that it takes more."""
     steps = SEVERAL if terms.last is None else terms.last - step - 1
     return f" There {'is' if steps == 1 else 'are'} {counted(steps, 'step')} left." if steps < SEVERAL else ""
 
 
-def _broken(step: int, verdict: Verdict, tried: bool = False) -> str:
+def _broken(step: int, verdict: TrustVerdict, tried: bool = False) -> str:
     """Which limits are broken, and by how much; `tried`: in a check of this step, which leaves no trace."""
     state = verdict.state
     faults = "; and ".join(fault.expectation for fault in verdict.faults)
@@ -210,14 +210,14 @@ def _broken(step: int, verdict: Verdict, tried: bool = False) -> str:
     return f"Step {step + 1}: expected {faults}"
 
 
-def _cost(terms: Terms, state: State, probes: int) -> str:
+def _cost(terms: TrustTerms, state: State, probes: int) -> str:
     return (
         f"From now on {_probes(probes)} until trust returns: a step asks the boxes for {1 + probes} times "
         f"the rows of a first-order step instead of {1 + state.probes}, within max_rows={terms.asked:g}."
     )
 
 
-def _advice(terms: Terms, verdict: Verdict) -> str:
+def _advice(terms: TrustTerms, verdict: TrustVerdict) -> str:
     """What a user can do where no remedy is left."""
     risk, state, most = "Training may be worse than none", verdict.state, 2 - terms.policy.agreement
     if any(fault.name == "agreement" and fault.found > most for fault in verdict.faults):
