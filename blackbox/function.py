@@ -80,6 +80,8 @@ class BlackBoxFunction(ABC):
         deterministic: set in SOME: False if equal inputs may give different outputs.
         settable: set in SOME: False if a row goes on from another row's answer, as in `Session`, so that the
             box cannot be evaluated at inputs of one's choice. Estimators that perturb inputs are refused.
+        of_process: set in SOME: True if rows go on from answers that this process was given, as of programs
+            that call the network (`Hosted`): those that another process has kept are of no use here.
         failures: what happens to failed rows, those that raise or return a value that is not finite. "raise"
             (default): the call raises `RowFailedError`. "keep": the row's output is NaN and it is counted;
             rows whose *input* is not finite are then not run at all. If all outputs are integers, nothing can
@@ -98,6 +100,7 @@ class BlackBoxFunction(ABC):
     max_rows: int | None = None
     deterministic: bool = True
     settable: bool = True
+    of_process: bool = False
     failures: Policy = "raise"
     isolates: bool = False
 

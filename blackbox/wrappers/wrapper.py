@@ -56,6 +56,7 @@ class Wrapper(BlackBoxFunction, abstract=True):
         self.arrays = box.arrays
         self.deterministic = box.deterministic
         self.settable = box.settable
+        self.of_process = box.of_process
 
     @property
     def failures(self) -> Policy:  # pyright: ignore[reportIncompatibleVariableOverride]

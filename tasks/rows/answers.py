@@ -157,6 +157,11 @@ class KeptAnswers:
                 return box.run_rows(inputs)
             if isinstance(box, SharedRows):  # which asks the box for its share
                 outcome = box.run_rows(inputs)
+            elif box.of_process:  # a run of a program that has ended is begun again
+                if before is not None:
+                    before(box, box.rows_to_run(inputs))
+                with rows_run_by(None):
+                    outcome = box.run_rows(inputs)
             else:
                 if id(box) not in self._asked:
                     self._asked[id(box)] = box, _Recalling(box, self)

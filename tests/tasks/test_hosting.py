@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from blackbox.adapters import OnnxModel
+from tasks.rows.answers import KeptAnswers
+from tests.blackbox.adapters.hosted.programs import LINEAR, hosted
 
 ENDS = ("c", "f90", "h", "hpp", "py")
 
@@ -31,6 +33,18 @@ def test_it_writes_what_a_program_needs(toy, tmp_path, capsys):
 def test_a_program_takes_serve(toy, tmp_path, capsys):
     assert toy("host", str(tmp_path), "ocean") == 2
     assert "--serve" in capsys.readouterr().err
+
+
+def test_a_run_that_was_killed_begins_programs_again(tmp_path):
+    """Answers that a run has kept go on from programs that have ended with the process before."""
+    network, runs = torch.nn.Linear(2, 2), []
+    for calls in (2, 4):  # up to a kill, and after it
+        host, answered = hosted(tmp_path, LINEAR), KeptAnswers("step", tmp_path)
+        with answered.used(), torch.no_grad():
+            runs.append(host.run([0, 1], calls=calls, closure=network).closure.x)
+            answered.write()
+        host.close()
+    assert torch.equal(runs[0], runs[1][:, :3])
 
 
 @pytest.mark.slow

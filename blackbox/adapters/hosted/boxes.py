@@ -30,6 +30,7 @@ class HostBox(BlackBoxFunction, abstract=True):
     """A box of a host: rows are of its programs, and go on from one another."""
 
     settable = False
+    of_process = True
 
     def __init__(self, host: Hosted) -> None:
         self.host = host
