@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -156,6 +158,22 @@ def test_other_inputs_are_dithered_from_here_on():
     )
     tangent.saw(call(STATE, ACTION, 32, 7), [other])
     assert not tangent.in_use
+
+
+def test_rows_without_a_value_and_calls_without_rows_show_nothing():
+    """As of a model that is not finite for once, or a call that no row of a step has come to."""
+    tangent, again = excited("numbers"), excited("numbers")
+    part, rows = shown(STATE, ACTION, through_matrix, 32, 40), call(STATE, ACTION, 32, 40)
+    more = shown(STATE, ACTION, through_matrix, 3, 41)
+    tangent.saw(rows, [part])
+    for missed in (math.nan, math.inf):
+        broken = more._replace(missed=torch.full_like(more.missed, missed))
+        joined = DitherResponse(*map(torch.cat, zip(part, broken, strict=True)))
+        other = excited("numbers")
+        other.saw(rows, [joined, DitherResponse(*(column[:0] for column in part))])
+        assert torch.equal(other.gain.push(more.dither), tangent.gain.push(more.dither))
+    again.saw(rows, [DitherResponse(*(column[:0] for column in part))])
+    assert again.in_use and again.gain.known
 
 
 def test_too_many_numbers_on_no_grid_have_no_gain():

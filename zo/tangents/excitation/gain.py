@@ -50,6 +50,11 @@ class DitherResponse(NamedTuple):
     missed: Tensor
     response: Tensor
 
+    def finite(self) -> DitherResponse:
+        """The rows of which it is known what was missed."""
+        rows = self.missed.isfinite().all(dim=1)
+        return self if bool(rows.all()) else DitherResponse(*(part[rows] for part in self))
+
 
 @dataclass(frozen=True)
 class _GainForm:
@@ -311,8 +316,12 @@ class Excited(Tangent):
 
         Args:
             rows: one of the calls.
-            shown: what each has shown, of rows that did not fail, by the tangent as it was before the step.
+            shown: what each has shown, of rows that did not fail, by the tangent as it was before the step;
+                rows for which it has no finite value show nothing.
         """
+        shown = [part.finite() for part in shown]
+        if not any(len(part.dither) for part in shown):
+            return
         form = _GainForm.of(rows, torch.cat([part.dither for part in shown]))
         if form is not None and self.gain.form is not None and form.key == self.gain.form.key:
             self._errors = [FADING * error for error in self._errors]
