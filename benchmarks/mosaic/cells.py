@@ -16,7 +16,6 @@ CODE = {
     "field": ("recovery.py", "field.py", "flow.py", "solvers.py"),
 }  # study -> the files that decide its figures
 STALE: dict[str, str] = {
-    "jax-cfd.json": "the loss of the last call alone was added since, and tangents have changed",
     "jax-cfd-terminal.json": "columns of four windows were added since, which change no other",
     "openfoam.json": "columns of four windows were added since, which change no other",
 }
