@@ -268,3 +268,11 @@ def test_a_field_that_cells_near_by_determine_is_not_identified(shape):
         columns = cells_of([state, term], 1, shape, seed=0)
         assert low <= unexplained_near(columns, runs, 1) <= high
     assert unexplained_near(cells_of([state, action], 1, shape, seed=0), runs, 1, excited=[0]) == 1.0
+
+
+def test_a_step_of_which_no_row_is_left_shows_no_cells():
+    arrays = [torch.zeros(0, 2, 12, 12), torch.zeros(0, 12, 12), torch.zeros(0, 3), torch.zeros(0, 200)]
+    columns = cells_of(arrays, 1, (12, 12), seed=0)
+    assert [None if column is None else tuple(column.shape) for column in columns] == [
+        (0, 50), (0, 1), (0, 3), None,
+    ]  # fmt: skip

@@ -106,7 +106,8 @@ def cells_of(
         if x is None:
             columns.append(None)
         elif tuple(x.shape[-len(space) :]) == space and x.ndim <= len(space) + 2:
-            field = x.reshape(rows, -1, *space).movedim(1, -1)
+            channels = x.shape[1:].numel() // math.prod(space)
+            field = x.reshape(rows, channels, *space).movedim(1, -1)
             offsets = around[:1] * 0 if number == place else around
             at = [
                 ((corners[axis][:, None] + offsets[:, axis]) % length).to(x.device)
@@ -114,8 +115,8 @@ def cells_of(
             ]
             row = torch.arange(rows, device=x.device).repeat_interleave(CELLS)[:, None]
             columns.append(field[(row, *at)].flatten(1))
-        elif x[0].numel() <= FEWEST:
-            columns.append(x.reshape(rows, -1).repeat_interleave(CELLS, dim=0))
+        elif x.shape[1:].numel() <= FEWEST:
+            columns.append(x.reshape(rows, x.shape[1:].numel()).repeat_interleave(CELLS, dim=0))
         else:
             columns.append(None)
     return columns
