@@ -27,8 +27,8 @@ def shown(response, on_grid=True):
         both, no_probe = torch.cat([nothing, added], dim=1), torch.empty(0, ROWS, dtype=torch.bool)
         rows = CallPairs((field, term), (field,), both, both[None, :0], added[None, :0], no_probe, missed)
         tangent = Excited(IdentityTangent())
-        tangent.saw(rows, [DitherResponse(both, missed, nothing)])
-        squares = tangent.gain.squares(both)
+        tangent.saw(rows, [DitherResponse(both, both, missed, nothing)])
+        squares = tangent.gain.squares(both, both)
         assert squares is not None
         by_gain = torch.stack([square.sum(dim=1) for square in squares], dim=1)
     return DitheredRows(added, missed, nothing, change, by_gain, on_grid)

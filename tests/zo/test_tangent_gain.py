@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import warnings
 
 import pytest
 import torch
 from torch import nn
 
 import zo
-from blackbox import ArraySpec, Grid
+from blackbox import ArraySpec, BlackBoxFunction, Grid
 from tests.zo.row_boxes import FromTorch
+from zo.tangents.excitation.form import given
 from zo.tangents.excitation.gain import DitherResponse, Excited
 from zo.tangents.excitation.identified import cells_of, unexplained_near
 from zo.tangents.record.pairs import CallPairs, sizes
@@ -53,10 +56,16 @@ CASES = {
 }
 
 
+def inputs(state, action, rows, seed):
+    """State and action, drawn."""
+    size_in = sum(sizes((state, action)))
+    return torch.randn(rows, size_in, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
 def call(state, action, rows, seed):
     """The rows of a call, whose state is drawn."""
-    size_in, size_out = sum(sizes((state, action))), sum(sizes((state,)))
-    z = torch.randn(rows, size_in, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    z = inputs(state, action, rows, seed)
+    size_in, size_out = z.shape[1], sum(sizes((state,)))
     nothing = z.new_zeros(0, rows, 1)
     y = z.new_zeros(rows, size_out)
     return CallPairs(
@@ -67,13 +76,14 @@ def call(state, action, rows, seed):
 
 def shown(state, action, response, rows, seed, noise=0.1):
     """What a model has missed beside a dither whose response it does not know."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed + 1000)
     dither = torch.zeros(rows, sum(sizes((state, action))), dtype=torch.float64)
     drawn = torch.randn(rows, *action.shape, generator=generator, dtype=torch.float64)
     dither[:, sum(sizes((state,))) :] = drawn.flatten(1)
     true = response(drawn).flatten(1)
     other = torch.randn(true.shape, generator=generator, dtype=torch.float64)
-    return DitherResponse(dither, true + noise * other, 0.0 * true)
+    beside = inputs(state, action, rows, seed)
+    return DitherResponse(beside, dither, true + noise * other, 0.0 * true)
 
 
 def excited(case, steps=30):
@@ -107,6 +117,95 @@ def test_the_gain_is_the_derivative_by_what_is_dithered(case):
     torch.testing.assert_close(at.to(rows.z + d, ()), at.push(d[None])[0])
 
 
+def valves(state, action):
+    """What a valve does goes by a difference, whose mean is zero."""
+    return torch.stack([
+        action[:, 0] * (state[:, 1] - state[:, 0]),
+        2.0 * action[:, 1] * state[:, 2],
+        action[:, 0] - action[:, 1] * state[:, 0],
+    ], dim=1)  # fmt: skip
+
+
+def diffused(state, viscosity):
+    """By fluxes through the sides of cells, each with the mean of two cells' viscosities."""
+    total = torch.zeros_like(state)
+    for axis in range(1, state.ndim):
+        flux = 0.5 * (viscosity + viscosity.roll(-1, axis)) * (state.roll(-1, axis) - state)
+        total = total + flux - flux.roll(1, axis)
+    return total
+
+
+PRODUCTS = {
+    "valves": (STATE, ACTION, valves),
+    "a viscosity on a line": (
+        ArraySpec("u", (40,), layout=WRAPS),
+        ArraySpec("viscosity", (40,), layout=WRAPS),
+        diffused,
+    ),
+    "a viscosity on a plane": (
+        ArraySpec("u", (8, 6), layout=WRAPS),
+        ArraySpec("viscosity", (8, 6), layout=WRAPS),
+        diffused,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PRODUCTS)
+def test_the_gain_goes_by_the_state_where_the_response_does(case):
+    state, action, response = PRODUCTS[case]
+    tangent, of_state = Excited(IdentityTangent()), sum(sizes((state,)))
+
+    def true(z, dither):
+        parts = z[:, :of_state].view(-1, *state.shape), dither[:, of_state:].view(-1, *action.shape)
+        return response(*parts).flatten(1)
+
+    for step in range(30):
+        part = shown(state, action, lambda a: a.new_zeros(len(a), of_state), 32, step)
+        part = part._replace(missed=part.missed + true(part.given, part.dither))
+        tangent.saw(call(state, action, 32, step), [part])
+    assert tangent.in_use
+    rows = call(state, action, 8, 99)
+    d = torch.zeros_like(rows.z)
+    d[:, of_state:] = torch.randn(
+        d[:, of_state:].shape, dtype=d.dtype, generator=torch.Generator().manual_seed(5)
+    )
+    expected, at = true(rows.z, d), tangent.at(rows)
+    torch.testing.assert_close(at.push(d[None])[0], expected, rtol=0, atol=0.03 * float(expected.abs().max()))
+
+    v = torch.randn(expected.shape, dtype=d.dtype, generator=torch.Generator().manual_seed(6))
+    torch.testing.assert_close((at.pull(v) * d).sum(), (v * at.push(d[None])[0]).sum())
+    z = rows.z.clone().requires_grad_()
+    (by_autograd,) = torch.autograd.grad(at.to(z, ()), z, v)
+    torch.testing.assert_close(by_autograd, at.pull(v))
+
+
+def test_the_gain_goes_by_a_load_that_is_not_differentiable():
+    """Of either sign, so that its mean says nothing; as of a bracket's thickness."""
+    tangent = Excited(IdentityTangent())
+    for step in range(20):
+        load = torch.randn(32, generator=torch.Generator().manual_seed(step + 50), dtype=torch.float64)
+        rows = dataclasses.replace(call(STATE, ACTION, 32, step), others=(None, None, load))
+        part = shown(STATE, ACTION, through_matrix, 32, step, noise=0.0)
+        noise = 0.1 * torch.randn(32, 3, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+        part = part._replace(given=given(rows), missed=load[:, None] * part.missed + noise)
+        tangent.saw(rows, [part])
+    assert tangent.in_use
+    rows = dataclasses.replace(rows, others=(None, None, torch.full((32,), -2.0, dtype=torch.float64)))
+    d = part.dither
+    expected = -2.0 * through_matrix(d[:, 3:])
+    torch.testing.assert_close(
+        tangent.at(rows).push(d[None])[0], expected, rtol=0, atol=0.05 * float(expected.abs().max())
+    )
+
+
+def test_products_are_left_out_where_the_response_goes_by_no_state():
+    """Each that is none would cost the others: the numbers are as without."""
+    state, action, response = CASES["a line"]
+    tangent, part = excited("a line"), shown(state, action, response, 32, 99)
+    still = part.given.roll(1, 0)
+    assert torch.equal(tangent.gain.push(part.dither, part.given), tangent.gain.push(part.dither, still))
+
+
 def test_other_inputs_have_the_derivative_of_the_tangent():
     rows = call(STATE, ACTION, 4, 1)
     at, alone = excited("numbers").at(rows), IdentityTangent().at(rows)
@@ -124,7 +223,7 @@ def test_a_response_that_goes_by_the_state_is_left_to_a_tangent_that_knows_it(mo
         response, noise = factors * part.missed, torch.randn(32, 3, generator=generator, dtype=torch.float64)
         tangent.saw(
             call(STATE, ACTION, 32, step),
-            [DitherResponse(part.dither, response + 0.3 * noise, model * response)],
+            [DitherResponse(part.given, part.dither, response + 0.3 * noise, model * response)],
         )
     assert tangent.gain.known and tangent.in_use == (model < 0.5)
 
@@ -141,7 +240,7 @@ def test_what_chance_alone_makes_is_no_gain(noises):
         tangent.saw(call(state, action, 32, step), [part])
     d = torch.zeros(48, 96, dtype=torch.float64)
     d[:, 48:] = torch.eye(48)  # a response to each cell alone: the numbers of the kernel
-    found = tangent.gain.push(d)
+    found = tangent.gain.push(d, 0.0 * d)  # where all that products are with is about zero
     precision = sum(0.99**age / noise**2 for age, noise in enumerate(reversed(noises)))
     by_chance = (1 / (32 * 48 * precision)) ** 0.5  # the deviation of a number by least squares
     numbers = found[found != 0]
@@ -153,9 +252,8 @@ def test_other_inputs_are_dithered_from_here_on():
     """Then nothing is known of them."""
     tangent = excited("numbers")
     part = shown(STATE, ACTION, through_matrix, 32, 7)
-    other = DitherResponse(
-        torch.cat([part.dither[:, :4], torch.zeros_like(part.dither[:, :1])], dim=1), *part[1:]
-    )
+    dither = torch.cat([part.dither[:, :4], torch.zeros_like(part.dither[:, :1])], dim=1)
+    other = part._replace(dither=dither)
     tangent.saw(call(STATE, ACTION, 32, 7), [other])
     assert not tangent.in_use
 
@@ -171,7 +269,8 @@ def test_rows_without_a_value_and_calls_without_rows_show_nothing():
         joined = DitherResponse(*map(torch.cat, zip(part, broken, strict=True)))
         other = excited("numbers")
         other.saw(rows, [joined, DitherResponse(*(column[:0] for column in part))])
-        assert torch.equal(other.gain.push(more.dither), tangent.gain.push(more.dither))
+        beside = more.dither, more.given
+        assert torch.equal(other.gain.push(*beside), tangent.gain.push(*beside))
     again.saw(rows, [DitherResponse(*(column[:0] for column in part))])
     assert again.in_use and again.gain.known
 
@@ -189,7 +288,7 @@ def test_a_state_that_is_read_again_gives_the_same_bits():
     tangent, again = excited("a grid with walls"), Excited(IdentityTangent())
     again.load_state_dict(tangent.state_dict())
     d = torch.ones(2, 96, dtype=torch.float64)
-    assert torch.equal(again.gain.push(d), tangent.gain.push(d)) and again.in_use
+    assert torch.equal(again.gain.push(d, d), tangent.gain.push(d, d)) and again.in_use
 
 
 def far_reaching(field, term):
@@ -246,6 +345,49 @@ def test_a_closure_whose_solver_no_model_follows_has_the_right_gradient():
         optimizer.step()
     assert (gradient.trust_of_step or 0.0) > 0.5  # the model is of little use for values
     assert min(cosines[8:]) > 0.9  # from -.7 to .8 by the model alone
+
+
+class Narrow(BlackBoxFunction):
+    """Ends where an action is a little beside half of the first number."""
+
+    arrays = "torch"
+    inputs = ArraySpec("state", (2,)), ArraySpec("action", (2,))
+    outputs = (ArraySpec("state", (2,)),)
+
+    def evaluate_rows(self, state, action):
+        inside = (action - 0.5 * state[:, :1]).abs().amax(dim=1, keepdim=True) < 0.02
+        return torch.where(inside, 0.9 * state + 0.1 * action, torch.nan)
+
+
+@pytest.mark.parametrize("failures", ["raise", "keep"])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_dither_that_a_simulator_does_not_survive_ends_no_training(failures, batch):
+    """Its own rows answer: the step is evaluated once more without, is counted twice, and is told once."""
+
+    box = Narrow(failures=failures)
+    network = nn.Linear(2, 2, bias=False).double()
+    with torch.no_grad():
+        network.weight.copy_(torch.tensor([[0.5, 0.0], [0.5, 0.0]]))
+
+    def objective(network, start):
+        now, total = start, torch.zeros(())
+        for _ in range(3):
+            now = box(now, network(now))
+            total = total + now.square().sum(dim=1)
+        return total
+
+    gradient = zo.TangentGradient(network, objective, boxes=[box], seed=0)
+    told = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for step in range(12):
+            start = torch.randn(batch, 2, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+            gradient.backward(start)
+        told = [str(warning.message) for warning in caught if "survive a dither" in str(warning.message)]
+    assert gradient.counts.steps == 12 and (failures == "keep" or not gradient.counts.lost)
+    assert len(told) == 1 and "'action'" in told[0] and "bounds" in told[0]
+    assert gradient.counts.rows == box.ledger.rows_asked  # those of the steps that were taken back too
+    assert gradient.counts.rows > 12 * 3 * batch
 
 
 @pytest.mark.parametrize("shape", [(60,), (12, 12), (6, 6, 6)], ids=["a line", "a plane", "a space"])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from blackbox import ArraySpec, BlackBoxFunction
 from zo.draws import DITHER, Key
+from zo.tangents.excitation.form import given
 from zo.tangents.excitation.gain import DitherResponse, Excited
 from zo.tangents.models.values import Form
 from zo.tangents.record.pairs import CallPairs
@@ -134,7 +135,7 @@ class Prediction(NamedTuple):
         response = self.response
         if tangent.in_use:
             response = tangent.prior.at(self.here).to(self.rows.z, self.rows.others)
-        return DitherResponse(self.dither[rows], self._missed()[rows], response[rows])
+        return DitherResponse(given(self.here)[rows], self.dither[rows], self._missed()[rows], response[rows])
 
     def _missed(self) -> Tensor:
         """The answers less those without the dither, by the tangent; of a state that stays where nearer."""

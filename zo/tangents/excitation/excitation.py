@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 from blackbox import ArraySpec, BlackBoxFunction
+from blackbox.notices import Notice
 from zo.draws import Key
+from zo.errors import TangentWarning
 from zo.tangents.excitation.dither import Drawn, Prediction
 from zo.tangents.excitation.gain import Excited, Gain
 from zo.tangents.excitation.identified import (
@@ -43,6 +45,7 @@ SMALL = 0.1  # of a number's size: the first dither of one that has no spread
 FIRST = 0.1
 LINEAR = 0.5  # of what a larger dither should respond more by, for it to be worth it; decision 121
 GROWN, SHRUNK = 8.0, 0.5  # the most and the least times from one size to the next
+MANY_LOST = 0.25  # of a step's rows, above twice what failed before: its dither is too large; decision 137
 CELLS_KEPT = 512  # of a field, that are kept to judge by; decision 136
 
 Where = tuple[int, int]  # a box and an input, by their places
@@ -65,6 +68,7 @@ class _Box:
         shown: What rows have shown since factor and share were last chosen.
         before: The factor before, and its response, as a share of how much the outputs change.
         most: The largest factor.
+        failed: How many rows of the batch have failed, and of how many, without those of refused dithers.
     """
 
     rows: list[Tensor] = field(default_factory=list)
@@ -78,6 +82,11 @@ class _Box:
     shown: DitheredRows | None = None
     before: tuple[float, float] = (0.0, 0.0)
     most: float = math.inf
+    failed: tuple[float, float] = (0.0, 0.0)
+
+    def refuse(self) -> None:
+        """Choose a smaller factor: at this one rows failed, as of a simulator that an action ends."""
+        self.most, self.factor, self.shown = self.factor / 2, self.factor / GROWN, None
 
     def take(self, seen: NextSize) -> None:
         """Choose the next factor.
@@ -137,6 +146,30 @@ class Excitation:
         """Whether an input of a box is dithered."""
         return self.size != 0 and bool(self._state[box].units)
 
+    def refused(self, number: int, why: str) -> Notice:
+        """Choose smaller dithers, since one has left no row of a step, or a box has ended it.
+
+        Args:
+            number: of the step.
+            why: what was said of it.
+
+        Returns:
+            A warning.
+        """
+        names: list[str] = []
+        for box, state in zip(self._boxes, self._state, strict=True):
+            if state.units:
+                state.refuse()
+                names += [f"{box.inputs[which].name!r} of {box!r}" for which in state.units]
+        return Notice(
+            "refused dither",
+            f"Step {number + 1}: expected rows to survive a dither on {' and '.join(names)}, which shows the "
+            f"derivative by it, but: {why} So the step was evaluated once more without, and the dither is "
+            "smaller from now on. Give the input the bounds that it has, ArraySpec(..., bounds=(low, high)), "
+            "or take excite=0. Further such steps are not told.",
+            TangentWarning,
+        )
+
     def saw_losses(self, loss: Tensor, without: Tensor | None) -> None:
         """Take in the loss of a step, and that without its dither, as far as the tangents know it."""
         if without is not None and bool(without):
@@ -186,7 +219,7 @@ class Excitation:
         Returns:
             Inputs that are not identified and may not be dithered, in words, when that is found.
         """
-        if isinstance(dither, Drawn):
+        if self._survives(survived, dithered=bool(dither)) and isinstance(dither, Drawn):
             self._follow(calls, pairs, dither.predicted, dither.gains)
         reached = set(reached) - handed_on(calls)
         words: list[str] = []
@@ -226,6 +259,19 @@ class Excitation:
             for entry in state
             for shown in [entry["shown"]]  # 0.3 kept others, of a few steps
         ]
+
+    def _survives(self, survived: Tensor, *, dithered: bool) -> bool:
+        """Whether about as many rows fail as before; a dither beside which many more do is made smaller."""
+        lost, rows = int((~survived).sum()), len(survived)
+        refused = False
+        for state in self._state:
+            before, of = state.failed
+            if dithered and state.units and lost > rows * (MANY_LOST + 2 * (before + 0.5) / (of + 4)):
+                state.refuse()
+                refused = True
+            else:
+                state.failed = before + lost, of + rows
+        return not refused
 
     def _keep(
         self,

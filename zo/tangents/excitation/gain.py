@@ -1,9 +1,10 @@
 """The gain of a dithered input: what an answer changes by with it, by regression of answers on the dither.
 
 A dither is drawn beside everything else that goes into a box. So the regression of what a model of values
-misses on the dither is an unbiased estimate of the mean derivative by the dithered input, however wrong the
-model is about all else (an instrumental variable; Ljung, System Identification, 1999, section 7.6). A model
-that is fitted to values learns that derivative last, for a dither is small beside what the state does.
+misses on the dither, and on its products with what the box is given (`form.py`), is an unbiased estimate of
+the derivative by the dithered input, however wrong the model is about all else (an instrumental variable;
+Ljung, System Identification, 1999, section 7.6). A model that is fitted to values learns that derivative
+last, for a dither is small beside what the state does.
 
 `Excited` is a tangent with such gains: they stand in for its derivative by the dithered inputs as long as
 they predict the responses to new dithers better than it does.
@@ -13,20 +14,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zo.tangents.excitation.identified import grid_of
-from zo.tangents.record.pairs import CallPairs, reciprocal, sizes
+from zo.tangents.excitation.form import GainForm, given
+from zo.tangents.record.pairs import CallPairs, reciprocal
 from zo.tangents.tangent import Linearised, Tangent
 
 # decision 136, all of these:
-NEAR = {1: 8, 2: 3, 3: 1}  # cells from a dithered one whose answers are regressed, by the grid's axes
-MOST, MOST_NEAR = 64, 400  # numbers that an output is regressed on; the same of a cell on a grid
 FORGETTING = 0.99  # of what steps have shown, with each further one
 FADING = 0.9  # the same of how well responses were predicted
 NUMBERS = 2**22  # of columns of a step that are regressed on
@@ -35,17 +33,20 @@ CLEAR = (
 )
 BY_CHANCE = 2.0  # deviations of chance: a model must predict better by more
 WORST = 1e12  # an error that is not finite counts as this
+ANSWERS, TOGETHER = 4, 3.0  # for each number of products, and squares of deviations of it; decision 137
 
 
 class DitherResponse(NamedTuple):
     """What a call has shown of its dither.
 
     Attributes:
+        given: what went into the box beside the dither, see `given`.
         dither: `(rows, size_in)`, zero for numbers that were not dithered.
         missed: `(rows, size_out)`, the answers less those that a model predicts without the dither.
         response: `(rows, size_out)`, the response to the dither by the model.
     """
 
+    given: Tensor
     dither: Tensor
     missed: Tensor
     response: Tensor
@@ -54,90 +55,6 @@ class DitherResponse(NamedTuple):
         """The rows of which it is known what was missed."""
         rows = self.missed.isfinite().all(dim=1)
         return self if bool(rows.all()) else DitherResponse(*(part[rows] for part in self))
-
-
-@dataclass(frozen=True)
-class _GainForm:
-    """How the gain of a box's dithered inputs is written.
-
-    Attributes:
-        numbers: which of a row's differentiable inputs are dithered, `(n,)`.
-        names: of the dithered inputs.
-        space: the axes of the grid that all of them are on; empty for none.
-        wraps: for each axis whether its ends meet.
-    """
-
-    numbers: Tensor
-    names: tuple[str, ...]
-    space: tuple[int, ...]
-    wraps: tuple[bool, ...]
-
-    @classmethod
-    def of(cls, rows: CallPairs, dither: Tensor) -> _GainForm | None:
-        """That of a call; None where numbers are too many, and on no grid."""
-        parts = [part.any(dim=0) for part in dither.split(sizes(rows.inputs), dim=1)]
-        dithers = [spec for spec, part in zip(rows.inputs, parts, strict=True) if bool(part.any())]
-        space, wraps = grid_of([*dithers, *rows.outputs])
-        if space:  # all cells of what is dithered in some
-            parts = [torch.full_like(part, bool(part.any())) for part in parts]
-        names = tuple(spec.name for spec in dithers)
-        form = cls(torch.cat(parts).nonzero().flatten(), names, space, wraps)
-        return form if 0 < form.size <= (MOST_NEAR if space else MOST) else None
-
-    @property
-    def size(self) -> int:
-        """Numbers of the kernel for each output, or for each channel of a grid."""
-        around = (2 * NEAR[len(self.space)] + 1) ** len(self.space) if self.space else 1
-        return around * len(self.numbers) // math.prod(self.space)
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """What must be the same for sums to be added up."""
-        return self.names, self.space, () if self.space else tuple(self.numbers.tolist())
-
-    def columns(self, dither: Tensor) -> Tensor:
-        """What is multiplied by the kernel: `(rows, cells, n)`; of no grid there is one cell."""
-        if not self.space:
-            return dither[:, None, self.numbers]
-        field, axes = self._padded(dither), len(self.space)
-        for axis in range(2, 2 + axes):
-            field = field.unfold(axis, 2 * NEAR[axes] + 1, 1)
-        field = field.movedim(1, 1 + axes)  # channels, beside the places around a cell
-        return field.flatten(1 + axes).flatten(1, axes)
-
-    def answered(self, dither: Tensor, kernel: Tensor) -> Tensor:
-        """The product of columns and kernel, `(rows, size_out)`.
-
-        Args:
-            dither: `(rows, size_in)`.
-            kernel: `(channels, n)`.
-        """
-        if not self.space:
-            return dither[:, self.numbers] @ kernel.T
-        edges = [2 * NEAR[len(self.space)] + 1] * len(self.space)
-        convolution = (F.conv1d, F.conv2d, F.conv3d)[len(self.space) - 1]
-        return convolution(self._padded(dither), kernel.view(len(kernel), -1, *edges)).flatten(1)
-
-    def cells(self, outputs: Tensor) -> Tensor:
-        """Answers by cell: `(rows, size_out)` to `(rows, cells, channels)`."""
-        if not self.space:
-            return outputs[:, None]
-        return self._channels(outputs).flatten(2).transpose(1, 2)
-
-    def _padded(self, dither: Tensor) -> Tensor:
-        """The dithered inputs with what is around them: `(rows, channels, *larger)`."""
-        field, near = self._channels(dither[:, self.numbers]), NEAR[len(self.space)]
-        for axis, (length, wraps) in enumerate(zip(self.space, self.wraps, strict=True), start=2):
-            cells = torch.arange(-near, length + near, device=field.device)
-            field = field.index_select(axis, cells % length)
-            if not wraps:
-                inside = (cells >= 0) & (cells < length)
-                field = field * inside.view(-1, *[1] * (field.ndim - axis - 1))
-        return field
-
-    def _channels(self, flat: Tensor) -> Tensor:
-        """`(rows, size)` as `(rows, channels, *space)`, the arrays one after another."""
-        return flat.view(len(flat), -1, *self.space)
 
 
 class _LeastSquares(NamedTuple):
@@ -177,13 +94,29 @@ class _LeastSquares(NamedTuple):
             self.unit,
         )
 
-    def solved(self) -> tuple[Tensor, Tensor]:
-        """The solution, and what chance makes of the square of each of its numbers: `(channels, n)` each."""
-        size = self.moments.diagonal().mean()
+    def solved(self, alone: int) -> tuple[Tensor, Tensor]:
+        """The solution, and what chance makes of the square of each of its numbers: `(channels, n)` each.
+
+        Args:
+            alone: how many columns come first that are no products. The others are zero until their numbers
+                are far above chance, all together: each that is not costs the others.
+        """
+        n = len(self.moments)
+        if n > alone and self.count >= ANSWERS * n:
+            solution, chance = self._of_first(n)
+            above = solution.square() * reciprocal(chance)
+            if float(above[:, alone:].sum()) > TOGETHER * above[:, alone:].numel() + CLEAR:
+                return solution, chance
+        return self._of_first(alone)
+
+    def _of_first(self, n: int) -> tuple[Tensor, Tensor]:
+        """That of the first columns, as if there were no others, which are zero."""
+        moments, products, none = self.moments[:n, :n], self.products[:, :n], (0, len(self.moments) - n)
+        size = moments.diagonal().mean()
         ridge = 1e-9 * size + (size == 0)
-        inverse = torch.linalg.inv(self.moments + ridge * torch.eye(len(self.moments)).to(self.moments))
+        inverse = torch.linalg.inv(moments + ridge * torch.eye(n).to(moments))
         chance = (self.missed * reciprocal(self.count))[:, None] * inverse.diagonal()
-        return self.products @ inverse, chance
+        return F.pad(products @ inverse, none), F.pad(chance, none)
 
 
 class Gain:
@@ -196,22 +129,27 @@ class Gain:
     """
 
     def __init__(self) -> None:
-        self.form: _GainForm | None = None
+        self.form: GainForm | None = None
         self._sums: _LeastSquares | None = None
+        self._basis = torch.empty(0), torch.empty(0)  # of what products are with, as the first step had it
         self._kernel: Tensor | None = None  # `(channels, n)`
         self._solution: Tensor | None = None  # before what chance makes of it is taken off,
         self._chance: Tensor | None = None  # of the square of each number
 
-    def see(self, form: _GainForm | None, shown: Sequence[DitherResponse]) -> None:
+    def see(self, form: GainForm | None, shown: Sequence[DitherResponse]) -> None:
         """Take in what the calls of a step have shown."""
         if form is None or self.form is None or form.key != self.form.key:
             self.form, self._sums = form, None
             self._solve()
         if form is None:
             return
-        dither, missed = (torch.cat(parts) for parts in list(zip(*shown, strict=True))[:2])
-        some = slice(0, max(1, NUMBERS // max(1, form.size * missed.shape[1])))  # of rows
-        columns = form.columns(dither[some]).double().flatten(0, 1)
+        inputs, dither, missed = (torch.cat(parts) for parts in list(zip(*shown, strict=True))[:3])
+        if self._sums is None:
+            self._basis = form.basis(inputs.double())
+        kernel = form.alone + form.products
+        some = slice(0, max(1, NUMBERS // max(1, kernel * missed.shape[1])))  # of rows
+        other = form.beside(inputs[some].double(), self._basis)
+        columns = form.columns(dither[some].double(), other).flatten(0, 1)
         answers = form.cells(missed[some]).double().flatten(0, 1)
         before = (
             None if self._sums is None else _LeastSquares(*(part.to(columns.device) for part in self._sums))
@@ -220,12 +158,21 @@ class Gain:
         self._sums = sums if before is None else before.joined(sums)
         self._solve()
 
-    def push(self, dither: Tensor) -> Tensor:
-        """The response to changes of the dithered inputs, `(rows, size_in)` to `(rows, size_out)`."""
-        assert self.form is not None and self._kernel is not None
-        return self.form.answered(dither, self._kernel.to(dither))
+    def push(self, dither: Tensor, inputs: Tensor) -> Tensor:
+        """The response to changes of the dithered inputs.
 
-    def squares(self, dither: Tensor) -> tuple[Tensor, Tensor] | None:
+        Args:
+            dither: `(rows, size_in)`, the changes.
+            inputs: what the box is given beside, see `given`.
+
+        Returns:
+            `(rows, size_out)`.
+        """
+        assert self.form is not None and self._kernel is not None
+        other = self.form.beside(inputs, self._basis)
+        return self.form.answered(dither, other, self._kernel.to(dither))
+
+    def squares(self, dither: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor] | None:
         """The square of the response as least squares have it, and what chance makes of it in the mean.
 
         Returns:
@@ -233,8 +180,10 @@ class Gain:
         """
         if self.form is None or self._solution is None or self._chance is None:
             return None
-        response = self.form.answered(dither, self._solution.to(dither))
-        return response.square(), self.form.answered(dither.square(), self._chance.to(dither))
+        other = self.form.beside(inputs, self._basis)
+        response = self.form.answered(dither, other, self._solution.to(dither))
+        chance = self.form.answered(dither.square(), other.square(), self._chance.to(dither))
+        return response.square(), chance
 
     @property
     def on_grid(self) -> bool:
@@ -254,18 +203,21 @@ class Gain:
         return {
             "form": None if self.form is None else vars(self.form),
             "sums": None if self._sums is None else self._sums._asdict(),
+            "basis": self._basis,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        self.form = None if state["form"] is None else _GainForm(**state["form"])
-        self._sums = None if state["sums"] is None else _LeastSquares(**state["sums"])
+        self.form = self._sums = None
+        if state["form"] is not None and "basis" in state:  # before there were products it had none
+            self.form, self._basis = GainForm(**state["form"]), tuple(state["basis"])
+            self._sums = None if state["sums"] is None else _LeastSquares(**state["sums"])
         self._solve()
 
     def _solve(self) -> None:
         self._kernel = self._solution = self._chance = None
-        if self._sums is not None:
-            self._solution, self._chance = self._sums.solved()
+        if self.form is not None and self._sums is not None:
+            self._solution, self._chance = self._sums.solved(self.form.alone)
             share = 1.0 - self._chance * reciprocal(self._solution.square())
             self._kernel = self._solution * share.clamp_min(0.0)
 
@@ -322,12 +274,12 @@ class Excited(Tangent):
         shown = [part.finite() for part in shown]
         if not any(len(part.dither) for part in shown):
             return
-        form = _GainForm.of(rows, torch.cat([part.dither for part in shown]))
+        form = GainForm.of(rows, torch.cat([part.dither for part in shown]))
         if form is not None and self.gain.form is not None and form.key == self.gain.form.key:
             self._errors = [FADING * error for error in self._errors]
             for part in shown:
                 short = reciprocal(part.missed.double().square().mean(dim=0))
-                by_gain = self.gain.push(part.dither)
+                by_gain = self.gain.push(part.dither, part.given)
                 apart = part.missed - part.response, part.missed - by_gain, part.response - by_gain
                 for place, difference in enumerate(apart):
                     error = float((difference.double().square() * short).sum())
@@ -356,7 +308,7 @@ class _WithGain(Linearised):
 
     def __init__(self, at: Linearised, gain: Gain) -> None:
         super().__init__(at.rows)
-        self._at, self._gain = at, gain
+        self._at, self._gain, self._given = at, gain, given(at.rows)
 
     @property
     def values(self) -> Tensor | None:
@@ -365,14 +317,14 @@ class _WithGain(Linearised):
 
     def push(self, d: Tensor) -> Tensor:
         """The tangent's J d of the other inputs, and the response to a change of the dithered ones."""
-        response = torch.stack([self._gain.push(part) for part in d]) if len(d) else 0.0
+        response = torch.stack([self._gain.push(part, self._given) for part in d]) if len(d) else 0.0
         return self._at.push(self._others(d)) + response
 
     def pull(self, v: Tensor) -> Tensor:
         """The adjoint of `push`."""
         with torch.enable_grad():
             d = torch.zeros_like(self.rows.z, requires_grad=True)
-            (by_gain,) = torch.autograd.grad(self._gain.push(d), d, v.detach())
+            (by_gain,) = torch.autograd.grad(self._gain.push(d, self._given), d, v.detach())
         return self._others(self._at.pull(v)) + by_gain
 
     def to(self, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
@@ -380,7 +332,7 @@ class _WithGain(Linearised):
         numbers = self._numbers
         stays = z.clone()
         stays[:, numbers] = self.rows.z[:, numbers]
-        return self._at.to(stays, others) + self._gain.push(z - self.rows.z)
+        return self._at.to(stays, others) + self._gain.push(z - self.rows.z, self._given)
 
     @property
     def _numbers(self) -> Tensor:

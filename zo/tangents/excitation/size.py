@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from zo.tangents.excitation.dither import Prediction
+from zo.tangents.excitation.form import given
 from zo.tangents.excitation.gain import Gain
 from zo.tangents.models.values import Form
 from zo.tangents.record.pairs import CallPairs, reciprocal
@@ -77,7 +78,8 @@ class DitheredRows(NamedTuple):
             advance = torch.zeros_like(y)
             if any(place is not None for place in sources(pairs.inputs, pairs.outputs)):
                 advance = y - Form(pairs.inputs, pairs.outputs, ()).followed(pairs.z)[rows].double()
-            squares = gain.squares(prediction.dither[rows].double()) or ()
+            dither, inputs = prediction.dither[rows].double(), given(prediction.here)[rows].double()
+            squares = gain.squares(dither, inputs) or ()
             by_gain = [y[:, :0], *((square @ short.square())[:, None] for square in squares)]
             response, missed = prediction.response[rows].double(), y - prediction.values[rows].double()
             dither = torch.cat(parts, dim=1)[rows].double()

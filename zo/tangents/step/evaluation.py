@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from blackbox.errors import RowFailedError
 from blackbox.failures import FailedRow, noted
 from zo.batches import Batch, count_rows, map_tensors
 from zo.draws import Key
@@ -104,27 +105,56 @@ class Evaluations:
         """The boxes run, and then a block that takes a gradient and has it checked.
 
         Where the block fails the network is as it was, in all processes. At its end `check` is that of the
-        first process.
+        first process. Where a dither leaves no row, or ends a call of a box that lets no row fail, the boxes
+        run once more without it: what is asked beside what the user asks ends no training.
 
         Args:
             step: the step.
             probes: how many there are.
             dither: what boxes are asked beside what the objective asks.
         """
-        before, key, live = Snapshot(step.network), self.key.at(step.number), None
+        before = Snapshot(step.network)
         with _undone(before):
-            with noted() as causes:
-                if probes or self.ranks.size > 1 or step.number == 0:
-                    answers = self._recorded(step, key, probes, dither)
-                else:
-                    live = Live(step, self.boxes, dither)
-                    answers = live.seen
-            evaluation = Evaluation(self, step, answers, causes, before, probes, dither, live)
-            self._take_apart(answers.apart)
+            evaluation = self._survived(step, probes, dither, before)
+            self._take_apart(evaluation.apart)
             with self.ranks.meeting(step.number) as meeting:
                 yield evaluation
                 meeting.message = evaluation.check
             evaluation.check = meeting.messages[0]
+
+    def _survived(self, step: Step, probes: int, dither: Dither, before: Snapshot) -> Evaluation:
+        """What the boxes answer, once more without a dither that no row survives."""
+        rows = self._rows_asked()
+        try:
+            evaluation = self._evaluated(step, probes, dither, before)
+            if not dither or bool(evaluation.losses.isfinite().any()):
+                return evaluation
+            refused = "no row of the batch had a finite loss."
+        except RowFailedError as error:
+            if not dither or self.ranks.size > 1:
+                raise
+            refused = str(error)
+        before.restore()
+        spent = self._rows_asked() - rows
+        evaluation = self._evaluated(step, probes, Dither(), before)
+        evaluation.rows, evaluation.refused = evaluation.rows + spent, refused
+        return evaluation
+
+    def _evaluated(self, step: Step, probes: int, dither: Dither, before: Snapshot) -> Evaluation:
+        """What the boxes answer."""
+        key, live = self.key.at(step.number), None
+        with noted() as causes:
+            if probes or self.ranks.size > 1 or step.number == 0:
+                answers = self._recorded(step, key, probes, dither)
+            else:
+                live = Live(step, self.boxes, dither)
+                answers = live.seen
+        return Evaluation(self, step, answers, causes, before, probes, dither, live)
+
+    def _rows_asked(self) -> int:
+        """What the boxes have been asked for so far; boxes around one another have one ledger."""
+        ledgers = {id(box.ledger): box.ledger for box in self.boxes}
+        return sum(ledger.rows_asked for ledger in ledgers.values())
 
     def answers(self, batch: Batch, steps: int) -> Evaluation:
         """What boxes answer on a batch, before the first step; the network is left as it was.
@@ -195,6 +225,8 @@ class Evaluation:
         step, probes, dither, causes: as given.
         boxes: the boxes that the objective calls.
         rows: how many rows the boxes were asked for.
+        apart: whether variants were evaluated one after another.
+        refused: why a dither was left out, which had left no row; empty where none was.
         losses: the losses of the base, `(rows,)`.
         recorded: the calls of the boxes, as they were asked.
         survived: once it is settled, the rows that did not fail, `(rows,)` bool.
@@ -221,6 +253,7 @@ class Evaluation:
         self.boxes, self._probing, self._turns = evaluations.boxes, evaluations.probing, evaluations.turns
         self._before, self._live = before, live
         self.rows, self.losses, self.recorded = recorded.rows, recorded.losses[0], recorded.calls
+        self.apart, self.refused = recorded.apart, ""
         self.survived: Tensor = torch.empty(0, dtype=torch.bool)
         self.calls: list[RecordedCall] = []
         self.batch: Any = None

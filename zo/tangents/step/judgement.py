@@ -83,6 +83,8 @@ class Judgement:
         self.check, number = evaluation.check, gradient.step.number
         if number == 0:
             self.watch.note_way_beside(gradient.back.beside)
+        if evaluation.refused:
+            self.notices.say(self.excitation.refused(number, evaluation.refused))
         unknowns = self._excite(gradient, evaluation.dither)
         news = bool(self.excitation) and not evaluation.dither  # what nobody knew of, from now on
         outcome = StepOutcome(evaluation, gradient, unknowns, news)
