@@ -33,6 +33,7 @@ class Drawn(Dither):
         sizes: as given.
         predicted: by call, what the tangent predicted.
         gains: of each box, with what the step has shown.
+        stand_in: of each box, whether it stood in for the tangent's derivative.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Drawn(Dither):
         self._key, self._tangents, self.sizes, self._known = key, tangents, sizes, known
         self.predicted: dict[int, Prediction] = {}
         self.gains = [tangent.gain for tangent in tangents]
+        self.stand_in = [tangent.in_use for tangent in tangents]
 
     def __bool__(self) -> bool:
         """Whether anything is."""

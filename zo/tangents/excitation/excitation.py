@@ -22,8 +22,8 @@ from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.notices import Notice
 from zo.draws import Key
 from zo.errors import TangentWarning
-from zo.tangents.excitation.dither import Drawn, Prediction
-from zo.tangents.excitation.gain import Excited, Gain
+from zo.tangents.excitation.dither import Drawn
+from zo.tangents.excitation.gain import Excited
 from zo.tangents.excitation.identified import (
     CELLS,
     cells_of,
@@ -220,7 +220,7 @@ class Excitation:
             Inputs that are not identified and may not be dithered, in words, when that is found.
         """
         if self._survives(survived, dithered=bool(dither)) and isinstance(dither, Drawn):
-            self._follow(calls, pairs, dither.predicted, dither.gains)
+            self._follow(calls, pairs, dither)
         reached = set(reached) - handed_on(calls)
         words: list[str] = []
         self._candidates = {}
@@ -387,16 +387,16 @@ class Excitation:
         self,
         calls: Sequence[RecordedCall],
         pairs: Sequence[CallPairs],
-        predictions: dict[int, Prediction],
-        gains: Sequence[Gain],
+        dither: Drawn,
     ) -> None:
         """Choose the size of the next dither, and how much of its response is known, once enough is shown."""
         response = change = 0.0
         for place, state in enumerate(self._state):
-            own = [number for number in predictions if calls[number].box == place]
+            own = [number for number in dither.predicted if calls[number].box == place]
             if not own:
                 continue
-            new = DitheredRows.of([(calls[n], pairs[n], predictions[n]) for n in own], gains[place])
+            shown = [(calls[n], pairs[n], dither.predicted[n]) for n in own]
+            new = DitheredRows.of(shown, dither.gains[place], stands_in=dither.stand_in[place])
             state.shown = new if state.shown is None else state.shown.joined(new)
             rows, numbers = state.shown.added.shape
             if rows >= (OF_FIELDS if state.shown.on_grid else min(ENOUGH * numbers, MOST)):

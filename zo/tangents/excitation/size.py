@@ -27,6 +27,8 @@ WANTED = 2.0  # then in multiples of the error of what is predicted,
 LARGEST = 0.3  # and at most
 KNOWN = 0.5  # of the predicted response: what must be there, for it to be known
 ENOUGH, MOST = 8, 128  # rows for each number that is dithered, and rows, by which the next size is chosen
+PRECISE = 0.01  # of the square of a gain that stands in: what chance may make of it; decision 137
+TENSORS = 5  # among what rows have shown
 OF_FIELDS = 32  # rows, where a response is the same around all cells; decision 121
 
 
@@ -57,6 +59,7 @@ class DitheredRows(NamedTuple):
         by_gain: `(rows, 2)`, the square of the response by the gain, and what chance makes of it; without
             columns where there is none.
         on_grid: whether that is a gain around each cell of a grid.
+        stands_in: whether the response that was predicted is that by the gain.
     """
 
     added: Tensor
@@ -65,9 +68,12 @@ class DitheredRows(NamedTuple):
     change: Tensor
     by_gain: Tensor
     on_grid: bool = False
+    stands_in: bool = False
 
     @classmethod
-    def of(cls, calls: Sequence[tuple[RecordedCall, CallPairs, Prediction]], gain: Gain) -> DitheredRows:
+    def of(
+        cls, calls: Sequence[tuple[RecordedCall, CallPairs, Prediction]], gain: Gain, *, stands_in: bool
+    ) -> DitheredRows:
         """What calls of one box have shown: each with its pairs, and what was predicted of it."""
         columns: list[tuple[Tensor, ...]] = []
         short = reciprocal(calls[0][1].response_scale.double())
@@ -96,14 +102,14 @@ class DitheredRows(NamedTuple):
         deviation = dither.square().mean(dim=0).sqrt()
         numbers = deviation.nonzero().flatten()
         dither = dither[:, numbers] / deviation[numbers]
-        return cls(dither, miss * short, response * short, change, by_gain, gain.on_grid)
+        return cls(dither, miss * short, response * short, change, by_gain, gain.on_grid, stands_in)
 
     def joined(self, other: DitheredRows) -> DitheredRows:
         """These rows and others; the others alone where other numbers are dithered."""
-        both = zip(self[:-1], other[:-1], strict=True)
-        if any(one.shape[1:] != another.shape[1:] for one, another in both):
+        both = list(zip(self[:TENSORS], other[:TENSORS], strict=True))
+        if any(one.shape[1:] != another.shape[1:] for one, another in both):  # pyright: ignore
             return other
-        return DitheredRows(*map(torch.cat, zip(self[:-1], other[:-1], strict=True)), self.on_grid)  # pyright: ignore
+        return DitheredRows(*map(torch.cat, both), *other[TENSORS:])  # pyright: ignore
 
     def verdict(self) -> NextSize:
         """How much of the response is known, and how large the next dither should be.
@@ -111,18 +117,23 @@ class DitheredRows(NamedTuple):
         Until the model knows the response, its size is that of the regression of answers on the dither, with
         which nothing else goes; what chance makes of it counts too, so that it is never thought too small.
         """
-        rows = len(self.added)
         change, without = float(self.change.sum()), float(self.missed.square().sum())
         error = float((self.missed - self.response).square().sum())
         square = float(self.response.square().sum())
-        chance = math.sqrt(without * square / rows)  # what the product of both may be where nothing is known
-        share = (float((self.missed * self.response).sum()) - chance) / square if square > 0 else 0.0
+        products = (self.missed * self.response).sum(dim=1)
+        chance = math.sqrt(without * square / len(products))  # of their sum, where nothing is known;
+        if self.on_grid:  # there a row is many numbers
+            chance = float(products.square().sum().sqrt())
+        share = (float(products.sum()) - chance) / square if square > 0 else 0.0
         share = min(max(share, 0.0), 1.0) if math.isfinite(share) else 0.0
         if not math.isfinite(without) or not without or not change:
             return NextSize(0.0, 1.0, 0.0, change)
         if share > KNOWN and error < without:
             response = share * square
             target = min(WANTED**2 * error, LARGEST**2 * change)
+            if self.by_gain.shape[1] and self.stands_in:
+                by_gain, chance = self.by_gain.sum(dim=0).tolist()
+                target = min(target, response * chance / (PRECISE * by_gain)) if by_gain else target
             return NextSize(share, math.sqrt(target / response), response, change)
         response, chance = self._regressed()
         response = max(response - chance, 0.0)

@@ -113,43 +113,34 @@ class Evaluations:
             probes: how many there are.
             dither: what boxes are asked beside what the objective asks.
         """
-        before = Snapshot(step.network)
+        before, key, rows = Snapshot(step.network), self.key.at(step.number), self._rows_asked()
+        refused, spent = "", 0
         with _undone(before):
-            evaluation = self._survived(step, probes, dither, before)
-            self._take_apart(evaluation.apart)
+            while True:  # twice at most: there is a dither the first time alone
+                live = None
+                try:
+                    with noted() as causes:
+                        if probes or self.ranks.size > 1 or step.number == 0:
+                            answers = self._recorded(step, key, probes, dither)
+                        else:
+                            live = Live(step, self.boxes, dither)
+                            answers = live.seen
+                    if not dither or bool(answers.losses[0].isfinite().any()):
+                        break
+                    refused = "no row of the batch had a finite loss."
+                except RowFailedError as error:
+                    if not dither or self.ranks.size > 1:
+                        raise
+                    refused = str(error)
+                before.restore()
+                dither, spent = Dither(), self._rows_asked() - rows
+            evaluation = Evaluation(self, step, answers, causes, before, probes, dither, live)
+            evaluation.refused, evaluation.rows = refused, evaluation.rows + spent
+            self._take_apart(answers.apart)
             with self.ranks.meeting(step.number) as meeting:
                 yield evaluation
                 meeting.message = evaluation.check
             evaluation.check = meeting.messages[0]
-
-    def _survived(self, step: Step, probes: int, dither: Dither, before: Snapshot) -> Evaluation:
-        """What the boxes answer, once more without a dither that no row survives."""
-        rows = self._rows_asked()
-        try:
-            evaluation = self._evaluated(step, probes, dither, before)
-            if not dither or bool(evaluation.losses.isfinite().any()):
-                return evaluation
-            refused = "no row of the batch had a finite loss."
-        except RowFailedError as error:
-            if not dither or self.ranks.size > 1:
-                raise
-            refused = str(error)
-        before.restore()
-        spent = self._rows_asked() - rows
-        evaluation = self._evaluated(step, probes, Dither(), before)
-        evaluation.rows, evaluation.refused = evaluation.rows + spent, refused
-        return evaluation
-
-    def _evaluated(self, step: Step, probes: int, dither: Dither, before: Snapshot) -> Evaluation:
-        """What the boxes answer."""
-        key, live = self.key.at(step.number), None
-        with noted() as causes:
-            if probes or self.ranks.size > 1 or step.number == 0:
-                answers = self._recorded(step, key, probes, dither)
-            else:
-                live = Live(step, self.boxes, dither)
-                answers = live.seen
-        return Evaluation(self, step, answers, causes, before, probes, dither, live)
 
     def _rows_asked(self) -> int:
         """What the boxes have been asked for so far; boxes around one another have one ledger."""
@@ -225,7 +216,6 @@ class Evaluation:
         step, probes, dither, causes: as given.
         boxes: the boxes that the objective calls.
         rows: how many rows the boxes were asked for.
-        apart: whether variants were evaluated one after another.
         refused: why a dither was left out, which had left no row; empty where none was.
         losses: the losses of the base, `(rows,)`.
         recorded: the calls of the boxes, as they were asked.
@@ -253,7 +243,7 @@ class Evaluation:
         self.boxes, self._probing, self._turns = evaluations.boxes, evaluations.probing, evaluations.turns
         self._before, self._live = before, live
         self.rows, self.losses, self.recorded = recorded.rows, recorded.losses[0], recorded.calls
-        self.apart, self.refused = recorded.apart, ""
+        self.refused = ""
         self.survived: Tensor = torch.empty(0, dtype=torch.bool)
         self.calls: list[RecordedCall] = []
         self.batch: Any = None
