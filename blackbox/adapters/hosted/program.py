@@ -20,6 +20,7 @@ from blackbox.adapters.command.process import Running, last_words, said, scratch
 from blackbox.adapters.hosted import wire
 from blackbox.adapters.hosted.call import ENDED, VectorForm, sent_arrays
 from blackbox.ending import ended_by
+from blackbox.words import counted
 
 Array = np.ndarray[Any, Any]
 VARIABLE = "BLACKBOX_HOST"
@@ -209,8 +210,9 @@ class Program:
         try:
             seen = sent_arrays(name, form.calls[name].seen, arrays)
         except ValueError as error:
-            self._refuse(str(error))
-            raise
+            text = f"{error}, {self._how_far()}"
+            self._refuse(text)
+            raise ValueError(text) from None
         stage = self._counts[name] % form.calls[name].stages
         self._counts[name] += 1
         self._asked = name, stage
@@ -218,6 +220,9 @@ class Program:
         vector = self._with_history(form.kinds.index((name, stage)))
         vector[form.seen[name][0].place.start : form.seen[name][-1].place.stop] = self._present
         return vector
+
+    def _how_far(self) -> str:
+        return f"after {counted(sum(self._counts.values()), 'call')}"
 
     def _with_history(self, asked: int) -> Array:
         vector = np.zeros(self._form.size)
@@ -239,7 +244,7 @@ class Program:
         status = running.end()
         self._running = None
         if status:
-            raise RuntimeError(f"{running.name} {said(status)}{last_words(folder)}")
+            raise RuntimeError(f"{running.name} {said(status)} {self._how_far()}{last_words(folder)}")
         if not any(self._counts.values()):
             raise RuntimeError(
                 f"{running.name} ended without a call: link bb_host (`blackbox host DIR` writes it) and call "
