@@ -159,13 +159,20 @@ def _preset(presets: Mapping[str, Any], words: Sequence[str]) -> str:
 def run(command: RunCommand) -> int:
     """Train and judge a problem, or say what that will cost."""
     from tasks.folder.run import Run
+    from tasks.methods.shared import methods_named
     from tasks.planning.plan import plan_of
     from tasks.running.resume import plan_in
     from tasks.workers import launch
 
     problem = command.kind(command.config, folder=command.data)
-    seeds, by_hand = range(command.seeds), command.by_hand
-    plan = plan_of(problem, seeds, preset=command.preset, where=command.where, by_hand=by_hand)
+    plan = plan_of(
+        problem,
+        methods_named(problem),
+        range(command.seeds),
+        preset=command.preset,
+        where=command.where,
+        by_hand=command.by_hand,
+    )
     if command.dry_run:
         from tasks.running import dry_run
 

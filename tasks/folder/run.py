@@ -23,7 +23,16 @@ from tasks.errors import ConfigurationError, ProblemError, RunFolderError, RunLo
 from tasks.folder import atomic, calls, reading, warning_notes
 from tasks.folder.machine import changes, digest, digest_of_files, machine, stamp_of, versions
 from tasks.folder.result import NOT_APPLICABLE, Result, Row
-from tasks.folder.terms import BEGUN, CONFIG, Terms, check_seeds, differences, lasting, refuse_edited
+from tasks.folder.terms import (
+    BEGUN,
+    CONFIG,
+    Terms,
+    check_seeds,
+    differences,
+    lasting,
+    refuse_edited,
+    write_terms,
+)
 from tasks.folder.warning_notes import WarningNotes
 from tasks.provenance import names, trust
 
@@ -110,8 +119,7 @@ class Run:
         root.mkdir(parents=True, exist_ok=True)
         path = _new_folder(root, f"{terms.task}-{terms.preset}-{now.astimezone():%Y%m%d-%H%M%S}")
         (path / CHECKPOINTS).mkdir()
-        atomic.write_json(path / CONFIG, content)
-        atomic.write_json(path / BEGUN, lasting(content))
+        write_terms(path, content)
         return cls.open(path)
 
     @classmethod
@@ -252,13 +260,10 @@ class Run:
         """
         return self._with({"data": str(data.resolve())})
 
-    def choose(self, settings: Mapping[str, int | None]) -> Run:
-        """The run with values for the settings of `chosen`, also in `config.json`; for who holds the lock."""
-        if settings == self.chosen:
-            return self
-        run = replace(self, chosen=dict(settings), config={**self.config, **settings})
-        self._write({"chosen": run.chosen, "config": run.config})
-        return run
+    def choose(self, settings: Mapping[str, int | None]) -> None:
+        """Write values for the settings of `chosen` down, for `reread`; for who holds the lock."""
+        if settings != self.chosen:
+            self._write({"chosen": dict(settings), "config": {**self.config, **settings}})
 
     def note_files(self, files: Sequence[Path]) -> str:
         """Write down the versions of files that boxes name, such as programs; for who holds the lock.
@@ -300,11 +305,7 @@ class Run:
         return reading.json_object(self.path / CONFIG, "Start the run anew.")
 
     def _write(self, changed: Mapping[str, object]) -> None:
-        content = {**self._written(), **changed}
-        # killed between these, it has one setting or the other: `lock` writes what is missing
-        (self.path / BEGUN).unlink(missing_ok=True)
-        atomic.write_json(self.path / CONFIG, content)
-        atomic.write_json(self.path / BEGUN, lasting(content))
+        write_terms(self.path, {**self._written(), **changed})
 
     def changed(self, terms: Terms) -> str:
         """In what it departs from other terms, in words; "" where it is of these."""

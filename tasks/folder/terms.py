@@ -15,7 +15,7 @@ from typing import Any
 from tasks import code
 from tasks.configuration import to_dict
 from tasks.errors import ConfigurationError, RunFolderError
-from tasks.folder import reading
+from tasks.folder import atomic, reading
 
 CONFIG = "config.json"
 BEGUN = "begun.json"  # what the run was begun with, to which `config.json` is compared
@@ -77,6 +77,17 @@ class Terms:
             "script": self.script,
             "chosen": dict(self.chosen),
         }
+
+
+def write_terms(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write what a run is begun with, or what of it is changed: `config.json`, and `begun.json` behind it.
+
+    Killed between these, it has one setting or the other: `Run.lock` writes what is missing.
+    """
+    begun = lasting(content)
+    (folder / BEGUN).unlink(missing_ok=True)
+    atomic.write_json(folder / CONFIG, content)
+    atomic.write_json(folder / BEGUN, begun)
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

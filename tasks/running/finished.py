@@ -100,7 +100,7 @@ class FinishedRun:
             problem = type(problem)(problem.config, folder=problem.folder, device="cpu")
         problem.begin(self.path)
         trained: dict[str, Trained] = {}
-        wanted = shared.methods_named(problem, problem.config.methods)
+        wanted = shared.methods_named(problem)
         for name, way in wanted.items():  # methods may start from what those before have trained
             if name not in judged:
                 continue

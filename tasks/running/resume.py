@@ -9,6 +9,7 @@ from pathlib import Path
 from tasks.errors import RunFolderError
 from tasks.folder import changed_code
 from tasks.folder.run import Run
+from tasks.methods.shared import methods_named
 from tasks.planning.plan import Plan, plan_of
 from tasks.problem import problems
 from tasks.problem.problem import Problem
@@ -63,7 +64,14 @@ def reopened(folder: Path, plan: Plan, *, any_seeds: bool = False) -> tuple[Run,
 def plan_in(run: Run, *, trusted: bool = False) -> Plan:
     """The plan that a folder has in writing; executes the code that the run names, see `problem_of`."""
     problem = problem_of(run, trusted=trusted)
-    return plan_of(problem, run.seeds, preset=run.preset, where=run.problem, chosen=run.chosen)
+    return plan_of(
+        problem,
+        methods_named(problem),
+        run.seeds,
+        preset=run.preset,
+        where=run.problem,
+        chosen=run.chosen,
+    )
 
 
 def problem_of(run: Run, *, trusted: bool = False) -> Problem:

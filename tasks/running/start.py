@@ -19,6 +19,7 @@ from tasks.folder.result import Result
 from tasks.folder.run import Run, discard
 from tasks.listeners.callbacks import Callback, Listeners
 from tasks.listeners.progress import Progress, make_progress
+from tasks.methods.shared import methods_named
 from tasks.planning import cost
 from tasks.planning.plan import Plan, plan_of
 from tasks.planning.spending import settled
@@ -72,7 +73,7 @@ def run(
     if isinstance(seeds, int | np.integer):
         seeds = range(int(seeds))
     problem = type(problem)(problem.config, folder=problem.folder, **settings)
-    plan = plan_of(problem, (0,) if seeds is None else seeds, by_hand=settings)
+    plan = plan_of(problem, methods_named(problem), (0,) if seeds is None else seeds, by_hand=settings)
     if resume is None:
         folder = Run.create(Path(runs), plan.terms)
     else:
@@ -150,7 +151,8 @@ def carry_out(run: Run, plan: Plan, progress: Progress) -> Bound:
             first_rows = FirstRows(run.path, problem.boxes)
             with rows_run_by(first_rows.run):
                 plan = settled(plan, bound, timed=not run.begun)
-                run = run.choose(plan.chosen)
+                run.choose(plan.chosen)
+                run = run.reread()
                 for sentence in cost.sentences(plan, bound):
                     progress.say(sentence)
                 plan.trial.refuse_unread()

@@ -266,7 +266,7 @@ def test_every_setting_of_a_shipped_problem_that_is_resolved_says_so(task, monke
         problem, marked = kind(config, folder=tmp_path), [each.text for each in code.named(config)]
         parts = [problem.check, lambda made=problem: made.boxes, problem.network]
         if setting == "methods":
-            parts = [lambda made=problem: methods.methods_named(made, made.config.methods)]
+            parts = [lambda made=problem: methods.methods_named(made)]
         for part in parts:
             with suppress(BlackBoxError):
                 part()

@@ -57,7 +57,8 @@ def test_a_run_is_found_again_as_it_was_made(tmp_path):
 
 def test_a_run_is_a_value_and_what_a_process_has_of_it_is_shared(tmp_path):
     run = begun_run(tmp_path, "t", "p", Settings(), [0])
-    chosen = run.choose({"steps": 7})
+    run.choose({"steps": 7})
+    chosen = run.reread()
     assert run.chosen == {} and run.config["steps"] == 3
     assert chosen.chosen == {"steps": 7} and chosen.config["steps"] == 7
     assert run.reread() == Run.open(run.path) == chosen
