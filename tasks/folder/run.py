@@ -17,11 +17,12 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, TypeVar
 
-from tasks import code
+from tasks.code import names, trust
+from tasks.code.settings import named
 from tasks.configuration import NOT_WRITTEN, from_dict
 from tasks.errors import ConfigurationError, ProblemError, RunFolderError, RunLockedError, TrustError
 from tasks.folder import atomic, calls, reading, warning_notes
-from tasks.folder.machine import changes, digest, digest_of_files, machine, stamp_of, versions
+from tasks.folder.machine import changes, digest_of_files, machine, stamp_of, versions
 from tasks.folder.result import NOT_APPLICABLE, Result, Row
 from tasks.folder.terms import (
     BEGUN,
@@ -34,7 +35,6 @@ from tasks.folder.terms import (
     write_terms,
 )
 from tasks.folder.warning_notes import WarningNotes
-from tasks.provenance import names, trust
 
 FORMAT = 3  # of config.json; raise it when older folders can no longer be resumed
 LOOKED_AT = 2  # an older one, of which finished runs are still read
@@ -111,7 +111,7 @@ class Run:
             "format": FORMAT,
             **terms.written(),
             "command": arguments,
-            "versions": versions() | digest(codes),
+            "versions": versions() | trust.versions(codes),
             "started": now.isoformat(timespec="seconds"),
         }
         for part in codes:
@@ -170,10 +170,15 @@ class Run:
         """The problem or script of the run, which is code; None for what is in a notebook or terminal."""
         return _code(self.problem, self.script, self.command)
 
+    @property
+    def problem_code(self) -> trust.Shipped | trust.Named | None:
+        """The problem, as code; None for one in a notebook or terminal, and for a script."""
+        return trust.problem(self.problem) if self.problem else None
+
     def code_versions(self) -> dict[str, str]:
         """The files of the script or problem, and of what settings name, with digits of their SHA-256."""
         code = [] if self.code is None else [self.code]
-        return digest([*code, *map(trust.named, self.named)])
+        return trust.versions([*code, *map(trust.named, self.named)])
 
     @property
     def callbacks(self) -> list[Any]:
@@ -221,9 +226,9 @@ class Run:
             raise ConfigurationError(
                 f"{error} If the run is of earlier code, go on with that code, or start the run anew."
             ) from None
-        for named in code.named(config):
-            if not (trusted or trust.is_own(named.code)):
-                raise self._untrusted(str(named))
+        for part in named(config):
+            if not (trusted or trust.is_own(part.code)):
+                raise self._untrusted(str(part))
         return config
 
     def _untrusted(self, executed: str) -> TrustError:

@@ -12,7 +12,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from tasks import code
+from tasks.code.settings import NamedBySetting, named
 from tasks.configuration import to_dict
 from tasks.errors import ConfigurationError, RunFolderError
 from tasks.folder import atomic, reading
@@ -56,9 +56,9 @@ class Terms:
         check_seeds(self.seeds)
 
     @property
-    def named(self) -> list[code.NamedBySetting]:
+    def named(self) -> list[NamedBySetting]:
         """The code that settings name, such as a network of the user's own."""
-        return code.named(self.config)
+        return named(self.config)
 
     def written(self) -> dict[str, Any]:
         """As JSON values.

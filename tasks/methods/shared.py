@@ -481,19 +481,19 @@ def methods_named(problem: Problem, names: Sequence[str] | None = None) -> dict[
     Raises:
         ConfigurationError: One is unknown, named twice, or needs a reference or box that the problem has not.
     """
-    names = problem.config.methods if names is None else names
+    wanted: Sequence[str] = problem.config.methods if names is None else names
     known = {**METHODS, **problem.methods}  # what is known and not to be had is refused with its reason
-    known |= {name: method for name in names if (method := problem.variant(name)) is not None}
-    for place, name in enumerate(names):
+    known |= {name: method for name in wanted if (method := problem.variant(name)) is not None}
+    for place, name in enumerate(wanted):
         if name not in known:
             raise ConfigurationError(
                 f"methods: expected methods of {problem.name()}, got {name!r}. {nearest(name, known)}"
             )
-        if name in names[:place]:
+        if name in wanted[:place]:
             raise ConfigurationError(
                 f"methods: expected every method once, got {name!r} twice. Leave one out."
             )
-        stages = {stage_name(0, other): other for other in names[:place]}
+        stages = {stage_name(0, other): other for other in wanted[:place]}
         if (other := stages.get(stage_name(0, name))) is not None:
             raise ConfigurationError(
                 f"methods: expected names that differ in letters, digits, dots or hyphens, got {other!r} and "
@@ -509,6 +509,6 @@ def methods_named(problem: Problem, names: Sequence[str] | None = None) -> dict[
                 f"methods: expected {type(problem).__name__} to give reference(self, *inputs), the box "
                 f"with a derivative, which {name} takes; it has none. Leave {name} out, or add it."
             )
-    if not names:
+    if not wanted:
         raise ConfigurationError("methods: expected at least one method, got none. Name some.")
-    return {name: known[name] for name in names}
+    return {name: known[name] for name in wanted}

@@ -13,7 +13,6 @@ from tasks.methods.shared import methods_named
 from tasks.planning.plan import Plan, plan_of
 from tasks.problem import problems
 from tasks.problem.problem import Problem
-from tasks.provenance import trust
 
 
 def reopened(folder: Path, plan: Plan, *, any_seeds: bool = False) -> tuple[Run, Plan]:
@@ -87,8 +86,8 @@ def problem_of(run: Run, *, trusted: bool = False) -> Problem:
     """
     if not trusted:
         run.refuse_untrusted()
-    code = run.code
-    if code is None or isinstance(code, trust.Script):
+    code = run.problem_code
+    if code is None:
         raise RunFolderError(
             f"{run.path}: expected a run that says where its problem's class is, got one of a notebook or a "
             f"terminal. {how_to_go_on(run)}"
@@ -100,9 +99,7 @@ def problem_of(run: Run, *, trusted: bool = False) -> Problem:
 
 def is_gone(run: Run) -> bool:
     """Whether the file that its problem was in is no more there."""
-    if run.code is None or isinstance(run.code, trust.Script):
-        return False
-    place = run.code.target.place
+    place = None if run.problem_code is None else run.problem_code.target.place
     return isinstance(place, Path) and not os.path.isfile(place)
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 import tasks
+from tasks.code import names, trust
 from tasks.command.cli import main
 from tasks.errors import CheckpointWarning
 from tasks.folder.run import Run
 from tasks.problem import problems
-from tasks.provenance import names, trust
 from tests.tasks.made_runs import begun_run
 from tests.tasks.problems import Steering
 

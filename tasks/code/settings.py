@@ -17,8 +17,8 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 from blackbox import BlackBoxFunction, registry
 from blackbox.registry_arguments import parse
+from tasks.code import names, trust
 from tasks.errors import ProblemError
-from tasks.provenance import names, trust
 
 
 def _none_ships(name: str, arguments: Sequence[str]) -> bool:
