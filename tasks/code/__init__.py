@@ -1,4 +1,4 @@
-"""Code that a text names: a problem, a script, a setting's; parsed once, executed only where it is trusted.
+"""Code that a text names: parsed once, and executed only where it is trusted.
 
 Names are imported when they are first used: those on the command line (`names`) need no torch.
 """
