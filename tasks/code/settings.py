@@ -107,7 +107,7 @@ def make(config: Any, setting: str) -> BlackBoxFunction:
 
 
 def _code(text: str, marker: NamesCode, arguments: Sequence[str]) -> trust.Named:
-    """What a setting's text is, also one from before; names of black boxes are for settings with arguments."""
+    """What a setting's text is, also an earlier one; names of black boxes are for settings with arguments."""
     target = registry.target_of(names.today(text), names.functions() if marker.arguments else {})
     return trust.Named(target, tuple(arguments))
 

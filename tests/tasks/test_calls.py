@@ -32,7 +32,7 @@ from tasks.folder import calls
 from tasks.methods.shared import methods_named
 from tasks.planning.plan import plan_of
 from tasks.planning.spending import settled
-from tasks.planning.trial import TRIES
+from tasks.planning.trial import TRIES, asked
 from tasks.rows.binding import Bound
 from tasks.rows.ledger import calls_noted
 from tests.tasks.made_runs import begun_run
@@ -250,7 +250,7 @@ def test_data_that_a_network_asks_for_keep_failed_rows_where_methods_are_checked
     problem = Scaled(methods=("tangents",))
     plan, bound = plan_of(problem, methods_named(problem), [0]), Bound.of(problem)
     bound.bound()
-    settled(plan, bound, timed=False)
+    settled(plan, bound, asked(bound, plan.methods, 1), timed=False)
     problem = bound.problem
     failed = problem.data.test.isnan().any(dim=1)
     assert 0 < int(failed.sum()) == problem.box.ledger.rows_failed < 8

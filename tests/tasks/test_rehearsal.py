@@ -12,6 +12,7 @@ from tasks.methods.shared import methods_named
 from tasks.planning import cost, rehearsal
 from tasks.planning.plan import plan_of
 from tasks.planning.spending import settled
+from tasks.planning.trial import asked
 from tasks.rows.binding import Bound
 from tests.tasks.problems import Steering
 
@@ -22,7 +23,7 @@ def planned(problem):
     bound = Bound.of(problem)
     bound.bound()
     plan = plan_of(problem, methods_named(problem), (0,))
-    return settled(plan, bound, timed=True, keep=True), bound
+    return settled(plan, bound, asked(bound, plan.methods, 1), timed=True, keep=True), bound
 
 
 def rows_run(bound):

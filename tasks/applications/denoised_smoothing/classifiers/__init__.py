@@ -4,8 +4,8 @@ from tasks.applications.denoised_smoothing.classifiers.answers import (
     Clamped,
     Decoded,
     Metered,
-    Scores,
+    Scored,
     Shaped,
 )
 
-__all__ = ["Clamped", "Decoded", "Metered", "Scores", "Shaped"]
+__all__ = ["Clamped", "Decoded", "Metered", "Scored", "Shaped"]

@@ -18,7 +18,7 @@ from tasks.applications.denoised_smoothing.classifiers import shapes_box
 from tasks.applications.denoised_smoothing.classifiers.answers import (
     Clamped,
     Metered,
-    Scores,
+    Scored,
     Shaped,
 )
 from tasks.applications.denoised_smoothing.classifiers.sklearn_box import SklearnClassifier, embedded
@@ -97,7 +97,7 @@ def make_box(
     if config.query_log and folder is not None:
         service = Cached(service, folder / "queries.sqlite", block=config.query_log_block)
     service.failures = "keep"
-    scores = Scores(Clamped(service), gives, asked, known.classes, config.decimals)
+    scores = Scored(Clamped(service), gives, asked, known.classes, config.decimals)
     known_as(scores)  # a box that cannot be named is refused now, not after training
     first_alone = config.rows is not None or config.per_second is not None or config.query_log
     shared = zo.SharedRows(scores, group.process_group(), None if first_alone else ROWS)
