@@ -21,8 +21,8 @@ from tasks.listeners.callbacks import Listeners
 from tasks.listeners.progress import IN_BOXES, INTERVAL, make_progress
 from tasks.problem.silence import Silence
 from tasks.problem.trained import TrainingOutcome
-from tasks.rows.answers import LEAST, KeptAnswers
-from tasks.rows.ledger import calls_noted, recall
+from tasks.rows.kept_answers import LEAST, KeptAnswers
+from tasks.rows.run_ledger import calls_noted, recall
 from tasks.rows.tally import RowTally, evaluated, everywhere, stack
 from tasks.training.interruption import StopRequest
 from tasks.training.stage import Stage, Stateful

@@ -34,7 +34,7 @@ from tasks.planning.plan import plan_of
 from tasks.planning.spending import settled
 from tasks.planning.trial import TRIES, asked
 from tasks.rows.binding import Bound
-from tasks.rows.ledger import calls_noted
+from tasks.rows.run_ledger import calls_noted
 from tests.tasks.made_runs import begun_run
 from tests.tasks.problems import MATRIX, Beside, Mixed, Said, Steering, cost_of
 

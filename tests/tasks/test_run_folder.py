@@ -17,7 +17,7 @@ from tasks.errors import RunFolderError, RunLockedError
 from tasks.folder import atomic
 from tasks.folder.result import Result
 from tasks.folder.run import discard
-from tasks.rows.ledger import calls_noted
+from tasks.rows.run_ledger import calls_noted
 from tests.tasks.made_runs import begun_run
 from tests.tasks.toy import Line
 

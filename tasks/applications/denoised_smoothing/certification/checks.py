@@ -13,7 +13,7 @@ from blackbox.errors import BudgetError, ConfigurationError
 from blackbox.function import check_complete
 from blackbox.words import counted
 from blackbox.wrappers.identity import identity
-from tasks.applications.denoised_smoothing.classifiers.answers import Scored
+from tasks.applications.denoised_smoothing.classifiers.wrappers import Scored
 from tasks.applications.denoised_smoothing.networks import predictions
 from tasks.errors import DataError, ProblemError
 

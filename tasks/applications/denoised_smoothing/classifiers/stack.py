@@ -15,13 +15,13 @@ from tasks import code
 from tasks.applications.denoised_smoothing import data
 from tasks.applications.denoised_smoothing.certification.checks import check_labels, classifier_box, known_as
 from tasks.applications.denoised_smoothing.classifiers import shapes_box
-from tasks.applications.denoised_smoothing.classifiers.answers import (
+from tasks.applications.denoised_smoothing.classifiers.sklearn_box import SklearnClassifier, embedded
+from tasks.applications.denoised_smoothing.classifiers.wrappers import (
     Clamped,
     Metered,
     Scored,
     Shaped,
 )
-from tasks.applications.denoised_smoothing.classifiers.sklearn_box import SklearnClassifier, embedded
 from tasks.applications.denoised_smoothing.config import CNN, SHIPPED, Config
 from tasks.configuration import refused
 from tasks.errors import ProblemError
