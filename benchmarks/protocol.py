@@ -18,6 +18,7 @@ from tasks.folder import atomic
 from tasks.folder.machine import machine, versions
 from tasks.folder.run import Run
 from tasks.listeners.progress import make_progress
+from tasks.methods.shared import methods_named
 from tasks.planning.plan import plan_of
 from tasks.problem.problem import Problem
 from tasks.running.start import carry_out
@@ -96,7 +97,8 @@ def finished(problem: Problem, size: str, seeds: Sequence[int], runs: Path) -> R
         seeds: Which.
         runs: The folder in which it is looked for.
     """
-    plan = plan_of(problem, seeds, preset=size, where="")  # found by what it is, not by its command
+    methods = methods_named(problem)
+    plan = plan_of(problem, methods, seeds, preset=size, where="")  # found by what it is, not by its command
     wanted = to_dict(problem.config)
     known = (Run.open(path.parent) for path in sorted(runs.glob("*/config.json")))
     asked_for = problem.name(), wanted, plan.seeds, versions()

@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "docs" / "images" / "architecture.svg"
 PAGE = ROOT / "ARCHITECTURE.md"
-SHOWN = "zo/tangents"  # whose own folders are rooms of the table, too
+SHOWN = "zo/tangents"  # whose own folders are rooms of the page, too
 LAYERS = ("tasks",), ("zo", "simulators"), ("blackbox",)
 PACKAGES = tuple(package for layer in LAYERS for package in layer)
 WIDTH, HEIGHT, GAP, DOWN = 150, 34, 24, 66  # of a room; between two; from one level to the next
@@ -178,7 +178,7 @@ def first_line(path: Path) -> str:
     return " ".join(said.partition("\n\n")[0].split())
 
 
-def table() -> str:
+def listing() -> str:
     """The folders of the packages, each with its first line."""
     places = [ROOT / package for package in PACKAGES]
     places += [path for place in places for path in place.iterdir()]
@@ -186,15 +186,14 @@ def table() -> str:
     rooms = sorted(
         path.parent.relative_to(ROOT).as_posix() for place in places for path in place.glob("__init__.py")
     )
-    lines = [f"| `{name}/` | {first_line(ROOT / name / '__init__.py')} |" for name in rooms]
-    return "\n".join(["| room | what it holds |", "| --- | --- |", *lines])
+    return "\n".join(f"- `{name}/`: {first_line(ROOT / name / '__init__.py')}" for name in rooms)
 
 
 def page() -> str:
-    """ARCHITECTURE.md with the table of today."""
+    """ARCHITECTURE.md with the rooms of today."""
     before, start, rest = PAGE.read_text(encoding="utf-8").partition("<!-- rooms -->\n")
     _, end, after = rest.partition("<!-- end of rooms -->")
-    return f"{before}{start}\n{table()}\n\n{end}{after}"
+    return f"{before}{start}\n{listing()}\n\n{end}{after}"
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import blackbox_coupling  # noqa: F401  which names files that are in the way of a package
 
 if TYPE_CHECKING:
-    from tasks.code import Code
+    from tasks.code.settings import Code
     from tasks.configuration import Config
     from tasks.folder.result import Row
     from tasks.folder.run import Run
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _NAMES = {  # by module
     "methods.autograd": ("AutogradGradient",),
     "listeners.callbacks": ("Callback",),
-    "code": ("Code",),
+    "code.settings": ("Code",),
     "configuration": ("Config",),
     "problem.data": ("Data",),
     "running.finished": ("FinishedRun", "load"),

@@ -25,12 +25,12 @@ WHERE = {
     "journal_writes": "tasks.folder.journal.EVERY",
     "later_writes": "tasks.folder.pace.OFTEN",
     "remembered_in_steps": "tasks.training.loop.LEAST",  # of a call whose answers are kept
-    "rows_together": "tasks.rows.answers.LONG",  # that rows may take which are run together
+    "rows_together": "tasks.rows.kept_answers.LONG",  # that rows may take which are run together
     "run_carried_out": "tasks.running.start.carry_out",  # begun or taken up again
     "shapes_kept": "tasks.applications.images.shapes_file.WORTH",  # images
     "total_of_processes": "tasks.workers.group.total",
     "versions_of_machine": "tasks.training.stage.versions",
-    "window_file_bytes": "tasks.folder.windows.LARGE",  # beyond, a window lies in a file of its own
+    "window_file_bytes": "tasks.folder.window_files.LARGE",  # beyond, a window lies in a file of its own
     "writes_share": "tasks.folder.pace.SHARE",  # times what a write takes, work lies between two
     # of a step and its models
     "activations_followed": "zo.evaluators.difference.evaluator.LARGE",  # numbers

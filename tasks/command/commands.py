@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from tasks.code import names
 from tasks.command import run_command
 from tasks.command.run_command import Tensorboard, Timeout, Workers
 from tasks.errors import ConfigurationError, TrustError
-from tasks.provenance import names
 from tasks.terminal.text import say
 
 if TYPE_CHECKING:
@@ -164,7 +164,6 @@ def resume(
     The code that the run names, its problem's and what settings name, is executed.
     """
     from tasks.folder.run import Run
-    from tasks.provenance.trust import Script
     from tasks.report.page import NAME
     from tasks.workers import group
 
@@ -200,7 +199,7 @@ def resume(
             say("This run is finished; rebuilding its report.")
             return report(folder, trust=trust)
         run = opened()
-        if isinstance(run.code, Script):
+        if run.script:
             from tasks.running import own_loop
 
             own_loop.execute(run, workers)

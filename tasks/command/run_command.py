@@ -159,13 +159,20 @@ def _preset(presets: Mapping[str, Any], words: Sequence[str]) -> str:
 def run(command: RunCommand) -> int:
     """Train and judge a problem, or say what that will cost."""
     from tasks.folder.run import Run
+    from tasks.methods.shared import methods_named
     from tasks.planning.plan import plan_of
+    from tasks.running import relaunched
     from tasks.running.resume import plan_in
-    from tasks.workers import launch
 
     problem = command.kind(command.config, folder=command.data)
-    seeds, by_hand = range(command.seeds), command.by_hand
-    plan = plan_of(problem, seeds, preset=command.preset, where=command.where, by_hand=by_hand)
+    plan = plan_of(
+        problem,
+        methods_named(problem),
+        range(command.seeds),
+        preset=command.preset,
+        where=command.where,
+        by_hand=command.by_hand,
+    )
     if command.dry_run:
         from tasks.running import dry_run
 
@@ -174,13 +181,13 @@ def run(command: RunCommand) -> int:
         return int(dry_run.nothing_came_back(sentences))
 
     def begun() -> tuple[Run, Plan]:
-        before = launch.restarted(command.runs, command.task)
+        before = relaunched.restarted(command.runs, command.task)
         if before is not None:
             say(f"Going on with {before}.")
             run = Run.open(before)
             return run, plan_in(run)
         run = Run.create(command.runs, plan.terms, command=["blackbox", *_at_work().words])
-        launch.note_launch(run.path)
+        relaunched.note_launch(run.path)
         return run, plan
 
     return work_on(begun, command.tensorboard, command.workers, command.timeout)
@@ -196,28 +203,30 @@ def work_on(begun: Callable[[], tuple[Run, Plan]], tensorboard: bool, workers: i
         workers: Processes to start.
         timeout: Seconds after which one that does not answer is given up.
     """
+    from tasks.folder.run import Run
     from tasks.workers import group, launch
 
     invocation = _at_work()
-    plan: Plan | None = None
+    first: tuple[Run, Plan] | None = None
 
-    def first_run() -> Run:
-        nonlocal plan
-        run, plan = begun()
-        return run
+    def first_folder() -> Path:
+        nonlocal first
+        first = begun()
+        return first[0].path
 
     others = launch.started(invocation.words, 1 if group.is_member() else workers)
-    with others, group.joined(timeout), group.shared_run(first_run) as run:
+    with others, group.joined(timeout), group.shared_folder(first_folder) as folder:
         from tasks.listeners.tensorboard import FOLDER, TensorBoard
         from tasks.running import start
 
-        if plan is not None:
+        if first is not None:
+            run, plan = first
             invocation.run = run
             if tensorboard or (run.path / FOLDER).is_dir():
                 run.callbacks.append(TensorBoard())
             start.finish(run, plan).show()
         else:
-            start.take_part(run)
+            start.take_part(Run.open(folder))
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import sys
@@ -12,7 +11,6 @@ from importlib import metadata
 from pathlib import Path
 
 from blackbox.adapters.command.files import content
-from tasks.provenance import trust
 
 PACKAGE = "blackbox-coupling"
 _PACKAGES = ("torch", "numpy", "scipy", "phiflow", "phiml", "h5py", "matplotlib")
@@ -33,16 +31,6 @@ def versions() -> dict[str, str]:
     """Versions of Python, of what the figures depend on, and of this package."""
     ours = {"python": platform.python_version(), PACKAGE: version(PACKAGE)}
     return ours | {package: version(package) for package in _PACKAGES}
-
-
-def digest(codes: Iterable[trust.Code]) -> dict[str, str]:
-    """The versions of files of code: their names and the first digits of their SHA-256; modules have none."""
-    places = [code.path if isinstance(code, trust.Script) else code.target.place for code in codes]
-    return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-        for path in places
-        if isinstance(path, Path) and path.suffix == ".py" and os.path.isfile(path)
-    }
 
 
 def digest_of_files(paths: Iterable[Path]) -> dict[str, str]:

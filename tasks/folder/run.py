@@ -17,15 +17,24 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, TypeVar
 
-from tasks import code
+from tasks.code import names, trust
+from tasks.code.settings import named
 from tasks.configuration import NOT_WRITTEN, from_dict
 from tasks.errors import ConfigurationError, ProblemError, RunFolderError, RunLockedError, TrustError
 from tasks.folder import atomic, calls, reading, warning_notes
-from tasks.folder.machine import changes, digest, digest_of_files, machine, stamp_of, versions
+from tasks.folder.machine import changes, digest_of_files, machine, stamp_of, versions
 from tasks.folder.result import NOT_APPLICABLE, Result, Row
-from tasks.folder.terms import BEGUN, CONFIG, Terms, check_seeds, differences, lasting, refuse_edited
+from tasks.folder.terms import (
+    BEGUN,
+    CONFIG,
+    Terms,
+    check_seeds,
+    differences,
+    lasting,
+    refuse_edited,
+    write_terms,
+)
 from tasks.folder.warning_notes import WarningNotes
-from tasks.provenance import names, trust
 
 FORMAT = 3  # of config.json; raise it when older folders can no longer be resumed
 LOOKED_AT = 2  # an older one, of which finished runs are still read
@@ -102,7 +111,7 @@ class Run:
             "format": FORMAT,
             **terms.written(),
             "command": arguments,
-            "versions": versions() | digest(codes),
+            "versions": versions() | trust.versions(codes),
             "started": now.isoformat(timespec="seconds"),
         }
         for part in codes:
@@ -110,8 +119,7 @@ class Run:
         root.mkdir(parents=True, exist_ok=True)
         path = _new_folder(root, f"{terms.task}-{terms.preset}-{now.astimezone():%Y%m%d-%H%M%S}")
         (path / CHECKPOINTS).mkdir()
-        atomic.write_json(path / CONFIG, content)
-        atomic.write_json(path / BEGUN, lasting(content))
+        write_terms(path, content)
         return cls.open(path)
 
     @classmethod
@@ -162,10 +170,15 @@ class Run:
         """The problem or script of the run, which is code; None for what is in a notebook or terminal."""
         return _code(self.problem, self.script, self.command)
 
+    @property
+    def problem_code(self) -> trust.Shipped | trust.Named | None:
+        """The problem, as code; None for one in a notebook or terminal, and for a script."""
+        return trust.problem(self.problem) if self.problem else None
+
     def code_versions(self) -> dict[str, str]:
         """The files of the script or problem, and of what settings name, with digits of their SHA-256."""
         code = [] if self.code is None else [self.code]
-        return digest([*code, *map(trust.named, self.named)])
+        return trust.versions([*code, *map(trust.named, self.named)])
 
     @property
     def callbacks(self) -> list[Any]:
@@ -213,9 +226,9 @@ class Run:
             raise ConfigurationError(
                 f"{error} If the run is of earlier code, go on with that code, or start the run anew."
             ) from None
-        for named in code.named(config):
-            if not (trusted or trust.is_own(named.code)):
-                raise self._untrusted(str(named))
+        for part in named(config):
+            if not (trusted or trust.is_own(part.code)):
+                raise self._untrusted(str(part))
         return config
 
     def _untrusted(self, executed: str) -> TrustError:
@@ -252,13 +265,10 @@ class Run:
         """
         return self._with({"data": str(data.resolve())})
 
-    def choose(self, settings: Mapping[str, int | None]) -> Run:
-        """The run with values for the settings of `chosen`, also in `config.json`; for who holds the lock."""
-        if settings == self.chosen:
-            return self
-        run = replace(self, chosen=dict(settings), config={**self.config, **settings})
-        self._write({"chosen": run.chosen, "config": run.config})
-        return run
+    def choose(self, settings: Mapping[str, int | None]) -> None:
+        """Write values for the settings of `chosen` down, for `reread`; for who holds the lock."""
+        if settings != self.chosen:
+            self._write({"chosen": dict(settings), "config": {**self.config, **settings}})
 
     def note_files(self, files: Sequence[Path]) -> str:
         """Write down the versions of files that boxes name, such as programs; for who holds the lock.
@@ -300,11 +310,7 @@ class Run:
         return reading.json_object(self.path / CONFIG, "Start the run anew.")
 
     def _write(self, changed: Mapping[str, object]) -> None:
-        content = {**self._written(), **changed}
-        # killed between these, it has one setting or the other: `lock` writes what is missing
-        (self.path / BEGUN).unlink(missing_ok=True)
-        atomic.write_json(self.path / CONFIG, content)
-        atomic.write_json(self.path / BEGUN, lasting(content))
+        write_terms(self.path, {**self._written(), **changed})
 
     def changed(self, terms: Terms) -> str:
         """In what it departs from other terms, in words; "" where it is of these."""

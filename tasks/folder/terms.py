@@ -12,10 +12,10 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from tasks import code
+from tasks.code.settings import NamedBySetting, named
 from tasks.configuration import to_dict
 from tasks.errors import ConfigurationError, RunFolderError
-from tasks.folder import reading
+from tasks.folder import atomic, reading
 
 CONFIG = "config.json"
 BEGUN = "begun.json"  # what the run was begun with, to which `config.json` is compared
@@ -56,9 +56,9 @@ class Terms:
         check_seeds(self.seeds)
 
     @property
-    def named(self) -> list[code.NamedBySetting]:
+    def named(self) -> list[NamedBySetting]:
         """The code that settings name, such as a network of the user's own."""
-        return code.named(self.config)
+        return named(self.config)
 
     def written(self) -> dict[str, Any]:
         """As JSON values.
@@ -77,6 +77,17 @@ class Terms:
             "script": self.script,
             "chosen": dict(self.chosen),
         }
+
+
+def write_terms(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write what a run is begun with, or what of it is changed: `config.json`, and `begun.json` behind it.
+
+    Killed between these, it has one setting or the other: `Run.lock` writes what is missing.
+    """
+    begun = lasting(content)
+    (folder / BEGUN).unlink(missing_ok=True)
+    atomic.write_json(folder / CONFIG, content)
+    atomic.write_json(folder / BEGUN, begun)
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

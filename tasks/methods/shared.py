@@ -471,24 +471,29 @@ def methods_of(problem: Problem | type[Problem]) -> dict[str, Method]:
     }
 
 
-def methods_named(problem: Problem | type[Problem], names: Sequence[str]) -> dict[str, Method]:
+def methods_named(problem: Problem, names: Sequence[str] | None = None) -> dict[str, Method]:
     """The methods of some names, in their order; no box is made for it.
+
+    Args:
+        problem: Whose methods they may be, beside those of all problems.
+        names: Those that its settings name, if None.
 
     Raises:
         ConfigurationError: One is unknown, named twice, or needs a reference or box that the problem has not.
     """
+    wanted: Sequence[str] = problem.config.methods if names is None else names
     known = {**METHODS, **problem.methods}  # what is known and not to be had is refused with its reason
-    known |= {name: method for name in names if (method := problem.variant(name)) is not None}
-    for place, name in enumerate(names):
+    known |= {name: method for name in wanted if (method := problem.variant(name)) is not None}
+    for place, name in enumerate(wanted):
         if name not in known:
             raise ConfigurationError(
                 f"methods: expected methods of {problem.name()}, got {name!r}. {nearest(name, known)}"
             )
-        if name in names[:place]:
+        if name in wanted[:place]:
             raise ConfigurationError(
                 f"methods: expected every method once, got {name!r} twice. Leave one out."
             )
-        stages = {stage_name(0, other): other for other in names[:place]}
+        stages = {stage_name(0, other): other for other in wanted[:place]}
         if (other := stages.get(stage_name(0, name))) is not None:
             raise ConfigurationError(
                 f"methods: expected names that differ in letters, digits, dots or hyphens, got {other!r} and "
@@ -500,11 +505,10 @@ def methods_named(problem: Problem | type[Problem], names: Sequence[str]) -> dic
                 f"{name!r}, which puts something in its place. Leave it out."
             )
         if known[name].needs_reference and not problem.has_reference():
-            kind = problem if isinstance(problem, type) else type(problem)
             raise ConfigurationError(
-                f"methods: expected {kind.__name__} to give reference(self, *inputs), the box "
+                f"methods: expected {type(problem).__name__} to give reference(self, *inputs), the box "
                 f"with a derivative, which {name} takes; it has none. Leave {name} out, or add it."
             )
-    if not names:
+    if not wanted:
         raise ConfigurationError("methods: expected at least one method, got none. Name some.")
-    return {name: known[name] for name in names}
+    return {name: known[name] for name in wanted}

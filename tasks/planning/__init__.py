@@ -1,1 +1,1 @@
-"""What a run will do and cost, decided before a row is run for training."""
+"""What a run will do and cost, decided before it trains."""

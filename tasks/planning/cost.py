@@ -42,8 +42,8 @@ def sentences(plan: Plan, bound: Bound, rehearsed: Mapping[str, Rehearsal | None
     )
     said.append(data if plan.problem.has_no_box() else boxes)
     said += [
-        _line(name, rows.costs[name], evaluation, trial.second) + _beside(plan, name, rehearsed)
-        for name in plan.methods
+        _line(name, cost, evaluation, trial.second) + _beside(name, cost, plan.config.steps, trial, rehearsed)
+        for name, cost in rows.costs.items()
     ]
     for name, count in judging.items():
         if count != 0:
@@ -67,7 +67,7 @@ def sentences(plan: Plan, bound: Bound, rehearsed: Mapping[str, Rehearsal | None
     said.append(f"  {over}: {rows_in_all}{limit}{beside}")
     if budget is not None and most > budget:
         said.append("  That may be more than the budget: then the run stops, and a larger --rows goes on.")
-    return said + _learning(plan, rehearsed) + _failed(trial, size) + _again(trial, size, rows.costs)
+    return said + _learning(rows.costs, rehearsed) + _failed(trial, size) + _again(trial, size, rows.costs)
 
 
 def _chosen(plan: Plan) -> str:
@@ -84,16 +84,16 @@ def _chosen(plan: Plan) -> str:
     )
 
 
-def _line(name: str, plan: Cost | None, evaluation: int, second: float | None) -> str:
-    if plan is None:
+def _line(name: str, cost: Cost | None, evaluation: int, second: float | None) -> str:
+    if cost is None:
         return f"  {name}: not known before the first step"
-    rows = round(evaluation * plan.evaluations)
-    most = round(evaluation * (plan.most or 0))
-    when = "where trust is lost" if plan.learns else "with every check"
-    if plan.first:
-        when += f", up to {round(evaluation * plan.first):,} of them at the first step"
+    rows = round(evaluation * cost.evaluations)
+    most = round(evaluation * (cost.most or 0))
+    when = "where trust is lost" if cost.learns else "with every check"
+    if cost.first:
+        when += f", up to {round(evaluation * cost.first):,} of them at the first step"
     upper = f" (at most {most:,} {when})" if most > rows else ""
-    queries = f", {counted(plan.queries, 'query')}" if plan.queries else ""
+    queries = f", {counted(cost.queries, 'query')}" if cost.queries else ""
     took = ""
     if second is not None and rows:
         took = f", {_about(rows * second)} in the box"
@@ -104,22 +104,23 @@ def _about(seconds: float) -> str:
     return f"about {duration(seconds)}" if seconds >= 1 else "under 1 s"
 
 
-def _beside(plan: Plan, name: str, rehearsed: Mapping[str, Rehearsal | None] | None) -> str:
-    """What tangents compute beside the box, where a method learns some."""
-    assert plan.rows is not None
-    cost = plan.rows.costs[name]
+def _beside(
+    name: str, cost: Cost | None, steps: int, trial: Trial, rehearsed: Mapping[str, Rehearsal | None] | None
+) -> str:
+    """What tangents compute beside the box in so many steps, where a method learns some."""
     if cost is None or not cost.learns:
         return ""
     if rehearsed is None:
-        return ", plus what tangents take to learn" if plan.trial.second is not None else ""
+        return ", plus what tangents take to learn" if trial.second is not None else ""
     rehearsal = rehearsed.get(name)
-    return "" if rehearsal is None else f", and {_about(rehearsal.seconds(plan.config.steps))} beside it"
+    return "" if rehearsal is None else f", and {_about(rehearsal.seconds(steps))} beside it"
 
 
-def _learning(plan: Plan, rehearsed: Mapping[str, Rehearsal | None] | None) -> list[str]:
+def _learning(
+    costs: Mapping[str, Cost | None], rehearsed: Mapping[str, Rehearsal | None] | None
+) -> list[str]:
     """Where the time comes from that learned tangents take, or where it will be said."""
-    assert plan.rows is not None
-    names = [name for name, cost in plan.rows.costs.items() if cost is not None and cost.learns]
+    names = [name for name, cost in costs.items() if cost is not None and cost.learns]
     known = {name: one for name in names if (one := (rehearsed or {}).get(name)) is not None}
     said = []
     if known:

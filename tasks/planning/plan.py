@@ -16,10 +16,8 @@ from typing import Any
 
 import torch
 
-from tasks.configuration import refused
-from tasks.errors import ProblemError
+from tasks.errors import ConfigurationError, ProblemError
 from tasks.folder.terms import Terms, check_seeds
-from tasks.methods.shared import methods_named
 from tasks.planning.trial import Sizes, Trial
 from tasks.problem import problems
 from tasks.problem.method import Cost, Method
@@ -95,6 +93,7 @@ class Plan:
 
 def plan_of(
     problem: Problem,
+    methods: Mapping[str, Method],
     seeds: Sequence[int],
     *,
     preset: str | None = None,
@@ -106,6 +105,7 @@ def plan_of(
 
     Args:
         problem: With its settings.
+        methods: Those that its settings name, see `methods.shared.methods_named`.
         seeds: With each of them, every method is trained once.
         preset: The one that the settings started from; if None, the one that they are.
         where: Where the problem's class is; if None, where it says that it is.
@@ -114,7 +114,7 @@ def plan_of(
         chosen: Settings of a run that goes on which follow from its budget; None for those it has not chosen.
 
     Raises:
-        ConfigurationError: A method is unknown, or settings do not go with each other, or seeds are none.
+        ConfigurationError: Settings do not go with each other, or seeds are none.
         ProblemError: There is no such device.
     """
     if by_hand is not None:
@@ -123,10 +123,10 @@ def plan_of(
     config = problem.config
     check_seeds(seeds)
     _refuse_missing_device(config.device)
-    methods = methods_named(problem, config.methods)
     if config.rows is not None and problem.has_no_box():
-        raise refused(
-            "rows", "None for a problem without a black box, whose rows nothing bounds", config.rows
+        raise ConfigurationError(
+            f"rows: expected None for a problem without a black box, whose rows nothing bounds, got "
+            f"{config.rows}. Leave --rows out."
         )
     if preset is None:
         preset = next((name for name, known in problem.presets.items() if known == config), "own")

@@ -23,8 +23,8 @@ import zo
 from blackbox import BlackBoxFunction, Outcome
 from blackbox.calls import rows_run_by
 from tasks.folder.run import Run
-from tasks.listeners.progress import Progress
 from tasks.planning.plan import Plan
+from tasks.problem.silence import Silence
 from tasks.problem.trained import Trained
 from tasks.rows.binding import Bound
 from tasks.training.setup import Setup, setup_of
@@ -114,7 +114,7 @@ def _of(plan: Plan, bound: Bound, name: str) -> Rehearsal | None:
     try:
         with torch.random.fork_rng(devices=()), warnings.catch_warnings(), _answering(plan.trial.answers):
             warnings.simplefilter("ignore")
-            setup = setup_of(bound.problem, run, name, plan.seeds[0], Progress(), {})
+            setup = setup_of(bound.problem, run, name, plan.seeds[0], Silence(), {})
             with listening(partial(_impatient, perf_counter())):
                 plan.methods[name].train(_Rehearsing(**vars(setup)))
     except _Over as over:

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import torch
-
 from blackbox.words import counted
 from tasks.errors import ConfigurationError
 from tasks.planning import trial
@@ -24,32 +22,24 @@ from tasks.rows.binding import Bound
 VALIDATIONS, SHARE = 12, 0.2  # of a training at most, and of the budget; two at least
 KEPT = 0.05  # of the budget is kept back, for rows that a kill makes the run ask for again
 STEPS_A_ROW = 100  # at most, with replays; where more fit, rows do not grow with the steps
-LEARN_ANSWERS = ("tangents", "secant", "student")  # methods that ask for what is known before training
 MOST_OF_ALL = 0.5  # of the rows of training: a method that takes more leaves the others few steps
 
 
-def settled(plan: Plan, bound: Bound, *, timed: bool, keep: bool = False) -> Plan:
+def settled(plan: Plan, bound: Bound, asked: Asked, *, timed: bool, keep: bool = False) -> Plan:
     """A plan with its rows and with settings that follow from its budget, when boxes can be asked.
 
     Args:
         plan: As the user asks for it.
-        bound: Its problem in the run, which is asked, and takes the settings over.
+        bound: Its problem in the run, which takes the settings over.
+        asked: What the problem says of its cost, see `trial.asked`.
         timed: Whether to run a batch's rows to see how long they take, where the budget has room for it.
         keep: Whether the plan's trial is to have what the boxes answered then.
 
     Raises:
-        ConfigurationError: A method cannot train with these settings, or these boxes; or the run takes more
-            rows than its budget has, or steps are to follow from one without room for a step of each method:
-            none was run, but for the data.
+        ConfigurationError: The run takes more rows than its budget has, or steps are to follow from one
+            without room for a step of each method: none was run, but for the data.
     """
     problem = bound.problem
-    for method in plan.methods.values():  # a network may ask for data, and these for rows
-        if method.check is not None:
-            with torch.random.fork_rng(devices=()):
-                method.check(problem)
-    if plan.config.prefit and any(name.partition("@")[0] in LEARN_ANSWERS for name in plan.methods):
-        problem.known_answers()  # their rows are among those of data
-    asked = trial.asked(bound, len(plan.seeds))
     if None in plan.chosen.values():
         plan = _with_steps(plan, asked, problem)
         bound.settle(plan.chosen)

@@ -7,7 +7,7 @@ Data may be made meanwhile, whose rows count.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -21,6 +21,7 @@ from blackbox.calls import intercepted, rows_run_by, runner
 from blackbox.errors import TryAgain
 from blackbox.failures import Failure
 from blackbox.words import counted
+from tasks.problem.method import Method
 from tasks.problem.problem import Problem
 from tasks.rows.binding import Bound
 from tasks.rows.tally import RowTally, stack
@@ -29,6 +30,7 @@ from tasks.workers import group
 from zo.batches import Batch, count_rows
 from zo.errors import FailedBatchError
 
+LEARN_ANSWERS = ("tangents", "secant", "student")  # methods that ask for what is known before training
 TRIES = 5  # evaluations of the objective, of which the quickest counts: the first one warms up
 OF_CODE = NameError, AttributeError, TypeError, LookupError, ImportError, NotImplementedError
 MANY = 10  # rows with one error of another type, of which no other batch would know better
@@ -66,9 +68,27 @@ class Asked:
     instead: tuple[str, ...] = ()
 
 
-def asked(bound: Bound, seeds: int) -> Asked:
-    """What a problem says of the cost of so many seeds, or the rows of one evaluation of its objective."""
+def asked(bound: Bound, methods: Mapping[str, Method], seeds: int) -> Asked:
+    """What a problem says of the cost of so many seeds, or the rows of one evaluation of its objective.
+
+    First methods refuse what they cannot train, and answers that the problem has are made: their rows are
+    among those of data.
+
+    Args:
+        bound: The problem in the run.
+        methods: Those that will be trained, by name.
+        seeds: How many.
+
+    Raises:
+        ConfigurationError: A method cannot train with these settings, or these boxes.
+    """
     problem, ledger = bound.problem, bound.ledger
+    for method in methods.values():  # a network may ask for data, and these for rows
+        if method.check is not None:
+            with torch.random.fork_rng(devices=()):
+                method.check(problem)
+    if problem.config.prefit and any(name.partition("@")[0] in LEARN_ANSWERS for name in methods):
+        problem.known_answers()
     said = problem.cost(seeds)
     if said is not None:
         instead = ("Cost:", *(f"  {line}" for line in said))

@@ -1,1 +1,1 @@
-"""What a user writes: `Problem`, its data and methods of its own, and how a problem is found by name."""
+"""What a user writes, and how a problem is found by its name."""

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from blackbox import registry
 from blackbox.checks import nearest
+from tasks.code import names, trust
 from tasks.errors import ConfigurationError, ProblemError
 from tasks.problem.problem import Problem
-from tasks.provenance import names, trust
 
 _loading = ContextVar("loading", default=False)
 

@@ -23,3 +23,6 @@ class Silence:
     def counter(self, stage: str, unit: str = "step") -> Callable[[int, int], None]:
         """A callable `(done, total)` for work that counts itself, such as making reference data."""
         return lambda done, total: None
+
+    def lesson(self, done: int, most: int) -> None:
+        """`done` of at most `most` steps of a box's model learning for the first time."""

@@ -1,4 +1,4 @@
-"""The report of a run, the same for every problem: figures, curves, ledger, settings, the problem's part.
+"""The report of a run, the same for every problem.
 
 Names are imported when they are first used: matplotlib takes a second, and help and refusals draw nothing.
 """

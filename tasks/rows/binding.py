@@ -9,7 +9,7 @@ from typing import Any
 
 from tasks.problem.problem import Problem, Surroundings
 from tasks.problem.silence import Silence
-from tasks.rows.ledger import RunLedger
+from tasks.rows.run_ledger import RunLedger
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from tasks.planning import cost
 from tasks.planning.plan import Plan
 from tasks.planning.rehearsal import rehearsed
 from tasks.planning.spending import settled
+from tasks.planning.trial import asked
 from tasks.rows.binding import Bound
 
 
@@ -23,7 +24,7 @@ def sentences(plan: Plan) -> list[str]:
     bound = Bound.of(plan.problem)
     bound.check()
     bound.bound()
-    plan = settled(plan, bound, timed=True, keep=True)
+    plan = settled(plan, bound, asked(bound, plan.methods, len(plan.seeds)), timed=True, keep=True)
     return cost.sentences(plan, bound, rehearsed(plan, bound))
 
 

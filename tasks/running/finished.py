@@ -23,9 +23,9 @@ from tasks.errors import (
 from tasks.folder import checkpoint
 from tasks.folder.result import NOT_APPLICABLE, Result
 from tasks.folder.run import Run, stage_name
-from tasks.listeners.progress import Progress
 from tasks.methods import shared
 from tasks.problem.problem import Problem
+from tasks.problem.silence import Silence
 from tasks.problem.trained import Trained
 from tasks.report.findings import Findings, warned_of
 from tasks.rows.binding import Bound
@@ -100,11 +100,11 @@ class FinishedRun:
             problem = type(problem)(problem.config, folder=problem.folder, device="cpu")
         problem.begin(self.path)
         trained: dict[str, Trained] = {}
-        wanted = shared.methods_named(problem, problem.config.methods)
+        wanted = shared.methods_named(problem)
         for name, way in wanted.items():  # methods may start from what those before have trained
             if name not in judged:
                 continue
-            setup = setup_of(problem, self._run, name, seed, Progress(), trained)
+            setup = setup_of(problem, self._run, name, seed, Silence(), trained)
             trained[name] = way.train(setup)
             if name == method:
                 break

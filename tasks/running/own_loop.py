@@ -24,7 +24,6 @@ from tasks.folder import changed_code
 from tasks.folder.run import Run, discard
 from tasks.folder.terms import Terms
 from tasks.problem import problems
-from tasks.provenance import trust
 from tasks.running.finished import load
 from tasks.terminal.text import say
 from tasks.training.interruption import ending_interrupts, same_directory
@@ -111,14 +110,12 @@ def execute(run: Run, workers: int = 1) -> NoReturn:
     """
     if workers > 1:
         raise ConfigurationError("--workers: expected 1 for a run of a script, which has a loop of its own.")
-    script = run.code
-    assert isinstance(script, trust.Script)  # the caller has asked
-    if not os.path.isfile(script.path):
-        raise RunFolderError(f"{run.path}: expected the script {script.path}, found none. Put it back.")
+    if not os.path.isfile(run.script):
+        raise RunFolderError(f"{run.path}: expected the script {run.script}, found none. Put it back.")
     sys.stdout.flush()
     environment = os.environ | {VARIABLE: str(run.path.resolve())}
     environment.pop("PYTHONSAFEPATH", None)  # a script may import what lies beside it
-    os.execve(sys.executable, [sys.executable, str(script.path), *script.arguments], environment)
+    os.execve(sys.executable, [sys.executable, run.script, *run.command[1:]], environment)
 
 
 def _script() -> str:

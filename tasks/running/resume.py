@@ -9,10 +9,10 @@ from pathlib import Path
 from tasks.errors import RunFolderError
 from tasks.folder import changed_code
 from tasks.folder.run import Run
+from tasks.methods.shared import methods_named
 from tasks.planning.plan import Plan, plan_of
 from tasks.problem import problems
 from tasks.problem.problem import Problem
-from tasks.provenance import trust
 
 
 def reopened(folder: Path, plan: Plan, *, any_seeds: bool = False) -> tuple[Run, Plan]:
@@ -63,7 +63,14 @@ def reopened(folder: Path, plan: Plan, *, any_seeds: bool = False) -> tuple[Run,
 def plan_in(run: Run, *, trusted: bool = False) -> Plan:
     """The plan that a folder has in writing; executes the code that the run names, see `problem_of`."""
     problem = problem_of(run, trusted=trusted)
-    return plan_of(problem, run.seeds, preset=run.preset, where=run.problem, chosen=run.chosen)
+    return plan_of(
+        problem,
+        methods_named(problem),
+        run.seeds,
+        preset=run.preset,
+        where=run.problem,
+        chosen=run.chosen,
+    )
 
 
 def problem_of(run: Run, *, trusted: bool = False) -> Problem:
@@ -79,8 +86,8 @@ def problem_of(run: Run, *, trusted: bool = False) -> Problem:
     """
     if not trusted:
         run.refuse_untrusted()
-    code = run.code
-    if code is None or isinstance(code, trust.Script):
+    code = run.problem_code
+    if code is None:
         raise RunFolderError(
             f"{run.path}: expected a run that says where its problem's class is, got one of a notebook or a "
             f"terminal. {how_to_go_on(run)}"
@@ -92,9 +99,7 @@ def problem_of(run: Run, *, trusted: bool = False) -> Problem:
 
 def is_gone(run: Run) -> bool:
     """Whether the file that its problem was in is no more there."""
-    if run.code is None or isinstance(run.code, trust.Script):
-        return False
-    place = run.code.target.place
+    place = None if run.problem_code is None else run.problem_code.target.place
     return isinstance(place, Path) and not os.path.isfile(place)
 
 

@@ -19,11 +19,14 @@ from tasks.folder.result import Result
 from tasks.folder.run import Run, discard
 from tasks.listeners.callbacks import Callback, Listeners
 from tasks.listeners.progress import Progress, make_progress
+from tasks.methods.shared import methods_named
 from tasks.planning import cost
 from tasks.planning.plan import Plan, plan_of
 from tasks.planning.spending import settled
+from tasks.planning.trial import asked
 from tasks.problem import problems
 from tasks.problem.problem import Problem
+from tasks.problem.silence import Silence
 from tasks.rows.binding import Bound
 from tasks.rows.first_rows import FirstRows
 from tasks.running.finished import ONE_AT_A_TIME, FinishedRun, with_answers
@@ -72,7 +75,7 @@ def run(
     if isinstance(seeds, int | np.integer):
         seeds = range(int(seeds))
     problem = type(problem)(problem.config, folder=problem.folder, **settings)
-    plan = plan_of(problem, (0,) if seeds is None else seeds, by_hand=settings)
+    plan = plan_of(problem, methods_named(problem), (0,) if seeds is None else seeds, by_hand=settings)
     if resume is None:
         folder = Run.create(Path(runs), plan.terms)
     else:
@@ -117,10 +120,10 @@ def take_part(run: Run) -> None:
     """Do what the first of several processes does, in a copy of the run's folder that no one will see."""
     if not run.finished:
         with ending_interrupts():
-            carry_out(run, plan_in(run, trusted=True), Progress())
+            carry_out(run, plan_in(run, trusted=True), Silence())
 
 
-def carry_out(run: Run, plan: Plan, progress: Progress) -> Bound:
+def carry_out(run: Run, plan: Plan, progress: Silence) -> Bound:
     """Train and judge what is left of a run, by its plan; it ends with `result.json`.
 
     Of several processes each does all of it, with the same numbers.
@@ -149,8 +152,10 @@ def carry_out(run: Run, plan: Plan, progress: Progress) -> Bound:
         with bound.written():  # from here on boxes are bounded, and their rows written down
             first_rows = FirstRows(run.path, problem.boxes)
             with rows_run_by(first_rows.run):
-                plan = settled(plan, bound, timed=not run.begun)
-                run = run.choose(plan.chosen)
+                said = asked(bound, plan.methods, len(plan.seeds))
+                plan = settled(plan, bound, said, timed=not run.begun)
+                run.choose(plan.chosen)
+                run = run.reread()
                 for sentence in cost.sentences(plan, bound):
                     progress.say(sentence)
                 plan.trial.refuse_unread()

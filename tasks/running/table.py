@@ -13,10 +13,10 @@ from tasks.errors import NotApplicableError
 from tasks.folder import checkpoint
 from tasks.folder.result import Row
 from tasks.folder.run import Run, stage_name
-from tasks.listeners.progress import Progress
 from tasks.planning.plan import Plan
 from tasks.planning.trial import TRIES
 from tasks.problem.problem import Problem
+from tasks.problem.silence import Silence
 from tasks.problem.trained import Trained
 from tasks.rows.binding import Bound
 from tasks.rows.tally import RowTally, everywhere, stack
@@ -24,7 +24,7 @@ from tasks.training import judge
 from tasks.training.setup import setup_of
 
 
-def table_of(run: Run, plan: Plan, bound: Bound, progress: Progress) -> list[Row]:
+def table_of(run: Run, plan: Plan, bound: Bound, progress: Silence) -> list[Row]:
     """The lines, in the order of seeds and methods; stages that are finished are loaded, not repeated."""
     problem, table = bound.problem, list[Row]()
     for seed in plan.seeds:

@@ -24,7 +24,7 @@ from tasks.folder.result import NOT_APPLICABLE, REJECTED, TEST, VALIDATION, Row,
 from tasks.problem.figures import without_failed
 from tasks.problem.problem import Problem
 from tasks.problem.trained import Trained
-from tasks.rows.ledger import RunLedger
+from tasks.rows.run_ledger import RunLedger
 from tasks.rows.tally import RowTally, everywhere
 from tasks.training.setup import Setup
 from tasks.workers import group

@@ -18,10 +18,11 @@ from tasks.folder import stamp
 from tasks.folder.journal import Journal
 from tasks.folder.run import Run
 from tasks.listeners.callbacks import Listeners
-from tasks.listeners.progress import IN_BOXES, INTERVAL, Progress, make_progress
+from tasks.listeners.progress import IN_BOXES, INTERVAL, make_progress
+from tasks.problem.silence import Silence
 from tasks.problem.trained import TrainingOutcome
-from tasks.rows.answers import LEAST, KeptAnswers
-from tasks.rows.ledger import calls_noted, recall
+from tasks.rows.kept_answers import LEAST, KeptAnswers
+from tasks.rows.run_ledger import calls_noted, recall
 from tasks.rows.tally import RowTally, evaluated, everywhere, stack
 from tasks.training.interruption import StopRequest
 from tasks.training.stage import Stage, Stateful
@@ -42,7 +43,7 @@ def train(
     validate: Callable[[], float | Tensor] | None = None,
     validate_every: int = 10,
     checkpoint_every: int = 10,
-    progress: Progress | None = None,
+    progress: Silence | None = None,
     boxes: Sequence[BlackBoxFunction] = (),
     begin: Callable[[], None] | None = None,
 ) -> TrainingOutcome:
@@ -168,9 +169,7 @@ class _StageAtWork:
         self._pooled = any(isinstance(part, Parallel) for box in boxes for part in stack(evaluated(box)))
 
     @contextmanager
-    def going_on(
-        self, steps: int, state: Mapping[str, Stateful], progress: Progress | None
-    ) -> Iterator[None]:
+    def going_on(self, steps: int, state: Mapping[str, Stateful], progress: Silence | None) -> Iterator[None]:
         """A block in which the stage trains, from where it was left."""
         stage, folder = self._stage, group.journal_folder(self._run.path)
         with make_progress() if progress is None else nullcontext(progress) as self._progress:

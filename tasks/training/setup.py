@@ -15,10 +15,10 @@ import zo
 from blackbox import BlackBoxFunction
 from tasks.errors import ProblemError
 from tasks.folder.run import Run, stage_name
-from tasks.listeners.progress import Progress
 from tasks.problem.problem import Problem
+from tasks.problem.silence import Silence
 from tasks.problem.trained import Trained
-from tasks.rows.answers import KeptAnswers
+from tasks.rows.kept_answers import KeptAnswers
 from tasks.training.loop import Gradient, Stateful, train
 from tasks.workers import group
 from zo.batches import Batch, count_rows
@@ -61,7 +61,7 @@ class Setup:
     objective: Callable[[nn.Module, Any], Tensor]
     learning_rate: float
     validate: Callable[[nn.Module], float | Tensor | None] | None
-    progress: Progress
+    progress: Silence
     trained: Mapping[str, Trained]
     answers: KeptAnswers | None = None
 
@@ -240,7 +240,7 @@ class GradientBound:
 
 
 def setup_of(
-    problem: Problem, run: Run, name: str, seed: int, progress: Progress, trained: Mapping[str, Trained]
+    problem: Problem, run: Run, name: str, seed: int, progress: Silence, trained: Mapping[str, Trained]
 ) -> Setup:
     """What a method is given, the same for all methods of a seed.
 

@@ -21,7 +21,7 @@ from tasks.folder.machine import changes, versions
 from tasks.folder.pace import Pace
 from tasks.folder.run import Run
 from tasks.folder.terms import HARMLESS, differences
-from tasks.folder.windows import WindowFiles
+from tasks.folder.window_files import WindowFiles
 from tasks.problem.trained import TrainingOutcome
 from tasks.workers import group
 from zo.errors import FailedBatchError

@@ -1,1 +1,1 @@
-"""Several processes work on one run: how they are started and what they agree on; only the first writes."""
+"""Several processes on one run: how they start, and what they agree on."""

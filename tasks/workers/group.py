@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tasks.errors import WorkersError
-from tasks.folder.run import Run
 from tasks.terminal.text import say
 from tasks.workers import launch
 
@@ -211,8 +210,8 @@ def first_then_all(work: Callable[[], Value]) -> Value:
 
 
 @contextmanager
-def shared_run(made: Callable[[], Run]) -> Iterator[Run]:
-    """The run that the first process makes or opens; in the others a copy that is deleted in the end.
+def shared_folder(made: Callable[[], Path]) -> Iterator[Path]:
+    """The folder of the run that the first process makes or opens; in the others a copy, deleted in the end.
 
     Args:
         made: called in the first process only.
@@ -229,12 +228,12 @@ def shared_run(made: Callable[[], Run]) -> Iterator[Run]:
     message: list[Any] = [None]
     if rank() == 0:
         try:
-            run = made()
-            message = [(_files(run.path), torch.get_rng_state(), str(run.path.resolve()))]
+            own = made()
+            message = [(_files(own), torch.get_rng_state(), str(own.resolve()))]
         finally:
             with _answering():
                 dist.broadcast_object_list(message, src=0, group=group.waiting)
-        yield run
+        yield own
         return
     with _answering():
         dist.broadcast_object_list(message, src=0, group=group.waiting)
@@ -249,7 +248,7 @@ def shared_run(made: Callable[[], Run]) -> Iterator[Run]:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         (folder / "checkpoints").mkdir(exist_ok=True)
-        yield Run.open(folder)
+        yield folder
 
 
 def _files(folder: Path) -> dict[str, bytes]:

@@ -6,7 +6,6 @@ Those of torchrun are its own; where it starts them again, they go on with the r
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import signal
@@ -24,10 +23,8 @@ from shlex import quote
 from typing import TypeAlias
 
 from tasks.errors import WorkersError
-from tasks.folder import atomic
 from tasks.terminal.text import say
 
-LAUNCH = "launch.json"  # in the folder of a run that torchrun started
 STOPPED = 0  # status of a run that was asked to stop: torchrun would start again what ends otherwise
 GRACE = 30.0  # seconds that the others have to end, after the first has
 _SOON = 1.0  # seconds in which those end by themselves who have the same reason as the first
@@ -206,18 +203,3 @@ def launch_id() -> str | None:
     job = os.environ["TORCHELASTIC_RUN_ID"]
     # Without --rdzv-id all jobs are called "none": then the agent tells them apart, which starts us again.
     return job if job != "none" else f"none {socket.gethostname()} {os.getppid()}"
-
-
-def note_launch(folder: Path) -> None:
-    """Write down which launch made the run in a folder."""
-    if (launch := launch_id()) is not None:
-        atomic.write_json(folder / LAUNCH, {"launch": launch})
-
-
-def restarted(root: Path, task: str) -> Path | None:
-    """The folder of the run that this launch made before it was restarted; None if it is no restart."""
-    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0" or not root.is_dir():
-        return None
-    launch = launch_id()
-    notes = sorted(root.glob(f"{task}-*/{LAUNCH}"), key=lambda path: path.stat().st_mtime, reverse=True)
-    return next((path.parent for path in notes if json.loads(path.read_text())["launch"] == launch), None)

@@ -29,11 +29,12 @@ from blackbox import (
 from tasks import Progress
 from tasks.errors import Interrupted, StorageError
 from tasks.folder import calls
+from tasks.methods.shared import methods_named
 from tasks.planning.plan import plan_of
 from tasks.planning.spending import settled
-from tasks.planning.trial import TRIES
+from tasks.planning.trial import TRIES, asked
 from tasks.rows.binding import Bound
-from tasks.rows.ledger import calls_noted
+from tasks.rows.run_ledger import calls_noted
 from tests.tasks.made_runs import begun_run
 from tests.tasks.problems import MATRIX, Beside, Mixed, Said, Steering, cost_of
 
@@ -246,10 +247,10 @@ def test_rows_that_the_check_asks_for_are_noted_and_planned(tmp_path):
 
 
 def test_data_that_a_network_asks_for_keep_failed_rows_where_methods_are_checked():
-    plan = plan_of(Scaled(methods=("tangents",)), [0])
-    bound = Bound.of(plan.problem)
+    problem = Scaled(methods=("tangents",))
+    plan, bound = plan_of(problem, methods_named(problem), [0]), Bound.of(problem)
     bound.bound()
-    settled(plan, bound, timed=False)
+    settled(plan, bound, asked(bound, plan.methods, 1), timed=False)
     problem = bound.problem
     failed = problem.data.test.isnan().any(dim=1)
     assert 0 < int(failed.sum()) == problem.box.ledger.rows_failed < 8

@@ -13,13 +13,14 @@ import pytest
 
 import tasks
 from blackbox import registry
-from tasks import Row, code
+from tasks import Row
 from tasks.applications.denoised_smoothing import DenoisedSmoothing
 from tasks.applications.image_classification import ImageClassification, load_classifier
+from tasks.code import names
+from tasks.code import settings as code
 from tasks.errors import BlackBoxError, ConfigurationError, ProblemError, TrustError
 from tasks.methods import shared as methods
 from tasks.problem.problems import find
-from tasks.provenance import names
 from tests.tasks.made_runs import begun_run
 
 Defence = DenoisedSmoothing.Config
@@ -215,8 +216,8 @@ def test_code_is_seen_at_any_depth_and_only_a_marked_setting_is_resolved():
 def test_no_module_of_tasks_resolves_names_past_the_gate():
     """`registry` is for the gate (`code`, `trust`), the problem, a command line and literals in Python."""
     allowed = {
-        "code.py",
-        "provenance/trust.py",
+        "code/settings.py",
+        "code/trust.py",
         "problem/problems.py",
         "command/commands.py",
         "applications/image_classification/networks/choice.py",
@@ -266,7 +267,7 @@ def test_every_setting_of_a_shipped_problem_that_is_resolved_says_so(task, monke
         problem, marked = kind(config, folder=tmp_path), [each.text for each in code.named(config)]
         parts = [problem.check, lambda made=problem: made.boxes, problem.network]
         if setting == "methods":
-            parts = [lambda made=problem: methods.methods_named(made, made.config.methods)]
+            parts = [lambda made=problem: methods.methods_named(made)]
         for part in parts:
             with suppress(BlackBoxError):
                 part()

@@ -3,16 +3,19 @@
 import json
 import shutil
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 import tasks
+from tasks.applications.images.shapes import shapes
+from tasks.code import names, trust
+from tasks.code import settings as code
 from tasks.command.cli import main
 from tasks.errors import CheckpointWarning
 from tasks.folder.run import Run
 from tasks.problem import problems
-from tasks.provenance import names, trust
 from tests.tasks.made_runs import begun_run
 from tests.tasks.problems import Steering
 
@@ -83,6 +86,26 @@ def test_a_problem_that_takes_a_name_from_where_it_was_is_told_where_it_is(name)
     from tasks import configuration
 
     assert hasattr(configuration, name)
+
+
+@pytest.mark.parametrize("name", ["wake_flow", "denoised_smoothing", "image_classification", "images"])
+@pytest.mark.parametrize(
+    "statement", ["from tasks.{} import Some", "import tasks.{}.some", "from tasks import {}"]
+)
+def test_an_import_from_where_a_problem_was_says_where_it_is(name, statement):
+    with pytest.raises(ImportError, match=f"tasks.{name} is tasks.applications.{name} from version 0.3.0 on"):
+        exec(statement.format(name))
+
+
+def test_a_setting_of_an_earlier_run_names_code_where_it_was():
+    @dataclass(frozen=True)
+    class Config(tasks.Config):
+        draws: tasks.Code = "tasks.images.shapes:shapes"
+
+    assert code.find(Config(), "draws") is shapes
+    (named,) = code.named(Config())
+    assert named.text == "tasks.images.shapes:shapes"  # as the folder has it
+    assert str(named.code) == "tasks.applications.images.shapes:shapes"  # which trust is asked of
 
 
 @pytest.mark.parametrize("name", ["wake-flow", "denoised-smoothing", "image-classification"])

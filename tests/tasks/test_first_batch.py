@@ -6,9 +6,11 @@ import torch
 import tasks
 from blackbox import ArraySpec, BlackBoxFunction
 from blackbox.adapters import CommandLine
+from tasks.methods.shared import methods_named
 from tasks.planning.cost import sentences
 from tasks.planning.plan import plan_of
 from tasks.planning.spending import settled
+from tasks.planning.trial import asked
 from tasks.rows.binding import Bound
 from zo.errors import FailedBatchError
 
@@ -69,8 +71,8 @@ class Crashes(Commanded):
 
 def test_an_objective_that_makes_nan_of_finite_outputs_is_named_not_the_box():
     problem = Sized(methods=["none"], steps=1)
-    plan, bound = plan_of(problem, (0,)), Bound.of(problem)
-    said = sentences(settled(plan, bound, timed=True), bound)
+    plan, bound = plan_of(problem, methods_named(problem), (0,)), Bound.of(problem)
+    said = sentences(settled(plan, bound, asked(bound, plan.methods, 1), timed=True), bound)
     assert said[-1].startswith(
         "  No row of the first batch had a finite loss, though its 20 box rows came back"
     )
@@ -91,7 +93,8 @@ def test_files_that_no_row_can_be_read_from_stop_the_run_after_one_batch(tmp_pat
 @pytest.mark.parametrize("kind", [Commanded, Crashes])
 def test_programs_that_fail_by_themselves_are_asked_again(kind):
     problem = kind(methods=["none"], steps=1)
-    trial = settled(plan_of(problem, (0,)), Bound.of(problem), timed=True).trial
+    plan, bound = plan_of(problem, methods_named(problem), (0,)), Bound.of(problem)
+    trial = settled(plan, bound, asked(bound, plan.methods, 1), timed=True).trial
     trial.refuse_unread()
     assert trial.spent.rows_run > 4
 
@@ -136,5 +139,6 @@ def test_an_error_that_another_batch_may_not_have_does_not(monkeypatch, raised, 
     monkeypatch.setattr(Broken, "raised", raised)
     monkeypatch.setattr(Broken, "said", said)
     problem = Through(methods=["none"], steps=1)
-    trial = settled(plan_of(problem, (0,)), Bound.of(problem), timed=True).trial
+    plan, bound = plan_of(problem, methods_named(problem), (0,)), Bound.of(problem)
+    trial = settled(plan, bound, asked(bound, plan.methods, 1), timed=True).trial
     assert trial.fault is None and trial.back == 0

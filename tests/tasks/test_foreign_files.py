@@ -15,11 +15,11 @@ import torch
 
 import tasks
 from tasks import Run
+from tasks.code import names
 from tasks.command import cli
 from tasks.errors import BlackBoxError, CheckpointWarning, RunFolderError
 from tasks.folder import calls, checkpoint
 from tasks.folder.result import Result
-from tasks.provenance import names
 from tasks.report import Findings, findings
 from tasks.terminal import text as terminal
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from blackbox.adapters import OnnxModel
-from tasks.rows.answers import KeptAnswers
+from tasks.rows.kept_answers import KeptAnswers
 from tests.blackbox.adapters.hosted.programs import LINEAR, hosted
 
 ENDS = ("c", "f90", "h", "hpp", "py")

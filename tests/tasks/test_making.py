@@ -15,7 +15,7 @@ from tasks import Progress
 from tasks.command import commands
 from tasks.configuration import Count
 from tasks.folder import calls, checkpoint
-from tasks.rows.answers import KeptAnswers
+from tasks.rows.kept_answers import KeptAnswers
 from tasks.training.stage import Stage
 from tests.tasks.problems import Beside
 

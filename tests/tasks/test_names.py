@@ -2,10 +2,10 @@ import sys
 
 import pytest
 
+from tasks.code import names
 from tasks.command import cli
 from tasks.errors import ConfigurationError
 from tasks.problem import problems
-from tasks.provenance import names
 
 MADE_WITH = {"wake-flow": {"width": 8}}
 NEED_A_FILE_OR_SERVER = {"onnx", "um-bridge"}

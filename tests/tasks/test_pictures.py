@@ -12,10 +12,10 @@ from benchmarks.images.baselines import WithoutBackpropagation
 from tasks.applications.denoised_smoothing import DenoisedSmoothing
 from tasks.applications.image_classification import ImageClassification
 from tasks.applications.wake_flow import WakeFlow
+from tasks.code import names
 from tasks.errors import ProblemError
 from tasks.methods.shared import METHODS
 from tasks.problem import problems
-from tasks.provenance import names
 from tasks.report import Curve, pictures
 
 pytestmark = pytest.mark.usefixtures("drawn")

@@ -8,9 +8,11 @@ import torch
 
 import tasks
 from tasks import Cost, Method
+from tasks.methods.shared import methods_named
 from tasks.planning import cost, rehearsal
 from tasks.planning.plan import plan_of
 from tasks.planning.spending import settled
+from tasks.planning.trial import asked
 from tasks.rows.binding import Bound
 from tests.tasks.problems import Steering
 
@@ -20,7 +22,8 @@ SETTINGS = {"calls": 1, "steps": 40}
 def planned(problem):
     bound = Bound.of(problem)
     bound.bound()
-    return settled(plan_of(problem, (0,)), bound, timed=True, keep=True), bound
+    plan = plan_of(problem, methods_named(problem), (0,))
+    return settled(plan, bound, asked(bound, plan.methods, 1), timed=True, keep=True), bound
 
 
 def rows_run(bound):

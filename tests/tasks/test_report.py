@@ -10,10 +10,10 @@ from matplotlib.image import imread
 
 import tasks
 from tasks import Progress, Run, report
+from tasks.code import names
 from tasks.errors import ProblemError, RunFolderError
 from tasks.folder.result import Result
 from tasks.problem import problems
-from tasks.provenance import names
 from tasks.report import Details, Heading, Paragraph, Table, findings, lead, pictures
 from tests.tasks.made_runs import TWELVE, from_elsewhere, made
 from tests.tasks.problems import Steering

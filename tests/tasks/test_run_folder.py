@@ -17,7 +17,7 @@ from tasks.errors import RunFolderError, RunLockedError
 from tasks.folder import atomic
 from tasks.folder.result import Result
 from tasks.folder.run import discard
-from tasks.rows.ledger import calls_noted
+from tasks.rows.run_ledger import calls_noted
 from tests.tasks.made_runs import begun_run
 from tests.tasks.toy import Line
 
@@ -57,7 +57,8 @@ def test_a_run_is_found_again_as_it_was_made(tmp_path):
 
 def test_a_run_is_a_value_and_what_a_process_has_of_it_is_shared(tmp_path):
     run = begun_run(tmp_path, "t", "p", Settings(), [0])
-    chosen = run.choose({"steps": 7})
+    run.choose({"steps": 7})
+    chosen = run.reread()
     assert run.chosen == {} and run.config["steps"] == 3
     assert chosen.chosen == {"steps": 7} and chosen.config["steps"] == 7
     assert run.reread() == Run.open(run.path) == chosen

@@ -12,8 +12,10 @@ from blackbox import BudgetError
 from tasks import Progress, Run
 from tasks.command.cli import main
 from tasks.errors import ConfigurationError
+from tasks.methods.shared import methods_named
 from tasks.planning.plan import plan_of
 from tasks.planning.spending import settled
+from tasks.planning.trial import asked
 from tasks.rows.binding import Bound
 from tests.tasks.problems import Beside, Preset, Steering
 
@@ -270,9 +272,11 @@ def test_no_gradient_is_not_applicable_with_replays_either(tmp_path):
 
 def test_a_start_that_is_not_trained_takes_no_validation_from_the_others(tmp_path):
     chosen = [
-        settled(plan, Bound.of(plan.problem), timed=False)
+        settled(plan, bound, asked(bound, plan.methods, 1), timed=False)
         for methods in (("first-order",), ("none", "first-order"))
-        for plan in [plan_of(Steering(rows=500, methods=methods), (0,), by_hand={"rows": 500})]
+        for problem in [Steering(rows=500, methods=methods)]
+        for plan in [plan_of(problem, methods_named(problem), (0,), by_hand={"rows": 500})]
+        for bound in [Bound.of(plan.problem)]
     ]
     alone, beside = (plan.chosen["steps"] / plan.chosen["validate_every"] for plan in chosen)
     assert alone > 5 and beside >= alone - 1

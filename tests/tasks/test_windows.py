@@ -5,8 +5,8 @@ import torch
 
 import tasks
 from tasks.errors import CheckpointError
-from tasks.folder import windows
-from tasks.folder.windows import LARGE, WindowFiles
+from tasks.folder import window_files
+from tasks.folder.window_files import LARGE, WindowFiles
 from tests.tasks.test_checkpoints import same
 from tests.tasks.test_spending import Steering, go
 
@@ -33,7 +33,7 @@ def test_windows_come_back_to_the_bit_and_small_ones_need_no_file(folder):
     whole = state(window(1), window(2, size=10), window(3))
     kept = WindowFiles(folder).put(whole)
     assert sorted(path.name for path in folder.iterdir()) == ["gradient-step-1.pt", "gradient-step-3.pt"]
-    assert sum(tensor.nbytes for tensor in windows.tensors(kept)) < 1000
+    assert sum(tensor.nbytes for tensor in window_files.tensors(kept)) < 1000
     assert same(WindowFiles(folder).take(kept), whole)
 
 

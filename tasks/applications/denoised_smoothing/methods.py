@@ -22,8 +22,8 @@ from torch import Tensor, nn
 import zo
 from blackbox import BlackBoxFunction
 from tasks.applications.denoised_smoothing import budget, networks, smoothing_parameter
-from tasks.applications.denoised_smoothing.classifiers.answers import Decoded
 from tasks.applications.denoised_smoothing.classifiers.stack import DefendedClassifier, Twin
+from tasks.applications.denoised_smoothing.classifiers.wrappers import Decoded
 from tasks.applications.denoised_smoothing.config import WIDE, Config, Variant, read
 from tasks.applications.denoised_smoothing.defence import Batch, Defence, of_seed, problem_of
 from tasks.applications.denoised_smoothing.networks import UNKNOWN, box_loss, image_loss

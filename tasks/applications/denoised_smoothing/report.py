@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from tasks.applications.denoised_smoothing.certification import accuracy
-from tasks.applications.denoised_smoothing.certification.table import read_certificates
+from tasks.applications.denoised_smoothing.certification.certificate_file import read_certificates
 from tasks.applications.denoised_smoothing.config import Config, is_own, read
 from tasks.applications.denoised_smoothing.defence import certificates_name
 from tasks.folder import atomic, changed_boxes

@@ -21,7 +21,6 @@ from tasks.applications.wake_flow.config import (
     budget_of,
     family_of,
     method_name,
-    without_budget,
 )
 from tasks.applications.wake_flow.data import Pairs, mirrored
 from tasks.applications.wake_flow.networks import Corrector, NoCorrector
@@ -147,10 +146,10 @@ def _shared(method: str, config: Config) -> Method:
 
 def variant(name: str) -> Method | None:
     """The method of a name with a budget of rows behind it; None for another name."""
-    method = METHODS.get(without_budget(name))
-    if budget_of(name) is None or method is None:
+    known, at, _ = name.partition("@")  # the settings have refused what is no number of rows behind it
+    if not at or known not in METHODS:
         return None
-    return replace(method, cost=partial(_cost_in_loop, method=name))
+    return replace(METHODS[known], cost=partial(_cost_in_loop, method=name))
 
 
 def _cost_of_pairs(problem: Any, steps: int, method: str) -> Cost:

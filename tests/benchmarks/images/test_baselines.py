@@ -10,6 +10,7 @@ import torch
 from benchmarks.images.baselines import OTHERS, BaselineConfig, WithoutBackpropagation
 from tasks import Progress, Run
 from tasks.folder import checkpoint
+from tasks.methods.shared import methods_named
 from tasks.planning.plan import plan_of
 from tasks.running.start import carry_out
 from tests.tasks.applications.image_classification.small import SETTINGS, Striped, made_setup, train
@@ -29,7 +30,7 @@ def new_run(folder) -> Run:
 def go_on(run: Run) -> None:
     run = Run.open(run.path)
     problem = WithoutBackpropagation(run.configuration(BaselineConfig))
-    carry_out(run, plan_of(problem, run.seeds), Progress())
+    carry_out(run, plan_of(problem, methods_named(problem), run.seeds), Progress())
 
 
 def outcome(run: Run):

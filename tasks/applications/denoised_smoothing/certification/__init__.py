@@ -34,8 +34,11 @@ from tasks.applications.denoised_smoothing.certification.bound import (
     radius_cap,
     vote_is_clear,
 )
+from tasks.applications.denoised_smoothing.certification.certificate_file import (
+    CertificateFile,
+    read_certificates,
+)
 from tasks.applications.denoised_smoothing.certification.export import export_denoiser
-from tasks.applications.denoised_smoothing.certification.table import CertificateFile, read_certificates
 
 __all__ = [
     "ABSTAIN",

@@ -13,7 +13,7 @@ from blackbox.errors import BudgetError, ConfigurationError
 from blackbox.function import check_complete
 from blackbox.words import counted
 from blackbox.wrappers.identity import identity
-from tasks.applications.denoised_smoothing.classifiers.answers import Scores
+from tasks.applications.denoised_smoothing.classifiers.wrappers import Scored
 from tasks.applications.denoised_smoothing.networks import predictions
 from tasks.errors import DataError, ProblemError
 
@@ -59,7 +59,7 @@ class ClassifierBox:
         """
         spec = self.box.inputs[0]
         shaped = rows.to(spec.torch_dtype or torch.float32).reshape(len(rows), *spec.shape)
-        asked = self.box if self.scores else Scores(self.box, "labels", "labels", self.classes)
+        asked = self.box if self.scores else Scored(self.box, "labels", "labels", self.classes)
         return predictions(asked(shaped).cpu())
 
 

@@ -23,6 +23,7 @@ from tasks.applications.denoised_smoothing.certification.algorithm import (
     refuse_failed,
 )
 from tasks.applications.denoised_smoothing.certification.bound import Settings
+from tasks.applications.denoised_smoothing.certification.certificate_file import CertificateFile
 from tasks.applications.denoised_smoothing.certification.checks import (
     check_images,
     check_labels,
@@ -30,9 +31,8 @@ from tasks.applications.denoised_smoothing.certification.checks import (
     known_as,
     plan,
 )
-from tasks.applications.denoised_smoothing.certification.table import CertificateFile
 from tasks.errors import DataError, ProblemError
-from tasks.rows.answers import KeptAnswers
+from tasks.rows.kept_answers import KeptAnswers
 from tasks.rows.tally import RowTally, everywhere
 from tasks.workers import group
 

@@ -15,13 +15,13 @@ from tasks import code
 from tasks.applications.denoised_smoothing import data
 from tasks.applications.denoised_smoothing.certification.checks import check_labels, classifier_box, known_as
 from tasks.applications.denoised_smoothing.classifiers import shapes_box
-from tasks.applications.denoised_smoothing.classifiers.answers import (
+from tasks.applications.denoised_smoothing.classifiers.sklearn_box import SklearnClassifier, embedded
+from tasks.applications.denoised_smoothing.classifiers.wrappers import (
     Clamped,
     Metered,
-    Scores,
+    Scored,
     Shaped,
 )
-from tasks.applications.denoised_smoothing.classifiers.sklearn_box import SklearnClassifier, embedded
 from tasks.applications.denoised_smoothing.config import CNN, SHIPPED, Config
 from tasks.configuration import refused
 from tasks.errors import ProblemError
@@ -97,7 +97,7 @@ def make_box(
     if config.query_log and folder is not None:
         service = Cached(service, folder / "queries.sqlite", block=config.query_log_block)
     service.failures = "keep"
-    scores = Scores(Clamped(service), gives, asked, known.classes, config.decimals)
+    scores = Scored(Clamped(service), gives, asked, known.classes, config.decimals)
     known_as(scores)  # a box that cannot be named is refused now, not after training
     first_alone = config.rows is not None or config.per_second is not None or config.query_log
     shared = zo.SharedRows(scores, group.process_group(), None if first_alone else ROWS)

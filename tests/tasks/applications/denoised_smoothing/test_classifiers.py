@@ -9,7 +9,7 @@ import torch
 from blackbox import ArraySpec, Budgeted, BudgetError
 from blackbox.adapters import TorchModule, from_callable
 from tasks.applications.denoised_smoothing import DenoisedSmoothing, SklearnClassifier, data
-from tasks.applications.denoised_smoothing.classifiers import Clamped, Decoded, Metered, Scores, Shaped
+from tasks.applications.denoised_smoothing.classifiers import Clamped, Decoded, Metered, Scored, Shaped
 from tasks.applications.denoised_smoothing.classifiers.shapes_box import convolutional
 from tasks.applications.denoised_smoothing.classifiers.sklearn_box import embedded
 from tasks.applications.denoised_smoothing.classifiers.stack import make_box
@@ -36,13 +36,13 @@ def test_scores_stand_for_each_kind_of_answer():
     logits = box(images)
     outside = images * 4 - 1
     np.testing.assert_array_equal(Clamped(box)(outside), box(outside.clamp(0, 1)))
-    assert torch.equal(Scores(box, "logits", "logits", 3)(images), logits)
-    found = Scores(box, "logits", "probabilities", 3)(images)
+    assert torch.equal(Scored(box, "logits", "logits", 3)(images), logits)
+    found = Scored(box, "logits", "probabilities", 3)(images)
     torch.testing.assert_close(found, logits.log_softmax(dim=1), rtol=1e-10, atol=1e-10)
     p = np.exp(logits.numpy()) / np.exp(logits.numpy()).sum(axis=1, keepdims=True)
-    rounded = Scores(box, "logits", "probabilities", 3, decimals=2)(images)
+    rounded = Scored(box, "logits", "probabilities", 3, decimals=2)(images)
     np.testing.assert_allclose(rounded, np.log(np.maximum(np.round(p, 2), 5e-3)))  # half of the last digit
-    hot = Scores(box, "logits", "labels", 3)(images)
+    hot = Scored(box, "logits", "labels", 3)(images)
     assert torch.equal(hot, torch.nn.functional.one_hot(logits.argmax(dim=1), 3).double())
 
 
@@ -55,10 +55,10 @@ def test_failed_rows_are_nan_and_wrong_labels_an_error():
     box = from_callable(fragile, inputs=[ArraySpec("image", (1, 2, 2))], outputs=[ArraySpec("label", ())])
     box.failures = "keep"
     rows = torch.stack([torch.full((1, 2, 2), value) for value in (0.1, 2.0, 0.9)])
-    found = Scores(box, "labels", "labels", 2)(rows)
+    found = Scored(box, "labels", "labels", 2)(rows)
     assert found[[0, 2]].tolist() == [[1, 0], [0, 1]] and found[1].isnan().all()
     with pytest.raises(DataError, match="labels from 0 to 0"):
-        Scores(box, "labels", "labels", 1)(rows)
+        Scored(box, "labels", "labels", 1)(rows)
 
 
 def test_a_box_of_vectors_in_double_precision_takes_images():

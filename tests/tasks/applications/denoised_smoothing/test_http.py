@@ -166,7 +166,7 @@ def test_a_server_that_is_down_is_found_out_at_once(tmp_path, monkeypatch, capsy
 
 
 def test_labels_beyond_those_of_the_images_need_their_number(tmp_path):
-    from tasks.applications.denoised_smoothing.classifiers import Scores
+    from tasks.applications.denoised_smoothing.classifiers import Scored
     from tasks.applications.denoised_smoothing.classifiers.stack import make_box
 
     chosen = small.config(
@@ -174,6 +174,6 @@ def test_labels_beyond_those_of_the_images_need_their_number(tmp_path):
         answers="labels", classes=10,
     )  # fmt: skip
     box = make_box(chosen, data.load(chosen), tmp_path)
-    assert isinstance(box.scores, zo.SharedRows) and isinstance(box.scores.box, Scores)
+    assert isinstance(box.scores, zo.SharedRows) and isinstance(box.scores.box, Scored)
     assert box.classes == 10
     assert box.scores(small.rows(3).float()).shape == (3, 10)

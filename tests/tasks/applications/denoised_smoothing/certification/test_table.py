@@ -10,7 +10,7 @@ from tasks.applications.denoised_smoothing.certification import (
     certified_accuracy,
     read_certificates,
 )
-from tasks.applications.denoised_smoothing.certification.table import COLUMNS
+from tasks.applications.denoised_smoothing.certification.certificate_file import COLUMNS
 from tasks.errors import DataError
 
 RECORD = {"sigma": 0.25, "method": "none"}

@@ -12,17 +12,19 @@ What this user runs is written down, with what it is called with, in a file that
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 from blackbox.registry import Target, target_of
+from tasks.code import names
 from tasks.errors import ConfigurationError
-from tasks.provenance import names
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,16 @@ def is_own(code: Code) -> bool:
         return safe and _line(code) in _file().read_text(encoding="utf-8").splitlines()
     except (OSError, RuntimeError, ValueError):
         return False
+
+
+def versions(codes: Iterable[Code]) -> dict[str, str]:
+    """The files of code, by name, with the first digits of their SHA-256; modules have none."""
+    places = [code.path if isinstance(code, Script) else code.target.place for code in codes]
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        for path in places
+        if isinstance(path, Path) and path.suffix == ".py" and os.path.isfile(path)
+    }
 
 
 def _line(code: Named | Script) -> str:

@@ -22,7 +22,8 @@ PROBLEMS: dict[str, str] = {
     "image-classification": "tasks.applications.image_classification.problem:ImageClassification",
     "denoised-smoothing": "tasks.applications.denoised_smoothing.problem:DenoisedSmoothing",
 }
-_MOVED = "wake_flow", "image_classification", "denoised_smoothing"  # to `tasks.applications` in 0.3.0
+# to `tasks.applications` in 0.3.0
+_MOVED = "wake_flow", "image_classification", "denoised_smoothing", "images"
 _ABOUT = {
     "wake-flow": "A network corrects a coarse solver of the wake behind a cylinder as it runs.",
     "image-classification": "An image classifier trained from scratch from values of its loss alone.",
@@ -89,7 +90,7 @@ def problems() -> dict[str, str]:
 
 
 def today(place: str) -> str:
-    """Where a problem's class is today that a folder, of an earlier version too, has as `module:Class`."""
+    """Where code is today that a folder has as `module:Name`, also one of an earlier version."""
     package, _, inside = place.partition(".")
     moved = package == "tasks" and inside.partition(".")[0] in _MOVED
     return f"tasks.applications.{inside}" if moved else place

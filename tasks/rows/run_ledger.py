@@ -18,7 +18,7 @@ from tasks.errors import Interrupted, ProblemError
 from tasks.folder import calls, checkpoint
 from tasks.folder.run import Run
 from tasks.problem.problem import Problem
-from tasks.rows.answers import KeptAnswers
+from tasks.rows.kept_answers import KeptAnswers
 from tasks.rows.tally import RowTally, counted_late, evaluated, stack
 from tasks.workers import group
 

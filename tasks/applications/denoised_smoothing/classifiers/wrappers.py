@@ -43,7 +43,7 @@ class Clamped(Wrapper):
         return self.box.run_rows(tuple(images.clamp(0, 1) for images in inputs))
 
 
-class Scores(Wrapper):
+class Scored(Wrapper):
     """Numbers to train on, `(classes,)`, of what a service would answer that has this classifier behind it.
 
     Logits are taken as they are, of probabilities the logarithm, of labels one-hot vectors.
@@ -99,7 +99,7 @@ class Scores(Wrapper):
     def __repr__(self) -> str:
         """With what they are made of."""
         rounded = "" if self.decimals is None else f", decimals={self.decimals}"
-        return f"Scores({self.box!r}, {self.gives!r}, {self.answers!r}{rounded})"
+        return f"Scored({self.box!r}, {self.gives!r}, {self.answers!r}{rounded})"
 
 
 class Decoded(Wrapper):
