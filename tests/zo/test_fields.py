@@ -46,6 +46,20 @@ def test_cell_by_cell_all_of_it_is_chance():
     assert shown(0.0, on_grid=False).verdict().times == 1.0
 
 
+@pytest.mark.parametrize("share", [0.04, 0.0009])
+def test_a_gain_that_stands_in_needs_no_larger_dither_than_keeps_it_known(share):
+    """What chance makes of its square goes to a hundredth; a model that predicts badly would ask for more."""
+    rows = shown(0.4)
+    response = 0.4 * rows.added
+    square = response.square().sum(dim=1)
+    known = rows._replace(response=response, by_gain=torch.stack([square, share * square], dim=1))
+    verdict = known._replace(stands_in=True).verdict()
+    assert verdict.known > 0.8
+    largest = math.sqrt(0.3**2 / (verdict.known * 0.4**2))  # of what outputs change by
+    assert known.verdict().times == pytest.approx(largest, rel=0.05)
+    assert verdict.times == pytest.approx(min(largest, math.sqrt(share / 0.01)), rel=0.05)
+
+
 def fitted(rank, rows=64, size=48, error=1e-2):
     """A map behind a model that misses by so much, of outputs in a space of so many directions."""
     generator = torch.Generator().manual_seed(0)
