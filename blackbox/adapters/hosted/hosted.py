@@ -416,15 +416,10 @@ class _Way:
                 "the program go on.",
                 RuntimeWarning,
             )
-        records = {name: rounds.record() for name, rounds in self._records.items() if rounds.masks}
         failed = self._failed()
+        records = {name: rounds.record(failed) for name, rounds in self._records.items() if rounds.masks}
         if bool(failed.any()):
-            self._outputs = {
-                name: chosen(failed, torch.full_like(array, float("nan")), array)
-                if array.is_floating_point()
-                else array
-                for name, array in self._outputs.items()
-            }
+            self._outputs = {name: _lost(failed, array) for name, array in self._outputs.items()}
         return HostedRun(records, self._outputs, self._ended)
 
     def _going(self) -> Tensor:
@@ -501,8 +496,12 @@ class _Rounds:
         self.given: dict[str, list[Tensor]] = {name: [] for name in given}
         self.masks: list[Tensor] = []
 
-    def record(self) -> CallRecord:
-        """With each row's entries one behind the other, and zeros behind the last."""
+    def record(self, failed: Tensor) -> CallRecord:
+        """With each row's entries one behind the other, and zeros behind the last.
+
+        Args:
+            failed: `(rows,)` bool, rows whose last entry is NaN: the others may have had no call since.
+        """
         mask = torch.stack(self.masks, dim=1)
         order = None
         if not bool((mask[:, 1:] <= mask[:, :-1]).all()):  # rows ask in different rounds
@@ -517,7 +516,10 @@ class _Rounds:
             if order is not None:
                 place = torch.argsort(kept.int(), dim=1, descending=True, stable=True)
                 stacked = stacked[torch.arange(len(stacked), device=place.device)[:, None], place]
-            return stacked[:, :count]
+            stacked = stacked[:, :count]
+            if not bool(failed.any()):
+                return stacked
+            return torch.cat([stacked[:, :-1], _lost(failed, stacked[:, -1])[:, None]], dim=1)
 
         seen = {name: entries(arrays) for name, arrays in self.seen.items()}
         given = {name: entries(arrays) for name, arrays in self.given.items() if arrays}
@@ -529,6 +531,13 @@ def chosen_entries(mask: Tensor, stacked: Tensor) -> Tensor:
     if bool(mask.all()):
         return stacked
     return torch.where(mask.reshape(*mask.shape, *[1] * (stacked.ndim - 2)), stacked, 0.0)
+
+
+def _lost(failed: Tensor, array: Tensor) -> Tensor:
+    """NaN in the rows that failed; whole numbers stay, which have none."""
+    if not array.is_floating_point():
+        return array
+    return chosen(failed, torch.full_like(array, float("nan")), array)
 
 
 def _check_calls(calls: tuple[Call, ...]) -> None:

@@ -445,6 +445,20 @@ class TestFailures:
         assert run.closure.x[1, 1:].isnan().all() and run.closure.mask.all()
         assert not any(place.program for place in host.programs._places.values())
 
+    @pytest.mark.parametrize("rows", [1, 3])
+    @pytest.mark.parametrize("call", [0, 3])
+    def test_a_run_that_failed_where_no_other_goes_on_has_no_loss(self, tmp_path, rows, call):
+        """All at once, or a row at its last call: nothing comes after it that could be NaN."""
+        fails = f"if case != 1 and step == {call}: sys.exit(1)"
+        text = LINEAR.replace("for _ in", "for step in").replace(STEP, f"{STEP}\n    {fails}")
+        host = hosted(tmp_path, text, failures="keep")
+        cases = torch.tensor([0, 2, 1][:rows]) if call else torch.tensor([0, 2, 3][:rows])
+        with torch.no_grad():
+            run = host.run(cases, closure=network(), dtype=torch.float64)
+        loss = run.closure.x.square().mean(dim=(1, 2))
+        assert torch.equal(loss.isfinite(), cases == 1)
+        assert torch.equal(run.ended, cases == 1)
+
     def test_training_goes_on_without_the_row(self, tmp_path):
         text = LINEAR.replace(STEP, f"{STEP}\n    if case == 1: sys.exit(1)")
         net, host = network(), hosted(tmp_path, text, failures="keep")
