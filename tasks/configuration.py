@@ -38,9 +38,9 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 """A finite number of at least 0."""
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+"""A number from 0 to below 1."""
 AtLeastOne = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 """A finite number of at least 1."""
-"""A number from 0 to below 1."""
 
 C = TypeVar("C")
 NOT_WRITTEN = {"not written": True}  # metadata of a dataclass's field that no JSON file has
