@@ -18,6 +18,7 @@ from typing import Any
 
 from benchmarks import protocol
 from benchmarks.catalogue import read
+from benchmarks.mosaic.comparison import gain
 from benchmarks.rows.report import BY_STEPS, FOLDER, NOT_RUN, over, over_tuned
 from benchmarks.rows.ways import ALL_ROWS, AS_BENCHMARKED
 from benchmarks.tangents.report import ratios, spent
@@ -183,6 +184,7 @@ TANGENTS, SPEED = "docs/concepts/learned_tangents.md", "docs/guide/evaluators.md
 PRIOR_ART = "docs/reference/prior_art.md"
 WAKE, DEFENCE = "docs/applications/wake_flow.md", "docs/applications/denoised_smoothing.md"
 IMAGES = "docs/applications/image_classification.md"
+MOSAIC = "docs/applications/mosaic.md"
 
 
 def claims() -> list[Claim]:
@@ -196,6 +198,7 @@ def claims() -> list[Claim]:
         *_defence(),
         *_safeguard(),
         *_images(),
+        *_mosaic(),
     ]
 
 
@@ -350,9 +353,24 @@ def _tangents() -> Iterator[Claim]:
     )
     three = (("ni-gbms", "error"), ("chosen", "error"), ("chosen", "rows"))
     yield from in_text(PRIOR_ART, said, *(ours("double-pendulum", what) for what in three))
+    others = ("ni-gbms", "chosen", "no-gradient")
+    words = "it ends at # of first order's error, where tangents end at # and the cut gradient at # ("
+    yield from in_text(
+        PRIOR_ART, words, *(ours("kuramoto-sivashinsky", (method, "error")) for method in others)
+    )
+    words = "it ends at # of first order's error at the usual rate, and at # of that of first order tuned"
+    yield from in_text(PRIOR_ART, words, ours("coupled-map", ("ni-gbms", "error")), _tuned("coupled-map"))
     ends = [ours("kuramoto-sivashinsky", (method, "error")) for method in ("equation", "chosen")]
     words = "ends at # of first order's error with it (two seeds), where the default ends at # (three)."
     yield from in_text(TANGENTS, words, *ends)
+
+
+def _tuned(name: str) -> tuple[Figure, str]:
+    """NI-GBMS's error over that of first order tuned at all rows, the median over the seeds."""
+    file, runs = f"tangents/{name}.json", _of_rows()[name]["runs"]
+    curves = read(file).get("curves", {}).get("ni-gbms", {})
+    parts = [curves[seed]["errors"][-1] / runs[seed][ALL_ROWS]["error"] for seed in curves if seed in runs]
+    return Figure((median(parts),) if parts else ()), file
 
 
 def _first_order(name: str) -> list[float]:
@@ -527,3 +545,25 @@ def _images() -> Iterator[Claim]:
     )
     means = [ours("figure3_baselines", method, "ResNet")[0] for method in methods]
     yield from in_text(IMAGES, words, *means)
+
+
+def _mosaic() -> Iterator[Claim]:
+    def ends(solver: str, *columns: str) -> list[tuple[Figure, str]]:
+        """Of each column a figure for each seed."""
+        file = f"mosaic/{solver}.json"
+        values = (figure(file, f"cells/{column}/runs", "final").values for column in columns)
+        return [(Figure((value,)), file) for seeds in values for value in seeds]
+
+    def ahead(solver: str, column: str, over: str) -> tuple[Figure, str]:
+        file = f"mosaic/{solver}.json"
+        found = gain(read(file), column, over)
+        return Figure(() if found is None else (found,)), file
+
+    four = "NOG, four windows", "WIG, four windows", "tangents with replay"
+    words = "NOG ends at #, # and # and WIG at #, # and #, where replay has #, # and #:"
+    yield from in_text(MOSAIC, words, *ends("jax-cfd", *four))
+    words = "NOG has #, # and # with four windows, and replay #, # and #:"
+    yield from in_text(MOSAIC, words, *ends("phiflow", four[0], four[-1]))
+    words = "is worth # % over NOG there, and tangents with replay are # % ahead of NOG"
+    columns = "WIG", "tangents with replay"
+    yield from in_text(MOSAIC, words, *(ahead("phiflow", column, "NOG") for column in columns))

@@ -199,8 +199,11 @@ def tables() -> str:
 
 def _spread(values: Sequence[float]) -> str:
     """The mean, and the least and the greatest where there are several."""
-    mean = f"{fmean(values):.3f}"
-    return mean if len(values) == 1 else f"{mean} ({min(values):.3f} to {max(values):.3f})"
+    mean, least, most = (
+        f"{value:.3f}" if value >= 0.0005 else f"{value:.0e}"
+        for value in (fmean(values), min(values), max(values))
+    )
+    return mean if len(values) == 1 else f"{mean} ({least} to {most})"
 
 
 def solvers_table(size: str) -> str:

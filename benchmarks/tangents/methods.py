@@ -31,7 +31,7 @@ BUDGET = 3.0  # rows of methods that need many evaluations a step, over first or
 TRIED = (0.1, 0.3, 1.0)  # factors on the problem's learning rate
 SPREADS = (0.3, 1.0, 3.0)  # of ensemble Kalman, in tenths of the weights
 SHORTER = 4  # how many times shorter the trainings are by which a scale is chosen
-RAISED = (1.0, 3.0, 10.0)  # rates of NI-GBMS, over the problem's: it has about half as many steps
+RAISED = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # rates of NI-GBMS, over the problem's: it has half as many steps
 STRIDES = (10.0, 30.0, 100.0, 300.0)  # of an evolution strategy, over the problem's rate for Adam
 
 
