@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from blackbox import ArraySpec
+from zo.tangents.excitation.excitation import _Box
 from zo.tangents.excitation.gain import DitherResponse, Excited
-from zo.tangents.excitation.size import DitheredRows
+from zo.tangents.excitation.size import DitheredRows, NextSize
 from zo.tangents.models.grid.output_map import OutputMap
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.tangent import IdentityTangent
@@ -58,6 +59,20 @@ def test_a_gain_that_stands_in_needs_no_larger_dither_than_keeps_it_known(share)
     largest = math.sqrt(0.3**2 / (verdict.known * 0.4**2))  # of what outputs change by
     assert known.verdict().times == pytest.approx(largest, rel=0.05)
     assert verdict.times == pytest.approx(min(largest, math.sqrt(share / 0.01)), rel=0.05)
+
+
+def test_a_dither_is_largest_where_a_larger_one_has_hardly_more_response():
+    """As of an actuator at its limits; what is no response, or was found in another way, says nothing."""
+    at_its_limits, by_chance, learned = _Box(factor=0.1), _Box(factor=0.1), _Box(factor=0.1)
+    for response in (0.010, 0.011):
+        at_its_limits.take(NextSize(known=0.0, times=4.0, response=response, change=1.0))
+    assert at_its_limits.most == at_its_limits.factor == 0.1
+    for response in (0.010, 0.0, 0.011):  # one that stood out, though a larger one then did not
+        by_chance.take(NextSize(known=0.0, times=4.0, response=response, change=1.0))
+    assert by_chance.most == math.inf and by_chance.factor == pytest.approx(0.1 * 4**3)
+    for known in (0.0, 0.9):
+        learned.take(NextSize(known=known, times=4.0, response=0.010, change=1.0))
+    assert learned.most == math.inf and learned.factor == pytest.approx(0.1 * 4**2)
 
 
 def fitted(rank, rows=64, size=48, error=1e-2):

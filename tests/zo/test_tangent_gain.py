@@ -347,6 +347,14 @@ def test_a_closure_whose_solver_no_model_follows_has_the_right_gradient():
     assert min(cosines[8:]) > 0.9  # from -.7 to .8 by the model alone
 
 
+class Strict(FromTorch):
+    """Lets no row fail."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.failures = "raise"
+
+
 class Narrow(BlackBoxFunction):
     """Ends where an action is a little beside half of the first number."""
 
@@ -388,6 +396,55 @@ def test_a_dither_that_a_simulator_does_not_survive_ends_no_training(failures, b
     assert len(told) == 1 and "'action'" in told[0] and "bounds" in told[0]
     assert gradient.counts.rows == box.ledger.rows_asked  # those of the steps that were taken back too
     assert gradient.counts.rows > 12 * 3 * batch
+
+
+def burgers(u, viscosity):
+    """A step of Burgers' equation on a circle, by fluxes."""
+    flux = 0.25 * (u.square() + u.roll(-1, 1).square())
+    flux = flux - 0.5 * (viscosity + viscosity.roll(-1, 1)) * (u.roll(-1, 1) - u) / 0.15
+    return u - 0.02 * (flux - flux.roll(1, 1)) / 0.15
+
+
+def test_a_network_that_gives_a_viscosity_has_the_right_gradient_and_ends_no_solver():
+    """The response has no mean, and once had the dither grow until the solver was at 1e11."""
+    field = ArraySpec("u", (40,), layout=WRAPS)
+    box = Strict(burgers, (field, ArraySpec("viscosity", (40,), layout=WRAPS)), (field,))
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv1d(1, 8, 5, padding=2, padding_mode="circular"), nn.SiLU(), nn.Conv1d(8, 1, 1), nn.Softplus(),
+    )  # fmt: skip
+
+    def objective(box):
+        def losses(network, start):
+            u, total = start, torch.zeros(())
+            for _ in range(8):
+                u = box(u, 0.1 * network(u[:, None])[:, 0])
+                total = total + (u - start.roll(2, 1)).square().mean(dim=1)
+            return total
+
+        return losses
+
+    def starts(step):
+        modes = (
+            torch.randn(4, 4, 2, generator=torch.Generator().manual_seed(step)) / torch.arange(1, 5)[:, None]
+        )
+        x = torch.arange(40) * 0.15 * torch.arange(1, 5)[:, None] * 2 * torch.pi / 6
+        return torch.einsum("rk,kx->rx", modes[..., 0], torch.sin(x)) + modes[..., 1] @ torch.cos(x)
+
+    tangent = zo.GridTangent(channels=8, first_steps=20)
+    gradient = zo.TangentGradient(network, objective(box), boxes=[box], tangent=tangent, seed=0)
+    optimizer, cosines = torch.optim.Adam(network.parameters(), 3e-3), []
+    for step in range(14):
+        true = torch.autograd.grad(
+            objective(burgers)(network, starts(step)).mean(), list(network.parameters())
+        )
+        optimizer.zero_grad()
+        gradient.backward(starts(step))
+        flat = torch.cat([w.grad.flatten() for w in network.parameters() if w.grad is not None])
+        cosines.append(float(torch.cosine_similarity(flat, torch.cat([g.flatten() for g in true]), dim=0)))
+        optimizer.step()
+    assert min(cosines[8:]) > 0.95
+    assert float(gradient.excitation[0]["viscosity"].max()) < 0.1
 
 
 @pytest.mark.parametrize("shape", [(60,), (12, 12), (6, 6, 6)], ids=["a line", "a plane", "a space"])

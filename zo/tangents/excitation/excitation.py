@@ -33,7 +33,7 @@ from zo.tangents.excitation.identified import (
     unexplained,
     unexplained_near,
 )
-from zo.tangents.excitation.size import ENOUGH, MOST, OF_FIELDS, DitheredRows, NextSize
+from zo.tangents.excitation.size import ENOUGH, KNOWN, MOST, OF_FIELDS, DitheredRows, NextSize
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.recording import Dither, RecordedCall
 
@@ -67,6 +67,7 @@ class _Box:
         known: The share of the tangent's response to a dither that answers have shown, from 0 to 1.
         shown: What rows have shown since factor and share were last chosen.
         before: The factor before, and its response, as a share of how much the outputs change.
+        known_before: Whether that response was known, and not found by regression.
         most: The largest factor.
         failed: How many rows of the batch have failed, and of how many, without those of refused dithers.
     """
@@ -81,6 +82,7 @@ class _Box:
     known: float = 0.0
     shown: DitheredRows | None = None
     before: tuple[float, float] = (0.0, 0.0)
+    known_before: bool = False
     most: float = math.inf
     failed: tuple[float, float] = (0.0, 0.0)
 
@@ -92,14 +94,19 @@ class _Box:
         """Choose the next factor.
 
         Where a larger dither has hardly a larger response, as of an actuator at its limits, the one before is
-        the largest.
+        the largest. That is seen of responses that were found in the same way, by regression or by what is
+        known; and where a larger one has none that stands out of chance, that of a smaller one was chance.
         """
         share = math.sqrt(seen.response / seen.change) if seen.change else 0.0
         factor, response = self.before
-        if response and factor < self.factor and share / response < LINEAR * self.factor / factor:
-            self.most = factor
+        known = seen.known > KNOWN
+        if share and response and factor < self.factor and known == self.known_before:
+            if share / response < LINEAR * self.factor / factor:
+                self.most = factor
         if share:
-            self.before = self.factor, share
+            self.before, self.known_before = (self.factor, share), known
+        elif factor < self.factor:
+            self.before = 0.0, 0.0
         self.factor = min(self.factor * min(max(seen.times, SHRUNK), GROWN), self.most)
 
 
