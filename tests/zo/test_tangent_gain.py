@@ -13,7 +13,7 @@ from torch import nn
 import zo
 from blackbox import ArraySpec, BlackBoxFunction, Grid
 from tests.zo.row_boxes import FromTorch
-from zo.tangents.excitation.form import given
+from zo.tangents.excitation.form import GainForm, given
 from zo.tangents.excitation.gain import DitherResponse, Excited
 from zo.tangents.excitation.identified import cells_of, unexplained_near
 from zo.tangents.record.pairs import CallPairs, sizes
@@ -282,6 +282,14 @@ def test_too_many_numbers_on_no_grid_have_no_gain():
         part = shown(STATE, action, lambda a: a[:, :3], 32, step)
         tangent.saw(call(STATE, action, 32, step), [part])
     assert not tangent.in_use and tangent.gain.form is None
+
+
+@pytest.mark.parametrize("side, products", [(32, True), (640, False)])
+def test_a_field_too_large_for_products_has_a_gain_without(side, products):
+    state, action = (ArraySpec(name, (side, side), layout=WRAPS) for name in ("q", "term"))
+    rows = call(state, action, 1, 0)
+    form = GainForm.of(rows, torch.cat([torch.zeros_like(rows.y), torch.ones_like(rows.y)], dim=1))
+    assert form is not None and form.alone == 49 and bool(form.products) == products
 
 
 def test_a_state_that_is_read_again_gives_the_same_bits():

@@ -24,6 +24,7 @@ from zo.tangents.record.pairs import CallPairs, sizes
 NEAR = {1: 8, 2: 3, 3: 1}  # cells from a dithered one whose answers are regressed, by the grid's axes
 MOST, MOST_NEAR = 64, 400  # numbers that an output is regressed on; the same of a cell on a grid
 MOST_PRODUCTS = 400  # of a dither and what goes beside it; decision 137, and the next
+MOST_COLUMNS = 2**25  # numbers of them in a row of the batch, on a grid
 SMOOTHEST = 1e-8  # of the largest square, below which a combination of neighbours is rounding
 
 
@@ -59,7 +60,10 @@ class GainForm:
         form = cls(numbers, factors, tuple(spec.name for spec in dithers), space, wraps)
         if not 0 < form.alone <= (MOST_NEAR if space else MOST):
             return None
-        return form if form.products <= MOST_PRODUCTS else cls(numbers, factors[:0], form.names, space, wraps)
+        columns = math.prod(space) * (form.alone + form.products)
+        if form.products > MOST_PRODUCTS or columns > MOST_COLUMNS:
+            return cls(numbers, factors[:0], form.names, space, wraps)
+        return form
 
     @property
     def alone(self) -> int:
