@@ -94,29 +94,32 @@ class _LeastSquares(NamedTuple):
             self.unit,
         )
 
-    def solved(self, alone: int) -> tuple[Tensor, Tensor]:
+    def solved(self, n: int) -> tuple[Tensor, Tensor]:
         """The solution, and what chance makes of the square of each of its numbers: `(channels, n)` each.
 
         Args:
-            alone: how many columns come first that are no products. The others are zero until their numbers
-                are far above chance, all together: each that is not costs the others.
+            n: how many columns are taken; the numbers of the others are zero.
         """
-        n = len(self.moments)
-        if n > alone and self.count >= ANSWERS * n:
-            solution, chance = self._of_first(n)
-            above = solution.square() * reciprocal(chance)
-            if float(above[:, alone:].sum()) > TOGETHER * above[:, alone:].numel() + CLEAR:
-                return solution, chance
-        return self._of_first(alone)
-
-    def _of_first(self, n: int) -> tuple[Tensor, Tensor]:
-        """That of the first columns, as if there were no others, which are zero."""
         moments, products, none = self.moments[:n, :n], self.products[:, :n], (0, len(self.moments) - n)
         size = moments.diagonal().mean()
         ridge = 1e-9 * size + (size == 0)
         inverse = torch.linalg.inv(moments + ridge * torch.eye(n).to(moments))
         chance = (self.missed * reciprocal(self.count))[:, None] * inverse.diagonal()
         return F.pad(products @ inverse, none), F.pad(chance, none)
+
+    def significant(self, alone: int) -> tuple[Tensor, Tensor]:
+        """`solved`, with products where their numbers are far above chance, all together.
+
+        Args:
+            alone: how many columns come first that are no products.
+        """
+        n = len(self.moments)
+        if n > alone and self.count >= ANSWERS * n:
+            solution, chance = self.solved(n)
+            above = (solution.square() * reciprocal(chance))[:, alone:]
+            if float(above.sum()) > TOGETHER * above.numel() + CLEAR:
+                return solution, chance
+        return self.solved(alone)
 
 
 class Gain:
@@ -135,11 +138,15 @@ class Gain:
         self._kernel: Tensor | None = None  # `(channels, n)`
         self._solution: Tensor | None = None  # before what chance makes of it is taken off,
         self._chance: Tensor | None = None  # of the square of each number
+        self._seen: tuple[Tensor, Tensor] | None = None  # both, by which a response is thought no smaller
+        # squares of what was missed of new responses without products, with them, and of how far these are
+        # apart, in units of what the model misses; the last steps counting most
+        self._errors = [0.0, 0.0, 0.0]
 
     def see(self, form: GainForm | None, shown: Sequence[DitherResponse]) -> None:
         """Take in what the calls of a step have shown."""
         if form is None or self.form is None or form.key != self.form.key:
-            self.form, self._sums = form, None
+            self.form, self._sums, self._errors = form, None, [0.0, 0.0, 0.0]
             self._solve()
         if form is None:
             return
@@ -154,6 +161,8 @@ class Gain:
         before = (
             None if self._sums is None else _LeastSquares(*(part.to(columns.device) for part in self._sums))
         )
+        if before is not None and form.products:
+            self._compare(columns, answers, before)
         sums = _LeastSquares.of(columns, answers, None if before is None else before.unit)
         self._sums = sums if before is None else before.joined(sums)
         self._solve()
@@ -178,11 +187,11 @@ class Gain:
         Returns:
             `(rows, size_out)` each; None before there is a gain.
         """
-        if self.form is None or self._solution is None or self._chance is None:
+        if self.form is None or self._seen is None:
             return None
-        other = self.form.beside(inputs, self._basis)
-        response = self.form.answered(dither, other, self._solution.to(dither))
-        chance = self.form.answered(dither.square(), other.square(), self._chance.to(dither))
+        other, (solution, by_chance) = self.form.beside(inputs, self._basis), self._seen
+        response = self.form.answered(dither, other, solution.to(dither))
+        chance = self.form.answered(dither.square(), other.square(), by_chance.to(dither))
         return response.square(), chance
 
     @property
@@ -204,6 +213,7 @@ class Gain:
             "form": None if self.form is None else vars(self.form),
             "sums": None if self._sums is None else self._sums._asdict(),
             "basis": self._basis,
+            "errors": list(self._errors),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -212,14 +222,40 @@ class Gain:
         if state["form"] is not None and "basis" in state:  # before there were products it had none
             self.form, self._basis = GainForm(**state["form"]), tuple(state["basis"])
             self._sums = None if state["sums"] is None else _LeastSquares(**state["sums"])
+            self._errors = list(state["errors"])
         self._solve()
 
+    def _compare(self, columns: Tensor, answers: Tensor, before: _LeastSquares) -> None:
+        """See how well what was known predicts new responses, without products and with them."""
+        assert self.form is not None
+        if before.count < ANSWERS * columns.shape[1]:
+            return
+        alone, whole = (
+            columns @ _without_chance(*before.solved(n)).T for n in (self.form.alone, columns.shape[1])
+        )
+        short = reciprocal(answers.square().mean(dim=0))
+        for place, difference in enumerate((answers - alone, answers - whole, whole - alone)):
+            error = float((difference.square() * short).sum())
+            self._errors[place] = FADING * self._errors[place] + (error if math.isfinite(error) else WORST)
+
+    @property
+    def _with_products(self) -> bool:
+        """Whether these have predicted new responses better, by more than chance."""
+        alone, whole, apart = self._errors
+        return whole - alone < -BY_CHANCE * 2 * math.sqrt(apart) and apart > 0.0
+
     def _solve(self) -> None:
-        self._kernel = self._solution = self._chance = None
+        self._kernel = self._solution = self._chance = self._seen = None
         if self.form is not None and self._sums is not None:
-            self._solution, self._chance = self._sums.solved(self.form.alone)
-            share = 1.0 - self._chance * reciprocal(self._solution.square())
-            self._kernel = self._solution * share.clamp_min(0.0)
+            alone, whole = self.form.alone, self.form.alone + self.form.products
+            self._solution, self._chance = self._sums.solved(whole if self._with_products else alone)
+            self._kernel = _without_chance(self._solution, self._chance)
+            self._seen = self._sums.significant(alone)
+
+
+def _without_chance(solution: Tensor, chance: Tensor) -> Tensor:
+    """A solution of whose numbers what chance makes of them is taken off."""
+    return solution * (1.0 - chance * reciprocal(solution.square())).clamp_min(0.0)
 
 
 class Excited(Tangent):
