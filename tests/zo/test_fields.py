@@ -53,7 +53,7 @@ def test_a_gain_that_stands_in_needs_no_larger_dither_than_keeps_it_known(share)
     rows = shown(0.4)
     response = 0.4 * rows.added
     square = response.square().sum(dim=1)
-    known = rows._replace(response=response, by_gain=torch.stack([square, share * square], dim=1))
+    known = rows._replace(response=response, by_gain=torch.stack([square, share * square] * 2, dim=1))
     verdict = known._replace(stands_in=True).verdict()
     assert verdict.known > 0.8
     largest = math.sqrt(0.3**2 / (verdict.known * 0.4**2))  # of what outputs change by

@@ -181,18 +181,21 @@ class Gain:
         other = self.form.beside(inputs, self._basis)
         return self.form.answered(dither, other, self._kernel.to(dither))
 
-    def squares(self, dither: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor] | None:
+    def squares(self, dither: Tensor, inputs: Tensor) -> tuple[Tensor, ...] | None:
         """The square of the response as least squares have it, and what chance makes of it in the mean.
 
         Returns:
-            `(rows, size_out)` each; None before there is a gain.
+            `(rows, size_out)` each, as it may be, with products that are far above chance, and then as the
+            gain has it; None before there is one.
         """
-        if self.form is None or self._seen is None:
+        if self.form is None or self._seen is None or self._solution is None or self._chance is None:
             return None
-        other, (solution, by_chance) = self.form.beside(inputs, self._basis), self._seen
-        response = self.form.answered(dither, other, solution.to(dither))
-        chance = self.form.answered(dither.square(), other.square(), by_chance.to(dither))
-        return response.square(), chance
+        other = self.form.beside(inputs, self._basis)
+        squares: list[Tensor] = []
+        for solution, chance in (self._seen, (self._solution, self._chance)):
+            squares.append(self.form.answered(dither, other, solution.to(dither)).square())
+            squares.append(self.form.answered(dither.square(), other.square(), chance.to(dither)))
+        return tuple(squares)
 
     @property
     def on_grid(self) -> bool:

@@ -56,8 +56,8 @@ class DitheredRows(NamedTuple):
         missed: `(rows, size_out)`, the answers less those predicted without the dither.
         response: `(rows, size_out)`, the response to it that was predicted.
         change: `(rows,)`, the square of how much the outputs change.
-        by_gain: `(rows, 2)`, the square of the response by the gain, and what chance makes of it; without
-            columns where there is none.
+        by_gain: `(rows, 4)`, the square of the response as it may be, and what chance makes of it, and the
+            same of the gain; without columns where there is none.
         on_grid: whether that is a gain around each cell of a grid.
         stands_in: whether the response that was predicted is that by the gain.
     """
@@ -132,7 +132,7 @@ class DitheredRows(NamedTuple):
             response = share * square
             target = min(WANTED**2 * error, LARGEST**2 * change)
             if self.by_gain.shape[1] and self.stands_in:
-                by_gain, chance = self.by_gain.sum(dim=0).tolist()
+                _, _, by_gain, chance = self.by_gain.sum(dim=0).tolist()
                 target = min(target, response * chance / (PRECISE * by_gain)) if by_gain else target
             return NextSize(share, math.sqrt(target / response), response, change)
         response, chance = self._regressed()
@@ -147,7 +147,7 @@ class DitheredRows(NamedTuple):
     def _regressed(self) -> tuple[float, float]:
         """The response by regression of answers on the dither, and what chance makes of it in the mean."""
         if self.by_gain.shape[1]:
-            response, chance = self.by_gain.sum(dim=0).tolist()
+            response, chance, *_ = self.by_gain.sum(dim=0).tolist()
             return response, chance
         rows, without = len(self.added), float(self.missed.square().sum())
         slope = self.added.T @ self.missed / rows
