@@ -144,10 +144,10 @@ class _Coarsest(Operations):
 
 def _rounded(objective: Objective) -> Objective:
     """An objective in which what is computed is off by units in the last place, otherwise at each call."""
-    generator = torch.Generator().manual_seed(1)
+    signs = _Signs(1)
 
     def rounded(network: nn.Module, batch: Batch) -> Tensor:
-        with uncompiled(), _Rounded(generator):
+        with uncompiled(), _Rounded(signs):
             return objective(network, batch)
 
     return rounded
@@ -175,16 +175,30 @@ _ROUNDING = {
 }
 
 
+class _Signs:
+    """Draws signs where they are needed: what a processor draws for a graphics card takes most of a step."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._generators: dict[torch.device, torch.Generator] = {}
+
+    def like(self, tensor: Tensor) -> Tensor:
+        """Signs, -1 or 1, of the tensor's shape and numbers."""
+        place = tensor.device
+        if place not in self._generators:
+            self._generators[place] = torch.Generator(place).manual_seed(self._seed)
+        drawn = torch.randint(
+            0, 2, tensor.shape, generator=self._generators[place], device=place, dtype=tensor.dtype
+        )
+        return 2 * drawn - 1
+
+
 class _Rounded(Operations):
-    """Moves what operations give by a unit in its last place, up or down: twice what rounding does.
+    """Moves what operations give by a unit in its last place, up or down: twice what rounding does."""
 
-    Args:
-        generator: The generator that draws the signs.
-    """
-
-    def __init__(self, generator: torch.Generator) -> None:
+    def __init__(self, signs: _Signs) -> None:
         super().__init__()
-        self._generator = generator
+        self._signs = signs
 
     def gave(self, operation: Any, arguments: tuple[tuple[Any, ...], dict[str, Any]], result: Any) -> Any:
         """Move the result of an operation that rounds."""
@@ -196,8 +210,7 @@ class _Rounded(Operations):
             or result.is_meta
         ):
             return result
-        signs = 2 * torch.randint(0, 2, result.shape, generator=self._generator) - 1
-        return result * (1 + torch.finfo(result.dtype).eps * signs.to(result.device, result.dtype))
+        return result * (1 + torch.finfo(result.dtype).eps * self._signs.like(result))
 
 
 def refuse_shifted(
@@ -207,6 +220,7 @@ def refuse_shifted(
     changes: Tensor,
     run: Callable[[], Tensor],
     lost_rows: Callable[[], None],
+    rounding: Callable[[], Tensor],
 ) -> None:
     """Refuse a chunk whose sentinel is off the base.
 
@@ -217,6 +231,7 @@ def refuse_shifted(
         changes: `(queries, rows)` of the losses, those of the sentinel among them.
         run: Evaluates the chunk once more, for the error to name the module.
         lost_rows: Refuses the chunk if rows of its sentinel that failed did not fail by themselves.
+        rounding: What `rounding_of` gives at this step.
 
     Raises:
         Unservable: It is, by more than rounding, and by more than a thousandth of what the others changed.
@@ -233,7 +248,7 @@ def refuse_shifted(
     size = left_out(changes)[:, rows].double().nan_to_num(0.0).square().mean(dim=1).sqrt()
     if off.double().square().mean().sqrt() <= HARMLESS * size.median():
         return
-    allowed = rounding_of(step, base)[rows]
+    allowed = rounding()[rows]
     if (off <= allowed).all():
         return
     still = Directions(torch.zeros(1, step.parameters.size))
