@@ -46,10 +46,8 @@ def text(folder: Path) -> str:
             f"{made_with['blackbox-coupling']}; `{result['command']}`."
         )
         if result["state"] != "done":
-            parts.append(
-                f"**{result['state'].capitalize()}**. {result.get('error', 'Run it again to go on.')}"
-            )
-            continue
+            until = "What it had measured by then:" if result.get("rows") else "Run it again to go on."
+            parts.append(f"**{result['state'].capitalize()}**. {result.get('error', until)}")
         parts += [*result.get("notes", ()), *_tables(result.get("rows", ()))]
     return "\n\n".join(parts) + "\n"
 

@@ -20,16 +20,22 @@ class Place:
         device: "cuda", or "cpu", where all that is measured is that the part runs.
         size: "small" is what is to be known; "ci" takes seconds on a CPU.
         scratch: A folder that stays between two runs of a part: what it has begun it goes on with there.
+        so_far: What a part puts in as it measures, "rows" for one: in its file even if it is stopped.
     """
 
     device: str
     size: Size
     scratch: Path
+    so_far: dict[str, Any] = field(default_factory=dict)
 
     @property
     def tiny(self) -> bool:
         """Whether the place is only to show that the part runs."""
         return self.size == "ci"
+
+    def table(self, name: str = "rows") -> list[dict[str, Any]]:
+        """An empty table of what is measured so far, to put rows in."""
+        return self.so_far.setdefault(name, [])
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ class Part:
         return getattr(import_module(f"benchmarks.gpu.{module}"), function)(place, **self.options)
 
 
-def _queries(network: str, rows: int, minutes: float, blocks: int | None = None) -> Part:
+def _queries(network: str, rows: int, minutes: float, blocks: int = 5) -> Part:
     about = f"time, error and memory of a query: {network}, batches of {rows}"
     options = {"network": network, "rows": rows, "blocks": blocks}
     return Part(
@@ -72,7 +78,7 @@ def _wake(seed: int) -> Part:
 
 
 def _epoch(dataset: str, about: str) -> Part:
-    return Part(f"{dataset}-epoch", "epochs", about, 6, "training:epoch", {"dataset": dataset})
+    return Part(f"{dataset}-epoch", "epochs", about, 3, "training:epoch", {"dataset": dataset})
 
 
 PARTS: dict[str, Part] = {
@@ -82,31 +88,31 @@ PARTS: dict[str, Part] = {
             "tests",
             "tests",
             "pytest -m gpu: oracles, determinism, two processes on one card by gloo and NCCL",
-            5,
+            3,
             "checks:tests",
         ),
-        _queries("resnet20", 256, 4),
-        _queries("resnet20", 64, 3),
-        _queries("resnet20", 16, 2),
-        _queries("wake", 256, 3),
-        _queries("resnet56", 256, 6, 5),
+        _queries("resnet20", 256, 3),
+        _queries("resnet20", 64, 2),
+        _queries("resnet20", 16, 1),
+        _queries("wake", 256, 2),
+        _queries("resnet56", 256, 6),
         _queries("dncnn", 256, 6, 4),
         Part(
             "wake-speed",
             "wake-speed",
             "steps a second of the wake's solver, by grid and rows, beside PhiFlow's own on the same card",
-            5,
+            2,
             "solver:wake_speed",
         ),
         Part(
             "tangents",
             "tangents",
             "what learning a tangent and going back through it take of a step, 32 x 64 to 128 x 256",
-            4,
+            1.5,
             "solver:tangents",
         ),
         *map(_wake, range(3)),
-        _epoch("shapes", "an epoch of image-classification --preset paper at a sparsity of .99, on shapes"),
-        _epoch("cifar10", "an epoch on files of CIFAR-10's format and size, with drawn pixels"),
+        _epoch("shapes", "steps of image-classification --preset paper at a sparsity of .99, on shapes"),
+        _epoch("cifar10", "steps on files of CIFAR-10's format and size, with drawn pixels"),
     )
 }

@@ -6,10 +6,10 @@
     python -m benchmarks gpu --device cpu --size ci          all parts, small, to see that they run
 
 Each part runs in a process of its own for eight minutes at most and writes `results/gpu/PART.json` as it
-ends. A part whose file is there, from this machine and these versions, is not run again: delete it for that.
-What was stopped, or failed, is begun again, and trainings go on from their checkpoints. The page
-`results/gpu/README.md` is made of the files that are there. What is not measured on a GPU at size "small"
-goes to `runs/benchmarks/gpu-SIZE-DEVICE`.
+ends, also where it is stopped. A part whose file is there, from this machine and these versions, is not run
+again: delete it for that. What was stopped, or failed, is begun again, and trainings go on from their
+checkpoints. The page `results/gpu/README.md` is made of the files that are there. What is not measured on a
+GPU at size "small" goes to `runs/benchmarks/gpu-SIZE-DEVICE`.
 """
 
 from __future__ import annotations
@@ -129,6 +129,7 @@ def run_apart(
     A part that takes too long is interrupted, then killed: its file says so.
     """
     command = [sys.executable, "-m", "benchmarks", "gpu", "--one", part.name, *options]
+    (folder / f"{part.name}.json").unlink(missing_ok=True)  # of an earlier run
     began = perf_counter()
     # a group of its own: what it has started is ended with it
     process = subprocess.Popen(command, start_new_session=True)
@@ -147,9 +148,10 @@ def run_apart(
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     seconds = perf_counter() - began
-    if state == STOPPED:
+    known = (page.read(folder, part.name) or {}).get("state")  # what it has written itself
+    if state == STOPPED and known is None:
         keep(part, options, {"state": STOPPED, "seconds": seconds}, folder, here)
-    elif state == FAILED and (page.read(folder, part.name) or {}).get("state") != FAILED:
+    elif state == FAILED and known != FAILED:
         keep(
             part,
             options,
@@ -167,9 +169,13 @@ def run_here(part: Part, place: Place, folder: Path, words: Sequence[str]) -> No
     here, began = machine_with_gpu(place.device), perf_counter()
     try:
         results = part.work(place)
+    except KeyboardInterrupt:
+        stopped = {"state": STOPPED, "seconds": perf_counter() - began}
+        keep(part, options, {**stopped, **place.so_far}, folder, here)
+        raise
     except Exception as error:
         said = {"state": FAILED, "error": f"{type(error).__name__}: {error}"[:2000]}
-        keep(part, options, said, folder, here)
+        keep(part, options, {**said, **place.so_far}, folder, here)
         raise
     keep(part, options, {"state": DONE, "seconds": perf_counter() - began, **results}, folder, here)
 

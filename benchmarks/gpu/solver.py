@@ -32,7 +32,7 @@ CG = Solve("CG", 1e-5, 0)
 
 def wake_speed(place: Place) -> dict[str, Any]:
     """A row for each grid and number of rows."""
-    device, table = torch.device(place.device), []
+    device, table = torch.device(place.device), place.table()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PhiFlow's tracing warns at every size that it reads
         for width in WIDTHS[place.size]:
@@ -129,7 +129,7 @@ class Timed(AutoTangent):
 
 def tangents(place: Place) -> dict[str, Any]:
     """Seconds of a step of `zo.TangentGradient`, and which part of them is fit and VJP."""
-    device, table = torch.device(place.device), []
+    device, table = torch.device(place.device), place.table()
     steps, unroll, rows = (2, 2, 2) if place.tiny else (25, 8, 8)
     for width in (8,) if place.tiny else (32, 64, 128):
         box = WakeFlow(width, failures="keep")

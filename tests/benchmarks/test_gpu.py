@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -89,6 +90,25 @@ def test_a_part_that_hangs_is_stopped_and_one_that_fails_says_why(folder):
         runner.run_here(broken, runner.Place("cpu", "ci", folder / "work"), folder, [])
     assert "TypeError: " in page.text(folder)
     assert not runner.is_there(folder, part, here)
+
+
+def test_what_a_part_had_measured_when_it_was_stopped_is_in_its_file_and_on_the_page(folder, monkeypatch):
+    def stopped(place):
+        place.table().append({"rows": 16, "microseconds": 2.5})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("benchmarks.gpu.checks.tests", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        runner.run_here(PARTS["tests"], runner.Place("cpu", "ci", folder / "work"), folder, [])
+    assert page.read(folder, "tests")["state"] == "stopped"
+    assert "**Stopped**. What it had measured by then:\n\n| rows | microseconds |" in page.text(folder)
+
+
+def test_all_tests_for_a_gpu_lie_where_the_part_looks_for_them():
+    tests = Path(__file__).parents[1]
+    marks = "mark.gpu", "tests.gpu.conftest"
+    marked = [path for path in tests.rglob("*.py") if any(mark in path.read_text() for mark in marks)]
+    assert {path.parent for path in marked if path != Path(__file__)} == {tests / "gpu"}
 
 
 def test_the_page_has_a_table_of_each_kind_of_row_and_says_what_is_missing(folder):
