@@ -32,6 +32,7 @@ from blackbox.checks import nearest
 from tasks.folder import atomic
 from tasks.folder.machine import machine, versions
 
+SLACK = 5.0  # seconds that a part of just as many minutes may have less
 DONE, STOPPED, FAILED = "done", "stopped", "failed"
 
 
@@ -63,7 +64,7 @@ def main(words: Sequence[str]) -> None:
             print(f"{part.name}: there already")
             continue
         left = None if asked.minutes is None else 60 * asked.minutes - (perf_counter() - began)
-        if left is not None and left < 60 * part.minutes:
+        if left is not None and left < 60 * part.minutes - SLACK:
             print(f"{part.name}: about {part.minutes:g} minutes, {left / 60:.1f} are left: not begun")
             continue
         limit = LIMIT if left is None else min(LIMIT, left)
