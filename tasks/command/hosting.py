@@ -1,4 +1,4 @@
-"""`blackbox host` with a finished run: a program that its network answers, and the network for others."""
+"""`blackbox host` with a run: a program that its network answers, and the network for others."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Written = Callable[[list[Tensor]], Any]  # what was written, of a batch
 
 
 def serve(folder: Path, program: Sequence[str], method: str | None, seed: int | None, trust: bool) -> int:
-    """Run a program whose calls the network of a finished run answers; 0, or an error.
+    """Run a program whose calls the network of a run answers; 0, or an error.
 
     Raises:
         ConfigurationError: The run's problem has no `Hosted`, or its network answers not all calls.
@@ -42,7 +42,7 @@ def serve(folder: Path, program: Sequence[str], method: str | None, seed: int | 
 
 
 def export(folder: Path, path: Path, method: str | None, seed: int | None, trust: bool) -> int:
-    """Write the network of a finished run for other runtimes, a file for each call; 0, or an error.
+    """Write the network of a run for other runtimes, a file for each call; 0, or an error.
 
     `.pt` is TorchScript, as FTorch takes it; `.onnx` for onnxruntime. Both take rows first, and are held
     against the network before they are kept.
@@ -132,21 +132,33 @@ def _drawn(spec: ArraySpec, rows: int, generator: torch.Generator) -> Tensor:
 def _trained(
     folder: Path, method: str | None, seed: int | None, trust: bool
 ) -> tuple[Hosted, Mapping[str, Callable[..., Any]], str]:
-    """The host of a finished run, what answers its calls, and whose network that is."""
+    """The host of a run, what answers its calls, and whose network it is; that of a checkpoint if need be."""
+    from tasks.folder.run import Run
     from tasks.running.finished import load
+    from tasks.running.unfinished import so_far
 
+    if not Run.open(folder).finished:
+        known = so_far(folder, method, seed, trust=trust)
+        words = f"{known.method}, seed {known.seed}, by step {known.step} of {known.steps}"
+        return _host_of(folder, known.problem, known.network, words)
     finished = load(folder, trust=trust)
     name = finished.result.table[-1].method if method is None else method
     first = finished.result.table[0].seed if seed is None else seed
     network = finished.network(name, first)
     problem = finished.problem
     assert problem is not None  # or there would be no network
+    return _host_of(folder, problem, network, f"{name}, seed {first}")
+
+
+def _host_of(
+    folder: Path, problem: Problem, network: nn.Module, whose: str
+) -> tuple[Hosted, Mapping[str, Callable[..., Any]], str]:
     if not isinstance(problem.box, Hosted):
         raise ConfigurationError(
             f"{folder}: expected a run of a problem whose box is a Hosted, got {problem.box!r}. Only such a "
             "program calls its network."
         )
-    return problem.box, networks_of(problem, network.eval()), f"{name}, seed {first}"
+    return problem.box, networks_of(problem, network.eval()), whose
 
 
 def networks_of(problem: Problem, network: nn.Module) -> Mapping[str, Callable[..., Any]]:

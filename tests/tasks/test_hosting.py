@@ -78,3 +78,12 @@ def test_a_trained_network_answers_the_program(toy, tmp_path, monkeypatch, capfd
     answer = OnnxModel("net.onnx")(x)
     torch.testing.assert_close(answer, network(x), rtol=1e-5, atol=1e-6)
     assert toy("host", str(run), "--export", "net.txt") == 2
+
+    (run / "result.json").unlink()  # as if it had been stopped right before: its last checkpoint has it
+    capfd.readouterr()
+    assert toy("host", "--serve", str(run), "--", "./my_rod_program", "start.txt", "20") == 0
+    *earlier, words = capfd.readouterr().out.splitlines()
+    assert earlier == numbers
+    assert words == "20 calls answered by the network of tangents, seed 0, by step 3 of 3."
+    assert toy("host", "--serve", str(run), "--method", "identity", "--", "./my_rod_program") == 2
+    assert "expected a checkpoint of identity with seed 0" in " ".join(capfd.readouterr().err.split())
