@@ -265,7 +265,7 @@ class TangentGradient:
                 at_calls = self._stand_ins.take_in(pairs, evaluation.calls)  # tangents predict, then learn
                 gradient = evaluation.gradient(at_calls, self.trust)  # by autograd: no box runs
                 evaluation.check = judgement.along(gradient)  # one query more, where it is due
-            share = self.watch.share(evaluation.check)
+            share = judgement.share(evaluation.check)
             self.counts.clipped += self._grads.add_share(gradient.gradients, share, number)
             self._rows = self.counts.add(evaluation)
             self._imagination.saw(gradient)
@@ -282,7 +282,8 @@ class TangentGradient:
         a last step whose answers the tangents predicted ten times worse than knowing nothing would: the
         weights are then where the tangents have learned nothing.
         """
-        return self._replays.allowed()
+        allowed = self._replays.allowed()
+        return 0 if self._judgement.waits else allowed
 
     def replay(self, rows: int | None = None) -> Tensor:
         """Add to `.grad` the gradient on rows of windows that are recorded, at the weights as they are.
@@ -327,7 +328,7 @@ class TangentGradient:
         last steps is larger than the mean gradient.
         """
         self._imagination.wanted = True
-        return self._imagination.trusted()
+        return 0 if self._judgement.waits else self._imagination.trusted()
 
     def imagine(self, batch: Batch) -> Imagined:
         """Add to `.grad` the gradient on a batch that no box has answered, by the tangents' own values.
@@ -426,8 +427,9 @@ class TangentGradient:
             the probes of the next (`tangent_probes`), and 1 where trust is lost, else 0
             (`tangent_distrusted`). Where inputs are dithered, the response to that as a share of how much the
             outputs change (`tangent_excitation`), and what it did to the loss of the last step that was
-            checked, as a share of that, so far as the tangents know (`tangent_excitation_loss`). Where there
-            are replays, how many may follow (`tangent_replays`), how many windows are kept
+            checked, as a share of that, so far as the tangents know (`tangent_excitation_loss`), and 1 where
+            the gradient was zero since the response to a first dither is not known yet (`tangent_waits`).
+            Where there are replays, how many may follow (`tangent_replays`), how many windows are kept
             (`tangent_windows`), and the bytes that they take (`tangent_window_bytes`). Where batches are
             imagined, how many may follow (`tangent_imaginations`), and by how much such gradients are off,
             over the mean gradient (`tangent_imagined_bias`).

@@ -46,6 +46,7 @@ FIRST = 0.1
 LINEAR = 0.5  # of what a larger dither should respond more by, for it to be worth it; decision 121
 GROWN, SHRUNK = 8.0, 0.5  # the most and the least times from one size to the next
 MANY_LOST = 0.25  # of a step's rows, above twice what failed before: its dither is too large; decision 137
+HELD = 25  # steps at most whose gradient waits for the response to a first dither; decision 138
 CELLS_KEPT = 512  # of a field, that are kept to judge by; decision 136
 
 Where = tuple[int, int]  # a box and an input, by their places
@@ -70,6 +71,7 @@ class _Box:
         known_before: Whether that response was known, and not found by regression.
         most: The largest factor.
         failed: How many rows of the batch have failed, and of how many, without those of refused dithers.
+        waited: Steps with a dither whose response was not known yet; `HELD` once it was.
     """
 
     rows: list[Tensor] = field(default_factory=list)
@@ -85,6 +87,7 @@ class _Box:
     known_before: bool = False
     most: float = math.inf
     failed: tuple[float, float] = (0.0, 0.0)
+    waited: int = 0
 
     def refuse(self) -> None:
         """Choose a smaller factor: at this one rows failed, as of a simulator that an action ends."""
@@ -148,6 +151,22 @@ class Excitation:
         state = self._state[box]
         factor = state.factor if self.size is None else self.size
         return {place: factor * unit for place, unit in state.units.items()}
+
+    def waits(self, tangents: Sequence[Excited]) -> bool:
+        """Whether a step's gradient is to be zero: nothing has shown yet what a dithered input does.
+
+        Until then the derivative by it is a guess, of either sign. It is not waited for longer than `HELD`
+        steps, and once it was known no more.
+
+        Args:
+            tangents: one for each box, which have seen the step.
+        """
+        if self.size is not None:
+            return False
+        for state, tangent in zip(self._state, tangents, strict=True):
+            if state.units and state.waited < HELD:
+                state.waited = HELD if tangent.in_use or state.known > KNOWN else state.waited + 1
+        return any(state.units and state.waited < HELD for state in self._state)
 
     def excites(self, box: int) -> bool:
         """Whether an input of a box is dithered."""

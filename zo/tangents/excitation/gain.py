@@ -32,7 +32,7 @@ CLEAR = (
     10.0  # squares of deviations, above those of the largest of as many numbers by chance: a gain is known
 )
 BY_CHANCE = 2.0  # deviations of chance: a model must predict better by more
-WORST = 1e12  # an error that is not finite counts as this
+WORST = 1.0  # times the error of predicting no response: a larger error counts as this
 ANSWERS, TOGETHER = 4, 3.0  # for each number of products, and squares of deviations of it; decision 137
 
 
@@ -94,6 +94,19 @@ class _LeastSquares(NamedTuple):
             self.unit,
         )
 
+    def turned(self, alone: int, turn: Tensor) -> _LeastSquares:
+        """The same with other products: of each dither with other combinations of what they are with.
+
+        Args:
+            alone: how many columns come first that are no products.
+            turn: `(m, m)`, the combinations, one in each column.
+        """
+        dithers = (len(self.moments) - alone) // len(turn)
+        by = torch.block_diag(
+            torch.eye(alone).to(turn), torch.kron(torch.eye(dithers).to(turn), turn.contiguous())
+        )
+        return self._replace(moments=by.T @ self.moments @ by, products=self.products @ by)
+
     def solved(self, n: int) -> tuple[Tensor, Tensor]:
         """The solution, and what chance makes of the square of each of its numbers: `(channels, n)` each.
 
@@ -134,7 +147,7 @@ class Gain:
     def __init__(self) -> None:
         self.form: GainForm | None = None
         self._sums: _LeastSquares | None = None
-        self._basis = torch.empty(0), torch.empty(0)  # of what products are with, as the first step had it
+        self._basis = torch.empty(0), torch.empty(0)  # of what products are with
         self._kernel: Tensor | None = None  # `(channels, n)`
         self._solution: Tensor | None = None  # before what chance makes of it is taken off,
         self._chance: Tensor | None = None  # of the square of each number
@@ -165,6 +178,7 @@ class Gain:
             self._compare(columns, answers, before)
         sums = _LeastSquares.of(columns, answers, None if before is None else before.unit)
         self._sums = sums if before is None else before.joined(sums)
+        self._turn()
         self._solve()
 
     def push(self, dither: Tensor, inputs: Tensor) -> Tensor:
@@ -236,10 +250,23 @@ class Gain:
         alone, whole = (
             columns @ _without_chance(*before.solved(n)).T for n in (self.form.alone, columns.shape[1])
         )
-        short = reciprocal(answers.square().mean(dim=0))
-        for place, difference in enumerate((answers - alone, answers - whole, whole - alone)):
-            error = float((difference.square() * short).sum())
-            self._errors[place] = FADING * self._errors[place] + (error if math.isfinite(error) else WORST)
+        for place, error in enumerate(_errors(answers, (alone, whole), answers.new_ones(answers.shape[1]))):
+            self._errors[place] = FADING * self._errors[place] + error
+
+    def _turn(self) -> None:
+        """Have products with combinations that do not go together in all that was seen.
+
+        Of two that do neither number is known, and what chance makes of each is not to be taken off alone.
+        """
+        assert self.form is not None and self._sums is not None
+        middle, combinations = self._basis
+        m, alone = len(middle), self.form.alone
+        if not m:
+            return
+        blocks = self._sums.moments[alone:, alone:].view(self.form.products // m, m, -1, m)
+        _, turn = torch.linalg.eigh(blocks.diagonal(dim1=0, dim2=2).sum(dim=2))
+        self._sums = self._sums.turned(alone, turn)
+        self._basis = middle, turn.T.to(combinations) @ combinations
 
     @property
     def _with_products(self) -> bool:
@@ -259,6 +286,29 @@ class Gain:
 def _without_chance(solution: Tensor, chance: Tensor) -> Tensor:
     """A solution of whose numbers what chance makes of them is taken off."""
     return solution * (1.0 - chance * reciprocal(solution.square())).clamp_min(0.0)
+
+
+def _errors(missed: Tensor, predicted: tuple[Tensor, Tensor], scale: Tensor) -> tuple[float, float, float]:
+    """Squares of the errors of two predictions of what was missed, and of how far they are apart.
+
+    They are in units of the square that was missed of a number, and where that is small of the mean square
+    of all numbers: nothing to predict in some would else weigh more than all that is.
+
+    Args:
+        missed: `(answers, numbers)`.
+        predicted: the same, twice.
+        scale: of each number, `(numbers,)`.
+    """
+    one, other = predicted
+    squares, of_scale = missed.double().square().mean(dim=0), scale.double().square()
+    short = reciprocal(squares + of_scale * (squares * reciprocal(of_scale)).mean())
+    most = WORST * float((squares * short).sum() * len(missed))
+    errors = (
+        float((difference.double().square() * short).sum())
+        for difference in (missed - one, missed - other, other - one)
+    )
+    first, second, apart = (min(error, most) if math.isfinite(error) else most for error in errors)
+    return first, second, apart
 
 
 class Excited(Tangent):
@@ -315,14 +365,9 @@ class Excited(Tangent):
             return
         form = GainForm.of(rows, torch.cat([part.dither for part in shown]))
         if form is not None and self.gain.form is not None and form.key == self.gain.form.key:
-            self._errors = [FADING * error for error in self._errors]
-            for part in shown:
-                short = reciprocal(part.missed.double().square().mean(dim=0))
-                by_gain = self.gain.push(part.dither, part.given)
-                apart = part.missed - part.response, part.missed - by_gain, part.response - by_gain
-                for place, difference in enumerate(apart):
-                    error = float((difference.double().square() * short).sum())
-                    self._errors[place] += error if math.isfinite(error) else WORST
+            given, dither, missed, response = (torch.cat(parts) for parts in zip(*shown, strict=True))
+            errors = _errors(missed, (response, self.gain.push(dither, given)), rows.response_scale)
+            self._errors = [FADING * a + b for a, b in zip(self._errors, errors, strict=True)]
         else:
             self._errors = [0.0, 0.0, 0.0]
         self.gain.see(form, shown)

@@ -23,6 +23,7 @@ from zo.tangents.tangent import sources
 
 # decision 121, this and the next:
 BEGUN = 0.2  # of how much the outputs change: what the response to a dither should be, until it is known,
+UNSEEN = 0.5  # the same of what it may be, where it does not stand out of chance; decision 137
 WANTED = 2.0  # then in multiples of the error of what is predicted,
 LARGEST = 0.3  # and at most
 KNOWN = 0.5  # of the predicted response: what must be there, for it to be known
@@ -137,9 +138,9 @@ class DitheredRows(NamedTuple):
             return NextSize(share, math.sqrt(target / response), response, change)
         response, chance = self._regressed()
         response = max(response - chance, 0.0)
-        target = BEGUN**2 * change
-        times = math.sqrt(target / (response + chance))
         clear = response if response > 2 * chance else 0.0
+        target = (BEGUN if clear else UNSEEN) ** 2 * change
+        times = math.sqrt(target / (response + chance))
         if times < 1.0:  # by chance alone none is made smaller
             times = min(1.0, math.sqrt(target / clear)) if clear else 1.0
         return NextSize(share, times, clear, change)

@@ -51,6 +51,7 @@ class Judgement:
             self.notices,
         )
         self.excitation, self.check = Excitation(settings.boxes, settings.excite), Check()
+        self.waits = False  # whether the gradient of the last step was zero, see `Excitation.waits`
         self._boxes, self._stand_ins, self._ranks = settings.boxes, stand_ins, ranks
 
     @property
@@ -68,6 +69,11 @@ class Judgement:
             return Check()
         with alone(self._ranks):
             return checked(gradient, self.watch)
+
+    def share(self, check: Check) -> float:
+        """The factor of a step's gradient, whose rows the tangents have seen."""
+        self.waits = self.excitation.waits(self._stand_ins.excited)
+        return 0.0 if self.waits else self.watch.share(check)
 
     def saw(self, evaluation: Evaluation, gradient: StepGradient, lost: int) -> None:
         """Take in a step, and act: say what there is to say, and begin what is due where trust is lost.
@@ -101,6 +107,7 @@ class Judgement:
             "tangent_distrusted": self.watch.lost,
             "tangent_excitation": self.excitation.response,
             "tangent_excitation_loss": self.excitation.in_loss,
+            "tangent_waits": float(self.waits),
         }
 
     def dithers(self) -> tuple[dict[str, Tensor], ...]:
