@@ -17,9 +17,8 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, TypeVar
 
-from tasks.code import names, trust
-from tasks.code.settings import named
-from tasks.configuration import NOT_WRITTEN, from_dict
+from tasks.configuration import NOT_WRITTEN, from_dict, names, trust
+from tasks.configuration.code import named
 from tasks.errors import ConfigurationError, ProblemError, RunFolderError, RunLockedError, TrustError
 from tasks.folder import atomic, calls, reading, warning_notes
 from tasks.folder.machine import changes, digest_of_files, machine, stamp_of, versions
@@ -214,7 +213,7 @@ class Run:
 
         Args:
             kind: The dataclass.
-            trusted: Whether settings may name code that this user has not run; see `tasks.code`.
+            trusted: Whether settings may name code that this user has not run; see `NamesCode`.
 
         Raises:
             ConfigurationError: They do not fit it.

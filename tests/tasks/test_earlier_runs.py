@@ -10,9 +10,8 @@ import pytest
 
 import tasks
 from tasks.applications.images.shapes import shapes
-from tasks.code import names, trust
-from tasks.code import settings as code
 from tasks.command.cli import main
+from tasks.configuration import code, names, trust
 from tasks.errors import CheckpointWarning
 from tasks.folder.run import Run
 from tasks.problem import problems

@@ -15,8 +15,8 @@ import torch
 
 import tasks
 from tasks import Run
-from tasks.code import names
 from tasks.command import cli
+from tasks.configuration import names
 from tasks.errors import BlackBoxError, CheckpointWarning, RunFolderError
 from tasks.folder import calls, checkpoint
 from tasks.folder.result import Result
