@@ -1,3 +1,5 @@
+from blackbox import errors as errors
+from blackbox import wrappers as wrappers
 from blackbox.errors import BlackBoxError as BlackBoxError
 from blackbox.errors import BoundsWarning as BoundsWarning
 from blackbox.errors import BudgetError as BudgetError

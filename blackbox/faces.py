@@ -23,7 +23,8 @@ def named_by_stub(
 
     Args:
         package: Its name; beside its `__init__.py` lies an `__init__.pyi` of lines
-            `from module import name as name`.
+            `from module import name as name`. Its own modules may be among them: they are found, too, and
+            are not in `__all__`.
         moved: Names of earlier versions, with where each is by now, which an error says.
     """
     places = _places(package)
@@ -33,11 +34,13 @@ def named_by_stub(
             now = (moved or {}).get(name)
             mend = "" if now is None else f": it is {now}"
             raise AttributeError(f"module {package!r} has no attribute {name!r}{mend}")
+        if places[name] == package:  # a module of it
+            return import_module(f"{package}.{name}")
         value = getattr(import_module(places[name]), name)
         setattr(sys.modules[package], name, value)
         return value
 
-    return find, sorted(places)
+    return find, sorted(name for name, place in places.items() if place != package)
 
 
 def _places(package: str) -> dict[str, str]:

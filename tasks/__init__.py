@@ -10,7 +10,6 @@ Names are in `__init__.pyi`, and imported when they are first used: the command 
 
 import blackbox_coupling  # noqa: F401  which names files that are in the way of a package
 from blackbox.faces import named_by_stub
-from tasks import code as code  # where problems of 0.2.0 find `make`
 
 _KINDS = "Count", "Natural", "Positive", "NotNegative", "Fraction"  # of settings, which 0.2.0 had here
 __getattr__, __all__ = named_by_stub(

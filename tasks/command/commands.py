@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from blackbox.terminal import say
 from tasks.command import run_command
 from tasks.command.run_command import Tensorboard, Timeout, Workers
 from tasks.configuration import names
 from tasks.errors import ConfigurationError, TrustError
-from tasks.terminal.text import say
 
 if TYPE_CHECKING:
     from tasks.folder.run import Run
@@ -259,8 +259,8 @@ def compare(
     page: Annotated[Path, arg(help="HTML file to write.")] = Path("comparison.html"),
 ) -> int:
     """Set runs side by side: settings that differ, figures, one plot; no code of a problem is executed."""
+    from blackbox.terminal import print_table
     from tasks.report.compare import compare
-    from tasks.terminal.text import print_table
 
     comparison = compare(folders, page)
     for run in comparison.runs.to_dict("records"):

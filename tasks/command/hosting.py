@@ -16,10 +16,10 @@ from blackbox import ArraySpec
 from blackbox.adapters.hosted import Call, Hosted
 from blackbox.adapters.onnx import quiet_export
 from blackbox.extras import import_extra
+from blackbox.terminal import say
 from blackbox.words import counted
 from tasks.errors import ConfigurationError
 from tasks.problem.problem import Problem
-from tasks.terminal.text import say
 
 ENDINGS = (".pt", ".onnx")
 TOLERANCE = 1e-5  # of the largest number

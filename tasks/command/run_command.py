@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import tyro
 from tyro.conf import FlagCreatePairsOff, arg
 
+from blackbox.terminal import say
 from tasks.errors import ConfigurationError
-from tasks.terminal.text import say
 
 if TYPE_CHECKING:
     from tasks.folder.run import Run

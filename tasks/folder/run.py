@@ -106,6 +106,8 @@ class Run:
         now, arguments = datetime.now(UTC), list(sys.argv if command is None else command)
         code_of_run = _code(terms.problem, terms.script, arguments)
         codes = [*([] if code_of_run is None else [code_of_run]), *(named.code for named in terms.named)]
+        for part in codes:
+            trust.note(part)
         content = {
             "format": FORMAT,
             **terms.written(),
@@ -113,8 +115,6 @@ class Run:
             "versions": versions() | trust.versions(codes),
             "started": now.isoformat(timespec="seconds"),
         }
-        for part in codes:
-            trust.note(part)
         root.mkdir(parents=True, exist_ok=True)
         path = _new_folder(root, f"{terms.task}-{terms.preset}-{now.astimezone():%Y%m%d-%H%M%S}")
         (path / CHECKPOINTS).mkdir()

@@ -7,13 +7,13 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from blackbox.terminal import say
 from tasks.folder import atomic
 from tasks.folder.run import Run
 from tasks.listeners.tensorboard import FOLDER, TensorBoard
 from tasks.planning.plan import Plan
 from tasks.running.resume import plan_in
 from tasks.running.start import finish, take_part
-from tasks.terminal.text import say
 from tasks.workers import group, launch
 
 LAUNCH = "launch.json"  # in the folder of a run that torchrun started

@@ -87,6 +87,12 @@ def test_a_problem_that_takes_a_name_from_where_it_was_is_told_where_it_is(name)
     assert hasattr(configuration, name)
 
 
+def test_a_problem_finds_what_names_code_where_it_was():
+    from tasks.code import NamesCode
+
+    assert tasks.code.make is code.make and NamesCode is code.NamesCode
+
+
 @pytest.mark.parametrize("name", ["wake_flow", "denoised_smoothing", "image_classification", "images"])
 @pytest.mark.parametrize(
     "statement", ["from tasks.{} import Some", "import tasks.{}.some", "from tasks import {}"]

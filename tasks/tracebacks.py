@@ -13,7 +13,7 @@ from types import TracebackType
 from blackbox.errors import ExecutorError
 from blackbox_coupling import PACKAGES
 
-_HERE = Path(__file__).resolve().parents[2]
+_HERE = Path(__file__).resolve().parents[1]
 _NOT_USERS = [
     *(_HERE / name for name in (*PACKAGES, "blackbox_coupling.py")),
     *(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")),
