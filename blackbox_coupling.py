@@ -132,10 +132,13 @@ def has(place: str, wanted: str) -> bool:
 
 def names_of(package: str) -> set[str]:
     """What can be asked of a package of this project, read without importing it: names and modules."""
-    names = {path.stem for path in (HERE / package).iterdir()}
-    for node in ast.parse((HERE / package / "__init__.py").read_text(encoding="utf-8")).body:
+    names, face = {path.stem for path in (HERE / package).iterdir()}, HERE / package / "__init__.py"
+    stub = face.with_suffix(".pyi")  # where there is one, it has the names: see `blackbox.faces`
+    for node in ast.parse((stub if stub.is_file() else face).read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["__all__"]:
             names.update(ast.literal_eval(node.value))
+        elif stub.is_file() and isinstance(node, ast.ImportFrom):
+            names.update(part.asname for part in node.names if part.asname)
     return names
 
 

@@ -13,6 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from blackbox.terminal import plain
 from blackbox.words import counted, plural
 
 APART = 10.0  # times: columns of an output whose steps differ by that are named
@@ -231,10 +232,10 @@ class Report:
             table.add_row(
                 Text(finding.check),
                 Text(finding.verdict.value, style=COLOURS[finding.verdict]),
-                Text(finding.measured),
-                Text("See above." if headline else finding.sentence),
+                Text(plain(finding.measured)),
+                Text("See above." if headline else plain(finding.sentence)),
             )
-        return Group(Text(self.summary()), table, Text(NOT_SEEN, style="dim"))
+        return Group(Text(plain(self.summary())), table, Text(NOT_SEEN, style="dim"))
 
     def __str__(self) -> str:
         """The table as plain text, 110 columns wide."""

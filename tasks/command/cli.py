@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from shlex import quote
 
 from blackbox.errors import BlackBoxError, BudgetError, OutputError
+from blackbox.terminal import open_what_is_closed, plain, say, short
 from tasks.command.commands import call
 from tasks.command.run_command import Invocation, invoked
 from tasks.errors import (
@@ -26,7 +27,6 @@ from tasks.errors import (
     RunLockedError,
     WorkersError,
 )
-from tasks.terminal.text import open_what_is_closed, plain, say, short
 
 # what would come again if the run went on as it is
 _FOR_GOOD = (
@@ -135,7 +135,7 @@ def _call(arguments: list[str]) -> int:
         return call(arguments)
     except SystemExit as stop:
         from blackbox.failures import exit_error
-        from tasks.terminal import tracebacks
+        from tasks import tracebacks
 
         if not tracebacks.place(stop):
             raise
@@ -148,7 +148,7 @@ def _words(error: Exception, at_work: bool) -> str | None:
         return str(error)  # first: some are of the system's kind too, such as a server that is not there
     if isinstance(error, BrokenPipeError) and not at_work:
         return None
-    from tasks.terminal import tracebacks
+    from tasks import tracebacks
 
     sentence = tracebacks.of_resources(error) or tracebacks.of_user(error)
     if sentence is None and isinstance(error, OSError):

@@ -16,15 +16,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from tasks.code import names
+from blackbox.terminal import say
 from tasks.command import run_command
 from tasks.command.run_command import Tensorboard, Timeout, Workers
+from tasks.configuration import names
 from tasks.errors import ConfigurationError, TrustError
-from tasks.terminal.text import say
 
 if TYPE_CHECKING:
     from tasks.folder.run import Run
-    from tasks.planning.plan import Plan
 
 TOKEN = "BLACKBOX_TOKEN"  # the environment variable with what requests to a served box must bear
 Folder = Annotated[Positional[Path], arg(help="Folder of the run.", metavar="FOLDER")]
@@ -204,13 +203,18 @@ def resume(
 
             own_loop.execute(run, workers)
 
-    def begun() -> tuple[Run, Plan]:
-        from tasks.running.resume import plan_in
+    from tasks.running import together
 
-        run = opened()
-        return run, plan_in(run, trusted=True)  # or it would be refused by now
-
-    return run_command.work_on(begun, tensorboard, workers, timeout)
+    invocation = run_command.at_work()
+    together.work_on(
+        lambda: together.taken_up(opened(), trusted=True),  # or it would be refused by now
+        invocation.note,
+        invocation.words,
+        tensorboard=tensorboard,
+        workers=workers,
+        timeout=timeout,
+    )
+    return 0
 
 
 def report(
@@ -255,8 +259,8 @@ def compare(
     page: Annotated[Path, arg(help="HTML file to write.")] = Path("comparison.html"),
 ) -> int:
     """Set runs side by side: settings that differ, figures, one plot; no code of a problem is executed."""
+    from blackbox.terminal import print_table
     from tasks.report.compare import compare
-    from tasks.terminal.text import print_table
 
     comparison = compare(folders, page)
     for run in comparison.runs.to_dict("records"):
@@ -444,9 +448,9 @@ def data(
     data: Annotated[Path, arg(help="Where data is kept; `blackbox run` has the same option.")] = Path("data"),
 ) -> int:
     """Load a data set from its own site, and check it."""
-    from tasks.applications.image_classification.data.cifar import SOURCES, fetch
+    from blackbox.registry import find
 
-    fetch(SOURCES[name], data)
+    find(names.DATA_SETS[name], {})(name, data)
     return 0
 
 

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from blackbox import ArraySpec
 from blackbox.adapters.hosted import Call, Hosted
+from blackbox.adapters.onnx import quiet_export
 from blackbox.extras import import_extra
+from blackbox.terminal import say
 from blackbox.words import counted
-from tasks.applications.denoised_smoothing.certification.export import quiet
 from tasks.errors import ConfigurationError
 from tasks.problem.problem import Problem
-from tasks.terminal.text import say
 
 ENDINGS = (".pt", ".onnx")
 TOLERANCE = 1e-5  # of the largest number
@@ -112,7 +112,7 @@ def _onnx(network: nn.Module, batches: list[list[Tensor]], path: Path) -> Writte
     for module in ("onnx", "onnxscript", "onnxruntime"):
         import_extra("blackbox host --export", module, "export")
     rows = torch.export.Dim("rows", min=1)
-    with quiet():
+    with quiet_export():
         program = torch.onnx.export(
             network, tuple(batches[1]), dynamo=True, verbose=False,
             dynamic_shapes=tuple({0: rows} for _ in batches[1]),

@@ -11,8 +11,8 @@ from shlex import quote
 from string import Template
 
 from blackbox.adapters.hosted import write_client
+from blackbox_coupling import PACKAGES
 from tasks.errors import ConfigurationError
-from tasks.terminal.tracebacks import PACKAGES
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import tyro
 from tyro.conf import FlagCreatePairsOff, arg
 
+from blackbox.terminal import say
 from tasks.errors import ConfigurationError
-from tasks.terminal.text import say
 
 if TYPE_CHECKING:
     from tasks.folder.run import Run
-    from tasks.planning.plan import Plan
 
 Tensorboard = Annotated[bool, arg(help="Write the metrics as TensorBoard event files too.")]
 Workers = Annotated[
@@ -40,6 +39,10 @@ class Invocation:
 
     words: Sequence[str] = ()
     run: Run | None = None
+
+    def note(self, run: Run) -> None:
+        """Say which run it is at work on."""
+        self.run = run
 
 
 @contextmanager
@@ -158,16 +161,10 @@ def _preset(presets: Mapping[str, Any], words: Sequence[str]) -> str:
 
 def run(command: RunCommand) -> int:
     """Train and judge a problem, or say what that will cost."""
-    from tasks.folder.run import Run
-    from tasks.methods.shared import methods_named
-    from tasks.planning.plan import plan_of
-    from tasks.running import relaunched
-    from tasks.running.resume import plan_in
+    from tasks.running import start, together
 
-    problem = command.kind(command.config, folder=command.data)
-    plan = plan_of(
-        problem,
-        methods_named(problem),
+    plan = start.planned(
+        command.kind(command.config, folder=command.data),
         range(command.seeds),
         preset=command.preset,
         where=command.where,
@@ -179,56 +176,18 @@ def run(command: RunCommand) -> int:
         sentences = dry_run.sentences(plan)
         say("\n".join(sentences))
         return int(dry_run.nothing_came_back(sentences))
-
-    def begun() -> tuple[Run, Plan]:
-        before = relaunched.restarted(command.runs, command.task)
-        if before is not None:
-            say(f"Going on with {before}.")
-            run = Run.open(before)
-            return run, plan_in(run)
-        run = Run.create(command.runs, plan.terms, command=["blackbox", *_at_work().words])
-        relaunched.note_launch(run.path)
-        return run, plan
-
-    return work_on(begun, command.tensorboard, command.workers, command.timeout)
-
-
-def work_on(begun: Callable[[], tuple[Run, Plan]], tensorboard: bool, workers: int, timeout: float) -> int:
-    """Work on a run, in this process or in several that are started here; or as one of those.
-
-    Args:
-        begun: Makes or opens it, and refuses one whose code is not trusted; called in the first process. The
-            others have a copy of the folder, and the plan that it has in writing.
-        tensorboard: Whether metrics are written as event files, too.
-        workers: Processes to start.
-        timeout: Seconds after which one that does not answer is given up.
-    """
-    from tasks.folder.run import Run
-    from tasks.workers import group, launch
-
-    invocation = _at_work()
-    first: tuple[Run, Plan] | None = None
-
-    def first_folder() -> Path:
-        nonlocal first
-        first = begun()
-        return first[0].path
-
-    others = launch.started(invocation.words, 1 if group.is_member() else workers)
-    with others, group.joined(timeout), group.shared_folder(first_folder) as folder:
-        from tasks.listeners.tensorboard import FOLDER, TensorBoard
-        from tasks.running import start
-
-        if first is not None:
-            run, plan = first
-            invocation.run = run
-            if tensorboard or (run.path / FOLDER).is_dir():
-                run.callbacks.append(TensorBoard())
-            start.finish(run, plan).show()
-        else:
-            start.take_part(Run.open(folder))
+    invocation = at_work()
+    together.work_on(
+        lambda: together.new(plan, command.runs, invocation.words),
+        invocation.note,
+        invocation.words,
+        tensorboard=command.tensorboard,
+        workers=command.workers,
+        timeout=command.timeout,
+    )
     return 0
 
 
-def _at_work() -> Invocation:
+def at_work() -> Invocation:
+    """The call that is at work; one without words where none is, as in a test."""
     return _invocation.get() or Invocation()

@@ -17,9 +17,8 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, TypeVar
 
-from tasks.code import names, trust
-from tasks.code.settings import named
-from tasks.configuration import NOT_WRITTEN, from_dict
+from tasks.configuration import NOT_WRITTEN, from_dict, names, trust
+from tasks.configuration.code import named
 from tasks.errors import ConfigurationError, ProblemError, RunFolderError, RunLockedError, TrustError
 from tasks.folder import atomic, calls, reading, warning_notes
 from tasks.folder.machine import changes, digest_of_files, machine, stamp_of, versions
@@ -107,6 +106,8 @@ class Run:
         now, arguments = datetime.now(UTC), list(sys.argv if command is None else command)
         code_of_run = _code(terms.problem, terms.script, arguments)
         codes = [*([] if code_of_run is None else [code_of_run]), *(named.code for named in terms.named)]
+        for part in codes:
+            trust.note(part)
         content = {
             "format": FORMAT,
             **terms.written(),
@@ -114,8 +115,6 @@ class Run:
             "versions": versions() | trust.versions(codes),
             "started": now.isoformat(timespec="seconds"),
         }
-        for part in codes:
-            trust.note(part)
         root.mkdir(parents=True, exist_ok=True)
         path = _new_folder(root, f"{terms.task}-{terms.preset}-{now.astimezone():%Y%m%d-%H%M%S}")
         (path / CHECKPOINTS).mkdir()
@@ -214,7 +213,7 @@ class Run:
 
         Args:
             kind: The dataclass.
-            trusted: Whether settings may name code that this user has not run; see `tasks.code`.
+            trusted: Whether settings may name code that this user has not run; see `NamesCode`.
 
         Raises:
             ConfigurationError: They do not fit it.

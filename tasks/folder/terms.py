@@ -12,8 +12,8 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from tasks.code.settings import NamedBySetting, named
 from tasks.configuration import to_dict
+from tasks.configuration.code import NamedBySetting, named
 from tasks.errors import ConfigurationError, RunFolderError
 from tasks.folder import atomic, reading
 

@@ -14,9 +14,9 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bars
 from rich.table import Column
 
+from blackbox.terminal import plain, say
 from blackbox.words import counted, duration
 from tasks.problem.silence import Silence
-from tasks.terminal.text import plain, say
 
 INTERVAL = 10.0  # seconds between plain lines
 LONG = 2.0  # seconds of a first lesson from which on it is said

@@ -10,10 +10,8 @@ from typing import Any
 from blackbox.words import counted
 from tasks.errors import RunFolderError
 from tasks.folder import atomic, reading, stamp
-from tasks.folder.journal import Journal, journaled
-from tasks.rows.tally import RowTally
+from tasks.folder.journal import Journal
 from tasks.training.setup import Setup
-from tasks.workers import group
 from zo.pruning import LayerRatios
 
 
@@ -40,9 +38,7 @@ def kept(setup: Setup, name: str, find: Callable[[Journal], tuple[LayerRatios, i
     """
     path, of = setup.run.path / f"{name}.json", stamp.settings(setup.run)
     if not (path.exists() and stamp.fits(setup.run, _content(path), of)):
-        folder, tally = group.journal_folder(setup.run.path), RowTally(setup.boxes)
-        version = stamp.code(setup.run)
-        with journaled(folder, name.replace("_", "-"), tally, rank=group.rank(), of=version) as journal:
+        with setup.journal(name.replace("_", "-")) as journal:
             layers, queries = find(journal)
             atomic.write_json(path, {"ratios": layers.to_dict(), "queries": queries, stamp.OF: of})
         setup.progress.say(

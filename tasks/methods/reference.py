@@ -15,8 +15,7 @@ from blackbox.notices import warn
 from tasks.errors import ProblemError, ProblemWarning
 from tasks.methods.autograd import Stand
 from tasks.problem.data import evaluating
-from tasks.rows.tally import evaluated
-from tasks.workers import group
+from tasks.rows.tally import count_alike
 from zo.batches import Batch
 
 DIFFERENT = 0.01  # of how much a box's output varies: what is further off is no reference of it
@@ -44,9 +43,7 @@ def with_derivative(box: BlackBoxFunction, reference: Stand) -> Stand:
         first = tensors[0].detach()
         whole = torch.isfinite(first.reshape(rows, -1)).all(dim=1)
         lost = int((~whole).sum())
-        if group.rank() == 0:  # every process evaluates them all
-            counts = {"rows_asked": rows, "rows_run": rows, "rows_failed": lost, "rows_not_finite": lost}
-            evaluated(box).ledger.count(calls=1, **counts)
+        count_alike(box, rows_asked=rows, rows_run=rows, rows_failed=lost, rows_not_finite=lost)
         return outputs
 
     return call

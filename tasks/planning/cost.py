@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from blackbox.words import counted, duration
 from tasks.planning.plan import Plan
-from tasks.planning.rehearsal import Rehearsal
 from tasks.planning.trial import Trial
 from tasks.problem.method import Cost
 from tasks.rows.binding import Bound
 
 NONE_BACK = "No row of the first batch had a finite loss"  # how the line begins that says so
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """Seconds that a method with learned tangents computes beside the boxes, as a few steps took them.
+
+    Attributes:
+        first: The first step, with what is learned before it and in it.
+        step: Each step after that, without replays.
+        replay: A replay.
+        replays: How many follow a step.
+    """
+
+    first: float
+    step: float
+    replay: float = 0.0
+    replays: int = 0
+
+    def seconds(self, steps: int) -> float:
+        """Of a training of so many steps."""
+        return self.first + (steps - 1) * self.step + steps * self.replays * self.replay
 
 
 def sentences(plan: Plan, bound: Bound, rehearsed: Mapping[str, Rehearsal | None] | None = None) -> list[str]:
@@ -20,8 +41,8 @@ def sentences(plan: Plan, bound: Bound, rehearsed: Mapping[str, Rehearsal | None
     Args:
         plan: A plan that is settled.
         bound: Its problem in the run.
-        rehearsed: What methods with learned tangents compute beside the boxes, see `rehearsal`; None where
-            that was not tried.
+        rehearsed: What methods with learned tangents compute beside the boxes, see `running.rehearsal`;
+            None where that was not tried.
     """
     said = [_chosen(plan)] if plan.chosen else []
     said += plan.aside

@@ -21,11 +21,11 @@ from blackbox.calls import intercepted, rows_run_by, runner
 from blackbox.errors import TryAgain
 from blackbox.failures import Failure
 from blackbox.words import counted
+from blackbox_coupling import PACKAGES
 from tasks.problem.method import Method
 from tasks.problem.problem import Problem
 from tasks.rows.binding import Bound
 from tasks.rows.tally import RowTally, stack
-from tasks.terminal.tracebacks import is_ours
 from tasks.workers import group
 from zo.batches import Batch, count_rows
 from zo.errors import FailedBatchError
@@ -242,7 +242,8 @@ def _fault(box: BlackBoxFunction, rows: tuple[Tensor, ...], outcome: Outcome) ->
     if not all(isinstance(error, OF_CODE) for error in errors) and (len(words) > 1 or count < MANY):
         return None
     inner = stack(box)[-1]
-    if is_ours(type(inner)) or not inner.settable:
+    is_ours = type(inner).__module__.partition(".")[0] in PACKAGES
+    if is_ours or not inner.settable:
         return None
     policy, inner.failures = inner.failures, "raise"
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from blackbox import registry
 from blackbox.checks import nearest
-from tasks.code import names, trust
+from tasks.configuration import names, trust
 from tasks.errors import ConfigurationError, ProblemError
 from tasks.problem.problem import Problem
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
+from blackbox.terminal import plain
 from blackbox.words import duration
 from tasks.folder import reading
 from tasks.folder.result import COMMON, NOT_APPLICABLE, REJECTED, TEST, VALIDATION, Result, Row
 from tasks.folder.run import Run, stage_name
 from tasks.folder.warning_notes import without_numbers
-from tasks.terminal.text import plain
 
 if TYPE_CHECKING:
     import pandas

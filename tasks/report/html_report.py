@@ -17,9 +17,9 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
+from blackbox.terminal import plain
 from tasks.errors import ConfigurationError
 from tasks.folder import atomic
-from tasks.terminal.text import plain
 
 if TYPE_CHECKING:
     import pandas

@@ -8,6 +8,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
+from tasks import tracebacks
 from tasks.configuration import Config, to_dict
 from tasks.errors import ConfigurationError, ProblemError
 from tasks.folder import atomic, calls, changed_boxes
@@ -19,7 +20,6 @@ from tasks.problem.figures import Picture
 from tasks.report import findings, html_report, lead, pictures
 from tasks.report.findings import Findings, Reported
 from tasks.report.html_report import Block, Details, Figure, Heading, Paragraph, Table, in_words
-from tasks.terminal import tracebacks
 from zo.errors import TangentWarning
 
 if TYPE_CHECKING:

@@ -75,6 +75,12 @@ def evaluated(box: BlackBoxFunction) -> BlackBoxFunction:
     return box.box if isinstance(box, SharedRows) else box
 
 
+def count_alike(box: BlackBoxFunction, **counts: int) -> None:
+    """Count in a box's ledger what every process of the run does alike: in that of the first one alone."""
+    if group.rank() == 0:
+        evaluated(box).ledger.count(calls=1, **counts)
+
+
 def counted_late(box: BlackBoxFunction) -> bool:
     """Whether a box's rows are counted when they are back, by workers or by itself, not before they run."""
     parts = stack(evaluated(box))

@@ -8,10 +8,10 @@ import torch
 
 from tasks.planning import cost
 from tasks.planning.plan import Plan
-from tasks.planning.rehearsal import rehearsed
 from tasks.planning.spending import settled
 from tasks.planning.trial import asked
 from tasks.rows.binding import Bound
+from tasks.running.rehearsal import rehearsed
 
 
 def sentences(plan: Plan) -> list[str]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from blackbox.terminal import plain, print_table, say
 from blackbox.words import counted
 from tasks import report
 from tasks.errors import (
@@ -30,7 +31,6 @@ from tasks.problem.trained import Trained
 from tasks.report.findings import Findings, warned_of
 from tasks.rows.binding import Bound
 from tasks.running.resume import how_to_go_on, is_gone, problem_of
-from tasks.terminal.text import plain, print_table, say
 from tasks.training.setup import setup_of
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ from pathlib import Path
 from shlex import quote
 from typing import NoReturn
 
+from blackbox.terminal import say
 from tasks import report
 from tasks.errors import ConfigurationError, ProblemError, RunFolderError, RunLockedError
 from tasks.folder import changed_code
@@ -25,7 +26,6 @@ from tasks.folder.run import Run, discard
 from tasks.folder.terms import Terms
 from tasks.problem import problems
 from tasks.running.finished import load
-from tasks.terminal.text import say
 from tasks.training.interruption import ending_interrupts, same_directory
 
 VARIABLE = "BLACKBOX_RUN"  # the environment variable with the folder to go on with

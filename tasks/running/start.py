@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ def run(
     if isinstance(seeds, int | np.integer):
         seeds = range(int(seeds))
     problem = type(problem)(problem.config, folder=problem.folder, **settings)
-    plan = plan_of(problem, methods_named(problem), (0,) if seeds is None else seeds, by_hand=settings)
+    plan = planned(problem, (0,) if seeds is None else seeds, by_hand=settings)
     if resume is None:
         folder = Run.create(Path(runs), plan.terms)
     else:
@@ -87,6 +87,19 @@ def run(
         if resume is None:
             discard(folder.path)  # if nothing was begun
         raise
+
+
+def planned(
+    problem: Problem,
+    seeds: Sequence[int],
+    *,
+    by_hand: Collection[str],
+    preset: str | None = None,
+    where: str | None = None,
+) -> Plan:
+    """The plan of a new run, by the methods that the problem's settings name; see `plan_of`."""
+    methods = methods_named(problem)
+    return plan_of(problem, methods, seeds, preset=preset, where=where, by_hand=by_hand)
 
 
 def finish(run: Run, plan: Plan, progress: Progress | None = None) -> FinishedRun:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,11 +15,14 @@ from torch import Tensor, nn
 import zo
 from blackbox import BlackBoxFunction
 from tasks.errors import ProblemError
+from tasks.folder import stamp
+from tasks.folder.journal import Journal, journaled
 from tasks.folder.run import Run, stage_name
 from tasks.problem.problem import Problem
 from tasks.problem.silence import Silence
 from tasks.problem.trained import Trained
 from tasks.rows.kept_answers import KeptAnswers
+from tasks.rows.tally import RowTally
 from tasks.training.loop import Gradient, Stateful, train
 from tasks.workers import group
 from zo.batches import Batch, count_rows
@@ -84,6 +88,18 @@ class Setup:
     def process_group(self) -> Any:
         """Of the processes that work on the run; None for one alone."""
         return group.process_group()
+
+    def journal(self, name: str) -> AbstractContextManager[Journal]:
+        """A block of work that asks boxes outside of the steps, and its journal, so that a kill costs little.
+
+        What an earlier process finished is in it when the block begins, and goes when it ends without an
+        error. Gradients and `zo.pruning` take it; each process of the run has its own.
+
+        Args:
+            name: Of the work; no stage of the run may have it.
+        """
+        folder, version = group.journal_folder(self.run.path), stamp.code(self.run)
+        return journaled(folder, name, RowTally(self.boxes), rank=group.rank(), of=version)
 
     def descend(
         self,

@@ -19,8 +19,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from blackbox.terminal import say
 from tasks.errors import WorkersError
-from tasks.terminal.text import say
 from tasks.workers import launch
 
 if TYPE_CHECKING:

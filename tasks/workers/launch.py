@@ -22,8 +22,8 @@ from pathlib import Path
 from shlex import quote
 from typing import TypeAlias
 
+from blackbox.terminal import say
 from tasks.errors import WorkersError
-from tasks.terminal.text import say
 
 STOPPED = 0  # status of a run that was asked to stop: torchrun would start again what ends otherwise
 GRACE = 30.0  # seconds that the others have to end, after the first has

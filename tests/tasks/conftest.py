@@ -74,8 +74,8 @@ def run(tmp_path):
 @pytest.fixture
 def toy(monkeypatch, tmp_path):
     """The console script in this process: `toy("run", "toy", ...)` -> exit status; cwd is empty."""
-    from tasks.code import names
     from tasks.command import cli
+    from tasks.configuration import names
 
     monkeypatch.setitem(names.PROBLEMS, "toy", "toy:Toy")
     monkeypatch.chdir(tmp_path)

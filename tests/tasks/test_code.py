@@ -16,8 +16,7 @@ from blackbox import registry
 from tasks import Row
 from tasks.applications.denoised_smoothing import DenoisedSmoothing
 from tasks.applications.image_classification import ImageClassification, load_classifier
-from tasks.code import names
-from tasks.code import settings as code
+from tasks.configuration import code, names
 from tasks.errors import BlackBoxError, ConfigurationError, ProblemError, TrustError
 from tasks.methods import shared as methods
 from tasks.problem.problems import find
@@ -216,8 +215,8 @@ def test_code_is_seen_at_any_depth_and_only_a_marked_setting_is_resolved():
 def test_no_module_of_tasks_resolves_names_past_the_gate():
     """`registry` is for the gate (`code`, `trust`), the problem, a command line and literals in Python."""
     allowed = {
-        "code/settings.py",
-        "code/trust.py",
+        "configuration/code.py",
+        "configuration/trust.py",
         "problem/problems.py",
         "command/commands.py",
         "applications/image_classification/networks/choice.py",

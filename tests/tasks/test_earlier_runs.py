@@ -10,9 +10,8 @@ import pytest
 
 import tasks
 from tasks.applications.images.shapes import shapes
-from tasks.code import names, trust
-from tasks.code import settings as code
 from tasks.command.cli import main
+from tasks.configuration import code, names, trust
 from tasks.errors import CheckpointWarning
 from tasks.folder.run import Run
 from tasks.problem import problems
@@ -86,6 +85,12 @@ def test_a_problem_that_takes_a_name_from_where_it_was_is_told_where_it_is(name)
     from tasks import configuration
 
     assert hasattr(configuration, name)
+
+
+def test_a_problem_finds_what_names_code_where_it_was():
+    from tasks.code import NamesCode
+
+    assert tasks.code.make is code.make and NamesCode is code.NamesCode
 
 
 @pytest.mark.parametrize("name", ["wake_flow", "denoised_smoothing", "image_classification", "images"])

@@ -2,8 +2,8 @@ import sys
 
 import pytest
 
-from tasks.code import names
 from tasks.command import cli
+from tasks.configuration import names
 from tasks.errors import ConfigurationError
 from tasks.problem import problems
 

@@ -12,7 +12,7 @@ from benchmarks.images.baselines import WithoutBackpropagation
 from tasks.applications.denoised_smoothing import DenoisedSmoothing
 from tasks.applications.image_classification import ImageClassification
 from tasks.applications.wake_flow import WakeFlow
-from tasks.code import names
+from tasks.configuration import names
 from tasks.errors import ProblemError
 from tasks.methods.shared import METHODS
 from tasks.problem import problems

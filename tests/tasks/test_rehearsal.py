@@ -9,11 +9,12 @@ import torch
 import tasks
 from tasks import Cost, Method
 from tasks.methods.shared import methods_named
-from tasks.planning import cost, rehearsal
+from tasks.planning import cost
 from tasks.planning.plan import plan_of
 from tasks.planning.spending import settled
 from tasks.planning.trial import asked
 from tasks.rows.binding import Bound
+from tasks.running import rehearsal
 from tests.tasks.problems import Steering
 
 SETTINGS = {"calls": 1, "steps": 40}

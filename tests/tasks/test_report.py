@@ -10,7 +10,7 @@ from matplotlib.image import imread
 
 import tasks
 from tasks import Progress, Run, report
-from tasks.code import names
+from tasks.configuration import names
 from tasks.errors import ProblemError, RunFolderError
 from tasks.folder.result import Result
 from tasks.problem import problems

@@ -11,8 +11,8 @@ import pytest
 
 import tasks
 from tasks import Run
-from tasks.code import names, trust
 from tasks.command.cli import main
+from tasks.configuration import names, trust
 from tests.tasks.made_runs import begun_run
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from tasks import Run
 from tasks.errors import WorkersError
-from tasks.running import relaunched
+from tasks.running import together
 from tasks.workers import group, launch
 from tests.tasks.shared_runs import finished, outcome
 from tests.tasks.test_cli import only_run, wait_for
@@ -153,14 +153,14 @@ def test_only_a_restart_of_the_same_launch_goes_on_with_a_run(tmp_path, monkeypa
     for name in ("shared-demo-1", "shared-demo-2", "other-demo-1"):
         (tmp_path / name).mkdir()
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", name)
-        relaunched.note_launch(tmp_path / name)
+        together.note_launch(tmp_path / name)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "shared-demo-1")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
-    assert relaunched.restarted(tmp_path, "shared") is None
+    assert together.restarted(tmp_path, "shared") is None
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert relaunched.restarted(tmp_path, "shared") == tmp_path / "shared-demo-1"
-    assert relaunched.restarted(tmp_path, "other") is None
-    assert relaunched.restarted(tmp_path / "nowhere", "shared") is None
+    assert together.restarted(tmp_path, "shared") == tmp_path / "shared-demo-1"
+    assert together.restarted(tmp_path, "other") is None
+    assert together.restarted(tmp_path / "nowhere", "shared") is None
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     assert str(os.getppid()) in (launch.launch_id() or "")
     monkeypatch.delenv("TORCHELASTIC_RUN_ID")

@@ -2,8 +2,8 @@
 
 import sys
 
-from tasks.code import names
 from tasks.command import cli
+from tasks.configuration import names
 
 names.PROBLEMS |= {"toy": "toy:Toy", "shared": "toy:Shared"}
 

@@ -17,6 +17,7 @@ from blackbox.errors import ConfigurationError
 from blackbox.extras import import_extra
 from blackbox.function import BlackBoxFunction
 from blackbox.notices import warn
+from blackbox.terminal import say
 
 Boxes = BlackBoxFunction | Mapping[str, BlackBoxFunction]
 Derivatives = Derivative | Mapping[str, Derivative] | None
@@ -74,7 +75,7 @@ def serve(
     """
     settings = (token, threads, request_seconds, connections)
     with _prepared(boxes, derivative, host, port, *settings) as (server, listener, names):
-        print(f"serving {', '.join(names)} at {_url(listener)}", flush=True)
+        say(f"serving {', '.join(names)} at {_url(listener)}")
         try:
             server.run(sockets=[listener])
         except KeyboardInterrupt:

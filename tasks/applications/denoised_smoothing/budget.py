@@ -13,8 +13,7 @@ from blackbox import words
 from tasks.applications.denoised_smoothing.config import WIDE, WITHOUT_QUERIES, Config, Variant, is_own, read
 from tasks.applications.denoised_smoothing.defence import Defence
 from tasks.errors import ConfigurationError
-from tasks.rows.tally import RowTally
-from tasks.workers import group
+from tasks.rows.tally import RowTally, everywhere
 
 Answer = TypeVar("Answer")
 
@@ -23,8 +22,7 @@ def counted(tally: RowTally, ask: Callable[[], Answer]) -> tuple[Answer, int]:
     """What a function finds, and how many images all processes of the run, which all come here, asked for."""
     before = tally.copy()
     answer = ask()
-    (asked,) = group.total(tally.since(before).rows_asked)
-    return answer, asked
+    return answer, everywhere(tally.since(before)).rows_asked
 
 
 def validation_queries(config: Config) -> int:

@@ -13,8 +13,7 @@ from pydantic import Field
 from blackbox.checks import nearest
 from tasks import configuration
 from tasks.applications.denoised_smoothing.certification.bound import Settings
-from tasks.code import NamesCode, names
-from tasks.configuration import Count, InputDirections, NotNegative, Positive, refused
+from tasks.configuration import Count, InputDirections, NamesCode, NotNegative, Positive, names, refused
 
 WITHOUT_QUERIES = ("none", "mse")
 ZERO_ORDER = ("zo-ds", "zo-ae-ds", "deepzero", "student")  # held to a budget of queries

@@ -31,10 +31,9 @@ from tasks.applications.denoised_smoothing.smoothing_parameter import Mu
 from tasks.errors import ProblemError
 from tasks.methods.autograd import AutogradGradient, Stand
 from tasks.problem.trained import Trained, TrainingOutcome
-from tasks.rows.tally import evaluated
+from tasks.rows.tally import count_alike
 from tasks.training.setup import Setup
 from tasks.training.stage import Stateful
-from tasks.workers import group
 
 AUTOENCODER = "autoencoder"  # its stage in a run
 AFTER = 10**8  # added to a step's number, so that other draws are made for it than for the denoiser
@@ -217,8 +216,7 @@ def fo_ds(setup: Setup) -> Trained:
     twin = twin_of(problem.classifier)
 
     def stand(images: Tensor) -> Tensor:
-        if group.rank() == 0:  # every process differentiates them all; they are not sent, so not `rows_run`
-            evaluated(problem.box).ledger.count(calls=1, rows_asked=len(images))
+        count_alike(problem.box, rows_asked=len(images))  # they are not sent, so not `rows_run`
         return twin(images)
 
     gradient = _gradient(start, stand, partial(box_loss, kind="logits"))

@@ -9,8 +9,7 @@ from typing import Annotated, Literal
 from tyro.conf import arg
 
 from tasks import configuration
-from tasks.code import NamesCode
-from tasks.configuration import Count, Fraction, NotNegative, Positive
+from tasks.configuration import Count, Fraction, NamesCode, NotNegative, Positive
 
 
 def ships(network: str, arguments: Sequence[str]) -> bool:

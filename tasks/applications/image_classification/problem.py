@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import zo
-from tasks import code
 from tasks.applications.image_classification import networks
 from tasks.applications.image_classification.config import PRESETS, Config
 from tasks.applications.image_classification.data import (
@@ -27,7 +26,7 @@ from tasks.applications.image_classification.data.loading import CLASSES, IMAGE_
 from tasks.applications.image_classification.looks import LOOKS
 from tasks.applications.image_classification.methods import METHODS, ON_SETS
 from tasks.applications.image_classification.sparse_set import check_sparsity
-from tasks.configuration import refused
+from tasks.configuration import code, refused
 from tasks.problem.data import Data, evaluating
 from tasks.problem.problem import Problem
 

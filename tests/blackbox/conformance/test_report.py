@@ -50,6 +50,12 @@ def test_what_a_box_says_is_no_markup():
     assert "got [/] (3,)" in str(report)
 
 
+def test_what_a_box_says_does_not_act_on_the_terminal():
+    report = Report("box\x1b[2J", (Finding("x", Verdict.FAULT, "a server said \x1b[2J\u202e"),), (), False, 5)
+    assert "\x1b" not in str(report) and "\u202e" not in str(report)
+    assert r"box\x1b[2J: 1 fault" in str(report) and r"said \x1b[2J\u202e" in str(report)
+
+
 def test_json_holds_what_the_report_holds():
     report = check_black_box(Good(), draws(8, 3), processes=False)
     content = json.loads(report.to_json())

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import copy
-import logging
 import math
 import os
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from blackbox.adapters.onnx import quiet_export
 from blackbox.extras import import_extra
 from tasks.errors import ProblemError
 from tasks.folder import atomic
@@ -88,7 +85,7 @@ def _check(network: nn.Module, images: Tensor) -> None:
 def _exported(network: nn.Module, images: Tensor) -> torch.onnx.ONNXProgram:
     batch = torch.export.Dim("batch", min=1)
     try:
-        with quiet():
+        with quiet_export():
             program = torch.onnx.export(
                 network, (images,), dynamo=True, dynamic_shapes=({0: batch},), verbose=False,
                 input_names=["image"], output_names=["denoised"],
@@ -102,18 +99,3 @@ def _exported(network: nn.Module, images: Tensor) -> torch.onnx.ONNXProgram:
             f"({type(error).__name__}: {first}). Write its forward with torch operations alone, for any "
             "batch."
         ) from error
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without what torch's exporter says of its own code, and of packages that it does not need."""
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning)
-            warnings.filterwarnings("ignore", category=DeprecationWarning)
-            yield
-    finally:
-        log.setLevel(level)

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 import zo
 from blackbox import BlackBoxFunction, Budgeted, Cached, RateLimited, Retrying, Wrapper
 from blackbox.adapters import OnnxModel, TorchModule
-from tasks import code
 from tasks.applications.denoised_smoothing import data
 from tasks.applications.denoised_smoothing.certification.checks import check_labels, classifier_box, known_as
 from tasks.applications.denoised_smoothing.classifiers import shapes_box
@@ -23,7 +22,7 @@ from tasks.applications.denoised_smoothing.classifiers.wrappers import (
     Shaped,
 )
 from tasks.applications.denoised_smoothing.config import CNN, SHIPPED, Config
-from tasks.configuration import refused
+from tasks.configuration import code, refused
 from tasks.errors import ProblemError
 from tasks.workers import group
 

@@ -122,6 +122,11 @@ def _read(source: CifarSource, data: Path, files: Sequence[tuple[str, int]]) -> 
     return Images(pixels, torch.from_numpy(every[:, label].astype(np.int64)))
 
 
+def fetch_named(name: str, data: Path) -> Path:
+    """`fetch` by a name of `SOURCES`."""
+    return fetch(SOURCES[name], data)
+
+
 def fetch(source: CifarSource, data: Path, *, say: Callable[[str], None] = print) -> Path:
     """Have a data set's files in `data`: already there, from the archive there, or from its own site.
 

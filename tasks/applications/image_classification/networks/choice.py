@@ -51,7 +51,7 @@ def make(
             own. Not for functions of the user's.
         seed: of the first weights; the global generators are left as they were.
         find: gives what the name of a function of the user's means; it executes the code. A setting's name
-            goes by `tasks.code.find`.
+            goes by `tasks.configuration.find`.
 
     Raises:
         ConfigurationError: there is no such network, or it cannot be made or used with these shapes.

@@ -11,9 +11,9 @@ from pathlib import Path
 from types import TracebackType
 
 from blackbox.errors import ExecutorError
+from blackbox_coupling import PACKAGES
 
-_HERE = Path(__file__).resolve().parents[2]
-PACKAGES = ("blackbox", "simulators", "tasks", "zo")
+_HERE = Path(__file__).resolve().parents[1]
 _NOT_USERS = [
     *(_HERE / name for name in (*PACKAGES, "blackbox_coupling.py")),
     *(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")),
@@ -88,11 +88,6 @@ def of_resources(error: BaseException) -> str | None:
         f"expected memory for what the settings ask for, got {said!r}. "
         "Lower what makes it large, such as --batch."
     )
-
-
-def is_ours(cls: type) -> bool:
-    """Whether a class is one of this project's."""
-    return cls.__module__.partition(".")[0] in PACKAGES
 
 
 def _lines_of_user(error: BaseException) -> traceback.TracebackException:

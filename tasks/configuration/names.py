@@ -1,4 +1,4 @@
-"""Names on the command line: the black boxes and problems that ship, and those that other packages add.
+"""Names on the command line: what ships, and the black boxes and problems that other packages add.
 
 A package adds names by entry points; its own modules are imported only when a name is used:
 
@@ -22,6 +22,10 @@ PROBLEMS: dict[str, str] = {
     "image-classification": "tasks.applications.image_classification.problem:ImageClassification",
     "denoised-smoothing": "tasks.applications.denoised_smoothing.problem:DenoisedSmoothing",
 }
+# data sets that `blackbox data` loads: what does so, by the data set's name and a folder
+DATA_SETS = dict.fromkeys(
+    ("cifar10", "cifar100"), "tasks.applications.image_classification.data.cifar:fetch_named"
+)
 # to `tasks.applications` in 0.3.0
 _MOVED = "wake_flow", "image_classification", "denoised_smoothing", "images"
 _ABOUT = {

@@ -1,6 +1,6 @@
 """Which code of a run may be executed unasked: what this user has run, and problems of installed packages.
 
-`config.json` names the problem or script of a run, and its settings may name more (`tasks.code`); `blackbox
+`config.json` names the problem or script of a run, and its settings may name more (see `code`); `blackbox
 resume` executes both, and a folder that came from elsewhere could name any. So each text that names code is
 made into what it is, once, where it is read: a `Shipped` problem, a `Script`, or code that is `Named`. Trust
 is asked of that value, and what executes it takes the same value and no text, so that no text can pass for
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from blackbox.registry import Target, target_of
-from tasks.code import names
+from tasks.configuration import names
 from tasks.errors import ConfigurationError
 
 

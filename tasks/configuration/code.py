@@ -17,7 +17,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 from blackbox import BlackBoxFunction, registry
 from blackbox.registry_arguments import parse
-from tasks.code import names, trust
+from tasks.configuration import names, trust
 from tasks.errors import ProblemError
 
 

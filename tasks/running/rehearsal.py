@@ -23,6 +23,7 @@ import zo
 from blackbox import BlackBoxFunction, Outcome
 from blackbox.calls import rows_run_by
 from tasks.folder.run import Run
+from tasks.planning.cost import Rehearsal
 from tasks.planning.plan import Plan
 from tasks.problem.silence import Silence
 from tasks.problem.trained import Trained
@@ -36,27 +37,6 @@ FEWEST = 3  # steps, however long they take
 SECONDS = 5.0  # after which no more steps are taken than those
 TRUSTED = round(math.sqrt(USUAL * MOST))  # replays, where it is trust that decides how many there are
 PATIENCE = 60.0  # seconds after which a first lesson is given up
-
-
-@dataclass(frozen=True)
-class Rehearsal:
-    """Seconds that a method with learned tangents computes beside the boxes, as a few steps took them.
-
-    Attributes:
-        first: The first step, with what is learned before it and in it.
-        step: Each step after that, without replays.
-        replay: A replay.
-        replays: How many follow a step.
-    """
-
-    first: float
-    step: float
-    replay: float = 0.0
-    replays: int = 0
-
-    def seconds(self, steps: int) -> float:
-        """Of a training of so many steps."""
-        return self.first + (steps - 1) * self.step + steps * self.replays * self.replay
 
 
 class _Over(BaseException):  # no `Exception`, which methods may catch

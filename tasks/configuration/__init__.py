@@ -1,0 +1,11 @@
+"""What a run is set to: settings, and the code that they name, which is executed only where it is trusted.
+
+    from tasks.configuration import Count, Positive
+
+Names are imported when they are first used: those on the command line (`names`) need neither pydantic nor
+torch.
+"""
+
+from blackbox.faces import named_by_stub
+
+__getattr__, __all__ = named_by_stub(__name__)

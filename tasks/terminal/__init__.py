@@ -1,1 +1,0 @@
-"""Text to the terminal, on which no text of a folder acts, and errors without a traceback."""
