@@ -169,7 +169,9 @@ class Imagination:
         """How many imagined batches may follow the last window."""
         if self.doubted() is not None:
             return 0
-        return int(self._evidence.count) if self._number is None else self._number
+        if self._number is not None:
+            return self._number
+        return int(self._evidence.count * (1 - self._evidence.bias()))  # what of each step leads downhill
 
     def doubted(self) -> str | None:
         """Why nothing is imagined now, in words; None where something may be."""
