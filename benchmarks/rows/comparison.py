@@ -16,8 +16,8 @@ are those of first order's rows. With --batches first order alone is run, with b
 
 With --steps there are these lines: replays with the usual rate and with the suggested one
 (`zo.suggested_rate`); the latter with batches beside that no box has answered (`TangentGradient.imagine`),
-where batches cost no row; at the least share replays that the box itself answers, at the suggested rate, as
-a bound of what a model can do with these windows; and there a plain surrogate, fitted in rounds to the
+where batches cost no row; at the least share replays that the box itself answers, at the suggested rate; and
+there a plain surrogate, fitted in rounds to the
 network's rows, through which the network is trained alone, with the best of several rates on validation
 data.
 
