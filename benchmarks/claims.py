@@ -21,6 +21,7 @@ from benchmarks.catalogue import read
 from benchmarks.mosaic.comparison import gain
 from benchmarks.rows.report import BY_STEPS, FOLDER, NOT_RUN, over, over_tuned
 from benchmarks.rows.ways import ALL_ROWS, AS_BENCHMARKED
+from benchmarks.tangents.problems import CONTROLLERS
 from benchmarks.tangents.report import ratios, spent
 
 UNCORRECTED = "tangents_uncorrected.json"
@@ -271,29 +272,46 @@ def _over_all(folder: str, method: str) -> list[tuple[Figure, str]]:
 
 
 def _steps() -> Iterator[Claim]:
-    """What few steps and fresh batches buy."""
+    """What few steps and fresh batches buy, medians over the problems of a kind."""
+    folder = BY_STEPS.relative_to(protocol.RESULTS).as_posix()
+    measured = {path.stem: read(f"{folder}/{path.name}") for path in sorted(BY_STEPS.glob("*.json"))}
 
-    def bought(name: str, line: str) -> tuple[Figure, str]:
-        file = f"{BY_STEPS.relative_to(protocol.RESULTS).as_posix()}/{name}.json"
-        error = over_tuned(read(file), line)
-        return Figure(() if error is None else (error,)), file
+    def bought(line: str, controllers: bool = True) -> list[float]:
+        of_kind = [result for name, result in measured.items() if (name in CONTROLLERS) == controllers]
+        return [error for result in of_kind if (error := over_tuned(result, line)) is not None]
 
-    both = ("henon-heiles", "torque-pendulum")
-    lines = ("replay, suggested rate, imagined, 0.05", "surrogate, 0.05", "replay, 0.05")
+    def figures(*values: float) -> list[tuple[Figure, str]]:
+        return [(Figure((value,)), f"{folder}/table.md") for value in values]
+
+    suggested = "replay, suggested rate"
+    usual, higher, alone = bought("replay, 0.05"), bought(f"{suggested}, 0.05"), bought("surrogate, 0.05")
+    imagined = bought(f"{suggested}, imagined, 0.05")
     words = (
-        "kicks # and a pendulum with a motor #, a surrogate alone # and #; replays at the usual rate # and #"
+        "medians of # controllers: replays at the usual rate #, at the suggested one #, with imagined "
+        "batches #, a surrogate alone #"
     )
-    yield from in_text("docs/which.md", words, *(bought(name, line) for line in lines for name in both))
-    three = ("coupled-map", *both)
+    values = (len(alone), *map(median, (usual, higher, imagined, alone)))
+    yield from in_text("docs/which.md", words, *figures(*values))
+    words = (
+        "Over # controllers errors at a twentieth of the rows are # in the median at the usual rate, # at "
+        "the suggested one, # with imagined batches (worst #) and # by a surrogate alone (worst #)"
+    )
+    values = (len(alone), *map(median, (usual, higher, imagined)), max(imagined), median(alone), max(alone))
+    yield from in_text("docs/howto/spend_rows.md", words, *figures(*values))
+    three = "coupled-map", "henon-heiles", "torque-pendulum"
     for line, words in (
         ("replay, 0.2", "from #, # and # at the usual rate"),
-        ("replay, suggested rate, 0.2", "to #, # and # at the suggested one"),
+        (f"{suggested}, 0.2", "to #, # and # at the suggested one"),
     ):
-        yield from in_text("docs/howto/spend_rows.md", words, *(bought(name, line) for name in three))
+        errors = [over_tuned(measured.get(name, {"runs": {}}), line) for name in three]
+        yield from in_text(
+            "docs/howto/spend_rows.md",
+            words,
+            *((Figure(() if e is None else (e,)), f"{folder}/table.md") for e in errors),
+        )
 
 
 def _tangents() -> Iterator[Claim]:
-    yield from _steps()
     rows, middle, least, worst, _ = _over_all("tangents/fresh", "chosen")
     words = "median # at # times the rows, from # to #;"
     yield from in_text(TANGENTS, words, middle, rows, least, worst)

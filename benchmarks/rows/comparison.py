@@ -16,8 +16,10 @@ are those of first order's rows. With --batches first order alone is run, with b
 
 With --steps there are these lines: replays with the usual rate and with the suggested one
 (`zo.suggested_rate`); the latter with batches beside that no box has answered (`TangentGradient.imagine`),
-where batches cost no row; and at the least share a plain surrogate, fitted in rounds to the network's rows,
-through which the network is trained alone, with the best of several rates on validation data.
+where batches cost no row; at the least share replays that the box itself answers, at the suggested rate; and
+there a plain surrogate, fitted in rounds to the
+network's rows, through which the network is trained alone, with the best of several rates on validation
+data.
 
 With --controls there are these lines in the place of the others, all of them or those that are named:
 

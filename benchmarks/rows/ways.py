@@ -88,6 +88,9 @@ def by_steps(problem: BenchmarkProblem, shares: Sequence[float] = SHARES) -> dic
         if problem.fresh is not None:
             imagining = replace(replayed, suggested=True, imagined=True)
             lines[f"replay, suggested rate, imagined, {share:g}"] = [imagining]
+        if share == min(shares) and problem.exact is not None:
+            bound = replace(replayed, derivative="true", suggested=True)
+            lines[f"replay, suggested rate, true derivative, {share:g}"] = [bound]
         if share == min(shares) and problem.fresh is not None:
             rates = (2.0, 4.0)  # to begin with
             lines[f"surrogate, {share:g}"] = [Way(share, 1, rate, derivative="surrogate") for rate in rates]
@@ -105,5 +108,6 @@ def neighbours(way: Way) -> list[Way]:
 
 def by_steps_lines() -> list[str]:
     """The lines of `by_steps` beside first order, in the order of the table."""
-    named = ("replay", "replay, suggested rate", "replay, suggested rate, imagined", "surrogate")
+    suggested = "replay, suggested rate"
+    named = "replay", suggested, f"{suggested}, imagined", f"{suggested}, true derivative", "surrogate"
     return [f"{line}, {share:g}" for share in MORE_SHARES for line in named]

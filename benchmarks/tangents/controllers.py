@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import zo
 from benchmarks.tangents.problem import BenchmarkProblem
 from blackbox import ArraySpec, BlackBoxFunction
+from simulators.kuramoto_sivashinsky import KuramotoSivashinsky
 from simulators.state_system import runge_kutta
 from zo.objective import Objective
 
@@ -48,23 +49,32 @@ class Plant(BlackBoxFunction, abstract=True):
             return self.advance(state, action)
 
 
-class TorquePendulum(Plant):
-    """A damped pendulum with a motor at its joint, whose torque cannot hold it up: angle and speed."""
+class Continuous(Plant, abstract=True):
+    """A plant that follows differential equations, while a call's action is held."""
 
-    numbers = 2
+    dt: float
+    substeps: int
+
+    @abstractmethod
+    def tendency(self, state: Tensor, action: Tensor) -> Tensor:
+        """The state's rate of change: `(rows, numbers)`, `(rows, actions)` to `(rows, numbers)`."""
 
     def advance(self, state: Tensor, action: Tensor) -> Tensor:
-        """A fifth of a second, in four steps of Runge-Kutta, at one torque."""
-
-        def tendency(state: Tensor) -> Tensor:
-            angle, speed = state.unbind(-1)
-            return torch.stack(
-                [speed, 6 * torch.tanh(action[:, 0]) - 9.81 * torch.sin(angle) - 0.1 * speed], -1
-            )
-
-        for _ in range(4):
-            state = runge_kutta(tendency, state, 0.05)
+        """Steps of Runge-Kutta."""
+        for _ in range(self.substeps):
+            state = runge_kutta(lambda now: self.tendency(now, action), state, self.dt)
         return state
+
+
+class TorquePendulum(Continuous):
+    """A damped pendulum with a motor at its joint, whose torque cannot hold it up: angle and speed."""
+
+    numbers, dt, substeps = 2, 0.05, 4
+
+    def tendency(self, state: Tensor, action: Tensor) -> Tensor:
+        """By gravity, torque and friction."""
+        angle, speed = state.unbind(-1)
+        return torch.stack([speed, 6 * torch.tanh(action[:, 0]) - 9.81 * torch.sin(angle) - 0.1 * speed], -1)
 
 
 class HenonHeiles(Plant):
@@ -74,57 +84,118 @@ class HenonHeiles(Plant):
 
     def advance(self, state: Tensor, action: Tensor) -> Tensor:
         """The kick, and half a unit of time by ten leapfrog steps."""
-        x, y, p, q = state.unbind(-1)
-        p, q = p + 0.3 * torch.tanh(action[:, 0]), q + 0.3 * torch.tanh(action[:, 1])
+        place, speed = state[:, :2], state[:, 2:] + 0.3 * torch.tanh(action)
         dt = 0.05
         for _ in range(10):
-            p, q = p - dt / 2 * (x + 2 * x * y), q - dt / 2 * (y + x.square() - y.square())
-            x, y = x + dt * p, y + dt * q
-            p, q = p - dt / 2 * (x + 2 * x * y), q - dt / 2 * (y + x.square() - y.square())
-        return torch.stack([x, y, p, q], -1)
+            speed = speed + dt / 2 * self.force(place)
+            place = place + dt * speed
+            speed = speed + dt / 2 * self.force(place)
+        return torch.cat([place, speed], -1)
+
+    @staticmethod
+    def force(place: Tensor) -> Tensor:
+        """Of the potential."""
+        x, y = place.unbind(-1)
+        return -torch.stack([x + 2 * x * y, y + x.square() - y.square()], -1)
 
 
-class Bicycle(Plant):
+class Bicycle(Continuous):
     """A car as a bicycle at 20 m/s, with tyres that slide: offset, heading, sideways speed, yaw rate."""
 
-    numbers = 4
+    numbers, dt, substeps = 4, 0.025, 4
 
-    def advance(self, state: Tensor, action: Tensor) -> Tensor:
-        """A tenth of a second, in four steps of Runge-Kutta, at one steering angle."""
+    def tendency(self, state: Tensor, action: Tensor) -> Tensor:
+        """By the forces of both tyres, at one steering angle."""
         steer, speed, grip, stiffness = 0.3 * torch.tanh(action[:, 0]), 20.0, 6.0, 60.0
 
         def tyre(slip: Tensor) -> Tensor:
             return grip / 2 * torch.tanh(stiffness / grip * slip)
 
-        def tendency(state: Tensor) -> Tensor:
-            _, heading, slip, yaw = state.unbind(-1)
-            front, rear = tyre(steer - (slip + 1.2 * yaw) / speed), tyre(-(slip - 1.5 * yaw) / speed)
-            return torch.stack(
-                [speed * heading + slip, yaw, front + rear - speed * yaw, (1.2 * front - 1.5 * rear) / 1.6],
-                -1,
-            )
-
-        for _ in range(4):
-            state = runge_kutta(tendency, state, 0.025)
-        return state
+        _, heading, slip, yaw = state.unbind(-1)
+        front, rear = tyre(steer - (slip + 1.2 * yaw) / speed), tyre(-(slip - 1.5 * yaw) / speed)
+        return torch.stack(
+            [speed * heading + slip, yaw, front + rear - speed * yaw, (1.2 * front - 1.5 * rear) / 1.6], -1
+        )
 
 
-class ForcedLorenz(Plant):
+class ForcedLorenz(Continuous):
     """The system of Lorenz (1963) with a force on each of its numbers, too weak to stop it."""
 
-    numbers, actions = 3, 3
+    numbers, actions, dt, substeps = 3, 3, 0.02, 5
+
+    def tendency(self, state: Tensor, action: Tensor) -> Tensor:
+        """In tenths of his numbers."""
+        x, y, z = (10 * state).unbind(-1)
+        rate = torch.stack([10 * (y - x), x * (28 - z) - y, x * y - 8 / 3 * z], -1)
+        return rate / 10 + 3 * torch.tanh(action)
+
+
+class StirredTank(Continuous):
+    """A cooled tank in which a reaction heats itself (Uppal, Ray and Poore 1974): conversion, temperature.
+
+    Both are without units. At `STEADY` it rests, but does not stay.
+    """
+
+    numbers, dt, substeps = 2, 0.0625, 4
+    STEADY = 0.4472, 2.7517
+
+    def tendency(self, state: Tensor, action: Tensor) -> Tensor:
+        """By flow, reaction and a jacket, whose temperature is the action."""
+        conversion, temperature = state.unbind(-1)
+        jacket = 2 * torch.tanh(action[:, 0])
+        reaction = 0.072 * (1 - conversion) * torch.exp(temperature / (1 + temperature / 20))
+        return torch.stack(
+            [reaction - conversion, 8 * reaction - temperature + 0.3 * (jacket - temperature)], -1
+        )
+
+
+class BouncingBall(Continuous):
+    """A ball over a plate that is raised or lowered: height in m, speed in m/s.
+
+    The plate is a spring without loss, so an action does something while the ball touches it alone.
+    """
+
+    numbers, dt, substeps = 2, 0.0125, 8
+    STIFFNESS, GRAVITY = 100.0, 9.81
+
+    def tendency(self, state: Tensor, action: Tensor) -> Tensor:
+        """By gravity, and by the plate."""
+        height, speed = state.unbind(-1)
+        pressed = torch.relu(0.1 * torch.tanh(action[:, 0]) - height)
+        return torch.stack([speed, self.STIFFNESS * pressed - self.GRAVITY], -1)
+
+
+class Drone(Continuous):
+    """A drone in a plane, which has to tilt before it can go aside: two places, tilt, and their speeds."""
+
+    numbers, actions, dt, substeps = 6, 2, 0.025, 4
+    GRAVITY = 9.81
+
+    def tendency(self, state: Tensor, action: Tensor) -> Tensor:
+        """By gravity, thrust along the tilted axis, and torque."""
+        tilt, speeds = state[:, 2], state[:, 3:]
+        thrust = self.GRAVITY * (1 + 0.8 * torch.tanh(action[:, 0]))
+        forces = -thrust * torch.sin(tilt), thrust * torch.cos(tilt) - self.GRAVITY
+        return torch.cat([speeds, torch.stack([*forces, 10 * torch.tanh(action[:, 1])], -1)], -1)
+
+
+class JetsOnKuramotoSivashinsky(Plant):
+    """Kuramoto-Sivashinsky on 32 points with four jets, which push at the start of each call."""
+
+    numbers, actions = 32, 4
+    APART = 8  # points between jets
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waves = KuramotoSivashinsky(points=self.numbers, dt=0.25, steps=4)
+        point = torch.arange(self.numbers)
+        away = (point - self.APART * torch.arange(self.actions)[:, None] + 16) % self.numbers - 16
+        self.push = torch.exp(-0.5 * (away / 2.0).square())  # (jets, points)
 
     def advance(self, state: Tensor, action: Tensor) -> Tensor:
-        """A tenth of a unit of time, in five steps of Runge-Kutta, at one force."""
-
-        def tendency(state: Tensor) -> Tensor:
-            x, y, z = (10 * state).unbind(-1)
-            rate = torch.stack([10 * (y - x), x * (28 - z) - y, x * y - 8 / 3 * z], -1)
-            return rate / 10 + 3 * torch.tanh(action)
-
-        for _ in range(5):
-            state = runge_kutta(tendency, state, 0.02)
-        return state
+        """The push, and a unit of time."""
+        pushed = state + 0.5 * torch.tanh(action) @ self.push.to(state)
+        return self.waves.advance(pushed[:, None])[:, 0]
 
 
 @dataclass(frozen=True)
@@ -258,5 +329,34 @@ TASKS: dict[str, Callable[[], Task]] = {
         target=(0.3, UNAIMED, 0.3),
         middle=(0.0, 0.0, 2.0),
         hard="chaos that a weak force has to steer early",
+    ),
+    "stirred-tank": lambda: Task(
+        StirredTank(),
+        start=(0.05, 0.3),
+        target=(0.1, UNAIMED),
+        middle=StirredTank.STEADY,
+        hard="a reaction that dies or runs away by itself, and a jacket that acts late",
+    ),
+    "bouncing-ball": lambda: Task(
+        BouncingBall(),
+        start=(0.1, 0.3),
+        target=(0.15, UNAIMED),
+        middle=(0.4, 0.0),
+        hard="contact: in most calls an action does nothing at all",
+        calls=9,
+        looked_at=1,
+    ),
+    "drone": lambda: Task(
+        Drone(),
+        start=(0.2, 0.2, 0.1, 0.2, 0.2, 0.2),
+        target=(0.3, 0.3, UNAIMED, UNAIMED, UNAIMED, UNAIMED),
+        hard="six numbers, two actions, of which one reaches its target by two turns",
+        calls=10,
+    ),
+    "ks-32-jets": lambda: Task(
+        JetsOnKuramotoSivashinsky(),
+        start=(1.0,) * 32,
+        target=tuple(0.5 if point % JetsOnKuramotoSivashinsky.APART == 0 else UNAIMED for point in range(32)),
+        hard="a chaotic field, of which a network sees all and pushes at four places",
     ),
 }

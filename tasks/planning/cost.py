@@ -23,16 +23,21 @@ class Rehearsal:
         step: Each step after that, without replays.
         replay: A replay.
         replays: How many follow a step.
+        imagined: A step on a batch that no box has answered.
+        imaginations: How many follow a step.
     """
 
     first: float
     step: float
     replay: float = 0.0
     replays: int = 0
+    imagined: float = 0.0
+    imaginations: int = 0
 
     def seconds(self, steps: int) -> float:
         """Of a training of so many steps."""
-        return self.first + (steps - 1) * self.step + steps * self.replays * self.replay
+        further = self.replays * self.replay + self.imaginations * self.imagined
+        return self.first + (steps - 1) * self.step + steps * further
 
 
 def sentences(plan: Plan, bound: Bound, rehearsed: Mapping[str, Rehearsal | None] | None = None) -> list[str]:

@@ -2,10 +2,11 @@
 
 An expensive box is thought of in rows. Where a budget of them is given and no number of steps, settings
 follow from it: batches are a quarter of the usual, for at equal rows small batches with more steps end at a
-lower error; recorded answers are replayed as often as they are trusted, and no probes are bought where
-tangents are not; and there are as many steps as the budget allows, validation and test included. What is set
-by hand stays. Of a problem with presets, whose settings go with each other, all stay, but that a preset's
-steps become fewer where the budget has no room for them (`tasks.planning.spending`).
+lower error; recorded answers are replayed as often as they are trusted, batches that cost no row are imagined
+as far as tangents' values bear it, and no probes are bought where tangents are not trusted; and there are as
+many steps as the budget allows, validation and test included. What is set by hand stays. Of a problem with
+presets, whose settings go with each other, all stay, but that a preset's steps become fewer where the budget
+has no room for them (`tasks.planning.spending`).
 """
 
 from __future__ import annotations
@@ -160,6 +161,7 @@ def _left_to_the_budget(
     if presets:
         return settings, left
     changed: dict[str, Any] = {"batch": max(1, settings.batch // SMALLER), "replays": None, "max_rows": 1.0}
+    changed["imaginations"] = None  # where data are fresh; decision 127
     if "learning_rate" not in by_hand:  # it is meant for as many rows as usual
         batch = settings.batch if "batch" in by_hand else changed["batch"]
         changed["usual_steps"] = max(1, settings.steps * settings.batch // batch)

@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
 from time import perf_counter
@@ -28,7 +28,7 @@ from tasks.planning.plan import Plan
 from tasks.problem.silence import Silence
 from tasks.problem.trained import Trained
 from tasks.rows.binding import Bound
-from tasks.training.setup import Setup, setup_of
+from tasks.training.setup import IMAGINATIONS, Setup, setup_of
 from zo.tangents.models.lessons import listening
 from zo.tangents.replay.windows import MOST, USUAL
 
@@ -71,11 +71,19 @@ class _Rehearsing(Setup):
         replays = gradient.replays() if settings.get("replayed") else 0  # windows are kept from here on
         if replays and self.config.replays is None:
             replays = TRUSTED
+        imagining = bool(settings.get("imagined"))
+        if imagining:
+            gradient.imaginations()  # windows are judged from here on
         steps = list[float]()
         while len(steps) < STEPS and (len(steps) < FEWEST or perf_counter() - begun - first < SECONDS):
             steps.append(along(partial(gradient.backward, batch)))
         of_replays = [along(gradient.replay) for _ in steps] if replays else [0.0]
-        raise _Over(Rehearsal(first, median(steps), median(of_replays), replays))
+        rehearsal = Rehearsal(first, median(steps), median(of_replays), replays)
+        if imagining and gradient.imaginations():
+            imagined = median(along(partial(gradient.imagine, self.fresh(0, number))) for number in range(3))
+            number = self.config.imaginations or IMAGINATIONS
+            rehearsal = replace(rehearsal, imagined=imagined, imaginations=number)
+        raise _Over(rehearsal)
 
 
 def rehearsed(plan: Plan, bound: Bound) -> dict[str, Rehearsal | None]:

@@ -25,11 +25,12 @@ from tasks.rows.kept_answers import KeptAnswers
 from tasks.rows.tally import RowTally
 from tasks.training.loop import Gradient, Stateful, train
 from tasks.workers import group
-from zo.batches import Batch, count_rows
+from zo.batches import Batch, count_rows, joined, map_tensors, tensors
 from zo.tangents.step.clipping import Clipping
 
 REPLAYS, IMAGINATIONS = 12, 40  # behind a step, as is supposed where it is not known; decision 126
-FRESH, MOST_FRESH = 10**9, 1000  # numbers of batches that no box is asked for: no run has so many steps
+FRESH, MOST_FRESH = 10**9, 10**4  # numbers of batches that no box is asked for: no run has so many steps
+FRESH_ROWS = 8  # of such a batch at least; decision 127
 SHOWN = ("queries", "dropped", "steps", "rows")  # of a gradient's metrics: those with a name of their own
 
 
@@ -217,8 +218,12 @@ class Setup:
         )
 
     def fresh(self, step: int, number: int) -> Batch:
-        """A batch that no box is asked for, of those that may follow a step."""
-        return self.batch(FRESH + MOST_FRESH * step + number)
+        """Batches that no box is asked for, in one, of those that may follow a step."""
+        several = -(-FRESH_ROWS // self.config.batch)
+        begin = FRESH + MOST_FRESH * step + number * several
+        batches = [self.batch(place) for place in range(begin, begin + several)]
+        parts = iter([joined(column) for column in zip(*map(tensors, batches), strict=True)])
+        return map_tensors(lambda _: next(parts), batches[0])
 
     def _rate(self, step: int, further: int = 0) -> float:
         config, highest = self.config, self.learning_rate

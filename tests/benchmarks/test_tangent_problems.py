@@ -1,13 +1,17 @@
 """The problems for learned tangents: values and twins agree, starts, published sizes, boxes around boxes."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
+from benchmarks.tangents import controllers
 from benchmarks.tangents import filter as filters
 from benchmarks.tangents.boxes import Failing, InUnits
 from benchmarks.tangents.kuramoto_sivashinsky import Residual, published_error
 from benchmarks.tangents.problems import PAPER, PROBLEMS, problems
+from simulators.kuramoto_sivashinsky import KuramotoSivashinsky
 from simulators.lorenz96 import Lorenz96
 
 QUICK = ("lorenz-96", "coupled-map", "mixed-units", "double-pendulum-wall")
@@ -98,6 +102,54 @@ def test_units_change_the_numbers_and_nothing_else():
     state = box.start(4, seed=0)
     assert torch.allclose(box(state) * units, inner((state * units)[:, None])[:, 0], rtol=1e-5)
     assert state.abs().mean(0).max() / state.abs().mean(0).min() > 1e5
+
+
+def moved(plant, state, action, calls=1):
+    """A plant's state after some calls with the same action, in float64."""
+    state, action = (torch.tensor([numbers], dtype=torch.float64) for numbers in (state, action))
+    for _ in range(calls):
+        state = plant.advance(state, action)
+    return state[0]
+
+
+def test_a_stirred_tank_rests_where_it_was_published_to_rest():
+    steady = controllers.StirredTank.STEADY  # to four decimals
+    assert torch.allclose(
+        moved(controllers.StirredTank(), steady, (0.0,)), torch.tensor(steady).double(), atol=1e-4
+    )
+
+
+def test_a_ball_falls_freely_and_swings_on_the_plate():
+    ball, g, omega = controllers.BouncingBall(), 9.81, 10.0
+    time = ball.dt * ball.substeps
+    fallen = torch.tensor([0.9 + 0.2 * time - g / 2 * time**2, 0.2 - g * time], dtype=torch.float64)
+    assert torch.allclose(moved(ball, (0.9, 0.2), (3.0,)), fallen, rtol=1e-12)
+    pressed, speed = -g / omega**2, -2.0  # where the spring carries the ball; it swings around that
+    angle = omega * time
+    swung = pressed - 0.2 * math.sin(angle), speed * math.cos(angle)
+    assert torch.allclose(moved(ball, (pressed, speed), (0.0,)), torch.tensor(swung).double(), atol=1e-5)
+
+
+def test_a_drone_hovers_falls_and_turns_as_a_free_body_does():
+    drone, g = controllers.Drone(), 9.81
+    time = drone.dt * drone.substeps
+    gone = torch.tensor([1 + 0.3 * time, 2 + 0.4 * time, 0, 0.3, 0.4, 0], dtype=torch.float64)
+    assert torch.allclose(moved(drone, (1.0, 2.0, 0.0, 0.3, 0.4, 0.0), (0.0, 0.0)), gone, rtol=1e-12)
+    turned = moved(drone, (0.0,) * 6, (-50.0, 50.0), calls=3)  # a fifth of the thrust, all of the torque
+    time *= 3
+    assert torch.allclose(
+        turned[[2, 5]], torch.tensor([5 * time**2, 10 * time], dtype=torch.float64), rtol=1e-9
+    )
+    assert turned[0] < 0 and -g * time < turned[4] < -0.8 * g * time
+
+
+def test_jets_at_rest_leave_kuramoto_and_sivashinsky_s_waves_alone():
+    plant = controllers.JetsOnKuramotoSivashinsky()
+    waves = KuramotoSivashinsky(points=32, dt=0.25, steps=4)
+    state = waves.start(2, seed=0)
+    assert torch.equal(plant.advance(state[:, 0], torch.zeros(2, 4)), waves.advance(state)[:, 0])
+    pushes = plant.push
+    assert torch.equal(pushes.argmax(1), torch.arange(0, 32, 8)) and torch.equal(pushes[1], pushes[0].roll(8))
 
 
 @pytest.mark.needs("ngspice")

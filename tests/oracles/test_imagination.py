@@ -131,8 +131,9 @@ def test_the_bias_is_that_of_the_gradient_through_values_and_nothing_is_added_wh
         off = copy.deepcopy(network)
         off.zero_grad()
         steered(partial(moved, offset))(off, batch).mean().backward()
-        true = true_gradient(network, batch)
-        bias = float((flat(off) - true).norm() / true.norm())
+        true, through = true_gradient(network, batch), flat(off)
+        through *= min(1.0, float(2 * true.norm() / through.norm()))  # as a step would shorten it
+        bias = float((through - true).norm() / true.norm())
         # the first window comes before there are units, and is judged like the others
         assert gradient.metrics()["tangent_imagined_bias"] == pytest.approx(bias, rel=1e-8)
         network.zero_grad()
@@ -141,6 +142,30 @@ def test_the_bias_is_that_of_the_gradient_through_values_and_nothing_is_added_wh
         if not believed:
             assert "of the mean gradient" in imagined.why
             assert all(p.grad is None or not p.grad.any() for p in network.parameters())
+
+
+def test_a_window_on_which_the_model_ran_away_is_outweighed_by_those_that_follow():
+    """In closed form: of sums that fade by .8, with one gradient and one forecast that is off."""
+    network, box, batch = make_network(), make_box(), batch_of(0)
+    gradient = zo.TangentGradient(network, steered(box), boxes=[box], tangent=Exact(pushed))
+    (tangent,) = gradient.tangents
+    assert isinstance(tangent, Exact)
+    off, away = copy.deepcopy(network), 1e4
+    off.zero_grad()
+    steered(partial(moved, away))(off, batch).mean().backward()
+    true, through = true_gradient(network, batch), flat(off)
+    assert through.norm() > 1000 * true.norm()
+    apart = float((through * (2 * true.norm() / through.norm()) - true).norm() / true.norm())
+    for number in range(8):
+        gradient.imaginations()
+        tangent.offset = away if number == 2 else 0.0
+        network.zero_grad()
+        gradient.backward(batch)
+        bias = apart * 0.8 ** (number - 2) / sum(0.8**age for age in range(number + 1))
+        if number >= 2:
+            assert gradient.metrics()["tangent_imagined_bias"] == pytest.approx(bias, rel=1e-8)
+            assert (gradient.imaginations() > 0) == (bias <= 1)
+    assert gradient.imaginations() > 0
 
 
 def test_the_first_windows_allow_nothing_and_then_more_and_more():

@@ -62,22 +62,31 @@ class Timed:
     def replay(self):
         self.clock[0] += 0.5
 
+    def imaginations(self):
+        return 3
 
-def test_the_time_is_that_of_the_first_step_and_of_all_others(monkeypatch):
+    def imagine(self, batch):
+        assert len(batch) >= 8
+        self.clock[0] += 0.25
+
+
+@pytest.mark.parametrize("imaginations", [0, 4])
+def test_the_time_is_that_of_the_first_step_and_of_all_others(monkeypatch, imaginations):
     clock = [0.0]
     monkeypatch.setattr(rehearsal, "perf_counter", lambda: clock[0])
 
     def train(setup):
-        return setup.descend(Timed(clock), replayed=True)
+        return setup.descend(Timed(clock), replayed=True, imagined=imaginations > 0)
 
     class Ours(Steering):
         methods: ClassVar = {"ours": Method("Ours.", train, lambda problem, steps: Cost(steps, learns=True))}
 
-    plan, bound = planned(Ours(methods=("ours",), replays=2, **SETTINGS))
+    plan, bound = planned(Ours(methods=("ours",), replays=2, imaginations=imaginations, **SETTINGS))
     rehearsed = rehearsal.rehearsed(plan, bound)
-    assert rehearsed["ours"].seconds(40) == 5 + 39 * 1 + 40 * 2 * 0.5
+    assert rehearsed["ours"].seconds(40) == 5 + 39 * 1 + 40 * 2 * 0.5 + 40 * imaginations * 0.25
     sentences = cost.sentences(plan, bound, rehearsed)
-    assert any(line.endswith("in the box, and about 1 min 24 s beside it") for line in sentences)
+    took = "2 min 04 s" if imaginations else "1 min 24 s"
+    assert any(line.endswith(f"in the box, and about {took} beside it") for line in sentences)
     assert any(line.endswith("that ran no row, each with 2 replays.") for line in sentences)
 
 

@@ -140,3 +140,4 @@ def test_a_budget_of_rows_says_what_the_rate_is_meant_for_unless_it_is_set_by_ha
     assert config["usual_steps"] == usual.steps * usual.batch // config["batch"]
     by_hand = go(Drawn(), tmp_path, **settings, learning_rate=0.02)
     assert Run.open(by_hand.path).config["usual_steps"] is None
+    assert config["imaginations"] is None  # as far as windows allow

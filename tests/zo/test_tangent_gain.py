@@ -14,7 +14,7 @@ import zo
 from blackbox import ArraySpec, BlackBoxFunction, Grid
 from tests.zo.row_boxes import FromTorch
 from zo.tangents.excitation.form import GainForm, given
-from zo.tangents.excitation.gain import DitherResponse, Excited, _errors, _LeastSquares
+from zo.tangents.excitation.gain import DitherResponse, Excited, _errors
 from zo.tangents.excitation.identified import cells_of, unexplained_near
 from zo.tangents.record.pairs import CallPairs, sizes
 from zo.tangents.tangent import IdentityTangent
@@ -486,25 +486,6 @@ def test_a_step_of_which_no_row_is_left_shows_no_cells():
     assert [None if column is None else tuple(column.shape) for column in columns] == [
         (0, 50), (0, 1), (0, 3), None,
     ]  # fmt: skip
-
-
-def test_products_with_what_goes_together_are_turned_apart_and_say_the_same():
-    """Least squares of turned columns are those of the columns, and their numbers do not go together."""
-    generator = torch.Generator().manual_seed(0)
-    beside = torch.randn(200, 3, generator=generator, dtype=torch.float64) @ torch.tensor(
-        [[1.0, 1.0, 1.0], [0.0, 0.1, 0.1], [0.0, 0.0, 0.02]], dtype=torch.float64
-    )
-    dither = torch.randn(200, 2, generator=generator, dtype=torch.float64)
-    columns = torch.cat([dither, (dither[:, :, None] * beside[:, None]).flatten(1)], dim=1)
-    answers = torch.randn(200, 4, generator=generator, dtype=torch.float64)
-    sums = _LeastSquares.of(columns, answers, None)
-    _, turn = torch.linalg.eigh(beside.T @ beside)
-    turned = sums.turned(2, turn)
-    there = torch.cat([dither, (dither[:, :, None] * (beside @ turn)[:, None]).flatten(1)], dim=1)
-    torch.testing.assert_close(turned.moments, _LeastSquares.of(there, answers, None).moments)
-    truth = columns @ torch.linalg.lstsq(columns, answers)[0]
-    for found in (there @ turned.solved(8)[0].T, columns @ sums.solved(8)[0].T):
-        torch.testing.assert_close(found, truth, rtol=0.0, atol=1e-4)  # of a ridge of 1e-9
 
 
 def test_no_prediction_counts_as_worse_than_none_and_no_number_as_all_of_them():

@@ -324,8 +324,8 @@ class TangentGradient:
 
         See `imagine`. It is the number that was given as `imaginations`. Where none was, each step's gradient
         is compared with the one through the tangents' values. Three such steps allow nine imagined batches,
-        and each further one half as many again, up to 59; there are none while the mean difference over the
-        last steps is larger than the mean gradient.
+        and each further one half as many again, up to 59; of these fewer are left the larger the mean
+        difference over the last steps is, and none where it is larger than the mean gradient.
         """
         self._imagination.wanted = True
         return 0 if self._judgement.waits else self._imagination.trusted()

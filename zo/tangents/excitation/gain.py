@@ -94,19 +94,6 @@ class _LeastSquares(NamedTuple):
             self.unit,
         )
 
-    def turned(self, alone: int, turn: Tensor) -> _LeastSquares:
-        """The same with other products: of each dither with other combinations of what they are with.
-
-        Args:
-            alone: how many columns come first that are no products.
-            turn: `(m, m)`, the combinations, one in each column.
-        """
-        dithers = (len(self.moments) - alone) // len(turn)
-        by = torch.block_diag(
-            torch.eye(alone).to(turn), torch.kron(torch.eye(dithers).to(turn), turn.contiguous())
-        )
-        return self._replace(moments=by.T @ self.moments @ by, products=self.products @ by)
-
     def solved(self, n: int) -> tuple[Tensor, Tensor]:
         """The solution, and what chance makes of the square of each of its numbers: `(channels, n)` each.
 
@@ -147,7 +134,7 @@ class Gain:
     def __init__(self) -> None:
         self.form: GainForm | None = None
         self._sums: _LeastSquares | None = None
-        self._basis = torch.empty(0), torch.empty(0)  # of what products are with
+        self._basis = torch.empty(0), torch.empty(0)  # of what products are with, as the first step had it
         self._kernel: Tensor | None = None  # `(channels, n)`
         self._solution: Tensor | None = None  # before what chance makes of it is taken off,
         self._chance: Tensor | None = None  # of the square of each number
@@ -178,7 +165,6 @@ class Gain:
             self._compare(columns, answers, before)
         sums = _LeastSquares.of(columns, answers, None if before is None else before.unit)
         self._sums = sums if before is None else before.joined(sums)
-        self._turn()
         self._solve()
 
     def push(self, dither: Tensor, inputs: Tensor) -> Tensor:
@@ -252,21 +238,6 @@ class Gain:
         )
         for place, error in enumerate(_errors(answers, (alone, whole), answers.new_ones(answers.shape[1]))):
             self._errors[place] = FADING * self._errors[place] + error
-
-    def _turn(self) -> None:
-        """Have products with combinations that do not go together in all that was seen.
-
-        Of two that do neither number is known, and what chance makes of each is not to be taken off alone.
-        """
-        assert self.form is not None and self._sums is not None
-        middle, combinations = self._basis
-        m, alone = len(middle), self.form.alone
-        if not m:
-            return
-        blocks = self._sums.moments[alone:, alone:].view(self.form.products // m, m, -1, m)
-        _, turn = torch.linalg.eigh(blocks.diagonal(dim1=0, dim2=2).sum(dim=2))
-        self._sums = self._sums.turned(alone, turn)
-        self._basis = middle, turn.T.to(combinations) @ combinations
 
     @property
     def _with_products(self) -> bool:

@@ -6,7 +6,9 @@ and ends where the model's loss is least. So before boxes answer a new window, a
 the gradient through the model's values is taken, to be compared with the gradient that the step takes. The
 sum of their differences over the last windows is the bias that imagined steps have. Where it is shorter than
 the sum of the gradients, steps along the model's gradient descend, whatever its direction; where it is not,
-none are taken. Near the end of a training gradients cancel and the bias does not: sooner or later it stops.
+none are taken. Both are shortened first, as steps shorten what they take: one window on which a model ran
+away would outweigh all that follow, or make all others' differences look small. Near the end of a training
+gradients cancel and the bias does not: sooner or later it stops.
 """
 
 from __future__ import annotations
@@ -30,11 +32,13 @@ from zo.tangents.playback.step_gradient import StepGradient
 from zo.tangents.playback.way_back import gradients_of
 from zo.tangents.record.pairs import CallPairs, sizes
 from zo.tangents.record.recording import RecordedCall, flat_rows, has_rows, refuse_arrays
+from zo.tangents.step.clipping import Clipping
 from zo.tangents.tangent import Linearised, Tangent
 
 # decision 127:
 FEWEST = 3  # windows that have shown the bias, before anything is imagined
 FADING = 0.8  # of what a window has shown, with each that follows
+LONGEST = 2.0  # times the median length of the last windows' gradients
 MOST_BIAS = 1.0  # of imagined gradients, over the mean gradient: beyond it they may lead uphill
 FIRST, MOST, GROWS = 9.0, 59, 1.5  # imagined batches that may follow a window; they grow with each
 BEYOND = 2.0  # times as far from the mean as any recorded row: there a model is not asked
@@ -104,6 +108,7 @@ class Imagination:
         self._farthest: dict[int, float] = {}  # recorded row, in standard deviations from the mean
         self._units: dict[int, tuple[Tensor, Tensor]] = {}  # of each box, at the last window
         self._forecast: tuple[Tensor, ...] | None = None
+        self._lengths = Clipping(LONGEST)
 
     @property
     def bias(self) -> float | None:
@@ -149,11 +154,11 @@ class Imagination:
         if self._forecast is None or failures < evidence.rows[1]:  # it is of rows that failed, too
             self._forecast = None
             return
-        apart = [f - g for f, g in zip(self._forecast, gradient.gradients, strict=True)]
-        evidence.taken, evidence.apart = (
-            _faded(evidence.taken, gradient.gradients),
-            _faded(evidence.apart, apart),
-        )
+        self._lengths.remember(gradient.gradients)
+        forecast, _ = self._lengths.shortened(self._forecast)
+        taken, _ = self._lengths.shortened(gradient.gradients)
+        apart = [f - g for f, g in zip(forecast, taken, strict=True)]
+        evidence.taken, evidence.apart = _faded(evidence.taken, taken), _faded(evidence.apart, apart)
         evidence.windows, self._forecast = evidence.windows + 1, None
         if evidence.bias() > MOST_BIAS:
             evidence.count /= 2
@@ -164,7 +169,9 @@ class Imagination:
         """How many imagined batches may follow the last window."""
         if self.doubted() is not None:
             return 0
-        return int(self._evidence.count) if self._number is None else self._number
+        if self._number is not None:
+            return self._number
+        return int(self._evidence.count * (1 - self._evidence.bias()))  # what of each step leads downhill
 
     def doubted(self) -> str | None:
         """Why nothing is imagined now, in words; None where something may be."""
@@ -228,6 +235,7 @@ class Imagination:
             "inputs": {place: moments.state_dict() for place, moments in self._inputs.items()},
             "farthest": dict(self._farthest),
             "units": dict(self._units),
+            "clipping": self._lengths.state_dict(),
         }
 
     def metrics(self) -> dict[str, float | None]:
@@ -251,6 +259,7 @@ class Imagination:
             self._inputs[place].load_state_dict(entry, device)
         self._farthest = dict(state["farthest"])
         self._units = {place: (d, response) for place, (d, response) in state["units"].items()}
+        self._lengths.load_state_dict(state.get("clipping", {"lengths": []}))
         self._forecast = None
 
     def _distances(self, box: int, z: Tensor) -> Tensor:

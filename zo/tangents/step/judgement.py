@@ -107,7 +107,7 @@ class Judgement:
             "tangent_distrusted": self.watch.lost,
             "tangent_excitation": self.excitation.response,
             "tangent_excitation_loss": self.excitation.in_loss,
-            "tangent_waits": float(self.waits),
+            "tangent_waits": float(self.waits) if self.excitation else None,
         }
 
     def dithers(self) -> tuple[dict[str, Tensor], ...]:
