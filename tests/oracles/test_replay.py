@@ -533,7 +533,7 @@ def test_replays_without_a_finite_loss_stop():
     def objective(network, batch):
         return rollout(box)(network, batch) * (torch.nan if astray else 1.0)
 
-    gradient, counts = zo.TangentGradient(network, objective, boxes=[box], excite=0), []
+    gradient, counts = zo.TangentGradient(network, objective, boxes=[box], excite=0.1), []
     with pytest.warns(zo.TangentWarning, match="replays rest"):
         for seed in range(6):
             network.zero_grad()

@@ -443,7 +443,7 @@ def test_a_network_that_gives_a_viscosity_has_the_right_gradient_and_ends_no_sol
     tangent = zo.GridTangent(channels=8, first_steps=20)
     gradient = zo.TangentGradient(network, objective(box), boxes=[box], tangent=tangent, seed=0)
     optimizer, cosines = torch.optim.Adam(network.parameters(), 3e-3), []
-    for step in range(18):
+    for step in range(24):
         true = torch.autograd.grad(
             objective(burgers)(network, starts(step)).mean(), list(network.parameters())
         )
@@ -452,7 +452,7 @@ def test_a_network_that_gives_a_viscosity_has_the_right_gradient_and_ends_no_sol
         flat = torch.cat([w.grad.flatten() for w in network.parameters() if w.grad is not None])
         cosines.append(float(torch.cosine_similarity(flat, torch.cat([g.flatten() for g in true]), dim=0)))
         optimizer.step()
-    assert min(cosines[13:]) > 0.9
+    assert min(cosines[19:]) > 0.9
     assert min(cosines) >= 0.0  # while the response is not known it is zero, and not a guess
     assert cosines.count(0.0) == cosines.index(next(c for c in cosines[1:] if c)) - 1 > 2  # and then no more
     assert float(gradient.excitation[0]["viscosity"].max()) < 0.1
