@@ -381,7 +381,10 @@ class Excitation:
             by_weights = spread((place, which), numbers) if bool(numbers.any()) else None
             if by_weights:
                 units[which] = _unit_of_constant(specs[which], state.rows[which], numbers, by_weights)
-        dithers: list[int] = []
+        # what is waited for is not given up: what a few rows of two networks show is not judged twice
+        waits = self.size is None and state.waited < HELD
+        dithers = [which for which in candidates if waits and which in state.units]
+        units |= {which: state.units[which] for which in dithers}
         while True:
             shares = {w: self._unexplained(state, w, dithers) for w in candidates if w not in dithers}
             least = min(shares, key=shares.__getitem__, default=None)
