@@ -220,7 +220,6 @@ def refuse_shifted(
     changes: Tensor,
     run: Callable[[], Tensor],
     lost_rows: Callable[[], None],
-    rounding: Callable[[], Tensor],
 ) -> None:
     """Refuse a chunk whose sentinel is off the base.
 
@@ -231,7 +230,6 @@ def refuse_shifted(
         changes: `(queries, rows)` of the losses, those of the sentinel among them.
         run: Evaluates the chunk once more, for the error to name the module.
         lost_rows: Refuses the chunk if rows of its sentinel that failed did not fail by themselves.
-        rounding: What `rounding_of` gives at this step.
 
     Raises:
         Unservable: It is, by more than rounding, and by more than a thousandth of what the others changed.
@@ -248,7 +246,7 @@ def refuse_shifted(
     size = left_out(changes)[:, rows].double().nan_to_num(0.0).square().mean(dim=1).sqrt()
     if off.double().square().mean().sqrt() <= HARMLESS * size.median():
         return
-    allowed = rounding()[rows]
+    allowed = rounding_of(step, base)[rows]
     if (off <= allowed).all():
         return
     still = Directions(torch.zeros(1, step.parameters.size))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -20,7 +20,7 @@ from zo.evaluators.hidden_weights import hidden
 from zo.evaluators.loop import Loop
 from zo.evaluators.padding import kept_padding
 from zo.evaluators.replacements import copied_bytes, replacements, size_in_bytes
-from zo.evaluators.sentinel import left_out, refuse_shifted, rounding_of, with_sentinel
+from zo.evaluators.sentinel import left_out, refuse_shifted, with_sentinel
 from zo.evaluators.state import Snapshot
 from zo.objective import losses, uncompiled
 from zo.perturbation import Perturbation
@@ -49,7 +49,6 @@ class Stacked(Evaluator):
         """Keep what each chunk must leave as it was; see `Evaluator.begin`."""
         start = step.snapshot()
         one = Loop().begin(step, base)
-        rounding = cache(partial(rounding_of, step, base))  # of all chunks, and of most steps not needed
 
         def changes(perturbation: Perturbation) -> Tensor:
             if len(perturbation) == 1:
@@ -73,7 +72,7 @@ class Stacked(Evaluator):
                 step.tally.queries += 1
                 try:
                     unseen = partial(_refuse_unseen, step, queries, base)
-                    refuse_shifted(step, queries, base, changed, run, unseen, rounding)
+                    refuse_shifted(step, queries, base, changed, run, unseen)
                 except Unservable:
                     if step.draws is None:
                         raise
