@@ -499,3 +499,15 @@ def test_no_prediction_counts_as_worse_than_none_and_no_number_as_all_of_them():
     worst = _errors(missed, (1e6 * missed, torch.full_like(missed, torch.nan)), torch.ones(2))
     none = _errors(missed, (0 * missed, right), torch.ones(2))[0]
     assert worst == pytest.approx((none, none, none))
+
+
+def test_channels_of_any_unit_weigh_the_same_where_no_scale_is_given():
+    """As where products are judged by new responses: of a pressure beside a velocity both count."""
+    generator = torch.Generator().manual_seed(0)
+    missed, one, other = torch.randn(3, 50, 2, generator=generator, dtype=torch.float64)
+    units = torch.tensor([1e5, 1e-3], dtype=torch.float64)
+    found = _errors(missed * units, (one * units, 0.5 * other * units))
+    assert found == pytest.approx(_errors(missed, (one, 0.5 * other)))
+    none = _errors(missed, (0 * missed, 0 * missed))[0]
+    first_is_right = torch.stack([missed[:, 0], 0 * missed[:, 1]], dim=1)
+    assert _errors(missed, (first_is_right, 0 * missed))[0] == pytest.approx(none / 2)

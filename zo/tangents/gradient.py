@@ -280,7 +280,9 @@ class TangentGradient:
         was, there are no replays in two cases. One is a tangent whose `replayed` is False, such as a
         `StudentTangent`: in front of a classifier a replay teaches the noise that was recorded. The other is
         a last step whose answers the tangents predicted ten times worse than knowing nothing would: the
-        weights are then where the tangents have learned nothing.
+        weights are then where the tangents have learned nothing. Whatever the number, there are none behind
+        a step whose gradient was zero since the response to a first dither is not known yet
+        (`tangent_waits`).
         """
         allowed = self._replays.allowed()
         return 0 if self._judgement.waits else allowed

@@ -156,7 +156,7 @@ class Excitation:
         """Whether a step's gradient is to be zero: nothing has shown yet what a dithered input does.
 
         Until then the derivative by it is a guess, of either sign. It is not waited for longer than `HELD`
-        steps, and once it was known no more.
+        steps, and once it was known no more. To be asked once a step, which is counted.
 
         Args:
             tangents: one for each box, which have seen the step.

@@ -236,7 +236,7 @@ class Gain:
         alone, whole = (
             columns @ _without_chance(*before.solved(n)).T for n in (self.form.alone, columns.shape[1])
         )
-        for place, error in enumerate(_errors(answers, (alone, whole), answers.new_ones(answers.shape[1]))):
+        for place, error in enumerate(_errors(answers, (alone, whole))):
             self._errors[place] = FADING * self._errors[place] + error
 
     @property
@@ -259,7 +259,9 @@ def _without_chance(solution: Tensor, chance: Tensor) -> Tensor:
     return solution * (1.0 - chance * reciprocal(solution.square())).clamp_min(0.0)
 
 
-def _errors(missed: Tensor, predicted: tuple[Tensor, Tensor], scale: Tensor) -> tuple[float, float, float]:
+def _errors(
+    missed: Tensor, predicted: tuple[Tensor, Tensor], scale: Tensor | None = None
+) -> tuple[float, float, float]:
     """Squares of the errors of two predictions of what was missed, and of how far they are apart.
 
     They are in units of the square that was missed of a number, and where that is small of the mean square
@@ -268,10 +270,11 @@ def _errors(missed: Tensor, predicted: tuple[Tensor, Tensor], scale: Tensor) -> 
     Args:
         missed: `(answers, numbers)`.
         predicted: the same, twice.
-        scale: of each number, `(numbers,)`.
+        scale: of each number, `(numbers,)`; None for what was missed of it, so that all weigh the same.
     """
     one, other = predicted
-    squares, of_scale = missed.double().square().mean(dim=0), scale.double().square()
+    squares = missed.double().square().mean(dim=0)
+    of_scale = squares if scale is None else scale.double().square()
     short = reciprocal(squares + of_scale * (squares * reciprocal(of_scale)).mean())
     most = WORST * float((squares * short).sum() * len(missed))
     errors = (

@@ -23,7 +23,7 @@ from zo.tangents.tangent import sources
 
 # decision 121, this and the next:
 BEGUN = 0.2  # of how much the outputs change: what the response to a dither should be, until it is known,
-UNSEEN = 0.5  # the same of what it may be, where it does not stand out of chance; decision 137
+UNSEEN = 0.5  # the same of what it may be, where it does not stand out of chance; decision 138
 WANTED = 2.0  # then in multiples of the error of what is predicted,
 LARGEST = 0.3  # and at most
 KNOWN = 0.5  # of the predicted response: what must be there, for it to be known
