@@ -612,3 +612,30 @@ def test_a_steep_box_is_not_asked_far_from_where_the_network_is(scale):
     _, found = cosines(network, box, objective, 40, batch=loads, exact=beams)
     assert min(float(asked.min()) for asked in heights) > 15
     assert sum(found[3:]) / len(found[3:]) > 0.8
+
+
+def test_a_response_that_never_stands_out_is_told_as_long_as_the_gradient_waits_and_where_it_ends():
+    """And the dither does not grow without a bound, of an action that may do nothing."""
+    noise = torch.Generator().manual_seed(0)
+
+    def deaf(state, action):
+        return plant(state, 0 * action) + 0.3 * torch.randn(state.shape, generator=noise)
+
+    network, box = policy(), FromTorch(deaf, (STATE, ACTION), (STATE,))
+    gradient = zo.TangentGradient(network, closed_loop(box), boxes=[box], seed=0)
+    said, moved = {}, []
+    for step in range(28):
+        network.zero_grad()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            gradient.backward(batch(step))
+        moved.append(any(bool(weight.grad.any()) for weight in network.parameters()))
+        said[step] = [str(w.message) for w in caught]
+    waited = [step for step in said if "has been zero for 15 steps" in " ".join(said[step])]
+    ended = [step for step in said if "the tangent's guess" in " ".join(said[step])]
+    assert len(waited) == len(ended) == 1
+    assert ended[0] - waited[0] == 10 and not any(moved[ended[0] - 24 : ended[0]])
+    assert all(moved[ended[0] :])  # it is not waited for again
+    with torch.no_grad():
+        spread = network(batch(0, 64)).std(dim=0)
+    assert bool((gradient.excitation[0]["action"] < 500 * spread).all())

@@ -45,8 +45,10 @@ SMALL = 0.1  # of a number's size: the first dither of one that has no spread
 FIRST = 0.1
 LINEAR = 0.5  # of what a larger dither should respond more by, for it to be worth it; decision 121
 GROWN, SHRUNK = 8.0, 0.5  # the most and the least times from one size to the next
+BLIND = 100.0  # units: the largest dither whose response does not stand out; decision 139
 MANY_LOST = 0.25  # of a step's rows, above twice what failed before: its dither is too large; decision 137
 HELD = 25  # steps at most whose gradient waits for the response to a first dither; decision 138
+TOLD = 15  # of these, after which it is said
 CELLS_KEPT = 512  # of a field, that are kept to judge by; decision 136
 
 Where = tuple[int, int]  # a box and an input, by their places
@@ -99,6 +101,7 @@ class _Box:
         Where a larger dither has hardly a larger response, as of an actuator at its limits, the one before is
         the largest. That is seen of responses that were found in the same way, by regression or by what is
         known; and where a larger one has none that stands out of chance, that of a smaller one was chance.
+        Where none stands out the dither does not grow beyond `BLIND` units: the action may do nothing.
         """
         share = math.sqrt(seen.response / seen.change) if seen.change else 0.0
         factor, response = self.before
@@ -110,7 +113,8 @@ class _Box:
             self.before, self.known_before = (self.factor, share), known
         elif factor < self.factor:
             self.before = 0.0, 0.0
-        self.factor = min(self.factor * min(max(seen.times, SHRUNK), GROWN), self.most)
+        most = self.most if share else min(self.most, BLIND)
+        self.factor = min(self.factor * min(max(seen.times, SHRUNK), GROWN), most)
 
 
 class Excitation:
@@ -152,21 +156,38 @@ class Excitation:
         factor = state.factor if self.size is None else self.size
         return {place: factor * unit for place, unit in state.units.items()}
 
-    def waits(self, tangents: Sequence[Excited]) -> bool:
+    @property
+    def waits(self) -> bool:
         """Whether a step's gradient is to be zero: nothing has shown yet what a dithered input does.
 
         Until then the derivative by it is a guess, of either sign. It is not waited for longer than `HELD`
-        steps, and once it was known no more. To be asked once a step, which is counted.
+        steps, and once it was known no more. With a size of the user's nothing is waited for.
+        """
+        return self.size is None and any(state.units and state.waited < HELD for state in self._state)
+
+    def look(self, number: int, tangents: Sequence[Excited]) -> list[Notice]:
+        """Take in, once a step, whether the responses to dithers are known by now.
 
         Args:
+            number: of the step.
             tangents: one for each box, which have seen the step.
+
+        Returns:
+            A warning where that takes long, and one where it is waited for no more.
         """
         if self.size is not None:
-            return False
-        for state, tangent in zip(self._state, tangents, strict=True):
-            if state.units and state.waited < HELD:
-                state.waited = HELD if tangent.in_use or state.known > KNOWN else state.waited + 1
-        return any(state.units and state.waited < HELD for state in self._state)
+            return []
+        notices: list[Notice] = []
+        for box, state, tangent in zip(self._boxes, self._state, tangents, strict=True):
+            if not state.units or state.waited == HELD:
+                continue
+            known = tangent.in_use or state.known > KNOWN
+            state.waited = HELD if known else state.waited + 1
+            if not known and state.waited in (TOLD, HELD):
+                names = " and ".join(repr(box.inputs[which].name) for which in state.units)
+                say = _waits_long if state.waited == TOLD else _unknown
+                notices.append(say(number, names, box))
+        return notices
 
     def excites(self, box: int) -> bool:
         """Whether an input of a box is dithered."""
@@ -435,6 +456,30 @@ class Excitation:
                 response, change = response + verdict.response, change + verdict.change
         if change:
             self.response = math.sqrt(response / change)
+
+
+def _waits_long(number: int, names: str, box: BlackBoxFunction) -> Notice:
+    return Notice(
+        f"waits for {box!r}",
+        f"Step {number + 1}: expected a small dither to show by now what {names} of {box!r} does, which "
+        "values alone do not show, and its response does not stand out yet. So the gradient has been zero "
+        f"for {TOLD} steps, and is until it is known, for {HELD} at most. More rows in a batch show it "
+        "sooner, and so does layout='grid' in the ArraySpecs of a line or field of cells; excite=.3, the "
+        "dither in spreads of the input, waits for nothing.",
+        TangentWarning,
+    )
+
+
+def _unknown(number: int, names: str, box: BlackBoxFunction) -> Notice:
+    return Notice(
+        f"unknown to {box!r}",
+        f"Step {number + 1}: expected the response of {box!r} to a dither on {names} to stand out within "
+        f"{HELD} steps, and it does not. The gradient is used from now on, and what goes through {names} is "
+        "the tangent's guess until rows show it. Look at tangent_cosine and at the loss before you trust it: "
+        "take more rows in a batch, a larger dither (excite=.3, in spreads of the input), layout='grid' for "
+        "a line or field of cells, or less noise in the box.",
+        TangentWarning,
+    )
 
 
 def handed_on(calls: Sequence[RecordedCall]) -> set[tuple[int, int]]:

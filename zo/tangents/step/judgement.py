@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from blackbox.notices import Notices
+from blackbox.notices import Notice, Notices
 from zo.draws import Key
 from zo.execution.ranks import Ranks
 from zo.tangents.evidence.along_gradient import checked
@@ -52,6 +52,7 @@ class Judgement:
         )
         self.excitation, self.check = Excitation(settings.boxes, settings.excite), Check()
         self.waits = False  # whether the gradient of the last step was zero, see `Excitation.waits`
+        self._news: list[Notice] = []  # of that
         self._boxes, self._stand_ins, self._ranks = settings.boxes, stand_ins, ranks
 
     @property
@@ -70,9 +71,10 @@ class Judgement:
         with alone(self._ranks):
             return checked(gradient, self.watch)
 
-    def share(self, check: Check) -> float:
-        """The factor of a step's gradient, whose rows the tangents have seen."""
-        self.waits = self.excitation.waits(self._stand_ins.excited)
+    def share(self, check: Check, number: int) -> float:
+        """The factor of the gradient of a step of this number, whose rows the tangents have seen."""
+        self._news = self.excitation.look(number, self._stand_ins.excited)
+        self.waits = self.excitation.waits
         return 0.0 if self.waits else self.watch.share(check)
 
     def saw(self, evaluation: Evaluation, gradient: StepGradient, lost: int) -> None:
@@ -91,6 +93,7 @@ class Judgement:
             self.watch.note_way_beside(gradient.back.beside)
         if evaluation.refused:
             self.notices.say(self.excitation.refused(number, evaluation.refused))
+        self.notices.say(*self._news)
         unknowns = self._excite(gradient, evaluation.dither)
         news = bool(self.excitation) and not evaluation.dither  # what nobody knew of, from now on
         outcome = StepOutcome(evaluation, gradient, unknowns, news)
