@@ -26,6 +26,7 @@ from blackbox.conformance.contract import (
     with_all_failures,
 )
 from blackbox.conformance.hosts import check_host
+from blackbox.conformance.layout import layout
 from blackbox.conformance.mu import noise_and_mu
 from blackbox.conformance.noise import quantisation
 from blackbox.conformance.probe import (
@@ -63,7 +64,7 @@ Check = Callable[[Probe], Finding | list[Finding]]
 
 # What takes few rows comes first, so that a small budget is spent on it. Determinism is before all checks
 # that compare answers, quantisation before noise and smoothness.
-MOVES = {"NaN inputs", "quantisation", "noise level", "smoothness"}  # inputs away from the samples
+MOVES = {"NaN inputs", "quantisation", "noise level", "smoothness", "layout"}  # inputs away from the samples
 CHECKS: tuple[tuple[str, Check], ...] = (
     ("determinism", determinism),
     ("memory", memory),
@@ -73,6 +74,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("inputs left alone", inputs_left_alone),
     ("thread safety", thread_safety),
     ("process safety", process_safety),
+    ("layout", layout),
     ("quantisation", quantisation),
     ("noise level", noise_and_mu),
     ("smoothness", smoothness),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from blackbox.adapters.hosted import Hosted, HostedRun
+from blackbox.conformance.layout import is_open, places_of, told
 from blackbox.conformance.report import Finding, Report, Verdict
 from blackbox.errors import BlackBoxError
 
@@ -186,7 +187,28 @@ def _responses(drawn: _DrawnAnswers, case: int) -> list[Finding]:
             f"{' and '.join(map(repr, silent))}. See that the program uses it, and sends what it changes."
         )
         return [Finding(ANSWERS, Verdict.FAULT, words)]
-    return [Finding(ANSWERS, Verdict.OK, "What is answered changes what is seen later."), _state(drawn, case)]
+    changes = Finding(ANSWERS, Verdict.OK, "What is answered changes what is seen later.")
+    return [changes, *_layouts(drawn, case), _state(drawn, case)]
+
+
+def _layouts(drawn: _DrawnAnswers, case: int) -> list[Finding]:
+    """Of each call that sees and gives a vector of one length: whether they are a line of cells."""
+    findings: list[Finding] = []
+    for name, call in drawn.host.form.calls.items():
+        if len(call.seen) != 1 or len(call.given) != 1:
+            continue
+        seen, given = call.seen[0], call.given[0]
+        if not (is_open(seen) and is_open(given) and seen.shape == given.shape):
+            continue
+        places = places_of(given.shape[0])
+        moves = torch.zeros(len(places), given.shape[0], dtype=torch.float64)
+        moves[range(len(places)), places] = 0.1 * drawn.scales(name)[places]
+        runs = drawn.run([case] * len(places), {(name, 0): moves})[name][seen.name]
+        response = runs - drawn.run([case])[name][seen.name]
+        shown = next((each for each in response[:, 1:4].unbind(1) if bool(each.any())), None)
+        if shown is not None:  # of the first call that shows the answer
+            findings.append(told([(given.name, shown.numpy(), places)], [seen.name]))
+    return findings
 
 
 def _state(drawn: _DrawnAnswers, case: int) -> Finding:

@@ -288,6 +288,13 @@ class FailsHere(Good):
         return y
 
 
+class Line(Good):
+    """A line of cells whose ends meet, and its spec says nothing of that."""
+
+    inputs = (ArraySpec("x", (16,)),)
+    outputs = (ArraySpec("y", (16,)),)
+
+
 class AlwaysFails(Good):
     def evaluate_rows(self, x: Any) -> Any:
         raise OSError("licence server not found")
@@ -341,6 +348,7 @@ CATALOGUE = [
     Broken(Moving, "global state", FAULT, ("working folder", "Put back")),
     Broken(OtherThreads, "global state", FAULT, ("threads of torch",)),
     Broken(NoGradient, "global state", FAULT, ("gradient mode of torch",)),
+    Broken(Line, "layout", WARNING, ("line of cells", "Grid(periodic=True)")),
     Broken(FailsHere, "answers", WARNING, ("rows failed", "not finite", "samples=")),
     Broken(AlwaysFails, "answers", FAULT, ("32 of 32", "licence server not found")),
 ]

@@ -1,9 +1,10 @@
 """The check of programs that call the network, on programs that are right and on those that are not."""
 
+import numpy as np
 import pytest
 
 from blackbox import ArraySpec
-from blackbox.adapters import Call
+from blackbox.adapters import Call, Hosted
 from blackbox.conformance import Verdict, check_host
 from tests.blackbox.adapters.hosted.programs import BEGIN, LINEAR, STEP, U, X, hosted
 
@@ -93,3 +94,15 @@ def test_several_calls(tmp_path):
     """
     calls = [Call(n, sees=ArraySpec("x", (1,)), gives=ArraySpec("d", (1,))) for n in ("momentum", "heat")]
     assert verdicts(hosted(tmp_path, text, calls), calls=16)["state"] is Verdict.OK
+
+
+def test_a_line_of_cells_that_does_not_say_so():
+    def program(case, host):
+        x = np.random.default_rng(case).standard_normal(16)
+        for _ in range(4):
+            x = 0.9 * x + 0.1 * np.roll(x, 1) + host.exchange("closure", x)
+            x = 0.9 * x + 0.1 * np.roll(x, 1)
+
+    spec = ArraySpec("x", (16,)), ArraySpec("u", (16,))
+    told = check_host(Hosted(program, calls=[Call("closure", *spec)]), calls=3).finding("layout")
+    assert told.verdict is Verdict.WARNING and "Grid(periodic=True)" in told.sentence
