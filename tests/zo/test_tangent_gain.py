@@ -453,8 +453,9 @@ def test_a_network_that_gives_a_viscosity_has_the_right_gradient_and_ends_no_sol
         cosines.append(float(torch.cosine_similarity(flat, torch.cat([g.flatten() for g in true]), dim=0)))
         optimizer.step()
     assert min(cosines[19:]) > 0.9
-    assert min(cosines) >= 0.0  # while the response is not known it is zero, and not a guess
-    assert cosines.count(0.0) == cosines.index(next(c for c in cosines[1:] if c)) - 1 > 2  # and then no more
+    # while the response is not known the gradient is zero, and not a guess; once it is, hardly ever wrong
+    assert sum(cosine < 0 for cosine in cosines) <= 1
+    assert cosines.count(0.0) == cosines.index(next(c for c in cosines if c)) > 3  # and then no more
     assert float(gradient.excitation[0]["viscosity"].max()) < 0.1
 
 

@@ -265,7 +265,7 @@ class TangentGradient:
                 at_calls = self._stand_ins.take_in(pairs, evaluation.calls)  # tangents predict, then learn
                 gradient = evaluation.gradient(at_calls, self.trust)  # by autograd: no box runs
                 evaluation.check = judgement.along(gradient)  # one query more, where it is due
-            share = judgement.share(evaluation.check, number)
+            share = judgement.share(evaluation, gradient)
             self.counts.clipped += self._grads.add_share(gradient.gradients, share, number)
             self._rows = self.counts.add(evaluation)
             self._imagination.saw(gradient)

@@ -51,8 +51,8 @@ class Judgement:
             self.notices,
         )
         self.excitation, self.check = Excitation(settings.boxes, settings.excite), Check()
-        self.waits = False  # whether the gradient of the last step was zero, see `Excitation.waits`
-        self._news: list[Notice] = []  # of that
+        # of the last step: whether its gradient was zero, what is to be said of that, unexplained inputs
+        self.waits, self._news, self._unknowns = False, list[Notice](), list[str]()
         self._boxes, self._stand_ins, self._ranks = settings.boxes, stand_ins, ranks
 
     @property
@@ -71,11 +71,12 @@ class Judgement:
         with alone(self._ranks):
             return checked(gradient, self.watch)
 
-    def share(self, check: Check, number: int) -> float:
-        """The factor of the gradient of a step of this number, whose rows the tangents have seen."""
-        self._news = self.excitation.look(number, self._stand_ins.excited)
+    def share(self, evaluation: Evaluation, gradient: StepGradient) -> float:
+        """The factor of a step's gradient, whose rows the tangents have seen; chooses the next dither."""
+        self._unknowns = self._excite(gradient, evaluation.dither)
+        self._news = self.excitation.look(gradient.step.number, self._stand_ins.excited)
         self.waits = self.excitation.waits
-        return 0.0 if self.waits else self.watch.share(check)
+        return 0.0 if self.waits else self.watch.share(evaluation.check)
 
     def saw(self, evaluation: Evaluation, gradient: StepGradient, lost: int) -> None:
         """Take in a step, and act: say what there is to say, and begin what is due where trust is lost.
@@ -94,9 +95,8 @@ class Judgement:
         if evaluation.refused:
             self.notices.say(self.excitation.refused(number, evaluation.refused))
         self.notices.say(*self._news)
-        unknowns = self._excite(gradient, evaluation.dither)
         news = bool(self.excitation) and not evaluation.dither  # what nobody knew of, from now on
-        outcome = StepOutcome(evaluation, gradient, unknowns, news)
+        outcome = StepOutcome(evaluation, gradient, self._unknowns, news)
         outcome.say(self.notices, self.watch, self._stand_ins.tangents, lost)
         excite = partial(self.excitation.judge_again, spread_around(gradient))
         with alone(self._ranks):
