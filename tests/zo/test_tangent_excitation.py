@@ -60,7 +60,12 @@ def cosines(network, box, objective, steps, batch=batch, exact=plant, **settings
         true = torch.autograd.grad(objective(exact)(network, batch(step)).mean(), list(network.parameters()))
         optimizer.zero_grad()
         gradient.backward(batch(step))
-        flat = torch.cat([weight.grad.flatten() for weight in network.parameters()])
+        flat = torch.cat(
+            [
+                torch.zeros_like(w).flatten() if w.grad is None else w.grad.flatten()
+                for w in network.parameters()
+            ]
+        )
         found.append(float(torch.cosine_similarity(flat, torch.cat([g.flatten() for g in true]), dim=0)))
         optimizer.step()
     return gradient, found
@@ -310,9 +315,10 @@ def test_a_prompt_of_all_rows_stays_excited(seed):
             optimizer.zero_grad()
             (true,) = torch.autograd.grad(objective(answer)(network, batch(step)).mean(), network.numbers)
             gradient.backward(batch(step))
-            found.append(float(torch.cosine_similarity(network.numbers.grad, true, dim=0)))
+            if network.numbers.grad is not None:
+                found.append(float(torch.cosine_similarity(network.numbers.grad, true, dim=0)))
             optimizer.step()
-    assert sorted(found[25:])[12] > 0.9 and len(caught) <= 3
+    assert sorted(found[-25:])[12] > 0.9 and len(caught) <= 3
     assert gradient.counts.rows < 1.3 * 50 * 8  # no probe
 
 
@@ -370,7 +376,7 @@ def test_a_run_goes_on_to_the_same_bits():
             gradient.backward(batch(step))
             with torch.no_grad():
                 for weight in gradient.network.parameters():
-                    weight -= 0.01 * weight.grad
+                    weight -= 0.01 * (0.0 if weight.grad is None else weight.grad)
 
     def made(network):
         box = plant_box()
@@ -629,9 +635,9 @@ def test_a_response_that_never_stands_out_is_told_as_long_as_the_gradient_waits_
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             gradient.backward(batch(step))
-        moved.append(any(bool(weight.grad.any()) for weight in network.parameters()))
+        moved.append(any(weight.grad is not None for weight in network.parameters()))
         said[step] = [str(w.message) for w in caught]
-    waited = [step for step in said if "has been zero for 15 steps" in " ".join(said[step])]
+    waited = [step for step in said if "no gradient was added in 15 steps" in " ".join(said[step])]
     ended = [step for step in said if "the tangent's guess" in " ".join(said[step])]
     assert len(waited) == len(ended) == 1
     assert ended[0] - waited[0] == 10 and not any(moved[ended[0] - 24 : ended[0]])

@@ -231,6 +231,10 @@ class TangentGradient:
         Also under `torch.no_grad()` and `torch.inference_mode()`. It is the gradient of the loss itself: a
         `torch.amp.GradScaler` would divide it by a scale that is not in it, so leave the scaler out.
 
+        In closed loop the first calls may add none, see `excite`: `.grad` is then as it was, None after
+        `optimizer.zero_grad()`, and an optimiser takes no step. A zero would make the next steps of Adam
+        shorter.
+
         Where it raises, `.grad` and buffers are unchanged, and no step is counted. Rows that the boxes had
         answered by then are counted (`counts.rows`), and what tangents have learned from them stays. So the
         same batch in another try is paid again, and counts twice in what is learned; and the `trust` of that
@@ -266,7 +270,8 @@ class TangentGradient:
                 gradient = evaluation.gradient(at_calls, self.trust)  # by autograd: no box runs
                 evaluation.check = judgement.along(gradient)  # one query more, where it is due
             share = judgement.share(evaluation, gradient)
-            self.counts.clipped += self._grads.add_share(gradient.gradients, share, number)
+            if share is not None:
+                self.counts.clipped += self._grads.add_share(gradient.gradients, share, number)
             self._rows = self.counts.add(evaluation)
             self._imagination.saw(gradient)
             self._replays.add(gradient.window)
@@ -281,7 +286,7 @@ class TangentGradient:
         `StudentTangent`: in front of a classifier a replay teaches the noise that was recorded. The other is
         a last step whose answers the tangents predicted ten times worse than knowing nothing would: the
         weights are then where the tangents have learned nothing. Whatever the number, there are none behind
-        a step whose gradient was zero since the response to a first dither is not known yet
+        a step that added no gradient since the response to a first dither is not known yet
         (`tangent_waits`).
         """
         allowed = self._replays.allowed()
@@ -430,7 +435,7 @@ class TangentGradient:
             (`tangent_distrusted`). Where inputs are dithered, the response to that as a share of how much the
             outputs change (`tangent_excitation`), and what it did to the loss of the last step that was
             checked, as a share of that, so far as the tangents know (`tangent_excitation_loss`), and 1 where
-            the gradient was zero since the response to a first dither is not known yet (`tangent_waits`).
+            no gradient was added since the response to a first dither is not known yet (`tangent_waits`).
             Where there are replays, how many may follow (`tangent_replays`), how many windows are kept
             (`tangent_windows`), and the bytes that they take (`tangent_window_bytes`). Where batches are
             imagined, how many may follow (`tangent_imaginations`), and by how much such gradients are off,

@@ -158,7 +158,7 @@ class Excitation:
 
     @property
     def waits(self) -> bool:
-        """Whether a step's gradient is to be zero: nothing has shown yet what a dithered input does.
+        """Whether a step's gradient is not to be used: nothing has shown yet what a dithered input does.
 
         Until then the derivative by it is a guess, of either sign. It is not waited for longer than `HELD`
         steps, and once it was known no more. With a size of the user's nothing is waited for.
@@ -462,8 +462,8 @@ def _waits_long(number: int, names: str, box: BlackBoxFunction) -> Notice:
     return Notice(
         f"waits for {box!r}",
         f"Step {number + 1}: expected a small dither to show by now what {names} of {box!r} does, which "
-        "values alone do not show, and its response does not stand out yet. So the gradient has been zero "
-        f"for {TOLD} steps, and is until it is known, for {HELD} at most. More rows in a batch show it "
+        "values alone do not show, and its response does not stand out yet. So no gradient was added in "
+        f"{TOLD} steps, nor is until it is known, for {HELD} steps at most. More rows in a batch show it "
         "sooner, and so does layout='grid' in the ArraySpecs of a line or field of cells; excite=.3, the "
         "dither in spreads of the input, waits for nothing.",
         TangentWarning,

@@ -51,7 +51,7 @@ class Judgement:
             self.notices,
         )
         self.excitation, self.check = Excitation(settings.boxes, settings.excite), Check()
-        # of the last step: whether its gradient was zero, what is to be said of that, unexplained inputs
+        # of the last step: whether no gradient was added, what is to be said of that, unexplained inputs
         self.waits, self._news, self._unknowns = False, list[Notice](), list[str]()
         self._boxes, self._stand_ins, self._ranks = settings.boxes, stand_ins, ranks
 
@@ -71,12 +71,16 @@ class Judgement:
         with alone(self._ranks):
             return checked(gradient, self.watch)
 
-    def share(self, evaluation: Evaluation, gradient: StepGradient) -> float:
-        """The factor of a step's gradient, whose rows the tangents have seen; chooses the next dither."""
+    def share(self, evaluation: Evaluation, gradient: StepGradient) -> float | None:
+        """The factor of a step's gradient, whose rows the tangents have seen; chooses the next dither.
+
+        None while a first dither's response is not known: then nothing is added, and no optimiser takes a
+        step, of which Adam's next ones would be shorter.
+        """
         self._unknowns = self._excite(gradient, evaluation.dither)
         self._news = self.excitation.look(gradient.step.number, self._stand_ins.excited)
         self.waits = self.excitation.waits
-        return 0.0 if self.waits else self.watch.share(evaluation.check)
+        return None if self.waits else self.watch.share(evaluation.check)
 
     def saw(self, evaluation: Evaluation, gradient: StepGradient, lost: int) -> None:
         """Take in a step, and act: say what there is to say, and begin what is due where trust is lost.
