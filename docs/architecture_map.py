@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +48,7 @@ def imported(path: Path) -> Iterator[str]:
         yield from (name for name in names if name.split(".")[0] in PACKAGES)
 
 
+@cache
 def arrows() -> set[tuple[str, str]]:
     """Pairs of rooms, of which the first imports the second."""
     found: set[tuple[str, str]] = set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+from functools import cache
 from pathlib import Path
 from types import FrameType
 
@@ -18,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
 
 
+@cache
 def the_map():
     spec = importlib.util.spec_from_file_location("architecture_map", ROOT / "docs" / "architecture_map.py")
     assert spec is not None and spec.loader is not None

@@ -150,7 +150,7 @@ def from_dict(kind: type[C], values: Mapping[str, Any], where: str | None = None
             if required:
                 raise ConfigurationError(f"{where}: expected a value for {name!r}, got none. Add it.")
             continue
-        hint = get_type_hints(kind)[name]
+        hint = _hints(kind)[name]
         if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(values[name], Mapping):
             read[name] = from_dict(hint, values[name], f"{where}.{name}")
             continue
@@ -166,6 +166,11 @@ def from_dict(kind: type[C], values: Mapping[str, Any], where: str | None = None
 
 def _is_written(field: dataclasses.Field[Any]) -> bool:
     return field.init and field.metadata != NOT_WRITTEN
+
+
+@lru_cache(maxsize=64)
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 @lru_cache(maxsize=64)

@@ -266,8 +266,8 @@ def train(steps: int, folder=None, **settings):
     ids=["trusted", "fixed"],
 )
 def test_a_run_with_replays_resumes_to_the_bit(settings, tmp_path):
-    plain, counts, _ = train(8, **settings)
-    resumed, same, gradient = train(8, tmp_path, **settings)
+    plain, counts, _ = train(4, **settings)
+    resumed, same, gradient = train(4, tmp_path, **settings)
     assert torch.equal(plain, resumed) and counts == same and max(counts) >= 2
     assert gradient.metrics()["tangent_window_bytes"] > 0
     assert gradient.counts.replays == sum(counts)

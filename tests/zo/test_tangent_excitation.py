@@ -101,15 +101,16 @@ def limited(box):
 
 
 @pytest.mark.filterwarnings("ignore:Step 11")  # of a check in the first steps whose gradient is not zero
-def test_a_last_layer_of_zeros_is_excited_by_what_its_weights_would_give():
-    for rows in (1, 4):
-        network = policy()
-        nn.init.zeros_(network[2].weight)
-        nn.init.zeros_(network[2].bias)
-        network.register_buffer("limit", torch.tensor(2.0))  # a buffer is as it was for the way back
+@pytest.mark.quick_cases(1)
+@pytest.mark.parametrize("rows", [1, 4])
+def test_a_last_layer_of_zeros_is_excited_by_what_its_weights_would_give(rows):
+    network = policy()
+    nn.init.zeros_(network[2].weight)
+    nn.init.zeros_(network[2].bias)
+    network.register_buffer("limit", torch.tensor(2.0))  # a buffer is as it was for the way back
 
-        _, found = cosines(network, plant_box(), limited, 30, batch=lambda step, n=rows: batch(step, n))
-        assert min(found[-3:]) > 0.9
+    _, found = cosines(network, plant_box(), limited, 30, batch=lambda step: batch(step, rows))
+    assert min(found[-3:]) > 0.9
 
 
 @pytest.mark.parametrize("shape", [(), (1, 2)], ids=["a number", "a matrix"])
@@ -382,19 +383,16 @@ def test_a_run_goes_on_to_the_same_bits():
         box = plant_box()
         return zo.TangentGradient(network, closed_loop(box), boxes=[box], seed=3)
 
-    whole, cut = made(policy()), made(policy())
+    whole, resumed, last = made(policy()), made(policy()), 0
     steps(whole, 0, 9)
-    for stop in (1, 2, 5):
-        cut = made(policy())
-        steps(cut, 0, stop)
-        state, weights = copy.deepcopy(cut.state_dict()), copy.deepcopy(cut.network.state_dict())
-        network = policy()
-        network.load_state_dict(weights)
+    for stop in (1, 2, 5, 9):
+        steps(resumed, last, stop)
+        cut, network, last = resumed, policy(), stop
+        network.load_state_dict(copy.deepcopy(cut.network.state_dict()))
         resumed = made(network)
-        resumed.load_state_dict(state)
-        steps(resumed, stop, 9)
-        for one, other in zip(resumed.network.parameters(), whole.network.parameters(), strict=True):
-            assert torch.equal(one, other)
+        resumed.load_state_dict(copy.deepcopy(cut.state_dict()))
+    for one, other in zip(resumed.network.parameters(), whole.network.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.slow

@@ -343,7 +343,7 @@ def test_a_closure_whose_solver_no_model_follows_has_the_right_gradient():
     tangent = zo.GridTangent(channels=8, first_steps=20)
     gradient = zo.TangentGradient(network, closure(box), boxes=[box], tangent=tangent, seed=0)
     optimizer, cosines = torch.optim.Adam(network.parameters(), 3e-3), []
-    for step in range(16):
+    for step in range(13):
         start = smooth(step)
         true = torch.autograd.grad(closure(far_reaching)(network, start).mean(), list(network.parameters()))
         optimizer.zero_grad()
@@ -427,7 +427,7 @@ def test_a_network_that_gives_a_viscosity_has_the_right_gradient_and_ends_no_sol
     def objective(box):
         def losses(network, start):
             u, total = start, torch.zeros(())
-            for _ in range(8):
+            for _ in range(5):
                 u = box(u, 0.1 * network(u[:, None])[:, 0])
                 total = total + (u - start.roll(2, 1)).square().mean(dim=1)
             return total

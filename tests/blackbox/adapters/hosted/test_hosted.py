@@ -237,9 +237,8 @@ class TestGradients:
             return (run.closure.x - wanted).square().mean(dim=(1, 2))
 
         gradient = zo.TangentGradient(net, objective, boxes=[host], seed=0)
-        for step in range(8):
+        for step in range(5):
             net.zero_grad()
-
             cases = (torch.arange(8) + 8 * step) % 5
             gradient.backward((cases,))
         exact = gradient_of(net, (twin(net, cases)[:, :-1] - wanted).square().mean())
@@ -470,12 +469,12 @@ class TestFailures:
         cases = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            for _ in range(6):
+            for _ in range(4):
                 net.zero_grad()
                 gradient.backward((cases,))
         others = cases[cases != 1]
         exact = gradient_of(net, twin(net, others)[:, :-1].square().mean())
-        assert gradient.counts.lost == 6
+        assert gradient.counts.lost == 4
         assert cosine(grad(net), exact) > 0.99
 
     def test_outputs_of_a_row_that_failed_are_no_numbers(self, tmp_path):
