@@ -108,17 +108,33 @@ def _solver(
     about = {"solver": name, "task": asdict(task), "seeds": list(seeds), "code": cells.code("solvers")}
     about["solver versions"] = maker.versions()
     found = read(path) if keep else {"cells": {}}
-    same = all(found.get(key) == value for key, value in about.items())
-    done: dict[str, Any] = found["cells"] if same else {}
+    done = kept(found, about)
     box = maker.make(task.points, task.viscosity)
     scale = loss_scale(box, task)
     for column in columns:
-        if done.get(column, {}).get("state") in ("measured", "excluded"):
+        if complete(done.get(column, {}), 1 if column == "uncorrected" else len(seeds)):
             continue
         done[column] = cell(column, box, maker, task, seeds, scale, done)
         print(f"{name}, {column}: {said(done[column])}", flush=True)
         if keep:
             protocol.write("mosaic", words, {**about, "cells": done}, path)
+
+
+def kept(found: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
+    """The cells of an earlier result that stand; none where anything but the number of seeds differs.
+
+    Args:
+        found: the result.
+        about: what it has to be about; where it has fewer seeds than these, or more, its runs are kept.
+    """
+    same = all(found.get(key) == value for key, value in about.items() if key != "seeds")
+    together = all(one == other for one, other in zip(found.get("seeds", ()), about["seeds"], strict=False))
+    return dict(found["cells"]) if same and together else {}
+
+
+def complete(found: Mapping[str, Any], seeds: int) -> bool:
+    """Whether nothing is left to measure in a cell for so many seeds."""
+    return found.get("state") == "excluded" or len(found.get("runs", ())) >= seeds
 
 
 def cell(
@@ -134,7 +150,7 @@ def cell(
         task: the sizes.
         seeds: of the weights.
         scale: of the loss.
-        done: the cells before it, of which the first is that of the bare solver.
+        done: the cells before it, of which the first is that of the bare solver; its own runs are kept.
     """
     if maker.excluded and column in maker.excluded:
         return cells.excluded(maker.excluded[column])
@@ -143,8 +159,9 @@ def cell(
         return cells.excluded(f"nothing to correct: the bare solver ends at {bare[0]['final']:.1e}")
 
     def run() -> dict[str, Any]:
-        alone = column == "uncorrected"
-        runs = [trained(column, box, task, seed, scale) for seed in (seeds[:1] if alone else seeds)]
+        wanted = seeds[:1] if column == "uncorrected" else seeds
+        runs = [*done.get(column, {}).get("runs", ())]
+        runs += [trained(column, box, task, seed, scale) for seed in wanted[len(runs) :]]
         if not all(math.isfinite(each["log"]) for each in runs):
             raise ArithmeticError("errors of free runs are not finite")
         return {"runs": runs}
@@ -300,7 +317,7 @@ def recovery_table(found: Mapping[str, Any]) -> str:
 def field_table(found: Mapping[str, Any]) -> str:
     """In Markdown: a line for each flow and method."""
     state_of, lines, why = cells.states(found, "field"), [], []
-    for name, cell in found["cells"].items():
+    for name, cell in sorted(found["cells"].items(), key=lambda item: field.order(item[0])):
         method, flow = name.split(": ")
         if "runs" not in cell:
             why.append(f"- {flow}, {method}: {cell['state']}, {cell['why']}.")
