@@ -14,6 +14,8 @@ CODE = {
     "recovery": ("recovery.py",),
     "bands": ("recovery.py", "bands.py"),
     "field": ("recovery.py", "field.py", "flow.py", "solvers.py"),
+    "heat": ("heat.py",),
+    "lattice": ("flow.py", "solvers.py", "corrector.py", "lattice.py"),
 }  # study -> the files that decide its figures
 STALE: dict[str, str] = {
     "openfoam.json": "columns of four windows were added since, which change no other: JAX-CFD's were the "

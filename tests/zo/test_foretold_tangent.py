@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from threading import Lock
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ class Mixed(BlackBoxFunction):
         self.inputs = self.outputs = (ArraySpec("state", (1, cells)),)
         draws = torch.randn(cells, cells, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         self.matrix = torch.linalg.qr(draws)[0]
+        self.lock = Lock()  # as boxes of programs have one: not to be copied
 
     def evaluate_rows(self, state):
         return (state.double() @ self.matrix.T).to(state)
