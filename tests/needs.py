@@ -98,7 +98,7 @@ NEEDS = {
     ),
     "dolfinx": Need(
         "apt-get install python3-dolfinx",
-        ("orted", "pkg-config", "x86_64-linux-gnu-gcc"),
+        ("pkg-config", "x86_64-linux-gnu-gcc"),
         there=lambda: not heat.missing(),
         sees=COMPILERS,
     ),

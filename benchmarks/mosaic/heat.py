@@ -9,6 +9,7 @@ beside it is that of the same elements, written here, whose values are dolfinx's
 
 from __future__ import annotations
 
+import os
 import struct
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from blackbox import ArraySpec, BlackBoxFunction, Mesh
 
 METHODS = ("adjoint, L-BFGS", "differences, L-BFGS", "fit_field")
 PYTHONS = (sys.executable, "/usr/bin/python3")
+ALONE = {"OMPI_MCA_ess_singleton_isolated": "1"}  # of MPI, without a daemon
 STEP = 1e-4  # of a difference, in the logarithm
 
 SERVER = """
@@ -92,7 +94,8 @@ def python() -> str | None:
     """A Python that has dolfinx; None where none is found."""
     for name in PYTHONS:
         try:
-            asked = subprocess.run([name, "-c", "import dolfinx, mpi4py"], capture_output=True, check=False)
+            words = [name, "-c", "import dolfinx, mpi4py"]
+            asked = subprocess.run(words, capture_output=True, check=False, env=os.environ | ALONE)
         except OSError:
             continue
         if asked.returncode == 0:
@@ -121,6 +124,7 @@ class Heat(BlackBoxFunction):
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            env=os.environ | ALONE,
         )
         nodes, triangles = struct.unpack("=qq", self._read(16))
         self.places = np.frombuffer(self._read(16 * nodes)).reshape(nodes, 2)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from zo.tangents.tangent import Linearised, Tangent
 
 # decision 140:
 MOST_CELLS = 2**12  # of a grid on which an equation is tried
-FEWEST = 4  # rows of the first evaluation, of which every second is held out
+FEWEST = 3  # rows of the first evaluation, of which every second is held out
 FADING = 0.5  # of the mean square of earlier moves' errors with each move
 HOPELESS = 0.5  # of a change: who misses more knows nothing of it, and the usual model is used
 WORST = 1e12  # a square of an error that is not finite counts as this
@@ -37,7 +36,7 @@ class ForetoldTangent(Tangent):
     half of the change, the last moves counting most. Before there was a move every second row of the
     evaluation is held out, for two models that are made for this alone.
 
-    With fewer than four rows the usual model begins. It is the only one where the box does not move a state
+    With fewer than three rows the usual model begins. It is the only one where the box does not move a state
     on, by its specs, on a periodic grid of at most 4,096 cells, and where the equation's flow is not finite.
 
     Args:
@@ -53,7 +52,7 @@ class ForetoldTangent(Tangent):
     learns_from_values = True
 
     def __init__(self, box: BlackBoxFunction, seed: int = 0) -> None:
-        self._new_usual = partial(_usual, box, seed)
+        self._new_usual = lambda: AutoTangent(box, seed)  # a copy has the same box
         self.usual = self._new_usual()
         self.equation = EquationTangent() if may_be_equation(box) else None
         self.errors: tuple[float, ...] = ()
@@ -210,10 +209,6 @@ class ForetoldTangent(Tangent):
             self.equation.load_state_dict(state["equation"])
         self.errors, self._squares = tuple(state["errors"]), list(state["squares"])
         self._chosen, self._known, self._begun = state["chosen"]
-
-
-def _usual(box: BlackBoxFunction, seed: int) -> AutoTangent:
-    return AutoTangent(box, seed)
 
 
 def _some(rows: CallPairs, places: Tensor) -> CallPairs:
