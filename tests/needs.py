@@ -32,6 +32,8 @@ from types import ModuleType
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from benchmarks.mosaic import heat
+
 ROOT = Path(__file__).parents[1]
 BASE = """
 awk bash basename cat chmod cp cut date dd dirname echo env expr false find getconf grep gzip head
@@ -94,6 +96,12 @@ NEEDS = {
         ("blockMesh", "decomposePar", "pisoFoam", "g++"),
         there=lambda: any(Path("/usr/src").glob("openfoam-*/src/finiteVolume")) or "FOAM_SRC" in os.environ,
     ),
+    "dolfinx": Need(
+        "apt-get install python3-dolfinx",
+        ("pkg-config", "x86_64-linux-gnu-gcc"),
+        there=lambda: not heat.missing(),
+        sees=COMPILERS,
+    ),
     "slurm": Need("apt-get install slurm-wlm", tuple(SLURM.split())),
     "sumo": Need("apt-get install sumo", ("netgenerate",)),
     # packages
@@ -108,6 +116,7 @@ NEEDS = {
     "gymnasium": Need(f"{PEERS} 'blackbox-coupling[gymnasium]'", packages=("gymnasium",)),
     "libsumo": Need("pip install 'blackbox-coupling[sumo]'", packages=("libsumo",)),
     "jax": Need(f"{PEERS} 'blackbox-coupling[jax]'", packages=("jax",)),
+    "xlb": Need(f"{PEERS} jax xlb warp-lang", packages=("jax", "xlb", "warp")),
     "equinox": Need(f"{PEERS} equinox optax", packages=("equinox", "jax", "optax")),
     "flax": Need(f"{PEERS} flax optax", packages=("flax", "jax", "optax")),
     "lightning": Need(f"{PEERS} 'blackbox-coupling[lightning]'", packages=("lightning",)),

@@ -15,6 +15,7 @@ from zo.batches import Batch, count_rows
 from zo.errors import ConfigurationError, FailedQueriesError
 from zo.objective import Objective
 from zo.tangents.gradient import TangentGradient
+from zo.tangents.models.foretold import ForetoldTangent
 from zo.tangents.tangent import Tangent
 from zo.tangents.trust import TrustPolicy
 
@@ -83,7 +84,7 @@ def fit_field(
     """Lower the objective over a field's values, boxes being asked for their values alone.
 
         field = zo.Field(last_state)
-        fit = zo.fit_field(field, objective, boxes=[solver], rows=400, tangent=zo.tangents.EquationTangent())
+        fit = zo.fit_field(field, objective, boxes=[solver], rows=400)
 
     An evaluation runs the boxes, and the tangents learn from their answers. Then, for no row, L-BFGS lowers
     the objective as the tangents have it near there, each call answered by y_k + M(x) - M(x_k), as in a
@@ -103,7 +104,9 @@ def fit_field(
         boxes: the boxes that it calls.
         rows: of the boxes, at most: after the first evaluation none begins that would take more.
         batch: what the objective is given; None for one row, `torch.zeros(1, 1)`.
-        tangent: as for `TangentGradient`. On a periodic grid `EquationTangent` sees finest waves as well.
+        tangent: as for `TangentGradient`; None for `AutoTangent` and, of a box that moves a state on, on a
+            periodic grid of at most 4,096 cells, an `EquationTangent` beside it: the one is used that
+            foretold the last moves better, see `zo.tangents.models.foretold`.
         inner: iterations of L-BFGS between evaluations, at most.
         tolerance: a loss that is low enough.
         seed: of what tangents draw.
@@ -120,6 +123,8 @@ def fit_field(
     check_count("fit_field", "rows", rows)
     check_count("fit_field", "inner", inner)
     check_number("fit_field", "tolerance", tolerance, least=0)
+    if tangent is None and all(isinstance(box, BlackBoxFunction) for box in boxes):
+        tangent = [ForetoldTangent(box, seed) for box in boxes]
     gradient = TangentGradient(
         field,
         objective,
@@ -153,33 +158,41 @@ class _Search:
     def run(self, inner: int, tolerance: float) -> FieldFit:
         """Moves and evaluations, until one of the three ends."""
         best, at = self._first(), self._copy()
-        iterations, why = inner, ""
+        iterations, gave_way, why = inner, False, ""
         while not why:
             if best <= tolerance:
                 why = "tolerance"
                 break
+            if not self._affordable():
+                why = "rows"
+                break
             self._move(iterations, best)
             moved = self._copy()
-            for _ in range(1 + TRIES):
+            stays = all(torch.equal(start, end) for start, end in zip(at, moved, strict=True))
+            for _ in range(0 if stays else 1 + TRIES):
                 if not self._affordable():
                     why = "rows"
                     break
                 loss = self._evaluate()
                 if loss < best:
                     best, at = loss, self._copy()
-                    iterations = min(2 * iterations, inner)
+                    iterations, gave_way = min(2 * iterations, inner), False
                     break
                 moved = [start + SHORTER * (end - start) for start, end in zip(at, moved, strict=True)]
                 self._put(moved)
             else:
                 self._put(at)
-                if iterations == 1:
+                if iterations == 1 and (gave_way or not self._contested()):
                     why = "stalled"
-                elif not self._affordable():
-                    why = "rows"
-                else:
-                    iterations = max(1, int(SHORTER * iterations))
+                    break
+                if not stays:
+                    if not self._affordable():
+                        why = "rows"
+                        break
                     self._evaluate()  # replays begin at what the boxes answer here
+                if gave_way or not self._give_way():
+                    iterations = max(1, int(SHORTER * iterations))
+                gave_way = True
         self._put(at)
         return FieldFit(best, tuple(self.losses), self._spent(), why, self.gradient)
 
@@ -224,6 +237,15 @@ class _Search:
             return replayed if math.isfinite(replayed) else FAR * max(loss, 1e-30)
 
         optimizer.step(closure)
+
+    def _contested(self) -> list[ForetoldTangent]:
+        """The tangents that have a second model."""
+        tangents = (each for each in self.gradient.tangents if isinstance(each, ForetoldTangent))
+        return [each for each in tangents if each.equation is not None]
+
+    def _give_way(self) -> bool:
+        """Have the other model of each box make the next move, where there is one."""
+        return any([each.give_way() for each in self._contested()])
 
     def _affordable(self) -> bool:
         return self._spent() + self.cost <= self.most

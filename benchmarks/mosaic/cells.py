@@ -14,11 +14,10 @@ CODE = {
     "recovery": ("recovery.py",),
     "bands": ("recovery.py", "bands.py"),
     "field": ("recovery.py", "field.py", "flow.py", "solvers.py"),
+    "heat": ("heat.py",),
+    "lattice": ("flow.py", "solvers.py", "corrector.py", "lattice.py"),
 }  # study -> the files that decide its figures
-STALE: dict[str, str] = {
-    "openfoam.json": "columns of four windows were added since, which change no other: JAX-CFD's were the "
-    "same again",
-}
+STALE: dict[str, str] = {}
 """File in `benchmarks/results/mosaic` -> why its figures stand though code has changed since."""
 
 

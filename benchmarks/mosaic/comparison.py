@@ -4,6 +4,7 @@
     python -m benchmarks mosaic --size small --study solvers     solvers in the loop, those installed
     python -m benchmarks mosaic --size small --study recovery    an initial condition
     python -m benchmarks mosaic --size small --study field       the same by zo.fit_field
+    python -m benchmarks mosaic --size small --study heat        a conductivity, on a mesh
     python -m benchmarks mosaic --size small --solvers PhiFlow   one solver; measured cells are kept
 
 Mosaic (Rehmann, Zimmermann, Häfner 2026, arXiv 2606.27895) compares differentiable solvers. Here their
@@ -24,16 +25,17 @@ from typing import Any
 import torch
 
 from benchmarks import protocol
-from benchmarks.mosaic import bands, cells, field, recovery
+from benchmarks.mosaic import bands, cells, field, heat, lattice, recovery
 from benchmarks.mosaic.corrector import CI, COLUMNS, PAPER, SMALL, TERMINAL, Task, loss_scale, trained
-from benchmarks.mosaic.solvers import SOLVERS, Maker
+from benchmarks.mosaic.solvers import SOLVERS as BY_VELOCITY
+from benchmarks.mosaic.solvers import Maker
 from blackbox import BlackBoxFunction
 
+SOLVERS: dict[str, Maker] = {**BY_VELOCITY, **lattice.SOLVERS}
 SEEDS = (0, 1, 2)
 SIZES = {"ci": CI, "small": SMALL, "terminal": TERMINAL, "paper": PAPER}
 FOLDER = protocol.RESULTS / "mosaic"
 ELSEWHERE = {
-    "XLB": "its state is populations on a lattice: no box is written for it yet; Mosaic's gain 20.5 %",
     "INS.jl": "in Julia, which is not installed; Mosaic's gain 38.8 %",
     "PICT": "needs a GPU; Mosaic's gain -4.2 %",
     "Warp-NS": "not a package: Mosaic's own kernels; its gain -0.3 %",
@@ -46,7 +48,8 @@ NOTHING = 1e-3  # of relative error, below which there is nothing to correct
 def main(words: Sequence[str]) -> None:
     """The command line."""
     parser = protocol.options("mosaic", __doc__, tuple(SIZES))
-    parser.add_argument("--study", choices=("solvers", "recovery", "bands", "field", "all"), default="all")
+    studies = ("solvers", "recovery", "bands", "field", "heat", "all")
+    parser.add_argument("--study", choices=studies, default="all")
     parser.add_argument("--solvers", nargs="+", choices=tuple(SOLVERS), default=tuple(SOLVERS))
     parser.add_argument("--columns", nargs="+", choices=COLUMNS, default=COLUMNS)
     parser.add_argument("--tables", action="store_true", help="write the table anew, and measure nothing")
@@ -75,6 +78,11 @@ def main(words: Sequence[str]) -> None:
 
         before = read(FOLDER / "field.json") if keep else {"cells": {}}
         print(field_table(field.result(field.SMALL if keep else field.CI, seeds, before, note)))
+    if asked.study in ("heat", "all"):
+        found = heat.result(heat.SMALL if keep else heat.CI, seeds)
+        print(heat.table(found))
+        if keep:
+            protocol.write("mosaic", words, found, FOLDER / "heat.json")
     if asked.study in ("recovery", "all"):
 
         def write(found: dict[str, Any]) -> None:
@@ -96,6 +104,11 @@ def path_of(solver: str, size: str = "small") -> Path:
     return FOLDER / f"{solver.lower()}{'' if size == 'small' else f'-{size}'}.json"
 
 
+def study_of(solver: str) -> str:
+    """Which code decides the figures of a solver, by its name in `cells.CODE`."""
+    return "lattice" if solver in lattice.SOLVERS else "solvers"
+
+
 def _solver(
     name: str, task: Task, seeds: Sequence[int], words: Sequence[str], size: str, columns: Sequence[str]
 ) -> None:
@@ -105,20 +118,36 @@ def _solver(
         print(f"{name}: skipped, {missing}")
         return
     path, keep = path_of(name, size), size != "ci"
-    about = {"solver": name, "task": asdict(task), "seeds": list(seeds), "code": cells.code("solvers")}
+    about = {"solver": name, "task": asdict(task), "seeds": list(seeds), "code": cells.code(study_of(name))}
     about["solver versions"] = maker.versions()
     found = read(path) if keep else {"cells": {}}
-    same = all(found.get(key) == value for key, value in about.items())
-    done: dict[str, Any] = found["cells"] if same else {}
+    done = kept(found, about)
     box = maker.make(task.points, task.viscosity)
-    scale = loss_scale(box, task)
+    scale = lattice.loss_scale(box, task) if isinstance(box, lattice.Lattice) else loss_scale(box, task)
     for column in columns:
-        if done.get(column, {}).get("state") in ("measured", "excluded"):
+        if complete(done.get(column, {}), 1 if column == "uncorrected" else len(seeds)):
             continue
         done[column] = cell(column, box, maker, task, seeds, scale, done)
         print(f"{name}, {column}: {said(done[column])}", flush=True)
         if keep:
             protocol.write("mosaic", words, {**about, "cells": done}, path)
+
+
+def kept(found: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
+    """The cells of an earlier result that stand; none where anything but the number of seeds differs.
+
+    Args:
+        found: the result.
+        about: what it has to be about; where it has fewer seeds than these, or more, its runs are kept.
+    """
+    same = all(found.get(key) == value for key, value in about.items() if key != "seeds")
+    together = all(one == other for one, other in zip(found.get("seeds", ()), about["seeds"], strict=False))
+    return dict(found["cells"]) if same and together else {}
+
+
+def complete(found: Mapping[str, Any], seeds: int) -> bool:
+    """Whether nothing is left to measure in a cell for so many seeds."""
+    return found.get("state") == "excluded" or len(found.get("runs", ())) >= seeds
 
 
 def cell(
@@ -134,7 +163,7 @@ def cell(
         task: the sizes.
         seeds: of the weights.
         scale: of the loss.
-        done: the cells before it, of which the first is that of the bare solver.
+        done: the cells before it, of which the first is that of the bare solver; its own runs are kept.
     """
     if maker.excluded and column in maker.excluded:
         return cells.excluded(maker.excluded[column])
@@ -143,13 +172,21 @@ def cell(
         return cells.excluded(f"nothing to correct: the bare solver ends at {bare[0]['final']:.1e}")
 
     def run() -> dict[str, Any]:
-        alone = column == "uncorrected"
-        runs = [trained(column, box, task, seed, scale) for seed in (seeds[:1] if alone else seeds)]
+        wanted = seeds[:1] if column == "uncorrected" else seeds
+        runs = [*done.get(column, {}).get("runs", ())]
+        for seed in wanted[len(runs) :]:
+            runs.append(_trained(column, box, task, seed, scale))
         if not all(math.isfinite(each["log"]) for each in runs):
             raise ArithmeticError("errors of free runs are not finite")
         return {"runs": runs}
 
     return cells.measured(run)
+
+
+def _trained(column: str, box: BlackBoxFunction, task: Task, seed: int, scale: float) -> dict[str, Any]:
+    if isinstance(box, lattice.Lattice):
+        return lattice.trained(column, box, task, seed, scale)
+    return trained(column, box, task, seed, scale)
 
 
 def said(found: Mapping[str, Any]) -> str:
@@ -192,6 +229,8 @@ def tables() -> str:
         parts += ["## Recovery of an initial condition", recovery_table(read(path))]
     if (fields := read(FOLDER / "field.json"))["cells"]:
         parts += ["## Recovery by zo.fit_field", field_table(fields)]
+    if (warm := read(FOLDER / "heat.json"))["cells"]:
+        parts += ["## A conductivity on a mesh", heat.table(warm)]
     if (looks := read(FOLDER / "bands.json"))["cells"]:
         parts += ["## Why the recovery stalls", bands.table(looks)]
     return "\n\n".join(parts) + "\n"
@@ -210,7 +249,7 @@ def solvers_table(size: str) -> str:
     """Of a size: a line for each cell that was measured, and what was not and why."""
     lines, why = [], []
     for name, found in results(size).items():
-        state_of = cells.states(found, "solvers")
+        state_of = cells.states(found, study_of(name))
         for column in COLUMNS:
             if (entry := found["cells"].get(column)) is None:
                 continue
@@ -300,7 +339,7 @@ def recovery_table(found: Mapping[str, Any]) -> str:
 def field_table(found: Mapping[str, Any]) -> str:
     """In Markdown: a line for each flow and method."""
     state_of, lines, why = cells.states(found, "field"), [], []
-    for name, cell in found["cells"].items():
+    for name, cell in sorted(found["cells"].items(), key=lambda item: field.order(item[0])):
         method, flow = name.split(": ")
         if "runs" not in cell:
             why.append(f"- {flow}, {method}: {cell['state']}, {cell['why']}.")

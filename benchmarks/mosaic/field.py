@@ -7,6 +7,7 @@ tangent's; there the adjoint is JAX-CFD's own. The adjoint has 1,080 rows, as th
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -28,7 +29,7 @@ from blackbox import BlackBoxFunction
 from simulators.spectral import Vorticity
 from zo.objective import Objective
 
-METHODS = ("adjoint, L-BFGS", "fit_field, EquationTangent", "fit_field, default tangent")
+METHODS = ("adjoint, L-BFGS", "fit_field", "fit_field, AutoTangent", "fit_field, EquationTangent")
 FLOWS = ("vorticity, rms 0.7", "vorticity, rms 1.4", "velocity, JAX-CFD")
 
 
@@ -121,7 +122,8 @@ def searched(method: str, flow: str, task: Task, seed: int) -> dict[str, Any]:
             _by_adjoint(this, task.recovery.evaluations, note)
             rows = len(losses) * calls
         else:
-            tangent = zo.EquationTangent() if "Equation" in method else None
+            named = {METHODS[2]: zo.tangents.AutoTangent(this.box, seed), METHODS[3]: zo.EquationTangent()}
+            tangent = named.get(method)
             fit = zo.fit_field(
                 this.field,
                 this.objective,
@@ -133,8 +135,8 @@ def searched(method: str, flow: str, task: Task, seed: int) -> dict[str, Any]:
                 evaluated=note,
             )
             rows, more = this.box.ledger.rows_run - before, {"why": fit.why}
-            if tangent is not None:
-                more["measured"] = getattr(fit.gradient.tangents[0], "measured", {})
+            used = fit.gradient.tangents[0]
+            more["measured"] = getattr(getattr(used, "equation", used), "measured", {})
     place = int(np.argmin(losses))
     return {
         "seed": seed,
@@ -146,6 +148,15 @@ def searched(method: str, flow: str, task: Task, seed: int) -> dict[str, Any]:
         "seconds": round(process_time() - began, 1),
         **more,
     }
+
+
+def order(name: str) -> tuple[int, int]:
+    """The place of a cell "method: flow" in the table; unknown ones are last."""
+    method, flow = name.split(": ")
+    return tuple(  # type: ignore[return-value]
+        known.index(part) if part in known else len(known)
+        for known, part in ((FLOWS, flow), (METHODS, method))
+    )
 
 
 def _by_adjoint(this: Case, evaluations: int, note: Callable[[float], None]) -> None:
@@ -186,11 +197,11 @@ def result(
         done: an earlier result.
         keep: what is called with the result after each cell.
     """
-    about = {"seeds": list(seeds), "task": asdict(task), "code": cells.code("field")}
+    sizes = json.loads(json.dumps(asdict(task)))  # as a file has them
+    about = {"seeds": list(seeds), "task": sizes, "code": cells.code("field")}
     same = all(done.get(key) == value for key, value in about.items())
     found: dict[str, Any] = {**about, "cells": dict(done["cells"]) if same else {}}
-    names = [(method, flow) for flow in FLOWS for method in METHODS]
-    for method, flow in sorted(names, key=lambda name: name[0] == METHODS[-1]):  # what is slow is last
+    for method, flow in ((method, flow) for method in METHODS for flow in FLOWS):
         name = f"{method}: {flow}"
         if found["cells"].get(name, {}).get("state") == "measured":
             continue

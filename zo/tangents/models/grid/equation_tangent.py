@@ -90,7 +90,7 @@ class EquationTangent(ValueTangent):
     def take(self, form: Form, z: Tensor, others: Tensor, y: Tensor) -> None:
         """Look at the first rows: what the state is, and its size."""
         if not self._moments:
-            _check(form)
+            refuse_no_state(form)
             self._scale = float(y.double().square().mean().sqrt()) or 1.0
         self._moments = self._moments or self.moments(form)
         for moments, values in zip(self._moments, (z, others, y, y - self.carried(z)), strict=True):
@@ -187,8 +187,12 @@ def _sizes(form: Form) -> tuple[tuple[int, ...], int, int]:
     return space, outputs.channels, Lattice((*kept, *form.others), space).channels
 
 
-def _check(form: Form) -> None:
-    """Refuse what is no state on a periodic grid."""
+def refuse_no_state(form: Form) -> None:
+    """Refuse what is no state on a periodic grid.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
     space = space_of(form.outputs, form.inputs)
     whole = space is not None and Lattice(tuple(spec.shape for spec in form.outputs), space).whole
     walls = any(getattr(spec.layout, "periodic", None) is False for spec in form.outputs)

@@ -1,0 +1,411 @@
+"""A conductivity from temperatures, on FEniCS's triangles: adjoint, differences, `zo.fit_field`.
+
+After Mosaic's heat conduction on meshes. The unit square, cold at its edge, has a source of heat in each of
+its quarters, one at a time: four rows of the box are an evaluation. The temperatures at all nodes are known;
+the logarithm of the conductivity at the nodes is looked for, from zero on. The box is dolfinx (FEniCS) with
+linear elements, which runs in a Python of its own, such as Debian's, and gives no derivative. The adjoint
+beside it is that of the same elements, written here, whose values are dolfinx's to rounding.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, cached_property
+from time import process_time
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.sparse import coo_matrix
+from scipy.sparse.linalg import splu
+from torch import Tensor, nn
+
+import zo
+from benchmarks.mosaic import cells
+from blackbox import ArraySpec, BlackBoxFunction, Mesh
+
+METHODS = ("adjoint, L-BFGS", "differences, L-BFGS", "fit_field")
+PYTHONS = (sys.executable, "/usr/bin/python3")
+ALONE = {"OMPI_MCA_ess_singleton_isolated": "1"}  # of MPI, without a daemon
+STEP = 1e-4  # of a difference, in the logarithm
+
+SERVER = """
+import sys
+import numpy as np
+from mpi4py import MPI
+from dolfinx import fem, mesh
+from dolfinx.fem import petsc
+import ufl
+
+side = int(sys.argv[1])
+square = mesh.create_unit_square(MPI.COMM_WORLD, side, side)
+space = fem.FunctionSpace(square, ("CG", 1))
+conductivity, heat = fem.Function(space), fem.Function(space)
+edge = mesh.locate_entities_boundary(square, 1, lambda x: np.isclose(x[:2] * (1 - x[:2]), 0).any(axis=0))
+cold = fem.dirichletbc(np.float64(0), fem.locate_dofs_topological(space, 1, edge), space)
+known, tested = ufl.TrialFunction(space), ufl.TestFunction(space)
+form = conductivity * ufl.inner(ufl.grad(known), ufl.grad(tested)) * ufl.dx
+direct = {"ksp_type": "preonly", "pc_type": "lu"}
+problem = petsc.LinearProblem(form, heat * tested * ufl.dx, bcs=[cold], petsc_options=direct)
+places = space.tabulate_dof_coordinates()[:, :2]
+triangles = space.dofmap.list.array.reshape(-1, 3)
+out = sys.stdout.buffer
+out.write(np.array([len(places), len(triangles)], dtype=np.int64).tobytes())
+out.write(places.astype(np.float64).tobytes() + triangles.astype(np.int64).tobytes())
+out.flush()
+size = 8 * len(places)
+while len(told := sys.stdin.buffer.read(2 * size)) == 2 * size:
+    conductivity.x.array[:] = np.frombuffer(told[:size])
+    heat.x.array[:] = np.frombuffer(told[size:])
+    out.write(problem.solve().x.array.tobytes())
+    out.flush()
+"""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Sizes.
+
+    Attributes:
+        side: squares along a side, of two triangles each.
+        evaluations: of the adjoint, and of `fit_field`.
+        gradients: by differences.
+    """
+
+    side: int = 20
+    evaluations: int = 60
+    gradients: int = 10
+
+
+SMALL = Task()
+CI = Task(side=6, evaluations=4, gradients=2)
+
+
+@cache
+def python() -> str | None:
+    """A Python that has dolfinx; None where none is found."""
+    for name in PYTHONS:
+        try:
+            words = [name, "-c", "import dolfinx, mpi4py"]
+            asked = subprocess.run(words, capture_output=True, check=False, env=os.environ | ALONE)
+        except OSError:
+            continue
+        if asked.returncode == 0:
+            return name
+    return None
+
+
+def missing() -> str | None:
+    """What is not installed, and how one gets it; None where all is."""
+    return None if python() else "dolfinx not installed: apt-get install python3-dolfinx"
+
+
+class Heat(BlackBoxFunction):
+    """Conductivity and source at the nodes to the temperature there, by dolfinx.
+
+    Args:
+        side: squares along a side.
+    """
+
+    def __init__(self, side: int) -> None:
+        name = python()
+        assert name is not None
+        self.side = side
+        self._process = subprocess.Popen(
+            [name, "-c", SERVER, str(side)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | ALONE,
+        )
+        nodes, triangles = struct.unpack("=qq", self._read(16))
+        self.places = np.frombuffer(self._read(16 * nodes)).reshape(nodes, 2)
+        self.triangles = np.frombuffer(self._read(24 * triangles), dtype=np.int64).reshape(triangles, 3)
+        mesh = Mesh(triangles=self.triangles, coordinates=self.places)
+        self.inputs = (
+            ArraySpec("conductivity", (nodes,), "float64", layout=mesh),
+            ArraySpec("source", (nodes,), "float64", differentiable=False, layout=mesh),
+        )
+        self.outputs = (ArraySpec("temperature", (nodes,), "float64", layout=mesh),)
+
+    def _read(self, size: int) -> bytes:
+        assert self._process.stdout is not None
+        found = self._process.stdout.read(size)
+        if len(found) < size:
+            raise RuntimeError("dolfinx: expected an answer, got the end of its process. See its own output.")
+        return found
+
+    def evaluate_rows(self, conductivity: NDArray[Any], source: NDArray[Any]) -> NDArray[Any]:
+        """One row after another."""
+        assert self._process.stdin is not None
+        found = []
+        for row in zip(conductivity, source, strict=True):
+            self._process.stdin.write(b"".join(part.astype(np.float64).tobytes() for part in row))
+            self._process.stdin.flush()
+            found.append(np.frombuffer(self._read(8 * len(row[0]))))
+        return np.stack(found)
+
+    def close(self) -> None:
+        """End the process."""
+        for end in (self._process.stdin, self._process.stdout):
+            if end is not None:
+                end.close()
+        self._process.wait()
+
+
+class Elements:
+    """The same elements with their adjoint: linear on triangles, the conductivity too.
+
+    Args:
+        places: of the nodes, `(nodes, 2)`.
+        triangles: three nodes each.
+    """
+
+    def __init__(self, places: NDArray[Any], triangles: NDArray[Any]) -> None:
+        self.triangles, self.nodes = triangles, len(places)
+        corners = places[triangles]
+        sides = np.roll(corners, -1, axis=1) - np.roll(corners, 1, axis=1)  # opposite to each corner
+        first, second = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+        self.area = abs(first[:, 0] * second[:, 1] - first[:, 1] * second[:, 0]) / 2
+        self.stiffness = sides @ sides.transpose(0, 2, 1) / (4 * self.area[:, None, None])
+        self.inner = np.flatnonzero(((places > 1e-9) & (places < 1 - 1e-9)).all(axis=1))
+
+    @cached_property
+    def _at(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        return np.repeat(self.triangles, 3, axis=1).ravel(), np.tile(self.triangles, (1, 3)).ravel()
+
+    def _matrix(self, entries: NDArray[Any]) -> Any:
+        return coo_matrix((entries.ravel(), self._at), shape=(self.nodes, self.nodes)).tocsc()
+
+    @cached_property
+    def mass(self) -> Any:
+        """The mass matrix."""
+        return self._matrix(self.area[:, None, None] * (1 + np.eye(3)) / 12)
+
+    def solved(self, conductivity: NDArray[Any], source: NDArray[Any]) -> tuple[NDArray[Any], Any]:
+        """The temperature, `(nodes,)`, and the factors of the matrix between inner nodes."""
+        means = conductivity[self.triangles].mean(axis=1)
+        matrix = self._matrix(means[:, None, None] * self.stiffness)
+        factors = splu(matrix[self.inner][:, self.inner].tocsc())
+        found = np.zeros(self.nodes)
+        found[self.inner] = factors.solve((self.mass @ source)[self.inner])
+        return found, factors
+
+    def vjp(self, temperature: NDArray[Any], factors: Any, back: NDArray[Any]) -> NDArray[Any]:
+        """The gradient by the conductivity, `(nodes,)`."""
+        adjoint = np.zeros(self.nodes)
+        adjoint[self.inner] = factors.solve(back[self.inner])
+        of_triangle = -np.einsum(
+            "ti,tij,tj->t", adjoint[self.triangles], self.stiffness, temperature[self.triangles]
+        )
+        return np.bincount(self.triangles.ravel(), np.repeat(of_triangle / 3, 3), self.nodes)
+
+    def advance(self, conductivity: Tensor, source: Tensor) -> Tensor:
+        """All rows, for autograd."""
+        return _Exact.apply(conductivity, source, self)  # type: ignore[no-any-return]
+
+
+class _Exact(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, conductivity: Tensor, source: Tensor, elements: Elements) -> Tensor:
+        rows = zip(conductivity.detach().numpy(), source.numpy(), strict=True)
+        ctx.solved, ctx.elements = [elements.solved(*row) for row in rows], elements
+        return torch.from_numpy(np.stack([temperature for temperature, _ in ctx.solved]))
+
+    @staticmethod
+    def backward(ctx: Any, back: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        parts = zip(ctx.solved, back.numpy(), strict=True)
+        return torch.from_numpy(np.stack([ctx.elements.vjp(*found, row) for found, row in parts])), None, None
+
+
+def wanted(places: NDArray[Any], seed: int) -> Tensor:
+    """The logarithm of a conductivity: cosines of up to three half waves along the square, rms .5."""
+    draws, waves = np.random.default_rng(seed), range(4)
+    x, y = places.T
+    field = sum(
+        draws.normal() * np.cos(np.pi * a * x) * np.cos(np.pi * b * y) for a in waves for b in waves if a + b
+    )
+    return torch.from_numpy(0.5 * field / np.sqrt(np.mean(np.square(field))))
+
+
+def sources(places: NDArray[Any]) -> Tensor:
+    """A bump in each quarter, `(4, nodes)`."""
+    middles = [(x, y) for x in (0.25, 0.75) for y in (0.25, 0.75)]
+    bumps = [np.exp(-(np.square(places - middle).sum(axis=1)) / 0.02) for middle in middles]
+    return torch.from_numpy(50 * np.stack(bumps))
+
+
+def objective_of(advance: Callable[[Tensor, Tensor], Tensor], seen: Tensor) -> Callable[..., Tensor]:
+    """The squared error of the temperatures over their square; a row is a source and what was seen."""
+
+    def objective(field: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        source, seen = batch
+        found = advance(field(source).exp(), source)
+        return (found - seen).square().sum(dim=1) / seen.square().sum(dim=1)
+
+    return objective
+
+
+def searched(method: str, task: Task, seed: int) -> dict[str, Any]:
+    """One method's least loss and its error, the errors on the way, rows and seconds."""
+    box = Heat(task.side)
+    try:
+        return _searched(method, box, task, seed)
+    finally:
+        box.close()
+
+
+def _searched(method: str, box: Heat, task: Task, seed: int) -> dict[str, Any]:
+    began, exact = process_time(), Elements(box.places, box.triangles)
+    truth, source = wanted(box.places, seed), sources(box.places)
+    with torch.no_grad():
+        seen = box(truth.exp().expand(4, -1), source)
+    before = box.ledger.rows_run
+    field, batch = zo.Field(torch.zeros_like(truth)), (source, seen)
+    losses, errors = list[float](), list[float]()
+
+    def note(loss: float) -> None:
+        losses.append(loss)
+        errors.append(float((field.values.detach() - truth).norm() / truth.norm()))
+
+    more: dict[str, Any] = {}
+    if method == "fit_field":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            fit = zo.fit_field(
+                field,
+                objective_of(box, seen),
+                boxes=[box],
+                rows=4 * task.evaluations,
+                batch=batch,
+                seed=seed,
+                evaluated=note,
+            )
+        more, rows = {"why": fit.why}, box.ledger.rows_run - before
+    else:
+        by_differences = method.startswith("differences")
+        gradient = _differences(box, field, batch) if by_differences else _adjoint(exact, field, batch)
+        _by_bfgs(field, gradient, task.gradients if by_differences else task.evaluations, note)
+        rows = box.ledger.rows_run - before if by_differences else 4 * len(losses)
+    place = int(np.argmin(losses))
+    return {
+        "seed": seed,
+        "start": 1.0,
+        "error": errors[place],
+        "loss": losses[place],
+        "rows": rows,
+        "errors": [round(each, 5) for each in errors],
+        "seconds": round(process_time() - began, 1),
+        **more,
+    }
+
+
+Gradient = Callable[[], tuple[float, Tensor]]
+
+
+def _adjoint(exact: Elements, field: zo.Field, batch: tuple[Tensor, Tensor]) -> Gradient:
+    objective = objective_of(exact.advance, batch[1])
+
+    def gradient() -> tuple[float, Tensor]:
+        loss = objective(field, batch).mean()
+        (found,) = torch.autograd.grad(loss, [field.values])
+        return float(loss.detach()), found
+
+    return gradient
+
+
+def _differences(box: Heat, field: zo.Field, batch: tuple[Tensor, Tensor]) -> Gradient:
+    """Forward differences, a number after another: rows of four sources for each."""
+    objective, values = objective_of(box, batch[1]), field.values
+
+    @torch.no_grad()
+    def gradient() -> tuple[float, Tensor]:
+        loss, found = objective(field, batch).mean(), torch.zeros_like(values)
+        for number in range(len(values)):
+            values[number] += STEP
+            found[number] = (objective(field, batch).mean() - loss) / STEP
+            values[number] -= STEP
+        return float(loss), found
+
+    return gradient
+
+
+def _by_bfgs(field: zo.Field, gradient: Gradient, most: int, note: Callable[[float], None]) -> None:
+    """L-BFGS, that of scipy, for so many gradients."""
+    count = 0
+
+    def at(numbers: NDArray[Any]) -> tuple[float, NDArray[Any]]:
+        nonlocal count
+        if count >= most:
+            raise StopIteration
+        count += 1
+        with torch.no_grad():
+            field.values.copy_(torch.from_numpy(numbers))
+        loss, found = gradient()
+        note(loss)
+        return loss, found.numpy()
+
+    limits = {"maxiter": 10_000, "maxfun": 10_000, "ftol": 0.0, "gtol": 0.0}
+    try:
+        minimize(at, field.values.detach().numpy().copy(), jac=True, method="L-BFGS-B", options=limits)
+    except StopIteration:
+        return
+
+
+def result(task: Task, seeds: Sequence[int]) -> dict[str, Any]:
+    """All cells, by method.
+
+    Args:
+        task: the sizes.
+        seeds: of what is looked for.
+    """
+    about = {"seeds": list(seeds), "task": asdict(task), "code": cells.code("heat")}
+    found: dict[str, Any] = {**about, "cells": {}}
+    why = missing()
+    for method in METHODS:
+
+        def run(method: str = method) -> dict[str, Any]:
+            return {"runs": [searched(method, task, seed) for seed in seeds]}
+
+        cell = found["cells"][method] = cells.excluded(why) if why else cells.measured(run)
+        said = cell.get("why") or [(run["error"], run["rows"], run["seconds"]) for run in cell["runs"]]
+        print(f"heat, {method}: {said}", flush=True)
+    return found
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """In Markdown: a line for each method."""
+    state_of, lines = cells.states(found, "heat"), []
+    for method, cell in found["cells"].items():
+        runs = cell.get("runs", ())
+        if not runs:
+            lines.append(f"| {method} | {cell['state']}, {cell['why']} | | | | |")
+            continue
+        errors, losses = ([run[name] for run in runs] for name in ("error", "loss"))
+        counts = [run["rows"] for run in runs]
+        rows = " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
+        ends = ", ".join(sorted({run["why"] for run in runs if "why" in run}))
+        state = f"{state_of[method]}, {ends}" if ends else state_of[method]
+        row = (method, state, _spread(errors), _spread(losses), rows, str(len(runs)))
+        lines.append(f"| {' | '.join(row)} |")
+    nodes = (found["task"]["side"] + 1) ** 2
+    return (
+        "Relative error of the logarithm of the conductivity at the least loss (1 where it begins): mean of "
+        f"the seeds, least and greatest; {nodes} nodes, four sources, so that an evaluation takes 4 rows and "
+        f"a gradient by differences {4 * (nodes + 1):,}.\n\n"
+        "| method | state | error | loss | rows | seeds |\n"
+        "| --- | --- | --- | --- | --- | --- |\n" + "\n".join(lines)
+    )
+
+
+def _spread(values: Sequence[float]) -> str:
+    """The mean, and the least and the greatest."""
+    return f"{np.mean(values):.2g} ({min(values):.2g} to {max(values):.2g})"

@@ -1,0 +1,236 @@
+"""`ForetoldTangent`: of the usual model and an equation, the one that foretold the last moves of a search."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from blackbox import BlackBoxFunction
+from zo.errors import ConfigurationError, TangentError
+from zo.tangents.models.automatic import AutoTangent, structure_of
+from zo.tangents.models.grid.equation_tangent import EquationTangent, refuse_no_state
+from zo.tangents.models.grid.lattice import space_of
+from zo.tangents.models.values import Form
+from zo.tangents.record.pairs import CallPairs, all_rows, reciprocal
+from zo.tangents.tangent import Linearised, Tangent
+
+# decision 140:
+MOST_CELLS = 2**12  # of a grid on which an equation is tried
+FEWEST = 3  # rows of the first evaluation, of which every second is held out
+FADING = 0.5  # of the mean square of earlier moves' errors with each move
+HOPELESS = 0.5  # of a change: who misses more knows nothing of it, and the usual model is used
+WORST = 1e12  # a square of an error that is not finite counts as this
+
+
+class ForetoldTangent(Tangent):
+    """J(z) is that of `AutoTangent`, or of an `EquationTangent` where that foretells changes better.
+
+    For one batch whose inputs move from evaluation to evaluation, as in `fit_field`. Both learn from all
+    rows. Before new rows are shown, each says what the same calls answer now, y_k + M(x) - M(x_k), from what
+    was recorded last: just what a search relied on. The equation is used where it missed less, and less than
+    half of the change, the last moves counting most. Before there was a move every second row of the
+    evaluation is held out, for two models that are made for this alone.
+
+    With fewer than three rows the usual model begins. It is the only one where the box does not move a state
+    on, by its specs, on a periodic grid of at most 4,096 cells, and where the equation's flow is not finite.
+
+    Args:
+        box: the box, whose specs decide.
+        seed: of what the usual model draws.
+
+    Attributes:
+        usual: used where the equation is not better.
+        equation: the other; None where it is out.
+        errors: what both missed last, over how much the answers changed; empty before.
+    """
+
+    learns_from_values = True
+
+    def __init__(self, box: BlackBoxFunction, seed: int = 0) -> None:
+        self._new_usual = lambda: AutoTangent(box, seed)  # a copy has the same box
+        self.usual = self._new_usual()
+        self.equation = EquationTangent() if may_be_equation(box) else None
+        self.errors: tuple[float, ...] = ()
+        self._squares = [
+            0.0,
+            0.0,
+        ]  # of the usual model's errors and the equation's, over those of the changes
+        self._chosen = False  # whether the equation is
+        self._known = False  # whether it is not hopeless
+        self._begun = False  # whether there was an evaluation
+        self._before: list[CallPairs] = []  # what the last evaluation showed
+        self._now: list[CallPairs] = []  # what was seen since
+        self._missed: list[list[Tensor]] = []  # squares of it that both missed, and of its changes
+
+    @property
+    def tangent(self) -> Tangent:
+        """The one in use."""
+        return self.equation if self._chosen and self.equation is not None else self.usual
+
+    def at(self, rows: CallPairs) -> Linearised:
+        """The one in use."""
+        return self.tangent.at(rows)
+
+    def at_each(self, calls: Sequence[CallPairs]) -> list[Linearised]:
+        """The one in use, at all calls at once."""
+        return self.tangent.at_each(calls)
+
+    def expect(self, rows: CallPairs) -> Tensor | None:
+        """What the one in use expects."""
+        return self.tangent.expect(rows)
+
+    @torch.no_grad()
+    def see(self, rows: CallPairs) -> None:
+        """Compare what both foretold of the rows, and let both keep them."""
+        if self.equation is not None:
+            place = len(self._now)
+            if place < len(self._before) and self._before[place].z.shape == rows.z.shape:
+                self._missed.append(self._of_move(self._before[place], rows))
+            self._now.append(rows)
+            self.equation.see(rows)
+        self.usual.see(rows)
+
+    def learn(self, steps: int | None = None) -> None:
+        """Choose by what was foretold, and let both learn."""
+        if self.equation is not None and self._now:
+            if not self._begun:
+                self._hold_out(all_rows(self._now))
+            self._choose()
+            if not self._begun:  # what is asked of moves is another question
+                self._squares, self._begun = [], True
+            self._before, self._now = self._now, []
+        self.usual.learn(steps)
+        if self.equation is not None:
+            try:
+                self.equation.learn(steps)
+            except TangentError:
+                self._drop()
+
+    def give_way(self) -> bool:
+        """Use the other from now on, until it misses more: a move by the one in use has led nowhere.
+
+        Returns:
+            Whether there is another, and it is not hopeless.
+        """
+        if self.equation is None or not (self._chosen or self._known):
+            return False
+        self._chosen = not self._chosen
+        self._squares.reverse()
+        return True
+
+    def improve(self) -> str | None:
+        """What the usual model does more, where it is in use: an equation has nothing left to do."""
+        return None if self._chosen else self.usual.improve()
+
+    def keep_within(self, most_bytes: int) -> None:
+        """Have both share so many bytes."""
+        self.usual.keep_within(most_bytes // 2)
+        if self.equation is not None:
+            self.equation.keep_within(most_bytes // 2)
+
+    def check_box(self, box: BlackBoxFunction) -> None:
+        """It is made for one."""
+        self.usual.check_box(box)
+
+    def _of_move(self, before: CallPairs, rows: CallPairs) -> list[Tensor]:
+        """Squares of what both miss of the answers at new inputs, and of the answers' change."""
+        assert self.equation is not None
+        alive = (before.alive & rows.alive).nonzero(as_tuple=True)
+        change, unit = (rows.y - before.y)[alive], reciprocal(rows.response_scale)
+        squares = []
+        for tangent in (self.usual, self.equation):
+            foretold = tangent.at(before).to(rows.z, rows.others)[alive]
+            squares.append(((foretold - change) * unit).double().square().sum())
+        return [*squares, (change * unit).double().square().sum()]
+
+    @torch.no_grad()
+    def _hold_out(self, rows: CallPairs) -> None:
+        """Of the first rows half is for two models, which are asked how calls change the others."""
+        if len(rows.z) < FEWEST:
+            return
+        places = torch.arange(len(rows.z), device=rows.z.device)
+        shown, held_out = (_some(rows, places[first::2]) for first in (0, 1))
+        alive, unit = held_out.alive.nonzero(as_tuple=True), reciprocal(held_out.response_scale)
+        change = (held_out.y - Form(rows.inputs, rows.outputs, ()).followed(held_out.z))[alive]
+        squares = []
+        for tangent in (self._new_usual(), EquationTangent()):
+            tangent.see(shown)
+            try:
+                tangent.learn()
+                foretold = tangent.at(held_out).values
+            except TangentError:
+                foretold = None
+            missed = change * math.inf if foretold is None else foretold[alive] - held_out.y[alive]
+            squares.append((missed * unit).double().square().sum())
+        self._missed.append([*squares, (change * unit).double().square().sum()])
+
+    def _choose(self) -> None:
+        """The equation where it missed less."""
+        if not self._missed:
+            return
+        *missed, change = (float(torch.stack(column).sum()) for column in zip(*self._missed, strict=True))
+        self._missed = []
+        if not change > 0:
+            return
+        new = [square / change if math.isfinite(square) else WORST for square in missed]
+        self.errors = tuple(math.sqrt(square) for square in new)
+        before = self._squares or new
+        pairs = zip(before, new, strict=True)
+        self._squares = [FADING * old + (1 - FADING) * square for old, square in pairs]
+        self._known = self._squares[1] < HOPELESS**2
+        self._chosen = self._known and self._squares[1] < self._squares[0]
+
+    def _drop(self) -> None:
+        """Go on without the equation."""
+        self.equation, self._chosen = None, False
+        self._before, self._now, self._missed = [], [], []
+
+    def state_dict(self) -> dict[str, Any]:
+        """What both have learned, and which is in use."""
+        return {
+            "usual": self.usual.state_dict(),
+            "equation": None if self.equation is None else self.equation.state_dict(),
+            "errors": list(self.errors),
+            "squares": list(self._squares),
+            "chosen": (self._chosen, self._known, self._begun),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken; of the rows that were seen last nothing is kept."""
+        self._drop()
+        self.usual.load_state_dict(state["usual"])
+        if state["equation"] is not None:
+            self.equation = EquationTangent()
+            self.equation.load_state_dict(state["equation"])
+        self.errors, self._squares = tuple(state["errors"]), list(state["squares"])
+        self._chosen, self._known, self._begun = state["chosen"]
+
+
+def _some(rows: CallPairs, places: Tensor) -> CallPairs:
+    """Some of the rows, without probes."""
+    return replace(
+        rows,
+        **{name: getattr(rows, name)[places] for name in ("z", "y", "alive")},
+        **{name: getattr(rows, name)[:, places] for name in ("d", "response", "valid")},
+        others=tuple(None if other is None else other[places] for other in rows.others),
+    )
+
+
+def may_be_equation(box: BlackBoxFunction) -> bool:
+    """Whether specs do not forbid that a box moves a state on, on a periodic grid that is not too large."""
+    inputs, outputs = ([s for s in specs if s.differentiable] for specs in (box.inputs, box.outputs))
+    structure = structure_of(inputs, outputs)
+    ends = structure.periodic if isinstance(structure.periodic, tuple) else (structure.periodic,)
+    space = space_of(outputs, inputs)
+    if structure.kind != "grid" or False in ends or math.prod(space or ()) > MOST_CELLS:
+        return False
+    try:
+        refuse_no_state(Form(tuple(inputs), tuple(outputs), ()))
+    except ConfigurationError:
+        return False
+    return True
