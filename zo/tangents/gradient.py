@@ -273,7 +273,7 @@ class TangentGradient:
             if share is not None:
                 self.counts.clipped += self._grads.add_share(gradient.gradients, share, number)
             self._rows = self.counts.add(evaluation)
-            self._imagination.saw(gradient)
+            self._imagination.saw(gradient, used=share is not None)
             self._replays.add(gradient.window)
             judgement.saw(evaluation, gradient, self.counts.lost)
             return gradient.back.loss

@@ -135,8 +135,13 @@ class Imagination:
         if evaluation is not None and _finite(evaluation.gradients):
             self._forecast = evaluation.gradients
 
-    def saw(self, gradient: StepGradient) -> None:
-        """Take in a window: what boxes were asked, and the gradient that the step takes."""
+    def saw(self, gradient: StepGradient, *, used: bool) -> None:
+        """Take in a window: what boxes were asked, and the gradient that the step takes.
+
+        Args:
+            gradient: of the step.
+            used: whether it was added; one that was not, as a guess, says nothing of a forecast.
+        """
         if not self.wanted:
             return
         evidence = self._evidence
@@ -151,7 +156,7 @@ class Imagination:
                 moments.add(z)
                 distance = float(self._distances(call.box, z).max())
                 self._farthest[call.box] = max(self._farthest.get(call.box, 0.0), distance)
-        if self._forecast is None or failures < evidence.rows[1]:  # it is of rows that failed, too
+        if not used or self._forecast is None or failures < evidence.rows[1]:  # it is of rows that failed, too
             self._forecast = None
             return
         self._lengths.remember(gradient.gradients)
