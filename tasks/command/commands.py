@@ -207,7 +207,7 @@ def resume(
 
     invocation = run_command.at_work()
     together.work_on(
-        lambda: together.taken_up(opened(), trusted=True),  # or it would be refused by now
+        lambda: together.taken_up(opened(), trusted=True),  # `opened` has refused what is not
         invocation.note,
         invocation.words,
         tensorboard=tensorboard,

@@ -1,4 +1,4 @@
-"""Settings that name code: which they are, what a run's settings name, and the one way from one to its code.
+"""Settings that name code: `find` and `make` resolve them, in a folder that `Run.configuration` trusts.
 
     network: Annotated[str, NamesCode(ships=lambda name, _: name in NAMES)] = "resnet8"
 

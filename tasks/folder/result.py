@@ -25,9 +25,16 @@ NAME = "result.json"
 VALIDATION, TEST = "validation", "the test"  # of a row's `failed`, beside the names of figures
 REJECTED = "rejected validations"  # of a row's `extra`: those with too many failed rows to choose weights by
 NOT_APPLICABLE = "not applicable"  # of a row's `extra`: why the method has nothing to go by
-COUNTED = ("weights", "steps", "chosen step", "dropped queries", "rows of validation", "rows of test")
-# names in a row's `extra` that every method has beside the figures of `evaluate`; a report has these apart
-COMMON = (*COUNTED, "validation", REJECTED, NOT_APPLICABLE)
+WHOLE = (
+    "weights",
+    "steps",
+    "chosen step",
+    "dropped queries",
+    "rows of validation",
+    "rows of test",
+)  # whole numbers in `extra`
+# names in a row's `extra` that are no figures of `evaluate`, which become columns of the report unasked
+NO_FIGURES = (*WHOLE, "validation", REJECTED, NOT_APPLICABLE)
 
 
 def plain(where: str, name: object, value: Any) -> float | int | str | None:
@@ -212,7 +219,7 @@ def _wrong_in(result: Result) -> Iterator[str]:
         if row.seed not in result.seeds:
             yield f"seeds {list(result.seeds)}, got a line of seed {row.seed}"
         numbers += [(name, getattr(row, name)) for name in ("rows", "queries", "seconds")]
-        numbers += [(name, row.extra.get(name)) for name in COUNTED]
+        numbers += [(name, row.extra.get(name)) for name in WHOLE]
         numbers += [(name, value) for name, value in row.extra.items() if isinstance(value, int)]
         numbers += [(f"ledger.{name}", row.ledger.get(name)) for name in counts]
         numbers += row.failed.items()

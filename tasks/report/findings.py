@@ -17,7 +17,7 @@ import numpy as np
 from blackbox.terminal import plain
 from blackbox.words import duration
 from tasks.folder import reading
-from tasks.folder.result import COMMON, NOT_APPLICABLE, REJECTED, TEST, VALIDATION, Result, Row
+from tasks.folder.result import NO_FIGURES, NOT_APPLICABLE, REJECTED, TEST, VALIDATION, Result, Row
 from tasks.folder.run import Run, stage_name
 from tasks.folder.warning_notes import without_numbers
 
@@ -299,7 +299,7 @@ def further(result: Result) -> pandas.DataFrame:
     lines = []
     for score in every:
         units = score.rows[0].units
-        names = dict.fromkeys(name for row in score.rows for name in row.extra if name not in COMMON)
+        names = dict.fromkeys(name for row in score.rows for name in row.extra if name not in NO_FIGURES)
         line = {labelled(name, units): _shown([row.extra.get(name) for row in score.rows]) for name in names}
         line |= {shown: f"{score.failed(name):,}" for name, shown in others.items()}
         if line:

@@ -2,6 +2,12 @@
 
 A run asks its boxes for rows before it has a folder (where `Problem.check` does), to make its data, and to
 train and judge. No kill may lose count of them, and none may pass the budget.
+
+The way of a row: `blackbox.Ledger.spend` counts it before the box runs it. `blackbox.Budgeted`, which `bound`
+puts around each box, raises a `BudgetError` where it would pass the budget, and that ends the run.
+`tasks/folder/calls.py` notes it on disk, and `recall` adds what is noted when a run goes on. Plans that would
+spend more are refused before (`tasks/planning/spending.py`), and once a test has shown what it costs
+(`tasks/running/table.py`).
 """
 
 from __future__ import annotations
