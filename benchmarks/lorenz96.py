@@ -383,8 +383,9 @@ def hosted(steps: int = 20) -> dict[str, Any] | None:
         exact = torch.autograd.grad(twin(network, (state, wanted)).mean(), list(network.parameters()))
         gradient.backward((cases, wanted))
         given = [weights.grad for weights in network.parameters() if weights.grad is not None]
-        one, other = (torch.cat([part.flatten() for part in parts]) for parts in (given, exact))
-        cosines.append(float(one @ other / one.norm() / other.norm()))
+        if given:  # none as long as the response to a first dither is waited for
+            one, other = (torch.cat([part.flatten() for part in parts]) for parts in (given, exact))
+            cosines.append(float(one @ other / one.norm() / other.norm()))
         descent.step()
     host.close()
     return {"losses off by": max(off), "cosines with the twin's gradient": cosines}

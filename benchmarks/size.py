@@ -256,7 +256,10 @@ def _objective(box: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
 
 def _cosine(network: nn.Module, exact: Callable[..., Tensor], batch: Any) -> float:
     """Of `.grad` with autograd's, a row at a time, so that the memory is not this function's."""
-    learned = torch.cat([weight.grad.flatten() for weight in network.parameters() if weight.grad is not None])
+    grads = (
+        torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in network.parameters()
+    )
+    learned = torch.cat([grad.flatten() for grad in grads])
     total = torch.zeros_like(learned)
     for row in range(len(batch[0])):
         loss = exact(network, tuple(array[row : row + 1] for array in batch)).mean()

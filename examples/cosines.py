@@ -32,7 +32,12 @@ WRONG = 0.5  # a cosine below
 
 
 def flat(network):
-    return torch.cat([weight.grad.double().flatten() for weight in network.parameters()])
+    return torch.cat([grad_of(weight).double().flatten() for weight in network.parameters()])
+
+
+def grad_of(weight):
+    """Zero where there is none, as in the first steps of a closed loop."""
+    return torch.zeros_like(weight) if weight.grad is None else weight.grad
 
 
 def true_gradient(problem, network, batch, mu):
