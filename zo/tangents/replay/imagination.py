@@ -156,7 +156,8 @@ class Imagination:
                 moments.add(z)
                 distance = float(self._distances(call.box, z).max())
                 self._farthest[call.box] = max(self._farthest.get(call.box, 0.0), distance)
-        if not used or self._forecast is None or failures < evidence.rows[1]:  # it is of rows that failed, too
+        failed = failures < evidence.rows[1]  # then it is of rows that failed, too
+        if failed or not used or self._forecast is None:
             self._forecast = None
             return
         self._lengths.remember(gradient.gradients)
