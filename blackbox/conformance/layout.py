@@ -32,6 +32,7 @@ def layout(probe: Probe) -> Finding:
     if not inputs:
         return Finding(NAME, Verdict.OK, "No vector goes in and out whose layout its ArraySpec leaves open.")
     found: list[tuple[str, np.ndarray, np.ndarray]] = []
+    responded: list[str] = []
     for place in inputs:
         size = box.inputs[place].shape[0]
         output = next(number for number in outputs if box.outputs[number].shape == (size,))
@@ -47,7 +48,8 @@ def layout(probe: Probe) -> Finding:
         rounding = np.finfo(before.dtype).eps * np.abs(before).max()
         response[np.abs(response) < DIGITS * rounding] = 0.0
         found.append((box.inputs[place].name, response, where[1]))
-    return told(found, [box.outputs[output].name for output in outputs])
+        responded.append(box.outputs[output].name)
+    return told(found, responded)
 
 
 def places_of(size: int) -> np.ndarray:

@@ -66,7 +66,8 @@ def main():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", zo.TangentWarning)
             loss = gradient.backward(batch).item()
-        if step % arguments.every == 0:
+        # none as long as the response to a first dither is waited for
+        if step % arguments.every == 0 and all(weight.grad is not None for weight in network.parameters()):
             learned = torch.cat([weight.grad.double().flatten() for weight in network.parameters()])
             ways = torch.randn(arguments.directions, len(learned), generator=draws)
             true, nearer = (

@@ -34,6 +34,7 @@ from zo.tangents.excitation.identified import (
     unexplained_near,
 )
 from zo.tangents.excitation.size import ENOUGH, KNOWN, MOST, OF_FIELDS, DitheredRows, NextSize
+from zo.tangents.excitation.words import unknown, waits_long
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.recording import Dither, RecordedCall
 
@@ -48,7 +49,7 @@ GROWN, SHRUNK = 8.0, 0.5  # the most and the least times from one size to the ne
 BLIND = 100.0  # units: the largest dither whose response does not stand out; decision 139
 MANY_LOST = 0.25  # of a step's rows, above twice what failed before: its dither is too large; decision 137
 HELD = 25  # steps at most whose gradient waits for the response to a first dither; decision 138
-TOLD = 15  # of these, after which it is said
+TOLD = 15  # of these, after which it is said; decision 139
 CELLS_KEPT = 512  # of a field, that are kept to judge by; decision 136
 
 Where = tuple[int, int]  # a box and an input, by their places
@@ -183,10 +184,11 @@ class Excitation:
                 continue
             known = tangent.in_use or state.known > KNOWN
             state.waited = HELD if known else state.waited + 1
-            if not known and state.waited in (TOLD, HELD):
-                names = " and ".join(repr(box.inputs[which].name) for which in state.units)
-                say = _waits_long if state.waited == TOLD else _unknown
-                notices.append(say(number, names, box))
+            names = " and ".join(repr(box.inputs[which].name) for which in state.units)
+            if not known and state.waited == TOLD:
+                notices.append(waits_long(number, names, box, HELD, TOLD))
+            if not known and state.waited == HELD:
+                notices.append(unknown(number, names, box, HELD))
         return notices
 
     def excites(self, box: int) -> bool:
@@ -456,30 +458,6 @@ class Excitation:
                 response, change = response + verdict.response, change + verdict.change
         if change:
             self.response = math.sqrt(response / change)
-
-
-def _waits_long(number: int, names: str, box: BlackBoxFunction) -> Notice:
-    return Notice(
-        f"waits for {box!r}",
-        f"Step {number + 1}: expected a small dither to show by now what {names} of {box!r} does, which "
-        "values alone do not show, and its response does not stand out yet. So no gradient was added in "
-        f"{TOLD} steps, nor is until it is known, for {HELD} steps at most. More rows in a batch show it "
-        "sooner, and so does layout='grid' in the ArraySpecs of a line or field of cells; excite=.3, the "
-        "dither in spreads of the input, waits for nothing.",
-        TangentWarning,
-    )
-
-
-def _unknown(number: int, names: str, box: BlackBoxFunction) -> Notice:
-    return Notice(
-        f"unknown to {box!r}",
-        f"Step {number + 1}: expected the response of {box!r} to a dither on {names} to stand out within "
-        f"{HELD} steps, and it does not. The gradient is used from now on, and what goes through {names} is "
-        "the tangent's guess until rows show it. Look at tangent_cosine and at the loss before you trust it: "
-        "take more rows in a batch, a larger dither (excite=.3, in spreads of the input), layout='grid' for "
-        "a line or field of cells, or less noise in the box.",
-        TangentWarning,
-    )
 
 
 def handed_on(calls: Sequence[RecordedCall]) -> set[tuple[int, int]]:
