@@ -26,8 +26,8 @@ def unknown(number: int, names: str, box: BlackBoxFunction, held: int) -> Notice
         f"unknown to {box!r}",
         f"Step {number + 1}: expected the response of {box!r} to a dither on {names} to stand out within "
         f"{held} steps, and it does not. The gradient is used from now on, and what goes through {names} is "
-        "the tangent's guess until rows show it. Look at tangent_cosine and at the loss before you trust it: "
-        "take more rows in a batch, a larger dither (excite=.3, in spreads of the input), layout='grid' for "
-        "a line or field of cells, or less noise in the box.",
+        "the tangent's guess until rows show it. Look at tangent_agreement_of_rows in metrics() before you "
+        "trust it: take more rows in a batch, a larger dither (excite=.3, in spreads of the input), "
+        "layout='grid' for a line or field of cells, or less noise in the box.",
         TangentWarning,
     )
