@@ -16,6 +16,7 @@ from torch import nn
 import zo
 from blackbox import ArraySpec
 from tests.zo.row_boxes import FromTorch
+from zo.evaluators.generators import WatchedDraws, states
 from zo.evaluators.hidden_weights import hidden as hidden_weights
 
 ROWS, INPUTS = 32, 20
@@ -84,6 +85,65 @@ def test_what_another_thread_draws_is_noticed(evaluator, pause):
     finally:
         stop.set()
         stranger.join()
+
+
+@pytest.mark.filterwarnings("ignore::zo.errors.EvaluatorWarning")
+@pytest.mark.parametrize("evaluator", ["loop", "stacked"])
+@pytest.mark.parametrize("pauses", ["in base and queries", "in the base"])
+def test_another_thread_that_draws_as_much_in_each_evaluation_is_noticed(evaluator, pauses):
+    """Behind the masks in the base and before them in the queries: all end in the same state."""
+    evaluations = []
+
+    class Interrupted(nn.Module):
+        def forward(self, x):
+            def stranger():
+                thread = threading.Thread(target=torch.rand, args=(3,))
+                thread.start()
+                thread.join()
+
+            evaluations.append(None)
+            early = len(evaluations) > 1 and pauses == "in base and queries"
+            if early:
+                stranger()
+            x = nn.functional.dropout(x, 0.3, self.training)
+            if len(evaluations) == 1:
+                stranger()
+            return x
+
+    network = nn.Sequential(Interrupted(), nn.Dropout(0.3), nn.Linear(INPUTS, 1, bias=False))
+    gradient = zo.LossGradient(network, lambda n, b: n(b)[:, 0], zo.CGE(mu=1e-2), evaluator=evaluator, seed=0)
+    x = torch.randn(ROWS, INPUTS, generator=torch.Generator().manual_seed(0))
+    alive, idle = threading.Event(), threading.Thread(target=lambda: alive.wait(60))
+    idle.start()
+    try:
+        if pauses == "in the base":  # the step is taken again, and rightly
+            gradient.backward(x)
+            assert float(network[2].weight.grad.abs().max()) < 1.5
+        else:
+            with pytest.raises(zo.errors.ObjectiveError, match=r"torch\.Generator\(\)"):
+                gradient.backward(x)
+    finally:
+        alive.set()
+        idle.join()
+
+
+def test_what_is_watched_draws_the_numbers_that_it_draws_unwatched():
+    def drawn():
+        torch.manual_seed(0)
+        ones = torch.ones(40)
+        return [
+            *(torch.rand(7), torch.randn(7), torch.randn(33), torch.randint(9, (5,)), torch.randperm(6)),
+            *(nn.functional.dropout(ones, 0.3), torch.bernoulli(ones / 2), torch.normal(ones, ones)),
+            *(torch.randn_like(ones), nn.functional.rrelu(-ones, training=True), torch.multinomial(ones, 3)),
+        ]
+
+    expected, end = drawn(), torch.get_rng_state()
+    torch.manual_seed(0)
+    watched, before = WatchedDraws(), states()
+    with watched:
+        seen = drawn()
+    assert all(map(torch.equal, expected, seen)) and torch.equal(end, torch.get_rng_state())
+    assert len(watched.names) == len(expected) and watched.alone(before, states())
 
 
 @pytest.mark.quick_cases(1)

@@ -6,17 +6,18 @@ meanwhile takes numbers out of the middle: the masks are others, and differences
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from threading import RLock
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from blackbox.notices import warn
 from zo.errors import EvaluatorWarning, ObjectiveError
-from zo.evaluators.operations import Operations
 
 PATIENCE = 60.0  # seconds that a training waits for its turn before it says so
 TRIES = 5  # evaluations of a query, each with a stranger's draws in it, before the step is refused
@@ -137,13 +138,26 @@ class Draws:
         before: the states that the base started from.
         after: those that it ended with.
         replay: evaluates the base once more, and puts everything back but the generators.
+        watched: what the base was seen to draw, where other threads run; None if it was not watched.
+
+    Raises:
+        DisturbedBase: Another thread drew in the base.
+        Disturbed: It draws all the time.
     """
 
-    def __init__(self, before: States, after: States, replay: Callable[[], Any]) -> None:
+    def __init__(
+        self, before: States, after: States, replay: Callable[[], Any], watched: WatchedDraws | None = None
+    ) -> None:
         self._before, self._after, self._replay = before, after, replay
         self._trusted = False  # the base drew alone
         self._names: list[str] = []  # what it drew, once it is trusted
         self._any = not same(before, after)
+        if watched is not None and watched.names:
+            if not watched.alone(before, after):
+                raise DisturbedBase(str(disturbed()))
+            self._trusted, self._names = True, watched.names
+        elif others_run():
+            self.trust_base()  # the end alone does not tell: another thread may draw as much in each query
 
     @property
     def any(self) -> bool:
@@ -163,7 +177,9 @@ class Draws:
         """
         ended: list[States] = []
         for number in range(TRIES):
-            drawn = _NotedDraws() if number else None  # watched where the first ended otherwise than the base
+            drawn = (
+                WatchedDraws() if number else None
+            )  # watched where the first ended otherwise than the base
             try:
                 with drawn or nullcontext():
                     result = run()
@@ -205,7 +221,7 @@ class Draws:
         drawn: list[list[str]] = []
         ends: list[States] = []
         for _ in range(TRIES):
-            seen = _NotedDraws()
+            seen = WatchedDraws()
             try:
                 with seen:
                     self._replay()
@@ -213,17 +229,29 @@ class Draws:
             finally:
                 put_back(self._before)
             drawn.append(seen.names)
-            if same(ended, self._after):
-                self._trusted, self._names = True, seen.names
-                return
             # Only others draw; or this one draws otherwise each time, which is noise, and told as that.
             if not seen.names or drawn[0] != seen.names:
                 self._any = False
+                return
+            if not seen.alone(self._before, ended):
+                continue
+            if same(ended, self._after):
+                self._trusted, self._names = True, seen.names
                 return
             if any(same(ended, other) for other in ends):
                 raise DisturbedBase(str(disturbed()))
             ends.append(ended)
         raise disturbed()
+
+
+def others_run() -> bool:
+    """Whether the process has other threads, which may draw."""
+    return threading.active_count() > 1
+
+
+def watched_base(network: nn.Module) -> WatchedDraws | None:
+    """What watches the base of a network whose layers draw while other threads run; None of any other."""
+    return WatchedDraws() if others_run() and any(map(_may_draw, network.modules())) else None
 
 
 class Disturbed(ObjectiveError):
@@ -244,8 +272,8 @@ def disturbed() -> Disturbed:
     )
 
 
-class _NotedDraws(Operations):
-    """Notes what this thread draws from torch's own generators.
+class WatchedDraws(TorchDispatchMode):
+    """Notes what this thread draws from torch's own generators, and whether another one draws in between.
 
     Attributes:
         names: the operations that drew and how many numbers they gave, in order.
@@ -254,10 +282,49 @@ class _NotedDraws(Operations):
     def __init__(self) -> None:
         super().__init__()
         self.names: list[str] = []
+        self._around: list[States] = []  # before and behind each of them
 
-    def gave(self, operation: Any, arguments: tuple[tuple[Any, ...], dict[str, Any]], result: Any) -> Any:
-        """Note an operation that draws."""
-        if torch.Tag.nondeterministic_seeded in operation.tags and arguments[1].get("generator") is None:
-            size = result.numel() if isinstance(result, Tensor) else 0
-            self.names.append(f"{operation} {size}")
+    def alone(self, before: States, after: States) -> bool:
+        """Whether no other thread drew in the block, by the states before and behind it."""
+        starts, ends = [*self._around[::2], after], [before, *self._around[1::2]]
+        return all(map(same, ends, starts))
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Run an operation between two looks at the generators, where it draws from them."""
+        named = kwargs or {}
+        if torch.Tag.nondeterministic_seeded not in func.tags or named.get("generator") is not None:
+            return func(*args, **named)
+        start = states()
+        seeded = _seeded(func)
+        if seeded is None or _device(args, named).type != "cpu":
+            result = func(*args, **named)
+        else:  # another thread may draw between the look and the operation, so this one draws by itself
+            own = torch.Generator()
+            own.set_state(start[0])
+            result = seeded(*args, **{**named, "generator": own})
+            torch.set_rng_state(own.get_state())
+        self._around += [start, states()]
+        size = result.numel() if isinstance(result, Tensor) else 0
+        self.names.append(f"{func} {size}")
         return result
+
+
+def _seeded(operation: Any) -> Any:
+    """The overload of an operation that takes a generator; None of one that has none."""
+    packet, name = operation.overloadpacket, operation._overloadname
+    generator = "generator" if name == "default" else f"{name}_generator"
+    if any(argument.name == "generator" for argument in operation._schema.arguments):
+        return operation
+    return getattr(packet, generator) if generator in packet.overloads() else None
+
+
+def _device(arguments: tuple[Any, ...], named: dict[str, Any]) -> torch.device:
+    """Where an operation draws."""
+    given = [value.device for value in arguments if isinstance(value, Tensor)]
+    return torch.device(named.get("device") or (given[0] if given else "cpu"))

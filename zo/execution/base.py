@@ -13,7 +13,7 @@ from blackbox.failures import FailedRow, noted
 from zo.batches import Batch, count_rows, tensors
 from zo.errors import ObjectiveError
 from zo.evaluators.evaluator import Step
-from zo.evaluators.generators import Draws
+from zo.evaluators.generators import Draws, watched_base
 from zo.evaluators.loop import base_losses
 from zo.evaluators.padding import read_by_layers
 from zo.evaluators.state import Snapshot, as_it_is_now
@@ -135,6 +135,7 @@ def evaluate_base(
             measured(measure) as peak,
             noted() as causes,
             read_by_layers(parameters) if measure else nullcontext(),
+            watched_base(network) or nullcontext() as watched,
         ):
             base = losses(objective, network, batch, rows)
         survived = survivors(base, number, causes)
@@ -155,7 +156,7 @@ def evaluate_base(
         with uncompiled():
             base_losses(step, before)
 
-    step = replace(step, draws=Draws(before.generators, after.generators, again))
+    step = replace(step, draws=Draws(before.generators, after.generators, again, watched))
     return Base(
         step, base, survived, causes, before, after, peak.peak, peak.made, peak.narrow if measure else None
     )
