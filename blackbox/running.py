@@ -68,20 +68,22 @@ def _whole(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
     try:
         answer = _call(box, box.evaluate_rows, copies)
     except TryAgain as error:
-        raised = _raised(box, error)
+        raised = failed_by(box, error)
         return Outcome(failed_outputs(box.outputs, inputs), dict.fromkeys(range(count), raised))
     except BlackBoxError:
         raise
     except Exception as error:
         kind = Outcome if _refused(error) else _Raised
-        raised = _raised(box, error)
+        raised = failed_by(box, error)
         return kind(failed_outputs(box.outputs, inputs), dict.fromkeys(range(count), raised))
     try:
         answers = _checked(box, answer, (count,), inputs)
     except OutputLengthError as error:
         if not _rows_may_fail(box):
             raise
-        return _Raised(failed_outputs(box.outputs, inputs), dict.fromkeys(range(count), _raised(box, error)))
+        return _Raised(
+            failed_outputs(box.outputs, inputs), dict.fromkeys(range(count), failed_by(box, error))
+        )
     # Cloned: a box that answers from a buffer of its own writes over it when the next half is run.
     return mark_non_finite(Outcome(tuple(t.clone() for t in answers)))
 
@@ -152,7 +154,7 @@ def run_each(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
         except Exception as error:
             if isinstance(error, BlackBoxError) and not isinstance(error, TryAgain):
                 raise
-            outcome.failed[row] = _raised(box, error)
+            outcome.failed[row] = failed_by(box, error)
             if ends_early(box, outcome):
                 return outcome
             continue
@@ -160,7 +162,7 @@ def run_each(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
             answers = _checked(box, answer, (), inputs)
         except OutputError as error:
             if isinstance(error, OutputLengthError) and _rows_may_fail(box):
-                outcome.failed[row] = _raised(box, error)
+                outcome.failed[row] = failed_by(box, error)
                 continue
             here = whereabouts(box.inputs, inputs, row, row, ())
             raise OutputError(
@@ -305,7 +307,8 @@ class _DefaultDtype:
 _DEFAULT_DTYPE = _DefaultDtype()
 
 
-def _raised(box: BlackBoxFunction, error: Exception) -> FailedRow:
+def failed_by(box: BlackBoxFunction, error: Exception) -> FailedRow:
+    """A row that a box raised an error for."""
     kind = Failure.TIMED_OUT if isinstance(error, TimeoutError) else Failure.RAISED
     # A kept error without its traceback, whose frames would hold this row's arrays in a cycle.
     return FailedRow(kind, error if box.failures == "raise" else error.with_traceback(None))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -12,10 +13,11 @@ from torch import Tensor
 
 from blackbox.adapters.hosted.call import ENDED, IDLE, Slot
 from blackbox.adapters.hosted.programs import KEY, Place
-from blackbox.errors import SessionError
+from blackbox.errors import BlackBoxError, SessionError, TryAgain
 from blackbox.failures import Outcome, Policy
 from blackbox.function import BlackBoxFunction
 from blackbox.ledger import Ledger
+from blackbox.running import ends_early, failed_by, mark_non_finite, unanswered
 from blackbox.spec import ArraySpec
 
 if TYPE_CHECKING:
@@ -120,73 +122,108 @@ class Exchange(HostBox):
         return outputs[-2] >= 0
 
     def run_rows(self, inputs: tuple[Tensor, ...]) -> Outcome:
-        """All programs are given their answers before the first is waited for."""
-        with self.host.programs.turn():
-            moves = []
-            for row in range(len(inputs[0])):
-                place = self.place(inputs[-1][row].cpu().numpy())
-                if place is not None and int(place.vector[0]) == self.kind:
-                    moves.append((place, self.numbers([array[row].cpu().numpy() for array in inputs])))
-            self.host.programs.go_on(moves)
-            return super().run_rows(inputs)
-
-    def evaluate(self, *arrays: Array) -> tuple[Array, ...]:
-        """Answer one call."""
-        place = self.checked(arrays)
-        if int(place.vector[0]) != self.kind:
-            return self.idle(arrays)
-        after = self.host.programs.after(place, self.numbers(arrays))
-        if int(after.vector[0]) == ENDED:
-            return (*self.idle(arrays)[:-2], np.asarray(ENDED), _bytes(after))
-        return self.host.state_of(after)
-
-    def place(self, history: Array) -> Place | None:
-        """Where a row is; None if it is not known."""
-        return self.host.programs.find(history.tobytes())
-
-    def numbers(self, arrays: tuple[Array, ...] | list[Array]) -> Array:
-        """What is given, one number behind the other, as the program gets it."""
-        given = arrays[len(self.slots) : -1]
-        parts = [
-            np.asarray(array).astype(spec.dtype or np.float64).astype(np.float64).ravel()
-            for spec, array in zip(self.given, given, strict=True)
-        ]
-        return np.concatenate(parts)
-
-    def checked(self, arrays: tuple[Array, ...]) -> Place:
-        """Where a row is, whose arrays are what the program sent there.
+        """All programs are given their answers before the first is waited for.
 
         Raises:
-            RuntimeError: the row goes on from one that failed.
-            SessionError: the history is not known, or the arrays were changed.
+            SessionError: the history of a row is not known, or its arrays were changed.
         """
-        if not arrays[-1].any():
-            raise RuntimeError("the row goes on from one that failed")
-        place = self.place(arrays[-1])
-        if place is None:
+        started = perf_counter()
+        try:
+            with self.host.programs.turn():
+                return self._run(inputs)
+        finally:
+            self.ledger.count(seconds=perf_counter() - started)
+
+    def _run(self, inputs: tuple[Tensor, ...]) -> Outcome:
+        arrays = [array.cpu().numpy() for array in inputs]
+        places = [self._place(history) for history in arrays[-1]]
+        asking = {row: place for row, place in enumerate(places) if place and place.vector[0] == self.kind}
+        self._refuse_changed(asking, arrays)
+        given = self._numbers(arrays)
+        self.host.programs.go_on([(place, given[row].copy()) for row, place in asking.items()])
+        outcome, after = unanswered(self, inputs), dict[int, Place]()
+        for row, place in enumerate(places):
+            self.ledger.spend(1)
+            try:
+                if place is None:
+                    raise RuntimeError("the row goes on from one that failed")
+                if row in asking:
+                    after[row] = self.host.programs.after(place, given[row].copy())
+            except Exception as error:
+                if isinstance(error, BlackBoxError) and not isinstance(error, TryAgain):
+                    raise
+                outcome.failed[row] = failed_by(self, error)
+                if ends_early(self, outcome):
+                    return outcome
+        self.fill(outcome, inputs, after)
+        return mark_non_finite(outcome)
+
+    def fill(self, outcome: Outcome, inputs: tuple[Tensor, ...], after: dict[int, Place]) -> None:
+        """Write what follows; rows that wait for another call, or have ended, stay as they are.
+
+        Args:
+            outcome: of all rows.
+            inputs: of all rows.
+            after: the places that answers have led to, by row.
+        """
+        *arrays, asked, histories = outcome.outputs
+        going = [row for row, place in after.items() if place.vector[0] != ENDED]
+        still = [row for row in range(len(asked)) if row not in going and row not in outcome.failed]
+        known = {slot.name: array for slot, array in zip(self.slots, inputs, strict=False)}
+        vectors = np.stack([after[row].vector for row in going]) if going else None
+        for slot, whole in zip(self.host.slots, arrays, strict=True):
+            if vectors is not None:
+                whole[going] = torch.from_numpy(slot.of(vectors)).to(whole.device)
+            if still:
+                whole[still] = known[slot.name][still].to(whole.dtype) if slot.name in known else 0
+        if still:
+            asked[still], histories[still] = IDLE, inputs[-1][still]
+        if after:
+            keys = np.frombuffer(b"".join(place.key for place in after.values()), np.uint8).copy()
+            asked[[*after]] = torch.tensor([int(place.vector[0]) for place in after.values()]).to(asked)
+            histories[[*after]] = torch.from_numpy(keys.reshape(-1, KEY)).to(histories)
+
+    def evaluate(self, *arrays: Array) -> tuple[Array, ...]:
+        """Completes the class: a call ends in `run_rows`, and never reaches this."""
+        raise NotImplementedError
+
+    def _place(self, history: Array) -> Place | None:
+        """Where a row is; None if it goes on from one that failed."""
+        place = self.host.programs.find(history.tobytes())
+        if place is None and history.any():
             raise SessionError(
                 f"{self!r}, history: expected one of a run that is under way in this process, got another. "
                 "Runs begin and end with host.run(cases, ...), in one process."
             )
-        if int(place.vector[0]) == self.kind:
-            for slot, array in zip(self.slots, arrays, strict=False):
-                if not _same(array, slot.of(place.vector)):
-                    raise SessionError(
-                        f"{self!r}, {slot.name!r}: expected what the program sent, got something else in "
-                        f"case {place.case} after {place.count} calls. A program cannot be set to a state of "
-                        "one's choice: take zo.TangentGradient or zo.LossGradient, not differences at the "
-                        "box's inputs."
-                    )
         return place
 
-    def idle(self, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
-        """A row as it is, which waits for another call or has ended."""
-        known = {slot.name: array for slot, array in zip(self.slots, arrays, strict=False)}
-        rest = [
-            known[spec.name] if spec.name in known else np.zeros(spec.shape, spec.dtype or np.float64)
-            for spec in self.outputs[:-2]
+    def _numbers(self, arrays: list[Array]) -> Array:
+        """What is given, `(rows, numbers)`, one number behind the other, as programs get it."""
+        given = arrays[len(self.slots) : -1]
+        parts = [
+            array.astype(spec.dtype or np.float64).astype(np.float64).reshape(len(array), -1)
+            for spec, array in zip(self.given, given, strict=True)
         ]
-        return (*rest, np.asarray(IDLE), arrays[-1])
+        return np.concatenate(parts, axis=1)
+
+    def _refuse_changed(self, asking: dict[int, Place], arrays: list[Array]) -> None:
+        """Refuse rows whose arrays are not what the program sent."""
+        if not asking:
+            return
+        rows, sent = list(asking), np.stack([place.vector for place in asking.values()])
+        for slot, array in zip(self.slots, arrays, strict=False):
+            expected, came = slot.of(sent), array[rows]
+            if _same(came, expected):
+                continue
+            place = next(
+                place for row, place in asking.items() if not _same(array[row], slot.of(place.vector))
+            )
+            raise SessionError(
+                f"{self!r}, {slot.name!r}: expected what the program sent, got something else in "
+                f"case {place.case} after {place.count} calls. A program cannot be set to a state of "
+                "one's choice: take zo.TangentGradient or zo.LossGradient, not differences at the "
+                "box's inputs."
+            )
 
     def __repr__(self) -> str:
         """Whose call."""
@@ -208,15 +245,17 @@ class Ending(Exchange):
         """Rows that have ended."""
         return outputs[-1].bool()
 
-    def evaluate(self, *arrays: Array) -> tuple[Array, ...]:
-        """The outputs of one run."""
-        place = self.checked(arrays)
-        slots = self.host.form.outputs
-        if int(place.vector[0]) == self.kind:
-            after = self.host.programs.after(place, self.numbers(arrays))
-            if int(after.vector[0]) == ENDED:
-                return (*(slot.of(after.vector) for slot in slots), np.asarray(True))
-        return (*(np.zeros(s.spec.shape, s.spec.dtype or np.float64) for s in slots), np.asarray(False))
+    def fill(self, outcome: Outcome, inputs: tuple[Tensor, ...], after: dict[int, Place]) -> None:
+        """Write the outputs of runs that have ended."""
+        *arrays, ended = outcome.outputs
+        left = [row for row in range(len(ended)) if row not in outcome.failed]
+        for whole in arrays:
+            whole[left] = 0
+        for row, place in after.items():
+            ended[row] = over = int(place.vector[0]) == ENDED
+            for slot, whole in zip(self.host.form.outputs, arrays, strict=True):
+                if over:
+                    whole[row] = torch.from_numpy(slot.of(place.vector)).to(whole.device)
 
     def __repr__(self) -> str:
         """Whose end."""
@@ -238,7 +277,7 @@ def _bytes(place: Place) -> Array:
 
 
 def _same(array: Array, sent: Array) -> bool:
-    """Whether an array is what was sent, as it is or rounded to single precision."""
+    """Whether arrays are what was sent, as it is or rounded to single precision."""
     if np.array_equal(array, sent):
         return True
     with np.errstate(over="ignore"):

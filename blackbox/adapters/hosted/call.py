@@ -106,8 +106,9 @@ class Slot:
     place: slice
 
     def of(self, vector: Array) -> Array:
-        """Its numbers, in the spec's shape and dtype."""
-        return vector[self.place].reshape(self.spec.shape).astype(self.spec.dtype or np.float64)
+        """Its numbers in a vector, or in several `(rows, size)`, in the spec's shape and dtype."""
+        shape = (*vector.shape[:-1], *self.spec.shape)
+        return vector[..., self.place].reshape(shape).astype(self.spec.dtype or np.float64)
 
     def named(self) -> ArraySpec:
         """The spec under the slot's name."""

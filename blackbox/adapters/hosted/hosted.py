@@ -157,9 +157,9 @@ class Hosted(BoxGroup):
             checked_name("Hosted, copies", name): existing(f"Hosted, copies, {name!r}", source)
             for name, source in (copies or {}).items()
         }
-        self._slots = [slot for name in self.form.calls for slot in self.form.seen[name]]
-        self._slots += self.form.remembered()
-        self.state = hosted_boxes.state(self._slots)
+        self.slots = [slot for name in self.form.calls for slot in self.form.seen[name]]
+        self.slots += self.form.remembered()
+        self.state = hosted_boxes.state(self.slots)
         check_specs("Hosted", "arrays of the calls", self.state)
         self.programs = Programs(repr(self), self._started, live)
         self.ledger, self.said_early, self.said_long = Ledger(), False, False
@@ -232,7 +232,7 @@ class Hosted(BoxGroup):
 
     def state_of(self, place: Place) -> tuple[Array, ...]:
         """What is known of a row at a place, in the order of `state`."""
-        return hosted_boxes.state_of(self._slots, place)
+        return hosted_boxes.state_of(self.slots, place)
 
     def close(self) -> None:
         """End all programs; the next run starts new ones."""
