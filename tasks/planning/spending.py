@@ -265,11 +265,7 @@ def _rows(
     validates = kind.validate is Problem.validate or (supposing and sizes.validation)
     tests = (kind.evaluate is Problem.evaluate and kind.judge is Problem.judge) or (supposing and sizes.test)
     validations = 1 + -(-config.steps // config.validate_every)
-    for_each = sizes.objective / sizes.batch  # row of data
-    once = {
-        "validation": int(for_each * (validations * sizes.validation)),
-        "test": int(for_each * sizes.test),
-    }
+    once = {"validation": validations * sizes.validation, "test": sizes.test}
     validation = once["validation"] if validates else None
     test = once["test"] if tests else None
     validated = sum(cost is None or cost.evaluations > 0 for cost in costs.values())

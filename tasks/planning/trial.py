@@ -27,7 +27,7 @@ from tasks.problem.problem import Problem
 from tasks.rows.binding import Bound
 from tasks.rows.tally import RowTally, stack
 from tasks.workers import group
-from zo.batches import Batch, count_rows
+from zo.batches import Batch, count_rows, tensors
 from zo.errors import FailedBatchError
 
 LEARN_ANSWERS = ("tangents", "secant", "student")  # methods that ask for what is known before training
@@ -43,8 +43,8 @@ class Sizes:
     Attributes:
         objective: Box rows of one evaluation of the objective on a batch; without boxes the batch's own.
         batch: Rows of data in a training batch.
-        validation: Rows of validation data.
-        test: Rows of test data.
+        validation: Box rows of one evaluation of the objective on the validation data.
+        test: Box rows of one evaluation of it on the test data.
     """
 
     objective: int
@@ -103,7 +103,11 @@ def asked(bound: Bound, methods: Mapping[str, Method], seeds: int) -> Asked:
         why = f"the objective, on zeros from its box, raised {raised}."
         instead = (f"Cost: not known before the first step: {why}",)
         return Asked(ledger.rows_of_data(), instead=instead)
-    held_out = map(_count, (problem.data.validation, problem.data.test))
+    with torch.random.fork_rng(devices=()):
+        held_out = [
+            _held_out_rows(problem, network, batch, rows / size, data)
+            for data in (problem.data.validation, problem.data.test)
+        ]
     return Asked(ledger.rows_of_data(), Sizes(rows, size, *held_out))
 
 
@@ -128,8 +132,21 @@ def _box_rows(problem: Problem, network: nn.Module, batch: Batch) -> int:
     return rows
 
 
-def _count(batch: Batch) -> int:
-    return 0 if batch is None else count_rows(batch)
+def _held_out_rows(problem: Problem, network: nn.Module, batch: Batch, for_each: float, data: Batch) -> int:
+    """What one evaluation of the objective on held-out data asks of the boxes.
+
+    As many for each row as in training, `for_each`, unless rows are larger or smaller than there: a longer
+    run has more calls.
+    """
+    if data is None:
+        return 0
+    shapes = [[tensor.shape[1:] for tensor in tensors(one)] for one in (batch, data)]
+    if problem.boxes and shapes[0] != shapes[1]:
+        try:
+            return _box_rows(problem, network, data)
+        except Exception:  # whatever an objective of training batches does with it
+            pass
+    return round(for_each * count_rows(data))
 
 
 @dataclass(frozen=True)

@@ -386,6 +386,27 @@ def test_what_a_problem_evaluates_by_itself_is_said_not_to_be_in_the_sum(tmp_pat
     assert cost_of(Steering(methods=("none",)), tmp_path)[-1].endswith(" rows")
 
 
+def test_longer_runs_of_held_out_rows_cost_more(tmp_path):
+    """A call of the box for each column of the data: 2 in training, 3 in validation, 5 in the test."""
+
+    class Runs(Steering):
+        def data(self):
+            return tasks.Data(lambda seed, step: torch.zeros(4, 2), torch.zeros(3, 3), torch.zeros(1, 5))
+
+        def objective(self, network, wanted):
+            total = torch.zeros(len(wanted), dtype=torch.float64)
+            for _ in range(wanted.shape[1]):
+                total = total + self.box(
+                    network(torch.zeros(len(wanted), 3, dtype=torch.float64))
+                ).square().mean(dim=1)
+            return total
+
+    lines = cost_of(Runs(methods=("none", "cge"), steps=1, validate_every=1), tmp_path)
+    assert "one evaluation of the objective on 4 rows of data runs 8 box rows" in lines[0]
+    assert "  validation, of each method: 18 rows" in lines  # before the step and behind it
+    assert "  test, of each method: 5 rows" in lines
+
+
 @pytest.mark.parametrize(("one_is_late", "evaluations"), [(True, 1), (False, TRIES)])
 def test_processes_that_time_rows_end_alike_and_plan_alike(limits, tmp_path, one_is_late, evaluations):
     """Each asks in step with the others, but has a clock, and a share of the rows, of its own."""
