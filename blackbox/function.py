@@ -359,11 +359,25 @@ def check_complete(box: BlackBoxFunction) -> None:
     """Refuse an instance whose `__init__` left something out, at its first call."""
     for name in ("inputs", "outputs"):
         check_specs(type(box).__name__, name, getattr(box, name, None))
+    check_copies(type(box).__name__, box.inputs, box.outputs)
     check_arrays(type(box).__name__, box.arrays)
     if box.max_rows is not None:
         check_count(type(box).__name__, "max_rows", box.max_rows)
     check_policy(box)
     _check_method(type(box))
+
+
+def check_copies(owner: str, inputs: tuple[ArraySpec, ...], outputs: tuple[ArraySpec, ...]) -> None:
+    """Refuse an output that is said to be an input which it cannot be."""
+    for spec in outputs:
+        if spec.copy_of is None:
+            continue
+        known = {one.name: one.shape for one in inputs if one.differentiable}
+        if not spec.differentiable or known.get(spec.copy_of) != spec.shape:
+            raise DefinitionError(
+                f"{owner}, output {spec.name!r}, copy_of: expected the name of a differentiable input "
+                f"of shape {spec.shape}, got {spec.copy_of!r}. Leave it out where the output is another."
+            )
 
 
 def check_arrays(owner: str, arrays: object) -> None:

@@ -42,6 +42,8 @@ class ArraySpec:
         bounds: the lowest and the highest number that is usual in the array, such as (0, 1) for images.
             Numbers may leave them; a box warns (`BoundsWarning`) if those of its first call lie beyond by
             more than ten times the distance of the two, as bytes of 0 to 255 do.
+        copy_of: of an output, the name of the input that it is, unchanged, such as an action that is handed
+            on to the next call. Learned tangents then have its derivative, and learn nothing of it.
 
     Raises:
         DefinitionError: the values are inconsistent.
@@ -55,6 +57,7 @@ class ArraySpec:
     layout: Layout | str = "auto"
     modelled: bool = field(default=True, repr=False)  # says nothing of the answers: no part of an identity
     bounds: tuple[float, float] | None = field(default=None, repr=False)  # nor does this
+    copy_of: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Check and normalise, so that a wrong spec fails where it is written."""
@@ -116,6 +119,11 @@ class ArraySpec:
     def context(self) -> bool:
         """Whether a model of the box sees the input beside those that carry a gradient."""
         return self.modelled and not self.differentiable
+
+    @property
+    def learned(self) -> bool:
+        """Whether it carries a gradient that a model of the box has to know."""
+        return self.differentiable and self.copy_of is None
 
     @property
     def torch_dtype(self) -> torch.dtype | None:

@@ -111,11 +111,18 @@ class Exchange(HostBox):
         self.call_name, self.stage = call, stage
         form = host.form
         self.kind = form.kinds.index((call, stage))
-        self.slots = [*form.seen[call], *form.remembered()]
+        self.slots = [*form.seen[call], *form.remembered((call, stage))]
         prefix = f"{call}_" if len(form.calls) > 1 else ""
         self.given = tuple(replace(spec, name=prefix + spec.name) for spec in form.calls[call].given)
         self.inputs = (*(slot.named() for slot in self.slots), *self.given, HISTORY)
-        self.outputs = host.state
+        copies, known = form.handed_on(call), {spec.name: spec.differentiable for spec in self.inputs}
+        self.outputs = tuple(
+            # nothing depends on what is remembered, but is of no use any more where it comes next
+            replace(spec, copy_of=copies[spec.name])
+            if spec.name in copies and known.get(copies[spec.name])
+            else replace(spec, differentiable=spec.name not in copies and spec.differentiable)
+            for spec in host.state
+        )
 
     def answered(self, outputs: tuple[Tensor, ...]) -> Tensor:
         """Rows after which something is asked."""

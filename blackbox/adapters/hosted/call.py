@@ -160,10 +160,28 @@ class VectorForm:
         self.size += size
         return Slot(name, spec, slice(self.size - size, self.size))
 
-    def remembered(self) -> Iterator[Slot]:
-        """The slots of earlier rounds."""
-        for rounds in self.before.values():
+    def handed_on(self, asked: str) -> dict[str, str]:
+        """Of what is remembered after a call, the array of before the call that it is, by name."""
+        names: dict[str, str] = {}
+        for name, rounds in self.before.items():
+            prefix, call = f"{name}_" if len(self.calls) > 1 else "", self.calls[name]
+            now = [prefix + spec.name for spec in (*call.seen, *call.given)]
             for slots in rounds:
+                later = [slot.name for slot in slots]
+                names |= zip(later, now if name == asked else later, strict=True)
+                now = later
+        return names
+
+    def remembered(self, kind: tuple[str, int] | None = None) -> Iterator[Slot]:
+        """The slots of earlier rounds; of a call and stage, of those that what follows may depend on.
+
+        Of a scheme's stages these are the ones of this step before it, and of `memory` - 1 whole steps.
+        """
+        for name, rounds in self.before.items():
+            last = len(rounds)
+            if kind is not None and len(self.calls) == 1 and self.calls[name].stages > 1:
+                last = (self.memory - 1) * self.calls[name].stages + kind[1]
+            for slots in rounds[: max(0, last)]:
                 yield from slots
 
 

@@ -396,7 +396,7 @@ def _digits(boxes: Sequence[BlackBoxFunction], window: Window) -> dict[tuple[int
     answers: dict[tuple[int, int], list[Tensor]] = {}
     for call in window.calls:
         for place, (spec, output) in enumerate(zip(boxes[call.box].outputs, call.outputs, strict=True)):
-            if spec.differentiable:
+            if spec.learned:
                 answers.setdefault((call.box, place), []).append(output[0].detach().reshape(-1))
     fewer = {}
     for key, parts in answers.items():
@@ -420,7 +420,7 @@ def _rounding(
         units = size * torch.finfo(measurement.y.dtype).eps
         first = 0
         for place, spec in enumerate(boxes[call.box].outputs):
-            if spec.differentiable:
+            if spec.learned:
                 last = first + math.prod(spec.shape)
                 if (call.box, place) in digits:
                     power = size[:, first:last].log10().floor() + 1 - digits[call.box, place]

@@ -109,9 +109,12 @@ class Drawn(Dither):
             return ()
         change = self._known[call.box] * prediction.response
         change = torch.where(change.isfinite(), change, 0.0)
-        parts = iter(change.split([math.prod(s.shape) for s in box.outputs if s.differentiable], dim=1))
+        parts = iter(change.split([math.prod(s.shape) for s in box.outputs if s.learned], dim=1))
+        added = dict(zip((spec.name for spec in box.inputs), call.added, strict=True))
         return tuple(
-            next(parts).reshape(1, -1, *spec.shape).to(output) if spec.differentiable else None
+            next(parts).reshape(1, -1, *spec.shape).to(output)
+            if spec.learned
+            else added.get(spec.copy_of or "")
             for spec, output in zip(box.outputs, call.outputs, strict=True)
         )
 

@@ -360,7 +360,7 @@ class Excitation:
         alive: Tensor,
     ) -> None:
         """Of candidates that are fields take some cells, and what the other inputs have around them."""
-        outputs = [spec for spec in box.outputs if spec.differentiable]
+        outputs = [spec for spec in box.outputs if spec.learned]
         for which in candidates:
             space, _ = grid_of([box.inputs[which], *outputs])
             if not space:

@@ -24,7 +24,7 @@ from zo.tangents.models.probed.low_rank import LowRankTangent
 from zo.tangents.models.probed.secant import CUT, SecantAt, SecantTangent
 from zo.tangents.models.rows import MOST_BYTES
 from zo.tangents.models.values import Specs, ValueTangent
-from zo.tangents.record.pairs import CallPairs, reciprocal, sizes
+from zo.tangents.record.pairs import CallPairs, reciprocal, sizes, without_copies
 from zo.tangents.tangent import Linearised, Tangent
 
 FEWEST_CELLS = 16  # of a grid: fewer are a table of numbers
@@ -71,7 +71,7 @@ class AutoTangent(Tangent):
 
     def __init__(self, box: BlackBoxFunction, seed: int = 0) -> None:
         self._specs = Specs(tuple(box.inputs), tuple(box.outputs))
-        outputs = [spec for spec in box.outputs if spec.differentiable]
+        outputs = [spec for spec in box.outputs if spec.learned]
         inputs = [spec for spec in box.inputs if spec.differentiable]
         self._makers: dict[str, Callable[[], ValueTangent]] = {"mlp": lambda: MLPTangent(seed=seed)}
         structure = structure_of(inputs, outputs)
@@ -168,6 +168,7 @@ class AutoTangent(Tangent):
         Of two kinds the one stays that predicts a fifth of the rows better, which it then has seen as well.
         """
         arrays, answers = ([t] if isinstance(t, Tensor) else list(t) for t in (inputs, outputs))
+        answers = without_copies(self._specs.outputs, answers)
         count = min((len(t) for t in (*arrays, *answers)), default=0)
         contest = len(self.models) > 1 and count >= FEWEST_JUDGED
         held_out = torch.arange(count) % 5 == (4 if contest else 5)
@@ -290,7 +291,7 @@ class AutoTangent(Tangent):
     def _as_call(self, arrays: Sequence[Tensor], answers: Sequence[Tensor]) -> CallPairs:
         """Answers as a call of the box shows them, each output in units of its spread."""
         inputs = tuple(spec for spec in self._specs.inputs if spec.differentiable)
-        outputs = tuple(spec for spec in self._specs.outputs if spec.differentiable)
+        outputs = tuple(spec for spec in self._specs.outputs if spec.learned)
         specs = self._specs.inputs
         flat = [t.reshape(len(t), -1) for t in arrays]
         z = torch.cat([t for t, spec in zip(flat, specs, strict=True) if spec.differentiable], 1)

@@ -223,7 +223,7 @@ def _some(rows: CallPairs, places: Tensor) -> CallPairs:
 
 def may_be_equation(box: BlackBoxFunction) -> bool:
     """Whether specs do not forbid that a box moves a state on, on a periodic grid that is not too large."""
-    inputs, outputs = ([s for s in specs if s.differentiable] for specs in (box.inputs, box.outputs))
+    inputs, outputs = ([s for s in specs if s.learned] for specs in (box.inputs, box.outputs))
     structure = structure_of(inputs, outputs)
     ends = structure.periodic if isinstance(structure.periodic, tuple) else (structure.periodic,)
     space = space_of(outputs, inputs)

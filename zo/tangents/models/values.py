@@ -20,7 +20,7 @@ from zo.tangents.models.grid.output_map import OutputMap
 from zo.tangents.models.grid.spectral_map import SpectralMap
 from zo.tangents.models.grid.waves import MOST_ROWS, Odd, Waves, between_walls
 from zo.tangents.models.rows import Moments, RowWindow
-from zo.tangents.record.pairs import CallPairs, sizes
+from zo.tangents.record.pairs import CallPairs, sizes, without_copies
 from zo.tangents.tangent import Linearised, Tangent, Unknown, sources
 
 
@@ -378,8 +378,9 @@ class ValueTangent(Tangent):
                 f"{len(answers)} without it. Add box=, for its names and for what carries no gradient."
             )
         input_specs = box.inputs if box else (ArraySpec("x", tuple(asked[0].shape[1:])),)
+        answers = answers if box is None else without_copies(box.outputs, answers)
         output_specs = box.outputs if box else (ArraySpec("y", tuple(answers[0].shape[1:])),)
-        output_specs = tuple(spec for spec in output_specs if spec.differentiable)
+        output_specs = tuple(spec for spec in output_specs if spec.learned)
         for kind, specs, arrays in (("inputs", input_specs, asked), ("outputs", output_specs, answers)):
             if [spec.shape for spec in specs] != [tuple(array.shape[1:]) for array in arrays]:
                 raise ConfigurationError(

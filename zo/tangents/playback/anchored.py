@@ -146,7 +146,10 @@ class _Anchored(FromRecord):
                 )
 
     def answer(self, number: int, box: BlackBoxFunction, arrays: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """y_k + M(x') - M(x_k), with a graph; outputs that carry no gradient are those recorded."""
+        """y_k + M(x') - M(x_k), with a graph; outputs that carry no gradient are those recorded.
+
+        Copies of inputs are these.
+        """
         record, at = super().answer(number, box, arrays), self.at_calls[number]
         pairs = at.rows
         variables = [
@@ -161,7 +164,12 @@ class _Anchored(FromRecord):
         )
         change = at.to(torch.cat(variables, dim=1).to(pairs.z.dtype), others)
         changes = iter(change.split(sizes(pairs.outputs), dim=1))
+        by_name = dict(zip((spec.name for spec in box.inputs), arrays, strict=True))
         return tuple(
-            output + next(changes).reshape(output.shape).to(output.dtype) if spec.differentiable else output
+            output + next(changes).reshape(output.shape).to(output.dtype)
+            if spec.learned
+            else output
+            if spec.copy_of is None
+            else by_name[spec.copy_of].clone()
             for spec, output in zip(box.outputs, record, strict=True)
         )

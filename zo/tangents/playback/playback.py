@@ -416,12 +416,18 @@ class _Answered(Function):
             z.new_zeros(len(z), size) if cotangent is None else cotangent.reshape(len(z), size).to(z.dtype)
             for cotangent, spec in zip(cotangents, ctx.box.outputs, strict=True)
             for size in sizes((spec,))
-            if spec.differentiable
+            if spec.learned
         ]
         gradients = iter(at.pull(torch.cat(parts, dim=-1)).split(sizes(at.rows.inputs), dim=-1))
+        copies: dict[str | None, list[Tensor]] = {}
+        for cotangent, spec in zip(cotangents, ctx.box.outputs, strict=True):
+            if cotangent is not None and spec.copy_of is not None:
+                copies.setdefault(spec.copy_of, []).append(cotangent)
         inputs = zip(ctx.box.inputs, ctx.like, strict=True)
         of_inputs = [
-            next(gradients).reshape(shape).to(dtype) if s.differentiable else None
+            sum((c.to(dtype) for c in copies.get(s.name, ())), next(gradients).reshape(shape).to(dtype))
+            if s.differentiable
+            else None
             for s, (shape, dtype) in inputs
         ]
         return None, None, None, None, *of_inputs

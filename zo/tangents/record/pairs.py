@@ -121,6 +121,14 @@ def sizes(specs: tuple[ArraySpec, ...]) -> list[int]:
     return [math.prod(spec.shape) for spec in specs]
 
 
+def without_copies(outputs: Sequence[ArraySpec], answers: list[Tensor]) -> list[Tensor]:
+    """What a model learns of the answers of a box's differentiable outputs: not its copies of inputs."""
+    specs = [spec for spec in outputs if spec.differentiable]
+    if len(specs) != len(answers):
+        return answers
+    return [answer for spec, answer in zip(specs, answers, strict=True) if spec.learned]
+
+
 def reciprocal(scale: Tensor) -> Tensor:
     """1 / scale, and zero where that is zero: what has no unit yet has no part in anything."""
     return torch.where(scale > 0, 1 / scale, 0.0)

@@ -163,7 +163,7 @@ class RecordedCall:
             valid &= (d != 0).any(dim=-1)  # at the first call, say, nothing has changed yet
             d, response = (torch.where(valid[..., None], changes, 0.0) for changes in (d, response))
         inputs, outputs = (
-            tuple(spec for spec in specs if spec.differentiable) for specs in (box.inputs, box.outputs)
+            tuple(spec for spec in specs if spec.learned) for specs in (box.inputs, box.outputs)
         )
         z, y = (base.nan_to_num(0.0, 0.0, 0.0) for base in (z, y))
         others = tuple(
@@ -351,6 +351,7 @@ class Recorder:
             tuple(flat_rows(s, t).clone() for s, t in zip(box.outputs, outputs, strict=True)),
             added=_in_variants(dither),
         )
+        _refuse_false_copies(box, call)
         if dither:
             rows = len(call.inputs[0]) // self._variants
             base = RecordedCall(
@@ -440,6 +441,28 @@ def refuse_arrays(box: BlackBoxFunction, arrays: tuple[Any, ...]) -> None:
             f"{box!r}: expected torch tensors, got NumPy arrays, through which there is no gradient. "
             "Leave the conversion to the box."
         )
+
+
+def _refuse_false_copies(box: BlackBoxFunction, call: SeenCall) -> None:
+    """Refuse an output that is not the input that its spec says it is: its derivative would be wrong."""
+    copies = [(place, spec) for place, spec in enumerate(box.outputs) if spec.copy_of is not None]
+    if not copies:
+        return
+    rows, inputs = (
+        box.answered(call.outputs),
+        dict(zip((s.name for s in box.inputs), call.inputs, strict=True)),
+    )
+    for place, spec in copies:
+        output, array = call.outputs[place], inputs[spec.copy_of or ""]
+        same = torch.isclose(
+            output.to(array), array, rtol=torch.finfo(array.dtype).eps ** 0.5, equal_nan=True
+        )
+        wrong = ~same.flatten(1).all(dim=1) & output.flatten(1).isfinite().all(dim=1)
+        if bool((wrong if rows is None else wrong & rows.to(wrong.device)).any()):
+            raise TangentError(
+                f"{box!r}: expected output {spec.name!r} to be input {spec.copy_of!r} as it was, got other "
+                "numbers. Leave copy_of= out of its spec."
+            )
 
 
 def flat_rows(spec: ArraySpec, tensor: Tensor) -> Tensor:
@@ -575,7 +598,7 @@ def _changes(specs: tuple[ArraySpec, ...], arrays: tuple[Tensor, ...]) -> tuple[
         `(probes, rows)` bool.
     """
     flat = [array[..., None].flatten(2) for array in arrays]
-    variables = [array for spec, array in zip(specs, flat, strict=True) if spec.differentiable]
+    variables = [array for spec, array in zip(specs, flat, strict=True) if spec.learned]
     context = [array for spec, array in zip(specs, flat, strict=True) if spec.context]
     whole = torch.cat(variables, dim=-1)
     same = torch.ones(whole.shape[:2], dtype=torch.bool, device=whole.device)[1:]

@@ -390,11 +390,17 @@ class _Values:
         if values is None:
             raise _NoValuesError
         self._at_calls.append(at)
-        free = next(array.dtype for array in arrays if array.is_floating_point())
+        free, names = next(a.dtype for a in arrays if a.is_floating_point()), [s.name for s in box.inputs]
         leading = arrays[0].shape[: arrays[0].ndim - len(box.inputs[0].shape)]
-        pieces = zip(box.outputs, values.split(sizes(pairs.outputs), dim=1), strict=True)
+        pieces, by_name = (
+            iter(values.split(sizes(pairs.outputs), dim=1)),
+            dict(zip(names, arrays, strict=True)),
+        )
         outputs = tuple(
-            piece.reshape(*leading, *spec.shape).to(spec.torch_dtype or free) for spec, piece in pieces
+            (next(pieces) if spec.copy_of is None else by_name[spec.copy_of].detach())
+            .reshape(*leading, *spec.shape)
+            .to(spec.torch_dtype or free, copy=True)
+            for spec in box.outputs
         )
         self.asked.append(pairs)
         self.places.append(place)

@@ -245,7 +245,7 @@ def _boxes(boxes: Sequence[BlackBoxFunction | BoxGroup]) -> tuple[BlackBoxFuncti
                 "Make it a subclass of BlackBoxFunction first."
             )
         for kind, specs in (("input", box.inputs), ("output", box.outputs)):
-            if not any(spec.differentiable for spec in specs):
+            if not any(spec.learned for spec in specs):
                 raise ConfigurationError(
                     f"TangentGradient, boxes, {box!r}: {none_differentiable(kind, specs)}"
                 )

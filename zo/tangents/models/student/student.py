@@ -110,7 +110,7 @@ class StudentTangent(Tangent):
         """Refuse a box whose shapes the network does not have."""
         self._bind(
             [spec.shape for spec in box.inputs if spec.differentiable],
-            [spec.shape for spec in box.outputs if spec.differentiable],
+            [spec.shape for spec in box.outputs if spec.learned],
         )
         self._learner.check_network()
 
@@ -244,7 +244,7 @@ class StudentTangent(Tangent):
         with torch.no_grad():
             answers = box(*arrays)
         given = [answers] if isinstance(answers, Tensor) else list(answers)
-        return [array for spec, array in zip(box.outputs, given, strict=True) if spec.differentiable]
+        return [array for spec, array in zip(box.outputs, given, strict=True) if spec.learned]
 
     def _knows(self, rows: CallPairs) -> bool:
         """Whether it has seen anything; a box that it does not suit is refused."""
