@@ -300,8 +300,10 @@ class TestGradients:
                 net.zero_grad()
                 cases = torch.arange(8) + 8 * (step % 3)
                 gradient.backward((cases,))
-        reached = cosine(grad(net), gradient_of(net, exact(net, cases)))
-        assert reached > 0.99 if memory is None else reached < 0.97
+        if memory == 0:  # what the box does is no function of what it shows
+            assert net[0].weight.grad is None
+        else:
+            assert cosine(grad(net), gradient_of(net, exact(net, cases))) > 0.99
 
     @pytest.mark.slow
     def test_zeroth_order_over_weights(self, tmp_path):
@@ -375,7 +377,8 @@ class TestGradients:
                 gradient.backward((torch.arange(4) + 4 * step,))
                 with torch.no_grad():
                     for p in net.parameters():
-                        p -= 0.05 * p.grad
+                        if p.grad is not None:  # none while a response is waited for
+                            p -= 0.05 * p.grad
 
         host, net = hosted(tmp_path, LINEAR), network()
         gradient = zo.TangentGradient(net, objective, boxes=[host], seed=0)
@@ -614,3 +617,17 @@ class TestRefused:
     def test_names(self, name):
         with pytest.raises(ConfigurationError, match="name"):
             Call(name, sees=X, gives=U)
+
+
+def test_a_stage_has_what_is_of_use_of_earlier_ones_and_hands_it_on(tmp_path):
+    call = Call("closure", sees=X, gives=U, stages=3)
+    first, second, third = hosted(tmp_path, LINEAR, [call]).exchanges
+    assert [spec.name for spec in first.inputs if spec.modelled] == ["x", "u"]
+    one_before = ["x", "x_1_before", "u_1_before", "u"]
+    assert [spec.name for spec in second.inputs if spec.modelled] == one_before
+    before = ["x_1_before", "u_1_before", "x_2_before", "u_2_before"]
+    assert [spec.name for spec in third.inputs if spec.modelled] == ["x", *before, "u"]
+    copies = {spec.name: spec.copy_of for spec in second.outputs}
+    assert [copies[name] for name in ("x", *before)] == [None, "x", "u", "x_1_before", "u_1_before"]
+    learned = [[spec.name for spec in box.outputs if spec.learned] for box in (first, second, third)]
+    assert learned == [["x"], ["x"], ["x"]]
