@@ -118,7 +118,8 @@ class StandIns:
 
     def improve(self) -> list[str]:
         """What the tangents do from now on, since trust is lost, in words; none if nothing is left to do."""
-        return [remedy for remedy in (tangent.improve() for tangent in self.tangents) if remedy is not None]
+        remedies = [tangent.improve() for tangent in self.tangents]
+        return list(dict.fromkeys(remedy for remedy in remedies if remedy is not None))
 
     def keep_within(self, most_bytes: int) -> None:
         """Have rows to learn from take at most so many bytes, of all tangents together."""
