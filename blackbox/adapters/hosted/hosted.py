@@ -412,8 +412,8 @@ class _Way:
             self._host.said_early = True
             warn(
                 f"{self._host!r}: {early} of {self._rows} runs ended by themselves after at most {done} of "
-                f"{calls} calls. What lies behind is zeros, or missing where no row goes on: leave it out by the "
-                "mask of each call, or let the program go on.",
+                f"{calls} calls. What lies behind is zeros, or missing where no row goes on: leave it out "
+                "by the mask of each call, or let the program go on.",
                 RuntimeWarning,
             )
         failed = self._failed()
