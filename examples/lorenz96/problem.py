@@ -119,26 +119,44 @@ class Parametrisation(tasks.Problem):
         test = tuple(part[few] for part in rows("test", (0, 130), min(self.config.free, FREE)))
         return tasks.Data(tasks.Data.split(training, batch=self.config.batch).train, validation, test)
 
-    def errors(self, network, batch):
-        """Square distance to the truth over its variance, `(rows, calls)`."""
+    def off(self, network, batch):
+        """Distance to the truth in its standard deviations, `(rows, calls, cells)`, and the states."""
         cases, after = batch
-        run = self.box.run(cases, calls=after.shape[1], closure=network)
-        return ((run.closure.x[:, 1:] - after) / truth(RUNS["training"]).std()).square().mean(dim=2)
+        states = self.box.run(cases, calls=after.shape[1], closure=network).closure.x[:, 1:]
+        return (states - after) / truth(RUNS["training"]).std(), states
 
     def objective(self, network, batch):
-        return self.errors(network, batch).mean(dim=1)
+        return self.off(network, batch)[0].square().mean(dim=(1, 2))
 
     def evaluate(self, network):
         with torch.no_grad():
-            errors = self.errors(network, self.data.test)
-        return {"free error": tasks.RowMean(errors.mean(dim=1)), "error by step": errors.mean(dim=0)}
+            off, states = self.off(network, self.data.test)
+        errors = off.square().mean(dim=2)
+        return {
+            "free error": tasks.RowMean(errors.mean(dim=1)),
+            "error by step": errors.mean(dim=0),
+            "states": states[0],
+            "off": off[0],
+        }
 
     def pictures(self, fields):
         def growing(axes, arrays):
             axes.semilogy(DT * np.arange(1, len(arrays["error by step"]) + 1), arrays["error by step"])
 
         shown = tasks.panels(fields, growing, xlabel="time", ylabel="error / variance", ylim=(1e-5, 3))
-        return {"The error of free runs from 32 states of the test.": shown}
+        cells = tasks.panels(
+            fields,
+            lambda axes, arrays, row: arrays["off"].T if row else arrays["states"].T / 10,
+            rows=2,
+            colours="x / 10; below it the distance to the truth in standard deviations",
+            xlabel="step",
+            ylabel="cell",
+            aspect="auto",
+        )
+        return {
+            "The error of free runs from 32 states of the test.": shown,
+            "A free run of the test over time and cells (Hovmöller), and below it what is off.": cells,
+        }
 
 
 def advance(x, term):
