@@ -41,7 +41,7 @@ class Cell(BlackBoxFunction):
 
     inputs = (
         ArraySpec("state", (SIZE,), scale=0.05),  # of PyBaMM's own units
-        ArraySpec("current", ()),  # A, which charges
+        ArraySpec("current", (), bounds=(0, MOST)),  # A, which charges
         ArraySpec("outside", (), differentiable=False),  # K
         ArraySpec("cooling", (), differentiable=False),  # W/m2/K
     )
