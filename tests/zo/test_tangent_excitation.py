@@ -410,6 +410,27 @@ def test_rows_that_fail_beside_a_dither_are_left_out():
     assert gradient.counts.lost > 0 and all(math.isfinite(value) for value in found)
 
 
+def test_the_first_row_that_a_wide_dither_costs_makes_it_smaller():
+    """The action does nothing beside noise, so its dither grows; the solver bears no action above thirty."""
+    noise = torch.Generator().manual_seed(0)
+
+    def deaf(state, action):
+        after = plant(state, 0 * action) + 0.1 * torch.randn(state.shape, generator=noise)
+        return torch.where(action.abs().amax(dim=1, keepdim=True) > 30, torch.nan, after)
+
+    network, lost = policy(), []
+    gradient = zo.TangentGradient(
+        network, closed_loop(box := FromTorch(deaf, (STATE, ACTION), (STATE,))), boxes=[box], seed=0
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", zo.TangentWarning)
+        for step in range(12):
+            network.zero_grad()
+            gradient.backward(batch(step, 16))
+            lost.append(gradient.counts.lost)
+    assert 0 < lost[-1] and len(set(lost)) == 2  # in one step alone
+
+
 class Cart:
     """To be reset and stepped alone."""
 

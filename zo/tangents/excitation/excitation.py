@@ -47,6 +47,7 @@ FIRST = 0.1
 LINEAR = 0.5  # of what a larger dither should respond more by, for it to be worth it; decision 121
 GROWN, SHRUNK = 8.0, 0.5  # the most and the least times from one size to the next
 BLIND = 100.0  # units: the largest dither whose response does not stand out; decision 139
+WIDE = 1.0  # unit of a dither: beyond it the first row that fails ever counts as its doing
 MANY_LOST = 0.25  # of a step's rows, above twice what failed before: its dither is too large; decision 137
 HELD = 25  # steps at most whose gradient waits for the response to a first dither; decision 138
 TOLD = 15  # of these, after which it is said; decision 139
@@ -310,12 +311,17 @@ class Excitation:
         ]
 
     def _survives(self, survived: Tensor, *, dithered: bool) -> bool:
-        """Whether about as many rows fail as before; a dither beside which many more do is made smaller."""
+        """Whether about as many rows fail as before; a dither beside which many more do is made smaller.
+
+        So is one of more than a unit beside the first row that fails ever.
+        """
         lost, rows = int((~survived).sum()), len(survived)
         refused = False
         for state in self._state:
             before, of = state.failed
-            if dithered and state.units and lost > rows * (MANY_LOST + 2 * (before + 0.5) / (of + 4)):
+            many = lost > rows * (MANY_LOST + 2 * (before + 0.5) / (of + 4))
+            first = bool(lost) and not before and state.factor > WIDE  # the action is beyond any so far
+            if dithered and state.units and (many or first):
                 state.refuse()
                 refused = True
             else:
