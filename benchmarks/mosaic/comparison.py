@@ -207,8 +207,9 @@ def gain(found: Mapping[str, Any], column: str, over: str) -> float | None:
     own, other = logs(found, column), logs(found, over)
     if not own or not other:
         return None
-    own, other = (each * (max(len(own), len(other)) if len(each) == 1 else 1) for each in (own, other))
-    pairs = zip(other, own, strict=True)
+    if over == "uncorrected":  # it has no seeds
+        other = other * len(own)
+    pairs = zip(other, own, strict=False)  # those seeds that both have
     return 100 * (math.exp(fmean(base - log for base, log in pairs)) - 1)
 
 
