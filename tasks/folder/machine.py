@@ -10,8 +10,6 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from blackbox.adapters.command.files import content
-
 PACKAGE = "blackbox-coupling"
 _PACKAGES = ("torch", "numpy", "scipy", "phiflow", "phiml", "h5py", "matplotlib")
 
@@ -38,6 +36,8 @@ def digest_of_files(paths: Iterable[Path]) -> dict[str, str]:
 
     By name; where two have the same, or one that `versions` has, by path.
     """
+    from blackbox.adapters.command.files import content  # with all of torch, which `--version` does not need
+
     found: dict[str, str] = {}
     taken = set(versions())
     for path in dict.fromkeys(paths):

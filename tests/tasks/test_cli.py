@@ -59,7 +59,7 @@ def wait_for(condition, process, seconds=240):  # imports alone take a minute wh
         time.sleep(0.005)
 
 
-@pytest.mark.quick_cases(2)
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize(
     "words",
     [["--help"], ["--version"], ["run", "--help"], ["check", "--help"], ["list"], []],
