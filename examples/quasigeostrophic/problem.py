@@ -110,7 +110,7 @@ class Turbulence(tasks.Problem):
 
     presets = {
         "small": Config(),
-        "large": Config(cells=64, steps=300),
+        "large": Config(cells=64, steps=100),
         "ci": Config(cells=16, records=300, steps=2, batch=2, calls=3, free=5),
     }
 
