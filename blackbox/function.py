@@ -369,6 +369,12 @@ def check_complete(box: BlackBoxFunction) -> None:
 
 def check_copies(owner: str, inputs: tuple[ArraySpec, ...], outputs: tuple[ArraySpec, ...]) -> None:
     """Refuse an output that is said to be an input which it cannot be."""
+    for spec in inputs:
+        if spec.copy_of is not None:
+            raise DefinitionError(
+                f"{owner}, input {spec.name!r}, copy_of: expected it of an output, which may be an input "
+                "unchanged. Leave it out."
+            )
     for spec in outputs:
         if spec.copy_of is None:
             continue

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from blackbox import BlackBoxFunction
+from blackbox import ArraySpec, BlackBoxFunction
 from zo.errors import ConfigurationError
 from zo.execution.ranks import checksum
 
@@ -36,11 +36,12 @@ def described(value: object) -> str:
 
 def arrays_of(box: BlackBoxFunction) -> str:
     """What goes into a box and comes out, in words: names and shapes, and `fixed` what has no derivative."""
-    sides = (
-        ", ".join(f"{spec.name} {spec.shape}{'' if spec.differentiable else ' fixed'}" for spec in specs)
-        for specs in (box.inputs, box.outputs)
-    )
-    return " to ".join(sides)
+
+    def words(spec: ArraySpec) -> str:
+        copy = "" if spec.copy_of is None else f" copy of {spec.copy_of}"
+        return f"{spec.name} {spec.shape}{'' if spec.differentiable else ' fixed'}{copy}"
+
+    return " to ".join(", ".join(map(words, specs)) for specs in (box.inputs, box.outputs))
 
 
 def refuse_other_run(owner: str, settings: Mapping[str, Any], saved: Mapping[str, Any]) -> None:

@@ -244,6 +244,9 @@ def _state(drawn: _DrawnAnswers, case: int) -> Finding:
     before, after = (np.stack([way[place] for way in ways]) for place in (last, last + 1))
     if last < 1 or any(len(set(part[:, 0])) > 1 for part in (before, after)) or after[0, 0] < 0:
         return Finding(STATE, Verdict.SKIPPED, "Not measured: how many calls are made depends on answers.")
+    shown = {slot.name for slot in form.remembered(form.kinds[int(before[0, 0])])}
+    shown |= {slot.name for name in form.calls for slot in form.seen[name]}
+    slots = [slot for slot in slots if slot.name in shown]
     d, e = (
         np.hstack([part[1:, slot.place] - part[0, slot.place] for slot in slots]) for part in (before, after)
     )

@@ -143,6 +143,12 @@ def differentiable(
     """
     _check_box(box)
     _check_tangent(tangent, estimator)
+    copies = [spec.name for spec in box.outputs if spec.copy_of is not None]
+    if tangent is not None and copies:
+        raise ConfigurationError(
+            f"differentiable, box {box!r}: expected outputs without copy_of= where a tangent learns, got it "
+            f"of {', '.join(copies)}. Leave it out here; zo.TangentGradient goes by it."
+        )
     _check_settable(box, estimator)
     return DifferentiableBox(box, _row_estimator(estimator), tangent, seed, max_rows, max_dropped, check)
 

@@ -152,12 +152,23 @@ class Draws:
         self._trusted = False  # the base drew alone
         self._names: list[str] = []  # what it drew, once it is trusted
         self._any = not same(before, after)
-        if watched is not None and watched.names:
-            if not watched.alone(before, after):
+        if watched is None and others_run():  # a thread that has begun meanwhile
+            self.trust_base()  # the end alone does not tell: another thread may draw as much in each query
+        elif watched is not None:
+            self._any = bool(watched.names)
+            if self._any and not watched.alone(before, after) and not self._repeats(watched):
                 raise DisturbedBase(str(disturbed()))
             self._trusted, self._names = True, watched.names
-        elif others_run():
-            self.trust_base()  # the end alone does not tell: another thread may draw as much in each query
+
+    def _repeats(self, watched: WatchedDraws) -> bool:
+        """Whether a second evaluation is disturbed in just the same places: by a thread of a box, say."""
+        seen = WatchedDraws()
+        try:
+            with seen:
+                self._replay()
+            return seen.is_like(watched) and same(states(), self._after)
+        finally:
+            put_back(self._before)
 
     @property
     def any(self) -> bool:
@@ -249,9 +260,9 @@ def others_run() -> bool:
     return threading.active_count() > 1
 
 
-def watched_base(network: nn.Module) -> WatchedDraws | None:
-    """What watches the base of a network whose layers draw while other threads run; None of any other."""
-    return WatchedDraws() if others_run() and any(map(_may_draw, network.modules())) else None
+def watched_base() -> WatchedDraws | None:
+    """What watches a base while other threads run; None where there are none."""
+    return WatchedDraws() if others_run() else None
 
 
 class Disturbed(ObjectiveError):
@@ -288,6 +299,11 @@ class WatchedDraws(TorchDispatchMode):
         """Whether no other thread drew in the block, by the states before and behind it."""
         starts, ends = [*self._around[::2], after], [before, *self._around[1::2]]
         return all(map(same, ends, starts))
+
+    def is_like(self, other: WatchedDraws) -> bool:
+        """Whether another block drew the same, between the same states."""
+        both = zip(self._around, other._around, strict=False)
+        return self.names == other.names and all(same(*pair) for pair in both)
 
     def __torch_dispatch__(
         self,

@@ -135,7 +135,7 @@ def evaluate_base(
             measured(measure) as peak,
             noted() as causes,
             read_by_layers(parameters) if measure else nullcontext(),
-            watched_base(network) or nullcontext() as watched,
+            watched_base() or nullcontext() as watched,
         ):
             base = losses(objective, network, batch, rows)
         survived = survivors(base, number, causes)

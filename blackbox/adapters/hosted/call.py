@@ -32,9 +32,10 @@ class Call:
         gives: that of the array that it gets, or several; floats.
         stages: how often the program makes the call in one step of its own, such as 4 within a Runge-Kutta
             scheme. What follows a call is another function in each stage, and each has a box of its own.
-        memory: how many earlier rounds of all calls a row shows beside the present one. What follows an
-            answer may depend on them: on the state at the beginning of a step, in a stage of it. None for 1
-            if there are several calls or stages, else 0.
+        memory: how many earlier rounds of all calls a row shows beside the present one; of a call in stages
+            whole steps. What follows an answer may depend on them. None for 1 if there are several calls or
+            stages, else 0. With 0 a stage shows those before it in its own step alone, which is all that a
+            Runge-Kutta scheme goes by: there is less to learn then.
 
     Raises:
         ConfigurationError, DefinitionError: a value makes no sense.
@@ -141,13 +142,14 @@ class VectorForm:
         cyclic = 1 if len(self.kinds) > 1 else 0
         self.memory = max(cyclic if call.memory is None else call.memory for call in calls)
         self.size, several = 1, len(calls) > 1
+        self._staged = not several and calls[0].stages > 1
         self.seen: dict[str, list[Slot]] = {}
         self.before: dict[str, list[list[Slot]]] = {}
         for call in calls:
             prefix = f"{call.name}_" if several else ""
             self.seen[call.name] = [self._slot(prefix + spec.name, spec) for spec in call.seen]
             # in stages of one step all earlier ones count
-            rounds = self.memory * call.stages - (0 if several or call.stages == 1 else 1)
+            rounds = max(1, self.memory) * call.stages - 1 if self._staged else self.memory * call.stages
             self.before[call.name] = [
                 [self._slot(f"{prefix}{spec.name}_{ago}_before", spec) for spec in (*call.seen, *call.given)]
                 for ago in range(1, rounds + 1)
@@ -173,15 +175,10 @@ class VectorForm:
         return names
 
     def remembered(self, kind: tuple[str, int] | None = None) -> Iterator[Slot]:
-        """The slots of earlier rounds; of a call and stage, of those that what follows may depend on.
-
-        Of a scheme's stages these are the ones of this step before it, and of `memory` - 1 whole steps.
-        """
-        for name, rounds in self.before.items():
-            last = len(rounds)
-            if kind is not None and len(self.calls) == 1 and self.calls[name].stages > 1:
-                last = (self.memory - 1) * self.calls[name].stages + kind[1]
-            for slots in rounds[: max(0, last)]:
+        """The slots of earlier rounds; of a call and stage, of those that it shows."""
+        for rounds in self.before.values():
+            own_step = self._staged and self.memory == 0 and kind is not None
+            for slots in rounds[: kind[1]] if own_step and kind else rounds:
                 yield from slots
 
 

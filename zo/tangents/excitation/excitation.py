@@ -324,7 +324,7 @@ class Excitation:
             if dithered and state.units and (many or first):
                 state.refuse()
                 refused = True
-            else:
+            if first or not refused:
                 state.failed = before + lost, of + rows
         return not refused
 

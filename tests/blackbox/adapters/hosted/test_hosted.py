@@ -300,10 +300,7 @@ class TestGradients:
                 net.zero_grad()
                 cases = torch.arange(8) + 8 * (step % 3)
                 gradient.backward((cases,))
-        if memory == 0:  # what the box does is no function of what it shows
-            assert net[0].weight.grad is None
-        else:
-            assert cosine(grad(net), gradient_of(net, exact(net, cases))) > 0.99
+        assert cosine(grad(net), gradient_of(net, exact(net, cases))) > 0.99
 
     @pytest.mark.slow
     def test_zeroth_order_over_weights(self, tmp_path):
@@ -620,7 +617,7 @@ class TestRefused:
 
 
 def test_a_stage_has_what_is_of_use_of_earlier_ones_and_hands_it_on(tmp_path):
-    call = Call("closure", sees=X, gives=U, stages=3)
+    call = Call("closure", sees=X, gives=U, stages=3, memory=0)
     first, second, third = hosted(tmp_path, LINEAR, [call]).exchanges
     assert [spec.name for spec in first.inputs if spec.modelled] == ["x", "u"]
     one_before = ["x", "x_1_before", "u_1_before", "u"]
