@@ -131,3 +131,26 @@ def test_what_cannot_be_a_copy_is_refused(name):
     box = box_of((X, dataclasses.replace(BEFORE, copy_of=name)))
     with pytest.raises(DefinitionError, match="copy_of"):
         box(torch.zeros(1, 3), torch.zeros(1, 2))
+
+
+def test_an_input_is_no_copy():
+    box = FromTorch(lambda x, u: (moved(x, u), u), (X, dataclasses.replace(U, copy_of="x")), (X, BEFORE))
+    with pytest.raises(DefinitionError, match="expected it of an output"):
+        box(torch.zeros(1, 3), torch.zeros(1, 2))
+
+
+def test_where_nothing_goes_by_copies_they_are_refused():
+    with pytest.raises(zo.errors.ConfigurationError, match="u_before"):
+        zo.differentiable(box_of(), tangent=zo.MLPTangent())
+    assert zo.differentiable(box_of(), zo.RowRGE(mu=1e-4, q=2)) is not None
+
+
+def test_a_state_from_before_an_output_was_a_copy_is_refused():
+    def gradient(outputs):
+        box, tangent = box_of(outputs), zo.MLPTangent(seed=0)
+        return zo.TangentGradient(network_of(), objective_of(box), boxes=[box], tangent=tangent, seed=0)
+
+    before = gradient((X, dataclasses.replace(BEFORE, copy_of=None)))
+    before.backward(weights(6, 3, seed=3))
+    with pytest.raises(zo.errors.ConfigurationError, match="copy of u"):
+        gradient((X, BEFORE)).load_state_dict(before.state_dict())

@@ -7,17 +7,17 @@ meanwhile takes numbers out of the middle: the masks are others, and differences
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from threading import RLock
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from blackbox.notices import warn
 from zo.errors import EvaluatorWarning, ObjectiveError
+from zo.evaluators.operations import Operations
 
 PATIENCE = 60.0  # seconds that a training waits for its turn before it says so
 TRIES = 5  # evaluations of a query, each with a stranger's draws in it, before the step is refused
@@ -188,9 +188,8 @@ class Draws:
         """
         ended: list[States] = []
         for number in range(TRIES):
-            drawn = (
-                WatchedDraws() if number else None
-            )  # watched where the first ended otherwise than the base
+            # watched where the first ended otherwise than the base
+            drawn = WatchedDraws() if number else None
             try:
                 with drawn or nullcontext():
                     result = run()
@@ -270,7 +269,7 @@ class Disturbed(ObjectiveError):
 
 
 class DisturbedBase(Disturbed):
-    """Another thread drew while the base was evaluated, and no longer does: the step is to be taken again."""
+    """Another thread drew while the base was evaluated: the step is to be taken again."""
 
 
 def disturbed() -> Disturbed:
@@ -283,7 +282,7 @@ def disturbed() -> Disturbed:
     )
 
 
-class WatchedDraws(TorchDispatchMode):
+class WatchedDraws(Operations):
     """Notes what this thread draws from torch's own generators, and whether another one draws in between.
 
     Attributes:
@@ -302,32 +301,28 @@ class WatchedDraws(TorchDispatchMode):
 
     def is_like(self, other: WatchedDraws) -> bool:
         """Whether another block drew the same, between the same states."""
-        both = zip(self._around, other._around, strict=False)
-        return self.names == other.names and all(same(*pair) for pair in both)
+        return self.names == other.names and all(map(same, self._around, other._around))
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def gave(self, operation: Any, arguments: tuple[tuple[Any, ...], dict[str, Any]], result: Any) -> Any:
+        """The result, as it is."""
+        return result
+
+    def run(self, operation: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """Run an operation between two looks at the generators, where it draws from them."""
-        named = kwargs or {}
-        if torch.Tag.nondeterministic_seeded not in func.tags or named.get("generator") is not None:
-            return func(*args, **named)
+        if torch.Tag.nondeterministic_seeded not in operation.tags or named.get("generator") is not None:
+            return operation(*arguments, **named)
         start = states()
-        seeded = _seeded(func)
-        if seeded is None or _device(args, named).type != "cpu":
-            result = func(*args, **named)
+        seeded = _seeded(operation)
+        if seeded is None or _device(arguments, named).type != "cpu":
+            result = operation(*arguments, **named)
         else:  # another thread may draw between the look and the operation, so this one draws by itself
             own = torch.Generator()
             own.set_state(start[0])
-            result = seeded(*args, **{**named, "generator": own})
+            result = seeded(*arguments, **{**named, "generator": own})
             torch.set_rng_state(own.get_state())
         self._around += [start, states()]
         size = result.numel() if isinstance(result, Tensor) else 0
-        self.names.append(f"{func} {size}")
+        self.names.append(f"{operation} {size}")
         return result
 
 

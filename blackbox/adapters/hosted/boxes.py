@@ -117,7 +117,7 @@ class Exchange(HostBox):
         self.inputs = (*(slot.named() for slot in self.slots), *self.given, HISTORY)
         copies, known = form.handed_on(call), {spec.name: spec.differentiable for spec in self.inputs}
         self.outputs = tuple(
-            # nothing depends on what is remembered, but is of no use any more where it comes next
+            # what is remembered is an input as it was; what this stage is not shown, the next is not either
             replace(spec, copy_of=copies[spec.name])
             if spec.name in copies and known.get(copies[spec.name])
             else replace(spec, differentiable=spec.name not in copies and spec.differentiable)
