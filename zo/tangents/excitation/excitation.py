@@ -324,8 +324,9 @@ class Excitation:
             if dithered and state.units and (many or first):
                 state.refuse()
                 refused = True
-            if first or not refused:
-                state.failed = before + lost, of + rows
+                if not first:
+                    continue
+            state.failed = before + lost, of + rows
         return not refused
 
     def _keep(
