@@ -74,7 +74,8 @@ class _Box:
         before: The factor before, and its response, as a share of how much the outputs change.
         known_before: Whether that response was known, and not found by regression.
         most: The largest factor.
-        failed: How many rows of the batch have failed, and of how many, without those of refused dithers.
+        failed: How many rows of the batch have failed, and of how many, without those of refused dithers
+            but for the first ever.
         waited: Steps with a dither whose response was not known yet; `HELD` once it was.
     """
 
@@ -324,8 +325,9 @@ class Excitation:
             if dithered and state.units and (many or first):
                 state.refuse()
                 refused = True
-                if not first:
-                    continue
+                if first:  # no later one is the first; the others are the dither's
+                    state.failed = 1, of + rows
+                continue
             state.failed = before + lost, of + rows
         return not refused
 
