@@ -76,7 +76,7 @@ def _mounts() -> bool:
 
 UNSHARE = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
 PEERS = "make test-peers, or pip install"
-COMPILERS = ("cc", "gcc", "c++", "g++", "clang")
+COMPILERS = ("cc", "gcc", "c++", "g++", "clang", "as", "ld")  # which call the last two
 SLURM = "munged slurmctld slurmd srun sbatch salloc scontrol scancel sinfo squeue"
 NEEDS = {
     # programs

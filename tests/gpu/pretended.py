@@ -112,6 +112,8 @@ class OnGPU(Tensor):
         kwargs = kwargs or {}
         if func in (Tensor.data_ptr, Tensor.untyped_storage):  # where memory is, which wrappers have none of
             return func(args[0].own)
+        if func == Tensor.data.__set__ and isinstance(args[1], OnGPU):  # from now on it has those
+            args[0].own = args[1].own
         if func is Tensor.copy_:
             return PretendedGPU.entered[-1].copied(*args, **kwargs)
         if func in READING:
@@ -168,6 +170,8 @@ class PretendedGPU(TorchDispatchMode):
             mock.patch.object(torch.autograd, "_engine_run_backward", self._elsewhere(own))
         )
         self._patches.enter_context(_Asked())
+        # in a file they are plain tensors
+        self._patches.enter_context(torch.serialization.safe_globals([OnGPU]))
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:

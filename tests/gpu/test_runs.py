@@ -26,8 +26,15 @@ from tests.tasks.applications.wake_flow.small import SMALL
 
 ROUNDED = {"tangents", "student"}  # what they fit has single precision, and on a GPU other bits
 QUICK = {"row-rge"}
+NEEDS_CMA = {"cma-es", "sep-cma-es"}
 NEAR, ROUGH = {"rtol": 1e-9, "atol": 1e-12}, {"rtol": 1e-2, "atol": 1e-4}
 MATRIX = torch.tensor([[1.0, 0.5, 0.0], [-0.3, 0.8, 0.2], [0.1, 0.0, 1.2]], dtype=torch.float64)
+
+
+def marks_of(method):
+    """What a test of a method is marked with."""
+    slow = [] if method in QUICK else [pytest.mark.slow]
+    return [*slow, *([pytest.mark.needs("cma")] if method in NEEDS_CMA else [])]
 
 
 class Mixed(BlackBoxFunction):
@@ -85,7 +92,8 @@ class Steering(tasks.Problem):
         generator = torch.Generator().manual_seed(7)
         wanted = torch.rand(300, 3, generator=generator, dtype=torch.float64) - 0.5
         kinds = torch.randint(3, (300,), generator=generator)
-        return tasks.Data.split({"wanted": wanted, "kind": kinds}, batch=6, validation=9, test=270)
+        split = tasks.Data.split({"wanted": wanted, "kind": kinds}, batch=6, validation=9, test=270)
+        return replace(split, fresh=True)  # what is wanted is known without a box
 
     def objective(self, network, batch):
         state = first = network(batch["wanted"])
@@ -147,9 +155,7 @@ def trained(folder, device, method, resume=None, callbacks=(), **settings):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "method", [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in METHODS]
-)
+@pytest.mark.parametrize("method", [pytest.param(name, marks=marks_of(name)) for name in METHODS])
 def test_a_run_that_was_cut_short_and_goes_on_on_a_gpu_finds_what_one_finds_on_a_cpu(method, gpu, tmp_path):
     settings = {} if gpu.pretended else {"dropout": 0.0}  # of which each device draws its own
     expected = trained(tmp_path / "cpu", "cpu", method, **settings)

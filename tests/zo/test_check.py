@@ -19,6 +19,7 @@ from tests.networks.ordinary import NarrowInside
 from tests.networks.treacherous import MomentumEncoder
 from tests.networks.unstackable import Asleep, Attending, Transposing
 from tests.zo.row_boxes import FromTorch
+from zo.evaluators import Step, sentinel
 
 
 def mean_square(network, batch):
@@ -497,3 +498,17 @@ def test_an_output_of_a_wrong_shape_is_the_boxs_fault_and_no_evaluators():
     gradient = zo.LossGradient(network, lambda n, x: box(n(x)).square().mean(1), zo.RGE(q=2, mu=1e-3))
     with pytest.raises(OutputError, match=r"expected shape \(.*, 4\).*here they are last, np.moveaxis\(u"):
         gradient.backward(torch.eye(4))
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_factors_that_a_gpu_cuts_to_ten_bits_count_as_rounding(cut, monkeypatch):
+    """The GPU is not there: what it would round is what is asked for."""
+    torch.manual_seed(0)
+    network, batch = nn.Conv2d(1, 2, 3), torch.randn(4, 1, 5, 5)
+    step = Step(network, zo.estimators.Parameters(network), mean_square, batch, len(batch))
+    base = mean_square(network, batch).detach()
+    exact = sentinel.rounding_of(step, base)
+    monkeypatch.setattr(sentinel, "_has_tensor_floats", lambda device: True)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", cut)
+    seen = sentinel.rounding_of(step, base) / exact
+    assert (seen > 30).all() if cut else torch.equal(seen, torch.ones(4))

@@ -173,6 +173,8 @@ _ROUNDING = {
     ),
     *("convolution", "mkldnn_convolution", "cudnn_convolution", "_to_copy", "addcmul", "lerp", "cumsum"),
 }
+_PRODUCTS = {"mm", "bmm", "addmm", "addbmm", "baddbmm", "mv", "dot"}
+TENSOR_FLOAT = 2.0**-11  # of a number, by which TF32 is off at most
 
 
 class _Signs:
@@ -210,7 +212,32 @@ class _Rounded(Operations):
             or result.is_meta
         ):
             return result
-        return result * (1 + torch.finfo(result.dtype).eps * self._signs.like(result))
+        unit = max(torch.finfo(result.dtype).eps, unit_of_product(operation.overloadpacket.__name__, result))
+        return result * (1 + unit * self._signs.like(result))
+
+
+def unit_of_product(operation: str, result: Tensor) -> float:
+    """By what part of itself the result of an operation may be off where its factors are cut, 0 elsewhere.
+
+    On a GPU torch may take products of float32 from factors with ten bits (TF32), as it does by default in
+    convolutions. Half a unit in the place of the last of them is as far as a factor is off.
+    """
+    if result.dtype != torch.float32 or not _has_tensor_floats(result.device):
+        return 0.0
+    if "convolution" in operation:
+        cut = _is_cut(torch.backends.cudnn, getattr(torch.backends.cudnn, "conv", None))
+    else:
+        cut = operation in _PRODUCTS and _is_cut(torch.backends.cuda.matmul, torch.backends.cuda.matmul)
+    return TENSOR_FLOAT if cut else 0.0
+
+
+def _is_cut(backend: Any, operations: Any) -> bool:
+    precision = getattr(operations, "fp32_precision", None)  # since torch 2.9
+    return backend.allow_tf32 if precision is None else precision == "tf32"
+
+
+def _has_tensor_floats(device: torch.device) -> bool:
+    return device.type == "cuda"
 
 
 def refuse_shifted(
