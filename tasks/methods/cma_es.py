@@ -340,7 +340,8 @@ class CmaEs:
         finite = alone[0].isfinite()
         if not finite.any():
             return None
-        apart = (stacked - stacked.nanmedian(dim=0).values)[:, finite].nan_to_num(0.0)
+        usual = stacked.cpu().nanmedian(dim=0).values.to(stacked)  # on a GPU it may have other bits each time
+        apart = (stacked - usual)[:, finite].nan_to_num(0.0)
         allowed = HARMLESS * float(apart.square().mean().sqrt()) + 1e-5 * float(alone[0, finite].abs().max())
 
         def off(others: Tensor) -> float:
