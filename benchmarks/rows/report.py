@@ -56,11 +56,12 @@ from batches of 1 and 4 rows and twice or four times the usual rate on to half a
 quarter and four times the batch, until none of these is better on validation data; gradients are shortened at
 twice the median of the last 25, for first order as for tangents. "First order's choice": rows of a batch x
 factor on the usual rate, for each seed. "Suggested rate": `zo.suggested_rate` for thirteen steps a window.
-"Imagined": with batches beside of eight rows that no box has answered, as many as
+"Tuned rate": from that one and half of it on, until neither half nor twice the rate is better on validation
+data. "Imagined": with batches beside of eight rows that no box has answered, as many as
 `TangentGradient.imaginations` says, and the rate for 53 steps a window. "True derivative": the box itself
-answers replays at the suggested rate, for nothing; such a tangent has no bound on its gradients, so this is
-no ceiling. "Surrogate": a model alone, fitted in six rounds to the network's rows, 1,200 steps on such
-batches, the best of three rates or more on validation data. Medians over seeds. Replays at .2 of two
+answers replays, for nothing: what these windows and steps allow. "Surrogate": a model alone, fitted in six
+rounds to the network's rows, 1,200 steps on such batches, the best of three rates or more on validation data.
+Medians over seeds. Replays at .2 of two
 controllers are of before inputs were dithered. Made by `python -m benchmarks rows --size small --steps`.
 
 """
@@ -159,6 +160,8 @@ def steps_table(measured: Measured) -> str:
 SHOWN_OF_STEPS = (  # as `SHOWN`
     ("replay, 0.05", "replay, the usual rate", "#999999", "o", 26),
     ("replay, suggested rate, 0.05", "replay, the suggested rate", "#0072b2", "o", 46),
+    ("replay, tuned rate, 0.05", "replay, a tuned rate", "#56b4e9", "o", 26),
+    ("replay, tuned rate, true derivative, 0.05", "by the true derivative", "#cc79a7", "x", 30),
     ("replay, suggested rate, imagined, 0.05", "and imagined batches", "#009e73", "P", 50),
     ("surrogate, 0.05", "a surrogate alone", "#d55e00", "^", 34),
 )

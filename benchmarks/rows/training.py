@@ -116,7 +116,7 @@ def train(problem: BenchmarkProblem, way: Way, seed: int, most: int | None = Non
         optimiser_steps, usually = steps * (1 + further), problem.steps * usual // batch
         rate *= zo.suggested_rate(1.0, usual_steps=usually, steps=optimiser_steps)
     gradient, around = _gradient_of(problem, way, network, seed)
-    bound = Clipping(None if around else CLIP)  # tangents have their own
+    bound = Clipping(CLIP if way.derivative == "true" else None)  # other tangents have their own
     optimizer = torch.optim.Adam(network.parameters(), lr=1.0)
     before, replays, imagined, began = problem.box.ledger.rows_asked, 0, 0, process_time()
     warned: int | None = None
@@ -136,6 +136,7 @@ def train(problem: BenchmarkProblem, way: Way, seed: int, most: int | None = Non
             for _ in range(gradient.replays() if way.replays else 0):
                 optimizer.zero_grad()
                 gradient.replay()
+                bound.shorten(network.parameters(), remembered=False)
                 optimizer.step()
                 replays += 1
             for number in range(gradient.imaginations() if way.imagined else 0):

@@ -13,6 +13,7 @@ MORE_SHARES = (0.05, 0.1, 0.2, 0.4)  # which may be asked for
 BATCHES, RATES = (1, 4), (1.0, 2.0)  # with which first order is tuned, to begin with
 LARGEST_BATCH, HIGHEST_RATE = 64, 64.0  # where that ends
 WIDER = (0.5, 4.0)  # rates beside these
+AROUND = (0.5, 1.0)  # times the suggested rate, to begin with
 CONTROLS = ("no-derivative", "model-alone", "stored-derivative", "true-derivative", "wider")
 AS_BENCHMARKED, ALL_ROWS = "first order", "first order, tuned, 1"
 
@@ -85,12 +86,15 @@ def by_steps(problem: BenchmarkProblem, shares: Sequence[float] = SHARES) -> dic
         replayed = Way(share, 1, derivative="learned", replays=True)
         lines[f"replay, {share:g}"] = [replayed]
         lines[f"replay, suggested rate, {share:g}"] = [replace(replayed, suggested=True)]
+        if share == min(shares):
+            tuned = [replace(replayed, rate=rate, suggested=True) for rate in AROUND]
+            lines[f"replay, tuned rate, {share:g}"] = tuned
+            if problem.exact is not None:
+                bound = [replace(way, derivative="true") for way in tuned]
+                lines[f"replay, tuned rate, true derivative, {share:g}"] = bound
         if problem.fresh is not None:
             imagining = replace(replayed, suggested=True, imagined=True)
             lines[f"replay, suggested rate, imagined, {share:g}"] = [imagining]
-        if share == min(shares) and problem.exact is not None:
-            bound = replace(replayed, derivative="true", suggested=True)
-            lines[f"replay, suggested rate, true derivative, {share:g}"] = [bound]
         if share == min(shares) and problem.fresh is not None:
             rates = (2.0, 4.0)  # to begin with
             lines[f"surrogate, {share:g}"] = [Way(share, 1, rate, derivative="surrogate") for rate in rates]
@@ -98,16 +102,17 @@ def by_steps(problem: BenchmarkProblem, shares: Sequence[float] = SHARES) -> dic
 
 
 def neighbours(way: Way) -> list[Way]:
-    """Ways with half and twice the rate, and with a quarter and four times the batch."""
+    """Ways with half and twice the rate; of first order those with a quarter and four times the batch too."""
     batch = way.batch or 1
     rates = [way.rate / 2, way.rate * 2] if way.rate < HIGHEST_RATE else [way.rate / 2]
     sizes = [size for size in (batch // 4, 4 * batch) if 1 <= size <= LARGEST_BATCH]
     same = [replace(way, rate=rate) for rate in rates]
-    return same if way.derivative == "surrogate" else same + [replace(way, batch=size) for size in sizes]
+    rate_alone = way.replays or way.derivative == "surrogate"
+    return same if rate_alone else same + [replace(way, batch=size) for size in sizes]
 
 
 def by_steps_lines() -> list[str]:
     """The lines of `by_steps` beside first order, in the order of the table."""
-    suggested = "replay, suggested rate"
-    named = "replay", suggested, f"{suggested}, imagined", f"{suggested}, true derivative", "surrogate"
+    suggested, tuned = "replay, suggested rate", "replay, tuned rate"
+    named = "replay", suggested, tuned, f"{suggested}, imagined", f"{tuned}, true derivative", "surrogate"
     return [f"{line}, {share:g}" for share in MORE_SHARES for line in named]

@@ -48,12 +48,21 @@ class Clipping:
             return tuple(gradients), False
         return tuple(gradient * (bound / length) for gradient in gradients), True
 
-    def shorten(self, parameters: Iterable[Tensor]) -> bool:
-        """Take in the `.grad` of parameters as a step's gradient, and shorten it; whether it was longer."""
+    def shorten(self, parameters: Iterable[Tensor], *, remembered: bool = True) -> bool:
+        """Take in the `.grad` of parameters as a step's gradient, and shorten it.
+
+        Args:
+            parameters: of the network.
+            remembered: whether its length counts for those that follow: that of a replay does not.
+
+        Returns:
+            Whether it was longer.
+        """
         grads = [tensor.grad for tensor in parameters if tensor.grad is not None]
         if not grads:
             return False
-        self.remember(grads)
+        if remembered:
+            self.remember(grads)
         shorter, longer = self.shortened(grads)
         if longer:
             for grad, short in zip(grads, shorter, strict=True):
