@@ -219,6 +219,8 @@ def test_a_gain_is_the_geometric_mean_of_ratios_by_seed():
     assert comparison.gain({"cells": done}, "WIG", "NOG") == pytest.approx(100 * (math.sqrt(2) - 1))
     assert comparison.gain({"cells": done}, "WIG", "uncorrected") == pytest.approx(300)
     assert comparison.gain({"cells": done}, "tangents", "NOG") is None
+    done["tangents"] = {"runs": done["WIG"]["runs"][:1]}  # of its own seed alone
+    assert comparison.gain({"cells": done}, "tangents", "NOG") == pytest.approx(100)
 
 
 def test_no_committed_cell_is_stale_without_a_word():

@@ -56,10 +56,8 @@ class ForetoldTangent(Tangent):
         self.usual = self._new_usual()
         self.equation = EquationTangent() if may_be_equation(box) else None
         self.errors: tuple[float, ...] = ()
-        self._squares = [
-            0.0,
-            0.0,
-        ]  # of the usual model's errors and the equation's, over those of the changes
+        # of the usual model's errors and the equation's, over those of the changes; empty before
+        self._squares: list[float] = []
         self._chosen = False  # whether the equation is
         self._known = False  # whether it is not hopeless
         self._begun = False  # whether there was an evaluation
