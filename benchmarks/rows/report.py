@@ -58,10 +58,11 @@ twice the median of the last 25, for first order as for tangents. "First order's
 factor on the usual rate, for each seed. "Suggested rate": `zo.suggested_rate` for thirteen steps a window.
 "Tuned rate": that one, or half, a quarter, an eighth of it, and on until neither half nor twice the rate is
 better on validation data; by the true derivative from that one and half of it on. "Imagined": with batches
-beside of eight rows that no box has answered, as many as `TangentGradient.imaginations` says, and the rate for
-53 steps a window. "True derivative": the box itself answers replays, for nothing: what these windows and steps
-allow. "Surrogate": a model alone, fitted in six rounds to the network's rows, 1,200 steps on such batches, the
-best of three rates or more on validation data. Medians over seeds. Replays at .2 of two controllers are of
+beside of eight rows that no box has answered, as many as `TangentGradient.imaginations` says, and the rate
+for 53 steps a window. "True derivative": the box itself answers replays, for nothing: what these windows
+and steps allow. "Surrogate": a model alone, fitted in six rounds to the network's rows, 1,200 steps on such
+batches, the best of three rates or more on validation data. Medians over seeds. Replays at .2 of two
+controllers are of
 before inputs were dithered. Made by `python -m benchmarks rows --size small --steps`.
 
 """
