@@ -162,9 +162,6 @@ def _left_to_the_budget(
         return settings, left
     changed: dict[str, Any] = {"batch": max(1, settings.batch // SMALLER), "replays": None, "max_rows": 1.0}
     changed["imaginations"] = None  # where data are fresh; decision 127
-    if "learning_rate" not in by_hand:  # it is meant for as many rows as usual
-        batch = settings.batch if "batch" in by_hand else changed["batch"]
-        changed["usual_steps"] = max(1, settings.steps * settings.batch // batch)
     changed = {name: value for name, value in changed.items() if name not in by_hand}
     return replace(settings, **changed), left
 
