@@ -62,8 +62,7 @@ beside of eight rows that no box has answered, as many as `TangentGradient.imagi
 for 53 steps a window. "True derivative": the box itself answers replays, for nothing: what these windows
 and steps allow. "Surrogate": a model alone, fitted in six rounds to the network's rows, 1,200 steps on such
 batches, the best of three rates or more on validation data. Medians over seeds. Replays at .2 of two
-controllers are of
-before inputs were dithered. Made by `python -m benchmarks rows --size small --steps`.
+controllers are of before inputs were dithered. Made by `python -m benchmarks rows --size small --steps`.
 
 """
 
@@ -181,7 +180,7 @@ def steps_picture(measured: Measured) -> Figure:
     place.axvline(1.0, color="#333333", linewidth=1)
     place.set_yticks(range(len(names)), names)
     place.set_xscale("log")
-    place.set_xticks([0.25, 0.5, 1, 2, 5], ["0.25", "0.5", "1", "2", "5"])
+    place.set_xticks(ticks := [0.25, 0.5, 1, 2, 5, 20], [f"{tick:g}" for tick in ticks])
     place.minorticks_off()
     place.set_xlabel("test error at a twentieth of the rows, over that of first order tuned at all of them")
     made.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=8)
