@@ -5,6 +5,7 @@
     python -m benchmarks mosaic --size small --study recovery    an initial condition
     python -m benchmarks mosaic --size small --study field       the same by zo.fit_field
     python -m benchmarks mosaic --size small --study heat        a conductivity, on a mesh
+    python -m benchmarks mosaic --size small --study inflow      an inflow, in a channel
     python -m benchmarks mosaic --size small --solvers PhiFlow   one solver; measured cells are kept
 
 Mosaic (Rehmann, Zimmermann, Häfner 2026, arXiv 2606.27895) compares differentiable solvers. Here their
@@ -25,7 +26,7 @@ from typing import Any
 import torch
 
 from benchmarks import protocol
-from benchmarks.mosaic import bands, cells, field, heat, lattice, recovery
+from benchmarks.mosaic import bands, cells, field, heat, inflow, lattice, recovery
 from benchmarks.mosaic.corrector import CI, COLUMNS, PAPER, SMALL, TERMINAL, Task, loss_scale, trained
 from benchmarks.mosaic.solvers import SOLVERS as BY_VELOCITY
 from benchmarks.mosaic.solvers import Maker
@@ -48,7 +49,7 @@ NOTHING = 1e-3  # of relative error, below which there is nothing to correct
 def main(words: Sequence[str]) -> None:
     """The command line."""
     parser = protocol.options("mosaic", __doc__, tuple(SIZES))
-    studies = ("solvers", "recovery", "bands", "field", "heat", "all")
+    studies = ("solvers", "recovery", "bands", "field", "heat", "inflow", "all")
     parser.add_argument("--study", choices=studies, default="all")
     parser.add_argument("--solvers", nargs="+", choices=tuple(SOLVERS), default=tuple(SOLVERS))
     parser.add_argument("--columns", nargs="+", choices=COLUMNS, default=COLUMNS)
@@ -83,6 +84,15 @@ def main(words: Sequence[str]) -> None:
         print(heat.table(found))
         if keep:
             protocol.write("mosaic", words, found, FOLDER / "heat.json")
+    if asked.study in ("inflow", "all"):
+
+        def note_inflow(found: dict[str, Any]) -> None:
+            if keep:
+                protocol.write("mosaic", words, found, FOLDER / "inflow.json")
+
+        before = read(FOLDER / "inflow.json") if keep else {"cells": {}}
+        sizes = inflow.SMALL if keep else inflow.CI
+        print(inflow.table(inflow.result(sizes, seeds, before, note_inflow)))
     if asked.study in ("recovery", "all"):
 
         def write(found: dict[str, Any]) -> None:
@@ -232,6 +242,8 @@ def tables() -> str:
         parts += ["## Recovery by zo.fit_field", field_table(fields)]
     if (warm := read(FOLDER / "heat.json"))["cells"]:
         parts += ["## A conductivity on a mesh", heat.table(warm)]
+    if (entered := read(FOLDER / "inflow.json"))["cells"]:
+        parts += ["## An inflow", inflow.table(entered)]
     if (looks := read(FOLDER / "bands.json"))["cells"]:
         parts += ["## Why the recovery stalls", bands.table(looks)]
     return "\n\n".join(parts) + "\n"

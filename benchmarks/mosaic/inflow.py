@@ -1,0 +1,430 @@
+"""Recovery of an inflow: 1,024 numbers that enter a channel by its boundary, seen downstream.
+
+After Mosaic's `optimization/drag_opt` (arXiv 2606.27895): a unit square of 32 x 32 cells, periodic across,
+with an inflow on the left, an outlet on the right and a cylinder of diameter .1 in the middle, at Reynolds
+20. Mosaic lowers the cylinder's drag by 32 numbers, a profile that does not change. Here the profile changes
+with each of 32 calls of the solver, and the one is looked for that leads to the velocities that were seen;
+the search begins at Mosaic's flat inflow. The solver is written here, in torch, so that its derivative is one
+column; all others call it for its values alone.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from time import process_time
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from torch import Tensor, nn
+
+import zo
+from benchmarks.mosaic import cells
+from blackbox import ArraySpec, BlackBoxFunction, Grid
+from zo.objective import Objective
+
+METHODS = (
+    "adjoint, L-BFGS",
+    "identity, L-BFGS",
+    "differences, L-BFGS",
+    "random directions",
+    "fit_field",
+    "fit_field, a simpler solver as its model",
+    "fit_field, begun where the flow has settled",
+)
+SPEED, VISCOSITY = 0.5, 0.0025  # of the flat inflow, and of the fluid
+MIDDLE, RADIUS = 0.5, 0.05  # of the cylinder
+EARLIER = 1_000  # added to the seed of an inflow: of that before it
+DIRECTIONS, RATE = 9, 0.03  # of random directions a step, and of Adam, in units of the speed
+
+
+@dataclass(frozen=True)
+class Task:
+    """Sizes.
+
+    Attributes:
+        points: cells along a side.
+        calls: of the solver in which the inflow is looked for, each with a profile of its own.
+        after: further calls, with the flat inflow, in which what entered last goes by what is seen.
+        steps: of time in a call.
+        rms: of the inflow's deviation from the flat one, over that one.
+        evaluations: of the loss by all but `fit_field`.
+        few: evaluations of the loss by `fit_field`.
+        inner: its iterations between evaluations.
+    """
+
+    points: int = 32
+    calls: int = 32
+    after: int = 8
+    steps: int = 2
+    rms: float = 0.2
+    evaluations: int = 40
+    few: int = 4
+    inner: int = 15
+
+    @property
+    def rows(self) -> int:
+        """Of an evaluation."""
+        return self.calls + self.after
+
+
+SMALL = Task()
+CI = Task(points=8, calls=2, after=1, steps=1, evaluations=3, few=2, inner=2)
+
+
+class Channel(BlackBoxFunction):
+    """A velocity in a channel with a cylinder to that after some steps of time.
+
+    Incompressible Navier and Stokes on staggered cells with central differences, Heun's two stages, a
+    projection after each. Row 0 of `velocity` is along the flow, on the left faces of the cells, row 1 across
+    it, on their lower faces. The first faces along the flow are the inlet: what the state has there is held
+    during a call. Nothing flows across there, and the pressure is zero at the outlet.
+
+    Args:
+        points: cells along a side of the unit square.
+        steps: of time in a call.
+        dt: a step of time.
+        viscosity: kinematic, of the fluid.
+        radius: of the cylinder; 0 for none.
+    """
+
+    arrays = "torch"
+
+    def __init__(
+        self,
+        points: int,
+        steps: int,
+        dt: float = 0.04,
+        viscosity: float = VISCOSITY,
+        radius: float = RADIUS,
+    ) -> None:
+        self.points, self.steps, self.dt, self.viscosity = points, steps, dt, viscosity
+        self.inputs = self.outputs = (
+            ArraySpec("velocity", (2, points, points), layout=Grid(periodic=(False, True))),
+        )
+        along = torch.arange(points, dtype=torch.float64) / points - MIDDLE
+        half = 0.5 / points  # from a face to the middle of its cell
+        self._free = torch.stack(  # where there is no cylinder
+            [
+                torch.hypot(along[:, None] + x, along[None, :] + y) > radius
+                for x, y in ((0.0, half), (half, 0.0))
+            ]
+        )
+        length = -2.0 * torch.eye(points, dtype=torch.float64)
+        length += torch.diag(torch.ones(points - 1, dtype=torch.float64), 1)
+        length += torch.diag(torch.ones(points - 1, dtype=torch.float64), -1)
+        across = length.clone()
+        across[0, -1] = across[-1, 0] = 1.0
+        length[0, 0], length[-1, -1] = -1.0, -3.0  # no slope at the inlet, zero at the outlet's face
+        (self._rates, self._waves), (rates, self._waves_across) = (
+            torch.linalg.eigh(matrix * points**2) for matrix in (length, across)
+        )
+        self._rates = self._rates[:, None] + rates
+
+    def evaluate_rows(self, velocity: Tensor) -> Tensor:
+        """All rows: `(rows, 2, points, points)` to the same."""
+        with torch.no_grad():
+            return self.advance(velocity)
+
+    def advance(self, velocity: Tensor) -> Tensor:
+        """What a call does, for autograd; float32 or float64."""
+        for _ in range(self.steps):
+            first = self._rate(velocity)
+            middle = self._projected(velocity + self.dt * first)
+            second = self._rate(middle)
+            velocity = self._projected(velocity + 0.5 * self.dt * (first + second))
+        return velocity
+
+    def _rate(self, velocity: Tensor) -> Tensor:
+        """By advection and friction, and zero at the inlet: `(rows, 2, points, points)`."""
+        u, v = velocity.unbind(1)
+        size = 1 / self.points
+        up, down = (lambda f: f.roll(-1, -1)), (lambda f: f.roll(1, -1))
+        last = u[:, -1:] - up(v[:, -1:]) + v[:, -1:]  # at the outlet, as much as leaves the last cells
+        whole = torch.cat([u, last], 1)  # (rows, points + 1, points)
+        beside = torch.cat([-v[:, :1], v, v[:, -1:]], 1)  # (rows, points + 2, points)
+        corner = 0.25 * (whole + down(whole)) * (beside[:, :-1] + beside[:, 1:])
+        square = (0.5 * (whole[:, 1:] + whole[:, :-1])).square()  # in the middle of the cells
+        square_across = (0.5 * (v + up(v))).square()
+        of_u = -(square[:, 1:] - square[:, :-1] + up(corner)[:, 1:-1] - corner[:, 1:-1]) / size
+        of_v = -(square_across - down(square_across) + corner[:, 1:] - corner[:, :-1]) / size
+        inner = whole[:, 1:-1]
+        rough_u = whole[:, 2:] + whole[:, :-2] + up(inner) + down(inner) - 4 * inner
+        rough_v = beside[:, 2:] + beside[:, :-2] + up(v) + down(v) - 4 * v
+        of_u = of_u + self.viscosity / size**2 * rough_u
+        of_v = of_v + self.viscosity / size**2 * rough_v
+        return torch.stack([torch.cat([torch.zeros_like(u[:, :1]), of_u], 1), of_v], 1)
+
+    def _projected(self, velocity: Tensor) -> Tensor:
+        """Without the cylinder and without divergence; the inlet stays."""
+        velocity = velocity * self._free.to(velocity.dtype)
+        u, v = velocity.unbind(1)
+        whole = torch.cat([u, u[:, -1:]], 1)
+        divergence = (whole[:, 1:] - whole[:, :-1] + v.roll(-1, -1) - v) * self.points
+        rates, waves, across = (
+            matrix.to(velocity.dtype) for matrix in (self._rates, self._waves, self._waves_across)
+        )
+        pressure = waves @ ((waves.T @ divergence @ across) / rates) @ across.T
+        u = torch.cat([u[:, :1], u[:, 1:] - (pressure[:, 1:] - pressure[:, :-1]) * self.points], 1)
+        return torch.stack([u, v - (pressure - pressure.roll(1, -1)) * self.points], 1)
+
+
+def wanted(task: Task, seed: int) -> Tensor:
+    """An inflow, `(calls, points)`: the flat one and waves of up to three lengths in time and across."""
+    draws, waves = np.random.default_rng(seed), range(4)
+    time = (np.arange(task.calls)[:, None] + 0.5) / task.calls
+    place = (np.arange(task.points)[None, :] + 0.5) / task.points
+    field = np.zeros((task.calls, task.points))
+    for slow in waves:
+        for across in waves:
+            phase, size = draws.uniform(0, 2 * np.pi), draws.normal()
+            field += size * np.cos(np.pi * slow * time) * np.cos(2 * np.pi * across * place + phase)
+    field -= field.mean()
+    field *= task.rms / np.sqrt(np.mean(np.square(field)))
+    return torch.from_numpy(SPEED * (1 + field)).float()
+
+
+def run_through(advance: Callable[[Tensor], Tensor], start: Tensor, inflow: Tensor, after: int) -> Tensor:
+    """The velocities after each call.
+
+    Args:
+        advance: the solver.
+        start: the state to begin with, `(2, points, points)`.
+        inflow: a profile for each call, `(rows, calls, points)`.
+        after: calls with the flat inflow that follow.
+
+    Returns:
+        `(rows, calls + after, 2, points, points)`.
+    """
+    state, states = start.expand(len(inflow), -1, -1, -1), []
+    flat = torch.full_like(inflow[:, 0], SPEED)
+    for profile in (*inflow.unbind(1), *[flat] * after):
+        along = torch.cat([profile[:, None], state[:, 0, 1:]], 1)
+        state = advance(torch.stack([along, state[:, 1]], 1))
+        states.append(state)
+    return torch.stack(states, 1)
+
+
+def downstream(states: Tensor) -> Tensor:
+    """What is seen: all velocities behind the first quarter of the channel."""
+    return states[..., states.shape[-2] // 4 :, :]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is looked for.
+
+    Attributes:
+        box: the solver.
+        exact: the objective by the solver's own derivative.
+        objective: that by the box.
+        field: as it begins, the flat inflow.
+        truth: the inflow that leads to what was seen, `(calls, points)`.
+    """
+
+    box: Channel
+    exact: Objective
+    objective: Objective
+    field: zo.Field
+    truth: Tensor
+
+    def error(self) -> float:
+        """Of the inflow, relative to how far the flat one is off."""
+        missed = self.field.values.detach() - self.truth
+        return float(missed.norm() / (self.truth - SPEED).norm())
+
+
+def case(task: Task, seed: int, settled: bool = False) -> Case:
+    """What is looked for, from a state that is known.
+
+    Args:
+        task: the sizes.
+        seed: of the inflow.
+        settled: whether the flow has settled to the flat inflow before. If not, it comes of another inflow
+            that changed as this one does, so that there are waves in it.
+    """
+    box, truth = Channel(task.points, task.steps), wanted(task, seed)
+    flat = torch.full_like(truth, SPEED)
+    start = torch.zeros(2, task.points, task.points)
+    start[0] = SPEED
+    with torch.no_grad():
+        earlier = flat if settled else wanted(task, seed + EARLIER)
+        start = run_through(box.advance, start, earlier[None], 0)[0, -1]
+        seen, before = (
+            downstream(run_through(box.advance, start, each[None], task.after)) for each in (truth, flat)
+        )
+    unit = (seen - before).square().sum()
+
+    def objective_of(advance: Callable[[Tensor], Tensor]) -> Objective:
+        def objective(field: nn.Module, rows: Tensor) -> Tensor:
+            states = run_through(advance, start, field(rows), task.after)
+            return (downstream(states) - seen).square().flatten(1).sum(dim=1) / unit
+
+        return objective
+
+    return Case(box, objective_of(box.advance), objective_of(box), zo.Field(flat), truth)
+
+
+def searched(method: str, task: Task, seed: int) -> dict[str, Any]:
+    """One method's least loss and its error, the errors on the way, rows and seconds."""
+    this, began = case(task, seed, settled=method.endswith("settled")), process_time()
+    losses, errors = list[float](), list[float]()
+
+    def note(loss: float) -> None:
+        losses.append(loss)
+        errors.append(this.error())
+
+    more: dict[str, Any] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if method.startswith("adjoint"):
+            _by_adjoint(this, task.evaluations, note)
+            rows = len(losses) * task.rows
+        elif method.startswith("random"):
+            _by_directions(this, task, seed, note)
+            rows = this.box.ledger.rows_run
+        else:
+            fit = zo.fit_field(
+                this.field,
+                this.objective,
+                boxes=[this.box],
+                rows=task.few * task.rows,
+                tangent=zo.tangents.ModelTangent(simpler(task).advance) if "simpler" in method else None,
+                inner=task.inner,
+                seed=seed,
+                evaluated=note,
+            )
+            rows, more = fit.rows, {"why": fit.why}
+    place = int(np.argmin(losses))
+    return {
+        "seed": seed,
+        "start": 1.0,
+        "error": errors[place],
+        "loss": losses[place],
+        "rows": rows,
+        "losses": [float(f"{each:.3g}") for each in losses],
+        "errors": [round(each, 5) for each in errors],
+        "seconds": round(process_time() - began, 1),
+        **more,
+    }
+
+
+def simpler(task: Task) -> Channel:
+    """A channel without the cylinder, of twice the viscosity: a model that somebody may have."""
+    return Channel(task.points, task.steps, viscosity=2 * VISCOSITY, radius=0.0)
+
+
+def _by_adjoint(this: Case, evaluations: int, note: Callable[[float], None]) -> None:
+    """L-BFGS on the exact gradient, that of scipy, for so many evaluations."""
+    values, count = this.field.values, 0
+
+    def at(numbers: NDArray[Any]) -> tuple[float, NDArray[Any]]:
+        nonlocal count
+        if count >= evaluations:
+            raise StopIteration
+        count += 1
+        with torch.no_grad():
+            values.copy_(torch.from_numpy(numbers).reshape(values.shape))
+        loss = this.exact(this.field, torch.zeros(1, 1)).mean()
+        (found,) = torch.autograd.grad(loss, [values])
+        note(float(loss.detach()))
+        return float(loss.detach()), found.flatten().double().numpy()
+
+    limits = {"maxiter": 10_000, "maxfun": 10_000, "ftol": 0.0, "gtol": 0.0}
+    try:
+        minimize(at, values.detach().flatten().double().numpy(), jac=True, method="L-BFGS-B", options=limits)
+    except StopIteration:
+        return
+
+
+def _by_directions(this: Case, task: Task, seed: int, note: Callable[[float], None]) -> None:
+    """Adam on slopes along random directions, until the rows of all evaluations are spent."""
+    estimator = zo.RGE(mu=1e-3, q=DIRECTIONS)
+    gradient = zo.LossGradient(this.field, this.objective, estimator, evaluator="loop", seed=seed)
+    optimizer = torch.optim.Adam(this.field.parameters(), RATE * SPEED)
+    while this.box.ledger.rows_run < task.evaluations * task.rows:
+        this.field.zero_grad()
+        note(float(gradient.backward(torch.zeros(1, 1))))
+        optimizer.step()
+
+
+def excluded(method: str, task: Task) -> str | None:
+    """Why a method is not measured; None where it is."""
+    if method.startswith("identity"):
+        return "its gradient is zero: a call leaves the inlet as it is, and what is seen lies downstream"
+    if method.startswith("differences"):
+        rows = (task.calls * task.points + 1) * task.rows
+        return f"one gradient takes {rows:,} rows"
+    return None
+
+
+def result(
+    task: Task,
+    seeds: Sequence[int],
+    done: Mapping[str, Any],
+    keep: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """All cells, by method; measured ones of the same code, task and seeds are kept.
+
+    Args:
+        task: the sizes.
+        seeds: of what is looked for.
+        done: an earlier result.
+        keep: what is called with the result after each cell.
+    """
+    sizes = json.loads(json.dumps(asdict(task)))  # as a file has them
+    about = {"seeds": list(seeds), "task": sizes, "code": cells.code("inflow")}
+    same = all(done.get(key) == value for key, value in about.items())
+    found: dict[str, Any] = {**about, "cells": dict(done["cells"]) if same else {}}
+    for method in METHODS:
+        if found["cells"].get(method, {}).get("state") == "measured":
+            continue
+
+        def run(method: str = method) -> dict[str, Any]:
+            return {"runs": [searched(method, task, seed) for seed in seeds]}
+
+        why = excluded(method, task)
+        cell = found["cells"][method] = cells.excluded(why) if why else cells.measured(run)
+        said = cell.get("why") or [(each["error"], each["rows"], each["seconds"]) for each in cell["runs"]]
+        print(f"inflow, {method}: {said}", flush=True)
+        if keep is not None:
+            keep(found)
+    return found
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """In Markdown: a line for each method."""
+    state_of, lines, why = cells.states(found, "inflow"), [], []
+    for method in METHODS:
+        cell = found["cells"].get(method)
+        if cell is None:
+            continue
+        if "runs" not in cell:
+            why.append(f"- {method}: {cell['state']}, {cell['why']}.")
+            continue
+        errors, losses = ([run[name] for run in cell["runs"]] for name in ("error", "loss"))
+        counts = [run["rows"] for run in cell["runs"]]
+        rows = " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
+        ends = ", ".join(sorted({run["why"] for run in cell["runs"] if "why" in run}))
+        state = f"{state_of[method]}, {ends}" if ends else state_of[method]
+        row = (method, state, _spread(errors), _spread(losses), rows, str(len(errors)))
+        lines.append(f"| {' | '.join(row)} |")
+    task = found["task"]
+    numbers, calls = task["calls"] * task["points"], task["calls"] + task["after"]
+    return (
+        "Relative error of the inflow's deviation from the flat one at the least loss (1 where it begins), "
+        f"and that loss (1 too): mean of the seeds, least and greatest; {numbers:,} numbers, {calls} rows an "
+        "evaluation.\n\n"
+        "| method | state | error | loss | rows | seeds |\n"
+        "| --- | --- | --- | --- | --- | --- |\n" + "\n".join(lines)
+    ) + ("\n\nNot measured:\n\n" + "\n".join(why) if why else "")
+
+
+def _spread(values: Sequence[float]) -> str:
+    """The mean, and the least and the greatest."""
+    return f"{np.mean(values):.2g} ({min(values):.2g} to {max(values):.2g})"
