@@ -299,7 +299,10 @@ def _steps() -> Iterator[Claim]:
     values = (len(alone), *map(median, (usual, higher, imagined)), max(imagined), median(alone), max(alone))
     yield from in_text("docs/howto/spend_rows.md", words, *figures(*values))
     usual, higher = bought("replay, 0.05", False), bought(f"{suggested}, 0.05", False)
-    words = "Over # corrections, one seed each, they are # in the median at the usual rate and # at the suggested one"
+    words = (
+        "Over # corrections, one seed each, they are # in the median at the usual rate and # at the "
+        "suggested one"
+    )
     yield from in_text("docs/howto/spend_rows.md", words, *figures(len(usual), median(usual), median(higher)))
     three = "coupled-map", "henon-heiles", "torque-pendulum"
     for line, words in (
