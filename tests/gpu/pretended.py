@@ -112,7 +112,7 @@ class OnGPU(Tensor):
         kwargs = kwargs or {}
         if func in (Tensor.data_ptr, Tensor.untyped_storage):  # where memory is, which wrappers have none of
             return func(args[0].own)
-        if func == Tensor.data.__set__ and isinstance(args[1], OnGPU):  # from now on it has those
+        if func == Tensor.data.__set__ and isinstance(args[1], OnGPU):  # shares its numbers
             args[0].own = args[1].own
         if func is Tensor.copy_:
             return PretendedGPU.entered[-1].copied(*args, **kwargs)
