@@ -19,8 +19,8 @@ def suggested_rate(usual_rate: float, *, usual_steps: int, steps: int) -> float:
     together go some `steps * rate` far, and where they are few, because rows are, they end before the loss is
     low. The rate is such that steps times rate are ten times the usual product, but within the usual rate
     and eight times that: beyond it single batches decide, and where steps are many the usual rate does. It is
-    meant for a rate that falls to zero over the training. On half of the benchmarks' corrections a rate as high
-    ends far above the usual one, so compare the two on validation data; see docs/howto/spend_rows.md.
+    meant for a rate that falls to zero over the training. On half of the benchmarks' corrections a rate as
+    high ends far above the usual one, so compare the two on validation data; see docs/howto/spend_rows.md.
 
     Args:
         usual_rate: The rate that a training usually has.
