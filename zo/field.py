@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from blackbox import BlackBoxFunction
+from blackbox import BlackBoxFunction, BudgetError, RowFailedError
 from blackbox.checks import check_count, check_number
+from blackbox.notices import warn
 from zo.batches import Batch, count_rows
-from zo.errors import ConfigurationError, FailedQueriesError
+from zo.errors import ConfigurationError, FailedQueriesError, TangentWarning
 from zo.objective import Objective
 from zo.tangents.gradient import TangentGradient
 from zo.tangents.models.foretold import ForetoldTangent
@@ -57,7 +58,8 @@ class FieldFit:
         loss: the least, by the boxes' own answers; the field has its values.
         losses: of all evaluations, in their order; infinite where a box failed.
         rows: that the boxes ran.
-        why: what ended it: "rows", "tolerance", or "stalled" where no move by the tangents lowers the loss.
+        why: what ended it: "rows" (those that were given, or a box's own budget), "tolerance", or "stalled"
+            where no move by the tangents lowers the loss.
         gradient: with the tangents, their trust and what they cost.
     """
 
@@ -113,11 +115,13 @@ def fit_field(
         evaluated: is told the loss of each evaluation, with the field as it was evaluated.
 
     Returns:
-        What came of it, see `FieldFit`. The field has the values of the least loss.
+        What came of it, see `FieldFit`. The field has the values of the least loss, also where it raises.
 
     Raises:
         ConfigurationError, ParameterError: a value is out of range.
-        FailedQueriesError: the boxes fail where the field begins.
+        FailedQueriesError, RowFailedError: the boxes fail where the field begins. A move to where they fail
+            is shortened and undone as one that raised the loss; the first is told (`TangentWarning`).
+        BudgetError: a box's own budget is spent before the first evaluation.
         ObjectiveError, TangentError: see `TangentGradient.backward`.
     """
     check_count("fit_field", "rows", rows)
@@ -159,41 +163,45 @@ class _Search:
         """Moves and evaluations, until one of the three ends."""
         best, at = self._first(), self._copy()
         iterations, gave_way, why = inner, False, ""
-        while not why:
-            if best <= tolerance:
-                why = "tolerance"
-                break
-            if not self._affordable():
-                why = "rows"
-                break
-            self._move(iterations, best)
-            moved = self._copy()
-            stays = all(torch.equal(start, end) for start, end in zip(at, moved, strict=True))
-            for _ in range(0 if stays else 1 + TRIES):
+        try:
+            while not why:
+                if best <= tolerance:
+                    why = "tolerance"
+                    break
                 if not self._affordable():
                     why = "rows"
                     break
-                loss = self._evaluate()
-                if loss < best:
-                    best, at = loss, self._copy()
-                    iterations, gave_way = min(2 * iterations, inner), False
-                    break
-                moved = [start + SHORTER * (end - start) for start, end in zip(at, moved, strict=True)]
-                self._put(moved)
-            else:
-                self._put(at)
-                if iterations == 1 and (gave_way or not self._contested()):
-                    why = "stalled"
-                    break
-                if not stays:
+                self._move(iterations, best)
+                moved = self._copy()
+                stays = all(torch.equal(start, end) for start, end in zip(at, moved, strict=True))
+                for _ in range(0 if stays else 1 + TRIES):
                     if not self._affordable():
                         why = "rows"
                         break
-                    self._evaluate()  # replays begin at what the boxes answer here
-                if gave_way or not self._give_way():
-                    iterations = max(1, int(SHORTER * iterations))
-                gave_way = True
-        self._put(at)
+                    loss = self._evaluate()
+                    if loss < best:
+                        best, at = loss, self._copy()
+                        iterations, gave_way = min(2 * iterations, inner), False
+                        break
+                    moved = [start + SHORTER * (end - start) for start, end in zip(at, moved, strict=True)]
+                    self._put(moved)
+                else:
+                    self._put(at)
+                    if iterations == 1 and (gave_way or not self._contested()):
+                        why = "stalled"
+                        break
+                    if not stays:
+                        if not self._affordable():
+                            why = "rows"
+                            break
+                        self._evaluate()  # replays begin at what the boxes answer here
+                    if gave_way or not self._give_way():
+                        iterations = max(1, int(SHORTER * iterations))
+                    gave_way = True
+        except BudgetError:  # a box has a bound of its own
+            why = "rows"
+        finally:
+            self._put(at)
         return FieldFit(best, tuple(self.losses), self._spent(), why, self.gradient)
 
     def _first(self) -> float:
@@ -208,7 +216,9 @@ class _Search:
         """The loss by the boxes; infinite where they fail."""
         try:
             loss = float(self.gradient.backward(self.batch))
-        except FailedQueriesError:
+        except (FailedQueriesError, RowFailedError) as error:
+            if math.inf not in self.losses:
+                warn(f"fit_field: a move went to where a box fails; it is shortened. {error}", TangentWarning)
             loss = math.inf
         self._note(loss if math.isfinite(loss) else math.inf)
         return self.losses[-1]

@@ -1,0 +1,71 @@
+"""`fit_field` where boxes fail, are spent, or are stopped: the best field is kept."""
+
+import math
+
+import pytest
+import torch
+
+import zo
+from blackbox import ArraySpec, BlackBoxFunction, Budgeted, BudgetError, RowFailedError
+from zo.tangents import IdentityTangent
+
+
+class Cliff(BlackBoxFunction):
+    """The root of each number, which there is none of below zero."""
+
+    arrays = "torch"
+    inputs = outputs = (ArraySpec("numbers", (4,), "float64"),)
+
+    def evaluate_rows(self, numbers):
+        return numbers.sqrt()
+
+
+def search(box, start=1.0, **settings):
+    """Towards roots of .1 by the identity in the place of the derivative, which goes too far: below zero."""
+    field = zo.Field(torch.full((4,), start, dtype=torch.float64))
+
+    def objective(field, rows):
+        return (box(field(rows)) - 0.1).square().sum(dim=1)
+
+    settings = {"rows": 12, "inner": 1, "tangent": IdentityTangent()} | settings
+    return field, lambda: zo.fit_field(field, objective, boxes=[box], **settings)
+
+
+@pytest.mark.parametrize("failures", ["raise", "keep"])
+def test_a_move_to_where_the_box_fails_is_shortened(failures):
+    field, fit = search(Cliff(failures=failures), start=0.15)
+    with pytest.warns(zo.TangentWarning, match="a move went to where a box fails") as told:
+        found = fit()
+    assert sum("where a box fails" in str(each.message) for each in told) == 1
+    assert math.inf in found.losses and found.loss < found.losses[0]
+    roots = field.values.detach().sqrt()
+    assert float((roots - 0.1).square().sum()) == pytest.approx(found.loss)
+
+
+def test_boxes_that_fail_where_the_field_begins_end_the_search():
+    field, fit = search(Cliff(), start=-1.0)
+    with pytest.raises(RowFailedError):
+        fit()
+    assert torch.equal(field.values.detach(), torch.full((4,), -1.0, dtype=torch.float64))
+
+
+def test_a_box_s_own_budget_is_a_bound_as_rows_are():
+    field, fit = search(Budgeted(Cliff(failures="keep"), 2), rows=100)
+    found = fit()
+    assert found.why == "rows" and found.rows == len(found.losses) == 2
+    assert float((field.values.detach().sqrt() - 0.1).square().sum()) == pytest.approx(found.loss)
+    with pytest.raises(BudgetError):
+        fit()
+
+
+def test_where_it_is_stopped_the_field_has_the_least_loss():
+    """Stopped in an evaluation that is worse than the first."""
+
+    def stop(loss):
+        if not math.isfinite(loss):
+            raise KeyboardInterrupt
+
+    field, fit = search(Cliff(failures="keep"), start=0.15, evaluated=stop)
+    with pytest.warns(zo.TangentWarning), pytest.raises(KeyboardInterrupt):
+        fit()
+    assert torch.equal(field.values.detach(), torch.full((4,), 0.15, dtype=torch.float64))
