@@ -64,8 +64,8 @@ class Task:
     steps: int = 2
     rms: float = 0.2
     evaluations: int = 40
-    few: int = 4
-    inner: int = 15
+    few: int = 16
+    inner: int = 30
 
     @property
     def rows(self) -> int:
@@ -405,7 +405,7 @@ def table(found: Mapping[str, Any]) -> str:
         if cell is None:
             continue
         if "runs" not in cell:
-            why.append(f"- {method}: {cell['state']}, {cell['why']}.")
+            why.append(f"- {method}: {cell['state']}, {cell['why'].rstrip('.')}.")
             continue
         errors, losses = ([run[name] for run in cell["runs"]] for name in ("error", "loss"))
         counts = [run["rows"] for run in cell["runs"]]
