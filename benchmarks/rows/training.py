@@ -118,6 +118,7 @@ def train(problem: BenchmarkProblem, way: Way, seed: int, most: int | None = Non
     gradient, around = _gradient_of(problem, way, network, seed)
     bound = Clipping(CLIP if way.derivative == "true" else None)  # other tangents have their own
     optimizer = torch.optim.Adam(network.parameters(), lr=1.0)
+    population = zo.RatePopulation(gradient, optimizer, way.factors) if way.factors else None
     before, replays, imagined, began = problem.box.ledger.rows_asked, 0, 0, process_time()
     warned: int | None = None
     with warnings.catch_warnings(record=True) as caught:
@@ -126,28 +127,37 @@ def train(problem: BenchmarkProblem, way: Way, seed: int, most: int | None = Non
             falling = 0.5 * (1 + math.cos(math.pi * (step - 1) / steps))
             for group in optimizer.param_groups:
                 group["lr"] = problem.learning_rate * rate * falling
+
+            def fresh(number: int, step: int = step) -> Any:
+                assert problem.fresh is not None
+                return problem.fresh(seed + IMAGINED_SEEDS, 100 * step + number, IMAGINED_ROWS)
+
             optimizer.zero_grad()
             try:
-                gradient.backward(drawn(problem, seed, step, batch))
+                if population is not None:
+                    population.step(drawn(problem, seed, step, batch), fresh if way.imagined else None)
+                else:
+                    gradient.backward(drawn(problem, seed, step, batch))
             except zo.FailedBatchError:
                 continue  # of one row, which failed
-            bound.shorten(network.parameters())
-            optimizer.step()
-            for _ in range(gradient.replays() if way.replays else 0):
-                optimizer.zero_grad()
-                gradient.replay()
-                bound.shorten(network.parameters(), remembered=False)
+            if population is None:
+                bound.shorten(network.parameters())
                 optimizer.step()
-                replays += 1
-            for number in range(gradient.imaginations() if way.imagined else 0):
-                assert problem.fresh is not None
-                optimizer.zero_grad()
-                batch_of = problem.fresh(seed + IMAGINED_SEEDS, 100 * step + number, IMAGINED_ROWS)
-                if gradient.imagine(batch_of):
+                for _ in range(gradient.replays() if way.replays else 0):
+                    optimizer.zero_grad()
+                    gradient.replay()
+                    bound.shorten(network.parameters(), remembered=False)
                     optimizer.step()
-                    imagined += 1
+                    replays += 1
+                for number in range(gradient.imaginations() if way.imagined else 0):
+                    optimizer.zero_grad()
+                    if gradient.imagine(fresh(number)):
+                        optimizer.step()
+                        imagined += 1
             if warned is None and any(_of_tangents(warning) for warning in caught):
                 warned = problem.box.ledger.rows_asked - before
+    if population is not None:
+        replays, imagined = gradient.counts.replays, gradient.counts.imagined
     seconds = process_time() - began
     rows = problem.box.ledger.rows_asked - before if around else gradient.rows
     return {
@@ -161,6 +171,7 @@ def train(problem: BenchmarkProblem, way: Way, seed: int, most: int | None = Non
         "rate": rate,
         "warnings": sum(map(_of_tangents, caught)),
         "first warning at": warned,
+        **({} if population is None else population.metrics()),
     }
 
 

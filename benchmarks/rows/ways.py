@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from benchmarks.tangents.problem import BenchmarkProblem
+from zo.tangents.population import FACTORS
 
 SHARES = (0.05, 0.2)  # of first order's rows
 MORE_SHARES = (0.05, 0.1, 0.2, 0.4)  # which may be asked for
@@ -32,6 +33,7 @@ class Way:
         replays: whether recorded windows are replayed.
         suggested: whether the rate is the one that is suggested for so many steps, times `rate`.
         imagined: whether batches follow that no box has answered.
+        factors: on the rate, of members of a `zo.RatePopulation`; none for one training.
     """
 
     share: float = 1.0
@@ -41,6 +43,7 @@ class Way:
     replays: bool = False
     suggested: bool = False
     imagined: bool = False
+    factors: tuple[float, ...] = ()
 
 
 def ways(shares: Sequence[float] = SHARES) -> dict[str, list[Way]]:
@@ -86,6 +89,7 @@ def by_steps(problem: BenchmarkProblem, shares: Sequence[float] = SHARES) -> dic
         replayed = Way(share, 1, derivative="learned", replays=True)
         lines[f"replay, {share:g}"] = [replayed]
         lines[f"replay, suggested rate, {share:g}"] = [replace(replayed, suggested=True)]
+        lines[f"replay, several rates, {share:g}"] = [replace(replayed, factors=FACTORS)]
         if share == min(shares):
             tuned = [replace(replayed, rate=rate, suggested=True) for rate in AROUND]
             lines[f"replay, tuned rate, {share:g}"] = tuned
@@ -95,6 +99,8 @@ def by_steps(problem: BenchmarkProblem, shares: Sequence[float] = SHARES) -> dic
         if problem.fresh is not None:
             imagining = replace(replayed, suggested=True, imagined=True)
             lines[f"replay, suggested rate, imagined, {share:g}"] = [imagining]
+            several = replace(replayed, imagined=True, factors=FACTORS)
+            lines[f"replay, several rates, imagined, {share:g}"] = [several]
         if share == min(shares) and problem.fresh is not None:
             rates = (2.0, 4.0)  # to begin with
             lines[f"surrogate, {share:g}"] = [Way(share, 1, rate, derivative="surrogate") for rate in rates]
@@ -113,6 +119,9 @@ def neighbours(way: Way) -> list[Way]:
 
 def by_steps_lines() -> list[str]:
     """The lines of `by_steps` beside first order, in the order of the table."""
-    suggested, tuned = "replay, suggested rate", "replay, tuned rate"
-    named = "replay", suggested, tuned, f"{suggested}, imagined", f"{tuned}, true derivative", "surrogate"
+    suggested, several, tuned = (
+        f"replay, {rate}" for rate in ("suggested rate", "several rates", "tuned rate")
+    )
+    imagined = f"{suggested}, imagined", f"{several}, imagined"
+    named = "replay", suggested, several, tuned, *imagined, f"{tuned}, true derivative", "surrogate"
     return [f"{line}, {share:g}" for share in MORE_SHARES for line in named]

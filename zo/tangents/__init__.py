@@ -21,6 +21,7 @@ from zo.tangents.models.probed.low_rank import LowRankTangent
 from zo.tangents.models.probed.secant import SecantTangent
 from zo.tangents.models.student.student import StudentTangent
 from zo.tangents.models.values import ValueTangent
+from zo.tangents.population import RatePopulation
 from zo.tangents.probed_gradient import ProbedGradient
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.units import Units
@@ -48,6 +49,7 @@ __all__ = [
     "ModelTangent",
     "PairTangent",
     "ProbedGradient",
+    "RatePopulation",
     "SecantTangent",
     "StencilTangent",
     "StudentTangent",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -292,7 +293,7 @@ class TangentGradient:
         allowed = self._replays.allowed()
         return 0 if self._judgement.waits else allowed
 
-    def replay(self, rows: int | None = None) -> Tensor:
+    def replay(self, rows: int | None = None, *, last: bool = False) -> Tensor:
         """Add to `.grad` the gradient on rows of windows that are recorded, at the weights as they are.
 
             for batch in loader:
@@ -308,6 +309,8 @@ class TangentGradient:
         Args:
             rows: of the batch, drawn from all windows that are kept; None for as many as the last step had,
                 and at least four.
+            last: take the last window as it is, and draw nothing: the loss of the last batch at the weights
+                as they are, for no row.
 
         Returns:
             The mean loss, detached. Where loss or gradient is not finite, `.grad` is unchanged.
@@ -320,11 +323,24 @@ class TangentGradient:
         """
         with self._evaluations.alone("replay"):
             counts = self.counts
-            loss, gradients = self._replays.gradient(self._evaluations, rows, counts.steps, counts.replays)
+            window = self._replays.windows.last if last and self._replays.windows else None
+            loss, gradients = self._replays.gradient(
+                self._evaluations, rows, counts.steps, counts.replays, window
+            )
             counts.replays += 1
             if gradients:
                 counts.clipped += self._grads.add(gradients, counts.steps)
             return loss
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """A block of replays at other weights than those of the next step.
+
+        They say nothing of how many replays are trusted, and the rows that the next ones draw are those that
+        these drew.
+        """
+        with self._replays.windows.aside():
+            yield
 
     def imaginations(self) -> int:
         """How many imagined batches may follow the last step; from the first call on each step is judged.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean, variance
 from typing import Any
@@ -203,6 +205,15 @@ class Windows:
     def replayed(self, losses: Tensor, recorded: Tensor) -> None:
         """Take in the losses `(rows,)` of a replay, and what those rows were recorded with."""
         self._rate.replayed(losses, recorded)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """A block whose replays leave no trace: neither in what is trusted nor in what is drawn next."""
+        before, self._rate = self._rate, copy.deepcopy(self._rate)
+        try:
+            yield
+        finally:
+            self._rate = before
 
     def size(self) -> int:
         """Bytes that the windows take."""

@@ -65,7 +65,12 @@ class Replays:
         return 0 if automatic and (hopeless or not self._stand_ins.replayed) else self.windows.trusted()
 
     def gradient(
-        self, evaluations: Evaluations, rows: int | None, steps: int, replays: int
+        self,
+        evaluations: Evaluations,
+        rows: int | None,
+        steps: int,
+        replays: int,
+        window: Window | None = None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Loss and gradient on rows of the windows that are kept, at the weights as they are.
 
@@ -74,6 +79,7 @@ class Replays:
             rows: how many are drawn, see `Windows.draw`.
             steps: how many steps there were.
             replays: how many replays there were.
+            window: the rows; None for rows that are drawn.
 
         Returns:
             The mean loss of rows that survived when they were recorded, and its gradient; empty where one is
@@ -84,7 +90,7 @@ class Replays:
         """
         if rows is not None:
             check_count("TangentGradient.replay", "rows", rows)
-        window = self.windows.draw(rows, evaluations.key)
+        window = self.windows.draw(rows, evaluations.key) if window is None else window
         step = evaluations.step(window.batch, steps, len(window.losses))
         step.parameters.refuse_replaced(step.network)
         self._refuse_rows_by_place(step, window, replays)
