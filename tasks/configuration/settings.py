@@ -273,9 +273,10 @@ class Config:
     """Steps on recorded answers, in which no box runs, after each step of tangents and secant; None for as
     many as are trusted. A number is for no-gradient and first-order too, which show what of the gain is the
     derivative's."""
-    usual_steps: Count | None = None
-    """Steps, in batches of `batch` rows, that `learning_rate` is meant for: methods that replay take the rate
-    that zo.suggested_rate has for their own number. None for the rate as it is."""
+    rates: tuple[Positive, ...] = ()
+    """Multiples of the learning rate, such as 1 4 16, that methods with replays try at once for the rows of
+    one training: each has a network of its own, and the last windows say which one boxes are asked at; see
+    zo.RatePopulation. None given for the learning rate alone."""
     imaginations: Natural | None = 0
     """Steps of tangents on batches that no box has answered, after each step and its replays, where the data
     are fresh (tasks.Data): by the tangents' own values. None for as many as windows show to be right; a
@@ -300,3 +301,8 @@ class Config:
     def __post_init__(self) -> None:
         """Check the settings; a subclass that checks more calls this first."""
         check(self)
+        if self.rates and self.replays == 0:
+            raise ConfigurationError(
+                "rates: expected replays, by which each rate has its steps, got replays of 0. Give "
+                "--replays None, or leave --rates out."
+            )

@@ -102,6 +102,10 @@ def _chosen(plan: Plan) -> str:
     again = {0: "", None: ", and replays as far as they are trusted"}.get(
         config.replays, f", each followed by {counted(config.replays or 0, 'replay')}"
     )
+    if again and config.rates:
+        *others, last = (f"{rate:g}" for rate in config.rates)
+        rates = f"{', '.join(others)} and {last}" if others else last
+        again += f", at {rates} times the learning rate"
     learned = "tangents" in plan.methods or "secant" in plan.methods
     replayed = again if learned or config.replays else ""
     return (

@@ -2,11 +2,11 @@
 
 An expensive box is thought of in rows. Where a budget of them is given and no number of steps, settings
 follow from it: batches are a quarter of the usual, for at equal rows small batches with more steps end at a
-lower error; recorded answers are replayed as often as they are trusted, batches that cost no row are imagined
-as far as tangents' values bear it, and no probes are bought where tangents are not trusted; and there are as
-many steps as the budget allows, validation and test included. What is set by hand stays. Of a problem with
-presets, whose settings go with each other, all stay, but that a preset's steps become fewer where the budget
-has no room for them (`tasks.planning.spending`).
+lower error; recorded answers are replayed as often as they are trusted, at several learning rates, batches
+that cost no row are imagined as far as tangents' values bear it, and no probes are bought where tangents are
+not trusted; and there are as many steps as the budget allows, validation and test included. What is set by
+hand stays. Of a problem with presets, whose settings go with each other, all stay, but that a preset's steps
+become fewer where the budget has no room for them (`tasks.planning.spending`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from tasks.planning.trial import Sizes, Trial
 from tasks.problem import problems
 from tasks.problem.method import Cost, Method
 from tasks.problem.problem import Problem
+from zo.tangents.population import FACTORS
 
 SMALLER = 4  # times as small as usual is the batch
 LEFT = ("steps", "validate_every")  # settings that the run chooses, which knows what a row of data costs
@@ -162,6 +163,8 @@ def _left_to_the_budget(
         return settings, left
     changed: dict[str, Any] = {"batch": max(1, settings.batch // SMALLER), "replays": None, "max_rows": 1.0}
     changed["imaginations"] = None  # where data are fresh; decision 127
+    if "replays" not in by_hand or settings.replays != 0:
+        changed["rates"] = FACTORS  # decision 143
     changed = {name: value for name, value in changed.items() if name not in by_hand}
     return replace(settings, **changed), left
 

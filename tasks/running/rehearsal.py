@@ -78,9 +78,12 @@ class _Rehearsing(Setup):
         while len(steps) < STEPS and (len(steps) < FEWEST or perf_counter() - begun - first < SECONDS):
             steps.append(along(partial(gradient.backward, batch)))
         of_replays = [along(gradient.replay) for _ in steps] if replays else [0.0]
-        rehearsal = Rehearsal(first, median(steps), median(of_replays), replays)
+        members = max(1, len(self.config.rates))  # each of which replays
+        rehearsal = Rehearsal(first, median(steps), members * median(of_replays), replays)
         if imagining and gradient.imaginations():
-            imagined = median(along(partial(gradient.imagine, self.fresh(0, number))) for number in range(3))
+            imagined = members * median(
+                along(partial(gradient.imagine, self.fresh(0, number))) for number in range(3)
+            )
             number = self.config.imaginations or IMAGINATIONS
             rehearsal = replace(rehearsal, imagined=imagined, imaginations=number)
         raise _Over(rehearsal)

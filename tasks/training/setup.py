@@ -28,7 +28,7 @@ from tasks.workers import group
 from zo.batches import Batch, count_rows, joined, map_tensors, tensors
 from zo.tangents.step.clipping import Clipping
 
-REPLAYS, IMAGINATIONS = 12, 40  # behind a step, as is supposed where it is not known; decision 126
+IMAGINATIONS = 40  # behind a step, as is supposed where it is not known; decision 127
 FRESH, MOST_FRESH = 10**9, 10**4  # numbers of batches that no box is asked for: no run has so many steps
 FRESH_ROWS = 8  # of such a batch at least; decision 127
 SHOWN = ("queries", "dropped", "steps", "rows")  # of a gradient's metrics: those with a name of their own
@@ -130,20 +130,19 @@ class Setup:
             validate_every: Optimiser steps between validations; the configuration's if None.
             begin: What is done once before the first step, such as a check; not in a run that goes on.
             replayed: Whether further steps follow each, on recorded answers: as many as `gradient.replays()`
-                says, each along what `gradient.replay()` adds to `.grad`; see `zo.TangentGradient`. Then
-                the rate is the one for so many steps, where the configuration has `usual_steps`.
+                says, each along what `gradient.replay()` adds to `.grad`; see `zo.TangentGradient`. With
+                the configuration's `rates`, at each of them, see `zo.RatePopulation`.
             imagined: Whether steps on batches follow that no box has answered: as many as
                 `gradient.imaginations()` says, each along what `gradient.imagine(batch)` adds.
         """
         config, network = self.config, self.network
         chosen = network if judged is None else judged
         adam = torch.optim.Adam(network.parameters()) if optimizer is None else optimizer
-        further = 0  # steps behind each, as far as it is known
-        if replayed:
-            further += REPLAYS if config.replays is None else config.replays
-        if imagined:
-            further += config.imaginations or IMAGINATIONS
-        rate_of = partial(self._rate, further=further) if rate is None else rate
+        population = None
+        if replayed and config.rates:
+            assert isinstance(gradient, zo.TangentGradient)
+            population = zo.RatePopulation(gradient, adam, config.rates)
+        rate_of = self._rate if rate is None else rate
         validate = self.validate
 
         def take(i: int) -> None:
@@ -156,11 +155,9 @@ class Setup:
         if config.clip is not None and not isinstance(gradient, zo.TangentGradient):  # which has its own
             bound = GradientBound(config.clip)
 
-        def step(i: int) -> dict[str, float]:
-            for weights in adam.param_groups:
-                weights["lr"] = rate_of(i)
+        def along(i: int, batch: Batch) -> Tensor:
+            """The optimiser's steps of step i, at its own rate."""
             adam.zero_grad()
-            batch = self.batch(i)
             loss = gradient.backward(batch)
             if bound is not None:
                 bound.apply(network)
@@ -177,6 +174,16 @@ class Setup:
                     adam.zero_grad()
                     if gradient.imagine(self.fresh(i, number)):
                         take(i)
+            return loss
+
+        def step(i: int) -> dict[str, float]:
+            for weights in adam.param_groups:
+                weights["lr"] = rate_of(i)
+            batch = self.batch(i)
+            if population is not None:
+                loss = population.step(batch, partial(self.fresh, i) if imagined else None)
+            else:
+                loss = along(i, batch)
             of_gradient = {
                 f"gradient_{name}": value for name, value in gradient.metrics().items() if name not in SHOWN
             }
@@ -186,6 +193,8 @@ class Setup:
                 shown["rows"] = int(gradient.metrics().get("rows", counted))
             if bound is not None:
                 of_gradient["gradient_clipped"] = float(bound.clipped)
+            if population is not None:
+                of_gradient |= population.metrics()
             return {"loss": loss.item(), **shown, **of_gradient, **figures()}
 
         def judge() -> float | Tensor:
@@ -197,6 +206,8 @@ class Setup:
             kept["judged"] = chosen
         if bound is not None:
             kept["bound"] = bound
+        if population is not None:
+            kept["population"] = population
         outcome = train(
             self.run,
             self.stage,
@@ -225,11 +236,8 @@ class Setup:
         parts = iter([joined(column) for column in zip(*map(tensors, batches), strict=True)])
         return map_tensors(lambda _: next(parts), batches[0])
 
-    def _rate(self, step: int, further: int = 0) -> float:
+    def _rate(self, step: int) -> float:
         config, highest = self.config, self.learning_rate
-        if further and config.usual_steps is not None:
-            steps = self.steps * (1 + further)
-            highest = zo.suggested_rate(highest, usual_steps=config.usual_steps, steps=steps)
         if config.schedule == "constant":
             return highest
         return highest * 0.5 * (1 + math.cos(math.pi * step / self.steps))
