@@ -70,9 +70,10 @@ class RatePopulation:
     high goes on from the leader's weights, at its own rate (population-based training: Jaderberg et al.
     2017). Then each takes its own step on the window, and its own replays.
 
-    It costs processor time: the replays of each member. After a step the network has the leader's weights
-    and buffers and the optimiser the leader's moments, so validate and save as usual. A scheduler sets the
-    optimiser's rates, of which these are multiples.
+    It costs processor time, the replays of each member, and memory for their weights. After a step the network
+    has the leader's weights and buffers and the optimiser the leader's moments, so validate and save as usual.
+    A scheduler sets the optimiser's rates, of which these are multiples. Losses are compared by logarithms:
+    they must be above zero, and a constant in them hides what this looks at.
 
     Args:
         gradient: of the network; without replays, as with a `StudentTangent`, one member trains alone.
@@ -145,18 +146,19 @@ class RatePopulation:
         leader.weights = self._weights()  # as they are now, with what the pass did to buffers
         if all(weight.grad is None for group in optimizer.param_groups for weight in group["params"]):
             return loss
-        leader.saw(loss)
         with self._as(leader):
             optimizer.step()
         if not replays:
             return loss
+        leader.saw(loss)
         for member in self._members:
             if member is not leader:
                 with self._as(member), gradient.aside():
                     optimizer.zero_grad()
                     member.saw(gradient.replay(last=True))
                     optimizer.step()
-        self._leader = leader = min(self._members, key=lambda member: member.level)
+        before = leader
+        self._leader = leader = min(self._members, key=lambda member: (member.level, member is not before))
         for member in self._members:
             if member is not leader and member.level - leader.level > BEHIND:
                 member.weights, member.moments = _copied(leader.weights), _copied(leader.moments)
