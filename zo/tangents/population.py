@@ -70,10 +70,10 @@ class RatePopulation:
     high goes on from the leader's weights, at its own rate (population-based training: Jaderberg et al.
     2017). Then each takes its own step on the window, and its own replays.
 
-    It costs processor time, the replays of each member, and memory for their weights. After a step the network
-    has the leader's weights and buffers and the optimiser the leader's moments, so validate and save as usual.
-    A scheduler sets the optimiser's rates, of which these are multiples. Losses are compared by logarithms:
-    they must be above zero, and a constant in them hides what this looks at.
+    It costs processor time, the replays of each member, and memory for their weights. After a step the
+    network has the leader's weights and buffers and the optimiser the leader's moments, so validate and save
+    as usual. A scheduler sets the optimiser's rates, of which these are multiples. Losses are compared by
+    logarithms: they must be above zero, and a constant in them hides what this looks at.
 
     Args:
         gradient: of the network; without replays, as with a `StudentTangent`, one member trains alone.
