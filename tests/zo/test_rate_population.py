@@ -2,6 +2,8 @@
 
 import io
 import math
+from collections import defaultdict
+from statistics import fmean
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ import torch
 import zo
 from blackbox import ArraySpec, BlackBoxFunction, RowFailedError
 from zo.tangents import ModelTangent
+from zo.tangents.population import _Member
 
 TARGET = torch.linspace(-1, 1, 4, dtype=torch.float64)
 
@@ -75,10 +78,10 @@ def test_members_are_trainings_with_their_rates():
                 with torch.no_grad():
                     for weight in network.parameters():
                         weight -= 1e-2 * factor * weight.grad
-    assert population.copies == 0 and population.factor == 4
-    assert torch.allclose(weights(gradient.network), weights(others[4]), rtol=1e-12)
-    slow = next(member for member in population._members if member.factor == 1)
-    assert torch.allclose(torch.cat([w.flatten() for w in slow.weights]), weights(others[1]), rtol=1e-12)
+    assert population.copies == 0 and population.factor == 1
+    assert torch.allclose(weights(gradient.network), weights(others[1]), rtol=1e-12)
+    fast = population.state_dict()["members"][1]["weights"]
+    assert torch.allclose(torch.cat([w.flatten() for w in fast]), weights(others[4]), rtol=1e-12)
     assert [group["lr"] for group in optimizer.param_groups] == [1e-2]
 
 
@@ -97,8 +100,35 @@ def test_a_rate_that_diverges_goes_on_from_the_leader_and_does_not_lead():
     first = float(loss_of(gradient.network, batch(99)).detach())
     for number in range(8):
         population.step(batch(number))
-    assert population.copies >= 6 and population.factor == 1
+    assert population.copies >= 2 and population.factor == 1
     assert float(loss_of(gradient.network, batch(99)).detach()) < first
+
+
+def level(*levels):
+    return _Member(1.0, [], defaultdict(dict), list(levels))
+
+
+def test_another_leads_where_its_losses_are_clearly_lower_on_the_same_windows():
+    """By the mean of the differences in two of their standard errors, of three windows or more."""
+    hard, easy = (2.0, -3.0, 1.0), (1.4, -3.5, 0.3)
+    assert level(*hard).above(level(*easy))  # .5, .5 and .7 each: windows differ by more
+    assert not level(*hard).above(level(*easy), least=math.log(2))
+    assert not level(*hard[:2]).above(level(*easy[:2]))
+    assert not level(*hard).above(level(2.5, -3.5, -1.0))  # -.5, .5 and 2
+    assert not level(*easy).above(level(*hard))
+    assert level(math.inf).above(level(1.0)) and not level(1.0, 1.0, 1.0).above(level(0.0, math.inf, 0.0))
+
+
+def test_a_slower_one_never_takes_over_the_leader_s_weights():
+    """It is what the population goes back to."""
+    population, gradient, _ = made(factors=(1e-6, 1), rate=3e-2)
+    began = weights(gradient.network)
+    for number in range(12):
+        population.step(batch(number))
+    slow, leader = population.state_dict()["members"]
+    assert population.factor == 1 and population.copies == 0
+    assert fmean(slow["levels"]) > fmean(leader["levels"]) + math.log(2)
+    assert torch.allclose(torch.cat([w.flatten() for w in slow["weights"]]), began, atol=1e-5)
 
 
 def test_it_goes_on_from_a_checkpoint_to_the_bit():

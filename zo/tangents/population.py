@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 import torch
@@ -21,8 +21,9 @@ from zo.tangents.gradient import TangentGradient
 
 # decision 143:
 FACTORS = (1.0, 4.0, 16.0)  # of the optimiser's own rate
-COMPARED = 5  # windows on which members are compared
-BEHIND = math.log(2)  # by which a member's losses are above the first's where it takes over its weights
+FEWEST, COMPARED = 3, 5  # windows on which members are compared, at least and at most
+SURE = 2.0  # standard errors by which losses differ
+BEHIND = math.log(2)  # by which a faster member's losses are above the leader's where it takes its weights
 TINY = 1e-300  # a loss that is not above zero counts as this
 
 
@@ -47,10 +48,14 @@ class _Member:
         level = math.log(max(float(loss), TINY)) if loss.isfinite() else math.inf
         self.levels = [*self.levels, level][-COMPARED:]
 
-    @property
-    def level(self) -> float:
-        """The mean on the last windows."""
-        return fmean(self.levels)
+    def above(self, other: _Member, least: float = 0.0) -> bool:
+        """Whether its losses are clearly above another's on the last windows, and by so much in the mean."""
+        gaps = [own - its for own, its in zip(self.levels, other.levels, strict=True)]
+        if math.inf in gaps:
+            return True
+        if len(gaps) < FEWEST or -math.inf in gaps:
+            return False
+        return fmean(gaps) > max(least, SURE * stdev(gaps) / math.sqrt(len(gaps)))
 
 
 class RatePopulation:
@@ -65,10 +70,11 @@ class RatePopulation:
     Where rows are few, steps are, and the rate that suits so few differs between problems by a factor of 64.
     Here each rate has a network of its own, a member. The boxes are asked at the weights of the one that
     leads; the others have what was answered as replays do, y_k + M(x') - M(x_k). So each new window is a test
-    of all, before any has trained on it, for no row. The one with the lowest losses on the last five windows
-    leads from there on, and its weights are what the next window is asked at; one whose losses are twice as
-    high goes on from the leader's weights, at its own rate (population-based training: Jaderberg et al.
-    2017). Then each takes its own step on the window, and its own replays.
+    of all, before any has trained on it, for no row. Where the losses of another on the last windows, five at
+    most, are below the leader's, clearly by their spread, the lowest leads from there on. A faster one that
+    runs away, with losses clearly above the leader's and twice as high, goes on from the leader's weights
+    (population-based training: Jaderberg et al. 2017). A slower one never does: it is what the population
+    goes back to. Then each takes its own step on the window, and its own replays.
 
     It costs processor time, the replays of each member, and memory for their weights. After a step the
     network has the leader's weights and buffers and the optimiser the leader's moments, so validate and save
@@ -157,10 +163,11 @@ class RatePopulation:
                     optimizer.zero_grad()
                     member.saw(gradient.replay(last=True))
                     optimizer.step()
-        before = leader
-        self._leader = leader = min(self._members, key=lambda member: (member.level, member is not before))
+        lower = [member for member in self._members if leader.above(member)]
+        if lower:
+            self._leader = leader = min(lower, key=lambda member: fmean(member.levels))
         for member in self._members:
-            if member is not leader and member.level - leader.level > BEHIND:
+            if member.factor > leader.factor and member.above(leader, BEHIND):
                 member.weights, member.moments = _copied(leader.weights), _copied(leader.moments)
                 member.levels = list(leader.levels)
                 self.copies += 1
