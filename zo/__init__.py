@@ -57,7 +57,6 @@ from zo.tangents import (
     TangentCounts,
     TangentGradient,
     TrustPolicy,
-    suggested_rate,
 )
 
 __all__ = [
@@ -115,6 +114,5 @@ __all__ = [
     "finite_difference",
     "fit_field",
     "pruning",
-    "suggested_rate",
     "tangents",
 ]

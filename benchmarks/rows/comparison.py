@@ -14,11 +14,12 @@ What was measured before that has four trainings to choose from and no bound ("t
 row a batch. Replays are those of the library's own rule, and no setting is chosen for a problem. --shares
 are those of first order's rows. With --batches first order alone is run, with batches of 1, 4 and 16 rows.
 
-With --steps there are these lines: replays with the usual rate, with the suggested one
-(`zo.suggested_rate`), and at the least share with the best of several on validation data, by what was learned
-and by the box's true derivative; at the suggested rate with batches beside that no box has answered
-(`TangentGradient.imagine`), where batches cost no row; and there a plain surrogate, fitted in rounds to the
-network's rows, through which the network is trained alone, with the best of several rates on validation data.
+With --steps there are these lines: replays with the usual rate, with one that a rule suggests, with several
+at once (`zo.RatePopulation`), and at the least share with the best of several on validation data, by what was
+learned and by the box's true derivative; at the suggested rate and at several with batches beside that no box
+has answered (`TangentGradient.imagine`), where batches cost no row; and there a plain surrogate, fitted in
+rounds to the network's rows, through which the network is trained alone, with the best of several rates on
+validation data.
 
 With --controls there are these lines in the place of the others, all of them or those that are named:
 

@@ -55,14 +55,16 @@ HEAD_OF_STEPS = """Error on data that no training has seen, over that of first o
 from batches of 1 and 4 rows and twice or four times the usual rate on to half and twice the rate and a
 quarter and four times the batch, until none of these is better on validation data; gradients are shortened at
 twice the median of the last 25, for first order as for tangents. "First order's choice": rows of a batch x
-factor on the usual rate, for each seed. "Suggested rate": `zo.suggested_rate` for thirteen steps a window.
-"Tuned rate": that one, or half, a quarter, an eighth of it, and on until neither half nor twice the rate is
-better on validation data; by the true derivative from that one and half of it on. "Imagined": with batches
-beside of eight rows that no box has answered, as many as `TangentGradient.imaginations` says, and the rate
-for 53 steps a window. "True derivative": the box itself answers replays, for nothing: what these windows
-and steps allow. "Surrogate": a model alone, fitted in six rounds to the network's rows, 1,200 steps on such
-batches, the best of three rates or more on validation data. Medians over seeds. Replays at .2 of two
-controllers are of before inputs were dithered. Made by `python -m benchmarks rows --size small --steps`.
+factor on the usual rate, for each seed. "Suggested rate": by a rule, such that all steps, thirteen a window,
+go ten times as far as the usual ones, but within the usual rate and eight times that. "Several rates":
+`zo.RatePopulation`, 1, 4 and 16 times the usual rate at once. "Tuned rate": that one, or half, a quarter, an
+eighth of it, and on until neither half nor twice the rate is better on validation data; by the true
+derivative from that one and half of it on. "Imagined": with batches beside of eight rows that no box has
+answered, as many as `TangentGradient.imaginations` says, and the rate for 53 steps a window. "True
+derivative": the box itself answers replays, for nothing: what these windows and steps allow. "Surrogate": a
+model alone, fitted in six rounds to the network's rows, 1,200 steps on such batches, the best of three rates
+or more on validation data. Medians over seeds. Replays at .2 of two controllers are of before inputs were
+dithered. Made by `python -m benchmarks rows --size small --steps`.
 
 """
 

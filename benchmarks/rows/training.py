@@ -25,6 +25,7 @@ from zo.tangents.step.clipping import Clipping
 CLIP = 2.0  # of first order, as of tangents
 IMAGINED_SEEDS = 7_000  # beyond those of trainings: of batches that no box has answered
 REPLAYS, IMAGINATIONS = 12, 40  # that follow a window, as is supposed where a rate is suggested
+FARTHER, HIGHEST = 10.0, 8.0  # a suggested rate: times as far as the usual steps, times the usual rate
 IMAGINED_ROWS = 8  # of a batch that no box has answered
 
 
@@ -114,7 +115,7 @@ def train(problem: BenchmarkProblem, way: Way, seed: int, most: int | None = Non
     if way.suggested:
         further = REPLAYS + (IMAGINATIONS if way.imagined else 0)
         optimiser_steps, usually = steps * (1 + further), problem.steps * usual // batch
-        rate *= zo.suggested_rate(1.0, usual_steps=usually, steps=optimiser_steps)
+        rate *= min(HIGHEST, max(1.0, FARTHER * usually / optimiser_steps))
     gradient, around = _gradient_of(problem, way, network, seed)
     bound = Clipping(CLIP if way.derivative == "true" else None)  # other tangents have their own
     optimizer = torch.optim.Adam(network.parameters(), lr=1.0)

@@ -26,7 +26,6 @@ from zo.tangents.probed_gradient import ProbedGradient
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.units import Units
 from zo.tangents.replay.imagination import Imagined
-from zo.tangents.replay.rate import suggested_rate
 from zo.tangents.step.counts import TangentCounts
 from zo.tangents.tangent import IdentityTangent, Linearised, LinearMap, Tangent, Unknown, ZeroTangent
 from zo.tangents.trust import TrustPolicy
@@ -61,5 +60,4 @@ __all__ = [
     "Unknown",
     "ValueTangent",
     "ZeroTangent",
-    "suggested_rate",
 ]
