@@ -39,6 +39,7 @@ WHERE = {
     "own_control_groups": "zo.tangents.replay.memory.OWN",
     "contest_steps": "zo.tangents.models.automatic.CONTEST",
     "graph_iterations": "zo.tangents.models.mesh.graph.ITERATIONS",
+    "grid_class": "zo.tangents.models.automatic.GridTangent",  # of the model that a grid gets unasked
     "kernel_of_chain": "zo.evaluators.difference.gpu.fused._by_kernel",
     "kernels_run": "zo.evaluators.difference.evaluator.kernels_run_at",
     "layers_copied": "zo.evaluators.variant_forward.vmap",  # one for each variant

@@ -32,8 +32,6 @@ from types import ModuleType
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from benchmarks.mosaic import heat
-
 ROOT = Path(__file__).parents[1]
 BASE = """
 awk bash basename cat chmod cp cut date dd dirname echo env expr false find getconf grep gzip head
@@ -68,6 +66,12 @@ def _gpu() -> bool:
     return torch.cuda.is_available()
 
 
+def _dolfinx() -> bool:
+    from benchmarks.mosaic import heat  # nor this, which imports torch and all that is checked
+
+    return not heat.missing()
+
+
 def _mounts() -> bool:
     """Root may mount, and so may users where the system lets them have namespaces of their own."""
     trial = [*UNSHARE, "sh", "-c", "mount -t tmpfs none /mnt"]
@@ -99,7 +103,7 @@ NEEDS = {
     "dolfinx": Need(
         "apt-get install python3-dolfinx",
         ("pkg-config", "x86_64-linux-gnu-gcc"),
-        there=lambda: not heat.missing(),
+        there=_dolfinx,
         sees=COMPILERS,
     ),
     "slurm": Need("apt-get install slurm-wlm", tuple(SLURM.split())),

@@ -5,8 +5,8 @@ import io
 import math
 import os
 import pickle
-import subprocess
-import sys
+import signal
+import warnings
 from collections import OrderedDict
 from pathlib import Path
 
@@ -15,9 +15,7 @@ import pytest
 import torch
 
 from tasks.errors import CheckpointError
-from tasks.folder import checkpoint
-
-ROOT = Path(__file__).parents[2]
+from tasks.folder import atomic, checkpoint
 
 DTYPES = [
     torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint64,
@@ -185,50 +183,46 @@ def test_a_file_that_would_run_code_is_refused_although_its_checksum_is_right(tm
     assert os.listdir() == ["a.pt"]
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-import torch
-from tasks.folder import atomic, checkpoint
-
 def kill(when, original):
+    """A function of the system, in or after which this process is killed."""
+
     def call(*arguments, **options):
         if when == "after":
             original(*arguments, **options)
         os.kill(os.getpid(), signal.SIGKILL)
+
     return call
 
+
 class Half:
+    """A stream that writes half of what it is given; then this process is killed."""
+
     def __init__(self, stream):
         self.stream = stream
+
     def __enter__(self):
         return self
+
     def __exit__(self, *_):
         self.stream.close()
+
     def write(self, content):
         self.stream.write(content[: len(content) // 2])
         self.stream.flush()
         os.kill(os.getpid(), signal.SIGKILL)
 
+
 def save(folder, moment):
+    """Write twice, and be killed in the second; in a process of its own, which is changed."""
     path = folder / "a.pt"
     checkpoint.save(path, {"weight": torch.full((1000,), 10.0)})
     when, verb = moment.split()
     if verb == "write":
-        atomic.open = lambda *arguments: Half(open(*arguments))
+        vars(atomic)["open"] = lambda *arguments: Half(open(*arguments))
     else:
         setattr(os, verb, kill(when, getattr(os, verb)))
     checkpoint.save(path, {"weight": torch.full((1000,), 15.0)})
 
-for moment in sys.argv[2:]:
-    folder = Path(sys.argv[1]) / moment
-    folder.mkdir()
-    child = os.fork()
-    if child == 0:
-        save(folder, moment)
-        os._exit(0)
-    print(os.WTERMSIG(os.waitpid(child, 0)[1]))
-"""
 
 MOMENTS = {  # where kill -9 comes: what is found then
     "during write": 10,
@@ -239,23 +233,17 @@ MOMENTS = {  # where kill -9 comes: what is found then
 }
 
 
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory):
-    """A folder for each moment, left by a process that was killed in it."""
-    root = tmp_path_factory.mktemp("killed")
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(root), *MOMENTS],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.split() == ["9"] * len(MOMENTS), done.stderr
-    return root
-
-
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("moment", "step"), MOMENTS.items(), ids=MOMENTS)
-def test_kill_9_in_the_middle_of_a_checkpoint_leaves_a_whole_one(killed, moment, step):
-    found = checkpoint.load(killed / moment / "a.pt")
+def test_kill_9_in_the_middle_of_a_checkpoint_leaves_a_whole_one(tmp_path, moment, step):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python's, of forks beside threads
+        child = os.fork()
+    if not child:
+        try:
+            save(tmp_path, moment)
+        finally:
+            os._exit(1)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    found = checkpoint.load(tmp_path / "a.pt")
     assert same(found["weight"], torch.full((1000,), float(step)))

@@ -1,7 +1,7 @@
 """Queries shared out over processes: the bits of one, what is exchanged, and failures told to all.
 
 Four processes are started once, on 127.0.0.1 with gloo; they do all that is in `CASES` and leave what came
-of it in files. Groups of two and three do one run there; they do the others in a slow test.
+of it in files. Four others do what slow tests alone ask for, `SLOW_CASES`.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ RUNS = {  # (estimator, evaluator, chunk, through a box or a known loss)
 }
 
 
-QUICK = ("loop", "stacked", "difference", "both", "waking")  # the others in a slow test
+QUICK = ("loop", "waking")  # the others in a slow test
 
 
 def make_gradient(group, name="stacked", network=None, box=None, **settings):
@@ -148,15 +148,18 @@ def others(groups):
     return results
 
 
-def resumes(groups):
-    """Two steps on four processes, the others on three and on one."""
-    results = {}
-    for name in ("stacked", "auto"):
-        half = train(groups[4], name, until=2)
-        for size in (1, 3):
-            if groups[size] is not None:
-                results["resumed", name, size] = train(groups[size], name, begin=half["left"])
+def resumes(groups, name="stacked", sizes=(1,)):
+    """Two steps on four processes, the others on fewer."""
+    half, results = train(groups[4], name, until=2), {}
+    for size in sizes:
+        if groups[size] is not None:
+            results["resumed", name, size] = train(groups[size], name, begin=half["left"])
     return results
+
+
+def other_resumes(groups):
+    """Those that `resumes` leaves out."""
+    return resumes(groups, sizes=(3,)) | resumes(groups, "auto", (1, 3))
 
 
 class Notebook(dict):
@@ -396,13 +399,20 @@ def dying(groups):
         return {"dying": None}
 
 
-CASES = (runs, resumes, journals, late, bytes_exchanged, differing, failing, lonely, other_boxes, dying)
+CASES = (runs, resumes, journals, bytes_exchanged, differing, failing, lonely, other_boxes, dying)
+SLOW_CASES = (others, other_resumes, late)
 
 
 @pytest.fixture(scope="module")
 def by_rank(tmp_path_factory):
     """By rank, what the cases gave."""
     return results_by_rank(CASES, tmp_path_factory.mktemp("ranks"))
+
+
+@pytest.fixture(scope="module")
+def slow_by_rank(tmp_path_factory):
+    """By rank, what the cases of slow tests gave."""
+    return results_by_rank(SLOW_CASES, tmp_path_factory.mktemp("slow"))
 
 
 # The same bits
@@ -433,11 +443,10 @@ def test_one_to_four_processes_come_to_the_same_bits(name, by_rank, one_thread):
 
 
 @pytest.mark.slow
-def test_two_to_four_processes_come_to_the_same_bits_in_every_run(tmp_path, one_thread):
-    by_rank = results_by_rank([others], tmp_path)
+def test_two_to_four_processes_come_to_the_same_bits_in_every_run(slow_by_rank, one_thread):
     for name in RUNS:
-        refuse_other_bits(name, set(SIZES[1:]) - set(sizes_of(name)), by_rank)
-    refuse_other_rows("sparse", SIZES[1:], by_rank)
+        refuse_other_bits(name, set(SIZES[1:]) - set(sizes_of(name)), slow_by_rank)
+    refuse_other_rows("sparse", SIZES[1:], slow_by_rank)
 
 
 def test_one_that_wakes_is_found_by_its_sentinel_and_evaluated_by_loop(by_rank):
@@ -460,24 +469,32 @@ def test_rows_are_paid_once(by_rank, one_thread):
 
 
 @pytest.mark.slow
-def test_queries_that_a_fault_made_useless_are_counted_also_by_a_run_that_goes_on(by_rank, one_thread):
+def test_queries_that_a_fault_made_useless_are_counted_also_by_a_run_that_goes_on(slow_by_rank, one_thread):
     alone = train(None, "waking")
     assert alone["rows"] == ROWS * (alone["counts"]["queries"] + STEPS)
-    (whole, resumed), _ = by_rank[0]["late"]
-    rows = sum(by_rank[rank]["late"][1][0] for rank in range(2))
+    (whole, resumed), _ = slow_by_rank[0]["late"]
+    rows = sum(slow_by_rank[rank]["late"][1][0] for rank in range(2))
     assert rows == ROWS * (whole.queries + 2)  # both evaluate the base
     assert resumed == whole
 
 
-@pytest.mark.quick_cases(1)
-@pytest.mark.parametrize("name", ["stacked", "auto"])
-@pytest.mark.parametrize("size", [1, 3])
-def test_a_run_resumes_on_another_number_of_processes_to_the_same_bits(name, size, by_rank, one_thread):
+def refuse_another_end(name, size, by_rank):
+    """Of a run that was begun on four processes and resumed on so many."""
     whole = train(None, name)
     for rank in range(size):
         resumed = by_rank[rank]["resumed", name, size]
         assert_same({**resumed, "losses": 0}, {**whole, "losses": 0})
         assert resumed["counts"] == whole["counts"]
+
+
+def test_a_run_resumes_on_one_process_to_the_same_bits(by_rank, one_thread):
+    refuse_another_end("stacked", 1, by_rank)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "size"), [("stacked", 3), ("auto", 1), ("auto", 3)])
+def test_a_run_resumes_on_another_number_of_processes_to_the_same_bits(name, size, slow_by_rank, one_thread):
+    refuse_another_end(name, size, slow_by_rank)
 
 
 def test_what_the_journal_has_of_all_processes_is_not_evaluated_again(by_rank, one_thread):

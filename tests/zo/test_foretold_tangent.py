@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from threading import Lock
 
 import pytest
@@ -16,6 +17,12 @@ from zo.tangents.models.foretold import ForetoldTangent, may_be_equation
 from zo.tangents.record.pairs import CallPairs
 
 POINTS = 12
+
+
+@pytest.fixture(autouse=True)
+def short_lessons(limits):
+    """The usual model learns for 20 steps on first rows, not 400: how well it learns is no matter here."""
+    limits(grid_class=partial(zo.GridTangent, channels=8, first_steps=20))
 
 
 class Mixed(BlackBoxFunction):
@@ -58,7 +65,7 @@ def test_a_flow_s_equation_is_used_unasked():
     _, named, _ = searched(box, truth, 4, 12, tangent=zo.EquationTangent(), inner=6)
     _, found, tangent = searched(box, truth, 4, 12, inner=6)
     assert isinstance(tangent, ForetoldTangent) and tangent.tangent is tangent.equation
-    assert tangent.errors[1] < tangent.errors[0]
+    assert tangent.errors[1] < 0.04 < tangent.errors[0]  # after 400 steps the usual model has .045
     assert found == pytest.approx(named, rel=0.05)
 
 
