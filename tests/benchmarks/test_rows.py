@@ -120,5 +120,6 @@ def test_the_table_of_steps_has_a_median_of_each_kind():
     assert head.endswith("| first order's choice | replay, 0.05 | surrogate, 0.05 | replay, 0.2 |")
     assert pendulum == "| torque-pendulum | controller | 1 | 1 x 8 | 2.00 | 0.50 | 0.50 |"
     assert coupled == "| coupled-map | correction | 1 | 1 x 8 | 1.00 | not run | 1.50 |"
-    assert medians[0] == "| **median** | controller | | | 2.00 of 1 | 0.50 of 1 | 0.50 of 1 |"
-    assert medians[1] == "| **median** | correction | | | 1.00 of 1 | not run | 1.50 of 1 |"
+    of_one = [f"{value} of 1, worst {value}" for value in ("2.00", "0.50", "1.00", "1.50")]
+    assert medians[0] == f"| **median** | controller | | | {of_one[0]} | {of_one[1]} | {of_one[1]} |"
+    assert medians[1] == f"| **median** | correction | | | {of_one[2]} | not run | {of_one[3]} |"
