@@ -104,19 +104,38 @@ def test_a_rate_that_diverges_goes_on_from_the_leader_and_does_not_lead():
     assert float(loss_of(gradient.network, batch(99)).detach()) < first
 
 
-def level(*levels):
-    return _Member(1.0, [], defaultdict(dict), list(levels))
+def member(*losses, factor=1.0):
+    return _Member(factor, [], defaultdict(dict), list(losses))
 
 
-def test_another_leads_where_its_losses_are_clearly_lower_on_the_same_windows():
-    """By the mean of the differences in two of their standard errors, of three windows or more."""
-    hard, easy = (2.0, -3.0, 1.0), (1.4, -3.5, 0.3)
-    assert level(*hard).above(level(*easy))  # .5, .5 and .7 each: windows differ by more
-    assert not level(*hard).above(level(*easy), least=math.log(2))
-    assert not level(*hard[:2]).above(level(*easy[:2]))
-    assert not level(*hard).above(level(2.5, -3.5, -1.0))  # -.5, .5 and 2
-    assert not level(*easy).above(level(*hard))
-    assert level(math.inf).above(level(1.0)) and not level(1.0, 1.0, 1.0).above(level(0.0, math.inf, 0.0))
+def test_another_s_losses_are_clearly_lower_on_the_same_windows():
+    """By the mean of the logarithms' differences in two of their standard errors, of three windows."""
+    hard, easy = member(7.0, 0.05, 3.0), member(4.0, 0.03, 1.4)
+    assert hard.above(easy) and not easy.above(hard)  # windows differ by more than these two
+    assert not hard.above(easy, times=2.0) and hard.above(member(2.0, 0.02, 1.0), times=2.0)
+    assert not member(7.0, 0.05).above(member(4.0, 0.03))
+    assert not hard.above(member(9.0, 0.03, 0.3))  # lower on two of three windows, higher in the mean
+    assert not hard.above(member(0.1, 0.3, 2.9))  # lower in the mean, by one window
+    assert member(math.inf).above(member(1.0))
+    assert not member(1.0, 1.0, 1.0).above(member(0.0, math.inf, 0.0))
+
+
+def test_a_faster_one_leads_where_it_is_clearly_lower_and_a_slower_one_in_any_doubt():
+    slow, fast = member(7.0, 0.05, 3.0), member(9.0, 0.04, 1.5, factor=4.0)
+    assert not slow.gives_way_to(fast) and fast.loss > slow.loss
+    assert fast.gives_way_to(slow)  # by the mean alone
+    assert slow.gives_way_to(member(4.0, 0.03, 1.4, factor=4.0))
+
+
+def test_where_no_replay_is_trusted_a_slower_one_leads():
+    population, gradient, _ = made(factors=(1, 4, 16))
+    for number in range(6):
+        population.step(batch(number))
+    assert population.factor == 16
+    gradient.replays = lambda: 0
+    for number, factor in ((6, 4), (7, 1), (8, 1)):
+        population.step(batch(number))
+        assert population.factor == factor
 
 
 def test_a_slower_one_never_takes_over_the_leader_s_weights():
@@ -127,7 +146,7 @@ def test_a_slower_one_never_takes_over_the_leader_s_weights():
         population.step(batch(number))
     slow, leader = population.state_dict()["members"]
     assert population.factor == 1 and population.copies == 0
-    assert fmean(slow["levels"]) > fmean(leader["levels"]) + math.log(2)
+    assert fmean(slow["losses"]) > 2 * fmean(leader["losses"])
     assert torch.allclose(torch.cat([w.flatten() for w in slow["weights"]]), began, atol=1e-5)
 
 
@@ -188,7 +207,7 @@ def test_where_the_box_fails_no_member_moves(failures):
         population.step(batch(0))
     after = population.state_dict()
     for one, other in zip(before["members"], after["members"], strict=True):
-        assert all(map(torch.equal, one["weights"], other["weights"])) and not other["levels"]
+        assert all(map(torch.equal, one["weights"], other["weights"])) and not other["losses"]
     assert torch.equal(
         weights(gradient.network), torch.cat([w.flatten() for w in before["members"][0]["weights"]])
     )

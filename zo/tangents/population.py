@@ -23,8 +23,8 @@ from zo.tangents.gradient import TangentGradient
 FACTORS = (1.0, 4.0, 16.0)  # of the optimiser's own rate
 FEWEST, COMPARED = 3, 5  # windows on which members are compared, at least and at most
 SURE = 2.0  # standard errors by which losses differ
-BEHIND = math.log(2)  # by which a faster member's losses are above the leader's where it takes its weights
 TINY = 1e-300  # a loss that is not above zero counts as this
+AWAY = 2.0  # times the leader's losses: where a faster member has these it takes over the leader's weights
 
 
 @dataclass
@@ -35,27 +35,39 @@ class _Member:
         factor: of its rate, on the optimiser's.
         weights: its parameters and buffers.
         moments: what the optimiser remembers of its steps, by parameter.
-        levels: logarithms of its losses on the last windows, before it trained on them.
+        losses: on the last windows, before it trained on them; infinite where one was not finite.
     """
 
     factor: float
     weights: list[Tensor]
     moments: defaultdict[Tensor, Any]
-    levels: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
 
     def saw(self, loss: Tensor) -> None:
         """Take in the loss on a new window."""
-        level = math.log(max(float(loss), TINY)) if loss.isfinite() else math.inf
-        self.levels = [*self.levels, level][-COMPARED:]
+        value = float(loss)
+        self.losses = [*self.losses, value if math.isfinite(value) else math.inf][-COMPARED:]
 
-    def above(self, other: _Member, least: float = 0.0) -> bool:
-        """Whether its losses are clearly above another's on the last windows, and by so much in the mean."""
-        gaps = [own - its for own, its in zip(self.levels, other.levels, strict=True)]
-        if math.inf in gaps:
-            return True
-        if len(gaps) < FEWEST or -math.inf in gaps:
+    @property
+    def loss(self) -> float:
+        """The mean on the last windows."""
+        return fmean(self.losses)
+
+    def above(self, other: _Member, times: float = 1.0) -> bool:
+        """Whether the mean is above so many times another's, and the losses clearly by their logarithms."""
+        if math.inf in self.losses:
+            return math.inf not in other.losses
+        if len(self.losses) < FEWEST or math.inf in other.losses:
             return False
-        return fmean(gaps) > max(least, SURE * stdev(gaps) / math.sqrt(len(gaps)))
+        gaps = [_log(own) - _log(its) for own, its in zip(self.losses, other.losses, strict=True)]
+        clear = fmean(gaps) > SURE * stdev(gaps) / math.sqrt(len(gaps))
+        return self.loss > times * other.loss and clear
+
+    def gives_way_to(self, other: _Member) -> bool:
+        """Whether another leads in its place: a faster one where that is sure, a slower one in any doubt."""
+        if other.factor > self.factor:
+            return self.above(other)
+        return len(self.losses) >= FEWEST and other.loss < self.loss
 
 
 class RatePopulation:
@@ -70,16 +82,17 @@ class RatePopulation:
     Where rows are few, steps are, and the rate that suits so few differs between problems by a factor of 64.
     Here each rate has a network of its own, a member. The boxes are asked at the weights of the one that
     leads; the others have what was answered as replays do, y_k + M(x') - M(x_k). So each new window is a test
-    of all, before any has trained on it, for no row. Where the losses of another on the last windows, five at
-    most, are below the leader's, clearly by their spread, the lowest leads from there on. A faster one that
-    runs away, with losses clearly above the leader's and twice as high, goes on from the leader's weights
-    (population-based training: Jaderberg et al. 2017). A slower one never does: it is what the population
-    goes back to. Then each takes its own step on the window, and its own replays.
+    of all, before any has trained on it, for no row.
+
+    A faster one leads from where its losses on the last windows, five at most, are clearly below the
+    leader's; a slower one as soon as their mean is, or where no replay is trusted. A faster one that runs
+    away, with losses clearly above twice the leader's, goes on from the leader's weights (population-based
+    training: Jaderberg et al. 2017). A slower one never does: it is what the population goes back to. Then
+    each takes its own step on the window, and its own replays.
 
     It costs processor time, the replays of each member, and memory for their weights. After a step the
     network has the leader's weights and buffers and the optimiser the leader's moments, so validate and save
-    as usual. A scheduler sets the optimiser's rates, of which these are multiples. Losses are compared by
-    logarithms: they must be above zero, and a constant in them hides what this looks at.
+    as usual. A scheduler sets the optimiser's rates, of which these are multiples.
 
     Args:
         gradient: of the network; without replays, as with a `StudentTangent`, one member trains alone.
@@ -155,6 +168,10 @@ class RatePopulation:
         with self._as(leader):
             optimizer.step()
         if not replays:
+            slower = [member for member in self._members if member.factor < leader.factor]
+            if slower:
+                self._leader = max(slower, key=lambda member: member.factor)
+                self._become(self._leader)
             return loss
         leader.saw(loss)
         for member in self._members:
@@ -163,13 +180,13 @@ class RatePopulation:
                     optimizer.zero_grad()
                     member.saw(gradient.replay(last=True))
                     optimizer.step()
-        lower = [member for member in self._members if leader.above(member)]
-        if lower:
-            self._leader = leader = min(lower, key=lambda member: fmean(member.levels))
+        better = [member for member in self._members if leader.gives_way_to(member)]
+        if better:
+            self._leader = leader = min(better, key=lambda member: member.loss)
         for member in self._members:
-            if member.factor > leader.factor and member.above(leader, BEHIND):
+            if member.factor > leader.factor and member.above(leader, AWAY):
                 member.weights, member.moments = _copied(leader.weights), _copied(leader.moments)
-                member.levels = list(leader.levels)
+                member.losses = list(leader.losses)
                 self.copies += 1
         for member in self._members:
             if member is not leader:
@@ -195,7 +212,7 @@ class RatePopulation:
         return {"members": saved, "leader": self._members.index(self._leader), "copies": self.copies}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken.
+        """Go on where `state_dict` was taken; the network has a state of its own.
 
         Raises:
             ConfigurationError: that was with other factors.
@@ -209,10 +226,9 @@ class RatePopulation:
         for member, part in zip(self._members, state["members"], strict=True):
             self._optimizer.load_state_dict({"state": _copied(part["moments"]), "param_groups": groups})
             member.moments, member.weights = self._optimizer.state, _copied(part["weights"])
-            member.levels = list(part["levels"])
+            member.losses = list(part["losses"])
         self._leader, self.copies = self._members[state["leader"]], state["copies"]
-        with self._as(self._leader):
-            pass
+        self._optimizer.state = self._leader.moments
 
     def _train(self, replays: int, batches: Sequence[Batch]) -> None:
         """What follows a step on the window: replays, and batches that no box has answered."""
@@ -228,8 +244,7 @@ class RatePopulation:
     @contextmanager
     def _as(self, member: _Member) -> Iterator[None]:
         """A block in which network and optimiser are a member's; they stay so behind it."""
-        self._put(member.weights)
-        self._optimizer.state = member.moments
+        self._become(member)
         rates = [group["lr"] for group in self._optimizer.param_groups]
         for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * member.factor
@@ -244,9 +259,15 @@ class RatePopulation:
         return [tensor.detach().clone() for tensor in self._tensors]
 
     @torch.no_grad()
-    def _put(self, weights: Sequence[Tensor]) -> None:
-        for tensor, value in zip(self._tensors, weights, strict=True):
+    def _become(self, member: _Member) -> None:
+        """Give network and optimiser what a member has."""
+        for tensor, value in zip(self._tensors, member.weights, strict=True):
             tensor.copy_(value)
+        self._optimizer.state = member.moments
+
+
+def _log(loss: float) -> float:
+    return math.log(max(loss, TINY))
 
 
 def _copied(value: Any) -> Any:
