@@ -405,6 +405,8 @@ METHODS: dict[str, Method] = {
         needs_box=True,
         check=_check_tangents,
         says=_tangents_of_boxes,
+        learns_answers=True,
+        replays=True,
     ),
     "surrogate": Method(
         "Through a model of the box alone, on batches that cost no row.",
@@ -419,6 +421,8 @@ METHODS: dict[str, Method] = {
         partial(_cost_of_tangents, least_probes=PROBES),
         needs_box=True,
         check=partial(_check_tangents, least_probes=PROBES),
+        learns_answers=True,
+        replays=True,
     ),
     "student": Method(
         "Autograd around a network that learns the box's values.",
@@ -426,6 +430,7 @@ METHODS: dict[str, Method] = {
         _cost_of_stand,
         needs_box=True,
         check=_check_outputs,
+        learns_answers=True,
     ),
     **{
         kind: Method(

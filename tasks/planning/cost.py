@@ -102,8 +102,8 @@ def _chosen(plan: Plan) -> str:
     again = {0: "", None: ", and replays as far as they are trusted"}.get(
         config.replays, f", each followed by {counted(config.replays or 0, 'replay')}"
     )
-    learned = "tangents" in plan.methods or "secant" in plan.methods
-    replayed = again if learned or config.replays else ""
+    trusted = any(method.replays for method in plan.methods.values())
+    replayed = again if trusted or config.replays else ""
     return (
         f"For {counted(config.rows, 'row')}: batches of {config.batch}, {counted(config.steps, 'step')}"
         f"{replayed}; validation every {counted(config.validate_every, 'step')}."

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from tasks.problem.trained import Trained
 
@@ -51,6 +51,13 @@ class Method:
         needs_box: Whether it puts something in the place of the problem's boxes.
         check: Refuses settings and boxes by which it cannot train; asked before any method trains.
         says: What there is to be said of the problem's boxes before it trains, in sentences.
+        learns_answers: Whether it asks for `problem.known_answers()` where the setting `prefit` has steps for
+            them: then a run asks for them before it settles its plan, which has their rows.
+        replays: Whether it follows a step by replays, as many as are trusted, where the setting `replays` is
+            None.
+        role: The shared method whose part it has in the first sentences of a report: "none", the untrained
+            start; "no-gradient", whose gradient is cut at the box; "first-order", which has the box's
+            derivative; "" for that of its name.
     """
 
     about: str
@@ -60,3 +67,6 @@ class Method:
     needs_box: bool = False
     check: Callable[[Any], None] | None = None
     says: Callable[[Any], list[str]] | None = None
+    learns_answers: bool = False
+    replays: bool = False
+    role: Literal["", "none", "no-gradient", "first-order"] = ""
