@@ -6,8 +6,9 @@ that was trained again between a kill and a resume answers otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,12 +67,22 @@ class FirstRows:
         self._places: dict[str, list[int]] = {}
         self._now: dict[str, list[Outcome]] = {}  # what boxes of earlier processes' rows answer in this one
 
-    def run(self, box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
-        """Run rows, and keep the first of them; for `blackbox.calls.rows_run_by`."""
-        with rows_run_by(None):
-            outcome = box.run_rows(inputs)
-        self.saw(box, inputs, outcome)
-        return outcome
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """A block in which they are kept of what boxes answer, by themselves or through `KeptAnswers`."""
+
+        def run(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
+            with rows_run_by(None):
+                outcome = box.run_rows(inputs)
+            self.saw(box, inputs, outcome)
+            return outcome
+
+        token = _at_hand.set(self)
+        try:
+            with rows_run_by(run):
+                yield
+        finally:
+            _at_hand.reset(token)
 
     def saw(self, box: BlackBoxFunction, inputs: tuple[Tensor, ...], outcome: Outcome) -> None:
         """Keep the first rows of a box; where they were asked again, how much its answers differ."""
@@ -191,6 +202,14 @@ class FirstRows:
             "trained and judged from here on, and what was before, is of two boxes: look for a model or data "
             "file that it opens, for the server that it asks, or for a random state that it keeps."
         )
+
+
+_at_hand: ContextVar[FirstRows | None] = ContextVar("tasks.rows.first_rows", default=None)
+
+
+def at_hand() -> FirstRows | None:
+    """Whose block `watching` this is; whatever answers rows in their boxes' place shows it what it `saw`."""
+    return _at_hand.get()
 
 
 def _distance(before: Sequence[Tensor], now: Sequence[Tensor]) -> float:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from blackbox import BlackBoxFunction, Budgeted, ConfigurationError, Ledger, Outcome, Parallel
-from blackbox.calls import intercepted, rows_run_by, runner
+from blackbox.calls import intercepted, rows_run_by
 from blackbox.function import defines
 from blackbox.notices import warn
 from blackbox.running import ends_early, rows_of, unanswered, write_rows
@@ -33,7 +33,7 @@ from tasks.errors import CheckpointError, CheckpointWarning
 from tasks.folder import atomic, checkpoint
 from tasks.folder.pace import Pace
 from tasks.folder.run import Run
-from tasks.rows.first_rows import FirstRows
+from tasks.rows import first_rows
 from tasks.rows.tally import stack
 from tasks.workers import group
 from zo import SharedRows
@@ -167,12 +167,10 @@ class KeptAnswers:
                     self._asked[id(box)] = box, _Recalling(box, self)
                 with rows_run_by(None):
                     outcome = self._asked[id(box)][1].answer(inputs, before, aside, least)
-            if saw is not None:
-                saw(box, inputs, outcome)
+            if (watching := first_rows.at_hand()) is not None:
+                watching.saw(box, inputs, outcome)
             return outcome
 
-        first_rows = getattr(runner(), "__self__", None)  # of the block around this one
-        saw = first_rows.saw if isinstance(first_rows, FirstRows) else None
         with intercepted(ask), rows_run_by(run):
             yield
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from blackbox.calls import rows_run_by
 from blackbox.failures import exits_as_errors
 from tasks import report
 from tasks.errors import ConfigurationError
@@ -164,7 +163,7 @@ def carry_out(run: Run, plan: Plan, progress: Silence) -> Bound:
         changed_code.note_files(run, problem.boxes.values())
         with bound.written():  # from here on boxes are bounded, and their rows written down
             first_rows = FirstRows(run.path, problem.boxes)
-            with rows_run_by(first_rows.run):
+            with first_rows.watching():
                 said = asked(bound, plan.methods, len(plan.seeds))
                 plan = settled(plan, bound, said, timed=not run.begun)
                 run.choose(plan.chosen)
