@@ -220,8 +220,3 @@ def _refuse_missing_device(device: str) -> None:
         raise ProblemError(
             "device: expected a GPU that torch can use, got none. Leave out --device, or take cpu."
         )
-    if device == "cuda":
-        # convolutions would round to 10 bits there, in which a step of mu is lost
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cudnn.deterministic = True
-        torch.backends.cudnn.benchmark = False  # kernels chosen by their times round differently in each run

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from blackbox.failures import exits_as_errors
 from tasks import report
@@ -28,6 +27,7 @@ from tasks.problem.problem import Problem
 from tasks.problem.silence import Silence
 from tasks.rows.binding import Bound
 from tasks.rows.first_rows import FirstRows
+from tasks.running.arithmetic import set_torch
 from tasks.running.finished import ONE_AT_A_TIME, FinishedRun, with_answers
 from tasks.running.resume import how_to_go_on, plan_in, reopened
 from tasks.running.table import table_of
@@ -156,7 +156,7 @@ def carry_out(run: Run, plan: Plan, progress: Silence) -> Bound:
     """
     bound = Bound.of(plan.problem, progress)
     problem = bound.problem
-    torch.set_num_threads(plan.config.threads)
+    set_torch(plan.config)
     with bound.ledger.in_folder(run):  # what boxes answer while data is made is kept there
         bound.check()  # which may make data, and boxes
         problem.begin(run.path)
