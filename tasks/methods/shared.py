@@ -17,6 +17,7 @@ from tasks.errors import ConfigurationError, NotApplicableError, ProblemError
 from tasks.folder.run import stage_name
 from tasks.methods import cma_es
 from tasks.methods.autograd import AutogradGradient, Stand, values_alone
+from tasks.methods.learned import tangent_gradient
 from tasks.methods.reference import compare, with_derivative
 from tasks.methods.surrogate import surrogate
 from tasks.problem.method import Cost, Method
@@ -151,41 +152,13 @@ def _with_replays(
 ) -> Trained:
     """By tangents that are known, one for each box, which are neither learned nor checked."""
     policy = zo.tangents.TrustPolicy(check_every=None)
-    gradient = _tangent_gradient(setup, tangents, max_rows=1.0, trust_policy=policy)
+    gradient = tangent_gradient(setup, tangents, max_rows=1.0, trust_policy=policy)
     return setup.descend(gradient, begin=begin, replayed=True)
-
-
-def _tangent_gradient(
-    setup: Setup,
-    tangent: zo.tangents.Tangent | Sequence[zo.tangents.Tangent] | None,
-    probes: int = 0,
-    **settings: Any,
-) -> zo.TangentGradient:
-    """A gradient by tangents with the run's settings: the plain one where no probes are asked for."""
-    config = setup.config
-    settings |= {
-        "boxes": setup.boxes,
-        "tangent": tangent,
-        "seed": setup.seed,
-        "replays": config.replays,
-        "steps": setup.steps,
-        "imaginations": config.imaginations,
-    }
-    if config.clip is not None:
-        settings["clip"] = config.clip
-    # without a chunk base and probes run together, also where there are several processes: the same bits
-    if config.chunk is not None:
-        settings |= {"chunk": config.chunk, "process_group": setup.process_group}
-    if probes:
-        settings["probes"] = probes
-    of_probes = {"chunk", "probes"} & settings.keys()
-    kind = zo.ProbedGradient if of_probes else zo.TangentGradient
-    return kind(setup.network, setup.objective, **settings)
 
 
 def _by_tangents(setup: Setup, tangent: zo.tangents.Tangent | None, probes: int) -> Trained:
     config = setup.config
-    gradient = _tangent_gradient(setup, tangent, probes=probes, max_rows=config.max_rows)
+    gradient = tangent_gradient(setup, tangent, probes=probes, max_rows=config.max_rows)
     answers = _answers(setup)
 
     def learn() -> None:
