@@ -322,8 +322,12 @@ def cost_of_base(problem: Problem, steps: int) -> Cost:
     return Cost(steps)
 
 
-def _cost_of_stand(problem: Problem, steps: int) -> Cost:
-    return Cost(steps, again=True)
+def _cost_of_stand(problem: Problem, steps: int, *, learns: bool = False) -> Cost:
+    return Cost(steps, learns=learns, again=True)
+
+
+def _cost_of_surrogate(problem: Problem, steps: int) -> Cost:
+    return Cost(steps, learns=True)
 
 
 def _cost_of_cut(problem: Problem, steps: int) -> Cost:
@@ -384,7 +388,7 @@ METHODS: dict[str, Method] = {
     "surrogate": Method(
         "Through a model of the box alone, on batches that cost no row.",
         surrogate,
-        cost_of_base,
+        _cost_of_surrogate,
         needs_box=True,
         check=_check_outputs,
     ),
@@ -400,7 +404,7 @@ METHODS: dict[str, Method] = {
     "student": Method(
         "Autograd around a network that learns the box's values.",
         student,
-        _cost_of_stand,
+        partial(_cost_of_stand, learns=True),
         needs_box=True,
         check=_check_outputs,
         learns_answers=True,

@@ -25,7 +25,8 @@ class Cost:
         evaluations: How often the objective is evaluated, base and queries together: the least that it takes.
         queries: Perturbed objectives among them.
         most: Evaluations where a method takes more when it has to, for checks; None for never.
-        learns: Whether a model of the box is fitted between them, which takes time of its own.
+        learns: Whether a model of the box is fitted between them, which takes time of its own: a dry run
+            estimates it, and `most` is what they take where trust in the model is lost.
         again: Whether a batch of which rows fail is evaluated a second time without them, as by methods that
             go back with autograd, which has no gradient past a row that failed.
         first: Evaluations for checks at the first step, at most: of the evaluator, the noise and the steps.
