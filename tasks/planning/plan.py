@@ -1,4 +1,7 @@
-"""`Plan`: what a run will do, decided before a row is run: its methods, seeds and settings, and their rows.
+"""`Plan`: what a run will do, as a value. Methods, seeds and settings are in it before any box is made.
+
+What takes a look at boxes and data comes when a run is carried out (`tasks.planning.spending.settled`): rows,
+the steps that follow from a budget, and the time of the first batch, whose rows are run for it.
 
 An expensive box is thought of in rows. Where a budget of them is given and no number of steps, settings
 follow from it: batches are a quarter of the usual, for at equal rows small batches with more steps end at a

@@ -76,15 +76,15 @@ def run(
     problem = type(problem)(problem.config, folder=problem.folder, **settings)
     plan = planned(problem, (0,) if seeds is None else seeds, by_hand=settings)
     if resume is None:
-        folder = Run.create(Path(runs), plan.terms)
+        begun = Run.create(Path(runs), plan.terms)
     else:
-        folder, plan = reopened(Path(resume), plan, any_seeds=seeds is None)
-    folder.callbacks.extend(callbacks)
+        begun, plan = reopened(Path(resume), plan, any_seeds=seeds is None)
+    begun.callbacks.extend(callbacks)
     try:
-        return finish(folder, plan, progress)
+        return finish(begun, plan, progress)
     except Exception:
         if resume is None:
-            discard(folder.path)  # if nothing was begun
+            discard(begun.path)  # if nothing was begun
         raise
 
 
