@@ -25,7 +25,8 @@ from blackbox_coupling import PACKAGES
 from tasks.problem.method import Method
 from tasks.problem.problem import Problem
 from tasks.rows.binding import Bound
-from tasks.rows.tally import RowTally, stack
+from tasks.rows.stacks import stack
+from tasks.rows.tally import RowTally
 from tasks.workers import group
 from zo.batches import Batch, count_rows, tensors
 from zo.errors import FailedBatchError

@@ -16,15 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blackbox import BlackBoxFunction, Budgeted, Cached, Outcome
+from blackbox import BlackBoxFunction, Budgeted, Outcome
 from blackbox.calls import rows_run_by
 from blackbox.notices import warn
 from blackbox.running import rows_of
 from blackbox.words import counted
-from blackbox.wrappers.wrapper import Wrapper
 from tasks.errors import CheckpointError, CheckpointWarning, RunFolderError
 from tasks.folder import changed_boxes, checkpoint
-from tasks.rows.tally import evaluated, stack
+from tasks.rows.stacks import behind_caches, evaluated, stack
 from tasks.workers import group
 
 FILE = "first_rows.pt"
@@ -163,7 +162,7 @@ class FirstRows:
 
     def _compared(self, name: str, budget: int | None, device: str) -> str:
         """What is to be said of a box; "" for nothing."""
-        kept, box = self._kept[name], _behind_caches(evaluated(self._boxes[name]))
+        kept, box = self._kept[name], behind_caches(evaluated(self._boxes[name]))
         bounds = [part.rows for part in stack(self._boxes[name]) if isinstance(part, Budgeted)]
         left = [part.rows_left for part in stack(self._boxes[name]) if isinstance(part, Budgeted)]
         room = min(
@@ -218,16 +217,6 @@ def _distance(before: Sequence[Tensor], now: Sequence[Tensor]) -> float:
     squares = [(a.cpu().double() - b.cpu().double()).square().flatten() for a, b in pairs]
     every = torch.cat(squares) if squares else torch.zeros(0)
     return float(every.mean().sqrt()) if every.numel() else 0.0
-
-
-def _behind_caches(box: BlackBoxFunction) -> BlackBoxFunction:
-    """What a cache would ask, as it would answer as before; the box itself where there is none."""
-    inner = box
-    while isinstance(inner, Wrapper) and (inner.transparent or isinstance(inner, Cached)):
-        if isinstance(inner, Cached):
-            return _behind_caches(inner.box)
-        inner = inner.box
-    return box
 
 
 def _read(path: Path, boxes: Mapping[str, BlackBoxFunction]) -> dict[str, _Kept]:

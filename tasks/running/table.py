@@ -20,7 +20,8 @@ from tasks.problem.problem import Problem
 from tasks.problem.silence import Silence
 from tasks.problem.trained import Trained
 from tasks.rows.binding import Bound
-from tasks.rows.tally import RowTally, everywhere, stack
+from tasks.rows.stacks import stack
+from tasks.rows.tally import RowTally, everywhere
 from tasks.training import judge
 from tasks.training.setup import setup_of
 
