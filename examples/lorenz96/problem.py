@@ -194,5 +194,5 @@ def exact(setup):
 
 Parametrisation.methods = {
     "offline": tasks.Method("Fitted to the missing term, and never run in the program.", offline),
-    "exact": tasks.Method("First order, by the derivative of a twin in torch.", exact),
+    "exact": tasks.Method("First order, by the derivative of a twin in torch.", exact, role="first-order"),
 }

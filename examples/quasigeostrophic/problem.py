@@ -268,5 +268,5 @@ def linear(setup):
 Turbulence.methods = {
     "linear": tasks.Method("Tangents by a linear stencil, fitted to the values of training's rows.", linear),
     "offline": tasks.Method("Fitted to the missing tendency, and never run in the program.", offline),
-    "exact": tasks.Method("First order, by the derivative of a twin in torch.", exact),
+    "exact": tasks.Method("First order, by the derivative of a twin in torch.", exact, role="first-order"),
 }

@@ -88,6 +88,8 @@ class Row:
     failed: dict[str, int] = field(default_factory=dict)
     """Rows that failed: those that a figure's mean leaves out, by its name; where there are any, of the
     "validation" that chose the weights, and box rows of "the test"."""
+    role: str = ""
+    """Whose part the method has in the report's first sentences, see `tasks.Method`; "" for its name's."""
 
     @classmethod
     def of(

@@ -25,7 +25,7 @@ IN_BOXES = "box_seconds"  # of the metrics of `update`
 
 
 class Progress(Silence):
-    """Shows nothing; the parent of those that do.
+    """Keeps count of stages, steps and their pace, and shows none of it: the parent of those that do.
 
     Stages follow one another: `begin(stage, steps)`, any number of `update(step, metrics)`, `end()`;
     or `counter(stage)` for work that counts itself. As a context manager it tidies the terminal up,

@@ -17,6 +17,7 @@ from tasks.errors import ConfigurationError, NotApplicableError, ProblemError
 from tasks.folder.run import stage_name
 from tasks.methods import cma_es
 from tasks.methods.autograd import AutogradGradient, Stand, values_alone
+from tasks.methods.learned import tangent_gradient
 from tasks.methods.reference import compare, with_derivative
 from tasks.methods.surrogate import surrogate
 from tasks.problem.method import Cost, Method
@@ -151,41 +152,13 @@ def _with_replays(
 ) -> Trained:
     """By tangents that are known, one for each box, which are neither learned nor checked."""
     policy = zo.tangents.TrustPolicy(check_every=None)
-    gradient = _tangent_gradient(setup, tangents, max_rows=1.0, trust_policy=policy)
+    gradient = tangent_gradient(setup, tangents, max_rows=1.0, trust_policy=policy)
     return setup.descend(gradient, begin=begin, replayed=True)
-
-
-def _tangent_gradient(
-    setup: Setup,
-    tangent: zo.tangents.Tangent | Sequence[zo.tangents.Tangent] | None,
-    probes: int = 0,
-    **settings: Any,
-) -> zo.TangentGradient:
-    """A gradient by tangents with the run's settings: the plain one where no probes are asked for."""
-    config = setup.config
-    settings |= {
-        "boxes": setup.boxes,
-        "tangent": tangent,
-        "seed": setup.seed,
-        "replays": config.replays,
-        "steps": setup.steps,
-        "imaginations": config.imaginations,
-    }
-    if config.clip is not None:
-        settings["clip"] = config.clip
-    # without a chunk base and probes run together, also where there are several processes: the same bits
-    if config.chunk is not None:
-        settings |= {"chunk": config.chunk, "process_group": setup.process_group}
-    if probes:
-        settings["probes"] = probes
-    of_probes = {"chunk", "probes"} & settings.keys()
-    kind = zo.ProbedGradient if of_probes else zo.TangentGradient
-    return kind(setup.network, setup.objective, **settings)
 
 
 def _by_tangents(setup: Setup, tangent: zo.tangents.Tangent | None, probes: int) -> Trained:
     config = setup.config
-    gradient = _tangent_gradient(setup, tangent, probes=probes, max_rows=config.max_rows)
+    gradient = tangent_gradient(setup, tangent, probes=probes, max_rows=config.max_rows)
     answers = _answers(setup)
 
     def learn() -> None:
@@ -349,8 +322,12 @@ def cost_of_base(problem: Problem, steps: int) -> Cost:
     return Cost(steps)
 
 
-def _cost_of_stand(problem: Problem, steps: int) -> Cost:
-    return Cost(steps, again=True)
+def _cost_of_stand(problem: Problem, steps: int, *, learns: bool = False) -> Cost:
+    return Cost(steps, learns=learns, again=True)
+
+
+def _cost_of_surrogate(problem: Problem, steps: int) -> Cost:
+    return Cost(steps, learns=True)
 
 
 def _cost_of_cut(problem: Problem, steps: int) -> Cost:
@@ -405,11 +382,13 @@ METHODS: dict[str, Method] = {
         needs_box=True,
         check=_check_tangents,
         says=_tangents_of_boxes,
+        learns_answers=True,
+        replays=True,
     ),
     "surrogate": Method(
         "Through a model of the box alone, on batches that cost no row.",
         surrogate,
-        cost_of_base,
+        _cost_of_surrogate,
         needs_box=True,
         check=_check_outputs,
     ),
@@ -419,13 +398,16 @@ METHODS: dict[str, Method] = {
         partial(_cost_of_tangents, least_probes=PROBES),
         needs_box=True,
         check=partial(_check_tangents, least_probes=PROBES),
+        learns_answers=True,
+        replays=True,
     ),
     "student": Method(
         "Autograd around a network that learns the box's values.",
         student,
-        _cost_of_stand,
+        partial(_cost_of_stand, learns=True),
         needs_box=True,
         check=_check_outputs,
+        learns_answers=True,
     ),
     **{
         kind: Method(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import zo
 from tasks.errors import NotApplicableError
+from tasks.methods.learned import tangent_gradient
 from tasks.problem.trained import Trained
 from tasks.training.setup import Setup
 from zo.tangents.replay.imagination import unanswerable
@@ -40,7 +41,6 @@ def surrogate(setup: Setup) -> Trained:
     Raises:
         NotApplicableError: Batches cost rows, or a box has answers that no model of its values gives.
     """
-    config = setup.config
     if not setup.problem.data.fresh:
         raise NotApplicableError(
             "surrogate: expected data whose batches cost no row of a box, got some that are not said to be "
@@ -51,17 +51,13 @@ def surrogate(setup: Setup) -> Trained:
         raise NotApplicableError(
             f"surrogate: expected boxes that a model of values can stand for, but {refusal}. Leave it out."
         )
-    gradient = Surrogate(
-        setup.network,
-        setup.objective,
-        boxes=setup.boxes,
-        seed=setup.seed,
-        chunk=config.chunk,
-        process_group=None if config.chunk is None else setup.process_group,
+    gradient = tangent_gradient(
+        setup,
+        None,
+        kind=Surrogate,
         max_rows=1.0,
         trust_policy=zo.tangents.TrustPolicy(check_every=None),
-        imaginations=config.imaginations or STEPS,
-        steps=setup.steps,
-        **({} if config.clip is None else {"clip": config.clip}),
+        replays=None,
+        imaginations=setup.config.imaginations or STEPS,
     )
     return setup.descend(gradient, imagined=True)

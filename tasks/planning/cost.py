@@ -16,7 +16,7 @@ NONE_BACK = "No row of the first batch had a finite loss"  # how the line begins
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """Seconds that a method with learned tangents computes beside the boxes, as a few steps took them.
+    """Seconds that a method with a learned model computes beside the boxes, as a few steps took them.
 
     Attributes:
         first: The first step, with what is learned before it and in it.
@@ -46,7 +46,7 @@ def sentences(plan: Plan, bound: Bound, rehearsed: Mapping[str, Rehearsal | None
     Args:
         plan: A plan that is settled.
         bound: Its problem in the run.
-        rehearsed: What methods with learned tangents compute beside the boxes, see `running.rehearsal`;
+        rehearsed: What methods with a learned model compute beside the boxes, see `running.rehearsal`;
             None where that was not tried.
     """
     said = [_chosen(plan)] if plan.chosen else []
@@ -106,8 +106,8 @@ def _chosen(plan: Plan) -> str:
         *others, last = (f"{rate:g}" for rate in config.rates)
         rates = f"{', '.join(others)} and {last}" if others else last
         again += f", at {rates} times the learning rate"
-    learned = "tangents" in plan.methods or "secant" in plan.methods
-    replayed = again if learned or config.replays else ""
+    trusted = any(method.replays for method in plan.methods.values())
+    replayed = again if trusted or config.replays else ""
     return (
         f"For {counted(config.rows, 'row')}: batches of {config.batch}, {counted(config.steps, 'step')}"
         f"{replayed}; validation every {counted(config.validate_every, 'step')}."
@@ -137,11 +137,11 @@ def _about(seconds: float) -> str:
 def _beside(
     name: str, cost: Cost | None, steps: int, trial: Trial, rehearsed: Mapping[str, Rehearsal | None] | None
 ) -> str:
-    """What tangents compute beside the box in so many steps, where a method learns some."""
+    """What a method with a learned model computes beside the box in so many steps."""
     if cost is None or not cost.learns:
         return ""
     if rehearsed is None:
-        return ", plus what tangents take to learn" if trial.second is not None else ""
+        return ", plus what it takes to learn" if trial.second is not None else ""
     rehearsal = rehearsed.get(name)
     return "" if rehearsal is None else f", and {_about(rehearsal.seconds(steps))} beside it"
 
@@ -149,7 +149,7 @@ def _beside(
 def _learning(
     costs: Mapping[str, Cost | None], rehearsed: Mapping[str, Rehearsal | None] | None
 ) -> list[str]:
-    """Where the time comes from that learned tangents take, or where it will be said."""
+    """Where the time comes from that learned models take, or where it will be said."""
     names = [name for name, cost in costs.items() if cost is not None and cost.learns]
     known = {name: one for name in names if (one := (rehearsed or {}).get(name)) is not None}
     said = []

@@ -1,4 +1,7 @@
-"""`Plan`: what a run will do, decided before a row is run: its methods, seeds and settings, and their rows.
+"""`Plan`: what a run will do, as a value. Methods, seeds and settings are in it before any box is made.
+
+What takes a look at boxes and data comes when a run is carried out (`tasks.planning.spending.settled`): rows,
+the steps that follow from a budget, and the time of the first batch, whose rows are run for it.
 
 An expensive box is thought of in rows. Where a budget of them is given and no number of steps, settings
 follow from it: batches are a quarter of the usual, for at equal rows small batches with more steps end at a
@@ -223,8 +226,3 @@ def _refuse_missing_device(device: str) -> None:
         raise ProblemError(
             "device: expected a GPU that torch can use, got none. Leave out --device, or take cpu."
         )
-    if device == "cuda":
-        # convolutions would round to 10 bits there, in which a step of mu is lost
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cudnn.deterministic = True
-        torch.backends.cudnn.benchmark = False  # kernels chosen by their times round differently in each run

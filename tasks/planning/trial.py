@@ -25,12 +25,12 @@ from blackbox_coupling import PACKAGES
 from tasks.problem.method import Method
 from tasks.problem.problem import Problem
 from tasks.rows.binding import Bound
-from tasks.rows.tally import RowTally, stack
+from tasks.rows.stacks import stack
+from tasks.rows.tally import RowTally
 from tasks.workers import group
 from zo.batches import Batch, count_rows, tensors
 from zo.errors import FailedBatchError
 
-LEARN_ANSWERS = ("tangents", "secant", "student")  # methods that ask for what is known before training
 TRIES = 5  # evaluations of the objective, of which the quickest counts: the first one warms up
 OF_CODE = NameError, AttributeError, TypeError, LookupError, ImportError, NotImplementedError
 MANY = 10  # rows with one error of another type, of which no other batch would know better
@@ -87,7 +87,7 @@ def asked(bound: Bound, methods: Mapping[str, Method], seeds: int) -> Asked:
         if method.check is not None:
             with torch.random.fork_rng(devices=()):
                 method.check(problem)
-    if problem.config.prefit and any(name.partition("@")[0] in LEARN_ANSWERS for name in methods):
+    if problem.config.prefit and any(method.learns_answers for method in methods.values()):
         problem.known_answers()
     said = problem.cost(seeds)
     if said is not None:

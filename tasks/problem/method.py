@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from tasks.problem.trained import Trained
 
@@ -25,7 +25,8 @@ class Cost:
         evaluations: How often the objective is evaluated, base and queries together: the least that it takes.
         queries: Perturbed objectives among them.
         most: Evaluations where a method takes more when it has to, for checks; None for never.
-        learns: Whether a model of the box is fitted between them, which takes time of its own.
+        learns: Whether a model of the box is fitted between them, which takes time of its own: a dry run
+            estimates it, and `most` is what they take where trust in the model is lost.
         again: Whether a batch of which rows fail is evaluated a second time without them, as by methods that
             go back with autograd, which has no gradient past a row that failed.
         first: Evaluations for checks at the first step, at most: of the evaluator, the noise and the steps.
@@ -51,6 +52,13 @@ class Method:
         needs_box: Whether it puts something in the place of the problem's boxes.
         check: Refuses settings and boxes by which it cannot train; asked before any method trains.
         says: What there is to be said of the problem's boxes before it trains, in sentences.
+        learns_answers: Whether it asks for `problem.known_answers()` where the setting `prefit` has steps for
+            them: then a run asks for them before it settles its plan, which has their rows.
+        replays: Whether it follows a step by replays, as many as are trusted, where the setting `replays` is
+            None.
+        role: The shared method whose part it has in the first sentences of a report: "none", the untrained
+            start; "no-gradient", whose gradient is cut at the box; "first-order", which has the box's
+            derivative; "" for that of its name.
     """
 
     about: str
@@ -60,3 +68,6 @@ class Method:
     needs_box: bool = False
     check: Callable[[Any], None] | None = None
     says: Callable[[Any], list[str]] | None = None
+    learns_answers: bool = False
+    replays: bool = False
+    role: Literal["", "none", "no-gradient", "first-order"] = ""

@@ -82,8 +82,9 @@ class Problem:
     the box (or the dict of boxes) itself, and `self.data` the data, on the device of the settings. Those of
     a parent are methods, `super().box()`. What a subclass may leave out says so.
 
-    It declares, and knows nothing of runs: each makes an object of the class for itself, in which boxes are
-    counted and bounded.
+    It declares, and holds nothing of a run: each run makes an object of the class for itself, whose boxes are
+    counted and bounded, and calls what it may have to say to one: `begin` with the folder, `judge` with what
+    a method was given, `so_far` and `report` with what came out.
 
     Args:
         config: The settings; the defaults of the class's `Config` if None.

@@ -1,4 +1,4 @@
-"""`Silence`: what a problem shows outside of a run. A run's has the same methods, see `tasks.Progress`."""
+"""`Silence`: what progress is told to, as a type. By itself it shows nothing; a `tasks.Progress` may."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ from collections.abc import Callable, Mapping
 
 
 class Silence:
-    """Shows nothing."""
+    """What problems, methods and runs tell of their progress; the type by which it is passed.
+
+    By itself it shows nothing, as a problem does outside of a run. What a run is given is a subclass, most
+    often a `tasks.Progress`.
+    """
 
     def begin(self, stage: str, steps: int, *, done: int = 0, unit: str = "step") -> None:
         """Start a stage of `steps` steps, of which `done` were done earlier."""

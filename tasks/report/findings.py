@@ -153,7 +153,7 @@ class Findings:
         lines = []
         for row in self.result.table:
             stage, steps = stage_name(row.seed, row.method), row.extra.get("steps")
-            if isinstance(steps, int) and steps and row.method != "none":  # which takes none
+            if isinstance(steps, int) and steps:
                 missing = reading.gaps(self.lines.get(stage, ()), steps)
                 if missing:
                     lines.append(
@@ -184,6 +184,11 @@ class Score:
     def method(self) -> str:
         """Its name."""
         return self.rows[0].method
+
+    @property
+    def role(self) -> str:
+        """The shared method whose part it has in the report's first sentences; its own name for no other."""
+        return self.rows[0].role or self.method
 
     @property
     def refused(self) -> str:

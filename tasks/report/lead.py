@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
 
 from blackbox.words import counted
 from tasks.folder.result import TEST, VALIDATION, Result
 from tasks.report.findings import Score, scores, untouched
 
-START, CUT, FIRST_ORDER = "none", "no-gradient", "first-order"
+START, CUT, FIRST_ORDER = "none", "no-gradient", "first-order"  # roles of methods
 LOW = re.compile("loss|error|mis(fit|match)|\\b[nr]*m[as]e\\b")  # of names of figures that are to be low
 LITTLE = 0.02  # of a figure: with one seed, smaller differences are not called better or worse
 
@@ -51,10 +51,11 @@ def _best(finite: dict[str, Score], declared: bool) -> list[str]:
     beside = f"; {_named(start)} has {start}" if start else ""
     lines = [f"{_all(best)} {'have' if best[1:] else 'has'} {end}, {best[0]}{beside}."]
     lines += _taken(ranked[0], declared)
-    others = [score for score in ranked if score.method != FIRST_ORDER and score is not start]
-    if FIRST_ORDER in finite and others:
+    others = [score for score in ranked if score.role != FIRST_ORDER and score is not start]
+    first = in_role(FIRST_ORDER, finite.values())
+    if first is not None and others:
         # who has a derivative would take it: the best of those that do without is what is looked for
-        first, alike = finite[FIRST_ORDER], leading(others)
+        alike = leading(others)
         first_alike, verb = alike[0], "are" if alike[1:] else "is"
         rows = counted(round(first_alike.box_rows), "row")
         cost = f", with {rows} in training" if first_alike.box_rows and not alike[1:] else ""
@@ -83,6 +84,11 @@ def leading(finite: Sequence[Score]) -> list[Score]:
     return [score for score in finite if score.loss == best.loss or str(score) == str(best)]
 
 
+def in_role(role: str, scores: Iterable[Score]) -> Score | None:
+    """The first that has the part of a shared method; None where there is none."""
+    return next((score for score in scores if score.role == role), None)
+
+
 def _all(scores: Sequence[Score]) -> str:
     """The methods in words: "a, b and c"."""
     *others, last = (score.method for score in scores)
@@ -107,21 +113,22 @@ def _named(start: Score) -> str:
 def _untrained(finite: dict[str, Score]) -> Score | None:
     """What the trained methods are measured by: the start, or what a problem has in its place."""
     without_steps = (s for s in finite.values() if all(row.extra.get("steps") == 0 for row in s.rows))
-    return finite.get(START) or next(without_steps, None)
+    return in_role(START, finite.values()) or next(without_steps, None)
 
 
 def _needed(finite: dict[str, Score]) -> list[str]:
     """Whether the gradient through the box is needed: one trained with the gradient cut there says it."""
-    cut, start = finite.get(CUT), finite.get(START)
-    others = [score for method, score in finite.items() if method not in (CUT, START)]
+    cut, start = (in_role(role, finite.values()) for role in (CUT, START))
+    others = [score for score in finite.values() if score.role not in (CUT, START)]
     if cut is None or not others:
         return []
     best = min(others, key=lambda score: score.loss)
     if start is not None and start.loss <= min(cut.loss, best.loss):
         return []  # neither has learned anything
-    both = f"{CUT} {cut}, {best.method} {best}"
+    both = f"{cut.method} {cut}, {best.method} {best}"
     if cut.loss <= best.loss:
-        return [f"No method does better than {CUT} ({both}): the gradient through the box shows no use here."]
+        no_use = "the gradient through the box shows no use here"
+        return [f"No method does better than {cut.method} ({both}): {no_use}."]
     if _alike(cut, best):
         reason = "the spread over seeds" if len(cut.rows) > 1 else "chance with one seed"
         return [

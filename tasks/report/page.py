@@ -116,9 +116,10 @@ def _tables(result: Result, queries: str) -> list[Block]:
     every = findings.scores(result)
     finite = [score for score in every if math.isfinite(score.mean)]
     best = lead.leading(finite) if len(finite) > 1 else []
-    start = next((score.rows[0].extra for score in every if score.method == lead.START), {})
-    untrained = start.get("steps") == 0 and start.get("weights")  # a problem's own "none" may be no network
-    note = " none: the network with its first weights, untrained." if untrained else ""
+    start = lead.in_role(lead.START, every)
+    extra = {} if start is None else start.rows[0].extra
+    untrained = extra.get("steps") == 0 and extra.get("weights")  # a problem's own "none" may be no network
+    note = f" {start.method}: the network with its first weights, untrained." if start and untrained else ""
     several = len(result.seeds) > 1
     if any(score.left_out for score in every):
         note = f" Rows left out failed, of all seeds together; the {every[0].metric} is without them.{note}"
@@ -295,7 +296,8 @@ def _warnings(result: Result) -> list[Block]:
 
 def _start(facts: Findings, validated: Mapping[str, Mapping[int, findings.Curve]]) -> dict[str, float]:
     """The validation of the untrained start, as methods tell it before their first step, if they agree."""
-    if lead.START not in facts.methods or lead.START in validated:
+    start = lead.in_role(lead.START, findings.scores(facts.result))
+    if start is None or start.method in validated:
         return {}
     means = []
     for seed in facts.seeds:
@@ -308,7 +310,7 @@ def _start(facts: Findings, validated: Mapping[str, Mapping[int, findings.Curve]
             return {}
         means += firsts
     mean = sum(means) / len(means)
-    return {lead.START: mean} if math.isfinite(mean) else {}
+    return {start.method: mean} if math.isfinite(mean) else {}
 
 
 def _drawn(facts: Findings, made: Any, name: str, *, alt: str, caption: str) -> Block:

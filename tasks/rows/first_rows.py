@@ -6,8 +6,9 @@ that was trained again between a kill and a resume answers otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blackbox import BlackBoxFunction, Budgeted, Cached, Outcome
+from blackbox import BlackBoxFunction, Budgeted, Outcome
 from blackbox.calls import rows_run_by
 from blackbox.notices import warn
 from blackbox.running import rows_of
 from blackbox.words import counted
-from blackbox.wrappers.wrapper import Wrapper
 from tasks.errors import CheckpointError, CheckpointWarning, RunFolderError
 from tasks.folder import changed_boxes, checkpoint
-from tasks.rows.tally import evaluated, stack
+from tasks.rows.stacks import behind_caches, evaluated, stack
 from tasks.workers import group
 
 FILE = "first_rows.pt"
@@ -66,12 +66,22 @@ class FirstRows:
         self._places: dict[str, list[int]] = {}
         self._now: dict[str, list[Outcome]] = {}  # what boxes of earlier processes' rows answer in this one
 
-    def run(self, box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
-        """Run rows, and keep the first of them; for `blackbox.calls.rows_run_by`."""
-        with rows_run_by(None):
-            outcome = box.run_rows(inputs)
-        self.saw(box, inputs, outcome)
-        return outcome
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """A block in which they are kept of what boxes answer, by themselves or through `KeptAnswers`."""
+
+        def run(box: BlackBoxFunction, inputs: tuple[Tensor, ...]) -> Outcome:
+            with rows_run_by(None):
+                outcome = box.run_rows(inputs)
+            self.saw(box, inputs, outcome)
+            return outcome
+
+        token = _at_hand.set(self)
+        try:
+            with rows_run_by(run):
+                yield
+        finally:
+            _at_hand.reset(token)
 
     def saw(self, box: BlackBoxFunction, inputs: tuple[Tensor, ...], outcome: Outcome) -> None:
         """Keep the first rows of a box; where they were asked again, how much its answers differ."""
@@ -152,7 +162,7 @@ class FirstRows:
 
     def _compared(self, name: str, budget: int | None, device: str) -> str:
         """What is to be said of a box; "" for nothing."""
-        kept, box = self._kept[name], _behind_caches(evaluated(self._boxes[name]))
+        kept, box = self._kept[name], behind_caches(evaluated(self._boxes[name]))
         bounds = [part.rows for part in stack(self._boxes[name]) if isinstance(part, Budgeted)]
         left = [part.rows_left for part in stack(self._boxes[name]) if isinstance(part, Budgeted)]
         room = min(
@@ -193,22 +203,20 @@ class FirstRows:
         )
 
 
+_at_hand: ContextVar[FirstRows | None] = ContextVar("tasks.rows.first_rows", default=None)
+
+
+def at_hand() -> FirstRows | None:
+    """Whose block `watching` this is; whatever answers rows in their boxes' place shows it what it `saw`."""
+    return _at_hand.get()
+
+
 def _distance(before: Sequence[Tensor], now: Sequence[Tensor]) -> float:
     """Root of the mean square of what outputs differ by."""
     pairs = zip(before, now, strict=True)
     squares = [(a.cpu().double() - b.cpu().double()).square().flatten() for a, b in pairs]
     every = torch.cat(squares) if squares else torch.zeros(0)
     return float(every.mean().sqrt()) if every.numel() else 0.0
-
-
-def _behind_caches(box: BlackBoxFunction) -> BlackBoxFunction:
-    """What a cache would ask, as it would answer as before; the box itself where there is none."""
-    inner = box
-    while isinstance(inner, Wrapper) and (inner.transparent or isinstance(inner, Cached)):
-        if isinstance(inner, Cached):
-            return _behind_caches(inner.box)
-        inner = inner.box
-    return box
 
 
 def _read(path: Path, boxes: Mapping[str, BlackBoxFunction]) -> dict[str, _Kept]:

@@ -21,20 +21,18 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from blackbox import BlackBoxFunction, Budgeted, ConfigurationError, Ledger, Outcome, Parallel
-from blackbox.calls import intercepted, rows_run_by, runner
-from blackbox.function import defines
+from blackbox import BlackBoxFunction, Budgeted, ConfigurationError, Ledger, Outcome
+from blackbox.calls import intercepted, rows_run_by
 from blackbox.notices import warn
 from blackbox.running import ends_early, rows_of, unanswered, write_rows
 from blackbox.wrappers.identity import identity, name_of
 from blackbox.wrappers.parallel import blocks_reported
-from blackbox.wrappers.wrapper import Wrapper
 from tasks.errors import CheckpointError, CheckpointWarning
 from tasks.folder import atomic, checkpoint
 from tasks.folder.pace import Pace
 from tasks.folder.run import Run
-from tasks.rows.first_rows import FirstRows
-from tasks.rows.tally import stack
+from tasks.rows import first_rows
+from tasks.rows.stacks import divisible, stack
 from tasks.workers import group
 from zo import SharedRows
 
@@ -167,12 +165,10 @@ class KeptAnswers:
                     self._asked[id(box)] = box, _Recalling(box, self)
                 with rows_run_by(None):
                     outcome = self._asked[id(box)][1].answer(inputs, before, aside, least)
-            if saw is not None:
-                saw(box, inputs, outcome)
+            if (watching := first_rows.at_hand()) is not None:
+                watching.saw(box, inputs, outcome)
             return outcome
 
-        first_rows = getattr(runner(), "__self__", None)  # of the block around this one
-        saw = first_rows.saw if isinstance(first_rows, FirstRows) else None
         with intercepted(ask), rows_run_by(run):
             yield
 
@@ -315,7 +311,7 @@ class _Recalling:
 
     def __init__(self, box: BlackBoxFunction, answers: KeptAnswers) -> None:
         self._box, self._answers = box, answers
-        self._each, self._tells = _divisible(box)
+        self._each, self._tells = divisible(box)
         self._short = False  # the last call was
         self._started, self._least = 0.0, 0.0  # of the call at hand
 
@@ -407,20 +403,6 @@ def _fit(outputs: tuple[Tensor, ...], whole: Outcome, rows: Sequence[int]) -> bo
     """Whether what a file holds, which may be anyone's, has the shapes of these rows of a box."""
     wanted = [(len(rows), *output.shape[1:]) for output in whole.outputs]
     return [tuple(output.shape) for output in outputs] == wanted
-
-
-def _divisible(box: BlackBoxFunction) -> tuple[int | None, bool]:
-    """Rows that a box runs together whatever the call, and whether it tells of them as they come back.
-
-    Parts of that many rows have a whole's bits. None for all rows of a call.
-    """
-    while isinstance(box, Wrapper):
-        if isinstance(box, Parallel):
-            return box.block, True
-        if not box.transparent:
-            return None, False
-        box = box.box
-    return (box.max_rows if defines(type(box), "evaluate_rows") else 1), False
 
 
 def _size(outputs: Iterable[Tensor]) -> int:

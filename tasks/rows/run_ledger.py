@@ -25,7 +25,8 @@ from tasks.folder import calls, checkpoint
 from tasks.folder.run import Run
 from tasks.problem.problem import Problem
 from tasks.rows.kept_answers import KeptAnswers
-from tasks.rows.tally import RowTally, counted_late, evaluated, stack
+from tasks.rows.stacks import counted_late, evaluated, stack
+from tasks.rows.tally import RowTally
 from tasks.workers import group
 
 DATA = "data"  # the label of rows that boxes run to make data which are not the problem's, in the run's calls

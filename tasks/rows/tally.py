@@ -7,10 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from blackbox import BlackBoxFunction, Ledger, Parallel
-from blackbox.wrappers.wrapper import Wrapper
+from blackbox import BlackBoxFunction, Ledger
+from tasks.rows.stacks import evaluated
 from tasks.workers import group
-from zo import SharedRows
 
 
 class RowTally:
@@ -70,27 +69,7 @@ def everywhere(spent: Ledger) -> Ledger:
     return replace(spent, **summed, causes=dict(causes), first_failure=first)
 
 
-def evaluated(box: BlackBoxFunction) -> BlackBoxFunction:
-    """The box whose ledger has what this process evaluates; the sum over processes is what one would."""
-    return box.box if isinstance(box, SharedRows) else box
-
-
 def count_alike(box: BlackBoxFunction, **counts: int) -> None:
     """Count in a box's ledger what every process of the run does alike: in that of the first one alone."""
     if group.rank() == 0:
         evaluated(box).ledger.count(calls=1, **counts)
-
-
-def counted_late(box: BlackBoxFunction) -> bool:
-    """Whether a box's rows are counted when they are back, by workers or by itself, not before they run."""
-    parts = stack(evaluated(box))
-    itself = type(parts[-1]).run_rows is not BlackBoxFunction.run_rows
-    return itself or any(isinstance(part, Parallel) for part in parts)
-
-
-def stack(box: BlackBoxFunction) -> list[BlackBoxFunction]:
-    """The wrappers of a box from the outside in, and the box itself."""
-    parts = [box]
-    while isinstance(parts[-1], Wrapper):
-        parts.append(parts[-1].box)
-    return parts

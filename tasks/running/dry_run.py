@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from tasks.planning import cost
 from tasks.planning.plan import Plan
 from tasks.planning.spending import settled
 from tasks.planning.trial import asked
 from tasks.rows.binding import Bound
+from tasks.running.arithmetic import set_torch
 from tasks.running.rehearsal import rehearsed
 
 
@@ -20,7 +19,7 @@ def sentences(plan: Plan) -> list[str]:
     Raises:
         ConfigurationError: The problem refuses its settings, or the run cannot end within its budget.
     """
-    torch.set_num_threads(plan.config.threads)  # as in a run
+    set_torch(plan.config)  # as in a run
     bound = Bound.of(plan.problem)
     bound.check()
     bound.bound()

@@ -1,4 +1,4 @@
-"""How long learned tangents will compute beside the boxes: a few steps on the first batch that run no row.
+"""How long learned models will compute beside the boxes: a few steps on the first batch that run no row.
 
 The boxes answer as they did when that batch was timed, and the learning rate is zero, so that these are the
 answers of the weights at hand. A method trains as in a run, but for the end that all have, `Setup.descend`.
@@ -72,25 +72,25 @@ class _Rehearsing(Setup):
         if replays and self.config.replays is None:
             replays = TRUSTED
         imagining = bool(settings.get("imagined"))
-        if imagining:
-            gradient.imaginations()  # windows are judged from here on
+        # windows are judged from here on, which by now allow none: a number is the method's own
+        of_method = gradient.imaginations() if imagining else 0
         steps = list[float]()
         while len(steps) < STEPS and (len(steps) < FEWEST or perf_counter() - begun - first < SECONDS):
             steps.append(along(partial(gradient.backward, batch)))
         of_replays = [along(gradient.replay) for _ in steps] if replays else [0.0]
-        members = max(1, len(self.config.rates))  # each of which replays
+        members = max(1, len(self.config.rates)) if settings.get("replayed") else 1  # each with all of these
         rehearsal = Rehearsal(first, median(steps), members * median(of_replays), replays)
         if imagining and gradient.imaginations():
             imagined = members * median(
                 along(partial(gradient.imagine, self.fresh(0, number))) for number in range(3)
             )
-            number = self.config.imaginations or IMAGINATIONS
+            number = self.config.imaginations or of_method or IMAGINATIONS
             rehearsal = replace(rehearsal, imagined=imagined, imaginations=number)
         raise _Over(rehearsal)
 
 
 def rehearsed(plan: Plan, bound: Bound) -> dict[str, Rehearsal | None]:
-    """What the methods of a plan compute that learn tangents, by name; None where a few steps do not say it.
+    """What the methods of a plan compute that learn a model, by name; None where a few steps do not say it.
 
     Args:
         bound: Its problem, of which the first batch was timed.

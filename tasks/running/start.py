@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from blackbox.calls import rows_run_by
 from blackbox.failures import exits_as_errors
 from tasks import report
 from tasks.errors import ConfigurationError
@@ -29,6 +27,7 @@ from tasks.problem.problem import Problem
 from tasks.problem.silence import Silence
 from tasks.rows.binding import Bound
 from tasks.rows.first_rows import FirstRows
+from tasks.running.arithmetic import set_torch
 from tasks.running.finished import ONE_AT_A_TIME, FinishedRun, with_answers
 from tasks.running.resume import how_to_go_on, plan_in, reopened
 from tasks.running.table import table_of
@@ -77,15 +76,15 @@ def run(
     problem = type(problem)(problem.config, folder=problem.folder, **settings)
     plan = planned(problem, (0,) if seeds is None else seeds, by_hand=settings)
     if resume is None:
-        folder = Run.create(Path(runs), plan.terms)
+        begun = Run.create(Path(runs), plan.terms)
     else:
-        folder, plan = reopened(Path(resume), plan, any_seeds=seeds is None)
-    folder.callbacks.extend(callbacks)
+        begun, plan = reopened(Path(resume), plan, any_seeds=seeds is None)
+    begun.callbacks.extend(callbacks)
     try:
-        return finish(folder, plan, progress)
+        return finish(begun, plan, progress)
     except Exception:
         if resume is None:
-            discard(folder.path)  # if nothing was begun
+            discard(begun.path)  # if nothing was begun
         raise
 
 
@@ -157,14 +156,14 @@ def carry_out(run: Run, plan: Plan, progress: Silence) -> Bound:
     """
     bound = Bound.of(plan.problem, progress)
     problem = bound.problem
-    torch.set_num_threads(plan.config.threads)
+    set_torch(plan.config)
     with bound.ledger.in_folder(run):  # what boxes answer while data is made is kept there
         bound.check()  # which may make data, and boxes
         problem.begin(run.path)
         changed_code.note_files(run, problem.boxes.values())
         with bound.written():  # from here on boxes are bounded, and their rows written down
             first_rows = FirstRows(run.path, problem.boxes)
-            with rows_run_by(first_rows.run):
+            with first_rows.watching():
                 said = asked(bound, plan.methods, len(plan.seeds))
                 plan = settled(plan, bound, said, timed=not run.begun)
                 run.choose(plan.chosen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,7 +20,8 @@ from tasks.problem.problem import Problem
 from tasks.problem.silence import Silence
 from tasks.problem.trained import Trained
 from tasks.rows.binding import Bound
-from tasks.rows.tally import RowTally, everywhere, stack
+from tasks.rows.stacks import stack
+from tasks.rows.tally import RowTally, everywhere
 from tasks.training import judge
 from tasks.training.setup import setup_of
 
@@ -44,10 +46,11 @@ def table_of(run: Run, plan: Plan, bound: Bound, progress: Silence) -> list[Row]
                     if len(plan.methods) == 1:
                         raise
                     progress.say(f"{setup.stage}: not applicable. {error}")
-                    table.append(judge.line_without(setup, str(error), everywhere(tally.since(before))))
+                    line = judge.line_without(setup, str(error), everywhere(tally.since(before)))
+                    table.append(replace(line, role=method.role))
                 else:
                     line, arrays = judge.judged(setup, trained[name], bound.ledger)
-                    table.append(line)
+                    table.append(replace(line, role=method.role))
                     if len(table) == 1:
                         _refuse_to_run_out(plan, bound, run, table)
                     fields[name] = {kind: tensor.numpy() for kind, tensor in arrays.items()}

@@ -76,7 +76,13 @@ def new(plan: Plan, root: Path, words: Sequence[str]) -> tuple[Run, Plan]:
 
 
 def taken_up(run: Run, *, trusted: bool = False) -> tuple[Run, Plan]:
-    """A run that goes on, and the plan that its folder has in writing."""
+    """A run that goes on, and the plan that its folder has in writing.
+
+    Args:
+        run: Its folder.
+        trusted: Whether the code that it names is executed without asking whether this user trusts it, as
+            where it was asked before.
+    """
     return run, plan_in(run, trusted=trusted)
 
 

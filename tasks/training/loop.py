@@ -23,7 +23,8 @@ from tasks.problem.silence import Silence
 from tasks.problem.trained import TrainingOutcome
 from tasks.rows.kept_answers import LEAST, KeptAnswers
 from tasks.rows.run_ledger import calls_noted, recall
-from tasks.rows.tally import RowTally, evaluated, everywhere, stack
+from tasks.rows.stacks import evaluated, stack
+from tasks.rows.tally import RowTally, everywhere
 from tasks.training.interruption import StopRequest
 from tasks.training.stage import Stage, Stateful
 from tasks.workers import group

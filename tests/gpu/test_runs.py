@@ -14,12 +14,16 @@ from torch import Tensor, nn
 import tasks
 import zo
 from blackbox import ArraySpec, BlackBoxFunction
-from tasks import Progress
+from tasks import Progress, Run
 from tasks.applications.image_classification import ImageClassification
 from tasks.applications.wake_flow import WakeFlow
 from tasks.command.new import write
 from tasks.configuration import Count, Positive
+from tasks.errors import ConfigurationError
 from tasks.methods.shared import METHODS
+from tasks.problem.silence import Silence
+from tasks.running.resume import plan_in
+from tasks.running.start import carry_out, planned
 from tests.gpu.pretended import PretendedGPU
 from tests.tasks.applications.image_classification.small import small
 from tests.tasks.applications.wake_flow.small import SMALL
@@ -289,11 +293,25 @@ def test_the_wake_is_corrected_as_on_a_cpu(gpu, tmp_path, monkeypatch):
     torch.testing.assert_close(*figures, **(NEAR if gpu.pretended else ROUGH))
 
 
-@pytest.mark.slow
-def test_a_run_takes_kernels_that_round_the_same_each_time(tmp_path, monkeypatch):
+class Stops(Steering):
+    """Refuses whatever it is set to, with what its process has set torch to by then."""
+
+    def check(self):
+        raise ConfigurationError(str(rounding()))
+
+
+def rounding():
+    cudnn = torch.backends.cudnn
+    return cudnn.benchmark, cudnn.allow_tf32, cudnn.deterministic
+
+
+def test_a_run_takes_kernels_that_round_the_same_each_time_and_its_plan_sets_none(tmp_path, monkeypatch):
     for name, other in (("benchmark", True), ("allow_tf32", True), ("deterministic", False)):
         monkeypatch.setattr(torch.backends.cudnn, name, other)
-    with PretendedGPU():
-        tasks.run(Steering(methods=("none",), device="cuda"), runs=tmp_path, progress=Progress())
-    cudnn = torch.backends.cudnn
-    assert (cudnn.benchmark, cudnn.allow_tf32, cudnn.deterministic) == (False, False, True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    plan = planned(Stops(methods=("none",), device="cuda"), [0], by_hand=())
+    run = Run.create(tmp_path, plan.terms)
+    plan = plan_in(run, trusted=True)
+    assert rounding() == (True, True, False)
+    with pytest.raises(ConfigurationError, match=r"\(False, False, True\)"):
+        carry_out(run, plan, Silence())  # as each of several processes, by the plan in the folder

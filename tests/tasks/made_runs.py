@@ -39,6 +39,7 @@ def made(
     ledger=None,
     extra=None,
     failed=None,
+    roles=None,
     finished=True,
     task="toy",
     **settings,
@@ -54,8 +55,8 @@ def made(
     for seed in seeds:
         for place, (method, value) in enumerate(values.items()):
             each = (rows_of or {}).get(method, 0 if method == "none" else 100 * (place + 1))
-            stage = stage_name(seed, method)
-            for step in range(0 if method == "none" else 11):
+            stage, steps = stage_name(seed, method), 0 if method == "none" else 10
+            for step in range(steps and 1 + steps):
                 if step:
                     known = {"gradient_tangent_error": 0.5 / step} if method in trust else {}
                     if method in trust:
@@ -81,10 +82,11 @@ def made(
             table.append(
                 Row(
                     method, seed, metric, own, unit, each, place, 1.0,
-                    {"weights": 7, "steps": 10, "dropped queries": 0, **(extra or {}).get(method, {})},
+                    {"weights": 7, "steps": steps, "dropped queries": 0, **(extra or {}).get(method, {})},
                     {**counted, **(ledger or {}).get(method, {})},
                     higher_is_better,
                     failed=(failed or {}).get(method, {}),
+                    role=(roles or {}).get(method, ""),
                 )
             )  # fmt: skip
     if finished:

@@ -341,7 +341,7 @@ def test_the_time_of_a_row_is_not_that_of_a_cached_answer(limits, tmp_path):
     (timing,) = [line for line in lines if line.startswith("  timing: ")]
     run = int(timing.split()[1])  # by the first evaluation: all others ask for the same rows again
     assert 0 < run <= 10 and first.endswith(f"runs 10 box rows, {20 / run:.3g} ms a row.")
-    learned = [line for line in lines if line.endswith("in the box, plus what tangents take to learn")]
+    learned = [line for line in lines if line.endswith("in the box, plus what it takes to learn")]
     assert len(learned) == 1 and learned[0].startswith("  tangents: ")
     again, *lines = cost_of(problem, tmp_path / "again")
     assert again.endswith("box rows; answers came from a cache, so their time is not known.")

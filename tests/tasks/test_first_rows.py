@@ -11,11 +11,13 @@ import torch
 
 import tasks
 from blackbox import ArraySpec, BlackBoxFunction, Cached
+from blackbox.calls import rows_run_by, runner
 from tasks import Progress
 from tasks.configuration import Count
 from tasks.errors import CheckpointWarning
 from tasks.folder import calls, changed_boxes, checkpoint
 from tasks.rows import first_rows
+from tasks.rows.kept_answers import KeptAnswers
 
 pytestmark = pytest.mark.filterwarnings("ignore::zo.errors.NoiseWarning")
 
@@ -110,6 +112,17 @@ def test_a_file_that_changed_between_kill_and_resume_is_said(tmp_path, cache):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         resume()
+
+
+def test_rows_are_seen_through_kept_answers_whatever_runs_them_around(tmp_path):
+    (tmp_path / "factor").write_text("2.0")
+    box = Opens(str(tmp_path / "factor"))
+    with first_rows.FirstRows(tmp_path, {"box": box}).watching():
+        around = runner()
+        assert around is not None
+        with rows_run_by(lambda box, rows: around(box, rows)), KeptAnswers("data").used():
+            box(np.ones((3, 1)))
+    assert checkpoint.load(tmp_path / first_rows.FILE)["box"]["outputs"][0].tolist() == [[2.0]] * 3
 
 
 @pytest.mark.quick_cases(1)

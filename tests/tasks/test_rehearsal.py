@@ -1,4 +1,4 @@
-"""What learned tangents compute beside the boxes, as `--dry-run` estimates it, for no row."""
+"""What learned models compute beside the boxes, as `--dry-run` estimates it, for no row."""
 
 import re
 from typing import ClassVar
@@ -16,6 +16,7 @@ from tasks.planning.trial import asked
 from tasks.rows.binding import Bound
 from tasks.running import rehearsal
 from tests.tasks.problems import Steering
+from tests.tasks.test_surrogate import Drawn
 
 SETTINGS = {"calls": 1, "steps": 40}
 
@@ -44,6 +45,14 @@ def test_no_row_is_run_and_nothing_is_drawn(method, replays):
     assert rehearsed[method].replays == {0: 0, 3: 3, None: 13}[replays]  # 13 is between nine and nineteen
     (line,) = [line for line in cost.sentences(plan, bound, rehearsed) if line.startswith(f"  {method}: ")]
     assert re.search(r"in the box, and (under 1 s|about .*) beside it$", line)
+
+
+@pytest.mark.slow
+def test_what_a_surrogate_and_a_student_compute_is_known_too():
+    plan, bound = planned(Drawn(methods=("student", "surrogate"), prefit=0, **SETTINGS))
+    rehearsed = rehearsal.rehearsed(plan, bound)
+    assert rehearsed["student"].seconds(40) > 0 and rehearsed["student"].imaginations == 0
+    assert rehearsed["surrogate"].imaginations == 9  # what it takes where the settings name no number
 
 
 class Timed:

@@ -102,6 +102,14 @@ def test_the_best_method_and_what_it_costs_against_first_order(tmp_path):
     assert "This is one seed" in told(run)
 
 
+def test_a_method_of_a_users_own_has_the_part_in_the_report_that_it_declares(tmp_path):
+    roles = {"start": "none", "cut": "no-gradient", "exact": "first-order"}
+    said = told(made(tmp_path, {"start": 4.0, "cut": 0.3, "tangents": 0.5, "exact": 0.4}, roles=roles))
+    assert "the untrained start has 4." in said
+    assert "First order, with the box's derivative, has 0.4; without it cut is the best" in said
+    assert "No method does better than cut (cut 0.3, exact 0.4)" in said
+
+
 def test_higher_may_be_better(tmp_path):
     values = {"none": 10.0, "rge": 91.0, "cge": 93.0, "student": 9.0}
     run = made(tmp_path, values, metric="accuracy", unit="%", higher_is_better=True)

@@ -13,6 +13,7 @@ from tasks import Progress, Run
 from tasks.command.cli import main
 from tasks.errors import ConfigurationError
 from tasks.methods.shared import methods_named
+from tasks.planning import cost
 from tasks.planning.plan import plan_of
 from tasks.planning.spending import settled
 from tasks.planning.trial import asked
@@ -46,6 +47,31 @@ def test_steps_leave_room_for_the_rows_that_make_the_data(tmp_path):
     row = run.result.table[0]
     judged = row.extra["rows of validation"] + row.extra["rows of test"]
     assert rows_in_all(run) == 150 + row.rows + judged + 5 * 2  # evaluations that are timed
+
+
+class Asking(Steering):
+    """Methods of a user's own, of which one asks for what the problem knows: 70 rows of the box."""
+
+    methods: ClassVar = {
+        name: tasks.Method("Ours.", lambda setup: None, lambda problem, steps: tasks.Cost(steps), **declared)
+        for name, declared in {"plain": {}, "ours": {"learns_answers": True, "replays": True}}.items()
+    }
+
+    def answers(self):
+        z = torch.zeros(70, 3, dtype=torch.float64)
+        return {"box": ([z], self.box(z))}
+
+
+@pytest.mark.parametrize(("method", "made"), [("plain", 0), ("ours", 70)])
+def test_what_a_users_method_declares_is_planned_and_said(method, made):
+    problem = Asking(methods=(method,), replays=None, rows=500)
+    plan = plan_of(problem, methods_named(problem), [0], chosen={"steps": None, "validate_every": None})
+    bound = Bound.of(plan.problem)
+    bound.bound()
+    plan = settled(plan, bound, asked(bound, plan.methods, 1), timed=False)
+    assert plan.rows is not None and plan.rows.made == made
+    (chosen,) = [line for line in cost.sentences(plan, bound) if line.startswith("For 500 rows")]
+    assert ("replays as far as they are trusted" in chosen) == bool(made)
 
 
 class Surveyed(Steering):

@@ -194,7 +194,8 @@ def _methods() -> dict[str, Method]:
             name, looped = method_name(family, large), family in IN_LOOP
             train = in_loop if looped else non if family == "NON" else pre
             cost = partial(_cost_in_loop if looped else _cost_of_pairs, method=name)
-            made[name] = Method(about + size, train, cost)
+            learns = family == "TAN-SOL"  # by the shared tangents
+            made[name] = Method(about + size, train, cost, learns_answers=learns, replays=learns)
     return made
 
 
