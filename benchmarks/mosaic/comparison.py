@@ -5,6 +5,7 @@
     python -m benchmarks mosaic --size small --study recovery    an initial condition
     python -m benchmarks mosaic --size small --study field       the same by zo.fit_field
     python -m benchmarks mosaic --size small --study heat        a conductivity, on a mesh
+    python -m benchmarks mosaic --size small --study compliance  a stiff beam, on a mesh
     python -m benchmarks mosaic --size small --study inflow      an inflow, in a channel
     python -m benchmarks mosaic --size small --solvers PhiFlow   one solver; measured cells are kept
 
@@ -26,7 +27,7 @@ from typing import Any
 import torch
 
 from benchmarks import protocol
-from benchmarks.mosaic import bands, cells, field, heat, inflow, lattice, recovery
+from benchmarks.mosaic import bands, cells, compliance, field, heat, inflow, lattice, recovery
 from benchmarks.mosaic.corrector import CI, COLUMNS, PAPER, SMALL, TERMINAL, Task, loss_scale, trained
 from benchmarks.mosaic.solvers import SOLVERS as BY_VELOCITY
 from benchmarks.mosaic.solvers import Maker
@@ -49,7 +50,7 @@ NOTHING = 1e-3  # of relative error, below which there is nothing to correct
 def main(words: Sequence[str]) -> None:
     """The command line."""
     parser = protocol.options("mosaic", __doc__, tuple(SIZES))
-    studies = ("solvers", "recovery", "bands", "field", "heat", "inflow", "all")
+    studies = ("solvers", "recovery", "bands", "field", "heat", "compliance", "inflow", "all")
     parser.add_argument("--study", choices=studies, default="all")
     parser.add_argument("--solvers", nargs="+", choices=tuple(SOLVERS), default=tuple(SOLVERS))
     parser.add_argument("--columns", nargs="+", choices=COLUMNS, default=COLUMNS)
@@ -84,6 +85,15 @@ def main(words: Sequence[str]) -> None:
         print(heat.table(found))
         if keep:
             protocol.write("mosaic", words, found, FOLDER / "heat.json")
+    if asked.study in ("compliance", "all"):
+
+        def note_compliance(found: dict[str, Any]) -> None:
+            if keep:
+                protocol.write("mosaic", words, found, FOLDER / "compliance.json")
+
+        before = read(FOLDER / "compliance.json") if keep else {"cells": {}}
+        beam = compliance.SMALL if keep else compliance.CI
+        print(compliance.table(compliance.result(beam, seeds, before, note_compliance)))
     if asked.study in ("inflow", "all"):
 
         def note_inflow(found: dict[str, Any]) -> None:
@@ -242,6 +252,8 @@ def tables() -> str:
         parts += ["## Recovery by zo.fit_field", field_table(fields)]
     if (warm := read(FOLDER / "heat.json"))["cells"]:
         parts += ["## A conductivity on a mesh", heat.table(warm)]
+    if (stiff := read(FOLDER / "compliance.json"))["cells"]:
+        parts += ["## A stiff beam on a mesh", compliance.table(stiff)]
     if (entered := read(FOLDER / "inflow.json"))["cells"]:
         parts += ["## An inflow", inflow.table(entered)]
     if (looks := read(FOLDER / "bands.json"))["cells"]:
