@@ -153,6 +153,7 @@ class KeptAnswers:
             # a mode measures what an evaluation takes, which must not depend on what is known
             if _get_current_dispatch_mode() is not None:
                 return box.run_rows(inputs)
+            recalled = False
             if isinstance(box, SharedRows):  # which asks the box for its share
                 outcome = box.run_rows(inputs)
             elif box.of_process:  # a run of a program that has ended is begun again
@@ -164,8 +165,8 @@ class KeptAnswers:
                 if id(box) not in self._asked:
                     self._asked[id(box)] = box, _Recalling(box, self)
                 with rows_run_by(None):
-                    outcome = self._asked[id(box)][1].answer(inputs, before, aside, least)
-            if (watching := first_rows.at_hand()) is not None:
+                    outcome, recalled = self._asked[id(box)][1].answer(inputs, before, aside, least)
+            if (watching := first_rows.at_hand()) is not None and not recalled:
                 watching.saw(box, inputs, outcome)
             return outcome
 
@@ -321,14 +322,18 @@ class _Recalling:
         before: Before | None,
         aside: Callable[[BlackBoxFunction], bool] | None,
         least: float,
-    ) -> Outcome:
-        """Answer from what is kept, and run the rest: as many rows together as take about a second."""
+    ) -> tuple[Outcome, bool]:
+        """Answer from what is kept, and run the rest: as many rows together as take about a second.
+
+        Returns:
+            The outcome, and whether any of it was kept: it says nothing of the box as it is now.
+        """
         rows, answers, box = len(inputs[0]), self._answers, self._box
         self._started, self._least = perf_counter(), least
         if self._short and not answers.any_known:
             outcome = box.run_rows(inputs)
             self._short = perf_counter() - self._started < least
-            return outcome
+            return outcome, False
         block = min(self._each or rows, rows)
         parts = [list(range(at, min(at + block, rows))) for at in range(0, rows, block)]
         outcome, missing = unanswered(box, inputs), parts
@@ -342,6 +347,7 @@ class _Recalling:
                     write_rows(outcome, part, Outcome(kept[0]))
                     if aside is None or not aside(box):
                         answers.recalled.count(rows_run=kept[1])
+        recalled = len(missing) < len(parts)
         # a call that a budget does not allow is to be refused before any of its rows is run
         bounded = any(isinstance(part, Budgeted) and part.rows_left < rows for part in stack(box))
         together = len(missing) if bounded or self._tells else 1
@@ -355,7 +361,7 @@ class _Recalling:
             write_rows(outcome, here, answered)
             together = 2 * together if perf_counter() - started < LONG else 1
         self._short = perf_counter() - self._started < least
-        return outcome
+        return outcome, recalled
 
     def _run(
         self, inputs: tuple[Tensor, ...], parts: Sequence[Sequence[int]], before: Before | None

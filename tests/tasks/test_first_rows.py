@@ -125,6 +125,22 @@ def test_rows_are_seen_through_kept_answers_whatever_runs_them_around(tmp_path):
     assert checkpoint.load(tmp_path / first_rows.FILE)["box"]["outputs"][0].tolist() == [[2.0]] * 3
 
 
+def test_answers_that_are_recalled_say_nothing_of_the_box(tmp_path):
+    """A run that is killed before its first step makes its data from kept answers: the box may be another."""
+
+    class Recalls(KeptAnswers):
+        any_known = True
+
+        def known(self, key):
+            return (torch.full((3, 1), 9.0),), 3
+
+    (tmp_path / "factor").write_text("2.0")
+    box = Opens(str(tmp_path / "factor"))
+    with first_rows.FirstRows(tmp_path, {"box": box}).watching(), Recalls("data").used():
+        assert box(np.ones((3, 1))).tolist() == [[9.0]] * 3
+    assert not (tmp_path / first_rows.FILE).exists()
+
+
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("noisy", [False, True])
 def test_a_box_that_is_the_same_or_noisy_is_not_spoken_of(tmp_path, noisy):
