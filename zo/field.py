@@ -120,7 +120,8 @@ def fit_field(
     Raises:
         ConfigurationError, ParameterError: a value is out of range.
         FailedQueriesError, RowFailedError: the boxes fail where the field begins. A move to where they fail
-            is shortened and undone as one that raised the loss; the first is told (`TangentWarning`).
+            is shortened and undone as one that raised the loss; the first is told (`TangentWarning`). So is
+            a search that ends after one evaluation, whose answers show no derivative.
         BudgetError: a box's own budget is spent before the first evaluation.
         ObjectiveError, TangentError: see `TangentGradient.backward`.
     """
@@ -189,6 +190,8 @@ class _Search:
                     self._put(at)
                     if iterations == 1 and (gave_way or not self._contested()):
                         why = "stalled"
+                        if len(self.losses) == 1:
+                            self._warn_of_nothing_shown()
                         break
                     if not stays:
                         if not self._affordable():
@@ -247,6 +250,17 @@ class _Search:
             return replayed if math.isfinite(replayed) else FAR * max(loss, 1e-30)
 
         optimizer.step(closure)
+
+    def _warn_of_nothing_shown(self) -> None:
+        """Say that not even the first move changed anything."""
+        same = all(bool((weight == weight.flatten()[:1]).all()) for weight in self._copy())
+        which = ", which is the same everywhere" if same else ""
+        warn(
+            "fit_field: the boxes' answers so far show no derivative with respect to the field"
+            f"{which}, so no move was tried. Begin at a field that varies, give several rows that differ as "
+            "batch=, or name a tangent= that knows more of the boxes.",
+            TangentWarning,
+        )
 
     def _contested(self) -> list[ForetoldTangent]:
         """The tangents that have a second model."""

@@ -602,3 +602,50 @@ def test_rough_waves_that_stay_cost_something_unless_convection_differs_from_pla
     along = Fit(replace(fit.form, varied=tuple(convection)), fit.rows, 1e-4)
     theta[1] = 0.5
     assert along._ringing(theta)[0] == 0
+
+
+NOISE = torch.randn(10, NODES, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+
+def of_constant(make, stiff, power, dtype):
+    """The gradient by a field and a number that are constant, beside a load that varies."""
+    specs = tuple(ArraySpec(name, (NODES,), layout=MESH) for name in ("load", "stiff", "u"))
+    inputs = (*specs[:2], ArraySpec("power", (1,)))
+    arrays = [part.to(dtype) for part in (smooth(10), stiff, power)]
+    pairs = pairs_of(inputs, specs[2:], arrays, implicit_heat(smooth(10)).to(dtype))
+    tangent = make(MESH)
+    learn(tangent, pairs)
+    return tangent.at(pairs).pull(torch.ones_like(pairs.y)).double()
+
+
+@pytest.mark.quick_cases(1)
+@pytest.mark.parametrize("make", [zo.MeshTangent, zo.GraphTangent])
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float64, 1e-16), (torch.float32, 1e-7)])
+def test_what_varies_by_rounding_alone_counts_as_constant(make, dtype, size, limits, monkeypatch):
+    limits(graph_iterations=4)
+    monkeypatch.setattr("zo.tangents.models.mesh.mesh.VARIED", ())
+    monkeypatch.setattr("zo.tangents.models.mesh.mesh.STATIC", ((1, "none"),))
+    monkeypatch.setattr("zo.tangents.models.mesh.graph.FORMS", ((1, False, False),))
+    same = of_constant(make, torch.full((10, NODES), 0.1), torch.full((10, 1), 1e5), dtype)
+    varied = 0.1 * (1 + size * NOISE), 1e5 * (1 + size * NOISE[:, :1])
+    rounded = of_constant(make, *varied, dtype)
+    assert rounded.isfinite().all()
+    for part in (slice(NODES, 2 * NODES), slice(2 * NODES, None)):
+        assert float(rounded[:, part].norm()) <= float(same[:, part].norm()) * 1.01 + 1e-9
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-16])
+def test_of_one_density_everywhere_no_step_is_fitted_to_its_rounding(size):
+    """Sums of equal numbers have rounding too: of .1 the mean is not .1."""
+    density = 0.1 * (1 + size * NOISE[:1])
+    tangent = zo.MeshTangent(MESH)
+    with pytest.raises(TangentError, match="a step that can be solved"):
+        learn(
+            tangent,
+            pairs_of(
+                (ArraySpec("density", (NODES,), layout=MESH),),
+                (ArraySpec("u", (NODES,), layout=MESH),),
+                (density,),
+                smooth(1),
+            ),
+        )

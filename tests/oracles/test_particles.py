@@ -129,3 +129,17 @@ def test_a_box_without_particles_or_a_list_is_refused(inputs, outputs, settings,
 def test_a_place_that_is_none_is_refused():
     with pytest.raises(zo.ConfigurationError, match="place from 0 on"):
         zo.PairTangent(list_of=-1)
+
+
+def test_a_number_that_neighbours_share_but_for_rounding_has_no_unit():
+    """A mass, say, of .1 whose last bit differs: differences of it are no signal."""
+    spreads = []
+    for noise in (0.0, 1e-8):
+        x, _, pairs, stiffness = (part.float() for part in states(8, 0))
+        mass = 0.1 + noise * weights(8, COUNT, 2, seed=3).float()
+        assert bool((mass == mass[0, 0, 0]).all()) is not noise
+        tangent = zo.PairTangent(width=4, first_steps=1)
+        learn(tangent, pairs_at(BOX, x, mass, pairs, stiffness))
+        spreads.append(tangent._network.get_buffer("spread"))
+    assert spreads[0][2:].tolist() == spreads[1][2:].tolist() == [1.0, 1.0]
+    assert torch.equal(spreads[0], spreads[1])

@@ -564,3 +564,19 @@ def test_a_stencil_in_smooth_states_has_gradients_of_the_right_size():
     for state, pairs in zip(states[-2::-1], calls[::-1], strict=True):
         pulled, true = tangent.at(pairs).pull(pulled), true_vjp(box, (state,), true)
     assert pulled.norm() < 3 * true.norm()
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float64, 1e-16), (torch.float32, 1e-7)])
+def test_a_channel_that_varies_by_rounding_alone_has_no_part_in_a_stencil(dtype, size):
+    """The features of one that is constant, and of its rounding, are none."""
+    generator = torch.Generator().manual_seed(0)
+    u, noise = torch.randn(2, 4, 1, 16, generator=generator, dtype=torch.float64)
+    lengths = []
+    for same in (torch.full_like(u, 0.5), 0.1 * (1 + size * noise)):
+        x = torch.cat([u, same], 1).to(dtype)
+        tangent = zo.tangents.StencilTangent(2, periodic=True, reach=1)
+        tangent.fit(x, torch.cat([u.roll(1, 2) + u**2, same], 1).to(dtype))
+        at = x.flatten(1).requires_grad_()
+        (tangent.within(at, at[:, :0])[:, :16]).square().sum().backward()
+        lengths.append(float(at.grad[:, 16:].norm()))
+    assert lengths[1] <= 1.01 * lengths[0] + 1e-6

@@ -69,3 +69,19 @@ def test_where_it_is_stopped_the_field_has_the_least_loss():
     with pytest.warns(zo.TangentWarning), pytest.raises(KeyboardInterrupt):
         fit()
     assert torch.equal(field.values.detach(), torch.full((4,), 0.15, dtype=torch.float64))
+
+
+@pytest.mark.filterwarnings("ignore::zo.ZeroGradientWarning")
+@pytest.mark.parametrize("varied", [False, True])
+def test_a_field_of_which_the_first_answers_show_nothing_is_told(varied):
+    field, fit = search(Cliff(), start=0.15, tangent=zo.tangents.ZeroTangent())
+    if varied:
+        field.values.data[0] = 0.2
+    before = field.values.detach().clone()
+    with pytest.warns(zo.TangentWarning, match="show no derivative with respect to the field") as told:
+        found = fit()
+    told_of = [str(each.message) for each in told if "no derivative" in str(each.message)]
+    assert len(told_of) == 1 and "Begin at a field that varies" in told_of[0]
+    assert ("the same everywhere" in told_of[0]) is not varied
+    assert found.why == "stalled" and len(found.losses) == 1
+    assert torch.equal(field.values.detach(), before)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 # decision 71:
 MOST_BYTES = 2**29  # of all windows of boxes that learn side by side: rows of large states are fewer
+ROUNDING = 10.0  # units in the last place: what a number may vary by, over its size, and still be the same
 
 
 class RowWindow:
@@ -102,6 +103,7 @@ class Moments:
         ] = ()  # the mean, and the sum of squared distances from it, of each group
         self._read: tuple[Tensor, Tensor] | None = None  # mean and scale, until more is added
         self._pooled_read: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))  # of each group
+        self._rounding_read: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))  # which are it, and its
 
     def add(self, values: Tensor) -> None:
         """Take in `(rows, size)`, by the formula of Chan et al. (1979)."""
@@ -129,6 +131,16 @@ class Moments:
         """Standard deviations `(size,)`; 1 for what never changed, but for its rounding."""
         return self._both()[1]
 
+    def same(self) -> Tensor:
+        """Which numbers never changed, but for their rounding: `(size,)` bool."""
+        self._both()
+        return self._rounding_read[0]
+
+    def rounding(self) -> Tensor:
+        """What each number may vary by and still be the same, in units of its scale: `(size,)`."""
+        self._both()
+        return self._rounding_read[1]
+
     def state_dict(self) -> dict[str, Any]:
         """Count, rounding and sums."""
         sums = [total.clone() for total in self._sums]
@@ -143,8 +155,12 @@ class Moments:
         if self._read is None:
             mean, squares = self._sums
             scale = (squares / self._rows).sqrt()
-            scale = torch.where(scale > 10 * self._rounding * mean.abs(), scale, 1.0)
+            size = (mean.square() + scale.square()).sqrt()
+            varies = scale > ROUNDING * self._rounding * mean.abs()
+            scale = torch.where(varies, scale, 1.0)
             self._pooled_read = mean, scale
+            rounding = ROUNDING * self._rounding * size / scale
+            self._rounding_read = self._apart(~varies), self._apart(rounding)
             self._read = self._apart(mean), self._apart(scale)
         return self._read
 
@@ -164,3 +180,14 @@ class Moments:
 def standard(values: Tensor, moments: Moments) -> Tensor:
     """Values in units of mean zero and spread one, float64: what is left of large numbers may be small."""
     return (values.double() - moments.mean().to(values.device)) / moments.scale().to(values.device)
+
+
+def standard_without_rounding(values: Tensor, moments: Moments) -> Tensor:
+    """`standard`, and zero for numbers that never changed, where only their rounding is left.
+
+    For fits that have each effect in units of its size: a coefficient of rounding would have the size of its
+    inverse, and so would the gradient.
+    """
+    x = standard(values, moments)
+    same, rounding = (told.to(x.device) for told in (moments.same(), moments.rounding()))
+    return torch.where(same & (x.abs() <= rounding), 0.0, x)

@@ -17,7 +17,7 @@ from zo.errors import ConfigurationError, TangentError
 from zo.tangents.models.grid.grid import lattices
 from zo.tangents.models.grid.lattice import Lattice, checked_ends, ends_of, neighbours, padded
 from zo.tangents.models.mesh.reach import measure
-from zo.tangents.models.rows import standard
+from zo.tangents.models.rows import standard, standard_without_rounding
 from zo.tangents.models.values import Form, ValueTangent
 
 MOST_FEATURES = 450
@@ -164,7 +164,7 @@ class StencilTangent(ValueTangent):
             part = slice(first, first + 16)
             rows, targets = (
                 grid[:, *lattice_out.shared].flatten(0, -2)[self._lessons % every :: every].double()
-                for grid in (self._design(z[part], others[part]), target[part])
+                for grid in (self._design(z[part], others[part], learned=True), target[part])
             )
             gram += rows.T @ rows
             cross += rows.T @ targets
@@ -226,15 +226,22 @@ class StencilTangent(ValueTangent):
             "not cells of a grid, layout=None in the box's specs."
         )
 
-    def _standard_inputs(self, z: Tensor, others: Tensor) -> Tensor:
-        x = standard(z, self._moments[0])
-        return torch.cat([x, standard(others, self._moments[1])], dim=1) if others.shape[1] else x
+    def _standard_inputs(self, z: Tensor, others: Tensor, learned: bool = False) -> Tensor:
+        units = standard_without_rounding if learned else standard
+        x = units(z, self._moments[0])
+        return torch.cat([x, units(others, self._moments[1])], dim=1) if others.shape[1] else x
 
-    def _design(self, z: Tensor, others: Tensor) -> Tensor:
-        """`(rows, *space, features)`, in float32 or the inputs' own precision if that is higher."""
+    def _design(self, z: Tensor, others: Tensor, learned: bool = False) -> Tensor:
+        """`(rows, *space, features)`, in float32 or the inputs' own precision if that is higher.
+
+        Args:
+            z: the differentiable inputs.
+            others: the others.
+            learned: whether they are learned from: of a channel that never changed rounding shows nothing.
+        """
         assert self._features is not None
         inputs, _ = lattices("StencilTangent", self._form)
-        return self._features(inputs.joined(self._standard_inputs(z, others)).to(z.dtype))
+        return self._features(inputs.joined(self._standard_inputs(z, others, learned)).to(z.dtype))
 
     def _solved(self) -> Tensor:
         """The coefficients `(features, channels out)`, once a step."""

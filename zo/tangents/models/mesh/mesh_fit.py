@@ -26,7 +26,7 @@ FEWEST_ROWS, OF_LARGE = 4, 2  # of a Jacobian; where rows are large; decision 83
 WORK = 2_000_000  # coefficients x steps x numbers of the rows of a Jacobian, at most; decision 72
 WORK_OF_STATIC = 8_000_000  # the same of a plain static form, where rows are large; decision 90
 AT_ONCE = 1_000_000  # numbers of Jacobians that are solved for together
-FAINT = 1e-12  # of the largest effect of a coefficient: the ridge's weight of one without any
+FAINT = 1e-12  # of the largest effect of a coefficient: the ridge's weight of one without any; rounding
 ROUNDS = 3  # of L-BFGS, each in coordinates that a Jacobian makes round; decision 72
 ONCE_MORE = 0.7  # of the cost: where it falls below this part there is another round
 ITERATIONS = 25  # of a round
@@ -74,12 +74,12 @@ class Fit(StepFit):
         constants = {0, 1, *(2 + len(form.linear) + place for place, _ in form.answering())}
         free = [place for place in range(form.count) if place not in constants]
         design = np.stack([columns[place] for place in free], axis=1)
-        size = np.linalg.norm(design, axis=0)
-        design = design / np.where(size > 0, size, 1.0)
+        size = _sizes(design)
+        design = design / size
         gram = design.T @ design
         solution = np.linalg.solve(gram + self.ridge * np.eye(len(free)), design.T @ -target)
         guess = theta.copy()
-        guess[free] += solution / np.where(size > 0, size, 1.0)
+        guess[free] += solution / size
         answers = form.answering()
         if answers:  # such equations have no centre but this
             self.centre = guess.copy()
@@ -132,8 +132,7 @@ class Fit(StepFit):
         ]
         free = [place for place in range(self.form.count) if place not in constants]
         design = np.stack([columns[place] for place in free], axis=1)
-        size = np.linalg.norm(design, axis=0)
-        size = np.where(size > 0, size, 1.0)
+        size = _sizes(design)
         target = sum(start[place] * columns[place] for place in constants)
         gram = (design / size).T @ (design / size) + self.ridge * np.eye(len(free))
         start[free] -= np.linalg.solve(gram, (design / size).T @ target) / size
@@ -147,8 +146,7 @@ class Fit(StepFit):
         theta = self.form.start()
         target, columns = self._means(self.rows)
         design = np.stack([self.unexplained(column) for column in columns.values()], axis=1)
-        size = np.linalg.norm(design, axis=0)
-        size = np.where(size > 0, size, 1.0)
+        size = _sizes(design)
         design = design / size
         gram = design.T @ design + ALONG_RIDGE * np.eye(len(size))
         theta[list(columns)] = np.linalg.solve(gram, design.T @ self.unexplained(target)) / size
@@ -365,6 +363,12 @@ def _affordable(form: MeshForm, rows: Rows, work: float) -> Rows:
     if most >= len(rows.goal):
         return rows
     return rows.fitted(np.linspace(0, len(rows.goal) - 1, most).round().astype(int))
+
+
+def _sizes(design: np.ndarray) -> np.ndarray:
+    """The sizes of columns; infinite of what is rounding beside the largest, such as a constant's slopes."""
+    size = np.linalg.norm(design, axis=0)
+    return np.where(size > FAINT * size.max(initial=0.0), size, np.inf)
 
 
 def _weights(gram: np.ndarray) -> np.ndarray:

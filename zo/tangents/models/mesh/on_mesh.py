@@ -22,7 +22,7 @@ from zo.errors import ConfigurationError, TangentError
 from zo.tangents.models.at_rows import ModelAt, Together, at_calls
 from zo.tangents.models.lessons import report
 from zo.tangents.models.mesh.implicit_step import ImplicitStep, Trajectory
-from zo.tangents.models.rows import Moments
+from zo.tangents.models.rows import ROUNDING, Moments
 from zo.tangents.models.values import Form, ValueTangent
 from zo.tangents.record.pairs import CallPairs, sizes
 from zo.tangents.tangent import Linearised, sources
@@ -35,6 +35,7 @@ WORSE = 1.5  # times the error of the last fit: where a form is chosen again the
 LOOSE = 0.1  # the ridge of what is the same in all rows, and of numbers that lie on no node
 LATELY = 0.99  # of what is the same in all rows does not count as change: values do not need a model for it
 STILL = 1e-9  # of a field's spread: a node whose output varies less is prescribed
+SAME = 1e-12  # of a field's size, or more where its dtype is coarser: what varies less is the same everywhere
 
 
 @dataclass(frozen=True)
@@ -238,7 +239,7 @@ class ImplicitTangent(ValueTangent):
         """Fit the step again, at the first, second, fourth, eighth lesson and so on."""
         if steps is not None or self._lessons >= self._next:
             columns = self._window.spread(self._rows_of_a_fit())
-            z, others, y = map(_numpy, columns)
+            z, others, y = self._without_rounding(*map(_numpy, columns))
             units, before = self._units(z, others, y), self._fit
             again = before is not None and self._settled(units, len(z))
             if again:  # the numbers are of these units
@@ -370,6 +371,26 @@ class ImplicitTangent(ValueTangent):
         size = sum(sizes(self._form.outputs))
         return max(LEAST_ROWS, min(self.most_rows, self.numbers // size)) * (2 if self._longer else 1)
 
+    @property
+    def _rounding(self) -> float:
+        """What a number may vary by, over its size, and still be the same, in the rows' own dtype."""
+        return ROUNDING * torch.finfo(self._window.columns[0].dtype).eps
+
+    def _without_rounding(
+        self, z: np.ndarray, others: np.ndarray, y: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows in which a field, or a number, that varies by rounding alone is one number.
+
+        A fit has each effect in units of its size: a coefficient of rounding would have the size of its
+        inverse, and so would the gradient.
+        """
+        found = []
+        for arrays, flat in zip(self._arrays(), (np.concatenate([z, others], axis=1), y), strict=True):
+            fields, numbers = arrays.split(flat)
+            fields = _steady(fields, max(SAME, self._rounding), (0, 2))
+            found.append(arrays.joined(fields, _steady(numbers, self._rounding, (0,))))
+        return found[0][:, : z.shape[1]], found[0][:, z.shape[1] :], found[1]
+
     def _units(self, z: np.ndarray, others: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
         """What follows what, and by what it is divided, by these rows."""
         input_arrays, output_arrays = self._arrays()
@@ -400,16 +421,24 @@ class ImplicitTangent(ValueTangent):
         return {
             "source": source,
             "extra": extra,
-            "out_mean": goal.mean(axis=(0, 2)),
+            "out_mean": _mean(goal, (0, 2)),
             "out_scale": spread,
-            "change": np.array([_spread(change - LATELY * change.mean(axis=0)) for change in bases]) / spread,
+            "change": np.array(
+                [
+                    _spread(change - LATELY * change.mean(axis=0))
+                    if change.std() > max(SAME, self._rounding) * _size(goal[:, field])
+                    else 1.0
+                    for field, change in enumerate(bases)
+                ]
+            )
+            / spread,
             "constant": still * boundary,
             "prescribed": boundary,
             "level": goal.mean(axis=0),
-            "extra_mean": inputs[:, extra].mean(axis=(0, 2)),
+            "extra_mean": _mean(inputs[:, extra], (0, 2)),
             "extra_scale": np.array([_spread(inputs[:, place]) for place in extra]).reshape(-1),
-            "number_mean": numbers.mean(axis=0),
-            "number_scale": _or_one(numbers.std(axis=0)),
+            "number_mean": _mean(numbers, (0,)),
+            "number_scale": _or_one(numbers.std(axis=0) * (np.ptp(numbers, axis=0) > 0)),
         }
 
     def _read(
@@ -551,7 +580,25 @@ def _size(values: np.ndarray) -> float:
 def _spread(values: np.ndarray) -> float:
     """The spread of rows and nodes around the mean of all; 1 for what never changes."""
     spread = float(values.std())
-    return spread if spread > 1e-12 * max(_size(values), 1e-300) else 1.0
+    return spread if spread > SAME * max(_size(values), 1e-300) else 1.0
+
+
+def _steady(values: np.ndarray, rounding: float, axes: tuple[int, ...]) -> np.ndarray:
+    """Values, in which what varies along axes by rounding alone is its first number."""
+    if not values.size:
+        return values
+    spread, size = values.std(axis=axes, keepdims=True), np.sqrt(np.square(values).mean(axes, keepdims=True))
+    return np.where(spread > rounding * size, values, _first(values, axes))
+
+
+def _mean(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """The mean along axes; of what is one number that number, without the rounding of a sum."""
+    first = _first(values, axes)
+    return np.where((values == first).all(axis=axes), first.squeeze(axes), values.mean(axis=axes))
+
+
+def _first(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    return values[tuple(slice(1) if axis in axes else slice(None) for axis in range(values.ndim))]
 
 
 def _or_one(scale: np.ndarray) -> np.ndarray:

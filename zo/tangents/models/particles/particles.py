@@ -102,7 +102,8 @@ class PairTangent(NetworkTangent):
         z, listing = rows[0], self._listed(form)
         pairs = self._window.spread(rows_of(PARTS, form))[1][:, listing]
         count = self._particles(form)
-        arrays = z.split([math.prod(spec.shape) for spec in form.inputs], 1)
+        sizes = [math.prod(spec.shape) for spec in form.inputs]
+        arrays = z.split(sizes, 1)
         nodes = torch.cat([array.reshape(len(z), count, -1) for array in arrays], 2)
         both = pairs.reshape(len(pairs), -1, 2).round().long()
         valid = ((both >= 0) & (both < count)).all(2) & (both[..., 0] != both[..., 1])
@@ -110,8 +111,9 @@ class PairTangent(NetworkTangent):
         apart = nodes[row, both[row, pair, 0]] - nodes[row, both[row, pair, 1]]
         if not len(apart):
             return {"spread": [1.0] * nodes.shape[2]}
-        spread = apart.square().mean(0).sqrt()
-        return {"spread": torch.where(spread > 0, spread, 1.0).tolist()}
+        spread, rounding = apart.square().mean(0).sqrt(), self._moments[0].rounding().to(apart)
+        least = torch.cat([numbers.reshape(count, -1)[0] for numbers in rounding.split(sizes)])
+        return {"spread": torch.where(spread > least, spread, 1.0).tolist()}
 
     def build(self, form: Form, plan: dict[str, Any]) -> ParticleNetwork:
         """The network of these arrays."""
