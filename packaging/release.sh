@@ -4,6 +4,7 @@
 #
 #     git tag -s v0.3.0 && packaging/release.sh [PYTHON]     into dist/
 set -eu
+umask 022  # an archive has the modes of what is unpacked
 here=$(cd "$(dirname "$0")/.." && pwd)
 python=${1:-python3}
 cd "$here"
@@ -12,8 +13,9 @@ commit=$(git rev-parse --verify --quiet "v$version^{commit}") || {
     echo "release: expected a tag v$version, as pyproject.toml has it, got none. Make it: git tag -s v$version" >&2
     exit 1
 }
-grep -q "^## \[$version\] - [0-9]" CHANGELOG.md || {
-    echo "release: expected a date in CHANGELOG.md's heading [$version], got none. Write it, and tag again." >&2
+git show "$commit:pyproject.toml" | grep -q "^version = \"$version\"" &&
+    git show "$commit:CHANGELOG.md" | grep -q "^## \[$version\] - [0-9]" || {
+    echo "release: expected v$version to have that version, and its date in CHANGELOG.md's heading. Tag again." >&2
     exit 1
 }
 work=$(mktemp -d)
@@ -38,7 +40,8 @@ done
     echo "release: expected two builds of one commit to have the same bytes, got others. See which file differs." >&2
     exit 1
 }
-mkdir -p dist
+rm -rf dist
+mkdir dist
 cp "$work/once"/* "$work/SHA256SUMS" dist/
 "$work/env/bin/python" - "$commit" "v$version" <<'END' >"dist/provenance.json"
 import json

@@ -157,21 +157,23 @@ class _Search:
         self.gradient, self.batch, self.most, self.evaluated = gradient, batch, rows, evaluated
         self.weights = gradient.parameters.tensors
         self.losses: list[float] = []
+        self.best, self.at = math.inf, self._copy()
         self.begun = self._rows_run()
         self.cost = 0  # rows of an evaluation
 
     def run(self, inner: int, tolerance: float) -> FieldFit:
         """Moves and evaluations, until one of the three ends."""
-        best, at = self._first(), self._copy()
         iterations, gave_way, why = inner, False, ""
         try:
+            self._first()
             while not why:
-                if best <= tolerance:
+                if self.best <= tolerance:
                     why = "tolerance"
                     break
                 if not self._affordable():
                     why = "rows"
                     break
+                at, best = self.at, self.best
                 self._move(iterations, best)
                 moved = self._copy()
                 stays = all(torch.equal(start, end) for start, end in zip(at, moved, strict=True))
@@ -179,9 +181,7 @@ class _Search:
                     if not self._affordable():
                         why = "rows"
                         break
-                    loss = self._evaluate()
-                    if loss < best:
-                        best, at = loss, self._copy()
+                    if self._evaluate() < best:
                         iterations, gave_way = min(2 * iterations, inner), False
                         break
                     moved = [start + SHORTER * (end - start) for start, end in zip(at, moved, strict=True)]
@@ -202,18 +202,19 @@ class _Search:
                         iterations = max(1, int(SHORTER * iterations))
                     gave_way = True
         except BudgetError:  # a box has a bound of its own
+            if not self.losses:
+                raise
             why = "rows"
         finally:
-            self._put(at)
-        return FieldFit(best, tuple(self.losses), self._spent(), why, self.gradient)
+            self._put(self.at)
+        return FieldFit(self.best, tuple(self.losses), self._spent(), why, self.gradient)
 
-    def _first(self) -> float:
-        """The loss where the field begins."""
+    def _first(self) -> None:
+        """Evaluate where the field begins."""
         loss = float(self.gradient.backward(self.batch))
         self.cost = self._spent()
         self.gradient.replays()  # from now on windows are kept
         self._note(loss)
-        return loss
 
     def _evaluate(self) -> float:
         """The loss by the boxes; infinite where they fail."""
@@ -228,6 +229,8 @@ class _Search:
 
     def _note(self, loss: float) -> None:
         self.losses.append(loss)
+        if loss < self.best:
+            self.best, self.at = loss, self._copy()
         if self.evaluated is not None:
             self.evaluated(loss)
 

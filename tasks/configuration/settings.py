@@ -301,6 +301,17 @@ class Config:
     def __post_init__(self) -> None:
         """Check the settings; a subclass that checks more calls this first."""
         check(self)
+        if len(set(self.rates)) < len(self.rates):
+            raise refused("rates", "each multiple once", self.rates)
+        if self.rows is None:  # of which replays may follow
+            self.refuse_rates_alone()
+
+    def refuse_rates_alone(self) -> None:
+        """Refuse several rates without replays.
+
+        Raises:
+            ConfigurationError: There are such.
+        """
         if self.rates and self.replays == 0:
             raise ConfigurationError(
                 "rates: expected replays, by which each rate has its steps, got replays of 0. Give "

@@ -155,6 +155,7 @@ class KeptAnswers:
                 return box.run_rows(inputs)
             recalled = False
             if isinstance(box, SharedRows):  # which asks the box for its share
+                recalled = self.any_known
                 outcome = box.run_rows(inputs)
             elif box.of_process:  # a run of a program that has ended is begun again
                 if before is not None:

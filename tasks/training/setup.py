@@ -131,7 +131,7 @@ class Setup:
             begin: What is done once before the first step, such as a check; not in a run that goes on.
             replayed: Whether further steps follow each, on recorded answers: as many as `gradient.replays()`
                 says, each along what `gradient.replay()` adds to `.grad`; see `zo.TangentGradient`. With
-                the configuration's `rates`, at each of them, see `zo.RatePopulation`.
+                the configuration's `rates`, at each of them, see `zo.RatePopulation`; not with an `update`.
             imagined: Whether steps on batches follow that no box has answered: as many as
                 `gradient.imaginations()` says, each along what `gradient.imagine(batch)` adds.
         """
@@ -139,7 +139,7 @@ class Setup:
         chosen = network if judged is None else judged
         adam = torch.optim.Adam(network.parameters()) if optimizer is None else optimizer
         population = None
-        if replayed and config.rates:
+        if replayed and config.rates and update is None:
             assert isinstance(gradient, zo.TangentGradient)
             population = zo.RatePopulation(gradient, adam, config.rates)
         rate_of = self._rate if rate is None else rate

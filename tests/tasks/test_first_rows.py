@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import tasks
+import zo
 from blackbox import ArraySpec, BlackBoxFunction, Cached
 from blackbox.calls import rows_run_by, runner
 from tasks import Progress
@@ -125,7 +126,8 @@ def test_rows_are_seen_through_kept_answers_whatever_runs_them_around(tmp_path):
     assert checkpoint.load(tmp_path / first_rows.FILE)["box"]["outputs"][0].tolist() == [[2.0]] * 3
 
 
-def test_answers_that_are_recalled_say_nothing_of_the_box(tmp_path):
+@pytest.mark.parametrize("shared", [False, True])
+def test_answers_that_are_recalled_say_nothing_of_the_box(tmp_path, shared):
     """A run that is killed before its first step makes its data from kept answers: the box may be another."""
 
     class Recalls(KeptAnswers):
@@ -136,8 +138,9 @@ def test_answers_that_are_recalled_say_nothing_of_the_box(tmp_path):
 
     (tmp_path / "factor").write_text("2.0")
     box = Opens(str(tmp_path / "factor"))
-    with first_rows.FirstRows(tmp_path, {"box": box}).watching(), Recalls("data").used():
-        assert box(np.ones((3, 1))).tolist() == [[9.0]] * 3
+    asked = zo.SharedRows(box, None) if shared else box
+    with first_rows.FirstRows(tmp_path, {"box": asked}).watching(), Recalls("data").used():
+        assert asked(np.ones((3, 1))).tolist() == [[9.0]] * 3
     assert not (tmp_path / first_rows.FILE).exists()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -134,8 +135,31 @@ def test_several_rates_take_the_rows_of_one_training(tmp_path):
 def test_rates_without_replays_are_refused():
     with pytest.raises(ConfigurationError, match="rates: expected replays"):
         Drawn(rates=(1, 4))
-    with pytest.raises(ConfigurationError, match="rates"):
-        Drawn(rates=(0, 4), replays=2)
+    for rates in ((0, 4), (4, 4)):
+        with pytest.raises(ConfigurationError, match="rates"):
+            Drawn(rates=rates, replays=2)
+    assert Drawn(rates=(1, 4), rows=80).config.rates == (1, 4)  # replays are chosen with the rows
+
+
+def test_a_method_s_own_update_is_taken_whatever_the_rates(tmp_path):
+    """It may hold weights within bounds, which a population's steps would leave."""
+
+    def bounded(setup):
+        gradient = zo.TangentGradient(setup.network, setup.objective, boxes=setup.boxes, replays=1, seed=0)
+        optimizer = torch.optim.Adam(setup.network.parameters())
+
+        def update(step):
+            optimizer.step()
+            for weight in setup.network.parameters():
+                weight.data.clamp_(-0.1, 0.1)
+
+        return setup.descend(gradient, optimizer=optimizer, update=update, replayed=True)
+
+    class Bounded(Unvalidated):
+        methods: ClassVar = {"bounded": tasks.Method("Weights within .1.", bounded)}
+
+    run = go(Bounded(), tmp_path, methods=["bounded"], steps=2, replays=1, rates=(1, 4))
+    assert float(weights(run, "bounded").abs().max()) <= 0.1
 
 
 class Unvalidated(Drawn):

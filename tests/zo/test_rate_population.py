@@ -2,7 +2,6 @@
 
 import io
 import math
-from collections import defaultdict
 from statistics import fmean
 
 import pytest
@@ -60,11 +59,18 @@ def weights(network):
     return torch.cat([weight.detach().flatten() for weight in network.parameters()])
 
 
-def test_members_are_trainings_with_their_rates():
+def of_member(population, number):
+    """The weights of one that does not lead."""
+    network = population.state_dict()["members"][number]["network"]
+    return torch.cat([network[name].flatten() for name in ("weight", "bias")])
+
+
+def test_members_are_trainings_with_their_rates(monkeypatch):
     """With the true derivative a replay is the loss itself: each member is a plain training by autograd."""
     population, gradient, optimizer = made(replays=0, factors=(1, 4), adam=torch.optim.SGD, rate=1e-2)
-    gradient.replays = lambda given=gradient.replays: given() + 1  # one, of the window just recorded
-    gradient.replay = lambda last=False, replay=gradient.replay: replay(last=True)
+    replays, replay = gradient.replays, gradient.replay
+    monkeypatch.setattr(gradient, "replays", lambda: replays() + 1)  # one, of the window just recorded
+    monkeypatch.setattr(gradient, "replay", lambda last=False: replay(last=True))
     others = {}
     for factor in (1, 4):
         torch.manual_seed(0)
@@ -80,8 +86,7 @@ def test_members_are_trainings_with_their_rates():
                         weight -= 1e-2 * factor * weight.grad
     assert population.copies == 0 and population.factor == 1
     assert torch.allclose(weights(gradient.network), weights(others[1]), rtol=1e-12)
-    fast = population.state_dict()["members"][1]["weights"]
-    assert torch.allclose(torch.cat([w.flatten() for w in fast]), weights(others[4]), rtol=1e-12)
+    assert torch.allclose(of_member(population, 1), weights(others[4]), rtol=1e-12)
     assert [group["lr"] for group in optimizer.param_groups] == [1e-2]
 
 
@@ -105,7 +110,7 @@ def test_a_rate_that_diverges_goes_on_from_the_leader_and_does_not_lead():
 
 
 def member(*losses, factor=1.0):
-    return _Member(factor, [], defaultdict(dict), list(losses))
+    return _Member(factor, losses=list(losses))
 
 
 def test_another_s_losses_are_clearly_lower_on_the_same_windows():
@@ -127,15 +132,24 @@ def test_a_faster_one_leads_where_it_is_clearly_lower_and_a_slower_one_in_any_do
     assert slow.gives_way_to(member(4.0, 0.03, 1.4, factor=4.0))
 
 
-def test_where_no_replay_is_trusted_a_slower_one_leads():
+def test_where_no_replay_is_trusted_a_slower_one_leads(monkeypatch):
     population, gradient, _ = made(factors=(1, 4, 16))
     for number in range(6):
         population.step(batch(number))
     assert population.factor == 16
-    gradient.replays = lambda: 0
+    monkeypatch.setattr(gradient, "replays", lambda: 0)
     for number, factor in ((6, 4), (7, 1), (8, 1)):
         population.step(batch(number))
         assert population.factor == factor
+
+
+def test_without_replays_one_trains_alone_at_its_own_rate():
+    population, gradient, _ = made(factors=(0.25, 1, 4), replays=0)
+    alone, other, _ = made(factors=(1,), replays=0)
+    for number in range(3):
+        population.step(batch(number))
+        alone.step(batch(number))
+    assert population.factor == 1 and torch.equal(weights(gradient.network), weights(other.network))
 
 
 def test_a_slower_one_never_takes_over_the_leader_s_weights():
@@ -147,52 +161,148 @@ def test_a_slower_one_never_takes_over_the_leader_s_weights():
     slow, leader = population.state_dict()["members"]
     assert population.factor == 1 and population.copies == 0
     assert fmean(slow["losses"]) > 2 * fmean(leader["losses"])
-    assert torch.allclose(torch.cat([w.flatten() for w in slow["weights"]]), began, atol=1e-5)
+    assert torch.allclose(of_member(population, 0), began, atol=1e-5)
 
 
-def test_it_goes_on_from_a_checkpoint_to_the_bit():
-    whole, gradient, _ = made(zo.MLPTangent(), replays=None)
-    for number in range(6):
-        whole.step(batch(number))
-    half = made(zo.MLPTangent(), replays=None)
-    for number in range(3):
-        half[0].step(batch(number))
-    buffer = io.BytesIO()
+@pytest.mark.parametrize("tangent", [zo.MLPTangent, lambda: ModelTangent(advance)])
+def test_it_goes_on_from_a_checkpoint_to_the_bit(tangent):
+    """After a change of leader and a copy, where the tangent is exact; with the last window of a model."""
+
+    def begun():
+        return made(tangent(), replays=2, factors=(1e-6, 1, 1e6), rate=3e-2)
+
+    def after(made, numbers):
+        for number in numbers:
+            made[0].step(batch(number))
+        return made
+
+    whole, half = after(begun(), range(9)), after(begun(), range(6))
     parts = {"network": half[1].network, "optimizer": half[2], "gradient": half[1], "population": half[0]}
+    buffer = io.BytesIO()
     torch.save({name: part.state_dict() for name, part in parts.items()}, buffer)
     buffer.seek(0)
     saved = torch.load(buffer, weights_only=True)
     torch.manual_seed(5)
-    again = made(zo.MLPTangent(), replays=None)
+    again = begun()
     parts = {"network": again[1].network, "optimizer": again[2], "gradient": again[1], "population": again[0]}
     for name, part in parts.items():
         part.load_state_dict(saved[name])
-    for number in range(3, 6):
-        half[0].step(batch(number))
-        again[0].step(batch(number))
-    for other in (half[1], again[1]):
-        assert torch.equal(weights(other.network), weights(gradient.network))
-    assert whole.state_dict()["leader"] == again[0].state_dict()["leader"]
+    loaded = again[0].metrics()
+    assert loaded == half[0].metrics() and loaded["rate_copies"] > 0
+    for other in (after(half, range(6, 9)), after(again, range(6, 9))):
+        assert torch.equal(weights(other[1].network), weights(whole[1].network))
+        assert other[0].metrics() == whole[0].metrics()
+        assert torch.equal(of_member(other[0], 2), of_member(whole[0], 2))
+        assert other[1].metrics() == whole[1].metrics()
     with pytest.raises(zo.ConfigurationError, match="expected the factors of the state"):
         made(factors=(1, 2))[0].load_state_dict(saved["population"])
 
 
-def test_buffers_are_the_leader_s():
-    """Running means are of each member's own passes."""
-    torch.manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.BatchNorm1d(3, affine=False), torch.nn.Linear(3, 4)).double()
-    box = Square()
-    gradient = zo.TangentGradient(
-        network,
-        lambda net, x: (box(net(x)) - TARGET).square().sum(dim=1),
-        boxes=[box],
-        tangent=ModelTangent(advance),
-        replays=0,
-    )
-    population = zo.RatePopulation(gradient, torch.optim.SGD(network.parameters(), lr=1e-2), (1, 4))
+def test_a_stage_that_is_loaded_keeps_the_best_weights():
+    """A state is put back into the population alone: the network has its own."""
+    population, gradient, _ = made()
     population.step(batch(0))
-    expected = 0.1 * batch(0).mean(dim=0)
-    assert torch.allclose(network[0].running_mean, expected)
+    state, best = population.state_dict(), weights(gradient.network) + 1
+    torch.nn.utils.vector_to_parameters(best, gradient.network.parameters())
+    population.load_state_dict(state)
+    assert torch.equal(weights(gradient.network), best)
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_each_member_has_buffers_of_its_own(in_place):
+    """Beside a network that trains alone at the same rate, by the true derivative."""
+
+    class Centred(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(3, 4).double()
+            self.register_buffer("mean", torch.zeros(4, dtype=torch.float64))
+
+        def forward(self, x):
+            out = self.linear(x) - self.mean
+            new = 0.5 * self.mean + 0.5 * out.detach().mean(dim=0)
+            if in_place:
+                self.mean.copy_(new)
+            else:
+                self.mean = new
+            return out
+
+    def of(factors):
+        torch.manual_seed(0)
+        network, box = Centred(), Square()
+        gradient = zo.TangentGradient(
+            network,
+            lambda net, x: (box(net(x)) - TARGET).square().sum(dim=1),
+            boxes=[box],
+            tangent=ModelTangent(advance),
+            replays=2,
+            clip=None,
+            trust_policy=zo.TrustPolicy(check_every=None),
+        )
+        population = zo.RatePopulation(gradient, torch.optim.Adam(network.parameters(), lr=1e-4), factors)
+        for number in range(2):  # too few for another to lead
+            population.step(batch(number))
+        return network
+
+    among, alone = of((1, 4, 16)), of((1,))
+    assert torch.equal(among.mean, alone.mean) and bool(among.mean.any())
+    assert torch.equal(weights(among), weights(alone))
+
+
+def test_wherever_it_is_interrupted_the_network_is_the_leader_s(monkeypatch):
+    def interrupt(number):
+        population, gradient, optimizer = made()
+        population.step(batch(0))
+        left, replay = number, gradient.replay
+
+        def broken(*args, **settings):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise KeyboardInterrupt
+            return replay(*args, **settings)
+
+        monkeypatch.setattr(gradient, "replay", broken)
+        with pytest.raises(KeyboardInterrupt):
+            population.step(batch(1))
+        return population, gradient, optimizer
+
+    for number in range(8):  # two judge the window, and three members replay twice
+        population, gradient, optimizer = interrupt(number)
+        now = weights(gradient.network)
+        for other in (1, 2):
+            assert not torch.equal(now, of_member(population, other))
+        assert torch.equal(now, weights(gradient.network))
+        assert [group["lr"] for group in optimizer.param_groups] == [1e-3]
+        alone = made(factors=(1,))
+        alone[0].step(batch(0))
+        first = float((now - weights(alone[1].network)).abs().max())
+        assert first < 1e-3 * 1.01  # a step of the leader at most
+
+
+def test_a_member_that_leaves_the_objective_s_domain_ends_no_training():
+    class Domain(ValueError):
+        pass
+
+    def objective(net, x):
+        if float(net.weight.detach().abs().max()) > 1.5:
+            raise Domain("left the domain")
+        return (box(net(x)) - TARGET).square().sum(dim=1)
+
+    torch.manual_seed(0)
+    network, box = torch.nn.Linear(3, 4).double(), Square()
+    gradient = zo.TangentGradient(
+        network, objective, boxes=[box], tangent=ModelTangent(advance), replays=2, seed=0
+    )
+    population = zo.RatePopulation(gradient, torch.optim.Adam(network.parameters(), lr=3e-2), (1, 100))
+    with pytest.warns(
+        zo.TangentWarning, match="at 100 times the learning rate the objective raised Domain"
+    ) as said:
+        for number in range(8):
+            population.step(batch(number))
+    assert sum("raised" in str(each.message) for each in said) == 1
+    assert population.factor == 1 and population.copies > 0
+    assert float(loss_of(network, batch(99)).detach()) < 2.0
 
 
 @pytest.mark.parametrize("failures", ["raise", "keep"])
@@ -202,15 +312,12 @@ def test_where_the_box_fails_no_member_moves(failures):
             return torch.full_like(x, math.nan)
 
     population, gradient, _ = made(box=Broken(failures=failures))
-    before = population.state_dict()
+    before = weights(gradient.network)
     with pytest.raises((RowFailedError, zo.FailedBatchError)):
         population.step(batch(0))
-    after = population.state_dict()
-    for one, other in zip(before["members"], after["members"], strict=True):
-        assert all(map(torch.equal, one["weights"], other["weights"])) and not other["losses"]
-    assert torch.equal(
-        weights(gradient.network), torch.cat([w.flatten() for w in before["members"][0]["weights"]])
-    )
+    assert not any(part["losses"] for part in population.state_dict()["members"])
+    for now in (weights(gradient.network), of_member(population, 1), of_member(population, 2)):
+        assert torch.equal(now, before)
 
 
 @pytest.mark.parametrize("factors", [(), (1, 1), (0, 1), (-1,), (math.nan,)])
@@ -225,3 +332,9 @@ def test_an_optimiser_of_other_weights_is_refused():
     weights = [*gradient.network.parameters(), *other.parameters()]
     with pytest.raises(zo.ConfigurationError, match="weights of the gradient's network"):
         zo.RatePopulation(gradient, torch.optim.Adam(weights))
+
+
+def test_an_optimiser_that_needs_a_closure_is_refused():
+    _, gradient, _ = made()
+    with pytest.raises(zo.ConfigurationError, match="LBFGS, which needs a closure"):
+        zo.RatePopulation(gradient, torch.optim.LBFGS(gradient.network.parameters()))

@@ -7,16 +7,19 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain
+from functools import partial
+from inspect import Parameter, signature
 from statistics import fmean, stdev
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from blackbox.checks import check_positive
+from blackbox.notices import Notice, Notices
 from zo.batches import Batch
-from zo.errors import ConfigurationError
+from zo.errors import ConfigurationError, ObjectiveError, ParameterError, TangentError, TangentWarning
+from zo.evaluators.state import Snapshot
 from zo.tangents.gradient import TangentGradient
 
 # decision 143:
@@ -33,20 +36,19 @@ class _Member:
 
     Attributes:
         factor: of its rate, on the optimiser's.
-        weights: its parameters and buffers.
+        state: of the network: its weights, buffers and attributes; None before the first step.
         moments: what the optimiser remembers of its steps, by parameter.
         losses: on the last windows, before it trained on them; infinite where one was not finite.
     """
 
     factor: float
-    weights: list[Tensor]
-    moments: defaultdict[Tensor, Any]
+    state: Snapshot | None = None
+    moments: defaultdict[Tensor, Any] = field(default_factory=lambda: defaultdict(dict))
     losses: list[float] = field(default_factory=list)
 
-    def saw(self, loss: Tensor) -> None:
+    def saw(self, loss: float) -> None:
         """Take in the loss on a new window."""
-        value = float(loss)
-        self.losses = [*self.losses, value if math.isfinite(value) else math.inf][-COMPARED:]
+        self.losses = [*self.losses, loss if math.isfinite(loss) else math.inf][-COMPARED:]
 
     @property
     def loss(self) -> float:
@@ -69,6 +71,11 @@ class _Member:
             return self.above(other)
         return len(self.losses) >= FEWEST and other.loss < self.loss
 
+    def ran_away_from(self, leader: _Member) -> bool:
+        """Whether it goes on from the leader's weights: a faster one far above it, or one that is lost."""
+        lost = len(self.losses) >= FEWEST and all(map(math.isinf, self.losses))
+        return self.above(leader, AWAY) and (lost or self.factor > leader.factor)
+
 
 class RatePopulation:
     """Trains with several learning rates at once, for the rows of one training.
@@ -90,21 +97,22 @@ class RatePopulation:
     training: Jaderberg et al. 2017). A slower one never does: it is what the population goes back to. Then
     each takes its own step on the window, and its own replays.
 
-    It costs processor time, the replays of each member, and memory for their weights. After a step the
-    network has the leader's weights and buffers and the optimiser the leader's moments, so validate and save
-    as usual. A scheduler sets the optimiser's rates, of which these are multiples.
+    It costs processor time, the replays of each member, and memory for their weights and moments. After a
+    step the network has the leader's weights and buffers and the optimiser the leader's moments, so validate
+    and save as usual. A scheduler sets the optimiser's rates, of which these are multiples.
 
     Args:
         gradient: of the network; without replays, as with a `StudentTangent`, one member trains alone.
-        optimizer: any whose `step` takes no closure, of weights of that network.
+        optimizer: of weights of that network; one that remembers by weight, as those of torch do, and whose
+            `step` takes no closure.
         factors: the members' rates, as multiples of the optimiser's; the one nearest to 1 leads at first.
 
     Attributes:
         copies: how often a member went on from the leader's weights.
 
     Raises:
-        ConfigurationError: a factor is not above 0 or there twice, there is none, or the optimiser has other
-            weights than the network.
+        ConfigurationError: a factor is not above 0 or there twice, there is none, or the optimiser needs a
+            closure or has other weights than the network.
     """
 
     def __init__(
@@ -126,12 +134,16 @@ class RatePopulation:
                 "RatePopulation, optimizer: expected weights of the gradient's network, got others too. Give "
                 "those an optimiser of their own, or put both into one torch.nn.ModuleDict."
             )
+        closure = signature(optimizer.step).parameters.get("closure")
+        if closure is not None and closure.default is Parameter.empty:
+            raise ConfigurationError(
+                f"RatePopulation, optimizer: expected one that steps along `.grad`, got "
+                f"{type(optimizer).__name__}, which needs a closure. Take torch.optim.Adam."
+            )
         self._gradient, self._optimizer = gradient, optimizer
-        self._tensors = list(chain(gradient.network.parameters(), gradient.network.buffers()))
-        self._members = [
-            _Member(float(factor), self._weights(), _copied(optimizer.state)) for factor in factors
-        ]
+        self._members = [_Member(float(factor)) for factor in factors]
         self._leader = min(self._members, key=lambda member: abs(math.log(member.factor)))
+        self._notices = Notices()
         self.copies = 0
 
     @property
@@ -143,7 +155,9 @@ class RatePopulation:
         """Ask the boxes at the leader's weights, judge all members by the answers, and let each take steps.
 
         Where the gradient adds none yet, as in the first steps in closed loop, no member moves. Where no
-        replay is trusted the leader alone does.
+        replay is trusted the leader alone does. A member whose objective raises goes back to where it was,
+        and counts as lost; what the boxes or the leader raise is raised, and network and optimiser are then
+        the leader's.
 
         Args:
             batch: as for `TangentGradient.backward`.
@@ -156,42 +170,53 @@ class RatePopulation:
         Raises:
             TangentError, ObjectiveError, ParameterError, FailedQueriesError: see `TangentGradient.backward`
                 and `replay`; where boxes fail no member has moved.
+
+        Warns:
+            TangentWarning: a member's objective raised; once.
         """
+        self._leader.state, self._leader.moments = Snapshot(self._gradient.network), self._optimizer.state
+        for member in self._members:
+            if member.state is None:
+                member.state, member.moments = self._leader.state, _copied(self._leader.moments)
+        try:
+            return self._step(batch, fresh)
+        except BaseException:
+            self._become(self._leader)
+            raise
+
+    def _step(self, batch: Batch, fresh: Callable[[int], Batch] | None) -> Tensor:
         gradient, optimizer, leader = self._gradient, self._optimizer, self._leader
         optimizer.zero_grad()
         loss = gradient.backward(batch)
         replays = gradient.replays()
         batches = [fresh(number) for number in range(gradient.imaginations())] if fresh is not None else []
-        leader.weights = self._weights()  # as they are now, with what the pass did to buffers
+        leader.state = Snapshot(gradient.network)  # with what the pass did to buffers
         if all(weight.grad is None for group in optimizer.param_groups for weight in group["params"]):
             return loss
         with self._as(leader):
             optimizer.step()
         if not replays:
-            slower = [member for member in self._members if member.factor < leader.factor]
-            if slower:
+            with self._as(leader):
+                self._train(0, batches)
+            slower = [m for m in self._members if m.factor < leader.factor and math.inf not in m.losses]
+            if leader.losses and slower:
                 self._leader = max(slower, key=lambda member: member.factor)
                 self._become(self._leader)
             return loss
-        leader.saw(loss)
-        for member in self._members:
-            if member is not leader:
-                with self._as(member), gradient.aside():
-                    optimizer.zero_grad()
-                    member.saw(gradient.replay(last=True))
-                    optimizer.step()
+        leader.saw(float(loss))
+        for member in self._others():
+            member.saw(self._aside(member, self._take_window))
         better = [member for member in self._members if leader.gives_way_to(member)]
         if better:
             self._leader = leader = min(better, key=lambda member: member.loss)
-        for member in self._members:
-            if member.factor > leader.factor and member.above(leader, AWAY):
-                member.weights, member.moments = _copied(leader.weights), _copied(leader.moments)
+        for member in self._others():
+            if member.ran_away_from(leader):
+                member.state, member.moments = leader.state, _copied(leader.moments)
                 member.losses = list(leader.losses)
                 self.copies += 1
-        for member in self._members:
-            if member is not leader:
-                with self._as(member), gradient.aside():
-                    self._train(replays, batches)
+        for member in self._others():
+            if math.isinf(self._aside(member, partial(self._train, replays, batches))):
+                member.losses = [*member.losses[:-1], math.inf]
         with self._as(leader):
             self._train(replays, batches)
         return loss
@@ -201,18 +226,26 @@ class RatePopulation:
         return {"rate_factor": self.factor, "rate_copies": float(self.copies)}
 
     def state_dict(self) -> dict[str, Any]:
-        """All members, for a checkpoint; gradient and optimiser have states of their own."""
-        self._leader.weights = self._weights()
+        """All members, for a checkpoint; network, gradient and optimiser have states of their own."""
+        network, now, moments = (
+            self._gradient.network,
+            Snapshot(self._gradient.network),
+            self._optimizer.state,
+        )
         saved = []
         for member in self._members:
-            self._optimizer.state = member.moments
-            moments = _copied(self._optimizer.state_dict()["state"])
-            saved.append({**vars(member), "weights": _copied(member.weights), "moments": moments})
-        self._optimizer.state = self._leader.moments
+            part: dict[str, Any] = {"factor": member.factor, "losses": list(member.losses)}
+            if member.state is not None and member is not self._leader:
+                self._become(member)
+                part["network"] = _copied(_tensors(network))
+                part["moments"] = _copied(self._optimizer.state_dict()["state"])
+            saved.append(part)
+        now.restore(generators=False)
+        self._optimizer.state = moments
         return {"members": saved, "leader": self._members.index(self._leader), "copies": self.copies}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken; the network has a state of its own.
+        """Go on where `state_dict` was taken; behind network and optimiser, which are the leader's.
 
         Raises:
             ConfigurationError: that was with other factors.
@@ -222,15 +255,49 @@ class RatePopulation:
             raise ConfigurationError(
                 f"RatePopulation: expected the factors of the state, {before}, got {own}. Give it those."
             )
-        groups = self._optimizer.state_dict()["param_groups"]
+        network, optimizer = self._gradient.network, self._optimizer
+        now, moments, groups = Snapshot(network), optimizer.state, optimizer.state_dict()["param_groups"]
         for member, part in zip(self._members, state["members"], strict=True):
-            self._optimizer.load_state_dict({"state": _copied(part["moments"]), "param_groups": groups})
-            member.moments, member.weights = self._optimizer.state, _copied(part["weights"])
-            member.losses = list(part["losses"])
+            member.state, member.losses = None, list(part["losses"])
+            if "network" in part:
+                optimizer.load_state_dict({"state": _copied(part["moments"]), "param_groups": groups})
+                member.moments = optimizer.state
+                _put(network, part["network"])
+                member.state = Snapshot(network)
+        now.restore(generators=False)
+        optimizer.state = moments
         self._leader, self.copies = self._members[state["leader"]], state["copies"]
-        self._optimizer.state = self._leader.moments
 
-    def _train(self, replays: int, batches: Sequence[Batch]) -> None:
+    def _others(self) -> list[_Member]:
+        return [member for member in self._members if member is not self._leader]
+
+    def _aside(self, member: _Member, work: Callable[[], float]) -> float:
+        """What a member's work gives; infinite where its objective raised, and it is as it was before.
+
+        Far from where the boxes were asked an objective may leave its domain: that ends no training.
+        """
+        before = member.state, _copied(member.moments)
+        try:
+            with self._as(member), self._gradient.aside():
+                return work()
+        except Exception as raised:
+            error = raised.__cause__ if isinstance(raised, TangentError) and raised.__cause__ else raised
+            if isinstance(error, TangentError | ObjectiveError | ParameterError):  # of the training
+                raise
+            member.state, member.moments = before
+            words = f"RatePopulation: at {member.factor:g} times the learning rate the objective raised "
+            words += f"{type(error).__name__}: {str(error).rstrip('.')}. That member goes back."
+            self._notices.say(Notice("raised", words, TangentWarning))
+            return math.inf
+
+    def _take_window(self) -> float:
+        """A step on the last window; the loss before it."""
+        self._optimizer.zero_grad()
+        loss = float(self._gradient.replay(last=True))
+        self._optimizer.step()
+        return loss
+
+    def _train(self, replays: int, batches: Sequence[Batch]) -> float:
         """What follows a step on the window: replays, and batches that no box has answered."""
         for _ in range(replays):
             self._optimizer.zero_grad()
@@ -240,30 +307,38 @@ class RatePopulation:
             self._optimizer.zero_grad()
             if self._gradient.imagine(batch):
                 self._optimizer.step()
+        return 0.0
 
     @contextmanager
     def _as(self, member: _Member) -> Iterator[None]:
         """A block in which network and optimiser are a member's; they stay so behind it."""
         self._become(member)
-        rates = [group["lr"] for group in self._optimizer.param_groups]
-        for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * member.factor
+        groups = self._optimizer.param_groups
+        rates = [group["lr"] for group in groups]
         try:
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = rate * member.factor
             yield
+            member.state = Snapshot(self._gradient.network)
         finally:
-            for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
+            for group, rate in zip(groups, rates, strict=True):
                 group["lr"] = rate
-            member.weights = self._weights()
 
-    def _weights(self) -> list[Tensor]:
-        return [tensor.detach().clone() for tensor in self._tensors]
-
-    @torch.no_grad()
     def _become(self, member: _Member) -> None:
         """Give network and optimiser what a member has."""
-        for tensor, value in zip(self._tensors, member.weights, strict=True):
-            tensor.copy_(value)
+        assert member.state is not None  # of all, from the first step on
+        member.state.restore(generators=False)
         self._optimizer.state = member.moments
+
+
+def _tensors(network: nn.Module) -> dict[str, Tensor]:
+    return {**dict(network.named_parameters()), **dict(network.named_buffers())}
+
+
+@torch.no_grad()
+def _put(network: nn.Module, values: dict[str, Tensor]) -> None:
+    for name, tensor in _tensors(network).items():
+        tensor.copy_(values[name])
 
 
 def _log(loss: float) -> float:
