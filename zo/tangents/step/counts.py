@@ -21,7 +21,7 @@ class TangentCounts:
         failed_checks: checks that showed nothing: too many rows failed, or noise, rounding, or a box that is
             constant in pieces hid what they asked for.
         lost: rows of the batch that were left out because their loss was not finite.
-        replays: calls of `replay`, which run no box.
+        replays: calls of `replay`, which run no box; of a `RatePopulation` those of all its members.
         imagined: calls of `imagine` that added a gradient; they run no box either.
         clipped: gradients, of both, that were shortened.
     """
