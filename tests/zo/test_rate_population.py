@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import zo
-from blackbox import ArraySpec, BlackBoxFunction, RowFailedError
+from blackbox import ArraySpec, BlackBoxFunction, BudgetError, RowFailedError
 from zo.tangents import ModelTangent
 from zo.tangents.population import _Member
 
@@ -280,29 +280,41 @@ def test_wherever_it_is_interrupted_the_network_is_the_leader_s(monkeypatch):
         assert first < 1e-3 * 1.01  # a step of the leader at most
 
 
-def test_a_member_that_leaves_the_objective_s_domain_ends_no_training():
-    class Domain(ValueError):
-        pass
+def leaving_its_domain(error):
+    """A population whose faster member gets to weights at which the objective raises, and its network."""
+    torch.manual_seed(0)
+    network, box = torch.nn.Linear(3, 4).double(), Square()
 
     def objective(net, x):
         if float(net.weight.detach().abs().max()) > 1.5:
-            raise Domain("left the domain")
+            raise error
         return (box(net(x)) - TARGET).square().sum(dim=1)
 
-    torch.manual_seed(0)
-    network, box = torch.nn.Linear(3, 4).double(), Square()
     gradient = zo.TangentGradient(
         network, objective, boxes=[box], tangent=ModelTangent(advance), replays=2, seed=0
     )
-    population = zo.RatePopulation(gradient, torch.optim.Adam(network.parameters(), lr=3e-2), (1, 100))
-    with pytest.warns(
-        zo.TangentWarning, match="at 100 times the learning rate the objective raised Domain"
-    ) as said:
+    return zo.RatePopulation(gradient, torch.optim.Adam(network.parameters(), lr=3e-2), (1, 100)), network
+
+
+def test_a_member_that_leaves_the_objective_s_domain_ends_no_training():
+    population, network = leaving_its_domain(ValueError("left the domain"))
+    words = "at 100 times the learning rate the objective raised ValueError"
+    with pytest.warns(zo.TangentWarning, match=words) as said:
         for number in range(8):
             population.step(batch(number))
     assert sum("raised" in str(each.message) for each in said) == 1
     assert population.factor == 1 and population.copies > 0
     assert float(loss_of(network, batch(99)).detach()) < 2.0
+
+
+@pytest.mark.parametrize("error", [BudgetError("spent"), MemoryError("full")])
+def test_a_budget_that_is_spent_ends_a_step_whosever_it_is(error):
+    """That of another box, which replays ask too."""
+    population, network = leaving_its_domain(error)
+    with pytest.raises(type(error)):
+        for number in range(8):
+            population.step(batch(number))
+    assert float(network.weight.detach().abs().max()) < 1.5  # the leader's
 
 
 @pytest.mark.parametrize("failures", ["raise", "keep"])

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from blackbox import BudgetError
 from blackbox.checks import check_positive
 from blackbox.notices import Notice, Notices
 from zo.batches import Batch
@@ -26,6 +27,10 @@ from zo.tangents.gradient import TangentGradient
 FACTORS = (1.0, 4.0, 16.0)  # of the optimiser's own rate
 FEWEST, COMPARED = 3, 5  # windows on which members are compared, at least and at most
 SURE = 2.0  # standard errors by which losses differ
+OF_THE_TRAINING = (  # errors that end it, at whichever member's weights they come
+    *(TangentError, ObjectiveError, ParameterError, BudgetError),
+    *(MemoryError, torch.OutOfMemoryError),
+)
 TINY = 1e-300  # a loss that is not above zero counts as this
 AWAY = 2.0  # times the leader's losses: where a faster member has these it takes over the leader's weights
 
@@ -274,7 +279,8 @@ class RatePopulation:
     def _aside(self, member: _Member, work: Callable[[], float]) -> float:
         """What a member's work gives; infinite where its objective raised, and it is as it was before.
 
-        Far from where the boxes were asked an objective may leave its domain: that ends no training.
+        Far from where the boxes were asked an objective may leave its domain: that ends no training. A
+        budget that is spent, or a lack of memory, does.
         """
         before = member.state, _copied(member.moments)
         try:
@@ -282,7 +288,7 @@ class RatePopulation:
                 return work()
         except Exception as raised:
             error = raised.__cause__ if isinstance(raised, TangentError) and raised.__cause__ else raised
-            if isinstance(error, TangentError | ObjectiveError | ParameterError):  # of the training
+            if isinstance(error, OF_THE_TRAINING):
                 raise
             member.state, member.moments = before
             words = f"RatePopulation: at {member.factor:g} times the learning rate the objective raised "
