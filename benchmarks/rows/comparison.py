@@ -98,6 +98,7 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--controls", nargs="*", choices=CONTROLS)
     parser.add_argument("--batches", action="store_true")
     parser.add_argument("--steps", action="store_true")
+    parser.add_argument("--lines", nargs="+", help="of these lines alone, by their names in the files")
     asked = parser.parse_args(words)
     torch.set_num_threads(1)  # small tensors; and every machine has one
     if asked.size == "ci":
@@ -114,5 +115,6 @@ def main(words: Sequence[str]) -> None:
     for name in asked.problems:
         if asked.steps:
             lines, folder = by_steps(problems("small")[name](), asked.shares), BY_STEPS
-        measure(name, asked.seeds, lines, folder)
+        wanted = {line: several for line, several in lines.items() if line in (asked.lines or lines)}
+        measure(name, asked.seeds, wanted, folder)
     write()
