@@ -116,7 +116,7 @@ def train(problem: BenchmarkProblem, way: Way, seed: int, most: int | None = Non
         further = REPLAYS + (IMAGINATIONS if way.imagined else 0)
         optimiser_steps, usually = steps * (1 + further), problem.steps * usual // batch
         rate *= min(HIGHEST, max(1.0, FARTHER * usually / optimiser_steps))
-    gradient, around = _gradient_of(problem, way, network, seed)
+    gradient, around = _gradient_of(problem, way, network, seed, steps)
     bound = Clipping(CLIP if way.derivative == "true" else None)  # other tangents have their own
     optimizer = torch.optim.Adam(network.parameters(), lr=1.0)
     population = zo.RatePopulation(gradient, optimizer, way.factors) if way.factors else None
@@ -176,12 +176,14 @@ def train(problem: BenchmarkProblem, way: Way, seed: int, most: int | None = Non
     }
 
 
-def _gradient_of(problem: BenchmarkProblem, way: Way, network: nn.Module, seed: int) -> tuple[Any, bool]:
+def _gradient_of(
+    problem: BenchmarkProblem, way: Way, network: nn.Module, seed: int, steps: int
+) -> tuple[Any, bool]:
     """What gives a way's gradients, and whether it is a tangent's."""
     if not way.replays and way.derivative == "true":
         return first_order(problem, network), False
     objective = problem.objective(problem.box)
-    settings: dict[str, Any] = {"mu": problem.mu, "seed": seed, "max_rows": 1.0}
+    settings: dict[str, Any] = {"mu": problem.mu, "seed": seed, "max_rows": 1.0, "steps": steps}
     if way.derivative == "model":
         settings |= {"tangent": ModelAlone(problem.box, seed)}
     elif way.derivative != "learned":  # there is nothing to check

@@ -639,7 +639,10 @@ def test_a_steep_box_is_not_asked_far_from_where_the_network_is(scale):
     assert sum(found[3:]) / len(found[3:]) > 0.8
 
 
-def test_a_response_that_never_stands_out_is_told_as_long_as_the_gradient_waits_and_where_it_ends():
+@pytest.mark.parametrize(("steps", "told", "held"), [(None, 15, 25), (20, 3, 5), (400, 15, 25), (3, None, 1)])
+def test_a_response_that_never_stands_out_is_told_as_long_as_the_gradient_waits_and_where_it_ends(
+    steps, told, held
+):
     """And the dither does not grow without a bound, of an action that may do nothing."""
     noise = torch.Generator().manual_seed(0)
 
@@ -647,7 +650,7 @@ def test_a_response_that_never_stands_out_is_told_as_long_as_the_gradient_waits_
         return plant(state, 0 * action) + 0.3 * torch.randn(state.shape, generator=noise)
 
     network, box = policy(), FromTorch(deaf, (STATE, ACTION), (STATE,))
-    gradient = zo.TangentGradient(network, closed_loop(box), boxes=[box], seed=0)
+    gradient = zo.TangentGradient(network, closed_loop(box), boxes=[box], seed=0, steps=steps)
     said, moved = {}, []
     for step in range(28):
         network.zero_grad()
@@ -656,10 +659,10 @@ def test_a_response_that_never_stands_out_is_told_as_long_as_the_gradient_waits_
             gradient.backward(batch(step))
         moved.append(any(weight.grad is not None for weight in network.parameters()))
         said[step] = [str(w.message) for w in caught]
-    waited = [step for step in said if "no gradient was added in 15 steps" in " ".join(said[step])]
+    waited = [step for step in said if f"no gradient was added in {told} steps" in " ".join(said[step])]
     ended = [step for step in said if "the tangent's guess" in " ".join(said[step])]
-    assert len(waited) == len(ended) == 1
-    assert ended[0] - waited[0] == 10 and not any(moved[ended[0] - 24 : ended[0]])
+    assert len(ended) == 1 and not any(moved[ended[0] - held + 1 : ended[0]])
+    assert waited == ([] if told is None else [ended[0] - (held - told)])
     assert all(moved[ended[0] :])  # it is not waited for again
     with torch.no_grad():
         spread = network(batch(0, 64)).std(dim=0)

@@ -101,8 +101,9 @@ class TangentGradient:
             docs/concepts/learned_tangents.md.
         imaginations: how many imagined batches may follow each step, see `imagine`, whatever the tangents'
             values are worth: a plain surrogate. None for as many as what boxes answer allows.
-        steps: how many steps the training takes, where that is known: where trust is lost in the last one,
-            no remedy is begun, since it could not act. Nothing else depends on it.
+        steps: how many steps the training takes, where that is known. In closed loop a quarter of them waits
+            at most for the response to a first dither, and 25 where it is not known; and where trust is lost
+            in the last one, no remedy is begun, since it could not act.
 
     Failed rows: rows with a loss that is not finite in the base are taken out of loss and gradient; where
     boxes fail in more than a tenth of all rows so far, that is said once. A row that fails in a probe drops

@@ -50,7 +50,8 @@ BLIND = 100.0  # units: the largest dither whose response does not stand out; de
 WIDE = 1.0  # unit of a dither: beyond it the first row that fails ever counts as its doing
 MANY_LOST = 0.25  # of a step's rows, above twice what failed before: its dither is too large; decision 137
 HELD = 25  # steps at most whose gradient waits for the response to a first dither; decision 138
-TOLD = 15  # of these, after which it is said; decision 139
+PART = 4  # where the steps of a training are known, one in so many may wait; decision 144
+TOLD = 0.6  # of those that may, after which it is said; decision 139
 CELLS_KEPT = 512  # of a field, that are kept to judge by; decision 136
 
 Where = tuple[int, int]  # a box and an input, by their places
@@ -76,7 +77,8 @@ class _Box:
         most: The largest factor.
         failed: How many rows of the batch have failed, and of how many, without those of refused dithers
             but for the first ever.
-        waited: Steps with a dither whose response was not known yet; `HELD` once it was.
+        waited: Steps with a dither whose response was not known yet; `HELD` once it was, or is waited for
+            no longer.
     """
 
     rows: list[Tensor] = field(default_factory=list)
@@ -126,17 +128,22 @@ class Excitation:
     Args:
         boxes: the boxes.
         size: of a dither in multiples of the input's spread; None for what is found, 0 for no dither.
+        steps: how many the training takes; None where that is not known.
 
     Attributes:
         size: as given.
+        held: steps at most whose gradient waits for the response to a first dither.
         response: the response to the last dithers, as a share of how much the outputs change; None before
             there was one.
         in_loss: what the dither did to the loss of the last step that was checked, as a share of the loss;
             None before there was one.
     """
 
-    def __init__(self, boxes: Sequence[BlackBoxFunction], size: float | None = None) -> None:
+    def __init__(
+        self, boxes: Sequence[BlackBoxFunction], size: float | None = None, steps: int | None = None
+    ) -> None:
         self.size, self._boxes = size, boxes
+        self.held = HELD if steps is None else min(HELD, max(1, steps // PART))
         self._state = [_Box() for _ in boxes]
         self.response: float | None = None
         self.in_loss: float | None = None
@@ -163,7 +170,7 @@ class Excitation:
     def waits(self) -> bool:
         """Whether a step's gradient is not to be used: nothing has shown yet what a dithered input does.
 
-        Until then the derivative by it is a guess, of either sign. It is not waited for longer than `HELD`
+        Until then the derivative by it is a guess, of either sign. It is not waited for longer than `held`
         steps, and once it was known no more. With a size of the user's nothing is waited for.
         """
         return self.size is None and any(state.units and state.waited < HELD for state in self._state)
@@ -185,12 +192,14 @@ class Excitation:
             if not state.units or state.waited == HELD:
                 continue
             known = tangent.in_use or state.known > KNOWN
-            state.waited = HELD if known else state.waited + 1
+            waited = state.waited + 1
+            state.waited = HELD if known or waited >= self.held else waited
             names = " and ".join(repr(box.inputs[which].name) for which in state.units)
-            if not known and state.waited == TOLD:
-                notices.append(waits_long(number, names, box, HELD, TOLD))
+            told = math.ceil(TOLD * self.held)
+            if not known and waited == told < self.held:
+                notices.append(waits_long(number, names, box, self.held, told))
             if not known and state.waited == HELD:
-                notices.append(unknown(number, names, box, HELD))
+                notices.append(unknown(number, names, box, self.held))
         return notices
 
     def excites(self, box: int) -> bool:

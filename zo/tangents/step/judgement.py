@@ -50,7 +50,7 @@ class Judgement:
             settings.steps,
             self.notices,
         )
-        self.excitation, self.check = Excitation(settings.boxes, settings.excite), Check()
+        self.excitation, self.check = Excitation(settings.boxes, settings.excite, settings.steps), Check()
         # of the last step: whether no gradient was added, what is to be said of that, unexplained inputs
         self.waits, self._news, self._unknowns = False, list[Notice](), list[str]()
         self._boxes, self._stand_ins, self._ranks = settings.boxes, stand_ins, ranks
