@@ -350,3 +350,28 @@ def test_an_optimiser_that_needs_a_closure_is_refused():
     _, gradient, _ = made()
     with pytest.raises(zo.ConfigurationError, match="LBFGS, which needs a closure"):
         zo.RatePopulation(gradient, torch.optim.LBFGS(gradient.network.parameters()))
+
+
+def test_an_optimiser_without_some_of_the_trained_weights_is_refused():
+    """A second one's steps would be lost where another member leads."""
+    _, gradient, _ = made()
+    first = next(iter(gradient.network.parameters()))
+    with pytest.raises(zo.ConfigurationError, match="all weights that the gradient trains, got one without"):
+        zo.RatePopulation(gradient, torch.optim.Adam([first]))
+
+
+class Counting(torch.optim.SGD):
+    """Counts its steps in its groups, as schedule-free optimisers do."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            group["k"] = group.get("k", 0) + 1
+        return super().step(closure)
+
+
+def test_an_optimiser_that_counts_in_its_groups_is_refused_in_the_first_step():
+    """All members would share its count."""
+    _, gradient, _ = made()
+    population = zo.RatePopulation(gradient, Counting(gradient.network.parameters(), lr=1e-3))
+    with pytest.raises(zo.ConfigurationError, match="Counting, whose step changes 'k' of its groups"):
+        population.step(batch(0))

@@ -117,7 +117,8 @@ class RatePopulation:
 
     Raises:
         ConfigurationError: a factor is not above 0 or there twice, there is none, or the optimiser needs a
-            closure or has other weights than the network.
+            closure or has other weights than those that the gradient trains. In the first step: it keeps what
+            it remembers in its groups.
     """
 
     def __init__(
@@ -138,6 +139,18 @@ class RatePopulation:
             raise ConfigurationError(
                 "RatePopulation, optimizer: expected weights of the gradient's network, got others too. Give "
                 "those an optimiser of their own, or put both into one torch.nn.ModuleDict."
+            )
+        held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+        left = [
+            name
+            for name, weight in zip(gradient.parameters.names, gradient.parameters.tensors, strict=True)
+            if id(weight) not in held
+        ]
+        if left:
+            raise ConfigurationError(
+                f"RatePopulation, optimizer: expected all weights that the gradient trains, got one without "
+                f"{left[0]!r}: a second optimiser's steps would be lost where another member leads. Give it "
+                "all, in groups of their own, or leave it out of the gradient's parameters."
             )
         closure = signature(optimizer.step).parameters.get("closure")
         if closure is not None and closure.default is Parameter.empty:
@@ -199,7 +212,9 @@ class RatePopulation:
         if all(weight.grad is None for group in optimizer.param_groups for weight in group["params"]):
             return loss
         with self._as(leader):
+            before = _without_weights(optimizer)
             optimizer.step()
+            _refuse_state_in_groups(optimizer, before)
         if not replays:
             with self._as(leader):
                 self._train(0, batches)
@@ -335,6 +350,37 @@ class RatePopulation:
         assert member.state is not None  # of all, from the first step on
         member.state.restore(generators=False)
         self._optimizer.state = member.moments
+
+
+def _without_weights(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """What an optimiser's groups hold beside weights, copied."""
+    return [
+        {key: _copied(value) for key, value in group.items() if key != "params"}
+        for group in optimizer.param_groups
+    ]
+
+
+def _refuse_state_in_groups(optimizer: torch.optim.Optimizer, before: Sequence[dict[str, Any]]) -> None:
+    """Refuse an optimiser whose step changes its groups: what it counts there would be that of all members.
+
+    Args:
+        optimizer: it has taken a step.
+        before: what its groups held before.
+    """
+    for was, now in zip(before, _without_weights(optimizer), strict=True):
+        for key, value in now.items():
+            if key not in was or not _same(was[key], value):
+                raise ConfigurationError(
+                    f"RatePopulation, optimizer: expected one that remembers by weight, got "
+                    f"{type(optimizer).__name__}, whose step changes {key!r} of its groups. Take one of "
+                    "torch.optim, or train at one rate."
+                )
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) or isinstance(other, Tensor):
+        return isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other)
+    return bool(one == other)
 
 
 def _tensors(network: nn.Module) -> dict[str, Tensor]:
