@@ -639,6 +639,7 @@ def test_a_steep_box_is_not_asked_far_from_where_the_network_is(scale):
     assert sum(found[3:]) / len(found[3:]) > 0.8
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(("steps", "told", "held"), [(None, 15, 25), (20, 3, 5), (400, 15, 25), (3, None, 1)])
 def test_a_response_that_never_stands_out_is_told_as_long_as_the_gradient_waits_and_where_it_ends(
     steps, told, held
