@@ -69,6 +69,7 @@ dithered. Made by `python -m benchmarks rows --size small --steps`.
 """
 
 
+SEVERAL, BOUND = "replay, several rates, 0.05", "replay, tuned rate, true derivative, 0.05"
 Measured = dict[str, dict[str, Any]]  # problem -> what its file holds
 
 
@@ -81,6 +82,11 @@ def over(result: dict[str, Any], line: str, key: str, against: str) -> float | N
 def over_tuned(result: dict[str, Any], line: str) -> float | None:
     """A line's error over that of first order tuned at all rows."""
     return over(result, line, "error", ALL_ROWS)
+
+
+def over_bound(result: dict[str, Any]) -> float | None:
+    """The error at several rates over that with the box's true derivative, at a twentieth of the rows."""
+    return over(result, SEVERAL, "error", BOUND)
 
 
 def replayed(result: dict[str, Any]) -> list[float]:
@@ -140,20 +146,26 @@ def table(measured: Measured) -> str:
 def steps_table(measured: Measured) -> str:
     """What steps and fresh batches buy: errors over those of first order tuned at all rows, and medians."""
     every = [line for line in by_steps_lines() if any(over_tuned(o, line) for o in measured.values())]
-    text = ["| problem | kind | seeds | first order's choice | " + " | ".join(every) + " |"]
-    text.append("| --- " * (4 + len(every)) + "|")
+    text = [
+        "| problem | kind | seeds | first order's choice | "
+        + " | ".join(every)
+        + " | several rates over true derivative, 0.05 |",
+        "| --- " * (5 + len(every)) + "|",
+    ]
     kinds = {name: "controller" if name in CONTROLLERS else "correction" for name in measured}
+    errors = {
+        name: [*(over_tuned(result, line) for line in every), over_bound(result)]
+        for name, result in measured.items()
+    }
     for name, result in measured.items():
         runs = [run for run in result["runs"].values() if ALL_ROWS in run]
         choices = [f"{run[ALL_ROWS]['batch']} x {run[ALL_ROWS]['rate']:g}" for run in runs]
-        errors = [over_tuned(result, line) for line in every]
-        cells = [NOT_RUN if error is None else f"{error:.2f}" for error in errors]
+        cells = [NOT_RUN if error is None else f"{error:.2f}" for error in errors[name]]
         text.append(f"| {name} | {kinds[name]} | {len(runs)} | {', '.join(choices)} | {' | '.join(cells)} |")
     for kind in ("controller", "correction"):
         cells = []
-        for line in every:
-            errors = [over_tuned(result, line) for name, result in measured.items() if kinds[name] == kind]
-            known = [error for error in errors if error is not None]
+        for column in zip(*(errors[name] for name in measured if kinds[name] == kind), strict=True):
+            known = [error for error in column if error is not None]
             middle = f"{median(known):.2f} of {len(known)}, worst {max(known):.2f}" if known else NOT_RUN
             cells.append(middle)
         text.append(f"| **median** | {kind} | | | {' | '.join(cells)} |")
