@@ -36,7 +36,7 @@ class EquationTangent(ValueTangent):
 
     with D_f derivatives, up to the fourth in the linear part, and inverses of the Laplacian, which stand
     inside of products (a velocity in a vorticity's equation) or outside of them (a pressure in a velocity's);
-    waves of the upper third enter products or do not: of these forms the
+    waves of the upper third, or of one more, enter products or do not: of these forms the
     one of fewest terms is taken, unless another leaves clearly less. These some hundred
     numbers are fitted by least squares, in float64, to a few rows, the flow taken in Runge-Kutta steps of
     fourth order. No probes, no steps of learning, nothing drawn.
