@@ -82,6 +82,7 @@ def of_study(
     seeds: Sequence[int],
     done: Mapping[str, Any],
     keep: Callable[[dict[str, Any]], None] | None = None,
+    only: str = "",
     most: Callable[[str], int | None] = lambda _: None,
 ) -> dict[str, Any]:
     """The result of a study: a cell for each name, with a run for each seed.
@@ -98,6 +99,7 @@ def of_study(
         seeds: of what is looked for.
         done: an earlier result.
         keep: what is called with the result after each cell.
+        only: of the cells those that have this in their names; the others stay as they are, or away.
         most: how many of the seeds a cell has; None for all.
     """
     about = {"seeds": list(seeds), "task": json.loads(json.dumps(asdict(task)))}  # as a file has them
@@ -106,7 +108,7 @@ def of_study(
     same = same and (done["code"] == now or f"{study}.json" in STALE)
     found = {**about, "code": done["code"] if same else now, "cells": dict(done["cells"]) if same else {}}
     for name in names:
-        if found["cells"].get(name, {}).get("state") == "measured":
+        if only not in name or found["cells"].get(name, {}).get("state") == "measured":
             continue
 
         def run(name: str = name) -> dict[str, Any]:

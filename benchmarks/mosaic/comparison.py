@@ -54,6 +54,7 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--study", choices=studies, default="all")
     parser.add_argument("--solvers", nargs="+", choices=tuple(SOLVERS), default=tuple(SOLVERS))
     parser.add_argument("--columns", nargs="+", choices=COLUMNS, default=COLUMNS)
+    parser.add_argument("--only", default="", help="of field, heat, compliance and inflow: cells so named")
     parser.add_argument("--tables", action="store_true", help="write the table anew, and measure nothing")
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     asked = parser.parse_args(words)
@@ -84,7 +85,7 @@ def main(words: Sequence[str]) -> None:
                 protocol.write("mosaic", words, found, path)
 
         before = read(path) if keep else {"cells": {}}
-        print(table(module.result(module.SMALL if keep else module.CI, seeds, before, note)))
+        print(table(module.result(module.SMALL if keep else module.CI, seeds, before, note, asked.only)))
     if asked.study in ("recovery", "all"):
 
         def write(found: dict[str, Any]) -> None:
