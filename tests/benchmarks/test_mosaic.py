@@ -225,13 +225,14 @@ def test_a_study_keeps_what_was_measured_with_its_code_task_and_seeds():
     assert first["cells"]["x"] == {"state": "excluded", "why": "not installed"}
     first["cells"]["a"]["runs"] = "as they were"
     assert _of_study(first)["cells"]["a"]["runs"] == "as they were"
-    for other in ({"code": "other"}, {"task": {}}, {"seeds": [0]}):
-        assert _of_study(first | other)["cells"]["a"]["runs"] != "as they were"
+    for key, other in (("code", "other"), ("task", {}), ("seeds", [0])):
+        assert _of_study({**first, key: other})["cells"]["a"]["runs"] != "as they were"
 
 
 def test_what_is_measured_beside_cells_that_stand_has_its_own_code(monkeypatch):
     monkeypatch.setitem(cells.STALE, "bands.json", "the same digits")
-    before = _of_study({"cells": {}}, ("a",)) | {"code": "other"}
+    before = _of_study({"cells": {}}, ("a",))
+    before["code"] = "other"
     found = _of_study(before)
     assert found["code"] == "other" and found["cells"]["a"] == before["cells"]["a"]
     assert cells.states(found, "bands") == {"a": "stale", "b": "measured"}
