@@ -618,6 +618,11 @@ def _mosaic() -> Iterator[Claim]:
     yield from in_text(MOSAIC, words, *ends("jax-cfd", *four))
     words = "NOG has #, # and # with four windows, and replay #, # and #:"
     yield from in_text(MOSAIC, words, *ends("phiflow", four[0], four[-1]))
+    through = "# in 1,080 rows, `fit_field` by default at #"
+    space = [f"{method}: velocity in 3-D, Exponax" for method in ("adjoint, L-BFGS", "fit_field")]
+    found = [figure("mosaic/field.json", f"cells/{name}/runs", "error") for name in space]
+    words = f"L-BFGS on its own derivative ends at {through} in 60."
+    yield from in_text(MOSAIC, words, *((each, "mosaic/field.json") for each in found))
     words = "is worth # % over NOG there, and tangents with replay are # % ahead of NOG"
     columns = "WIG", "tangents with replay"
     yield from in_text(MOSAIC, words, *(ahead("phiflow", column, "NOG") for column in columns))

@@ -121,6 +121,9 @@ NEEDS = {
     "libsumo": Need("pip install 'blackbox-coupling[sumo]'", packages=("libsumo",)),
     "jax": Need(f"{PEERS} 'blackbox-coupling[jax]'", packages=("jax",)),
     "xlb": Need(f"{PEERS} jax xlb warp-lang", packages=("jax", "xlb", "warp")),
+    "solvers in jax": Need(
+        f"{PEERS} jax jax-cfd phiflow exponax", packages=("jax", "jax_cfd", "phi", "exponax", "equinox")
+    ),
     "equinox": Need(f"{PEERS} equinox optax", packages=("equinox", "jax", "optax")),
     "flax": Need(f"{PEERS} flax optax", packages=("flax", "jax", "optax")),
     "lightning": Need(f"{PEERS} 'blackbox-coupling[lightning]'", packages=("lightning",)),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,20 @@ CODE = {
     "solvers": ("flow.py", "solvers.py", "corrector.py"),
     "recovery": ("recovery.py",),
     "bands": ("recovery.py", "bands.py"),
-    "field": ("recovery.py", "field.py", "flow.py", "solvers.py"),
+    "field": ("recovery.py", "field.py", "flow.py", "solvers.py", "space.py"),
     "heat": ("heat.py",),
     "compliance": ("heat.py", "compliance.py"),
     "inflow": ("inflow.py",),
     "lattice": ("flow.py", "solvers.py", "corrector.py", "lattice.py"),
 }  # study -> the files that decide its figures
-STALE: dict[str, str] = {}
+SAME = "a cell measured again has the same digits"
+ONE_LOOP = f"one loop over methods and seeds serves several studies now; {SAME}"
+STALE: dict[str, str] = {
+    "field.json": f"flows in three dimensions came beside these; {SAME}",
+    "heat.json": ONE_LOOP,
+    "compliance.json": ONE_LOOP,
+    "inflow.json": ONE_LOOP,
+}
 """File in `benchmarks/results/mosaic` -> why its figures stand though code has changed since."""
 
 
@@ -64,10 +73,72 @@ def excluded(why: str) -> dict[str, Any]:
     return {"state": "excluded", "why": why}
 
 
+def of_study(
+    study: str,
+    names: Sequence[str],
+    searched: Callable[[str, Any, int], dict[str, Any]],
+    without: Callable[[str, Any], str | None],
+    task: Any,
+    seeds: Sequence[int],
+    done: Mapping[str, Any],
+    keep: Callable[[dict[str, Any]], None] | None = None,
+    only: str = "",
+    most: Callable[[str], int | None] = lambda _: None,
+) -> dict[str, Any]:
+    """The result of a study: a cell for each name, with a run for each seed.
+
+    Measured cells of the same task, seeds and code are kept. So are those of other code, as stale ones, where
+    `STALE` says why they stand; what is measured beside them has its code by itself.
+
+    Args:
+        study: its name in `CODE`, and that of its file.
+        names: of the cells.
+        searched: (name, task, seed) -> a run.
+        without: (name, task) -> why a cell is not to be measured; None where it is.
+        task: a dataclass of sizes.
+        seeds: of what is looked for.
+        done: an earlier result.
+        keep: what is called with the result after each cell.
+        only: of the cells those that have this in their names; the others stay as they are, or away.
+        most: how many of the seeds a cell has; None for all.
+    """
+    about = {"seeds": list(seeds), "task": json.loads(json.dumps(asdict(task)))}  # as a file has them
+    now = code(study)
+    same = all(done.get(key) == value for key, value in about.items())
+    same = same and (done["code"] == now or f"{study}.json" in STALE)
+    found = {**about, "code": done["code"] if same else now, "cells": dict(done["cells"]) if same else {}}
+    for name in names:
+        if only not in name or found["cells"].get(name, {}).get("state") == "measured":
+            continue
+
+        def run(name: str = name) -> dict[str, Any]:
+            return {"runs": [searched(name, task, seed) for seed in seeds[: most(name)]]}
+
+        why = without(name, task)
+        cell = found["cells"][name] = excluded(why) if why else measured(run)
+        if found["code"] != now:
+            cell["code"] = now
+        said = [
+            (each.get("error", each["loss"]), each["rows"], each["seconds"]) for each in cell.get("runs", ())
+        ]
+        print(f"{study}, {name}: {cell.get('why') or said}", flush=True)
+        if keep is not None:
+            keep(found)
+    return found
+
+
 def states(result: Mapping[str, Any], study: str) -> dict[str, str]:
     """The state of each cell, in a word: those that were measured with other code are stale."""
-    changed = result["code"] != code(study)
+    now = code(study)
     return {
-        name: "stale" if changed and cell["state"] == "measured" else cell["state"]
+        name: "stale"
+        if cell["state"] == "measured" and cell.get("code", result["code"]) != now
+        else cell["state"]
         for name, cell in result["cells"].items()
     }
+
+
+def stale(study: str) -> str:
+    """Why stale figures of a study stand, to be put below its table; empty where there are none."""
+    why = STALE.get(f"{study}.json")
+    return f"\n\nStale: {why}." if why else ""

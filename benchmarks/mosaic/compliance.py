@@ -17,8 +17,8 @@ import os
 import subprocess
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 from time import process_time
 from typing import Any
 
@@ -557,37 +557,8 @@ def _by_adam(
         optimizer.step()
 
 
-def result(
-    task: Task,
-    seeds: Sequence[int],
-    done: Mapping[str, Any],
-    keep: Callable[[dict[str, Any]], None] | None = None,
-) -> dict[str, Any]:
-    """All cells, by method; measured ones of the same code, task and seeds are kept.
-
-    Args:
-        task: the sizes.
-        seeds: places in `LOADS`, and of what is drawn.
-        done: an earlier result.
-        keep: what is called with the result after each cell.
-    """
-    about = {"seeds": list(seeds), "task": asdict(task), "code": cells.code("compliance")}
-    same = all(done.get(key) == value for key, value in about.items())
-    found: dict[str, Any] = {**about, "cells": dict(done["cells"]) if same else {}}
-    why = missing()
-    for method in METHODS:
-        if found["cells"].get(method, {}).get("state") == "measured":
-            continue
-
-        def run(method: str = method) -> dict[str, Any]:
-            return {"runs": [searched(method, task, seed) for seed in seeds]}
-
-        cell = found["cells"][method] = cells.excluded(why) if why else cells.measured(run)
-        said = cell.get("why") or [(each["loss"], each["rows"], each["seconds"]) for each in cell["runs"]]
-        print(f"compliance, {method}: {said}", flush=True)
-        if keep is not None:
-            keep(found)
-    return found
+result = partial(cells.of_study, "compliance", METHODS, searched, lambda *_: missing())
+"""All cells, by method: (task, seeds, an earlier result, what is called after each cell)."""
 
 
 def table(found: Mapping[str, Any]) -> str:

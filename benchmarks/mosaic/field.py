@@ -2,15 +2,16 @@
 
 The task is that of `recovery`: a vorticity of 1,024 numbers, ten calls. The other one is a velocity without
 divergence, 2,048 numbers, ten calls of JAX-CFD, whose finite volumes with a limiter are no equation of the
-tangent's; there the adjoint is JAX-CFD's own. The adjoint has 1,080 rows, as there, `fit_field` some of them.
+tangent's; there the adjoint is JAX-CFD's own. In three dimensions (`space`) it has 12,288 numbers, and goes
+through Exponax or JAX-CFD. The adjoint has 1,080 rows, as there, `fit_field` some of them.
 """
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from time import process_time
 from typing import Any
 
@@ -21,7 +22,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 import zo
-from benchmarks.mosaic import cells, recovery
+from benchmarks.mosaic import cells, recovery, space
 from benchmarks.mosaic.flow import projected, trajectory
 from benchmarks.mosaic.flow import start as drawn
 from benchmarks.mosaic.solvers import SOLVERS, STEP, STEPS, with_vjp
@@ -30,7 +31,13 @@ from simulators.spectral import Vorticity
 from zo.objective import Objective
 
 METHODS = ("adjoint, L-BFGS", "fit_field", "fit_field, AutoTangent", "fit_field, EquationTangent")
-FLOWS = ("vorticity, rms 0.7", "vorticity, rms 1.4", "velocity, JAX-CFD")
+FLOWS = (
+    "vorticity, rms 0.7",
+    "vorticity, rms 1.4",
+    "velocity, JAX-CFD",
+    "velocity in 3-D, Exponax",
+    "velocity in 3-D, JAX-CFD",
+)
 
 
 @dataclass(frozen=True)
@@ -56,8 +63,9 @@ class Divergenceless(zo.Field):
     """A velocity of which the part without divergence counts."""
 
     def forward(self, rows: Tensor) -> Tensor:
-        """`(rows, 2, points, points)`."""
-        return projected(self.values).expand(len(rows), -1, -1, -1)
+        """`(rows, *values.shape)`: two components on a square, or three in a cube."""
+        two = self.values.dim() == 3
+        return (projected if two else space.projected)(self.values).expand(len(rows), *self.values.shape)
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,10 @@ def case(flow: str, task: recovery.Task, seed: int) -> Case:
         truth = recovery.wanted(task, float(flow.split()[-1]), seed)
         box: BlackBoxFunction = Vorticity(task.points, viscosity=0.01, steps=task.steps)
         kind: type[zo.Field] = zo.Field
+    elif "3-D" in flow:
+        points = max(task.points // 2, 8)
+        truth, kind = space.wanted(points, seed), Divergenceless
+        box = space.box(solver_of(flow) or "", points)
     else:
         points = max(task.points, 18)
         velocity = drawn(2 * points, seed, fastest=1.0)
@@ -101,7 +113,8 @@ def case(flow: str, task: recovery.Task, seed: int) -> Case:
             end = box(end)
     advance = with_vjp(box)
     assert advance is not None
-    exact, through = (recovery.objective_of(each, end, task.calls) for each in (advance, box))
+    of = space.objective_of if "3-D" in flow else recovery.objective_of
+    exact, through = (of(each, end, task.calls) for each in (advance, box))
     return Case(box, exact, through, kind(end[0]), truth)
 
 
@@ -183,35 +196,25 @@ def _by_adjoint(this: Case, evaluations: int, note: Callable[[float], None]) -> 
         return
 
 
-def result(
-    task: Task,
-    seeds: Sequence[int],
-    done: dict[str, Any],
-    keep: Callable[[dict[str, Any]], None] | None = None,
-) -> dict[str, Any]:
-    """All cells, by "method: flow"; measured ones of the same code, task and seeds are kept.
+def of_name(name: str, task: Task, seed: int) -> dict[str, Any]:
+    """A run of the cell "method: flow"."""
+    method, flow = name.split(": ")
+    return searched(method, flow, task, seed)
 
-    Args:
-        task: the sizes.
-        seeds: of what is looked for.
-        done: an earlier result.
-        keep: what is called with the result after each cell.
-    """
-    sizes = json.loads(json.dumps(asdict(task)))  # as a file has them
-    about = {"seeds": list(seeds), "task": sizes, "code": cells.code("field")}
-    same = all(done.get(key) == value for key, value in about.items())
-    found: dict[str, Any] = {**about, "cells": dict(done["cells"]) if same else {}}
-    for method, flow in ((method, flow) for method in METHODS for flow in FLOWS):
-        name = f"{method}: {flow}"
-        if found["cells"].get(name, {}).get("state") == "measured":
-            continue
-        missing = None if flow.startswith("vorticity") else SOLVERS["JAX-CFD"].missing()
 
-        def run(method: str = method, flow: str = flow) -> dict[str, Any]:
-            return {"runs": [searched(method, flow, task, seed) for seed in seeds]}
+def missing(name: str, task: Task) -> str | None:
+    """Why a cell "method: flow" cannot be measured; None where it can."""
+    solver = solver_of(name)
+    return SOLVERS[solver].missing() if solver else None
 
-        cell = found["cells"][name] = cells.excluded(missing) if missing else cells.measured(run)
-        print(f"{name}: {cell.get('why') or [(r['error'], r['rows'], r['seconds']) for r in cell['runs']]}")
-        if keep is not None:
-            keep(found)
-    return found
+
+def solver_of(flow: str) -> str | None:
+    """The solver of others that moves a flow on; None where it is this project's."""
+    return next((name for name in SOLVERS if name in flow), None)
+
+
+NAMES = [f"{method}: {flow}" for flow in FLOWS for method in METHODS]
+result = partial(
+    cells.of_study, "field", NAMES, of_name, missing, most=lambda name: 1 if "3-D" in name else None
+)
+"""All cells, by "method: flow": (task, seeds, an earlier result, what is called after each cell)."""

@@ -15,8 +15,8 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cache, cached_property
+from dataclasses import dataclass
+from functools import cache, cached_property, partial
 from time import process_time
 from typing import Any
 
@@ -360,25 +360,8 @@ def _by_bfgs(field: zo.Field, gradient: Gradient, most: int, note: Callable[[flo
         return
 
 
-def result(task: Task, seeds: Sequence[int]) -> dict[str, Any]:
-    """All cells, by method.
-
-    Args:
-        task: the sizes.
-        seeds: of what is looked for.
-    """
-    about = {"seeds": list(seeds), "task": asdict(task), "code": cells.code("heat")}
-    found: dict[str, Any] = {**about, "cells": {}}
-    why = missing()
-    for method in METHODS:
-
-        def run(method: str = method) -> dict[str, Any]:
-            return {"runs": [searched(method, task, seed) for seed in seeds]}
-
-        cell = found["cells"][method] = cells.excluded(why) if why else cells.measured(run)
-        said = cell.get("why") or [(run["error"], run["rows"], run["seconds"]) for run in cell["runs"]]
-        print(f"heat, {method}: {said}", flush=True)
-    return found
+result = partial(cells.of_study, "heat", METHODS, searched, lambda *_: missing())
+"""All cells, by method: (task, seeds, an earlier result, what is called after each cell)."""
 
 
 def table(found: Mapping[str, Any]) -> str:

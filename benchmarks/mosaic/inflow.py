@@ -10,10 +10,10 @@ column; all others call it for its values alone.
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from time import process_time
 from typing import Any
 
@@ -363,38 +363,8 @@ def excluded(method: str, task: Task) -> str | None:
     return None
 
 
-def result(
-    task: Task,
-    seeds: Sequence[int],
-    done: Mapping[str, Any],
-    keep: Callable[[dict[str, Any]], None] | None = None,
-) -> dict[str, Any]:
-    """All cells, by method; measured ones of the same code, task and seeds are kept.
-
-    Args:
-        task: the sizes.
-        seeds: of what is looked for.
-        done: an earlier result.
-        keep: what is called with the result after each cell.
-    """
-    sizes = json.loads(json.dumps(asdict(task)))  # as a file has them
-    about = {"seeds": list(seeds), "task": sizes, "code": cells.code("inflow")}
-    same = all(done.get(key) == value for key, value in about.items())
-    found: dict[str, Any] = {**about, "cells": dict(done["cells"]) if same else {}}
-    for method in METHODS:
-        if found["cells"].get(method, {}).get("state") == "measured":
-            continue
-
-        def run(method: str = method) -> dict[str, Any]:
-            return {"runs": [searched(method, task, seed) for seed in seeds]}
-
-        why = excluded(method, task)
-        cell = found["cells"][method] = cells.excluded(why) if why else cells.measured(run)
-        said = cell.get("why") or [(each["error"], each["rows"], each["seconds"]) for each in cell["runs"]]
-        print(f"inflow, {method}: {said}", flush=True)
-        if keep is not None:
-            keep(found)
-    return found
+result = partial(cells.of_study, "inflow", METHODS, searched, excluded)
+"""All cells, by method: (task, seeds, an earlier result, what is called after each cell)."""
 
 
 def table(found: Mapping[str, Any]) -> str:

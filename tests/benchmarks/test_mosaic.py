@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.mosaic import bands, cells, comparison, field, recovery
+from benchmarks.mosaic import bands, cells, comparison, field, recovery, space
 from benchmarks.mosaic.corrector import (
     CI,
     COLUMNS,
@@ -211,6 +211,55 @@ def test_a_cell_is_stale_where_code_has_changed_and_only_if_it_was_measured():
         "b": "excluded",
     }
     assert cells.states({"code": "other", "cells": done}, "solvers") == {"a": "stale", "b": "excluded"}
+
+
+def _of_study(done, names=("a", "b"), seeds=(0, 1)):
+    run = lambda name, task, seed: {"loss": seed, "rows": 1, "seconds": 0.0}  # noqa: E731
+    without = lambda name, task: "not installed" if name == "x" else None  # noqa: E731
+    return cells.of_study("bands", names, run, without, recovery.CI, seeds, done)
+
+
+def test_a_study_keeps_what_was_measured_with_its_code_task_and_seeds():
+    first = _of_study({"cells": {}}, ("a", "x"))
+    assert [run["loss"] for run in first["cells"]["a"]["runs"]] == [0, 1]
+    assert first["cells"]["x"] == {"state": "excluded", "why": "not installed"}
+    first["cells"]["a"]["runs"] = "as they were"
+    assert _of_study(first)["cells"]["a"]["runs"] == "as they were"
+    for key, other in (("code", "other"), ("task", {}), ("seeds", [0])):
+        assert _of_study({**first, key: other})["cells"]["a"]["runs"] != "as they were"
+
+
+def test_what_is_measured_beside_cells_that_stand_has_its_own_code(monkeypatch):
+    monkeypatch.setitem(cells.STALE, "bands.json", "the same digits")
+    before = _of_study({"cells": {}}, ("a",))
+    before["code"] = "other"
+    found = _of_study(before)
+    assert found["code"] == "other" and found["cells"]["a"] == before["cells"]["a"]
+    assert cells.states(found, "bands") == {"a": "stale", "b": "measured"}
+
+
+def test_a_start_in_space_has_no_divergence_and_a_speed_of_one():
+    velocity = space.wanted(8, 3).double()
+    waves = space.wavenumbers(8)
+    modes = torch.fft.fftn(velocity, dim=(1, 2, 3))
+    assert float((waves * modes).sum(0).abs().max()) < 1e-4 * float(modes.abs().max())
+    assert float(velocity.square().sum(0).mean()) == pytest.approx(1, rel=1e-5)
+    assert torch.allclose(space.projected(velocity), velocity, atol=1e-6)
+    slope = torch.fft.ifftn(1j * waves * torch.fft.fftn(velocity[0]), dim=(1, 2, 3)).real
+    assert float(space.projected(slope).abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["Exponax", "JAX-CFD"])
+@pytest.mark.needs("solvers in jax")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
+def test_solvers_in_space_decay_a_shear_as_its_closed_form_says(name):
+    """sin(z) along the first axis: it carries nothing, and diffuses."""
+    along = torch.arange(8) * SIDE / 8
+    shear = torch.stack([along.sin().expand(8, 8, 8), torch.zeros(8, 8, 8), torch.zeros(8, 8, 8)])[None]
+    found = space.box(name, 8)(shear)
+    wanted = shear * math.exp(-space.VISCOSITY * space.STEPS * space.STEP)
+    assert float((found - wanted).abs().max()) < 1e-3
 
 
 def test_a_gain_is_the_geometric_mean_of_ratios_by_seed():

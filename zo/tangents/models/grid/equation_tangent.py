@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ ROWS, NUMBERS = 24, 2**22  # that a fit is made to, at most, and the numbers of 
 NEWER = 10  # it is fitted again where one row in so many is new
 FIRST, LATER = 8, 2  # rounds of a fit
 CLEARLY = 0.7  # times the error of a form of fewer terms: what one of more must leave less than
+POOR = 0.01  # of a call's change: where the forms leave more, those that cut waves early are tried too
 
 
 class EquationTangent(ValueTangent):
@@ -34,7 +36,7 @@ class EquationTangent(ValueTangent):
 
     with D_f derivatives, up to the fourth in the linear part, and inverses of the Laplacian, which stand
     inside of products (a velocity in a vorticity's equation) or outside of them (a pressure in a velocity's);
-    waves of the upper third enter products or do not: of these forms the
+    waves of the upper third, or of one more, enter products or do not: of these forms the
     one of fewest terms is taken, unless another leaves clearly less. These some hundred
     numbers are fitted by least squares, in float64, to a few rows, the flow taken in Runge-Kutta steps of
     fourth order. No probes, no steps of learning, nothing drawn.
@@ -53,8 +55,9 @@ class EquationTangent(ValueTangent):
         window: rows kept, the oldest going.
 
     Attributes:
-        measured: the form that was taken (`outer`, `dealiased`), its `terms`, and its `error` over the change
-            of a call on the rows that it was fitted to; empty before.
+        measured: the form that was taken (`outer`, `dealiased`, and `early` where waves are cut one earlier),
+            its `terms`, and its `error` over the change of a call on the rows that it was fitted to; empty
+            before.
 
     Raises:
         ConfigurationError: a value out of its range; when it is first used, a box that does not move all of
@@ -79,7 +82,9 @@ class EquationTangent(ValueTangent):
         if self._equation is None:
             return {}
         terms = self._equation.terms
-        found = {"outer": terms.outer, "dealiased": terms.dealiased, "terms": terms.count}
+        found: dict[str, Any] = {"outer": terms.outer, "dealiased": terms.dealiased, "terms": terms.count}
+        if terms.early:
+            found["early"] = True
         return found | {"error": self._error}
 
     @property
@@ -103,18 +108,11 @@ class EquationTangent(ValueTangent):
         seen = self._window.seen
         if self.knows and NEWER * (seen - self._fitted) < min(seen, self._window.most):
             return
-        space, channels, fixed = _sizes(self._form)
-        before = self._equation
-        tried = forms(space, channels, fixed, MOST_TERMS) if before is None else [before.terms]
-        best: tuple[Equation, float] | None = None
-        for terms in tried:
-            rows = max(2, min(ROWS, NUMBERS // (terms.count * math.prod(space))))
-            z, others, y = (column.double() for column in self._window.spread(rows))
-            x, static = self._parts(z, others)
-            start, rounds = (None, FIRST) if before is None else (before.coefficients.to(x), LATER)
-            found = fitted(terms, x, self._grid(y), static, self.steps, start, rounds)
-            if math.isfinite(found[1]) and (best is None or found[1] < CLEARLY * best[1]):
-                best = found
+        sizes, before = _sizes(self._form), self._equation
+        tried = forms(*sizes, MOST_TERMS) if before is None else [before.terms]
+        best = self._best(tried, None)
+        if before is None and (best is None or best[1] > POOR):
+            best = self._best(forms(*sizes, MOST_TERMS, early=True), best)
         if best is None:
             raise TangentError(
                 f"{self!r}: expected rows from which an equation's flow stays finite, got none of "
@@ -122,6 +120,21 @@ class EquationTangent(ValueTangent):
             )
         self._equation, self._error = best
         self._fitted = seen
+
+    def _best(
+        self, tried: Sequence[EquationTerms], best: tuple[Equation, float] | None
+    ) -> tuple[Equation, float] | None:
+        """Of these forms, fitted, and one before them, the one that is taken; with its error."""
+        before = self._equation
+        for terms in tried:
+            rows = max(2, min(ROWS, NUMBERS // (terms.count * math.prod(terms.space))))
+            z, others, y = (column.double() for column in self._window.spread(rows))
+            x, static = self._parts(z, others)
+            start, rounds = (None, FIRST) if before is None else (before.coefficients.to(x), LATER)
+            found = fitted(terms, x, self._grid(y), static, self.steps, start, rounds)
+            if math.isfinite(found[1]) and (best is None or found[1] < CLEARLY * best[1]):
+                best = found
+        return best
 
     def _grid(self, numbers: Tensor) -> Tensor:
         """Of the outputs, `(rows, channels, *space)` in units of their size."""
@@ -155,7 +168,7 @@ class EquationTangent(ValueTangent):
         found = None
         if self._equation is not None:
             terms = self._equation.terms
-            found = terms.outer, terms.dealiased, self._equation.coefficients.clone()
+            found = terms.outer, terms.dealiased, terms.early, self._equation.coefficients.clone()
         return self.kept() | {"equation": found, "fitted": (self._error, self._fitted, self._scale)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -167,10 +180,9 @@ class EquationTangent(ValueTangent):
         self._error, self._fitted, self._scale = state["fitted"]
         self._equation = None
         if state["equation"] is not None:
-            outer, dealiased, coefficients = state["equation"]
-            self._equation = Equation(
-                EquationTerms(*_sizes(self._form), outer, dealiased), coefficients.clone(), self.steps
-            )
+            *kind, coefficients = state["equation"]
+            terms = EquationTerms(*_sizes(self._form), *kind)
+            self._equation = Equation(terms, coefficients.clone(), self.steps)
 
     def __repr__(self) -> str:
         """The steps of a call."""
