@@ -14,7 +14,7 @@ MORE_SHARES = (0.05, 0.1, 0.2, 0.4)  # which may be asked for
 BATCHES, RATES = (1, 4), (1.0, 2.0)  # with which first order is tuned, to begin with
 LARGEST_BATCH, HIGHEST_RATE = 64, 64.0  # where that ends
 WIDER = (0.5, 4.0)  # rates beside these
-AROUND, BOUND_AROUND = (0.125, 0.25, 0.5, 1.0), (0.5, 1.0)  # times the suggested rate, to begin with
+AROUND, BOUND_AROUND = (0.125, 0.25, 0.5, 1.0), (0.125, 0.5, 1.0)  # times the suggested rate, to begin with
 CONTROLS = ("no-derivative", "model-alone", "stored-derivative", "true-derivative", "wider")
 AS_BENCHMARKED, ALL_ROWS = "first order", "first order, tuned, 1"
 
