@@ -420,6 +420,11 @@ U = ArraySpec("u", (NODES,), layout=MESH)
             ["GridTangent", "specs say"],
         ),
         ((ArraySpec("u", (8,)),), (ArraySpec("u", (8,)),), ["(KernelTangent", "by its shape (8,)"]),
+        (
+            (ArraySpec("u", (8,)),),
+            (ArraySpec("u", (8,)), ArraySpec("power", (2,))),
+            ["(KernelTangent", "tables of numbers by their shapes (8,), (2,); if one is a grid"],
+        ),
     ],
 )
 def test_the_layout_chooses_the_kind_and_the_repr_says_why(inputs, outputs, words):

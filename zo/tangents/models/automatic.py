@@ -392,10 +392,14 @@ def structure_of(inputs: Sequence[ArraySpec], outputs: Sequence[ArraySpec]) -> S
         return Structure(
             "grid", f"a grid by its shape {shapes}; if it is none, say layout=None in its ArraySpec"
         )
+    what, one = (
+        ("a table of numbers by its shape", "it")
+        if len(outputs) == 1
+        else ("tables of numbers by their shapes", "one")
+    )
     return Structure(
         "table",
-        f"a table of numbers by its shape {shapes}; if it is a grid or a line of cells, say layout='grid' in "
-        "its ArraySpec",
+        f"{what} {shapes}; if {one} is a grid or a line of cells, say layout='grid' in its ArraySpec",
     )
 
 
