@@ -60,7 +60,9 @@ def sentences(plan: Plan, bound: Bound, rehearsed: Mapping[str, Rehearsal | None
     judging = {"validation": rows.validation, "test": rows.test}
     total, most = plan.total, plan.total + seeds * rows.more
     speed = "; answers came from a cache, so their time is not known" if trial.spent.rows_cached else ""
-    speed = speed if trial.second is None else f", {1e3 * trial.second:.3g} ms a row"
+    if trial.second is not None:
+        quick = trial.second < 1
+        speed = f", {1e3 * trial.second:.3g} ms a row" if quick else f", {trial.second:.3g} s a row"
     data = f"Cost: without a black box rows are those of the data, {evaluation:,} for each query."
     boxes = (
         f"Cost: one evaluation of the objective on {counted(size, 'row')} of data runs "

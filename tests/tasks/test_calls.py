@@ -365,6 +365,13 @@ def test_the_time_of_a_row_is_not_that_of_starting_a_pool(limits, tmp_path):
     assert first.endswith("runs 10 box rows, 4 ms a row.")
 
 
+def test_a_row_of_seconds_is_told_in_seconds(limits, tmp_path):
+    clock = itertools.count(0.0, 100.0)
+    limits(clock_of_rows=lambda: next(clock))
+    first, *_ = cost_of(Steering(methods=("none",)), tmp_path)
+    assert " ms " not in first and first.endswith(" s a row."), first
+
+
 def test_why_the_cost_is_not_known_is_said_in_a_line(tmp_path):
     class Wrong(Steering):
         def objective(self, network, wanted):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from blackbox import BlackBoxFunction
 from blackbox.notices import Notice
+from blackbox.words import counted
 from zo.errors import TangentWarning
 
 
@@ -13,7 +14,8 @@ def waits_long(number: int, names: str, box: BlackBoxFunction, held: int, told: 
         f"waits for {box!r}",
         f"Step {number + 1}: expected a small dither to show by now what {names} of {box!r} does, which "
         "values alone do not show, and its response does not stand out yet. So no gradient was added in "
-        f"{told} steps, nor is until it is known, for {held} steps at most. More rows in a batch show it "
+        f"{counted(told, 'step')}, nor is until it is known, for {counted(held, 'step')} at most. "
+        "More rows in a batch show it "
         "sooner, and so does layout='grid' in the ArraySpecs of a line or field of cells; excite=.3, the "
         "dither in spreads of the input, waits for nothing.",
         TangentWarning,
@@ -25,7 +27,8 @@ def unknown(number: int, names: str, box: BlackBoxFunction, held: int) -> Notice
     return Notice(
         f"unknown to {box!r}",
         f"Step {number + 1}: expected the response of {box!r} to a dither on {names} to stand out within "
-        f"{held} steps, and it does not. The gradient is used from now on, and what goes through {names} is "
+        f"{counted(held, 'step')}, and it does not. "
+        f"The gradient is used from now on, and what goes through {names} is "
         "the tangent's guess until rows show it. Look at tangent_agreement_of_rows in metrics() before you "
         "trust it: take more rows in a batch, a larger dither (excite=.3, in spreads of the input), "
         "layout='grid' for a line or field of cells, or less noise in the box.",
