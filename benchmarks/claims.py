@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks import protocol
 from benchmarks.catalogue import read
 from benchmarks.mosaic.comparison import gain
-from benchmarks.rows.report import BY_STEPS, FOLDER, NOT_RUN, over, over_tuned
+from benchmarks.rows.report import BOUND, BY_STEPS, FOLDER, NOT_RUN, over, over_bound, over_tuned
 from benchmarks.rows.ways import ALL_ROWS, AS_BENCHMARKED
 from benchmarks.tangents.problems import CONTROLLERS
 from benchmarks.tangents.report import ratios, spent
@@ -328,6 +328,14 @@ def _steps() -> Iterator[Claim]:
     values = (below, len(ends), level, above, max(ends.values()))
     values = (*values, len(others), *_sides(others), geometric_mean(others))
     yield from in_text("docs/howto/spend_rows.md", words, *figures(*values))
+    bounds = bought(BOUND, False)
+    beside = {name: end for name, result in measured.items() if (end := over_bound(result)) is not None}
+    words = (
+        "and the best of several rates # corrections end at # in the median at a twentieth; what is learned "
+        "ends at # times that in the median, at # times on the Brusselator and # in different units."
+    )
+    values = (len(bounds), median(bounds), median(beside.values()), beside["brusselator"])
+    yield from in_text("docs/howto/spend_rows.md", words, *figures(*values, beside["mixed-units"]))
     fifth = [result for result in measured.values() if over_tuned(result, f"{several}, 0.2") is not None]
     pairs = [over_tuned(result, line) for line in (f"{several}, 0.2", "replay, 0.2") for result in fifth]
     known = [end for end in pairs if end is not None]
