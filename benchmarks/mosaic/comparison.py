@@ -42,6 +42,14 @@ ELSEWHERE = {
     "PICT": "needs a GPU; Mosaic's gain -4.2 %",
     "Warp-NS": "not a package: Mosaic's own kernels; its gain -0.3 %",
 }
+UNRUN = {  # a solver, or a study -> why what has no cell was not run
+    "XLB": "its own derivative ends behind the bare solver, so there is nothing to look for",
+    "OpenFOAM": "a call starts a process, and these say nothing of tangents",
+    "Exponax": "nothing to correct",
+    "JAX-CFD": "the other loss has these columns",
+    "field": "a cell takes more than ten minutes, and there was no time for it",
+    "recovery": "a gradient by differences takes 10,250 rows, and a search 100 of them",
+}
 MORE = {"terminal": "the loss of the last call alone", "paper": "the published network"}
 LEAST = 5.0  # percent that WIG has to gain over NOG, for a share of it to mean anything
 NOTHING = 1e-3  # of relative error, below which there is nothing to correct
@@ -285,6 +293,9 @@ def solvers_table(size: str) -> str:
                     str(len(finals)),
                 )
             )
+        missing = [column for column in COLUMNS if column not in found["cells"]]
+        if missing:
+            why.append(f"- {name}, {' and '.join(missing)}: not run, {UNRUN[name]}.")
         if (word := cells.STALE.get(path_of(name, size).name)) is not None:
             why.append(f"- {name}, stale: {word}.")
     if size == "small":
@@ -341,6 +352,7 @@ def recovery_table(found: Mapping[str, Any]) -> str:
         "Relative error of the initial vorticity at the least loss, seeds "
         f"{', '.join(map(str, found['seeds']))}; cosine: of the gradient with the adjoint's, the mean of "
         f"every tenth evaluation after the first.\n\n{text}"
+        f"\n\nFinite differences: not run, {UNRUN['recovery']}."
     )
 
 
@@ -375,6 +387,13 @@ def field_table(found: Mapping[str, Any]) -> str:
                 str(len(errors)),
             )
         )
+    missing = [
+        f"{flow}, {method}"
+        for flow in field.FLOWS
+        for method in field.METHODS
+        if f"{method}: {flow}" not in found["cells"]
+    ]
+    why += [f"- {each}: not run, {UNRUN['field']}." for each in missing]
     heads = (
         "what is looked for",
         "method",
