@@ -295,7 +295,7 @@ def solvers_table(size: str) -> str:
             )
         missing = [column for column in COLUMNS if column not in found["cells"]]
         if missing:
-            why.append(f"- {name}, {' and '.join(missing)}: not run, {UNRUN[name]}.")
+            why.append(f"- {name}, {'; '.join(missing)}: not run, {UNRUN[name]}.")
         if (word := cells.STALE.get(path_of(name, size).name)) is not None:
             why.append(f"- {name}, stale: {word}.")
     if size == "small":
