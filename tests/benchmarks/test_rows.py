@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.rows import report, training
-from benchmarks.rows.report import NOT_RUN, over, over_tuned, share_needed, steps_table, table
+from benchmarks.rows.report import BOUND, NOT_RUN, SEVERAL, over, over_tuned, share_needed, steps_table, table
 from benchmarks.rows.training import Stored, tuned
 from benchmarks.rows.ways import ALL_ROWS, AS_BENCHMARKED, BATCHES, RATES, Way, controls, ways
 from blackbox import ArraySpec
@@ -116,10 +116,22 @@ def test_the_table_of_steps_has_a_median_of_each_kind():
         for run in result["runs"].values():
             run[ALL_ROWS] |= {"batch": 1, "rate": 8.0}
     both["torque-pendulum"]["runs"]["0"]["surrogate, 0.05"] = {"error": 1.0, "rows": 50, "warnings": 0}
+    of_coupled = both["coupled-map"]["runs"]["0"]
+    of_coupled[SEVERAL] = {"error": 3.0, "rows": 50, "warnings": 0}
+    of_coupled[BOUND] = {"error": 1.5, "rows": 50, "warnings": 0}
     head, _, pendulum, coupled, *medians = steps_table(both).splitlines()[-6:]
-    assert head.endswith("| first order's choice | replay, 0.05 | surrogate, 0.05 | replay, 0.2 |")
-    assert pendulum == "| torque-pendulum | controller | 1 | 1 x 8 | 2.00 | 0.50 | 0.50 |"
-    assert coupled == "| coupled-map | correction | 1 | 1 x 8 | 1.00 | not run | 1.50 |"
-    of_one = [f"{value} of 1, worst {value}" for value in ("2.00", "0.50", "1.00", "1.50")]
-    assert medians[0] == f"| **median** | controller | | | {of_one[0]} | {of_one[1]} | {of_one[1]} |"
-    assert medians[1] == f"| **median** | correction | | | {of_one[2]} | not run | {of_one[3]} |"
+    lines = f"replay, 0.05 | {SEVERAL} | {BOUND} | surrogate, 0.05 | replay, 0.2"
+    assert head.endswith(f"| {lines} | several rates over true derivative, 0.05 |")
+    assert pendulum == (
+        "| torque-pendulum | controller | 1 | 1 x 8 | 2.00 | not run | not run | 0.50 | 0.50 | not run |"
+    )
+    assert coupled == "| coupled-map | correction | 1 | 1 x 8 | 1.00 | 1.50 | 0.75 | not run | 1.50 | 2.00 |"
+    of_one = [f"{value} of 1, worst {value}" for value in ("2.00", "0.50", "1.00", "1.50", "0.75")]
+    assert medians[0] == (
+        f"| **median** | controller | | | {of_one[0]} | not run | not run | {of_one[1]} | {of_one[1]} | "
+        "not run |"
+    )
+    assert medians[1] == (
+        f"| **median** | correction | | | {of_one[2]} | {of_one[3]} | {of_one[4]} | not run | {of_one[3]} | "
+        f"{of_one[0]} |"
+    )

@@ -196,7 +196,7 @@ class Excitation:
             state.waited = HELD if known or waited >= self.held else waited
             names = " and ".join(repr(box.inputs[which].name) for which in state.units)
             told = math.ceil(TOLD * self.held)
-            if not known and waited == told < self.held:
+            if not known and waited == told < self.held - 1:  # else the other word is near
                 notices.append(waits_long(number, names, box, self.held, told))
             if not known and state.waited == HELD:
                 notices.append(unknown(number, names, box, self.held))
