@@ -180,6 +180,7 @@ def test_solvers_follow_the_reference_for_a_call():
 
 @pytest.mark.needs("openfoam")
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning")  # a folder as long as its box
 def test_icofoam_follows_the_reference_for_a_call():
     flow = torch.from_numpy(trajectory(start(64, 2), 1, 32, 1e-3, 0.08, 8))
     off = SOLVERS["OpenFOAM"].make(32, 1e-3)(flow[:1]) - flow[1:]
