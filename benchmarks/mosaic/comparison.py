@@ -43,13 +43,14 @@ ELSEWHERE = {
     "Warp-NS": "not a package: Mosaic's own kernels; its gain -0.3 %",
 }
 UNRUN = {  # a solver, or a study -> why what has no cell was not run
-    "XLB": "its own derivative ends behind the bare solver, so there is nothing to look for",
+    "XLB": "its own derivative ends behind the bare solver, and tangents were stopped for want of time",
     "OpenFOAM": "a call starts a process, and these say nothing of tangents",
     "Exponax": "nothing to correct",
     "JAX-CFD": "the other loss has these columns",
-    "field": "a cell takes more than ten minutes, and there was no time for it",
+    "field": "for want of time; a cell in 3-D takes minutes",
     "recovery": "a gradient by differences takes 10,250 rows, and a search 100 of them",
 }
+UNASKED = "nobody has asked for it with the code as it is"
 MORE = {"terminal": "the loss of the last call alone", "paper": "the published network"}
 LEAST = 5.0  # percent that WIG has to gain over NOG, for a share of it to mean anything
 NOTHING = 1e-3  # of relative error, below which there is nothing to correct
@@ -295,7 +296,7 @@ def solvers_table(size: str) -> str:
             )
         missing = [column for column in COLUMNS if column not in found["cells"]]
         if missing:
-            why.append(f"- {name}, {'; '.join(missing)}: not run, {UNRUN[name]}.")
+            why.append(f"- {name}, {'; '.join(missing)}: not run, {UNRUN.get(name, UNASKED)}.")
         if (word := cells.STALE.get(path_of(name, size).name)) is not None:
             why.append(f"- {name}, stale: {word}.")
     if size == "small":

@@ -62,9 +62,9 @@ eighth of it, and on until neither half nor twice the rate is better on validati
 derivative from that one, half and an eighth of it on (without the eighth but for shallow water). "Imagined":
 with batches beside of eight rows that no box has answered, as many as `TangentGradient.imaginations` says,
 and the rate for 53 steps a window. "True derivative": the box itself answers replays, for nothing: what these
-windows and steps allow. "Surrogate": a
-model alone, fitted in six rounds to the network's rows, 1,200 steps on such batches, the best of three rates
-or more on validation data. Medians over seeds. Replays at .2 of two controllers are of before inputs were
+windows allow with as many steps. "Surrogate": a model alone, fitted in six rounds to the network's rows,
+1,200 steps on such batches, the best of three rates or more on validation data. Medians over the seeds that
+have a line, which may be fewer than "seeds". Replays at .2 of two controllers are of before inputs were
 dithered. Made by `python -m benchmarks rows --size small --steps`.
 
 """

@@ -215,8 +215,12 @@ def test_a_cell_is_stale_where_code_has_changed_and_only_if_it_was_measured():
 
 
 def _of_study(done, names=("a", "b"), seeds=(0, 1)):
-    run = lambda name, task, seed: {"loss": seed, "rows": 1, "seconds": 0.0}  # noqa: E731
-    without = lambda name, task: "not installed" if name == "x" else None  # noqa: E731
+    def run(name, task, seed):
+        return {"loss": seed, "rows": 1, "seconds": 0.0}
+
+    def without(name, task):
+        return "not installed" if name == "x" else None
+
     return cells.of_study("bands", names, run, without, recovery.CI, seeds, done)
 
 
@@ -342,3 +346,15 @@ def test_looks_along_a_search_compare_it_with_the_adjoint():
     assert first["evaluation"] == 1
     assert first["bands"][0]["cosine"] == pytest.approx(1) and first["bands"][0]["length"] == pytest.approx(1)
     assert math.hypot(*(band["error"] for band in first["bands"])) == pytest.approx(first["error"], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("solver", "why"), [("XLB", comparison.UNRUN["XLB"]), ("PhiFlow", comparison.UNASKED)]
+)
+def test_a_column_without_a_cell_has_a_word(monkeypatch, solver, why):
+    cell = {"state": "failed", "why": "no"}
+    found = {"code": "", "cells": {"uncorrected": cell, "NOG": cell}}
+    monkeypatch.setattr(comparison, "results", lambda size: {solver: found})
+    table = comparison.solvers_table("small")
+    left = [column for column in comparison.COLUMNS if column not in found["cells"]]
+    assert f"- {solver}, {'; '.join(left)}: not run, {why}." in table
