@@ -135,7 +135,10 @@ def searched(method: str, flow: str, task: Task, seed: int) -> dict[str, Any]:
             _by_adjoint(this, task.recovery.evaluations, note)
             rows = len(losses) * calls
         else:
-            named = {METHODS[2]: zo.tangents.AutoTangent(this.box, seed), METHODS[3]: zo.EquationTangent()}
+            named = {
+                METHODS[2]: zo.tangents.AutoTangent(this.box, seed, equation=False),
+                METHODS[3]: zo.EquationTangent(),
+            }
             tangent = named.get(method)
             fit = zo.fit_field(
                 this.field,

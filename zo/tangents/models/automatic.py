@@ -13,6 +13,7 @@ from torch import Tensor
 from blackbox import ArraySpec, BlackBoxFunction, Grid, Mesh
 from blackbox.notices import warn
 from zo.errors import ConfigurationError, TangentError, TangentWarning
+from zo.tangents.models.grid.equation_tangent import EquationTangent, refuse_no_state
 from zo.tangents.models.grid.grid import GridTangent
 from zo.tangents.models.grid.lattice import MOST_CHANNELS, Lattice, space_of
 from zo.tangents.models.grid.stencil import StencilTangent
@@ -23,18 +24,19 @@ from zo.tangents.models.mlp import MLPTangent
 from zo.tangents.models.probed.low_rank import LowRankTangent
 from zo.tangents.models.probed.secant import CUT, SecantAt, SecantTangent
 from zo.tangents.models.rows import MOST_BYTES
-from zo.tangents.models.values import Specs, ValueTangent
+from zo.tangents.models.values import Form, Specs, ValueTangent
 from zo.tangents.record.pairs import CallPairs, reciprocal, sizes, without_copies
 from zo.tangents.tangent import Linearised, Tangent
 
 FEWEST_CELLS = 16  # of a grid: fewer are a table of numbers
 # decision 66:
-MOST_CELLS = 2**12  # of a grid on which a stencil is tried too: it takes hundreds of numbers in each
+MOST_CELLS = 2**12  # of a grid on which a stencil and an equation are tried too
 MOST_NUMBERS = 32  # of all inputs, without a grid or a mesh, for which there is a kernel; decision 77
 LARGEST = 5_000  # numbers of outputs for which there is a kernel; decision 77
 CONTEST = 25  # steps in which two kinds learn side by side; decision 32
 CLEARLY = 4.0  # times the mean square error: what a stencil must beat to be taken; decision 32
-BETTER = 1.0  # the same of a kind that learns beside one that is not trusted; decision 73
+BETTER = 1.0  # the same of an equation, decision 129, and of what learns beside one not trusted, decision 73
+HOPELESS = 0.3  # of a call's change: an equation that leaves more is out; decision 129
 FEWEST_JUDGED = 50  # rows that are there already, a fifth of which decides which kind is better; decision 32
 FADING = 0.5  # of an error with each of these
 WORST = 1e12  # an error that is not finite counts as this
@@ -45,10 +47,12 @@ class AutoTangent(Tangent):
 
     Outputs `(channels, *space)` with at least 16 cells and at most 16 channels, and an input on the same
     grid, or `(*space)` beside such arrays or others of the same shape, or vectors of n cells and of n + 1
-    faces: for 25 steps a `GridTangent` and a
-    `StencilTangent` learn side by side. The network is used, unless the stencil predicted new rows with
-    less than half of its error, and the last one in use stays: where both predict about as well the
-    network's derivative is the better one. All else: `KernelTangent` where a row has at most 32 numbers of
+    faces: for 25 steps a `GridTangent` and a `StencilTangent` learn side by side, and where the box moves a
+    state on, on a grid of at most 4,096 cells whose ends may meet, an `EquationTangent`, unless that leaves
+    more than .3 of the calls' change. The network is used, unless the stencil predicted new rows with less
+    than half of its error, or the equation with less than what is used then; the last one in use stays: where
+    both predict about as well the network's derivative is better than the stencil's, and the equation's is
+    better than both. All else: `KernelTangent` where a row has at most 32 numbers of
     inputs and 5,000 of outputs, or else `MLPTangent`. A spec's layout goes before its shape: a grid, whose
     ends meet where it says so; a mesh, for which it is `MeshTangent` where there are cells and coordinates
     and `GraphTangent` where there are edges alone; or neither. The repr says which of these the box was
@@ -60,6 +64,7 @@ class AutoTangent(Tangent):
     Args:
         box: the box, whose specs decide.
         seed: the seed of all that is drawn.
+        equation: whether an `EquationTangent` may be tried.
 
     Attributes:
         models: those that learn, by kind; more than one for 25 steps.
@@ -69,7 +74,7 @@ class AutoTangent(Tangent):
 
     learns_from_values = True
 
-    def __init__(self, box: BlackBoxFunction, seed: int = 0) -> None:
+    def __init__(self, box: BlackBoxFunction, seed: int = 0, *, equation: bool = True) -> None:
         self._specs = Specs(tuple(box.inputs), tuple(box.outputs))
         outputs = [spec for spec in box.outputs if spec.learned]
         inputs = [spec for spec in box.inputs if spec.differentiable]
@@ -85,6 +90,8 @@ class AutoTangent(Tangent):
             }
             if math.prod(space_of(outputs, inputs) or ()) <= MOST_CELLS:
                 grids["stencil"] = lambda: StencilTangent(periodic=periodic)
+            if equation and may_be_equation(box):
+                grids["equation"] = EquationTangent
             self._makers = grids
         if kind == "mesh":
             self._makers = {"mesh": MeshTangent} | self._makers
@@ -144,6 +151,7 @@ class AutoTangent(Tangent):
     def learn(self, steps: int | None = None) -> None:
         """Let the models learn; in a step of training take the first, or another that is clearly better."""
         self._all_learn(lambda model: model.learn(steps))
+        self._refuse_hopeless()
         if self._new_pairs:
             self._secant.learn()
             self._errors_beside = [FADING * error for error in self._errors_beside]
@@ -176,6 +184,7 @@ class AutoTangent(Tangent):
             [t[~held_out] if len(t) == count else t for t in both] for both in (arrays, answers)
         )
         self._all_learn(lambda model: model.fit(seen, seen_answers, steps, self._specs))
+        self._refuse_hopeless()
         if contest and len(self.models) > 1:
             self.see(self._as_call([t[held_out] for t in arrays], [t[held_out] for t in answers]))
             self.kind = self._better()
@@ -283,10 +292,22 @@ class AutoTangent(Tangent):
         if network is not None and stencil is not None and network.measured:
             stencil.reach, stencil.periodic = network.measured["reach"], network.measured["periodic"]
 
+    def _refuse_hopeless(self) -> None:
+        """Whatever the box is, an equation that leaves much of the rows it was fitted to is another one."""
+        equation: Any = self.models.get("equation")
+        if equation is None or len(self.models) == 1 or equation.measured.get("error", 0.0) <= HOPELESS:
+            return
+        del self.models["equation"]
+        self.kind = self._better()
+
     def _better(self) -> str:
-        """The first kind, or the second where it is better by as much as it must be."""
-        first, second = self.models
-        return second if self._contest[1] * self._errors[second] < self._errors[first] else first
+        """The first kind, or a later one where it is better by as much as it must be."""
+        best, *later = self.models
+        for kind in later:
+            least = BETTER if kind == "equation" else self._contest[1]
+            if least * self._errors[kind] < self._errors[best]:
+                best = kind
+        return best
 
     def _as_call(self, arrays: Sequence[Tensor], answers: Sequence[Tensor]) -> CallPairs:
         """Answers as a call of the box shows them, each output in units of its spread."""
@@ -415,6 +436,21 @@ def _refuse_channels_last(outputs: Sequence[ArraySpec]) -> None:
                 "what comes in, np.moveaxis(result, -1, 1) of what goes out. Or say which axes are space by "
                 "an entry for each, such as Grid(periodic=(False, False))."
             )
+
+
+def may_be_equation(box: BlackBoxFunction) -> bool:
+    """Whether specs do not forbid that a box moves a state on, on a periodic grid that is not too large."""
+    inputs, outputs = ([s for s in specs if s.learned] for specs in (box.inputs, box.outputs))
+    structure = structure_of(inputs, outputs)
+    ends = structure.periodic if isinstance(structure.periodic, tuple) else (structure.periodic,)
+    space = space_of(outputs, inputs)
+    if structure.kind != "grid" or False in ends or math.prod(space or ()) > MOST_CELLS:
+        return False
+    try:
+        refuse_no_state(Form(tuple(inputs), tuple(outputs), ()))
+    except ConfigurationError:
+        return False
+    return True
 
 
 def is_grid(inputs: Sequence[ArraySpec], outputs: Sequence[ArraySpec]) -> bool:

@@ -11,16 +11,14 @@ import torch
 from torch import Tensor
 
 from blackbox import BlackBoxFunction
-from zo.errors import ConfigurationError, TangentError
-from zo.tangents.models.automatic import AutoTangent, structure_of
-from zo.tangents.models.grid.equation_tangent import EquationTangent, refuse_no_state
-from zo.tangents.models.grid.lattice import space_of
+from zo.errors import TangentError
+from zo.tangents.models.automatic import AutoTangent, may_be_equation
+from zo.tangents.models.grid.equation_tangent import EquationTangent
 from zo.tangents.models.values import Form
 from zo.tangents.record.pairs import CallPairs, all_rows, reciprocal
 from zo.tangents.tangent import Linearised, Tangent
 
 # decision 140:
-MOST_CELLS = 2**12  # of a grid on which an equation is tried
 FEWEST = 3  # rows of the first evaluation, of which every second is held out
 FADING = 0.5  # of the mean square of earlier moves' errors with each move
 HOPELESS = 0.5  # of a change: who misses more knows nothing of it, and the usual model is used
@@ -52,7 +50,7 @@ class ForetoldTangent(Tangent):
     learns_from_values = True
 
     def __init__(self, box: BlackBoxFunction, seed: int = 0) -> None:
-        self._new_usual = lambda: AutoTangent(box, seed)  # a copy has the same box
+        self._new_usual = lambda: AutoTangent(box, seed, equation=False)  # a copy has the same box
         self.usual = self._new_usual()
         self.equation = EquationTangent() if may_be_equation(box) else None
         self.errors: tuple[float, ...] = ()
@@ -217,18 +215,3 @@ def _some(rows: CallPairs, places: Tensor) -> CallPairs:
         **{name: getattr(rows, name)[:, places] for name in ("d", "response", "valid")},
         others=tuple(None if other is None else other[places] for other in rows.others),
     )
-
-
-def may_be_equation(box: BlackBoxFunction) -> bool:
-    """Whether specs do not forbid that a box moves a state on, on a periodic grid that is not too large."""
-    inputs, outputs = ([s for s in specs if s.learned] for specs in (box.inputs, box.outputs))
-    structure = structure_of(inputs, outputs)
-    ends = structure.periodic if isinstance(structure.periodic, tuple) else (structure.periodic,)
-    space = space_of(outputs, inputs)
-    if structure.kind != "grid" or False in ends or math.prod(space or ()) > MOST_CELLS:
-        return False
-    try:
-        refuse_no_state(Form(tuple(inputs), tuple(outputs), ()))
-    except ConfigurationError:
-        return False
-    return True

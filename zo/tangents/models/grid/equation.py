@@ -11,12 +11,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+SHORTEST = 1 / 8  # of a correction
 RIDGE = 1e-8  # of least squares, over the number of equations; terms have a mean square of one
 
 
 @dataclass(frozen=True)
 class EquationTerms:
-    """The terms that a rate may have: linear ones, and products of two fields.
+    """The terms that a rate may have: linear ones, and products of two fields or of three channels.
 
     A state x `(rows, channels, *space)` has a rate of change that is a sum of derivatives of it up to the
     fourth, of the inverse of the Laplacian and that times derivatives up to the second, and of products. The
@@ -33,6 +34,8 @@ class EquationTerms:
         dealiased: whether the state's upper third of the waves enters no product and leaves none.
         early: whether, where so, waves of more than a third less one do neither, as in Exponax and JAX-CFD's
             spectral solvers: on 16 cells those above the fourth, in place of those above the fifth.
+        reaction: whether these are the terms of reactions beside drift and diffusion: no derivative beyond
+            the second, no inverse, none in products, and products of three of the state's channels too.
     """
 
     space: tuple[int, ...]
@@ -41,6 +44,7 @@ class EquationTerms:
     outer: bool
     dealiased: bool
     early: bool = False
+    reaction: bool = False
 
     @cached_property
     def _operators(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -62,6 +66,8 @@ class EquationTerms:
         linear = [one, *slopes, *second, *third, square.square(), *nonlocal_ones]
         factors = [one, *slopes] if self.outer else [one, *slopes, *second, *nonlocal_ones]
         products = [one, *apart] if self.outer else [one]
+        if self.reaction:
+            linear, factors, products = [one, *slopes, *second], [one], [one]
         kept = one
         if self.dealiased:
             within = [part.abs() < 1 / 3 for part in share]
@@ -81,11 +87,17 @@ class EquationTerms:
         first, second = zip(*kept, strict=True)
         return torch.tensor(first), torch.tensor(second)
 
+    @cached_property
+    def triples(self) -> Tensor:
+        """The channels of each product of three, `(3, n)`; none where there are no such products."""
+        several = itertools.combinations_with_replacement(range(self.channels), 3)
+        return torch.tensor(list(several) if self.reaction else [], dtype=torch.long).reshape(-1, 3).T
+
     @property
     def count(self) -> int:
         """How many terms there are."""
         linear, _, products, _ = self._operators
-        return self.channels * len(linear) + len(products) * len(self.pairs[0])
+        return self.channels * len(linear) + len(products) * len(self.pairs[0]) + self.triples.shape[1]
 
     def modes(self, x: Tensor) -> Tensor:
         """Of fields `(..., *space)`."""
@@ -120,7 +132,13 @@ class EquationTerms:
         first, second = self.pairs
         fields = self.fields(x, others)
         products = fields[:, first] * fields[:, second]
-        return torch.cat([self.linear(x), self.projected(products[:, None]).flatten(1, 2)], dim=1)
+        parts = [self.linear(x), self.projected(products[:, None]).flatten(1, 2), self.cubes(x)]
+        return torch.cat(parts, dim=1)
+
+    def cubes(self, x: Tensor) -> Tensor:
+        """Products of three channels, `(rows, n, *space)`."""
+        a, b, c = self.triples
+        return x[:, a] * x[:, b] * x[:, c]
 
     def symbol(self, coefficients: Tensor) -> Tensor:
         """The linear part by waves, `(*modes, channels out, channels in)`."""
@@ -132,7 +150,8 @@ class EquationTerms:
         """The products' part, `(operators, channels, fields, fields)`."""
         linear, _, operators, _ = self._operators
         first, second = self.pairs
-        rest = coefficients[self.channels * len(linear) :].reshape(len(operators), len(first), -1)
+        rest = coefficients[self.channels * len(linear) :]
+        rest = rest[: len(operators) * len(first)].reshape(len(operators), len(first), -1)
         fields = int(second.max()) + 1
         found = coefficients.new_zeros(len(operators), self.channels, fields, fields)
         found[:, :, first, second] = rest.movedim(-1, 1)
@@ -150,8 +169,11 @@ class Equation:
 
     def __init__(self, terms: EquationTerms, coefficients: Tensor, steps: int) -> None:
         self.terms, self.coefficients, self.steps = terms, coefficients, steps
-        self._quadratic = terms.quadratic(coefficients)
-        self._half = torch.linalg.matrix_exp(terms.symbol(coefficients) / (2 * steps))
+        # (channels out, channels in, *modes)
+        self._half = torch.linalg.matrix_exp(terms.symbol(coefficients) / (2 * steps)).movedim(
+            (-2, -1), (0, 1)
+        )
+        self._parts: dict[tuple[torch.dtype, torch.device], _Parts] = {}  # as they were used
 
     def __call__(self, x: Tensor, others: Tensor) -> Tensor:
         """The state after a call; `others` are `(rows, others, *space)`."""
@@ -159,32 +181,67 @@ class Equation:
 
     def path(self, x: Tensor, others: Tensor) -> list[Tensor]:
         """The states between steps, the first and the last included."""
-        found, step = [x], 1 / self.steps
+        parts, still = self._parts_for(x), torch.cat([others.to(x), torch.ones_like(x[:, :1])], 1)
+
+        def moved(modes: Tensor) -> Tensor:
+            """By the linear part, half a step."""
+            return (parts.half * modes[:, None]).sum(2)
+
+        found, step, modes = [x], 1 / self.steps, self.terms.modes(x)
         for _ in range(self.steps):
-            a, half = self._rate(x, others), self._moved(x)
-            b = self._rate(half + step / 2 * self._moved(a), others)
-            c = self._rate(half + step / 2 * b, others)
-            whole = self._moved(half)
-            d = self._rate(whole + step * self._moved(c), others)
-            x = whole + step / 6 * (self._moved(self._moved(a)) + 2 * self._moved(b + c) + d)
-            found.append(x)
+            a, half = self._rate(modes, still, parts), moved(modes)
+            a_half, whole = moved(a), moved(half)
+            b = self._rate(half + step / 2 * a_half, still, parts)
+            c = self._rate(half + step / 2 * b, still, parts)
+            d = self._rate(whole + step * moved(c), still, parts)
+            modes = whole + step / 6 * (moved(a_half) + 2 * moved(b + c) + d)
+            found.append(self.terms.back(modes))
         return found
 
-    def _rate(self, x: Tensor, others: Tensor) -> Tensor:
-        """By the products."""
-        fields = self.terms.fields(x, others).flatten(2)
-        quadratic = self._quadratic.to(x.dtype)
+    def _rate(self, modes: Tensor, still: Tensor, parts: _Parts) -> Tensor:
+        """By the products, as modes."""
+        moving = self.terms.back(modes[:, :, None] * parts.factors).flatten(1, 2)
+        fields = torch.cat([moving, still], 1).flatten(2)
         count = fields.shape[1]
-        other = (quadratic.reshape(-1, count) @ fields).unflatten(1, (-1, count))
-        products = (other * fields[:, None]).sum(2).unflatten(1, quadratic.shape[:2])
-        return self.terms.projected(products.unflatten(-1, self.terms.space)).sum(1)
+        other = (parts.quadratic.reshape(-1, count) @ fields).unflatten(1, (-1, count))
+        rate = (other * fields[:, None]).sum(2).unflatten(1, parts.quadratic.shape[:2])
+        if self.terms.reaction:
+            rate = rate + (parts.cubic @ self.terms.cubes(fields)).unsqueeze(1)
+        return (self.terms.modes(rate.unflatten(-1, self.terms.space)) * parts.operators).sum(1)
 
-    def _moved(self, x: Tensor) -> Tensor:
-        """By the linear part, half a step."""
-        modes, half = self.terms.modes(x), self._half.to(x.dtype.to_complex())
-        if self.terms.channels == 1:
-            return self.terms.back(modes * half[..., 0, 0])
-        return self.terms.back(torch.einsum("...ci,ri...->rc...", half, modes))
+    def _parts_for(self, x: Tensor) -> _Parts:
+        """All that a step needs, in a state's precision and where it is."""
+        key = x.dtype, x.device
+        if key not in self._parts:
+            _, factors, operators, kept = self.terms._operators
+            cubic = self.coefficients[self.terms.count - self.terms.triples.shape[1] :].T
+            self._parts[key] = _Parts(
+                *(
+                    part.to(x.device, x.dtype.to_complex())
+                    for part in (self._half, factors * kept, (operators * kept)[:, None])
+                ),
+                *(part.to(x) for part in (self.terms.quadratic(self.coefficients), cubic)),
+            )
+        return self._parts[key]
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a step of the flow multiplies by.
+
+    Attributes:
+        half: modes by the linear part, half a step, `(channels out, channels in, *modes)`.
+        factors: modes of the state to those of a product's factors, `(factors, *modes)`.
+        operators: modes of products, `(operators, 1, *modes)`.
+        quadratic: coefficients of products, `(operators, channels, fields, fields)`.
+        cubic: those of products of three, `(channels, products)`.
+    """
+
+    half: Tensor
+    factors: Tensor
+    operators: Tensor
+    quadratic: Tensor
+    cubic: Tensor
 
 
 def fitted(
@@ -194,7 +251,8 @@ def fitted(
 
     The first coefficients are those of the implicit midpoint rule, which are linear in what is known. Then
     what the flow misses is taken to be a sum of the means of the terms along it, which is so up to how a
-    change grows during a call, and added, for as long as that lowers the error.
+    change grows during a call, and added, or a half, a quarter or an eighth of it, for as long as that lowers
+    the error.
 
     Args:
         terms: what it may have.
@@ -210,22 +268,27 @@ def fitted(
     """
     if start is None:
         start = _squares(terms.all((x + y) / 2, others), y - x)
-    size, best, least = float((y - x).norm()) or 1.0, Equation(terms, start, steps), math.inf
+    size, least = float((y - x).norm()) or 1.0, math.inf
+    best, correction, share = Equation(terms, start, steps), torch.zeros_like(start), 1.0
     equation = best
     for turn in range(rounds + 1):
         path = equation.path(x, others)
         missed = y - path[-1]
         error = float(missed.norm()) / size
-        if not error < least:
+        if error < least:
+            close, best, least, share = error > 0.95 * least, equation, error, 1.0
+            if close or turn == rounds:
+                break
+            weights = [0.5, *[1.0] * (steps - 1), 0.5]
+            mean = x.new_zeros(len(x), terms.count, *terms.space)
+            for weight, state in zip(weights, path, strict=True):
+                mean.add_(terms.all(state, others), alpha=weight / steps)
+            correction = _squares(mean, missed)
+        else:
+            share /= 2
+        if share < SHORTEST or not math.isfinite(least):
             break
-        close, best, least = error > 0.95 * least, equation, error
-        if close or turn == rounds:
-            break
-        weights = [0.5, *[1.0] * (steps - 1), 0.5]
-        mean = x.new_zeros(len(x), terms.count, *terms.space)
-        for weight, state in zip(weights, path, strict=True):
-            mean.add_(terms.all(state, others), alpha=weight / steps)
-        equation = Equation(terms, equation.coefficients + _squares(mean, missed), steps)
+        equation = Equation(terms, best.coefficients + share * correction, steps)
     return best, least
 
 
@@ -258,4 +321,6 @@ def forms(
     several = [
         EquationTerms(tuple(space), channels, others, outer, *cut) for outer in (False, True) for cut in cuts
     ]
+    if not early:
+        several.append(EquationTerms(tuple(space), channels, others, False, False, reaction=True))
     return sorted((terms for terms in several if terms.count <= most), key=lambda terms: terms.count)

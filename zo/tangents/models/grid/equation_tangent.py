@@ -20,8 +20,9 @@ from zo.tangents.tangent import sources
 MOST_TERMS = 600  # of a form: of several channels in three dimensions there are thousands
 ROWS, NUMBERS = 24, 2**22  # that a fit is made to, at most, and the numbers of all terms at these
 NEWER = 10  # it is fitted again where one row in so many is new
-FIRST, LATER = 8, 2  # rounds of a fit
+FIRST, LATER = 12, 2  # rounds of a fit
 CLEARLY = 0.7  # times the error of a form of fewer terms: what one of more must leave less than
+AGAIN = 3  # times the rows: then forms are compared anew, if the one that was taken is poor
 POOR = 0.01  # of a call's change: where the forms leave more, those that cut waves early are tried too
 
 
@@ -36,8 +37,9 @@ class EquationTangent(ValueTangent):
 
     with D_f derivatives, up to the fourth in the linear part, and inverses of the Laplacian, which stand
     inside of products (a velocity in a vorticity's equation) or outside of them (a pressure in a velocity's);
-    waves of the upper third, or of one more, enter products or do not: of these forms the
-    one of fewest terms is taken, unless another leaves clearly less. These some hundred
+    waves of the upper third, or of one more, enter products or do not. Or it is that of reactions, drift and
+    diffusion: D_f up to the second in the linear part, and products of two and of three channels without any.
+    Of these forms the one of fewest terms is taken, unless another leaves clearly less. These some hundred
     numbers are fitted by least squares, in float64, to a few rows, the flow taken in Runge-Kutta steps of
     fourth order. No probes, no steps of learning, nothing drawn.
 
@@ -51,13 +53,13 @@ class EquationTangent(ValueTangent):
     rate, each some 11 FFTs, and as much again for the way back.
 
     Args:
-        steps: of time in a call.
+        steps: of time in a call, and twice as many of stiff reactions.
         window: rows kept, the oldest going.
 
     Attributes:
-        measured: the form that was taken (`outer`, `dealiased`, and `early` where waves are cut one earlier),
-            its `terms`, and its `error` over the change of a call on the rows that it was fitted to; empty
-            before.
+        measured: the form that was taken (`outer`, `dealiased`; `early` where waves are cut one earlier,
+            `reaction` where it is that of reactions), its `terms`, and its `error` over the change of a call
+            on the rows that it was fitted to; empty before.
 
     Raises:
         ConfigurationError: a value out of its range; when it is first used, a box that does not move all of
@@ -74,7 +76,8 @@ class EquationTangent(ValueTangent):
         """Know nothing."""
         super()._forget(window)
         self._equation: Equation | None = None
-        self._error, self._fitted, self._scale = math.inf, 0, 1.0  # rows ever seen at the last fit
+        self._error, self._scale = math.inf, 1.0
+        self._fitted, self._compared = 0, 0  # rows ever seen at the last fit, and where forms were compared
 
     @property
     def measured(self) -> dict[str, Any]:
@@ -83,8 +86,7 @@ class EquationTangent(ValueTangent):
             return {}
         terms = self._equation.terms
         found: dict[str, Any] = {"outer": terms.outer, "dealiased": terms.dealiased, "terms": terms.count}
-        if terms.early:
-            found["early"] = True
+        found |= {name: True for name in ("early", "reaction") if getattr(terms, name)}
         return found | {"error": self._error}
 
     @property
@@ -103,16 +105,22 @@ class EquationTangent(ValueTangent):
 
     @torch.no_grad()
     def learn_from_window(self, steps: int | None) -> None:
-        """Fit anew, where enough rows are new: at first in each form, then from where it is."""
+        """Fit anew, where enough rows are new: at first in each form, then from where it is.
+
+        A form that leaves much is compared with the others again when there are three times as many rows.
+        """
         self._lessons += 1
         seen = self._window.seen
         if self.knows and NEWER * (seen - self._fitted) < min(seen, self._window.most):
             return
-        sizes, before = _sizes(self._form), self._equation
-        tried = forms(*sizes, MOST_TERMS) if before is None else [before.terms]
-        best = self._best(tried, None)
-        if before is None and (best is None or best[1] > POOR):
-            best = self._best(forms(*sizes, MOST_TERMS, early=True), best)
+        sizes, before, tried = _sizes(self._form), self._equation, []
+        best = None if before is None else self._best([(before.terms, before.steps)], before.coefficients)
+        if best is None or (self._error > POOR and seen >= AGAIN * self._compared):
+            tried = self._with_steps(forms(*sizes, MOST_TERMS))
+            best = self._best(tried)
+            if best is None or best[1] > POOR:
+                best = self._best(self._with_steps(forms(*sizes, MOST_TERMS, early=True)), best=best)
+            self._compared = seen
         if best is None:
             raise TangentError(
                 f"{self!r}: expected rows from which an equation's flow stays finite, got none of "
@@ -121,17 +129,24 @@ class EquationTangent(ValueTangent):
         self._equation, self._error = best
         self._fitted = seen
 
+    def _with_steps(self, several: Sequence[EquationTerms]) -> list[tuple[EquationTerms, int]]:
+        """Each form with the steps of a call; reactions, which may be stiff, with twice as many too."""
+        return [(t, n * self.steps) for t in several for n in ((1, 2) if t.reaction else (1,))]
+
     def _best(
-        self, tried: Sequence[EquationTerms], best: tuple[Equation, float] | None
+        self,
+        tried: Sequence[tuple[EquationTerms, int]],
+        start: Tensor | None = None,
+        best: tuple[Equation, float] | None = None,
     ) -> tuple[Equation, float] | None:
-        """Of these forms, fitted, and one before them, the one that is taken; with its error."""
-        before = self._equation
-        for terms in tried:
+        """Of these forms, fitted from some coefficients on, and one before them, the one that is taken."""
+        for terms, steps in tried:
             rows = max(2, min(ROWS, NUMBERS // (terms.count * math.prod(terms.space))))
             z, others, y = (column.double() for column in self._window.spread(rows))
             x, static = self._parts(z, others)
-            start, rounds = (None, FIRST) if before is None else (before.coefficients.to(x), LATER)
-            found = fitted(terms, x, self._grid(y), static, self.steps, start, rounds)
+            rounds = FIRST if start is None else LATER
+            begin = None if start is None else start.to(x)
+            found = fitted(terms, x, self._grid(y), static, steps, begin, rounds)
             if math.isfinite(found[1]) and (best is None or found[1] < CLEARLY * best[1]):
                 best = found
         return best
@@ -165,11 +180,12 @@ class EquationTangent(ValueTangent):
         """The equation, and the rows that the next one is fitted to."""
         if not self._form:
             return {"form": None}
-        found = None
-        if self._equation is not None:
-            terms = self._equation.terms
-            found = terms.outer, terms.dealiased, terms.early, self._equation.coefficients.clone()
-        return self.kept() | {"equation": found, "fitted": (self._error, self._fitted, self._scale)}
+        found, equation = None, self._equation
+        if equation is not None:
+            t = equation.terms
+            found = (t.outer, t.dealiased, t.early, t.reaction), equation.steps, equation.coefficients.clone()
+        at = self._error, self._scale, self._fitted, self._compared
+        return self.kept() | {"equation": found, "fitted": at}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
@@ -177,12 +193,12 @@ class EquationTangent(ValueTangent):
             self._forget(self._window.rows)
             return
         self.load_kept(state)
-        self._error, self._fitted, self._scale = state["fitted"]
+        self._error, self._scale, self._fitted, self._compared = state["fitted"]
         self._equation = None
         if state["equation"] is not None:
-            *kind, coefficients = state["equation"]
+            kind, steps, coefficients = state["equation"]
             terms = EquationTerms(*_sizes(self._form), *kind)
-            self._equation = Equation(terms, coefficients.clone(), self.steps)
+            self._equation = Equation(terms, coefficients.clone(), steps)
 
     def __repr__(self) -> str:
         """The steps of a call."""
