@@ -1,16 +1,18 @@
-"""Cells of the table and their states: measured, failed, excluded, and stale where code has changed."""
+"""Cells of the table and their states: measured, failed, excluded, stale where code or versions changed."""
 
 from __future__ import annotations
 
 import ast
 import hashlib
 import json
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 CODE = {
     "solvers": ("flow.py", "solvers.py", "corrector.py"),
     "recovery": ("recovery.py",),
@@ -127,12 +129,35 @@ def of_study(
     return found
 
 
+def pinned() -> dict[str, str]:
+    """Package -> the version with which the project is built and tested; its own beside them."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)["project"]
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = (line.split("==") for line in lines if "==" in line and not line.startswith("#"))
+    return {project["name"]: project["version"]} | {name.strip(): version.strip() for name, version in pins}
+
+
+def outdated(result: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Package -> the version that a result was measured with and the one that is pinned, where they differ.
+
+    What follows a + says for which device a package was built, and makes no difference.
+    """
+    pins = pinned()
+    with_it = {**result.get("versions", {}), **result.get("solver versions", {})}
+    return {
+        name: (was, pins[name])
+        for name, was in with_it.items()
+        if pins.get(name, was).split("+")[0] != was.split("+")[0]
+    }
+
+
 def states(result: Mapping[str, Any], study: str) -> dict[str, str]:
-    """The state of each cell, in a word: those that were measured with other code are stale."""
-    now = code(study)
+    """The state of each cell, in a word: what was measured with other code or other versions is stale."""
+    now, old = code(study), bool(outdated(result))
     return {
         name: "stale"
-        if cell["state"] == "measured" and cell.get("code", result["code"]) != now
+        if cell["state"] == "measured" and (old or cell.get("code", result["code"]) != now)
         else cell["state"]
         for name, cell in result["cells"].items()
     }

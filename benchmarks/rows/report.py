@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -20,6 +21,7 @@ from benchmarks.rows.ways import (
     ways,
 )
 from benchmarks.tangents.problems import CONTROLLERS
+from benchmarks.tangents.report import uncorrected
 from blackbox.words import counted
 from tasks.folder import atomic
 from tasks.report.pictures import figure, save
@@ -27,7 +29,7 @@ from tasks.report.pictures import figure, save
 FOLDER = protocol.RESULTS / "rows"
 BY_BATCH, CONTROLLED, BY_STEPS = FOLDER / "by_batch", FOLDER / "controls", FOLDER / "steps"
 ENOUGH = 1.05  # times the error of first order tuned at all rows
-NOT_RUN = "not run"
+NOT_RUN, NONE = "not run", "none"
 SHOWN = (  # in the picture: line, label, colour, mark, size
     ("replay, 0.2", "no derivative, replay: a fifth of the rows", "#0072b2", "o", 46),
     ("replay, 0.05", "no derivative, replay: a twentieth", "#56b4e9", "o", 22),
@@ -36,7 +38,8 @@ SHOWN = (  # in the picture: line, label, colour, mark, size
 )
 HEAD = """Error on data that no training has seen, over that of first order tuned at all of its rows (1
 or 4 rows a batch, the usual learning rate or twice that, chosen on validation data); in brackets the rows,
-over those of first order as `tangents` benchmarks it. The median over seeds. A star: a warning came in the
+over those of first order as `tangents` benchmarks it. The median over seeds. "Uncorrected": the box alone,
+where a network corrects one. A star: a warning came in the
 run. Tangents and replays have one row a batch and the usual learning rate, and buy no probes where trust is
 lost; no setting is chosen for a problem. Controls replay without a derivative, with the model's own values,
 with first order's own derivative as it was stored, and with answers of the box itself, which cost nothing
@@ -55,8 +58,9 @@ HEAD_OF_STEPS = """Error on data that no training has seen, over that of first o
 from batches of 1 and 4 rows and twice or four times the usual rate on to half and twice the rate and a
 quarter and four times the batch, until none of these is better on validation data; gradients are shortened at
 twice the median of the last 25, for first order as for tangents. "First order's choice": rows of a batch x
-factor on the usual rate, for each seed. "Suggested rate": by a rule, such that all steps, thirteen a window,
-go ten times as far as the usual ones, but within the usual rate and eight times that. "Several rates":
+factor on the usual rate, for each seed. "Uncorrected": the box alone, where a network corrects one.
+"Suggested rate": by a rule, such that all steps, thirteen a window, go ten times as far as the usual ones,
+but within the usual rate and eight times that. "Several rates":
 `zo.RatePopulation`, 1, 4 and 16 times the usual rate at once. "Tuned rate": that one, or half, a quarter, an
 eighth of it, and on until neither half nor twice the rate is better on validation data; by the true
 derivative from that one, half and an eighth of it on (without the eighth but for shallow water). "Imagined":
@@ -110,15 +114,26 @@ def first_warnings(result: dict[str, Any], line: str = "replay, 0.2") -> str:
     return ", ".join("none" if at is None else f"{at / rows:.2f}" for at, rows in spent)
 
 
-def table(measured: Measured) -> str:
-    """Errors over those of first order tuned at all rows, in brackets the rows; a last line with medians."""
+def over_alone(result: dict[str, Any], alone: float | None) -> float | None:
+    """The error of the box alone over that of first order tuned at all rows; None where it has none."""
+    firsts = [run[ALL_ROWS]["error"] for run in result["runs"].values() if ALL_ROWS in run]
+    return None if alone is None or not firsts else median(alone / first for first in firsts)
+
+
+def table(measured: Measured, alone: Mapping[str, float]) -> str:
+    """Errors over those of first order tuned at all rows, in brackets the rows; a last line with medians.
+
+    Args:
+        measured: of each problem.
+        alone: the error of the box alone, of problems whose networks correct it.
+    """
     every = ways(MORE_SHARES) | controls(MORE_SHARES)
     lines = [
         line for line in every if line != ALL_ROWS and any(over_tuned(o, line) for o in measured.values())
     ]
     text = [
-        "| problem | seeds | " + " | ".join(lines) + f" | rows to {ENOUGH:g} | first warning |",
-        "| --- " * (4 + len(lines)) + "|",
+        "| problem | seeds | uncorrected | " + " | ".join(lines) + f" | rows to {ENOUGH:g} | first warning |",
+        "| --- " * (5 + len(lines)) + "|",
     ]
     for name, result in measured.items():
         cells = []
@@ -130,12 +145,14 @@ def table(measured: Measured) -> str:
         share = share_needed(result)
         reached = f"{share:g}" if share else f"more than {replayed(result)[-1]:g}"
         text.append(
-            f"| {name} | {seeds} | " + " | ".join(cells) + f" | {reached} | {first_warnings(result)} |"
+            f"| {name} | {seeds} | {_alone(over_alone(result, alone.get(name)))} | "
+            + " | ".join(cells)
+            + f" | {reached} | {first_warnings(result)} |"
         )
-    middle = []
+    bare = [over_alone(result, alone.get(name)) for name, result in measured.items()]
+    middle = [_middle(bare)]
     for line in lines:
-        errors = [error for result in measured.values() if (error := over_tuned(result, line)) is not None]
-        middle.append(f"{median(errors):.2f}, worst {max(errors):.2f}" if errors else NOT_RUN)
+        middle.append(_middle([over_tuned(result, line) for result in measured.values()]))
     counts = [sum(share_needed(result) == share for result in measured.values()) for share in MORE_SHARES]
     reached = ", ".join(
         f"{count} at {share:g}" for count, share in zip(counts, MORE_SHARES, strict=True) if count
@@ -144,24 +161,43 @@ def table(measured: Measured) -> str:
     return HEAD + "\n".join(text) + "\n"
 
 
-def steps_table(measured: Measured) -> str:
-    """What steps and fresh batches buy: errors over those of first order tuned at all rows, and medians."""
+def _alone(over: float | None) -> str:
+    return NONE if over is None else f"{over:.2f}"
+
+
+def _middle(errors: Sequence[float | None]) -> str:
+    known = [error for error in errors if error is not None]
+    return f"{median(known):.2f}, worst {max(known):.2f}" if known else NOT_RUN
+
+
+def steps_table(measured: Measured, alone: Mapping[str, float]) -> str:
+    """What steps and fresh batches buy: errors over those of first order tuned at all rows, and medians.
+
+    Args:
+        measured: of each problem.
+        alone: the error of the box alone, of problems whose networks correct it.
+    """
     every = [line for line in by_steps_lines() if any(over_tuned(o, line) for o in measured.values())]
     text = [
-        "| problem | kind | seeds | first order's choice | "
+        "| problem | kind | seeds | first order's choice | uncorrected | "
         + " | ".join(every)
         + " | several rates over true derivative, 0.05 |",
-        "| --- " * (5 + len(every)) + "|",
+        "| --- " * (6 + len(every)) + "|",
     ]
     kinds = {name: "controller" if name in CONTROLLERS else "correction" for name in measured}
     errors = {
-        name: [*(over_tuned(result, line) for line in every), over_bound(result)]
+        name: [
+            over_alone(result, alone.get(name)),
+            *(over_tuned(result, line) for line in every),
+            over_bound(result),
+        ]
         for name, result in measured.items()
     }
     for name, result in measured.items():
         runs = [run for run in result["runs"].values() if ALL_ROWS in run]
         choices = [f"{run[ALL_ROWS]['batch']} x {run[ALL_ROWS]['rate']:g}" for run in runs]
-        cells = [NOT_RUN if error is None else f"{error:.2f}" for error in errors[name]]
+        cells = [NOT_RUN if error is None else f"{error:.2f}" for error in errors[name][1:]]
+        cells = [_alone(errors[name][0]), *cells]
         text.append(f"| {name} | {kinds[name]} | {len(runs)} | {', '.join(choices)} | {' | '.join(cells)} |")
     for kind in ("controller", "correction"):
         cells = []
@@ -256,16 +292,18 @@ def results() -> Measured:
 
 def write() -> None:
     """Write the table and the pictures of all problems that were measured, and print the table."""
-    measured = results()
+    measured, alone = results(), uncorrected()
     if measured:
-        atomic.write_bytes(FOLDER / "table.md", table(measured).encode())
+        text = table(measured, alone)
+        atomic.write_bytes(FOLDER / "table.md", text.encode())
         save(picture(measured), FOLDER / "rows.png")
-        print(table(measured))
+        print(text)
     by_rate = {path.stem: json.loads(path.read_text()) for path in sorted(BY_STEPS.glob("*.json"))}
     if by_rate:
-        atomic.write_bytes(BY_STEPS / "table.md", steps_table(by_rate).encode())
+        text = steps_table(by_rate, alone)
+        atomic.write_bytes(BY_STEPS / "table.md", text.encode())
         save(steps_picture(by_rate), BY_STEPS / "steps.png")
-        print(steps_table(by_rate))
+        print(text)
     batches = {path.stem: json.loads(path.read_text()) for path in sorted(BY_BATCH.glob("*.json"))}
     if batches:
         save(batches_picture(batches), FOLDER / "batches.png")

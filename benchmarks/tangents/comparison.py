@@ -34,7 +34,6 @@ from tasks.folder.machine import machine, versions
 
 FOLDER = protocol.RESULTS / "tangents"
 CI = ("lorenz-96",)
-UNCORRECTED = protocol.RESULTS / "tangents_uncorrected.json"  # not among the problems' files
 MAIN = ("first-order", "no-gradient", "chosen")  # of README
 SEEDS = {"double-pendulum-wall": 6, **dict.fromkeys(LONG, 1)}  # of the others three; of size paper one
 
@@ -176,12 +175,12 @@ def uncorrected(name: str, make: Callable[[], BenchmarkProblem]) -> None:
         name: of the problem.
         make: it.
     """
-    known: dict[str, float] = json.loads(UNCORRECTED.read_text())["errors"] if UNCORRECTED.exists() else {}
+    known = report.uncorrected()
     if name in known or (problem := make()).alone is None:
         return
     errors = known | {name: problem.error(problem.alone)}
     print(f"{name}: {errors[name]:.4g}")
-    protocol.write("tangents", ["--size", "small", "--uncorrected"], {"errors": errors}, UNCORRECTED)
+    protocol.write("tangents", ["--size", "small", "--uncorrected"], {"errors": errors}, report.UNCORRECTED)
 
 
 def base_rows(curves: Mapping[str, Any], seed: int) -> int | None:

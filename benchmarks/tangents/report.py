@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
+from benchmarks import protocol
 from benchmarks.tangents.methods import METHODS
 from tasks.folder import atomic
 
 Curves = Mapping[str, Mapping[str, Any]]  # method -> seed -> a `Curve` as a dictionary
 EQUAL = 1.1  # times first order's rows, checks and all, is as many
 SAME = 1.02  # times an error is no worse
+UNCORRECTED = protocol.RESULTS / "tangents_uncorrected.json"  # not among the problems' files
 LOST = 1e3  # stands for the ratio of a training that did not stay finite
 
 
@@ -28,7 +31,7 @@ def write(measured: Mapping[str, Any], folder: Path) -> None:
         print("Nothing has been measured yet.")
         return
     folder.mkdir(parents=True, exist_ok=True)
-    text = table(measured)
+    text = table(measured, uncorrected())
     atomic.write_bytes(folder / "table.md", text.encode())
     print(text)
     print(f"written to {folder}")
@@ -101,9 +104,19 @@ def _ratio(error: float | None, other: float | None) -> float:
 # The table
 
 
-def table(measured: Mapping[str, Any]) -> str:
-    """Markdown: a line for each method over all problems, then one for each method of each problem."""
-    return "\n".join([*_summary(measured), "", *_by_problem(measured)]) + "\n"
+def uncorrected() -> dict[str, float]:
+    """The errors of boxes alone, of problems whose networks correct them."""
+    return json.loads(UNCORRECTED.read_text())["errors"] if UNCORRECTED.exists() else {}
+
+
+def table(measured: Mapping[str, Any], alone: Mapping[str, float]) -> str:
+    """Markdown: a line for each method over all problems, then one for each method of each problem.
+
+    Args:
+        measured: problem -> what its JSON file holds.
+        alone: the error of the box alone, of problems whose networks correct it.
+    """
+    return "\n".join([*_summary(measured), "", *_by_problem(measured, alone)]) + "\n"
 
 
 def _summary(measured: Mapping[str, Any]) -> list[str]:
@@ -154,7 +167,7 @@ def _summary(measured: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _by_problem(measured: Mapping[str, Any]) -> list[str]:
+def _by_problem(measured: Mapping[str, Any], alone: Mapping[str, float]) -> list[str]:
     """A line for each method of each problem."""
     lines = [
         "Error with the last weights, ± the standard deviation over the seeds where there are several. "
@@ -174,6 +187,10 @@ def _by_problem(measured: Mapping[str, Any]) -> list[str]:
         first = fmean(curve["errors"][0] for curve in next(iter(curves.values())).values())
         about = f"{result['weights']:,} weights, size {result['size']}{worth}. {result['hard']}".strip()
         lines.append(f"| **{problem}** ({about}) | start | {_error(first)} |  |  |  |  |  |  |  |  |")
+        if problem in alone:
+            firsts = [curve["errors"][-1] for curve in curves.get("first-order", {}).values()]
+            over_first = _spread([_ratio(alone[problem], error) for error in firsts], _number)
+            lines.append(f"|  | uncorrected | {_error(alone[problem])} | {over_first} |  |  |  |  |  |  |  |")
         lines += [_line(method, result) for method in _methods({problem: result})]
     return lines
 

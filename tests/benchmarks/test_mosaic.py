@@ -214,6 +214,25 @@ def test_a_cell_is_stale_where_code_has_changed_and_only_if_it_was_measured():
     assert cells.states({"code": "other", "cells": done}, "solvers") == {"a": "stale", "b": "excluded"}
 
 
+def test_a_cell_is_stale_where_a_version_that_is_pinned_has_changed(monkeypatch):
+    done = {"a": {"state": "measured"}, "b": {"state": "failed", "why": "a sentence"}}
+    result = {
+        "code": cells.code("solvers"),
+        "cells": done,
+        "versions": {"python": "3.11.7", "torch": "2.1.0+cpu"},
+    }
+    assert set(cells.pinned()) >= {"blackbox-coupling", "torch", "numpy", "phiflow"}
+    pins = {"blackbox-coupling": "0.3.0", "torch": "2.1.0"}
+    monkeypatch.setattr(cells, "pinned", lambda: pins)
+    assert cells.states(result, "solvers") == {"a": "measured", "b": "failed"}  # builds are the same version
+    pins["torch"] = "2.2.0"
+    assert cells.outdated(result) == {"torch": ("2.1.0+cpu", "2.2.0")}
+    assert cells.states(result, "solvers") == {"a": "stale", "b": "failed"}
+    pins |= {"torch": "2.1.0", "jax-cfd": "0.3.0"}
+    result["solver versions"] = {"jax-cfd": "0.2.1"}
+    assert cells.outdated(result) == {"jax-cfd": ("0.2.1", "0.3.0")}
+
+
 def _of_study(done, names=("a", "b"), seeds=(0, 1)):
     def run(name, task, seed):
         return {"loss": seed, "rows": 1, "seconds": 0.0}

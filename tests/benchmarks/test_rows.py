@@ -50,9 +50,11 @@ def test_the_table_tells_what_was_not_run_what_was_warned_of_and_what_is_enough(
     for seed, at in (("0", None), ("1", 21)):
         more["runs"][seed]["replay, 0.2"]["first warning at"] = at
     more["runs"]["0"]["tangents, 0.4"] = {"error": 2.6, "rows": 400, "warnings": 0}
-    text = table({"a": more, "b": measured((2.0, 1.0))})
+    text = table({"a": more, "b": measured((2.0, 1.0))}, {"a": 5.0})
     head, _, first, second, last = text.splitlines()[-5:]
     assert "tangents, 0.4" in head and "tangents, 0.2" not in head  # which nobody has run
+    assert "| uncorrected |" in head and first.startswith("| a | 2 | 2.50 |")
+    assert second.startswith("| b | 1 | none |") and last.startswith("| **median** | | 2.50, worst 2.50 |")
     assert "1.30 (0.40)" in first
     assert "1.10 (0.05)" in first and "1.00* (0.21)" in first and first.endswith("| 0.2 | none, 0.10 |")
     assert "0.50 (0.21)" in second and NOT_RUN in second and second.endswith("| 0.05 |  |")
@@ -119,19 +121,24 @@ def test_the_table_of_steps_has_a_median_of_each_kind():
     of_coupled = both["coupled-map"]["runs"]["0"]
     of_coupled[SEVERAL] = {"error": 3.0, "rows": 50, "warnings": 0}
     of_coupled[BOUND] = {"error": 1.5, "rows": 50, "warnings": 0}
-    head, _, pendulum, coupled, *medians = steps_table(both).splitlines()[-6:]
+    head, _, pendulum, coupled, *medians = steps_table(both, {"coupled-map": 3.0}).splitlines()[-6:]
     lines = f"replay, 0.05 | {SEVERAL} | {BOUND} | surrogate, 0.05 | replay, 0.2"
     assert head.endswith(f"| {lines} | several rates over true derivative, 0.05 |")
     assert pendulum == (
-        "| torque-pendulum | controller | 1 | 1 x 8 | 2.00 | not run | not run | 0.50 | 0.50 | not run |"
+        "| torque-pendulum | controller | 1 | 1 x 8 | none | 2.00 | not run | not run | 0.50 | 0.50 | "
+        "not run |"
     )
-    assert coupled == "| coupled-map | correction | 1 | 1 x 8 | 1.00 | 1.50 | 0.75 | not run | 1.50 | 2.00 |"
+    assert (
+        coupled
+        == "| coupled-map | correction | 1 | 1 x 8 | 1.50 | 1.00 | 1.50 | 0.75 | not run | 1.50 | 2.00 |"
+    )
     of_one = [f"{value} of 1, worst {value}" for value in ("2.00", "0.50", "1.00", "1.50", "0.75")]
     assert medians[0] == (
-        f"| **median** | controller | | | {of_one[0]} | not run | not run | {of_one[1]} | {of_one[1]} | "
+        f"| **median** | controller | | | not run | {of_one[0]} | not run | not run | {of_one[1]} | "
+        f"{of_one[1]} | "
         "not run |"
     )
     assert medians[1] == (
-        f"| **median** | correction | | | {of_one[2]} | {of_one[3]} | {of_one[4]} | not run | {of_one[3]} | "
-        f"{of_one[0]} |"
+        f"| **median** | correction | | | {of_one[3]} | {of_one[2]} | {of_one[3]} | {of_one[4]} | "
+        f"not run | {of_one[3]} | {of_one[0]} |"
     )

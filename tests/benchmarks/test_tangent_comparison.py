@@ -75,10 +75,10 @@ def test_a_training_by_first_order_is_autograds(lorenz):
 
 
 def test_the_box_alone_is_the_box_called_again_and_again(lorenz, tmp_path, monkeypatch):
-    monkeypatch.setattr(comparison, "UNCORRECTED", tmp_path / "alone.json")
+    monkeypatch.setattr(report, "UNCORRECTED", tmp_path / "alone.json")
     comparison.uncorrected("lorenz-96", lambda: lorenz)
     comparison.uncorrected("a design", lambda: replace(lorenz, alone=None))
-    errors = json.loads(comparison.UNCORRECTED.read_text())["errors"]
+    errors = json.loads(report.UNCORRECTED.read_text())["errors"]
     untrained = lorenz.error(lorenz.start(0))  # a network that begins with no correction
     assert errors == {"lorenz-96": pytest.approx(untrained, rel=1e-6)}
 
