@@ -288,7 +288,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "finite_difference",
             "docs/howto/choose_mu.md: differences that choose their steps, as gradients and as a check",
             "finite_difference:main",
-            "a minute",
+            "5 minutes",
             results={"finite_difference.json": SMALL},
         ),
         Benchmark(

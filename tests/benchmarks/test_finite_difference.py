@@ -33,3 +33,12 @@ def test_a_failed_side_is_unknown():
     slopes = benchmark.central(function.called(random), x, np.array([2, 1e-3, 2, 1e-3, 2, 2]) * x)
     np.testing.assert_allclose(slopes[[1, 3]], function.exact(x)[[1, 3]], rtol=1e-5)
     assert np.isnan(slopes[[0, 2, 4, 5]]).all()
+
+
+def test_what_an_optimiser_reaches_by_each_gradient():
+    """Four digits hide a step of 1e-4, whose gradient is zero; the exact gradient's decrease is all of it."""
+    printed = benchmark.served(benchmark.FUNCTIONS["printed with 4 digits"], 1, 1e-1)
+    assert printed["fixed"] == printed["by size"] == 0.0
+    assert printed["chosen"] > 0.9
+    smooth = benchmark.served(benchmark.FUNCTIONS["smooth"], 1, 1e-5)
+    assert smooth == pytest.approx(dict.fromkeys(benchmark.METHODS, 1.0), abs=1e-3)
