@@ -196,7 +196,7 @@ def served(function: Function, points: int, step: float) -> dict[str, float]:
     """Of each kind of gradient: the median share of the decrease by the exact one that L-BFGS reaches.
 
     Args:
-        function: what is lowered, in sizes of the numbers at a point, beside half of a parabola around it.
+        function: what is lowered, in sizes of the numbers at a point, beside a parabola around it.
         points: at which it begins.
         step: the best of a sweep.
     """
@@ -212,8 +212,8 @@ def served(function: Function, points: int, step: float) -> dict[str, float]:
     shares: dict[str, list[float]] = {name: [] for name in METHODS}
     for x in places:
         reached = {name: _lowered(function, f, gradient, x) for name, gradient in of.items()}
-        for name in METHODS:
-            shares[name].append(reached[name] / reached["exact"] if reached["exact"] > 0 else 1.0)
+        for name in METHODS if reached["exact"] > 0 else ():
+            shares[name].append(reached[name] / reached["exact"])
     return {name: statistics.median(several) for name, several in shares.items()}
 
 
@@ -228,7 +228,8 @@ def _lowered(
         place = x + size * u
         if function.failing(place):
             return np.inf
-        return (f(place) if given else float(function.formula(torch.from_numpy(place)))) + steep * u @ u
+        height = f(place) if given else float(function.formula(torch.from_numpy(place)))
+        return height + steep * float(u @ u)
 
     def slope(u: Vector) -> Vector:
         place = x + size * u

@@ -144,7 +144,7 @@ def outdated(result: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     What follows a + says for which device a package was built, and makes no difference.
     """
     pins = pinned()
-    with_it = {**result.get("versions", {}), **result.get("solver versions", {})}
+    with_it: dict[str, str] = {**result.get("versions", {}), **result.get("solver versions", {})}
     return {
         name: (was, pins[name])
         for name, was in with_it.items()

@@ -149,8 +149,7 @@ def table(measured: Measured, alone: Mapping[str, float]) -> str:
             + " | ".join(cells)
             + f" | {reached} | {first_warnings(result)} |"
         )
-    bare = [over_alone(result, alone.get(name)) for name, result in measured.items()]
-    middle = [_middle(bare)]
+    middle = [_middle([over_alone(result, alone.get(name)) for name, result in measured.items()], NONE)]
     for line in lines:
         middle.append(_middle([over_tuned(result, line) for result in measured.values()]))
     counts = [sum(share_needed(result) == share for result in measured.values()) for share in MORE_SHARES]
@@ -165,9 +164,9 @@ def _alone(over: float | None) -> str:
     return NONE if over is None else f"{over:.2f}"
 
 
-def _middle(errors: Sequence[float | None]) -> str:
+def _middle(errors: Sequence[float | None], without: str = NOT_RUN) -> str:
     known = [error for error in errors if error is not None]
-    return f"{median(known):.2f}, worst {max(known):.2f}" if known else NOT_RUN
+    return f"{median(known):.2f}, worst {max(known):.2f}" if known else without
 
 
 def steps_table(measured: Measured, alone: Mapping[str, float]) -> str:

@@ -83,6 +83,7 @@ TANGENTS = {
     "automatic": lambda: zo.tangents.AutoTangent(Carried()),
     "grid": lambda: zo.GridTangent(4, first_steps=20, steps_per_step=2, reach=2, periodic=True),
     "stencil": lambda: zo.StencilTangent(2),
+    "equation": lambda: zo.EquationTangent(),
     "kernel": lambda: zo.KernelTangent(),
     "secant": lambda: zo.SecantTangent(zo.LowRankTangent()),
     "student": lambda: zo.StudentTangent(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from blackbox import ArraySpec, BlackBoxFunction, Grid, Mesh
 from blackbox.notices import warn
 from zo.errors import ConfigurationError, TangentError, TangentWarning
-from zo.tangents.models.grid.equation_tangent import EquationTangent, refuse_no_state
+from zo.tangents.models.grid.equation_tangent import HOPELESS, EquationTangent, refuse_no_state
 from zo.tangents.models.grid.grid import GridTangent
 from zo.tangents.models.grid.lattice import MOST_CHANNELS, Lattice, space_of
 from zo.tangents.models.grid.stencil import StencilTangent
@@ -36,7 +36,6 @@ LARGEST = 5_000  # numbers of outputs for which there is a kernel; decision 77
 CONTEST = 25  # steps in which two kinds learn side by side; decision 32
 CLEARLY = 4.0  # times the mean square error: what a stencil must beat to be taken; decision 32
 BETTER = 1.0  # the same of an equation, decision 145, and of what learns beside one not trusted, decision 73
-HOPELESS = 0.3  # of a call's change: an equation that leaves more is out; decision 145
 FEWEST_JUDGED = 50  # rows that are there already, a fifth of which decides which kind is better; decision 32
 FADING = 0.5  # of an error with each of these
 WORST = 1e12  # an error that is not finite counts as this
@@ -48,9 +47,9 @@ class AutoTangent(Tangent):
     Outputs `(channels, *space)` with at least 16 cells and at most 16 channels, and an input on the same
     grid, or `(*space)` beside such arrays or others of the same shape, or vectors of n cells and of n + 1
     faces: for 25 steps a `GridTangent` and a `StencilTangent` learn side by side, and where the box moves a
-    state on, on a grid of at most 4,096 cells whose ends may meet, an `EquationTangent`, unless that leaves
-    more than .3 of the calls' change. The network is used, unless the stencil predicted new rows with less
-    than half of its error, or the equation with less than what is used then; the last one in use stays: where
+    state on, on a grid of at most 4,096 cells whose ends may meet, an `EquationTangent`, which is out when it
+    leaves more than .3 of the calls' change. The network is used, unless the stencil predicted new rows with
+    less than half of its error, or the equation with less than what is used then; the last one stays: where
     both predict about as well the network's derivative is better than the stencil's, and the equation's is
     better than both. All else: `KernelTangent` where a row has at most 32 numbers of
     inputs and 5,000 of outputs, or else `MLPTangent`. A spec's layout goes before its shape: a grid, whose
@@ -193,8 +192,7 @@ class AutoTangent(Tangent):
     def keep_within(self, most_bytes: int) -> None:
         """Have the models that learn side by side share so many bytes, those too that take over."""
         self._most_bytes = most_bytes
-        for model in self.models.values():
-            model.keep_within(most_bytes // len(self.models))
+        _share(self.models, most_bytes)
 
     def improve(self) -> str | None:
         """Learn longer; or another kind learns beside it, as long as there is one."""
@@ -266,8 +264,7 @@ class AutoTangent(Tangent):
     def _made(self, kinds: Sequence[str]) -> dict[str, ValueTangent]:
         """New models, which share what may be taken for rows."""
         models = {kind: self._makers[kind]() for kind in kinds}
-        for model in models.values():
-            model.keep_within(self._most_bytes // len(models))
+        _share(models, self._most_bytes)
         return models
 
     def _all_learn(self, learn: Callable[[ValueTangent], None]) -> None:
@@ -340,7 +337,8 @@ class AutoTangent(Tangent):
         if len(self.models) == 1:
             return
         if self._contest[1] == CLEARLY:
-            self._others = [kind for kind in self.models if kind != self.kind] + self._others
+            lost = [kind for kind in self.models if kind not in (self.kind, "equation")]
+            self._others = lost + self._others
         self.models = {self.kind: self.model}
         self.keep_within(self._most_bytes)
 
@@ -356,6 +354,14 @@ class AutoTangent(Tangent):
         """All kinds, in the order in which they are tried, and what the box was taken for."""
         kinds = ", ".join(repr(make()) for make in self._makers.values())
         return f"AutoTangent({kinds}; {self.taken_for})"
+
+
+def _share(models: Mapping[str, ValueTangent], most_bytes: int) -> None:
+    """Have models share so many bytes; an equation, which keeps few rows, takes a sixteenth beside them."""
+    others = max(1, sum(kind != "equation" for kind in models))
+    for kind, model in models.items():
+        alone = kind == "equation" and len(models) > 1
+        model.keep_within(most_bytes // 16 if alone else most_bytes // others)
 
 
 @dataclass(frozen=True)

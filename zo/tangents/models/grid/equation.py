@@ -96,8 +96,11 @@ class EquationTerms:
     @property
     def count(self) -> int:
         """How many terms there are."""
-        linear, _, products, _ = self._operators
-        return self.channels * len(linear) + len(products) * len(self.pairs[0]) + self.triples.shape[1]
+        linear, factors, products, _ = self._operators
+        moving = self.channels * len(factors)
+        fields = moving + self.others + 1  # of which there may be too many for a list of pairs
+        pairs = fields * (fields + 1) // 2 - moving
+        return self.channels * len(linear) + len(products) * pairs + self.triples.shape[1]
 
     def modes(self, x: Tensor) -> Tensor:
         """Of fields `(..., *space)`."""
@@ -168,6 +171,7 @@ class Equation:
     """
 
     def __init__(self, terms: EquationTerms, coefficients: Tensor, steps: int) -> None:
+        coefficients = coefficients.cpu()  # as the terms are
         self.terms, self.coefficients, self.steps = terms, coefficients, steps
         # (channels out, channels in, *modes)
         self._half = torch.linalg.matrix_exp(terms.symbol(coefficients) / (2 * steps)).movedim(
@@ -212,7 +216,9 @@ class Equation:
     def _parts_for(self, x: Tensor) -> _Parts:
         """All that a step needs, in a state's precision and where it is."""
         key = x.dtype, x.device
-        if key not in self._parts:
+        if key in self._parts:
+            return self._parts[key]
+        with torch.inference_mode(False), torch.no_grad():  # they serve other modes as well
             _, factors, operators, kept = self.terms._operators
             cubic = self.coefficients[self.terms.count - self.terms.triples.shape[1] :].T
             self._parts[key] = _Parts(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from blackbox import ArraySpec
 from blackbox.checks import check_count
 from zo.errors import ConfigurationError, TangentError
 from zo.tangents.models.grid.equation import Equation, EquationTerms, fitted, forms
@@ -23,6 +24,7 @@ NEWER = 10  # it is fitted again where one row in so many is new
 FIRST, LATER = 12, 2  # rounds of a fit
 CLEARLY = 0.7  # times the error of a form of fewer terms: what one of more must leave less than
 AGAIN = 3  # times the rows: then forms are compared anew, if the one that was taken is poor
+HOPELESS = 0.3  # of a call's change: what leaves more is another box, or another form; decision 145
 POOR = 0.01  # of a call's change: where the forms leave more, those that cut waves early are tried too
 
 
@@ -48,9 +50,10 @@ class EquationTangent(ValueTangent):
     other: where `measured` says that it leaves a tenth of a call's change or more, as beside walls,
     obstacles, shocks or limiters, take another. Nothing checks that cells are as long along all axes.
 
-    Memory: window x (size_in + size_out) numbers, and a fit's 33 MB at most. A fit, when one row in ten is
-    new: rows x cells x terms^2 operations in each of a few rounds. A call's VJP: 4 x steps evaluations of the
-    rate, each some 11 FFTs, and as much again for the way back.
+    Memory: window x (size_in + size_out) numbers, and some 260 MB during a fit of the largest forms. A fit,
+    when one row in ten is new, on the CPU: rows x cells x terms^2 operations in each of a few rounds. A
+    call's VJP: 4 x steps evaluations of the rate, each with FFTs of channels x factors (1 to 11) fields, and
+    as much again for the way back.
 
     Args:
         steps: of time in a call, and twice as many of stiff reactions.
@@ -107,27 +110,38 @@ class EquationTangent(ValueTangent):
     def learn_from_window(self, steps: int | None) -> None:
         """Fit anew, where enough rows are new: at first in each form, then from where it is.
 
-        A form that leaves much is compared with the others again when there are three times as many rows.
+        A form that leaves much is compared with the others again when there are three times as many rows, or
+        as soon as it is hopeless.
         """
         self._lessons += 1
         seen = self._window.seen
         if self.knows and NEWER * (seen - self._fitted) < min(seen, self._window.most):
             return
-        sizes, before, tried = _sizes(self._form), self._equation, []
-        best = None if before is None else self._best([(before.terms, before.steps)], before.coefficients)
-        if best is None or (self._error > POOR and seen >= AGAIN * self._compared):
-            tried = self._with_steps(forms(*sizes, MOST_TERMS))
-            best = self._best(tried)
-            if best is None or best[1] > POOR:
-                best = self._best(self._with_steps(forms(*sizes, MOST_TERMS, early=True)), best=best)
+        before, best = self._equation, None
+        if before is not None:
+            best = self._best([(before.terms, before.steps)], before.coefficients)
+        if (
+            best is None
+            or best[1] > HOPELESS >= self._error
+            or (self._error > POOR and seen >= AGAIN * self._compared)
+        ):
+            best = self._compared_anew() or best
             self._compared = seen
         if best is None:
             raise TangentError(
-                f"{self!r}: expected rows from which an equation's flow stays finite, got none of "
-                f"{len(tried)} forms. Take zo.GridTangent."
+                f"{self!r}: expected rows from which an equation's flow stays finite, got none of its forms. "
+                "Take zo.GridTangent."
             )
         self._equation, self._error = best
         self._fitted = seen
+
+    def _compared_anew(self) -> tuple[Equation, float] | None:
+        """Of all forms the one that is taken; those that cut waves earlier too, if the others leave much."""
+        sizes = _sizes(self._form)
+        best = self._best(self._with_steps(forms(*sizes, MOST_TERMS)))
+        if best is None or best[1] > POOR:
+            best = self._best(self._with_steps(forms(*sizes, MOST_TERMS, early=True)), best=best)
+        return best
 
     def _with_steps(self, several: Sequence[EquationTerms]) -> list[tuple[EquationTerms, int]]:
         """Each form with the steps of a call; reactions, which may be stiff, with twice as many too."""
@@ -142,11 +156,10 @@ class EquationTangent(ValueTangent):
         """Of these forms, fitted from some coefficients on, and one before them, the one that is taken."""
         for terms, steps in tried:
             rows = max(2, min(ROWS, NUMBERS // (terms.count * math.prod(terms.space))))
-            z, others, y = (column.double() for column in self._window.spread(rows))
+            z, others, y = (column.double().cpu() for column in self._window.spread(rows))
             x, static = self._parts(z, others)
             rounds = FIRST if start is None else LATER
-            begin = None if start is None else start.to(x)
-            found = fitted(terms, x, self._grid(y), static, steps, begin, rounds)
+            found = fitted(terms, x, self._grid(y), static, steps, start, rounds)
             if math.isfinite(found[1]) and (best is None or found[1] < CLEARLY * best[1]):
                 best = found
         return best
@@ -174,7 +187,9 @@ class EquationTangent(ValueTangent):
     def within(self, z: Tensor, others: Tensor) -> Tensor:
         """The flow: `(rows, size_in)` to `(rows, size_out)`."""
         assert self._equation is not None
-        return (self._equation(*self._parts(z, others)) * self._scale).flatten(1)
+        whole = torch.promote_types(z.dtype, torch.float32)  # there are no transforms of shorter numbers
+        x, static = self._parts(z.to(whole), others.to(whole))
+        return (self._equation(x, static) * self._scale).flatten(1).to(z.dtype)
 
     def state_dict(self) -> dict[str, Any]:
         """The equation, and the rows that the next one is fitted to."""
@@ -223,7 +238,7 @@ def refuse_no_state(form: Form) -> None:
     """
     space = space_of(form.outputs, form.inputs)
     whole = space is not None and Lattice(tuple(spec.shape for spec in form.outputs), space).whole
-    walls = any(getattr(spec.layout, "periodic", None) is False for spec in form.outputs)
+    walls = any(_has_walls(spec) for spec in (*form.inputs, *form.outputs))
     if not whole or walls or None in sources(form.inputs, form.outputs):
         arrays = [spec.shape for spec in form.inputs], [spec.shape for spec in form.outputs]
         raise ConfigurationError(
@@ -231,3 +246,8 @@ def refuse_no_state(form: Form) -> None:
             f"shape of an input that it moves on, got inputs and outputs {arrays[0]} and {arrays[1]}"
             f"{', with walls' if walls else ''}. Take zo.GridTangent, or name input and output alike."
         )
+
+
+def _has_walls(spec: ArraySpec) -> bool:
+    ends = getattr(spec.layout, "periodic", None)
+    return ends is False or (isinstance(ends, tuple) and False in ends)
