@@ -85,6 +85,7 @@ class OnGPU(Tensor):
 
     @staticmethod
     def __new__(cls, own: Tensor) -> OnGPU:
+        own = own.resolve_conj()  # below this nobody looks at the mark of a conjugate
         made = Tensor._make_wrapper_subclass(  # pyright: ignore[reportAttributeAccessIssue]
             cls,
             own.shape,
