@@ -49,8 +49,8 @@ small`, with `--controls` for these.
 
 Nothing here is measured with the wider grid and the bound on gradients that first order has now: four
 trainings to choose from, of which it takes the highest rate in most, and no bound, where tangents have one.
-What a wider grid makes of it: `steps/table.md`. On periodic grids of at most 4,096 cells tangents and replays are
-of before an equation took part in the default's contest of models (decision 145), as those there are not.
+What a wider grid makes of it: `steps/table.md`. On periodic grids of at most 4,096 cells tangents and
+replays are of before an equation took part in the default's contest of models (decision 145).
 
 """
 
@@ -69,8 +69,8 @@ with batches beside of eight rows that no box has answered, as many as `TangentG
 and the rate for 53 steps a window. "True derivative": the box itself answers replays, for nothing: what these
 windows allow with as many steps. "Surrogate": a model alone, fitted in six rounds to the network's rows,
 1,200 steps on such batches, the best of three rates or more on validation data. Medians over the seeds that
-have a line, which may be fewer than "seeds". Of a tuned rate on periodic grids nothing is shown since an
-equation takes part in the default's contest (decision 145). Replays at .2 of two controllers are of before inputs were
+have a line, which may be fewer than "seeds". With a tuned rate and the suggested one nothing was run on
+periodic grids since an equation takes part in the default's contest (decision 145). Replays at .2 of two controllers are of before inputs were
 dithered. Made by `python -m benchmarks rows --size small --steps`.
 
 """
