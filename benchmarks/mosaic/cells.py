@@ -26,7 +26,7 @@ CODE = {
 SAME = "a cell measured again has the same digits"
 ONE_LOOP = f"one loop over methods and seeds serves several studies now; {SAME}"
 STALE: dict[str, str] = {
-    "field.json": "flows in three dimensions came beside these; since then the flow of an equation takes fewer "
+    "field.json": "flows in three dimensions came beside these; since then an equation's flow takes fewer "
     "transforms, its fits halve a correction that does not help, and it may be that of a reaction",
     "heat.json": ONE_LOOP,
     "compliance.json": ONE_LOOP,

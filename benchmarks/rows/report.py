@@ -70,7 +70,8 @@ and the rate for 53 steps a window. "True derivative": the box itself answers re
 windows allow with as many steps. "Surrogate": a model alone, fitted in six rounds to the network's rows,
 1,200 steps on such batches, the best of three rates or more on validation data. Medians over the seeds that
 have a line, which may be fewer than "seeds". With a tuned rate and the suggested one nothing was run on
-periodic grids since an equation takes part in the default's contest (decision 145). Replays at .2 of two controllers are of before inputs were
+periodic grids since an equation takes part in the default's contest (decision 145).
+Replays at .2 of two controllers are of before inputs were
 dithered. Made by `python -m benchmarks rows --size small --steps`.
 
 """
