@@ -329,13 +329,18 @@ def _steps() -> Iterator[Claim]:
     values = (*values, len(others), *_sides(others), geometric_mean(others))
     yield from in_text("docs/howto/spend_rows.md", words, *figures(*values))
     bounds = bought(BOUND, False)
-    beside = {name: end for name, result in measured.items() if (end := over_bound(result)) is not None}
+    ends_of = {name: end for name, result in measured.items() if (end := over_bound(result)) is not None}
+    beside = {name: end for name, end in ends_of.items() if name not in CONTROLLERS}
+    steered = [end for name, end in ends_of.items() if name in CONTROLLERS]
     words = (
         "and the best of several rates # corrections end at # in the median at a twentieth; what is learned "
         "ends at # times that in the median, at # times on the Brusselator and # in different units."
     )
     values = (len(bounds), median(bounds), median(beside.values()), beside["brusselator"])
     yield from in_text("docs/howto/spend_rows.md", words, *figures(*values, beside["mixed-units"]))
+    words = "# controllers end at # with it, and what is learned at # times that (worst #)."
+    values = (len(steered), median(bought(BOUND)), median(steered), max(steered))
+    yield from in_text("docs/howto/spend_rows.md", words, *figures(*values))
     fifth = [result for result in measured.values() if over_tuned(result, f"{several}, 0.2") is not None]
     pairs = [over_tuned(result, line) for line in (f"{several}, 0.2", "replay, 0.2") for result in fifth]
     known = [end for end in pairs if end is not None]
@@ -423,7 +428,7 @@ def _tangents() -> Iterator[Claim]:
     words = "it ends at # of first order's error at the usual rate, and at # of that of first order tuned"
     yield from in_text(PRIOR_ART, words, ours("coupled-map", ("ni-gbms", "error")), _tuned("coupled-map"))
     ends = [ours("kuramoto-sivashinsky", (method, "error")) for method in ("equation", "chosen")]
-    words = "ends at # of first order's error with it (two seeds), where the default ends at # (three)."
+    words = "at # of first order's error with it alone (two seeds), where the default ended at # before (three)."
     yield from in_text(TANGENTS, words, *ends)
 
 
