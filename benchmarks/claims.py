@@ -428,7 +428,7 @@ def _tangents() -> Iterator[Claim]:
     words = "it ends at # of first order's error at the usual rate, and at # of that of first order tuned"
     yield from in_text(PRIOR_ART, words, ours("coupled-map", ("ni-gbms", "error")), _tuned("coupled-map"))
     ends = [ours("kuramoto-sivashinsky", (method, "error")) for method in ("equation", "chosen")]
-    words = "at # of first order's error with it alone (two seeds), where the default ended at # before (three)."
+    words = "# of first order's error with it alone (two seeds), where the default ended at # before (three)."
     yield from in_text(TANGENTS, words, *ends)
 
 

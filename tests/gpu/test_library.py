@@ -78,7 +78,7 @@ def test_a_differentiable_box_goes_on_from_a_file(name, gpu):
     torch.testing.assert_close(found, expected, **tolerance)
 
 
-SLOW = {"automatic", "grid", "stencil"}
+SLOW = {"automatic", "grid", "stencil", "equation"}
 TANGENTS = {
     "automatic": lambda: zo.tangents.AutoTangent(Carried()),
     "grid": lambda: zo.GridTangent(4, first_steps=20, steps_per_step=2, reach=2, periodic=True),

@@ -80,10 +80,10 @@ def small(monkeypatch):
 @pytest.mark.parametrize(
     ("inputs", "outputs", "kinds"),
     [
-        ([(1, 16)], [(1, 16)], "GridTangent, StencilTangent"),
-        ([(2, 5, 4), (3,)], [(2, 5, 4)], "GridTangent, StencilTangent"),
+        ([(1, 16)], [(1, 16)], "GridTangent, StencilTangent, EquationTangent"),
+        ([(2, 5, 4), (3,)], [(2, 5, 4)], "GridTangent, StencilTangent, EquationTangent"),
         ([(1, 5, 4), (1, 4, 5)], [(1, 5, 4), (1, 4, 5)], "GridTangent, StencilTangent"),  # faces
-        ([(2, 60, 60)], [(2, 60, 60)], "GridTangent, StencilTangent"),
+        ([(2, 60, 60)], [(2, 60, 60)], "GridTangent, StencilTangent, EquationTangent"),
         ([(1, 80, 80)], [(1, 80, 80)], "GridTangent"),  # too large for hundreds of features of each cell
         ([(1, 15)], [(1, 15)], "KernelTangent, MLPTangent"),  # few cells
         ([(17, 16)], [(17, 16)], "MLPTangent"),  # many channels
