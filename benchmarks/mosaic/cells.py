@@ -109,8 +109,8 @@ def of_study(
     about = {"seeds": list(seeds), "task": json.loads(json.dumps(asdict(task)))}  # as a file has them
     now = code(study)
     same = all(done.get(key) == value for key, value in about.items())
-    same = same and (done["code"] == now or f"{study}.json" in STALE)
-    found = {**about, "code": done["code"] if same else now, "cells": dict(done["cells"]) if same else {}}
+    same = same and (f"{study}.json" in STALE or (done["code"] == now and not outdated(done)))
+    found = {**about, "code": done["code"] if same else now, "cells": dated(done) if same else {}}
     for name in names:
         if only not in name or found["cells"].get(name, {}).get("state") == "measured":
             continue
@@ -154,12 +154,23 @@ def outdated(result: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     }
 
 
+def dated(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The cells of a result that others will join: those of other versions than today's have them noted."""
+    if not outdated(result):
+        return dict(result["cells"])
+    return {name: {"versions": result["versions"], **cell} for name, cell in result["cells"].items()}
+
+
 def states(result: Mapping[str, Any], study: str) -> dict[str, str]:
     """The state of each cell, in a word: what was measured with other code or other versions is stale."""
-    now, old = code(study), bool(outdated(result))
+    now = code(study)
     return {
         name: "stale"
-        if cell["state"] == "measured" and (old or cell.get("code", result["code"]) != now)
+        if cell["state"] == "measured"
+        and (
+            cell.get("code", result["code"]) != now
+            or outdated({**result, "versions": cell.get("versions", result.get("versions", {}))})
+        )
         else cell["state"]
         for name, cell in result["cells"].items()
     }

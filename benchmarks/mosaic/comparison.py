@@ -154,7 +154,7 @@ def kept(found: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
     """
     same = all(found.get(key) == value for key, value in about.items() if key != "seeds")
     together = all(one == other for one, other in zip(found.get("seeds", ()), about["seeds"], strict=False))
-    return dict(found["cells"]) if same and together else {}
+    return cells.dated(found) if same and together else {}
 
 
 def complete(found: Mapping[str, Any], seeds: int) -> bool:

@@ -228,6 +228,9 @@ def test_a_cell_is_stale_where_a_version_that_is_pinned_has_changed(monkeypatch)
     pins["torch"] = "2.2.0"
     assert cells.outdated(result) == {"torch": ("2.1.0+cpu", "2.2.0")}
     assert cells.states(result, "solvers") == {"a": "stale", "b": "failed"}
+    joined = {**result, "cells": {**cells.dated(result), "c": {"state": "measured"}}}
+    joined["versions"] = {"torch": "2.2.0"}  # as the file has it when c is measured beside the others
+    assert cells.states(joined, "solvers") == {"a": "stale", "b": "failed", "c": "measured"}
     pins |= {"torch": "2.1.0", "jax-cfd": "0.3.0"}
     result["solver versions"] = {"jax-cfd": "0.2.1"}
     assert cells.outdated(result) == {"jax-cfd": ("0.2.1", "0.3.0")}
