@@ -21,7 +21,8 @@ import zo
 from benchmarks.tangents import control_variate, evolution, rivals, surrogates
 from benchmarks.tangents.problem import BenchmarkProblem
 from zo.tangents import TrustPolicy
-from zo.tangents.models.automatic import AutoTangent, is_grid
+from zo.tangents.models.automatic import AutoTangent
+from zo.tangents.models.structure import is_grid
 
 COORDINATES = 24  # of sparse CGE in a step
 DIRECTIONS = 8  # of RGE in a step, and the population of EGGROLL

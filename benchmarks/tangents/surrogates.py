@@ -16,7 +16,7 @@ from blackbox import BlackBoxFunction
 from blackbox.calls import intercepted
 from zo.draws import Key
 from zo.tangents import CallPairs, Linearised, LinearMap, Tangent, Unknown
-from zo.tangents.models.automatic import is_grid
+from zo.tangents.models.structure import is_grid
 from zo.tangents.record.pairs import sizes
 
 QUERIES = 121  # first word of the key's path for these draws

@@ -13,7 +13,8 @@ import zo
 from blackbox import ArraySpec, BlackBoxFunction, Grid
 from simulators.spectral import Vorticity
 from zo.tangents.models.automatic import AutoTangent
-from zo.tangents.models.foretold import ForetoldTangent, may_be_equation
+from zo.tangents.models.foretold import ForetoldTangent
+from zo.tangents.models.structure import may_be_equation
 from zo.tangents.record.pairs import CallPairs
 
 POINTS = 12

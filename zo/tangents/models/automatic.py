@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from blackbox import ArraySpec, BlackBoxFunction, Grid, Mesh
+from blackbox import BlackBoxFunction
 from blackbox.notices import warn
-from zo.errors import ConfigurationError, TangentError, TangentWarning
-from zo.tangents.models.grid.equation_tangent import HOPELESS, EquationTangent, refuse_no_state
+from zo.errors import TangentError, TangentWarning
+from zo.tangents.models.grid.equation_tangent import HOPELESS, EquationTangent
 from zo.tangents.models.grid.grid import GridTangent
-from zo.tangents.models.grid.lattice import MOST_CHANNELS, Lattice, space_of
+from zo.tangents.models.grid.lattice import space_of
 from zo.tangents.models.grid.stencil import StencilTangent
 from zo.tangents.models.kernel import KernelTangent
 from zo.tangents.models.mesh.graph import GraphTangent
@@ -24,13 +23,11 @@ from zo.tangents.models.mlp import MLPTangent
 from zo.tangents.models.probed.low_rank import LowRankTangent
 from zo.tangents.models.probed.secant import CUT, SecantAt, SecantTangent
 from zo.tangents.models.rows import MOST_BYTES
-from zo.tangents.models.values import Form, Specs, ValueTangent
+from zo.tangents.models.structure import MOST_CELLS, may_be_equation, structure_of
+from zo.tangents.models.values import Specs, ValueTangent
 from zo.tangents.record.pairs import CallPairs, reciprocal, sizes, without_copies
 from zo.tangents.tangent import Linearised, Tangent
 
-FEWEST_CELLS = 16  # of a grid: fewer are a table of numbers
-# decision 66:
-MOST_CELLS = 2**12  # of a grid on which a stencil and an equation are tried too
 MOST_NUMBERS = 32  # of all inputs, without a grid or a mesh, for which there is a kernel; decision 77
 LARGEST = 5_000  # numbers of outputs for which there is a kernel; decision 77
 CONTEST = 25  # steps in which two kinds learn side by side; decision 32
@@ -362,115 +359,3 @@ def _share(models: Mapping[str, ValueTangent], most_bytes: int) -> None:
     for kind, model in models.items():
         alone = kind == "equation" and len(models) > 1
         model.keep_within(most_bytes // 16 if alone else most_bytes // others)
-
-
-@dataclass(frozen=True)
-class Structure:
-    """What a box is taken for.
-
-    Attributes:
-        kind: "grid", "mesh", "graph" or "table".
-        why: The reason, in words.
-        periodic: Whether the ends of a grid meet, for all axes or each; None if that is to be measured.
-    """
-
-    kind: str
-    why: str
-    periodic: bool | tuple[bool, ...] | None = None
-
-
-def structure_of(inputs: Sequence[ArraySpec], outputs: Sequence[ArraySpec]) -> Structure:
-    """What a box is taken for by the layouts and shapes of its specs.
-
-    Raises:
-        ConfigurationError: outputs are said to lie on a grid, and do not lie on one, or their last axis looks
-            like that of channels.
-    """
-    output_layouts, input_layouts = [spec.layout for spec in outputs], [spec.layout for spec in inputs]
-    meshes = {layout for layout in output_layouts if isinstance(layout, Mesh)}
-    if meshes:
-        mesh = next(iter(meshes))
-        if len(meshes) > 1 or not all(isinstance(layout, Mesh) for layout in output_layouts):
-            return Structure("table", "no mesh, for not all outputs lie on one")
-        if not any(
-            layout == mesh or mesh.node_axis(s.shape) is not None
-            for layout, s in zip(input_layouts, inputs, strict=True)
-        ):
-            return Structure("table", f"no mesh, for no input lies on the outputs' {mesh!r}")
-        flat = mesh.cells is None or mesh.coordinates is None
-        return Structure("graph" if flat else "mesh", f"{mesh!r}, as its specs say")
-    grids = [layout for layout in output_layouts if isinstance(layout, Grid)]
-    if grids:
-        if space_of(outputs, inputs) is None or None in output_layouts:
-            raise ConfigurationError(
-                f"AutoTangent: expected outputs with layout='grid' to lie on one grid of one to three axes, "
-                f"(channels, *space) or *space, got shapes {[spec.shape for spec in outputs]}. Take "
-                "layout=None for those that do not, or two boxes."
-            )
-        _refuse_channels_last(outputs)
-        ends = {grid.periodic for grid in grids if grid.periodic is not None}
-        periodic = next(iter(ends)) if len(ends) == 1 else None
-        known = periodic if isinstance(periodic, bool | tuple) else None
-        return Structure("grid", "a grid, as its specs say", known)
-    if None in output_layouts or all(layout is None for layout in input_layouts):
-        return Structure("table", "no grid and no mesh, as its specs say")
-    shapes = ", ".join(str(spec.shape) for spec in outputs)
-    if is_grid([spec for spec in inputs if spec.layout is not None], outputs):
-        return Structure(
-            "grid", f"a grid by its shape {shapes}; if it is none, say layout=None in its ArraySpec"
-        )
-    what, one = (
-        ("a table of numbers by its shape", "it")
-        if len(outputs) == 1
-        else ("tables of numbers by their shapes", "one")
-    )
-    return Structure(
-        "table",
-        f"{what} {shapes}; if {one} is a grid or a line of cells, say layout='grid' in its ArraySpec",
-    )
-
-
-def _refuse_channels_last(outputs: Sequence[ArraySpec]) -> None:
-    """Refuse `(*space, channels)`, which would be taken for many channels on a few cells."""
-    for spec in outputs:
-        last = len(spec.shape) > 1 and spec.shape[0] > MOST_CHANNELS >= spec.shape[-1]
-        if isinstance(spec.layout, Grid) and last and not isinstance(spec.layout.periodic, tuple):
-            raise ConfigurationError(
-                f"AutoTangent, output {spec.name!r}: expected channels as the first axis of an array on a "
-                f"grid, (channels, *space), got {spec.shape}, whose last axis looks like these. Give the "
-                "spec a shape with channels first and turn arrays in the box: np.moveaxis(array, 1, -1) of "
-                "what comes in, np.moveaxis(result, -1, 1) of what goes out. Or say which axes are space by "
-                "an entry for each, such as Grid(periodic=(False, False))."
-            )
-
-
-def may_be_equation(box: BlackBoxFunction) -> bool:
-    """Whether specs do not forbid that a box moves a state on, on a periodic grid that is not too large."""
-    inputs, outputs = ([s for s in specs if s.learned] for specs in (box.inputs, box.outputs))
-    structure = structure_of(inputs, outputs)
-    ends = structure.periodic if isinstance(structure.periodic, tuple) else (structure.periodic,)
-    space = space_of(outputs, inputs)
-    if structure.kind != "grid" or False in ends or math.prod(space or ()) > MOST_CELLS:
-        return False
-    try:
-        refuse_no_state(Form(tuple(inputs), tuple(outputs), ()))
-    except ConfigurationError:
-        return False
-    return True
-
-
-def is_grid(inputs: Sequence[ArraySpec], outputs: Sequence[ArraySpec]) -> bool:
-    """Whether outputs lie on a grid, see `space_of`, and at least one input does.
-
-    Vectors do where outputs and inputs have n numbers, of cells, and n + 1, of the faces between them.
-    """
-    space = space_of(outputs, inputs)
-    if space is None or torch.Size(space).numel() < FEWEST_CELLS:
-        return False
-    if all(len(spec.shape) < 2 for spec in outputs):  # a vector may be anything; cells and faces are a line
-        spaces = {space, (space[0] - 1,)}
-        return spaces == {spec.shape for spec in outputs} and spaces <= {s.shape for s in inputs}
-    if any(len(spec.shape) > len(space) and spec.shape[0] > MOST_CHANNELS for spec in outputs):
-        return False
-    lattice, fewest = Lattice((), space), max(len(space), 2)  # a vector as long as a line may be anything
-    return any(len(spec.shape) >= fewest and lattice.on_grid(spec.shape) for spec in inputs)

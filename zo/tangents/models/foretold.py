@@ -12,8 +12,9 @@ from torch import Tensor
 
 from blackbox import BlackBoxFunction
 from zo.errors import TangentError
-from zo.tangents.models.automatic import AutoTangent, may_be_equation
+from zo.tangents.models.automatic import AutoTangent
 from zo.tangents.models.grid.equation_tangent import EquationTangent
+from zo.tangents.models.structure import may_be_equation
 from zo.tangents.models.values import Form
 from zo.tangents.record.pairs import CallPairs, all_rows, reciprocal
 from zo.tangents.tangent import Linearised, Tangent
