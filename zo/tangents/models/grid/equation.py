@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -149,16 +149,29 @@ class EquationTerms:
         parts = coefficients[: self.channels * len(linear)].reshape(self.channels, len(linear), -1)
         return torch.einsum("ioc,o...->...ci", parts + 0j, linear)
 
-    def quadratic(self, coefficients: Tensor) -> Tensor:
-        """The products' part, `(operators, channels, fields, fields)`."""
+    def products(self, coefficients: Tensor) -> Tensor:
+        """The products' part, `(operators, channels, fields, ..., fields)`, one of `fields` for each factor.
+
+        A product of two fields is one of three with a field that is one, where there are products of three.
+        """
         linear, _, operators, _ = self._operators
         first, second = self.pairs
-        rest = coefficients[self.channels * len(linear) :]
-        rest = rest[: len(operators) * len(first)].reshape(len(operators), len(first), -1)
         fields = int(second.max()) + 1
-        found = coefficients.new_zeros(len(operators), self.channels, fields, fields)
-        found[:, :, first, second] = rest.movedim(-1, 1)
+        rest = coefficients[self.channels * len(linear) :]
+        twos, threes = rest.split([len(operators) * len(first), self.triples.shape[1]])
+        twos = twos.reshape(len(operators), len(first), -1).movedim(-1, 1)
+        found = coefficients.new_zeros(len(operators), self.channels, *[fields] * self.degree)
+        if self.degree == 2:
+            found[:, :, first, second] = twos
+        else:
+            found[:, :, first, second, fields - 1] = twos
+            found[(slice(None), slice(None), *self.triples)] = threes.T
         return found
+
+    @property
+    def degree(self) -> int:
+        """Of the products."""
+        return 3 if self.reaction else 2
 
 
 class Equation:
@@ -181,37 +194,44 @@ class Equation:
 
     def __call__(self, x: Tensor, others: Tensor) -> Tensor:
         """The state after a call; `others` are `(rows, others, *space)`."""
-        return self.path(x, others)[-1]
+        *_, modes = self._modes(x, others)
+        return self.terms.back(modes)
 
     def path(self, x: Tensor, others: Tensor) -> list[Tensor]:
         """The states between steps, the first and the last included."""
+        return [x, *(self.terms.back(modes) for modes in self._modes(x, others))]
+
+    def _modes(self, x: Tensor, others: Tensor) -> Iterator[Tensor]:
+        """The modes of the state after each step."""
         parts, still = self._parts_for(x), torch.cat([others.to(x), torch.ones_like(x[:, :1])], 1)
 
-        def moved(modes: Tensor) -> Tensor:
-            """By the linear part, half a step."""
-            return (parts.half * modes[:, None]).sum(2)
+        def moved(*several: Tensor) -> tuple[Tensor, ...]:
+            """By the linear part, half a step, all at once."""
+            return (parts.half * torch.cat(several)[:, None]).sum(2).split(len(x))
 
-        found, step, modes = [x], 1 / self.steps, self.terms.modes(x)
+        step, modes = 1 / self.steps, self.terms.modes(x)
         for _ in range(self.steps):
-            a, half = self._rate(modes, still, parts), moved(modes)
-            a_half, whole = moved(a), moved(half)
+            a = self._rate(modes, still, parts)
+            half, a_half = moved(modes, a)
             b = self._rate(half + step / 2 * a_half, still, parts)
             c = self._rate(half + step / 2 * b, still, parts)
-            d = self._rate(whole + step * moved(c), still, parts)
-            modes = whole + step / 6 * (moved(a_half) + 2 * moved(b + c) + d)
-            found.append(self.terms.back(modes))
-        return found
+            whole, a_whole, bc, c_half = moved(half, a_half, b + c, c)
+            d = self._rate(whole + step * c_half, still, parts)
+            modes = whole + step / 6 * (a_whole + 2 * bc + d)
+            yield modes
 
     def _rate(self, modes: Tensor, still: Tensor, parts: _Parts) -> Tensor:
         """By the products, as modes."""
-        moving = self.terms.back(modes[:, :, None] * parts.factors).flatten(1, 2)
-        fields = torch.cat([moving, still], 1).flatten(2)
-        count = fields.shape[1]
-        other = (parts.quadratic.reshape(-1, count) @ fields).unflatten(1, (-1, count))
-        rate = (other * fields[:, None]).sum(2).unflatten(1, parts.quadratic.shape[:2])
-        if self.terms.reaction:
-            rate = rate + (parts.cubic @ self.terms.cubes(fields)).unsqueeze(1)
-        return (self.terms.modes(rate.unflatten(-1, self.terms.space)) * parts.operators).sum(1)
+        if parts.factors is not None:
+            modes = (modes[:, :, None] * parts.factors).flatten(1, 2)
+        fields = torch.cat([self.terms.back(modes), still], 1).flatten(2)
+        rate = parts.products @ fields
+        for _ in range(1, self.terms.degree):  # times one factor more
+            rate = (rate.unflatten(1, (-1, fields.shape[1])) * fields[:, None]).sum(2)
+        if parts.operators is None:
+            return self.terms.modes(rate.unflatten(2, self.terms.space))
+        rate = rate.unflatten(2, self.terms.space).unflatten(1, (len(parts.operators), -1))
+        return (self.terms.modes(rate) * parts.operators).sum(1)
 
     def _parts_for(self, x: Tensor) -> _Parts:
         """All that a step needs, in a state's precision and where it is."""
@@ -220,13 +240,13 @@ class Equation:
             return self._parts[key]
         with torch.inference_mode(False), torch.no_grad():  # they serve other modes as well
             _, factors, operators, kept = self.terms._operators
-            cubic = self.coefficients[self.terms.count - self.terms.triples.shape[1] :].T
+            complex_, products = x.dtype.to_complex(), self.terms.products(self.coefficients)
+            whole = bool((kept == 1).all())
             self._parts[key] = _Parts(
-                *(
-                    part.to(x.device, x.dtype.to_complex())
-                    for part in (self._half, factors * kept, (operators * kept)[:, None])
-                ),
-                *(part.to(x) for part in (self.terms.quadratic(self.coefficients), cubic)),
+                self._half.to(x.device, complex_),
+                None if whole and len(factors) == 1 else (factors * kept).to(x.device, complex_),
+                None if whole and len(operators) == 1 else (operators * kept)[:, None].to(x.device, complex_),
+                products.to(x).reshape(-1, products.shape[-1]),
             )
         return self._parts[key]
 
@@ -237,17 +257,16 @@ class _Parts:
 
     Attributes:
         half: modes by the linear part, half a step, `(channels out, channels in, *modes)`.
-        factors: modes of the state to those of a product's factors, `(factors, *modes)`.
-        operators: modes of products, `(operators, 1, *modes)`.
-        quadratic: coefficients of products, `(operators, channels, fields, fields)`.
-        cubic: those of products of three, `(channels, products)`.
+        factors: modes of the state to those of a product's factors, `(factors, *modes)`; None for one factor,
+            the state.
+        operators: modes of products, `(operators, 1, *modes)`; None where nothing is done to them.
+        products: their coefficients, `(operators x channels x fields x ..., fields)`.
     """
 
     half: Tensor
-    factors: Tensor
-    operators: Tensor
-    quadratic: Tensor
-    cubic: Tensor
+    factors: Tensor | None
+    operators: Tensor | None
+    products: Tensor
 
 
 def fitted(
