@@ -1,4 +1,4 @@
-"""Why a recovery by tangents stalls: its gradient beside the adjoint's, by wavenumber, on the way."""
+"""Why a recovery by a network's tangents stalls: its gradient beside the adjoint's, by wavenumber."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.mosaic import cells
-from benchmarks.mosaic.recovery import Search, Task
+from benchmarks.mosaic.recovery import NETWORK, Search, Task
 
 BANDS = ((0, 4), (4, 7), (7, 11), (11, 24))  # wavenumbers, the upper one not included
 LOOKS = (1, 11, 31)  # evaluations
@@ -80,7 +80,7 @@ def result(task: Task, seeds: Sequence[int]) -> dict[str, Any]:
             runs = []
             for seed in seeds:
                 began = process_time()
-                search = Looking("tangents", task, amplitude, seed)
+                search = Looking(NETWORK, task, amplitude, seed)
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     search.by_bfgs(10_000)
@@ -107,7 +107,8 @@ def table(found: Mapping[str, Any]) -> str:
                 lines.append((amplitude, str(look["evaluation"]), f"{low} to {high - 1}", *shown))
     text = "\n".join(f"| {' | '.join(row)} |" for row in [heads, ["---"] * len(heads), *lines])
     return (
-        "The gradient by tangents beside the adjoint's, by wavenumber, on the way of L-BFGS; the error of "
+        "The gradient by tangents of a network and a stencil beside the adjoint's, by wavenumber, on the way of L-BFGS; the "
+        "error of "
         "the field and the truth itself in the band, both over the truth's length.\n\n"
         f"{text}"
     )

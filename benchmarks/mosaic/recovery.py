@@ -24,12 +24,15 @@ import zo
 from benchmarks.mosaic import cells
 from simulators.spectral import Vorticity
 from zo.objective import Objective
+from zo.tangents import AutoTangent
 
+NETWORK = "tangents, network and stencil alone"  # what the default was before it tried an equation
 METHODS = (
     "adjoint",
     "identity",
     "random directions",
     "tangents",
+    NETWORK,
     "tangents, dither .01",
     "tangents, one probe",
     "tangents, L-BFGS begun anew every 10",
@@ -132,6 +135,8 @@ class Search:
                 boxes["probes"] = 1
             if "dither" in method:
                 boxes["excite"] = 0.01
+            if method == NETWORK:
+                boxes["tangent"] = AutoTangent(self.box, seed, equation=False)
             self.gradient = zo.TangentGradient(self.field, through, **boxes)
         self.losses: list[float] = []
         self.errors: list[float] = []

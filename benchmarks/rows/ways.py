@@ -83,9 +83,12 @@ def by_batch() -> dict[str, list[Way]]:
 
 
 def by_steps(problem: BenchmarkProblem, shares: Sequence[float] = SHARES) -> dict[str, list[Way]]:
-    """What steps and fresh batches buy at the same rows."""
-    lines = {ALL_ROWS: [Way(1.0, batch, rate) for batch, rate in ((1, 2.0), (1, 4.0), (4, 4.0))]}
+    """What steps and fresh batches buy at the same rows, beside first order on a wide grid."""
+    begun = [Way(1.0, batch, rate) for batch, rate in ((1, 2.0), (1, 4.0), (4, 4.0))]
+    lines = {AS_BENCHMARKED: [Way()], ALL_ROWS: begun}
     for share in shares:
+        lines[f"first order, tuned, {share:g}"] = [replace(way, share=share) for way in begun]
+        lines[f"tangents, {share:g}"] = [Way(share, 1, derivative="learned")]
         replayed = Way(share, 1, derivative="learned", replays=True)
         lines[f"replay, {share:g}"] = [replayed]
         lines[f"replay, suggested rate, {share:g}"] = [replace(replayed, suggested=True)]
@@ -123,5 +126,15 @@ def by_steps_lines() -> list[str]:
         f"replay, {rate}" for rate in ("suggested rate", "several rates", "tuned rate")
     )
     imagined = f"{suggested}, imagined", f"{several}, imagined"
-    named = "replay", suggested, several, tuned, *imagined, f"{tuned}, true derivative", "surrogate"
+    equal_rows = "first order, tuned", "tangents"
+    named = (
+        *equal_rows,
+        "replay",
+        suggested,
+        several,
+        tuned,
+        *imagined,
+        f"{tuned}, true derivative",
+        "surrogate",
+    )
     return [f"{line}, {share:g}" for share in MORE_SHARES for line in named]
