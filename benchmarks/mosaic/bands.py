@@ -107,8 +107,7 @@ def table(found: Mapping[str, Any]) -> str:
                 lines.append((amplitude, str(look["evaluation"]), f"{low} to {high - 1}", *shown))
     text = "\n".join(f"| {' | '.join(row)} |" for row in [heads, ["---"] * len(heads), *lines])
     return (
-        "The gradient by tangents of a network and a stencil beside the adjoint's, by wavenumber, on the way of L-BFGS; the "
-        "error of "
-        "the field and the truth itself in the band, both over the truth's length.\n\n"
+        "The gradient by tangents of a network and a stencil beside the adjoint's, by wavenumber, on the way "
+        "of L-BFGS; the error of the field and the truth itself in the band, both over the truth's length.\n\n"
         f"{text}"
     )
