@@ -108,6 +108,6 @@ def table(found: Mapping[str, Any]) -> str:
     text = "\n".join(f"| {' | '.join(row)} |" for row in [heads, ["---"] * len(heads), *lines])
     return (
         "The gradient by tangents of a network and a stencil beside the adjoint's, by wavenumber, on the way "
-        "of L-BFGS; the error of the field and the truth itself in the band, both over the truth's length.\n\n"
+        "of L-BFGS; the error of the field and the truth itself in the band, both over the truth.\n\n"
         f"{text}"
     )
