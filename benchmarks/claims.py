@@ -242,13 +242,24 @@ def _readme() -> Iterator[Claim]:
     values = (median(alone), len(alone), min(alone), max(alone))
     said = "does not always | 0 | median # of # problems, # to # |"
     yield from in_text(README, said, *((Figure((value,)), UNCORRECTED) for value in values))
-    errors = [
-        error for result in _of_rows().values() if (error := over_tuned(result, "replay, 0.2")) is not None
-    ]
-    rows = [over(result, "replay, 0.2", "rows", AS_BENCHMARKED) for result in _of_rows().values()]
-    values = (median(filter(None, rows)), median(errors), len(errors), min(errors), max(errors))
+    measured = _of_steps()
+    errors = {name: over_tuned(result, "replay, 0.2") for name, result in measured.items()}
+    ends = [error for error in errors.values() if error is not None]
+    rows = [over(result, "replay, 0.2", "rows", AS_BENCHMARKED) for result in measured.values()]
+    values = (median(filter(None, rows)), median(ends), len(ends), min(ends), max(ends))
     said = "or more | # | median # of # problems, # to #, against"
-    yield from in_text(README, said, *((Figure((value,)), "rows/table.md") for value in values))
+    yield from in_text(README, said, *((Figure((value,)), "rows/steps/table.md") for value in values))
+    kinds = [
+        [e for n, e in errors.items() if e is not None and (n in CONTROLLERS) == c] for c in (False, True)
+    ]
+    beyond = [*ends, *_beyond()]
+    values = (len(kinds[0]), median(kinds[0]), len(kinds[1]), median(kinds[1]))
+    values = (*values, len(beyond), median(beyond), min(_beyond()), max(_beyond()))
+    said = (
+        "# corrections (#) and # controllers (#), three seeds each; with three solvers of Mosaic and two "
+        "closures the median of # is # (these # to #)"
+    )
+    yield from in_text(README, said, *((Figure((value,)), "rows/steps/table.md") for value in values))
     again = [_over_all("tangents/fresh", method) for method in ("chosen", "no-gradient")]
     middles, worst = [figures[1] for figures in again], [figures[3] for figures in again]
     yield from in_text(README, "medians of # and #, worst # and #.", *middles, *worst)
@@ -260,6 +271,35 @@ def _of_rows() -> dict[str, dict[str, Any]]:
     names = (path.relative_to(protocol.RESULTS).as_posix() for path in sorted(FOLDER.glob("*.json")))
     results = {Path(name).stem: read(name) for name in names}
     return {name: result for name, result in results.items() if over_tuned(result, "replay, 0.2") is not None}
+
+
+@cache
+def _of_steps() -> dict[str, dict[str, Any]]:
+    """What `python -m benchmarks rows --steps` measured, by problem."""
+    folder = BY_STEPS.relative_to(protocol.RESULTS).as_posix()
+    return {path.stem: read(f"{folder}/{path.name}") for path in sorted(BY_STEPS.glob("*.json"))}
+
+
+def _beyond() -> list[float]:
+    """Replays at a fifth of the rows over the own derivative at all: Mosaic's solvers, and two closures.
+
+    Of Mosaic's solvers over WIG, of the closures over batches of one row; medians over the seeds.
+    """
+    found = []
+    for solver in ("jax-cfd", "phiflow", "xlb"):
+        cells = read(f"mosaic/{solver}.json")["cells"]
+        both = zip(*(cells[column]["runs"] for column in ("tangents with replay", "WIG")), strict=True)
+        found.append(median(own["final"] / exact["final"] for own, exact in both))
+    python = read("closure.json")["lines"]
+    lines = "learned tangents, batches of 1, a fifth, 4 replays", "first order, batches of 1"
+    both = zip(*(python[line]["0.003"] for line in lines), strict=True)
+    found.append(median(own["error"] / exact["error"] for own, exact in both))
+    program = read("lorenz96.json")["lines"]
+    own, exact = (
+        program[line]
+        for line in ("tangents, batches of 1, a fifth, 4 replays of all rows", "adjoint, batches of 1")
+    )
+    return [*found, median(own[seed]["error"] / exact[seed]["error"] for seed in own)]
 
 
 def _over_all(folder: str, method: str) -> list[tuple[Figure, str]]:
@@ -278,7 +318,7 @@ def _over_all(folder: str, method: str) -> list[tuple[Figure, str]]:
 def _steps() -> Iterator[Claim]:
     """What few steps and fresh batches buy, medians over the problems of a kind."""
     folder = BY_STEPS.relative_to(protocol.RESULTS).as_posix()
-    measured = {path.stem: read(f"{folder}/{path.name}") for path in sorted(BY_STEPS.glob("*.json"))}
+    measured = _of_steps()
 
     def bought(line: str, controllers: bool = True) -> list[float]:
         of_kind = [result for name, result in measured.items() if (name in CONTROLLERS) == controllers]
@@ -345,12 +385,12 @@ def _steps() -> Iterator[Claim]:
     pairs = [over_tuned(result, line) for line in (f"{several}, 0.2", "replay, 0.2") for result in fifth]
     known = [end for end in pairs if end is not None]
     middle = median(known[: len(fifth)]), median(known[len(fifth) :])
-    words = "six problems end at # in the median at several rates and # at one"
-    yield from in_text("docs/howto/spend_rows.md", words, *figures(*middle))
-    words = (
-        "six end at # in the median for a fifth of the rows, one seed each, and thirteen at # for a twentieth"
-    )
-    yield from in_text("README.md", words, *figures(middle[0], median(at_once)))
+    words = "At a fifth of the rows # problems end at # in the median at several rates and # at one"
+    yield from in_text("docs/howto/spend_rows.md", words, *figures(len(fifth), *middle))
+    words = "At a twentieth they end at # and #, and at"
+    yield from in_text("README.md", words, *figures(median(usual), median(bought("replay, 0.05"))))
+    words = "at once at # and #."
+    yield from in_text("README.md", words, *figures(median(at_once), median(bought(f"{several}, 0.05"))))
 
 
 def _sides(ends: Iterable[float]) -> tuple[int, int, int]:
@@ -369,13 +409,14 @@ def _tangents() -> Iterator[Claim]:
 
     def spent_well(name: str, line: str) -> tuple[Figure, str]:
         if line == UNCORRECTED:
-            runs = [run[ALL_ROWS]["error"] for run in _of_rows()[name]["runs"].values() if ALL_ROWS in run]
+            runs = [run[ALL_ROWS]["error"] for run in _of_steps()[name]["runs"].values() if ALL_ROWS in run]
             return _alone(name, runs, median)
-        error = over_tuned(_of_rows()[name], line)
-        return Figure(() if error is None else (error,)), f"rows/{name}.json"
+        error = over_tuned(_of_steps()[name], line)
+        return Figure(() if error is None else (error,)), f"rows/steps/{name}.json"
 
-    replayed = sorted(_of_rows(), key=lambda name: over_tuned(_of_rows()[name], "replay, 0.2") or 0)
+    replayed = sorted(_of_steps(), key=lambda name: over_tuned(_of_steps()[name], "replay, 0.2") or 0)
     lines = (UNCORRECTED, "first order, tuned, 0.2", "tangents, 0.2", "replay, 0.05", "replay, 0.2")
+    lines = (*lines, "replay, several rates, 0.05", "replay, several rates, 0.2")
     columns = dict(enumerate(lines, start=2))
     yield from in_table(TANGENTS, "### What replay buys", (*replayed, None), columns, spent_well)
 

@@ -69,9 +69,10 @@ with batches beside of eight rows that no box has answered, as many as `TangentG
 and the rate for 53 steps a window. "True derivative": the box itself answers replays, for nothing: what these
 windows allow with as many steps. "Surrogate": a model alone, fitted in six rounds to the network's rows,
 1,200 steps on such batches, the best of three rates or more on validation data. Medians over the seeds that
-have a line, which may be fewer than "seeds". On periodic grids a tuned rate and the suggested one are of
-before an equation took part in the default's contest (decision 145), and replays at .2 of two controllers of
-before inputs were dithered. Made by `python -m benchmarks rows --size small --steps`.
+have a line, which may be fewer than "seeds". "First order, tuned" at fewer rows is as at all of them;
+"tangents" have one row a batch, the usual rate and no replays. On periodic grids a tuned rate and the
+suggested one are of before an equation took part in the default's contest (decision 145). Made by `python -m
+benchmarks rows --size small --steps`.
 
 """
 

@@ -10,7 +10,17 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from paper.measured import RESULTS, checked_gradients, curves, detections, over_first, over_tuned, read, rows
+from paper.measured import (
+    RESULTS,
+    checked_gradients,
+    curves,
+    detections,
+    on_a_wide_grid,
+    over_first,
+    over_tuned,
+    read,
+    rows,
+)
 from paper.summaries import interval, middle
 
 BLUE, SKY, ORANGE, GREY, GREEN = "#0072b2", "#56b4e9", "#e69f00", "#777777", "#009e73"
@@ -39,13 +49,19 @@ WAYS = (
 )
 
 
-def draw_rows(ink: str = "black", width: float = 6.6) -> Figure:
-    """Error over rows: medians over problems with their 95 % intervals, and single problems behind."""
+def draw_rows(ink: str = "black", width: float = 6.6, wide: bool = False) -> Figure:
+    """Error over rows: medians over problems with their 95 % intervals, and single problems behind.
+
+    Args:
+        ink: colour of lines and letters.
+        width: in inches.
+        wide: whether of what was measured with a wide grid for first order.
+    """
     figure, (panel,) = canvas(width, 3.5)
     for number, (label, line, colour, mark, shares) in enumerate(WAYS):
         at = [share * 1.035 ** (number - 1) for share in shares]
-        ratios_by_share = [over_tuned(f"{line}, {share:g}") for share in shares]
-        for name in rows():
+        ratios_by_share = [over_tuned(f"{line}, {share:g}", wide=wide) for share in shares]
+        for name in on_a_wide_grid() if wide else rows():
             points = [median(ratios[name]) if name in ratios else math.nan for ratios in ratios_by_share]
             panel.plot(at, points, color=colour, lw=0.7, alpha=0.22, zorder=1)
         medians = [middle(ratios) for ratios in ratios_by_share]
@@ -255,8 +271,9 @@ def draw_meshes() -> Figure:
 
 DRAWN: dict[str, Callable[[], Figure]] = {
     "rows": draw_rows,
-    "rows-light": lambda: draw_rows("#333333", 5.0),
-    "rows-dark": lambda: draw_rows("#dddddd", 5.0),
+    "front": lambda: draw_rows(wide=True),
+    "rows-light": lambda: draw_rows("#333333", 5.0, wide=True),
+    "rows-dark": lambda: draw_rows("#dddddd", 5.0, wide=True),
     "problems": draw_problems,
     "ks": draw_ks,
     "trust": draw_trust,

@@ -33,7 +33,7 @@ from paper.tables import TABLES  # noqa: E402
 
 FIGURES = HERE / "figures"
 OF_README = ROOT / "docs" / "images" / "rows.png"
-SAID_ON = ("index.md", "which.md", "howto/diagnose.md", "concepts/learned_tangents.md")
+SAID_ON = ("index.md", "which.md", "howto/diagnose.md", "howto/spend_rows.md", "concepts/learned_tangents.md")
 PAGES = {HERE / "index.md", *(ROOT / "docs" / name for name in SAID_ON)}
 UNBUILT = "unbuilt"  # the name of a sentence that only a page has that was not built
 SHOWN = r"<!--=([^{}]+?)-->.*?<!--/-->"  # a number that a page shows unbuilt too
@@ -92,7 +92,7 @@ def draw(kind: str = "svg") -> None:
 
 if __name__ == "__main__":
     draw()
-    DRAWN["rows"]().savefig(OF_README, dpi=130, metadata={"Software": None})
+    DRAWN["front"]().savefig(OF_README, dpi=130, metadata={"Software": None})
     for page in PAGES:
         before = page.read_text(encoding="utf-8")
         if (now := shown(before, page.name)) != before:

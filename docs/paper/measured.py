@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.rows.report import results
+from benchmarks.rows.report import BY_STEPS, results
 from benchmarks.rows.ways import ALL_ROWS
 from benchmarks.tangents.report import ratios
 
@@ -34,11 +34,26 @@ def rows() -> dict[str, dict[str, Any]]:
     }
 
 
-def over_tuned(line: str, against: str = ALL_ROWS) -> dict[str, list[float]]:
-    """Error of a line over that of first order tuned at all rows, by problem and seed."""
+@cache
+def on_a_wide_grid() -> dict[str, dict[str, Any]]:
+    """`python -m benchmarks rows --steps`: as `rows`, where first order had a wide grid to choose from."""
+    return {path.stem: read(f"rows/steps/{path.name}")["runs"] for path in sorted(BY_STEPS.glob("*.json"))}
+
+
+def over_tuned(
+    line: str, against: str = ALL_ROWS, key: str = "error", wide: bool = False
+) -> dict[str, list[float]]:
+    """A line's error, rows or seconds over those of another, by problem and seed.
+
+    Args:
+        line: the line's name.
+        against: the other's, by default first order tuned at all rows.
+        key: "error", "rows" or "seconds".
+        wide: whether of what was measured with a wide grid for first order.
+    """
     ratios_by_problem = {
-        name: [r[line]["error"] / r[against]["error"] for r in runs.values() if line in r and against in r]
-        for name, runs in rows().items()
+        name: [r[line][key] / r[against][key] for r in runs.values() if line in r and against in r]
+        for name, runs in (on_a_wide_grid() if wide else rows()).items()
     }
     return {name: ratios for name, ratios in ratios_by_problem.items() if ratios}
 

@@ -42,7 +42,7 @@ CONTROLS = ("no derivative", "model alone", "stored derivative", "true derivativ
 def numbers() -> dict[str, str]:
     """What each {{name}} of the report stands for."""
     problems = {"problems": str(len(curves())), "unmeasured": str(len(curves()) - len(rows()))}
-    replays = _ways_to_spend_rows() | _replay_on_parts() | _replay_costs() | _controls()
+    replays = _ways_to_spend_rows() | _wide() | _replay_on_parts() | _replay_costs() | _controls()
     return problems | replays | _tuning() | _tangents() | _wake() | _trust() | _meshes()
 
 
@@ -83,6 +83,21 @@ def _ways_to_spend_rows() -> dict[str, str]:
             texts[f"{name}, {mark}"] = f"{median(ratios):.2f}"
     wakes = [median(ratios) for name, ratios in over_tuned("replay, 0.2").items() if name.startswith("wake-")]
     texts["wakes, 0.2"] = _listed(sorted(wakes))
+    return texts
+
+
+def _wide() -> dict[str, str]:
+    """The same over first order that had a wide grid to choose from, at one rate and at several."""
+    texts = {}
+    for share, mark in (("0.2", "20"), ("0.05", "05")):
+        for name, line in (("wide", f"replay, {share}"), ("wide.several", f"replay, several rates, {share}")):
+            ratios = over_tuned(line, wide=True)
+            texts |= summary(f"{name}.{mark}", ratios)
+            texts |= {f"{problem}, {name}, {share}": f"{median(r):.2f}" for problem, r in ratios.items()}
+            texts[f"{name}.{mark}.reach"] = str(sum(median(each) <= 1.05 for each in ratios.values()))
+            texts[f"{name}.{mark}.below"] = str(sum(median(each) <= 1 for each in ratios.values()))
+    seconds = over_tuned("replay, 0.2", AS_BENCHMARKED, "seconds", wide=True)
+    texts["wide.seconds"] = f"{middle(seconds):.1f}"
     return texts
 
 
