@@ -11,7 +11,8 @@ from typing import Any, TypeAlias
 
 from benchmarks import protocol, published
 from benchmarks.catalogue import BENCHMARKS, SMALL, origin, read
-from benchmarks.claims import claims, line
+from benchmarks.claims import claims
+from benchmarks.claims.figures import line
 from tasks.folder import atomic
 
 RADII = ("0", "0.25", "0.5", "0.75")
@@ -409,7 +410,7 @@ def _claims() -> str:
         )
     parts = [
         "Each figure is read where it stands on its page and compared with the files "
-        "(`benchmarks/claims.py`); a test holds "
+        "(`benchmarks/claims`); a test holds "
         "that none differs.",
         table(
             ("page", "figures", "the same, rounded as there", "different", "without a file", "files"), rows

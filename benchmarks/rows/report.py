@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -284,12 +285,21 @@ def batches_picture(measured: Measured) -> Figure:
 
 def results() -> Measured:
     """All problems on which replays were run, with the controls beside them."""
-    by_problem = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
-    for path in sorted(CONTROLLED.glob("*.json")):
-        for seed, lines in json.loads(path.read_text())["runs"].items():
-            runs = by_problem.get(path.stem, {"runs": {}})["runs"]
+    by_problem = _of_files(FOLDER)
+    for name, controlled in _of_files(CONTROLLED).items():
+        for seed, lines in controlled["runs"].items():
+            runs = by_problem.get(name, {"runs": {}})["runs"]
             runs[seed] = lines | runs.get(seed, {})
     return {name: result for name, result in by_problem.items() if replayed(result)}
+
+
+def results_of_steps() -> Measured:
+    """All problems on which first order had the wider grid and the bound on its gradients."""
+    return _of_files(BY_STEPS)
+
+
+def _of_files(folder: Path) -> Measured:
+    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
 
 
 def write() -> None:
@@ -300,12 +310,12 @@ def write() -> None:
         atomic.write_bytes(FOLDER / "table.md", text.encode())
         save(picture(measured), FOLDER / "rows.png")
         print(text)
-    by_rate = {path.stem: json.loads(path.read_text()) for path in sorted(BY_STEPS.glob("*.json"))}
+    by_rate = results_of_steps()
     if by_rate:
         text = steps_table(by_rate, alone)
         atomic.write_bytes(BY_STEPS / "table.md", text.encode())
         save(steps_picture(by_rate), BY_STEPS / "steps.png")
         print(text)
-    batches = {path.stem: json.loads(path.read_text()) for path in sorted(BY_BATCH.glob("*.json"))}
+    batches = _of_files(BY_BATCH)
     if batches:
         save(batches_picture(batches), FOLDER / "batches.png")

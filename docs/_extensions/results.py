@@ -16,7 +16,8 @@ from _extensions.links import DOCS, relinked
 from benchmarks import page as published
 from benchmarks import protocol
 from benchmarks.catalogue import BENCHMARKS, Benchmark, origin
-from benchmarks.claims import Claim, claims
+from benchmarks.claims import claims
+from benchmarks.claims.figures import Claim
 from benchmarks.tangents.report import over_no_gradient, ratios
 from blackbox.words import counted
 

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.rows.report import BY_STEPS, results
+from benchmarks.rows.report import results, results_of_steps
 from benchmarks.rows.ways import ALL_ROWS
 from benchmarks.tangents.report import ratios
 
@@ -37,7 +37,7 @@ def rows() -> dict[str, dict[str, Any]]:
 @cache
 def on_a_wide_grid() -> dict[str, dict[str, Any]]:
     """`python -m benchmarks rows --steps`: as `rows`, where first order had a wide grid to choose from."""
-    return {path.stem: read(f"rows/steps/{path.name}")["runs"] for path in sorted(BY_STEPS.glob("*.json"))}
+    return {name: result["runs"] for name, result in results_of_steps().items()}
 
 
 def over_tuned(

@@ -12,9 +12,11 @@ from statistics import fmean
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks import catalogue, claims, page, protocol, published, table_defense
+from benchmarks import catalogue, page, protocol, published, table_defense
 from benchmarks.catalogue import BENCHMARKS, DEFENCE
-from benchmarks.claims import Claim, Figure
+from benchmarks.claims import claims, pages
+from benchmarks.claims.figures import Claim, Figure, figure, line
+from benchmarks.claims.wake_flow import WAKE, of_wake_flow
 from benchmarks.gpu.parts import PARTS
 from tasks.applications.wake_flow import WakeFlow
 from tests.test_documentation import PAGES
@@ -57,7 +59,7 @@ def test_what_the_page_says_compares_is_so_in_the_files():
     """If not: the results have changed, and the sentences of `benchmarks/page.py` are to be read anew."""
 
     def ours(name, label, *methods):
-        found = [claims.line(name, label, method) for method in methods]
+        found = [line(name, label, method) for method in methods]
         return [[] if each is None else each.get("values") or [each["ours"]] for each in found]
 
     name = "figure2_cge_vs_rge"
@@ -84,7 +86,7 @@ def test_what_the_page_says_compares_is_so_in_the_files():
     ratios, stated = [own / exact for own, exact in pairs], published.FIGURE_4[0.99]
     assert min(ratios) < stated["deepzero"] / stated["fo-sparse-gradient"] < 1.0 < max(ratios)
     wake = [
-        claims.figure("wake_flow_small.json", "table", "value", method=method).mean
+        figure("wake_flow_small.json", "table", "value", method=method).mean
         for method in ("SRC", "NON", "ZO-SOL", "FO-SOL")
     ]
     assert wake == sorted(wake, reverse=True)
@@ -122,7 +124,7 @@ def test_commands_that_differ_in_the_problem_alone_are_one_line():
 def test_no_claim_departs_from_its_result():
     off = [
         (claim.what, claim.stated, claim.ours.mean)
-        for claim in claims.claims()
+        for claim in claims()
         if claim.difference.startswith("Ours")
     ]
     assert not off
@@ -130,32 +132,32 @@ def test_no_claim_departs_from_its_result():
 
 def test_a_changed_cell_is_seen_though_its_number_stands_elsewhere(monkeypatch):
     """Two cells of a table are swapped, so every number is still on the page."""
-    right = claims.text(claims.WAKE)
+    right = pages.text(WAKE)
     swapped = right.replace("0.0275", "x").replace("0.0544", "0.0275").replace("x", "0.0544")
-    monkeypatch.setattr(claims, "text", lambda page: swapped)
-    off = [claim.stated for claim in claims._wake() if claim.difference.startswith("Ours")]
+    monkeypatch.setattr(pages, "text", lambda page: swapped)
+    off = [claim.stated for claim in of_wake_flow() if claim.difference.startswith("Ours")]
     assert off == ["0.0544", "0.0275"]
 
 
 def test_what_pages_do_not_say_any_more_is_refused(monkeypatch):
     page = "Begin.\n\n| a | b |\n| --- | --- |\n| x | 1.5 ± .1 |\n| y | none |\n\nIt is 2.5 %, and\n3 of 4."
-    monkeypatch.setattr(claims, "text", lambda _: page)
+    monkeypatch.setattr(pages, "text", lambda _: page)
 
     def ours(row, column):
         return Figure((row,)), column
 
-    (found,) = claims.in_table("p.md", "Begin.", (1.5, None), {1: "f.json"}, ours)
+    (found,) = pages.in_table("p.md", "Begin.", (1.5, None), {1: "f.json"}, ours)
     assert found == Claim("p.md", "x: b", "1.5", Figure((1.5,)), "f.json")
     numbers = [(Figure((value,)), "f.json") for value in (2.5, 3, 5)]
-    found = list(claims.in_text("p.md", "It is # %, and # of #.", *numbers))
+    found = list(pages.in_text("p.md", "It is # %, and # of #.", *numbers))
     assert [each.stated for each in found] == ["2.5", "3", "4"]
     assert [each.difference for each in found[1:]] == ["The same, rounded as there.", "Ours is 1 above it."]
     with pytest.raises(ValueError, match="expected a table of 1 rows"):
-        list(claims.in_table("p.md", "Begin.", (1.5,), {1: "f.json"}, ours))
+        list(pages.in_table("p.md", "Begin.", (1.5,), {1: "f.json"}, ours))
     with pytest.raises(ValueError, match="expected a number in 'y', got ' none '"):
-        list(claims.in_table("p.md", "Begin.", (1.5, 2.5), {1: "f.json"}, ours))
+        list(pages.in_table("p.md", "Begin.", (1.5, 2.5), {1: "f.json"}, ours))
     with pytest.raises(ValueError, match="got it 0 times"):
-        list(claims.in_text("p.md", "It was # %", numbers[0]))
+        list(pages.in_text("p.md", "It was # %", numbers[0]))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,100 @@
+"""What rows, rates and batches buy: which.md, spend_rows.md and a sentence of the README."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from statistics import geometric_mean, median
+
+from benchmarks.claims.figures import Claim, Figure
+from benchmarks.claims.pages import in_text
+from benchmarks.rows.report import BOUND, over_bound, over_tuned, results_of_steps
+from benchmarks.tangents.problems import CONTROLLERS
+
+SEVERAL_CHOSEN_ON = {  # problems and seeds on which the rule of `zo.RatePopulation` was chosen; decision 143
+    *((name, "3") for name in ("bicycle", "coupled-map", "double-pendulum", "henon-heiles", "shallow-water")),
+    *(("torque-pendulum", seed) for seed in ("3", "4", "5")),
+}
+
+
+def of_spending_rows() -> Iterator[Claim]:
+    """What few steps and fresh batches buy, medians over the problems of a kind."""
+    measured = results_of_steps()
+
+    def bought(line: str, controllers: bool = True) -> list[float]:
+        of_kind = [result for name, result in measured.items() if (name in CONTROLLERS) == controllers]
+        return [error for result in of_kind if (error := over_tuned(result, line)) is not None]
+
+    def figures(*values: float) -> list[tuple[Figure, str]]:
+        return [(Figure((value,)), "rows/steps/table.md") for value in values]
+
+    suggested, several = "replay, suggested rate", "replay, several rates"
+    usual, at_once, alone = bought("replay, 0.05"), bought(f"{several}, 0.05"), bought("surrogate, 0.05")
+    imagined = bought(f"{several}, imagined, 0.05")
+    words = (
+        "medians of # controllers: replays at the usual rate #, at several rates #, with imagined batches "
+        "#, a surrogate alone #"
+    )
+    values = (len(alone), *map(median, (usual, at_once, imagined, alone)))
+    yield from in_text("docs/which.md", words, *figures(*values))
+    words = (
+        "Over # controllers they are # in the median at the usual rate, # at several, # with imagined "
+        "batches beside (worst #) and # by a surrogate alone (worst #)"
+    )
+    values = (len(alone), *map(median, (usual, at_once, imagined)), max(imagined), median(alone), max(alone))
+    yield from in_text("docs/howto/spend_rows.md", words, *figures(*values))
+    usual, at_once = bought("replay, 0.05", False), bought(f"{several}, 0.05", False)
+    by_rule = bought(f"{suggested}, 0.05", False)
+    words = (
+        "Over # corrections errors at a twentieth of the rows are # in the median at the usual rate (worst "
+        "#), # at several (worst #), and # at a rate that a rule suggests (worst #)"
+    )
+    several_each = [(median(each), max(each)) for each in (usual, at_once, by_rule)]
+    values = (len(at_once), *(value for each in several_each for value in each))
+    yield from in_text("docs/howto/spend_rows.md", words, *figures(*values))
+
+    ends = {
+        (name, seed): run[f"{several}, 0.05"]["error"] / run["replay, 0.05"]["error"]
+        for name, result in measured.items()
+        for seed, run in result["runs"].items()
+        if f"{several}, 0.05" in run
+    }
+    others = [end for training, end in ends.items() if training not in SEVERAL_CHOSEN_ON]
+    words = (
+        "Training by training several rates end below one, the usual, in # of #, level with it in # and "
+        "above in #, by a factor of # at most. Of the # on which nothing was chosen these are #, # and #, "
+        "and the geometric mean is # of it."
+    )
+    below, level, above = _sides(ends.values())
+    values = (below, len(ends), level, above, max(ends.values()))
+    values = (*values, len(others), *_sides(others), geometric_mean(others))
+    yield from in_text("docs/howto/spend_rows.md", words, *figures(*values))
+    bounds = bought(BOUND, False)
+    ends_of = {name: end for name, result in measured.items() if (end := over_bound(result)) is not None}
+    beside = {name: end for name, end in ends_of.items() if name not in CONTROLLERS}
+    steered = [end for name, end in ends_of.items() if name in CONTROLLERS]
+    words = (
+        "and the best of several rates # corrections end at # in the median at a twentieth; what is learned "
+        "ends at # times that in the median, at # times on the Brusselator and # in different units."
+    )
+    values = (len(bounds), median(bounds), median(beside.values()), beside["brusselator"])
+    yield from in_text("docs/howto/spend_rows.md", words, *figures(*values, beside["mixed-units"]))
+    words = "# controllers end at # with it, and what is learned at # times that (worst #)."
+    values = (len(steered), median(bought(BOUND)), median(steered), max(steered))
+    yield from in_text("docs/howto/spend_rows.md", words, *figures(*values))
+    fifth = [result for result in measured.values() if over_tuned(result, f"{several}, 0.2") is not None]
+    pairs = [over_tuned(result, line) for line in (f"{several}, 0.2", "replay, 0.2") for result in fifth]
+    known = [end for end in pairs if end is not None]
+    middle = median(known[: len(fifth)]), median(known[len(fifth) :])
+    words = "At a fifth of the rows # problems end at # in the median at several rates and # at one"
+    yield from in_text("docs/howto/spend_rows.md", words, *figures(len(fifth), *middle))
+    words = "At a twentieth they end at # and #, and at"
+    yield from in_text("README.md", words, *figures(median(usual), median(bought("replay, 0.05"))))
+    words = "at once at # and #."
+    yield from in_text("README.md", words, *figures(median(at_once), median(bought(f"{several}, 0.05"))))
+
+
+def _sides(ends: Iterable[float]) -> tuple[int, int, int]:
+    """How many are below 1, within a hundredth of it, and above."""
+    ends = list(ends)
+    below, above = sum(end < 0.99 for end in ends), sum(end > 1.01 for end in ends)
+    return below, len(ends) - below - above, above
