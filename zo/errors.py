@@ -39,13 +39,14 @@ class FailedQueriesError(BlackBoxError, RuntimeError):
 
 
 class FailedBatchError(FailedQueriesError):
-    """A black box failed, and no row of the batch has a loss: no gradient, `.grad` and weights as they were.
+    """A batch has no gradient: `.grad` and weights are as they were.
 
-    With a batch of one row, one failed row is enough. In a loop of your own go on to the next batch, as runs
-    do until ten rows in a row have failed.
+    Either a black box failed, and no row has a loss; with a batch of one row, one failed row is enough. Or
+    the gradient is not finite though the loss is. In a loop of your own go on to the next batch, as runs do
+    until ten rows in a row have failed.
 
     Attributes:
-        rows: how many the batch has.
+        rows: how many are known to have failed: all of the batch, or one where the gradient is not finite.
     """
 
     def __init__(self, message: str, rows: int = 1) -> None:
@@ -94,7 +95,7 @@ class PruningWarning(UserWarning):
 
 
 class TangentError(BlackBoxError, RuntimeError):
-    """A step with tangents means nothing: calls that cannot be replayed, or a gradient that is not finite."""
+    """A step with tangents means nothing: calls cannot be replayed, or a gradient would be lost."""
 
 
 class TangentWarning(UserWarning):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 import zo
@@ -87,6 +88,8 @@ class AutogradGradient:
 
         Raises:
             FailedQueriesError: No row has a finite loss; buffers and generators are as they were.
+            FailedBatchError: The gradient is not finite though the loss is. `.grad`, buffers and generators
+                are as they were.
             NotDifferentiableError: A gradient arrives at a box that nothing stands in for. In a `Problem`,
                 return that box from `box` as well.
             NotApplicableError: No weight receives a gradient; in the first step.
@@ -98,12 +101,11 @@ class AutogradGradient:
         step, before = self.counts.steps, Snapshot(self.network)
         try:
             losses = self._losses(batch, step, before)
+            if losses.requires_grad:
+                self._add_gradient(losses.mean())
         except BaseException:
             before.restore()
             raise
-        loss = losses.mean()
-        if loss.requires_grad:
-            loss.backward()
         if "zero" not in self._notices.said:
             grads = [weight.grad for weight in self.network.parameters() if weight.grad is not None]
             if not grads:
@@ -119,6 +121,27 @@ class AutogradGradient:
         self.counts.queries = sum(box.counts.rows for box in self._boxes)
         self.counts.dropped = sum(box.counts.dropped for box in self._boxes)
         return mean_loss(losses)
+
+    def _add_gradient(self, loss: Tensor) -> None:
+        """Add it to `.grad`, if it is finite."""
+        weights = list(self.network.parameters())
+        held = [weight.grad for weight in weights]
+        for weight in weights:
+            weight.grad = None
+        loss.backward()
+        found = [weight.grad for weight in weights]
+        device = weights[0].device  # of flags, for which the host waits once
+        flags = [gradient.isfinite().all().to(device) for gradient in found if gradient is not None]
+        finite = not flags or bool(torch.stack(flags).all())
+        for weight, before, gradient in zip(weights, held, found, strict=True):
+            if before is not None or not finite:
+                weight.grad = before if gradient is None or not finite else before + gradient
+        if not finite:
+            raise zo.FailedBatchError(
+                f"Step {self.counts.steps + 1}: expected a finite gradient, got NaN or infinity from a "
+                "finite loss. See roots, logarithms and divisions by zero in network and objective, and the "
+                "derivative of what stands in the box's place. Go on with the next batch."
+            )
 
     def next_queries(self) -> int:
         """Perturbed objectives of a step: none."""

@@ -309,3 +309,21 @@ def test_a_field_is_floating():
     with pytest.raises(zo.ConfigurationError, match="Field, values: expected a floating tensor"):
         zo.Field(torch.zeros(3, dtype=torch.long))
     assert zo.Field(torch.ones(2, 3))(torch.zeros(4, 1)).shape == (4, 2, 3)
+
+
+def test_where_no_flow_is_finite_a_row_stays_as_it_is_and_the_others_are_as_without_it():
+    box, tangent = Vorticity(POINTS, viscosity=0.02, steps=5), zo.EquationTangent()
+    with torch.no_grad():
+        tangent.fit(starts(6), box.advance(starts(6)))
+    new = starts(3, seed=1)
+    wild = torch.cat([new[:1], 1e9 * new[1:2], new[2:]]).requires_grad_()
+    alone = new[[0, 2]].clone().requires_grad_()
+    v = torch.randn(new.shape, generator=torch.Generator().manual_seed(2)).to(new)
+    found = [tangent.values(each.flatten(1), each.flatten(1)[:, :0]) for each in (wild, alone)]
+    (found[0].reshape(v.shape) * v).sum().backward()
+    (found[1].reshape(v[[0, 2]].shape) * v[[0, 2]]).sum().backward()
+    assert wild.grad is not None and alone.grad is not None
+    assert torch.allclose(found[0][1], wild[1].flatten()) and torch.allclose(wild.grad[1], v[1])
+    assert torch.allclose(found[0][[0, 2]], found[1])
+    assert torch.allclose(wild.grad[[0, 2]], alone.grad)
+    assert not torch.allclose(wild.grad[0], v[0])

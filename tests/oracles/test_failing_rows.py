@@ -205,6 +205,29 @@ def test_a_step_in_which_all_rows_fail_leaves_the_network_as_it_was():
     assert int(network["behind"].num_batches_tracked) == 0 and torch.equal(torch.get_rng_state(), drawn)
 
 
+@pytest.mark.parametrize("make", ["autograd", "tangents"])
+def test_a_gradient_that_is_not_finite_leaves_network_and_grad_as_they_were(make):
+    """The root of an exact zero: a finite loss, of which autograd has no derivative."""
+    network, box = make_network(nn.BatchNorm1d(5)), FromTorch(bent, (X,), (X,))
+    nn.init.zeros_(network[-1].weight)
+    nn.init.zeros_(network[-1].bias)
+
+    def objective(network, batch):
+        return box(network(batch)).norm(dim=1) ** 0.5
+
+    if make == "autograd":
+        gradient = AutogradGradient(network, objective, {box: bent})
+    else:
+        gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=zo.IdentityTangent())
+    for weight in network.parameters():
+        weight.grad = torch.ones_like(weight)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with pytest.raises(zo.FailedBatchError, match=r"Step 1: expected a finite gradient.*roots"):
+        gradient.backward(weights(ROWS, 4))
+    assert all(torch.equal(weight.grad, torch.ones_like(weight)) for weight in network.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
 def test_rows_that_depend_on_those_that_failed_beside_the_box_are_refused():
     """No box's input shows it, but the loss does."""
     beside = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 4)).double()

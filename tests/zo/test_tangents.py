@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -680,16 +681,34 @@ def test_frozen_parameters_and_states_of_other_runs_are_refused():
         zo.ProbedGradient(network, chain(box), **settings).load_state_dict(state)
 
 
-def test_a_gradient_that_is_not_finite_is_an_error():
+def test_a_gradient_that_is_not_finite_fails_the_batch_and_training_goes_on_as_without_it():
     class Wild(zo.IdentityTangent):
+        wild = True
+
         def at(self, rows):
-            return Instead(super().at(rows), pull=lambda v: v * float("inf"))
+            times = float("inf") if self.wild else 1.0
+            return Instead(super().at(rows), pull=lambda v: v * times)
 
     network, box = make_network(), Sine()
     gradient = zo.TangentGradient(network, chain(box), boxes=[box], tangent=Wild())
-    with pytest.raises(zo.errors.TangentError, match="finite gradient"):
+    with pytest.raises(
+        zo.FailedBatchError, match=r"Step 1: expected a finite gradient.*next batch"
+    ) as failed:
         gradient.backward(weights(5, 4))
+    assert failed.value.rows == 1
     assert all(p.grad is None for p in network.parameters())
+    assert gradient.counts.steps == 0
+    Wild.wild = False
+    gradient.backward(weights(5, 4))
+    undisturbed = copy.deepcopy(network)
+    for weight in undisturbed.parameters():
+        weight.grad = None
+    box = Sine()
+    zo.TangentGradient(undisturbed, chain(box), boxes=[box], tangent=zo.IdentityTangent()).backward(
+        weights(5, 4)
+    )
+    for ours, theirs in zip(network.parameters(), undisturbed.parameters(), strict=True):
+        assert torch.equal(ours.grad, theirs.grad)
 
 
 def test_a_network_that_was_cast_since_the_gradient_was_made_is_refused():

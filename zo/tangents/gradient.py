@@ -254,10 +254,11 @@ class TangentGradient:
             ParameterError: the network is not the one that the gradient was made with, or another gradient is
                 at work on its weights.
             TangentError: the objective's second evaluation differs from the first, it calls no box, probes
-                of the first step change nothing, the gradient is not finite, or a process failed or has
-                other weights.
-            FailedQueriesError: all rows of the base failed (`FailedBatchError` if in the boxes), or more than
-                `max_dropped` of the pairs.
+                of the first step change nothing, or a process failed or has other weights.
+            FailedBatchError: all rows of the base failed in the boxes, or the gradient is not finite: go on
+                with the next batch.
+            FailedQueriesError: all rows of the base failed elsewhere, or more than `max_dropped` of the
+                pairs.
         """
         evaluations, judgement, number = self._evaluations, self._judgement, self.counts.steps
         with evaluations.alone("backward"):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from blackbox import BlackBoxError, BlackBoxFunction
-from zo.errors import ConfigurationError, FailedQueriesError, TangentError
+from zo.errors import ConfigurationError, FailedBatchError, FailedQueriesError, TangentError
 from zo.objective import mean_loss
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.recording import RecordedCall
@@ -58,15 +58,25 @@ def refuse_not_finite(gradients: Sequence[Tensor], errors: Sequence[float | None
     """Refuse a gradient with NaN or infinity in it.
 
     Raises:
-        TangentError: there is one.
+        FailedBatchError: there is one.
     """
     device = gradients[0].device  # of flags, for which the host waits once
-    if not torch.stack([gradient.isfinite().all().to(device) for gradient in gradients]).all():
-        raise TangentError(
-            f"Step {step + 1}: expected a finite gradient, got NaN or infinity. Relative errors of the "
-            f"tangents by call: {list(errors)}. See where errors above 1 come from; more probes, a larger "
-            "ridge or another tangent mend them."
+    if torch.stack([gradient.isfinite().all().to(device) for gradient in gradients]).all():
+        return
+    pairs = enumerate(errors, start=1)
+    worse = [str(number) for number, error in pairs if error is not None and not error <= 1.0]
+    why = "See roots, logarithms and divisions by zero in network and objective"
+    if worse:
+        calls = f"call{'s' * (len(worse) > 1)} {', '.join(worse)}"
+        why = (
+            f"What the tangents expected at {calls} is off by more than what changed there: a box answered "
+            "as it never did, or was asked where it never was. Else see roots, logarithms and divisions by "
+            "zero in network and objective"
         )
+    raise FailedBatchError(
+        f"Step {step + 1}: expected a finite gradient, got NaN or infinity from a finite loss. {why}. Go on "
+        "with the next batch; where that comes again and again, bound what the network sends to boxes."
+    )
 
 
 def checked_pairs(

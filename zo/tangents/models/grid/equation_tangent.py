@@ -48,7 +48,8 @@ class EquationTangent(ValueTangent):
     Ten rows of a flow suffice, and waves that rows hardly show are those of the same equation, where a
     network that was fitted to the same rows knows nothing of them. It knows this kind of physics and no
     other: where `measured` says that it leaves a tenth of a call's change or more, as beside walls,
-    obstacles, shocks or limiters, take another. Nothing checks that cells are as long along all axes.
+    obstacles, shocks or limiters, take another. Nothing checks that cells are as long along all axes. At a
+    row from which its flow is not finite, far from all that it was fitted to, it is `IdentityTangent`.
 
     Memory: window x (size_in + size_out) numbers, and some 260 MB during a fit of the largest forms. A fit,
     when one row in ten is new, on the CPU: rows x cells x terms^2 operations in each of a few rounds. A
@@ -185,11 +186,16 @@ class EquationTangent(ValueTangent):
         return self._grid(self._form.followed(z)), fields
 
     def within(self, z: Tensor, others: Tensor) -> Tensor:
-        """The flow: `(rows, size_in)` to `(rows, size_out)`."""
+        """The flow: `(rows, size_in)` to `(rows, size_out)`; where it is not finite the state stays."""
         assert self._equation is not None
         whole = torch.promote_types(z.dtype, torch.float32)  # there are no transforms of shorter numbers
         x, static = self._parts(z.to(whole), others.to(whole))
-        return (self._equation(x, static) * self._scale).flatten(1).to(z.dtype)
+        flow = self._equation(x, static)
+        finite = flow.detach().flatten(1).isfinite().all(dim=1).view(-1, *(1,) * (x.ndim - 1))
+        if not finite.all():  # not where(finite, flow, x), through which NaN would come back
+            calm = self._equation(x.where(finite, 0.0), static.where(finite, 0.0))
+            flow = calm.where(finite, x)
+        return (flow * self._scale).flatten(1).to(z.dtype)
 
     def state_dict(self) -> dict[str, Any]:
         """The equation, and the rows that the next one is fitted to."""
