@@ -19,7 +19,7 @@ CODE = {
     "bands": ("recovery.py", "bands.py"),
     "field": ("recovery.py", "field.py", "flow.py", "solvers.py", "space.py"),
     "heat": ("heat.py",),
-    "compliance": ("heat.py", "compliance.py"),
+    "compliance": ("heat.py", "beam.py", "compliance.py"),
     "inflow": ("inflow.py",),
     "lattice": ("flow.py", "solvers.py", "corrector.py", "lattice.py"),
 }  # study -> the files that decide its figures

@@ -6,29 +6,29 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.mosaic import cells, compliance
+from benchmarks.mosaic import beam, cells, compliance
 
 
-def beam(side, load="end"):
-    places, triangles = compliance.rectangle(side)
-    return compliance.Elements(places, triangles, compliance.forced(places, load, side)), places
+def elements_of(side, load="end"):
+    places, triangles = beam.rectangle(side)
+    return beam.Elements(places, triangles, beam.forced(places, load, side)), places
 
 
 def test_a_pulled_beam_lengthens_as_in_closed_form():
     """Held along it at its left, and across it in one corner: a stress of one everywhere."""
-    elements, places = beam(8)
+    elements, places = elements_of(8)
     elements.force = elements.force.reshape(-1, 2)[:, ::-1].ravel() * -1  # along the beam
     elements.free = np.flatnonzero(
         np.stack([places[:, 0] > 1e-9, (places > 1e-9).any(axis=1)], axis=1).ravel()
     )
     moved, _ = elements.solved(np.ones(len(places)))
     x, y = places.T
-    wanted = np.stack([x, -compliance.POISSON * y], axis=1)  # the modulus is one
+    wanted = np.stack([x, -beam.POISSON * y], axis=1)  # the modulus is one
     assert np.abs(moved.reshape(-1, 2) - wanted).max() < 1e-12
 
 
 def test_the_adjoint_is_that_of_the_values_through_the_constraint_too():
-    elements, _ = beam(2, "corner")
+    elements, _ = elements_of(2, "corner")
     field, draws = compliance.Material(elements.share), torch.Generator().manual_seed(0)
     values, along = torch.randn(2, len(elements.share), generator=draws, dtype=torch.float64)
     weights = torch.randn(len(elements.share), 2, generator=draws, dtype=torch.float64)  # not the force
@@ -44,7 +44,7 @@ def test_the_adjoint_is_that_of_the_values_through_the_constraint_too():
 
 
 def test_half_of_the_beam_is_material_whatever_the_field():
-    elements, _ = beam(4)
+    elements, _ = elements_of(4)
     field = compliance.Material(elements.share)
     for size in (0.0, 1.0, 300.0):
         field.values.data = size * torch.randn(
@@ -54,13 +54,13 @@ def test_half_of_the_beam_is_material_whatever_the_field():
 
 
 def test_held_stresses_bound_the_compliance_and_touch_it():
-    elements, places = beam(4, "middle")
+    elements, places = elements_of(4, "middle")
     draws = np.random.default_rng(0)
     first, second = draws.uniform(0.1, 1, (2, len(places)))
 
     def energies(density):
         of = elements.solved(density)[0][elements.numbers]
-        moduli = compliance.modulus(density)[elements.triangles].mean(axis=1)
+        moduli = beam.modulus(density)[elements.triangles].mean(axis=1)
         return moduli * np.einsum("ti,tij,tj->t", of, elements.stiffness, of), moduli
 
     (held, before), (other, now) = energies(first), energies(second)
@@ -80,8 +80,8 @@ def test_without_fenics_cells_are_excluded_with_a_reason(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_fenics_has_the_same_values_and_searches_lower_the_compliance():
-    boxes = [compliance.Beam(4, "corner", energies) for energies in (False, True)]
-    elements = compliance.Elements(boxes[0].places, boxes[0].triangles, boxes[0].force)
+    boxes = [beam.Beam(4, "corner", energies) for energies in (False, True)]
+    elements = beam.Elements(boxes[0].places, boxes[0].triangles, boxes[0].force)
     draws = torch.Generator().manual_seed(0)
     density = torch.rand(2, len(elements.share), generator=draws, dtype=torch.float64)
     exact = elements.advance(density)
