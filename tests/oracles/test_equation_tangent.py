@@ -11,6 +11,7 @@ import zo
 from blackbox import ArraySpec, BlackBoxFunction
 from simulators.spectral import Vorticity
 from zo.tangents.models.grid.equation import EquationTerms, _squares
+from zo.tangents.record.pairs import CallPairs
 
 POINTS = 12
 
@@ -311,19 +312,35 @@ def test_a_field_is_floating():
     assert zo.Field(torch.ones(2, 3))(torch.zeros(4, 1)).shape == (4, 2, 3)
 
 
-def test_where_no_flow_is_finite_a_row_stays_as_it_is_and_the_others_are_as_without_it():
+def call(z):
+    """What a call at some states shows, without probes."""
+    flat, spec = z.flatten(1), ArraySpec("vorticity", z.shape[1:])
+    none = torch.empty(0, len(z), dtype=torch.bool)
+    return CallPairs((spec,), (spec,), flat, flat[None][:0], flat[None][:0], none, flat)
+
+
+def test_where_no_flow_is_finite_a_row_is_moved_by_the_identity_and_the_others_as_without_it():
+    """In derivatives, and between recorded states and others, either of which may be the wild one."""
     box, tangent = Vorticity(POINTS, viscosity=0.02, steps=5), zo.EquationTangent()
     with torch.no_grad():
         tangent.fit(starts(6), box.advance(starts(6)))
-    new = starts(3, seed=1)
-    wild = torch.cat([new[:1], 1e9 * new[1:2], new[2:]]).requires_grad_()
-    alone = new[[0, 2]].clone().requires_grad_()
-    v = torch.randn(new.shape, generator=torch.Generator().manual_seed(2)).to(new)
-    found = [tangent.values(each.flatten(1), each.flatten(1)[:, :0]) for each in (wild, alone)]
-    (found[0].reshape(v.shape) * v).sum().backward()
-    (found[1].reshape(v[[0, 2]].shape) * v[[0, 2]]).sum().backward()
-    assert wild.grad is not None and alone.grad is not None
-    assert torch.allclose(found[0][1], wild[1].flatten()) and torch.allclose(wild.grad[1], v[1])
-    assert torch.allclose(found[0][[0, 2]], found[1])
-    assert torch.allclose(wild.grad[[0, 2]], alone.grad)
-    assert not torch.allclose(wild.grad[0], v[0])
+    new, calm = starts(3, seed=1), [0, 2]
+    wild = torch.cat([new[:1], 1e9 * new[1:2], new[2:]])
+    v = torch.randn(new.shape, generator=torch.Generator().manual_seed(2)).to(new).flatten(1)
+    at, alone = tangent.at(call(wild)), tangent.at(call(new[calm]))
+    for found, known in (
+        (at.pull(v), alone.pull(v[calm])),
+        (at.push(v[None])[0], alone.push(v[None, calm])[0]),
+    ):
+        assert torch.equal(found[1], v[1]) and not torch.allclose(found[0], v[0])
+        assert torch.allclose(found[calm], known)
+    moved = new.flatten(1) + 0.01 * v
+    for recorded, there in ((wild, moved), (new, torch.cat([moved[:1], 1e9 * moved[1:2], moved[2:]]))):
+        asked, part = there.clone().requires_grad_(), moved[calm].clone().requires_grad_()
+        found, known = tangent.at(call(recorded)).to(asked, ()), alone.to(part, ())
+        (found * v).sum().backward()
+        (known * v[calm]).sum().backward()
+        assert asked.grad is not None and part.grad is not None
+        assert torch.allclose(found[1], (there - recorded.flatten(1))[1])
+        assert torch.equal(asked.grad[1], v[1])
+        assert torch.allclose(found[calm], known) and torch.allclose(asked.grad[calm], part.grad)

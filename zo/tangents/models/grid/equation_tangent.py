@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,10 +13,12 @@ from torch import Tensor
 from blackbox import ArraySpec
 from blackbox.checks import check_count
 from zo.errors import ConfigurationError, TangentError
+from zo.tangents.models.at_rows import ModelAt, Together, Values, at_calls, others_of
 from zo.tangents.models.grid.equation import Equation, EquationTerms, fitted, forms
 from zo.tangents.models.grid.lattice import Lattice, space_of
 from zo.tangents.models.values import Form, ValueTangent
-from zo.tangents.tangent import sources
+from zo.tangents.record.pairs import CallPairs
+from zo.tangents.tangent import Linearised, sources
 
 # decision 133:
 MOST_TERMS = 600  # of a form: of several channels in three dimensions there are thousands
@@ -186,16 +189,16 @@ class EquationTangent(ValueTangent):
         return self._grid(self._form.followed(z)), fields
 
     def within(self, z: Tensor, others: Tensor) -> Tensor:
-        """The flow: `(rows, size_in)` to `(rows, size_out)`; where it is not finite the state stays."""
+        """The flow: `(rows, size_in)` to `(rows, size_out)`."""
         assert self._equation is not None
         whole = torch.promote_types(z.dtype, torch.float32)  # there are no transforms of shorter numbers
         x, static = self._parts(z.to(whole), others.to(whole))
-        flow = self._equation(x, static)
-        finite = flow.detach().flatten(1).isfinite().all(dim=1).view(-1, *(1,) * (x.ndim - 1))
-        if not finite.all():  # not where(finite, flow, x), through which NaN would come back
-            calm = self._equation(x.where(finite, 0.0), static.where(finite, 0.0))
-            flow = calm.where(finite, x)
-        return (flow * self._scale).flatten(1).to(z.dtype)
+        return (self._equation(x, static) * self._scale).flatten(1).to(z.dtype)
+
+    def known_at(self, calls: Sequence[CallPairs]) -> list[Linearised]:
+        """The flow at calls, and the identity at rows from which it is not finite."""
+        together = at_calls(calls, self.values)
+        return [_FlowAt(rows, self.values, together, number, self._form) for number, rows in enumerate(calls)]
 
     def state_dict(self) -> dict[str, Any]:
         """The equation, and the rows that the next one is fitted to."""
@@ -224,6 +227,46 @@ class EquationTangent(ValueTangent):
     def __repr__(self) -> str:
         """The steps of a call."""
         return f"EquationTangent(steps={self.steps})"
+
+
+class _FlowAt(ModelAt):
+    """A flow at the rows of a call; at those from which it is not finite, the identity.
+
+    Args:
+        rows, model, together, number: as of `ModelAt`.
+        form: what is moved on.
+    """
+
+    def __init__(self, rows: CallPairs, model: Values, together: Together, number: int, form: Form) -> None:
+        super().__init__(rows, model, together, number)
+        self._form = form
+
+    def push(self, d: Tensor) -> Tensor:
+        """J d; d itself where that is not finite."""
+        pushed = super().push(d)
+        stayed = torch.stack([self._form.followed(each) for each in d]) if len(d) else pushed
+        return pushed.where(_finite(pushed), stayed)
+
+    def pull(self, v: Tensor) -> Tensor:
+        """J^T v; v itself where that is not finite."""
+        pulled = super().pull(v)
+        return pulled.where(_finite(pulled), self._form.followed_back(v))
+
+    def to(self, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
+        """By what the flow changes; the change of the inputs where it is not finite, here or there."""
+        moved = super().to(z, others)
+        finite = _finite(moved.detach())
+        if finite.all():
+            return moved
+        known = finite.flatten().nonzero().flatten()  # no graph leads through the other rows
+        rows = replace(self.rows, z=z[known], others=tuple(o if o is None else o[known] for o in others))
+        flow = self.model(rows.z, others_of(rows)) - self.values[known]
+        return self._form.followed(z - self.rows.z).index_copy(0, known, flow)
+
+
+def _finite(numbers: Tensor) -> Tensor:
+    """Which rows are, `(..., rows, 1)`."""
+    return numbers.isfinite().all(dim=-1, keepdim=True)
 
 
 def _sizes(form: Form) -> tuple[tuple[int, ...], int, int]:
