@@ -39,3 +39,12 @@ def of_mosaic() -> Iterator[Claim]:
     words = "is worth # % over NOG there, and tangents with replay are # % ahead of NOG"
     columns = "WIG", "tangents with replay"
     yield from in_text(MOSAIC, words, *(ahead("phiflow", column, "NOG") for column in columns))
+    paper = "PhiFlow's derivative is worth # % over NOG, and tangents with replay are # % ahead of NOG"
+    yield from in_text(MOSAIC, paper, *(ahead("phiflow-paper", column, "NOG") for column in columns))
+    words = "#, # and # after 36 calls, where WIG has #, # and #, with a fifth of the rows"
+    yield from in_text(MOSAIC, words, *ends("phiflow-paper", "tangents with replay", "WIG"))
+    paper = "windows a step they are # % and # % ahead of it, which is the size of Mosaic's gain"
+    bare = [ahead("jax-cfd-paper", column, "uncorrected") for column in four[:2]]
+    yield from in_text(MOSAIC, paper, *bare)
+    words = "and tangents with replay # % for a nineteenth of those rows"
+    yield from in_text(MOSAIC, words, ahead("jax-cfd-paper", "tangents with replay", "uncorrected"))

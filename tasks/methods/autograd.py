@@ -131,11 +131,14 @@ class AutogradGradient:
         loss.backward()
         found = [weight.grad for weight in weights]
         device = weights[0].device  # of flags, for which the host waits once
-        flags = [gradient.isfinite().all().to(device) for gradient in found if gradient is not None]
+        numbers = [g.coalesce().values() if g.is_sparse else g for g in found if g is not None]
+        flags = [each.isfinite().all().to(device) for each in numbers]
         finite = not flags or bool(torch.stack(flags).all())
         for weight, before, gradient in zip(weights, held, found, strict=True):
-            if before is not None or not finite:
-                weight.grad = before if gradient is None or not finite else before + gradient
+            if gradient is None or not finite:
+                weight.grad = before
+            elif before is not None:
+                weight.grad = before + gradient
         if not finite:
             raise zo.FailedBatchError(
                 f"Step {self.counts.steps + 1}: expected a finite gradient, got NaN or infinity from a "
