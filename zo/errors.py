@@ -13,6 +13,7 @@ __all__ = [
     "KeepBestWarning",
     "LostRowsWarning",
     "NoiseWarning",
+    "NonFiniteGradientError",
     "ObjectiveError",
     "ParameterError",
     "PruningWarning",
@@ -39,19 +40,27 @@ class FailedQueriesError(BlackBoxError, RuntimeError):
 
 
 class FailedBatchError(FailedQueriesError):
-    """A batch has no gradient: `.grad` and weights are as they were.
+    """A black box failed, and no row of the batch has a loss: no gradient, `.grad` and weights as they were.
 
-    Either a black box failed, and no row has a loss; with a batch of one row, one failed row is enough. Or
-    the gradient is not finite though the loss is. In a loop of your own go on to the next batch, as runs do
-    until ten rows in a row have failed.
+    With a batch of one row, one failed row is enough. In a loop of your own go on to the next batch, as runs
+    do until ten rows in a row have failed.
 
     Attributes:
-        rows: how many are known to have failed: all of the batch, or one where the gradient is not finite.
+        rows: how many the batch has; 1 of a `NonFiniteGradientError`, which knows of one.
     """
 
     def __init__(self, message: str, rows: int = 1) -> None:
         super().__init__(message)
         self.rows = rows
+
+
+class NonFiniteGradientError(FailedBatchError):
+    """The loss of a batch is finite and its gradient is not, as where a solver answers what is absurd.
+
+    `.grad` and weights are as they were, and tangents do not learn from answers that are far from all that
+    they expect. In a loop of your own go on to the next batch, as runs do until ten such batches came one
+    after another.
+    """
 
 
 class RanksError(BlackBoxError, RuntimeError):

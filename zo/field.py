@@ -13,7 +13,7 @@ from blackbox import BlackBoxFunction, BudgetError, RowFailedError
 from blackbox.checks import check_count, check_number
 from blackbox.notices import warn
 from zo.batches import Batch, count_rows
-from zo.errors import ConfigurationError, FailedQueriesError, TangentWarning
+from zo.errors import ConfigurationError, FailedQueriesError, NonFiniteGradientError, TangentWarning
 from zo.objective import Objective
 from zo.tangents.gradient import TangentGradient
 from zo.tangents.models.foretold import ForetoldTangent
@@ -220,6 +220,8 @@ class _Search:
         """The loss by the boxes; infinite where they fail."""
         try:
             loss = float(self.gradient.backward(self.batch))
+        except NonFiniteGradientError:
+            raise
         except (FailedQueriesError, RowFailedError) as error:
             if math.inf not in self.losses:
                 warn(f"fit_field: a move went to where a box fails; it is shortened. {error}", TangentWarning)

@@ -21,6 +21,7 @@ from blackbox.notices import Notices
 from tasks.errors import NotApplicableError
 from tasks.problem.data import one_each
 from zo.batches import Batch, map_tensors
+from zo.errors import NonFiniteGradientError
 from zo.evaluators.state import Snapshot
 from zo.failures import lost_notice, survivors, zero_notice
 from zo.objective import mean_loss
@@ -88,8 +89,8 @@ class AutogradGradient:
 
         Raises:
             FailedQueriesError: No row has a finite loss; buffers and generators are as they were.
-            FailedBatchError: The gradient is not finite though the loss is. `.grad`, buffers and generators
-                are as they were.
+            NonFiniteGradientError: The gradient is not finite though the loss is. The weights' `.grad`,
+                buffers and generators are as they were.
             NotDifferentiableError: A gradient arrives at a box that nothing stands in for. In a `Problem`,
                 return that box from `box` as well.
             NotApplicableError: No weight receives a gradient; in the first step.
@@ -123,28 +124,22 @@ class AutogradGradient:
         return mean_loss(losses)
 
     def _add_gradient(self, loss: Tensor) -> None:
-        """Add it to `.grad`, if it is finite."""
+        """Add it to the weights' `.grad`, in place, which is as it was where it is not finite."""
         weights = list(self.network.parameters())
-        held = [weight.grad for weight in weights]
-        for weight in weights:
-            weight.grad = None
-        loss.backward()
-        found = [weight.grad for weight in weights]
-        device = weights[0].device  # of flags, for which the host waits once
-        numbers = [g.coalesce().values() if g.is_sparse else g for g in found if g is not None]
-        flags = [each.isfinite().all().to(device) for each in numbers]
-        finite = not flags or bool(torch.stack(flags).all())
-        for weight, before, gradient in zip(weights, held, found, strict=True):
-            if gradient is None or not finite:
-                weight.grad = before
-            elif before is not None:
-                weight.grad = before + gradient
-        if not finite:
-            raise zo.FailedBatchError(
-                f"Step {self.counts.steps + 1}: expected a finite gradient, got NaN or infinity from a "
-                "finite loss. See roots, logarithms and divisions by zero in network and objective, and the "
-                "derivative of what stands in the box's place. Go on with the next batch."
-            )
+        held = [(weight.grad, None if weight.grad is None else weight.grad.clone()) for weight in weights]
+        try:
+            loss.backward()
+            numbers = [_numbers(weight.grad) for weight in weights if weight.grad is not None]
+            if numbers:
+                device = numbers[0].device  # of flags, for which the host waits once
+                _refuse_not_finite([each.isfinite().all().to(device) for each in numbers], self.counts.steps)
+        except BaseException:
+            for weight, (grad, copy) in zip(weights, held, strict=True):
+                if grad is not None and copy is not None and not grad.is_sparse:
+                    weight.grad = grad.copy_(copy)
+                else:
+                    weight.grad = copy
+            raise
 
     def next_queries(self) -> int:
         """Perturbed objectives of a step: none."""
@@ -194,3 +189,16 @@ def values_alone(box: BlackBoxFunction) -> Stand:
         return box.call(*(array.detach() for array in arrays))
 
     return call
+
+
+def _numbers(gradient: Tensor) -> Tensor:
+    return gradient.coalesce().values() if gradient.is_sparse else gradient
+
+
+def _refuse_not_finite(flags: list[Tensor], step: int) -> None:
+    if not torch.stack(flags).all():
+        raise NonFiniteGradientError(
+            f"Step {step + 1}: expected a finite gradient, got NaN or infinity from a finite loss. See "
+            "roots, logarithms and divisions by zero in network and objective, and the derivative of what "
+            "stands in the box's place. Go on with the next batch."
+        )

@@ -24,7 +24,7 @@ from tasks.folder.terms import HARMLESS, differences
 from tasks.folder.window_files import WindowFiles
 from tasks.problem.trained import TrainingOutcome
 from tasks.workers import group
-from zo.errors import FailedBatchError
+from zo.errors import FailedBatchError, NonFiniteGradientError
 from zo.keep_best import FEW, lower, with_best
 
 LOST_STEPS, LOST_ROWS = "lost_steps", "lost_rows"  # without a gradient so far; rows of those right before
@@ -69,17 +69,18 @@ class Stage:
         self.pending = False  # whether the validation after the step at hand is still to be made
 
     def without_gradient(self, error: FailedBatchError) -> dict[str, float]:
-        """The metrics of a step in which all rows of the batch failed; raises it where too many have."""
+        """The metrics of a step without a gradient; raises it where too many are, or all of the stage."""
         before = self.outcome.metrics
-        rows = before.get(LOST_ROWS, 0) + error.rows
-        if rows >= MOST_LOST:
+        rows, lost = before.get(LOST_ROWS, 0) + error.rows, before.get(LOST_STEPS, 0)
+        if rows >= MOST_LOST or lost + 1 == self._steps:
             raise error
-        lost = before.get(LOST_STEPS, 0)
         if not lost:
+            other = isinstance(error, NonFiniteGradientError)
+            several = f"{MOST_LOST} of them come" if other else f"{MOST_LOST} rows fail"
+            rare = "" if other else " Larger batches make them rare."
             warn(
                 f"{self.outcome.stage}: {error} This step changes nothing, nor do others like it, unless "
-                f"{MOST_LOST} rows fail one after another; {LOST_STEPS} in metrics.jsonl counts them. Larger "
-                "batches make them rare.",
+                f"{several} one after another; {LOST_STEPS} in metrics.jsonl counts them.{rare}",
                 ProblemWarning,
             )
         counts = {name: before[name] for name in COUNTED if name in before}  # all else is of another step

@@ -319,8 +319,8 @@ def call(z):
     return CallPairs((spec,), (spec,), flat, flat[None][:0], flat[None][:0], none, flat)
 
 
-def test_where_no_flow_is_finite_a_row_is_moved_by_the_identity_and_the_others_as_without_it():
-    """In derivatives, and between recorded states and others, either of which may be the wild one."""
+def test_where_no_flow_is_finite_a_row_has_the_identity_s_derivative_and_the_others_their_own():
+    """In derivatives; between states, of which one is that row, nothing is known."""
     box, tangent = Vorticity(POINTS, viscosity=0.02, steps=5), zo.EquationTangent()
     with torch.no_grad():
         tangent.fit(starts(6), box.advance(starts(6)))
@@ -336,11 +336,6 @@ def test_where_no_flow_is_finite_a_row_is_moved_by_the_identity_and_the_others_a
         assert torch.allclose(found[calm], known)
     moved = new.flatten(1) + 0.01 * v
     for recorded, there in ((wild, moved), (new, torch.cat([moved[:1], 1e9 * moved[1:2], moved[2:]]))):
-        asked, part = there.clone().requires_grad_(), moved[calm].clone().requires_grad_()
-        found, known = tangent.at(call(recorded)).to(asked, ()), alone.to(part, ())
-        (found * v).sum().backward()
-        (known * v[calm]).sum().backward()
-        assert asked.grad is not None and part.grad is not None
-        assert torch.allclose(found[1], (there - recorded.flatten(1))[1])
-        assert torch.equal(asked.grad[1], v[1])
-        assert torch.allclose(found[calm], known) and torch.allclose(asked.grad[calm], part.grad)
+        found = tangent.at(call(recorded)).to(there, ())  # a replay has no answer for such a row
+        assert not found[1].isfinite().any()
+        assert torch.allclose(found[calm], alone.to(moved[calm], ()))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 import zo
 from blackbox import ArraySpec, NotDifferentiableError
@@ -54,6 +56,15 @@ def chain(box):
         return loss
 
     return objective
+
+
+def same(one, other) -> bool:
+    """Whether two states have the same tensors, to the bit, and the same of all else."""
+    leaves, others = tree_leaves(one), tree_leaves(other)
+    pairs = zip(leaves, others, strict=True)
+    return len(leaves) == len(others) and all(
+        torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in pairs
+    )
 
 
 def flat(tensors) -> torch.Tensor:
@@ -219,13 +230,85 @@ def test_a_gradient_that_is_not_finite_leaves_network_and_grad_as_they_were(make
         gradient = AutogradGradient(network, objective, {box: bent})
     else:
         gradient = zo.TangentGradient(network, objective, boxes=[box], tangent=zo.IdentityTangent())
-    for weight in network.parameters():
-        weight.grad = torch.ones_like(weight)
+    flat = torch.ones(sum(weight.numel() for weight in network.parameters()), dtype=torch.float64)
+    pieces = flat.split([weight.numel() for weight in network.parameters()])
+    for weight, piece in zip(network.parameters(), pieces, strict=True):  # as some optimisers have them
+        weight.grad = piece.view_as(weight)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     with pytest.raises(zo.FailedBatchError, match=r"Step 1: expected a finite gradient.*roots"):
         gradient.backward(weights(ROWS, 4))
-    assert all(torch.equal(weight.grad, torch.ones_like(weight)) for weight in network.parameters())
+    assert torch.equal(flat, torch.ones_like(flat))
+    places = [weight.grad.data_ptr() for weight in network.parameters()]
+    assert places == [piece.data_ptr() for piece in pieces]
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_gradients_add_up_in_place_and_stay_where_the_way_back_raises():
+    network, box = make_network(), FromTorch(bent, (X,), (X,))
+    gradient = AutogradGradient(network, lambda network, batch: box(network(batch)).sum(dim=1), {box: bent})
+    gradient.backward(weights(ROWS, 4))
+    held = [weight.grad for weight in network.parameters()]
+    once = flat(held).clone()
+    gradient.backward(weights(ROWS, 4))
+    assert all(weight.grad is grad for weight, grad in zip(network.parameters(), held, strict=True))
+    assert torch.allclose(flat(held), 2 * once)
+
+    def refused(_):
+        raise RuntimeError("no way back")
+
+    network[0].bias.register_hook(refused)
+    with pytest.raises(RuntimeError, match="no way back"):
+        gradient.backward(weights(ROWS, 4))
+    assert all(weight.grad is grad for weight, grad in zip(network.parameters(), held, strict=True))
+    assert torch.allclose(flat(held), 2 * once)
+
+
+def test_sparse_gradients_of_an_embedding_pass():
+    network, box = nn.Embedding(6, 4, sparse=True).double(), FromTorch(bent, (X,), (X,))
+    gradient = AutogradGradient(network, lambda network, batch: box(network(batch)).sum(dim=1), {box: bent})
+    batch = torch.tensor([0, 2, 2])
+    for _ in range(2):
+        gradient.backward(batch)
+    (exact,) = torch.autograd.grad(bent(network(batch)).sum(dim=1).mean(), [network.weight])
+    assert torch.allclose(network.weight.grad.to_dense(), 2 * exact.to_dense())
+    with torch.no_grad():
+        network.weight[2] = math.inf
+    with pytest.raises(zo.FailedQueriesError):
+        gradient.backward(torch.tensor([2]))
+
+
+def test_tangents_do_not_learn_from_an_absurd_answer_that_spoils_the_gradient():
+    """One row of one batch is 1e200; its loss is 1, and the derivative 0 times infinity."""
+
+    class Absurd(FromTorch):
+        at = -1
+
+        def evaluate_rows(self, x):
+            y = super().evaluate_rows(x)
+            if len(self.asked) == self.at:
+                y[3] = 1e200
+            return y
+
+    box, network = Absurd(bent, (X,), (X,)), make_network()
+
+    def objective(network, batch):
+        return 1 - torch.exp(-((box(network(batch)) - 1).square().sum(dim=1) ** 2))
+
+    gradient = zo.TangentGradient(network, objective, boxes=[box], seed=0, trust_policy=NEVER)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+    draws = torch.Generator().manual_seed(0)
+    for _ in range(12):
+        gradient.backward(torch.randn(6, 4, generator=draws, dtype=torch.float64))
+        optimizer.step()
+        optimizer.zero_grad()
+    batch = torch.randn(6, 4, generator=draws, dtype=torch.float64)
+    before = copy.deepcopy(gradient.state_dict()["tangents"])
+    Absurd.at = len(box.asked) + 1
+    with pytest.raises(zo.errors.NonFiniteGradientError, match="as it never did"):
+        gradient.backward(batch)
+    assert same(gradient.state_dict()["tangents"], before)
+    gradient.backward(batch)
+    assert not same(gradient.state_dict()["tangents"], before)
 
 
 def test_rows_that_depend_on_those_that_failed_beside_the_box_are_refused():

@@ -20,7 +20,7 @@ from tasks.errors import (
 )
 from tasks.folder import checkpoint
 from tests.tasks.made_runs import begun_run
-from zo.errors import FailedBatchError, RanksError
+from zo.errors import FailedBatchError, NonFiniteGradientError, RanksError
 
 STAGE = "seed-0/zo-sol"
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -333,6 +333,23 @@ def test_ten_failed_rows_in_a_row_end_a_stage(run, rows, steps):
     with warns, pytest.raises(FailedBatchError, match=f"none of {rows}"):
         walk(run, steps=20, loss=failing(range(3, 20), rows), on_step=reached.append)
     assert reached == list(range(3 + steps))
+
+
+def test_a_stage_without_any_gradient_is_no_result(run):
+    with pytest.warns(ProblemWarning), pytest.raises(FailedBatchError, match="none of 1"):
+        walk(run, steps=6, loss=failing(range(6), 1))
+    assert len(lines(run)) == 5
+
+
+def test_what_is_said_of_a_gradient_that_is_not_finite_does_not_advise_larger_batches(run):
+    def loss(i):
+        if i == 1:
+            raise NonFiniteGradientError("no finite gradient.")
+        return 1.0
+
+    with pytest.warns(ProblemWarning, match="unless 10 of them come one after another") as told:
+        walk(run, steps=3, loss=loss)
+    assert "Larger batches" not in str(told[0].message)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

@@ -50,6 +50,16 @@ def test_boxes_that_fail_where_the_field_begins_end_the_search():
     assert torch.equal(field.values.detach(), torch.full((4,), -1.0, dtype=torch.float64))
 
 
+def test_a_gradient_that_is_not_finite_is_no_failure_of_the_box():
+    field, box = zo.Field(torch.full((4,), 1.0, dtype=torch.float64)), Cliff()
+
+    def objective(field, rows):
+        return (box(field(rows)) - 1.0).abs().sum(dim=1).sqrt()  # has no derivative at zero
+
+    with pytest.raises(zo.errors.NonFiniteGradientError, match="roots"):
+        zo.fit_field(field, objective, boxes=[box], rows=12, tangent=IdentityTangent())
+
+
 def test_a_box_s_own_budget_is_a_bound_as_rows_are():
     field, fit = search(Budgeted(Cliff(failures="keep"), 2), rows=100)
     found = fit()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from blackbox import BlackBoxFunction
 from blackbox.group import BoxGroup
 from zo.batches import Batch
+from zo.errors import NonFiniteGradientError
 from zo.objective import Objective
 from zo.parameters import Choice
 from zo.tangents.record.units import Units
@@ -255,8 +256,8 @@ class TangentGradient:
                 at work on its weights.
             TangentError: the objective's second evaluation differs from the first, it calls no box, probes
                 of the first step change nothing, or a process failed or has other weights.
-            FailedBatchError: all rows of the base failed in the boxes, or the gradient is not finite: go on
-                with the next batch.
+            FailedBatchError: all rows of the base failed in the boxes, or, as `NonFiniteGradientError`, the
+                gradient is not finite: go on with the next batch.
             FailedQueriesError: all rows of the base failed elsewhere, or more than `max_dropped` of the
                 pairs.
         """
@@ -270,7 +271,11 @@ class TangentGradient:
                 self.counts.rows += evaluation.rows  # whatever comes of the step
                 pairs = evaluation.pairs(self.watch.may_have_probes)
                 at_calls = self._stand_ins.take_in(pairs, evaluation.calls)  # tangents predict, then learn
-                gradient = evaluation.gradient(at_calls, self.trust)  # by autograd: no box runs
+                try:
+                    gradient = evaluation.gradient(at_calls, self.trust)  # by autograd: no box runs
+                except NonFiniteGradientError:
+                    self._stand_ins.unlearn()
+                    raise
                 evaluation.check = judgement.along(gradient)  # one query more, where it is due
             share = judgement.share(evaluation, gradient)
             if share is not None:

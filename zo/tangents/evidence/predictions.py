@@ -18,8 +18,8 @@ AT_ONCE = 2**17  # numbers of inputs that a tangent is shown at once, unless one
 
 
 @torch.no_grad()
-def predict_and_learn(tangent: Tangent, calls: Sequence[CallPairs]) -> list[Squares | None]:
-    """Let a tangent predict what a step has shown, then learn from it.
+def predict(tangent: Tangent, calls: Sequence[CallPairs]) -> list[Squares | None]:
+    """Let a tangent predict what a step has shown, before it has seen any of it.
 
     Args:
         tangent: the tangent of one box.
@@ -31,13 +31,28 @@ def predict_and_learn(tangent: Tangent, calls: Sequence[CallPairs]) -> list[Squa
     """
     if calls:
         bring(tangent, calls[0].z.device)
-    groups = _groups(calls)
-    squares = [of_call for group in groups for of_call in _squares(tangent, group)]
-    for group in groups:
+    return [of_call for group in _groups(calls) for of_call in _squares(tangent, group)]
+
+
+def predict_and_learn(tangent: Tangent, calls: Sequence[CallPairs]) -> list[Squares | None]:
+    """`predict`, then `learn`."""
+    squares = predict(tangent, calls)
+    learn(tangent, calls)
+    return squares
+
+
+@torch.no_grad()
+def learn(tangent: Tangent, calls: Sequence[CallPairs]) -> None:
+    """Let a tangent learn from what a step has shown.
+
+    Args:
+        tangent: the tangent of one box.
+        calls: as of `predict`.
+    """
+    for group in _groups(calls):
         tangent.see(all_rows(group))
     if calls:
         tangent.learn()
-    return squares
 
 
 def relative_error(squares: Sequence[Squares | None]) -> float | None:

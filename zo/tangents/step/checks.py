@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from blackbox import BlackBoxError, BlackBoxFunction
-from zo.errors import ConfigurationError, FailedBatchError, FailedQueriesError, TangentError
+from zo.errors import ConfigurationError, FailedQueriesError, NonFiniteGradientError, TangentError
 from zo.objective import mean_loss
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.recording import RecordedCall
@@ -58,7 +58,7 @@ def refuse_not_finite(gradients: Sequence[Tensor], errors: Sequence[float | None
     """Refuse a gradient with NaN or infinity in it.
 
     Raises:
-        FailedBatchError: there is one.
+        NonFiniteGradientError: there is one.
     """
     device = gradients[0].device  # of flags, for which the host waits once
     if torch.stack([gradient.isfinite().all().to(device) for gradient in gradients]).all():
@@ -73,7 +73,7 @@ def refuse_not_finite(gradients: Sequence[Tensor], errors: Sequence[float | None
             "as it never did, or was asked where it never was. Else see roots, logarithms and divisions by "
             "zero in network and objective"
         )
-    raise FailedBatchError(
+    raise NonFiniteGradientError(
         f"Step {step + 1}: expected a finite gradient, got NaN or infinity from a finite loss. {why}. Go on "
         "with the next batch; where that comes again and again, bound what the network sends to boxes."
     )

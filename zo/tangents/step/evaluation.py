@@ -300,7 +300,7 @@ class Evaluation:
 
         Raises:
             TangentError: as `evaluate_again` and `Live.gradients`; or rows depend on those that failed.
-            FailedBatchError: the gradient is not finite.
+            NonFiniteGradientError: it is not finite.
         """
         number, units = self.step.number, [(at.rows.d_scale, at.rows.response_scale) for at in at_calls]
         window = Window(number, self.batch, tuple(self.calls), tuple(units), self.losses, self.survived)

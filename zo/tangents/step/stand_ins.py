@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from copy import deepcopy
 from typing import Any
 
 from blackbox.checks import check_count
 from zo.errors import ConfigurationError
 from zo.same_run import refuse_other_run
-from zo.tangents.evidence.predictions import Squares, predict_and_learn, relative_error
+from zo.tangents.evidence.predictions import Squares, learn, predict, relative_error
 from zo.tangents.excitation.gain import Excited
-from zo.tangents.record.pairs import CallPairs
+from zo.tangents.record.pairs import CallPairs, reciprocal
 from zo.tangents.record.recording import RecordedCall
 from zo.tangents.record.units import Units
 from zo.tangents.step import checks
 from zo.tangents.step.evaluation import Evaluation
 from zo.tangents.tangent import Linearised, Tangent, bring
+
+ABSURD = 1e3  # times what outputs usually vary by: then the step may have to be unlearned
 
 
 class StandIns:
@@ -38,6 +41,7 @@ class StandIns:
         self.units = tuple(Units() for _ in self.tangents)
         self.errors: list[float | None] = []
         self.error: float | None = None
+        self._before: dict[int, Any] = {}  # box -> its tangent's state before answers that seem absurd
 
     @property
     def learn(self) -> bool:
@@ -64,19 +68,31 @@ class StandIns:
         Returns:
             What they say at each call then, in the units of its box.
         """
+        self._before = {}
         squares: list[Squares | None] = [None] * len(pairs)
         at_calls: dict[int, Linearised] = {}
         for box, (tangent, units) in enumerate(zip(self.tangents, self.units, strict=True)):
             numbers = [number for number, call in enumerate(calls) if call.box == box]
             if numbers:
                 rows = units.measure([pairs[number] for number in numbers])
-                by_call = predict_and_learn(tangent, rows)
+                by_call = predict(tangent, rows)
+                if any(map(_absurd, by_call, rows)):
+                    self._before[box] = deepcopy((tangent.state_dict(), self.excited[box].state_dict()))
+                learn(tangent, rows)
                 at_calls |= dict(zip(numbers, self.excited[box].at_each(rows), strict=True))
                 for number, of_call in zip(numbers, by_call, strict=True):
                     squares[number] = of_call
         self.errors = [relative_error([of_call]) for of_call in squares]
         self.error = relative_error(squares)
         return [at_calls[number] for number in range(len(pairs))]
+
+    def unlearn(self) -> None:
+        """Have the tangents forget the step that was taken in last, where its answers seemed absurd."""
+        for box, (state, gain) in self._before.items():
+            self.tangents[box].load_state_dict(state)
+            self.excited[box].load_state_dict(gain)
+            self.tangents[box].brought = False
+        self._before = {}
 
     def refuse_prefit(self, steps: int) -> None:
         """Refuse learning before the first step that cannot be.
@@ -167,3 +183,12 @@ class StandIns:
         for tangent in self.tangents:
             tangent.brought = False
         self.error = state.get("error")
+
+
+def _absurd(of_call: Squares | None, rows: CallPairs) -> bool:
+    """Whether answers are far from what was predicted, in usual units, or from zero where nothing was."""
+    if of_call is None:
+        square = (rows.y * reciprocal(rows.response_scale)).double().square().sum().item()
+    else:
+        square, _ = of_call
+    return not square <= ABSURD**2 * rows.y.numel()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from blackbox import ArraySpec
 from blackbox.checks import check_count
 from zo.errors import ConfigurationError, TangentError
-from zo.tangents.models.at_rows import ModelAt, Together, Values, at_calls, others_of
+from zo.tangents.models.at_rows import ModelAt, Together, Values, at_calls
 from zo.tangents.models.grid.equation import Equation, EquationTerms, fitted, forms
 from zo.tangents.models.grid.lattice import Lattice, space_of
 from zo.tangents.models.values import Form, ValueTangent
@@ -51,8 +50,8 @@ class EquationTangent(ValueTangent):
     Ten rows of a flow suffice, and waves that rows hardly show are those of the same equation, where a
     network that was fitted to the same rows knows nothing of them. It knows this kind of physics and no
     other: where `measured` says that it leaves a tenth of a call's change or more, as beside walls,
-    obstacles, shocks or limiters, take another. Nothing checks that cells are as long along all axes. At a
-    row from which its flow is not finite, far from all that it was fitted to, it is `IdentityTangent`.
+    obstacles, shocks or limiters, take another. Nothing checks that cells are as long along all axes. Where
+    its flow from a row is not finite, far from all rows before, the derivative is that of `IdentityTangent`.
 
     Memory: window x (size_in + size_out) numbers, and some 260 MB during a fit of the largest forms. A fit,
     when one row in ten is new, on the CPU: rows x cells x terms^2 operations in each of a few rounds. A
@@ -251,17 +250,6 @@ class _FlowAt(ModelAt):
         """J^T v; v itself where that is not finite."""
         pulled = super().pull(v)
         return pulled.where(_finite(pulled), self._form.followed_back(v))
-
-    def to(self, z: Tensor, others: tuple[Tensor | None, ...]) -> Tensor:
-        """By what the flow changes; the change of the inputs where it is not finite, here or there."""
-        moved = super().to(z, others)
-        finite = _finite(moved.detach())
-        if finite.all():
-            return moved
-        known = finite.flatten().nonzero().flatten()  # no graph leads through the other rows
-        rows = replace(self.rows, z=z[known], others=tuple(o if o is None else o[known] for o in others))
-        flow = self.model(rows.z, others_of(rows)) - self.values[known]
-        return self._form.followed(z - self.rows.z).index_copy(0, known, flow)
 
 
 def _finite(numbers: Tensor) -> Tensor:
