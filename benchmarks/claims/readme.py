@@ -48,21 +48,34 @@ def of_readme() -> Iterator[Claim]:
     said = "does not always | 0 | median # of # problems, # to # |"
     yield from in_text(README, said, *((Figure((value,)), UNCORRECTED) for value in values))
     measured = results_of_steps()
-    errors = {name: over_tuned(result, "replay, 0.2") for name, result in measured.items()}
-    ends = [error for error in errors.values() if error is not None]
+    at_one, at_several = (
+        {name: end for name, result in measured.items() if (end := over_tuned(result, line)) is not None}
+        for line in ("replay, 0.2", "replay, several rates, 0.2")
+    )
+    ends, together = list(at_one.values()), list(at_several.values())
     rows = [over(result, "replay, 0.2", "rows", AS_BENCHMARKED) for result in measured.values()]
-    values = (median(filter(None, rows)), median(ends), len(ends), min(ends), max(ends))
-    said = "or more | # | median # of # problems, # to #, against"
+    values = (median(filter(None, rows)), median(together), len(together), min(together), max(together))
+    said = "or more | # | median # of # problems, # to #, at [several"
     yield from in_text(README, said, *((Figure((value,)), "rows/steps/table.md") for value in values))
+    values = (median(ends), min(ends), max(ends))
+    said = "at once, # (# to #) at one, against first order"
+    yield from in_text(README, said, *((Figure((value,)), "rows/steps/table.md") for value in values))
+    seconds = [
+        median(filter(None, (over(result, line, "seconds", AS_BENCHMARKED) for result in measured.values())))
+        for line in ("replay, several rates, 0.2", "replay, 0.2")
+    ]
+    said = "Several rates take # times first order's processor time in the median, one takes #."
+    yield from in_text(README, said, *((Figure((value,)), "rows/steps/table.md") for value in seconds))
     kinds = [
-        [e for n, e in errors.items() if e is not None and (n in CONTROLLERS) == c] for c in (False, True)
+        [[end for name, end in each.items() if (name in CONTROLLERS) == c] for each in (at_several, at_one)]
+        for c in (False, True)
     ]
     beyond = [*ends, *_beyond()]
-    values = (len(kinds[0]), median(kinds[0]), len(kinds[1]), median(kinds[1]))
+    values = tuple(value for several, one in kinds for value in (len(one), median(several), median(one)))
     values = (*values, len(beyond), median(beyond), min(_beyond()), max(_beyond()))
     said = (
-        "# corrections (#) and # controllers (#), three seeds each; with three solvers of Mosaic and two "
-        "closures the median of # is # (these # to #)"
+        "# corrections (#, at one rate #) and # controllers (# and #), three seeds each; at one rate with "
+        "three solvers of Mosaic and two closures the median of # is # (these # to #)"
     )
     yield from in_text(README, said, *((Figure((value,)), "rows/steps/table.md") for value in values))
     again = [over_all("tangents/fresh", method) for method in ("chosen", "no-gradient")]

@@ -47,6 +47,7 @@ WAYS = (
     ("learned tangents, no replay", "tangents", ORANGE, "s", (0.05, 0.2)),
     ("learned tangents with replay", "replay", BLUE, "o", (0.05, 0.2)),
 )
+SEVERAL = "with replay, at several rates", "replay, several rates", GREEN, "D", (0.05, 0.2)
 
 
 def draw_rows(ink: str = "black", width: float = 6.6, wide: bool = False) -> Figure:
@@ -58,7 +59,7 @@ def draw_rows(ink: str = "black", width: float = 6.6, wide: bool = False) -> Fig
         wide: whether of what was measured with a wide grid for first order.
     """
     figure, (panel,) = canvas(width, 3.5)
-    for number, (label, line, colour, mark, shares) in enumerate(WAYS):
+    for number, (label, line, colour, mark, shares) in enumerate((*WAYS, SEVERAL) if wide else WAYS):
         at = [share * 1.035 ** (number - 1) for share in shares]
         ratios_by_share = [over_tuned(f"{line}, {share:g}", wide=wide) for share in shares]
         for name in on_a_wide_grid() if wide else rows():

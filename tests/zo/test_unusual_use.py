@@ -300,7 +300,7 @@ def test_what_tangents_learn_before_the_first_step_in_inference_mode_is_learned_
 
 
 @pytest.mark.parametrize(
-    ("limit", "error"), [(np.inf, zo.errors.TangentError), (-np.inf, zo.FailedQueriesError)]
+    ("limit", "error"), [(np.inf, zo.errors.NonFiniteGradientError), (-np.inf, zo.FailedQueriesError)]
 )
 def test_rows_of_a_step_that_is_refused_are_counted(limit, error):
     network, box, spoiled = nn.Linear(4, 4), Sine(), False
