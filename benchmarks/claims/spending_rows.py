@@ -113,8 +113,8 @@ def of_spending_rows() -> Iterator[Claim]:
     runs = [measured[name]["runs"]["3"] for name in four]
     values = [run[line]["error"] / run[ALL_ROWS]["error"] for line in lines for run in runs]
     words = (
-        "four of these end at # (coupled maps), # (double pendulum), # (different units) and # (Lorenz-96) at "
-        "a fifth, with one seed, where what is learned has #, #, # and # at several rates"
+        "four of these end at # (coupled maps), # (double pendulum), # (different units) and # (Lorenz-96) "
+        "at a fifth, with one seed, where what is learned has #, #, # and # at several rates"
     )
     yield from in_text("docs/howto/spend_rows.md", words, *figures(*values))
     ends = [
