@@ -8,8 +8,6 @@ dolfinx's to rounding; `Coarser` has fewer of them.
 
 from __future__ import annotations
 
-import os
-import subprocess
 from functools import cached_property
 from typing import Any
 
@@ -20,7 +18,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.linalg import splu
 from torch import Tensor
 
-from benchmarks.mosaic.heat import ALONE, python
+from benchmarks.mosaic.fenics import Dolfinx
 from blackbox import ArraySpec, BlackBoxFunction, Mesh
 
 LOADS = ("corner", "end", "middle")  # seeds 0, 1, 2
@@ -89,57 +87,33 @@ class Beam(BlackBoxFunction):
     """
 
     def __init__(self, side: int, load: str, energies: bool = False) -> None:
-        name = python()
-        assert name is not None
         self.side, self.load, self.energies = side, load, energies
-        self._process = subprocess.Popen(
-            [name, "-c", SERVER, *map(str, (side, LEAST, POWER, POISSON))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=os.environ | ALONE,
-        )
-        self._count, cells = np.frombuffer(self._read(16), dtype=np.int64).tolist()
-        self.places = np.frombuffer(self._read(16 * self._count)).reshape(-1, 2)
-        self.triangles = np.frombuffer(self._read(24 * cells), dtype=np.int64).reshape(-1, 3)
+        self._program = Dolfinx(SERVER, side, LEAST, POWER, POISSON)
+        self.places, self.triangles = self._program.places, self._program.triangles
+        nodes, cells = len(self.places), len(self.triangles)
         self.force = forced(self.places, load, side)
-        self._write(self.force)
+        self._program.write(self.force)
         mesh = Mesh(triangles=self.triangles, coordinates=self.places)
-        self.inputs = (ArraySpec("density", (self._count,), "float64", layout=mesh),)
+        self.inputs = (ArraySpec("density", (nodes,), "float64", layout=mesh),)
         self.outputs = (
             ArraySpec("energy", (cells,), "float64")
             if energies
-            else ArraySpec("displacement", (self._count, 2), "float64", layout=mesh),
+            else ArraySpec("displacement", (nodes, 2), "float64", layout=mesh),
         )
-
-    def _read(self, size: int) -> bytes:
-        assert self._process.stdout is not None
-        found = self._process.stdout.read(size)
-        if len(found) < size:
-            raise RuntimeError("dolfinx: expected an answer, got the end of its process. See its own output.")
-        return found
-
-    def _write(self, numbers: NDArray[Any]) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(numbers.astype(np.float64).tobytes())
-        self._process.stdin.flush()
 
     def evaluate_rows(self, density: NDArray[Any]) -> NDArray[Any]:
         """One row after another."""
         found = []
         for row in density:
-            self._write(row)
-            moved = np.frombuffer(self._read(16 * self._count)).reshape(-1, 2)
-            energy = np.frombuffer(self._read(8 * len(self.triangles)))
+            self._program.write(row)
+            moved = self._program.read(2 * len(self.places)).reshape(-1, 2)
+            energy = self._program.read(len(self.triangles))
             found.append(energy if self.energies else moved)
         return np.stack(found)
 
     def close(self) -> None:
         """End the process."""
-        for end in (self._process.stdin, self._process.stdout):
-            if end is not None:
-                end.close()
-        self._process.wait()
+        self._program.close()
 
 
 def forced(places: NDArray[Any], load: str, side: int) -> NDArray[Any]:

@@ -18,13 +18,13 @@ CODE = {
     "recovery": ("recovery.py",),
     "bands": ("recovery.py", "bands.py"),
     "field": ("recovery.py", "field.py", "flow.py", "solvers.py", "space.py"),
-    "heat": ("heat.py",),
-    "compliance": ("heat.py", "beam.py", "compliance.py"),
+    "heat": ("heat.py", "fenics.py"),
+    "compliance": ("heat.py", "fenics.py", "beam.py", "compliance.py"),
     "inflow": ("inflow.py",),
     "lattice": ("flow.py", "solvers.py", "corrector.py", "lattice.py"),
 }  # study -> the files that decide its figures
 SAME = "a cell measured again has the same digits"
-ONE_LOOP = f"one loop over methods and seeds serves several studies now; {SAME}"
+ONE_LOOP = f"one loop over methods and seeds serves several studies now, and one class their programs; {SAME}"
 STALE: dict[str, str] = {
     "field.json": "flows in three dimensions came beside these; since then an equation's flow takes fewer "
     "transforms, its fits halve a correction that does not help, and it may be that of a reaction: "

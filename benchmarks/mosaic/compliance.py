@@ -24,7 +24,8 @@ from torch import Tensor, nn
 import zo
 from benchmarks.mosaic import cells
 from benchmarks.mosaic.beam import LOADS, Beam, Coarser, Elements, modulus
-from benchmarks.mosaic.heat import Gradient, _by_bfgs, missing
+from benchmarks.mosaic.fenics import missing
+from benchmarks.mosaic.heat import Gradient, _by_bfgs
 from zo.objective import Objective
 from zo.tangents import CallPairs, Linearised, Tangent
 

@@ -9,14 +9,10 @@ beside it is that of the same elements, written here, whose values are dolfinx's
 
 from __future__ import annotations
 
-import os
-import struct
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from time import process_time
 from typing import Any
 
@@ -30,11 +26,10 @@ from torch import Tensor, nn
 
 import zo
 from benchmarks.mosaic import cells
+from benchmarks.mosaic.fenics import Dolfinx, missing
 from blackbox import ArraySpec, BlackBoxFunction, Mesh
 
 METHODS = ("adjoint, L-BFGS", "differences, L-BFGS", "fit_field")
-PYTHONS = (sys.executable, "/usr/bin/python3")
-ALONE = {"OMPI_MCA_ess_singleton_isolated": "1"}  # of MPI, without a daemon
 STEP = 1e-4  # of a difference, in the logarithm
 
 SERVER = """
@@ -89,25 +84,6 @@ SMALL = Task()
 CI = Task(side=6, evaluations=4, gradients=2)
 
 
-@cache
-def python() -> str | None:
-    """A Python that has dolfinx; None where none is found."""
-    for name in PYTHONS:
-        try:
-            words = [name, "-c", "import dolfinx, mpi4py"]
-            asked = subprocess.run(words, capture_output=True, check=False, env=os.environ | ALONE)
-        except OSError:
-            continue
-        if asked.returncode == 0:
-            return name
-    return None
-
-
-def missing() -> str | None:
-    """What is not installed, and how one gets it; None where all is."""
-    return None if python() else "dolfinx not installed: apt-get install python3-dolfinx"
-
-
 class Heat(BlackBoxFunction):
     """Conductivity and source at the nodes to the temperature there, by dolfinx.
 
@@ -116,19 +92,9 @@ class Heat(BlackBoxFunction):
     """
 
     def __init__(self, side: int) -> None:
-        name = python()
-        assert name is not None
-        self.side = side
-        self._process = subprocess.Popen(
-            [name, "-c", SERVER, str(side)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=os.environ | ALONE,
-        )
-        nodes, triangles = struct.unpack("=qq", self._read(16))
-        self.places = np.frombuffer(self._read(16 * nodes)).reshape(nodes, 2)
-        self.triangles = np.frombuffer(self._read(24 * triangles), dtype=np.int64).reshape(triangles, 3)
+        self.side, self._program = side, Dolfinx(SERVER, side)
+        self.places, self.triangles = self._program.places, self._program.triangles
+        nodes = len(self.places)
         mesh = Mesh(triangles=self.triangles, coordinates=self.places)
         self.inputs = (
             ArraySpec("conductivity", (nodes,), "float64", layout=mesh),
@@ -136,29 +102,17 @@ class Heat(BlackBoxFunction):
         )
         self.outputs = (ArraySpec("temperature", (nodes,), "float64", layout=mesh),)
 
-    def _read(self, size: int) -> bytes:
-        assert self._process.stdout is not None
-        found = self._process.stdout.read(size)
-        if len(found) < size:
-            raise RuntimeError("dolfinx: expected an answer, got the end of its process. See its own output.")
-        return found
-
     def evaluate_rows(self, conductivity: NDArray[Any], source: NDArray[Any]) -> NDArray[Any]:
         """One row after another."""
-        assert self._process.stdin is not None
         found = []
         for row in zip(conductivity, source, strict=True):
-            self._process.stdin.write(b"".join(part.astype(np.float64).tobytes() for part in row))
-            self._process.stdin.flush()
-            found.append(np.frombuffer(self._read(8 * len(row[0]))))
+            self._program.write(*row)
+            found.append(self._program.read(len(self.places)))
         return np.stack(found)
 
     def close(self) -> None:
         """End the process."""
-        for end in (self._process.stdin, self._process.stdout):
-            if end is not None:
-                end.close()
-        self._process.wait()
+        self._program.close()
 
 
 class Elements:

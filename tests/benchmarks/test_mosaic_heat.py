@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.mosaic import heat
+from benchmarks.mosaic import fenics, heat
 
 
 def square(side):
@@ -40,10 +40,10 @@ def test_their_adjoint_is_that_of_their_values():
 
 
 def test_without_fenics_cells_are_excluded_with_a_reason(monkeypatch):
-    monkeypatch.setattr(heat, "PYTHONS", ())
-    heat.python.cache_clear()
+    monkeypatch.setattr(fenics, "PYTHONS", ())
+    fenics.python.cache_clear()
     found = heat.result(heat.CI, (0,), {"cells": {}})
-    heat.python.cache_clear()
+    fenics.python.cache_clear()
     assert all(cell["state"] == "excluded" for cell in found["cells"].values())
     assert "excluded, dolfinx not installed: apt-get install python3-dolfinx" in heat.table(found)
 

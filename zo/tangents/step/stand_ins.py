@@ -18,7 +18,7 @@ from zo.tangents.step import checks
 from zo.tangents.step.evaluation import Evaluation
 from zo.tangents.tangent import Linearised, Tangent, bring
 
-ABSURD = 1e3  # times what outputs usually vary by: then the step may have to be unlearned
+ABSURD, FAR = 1e3, 1e9  # times what outputs usually vary by, from what was predicted, or from zero
 
 
 class StandIns:
@@ -187,8 +187,8 @@ class StandIns:
 
 def _absurd(of_call: Squares | None, rows: CallPairs) -> bool:
     """Whether answers are far from what was predicted, in usual units, or from zero where nothing was."""
-    if of_call is None:
-        square = (rows.y * reciprocal(rows.response_scale)).double().square().sum().item()
+    if of_call is None:  # outputs may be large and vary little
+        square, most = (rows.y * reciprocal(rows.response_scale)).double().square().sum().item(), FAR
     else:
-        square, _ = of_call
-    return not square <= ABSURD**2 * rows.y.numel()
+        (square, _), most = of_call, ABSURD
+    return not square <= most**2 * rows.y.numel()
