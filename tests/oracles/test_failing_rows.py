@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import math
+import warnings
 
 import pytest
 import torch
@@ -277,38 +277,125 @@ def test_sparse_gradients_of_an_embedding_pass():
         gradient.backward(torch.tensor([2]))
 
 
-def test_tangents_do_not_learn_from_an_absurd_answer_that_spoils_the_gradient():
-    """One row of one batch is 1e200; its loss is 1, and the derivative 0 times infinity."""
+class Absurd(FromTorch):
+    """One row of one call is another answer: what `answer` makes of the right one."""
 
-    class Absurd(FromTorch):
-        at = -1
+    def __init__(self, answer, at=-1):
+        super().__init__(bent, (X,), (X,))
+        self.answer, self.at = answer, at
 
-        def evaluate_rows(self, x):
-            y = super().evaluate_rows(x)
-            if len(self.asked) == self.at:
-                y[3] = 1e200
-            return y
+    def evaluate_rows(self, x):
+        y = super().evaluate_rows(x)
+        if len(self.asked) == self.at:
+            y[3] = self.answer(y[3])
+        return y
 
-    box, network = Absurd(bent, (X,), (X,)), make_network()
 
-    def objective(network, batch):
-        return 1 - torch.exp(-((box(network(batch)) - 1).square().sum(dim=1) ** 2))
+def bounded(answers):
+    return 1 - torch.exp(-((answers - 1).square().sum(dim=1) ** 2))
 
-    gradient = zo.TangentGradient(network, objective, boxes=[box], seed=0, trust_policy=NEVER)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
-    draws = torch.Generator().manual_seed(0)
-    for _ in range(12):
+
+def trained(gradient, steps, draws, rate=0.01):
+    optimizer = torch.optim.SGD(gradient.network.parameters(), lr=rate)
+    for _ in range(steps):
         gradient.backward(torch.randn(6, 4, generator=draws, dtype=torch.float64))
         optimizer.step()
         optimizer.zero_grad()
+
+
+def cosine_of_next(gradient, loss, draws):
+    """Of a step's gradient with that by autograd, whatever the box answered before."""
+    batch, weights_of = torch.randn(6, 4, generator=draws, dtype=torch.float64), gradient.network.parameters
+    gradient.network.zero_grad()
+    gradient.backward(batch)
+    found = flat(weight.grad for weight in weights_of())
+    exact = flat(torch.autograd.grad(loss(bent(gradient.network(batch))).mean(), list(weights_of())))
+    return float(torch.nn.functional.cosine_similarity(found, exact, dim=0))
+
+
+def test_tangents_do_not_learn_from_an_absurd_answer_that_spoils_the_gradient():
+    """One row of one batch is 1e200; its loss is 1, and the derivative 0 times infinity."""
+    box, network = Absurd(lambda _: 1e200), make_network()
+    gradient = zo.TangentGradient(
+        network, lambda network, batch: bounded(box(network(batch))), boxes=[box], trust_policy=NEVER
+    )
+    draws = torch.Generator().manual_seed(0)
+    trained(gradient, 12, draws)
     batch = torch.randn(6, 4, generator=draws, dtype=torch.float64)
-    before = copy.deepcopy(gradient.state_dict()["tangents"])
-    Absurd.at = len(box.asked) + 1
+    box.at = len(box.asked) + 1
     with pytest.raises(zo.errors.NonFiniteGradientError, match="as it never did"):
         gradient.backward(batch)
-    assert same(gradient.state_dict()["tangents"], before)
-    gradient.backward(batch)
-    assert not same(gradient.state_dict()["tangents"], before)
+    assert cosine_of_next(gradient, bounded, draws) > 0.999
+
+
+def squared(answers):
+    return (answers - 1).square().sum(dim=1)
+
+
+@pytest.mark.parametrize("times", [30.0, 1e3, 1e9])
+def test_nothing_is_learned_from_an_absurd_answer_that_is_finite(times):
+    """The kernel that has it among its rows answers the next batches with gradients that are none."""
+    box, network = Absurd(lambda y: times * y.sign()), make_network()
+    gradient = zo.TangentGradient(
+        network, lambda network, batch: squared(box(network(batch))), boxes=[box], trust_policy=NEVER
+    )
+    gradient.replays()
+    draws = torch.Generator().manual_seed(0)
+    trained(gradient, 12, draws)
+    box.at = len(box.asked) + 1
+    with pytest.warns(zo.errors.TangentWarning, match=r"Step 13: .* got 1 of 6 rows .* answer NaN"):
+        trained(gradient, 1, draws)
+    assert gradient.counts.outliers == 1 and gradient.metrics()["outliers"] == 1
+    assert cosine_of_next(gradient, squared, draws) > 0.99
+    state = gradient.state_dict()
+    twin = zo.TangentGradient(
+        make_network(),
+        lambda network, batch: squared(box(network(batch))),
+        boxes=[box],
+        trust_policy=NEVER,
+    )
+    twin.load_state_dict(state)
+    assert same(twin.state_dict()["outliers"], state["outliers"])
+    survived = [bool(window["survived"].all()) for window in state["windows"]["windows"]]
+    assert survived == 12 * [True] + [False, True]  # replays draw what survived
+
+
+def test_answers_that_are_far_again_and_again_are_learned():
+    """From the thirteenth step on the box answers otherwise, as where a valve has opened."""
+    box, network = FromTorch(lambda x: bent(x) * scale, (X,), (X,)), make_network()
+    gradient = zo.TangentGradient(
+        network, lambda network, batch: squared(box(network(batch))), boxes=[box], trust_policy=NEVER
+    )
+    scale, draws = 1.0, torch.Generator().manual_seed(0)
+    trained(gradient, 12, draws)
+    scale = 50.0
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        trained(gradient, 12, draws, rate=1e-6)
+    assert [str(each.message) for each in said if "got 6 of 6 rows" in str(each.message)]
+    assert 0 < gradient.counts.outliers <= 12  # two steps, a tenth of all
+    assert gradient.trust_of_step < 0.5
+
+
+def test_a_box_with_a_tangent_of_its_own_learns_nothing_from_an_absurd_answer():
+    box = Absurd(lambda y: 1e6 * y.sign())
+    of_box = zo.differentiable(box, tangent=zo.tangents.KernelTangent())
+    network, draws = make_network(), torch.Generator().manual_seed(0)
+
+    def step():
+        network.zero_grad()
+        batch = torch.randn(6, 4, generator=draws, dtype=torch.float64)
+        squared(of_box(network(batch))).mean().backward()
+        found = flat(weight.grad for weight in network.parameters())
+        exact = torch.autograd.grad(squared(bent(network(batch))).mean(), list(network.parameters()))
+        return float(torch.nn.functional.cosine_similarity(found, flat(exact), dim=0))
+
+    for _ in range(12):
+        step()
+    box.at = len(box.asked) + 1
+    with pytest.warns(zo.errors.TangentWarning, match="Absurd, call 13: .* got 1 of 6 rows"):
+        step()
+    assert step() > 0.99
 
 
 def test_rows_that_depend_on_those_that_failed_beside_the_box_are_refused():

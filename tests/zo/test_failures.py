@@ -16,7 +16,9 @@ from tests.zo.linearised import Instead
 from tests.zo.row_boxes import FromTorch
 from zo.failures import refuse_too_many
 from zo.tangents import CallPairs
+from zo.tangents.evidence.outliers import Outliers
 from zo.tangents.evidence.predictions import predict_and_learn, relative_error
+from zo.tangents.record.units import Units
 
 NAN = float("nan")
 
@@ -350,4 +352,5 @@ def test_the_error_of_rows_that_are_the_same_is_measured_by_the_step_of_the_box(
     z, none = torch.ones(2, 4), torch.zeros(0, 2, 4)
     valid, alive = torch.zeros(0, 2, dtype=torch.bool), torch.ones(2, dtype=torch.bool)
     pairs = CallPairs(state, state, z, none, none, valid, z + 2.0, alive, response_scale=torch.ones(4))
-    assert relative_error(predict_and_learn(Guess(), [pairs] * calls)) == pytest.approx(1.5)
+    _, squares = predict_and_learn(Guess(), [pairs] * calls, Units(), Outliers())
+    assert relative_error(squares) == pytest.approx(1.5)

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from blackbox import ArraySpec, BlackBoxFunction
+from blackbox.notices import Notices
 from zo.box_gradient.row_queries import RowQueries
 from zo.same_run import arrays_of
+from zo.tangents.evidence.outliers import Outliers, outlying
 from zo.tangents.evidence.predictions import predict_and_learn, relative_error
 from zo.tangents.record.pairs import CallPairs, sizes
 from zo.tangents.record.units import Units
@@ -32,6 +34,8 @@ class TangentRows:
         self.tangent = copy.deepcopy(tangent)
         self.tangent.check_box(box)
         self.units = Units()
+        self.outliers = Outliers()
+        self._notices = Notices()
         self._errors: dict[int, tuple[float | None, float]] = {}  # by call: relative, and size of responses
         self._ended = False  # whether a call came after the last backward
 
@@ -108,13 +112,16 @@ class TangentRows:
     def state_dict(self) -> dict[str, Any]:
         """Which tangent it is, and what it has learned."""
         state, units = self.tangent.state_dict(), self.units.state_dict()
-        return {"kind": repr(self.tangent), "box": arrays_of(self.box), "state": state, "units": units}
+        both = {"units": units, "outliers": self.outliers.state_dict()}
+        return {"kind": repr(self.tangent), "box": arrays_of(self.box), "state": state, **both}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self.tangent.load_state_dict(state["state"])
         self.tangent.brought = False
         self.units.load_state_dict(state["units"])
+        if "outliers" in state:  # versions before had none
+            self.outliers.load_state_dict(state["outliers"])
 
     @property
     def trust(self) -> list[float | None]:
@@ -134,10 +141,12 @@ class TangentRows:
     def _learn(self, call: int, pairs: CallPairs) -> CallPairs:
         if self._ended:
             self._errors, self._ended = {}, False
-        (pairs,) = self.units.measure([pairs])
-        (squares,) = predict_and_learn(self.tangent, [pairs])
+        (kept,), (squares,) = predict_and_learn(self.tangent, [pairs], self.units, self.outliers)
+        left_out = outlying([pairs], [kept], self.outliers.farthest, len(kept.z))
+        if left_out is not None:
+            self._notices.say(left_out.notice(f"{type(self.box).__name__}, call {call + 1}"))
         self._errors[call] = relative_error([squares]), 0.0 if squares is None else squares[1]
-        return pairs
+        return kept
 
 
 def _flat(specs: Sequence[ArraySpec], arrays: Sequence[Tensor]) -> Tensor:

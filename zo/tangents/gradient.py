@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from blackbox import BlackBoxFunction
 from blackbox.group import BoxGroup
 from zo.batches import Batch
-from zo.errors import NonFiniteGradientError
 from zo.objective import Objective
 from zo.parameters import Choice
 from zo.tangents.record.units import Units
@@ -270,19 +269,16 @@ class TangentGradient:
             with evaluations.run(step, self.watch.probes, dither) as evaluation:  # the boxes run, once
                 self.counts.rows += evaluation.rows  # whatever comes of the step
                 pairs = evaluation.pairs(self.watch.may_have_probes)
-                at_calls = self._stand_ins.take_in(pairs, evaluation.calls)  # tangents predict, then learn
-                try:
-                    gradient = evaluation.gradient(at_calls, self.trust)  # by autograd: no box runs
-                except NonFiniteGradientError:
-                    self._stand_ins.unlearn()
-                    raise
-                evaluation.check = judgement.along(gradient)  # one query more, where it is due
+                at_calls = self._stand_ins.take_in(pairs, evaluation.calls, len(evaluation.survived))
+                evaluation.outlying = self._stand_ins.outlying  # tangents predicted, and have learned
+                gradient = evaluation.gradient(at_calls, self.trust)  # by autograd: no box runs
+                evaluation.check = judgement.along(evaluation, gradient)  # one query more, where it is due
             share = judgement.share(evaluation, gradient)
             if share is not None:
                 self.counts.clipped += self._grads.add_share(gradient.gradients, share, number)
             self._rows = self.counts.add(evaluation)
             self._imagination.saw(gradient, used=share is not None)
-            self._replays.add(gradient.window)
+            self._replays.add(evaluation.usual(gradient.window))
             judgement.saw(evaluation, gradient, self.counts.lost)
             return gradient.back.loss
 

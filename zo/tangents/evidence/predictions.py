@@ -8,8 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from zo.tangents.evidence.outliers import Outliers
 from zo.tangents.models.values import Form
 from zo.tangents.record.pairs import CallPairs, all_rows, reciprocal
+from zo.tangents.record.units import Units
 from zo.tangents.tangent import Tangent, bring, sources
 
 Squares = tuple[float, float]  # of errors, and of what they are measured by
@@ -18,27 +20,44 @@ AT_ONCE = 2**17  # numbers of inputs that a tangent is shown at once, unless one
 
 
 @torch.no_grad()
-def predict(tangent: Tangent, calls: Sequence[CallPairs]) -> list[Squares | None]:
+def predict(
+    tangent: Tangent, calls: Sequence[CallPairs], units: Units, outliers: Outliers
+) -> tuple[list[CallPairs], list[Squares | None]]:
     """Let a tangent predict what a step has shown, before it has seen any of it.
 
     Args:
         tangent: the tangent of one box.
-        calls: the calls of that box in the step, with its units, in their order. Responses are predicted
-            where there are probes, else the outputs.
+        calls: the calls of that box in the step, one or more, in their order. Responses are predicted where
+            there are probes, else the outputs.
+        units: those of that box, which take in the calls.
+        outliers: those of that box, which take in the calls.
 
     Returns:
-        For each call two sums of squares, for `relative_error`; None where there was nothing to predict.
+        The calls with their units, in which outliers count as failed. And for each two sums of squares, for
+        `relative_error`, of the rows that are left; None where there was nothing to predict.
     """
-    if calls:
-        bring(tangent, calls[0].z.device)
-    return [of_call for group in _groups(calls) for of_call in _squares(tangent, group)]
+    bring(tangent, calls[0].z.device)
+    groups = _groups(units.as_before(calls))
+    values = [_values(tangent, group) for group in groups]
+    of_calls = [
+        of_call
+        for group, of_group in zip(groups, values, strict=True)
+        for of_call in _of_each(group, of_group)
+    ]
+    kept = units.measure(outliers.without(calls, of_calls))
+    squares: list[Squares | None] = []
+    for group, of_group in zip(groups, values, strict=True):
+        squares += _squares(tangent, kept[len(squares) : len(squares) + len(group)], of_group)
+    return kept, squares
 
 
-def predict_and_learn(tangent: Tangent, calls: Sequence[CallPairs]) -> list[Squares | None]:
+def predict_and_learn(
+    tangent: Tangent, calls: Sequence[CallPairs], units: Units, outliers: Outliers
+) -> tuple[list[CallPairs], list[Squares | None]]:
     """`predict`, then `learn`."""
-    squares = predict(tangent, calls)
-    learn(tangent, calls)
-    return squares
+    kept, squares = predict(tangent, calls, units, outliers)
+    learn(tangent, kept)
+    return kept, squares
 
 
 @torch.no_grad()
@@ -47,12 +66,11 @@ def learn(tangent: Tangent, calls: Sequence[CallPairs]) -> None:
 
     Args:
         tangent: the tangent of one box.
-        calls: as of `predict`.
+        calls: as `predict` gives them.
     """
     for group in _groups(calls):
         tangent.see(all_rows(group))
-    if calls:
-        tangent.learn()
+    tangent.learn()
 
 
 def relative_error(squares: Sequence[Squares | None]) -> float | None:
@@ -82,19 +100,26 @@ def _groups(calls: Sequence[CallPairs]) -> list[list[CallPairs]]:
     return groups
 
 
-def _squares(tangent: Tangent, calls: Sequence[CallPairs]) -> list[Squares | None]:
+def _values(tangent: Tangent, calls: Sequence[CallPairs]) -> Tensor | None:
+    """The outputs that a tangent expects at the rows of calls that it is shown at once; None for none."""
+    rows = all_rows(calls)
+    return tangent.at(rows).values if len(rows.d) else tangent.expect(rows)
+
+
+def _of_each(calls: Sequence[CallPairs], values: Tensor | None) -> Sequence[Tensor | None]:
+    """What is known of all calls that are shown at once, call by call."""
+    return [None] * len(calls) if values is None else values.split([len(pairs.z) for pairs in calls])
+
+
+def _squares(tangent: Tangent, calls: Sequence[CallPairs], values: Tensor | None) -> list[Squares | None]:
     """The squares of each of some calls that a tangent is shown at once; with probes that is one call."""
-    rows = [len(pairs.z) for pairs in calls]
     if not len(calls[0].d):
-        prediction = tangent.expect(all_rows(calls))
-        if prediction is None:
+        if values is None:
             return [None] * len(calls)
-        if len(set(rows)) == 1 and all(bool(pairs.alive.all()) for pairs in calls):
-            return _squares_of_calls(calls, prediction)
-        return [
-            _squares_of_call(pairs, outputs)
-            for pairs, outputs in zip(calls, prediction.split(rows), strict=True)
-        ]
+        if len({len(pairs.z) for pairs in calls}) == 1 and all(bool(pairs.alive.all()) for pairs in calls):
+            return _squares_of_calls(calls, values)
+        each = zip(calls, _of_each(calls, values), strict=True)
+        return [None if outputs is None else _squares_of_call(pairs, outputs) for pairs, outputs in each]
     (pairs,) = calls
     if not bool(pairs.valid.any()):  # as at a call before which the network has no part
         return [None]

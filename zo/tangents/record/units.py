@@ -39,7 +39,7 @@ class Units:
     """
 
     def __init__(self) -> None:
-        self._changes, self._responses = _Running(), _Running()
+        self._changes, self._responses = RunningScale(), RunningScale()
 
     def measure(self, calls: Sequence[CallPairs]) -> list[CallPairs]:
         """Take in the calls of a step.
@@ -58,8 +58,15 @@ class Units:
             torch.cat([none, *(getattr(pairs, name)[places] for pairs, places in probes)])
             for name, none in (("d", z[:0]), ("response", y[:0]))
         )
-        self._changes.take(_sizes(changes, z))
-        self._responses.take(_sizes(responses, y, varied=True))
+        self._changes.take(usual_sizes(changes, z))
+        self._responses.take(usual_sizes(responses, y, varied=True))
+        return self.as_before(calls)
+
+    def as_before(self, calls: Sequence[CallPairs]) -> list[CallPairs]:
+        """Calls with the units that the steps so far have shown; as they are before the first step."""
+        if not len(self._changes.scale):
+            return list(calls)
+        z = calls[0].z
         d_scale = _with_scales(calls[0].inputs, self._changes.scale).to(z)
         response_scale = _with_scales(calls[0].outputs, self._responses.scale).to(z)
         return [replace(pairs, d_scale=d_scale, response_scale=response_scale) for pairs in calls]
@@ -74,7 +81,7 @@ class Units:
         self._responses.load_state_dict(state["responses"])
 
 
-class _Running:
+class RunningScale:
     """The running mean of the unit of each of some numbers, and the scale that was last read off it."""
 
     def __init__(self) -> None:
@@ -96,9 +103,11 @@ class _Running:
             self.scale = torch.where(before, self._mean.exp(), 0.0)
 
     def state_dict(self) -> dict[str, Any]:
+        """Steps, mean and scale."""
         return {"steps": self._steps.clone(), "mean": self._mean.clone(), "scale": self.scale.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
         values = (state[name].to("cpu", copy=True) for name in ("steps", "mean", "scale"))
         self._steps, self._mean, self.scale = values
 
@@ -111,7 +120,7 @@ def _with_scales(specs: tuple[ArraySpec, ...], measured: Tensor) -> Tensor:
     )
 
 
-def _sizes(changes: Tensor, values: Tensor, varied: bool = False) -> Tensor:
+def usual_sizes(changes: Tensor, values: Tensor, varied: bool = False) -> Tensor:
     """How large a step's changes `(n, size)` of base values `(rows, size)` are, number by number.
 
     Args:

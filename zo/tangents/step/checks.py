@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -54,8 +54,16 @@ def refuse_dependent_rows(loss: Tensor, base: Tensor, survived: Tensor) -> None:
         )
 
 
-def refuse_not_finite(gradients: Sequence[Tensor], errors: Sequence[float | None], step: int) -> None:
+def refuse_not_finite(
+    gradients: Sequence[Tensor], errors: Sequence[float | None], far: Collection[int], step: int
+) -> None:
     """Refuse a gradient with NaN or infinity in it.
+
+    Args:
+        gradients: of each of the chosen parameters.
+        errors: of what was predicted of each call.
+        far: the numbers of calls, from 1 on, with rows that were left out as they were too far from that.
+        step: the number of the step.
 
     Raises:
         NonFiniteGradientError: there is one.
@@ -64,7 +72,7 @@ def refuse_not_finite(gradients: Sequence[Tensor], errors: Sequence[float | None
     if torch.stack([gradient.isfinite().all().to(device) for gradient in gradients]).all():
         return
     pairs = enumerate(errors, start=1)
-    worse = [str(number) for number, error in pairs if error is not None and not error <= 1.0]
+    worse = [str(n) for n, error in pairs if n in far or (error is not None and not error <= 1.0)]
     why = "See roots, logarithms and divisions by zero in network and objective"
     if worse:
         calls = f"call{'s' * (len(worse) > 1)} {', '.join(worse)}"

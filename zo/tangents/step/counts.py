@@ -24,6 +24,7 @@ class TangentCounts:
         replays: calls of `replay`, which run no box; of a `RatePopulation` those of all its members.
         imagined: calls of `imagine` that added a gradient; they run no box either.
         clipped: gradients, of both, that were shortened.
+        outliers: rows of calls that nothing was learned from, see `zo.tangents.evidence.outliers`.
     """
 
     steps: int = 0
@@ -36,6 +37,7 @@ class TangentCounts:
     replays: int = 0
     clipped: int = 0
     imagined: int = 0
+    outliers: int = 0
 
     def add(self, evaluation: Evaluation) -> int:
         """Count a step that was taken, but for the rows of its base and probes, which are counted before.
@@ -51,4 +53,5 @@ class TangentCounts:
         self.checks += check.queries > 0
         self.failed_checks += check.queries > 0 and not check.shows
         self.lost += evaluation.lost
+        self.outliers += 0 if evaluation.outlying is None else evaluation.outlying.few
         return evaluation.rows + check.rows

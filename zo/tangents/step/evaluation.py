@@ -24,6 +24,7 @@ from zo.execution.ranks import Ranks, fingerprint
 from zo.failures import survivors
 from zo.same_run import arrays_of, refuse_other_run, same_chunk
 from zo.tangents.assumptions.cut import outputs_without_gradient
+from zo.tangents.evidence.outliers import Outlying
 from zo.tangents.playback.playback import Live, WayBack, evaluate_again, refuse_unseen_weights
 from zo.tangents.playback.step_gradient import StepGradient
 from zo.tangents.playback.way_back import refuse_autocast
@@ -224,6 +225,7 @@ class Evaluation:
         batch: the batch in the same way.
         dropped: how many pairs of probes failed.
         whole_numbers: boxes whose outputs the loss takes as whole numbers, in words; of a first step.
+        outlying: rows that nothing is learned from; to be set.
         check: what a query along the gradient has shown; to be set.
     """
 
@@ -249,12 +251,19 @@ class Evaluation:
         self.batch: Any = None
         self.dropped = 0
         self.whole_numbers: list[str] = []
+        self.outlying: Outlying | None = None
         self.check = Check()
 
     @property
     def lost(self) -> int:
         """Rows that failed."""
         return int((~self.survived).sum())
+
+    def usual(self, window: Window) -> Window:
+        """What the step recorded, in which rows that nothing is learned from count as failed."""
+        if self.outlying is None:
+            return window
+        return replace(window, survived=window.survived & ~self.outlying.rows.to(window.survived.device))
 
     def see_survivors(self, steps: int) -> None:
         """See which rows failed.
@@ -310,7 +319,8 @@ class Evaluation:
             back = WayBack(*self._live.gradients(at_calls), False, self._live.reached)
         self._turns.look()
         checks.refuse_dependent_rows(back.loss, self.losses, self.survived)
-        checks.refuse_not_finite(back.gradients, errors, number)
+        far = () if self.outlying is None else self.outlying.calls
+        checks.refuse_not_finite(back.gradients, errors, far, number)
         return StepGradient(self.step, self.boxes, window, at_calls, back, self._before)
 
     def _look_at_objective(self, may_have_probes: bool) -> None:

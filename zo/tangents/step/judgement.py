@@ -64,9 +64,9 @@ class Judgement:
         """What the boxes of a step are asked beside what the objective asks."""
         return self.excitation.of_step(key, self._stand_ins.excited)
 
-    def along(self, gradient: StepGradient) -> Check:
-        """What a query along a gradient says of it, where one is due."""
-        if self._ranks.rank or not self.watch.checks(gradient.step.number):
+    def along(self, evaluation: Evaluation, gradient: StepGradient) -> Check:
+        """What a query along a gradient says of it, where one is due and no outlier would decide."""
+        if self._ranks.rank or evaluation.outlying or not self.watch.checks(gradient.step.number):
             return Check()
         with alone(self._ranks):
             return checked(gradient, self.watch)

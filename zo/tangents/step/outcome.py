@@ -64,6 +64,8 @@ class StepOutcome:
         if self.unidentified:
             watch.knows_nothing_of(number, self.unidentified)
         notices.say(whole_numbers_notice(number, whole_numbers))
+        if evaluation.outlying is not None:
+            notices.say(evaluation.outlying.notice(f"Step {number + 1}"))
         unmoved = checks.unmoved(pairs, evaluation.dropped)
         if unmoved:
             watch.probes_moved_nothing(number, self.zero)

@@ -45,7 +45,9 @@ class Replays:
         self._looks: dict[str, tuple[int, int]] = {}  # by forms of windows, see `_refuse_rows_by_place`
 
     def add(self, window: Window) -> None:
-        """Take in what a step recorded."""
+        """Take in what a step recorded; nothing where no row survived."""
+        if not len(window.places):
+            return
         window = replace(window, calls=tuple(call.plain() for call in window.calls))
         if self.kept:
             self.windows.add(window)

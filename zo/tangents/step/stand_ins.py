@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from copy import deepcopy
 from typing import Any
 
 from blackbox.checks import check_count
 from zo.errors import ConfigurationError
 from zo.same_run import refuse_other_run
+from zo.tangents.evidence.outliers import Outliers, Outlying, outlying
 from zo.tangents.evidence.predictions import Squares, learn, predict, relative_error
 from zo.tangents.excitation.gain import Excited
-from zo.tangents.record.pairs import CallPairs, reciprocal
+from zo.tangents.record.pairs import CallPairs
 from zo.tangents.record.recording import RecordedCall
 from zo.tangents.record.units import Units
 from zo.tangents.step import checks
 from zo.tangents.step.evaluation import Evaluation
 from zo.tangents.tangent import Linearised, Tangent, bring
-
-ABSURD, FAR = 1e3, 1e9  # times what outputs usually vary by, from what was predicted, or from zero
 
 
 class StandIns:
@@ -31,6 +29,8 @@ class StandIns:
         tangents: as given.
         excited: they again, with the gains of what is dithered: what is asked for derivatives.
         units: one for each box.
+        outliers: what decides which rows are not learned from, one for each box.
+        outlying: those of the last step; None for none.
         errors: for each call of the last step, the relative error of what its tangent predicted.
         error: the same over all calls together; None where there was nothing to predict.
     """
@@ -39,9 +39,10 @@ class StandIns:
         self.tangents = tuple(tangents)
         self.excited = tuple(Excited(tangent) for tangent in self.tangents)
         self.units = tuple(Units() for _ in self.tangents)
+        self.outliers = tuple(Outliers() for _ in self.tangents)
+        self.outlying: Outlying | None = None
         self.errors: list[float | None] = []
         self.error: float | None = None
-        self._before: dict[int, Any] = {}  # box -> its tangent's state before answers that seem absurd
 
     @property
     def learn(self) -> bool:
@@ -58,41 +59,37 @@ class StandIns:
         """Whether steps may be replayed with all of them, unasked."""
         return all(part.replayed for tangent in self.tangents for part in tangent.parts())
 
-    def take_in(self, pairs: Sequence[CallPairs], calls: Sequence[RecordedCall]) -> list[Linearised]:
+    def take_in(
+        self, pairs: Sequence[CallPairs], calls: Sequence[RecordedCall], rows: int
+    ) -> list[Linearised]:
         """Have the tangents predict what a step has shown, and learn from it.
 
         Args:
             pairs: what each call has shown, in their order.
             calls: the calls.
+            rows: of the batch.
 
         Returns:
             What they say at each call then, in the units of its box.
         """
-        self._before = {}
         squares: list[Squares | None] = [None] * len(pairs)
         at_calls: dict[int, Linearised] = {}
+        farthest = 0.0
         for box, (tangent, units) in enumerate(zip(self.tangents, self.units, strict=True)):
             numbers = [number for number, call in enumerate(calls) if call.box == box]
             if numbers:
-                rows = units.measure([pairs[number] for number in numbers])
-                by_call = predict(tangent, rows)
-                if any(map(_absurd, by_call, rows)):
-                    self._before[box] = deepcopy((tangent.state_dict(), self.excited[box].state_dict()))
-                learn(tangent, rows)
-                at_calls |= dict(zip(numbers, self.excited[box].at_each(rows), strict=True))
+                asked = [pairs[number] for number in numbers]
+                kept, by_call = predict(tangent, asked, units, self.outliers[box])
+                farthest = max(farthest, self.outliers[box].farthest)
+                learn(tangent, kept)
+                at_calls |= dict(zip(numbers, self.excited[box].at_each(kept), strict=True))
                 for number, of_call in zip(numbers, by_call, strict=True):
                     squares[number] = of_call
         self.errors = [relative_error([of_call]) for of_call in squares]
         self.error = relative_error(squares)
-        return [at_calls[number] for number in range(len(pairs))]
-
-    def unlearn(self) -> None:
-        """Have the tangents forget the step that was taken in last, where its answers seemed absurd."""
-        for box, (state, gain) in self._before.items():
-            self.tangents[box].load_state_dict(state)
-            self.excited[box].load_state_dict(gain)
-            self.tangents[box].brought = False
-        self._before = {}
+        in_order = [at_calls[number] for number in range(len(pairs))]
+        self.outlying = outlying(pairs, [at.rows for at in in_order], farthest, rows)
+        return in_order
 
     def refuse_prefit(self, steps: int) -> None:
         """Refuse learning before the first step that cannot be.
@@ -168,6 +165,7 @@ class StandIns:
             "tangents": [tangent.state_dict() for tangent in self.tangents],
             "gains": [tangent.state_dict() for tangent in self.excited],
             "units": [units.state_dict() for units in self.units],
+            "outliers": [outliers.state_dict() for outliers in self.outliers],
             "error": self.error,
         }
 
@@ -176,19 +174,12 @@ class StandIns:
         gains = state.get(
             "gains", [Excited(tangent).state_dict() for tangent in self.tangents]
         )  # 0.3 had none
-        both = (self.tangents, state["tangents"]), (self.excited, gains), (self.units, state["units"])
-        for parts, states in both:
+        pairs = [(self.tangents, state["tangents"]), (self.excited, gains), (self.units, state["units"])]
+        if "outliers" in state:  # versions before had none
+            pairs.append((self.outliers, state["outliers"]))
+        for parts, states in pairs:
             for part, entry in zip(parts, states, strict=True):
                 part.load_state_dict(entry)
         for tangent in self.tangents:
             tangent.brought = False
         self.error = state.get("error")
-
-
-def _absurd(of_call: Squares | None, rows: CallPairs) -> bool:
-    """Whether answers are far from what was predicted, in usual units, or from zero where nothing was."""
-    if of_call is None:  # outputs may be large and vary little
-        square, most = (rows.y * reciprocal(rows.response_scale)).double().square().sum().item(), FAR
-    else:
-        (square, _), most = of_call, ABSURD
-    return not square <= most**2 * rows.y.numel()
