@@ -139,7 +139,7 @@ def fit_field(
         clip=None,
         excite=0,
         max_rows=1,
-        trust_policy=TrustPolicy(check_every=None),  # each evaluation is a check
+        trust_policy=TrustPolicy(check_every=None, outliers=False),  # each evaluation is a check
         replays=inner,
         max_age=1,
     )

@@ -141,8 +141,9 @@ class TangentRows:
     def _learn(self, call: int, pairs: CallPairs) -> CallPairs:
         if self._ended:
             self._errors, self._ended = {}, False
-        (kept,), (squares,) = predict_and_learn(self.tangent, [pairs], self.units, self.outliers)
-        left_out = outlying([pairs], [kept], self.outliers.farthest, len(kept.z))
+        rows = len(pairs.z)
+        (kept,), (squares,), off = predict_and_learn(self.tangent, [pairs], self.units, self.outliers, rows)
+        left_out = outlying([pairs], [kept], off, rows)
         if left_out is not None:
             self._notices.say(left_out.notice(f"{type(self.box).__name__}, call {call + 1}"))
         self._errors[call] = relative_error([squares]), 0.0 if squares is None else squares[1]

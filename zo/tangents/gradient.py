@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from blackbox import BlackBoxFunction
 from blackbox.group import BoxGroup
 from zo.batches import Batch
+from zo.errors import NonFiniteGradientError
 from zo.objective import Objective
 from zo.parameters import Choice
 from zo.tangents.record.units import Units
@@ -178,7 +179,7 @@ class TangentGradient:
         self.parameters = settings.parameters
         self.counts = TangentCounts()
         self._evaluations = Evaluations(settings)
-        self._stand_ins = StandIns(settings.tangents)
+        self._stand_ins = StandIns(settings.tangents, settings.trust_policy.outliers)
         self._judgement = Judgement(settings, self._stand_ins, self._evaluations.ranks)
         notices = self._judgement.notices
         self._grads = Accumulation(self.parameters, clip if self._stand_ins.guess else None, notices)
@@ -206,6 +207,11 @@ class TangentGradient:
     def trust_of_step(self) -> float | None:
         """The same error over all calls of the last step together."""
         return self._stand_ins.error
+
+    @property
+    def outlying(self) -> int:
+        """Rows of the last batch from which nothing is learned, see `TrustPolicy.outliers`."""
+        return 0 if self._stand_ins.outlying is None else int(self._stand_ins.outlying.rows.sum())
 
     @property
     def watch(self) -> TrustWatch:
@@ -271,7 +277,11 @@ class TangentGradient:
                 pairs = evaluation.pairs(self.watch.may_have_probes)
                 at_calls = self._stand_ins.take_in(pairs, evaluation.calls, len(evaluation.survived))
                 evaluation.outlying = self._stand_ins.outlying  # tangents predicted, and have learned
-                gradient = evaluation.gradient(at_calls, self.trust)  # by autograd: no box runs
+                try:
+                    gradient = evaluation.gradient(at_calls, self.trust)  # by autograd: no box runs
+                except NonFiniteGradientError:
+                    self._stand_ins.unlearn()
+                    raise
                 evaluation.check = judgement.along(evaluation, gradient)  # one query more, where it is due
             share = judgement.share(evaluation, gradient)
             if share is not None:

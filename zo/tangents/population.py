@@ -223,9 +223,10 @@ class RatePopulation:
                 self._leader = max(slower, key=lambda member: member.factor)
                 self._become(self._leader)
             return loss
-        leader.saw(float(loss))
-        for member in self._others():
-            member.saw(self._aside(member, self._take_window))
+        losses = [(leader, float(loss))]
+        losses += [(member, self._aside(member, self._take_window)) for member in self._others()]
+        for member, of_member in losses if not gradient.outlying else ():  # which outweigh all else
+            member.saw(of_member)
         better = [member for member in self._members if leader.gives_way_to(member)]
         if better:
             self._leader = leader = min(better, key=lambda member: member.loss)

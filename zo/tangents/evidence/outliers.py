@@ -1,4 +1,4 @@
-"""`Outliers`: answers too far from what was predicted to be learned from, as long as they are few."""
+"""`Outliers`: an answer far off from all others, alone, from which nothing is learned."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 
 from blackbox.notices import Notice
 from zo.errors import TangentWarning
-from zo.tangents.record.pairs import CallPairs, reciprocal
-from zo.tangents.record.units import RunningScale, usual_sizes
+from zo.tangents.models.rows import Moments
+from zo.tangents.record.pairs import CallPairs
 
 # decision 146:
-FAR = 10.0  # times what the outputs usually vary by
-FEW = 0.1  # of all rows: more of them are what the box is like
-AGE = 50  # steps: older ones have faded from these shares
+FAR = 10.0  # standard deviations of all answers so far
+FEWEST = 20  # rows, before which nothing is known of what is usual
+ALONE = 50  # steps without one before: what comes again is what the box is like
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Outlying:
         calls: the numbers of the calls that have some, from 1 on.
         few: how many rows of calls they are.
         total: how many rows of calls there are.
-        farthest: how far off the farthest of them is, in what the outputs usually vary by.
+        farthest: how far off the farthest of them is, in standard deviations of the answers so far.
     """
 
     rows: Tensor
@@ -46,75 +46,92 @@ class Outlying:
         """
         return Notice(
             "outliers",
-            f"{where}: expected answers near those that were predicted, got {self.few} of {self.total} rows "
-            f"of calls that are off by up to {self.farthest:.3g} times what outputs usually vary by. Nothing "
-            "is learned from these, and they are not replayed; in this step's loss and gradient they count "
-            "as they are. If the box is wrong there, have it answer NaN in such rows: then the gradient is "
-            "that of the others. If it is right, you need do nothing: once they are more than a tenth of the "
-            "rows they are learned from. Further ones are counted (outliers), without another warning.",
+            f"{where}: expected answers like those so far, got {self.few} of {self.total} rows of calls that "
+            f"are up to {self.farthest:.3g} standard deviations off, from them and from what was predicted. "
+            "They count in this step's loss and gradient. But nothing is learned from them, and they are not "
+            f"replayed, unless such rows come again within {ALONE} steps: if the box is right there, do "
+            "nothing. If it is wrong, have it answer NaN in such rows: then the gradient is that of the "
+            "others. Further ones are counted (outliers), without another warning.",
             TangentWarning,
         )
 
 
 class Outliers:
-    """Which answers of one box are too far from what was predicted to be learned from.
+    """Which answers of one box are too far from all others, and alone, to be learned from.
 
-    A row is far where its outputs are off from those predicted by ten times what they usually vary by
-    between the rows and calls of a step, in the root mean square over the outputs that vary. One such row is
-    enough to spoil a fit for many steps, and solvers do return nonsense without an error. So they are left
-    out, unless they are more than a tenth of the last rows: then the box is like that, or is asked elsewhere
-    now, and they are learned from as all others. In steps of a single row and call nothing is far.
+    A row is far where its outputs are ten standard deviations of all answers so far, in the root mean square
+    over the outputs, from their mean and from what was predicted. One such row may spoil a fit for many
+    steps, and solvers do return nonsense without an error. So it is left out, unless there was a far row in
+    the fifty steps before, or most rows of the batch are far: then the box is like that, or is asked
+    elsewhere now. Nothing is far while fewer than twenty rows are known, nor where there are probes, which
+    show a derivative whatever was predicted.
 
-    Attributes:
-        farthest: of the last step, how far off the farthest of those left out is; 0 where none is.
+    Args:
+        wanted: whether any are looked for.
     """
 
-    def __init__(self) -> None:
-        self.farthest = 0.0
-        self._usual = RunningScale()
-        self._rows = self._far = 0.0  # of all steps, the last ones counting most
+    def __init__(self, wanted: bool = True) -> None:
+        self.wanted = wanted
+        self._usual, self._rows = Moments(), 0  # of the outputs that were learned from
+        self._since = ALONE  # steps without a far row
 
     @torch.no_grad()
-    def without(self, calls: Sequence[CallPairs], values: Sequence[Tensor | None]) -> list[CallPairs]:
-        """The calls of a step, in which rows that are far count as failed, as long as they are few.
+    def without(
+        self, calls: Sequence[CallPairs], values: Sequence[Tensor | None], rows: int
+    ) -> tuple[list[CallPairs], float]:
+        """The calls of a step, in which rows that are far and alone count as failed.
 
         Args:
             calls: the calls of the box in the step, one or more.
             values: the outputs of each as they were predicted, `(rows, size_out)`; None where none were.
+            rows: of the batch.
+
+        Returns:
+            The calls, and how far off the farthest is that was left out; 0 where none was.
         """
-        kept = self._few_left_out(calls, [self._off(*both) for both in zip(calls, values, strict=True)])
-        y = torch.cat([pairs.y[pairs.alive.nonzero(as_tuple=True)] for pairs in kept])
-        self._usual.take(usual_sizes(y[:0], y, varied=True))
-        return kept
+        kept, farthest = list(calls), 0.0
+        sizes = [self._off(*both) for both in zip(calls, values, strict=True)]
+        every = torch.cat(sizes)
+        if self.wanted and bool((every > FAR).any()):
+            masks = [size > FAR for size in sizes]
+            alone, self._since = self._since >= ALONE, 0
+            if alone and (rows == 1 or 2 * int(_of_batch(masks, rows).sum()) <= rows):
+                kept = [
+                    replace(pairs, alive=pairs.alive & ~mask)
+                    for pairs, mask in zip(calls, masks, strict=True)
+                ]
+                farthest = float(every.max())
+        else:
+            self._since = min(self._since + 1, ALONE)
+        return kept, farthest
+
+    @torch.no_grad()
+    def take(self, calls: Sequence[CallPairs]) -> None:
+        """Take in what is learned from, as `without` gave it."""
+        y = torch.cat([pairs.y[pairs.alive.nonzero(as_tuple=True)] for pairs in calls])
+        if self.wanted and len(y):
+            self._usual.add(y)
+            self._rows += len(y)
 
     def state_dict(self) -> dict[str, Any]:
-        """What outputs vary by, how many rows there were, and how many of them were far."""
-        return {"usual": self._usual.state_dict(), "rows": self._rows, "far": self._far}
+        """What is usual, and when the last far row came."""
+        return {"usual": self._usual.state_dict(), "rows": self._rows, "since": self._since}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        self._usual.load_state_dict(state["usual"])
-        self._rows, self._far = state["rows"], state["far"]
-
-    def _few_left_out(self, calls: Sequence[CallPairs], sizes: Sequence[Tensor]) -> list[CallPairs]:
-        every = torch.cat(list(sizes))
-        far, fading = int((every > FAR).sum()), 1 - 1 / AGE
-        self._rows, self._far = fading * self._rows + len(every), fading * self._far + far
-        self.farthest = 0.0
-        if not far or self._far > FEW * self._rows:
-            return list(calls)
-        self.farthest = float(every.max())
-        return [_left_out(pairs, size > FAR) for pairs, size in zip(calls, sizes, strict=True)]
+        sums = state["usual"]["sums"]
+        device = sums[0].device if sums else torch.device("cpu")
+        self._usual.load_state_dict(state["usual"], device)
+        self._rows, self._since = state["rows"], state["since"]
 
     def _off(self, pairs: CallPairs, values: Tensor | None) -> Tensor:
-        """How far each row is from what was predicted, `(rows,)` float64; 0 where that is not known."""
-        if values is None or not len(self._usual.scale):
+        """How far each row is, `(rows,)` float64; 0 where that is not known."""
+        if values is None or self._rows < FEWEST or len(pairs.d):
             return pairs.y.new_zeros(len(pairs.z), dtype=torch.float64)
-        short = reciprocal(self._usual.scale.to(pairs.y.device))
-        missed = (pairs.y.double() - values.double()) * short
-        most = missed.abs().amax(dim=1, keepdim=True)  # whose square need not be a number
-        squares = (missed / most.clamp(min=1.0)).square().sum(dim=1)
-        off = most[:, 0].clamp(min=1.0) * (squares / (short > 0).sum().clamp(min=1)).sqrt()
+        y, varies = pairs.y.double(), (~self._usual.same()).to(pairs.y.device)
+        short = torch.where(varies, 1 / self._usual.scale().to(y), 0.0)
+        mean = self._usual.mean().to(y)
+        off = torch.minimum(*(_size((y - centre) * short, varies) for centre in (values.double(), mean)))
         return torch.where(pairs.alive & off.isfinite(), off, 0.0)  # a prediction may not be finite
 
 
@@ -132,14 +149,22 @@ def outlying(
     if not farthest:
         return None
     masks = [before.alive & ~after.alive for before, after in zip(given, kept, strict=True)]
-    of_batch = torch.zeros(rows, dtype=torch.bool, device=masks[0].device)
-    for mask in masks:
-        if len(mask) % rows == 0:  # else nothing is known of whose they are
-            of_batch |= mask.view(rows, -1).any(dim=1)
     counts = [int(mask.sum()) for mask in masks]
     numbers = tuple(number for number, count in enumerate(counts, start=1) if count)
-    return Outlying(of_batch, numbers, sum(counts), sum(map(len, masks)), farthest)
+    return Outlying(_of_batch(masks, rows), numbers, sum(counts), sum(map(len, masks)), farthest)
 
 
-def _left_out(pairs: CallPairs, far: Tensor) -> CallPairs:
-    return replace(pairs, alive=pairs.alive & ~far, valid=pairs.valid & ~far)
+def _of_batch(masks: Sequence[Tensor], rows: int) -> Tensor:
+    """Which rows of a batch have a row of a call that is marked; of other calls nobody knows whose it is."""
+    of_batch = torch.zeros(rows, dtype=torch.bool, device=masks[0].device)
+    for mask in masks:
+        if len(mask) % rows == 0:
+            of_batch |= mask.view(rows, -1).any(dim=1)
+    return of_batch
+
+
+def _size(off: Tensor, varies: Tensor) -> Tensor:
+    """The root mean square of each row over the numbers that vary; large ones have no square."""
+    most = off.abs().amax(dim=1).clamp(min=1.0)
+    squares = (off / most[:, None]).square().sum(dim=1)
+    return most * (squares / varies.sum().clamp(min=1)).sqrt()

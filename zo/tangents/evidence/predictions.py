@@ -21,8 +21,8 @@ AT_ONCE = 2**17  # numbers of inputs that a tangent is shown at once, unless one
 
 @torch.no_grad()
 def predict(
-    tangent: Tangent, calls: Sequence[CallPairs], units: Units, outliers: Outliers
-) -> tuple[list[CallPairs], list[Squares | None]]:
+    tangent: Tangent, calls: Sequence[CallPairs], units: Units, outliers: Outliers, rows: int
+) -> tuple[list[CallPairs], list[Squares | None], float]:
     """Let a tangent predict what a step has shown, before it has seen any of it.
 
     Args:
@@ -31,10 +31,12 @@ def predict(
             there are probes, else the outputs.
         units: those of that box, which take in the calls.
         outliers: those of that box, which take in the calls.
+        rows: of the batch.
 
     Returns:
-        The calls with their units, in which outliers count as failed. And for each two sums of squares, for
-        `relative_error`, of the rows that are left; None where there was nothing to predict.
+        The calls with their units, in which outliers count as failed. For each two sums of squares, for
+        `relative_error`, of the rows that are left; None where there was nothing to predict. And how far off
+        the farthest outlier is, 0 where there is none.
     """
     bring(tangent, calls[0].z.device)
     groups = _groups(units.as_before(calls))
@@ -44,32 +46,35 @@ def predict(
         for group, of_group in zip(groups, values, strict=True)
         for of_call in _of_each(group, of_group)
     ]
-    kept = units.measure(outliers.without(calls, of_calls))
+    left, farthest = outliers.without(calls, of_calls, rows)
+    kept = units.measure(left)
     squares: list[Squares | None] = []
     for group, of_group in zip(groups, values, strict=True):
         squares += _squares(tangent, kept[len(squares) : len(squares) + len(group)], of_group)
-    return kept, squares
+    return kept, squares, farthest
 
 
 def predict_and_learn(
-    tangent: Tangent, calls: Sequence[CallPairs], units: Units, outliers: Outliers
-) -> tuple[list[CallPairs], list[Squares | None]]:
+    tangent: Tangent, calls: Sequence[CallPairs], units: Units, outliers: Outliers, rows: int
+) -> tuple[list[CallPairs], list[Squares | None], float]:
     """`predict`, then `learn`."""
-    kept, squares = predict(tangent, calls, units, outliers)
-    learn(tangent, kept)
-    return kept, squares
+    predicted = predict(tangent, calls, units, outliers, rows)
+    learn(tangent, predicted[0], outliers)
+    return predicted
 
 
 @torch.no_grad()
-def learn(tangent: Tangent, calls: Sequence[CallPairs]) -> None:
+def learn(tangent: Tangent, calls: Sequence[CallPairs], outliers: Outliers) -> None:
     """Let a tangent learn from what a step has shown.
 
     Args:
         tangent: the tangent of one box.
         calls: as `predict` gives them.
+        outliers: those of that box.
     """
     for group in _groups(calls):
         tangent.see(all_rows(group))
+    outliers.take(calls)
     tangent.learn()
 
 
@@ -101,9 +106,9 @@ def _groups(calls: Sequence[CallPairs]) -> list[list[CallPairs]]:
 
 
 def _values(tangent: Tangent, calls: Sequence[CallPairs]) -> Tensor | None:
-    """The outputs that a tangent expects at the rows of calls that it is shown at once; None for none."""
+    """The outputs that a tangent expects of calls that it is shown at once; None for none, or with probes."""
     rows = all_rows(calls)
-    return tangent.at(rows).values if len(rows.d) else tangent.expect(rows)
+    return None if len(rows.d) else tangent.expect(rows)
 
 
 def _of_each(calls: Sequence[CallPairs], values: Tensor | None) -> Sequence[Tensor | None]:

@@ -93,7 +93,7 @@ class RunningScale:
         """Take in the unit of each number in a step, `(size,)`; zero for one that did not change or vary."""
         if not len(self.scale):
             self._steps, self._mean, self.scale = torch.zeros(3, len(size), dtype=torch.float64)
-        present = size > 0
+        present = (size > 0) & size.isfinite()  # the square of an absurd one may not be
         self._steps += present
         weight = 1 / self._steps.clamp(min=1, max=AGE)
         self._mean = torch.where(present, self._mean + weight * (size.log() - self._mean), self._mean)

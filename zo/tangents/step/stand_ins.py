@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from copy import deepcopy
 from typing import Any
 
 from blackbox.checks import check_count
@@ -11,12 +12,14 @@ from zo.same_run import refuse_other_run
 from zo.tangents.evidence.outliers import Outliers, Outlying, outlying
 from zo.tangents.evidence.predictions import Squares, learn, predict, relative_error
 from zo.tangents.excitation.gain import Excited
-from zo.tangents.record.pairs import CallPairs
+from zo.tangents.record.pairs import CallPairs, reciprocal
 from zo.tangents.record.recording import RecordedCall
 from zo.tangents.record.units import Units
 from zo.tangents.step import checks
 from zo.tangents.step.evaluation import Evaluation
 from zo.tangents.tangent import Linearised, Tangent, bring
+
+ABSURD, FAR = 1e3, 1e9  # times what outputs usually vary by, from what was predicted, or from zero
 
 
 class StandIns:
@@ -24,6 +27,7 @@ class StandIns:
 
     Args:
         tangents: one for each box.
+        outliers: whether answers that are far off, alone, are left out.
 
     Attributes:
         tangents: as given.
@@ -35,14 +39,15 @@ class StandIns:
         error: the same over all calls together; None where there was nothing to predict.
     """
 
-    def __init__(self, tangents: Sequence[Tangent]) -> None:
+    def __init__(self, tangents: Sequence[Tangent], outliers: bool = True) -> None:
         self.tangents = tuple(tangents)
         self.excited = tuple(Excited(tangent) for tangent in self.tangents)
         self.units = tuple(Units() for _ in self.tangents)
-        self.outliers = tuple(Outliers() for _ in self.tangents)
+        self.outliers = tuple(Outliers(outliers) for _ in self.tangents)
         self.outlying: Outlying | None = None
         self.errors: list[float | None] = []
         self.error: float | None = None
+        self._before: dict[int, Any] = {}  # box -> its tangent's state before answers that seem absurd
 
     @property
     def learn(self) -> bool:
@@ -72,16 +77,22 @@ class StandIns:
         Returns:
             What they say at each call then, in the units of its box.
         """
+        self._before = {}
         squares: list[Squares | None] = [None] * len(pairs)
         at_calls: dict[int, Linearised] = {}
         farthest = 0.0
-        for box, (tangent, units) in enumerate(zip(self.tangents, self.units, strict=True)):
+        for box, (tangent, units, outliers) in enumerate(
+            zip(self.tangents, self.units, self.outliers, strict=True)
+        ):
             numbers = [number for number, call in enumerate(calls) if call.box == box]
             if numbers:
                 asked = [pairs[number] for number in numbers]
-                kept, by_call = predict(tangent, asked, units, self.outliers[box])
-                farthest = max(farthest, self.outliers[box].farthest)
-                learn(tangent, kept)
+                kept, by_call, off = predict(tangent, asked, units, outliers, rows)
+                if any(map(_absurd, by_call, kept)):
+                    parts = tangent, self.excited[box], outliers
+                    self._before[box] = [deepcopy(part.state_dict()) for part in parts]
+                learn(tangent, kept, outliers)
+                farthest = max(farthest, off)
                 at_calls |= dict(zip(numbers, self.excited[box].at_each(kept), strict=True))
                 for number, of_call in zip(numbers, by_call, strict=True):
                     squares[number] = of_call
@@ -90,6 +101,15 @@ class StandIns:
         in_order = [at_calls[number] for number in range(len(pairs))]
         self.outlying = outlying(pairs, [at.rows for at in in_order], farthest, rows)
         return in_order
+
+    def unlearn(self) -> None:
+        """Have the tangents forget the step that was taken in last, where its answers seemed absurd."""
+        for box, states in self._before.items():
+            parts = self.tangents[box], self.excited[box], self.outliers[box]
+            for part, state in zip(parts, states, strict=True):
+                part.load_state_dict(state)
+            self.tangents[box].brought = False
+        self._before = {}
 
     def refuse_prefit(self, steps: int) -> None:
         """Refuse learning before the first step that cannot be.
@@ -183,3 +203,12 @@ class StandIns:
         for tangent in self.tangents:
             tangent.brought = False
         self.error = state.get("error")
+
+
+def _absurd(of_call: Squares | None, rows: CallPairs) -> bool:
+    """Whether answers are far from what was predicted, in usual units, or from zero where nothing was."""
+    if of_call is None:  # outputs may be large and vary little
+        square, most = (rows.y * reciprocal(rows.response_scale)).double().square().sum().item(), FAR
+    else:
+        (square, _), most = of_call, ABSURD
+    return not square <= most**2 * rows.y.numel()

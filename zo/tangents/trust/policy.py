@@ -64,6 +64,8 @@ class TrustPolicy:
             step takes the gradient times its agreement, between -1 and 1. After the first that finds a fault,
             one more query shows whether the boxes are noisy. Where they are not, each that finds a fault is
             decided by another query, a tenth as far.
+        outliers: whether an answer that is ten standard deviations off, from all answers so far and from what
+            was predicted, is not learned from where no other one came in fifty steps.
         average: steps over which the mean forgets, exponentially, and between two verdicts.
 
     Raises:
@@ -78,6 +80,7 @@ class TrustPolicy:
     missed: float = 0.5
     check_every: int | None = 25
     average: int = 10
+    outliers: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what would never, or always, be lost."""
