@@ -113,6 +113,7 @@ def of_spending_rows() -> Iterator[Claim]:
         "kicks": "henon-heiles",
         "different units": "mixed-units",
         "a filter": "filter",
+        "a drone": "drone",
         "jets": "ks-32-jets",
         "Lorenz-96\n ": "lorenz-96",
         "a bicycle": "bicycle",
@@ -125,9 +126,7 @@ def of_spending_rows() -> Iterator[Claim]:
         {words: run[line]["error"] / run[ALL_ROWS]["error"] for words, run in runs.items()}
         for line in ("replay, tuned rate, true derivative, 0.2", f"{several}, 0.2")
     )
-    words = (
-        "ten of these end at # in the median at a fifth, with one seed, where what is learned ends\n  at # at"
-    )
+    words = "end at # in the median at a fifth, with one seed, where what is learned ends at # at several"
     values = (median(bounds.values()), median(learned.values()))
     yield from in_text("docs/howto/spend_rows.md", words, *figures(*values))
     for words in bounded:
