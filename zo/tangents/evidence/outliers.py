@@ -110,6 +110,8 @@ class Outliers:
         """Take in what is learned from, as `without` gave it."""
         y = torch.cat([pairs.y[pairs.alive.nonzero(as_tuple=True)] for pairs in calls])
         if self.wanted and len(y):
+            if self._rows and self._usual.mean().device != y.device:  # as read from a file
+                self._usual.load_state_dict(self._usual.state_dict(), y.device)
             self._usual.add(y)
             self._rows += len(y)
 
