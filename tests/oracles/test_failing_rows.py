@@ -361,6 +361,39 @@ def test_nothing_is_learned_from_an_absurd_answer_that_is_finite(times):
     assert survived == 12 * [True] + [False, True]  # replays draw what survived
 
 
+def test_where_it_is_asked_for_an_absurd_answer_is_learned_and_spoils_the_next_gradients():
+    box, network = Absurd(lambda y: 1e3 * y.sign()), make_network()
+    policy = zo.tangents.TrustPolicy(check_every=None, outliers=False)
+    gradient = zo.TangentGradient(
+        network, lambda network, batch: squared(box(network(batch))), boxes=[box], trust_policy=policy
+    )
+    draws = torch.Generator().manual_seed(0)
+    trained(gradient, 12, draws)
+    box.at = len(box.asked) + 1
+    trained(gradient, 1, draws)
+    assert gradient.counts.outliers == 0
+    assert cosine_of_next(gradient, squared, draws) < 0.9
+
+
+def test_members_of_a_population_are_not_compared_on_a_window_that_lacks_an_outlier():
+    """At rates of next to nothing all have one loss: the leader's would have the absurd row, theirs not."""
+    box, network = Absurd(lambda y: 1e3 * y.sign()), make_network()
+    gradient = zo.TangentGradient(
+        network, lambda network, batch: squared(box(network(batch))), boxes=[box], trust_policy=NEVER
+    )
+    population = zo.RatePopulation(gradient, torch.optim.SGD(network.parameters(), lr=1e-12))
+    draws = torch.Generator().manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for step in range(14):
+            if step == 12:
+                box.at = len(box.asked) + 1
+            population.step(torch.randn(6, 4, generator=draws, dtype=torch.float64))
+    assert gradient.counts.outliers == 1
+    first, *others = (member["losses"] for member in population.state_dict()["members"])
+    assert all(losses == pytest.approx(first) for losses in others) and max(first) < 100
+
+
 def test_what_comes_again_is_learned():
     """One batch in five holds rows of another regime, which network and box know of."""
 

@@ -34,7 +34,7 @@ class TangentRows:
         self.tangent = copy.deepcopy(tangent)
         self.tangent.check_box(box)
         self.units = Units()
-        self.outliers = Outliers()
+        self.outliers = Outliers(self.tangent.learns_from_values)
         self._notices = Notices()
         self._errors: dict[int, tuple[float | None, float]] = {}  # by call: relative, and size of responses
         self._ended = False  # whether a call came after the last backward

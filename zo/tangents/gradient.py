@@ -322,8 +322,8 @@ class TangentGradient:
         Args:
             rows: of the batch, drawn from all windows that are kept; None for as many as the last step had,
                 and at least four.
-            last: take the last window as it is, and draw nothing: the loss of the last batch at the weights
-                as they are, for no row.
+            last: take the last window that is kept as it is, and draw nothing: the loss of the last batch,
+                without outliers (`TrustPolicy`), at the weights as they are, for no row.
 
         Returns:
             The mean loss, detached. Where loss or gradient is not finite, `.grad` is unchanged.

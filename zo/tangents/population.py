@@ -223,10 +223,11 @@ class RatePopulation:
                 self._leader = max(slower, key=lambda member: member.factor)
                 self._become(self._leader)
             return loss
-        losses = [(leader, float(loss))]
-        losses += [(member, self._aside(member, self._take_window)) for member in self._others()]
-        for member, of_member in losses if not gradient.outlying else ():  # which outweigh all else
-            member.saw(of_member)
+        others = self._others()
+        losses = [float(loss), *(self._aside(member, self._take_window) for member in others)]
+        if not gradient.outlying:  # the leader's loss counts such a row, which the window lacks
+            for member, its in zip([leader, *others], losses, strict=True):
+                member.saw(its)
         better = [member for member in self._members if leader.gives_way_to(member)]
         if better:
             self._leader = leader = min(better, key=lambda member: member.loss)

@@ -89,27 +89,25 @@ class Outliers:
         Returns:
             The calls, and how far off the farthest is that was left out; 0 where none was.
         """
-        kept, farthest = list(calls), 0.0
-        sizes = [self._off(*both) for both in zip(calls, values, strict=True)]
-        every = torch.cat(sizes)
-        if self.wanted and bool((every > FAR).any()):
-            masks = [size > FAR for size in sizes]
-            alone, self._since = self._since >= ALONE, 0
-            if alone and (rows == 1 or 2 * int(_of_batch(masks, rows).sum()) <= rows):
-                kept = [
-                    replace(pairs, alive=pairs.alive & ~mask)
-                    for pairs, mask in zip(calls, masks, strict=True)
-                ]
-                farthest = float(every.max())
-        else:
+        sizes = self._far(calls, values)
+        if sizes is None:
             self._since = min(self._since + 1, ALONE)
-        return kept, farthest
+            return list(calls), 0.0
+        alone, self._since = self._since >= ALONE, 0
+        masks = [size > FAR for size in sizes]
+        if not alone or (rows > 1 and 2 * int(_of_batch(masks, rows).sum()) > rows):
+            return list(calls), 0.0
+        both = zip(calls, masks, strict=True)
+        kept = [replace(pairs, alive=pairs.alive & ~mask) for pairs, mask in both]
+        return kept, max(float(size.max()) for size in sizes)
 
     @torch.no_grad()
     def take(self, calls: Sequence[CallPairs]) -> None:
         """Take in what is learned from, as `without` gave it."""
+        if not self.wanted:
+            return
         y = torch.cat([pairs.y[pairs.alive.nonzero(as_tuple=True)] for pairs in calls])
-        if self.wanted and len(y):
+        if len(y):
             if self._rows and self._usual.mean().device != y.device:  # as read from a file
                 self._usual.load_state_dict(self._usual.state_dict(), y.device)
             self._usual.add(y)
@@ -126,15 +124,24 @@ class Outliers:
         self._usual.load_state_dict(state["usual"], device)
         self._rows, self._since = state["rows"], state["since"]
 
-    def _off(self, pairs: CallPairs, values: Tensor | None) -> Tensor:
-        """How far each row is, `(rows,)` float64; 0 where that is not known."""
-        if values is None or self._rows < FEWEST or len(pairs.d):
-            return pairs.y.new_zeros(len(pairs.z), dtype=torch.float64)
-        y, varies = pairs.y.double(), (~self._usual.same()).to(pairs.y.device)
+    def _far(self, calls: Sequence[CallPairs], values: Sequence[Tensor | None]) -> list[Tensor] | None:
+        """How far the rows of each call are, `(rows,)`, 0 where that is not known; None where none is far."""
+        if not self.wanted or self._rows < FEWEST or len(calls[0].d):
+            return None
+        known = [each for each in values if each is not None]
+        if len(known) < len(calls):
+            return None
+        y, alive = (torch.cat([getattr(pairs, name) for pairs in calls]) for name in ("y", "alive"))
+        y, varies = y.double(), (~self._usual.same()).to(y.device)
         short = torch.where(varies, 1 / self._usual.scale().to(y), 0.0)
-        mean = self._usual.mean().to(y)
-        off = torch.minimum(*(_size((y - centre) * short, varies) for centre in (values.double(), mean)))
-        return torch.where(pairs.alive & off.isfinite(), off, 0.0)  # a prediction may not be finite
+        off = torch.where(alive, _size((y - self._usual.mean().to(y)) * short, varies), 0.0)
+        if not bool((off > FAR).any()):  # as in nearly all steps: nothing else is looked at
+            return None
+        predicted = torch.cat(known).double()
+        off = torch.minimum(off, _size((y - predicted) * short, varies))
+        off = torch.where(off.isfinite(), off, 0.0)  # a prediction may not be
+        counts = [len(pairs.z) for pairs in calls]
+        return list(off.split(counts)) if bool((off > FAR).any()) else None
 
 
 def outlying(

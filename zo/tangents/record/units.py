@@ -39,7 +39,7 @@ class Units:
     """
 
     def __init__(self) -> None:
-        self._changes, self._responses = RunningScale(), RunningScale()
+        self._changes, self._responses = _Running(), _Running()
 
     def measure(self, calls: Sequence[CallPairs]) -> list[CallPairs]:
         """Take in the calls of a step.
@@ -58,8 +58,8 @@ class Units:
             torch.cat([none, *(getattr(pairs, name)[places] for pairs, places in probes)])
             for name, none in (("d", z[:0]), ("response", y[:0]))
         )
-        self._changes.take(usual_sizes(changes, z))
-        self._responses.take(usual_sizes(responses, y, varied=True))
+        self._changes.take(_sizes(changes, z))
+        self._responses.take(_sizes(responses, y, varied=True))
         return self.as_before(calls)
 
     def as_before(self, calls: Sequence[CallPairs]) -> list[CallPairs]:
@@ -81,7 +81,7 @@ class Units:
         self._responses.load_state_dict(state["responses"])
 
 
-class RunningScale:
+class _Running:
     """The running mean of the unit of each of some numbers, and the scale that was last read off it."""
 
     def __init__(self) -> None:
@@ -103,11 +103,9 @@ class RunningScale:
             self.scale = torch.where(before, self._mean.exp(), 0.0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Steps, mean and scale."""
         return {"steps": self._steps.clone(), "mean": self._mean.clone(), "scale": self.scale.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
         values = (state[name].to("cpu", copy=True) for name in ("steps", "mean", "scale"))
         self._steps, self._mean, self.scale = values
 
@@ -120,7 +118,7 @@ def _with_scales(specs: tuple[ArraySpec, ...], measured: Tensor) -> Tensor:
     )
 
 
-def usual_sizes(changes: Tensor, values: Tensor, varied: bool = False) -> Tensor:
+def _sizes(changes: Tensor, values: Tensor, varied: bool = False) -> Tensor:
     """How large a step's changes `(n, size)` of base values `(rows, size)` are, number by number.
 
     Args:

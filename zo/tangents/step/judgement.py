@@ -66,7 +66,7 @@ class Judgement:
 
     def along(self, evaluation: Evaluation, gradient: StepGradient) -> Check:
         """What a query along a gradient says of it, where one is due and no outlier would decide."""
-        if self._ranks.rank or evaluation.outlying or not self.watch.checks(gradient.step.number):
+        if self._ranks.rank or evaluation.outlying is not None or not self.watch.checks(gradient.step.number):
             return Check()
         with alone(self._ranks):
             return checked(gradient, self.watch)

@@ -43,7 +43,7 @@ class StandIns:
         self.tangents = tuple(tangents)
         self.excited = tuple(Excited(tangent) for tangent in self.tangents)
         self.units = tuple(Units() for _ in self.tangents)
-        self.outliers = tuple(Outliers(outliers) for _ in self.tangents)
+        self.outliers = tuple(Outliers(outliers and tangent.learns_from_values) for tangent in self.tangents)
         self.outlying: Outlying | None = None
         self.errors: list[float | None] = []
         self.error: float | None = None
