@@ -668,3 +668,51 @@ def test_a_response_that_never_stands_out_is_told_as_long_as_the_gradient_waits_
     with torch.no_grad():
         spread = network(batch(0, 64)).std(dim=0)
     assert bool((gradient.excitation[0]["action"] < 500 * spread).all())
+
+
+PARTS, RESPONSES = ArraySpec("parts", (5,)), ArraySpec("responses", (4,))
+MIX = torch.randn(5, 4, generator=torch.Generator().manual_seed(3))
+
+
+def designed(box):
+    """One call for each row, all of whose input the network gives."""
+
+    def objective(network, wanted):
+        return (box(network(wanted)) - wanted).square().sum(dim=1)
+
+    return objective
+
+
+@pytest.mark.parametrize("noise", [0.0, 3.0])
+def test_a_row_alone_waits_no_longer_than_until_its_response_is_known(noise):
+    """Five numbers need forty such rows for the next size of a dither; beside noise nothing is known."""
+    draws = torch.Generator().manual_seed(5)
+
+    def answers(parts):
+        values = torch.tanh(parts @ MIX.to(parts))
+        return noise * torch.randn(values.shape, generator=draws, dtype=values.dtype) + values * (not noise)
+
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 5)).double()
+    box = FromTorch(answers, (PARTS,), (RESPONSES,))
+    gradient = zo.ProbedGradient(network, designed(box), boxes=[box], seed=0)
+    optimizer, waited, found = torch.optim.Adam(network.parameters(), 3e-3), 0, []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", zo.TangentWarning)
+        for step in range(28):
+            wanted = 0.5 * batch(step, 1)[:, [0, 1, 2, 0]].double()
+            optimizer.zero_grad()
+            gradient.backward(wanted)
+            waited += int(gradient.metrics().get("tangent_waits", 0.0))
+            if network[0].weight.grad is not None and not noise:
+                true = torch.autograd.grad(
+                    designed(answers)(network, wanted).mean(), list(network.parameters())
+                )
+                own = torch.cat([weight.grad.flatten() for weight in network.parameters()])
+                found.append(torch.cosine_similarity(own, torch.cat([g.flatten() for g in true]), dim=0))
+            optimizer.step()
+    if noise:
+        assert waited >= 24
+    else:
+        assert waited <= 18
+        assert min(found) > 0.7

@@ -191,7 +191,8 @@ class Excitation:
         for box, state, tangent in zip(self._boxes, self._state, tangents, strict=True):
             if not state.units or state.waited == HELD:
                 continue
-            known = tangent.in_use or state.known > KNOWN
+            shown = state.shown is not None and state.shown.known_by_now()
+            known = tangent.in_use or state.known > KNOWN or shown
             waited = state.waited + 1
             state.waited = HELD if known or waited >= self.held else waited
             names = " and ".join(repr(box.inputs[which].name) for which in state.units)

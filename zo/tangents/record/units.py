@@ -31,7 +31,7 @@ class Units:
     mean square of its responses. An output that responds little for how much it varies between the rows and
     calls of a step, as far from where the network acts, is not one in small units: it has at least the unit
     that its variation is in responses, at the median ratio of the two. Without probes, its unit is its
-    variation.
+    variation. The only row of a step varies from the one before.
 
     They are running geometric means over some fifty steps, so a single step in which a simulation goes astray
     hardly counts. One that is within a factor of two of its mean stays as it is, for what tangents keep is in
@@ -40,6 +40,7 @@ class Units:
 
     def __init__(self) -> None:
         self._changes, self._responses = _Running(), _Running()
+        self._last = torch.empty(0)  # `(1, size_out)`, the last row of the step before
 
     def measure(self, calls: Sequence[CallPairs]) -> list[CallPairs]:
         """Take in the calls of a step.
@@ -59,7 +60,9 @@ class Units:
             for name, none in (("d", z[:0]), ("response", y[:0]))
         )
         self._changes.take(_sizes(changes, z))
-        self._responses.take(_sizes(responses, y, varied=True))
+        before = self._last.to(y) if len(y) == 1 and len(self._last) else y[:0]
+        self._responses.take(_sizes(responses, torch.cat([before, y]), varied=True))
+        self._last = y[-1:].clone() if len(y) else self._last
         return self.as_before(calls)
 
     def as_before(self, calls: Sequence[CallPairs]) -> list[CallPairs]:
@@ -72,13 +75,18 @@ class Units:
         return [replace(pairs, d_scale=d_scale, response_scale=response_scale) for pairs in calls]
 
     def state_dict(self) -> dict[str, Any]:
-        """The running means and what was last read off them."""
-        return {"changes": self._changes.state_dict(), "responses": self._responses.state_dict()}
+        """The running means, what was last read off them, and the last row."""
+        return {
+            "changes": self._changes.state_dict(),
+            "responses": self._responses.state_dict(),
+            "last": self._last.clone(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self._changes.load_state_dict(state["changes"])
         self._responses.load_state_dict(state["responses"])
+        self._last = state.get("last", torch.empty(0)).clone()  # 0.4 kept none
 
 
 class _Running:
