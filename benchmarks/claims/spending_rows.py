@@ -132,11 +132,6 @@ def of_spending_rows() -> Iterator[Claim]:
     for words in bounded:
         said = f"{words} # (learned #)" if words == "coupled maps at" else f"{words} # (#)"
         yield from in_text("docs/howto/spend_rows.md", said, *figures(bounds[words], learned[words]))
-    run = measured["filter"]["runs"]["3"]
-    values = run["replay, suggested rate, 0.2"]["rate"], run["replay, suggested rate, 0.2"]["error"]
-    words = "the choice of the rate (at # times the usual one what is learned ends at #, same seed)"
-    filtered = figures(values[0], values[1] / run[ALL_ROWS]["error"])
-    yield from in_text("docs/howto/spend_rows.md", words, *filtered)
     ends = [
         run[f"{several}, 0.2"]["error"] / run[ALL_ROWS]["error"]
         for result in measured.values()
