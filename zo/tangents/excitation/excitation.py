@@ -50,6 +50,7 @@ BLIND = 100.0  # units: the largest dither whose response does not stand out; de
 WIDE = 1.0  # unit of a dither: beyond it the first row that fails ever counts as its doing
 MANY_LOST = 0.25  # of a step's rows, above twice what failed before: its dither is too large; decision 137
 HELD = 25  # steps at most whose gradient waits for the response to a first dither; decision 138
+LONG = 10  # steps, after which fewer rows may show a response than choose the next dither; decision 147
 PART = 4  # where the steps of a training are known, one in so many may wait; decision 144
 TOLD = 0.6  # of those that may, after which it is said; decision 139
 CELLS_KEPT = 512  # of a field, that are kept to judge by; decision 136
@@ -191,9 +192,10 @@ class Excitation:
         for box, state, tangent in zip(self._boxes, self._state, tangents, strict=True):
             if not state.units or state.waited == HELD:
                 continue
-            shown = state.shown is not None and state.shown.known_by_now()
-            known = tangent.in_use or state.known > KNOWN or shown
             waited = state.waited + 1
+            known = tangent.in_use or state.known > KNOWN
+            if waited > LONG and state.shown is not None:  # a row a step: the next size is far away
+                known = known or state.shown.known_by_now()
             state.waited = HELD if known or waited >= self.held else waited
             names = " and ".join(repr(box.inputs[which].name) for which in state.units)
             told = math.ceil(TOLD * self.held)

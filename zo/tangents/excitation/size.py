@@ -27,7 +27,8 @@ UNSEEN = 0.5  # the same of what it may be, where it does not stand out of chanc
 WANTED = 2.0  # then in multiples of the error of what is predicted,
 LARGEST = 0.3  # and at most
 KNOWN = 0.5  # of the predicted response: what must be there, for it to be known
-SHOWN = 4  # rows at least by which a response may be known before its next size is chosen; decision 147
+# decision 147: so many rows, and of their square so little left, show a response before its next size is due
+SHOWN, FORETOLD = 6, 0.2
 ENOUGH, MOST = 8, 128  # rows for each number that is dithered, and rows, by which the next size is chosen
 PRECISE = 0.01  # of the square of a gain that stands in: what chance may make of it; decision 137
 TENSORS = 5  # among what rows have shown
@@ -113,25 +114,16 @@ class DitheredRows(NamedTuple):
             return other
         return DitheredRows(*map(torch.cat, both), *other[TENSORS:])  # pyright: ignore
 
-    def share(self) -> float:
-        """How much of the predicted response answers show, less what chance makes of it, from 0 to 1."""
-        square, without = float(self.response.square().sum()), float(self.missed.square().sum())
-        products = (self.missed * self.response).sum(dim=1)
-        chance = math.sqrt(without * square / len(products))  # of their sum, where nothing is known;
-        if self.on_grid:  # there a row is many numbers
-            chance = float(products.square().sum().sqrt())
-        share = (float(products.sum()) - chance) / square if square > 0 else 0.0
-        return min(max(share, 0.0), 1.0) if math.isfinite(share) else 0.0
-
     def known_by_now(self) -> bool:
-        """Whether the later half of the rows, which more were learned before, show most of the response."""
-        half = self._replace(
-            **{name: getattr(self, name)[len(self.missed) // 2 :] for name in self._fields[:TENSORS]}
+        """Whether most of the later half of the rows, before which more was learned, was foretold.
+
+        By so few rows chance foretells half of a response; hardly ever four fifths of its square.
+        """
+        later = len(self.missed) // 2
+        missed, response = self.missed[later:], self.response[later:]
+        return len(missed) >= SHOWN and bool(
+            (missed - response).square().sum() < FORETOLD * missed.square().sum()
         )
-        if len(half.missed) < SHOWN:
-            return False
-        error, without = (half.missed - half.response).square().sum(), half.missed.square().sum()
-        return half.share() > KNOWN and bool(error < without)
 
     def verdict(self) -> NextSize:
         """How much of the response is known, and how large the next dither should be.
@@ -140,11 +132,18 @@ class DitheredRows(NamedTuple):
         which nothing else goes; what chance makes of it counts too, so that it is never thought too small.
         """
         change, without = float(self.change.sum()), float(self.missed.square().sum())
-        error, share = float((self.missed - self.response).square().sum()), self.share()
+        error = float((self.missed - self.response).square().sum())
+        square = float(self.response.square().sum())
+        products = (self.missed * self.response).sum(dim=1)
+        chance = math.sqrt(without * square / len(products))  # of their sum, where nothing is known;
+        if self.on_grid:  # there a row is many numbers
+            chance = float(products.square().sum().sqrt())
+        share = (float(products.sum()) - chance) / square if square > 0 else 0.0
+        share = min(max(share, 0.0), 1.0) if math.isfinite(share) else 0.0
         if not math.isfinite(without) or not without or not change:
             return NextSize(0.0, 1.0, 0.0, change)
         if share > KNOWN and error < without:
-            response = share * float(self.response.square().sum())
+            response = share * square
             target = min(WANTED**2 * error, LARGEST**2 * change)
             if self.by_gain.shape[1] and self.stands_in:
                 _, _, by_gain, chance = self.by_gain.sum(dim=0).tolist()
