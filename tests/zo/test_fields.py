@@ -47,6 +47,22 @@ def test_cell_by_cell_all_of_it_is_chance():
     assert shown(0.0, on_grid=False).verdict().times == 1.0
 
 
+def test_by_chance_hardly_any_response_is_known_before_its_time():
+    """Of rows that were foretold by noise as large as they are; eleven rows are too few for any."""
+    missed, noise = torch.randn(
+        2, 2000, 12, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
+    nothing = torch.zeros_like(missed[0])
+
+    def known(missed, response):
+        return DitheredRows(nothing, missed, response, nothing[:, 0], nothing[:, :0]).known_by_now()
+
+    assert sum(known(*rows) for rows in zip(missed, noise, strict=True)) < 20
+    near = missed + 0.1 * noise
+    assert sum(known(*rows) for rows in zip(missed, near, strict=True)) > 1980
+    assert not any(known(its[:10], own[:10]) for its, own in zip(missed, near, strict=True))
+
+
 @pytest.mark.parametrize("share", [0.04, 0.0009])
 def test_a_gain_that_stands_in_needs_no_larger_dither_than_keeps_it_known(share):
     """What chance makes of its square goes to a hundredth; a model that predicts badly would ask for more."""
