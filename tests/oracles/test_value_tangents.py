@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -15,6 +16,13 @@ from tests.zo.row_boxes import FromTorch, weights
 from zo.tangents import CallPairs
 from zo.tangents.models.grid.output_map import RIDGES, SPAN, OutputMap
 from zo.tangents.models.mesh.reach import measure
+from zo.tangents.models.process import (
+    Process,
+    least_left_out,
+    leave_one_out,
+    likely_lengths,
+    unlikeliness,
+)
 
 QUICK = {"first_steps": 3, "steps_per_step": 1}
 
@@ -164,52 +172,144 @@ def points(rows, seed):
     return [weights(rows, 3, seed=seed) * units, weights(rows, 2, seed=seed + 50)]
 
 
-def test_a_kernels_values_are_those_of_a_gaussian_process():
-    """By scikit-learn, with the length and the noise that were chosen, in the units of the rows."""
-    from sklearn import gaussian_process as process
+def covariance(a, b, lengths):
+    near = torch.exp(-torch.cdist(a / lengths, b / lengths).square() / 2)
+    return near + 10 * (1 + a @ b.T / a.shape[1])
 
+
+def left_out(x, wanted, lengths, noise):
+    """Mean square errors, by output, of fits without each of the rows in turn."""
+    whole, missed = covariance(x, x, lengths), []
+    for row in range(len(x)):
+        kept = [other for other in range(len(x)) if other != row]
+        small = whole[kept][:, kept] + noise * torch.eye(len(kept)).double()
+        missed.append(whole[row, kept] @ torch.linalg.solve(small, wanted[kept]) - wanted[row])
+    return torch.stack(missed).square().mean(0)
+
+
+def learned_kernel():
+    """A tangent that has learned from 60 points, these, and how its outputs lie in units of the rows."""
     tangent, box = zo.KernelTangent(), box_of(bent, POINT, TURN)
-    first, asked = pairs_at(box, *points(60, 0)), pairs_at(box, *points(5, 9))
+    first = pairs_at(box, *points(60, 0))
     learn(tangent, first)
-    x, unseen = (torch.cat([pairs.z, pairs.others[1]], 1) for pairs in (first, asked))
-    mean, scale = x.mean(0), x.std(0, correction=0)
+    x = torch.cat([first.z, first.others[1]], 1)
     change = first.y - first.z if tangent._stays.all() else first.y
-    middle, unit = change.mean(0), change.std(0, correction=0)
-    kernels = process.kernels
-    kernel = kernels.RBF(tangent._length) + kernels.ConstantKernel(10 / 5) * kernels.DotProduct(5**0.5)
-    reference = process.GaussianProcessRegressor(kernel, alpha=tangent._noise, optimizer=None)
-    reference.fit(((x - mean) / scale).numpy(), ((change - middle) / unit).numpy())
-    predicted = torch.from_numpy(reference.predict(((unseen - mean) / scale).numpy()))
+    mean, scale, middle, unit = x.mean(0), x.std(0, correction=0), change.mean(0), change.std(0, correction=0)
+    return tangent, box, ((x - mean) / scale, mean, scale), ((change - middle) / unit, middle, unit)
+
+
+def test_a_kernels_values_are_those_of_gaussian_processes():
+    """By scikit-learn, with the lengths and noises that were chosen, in the units of the rows."""
+    from sklearn import gaussian_process
+
+    tangent, box, (x, mean, scale), (change, middle, unit) = learned_kernel()
+    asked = pairs_at(box, *points(5, 9))
+    unseen = (torch.cat([asked.z, asked.others[1]], 1) - mean) / scale
+    kernels, predicted = gaussian_process.kernels, torch.empty(5, 3).double()
+    for process in tangent._fit:
+        linear = kernels.ConstantKernel(10 / 5) * kernels.DotProduct(5**0.5)
+        kernel = kernels.RBF(process.lengths.numpy()) + linear
+        reference = gaussian_process.GaussianProcessRegressor(kernel, alpha=process.noise, optimizer=None)
+        reference.fit(x.numpy(), change[:, process.outputs].numpy())
+        told = torch.from_numpy(reference.predict(unseen.numpy())).reshape(5, -1)
+        predicted[:, process.outputs] = told
+    assert sorted(torch.cat([process.outputs for process in tangent._fit]).tolist()) == [0, 1, 2]
     expected = middle + unit * predicted + (asked.z if tangent._stays.all() else 0)
     assert torch.allclose(tangent.at(asked).values, expected, rtol=1e-5, atol=1e-5 * float(unit.min()))
 
 
-def test_a_kernel_takes_the_length_and_the_noise_that_tell_rows_left_out():
-    """By fits without each of the rows in turn."""
-    tangent, box = zo.KernelTangent(), box_of(bent, POINT, TURN)
-    learn(tangent, pairs_at(box, *points(40, 0)))
-    x, weights_of = tangent._fit[:2]
-    near, noise = torch.exp(-torch.cdist(x, x).square() / 2 / tangent._length**2), torch.eye(40).double()
-    kernel = near + 10 * (1 + x @ x.T / 5)
-    wanted = (kernel + tangent._noise * noise) @ weights_of
-
-    def left_out(length, level):
-        whole = torch.exp(-torch.cdist(x, x).square() / 2 / length**2) + 10 * (1 + x @ x.T / 5)
-        missed = []
-        for row in range(40):
-            kept = [other for other in range(40) if other != row]
-            small = whole[kept][:, kept] + level * torch.eye(39).double()
-            missed.append(whole[row, kept] @ torch.linalg.solve(small, wanted[kept]) - wanted[row])
-        return float(torch.stack(missed).square().mean())
-
-    usual = float(torch.cdist(x, x).square().mean().sqrt())
+def test_rows_left_out_are_those_of_fits_without_each_in_turn():
+    x, wanted = weights(20, 3), weights(20, 2, seed=1)
+    lengths = torch.tensor([0.5, 2.0, 1.0]).double()
+    errors, factor, noise = least_left_out(x, wanted, lengths, (0.5, 1.0, 2.0))
     tried = {
-        (length * usual, level): left_out(length * usual, level)
-        for length in (0.5, 1.0, 2.0, 4.0, 8.0)
+        (several, level): left_out(x, wanted, several * lengths, level)
+        for several in (0.5, 1.0, 2.0)
         for level in (1e-8, 1e-6, 1e-4, 1e-2, 1e-1, 1.0)
     }
-    best = min(tried, key=lambda pair: tried[pair])
-    assert best == pytest.approx((tangent._length, tangent._noise))
+    best = min(tried, key=lambda pair: float(tried[pair].mean()))
+    assert best == (factor, noise)
+    assert torch.allclose(tried[best], errors, rtol=1e-5)
+
+
+def test_outputs_that_depend_on_inputs_alike_share_lengths():
+    """And one whose rows left out are told twice as well with its own has these."""
+
+    def two_kinds(x):
+        a, b, *_ = x.unbind(1)
+        return torch.stack([torch.sin(3 * a), torch.cos(3 * a), torch.sin(3 * a + 0.3), torch.sin(2 * b)], 1)
+
+    tangent, rows = zo.KernelTangent(), pairs_at(box_of(two_kinds, ArraySpec("x", (4,))), weights(60, 4))
+    learn(tangent, rows)
+    shared, own = tangent._fit
+    assert (shared.outputs.tolist(), own.outputs.tolist()) == ([0, 1, 2], [3])
+    units = [values.std(0, correction=0) for values in (rows.z, rows.y)]
+    x, wanted = ((v - v.mean(0)) / unit for v, unit in zip((rows.z, rows.y), units, strict=True))
+    of_both = [left_out(x, wanted, process.lengths, process.noise)[3] for process in tangent._fit]
+    assert of_both[1] < 0.5 * of_both[0]
+
+
+def test_the_likelihood_of_lengths_is_that_of_its_density():
+    """By `torch.distributions`, with each output's variance at its likeliest; the gradient by autograd."""
+    x, y = weights(12, 3), weights(12, 2, seed=1)
+    logarithms = torch.tensor([0.3, -0.5, 1.0, -4.0], dtype=torch.float64, requires_grad=True)
+    value, slope = unlikeliness(x, y, logarithms.detach())
+    kernel = covariance(x, x, logarithms[:3].exp()) + logarithms[3].exp() * torch.eye(12).double()
+    total = torch.zeros(()).double()
+    for column in y.T:
+        variance = (column @ torch.linalg.solve(kernel, column) / 12).detach()  # its derivative is zero there
+        density = torch.distributions.MultivariateNormal(torch.zeros(12).double(), variance * kernel)
+        total = total - density.log_prob(column)
+    (gradient,) = torch.autograd.grad(total, logarithms)
+    constant = 12 / 2 * 2 * (1 + math.log(2 * math.pi))
+    assert value + constant == pytest.approx(total.item())
+    assert torch.allclose(slope, gradient, rtol=1e-8)
+
+
+def test_the_length_of_an_input_that_says_nothing_is_long():
+    x = weights(80, 4)
+    y = torch.stack([torch.sin(3 * x[:, 0]) + 2 * x[:, 2], torch.cos(3 * x[:, 0]), 0 * x[:, 0]], 1)
+    lengths = likely_lengths(x, y, 2.0, 1e-4)
+    assert lengths[0] < 1.0
+    assert lengths[[1, 3]].min() > 10 * lengths[0]
+    assert lengths[2] > 10 * lengths[0]  # the trend has all that this one says
+
+
+def test_lengths_of_their_own_learn_more_from_as_many_rows():
+    """Each output bends in one of eight numbers: the derivative's error over that of one length for all."""
+
+    def waves(x):
+        return torch.sin(2 * x) + x.roll(1, 1)
+
+    box = box_of(waves, ArraySpec("x", (8,)))
+    tangent, rows = zo.KernelTangent(), pairs_at(box, weights(120, 8))
+    learn(tangent, rows)
+    asked, v = (weights(30, 8, seed=9),), weights(30, 8, seed=8)
+    truth = true_vjp(box, asked, v)
+    x, wanted = rows.z, rows.y - rows.z if tangent._stays.all() else rows.y
+    _, length, noise = leave_one_out(x, wanted)
+    of_all = Process.fitted(x, wanted, torch.arange(8), x.new_full((8,), length), noise)
+    one = of_all.pulled(*asked, v) + (v if tangent._stays.all() else 0)
+    pulled = tangent.at(pairs_at(box, *asked)).pull(v)
+    assert (pulled - truth).norm() < 0.1 * (one - truth).norm()
+
+
+def test_a_kernel_goes_on_from_a_state_with_one_length():
+    """As it was kept before each input had a length: the same values."""
+    tangent, box = zo.KernelTangent(), box_of(bent, POINT, TURN)
+    learn(tangent, pairs_at(box, *points(60, 0)))
+    state = tangent.state_dict()
+    x, change = (weights(60, size, seed=size) for size in (5, 3))
+    one = Process.fitted(x, change, torch.arange(3), x.new_full((5,), 1.5), 1e-4)
+    tangent._fit = [one]
+    asked = pairs_at(box, *points(5, 9))
+    expected = tangent.at(asked)
+    values, pulled = expected.values, expected.pull(weights(5, 3))
+    before = state | {"chosen": (1.5, 1e-4, *state["chosen"]), "fit": [x, one.weights, one.slope, one.offset]}
+    other = zo.KernelTangent()
+    other.load_state_dict(before)
+    at = other.at(asked)
+    assert torch.equal(at.values, values) and torch.equal(at.pull(weights(5, 3)), pulled)
 
 
 def test_a_kernels_derivative_is_the_boxs_where_rows_are_many_in_any_units():

@@ -482,9 +482,9 @@ def test_it_says_what_it_is():
         "max_rows=9",
     )
     assert all(word in repr(gradient) for word in words)
-    gradient.backward(weights(5, 4))
+    gradient.backward(weights(20, 4))
     # the first step has a check
-    assert gradient.metrics()["tangent_rows"] == gradient.counts.rows == box.ledger.rows_run == 2 * 5 * 3
+    assert gradient.metrics()["tangent_rows"] == gradient.counts.rows == box.ledger.rows_run == 2 * 20 * 3
     assert gradient.metrics()["queries"] == gradient.counts.queries == 1
     assert {type(value) for value in gradient.metrics().values()} == {float}
 
