@@ -15,7 +15,7 @@ from torch import Tensor
 
 from blackbox import ArraySpec
 from blackbox.layout import Grid
-from zo.tangents.models.process import leave_one_out, leave_out
+from zo.tangents.models.process import leave_out, one_length
 
 # decision 87:
 FEW = 32  # numbers of an input of which each is looked at; of a larger one, as a field, all together
@@ -74,11 +74,12 @@ def unexplained(inputs: Sequence[Tensor], runs: Tensor, place: int, excited: Seq
     if together:
         explaining, target = explaining[-len(runs) :], target[-len(runs) :]
     explaining, target = _standard(explaining), _standard(target)
-    least = leave_one_out(explaining, target)
-    if least is None:
+    choice = one_length(explaining, target)
+    if choice is None:
         return 1.0
-    error, length, noise = least
-    return min(1.0, leave_out(groups, explaining, target, length, noise) if together else error)
+    lengths, noise, errors = choice
+    alone = float(errors.mean())
+    return min(1.0, leave_out(groups, explaining, target, lengths, noise) if together else alone)
 
 
 def cells_of(
@@ -142,10 +143,11 @@ def unexplained_near(
     if target is None or not others or len(groups) < 2 or bool(constant(target).all()):
         return 1.0
     explaining, target = _standard(torch.cat(others, dim=1).double()), _standard(target.double())
-    least = leave_one_out(explaining, target)
-    if least is None:
+    choice = one_length(explaining, target)
+    if choice is None:
         return 1.0
-    return min(1.0, leave_out([group.to(target.device) for group in groups], explaining, target, *least[1:]))
+    groups = [group.to(target.device) for group in groups]
+    return min(1.0, leave_out(groups, explaining, target, choice.lengths, choice.noise))
 
 
 def _standard(x: Tensor) -> Tensor:

@@ -10,14 +10,26 @@ from torch import Tensor
 
 from blackbox.checks import check_count
 from zo.tangents.models.at_rows import ModelAt, Together, at_calls
-from zo.tangents.models.process import Process, least_left_out, leave_one_out, likely_lengths
+from zo.tangents.models.process import (
+    ROWS,
+    Choice,
+    Process,
+    best_factor,
+    likely_lengths,
+    one_length,
+    spread_places,
+)
 from zo.tangents.models.values import Form, ValueTangent
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.tangent import Linearised
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # on the likeliest lengths; decision 148
 JUDGED = 400  # rows by whose leave-one-out errors lengths and noise are chosen
-OWN, CLEARLY = 32, 2.0  # outputs that may have their own, and how much less their error is; decision 148
+OWN, CLEARLY = 32, 2.0  # outputs that may have their own, and times the mean square error that these save
+UNCHANGED = (
+    1e-3  # spread of an output, in units of one, below which it is rounding and says nothing of lengths
+)
+GROWN = 1.5  # times as many rows: lengths and noises are chosen again
 NEWER = 20  # it is fitted again where one row in so many is new; decision 77
 
 
@@ -35,7 +47,7 @@ class KernelTangent(ValueTangent):
     Memory: some centres x (3 centres + 2 size_out) numbers of 8 bytes, and window x (size_in + size_out). A
     fit, when one row in twenty is new: centres^3 / 3 operations, once more for each output with its own
     lengths, as the next. A call's VJP: rows x centres x (size_in + size_out). Lengths are chosen where rows
-    have doubled. Of the box no rows beyond the step's.
+    are half as many more. Of the box no rows beyond the step's.
 
     Args:
         centres: rows to which it is fitted, evenly taken from the window.
@@ -55,6 +67,7 @@ class KernelTangent(ValueTangent):
         super()._forget(window)
         self._last_choice = self._last_fit = 0  # rows ever seen, at the last choice of lengths and at the fit
         self._units: tuple[Tensor, ...] = ()  # of that fit: mean and scale of x, mean and scale of changes
+        self._centres = torch.empty(0)  # of that fit, `(centres, size)` in these units
         self._fit: list[Process] = []  # one for the outputs that share lengths, and one for each other
 
     @property
@@ -70,7 +83,7 @@ class KernelTangent(ValueTangent):
 
     @torch.no_grad()
     def learn_from_window(self, steps: int | None) -> None:
-        """Fit again where enough rows are new; choose lengths and noise again where rows have doubled."""
+        """Fit again where enough rows are new; choose lengths again where half as many more are there."""
         self._lessons += 1
         count = self._window.seen
         if self._fit and NEWER * (count - self._last_fit) < min(count, self._window.most):
@@ -89,9 +102,10 @@ class KernelTangent(ValueTangent):
         )
         x, target = self._inputs(z, others), (y - self.carried(z) - self._units[2]) / self._units[3]
         chosen = [(process.outputs, process.lengths, process.noise) for process in self._fit]
-        if count >= 2 * self._last_choice and (better := _chosen(x, target)):
+        if count >= GROWN * self._last_choice and (better := _chosen(x, target)):
             chosen, self._last_choice = better, count
         self._fit = [Process.fitted(x, target, *choice) for choice in chosen]
+        self._centres = x
         self._last_fit = count
 
     def _inputs(self, z: Tensor, others: Tensor) -> Tensor:
@@ -104,7 +118,7 @@ class KernelTangent(ValueTangent):
         x = self._inputs(z, others)
         change = x.new_zeros(len(x), len(self._stays))
         for process in self._fit:
-            change = change.index_copy(1, process.outputs, process.mean(x))
+            change = change.index_copy(1, process.outputs, process.mean(x, self._centres))
         return self.carried(z) + (self._units[2] + self._units[3] * change).to(z.dtype)
 
     def known_at(self, calls: Sequence[CallPairs]) -> list[Linearised]:
@@ -118,7 +132,7 @@ class KernelTangent(ValueTangent):
         standard = v.double() * self._units[3]
         gradient = torch.zeros_like(x)
         for process in self._fit:
-            gradient = gradient + process.pulled(x, standard[:, process.outputs])
+            gradient = gradient + process.pulled(x, self._centres, standard[:, process.outputs])
         size = z.shape[1]
         base = self._form.followed_back(self._stays.to(v) * v)
         return base + (gradient[:, :size] / self._units[1][:size]).to(v)
@@ -130,7 +144,8 @@ class KernelTangent(ValueTangent):
         return self.kept() | {
             "chosen": (self._last_choice, self._last_fit),
             "units": [tensor.clone() for tensor in self._units],
-            "fit": [process.state() for process in self._fit],
+            "centres": self._centres.clone(),
+            "processes": [process.state() for process in self._fit],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -139,11 +154,16 @@ class KernelTangent(ValueTangent):
             self._forget(self._window.rows)
             return
         self.load_kept(state)
-        *one, self._last_choice, self._last_fit = state["chosen"]
         device = self._window.columns[0].device
         self._units = tuple(tensor.to(device, copy=True) for tensor in state["units"])
-        fit = [_before(*state["fit"], *one)] if one and state["fit"] else state["fit"]
-        self._fit = [Process.of(process, device) for process in fit]
+        if "processes" not in state:  # one length for all inputs, as it was kept before
+            length, noise, self._last_choice, self._last_fit = state["chosen"]
+            self._centres, processes = _before(state["fit"], length, noise)
+        else:
+            self._last_choice, self._last_fit = state["chosen"]
+            self._centres, processes = state["centres"], state["processes"]
+        self._centres = self._centres.to(device, copy=True)
+        self._fit = [Process.of(process, device) for process in processes]
 
     def __repr__(self) -> str:
         """The number of centres."""
@@ -162,41 +182,51 @@ class _KernelAt(ModelAt):
         return self._pulled(self.rows.z, self.others, v)
 
 
-def _chosen(x: Tensor, target: Tensor) -> list[tuple[Tensor, Tensor, float]] | None:
-    """Outputs, lengths and noise of each process; None where no error is finite.
+def _chosen(x: Tensor, target: Tensor) -> list[tuple[Tensor, Tensor, float]]:
+    """Outputs, lengths and noise of each process; none where no error is finite.
 
     Args:
-        x: inputs in units of spread one, `(rows, size)`.
+        x: inputs in units of spread one, `(rows, size)`; of equal rows, which tell each other, one counts.
         target: changes in such units, `(rows, size_out)`.
     """
-    places = torch.linspace(0, len(x) - 1, min(len(x), JUDGED)).round().long().to(x.device)
+    places = _once(x)
+    places = places[spread_places(len(places), JUDGED).to(x.device)]
     x, target = x[places], target[places]
-    one = leave_one_out(x, target)
-    if one is None:
-        return None
-    lengths = likely_lengths(x, target, *one[1:])
-    least = least_left_out(x, target, lengths, FACTORS)
-    if least is None:
-        return None
-    errors, factor, noise = least
-    shared, own = [], []
-    for place in range(target.shape[1]):
-        outputs = torch.tensor([place], device=x.device)
-        likely, by_own = lengths, None
-        if 1 < target.shape[1] <= OWN:
-            likely = likely_lengths(x, target[:, outputs], *one[1:])
-            by_own = least_left_out(x, target[:, outputs], likely, (factor,))
-        if by_own is not None and CLEARLY * float(by_own[0]) < float(errors[place]):
-            own.append((outputs, likely * factor, by_own[2]))
-        else:
-            shared.append(place)
-    together = [(torch.tensor(shared, device=x.device), lengths * factor, noise)] if shared else []
-    return together + own
+    shared = one_length(x, target)
+    if shared is None:
+        return []
+    begin, changing = shared, target.std(0, correction=0) > UNCHANGED
+    if bool(changing.any()):
+        likely = best_factor(x, target, likely_lengths(x, target[:, changing], begin), FACTORS)
+        shared = shared if likely is None or likely.errors.sum() >= shared.errors.sum() else likely
+    own: dict[int, Choice] = {}
+    few = spread_places(len(x), ROWS).to(x.device)
+    x, target = x[few], target[few]
+    by_shared = best_factor(x, target, shared.lengths, (1.0,))
+    several = by_shared is not None and 1 < target.shape[1] <= OWN
+    for place in changing.nonzero().flatten().tolist() if several else ():
+        alone = target[:, place : place + 1]
+        likely = best_factor(x, alone, likely_lengths(x, alone, begin), FACTORS)
+        if likely and by_shared and CLEARLY * likely.errors[0] < by_shared.errors[place]:
+            own[place] = likely
+    others = [place for place in range(target.shape[1]) if place not in own]
+    processes = [([place], choice) for place, choice in own.items()]
+    processes = [(others, shared), *processes] if others else processes
+    return [(torch.tensor(outputs, device=x.device), c.lengths, c.noise) for outputs, c in processes]
 
 
-def _before(
-    x: Tensor, weights: Tensor, slope: Tensor, offset: Tensor, length: float, noise: float
-) -> list[Any]:
-    """The state of a process from a fit as it was kept before there was a length for each input."""
-    outputs, lengths = torch.arange(weights.shape[1]), x.new_full(x.shape[1:], length)
-    return [outputs, lengths, noise, x / length, weights, slope, offset]
+def _once(x: Tensor) -> Tensor:
+    """The places of rows, each of several equal ones once, in their order."""
+    _, kinds = torch.unique(x, dim=0, return_inverse=True)
+    first = torch.full_like(kinds, len(x)).scatter_reduce(0, kinds, torch.arange(len(x)).to(kinds), "amin")
+    return first[first < len(x)].sort().values
+
+
+def _before(fit: Sequence[Tensor], length: float, noise: float) -> tuple[Tensor, list[dict[str, Any]]]:
+    """Centres and processes of a fit with one length for all inputs."""
+    if not fit:
+        return torch.empty(0), []
+    centres, weights, slope, offset = fit
+    outputs, lengths = torch.arange(weights.shape[1]), centres.new_full(centres.shape[1:], length)
+    named = {"outputs": outputs, "lengths": lengths, "noise": noise}
+    return centres, [named | {"weights": weights, "slope": slope, "offset": offset}]

@@ -7,9 +7,9 @@ inputs, in units of spread one (Rasmussen and Williams, *Gaussian Processes for 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,19 +23,32 @@ TREND = 10.0  # variance of the linear part, over the kernel's own; decision 77
 ROWS = 128  # whose likelihood it is
 STEPS = 40  # at most
 DEVIATION = 2.0  # of the prior of a length's logarithm, about that of one length for all
-UNCHANGED = 1e-3  # spread of an output, in units of one, below which it says nothing of lengths
+SHORTEST = 0.05  # over one length for all: shorter ones leave distances of far rows to rounding
+
+
+class Choice(NamedTuple):
+    """Lengths and a noise, and what they are worth.
+
+    Attributes:
+        lengths: of the kernel, one for each input, `(size,)`.
+        noise: its variance, over the kernel's own.
+        errors: mean square errors of rows that the others predict, `(size_out,)`.
+    """
+
+    lengths: Tensor
+    noise: float
+    errors: Tensor
 
 
 @dataclass(frozen=True)
 class Process:
-    """The mean of a process for some outputs, given some rows.
+    """The mean of a process for some outputs, given rows `(centres, size)`.
 
     Attributes:
         outputs: their places, `(outputs,)`.
         lengths: of the kernel, `(size,)`.
         noise: its variance, over the kernel's own.
-        centres: the rows, `(centres, size)`, over the lengths.
-        weights: of each, `(centres, outputs)`.
+        weights: of each row, `(centres, outputs)`.
         slope: of the trend, `(size, outputs)`.
         offset: of the trend, `(outputs,)`.
     """
@@ -43,98 +56,103 @@ class Process:
     outputs: Tensor
     lengths: Tensor
     noise: float
-    centres: Tensor
     weights: Tensor
     slope: Tensor
     offset: Tensor
 
     @classmethod
-    def fitted(cls, x: Tensor, wanted: Tensor, outputs: Tensor, lengths: Tensor, noise: float) -> Process:
-        """The one for some outputs: `(rows, size)` and all that is wanted there, `(rows, all outputs)`."""
-        centres = x / lengths
-        kernel = _near(centres, centres) + trend(x, x)
+    def fitted(
+        cls, centres: Tensor, wanted: Tensor, outputs: Tensor, lengths: Tensor, noise: float
+    ) -> Process:
+        """The one for some outputs, of all that is wanted at the rows, `(centres, all outputs)`."""
+        kernel = _near(centres / lengths, centres / lengths) + _trend(centres, centres)
         kernel.diagonal().add_(noise)
-        weights = torch.cholesky_solve(wanted[:, outputs], torch.linalg.cholesky(kernel)).contiguous()
-        slope, offset = (TREND / x.shape[1]) * (x.T @ weights), TREND * weights.sum(0)
-        return cls(outputs, lengths, noise, centres, weights, slope, offset)
+        root, wrong = torch.linalg.cholesky_ex(kernel)
+        for more in (level for level in NOISES if level > noise):
+            if not int(wrong):
+                break
+            kernel.diagonal().add_(more - noise)  # of far rows distances are rounded by more than the noise
+            noise = more
+            root, wrong = torch.linalg.cholesky_ex(kernel)
+        weights = torch.cholesky_solve(wanted[:, outputs], root).contiguous()
+        slope, offset = (TREND / centres.shape[1]) * (centres.T @ weights), TREND * weights.sum(0)
+        return cls(outputs, lengths, noise, weights, slope, offset)
 
-    def mean(self, x: Tensor) -> Tensor:
+    def mean(self, x: Tensor, centres: Tensor) -> Tensor:
         """The outputs: `(rows, size)` to `(rows, outputs)`."""
-        return _near(x / self.lengths, self.centres) @ self.weights + x @ self.slope + self.offset
+        near = _near(x / self.lengths, centres / self.lengths)
+        return near @ self.weights + x @ self.slope + self.offset
 
-    def pulled(self, x: Tensor, v: Tensor) -> Tensor:
+    def pulled(self, x: Tensor, centres: Tensor, v: Tensor) -> Tensor:
         """The mean's J^T v of each row: `(rows, outputs)` to `(rows, size)`."""
-        scaled = x / self.lengths
-        pull = _near(scaled, self.centres) * (v @ self.weights.T)
-        return v @ self.slope.T + (pull @ self.centres - scaled * pull.sum(1, keepdim=True)) / self.lengths
+        pull = _near(x / self.lengths, centres / self.lengths) * (v @ self.weights.T)
+        return v @ self.slope.T + (pull @ centres - x * pull.sum(1, keepdim=True)) / self.lengths**2
 
-    def state(self) -> list[Any]:
-        """Its attributes, in their order."""
-        return [
-            value.clone() if isinstance(value, Tensor) else value
-            for value in (getattr(self, name) for name in self.__dataclass_fields__)
-        ]
+    def state(self) -> dict[str, Any]:
+        """Its attributes by name."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {name: v.clone() if isinstance(v, Tensor) else v for name, v in values.items()}
 
     @classmethod
-    def of(cls, state: Sequence[Any], device: torch.device) -> Process:
+    def of(cls, state: Mapping[str, Any], device: torch.device) -> Process:
         """The one whose `state` it was."""
-        values: list[Any] = [v.to(device, copy=True) if isinstance(v, Tensor) else v for v in state]
-        return cls(*values)
+        values: dict[str, Any] = {
+            name: v.to(device, copy=True) if isinstance(v, Tensor) else v for name, v in state.items()
+        }
+        return cls(**values)
 
 
-def leave_one_out(x: Tensor, wanted: Tensor) -> tuple[float, float, float] | None:
-    """The smallest mean square error of a row that the others predict, with one length and a noise.
+def one_length(x: Tensor, wanted: Tensor) -> Choice | None:
+    """One length for all inputs, and a noise, of the smallest error of rows that the others predict.
 
     Args:
         x: inputs in units of spread one, `(rows, size)`.
         wanted: what is predicted, `(rows, size_out)`.
 
     Returns:
-        The error, the kernel's length and the noise; None where no error is finite.
+        None where no error is finite.
     """
-    usual = float(squares(x, x).mean().sqrt()) or 1.0
-    least = least_left_out(x, wanted, usual, LENGTHS)
-    return None if least is None else (float(least[0].mean()), least[1] * usual, least[2])
+    usual = float(_squares(x, x).mean().sqrt()) or 1.0
+    return best_factor(x, wanted, x.new_full((x.shape[1],), usual), LENGTHS)
 
 
-def least_left_out(
-    x: Tensor, wanted: Tensor, lengths: Tensor | float, factors: Sequence[float]
-) -> tuple[Tensor, float, float] | None:
-    """The least errors of rows that the others predict, in closed form, for all noises at once.
+def best_factor(x: Tensor, wanted: Tensor, lengths: Tensor, factors: Sequence[float]) -> Choice | None:
+    """The best of some factors on lengths, and a noise, as `one_length`; in closed form, all noises at once.
 
     Args:
         x: inputs in units of spread one, `(rows, size)`.
         wanted: what is predicted, `(rows, size_out)`.
-        lengths: of the kernel, one or `(size,)`.
-        factors: on them, of which the best is taken.
+        lengths: of the kernel, `(size,)`.
+        factors: on them.
 
     Returns:
-        Mean square errors `(size_out,)`, the factor and the noise; None where no error is finite.
+        None where no error is finite.
     """
-    distances, linear, least = squares(x / lengths, x / lengths), trend(x, x), None
+    distances, linear = _squares(x / lengths, x / lengths), _trend(x, x)
+    best, least = None, math.inf
     for factor in factors:
         values, vectors = torch.linalg.eigh(torch.exp(-distances / (2 * factor**2)) + linear)
         rotation = vectors.T @ wanted
         for noise in NOISES:
             inverse = 1 / (values.clamp_min(0) + noise)
-            errors = (vectors @ (inverse[:, None] * rotation)) / (vectors.square() @ inverse)[:, None]
-            by_output = errors.square().mean(0)
-            if float(by_output.mean()) < (math.inf if least is None else float(least[0].mean())):
-                least = by_output, factor, noise
-    return least
+            missed = (vectors @ (inverse[:, None] * rotation)) / (vectors.square() @ inverse)[:, None]
+            errors = missed.square().mean(0)
+            if float(errors.mean()) < least:
+                best, least = Choice(lengths * factor, noise, errors), float(errors.mean())
+    return best
 
 
-def leave_out(groups: Sequence[Tensor], x: Tensor, wanted: Tensor, length: float, noise: float) -> float:
+def leave_out(groups: Sequence[Tensor], x: Tensor, wanted: Tensor, lengths: Tensor, noise: float) -> float:
     """The mean square error of rows that are predicted without all of their group, in closed form.
 
     Args:
         groups: places of rows, each row in one group.
         x: inputs in units of spread one, `(rows, size)`.
         wanted: what is predicted, `(rows, size_out)`.
-        length: the kernel's.
+        lengths: the kernel's, `(size,)`.
         noise: its variance.
     """
-    kernel = _near(x / length, x / length) + trend(x, x)
+    kernel = _near(x / lengths, x / lengths) + _trend(x, x)
     kernel.diagonal().add_(noise)
     inverse = torch.linalg.inv(kernel)
     weights = inverse @ wanted
@@ -142,7 +160,7 @@ def leave_out(groups: Sequence[Tensor], x: Tensor, wanted: Tensor, length: float
     return float(torch.cat(errors).square().mean())
 
 
-def likely_lengths(x: Tensor, wanted: Tensor, length: float, noise: float) -> Tensor:
+def likely_lengths(x: Tensor, wanted: Tensor, begin: Choice) -> Tensor:
     """A length for each input, of the largest marginal likelihood times a prior about one length for all.
 
     The outputs share lengths and noise, and each has its own variance, at its likeliest. An input that the
@@ -150,32 +168,31 @@ def likely_lengths(x: Tensor, wanted: Tensor, length: float, noise: float) -> Te
 
     Args:
         x: inputs in units of spread one, `(rows, size)`; of more than 128 rows so many are taken.
-        wanted: outputs in such units, `(rows, size_out)`; one that never changes is left out.
-        length: from which the search begins.
-        noise: the same.
+        wanted: outputs in such units, `(rows, size_out)`, which change.
+        begin: one length for all, and the noise, from which the search begins.
 
     Returns:
         Lengths `(size,)`.
     """
-    places = torch.linspace(0, len(x) - 1, min(len(x), ROWS)).round().long().to(x.device)
+    places = spread_places(len(x), ROWS).to(x.device)
     x_cpu, y = x[places].cpu(), wanted[places].cpu()
-    y = y[:, y.square().mean(0).sqrt() > UNCHANGED]
-    size, usual = x.shape[1], math.log(length)
-    if not y.shape[1]:
-        return x.new_full((size,), length)
+    size, usual = x.shape[1], math.log(float(begin.lengths[0]))
 
     def loss(logarithms: np.ndarray) -> tuple[float, np.ndarray]:
-        value, slope = unlikeliness(x_cpu, y, torch.from_numpy(logarithms))
+        value, by_logarithm = unlikeliness(x_cpu, y, torch.from_numpy(logarithms))
         off = (logarithms[:size] - usual) / DEVIATION
-        gradient = slope.numpy()
+        gradient = by_logarithm.numpy()
         gradient[:size] += off / DEVIATION
         return value + float(off @ off) / 2, gradient
 
-    begin = np.append(np.full(size, usual), math.log(noise))
-    bounds = [(usual - 3 * DEVIATION, usual + 3 * DEVIATION)] * size + [
-        (math.log(NOISES[0]), math.log(NOISES[-1]))
-    ]
-    found = minimize(loss, begin, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": STEPS})
+    found = minimize(
+        loss,
+        np.append(np.full(size, usual), math.log(begin.noise)),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(usual + math.log(SHORTEST), None)] * size + [(math.log(NOISES[0]), math.log(NOISES[-1]))],
+        options={"maxiter": STEPS},
+    )
     return torch.from_numpy(found.x[:size]).exp().to(x)
 
 
@@ -193,7 +210,7 @@ def unlikeliness(x: Tensor, y: Tensor, logarithms: Tensor) -> tuple[float, Tenso
     rows, outputs = y.shape
     scaled, noise = x / logarithms[:-1].exp(), float(logarithms[-1].exp())
     near = _near(scaled, scaled)
-    kernel = near + trend(x, x)
+    kernel = near + _trend(x, x)
     kernel.diagonal().add_(noise)
     root, wrong = torch.linalg.cholesky_ex(kernel)
     if int(wrong):
@@ -201,23 +218,28 @@ def unlikeliness(x: Tensor, y: Tensor, logarithms: Tensor) -> tuple[float, Tenso
     weights = torch.cholesky_solve(y, root)
     variances = (y * weights).mean(0)  # the likeliest
     value = outputs * root.diagonal().log().sum() + rows / 2 * variances.log().sum()
-    pull = outputs * torch.cholesky_inverse(root) - (weights / variances) @ weights.T
-    by_noise = noise / 2 * pull.diagonal().sum()
-    pull = pull * near
-    by_lengths = pull.sum(0) @ scaled.square() - (scaled * (pull @ scaled)).sum(0)
+    twice = outputs * torch.cholesky_inverse(root) - (weights / variances) @ weights.T  # by the covariances
+    by_noise = noise / 2 * twice.diagonal().sum()
+    twice = twice * near
+    by_lengths = twice.sum(0) @ scaled.square() - (scaled * (twice @ scaled)).sum(0)
     return float(value), torch.cat([by_lengths, by_noise[None]])
 
 
-def trend(a: Tensor, b: Tensor) -> Tensor:
+def _trend(a: Tensor, b: Tensor) -> Tensor:
     """Covariances of the linear part, `(rows of a, rows of b)`."""
     return TREND * (1 + a @ b.T / a.shape[1])
 
 
-def squares(a: Tensor, b: Tensor) -> Tensor:
+def _squares(a: Tensor, b: Tensor) -> Tensor:
     """Squared distances of rows, `(rows of a, rows of b)`."""
     return (a.square().sum(1, keepdim=True) + b.square().sum(1) - 2 * a @ b.T).clamp_min(0)
 
 
 def _near(a: Tensor, b: Tensor) -> Tensor:
     """Covariances of the kernel of rows over its lengths, `(rows of a, rows of b)`."""
-    return torch.exp(-squares(a, b) / 2)
+    return torch.exp(-_squares(a, b) / 2)
+
+
+def spread_places(count: int, most: int) -> Tensor:
+    """At most so many of `count` places, evenly taken."""
+    return torch.linspace(0, count - 1, min(count, most)).round().long()
