@@ -26,7 +26,8 @@ BEGUN = 0.2  # of how much the outputs change: what the response to a dither sho
 UNSEEN = 0.5  # the same of what it may be, where it does not stand out of chance; decision 138
 WANTED = 2.0  # then in multiples of the error of what is predicted,
 LARGEST = 0.3  # and at most
-KNOWN = 0.5  # of the predicted response: what must be there, for it to be known
+KNOWN = 0.5  # of the predicted response: what must be there, for it to be known,
+CLEAR = 2.0  # and how many deviations of chance that must be; decision 149
 # decision 147: so many rows, and of their square so little left, show a response before its next size is due
 SHOWN, FORETOLD = 6, 0.2
 ENOUGH, MOST = 8, 128  # rows for each number that is dithered, and rows, by which the next size is chosen
@@ -139,7 +140,8 @@ class DitheredRows(NamedTuple):
         if self.on_grid:  # there a row is many numbers
             chance = float(products.square().sum().sqrt())
         share = (float(products.sum()) - chance) / square if square > 0 else 0.0
-        share = min(max(share, 0.0), 1.0) if math.isfinite(share) else 0.0
+        clear = float(products.sum()) > CLEAR * chance
+        share = min(max(share, 0.0), 1.0) if clear and math.isfinite(share) else 0.0
         if not math.isfinite(without) or not without or not change:
             return NextSize(0.0, 1.0, 0.0, change)
         if share > KNOWN and error < without:
@@ -151,12 +153,12 @@ class DitheredRows(NamedTuple):
             return NextSize(share, math.sqrt(target / response), response, change)
         response, chance = self._regressed()
         response = max(response - chance, 0.0)
-        clear = response if response > 2 * chance else 0.0
-        target = (BEGUN if clear else UNSEEN) ** 2 * change
+        standing = response if response > 2 * chance else 0.0
+        target = (BEGUN if standing else UNSEEN) ** 2 * change
         times = math.sqrt(target / (response + chance))
         if times < 1.0:  # by chance alone none is made smaller
-            times = min(1.0, math.sqrt(target / clear)) if clear else 1.0
-        return NextSize(share, times, clear, change)
+            times = min(1.0, math.sqrt(target / standing)) if standing else 1.0
+        return NextSize(share, times, standing, change)
 
     def _regressed(self) -> tuple[float, float]:
         """The response by regression of answers on the dither, and what chance makes of it in the mean."""
