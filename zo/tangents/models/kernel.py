@@ -15,6 +15,7 @@ from zo.tangents.models.process import (
     Choice,
     Process,
     best_factor,
+    least_unexplained,
     likely_lengths,
     one_length,
     spread_places,
@@ -26,6 +27,9 @@ from zo.tangents.tangent import Linearised
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # on the likeliest lengths; decision 148
 JUDGED = 400  # rows by whose leave-one-out errors lengths and noise are chosen
 OWN, CLEARLY = 32, 2.0  # outputs that may have their own, and times the mean square error that these save
+APART = (
+    0.05  # of an input's variance that the others do not explain: with less there is one length; decision 148
+)
 UNCHANGED = 1e-3  # spread of an output, in units of one, below which it is rounding
 GROWN = 1.5  # times as many rows: lengths and noises are chosen again
 NEWER = 20  # it is fitted again where one row in so many is new; decision 77
@@ -196,6 +200,8 @@ def _chosen(x: Tensor, target: Tensor) -> list[tuple[Tensor, Tensor, float]]:
     if shared is None:
         return []
     begin, changing = shared, target.std(0, correction=0) > UNCHANGED
+    if least_unexplained(x) < APART:
+        changing = torch.zeros_like(changing)
     if bool(changing.any()):
         likely = best_factor(x, target, likely_lengths(x, target[:, changing], begin), FACTORS)
         shared = shared if likely is None or likely.errors.sum() >= shared.errors.sum() else likely

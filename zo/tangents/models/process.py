@@ -160,6 +160,24 @@ def leave_out(groups: Sequence[Tensor], x: Tensor, wanted: Tensor, lengths: Tens
     return float(torch.cat(errors).square().mean())
 
 
+def least_unexplained(x: Tensor) -> float:
+    """The least share of an input's variance that the others do not explain linearly; 0 of too few rows.
+
+    Args:
+        x: inputs in units of spread one, `(rows, size)`; one that never changes counts as none.
+    """
+    x = x - x.mean(0)
+    spread = x.square().mean(0).sqrt()
+    x = x[:, spread > 1e-6] / spread[spread > 1e-6]
+    rows, size = x.shape
+    if size < 2:
+        return 1.0
+    if rows <= size + 1:
+        return 0.0
+    values, vectors = torch.linalg.eigh(x.T @ x / (rows - size))
+    return float(1 / (vectors.square() @ (1 / values.clamp_min(1e-12))).max())
+
+
 def likely_lengths(x: Tensor, wanted: Tensor, begin: Choice) -> Tensor:
     """A length for each input, of the largest marginal likelihood times a prior about one length for all.
 
