@@ -16,7 +16,15 @@ from tests.zo.row_boxes import FromTorch, weights
 from zo.tangents import CallPairs
 from zo.tangents.models.grid.output_map import RIDGES, SPAN, OutputMap
 from zo.tangents.models.mesh.reach import measure
-from zo.tangents.models.process import Choice, Process, best_factor, likely_lengths, one_length, unlikeliness
+from zo.tangents.models.process import (
+    Choice,
+    Process,
+    best_factor,
+    least_unexplained,
+    likely_lengths,
+    one_length,
+    unlikeliness,
+)
 
 QUICK = {"first_steps": 3, "steps_per_step": 1}
 
@@ -310,6 +318,33 @@ def test_a_kernel_goes_on_from_a_state_with_one_length():
     at = other.at(asked)
     assert torch.allclose(at.values, y.detach(), rtol=1e-6)
     assert torch.allclose(at.pull(v), pulled, rtol=1e-6)
+
+
+def test_inputs_that_explain_each_other_have_one_length():
+    """As of a network's layer in front of the box: which of them the outputs go by, values do not show."""
+    to_many = weights(2, 6, seed=7)
+    box = box_of(lambda x: torch.tanh(x), ArraySpec("x", (6,)))
+    tangents = [zo.KernelTangent(), zo.KernelTangent()]
+    learn(tangents[0], pairs_at(box, weights(60, 2) @ to_many))
+    learn(tangents[1], pairs_at(box, weights(60, 6)))
+    one, several = ([process.lengths for process in tangent._fit] for tangent in tangents)
+    assert len(one) == 1
+    assert one[0].unique().numel() == 1
+    assert max(float(lengths.max() / lengths.min()) for lengths in several) > 10
+
+
+def test_the_least_unexplained_share_is_that_of_regressions():
+    x = weights(50, 3)
+    x[:, 2] = x[:, 0] - x[:, 1] + 0.3 * x[:, 2]
+    shares = []
+    for place in range(3):
+        others = torch.cat([x[:, [p for p in range(3) if p != place]], torch.ones(50, 1)], 1)
+        left = x[:, place : place + 1] - others @ torch.linalg.lstsq(others, x[:, place : place + 1]).solution
+        shares.append(
+            float(left.square().sum() / (x[:, place] - x[:, place].mean()).square().sum()) * 50 / 47
+        )
+    assert least_unexplained(x) == pytest.approx(min(shares))
+    assert least_unexplained(x[:4]) == 0.0
 
 
 def test_rows_shown_again_choose_no_shorter_lengths():
