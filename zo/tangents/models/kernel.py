@@ -27,9 +27,7 @@ from zo.tangents.tangent import Linearised
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # on the likeliest lengths; decision 148
 JUDGED = 400  # rows by whose leave-one-out errors lengths and noise are chosen
 OWN, CLEARLY = 32, 2.0  # outputs that may have their own, and times the mean square error that these save
-APART = (
-    0.05  # of an input's variance that the others do not explain: with less there is one length; decision 148
-)
+APART = 0.05  # of an input's variance: with less that others do not explain, one length; decision 148
 UNCHANGED = 1e-3  # spread of an output, in units of one, below which it is rounding
 GROWN = 1.5  # times as many rows: lengths and noises are chosen again
 NEWER = 20  # it is fitted again where one row in so many is new; decision 77
@@ -42,10 +40,10 @@ class KernelTangent(ValueTangent):
     exp(-sum over inputs i of (x_i - x'_i)^2 / 2 l_i^2) + 10 (1 + x . x' / n) for n numbers of inputs: a
     squared exponential beside a linear trend (Rasmussen and Williams, 2006). The lengths l_i are the
     likeliest, times a factor that has, with the noise, the smallest leave-one-out error; or one for all where
-    its error is smaller. The outputs share them, but for those, where there are at most 32, whose mean square
-    error is less than half with lengths of their own. Where a box takes few numbers this learns more from few
-    rows than a network does. Each number has its own unit. It needs no probes and no steps of learning, and
-    nothing is drawn.
+    its error is smaller, or where inputs explain each other. The outputs share them, but for those, where
+    there are at most 32, whose mean square error is less than half with lengths of their own. Where a box
+    takes few numbers this learns more from few rows than a network does. Each number has its own unit. It
+    needs no probes and no steps of learning, and nothing is drawn.
 
     Memory: some 3 centres^2 numbers of 8 bytes in a fit, centres x (size_in + size_out) after it, and window
     x (size_in + size_out). A fit, when one row in twenty is new: centres^3 / 3 operations. A call's VJP: rows
