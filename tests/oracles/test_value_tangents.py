@@ -14,9 +14,7 @@ from blackbox import ArraySpec
 from simulators.kuramoto_sivashinsky import KuramotoSivashinsky
 from tests.zo.row_boxes import FromTorch, weights
 from zo.tangents import CallPairs
-from zo.tangents.models.grid.output_map import RIDGES, SPAN, OutputMap
-from zo.tangents.models.mesh.reach import measure
-from zo.tangents.models.process import (
+from zo.tangents.models.gaussian_process import (
     Choice,
     Process,
     best_factor,
@@ -25,6 +23,8 @@ from zo.tangents.models.process import (
     one_length,
     unlikeliness,
 )
+from zo.tangents.models.grid.output_map import RIDGES, SPAN, OutputMap
+from zo.tangents.models.mesh.reach import measure
 
 QUICK = {"first_steps": 3, "steps_per_step": 1}
 
@@ -345,6 +345,12 @@ def test_the_least_unexplained_share_is_that_of_regressions():
         )
     assert least_unexplained(x) == pytest.approx(min(shares))
     assert least_unexplained(x[:4]) == 0.0
+
+
+def test_rows_without_any_fit_are_refused():
+    x = torch.full((4, 1), math.nan).double()
+    with pytest.raises(zo.errors.TangentError, match=r"expected 4 rows whose covariances.*got none.*finite"):
+        Process.fitted(x, x, torch.arange(1), torch.ones(1).double(), 1.0)
 
 
 def test_rows_shown_again_choose_no_shorter_lengths():

@@ -8,7 +8,7 @@ import torch
 from blackbox import ArraySpec
 from zo.tangents.excitation.excitation import _Box
 from zo.tangents.excitation.gain import DitherResponse, Excited
-from zo.tangents.excitation.size import DitheredRows, NextSize
+from zo.tangents.excitation.size import KNOWN, DitheredRows, NextSize
 from zo.tangents.models.grid.output_map import OutputMap
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.tangent import IdentityTangent
@@ -61,6 +61,21 @@ def test_by_chance_hardly_any_response_is_known_before_its_time():
     near = missed + 0.1 * noise
     assert sum(known(*rows) for rows in zip(missed, near, strict=True)) > 1980
     assert not any(known(its[:10], own[:10]) for its, own in zip(missed, near, strict=True))
+
+
+@pytest.mark.parametrize("size", [0.05, 0.1, 0.3])
+def test_by_chance_hardly_any_response_stands_out(size):
+    """Of 2,000 times 16 rows one in two hundred where nothing is there; nearly all where it is."""
+    generator = torch.Generator().manual_seed(0)
+    missed, other = torch.randn(2, 2000, 16, 3, generator=generator, dtype=torch.float64)
+    added, change = missed[0, :, :1], torch.ones(16, dtype=torch.float64)
+
+    def known(missed, response):
+        return DitheredRows(added, missed, response, change, added[:, :0]).verdict().known > KNOWN
+
+    assert sum(known(*rows) for rows in zip(missed, size * other, strict=True)) < 10
+    there = size * (missed + 0.5 * other)
+    assert sum(known(*rows) for rows in zip(there, size * missed, strict=True)) > 1990
 
 
 @pytest.mark.parametrize("share", [0.04, 0.0009])

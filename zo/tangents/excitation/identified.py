@@ -15,7 +15,7 @@ from torch import Tensor
 
 from blackbox import ArraySpec
 from blackbox.layout import Grid
-from zo.tangents.models.process import leave_out, one_length
+from zo.tangents.models.gaussian_process import leave_out, one_length
 
 # decision 87:
 FEW = 32  # numbers of an input of which each is looked at; of a larger one, as a field, all together

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from blackbox.checks import check_count
 from zo.tangents.models.at_rows import ModelAt, Together, at_calls
-from zo.tangents.models.process import (
+from zo.tangents.models.gaussian_process import (
     ROWS,
     Choice,
     Process,
@@ -18,8 +18,8 @@ from zo.tangents.models.process import (
     least_unexplained,
     likely_lengths,
     one_length,
-    spread_places,
 )
+from zo.tangents.models.rows import spread_places
 from zo.tangents.models.values import Form, ValueTangent
 from zo.tangents.record.pairs import CallPairs
 from zo.tangents.tangent import Linearised
@@ -198,11 +198,11 @@ def _chosen(x: Tensor, target: Tensor) -> list[tuple[Tensor, Tensor, float]]:
     if shared is None:
         return []
     begin, changing = shared, target.std(0, correction=0) > UNCHANGED
-    if least_unexplained(x) < APART:
-        changing = torch.zeros_like(changing)
-    if bool(changing.any()):
-        likely = best_factor(x, target, likely_lengths(x, target[:, changing], begin), FACTORS)
-        shared = shared if likely is None or likely.errors.sum() >= shared.errors.sum() else likely
+    if least_unexplained(x) < APART or not bool(changing.any()):
+        return [(torch.arange(target.shape[1], device=x.device), shared.lengths, shared.noise)]
+    likely = best_factor(x, target, likely_lengths(x, target[:, changing], begin), FACTORS)
+    if likely is not None and likely.errors.sum() < shared.errors.sum():
+        shared = likely
     own: dict[int, Choice] = {}
     few = spread_places(len(x), ROWS).to(x.device)
     x, target = x[few], target[few]

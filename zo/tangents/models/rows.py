@@ -72,7 +72,7 @@ class RowWindow:
     def spread(self, most: int) -> tuple[Tensor, ...]:
         """At most so many rows, evenly taken from all that are kept."""
         count = min(self.seen, self.most)
-        places = torch.linspace(0, count - 1, min(count, most)).round().long()
+        places = spread_places(count, most)
         return tuple(column[places.to(column.device)] for column in self._ring)
 
     def state_dict(self) -> dict[str, Any]:
@@ -191,3 +191,8 @@ def standard_without_rounding(values: Tensor, moments: Moments) -> Tensor:
     x = standard(values, moments)
     same, rounding = (told.to(x.device) for told in (moments.same(), moments.rounding()))
     return torch.where(same & (x.abs() <= rounding), 0.0, x)
+
+
+def spread_places(count: int, most: int) -> Tensor:
+    """At most so many of `count` places, evenly taken."""
+    return torch.linspace(0, count - 1, min(count, most)).round().long()

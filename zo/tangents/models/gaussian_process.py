@@ -16,6 +16,9 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
+from zo.errors import TangentError
+from zo.tangents.models.rows import spread_places
+
 LENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0)  # of the kernel, over the usual distance of two rows
 NOISES = (1e-8, 1e-6, 1e-4, 1e-2, 1e-1, 1.0)  # variances, over the kernel's own
 TREND = 10.0  # variance of the linear part, over the kernel's own; decision 77
@@ -64,19 +67,28 @@ class Process:
     def fitted(
         cls, centres: Tensor, wanted: Tensor, outputs: Tensor, lengths: Tensor, noise: float
     ) -> Process:
-        """The one for some outputs, of all that is wanted at the rows, `(centres, all outputs)`."""
+        """The one for some outputs, of all that is wanted at the rows, `(centres, all outputs)`.
+
+        Of far rows distances are rounded by more than the noise: then it has the next larger one.
+
+        Raises:
+            TangentError: there is no fit with any noise.
+        """
         kernel = _near(centres / lengths, centres / lengths) + _trend(centres, centres)
-        kernel.diagonal().add_(noise)
-        root, wrong = torch.linalg.cholesky_ex(kernel)
-        for more in (level for level in NOISES if level > noise):
+        diagonal = kernel.diagonal().clone()
+        for level in (noise, *(more for more in NOISES if more > noise)):
+            kernel.diagonal().copy_(diagonal + level)
+            root, wrong = torch.linalg.cholesky_ex(kernel)
             if not int(wrong):
                 break
-            kernel.diagonal().add_(more - noise)  # of far rows distances are rounded by more than the noise
-            noise = more
-            root, wrong = torch.linalg.cholesky_ex(kernel)
+        else:
+            raise TangentError(
+                f"KernelTangent: expected {len(centres)} rows whose covariances have a Cholesky factor, got "
+                "none with any noise. See whether the box's inputs and outputs are finite and of usual size."
+            )
         weights = torch.cholesky_solve(wanted[:, outputs], root).contiguous()
         slope, offset = (TREND / centres.shape[1]) * (centres.T @ weights), TREND * weights.sum(0)
-        return cls(outputs, lengths, noise, weights, slope, offset)
+        return cls(outputs, lengths, level, weights, slope, offset)
 
     def mean(self, x: Tensor, centres: Tensor) -> Tensor:
         """The outputs: `(rows, size)` to `(rows, outputs)`."""
@@ -231,11 +243,11 @@ def unlikeliness(x: Tensor, y: Tensor, logarithms: Tensor) -> tuple[float, Tenso
     kernel = near + _trend(x, x)
     kernel.diagonal().add_(noise)
     root, wrong = torch.linalg.cholesky_ex(kernel)
-    if int(wrong):
-        return math.inf, torch.zeros_like(logarithms)
     weights = torch.cholesky_solve(y, root)
     variances = (y * weights).mean(0)  # the likeliest
     value = outputs * root.diagonal().log().sum() + rows / 2 * variances.log().sum()
+    if int(wrong) or not bool(value.isfinite()):
+        return math.inf, torch.zeros_like(logarithms)
     twice = outputs * torch.cholesky_inverse(root) - (weights / variances) @ weights.T  # by the covariances
     by_noise = noise / 2 * twice.diagonal().sum()
     twice = twice * near
@@ -256,8 +268,3 @@ def _squares(a: Tensor, b: Tensor) -> Tensor:
 def _near(a: Tensor, b: Tensor) -> Tensor:
     """Covariances of the kernel of rows over its lengths, `(rows of a, rows of b)`."""
     return torch.exp(-_squares(a, b) / 2)
-
-
-def spread_places(count: int, most: int) -> Tensor:
-    """At most so many of `count` places, evenly taken."""
-    return torch.linspace(0, count - 1, min(count, most)).round().long()
